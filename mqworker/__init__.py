@@ -1,0 +1,1 @@
+"""mqworker: a service around your algorithm, behind RabbitMQ."""

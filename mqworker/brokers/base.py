@@ -1,0 +1,194 @@
+"""What a broker is to the rest of mqworker: two small interfaces and the records they exchange.
+
+Runs wherever an asyncio loop owns a broker: in a stage's Producer (`Link`) and in the desk (`Desk`). Everything here is
+called on that loop's thread and never blocks it. `rabbitmq` and `sqlite` implement both; one contract test suite
+(tests/brokers) runs against each. Only `brokers/rabbitmq` imports pika.
+
+A message is two byte strings: `properties`, the AMQP 0-9-1 basic property block (flags and values, decoded on demand by
+`mqworker.properties`), and `body`. Neither is looked into here, so any legal message of a foreign client passes through
+unchanged.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+
+class Delivery(NamedTuple):
+    """One message as the broker handed it over; `(epoch, tag)` is the only way to settle it."""
+
+    epoch: int  # counts the consuming sessions of this Link; tags of an older epoch are void
+    tag: int  # consecutive within its epoch, from 1
+    properties: bytes
+    body: bytes
+    redelivered: bool
+    exchange: str
+    routing_key: str
+
+
+class Publication(NamedTuple):
+    """One message to publish: persistent, confirmed, and returned when it has no route (if `mandatory`)."""
+
+    exchange: str
+    routing_key: str
+    properties: bytes
+    body: bytes
+    mandatory: bool = True
+    delay: int = 0  # whole seconds until `routing_key` (then the stage's input queue) gets it; 0: at once
+    settles: tuple[int, int] | None = None  # (epoch, tag) of the input that this settles alone, if it does
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """Where results of a stage go; with an exchange, the queue is bound to it by `routing_key`."""
+
+    queue: str
+    exchange: str = ""
+    routing_key: str = ""
+
+
+class Topology(msgspec.Struct, frozen=True):
+    """What a stage needs to exist on its broker; existing objects are used as found (decisions 23)."""
+
+    input: str
+    output: Placement | None
+    dead: str  # the dead-letter queue
+    queue_type: str = "classic"  # of the queues that are made here: classic | quorum
+
+
+class LinkState(msgspec.Struct, frozen=True):
+    """What can be said of a Link now; `reason` is one sentence with cause and fix whenever something is missing."""
+
+    connected: bool = False  # both connections are up and the topology is in place
+    consuming: bool = False  # the broker has our consumer registered
+    blocked: bool = False  # the broker refuses publishes for now (an alarm)
+    reason: str = "not started"
+    warnings: tuple[str, ...] = ()  # e.g. a queue found with other arguments than configured
+    reconnects: int = 0
+
+
+class Sink(Protocol):
+    """What hears a Link. Calls come on the loop's thread, in the order in which things happened."""
+
+    def delivered(self, delivery: Delivery) -> None:
+        """Take a new message; `delivery.epoch` never goes back."""
+
+    def confirmed(self, pids: Sequence[int]) -> None:
+        """The broker took responsibility for these publications (persisted, routed)."""
+
+    def refused(self, pid: int, reason: str) -> None:
+        """This publication was not placed (returned, nacked, no exchange, too large); the broker has no copy."""
+
+    def publishes_lost(self, reason: str) -> None:
+        """The publish connection ended: each publication without an answer may or may not have been stored."""
+
+    def consuming_lost(self, epoch: int, reason: str) -> None:
+        """All deliveries of `epoch` and before are void: the broker gives them out again."""
+
+    def link_changed(self, state: LinkState) -> None:
+        """Something in the state changed."""
+
+
+class Link(Protocol):
+    """A stage's hold on its broker. It reconnects for ever; nothing here raises for a broker's fault."""
+
+    state: LinkState
+
+    def start(self) -> None:
+        """Begin to connect; the result comes through the Sink."""
+
+    def consume(self, prefetch: int) -> None:
+        """Want at most `prefetch` unsettled deliveries at any time; 0 cancels the consumer and keeps the epoch.
+
+        Idempotent, effective now or when connected; a new value takes effect as decisions 9 says, without ever
+        exceeding the larger of the two.
+        """
+
+    def ack(self, epoch: int, tag: int, *, multiple: bool) -> None:
+        """Settle a delivery, or with `multiple` all of its epoch up to it; an old epoch is dropped and counted."""
+
+    def release(self, epoch: int, tags: Sequence[int]) -> None:
+        """Give deliveries back to the broker unsettled; an old epoch is dropped."""
+
+    def publish(self, pid: int, publication: Publication) -> None:
+        """Publish; exactly one of confirmed, refused or publishes_lost follows within the confirm deadline.
+
+        `pid` is positive and unique in the life of the Link. While not connected the answer is `refused` at once.
+        """
+
+    def depth(self) -> int | None:
+        """Messages ready in the input queue, as last seen (at most a few seconds old); None when not known."""
+
+    async def close(self, deadline: float) -> None:
+        """End in at most `deadline` seconds: pending acks go out, unsettled deliveries go back to the broker."""
+
+
+class QueueInfo(msgspec.Struct, frozen=True):
+    """One queue as the broker shows it."""
+
+    name: str
+    messages: int  # ready to be delivered
+    consumers: int
+
+
+class Peeked(NamedTuple):
+    """A message that was looked at and is still in its queue; `position` counts from the queue's head."""
+
+    position: int
+    properties: bytes
+    body: bytes
+
+
+class BrokerUnavailable(Exception):
+    """The broker cannot be reached or did not answer in time; the message says which and what to do."""
+
+
+class BrokerRefused(Exception):
+    """The broker answered no: no such queue, no route, not allowed, too large."""
+
+
+class Desk(Protocol):
+    """One-off questions to a broker, each an awaitable that ends by its deadline (seconds).
+
+    Every method raises `BrokerUnavailable` or `BrokerRefused`; a connection is made on demand and kept while in use.
+    """
+
+    async def queue(self, name: str, deadline: float) -> QueueInfo | None:
+        """Look at a queue; None when there is none."""
+
+    async def purge(self, name: str, deadline: float) -> int:
+        """Remove all ready messages; returns how many."""
+
+    async def delete(self, name: str, deadline: float) -> int:
+        """Delete a queue; returns how many messages went with it. A queue that is not there is refused."""
+
+    async def send(self, queue: str, properties: bytes, body: bytes, deadline: float) -> None:
+        """Publish one persistent message to `queue` through the default exchange and wait for its confirm."""
+
+    async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> tuple[bytes, bytes]:
+        """Send with `reply_to` and a fresh `correlation_id`, and wait for the reply: (properties, body)."""
+
+    async def peek(self, queue: str, limit: int, deadline: float) -> list[Peeked]:
+        """Look at up to `limit` messages from the head, changing nothing: none is lost, aged or counted."""
+
+    async def move(
+        self, queue: str, limit: int, wanted: "Wanted", deadline: float
+    ) -> int:
+        """Take messages from the head of `queue` (at most `limit` looked at) and ask `wanted` about each.
+
+        None leaves it where it was, a Publication is published and confirmed before the message is acked, and
+        `DROP` acks it alone. Returns how many were moved or dropped.
+        """
+
+    async def close(self) -> None:
+        """Close what is open."""
+
+
+DROP = "drop"
+
+
+class Wanted(Protocol):
+    """Decides what becomes of one message of a queue that is gone through."""
+
+    def __call__(self, properties: bytes, body: bytes) -> "Publication | str | None":
+        """Return a Publication to place instead of it, `DROP` to drop it, or None to leave it."""

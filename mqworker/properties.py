@@ -1,0 +1,312 @@
+"""The AMQP 0-9-1 basic property block and its field tables, as pure functions of bytes.
+
+Runs in every process that handles messages (Producer, Consumers, desk) and owns nothing: no I/O, no clock. It hears the
+property block of a content header frame (flags and values, after class, weight and body size) and says the same block
+back. Any legal block survives `decode` and `encode` byte for byte, because each header is kept as the raw field it came
+as and turned into a Python value only when somebody asks for it; so a foreign client's table can neither break a
+connection nor change on its way. Fails with `MalformedProperties` alone when a block contradicts its own lengths.
+
+Layout: AMQP 0-9-1, sections 4.2.5 and 4.2.6.1, with the field types of RabbitMQ's errata (there `s` is a signed 16 bit
+integer, `l` and `L` are signed 64 bit ones, and `x` is a byte array).
+"""
+
+import struct
+from collections.abc import Iterator, MutableMapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Self
+
+import msgspec
+
+MAX_DEPTH = 32  # tables and arrays nested deeper than this are shown as raw bytes: most libraries recurse
+
+
+class MalformedProperties(ValueError):  # noqa: N818 - it says what the bytes are
+    """The bytes are not a property block: a length points beyond the end, or bytes are left over."""
+
+
+# Field types: the octet, the size of a value after it, how to read it.
+_FORMS = "t? bb BB Uh sh uH Ii iI lq Lq ff dd DBi TQ V"
+_FIXED = {ord(form[0]): struct.Struct(">" + form[1:]) for form in _FORMS.split()}
+_SIZES = {octet: 1 + form.size for octet, form in _FIXED.items()}
+_DECIMAL, _VOID, _TEXT, _BYTES, _ARRAY, _TABLE = b"DVSxAF"
+_NESTED = frozenset((_ARRAY, _TABLE))
+_LONG = _NESTED | {_TEXT, _BYTES}
+
+
+def _field_end(data: bytes, start: int, limit: int) -> int:
+    """Return where the field that starts with a type octet at `start` ends; one of unknown type takes the rest."""
+    size = _SIZES.get(data[start])
+    if size is None:
+        if data[start] not in _LONG:
+            return limit
+        size = 5 + int.from_bytes(data[start + 1 : start + 5])
+        if start + 5 > limit:
+            raise MalformedProperties("a field of a header table is cut off")
+    if start + size > limit:
+        raise MalformedProperties("a field of a header table is longer than its table")
+    return start + size
+
+
+def _split(data: bytes, start: int, limit: int) -> Iterator[tuple[str, int, int]]:
+    """Yield name, start and end of each field of a table's content, without looking into nested ones."""
+    while start < limit:
+        at = start + 1 + data[start]
+        if at >= limit:
+            raise MalformedProperties("the name of a header is longer than its table")
+        end = _field_end(data, at, limit)
+        yield data[start + 1 : at].decode("utf-8", "surrogateescape"), at, end
+        start = end
+
+
+def _value(data: bytes, start: int, end: int, depth: int = 0) -> Any:
+    """Return the Python value of a field, or its raw bytes (type octet included) when there is no fitting value."""
+    kind = data[start]
+    if kind in _FIXED:
+        return _fixed(kind, data, start + 1)
+    try:
+        if kind == _TEXT:
+            return data[start + 5 : end].decode()
+        if kind in _NESTED and depth < MAX_DEPTH:
+            return _nested(kind, data, start + 5, end, depth + 1)
+    except UnicodeDecodeError:
+        return data[start + 5 : end]
+    except MalformedProperties:
+        return data[start:end]
+    return data[start + 5 : end] if kind == _BYTES else data[start:end]
+
+
+def _nested(kind: int, data: bytes, start: int, end: int, depth: int) -> dict[str, Any] | list[Any]:
+    if kind == _TABLE:
+        return {name: _value(data, at, after, depth) for name, at, after in _split(data, start, end)}
+    items = []
+    while start < end:
+        after = _field_end(data, start, end)
+        items.append(_value(data, start, after, depth))
+        start = after
+    return items
+
+
+def _fixed(kind: int, data: bytes, at: int) -> Any:
+    if kind == _VOID:
+        return None
+    if kind == _DECIMAL:
+        scale, unscaled = _FIXED[kind].unpack_from(data, at)
+        return Decimal(f"{unscaled}E-{scale}")  # exact, whatever the arithmetic context is
+    return _FIXED[kind].unpack_from(data, at)[0]
+
+
+def _short(text: str) -> bytes:
+    raw = text.encode("utf-8", "surrogateescape")
+    if len(raw) > 255:
+        raise ValueError(f"{len(raw)} bytes do not fit an AMQP short string (255)")
+    return bytes((len(raw),)) + raw
+
+
+def _long(octet: bytes, content: bytes) -> bytes:
+    return octet + len(content).to_bytes(4) + content
+
+
+def encode_value(value: Any, depth: int = 0) -> bytes:  # noqa: C901, PLR0911 - one case per field type
+    """Return the field (type octet and payload) of a Python value; ValueError or TypeError when AMQP has none."""
+    if depth > MAX_DEPTH:
+        raise ValueError("a header value is nested too deep")
+    match value:
+        case None:
+            return b"V"
+        case bool():
+            return b"t\1" if value else b"t\0"
+        case int():
+            if not -(1 << 63) <= value < 1 << 63:
+                raise ValueError(f"{value} does not fit 64 bits")
+            small = -(1 << 31) <= value < 1 << 31
+            return b"I" + value.to_bytes(4, signed=True) if small else b"l" + value.to_bytes(8, signed=True)
+        case float():
+            return b"d" + struct.pack(">d", value)
+        case str():
+            return _long(b"S", value.encode("utf-8", "surrogateescape"))
+        case bytes():
+            return _long(b"x", value)
+        case dict():
+            fields = (_short(name) + encode_value(item, depth + 1) for name, item in value.items())
+            return _long(b"F", b"".join(fields))
+        case list() | tuple():
+            return _long(b"A", b"".join(encode_value(item, depth + 1) for item in value))
+        case Decimal():
+            return _decimal(value)
+        case datetime():
+            aware = value if value.tzinfo else value.replace(tzinfo=UTC)
+            return b"T" + _unsigned(int(aware.timestamp()), 8)
+    raise TypeError(f"AMQP headers have no type for {type(value).__name__}")
+
+
+def _decimal(value: Decimal) -> bytes:
+    sign, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int) or not -255 <= exponent <= 9 or len(digits) > 10:
+        raise ValueError(f"{value} does not fit an AMQP decimal")
+    unscaled = int("".join(map(str, digits))) * (-1 if sign else 1) * int(10 ** max(exponent, 0))
+    if not -(1 << 31) <= unscaled < 1 << 31:
+        raise ValueError(f"{value} does not fit an AMQP decimal")
+    return b"D" + bytes((max(-exponent, 0),)) + unscaled.to_bytes(4, signed=True)
+
+
+def _unsigned(value: int, size: int) -> bytes:
+    if not 0 <= value < 1 << (8 * size):
+        raise ValueError(f"{value} does not fit {size} unsigned bytes")
+    return value.to_bytes(size)
+
+
+class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it has no hash
+    """An ordered, case-sensitive table of headers; a value is decoded each time it is asked for.
+
+    Timestamps are given as the integer that was sent (seconds, though some clients send milliseconds). What has no
+    Python value (an unknown type, a broken or too deeply nested table) is given as the raw field. Of a name that occurs
+    twice the first counts; setting or deleting any header drops the repeats.
+    """
+
+    __slots__ = ("_fields", "_present", "_table")
+
+    def __init__(self, values: dict[str, Any] | None = None) -> None:
+        self._fields: dict[str, bytes] = {}  # name to type octet and payload
+        self._table: bytes | None = None  # the content as it came, while nothing was changed
+        self._present = False  # an empty table is not the same block as none
+        for name, value in (values or {}).items():
+            self[name] = value
+
+    @classmethod
+    def decode(cls, table: bytes) -> Self:
+        """Read a table's content (without its length); raises `MalformedProperties`."""
+        self = cls()
+        self._table, self._present = table, True
+        fields = self._fields
+        for name, start, end in _split(table, 0, len(table)):
+            if name not in fields:
+                fields[name] = table[start:end]
+        return self
+
+    def encode(self) -> bytes:
+        """Return the table's content (without its length)."""
+        if self._table is None:
+            self._table = b"".join([_short(name) + field for name, field in self._fields.items()])
+        return self._table
+
+    @property
+    def present(self) -> bool:
+        """Whether a block with these headers has a table at all, if perhaps an empty one."""
+        return self._present
+
+    def __getitem__(self, name: str) -> Any:
+        field = self._fields[name]
+        return _value(field, 0, len(field))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the decoded value of a header, or `default` when there is none."""
+        return self[name] if name in self._fields else default
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._fields
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _short(name)
+        self._fields[name] = encode_value(value)
+        self._table, self._present = None, True
+
+    set = __setitem__
+
+    def __delitem__(self, name: str) -> None:
+        del self._fields[name]
+        self._table = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Headers) and self.encode() == other.encode()
+
+    def __repr__(self) -> str:
+        return f"Headers({self.to_dict()!r})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all headers decoded; never raises."""
+        return {name: _value(field, 0, len(field)) for name, field in self._fields.items()}
+
+
+class Properties(msgspec.Struct):
+    """The fourteen basic properties of a message; None means absent."""
+
+    content_type: str | None = None
+    content_encoding: str | None = None
+    headers: Headers = msgspec.field(default_factory=Headers)
+    delivery_mode: int | None = None
+    priority: int | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    expiration: str | None = None
+    message_id: str | None = None
+    timestamp: int | None = None
+    type: str | None = None
+    user_id: str | None = None
+    app_id: str | None = None
+    cluster_id: str | None = None
+
+    @classmethod
+    def decode(cls, block: bytes) -> Self:
+        """Read a block; empty bytes are an empty block. Raises `MalformedProperties`."""
+        values: dict[str, Any] = {}
+        pos = 0
+        try:
+            if block:
+                pos = 2
+                for name in _present(block[0] << 8 | block[1]):
+                    size = _FIXED_PROPERTIES.get(name)
+                    if size is not None:
+                        values[name] = int.from_bytes(block[pos : pos + size])
+                        pos += size
+                    elif name != "headers":
+                        start = pos + 1
+                        pos = start + block[pos]
+                        values[name] = block[start:pos].decode("utf-8", "surrogateescape")
+                    else:
+                        start = pos + 4
+                        pos = start + int.from_bytes(block[pos:start])
+                        values[name] = Headers.decode(block[start:pos])
+        except IndexError:
+            raise MalformedProperties("the property block is cut off") from None
+        if pos != len(block):
+            raise MalformedProperties("the property block does not end where its values do")
+        return cls(**values)
+
+    def encode(self) -> bytes:
+        """Return the block; ValueError when a value does not fit its field."""
+        flags, pieces = 0, []
+        for bit, name in _NAMES.items():
+            value = getattr(self, name)
+            if value is None or (name == "headers" and not value.present):
+                continue
+            flags |= bit
+            size = _FIXED_PROPERTIES.get(name)
+            if size is not None:
+                pieces.append(_unsigned(value, size))
+            elif name == "headers":
+                table = value.encode()
+                pieces.append(len(table).to_bytes(4) + table)
+            else:
+                pieces.append(_short(value))
+        return flags.to_bytes(2) + b"".join(pieces)
+
+
+_NAMES = {1 << 15 - index: name for index, name in enumerate(Properties.__struct_fields__)}
+_FIXED_PROPERTIES = {"delivery_mode": 1, "priority": 1, "timestamp": 8}
+_PLANS: dict[int, tuple[str, ...]] = {}  # at most 2**14: flags to the names they announce
+
+
+def _present(flags: int) -> tuple[str, ...]:
+    plan = _PLANS.get(flags)
+    if plan is None:
+        if flags & 3:
+            raise MalformedProperties("the flags announce properties that AMQP 0-9-1 does not have")
+        plan = _PLANS[flags] = tuple(name for bit, name in _NAMES.items() if flags & bit)
+    return plan

@@ -7,7 +7,7 @@ returns what is to be done. So each rule here is tested by tables and by propert
       ^             │                   └─refused, lost─> published again, later
       └─ revoked, lane died ─┘
 
-A delivery whose connection was lost is *void*: it cannot be acked any more. One that is out or placing goes on, and what
+    held ──take──> out ──finished──> placing ──confirmed──> settled (acked with the next acks())
 becomes of it is kept until the broker delivers the message again: that delivery *adopts* the kept state (decisions 17).
 
 What holds at every moment:
@@ -311,7 +311,7 @@ class Ledger:
         heapq.heappush(self._again, (now + wait, entry.seq, entry))
 
     def publishes_lost(self, now: float) -> None:
-        """Nobody knows whether the broker has those without an answer: publish them again, under the same message id."""
+        """Nobody knows whether the broker has those without an answer: publish them again, with the same message id."""
         lost = list(self._answers.values())
         self._answers.clear()
         self.counters.ambiguous += len(lost)

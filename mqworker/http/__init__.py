@@ -1,0 +1,1 @@
+"""The Flask thread of the Service: control API, health, metrics."""

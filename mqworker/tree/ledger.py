@@ -7,8 +7,9 @@ returns what is to be done. So each rule here is tested by tables and by propert
       ^             │                   └─refused, lost─> published again, later
       └─ revoked, lane died ─┘
 
-    held ──take──> out ──finished──> placing ──confirmed──> settled (acked with the next acks())
-becomes of it is kept until the broker delivers the message again: that delivery *adopts* the kept state (decisions 17).
+A delivery whose connection was lost is *void*: it cannot be acked any more. One that is out or placing goes on, and
+what becomes of it is kept until the broker delivers the message again: that delivery *adopts* the kept state
+(decisions 17).
 
 What holds at every moment:
 - a delivery is acked only after everything that its plan has to place was confirmed, once, under its own epoch;

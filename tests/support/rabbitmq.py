@@ -1,0 +1,216 @@
+"""A private RabbitMQ node: for a test session, or for development by `scripts/broker`.
+
+Runs in the test process; the node is a child of it with its own name, port mapper (epmd), ports, cookie and folder, so
+it meets no other node of the machine. Everything listens on loopback only. The node and its port mapper die with their
+parent unless `detached`. Every process carries `MQWORKER_TEST_BROKER=<folder>` in its environment.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+SCRIPTS = Path("/usr/lib/rabbitmq/bin")  # not the wrapper of Debian in /usr/sbin, which switches the user
+MARKER = "MQWORKER_TEST_BROKER"
+
+
+def available() -> bool:
+    """Tell whether a RabbitMQ server is installed here."""
+    return (SCRIPTS / "rabbitmq-server").exists()
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class RabbitNode:
+    """One node; `start` and `stop` may be repeated, its data stays in `folder`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        config: tuple[str, ...] = (),
+        advanced: str = "",
+        detached: bool = False,
+    ) -> None:
+        """Prepare the folder; `config` are lines of rabbitmq.conf, `advanced` Erlang terms of its `rabbit` section."""
+        self.folder = folder
+        self.port = port or free_port()
+        self._detached = detached
+        self._server: subprocess.Popen | None = None
+        self._epmd: subprocess.Popen | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        self._ports = folder / "ports"  # epmd and distribution, kept so that ctl finds a detached node again
+        if not self._ports.exists():
+            self._ports.write_text(f"{free_port()} {free_port()}")
+        self._epmd_port, self._dist_port = map(int, self._ports.read_text().split())
+        self.name = f"mqworker-{self._dist_port}@localhost"
+        lines = [
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}",
+            "disk_free_limit.absolute = 1MB",
+            "log.file.level = info",
+            *config,
+        ]
+        (folder / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
+        (folder / "advanced.config").write_text(f"[{{rabbit, [{advanced}]}}].\n")
+        (folder / "plugins").write_text("[].\n")
+        (folder / "env.conf").write_text("")
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of the node and of its tools."""
+        return {
+            "PATH": os.environ["PATH"],
+            "LANG": "C.UTF-8",
+            "HOME": str(self.folder),  # of the cookie
+            MARKER: str(self.folder),
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": self.name,
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            "RABBITMQ_CONF_ENV_FILE": str(self.folder / "env.conf"),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
+            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_CTL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RUNNING_UNDER_SYSTEMD": "true",  # the script then becomes the VM instead of waiting for it
+        }
+
+    @property
+    def pid(self) -> int:
+        """The process id of the Erlang VM."""
+        return int((self.folder / "pid").read_text())
+
+    def running(self) -> bool:
+        """Tell whether the node answers AMQP."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
+                probe.settimeout(1)
+                probe.sendall(b"AMQP\0\0\x09\x01")
+                return probe.recv(1) == b"\x01"
+        except OSError:
+            return False
+
+    def start(self, deadline: float = 60) -> None:
+        """Start the node and return when it takes connections; RuntimeError with its last words otherwise."""
+        guard = [] if self._detached else ["setpriv", "--pdeathsig", "KILL"]
+        output = (self.folder / "output").open("ab")
+        spawn = {"env": self.env, "stdin": subprocess.DEVNULL, "stdout": output, "stderr": output, "cwd": self.folder}
+        if self._epmd is None or self._epmd.poll() is not None:
+            command = ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"]
+            self._epmd = subprocess.Popen([*guard, *command], start_new_session=True, **spawn)
+        command = [str(SCRIPTS / "rabbitmq-server")]
+        self._server = subprocess.Popen([*guard, *command], start_new_session=True, **spawn)
+        output.close()
+        (self.folder / "pid").write_text(str(self._server.pid))
+        (self.folder / "epmd.pid").write_text(str(self._epmd.pid))
+        end = time.monotonic() + deadline
+        while not self.running():
+            if self._server.poll() is not None or time.monotonic() > end:
+                self.kill()
+                raise RuntimeError(f"RabbitMQ did not start: {(self.folder / 'output').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End the node in an orderly way, and its port mapper."""
+        self.thaw()
+        self._signal(signal.SIGTERM)
+        self._gone(20)
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL the VM, as if the machine had lost power (files stay)."""
+        self._signal(signal.SIGKILL)
+        self._gone(10)
+
+    def close(self) -> None:
+        """Kill node and port mapper; the end of a test session."""
+        self.kill()
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int((self.folder / "epmd.pid").read_text()), signal.SIGKILL)
+            (self.folder / "epmd.pid").unlink()
+        if self._epmd is not None:
+            self._epmd.wait()
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Undo `freeze`."""
+        self._signal(signal.SIGCONT)
+
+    def ctl(self, *args: str, tool: str = "rabbitmqctl", deadline: float = 60) -> str:
+        """Run `rabbitmqctl --quiet ARGS` and return what it printed; RuntimeError when it failed."""
+        command = [str(SCRIPTS / tool), "--quiet", "--node", self.name, *args]
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=deadline, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{tool} {' '.join(args)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def eval(self, expression: str) -> str:
+        """Evaluate an Erlang expression in the node."""
+        return self.ctl("eval", expression)
+
+    def url(self, vhost: str = "/", user: str = "guest", password: str = "guest") -> str:
+        """Return the AMQP URL of a virtual host."""
+        return f"amqp://{user}:{password}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
+
+    def queue(self, name: str, vhost: str = "/") -> dict[str, int] | None:
+        """Return ready, unacknowledged, total messages and consumers of a queue; None when there is none."""
+        columns = ("messages_ready", "messages_unacknowledged", "messages", "consumers")
+        rows = self.ctl("list_queues", "--no-table-headers", "--vhost", vhost, "name", *columns)
+        for row in rows.splitlines():
+            found, *numbers = row.split("\t")
+            if found == name:
+                return {key: int(number or 0) for key, number in zip(columns, numbers, strict=True)}
+        return None
+
+    def log(self) -> str:
+        """Return the log of the node so far."""
+        return "".join(path.read_text(errors="replace") for path in sorted((self.folder / "log").glob("*.log")))
+
+    def _ours(self) -> int:
+        """Return the pid of the VM while it lives, else 0; never a stranger that has got the same number since."""
+        if self._server is not None and self._server.poll() is not None:
+            return 0
+        try:
+            pid = self.pid
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            return 0
+        return pid if f"{MARKER}={self.folder}".encode() in environment else 0
+
+    def _signal(self, number: int) -> None:
+        if pid := self._ours():
+            os.kill(pid, number)
+
+    def _gone(self, deadline: float) -> None:
+        end = time.monotonic() + deadline
+        while self._ours() and time.monotonic() < end:
+            time.sleep(0.02)
+
+
+def temporary(folder: Path, **options) -> RabbitNode:
+    """Return a started node with an empty folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    node = RabbitNode(folder, **options)
+    try:
+        node.start()
+    except BaseException:
+        node.close()
+        raise
+    return node

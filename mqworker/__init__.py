@@ -1,1 +1,23 @@
-"""mqworker: a service around your algorithm, behind RabbitMQ."""
+"""mqworker: a service around your algorithm, behind RabbitMQ.
+
+These are the names that the author of a handler needs. Importing the package stays light: it happens in every process
+and before every verb of the command line.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from mqworker.errors import Reject, Retry, SoftTimeLimit
+
+if TYPE_CHECKING:
+    from mqworker.jobs.message import Message
+
+__all__ = ["Message", "Reject", "Retry", "SoftTimeLimit"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `Message` when it is asked for: it needs the codec of AMQP properties, which `--help` does not."""
+    if name == "Message":
+        from mqworker.jobs.message import Message  # noqa: PLC0415 - lazy on purpose, see above
+
+        return Message
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

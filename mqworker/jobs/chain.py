@@ -1,0 +1,100 @@
+"""The jobs of a stage, ready to run: what turns a decoded body into a result.
+
+Lives in one Consumer (or probe, or user's test) and is used by its main thread alone. It owns the instances of the
+user's job classes. It hears `setup`, then `run` once a message with `apply_params` between messages, then `teardown`.
+Whatever the user's code raises passes through; `ParamsError` comes before anything is changed.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mqworker.jobs.loading import Job
+from mqworker.jobs.message import Message
+from mqworker.jobs.params import validate
+
+
+def check_params(jobs: Sequence[Job], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return each job's own parameters by its spec; raises `ParamsError`.
+
+    Jobs without a `Params` that never ask for parameters do not count: only what somebody reads can be wrong.
+    """
+    readers = {job.spec: job.params_type for job in jobs if job.params_type is not None or job.wants_params}
+    return dict(zip(readers, validate(params, list(readers.values())), strict=True))
+
+
+class Chain:
+    """Jobs called one after the other, each with the result of the one before."""
+
+    def __init__(self, jobs: Sequence[Job], params: Mapping[str, Any], stage: str = "") -> None:
+        self._jobs = tuple(jobs)
+        self._params = check_params(jobs, params)
+        self._log = logging.getLogger(f"mqworker.job.{stage}" if stage else "mqworker.job")
+        self._functions: list[Callable[..., Any]] = []  # per job: the function, or the bound `handle`
+        self._instances: list[Any] = []  # of the job classes that were set up
+        self._calls: tuple[
+            tuple[Callable[..., Any], bool], ...
+        ]  # made by `setup`: what to call, whether with the message
+        self.wants_message = any("message" in job.asks for job in jobs)
+
+    def setup(self) -> None:
+        """Make the instances and call their `setup`, once a process; on a failure those made so far are torn down."""
+        try:
+            for job in self._jobs:
+                self._functions.append(job.target if job.setup_asks is None else self._make(job, job.setup_asks))
+        except BaseException:
+            self.teardown()
+            raise
+        self._bind()
+
+    def run(self, body: Any, message: Message | None = None) -> Any:
+        """Return the last job's result, or None as soon as one gives None: the message is dropped.
+
+        `message` may be None unless `wants_message`.
+        """
+        value = body
+        for call, with_message in self._calls:
+            value = call(value, message=message) if with_message else call(value)
+            if value is None:
+                return None
+        return value
+
+    def apply_params(self, params: Mapping[str, Any]) -> None:
+        """Give other parameters to the calls from now on; on `ParamsError` the old ones stay."""
+        self._params = check_params(self._jobs, params)
+        self._bind()
+
+    def teardown(self) -> None:
+        """Call each `teardown`, the last job's first; all are called, then the first failure is raised."""
+        failure: BaseException | None = None
+        while self._instances:
+            teardown = getattr(self._instances.pop(), "teardown", None)
+            try:
+                if teardown is not None:
+                    teardown()
+            except Exception as exc:  # noqa: BLE001 - the others have their turn first
+                failure = failure or exc
+        if failure is not None:
+            raise failure
+
+    def _make(self, job: Job, setup_asks: frozenset[str]) -> Callable[..., Any]:
+        instance = job.target()
+        setup = getattr(instance, "setup", None)
+        if setup is not None:
+            setup(**self._given(job, setup_asks))
+        self._instances.append(instance)
+        handle: Callable[..., Any] = instance.handle
+        return handle
+
+    def _bind(self) -> None:
+        """Resolve every argument but body and message, so that a call costs next to nothing."""
+        calls = []
+        for job, function in zip(self._jobs, self._functions, strict=True):
+            given = self._given(job, job.asks)
+            calls.append((functools.partial(function, **given) if given else function, "message" in job.asks))
+        self._calls = tuple(calls)
+
+    def _given(self, job: Job, asks: frozenset[str]) -> dict[str, Any]:
+        known = {"log": self._log, "params": self._params.get(job.spec)}
+        return {name: known[name] for name in known if name in asks}

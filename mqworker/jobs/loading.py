@@ -1,0 +1,173 @@
+"""From "module:name" to jobs that can be run.
+
+Runs once in a fresh process (Consumer, probe, a user's test): imports the user's modules, whose folder is put first on
+`sys.path`, and reads the signatures. New code is loaded by a new process, never by reloading. Fails with
+`JobLoadError`: place, cause, fix, and for code that raises its traceback.
+"""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from mqworker.jobs.binding import BindingError, bind_class, bind_function
+from mqworker.jobs.failures import describe
+from mqworker.jobs.params import kind_of
+
+
+class JobLoadError(Exception):
+    """A job cannot be loaded; the text says where, why and what to do, `detail` is the user's traceback if any."""
+
+    def __init__(self, place: str, cause: str, fix: str, detail: str = "") -> None:
+        super().__init__(f"{place}: {cause}; {fix}" + (f"\n{detail}" if detail else ""))
+        self.place = place
+        self.cause = cause
+        self.fix = fix
+        self.detail = detail
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One link of a chain: what to call, and with what."""
+
+    spec: str
+    target: Callable[..., Any]  # a function, or a class with `handle`
+    params_type: type | None  # `Params` of its module
+    asks: frozenset[str]  # arguments given by name to every call
+    setup_asks: frozenset[str] | None  # the same for `setup`; None: a function
+
+    @property
+    def wants_params(self) -> bool:
+        """Whether the job ever sees the parameters."""
+        return "params" in self.asks or "params" in (self.setup_asks or ())
+
+
+def load_chain(specs: Sequence[str], root: str | Path) -> list[Job]:
+    """Import the jobs of a stage, in order; raises `JobLoadError` for the first that cannot be."""
+    return [load_job(spec, root) for spec in specs]
+
+
+def load_job(spec: str, root: str | Path) -> Job:
+    """Import one job, "module:name" (both may be dotted), from the folder `root` or from anywhere Python finds it."""
+    place = f'job "{spec}"'
+    module_name, _, name = spec.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), *name.split(".")]):
+        raise JobLoadError(
+            place, "a job is written module:name", 'for example "primes:largest" for largest in primes.py'
+        )
+    folder = Path(root).resolve()
+    if sys.path[:1] != [str(folder)]:
+        sys.path.insert(0, str(folder))
+    module = _import(module_name, folder, place)
+    return make_job(_attribute(module, name, place), module, spec)
+
+
+def make_job(target: Any, module: ModuleType | None, spec: str) -> Job:
+    """Make a job of an object of the user's; `module` is where its `Params` is looked for."""
+    place = f'job "{spec}"'
+    if not callable(target):
+        fix = "name a function, or a class with a method handle"
+        raise JobLoadError(place, f"it is {_a(type(target).__name__)}, which cannot be called", fix)
+    try:
+        if inspect.isclass(target):
+            asks, setup_asks = bind_class(target)
+        else:
+            asks, setup_asks = bind_function(target), None
+    except BindingError as exc:
+        raise JobLoadError(place, exc.cause, exc.fix) from None
+    return Job(spec, target, _params_type(module, place), asks, setup_asks)
+
+
+def _import(name: str, folder: Path, place: str) -> ModuleType:
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(name)
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - the user's module may raise anything when imported
+        if isinstance(exc, ModuleNotFoundError) and exc.name and f"{name}.".startswith(f"{exc.name}."):
+            raise _missing(name, exc.name, folder, place) from None
+        kind, message, detail = describe(exc)
+        cause = f"importing {name} raised {kind}" + (f": {message}" if message else "")
+        raise JobLoadError(place, cause, "mend it, so that the module can be imported", detail) from None
+    _refuse_shadowed(module, name, folder, place)
+    return module
+
+
+def _missing(name: str, absent: str, folder: Path, place: str) -> JobLoadError:
+    """Say what there is instead: only the first missing part of a dotted name can be helped from the folder."""
+    inside = folder.joinpath(*absent.split(".")[:-1])
+    found = sorted(_modules(inside))
+    near = get_close_matches(absent.rpartition(".")[2], found, 1)
+    if near:
+        fix = f"did you mean {name.replace(absent, '.'.join([*absent.split('.')[:-1], near[0]]), 1)!r}?"
+    elif found:
+        fix = f"{inside} has: {', '.join(found[:20])}"
+    else:
+        fix = f"write {absent.replace('.', '/')}.py in {folder}"
+    return JobLoadError(place, f"there is no module {absent!r} in {folder}, nor installed", fix)
+
+
+def _modules(folder: Path) -> Iterable[str]:
+    try:
+        entries = list(folder.iterdir())
+    except OSError:
+        return
+    for entry in entries:
+        if entry.suffix == ".py" and entry.stem.isidentifier() and entry.stem != "__init__":
+            yield entry.stem
+        elif entry.is_dir() and entry.name.isidentifier() and any(entry.glob("*.py")):
+            yield entry.name
+
+
+def _refuse_shadowed(module: ModuleType, name: str, folder: Path, place: str) -> None:
+    """A user's queue.py is never imported where Python's own `queue` already is: say so instead of "no attribute"."""
+    wanted = folder.joinpath(*name.split(".")).with_suffix(".py")
+    origin = getattr(module, "__file__", None)
+    if wanted.is_file() and (origin is None or not wanted.samefile(origin)):
+        cause = f"{wanted} is hidden by another module {name!r} ({origin or 'built in'})"
+        raise JobLoadError(place, cause, "give the file another name")
+
+
+def _attribute(module: ModuleType, name: str, place: str) -> Any:
+    value: Any = module
+    path = module.__name__
+    for part in name.split("."):
+        try:
+            value = getattr(value, part)
+        except AttributeError:
+            known = [each for each in dir(value) if not each.startswith("_")]
+            near = get_close_matches(part, known, 1)
+            defined = [
+                each for each in known if getattr(getattr(value, each, None), "__module__", None) == module.__name__
+            ]
+            there = f"it has: {', '.join(defined[:20])}" if defined else f"define {part} there"
+            raise JobLoadError(
+                place, f"{path} has no {part!r}", f"did you mean {near[0]!r}?" if near else there
+            ) from None
+        path += f".{part}"
+    return value
+
+
+def _params_type(module: ModuleType | None, place: str) -> type | None:
+    params_type: type | None = getattr(module, "Params", None)
+    if params_type is None:
+        return None
+    kind = kind_of(params_type)
+    if kind is None:
+        fix = "make it a dataclass, a msgspec.Struct or a pydantic model"
+        raise JobLoadError(place, "its module's Params cannot validate parameters", fix)
+    if kind != "pydantic":
+        try:
+            msgspec.inspect.type_info(params_type)
+        except Exception as exc:  # noqa: BLE001 - annotations are evaluated here, and may raise anything
+            fix = "use annotations that msgspec can convert"
+            raise JobLoadError(place, f"its module's Params cannot be understood: {exc}", fix) from None
+    return params_type
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[:1].lower() in "aeiou" else f"a {noun}"

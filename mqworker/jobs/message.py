@@ -1,0 +1,99 @@
+"""What a handler may see of its message besides the decoded body.
+
+Lives in a Consumer (or a user's test) for one message. It keeps the property block as bytes and decodes it when first
+asked, so that handlers that do not look cost nothing. Fails with `UndecodableError` when the block is malformed.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from mqworker.jobs.codecs import UndecodableError
+from mqworker.properties import MalformedProperties, Properties
+
+
+class Message:
+    """One delivery, read-only: the raw body, where it came from, and its AMQP properties (None where absent)."""
+
+    __slots__ = ("_block", "_properties", "attempt", "body", "exchange", "redelivered", "routing_key")
+
+    def __init__(
+        self,
+        body: bytes,
+        properties: bytes = b"",
+        *,
+        redelivered: bool = False,
+        exchange: str = "",
+        routing_key: str = "",
+        attempt: int = 1,
+    ) -> None:
+        self.body = body
+        self.redelivered = redelivered  # the broker gave it out before; it may have been computed then
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.attempt = attempt  # which one this is, from 1
+        self._block = properties
+        self._properties: Properties | None = None
+
+    @property
+    def properties(self) -> Properties:
+        """All basic properties, decoded once."""
+        if self._properties is None:
+            try:
+                self._properties = Properties.decode(self._block)
+            except MalformedProperties as exc:
+                raise UndecodableError(f"the message's properties are malformed: {exc}") from None
+        return self._properties
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The headers, read-only; each is decoded when it is asked for."""
+        return MappingProxyType(self.properties.headers)
+
+    @property
+    def message_id(self) -> str | None:
+        """The publisher's id of the message."""
+        return self.properties.message_id
+
+    @property
+    def correlation_id(self) -> str | None:
+        """What ties a reply to its request; a result copies it."""
+        return self.properties.correlation_id
+
+    @property
+    def reply_to(self) -> str | None:
+        """The queue that a reply goes to."""
+        return self.properties.reply_to
+
+    @property
+    def content_type(self) -> str | None:
+        """The media type that the body was decoded by."""
+        return self.properties.content_type
+
+    @property
+    def content_encoding(self) -> str | None:
+        """How the body is packed; only what leaves it as it is gets this far."""
+        return self.properties.content_encoding
+
+    @property
+    def timestamp(self) -> int | None:
+        """When the publisher made it: seconds since the epoch (some clients send milliseconds)."""
+        return self.properties.timestamp
+
+    @property
+    def priority(self) -> int | None:
+        """The priority the publisher gave it."""
+        return self.properties.priority
+
+    @property
+    def type(self) -> str | None:
+        """The publisher's word for the kind of message."""
+        return self.properties.type
+
+    @property
+    def app_id(self) -> str | None:
+        """The publisher's name for itself."""
+        return self.properties.app_id
+
+    def __repr__(self) -> str:
+        return f"Message({self.message_id!r}, {len(self.body)} bytes)"

@@ -1,0 +1,82 @@
+"""Broker URLs: which ones are good, where an embedded one lies, and how to show one without its password.
+
+Pure. The path of a `sqlite:` URL is taken literally (nothing is unescaped); three slashes: relative, four: absolute.
+"""
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+SQLITE = "sqlite:///"
+
+_AUTHORITY = re.compile(r"(?P<scheme>[^:/@]*:?//+)(?P<rest>.*)", re.DOTALL)
+_PLACE = re.compile(r"(\[[0-9A-Fa-f:.]*\]|[^:\[?#]*)(:\d*)?([/?#]|\Z)")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+def redact_url(url: str) -> str:
+    """Show a URL, good or malformed, with its password as `***`."""
+    if url.startswith(SQLITE):
+        return url
+    found = _AUTHORITY.match(url)
+    scheme, rest = (found["scheme"], found["rest"]) if found else ("", url)
+    user_info, at, place = rest.rpartition("@")  # a password with a stray @ ends at the last one
+    if at:
+        user, colon, _password = user_info.partition(":")
+        return f"{scheme}{user}{':***' if colon else ''}@{_without_query(place)}"
+    if _PLACE.match(rest):
+        return scheme + _without_query(rest)
+    return f"{scheme}{rest.partition(':')[0]}:***"  # that "port" may be the password of someone who forgot the host
+
+
+def _without_query(place: str) -> str:
+    return re.sub(r"[?#].*", "?***", place, flags=re.DOTALL)
+
+
+def fault(url: str) -> tuple[str, str] | None:
+    """Return (what is wrong, how to put it right) without repeating the URL, or None."""
+    scheme, colon, _ = url.partition(":")
+    if re.search(r"[\x00-\x20\x7f]", url) and not url.startswith(SQLITE):
+        return "contains blanks or control characters", "percent-encode them"
+    match scheme.lower() if colon else "":
+        case "sqlite":
+            return _sqlite_fault(url)
+        case "amqp" | "amqps":
+            return _amqp_fault(url)
+    return "has no known scheme", "known are amqp://, amqps:// and sqlite:///"
+
+
+def _sqlite_fault(url: str) -> tuple[str, str] | None:
+    path = url.removeprefix(SQLITE)
+    if not url.startswith(SQLITE) or not path.strip("/") or "\0" in path:
+        return "names no file", "write sqlite:///relative/file.db or sqlite:////absolute/file.db"
+    if path == ":memory:":
+        return "is in memory, which several processes cannot share", "name a file"
+    return None
+
+
+def _amqp_fault(url: str) -> tuple[str, str] | None:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # its text may repeat the URL
+        return "is malformed", "write amqp://user:password@host:5672/vhost"
+    names = (parts.username or "") + (parts.password or "") + parts.path
+    tests = (
+        (not host, "names no host", "write amqp://user:password@host:5672/vhost"),
+        (port == 0, "has port 0", "leave the port out for the standard one"),
+        (
+            parts.query or parts.fragment,
+            "has a part after ? or #",
+            "options are keys of [broker]; in a password write %3F or %23",
+        ),
+        (_BAD_ESCAPE.search(url), "has a % that begins no escape", "write %25 for a percent sign"),
+        ("@" in names, "has more than one @", "write %40 for those that are part of a name or password"),
+        ("/" in parts.path[1:], "has a second / in the vhost", "write %2F for a slash in its name"),
+    )
+    return next(((message, fix) for found, message, fix in tests if found), None)
+
+
+def absolute(url: str, root: Path) -> str:
+    """Return a good URL with a relative sqlite path made absolute under `root`."""
+    return f"{SQLITE}{root / url.removeprefix(SQLITE)}" if url.startswith(SQLITE) else url

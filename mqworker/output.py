@@ -1,0 +1,78 @@
+"""What a child writes to its stdout and stderr: logged line by line, the tail kept as evidence.
+
+Lives on the loop of the parent (the Producer for Consumers, the Service for Producers). Never trusts the text: lines
+are cut, bytes that are not UTF-8 are shown escaped, and a child that writes without end waits, not its parent.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+
+from mqworker.messages import LogEvent
+
+TAIL = 8192  # bytes kept
+LINE = 8192  # bytes after which a line without an end is cut
+READ = 65536
+
+
+class OutputReader:
+    """Reads one pipe until `finish`; the descriptor stays its owner's."""
+
+    def __init__(self, fd: int, process: str, pid: int, stage: str, log: Callable[[LogEvent], None]) -> None:
+        self._fd = fd
+        self._process = process
+        self._pid = pid
+        self._stage = stage
+        self._log = log
+        self._line = bytearray()
+        self._tail = bytearray()
+        self._loop = asyncio.get_running_loop()
+        os.set_blocking(fd, False)
+        self._loop.add_reader(fd, self._read)
+
+    @property
+    def tail(self) -> str:
+        """The last 8 kB, as text."""
+        return self._tail.decode("utf-8", "backslashreplace")
+
+    def finish(self) -> None:
+        """Take what the dead child left (a copy that it forked may hold the pipe open: no end of file is awaited)."""
+        for _ in range(64):
+            if not self._read():
+                break
+        if self._line:
+            self._say(bytes(self._line))
+            self._line.clear()
+        self._loop.remove_reader(self._fd)
+
+    def _read(self) -> bool:
+        data = b""
+        with contextlib.suppress(BlockingIOError):
+            try:
+                data = os.read(self._fd, READ)
+            except OSError as error:
+                if isinstance(error, BlockingIOError):
+                    raise
+            if not data:
+                self._loop.remove_reader(self._fd)
+        if not data:
+            return False
+        self._tail += data
+        del self._tail[:-TAIL]
+        self._line += data
+        *lines, rest = self._line.split(b"\n")
+        for line in lines:
+            self._say(bytes(line[:LINE]))
+        if len(rest) > LINE:
+            self._say(bytes(rest[:LINE]))
+            rest = bytearray()
+        self._line = bytearray(rest)
+        return True
+
+    def _say(self, line: bytes) -> None:
+        if line.strip():
+            words = line.decode("utf-8", "backslashreplace")
+            self._log(LogEvent(time.time(), logging.INFO, "output", words, self._process, self._pid, self._stage))

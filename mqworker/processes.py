@@ -1,0 +1,123 @@
+"""What every process of the tree does first, and how a dead one is looked at.
+
+Runs in every process. Children are started with `spawn` only, from main threads only (a parent-death signal belongs to
+the *thread* that started the child). The death of a child is seen by its pidfd and read by `wait4` on its pid alone,
+which never blocks and tells its peak memory; `join()` and sentinels can block or miss it (decisions 3).
+"""
+
+import ctypes
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+import types
+from collections.abc import Iterable
+from multiprocessing.context import SpawnProcess
+from typing import Any, NamedTuple
+
+SPAWN = multiprocessing.get_context("spawn")
+
+PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
+PR_SET_CHILD_SUBREAPER = 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process; raises OSError."""
+    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def set_name(name: str) -> None:
+    """Name this process in `ps -o comm` and `top` (15 bytes)."""
+    _libc.prctl(PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]), 0, 0, 0)
+
+
+def forget_main() -> None:
+    """Keep `spawn` from importing the program that was started again in every child (and all that it imports)."""
+    sys.modules["__main__"] = types.ModuleType("__main__")
+
+
+def _nothing(_signal: int, _frame: object) -> None:
+    """Handle a signal by doing nothing; unlike SIG_IGN this is not inherited by programs that user code starts."""
+
+
+def enter_child(name: str, parent: int, deaf_to: Iterable[signal.Signals]) -> None:
+    """Tie the life of this process to its parent's; ends at once when the parent is already gone."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    set_name(name)
+    for number in deaf_to:
+        signal.signal(number, _nothing)
+
+
+def redirect_output(fd: int) -> None:
+    """Send stdout and stderr to the parent's pipe, and native crashes and asked-for stacks (SIGUSR2) with them."""
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    faulthandler.enable(file=2)
+    faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
+
+
+class Spawned(multiprocessing.Process):
+    """A `multiprocessing.Process` that is always started by `spawn`, whatever the default is."""
+
+    @staticmethod
+    def _Popen(process: Any) -> Any:  # noqa: N802 - the name that multiprocessing calls
+        return SpawnProcess._Popen(process)
+
+
+class Death(NamedTuple):
+    """How a child ended."""
+
+    code: int  # exit code, or minus the signal
+    peak_rss: int  # bytes
+
+    def __str__(self) -> str:
+        """One phrase for logs and dead letters."""
+        if self.code < 0:
+            try:
+                how = f"killed by {signal.Signals(-self.code).name}"
+            except ValueError:
+                how = f"killed by signal {-self.code}"
+        else:
+            how = f"exited with code {self.code}"
+        return f"{how}, peak memory {self.peak_rss / (1 << 20):.0f} MiB" if self.peak_rss else how
+
+
+def reap(process: multiprocessing.Process) -> Death | None:
+    """How this child ended, or None while it lives; never blocks."""
+    popen = process._popen  # type: ignore[attr-defined]
+    if popen is None:
+        return None
+    if popen.returncode is None:
+        try:
+            pid, status, usage = os.wait4(popen.pid, os.WNOHANG)
+        except ChildProcessError:
+            popen.returncode = 255
+            return Death(255, 0)
+        if pid == 0:
+            return None
+        popen.returncode = os.waitstatus_to_exitcode(status)
+        return Death(popen.returncode, usage.ru_maxrss * 1024)
+    return Death(popen.returncode, 0)
+
+
+def rss(pid: int) -> int:
+    """Resident bytes of a process; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:  # noqa: PTH123 - once a second for each Consumer
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0

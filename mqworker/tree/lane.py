@@ -1,0 +1,212 @@
+"""A lane: one bounded JoinableQueue down to one Consumer, and that Consumer's own pipes up.
+
+Lives in the Producer, on its loop. Owns the Consumer process, both of its pipes, its pidfd and its slot; it dies with
+its Consumer and is never used again. Says (to its LaneOwner): ready, outcomes, death. The rules that keep it sound are
+in design.md ("Lanes") and decisions.md 1 to 4; the comments below name what each line prevents.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from multiprocessing import util
+from multiprocessing.queues import JoinableQueue
+from typing import Any, Protocol
+
+import msgspec
+
+from mqworker.frames import FrameReader
+from mqworker.messages import Chunk, Hello, LogEvent, Outcomes, StageSpec, Unfit, Uplink
+from mqworker.output import OutputReader
+from mqworker.processes import SPAWN, Death, reap
+from mqworker.tree.consumer import Birth, Consumer
+from mqworker.tree.slots import Slot
+
+_encoder = msgspec.msgpack.Encoder()
+_uplinks = msgspec.msgpack.Decoder(Uplink)
+
+
+class LaneOwner(Protocol):
+    """Who hears a lane; all on the loop's thread."""
+
+    def lane_ready(self, lane: "Lane") -> None:
+        """Hear that its Consumer is set up and idle."""
+
+    def lane_outcomes(self, lane: "Lane", words: Outcomes) -> None:
+        """Take outcomes; with `words.end` the lane is idle again."""
+
+    def lane_died(self, lane: "Lane", death: Death) -> None:
+        """Hear that its Consumer is gone and all that it said was read. Comes exactly once, and last."""
+
+    def lane_log(self, event: LogEvent) -> None:
+        """Pass an event of the Consumer on."""
+
+
+class Lane:
+    """See the module head. `number` is unique in the Producer's life, `slot` is its place among the Consumers."""
+
+    def __init__(self, number: int, spec: StageSpec, birth: Birth, slot: Slot, owner: LaneOwner) -> None:
+        self.number = number
+        self.slot = birth.slot
+        self.words = slot
+        self.born = birth.generation  # the generation whose code it imported
+        self.generation = birth.generation  # applied, as the Consumer reported it
+        self.sent = birth.generation  # the newest one that was sent down
+        self.state = "starting"
+        self.since = time.monotonic()  # when the state began
+        self.done = 0
+        self.rss = 0
+        self.unfit: Unfit | None = None
+        self.wish = ""  # why the Consumer wants to be replaced
+        self.doomed = ""  # why it was killed by us
+        self.left = False  # the sentinel was put
+        self.chunk = 0  # counts its chunks
+        self.output: OutputReader
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._queue: JoinableQueue[bytes | None] = SPAWN.JoinableQueue(
+            1
+        )  # one chunk; the bound in messages is the chunk's
+        # A reader that was killed must end the feeder thread quietly, and an exit of ours must not wait for it.
+        self._queue._ignore_epipe = True  # type: ignore[attr-defined]
+        self._queue.cancel_join_thread()
+        self._up, up_far = SPAWN.Pipe(duplex=False)
+        out_near, out_far = SPAWN.Pipe(duplex=False)
+        self._out = out_near
+        self._process = Consumer(spec, birth, self._queue, up_far, out_far)
+        try:
+            self._process.start()
+        except BaseException:
+            for end in (self._up, out_near):
+                end.close()
+            self._close_queue()
+            raise
+        finally:
+            # Our copies of the far ends: without this the Consumer's death would not show as end of file.
+            up_far.close()
+            out_far.close()
+        self._queue._reader.close()  # type: ignore[attr-defined]  # else the feeder never sees a broken pipe
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+        self._pidfd = os.pidfd_open(self.pid)
+        self._loop.add_reader(self._pidfd, self._on_death)
+        self._reader = FrameReader(self._up.fileno(), self._on_frame, self._on_end)
+        self.output = OutputReader(self._out.fileno(), self._process.name, self.pid, spec.stage, owner.lane_log)
+
+    # --- what the owner does with it
+
+    def feed(self, chunk: Chunk) -> None:
+        """Put one chunk into an idle lane: the only put until its end has come back, so that it cannot block."""
+        assert self.state == "idle"
+        self._become("busy")
+        self.sent = chunk.generation
+        self._queue.put_nowait(_encoder.encode(chunk))
+
+    def stop_after_message(self) -> int:
+        """Tell the Consumer to begin nothing more of its chunk; returns what it is working on (0: nothing)."""
+        self.words.stop = self.chunk
+        return self.words.seq
+
+    def leave(self) -> None:
+        """Put the sentinel into an idle lane."""
+        assert self.state == "idle"
+        self._become("leaving")
+        self.left = True
+        self._queue.put_nowait(None)
+
+    def ask_stack(self) -> None:
+        """Have the Consumer write its stacks to its stderr, even while native code holds the interpreter."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGUSR2)
+
+    def kill(self, why: str) -> None:
+        """End the Consumer now; `lane_died` follows."""
+        self.doomed = self.doomed or why
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def in_hand(self) -> tuple[int, float]:
+        """The message that it is working on (0: none), and since when."""
+        seq = self.words.seq
+        started = self.words.started
+        return (seq, started) if self.words.seq == seq else (0, 0.0)
+
+    # --- what it hears
+
+    def _become(self, state: str) -> None:
+        self.state = state
+        self.since = time.monotonic()
+
+    def _on_frame(self, payload: bytes) -> None:
+        try:
+            words = _uplinks.decode(payload)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            self.kill(f"unreadable words: {error}")
+            return
+        match words:
+            case Outcomes():
+                self.done += len(words.outcomes)
+                self.generation = words.generation
+                if words.end:
+                    self.rss = words.rss
+                    self.wish = words.leaving
+                    if self.state == "busy":
+                        self._become("idle")
+                self._owner.lane_outcomes(self, words)
+            case Hello():
+                self._forget_semaphores()
+                self._become("idle")
+                self._owner.lane_ready(self)
+            case LogEvent():
+                self._owner.lane_log(words)
+            case Unfit():
+                self.unfit = words
+
+    def _on_end(self, reason: str) -> None:
+        """A Consumer that cannot be heard any more is of no use: its pipe was closed, or written to by a stranger."""
+        if reason:
+            self.kill(f"its pipe carried something else: {reason}")
+        elif self.state not in ("leaving", "dead") and self.unfit is None:
+            self.kill("it closed its pipe")
+
+    def _on_death(self) -> None:
+        death = reap(self._process)
+        if death is None:
+            return
+        self._loop.remove_reader(self._pidfd)
+        self._reader.drain()  # complete frames that it left behind still count
+        self._reader.close()
+        self.output.finish()
+        self._become("dead")
+        self._forget_semaphores()
+        os.close(self._pidfd)
+        self._up.close()
+        self._out.close()
+        self._close_queue()
+        self._process.close()
+        self._owner.lane_died(self, death)
+
+    # --- multiprocessing's leftovers
+
+    def _close_queue(self) -> None:
+        """Let the feeder thread end. It closes the writing end itself, so that no descriptor is closed twice."""
+        queue: Any = self._queue
+        queue._reader.close()
+        if queue._thread is None:
+            queue._writer.close()
+        queue.close()
+
+    def _forget_semaphores(self) -> None:
+        """Unlink the queue's named semaphores as soon as both sides have them open.
+
+        Else eight of them stay in /dev/shm until the Service ends when this Producer is killed (decisions 4).
+        """
+        queue: Any = self._queue
+        locks = [queue._rlock, queue._wlock, queue._sem, queue._unfinished_tasks]
+        cond = queue._cond
+        locks += [cond._lock, cond._sleeping_count, cond._woken_count, cond._wait_semaphore]
+        names = {lock._semlock.name for lock in locks if lock is not None}
+        for finalizer in list(util._finalizer_registry.values()):  # type: ignore[attr-defined]
+            if getattr(finalizer._callback, "__qualname__", "") == "SemLock._cleanup" and finalizer._args[0] in names:
+                finalizer()

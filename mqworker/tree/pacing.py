@@ -1,0 +1,76 @@
+"""How much is given out at once: the size of chunks and the prefetch, both from the measured service time.
+
+Pure; used by the Producer. A put into a lane costs about as much CPU as 70 us of work, so short messages travel many to
+a chunk; long ones travel alone, so that nothing waits behind them.
+"""
+
+import math
+from bisect import bisect_left
+
+BUCKETS = (
+    *(base * 10.0**power for power in range(-4, 3) for base in (1, 2.5, 5)),
+    1000.0,
+    1800.0,
+)  # upper bounds in seconds, 0.1 ms to half an hour; one more bucket is open
+CHUNK_SECONDS = 0.004  # work that a chunk should carry
+HELD_SECONDS = 1.0  # work that the prefetch should keep at hand for each Consumer
+PREFETCH_MAX = 1000
+QUANTILE = 0.95
+WINDOW = 512  # observations after which old ones count half
+
+
+class ServiceTime:
+    """Handler times of the stage: a histogram for the metrics, and a recent high quantile for decisions."""
+
+    def __init__(self) -> None:
+        self.histogram = [0] * (len(BUCKETS) + 1)
+        self.total = 0.0
+        self.count = 0
+        self._recent = [0.0] * 40  # by power of two, from 2^-20 s (1 us)
+        self._weight = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one message."""
+        self.histogram[bisect_left(BUCKETS, seconds)] += 1
+        self.total += seconds
+        self.count += 1
+        self._recent[min(39, max(0, math.frexp(seconds)[1] + 20))] += 1
+        self._weight += 1
+        if self._weight >= WINDOW:
+            self._recent = [weight / 2 for weight in self._recent]
+            self._weight /= 2
+
+    def quantile(self, share: float = QUANTILE) -> float | None:
+        """Upper bound in seconds of the time that this share of the recent messages took; None before the first."""
+        if not self.count:
+            return None
+        left = self._weight * share
+        for power, weight in enumerate(self._recent):
+            left -= weight
+            if left <= 1e-9:
+                return math.ldexp(1.0, power - 20)
+        return math.ldexp(1.0, 19)
+
+
+def chunk_size(high: float | None, held: int, lanes: int, bound: int) -> int:
+    """Messages for one chunk: a few milliseconds of work, at most a fair share of what is held and the lane's bound."""
+    if high is None:
+        return 1
+    by_time = int(CHUNK_SECONDS / high)
+    fair = -(-held // max(1, lanes))
+    return max(1, min(by_time, fair, bound))
+
+
+def derive_prefetch(high: float | None, consumers: int, present: int) -> int:
+    """A prefetch that keeps every Consumer busy without hoarding: 2 a Consumer up to 1,000 (decisions 31).
+
+    It moves in powers of two and only when the wish differs by more than that, because each change costs the broker a
+    new consumer.
+    """
+    low = 2 * consumers
+    if high is None or consumers == 0:
+        return low
+    wish = min(PREFETCH_MAX, max(low, int(consumers * HELD_SECONDS / high)))
+    if wish < PREFETCH_MAX:
+        wish = max(low, 1 << (wish.bit_length() - 1))
+    return present if present >= low and present / 2 <= wish <= present * 2 and wish != PREFETCH_MAX else wish

@@ -1,0 +1,209 @@
+"""The failure policy: what becomes of a delivery by its outcome, and the messages that say so.
+
+Pure: no clock, no randomness, no I/O; time, host and a random number come in as arguments. Used by the Producer.
+A plan's publication gates the ack: a result goes to the output, a retry to a delay queue, a dead letter to
+`<input>.dlq`. `settles=(0, 0)` asks the ledger to fill in which delivery it is.
+"""
+
+from typing import NamedTuple
+
+from mqworker import headers
+from mqworker.brokers.base import Publication
+from mqworker.config import RetryConfig, StageConfig
+from mqworker.messages import Failure, Outcome
+from mqworker.properties import MalformedProperties, Properties
+from mqworker.tree.entry import Company, Entry, Plan
+
+CRASH_RUNG = 1  # seconds until a message that killed its Consumer runs again (decisions 15)
+DELIVERY_LIMIT = 18  # of a foreign quorum queue, two before RabbitMQ 4 drops the message (decisions 22)
+TEXT_LIMIT = 2_000  # characters of a header that carries words
+TRACEBACK_LIMIT = 16_000  # characters
+RETRIED = frozenset({"error", "timeout", "memory"})
+HEADER_ROOM = 120_000  # bytes of a property block; a header frame must fit into RabbitMQ's frame_max of 131,072
+_MOVED = ("user_id", "expiration")  # a dead letter must not carry them as such (decisions 20)
+_COPIES = ("CC", "BCC")
+
+
+class Circumstances(NamedTuple):
+    """What a failure's record says beside the failure itself."""
+
+    stage: str
+    host: str
+    generation: int
+    time: str  # RFC 3339
+    chance: float  # uniform in [0, 1), for the jitter
+
+
+def company(properties: bytes) -> Company:
+    """A message that killed a Consumer runs alone in its chunk."""
+    return Company.NO_CHUNK if headers.CRASHES.encode() in properties else Company.ANY
+
+
+def retry_delay(retry: RetryConfig, attempt: int, chance: float) -> int:
+    """Seconds until the attempt after `attempt`: base * 2^(attempt - 1), as one of the two rungs around it.
+
+    Rungs are powers of two seconds (each is a queue, decisions 13), so jitter picks a neighbour: the mean delay stays
+    that of the exponential backoff.
+    """
+    wish = min(retry.max, retry.base * 2.0 ** min(attempt - 1, 40))
+    return _rung(wish, chance, retry.max)
+
+
+def _rung(wish: float, chance: float, most: float) -> int:
+    low = 1
+    while low * 2 <= wish:
+        low *= 2
+    high = low * 2
+    if wish <= low:
+        # An exact rung has no neighbours to choose between but the one above: one in four goes there.
+        return high if chance < 0.25 and high <= most else low
+    return high if chance < (wish - low) / low and high <= max(most, 1) else low
+
+
+def rung_above(seconds: float) -> int:
+    """The first rung that is not before `seconds`: Retry(after=) never comes early."""
+    rung = 1
+    while rung < seconds:
+        rung *= 2
+    return rung
+
+
+def decode(block: bytes) -> Properties:
+    """Properties of any delivery; those that cannot be read count as empty."""
+    try:
+        return Properties.decode(block)
+    except MalformedProperties:
+        return Properties()
+
+
+def plan_result(outcome: Outcome, stage: StageConfig) -> Plan:
+    """Settle what a Consumer finished without a failure."""
+    if outcome.body is None:
+        return Plan("dropped", None, _reply(outcome.reply_to, outcome.properties, b""))
+    reply = _reply(outcome.reply_to, outcome.properties, outcome.body)
+    output = stage.output
+    if output is None:
+        return Plan("result", None, reply)
+    key = output.routing_key if output.exchange else output.queue
+    return Plan("result", Publication(output.exchange, key, outcome.properties, outcome.body, settles=(0, 0)), reply)
+
+
+def plan_failure(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan:
+    """Try again later or give up, by the stage's `retry` and by what failed."""
+    properties = decode(entry.properties)
+    attempt = headers.attempt(properties, stage.input)
+    last = attempt >= stage.retry.max_attempts or headers.redeliveries(properties) >= DELIVERY_LIMIT
+    if last or failure.final or failure.reason not in RETRIED or _is_final(failure.type, stage.retry):
+        return dead(entry, properties, failure, stage, about, attempt)
+    after = failure.after
+    delay = retry_delay(stage.retry, attempt, about.chance) if after is None else rung_above(after)
+    properties.headers[headers.ATTEMPT] = attempt + 1
+    return _again(entry, properties, failure, stage, about, delay)
+
+
+def plan_crash(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan:
+    """Charge the delivery that a Consumer died on: again, alone, up to `crash.max` times."""
+    properties = decode(entry.properties)
+    crashes = headers.crashes(properties, stage.input) + 1
+    attempt = headers.attempt(properties, stage.input)
+    properties.headers[headers.CRASHES] = crashes
+    properties.headers[headers.ATTEMPT] = attempt
+    if crashes >= stage.crash.max:
+        return dead(entry, properties, failure, stage, about, attempt)
+    return _again(entry, properties, failure, stage, about, CRASH_RUNG)
+
+
+def _again(
+    entry: Entry, properties: Properties, failure: Failure, stage: StageConfig, about: Circumstances, delay: int
+) -> Plan:
+    _first_failed(properties, about)
+    properties.headers[headers.QUEUE] = stage.input
+    properties.headers[headers.ERROR_TYPE] = failure.type[:TEXT_LIMIT]
+    properties.headers[headers.MESSAGE] = failure.message[:TEXT_LIMIT]
+    properties.delivery_mode = 2
+    properties.expiration = None
+    properties.user_id = None
+    for name in _COPIES:
+        properties.headers.pop(name, None)
+    block = properties.encode()
+    return Plan("retried", Publication("", stage.input, block, entry.body, delay=delay, settles=(0, 0)))
+
+
+def _is_final(type_name: str, retry: RetryConfig) -> bool:
+    return type_name in retry.final or type_name.rpartition(".")[2] in retry.final
+
+
+def dead(
+    entry: Entry,
+    properties: Properties,
+    failure: Failure,
+    stage: StageConfig,
+    about: Circumstances,
+    attempt: int,
+) -> Plan:
+    """Put the message aside: body untouched, all properties kept, headers that say why."""
+    reply = _dead_reply(properties, failure, about)
+    table = properties.headers
+    _set_aside(properties)
+    _first_failed(properties, about)
+    words = {
+        headers.REASON: failure.reason,
+        headers.ERROR_TYPE: failure.type[:TEXT_LIMIT],
+        headers.MESSAGE: failure.message[:TEXT_LIMIT],
+        headers.TRACEBACK: failure.traceback[-TRACEBACK_LIMIT:],
+        headers.EXIT: failure.exit[-TRACEBACK_LIMIT:],
+        headers.FAILED_AT: about.time,
+        headers.HOST: about.host,
+        headers.STAGE: about.stage,
+        headers.QUEUE: stage.input,
+    }
+    for name, value in words.items():
+        if value:
+            table[name] = value
+    table[headers.ATTEMPT] = attempt
+    table[headers.GENERATION] = about.generation
+    properties.delivery_mode = 2
+    block = properties.encode()
+    for name in (headers.TRACEBACK, headers.EXIT, headers.MESSAGE):
+        if len(block) > HEADER_ROOM:
+            table.pop(name, None)
+            block = properties.encode()
+    publication = Publication("", stage.dead, block, entry.body, settles=(0, 0))
+    return Plan("dead", publication, reply)
+
+
+def _set_aside(properties: Properties) -> None:
+    """Move what would expire, copy or refuse a dead letter to headers of ours (decisions 20)."""
+    table = properties.headers
+    for name in _MOVED:
+        value = getattr(properties, name)
+        if value is not None:
+            table[headers.ORIGINAL + name.replace("_", "-")] = value
+            setattr(properties, name, None)
+    for name in _COPIES:
+        if name in table:
+            table[headers.ORIGINAL + name] = table[name]
+            del table[name]
+
+
+def _dead_reply(properties: Properties, failure: Failure, about: Circumstances) -> Publication | None:
+    """Tell whoever waits for an answer that there is none, and why."""
+    answer = Properties()
+    answer.correlation_id = properties.correlation_id
+    answer.message_id = properties.message_id
+    answer.content_type = "application/json"
+    answer.headers[headers.OUTCOME] = "dead"
+    answer.headers[headers.STAGE] = about.stage
+    answer.headers[headers.REASON] = failure.reason
+    answer.headers[headers.ERROR_TYPE] = failure.type[:TEXT_LIMIT]
+    answer.headers[headers.MESSAGE] = failure.message[:TEXT_LIMIT]
+    return _reply(properties.reply_to or "", answer.encode(), b"null")
+
+
+def _first_failed(properties: Properties, about: Circumstances) -> None:
+    if headers.FIRST_FAILED_AT not in properties.headers:
+        properties.headers[headers.FIRST_FAILED_AT] = about.time
+
+
+def _reply(reply_to: str, properties: bytes, body: bytes) -> Publication | None:
+    return Publication("", reply_to, properties, body, mandatory=False) if reply_to else None

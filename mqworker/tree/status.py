@@ -1,0 +1,74 @@
+"""A stage's account of itself, for the Service, and through it for status, health, metrics and waiting callers.
+
+Lives in the Producer; reads the engine and changes nothing.
+"""
+
+import os
+import time
+from dataclasses import asdict
+
+from mqworker.messages import ConsumerStatus, StageStatus
+from mqworker.tree.engine import Engine
+from mqworker.tree.lane import Lane
+from mqworker.tree.policy import decode
+from mqworker.tree.watch import Watch
+
+LONG = 0.5  # seconds after which a message in hand is shown by its id
+
+
+def stage_status(engine: Engine, watch: Watch) -> StageStatus:
+    """Everything that the outside may know."""
+    ledger, fleet, link = engine.ledger, engine.fleet, engine.link
+    lanes = sorted(fleet.lanes.values(), key=lambda lane: (lane.slot, lane.number))
+    now = time.monotonic()
+    applied = engine.applied()
+    starting = not applied and not any(lane.state in ("idle", "busy") for lane in lanes) and engine.desired.consumers
+    backlog = link.depth()
+    counters = asdict(ledger.counters) | {f"exit_{reason}": count for reason, count in engine.exits.items()}
+    return StageStatus(
+        stage=engine.spec.stage,
+        pid=os.getpid(),
+        state="draining" if engine.draining else "starting" if starting else "running",
+        revision=engine.desired.revision if applied else engine.desired.revision - 1,
+        generation=min((lane.generation for lane in lanes), default=engine.desired.generation),
+        link=link.state,
+        listening=engine.prefetch > 0,
+        problem=engine.problem or fleet.problem,
+        crash_loop=fleet.crash_loop,
+        consumers=tuple(_consumer(engine, lane, now) for lane in lanes),
+        prefetch=engine.prefetch,
+        held=ledger.held,
+        dispatched=ledger.out,
+        settling=ledger.placing,
+        held_bytes=ledger.held_bytes,
+        kept=ledger.kept,
+        backlog=backlog,
+        counters=counters,
+        durations=tuple(engine.service_time.histogram),
+        duration_sum=engine.service_time.total,
+        p95=engine.service_time.quantile() or 0.0,
+        rate=round(watch.rate, 3),
+        last_settled=engine.last_settled,
+        stall=round(watch.stall, 4),
+        idle=backlog == 0 and len(ledger) == 0 and link.state.connected and now > engine.retry_until,
+    )
+
+
+def _consumer(engine: Engine, lane: Lane, now: float) -> ConsumerStatus:
+    seq, since = lane.in_hand() if lane.state == "busy" else (0, 0.0)
+    message_id = ""
+    if seq and now - since > LONG:
+        entry = engine.ledger.entry(seq)
+        message_id = (decode(entry.properties).message_id or "") if entry is not None else ""
+    return ConsumerStatus(
+        slot=lane.slot,
+        pid=lane.pid,
+        state=lane.state,
+        generation=lane.generation,
+        code=lane.born,
+        done=lane.done,
+        message_since=since if seq else 0.0,
+        message_id=message_id,
+        rss=lane.rss,
+        used=len(engine.ledger.in_lane(lane.number)),
+    )

@@ -11,6 +11,7 @@ SQLITE = "sqlite:///"
 
 _AUTHORITY = re.compile(r"(?P<scheme>[^:/@]*:?//+)(?P<rest>.*)", re.DOTALL)
 _PLACE = re.compile(r"(\[[0-9A-Fa-f:.]*\]|[^:\[?#]*)(:\d*)?([/?#]|\Z)")
+_FORM = "write amqp://user:password@host:5672/vhost"
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -60,10 +61,10 @@ def _amqp_fault(url: str) -> tuple[str, str] | None:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:  # its text may repeat the URL
-        return "is malformed", "write amqp://user:password@host:5672/vhost"
+        return "is malformed", f"{_FORM}; percent-encode what is neither letter nor digit in the password"
     names = (parts.username or "") + (parts.password or "") + parts.path
     tests = (
-        (not host, "names no host", "write amqp://user:password@host:5672/vhost"),
+        (not host, "names no host", _FORM),
         (port == 0, "has port 0", "leave the port out for the standard one"),
         (
             parts.query or parts.fragment,

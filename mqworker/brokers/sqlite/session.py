@@ -1,0 +1,196 @@
+"""A session of a Link on the broker's file: from opening it until it is closed or fails.
+
+Runs in the Link's writer thread; owns the open file, the registration under which messages are leased, and which tag is
+which message. Each `run` is one transaction, and what it changes in memory is changed after the commit; so when it
+raises, nothing has happened (`Unsure` apart).
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from mqworker.brokers.base import Delivery, Publication, Sink, Topology
+from mqworker.brokers.sqlite import store
+from mqworker.brokers.sqlite.file import File, Unusable
+
+Call = Callable[[], None]
+
+
+class Publish(NamedTuple):
+    """Command: store this. `era` counts the times that unanswered publications were declared lost."""
+
+    pid: int
+    publication: Publication
+    era: int
+
+
+class Ack(NamedTuple):
+    """Command: settle one delivery, or all up to it. One of an older epoch never gets to a session."""
+
+    epoch: int
+    tag: int
+    multiple: bool
+
+
+class Release(NamedTuple):
+    """Command: give deliveries back."""
+
+    epoch: int
+    tags: tuple[int, ...]
+
+
+Command = Publish | Ack | Release
+
+
+class _Changes:
+    """What one transaction does, to be applied when it is stored."""
+
+    def __init__(self) -> None:
+        self.settled: dict[int, int] = {}  # tag to message
+        self.released: dict[int, int] = {}
+        self.confirmed: list[int] = []
+        self.refused: list[tuple[int, str]] = []
+
+
+class Session:
+    """One open file, one registered owner, one epoch."""
+
+    def __init__(self, path: Path, topology: Topology, sink: Sink, name: str, epoch: int) -> None:
+        self.epoch = epoch
+        self.depth = 0
+        self.consuming = False  # as registered
+        self._path, self._topology, self._sink = path, topology, sink
+        self._held: dict[int, int] = {}  # tag to message; tags only grow, so it is in order
+        self._tag = 0
+        self.chores = False  # the next `run` puts everything in order; always writes, so it also tries the disk
+        self._fresh = True  # there may be messages to take
+        self._file = File(path)
+        try:
+            self._seen = self._data_version()
+            with self._file.transaction() as db:
+                self._owner = store.add_owner(db, name)
+                self._do_chores(db)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _data_version(self) -> int:
+        return int(self._file.db.execute("PRAGMA data_version").fetchone()[0])
+
+    def look(self) -> bool:
+        """See whether another process has written since the last look."""
+        before, self._seen = self._seen, self._data_version()
+        changed = before != self._seen
+        self._fresh = self._fresh or changed
+        return changed
+
+    def tick(self) -> None:
+        """Look for what has to be done from time to time; the next `run` does it."""
+        db = self._file.db
+        self._file.check_in_place()
+        self.chores = self.chores or (
+            not store.has_owner(db, self._owner)
+            or bool(store.dead_owners(db))
+            or store.has_due(db)
+            or not store.is_declared(db, self._topology)
+        )
+        queue = store.queue_id(db, self._topology.input)
+        self.depth = 0 if queue is None else store.count_ready(db, queue)
+
+    def has_work(self, prefetch: int) -> bool:
+        """Tell whether `run` has something to do even without commands."""
+        if self.chores or self.consuming != bool(prefetch):
+            return True
+        if prefetch <= len(self._held) or not self._fresh:
+            return False
+        self._fresh = store.has_ready(self._file.db, self._topology.input)
+        return self._fresh
+
+    def run(self, commands: Iterable[Command], prefetch: int) -> list[Call]:
+        """Do all of it in one transaction; returns what to tell the Sink now that it is stored."""
+        changes = _Changes()
+        with self._file.transaction() as db:
+            if not store.has_owner(db, self._owner):
+                raise Unusable(f"the leases in {self._path} were taken away: do all its users share one /proc?")
+            if self.chores:
+                self._do_chores(db)
+            if self.consuming != bool(prefetch):
+                name = self._topology.input if prefetch else None
+                db.execute("UPDATE owner SET consumes = ? WHERE id = ?", (name, self._owner))
+            for command in commands:
+                self._do(db, command, changes)
+            store.remove(db, list(changes.settled.values()))
+            store.release(db, changes.released.values())
+            room = prefetch - len(self._held) + len(changes.settled) + len(changes.released)
+            taken = store.take(db, self._topology.input, room, self._owner) if room > 0 else []
+        self.consuming = bool(prefetch)
+        self._fresh = self.chores = False
+        return self._apply(changes, taken, prefetch)
+
+    def _do_chores(self, db: sqlite3.Connection) -> None:
+        for owner in store.dead_owners(db):
+            store.remove_owner(db, owner)
+        store.declare(db, self._topology)
+        store.move_due(db)
+        db.execute("UPDATE owner SET seen = ? WHERE id = ?", (time.time(), self._owner))
+
+    def _do(self, db: sqlite3.Connection, command: Command, changes: _Changes) -> None:
+        if isinstance(command, Publish):
+            try:
+                store.publish(db, command.publication)
+            except store.Refused as refusal:
+                changes.refused.append((command.pid, str(refusal)))
+                return
+            changes.confirmed.append(command.pid)
+            if command.publication.settles is not None:
+                epoch, tag = command.publication.settles
+                self._settle((tag,) if epoch == self.epoch else (), changes.settled, changes)
+        elif isinstance(command, Ack):
+            tags = self._up_to(command.tag) if command.multiple else (command.tag,)
+            self._settle(tags, changes.settled, changes)
+        else:
+            self._settle(command.tags, changes.released, changes)
+
+    def _up_to(self, last: int) -> list[int]:
+        tags = []
+        for tag in self._held:
+            if tag > last:
+                break
+            tags.append(tag)
+        return tags
+
+    def _settle(self, tags: Sequence[int], into: dict[int, int], changes: _Changes) -> None:
+        for tag in tags:
+            message = self._held.get(tag)  # None: a result has settled it already
+            if message is not None and tag not in changes.settled and tag not in changes.released:
+                into[tag] = message
+
+    def _apply(self, changes: _Changes, taken: list[store.Taken], prefetch: int) -> list[Call]:
+        for tag in (*changes.settled, *changes.released):
+            del self._held[tag]
+        calls: list[Call] = []
+        if changes.confirmed:
+            calls.append(partial(self._sink.confirmed, changes.confirmed))
+        calls += [partial(self._sink.refused, pid, reason) for pid, reason in changes.refused]
+        for row in taken:
+            self._tag += 1
+            self._held[self._tag] = row.id
+            delivery = Delivery(
+                self.epoch, self._tag, row.properties, row.body, bool(row.redelivered), row.exchange, row.routing_key
+            )
+            calls.append(partial(self._sink.delivered, delivery))
+        # `take` may have stopped early; with no room left, what comes while there is none is not looked for
+        self._fresh = bool(taken) or len(self._held) >= prefetch
+        return calls
+
+    def finish(self) -> None:
+        """Give back all leases; afterwards the session can only be closed."""
+        with self._file.transaction() as db:
+            store.remove_owner(db, self._owner)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,221 @@
+"""The writer: the one thread of a Link that touches the broker's file.
+
+Runs as a daemon thread in the stage's Producer; owns the session on the file. It hears commands from the Link through a
+queue and executes all that wait in one transaction (group commit: one sync of the disk for many messages); it answers
+through the `Ear`, one call for each transaction, after the commit. A full disk, or a lock that another process keeps,
+rolls the transaction back: its publications are refused, its acks kept and tried again. Any other error ends the
+session: its epoch is void, and the file is opened again, with backoff, for ever.
+"""
+
+import queue
+import sqlite3
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from mqworker.brokers.base import LinkState, Sink, Topology
+from mqworker.brokers.sqlite.file import Unsure, explain, is_busy, is_full
+from mqworker.brokers.sqlite.session import Call, Command, Publish, Session
+
+POLL = (0.02, 0.1)  # s between looks for messages of other processes: when some just came, and when none come
+TICK = 0.5  # s between looks for dead owners, ended delays, and whether the file is in place
+RETRY = (0.1, 5.0)  # s of backoff before the file is opened again
+STEADY = 10.0  # s that a session must last for the backoff to begin anew
+LOCKED = 4.0  # s that another process may keep the lock before publishes are refused
+BATCH = 4096  # commands in one transaction
+
+
+class Consume(msgspec.Struct, frozen=True):
+    """Command: hold at most this many deliveries."""
+
+    prefetch: int
+
+
+class Close(msgspec.Struct, frozen=True):
+    """Command: give back what is not settled, by this time (monotonic clock), and end."""
+
+    until: float
+
+
+class Ear(Protocol):
+    """The Link, as the writer sees it; only `post` is called in the writer's thread."""
+
+    def post(self, calls: list[Call]) -> None:
+        """Have these called on the loop's thread, in this order."""
+
+    def changed(self, state: LinkState) -> None:
+        """Take the new state."""
+
+    def lost(self, reason: str) -> None:
+        """No publication of this era will be answered any more."""
+
+    def ended(self) -> None:
+        """The thread is about to end."""
+
+
+class Writer(threading.Thread):
+    """See the head of this module; `commands` is the only way in, the `Ear` and the `Sink` the only ways out."""
+
+    def __init__(self, path: Path, topology: Topology, sink: Sink, ear: Ear, *, name: str) -> None:
+        super().__init__(name="sqlite-writer", daemon=True)
+        self.commands: queue.SimpleQueue[Command | Consume | Close] = queue.SimpleQueue()
+        self.depth: int | None = None
+        self.stale_acks = 0
+        self._path, self._topology, self._sink, self._owner_name = path, topology, sink, name
+        self._ear = ear
+        self._state = LinkState(reason=f"{path} is being opened")
+        self._epoch = 1
+        self._era = 0
+        self._prefetch = 0
+        self._until: float | None = None  # set: closing
+        self._kept: list[Command] = []  # not executed yet
+        self._stuck = 0.0  # since when the lock was not to be had; 0: it was
+        self._poll = POLL[0]
+
+    def run(self) -> None:
+        """Open, serve, and again."""
+        backoff = RETRY[0]
+        while self._until is None:
+            began = time.monotonic()
+            try:
+                session = Session(self._path, self._topology, self._sink, self._owner_name, self._epoch)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the stage must hear of it and try again
+                reason = explain(error, self._path)
+                self._tell(connected=False, consuming=False, blocked=False, reason=reason)
+            else:
+                reason = self._serve(session)
+            if time.monotonic() - began > STEADY:
+                backoff = RETRY[0]
+            self._stay_down(backoff, reason)
+            backoff = min(2 * backoff, RETRY[1])
+        self._tell(connected=False, consuming=False, blocked=False, reason="closed")
+        self._ear.post([self._ear.ended])
+
+    def _serve(self, session: Session) -> str:
+        """Work until the end of the session; returns why it ended."""
+        try:
+            self._tell(connected=True, reason="", reconnects=self._epoch - 1)
+            next_tick = 0.0
+            while self._until is None or self._kept:
+                if time.monotonic() >= next_tick:
+                    session.tick()
+                    self.depth = session.depth
+                    next_tick = time.monotonic() + TICK
+                self._step(session)
+                if self._until is not None and time.monotonic() > self._until:
+                    break
+            self._finish(session)
+        except Exception as error:  # noqa: BLE001 - as above
+            reason = explain(error, self._path)
+            self._fail(reason, unsure=isinstance(error, Unsure))
+            return reason
+        else:
+            return "closed"
+        finally:
+            session.close()
+
+    def _step(self, session: Session) -> None:
+        """Wait for something to do, and do it in one transaction."""
+        if self._state.blocked:
+            self._gather(TICK)
+        else:
+            self._gather(0 if self._kept or session.has_work(self._prefetch) else self._poll)
+        changed = session.look()
+        if not (self._kept or self._state.blocked or session.has_work(self._prefetch)):
+            self._poll = POLL[0] if changed else min(self._poll * 1.2, POLL[1])
+            return
+        self._poll = POLL[0]
+        try:
+            calls = session.run(self._kept, self._prefetch)
+        except sqlite3.Error as error:
+            self._hold(error)
+            session.chores = True
+            return
+        self._kept, self._stuck = [], 0.0
+        if calls:
+            self._ear.post(calls)
+        if self._state.blocked or self._state.consuming != session.consuming:
+            self._tell(blocked=False, consuming=session.consuming, reason="")
+
+    def _hold(self, error: sqlite3.Error) -> None:
+        """Bear a transaction that was rolled back for a reason that passes; raise any other."""
+        if is_busy(error):
+            self._stuck = self._stuck or time.monotonic()
+            if time.monotonic() - self._stuck < LOCKED:
+                return
+        elif not is_full(error):
+            raise error
+        reason = explain(error, self._path)
+        self._refuse(reason)
+        self._tell(blocked=True, reason=reason)
+
+    def _refuse(self, reason: str) -> None:
+        refused = [command.pid for command in self._kept if isinstance(command, Publish)]
+        self._kept = [command for command in self._kept if not isinstance(command, Publish)]
+        if refused:
+            self._ear.post([partial(self._sink.refused, pid, reason) for pid in refused])
+
+    def _fail(self, reason: str, *, unsure: bool) -> None:
+        """Say that the session is over; an answer for each publication that has none."""
+        if not unsure:
+            self._refuse(reason)
+        self._kept = []
+        self._stuck = 0.0
+        self._era += 1
+        self.depth = None
+        lost: list[Call] = [partial(self._ear.lost, reason), partial(self._sink.consuming_lost, self._epoch, reason)]
+        self._epoch += 1
+        self._ear.post(lost)
+        self._tell(connected=False, consuming=False, blocked=False, reason=reason)
+
+    def _stay_down(self, seconds: float, reason: str) -> None:
+        until = time.monotonic() + seconds
+        while self._until is None and (left := until - time.monotonic()) > 0:
+            self._gather(left)
+            self._refuse(reason)
+
+    def _gather(self, timeout: float) -> None:
+        """Wait for a command, and take all that are there."""
+        try:
+            command = self.commands.get(timeout=timeout) if timeout > 0 else self.commands.get_nowait()
+            while True:
+                if isinstance(command, Consume):
+                    self._prefetch = command.prefetch
+                elif isinstance(command, Close):
+                    self._until = command.until
+                elif self._is_valid(command):
+                    self._kept.append(command)
+                if len(self._kept) >= BATCH:
+                    return
+                command = self.commands.get_nowait()
+        except queue.Empty:
+            return
+
+    def _is_valid(self, command: Command) -> bool:
+        if isinstance(command, Publish):
+            return command.era == self._era  # else its Sink has heard that it was lost
+        if command.epoch != self._epoch:
+            self.stale_acks += 1
+        return command.epoch == self._epoch
+
+    def _finish(self, session: Session) -> None:
+        """Give back what is held; if that fails until the deadline, the end of this process does it."""
+        while True:
+            try:
+                session.finish()
+            except sqlite3.Error as error:
+                if not (is_full(error) or is_busy(error)) or time.monotonic() > (self._until or 0):
+                    raise
+                time.sleep(0.05)
+            else:
+                return
+
+    def _tell(self, **changes: object) -> None:
+        state = msgspec.structs.replace(self._state, **changes)
+        if state != self._state:
+            self._state = state
+            self._ear.post([partial(self._ear.changed, state)])

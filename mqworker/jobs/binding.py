@@ -105,7 +105,7 @@ def _offer(parameter: Parameter, names: Iterable[str], wants_body: bool) -> str:
     if not names:
         return "it takes no arguments"
     if parameter.name in names:
-        return f"{parameter.name!r} is given by name: write it before no '/'"
+        return f"{parameter.name!r} is given by name: write it after the '/'"
     near = get_close_matches(parameter.name, names, 1)
     if near:
         return f"did you mean {near[0]!r}?"

@@ -87,15 +87,20 @@ def validate(params: Mapping[str, Any], types: Sequence[type | None]) -> list[An
 
 
 def to_plain(validated: Sequence[Any]) -> dict[str, Any]:
-    """Return validated parameters as one JSON-able dict, defaults filled in."""
+    """Return validated parameters as one JSON-able dict, defaults filled in; what has no plain form by its repr."""
     plain: dict[str, Any] = {}
     for item in validated:
         if isinstance(item, Mapping):
             plain |= item
         elif kind_of(type(item)) == "pydantic":
             plain |= item.model_dump(mode="json", by_alias=True)
+        elif dataclasses.is_dataclass(item) and not isinstance(item, type):
+            # asdict, because msgspec looks into __dict__, where a converted dataclass lacks its plain defaults
+            every = dataclasses.asdict(item)
+            own = {name: every[name] for name in _types_by_field(type(item))}
+            plain |= msgspec.to_builtins(own, enc_hook=repr)
         else:
-            plain |= msgspec.to_builtins(item)
+            plain |= msgspec.to_builtins(item, enc_hook=repr)
     return plain
 
 

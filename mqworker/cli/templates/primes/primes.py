@@ -15,7 +15,7 @@ class Params:
             raise ValueError("largest_n must be at least 2")
 
 
-def largest(body: dict, params: Params) -> dict:
+def largest(body: dict[str, int], params: Params) -> dict[str, int]:
     """Find the largest prime number up to n: {"n": 20} gives {"prime": 19}."""
     n = body["n"]
     if not 2 <= n <= params.largest_n:

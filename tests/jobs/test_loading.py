@@ -1,0 +1,153 @@
+"""From "module:name" to jobs: what is accepted, and the exact sentence for each thing that is not."""
+
+import sys
+
+import pytest
+
+from mqworker.jobs.loading import JobLoadError, load_chain, load_job
+
+ACCEPTED = {
+    "def f(body): return body": (set(), None),
+    "def f(body, /): return body": (set(), None),
+    "def f(message): return message": (set(), None),
+    "def f(body, params): return body": ({"params"}, None),
+    "def f(body, *, log, message, params): return body": ({"params", "message", "log"}, None),
+    "def f(body, params=None, other=3): return body": ({"params"}, None),
+    "def f(body, params=None, /): return body": (set(), None),
+    "def f(*args): return args": (set(), None),
+    "def f(body, **kwargs): return body": (set(), None),
+    "f = lambda body, log: body": ({"log"}, None),
+    "import functools\nf = functools.partial(lambda body, k: k, k=1)": (set(), None),
+    "from math import sqrt as f": (set(), None),
+    "f = max": (set(), None),
+    "class f:\n def handle(self, body): pass": (set(), set()),
+    "class f:\n def handle(self, body, params, log): pass\n def setup(self, log): pass": ({"params", "log"}, {"log"}),
+    "class f:\n def __init__(self, a=1): pass\n def handle(*args): pass\n def teardown(self): pass": (set(), set()),
+    "class f:\n @staticmethod\n def handle(body, message): pass": ({"message"}, set()),
+    "class f:\n @classmethod\n def handle(cls, body, message): pass": ({"message"}, set()),
+    "class C:\n def __call__(self, body, log): pass\nf = C()": ({"log"}, None),
+}
+SELF = "first argument is the decoded body, given by position"
+REFUSED = {
+    "def f(): pass": f"it takes no positional argument; its {SELF}",
+    "def f(*, body): pass": f"it takes no positional argument; its {SELF}",
+    "def f(body, parms): pass": "it asks for 'parms', which is not given; did you mean 'params'?",
+    "def f(body, x): pass": "it asks for 'x', which is not given; the first argument is the body, by name come params, "
+    "message, log; any other needs a default",
+    "def f(body, *, x): pass": "it asks for 'x', which is not given; the first argument is the body, by name come "
+    "params, message, log; any other needs a default",
+    "def f(body, log, /): pass": "it asks for 'log', which is not given; 'log' is given by name: "
+    "write it after the '/'",
+    "async def f(body): pass": "it is an async function; write a plain one that calls asyncio.run itself",
+    "async def f(body): yield 1": "it is an async function; write a plain one that calls asyncio.run itself",
+    "class C:\n async def __call__(self, body): pass\nf = C()": "it is an async function; "
+    "write a plain one that calls asyncio.run itself",
+    "def f(body): yield 1": "it yields, but a message has one result; return the result, e.g. as a list",
+    "f = 3": "it is an int, which cannot be called; name a function, or a class with a method handle",
+    "class f: pass": "the class f has no method handle; write def handle(self, body)",
+    "class f:\n def handle(self): pass": f"its handle takes no positional argument; its {SELF}",
+    "class f:\n async def handle(self, body): pass": "it is an async function; "
+    "write a plain one that calls asyncio.run itself",
+    "class f:\n def __init__(self, n): pass\n def handle(self, body): pass": "the class f cannot be made without "
+    "arguments; give its arguments defaults, and do what needs parameters in def setup(self, params)",
+    "class f:\n def handle(self, body): pass\n def setup(self, message): pass": "its setup asks for 'message', "
+    "which is not given; by name come params, log; any other needs a default",
+    "class f:\n def handle(self, body): pass\n def teardown(self, log): pass": "its teardown asks for 'log', which is "
+    "not given; it takes no arguments",
+    "Params = 3\ndef f(body): pass": "its module's Params cannot validate parameters; make it a dataclass, "
+    "a msgspec.Struct or a pydantic model",
+    "import dataclasses\n@dataclasses.dataclass\nclass Params:\n a: 'Nope'\ndef f(body): pass": "its module's Params "
+    "cannot be understood: name 'Nope' is not defined; use annotations that msgspec can convert",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ACCEPTED)
+def test_jobs_are_bound_by_their_signature(folder, source):
+    """Which arguments each shape of a job is given."""
+    asks, setup_asks = ACCEPTED[source]
+    job = load_job("jobs_here:f", folder(jobs_here=source))
+    assert (job.asks, job.setup_asks) == (asks, setup_asks)
+
+
+@pytest.mark.parametrize("source", REFUSED)
+def test_jobs_that_cannot_be_called_are_refused(folder, source):
+    """Place, cause and fix of each job that could not be called, before any message is touched."""
+    with pytest.raises(JobLoadError) as caught:
+        load_job("jobs_here:f", folder(jobs_here=source))
+    assert str(caught.value) == f'job "jobs_here:f": {REFUSED[source]}'
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("primes_here", 'a job is written module:name; for example "primes:largest" for largest in primes.py'),
+        ("a b:c", 'a job is written module:name; for example "primes:largest" for largest in primes.py'),
+        ("primes_here:", 'a job is written module:name; for example "primes:largest" for largest in primes.py'),
+        ("..x:f", 'a job is written module:name; for example "primes:largest" for largest in primes.py'),
+        ("prime_here:count", "there is no module 'prime_here' in {}, nor installed; did you mean 'primes_here'?"),
+        ("zzz_zz:count", "there is no module 'zzz_zz' in {}, nor installed; {} has: pack, primes_here"),
+        ("pack.stepz:f", "there is no module 'pack.stepz' in {}, nor installed; did you mean 'pack.steps'?"),
+        ("pak.steps:f", "there is no module 'pak' in {}, nor installed; did you mean 'pack.steps'?"),
+        ("primes_here:cuont", "primes_here has no 'cuont'; did you mean 'count'?"),
+        ("primes_here:zz", "primes_here has no 'zz'; it has: Holder, count"),
+        ("primes_here:Holder.zz", "primes_here.Holder has no 'zz'; it has: run"),
+    ],
+)
+def test_a_misspelt_job_is_told_what_there_is(folder, spec, sentence):
+    """A wrong name is answered with the nearest right one, or with what there is."""
+    source = (
+        "from math import pi\nclass Holder:\n @staticmethod\n def run(body): return body\ndef count(body): return 1"
+    )
+    root = folder(primes_here=source, pack__steps="def f(body): return body")
+    with pytest.raises(JobLoadError) as caught:
+        load_job(spec, root)
+    assert str(caught.value) == f'job "{spec}": {sentence.replace("{}", str(root))}'
+
+
+def test_a_chain_is_loaded_in_order_from_files_and_packages(folder):
+    """Both parts of a spec may be dotted; the folder is put first on the path, once."""
+    root = folder(
+        primes_here="class Holder:\n @staticmethod\n def run(body): return body",
+        pack__steps="import dataclasses\n@dataclasses.dataclass\nclass Params:\n a: int = 1\ndef f(body): return body",
+    )
+    jobs = load_chain(["primes_here:Holder.run", "pack.steps:f", "primes_here:Holder.run"], root)
+    assert [job.spec for job in jobs] == ["primes_here:Holder.run", "pack.steps:f", "primes_here:Holder.run"]
+    assert jobs[0].params_type is None
+    assert jobs[1].params_type.__name__ == "Params"
+    assert sys.path[0] == str(root)
+    assert sys.path.count(str(root)) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "cause"),
+    [
+        ("import sys\nsys.exit('bye')", "importing broken_here raised SystemExit: bye"),
+        ("1 / 0", "importing broken_here raised ZeroDivisionError: division by zero"),
+        ("raise AssertionError", "importing broken_here raised AssertionError"),
+        (
+            "import not_there_at_all",
+            "importing broken_here raised ModuleNotFoundError: No module named 'not_there_at_all'",
+        ),
+        ("def f(:", "importing broken_here raised SyntaxError: invalid syntax (broken_here.py, line 1)"),
+    ],
+)
+def test_code_that_raises_when_imported_is_shown_with_its_traceback(folder, source, cause):
+    """The traceback begins in the user's file and holds nothing of mqworker or the import system."""
+    root = folder(broken_here=source)
+    with pytest.raises(JobLoadError) as caught:
+        load_job("broken_here:f", root)
+    error = caught.value
+    assert (error.place, error.cause) == ('job "broken_here:f"', cause)
+    assert error.fix == "mend it, so that the module can be imported"
+    assert f'File "{root}/broken_here.py", line' in error.detail.splitlines()[0 if "def" in source else 1]
+    assert "importlib" not in error.detail
+    assert "mqworker/jobs" not in error.detail
+
+
+def test_a_file_hidden_by_another_module_is_told(folder):
+    """A user's queue.py beside the configuration cannot be imported where Python's own already is."""
+    root = folder(queue="def f(body): return body")
+    with pytest.raises(
+        JobLoadError, match=r"queue\.py is hidden by another module 'queue' .*; give the file another name"
+    ):
+        load_job("queue:f", root)

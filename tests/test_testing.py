@@ -1,0 +1,71 @@
+"""`mqworker.testing`, and the project that `mqworker init` makes."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mqworker
+from mqworker.jobs.codecs import UndecodableError, UnencodableError
+from mqworker.testing import run_job
+
+
+def double(body, message, params):
+    return {"double": body["n"] * 2, "id": message.message_id, "headers": dict(message.headers), "by": dict(params)}
+
+
+def test_a_function_is_run_on_a_body_with_properties_and_parameters():
+    """A test sees what a Consumer would give the job."""
+    result = run_job(double, {"n": 4}, {"k": 1}, message_id="m1", headers={"h": 2})
+    assert result == {"double": 8, "id": "m1", "headers": {"h": 2}, "by": {"k": 1}}
+
+
+def test_body_and_result_go_through_the_codec():
+    """What would be a dead letter fails the test."""
+    assert run_job(lambda body: [type(body).__name__], (1, 2)) == ["list"]
+    assert run_job(lambda body: body.decode(), b"ab") == "ab"
+    assert run_job(lambda body: body, b"[1]", content_type="application/json") == [1]
+    with pytest.raises(UndecodableError):
+        run_job(lambda body: body, b"[1", content_type="application/json")
+    with pytest.raises(UnencodableError):
+        run_job(lambda body: {"a": 1j}, 1)
+
+
+def test_chains_drop_and_raise_as_in_service():
+    """None drops, exceptions come out as they are, teardown happens."""
+    torn = []
+
+    class Step:
+        def handle(self, body):
+            if body == "bad":
+                raise mqworker.Reject("bad")
+            return
+
+        def teardown(self):
+            torn.append(1)
+
+    assert run_job([lambda body: body, Step], "good") is None
+    with pytest.raises(mqworker.Reject):
+        run_job([lambda body: body, Step], "bad")
+    assert torn == [1, 1]
+
+
+def test_the_template_passes_its_own_test_anywhere(tmp_path):
+    """The project of `mqworker init` works when copied to a folder of its own."""
+    project = tmp_path / "somewhere"
+    shutil.copytree(Path(mqworker.__file__).parent / "cli" / "templates" / "primes", project)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
+
+
+def test_importing_mqworker_stays_light():
+    """Neither codecs, brokers nor web come with the package's own names."""
+    code = (
+        "import sys, mqworker; print(sorted(m for m in sys.modules if m.startswith(('mqworker', 'msgspec', 'pika'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "['mqworker', 'mqworker.errors']\n"

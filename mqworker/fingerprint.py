@@ -6,7 +6,7 @@ adds to each redelivery (`x-delivery-count`) is left out, all else counts.
 
 import hashlib
 
-from mqworker.properties import MalformedProperties, Properties
+from mqworker.properties import Headers, MalformedProperties, Properties
 
 DELIVERY_COUNT = "x-delivery-count"
 _MARK = DELIVERY_COUNT.encode()
@@ -21,6 +21,8 @@ def fingerprint(properties: bytes, body: bytes) -> bytes:
             pass
         else:
             decoded.headers.pop(DELIVERY_COUNT, None)
+            if not decoded.headers:
+                decoded.headers = Headers()  # the table itself was the broker's
             properties = decoded.encode()
     digest = hashlib.sha256(len(properties).to_bytes(4, "big"))
     digest.update(properties)

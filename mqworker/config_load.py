@@ -141,7 +141,7 @@ def _resolved(config: Config, path: Path | None, root: Path, origins: dict[str, 
     """Make every path absolute."""
     state_dir = root / config.service.state_dir
     socket = root / config.control.socket if config.control.socket else state_dir / "control.sock"
-    url = config.broker.url or f"{urls.SQLITE}{state_dir / 'broker.db'}"
+    url = config.broker.url or urls.embedded(state_dir / "broker.db")
     tls = config.broker.tls
     return Loaded(
         config=replace(

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -104,6 +105,18 @@ def test_all_paths_are_absolute(folder):
 def test_broker_urls(folder, url, absolute):
     """Three slashes are relative to the file, four absolute; AMQP URLs stay as they are."""
     assert good(f'{STAGE}[broker]\nurl = "{url}"').config.broker.urls == (absolute.format(root=folder),)
+
+
+def test_folders_of_any_name(folder):
+    """What a folder's name has of URL syntax is escaped in the broker's URL, and only there."""
+    odd = folder / "a %20?#b"
+    odd.mkdir()
+    path = write(STAGE, odd / "mqworker.toml")
+    assert urlsplit(load(path, {}).config.broker.url).path == "/" + quote(f"{odd}/.mqworker/broker.db")
+    write(STAGE + "[broker]\nurl = 'sqlite:///x%20y.db'", path)
+    loaded = load(path, {})
+    assert unquote(urlsplit(loaded.config.broker.url).path) == f"/{odd}/x y.db"
+    assert loaded.config.service.state_dir == f"{odd}/.mqworker"
 
 
 def test_the_file_may_be_named_by_the_environment():
@@ -407,6 +420,8 @@ def test_bad_files(folder, name):
         (f"amqp://u:{CANARY}@h:0", "has port 0; leave the port out for the standard one"),
         ("sqlite://x.db", "names no file; write sqlite:///relative/file.db or sqlite:////absolute/file.db"),
         ("sqlite:///", "names no file; write sqlite:///relative/file.db or sqlite:////absolute/file.db"),
+        ("sqlite:///a?mode=ro", "has a ?, # or % in its path; write %3F, %23 or %25"),
+        ("sqlite:///100%", "has a ?, # or % in its path; write %3F, %23 or %25"),
         ("sqlite:///:memory:", "is in memory, which several processes cannot share; name a file"),
     ],
 )

@@ -1,11 +1,11 @@
 """Broker URLs: which ones are good, where an embedded one lies, and how to show one without its password.
 
-Pure. The path of a `sqlite:` URL is taken literally (nothing is unescaped); three slashes: relative, four: absolute.
+Pure. Three slashes begin a relative path of `sqlite:`, four an absolute one; %, ? and # are escaped there, as in any URL.
 """
 
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 SQLITE = "sqlite:///"
 
@@ -37,9 +37,9 @@ def _without_query(place: str) -> str:
 def fault(url: str) -> tuple[str, str] | None:
     """Return (what is wrong, how to put it right) without repeating the URL, or None."""
     scheme, colon, _ = url.partition(":")
-    if re.search(r"[\x00-\x20\x7f]", url) and not url.startswith(SQLITE):
+    if re.search(r"[\x00-\x1f\x7f]", url) or (" " in url and not url.startswith(SQLITE)):
         return "contains blanks or control characters", "percent-encode them"
-    match scheme.lower() if colon else "":
+    match scheme if colon else "":
         case "sqlite":
             return _sqlite_fault(url)
         case "amqp" | "amqps":
@@ -49,10 +49,12 @@ def fault(url: str) -> tuple[str, str] | None:
 
 def _sqlite_fault(url: str) -> tuple[str, str] | None:
     path = url.removeprefix(SQLITE)
-    if not url.startswith(SQLITE) or not path.strip("/") or "\0" in path:
+    if not url.startswith(SQLITE) or not path.strip("/"):
         return "names no file", "write sqlite:///relative/file.db or sqlite:////absolute/file.db"
     if path == ":memory:":
         return "is in memory, which several processes cannot share", "name a file"
+    if _BAD_ESCAPE.search(path) or re.search(r"[?#]|%00", path):
+        return "has a ?, # or % in its path", "write %3F, %23 or %25"
     return None
 
 
@@ -78,6 +80,14 @@ def _amqp_fault(url: str) -> tuple[str, str] | None:
     return next(((message, fix) for found, message, fix in tests if found), None)
 
 
+def embedded(path: Path) -> str:
+    """Return the URL of an embedded broker in the file `path`, which is absolute."""
+    return f"{SQLITE}{quote(str(path))}"
+
+
 def absolute(url: str, root: Path) -> str:
     """Return a good URL with a relative sqlite path made absolute under `root`."""
-    return f"{SQLITE}{root / url.removeprefix(SQLITE)}" if url.startswith(SQLITE) else url
+    path = url.removeprefix(SQLITE)
+    if not url.startswith(SQLITE) or path.startswith("/"):
+        return url
+    return f"{embedded(root)}/{path}"

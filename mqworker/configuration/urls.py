@@ -1,6 +1,6 @@
 """Broker URLs: which ones are good, where an embedded one lies, and how to show one without its password.
 
-Pure. Three slashes begin a relative path of `sqlite:`, four an absolute one; %, ? and # are escaped there, as in any URL.
+Pure. Three slashes begin a relative path of `sqlite:`, four an absolute one; %, ? and # in it are escaped.
 """
 
 import re

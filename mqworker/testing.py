@@ -64,4 +64,4 @@ def _job(job: JobLike, root: str | Path) -> Job:
     if isinstance(job, str):
         return load_job(job, root)
     module = inspect.getmodule(job) or sys.modules.get(getattr(job, "__module__", ""))
-    return make_job(job, module, getattr(job, "__qualname__", repr(job)))
+    return make_job(job, module, f"{getattr(module, '__name__', '')}:{getattr(job, '__qualname__', repr(job))}")

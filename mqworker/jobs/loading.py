@@ -125,11 +125,12 @@ def _modules(folder: Path) -> Iterable[str]:
 
 def _refuse_shadowed(module: ModuleType, name: str, folder: Path, place: str) -> None:
     """A user's queue.py is never imported where Python's own `queue` already is: say so instead of "no attribute"."""
-    wanted = folder.joinpath(*name.split(".")).with_suffix(".py")
+    base = folder.joinpath(*name.split("."))
+    wanted = [path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()]
     origin = getattr(module, "__file__", None)
-    if wanted.is_file() and (origin is None or not wanted.samefile(origin)):
-        cause = f"{wanted} is hidden by another module {name!r} ({origin or 'built in'})"
-        raise JobLoadError(place, cause, "give the file another name")
+    if wanted and (origin is None or not any(path.samefile(origin) for path in wanted)):
+        cause = f"{wanted[0]} is hidden by another module {name!r} ({origin or 'built in'})"
+        raise JobLoadError(place, cause, "give it another name")
 
 
 def _attribute(module: ModuleType, name: str, place: str) -> Any:

@@ -42,6 +42,16 @@ class NotedError(Exception):
     __notes__ = property(lambda self: boom(RuntimeError("no notes")))
 
 
+class Nameless(type):
+    @property
+    def __module__(cls):
+        raise RuntimeError("no module")
+
+
+class NamelessError(Exception, metaclass=Nameless):
+    pass
+
+
 def forever(n=0):
     return forever(n + 1)
 
@@ -89,6 +99,7 @@ def test_a_type_outside_builtins_is_told_with_its_module():
         (MuteError(), "(its message cannot be shown: str() raised SystemExit)"),
         (LiarError(), "(its message cannot be shown: str() raised TypeError)"),
         (NotedError("x"), "x"),
+        (NamelessError("x"), "x"),
         (ValueError("\ud800\x00"), "\\ud800\x00"),
         (KeyboardInterrupt(), ""),
     ],

@@ -26,6 +26,7 @@ ACCEPTED = {
     "class f:\n @staticmethod\n def handle(body, message): pass": ({"message"}, set()),
     "class f:\n @classmethod\n def handle(cls, body, message): pass": ({"message"}, set()),
     "class C:\n def __call__(self, body, log): pass\nf = C()": ({"log"}, None),
+    "class f(dict):\n def handle(self, body): pass": (set(), set()),
 }
 SELF = "first argument is the decoded body, given by position"
 REFUSED = {
@@ -147,7 +148,12 @@ def test_code_that_raises_when_imported_is_shown_with_its_traceback(folder, sour
 def test_a_file_hidden_by_another_module_is_told(folder):
     """A user's queue.py beside the configuration cannot be imported where Python's own already is."""
     root = folder(queue="def f(body): return body")
-    with pytest.raises(
-        JobLoadError, match=r"queue\.py is hidden by another module 'queue' .*; give the file another name"
-    ):
+    with pytest.raises(JobLoadError, match=r"queue\.py is hidden by another module 'queue' .*; give it another name"):
         load_job("queue:f", root)
+
+
+def test_a_file_and_a_package_of_one_name_are_one_module(folder):
+    """Where both exist Python takes the package, and so do we."""
+    root = folder(both_here="", both_here__f="")
+    (root / "both_here" / "__init__.py").write_text("def f(body): return 'package'")
+    assert load_job("both_here:f", root).target(1) == "package"

@@ -44,7 +44,7 @@ class Message:
 
     @property
     def company(self) -> Company:
-        return {4: Company.NO_CHUNK, 8: Company.NOBODY}.get(self.content % 11, Company.ANY)
+        return {4: Company.NO_CHUNK, 6: Company.NOBODY}.get(self.content % 8, Company.ANY)
 
     @property
     def properties(self) -> bytes:

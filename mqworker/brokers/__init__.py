@@ -1,0 +1,45 @@
+"""Brokers: `base` says what one is, `rabbitmq` and `sqlite` are two; the URL chooses.
+
+Runs in the Producer (links) and in the desk. Imports the chosen implementation when it is asked for, so that a verb
+which needs no broker, or only the embedded one, never pays for pika.
+"""
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from mqworker.brokers.base import Desk, Link, Sink, Topology
+from mqworker.config import BrokerConfig
+
+
+def open_link(config: BrokerConfig, topology: Topology, sink: Sink, name: str) -> Link:
+    """Return a stage's Link, not yet started; made on the running loop. ValueError for an unknown URL scheme."""
+    path = sqlite_path(config)
+    if path is not None:
+        from mqworker.brokers.sqlite import SqliteLink  # noqa: PLC0415 - see the module's head
+
+        return SqliteLink(path, topology, sink, name=name)
+    from mqworker.brokers.rabbitmq import RabbitLink  # noqa: PLC0415
+
+    return RabbitLink(config, topology, sink, name=name)
+
+
+def open_desk(config: BrokerConfig) -> Desk:
+    """Return a Desk that connects on demand. ValueError for an unknown URL scheme."""
+    path = sqlite_path(config)
+    if path is not None:
+        from mqworker.brokers.sqlite import SqliteDesk  # noqa: PLC0415
+
+        return SqliteDesk(path)
+    from mqworker.brokers.rabbitmq import RabbitDesk  # noqa: PLC0415
+
+    return RabbitDesk(config)
+
+
+def sqlite_path(config: BrokerConfig) -> Path | None:
+    """Return the file of an embedded broker (four slashes: absolute), None when the URL is RabbitMQ's."""
+    url = urlsplit(config.urls[0])
+    if url.scheme in {"amqp", "amqps"}:
+        return None
+    if url.scheme != "sqlite":
+        raise ValueError(f"broker.url: unknown scheme {url.scheme!r}, use amqp, amqps or sqlite")
+    return Path(unquote(url.path[1:]))

@@ -1,0 +1,63 @@
+"""Where a broker is and how to log in: URLs to pika's parameters, errors to sentences.
+
+Pure. Nothing here ever returns a password in a text that is meant to be read.
+"""
+
+import ssl
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pika
+import pika.connection
+
+from mqworker.brokers.rabbitmq.wire import Lost, tls_context
+from mqworker.config import BrokerConfig
+
+
+def parameters(url: str, config: BrokerConfig, name: str) -> Any:
+    """Return pika's parameters for a URL; ValueError, OSError or ssl.SSLError when something is wrong with it."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
+        raise ValueError(f"broker.url {shown(url)} is not amqp://user:password@host:port/vhost")
+    tls = config.tls
+    options = None
+    if parts.scheme == "amqps":
+        options = pika.SSLOptions(tls_context(tls.ca, tls.cert, tls.key), parts.hostname)
+    return pika.ConnectionParameters(
+        host=parts.hostname,
+        port=parts.port or (5671 if options else 5672),
+        virtual_host=unquote(parts.path[1:]) or "/",
+        credentials=pika.PlainCredentials(unquote(parts.username or "guest"), unquote(parts.password or "guest")),
+        heartbeat=config.heartbeat,
+        ssl_options=options,
+        client_properties={"connection_name": name, "product": "mqworker"},
+    )
+
+
+def shown(url: str) -> str:
+    """Return the URL without its password."""
+    parts = urlsplit(url)
+    user = f"{parts.username}@" if parts.username else ""
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path}"
+
+
+def explain(error: BaseException, url: str) -> str:
+    """Say in one sentence why a connection could not be made and what to do about it."""
+    broker = f"the broker at {shown(url)}"
+    if isinstance(error, Lost) and error.code == 403 and "LOGIN" in str(error).upper():
+        return f"{broker} refused the login: correct user or password in broker.url"
+    if isinstance(error, Lost) and error.code in {403, 530}:
+        return f"{broker} refused the virtual host ({error}): create it, or grant the user access to it"
+    if isinstance(error, TimeoutError):
+        return f"{broker} did not answer in time: see whether it is overloaded, frozen or behind a firewall"
+    if isinstance(error, ssl.SSLError):
+        return f"{broker} and we do not agree on TLS ({error}): see [broker.tls]"
+    if isinstance(error, OSError):
+        return f"{broker} cannot be reached ({error.strerror or error}): start it, or correct broker.url"
+    return f"{broker}: {error}"
+
+
+def refused(error: BaseException) -> bool:
+    """Tell whether the broker answered and said no, so that trying again soon is of no use."""
+    return isinstance(error, Lost) and error.code in {403, 530}

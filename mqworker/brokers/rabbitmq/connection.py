@@ -1,0 +1,126 @@
+"""A connection that is kept: opened, used, and opened again for ever.
+
+Runs as one task on the loop of its owner. The state machine has four steps: wait (full jitter), open (bounded),
+serve (the owner's coroutine, while answers are watched), end; any error at any step leads to the end and from there
+to the wait. The owner (`Role`) hears `serve` for each new Wire and `lost` once for each Wire that was served.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from mqworker.brokers.rabbitmq.address import explain, parameters, refused
+from mqworker.brokers.rabbitmq.wire import Lost, Wire
+from mqworker.config import BrokerConfig
+
+CONNECT_DEADLINE = 5.0  # seconds for name look-up, TCP, TLS and login together
+PING_EVERY = 4.0  # seconds between cheap requests: with the deadline of an answer a frozen broker shows within 13 s
+SETTLED = 2.0  # seconds after which a session counts as good and the waits start small again
+FIRST_WAIT, LONGEST_WAIT, REFUSED_WAIT = 1.0, 30.0, 5.0
+
+
+def wait_before(failures: int, *, refused: bool) -> float:
+    """Return the seconds to wait after so many failures in a row: full jitter between 0.1 s and a doubling bound."""
+    bound = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failures - 1, 10))
+    return random.uniform(REFUSED_WAIT, LONGEST_WAIT) if refused else random.uniform(0.1, bound)  # noqa: S311
+
+
+class Role(Protocol):
+    """What a kept connection is for."""
+
+    async def serve(self, wire: Wire) -> None:
+        """Use the connection until it ends; an exception ends it."""
+
+    async def ping(self) -> None:
+        """Make a cheap request."""
+
+    def sweep(self, now: float) -> None:
+        """Look at deadlines (loop time), once a second."""
+
+    def lost(self, reason: str) -> None:
+        """The connection that was served is over."""
+
+
+class Connection:
+    """Keeps one connection for a role."""
+
+    def __init__(self, config: BrokerConfig, name: str, role: Role, tell: Callable[[str], None]) -> None:
+        """`tell` hears in one sentence why there is no connection now."""
+        self._config = config
+        self._name = name
+        self._role = role
+        self._tell = tell
+        self._wire: Wire | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.opened = 0  # how many times
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._task = asyncio.create_task(self._keep(), name=f"{self._name}: connection")
+
+    async def close(self, deadline: float) -> None:
+        """End for good within `deadline` seconds."""
+        wire = self._wire
+        if wire is not None:
+            await wire.shut(deadline)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _keep(self) -> None:
+        loop = asyncio.get_running_loop()
+        urls, failures = self._config.urls, 0
+        while True:
+            url = urls[failures % len(urls)]
+            began = loop.time()
+            error: BaseException
+            try:
+                wire = await Wire.open(parameters(url, self._config, self._name), CONNECT_DEADLINE)
+            except (Lost, OSError, ValueError) as caught:
+                error, reason = caught, explain(caught, url)
+            else:
+                self.opened += 1
+                self._wire = wire
+                error, reason = await self._session(wire, url)
+                failures = 0 if loop.time() - began > SETTLED else failures
+            failures += 1
+            self._tell(reason)
+            await asyncio.sleep(wait_before(failures, refused=refused(error)))
+
+    async def _session(self, wire: Wire, url: str) -> tuple[BaseException, str]:
+        tasks = [asyncio.create_task(self._role.serve(wire)), asyncio.create_task(self._watch(wire))]
+        try:
+            futures: list[asyncio.Future[Any]] = [wire.closed, *tasks]
+            await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+            wire.abort(next((str(task.exception()) for task in tasks if task.done()), ""))
+            error = await wire.closed
+        finally:
+            await _end(*tasks)
+            wire.abort("given up")
+            self._wire = None
+            self._role.lost(f"connection lost: {wire.closed.result() if wire.closed.done() else 'closed'}")
+        return error, explain(error, url)
+
+    async def _watch(self, wire: Wire) -> None:
+        loop = asyncio.get_running_loop()
+        next_ping = loop.time() + PING_EVERY
+        ping: asyncio.Task[None] | None = None
+        try:
+            while True:
+                await asyncio.sleep(1)
+                now = loop.time()
+                wire.sweep(now)
+                self._role.sweep(now)
+                if now >= next_ping and not wire.blocked and (ping is None or ping.done()):
+                    next_ping = now + PING_EVERY
+                    ping = asyncio.create_task(self._role.ping())
+        finally:
+            if ping is not None:
+                await _end(ping)
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

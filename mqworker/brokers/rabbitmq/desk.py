@@ -1,0 +1,217 @@
+"""One-off questions to RabbitMQ, over a connection that is made on demand.
+
+Runs on the loop of the desk process. It owns one connection and, for each question, its own channels; what a
+question left unacknowledged goes back to its queue when its channel closes. Every question ends by its deadline;
+one that passes it costs the connection, and the next question makes a new one.
+
+Looking at messages: AMQP has no way to look, so `peek` fetches and gives back. A classic queue puts such messages
+back in their places and only marks them redelivered. A quorum queue counts each time, and drops or dead-letters a
+message beyond its `x-delivery-limit`; our own queues have no limit, and a queue that has one is refused. (A limit
+that a policy sets on RabbitMQ 3 cannot be seen over AMQP.)
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import pika.exceptions
+import pika.spec
+
+from mqworker.brokers.base import DROP, BrokerRefused, BrokerUnavailable, Peeked, Publication, QueueInfo, Wanted
+from mqworker.brokers.rabbitmq.address import explain, parameters, refused
+from mqworker.brokers.rabbitmq.channel import Channel
+from mqworker.brokers.rabbitmq.connection import CONNECT_DEADLINE
+from mqworker.brokers.rabbitmq.topology import attempt, mismatch, queue_arguments, queue_status
+from mqworker.brokers.rabbitmq.wire import Lost, RawProperties, Wire
+from mqworker.config import BrokerConfig
+from mqworker.properties import MalformedProperties, Properties
+
+PERSISTENT = 2
+
+
+class RabbitDesk:
+    """`mqworker.brokers.base.Desk` on RabbitMQ."""
+
+    def __init__(self, config: BrokerConfig) -> None:
+        """Nothing is connected yet."""
+        self._config = config
+        self._wire: Wire | None = None
+        self._connecting = asyncio.Lock()
+
+    async def queue(self, name: str, deadline: float) -> QueueInfo | None:
+        """See `Desk.queue`."""
+        async with self._asking(deadline) as wire:
+            status = await queue_status(wire, name)
+        return status and QueueInfo(name, int(status.message_count), int(status.consumer_count))
+
+    async def purge(self, name: str, deadline: float) -> int:
+        """See `Desk.purge`."""
+        async with self._asking(deadline) as wire:
+            return int((await attempt(wire, "queue_purge", queue=name)).message_count)
+
+    async def delete(self, name: str, deadline: float) -> int:
+        """See `Desk.delete`."""
+        async with self._asking(deadline) as wire:
+            if await queue_status(wire, name) is None:  # deleting what is not there is no error in RabbitMQ
+                raise BrokerRefused(f"there is no queue {name!r}")
+            return int((await attempt(wire, "queue_delete", queue=name)).message_count)
+
+    async def send(self, queue: str, properties: bytes, body: bytes, deadline: float) -> None:
+        """See `Desk.send`."""
+        async with self._asking(deadline) as wire, _channel(wire) as channel:
+            await self._place(channel, Publication("", queue, _persistent(properties), body))
+
+    async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> tuple[bytes, bytes]:
+        """See `Desk.call`; the reply queue is exclusive and ends with the question."""
+        async with self._asking(deadline) as wire, _channel(wire) as channel:
+            replies: asyncio.Future[tuple[bytes, bytes]] = asyncio.get_running_loop().create_future()
+            request = Properties.decode(properties)
+            request.reply_to = (await channel.ask("queue_declare", queue="", exclusive=True, auto_delete=True)).queue
+            request.correlation_id = uuid4().hex
+            request.delivery_mode = PERSISTENT
+
+            def replied(_channel: object, _method: Any, reply: RawProperties, reply_body: bytes) -> None:
+                if not replies.done() and _correlation(reply.block) == request.correlation_id:
+                    replies.set_result((reply.block, reply_body))
+
+            await channel.ask("basic_consume", queue=request.reply_to, on_message_callback=replied, auto_ack=True)
+            await self._place(channel, Publication("", queue, request.encode(), body))
+            futures: list[asyncio.Future[Any]] = [replies, wire.closed]
+            await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+            if not replies.done():
+                raise await wire.closed
+            return replies.result()
+
+    async def peek(self, queue: str, limit: int, deadline: float) -> list[Peeked]:
+        """See `Desk.peek`; a queue with a delivery limit is refused."""
+        async with self._asking(deadline) as wire:
+            await _refuse_limited(wire, queue)
+            found: list[Peeked] = []
+            async with _channel(wire) as channel:
+                while len(found) < limit and (message := await channel.get(queue)):
+                    found.append(Peeked(len(found), message[1], message[2]))
+            return found
+
+    async def move(self, queue: str, limit: int, wanted: Wanted, deadline: float) -> int:
+        """See `Desk.move`."""
+        moved = 0
+        async with self._asking(deadline) as wire, _channel(wire) as taking, _channel(wire) as placing:
+            for _ in range(limit):
+                message = await taking.get(queue)
+                if message is None:
+                    break
+                verdict = wanted(message[1], message[2])
+                if isinstance(verdict, Publication):
+                    await self._place(placing, verdict)
+                if verdict is not None:
+                    assert isinstance(verdict, Publication) or verdict == DROP
+                    taking.raw.basic_ack(message[0].delivery_tag)
+                    moved += 1
+        return moved
+
+    async def close(self) -> None:
+        """See `Desk.close`."""
+        if self._wire is not None:
+            await self._wire.shut(1.0)
+
+    # -- inside
+
+    @asynccontextmanager
+    async def _asking(self, deadline: float) -> AsyncIterator[Wire]:
+        """Give a connection; turns what can go wrong into the two errors of a Desk."""
+        wire: Wire | None = None
+        try:
+            async with asyncio.timeout(deadline):
+                wire = await self._connected()
+                yield wire
+        except TimeoutError:
+            if wire is not None:
+                wire.abort("a question to the broker passed its deadline")
+            raise BrokerUnavailable(f"the broker did not answer within {deadline:g} s") from None
+        except Lost as lost:
+            if wire is not None and wire.usable:
+                raise BrokerRefused(str(lost)) from None
+            raise BrokerUnavailable(f"the connection to the broker was lost: {lost}") from None
+
+    async def _connected(self) -> Wire:
+        async with self._connecting:
+            if self._wire is not None and self._wire.usable:
+                return self._wire
+            reason = "no broker.url"
+            for url in self._config.urls:
+                try:
+                    self._wire = await Wire.open(parameters(url, self._config, "mqworker desk"), CONNECT_DEADLINE)
+                except (Lost, OSError, ValueError) as error:
+                    reason = explain(error, url)
+                    if refused(error):
+                        raise BrokerRefused(reason) from None
+                else:
+                    return self._wire
+        raise BrokerUnavailable(reason)
+
+    async def _place(self, channel: Channel, publication: Publication) -> None:
+        """Publish and wait for the confirm; BrokerRefused when it was returned, nacked or is too large."""
+        if len(publication.body) > self._config.max_message_size:
+            raise BrokerRefused(f"{len(publication.body)} bytes are more than the broker takes")
+        answers: asyncio.Queue[str] = asyncio.Queue()
+        channel.raw.add_on_return_callback(lambda _, method, *__: answers.put_nowait(f"returned: {method.reply_text}"))
+        await channel.ask(
+            "confirm_delivery",
+            ack_nack_callback=lambda frame: answers.put_nowait(
+                "nacked: queue full or unavailable" if isinstance(frame.method, pika.spec.Basic.Nack) else ""
+            ),
+        )
+        try:
+            channel.raw.basic_publish(
+                publication.exchange,
+                publication.routing_key,
+                publication.body,
+                RawProperties(publication.properties),
+                mandatory=publication.mandatory,
+            )
+        except (pika.exceptions.AMQPError, ValueError) as error:
+            raise BrokerRefused(f"cannot be published: {error!r}") from None
+        answer = await channel.first(answers)
+        if answer:
+            raise BrokerRefused(f"{answer} (queue {publication.routing_key!r})")
+
+
+@asynccontextmanager
+async def _channel(wire: Wire) -> AsyncIterator[Channel]:
+    channel = await Channel.open(wire)
+    try:
+        yield channel
+    finally:
+        channel.close()
+
+
+async def _refuse_limited(wire: Wire, queue: str) -> None:
+    """Raise BrokerRefused when looking at a queue's messages would age them."""
+    if await queue_status(wire, queue) is None:
+        raise BrokerRefused(f"there is no queue {queue!r}")
+    try:
+        await attempt(wire, "queue_declare", queue=queue, durable=True, arguments=queue_arguments(wire, "quorum"))
+    except Lost as lost:
+        difference = mismatch(lost)
+        if difference and difference[0] == "x-delivery-limit":
+            raise BrokerRefused(
+                f"queue {queue!r} has a delivery limit ({difference[2]}): looking would count as a delivery of each"
+            ) from None
+
+
+def _persistent(properties: bytes) -> bytes:
+    try:
+        decoded = Properties.decode(properties)
+    except MalformedProperties as error:
+        raise BrokerRefused(str(error)) from None
+    decoded.delivery_mode = PERSISTENT
+    return decoded.encode()
+
+
+def _correlation(block: bytes) -> str | None:
+    try:
+        return Properties.decode(block).correlation_id
+    except MalformedProperties:
+        return None

@@ -209,7 +209,7 @@ Uplink = Hello | Unfit | Outcomes | LogEvent
 
 
 class DeskAsk(_Record, frozen=True, tag="ask"):
-    """One question to the desk; `verb` names a method of mqworker.desk."""
+    """One question to the desk; `verb` names one of mqworker.desk.VERBS."""
 
     id: int
     verb: str
@@ -224,7 +224,6 @@ class DeskAnswer(_Record, frozen=True, tag="answer"):
     value: Any = None
     error: str = ""
     kind: str = ""
-    progress: bool = False  # more follows
 
 
 class ProbeAnswer(_Record, frozen=True, tag="probe"):
@@ -233,3 +232,4 @@ class ProbeAnswer(_Record, frozen=True, tag="probe"):
     problems: list[str]
     fields: list[tuple[str, str]]  # (field, what is wrong) of the parameters
     defaults: dict[str, Any]  # parameters with the user's defaults filled in
+    died: bool = False  # the user's code ended or stopped the probe instead of raising

@@ -1,0 +1,98 @@
+"""Dead letters as an operator sees them: what is told of one, and how one is sent back.
+
+Pure; used by the desk. A dead letter is known by the first 16 hex digits of its fingerprint, because a message id may
+be missing or not unique.
+"""
+
+from typing import Any
+
+from mqworker import headers
+from mqworker.brokers.base import Publication
+from mqworker.fingerprint import fingerprint
+from mqworker.properties import MalformedProperties, Properties
+
+_GONE_ON_REPLAY = frozenset(
+    {
+        headers.ATTEMPT,
+        headers.CRASHES,
+        headers.QUEUE,
+        headers.REASON,
+        headers.ERROR_TYPE,
+        headers.MESSAGE,
+        headers.TRACEBACK,
+        headers.EXIT,
+        headers.HOST,
+        headers.STAGE,
+        headers.GENERATION,
+        headers.REDELIVERIES,
+    }
+)
+_SHOWN = {
+    "reason": headers.REASON,
+    "error_type": headers.ERROR_TYPE,
+    "message": headers.MESSAGE,
+    "failed_at": headers.FAILED_AT,
+    "first_failed_at": headers.FIRST_FAILED_AT,
+    "attempt": headers.ATTEMPT,
+    "crashes": headers.CRASHES,
+    "generation": headers.GENERATION,
+    "host": headers.HOST,
+    "replayed": headers.REPLAYED,
+}
+_LONG = {"traceback": headers.TRACEBACK, "exit": headers.EXIT}
+
+
+def letter_id(properties: bytes, body: bytes) -> str:
+    """The name that an operator uses for a dead letter."""
+    return fingerprint(properties, body).hex()[:16]
+
+
+def describe(properties: bytes, body: bytes, *, whole: bool = False) -> dict[str, Any]:
+    """What is told of a dead letter; `whole` adds traceback, headers, properties and body."""
+    decoded = _decode(properties)
+    told: dict[str, Any] = {
+        "id": letter_id(properties, body),
+        "message_id": decoded.message_id,
+        "content_type": decoded.content_type,
+        "size": len(body),
+    }
+    names = _SHOWN | (_LONG if whole else {})
+    for key, name in names.items():
+        value = decoded.headers.get(name)
+        if value is not None:
+            told[key] = value
+    if whole:
+        told["headers"] = decoded.headers.to_dict()
+        told["correlation_id"] = decoded.correlation_id
+        told["reply_to"] = decoded.reply_to
+        told["timestamp"] = decoded.timestamp
+        told["properties"] = properties
+        told["body"] = body
+    return told
+
+
+def replay(properties: bytes, body: bytes, queue: str) -> Publication:
+    """The original message again: what the dead letter had moved aside is back, the count of replays is kept."""
+    decoded = _decode(properties)
+    table = decoded.headers
+    for name in list(table):
+        if name in _GONE_ON_REPLAY:
+            del table[name]
+    user_id = headers.ORIGINAL + "user-id"
+    for name in [name for name in table if name.startswith(headers.ORIGINAL) and name != user_id]:
+        value = table.pop(name)
+        if name == headers.ORIGINAL + "expiration":
+            decoded.expiration = str(value)
+        else:
+            table[name.removeprefix(headers.ORIGINAL)] = value
+    before = table.get(headers.REPLAYED)
+    table[headers.REPLAYED] = (before if type(before) is int else 0) + 1
+    decoded.delivery_mode = 2
+    return Publication("", queue, decoded.encode(), body)
+
+
+def _decode(properties: bytes) -> Properties:
+    try:
+        return Properties.decode(properties)
+    except MalformedProperties:
+        return Properties()

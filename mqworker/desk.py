@@ -1,0 +1,280 @@
+"""The desk: one spawned process that asks the broker on behalf of HTTP and the command line.
+
+It looks at queues, purges, deletes, sends, waits for results and goes through dead letters, over a broker connection of
+its own, so that all this works while a stage is stopped, and its death costs nothing but the answers in progress
+(decisions 12). Hears DeskAsk, says DeskAnswer, many at a time; ends when the Service's pipe ends. DeskClient is the
+Service's side: it starts the process on demand and gives every question a deadline.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import msgspec
+
+from mqworker import deadletters, headers, logs
+from mqworker.brokers import open_desk
+from mqworker.brokers.base import DROP, BrokerRefused, BrokerUnavailable, Publication
+from mqworker.config import Config
+from mqworker.control import ControlError
+from mqworker.frames import FrameReader, FrameWriter
+from mqworker.messages import DeskAnswer, DeskAsk, LogEvent
+from mqworker.processes import SPAWN, Spawned, enter_child, reap
+from mqworker.properties import Properties
+
+LOOK_AT = 10_000  # dead letters that one question goes through
+GRACE = 2.0  # seconds that the desk has beyond a question's deadline before it is held to hang
+
+_encoder = msgspec.msgpack.Encoder()
+_asks = msgspec.msgpack.Decoder(DeskAsk)
+_answers = msgspec.msgpack.Decoder(DeskAnswer | LogEvent)
+
+log = logging.getLogger("mqworker.desk")
+
+
+class DeskProcess(Spawned):
+    """See the module head."""
+
+    def __init__(self, config: Config, pipe: Connection) -> None:
+        super().__init__(name="desk")
+        self._config = config
+        self._pipe = pipe
+        self._parent = os.getpid()
+
+    def run(self) -> None:
+        """Answer until the Service is gone."""
+        enter_child("mqw-desk", self._parent, (signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGHUP))
+        asyncio.run(self._main())
+        os._exit(0)
+
+    async def _main(self) -> None:
+        self._writer = FrameWriter(self._pipe.fileno())
+        self._tasks: set[asyncio.Task[None]] = set()
+        logs.use(logs.ForwardingHandler(self._forward, "desk"), logging.INFO)
+        over = asyncio.Event()
+        verbs = Verbs(self._config)
+
+        def on_ask(payload: bytes) -> None:
+            task = asyncio.create_task(self._answer(verbs, _asks.decode(payload)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        reader = FrameReader(self._pipe.fileno(), on_ask, lambda _reason: over.set())
+        await over.wait()
+        reader.close()
+
+    def _forward(self, event: LogEvent) -> None:
+        self._writer.send(_encoder.encode(event), droppable=True)
+
+    async def _answer(self, verbs: "Verbs", ask: DeskAsk) -> None:
+        try:
+            value = await VERBS[ask.verb](verbs, ask.deadline, **ask.arguments)
+            answer = DeskAnswer(ask.id, value)
+        except BrokerUnavailable as error:
+            answer = DeskAnswer(ask.id, error=str(error), kind="unavailable")
+        except BrokerRefused as error:
+            answer = DeskAnswer(ask.id, error=str(error), kind="refused")
+        except TimeoutError:
+            answer = DeskAnswer(ask.id, error=f"no answer within {ask.deadline:g} s", kind="deadline")
+        except Exception as error:
+            log.exception("the desk failed at %s", ask.verb, extra={"event": "desk_failed"})
+            answer = DeskAnswer(ask.id, error=f"{type(error).__name__}: {error}", kind="internal")
+        self._writer.send(_encoder.encode(answer))
+
+
+class Verbs:
+    """What can be asked; each takes its deadline in seconds first."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._desk = open_desk(config.broker)
+
+    async def queues(self, deadline: float) -> list[dict[str, Any]]:
+        """Every queue that the configuration names, and whether it is there."""
+        found = []
+        end = time.monotonic() + deadline
+        for stage, config in self._config.stages.items():
+            roles = {"input": config.input, "dead": config.dead}
+            if config.output is not None:
+                roles["output"] = config.output.queue
+            for role, name in roles.items():
+                info = await self._desk.queue(name, max(0.1, end - time.monotonic()))
+                row: dict[str, Any] = {"name": name, "stage": stage, "role": role, "exists": info is not None}
+                if info is not None:
+                    row |= {"messages": info.messages, "consumers": info.consumers}
+                found.append(row)
+        return found
+
+    async def purge(self, deadline: float, name: str) -> int:
+        """Remove all ready messages of a queue."""
+        return await self._desk.purge(name, deadline)
+
+    async def delete(self, deadline: float, name: str) -> int:
+        """Delete a queue."""
+        return await self._desk.delete(name, deadline)
+
+    async def send(self, deadline: float, queue: str, properties: bytes, body: bytes) -> None:
+        """Publish one message, confirmed."""
+        await self._desk.send(queue, properties, body, deadline)
+
+    async def call(self, deadline: float, queue: str, properties: bytes, body: bytes) -> dict[str, Any]:
+        """Publish one message and wait for its result."""
+        properties, body = await self._desk.call(queue, properties, body, deadline)
+        return {"properties": properties, "body": body}
+
+    async def dlq_list(self, deadline: float, stage: str, limit: int = 100) -> list[dict[str, Any]]:
+        """Tell the dead letters of a stage, the oldest first."""
+        found = await self._desk.peek(self._dead(stage), min(limit, LOOK_AT), deadline)
+        return [deadletters.describe(letter.properties, letter.body) for letter in found]
+
+    async def dlq_show(self, deadline: float, stage: str, id: str) -> dict[str, Any] | None:  # noqa: A002 - the API's word
+        """Tell all of one dead letter; None when there is none of that name."""
+        for letter in await self._desk.peek(self._dead(stage), LOOK_AT, deadline):
+            if deadletters.letter_id(letter.properties, letter.body) == id:
+                return deadletters.describe(letter.properties, letter.body, whole=True)
+        return None
+
+    async def dlq_export(self, deadline: float, stage: str, limit: int = 100) -> list[dict[str, Any]]:
+        """Tell all of many dead letters."""
+        found = await self._desk.peek(self._dead(stage), min(limit, LOOK_AT), deadline)
+        return [deadletters.describe(letter.properties, letter.body, whole=True) for letter in found]
+
+    async def dlq_replay(
+        self,
+        deadline: float,
+        stage: str,
+        ids: list[str] | None = None,
+        reason: str = "",
+        limit: int = LOOK_AT,
+        *,
+        dry: bool = False,
+    ) -> int:
+        """Send dead letters back to the input (those named, or of one reason, or all); returns how many."""
+        queue = self._config.stages[stage].input
+        chosen = _chooser(ids, reason, limit)
+        if dry:
+            found = await self._desk.peek(self._dead(stage), LOOK_AT, deadline)
+            return sum(chosen(letter.properties, letter.body) for letter in found)
+
+        def wanted(properties: bytes, body: bytes) -> Publication | None:
+            return deadletters.replay(properties, body, queue) if chosen(properties, body) else None
+
+        return await self._desk.move(self._dead(stage), LOOK_AT, wanted, deadline)
+
+    async def dlq_drop(
+        self, deadline: float, stage: str, ids: list[str] | None = None, reason: str = "", limit: int = LOOK_AT
+    ) -> int:
+        """Remove dead letters for good; returns how many."""
+        chosen = _chooser(ids, reason, limit)
+
+        def wanted(properties: bytes, body: bytes) -> str | None:
+            return DROP if chosen(properties, body) else None
+
+        return await self._desk.move(self._dead(stage), LOOK_AT, wanted, deadline)
+
+    def _dead(self, stage: str) -> str:
+        return self._config.stages[stage].dead
+
+
+VERBS: dict[str, Callable[..., Awaitable[Any]]] = {
+    name: getattr(Verbs, name)
+    for name in (
+        "queues",
+        "purge",
+        "delete",
+        "send",
+        "call",
+        "dlq_list",
+        "dlq_show",
+        "dlq_export",
+        "dlq_replay",
+        "dlq_drop",
+    )
+}
+
+
+def _chooser(ids: list[str] | None, reason: str, limit: int) -> Callable[[bytes, bytes], bool]:
+    left = limit
+
+    def chosen(properties: bytes, body: bytes) -> bool:
+        nonlocal left
+        fits = left > 0 and (ids is None or deadletters.letter_id(properties, body) in ids)
+        if fits and reason:
+            fits = Properties.decode(properties).headers.get(headers.REASON) == reason
+        left -= fits
+        return fits
+
+    return chosen
+
+
+class DeskClient:
+    """The Service's side of the desk; lives on its main loop."""
+
+    def __init__(self, config: Config, forward: Callable[[LogEvent], None]) -> None:
+        self._config = config
+        self._forward = forward
+        self._process: DeskProcess | None = None
+        self._pending: dict[int, asyncio.Future[DeskAnswer]] = {}
+        self._ids = 0
+
+    async def ask(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
+        """Ask one question; raises ControlError. A desk that does not answer by then is ended, and born again."""
+        if self._process is None:
+            self._start()
+        self._ids += 1
+        number = self._ids
+        future: asyncio.Future[DeskAnswer] = asyncio.get_running_loop().create_future()
+        self._pending[number] = future
+        self._writer.send(_encoder.encode(DeskAsk(number, verb, deadline, arguments)))
+        try:
+            answer = await asyncio.wait_for(future, deadline + GRACE)
+        except TimeoutError:
+            self.stop("it did not answer")
+            raise ControlError("deadline", f"the broker did not answer within {deadline:g} s") from None
+        finally:
+            self._pending.pop(number, None)
+        if answer.error:
+            raise ControlError(answer.kind, answer.error)
+        return answer.value
+
+    def pids(self) -> set[int]:
+        """Its process, if there is one."""
+        return {self._process.pid} if self._process is not None and self._process.pid else set()
+
+    def stop(self, why: str) -> None:
+        """End the process; the questions in progress fail."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        self._reader.close()
+        self._writer.close()
+        self._pipe.close()
+        process.kill()
+        process.join(2)
+        if reap(process) is not None:
+            process.close()
+        for number, future in self._pending.items():
+            if not future.done():
+                future.set_result(DeskAnswer(number, error=f"the desk was ended: {why}", kind="unavailable"))
+
+    def _start(self) -> None:
+        self._pipe, far = SPAWN.Pipe(duplex=True)
+        self._process = DeskProcess(self._config, far)
+        self._process.start()
+        far.close()
+        self._writer = FrameWriter(self._pipe.fileno())
+        self._reader = FrameReader(self._pipe.fileno(), self._on_answer, lambda _reason: self.stop("it died"))
+
+    def _on_answer(self, payload: bytes) -> None:
+        answer = _answers.decode(payload)
+        if isinstance(answer, LogEvent):
+            self._forward(answer)
+            return
+        future = self._pending.get(answer.id)
+        if future is not None and not future.done():
+            future.set_result(answer)

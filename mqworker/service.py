@@ -1,0 +1,419 @@
+"""The Service: the main process, which owns signals, the desired state and the process trees.
+
+It runs no user code and holds no broker socket. Its main thread runs one asyncio loop and is the only one that starts
+processes and changes anything; the Flask threads ask it through `Control`. Hears signals, commands and its Producers'
+reports. Ends with the codes of mqworker.exits: a TERM drains (0, or 75 when work had to be given back), a second one
+gives back at once (75).
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import multiprocessing.process
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from mqworker import logs, state
+from mqworker.config_load import Loaded, redact_url
+from mqworker.control import Control, ControlError, ParamsRefused, Snapshot
+from mqworker.desk import DeskClient
+from mqworker.exits import Exit
+from mqworker.http.server import HttpServer
+from mqworker.jobs.params import merge_patch
+from mqworker.keeper import Keeper
+from mqworker.messages import LogEvent, ProbeAnswer, StageSpec
+from mqworker.probe import probe
+from mqworker.processes import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, forget_main, prctl
+from mqworker.state import Change, Document, SetLogLevel, Store
+
+HEARTBEAT = 0.5  # seconds between snapshots when nothing changes
+LOCK_PATIENCE = 15.0  # seconds beyond the drain deadline to wait for the instance before us to end
+PORT_PATIENCE = 10.0
+EXIT_DELAY = 5.0  # seconds before a failing exit under supervisord, which restarts late exits without a pause
+FILES = 4096  # descriptors that are asked for
+
+log = logging.getLogger("mqworker.service")
+
+
+class StartError(Exception):
+    """The service cannot start; `code` is the exit code, the message one sentence with cause and fix."""
+
+    def __init__(self, code: Exit, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+def run(loaded: Loaded, *, burst: bool = False) -> int:
+    """Run the service in the foreground until it is told to end; returns the exit code."""
+    service = loaded.config.service
+    forget_main()
+    writer = logs.LogWriter(service.name, logs.stdout_fd(), service.log_format)
+    logs.use(logs.ForwardingHandler(writer.put, "service"), logs.LEVELS[service.log_level])
+    began = False
+    try:
+        prepare(loaded)
+        with_lock = acquire_lock(loaded.state_dir / "lock", service.drain_deadline + LOCK_PATIENCE)
+        began = True
+        code = asyncio.run(Service(loaded, writer, with_lock, burst=burst).main())
+    except StartError as error:
+        logs.say(log, logging.ERROR, "cannot_start", str(error), exit_code=int(error.code))
+        code = int(error.code)
+    except Exception:
+        log.exception("the service failed", extra={"event": "failed"})
+        code = int(Exit.INTERNAL)
+    if code not in (Exit.OK, Exit.GIVEN_BACK, Exit.CONFIG) and began and "SUPERVISOR_ENABLED" in os.environ:
+        time.sleep(EXIT_DELAY)
+    writer.close(2.0)
+    return code
+
+
+def prepare(loaded: Loaded) -> None:
+    """Make the process what the tree needs; raises StartError."""
+    folder = loaded.state_dir
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe_file = folder / ".writable"
+        probe_file.write_bytes(b"")
+        probe_file.unlink()
+    except OSError as error:
+        raise StartError(
+            Exit.CONFIG, f"the state folder {folder} cannot be written ({error.strerror}); set service.state_dir"
+        ) from None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard), hard))
+    needed = 64 + sum(12 * max(stage.consumers, 8) for stage in loaded.config.stages.values())
+    if min(max(soft, FILES), hard) < needed:
+        raise StartError(Exit.CONFIG, f"{needed} descriptors are needed, {hard} are allowed: raise `ulimit -n`")
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    if "SUPERVISOR_ENABLED" in os.environ:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def acquire_lock(path: Path, patience: float) -> int:
+    """Become the only instance with this state folder, waiting for one that is ending; returns the descriptor."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    end = time.monotonic() + patience
+    told = False
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
+            if not told:
+                logs.say(
+                    log, logging.WARNING, "waiting", f"another instance (pid {owner}) holds {path}; waiting for it"
+                )
+                told = True
+            if time.monotonic() > end or "SUPERVISOR_ENABLED" not in os.environ:
+                words = f"another instance (pid {owner}) runs with the state folder {path.parent}"
+                raise StartError(Exit.INTERNAL, f"{words}: stop it, or set service.state_dir") from None
+            time.sleep(0.1)
+        else:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, str(os.getpid()).encode(), 0)
+            return fd
+
+
+class Service:
+    """See the module head; everything here runs on the main loop."""
+
+    def __init__(self, loaded: Loaded, writer: logs.LogWriter, lock: int, *, burst: bool) -> None:
+        self._loaded = loaded
+        self._config = loaded.config
+        self._writer = writer
+        self._burst = burst
+        self._store = Store(loaded.state_dir / "desired.json")
+        self._control = Control(loaded, writer)
+        self._desk = DeskClient(self._config, writer.put)
+        self._document: Document
+        self._state = "starting"
+        self._paused = False
+        self._code: int = Exit.OK
+        self._idle = 0
+        self._terms = 0
+        self._probing = asyncio.Lock()
+        self._ended = asyncio.Event()
+        self._started = time.time()
+        self._shown = False
+        service = self._config.service
+        self._keepers = {
+            name: Keeper(self._spec(name), self, lock, service.drain_deadline) for name in self._config.stages
+        }
+
+    def _spec(self, name: str) -> StageSpec:
+        return StageSpec(
+            service=self._config.service.name,
+            stage=name,
+            config=self._config.stages[name],
+            broker=self._config.broker,
+            root=str(self._loaded.root),
+            state_dir=str(self._loaded.state_dir),
+            burst=self._burst,
+        )
+
+    # --- life
+
+    async def main(self) -> int:
+        """Start, run, end; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGCHLD, self._reap_strangers)
+        self._signals(loop)
+        server = self._bind()
+        old, damage = self._store.load()
+        self._document, told = state.begin(old, self._config)
+        for words in (damage, *told, *self._loaded.warnings):
+            if words:
+                logs.say(log, logging.WARNING, "configuration", words)
+        if not self._terms:
+            await self._check_user_code()
+        self._save(self._document)
+        logs.set_level(logs.LEVELS[self._document.log_level])
+        self._state = "running"
+        self._want()
+        self._control.attach(loop, self)
+        self._publish()
+        server.start()
+        urls = ", ".join(map(redact_url, self._config.broker.urls))
+        words = f"running: control at http://{self._config.control.host}:{server.port}, broker {urls}"
+        logs.say(log, logging.INFO, "started", words, url=f"http://{self._config.control.host}:{server.port}")
+        beat = asyncio.create_task(self._beat())
+        if self._terms:
+            self._terminate()
+        await self._ended.wait()
+        beat.cancel()
+        await asyncio.to_thread(server.stop, 2.0)
+        self._desk.stop("the service ends")
+        if self._code == Exit.OK and any(keeper.given_back for keeper in self._keepers.values()):
+            self._code = Exit.GIVEN_BACK
+        logs.say(log, logging.INFO, "stopped", f"stopped with exit code {int(self._code)}", exit_code=int(self._code))
+        return int(self._code)
+
+    def _bind(self) -> HttpServer:
+        control = self._config.control
+        server = HttpServer(
+            self._control, control.host, control.port, self._loaded.socket, control.token, control.hosts
+        )
+        end = time.monotonic() + PORT_PATIENCE
+        while True:
+            try:
+                server.bind()
+            except OSError as error:
+                if time.monotonic() > end or self._terms:
+                    words = f"the control address {control.host}:{control.port} cannot be used ({error.strerror})"
+                    raise StartError(Exit.INTERNAL, f"{words}: stop what listens there, or set control.port") from None
+                time.sleep(0.2)
+            else:
+                return server
+
+    async def _check_user_code(self) -> None:
+        names = list(self._config.stages)
+        answers = await asyncio.gather(*(self._probe(name, self._document.stages[name].params) for name in names))
+        problems = []
+        for name, answer in zip(names, answers, strict=True):
+            if answer.died:
+                for words in answer.problems:
+                    logs.say(log, logging.ERROR, "user_code", f"stage {name}: {words}", stage_name=name)
+                continue
+            problems += [f"stage {name}: {words}" for words in answer.problems]
+            problems += [f"stage {name}: params.{field}: {words}" for field, words in answer.fields]
+        if problems:
+            raise StartError(Exit.CONFIG, "; ".join(problems))
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            now = time.monotonic()
+            for keeper in self._keepers.values():
+                keeper.reconcile(now)
+                if keeper.budget.exhausted and self._state == "running":
+                    words = f"the Producer of {keeper.name} died {keeper.budget.fruitless} times in a row: giving up"
+                    logs.say(log, logging.ERROR, "restarts_exhausted", words)
+                    self._code = Exit.RESTARTS_EXHAUSTED
+                    self._begin_end(0.0)
+            self._watch_burst()
+            self._publish()
+
+    def _watch_burst(self) -> None:
+        if not self._burst or self._state != "running":
+            return
+        idle = all(keeper.status is not None and keeper.status.idle for keeper in self._keepers.values())
+        self._idle = self._idle + 1 if idle else 0
+        if self._idle >= 4:
+            logs.say(log, logging.INFO, "burst_done", "the input is empty: ending")
+            self._begin_end(self._config.service.drain_deadline)
+
+    # --- signals
+
+    def _signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._terminate)
+        loop.add_signal_handler(signal.SIGTSTP, self._pause, True)
+        loop.add_signal_handler(signal.SIGCONT, self._pause, False)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_all)
+        loop.add_signal_handler(signal.SIGUSR2, self._dump_stacks)
+
+    def _terminate(self) -> None:
+        self._terms += 1
+        if self._state == "starting":
+            return
+        if self._terms == 1 or self._state == "running":
+            self._begin_end(self._config.service.drain_deadline)
+        elif self._terms == 2:
+            logs.say(log, logging.WARNING, "giving_back", "second signal: giving everything back at once")
+            self._code = self._code or Exit.GIVEN_BACK
+            self._begin_end(0.0)
+
+    def _pause(self, paused: bool) -> None:
+        if self._state == "running" and paused != self._paused:
+            self._paused = paused
+            logs.say(log, logging.INFO, "paused" if paused else "resumed", "paused" if paused else "resumed")
+            self._want()
+
+    def _reload_all(self) -> None:
+        if self._state == "running":
+            for name in self._keepers:
+                self._apply(state.Reload(name))
+
+    def _dump_stacks(self) -> None:
+        for thread, frame in sys._current_frames().items():
+            stack = "".join(traceback.format_stack(frame))
+            logs.say(log, logging.INFO, "stack", f"stack of thread {thread}", traceback=stack)
+        for keeper in self._keepers.values():
+            keeper.dump_stacks()
+
+    def _begin_end(self, deadline: float) -> None:
+        self._state = "draining"
+        logs.say(log, logging.INFO, "draining", f"draining, at most {deadline:g} s")
+        for keeper in self._keepers.values():
+            keeper.end(deadline)
+        self.stage_changed()
+
+    def _reap_strangers(self) -> None:
+        """Reap orphans that fell to us as subreaper, by pid: our own children's exits are read by their keepers."""
+        ours = {child.pid for child in multiprocessing.process._children}  # type: ignore[attr-defined]
+        for path in Path("/proc/self/task").glob("*/children"):
+            for pid in map(int, path.read_text().split()):
+                if pid not in ours and _is_zombie(pid):
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(pid, os.WNOHANG)
+
+    # --- what keepers say (KeeperOwner)
+
+    def stage_changed(self) -> None:
+        """Show it; end when the last Producer has ended."""
+        self._publish()
+        if self._state == "draining" and not any(keeper.alive for keeper in self._keepers.values()):
+            self._ended.set()
+
+    def stage_log(self, event: LogEvent) -> None:
+        """Write it down."""
+        self._writer.put(event)
+
+    # --- what the HTTP threads ask (Operator)
+
+    async def change(self, asked: Change) -> int:
+        """Store a change and pass it on."""
+        return self._apply(asked)
+
+    async def patch_params(self, stage: str, patch: dict[str, Any]) -> int:
+        """Validate and store a merge patch, one at a time."""
+        async with self._probing:
+            params = merge_patch(self._stage(stage).params, patch)
+            await self._validate(stage, params)
+            return self._apply(state.SetParams(stage, params))
+
+    async def rollback_params(self, stage: str) -> int:
+        """Go back to the parameters before the present ones."""
+        async with self._probing:
+            desired = self._stage(stage)
+            older = [version.params for version in desired.history if version.params != desired.params]
+            if not older:
+                raise ControlError("refused", f"stage {stage} has no earlier parameters")
+            await self._validate(stage, older[-1])
+            return self._apply(state.SetParams(stage, older[-1]))
+
+    async def ask_desk(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
+        """Have the desk ask the broker."""
+        return await self._desk.ask(verb, arguments, deadline)
+
+    async def drain(self) -> None:
+        """Begin the end, as SIGTERM does."""
+        if self._state == "running":
+            self._begin_end(self._config.service.drain_deadline)
+
+    # --- inside
+
+    def _stage(self, name: str) -> state.StageDesired:
+        try:
+            return self._document.stages[name]
+        except KeyError:
+            known = ", ".join(self._document.stages)
+            raise ControlError("unknown_stage", f"there is no stage {name}; there is {known}") from None
+
+    def _apply(self, asked: Change) -> int:
+        if self._state != "running":
+            raise ControlError("draining", "the service is ending and takes no changes")
+        if not isinstance(asked, SetLogLevel):
+            self._stage(asked.stage)
+        new = state.change(self._document, asked, self._config)
+        if new != self._document:
+            self._save(new)
+            self._document = new
+            words = f"changed: {type(asked).__name__}"
+            logs.say(
+                log, logging.INFO, "changed", words, revision=new.revision, stage_name=getattr(asked, "stage", None)
+            )
+            logs.set_level(logs.LEVELS[new.log_level])
+            self._want()
+        return new.revision
+
+    def _save(self, document: Document) -> None:
+        try:
+            self._store.save(document)
+        except OSError as error:
+            where = self._loaded.state_dir
+            raise ControlError("storage", f"the state in {where} cannot be written: {error.strerror}") from None
+
+    def _want(self) -> None:
+        for keeper in self._keepers.values():
+            keeper.want(self._document, paused=self._paused)
+        self._publish()
+
+    async def _probe(self, stage: str, params: dict[str, Any]) -> ProbeAnswer:
+        return await probe(self._loaded.root, self._config.stages[stage].jobs, params)
+
+    async def _validate(self, stage: str, params: dict[str, Any]) -> None:
+        answer = await self._probe(stage, params)
+        if answer.fields or answer.problems:
+            raise ParamsRefused(answer.fields, answer.problems)
+
+    def _publish(self) -> None:
+        if self._state == "starting":
+            return
+        self._control.publish(
+            Snapshot(
+                time=time.monotonic(),
+                service=self._config.service.name,
+                pid=os.getpid(),
+                started=self._started,
+                state=self._state,
+                paused=self._paused,
+                document=self._document,
+                stages={name: keeper.view() for name, keeper in self._keepers.items()},
+            )
+        )
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False

@@ -87,6 +87,8 @@ class FrameReader:
             return False
         try:
             for payload in self._parser.feed(data):
+                if not self._open:
+                    return False  # closed by what it said
                 self._on_frame(payload)
         except FrameError as error:
             self._end(str(error))

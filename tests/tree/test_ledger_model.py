@@ -220,6 +220,7 @@ class LedgerMachine(RuleBasedStateMachine):
             before = self.ledger.counters.adopted
             message, delivery = self.broker.deliver()
             self.publish(self.ledger.delivered(delivery, self.now, message.company))
+            assert delivery.redelivered or self.ledger.counters.adopted == before
             if self.ledger.counters.adopted == before:
                 self.messages[self.ledger._seq] = message
 
@@ -335,6 +336,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if not known:
             assert back == 0
             return
+        assert self.ledger.in_lane(lane)[-1].seq == seqs[0]
         self.chunks[lane].difference_update(list(seqs)[1:])
         begun = data.draw(st.integers(0, 1))
         while len(seqs) > 1 + begun:  # the Consumer may have begun one more

@@ -86,10 +86,7 @@ class FrameReader:
             self._end("")
             return False
         try:
-            for payload in self._parser.feed(data):
-                if not self._open:
-                    return False  # closed by what it said
-                self._on_frame(payload)
+            self._hand_out(data)
         except FrameError as error:
             self._end(str(error))
             return False
@@ -105,6 +102,12 @@ class FrameReader:
         if self._open:
             self._open = False
             self._loop.remove_reader(self._fd)
+
+    def _hand_out(self, data: bytes) -> None:
+        for payload in self._parser.feed(data):
+            if not self._open:
+                break  # closed by what it said
+            self._on_frame(payload)
 
     def _end(self, reason: str) -> None:
         self.close()

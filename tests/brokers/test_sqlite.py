@@ -1,0 +1,321 @@
+"""The embedded broker: routing, leases, delays, files; what each kind of fault does to it is in test_sqlite_faults."""
+
+import asyncio
+import os
+import sqlite3
+import stat
+import time
+
+import pytest
+
+from mqworker.brokers.base import DROP, BrokerRefused, BrokerUnavailable, Placement, Publication, Topology
+from mqworker.brokers.sqlite import SqliteDesk, path_of
+from mqworker.properties import Properties
+from tests.support.sqlite_link import TOPOLOGY, opened
+from tests.support.waiting import until
+
+HOSTILE = ["'; DROP TABLE message; --", 'a"b', "ü ☃", "a\0b", "%_*?", "../../x", "x" * 200]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "folder" / "broker.db"
+
+
+def stored(path, query="SELECT body FROM content ORDER BY id"):
+    with sqlite3.connect(path) as db:
+        rows = [row[0] for row in db.execute(query)]
+    db.close()
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [("sqlite:///a/b.db", "a/b.db"), ("sqlite:////a/b.db", "/a/b.db"), ("sqlite:////a%20b", "/a b")],
+)
+def test_url(url, expected):
+    """Three slashes lead to a relative path, four to an absolute one."""
+    assert str(path_of(url)) == expected
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite://host/x", "amqp:///x", "sqlite:///a?x=1"])
+def test_wrong_url(url):
+    """A URL that names no file is an error, never a guess."""
+    with pytest.raises(ValueError):
+        path_of(url)
+
+
+async def _modes(path):
+    async with opened(path) as (link, sink):
+        assert await sink.placed(link, b"1") == ""
+        return {found.name: stat.S_IMODE(found.stat().st_mode) for found in [*path.parent.iterdir(), path.parent]}
+
+
+def test_modes(path):
+    """Nobody but the owner can read the file, its log, its index or its folder, whatever the umask."""
+    old = os.umask(0)
+    try:
+        modes = asyncio.run(_modes(path))
+    finally:
+        os.umask(old)
+    assert modes == {"broker.db": 0o600, "broker.db-wal": 0o600, "broker.db-shm": 0o600, "folder": 0o700}
+
+
+def test_life_of_a_message(path):
+    """A message is delivered once, in order, with its bytes unchanged, and is gone when acked."""
+
+    async def scene():
+        async with opened(path) as (link, sink):
+            for number in range(5):
+                sink.publish(link, b"\0%d" % number)
+            link.consume(3)
+            await until(lambda: len(sink.deliveries) == 3, 5, "three deliveries")
+            assert [delivery.tag for delivery in sink.deliveries] == [1, 2, 3]
+            assert {(d.exchange, d.routing_key, d.redelivered, d.properties) for d in sink.deliveries} == {
+                ("", "in", False, b"\0\0")
+            }
+            link.ack(1, 2, multiple=True)
+            await until(lambda: len(sink.deliveries) == 5, 5, "the others")
+            link.ack(1, 5, multiple=True)
+            link.ack(7, 5, multiple=True)
+            await until(lambda: link.depth() == 0, 5, "an empty queue")
+            assert sink.bodies == [b"\0%d" % number for number in range(5)]
+
+    asyncio.run(scene())
+    assert stored(path) == []
+
+
+def test_routes(path):
+    """An exchange routes by its binding, the default one by name; what has no place is refused, or dropped if asked."""
+
+    async def scene():
+        async with opened(path) as (link, sink):
+            assert await sink.placed(link, b"bound", "key", "exchange") == ""
+            assert "no queue" in await sink.placed(link, b"x", "other", "exchange")
+            assert "no exchange" in await sink.placed(link, b"x", "key", "nowhere")
+            assert "no queue" in await sink.placed(link, b"x", "nowhere")
+            assert "no queue" in await sink.placed(link, b"x", "nowhere", delay=1)
+            assert "UTF-8" in await sink.placed(link, b"x", "\udcff")
+            assert await sink.placed(link, b"x", "nowhere", mandatory=False) == ""
+
+    asyncio.run(scene())
+    assert stored(path) == [b"bound"]
+
+
+def test_result_settles(path):
+    """A result and its input's ack are one step, after which the ack does nothing; a refused result settles nothing."""
+
+    async def scene():
+        async with opened(path) as (link, sink):
+            await sink.placed(link, b"a")
+            await sink.placed(link, b"b")
+            link.consume(2)
+            await until(lambda: len(sink.deliveries) == 2, 5, "deliveries")
+            assert await sink.placed(link, b"A", "key", "exchange", settles=(1, 1)) == ""
+            assert stored(path) == [b"b", b"A"]
+            link.ack(1, 1, multiple=False)
+            assert await sink.placed(link, b"B", "nowhere", settles=(1, 2))
+            assert await sink.placed(link, b"C", "key", "exchange", settles=(9, 2)) == ""
+            assert stored(path) == [b"b", b"A", b"C"]
+
+    asyncio.run(scene())
+
+
+def test_release(path):
+    """What is released or held when the Link closes is ready again at its old place, marked as redelivered."""
+
+    async def scene():
+        async with opened(path) as (link, sink):
+            for body in (b"1", b"2", b"3"):
+                await sink.placed(link, body)
+            link.consume(2)
+            await until(lambda: len(sink.deliveries) == 2, 5, "deliveries")
+            link.consume(0)
+            await until(lambda: not link.state.consuming, 5, "not consuming")
+            link.release(1, [1])
+        async with opened(path) as (link, sink):
+            link.consume(5)
+            await until(lambda: len(sink.deliveries) == 3, 5, "deliveries")
+            assert [(d.body, d.redelivered) for d in sink.deliveries] == [(b"1", True), (b"2", True), (b"3", False)]
+
+    asyncio.run(scene())
+
+
+def test_wake_up(path):
+    """A message from another connection is delivered within a few polls."""
+
+    async def scene():
+        async with opened(path) as (link, sink), opened(path) as (other, publisher):
+            link.consume(1)
+            await until(lambda: link.state.consuming, 5, "consuming")
+            await asyncio.sleep(0.5)  # until it polls at its slowest
+            await publisher.placed(other, b"x")
+            await until(lambda: sink.deliveries, 0.5, "the delivery")
+
+    asyncio.run(scene())
+
+
+def test_delay(path, monkeypatch):
+    """A delayed message waits in its retry queue for its time, which a jump of the wall clock does not change."""
+
+    async def scene():
+        async with opened(path) as (link, sink):
+            link.consume(5)
+            began = time.monotonic()
+            await sink.placed(link, b"later", delay=1)
+            desk = SqliteDesk(path)
+            waiting = await desk.queue("in.retry.1", 5)
+            await desk.close()
+            assert waiting is not None
+            assert waiting.messages == 1
+            real = time.time
+            monkeypatch.setattr(time, "time", lambda: real() + 3600)
+            await until(lambda: sink.deliveries, 5, "the delivery")
+            assert time.monotonic() - began >= 1
+            assert sink.deliveries[0][2:] == (b"\0\0", b"later", False, "", "in")
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(("wall", "arrives"), [(-1, True), (3600, False)])
+def test_delay_over_a_reboot(path, wall, arrives):
+    """After a reboot the wall clock tells how much of a delay is left."""
+
+    async def scene():
+        async with opened(path) as (link, sink):
+            await sink.placed(link, b"later", delay=3000)
+        with sqlite3.connect(path) as db:
+            db.execute("UPDATE delayed SET boot = 'former', due = 0, due_wall = ?", (time.time() + wall,))
+        db.close()
+        async with opened(path) as (link, sink):
+            link.consume(1)
+            await until(lambda: link.state.consuming, 5, "consuming")
+            assert bool(sink.deliveries) == arrives
+
+    asyncio.run(scene())
+    if not arrives:
+        left = stored(path, "SELECT due FROM delayed")[0] - time.clock_gettime(time.CLOCK_BOOTTIME)
+        assert 2900 < left <= 3000
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names(path, name):
+    """A queue, exchange or routing key may have any name; it is never part of a statement."""
+
+    async def scene():
+        topology = Topology("in", Placement(name, name, name), name + ".dlq")
+        async with opened(path, topology) as (link, sink):
+            assert await sink.placed(link, b"x", name, name) == ""
+            desk = SqliteDesk(path)
+            assert [each.body for each in await desk.peek(name, 9, 5)] == [b"x"]
+            assert await desk.delete(name, 5) == 1
+            await desk.close()
+
+    asyncio.run(scene())
+
+
+def test_deleted_input(path):
+    """An input queue that is deleted under a stage is made again, and the stage goes on."""
+
+    async def scene():
+        desk = SqliteDesk(path)
+        async with opened(path) as (link, sink):
+            link.consume(1)
+            await until(lambda: link.state.consuming, 5, "consuming")
+            await desk.delete("in", 5)
+            await until(lambda: "in" in stored(path, "SELECT name FROM queue"), 5, "the queue")
+            await desk.send("in", b"\0\0", b"x", 5)
+            await until(lambda: sink.deliveries, 5, "the delivery")
+        await desk.close()
+
+    asyncio.run(scene())
+
+
+def test_idle(path):
+    """A Link with nothing to do uses next to no processor time."""
+
+    async def scene():
+        async with opened(path) as (link, _):
+            link.consume(10)
+            await until(lambda: link.state.consuming, 5, "consuming")
+            before = time.process_time()
+            await asyncio.sleep(2)
+            return (time.process_time() - before) / 2
+
+    assert asyncio.run(scene()) < 0.02  # 0.002 when measured alone
+
+
+def test_desk_looks(path):
+    """Looking at a queue changes nothing; what does not exist is None or refused."""
+
+    async def scene():
+        async with opened(path) as (link, sink):
+            desk = SqliteDesk(path)
+            await desk.send("in", b"\0\0", b"1", 5)
+            await desk.send("in", b"\0\0", b"2", 5)
+            for _ in range(2):
+                assert await desk.peek("in", 9, 5) == [(0, b"\0\0", b"1"), (1, b"\0\0", b"2")]
+            link.consume(1)
+            await until(lambda: sink.deliveries, 5, "the delivery")
+            assert not sink.deliveries[0].redelivered
+            info = await desk.queue("in", 5)
+            assert (info.messages, info.consumers) == (1, 1)
+            assert await desk.purge("in", 5) == 1
+            assert await desk.queue("nowhere", 5) is None
+            for question in (desk.purge, desk.delete):
+                with pytest.raises(BrokerRefused, match="nowhere"):
+                    await question("nowhere", 5)
+            with pytest.raises(BrokerRefused, match="nowhere"):
+                await desk.send("nowhere", b"\0\0", b"", 5)
+            await desk.close()
+        assert stored(path) == [b"1"]  # the leased one was not purged
+
+    asyncio.run(scene())
+
+
+def test_desk_moves(path):
+    """Each message is placed elsewhere, dropped or left as asked; a refused placement leaves all as it was."""
+
+    def wanted(_, body):
+        return {b"1": Publication("exchange", "key", b"\0\0", b"moved"), b"2": DROP}.get(body)
+
+    async def scene():
+        desk = SqliteDesk(path)
+        async with opened(path):
+            for body in (b"1", b"2", b"3", b"1"):
+                await desk.send("in", b"\0\0", body, 5)
+            assert await desk.move("in", 3, wanted, 5) == 2
+            assert stored(path) == [b"3", b"1", b"moved"]
+            with pytest.raises(BrokerRefused, match="no queue"):
+                await desk.move("in", 9, lambda *_: Publication("", "nowhere", b"\0\0", b""), 5)
+            assert stored(path) == [b"3", b"1", b"moved"]
+        await desk.close()
+
+    asyncio.run(scene())
+
+
+def test_desk_calls(path):
+    """A call gets the reply to its own request, and leaves no queue behind; without one it ends at its deadline."""
+
+    async def answer(link, sink):
+        link.consume(2)
+        await until(lambda: len(sink.deliveries) == 2, 5, "the requests")
+        for delivery in sink.deliveries:
+            to = Properties.decode(delivery.properties).reply_to
+            sink.publish(link, delivery.body.upper(), to, mandatory=False)
+            link.ack(delivery.epoch, delivery.tag, multiple=False)
+
+    async def scene():
+        desk = SqliteDesk(path)
+        async with opened(path) as (link, sink):
+            *replies, _ = await asyncio.gather(
+                desk.call("in", b"", b"a", 5), desk.call("in", b"", b"b", 5), answer(link, sink)
+            )
+            assert [reply[1] for reply in replies] == [b"A", b"B"]
+            with pytest.raises(BrokerUnavailable, match="no reply"):
+                await desk.call("out", b"", b"a", 0.1)
+        await desk.close()
+
+    asyncio.run(scene())
+    assert set(stored(path, "SELECT name FROM queue")) == {TOPOLOGY.input, TOPOLOGY.dead, "out"}
+    assert stored(path, "SELECT count(*) FROM owner") == [0]

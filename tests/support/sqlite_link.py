@@ -1,0 +1,124 @@
+"""A recorder for what a Link says, and a small program around a `SqliteLink` for tests that kill processes.
+
+Run as `python -m tests.support.sqlite_link hold|publish|relay PATH`; prints one line for each thing a test waits for.
+"""
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from mqworker.brokers.base import Delivery, LinkState, Placement, Publication, Topology
+from mqworker.brokers.sqlite import SqliteLink
+from tests.support.waiting import until
+
+TOPOLOGY = Topology("in", Placement("out", "exchange", "key"), "in.dlq")
+
+
+class Recorder:
+    """A Sink that keeps everything, and keeps count of its publications."""
+
+    def __init__(self) -> None:
+        self.deliveries: list[Delivery] = []
+        self.confirmed_pids: list[int] = []
+        self.refusals: dict[int, str] = {}
+        self.lost: list[str] = []
+        self.voided: list[tuple[int, str]] = []
+        self.states: list[LinkState] = []
+        self.pid = 0
+
+    def delivered(self, delivery):
+        self.deliveries.append(delivery)
+
+    def confirmed(self, pids):
+        self.confirmed_pids += pids
+
+    def refused(self, pid, reason):
+        self.refusals[pid] = reason
+
+    def publishes_lost(self, reason):
+        self.lost.append(reason)
+
+    def consuming_lost(self, epoch, reason):
+        self.voided.append((epoch, reason))
+
+    def link_changed(self, state):
+        self.states.append(state)
+
+    @property
+    def bodies(self):
+        return [delivery.body for delivery in self.deliveries]
+
+    def publish(self, link, body, key="in", exchange="", **options):
+        self.pid += 1
+        link.publish(self.pid, Publication(exchange, key, b"\0\0", body, **options))
+        return self.pid
+
+    async def placed(self, link, body, key="in", exchange="", **options):
+        """Publish and wait for the answer: '' or why it was refused."""
+        pid = self.publish(link, body, key, exchange, **options)
+        await until(lambda: pid in self.confirmed_pids or pid in self.refusals, 10, "an answer to a publish")
+        return self.refusals.get(pid, "")
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path, topology: Topology = TOPOLOGY) -> AsyncIterator[tuple[SqliteLink, Recorder]]:
+    """A connected Link and what it says."""
+    sink = Recorder()
+    link = SqliteLink(path, topology, sink, name="test")
+    link.start()
+    try:
+        await until(lambda: link.state.connected, 10, "connecting")
+        yield link, sink
+    finally:
+        await link.close(5)
+
+
+async def hold(path: Path) -> None:
+    """Take everything and keep it."""
+    async with opened(path) as (link, sink):
+        link.consume(100)
+        await until(lambda: sink.deliveries, 10, "a delivery")
+        print(len(sink.deliveries), flush=True)
+        await asyncio.sleep(60)
+
+
+async def publish(path: Path) -> None:
+    """Publish numbers without end; print each confirmed one."""
+    async with opened(path) as (link, sink):
+        told = 0
+        while True:
+            if sink.pid - len(sink.confirmed_pids) < 200:
+                sink.publish(link, b"%d" % (sink.pid + 1))
+            else:
+                await asyncio.sleep(0)
+            for pid in sink.confirmed_pids[told:]:
+                print(pid)
+            sys.stdout.flush()
+            told = len(sink.confirmed_pids)
+
+
+async def relay(path: Path) -> None:
+    """Publish, take, move to the output and ack for 4 s; print what was published, refused and lost."""
+    async with opened(path) as (link, sink):
+        link.consume(50)
+        done = inputs = 0
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            if sink.pid - len(sink.confirmed_pids) < 100:
+                sink.publish(link, b"x")
+                inputs += 1
+            for delivery in sink.deliveries[done:]:
+                place = (delivery.epoch, delivery.tag)
+                sink.publish(link, delivery.body, "key", "exchange", settles=place)
+                link.ack(*place, multiple=False)
+            done = len(sink.deliveries)
+            await asyncio.sleep(0.001)
+        await until(lambda: len(sink.confirmed_pids) == sink.pid, 20, "all confirms")
+        print(inputs, len(sink.refusals), len(sink.lost), len(sink.voided), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run({"hold": hold, "publish": publish, "relay": relay}[sys.argv[1]](Path(sys.argv[2])))

@@ -1,0 +1,200 @@
+"""A whole mqworker service as a user runs it: a subprocess in a folder of its own, asked over HTTP, watched through /proc.
+
+Every process below it carries a mark in its environment, so that orphans are found wherever they went, and are ended.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from tests.support.waiting import wait_for
+
+MARK = "MQWORKER_TEST_MARK"
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class ServiceProcess:
+    """See the module head. `files` are written beside mqworker.toml."""
+
+    def __init__(self, config: str, files: dict[str, str] | None = None, **env: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="mqw-"))
+        self.mark = uuid.uuid4().hex
+        self.env = os.environ | {MARK: self.mark, "PYTHONUNBUFFERED": "1"} | env
+        for name in ("SUPERVISOR_ENABLED", "PYTHONPATH"):
+            self.env.pop(name, None)
+        self.write("mqworker.toml", config)
+        for name, text in (files or {}).items():
+            self.write(name, text)
+        self.log = self.folder / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file of the project."""
+        (self.folder / name).write_text(text)
+
+    # --- life
+
+    def start(self, *arguments: str, ready: float | None = 30) -> "ServiceProcess":
+        """Start `mqworker run`; wait until it is ready unless `ready` is None."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mqworker", "run", *arguments],
+                cwd=self.folder,
+                env=self.env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        if ready is not None:
+            self.wait_ready(ready)
+        return self
+
+    def wait_ready(self, deadline: float = 30) -> None:
+        """Wait until /readyz says so."""
+
+        def ready() -> bool:
+            assert self.process is None or self.process.poll() is None, self.log.read_text()
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                return self.ask("GET", "/readyz")[0] == 200
+            return False
+
+        try:
+            wait_for(ready, deadline, "the service to be ready")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log.read_text()}") from None
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the Service alone."""
+        assert self.process is not None
+        os.kill(self.process.pid, number)
+
+    def stop(self, deadline: float = 60) -> int:
+        """SIGTERM, and the exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+        return self.process.wait(deadline)
+
+    def wait(self, deadline: float = 60) -> int:
+        """The exit code, once it ends by itself."""
+        assert self.process is not None
+        return self.process.wait(deadline)
+
+    def close(self) -> None:
+        """End everything, whatever state it is in."""
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait(10)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> "ServiceProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- control
+
+    def ask(
+        self, method: str, path: str, body: Any = None, timeout: float = 30, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """One request over the unix socket: (status, decoded JSON or text)."""
+        connection = UnixConnection(str(self.folder / ".mqworker/control.sock"), timeout)
+        try:
+            data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+            connection.request(method, path, data, {"Content-Type": "application/json"} | (headers or {}))
+            answer = connection.getresponse()
+            text = answer.read()
+            kind = answer.headers.get_content_type()
+            return answer.status, json.loads(text) if kind.endswith("json") and text else text.decode()
+        finally:
+            connection.close()
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """GET /stages/{name}."""
+        status, told = self.ask("GET", f"/api/v1/stages/{name}")
+        assert status == 200, told
+        return told
+
+    def cli(self, *arguments: str, timeout: float = 60, input: bytes | None = None) -> subprocess.CompletedProcess[str]:  # noqa: A002
+        """Run a verb of the command line in the project's folder."""
+        return subprocess.run(
+            [sys.executable, "-m", "mqworker", *arguments],
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            timeout=timeout,
+            text=True,
+            check=False,
+            input=None if input is None else input.decode(),
+        )
+
+    # --- what is left to see
+
+    def pids(self) -> dict[int, str]:
+        """Every process with our mark: pid and name."""
+        found = {}
+        for path in Path("/proc").iterdir():
+            if path.name.isdigit() and int(path.name) != os.getpid():
+                with contextlib.suppress(OSError):
+                    if f"{MARK}={self.mark}".encode() in (path / "environ").read_bytes():
+                        found[int(path.name)] = (path / "comm").read_text().strip()
+        return found
+
+    def named(self, comm: str) -> list[int]:
+        """Pids of one kind: mqw-producer, mqw-consumer, mqw-desk ..."""
+        return [pid for pid, name in self.pids().items() if name == comm]
+
+    def events(self) -> list[dict[str, Any]]:
+        """All log lines so far; each has to be whole."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def event(self, word: str, deadline: float = 20) -> dict[str, Any]:
+        """Wait for the first event of a kind."""
+        return wait_for(
+            lambda: next((event for event in self.events() if event["event"] == word), None), deadline, f"event {word}"
+        )
+
+    def descriptors(self, pid: int) -> int:
+        """How many descriptors a process has open."""
+        return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def semaphores() -> set[str]:
+    """Named semaphores and shared memory of this machine."""
+    return {path.name for path in Path("/dev/shm").iterdir()}
+
+
+def gone(service: ServiceProcess, deadline: float = 10) -> None:
+    """Wait until nothing with the service's mark is left."""
+    wait_for(lambda: not service.pids(), deadline, f"no process to be left, there is {service.pids()}")
+
+
+def monotonic() -> float:
+    """The tests' clock."""
+    return time.monotonic()

@@ -1,4 +1,4 @@
-"""A whole mqworker service as a user runs it: a subprocess in a folder of its own, asked over HTTP, watched through /proc.
+"""A whole mqworker service as a user runs it: a subprocess in its own folder, asked over HTTP, watched through /proc.
 
 Every process below it carries a mark in its environment, so that orphans are found wherever they went, and are ended.
 """
@@ -16,7 +16,7 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.support.waiting import wait_for
 
@@ -112,7 +112,7 @@ class ServiceProcess:
             self.process.wait(10)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def __enter__(self) -> "ServiceProcess":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -182,7 +182,7 @@ class ServiceProcess:
 
     def descriptors(self, pid: int) -> int:
         """How many descriptors a process has open."""
-        return len(os.listdir(f"/proc/{pid}/fd"))
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def semaphores() -> set[str]:

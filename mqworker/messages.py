@@ -45,8 +45,6 @@ class StageSpec(_Record, frozen=True):
     broker: BrokerConfig
     root: str  # the folder of the configuration and of the user's code
     state_dir: str
-    burst: bool = False
-    cautious: bool = False  # the tree before this one died uncleanly: look for the guilty message
 
 
 class Desired(_Record, frozen=True, tag="desired"):

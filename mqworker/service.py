@@ -156,7 +156,6 @@ class Service:
             broker=self._config.broker,
             root=str(self._loaded.root),
             state_dir=str(self._loaded.state_dir),
-            burst=self._burst,
         )
 
     # --- life

@@ -16,15 +16,17 @@ from pathlib import Path
 from mqworker import logs
 from mqworker.brokers import open_link
 from mqworker.brokers.base import Delivery, LinkState, Placement, Topology
+from mqworker.fingerprint import fingerprint
 from mqworker.messages import Chunk, Desired, Failure, Item, LogEvent, Outcome, Outcomes, StageSpec
 from mqworker.processes import Death
-from mqworker.tree.entry import Entry, Plan
+from mqworker.tree.entry import Company, Entry, Plan
 from mqworker.tree.fleet import Fleet
 from mqworker.tree.lane import Lane
 from mqworker.tree.ledger import Ledger, Publish
 from mqworker.tree.pacing import ServiceTime, chunk_size, derive_prefetch
 from mqworker.tree.policy import Circumstances, company, decode, plan_crash, plan_failure, plan_result
 from mqworker.tree.slots import SlotFile
+from mqworker.tree.suspects import SOLO_DEATHS, Suspects
 
 NOBODY_GRACE = 5.0  # seconds without any Consumer until what is held goes back to the broker
 TIME_LIMIT = "hard time limit"  # how the reason for killing a Consumer begins when it took too long
@@ -60,9 +62,10 @@ class Engine:
         out = config.output
         output = Placement(out.queue, out.exchange, out.routing_key) if out is not None else None
         topology = Topology(config.input, output, config.dead, config.queue_type)
-        slots = SlotFile(Path(spec.state_dir) / f"{spec.stage}.slots")
-        slots.clear()
-        self.fleet = Fleet(spec, slots, self)
+        self.slots = SlotFile(Path(spec.state_dir) / f"{spec.stage}.slots")
+        self._suspects = Suspects(Path(spec.state_dir) / f"{spec.stage}.suspects", self.slots.in_hand())
+        self.slots.clear()
+        self.fleet = Fleet(spec, self.slots, self)
         self.link = open_link(spec.broker, topology, self, name=f"{spec.service}.{spec.stage}")
         self._host = socket.gethostname()
 
@@ -101,7 +104,15 @@ class Engine:
 
     def delivered(self, delivery: Delivery) -> None:
         """Open it in the ledger."""
-        self._do(self.ledger.delivered(delivery, time.monotonic(), company(delivery.properties)))
+        beside = company(delivery.properties)
+        if delivery.redelivered and self._suspects:
+            key = fingerprint(delivery.properties, delivery.body)
+            if self._suspects.convicted(key):
+                self._convict(delivery, key)
+                return
+            if self._suspects.suspected(key):
+                beside = Company.NOBODY
+        self._do(self.ledger.delivered(delivery, time.monotonic(), beside))
         self.ask_turn()
 
     def confirmed(self, pids: Sequence[int]) -> None:
@@ -158,6 +169,7 @@ class Engine:
             self.service_time.observe(outcome.duration)
             entry = self.ledger.entry(outcome.seq)
             if entry is not None:
+                self._acquit(entry)
                 self._do(self.ledger.finished(outcome.seq, self._plan(entry, outcome), now))
         if words.end:
             self.ledger.chunk_ended(lane.number)
@@ -180,6 +192,7 @@ class Engine:
         trace = lane.unfit.failure.traceback if lane.unfit else None
         logs.say(log, level, "consumer_ended", words, consumer_pid=lane.pid, traceback=trace)
         if guilty is not None and not self.draining:
+            self._acquit(guilty)
             self._judge(guilty, lane, death, now - started)
         self.reconcile(now)
         self.ask_turn()
@@ -226,6 +239,8 @@ class Engine:
     def _feed(self, lane: Lane, entries: list[Entry]) -> None:
         desired = self.desired
         lane.chunk += 1
+        if entries and entries[0].company is Company.NOBODY:
+            self._suspects.began(fingerprint(entries[0].properties, entries[0].body))
         items = [Item(e.seq, e.properties, e.body, e.redelivered, e.exchange, e.routing_key) for e in entries]
         params = desired.params if lane.sent < desired.generation else None
         lane.feed(Chunk(lane.chunk, desired.generation, params, desired.soft_limit, desired.log_level, items))
@@ -260,6 +275,24 @@ class Engine:
         plan = plan_crash(guilty, failure, self.spec.config, self._about())
         self._tell(guilty, failure, plan, duration)
         self._do(self.ledger.finished(guilty.seq, plan, time.monotonic()))
+
+    def _convict(self, delivery: Delivery, key: bytes) -> None:
+        """Put a message aside without computing it: it took the whole tree down, and was alone each time."""
+        self._suspects.over(key)
+        now = time.monotonic()
+        self._do(self.ledger.delivered(delivery, now, Company.NOBODY))
+        words = f"the whole process tree died {SOLO_DEATHS} times while it computed this message alone"
+        failure = Failure("crash", "TreeDied", words, final=True)
+        entry = self.ledger.delivery(delivery.epoch, delivery.tag)
+        if entry is not None:
+            plan = plan_failure(entry, failure, self.spec.config, self._about())
+            self._tell(entry, failure, plan, 0.0)
+            self._do(self.ledger.finished(entry.seq, plan, now))
+        self.ask_turn()
+
+    def _acquit(self, entry: Entry) -> None:
+        if entry.company is Company.NOBODY:
+            self._suspects.over(fingerprint(entry.properties, entry.body))
 
     def _tell(self, entry: Entry, failure: Failure, plan: Plan, duration: float) -> None:
         properties = decode(entry.properties)

@@ -102,6 +102,15 @@ class Ledger:
         """What is out on a lane, in its order."""
         return list(self._lanes.get(lane, {}).values())
 
+    def entry(self, seq: int) -> Entry | None:
+        """One unsettled delivery."""
+        return self._entries.get(seq)
+
+    def delivery(self, epoch: int, tag: int) -> Entry | None:
+        """The unsettled entry of one delivery."""
+        entry = self._order.get(tag)
+        return entry if entry is not None and entry.epoch == epoch else None
+
     # --- events: deliveries and lanes
 
     def delivered(self, delivery: Delivery, now: float, company: Company = Company.ANY) -> list[Publish]:

@@ -146,6 +146,7 @@ class Producer(Spawned):
         await self._emptied(end + 1)
         level = logging.WARNING if given_back else logging.INFO
         logs.say(log, level, "ended", f"ended; {given_back} unfinished messages went back to the broker")
+        engine.slots.clear()  # what is in hand at an orderly end is nobody's fault
         self._report()
         self._writer.send(_encoder.encode(Ended(given_back)))
         self._over.set()

@@ -138,7 +138,7 @@ def gap(tariff, steps, day, seed):
     ],
 )
 def test_the_swarm_comes_near_the_exact_optimum(tariff, steps, usual, worst):
-    """On average and at worst the swarm misses no more of the linear programme's saving than the README says."""
+    """Of the linear programme's saving the swarm misses at most `usual` on average and `worst` on any day."""
     gaps = [gap(tariff, steps, day, seed) for day in generate.DAYS for seed in range(3)]
     assert sum(gaps) / len(gaps) <= usual
     assert max(gaps) <= worst

@@ -127,7 +127,7 @@ def line_text(event: LogEvent, _service: str) -> str:
         f"{key}={escape(str(value))}" for key, value in event.fields.items() if value is not None and key != "traceback"
     )
     line = f"{when} {_level_name(event.level):7} {where:20} {escape(event.msg)}" + (f"  [{extra}]" if extra else "")
-    for row in str(event.fields.get("traceback", "")).splitlines():
+    for row in str(event.fields.get("traceback") or "").splitlines():
         line += "\n    | " + escape(row)
     return line
 

@@ -135,7 +135,8 @@ class Engine:
     def consuming_lost(self, epoch: int, reason: str) -> None:
         """All that was delivered is void."""
         self.ledger.consuming_lost(time.monotonic())
-        logs.say(log, logging.WARNING, "consuming_lost", f"deliveries were voided: {reason}", epoch=epoch)
+        level = logging.DEBUG if self.draining else logging.WARNING
+        logs.say(log, level, "consuming_lost", f"deliveries were voided: {reason}", epoch=epoch)
 
     def link_changed(self, state: LinkState) -> None:
         """Tell the outside; a new connection takes the publications that wait."""

@@ -23,6 +23,8 @@ from mqworker.processes import SPAWN, Death, reap
 from mqworker.tree.consumer import Birth, Consumer
 from mqworker.tree.slots import Slot
 
+END_GRACE = 0.25  # seconds between the end of a Consumer's pipe and its own
+
 _encoder = msgspec.msgpack.Encoder()
 _uplinks = msgspec.msgpack.Decoder(Uplink)
 
@@ -167,7 +169,11 @@ class Lane:
         """A Consumer that cannot be heard any more is of no use: its pipe was closed, or written to by a stranger."""
         if reason:
             self.kill(f"its pipe carried something else: {reason}")
-        elif self.state not in ("leaving", "dead") and self.unfit is None:
+        else:  # as a rule it has just died, which its pidfd is about to tell
+            self._loop.call_later(END_GRACE, self._still_there)
+
+    def _still_there(self) -> None:
+        if self.state not in ("leaving", "dead") and self.unfit is None:
             self.kill("it closed its pipe")
 
     def _on_death(self) -> None:

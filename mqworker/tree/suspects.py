@@ -35,8 +35,8 @@ class Suspects:
                 suspect.solo = False
         for fingerprint in in_hand:
             self._known.setdefault(fingerprint.hex(), Suspect())
-        for fingerprint in list(self._known)[:-MOST]:
-            del self._known[fingerprint]
+        for oldest in list(self._known)[:-MOST]:
+            del self._known[oldest]
         self._save()
 
     def __len__(self) -> int:

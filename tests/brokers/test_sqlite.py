@@ -301,8 +301,9 @@ def test_desk_calls(path):
         link.consume(2)
         await until(lambda: len(sink.deliveries) == 2, 5, "the requests")
         for delivery in sink.deliveries:
-            to = Properties.decode(delivery.properties).reply_to
-            sink.publish(link, delivery.body.upper(), to, mandatory=False)
+            request = Properties.decode(delivery.properties)
+            reply = Properties(correlation_id=request.correlation_id).encode()
+            link.publish(delivery.tag, Publication("", request.reply_to, reply, delivery.body.upper(), mandatory=False))
             link.ack(delivery.epoch, delivery.tag, multiple=False)
 
     async def scene():

@@ -30,6 +30,7 @@ from mqworker.brokers.sqlite.file import File, Unsure, Unusable, explain, is_bus
 from mqworker.properties import MalformedProperties, Properties
 
 REPLY_POLL = 0.015  # s between looks for a reply
+REPLIES = 100  # messages in a reply queue that are looked at: others than the stage may write there
 MOVED = 500  # messages that `move` looks at in one transaction
 
 T = TypeVar("T")
@@ -74,15 +75,16 @@ class SqliteDesk:
         until = time.monotonic() + deadline
         request = _edit(properties)
         request.reply_to = reply = f"mqworker.reply.{uuid.uuid4().hex}"
-        request.correlation_id = uuid.uuid4().hex
+        request.correlation_id = correlation = uuid.uuid4().hex
         publication = Publication("", queue, request.encode(), body)
 
         def send(db: sqlite3.Connection) -> None:
             store.publish(db, publication)
             store.make_queue(db, reply, self._registered(db))
 
-        def receive(db: sqlite3.Connection) -> list[Peeked]:
-            return _peek(db, _existing(db, reply), 1)
+        def receive(db: sqlite3.Connection) -> tuple[bytes, bytes] | None:
+            found = _peek(db, _existing(db, reply), REPLIES)
+            return next((each[1:] for each in found if _correlation(each.properties) == correlation), None)
 
         await self._ask(send, deadline)
         try:
@@ -94,7 +96,7 @@ class SqliteDesk:
             # one that cannot be deleted now goes with this process
             with contextlib.suppress(BrokerUnavailable, BrokerRefused):
                 await self._ask(lambda db: store.delete_queue(db, _existing(db, reply)), 1.0)
-        return found[0].properties, found[0].body
+        return found
 
     async def peek(self, queue: str, limit: int, deadline: float) -> list[Peeked]:
         """Look at up to `limit` ready messages from the head, changing nothing."""
@@ -199,6 +201,13 @@ def _move(db: sqlite3.Connection, ids: list[int], wanted: Wanted) -> int:
         gone.append(each)
     store.remove(db, gone)
     return len(gone)
+
+
+def _correlation(properties: bytes) -> str | None:
+    try:
+        return Properties.decode(properties).correlation_id
+    except MalformedProperties:
+        return None
 
 
 def _edit(properties: bytes) -> Properties:

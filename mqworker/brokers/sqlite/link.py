@@ -53,8 +53,7 @@ class SqliteLink:
         if self.state.connected and not self._closed:
             self._writer.commands.put(Publish(pid, publication, self._era))
         else:
-            reason = self.state.reason
-            asyncio.get_running_loop().call_soon(self._sink.refused, pid, f"not connected: {reason}")
+            self._sink.refused(pid, f"not connected: {self.state.reason}")
 
     def depth(self) -> int | None:
         """Messages ready in the input queue, as seen in the last second."""

@@ -120,7 +120,7 @@ def has_ready(db: sqlite3.Connection, name: str) -> bool:
 def publish(db: sqlite3.Connection, publication: Publication) -> None:
     """Place a message in every queue that its exchange and routing key lead to; `Refused` when there is no way."""
     if len(publication.body) + len(publication.properties) > MAX_SIZE:
-        raise Refused(f"larger than {MAX_SIZE} bytes")
+        raise Refused(f"too large: more than {MAX_SIZE} bytes")
     try:
         queues = _route(db, publication)
     except UnicodeEncodeError:
@@ -138,7 +138,7 @@ def _route(db: sqlite3.Connection, publication: Publication) -> list[int]:
         query = "SELECT queue FROM binding WHERE exchange = ? AND routing_key = ?"
         queues = [row[0] for row in db.execute(query, (exchange, key))]
         if not queues and not db.execute("SELECT 1 FROM binding WHERE exchange = ?", (exchange,)).fetchone():
-            raise Refused(f"there is no exchange {exchange!r}")
+            raise Refused(f"returned: no exchange {exchange!r}")
     else:
         found = queue_id(db, key)
         queues = [] if found is None else [found]

@@ -37,7 +37,7 @@ class Plan(NamedTuple):
 
 
 class Entry:
-    """One delivery in the ledger."""
+    """One delivery in the ledger; once its outcome was kept, body and properties are empty."""
 
     __slots__ = (
         "body",

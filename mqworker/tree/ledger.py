@@ -103,11 +103,11 @@ class Ledger:
         return list(self._lanes.get(lane, {}).values())
 
     def entry(self, seq: int) -> Entry | None:
-        """One unsettled delivery."""
+        """What is held or out under this number; None once it has an outcome."""
         return self._entries.get(seq)
 
     def delivery(self, epoch: int, tag: int) -> Entry | None:
-        """The unsettled entry of one delivery."""
+        """What became of a delivery that is not acked yet; an adopted one may be past being computed."""
         entry = self._order.get(tag)
         return entry if entry is not None and entry.epoch == epoch else None
 

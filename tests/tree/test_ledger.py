@@ -212,6 +212,19 @@ def test_who_may_have_killed_the_tree_is_alone_in_it():
     assert [entry.tag for entry in ledger.take(LANE, 9)] == [3]
 
 
+def test_an_entry_is_found_by_its_number_until_its_outcome_and_by_its_tag_until_its_ack():
+    """The Producer asks by number for what may still be planned, and by epoch and tag for what it was just given."""
+    ledger, (seq,) = filled(1)
+    entry = ledger.entry(seq)
+    assert entry is not None
+    assert ledger.delivery(1, 1) is entry
+    assert ledger.delivery(2, 1) is ledger.delivery(1, 2) is None
+    finish(ledger, [seq], DROPPED)
+    assert ledger.entry(seq) is None
+    ledger.acks(0.0)
+    assert ledger.delivery(1, 1) is None
+
+
 # --- publications
 
 

@@ -10,8 +10,9 @@ Layout: AMQP 0-9-1, sections 4.2.5 and 4.2.6.1, with the field types of RabbitMQ
 integer, `l` and `L` are signed 64 bit ones, and `x` is a byte array).
 """
 
+import functools
 import struct
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Self
@@ -103,6 +104,11 @@ def _short(text: str) -> bytes:
     return bytes((len(raw),)) + raw
 
 
+@functools.lru_cache(1024)
+def _header_name(name: str) -> bytes:
+    return _short(name)
+
+
 def _long(octet: bytes, content: bytes) -> bytes:
     return octet + len(content).to_bytes(4) + content
 
@@ -187,7 +193,7 @@ class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it
     def encode(self) -> bytes:
         """Return the table's content (without its length)."""
         if self._table is None:
-            self._table = b"".join([_short(name) + field for name, field in self._fields.items()])
+            self._table = b"".join([_header_name(name) + field for name, field in self._fields.items()])
         return self._table
 
     @property
@@ -213,11 +219,16 @@ class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it
         return len(self._fields)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        _short(name)
+        _header_name(name)
         self._fields[name] = encode_value(value)
         self._table, self._present = None, True
 
     set = __setitem__
+
+    def stamp(self, fields: Mapping[str, bytes]) -> None:
+        """Set headers whose values were encoded before, by `encode_value`: for what goes on every message."""
+        self._fields.update(fields)
+        self._table, self._present = None, True
 
     def __delitem__(self, name: str) -> None:
         del self._fields[name]

@@ -86,7 +86,7 @@ class Consumer(Spawned):
         spec = self._spec
         slot = open_slot(self._birth.slots, self._birth.slot)
         worker = Worker(chain, spec.stage, spec.config, spec.broker)
-        worker.generation = self._birth.generation
+        worker.begin_generation(self._birth.generation)
         level = self._birth.log_level
         done = 0
         pid = os.getpid()
@@ -95,7 +95,8 @@ class Consumer(Spawned):
             worker.soft_limit = chunk.soft_limit
             if chunk.params is not None:
                 chain.apply_params(json.loads(chunk.params))
-            worker.generation = chunk.generation
+            if chunk.generation != worker.generation:
+                worker.begin_generation(chunk.generation)
             if chunk.log_level != level:
                 level = chunk.log_level
                 logs.set_level(level)

@@ -53,6 +53,7 @@ class Engine:
         self.last_settled = 0.0
         self.exits: dict[str, int] = {}  # Consumer exits by reason
         self.abandoned = 0  # deliveries in hand when the drain ended
+        self._link_told = LinkState()
         self._forward = forward
         self._changed = changed
         self._loop = asyncio.get_running_loop()
@@ -140,15 +141,16 @@ class Engine:
 
     def link_changed(self, state: LinkState) -> None:
         """Tell the outside; a new connection takes the publications that wait."""
-        logs.say(
-            log,
-            logging.INFO,
-            "link",
-            "connected to the broker" if state.connected else f"not connected: {state.reason}",
-            connected=state.connected,
-            consuming=state.consuming,
-            blocked=state.blocked,
-        )
+        known, self._link_told = self._link_told, state
+        for words in state.warnings:
+            if words not in known.warnings:
+                logs.say(log, logging.WARNING, "topology", words)
+        if (state.connected, state.reason) != (known.connected, known.reason) and not self.draining:
+            words = f"connected to the broker{': ' if state.reason else ''}{state.reason}"
+            if not state.connected:
+                words = f"not connected to the broker: {state.reason}"
+            level = logging.WARNING if state.reason and known.connected else logging.INFO
+            logs.say(log, level, "link", words, connected=state.connected, blocked=state.blocked)
         if state.connected:
             self._do(self.ledger.tick(time.monotonic()))
         self.ask_turn()

@@ -6,6 +6,7 @@ message's fault; what is not an `Exception` (SystemExit, a signal) ends the Cons
 
 import os
 import signal
+import struct
 import time
 from typing import Any
 
@@ -18,7 +19,10 @@ from mqworker.jobs.codecs import UndecodableError, UnencodableError, decode, enc
 from mqworker.jobs.failures import describe
 from mqworker.jobs.message import Message
 from mqworker.messages import Failure, Item, Outcome
-from mqworker.properties import MalformedProperties, Properties
+from mqworker.properties import MalformedProperties, Properties, encode_value
+
+_DOUBLE = struct.Struct(">d")
+_FIRST = encode_value(1)
 
 
 class Alarm:
@@ -51,6 +55,7 @@ class Worker:
     def __init__(self, chain: Chain, stage: str, config: StageConfig, broker: BrokerConfig) -> None:
         self.soft_limit = 0.0
         self.generation = 0
+        self._stamp: dict[str, bytes] = {}  # headers that are the same on every result of a generation
         self.out_of_memory = False
         self._chain = chain
         self._stage = stage
@@ -58,6 +63,11 @@ class Worker:
         self._largest = broker.max_message_size
         self._alarm = Alarm()
         self._pid = os.getpid()
+
+    def begin_generation(self, generation: int) -> None:
+        """Results carry this generation from now on."""
+        self.generation = generation
+        self._stamp = {headers.STAGE: encode_value(self._stage), headers.GENERATION: encode_value(generation)}
 
     def compute(self, item: Item) -> Outcome:
         """Everything from the input's bytes to the result's."""
@@ -114,10 +124,13 @@ class Worker:
         if not properties.message_id:
             properties.message_id = fingerprint(item.properties, item.body).hex()[:32]
             table[headers.DERIVED_ID] = True
-        table[headers.STAGE] = self._stage
-        table[headers.GENERATION] = self.generation
-        table[headers.DURATION] = round(duration * 1000, 3)
-        table[headers.ATTEMPT] = attempt
+        table.stamp(self._stamp)
+        table.stamp(
+            {
+                headers.DURATION: b"d" + _DOUBLE.pack(round(duration * 1000, 3)),
+                headers.ATTEMPT: _FIRST if attempt == 1 else encode_value(attempt),
+            }
+        )
         if reply_to:
             table[headers.OUTCOME] = "dropped" if body is None else "result"
         return Outcome(item.seq, duration, self.generation, properties.encode(), body, reply_to)

@@ -300,6 +300,16 @@ def test_what_was_held_is_forgotten_with_its_connection():
     assert (ledger.held, ledger.counters.adopted) == (1, 0)
 
 
+def test_tags_of_a_lost_connection_are_never_acked():
+    """What was settled and not acked yet under the old epoch acks nothing of the new one, whose tags begin anew."""
+    ledger, out = filled(3)
+    finish(ledger, out[1:], DROPPED, 0.0)
+    ledger.consuming_lost(0.0)
+    for tag in (1, 2, 3):
+        ledger.delivered(delivery(tag, b"new", epoch=2), 0.0)
+    assert (ledger.acks(9.0), ledger.gaps, len(ledger)) == ([], False, 3)
+
+
 def test_a_redelivery_adopts_what_is_being_computed():
     """State out: the redelivery is not dispatched again, and the outcome settles it under its own tag."""
     ledger, out = filled(2)

@@ -7,7 +7,6 @@ with another content or of another version is left as it is: nothing here delete
 """
 
 import contextlib
-import ctypes
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ CREATE TABLE binding (exchange TEXT, routing_key TEXT, queue INTEGER,
     PRIMARY KEY (exchange, routing_key, queue)) WITHOUT ROWID;
 CREATE TABLE message (id INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, owner INTEGER,
     redelivered INTEGER NOT NULL DEFAULT 0, deliveries INTEGER NOT NULL DEFAULT 0);
-CREATE INDEX message_ready ON message (queue, id) WHERE owner IS NULL;
+CREATE INDEX message_ready ON message (queue, owner) WHERE owner IS NULL;
 CREATE INDEX message_owner ON message (owner) WHERE owner IS NOT NULL;
 CREATE TABLE content (id INTEGER PRIMARY KEY, exchange TEXT NOT NULL, routing_key TEXT NOT NULL,
     properties BLOB NOT NULL, body BLOB NOT NULL);
@@ -161,13 +160,9 @@ class File:
                 self.db.execute("ROLLBACK")
 
     def close(self) -> None:
-        """Close the connection."""
-        if self.is_in_place():
-            with contextlib.suppress(sqlite3.Error):
-                self.db.close()
-        else:
-            # closing would delete by its path a write-ahead log that may by now be another database's
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.db))
+        """Close the connection; SQLite leaves the log alone when the file was replaced by another."""
+        with contextlib.suppress(sqlite3.Error):
+            self.db.close()
 
 
 def _create(path: Path) -> None:

@@ -66,6 +66,8 @@ class Session:
         self._held: dict[int, int] = {}  # tag to message; tags only grow, so it is in order
         self._tag = 0
         self.chores = False  # the next `run` puts everything in order; always writes, so it also tries the disk
+        self._changed = True  # `depth` may be wrong
+        self._count_from = 0.0
         self._fresh = True  # there may be messages to take
         self._file = File(path)
         try:
@@ -85,6 +87,7 @@ class Session:
         before, self._seen = self._seen, self._data_version()
         changed = before != self._seen
         self._fresh = self._fresh or changed
+        self._changed = self._changed or changed
         return changed
 
     def tick(self) -> None:
@@ -97,8 +100,17 @@ class Session:
             or store.has_due(db)
             or not store.is_declared(db, self._topology)
         )
-        queue = store.queue_id(db, self._topology.input)
-        self.depth = 0 if queue is None else store.count_ready(db, queue)
+        self._count()
+
+    def _count(self) -> None:
+        """Count what is ready, if it can have changed, in at most a hundredth of the time."""
+        began = time.monotonic()
+        if not self._changed or began < self._count_from:
+            return
+        queue = store.queue_id(self._file.db, self._topology.input)
+        self.depth = 0 if queue is None else store.count_ready(self._file.db, queue)
+        self._changed = False
+        self._count_from = began + 100 * (time.monotonic() - began)
 
     def has_work(self, prefetch: int) -> bool:
         """Tell whether `run` has something to do even without commands."""
@@ -128,6 +140,7 @@ class Session:
             taken = store.take(db, self._topology.input, room, self._owner) if room > 0 else []
         self.consuming = bool(prefetch)
         self._fresh = self.chores = False
+        self._changed = True
         return self._apply(changes, taken, prefetch)
 
     def _do_chores(self, db: sqlite3.Connection) -> None:

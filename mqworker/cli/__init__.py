@@ -1,0 +1,118 @@
+"""The command line: `mqworker VERB`.
+
+Runs in the user's process. This module knows the verbs and imports the one that is asked for, so that `--help` and
+`status` pay for nothing else. Every expected failure ends here as one sentence on stderr and an exit code of
+`mqworker.exits`; data goes to stdout, words to stderr.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from mqworker.cli.options import Failed
+from mqworker.client import CallError
+from mqworker.exits import Exit
+
+VERBS = {  # verb: (module below mqworker.cli, what it does)
+    "run": ("run", "Run the service in the foreground, as supervisord does."),
+    "demo": ("demo", "Show it at work: embedded broker, example, live status; leaves nothing behind."),
+    "init": ("init", "Begin a project: a job, mqworker.toml and a test."),
+    "check": ("check", "Say what keeps the service from running, and the fix."),
+    "send": ("send", "Send messages to a stage, and wait for the result if asked."),
+    "status": ("look", "Tell what is wanted and what is."),
+    "logs": ("look", "Show the last log lines, and follow."),
+    "pause": ("steer", "Stop listening; what is held is finished."),
+    "resume": ("steer", "Listen again."),
+    "scale": ("steer", "Set the number of Consumers: N, +N or -N."),
+    "start": ("steer", "Build a stage's processes."),
+    "stop": ("steer", "Drain a stage and end its processes; the service goes on."),
+    "restart": ("steer", "Replace all Consumers, one by one, with freshly imported code."),
+    "drain": ("steer", "End the service: finish what is in hand, give the rest back."),
+    "params": ("params", "Show, change and take back a stage's parameters."),
+    "jobs": ("jobs", "Show a stage's chain of jobs."),
+    "queues": ("queues", "Show, purge and delete queues."),
+    "dlq": ("dlq", "Look at dead letters, send them back, drop or export them."),
+    "config": ("config", "Show the configuration and where each value comes from."),
+    "conf": ("conf", "Print a configuration for supervisord or systemd."),
+}
+
+
+class _Verbs(click.Group):
+    """Imports a verb when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's interface
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"mqworker.cli.{VERBS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        if args[0] not in VERBS and not args[0].startswith("-"):
+            import difflib  # noqa: PLC0415 - only for a mistake
+
+            close = difflib.get_close_matches(args[0], VERBS, n=1)
+            hint = f" Did you mean `{close[0]}`?" if close else " `mqworker --help` lists the verbs."
+            ctx.fail(f"There is no verb `{args[0]}`.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, words) for name, (_, words) in VERBS.items()])
+
+
+def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import version  # noqa: PLC0415 - slow, and only needed here
+
+        click.echo(f"mqworker {version('mqworker')}")
+        ctx.exit()
+
+
+@click.command(
+    cls=_Verbs,
+    subcommand_metavar="VERB ...",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`mqworker VERB --help` shows examples. Exit codes: 0 done, 1 internal, 2 usage, 3 not running, 4 no answer,"
+    " 69 broker unreachable, 70 restarts used up, 75 given back, 77 refused, 78 configuration.",
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit."
+)
+def cli() -> None:
+    """Run a Python algorithm behind RabbitMQ: held back, on all cores, nothing lost.
+
+    Begin with `mqworker demo`, which needs no broker, or with `mqworker init NAME`.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    try:
+        return _main(arguments)
+    except BrokenPipeError:  # the reader of our stdout has seen enough (`| head`): end quietly, as cat does
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        return 128 + 13
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    try:
+        code = cli.main(args=arguments, prog_name="mqworker", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else Exit.OK
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (Failed, CallError) as error:
+        click.echo(f"mqworker: {error}", err=True)
+        return error.code
+    except (click.Abort, KeyboardInterrupt):
+        return 130

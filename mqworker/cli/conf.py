@@ -1,0 +1,179 @@
+"""`mqworker conf supervisor|systemd`: complete configuration for whoever keeps the service alive, printed to stdout."""
+
+import math
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mqworker.cli.options import VerbGroup, config_option, load_config
+from mqworker.configuration.sources import CONFIG_FILE
+
+if TYPE_CHECKING:
+    from mqworker.config_load import Loaded
+
+STOP_MARGIN = 5  # seconds beyond the drain deadline until whoever stops us may kill
+
+SUPERVISOR = """\
+; mqworker under supervisord; printed by `mqworker conf supervisor`. Put it into a file that the [include] section of
+; supervisord.conf reads (Debian: /etc/supervisor/conf.d/{name}.conf), then:
+;   mkdir -p {logs_dir}
+;   supervisorctl reread && supervisorctl update && supervisorctl tail -f {name}
+{environment}
+[program:{name}]
+command={command} run{config}
+directory={root}
+;user=mqworker                 ; an unprivileged user, when supervisord runs as root
+autostart=true
+autorestart=unexpected         ; crashes are restarted, an end that was asked for is not ...
+exitcodes=0,75,78              ; ... nor is a drain past its deadline (75) or a bad configuration (78)
+startsecs=1                    ; a bad configuration ends within it, and after a few tries it is FATAL
+startretries=3
+stopsignal=TERM                ; TERM drains: work in hand is finished, the rest goes back to the broker
+stopwaitsecs={stop:<18}; must exceed service.drain_deadline, which is {drain:g} s
+stopasgroup=false              ; TERM to the whole group would end work in hand
+killasgroup=true               ; when it has to be killed, nothing is left behind
+redirect_stderr=true
+stdout_logfile={logs}
+stdout_logfile_maxbytes=50MB
+stdout_logfile_backups=10
+
+[eventlistener:{name}-guard]
+command={python} -m mqworker.guard --program {name}{config}
+directory={root}
+;user=mqworker
+events=TICK_5                  ; asks /livez every 5 s; restarts a service that has not answered several times in a row
+autorestart=true
+stderr_logfile={guard_logs}
+stderr_logfile_maxbytes=5MB
+stderr_logfile_backups=2
+"""
+
+SYSTEMD = """\
+# mqworker under systemd; printed by `mqworker conf systemd`. As /etc/systemd/system/{name}.service, then:
+#   systemctl daemon-reload && systemctl enable --now {name} && journalctl -fu {name}
+{environment}
+[Unit]
+Description=mqworker: {name}
+After=network-online.target
+Wants=network-online.target
+StartLimitIntervalSec=60
+StartLimitBurst=5
+
+[Service]
+Type=exec
+ExecStart={command} run{config}
+WorkingDirectory={root}
+# An unprivileged user that may write {state_dir}:
+#User=mqworker
+Restart=on-failure
+RestartSec=5
+# 75: the drain deadline passed and work was given back; 78: the configuration is bad, a restart does not mend it.
+SuccessExitStatus=75
+RestartPreventExitStatus=78
+ExecReload=/bin/kill -HUP $MAINPID
+# TERM goes to the service alone, which drains; what is left after that is killed.
+KillMode=mixed
+KillSignal=SIGTERM
+# must exceed service.drain_deadline, which is {drain:g} s
+TimeoutStopSec={stop}
+LimitNOFILE=65536
+UMask=0077
+NoNewPrivileges=yes
+PrivateTmp=yes
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@click.group(cls=VerbGroup)
+def conf() -> None:
+    """Print a configuration for what keeps the service alive."""
+
+
+@conf.command()
+@config_option
+def supervisor(config: Path | None) -> None:
+    """Print the supervisord sections for this configuration: the service and its guard.
+
+    Examples:
+      mqworker conf supervisor > /etc/supervisor/conf.d/energy.conf
+      supervisorctl reread && supervisorctl update
+      supervisorctl tail -f mqworker
+    """
+    loaded = load_config(config)
+
+    def written(path: Path | str) -> str:
+        return shlex.quote(str(path)).replace("%", "%%")
+
+    def plain(path: Path | str) -> str:
+        return str(path).replace("%", "%%")
+
+    click.echo(
+        SUPERVISOR.format(
+            name=loaded.config.service.name,
+            command=" ".join(map(written, _command())),
+            python=written(sys.executable),
+            config=f" --config {written(loaded.path)}" if loaded.path else "",
+            root=plain(loaded.root),
+            drain=loaded.config.service.drain_deadline,
+            stop=_stop(loaded),
+            logs=plain(loaded.state_dir / "mqworker.log"),
+            logs_dir=shlex.quote(str(loaded.state_dir)),
+            guard_logs=plain(loaded.state_dir / "guard.log"),
+            environment=_environment(loaded, ";"),
+        ),
+        nl=False,
+    )
+
+
+@conf.command()
+@config_option
+def systemd(config: Path | None) -> None:
+    """Print a systemd unit for this configuration.
+
+    Example:
+      mqworker conf systemd | sudo tee /etc/systemd/system/mqworker.service
+    """
+    loaded = load_config(config)
+
+    def written(path: Path | str) -> str:
+        text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+        return f'"{text}"' if " " in text or text != str(path) else text
+
+    click.echo(
+        SYSTEMD.format(
+            name=loaded.config.service.name,
+            command=" ".join(map(written, _command())),
+            config=f" --config {written(loaded.path)}" if loaded.path else "",
+            root=str(loaded.root).replace("%", "%%"),
+            state_dir=loaded.state_dir,
+            drain=loaded.config.service.drain_deadline,
+            stop=_stop(loaded),
+            environment=_environment(loaded, "#"),
+        ),
+        nl=False,
+    )
+
+
+def _stop(loaded: "Loaded") -> int:
+    return math.ceil(loaded.config.service.drain_deadline) + STOP_MARGIN
+
+
+def _command() -> list[str]:
+    """How this very installation is started."""
+    script = Path(sys.executable).parent / "mqworker"
+    return [str(script)] if os.access(script, os.X_OK) else [sys.executable, "-m", "mqworker"]
+
+
+def _environment(loaded: "Loaded", comment: str) -> str:
+    """Name the variables that shaped this configuration and that the service will lack; never their values."""
+    names = [name for name in os.environ if name.startswith("MQWORKER_") and name != CONFIG_FILE]
+    if not names and loaded.path:
+        return ""
+    told = f"set here and not in the file: {', '.join(sorted(names))}" if names else "there is no configuration file"
+    return f"{comment} Mind: {told}; the service needs them in its own environment.\n"

@@ -1,0 +1,125 @@
+"""`mqworker status` and `mqworker logs`: what is, without changing anything."""
+
+import json
+import time
+from typing import Any
+
+import click
+
+from mqworker.cli import output
+from mqworker.cli.options import Service, Verb, asks
+
+
+@click.command(cls=Verb)
+@asks()
+def status(service: Service) -> None:
+    """Tell what is wanted and what is, for the service and each of its stages.
+
+    It asks the running service, never the broker, so it answers while the broker is down.
+
+    Examples:
+      mqworker status
+      mqworker status --stage energy --json
+      mqworker status --url http://127.0.0.1:5002
+    """
+    snapshot = service.status()
+    if service.stage:
+        if service.stage not in snapshot["stages"]:
+            raise click.UsageError(f"There is no stage {service.stage}; there is {', '.join(snapshot['stages'])}.")
+        snapshot["stages"] = {service.stage: snapshot["stages"][service.stage]}
+    if service.as_json:
+        output.data(snapshot)
+    else:
+        show(snapshot)
+
+
+def show(snapshot: dict[str, Any]) -> None:
+    """Print a snapshot for a person."""
+    up = output.seconds(max(0.0, time.time() - snapshot["started"]))
+    paused = ", paused" if snapshot.get("paused") else ""
+    revision = snapshot["document"]["revision"]
+    applied = min((view["applied"] for view in snapshot["stages"].values()), default=revision)
+    behind = "" if applied >= revision else f" (not all applied yet: {applied})"
+    service = output.clean(snapshot["service"])
+    click.echo(f"{service}: {snapshot['state']}{paused}, pid {snapshot['pid']}, up {up}, revision {revision}{behind}")
+    head = (
+        "stage",
+        "state",
+        "listening",
+        "consumers",
+        "rate/s",
+        "p95",
+        "done",
+        "dropped",
+        "retried",
+        "dead",
+        "backlog",
+    )
+    output.table(head, [_row(name, view) for name, view in snapshot["stages"].items()])
+    for name, view in snapshot["stages"].items():
+        if view["problem"]:
+            output.words(f"{name}: {output.clean(view['problem'])}")
+
+
+def _row(name: str, view: dict[str, Any]) -> list[Any]:
+    desired, actual = view["desired"], view["actual"]
+    wanted = desired["consumers"] if desired["working"] and desired["running"] else 0
+    listening = "yes" if desired["listening"] else "no"
+    if actual is None:
+        return [name, view["state"], listening, f"0/{wanted}", *["-"] * 7]
+    ready = sum(consumer["state"] in ("idle", "busy") for consumer in actual["consumers"])
+    counters = actual["counters"]
+    if desired["listening"] and not actual["link"]["consuming"]:
+        listening = "not yet" if actual["link"]["connected"] else "no broker"
+    return [
+        name,
+        view["state"],
+        listening,
+        f"{ready}/{wanted}",
+        f"{actual['rate']:.1f}",
+        output.seconds(actual["p95"]) if actual["p95"] else "-",
+        counters.get("result", 0),
+        counters.get("dropped", 0),
+        counters.get("retried", 0),
+        counters.get("dead", 0),
+        "?" if actual["backlog"] is None else actual["backlog"],
+    ]
+
+
+@click.command(cls=Verb)
+@click.option("--follow", "-f", is_flag=True, help="Go on with new lines until Ctrl-C.")
+@click.option(
+    "--lines", "-n", type=click.IntRange(0, 2000), default=20, show_default=True, help="How many to begin with."
+)
+@asks(stage=False)
+def logs(service: Service, follow: bool, lines: int) -> None:
+    """Show the last log lines of the running service.
+
+    Examples:
+      mqworker logs
+      mqworker logs -f
+      mqworker logs -n 200 --json | jq 'select(.level == "error")'
+    """
+    seen = False
+    try:
+        for _, line in service.client.events(f"/logs?tail={lines}&follow={int(follow)}"):
+            seen = True
+            click.echo(line if service.as_json else _readable(line))
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+    if follow and seen:
+        output.words("the service ended the stream")
+
+
+def _readable(line: str) -> str:
+    try:
+        record = json.loads(line)
+        head = f"{record['time'][11:23]} {record['level']:7} {record['process']:20} {output.clean(record['msg'])}"
+    except (ValueError, KeyError, TypeError):
+        return output.clean(line)
+    told = {"time", "level", "event", "msg", "service", "stage", "process", "pid", "traceback"}
+    extra = " ".join(f"{key}={output.clean(value)}" for key, value in record.items() if key not in told)
+    rows = [head + (f"  [{extra}]" if extra else "")]
+    rows += [f"    | {output.clean(row)}" for row in str(record.get("traceback", "")).splitlines()]
+    return "\n".join(rows)

@@ -1,0 +1,216 @@
+"""What the verbs that talk to a service have in common: their options, the client, waiting until a change is applied.
+
+Imports nothing that `--help` would have to pay for; the configuration is read when a verb runs.
+"""
+
+import functools
+import inspect
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+import click
+
+from mqworker.client import Address, Client, parse_url
+from mqworker.exits import Exit
+
+if TYPE_CHECKING:
+    from mqworker.config_load import Loaded
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+TOKEN = "MQWORKER_CONTROL__TOKEN"  # noqa: S105 - the name of a variable
+WAIT_MAX = 30.0  # seconds that one request may wait (interfaces.md)
+POLL = 0.2  # seconds between looks at a change that takes longer
+
+
+class Failed(Exception):  # noqa: N818 - it is the end of a verb
+    """A verb that cannot do what was asked: one sentence, and the exit code."""
+
+    def __init__(self, code: Exit, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+class Verb(click.Command):
+    """A command whose docstring ends with "Example" or "Examples", shown line by line."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.help = inspect.cleandoc(self.help or "").replace("\n\nExample", "\n\n\b\nExample")
+
+
+class VerbGroup(click.Group):
+    """A verb with verbs below it."""
+
+    command_class = Verb
+
+
+def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> "Loaded":
+    """Load the configuration, or end the verb with all that is wrong with it."""
+    from mqworker.config_load import ConfigError, load  # noqa: PLC0415 - not for --help
+
+    try:
+        return load(path, os.environ, overrides or {})
+    except ConfigError as error:
+        rows = str(error).splitlines()
+        raise Failed(
+            Exit.CONFIG, "the configuration cannot be used:\n" + "\n".join(f"  {row}" for row in rows)
+        ) from None
+
+
+class Service:
+    """The service that a verb is about: where it is, which stages are meant, how long an answer may take."""
+
+    def __init__(
+        self,
+        *,
+        config: Path | None,
+        url: str | None,
+        socket: Path | None,
+        timeout: float,
+        stage: str | None,
+        as_json: bool,
+    ) -> None:
+        self.timeout = timeout
+        self.stage = stage
+        self.as_json = as_json
+        self.client = Client(_address(config, url, socket), timeout)
+
+    def status(self) -> dict[str, Any]:
+        """Ask for the whole snapshot."""
+        snapshot: dict[str, Any] = self.client.get("/status")
+        return snapshot
+
+    def stages(self) -> list[str]:
+        """Name the stage that is meant, or all of them."""
+        return [self.stage] if self.stage else list(self.status()["stages"])
+
+    def one_stage(self) -> str:
+        """Name the stage that is meant; when none was, the service must have just one."""
+        names = self.stages()
+        if len(names) != 1:
+            raise click.UsageError(f"The service has several stages ({', '.join(names)}); choose one by --stage.")
+        return names[0]
+
+    def change(self, method: str, path: str, payload: Any = None, *, wait: bool = True) -> dict[str, Any]:
+        """Ask for a change and, with `wait`, see that it is applied, or fail with 4 and say what holds it up."""
+        end = time.monotonic() + self.timeout
+        patience = min(WAIT_MAX, self.timeout) if wait else 0.0
+        query = f"{'&' if '?' in path else '?'}wait={patience:g}" if wait else ""
+        answer: dict[str, Any] = self.client.call(method, path + query, payload, timeout=patience + max(5.0, POLL))
+        while wait and not answer.get("applied"):
+            if time.monotonic() > end:
+                raise Failed(Exit.NO_ANSWER, self._not_applied(answer["revision"]))
+            time.sleep(POLL)
+            answer["applied"] = _applied(self.status()) >= answer["revision"]
+        return answer
+
+    def _not_applied(self, revision: int) -> str:
+        stages = self.status()["stages"].items()
+        why = [f"{name}: {view['problem']}" for name, view in stages if view["applied"] < revision and view["problem"]]
+        words = f"the change is stored (revision {revision}) but was not applied within {self.timeout:g} s"
+        return "; ".join([words, *why]) + "; `mqworker status` shows how far it is"
+
+
+def _applied(snapshot: dict[str, Any]) -> int:
+    return min((view["applied"] for view in snapshot["stages"].values()), default=0)
+
+
+def at(stage: str, rest: str = "") -> str:
+    """Return the path of a stage's resource."""
+    return f"/stages/{quote(stage, safe='')}{rest}"
+
+
+def _address(config: Path | None, url: str | None, socket: Path | None) -> Address:
+    """Find the service: --url, --socket, else the control socket of the configuration."""
+    if url is None and socket is None:
+        loaded = load_config(config)
+        control = loaded.config.control
+        return Address(control.host, control.port, str(loaded.socket), control.token)
+    token = _token(config)
+    if socket is not None:
+        return Address(socket=str(socket), token=token)
+    try:
+        return parse_url(url or "", token)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--url") from None
+
+
+def _token(config: Path | None) -> str:
+    """The token for an address given by hand: from the environment, or from the configuration if there is one."""
+    from mqworker.config_load import ConfigError, load  # noqa: PLC0415 - not for --help
+
+    try:
+        return load(config, os.environ).config.control.token
+    except ConfigError:
+        if config is not None:
+            load_config(config)  # was asked for by name: say what is wrong with it
+    if path := os.environ.get(f"{TOKEN}_FILE"):
+        try:
+            return Path(path).read_text().strip()
+        except OSError as error:
+            raise Failed(Exit.CONFIG, f"{TOKEN}_FILE: {path} cannot be read ({error.strerror})") from None
+    return os.environ.get(TOKEN, "")
+
+
+config_option = click.option(
+    "--config",
+    "-c",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Configuration file.  [default: $MQWORKER_CONFIG, else mqworker.toml here]",
+)
+
+
+def asks(timeout: float = 5.0, *, stage: bool = True) -> Callable[[F], F]:
+    """Give a verb the options of one that asks a running service; it gets a `Service` as first argument."""
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def verb(
+            *args: Any,
+            config: Path | None,
+            url: str | None,
+            socket: Path | None,
+            timeout: float,
+            as_json: bool,
+            stage: str | None = None,
+            **kwargs: Any,
+        ) -> Any:
+            service = Service(config=config, url=url, socket=socket, timeout=timeout, stage=stage, as_json=as_json)
+            with service.client:
+                return function(service, *args, **kwargs)
+
+        options = [
+            click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+            click.option("--url", metavar="URL", help="The service's control address, e.g. http://127.0.0.1:5002."),
+            click.option("--socket", type=click.Path(path_type=Path), help="The service's control socket."),
+            config_option,
+            click.option(
+                "--timeout",
+                type=click.FloatRange(0, 86_400, min_open=True),
+                default=timeout,
+                show_default=True,
+                metavar="SECONDS",
+                help="How long to wait for the answer.",
+            ),
+        ]
+        if stage:
+            options.insert(0, click.option("--stage", "-s", metavar="NAME", help="Only this stage."))
+        decorated: Any = verb
+        for option in reversed(options):
+            decorated = option(decorated)
+        result: F = decorated
+        return result
+
+    return decorate
+
+
+def no_wait(function: F) -> F:
+    """Give a verb that changes something the choice not to wait."""
+    option = click.option("--no-wait", is_flag=True, help="Return once the change is stored, not when it is applied.")
+    return option(function)

@@ -1,0 +1,247 @@
+"""A small HTTP client for the control API of a running service, over its unix socket or TCP, with the standard library.
+
+Runs in the command line, one thread. Owns one kept-alive connection. Every answer that is not wanted becomes a
+`CallError`: one clear sentence and the exit code that says what kind of failure it was.
+"""
+
+import contextlib
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from mqworker.exits import Exit
+
+API = "/api/v1"
+IDLE_MAX = 20.0  # seconds after which a kept connection is not trusted with a request that must not be made twice
+ANSWER_MAX = 256 << 20  # bytes
+CONNECT_MAX = 5.0  # seconds
+
+
+class CallError(Exception):
+    """A request that was not answered as wanted; `code` is the exit code, `status` the HTTP status if there was one."""
+
+    def __init__(self, code: Exit, message: str, status: int = 0, problem: Mapping[str, Any] | None = None) -> None:
+        self.code = code
+        self.status = status
+        self.problem = dict(problem or {})
+        super().__init__(message)
+
+
+class Address(NamedTuple):
+    """Where a service answers; `socket` is the path of a unix socket, or empty."""
+
+    host: str = "127.0.0.1"
+    port: int = 5002
+    socket: str = ""
+    token: str = ""
+
+    def __str__(self) -> str:
+        """Return it as a person would write it, without the token."""
+        return self.socket or f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+
+def parse_url(url: str, token: str = "") -> Address:
+    """Read `http://host:port`; raises ValueError with a sentence."""
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme != "http":
+        raise ValueError(f"{parts.scheme}:// is not spoken here; give http://host:port")
+    if not parts.hostname or parts.path.strip("/") or parts.query or parts.username is not None:
+        raise ValueError("give http://host:port and nothing more")
+    return Address(parts.hostname, parts.port or 5002, "", token)
+
+
+class Answer(NamedTuple):
+    """What came back."""
+
+    status: int
+    content_type: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Return the decoded body; raises CallError."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            words = f"the answer (HTTP {self.status}) is not JSON: is this an mqworker service?"
+            raise CallError(Exit.NO_ANSWER, words, self.status) from None
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Client:
+    """See the module head. `timeout` is what one answer may take, in seconds."""
+
+    def __init__(self, address: Address, timeout: float = 5.0) -> None:
+        self.address = address
+        self.timeout = timeout
+        self._connection: http.client.HTTPConnection | None = None
+        self._used = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def get(self, path: str, timeout: float | None = None) -> Any:
+        """GET a JSON document below /api/v1."""
+        return self.call("GET", path, timeout=timeout)
+
+    def call(self, method: str, path: str, payload: Any = None, timeout: float | None = None) -> Any:
+        """Make a request with a JSON body below /api/v1; returns the decoded answer (None for an empty one)."""
+        body = b"" if payload is None else json.dumps(payload).encode()
+        answer = self.request(method, API + path, body, "application/json" if body else "", timeout)
+        return answer.json() if answer.body else None
+
+    def request(
+        self, method: str, path: str, body: bytes = b"", content_type: str = "", timeout: float | None = None
+    ) -> Answer:
+        """Make any request; raises CallError for every answer of 400 and above."""
+        timeout = self.timeout if timeout is None else timeout
+        headers = self._headers(content_type)
+        again = method != "POST"  # a kept connection may have been closed meanwhile: only then, and only if harmless
+        if self._connection is not None and not again and time.monotonic() - self._used > IDLE_MAX:
+            self.close()
+        while True:
+            kept = self._connection is not None
+            connection = self._connect(timeout)
+            try:
+                connection.request(method, path, body or None, headers)
+                response = connection.getresponse()
+                answer = self._read(response)
+            except TimeoutError:
+                self.close()
+                raise self._late(timeout) from None
+            except (http.client.HTTPException, OSError) as error:
+                self.close()
+                if kept and again and isinstance(error, (http.client.RemoteDisconnected, ConnectionError)):
+                    continue
+                words = f"{self.address} closed the connection without an answer ({_cause(error)})"
+                raise CallError(Exit.NO_ANSWER, f"{words}; look at the service's log") from None
+            self._used = time.monotonic()
+            if answer.status >= 400:
+                raise _refusal(answer, self.address)
+            return answer
+
+    def events(self, path: str, silence: float = 60.0) -> Iterator[tuple[str, str]]:
+        """Follow a stream of server-sent events: (id, data); ends when the service closes it."""
+        connection = self._connect(silence)
+        try:
+            connection.request("GET", API + path, headers=self._headers("") | {"Accept": "text/event-stream"})
+            response = connection.getresponse()
+            if response.status >= 400:
+                raise _refusal(self._read(response), self.address)
+            number, data = "", []
+            while raw := response.readline():
+                line = raw.decode("utf-8", "replace").rstrip("\r\n")
+                if line.startswith("data:"):
+                    data.append(line[5:].removeprefix(" "))
+                elif line.startswith("id:"):
+                    number = line[3:].strip()
+                elif not line and data:
+                    yield number, "\n".join(data)
+                    data = []
+        except TimeoutError:
+            raise self._late(silence) from None
+        except (http.client.HTTPException, OSError) as error:
+            raise CallError(Exit.NO_ANSWER, f"{self.address}: the stream broke off ({_cause(error)})") from None
+        finally:
+            self.close()
+
+    # --- inside
+
+    def _headers(self, content_type: str) -> dict[str, str]:
+        headers = {"Accept": "application/json"}
+        if content_type:
+            headers["Content-Type"] = content_type
+        if self.address.token:
+            headers["Authorization"] = f"Bearer {self.address.token}"
+        return headers
+
+    def _connect(self, timeout: float) -> http.client.HTTPConnection:
+        connection = self._connection
+        if connection is None or connection.sock is None:
+            connection = self._connection = self._new(min(timeout, CONNECT_MAX))
+        connection.timeout = timeout
+        connection.sock.settimeout(timeout)
+        return connection
+
+    def _new(self, timeout: float) -> http.client.HTTPConnection:
+        address = self.address
+        connection = (
+            _UnixConnection(address.socket, timeout)
+            if address.socket
+            else http.client.HTTPConnection(address.host, address.port, timeout=timeout)
+        )
+        try:
+            connection.connect()
+        except (TimeoutError, BlockingIOError):
+            raise self._late(timeout) from None
+        except PermissionError:
+            words = f"{address} may not be opened by this user: run it as the user of the service"
+            raise CallError(Exit.NOT_RUNNING, words) from None
+        except OSError as error:
+            words = f"no service is running at {address} ({_cause(error)}); start it with `mqworker run`"
+            raise CallError(Exit.NOT_RUNNING, words) from None
+        return connection
+
+    def _late(self, timeout: float) -> CallError:
+        words = f"{self.address} did not answer within {timeout:g} s"
+        return CallError(Exit.NO_ANSWER, f"{words}; ask again with a longer --timeout, or look at the service's log")
+
+    def _read(self, response: http.client.HTTPResponse) -> Answer:
+        body = response.read(ANSWER_MAX + 1)
+        if len(body) > ANSWER_MAX:
+            self.close()
+            raise CallError(Exit.NO_ANSWER, f"the answer is larger than {ANSWER_MAX >> 20} MiB", response.status)
+        content_type = response.getheader("Content-Type", "").partition(";")[0].strip()
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, content_type, headers, body)
+
+
+def _cause(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _refusal(answer: Answer, address: Address) -> CallError:
+    """Make one sentence of a problem document (RFC 9457)."""
+    problem: dict[str, Any] = {}
+    if "json" in answer.content_type:
+        with contextlib.suppress(ValueError):
+            decoded = json.loads(answer.body)
+            problem = decoded if isinstance(decoded, dict) else {}
+    words = str(problem.get("detail") or problem.get("title") or f"HTTP {answer.status} from {address}")
+    fields = [item for item in problem.get("fields") or () if isinstance(item, dict)]
+    told = [f"{item.get('field')}: {item.get('problem')}" for item in fields if str(item.get("problem")) not in words]
+    words = "; ".join([words, *told])
+    if answer.status in (401, 403):
+        return CallError(Exit.REFUSED, f"refused: {words}", answer.status, problem)
+    return CallError(_code(answer.status, problem), words, answer.status, problem)
+
+
+def _code(status: int, problem: Mapping[str, Any]) -> Exit:
+    if status < 500:
+        return Exit.USAGE
+    if problem.get("kind") == "unavailable":
+        return Exit.BROKER_UNREACHABLE
+    return Exit.NO_ANSWER if status in (502, 503, 504) else Exit.INTERNAL

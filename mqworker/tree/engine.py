@@ -151,8 +151,8 @@ class Engine:
                 words = f"not connected to the broker: {state.reason}"
             level = logging.WARNING if state.reason and known.connected else logging.INFO
             logs.say(log, level, "link", words, connected=state.connected, blocked=state.blocked)
-        if state.connected:
-            self._do(self.ledger.tick(time.monotonic()))
+        if state.connected and not known.connected:
+            self._do(self.ledger.repeat_now(time.monotonic()))
         self.ask_turn()
         self._changed()
 

@@ -18,6 +18,7 @@ What holds at every moment:
 """
 
 import heapq
+import operator
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -262,6 +263,11 @@ class Ledger:
         while self._again and self._again[0][0] <= now:
             due += self._place(heapq.heappop(self._again)[2], now)
         return due
+
+    def repeat_now(self, now: float) -> list[Publish]:
+        """Publish everything again that was refused: the reason has gone, a connection is back."""
+        self._again = [(now, seq, entry) for _, seq, entry in sorted(self._again, key=operator.itemgetter(1))]
+        return self.tick(now)
 
     def next_due(self) -> float | None:
         """When tick() has something to publish again."""

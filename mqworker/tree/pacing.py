@@ -7,15 +7,13 @@ a chunk; long ones travel alone, so that nothing waits behind them.
 import math
 from bisect import bisect_left
 
-BUCKETS = (
-    *(base * 10.0**power for power in range(-4, 3) for base in (1, 2.5, 5)),
-    1000.0,
-    1800.0,
-)  # upper bounds in seconds, 0.1 ms to half an hour; one more bucket is open
+from mqworker.messages import BUCKETS
+
 CHUNK_SECONDS = 0.004  # work that a chunk should carry
 HELD_SECONDS = 1.0  # work that the prefetch should keep at hand for each Consumer
 PREFETCH_MAX = 1000
 QUANTILE = 0.95
+SHORTEST = 2.0**-21  # seconds; stands for zero, of which frexp gives no magnitude
 WINDOW = 512  # observations after which old ones count half
 
 
@@ -34,7 +32,7 @@ class ServiceTime:
         self.histogram[bisect_left(BUCKETS, seconds)] += 1
         self.total += seconds
         self.count += 1
-        self._recent[min(39, max(0, math.frexp(seconds)[1] + 20))] += 1
+        self._recent[min(39, max(0, math.frexp(seconds or SHORTEST)[1] + 20))] += 1
         self._weight += 1
         if self._weight >= WINDOW:
             self._recent = [weight / 2 for weight in self._recent]
@@ -62,7 +60,7 @@ def chunk_size(high: float | None, held: int, lanes: int, bound: int) -> int:
 
 
 def derive_prefetch(high: float | None, consumers: int, present: int) -> int:
-    """A prefetch that keeps every Consumer busy without hoarding: 2 a Consumer up to 1,000 (decisions 31).
+    """A prefetch that keeps every Consumer busy without hoarding: 2 a Consumer (which always stand) up to 1,000.
 
     It moves in powers of two and only when the wish differs by more than that, because each change costs the broker a
     new consumer.
@@ -70,7 +68,8 @@ def derive_prefetch(high: float | None, consumers: int, present: int) -> int:
     low = 2 * consumers
     if high is None or consumers == 0:
         return low
-    wish = min(PREFETCH_MAX, max(low, int(consumers * HELD_SECONDS / high)))
-    if wish < PREFETCH_MAX:
+    most = max(PREFETCH_MAX, low)
+    wish = min(most, max(low, int(consumers * HELD_SECONDS / high)))
+    if wish < most:
         wish = max(low, 1 << (wish.bit_length() - 1))
-    return present if present >= low and present / 2 <= wish <= present * 2 and wish != PREFETCH_MAX else wish
+    return present if low <= present <= most and present / 2 <= wish <= present * 2 and wish != most else wish

@@ -153,9 +153,7 @@ def small(bench: Bench, count: int, rounds: int) -> None:
             assert all(json.loads(one) == json.loads(other) for one, other in zip(results, bodies, strict=True))
             rows.append((count / relay, count / ours, relay_cpu / count * 1e6, our_cpu / count * 1e6))
             print(
-                "round {}: relay {:,.0f}/s {:.1f} us, mqworker {:,.0f}/s {:.1f} us".format(
-                    number + 1, rows[-1][0], rows[-1][2], rows[-1][1], rows[-1][3]
-                ),
+                f"round {number + 1}: relay {rows[-1][0]:,.0f}/s {rows[-1][2]:.1f} us, mqworker {rows[-1][1]:,.0f}/s {rows[-1][3]:.1f} us",
                 flush=True,
             )
     relay, ours, relay_cpu, our_cpu = (statistics.median(column) for column in zip(*rows, strict=True))

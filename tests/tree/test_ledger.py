@@ -468,3 +468,16 @@ def test_held_bytes_count_inputs_and_results_until_they_are_settled():
     assert ledger.held_bytes == 10 + len(b"result")
     ledger.confirmed(pid, 0.0)
     assert ledger.held_bytes == 0
+
+
+def test_what_was_refused_goes_again_at_once_when_a_connection_is_back():
+    """The backoff of a refused publication ends with the reason for it."""
+    ledger = Ledger()
+    ledger.delivered(Delivery(1, 1, b"", b"a", False, "", "in"), 0.0)
+    (entry,) = ledger.take(1, 1)
+    (first,) = ledger.finished(entry.seq, Plan("result", Publication("", "out", b"", b"A")), 0.0)
+    ledger.refused(first.pid, "not connected", 0.0)
+    assert ledger.tick(0.1) == []
+    (again,) = ledger.repeat_now(0.2)
+    assert again.publication == first.publication
+    assert ledger.repeat_now(0.3) == []

@@ -152,10 +152,9 @@ def small(bench: Bench, count: int, rounds: int) -> None:
             ours, our_cpu, results = bench.mqworker(service, bodies)
             assert all(json.loads(one) == json.loads(other) for one, other in zip(results, bodies, strict=True))
             rows.append((count / relay, count / ours, relay_cpu / count * 1e6, our_cpu / count * 1e6))
-            print(
-                f"round {number + 1}: relay {rows[-1][0]:,.0f}/s {rows[-1][2]:.1f} us, mqworker {rows[-1][1]:,.0f}/s {rows[-1][3]:.1f} us",
-                flush=True,
-            )
+            relay_rate, our_rate, relay_us, our_us = rows[-1]
+            words = f"relay {relay_rate:,.0f}/s {relay_us:.1f} us, mqworker {our_rate:,.0f}/s {our_us:.1f} us"
+            print(f"round {number + 1}: {words}", flush=True)
     relay, ours, relay_cpu, our_cpu = (statistics.median(column) for column in zip(*rows, strict=True))
     print(
         f"(a) {len(bodies[0])}-byte JSON: mqworker {ours:,.0f}/s, relay {relay:,.0f}/s, "

@@ -11,6 +11,7 @@ from mqworker.errors import Reject, Retry, SoftTimeLimit
 if TYPE_CHECKING:
     from mqworker.jobs.message import Message
 
+__version__ = "0.1.0"
 __all__ = ["Message", "Reject", "Retry", "SoftTimeLimit"]
 
 

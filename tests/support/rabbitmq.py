@@ -106,6 +106,17 @@ class RabbitNode:
 
     def start(self, deadline: float = 60) -> None:
         """Start the node and return when it takes connections; RuntimeError with its last words otherwise."""
+        self.spawn()
+        assert self._server is not None
+        end = time.monotonic() + deadline
+        while not self.running():
+            if self._server.poll() is not None or time.monotonic() > end:
+                self.kill()
+                raise RuntimeError(f"RabbitMQ did not start: {(self.folder / 'output').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def spawn(self) -> None:
+        """Start the node without waiting; from the main thread, because it dies with the thread that started it."""
         guard = [] if self._detached else ["setpriv", "--pdeathsig", "KILL"]
         output = (self.folder / "output").open("ab")
         spawn = {"env": self.env, "stdin": subprocess.DEVNULL, "stdout": output, "stderr": output, "cwd": self.folder}
@@ -117,12 +128,6 @@ class RabbitNode:
         output.close()
         (self.folder / "pid").write_text(str(self._server.pid))
         (self.folder / "epmd.pid").write_text(str(self._epmd.pid))
-        end = time.monotonic() + deadline
-        while not self.running():
-            if self._server.poll() is not None or time.monotonic() > end:
-                self.kill()
-                raise RuntimeError(f"RabbitMQ did not start: {(self.folder / 'output').read_text()[-2000:]}")
-            time.sleep(0.05)
 
     def stop(self) -> None:
         """End the node in an orderly way, and its port mapper."""
@@ -202,6 +207,8 @@ class RabbitNode:
         end = time.monotonic() + deadline
         while self._ours() and time.monotonic() < end:
             time.sleep(0.02)
+        if self._server is not None and not self._ours():
+            self._server.wait(5)  # reaps it
 
 
 def temporary(folder: Path, **options) -> RabbitNode:

@@ -6,10 +6,11 @@ it hears acks, and drops (and counts) those of an old epoch or of a tag that is 
 the channel. A channel that ends (an acknowledgement timeout, a deleted queue) ends its epoch and is replaced with
 growing waits.
 
-Prefetch is per consumer tag and cannot be changed on one that runs. So there may be several tags: the sum of their
-limits, plus what is unsettled under cancelled ones, never exceeds the larger of the old and the new value. More is
-wanted: a tag is added for the difference. Less: all are cancelled and a new one gets what the unsettled leave free;
-the rest follows when those have settled.
+Prefetch belongs to a consumer tag and cannot be changed on one that runs, so a change means a new tag. It gets what
+the unsettled leave of the wanted value (none while they leave nothing), so that the sum never exceeds the larger of
+the old and the new value; and it is replaced by a larger one when what has settled meanwhile makes that worth while.
+There is never more than one tag, because two on one quorum queue would mix its order. (A quorum queue may also
+take back what is under way to a tag that is cancelled: whoever needs strict order leaves the prefetch alone.)
 """
 
 import asyncio
@@ -22,19 +23,7 @@ from mqworker.brokers.rabbitmq.connection import SETTLED, wait_before
 from mqworker.brokers.rabbitmq.topology import queue_status
 from mqworker.brokers.rabbitmq.wire import Lost, RawProperties, Wire
 
-MOST_TAGS = 4  # then they are replaced by fewer
-
-
-class _Tag:
-    """A consumer at the broker: how many unsettled it may have, and has."""
-
-    __slots__ = ("cancelled", "held", "limit", "name")
-
-    def __init__(self, name: str, limit: int) -> None:
-        self.name = name
-        self.limit = limit
-        self.held = 0
-        self.cancelled = False
+WORTH = 1.25  # a tag is replaced by one with so many times its limit
 
 
 class Consuming:
@@ -58,9 +47,10 @@ class Consuming:
         self._channel: Channel | None = None
         self._ended = asyncio.Event()
         self._tuned = asyncio.Event()
-        self._tags: list[_Tag] = []
-        self._unsettled: dict[int, _Tag] = {}  # delivery tags in order
+        self._unsettled: dict[int, None] = {}  # delivery tags in order
+        self._tag = ""  # our consumer's name
         self._names = 0
+        self._limit = 0  # its prefetch; 0 while there is no consumer
         self.want = 0
         self.epoch = 0
         self.stale = 0  # acks that were dropped
@@ -79,7 +69,7 @@ class Consuming:
     @property
     def consuming(self) -> bool:
         """Whether the broker has a consumer of ours."""
-        return any(not tag.cancelled for tag in self._tags)
+        return self._limit > 0
 
     # -- what the Link says
 
@@ -97,9 +87,9 @@ class Consuming:
             return
         if multiple:
             while unsettled and (first := next(iter(unsettled))) <= tag:
-                unsettled.pop(first).held -= 1
+                del unsettled[first]
         else:
-            unsettled.pop(tag).held -= 1
+            del unsettled[tag]
         channel.raw.basic_ack(tag, multiple)
         self._settled()
 
@@ -110,7 +100,7 @@ class Consuming:
             return
         for tag in tags:
             if tag in self._unsettled:
-                self._unsettled.pop(tag).held -= 1
+                del self._unsettled[tag]
                 channel.raw.basic_nack(tag, requeue=True)
         self._settled()
 
@@ -165,7 +155,7 @@ class Consuming:
         )
         self._channel = channel
         self.epoch += 1
-        self._tags, self._unsettled = [], {}
+        self._limit, self._unsettled = 0, {}
         tuning = asyncio.create_task(self._tune(channel))
         self._tell("")
         try:
@@ -179,7 +169,7 @@ class Consuming:
         if self._channel is None:
             return
         self._channel = None
-        self._tags, self._unsettled = [], {}
+        self._limit, self._unsettled = 0, {}
         self._ended.set()
         self._tell(f"consuming stopped: {lost}")
         self._sink.consuming_lost(self.epoch, str(lost))
@@ -198,45 +188,40 @@ class Consuming:
             await self._tuned.wait()
 
     async def _fit(self, channel: Channel) -> None:
-        active = [tag for tag in self._tags if not tag.cancelled]
-        limits = sum(tag.limit for tag in active)
-        idle = len(active) > 1 and not self._unsettled
-        if limits > self.want or (limits < self.want and len(active) >= MOST_TAGS) or (idle and limits == self.want):
-            for tag in active:
-                await channel.cancel(tag.name)
-                tag.cancelled = True
-            active, limits = [], 0
-        old = sum(tag.held for tag in self._tags if tag.cancelled)
-        self._tags = [tag for tag in self._tags if tag.held or not tag.cancelled]
-        room = self.want - limits - old
-        if room >= 1 and not (active and old):
+        if self._limit and (self._limit > self.want or self._worth()):
+            await channel.cancel(self._tag)
+            self._limit = 0
+        room = self.want - len(self._unsettled)
+        if not self._limit and room > 0:
             await self._add(channel, room)
 
+    def _worth(self) -> bool:
+        """Whether a new consumer could have a limit that is larger by enough."""
+        possible = self.want - len(self._unsettled)
+        return self._limit < self.want and possible >= min(self.want, WORTH * self._limit)
+
     async def _add(self, channel: Channel, limit: int) -> None:
-        self._names += 1
-        tag = _Tag(f"mqworker-{self._names}", limit)
-        self._tags.append(tag)
-        epoch, unsettled, delivered = self.epoch, self._unsettled, self._sink.delivered
+        epoch, unsettled, say = self.epoch, self._unsettled, self._sink.delivered
 
         def deliver(_channel: object, method: Any, properties: RawProperties, body: bytes) -> None:
-            if epoch == self.epoch and self._channel is not None:
-                number = method.delivery_tag
-                unsettled[number] = tag
-                tag.held += 1
-                delivered(
+            if self._channel is channel:
+                tag = method.delivery_tag
+                unsettled[tag] = None
+                say(
                     Delivery(
-                        epoch, number, properties.block, body, method.redelivered, method.exchange, method.routing_key
+                        epoch, tag, properties.block, body, method.redelivered, method.exchange, method.routing_key
                     )
                 )
 
+        self._names += 1
+        self._tag = f"mqworker-{self._names}"
         await channel.ask("basic_qos", prefetch_count=limit)
-        await channel.ask("basic_consume", queue=self._queue, on_message_callback=deliver, consumer_tag=tag.name)
+        await channel.ask("basic_consume", queue=self._queue, on_message_callback=deliver, consumer_tag=self._tag)
+        self._limit = limit
 
     def _settled(self) -> None:
-        """Look whether the tags can be made fewer or larger now; cheap, because it runs for every ack."""
-        if len(self._tags) == 1 and not self._tags[0].cancelled:
+        """Look whether there can be a consumer, or a larger one; cheap, because it runs for every ack."""
+        if self._limit == self.want:
             return
-        active = any(not tag.cancelled for tag in self._tags)
-        old = any(tag.cancelled and tag.held for tag in self._tags)
-        if not self._unsettled or not active or (not old and any(tag.cancelled for tag in self._tags)):
+        if self._worth() if self._limit else len(self._unsettled) < self.want:
             self._tuned.set()

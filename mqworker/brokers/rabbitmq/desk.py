@@ -65,8 +65,10 @@ class RabbitDesk:
 
     async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> tuple[bytes, bytes]:
         """See `Desk.call`; the reply queue is exclusive and ends with the question."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + deadline - 0.01  # that nobody replies is no fault of the connection
         async with self._asking(deadline) as wire, _channel(wire) as channel:
-            replies: asyncio.Future[tuple[bytes, bytes]] = asyncio.get_running_loop().create_future()
+            replies: asyncio.Future[tuple[bytes, bytes]] = loop.create_future()
             request = Properties.decode(properties)
             request.reply_to = (await channel.ask("queue_declare", queue="", exclusive=True, auto_delete=True)).queue
             request.correlation_id = uuid4().hex
@@ -79,9 +81,11 @@ class RabbitDesk:
             await channel.ask("basic_consume", queue=request.reply_to, on_message_callback=replied, auto_ack=True)
             await self._place(channel, Publication("", queue, request.encode(), body))
             futures: list[asyncio.Future[Any]] = [replies, wire.closed]
-            await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(futures, timeout=until - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+            if wire.closed.done():
+                raise wire.closed.result()
             if not replies.done():
-                raise await wire.closed
+                raise BrokerUnavailable(f"nobody has replied within {deadline:g} s; the message was sent")
             return replies.result()
 
     async def peek(self, queue: str, limit: int, deadline: float) -> list[Peeked]:

@@ -111,7 +111,7 @@ class Wire(asyncio.Protocol, pika.connection.Connection):  # type: ignore[misc] 
     @property
     def usable(self) -> bool:
         """Whether requests can be made now."""
-        return bool(self.is_open)
+        return bool(self.is_open) and self._socket is not None and not self._socket.is_closing()
 
     def abort(self, reason: str) -> None:
         """End the connection at once, without a word to the peer."""

@@ -1,0 +1,22 @@
+"""The `broker` fixture: a harness for each implementation. To plug another in, add its id and how it is made."""
+
+import pytest
+
+from tests.brokers.harness import Common
+
+
+def make(kind: str, request: pytest.FixtureRequest) -> Common:
+    """Return a fresh harness."""
+    if kind == "sqlite":
+        from tests.brokers.embedded import SqliteHarness  # noqa: PLC0415 - needs no RabbitMQ, and the others no file
+
+        return SqliteHarness(request.getfixturevalue("tmp_path"))
+    from tests.brokers.rabbit import RabbitHarness  # noqa: PLC0415
+
+    return RabbitHarness(request.getfixturevalue("rabbit"), kind.removeprefix("rabbitmq-"))
+
+
+@pytest.fixture(params=["rabbitmq-classic", "rabbitmq-quorum", "sqlite"])
+def broker(request):
+    """A harness of its own for the test; closed by `contract` below on the test's loop."""
+    return make(request.param, request)

@@ -1,0 +1,27 @@
+"""The harness of the embedded broker: a file in a folder of the test's own."""
+
+from pathlib import Path
+
+from mqworker.brokers.base import DROP
+from tests.brokers.harness import Common
+
+
+class SqliteHarness(Common):
+    """The SQLite broker."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.url = f"sqlite:////{folder}/broker.db".replace("//////", "////").replace("/////", "////")
+
+    async def publish(self, queue: str, properties: bytes, body: bytes) -> None:
+        await self.make_desk().send(queue, properties, body, 5)
+
+    async def take(self, queue: str) -> tuple[bytes, bytes] | None:
+        taken: list[tuple[bytes, bytes]] = []
+
+        def wanted(properties: bytes, body: bytes) -> str:
+            taken.append((properties, body))
+            return DROP
+
+        await self.make_desk().move(queue, 1, wanted, 5)
+        return taken[0] if taken else None

@@ -1,0 +1,148 @@
+"""What the contract tests need of a broker; one small class for each.
+
+A harness belongs to one test: its names are its own, and what it opened is closed by `close`.
+"""
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Sequence
+from typing import Protocol
+from uuid import uuid4
+
+from mqworker.brokers import open_desk, open_link
+from mqworker.brokers.base import Delivery, Desk, Link, LinkState, Placement, Topology
+from mqworker.config import BrokerConfig
+from tests.support.loop import on_loop
+from tests.support.waiting import until
+
+
+class Recorder:
+    """A Sink that remembers everything."""
+
+    def __init__(self) -> None:
+        self.deliveries: list[Delivery] = []
+        self.answers: dict[int, str] = {}  # pid: "" when confirmed, else why it was refused
+        self.publishes_lost_for: list[str] = []
+        self.consuming_lost_for: list[tuple[int, str]] = []
+        self.states: list[LinkState] = []
+
+    def delivered(self, delivery: Delivery) -> None:
+        self.deliveries.append(delivery)
+
+    def confirmed(self, pids: Sequence[int]) -> None:
+        for pid in pids:
+            assert pid not in self.answers, "answered twice"
+            self.answers[pid] = ""
+
+    def refused(self, pid: int, reason: str) -> None:
+        assert pid not in self.answers, "answered twice"
+        self.answers[pid] = reason
+
+    def publishes_lost(self, reason: str) -> None:
+        self.publishes_lost_for.append(reason)
+
+    def consuming_lost(self, epoch: int, reason: str) -> None:
+        self.consuming_lost_for.append((epoch, reason))
+
+    def link_changed(self, state: LinkState) -> None:
+        self.states.append(state)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [delivery.body for delivery in self.deliveries]
+
+    async def has(self, count: int, deadline: float = 10) -> list[Delivery]:
+        """Wait for so many deliveries."""
+        await until(lambda: len(self.deliveries) >= count, deadline, f"{count} deliveries, got {len(self.deliveries)}")
+        return self.deliveries
+
+    async def answer(self, pid: int, deadline: float = 10) -> str:
+        """Wait for the answer to a publication: "" when confirmed."""
+        await until(lambda: pid in self.answers, deadline, f"answer to publication {pid}")
+        return self.answers[pid]
+
+
+class Harness(Protocol):
+    """A broker under the contract."""
+
+    topology: Topology
+
+    async def publish(self, queue: str, properties: bytes, body: bytes) -> None:
+        """Put a message into a queue without a Link."""
+
+    async def take(self, queue: str) -> tuple[bytes, bytes] | None:
+        """Remove a message from a queue without a Link: properties and body."""
+
+    async def count(self, queue: str) -> int:
+        """How many messages are ready in a queue."""
+
+    def make_link(self, sink: Recorder, **config) -> Link:
+        """Return a Link that is not started."""
+
+    def make_desk(self) -> Desk:
+        """Return a Desk."""
+
+    async def close(self) -> None:
+        """Close what was opened and remove what was made."""
+
+
+class Common:
+    """What all harnesses share: names, and Links and Desks that are closed at the end."""
+
+    url: str
+
+    def __init__(self, queue_type: str = "classic") -> None:
+        unique = uuid4().hex[:8]
+        output = Placement(f"{unique}.out", f"{unique}.exchange", "key")
+        self.topology = Topology(f"{unique}.in", output, f"{unique}.in.dlq", queue_type)
+        self._open: list[Link | Desk] = []
+
+    def make_link(self, sink: Recorder, **config) -> Link:
+        link = open_link(BrokerConfig(url=self.url, **config), self.topology, sink, "contract")
+        self._open.append(link)
+        return link
+
+    def make_desk(self) -> Desk:
+        desk = open_desk(BrokerConfig(url=self.url))
+        self._open.append(desk)
+        return desk
+
+    async def started(self, prefetch: int = 0, **config) -> tuple[Link, Recorder]:
+        """Return a Link that is connected (and consumes), and its Recorder."""
+        sink = Recorder()
+        link = self.make_link(sink, **config)
+        link.consume(prefetch)
+        link.start()
+        await until(lambda: link.state.connected and link.state.consuming == bool(prefetch), 15, "a connected link")
+        return link, sink
+
+    async def count(self, queue: str) -> int:
+        info = await self.make_desk().queue(queue, 5)
+        assert info is not None
+        return info.messages
+
+    async def counts(self, queue: str, expected: int, deadline: float = 10) -> None:
+        """Wait until a queue holds so many ready messages."""
+        async with asyncio.timeout(deadline):
+            while await self.count(queue) != expected:  # noqa: ASYNC110 - no event tells of it
+                await asyncio.sleep(0.02)
+
+    async def close(self) -> None:
+        """Close the Links and Desks that were made."""
+        for opened in reversed(self._open):
+            with contextlib.suppress(Exception):
+                await (opened.close(2) if hasattr(opened, "consume") else opened.close())
+
+
+def contract(test):
+    """Run an async test of one broker and close its harness on the same loop."""
+
+    @functools.wraps(test)
+    async def closing(broker: Common, **arguments):
+        try:
+            await test(broker, **arguments)
+        finally:
+            await broker.close()
+
+    return on_loop(closing)

@@ -1,0 +1,59 @@
+"""The harness of RabbitMQ, on the session's own node."""
+
+import pika
+
+from mqworker.brokers.rabbitmq.address import parameters
+from mqworker.brokers.rabbitmq.channel import Channel
+from mqworker.brokers.rabbitmq.wire import RawProperties, Wire
+from mqworker.config import BrokerConfig
+from tests.brokers.harness import Common
+from tests.support.rabbitmq import RabbitNode
+
+
+class RabbitHarness(Common):
+    """RabbitMQ with one type of queues."""
+
+    def __init__(self, node: RabbitNode, queue_type: str = "classic") -> None:
+        super().__init__(queue_type)
+        self.node = node
+        self.url = node.url()
+        self._wire: Wire | None = None
+
+    async def wire(self) -> Wire:
+        """A connection of our own."""
+        if self._wire is None or not self._wire.usable:
+            self._wire = await Wire.open(parameters(self.url, BrokerConfig(url=self.url), "harness"), 5)
+        return self._wire
+
+    async def channel(self) -> Channel:
+        return await Channel.open(await self.wire())
+
+    async def publish(self, queue: str, properties: bytes, body: bytes) -> None:
+        channel = await self.channel()
+        answers: list[bool] = []
+        await channel.ask(
+            "confirm_delivery",
+            ack_nack_callback=lambda frame: answers.append(isinstance(frame.method, pika.spec.Basic.Ack)),
+        )
+        channel.raw.basic_publish("", queue, body, RawProperties(properties), mandatory=True)
+        await channel.confirm_again()
+        channel.close()
+
+    async def take(self, queue: str) -> tuple[bytes, bytes] | None:
+        channel = await self.channel()
+        message = await channel.get(queue)
+        if message is not None:
+            channel.raw.basic_ack(message[0].delivery_tag)
+        channel.close()
+        return message and message[1:]
+
+    async def close(self) -> None:
+        """Also delete what was made."""
+        await super().close()
+        channel = await self.channel()
+        assert self.topology.output is not None
+        for queue in (self.topology.input, self.topology.dead, self.topology.output.queue):
+            await channel.ask("queue_delete", queue=queue)
+        await channel.ask("queue_delete", queue=f"{self.topology.input}.retry.1s")
+        await channel.ask("exchange_delete", exchange=self.topology.output.exchange)
+        await (await self.wire()).shut(2)

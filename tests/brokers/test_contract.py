@@ -1,0 +1,370 @@
+"""What every broker must do: the contract of `mqworker.brokers.base`, run against each implementation."""
+
+import asyncio
+import struct
+
+import pytest
+
+from mqworker.brokers.base import DROP, BrokerRefused, BrokerUnavailable, Publication
+from mqworker.properties import Properties
+from tests.brokers.harness import Recorder, contract
+from tests.support.waiting import until
+
+
+def block(**properties) -> bytes:
+    return Properties(delivery_mode=2, **properties).encode()
+
+
+def plain(message: tuple[bytes, bytes]) -> tuple[Properties, bytes]:
+    """A taken message without the header that quorum queues add."""
+    properties = Properties.decode(message[0])
+    properties.headers.pop("x-delivery-count", None)
+    return properties, message[1]
+
+
+def header_block(name: bytes, field: bytes) -> bytes:
+    table = bytes((len(name),)) + name + field
+    return struct.pack(">HI", 1 << 13 | 1 << 12, len(table)) + table + b"\x02"
+
+
+def nested(depth: int) -> bytes:
+    field = b"V"
+    for _ in range(depth):
+        field = b"F" + struct.pack(">I", 2 + len(field)) + b"\x01n" + field
+    return field
+
+
+@contract
+async def test_messages_arrive_whole_and_in_order(broker):
+    """A message is delivered with its own bytes; tags count from 1 within the epoch."""
+    link, sink = await broker.started(prefetch=10)
+    for number in range(5):
+        await broker.publish(broker.topology.input, block(message_id=f"m{number}"), b"body %d" % number)
+    deliveries = await sink.has(5)
+    assert sink.bodies == [b"body %d" % number for number in range(5)]
+    assert [delivery.tag for delivery in deliveries] == [1, 2, 3, 4, 5]
+    assert {delivery.epoch for delivery in deliveries} == {1}
+    assert not any(delivery.redelivered for delivery in deliveries)
+    assert deliveries[0].routing_key == broker.topology.input
+    assert Properties.decode(deliveries[0].properties).message_id == "m0"
+    link.ack(1, 5, multiple=True)
+
+
+@contract
+async def test_acks_settle_and_the_rest_comes_back(broker):
+    """Acked messages are gone; those that were not come back, marked, when the link closes."""
+    link, sink = await broker.started(prefetch=10)
+    for number in range(1, 7):
+        await broker.publish(broker.topology.input, b"", b"%d" % number)
+    await sink.has(6)
+    link.ack(1, 3, multiple=True)
+    link.ack(1, 5, multiple=False)
+    await link.close(5)
+    assert link.state.connected is False
+    await broker.counts(broker.topology.input, 2)
+    other, again = await broker.started(prefetch=10)
+    deliveries = await again.has(2)
+    assert sorted(again.bodies) == [b"4", b"6"]
+    assert all(delivery.redelivered for delivery in deliveries)
+    other.ack(1, 2, multiple=True)
+
+
+@contract
+async def test_released_messages_are_given_out_again(broker):
+    """What is released comes back at once, marked as redelivered."""
+    link, sink = await broker.started(prefetch=10)
+    await broker.publish(broker.topology.input, b"", b"again")
+    await sink.has(1)
+    link.release(1, [1])
+    deliveries = await sink.has(2)
+    assert deliveries[1].redelivered
+    assert (deliveries[1].body, deliveries[1].tag) == (b"again", 2)
+    link.ack(1, 2, multiple=False)
+
+
+@contract
+async def test_acks_of_another_epoch_or_twice_are_dropped(broker):
+    """An ack that is late, early or repeated changes nothing."""
+    link, sink = await broker.started(prefetch=10)
+    await broker.publish(broker.topology.input, b"", b"one")
+    await sink.has(1)
+    link.ack(0, 1, multiple=False)
+    link.ack(0, 1, multiple=True)
+    link.release(0, [1])
+    link.ack(1, 1, multiple=False)
+    link.ack(1, 1, multiple=False)
+    link.release(1, [1])
+    await broker.publish(broker.topology.input, b"", b"two")
+    await sink.has(2)
+    assert sink.bodies == [b"one", b"two"]
+    assert not sink.consuming_lost_for
+    link.ack(1, 2, multiple=True)
+
+
+@contract
+async def test_publications_are_confirmed_and_stored(broker):
+    """A confirmed publication is in its queue, byte for byte, by default exchange and by binding."""
+    link, sink = await broker.started()
+    output = broker.topology.output
+    properties = block(message_id="m")
+    link.publish(1, Publication("", output.queue, properties, b"direct"))
+    link.publish(2, Publication(output.exchange, output.routing_key, properties, b"bound"))
+    assert [await sink.answer(1), await sink.answer(2)] == ["", ""]
+    taken = [plain(await broker.take(output.queue)) for _ in range(2)]
+    assert taken == [plain((properties, b"direct")), plain((properties, b"bound"))]
+
+
+@contract
+async def test_every_publication_of_many_is_answered_once(broker):
+    """A thousand publications, some without a route, get exactly one answer each, and the right one."""
+    link, sink = await broker.started()
+    output = broker.topology.output
+    for pid in range(1, 1001):
+        key = output.queue if pid % 100 else "nowhere"
+        link.publish(pid, Publication("", key, block(message_id=str(pid)), b"x"))
+    await until(lambda: len(sink.answers) == 1000, 20, "a thousand answers")
+    assert [pid for pid, answer in sink.answers.items() if answer] == list(range(100, 1001, 100))
+    await broker.counts(output.queue, 990)
+
+
+@contract
+async def test_a_publication_without_a_route_is_refused(broker):
+    """No queue: refused when mandatory; else confirmed, and gone."""
+    link, sink = await broker.started()
+    link.publish(1, Publication("", "no.such.queue", b"", b"x"))
+    link.publish(2, Publication("no.such.exchange", "key", b"", b"x"))
+    link.publish(3, Publication("", "no.such.queue", b"", b"x", mandatory=False))
+    link.publish(4, Publication(broker.topology.output.exchange, "no.such.key", b"", b"x"))
+    assert await sink.answer(1)
+    assert await sink.answer(2)
+    assert await sink.answer(3) == ""
+    assert await sink.answer(4)
+    assert not sink.publishes_lost_for
+
+
+@contract
+async def test_what_cannot_go_out_is_refused_at_once(broker):
+    """Before and after there is a connection the answer does not wait for the broker."""
+    sink = Recorder()
+    early = broker.make_link(sink)
+    early.publish(1, Publication("", broker.topology.output.queue, b"", b"x"))
+    assert sink.answers[1]
+    link, sink = await broker.started()
+    await link.close(5)
+    link.publish(2, Publication("", broker.topology.output.queue, b"", b"x"))
+    assert sink.answers[2]
+
+
+@contract
+async def test_prefetch_bounds_what_is_unsettled(broker):
+    """No more than `prefetch` are unsettled; a change never exceeds the larger value and takes effect."""
+    link, sink = await broker.started(prefetch=4)
+    for number in range(40):
+        await broker.publish(broker.topology.input, b"", b"%d" % number)
+    await sink.has(4)
+    settled, limit = 0, 4
+
+    async def settle(count: int) -> None:
+        nonlocal settled
+        for _ in range(count):
+            await sink.has(settled + 1)
+            settled += 1
+            link.ack(1, settled, multiple=False)
+            await asyncio.sleep(0.01)
+            assert len(sink.deliveries) - settled <= limit
+
+    await settle(4)
+    limit = 10
+    link.consume(10)
+    await sink.has(settled + 10)
+    await settle(2)
+    link.consume(2)  # ten are out, and two may be
+    await settle(12)
+    limit = 2
+    await settle(6)
+    assert len(sink.deliveries) - settled <= 2
+    link.consume(0)
+    await until(lambda: not link.state.consuming, 5, "the consumer cancelled")
+    held = len(sink.deliveries)
+    await settle(held - settled)
+    await broker.counts(broker.topology.input, 40 - held)
+    assert not sink.consuming_lost_for
+    link.consume(5)
+    await sink.has(held + 5)
+    assert sink.deliveries[held].tag == held + 1
+    limit = 5
+    await settle(40 - settled)
+    assert sorted(int(body) for body in sink.bodies) == list(range(40))  # a quorum queue may mix them at a cancel
+
+
+@contract
+async def test_a_delayed_publication_comes_to_the_input_when_due(broker):
+    """`delay` keeps a message for that many seconds, then the input queue has it."""
+    link, sink = await broker.started(prefetch=5)
+    before = asyncio.get_running_loop().time()
+    link.publish(1, Publication("", broker.topology.input, block(message_id="late"), b"late", delay=1))
+    link.publish(2, Publication("", broker.topology.input, b"", b"now"))
+    assert [await sink.answer(1), await sink.answer(2)] == ["", ""]
+    deliveries = await sink.has(2)
+    assert sink.bodies == [b"now", b"late"]
+    assert 0.9 <= asyncio.get_running_loop().time() - before < 4
+    assert Properties.decode(deliveries[1].properties).message_id == "late"
+    link.ack(1, 2, multiple=True)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [b"T" + struct.pack(">Q", 1_700_000_000_000), nested(900), b"D\x02" + struct.pack(">i", 75)],
+    ids=["milliseconds", "nested", "decimal"],
+)
+@contract
+async def test_foreign_headers_pass_byte_for_byte(broker, field):
+    """Header tables that break client libraries go in and out unchanged, and cost no connection."""
+    link, sink = await broker.started(prefetch=5)
+    properties = header_block(b"odd", field)
+    await broker.publish(broker.topology.input, properties, b"x")
+    delivery = (await sink.has(1))[0]
+    link.publish(1, Publication("", broker.topology.output.queue, delivery.properties, delivery.body))
+    assert await sink.answer(1) == ""
+    link.ack(1, 1, multiple=False)
+    taken = await broker.take(broker.topology.output.queue)
+    assert plain(taken) == plain((properties, b"x")) == plain((delivery.properties, b"x"))
+    assert field in delivery.properties
+    assert field in taken[0]
+    assert not sink.consuming_lost_for
+
+
+@contract
+async def test_large_bodies_and_empty_ones(broker):
+    """Bodies of any size within the limit arrive whole."""
+    link, sink = await broker.started(prefetch=5)
+    bodies = [b"", bytes(range(256)) * 4096, b"x"]
+    for pid, body in enumerate(bodies, 1):
+        link.publish(pid, Publication("", broker.topology.input, b"", body))
+    await sink.has(3)
+    assert sink.bodies == bodies
+    link.ack(1, 3, multiple=True)
+
+
+@contract
+async def test_the_state_says_how_things_are(broker):
+    """A link is connected with a reason while it is not, and knows its queue's depth."""
+    link, sink = await broker.started()
+    assert sink.states[-1] == link.state
+    assert not link.state.reason
+    assert not link.state.warnings
+    for _ in range(3):
+        await broker.publish(broker.topology.input, b"", b"x")
+    await until(lambda: link.depth() == 3, 8, "the depth")
+    await link.close(5)
+    assert link.state.reason
+
+
+@contract
+async def test_existing_topology_is_used(broker):
+    """A second link finds what the first made and shares the queue with it."""
+    await broker.started(prefetch=1)
+    other, _ = await broker.started(prefetch=1)
+    assert not other.state.warnings
+    info = await broker.make_desk().queue(broker.topology.input, 5)
+    assert info.consumers == 2
+
+
+@contract
+async def test_desk_knows_purges_and_deletes_queues(broker):
+    """The desk tells what a queue holds, empties it and removes it; a missing one is None or refused."""
+    link, _ = await broker.started()
+    desk = broker.make_desk()
+    queue = broker.topology.dead
+    for _ in range(3):
+        await desk.send(queue, b"", b"x", 5)
+    info = await desk.queue(queue, 5)
+    assert (info.name, info.messages, info.consumers) == (queue, 3, 0)
+    assert await desk.purge(queue, 5) == 3
+    await desk.send(queue, b"", b"x", 5)
+    assert await desk.delete(queue, 5) == 1
+    assert await desk.queue(queue, 5) is None
+    for question in (desk.delete(queue, 5), desk.purge(queue, 5), desk.send(queue, b"", b"x", 5)):
+        with pytest.raises(BrokerRefused):
+            await question
+    assert link.state.connected
+
+
+@contract
+async def test_desk_calls_and_waits_for_the_reply(broker):
+    """A call reaches the queue with a place to reply to, and returns what is sent there."""
+    link, sink = await broker.started(prefetch=5)
+    desk = broker.make_desk()
+    call = asyncio.create_task(desk.call(broker.topology.input, block(message_id="q"), b"question", 10))
+    delivery = (await sink.has(1))[0]
+    request = Properties.decode(delivery.properties)
+    assert request.message_id == "q"
+    for pid, correlation in enumerate(("another", request.correlation_id), 1):
+        answer = block(correlation_id=correlation)
+        link.publish(pid, Publication("", request.reply_to, answer, correlation.encode(), mandatory=False))
+    link.ack(1, 1, multiple=False)
+    properties, body = await call
+    assert body == request.correlation_id.encode()
+    assert Properties.decode(properties).correlation_id == request.correlation_id
+
+
+@contract
+async def test_desk_questions_end_by_their_deadline(broker):
+    """A call that nobody answers ends with BrokerUnavailable in time, and the next question works."""
+    await broker.started()
+    desk = broker.make_desk()
+    before = asyncio.get_running_loop().time()
+    with pytest.raises(BrokerUnavailable):
+        await desk.call(broker.topology.input, b"", b"question", 0.3)
+    assert asyncio.get_running_loop().time() - before < 3
+    assert await desk.queue(broker.topology.input, 5) is not None
+
+
+@contract
+async def test_desk_looks_and_changes_nothing(broker):
+    """Looking twice shows the same messages in the same order, and all are still there."""
+    await broker.started()
+    desk = broker.make_desk()
+    for number in range(5):
+        await broker.publish(broker.topology.dead, block(message_id=str(number)), b"%d" % number)
+    first = await desk.peek(broker.topology.dead, 3, 5)
+    assert [(peeked.position, peeked.body) for peeked in first] == [(0, b"0"), (1, b"1"), (2, b"2")]
+    await broker.counts(broker.topology.dead, 5)
+    everything = await desk.peek(broker.topology.dead, 100, 5)
+    assert [peeked.body for peeked in everything] == [b"0", b"1", b"2", b"3", b"4"]
+    await broker.counts(broker.topology.dead, 5)
+    assert await desk.peek(broker.topology.output.queue, 5, 5) == []
+    with pytest.raises(BrokerRefused):
+        await desk.peek("no.such.queue", 5, 5)
+
+
+@contract
+async def test_desk_moves_drops_and_leaves(broker):
+    """Of the messages gone through, each is placed elsewhere, dropped or left, as asked."""
+    await broker.started()
+    desk = broker.make_desk()
+    dead, output = broker.topology.dead, broker.topology.output.queue
+    for number in range(6):
+        await broker.publish(dead, block(message_id=str(number)), b"%d" % number)
+
+    def wanted(properties, body):
+        assert Properties.decode(properties).message_id == body.decode()
+        if body in {b"1", b"4"}:
+            return Publication("", output, properties, b"moved " + body)
+        return DROP if body == b"2" else None
+
+    assert await desk.move(dead, 5, wanted, 5) == 3
+    await broker.counts(dead, 3)
+    assert [peeked.body for peeked in await desk.peek(dead, 10, 5)] == [b"0", b"3", b"5"]
+    assert [(await broker.take(output))[1] for _ in range(2)] == [b"moved 1", b"moved 4"]
+
+
+@contract
+async def test_desk_never_drops_what_it_cannot_place(broker):
+    """A message whose new place does not exist stays where it was."""
+    await broker.started()
+    desk = broker.make_desk()
+    await broker.publish(broker.topology.dead, b"", b"precious")
+    with pytest.raises(BrokerRefused):
+        await desk.move(broker.topology.dead, 5, lambda *_: Publication("", "no.such.queue", b"", b"x"), 5)
+    await broker.counts(broker.topology.dead, 1)

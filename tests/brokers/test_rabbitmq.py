@@ -1,0 +1,375 @@
+"""What RabbitMQ alone can do to us: restarts, freezes, alarms, closed channels, refusals, limits."""
+
+import asyncio
+import os
+
+import pytest
+
+from mqworker.brokers.base import BrokerRefused, BrokerUnavailable, Publication
+from mqworker.brokers.rabbitmq import RabbitDesk, RabbitLink
+from mqworker.brokers.rabbitmq.connection import wait_before
+from mqworker.brokers.rabbitmq.topology import queue_arguments
+from mqworker.config import BrokerConfig
+from mqworker.properties import Properties
+from tests.brokers.harness import Recorder, contract
+from tests.brokers.rabbit import RabbitHarness
+from tests.support.loop import on_loop
+from tests.support.rabbitmq import temporary
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.rabbitmq
+
+
+@pytest.fixture
+def broker(rabbit, request):
+    """A harness on the session's node, with classic queues unless a test says otherwise."""
+    return RabbitHarness(rabbit, getattr(request, "param", "classic"))
+
+
+async def back(link, deadline=20):
+    """Wait until a link is whole again."""
+    await until(lambda: link.state.connected and link.state.consuming, deadline, "the link back")
+
+
+async def ctl(harness: RabbitHarness, *arguments: str) -> str:
+    return await asyncio.to_thread(harness.node.ctl, *arguments)
+
+
+async def evaluate(harness: RabbitHarness, expression: str) -> str:
+    return await asyncio.to_thread(harness.node.eval, expression)
+
+
+@pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
+@contract
+async def test_broker_killed_and_started_again(broker):
+    """SIGKILL of the broker voids the epoch; the link comes back, and what was confirmed and not acked is there."""
+    link, sink = await broker.started(prefetch=5)
+    link.publish(1, Publication("", broker.topology.input, Properties(delivery_mode=2).encode(), b"kept"))
+    assert await sink.answer(1) == ""
+    await sink.has(1)
+    broker.node.kill()
+    await until(lambda: sink.consuming_lost_for, 5, "the loss seen")
+    await until(lambda: not link.state.connected, 5, "the state")
+    link.publish(2, Publication("", broker.topology.input, b"", b"early"))
+    assert sink.answers[2]
+    broker.node.spawn()
+    await back(link)
+    deliveries = await sink.has(2)
+    assert deliveries[1].body == b"kept"
+    assert (deliveries[1].epoch, deliveries[1].tag) == (2, 1)
+    link.ack(1, 1, multiple=False)
+    assert link.stale_acks == 1
+    link.ack(2, 1, multiple=False)
+    assert link.state.reconnects >= 2
+    assert "unknown delivery tag" not in broker.node.log()
+
+
+@contract
+async def test_frozen_broker_shows_in_time(broker):
+    """A broker that is stopped, not dead, shows within 15 s, and everything works again after it goes on."""
+    link, sink = await broker.started(prefetch=5)
+    broker.node.freeze()
+    try:
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        link.publish(1, Publication("", broker.topology.output.queue, b"", b"x"))
+        await until(lambda: not link.state.connected, 15, "the freeze seen")
+        await until(lambda: sink.publishes_lost_for, 15 - (loop.time() - before), "the publication given up")
+        await until(lambda: sink.consuming_lost_for, 15 - (loop.time() - before), "the deliveries void")
+    finally:
+        broker.node.thaw()
+    await back(link, 40)
+
+
+@contract
+async def test_all_connections_closed_by_an_operator(broker):
+    """close_all_connections costs an epoch each time and nothing else."""
+    link, sink = await broker.started(prefetch=5)
+    for number in range(3):
+        await ctl(broker, "close_all_connections", "test")
+        await until(lambda n=number: len(sink.consuming_lost_for) > n, 5, "the loss")
+        await back(link)
+    await broker.publish(broker.topology.input, b"", b"x")
+    await sink.has(1)
+    assert [epoch for epoch, _ in sink.consuming_lost_for] == [1, 2, 3]
+
+
+@contract
+async def test_queue_deleted_under_the_consumer(broker):
+    """A deleted input queue voids the epoch; it is made again and consumed."""
+    link, sink = await broker.started(prefetch=5)
+    await broker.publish(broker.topology.input, b"", b"x")
+    await sink.has(1)
+    await broker.make_desk().delete(broker.topology.input, 5)
+    await until(lambda: sink.consuming_lost_for, 5, "the loss")
+    link.ack(1, 1, multiple=False)
+    await back(link)
+    await broker.publish(broker.topology.input, b"", b"y")
+    await sink.has(2)
+    assert sink.deliveries[1].epoch == 2
+    assert link.state.reconnects == 0
+
+
+@contract
+async def test_alarm_blocks_publishing_and_loses_nothing(broker):
+    """Under a disk alarm publications wait as long as it lasts, beyond their deadline, and acks still work."""
+    link, sink = await broker.started(prefetch=5, confirm_deadline=1)
+    await broker.publish(broker.topology.input, b"", b"x")
+    await sink.has(1)
+    await ctl(broker, "set_disk_free_limit", str(10**15))
+    try:
+        link.publish(1, Publication("", broker.topology.output.queue, b"", b"x"))
+        await until(lambda: link.state.blocked, 5, "blocked")
+        assert "alarm" in link.state.reason
+        link.ack(1, 1, multiple=False)
+        await asyncio.sleep(3)  # three times the confirm deadline: nothing may happen
+        assert 1 not in sink.answers
+        assert not sink.publishes_lost_for
+        assert (await asyncio.to_thread(broker.node.queue, broker.topology.input))["messages"] == 0
+    finally:
+        await ctl(broker, "set_disk_free_limit", "1MB")
+    assert await sink.answer(1) == ""
+    await until(lambda: not link.state.blocked, 5, "unblocked")
+    assert link.state.reconnects == 0
+
+
+@contract
+async def test_closing_during_an_alarm_is_bounded(broker):
+    """A link that closes while the broker reads nothing ends within its deadline."""
+    link, _ = await broker.started(prefetch=5)
+    await ctl(broker, "set_disk_free_limit", str(10**15))
+    try:
+        link.publish(1, Publication("", broker.topology.output.queue, b"", b"x"))
+        await until(lambda: link.state.blocked, 5, "blocked")
+        async with asyncio.timeout(2):
+            await link.close(1)
+    finally:
+        await ctl(broker, "set_disk_free_limit", "1MB")
+
+
+@contract
+async def test_confirm_deadline_without_an_alarm(broker):
+    """A publication that is not confirmed in time costs the publishing connection and nothing else."""
+    link, sink = await broker.started(prefetch=5, confirm_deadline=1)
+    broker.node.freeze()
+    try:
+        link.publish(1, Publication("", broker.topology.output.queue, b"", b"x"))
+        await until(lambda: sink.publishes_lost_for, 4, "the publication given up")
+        assert not sink.consuming_lost_for
+    finally:
+        broker.node.thaw()
+    await back(link)
+
+
+@contract
+async def test_output_that_disappears_is_made_again(broker):
+    """A publication into a deleted exchange or queue is refused; what is ours is made again, and no channel loops."""
+    link, sink = await broker.started()
+    output = broker.topology.output
+    link.publish(1, Publication(output.exchange, output.routing_key, b"", b"x"))
+    assert await sink.answer(1) == ""
+    channel = await broker.channel()
+    await channel.ask("exchange_delete", exchange=output.exchange)
+    await channel.ask("queue_delete", queue=output.queue)
+    pid, ends = 2, asyncio.get_running_loop().time() + 20
+    while sink.answers.get(pid - 1) != "" or pid == 2:
+        assert asyncio.get_running_loop().time() < ends
+        link.publish(pid, Publication(output.exchange, output.routing_key, b"", b"x"))
+        await until(lambda p=pid: p in sink.answers or sink.publishes_lost_for, 10, "an answer")
+        pid += 1
+        await asyncio.sleep(0.2)
+    assert len(sink.publishes_lost_for) <= 1
+    await broker.counts(output.queue, 1)
+
+
+@contract
+async def test_full_queue_refuses(broker):
+    """A queue that rejects publishes gives a refusal, not a loss."""
+    link, sink = await broker.started()
+    channel = await broker.channel()
+    queue = f"{broker.topology.input}.full"
+    await channel.ask("queue_declare", queue=queue, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    try:
+        for pid in range(1, 6):
+            link.publish(pid, Publication("", queue, b"", b"x"))
+            await sink.answer(pid)
+        assert sink.answers[1] == ""
+        assert "nacked" in sink.answers[5]
+    finally:
+        await channel.ask("queue_delete", queue=queue)
+
+
+@contract
+async def test_too_large_is_refused(broker):
+    """Beyond the configured size, or properties beyond a frame, nothing is sent; the answer comes at once."""
+    link, sink = await broker.started(max_message_size=1000)
+    link.publish(1, Publication("", broker.topology.output.queue, b"", b"x" * 1001))
+    link.publish(2, Publication("", broker.topology.output.queue, b"\0\0" * 70_000, b""))
+    link.publish(3, Publication("", "k" * 300, b"", b""))
+    assert "too large" in sink.answers[1]
+    assert "too large" in sink.answers[2]
+    assert "cannot be published" in sink.answers[3]
+
+
+@contract
+async def test_smaller_limit_of_the_broker_is_found_out(broker):
+    """What the broker finds too large is refused, and costs only a channel."""
+    await evaluate(broker, "application:set_env(rabbit, max_message_size, 100000).")
+    try:
+        link, sink = await broker.started()
+        link.publish(1, Publication("", broker.topology.output.queue, b"", b"x" * 200_000))
+        assert "refused by the broker" in await sink.answer(1)
+    finally:
+        await evaluate(broker, "application:set_env(rabbit, max_message_size, 134217728).")
+    await until(lambda: link.state.connected, 5, "the next channel")
+    assert link.state.reconnects == 0
+
+
+@contract
+async def test_a_publication_that_kills_channels_is_found(broker):
+    """One bad publication among good ones is refused after a while; the good ones are placed."""
+    link, sink = await broker.started()
+    queue = broker.topology.output.queue
+    bad = Properties(expiration="soon").encode()
+    publications = {pid: Publication("", queue, bad if pid == 3 else b"", b"%d" % pid) for pid in range(1, 6)}
+    todo = set(publications)
+    ends = asyncio.get_running_loop().time() + 15
+    while todo:
+        assert asyncio.get_running_loop().time() < ends
+        await until(lambda: link.state.connected, 10, "a channel")
+        losses = len(sink.publishes_lost_for)
+        for pid in sorted(todo):
+            link.publish(pid, publications[pid])
+        await until(lambda n=losses, t=todo: t <= set(sink.answers) or len(sink.publishes_lost_for) > n, 10, "answers")
+        todo = {pid for pid in todo if pid not in sink.answers or "not sent" in sink.answers[pid]}
+        for pid in todo:
+            sink.answers.pop(pid, None)
+    assert "refused by the broker" in sink.answers[3]
+    assert [sink.answers[pid] for pid in (1, 2, 4, 5)] == [""] * 4
+    assert link.state.reconnects == 0
+
+
+@contract
+async def test_other_arguments_are_a_warning(broker):
+    """A queue found with other arguments is used; the warning names queue, argument and both values."""
+    channel = await broker.channel()
+    await channel.ask("queue_declare", queue=broker.topology.input, durable=True, arguments={"x-queue-type": "quorum"})
+    await channel.ask("queue_declare", queue=broker.topology.dead, durable=True, arguments={"x-max-length": 5})
+    link, sink = await broker.started(prefetch=5)
+    first, second = link.state.warnings
+    assert broker.topology.input in first
+    assert "x-queue-type" in first
+    assert "quorum" in first
+    assert "x-max-length" in second
+    await broker.publish(broker.topology.input, b"", b"x")
+    await sink.has(1)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("amqp://guest:s3cret@127.0.0.1:{port}/", "login"),
+        ("amqp://guest:guest@127.0.0.1:{port}/nowhere", "virtual host"),
+        ("amqp://guest:s3cret@127.0.0.1:1/", "cannot be reached"),
+        ("amqps://guest:s3cret@127.0.0.1:{port}/", "TLS"),
+        ("amqp://guest:s3cret@no-such-host.invalid/", "cannot be reached"),
+    ],
+)
+@contract
+async def test_reasons_are_sentences_without_secrets(broker, url, says):
+    """Whatever keeps a link from its broker is said with its cause; the password is not."""
+    config = BrokerConfig(url=url.format(port=broker.node.port))
+    sink = Recorder()
+    link = RabbitLink(config, broker.topology, sink, name="refused")
+    link.start()
+    try:
+        await until(lambda: says in link.state.reason, 8, f"a reason with {says!r}")
+        assert not link.state.connected
+    finally:
+        await link.close(1)
+    assert "s3cret" not in repr(sink.states)
+    desk = RabbitDesk(config)
+    with pytest.raises((BrokerUnavailable, BrokerRefused), match=says):
+        await desk.queue("q", 6)
+    await desk.close()
+
+
+@contract
+async def test_several_hosts_are_tried(broker):
+    """The next URL of the list is tried when one does not answer."""
+    config = BrokerConfig(url=("amqp://guest:guest@127.0.0.1:1/", broker.url))
+    sink = Recorder()
+    link = RabbitLink(config, broker.topology, sink, name="several")
+    link.start()
+    try:
+        await until(lambda: link.state.connected, 10, "the second host")
+    finally:
+        await link.close(2)
+
+
+@contract
+async def test_no_answer_from_a_host_is_bounded(broker):
+    """A peer that accepts and says nothing, or garbage, costs five seconds at most each time."""
+    writers = []
+
+    def garbage(_reader, writer):
+        writers.append(writer)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n" + os.urandom(100))
+
+    server = await asyncio.start_server(garbage, "127.0.0.1", 0)
+    silent = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
+    try:
+        for listener, says in ((server, "does not speak AMQP"), (silent, "did not answer in time")):
+            port = listener.sockets[0].getsockname()[1]
+            link = RabbitLink(BrokerConfig(url=f"amqp://127.0.0.1:{port}"), broker.topology, Recorder(), name="odd")
+            link.start()
+            await until(lambda link=link, says=says: says in link.state.reason, 7, says)
+            await link.close(1)
+    finally:
+        for opened in (*writers, server, silent):
+            opened.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+
+
+@contract
+async def test_looking_into_a_limited_queue_is_refused(broker):
+    """Where looking would count as a delivery and in the end destroy, the desk refuses and says why."""
+    channel = await broker.channel()
+    limited = queue_arguments(await broker.wire(), "quorum") | {"x-delivery-limit": 3}
+    await channel.ask("queue_declare", queue=broker.topology.dead, durable=True, arguments=limited)
+    with pytest.raises(BrokerRefused, match="delivery limit"):
+        await broker.make_desk().peek(broker.topology.dead, 1, 5)
+
+
+@pytest.fixture
+def impatient(rabbit, tmp_path):
+    """A harness on a node that closes channels whose messages are not settled within a second."""
+    timeouts = "{consumer_timeout, 1000}, {channel_tick_interval, 500}"
+    node = temporary(tmp_path / "rabbit", advanced=timeouts)
+    yield RabbitHarness(node)
+    node.close()
+
+
+@on_loop
+async def test_ack_timeout_costs_an_epoch(impatient):
+    """A message held too long costs its channel; the next epoch gets it, on the same connection."""
+    link, sink = await impatient.started(prefetch=5)
+    await impatient.publish(impatient.topology.input, b"", b"slow")
+    await sink.has(1)
+    await until(lambda: sink.consuming_lost_for, 10, "the timeout")
+    assert "timeout" in sink.consuming_lost_for[0][1] or "timed out" in sink.consuming_lost_for[0][1]
+    link.ack(1, 1, multiple=False)
+    deliveries = await sink.has(2)
+    assert deliveries[1][:2] == (2, 1)
+    assert deliveries[1].redelivered
+    link.ack(2, 1, multiple=False)
+    assert link.state.reconnects == 0
+    await impatient.close()
+
+
+def test_waits_are_jittered_and_bounded():
+    """The first wait is 0.1 to 1 s, no wait is above 30 s, and a refusal waits at least 5 s."""
+    assert all(0.1 <= wait_before(1, refused=False) <= 1 for _ in range(100))
+    assert all(0.1 <= wait_before(1000, refused=False) <= 30 for _ in range(100))
+    assert max(wait_before(20, refused=False) for _ in range(200)) > 15
+    assert all(5 <= wait_before(1, refused=True) <= 30 for _ in range(100))

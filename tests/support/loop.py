@@ -1,0 +1,21 @@
+"""Tests that are coroutines."""
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+
+LIMIT = 60  # seconds
+
+
+def on_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run an async test on an event loop of its own, with a time limit."""
+
+    @functools.wraps(test)
+    def run(*args, **kwargs) -> None:
+        async def limited() -> None:
+            async with asyncio.timeout(LIMIT):
+                await test(*args, **kwargs)
+
+        asyncio.run(limited())
+
+    return run

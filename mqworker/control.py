@@ -97,6 +97,7 @@ class Control:
         self.loaded = loaded
         self.logs = logs
         self.commands = 0  # control commands taken, for the metrics
+        self.on_publish: Callable[[Snapshot], None] | None = None  # sees every snapshot, on the main thread
         self._snapshot: Snapshot | None = None
         self._news = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -110,6 +111,8 @@ class Control:
 
     def publish(self, snapshot: Snapshot) -> None:
         """Replace the snapshot and wake whoever waits for one."""
+        if self.on_publish is not None:
+            self.on_publish(snapshot)
         with self._news:
             self._snapshot = snapshot
             self._news.notify_all()

@@ -15,6 +15,12 @@ import msgspec
 from mqworker.brokers.base import LinkState
 from mqworker.config import BrokerConfig, StageConfig
 
+BUCKETS = (
+    *(base * 10.0**power for power in range(-4, 3) for base in (1, 2.5, 5)),
+    1000.0,
+    1800.0,
+)  # of handler time: upper bounds in seconds, 0.1 ms to half an hour; one more bucket is open
+
 
 class _Record(msgspec.Struct, frozen=True, tag=True):
     pass
@@ -110,7 +116,7 @@ class StageStatus(_Record, frozen=True, tag="status"):
     kept: int  # outcomes of lost deliveries, kept for their redelivery
     backlog: int | None  # ready in the input queue
     counters: dict[str, int]
-    durations: tuple[int, ...]  # histogram of handler time, cumulative from the Producer's start; see pacing.BUCKETS
+    durations: tuple[int, ...]  # histogram of handler time, cumulative from the Producer's start; see BUCKETS
     duration_sum: float
     p95: float
     rate: float  # settled per second over the last few seconds

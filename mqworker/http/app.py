@@ -1,0 +1,74 @@
+"""The Flask app: every route of the tables, and the same rules for all of them.
+
+Runs in the server's threads; guard.py stands before it. Everything raised becomes a problem document here.
+"""
+
+from typing import Any
+
+from flask import Flask, Response, request
+
+from mqworker.http import article, health, metrics, openapi, queues, sending, stages, streams
+from mqworker.http.guard import refuse_foreign
+from mqworker.http.problems import Problem, problem_of
+from mqworker.http.routing import SMALL_BODY, Api, Route, json_response
+
+ROUTES: list[Route] = [
+    *article.ROUTES,
+    *health.ROUTES,
+    *stages.ROUTES,
+    *sending.ROUTES,
+    *queues.ROUTES,
+    *streams.ROUTES,
+    *metrics.ROUTES,
+]
+ROUTES.append(openapi.route(ROUTES))
+
+JSON_TYPES = ("application/json", "application/merge-patch+json")
+
+
+def make_app(api: Api) -> Flask:
+    """Make the app; `api` is what its views work with."""
+    app = Flask("mqworker.http", static_folder=None, template_folder=None)
+    app.debug = False  # whatever the environment says
+    app.config.update(TESTING=False, PROPAGATE_EXCEPTIONS=False, PROVIDE_AUTOMATIC_OPTIONS=True)
+    app.url_map.merge_slashes = False
+    app.register_error_handler(Exception, lambda error: problem_of(error).response())
+    by_endpoint = {f"{route.method} {route.path}": route for route in ROUTES}
+    for endpoint, route in by_endpoint.items():
+        app.add_url_rule(route.path, endpoint, _view(api, route), methods=[route.method])
+
+    @app.before_request
+    def check() -> None:
+        route = by_endpoint.get(request.endpoint or "")
+        if route is not None and request.method != "OPTIONS":
+            _check(route)
+
+    return app
+
+
+def _view(api: Api, route: Route) -> Any:
+    def view(**path: str) -> Response:
+        answer = route.view(api, **path)
+        if isinstance(answer, Response):
+            return answer
+        return json_response(*answer) if isinstance(answer, tuple) else json_response(answer)
+
+    return view
+
+
+def _check(route: Route) -> None:
+    """Refuse what no view should see: see interfaces.md and S4, S5, S8 of the threat list."""
+    if route.has_effects:
+        if request.method == "HEAD":
+            raise Problem(405, "HEAD has no effects", headers={"Allow": "GET, POST"})
+        refuse_foreign(request.environ)
+    for name in request.args:
+        if name not in route.query:
+            words = f"is not known here; known: {', '.join(route.query) or 'none'}"
+            raise Problem(422, f"the query parameter {name!r} {words}", fields=[(name, words)])
+    if route.any_body or not request.content_length:
+        return
+    if request.content_length > SMALL_BODY:
+        raise Problem(413, f"the body is larger than {SMALL_BODY} bytes")
+    if route.has_effects and request.mimetype not in JSON_TYPES:
+        raise Problem(415, "the body must be JSON: Content-Type: application/json")

@@ -1,0 +1,120 @@
+"""Routes of the service as a whole: alive, ready, status, log level, drain. Runs in the server's threads.
+
+Health is read from the snapshot and never waits: it answers while the main thread, the broker or the user's code hang.
+"""
+
+import time
+from typing import Any, Literal
+
+import msgspec
+
+from mqworker import __version__
+from mqworker.control import Snapshot, StageView
+from mqworker.http.problems import Problem
+from mqworker.http.routing import API, Api, Route, body
+from mqworker.http.stages import describe
+from mqworker.state import SetLogLevel
+
+OLD = 10.0  # seconds after which a snapshot shows that the main thread hangs
+
+
+class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is logged."""
+
+    level: Literal["debug", "info", "warning", "error"]
+
+
+def staleness(snapshot: Snapshot | None, now: float) -> str:
+    """Why the main thread is held to hang, or ""."""
+    if snapshot is None:
+        return "the service is still starting"
+    age = now - snapshot.time
+    return f"the main thread has not turned for {age:.0f} s" if age >= OLD else ""
+
+
+def unreadiness(snapshot: Snapshot | None, now: float) -> list[str]:
+    """Why the service is not ready; empty when it is."""
+    stale = staleness(snapshot, now)
+    if snapshot is None or stale:
+        return [stale]
+    reasons = [f"the service is {snapshot.state}"] if snapshot.state != "running" else []
+    running = [view for view in snapshot.stages.values() if view.desired.running]
+    told = ((view.name, _unready(view, paused=snapshot.paused)) for view in running)
+    return reasons + [f"stage {name}: {words}" for name, words in told if words]
+
+
+def _unready(view: StageView, *, paused: bool) -> str:
+    status, desired = view.actual, view.desired
+    if status is None:
+        return f"no Producer runs ({view.state}){': ' + view.problem if view.problem else ''}"
+    if status.crash_loop:
+        return f"crash loop: {status.problem or view.problem}"
+    if not status.link.connected:
+        return f"not connected: {status.link.reason}"
+    wanted = desired.listening and desired.working and desired.consumers > 0 and not paused
+    if wanted and not status.link.consuming:
+        return f"not consuming: {status.problem or status.link.reason or 'not yet'}"
+    return ""
+
+
+def alive(api: Api) -> Any:
+    """Whether the main thread turns."""
+    if why := staleness(api.control.snapshot(), time.monotonic()):
+        raise Problem(503, why)
+    return {"status": "alive"}
+
+
+def ready(api: Api) -> Any:
+    """Whether every running stage does what it should."""
+    if reasons := unreadiness(api.control.snapshot(), time.monotonic()):
+        raise Problem(503, "; ".join(reasons), reasons=reasons)
+    return {"status": "ready"}
+
+
+def status_document(snapshot: Snapshot) -> dict[str, Any]:
+    """The whole service for the outside."""
+    now = time.monotonic()
+    return {
+        "service": snapshot.service,
+        "version": __version__,
+        "pid": snapshot.pid,
+        "state": snapshot.state,
+        "paused": snapshot.paused,
+        "started": snapshot.started,
+        "revision": snapshot.document.revision,
+        "applied": snapshot.applied,
+        "log_level": snapshot.document.log_level,
+        "age": round(now - snapshot.time, 3),
+        "stages": [describe(view, now) for view in snapshot.stages.values()],
+    }
+
+
+def status(api: Api) -> Any:
+    """Tell everything."""
+    return status_document(api.snapshot())
+
+
+def log_level(api: Api) -> Any:
+    """Set what is logged."""
+    return api.change(SetLogLevel(body(Level).level))
+
+
+def drain(api: Api) -> Any:
+    """Begin the end."""
+    api.control.drain()
+    return {"status": "draining"}, 202
+
+
+def links(_api: Api) -> Any:
+    """Where to look."""
+    return {"status": f"{API}/status", "stages": f"{API}/stages", "api": f"{API}/openapi.json", "metrics": "/metrics"}
+
+
+ROUTES = [
+    Route("GET", "/", links, "Where to look"),
+    *(Route("GET", f"{at}/livez", alive, "Whether the service is alive; never waits") for at in ("", API)),
+    *(Route("GET", f"{at}/readyz", ready, "Whether the service is ready; else the reasons") for at in ("", API)),
+    Route("GET", f"{API}/status", status, "The whole service"),
+    Route("PUT", f"{API}/log-level", log_level, "What is logged, everywhere", ("wait",), Level),
+    Route("POST", f"{API}/drain", drain, "Finish what is in hand and end, as SIGTERM does"),
+]

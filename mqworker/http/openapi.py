@@ -1,0 +1,71 @@
+"""/openapi.json, made of the route tables: OpenAPI 3.1. Pure."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from mqworker import __version__
+from mqworker.http.problems import CONTENT_TYPE
+from mqworker.http.routing import API, Api, Route
+
+QUERY = {
+    "wait": ("number", "Seconds, at most 30, to wait until it is applied, or for the result"),
+    "stage": ("string", "This stage alone"),
+    "lines": ("integer", "How many, at most 2,000"),
+    "follow": ("string", "1: a stream of server-sent events"),
+    "limit": ("integer", "How many at most"),
+}
+PROBLEM = {"description": "Why not (RFC 9457)", "content": {CONTENT_TYPE: {"schema": {"type": "object"}}}}
+
+
+def document(routes: list[Route]) -> dict[str, Any]:
+    """Describe every route."""
+    forms = [route.body for route in routes if route.body is not None]
+    schemas, components = msgspec.json.schema_components(forms, ref_template="#/components/schemas/{name}")
+    schema_of = dict(zip(map(repr, forms), schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        operation: dict[str, Any] = {"summary": route.summary, "parameters": [*_path(route), *_query(route)]}
+        if route.any_body:
+            operation["requestBody"] = {"content": {"*/*": {}}}
+        elif route.body is not None:
+            operation["requestBody"] = {"content": {"application/json": {"schema": schema_of[repr(route.body)]}}}
+        operation["responses"] = {"2XX": {"description": "Done, or stored"}, "default": PROBLEM}
+        paths.setdefault(template(route.path), {})[route.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "mqworker", "version": __version__},
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"token": []}, {}],
+    }
+
+
+def template(path: str) -> str:
+    """A path of werkzeug as one of OpenAPI."""
+    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", path)
+
+
+def _path(route: Route) -> list[dict[str, Any]]:
+    names = re.findall(r"<(?:\w+:)?(\w+)>", route.path)
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+
+
+def _query(route: Route) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "query", "description": QUERY[name][1], "schema": {"type": QUERY[name][0]}}
+        for name in route.query
+    ]
+
+
+def route(routes: list[Route]) -> Route:
+    """The route that tells of all routes, itself included."""
+
+    def view(_api: Api) -> Any:
+        return document(routes)
+
+    return Route("GET", f"{API}/openapi.json", view, "This description")

@@ -1,0 +1,90 @@
+"""What is wrong with a request, as a problem document (RFC 9457), and the translation of everything that may be raised.
+
+Pure; used by all of `mqworker.http`. A document never holds a traceback or a secret: what is unexpected is logged, and
+the caller is told no more than that.
+"""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from flask import Response
+from werkzeug.exceptions import HTTPException
+
+from mqworker.control import ControlError, ParamsRefused
+
+CONTENT_TYPE = "application/problem+json"
+KINDS = {  # of ControlError, which has the desk's kinds too
+    "unknown_stage": 404,
+    "busy": 503,
+    "storage": 507,
+    "deadline": 504,
+    "desk": 503,
+    "draining": 503,
+    "unavailable": 503,
+    "refused": 409,
+}
+
+log = logging.getLogger("mqworker.http")
+
+
+class Problem(Exception):  # noqa: N818 - it is what RFC 9457 calls it
+    """The answer to a request that is not carried out. `fields`: (field, what is wrong); `more` joins the document."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        fields: list[tuple[str, str]] | None = None,
+        headers: dict[str, str] | None = None,
+        **more: Any,
+    ) -> None:
+        self.status = status
+        self.detail = detail
+        self.headers = headers or {}
+        self.more = more
+        if fields:
+            self.more["fields"] = [{"field": field, "problem": words} for field, words in fields]
+        super().__init__(detail)
+
+    @property
+    def title(self) -> str:
+        """The status code's own phrase, as the type `about:blank` asks for."""
+        try:
+            return HTTPStatus(self.status).phrase
+        except ValueError:
+            return "Error"
+
+    def document(self) -> bytes:
+        """The JSON body."""
+        fixed = {"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail}
+        return msgspec.json.encode(fixed | self.more)
+
+    def response(self) -> Response:
+        """The answer."""
+        return Response(self.document(), self.status, self.headers, content_type=CONTENT_TYPE)
+
+
+def retry_later(detail: str, seconds: int) -> Problem:
+    """Too much is going on for this one."""
+    return Problem(503, detail, headers={"Retry-After": str(seconds)})
+
+
+def problem_of(error: Exception) -> Problem:
+    """Make a problem of whatever a view raised."""
+    match error:
+        case Problem():
+            return error
+        case ParamsRefused():
+            detail = "; ".join(error.problems) or "the parameters were refused"
+            return Problem(422, detail, fields=error.fields)
+        case ControlError() if error.kind in KINDS:
+            status = KINDS[error.kind]
+            return Problem(status, str(error), headers={"Retry-After": "5"} if status == 503 else None)
+        case HTTPException() if error.code is not None:
+            headers = {key: value for key, value in error.get_headers() if key in ("Allow", "Retry-After")}
+            return Problem(error.code, error.description or "", headers=headers)
+    log.error("a control request failed", exc_info=error, extra={"event": "http_failed"})
+    return Problem(500, "an error inside mqworker; the log of the service has the details")

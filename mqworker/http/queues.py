@@ -1,0 +1,91 @@
+"""Routes of queues and dead letters: all of them questions to the desk. Runs in the server's threads."""
+
+import base64
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from mqworker.http.problems import Problem
+from mqworker.http.routing import API, Api, Route, body, number
+from mqworker.http.sending import shown
+
+DEADLINE = 10.0  # seconds for one look at the broker
+SEARCH = 25.0  # seconds to go through a dead-letter queue
+LISTED = 100  # dead letters that are listed unless another limit is asked for
+
+
+class Replay(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which dead letters: those named, or of one reason, or all; `dry` only counts them."""
+
+    ids: list[str] | None = None
+    reason: str = ""
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 10_000
+    dry: bool = False
+
+
+def queues(api: Api) -> Any:
+    """Tell every queue of the configuration."""
+    return {"queues": api.control.ask_desk("queues", {}, DEADLINE)}
+
+
+def purge(api: Api, queue: str) -> Any:
+    """Remove the ready messages of a queue."""
+    return {"purged": api.control.ask_desk("purge", {"name": queue}, DEADLINE)}
+
+
+def delete(api: Api, queue: str) -> Any:
+    """Delete a queue, with its messages."""
+    return {"deleted": api.control.ask_desk("delete", {"name": queue}, DEADLINE)}
+
+
+def dlq_list(api: Api, stage: str) -> Any:
+    """List dead letters, the oldest first."""
+    api.stage(stage)
+    limit = int(number("limit", LISTED, 1, 10_000))
+    found = api.control.ask_desk("dlq_list", {"stage": stage, "limit": limit}, SEARCH)
+    return {"dead_letters": shown(found)}
+
+
+def dlq_show(api: Api, stage: str, letter: str) -> Any:
+    """Show one dead letter whole."""
+    api.stage(stage)
+    found = api.control.ask_desk("dlq_show", {"stage": stage, "id": letter}, SEARCH)
+    if found is None:
+        raise _no_such(stage, letter)
+    data, block = found.pop("body", b""), found.pop("properties", b"")
+    told: dict[str, Any] = shown(found)
+    told |= {"properties_base64": base64.b64encode(block).decode(), "body_base64": base64.b64encode(data).decode()}
+    return told | {"body_text": data.decode("utf-8", "backslashreplace")}
+
+
+def dlq_replay(api: Api, stage: str) -> Any:
+    """Send dead letters back to the input."""
+    api.stage(stage)
+    chosen = msgspec.to_builtins(body(Replay))
+    return {"replayed": api.control.ask_desk("dlq_replay", {"stage": stage, **chosen}, SEARCH)}
+
+
+def dlq_drop(api: Api, stage: str, letter: str) -> Any:
+    """Remove one dead letter for good."""
+    api.stage(stage)
+    dropped = api.control.ask_desk("dlq_drop", {"stage": stage, "ids": [letter]}, SEARCH)
+    if not dropped:
+        raise _no_such(stage, letter)
+    return {"dropped": dropped}
+
+
+def _no_such(stage: str, letter: str) -> Problem:
+    return Problem(404, f"stage {stage} has no dead letter {letter!r}")
+
+
+_DLQ = f"{API}/stages/<stage>/dlq"
+ROUTES = [
+    Route("GET", f"{API}/queues", queues, "The queues that the configuration names"),
+    Route("POST", f"{API}/queues/<path:queue>/purge", purge, "Remove all ready messages of a queue"),
+    Route("DELETE", f"{API}/queues/<path:queue>", delete, "Delete a queue, with its messages"),
+    Route("GET", _DLQ, dlq_list, "Dead letters, the oldest first; looking changes nothing", ("limit",)),
+    Route("GET", f"{_DLQ}/<letter>", dlq_show, "One dead letter, with all evidence"),
+    Route("POST", f"{_DLQ}/replay", dlq_replay, "Send dead letters back to the input", body=Replay),
+    Route("DELETE", f"{_DLQ}/<letter>", dlq_drop, "Remove one dead letter for good"),
+]

@@ -1,0 +1,122 @@
+"""The route that sends a message, and waits for its result if asked to. Runs in the server's threads.
+
+The body goes as it is to the stage's input queue, by way of the desk. curl calls every body a form unless told
+otherwise, so that content type counts as none: the stage's codec decides.
+"""
+
+import base64
+import time
+import uuid
+from typing import Any
+
+import msgspec
+from flask import request
+
+from mqworker import headers
+from mqworker.control import ControlError
+from mqworker.http.problems import Problem
+from mqworker.http.routing import API, Api, Route, wait_asked
+from mqworker.logs import text
+from mqworker.properties import MalformedProperties, Properties
+
+SEND_DEADLINE = 10.0  # seconds for the broker to confirm
+FORM = "application/x-www-form-urlencoded"
+
+
+def send(api: Api, stage: str) -> Any:
+    """Send one message."""
+    api.stage(stage)
+    config = api.control.loaded.config.stages[stage]
+    data, wait = request.get_data(), wait_asked()
+    if len(data) > config.max_body:
+        raise Problem(413, f"the body has {len(data)} bytes; max_body of this stage is {config.max_body}")
+    properties = _properties()
+    message_id = properties.message_id
+    asked = {"queue": config.input, "properties": _encoded(properties), "body": data}
+    if not wait:
+        api.control.ask_desk("send", asked, SEND_DEADLINE)
+        return {"message_id": message_id}, 202
+    with api.waiting():
+        began = time.monotonic()
+        try:
+            reply = api.control.ask_desk("call", asked, wait)
+        except ControlError as error:
+            if time.monotonic() - began < wait * 0.9:
+                raise
+            words = f"there was no result within {wait:g} s; the message may still be processed"
+            raise Problem(504, words, message_id=message_id) from error
+        took = time.monotonic() - began
+    return _result(reply["properties"], reply["body"]) | {"message_id": message_id, "waited_ms": round(took * 1000, 3)}
+
+
+def _properties() -> Properties:
+    content_type = request.headers.get("Content-Type")
+    if content_type is not None and content_type.partition(";")[0].strip().lower() == FORM:
+        content_type = None
+    return Properties(
+        content_type=content_type,
+        content_encoding=request.headers.get("Content-Encoding"),
+        delivery_mode=2,
+        correlation_id=request.headers.get("X-Correlation-Id"),
+        message_id=str(uuid.uuid4()),
+        timestamp=int(time.time()),
+    )
+
+
+def _encoded(properties: Properties) -> bytes:
+    try:
+        return properties.encode()
+    except ValueError as error:
+        raise Problem(422, f"a header of the request does not fit a message: {error}") from None
+
+
+def _result(block: bytes, data: bytes) -> dict[str, Any]:
+    """What a reply tells; a Problem when the message is dead."""
+    try:
+        properties = Properties.decode(block)
+    except MalformedProperties:
+        properties = Properties()
+    table = {text(name): shown(value) for name, value in properties.headers.to_dict().items()}
+    outcome = table.get(headers.OUTCOME, "result")
+    if outcome == "dead":
+        reason = str(table.get(headers.REASON, "error"))
+        words = str(table.get(headers.MESSAGE, "the message could not be processed"))
+        raise Problem(422, words, reason=reason, error_type=table.get(headers.ERROR_TYPE), headers_=table)
+    duration = table.get(headers.DURATION)
+    return {"outcome": outcome, "duration_ms": duration, "headers": table} | shown_body(properties.content_type, data)
+
+
+def shown_body(content_type: str | None, data: bytes) -> dict[str, Any]:
+    """A body inside JSON: as `result` when it is JSON or text, else as `result_base64`."""
+    media = (content_type or "").partition(";")[0].strip().lower()
+    told: dict[str, Any] = {"content_type": content_type and text(content_type)}
+    try:
+        if media.endswith("json"):
+            return told | {"result": msgspec.json.decode(data) if data else None}
+        if media.startswith("text/") or not data:
+            return told | {"result": data.decode() if data else None}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    return told | {"result_base64": base64.b64encode(data).decode()}
+
+
+def shown(value: Any) -> Any:
+    """A header's value inside JSON; bytes with escapes."""
+    match value:
+        case bytes():
+            return value.decode("utf-8", "backslashreplace")
+        case str():
+            return text(value)
+        case dict():
+            return {text(name): shown(item) for name, item in value.items()}
+        case list():
+            return [shown(item) for item in value]
+        case _:
+            return value
+
+
+ROUTES = [
+    Route(
+        "POST", f"{API}/stages/<stage>/messages", send, "Send one message, any content type", ("wait",), any_body=True
+    )
+]

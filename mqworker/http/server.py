@@ -1,0 +1,139 @@
+"""The control server: the API on TCP and on a unix socket.
+
+Each has threads of its own, so that a flood of one leaves the other alone.
+Owned by the Service's main thread, which calls bind, start and stop; everything else here runs in the server's daemon
+threads and speaks to the main thread through Control alone. A port that is taken shows at `bind`, before any process is
+started. If a thread of the server fails, the request fails, nothing else.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import time
+from pathlib import Path
+
+from mqworker.control import Control
+from mqworker.http.app import make_app
+from mqworker.http.guard import UNIX_HOSTS, Guard, tcp_hosts
+from mqworker.http.routing import WAITS, Api
+from mqworker.http.serving import Listener
+from mqworker.http.totals import Totals
+
+BACKLOG = 1024
+TCP_THREADS = 16
+UNIX_THREADS = WAITS + 4  # some are left when all that may wait do
+
+
+class HttpServer:
+    """See the module head."""
+
+    def __init__(
+        self, control: Control, host: str, port: int, socket_path: Path, token: str, hosts: tuple[str, ...]
+    ) -> None:
+        totals = Totals()
+        control.on_publish = totals.feed
+        self.port = port  # the real one once bound
+        self._api = Api(control, totals)
+        self._host = host
+        self._path = socket_path
+        self._token = token
+        self._hosts = hosts
+        self._sockets: list[socket.socket] = []
+        self._listeners: list[Listener] = []
+
+    def bind(self) -> None:
+        """Take both addresses; OSError with clear words when one is taken. May be tried again."""
+        tcp = _listen_tcp(self._host, self.port)
+        try:
+            unix = _listen_unix(self._path)
+        except OSError:
+            tcp.close()
+            raise
+        self.port = tcp.getsockname()[1]
+        self._sockets = [tcp, unix]
+        self._inode = self._path.stat().st_ino
+
+    def start(self) -> None:
+        """Answer from now on."""
+        app = make_app(self._api).wsgi_app
+        config = self._api.control.loaded.config
+        max_body = max(stage.max_body for stage in config.stages.values())
+        tcp, unix = self._sockets
+        over_tcp = Guard(app, tcp_hosts(self._host, self.port, self._hosts), self._token)
+        self._listeners = [
+            Listener(over_tcp, tcp, TCP_THREADS, max_body),
+            Listener(Guard(app, UNIX_HOSTS, ""), unix, UNIX_THREADS, max_body),
+        ]
+        for listener in self._listeners:
+            listener.start()
+
+    def stop(self, deadline: float) -> None:
+        """Take nothing new, finish what is being answered, close; returns within `deadline` seconds and a little."""
+        end = time.monotonic() + deadline
+        self._api.stopping.set()
+        for listener in self._listeners:
+            listener.stop(deadline)
+        for listener in self._listeners:
+            listener.join(max(0.1, end + 0.5 - time.monotonic()))
+        for listening in self._sockets:
+            listening.close()
+        self._sockets = []
+        with contextlib.suppress(OSError):
+            if self._path.stat().st_ino == self._inode:
+                self._path.unlink()
+
+
+def _listen_tcp(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise OSError(errno.EADDRNOTAVAIL, f"no such address: {error.strerror}") from None
+    family, kind, proto, _name, address = min(found, key=lambda info: info[0] != socket.AF_INET)
+    listening = socket.socket(family, kind, proto)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)  # now, because only then a second one is refused
+    except OSError as error:
+        listening.close()
+        words = "another program listens there" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
+        raise OSError(error.errno, words) from None
+    return listening
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _remove_stale(path)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.bind(str(path))
+        path.chmod(0o600)  # nobody can connect before `listen`
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise OSError(error.errno, f"{path}: {os.strerror(error.errno or 0)}") from None
+    return listening
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket file of a service that is gone; OSError when somebody answers on it, or it is none."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError(errno.EEXIST, f"{path} exists and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.settimeout(1.0)
+        try:
+            caller.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        except OSError as error:
+            raise OSError(error.errno or errno.EADDRINUSE, f"{path}: {error}") from None
+        else:
+            raise OSError(errno.EADDRINUSE, f"another service answers on {path}")

@@ -1,0 +1,197 @@
+"""One waitress server on a listening socket: what waitress does not do by itself.
+
+Runs in a thread of its own (all input and output of the listener) and in waitress's task threads (the app). Added here:
+health has a task thread of its own, so that it never waits behind other requests; the limit of a body depends on its
+path and is enforced while it is received; a request that does not arrive whole in 30 s, and an answer that nobody
+reads, end their connection; idle connections end sooner when there are too many; the stop is bounded.
+"""
+
+import copy
+import logging
+import resource
+import socket
+import threading
+import time
+from typing import Any
+
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
+from waitress.server import TcpWSGIServer, UnixWSGIServer
+from waitress.task import ErrorTask, ThreadedTaskDispatcher
+
+from mqworker.http.guard import HEADERS, Wsgi
+from mqworker.http.problems import CONTENT_TYPE, Problem
+from mqworker.http.routing import API, SMALL_BODY
+
+CONNECTIONS = 1000
+IDLE = 10.0  # seconds that a connection may say nothing
+IDLE_CROWDED = 1.0  # the same while new connections have to wait
+ARRIVAL = 30.0  # seconds for a request to arrive whole
+UNREAD = 30.0  # seconds in which a client takes nothing of what there is for it
+HEALTH = frozenset(f"{at}/{name}" for at in ("", API) for name in ("livez", "readyz"))
+MESSAGES = "/messages"  # the end of the paths that take large bodies
+
+log = logging.getLogger("mqworker.http")
+
+
+class _Parser(HTTPRequestParser):  # type: ignore[misc] # waitress has no types
+    """A request on its way in."""
+
+    adj: Any
+
+    def parse_header(self, header_plus: bytes) -> None:
+        super().parse_header(header_plus)
+        if not self.path.endswith(MESSAGES):
+            self.adj = self.adj.small
+
+
+class _ErrorTask(ErrorTask):  # type: ignore[misc]
+    """Answers what waitress refuses."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        data = Problem(error.code, error.body).document()
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers += [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(data))), *HEADERS]
+        self.set_close_on_finish()
+        self.content_length = len(data)
+        self.write(data)
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]
+    """One connection."""
+
+    parser_class = _Parser
+    error_task_class = _ErrorTask
+    seen: tuple[Any, float] = (None, 0.0)  # what it was last seen to wait for, and since when
+
+    def overdue(self, now: float, idle: float) -> bool:
+        """Whether this connection should end; asked about once a second."""
+        if self.total_outbufs_len:
+            what, limit = ("unread", self.last_activity), UNREAD
+        elif self.requests:
+            return False
+        elif self.request is not None:
+            what, limit = ("arriving", id(self.request)), ARRIVAL
+        else:
+            what, limit = ("idle", self.last_activity), idle
+        if self.seen[0] != what:
+            self.seen = (what, now)
+        return now - self.seen[1] > limit
+
+
+class _Rules:
+    """What both kinds of server have beyond waitress's."""
+
+    channel_class = _Channel
+    health: ThreadedTaskDispatcher
+
+    def add_task(self: Any, channel: Any) -> None:
+        """Have a request answered; called by the input thread and by task threads."""
+        lane = self.health if channel.requests[0].path in HEALTH else self.task_dispatcher
+        lane.add_task(channel)
+
+    def maintenance(self: Any, now: float) -> None:
+        """End what is overdue; called about once a second by the input thread."""
+        idle = IDLE_CROWDED if self.in_connection_overflow else IDLE
+        for channel in list(self.active_channels.values()):
+            if channel.overdue(now, idle):
+                channel.handle_close()
+
+
+class _TcpServer(_Rules, TcpWSGIServer):  # type: ignore[misc]
+    pass
+
+
+class _UnixServer(_Rules, UnixWSGIServer):  # type: ignore[misc]
+    pass
+
+
+class Listener:
+    """A server and its thread; `app` answers."""
+
+    def __init__(self, app: Wsgi, listening: socket.socket, threads: int, max_body: int) -> None:
+        self._map: dict[int, Any] = {}
+        adjustments = _adjustments(max_body)
+        kind = _UnixServer if listening.family == socket.AF_UNIX else _TcpServer
+        dispatcher, health = ThreadedTaskDispatcher(), ThreadedTaskDispatcher()
+        self._dispatchers = (dispatcher, health)
+        self._server = kind(
+            app,
+            self._map,
+            _sock=listening,
+            dispatcher=dispatcher,
+            adj=adjustments,
+            bind_socket=False,
+            sockinfo=(listening.family, listening.type, listening.proto, listening.getsockname()),
+        )
+        self._server.health = health
+        dispatcher.set_thread_count(threads)
+        health.set_thread_count(1)
+        self._over = threading.Event()
+        self._end = 0.0  # when stop gives up
+        self._thread = threading.Thread(target=self._run, name=f"http-{listening.family.name}", daemon=True)
+
+    def start(self) -> None:
+        """Answer from now on."""
+        self._thread.start()
+
+    def stop(self, deadline: float) -> None:
+        """Accept nothing new, finish what is being answered, end; waits at most so many seconds."""
+        self._end = time.monotonic() + deadline
+        self._over.set()
+        self._server.pull_trigger()
+        for dispatcher in self._dispatchers:
+            dispatcher.set_thread_count(0)
+
+    def join(self, deadline: float) -> None:
+        """Wait for the end."""
+        self._thread.join(deadline)
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            self._turn(1.0)
+        self._server.accepting = False
+        self._server.socket.close()
+        self._server.del_channel()
+        while self._busy() and time.monotonic() < self._end:
+            self._turn(0.05)
+        for channel in list(self._server.active_channels.values()):
+            _quietly(channel.handle_close)
+        _quietly(self._server.trigger.close)
+
+    def _busy(self) -> bool:
+        return any(channel.requests or channel.total_outbufs_len for channel in self._server.active_channels.values())
+
+    def _turn(self, timeout: float) -> None:
+        try:
+            wasyncore.loop(timeout, use_poll=True, map=self._map, count=1)
+        except Exception:
+            log.exception("the control server stumbled", extra={"event": "http_failed"})
+            self._over.wait(0.1)
+
+
+def _quietly(close: Any) -> None:
+    try:
+        close()
+    except OSError as error:
+        log.debug("closing: %s", error)
+
+
+def _adjustments(max_body: int) -> Any:
+    files, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    adjustments = Adjustments(
+        ident=None,
+        connection_limit=min(CONNECTIONS, files // 2),
+        cleanup_interval=1,
+        max_request_header_size=32_768,
+        max_request_body_size=max(max_body, SMALL_BODY) + 1,  # waitress refuses what is as large as this
+        outbuf_high_watermark=1 << 20,
+        channel_request_lookahead=1,  # so that a client that goes away is seen while it is being answered
+        log_socket_errors=False,
+    )
+    adjustments.small = copy.copy(adjustments)
+    adjustments.small.max_request_body_size = SMALL_BODY + 1
+    return adjustments

@@ -1,0 +1,188 @@
+"""Routes of stages: what each one is, and what it should be.
+
+Runs in the server's threads. Reads snapshots; changes go through Control to the main thread.
+"""
+
+import time
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from mqworker.config import Seconds
+from mqworker.control import StageView
+from mqworker.http.problems import Problem
+from mqworker.http.routing import API, Api, Route, body, wait_asked
+from mqworker.messages import ConsumerStatus, StageStatus
+from mqworker.state import Reload, SetConsumers, SetLimits, SetListening, SetRunning
+
+
+class Enabled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """On or off."""
+
+    enabled: bool
+
+
+class Count(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many."""
+
+    count: Annotated[int, Meta(ge=0, le=1024)]
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Seconds of one message; 0: none."""
+
+    soft: Seconds
+    hard: Seconds
+
+
+Patch = dict[str, Any]  # RFC 7396
+
+
+def describe(view: StageView, now: float) -> dict[str, Any]:
+    """One stage for the outside; `now` is CLOCK_MONOTONIC."""
+    desired = view.desired
+    return {
+        "name": view.name,
+        "state": view.state,
+        "problem": view.problem,
+        "restarts": view.restarts,
+        "applied": view.applied,
+        "desired": {
+            "running": desired.running,
+            "listening": desired.listening,
+            "working": desired.working,
+            "consumers": desired.consumers,
+            "generation": desired.generation,
+            "time_limit": {"soft": desired.soft_limit, "hard": desired.hard_limit},
+            "params": desired.params,
+            "live": sorted(desired.configured),
+        },
+        "actual": None if view.actual is None else _actual(view.actual, now),
+    }
+
+
+_AS_THEY_ARE = (
+    *("pid", "state", "revision", "generation", "link", "listening", "problem", "crash_loop", "prefetch", "held"),
+    *("dispatched", "settling", "held_bytes", "kept", "backlog", "counters", "p95", "rate", "stall", "idle"),
+)
+
+
+def _actual(status: StageStatus, now: float) -> dict[str, Any]:
+    told = {name: getattr(status, name) for name in _AS_THEY_ARE}
+    told["last_settled_ago"] = round(now - status.last_settled, 3) if status.last_settled else None
+    told["consumers"] = [_consumer(consumer, now) for consumer in status.consumers]
+    return told
+
+
+def _consumer(consumer: ConsumerStatus, now: float) -> dict[str, Any]:
+    told = msgspec.structs.asdict(consumer)
+    since = told.pop("message_since")
+    told["message_seconds"] = round(now - since, 3) if since else None
+    told["message_id"] = consumer.message_id or None
+    return told
+
+
+def stages(api: Api) -> Any:
+    """Tell all."""
+    now = time.monotonic()
+    return {"stages": [describe(view, now) for view in api.snapshot().stages.values()]}
+
+
+def one(api: Api, stage: str) -> Any:
+    """Tell one."""
+    return describe(api.stage(stage), time.monotonic())
+
+
+def listening(api: Api, stage: str) -> Any:
+    """Take new messages, or not."""
+    return api.change(SetListening(stage, body(Enabled).enabled))
+
+
+def consumers(api: Api, stage: str) -> Any:
+    """Scale."""
+    return api.change(SetConsumers(stage, body(Count).count))
+
+
+def time_limit(api: Api, stage: str) -> Any:
+    """Limit the time of one message."""
+    limits = body(Limits)
+    if limits.hard and limits.soft > limits.hard:
+        words = f"is above the hard limit of {limits.hard:g} s"
+        raise Problem(422, f"soft {words}", fields=[("soft", words)])
+    return api.change(SetLimits(stage, limits.soft, limits.hard))
+
+
+def start(api: Api, stage: str) -> Any:
+    """Build the tree."""
+    return api.change(SetRunning(stage, enabled=True))
+
+
+def stop(api: Api, stage: str) -> Any:
+    """Tear the tree down."""
+    return api.change(SetRunning(stage, enabled=False))
+
+
+def restart(api: Api, stage: str) -> Any:
+    """Roll the tree: new Consumers first, with the code imported afresh."""
+    return api.change(Reload(stage))
+
+
+def params(api: Api, stage: str) -> Any:
+    """Tell the parameters, those before them, and what has been applied."""
+    view = api.stage(stage)
+    return {
+        "params": view.desired.params,
+        "generation": view.desired.generation,
+        "applied_generation": view.actual.generation if view.actual else None,
+        "history": view.desired.history,
+    }
+
+
+def patch_params(api: Api, stage: str) -> Any:
+    """Change parameters."""
+    patch, wait = body(Patch), wait_asked()
+    api.stage(stage)
+    if not wait:
+        return _with_params(api, stage, api.control.patch_params(stage, patch), 0.0)
+    with api.waiting():
+        return _with_params(api, stage, api.control.patch_params(stage, patch), wait)
+
+
+def rollback_params(api: Api, stage: str) -> Any:
+    """Go back to the parameters before the present ones."""
+    wait = wait_asked()
+    api.stage(stage)
+    if not wait:
+        return _with_params(api, stage, api.control.rollback_params(stage), 0.0)
+    with api.waiting():
+        return _with_params(api, stage, api.control.rollback_params(stage), wait)
+
+
+def _with_params(api: Api, stage: str, revision: int, wait: float) -> Any:
+    answer, status = api.stored(revision, stage, wait)
+    desired = api.stage(stage).desired
+    return answer | {"generation": desired.generation, "params": desired.params}, status
+
+
+def jobs(api: Api, stage: str) -> Any:
+    """Tell the chain."""
+    view = api.stage(stage)
+    return {"jobs": api.control.loaded.config.stages[stage].jobs, "generation": view.desired.generation}
+
+
+_ONE = f"{API}/stages/<stage>"
+ROUTES = [
+    Route("GET", f"{API}/stages", stages, "All stages, as they should be and as they are"),
+    Route("GET", _ONE, one, "One stage, as it should be and as it is"),
+    Route("PUT", f"{_ONE}/listening", listening, "Take new messages, or not", ("wait",), Enabled),
+    Route("PUT", f"{_ONE}/consumers", consumers, "Scale; the busy finish first", ("wait",), Count),
+    Route("PUT", f"{_ONE}/time-limit", time_limit, "Limit the time of one message", ("wait",), Limits),
+    Route("POST", f"{_ONE}/start", start, "Build the stage's process tree", ("wait",)),
+    Route("POST", f"{_ONE}/stop", stop, "Tear the stage's process tree down", ("wait",)),
+    Route("POST", f"{_ONE}/restart", restart, "Replace the Consumers by ones with fresh code", ("wait",)),
+    Route("GET", f"{_ONE}/params", params, "The parameters and their history"),
+    Route("PATCH", f"{_ONE}/params", patch_params, "Change parameters by a merge patch (RFC 7396)", ("wait",), Patch),
+    Route("POST", f"{_ONE}/params/rollback", rollback_params, "Go back to the parameters before these", ("wait",)),
+    Route("GET", f"{_ONE}/jobs", jobs, "The chain of jobs"),
+]

@@ -1,0 +1,96 @@
+"""Logs and events, as a tail or as server-sent events that go on. Runs in the server's threads.
+
+A stream occupies its thread, so there are few (routing.WAITS). It ends when the client is gone, when it does not read
+(serving.py closes such channels), and when the server stops.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from flask import Response, request
+
+from mqworker.control import Snapshot
+from mqworker.http.health import status_document
+from mqworker.http.routing import API, Api, Route, number
+
+SSE = "text/event-stream"
+TURN = 1.0  # seconds after which a stream looks whether anybody is there
+PAUSE = 0.1  # seconds between batches: a burst of events makes few large writes
+KEEP_ALIVE = 5.0  # seconds between comments on a quiet stream
+TAIL = 100
+
+
+def tail(api: Api) -> Any:
+    """The last lines, or all from now on."""
+    lines = int(number("lines", TAIL, 0, 2000))
+    follow = request.args.get("follow", "") not in ("", "0") or SSE in request.headers.get("Accept", "")
+    recent = api.control.logs.recent(0, 0.0)
+    kept = recent[-lines:] if lines else []
+    if not follow:
+        return {"lines": [msgspec.Raw(line.encode()) for _number, line in kept]}
+    last = kept[0][0] - 1 if kept else recent[-1][0] if recent else 0
+    resumed = request.headers.get("Last-Event-ID", "")
+    return _stream(api, _log_lines(api, int(resumed) if resumed.isdecimal() else last))
+
+
+def events(api: Api) -> Any:
+    """The status, whenever it changes."""
+    return _stream(api, _statuses(api))
+
+
+def _log_lines(api: Api, last: int) -> Iterator[bytes]:
+    while True:
+        batch = api.control.logs.recent(last, TURN)
+        if batch and batch[0][0] > last + 1:
+            yield _event("gap", 0, msgspec.json.encode({"lost": batch[0][0] - last - 1}))
+        yield b"".join(_event("log", number, line.encode()) for number, line in batch)
+        last = batch[-1][0] if batch else last
+
+
+def _statuses(api: Api) -> Iterator[bytes]:
+    told = None
+    while True:
+        snapshot = api.control.wait(lambda new, old=told: _timeless(new) != old, TURN)  # type: ignore[misc]
+        if snapshot is not None:
+            told = _timeless(snapshot)
+        yield b"" if snapshot is None else _event("status", 0, msgspec.json.encode(status_document(snapshot)))
+
+
+def _timeless(snapshot: Snapshot) -> Snapshot:
+    return msgspec.structs.replace(snapshot, time=0.0)
+
+
+def _event(kind: str, number: int, data: bytes) -> bytes:
+    head = f"id: {number}\n" if number else ""
+    return f"{head}event: {kind}\ndata: ".encode() + data + b"\n\n"
+
+
+def _stream(api: Api, batches: Iterator[bytes]) -> Response:
+    if request.method == "HEAD":
+        return Response(content_type=SSE)
+    gone = request.environ.get("waitress.client_disconnected", lambda: False)
+
+    def living() -> Iterator[bytes]:
+        said = time.monotonic()
+        yield b": mqworker\n\n"
+        for batch in batches:
+            if api.stopping.is_set() or gone():
+                return
+            now = time.monotonic()
+            if batch or now - said > KEEP_ALIVE:
+                said = now
+                yield batch or b":\n\n"
+            api.stopping.wait(PAUSE)
+
+    api.take_wait()
+    response = Response(living(), content_type=SSE)
+    response.call_on_close(api.give_wait)
+    return response
+
+
+ROUTES = [
+    Route("GET", f"{API}/logs", tail, "The last log lines, or a stream of them", ("lines", "follow")),
+    Route("GET", f"{API}/events", events, "A stream of the status, whenever it changes"),
+]

@@ -1,0 +1,239 @@
+"""A small service without process trees: a real loop in a thread, a real Control, the real server, and an Operator.
+
+The Operator keeps the document by state.change, as the Service does, and applies each revision at once unless told not
+to; its desk answers from a table.
+"""
+
+import asyncio
+import http.client
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mqworker import logs, state
+from mqworker.brokers.base import LinkState
+from mqworker.config_load import Loaded, load
+from mqworker.control import Control, ControlError, ParamsRefused, Snapshot, StageView
+from mqworker.http.server import HttpServer
+from mqworker.messages import BUCKETS, ConsumerStatus, StageStatus
+
+TOML = """
+[service]
+name = "test"
+[control]
+port = 0
+[stages.alpha]
+input = "alpha.in"
+jobs = ["m:f"]
+output = { queue = "alpha.out" }
+consumers = 2
+max_body = 200_000
+params = { particles = 10 }
+[stages.beta]
+input = "beta/in"
+jobs = ["m:g"]
+consumers = 1
+max_body = 1000
+"""
+GOOD_LINK = LinkState(connected=True, consuming=True, reason="")
+
+
+def stage_status(stage: str = "alpha", **changes: Any) -> StageStatus:
+    """A Producer's report of a stage that is well."""
+    slot = ConsumerStatus(1, 4242, "busy", 1, 1, 7, time.monotonic() - 2, "id-1", 50_000_000, 1)
+    values = {
+        "stage": stage,
+        "pid": 100,
+        "state": "running",
+        "revision": 0,
+        "generation": 1,
+        "link": GOOD_LINK,
+        "listening": True,
+        "problem": "",
+        "crash_loop": False,
+        "consumers": (slot,),
+        "prefetch": 4,
+        "held": 1,
+        "dispatched": 2,
+        "settling": 3,
+        "held_bytes": 10,
+        "kept": 0,
+        "backlog": 12,
+        "counters": {"received": 9, "settled": 6, "result": 4, "dead": 2, "refused": 1, "exit_signal": 1},
+        "durations": (1,) * (len(BUCKETS) + 1),
+        "duration_sum": 3.5,
+        "p95": 0.1,
+        "rate": 2.0,
+        "last_settled": time.monotonic(),
+        "stall": 0.01,
+        "idle": False,
+    }
+    return StageStatus(**(values | changes))
+
+
+class LittleService:
+    """See the module head."""
+
+    def __init__(self, folder: Path, token: str = "", toml: str = TOML, hosts: tuple[str, ...] = ()) -> None:
+        path = folder / "mqworker.toml"
+        path.write_text(toml)
+        path.chmod(0o600)
+        self.loaded: Loaded = load(path, {}, {})
+        self._null = os.open(os.devnull, os.O_WRONLY)
+        self.writer = logs.LogWriter("test", self._null)
+        self.control = Control(self.loaded, self.writer)
+        self.document, _told = state.begin(None, self.loaded.config)
+        self.statuses = {name: stage_status(name) for name in self.document.stages}
+        self.applying = True
+        self.applied = self.document.revision
+        self.drained = False
+        self.changes: list[Any] = []
+        self.desk: dict[str, Any] = {}  # verb to a value, an exception, or a function of the arguments
+        self.asked: list[tuple[str, dict[str, Any], float]] = []
+        self.loop = asyncio.new_event_loop()
+        self.server = HttpServer(self.control, "127.0.0.1", 0, self.loaded.socket, token, hosts)
+        self.server.bind()
+        self.publish()
+        self.control.attach(self.loop, self)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+        self.server.start()
+        self.port = self.server.port
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.call_soon(self._beat)
+        self.loop.run_forever()
+        self.loop.close()
+
+    def _beat(self) -> None:
+        self.publish()
+        self.loop.call_later(0.2, self._beat)
+
+    def close(self) -> None:
+        """End everything."""
+        self.server.stop(2.0)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(10)
+        self.writer.close(1.0)
+        os.close(self._null)
+
+    def publish(self, **changes: Any) -> None:
+        """Publish a snapshot of what is."""
+        views = {
+            name: StageView(name, desired, "running", self.statuses[name], "", 0, self.applied)
+            for name, desired in self.document.stages.items()
+        }
+        values = {
+            "time": time.monotonic(),
+            "service": "test",
+            "pid": os.getpid(),
+            "started": 1.0,
+            "state": "running",
+            "paused": False,
+            "document": self.document,
+            "stages": views,
+        }
+        self.control.publish(Snapshot(**(values | changes)))
+
+    def tell(self, stage: str, status: StageStatus) -> None:
+        """Let a Producer report."""
+        self.statuses[stage] = status
+        self.publish()
+
+    # --- Operator
+
+    async def change(self, asked: state.Change) -> int:
+        if stage := getattr(asked, "stage", None):
+            self._known(stage)
+        self.changes.append(asked)
+        self.document = state.change(self.document, asked, self.loaded.config)
+        if self.applying:
+            self.applied = self.document.revision
+        self.publish()
+        return self.document.revision
+
+    async def patch_params(self, stage: str, patch: dict[str, Any]) -> int:
+        self._known(stage)
+        if patch.get("particles", 1) == 0:
+            raise ParamsRefused([("particles", "must be at least 1")], [])
+        return await self.change(state.SetParams(stage, self.document.stages[stage].params | patch))
+
+    async def rollback_params(self, stage: str) -> int:
+        history = self.document.stages[stage].history
+        if not history:
+            raise ControlError("refused", f"stage {stage} has no earlier parameters")
+        return await self.change(state.SetParams(stage, history[-1].params))
+
+    async def ask_desk(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
+        self.asked.append((verb, arguments, deadline))
+        answer = self.desk.get(verb, ControlError("desk", "the broker cannot be reached"))
+        if callable(answer):
+            answer = answer(arguments)
+        if asyncio.iscoroutine(answer):
+            answer = await asyncio.wait_for(answer, deadline)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def drain(self) -> None:
+        self.drained = True
+
+    def _known(self, stage: str) -> None:
+        if stage not in self.document.stages:
+            raise ControlError("unknown_stage", f"there is no stage {stage}")
+
+    # --- a client
+
+    def connect(self, timeout: float = 15.0) -> http.client.HTTPConnection:
+        """A connection over TCP."""
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+
+    def connect_unix(self, timeout: float = 15.0) -> http.client.HTTPConnection:
+        """A connection over the unix socket."""
+        connection = http.client.HTTPConnection("localhost", timeout=timeout)
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.sock.settimeout(timeout)
+        connection.sock.connect(str(self.loaded.socket))
+        return connection
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> "Answer":
+        """One request over TCP; a body that is not bytes goes as JSON."""
+        return ask(self.connect(), method, path, body, **headers)
+
+    def ask_unix(self, method: str, path: str, body: Any = None, **headers: str) -> "Answer":
+        """One request over the unix socket."""
+        return ask(self.connect_unix(), method, path, body, **headers)
+
+
+class Answer(msgspec.Struct):
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body, parsed."""
+        return json.loads(self.body)
+
+
+def ask(connection: http.client.HTTPConnection, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+    """Send a request, with `X_Y` as the header X-Y, and read the whole answer."""
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    if body is not None and not isinstance(body, bytes):
+        body = json.dumps(body).encode()
+        sent.setdefault("Content-Type", "application/json")
+    try:
+        connection.request(method, path, body, sent)
+        response = connection.getresponse()
+        return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+    finally:
+        connection.close()

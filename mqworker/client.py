@@ -144,23 +144,23 @@ class Client:
             return answer
 
     def events(self, path: str, silence: float = 60.0) -> Iterator[tuple[str, str]]:
-        """Follow a stream of server-sent events: (id, data); ends when the service closes it."""
+        """Follow a stream of server-sent events: (event, data); ends when the service closes it."""
         connection = self._connect(silence)
         try:
             connection.request("GET", API + path, headers=self._headers("") | {"Accept": "text/event-stream"})
             response = connection.getresponse()
             if response.status >= 400:
                 raise _refusal(self._read(response), self.address)
-            number, data = "", []
+            event, data = "", []
             while raw := response.readline():
                 line = raw.decode("utf-8", "replace").rstrip("\r\n")
                 if line.startswith("data:"):
                     data.append(line[5:].removeprefix(" "))
-                elif line.startswith("id:"):
-                    number = line[3:].strip()
+                elif line.startswith("event:"):
+                    event = line[6:].strip()
                 elif not line and data:
-                    yield number, "\n".join(data)
-                    data = []
+                    yield event, "\n".join(data)
+                    event, data = "", []
         except TimeoutError:
             raise self._late(silence) from None
         except (http.client.HTTPException, OSError) as error:

@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mqworker.cli import output
 from mqworker.cli.options import VerbGroup, config_option, load_config
 from mqworker.client import Address, CallError, Client
+
+if TYPE_CHECKING:
+    from mqworker.config_load import Loaded
 
 LIVE = "live"  # the origin of a value that was set while the service runs (decisions 28)
 ASK = 1.0  # seconds that a running service has to tell its live values
@@ -35,9 +39,7 @@ def show(config: Path | None, origin: bool, as_json: bool) -> None:
     from mqworker.config_load import shown  # noqa: PLC0415 - not for --help
 
     loaded = load_config(config)
-    control = loaded.config.control
-    rows = {key: (value, whence) for key, value, whence in shown(loaded)}
-    rows |= _live(Address(control.host, control.port, str(loaded.socket), control.token))
+    rows = {key: (value, whence) for key, value, whence in shown(loaded)} | _live(loaded)
     if as_json:
         output.data({key: {"value": value, "origin": whence} for key, (value, whence) in rows.items()})
     else:
@@ -50,21 +52,25 @@ def show(config: Path | None, origin: bool, as_json: bool) -> None:
         output.words(f"warning: {warning}")
 
 
-def _live(address: Address) -> dict[str, tuple[str, str]]:
+def _live(loaded: "Loaded") -> dict[str, tuple[str, str]]:
     """Ask a running service which values differ from its configuration; none when there is no service."""
+    control = loaded.config.control
     try:
-        with Client(address, ASK) as client:
-            document = client.get("/status")["document"]
-    except (CallError, KeyError, TypeError):
+        with Client(Address(control.host, control.port, str(loaded.socket), control.token), ASK) as client:
+            status = client.get("/status")
+    except CallError:
         return {}
-    rows: dict[str, tuple[str, str]] = {}
-    if document.get("configured_log_level"):
-        rows["service.log_level"] = (json.dumps(document["log_level"]), LIVE)
-    names = {"consumers": "consumers", "soft_limit": "time_limit.soft", "hard_limit": "time_limit.hard"}
-    for stage, desired in document["stages"].items():
-        for key in desired["configured"]:
-            if key == "params":
-                rows |= {f"stages.{stage}.params.{n}": (json.dumps(v), LIVE) for n, v in desired["params"].items()}
-            elif key in names:
-                rows[f"stages.{stage}.{names[key]}"] = (json.dumps(desired[key]), LIVE)
+    rows = {}
+    if status["log_level"] != loaded.config.service.log_level:
+        rows["service.log_level"] = (json.dumps(status["log_level"]), LIVE)
+    for view in status["stages"]:
+        desired, stage = view["desired"], f"stages.{view['name']}"
+        values = {
+            "consumers": {"consumers": desired["consumers"]},
+            "soft_limit": {"time_limit.soft": desired["time_limit"]["soft"]},
+            "hard_limit": {"time_limit.hard": desired["time_limit"]["hard"]},
+            "params": {f"params.{name}": value for name, value in desired["params"].items()},
+        }
+        for kind in desired["live"]:
+            rows |= {f"{stage}.{key}": (json.dumps(value), LIVE) for key, value in values[kind].items()}
     return rows

@@ -1,5 +1,6 @@
 """`mqworker status` and `mqworker logs`: what is, without changing anything."""
 
+import contextlib
 import json
 import time
 from typing import Any
@@ -37,8 +38,8 @@ def show(snapshot: dict[str, Any]) -> None:
     """Print a snapshot for a person."""
     up = output.seconds(max(0.0, time.time() - snapshot["started"]))
     paused = ", paused" if snapshot.get("paused") else ""
-    revision = snapshot["document"]["revision"]
-    applied = min((view["applied"] for view in snapshot["stages"].values()), default=revision)
+    revision = snapshot["revision"]
+    applied = snapshot["applied"]
     behind = "" if applied >= revision else f" (not all applied yet: {applied})"
     service = output.clean(snapshot["service"])
     click.echo(f"{service}: {snapshot['state']}{paused}, pid {snapshot['pid']}, up {up}, revision {revision}{behind}")
@@ -100,24 +101,25 @@ def logs(service: Service, follow: bool, lines: int) -> None:
       mqworker logs -f
       mqworker logs -n 200 --json | jq 'select(.level == "error")'
     """
-    seen = False
-    try:
-        for _, line in service.client.events(f"/logs?tail={lines}&follow={int(follow)}"):
-            seen = True
-            click.echo(line if service.as_json else _readable(line))
-    except KeyboardInterrupt:
-        if not follow:
-            raise
-    if follow and seen:
+    if not follow:
+        for record in service.client.get(f"/logs?lines={lines}")["lines"]:
+            click.echo(json.dumps(record) if service.as_json else _readable(record))
+        return
+    with contextlib.suppress(KeyboardInterrupt):
+        for event, data in service.client.events(f"/logs?lines={lines}&follow=1"):
+            record = json.loads(data)
+            if event == "gap":
+                output.words(f"({record['lost']} lines were lost: this reader was too slow)")
+            else:
+                click.echo(data if service.as_json else _readable(record))
         output.words("the service ended the stream")
 
 
-def _readable(line: str) -> str:
+def _readable(record: dict[str, Any]) -> str:
     try:
-        record = json.loads(line)
         head = f"{record['time'][11:23]} {record['level']:7} {record['process']:20} {output.clean(record['msg'])}"
-    except (ValueError, KeyError, TypeError):
-        return output.clean(line)
+    except (KeyError, TypeError):
+        return json.dumps(record)
     told = {"time", "level", "event", "msg", "service", "stage", "process", "pid", "traceback"}
     extra = " ".join(f"{key}={output.clean(value)}" for key, value in record.items() if key not in told)
     rows = [head + (f"  [{extra}]" if extra else "")]

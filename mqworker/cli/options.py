@@ -81,8 +81,9 @@ class Service:
         self.client = Client(_address(config, url, socket), timeout)
 
     def status(self) -> dict[str, Any]:
-        """Ask for the whole snapshot."""
+        """Ask for the whole snapshot; its stages by name."""
         snapshot: dict[str, Any] = self.client.get("/status")
+        snapshot["stages"] = {view["name"]: view for view in snapshot["stages"]}
         return snapshot
 
     def stages(self) -> list[str]:

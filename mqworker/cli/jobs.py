@@ -1,0 +1,31 @@
+"""`mqworker jobs list`: the chain of a stage."""
+
+import click
+
+from mqworker.cli import output
+from mqworker.cli.options import Service, VerbGroup, asks, at
+
+
+@click.group(cls=VerbGroup)
+def jobs() -> None:
+    """Show a stage's chain of jobs."""
+
+
+@jobs.command("list")
+@asks()
+def list_(service: Service) -> None:
+    """Print the jobs in the order in which they run.
+
+    Example:
+      mqworker jobs list --stage energy
+    """
+    answers = {stage: service.client.get(at(stage, "/jobs")) for stage in service.stages()}
+    if service.as_json:
+        output.data(answers)
+        return
+    rows = [
+        (stage, place, job, answer["generation"])
+        for stage, answer in answers.items()
+        for place, job in enumerate(answer["jobs"], 1)
+    ]
+    output.table(("stage", "place", "job", "generation"), rows)

@@ -1,0 +1,147 @@
+"""`mqworker send`: messages from the command line or stdin to a stage, by way of the running service."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from itertools import repeat
+from typing import Any
+
+import click
+
+from mqworker.cli import output
+from mqworker.cli.options import Failed, Service, Verb, asks, at
+from mqworker.client import API, CallError
+from mqworker.exits import Exit
+
+WAIT_MAX = 30.0  # seconds that the service waits for a result
+JSON = "application/json"
+
+
+@click.command(cls=Verb)
+@click.argument("body", required=False)
+@click.option("--count", "-n", type=click.IntRange(1, 100_000_000), default=1, help="Send BODY so many times.")
+@click.option("--rate", "-r", type=click.FloatRange(0, min_open=True), metavar="N", help="At most N messages a second.")
+@click.option("--content-type", default=JSON, show_default=True, metavar="TYPE", help="What the bodies are.")
+@click.option("--wait", "-w", is_flag=True, help=f"Wait for each result and print it; at most {WAIT_MAX:g} s each.")
+@asks(WAIT_MAX)
+def send(service: Service, body: str | None, count: int, rate: float | None, content_type: str, wait: bool) -> None:
+    """Send BODY to a stage, or each line of stdin (JSON Lines). A message is in the broker when it counts as sent.
+
+    With --wait the result goes to stdout; how long it took and the message id go to stderr.
+
+    Examples:
+      mqworker send '{"n": 1000000}' --wait
+      mqworker send '{"n": 7}' --count 1000 --rate 50
+      mqworker send --stage energy < requests.jsonl
+      printf 'plain words' | xargs -0 mqworker send --content-type text/plain
+    """
+    if body is None and (count > 1 or sys.stdin.isatty()):
+        raise click.UsageError("--count needs a BODY." if count > 1 else "Give a BODY, or lines on stdin.")
+    if body is not None and content_type == JSON:
+        _must_be_json(body.encode(), "BODY")
+    stage = service.one_stage()
+    bodies = _lines(content_type) if body is None else repeat(body.encode("utf-8", "surrogateescape"), count)
+    sending = _Sending(service, at(stage, "/messages"), content_type, wait=wait)
+    try:
+        sending.all(bodies, rate, 0 if body is None else count)
+    except KeyboardInterrupt:
+        sending.tell("interrupted: ")
+        raise
+    except (CallError, Failed) as error:
+        sending.tell("stopped: ") if sending.sent or sending.total != 1 else sending.progress.done()
+        raise Failed(error.code, str(error)) from None
+    if sending.total != 1 or not wait:
+        sending.tell("")
+
+
+class _Sending:
+    """Sends one body after the other and keeps count."""
+
+    def __init__(self, service: Service, path: str, content_type: str, *, wait: bool) -> None:
+        self.sent = 0
+        self.total = 0  # 0: not known
+        self.progress = output.Progress()
+        self._service = service
+        self._path = f"{API}{path}"
+        self._content_type = content_type
+        self._wait = min(WAIT_MAX, service.timeout) if wait else 0.0
+        self._began = time.monotonic()
+        self._last: dict[str, Any] = {}
+
+    def all(self, bodies: Iterator[bytes], rate: float | None, total: int) -> None:
+        self.total = total
+        for body in bodies:
+            if rate:
+                time.sleep(max(0.0, self._began + self.sent / rate - time.monotonic()))
+            self._one(body)
+            self.progress.update(f"{self.sent} sent, {self._speed():.0f} a second")
+
+    def _one(self, body: bytes) -> None:
+        query = f"?wait={self._wait:g}" if self._wait else ""
+        try:
+            answer = self._service.client.request(
+                "POST", self._path + query, body, self._content_type, self._service.timeout + 5.0
+            )
+        except CallError as error:
+            if reason := error.problem.get("reason"):
+                kind = f"{error.problem['error_type']}: " if error.problem.get("error_type") else ""
+                self.sent += 1
+                words = f"the message is dead ({reason}): {kind}{error}; `mqworker dlq list` shows it"
+                raise Failed(Exit.INTERNAL, output.clean(words)) from None
+            if error.problem.get("message_id"):
+                self.sent += 1
+            raise
+        self.sent += 1
+        self._last = answer.json()
+        if self._wait:
+            self._result(self._last)
+        elif self._service.as_json:
+            output.data(self._last)
+
+    def _result(self, answer: dict[str, Any]) -> None:
+        if self._service.as_json:
+            output.data(answer)
+            return
+        self.progress.done()
+        if answer["outcome"] != "result":
+            output.words(f"no result: the message was {answer['outcome']}")
+        elif "result" in answer:
+            result = answer["result"]
+            click.echo(result if isinstance(result, str) and answer["content_type"] != JSON else json.dumps(result))
+        else:
+            click.echo(answer["result_base64"])
+        computed = f", computed in {output.seconds(answer['duration_ms'] / 1000)}" if answer.get("duration_ms") else ""
+        output.words(f"after {output.seconds(answer['waited_ms'] / 1000)}{computed}; message id {answer['message_id']}")
+
+    def _speed(self) -> float:
+        return self.sent / max(1e-9, time.monotonic() - self._began)
+
+    def tell(self, prefix: str) -> None:
+        """Say how many went out."""
+        self.progress.done()
+        if self.sent == 1 and not prefix and self._last:
+            output.words(f"sent; message id {self._last['message_id']}")
+            return
+        took = output.seconds(time.monotonic() - self._began)
+        of = f" of {self.total}" if self.total > self.sent else ""
+        output.words(f"{prefix}{self.sent}{of} sent in {took} ({self._speed():.0f} a second)")
+
+
+def _lines(content_type: str) -> Iterator[bytes]:
+    """Each line of stdin that is not empty; a line that is not JSON ends it, before anything of it is sent."""
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        body = line.rstrip(b"\r\n")
+        if not body.strip():
+            continue
+        if content_type == JSON:
+            _must_be_json(body, f"line {number}")
+        yield body
+
+
+def _must_be_json(body: bytes, what: str) -> None:
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError) as error:
+        words = f"{what} is not JSON ({error}); nothing of it was sent. For other bodies: --content-type text/plain"
+        raise Failed(Exit.USAGE, output.clean(words)) from None

@@ -1,0 +1,156 @@
+"""The verbs that change what a stage should be: pause, resume, scale, start, stop, restart, and drain for the service.
+
+Each stores the change and waits until it is applied (`--no-wait`: does not). Without --stage they mean every stage.
+"""
+
+import contextlib
+import re
+import time
+from typing import Any
+
+import click
+
+from mqworker.cli import output
+from mqworker.cli.options import Failed, Service, Verb, asks, at, no_wait
+from mqworker.client import CallError
+from mqworker.exits import Exit
+
+CHANGE = 30.0  # seconds until a change should be applied
+DRAIN = 60.0  # and until a drain is over
+
+
+@click.command(cls=Verb)
+@no_wait
+@asks(CHANGE)
+def pause(service: Service, no_wait: bool) -> None:
+    """Stop listening: nothing new is taken, what is held is finished.
+
+    Examples:
+      mqworker pause
+      mqworker pause --stage energy --no-wait
+    """
+    _each(service, "PUT", "/listening", {"enabled": False}, "paused", no_wait=no_wait)
+
+
+@click.command(cls=Verb)
+@no_wait
+@asks(CHANGE)
+def resume(service: Service, no_wait: bool) -> None:
+    """Listen again after `pause`.
+
+    Example:
+      mqworker resume --stage energy
+    """
+    _each(service, "PUT", "/listening", {"enabled": True}, "listening", no_wait=no_wait)
+
+
+@click.command(cls=Verb, context_settings={"ignore_unknown_options": True})
+@click.argument("count", metavar="N|+N|-N")
+@no_wait
+@asks(CHANGE)
+def scale(service: Service, count: str, no_wait: bool) -> None:
+    """Set the number of Consumers, or change it by so many. Those that are busy finish first.
+
+    Examples:
+      mqworker scale 4
+      mqworker scale +2 --stage energy
+      mqworker scale -1
+    """
+    if not re.fullmatch(r"[+-]?\d{1,4}", count):
+        raise click.BadParameter(f"{count!r} is not a number, +number or -number", param_hint="N|+N|-N")
+    stage = service.one_stage()
+    wanted = int(count)
+    if count[0] in "+-":
+        wanted = max(0, service.client.get(at(stage))["desired"]["consumers"] + wanted)
+    words = f"{wanted} Consumer{'' if wanted == 1 else 's'}"
+    service.stage = stage
+    _each(service, "PUT", "/consumers", {"count": wanted}, words, no_wait=no_wait)
+
+
+@click.command(cls=Verb)
+@no_wait
+@asks(CHANGE)
+def start(service: Service, no_wait: bool) -> None:
+    """Build a stage's processes, after `stop`.
+
+    Example:
+      mqworker start --stage energy
+    """
+    _each(service, "POST", "/start", None, "started", no_wait=no_wait)
+
+
+@click.command(cls=Verb)
+@no_wait
+@asks(DRAIN)
+def stop(service: Service, no_wait: bool) -> None:
+    """Drain a stage and end its processes. The service itself goes on; `start` builds them again.
+
+    Examples:
+      mqworker stop --stage energy
+      mqworker stop --no-wait
+    """
+    _each(service, "POST", "/stop", None, "stopped", no_wait=no_wait)
+
+
+@click.command(cls=Verb)
+@no_wait
+@asks(DRAIN)
+def restart(service: Service, no_wait: bool) -> None:
+    """Replace all Consumers by new ones that import the code afresh; the new ones come first, so work goes on.
+
+    Example:
+      mqworker restart --stage energy
+    """
+    _each(service, "POST", "/restart", None, "restarted", no_wait=no_wait)
+
+
+@click.command(cls=Verb)
+@no_wait
+@asks(DRAIN, stage=False)
+def drain(service: Service, no_wait: bool) -> None:
+    """End the service as SIGTERM does: finish what is in hand, give the rest back. supervisord does not restart it.
+
+    Examples:
+      mqworker drain
+      mqworker drain --no-wait
+    """
+    end = time.monotonic() + service.timeout
+    answer: dict[str, Any] = service.client.call("POST", "/drain")
+    progress = output.Progress()
+    while not no_wait:
+        try:
+            snapshot = service.status()
+        except CallError:  # it closes its door when it is done, or has been closed: look at it afresh
+            service.client.close()
+            with contextlib.suppress(CallError):
+                service.status()
+                continue
+            break
+        if time.monotonic() > end:
+            progress.done()
+            raise Failed(Exit.NO_ANSWER, f"still draining after {service.timeout:g} s: {_in_hand(snapshot)} in hand")
+        progress.update(f"draining: {_in_hand(snapshot)} in hand")
+        time.sleep(0.1)
+    progress.done()
+    answer["status"] = "draining" if no_wait else "ended"
+    if service.as_json:
+        output.data(answer)
+    else:
+        output.words(answer["status"])
+
+
+def _in_hand(snapshot: dict[str, Any]) -> int:
+    keys = ("held", "dispatched", "settling")
+    return sum(view["actual"][key] for view in snapshot["stages"].values() if view["actual"] for key in keys)
+
+
+def _each(service: Service, method: str, rest: str, payload: Any, words: str, *, no_wait: bool) -> None:
+    """Change every stage that is meant, and tell."""
+    answers = {}
+    for stage in service.stages():
+        answers[stage] = answer = service.change(method, at(stage, rest), payload, wait=not no_wait)
+        if not service.as_json:
+            how = "stored, not waited for" if no_wait else "applied"
+            output.words(f"{output.clean(stage)}: {words} (revision {answer['revision']}, {how})")
+    if service.as_json:
+        output.data(answers)

@@ -68,7 +68,19 @@ def describe(properties: bytes, body: bytes, *, whole: bool = False) -> dict[str
         told["timestamp"] = decoded.timestamp
         told["properties"] = properties
         told["body"] = body
-    return told
+    return {key: _shown(value) for key, value in told.items()}
+
+
+def _shown(value: Any) -> Any:
+    """What can be told: headers and short strings of foreign clients may hold bytes that are not UTF-8."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_shown(name): _shown(item) for name, item in value.items()}
+        case list():
+            return [_shown(item) for item in value]
+    return value
 
 
 def replay(properties: bytes, body: bytes, queue: str) -> Publication:
@@ -78,13 +90,12 @@ def replay(properties: bytes, body: bytes, queue: str) -> Publication:
     for name in list(table):
         if name in _GONE_ON_REPLAY:
             del table[name]
-    user_id = headers.ORIGINAL + "user-id"
-    for name in [name for name in table if name.startswith(headers.ORIGINAL) and name != user_id]:
-        value = table.pop(name)
-        if name == headers.ORIGINAL + "expiration":
-            decoded.expiration = str(value)
-        else:
-            table[name.removeprefix(headers.ORIGINAL)] = value
+    for name in ("CC", "BCC"):
+        if headers.ORIGINAL + name in table:
+            table.rename(headers.ORIGINAL + name, name)
+    expiration = table.pop(headers.ORIGINAL + "expiration", None)
+    if isinstance(expiration, str):
+        decoded.expiration = expiration
     before = table.get(headers.REPLAYED)
     table[headers.REPLAYED] = (before if type(before) is int else 0) + 1
     decoded.delivery_mode = 2

@@ -27,8 +27,9 @@ EXIT = PREFIX + "exit"
 ORIGINAL = PREFIX + "original-"  # prefix of properties that a dead letter must not carry as such (decisions 20)
 REPLAYED = PREFIX + "replayed"  # times that an operator sent this dead letter back
 
-MARK = PREFIX.encode()
+ROOM = 120_000  # bytes of a property block of ours; a header frame must fit into RabbitMQ's frame_max of 131,072
 _NOT_FOR_RESULTS = frozenset({"CC", "BCC", "x-death", REDELIVERIES})
+_DEATHS = ("x-first-death-", "x-last-death-")  # RabbitMQ's summary of x-death, there after every retry
 
 
 def attempt(properties: Properties, queue: str) -> int:
@@ -56,7 +57,9 @@ def _count(properties: Properties, name: str, queue: str) -> int:
 
 
 def strip_for_result(properties: Properties) -> None:
-    """Take off what a result does not inherit from its input (decisions 26)."""
+    """Take off what a result does not inherit from its input (decisions 26); a derived id stays marked as such."""
     headers = properties.headers
-    for name in [name for name in headers if name in _NOT_FOR_RESULTS or name.startswith(PREFIX)]:
-        del headers[name]
+    ours = (PREFIX, *_DEATHS)
+    for name in [name for name in headers if name in _NOT_FOR_RESULTS or name.startswith(ours)]:
+        if name != DERIVED_ID:
+            del headers[name]

@@ -10,8 +10,10 @@ import collections
 import contextlib
 import json
 import logging
+import math
 import os
 import queue
+import select
 import sys
 import threading
 import time
@@ -25,7 +27,7 @@ from mqworker.messages import LogEvent
 QUEUED = 10_000  # lines waiting for stdout
 KEPT = 2_000  # lines kept for /logs
 LINE_MAX = 32_000  # characters of one message or traceback
-BODY_SHOWN = 200  # bytes of a body at debug level
+LAST_SECOND = 253_402_300_799.0  # of the year 9999
 
 _LEVELS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
 LEVELS = {name: number for number, name in _LEVELS.items()}
@@ -49,28 +51,31 @@ class ForwardingHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Hand one record over; a record that cannot be formatted is reported as such."""
         try:
-            message = record.getMessage()
-        except Exception as error:  # noqa: BLE001 - user arguments may do anything when formatted
-            message = f"log message could not be formatted ({type(error).__name__}): {record.msg!r:.200}"
+            event = self._event(record)
+        except Exception as error:  # noqa: BLE001 - the user's arguments and fields may do anything when formatted
+            where = f"{record.pathname}:{record.lineno}"
+            words = text(f"log message could not be formatted ({type(error).__name__}) at {where}")
+            event = LogEvent(record.created, record.levelno, "log", words, self._process, os.getpid(), self._stage)
+        with contextlib.suppress(OSError):
+            self._send(event)
+
+    def _event(self, record: logging.LogRecord) -> LogEvent:
         fields = dict(getattr(record, "fields", {}))
         if record.exc_info and record.exc_info[0] is not None:
             fields["traceback"] = "".join(traceback.format_exception(*record.exc_info))[-LINE_MAX:]
         event = getattr(record, "event", None) or ("warning" if record.name == "py.warnings" else "log")
         if record.name not in ("mqworker", "root") and not record.name.startswith("mqworker."):
             fields["logger"] = record.name
-        with contextlib.suppress(OSError):
-            self._send(
-                LogEvent(
-                    record.created,
-                    record.levelno,
-                    str(event),
-                    text(message)[:LINE_MAX],
-                    self._process,
-                    os.getpid(),
-                    self._stage,
-                    {key: plain(value) for key, value in fields.items()},
-                )
-            )
+        return LogEvent(
+            record.created,
+            record.levelno,
+            text(str(event)),
+            text(record.getMessage())[:LINE_MAX],
+            self._process,
+            os.getpid(),
+            self._stage,
+            {text(str(key)): plain(value) for key, value in fields.items()},
+        )
 
 
 def text(value: str) -> str:
@@ -80,8 +85,12 @@ def text(value: str) -> str:
 
 def plain(value: Any) -> Any:
     """A value that MessagePack and JSON can carry."""
-    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and -(2**63) <= value < 2**63):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
+        return int(value)
     return text(value if isinstance(value, str) else repr(value))[:LINE_MAX]
 
 
@@ -104,27 +113,34 @@ def set_level(level: int) -> None:
 
 
 def line_json(event: LogEvent, service: str) -> str:
-    """One JSON Lines record; JSON escapes control characters, `ensure_ascii` line separators and the rest."""
+    """One JSON Lines record; JSON escapes control characters, `ensure_ascii` line separators and the rest.
+
+    Nothing in an event can make it fail: events of Consumers are only as good as the user's code in them.
+    """
     record: dict[str, Any] = {
         "time": timestamp(event.time),
         "level": _level_name(event.level),
-        "event": event.event,
-        "msg": event.msg,
+        "event": text(event.event),
+        "msg": text(event.msg),
         "service": service,
     }
     if event.stage:
-        record["stage"] = event.stage
-    record |= {"process": event.process, "pid": event.pid}
-    record |= {key: value for key, value in event.fields.items() if value is not None and key not in record}
-    return json.dumps(record, ensure_ascii=True, allow_nan=False, default=repr)
+        record["stage"] = text(event.stage)
+    record |= {"process": text(event.process), "pid": event.pid}
+    for key, value in event.fields.items():
+        if value is not None:
+            record.setdefault(text(key), plain(value))
+    return json.dumps(record, ensure_ascii=True, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def line_text(event: LogEvent, _service: str) -> str:
     """One line for a person; a traceback follows indented on escaped lines of its own."""
     when = timestamp(event.time)[11:23]
-    where = event.process or event.stage
+    where = escape(event.process or event.stage)
     extra = " ".join(
-        f"{key}={escape(str(value))}" for key, value in event.fields.items() if value is not None and key != "traceback"
+        f"{escape(key)}={escape(str(plain(value)))}"
+        for key, value in event.fields.items()
+        if value is not None and key != "traceback"
     )
     line = f"{when} {_level_name(event.level):7} {where:20} {escape(event.msg)}" + (f"  [{extra}]" if extra else "")
     for row in str(event.fields.get("traceback") or "").splitlines():
@@ -138,8 +154,12 @@ def escape(value: str) -> str:
 
 
 def timestamp(seconds: float) -> str:
-    """RFC 3339, UTC, milliseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """RFC 3339, UTC, milliseconds; within the years 1970 to 9999."""
+    return (
+        datetime.fromtimestamp(max(0.0, min(seconds, LAST_SECOND)), UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
 
 
 def _level_name(level: int) -> str:
@@ -155,7 +175,8 @@ class LogWriter:
         tty = os.isatty(fd)
         self._line = line_text if log_format == "text" or (log_format == "auto" and tty) else line_json
         self._queue: queue.Queue[LogEvent | None] = queue.Queue(QUEUED)
-        self._dropped = 0
+        self._dropped = 0  # guarded by _news
+        self._torn = False  # a part of a line was written, without its end
         self._recent: collections.deque[tuple[int, str]] = collections.deque(maxlen=KEPT)
         self._count = 0
         self._news = threading.Condition()
@@ -168,10 +189,10 @@ class LogWriter:
             self._count += 1
             self._recent.append((self._count, line_json(event, self._service)))
             self._news.notify_all()
-        try:
-            self._queue.put_nowait(event)
-        except queue.Full:
-            self._dropped += 1
+            try:
+                self._queue.put_nowait(event)
+            except queue.Full:
+                self._dropped += 1
 
     def recent(self, after: int, wait: float) -> list[tuple[int, str]]:
         """Lines (number, JSON) behind the line `after`, waiting up to `wait` seconds for the first."""
@@ -188,20 +209,31 @@ class LogWriter:
 
     def _run(self) -> None:
         for event in iter(self._queue.get, None):
-            self._write(self._line(event, self._service))
-            if self._dropped and self._queue.empty():
-                count, self._dropped = self._dropped, 0
-                words = f"{count} log lines were dropped: the reader of stdout was too slow"
-                lost = LogEvent(time.time(), logging.WARNING, "logs_dropped", words, "service", os.getpid())
-                self._write(self._line(lost, self._service))
+            self._write(event)
+            if self._queue.empty():
+                self._tell_dropped()
+        self._tell_dropped()
 
-    def _write(self, line: str) -> None:
-        data = (line + "\n").encode("utf-8", "backslashreplace")
+    def _tell_dropped(self) -> None:
+        with self._news:
+            count, self._dropped = self._dropped, 0
+        if count:
+            words = f"{count} log lines were dropped: the reader of stdout was too slow"
+            self._write(LogEvent(time.time(), logging.WARNING, "logs_dropped", words, "service", os.getpid()), count)
+
+    def _write(self, event: LogEvent, stands_for: int = 1) -> None:
+        line = ("\n" if self._torn else "") + self._line(event, self._service) + "\n"
+        data = line.encode("utf-8", "backslashreplace")
         try:
             while data:
-                data = data[os.write(self._fd, data) :]
+                try:
+                    data = data[os.write(self._fd, data) :]
+                    self._torn = bool(data)
+                except BlockingIOError:  # some other program that shares stdout made it so
+                    select.select([], [self._fd], [])
         except OSError:  # nobody reads any more, or the disk is full: drop, count, go on
-            self._dropped += 1
+            with self._news:
+                self._dropped += stands_for
             time.sleep(0.1)
 
 

@@ -5,7 +5,6 @@ are cut, bytes that are not UTF-8 are shown escaped, and a child that writes wit
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
@@ -49,16 +48,14 @@ class OutputReader:
         self._loop.remove_reader(self._fd)
 
     def _read(self) -> bool:
-        data = b""
-        with contextlib.suppress(BlockingIOError):
-            try:
-                data = os.read(self._fd, READ)
-            except OSError as error:
-                if isinstance(error, BlockingIOError):
-                    raise
-            if not data:
-                self._loop.remove_reader(self._fd)
+        try:
+            data = os.read(self._fd, READ)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
         if not data:
+            self._loop.remove_reader(self._fd)
             return False
         self._tail += data
         del self._tail[:-TAIL]

@@ -78,10 +78,8 @@ class Asked:
             return msgspec.msgpack.decode(self.pipe.recv_bytes(), type=ProbeAnswer)
         except (EOFError, OSError):
             self.process.join(1)
-            how = reap(self.process) or "closed its pipe"
-            return ProbeAnswer(
-                [f"importing {', '.join(self._jobs)} ended the process: it was {how}"], [], {}, died=True
-            )
+            how = reap(self.process) or "closed its pipe and lives on"
+            return ProbeAnswer([f"importing {', '.join(self._jobs)} ended the process: it {how}"], [], {}, died=True)
 
     def late(self, deadline: float) -> ProbeAnswer:
         """Give up."""

@@ -230,6 +230,12 @@ class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it
         self._fields.update(fields)
         self._table, self._present = None, True
 
+    def rename(self, old: str, new: str) -> None:
+        """Give a header another name; its field stays byte for byte. KeyError when there is none."""
+        _header_name(new)
+        self._fields[new] = self._fields.pop(old)
+        self._table = None
+
     def __delitem__(self, name: str) -> None:
         del self._fields[name]
         self._table = None

@@ -6,16 +6,17 @@ configuration wins (decisions 28). A document that cannot be read is renamed asi
 """
 
 import contextlib
-import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from mqworker.config import Config, StageConfig
 
 HISTORY = 20  # parameter versions kept for rollback
+
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class ParamsVersion(msgspec.Struct, frozen=True):
@@ -46,7 +47,7 @@ class Document(msgspec.Struct, frozen=True):
 
     revision: int = 1
     stages: dict[str, StageDesired] = {}
-    log_level: str = "info"
+    log_level: LogLevel = "info"
     configured_log_level: str = ""  # set while log_level is live
 
 
@@ -98,7 +99,7 @@ class SetLimits(_Change, frozen=True):
 class SetLogLevel(msgspec.Struct, frozen=True, tag=True):
     """What is logged, everywhere."""
 
-    level: str
+    level: LogLevel
 
 
 Change = SetListening | SetWorking | SetConsumers | SetRunning | Reload | SetParams | SetLimits | SetLogLevel
@@ -111,7 +112,9 @@ def begin(old: Document | None, config: Config) -> tuple[Document, list[str]]:
     stages = {name: _begin_stage(old.stages.get(name), name, stage, told) for name, stage in config.stages.items()}
     level, configured = config.service.log_level, ""
     if old.configured_log_level == config.service.log_level:
-        level, configured = old.log_level, old.configured_log_level  # type: ignore[assignment]
+        level, configured = old.log_level, old.configured_log_level
+    elif old.configured_log_level:
+        told.append("log_level in the configuration has changed and replaces the value that was set live")
     return Document(old.revision + 1, stages, level, configured), told
 
 
@@ -129,8 +132,8 @@ def _begin_stage(old: StageDesired | None, name: str, stage: StageConfig, told: 
     if old is None:
         return StageDesired(**now)
     live = {}
-    for key, against in old.configured.items():
-        if against == now.get(key):
+    for key in [key for key in now if key in old.configured]:
+        if old.configured[key] == now[key]:
             live[key] = getattr(old, key)
         else:
             told.append(
@@ -156,6 +159,8 @@ def _begin_stage(old: StageDesired | None, name: str, stage: StageConfig, told: 
 def change(document: Document, asked: Change, config: Config) -> Document:
     """Apply one change; the same document comes back when it asks for what already is so."""
     if isinstance(asked, SetLogLevel):
+        if asked.level == document.log_level:
+            return document
         new = msgspec.structs.replace(document, log_level=asked.level, configured_log_level=config.service.log_level)
     else:
         stage = document.stages[asked.stage]
@@ -210,7 +215,7 @@ class Store:
             return None, ""
         try:
             return msgspec.json.decode(data, type=Document), ""
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # text that is not UTF-8 is a ValueError
             aside = self._path.with_suffix(".damaged")
             self._path.replace(aside)
             return None, f"{self._path.name} could not be read ({error}); it is kept as {aside.name}"
@@ -218,7 +223,7 @@ class Store:
     def save(self, document: Document) -> None:
         """Write it, synced, before anybody is told that a change is stored; raises OSError."""
         neighbour = self._path.with_suffix(".new")
-        data = json.dumps(msgspec.to_builtins(document), indent=1).encode()
+        data = msgspec.json.format(msgspec.json.encode(document), indent=1)
         fd = os.open(neighbour, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             with contextlib.closing(os.fdopen(fd, "wb")) as file:

@@ -27,7 +27,7 @@ class Budget:
             self.due = now
             return
         self.fruitless += 1
-        self.due = now + (0.0 if self.fruitless == 1 else min(MOST, FIRST * 2.0 ** (self.fruitless - 2)))
+        self.due = now + (0.0 if self.fruitless == 1 else min(MOST, FIRST * 2.0 ** min(self.fruitless - 2, 10)))
 
     def prospered(self) -> None:
         """Count the present life as a success."""

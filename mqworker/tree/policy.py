@@ -10,18 +10,20 @@ from typing import NamedTuple
 from mqworker import headers
 from mqworker.brokers.base import Publication
 from mqworker.config import RetryConfig, StageConfig
+from mqworker.jobs.failures import cut
 from mqworker.messages import Failure, Outcome
-from mqworker.properties import MalformedProperties, Properties
+from mqworker.properties import Headers, MalformedProperties, Properties
 from mqworker.tree.entry import Company, Entry, Plan
 
 CRASH_RUNG = 1  # seconds until a message that killed its Consumer runs again (decisions 15)
 DELIVERY_LIMIT = 18  # of a foreign quorum queue, two before RabbitMQ 4 drops the message (decisions 22)
-TEXT_LIMIT = 2_000  # characters of a header that carries words
-TRACEBACK_LIMIT = 16_000  # characters
+LONGEST_RUNG = 1 << 22  # seconds, 48 days: a queue's time to live is 32 bits of milliseconds
+TEXT_LIMIT = 2_000  # bytes of a header that carries words
+TRACEBACK_LIMIT = 16_000  # bytes
 RETRIED = frozenset({"error", "timeout", "memory"})
-HEADER_ROOM = 120_000  # bytes of a property block; a header frame must fit into RabbitMQ's frame_max of 131,072
 _MOVED = ("user_id", "expiration")  # a dead letter must not carry them as such (decisions 20)
 _COPIES = ("CC", "BCC")
+_CUT_FIRST = (headers.TRACEBACK, headers.EXIT, headers.MESSAGE)
 
 
 class Circumstances(NamedTuple):
@@ -42,8 +44,9 @@ def company(properties: bytes) -> Company:
 def retry_delay(retry: RetryConfig, attempt: int, chance: float) -> int:
     """Seconds until the attempt after `attempt`: base * 2^(attempt - 1), as one of the two rungs around it.
 
-    Rungs are powers of two seconds (each is a queue, decisions 13), so jitter picks a neighbour: the mean delay stays
-    that of the exponential backoff.
+    Rungs are powers of two seconds (each is a queue, decisions 13), so jitter picks a neighbour: the mean delay is
+    that of the exponential backoff, or up to a quarter more where that is a rung itself. None is above `retry.max`,
+    and none below 1.
     """
     wish = min(retry.max, retry.base * 2.0 ** min(attempt - 1, 40))
     return _rung(wish, chance, retry.max)
@@ -57,13 +60,13 @@ def _rung(wish: float, chance: float, most: float) -> int:
     if wish <= low:
         # An exact rung has no neighbours to choose between but the one above: one in four goes there.
         return high if chance < 0.25 and high <= most else low
-    return high if chance < (wish - low) / low and high <= max(most, 1) else low
+    return high if chance < (wish - low) / low and high <= most else low
 
 
 def rung_above(seconds: float) -> int:
-    """The first rung that is not before `seconds`: Retry(after=) never comes early."""
+    """The first rung that is not before `seconds`: Retry(after=) never comes early; there is none above 48 days."""
     rung = 1
-    while rung < seconds:
+    while rung < min(seconds, LONGEST_RUNG):
         rung *= 2
     return rung
 
@@ -88,9 +91,17 @@ def plan_result(outcome: Outcome, stage: StageConfig) -> Plan:
     return Plan("result", Publication(output.exchange, key, outcome.properties, outcome.body, settles=(0, 0)), reply)
 
 
+def _read(entry: Entry, stage: StageConfig) -> Properties:
+    """Its properties, without what another stage counted: our queue's name would make it count for us."""
+    properties = decode(entry.properties)
+    if not headers.crashes(properties, stage.input):
+        properties.headers.pop(headers.CRASHES, None)
+    return properties
+
+
 def plan_failure(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan:
     """Try again later or give up, by the stage's `retry` and by what failed."""
-    properties = decode(entry.properties)
+    properties = _read(entry, stage)
     attempt = headers.attempt(properties, stage.input)
     last = attempt >= stage.retry.max_attempts or headers.redeliveries(properties) >= DELIVERY_LIMIT
     if last or failure.final or failure.reason not in RETRIED or _is_final(failure.type, stage.retry):
@@ -103,7 +114,7 @@ def plan_failure(entry: Entry, failure: Failure, stage: StageConfig, about: Circ
 
 def plan_crash(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan:
     """Charge the delivery that a Consumer died on: again, alone, up to `crash.max` times."""
-    properties = decode(entry.properties)
+    properties = _read(entry, stage)
     crashes = headers.crashes(properties, stage.input) + 1
     attempt = headers.attempt(properties, stage.input)
     properties.headers[headers.CRASHES] = crashes
@@ -116,16 +127,16 @@ def plan_crash(entry: Entry, failure: Failure, stage: StageConfig, about: Circum
 def _again(
     entry: Entry, properties: Properties, failure: Failure, stage: StageConfig, about: Circumstances, delay: int
 ) -> Plan:
+    _set_aside(properties)
     _first_failed(properties, about)
-    properties.headers[headers.QUEUE] = stage.input
-    properties.headers[headers.ERROR_TYPE] = failure.type[:TEXT_LIMIT]
-    properties.headers[headers.MESSAGE] = failure.message[:TEXT_LIMIT]
-    properties.delivery_mode = 2
-    properties.expiration = None
-    properties.user_id = None
-    for name in _COPIES:
-        properties.headers.pop(name, None)
-    block = properties.encode()
+    table = properties.headers
+    table.pop(headers.REDELIVERIES, None)  # the broker counts a new message anew
+    table[headers.QUEUE] = stage.input
+    table[headers.ERROR_TYPE] = cut(failure.type, TEXT_LIMIT)
+    table[headers.MESSAGE] = cut(failure.message, TEXT_LIMIT)
+    block = _fitted(properties)
+    if len(block) > headers.ROOM:  # no room to count attempts in
+        return dead(entry, properties, failure, stage, about, headers.attempt(decode(entry.properties), stage.input))
     return Plan("retried", Publication("", stage.input, block, entry.body, delay=delay, settles=(0, 0)))
 
 
@@ -143,37 +154,48 @@ def dead(
 ) -> Plan:
     """Put the message aside: body untouched, all properties kept, headers that say why."""
     reply = _dead_reply(properties, failure, about)
-    table = properties.headers
     _set_aside(properties)
     _first_failed(properties, about)
-    words = {
+    words: dict[str, str | int] = {
         headers.REASON: failure.reason,
-        headers.ERROR_TYPE: failure.type[:TEXT_LIMIT],
-        headers.MESSAGE: failure.message[:TEXT_LIMIT],
-        headers.TRACEBACK: failure.traceback[-TRACEBACK_LIMIT:],
-        headers.EXIT: failure.exit[-TRACEBACK_LIMIT:],
+        headers.ERROR_TYPE: cut(failure.type, TEXT_LIMIT),
+        headers.MESSAGE: cut(failure.message, TEXT_LIMIT),
+        headers.TRACEBACK: cut(failure.traceback, TRACEBACK_LIMIT),
+        headers.EXIT: cut(failure.exit, TRACEBACK_LIMIT),
         headers.FAILED_AT: about.time,
         headers.HOST: about.host,
         headers.STAGE: about.stage,
         headers.QUEUE: stage.input,
+        headers.ATTEMPT: attempt,
+        headers.GENERATION: about.generation,
     }
     for name, value in words.items():
-        if value:
-            table[name] = value
-    table[headers.ATTEMPT] = attempt
-    table[headers.GENERATION] = about.generation
+        properties.headers.pop(name, None)  # what an earlier failure said
+        if value != "":
+            properties.headers[name] = value
+    block = _fitted(properties)
+    if len(block) > headers.ROOM:
+        # Foreign headers of that size: without them it can be put aside, with them it would come back for ever.
+        lost = f"{len(properties.headers)} headers of the message were too long to keep"
+        words[headers.MESSAGE] = cut(f"{lost}; {failure.message}", TEXT_LIMIT)
+        properties.headers = Headers(words)
+        block = _fitted(properties)
+    return Plan("dead", Publication("", stage.dead, block, entry.body, settles=(0, 0)), reply)
+
+
+def _fitted(properties: Properties) -> bytes:
+    """The persistent block, without our longest words if a header frame has no room for them."""
     properties.delivery_mode = 2
     block = properties.encode()
-    for name in (headers.TRACEBACK, headers.EXIT, headers.MESSAGE):
-        if len(block) > HEADER_ROOM:
-            table.pop(name, None)
+    for name in _CUT_FIRST:
+        if len(block) > headers.ROOM:
+            properties.headers.pop(name, None)
             block = properties.encode()
-    publication = Publication("", stage.dead, block, entry.body, settles=(0, 0))
-    return Plan("dead", publication, reply)
+    return block
 
 
 def _set_aside(properties: Properties) -> None:
-    """Move what would expire, copy or refuse a dead letter to headers of ours (decisions 20)."""
+    """Move what would expire, copy or refuse a retry or dead letter to headers of ours (decisions 20)."""
     table = properties.headers
     for name in _MOVED:
         value = getattr(properties, name)
@@ -182,8 +204,7 @@ def _set_aside(properties: Properties) -> None:
             setattr(properties, name, None)
     for name in _COPIES:
         if name in table:
-            table[headers.ORIGINAL + name] = table[name]
-            del table[name]
+            table.rename(name, headers.ORIGINAL + name)
 
 
 def _dead_reply(properties: Properties, failure: Failure, about: Circumstances) -> Publication | None:
@@ -195,8 +216,8 @@ def _dead_reply(properties: Properties, failure: Failure, about: Circumstances) 
     answer.headers[headers.OUTCOME] = "dead"
     answer.headers[headers.STAGE] = about.stage
     answer.headers[headers.REASON] = failure.reason
-    answer.headers[headers.ERROR_TYPE] = failure.type[:TEXT_LIMIT]
-    answer.headers[headers.MESSAGE] = failure.message[:TEXT_LIMIT]
+    answer.headers[headers.ERROR_TYPE] = cut(failure.type, TEXT_LIMIT)
+    answer.headers[headers.MESSAGE] = cut(failure.message, TEXT_LIMIT)
     return _reply(properties.reply_to or "", answer.encode(), b"null")
 
 

@@ -4,13 +4,15 @@ Runs in a Consumer's main thread (and nowhere else: it owns SIGALRM for the soft
 message's fault; what is not an `Exception` (SystemExit, a signal) ends the Consumer and is charged as a crash.
 """
 
+import math
 import os
 import signal
 import struct
 import time
+from types import FrameType
 from typing import Any
 
-from mqworker import headers
+from mqworker import headers, logs
 from mqworker.config import BrokerConfig, StageConfig
 from mqworker.errors import Reject, Retry, SoftTimeLimit
 from mqworker.fingerprint import fingerprint
@@ -21,12 +23,14 @@ from mqworker.jobs.message import Message
 from mqworker.messages import Failure, Item, Outcome
 from mqworker.properties import MalformedProperties, Properties, encode_value
 
+AGAIN = 0.002  # seconds until a limit that met the handler while it logged is tried again
+
 _DOUBLE = struct.Struct(">d")
 _FIRST = encode_value(1)
 
 
 class Alarm:
-    """The soft time limit: raises SoftTimeLimit in the handler, and never outside of it."""
+    """The soft time limit: raises SoftTimeLimit in the handler, and never outside of it (nor while it logs)."""
 
     def __init__(self) -> None:
         self._armed = 0.0
@@ -44,9 +48,15 @@ class Alarm:
             self._armed = 0.0
             signal.setitimer(signal.ITIMER_REAL, 0.0)
 
-    def _ring(self, _signal: int, _frame: object) -> None:
-        if self._armed:
-            raise SoftTimeLimit(f"the soft time limit of {self._armed:g} s has passed")
+    def _ring(self, _signal: int, frame: FrameType | None) -> None:
+        if not self._armed:
+            return
+        while frame is not None:
+            if frame.f_code.co_filename == logs.__file__:  # a half written log event would end the Consumer
+                signal.setitimer(signal.ITIMER_REAL, AGAIN)
+                return
+            frame = frame.f_back
+        raise SoftTimeLimit(f"the soft time limit of {self._armed:g} s has passed")
 
 
 class Worker:
@@ -133,7 +143,12 @@ class Worker:
         )
         if reply_to:
             table[headers.OUTCOME] = "dropped" if body is None else "result"
-        return Outcome(item.seq, duration, self.generation, properties.encode(), body, reply_to)
+        block = properties.encode()
+        if len(block) > headers.ROOM:
+            raise _OversizedError(
+                f"properties and headers have {len(block):,} bytes; {headers.ROOM:,} can be published"
+            )
+        return Outcome(item.seq, duration, self.generation, block, body, reply_to)
 
     def _attempt(self, properties: Properties) -> int:
         return headers.attempt(properties, self._config.input)
@@ -144,7 +159,7 @@ class Worker:
             case Reject():
                 return Failure("reject", text.type, text.message, text.traceback, final=True)
             case Retry():
-                return Failure("error", text.type, text.message, text.traceback, after=error.after)
+                return Failure("error", text.type, text.message, text.traceback, after=_seconds(error))
             case SoftTimeLimit():
                 return Failure("timeout", text.type, text.message, text.traceback)
             case MemoryError():
@@ -158,6 +173,15 @@ class Worker:
                 return Failure("oversized", "TooLarge", text.message, final=True)
             case _:
                 return Failure("error", text.type, text.message, text.traceback)
+
+
+def _seconds(retry: Retry) -> float | None:
+    """The wish of a Retry; what is no number counts as none, for it could not be told to the Producer."""
+    try:
+        seconds = float(retry.after)  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001 - the handler may have put anything there
+        return None
+    return None if math.isnan(seconds) else seconds
 
 
 class _OversizedError(Exception):

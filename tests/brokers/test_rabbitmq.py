@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 
 import pytest
 
@@ -9,12 +10,12 @@ from mqworker.brokers.base import BrokerRefused, BrokerUnavailable, Publication
 from mqworker.brokers.rabbitmq import RabbitDesk, RabbitLink
 from mqworker.brokers.rabbitmq.connection import wait_before
 from mqworker.brokers.rabbitmq.topology import queue_arguments
-from mqworker.config import BrokerConfig
+from mqworker.config import BrokerConfig, TlsConfig
 from mqworker.properties import Properties
 from tests.brokers.harness import Recorder, contract
 from tests.brokers.rabbit import RabbitHarness
 from tests.support.loop import on_loop
-from tests.support.rabbitmq import temporary
+from tests.support.rabbitmq import free_port, temporary
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.rabbitmq
@@ -272,6 +273,7 @@ async def test_other_arguments_are_a_warning(broker):
         ("amqp://guest:guest@127.0.0.1:{port}/nowhere", "virtual host"),
         ("amqp://guest:s3cret@127.0.0.1:1/", "cannot be reached"),
         ("amqps://guest:s3cret@127.0.0.1:{port}/", "TLS"),
+        ("amqp://guest:s3cret@127.0.0.1:99999/", "Port out of range"),
         ("amqp://guest:s3cret@no-such-host.invalid/", "cannot be reached"),
     ],
 )
@@ -341,18 +343,55 @@ async def test_looking_into_a_limited_queue_is_refused(broker):
         await broker.make_desk().peek(broker.topology.dead, 1, 5)
 
 
-@pytest.fixture
-def impatient(rabbit, tmp_path):
-    """A harness on a node that closes channels whose messages are not settled within a second."""
-    timeouts = "{consumer_timeout, 1000}, {channel_tick_interval, 500}"
-    node = temporary(tmp_path / "rabbit", advanced=timeouts)
-    yield RabbitHarness(node)
+@pytest.fixture(scope="module")
+def special(rabbit, tmp_path_factory):
+    """A node that closes channels whose messages are not settled within a second, and speaks TLS as `localhost`."""
+    folder = tmp_path_factory.mktemp("special")
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    subprocess.run(["openssl", "req", "-x509", *key, *names, *files], check=True, capture_output=True)
+    tls_port = free_port()
+    node = temporary(
+        folder / "node",
+        advanced="{consumer_timeout, 1000}, {channel_tick_interval, 500}",
+        config=(
+            f"listeners.ssl.1 = 127.0.0.1:{tls_port}",
+            f"ssl_options.cacertfile = {folder}/cert.pem",
+            f"ssl_options.certfile = {folder}/cert.pem",
+            f"ssl_options.keyfile = {folder}/key.pem",
+        ),
+    )
+    yield node, tls_port, folder / "cert.pem"
     node.close()
 
 
 @on_loop
-async def test_ack_timeout_costs_an_epoch(impatient):
+async def test_tls_checks_who_the_broker_is(special):
+    """amqps works with the right authority and host name, and with nothing else."""
+    node, port, certificate = special
+    topology = RabbitHarness(node).topology
+    for host, ca, says in (
+        ("localhost", str(certificate), ""),
+        ("localhost", "", "TLS"),
+        ("127.0.0.1", str(certificate), "TLS"),
+        ("localhost", "/no/such/file.pem", "[broker.tls]"),
+    ):
+        url = f"amqps://guest:s3cret@{host}:{port}/" if says else f"amqps://guest:guest@{host}:{port}/"
+        link = RabbitLink(BrokerConfig(url=url, tls=TlsConfig(ca=ca)), topology, Recorder(), name="tls")
+        link.start()
+        if says:
+            await until(lambda link=link, says=says: says in link.state.reason, 8, f"{host} {ca}: {says}")
+            assert "s3cret" not in link.state.reason
+        else:
+            await until(lambda link=link: link.state.connected, 8, "a TLS connection")
+        await link.close(2)
+
+
+@on_loop
+async def test_ack_timeout_costs_an_epoch(special):
     """A message held too long costs its channel; the next epoch gets it, on the same connection."""
+    impatient = RabbitHarness(special[0])
     link, sink = await impatient.started(prefetch=5)
     await impatient.publish(impatient.topology.input, b"", b"slow")
     await sink.has(1)

@@ -15,14 +15,17 @@ from mqworker.config import BrokerConfig
 
 
 def parameters(url: str, config: BrokerConfig, name: str) -> Any:
-    """Return pika's parameters for a URL; ValueError, OSError or ssl.SSLError when something is wrong with it."""
+    """Return pika's parameters for a URL; ValueError when something is wrong with it or with the TLS files."""
     parts = urlsplit(url)
     if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
         raise ValueError(f"broker.url {shown(url)} is not amqp://user:password@host:port/vhost")
     tls = config.tls
     options = None
     if parts.scheme == "amqps":
-        options = pika.SSLOptions(tls_context(tls.ca, tls.cert, tls.key), parts.hostname)
+        try:
+            options = pika.SSLOptions(tls_context(tls.ca, tls.cert, tls.key), parts.hostname)
+        except OSError as error:
+            raise ValueError(f"a file of [broker.tls] cannot be used: {error}") from None
     return pika.ConnectionParameters(
         host=parts.hostname,
         port=parts.port or (5671 if options else 5672),
@@ -38,8 +41,7 @@ def shown(url: str) -> str:
     """Return the URL without its password."""
     parts = urlsplit(url)
     user = f"{parts.username}@" if parts.username else ""
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path}"
+    return f"{parts.scheme}://{user}{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def explain(error: BaseException, url: str) -> str:

@@ -23,6 +23,7 @@ class Channel:
         self.wire = wire
         self._on_lost = on_lost
         self._waiting: set[asyncio.Future[Any]] = set()
+        self._got: asyncio.Future[Any] | None = None
 
     @classmethod
     async def open(cls, wire: Wire, on_lost: Callable[[Lost], None] | None = None) -> "Channel":
@@ -36,6 +37,11 @@ class Channel:
         raw.add_on_close_callback(self._closed)
         await future
         return self
+
+    @property
+    def number(self) -> int:
+        """What its frames carry."""
+        return int(self.raw.channel_number)
 
     @property
     def usable(self) -> bool:
@@ -79,12 +85,10 @@ class Channel:
         """Fetch one message, unacknowledged: (method, properties, body), or None when the queue is empty."""
         if not self.usable:
             raise Lost("the channel is closed")
-        future = self._future()
-        self.raw.add_callback(lambda _: _settle(future), [pika.spec.Basic.GetEmpty])
-        self.raw.basic_get(
-            queue,
-            lambda _, method, properties, body: _settle(future, (method, properties.block, body)),
-        )
+        if self._got is None:  # once: pika keeps every such callback until the queue is empty
+            self.raw.add_callback(self._empty, [pika.spec.Basic.GetEmpty], one_shot=False)
+        future = self._got = self._future()
+        self.raw.basic_get(queue, lambda _, method, properties, body: _settle(future, (method, properties.block, body)))
         return await future  # type: ignore[no-any-return]
 
     async def first(self, answers: "asyncio.Queue[str]") -> str:
@@ -107,6 +111,10 @@ class Channel:
         self._waiting.add(future)
         future.add_done_callback(self._waiting.discard)
         return future
+
+    def _empty(self, _frame: object) -> None:
+        if self._got is not None:
+            _settle(self._got)
 
     def _closed(self, _channel: object, error: Exception) -> None:
         if isinstance(error, pika.exceptions.ChannelClosed):

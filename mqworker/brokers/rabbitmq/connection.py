@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from mqworker.brokers.rabbitmq.address import explain, parameters, refused
-from mqworker.brokers.rabbitmq.wire import Lost, Wire
+from mqworker.brokers.rabbitmq.wire import Wire
 from mqworker.config import BrokerConfig
 
 CONNECT_DEADLINE = 5.0  # seconds for name look-up, TCP, TLS and login together
@@ -77,7 +77,7 @@ class Connection:
             error: BaseException
             try:
                 wire = await Wire.open(parameters(url, self._config, self._name), CONNECT_DEADLINE)
-            except (Lost, OSError, ValueError) as caught:
+            except Exception as caught:  # noqa: BLE001 - whatever it is, the next attempt may do better
                 error, reason = caught, explain(caught, url)
             else:
                 self.opened += 1

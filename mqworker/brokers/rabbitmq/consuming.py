@@ -20,8 +20,9 @@ from typing import Any
 from mqworker.brokers.base import Delivery, Sink
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.connection import SETTLED, wait_before
+from mqworker.brokers.rabbitmq.hot import Arrival, Deliveries
 from mqworker.brokers.rabbitmq.topology import queue_status
-from mqworker.brokers.rabbitmq.wire import Lost, RawProperties, Wire
+from mqworker.brokers.rabbitmq.wire import Lost, Wire
 
 WORTH = 1.25  # a tag is replaced by one with so many times its limit
 
@@ -156,6 +157,7 @@ class Consuming:
         self._channel = channel
         self.epoch += 1
         self._limit, self._unsettled = 0, {}
+        self._listen(wire, channel)
         tuning = asyncio.create_task(self._tune(channel))
         self._tell("")
         try:
@@ -163,7 +165,19 @@ class Consuming:
         finally:
             tuning.cancel()
             await asyncio.gather(tuning, return_exceptions=True)
+            wire.deliveries.pop(channel.number, None)
             channel.close()
+
+    def _listen(self, wire: Wire, channel: Channel) -> None:
+        epoch, unsettled, say = self.epoch, self._unsettled, self._sink.delivered
+
+        def arrived(arrival: Arrival) -> None:
+            if self._channel is channel:
+                tag, redelivered, exchange, routing_key, properties, body = arrival
+                unsettled[tag] = None
+                say(Delivery(epoch, tag, properties, body, redelivered, exchange, routing_key))
+
+        wire.deliveries[channel.number] = Deliveries(arrived)
 
     def _lose(self, lost: Lost) -> None:
         if self._channel is None:
@@ -201,22 +215,10 @@ class Consuming:
         return self._limit < self.want and possible >= min(self.want, WORTH * self._limit)
 
     async def _add(self, channel: Channel, limit: int) -> None:
-        epoch, unsettled, say = self.epoch, self._unsettled, self._sink.delivered
-
-        def deliver(_channel: object, method: Any, properties: RawProperties, body: bytes) -> None:
-            if self._channel is channel:
-                tag = method.delivery_tag
-                unsettled[tag] = None
-                say(
-                    Delivery(
-                        epoch, tag, properties.block, body, method.redelivered, method.exchange, method.routing_key
-                    )
-                )
-
         self._names += 1
         self._tag = f"mqworker-{self._names}"
         await channel.ask("basic_qos", prefetch_count=limit)
-        await channel.ask("basic_consume", queue=self._queue, on_message_callback=deliver, consumer_tag=self._tag)
+        await channel.ask("basic_consume", queue=self._queue, on_message_callback=_unexpected, consumer_tag=self._tag)
         self._limit = limit
 
     def _settled(self) -> None:
@@ -225,3 +227,7 @@ class Consuming:
             return
         if self._worth() if self._limit else len(self._unsettled) < self.want:
             self._tuned.set()
+
+
+def _unexpected(*_: object) -> None:
+    raise AssertionError("deliveries are taken before pika sees them")

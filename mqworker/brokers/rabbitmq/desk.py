@@ -60,14 +60,14 @@ class RabbitDesk:
 
     async def send(self, queue: str, properties: bytes, body: bytes, deadline: float) -> None:
         """See `Desk.send`."""
-        async with self._asking(deadline) as wire, _channel(wire) as channel:
-            await self._place(channel, Publication("", queue, _persistent(properties), body))
+        async with self._asking(deadline) as wire, self._placing(wire) as placer:
+            await placer.place(Publication("", queue, _persistent(properties), body))
 
     async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> tuple[bytes, bytes]:
         """See `Desk.call`; the reply queue is exclusive and ends with the question."""
         loop = asyncio.get_running_loop()
         until = loop.time() + deadline - 0.01  # that nobody replies is no fault of the connection
-        async with self._asking(deadline) as wire, _channel(wire) as channel:
+        async with self._asking(deadline) as wire, _channel(wire) as channel, self._placing(wire) as placer:
             replies: asyncio.Future[tuple[bytes, bytes]] = loop.create_future()
             request = Properties.decode(properties)
             request.reply_to = (await channel.ask("queue_declare", queue="", exclusive=True, auto_delete=True)).queue
@@ -79,7 +79,7 @@ class RabbitDesk:
                     replies.set_result((reply.block, reply_body))
 
             await channel.ask("basic_consume", queue=request.reply_to, on_message_callback=replied, auto_ack=True)
-            await self._place(channel, Publication("", queue, request.encode(), body))
+            await placer.place(Publication("", queue, request.encode(), body))
             futures: list[asyncio.Future[Any]] = [replies, wire.closed]
             await asyncio.wait(futures, timeout=until - loop.time(), return_when=asyncio.FIRST_COMPLETED)
             if wire.closed.done():
@@ -101,14 +101,14 @@ class RabbitDesk:
     async def move(self, queue: str, limit: int, wanted: Wanted, deadline: float) -> int:
         """See `Desk.move`."""
         moved = 0
-        async with self._asking(deadline) as wire, _channel(wire) as taking, _channel(wire) as placing:
+        async with self._asking(deadline) as wire, _channel(wire) as taking, self._placing(wire) as placer:
             for _ in range(limit):
                 message = await taking.get(queue)
                 if message is None:
                     break
                 verdict = wanted(message[1], message[2])
                 if isinstance(verdict, Publication):
-                    await self._place(placing, verdict)
+                    await placer.place(verdict)
                 if verdict is not None:
                     assert isinstance(verdict, Publication) or verdict == DROP
                     taking.raw.basic_ack(message[0].delivery_tag)
@@ -121,6 +121,13 @@ class RabbitDesk:
             await self._wire.shut(1.0)
 
     # -- inside
+
+    @asynccontextmanager
+    async def _placing(self, wire: Wire) -> AsyncIterator["_Placer"]:
+        async with _channel(wire) as channel:
+            placer = _Placer(channel, self._config.max_message_size)
+            await placer.start()
+            yield placer
 
     @asynccontextmanager
     async def _asking(self, deadline: float) -> AsyncIterator[Wire]:
@@ -155,20 +162,32 @@ class RabbitDesk:
                     return self._wire
         raise BrokerUnavailable(reason)
 
-    async def _place(self, channel: Channel, publication: Publication) -> None:
-        """Publish and wait for the confirm; BrokerRefused when it was returned, nacked or is too large."""
-        if len(publication.body) > self._config.max_message_size:
-            raise BrokerRefused(f"{len(publication.body)} bytes are more than the broker takes")
-        answers: asyncio.Queue[str] = asyncio.Queue()
-        channel.raw.add_on_return_callback(lambda _, method, *__: answers.put_nowait(f"returned: {method.reply_text}"))
-        await channel.ask(
-            "confirm_delivery",
-            ack_nack_callback=lambda frame: answers.put_nowait(
-                "nacked: queue full or unavailable" if isinstance(frame.method, pika.spec.Basic.Nack) else ""
-            ),
+
+class _Placer:
+    """A channel on which messages are published and confirmed one by one."""
+
+    def __init__(self, channel: Channel, largest: int) -> None:
+        self._channel = channel
+        self._largest = largest
+        self._answers: asyncio.Queue[str] = asyncio.Queue()
+
+    async def start(self) -> None:
+        """Ask for confirms."""
+        self._channel.raw.add_on_return_callback(
+            lambda _, method, *__: self._answers.put_nowait(f"returned: {method.reply_text}")
         )
+        await self._channel.ask("confirm_delivery", ack_nack_callback=self._answered)
+
+    def _answered(self, frame: Any) -> None:
+        nacked = isinstance(frame.method, pika.spec.Basic.Nack)
+        self._answers.put_nowait("nacked: queue full or unavailable" if nacked else "")
+
+    async def place(self, publication: Publication) -> None:
+        """Publish and wait for the confirm; BrokerRefused when it was returned, nacked or is too large."""
+        if len(publication.body) > self._largest:
+            raise BrokerRefused(f"{len(publication.body)} bytes are more than the broker takes")
         try:
-            channel.raw.basic_publish(
+            self._channel.raw.basic_publish(
                 publication.exchange,
                 publication.routing_key,
                 publication.body,
@@ -177,8 +196,7 @@ class RabbitDesk:
             )
         except (pika.exceptions.AMQPError, ValueError) as error:
             raise BrokerRefused(f"cannot be published: {error!r}") from None
-        answer = await channel.first(answers)
-        if answer:
+        if answer := await self._channel.first(self._answers):
             raise BrokerRefused(f"{answer} (queue {publication.routing_key!r})")
 
 

@@ -47,6 +47,7 @@ class RabbitLink:
     def start(self) -> None:
         """Begin to connect."""
         self._missing = {"consuming": "connecting", "publishing": "connecting"}
+        self._changed()
         for connection in self._connections:
             connection.start()
 

@@ -23,6 +23,7 @@ import pika.spec
 from mqworker.brokers.base import Publication, Sink, Topology
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.connection import SETTLED, wait_before
+from mqworker.brokers.rabbitmq.hot import encode_publish
 from mqworker.brokers.rabbitmq.topology import NOT_FOUND, attempt, delay_arguments, delay_queue, ensure_queue
 from mqworker.brokers.rabbitmq.wire import Lost, RawProperties, Wire
 from mqworker.config import BrokerConfig
@@ -162,16 +163,19 @@ class Publishing:
         assert channel is not None
         exchange, routing_key = self._target(publication)
         try:
-            channel.raw.basic_publish(
-                exchange=exchange,
-                routing_key=routing_key,
-                properties=RawProperties(publication.properties),
-                body=publication.body,
+            frames = encode_publish(
+                channel.number,
+                exchange,
+                routing_key,
+                publication.properties,
+                publication.body,
                 mandatory=publication.mandatory,
+                frame_max=channel.wire.params.frame_max,
             )
-        except (pika.exceptions.AMQPError, ValueError) as error:
-            self._sink.refused(sent.pid, f"cannot be published: {error!r}")
+        except ValueError as error:
+            self._sink.refused(sent.pid, f"cannot be published: {error}")
             return
+        channel.wire.emit(frames)
         self._sequence += 1
         self._sent[self._sequence] = sent._replace(at=self._loop.time()) if self._careful else sent
 

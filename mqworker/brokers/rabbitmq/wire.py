@@ -23,6 +23,8 @@ import pika.exceptions
 import pika.frame
 import pika.spec
 
+from mqworker.brokers.rabbitmq.hot import Deliveries
+
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # the reasons that `Lost` carries are said once, by the Link
 
 ANSWER_DEADLINE = 8.0  # seconds a broker may take to answer a request before its connection is given up
@@ -68,6 +70,7 @@ class Wire(asyncio.Protocol, pika.connection.Connection):  # type: ignore[misc] 
         self._socket: asyncio.Transport | None = None
         self._error: Lost | None = None  # why it ended (pika reads it too)
         self._out: list[bytes] = []
+        self.deliveries: dict[int, Deliveries] = {}  # by channel number
         self._frame_buffer = b""  # what pika calls the bytes of a frame that is not complete
         self._asked: dict[asyncio.Future[Any], float] = {}
         self._unblocked_at = 0.0
@@ -145,6 +148,11 @@ class Wire(asyncio.Protocol, pika.connection.Connection):  # type: ignore[misc] 
         if self.waited(oldest, now) > ANSWER_DEADLINE:
             self.abort(f"the broker has not answered for {ANSWER_DEADLINE:.0f} s")
 
+    def emit(self, frames: bytes) -> None:
+        """Send frames that were made elsewhere."""
+        self.bytes_sent += len(frames)
+        self._adapter_emit_data(frames)
+
     # -- what asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -165,9 +173,11 @@ class Wire(asyncio.Protocol, pika.connection.Connection):  # type: ignore[misc] 
                     raise Lost("the peer does not speak AMQP 0-9-1")  # noqa: TRY301 - one way out for all errors
                 if end > size:
                     break
-                _, frame = pika.frame.decode_frame(buffer[at:end])
-                at = end
-                self._process_frame(frame)
+                taker = self.deliveries.get(buffer[at + 1] << 8 | buffer[at + 2])
+                start, at = at, end
+                if taker is None or not taker.takes(buffer[start], buffer, start + 7, end - 1):
+                    _, frame = pika.frame.decode_frame(buffer[start:end])
+                    self._process_frame(frame)
         except Exception as error:  # noqa: BLE001 - whatever it is must cost this connection alone
             if not isinstance(error, Lost):
                 self._loop.call_exception_handler({"message": "error in the AMQP connection", "exception": error})

@@ -232,8 +232,9 @@ def _refusal(answer: Answer, address: Address) -> CallError:
             problem = decoded if isinstance(decoded, dict) else {}
     words = str(problem.get("detail") or problem.get("title") or f"HTTP {answer.status} from {address}")
     fields = [item for item in problem.get("fields") or () if isinstance(item, dict)]
-    told = [f"{item.get('field')}: {item.get('problem')}" for item in fields if str(item.get("problem")) not in words]
-    words = "; ".join([words, *told])
+    told = [f"{item['field']}: {item['problem']}" if item["field"] else item["problem"] for item in fields]
+    if missing := [sentence for sentence in told if sentence not in words]:
+        words = f"{words}: {'; '.join(missing)}"
     if answer.status in (401, 403):
         return CallError(Exit.REFUSED, f"refused: {words}", answer.status, problem)
     return CallError(_code(answer.status, problem), words, answer.status, problem)

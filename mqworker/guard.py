@@ -1,8 +1,8 @@
 """The guard: an event listener of supervisord that restarts a service which has stopped to answer.
 
 Runs as its own process under supervisord (`python -m mqworker.guard`). On every TICK_5 it asks the service's /livez
-over the unix socket; after MISSES misses in a row it has supervisord kill the program (`signalProcess KILL`) and start it
-again. Says what it does on stderr; stdout belongs to supervisord. An error of its own is told and never ends it; the
+over the unix socket; after MISSES misses in a row it has supervisord kill the program (`signalProcess KILL`) and start
+it again. Says what it does on stderr; stdout belongs to supervisord. An error of its own is told and never ends it; the
 end of stdin does. The decision is pure (`Guard`).
 """
 

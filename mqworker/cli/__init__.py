@@ -19,7 +19,7 @@ from mqworker.exits import Exit
 
 VERBS = {  # verb: (module below mqworker.cli, what it does)
     "run": ("run", "Run the service in the foreground, as supervisord does."),
-    "demo": ("demo", "Show it at work: embedded broker, example, live status; leaves nothing behind."),
+    "demo": ("demo", "Show it at work: embedded broker, a real example, live status."),
     "init": ("init", "Begin a project: a job, mqworker.toml and a test."),
     "check": ("check", "Say what keeps the service from running, and the fix."),
     "send": ("send", "Send messages to a stage, and wait for the result if asked."),

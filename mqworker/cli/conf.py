@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mqworker.cli.options import VerbGroup, config_option, load_config
+from mqworker.cli.options import VerbGroup, command, config_option, load_config
 from mqworker.configuration.sources import CONFIG_FILE
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def supervisor(config: Path | None) -> None:
     click.echo(
         SUPERVISOR.format(
             name=loaded.config.service.name,
-            command=" ".join(map(written, _command())),
+            command=" ".join(map(written, command())),
             python=written(sys.executable),
             config=f" --config {written(loaded.path)}" if loaded.path else "",
             root=plain(loaded.root),
@@ -148,7 +148,7 @@ def systemd(config: Path | None) -> None:
     click.echo(
         SYSTEMD.format(
             name=loaded.config.service.name,
-            command=" ".join(map(written, _command())),
+            command=" ".join(map(written, command())),
             config=f" --config {written(loaded.path)}" if loaded.path else "",
             root=str(loaded.root).replace("%", "%%"),
             state_dir=loaded.state_dir,
@@ -162,12 +162,6 @@ def systemd(config: Path | None) -> None:
 
 def _stop(loaded: "Loaded") -> int:
     return math.ceil(loaded.config.service.drain_deadline) + STOP_MARGIN
-
-
-def _command() -> list[str]:
-    """How this very installation is started."""
-    script = Path(sys.executable).parent / "mqworker"
-    return [str(script)] if os.access(script, os.X_OK) else [sys.executable, "-m", "mqworker"]
 
 
 def _environment(loaded: "Loaded", comment: str) -> str:

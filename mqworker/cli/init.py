@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import Failed, Verb
+from mqworker.cli.options import Failed, Verb, typed
 from mqworker.exits import Exit
 
 
@@ -30,6 +30,7 @@ def init(name: Path) -> None:
     except OSError as error:
         raise Failed(Exit.USAGE, f"{error.filename} cannot be written: {error.strerror}") from None
     output.words(f"{name}/ has a job (primes.py), its configuration (mqworker.toml) and a test.\n\nNext:\n")
-    for command in (f"cd {name} && mqworker check", "mqworker run", "mqworker send '{\"n\": 1000000}' --wait"):
+    us = typed()
+    for command in (f"cd {name} && {us} check", f"{us} run", f"{us} send '{{\"n\": 1000000}}' --wait"):
         click.echo(f"  {command}")
     output.words("\n`send` in a second terminal, in the same folder.")

@@ -29,7 +29,7 @@ def status(service: Service) -> None:
             raise click.UsageError(f"There is no stage {service.stage}; there is {', '.join(snapshot['stages'])}.")
         snapshot["stages"] = {service.stage: snapshot["stages"][service.stage]}
     if service.as_json:
-        output.data(snapshot)
+        output.data(snapshot | {"stages": list(snapshot["stages"].values())})
     else:
         show(snapshot)
 

@@ -6,6 +6,9 @@ Imports nothing that `--help` would have to pay for; the configuration is read w
 import functools
 import inspect
 import os
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +36,19 @@ class Failed(Exception):  # noqa: N818 - it is the end of a verb
     def __init__(self, code: Exit, message: str) -> None:
         self.code = code
         super().__init__(message)
+
+
+def command() -> list[str]:
+    """Return how this very installation is started."""
+    script = Path(sys.executable).parent / "mqworker"
+    return [str(script)] if os.access(script, os.X_OK) else [sys.executable, "-m", "mqworker"]
+
+
+def typed() -> str:
+    """Return what a person types to start this very installation."""
+    found = shutil.which("mqworker")
+    ours = command()
+    return "mqworker" if found is not None and ours == [found] else shlex.join(ours)
 
 
 class Verb(click.Command):

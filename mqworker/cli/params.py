@@ -37,6 +37,8 @@ def get(service: Service, name: str | None) -> None:
     else:
         for key, value in answer["params"].items():
             click.echo(f"{output.clean(key)} = {json.dumps(value)}")
+        if not answer["params"]:
+            output.words("none is set: the defaults of the code hold")
         applied = answer["applied_generation"]
         behind = "" if applied in (None, answer["generation"]) else f", the slowest Consumer is at {applied}"
         output.words(f"generation {answer['generation']}{behind}")

@@ -49,7 +49,8 @@ def send(service: Service, body: str | None, count: int, rate: float | None, con
         sending.tell("interrupted: ")
         raise
     except (CallError, Failed) as error:
-        sending.tell("stopped: ") if sending.sent or sending.total != 1 else sending.progress.done()
+        if sending.total != 1:
+            sending.tell("stopped: ")
         raise Failed(error.code, str(error)) from None
     if sending.total != 1 or not wait:
         sending.tell("")

@@ -82,7 +82,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(422, detail, fields=error.fields)
         case ControlError() if error.kind in KINDS:
             status = KINDS[error.kind]
-            return Problem(status, str(error), headers={"Retry-After": "5"} if status == 503 else None)
+            headers = {"Retry-After": "5"} if status == 503 else None
+            return Problem(status, str(error), headers=headers, kind=error.kind)  # the command line tells them apart
         case HTTPException() if error.code is not None:
             headers = {key: value for key, value in error.get_headers() if key in ("Allow", "Retry-After")}
             return Problem(error.code, error.description or "", headers=headers)

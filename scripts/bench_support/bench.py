@@ -106,7 +106,6 @@ class Bench:
 
     def mqworker(self, service: ServiceProcess, bodies: list[bytes]) -> tuple[float, float, list[bytes]]:
         """(seconds, CPU seconds of the tree, results), from the start of listening to the last result."""
-        ask(service, "PUT", "/api/v1/stages/bench/listening?wait=20", {"enabled": False})
         self.fill(bodies)
         before = cpu(service)
         began = time.monotonic()
@@ -114,13 +113,20 @@ class Bench:
         while self.ready("bench.out") < len(bodies):
             time.sleep(0.01)
         seconds = time.monotonic() - began
-        return seconds, cpu(service) - before, self.results(len(bodies))
+        used = cpu(service) - before
+        pause(service)
+        return seconds, used, self.results(len(bodies))
 
 
 def ask(service: ServiceProcess, method: str, path: str, body: object) -> None:
     """Make a change that has to succeed."""
     status, told = service.ask(method, path, body)
     assert status < 300, told
+
+
+def pause(service: ServiceProcess) -> None:
+    """Stop listening, and wait until it is so: the service costs nothing until it is resumed."""
+    ask(service, "PUT", "/api/v1/stages/bench/listening?wait=20", {"enabled": False})
 
 
 def cpu(service: ServiceProcess) -> float:
@@ -147,6 +153,7 @@ def small(bench: Bench, count: int, rounds: int) -> None:
     ]
     rows = []
     with ServiceProcess(CONFIG.format(url=bench.url, job="same"), {"bench_jobs.py": JOBS}).start() as service:
+        pause(service)
         for number in range(rounds):
             relay, relay_cpu = bench.relay(bodies)
             ours, our_cpu, results = bench.mqworker(service, bodies)
@@ -176,6 +183,7 @@ def heavy(bench: Bench, count: int, rounds: int) -> None:
         ServiceProcess(CONFIG.format(url=bench.url, job="burn"), {"bench_jobs.py": JOBS}).start() as service,
         multiprocessing.get_context("spawn").Pool(2) as pool,
     ):
+        pause(service)
         pool.map(burn, [1000] * 4)
         for number in range(rounds):
             began = time.monotonic()

@@ -15,6 +15,7 @@ from mqworker.messages import LogEvent
 TAIL = 8192  # bytes kept
 LINE = 8192  # bytes after which a line without an end is cut
 READ = 65536
+MOST_LEFT = 1 << 20  # bytes that a pipe can hold when the child made it as large as it may
 
 
 class OutputReader:
@@ -39,7 +40,7 @@ class OutputReader:
 
     def finish(self) -> None:
         """Take what the dead child left (a copy that it forked may hold the pipe open: no end of file is awaited)."""
-        for _ in range(64):
+        for _ in range(MOST_LEFT // READ):
             if not self._read():
                 break
         if self._line:

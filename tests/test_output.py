@@ -1,0 +1,141 @@
+"""What children write: into the log line by line, the tail kept."""
+
+import asyncio
+import contextlib
+import os
+import time
+
+import pytest
+
+from mqworker.logs import line_text
+from mqworker.output import LINE, TAIL, OutputReader
+from tests.support.loop import on_loop
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def pipe():
+    """Reading and writing end."""
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def reader(fd, events):
+    return OutputReader(fd, "s.consumer-0", 42, "s", events.append)
+
+
+def words(events):
+    return [event.msg for event in events]
+
+
+@on_loop
+async def test_each_line_is_an_event(pipe):
+    """Lines are told as they end; blank ones are not."""
+    near, far = pipe
+    events = []
+    found = reader(near, events)
+    os.write(far, b"one\n\n  \ntw")
+    await until(lambda: events, 5, "the first line")
+    os.write(far, b"o\nthree")
+    await until(lambda: len(events) == 2, 5, "the second line")
+    assert words(events) == ["one", "two"]
+    found.finish()
+    assert words(events) == ["one", "two", "three"]
+    assert {(event.process, event.pid, event.stage, event.event) for event in events} == {
+        ("s.consumer-0", 42, "s", "output")
+    }
+
+
+@on_loop
+async def test_text_is_not_trusted(pipe):
+    """Bytes that are not UTF-8 are shown escaped; control characters wait for whoever writes the line."""
+    near, far = pipe
+    events = []
+    found = reader(near, events)
+    os.write(far, b"\xff\xfe gr\xc3\xbc\xc3\x9fe \x1b[31m\n")
+    found.finish()
+    assert words(events) == ["\\xff\\xfe grüße \x1b[31m"]
+    assert "\x1b" not in line_text(events[0], "svc")
+
+
+@on_loop
+async def test_lines_without_end_are_cut(pipe):
+    """A line is bounded, whether it ends or not."""
+    near, far = pipe
+    events = []
+    found = reader(near, events)
+    os.write(far, b"a" * 60_000)
+    found._read()
+    os.write(far, b"b" * 20_000 + b"\nlast\n")
+    found.finish()
+    assert max(map(len, words(events))) == LINE
+    assert words(events)[-1] == "last"
+    assert len(events) <= 4
+
+
+@on_loop
+async def test_the_tail_is_kept(pipe):
+    """The last 8 kB are evidence, whatever came before."""
+    near, far = pipe
+    found = reader(near, [])
+    assert found.tail == ""
+    for number in range(40):
+        os.write(far, b"%04d" % number * 1000)
+        found._read()
+    os.write(far, b"Segmentation fault\n")
+    found.finish()
+    assert len(found.tail) == TAIL
+    assert found.tail.endswith("0039Segmentation fault\n")
+
+
+@on_loop
+async def test_what_a_dead_child_left_is_read_though_a_copy_lives(pipe):
+    """A process that it forked may hold the pipe open: no end of file is waited for."""
+    near, far = pipe
+    events = []
+    found = reader(near, events)
+    os.write(far, b"x" * 100 + b"\n" + b"y" * 60_000 + b"\nend")
+    began = time.monotonic()
+    found.finish()
+    assert time.monotonic() - began < 1
+    assert [each[:3] for each in words(events)] == ["xxx", "yyy", "end"]
+
+
+@on_loop
+async def test_a_child_that_writes_without_end_waits_and_not_its_parent(pipe):
+    """The loop keeps turning under a flood, and `finish` ends while it goes on."""
+    near, far = pipe
+    events = []
+    flood = await asyncio.create_subprocess_exec("yes", stdout=far)
+    found = reader(near, events)
+    try:
+        longest, end = 0.0, time.monotonic() + 0.3
+        while (now := time.monotonic()) < end:
+            await asyncio.sleep(0)
+            longest = max(longest, time.monotonic() - now)
+        began = time.monotonic()
+        found.finish()
+        assert max(longest, time.monotonic() - began) < 1
+        assert len(events) > 1_000
+    finally:
+        flood.kill()
+        await flood.wait()
+
+
+@on_loop
+async def test_the_end_of_the_pipe_and_closed_descriptors_are_survived(pipe):
+    """After the end of file nothing is watched any more, and `finish` may come late or twice."""
+    near, far = pipe
+    events = []
+    found = reader(near, events)
+    os.write(far, b"last words")
+    os.close(far)
+    await until(lambda: near not in asyncio.get_running_loop()._selector.get_map(), 5, "the end of watching")
+    found.finish()
+    found.finish()
+    os.close(near)
+    found.finish()
+    assert words(events) == ["last words"]

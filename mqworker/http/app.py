@@ -63,7 +63,7 @@ def _check(route: Route) -> None:
             raise Problem(405, "HEAD has no effects", headers={"Allow": "GET, POST"})
         refuse_foreign(request.environ)
     for name in request.args:
-        if name not in route.query:
+        if name not in route.query and (route.query or route.has_effects):
             words = f"is not known here; known: {', '.join(route.query) or 'none'}"
             raise Problem(422, f"the query parameter {name!r} {words}", fields=[(name, words)])
     if route.any_body or not request.content_length:

@@ -97,7 +97,7 @@ class Guard:
             data = problem.document()
             headers = [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(data))), *problem.headers.items()]
             start(f"{problem.status} {problem.title}", headers)
-            return [data]
+            return [] if environ["REQUEST_METHOD"] == "HEAD" else [data]
         return self._app(environ, start)
 
     def _check_host(self, host: str) -> None:

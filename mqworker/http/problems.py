@@ -85,7 +85,8 @@ def problem_of(error: Exception) -> Problem:
             headers = {"Retry-After": "5"} if status == 503 else None
             return Problem(status, str(error), headers=headers, kind=error.kind)  # the command line tells them apart
         case HTTPException() if error.code is not None:
-            headers = {key: value for key, value in error.get_headers() if key in ("Allow", "Retry-After")}
-            return Problem(error.code, error.description or "", headers=headers)
+            headers = {key: value for key, value in error.get_headers() if key == "Allow"}
+            words = "there is nothing here; see /api/v1/openapi.json" if error.code == 404 else error.description
+            return Problem(error.code, words or "", headers=headers)
     log.error("a control request failed", exc_info=error, extra={"event": "http_failed"})
     return Problem(500, "an error inside mqworker; the log of the service has the details")

@@ -23,6 +23,7 @@ API = "/api/v1"
 WAITS = 8  # waiting requests and event streams at a time
 WAIT_MAX = 30.0  # seconds
 SMALL_BODY = 64_000  # bytes of a request, except where messages are sent
+DEPTH = 32  # of JSON
 
 T = TypeVar("T")
 
@@ -130,12 +131,20 @@ def body(form: type[T]) -> T:
     """The JSON body in the form that is asked for; 400 when it is no JSON, 422 when it has another form."""
     data = request.get_data()
     try:
-        return msgspec.json.decode(data or b"{}", type=form)
+        value = msgspec.json.decode(data or b"{}", type=form)
     except msgspec.ValidationError as error:
         field, words = _blame(str(error))
         raise Problem(422, f"{field}: {words}" if field else words, fields=[(field, words)]) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise Problem(400, f"the body is no JSON: {error}") from None
+    if _is_deep(value, DEPTH):
+        raise Problem(422, f"the body is nested deeper than {DEPTH}")
+    return value
+
+
+def _is_deep(value: Any, left: int) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not left or any(_is_deep(item, left - 1) for item in inside)
 
 
 def _blame(words: str) -> tuple[str, str]:

@@ -81,7 +81,7 @@ def _result(block: bytes, data: bytes) -> dict[str, Any]:
     if outcome == "dead":
         reason = str(table.get(headers.REASON, "error"))
         words = str(table.get(headers.MESSAGE, "the message could not be processed"))
-        raise Problem(422, words, reason=reason, error_type=table.get(headers.ERROR_TYPE), headers_=table)
+        raise Problem(422, words, reason=reason, error_type=table.get(headers.ERROR_TYPE), reply_headers=table)
     duration = table.get(headers.DURATION)
     return {"outcome": outcome, "duration_ms": duration, "headers": table} | shown_body(properties.content_type, data)
 

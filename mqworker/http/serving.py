@@ -26,7 +26,7 @@ from mqworker.http.problems import CONTENT_TYPE, Problem
 from mqworker.http.routing import API, SMALL_BODY
 
 CONNECTIONS = 1000
-IDLE = 10.0  # seconds that a connection may say nothing
+IDLE = 30.0  # seconds that a connection may say nothing
 IDLE_CROWDED = 1.0  # the same while new connections have to wait
 ARRIVAL = 30.0  # seconds for a request to arrive whole
 UNREAD = 30.0  # seconds in which a client takes nothing of what there is for it
@@ -139,7 +139,9 @@ class Listener:
         self._thread.start()
 
     def stop(self, deadline: float) -> None:
-        """Accept nothing new, finish what is being answered, end; waits at most so many seconds."""
+        """Begin to end: accept nothing new, finish within `deadline` seconds what is being answered."""
+        if self._over.is_set():
+            return
         self._end = time.monotonic() + deadline
         self._over.set()
         self._server.pull_trigger()
@@ -149,6 +151,8 @@ class Listener:
     def join(self, deadline: float) -> None:
         """Wait for the end."""
         self._thread.join(deadline)
+        if not self._thread.is_alive():  # now nobody wakes it any more
+            _quietly(self._server.trigger.close)
 
     def _run(self) -> None:
         while not self._over.is_set():
@@ -160,7 +164,6 @@ class Listener:
             self._turn(0.05)
         for channel in list(self._server.active_channels.values()):
             _quietly(channel.handle_close)
-        _quietly(self._server.trigger.close)
 
     def _busy(self) -> bool:
         return any(channel.requests or channel.total_outbufs_len for channel in self._server.active_channels.values())

@@ -101,7 +101,7 @@ class LittleService:
         self.server.bind()
         self.publish()
         self.control.attach(self.loop, self)
-        self.thread = threading.Thread(target=self._run)
+        self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
         self.server.start()
         self.port = self.server.port

@@ -1,0 +1,149 @@
+"""Sending over HTTP, waiting for a result, queues and dead letters: what the desk is asked, and what is told."""
+
+import asyncio
+import base64
+import uuid
+
+import pytest
+
+from mqworker.control import ControlError
+from mqworker.properties import Headers, Properties
+
+MESSAGES = "/api/v1/stages/alpha/messages"
+
+
+def reply(body: bytes, content_type: str | None = "application/json", **table) -> dict:
+    """What the desk gives back for a result."""
+    names = {f"x-mqworker-{name.replace('_', '-')}": value for name, value in table.items()}
+    return {"properties": Properties(content_type=content_type, headers=Headers(names)).encode(), "body": body}
+
+
+@pytest.mark.parametrize(
+    ("body", "sent", "kept"),
+    [
+        (b'{"n": 1}', "application/json", "application/json"),
+        (b"\x00\xff\n", "application/octet-stream", "application/octet-stream"),
+        (b"hello", "text/plain; charset=latin-1", "text/plain; charset=latin-1"),
+        (b'{"n": 1}', "application/x-www-form-urlencoded", None),
+        (b"", "application/msgpack", "application/msgpack"),
+        (b"x" * 150_000, "application/x-own", "application/x-own"),
+    ],
+)
+def test_send(service, body, sent, kept):
+    """Any body goes to the input queue as it is, persistent, with an id, the content type and the correlation id."""
+    service.desk["send"] = None
+    answer = service.ask("POST", MESSAGES, body, Content_Type=sent, X_Correlation_Id="c-1")
+    assert answer.status == 202
+    ((verb, asked, _deadline),) = service.asked
+    properties = Properties.decode(asked["properties"])
+    assert (verb, asked["queue"], asked["body"]) == ("send", "alpha.in", body)
+    assert (properties.content_type, properties.correlation_id, properties.delivery_mode) == (kept, "c-1", 2)
+    assert properties.message_id == answer.json["message_id"] == str(uuid.UUID(answer.json["message_id"]))
+    assert properties.timestamp
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (reply(b'{"x": [1]}', duration_ms=12.5, stage="alpha"), {"result": {"x": [1]}, "duration_ms": 12.5}),
+        (reply(b"plain", "text/plain"), {"result": "plain", "outcome": "result"}),
+        (reply(b"\xff\x00", "application/octet-stream"), {"result_base64": base64.b64encode(b"\xff\x00").decode()}),
+        (reply(b"{broken"), {"result_base64": base64.b64encode(b"{broken").decode()}),
+        (reply(b"", None, outcome="dropped"), {"outcome": "dropped", "result": None}),
+        ({"properties": b"\xff\xff\xff", "body": b"x"}, {"outcome": "result", "content_type": None}),
+    ],
+)
+def test_wait_for_the_result(service, given, told):
+    """`?wait=` gives the result whatever its kind, with the headers."""
+    service.desk["call"] = given
+    answer = service.ask("POST", f"{MESSAGES}?wait=5", {"n": 1})
+    assert (answer.status, service.asked[0][0], service.asked[0][2]) == (200, "call", 5.0)
+    assert told.items() <= answer.json.items()
+
+
+def test_wait_for_a_dead_message(service):
+    """A message that failed for good is a 422 that says why."""
+    service.desk["call"] = reply(b"", outcome="dead", reason="reject", message="no such battery", error_type="Reject")
+    answer = service.ask("POST", f"{MESSAGES}?wait=5", {"n": 1})
+    assert (answer.status, answer.headers["content-type"]) == (422, "application/problem+json")
+    assert (answer.json["reason"], answer.json["detail"]) == ("reject", "no such battery")
+
+
+def test_no_result_in_time(service):
+    """Without a result in time the answer is 504 and names the message."""
+
+    def answer_late(_arguments):
+        async def late():
+            await asyncio.sleep(0.2)
+            return ControlError("unavailable", "no reply")
+
+        return late()
+
+    service.desk["call"] = answer_late
+    answer = service.ask("POST", f"{MESSAGES}?wait=0.2", {"n": 1})
+    assert (answer.status, len(answer.json["message_id"])) == (504, 36)
+    service.desk["call"] = ControlError("unavailable", "the broker cannot be reached")
+    assert service.ask("POST", f"{MESSAGES}?wait=5", {"n": 1}).status == 503
+
+
+def test_too_large_for_the_stage(service):
+    """A body over the stage's own max_body is 413 before the broker sees it, one over all while it comes in."""
+    beta = "/api/v1/stages/beta/messages"
+    service.desk["send"] = None
+    assert service.ask("POST", beta, b"x" * 1000).status == 202
+    assert service.ask("POST", beta, b"x" * 1001).status == 413
+    assert service.ask("POST", MESSAGES, b"x" * 200_000).status == 202
+    connection = service.connect()
+    connection.putrequest("POST", MESSAGES)
+    connection.putheader("Content-Length", "200001")
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
+    assert len(service.asked) == 2
+
+
+@pytest.mark.parametrize("header", [{"X_Correlation_Id": "x" * 300}, {"Content_Type": "a/" + "b" * 300}])
+def test_headers_that_do_not_fit(service, header):
+    """A header that no AMQP property can hold is 422."""
+    service.desk["send"] = None
+    assert service.ask("POST", MESSAGES, b"x", **header).status == 422
+    assert service.asked == []
+
+
+def test_queues(service):
+    """Queues are listed, purged and deleted by the desk, whatever their names hold."""
+    rows = [{"name": "beta/in", "messages": 1, "consumers": 0, "role": "input", "stage": "beta"}]
+    service.desk |= {"queues": rows, "purge": 7, "delete": 3}
+    assert service.ask("GET", "/api/v1/queues").json == {"queues": rows}
+    assert service.ask("POST", "/api/v1/queues/beta%2Fin/purge").json == {"purged": 7}
+    assert service.ask("DELETE", "/api/v1/queues/%C3%BCber%20x%3F/%3Cb%3E").json == {"deleted": 3}
+    assert [asked[:2] for asked in service.asked[1:]] == [
+        ("purge", {"name": "beta/in"}),
+        ("delete", {"name": "über x?/<b>"}),
+    ]
+    service.desk["delete"] = ControlError("refused", "there is no queue x")
+    assert service.ask("DELETE", "/api/v1/queues/x").status == 409
+
+
+def test_dead_letters(service):
+    """Dead letters are listed, shown whole, replayed and dropped by the desk."""
+    dlq = "/api/v1/stages/alpha/dlq"
+    letter = {"id": "ab12", "reason": "error", "headers": {"x": b"\xff"}, "properties": b"\x00\x00", "body": b"\xffa"}
+    service.desk |= {"dlq_list": [{"id": "ab12"}], "dlq_show": letter, "dlq_replay": 2, "dlq_drop": 1}
+    assert service.ask("GET", f"{dlq}?limit=5").json == {"dead_letters": [{"id": "ab12"}]}
+    shown = service.ask("GET", f"{dlq}/ab12").json
+    assert (shown["body_base64"], shown["body_text"]) == (base64.b64encode(b"\xffa").decode(), "\\xffa")
+    assert shown["headers"] == {"x": "\\xff"}
+    assert service.ask("POST", f"{dlq}/replay", {"ids": ["ab12"]}).json == {"replayed": 2}
+    assert service.ask("DELETE", f"{dlq}/ab12").json == {"dropped": 1}
+    assert [asked[:2] for asked in service.asked] == [
+        ("dlq_list", {"stage": "alpha", "limit": 5}),
+        ("dlq_show", {"stage": "alpha", "id": "ab12"}),
+        ("dlq_replay", {"stage": "alpha", "ids": ["ab12"]}),
+        ("dlq_drop", {"stage": "alpha", "ids": ["ab12"]}),
+    ]
+    service.desk |= {"dlq_show": None, "dlq_drop": 0}
+    assert service.ask("GET", f"{dlq}/zz").status == 404
+    assert service.ask("DELETE", f"{dlq}/zz").status == 404
+    assert service.ask("POST", f"{dlq}/replay", {"id": "ab12"}).status == 422
+    assert service.ask("GET", "/api/v1/stages/zeta/dlq").status == 404

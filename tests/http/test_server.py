@@ -1,0 +1,228 @@
+"""The listeners: addresses that are taken, floods, slow and large requests, and the stop."""
+
+import contextlib
+import os
+import resource
+import socket
+import stat
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mqworker.http import serving
+from mqworker.http.server import HttpServer
+from tests.http.operator import LittleService
+from tests.support.waiting import wait_for
+
+
+def other_server(service, port: int, path) -> HttpServer:
+    return HttpServer(service.control, "127.0.0.1", port, path, "", ())
+
+
+def test_a_taken_port_shows_at_bind(service, tmp_path):
+    """A port that is taken is told at once, nothing is left behind, and bind can be tried again."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        second = other_server(service, taken.getsockname()[1], tmp_path / "second.sock")
+        with pytest.raises(OSError, match="another program listens there"):
+            second.bind()
+        assert not (tmp_path / "second.sock").exists()
+    second.bind()
+    second.stop(1)
+
+
+def test_the_unix_socket_is_private(service):
+    """The socket file is for its owner alone, and lies in a folder that is."""
+    path = service.loaded.socket
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_living_unix_socket_is_not_taken(service):
+    """A socket somebody answers on is left alone; so is a file that is no socket."""
+    with pytest.raises(OSError, match="another service answers"):
+        other_server(service, 0, service.loaded.socket).bind()
+    assert service.ask_unix("GET", "/livez").status == 200
+    service.loaded.path.with_name("file").write_text("precious")
+    with pytest.raises(OSError, match="is no socket"):
+        other_server(service, 0, service.loaded.path.with_name("file")).bind()
+    assert service.loaded.path.with_name("file").read_text() == "precious"
+
+
+def test_a_stale_unix_socket_is_replaced(service, tmp_path):
+    """The socket file of a service that was killed is in nobody's way; a stop removes its own."""
+    path = tmp_path / "stale.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    server = other_server(service, 0, path)
+    server.bind()
+    assert path.is_socket()
+    server.start()
+    server.stop(1)
+    assert not path.exists()
+
+
+def test_idle_flood(service):
+    """2,000 idle connections on TCP do not silence /livez on the unix socket, and TCP recovers while they stay."""
+    flood = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 4096:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    try:
+        for _ in range(2000):
+            connection = socket.socket()
+            connection.setblocking(False)
+            connection.connect_ex(("127.0.0.1", service.port))
+            flood.append(connection)
+        slowest = 0.0
+        for _ in range(20):
+            began = time.monotonic()
+            assert service.ask_unix("GET", "/livez").status == 200
+            slowest = max(slowest, time.monotonic() - began)
+        assert slowest < 1.0
+        assert service.ask("GET", "/livez").status == 200
+    finally:
+        for connection in flood:
+            connection.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_large_body_is_refused_while_it_comes(service):
+    """A body over 64 kB is 413 on every route but messages, announced or chunked, before it has been received."""
+    for method, path in (("PUT", "/api/v1/stages/alpha/consumers"), ("POST", "/api/v1/drain"), ("GET", "/livez")):
+        connection = service.connect()
+        connection.putrequest(method, path)
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", str(1 << 30))
+        connection.endheaders()
+        response = connection.getresponse()
+        assert (response.status, response.headers["Content-Type"]) == (413, "application/problem+json")
+        connection.close()
+    with socket.create_connection(("127.0.0.1", service.port), 5) as raw:
+        head = f"PUT /api/v1/log-level HTTP/1.1\r\nHost: localhost:{service.port}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        raw.sendall(head.encode())
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1000):
+                raw.sendall(b"2000\r\n" + b"x" * 0x2000 + b"\r\n")
+        with contextlib.suppress(ConnectionError):
+            assert b" 413 " in raw.recv(1000)
+    assert service.drained is False
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\r\n\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"AMQP\x00\x00\x09\x01",
+        os.urandom(3000),
+    ],
+)
+def test_garbage(service, data):
+    """Bytes that are no HTTP end their connection or get a refusal, and the server goes on."""
+    with socket.create_connection(("127.0.0.1", service.port), 5) as raw:
+        raw.sendall(data)
+        raw.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):
+            assert b" 200 " not in raw.recv(4000)
+    assert service.ask("GET", "/livez").status == 200
+
+
+def test_requests_that_do_not_end(tmp_path, monkeypatch):
+    """A request that does not arrive whole, an answer nobody reads and an idle connection end in time."""
+    for name in ("ARRIVAL", "UNREAD", "IDLE"):
+        monkeypatch.setattr(serving, name, 0.5)
+    service = LittleService(tmp_path)
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", service.port), 8) as idle,
+            socket.create_connection(("127.0.0.1", service.port), 8) as dripping,
+            socket.socket() as unreading,
+        ):
+            unreading.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            unreading.connect(("127.0.0.1", service.port))
+            host = f"Host: localhost:{service.port}\r\n\r\n"
+            unreading.sendall(f"GET /api/v1/openapi.json HTTP/1.1\r\n{host}".encode() * 2000)
+            gone = threading.Event()
+
+            def drip() -> None:
+                with contextlib.suppress(OSError):
+                    while not gone.wait(0.1):
+                        dripping.sendall(b"X")
+                gone.set()
+
+            dripper = threading.Thread(target=drip)
+            dripper.start()
+            assert idle.recv(1) == b""
+            assert gone.wait(8)
+            dripper.join()
+            wait_for(lambda: not service.server._listeners[0]._server.active_channels, 8, "the unread one ended")
+        assert service.ask("GET", "/livez").status == 200
+    finally:
+        service.close()
+
+
+def test_stop_is_bounded(service):
+    """A stop during a request that hangs ends in time; a request that is being answered is finished."""
+    unblock = threading.Event()
+    started = threading.Event()
+
+    def slow(_arguments):
+        started.set()
+        unblock.wait(10)
+        return []
+
+    service.desk["queues"] = slow
+    answers = []
+
+    def ask() -> None:
+        with contextlib.suppress(OSError):
+            answers.append(service.ask("GET", "/api/v1/queues").status)
+
+    hanging = threading.Thread(target=ask)
+    hanging.start()
+    assert started.wait(5)
+    finish = threading.Timer(0.3, unblock.set)
+    finish.start()
+    began = time.monotonic()
+    service.server.stop(2.0)
+    took = time.monotonic() - began
+    hanging.join(5)
+    finish.join()
+    assert (answers, took < 2.0) == ([200], True)
+    with pytest.raises(OSError):
+        service.ask("GET", "/livez")
+
+
+def test_stop_does_not_wait_for_ever(service):
+    """A request that never ends holds the stop up for its deadline at most."""
+    unblock = threading.Event()
+    service.desk["queues"] = lambda _arguments: unblock.wait(10)
+    connection = service.connect()
+    connection.request("GET", "/api/v1/queues")
+    wait_for(lambda: service.asked, 5, "the request is being answered")
+    began = time.monotonic()
+    service.server.stop(0.5)
+    assert time.monotonic() - began < 1.5
+    unblock.set()
+    connection.close()
+
+
+def test_nothing_is_left(tmp_path):
+    """Starting and stopping leaves no thread and no descriptor."""
+
+    def things() -> tuple[int, int]:
+        return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+
+    LittleService(tmp_path).close()
+    threads, files = things()
+    for _ in range(5):
+        little = LittleService(tmp_path)
+        assert little.ask("GET", "/livez").status == 200
+        assert little.ask_unix("GET", "/livez").status == 200
+        little.close()
+    wait_for(lambda: things()[0] <= threads and things()[1] <= files, 5, "all threads and descriptors are gone")

@@ -1,0 +1,189 @@
+"""Routes of stages and of the service: answers, waits, and what is wrong with a request."""
+
+import threading
+import time
+
+import pytest
+
+from mqworker.control import ControlError
+from mqworker.state import Reload, SetConsumers, SetLimits, SetListening, SetLogLevel, SetParams, SetRunning
+from tests.support.waiting import wait_for
+
+ALPHA = "/api/v1/stages/alpha"
+
+
+def test_stages_tell_desired_and_actual(service):
+    """A stage shows what it should be and what it is, with every Consumer's generation and message in hand."""
+    every = service.ask("GET", "/api/v1/stages").json["stages"]
+    assert [stage["name"] for stage in every] == ["alpha", "beta"]
+    alpha = service.ask("GET", ALPHA).json
+    assert alpha["desired"]["consumers"] == 2
+    assert alpha["desired"]["params"] == {"particles": 10}
+    consumer = alpha["actual"]["consumers"][0]
+    assert (consumer["slot"], consumer["generation"], consumer["message_id"]) == (1, 1, "id-1")
+    assert 2 <= consumer["message_seconds"] < 30
+    assert service.ask("GET", "/api/v1/status").json["stages"][0]["name"] == "alpha"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "change"),
+    [
+        ("PUT", f"{ALPHA}/listening", {"enabled": False}, SetListening("alpha", enabled=False)),
+        ("PUT", f"{ALPHA}/consumers", {"count": 0}, SetConsumers("alpha", 0)),
+        ("PUT", f"{ALPHA}/time-limit", {"soft": 1, "hard": 2.5}, SetLimits("alpha", 1, 2.5)),
+        ("POST", f"{ALPHA}/stop", None, SetRunning("alpha", enabled=False)),
+        ("POST", f"{ALPHA}/start", None, SetRunning("alpha", enabled=True)),
+        ("POST", f"{ALPHA}/restart", None, Reload("alpha")),
+        ("PATCH", f"{ALPHA}/params", {"particles": 7}, SetParams("alpha", {"particles": 7})),
+        ("PUT", "/api/v1/log-level", {"level": "debug"}, SetLogLevel("debug")),
+    ],
+)
+def test_a_change_is_stored(service, method, path, body, change):
+    """Each changing route stores its change and answers 202 with the revision, or 200 when waited for."""
+    answer = service.ask(method, path, body)
+    assert (answer.status, service.changes) == (202, [change])
+    assert answer.json["revision"] == service.document.revision
+    assert answer.json["applied"] is True
+    assert service.ask(method, f"{path}?wait=5", body).status == 200
+
+
+def test_wait_until_applied(service):
+    """`?wait=` answers when the revision is applied, and with 202 when it is not in time."""
+    service.applying = False
+    answer = service.ask("PUT", f"{ALPHA}/consumers", {"count": 5})
+    assert (answer.status, answer.json["applied"]) == (202, False)
+    assert service.ask("PUT", f"{ALPHA}/consumers?wait=0.2", {"count": 6}).status == 202
+
+    def apply() -> None:
+        wait_for(lambda: len(service.changes) == 3, 5, "third change")
+        service.applied = service.document.revision
+        service.publish()
+
+    later = threading.Thread(target=apply)
+    later.start()
+    began = time.monotonic()
+    answer = service.ask("PUT", f"{ALPHA}/consumers?wait=20", {"count": 7})
+    later.join()
+    assert (answer.status, answer.json["applied"]) == (200, True)
+    assert time.monotonic() - began < 5
+
+
+def test_params(service):
+    """Parameters are told with their generation and history; a bad value names its field and changes nothing."""
+    answer = service.ask("PATCH", f"{ALPHA}/params", {"particles": 3}, Content_Type="application/merge-patch+json")
+    assert (answer.json["generation"], answer.json["params"]) == (2, {"particles": 3})
+    told = service.ask("GET", f"{ALPHA}/params").json
+    assert (told["params"], told["generation"]) == ({"particles": 3}, 2)
+    assert told["history"] == [{"generation": 1, "params": {"particles": 10}}]
+    bad = service.ask("PATCH", f"{ALPHA}/params", {"particles": 0})
+    assert (bad.status, bad.json["fields"]) == (422, [{"field": "particles", "problem": "must be at least 1"}])
+    assert service.ask("GET", f"{ALPHA}/params").json == told
+    assert service.ask("POST", f"{ALPHA}/params/rollback").json["params"] == {"particles": 10}
+
+
+def test_rollback_without_history(service):
+    """There is nothing before the first parameters: 409."""
+    assert service.ask("POST", f"{ALPHA}/params/rollback").status == 409
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "field"),
+    [
+        (f"{ALPHA}/consumers", b"{", 400, None),
+        (f"{ALPHA}/consumers", b"\xff\xfe", 400, None),
+        (f"{ALPHA}/consumers", b'{"count": 1, "x": ' + b"[" * 50_000, 422, "x"),
+        (f"{ALPHA}/consumers", b'{"count": ' + b"9" * 5000 + b"}", 422, "count"),
+        (f"{ALPHA}/consumers", b'"text"', 422, ""),
+        (f"{ALPHA}/consumers", b"", 422, "count"),
+        (f"{ALPHA}/consumers", b'{"count": "2"}', 422, "count"),
+        (f"{ALPHA}/consumers", b'{"count": true}', 422, "count"),
+        (f"{ALPHA}/consumers", b'{"count": -1}', 422, "count"),
+        (f"{ALPHA}/consumers", b'{"count": 1025}', 422, "count"),
+        (f"{ALPHA}/consumers", b'{"count": 1, "jobs": "os:system"}', 422, "jobs"),
+        (f"{ALPHA}/listening", b'{"enabled": 1}', 422, "enabled"),
+        (f"{ALPHA}/time-limit", b'{"soft": 5, "hard": 1}', 422, "soft"),
+        (f"{ALPHA}/time-limit", b'{"soft": 5}', 422, "hard"),
+        (f"{ALPHA}/consumers?wait=31", b'{"count": 1}', 422, "wait"),
+        (f"{ALPHA}/consumers?wait=nan", b'{"count": 1}', 422, "wait"),
+        (f"{ALPHA}/consumers?wait=x", b'{"count": 1}', 422, "wait"),
+        (f"{ALPHA}/consumers?weit=1", b'{"count": 1}', 422, "weit"),
+        ("/api/v1/log-level", b'{"level": "trace"}', 422, "level"),
+        ("/api/v1/stages/zeta/consumers", b'{"count": 1}', 404, None),
+        ("/api/v1/stages/..%2falpha/consumers", b'{"count": 1}', 404, None),
+    ],
+)
+def test_bad_requests(service, path, body, status, field):
+    """What is wrong is named, as a problem document, and nothing changes."""
+    answer = service.ask("PUT", path, body, Content_Type="application/json")
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
+    told = answer.json
+    assert told["status"] == status
+    assert {"type", "title", "detail"} <= told.keys()
+    assert "Traceback" not in answer.body.decode()
+    if field is not None:
+        assert told["fields"][0]["field"] == field
+    assert service.changes == []
+
+
+@pytest.mark.parametrize(("depth", "status"), [(30, 202), (32, 422), (500, 422), (30_000, 400)])
+def test_deep_parameters(service, depth, status):
+    """JSON that is nested too deep for whoever reads it later is refused."""
+    body = b'{"x": ' + b"[" * depth + b"]" * depth + b"}"
+    assert service.ask("PATCH", f"{ALPHA}/params", body, Content_Type="application/json").status == status
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("unknown_stage", 404),
+        ("busy", 503),
+        ("storage", 507),
+        ("deadline", 504),
+        ("desk", 503),
+        ("unavailable", 503),
+        ("refused", 409),
+        ("draining", 503),
+        ("internal", 500),
+    ],
+)
+def test_kinds_of_refusal(service, kind, status):
+    """Each kind of ControlError has its status; what is inside mqworker is not told."""
+    service.desk["queues"] = ControlError(kind, "canary words")
+    answer = service.ask("GET", "/api/v1/queues")
+    assert answer.status == status
+    assert ("canary words" in answer.json["detail"]) is (status != 500)
+    assert ("retry-after" in answer.headers) is (status == 503)
+
+
+def test_a_fault_inside(service):
+    """An exception nobody thought of is 500 without its words."""
+    service.desk["queues"] = ZeroDivisionError("canary")
+    answer = service.ask("GET", "/api/v1/queues")
+    assert (answer.status, b"canary" in answer.body) == (500, False)
+    assert b"ZeroDivision" not in answer.body
+
+
+def test_drain(service):
+    """POST /drain begins the end."""
+    assert (service.ask("POST", "/api/v1/drain").status, service.drained) == (202, True)
+
+
+def test_sixteen_callers(service):
+    """Many callers at once all get their own true answer, and what is desired at the end is the last one stored."""
+    revisions, failures = [], []
+
+    def caller(number: int) -> None:
+        for turn in range(12):
+            answer = service.ask("PUT", f"{ALPHA}/consumers", {"count": number * 20 + turn})
+            if answer.status == 202:
+                revisions.append(answer.json["revision"])
+            else:
+                failures.append(answer.status)
+
+    threads = [threading.Thread(target=caller, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (failures, len(set(revisions))) == ([], 16 * 12)
+    assert service.document.stages["alpha"].consumers == service.changes[-1].count

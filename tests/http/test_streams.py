@@ -1,0 +1,139 @@
+"""Logs and events: tails, streams, their number, and their end."""
+
+import http.client
+import json
+import logging
+import threading
+import time
+
+import pytest
+
+from mqworker.http.routing import WAITS
+from mqworker.messages import LogEvent
+from mqworker.state import SetConsumers
+from tests.support.waiting import wait_for
+
+
+def log(service, *words: str) -> None:
+    for word in words:
+        service.writer.put(LogEvent(time.time(), logging.INFO, "test", word, "service", 1))
+
+
+class Stream:
+    """A follower: event blocks as they come."""
+
+    def __init__(self, connection: http.client.HTTPConnection, path: str, **headers: str) -> None:
+        self.connection = connection
+        connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        self.response = connection.getresponse()
+
+    def next(self, kind: str) -> tuple[str, dict]:
+        """The next event of a kind: its id and data."""
+        number = ""
+        wanted = False
+        while line := self.response.readline():
+            field, _, value = line.decode().rstrip("\n").partition(": ")
+            if field == "id":
+                number = value
+            elif field == "event":
+                wanted = value == kind
+            elif field == "data" and wanted:
+                return number, json.loads(value)
+        raise AssertionError("the stream ended")
+
+    def close(self) -> None:
+        self.response.close()
+        self.connection.close()
+
+
+def test_tail(service):
+    """The last lines are given as they are logged, oldest first, control characters escaped."""
+    log(service, *(f"line {number}" for number in range(5)), "evil\n\x1b[2J")
+    lines = service.ask("GET", "/api/v1/logs?lines=3").json["lines"]
+    assert [line["msg"] for line in lines] == ["line 3", "line 4", "evil\n\x1b[2J"]
+    assert b"\x1b" not in service.ask("GET", "/api/v1/logs").body
+    assert len(service.ask("GET", "/api/v1/logs").json["lines"]) == 6
+    assert service.ask("GET", "/api/v1/logs?lines=0").json["lines"] == []
+    assert service.ask("GET", "/api/v1/logs?lines=2001").status == 422
+
+
+@pytest.mark.parametrize(("path", "headers"), [("?follow=1", {}), ("", {"Accept": "text/event-stream"})])
+def test_follow(service, path, headers):
+    """A follower gets the tail and then every line as it comes, and can resume where it was."""
+    log(service, "one", "two")
+    stream = Stream(service.connect(), f"/api/v1/logs{path}", **headers)
+    assert stream.response.headers["Content-Type"].startswith("text/event-stream")
+    assert [stream.next("log")[1]["msg"] for _ in range(2)] == ["one", "two"]
+    log(service, "three")
+    number, record = stream.next("log")
+    assert (number, record["msg"]) == ("3", "three")
+    stream.close()
+    resumed = Stream(service.connect(), "/api/v1/logs?follow=1&lines=0", Last_Event_ID="1")
+    assert resumed.next("log")[1]["msg"] == "two"
+    resumed.close()
+
+
+def test_lines_that_are_gone(service):
+    """A follower that asks for lines which are no longer kept is told how many it missed."""
+    log(service, *map(str, range(2010)))
+    stream = Stream(service.connect(), "/api/v1/logs?follow=1", Last_Event_ID="1")
+    assert stream.next("gap")[1] == {"lost": 9}
+    assert stream.next("log")[1]["msg"] == "10"
+    stream.close()
+
+
+def test_events(service):
+    """A follower of events gets the status now, and again when something changes."""
+    stream = Stream(service.connect_unix(), "/api/v1/events")
+    assert stream.next("status")[1]["stages"][0]["desired"]["consumers"] == 2
+    service.control.change(SetConsumers("alpha", 9))
+    assert stream.next("status")[1]["stages"][0]["desired"]["consumers"] == 9
+    stream.close()
+
+
+def test_few_at_a_time(service):
+    """Streams and waits together are at most eight over both listeners; the rest goes on, and places come back."""
+    service.applying = False
+    streams = [Stream(service.connect(), "/api/v1/events") for _ in range(4)]
+    streams += [Stream(service.connect_unix(), "/api/v1/logs?follow=1") for _ in range(3)]
+    waiting = threading.Thread(target=service.ask, args=("PUT", "/api/v1/stages/alpha/consumers?wait=30", {"count": 3}))
+    waiting.start()
+    wait_for(lambda: service.changes, 5, "the waiting change")
+    for refused in (
+        service.ask("GET", "/api/v1/events"),
+        service.ask_unix("GET", "/api/v1/logs?follow=1"),
+        service.ask("PUT", "/api/v1/stages/alpha/consumers?wait=1", {"count": 4}),
+        service.ask("POST", "/api/v1/stages/alpha/messages?wait=1", {}),
+    ):
+        assert (refused.status, refused.headers["retry-after"]) == (503, "2")
+    assert len(streams) + 1 == WAITS
+    assert len(service.changes) == 1
+    assert service.ask("PUT", "/api/v1/stages/alpha/consumers", {"count": 3}).status == 202
+    service.applied = 1000
+    service.publish()
+    waiting.join(5)
+    for stream in streams:
+        stream.close()
+
+    def free() -> bool:
+        return service.ask("PUT", "/api/v1/stages/alpha/consumers?wait=1", {"count": 3}).status == 200
+
+    wait_for(free, 5, "a place that is free again")
+    wait_for(lambda: service.server._api._waits._value == WAITS, 5, "all places are free again")
+
+
+def test_head_of_a_stream(service):
+    """HEAD of a stream ends at once and takes no place."""
+    assert service.ask("HEAD", "/api/v1/events").status == 200
+    assert service.server._api._waits._value == WAITS
+
+
+def test_streams_end_with_the_server(service):
+    """A stop of the server ends its streams."""
+    stream = Stream(service.connect(), "/api/v1/logs?follow=1")
+    began = time.monotonic()
+    service.server.stop(2.0)
+    assert time.monotonic() - began < 3.0
+    with pytest.raises((AssertionError, http.client.IncompleteRead, ConnectionError)):
+        stream.next("log")
+    stream.close()

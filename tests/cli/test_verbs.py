@@ -1,0 +1,200 @@
+"""The command line from outside: help, imports, exit codes, what goes to which stream."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mqworker.cli import VERBS
+from mqworker.exits import Exit
+from tests.support.cli import environment, mqworker
+from tests.support.tiny_http import response, tiny_server
+
+HEAVY = {"pika", "flask", "waitress", "numpy", "asyncio", "psutil", "primes", "prometheus_client", "multiprocessing"}
+PROJECT = '[stages.primes]\ninput = "primes"\njobs = ["primes:largest"]\noutput = { queue = "primes.results" }\n'
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A folder with a configuration and no service."""
+    (tmp_path / "mqworker.toml").write_text(PROJECT)
+    return tmp_path
+
+
+def imported(arguments: list[str], cwd: Path) -> set[str]:
+    """Run a verb in a fresh interpreter; returns the top-level modules that it imported."""
+    program = (
+        "import sys, json\nfrom mqworker.cli import main\nmain(sys.argv[1:])\n"
+        "print('\\n' + json.dumps([name for name in sys.modules if '.' not in name]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"], ["run", "--help"], ["status"], ["send", "{}"]])
+def test_light_verbs_import_nothing_heavy(project, arguments):
+    """Help and the verbs that ask pay for neither broker, web server, numpy, asyncio nor user code."""
+    assert imported(arguments, project) & HEAVY == set()
+
+
+def test_help_names_every_verb(project):
+    """`mqworker --help` lists all verbs; without a verb it is shown too."""
+    told = mqworker("--help", cwd=project)
+    assert told.returncode == Exit.OK
+    assert all(f"  {verb} " in told.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(project, verb):
+    """Each verb shows how it is typed."""
+    below = {
+        "params": "set",
+        "jobs": "list",
+        "queues": "purge",
+        "dlq": "replay",
+        "config": "show",
+        "conf": "supervisor",
+    }
+    arguments = [verb, *([below[verb]] if verb in below else []), "--help"]
+    told = mqworker(*arguments, cwd=project)
+    assert told.returncode == Exit.OK
+    assert f"  mqworker {verb}" in told.stdout
+
+
+ASKING = [
+    ["status"], ["pause"], ["resume"], ["scale", "2"], ["start"], ["stop"], ["restart"], ["drain"], ["logs"],
+    ["params", "get"], ["params", "set", "a=1"], ["params", "rollback"], ["jobs", "list"], ["queues", "list"],
+    ["queues", "purge", "q", "--yes"], ["dlq", "list"], ["dlq", "replay", "--all"], ["dlq", "export"], ["send", "{}"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", ASKING, ids=" ".join)
+def test_without_a_service_every_asking_verb_ends_with_3(project, arguments):
+    """Not running is exit code 3, one sentence on stderr, nothing on stdout."""
+    done = mqworker(*arguments, cwd=project)
+    assert done.returncode == Exit.NOT_RUNNING
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "no service is running" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["statsu"], ["scale"], ["scale", "many"], ["status", "--bogus"], ["params", "set", "a"], ["dlq", "replay"],
+        ["send", "--count", "2"], ["status", "--url", "ftp://x"], ["status", "--timeout", "0"], ["send", "{"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_wrong_command_line_ends_with_2(project, arguments):
+    """Usage errors are exit code 2 with a sentence, wherever the service is."""
+    with tiny_server(project / "s", lambda _: response("200 OK")):
+        done = mqworker(*arguments, *(["--socket", "s"] if arguments[0] == "dlq" else []), cwd=project)
+    assert done.returncode == Exit.USAGE
+    assert done.stdout == ""
+    assert done.stderr
+
+
+def test_a_misspelt_verb_is_told_the_right_one(project):
+    """`statsu` is asked whether it means `status`."""
+    assert "Did you mean `status`?" in mqworker("statsu", cwd=project).stderr
+
+
+def test_a_service_that_says_nothing_ends_with_4(project):
+    """A socket that accepts and never answers is exit code 4, within the timeout."""
+    with tiny_server(project / "s", lambda _: None):
+        done = mqworker("status", "--socket", "s", "--timeout", "0.3", cwd=project)
+    assert done.returncode == Exit.NO_ANSWER
+    assert "did not answer within 0.3 s" in done.stderr
+
+
+def test_a_refused_token_ends_with_77(project):
+    """401 and 403 are exit code 77, and the token is not told."""
+    with tiny_server(project / "s", lambda _: response("401 Unauthorized", b'{"detail": "bad token"}')):
+        done = mqworker("status", "--socket", "s", cwd=project, env={"MQWORKER_CONTROL__TOKEN": "canary"})
+    assert done.returncode == Exit.REFUSED
+    assert "bad token" in done.stderr
+    assert "canary" not in done.stderr
+
+
+def test_a_token_from_a_file_is_shown_without_any_configuration(tmp_path):
+    """With --url and no mqworker.toml the environment's token, or its file, is used."""
+    (tmp_path / "token").write_text("from-file\n")
+    with tiny_server(tmp_path / "s", lambda _: response("401 Unauthorized")) as server:
+        for env in ({"MQWORKER_CONTROL__TOKEN": "plain"}, {"MQWORKER_CONTROL__TOKEN_FILE": "token"}):
+            mqworker("status", "--socket", "s", cwd=tmp_path, env=env)
+        assert b"Bearer plain" in server.requests[0]
+        assert b"Bearer from-file" in server.requests[1]
+
+
+def test_a_bad_configuration_ends_with_78_and_all_that_is_wrong(tmp_path):
+    """Every mistake has a line with its place, and nothing is started."""
+    (tmp_path / "mqworker.toml").write_text(PROJECT + 'inptu = "x"\n[servce]\n')
+    for verb in ("run", "status", "config"):
+        done = mqworker(*([verb, "show"] if verb == "config" else [verb]), cwd=tmp_path)
+        assert done.returncode == Exit.CONFIG
+        assert "mqworker.toml:5" in done.stderr
+        assert "mqworker.toml:6" in done.stderr
+
+
+def test_a_token_for_another_user_is_no_secret_in_config_show(project):
+    """`config show` prints every key with its origin and masks the secrets."""
+    env = {"MQWORKER_CONTROL__TOKEN": "canary", "MQWORKER_BROKER__URL": "amqp://u:canary@h/"}
+    done = mqworker("config", "show", "--origin", cwd=project, env=env)
+    assert done.returncode == Exit.OK
+    assert "canary" not in done.stdout + done.stderr
+    assert "environment MQWORKER_CONTROL__TOKEN" in done.stdout
+    assert "mqworker.toml:2" in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(project):
+    """`mqworker config show | head -1` ends without a traceback."""
+    command = f"{sys.executable} -m mqworker config show --json | true"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        cwd=project,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stderr == ""
+
+
+def test_a_closed_port_is_not_running(project):
+    """Over TCP too, nobody there is exit code 3."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        done = mqworker("status", "--url", f"http://127.0.0.1:{held.getsockname()[1]}", cwd=project)
+    assert done.returncode == Exit.NOT_RUNNING
+
+
+def test_a_change_that_is_not_applied_in_time_says_what_holds_it_up(project):
+    """Stored but not applied is exit code 4 with the revision and the stage's problem."""
+    view = {"name": "primes", "applied": 1, "problem": "not connected: the broker is away"}
+
+    def answer(head: bytes) -> bytes:
+        if head.startswith(b"PUT"):
+            return response("202 Accepted", b'{"revision": 2, "applied": false}')
+        return response("200 OK", json.dumps({"stages": [view]}).encode())
+
+    with tiny_server(project / "s", answer):
+        done = mqworker("pause", "--socket", "s", "--timeout", "0.5", cwd=project)
+        stored = mqworker("pause", "--socket", "s", "--no-wait", "--json", cwd=project)
+    assert done.returncode == Exit.NO_ANSWER
+    assert "revision 2" in done.stderr
+    assert "the broker is away" in done.stderr
+    assert stored.returncode == Exit.OK
+    assert json.loads(stored.stdout) == {"primes": {"revision": 2, "applied": False}}

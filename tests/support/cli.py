@@ -1,0 +1,83 @@
+"""Runs the command line as a user would: another process, a clean environment, a deadline."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from mqworker.client import Address, CallError, Client
+from tests.support.waiting import wait_for
+
+MQWORKER = (sys.executable, "-m", "mqworker")
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment without this machine's own settings of mqworker and supervisord."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MQWORKER_", "SUPERVISOR_"))}
+    return clean | {"PYTHONPATH": str(Path(__file__).parents[2])} | dict(extra or {})
+
+
+def mqworker(
+    *arguments: str,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    stdin: str = "",
+    deadline: float = 60,
+) -> subprocess.CompletedProcess[str]:
+    """Run one verb to its end."""
+    return subprocess.run(
+        [*MQWORKER, *arguments],
+        cwd=cwd,
+        env=environment(env),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=deadline,
+        check=False,
+    )
+
+
+@contextmanager
+def service(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `mqworker run` in a project's folder until the block ends, ready when it begins; its log is in run.log."""
+    settings = {"MQWORKER_CONTROL__PORT": "0", **dict(env or {})}
+    with (folder / "run.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*MQWORKER, "run", *arguments],
+            cwd=folder,
+            env=environment(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        wait_for(lambda: process.poll() is not None or ready(folder), 60, "the service is ready")
+        yield process
+    finally:
+        end(process)
+
+
+def ready(folder: Path) -> bool:
+    """Whether the service of a project's folder does what it should."""
+    try:
+        with Client(Address(socket=str(folder / ".mqworker" / "control.sock")), 5) as client:
+            client.request("GET", "/readyz")
+    except CallError:
+        return False
+    return True
+
+
+def end(process: subprocess.Popen[bytes], deadline: float = 30) -> int:
+    """End a process as supervisord would: TERM, and KILL for its group when it does not hear."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        return process.wait(deadline)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)

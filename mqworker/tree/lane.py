@@ -70,8 +70,9 @@ class Lane:
         self._queue: JoinableQueue[bytes | None] = SPAWN.JoinableQueue(
             1
         )  # one chunk; the bound in messages is the chunk's
-        # A reader that was killed must end the feeder thread quietly, and an exit of ours must not wait for it.
-        self._queue._ignore_epipe = True  # type: ignore[attr-defined]
+        # A reader that was killed must not make the feeder thread talk, nor end it before it has closed the writing
+        # end (which `_ignore_epipe` would do), and an exit of ours must not wait for it.
+        self._queue._on_queue_feeder_error = _nothing  # type: ignore[attr-defined]
         self._queue.cancel_join_thread()
         self._up, up_far = SPAWN.Pipe(duplex=False)
         out_near, out_far = SPAWN.Pipe(duplex=False)
@@ -216,3 +217,7 @@ class Lane:
         for finalizer in list(util._finalizer_registry.values()):  # type: ignore[attr-defined]
             if getattr(finalizer._callback, "__qualname__", "") == "SemLock._cleanup" and finalizer._args[0] in names:
                 finalizer()
+
+
+def _nothing(_error: Exception, _item: object) -> None:
+    """The item could not be sent: the Consumer is dead, and what was in its lane is dispatched again."""

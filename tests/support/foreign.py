@@ -1,0 +1,98 @@
+"""Clients of RabbitMQ that are not ours: amqp-publish of Debian's amqp-tools, and plain pika for the rest.
+
+Run in the test process, one blocking connection for each client, without heartbeats because tests look away for long.
+"""
+
+import subprocess
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Self
+
+import pika
+
+CHUNK = 1.0  # seconds of waiting for a message between two looks at the clock
+
+
+class Got(NamedTuple):
+    """A message that was taken off a queue."""
+
+    body: bytes
+    properties: pika.BasicProperties
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """Its headers, empty when there are none."""
+        return self.properties.headers or {}
+
+
+class Client:
+    """One connection and channel of a plain pika client with publisher confirms."""
+
+    def __init__(self, url: str) -> None:
+        parameters = pika.URLParameters(url)
+        parameters.heartbeat = 0
+        self._connection = pika.BlockingConnection(parameters)
+        self.channel = self._connection.channel()
+        self.channel.confirm_delivery()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._connection.is_open:
+            self._connection.close()
+
+    def publish(self, queue: str, body: bytes, **properties: Any) -> None:
+        """Publish one persistent message and wait for the broker's confirm."""
+        told = pika.BasicProperties(delivery_mode=2, **properties)
+        self.channel.basic_publish("", queue, body, told, mandatory=True)
+
+    def ready(self, queue: str) -> int:
+        """How many messages wait in a queue."""
+        return self.channel.queue_declare(queue, passive=True).method.message_count
+
+    def take(self, queue: str, count: int, deadline: float) -> list[Got]:
+        """Take `count` messages off a queue, one of which may be far away; AssertionError after `deadline` seconds."""
+        end = time.monotonic() + deadline
+        found: list[Got] = []
+        while len(found) < count:
+            assert time.monotonic() < end, f"{len(found)} of {count} messages in {queue} within {deadline} s"
+            found += self._some(queue, count - len(found))
+        return found
+
+    def rest(self, queue: str) -> list[Got]:
+        """Take all that is in a queue now."""
+        return self._some(queue, self.ready(queue))
+
+    def _some(self, queue: str, most: int) -> list[Got]:
+        found: list[Got] = []
+        if most:
+            for method, raw, body in self.channel.consume(queue, inactivity_timeout=CHUNK):
+                if method is None:
+                    break
+                found.append(Got(body, _plain(raw)))
+                if len(found) == most:
+                    self.channel.basic_ack(method.delivery_tag, multiple=True)
+                    break
+            else:
+                raise AssertionError(f"{queue} was deleted")
+            if found and len(found) < most:
+                self.channel.basic_ack(0, multiple=True)
+            self.channel.cancel()
+        return found
+
+
+def _plain(raw: Any) -> pika.BasicProperties:
+    """Pika's own properties, also where mqworker keeps them raw in this process (other tests import its broker)."""
+    if isinstance(raw, pika.BasicProperties):
+        return raw
+    properties = pika.BasicProperties()
+    properties.decode(raw.block)
+    return properties
+
+
+def publish_lines(url: str, queue: str, lines: Iterable[str], deadline: float = 120) -> None:
+    """Publish one persistent JSON message for each line by amqp-publish."""
+    command = ["amqp-publish", f"--url={url}", f"--routing-key={queue}", "-p", "-l", "-C", "application/json"]
+    text = "".join(f"{line}\n" for line in lines)
+    subprocess.run(command, input=text.encode(), timeout=deadline, check=True, capture_output=True)

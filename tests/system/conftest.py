@@ -1,0 +1,46 @@
+"""Fixtures of whole-service tests: services that leave nothing behind."""
+
+import contextlib
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.foreign import Client
+from tests.support.service import ServiceProcess, gone, semaphores
+from tests.support.waiting import wait_for
+
+
+@pytest.fixture
+def queue(rabbit) -> Iterator[str]:
+    """The name of an input queue of this test alone; it and its companions are deleted afterwards."""
+    name = f"system.{uuid.uuid4().hex[:8]}"
+    yield name
+    with Client(rabbit.url()) as client:
+        for suffix in ("", ".dlq", ".out", ".retry.1s", ".retry.2s", ".retry.4s"):
+            client.channel.queue_delete(name + suffix)
+
+
+@pytest.fixture
+def service() -> Iterator[Callable[..., ServiceProcess]]:
+    """Make services, not started; afterwards none of their processes, semaphores and folders is left."""
+    before = semaphores()
+    made: list[ServiceProcess] = []
+
+    def make(config: str, files: dict[str, str] | None = None, **env: str) -> ServiceProcess:
+        made.append(ServiceProcess(config, files, **env))
+        return made[-1]
+
+    yield make
+    for one in made:
+        if one.process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                one.stop(45)
+            print(one.log.read_text()[-20_000:])  # pytest shows it when the test has failed
+    left = [one.pids() for one in made]
+    for one in made:
+        one.close()
+        gone(one)
+    assert not any(left), f"processes outlived their service: {left}"
+    wait_for(lambda: semaphores() <= before, 30, f"no semaphore to be left but {before}")

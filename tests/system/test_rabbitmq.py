@@ -1,0 +1,175 @@
+"""A whole service on a real RabbitMQ node: foreign messages, long work, backpressure, shared queues."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.foreign import Client, publish_lines
+from tests.support.service import ServiceProcess
+from tests.support.waiting import wait_for
+from tests.system.stage import config, counted, settled
+
+pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
+
+
+def unacked(rabbit, queue: str) -> int:
+    """What the broker has given out of a queue and has no ack for."""
+    return rabbit.queue(queue)["messages_unacknowledged"]
+
+
+def test_twenty_thousand_foreign_messages(rabbit, queue, service):
+    """20,000 persistent messages of foreign clients: each result once, right, persistent, where it was to go."""
+    output = f'output = {{ exchange = "{queue}.direct", queue = "{queue}.out", routing_key = "typc-fpd-tysh" }}'
+    jobs = "def handle(body):\n    return {'n': body['n'], 'square': body['n'] ** 2}\n"
+    running: ServiceProcess = service(config(rabbit.url(), queue, output), {"jobs.py": jobs}).start()
+    publish_lines(rabbit.url(), queue, [json.dumps({"n": n}) for n in range(19_000)])
+    with Client(rabbit.url()) as client:
+        for n in range(19_000, 20_000):
+            told = {"content_type": "application/json", "message_id": f"id-{n}", "correlation_id": f"for-{n}"}
+            client.publish(queue, json.dumps({"n": n}).encode(), headers={"tenant": "t"}, **told)
+        wait_for(lambda: client.ready(f"{queue}.out") >= 20_000, 120, "20,000 results")
+    settled(rabbit, queue)
+    assert counted(running, result=20_000)["ambiguous"] == 0
+    assert running.stop() == 0
+    bindings = rabbit.ctl("list_bindings", "--no-table-headers", "source_name", "destination_name", "routing_key")
+    assert [f"{queue}.direct", f"{queue}.out", "typc-fpd-tysh"] in [row.split("\t") for row in bindings.splitlines()]
+    assert f"{queue}.direct\tdirect\ttrue" in rabbit.ctl("list_exchanges", "name", "type", "durable")
+    rabbit.ctl("stop_app")
+    rabbit.ctl("start_app")
+    with Client(rabbit.url()) as client:
+        results = client.take(f"{queue}.out", 20_000, 60)
+        assert client.rest(f"{queue}.out") == []
+        client.channel.exchange_delete(f"{queue}.direct")
+    by_number = {json.loads(got.body)["n"]: got for got in results}
+    assert sorted(by_number) == list(range(20_000))
+    for n, got in by_number.items():
+        assert json.loads(got.body)["square"] == n**2
+        assert (got.properties.delivery_mode, got.properties.content_type) == (2, "application/json")
+        assert got.headers["x-mqworker-attempt"] == 1
+        if n >= 19_000:
+            assert (got.properties.message_id, got.properties.correlation_id) == (f"id-{n}", f"for-{n}")
+            assert got.headers["tenant"] == "t"
+    assert len({got.properties.message_id for got in results}) == 20_000  # also where the publisher gave none
+
+
+LONG_JOB = '''
+import os
+import time
+from itertools import repeat
+
+
+def native(rounds):
+    """One call of C code that never lets go of the interpreter's lock."""
+    began = time.monotonic()
+    sum(repeat(1, rounds))
+    return time.monotonic() - began
+
+
+def handle(body):
+    if not body["seconds"]:
+        time.sleep(0.002)
+        return {"pid": os.getpid(), "n": body["n"], "sent": body["sent"]}
+    speed = 2_000_000 / min(native(2_000_000) for _ in range(10))
+    return {"pid": os.getpid(), "seconds": native(int(body["seconds"] * speed * 1.02))}
+'''
+
+
+def test_long_native_work_beside_short(rabbit, queue, service):
+    """40 s of native code holding the interpreter's lock: heartbeats go on, and nothing waits behind it."""
+    settings = config(rabbit.url(), queue, "prefetch = 50", broker=("heartbeat = 10",))
+    running = service(settings, {"jobs.py": LONG_JOB}).start()
+    logged = len(rabbit.log())
+    sent, slowest = 0, 0.0
+    with Client(rabbit.url()) as client:
+
+        def short(count: int) -> None:
+            nonlocal sent
+            for _ in range(count):
+                body = {"seconds": 0, "n": sent, "sent": time.time()}
+                client.publish(queue, json.dumps(body).encode())
+                sent += 1
+
+        short(20)
+        client.publish(queue, b'{"seconds": 40}')
+        short(20)
+        results = []
+        end = time.monotonic() + 150
+        while not any("seconds" in result for result in results):
+            assert time.monotonic() < end, "the long one is not finished"
+            short(20)
+            for _ in range(20):
+                (got,) = client.take(f"{queue}.out", 1, 120)
+                results.append(json.loads(got.body))
+                if "sent" in results[-1]:
+                    slowest = max(slowest, time.time() - results[-1]["sent"])
+            time.sleep(0.5)  # the pace of the load
+        results += [json.loads(got.body) for got in client.take(f"{queue}.out", sent + 1 - len(results), 30)]
+    (long,) = [result for result in results if "seconds" in result]
+    assert long["seconds"] >= 39
+    assert sorted(result["n"] for result in results if "n" in result) == list(range(sent))
+    assert slowest < 10  # far below the 40 s; a busy machine may need some
+    assert sent > 500
+    actual = running.stage("work")["actual"]
+    assert (actual["link"]["reconnects"], actual["link"]["connected"]) == (0, True)
+    assert actual["counters"]["voided"] == 0
+    assert actual["stall"] < 5
+    assert "missed heartbeats" not in rabbit.log()[logged:]
+    assert running.stop() == 0
+
+
+def resident(service: ServiceProcess) -> int:
+    """Resident memory of the whole tree in bytes."""
+    total = 0
+    for pid in service.pids():
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+        total += int(pages) * 4096
+    return total
+
+
+def test_backpressure(rabbit, queue, service):
+    """100,000 waiting, slow handler: unacked never above the prefetch, memory flat; on SIGTERM the rest is back."""
+    jobs = "import time\n\ndef handle(body):\n    time.sleep(0.05)\n    return body['n']\n"
+    pad = "x" * 500
+    with Client(rabbit.url()) as client:
+        client.channel.queue_declare(queue, durable=True)
+    publish_lines(rabbit.url(), queue, (json.dumps({"n": n, "pad": pad}) for n in range(100_000)))
+    running = service(config(rabbit.url(), queue, "prefetch = 60"), {"jobs.py": jobs}).start()
+    running.event("link")
+    wait_for(lambda: running.stage("work")["actual"]["counters"]["result"] > 20, 20, "the first results")
+    samples = [(unacked(rabbit, queue), resident(running)) for _ in range(8)]
+    assert max(count for count, _ in samples) <= 60
+    assert min(count for count, _ in samples) > 2  # it is held back by the prefetch, not by having nothing
+    memory = [size for _, size in samples]
+    assert max(memory) - memory[0] < 8 << 20, memory  # 100,000 of them would be over 50 MiB
+    assert running.stop() == 0
+    left = rabbit.queue(queue)
+    assert left["messages_unacknowledged"] == 0
+    with Client(rabbit.url()) as client:
+        done = [json.loads(got.body) for got in client.rest(f"{queue}.out")]
+    assert len(done) == len(set(done))
+    assert left["messages_ready"] + len(done) == 100_000
+
+
+def test_two_instances_share_a_queue(rabbit, queue, service):
+    """Two services on one input queue: everything exactly once, and both worked."""
+    jobs = "import time\n\ndef handle(body):\n    time.sleep(0.002)\n    return body['n']\n"
+    both = [service(config(rabbit.url(), queue), {"jobs.py": jobs}) for _ in range(2)]
+    for one in both:
+        one.start(ready=None)
+    for one in both:
+        one.wait_ready()
+    publish_lines(rabbit.url(), queue, [json.dumps({"n": n}) for n in range(3_000)])
+    with Client(rabbit.url()) as client:
+        results = [json.loads(got.body) for got in client.take(f"{queue}.out", 3_000, 60)]
+        settled(rabbit, queue)
+        assert client.rest(f"{queue}.out") == []
+    assert sorted(results) == list(range(3_000))
+
+    def shares() -> list[int]:
+        return [one.stage("work")["actual"]["counters"]["result"] for one in both]
+
+    wait_for(lambda: sum(shares()) == 3_000, 10, "the counts to be told")
+    assert min(shares()) > 300, shares()
+    assert [one.stop() for one in both] == [0, 0]

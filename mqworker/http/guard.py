@@ -6,12 +6,14 @@ Of a browser's requests those from other sites are refused where they would have
 """
 
 import hmac
+import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from mqworker import logs
 from mqworker.http.problems import CONTENT_TYPE, Problem
 from mqworker.http.routing import API
 
@@ -26,6 +28,8 @@ HEADERS = [
 ALIVE = ("/livez", f"{API}/livez")
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 HOSTS = "mqworker.hosts"  # in the environ: which Host names this listener has
+
+log = logging.getLogger("mqworker.http")
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -114,6 +118,7 @@ class Guard:
             raise Problem(429, "too many wrong tokens from this address", headers={"Retry-After": "10"})
         if not hmac.compare_digest(given.strip().encode("latin-1", "replace"), self._token):
             self._failed.failed(peer, now)
+            logs.say(log, logging.WARNING, "login_refused", f"a wrong token came from {peer}")
             raise Problem(401, "the token is wrong", headers=wanted)
 
 

@@ -42,6 +42,7 @@ class HttpServer:
         self._hosts = hosts
         self._sockets: list[socket.socket] = []
         self._listeners: list[Listener] = []
+        self._inode = 0  # of our socket file
 
     def bind(self) -> None:
         """Take both addresses; OSError with clear words when one is taken. May be tried again."""

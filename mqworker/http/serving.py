@@ -26,6 +26,7 @@ from mqworker.http.problems import CONTENT_TYPE, Problem
 from mqworker.http.routing import API, SMALL_BODY
 
 CONNECTIONS = 1000
+ACCEPTED = 64  # connections in one turn of the loop
 IDLE = 30.0  # seconds that a connection may say nothing
 IDLE_CROWDED = 1.0  # the same while new connections have to wait
 ARRIVAL = 30.0  # seconds for a request to arrive whole
@@ -93,6 +94,16 @@ class _Rules:
         lane = self.health if channel.requests[0].path in HEALTH else self.task_dispatcher
         lane.add_task(channel)
 
+    def handle_accept(self: Any) -> None:
+        """Accept all that wait, up to a bound: each turn of the loop looks at every connection."""
+        for _ in range(ACCEPTED):
+            before = len(self._map)
+            if before >= self.adj.connection_limit:
+                return
+            super().handle_accept()  # type: ignore[misc]
+            if len(self._map) == before:
+                return
+
     def maintenance(self: Any, now: float) -> None:
         """End what is overdue; called about once a second by the input thread."""
         idle = IDLE_CROWDED if self.in_connection_overflow else IDLE
@@ -158,8 +169,8 @@ class Listener:
         while not self._over.is_set():
             self._turn(1.0)
         self._server.accepting = False
-        self._server.socket.close()
         self._server.del_channel()
+        self._server.socket.close()
         while self._busy() and time.monotonic() < self._end:
             self._turn(0.05)
         for channel in list(self._server.active_channels.values()):

@@ -167,14 +167,27 @@ def test_a_token_is_no_query(guarded):
     assert guarded.ask("GET", f"/api/v1/status?token={TOKEN}").status == 401
 
 
-def test_many_wrong_tokens(guarded):
+def test_many_wrong_tokens(guarded, caplog):
     """After ten wrong tokens a peer has to wait, even with the right one; /livez and the unix socket go on."""
+    caplog.set_level("WARNING")
     codes = [guarded.ask("GET", "/api/v1/status", Authorization=f"Bearer {n}").status for n in range(12)]
     assert codes == [401] * 10 + [429] * 2
     late = guarded.ask("GET", "/api/v1/status", Authorization=f"Bearer {TOKEN}")
     assert (late.status, late.headers["retry-after"]) == (429, "10")
     assert guarded.ask("GET", "/livez").status == 200
     assert guarded.ask_unix("GET", "/api/v1/status").status == 200
+    assert [record.getMessage() for record in caplog.records] == ["a wrong token came from 127.0.0.1"] * 10
+
+
+def test_a_refusal_of_head_has_no_body(guarded):
+    """After a refused HEAD the connection can be used again."""
+    connection = guarded.connect()
+    connection.request("HEAD", "/api/v1/status")
+    response = connection.getresponse()
+    assert (response.status, response.read()) == (401, b"")
+    connection.request("GET", "/livez")
+    assert connection.getresponse().read() == b'{"status":"alive"}\n'
+    connection.close()
 
 
 def test_failed_logins_are_forgotten():

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from mqworker.errors import SoftTimeLimit
 from mqworker.messages import LogEvent
 
 QUEUED = 10_000  # lines waiting for stdout
@@ -52,6 +53,8 @@ class ForwardingHandler(logging.Handler):
         """Hand one record over; a record that cannot be formatted is reported as such."""
         try:
             event = self._event(record)
+        except SoftTimeLimit:  # of the handler that logs
+            raise
         except Exception as error:  # noqa: BLE001 - the user's arguments and fields may do anything when formatted
             where = f"{record.pathname}:{record.lineno}"
             words = text(f"log message could not be formatted ({type(error).__name__}) at {where}")

@@ -27,7 +27,7 @@ from mqworker.jobs.loading import load_chain
 from mqworker.messages import Chunk, Failure, Hello, Outcome, Outcomes, StageSpec, Unfit, Uplink
 from mqworker.processes import Spawned, enter_child, redirect_output, rss
 from mqworker.tree.slots import open_slot
-from mqworker.tree.work import Worker
+from mqworker.tree.work import Alarm, Worker
 
 HAND_UP = 0.005  # seconds of work after which outcomes go up before the chunk ends
 
@@ -65,6 +65,7 @@ class Consumer(Spawned):
         redirect_output(self._output.fileno())
         self._queue._writer.close()  # type: ignore[attr-defined]  # else the end of the Producer would never show as end of file
         self._sending = threading.Lock()
+        self._alarm = Alarm()
         birth, spec = self._birth, self._spec
         logs.use(logs.ForwardingHandler(self._say, self.name, spec.stage), birth.log_level)
         if spec.config.memory_limit:
@@ -85,7 +86,7 @@ class Consumer(Spawned):
     def _work(self, chain: Chain) -> None:
         spec = self._spec
         slot = open_slot(self._birth.slots, self._birth.slot)
-        worker = Worker(chain, spec.stage, spec.config, spec.broker)
+        worker = Worker(chain, spec.stage, spec.config, spec.broker, self._alarm)
         worker.begin_generation(self._birth.generation)
         level = self._birth.log_level
         done = 0
@@ -133,5 +134,5 @@ class Consumer(Spawned):
 
     def _say(self, words: Uplink) -> None:
         data = frames.pack(_encoder.encode(words))
-        with self._sending:
+        with self._alarm, self._sending:  # a frame cut short by the soft time limit would end this Consumer
             frames.write_all(self._up.fileno(), data)

@@ -8,11 +8,11 @@ import math
 import os
 import signal
 import struct
+import threading
 import time
-from types import FrameType
 from typing import Any
 
-from mqworker import headers, logs
+from mqworker import headers
 from mqworker.config import BrokerConfig, StageConfig
 from mqworker.errors import Reject, Retry, SoftTimeLimit
 from mqworker.fingerprint import fingerprint
@@ -23,22 +23,27 @@ from mqworker.jobs.message import Message
 from mqworker.messages import Failure, Item, Outcome
 from mqworker.properties import MalformedProperties, Properties, encode_value
 
-AGAIN = 0.002  # seconds until a limit that met the handler while it logged is tried again
-
 _DOUBLE = struct.Struct(">d")
 _FIRST = encode_value(1)
 
 
 class Alarm:
-    """The soft time limit: raises SoftTimeLimit in the handler, and never outside of it (nor while it logs)."""
+    """The soft time limit: raises SoftTimeLimit in the handler, and never outside of it.
+
+    `with alarm:` puts it off to the end of the block, for what must not be left half done: a frame on its way up.
+    """
 
     def __init__(self) -> None:
         self._armed = 0.0
+        self._held = 0
+        self._late = False
+        self._thread = threading.get_ident()  # the only one that it interrupts
         signal.signal(signal.SIGALRM, self._ring)
 
     def set(self, seconds: float) -> None:
         """Arm, for a limit of so many seconds; 0 does nothing."""
         if seconds:
+            self._late = False
             self._armed = seconds
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
@@ -48,21 +53,28 @@ class Alarm:
             self._armed = 0.0
             signal.setitimer(signal.ITIMER_REAL, 0.0)
 
-    def _ring(self, _signal: int, frame: FrameType | None) -> None:
-        if not self._armed:
-            return
-        while frame is not None:
-            if frame.f_code.co_filename == logs.__file__:  # a half written log event would end the Consumer
-                signal.setitimer(signal.ITIMER_REAL, AGAIN)
-                return
-            frame = frame.f_back
-        raise SoftTimeLimit(f"the soft time limit of {self._armed:g} s has passed")
+    def __enter__(self) -> None:
+        if threading.get_ident() == self._thread:
+            self._held += 1
+
+    def __exit__(self, *_: object) -> None:
+        if threading.get_ident() == self._thread:
+            self._held -= 1
+            if self._late:
+                self._ring(0, None)
+
+    def _ring(self, _signal: int, _frame: object) -> None:
+        self._late = self._held > 0
+        if self._armed and not self._late:
+            raise SoftTimeLimit(f"the soft time limit of {self._armed:g} s has passed")
 
 
 class Worker:
     """Computes items under a chain; `soft_limit` and `generation` follow the chunks."""
 
-    def __init__(self, chain: Chain, stage: str, config: StageConfig, broker: BrokerConfig) -> None:
+    def __init__(
+        self, chain: Chain, stage: str, config: StageConfig, broker: BrokerConfig, alarm: Alarm | None = None
+    ) -> None:
         self.soft_limit = 0.0
         self.generation = 0
         self._stamp: dict[str, bytes] = {}  # headers that are the same on every result of a generation
@@ -71,7 +83,7 @@ class Worker:
         self._stage = stage
         self._config = config
         self._largest = broker.max_message_size
-        self._alarm = Alarm()
+        self._alarm = alarm or Alarm()
         self._pid = os.getpid()
 
     def begin_generation(self, generation: int) -> None:

@@ -47,6 +47,7 @@ directory={root}
 ;user=mqworker
 events=TICK_5                  ; asks /livez every 5 s; restarts a service that has not answered several times in a row
 autorestart=true
+stdout_logfile=NONE            ; its stdout is the protocol of events
 stderr_logfile={guard_logs}
 stderr_logfile_maxbytes=5MB
 stderr_logfile_backups=2

@@ -40,6 +40,7 @@ DRAIN = 10.0  # seconds
 START = 60.0  # seconds until the service must answer
 STUCK = 120.0  # seconds without any progress
 PORT = 5002
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command(cls=Verb)
@@ -59,7 +60,7 @@ def demo(messages: int | None, seconds: float | None) -> int:
         raise Failed(Exit.USAGE, f"the example is not at {EXAMPLE}: run the demo from a clone of the repository")
     if importlib.util.find_spec("numpy") is None:
         raise Failed(Exit.USAGE, "the example needs numpy: run scripts/setup, or pip install numpy")
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, _interrupt)
     folder = Path(tempfile.mkdtemp(prefix="mqworker-demo-"))
     try:
@@ -144,6 +145,7 @@ class _Run:
         self._progress = output.Progress()
         self._began = time.monotonic()
         self._sent = 0
+        self._stop = False
 
     def show(self, process: subprocess.Popen[bytes], port: int) -> None:
         """Wait until the service answers, and say what runs where."""
@@ -180,10 +182,12 @@ class _Run:
     def feed(self, process: subprocess.Popen[bytes], seconds: float | None) -> None:
         """Send and show, until it is over or somebody says so."""
         end = float("inf") if seconds is None else time.monotonic() + seconds
+        for number in SIGNALS:
+            signal.signal(number, self._note)
         settled, moved = -1, time.monotonic()
-        try:
+        with self._client:
             self._first()
-            while time.monotonic() < end:
+            while time.monotonic() < end and not self._stop:
                 self._look_alive(process)
                 self._send_due()
                 now, line = self._look()
@@ -196,11 +200,13 @@ class _Run:
                 if time.monotonic() - moved > STUCK:
                     raise Failed(Exit.INTERNAL, f"nothing has moved for {STUCK:g} s: {line}")
                 time.sleep(0.1)
-        except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, _interrupt)
-            output.words("\nstopping: what is in hand is finished, the rest goes back to the broker")
-        finally:
-            self._client.close()
+        output.words("\nstopping: what is in hand is finished, the rest goes back to the broker")
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        """Remember the first signal, so that no message is cut off while it is counted; the second ends it all."""
+        if self._stop:
+            _interrupt(number, frame)
+        self._stop = True
 
     def _first(self) -> None:
         """Send one and show its answer."""
@@ -217,6 +223,8 @@ class _Run:
     def _send_due(self) -> None:
         due = self._messages if self._messages is not None else BATCH + int(RATE * (time.monotonic() - self._began))
         for _ in range(min(BURST, due - self._sent)):
+            if self._stop:
+                return
             self._send(next(self._samples), "")
 
     def _send(self, sample: Any, query: str) -> Any:

@@ -1,0 +1,302 @@
+"""The first ten minutes with mqworker, as a user types them (README): each step is run as it is documented."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mqworker.exits import Exit
+from tests.support.cli import MQWORKER, end, environment, mqworker, service
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.system
+
+ROOT = Path(__file__).parents[2]
+
+
+def demo_environment(folder: Path) -> dict[str, str]:
+    """Let the demo make its throw-away folder below `folder`."""
+    return environment({"TMPDIR": str(folder)})
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Every process that works in a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if entry.readlink().is_relative_to(folder):
+                found.append(int(entry.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_minute_0_the_demo_ends_by_itself_and_accounts_for_everything(tmp_path):
+    """`mqworker demo --messages N`: exit 0, all accounted for, the bad ones named, what to type next."""
+    with socket.socket() as taken:  # port 5002 may be in use: another one is chosen, and told
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(("127.0.0.1", 5002))
+            taken.listen()
+        except OSError:
+            pass  # somebody else has it already
+        done = subprocess.run(
+            [*MQWORKER, "demo", "--messages", "24"],
+            cwd=tmp_path,
+            env=demo_environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == Exit.OK, done.stderr
+    url = re.search(r"control +(http://127\.0\.0\.1:\d+)", done.stdout)
+    assert url is not None
+    assert not url[1].endswith(":5002")
+    assert "24 messages in" in done.stdout
+    assert "21 done, 3 failed: all accounted for" in done.stdout
+    for reason, label in (("undecodable", "not JSON"), ("reject", "no tariff"), ("reject", "final charge")):
+        assert re.search(rf"[0-9a-f-]{{36}}  {reason} \(bad: {label}", done.stdout)
+    assert re.search(r"Look further: .* dlq show [0-9a-f]{16}", done.stdout)
+    assert processes_of(tmp_path) == []
+
+
+def test_minute_0_ctrl_c_ends_the_demo_within_its_deadline(tmp_path):
+    """Without --messages it goes on until Ctrl-C; meanwhile its control address answers; then it names what failed."""
+    process = subprocess.Popen(
+        [*MQWORKER, "demo"],
+        cwd=tmp_path,
+        env=demo_environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        told = "".join(line for line, _ in zip(process.stdout, range(7), strict=False))
+        assert "first " in told
+        url = re.search(r"control +(http://\S+)", told)
+        assert url is not None
+        status = mqworker("status", "--url", url[1], "--json", cwd=tmp_path)
+        assert json.loads(status.stdout)["state"] == "running"
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+        assert process.wait(25) == Exit.OK
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+        process.stdout.close()
+    assert "all accounted for" in rest
+    assert "Traceback" not in rest
+    assert processes_of(tmp_path) == []
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """Minute 3: `mqworker init primes`."""
+    assert mqworker("init", "primes", cwd=tmp_path).returncode == Exit.OK
+    return tmp_path / "primes"
+
+
+def test_minutes_3_to_6_init_check_run_send_fail_fix_replay(project):
+    """A project from nothing: checked, run, a result on stdout; a bug, its dead letter, the fix, the replay, 0 left."""
+    assert mqworker("check", cwd=project, env={"MQWORKER_CONTROL__PORT": "0"}).returncode == Exit.OK
+    with service(project, env={"MQWORKER_STAGES__PRIMES__RETRY__MAX_ATTEMPTS": "1"}) as process:
+        sent = mqworker("send", '{"n": 1000000}', "--wait", cwd=project)
+        assert sent.returncode == Exit.OK, sent.stderr
+        assert json.loads(sent.stdout) == {"prime": 999983}
+        assert re.search(r"after .*s, computed in .*; message id [0-9a-f-]{36}", sent.stderr)
+
+        code = project / "primes.py"
+        good = code.read_text()
+        code.write_text(good.replace('n = body["n"]', 'n = body["m"]'))
+        assert mqworker("restart", cwd=project).returncode == Exit.OK
+        failed = mqworker("send", '{"n": 20}', "--wait", cwd=project)
+        assert failed.returncode == Exit.INTERNAL
+        assert "KeyError" in failed.stderr
+        assert failed.stdout == ""
+
+        letters = json.loads(mqworker("dlq", "list", "--json", cwd=project).stdout)["primes"]
+        assert [letter["reason"] for letter in letters] == ["error"]
+        shown = mqworker("dlq", "show", letters[0]["id"], cwd=project).stdout
+        assert "KeyError" in shown
+        assert "primes.py" in shown
+        assert '{"n": 20}' in shown
+
+        code.write_text(good)
+        assert mqworker("restart", cwd=project).returncode == Exit.OK
+        assert mqworker("dlq", "replay", "--all", cwd=project).returncode == Exit.OK
+        wait_for(lambda: ready_in(project, "primes.results") == 2, 20, "the replayed message is done")
+        assert ready_in(project, "primes.dlq") == 0
+        assert "0 dead" in mqworker("dlq", "list", cwd=project).stderr
+        assert end(process) == Exit.OK
+
+
+def ready_in(project: Path, queue: str) -> int:
+    """Messages in a queue, as `queues list` tells."""
+    rows = json.loads(mqworker("queues", "list", "--json", cwd=project).stdout)
+    return next(row.get("messages", 0) for row in rows if row["name"] == queue)
+
+
+def test_every_steering_verb_is_applied_when_it_returns(project):
+    """pause, resume, scale, stop, start, restart and params: `status` shows each at once after it returned."""
+
+    def stage() -> dict:
+        [view] = json.loads(mqworker("status", "--json", cwd=project).stdout)["stages"]
+        return view
+
+    def told(*arguments: str) -> None:
+        done = mqworker(*arguments, cwd=project)
+        assert done.returncode == Exit.OK, done.stderr
+
+    def consumers() -> int:
+        return len([one for one in stage()["actual"]["consumers"] if one["state"] in ("idle", "busy")])
+
+    with service(project):
+        told("pause")
+        assert stage()["actual"]["link"]["consuming"] is False
+        told("resume")
+        assert stage()["actual"]["link"]["consuming"] is True
+        told("scale", "1")
+        assert consumers() == 1
+        told("scale", "+2")
+        assert consumers() == 3
+        told("params", "set", "largest_n=100")
+        assert {one["generation"] for one in stage()["actual"]["consumers"]} == {stage()["desired"]["generation"]}
+        refused = mqworker("params", "set", "largest_n=1", cwd=project)
+        assert (refused.returncode, "at least 2" in refused.stderr) == (Exit.USAGE, True)
+        told("params", "rollback")
+        assert stage()["desired"]["params"] == {}
+        told("stop")
+        assert stage()["state"] == "stopped"
+        told("start")
+        assert stage()["state"] == "running"
+        assert "live" in mqworker("config", "show", "--origin", cwd=project).stdout
+
+
+def test_send_counts_what_was_sent(project):
+    """--count, stdin and --rate send each message once; a line that is no JSON ends it and says how many went out."""
+    with service(project):
+        assert mqworker("pause", cwd=project).returncode == Exit.OK
+        assert "30 sent" in mqworker("send", '{"n": 2}', "--count", "30", "--rate", "200", cwd=project).stderr
+        lines = mqworker("send", cwd=project, stdin='{"n": 3}\n\n{"n": 4}\nnonsense\n{"n": 5}\n')
+        assert lines.returncode == Exit.USAGE
+        assert "2 sent" in lines.stderr
+        assert "line 4" in lines.stderr
+        assert ready_in(project, "primes") == 32
+
+
+def test_ctrl_c_ends_a_long_send_with_a_count(project):
+    """SIGINT during `send --count` is exit 130, no traceback, and tells how many were sent."""
+    with service(project):
+        process = subprocess.Popen(
+            [*MQWORKER, "send", '{"n": 2}', "--count", "100000", "--rate", "50"],
+            cwd=project,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_for(lambda: ready_in(project, "primes.results") > 0, 20, "something was sent")
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert re.search(r"interrupted: \d+ of 100000 sent", told)
+    assert "Traceback" not in told
+
+
+def test_drain_ends_the_service(project):
+    """`mqworker drain` returns when the service has ended, with exit 0."""
+    with service(project) as process:
+        assert mqworker("drain", cwd=project).returncode == Exit.OK
+        assert process.wait(10) == Exit.OK
+    assert mqworker("status", cwd=project).returncode == Exit.NOT_RUNNING
+
+
+@pytest.mark.rabbitmq
+def test_minute_8_the_same_handler_on_rabbitmq(project, rabbit):
+    """One setting, MQWORKER_BROKER__URL, moves the project to RabbitMQ."""
+    env = {"MQWORKER_BROKER__URL": rabbit.url()}
+    assert mqworker("check", cwd=project, env=env | {"MQWORKER_CONTROL__PORT": "0"}).returncode == Exit.OK
+    with service(project, env=env):
+        sent = mqworker("send", '{"n": 20}', "--wait", cwd=project)
+        assert json.loads(sent.stdout) == {"prime": 19}
+        wait_for(lambda: rabbit.queue("primes.results") is not None, 10, "the queue is on RabbitMQ")
+
+
+SUPERVISORD = """\
+[supervisord]
+logfile={folder}/supervisord.log
+pidfile={folder}/supervisord.pid
+childlogdir={folder}
+[unix_http_server]
+file={folder}/s.sock
+chmod=0700
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+[supervisorctl]
+serverurl=unix://{folder}/s.sock
+[include]
+files={folder}/conf.d/*.conf
+"""
+
+
+@pytest.fixture
+def supervised(project):
+    """Minute 9: supervisord with what `mqworker conf supervisor` prints; gives supervisorctl."""
+    folder = project.parent
+    (folder / "supervisord.conf").write_text(SUPERVISORD.format(folder=folder))
+    (folder / "conf.d").mkdir()
+    (project / ".mqworker").mkdir(mode=0o700, exist_ok=True)
+    config = project / "mqworker.toml"
+    config.write_text(config.read_text() + "\n[control]\nport = 0\n")
+    printed = mqworker("conf", "supervisor", cwd=project)
+    (folder / "conf.d" / "mqworker.conf").write_text(printed.stdout)
+    tools = Path(sys.executable).parent
+    supervisord = subprocess.Popen(
+        [tools / "supervisord", "-n", "-c", folder / "supervisord.conf"],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def ctl(*arguments: str) -> str:
+        return subprocess.run(
+            [tools / "supervisorctl", "-c", folder / "supervisord.conf", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        ).stdout
+
+    try:
+        wait_for(lambda: re.search(r"mqworker +RUNNING", ctl("status")), 30, "RUNNING")
+        yield ctl
+    finally:
+        end(supervisord, 60)
+
+
+def test_minute_9_supervisord_keeps_it_alive(supervised, project):
+    """RUNNING; tail shows the log; a killed service is back; stop drains with exit 0; nothing is left behind."""
+    wait_for(lambda: mqworker("send", '{"n": 20}', "--wait", cwd=project).returncode == 0, 30, "a result")
+    assert '"event": "started"' in supervised("tail", "-10000", "mqworker")
+    assert re.search(r"mqworker-guard +RUNNING", supervised("status"))
+    pid = int(supervised("pid", "mqworker"))
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: int(supervised("pid", "mqworker")) not in (0, pid), 20, "a new service")
+    wait_for(lambda: mqworker("send", '{"n": 20}', "--wait", cwd=project).returncode == 0, 30, "a result again")
+    assert "stopped" in supervised("stop", "mqworker")
+    assert '"exit_code": 0' in supervised("tail", "-2000", "mqworker")
+    assert re.search(r"mqworker +STOPPED", supervised("status"))
+    assert mqworker("status", cwd=project).returncode == Exit.NOT_RUNNING
+    supervised("stop", "mqworker-guard")
+    assert processes_of(project) == []

@@ -7,6 +7,7 @@ a value for a 200, or a value and a status.
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from mqworker.state import Change, SetLogLevel
 API = "/api/v1"
 WAITS = 8  # waiting requests and event streams at a time
 WAIT_MAX = 30.0  # seconds
+LOOK = 1.0  # seconds after which whoever waits looks whether its client is still there
 SMALL_BODY = 64_000  # bytes of a request, except where messages are sent
 DEPTH = 32  # of JSON
 
@@ -99,12 +101,26 @@ class Api:
 
     def stored(self, revision: int, stage: str, wait: float = 0.0) -> tuple[dict[str, Any], int]:
         """Answer for a stored revision: 200 once it is applied to the stage ("": to all), if that is waited for."""
-        found = self.control.wait(lambda snapshot: _applied(snapshot, stage) >= revision, wait)
-        return {"revision": revision, "applied": found is not None}, 200 if wait and found is not None else 202
+        applied = self._is_applied(revision, stage, wait)
+        return {"revision": revision, "applied": applied}, 200 if wait and applied else 202
+
+    def _is_applied(self, revision: int, stage: str, wait: float) -> bool:
+        gone, end = client_gone(), time.monotonic() + wait
+        while True:
+            left = end - time.monotonic()
+            found = self.control.wait(lambda snapshot: _applied(snapshot, stage) >= revision, min(left, LOOK))
+            if found is not None or left <= LOOK or self.stopping.is_set() or gone():
+                return found is not None
 
 
 def _applied(snapshot: Snapshot, stage: str) -> int:
     return snapshot.stages[stage].applied if stage in snapshot.stages else snapshot.applied
+
+
+def client_gone() -> Callable[[], bool]:
+    """What tells whether the client of this request has closed its connection."""
+    gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
+    return gone
 
 
 def number(name: str, default: float, least: float, most: float) -> float:

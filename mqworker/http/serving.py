@@ -53,7 +53,9 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]
 
     def execute(self) -> None:
         error = self.request.error
-        data = Problem(error.code, error.body).document()
+        most = self.request.adj.max_request_body_size - 1
+        words = f"the body is larger than {most} bytes" if error.code == 413 else error.body
+        data = Problem(error.code, words).document()
         self.status = f"{error.code} {error.reason}"
         self.response_headers += [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(data))), *HEADERS]
         self.set_close_on_finish()

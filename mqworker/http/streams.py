@@ -13,10 +13,9 @@ from flask import Response, request
 
 from mqworker.control import Snapshot
 from mqworker.http.health import status_document
-from mqworker.http.routing import API, Api, Route, number
+from mqworker.http.routing import API, LOOK, Api, Route, client_gone, number
 
 SSE = "text/event-stream"
-TURN = 1.0  # seconds after which a stream looks whether anybody is there
 PAUSE = 0.1  # seconds between batches: a burst of events makes few large writes
 KEEP_ALIVE = 5.0  # seconds between comments on a quiet stream
 TAIL = 100
@@ -42,7 +41,7 @@ def events(api: Api) -> Any:
 
 def _log_lines(api: Api, last: int) -> Iterator[bytes]:
     while True:
-        batch = api.control.logs.recent(last, TURN)
+        batch = api.control.logs.recent(last, LOOK)
         if batch and batch[0][0] > last + 1:
             yield _event("gap", 0, msgspec.json.encode({"lost": batch[0][0] - last - 1}))
         yield b"".join(_event("log", number, line.encode()) for number, line in batch)
@@ -52,7 +51,7 @@ def _log_lines(api: Api, last: int) -> Iterator[bytes]:
 def _statuses(api: Api) -> Iterator[bytes]:
     told = None
     while True:
-        snapshot = api.control.wait(lambda new, old=told: _timeless(new) != old, TURN)  # type: ignore[misc]
+        snapshot = api.control.wait(lambda new, old=told: _timeless(new) != old, LOOK)  # type: ignore[misc]
         if snapshot is not None:
             told = _timeless(snapshot)
         yield b"" if snapshot is None else _event("status", 0, msgspec.json.encode(status_document(snapshot)))
@@ -70,7 +69,7 @@ def _event(kind: str, number: int, data: bytes) -> bytes:
 def _stream(api: Api, batches: Iterator[bytes]) -> Response:
     if request.method == "HEAD":
         return Response(content_type=SSE)
-    gone = request.environ.get("waitress.client_disconnected", lambda: False)
+    gone = client_gone()
 
     def living() -> Iterator[bytes]:
         said = time.monotonic()

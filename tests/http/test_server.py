@@ -98,6 +98,7 @@ def test_a_large_body_is_refused_while_it_comes(service):
         connection.endheaders()
         response = connection.getresponse()
         assert (response.status, response.headers["Content-Type"]) == (413, "application/problem+json")
+        assert b"the body is larger than 64000 bytes" in response.read()
         connection.close()
     with socket.create_connection(("127.0.0.1", service.port), 5) as raw:
         head = f"PUT /api/v1/log-level HTTP/1.1\r\nHost: localhost:{service.port}\r\nTransfer-Encoding: chunked\r\n\r\n"

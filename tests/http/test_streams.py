@@ -122,6 +122,18 @@ def test_few_at_a_time(service):
     wait_for(lambda: service.server._api._waits._value == WAITS, 5, "all places are free again")
 
 
+def test_a_wait_without_a_client_ends(service):
+    """A caller that goes away while it waits gives its place back long before its wait is over."""
+    service.applying = False
+    places = service.server._api._waits
+    connection = service.connect()
+    body = '{"count": 3}'
+    connection.request("PUT", "/api/v1/stages/alpha/consumers?wait=30", body, {"Content-Type": "application/json"})
+    wait_for(lambda: service.changes and places._value == WAITS - 1, 5, "the wait")
+    connection.close()
+    wait_for(lambda: places._value == WAITS, 5, "the place is free again")
+
+
 def test_head_of_a_stream(service):
     """HEAD of a stream ends at once and takes no place."""
     assert service.ask("HEAD", "/api/v1/events").status == 200

@@ -133,7 +133,7 @@ def line_json(event: LogEvent, service: str) -> str:
     for key, value in event.fields.items():
         if value is not None:
             record.setdefault(text(key), plain(value))
-    return json.dumps(record, ensure_ascii=True, allow_nan=False).replace("\x7f", "\\u007f")
+    return json.dumps(record, ensure_ascii=True, allow_nan=False)
 
 
 def line_text(event: LogEvent, _service: str) -> str:

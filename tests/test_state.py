@@ -72,6 +72,24 @@ def test_a_change_made_twice_changes_once(before, asked):
     assert change(first, asked, PLAIN) is first
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        SetListening("s", True),
+        SetWorking("s", True),
+        SetRunning("s", True),
+        SetConsumers("s", 2),
+        SetParams("s", {}),
+        SetLimits("s", 0.0, 0.0),
+        SetLogLevel("info"),
+    ],
+    ids=lambda asked: type(asked).__name__,
+)
+def test_asking_for_the_configured_state_changes_nothing(asked):
+    """Nor does it make the value a live one, which would outlast the file's."""
+    assert change(START, asked, PLAIN) is START
+
+
 @given(st.lists(changes, max_size=10))
 def test_the_revision_counts_real_changes(asked):
     """It grows by one with each document that differs, and only then."""

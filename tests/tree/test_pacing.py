@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mqworker.tree.pacing import BUCKETS, CHUNK_SECONDS, PREFETCH_MAX, WINDOW, ServiceTime, chunk_size, derive_prefetch
 
 durations = st.floats(2**-20, 2**18)
-highs = st.none() | st.floats(1e-6, 1e5)
+highs = st.none() | st.floats(1e-6, 1e-3) | st.floats(1e-6, 1e5)
 counts = st.integers(1, 5_000)
 
 
@@ -66,7 +66,7 @@ def test_a_chunk_is_bounded(high, held, lanes, bound):
     assert size == 1 or (high is not None and size * high <= CHUNK_SECONDS)
 
 
-@given(st.floats(1e-6, 1e3), st.floats(1e-6, 1e3), counts, counts, st.integers(1, 64), st.integers(1, 64))
+@given(st.floats(1e-6, 1e-2), st.floats(1e-6, 1e-2), counts, counts, st.integers(1, 64), st.integers(1, 64))
 def test_chunks_grow_with_what_is_held_and_shrink_with_the_work(high, higher, held, more, lanes, lanes_more):
     """Monotonic in each argument."""
     high, higher = sorted((high, higher))

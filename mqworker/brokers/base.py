@@ -171,9 +171,7 @@ class Desk(Protocol):
     async def peek(self, queue: str, limit: int, deadline: float) -> list[Peeked]:
         """Look at up to `limit` messages from the head, changing nothing: none is lost, aged or counted."""
 
-    async def move(
-        self, queue: str, limit: int, wanted: "Wanted", deadline: float
-    ) -> int:
+    async def move(self, queue: str, limit: int, wanted: "Wanted", deadline: float) -> int:
         """Take messages from the head of `queue` (at most `limit` looked at) and ask `wanted` about each.
 
         None leaves it where it was, a Publication is published and confirmed before the message is acked, and

@@ -82,7 +82,7 @@ class Death(NamedTuple):
     """How a child ended."""
 
     code: int  # exit code, or minus the signal
-    peak_rss: int  # bytes
+    peak_rss: int  # bytes; at least what the parent had used by then, which Linux carries over to its children
 
     def __str__(self) -> str:
         """One phrase for logs and dead letters."""

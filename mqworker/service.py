@@ -7,10 +7,8 @@ gives back at once (75).
 """
 
 import asyncio
-import contextlib
 import fcntl
 import logging
-import multiprocessing.process
 import os
 import resource
 import signal
@@ -32,6 +30,7 @@ from mqworker.messages import LogEvent, ProbeAnswer, StageSpec
 from mqworker.probe import probe
 from mqworker.processes import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, forget_main, prctl
 from mqworker.state import Change, Document, SetLogLevel, Store
+from mqworker.strangers import Strangers
 
 HEARTBEAT = 0.5  # seconds between snapshots when nothing changes
 LOCK_PATIENCE = 15.0  # seconds beyond the drain deadline to wait for the instance before us to end
@@ -132,6 +131,7 @@ class Service:
         self._burst = burst
         self._store = Store(loaded.state_dir / "desired.json")
         self._control = Control(loaded, writer)
+        self._strangers = Strangers()
         self._desk = DeskClient(self._config, writer.put)
         self._document: Document
         self._state = "starting"
@@ -163,7 +163,7 @@ class Service:
     async def main(self) -> int:
         """Start, run, end; returns the exit code."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGCHLD, self._reap_strangers)
+        loop.add_signal_handler(signal.SIGCHLD, lambda: self._strangers.look(time.monotonic()))
         self._signals(loop)
         server = self._bind()
         old, damage = self._store.load()
@@ -190,6 +190,7 @@ class Service:
         beat.cancel()
         await asyncio.to_thread(server.stop, 2.0)
         self._desk.stop("the service ends")
+        await self._strangers.end(2.0)
         if self._code == Exit.OK and any(keeper.given_back for keeper in self._keepers.values()):
             self._code = Exit.GIVEN_BACK
         logs.say(log, logging.INFO, "stopped", f"stopped with exit code {int(self._code)}", exit_code=int(self._code))
@@ -230,6 +231,7 @@ class Service:
         while True:
             await asyncio.sleep(HEARTBEAT)
             now = time.monotonic()
+            self._strangers.look(now)
             for keeper in self._keepers.values():
                 keeper.reconcile(now)
                 if keeper.budget.exhausted and self._state == "running":
@@ -294,15 +296,6 @@ class Service:
         for keeper in self._keepers.values():
             keeper.end(deadline)
         self.stage_changed()
-
-    def _reap_strangers(self) -> None:
-        """Reap orphans that fell to us as subreaper, by pid: our own children's exits are read by their keepers."""
-        ours = {child.pid for child in multiprocessing.process._children}  # type: ignore[attr-defined]
-        for path in Path("/proc/self/task").glob("*/children"):
-            for pid in map(int, path.read_text().split()):
-                if pid not in ours and _is_zombie(pid):
-                    with contextlib.suppress(ChildProcessError):
-                        os.waitpid(pid, os.WNOHANG)
 
     # --- what keepers say (KeeperOwner)
 
@@ -409,10 +402,3 @@ class Service:
                 stages={name: keeper.view() for name, keeper in self._keepers.items()},
             )
         )
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return False

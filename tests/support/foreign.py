@@ -32,6 +32,10 @@ class Client:
         parameters = pika.URLParameters(url)
         parameters.heartbeat = 0
         self._connection = pika.BlockingConnection(parameters)
+        self.open()
+
+    def open(self) -> None:
+        """Open a channel, also after the broker closed the one before."""
         self.channel = self._connection.channel()
         self.channel.confirm_delivery()
 
@@ -67,6 +71,7 @@ class Client:
     def _some(self, queue: str, most: int) -> list[Got]:
         found: list[Got] = []
         if most:
+            self.channel.basic_qos(prefetch_count=min(most, 65_535))  # never hold more than is asked for
             for method, raw, body in self.channel.consume(queue, inactivity_timeout=CHUNK):
                 if method is None:
                     break
@@ -79,6 +84,7 @@ class Client:
             if found and len(found) < most:
                 self.channel.basic_ack(0, multiple=True)
             self.channel.cancel()
+            self.ready(queue)  # the queue has seen the acks
         return found
 
 

@@ -1,0 +1,231 @@
+"""What becomes of messages that cannot be handled or placed, on a whole service with a real RabbitMQ node."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from tests.support.foreign import Client, Got
+from tests.support.service import ServiceProcess
+from tests.support.waiting import wait_for
+from tests.system.stage import config, counted, settled
+
+pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
+
+BAD_JOB = """
+from mqworker import Reject
+
+
+def handle(body):
+    match body["do"]:
+        case "raise":
+            raise KeyError("tariff")
+        case "reject":
+            raise Reject("no such battery")
+        case "unencodable":
+            return object()
+        case "large":
+            return "x" * 5_000
+        case "drop":
+            return None
+    return body["do"]
+"""
+JSON = "application/json"
+CODECS = "mqworker.jobs.codecs."
+
+
+def reasons(got: Got) -> tuple[str, str, int]:
+    """Why a message is dead: reason, type, attempt."""
+    words = got.headers
+    return words["x-mqworker-reason"], words["x-mqworker-error-type"], words["x-mqworker-attempt"]
+
+
+def test_each_kind_of_failure_has_its_dead_letter(rabbit, queue, service):
+    """A message that has no result is dead with the right reason and its body and properties, byte for byte."""
+    stage = ("max_body = 1_000", "retry = { max_attempts = 2, base = 1 }")
+    settings = config(rabbit.url(), queue, *stage, broker=("max_message_size = 2_000",))
+    running: ServiceProcess = service(settings, {"jobs.py": BAD_JOB}).start()
+    cases = {
+        "garbage": (b'{"do": \xff\x00', JSON, ("undecodable", CODECS + "UndecodableError", 1)),
+        "foreign": (b"<a/>", "application/xml", ("undecodable", CODECS + "UndecodableError", 1)),
+        "pickled": (b"\x80\x04N.", "application/x-python-serialize", ("undecodable", CODECS + "UndecodableError", 1)),
+        "heavy": (b'{"do": "' + b"y" * 1_500 + b'"}', JSON, ("oversized", "TooLarge", 1)),
+        "raise": (b' {"do":"raise"}\n', JSON, ("error", "KeyError", 2)),
+        "reject": (b'{"do": "reject"}', JSON, ("reject", "mqworker.errors.Reject", 1)),
+        "unencodable": (b'{"do": "unencodable"}', JSON, ("unencodable", CODECS + "UnencodableError", 1)),
+        "large": (b'{"do": "large"}', JSON, ("oversized", "TooLarge", 1)),
+    }
+    with Client(rabbit.url()) as client:
+        for name, (body, kind, _) in cases.items():
+            told = {"message_id": name, "correlation_id": f"for-{name}", "content_type": kind, "app_id": "foreign"}
+            client.publish(queue, body, headers={"tenant": "t", "n": 7}, **told)
+            client.publish(queue, b'{"do": "well"}', content_type=JSON)
+        client.publish(queue, b'{"do": "drop"}', content_type=JSON)
+        dead = client.take(f"{queue}.dlq", len(cases), 30)
+        results = client.take(f"{queue}.out", len(cases), 20)
+        counted(running, dead=len(cases), retried=1, result=len(cases), dropped=1)
+        settled(rabbit, queue)
+        assert client.rest(f"{queue}.dlq") == client.rest(f"{queue}.out") == []
+    assert {got.body for got in results} == {b'"well"'}
+    by_name = {got.properties.message_id: got for got in dead}
+    assert sorted(by_name) == sorted(cases)
+    for name, (body, kind, expected) in cases.items():
+        got = by_name[name]
+        assert got.body == body
+        assert (got.properties.content_type, got.properties.correlation_id) == (kind, f"for-{name}")
+        assert (got.properties.app_id, got.properties.delivery_mode) == ("foreign", 2)
+        assert (got.headers["tenant"], got.headers["n"]) == ("t", 7)
+        assert reasons(got) == expected
+        assert (got.headers["x-mqworker-stage"], got.headers["x-mqworker-queue"]) == ("work", queue)
+        assert got.headers["x-mqworker-message"]
+        assert got.headers["x-mqworker-failed-at"].endswith("Z")
+    assert by_name["reject"].headers["x-mqworker-message"] == "no such battery"
+    assert 'raise KeyError("tariff")' in by_name["raise"].headers["x-mqworker-traceback"]
+    assert "1,510 bytes" in by_name["heavy"].headers["x-mqworker-message"]
+    assert running.stop() == 0
+
+
+def test_output_without_a_route(rabbit, queue, service):
+    """Results without a route are kept, and placed once when the service has made what is missing again: none lost."""
+    output = f'output = {{ exchange = "{queue}.direct", queue = "{queue}.out", routing_key = "key" }}'
+    jobs = "import time\n\ndef handle(body):\n    time.sleep(0.004)\n    return body\n"
+    running: ServiceProcess = service(config(rabbit.url(), queue, output), {"jobs.py": jobs}).start()
+    out = f"{queue}.out"
+    with Client(rabbit.url()) as client:
+        for n in range(1_200):
+            client.publish(queue, str(n).encode())
+        found = client.take(out, 300, 30)
+        client.channel.queue_unbind(out, f"{queue}.direct", "key")  # under load
+        running.event("not_placed")
+        found += client.take(out, 1_200 - len(found), 60)
+        settled(rabbit, queue)
+        # Under load the broker confirms, and drops, what is on its way into a queue that is deleted: so not under load.
+        client.channel.queue_delete(out, if_empty=True)
+        for n in range(1_200, 1_500):
+            client.publish(queue, str(n).encode())
+        wait_for(lambda: rabbit.queue(out), 30, "the output queue made again")
+        found += client.take(out, 300, 60)
+        settled(rabbit, queue)
+        counters = counted(running, result=1_500)
+        assert (counters["dead"], counters["ambiguous"]) == (0, 0)
+        assert client.rest(out) == []
+        client.channel.exchange_delete(f"{queue}.direct")
+    assert sorted(int(got.body) for got in found) == list(range(1_500))
+    assert [event["event"] for event in running.events()].count("not_placed") >= 2
+    assert running.stop() == 0
+
+
+def test_no_output_queue_holds_the_input_back(rabbit, queue, service):
+    """While results cannot be placed (the exchange has no queue of that key), half a prefetch is held and no more."""
+    output = f'output = {{ exchange = "{queue}.direct", queue = "{queue}.out", routing_key = "key" }}'
+    jobs = "def handle(body):\n    return body\n"
+    settings = config(worker_url(rabbit), queue, output, "prefetch = 20")
+    with Client(rabbit.url()) as client:
+        for name in (queue, f"{queue}.dlq", f"{queue}.out"):
+            client.channel.queue_declare(name, durable=True)
+        client.channel.exchange_declare(f"{queue}.direct", "direct", durable=True)
+        running: ServiceProcess = service(settings, {"jobs.py": jobs}).start()  # may not bind: see worker_url
+        for n in range(200):
+            client.publish(queue, str(n).encode())
+        problem = wait_for(lambda: running.stage("work")["problem"], 20, "the reason to hold back")
+        assert "cannot be placed" in problem
+        assert "NO_ROUTE" in problem
+        status, told = running.ask("GET", "/readyz")
+        assert (status, "cannot be placed" in told["detail"]) == (503, True), told
+        assert rabbit.queue(queue)["messages_unacknowledged"] <= 20
+        assert rabbit.queue(queue)["messages"] == 200
+        client.channel.queue_bind(f"{queue}.out", f"{queue}.direct", "key")
+        results = client.take(f"{queue}.out", 200, 60)
+        settled(rabbit, queue)
+        assert client.rest(f"{queue}.out") == []
+        client.channel.exchange_delete(f"{queue}.direct")
+    assert sorted(int(got.body) for got in results) == list(range(200))
+    running.wait_ready(30)
+    assert running.stop() == 0
+
+
+def worker_url(rabbit) -> str:
+    """The URL of a user who may read and write, but not bind or declare."""
+    rabbit.eval(
+        'rabbit_auth_backend_internal:add_user(<<"worker">>, <<"secret">>, <<"test">>), '
+        'rabbit_auth_backend_internal:set_permissions(<<"worker">>, <<"/">>, <<"^$">>, '
+        '<<"^(system[.][0-9a-f]+([.]dlq|[.]direct)?|amq[.]default)$">>, <<".*">>, <<"test">>).'
+    )
+    return rabbit.url(user="worker", password="secret")
+
+
+RETRY_JOB = """
+import time
+
+from mqworker import Retry
+
+
+def handle(body, message):
+    waited = time.time() - body["sent"]
+    match body["do"]:
+        case "later" if message.attempt == 1:
+            raise Retry(after=3)
+        case "third" if message.attempt < 3:
+            raise ConnectionError("not yet")
+        case "final":
+            raise ValueError("never")
+        case "counted":
+            raise RuntimeError("once more")
+        case "redelivered" if not message.redelivered:
+            time.sleep(60)
+    count = message.headers.get("x-delivery-count")
+    return {"do": body["do"], "attempt": message.attempt, "waited": waited, "count": count}
+"""
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_retries_wait_in_delay_queues(rabbit, queue, service, kind):
+    """Retries wait at the broker as long as they should, count their attempts, and final types are not retried."""
+    stage = (f'queue_type = "{kind}"', 'retry = { max_attempts = 3, base = 1, final = ["ValueError"] }')
+    running: ServiceProcess = service(config(rabbit.url(), queue, *stage), {"jobs.py": RETRY_JOB}).start()
+    with Client(rabbit.url()) as client:
+
+        def send(what: str) -> None:
+            client.publish(queue, json.dumps({"do": what, "sent": time.time()}).encode(), message_id=what)
+
+        for what in ("later", "third", "final"):
+            send(what)
+        (final,) = client.take(f"{queue}.dlq", 1, 20)
+        assert reasons(final) == ("error", "ValueError", 1)
+        settled(rabbit, f"{queue}.retry.4s", ready=1)
+        settled(rabbit, queue)  # nothing of it is held here meanwhile
+        results = {
+            told["do"]: (told, got) for got in client.take(f"{queue}.out", 2, 40) if (told := json.loads(got.body))
+        }
+        counters = counted(running, result=2, retried=3, dead=1)
+        assert counters["ambiguous"] == 0
+        later, third = results["later"], results["third"]
+        assert (later[0]["attempt"], later[1].headers["x-mqworker-attempt"]) == (2, 2)
+        assert (third[0]["attempt"], third[1].headers["x-mqworker-attempt"]) == (3, 3)
+        assert 3 <= later[0]["waited"] < 20
+        assert 3 <= third[0]["waited"] < 20
+        assert not {"x-death", "x-mqworker-error-type", "x-delivery-count"} & later[1].headers.keys()
+        if kind == "quorum":
+            delivery_counts(rabbit, queue, client, send, running)
+    assert running.stop() == 0
+
+
+def delivery_counts(rabbit, queue, client, send, running) -> None:
+    """What a quorum queue counts reaches the handler, and ends a message before the broker would drop it."""
+    send("redelivered")
+    wait_for(lambda: counted(running)["received"] == 7, 20, "the message in hand")
+    os.kill(running.named("mqw-producer")[0], signal.SIGKILL)
+    (got,) = client.take(f"{queue}.out", 1, 40)
+    assert json.loads(got.body)["count"] == 1
+    running.wait_ready()
+    status, _ = running.ask("PUT", "/api/v1/stages/work/listening?wait=10", {"enabled": False})
+    assert status == 200
+    send("counted")
+    for _ in range(18):
+        method = wait_for(lambda: client.channel.basic_get(queue)[0], 10, "the message again")
+        client.channel.basic_nack(method.delivery_tag)
+    assert running.ask("PUT", "/api/v1/stages/work/listening?wait=10", {"enabled": True})[0] == 200
+    (dead,) = client.take(f"{queue}.dlq", 1, 20)
+    assert reasons(dead) == ("error", "RuntimeError", 1)  # not a second and third time

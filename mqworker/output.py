@@ -5,6 +5,8 @@ are cut, bytes that are not UTF-8 are shown escaped, and a child that writes wit
 """
 
 import asyncio
+import contextlib
+import fcntl
 import logging
 import os
 import time
@@ -15,7 +17,6 @@ from mqworker.messages import LogEvent
 TAIL = 8192  # bytes kept
 LINE = 8192  # bytes after which a line without an end is cut
 READ = 65536
-MOST_LEFT = 1 << 20  # bytes that a pipe can hold when the child made it as large as it may
 
 
 class OutputReader:
@@ -40,24 +41,26 @@ class OutputReader:
 
     def finish(self) -> None:
         """Take what the dead child left (a copy that it forked may hold the pipe open: no end of file is awaited)."""
-        for _ in range(MOST_LEFT // READ):
-            if not self._read():
-                break
+        left = 0
+        with contextlib.suppress(OSError):
+            left = fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ)
+        while left > 0 and (taken := self._read()):
+            left -= taken
         if self._line:
             self._say(bytes(self._line))
             self._line.clear()
         self._loop.remove_reader(self._fd)
 
-    def _read(self) -> bool:
+    def _read(self) -> int:
         try:
             data = os.read(self._fd, READ)
         except BlockingIOError:
-            return False
+            return 0
         except OSError:
             data = b""
         if not data:
             self._loop.remove_reader(self._fd)
-            return False
+            return 0
         self._tail += data
         del self._tail[:-TAIL]
         self._line += data
@@ -68,7 +71,7 @@ class OutputReader:
             self._say(bytes(rest[:LINE]))
             rest = bytearray()
         self._line = bytearray(rest)
-        return True
+        return len(data)
 
     def _say(self, line: bytes) -> None:
         if line.strip():

@@ -16,7 +16,7 @@ from mqworker.messages import LogEvent
 
 TAIL = 8192  # bytes kept
 LINE = 8192  # bytes after which a line without an end is cut
-READ = 65536
+READ = 16384  # bytes at a time: thousands of lines, and the loop has other work
 
 
 class OutputReader:

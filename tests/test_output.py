@@ -117,15 +117,13 @@ async def test_a_child_that_writes_without_end_waits_and_not_its_parent(pipe):
     flood = await asyncio.create_subprocess_exec("yes", stdout=far)
     found = OutputReader(near, "s.consumer-0", 42, "s", log)
     try:
-        turns, end = 0, time.monotonic() + 0.3
-        while time.monotonic() < end or not count:
+        turns = 0
+        while turns < 20 or count < 20_000:
             await asyncio.sleep(0)
             turns += 1
         before = count
         found.finish()
-        assert turns > 3
-        assert 1_000 < before
-        assert count - before <= 2 * READ  # what a pipe holds, in lines of two bytes, and what came meanwhile
+        assert count - before <= 65_536 // 2 + READ  # a full pipe in lines of two bytes, and what came meanwhile
     finally:
         flood.kill()
         await flood.wait()

@@ -1,9 +1,13 @@
 """The guard: when it acts, and that it acts on nothing else."""
 
+import subprocess
+import sys
+
 import pytest
 
 from mqworker.client import Address
 from mqworker.guard import GRACE, KILL, MISSES, QUIET, START_PATIENCE, WARN, Guard, Look, alive
+from tests.support.cli import environment
 from tests.support.tiny_http import response, tiny_server
 
 UP = Look(pid=7, age=60, answered=True)
@@ -51,3 +55,38 @@ def test_what_counts_as_an_answer(tmp_path, answer, fine):
     with tiny_server(tmp_path / "s", lambda _: answer) as server:
         assert (alive(Address(socket=str(tmp_path / "s"))) == "") is fine
         assert server.requests[0].startswith(b"GET /livez ")
+
+
+def test_an_error_of_its_own_never_ends_the_guard(tmp_path):
+    """supervisord out of reach: every event is still acknowledged, the error is told, the end of stdin ends it."""
+    (tmp_path / "mqworker.toml").write_text('[stages.a]\ninput = "a"\njobs = ["a:b"]\n')
+    event = "ver:3.0 server:supervisor serial:1 pool:guard poolserial:1 eventname:TICK_5 len:15\nwhen:1795235509"
+    done = subprocess.run(
+        [sys.executable, "-m", "mqworker.guard"],
+        cwd=tmp_path,
+        env=environment({"SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/none.sock"}),
+        input=event * 2,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stdout == "READY\n" + "RESULT 2\nOKREADY\n" * 2
+    assert done.stderr.count("this look failed") == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bad_configuration_ends_the_guard_with_78(tmp_path):
+    """It says what is wrong, as the service does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mqworker.guard"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 78
+    assert "stages: missing" in done.stderr

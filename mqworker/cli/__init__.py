@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from mqworker.cli.options import Failed
+from mqworker.cli.output import clean
 from mqworker.client import CallError
 from mqworker.exits import Exit
 
@@ -111,7 +112,10 @@ def _main(arguments: Sequence[str] | None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (Failed, CallError) as error:
+    except CallError as error:
+        click.echo(f"mqworker: {clean(error)}", err=True)
+        return error.code
+    except Failed as error:
         click.echo(f"mqworker: {error}", err=True)
         return error.code
     except (click.Abort, KeyboardInterrupt):

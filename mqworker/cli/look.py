@@ -16,7 +16,8 @@ from mqworker.cli.options import Service, Verb, asks
 def status(service: Service) -> None:
     """Tell what is wanted and what is, for the service and each of its stages.
 
-    It asks the running service, never the broker, so it answers while the broker is down.
+    It asks the running service, never the broker, so it answers while the broker is down. With --stage also what each
+    Consumer does and since when.
 
     Examples:
       mqworker status
@@ -30,8 +31,10 @@ def status(service: Service) -> None:
         snapshot["stages"] = {service.stage: snapshot["stages"][service.stage]}
     if service.as_json:
         output.data(snapshot | {"stages": list(snapshot["stages"].values())})
-    else:
-        show(snapshot)
+        return
+    show(snapshot)
+    if service.stage:
+        show_consumers(snapshot["stages"][service.stage])
 
 
 def show(snapshot: dict[str, Any]) -> None:
@@ -60,6 +63,23 @@ def show(snapshot: dict[str, Any]) -> None:
     for name, view in snapshot["stages"].items():
         if view["problem"]:
             output.words(f"{name}: {output.clean(view['problem'])}")
+
+
+def show_consumers(view: dict[str, Any]) -> None:
+    """Print what each Consumer of a stage does, and since when."""
+    head = ("slot", "pid", "state", "generation", "done", "memory", "in hand for", "message id")
+    rows = [
+        (
+            *(one[key] for key in ("slot", "pid", "state", "generation", "done")),
+            f"{one['rss'] / (1 << 20):.0f} MiB",
+            output.seconds(one["message_seconds"]) if one["message_seconds"] else "-",
+            one["message_id"] or "-",
+        )
+        for one in (view["actual"] or {"consumers": ()})["consumers"]
+    ]
+    if rows:
+        click.echo()
+        output.table(head, rows)
 
 
 def _row(name: str, view: dict[str, Any]) -> list[Any]:

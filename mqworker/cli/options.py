@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import click
 
+from mqworker.cli import output
 from mqworker.client import Address, Client, parse_url
 from mqworker.exits import Exit
 
@@ -27,6 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 TOKEN = "MQWORKER_CONTROL__TOKEN"  # noqa: S105 - the name of a variable
 WAIT_MAX = 30.0  # seconds that one request may wait (interfaces.md)
+ANSWER = 5.0  # seconds that an answer may take beyond the wait that was asked for
 POLL = 0.2  # seconds between looks at a change that takes longer
 
 
@@ -113,28 +115,24 @@ class Service:
             raise click.UsageError(f"The service has several stages ({', '.join(names)}); choose one by --stage.")
         return names[0]
 
-    def change(self, method: str, path: str, payload: Any = None, *, wait: bool = True) -> dict[str, Any]:
+    def change(self, method: str, stage: str, rest: str, payload: Any = None, *, wait: bool = True) -> dict[str, Any]:
         """Ask for a change and, with `wait`, see that it is applied, or fail with 4 and say what holds it up."""
         end = time.monotonic() + self.timeout
         patience = min(WAIT_MAX, self.timeout) if wait else 0.0
-        query = f"{'&' if '?' in path else '?'}wait={patience:g}" if wait else ""
-        answer: dict[str, Any] = self.client.call(method, path + query, payload, timeout=patience + max(5.0, POLL))
+        path = at(stage, f"{rest}?wait={patience:g}" if wait else rest)
+        answer: dict[str, Any] = self.client.call(method, path, payload, timeout=patience + ANSWER)
         while wait and not answer.get("applied"):
             if time.monotonic() > end:
-                raise Failed(Exit.NO_ANSWER, self._not_applied(answer["revision"]))
+                raise Failed(Exit.NO_ANSWER, self._not_applied(answer["revision"], stage))
             time.sleep(POLL)
-            answer["applied"] = _applied(self.status()) >= answer["revision"]
+            answer["applied"] = self.client.get(at(stage))["applied"] >= answer["revision"]
         return answer
 
-    def _not_applied(self, revision: int) -> str:
-        stages = self.status()["stages"].items()
-        why = [f"{name}: {view['problem']}" for name, view in stages if view["applied"] < revision and view["problem"]]
+    def _not_applied(self, revision: int, stage: str) -> str:
+        view = self.client.get(at(stage))
+        why = f"stage {stage} is {view['state']}" + (f", {view['problem']}" if view["problem"] else "")
         words = f"the change is stored (revision {revision}) but was not applied within {self.timeout:g} s"
-        return "; ".join([words, *why]) + "; `mqworker status` shows how far it is"
-
-
-def _applied(snapshot: dict[str, Any]) -> int:
-    return min((view["applied"] for view in snapshot["stages"].values()), default=0)
+        return output.clean(f"{words}: {why}; `mqworker status` shows how far it is")
 
 
 def at(stage: str, rest: str = "") -> str:

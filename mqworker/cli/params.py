@@ -64,7 +64,7 @@ def set_(service: Service, assignments: tuple[str, ...], no_wait: bool) -> None:
             raise click.BadParameter(f"{assignment!r} is not NAME=VALUE", param_hint="NAME=VALUE")
         patch[name] = _value(value)
     stage = service.one_stage()
-    _tell(service, service.change("PATCH", at(stage, "/params"), patch, wait=not no_wait), no_wait=no_wait)
+    _tell(service, service.change("PATCH", stage, "/params", patch, wait=not no_wait), no_wait=no_wait)
 
 
 def _value(text: str) -> Any:
@@ -83,8 +83,8 @@ def rollback(service: Service, no_wait: bool) -> None:
     Example:
       mqworker params rollback --stage energy
     """
-    path = at(service.one_stage(), "/params/rollback")
-    _tell(service, service.change("POST", path, wait=not no_wait), no_wait=no_wait)
+    answer = service.change("POST", service.one_stage(), "/params/rollback", wait=not no_wait)
+    _tell(service, answer, no_wait=no_wait)
 
 
 def _tell(service: Service, answer: dict[str, Any], *, no_wait: bool) -> None:

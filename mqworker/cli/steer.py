@@ -148,7 +148,7 @@ def _each(service: Service, method: str, rest: str, payload: Any, words: str, *,
     """Change every stage that is meant, and tell."""
     answers = {}
     for stage in service.stages():
-        answers[stage] = answer = service.change(method, at(stage, rest), payload, wait=not no_wait)
+        answers[stage] = answer = service.change(method, stage, rest, payload, wait=not no_wait)
         if not service.as_json:
             how = "stored, not waited for" if no_wait else "applied"
             output.words(f"{output.clean(stage)}: {words} (revision {answer['revision']}, {how})")

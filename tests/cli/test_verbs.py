@@ -183,12 +183,13 @@ def test_a_closed_port_is_not_running(project):
 
 def test_a_change_that_is_not_applied_in_time_says_what_holds_it_up(project):
     """Stored but not applied is exit code 4 with the revision and the stage's problem."""
-    view = {"name": "primes", "applied": 1, "problem": "not connected: the broker is away"}
+    view = {"name": "primes", "state": "starting", "applied": 1, "problem": "not connected: the broker is away"}
 
     def answer(head: bytes) -> bytes:
         if head.startswith(b"PUT"):
             return response("202 Accepted", b'{"revision": 2, "applied": false}')
-        return response("200 OK", json.dumps({"stages": [view]}).encode())
+        whole = {"stages": [view]} if b"/status" in head else view
+        return response("200 OK", json.dumps(whole).encode())
 
     with tiny_server(project / "s", answer):
         done = mqworker("pause", "--socket", "s", "--timeout", "0.5", cwd=project)

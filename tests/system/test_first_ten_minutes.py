@@ -3,14 +3,20 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from supervisor import childutils
 
+from mqworker import guard
+from mqworker.client import Address
 from mqworker.exits import Exit
 from tests.support.cli import MQWORKER, end, environment, mqworker, service
 from tests.support.waiting import wait_for
@@ -18,6 +24,14 @@ from tests.support.waiting import wait_for
 pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name: the path of a unix socket has at most 107 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="mqw-"))
+    yield path
+    shutil.rmtree(path)
 
 
 def demo_environment(folder: Path) -> dict[str, str]:
@@ -37,7 +51,7 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def test_minute_0_the_demo_ends_by_itself_and_accounts_for_everything(tmp_path):
+def test_minute_0_the_demo_ends_by_itself_and_accounts_for_everything(folder):
     """`mqworker demo --messages N`: exit 0, all accounted for, the bad ones named, what to type next."""
     with socket.socket() as taken:  # port 5002 may be in use: another one is chosen, and told
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -48,8 +62,8 @@ def test_minute_0_the_demo_ends_by_itself_and_accounts_for_everything(tmp_path):
             pass  # somebody else has it already
         done = subprocess.run(
             [*MQWORKER, "demo", "--messages", "24"],
-            cwd=tmp_path,
-            env=demo_environment(tmp_path),
+            cwd=folder,
+            env=demo_environment(folder),
             capture_output=True,
             text=True,
             timeout=120,
@@ -64,15 +78,15 @@ def test_minute_0_the_demo_ends_by_itself_and_accounts_for_everything(tmp_path):
     for reason, label in (("undecodable", "not JSON"), ("reject", "no tariff"), ("reject", "final charge")):
         assert re.search(rf"[0-9a-f-]{{36}}  {reason} \(bad: {label}", done.stdout)
     assert re.search(r"Look further: .* dlq show [0-9a-f]{16}", done.stdout)
-    assert processes_of(tmp_path) == []
+    assert processes_of(folder) == []
 
 
-def test_minute_0_ctrl_c_ends_the_demo_within_its_deadline(tmp_path):
+def test_minute_0_ctrl_c_ends_the_demo_within_its_deadline(folder):
     """Without --messages it goes on until Ctrl-C; meanwhile its control address answers; then it names what failed."""
     process = subprocess.Popen(
         [*MQWORKER, "demo"],
-        cwd=tmp_path,
-        env=demo_environment(tmp_path),
+        cwd=folder,
+        env=demo_environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -84,7 +98,7 @@ def test_minute_0_ctrl_c_ends_the_demo_within_its_deadline(tmp_path):
         assert "first " in told
         url = re.search(r"control +(http://\S+)", told)
         assert url is not None
-        status = mqworker("status", "--url", url[1], "--json", cwd=tmp_path)
+        status = mqworker("status", "--url", url[1], "--json", cwd=folder)
         assert json.loads(status.stdout)["state"] == "running"
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
@@ -96,14 +110,14 @@ def test_minute_0_ctrl_c_ends_the_demo_within_its_deadline(tmp_path):
         process.stdout.close()
     assert "all accounted for" in rest
     assert "Traceback" not in rest
-    assert processes_of(tmp_path) == []
+    assert processes_of(folder) == []
 
 
 @pytest.fixture
-def project(tmp_path) -> Path:
+def project(folder) -> Path:
     """Minute 3: `mqworker init primes`."""
-    assert mqworker("init", "primes", cwd=tmp_path).returncode == Exit.OK
-    return tmp_path / "primes"
+    assert mqworker("init", "primes", cwd=folder).returncode == Exit.OK
+    return folder / "primes"
 
 
 def test_minutes_3_to_6_init_check_run_send_fail_fix_replay(project):
@@ -212,6 +226,53 @@ def test_ctrl_c_ends_a_long_send_with_a_count(project):
     assert "Traceback" not in told
 
 
+def test_looking_into_logs_queues_and_dead_letters(project):
+    """logs, queues purge and delete, dlq export and drop: each prints its data on stdout and does just what it says."""
+    with service(project, env={"MQWORKER_STAGES__PRIMES__RETRY__MAX_ATTEMPTS": "1"}):
+        for body in ('{"n": 1}', '{"n": 0}', '{"n": 20}'):
+            mqworker("send", body, "--wait", cwd=project)
+        logs = [json.loads(line) for line in mqworker("logs", "-n", "100", "--json", cwd=project).stdout.splitlines()]
+        assert "started" in [line["event"] for line in logs]
+        assert "running: control at" in mqworker("logs", "-n", "100", cwd=project).stdout
+        assert "primes:largest" in mqworker("jobs", "list", cwd=project).stdout
+        assert "slot  pid" in mqworker("status", "--stage", "primes", cwd=project).stdout
+
+        bodies = mqworker("dlq", "export", "--bodies", cwd=project).stdout
+        assert bodies.splitlines() == ['{"n": 1}', '{"n": 0}']
+        whole = [json.loads(line) for line in mqworker("dlq", "export", cwd=project).stdout.splitlines()]
+        assert {letter["reason"] for letter in whole} == {"error"}
+        assert "1 would go" in mqworker("dlq", "replay", whole[0]["id"], "--dry-run", cwd=project).stderr
+        assert mqworker("dlq", "drop", whole[0]["id"], cwd=project, stdin="n\n").returncode != Exit.OK
+        assert "1 removed" in mqworker("dlq", "drop", whole[0]["id"], "--yes", cwd=project).stderr
+        assert ready_in(project, "primes.dlq") == 1
+        assert mqworker("dlq", "show", whole[0]["id"], cwd=project).returncode == Exit.USAGE
+
+        assert "1 messages removed" in mqworker("queues", "purge", "primes.results", "--yes", cwd=project).stderr
+        assert ready_in(project, "primes.results") == 0
+        assert mqworker("queues", "delete", "primes.results", "--yes", cwd=project).returncode == Exit.OK
+        missing = mqworker("queues", "purge", "nobody", "--yes", cwd=project)
+        assert (missing.returncode, "nobody" in missing.stderr) == (Exit.USAGE, True)
+
+
+def test_a_log_that_is_followed_shows_what_happens_and_ends_on_ctrl_c(project):
+    """`logs -f` prints a new line soon after it was written; Ctrl-C ends it with 0."""
+    with service(project):
+        process = subprocess.Popen(
+            [*MQWORKER, "logs", "-f", "-n", "1"], cwd=project, env=environment(), stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline()  # what was there already: the stream is open
+            assert mqworker("scale", "1", cwd=project).returncode == Exit.OK
+            assert "SetConsumers" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == Exit.OK
+        finally:
+            process.kill()
+            process.wait(10)
+            process.stdout.close()
+
+
 def test_drain_ends_the_service(project):
     """`mqworker drain` returns when the service has ended, with exit 0."""
     with service(project) as process:
@@ -300,3 +361,23 @@ def test_minute_9_supervisord_keeps_it_alive(supervised, project):
     assert mqworker("status", cwd=project).returncode == Exit.NOT_RUNNING
     supervised("stop", "mqworker-guard")
     assert processes_of(project) == []
+
+
+def test_the_guard_restarts_a_service_that_hangs(supervised, project, monkeypatch):
+    """A frozen service is killed after several misses in a row, and supervisord starts it again."""
+    monkeypatch.setattr(guard, "GRACE", 0.0)
+    monkeypatch.setattr(guard, "ASK", 0.3)
+    url = f"unix://{project.parent}/s.sock"
+    address = Address(socket=str(project / ".mqworker" / "control.sock"))
+    rpc = childutils.getRPCInterface({"SUPERVISOR_SERVER_URL": url})
+    listener = guard.Listener("mqworker", address, rpc)
+    wait_for(lambda: guard.alive(address) == "", 30, "the service answers")
+    listener.tick()
+    pid = int(supervised("pid", "mqworker"))
+    os.kill(pid, signal.SIGSTOP)
+    for _ in range(guard.MISSES):
+        assert int(supervised("pid", "mqworker")) == pid
+        listener.tick()
+    wait_for(lambda: int(supervised("pid", "mqworker")) not in (0, pid), 20, "a new service")
+    wait_for(lambda: guard.alive(address) == "", 30, "it answers")
+    rpc("close")()

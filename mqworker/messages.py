@@ -95,6 +95,13 @@ class ConsumerStatus(_Record, frozen=True):
     used: int  # messages in its lane
 
 
+class Times(msgspec.Struct, frozen=True, array_like=True):
+    """A histogram of durations in seconds over BUCKETS, since the Producer began."""
+
+    counts: tuple[int, ...]
+    total: float
+
+
 class StageStatus(_Record, frozen=True, tag="status"):
     """A Producer's account of its stage, sent at least once a second: also its pulse."""
 
@@ -116,8 +123,7 @@ class StageStatus(_Record, frozen=True, tag="status"):
     kept: int  # outcomes of lost deliveries, kept for their redelivery
     backlog: int | None  # ready in the input queue
     counters: dict[str, int]
-    durations: tuple[int, ...]  # histogram of handler time, cumulative from the Producer's start; see BUCKETS
-    duration_sum: float
+    times: dict[str, Times]  # process (handlers), wait (for a lane), confirm (of a publication)
     p95: float
     rate: float  # settled per second over the last few seconds
     last_settled: float

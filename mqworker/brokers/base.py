@@ -139,11 +139,11 @@ class Peeked(NamedTuple):
     body: bytes
 
 
-class BrokerUnavailable(Exception):
+class BrokerUnavailable(Exception):  # noqa: N818 - says what is so
     """The broker cannot be reached or did not answer in time; the message says which and what to do."""
 
 
-class BrokerRefused(Exception):
+class BrokerRefused(Exception):  # noqa: N818 - says what is so
     """The broker answered no: no such queue, no route, not allowed, too large."""
 
 

@@ -21,9 +21,14 @@ from prometheus_client.registry import Collector
 from mqworker import __version__
 from mqworker.control import StageView
 from mqworker.http.routing import API, Api, Route
-from mqworker.http.totals import BUCKET, DURATION_SUM, RECONNECTS, Values
+from mqworker.http.totals import BUCKET, RECONNECTS, SUM, TIMES, Values
 from mqworker.messages import BUCKETS, StageStatus
 
+DURATIONS = {
+    "process": "Time in the chain of jobs",
+    "wait": "Time from delivery to a Consumer",
+    "confirm": "Time from publishing to the broker's confirm",
+}
 OUTCOMES = ("result", "dropped", "retried", "dead")
 EXITS = "exit_"
 EXIT_REASONS = frozenset({"asked", "exit", "killed", "setup", "signal", "timeout"})  # a wish to leave is "recycled"
@@ -79,22 +84,32 @@ def _counters(totals: dict[str, Values]) -> Iterator[Metric]:
     received: list[Row] = [(s, total.get("received", 0)) for s, total in totals.items()]
     yield _counter("messages_received", "Deliveries taken from the broker", received)
     yield _counter("messages_settled", "Deliveries settled, by what became of them", by("outcome", OUTCOMES))
+    processed: list[Row] = [
+        ({"stage": stage, "outcome": word}, total.get(f"processed_{word}", 0))
+        for stage, total in totals.items()
+        for word in ("result", "dropped", "failed")
+    ]
+    yield _counter("processed", "Messages computed, by how that ended", processed)
     yield _counter(
         "published",
-        "Publications that failed: refused by the broker, or without an answer (ambiguous)",
-        by("outcome", ("refused", "ambiguous")),
+        "Publications, by the broker's answer; ambiguous: there was none",
+        by("outcome", ("confirmed", "refused", "ambiguous")),
     )
     yield _counter("consumer_exits", "Consumers that ended, by reason", list(_exits(totals)))
     reconnects: list[Row] = [(s, total.get(RECONNECTS, 0)) for s, total in totals.items()]
     yield _counter("broker_reconnects", "Connections to the broker made again", reconnects)
-    durations = HistogramMetricFamily(
-        "mqworker_process_duration_seconds", "Time in the chain of jobs", labels=["stage"]
-    )
+    for name, words in DURATIONS.items():
+        yield _durations(name, words, totals)
+
+
+def _durations(name: str, words: str, totals: dict[str, Values]) -> Metric:
+    family = HistogramMetricFamily(f"mqworker_{name}_duration_seconds", words, labels=["stage"])
+    prefix = TIMES[name]
     bounds = [*map(str, map(float, BUCKETS)), "+Inf"]
     for stage, total in totals.items():
-        counts = accumulate(total.get(f"{BUCKET}{number}", 0) for number in range(len(bounds)))
-        durations.add_metric([stage], list(zip(bounds, counts, strict=True)), total.get(DURATION_SUM, 0.0))
-    yield durations
+        counts = accumulate(total.get(f"{prefix}{BUCKET}{number}", 0) for number in range(len(bounds)))
+        family.add_metric([stage], list(zip(bounds, counts, strict=True)), total.get(prefix + SUM, 0.0))
+    return family
 
 
 def _exits(totals: dict[str, Values]) -> Iterator[Row]:

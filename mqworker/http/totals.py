@@ -11,8 +11,9 @@ from types import MappingProxyType
 from mqworker.control import Snapshot
 from mqworker.messages import StageStatus
 
-BUCKET = "bucket_"  # and its number
-DURATION_SUM = "duration_sum"
+TIMES = {"process": "process_", "wait": "wait_", "confirm": "confirm_"}  # prefixes of a histogram's numbers
+BUCKET = "bucket_"  # after the prefix; then its number
+SUM = "sum"
 RECONNECTS = "reconnects"
 
 Values = Mapping[str, float]
@@ -49,8 +50,12 @@ class Totals:
 
 def values(status: StageStatus) -> Values:
     """Every counter of a report, under one roof."""
-    buckets = {f"{BUCKET}{number}": count for number, count in enumerate(status.durations)}
-    return {**status.counters, **buckets, DURATION_SUM: status.duration_sum, RECONNECTS: status.link.reconnects}
+    told: dict[str, float] = {**status.counters, RECONNECTS: status.link.reconnects}
+    for name, times in status.times.items():
+        prefix = TIMES[name]
+        told |= {f"{prefix}{BUCKET}{number}": count for number, count in enumerate(times.counts)}
+        told[prefix + SUM] = times.total
+    return told
 
 
 def _sum(one: Values, other: Values) -> Values:

@@ -23,7 +23,7 @@ from mqworker.tree.entry import Company, Entry, Plan
 from mqworker.tree.fleet import Fleet
 from mqworker.tree.lane import Lane
 from mqworker.tree.ledger import Ledger, Publish
-from mqworker.tree.pacing import ServiceTime, chunk_size, derive_prefetch
+from mqworker.tree.pacing import Histogram, ServiceTime, chunk_size, derive_prefetch
 from mqworker.tree.policy import Circumstances, company, decode, plan_crash, plan_failure, plan_result
 from mqworker.tree.slots import SlotFile
 from mqworker.tree.suspects import SOLO_DEATHS, Suspects
@@ -51,6 +51,8 @@ class Engine:
         self.problem = ""
         self.retry_until = 0.0  # by then every retry of ours has come back
         self.last_settled = 0.0
+        self.wait_time = Histogram()
+        self.processed = {"processed_result": 0, "processed_dropped": 0, "processed_failed": 0}
         self.exits: dict[str, int] = {}  # Consumer exits by reason
         self.abandoned = 0  # deliveries in hand when the drain ended
         self._link_told = LinkState()
@@ -244,6 +246,9 @@ class Engine:
         lane.chunk += 1
         if entries and entries[0].company is Company.NOBODY:
             self._suspects.began(fingerprint(entries[0].properties, entries[0].body))
+        now = time.monotonic()
+        for entry in entries:
+            self.wait_time.observe(now - entry.received)
         items = [Item(e.seq, e.properties, e.body, e.redelivered, e.exchange, e.routing_key) for e in entries]
         params = desired.params if lane.sent < desired.generation else None
         lane.feed(Chunk(lane.chunk, desired.generation, params, desired.soft_limit, desired.log_level, items))
@@ -262,10 +267,12 @@ class Engine:
 
     def _plan(self, entry: Entry, outcome: Outcome) -> Plan:
         if outcome.failure is not None:
+            self.processed["processed_failed"] += 1
             plan = plan_failure(entry, outcome.failure, self.spec.config, self._about())
             self._tell(entry, outcome.failure, plan, outcome.duration)
             return plan
         plan = plan_result(outcome, self.spec.config)
+        self.processed["processed_dropped" if outcome.body is None else "processed_result"] += 1
         if log.isEnabledFor(logging.DEBUG):
             logs.say(log, logging.DEBUG, plan.outcome, f"{plan.outcome}", seq=entry.seq, duration_s=outcome.duration)
         return plan

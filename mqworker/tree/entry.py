@@ -71,7 +71,7 @@ class Entry:
         self.key = b""  # its fingerprint, once it was void
         self.plan: Plan | None = None
         self.tries = 0  # times its publication was refused
-        self.since = 0.0  # when it was placed or kept
+        self.since = 0.0  # when its present state began, from PLACING on
         self.weight = 0  # bytes it is accounted with
 
     @property
@@ -93,6 +93,7 @@ class Counters:
     released: int = 0
     adopted: int = 0
     redispatched: int = 0
+    confirmed: int = 0
     refused: int = 0
     ambiguous: int = 0  # publications whose answer was lost: with lost acks the only source of duplicates
     late: int = 0  # outcomes nobody waited for: the first one won

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from mqworker.brokers.base import Delivery, Publication
 from mqworker.tree.entry import HELD, KEPT, OUT, PLACED, PLACING, Company, Counters, Entry, Plan, State
+from mqworker.tree.pacing import Histogram
 from mqworker.tree.voided import Voided
 
 __all__ = ["Ack", "Company", "Counters", "Entry", "Ledger", "Plan", "Publish", "State"]
@@ -55,6 +56,7 @@ class Ledger:
     def __init__(self, kept_max: int = 1000, kept_bytes: int = 256 << 20) -> None:
         self.counters = Counters()
         self.held_bytes = 0  # of what is held, out or placing
+        self.confirm_time = Histogram()
         self.refusal = ""  # why the last refused publication was not placed
         self._seq = 0
         self._pid = 0
@@ -201,6 +203,8 @@ class Ledger:
             entry = self._answers.pop(pid, None)
             if entry is None:
                 continue  # a reply
+            self.counters.confirmed += 1
+            self.confirm_time.observe(now - entry.since)
             if entry.void:
                 self._keep(entry, PLACED, now)
             else:
@@ -328,6 +332,7 @@ class Ledger:
             self._settle(entry, now)
             return actions
         entry.state = PLACING
+        entry.since = now
         self._weigh(entry, entry.size)
         self._pid += 1
         self._answers[self._pid] = entry

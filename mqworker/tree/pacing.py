@@ -17,20 +17,31 @@ SHORTEST = 2.0**-21  # seconds; stands for zero, of which frexp gives no magnitu
 WINDOW = 512  # observations after which old ones count half
 
 
+class Histogram:
+    """Durations since the beginning, for the metrics."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.total += seconds
+
+
 class ServiceTime:
     """Handler times of the stage: a histogram for the metrics, and a recent high quantile for decisions."""
 
     def __init__(self) -> None:
-        self.histogram = [0] * (len(BUCKETS) + 1)
-        self.total = 0.0
+        self.histogram = Histogram()
         self.count = 0
         self._recent = [0.0] * 40  # by power of two, from 2^-20 s (1 us)
         self._weight = 0.0
 
     def observe(self, seconds: float) -> None:
         """Count one message."""
-        self.histogram[bisect_left(BUCKETS, seconds)] += 1
-        self.total += seconds
+        self.histogram.observe(seconds)
         self.count += 1
         self._recent[min(39, max(0, math.frexp(seconds or SHORTEST)[1] + 20))] += 1
         self._weight += 1

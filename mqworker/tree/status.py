@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import asdict
 
-from mqworker.messages import ConsumerStatus, StageStatus
+from mqworker.messages import ConsumerStatus, StageStatus, Times
 from mqworker.tree.engine import Engine
 from mqworker.tree.lane import Lane
 from mqworker.tree.policy import decode
@@ -24,7 +24,10 @@ def stage_status(engine: Engine, watch: Watch) -> StageStatus:
     applied = engine.applied()
     starting = not applied and not any(lane.state in ("idle", "busy") for lane in lanes) and engine.desired.consumers
     backlog = link.depth()
-    counters = asdict(ledger.counters) | {f"exit_{reason}": count for reason, count in engine.exits.items()}
+    times = {"process": engine.service_time.histogram, "wait": engine.wait_time, "confirm": ledger.confirm_time}
+    counters = (
+        asdict(ledger.counters) | engine.processed | {f"exit_{reason}": count for reason, count in engine.exits.items()}
+    )
     return StageStatus(
         stage=engine.spec.stage,
         pid=os.getpid(),
@@ -44,8 +47,7 @@ def stage_status(engine: Engine, watch: Watch) -> StageStatus:
         kept=ledger.kept,
         backlog=backlog,
         counters=counters,
-        durations=tuple(engine.service_time.histogram),
-        duration_sum=engine.service_time.total,
+        times={name: Times(tuple(time.counts), time.total) for name, time in times.items()},
         p95=engine.service_time.quantile() or 0.0,
         rate=round(watch.rate, 3),
         last_settled=engine.last_settled,

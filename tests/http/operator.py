@@ -21,7 +21,7 @@ from mqworker.brokers.base import LinkState
 from mqworker.config_load import Loaded, load
 from mqworker.control import Control, ControlError, ParamsRefused, Snapshot, StageView
 from mqworker.http.server import HttpServer
-from mqworker.messages import BUCKETS, ConsumerStatus, StageStatus
+from mqworker.messages import BUCKETS, ConsumerStatus, StageStatus, Times
 
 TOML = """
 [service]
@@ -66,8 +66,7 @@ def stage_status(stage: str = "alpha", **changes: Any) -> StageStatus:
         "kept": 0,
         "backlog": 12,
         "counters": {"received": 9, "settled": 6, "result": 4, "dead": 2, "refused": 1, "exit_signal": 1},
-        "durations": (1,) * (len(BUCKETS) + 1),
-        "duration_sum": 3.5,
+        "times": {"process": Times((1,) * (len(BUCKETS) + 1), 3.5)},
         "p95": 0.1,
         "rate": 2.0,
         "last_settled": time.monotonic(),

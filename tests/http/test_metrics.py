@@ -11,7 +11,10 @@ from tests.http.operator import stage_status
 NAMES = {
     "mqworker_messages_received",
     "mqworker_messages_settled",
+    "mqworker_processed",
     "mqworker_process_duration_seconds",
+    "mqworker_wait_duration_seconds",
+    "mqworker_confirm_duration_seconds",
     "mqworker_in_flight_messages",
     "mqworker_lane_used",
     "mqworker_lane_capacity",

@@ -29,6 +29,7 @@ class OutputReader:
         self._stage = stage
         self._log = log
         self._line = bytearray()
+        self._cut = False  # the line goes on, and was told as far as it will be
         self._tail = bytearray()
         self._loop = asyncio.get_running_loop()
         os.set_blocking(fd, False)
@@ -66,11 +67,13 @@ class OutputReader:
         self._line += data
         *lines, rest = self._line.split(b"\n")
         for line in lines:
-            self._say(bytes(line[:LINE]))
-        if len(rest) > LINE:
+            if not self._cut:
+                self._say(bytes(line[:LINE]))
+            self._cut = False
+        if len(rest) > LINE and not self._cut:
             self._say(bytes(rest[:LINE]))
-            rest = bytearray()
-        self._line = bytearray(rest)
+            self._cut = True
+        self._line = bytearray() if self._cut else rest
         return len(data)
 
     def _say(self, line: bytes) -> None:

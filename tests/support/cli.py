@@ -41,7 +41,9 @@ def mqworker(
 
 
 @contextmanager
-def service(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def service(
+    folder: Path, *arguments: str, env: Mapping[str, str] | None = None, until: str = "/readyz"
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run `mqworker run` in a project's folder until the block ends, ready when it begins; its log is in run.log."""
     settings = {"MQWORKER_CONTROL__PORT": "0", **dict(env or {})}
     with (folder / "run.log").open("wb") as log:
@@ -55,17 +57,17 @@ def service(folder: Path, *arguments: str, env: Mapping[str, str] | None = None)
             start_new_session=True,
         )
     try:
-        wait_for(lambda: process.poll() is not None or ready(folder), 60, "the service is ready")
+        wait_for(lambda: process.poll() is not None or answers(folder, until), 60, "the service is ready")
         yield process
     finally:
         end(process)
 
 
-def ready(folder: Path) -> bool:
-    """Whether the service of a project's folder does what it should."""
+def answers(folder: Path, path: str) -> bool:
+    """Whether the service of a project's folder gives a good answer at this path."""
     try:
         with Client(Address(socket=str(folder / ".mqworker" / "control.sock")), 5) as client:
-            client.request("GET", "/readyz")
+            client.request("GET", path)
     except CallError:
         return False
     return True

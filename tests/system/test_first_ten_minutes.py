@@ -292,6 +292,22 @@ def test_minute_8_the_same_handler_on_rabbitmq(project, rabbit):
         wait_for(lambda: rabbit.queue("primes.results") is not None, 10, "the queue is on RabbitMQ")
 
 
+def test_without_a_broker_the_verbs_still_answer(project):
+    """The broker is away: status tells it, changes are stored and applied, what needs the broker ends with 69."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        url = f"amqp://guest:canary@127.0.0.1:{held.getsockname()[1]}/"
+        with service(project, env={"MQWORKER_BROKER__URL": url}, until="/livez"):
+            wait_for(lambda: "no broker" in mqworker("status", cwd=project).stdout, 20, "status says no broker")
+            assert mqworker("params", "set", "largest_n=100", "--no-wait", cwd=project).returncode == Exit.OK
+            for arguments in (["queues", "list"], ["send", '{"n": 2}'], ["dlq", "list"]):
+                done = mqworker(*arguments, cwd=project)
+                assert done.returncode == Exit.BROKER_UNREACHABLE, (arguments, done.stderr)
+                assert done.stderr.count("\n") == 1
+                assert "canary" not in done.stderr
+            assert "canary" not in mqworker("status", cwd=project).stderr
+
+
 SUPERVISORD = """\
 [supervisord]
 logfile={folder}/supervisord.log

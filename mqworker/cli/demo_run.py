@@ -1,0 +1,211 @@
+"""What `mqworker demo` does while its service runs: feed it, show it, and account for every message in the end.
+
+Runs in the demo's process, one thread. Talks to the service over its unix socket alone; counts in the broker's own file
+once the service has ended. Signals only note themselves, so that no message is cut off while it is counted.
+"""
+
+import importlib.util
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from mqworker.cli import output
+from mqworker.cli.options import Failed, at, typed
+from mqworker.client import API, Address, CallError, Client
+from mqworker.exits import Exit
+
+STAGE = "energy"
+BATCH = 300  # messages of which BAD are bad
+BAD = 3
+RATE = 5.0  # messages a second after the first batch
+BURST = 25  # messages sent between two looks
+START = 60.0  # seconds until the service must answer
+STUCK = 120.0  # seconds without any progress
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def interrupt(_number: int, _frame: FrameType | None) -> None:
+    """Take any of SIGNALS as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+class Run:
+    """What was sent, and what has become of it."""
+
+    def __init__(self, folder: Path, messages: int | None) -> None:
+        self._folder = folder
+        self._messages = messages
+        self._samples = _samples(folder, messages)
+        self._labels: dict[str, str] = {}  # of the bad ones, by message id
+        self._client = Client(Address(socket=str(folder / ".mqworker" / "control.sock")), 15.0)
+        self._progress = output.Progress()
+        self._began = time.monotonic()
+        self._sent = 0
+        self._stop = False
+
+    def show(self, process: subprocess.Popen[bytes], port: int) -> None:
+        """Wait until the service answers, and say what runs where."""
+        self._await_service(process)
+        url = f"http://127.0.0.1:{port}"
+        for what, words in {
+            "demo": "battery schedules of made-up sites, optimised by particle swarm in 2 Consumers",
+            "service": f"pid {process.pid}, in the throw-away folder {self._folder}",
+            "broker": "embedded (SQLite in that folder); RabbitMQ takes one setting: broker.url",
+            "control": f"{url}    try: curl {url}{API}/status",
+            "log": f"tail -f {self._folder}/mqworker.log",
+            "stop": "by itself, or Ctrl-C" if self._messages else "Ctrl-C",
+        }.items():
+            click.echo(f"{what:8} {words}")
+
+    def _await_service(self, process: subprocess.Popen[bytes]) -> None:
+        end = time.monotonic() + START
+        while True:
+            self._look_alive(process)
+            try:
+                self._client.request("GET", "/readyz")
+            except CallError as error:
+                if time.monotonic() > end:
+                    raise Failed(Exit.INTERNAL, f"the service is not ready after {START:g} s: {error}") from None
+                time.sleep(0.05)
+            else:
+                return
+
+    def _look_alive(self, process: subprocess.Popen[bytes]) -> None:
+        if process.poll() is not None:
+            told = (self._folder / "mqworker.log").read_text(errors="replace").splitlines()[-5:]
+            raise Failed(Exit.INTERNAL, "\n".join([f"the service ended with code {process.returncode}:", *told]))
+
+    def feed(self, process: subprocess.Popen[bytes], seconds: float | None) -> None:
+        """Send and show, until it is over or somebody says so."""
+        end = float("inf") if seconds is None else time.monotonic() + seconds
+        for number in SIGNALS:
+            signal.signal(number, self._note)
+        settled, moved = -1, time.monotonic()
+        with self._client:
+            self._first()
+            while time.monotonic() < end and not self._stop:
+                self._look_alive(process)
+                self._send_due()
+                now, line = self._look()
+                if now != settled:
+                    settled, moved = now, time.monotonic()
+                over = self._messages is not None and settled >= self._messages
+                self._progress.update(line, now=over)
+                if over:
+                    return
+                if time.monotonic() - moved > STUCK:
+                    raise Failed(Exit.INTERNAL, f"nothing has moved for {STUCK:g} s: {line}")
+                time.sleep(0.1)
+        output.words("\nstopping: what is in hand is finished, the rest goes back to the broker")
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        """Remember the first signal, so that no message is cut off while it is counted; the second ends it all."""
+        if self._stop:
+            interrupt(number, frame)
+        self._stop = True
+
+    def _first(self) -> None:
+        """Send one and show its answer."""
+        sample = next(self._samples)
+        if sample.label.startswith("bad"):
+            self._send(sample, "")
+            return
+        began = time.monotonic()
+        result = self._send(sample, "?wait=10").json()["result"]
+        took = output.seconds(time.monotonic() - began)
+        cost = f"{result['cost_with']:.2f} instead of {result['cost_without']:.2f}"
+        click.echo(f"first    {result['site']} ({sample.label}) pays {cost} for the day; answered after {took}")
+
+    def _send_due(self) -> None:
+        due = self._messages if self._messages is not None else BATCH + int(RATE * (time.monotonic() - self._began))
+        for _ in range(min(BURST, due - self._sent)):
+            if self._stop:
+                return
+            self._send(next(self._samples), "")
+
+    def _send(self, sample: Any, query: str) -> Any:
+        path = f"{API}{at(STAGE, '/messages')}{query}"
+        answer = self._client.request("POST", path, sample.body, "application/json")
+        self._sent += 1
+        if sample.label.startswith("bad"):
+            self._labels[answer.json()["message_id"]] = sample.label
+        return answer
+
+    def _look(self) -> tuple[int, str]:
+        view = self._client.get(at(STAGE))
+        actual = view["actual"]
+        if actual is None:
+            return 0, f"{self._sent} sent, the stage is {view['state']}: {view['problem']}"
+        count = actual["counters"]
+        in_hand = actual["held"] + actual["dispatched"] + actual["settling"]
+        p95 = output.seconds(actual["p95"]) if actual["p95"] else "-"
+        return count["result"] + count["dropped"] + count["dead"], (
+            f"{actual['rate']:5.1f}/s   p95 {p95:>7}   done {count['result']}   failed {count['dead']}"
+            f"   in hand {in_hand}   backlog {'?' if actual['backlog'] is None else actual['backlog']}"
+        )
+
+    def summary(self) -> int:
+        """Count what is in the broker's file now, name the dead, and say where to go on."""
+        self._progress.done()
+        counts, dead = _count(self._folder)
+        waiting, done = counts["input"], counts["output"]
+        good = done + len(dead) + waiting == self._sent and (self._messages is None or waiting == 0)
+        took = output.seconds(time.monotonic() - self._began)
+        missing = "all accounted for" if good else "they do NOT add up"
+        left = f", {waiting} left in the queue" if waiting else ""
+        click.echo(f"\n{self._sent} messages in {took}: {done} done, {len(dead)} failed{left}: {missing}.")
+        for letter in dead:
+            label = self._labels.get(letter["message_id"] or "", "not sent as a bad one")
+            why = output.clean(letter.get("message") or letter.get("error_type") or "")
+            click.echo(f"  {letter['message_id']}  {letter.get('reason')} ({label}): {why}")
+        us = typed()
+        first = f" ; then, beside it: {us} dlq show {dead[0]['id']}" if dead else ""
+        click.echo(f"\nLook further:  cd {self._folder} && {us} run{first}")
+        click.echo(f"Remove it:     rm -r {self._folder}")
+        click.echo(f"Your own:      {us} init primes")
+        return Exit.OK if good else Exit.INTERNAL
+
+
+def _samples(folder: Path, messages: int | None) -> Iterator[Any]:
+    """Endless batches of requests with bad ones among them; or one of the wanted size."""
+    spec = importlib.util.spec_from_file_location("generate", folder / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    seed = 0
+    while True:
+        yield from generate.requests(messages or BATCH, seed=seed, bad=BAD)
+        seed += 1
+
+
+def _count(folder: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
+    """Read the broker's file: how many messages each queue of the stage has, and its dead letters."""
+    import asyncio  # noqa: PLC0415 - not for --help
+
+    from mqworker import deadletters  # noqa: PLC0415
+    from mqworker.brokers import open_desk  # noqa: PLC0415
+    from mqworker.config_load import load  # noqa: PLC0415
+
+    config = load(folder / "mqworker.toml", {}).config
+    stage = config.stages[STAGE]
+    assert stage.output is not None
+    queues = {"input": stage.input, "output": stage.output.queue}
+
+    async def ask() -> tuple[dict[str, int], list[dict[str, Any]]]:
+        desk = open_desk(config.broker)
+        try:
+            found = {role: await desk.queue(name, 10.0) for role, name in queues.items()}
+            letters = await desk.peek(stage.dead, 10_000, 10.0)
+        finally:
+            await desk.close()
+        counts = {role: 0 if info is None else info.messages for role, info in found.items()}
+        return counts, [deadletters.describe(letter.properties, letter.body) for letter in letters]
+
+    return asyncio.run(ask())

@@ -7,15 +7,12 @@ gives back at once (75).
 """
 
 import asyncio
-import fcntl
 import logging
 import os
-import resource
 import signal
 import sys
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
 from mqworker import logs, state
@@ -24,29 +21,20 @@ from mqworker.control import Control, ControlError, ParamsRefused, Snapshot
 from mqworker.desk import DeskClient
 from mqworker.exits import Exit
 from mqworker.http.server import HttpServer
+from mqworker.instance import StartError, acquire_lock, prepare
 from mqworker.jobs.params import merge_patch
 from mqworker.keeper import Keeper
 from mqworker.messages import LogEvent, ProbeAnswer, StageSpec
 from mqworker.probe import probe
-from mqworker.processes import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, forget_main, prctl
+from mqworker.processes import forget_main
 from mqworker.state import Change, Document, SetLogLevel, Store
 from mqworker.strangers import Strangers
 
 HEARTBEAT = 0.5  # seconds between snapshots when nothing changes
-LOCK_PATIENCE = 15.0  # seconds beyond the drain deadline to wait for the instance before us to end
 PORT_PATIENCE = 10.0
 EXIT_DELAY = 5.0  # seconds before a failing exit under supervisord, which restarts late exits without a pause
-FILES = 4096  # descriptors that are asked for
 
 log = logging.getLogger("mqworker.service")
-
-
-class StartError(Exception):
-    """The service cannot start; `code` is the exit code, the message one sentence with cause and fix."""
-
-    def __init__(self, code: Exit, message: str) -> None:
-        self.code = code
-        super().__init__(message)
 
 
 def run(loaded: Loaded, *, burst: bool = False) -> int:
@@ -58,7 +46,7 @@ def run(loaded: Loaded, *, burst: bool = False) -> int:
     began = False
     try:
         prepare(loaded)
-        with_lock = acquire_lock(loaded.state_dir / "lock", service.drain_deadline + LOCK_PATIENCE)
+        with_lock = acquire_lock(loaded.state_dir / "lock", service.drain_deadline)
         began = True
         code = asyncio.run(Service(loaded, writer, with_lock, burst=burst).main())
     except StartError as error:
@@ -71,54 +59,6 @@ def run(loaded: Loaded, *, burst: bool = False) -> int:
         time.sleep(EXIT_DELAY)
     writer.close(2.0)
     return code
-
-
-def prepare(loaded: Loaded) -> None:
-    """Make the process what the tree needs; raises StartError."""
-    folder = loaded.state_dir
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe_file = folder / ".writable"
-        probe_file.write_bytes(b"")
-        probe_file.unlink()
-    except OSError as error:
-        raise StartError(
-            Exit.CONFIG, f"the state folder {folder} cannot be written ({error.strerror}); set service.state_dir"
-        ) from None
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < FILES:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard), hard))
-    needed = 64 + sum(12 * max(stage.consumers, 8) for stage in loaded.config.stages.values())
-    if min(max(soft, FILES), hard) < needed:
-        raise StartError(Exit.CONFIG, f"{needed} descriptors are needed, {hard} are allowed: raise `ulimit -n`")
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
-    if "SUPERVISOR_ENABLED" in os.environ:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def acquire_lock(path: Path, patience: float) -> int:
-    """Become the only instance with this state folder, waiting for one that is ending; returns the descriptor."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    end = time.monotonic() + patience
-    told = False
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
-            if not told:
-                logs.say(
-                    log, logging.WARNING, "waiting", f"another instance (pid {owner}) holds {path}; waiting for it"
-                )
-                told = True
-            if time.monotonic() > end or "SUPERVISOR_ENABLED" not in os.environ:
-                words = f"another instance (pid {owner}) runs with the state folder {path.parent}"
-                raise StartError(Exit.INTERNAL, f"{words}: stop it, or set service.state_dir") from None
-            time.sleep(0.1)
-        else:
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, str(os.getpid()).encode(), 0)
-            return fd
 
 
 class Service:

@@ -90,7 +90,8 @@ class Consumer(Spawned):
         worker.begin_generation(self._birth.generation)
         level = self._birth.log_level
         done = 0
-        pid = os.getpid()
+        pid, up = os.getpid(), self._up.fileno()
+        pipe = os.fstat(up).st_ino
         while (packed := self._queue.get()) is not None:
             chunk = _chunks.decode(packed)
             worker.soft_limit = chunk.soft_limit
@@ -113,6 +114,8 @@ class Consumer(Spawned):
                     handed_up = now
                 slot.begin(item.seq, fingerprint(item.properties, item.body), now)
                 outcomes.append(worker.compute(item))
+                if os.fstat(up).st_ino != pipe:  # user code closed it: who dies now charges the right message
+                    os._exit(1)
                 slot.end()
                 done += 1
             memory = rss(pid)

@@ -188,7 +188,8 @@ class Engine:
         now = time.monotonic()
         seq, started = lane.in_hand()
         guilty = self.ledger.lane_died(lane.number, seq)
-        self.fleet.died(lane, death, now)
+        known = guilty is not None and guilty.company is not Company.ANY
+        self.fleet.died(lane, death, now, innocent=known)
         reason = _exit_reason(lane, death)
         self.exits[reason] = self.exits.get(reason, 0) + 1
         level = logging.DEBUG if reason == "asked" else logging.WARNING

@@ -103,8 +103,12 @@ class Fleet:
         if lane.number in self._leaving and lane.state == "idle":
             lane.leave()
 
-    def died(self, lane: Lane, death: Death, now: float) -> None:
-        """Take a dead lane off, and charge its slot when nobody wanted its end."""
+    def died(self, lane: Lane, death: Death, now: float, *, innocent: bool) -> None:
+        """Take a dead lane off, and charge its slot when nobody wanted its end.
+
+        It is `innocent` when it died of a message that had killed before: that one pays, and the good ones behind it
+        do not wait for a Consumer.
+        """
         del self.lanes[lane.number]
         wanted = lane.number in self._leaving
         self._leaving.discard(lane.number)
@@ -113,9 +117,9 @@ class Fleet:
         if lane.unfit is not None:
             failure = lane.unfit.failure
             self.problem = f"Consumers cannot be set up: {failure.type}: {failure.message}"
-        elif not wanted and not lane.done:
+        elif not wanted and not lane.done and not innocent:
             self.problem = f"Consumers end before their first message: {death}"
-        if not wanted:
+        if not wanted and not innocent:
             budget.died(now, fruitful=lane.done > 0)
         if lane.done:
             self.problem = ""

@@ -7,6 +7,7 @@ in design.md ("Lanes") and decisions.md 1 to 4; the comments below name what eac
 
 import asyncio
 import contextlib
+import multiprocessing.process
 import os
 import signal
 import time
@@ -90,6 +91,8 @@ class Lane:
             up_far.close()
             out_far.close()
         self._queue._reader.close()  # type: ignore[attr-defined]  # else the feeder never sees a broken pipe
+        # Else the start of another Consumer would reap this one without a look at its peak memory.
+        multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]
         assert self._process.pid is not None
         self.pid: int = self._process.pid
         self._pidfd = os.pidfd_open(self.pid)

@@ -54,10 +54,17 @@ def explain(error: BaseException, url: str) -> str:
     if isinstance(error, TimeoutError):
         return f"{broker} did not answer in time: see whether it is overloaded, frozen or behind a firewall"
     if isinstance(error, ssl.SSLError):
-        return f"{broker} and we do not agree on TLS ({error}): see [broker.tls]"
+        return _explain_tls(error, broker)
     if isinstance(error, OSError):
         return f"{broker} cannot be reached ({error.strerror or error}): start it, or correct broker.url"
     return f"{broker}: {error}"
+
+
+def _explain_tls(error: ssl.SSLError, broker: str) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        words = f"{broker} shows a TLS certificate that is not accepted ({error.verify_message})"
+        return f"{words}: correct the host in broker.url, or broker.tls.ca"
+    return f"{broker} and we do not agree on TLS ({error}): see [broker.tls]"
 
 
 def refused(error: BaseException) -> bool:

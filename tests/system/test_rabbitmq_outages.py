@@ -1,0 +1,178 @@
+"""A whole service while its broker is away, refuses it or is not the one it should be: it stays, says why, goes on."""
+
+import json
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.support.foreign import Client
+from tests.support.rabbitmq import available, free_port, temporary
+from tests.support.service import ServiceProcess
+from tests.support.waiting import wait_for
+from tests.system.stage import config, settled
+
+pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
+
+JOBS = "import time\n\ndef handle(body):\n    time.sleep(0.02)\n    return body\n"
+SECRET = "s3cret-word"  # a password that must not be told to anybody
+
+
+def openssl(folder: Path, *arguments: str) -> None:
+    """Run one openssl command in the folder."""
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
+
+
+def certificates(folder: Path) -> None:
+    """Make an authority and a certificate for `localhost` alone."""
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-sha256")
+    openssl(folder, "req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=Test CA")
+    openssl(folder, "req", *key, "-keyout", "key.pem", "-out", "request.pem", "-subj", "/CN=localhost")
+    (folder / "names").write_text("subjectAltName = DNS:localhost\n")
+    signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names", "-days", "2")
+    openssl(folder, "x509", "-req", "-in", "request.pem", *signed, "-out", "cert.pem")
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory) -> Path:
+    """The folder of the certificates."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificates(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def own(rabbit, tls, tmp_path_factory):
+    """A node of this file alone, which may be stopped, with TLS on a port of its own."""
+    assert available()
+    port = free_port()
+    options = {"cacertfile": tls / "ca.pem", "certfile": tls / "cert.pem", "keyfile": tls / "key.pem"}
+    lines = [f"listeners.ssl.1 = 127.0.0.1:{port}", *(f"ssl_options.{name} = {path}" for name, path in options.items())]
+    made = temporary(tmp_path_factory.mktemp("rabbit"), config=tuple(lines))
+    made.tls_port = port
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def node(own):
+    """That node, running again after the test."""
+    yield own
+    if not own.running():
+        own.start()
+
+
+def not_ready(service: ServiceProcess, *words: str, deadline: float = 20) -> str:
+    """Wait until /readyz says why not, in these words; the service is alive and tells the same everywhere."""
+
+    def told() -> str:
+        status, problem = service.ask("GET", "/readyz")
+        return problem["detail"] if status == 503 and all(word in problem["detail"] for word in words) else ""
+
+    reason = wait_for(told, deadline, f"readyz to tell {words}, it tells {service.ask('GET', '/readyz')}")
+    assert service.ask("GET", "/livez")[0] == 200
+    assert service.stage("work")["actual"]["link"]["connected"] is False
+    shown = service.cli("status")
+    assert shown.returncode == 0, shown.stderr
+    assert all(word in shown.stderr for word in words), shown
+    return reason
+
+
+def test_broker_away_for_twenty_seconds(node, service):
+    """Broker stopped for 20 s under load: the service says why it waits, goes on by itself, and loses nothing."""
+    running = service(config(node.url(), "away", "prefetch = 40"), {"jobs.py": JOBS}).start()
+    with Client(node.url()) as client:
+        for n in range(1_000):
+            client.publish("away", str(n).encode(), message_id=f"id-{n}")
+        wait_for(lambda: client.ready("away.out") > 100, 20, "work under way")
+    began = time.monotonic()
+    node.stop()
+    reason = not_ready(running, "cannot be reached", f"127.0.0.1:{node.port}", "start it")
+    assert "guest:guest" not in reason
+    latest = 0.0
+    while time.monotonic() < began + 20:
+        asked = time.monotonic()
+        assert running.ask("GET", "/livez")[0] == 200
+        assert running.ask("GET", "/readyz")[0] == 503
+        assert running.ask("GET", "/api/v1/status")[0] == 200
+        latest = max(latest, time.monotonic() - asked)
+        time.sleep(0.5)  # the pace of the questions
+    assert latest < 5
+    node.start()
+    running.wait_ready(60)
+    with Client(node.url()) as client:
+        seen = Counter(got.properties.message_id for got in client.take("away.out", 1_000, 60))
+        settled(node, "away")
+        seen.update(got.properties.message_id for got in client.rest("away.out"))
+    assert sorted(seen) == sorted(f"id-{n}" for n in range(1_000))
+    counters = running.stage("work")["actual"]["counters"]
+    assert seen.total() - 1_000 <= counters["ambiguous"] <= 40
+    assert counters["voided"] <= 40
+    assert running.stage("work")["restarts"] == 0
+    assert running.stop() == 0
+
+
+def test_broker_absent_at_boot(node, service):
+    """A service that starts before its broker answers and takes changes meanwhile, and works once it is there."""
+    node.stop()
+    running = service(config(node.url(), "boot"), {"jobs.py": JOBS}).start(ready=None)
+    running.event("started")
+    not_ready(running, "cannot be reached", "start it")
+    assert running.ask("PUT", "/api/v1/stages/work/consumers", {"count": 1})[0] == 202
+    wait_for(lambda: len(running.stage("work")["actual"]["consumers"]) == 1, 20, "one Consumer")
+    node.start()
+    running.wait_ready(60)
+    with Client(node.url()) as client:
+        client.publish("boot", b'"early"')
+        (got,) = client.take("boot.out", 1, 20)
+    assert got.body == b'"early"'
+    assert len(running.named("mqw-consumer")) == 1
+    assert running.stop() == 0
+
+
+def test_refused_at_run_time(node, service):
+    """Password changed, or virtual host gone, at run time: one clear sentence without the password, then on again."""
+    node.ctl("add_vhost", "site")
+    urls = []
+    for user, vhost in (("locked", "/"), ("homeless", "site")):
+        node.ctl("add_user", user, SECRET)
+        node.ctl("set_permissions", "-p", vhost, user, ".*", ".*", ".*")
+        urls.append(node.url(vhost, user, SECRET))
+    locked, homeless = (service(config(url, "refused"), {"jobs.py": JOBS}).start() for url in urls)
+    node.ctl("delete_vhost", "site")
+    node.ctl("change_password", "locked", "another")
+    node.ctl("close_all_user_connections", "locked", "the password was changed")
+    not_ready(locked, f"amqp://locked@127.0.0.1:{node.port}/", "refused the login", "correct user or password")
+    not_ready(homeless, "refused the virtual host", "vhost site not found", "create it")
+    node.ctl("change_password", "locked", SECRET)
+    node.ctl("add_vhost", "site")
+    node.ctl("set_permissions", "-p", "site", "homeless", ".*", ".*", ".*")
+    for one, url in zip((locked, homeless), urls, strict=True):
+        one.wait_ready(70)
+        with Client(url) as client:
+            client.publish("refused", b"1")
+            assert client.take("refused.out", 1, 20)[0].body == b"1"
+        assert one.stage("work")["restarts"] == 0
+        assert SECRET not in one.log.read_text() + json.dumps(one.ask("GET", "/api/v1/status")[1])
+        assert one.stop() == 0
+
+
+def test_tls_checks_the_host(node, tls, service):
+    """TLS: the right host passes, also as the second URL; a wrong host name or authority is refused with the reason."""
+    right, wrong = (f"amqps://guest:guest@{host}:{node.tls_port}/%2F" for host in ("localhost", "127.0.0.1"))
+    dead = f"amqp://guest:guest@127.0.0.1:{free_port()}/%2F"
+    trusting = ("[broker.tls]", f'ca = "{tls}/ca.pem"')
+    good = service(config([dead, right], "tls", broker=trusting), {"jobs.py": JOBS}).start(ready=None)
+    named = service(config(wrong, "tls", broker=trusting), {"jobs.py": JOBS}).start(ready=None)
+    foreign = service(config(right, "tls"), {"jobs.py": JOBS}).start(ready=None)
+    good.wait_ready()
+    for one in (named, foreign):
+        one.event("started")
+    not_ready(named, "certificate", "127.0.0.1", "not valid for", "broker.url")
+    not_ready(foreign, "certificate", "localhost", "self-signed certificate", "broker.tls.ca")
+    with Client(node.url()) as client:
+        client.publish("tls", b'"safe"')
+        assert client.take("tls.out", 1, 20)[0].body == b'"safe"'
+    assert [one.stop() for one in (good, named, foreign)] == [0, 0, 0]

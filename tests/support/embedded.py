@@ -1,0 +1,166 @@
+"""One stage named `work` on the embedded broker: its configuration, and a client of its file that is no service.
+
+Runs in the test process. The client looks without taking: results stay in the output queue, so that a message that was
+lost, doubled or computed with the wrong parameters shows at the end, whenever it happened.
+"""
+
+import asyncio
+import http.client
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Self
+
+from mqworker.brokers.base import Publication
+from mqworker.brokers.sqlite import store
+from mqworker.brokers.sqlite.desk import SqliteDesk
+from mqworker.properties import Properties
+from tests.support.service import ServiceProcess
+from tests.support.waiting import wait_for
+
+INPUT, OUTPUT, DEAD = "in", "out", "in.dlq"
+PAUSE = 0.003  # seconds of each message, unless a test says otherwise
+
+HANDLER = f"""\
+import time
+
+def handle(body, params):
+    began = time.monotonic()
+    time.sleep(body.get("seconds", {PAUSE}))
+    return {{"n": body["n"], "began": began, "params": dict(params)}}
+"""
+
+
+def config(*lines: str, service: str = "", control: str = "port = 0", consumers: int = 2) -> str:
+    """A configuration with further lines of the stage, of [service] and of [control]."""
+    return (
+        f'[service]\nlog_format = "json"\n{service}\n[control]\n{control}\n[stages.work]\ninput = "{INPUT}"\n'
+        f'jobs = ["jobs:handle"]\noutput = {{ queue = "{OUTPUT}" }}\nconsumers = {consumers}\n'
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+class Result(NamedTuple):
+    """A message in the output queue."""
+
+    body: dict[str, Any]
+    properties: Properties
+
+    @property
+    def generation(self) -> int:
+        """The generation of code and parameters that its handler had."""
+        return int(self.properties.headers["x-mqworker-generation"])  # type: ignore[arg-type]
+
+
+class Client:
+    """See the module head; numbers its messages."""
+
+    def __init__(self, service: ServiceProcess) -> None:
+        self._runner = asyncio.Runner()
+        self._desk = self._runner.run(_open(service))
+        self.sent = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._desk.close())
+        self._runner.close()
+
+    def send(self, count: int, **body: Any) -> range:
+        """Store so many messages in one transaction; returns their numbers."""
+        numbers = range(self.sent, self.sent + count)
+        self.sent += count
+        messages = [self._message(json.dumps({"n": n} | body).encode(), str(n)) for n in numbers]
+
+        def work(db: sqlite3.Connection) -> None:
+            store.make_queue(db, INPUT)
+            for message in messages:
+                store.publish(db, message)
+
+        self._runner.run(self._desk._ask(work, 20))
+        return numbers
+
+    def send_raw(self, bodies: Iterable[bytes]) -> None:
+        """Store bodies as they are."""
+        for number, body in enumerate(bodies):
+            properties = self._message(body, f"raw-{number}").properties
+            self._runner.run(self._desk.send(INPUT, properties, body, 20))
+
+    @staticmethod
+    def _message(body: bytes, message_id: str) -> Publication:
+        block = Properties(content_type="application/json", delivery_mode=2, message_id=message_id).encode()
+        return Publication("", INPUT, block, body)
+
+    def ready(self, queue: str = INPUT) -> int:
+        """How many messages wait in a queue."""
+        info = self._runner.run(self._desk.queue(queue, 20))
+        return info.messages if info else 0
+
+    def results(self, queue: str = OUTPUT) -> list[Result]:
+        """All that is in a queue, left where it is."""
+        found = self._runner.run(self._desk.peek(queue, 1_000_000, 20))
+        return [Result(json.loads(each.body), Properties.decode(each.properties)) for each in found]
+
+    def finish(self, deadline: float = 60) -> list[Result]:
+        """Wait until every message that was sent has its result: once, and none is dead or left."""
+        wait_for(lambda: self.ready(OUTPUT) + self.ready(DEAD) >= self.sent, deadline, "every message to have a result")
+        assert self.ready(DEAD) == 0, self.results(DEAD)
+        results = self.results()
+        repeated = {n: times for n, times in Counter(result.body["n"] for result in results).items() if times > 1}
+        assert not repeated
+        assert sorted(result.body["n"] for result in results) == list(range(self.sent))
+        assert self.ready() == 0
+        return results
+
+
+async def _open(service: ServiceProcess) -> SqliteDesk:
+    return SqliteDesk(service.folder / ".mqworker/broker.db")
+
+
+class Answer(NamedTuple):
+    """What the control API answered over TCP."""
+
+    status: int
+    body: Any
+    headers: http.client.HTTPMessage
+
+
+def curl(port: int, method: str, path: str, data: bytes | None = None, timeout: float = 30, **headers: str) -> Answer:
+    """One request over TCP as curl sends it; header names with `_` for `-`."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, data, {"User-Agent": "curl/7.88.1", "Accept": "*/*"} | named)
+        answer = connection.getresponse()
+        text = answer.read()
+        told = json.loads(text) if answer.headers.get_content_type().endswith("json") and text else text.decode()
+        return Answer(answer.status, told, answer.headers)
+    finally:
+        connection.close()
+
+
+def port(service: ServiceProcess) -> int:
+    """The TCP port of the last start."""
+    started = [event["url"] for event in service.events() if event["event"] == "started"]
+    return int(started[-1].rpartition(":")[2])
+
+
+def put(service: ServiceProcess, path: str, body: Any = None, method: str = "PUT") -> dict[str, Any]:
+    """Change something of the stage, and see it applied."""
+    status, told = service.ask(method, f"/api/v1/stages/work/{path}?wait=30", body, timeout=40)
+    assert (status, told.get("applied")) == (200, True), told
+    return told
+
+
+def steady(service: ServiceProcess, deadline: float = 30) -> dict[str, Any]:
+    """Wait until the stage is wholly as it should be; returns it."""
+
+    def look() -> dict[str, Any] | None:
+        status, told = service.ask("GET", "/api/v1/status")
+        assert status == 200, told
+        return told["stages"][0] if told["applied"] >= told["revision"] else None
+
+    return wait_for(look, deadline, "desired to equal actual")

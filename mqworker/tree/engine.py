@@ -170,6 +170,8 @@ class Engine:
     def lane_outcomes(self, lane: Lane, words: Outcomes) -> None:
         """Settle what is finished."""
         now = time.monotonic()
+        if words.outcomes and lane.done == len(words.outcomes):
+            self.fleet.prospered(lane)
         for outcome in words.outcomes:
             self.service_time.observe(outcome.duration)
             entry = self.ledger.entry(outcome.seq)

@@ -40,6 +40,7 @@ class Fleet:
         """Aim at `count` Consumers that run the code of `desired`."""
         if self._desired is not None and desired.code > self._desired.code:
             self._budgets.clear()  # new code deserves a new chance
+            self.problem = ""
         self._desired = desired
         self._wanted = count
 
@@ -103,6 +104,12 @@ class Fleet:
         if lane.number in self._leaving and lane.state == "idle":
             lane.leave()
 
+    def prospered(self, lane: Lane) -> None:
+        """Hear that a Consumer has finished its first messages: its slot is sound again."""
+        self._budgets.setdefault(lane.slot, Budget()).prospered()
+        if self._desired is not None and lane.born >= self._desired.code:
+            self.problem = ""
+
     def died(self, lane: Lane, death: Death, now: float, *, innocent: bool) -> None:
         """Take a dead lane off, and charge its slot when nobody wanted its end.
 
@@ -121,8 +128,6 @@ class Fleet:
             self.problem = f"Consumers end before their first message: {death}"
         if not wanted and not innocent:
             budget.died(now, fruitful=lane.done > 0)
-        if lane.done:
-            self.problem = ""
 
     def retire_all(self) -> None:
         """Want nobody any more; the busy finish first."""

@@ -8,7 +8,7 @@ import pytest
 
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable, Publication
 from mqworker.brokers.rabbitmq import RabbitDesk, RabbitLink
-from mqworker.brokers.rabbitmq.connection import wait_before
+from mqworker.brokers.rabbitmq.connection import SETTLED, wait_before
 from mqworker.brokers.rabbitmq.topology import queue_arguments
 from mqworker.config import BrokerConfig, TlsConfig
 from mqworker.properties import Properties
@@ -38,6 +38,18 @@ async def ctl(harness: RabbitHarness, *arguments: str) -> str:
 
 async def evaluate(harness: RabbitHarness, expression: str) -> str:
     return await asyncio.to_thread(harness.node.eval, expression)
+
+
+@contract
+async def test_one_connection_back_brings_the_other(broker, monkeypatch):
+    """A link does not wait out the longer of two waits: the connection that is back first has the other try at once."""
+    link, sink = await broker.started(prefetch=5)
+    await asyncio.sleep(SETTLED)  # what a session has to last to count as good
+    waits = iter([60.0])
+    monkeypatch.setattr("mqworker.brokers.rabbitmq.connection.wait_before", lambda *_, **__: next(waits, 0.2))
+    await ctl(broker, "close_all_connections", "test")
+    await until(lambda: sink.consuming_lost_for, 5, "the loss seen")
+    await back(link)
 
 
 @pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)

@@ -6,6 +6,7 @@ to the wait. The owner (`Role`) hears `serve` for each new Wire and `lost` once 
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -53,11 +54,23 @@ class Connection:
         self._tell = tell
         self._wire: Wire | None = None
         self._task: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+        self._hurried = False  # since the last good session
+        self.on_open: Callable[[], None] = lambda: None
         self.opened = 0  # how many times
 
     def start(self) -> None:
         """Begin to connect."""
         self._task = asyncio.create_task(self._keep(), name=f"{self._name}: connection")
+
+    def hurry(self) -> None:
+        """Try at once if it waits, for the broker was just seen to take connections.
+
+        Once for each good session: else two that open and end at once would hurry each other on without a pause.
+        """
+        if not self._hurried:
+            self._hurried = True
+            self._hurry.set()
 
     async def close(self, deadline: float) -> None:
         """End for good within `deadline` seconds."""
@@ -82,11 +95,19 @@ class Connection:
             else:
                 self.opened += 1
                 self._wire = wire
+                self.on_open()
                 error, reason = await self._session(wire, url)
-                failures = 0 if loop.time() - began > SETTLED else failures
+                if loop.time() - began > SETTLED:
+                    failures, self._hurried = 0, False
             failures += 1
             self._tell(reason)
-            await asyncio.sleep(wait_before(failures, refused=refused(error)))
+            await self._wait(wait_before(failures, refused=refused(error)))
+
+    async def _wait(self, seconds: float) -> None:
+        self._hurry.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
 
     async def _session(self, wire: Wire, url: str) -> tuple[BaseException, str]:
         tasks = [asyncio.create_task(self._role.serve(wire)), asyncio.create_task(self._watch(wire))]

@@ -38,6 +38,8 @@ class RabbitLink:
             Connection(config, f"{name} (consume)", self._consuming, self._consuming_said),
             Connection(config, f"{name} (publish)", self._publishing, self._publishing_said),
         )
+        one, other = self._connections
+        one.on_open, other.on_open = other.hurry, one.hurry  # the link is back with the later of the two
 
     @property
     def stale_acks(self) -> int:

@@ -187,6 +187,7 @@ class Lane:
         self._loop.remove_reader(self._pidfd)
         self._reader.drain()  # complete frames that it left behind still count
         self._reader.close()
+        del self._reader  # it holds us: as a cycle our semaphores would stay mapped until a full garbage collection
         self.output.finish()
         self._become("dead")
         self._forget_semaphores()

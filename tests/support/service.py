@@ -115,7 +115,9 @@ class ServiceProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None and self.log.exists():
+            print(self.log.read_text()[-20_000:])  # pytest shows it when the test has failed
         self.close()
 
     # --- control

@@ -1,0 +1,215 @@
+"""The service under a real supervisord by the root's supervisord.conf: kills, stops, hangs; nothing lost or left."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.support.supervised import ROOT, Supervised
+from tests.support.traffic import HANDLER, PREFETCH, Lasts, Traffic, Watcher, journal, leaked_semaphores
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
+KILLS = 20
+
+
+@pytest.fixture
+def traffic(rabbit):
+    with Traffic(rabbit.url()) as made:
+        yield made
+
+
+def more(traffic: Traffic, count: int = 20) -> None:
+    """Wait until so many further results have come."""
+    now = len(traffic.done())
+    traffic.until(lambda: len(traffic.done()) >= now + count, 60, "more results")
+
+
+def finish(service: Supervised, traffic: Traffic, watcher: Watcher, began: float) -> None:
+    """Every message has its outcome, there was never a second tree, and nothing is left."""
+    traffic.finish()
+    watcher.check()
+    assert not traffic.dead
+    assert not traffic.charged()
+    service.shut()
+    wait_for(lambda: not leaked_semaphores(began), 20, "no semaphore to be left")
+
+
+def test_a_killed_service_is_started_again_and_loses_nothing(traffic):
+    """20 times kill -9 of the Service: supervisord starts it again, one tree at a time, nothing lost, no orphan."""
+    began = time.time()
+    with Supervised(traffic.config(), {"work.py": HANDLER}) as service, Watcher(service, traffic) as watcher:
+        service.supervise()
+        orphans, again = Lasts("Service killed, its tree gone"), Lasts("Service killed, working again")
+        for _ in range(KILLS):
+            more(traffic)
+            pid = service.running()
+            tree = {p for p, name in service.pids().items() if name.startswith("mqw-")}
+            killed = time.monotonic()
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda t=tree: not t & service.pids().keys(), 5, "its tree to be gone")
+            orphans.since(killed)
+            traffic.until(lambda t=tree: set(service.named("mqw-consumer")) - t, 30, "a new tree")
+            more(traffic, 1)
+            again.since(killed)
+        print(orphans, again, f"{traffic.sent} messages, {traffic.repeats()} repeated", sep="\n")
+        finish(service, traffic, watcher, began)
+        assert traffic.repeats() <= KILLS * PREFETCH
+
+
+def test_a_killed_supervisord_leaves_one_tree_that_ends_before_the_next_begins(traffic):
+    """6 times kill -9 of supervisord: the old tree drains, the new one waits for it; nothing lost, no orphan."""
+    began = time.time()
+    with Supervised(traffic.config(), {"work.py": HANDLER}) as service, Watcher(service, traffic) as watcher:
+        service.supervise()
+        ended, again = Lasts("supervisord killed, the old tree ended"), Lasts("supervisord killed, working again")
+        for round_ in range(6):
+            more(traffic)
+            if round_ == 0:  # long enough that the new one has to wait
+                (long,) = traffic.send(1, seconds=3)
+                traffic.until(lambda n=long: n in {note.n for note in journal(service)}, 20, "long work in hand")
+            old = service.pids().keys()
+            killed = time.monotonic()
+            os.kill(service.supervisor(), signal.SIGKILL)
+            service.supervise(None)
+            traffic.until(lambda o=old: not o & service.pids().keys(), 20, "the old tree to be gone")
+            ended.since(killed)
+            traffic.until(lambda o=old: set(service.named("mqw-consumer")) - o, 30, "a new tree")
+            more(traffic, 1)
+            again.since(killed)
+        print(ended, again, f"{traffic.sent} messages, {traffic.repeats()} repeated", sep="\n")
+        finish(service, traffic, watcher, began)
+        assert traffic.repeats() == 0, "the old tree drained"
+        assert "waiting" in {event["event"] for event in service.events()}
+
+
+def test_a_stop_finishes_what_is_in_hand_and_gives_the_rest_back(traffic):
+    """supervisorctl stop under load drains and ends with 0; start, restart, status and tail do what they say."""
+    began = time.time()
+    with Supervised(traffic.config(), {"work.py": HANDLER}) as service, Watcher(service, traffic) as watcher:
+        service.supervise()
+        more(traffic)
+        traffic.send(400, seconds=0.02)
+        more(traffic)
+        asked = time.monotonic()
+        assert service.ctl("stop", "mqworker") == "mqworker: stopped\n"
+        stopping = time.monotonic() - asked
+        assert not [name for name in service.pids().values() if name.startswith("mqw-")]
+        assert service.info()["exitstatus"] == 0
+        assert "stopped: mqworker (exit status 0)" in (service.state / "supervisord.log").read_text()
+        assert "STOPPED" in service.ctl("status", "mqworker")
+        traffic.pump()
+        begun = {note.n for note in journal(service)}
+        wait_for(lambda: traffic.pump() or begun == traffic.done(), 10, "all that was begun to have its result")
+        assert traffic.ready() == traffic.waiting() > 0, "the rest is back in the queue"
+        print(f"stopped in {stopping:.2f} s, {traffic.waiting()} given back")
+
+        assert service.ctl("start", "mqworker") == "mqworker: started\n"
+        more(traffic)
+        pid = service.running()
+        assert service.ctl("restart", "mqworker") == "mqworker: stopped\nmqworker: started\n"
+        assert service.running() != pid
+        assert "RUNNING" in service.ctl("status", "mqworker")
+        more(traffic)
+        service.events()  # every line of the log is whole
+        finish(service, traffic, watcher, began)
+        assert traffic.repeats() == 0
+
+
+CHILDREN = HANDLER.replace(
+    "    time.sleep", "    subprocess.Popen(['sh', '-c', 'trap \"\" TERM INT HUP; sleep 600'])\n    time.sleep"
+).replace("import os", "import subprocess, os")
+
+
+def test_programs_that_a_handler_started_end_with_the_service(traffic):
+    """A stop, and the death of a Consumer, leave none of its programs behind, though they ignore every signal."""
+    with Supervised(traffic.config(consumers=2), {"work.py": CHILDREN}) as service:
+        service.supervise()
+        traffic.send(4)
+        traffic.finish()
+        assert len(service.named("sh")) == 4
+        for pid in service.named("mqw-consumer"):
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not service.named("sh") + service.named("sleep"), 5, "orphans of a Consumer to be gone")
+        traffic.send(4)
+        traffic.finish()
+        assert len(service.named("sh")) == 4
+        assert service.ctl("stop", "mqworker") == "mqworker: stopped\n"
+        assert service.info()["exitstatus"] == 0
+        assert not service.named("sh") + service.named("sleep")
+        service.shut()
+
+
+def test_tail_shows_whole_lines(traffic):
+    """`supervisorctl tail -f` follows the log, one event a line, from several processes."""
+    chatty = HANDLER.replace('    note("end", body)', "    print('line of', body['n'])")
+    with Supervised(traffic.config(), {"work.py": chatty}) as service:
+        service.supervise()
+        command = [ROOT / ".venv/bin/supervisorctl", "-c", service.conf, "tail", "-f", "mqworker"]
+        lines: list[str] = []
+        with subprocess.Popen(command, env=service.env, stdout=subprocess.PIPE, text=True) as tail:
+            try:
+                traffic.send(200)
+                traffic.finish()
+                assert service.cli("scale", "3").returncode == 0
+                for line in tail.stdout:
+                    lines.append(line)
+                    if "SetConsumers" in line:
+                        break
+            finally:
+                tail.kill()
+        assert lines.pop(0) == "==> Press Ctrl-C to exit <==\n"
+        events = [json.loads(line) for line in lines[1:]]  # it begins with the last 1,600 bytes
+        assert len({event["pid"] for event in events if event["event"] == "output"}) == 4
+        service.shut()
+
+
+IMPATIENT = """\
+import sys
+
+from mqworker import guard
+
+guard.GRACE, guard.MISSES = 1.0, 2
+ask = guard.alive
+
+
+def alive(address):
+    why = ask(address)
+    guard.tell("it answers" if not why else "it is silent")
+    return why
+
+
+guard.alive = alive
+sys.exit(guard.main())
+"""
+
+
+def test_a_frozen_service_is_killed_by_the_guard_and_runs_again(traffic):
+    """A service that misses one look is left alone; one that stays silent is killed, and works again."""
+    with Supervised(traffic.config(), {"work.py": HANDLER, "impatient.py": IMPATIENT}) as service:
+        conf = service.conf.read_text()
+        assert "-m mqworker.guard" in conf
+        service.conf.write_text(conf.replace("-m mqworker.guard", f"{service.folder}/impatient.py"))
+        service.supervise()
+        pid = service.running()
+        told = service.state / "guard.log"
+        wait_for(lambda: "it answers" in told.read_text(), 30, "a look of the guard")
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: "it is silent" in told.read_text(), 30, "a miss")
+        os.kill(pid, signal.SIGCONT)
+        wait_for(lambda: "it answers" in told.read_text().rpartition("it is silent")[2], 30, "a later look")
+        more(traffic)
+        assert service.running() == pid, "a service that was slow for a while goes on"
+        assert "killing" not in told.read_text()
+        os.kill(pid, signal.SIGSTOP)
+        frozen = time.monotonic()
+        service.running(but=pid, deadline=60)
+        print(f"frozen service running again after {time.monotonic() - frozen:.1f} s")
+        assert "killing it" in told.read_text()
+        more(traffic)
+        traffic.finish()
+        assert traffic.repeats() <= PREFETCH
+        service.shut()

@@ -24,7 +24,7 @@ from mqworker.processes import SPAWN, Death, reap
 from mqworker.tree.consumer import Birth, Consumer
 from mqworker.tree.slots import Slot
 
-END_GRACE = 0.25  # seconds between the end of a Consumer's pipe and its own
+END_GRACE = 2.0  # seconds between the end of a Consumer's pipe and its own, on a busy machine
 
 _encoder = msgspec.msgpack.Encoder()
 _uplinks = msgspec.msgpack.Decoder(Uplink)

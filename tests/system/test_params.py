@@ -1,0 +1,266 @@
+"""Parameters and code of a whole service, changed while messages flow: which message was computed with what."""
+
+import json
+import threading
+import time
+from typing import Any, Self
+
+import pytest
+
+from tests.support.embedded import Client, Result, config, put, steady
+from tests.support.service import ServiceProcess
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.system
+
+HANDLER = """\
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+CODE = 1
+
+
+@dataclass
+class Params:
+    factor: Annotated[int, Meta(ge=1, le=1000)] = 1
+    pause: float = 0.002
+
+
+def handle(body, params):
+    began = time.monotonic()
+    time.sleep(params.pause)
+    return {"n": body["n"], "began": began, "product": body["n"] * params.factor, "factor": params.factor, "code": CODE}
+"""
+PATH = "/api/v1/stages/work/params"
+
+
+def code(number: int) -> str:
+    """The handler as of its version so and so."""
+    return HANDLER.replace("CODE = 1", f"CODE = {number}")
+
+
+class Load:
+    """Keeps some messages waiting for as long as it is entered; the load of a busy day."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.error: BaseException | None = None
+
+    def _run(self) -> None:
+        try:
+            while not self._over.wait(0.05):
+                if self._client.ready() < 300:
+                    self._client.send(200)
+        except BaseException as error:  # noqa: BLE001 - told by the thread that waits
+            self.error = error
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        if self.error is not None:
+            raise self.error
+
+
+def more(service: ServiceProcess, count: int = 60) -> None:
+    """Wait until so many more messages are settled."""
+
+    def settled() -> int:
+        actual = service.stage("work")["actual"]
+        return int(actual["counters"]["result"]) if actual else 0
+
+    before = settled()
+    wait_for(lambda: settled() >= before + count, 20, f"{count} more results")
+
+
+def test_a_patch_holds_for_every_message_that_is_started_after_its_answer(service):
+    """PATCH ?wait= under load: later messages have the new value, a bad value changes nothing."""
+    running = service(config(), {"jobs.py": HANDLER}).start()
+    changes: list[tuple[float, int, int]] = []  # answered when, generation, factor
+
+    def patch(factor: int) -> None:
+        told = put(running, "params", {"factor": factor}, method="PATCH")
+        changes.append((time.monotonic(), told["generation"], factor))
+
+    with Client(running) as client:
+        with Load(client):
+            more(running)
+            for factor in (2, 3, 5, 7):
+                patch(factor)
+                more(running)
+            before = running.stage("work")["desired"]
+            for bad, field in (
+                ({"factor": "many"}, "factor"),
+                ({"factor": 0}, "factor"),
+                ({"factor": 17, "pause": "long"}, "pause"),
+                ({"factro": 3}, "factro"),
+            ):
+                status, told = running.ask("PATCH", f"{PATH}?wait=30", bad)
+                assert status == 422
+                assert [each["field"] for each in told["fields"]] == [field], told
+            assert running.stage("work")["desired"] == before
+            status, told = running.ask("POST", f"{PATH}/rollback?wait=30", timeout=40)
+            assert (status, told["applied"], told["params"]) == (200, True, {"factor": 5})
+            changes.append((time.monotonic(), told["generation"], 5))
+            more(running)
+        results = client.finish()
+        print(f"{client.sent} messages, {len(changes)} generations")
+    judge(results, changes)
+    assert running.stop() == 0
+
+
+def judge(results: list[Result], changes: list[tuple[float, int, int]]) -> None:
+    """Compare each result with the parameters that had been answered for when its handler began."""
+    generations = [generation for _, generation, _ in changes]
+    assert generations == sorted(set(generations))
+    factor_of = {generations[0] - 1: 1} | {generation: factor for _, generation, factor in changes}
+    for result in results:
+        body = result.body
+        assert body["product"] == body["n"] * body["factor"]
+        assert body["factor"] == factor_of[result.generation], "what the header says is what the handler had"
+        answered = [generation for when, generation, _ in changes if when < body["began"]]
+        assert result.generation >= max(answered, default=0), f"{body} began after the answer for {answered[-1]}"
+    assert {result.generation for result in results} == factor_of.keys(), "the load met every generation"
+
+
+def test_parameters_outlive_a_restart_until_the_file_changes(service):
+    """Live parameters survive a restart, are shown as live, and yield to a new configured value."""
+    running = service(config("params = { factor = 2 }"), {"jobs.py": HANDLER}).start()
+    told = running.cli("params", "set", "factor=5")
+    assert told.returncode == 0, told.stderr
+    assert running.stop() == 0
+    running.start()
+    assert json.loads(running.cli("params", "get", "factor").stdout) == 5
+    assert origin(running) == ("5", "live")
+    assert not [event for event in running.events() if event["event"] == "configuration"]
+    assert running.stop() == 0
+    line = 1 + config("params = { factor = 2 }").splitlines().index("params = { factor = 2 }")
+    assert origin(running) == ("2", f"mqworker.toml:{line}")  # nobody to ask for the live value
+    running.write("mqworker.toml", config("params = { factor = 9 }"))
+    running.start()
+    (event,) = [event for event in running.events() if event["event"] == "configuration"]
+    assert (
+        event["msg"] == "stage work: params in the configuration has changed and replaces the value that was set live"
+    )
+    assert running.stage("work")["desired"]["params"] == {"factor": 9}
+    assert origin(running) == ("9", f"mqworker.toml:{line}")
+    with Client(running) as client:
+        client.send(20)
+        assert {result.body["factor"] for result in client.finish()} == {9}
+    assert running.cli("params", "rollback").returncode == 0
+    assert running.stage("work")["desired"]["params"] == {"factor": 5}
+    assert running.stop() == 0
+
+
+def origin(service: ServiceProcess) -> tuple[str, str]:
+    """Value and origin of the parameter `factor` in `mqworker config show --origin`."""
+    shown = service.cli("config", "show", "--origin")
+    assert shown.returncode == 0, shown.stderr
+    (row,) = [row for row in shown.stdout.splitlines() if row.startswith("stages.work.params.factor")]
+    value, _, whence = row.partition("=")[2].partition("#")
+    return value.strip(), whence.strip()
+
+
+class Watch:
+    """Samples the stage over HTTP while it is entered: how many Consumers are ready."""
+
+    def __init__(self, service: ServiceProcess) -> None:
+        self._service = service
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.samples: list[tuple[int, str]] = []  # ready Consumers, /readyz
+
+    def _run(self) -> None:
+        while not self._over.wait(0.01):
+            consumers = self._service.stage("work")["actual"]["consumers"]
+            ready = self._service.ask("GET", "/readyz")
+            self.samples.append((sum(one["state"] in ("idle", "busy") for one in consumers), str(ready[1])))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def consumers(service: ServiceProcess) -> set[int]:
+    """The pids that the service tells."""
+    return {one["pid"] for one in service.stage("work")["actual"]["consumers"]}
+
+
+def test_a_rolling_restart_imports_the_code_afresh_without_a_gap(service):
+    """POST /restart and SIGHUP under load: new code in new processes, somebody ready at every moment, nothing lost."""
+    running = service(config(), {"jobs.py": code(1)}).start()
+    answered: list[tuple[float, int]] = []  # when, code
+    with Client(running) as client:
+        with Load(client), Watch(running) as watch:
+            more(running)
+            old = consumers(running)
+            running.write("jobs.py", code(22))
+            put(running, "restart", method="POST")
+            answered.append((time.monotonic(), 22))
+            assert not old & consumers(running)
+            more(running)
+            old = consumers(running)
+            running.write("jobs.py", code(333))
+            running.signal(1)
+            wait_for(lambda: not old & consumers(running), 20, "new Consumers")
+            steady(running)
+            answered.append((time.monotonic(), 333))
+            more(running)
+        results = client.finish()
+    judge_codes(results, answered)
+    assert len(watch.samples) > 20
+    assert min(ready for ready, _ in watch.samples) >= 1, watch.samples
+    assert {told for _, told in watch.samples} == {"{'status': 'ready'}"}
+    print(f"{client.sent} messages, {len(watch.samples)} samples, {min(watch.samples)[0]} Consumers ready at least")
+    assert running.stop() == 0
+
+
+def judge_codes(results: list[Result], answered: list[tuple[float, int]]) -> None:
+    """Every message that began after an answer was computed by the code of then, or later code."""
+    for result in results:
+        newest = max((number for when, number in answered if when < result.body["began"]), default=1)
+        assert result.body["code"] >= newest, result.body
+    assert {result.body["code"] for result in results} == {1} | {number for _, number in answered}
+
+
+def test_new_code_that_cannot_be_imported_leaves_the_old_consumers_at_work(service):
+    """A restart with broken code: the old Consumers go on, the state says why, and mended code is taken over."""
+    running = service(config(), {"jobs.py": code(1)}).start()
+    with Client(running) as client:
+        with Load(client):
+            more(running)
+            old = consumers(running)
+            running.write("jobs.py", 'raise RuntimeError("the table of tariffs is missing")\n')
+            status, told = running.ask("POST", "/api/v1/stages/work/restart?wait=1")
+            assert (status, told["applied"]) == (202, False)
+            stage = wait_for(lambda: said(running, "tariffs"), 20, "the reason to be told")
+            assert "RuntimeError" in stage["problem"]
+            more(running)
+            assert old <= consumers(running)
+            assert running.ask("GET", "/readyz")[0] == 200
+            running.write("jobs.py", code(22))
+            put(running, "restart", method="POST")
+            assert not old & consumers(running)
+            assert running.stage("work")["problem"] == ""
+            more(running)
+        results = client.finish()
+    assert {result.body["code"] for result in results} == {1, 22}
+    assert running.stop() == 0
+
+
+def said(service: ServiceProcess, words: str) -> dict[str, Any] | None:
+    """The stage, once its problem holds these words."""
+    stage = service.stage("work")
+    return stage if words in stage["problem"] else None

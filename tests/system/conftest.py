@@ -20,7 +20,7 @@ def queue(rabbit) -> Iterator[str]:
     name = f"system.{uuid.uuid4().hex[:8]}"
     yield name
     with Client(rabbit.url()) as client:
-        for suffix in ("", ".dlq", ".out", ".retry.1s", ".retry.2s", ".retry.4s"):
+        for suffix in ("", ".dlq", ".out", ".retry.1s", ".retry.2s", ".retry.4s", ".retry.1024s"):
             client.channel.queue_delete(name + suffix)
 
 

@@ -167,6 +167,8 @@ def handle(body, message):
     match body["do"]:
         case "later" if message.attempt == 1:
             raise Retry(after=3)
+        case "parked":
+            raise Retry(after=600)
         case "third" if message.attempt < 3:
             raise ConnectionError("not yet")
         case "final":
@@ -190,16 +192,16 @@ def test_retries_wait_in_delay_queues(rabbit, queue, service, kind):
         def send(what: str) -> None:
             client.publish(queue, json.dumps({"do": what, "sent": time.time()}).encode(), message_id=what)
 
-        for what in ("later", "third", "final"):
+        for what in ("later", "third", "final", "parked"):
             send(what)
         (final,) = client.take(f"{queue}.dlq", 1, 20)
         assert reasons(final) == ("error", "ValueError", 1)
-        settled(rabbit, f"{queue}.retry.4s", ready=1)
-        settled(rabbit, queue)  # nothing of it is held here meanwhile
+        settled(rabbit, f"{queue}.retry.1024s", ready=1)
+        settled(rabbit, queue)  # nothing is held here meanwhile
         results = {
             told["do"]: (told, got) for got in client.take(f"{queue}.out", 2, 40) if (told := json.loads(got.body))
         }
-        counters = counted(running, result=2, retried=3, dead=1)
+        counters = counted(running, result=2, retried=4, dead=1)
         assert counters["ambiguous"] == 0
         later, third = results["later"], results["third"]
         assert (later[0]["attempt"], later[1].headers["x-mqworker-attempt"]) == (2, 2)
@@ -215,7 +217,7 @@ def test_retries_wait_in_delay_queues(rabbit, queue, service, kind):
 def delivery_counts(rabbit, queue, client, send, running) -> None:
     """What a quorum queue counts reaches the handler, and ends a message before the broker would drop it."""
     send("redelivered")
-    wait_for(lambda: counted(running)["received"] == 7, 20, "the message in hand")
+    wait_for(lambda: counted(running)["received"] == 8, 20, "the message in hand")
     os.kill(running.named("mqw-producer")[0], signal.SIGKILL)
     (got,) = client.take(f"{queue}.out", 1, 40)
     assert json.loads(got.body)["count"] == 1

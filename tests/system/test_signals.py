@@ -1,0 +1,201 @@
+"""Signals to a whole service, as supervisord, a shell and a terminal send them; and the end of a burst."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.support.embedded import DEAD, HANDLER, OUTPUT, Client, config, steady
+from tests.support.service import ServiceProcess, gone
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.system
+
+
+def in_hand(service: ServiceProcess) -> bool:
+    """Whether a Consumer tells of a message that it works on."""
+    actual = service.stage("work")["actual"]
+    return actual is not None and any(one["message_id"] for one in actual["consumers"])
+
+
+def test_term_under_load_drains(service):
+    """SIGTERM under load: exit 0, what was in hand is finished, the rest is in the queue, nothing happens twice."""
+    running = service(config(), {"jobs.py": HANDLER}).start()
+    with Client(running) as client:
+        for _ in range(2):
+            done = client.ready(OUTPUT)
+            client.send(800)
+            wait_for(lambda done=done: client.ready(OUTPUT) > done + 100, 20, "work to be going on")
+            began = time.monotonic()
+            assert running.stop() == 0
+            print(f"drained in {time.monotonic() - began:.2f} s")
+            assert client.ready(OUTPUT) + client.ready() == client.sent
+            assert client.ready() > 0
+            gone(running)
+            running.start()
+        client.finish()
+    assert running.stop() == 0
+
+
+def test_work_over_the_deadline_is_given_back(service):
+    """A message that outlasts the drain deadline: exit 75, and it is back, uncharged; on a second TERM at once."""
+    running = service(config(service="drain_deadline = 1"), {"jobs.py": HANDLER}).start()
+    with Client(running) as client:
+        client.send(1, seconds=60)
+        wait_for(lambda: in_hand(running), 20, "the long message to be in hand")
+        began = time.monotonic()
+        assert running.stop() == 75
+        assert 1 <= time.monotonic() - began < 20
+        gone(running)
+        assert (client.ready(), client.ready(OUTPUT), client.ready(DEAD)) == (1, 0, 0)
+        running.write("mqworker.toml", config(service="drain_deadline = 120"))
+        running.start()
+        wait_for(lambda: in_hand(running), 20, "the long message to be in hand")
+        running.signal(signal.SIGTERM)
+        wait_for(lambda: running.events()[-1]["event"] == "draining", 20, "the drain to begin")
+        began = time.monotonic()
+        running.signal(signal.SIGTERM)
+        assert running.wait() == 75
+        print(f"second TERM: over after {time.monotonic() - began:.2f} s")
+        assert time.monotonic() - began < 15
+        gone(running)
+        assert (client.ready(), client.ready(OUTPUT), client.ready(DEAD)) == (1, 0, 0)
+        (waiting,) = client.results("in")
+        assert not [name for name in waiting.properties.headers if name.startswith("x-mqworker-")], "it was charged"
+
+
+def test_term_while_it_starts(service):
+    """SIGTERM at any moment of the start ends it in order: no traceback, nothing left, and not by the signal itself."""
+    running = service(config(), {"jobs.py": HANDLER})
+    for delay in (0.15, 0.25, 0.4, 0.6):
+        running.start(ready=None)
+        time.sleep(delay)  # not waiting for anything: the moment is what is varied
+        code = running.stop()
+        assert code in (0, -signal.SIGTERM), running.log.read_text()
+        gone(running)
+    assert "Traceback" not in running.log.read_text()
+
+
+def test_tstp_and_cont_pause_and_resume_and_are_forgotten(service):
+    """SIGTSTP stops listening without any trace in the desired state; SIGCONT resumes; a restart begins unpaused."""
+    running = service(config(), {"jobs.py": HANDLER}).start()
+    stored = running.folder / ".mqworker/desired.json"
+    before = stored.read_bytes()
+    with Client(running) as client:
+        running.signal(signal.SIGTSTP)
+        paused(running, yes=True)
+        client.send(50)
+        assert running.stage("work")["desired"]["listening"] is True
+        assert stored.read_bytes() == before
+        assert client.ready() == 50
+        running.signal(signal.SIGCONT)
+        paused(running, yes=False)
+        client.finish()
+        running.signal(signal.SIGTSTP)
+        paused(running, yes=True)
+        assert running.stop() == 0
+        running.start()
+        paused(running, yes=False)
+        client.send(50)
+        client.finish()
+        running.signal(signal.SIGCONT)  # as every thaw sends it: changes nothing
+        steady(running)
+    assert running.stop() == 0
+
+
+def paused(service: ServiceProcess, *, yes: bool) -> None:
+    """Wait until it is so, in what is told and in what is done."""
+
+    def so() -> bool:
+        told = service.ask("GET", "/api/v1/status")[1]
+        return told["paused"] is yes and told["stages"][0]["actual"]["listening"] is not yes
+
+    wait_for(so, 20, f"paused to be {yes}")
+
+
+def test_usr2_writes_all_stacks(service):
+    """SIGUSR2: the stacks of Service, Producer and each Consumer are in the log, with the handler's line."""
+    running = service(config(), {"jobs.py": HANDLER}).start()
+    with Client(running) as client:
+        client.send(2, seconds=4)
+        wait_for(lambda: in_hand(running), 20, "messages to be in hand")
+        expected = set(running.named("mqw-consumer") + running.named("mqw-producer")) | {running.process.pid}
+        running.signal(signal.SIGUSR2)
+
+        def told() -> dict[int, str]:
+            texts: dict[int, str] = {}
+            for event in running.events():
+                texts[event["pid"]] = texts.get(event["pid"], "") + event["msg"] + event.get("traceback", "")
+            return {pid: text for pid, text in texts.items() if ".py" in text and "line" in text}
+
+        wait_for(lambda: told().keys() >= expected, 20, "all stacks")
+        at_work = [pid for pid, text in told().items() if "jobs.py" in text and "handle" in text]
+        assert sorted(at_work) == sorted(running.named("mqw-consumer"))
+        client.finish()
+    assert running.stop() == 0
+
+
+def test_burst_ends_when_all_is_done(service):
+    """`run --burst` works off what waits and what was to be tried again, and ends with 0."""
+    jobs = "from mqworker import Retry\n\n" + HANDLER.replace(
+        "    began",
+        '    if body.get("again") and message.attempt == 1:\n        raise Retry("later", after=1)\n    began',
+    ).replace("body, params", "body, params, message")
+    running = service(config(), {"jobs.py": jobs})
+    (running.folder / ".mqworker").mkdir()
+    with Client(running) as client:
+        client.send(300)
+        client.send(3, again=True)
+        running.start("--burst", ready=None)
+        assert running.wait(60) == 0, running.log.read_text()
+        gone(running)
+        client.finish(1)
+    assert [event["exit_code"] for event in running.events() if event["event"] == "stopped"] == [0]
+    running.start("--burst", ready=None)  # nothing to do
+    assert running.wait(60) == 0
+
+
+def tmux(name: str, *command: str) -> str:
+    """Run a command of a tmux server of our own."""
+    done = subprocess.run(["tmux", "-L", name, *command], capture_output=True, text=True, timeout=20, check=True)
+    return done.stdout
+
+
+@pytest.mark.skipif(not Path("/usr/bin/tmux").exists(), reason="needs tmux")
+def test_ctrl_c_in_a_terminal_is_one_clean_end(service):
+    """Ctrl-C reaches the whole process group: text log, one orderly end with 0, the work in hand done, no traceback."""
+    running = service(config(service='log_format = "auto"').replace('log_format = "json"\n', ""), {"jobs.py": HANDLER})
+    name = f"mqw-{uuid.uuid4().hex[:8]}"
+    for variable in ("TMUX", "TMUX_PANE"):
+        running.env.pop(variable, None)
+    shell = f"{sys.executable} -m mqworker run; echo exit-code=$?; sleep 60"
+    try:
+        subprocess.run(
+            ["tmux", "-L", name, "-f", os.devnull, "new-session", "-d", "-x", "200", "-y", "100", shell],
+            cwd=running.folder,
+            env=running.env,
+            timeout=20,
+            check=True,
+        )
+        running.wait_ready()
+        with Client(running) as client:
+            client.send(4, seconds=1)
+            wait_for(lambda: in_hand(running), 20, "messages to be in hand")
+            tmux(name, "send-keys", "C-c")
+            wait_for(lambda: "exit-code=" in tmux(name, "capture-pane", "-p"), 30, "the end")
+            screen = tmux(name, "capture-pane", "-p", "-S", "-200")
+            assert client.ready(OUTPUT) + client.ready() == 4
+            assert client.ready(OUTPUT) >= 2
+    finally:
+        subprocess.run(["tmux", "-L", name, "kill-server"], capture_output=True, timeout=20, check=False)
+    print(screen)
+    assert "exit-code=0" in screen
+    assert "Traceback" not in screen
+    assert "KeyboardInterrupt" not in screen
+    assert screen.count("stopped with exit code 0") == 1
+    gone(running)

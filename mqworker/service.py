@@ -104,28 +104,28 @@ class Service:
         """Start, run, end; returns the exit code."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, lambda: self._strangers.look(time.monotonic()))
+        control = self._config.control
+        server = HttpServer(
+            self._control, control.host, control.port, self._loaded.socket, control.token, control.hosts
+        )
+        self._starting = asyncio.create_task(self._start(server))
         self._signals(loop)
-        server = self._bind()
-        old, damage = self._store.load()
-        self._document, told = state.begin(old, self._config)
-        for words in (damage, *told, *self._loaded.warnings):
-            if words:
-                logs.say(log, logging.WARNING, "configuration", words)
-        if not self._terms:
-            await self._check_user_code()
-        self._save(self._document)
-        logs.set_level(logs.LEVELS[self._document.log_level])
-        self._state = "running"
+        try:
+            await self._starting
+        except (StartError, asyncio.CancelledError) as error:
+            server.stop(0.0)
+            if isinstance(error, StartError):
+                raise
+            logs.say(log, logging.INFO, "stopped", "stopped before it had started", exit_code=int(Exit.OK))
+            return int(Exit.OK)
         self._want()
         self._control.attach(loop, self)
         self._publish()
         server.start()
         urls = ", ".join(map(redact_url, self._config.broker.urls))
-        words = f"running: control at http://{self._config.control.host}:{server.port}, broker {urls}"
-        logs.say(log, logging.INFO, "started", words, url=f"http://{self._config.control.host}:{server.port}")
+        words = f"running: control at http://{control.host}:{server.port}, broker {urls}"
+        logs.say(log, logging.INFO, "started", words, url=f"http://{control.host}:{server.port}")
         beat = asyncio.create_task(self._beat())
-        if self._terms:
-            self._terminate()
         await self._ended.wait()
         beat.cancel()
         await asyncio.to_thread(server.stop, 2.0)
@@ -136,22 +136,32 @@ class Service:
         logs.say(log, logging.INFO, "stopped", f"stopped with exit code {int(self._code)}", exit_code=int(self._code))
         return int(self._code)
 
-    def _bind(self) -> HttpServer:
+    async def _start(self, server: HttpServer) -> None:
+        """Do all that can refuse the start or take long; a TERM cancels it, wherever it is."""
+        await self._bind(server)
+        old, damage = self._store.load()
+        self._document, told = state.begin(old, self._config)
+        for words in (damage, *told, *self._loaded.warnings):
+            if words:
+                logs.say(log, logging.WARNING, "configuration", words)
+        await self._check_user_code()
+        self._save(self._document)
+        logs.set_level(logs.LEVELS[self._document.log_level])
+        self._state = "running"
+
+    async def _bind(self, server: HttpServer) -> None:
         control = self._config.control
-        server = HttpServer(
-            self._control, control.host, control.port, self._loaded.socket, control.token, control.hosts
-        )
         end = time.monotonic() + PORT_PATIENCE
         while True:
             try:
                 server.bind()
             except OSError as error:
-                if time.monotonic() > end or self._terms:
+                if time.monotonic() > end:
                     words = f"the control address {control.host}:{control.port} cannot be used ({error.strerror})"
                     raise StartError(Exit.INTERNAL, f"{words}: stop what listens there, or set control.port") from None
-                time.sleep(0.2)
+                await asyncio.sleep(0.2)
             else:
-                return server
+                return
 
     async def _check_user_code(self) -> None:
         names = list(self._config.stages)
@@ -204,8 +214,8 @@ class Service:
     def _terminate(self) -> None:
         self._terms += 1
         if self._state == "starting":
-            return
-        if self._terms == 1 or self._state == "running":
+            self._starting.cancel()
+        elif self._terms == 1 or self._state == "running":
             self._begin_end(self._config.service.drain_deadline)
         elif self._terms == 2:
             logs.say(log, logging.WARNING, "giving_back", "second signal: giving everything back at once")

@@ -97,11 +97,13 @@ class Engine:
         self.give_back_held()
 
     def applied(self) -> bool:
-        """Whether all that is desired is so."""
-        return self.fleet.settled() and self.link.state.consuming == (self.prefetch > 0) and self._as_listening()
+        """Whether all that is desired is so; without a broker there is nothing to listen to, and the link says so."""
+        return self.fleet.settled() and (self._as_listening() or not self.link.state.connected)
 
     def _as_listening(self) -> bool:
-        return (self.prefetch > 0) == (self.desired.listening and self.desired.consumers > 0) or bool(self.problem)
+        wanted = self.desired.listening and self.desired.consumers > 0
+        as_wanted = (self.prefetch > 0) == wanted or bool(self.problem)
+        return as_wanted and self.link.state.consuming == (self.prefetch > 0)
 
     # --- what the broker says (Sink)
 

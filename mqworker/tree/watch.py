@@ -13,6 +13,7 @@ from mqworker.tree.engine import TIME_LIMIT, Engine
 BUSY = 0.02  # seconds between ticks while Consumers are busy
 QUIET = 0.25
 REVOKE_AFTER = 0.02  # seconds that a message may run while those behind it wait and another Consumer is idle
+STALL = 10.0  # seconds that a Consumer may have a chunk and work on none of its messages: it is stopped, or stuck
 STACK_WAIT = 0.2  # seconds for a Consumer to write its stacks before it is killed
 SUMMARY = 60.0  # seconds between summaries
 RATE_WINDOW = 5.0  # seconds over which the rate is taken
@@ -29,6 +30,7 @@ class Watch:
         self._engine = engine
         self._due = time.monotonic()
         self._stacks: dict[int, float] = {}  # lane -> when its stacks were asked for
+        self._stalled: dict[int, tuple[int, int]] = {}  # lane -> (chunk, ticks that found no message of it in hand)
         self._counts = [(time.monotonic(), 0)]  # (time, settled) over the last RATE_WINDOW
         self._summary_due = time.monotonic() + SUMMARY
         self._summary_from = (0, 0)
@@ -39,6 +41,7 @@ class Watch:
         self.stall = max(self.stall, now - self._due)
         engine = self._engine
         self._enforce_hard_limit(now)
+        self._end_stalled()
         self._revoke(now)
         engine.republish(now)
         engine.reconcile(now)
@@ -67,6 +70,22 @@ class Watch:
                 lane.ask_stack()
             elif now - asked > STACK_WAIT:
                 lane.kill(f"{TIME_LIMIT} of {limit:g} s")
+
+    def _end_stalled(self) -> None:
+        """End a Consumer that was stopped between two messages: no time limit would free those of its chunk.
+
+        Ticks are counted instead of seconds, so that a pause of this process is not held against a Consumer.
+        """
+        lanes = self._engine.fleet.lanes.values()
+        before = self._stalled
+        self._stalled = {}
+        for lane in lanes:
+            if lane.state == "busy" and not lane.in_hand()[0]:
+                chunk, ticks = before.get(lane.number, (0, 0))
+                ticks = ticks + 1 if chunk == lane.chunk else 1
+                self._stalled[lane.number] = (lane.chunk, ticks)
+                if ticks * BUSY > STALL:
+                    lane.kill(f"it began no message of its chunk for {STALL:g} s")
 
     def _revoke(self, now: float) -> None:
         """Take back what waits behind long work while another Consumer is idle (decisions 2)."""

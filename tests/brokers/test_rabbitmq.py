@@ -167,7 +167,7 @@ async def test_confirm_deadline_without_an_alarm(broker):
     broker.node.freeze()
     try:
         link.publish(1, Publication("", broker.topology.output.queue, b"", b"x"))
-        await until(lambda: sink.publishes_lost_for, 4, "the publication given up")
+        await until(lambda: sink.publishes_lost_for, 7, "the publication given up")
         assert not sink.consuming_lost_for
     finally:
         broker.node.thaw()

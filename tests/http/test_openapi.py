@@ -53,7 +53,7 @@ def test_nothing_here(service):
         answer = service.ask("GET", path)
         assert (answer.status, answer.headers["content-type"]) == (404, "application/problem+json")
     answer = service.ask("DELETE", "/api/v1/stages/alpha/listening")
-    assert (answer.status, answer.headers["allow"].split(", ")) == (405, ["OPTIONS", "PUT"])
+    assert (answer.status, set(answer.headers["allow"].split(", "))) == (405, {"OPTIONS", "PUT"})
 
 
 def test_no_debug_by_environment(service, monkeypatch):

@@ -120,7 +120,7 @@ def test_broker_absent_at_boot(node, service):
     running = service(config(node.url(), "boot"), {"jobs.py": JOBS}).start(ready=None)
     running.event("started")
     not_ready(running, "cannot be reached", "start it")
-    assert running.ask("PUT", "/api/v1/stages/work/consumers", {"count": 1})[0] == 202
+    assert running.ask("PUT", "/api/v1/stages/work/consumers?wait=20", {"count": 1})[0] == 200
     wait_for(lambda: len(running.stage("work")["actual"]["consumers"]) == 1, 20, "one Consumer")
     node.start()
     running.wait_ready(60)

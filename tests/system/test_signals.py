@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -70,15 +71,39 @@ def test_work_over_the_deadline_is_given_back(service):
 
 
 def test_term_while_it_starts(service):
-    """SIGTERM at any moment of the start ends it in order: no traceback, nothing left, and not by the signal itself."""
+    """SIGTERM at any moment of the start ends it in order: no traceback, nothing left."""
     running = service(config(), {"jobs.py": HANDLER})
-    for delay in (0.15, 0.25, 0.4, 0.6):
+    for delay in (0.15, 0.25, 0.4):
         running.start(ready=None)
         time.sleep(delay)  # not waiting for anything: the moment is what is varied
-        code = running.stop()
-        assert code in (0, -signal.SIGTERM), running.log.read_text()
+        assert running.stop() in (0, -signal.SIGTERM), (
+            running.log.read_text()
+        )  # the signal itself: before Python listens
         gone(running)
     assert "Traceback" not in running.log.read_text()
+
+
+def test_term_while_user_code_is_imported_or_the_port_is_taken(service):
+    """What may last a minute at the start does not put off its end: exit 0 at once, and no tree was started."""
+    slow = service(config(), {"jobs.py": "import time\ntime.sleep(60)\n"}).start(ready=None)
+    wait_for(lambda: slow.named("mqw-probe"), 20, "the import")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        barred = service(config(control=f"port = {taken.getsockname()[1]}"), {"jobs.py": HANDLER}).start(ready=None)
+        wait_for(lambda: listens_for_usr2(barred), 20, "the service to hear signals")
+        for running in (slow, barred):
+            began = time.monotonic()
+            assert running.stop() == 0
+            assert time.monotonic() - began < 8
+            assert [event["event"] for event in running.events()] == ["stopped"]
+            gone(running)
+
+
+def listens_for_usr2(service: ServiceProcess) -> bool:
+    """Whether the Service has its handlers in place: SIGUSR2 is the last of them."""
+    assert service.process is not None
+    status = Path(f"/proc/{service.process.pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGUSR2 - 1) & 1)
 
 
 def test_tstp_and_cont_pause_and_resume_and_are_forgotten(service):

@@ -50,7 +50,8 @@ def run(loaded: Loaded, *, burst: bool = False) -> int:
         began = True
         code = asyncio.run(Service(loaded, writer, with_lock, burst=burst).main())
     except StartError as error:
-        logs.say(log, logging.ERROR, "cannot_start", str(error), exit_code=int(error.code))
+        words, _, detail = str(error).partition("\n")  # the user's own traceback, if it is about the user's code
+        logs.say(log, logging.ERROR, "cannot_start", words, exit_code=int(error.code), traceback=detail or None)
         code = int(error.code)
     except Exception:
         log.exception("the service failed", extra={"event": "failed"})
@@ -175,7 +176,10 @@ class Service:
             problems += [f"stage {name}: {words}" for words in answer.problems]
             problems += [f"stage {name}: params.{field}: {words}" for field, words in answer.fields]
         if problems:
-            raise StartError(Exit.CONFIG, "; ".join(problems))
+            parts = [words.partition("\n") for words in problems]
+            raise StartError(
+                Exit.CONFIG, "\n".join(["; ".join(words for words, _, _ in parts), *(d for _, _, d in parts)])
+            )
 
     async def _beat(self) -> None:
         while True:

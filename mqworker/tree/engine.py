@@ -273,7 +273,7 @@ class Engine:
     def _plan(self, entry: Entry, outcome: Outcome) -> Plan:
         if outcome.failure is not None:
             self.processed["processed_failed"] += 1
-            plan = plan_failure(entry, outcome.failure, self.spec.config, self._about())
+            plan = plan_failure(entry, outcome.failure, self.spec.config, self._about(outcome.generation))
             self._tell(entry, outcome.failure, plan, outcome.duration)
             return plan
         plan = plan_result(outcome, self.spec.config)
@@ -287,7 +287,7 @@ class Engine:
         words = f"its Consumer was ended: {lane.doomed}" if lane.doomed else f"its Consumer {death}"
         exit_words = f"{death}; after {duration:.3f} s; output:\n{lane.output.tail}"
         failure = Failure("timeout" if timeout else "crash", "ConsumerDied", words, exit=exit_words)
-        plan = plan_crash(guilty, failure, self.spec.config, self._about())
+        plan = plan_crash(guilty, failure, self.spec.config, self._about(lane.sent))
         self._tell(guilty, failure, plan, duration)
         self._do(self.ledger.finished(guilty.seq, plan, time.monotonic()))
 
@@ -300,7 +300,7 @@ class Engine:
         failure = Failure("crash", "TreeDied", words, final=True)
         entry = self.ledger.delivery(delivery.epoch, delivery.tag)
         if entry is not None:
-            plan = plan_failure(entry, failure, self.spec.config, self._about())
+            plan = plan_failure(entry, failure, self.spec.config, self._about(self.desired.generation))
             self._tell(entry, failure, plan, 0.0)
             self._do(self.ledger.finished(entry.seq, plan, now))
         self.ask_turn()
@@ -327,9 +327,9 @@ class Engine:
             generation=self.desired.generation,
         )
 
-    def _about(self) -> Circumstances:
+    def _about(self, generation: int) -> Circumstances:
         chance = random.random()  # noqa: S311 - jitter, no secret
-        return Circumstances(self.spec.stage, self._host, self.desired.generation, logs.timestamp(time.time()), chance)
+        return Circumstances(self.spec.stage, self._host, generation, logs.timestamp(time.time()), chance)
 
     # --- holding back
 

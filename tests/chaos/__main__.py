@@ -1,0 +1,88 @@
+"""`scripts/chaos`: see --help."""
+
+import argparse
+import contextlib
+import pickle
+import random
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.chaos import report
+from tests.chaos.campaign import broker_for, one_round
+from tests.chaos.controls import ALL as ALL_CONTROLS
+from tests.chaos.controls import QUICK, control
+from tests.chaos.records import Round
+from tests.chaos.round import say
+
+BROKERS = ("classic", "quorum", "sqlite")
+QUICK_SECONDS = {"classic": 35.0, "quorum": 25.0, "sqlite": 12.0}
+ROUND = 45.0  # seconds of faults in a round of a release campaign
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser("scripts/chaos", description="Proves that nothing is lost, or shows what is.")
+    parser.add_argument("--quick", action="store_true", help="about two and a half minutes (the default)")
+    parser.add_argument("--release", action="store_true", help="for --minutes, with every negative control")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of a release campaign (default 20)")
+    parser.add_argument("--seed", type=int, help="repeats a run's choice of faults (default: any)")
+    parser.add_argument("--broker", choices=(*BROKERS, "all"), default="all")
+    parser.add_argument("--controls", choices=("yes", "no", "only"), default="yes", help="negative controls")
+    parser.add_argument("--report", type=Path, help="write this Markdown file, and the same as .json beside it")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep all that was noted of each round, pickled")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run it; 0 when every promise was kept and every control failed as it has to."""
+    told = arguments()
+    seed = told.seed if told.seed is not None else random.SystemRandom().randrange(1_000_000)
+    kinds = BROKERS if told.broker == "all" else (told.broker,)
+    say(f"seed {seed}")
+    rounds: list[tuple[Round, list[str]]] = []
+    controls: list[tuple[str, bool, str]] = []
+    interrupted = False
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="mqw-chaos-") as folder, contextlib.ExitStack() as stack:
+        brokers: dict[str, Any] = {}
+
+        def broker(kind: str) -> Any:
+            name = "sqlite" if kind == "sqlite" else "rabbit"
+            if name not in brokers:
+                brokers[name] = broker_for(kind, Path(folder))
+                stack.callback(brokers[name].close)
+            return brokers[name]
+
+        try:
+            if told.controls != "only":
+                for kind, name, number, seconds in _schedule(told, kinds):
+                    done = one_round(broker(kind), kind, name, seed + number, seconds, 10 if told.release else 3)
+                    rounds.append(done)
+                    if told.keep:
+                        (told.keep / f"{name}.{seed}.pickle").write_bytes(pickle.dumps(done[0]))
+            if told.controls != "no":
+                names = () if kinds == ("sqlite",) else ALL_CONTROLS if told.release else QUICK
+                controls.extend((name, *control(broker("classic"), name, seed)) for name in names)
+        except KeyboardInterrupt:
+            interrupted = True
+            say("interrupted")
+    if told.report:
+        report.write(told.report, seed, rounds, controls)
+    good = all(not problems for _, problems in rounds) and all(passed for _, passed, _ in controls)
+    say("nothing was lost, every promise was kept" if good else "FAILED")
+    return 130 if interrupted else 0 if good else 1
+
+
+def _schedule(told: argparse.Namespace, kinds: tuple[str, ...]) -> list[tuple[str, str, int, float]]:
+    """(broker, name, number, seconds of faults) of each round."""
+    if not told.release:
+        return [(kind, f"quick-{kind}", 0, QUICK_SECONDS[kind]) for kind in kinds]
+    count = max(len(kinds), round(told.minutes * 60 / (ROUND + 25)))
+    return [(kinds[n % len(kinds)], f"round-{n}-{kinds[n % len(kinds)]}", n, ROUND) for n in range(count)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

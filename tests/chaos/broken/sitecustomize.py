@@ -1,0 +1,204 @@
+"""Breaks mqworker on purpose, for the negative controls of the campaign: a checker that cannot fail proves nothing.
+
+Python imports this first in the service under test and in each process that it spawns, because the control puts this
+folder on PYTHONPATH. CHAOS_BROKEN names what is broken; each patch is applied right after its module was imported.
+"""
+
+import importlib.abc
+import importlib.util
+import os
+import sys
+import time
+from multiprocessing.connection import Connection, reduce_connection
+from multiprocessing.reduction import ForkingPickler
+
+MOST_AHEAD = 2  # chunks in a lane
+
+
+def ack_before_confirm(module):
+    """A result counts as placed when it is sent."""
+    place = module.Ledger._place
+
+    def placed_at_once(self, entry, now):
+        actions = place(self, entry, now)
+        for pid, _ in actions:
+            if self._answers.pop(pid, None) is not None:
+                self._settle(entry, now)
+        return actions
+
+    module.Ledger._place = placed_at_once
+
+
+def mandatory_off(module):
+    """The broker may drop what has no route."""
+    encode = module.encode_publish
+    module.encode_publish = lambda *arguments, mandatory, **more: encode(*arguments, mandatory=False, **more)
+
+
+def epochs_off_ledger(module):
+    """Deliveries stay valid when their connection is lost."""
+    module.Ledger.consuming_lost = lambda self, now: None
+
+
+def epochs_off_consuming(module):
+    """Any tag is acked on the channel that there is."""
+
+    def ack(self, epoch, tag, *, multiple):
+        if self._channel is not None and self._channel.usable:
+            self._unsettled.pop(tag, None)
+            self._channel.raw.basic_ack(tag, multiple)
+            self._settled()
+
+    module.Consuming.ack = ack
+
+
+def deadlines_off_wire(module):
+    """An answer may take for ever."""
+    module.Wire.sweep = lambda self, now: None
+
+
+def deadlines_off_publishing(module):
+    """A confirm may take for ever."""
+    module.Publishing.sweep = lambda self, now: None
+
+
+def deadlines_off_address(module):
+    """No heartbeats."""
+    parameters = module.parameters
+
+    def without_heartbeat(*arguments, **more):
+        made = parameters(*arguments, **more)
+        made.heartbeat = 0
+        return made
+
+    module.parameters = without_heartbeat
+
+
+class _KeptConnection(Connection):
+    """A pipe end that more than one lane uses."""
+
+    def close(self):
+        pass
+
+
+def shared_queue(module):
+    """All Consumers read one queue: who is killed while it waits takes the lock along."""
+    ForkingPickler.register(_KeptConnection, reduce_connection)
+    context, shared = module.SPAWN, []
+
+    class Shared:
+        def JoinableQueue(self, _size):  # noqa: N802 - what multiprocessing calls it
+            if not shared:
+                shared.append(context.JoinableQueue(64))
+                shared[0]._reader = _KeptConnection(os.dup(shared[0]._reader.fileno()))
+            return shared[0]
+
+        def __getattr__(self, name):
+            return getattr(context, name)
+
+    module.SPAWN = Shared()
+    module.Lane._close_queue = module.Lane._forget_semaphores = lambda self: None
+
+
+def put_ahead_lane(module):
+    """A lane takes the next chunk before the last one is done."""
+    context, feed, on_frame = module.SPAWN, module.Lane.feed, module.Lane._on_frame
+
+    class Roomy:
+        def JoinableQueue(self, _size):  # noqa: N802 - what multiprocessing calls it
+            return context.JoinableQueue(64)
+
+        def __getattr__(self, name):
+            return getattr(context, name)
+
+    def feed_ahead(self, chunk):
+        self.state = "idle"
+        self.ahead = getattr(self, "ahead", 0) + 1
+        feed(self, chunk)
+
+    def heard(self, payload):
+        if module._uplinks.decode(payload).__class__.__name__ == "Outcomes" and module._uplinks.decode(payload).end:
+            self.ahead -= 1
+        on_frame(self, payload)
+        if getattr(self, "ahead", 0) and self.state == "idle":
+            self.state = "busy"
+
+    module.SPAWN, module.Lane.feed, module.Lane._on_frame = Roomy(), feed_ahead, heard
+
+
+def put_ahead_fleet(module):
+    """The same, for who chooses the lane."""
+
+    def idle(self):
+        for lane in list(self.lanes.values()):
+            if lane.state in ("idle", "busy") and getattr(lane, "ahead", 0) < MOST_AHEAD:
+                yield lane
+
+    module.Fleet.idle = idle
+
+
+def put_ahead_ledger(module):
+    """The end of one chunk is not the end of what is in the lane."""
+    module.Ledger.chunk_ended = lambda self, lane: 0
+
+
+def slow_task_done(module):
+    """No break: stay long where a kill hurts most, inside `task_done` with the condition held."""
+    done = module.JoinableQueue.task_done
+
+    def slow(self):
+        with self._cond:
+            time.sleep(0.02)
+            done(self)
+
+    module.JoinableQueue.task_done = slow
+
+
+PATCHES = {
+    "ack-before-confirm": {"mqworker.tree.ledger": ack_before_confirm},
+    "mandatory-off": {"mqworker.brokers.rabbitmq.publishing": mandatory_off},
+    "epochs-off": {
+        "mqworker.tree.ledger": epochs_off_ledger,
+        "mqworker.brokers.rabbitmq.consuming": epochs_off_consuming,
+    },
+    "deadlines-off": {
+        "mqworker.brokers.rabbitmq.wire": deadlines_off_wire,
+        "mqworker.brokers.rabbitmq.publishing": deadlines_off_publishing,
+        "mqworker.brokers.rabbitmq.address": deadlines_off_address,
+    },
+    "shared-queue": {"mqworker.tree.lane": shared_queue},
+    "put-ahead": {
+        "mqworker.tree.lane": put_ahead_lane,
+        "mqworker.tree.fleet": put_ahead_fleet,
+        "mqworker.tree.ledger": put_ahead_ledger,
+    },
+    "slow-task-done": {"multiprocessing.queues": slow_task_done},
+}
+
+
+class Breaker(importlib.abc.MetaPathFinder):
+    """Finds the modules to be patched as everybody else does, and patches them when they are there."""
+
+    def __init__(self, patches):
+        self._patches = patches
+
+    def find_spec(self, name, path=None, target=None):
+        patch = self._patches.pop(name, None)
+        if patch is None:
+            return None
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+
+        def load_and_patch(module):
+            load(module)
+            patch(module)
+
+        spec.loader.exec_module = load_and_patch
+        return spec
+
+
+wanted = [name for name in os.environ.get("CHAOS_BROKEN", "").split(",") if name]
+for name in wanted:
+    for known in [known for known in PATCHES[name] if known in sys.modules]:
+        PATCHES[name].pop(known)(sys.modules[known])
+sys.meta_path.insert(0, Breaker({module: patch for name in wanted for module, patch in PATCHES[name].items()}))

@@ -1,0 +1,61 @@
+"""The campaign: rounds of faults on each broker, each followed by the check of everything.
+
+`under_fire` is the scenario of a round; what comes when is drawn from the seed, so a seed names a run.
+"""
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.checker import check
+from tests.chaos.embedded import Embedded
+from tests.chaos.faults import Faults, plan
+from tests.chaos.rabbit import Rabbit
+from tests.chaos.records import Round
+from tests.chaos.round import Setting, play, say
+from tests.chaos.source import Source
+
+GAP = 0.35  # mean seconds between faults
+
+
+def under_fire(faults: Faults, kind: str, seconds: float, chance: random.Random) -> None:
+    """Inject faults for so many seconds."""
+    end = time.monotonic() + seconds
+    for fault in plan(kind, chance):
+        if time.monotonic() >= end:
+            return
+        faults.inject(fault)
+        time.sleep(min(3.0, chance.expovariate(1 / GAP)))
+
+
+def one_round(broker: Any, kind: str, name: str, seed: int, seconds: float, settle: float) -> tuple[Round, list[str]]:
+    """Play one and check it."""
+    chance = random.Random(f"{name}.{seed}.faults")
+
+    def scenario(faults: Faults, _source: Source) -> None:
+        under_fire(faults, kind, seconds, chance)
+
+    say(f"{name}: {kind}, {seconds:.0f} s of faults, seed {seed}")
+    round_ = play(broker, kind, Setting(name, seed, scenario, settle=settle))
+    problems = check(round_)
+    say(f"{name}: {summary(round_)}" + ("" if problems else ", every promise was kept"))
+    for problem in problems:
+        say(f"{name}: BROKEN {problem}")
+    return round_, problems
+
+
+def summary(round_: Round) -> str:
+    """A round in one line."""
+    lost = round_.confirmed - {outcome.id for outcome in round_.outcomes}
+    extra = len(round_.outcomes) - len({outcome.id for outcome in round_.outcomes})
+    rate = len(round_.confirmed) / max(round_.ended - round_.began, 1)
+    return (
+        f"{len(round_.confirmed)} messages ({rate:.0f}/s), {len(round_.faults)} faults, "
+        f"{len(lost)} lost, {extra} duplicates"
+    )
+
+
+def broker_for(kind: str, folder: Path) -> Any:
+    """A broker of this kind, started."""
+    return Embedded(folder / "embedded") if kind == "sqlite" else Rabbit(folder / "node")

@@ -1,0 +1,295 @@
+"""The invariants of a round, as a pure function of what was noted: every sentence it returns is a promise broken.
+
+The numbers are those of the list of invariants in docs/guarantees.md. Nothing is averaged and nothing is forgiven that
+no logged fault explains.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
+
+from tests.chaos import logcheck
+from tests.chaos.load import CRASH_MAX, MAX_ATTEMPTS, POISON, PREFETCH
+from tests.chaos.records import DISRUPTIVE, KILLS_CONSUMER, KILLS_TREE, Fault, Outcome, Round
+from tests.chaos.wire import SLOT
+
+AFTER = 2.0  # seconds that a fault works on after it was healed: reconnecting, starting
+LONG_AFTER = 12.0  # the same for one that shows only by a deadline
+SLOW = frozenset(
+    {"producer-stop", "service-stop", "broker-freeze", "halt", "long-halt", "disk-alarm", "delay", "broker-kill"}
+)
+NOTICED = 15.0  # seconds until dead connections are given up and work goes on over new ones
+# These cost both connections, one after the other: a result that was sent twice because nobody knew, may be computed
+# again because its ack was on the other one.
+BOTH = SLOW | {"long-halt", "close-connections"}
+SHOWN = 5  # examples in a sentence
+GROWTH = 6  # descriptors or threads that may be more at the end: a connection, a lane in exchange
+
+
+def check(round_: Round) -> list[str]:
+    """All that is wrong, each with the number of its invariant."""
+    checks = (
+        *(_loss, _invention, _ack_after_confirm, _one_kind, _duplicates, _attempts, _isolation, _backpressure, _leaks),
+        *(_broker_log, _control, _numbers, _unexplained_restarts, _noticed),
+    )
+    problems = [problem for each in checks for problem in each(round_)]
+    return problems + logcheck.check(round_.log, round_.secrets)
+
+
+def _some(ids: set[str] | list[str]) -> str:
+    ordered = sorted(ids)
+    return ", ".join(ordered[:SHOWN]) + (f" and {len(ordered) - SHOWN} more" if len(ordered) > SHOWN else "")
+
+
+def between(faults: list[Fault], kinds: frozenset[str], first: float, last: float) -> list[int]:
+    """The faults of these kinds (their indexes) that were at work at some time between these two."""
+    return [
+        index
+        for index, fault in enumerate(faults)
+        if fault.kind in kinds
+        and fault.start <= last
+        and fault.end + (LONG_AFTER if fault.kind in SLOW else AFTER) >= first
+    ]
+
+
+def bound(round_: Round, fault: Fault) -> int:
+    """How many duplicates this fault can explain."""
+    most = PREFETCH * (2 if fault.kind in BOTH else 1)
+    if fault.kind == "broker-kill" and round_.broker == "classic":
+        slots = range(int((fault.start - 0.5) / SLOT), int(fault.start / SLOT) + 2)
+        most += sum(round_.acked.get(slot, 0) for slot in slots)
+    return most
+
+
+def repeated(round_: Round) -> dict[str, list[Outcome]]:
+    """The ids with more than one outcome."""
+    by_id: dict[str, list[Outcome]] = defaultdict(list)
+    for outcome in round_.outcomes:
+        by_id[outcome.id].append(outcome)
+    return {name: outcomes for name, outcomes in by_id.items() if len(outcomes) > 1}
+
+
+def causes(round_: Round) -> tuple[dict[int, int], list[str]]:
+    """What each extra outcome is attributed to: how many by fault (its index), and the ids that nothing explains.
+
+    Where several faults come into question it goes to the one that explains the smallest part of what it could.
+    """
+    counts: dict[int, int] = defaultdict(int)
+    bounds = [bound(round_, fault) for fault in round_.faults]
+    unexplained = []
+    for name, outcomes in repeated(round_).items():
+        extra = len(outcomes) - 1
+        explained = [candidates for candidates in _repeats(round_, name) if candidates]
+        if len(explained) < extra:
+            unexplained.append(name)
+        for candidates in explained[:extra]:
+            counts[min(candidates, key=lambda index: (counts[index] + 1) / bounds[index])] += 1
+    return counts, unexplained
+
+
+def _repeats(round_: Round, name: str) -> list[list[int]]:
+    """For each step of this message that was published again, retry or outcome, the faults that may be why."""
+    last: dict[tuple[object, ...], float] = {}
+    found = []
+    for step in round_.steps.get(name, []):
+        same = step[1:]
+        if same in last:
+            found.append(between(round_.faults, DISRUPTIVE, last[same], step.time))
+        last[same] = step.time
+    return found
+
+
+def _loss(round_: Round) -> Iterator[str]:
+    if not round_.quiet:
+        yield f"15 liveness: not quiet in time, left: {round_.unquiet}"
+    lost = round_.confirmed - {outcome.id for outcome in round_.outcomes}
+    if lost:
+        yield f"1 loss: {len(lost)} of {len(round_.confirmed)} confirmed inputs have no outcome: {_some(lost)}"
+
+
+def _invention(round_: Round) -> Iterator[str]:
+    for outcome in round_.outcomes:
+        message = round_.tried.get(outcome.id)
+        if message is None:
+            yield f"2 invention: an outcome for {outcome.id!r}, which was never sent"
+        elif outcome.correlation != message.correlation or any(
+            outcome.headers.get(name) != value for name, value in message.headers.items()
+        ):
+            yield f"2 invention: {outcome.id} lost its correlation id or a header: {outcome.headers}"
+        elif outcome.queue == "dead" and outcome.body != message.body:
+            yield f"2 invention: the dead letter {outcome.id} has another body"
+        elif outcome.queue == "result" and (not message.good or json.loads(outcome.body) != message.expected()):
+            yield f"2 invention: {outcome.id} ({message.kind}) has a wrong result: {outcome.body[:100]!r}"
+
+
+def _ack_after_confirm(round_: Round) -> Iterator[str]:
+    for violation in round_.violations[:SHOWN]:
+        yield f"3, 11, 12: {violation}"
+    if len(round_.violations) > SHOWN:
+        yield f"3, 11, 12: {len(round_.violations) - SHOWN} more"
+
+
+def _one_kind(round_: Round) -> Iterator[str]:
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for outcome in round_.outcomes:
+        kinds[outcome.id].add(outcome.queue)
+    both = [name for name, queues in kinds.items() if len(queues) > 1]
+    if both:
+        yield f"4 two kinds of outcome: {_some(both)}"
+
+
+def _duplicates(round_: Round) -> Iterator[str]:
+    counts, unexplained = causes(round_)
+    if unexplained:
+        yield f"5 duplicates that no fault explains: {_some(unexplained)}"
+    if round_.broker == "sqlite" and repeated(round_):
+        yield f"5 duplicates where result and ack are one transaction: {_some(list(repeated(round_)))}"
+    for index, count in counts.items():
+        fault, most = round_.faults[index], bound(round_, round_.faults[index])
+        if count > most:
+            yield f"5 {count} duplicates of one {fault.kind} at {fault.start:.3f}, {most} are allowed"
+
+
+def _attempts(round_: Round) -> Iterator[str]:
+    for outcome in round_.outcomes:
+        message = round_.tried.get(outcome.id)
+        if outcome.queue != "dead" or message is None:
+            continue
+        told = {name.removeprefix("x-mqworker-"): value for name, value in outcome.headers.items()}
+        missing = {"reason", "error-type", "message", "failed-at", "first-failed-at", "attempt", "stage"} - told.keys()
+        if missing:
+            yield f"8 the dead letter {outcome.id} does not say {_some(missing)}"
+        reason = told.get("reason")
+        if message.good:
+            if not _excusable(round_, reason, told):
+                yield f"9 {outcome.id} is good and was put aside: {told}"
+        elif reason != POISON[message.kind] and not _excusable(round_, reason, told):
+            yield f"8 {outcome.id} ({message.kind}) is dead for {reason!r}"
+        elif reason == "error" and told.get("attempt") != MAX_ATTEMPTS:
+            yield f"8 {outcome.id} is dead after attempt {told.get('attempt')}"
+    yield from _starts(round_)
+
+
+def _excusable(round_: Round, reason: object, told: dict[str, object]) -> bool:
+    """Whether a message can have been convicted by our own kills: each death needs one of its own."""
+    kinds = KILLS_TREE if told.get("error-type") == "TreeDied" else KILLS_CONSUMER
+    return reason == "crash" and sum(fault.kind in kinds for fault in round_.faults) >= CRASH_MAX
+
+
+def _starts(round_: Round) -> Iterator[str]:
+    times: dict[str, list[float]] = defaultdict(list)
+    for start in round_.starts:
+        times[start.id].append(start.time)
+    unexplained = []
+    for name, began in times.items():
+        message = round_.tried.get(name)
+        if message is None:
+            continue
+        allowed = {"raise": MAX_ATTEMPTS, "exit": CRASH_MAX, "segfault": CRASH_MAX}.get(message.kind, 1)
+        extra = len(began) - allowed
+        if extra <= 0:
+            continue
+        began.sort()
+        explained = sum(
+            bool(between(round_.faults, DISRUPTIVE | KILLS_CONSUMER, first, second))
+            for first, second in pairwise(began)
+        )
+        if explained < extra:
+            unexplained.append(name)
+    if unexplained:
+        yield f"8 {len(unexplained)} messages were started more often than faults explain: {_some(unexplained)}"
+
+
+def _isolation(round_: Round) -> Iterator[str]:
+    for charge in logcheck.charges(round_.log):
+        message = round_.tried.get(charge.id)
+        if message is not None and message.good and charge.reason == "crash":
+            known = between(
+                round_.faults, KILLS_CONSUMER | KILLS_TREE, charge.time - round_.clock, charge.time - round_.clock
+            )
+            if not known:
+                yield f"9 {charge.id} is good and was charged with a crash that we did not cause"
+        elif message is not None and message.good:
+            yield f"9 {charge.id} is good and was charged with {charge.reason}: {charge.words}"
+
+
+def _backpressure(round_: Round) -> Iterator[str]:
+    if round_.most_unsettled > PREFETCH:
+        yield f"10 the broker had {round_.most_unsettled} unacked on a channel, prefetch is {PREFETCH}"
+    over = max((sample.in_tree for sample in round_.samples), default=0)
+    if over > 2 * PREFETCH:  # those of a lost connection go on beside those of the new one
+        yield f"10 {over} messages were in the tree, prefetch is {PREFETCH}"
+
+
+def _leaks(round_: Round) -> Iterator[str]:
+    if len(round_.sizes) < 2:
+        return
+    first, last = round_.sizes[0], round_.sizes[-1]
+    for what, before, after in (
+        ("descriptors", first.descriptors, last.descriptors),
+        ("threads", first.threads, last.threads),
+    ):
+        for kind in before.keys() & after.keys():
+            if after[kind] > before[kind] + GROWTH:
+                yield f"13 {kind} had {before[kind]} {what}, and has {after[kind]}"
+
+
+def _broker_log(round_: Round) -> Iterator[str]:
+    stale = [line for line in round_.broker_log.splitlines() if "unknown delivery tag" in line]
+    if stale:
+        yield f"14 the broker was told unknown delivery tags, {len(stale)} times: {stale[0]}"
+
+
+def _control(round_: Round) -> Iterator[str]:
+    away = frozenset({"service-kill", "service-stop", "service-term"})
+    answers = [
+        answer
+        for answer in round_.answers
+        if not between(round_.faults, away, answer.time, answer.time + answer.seconds)
+    ]
+    silent = [answer for answer in answers if not answer.status or answer.status == 500]
+    if silent:
+        yield f"16 {len(silent)} calls had no answer, the first at {silent[0].time:.3f}: {silent[0]}"
+    health = sorted(answer.seconds for answer in answers if answer.path == "/livez")
+    # Every core is busy with the campaign itself: the figures are reported, the bound is for a service that hangs.
+    if health and (health[len(health) * 99 // 100] > 1.0 or health[-1] > 5.0):
+        yield f"16 health took {health[len(health) * 99 // 100]:.3f} s (p99), {health[-1]:.3f} s at most"
+
+
+def _numbers(round_: Round) -> Iterator[str]:
+    known: dict[int, dict[str, int]] = {}
+    for sample in round_.samples:
+        now = sample.counters
+        under_way = now["received"] - now["settled"] - now["voided"] - now["released"]
+        outcomes = now["result"] + now["dropped"] + now["retried"] + now["dead"]
+        if not 0 <= under_way <= sample.in_tree or (not now["voided"] and under_way != sample.in_tree):
+            yield f"18 {under_way} are under way by the counters, {sample.in_tree} in the tree: {now}"
+            return
+        if outcomes != now["settled"]:
+            yield f"18 {outcomes} outcomes, {now['settled']} settled: {now}"
+            return
+        before = known.get(sample.pid, {})
+        if any(now[name] < value for name, value in before.items() if name in now):
+            yield f"18 a counter fell: {before}, {now}"
+            return
+        known[sample.pid] = now
+
+
+def _unexplained_restarts(round_: Round) -> Iterator[str]:
+    tree = sum(fault.kind in KILLS_TREE for fault in round_.faults)
+    lives = len({sample.pid for sample in round_.samples if sample.pid})
+    services = sum(fault.kind == "service-term" for fault in round_.faults)
+    if lives > 1 + tree + services:
+        yield f"15 {lives} Producers lived, {tree + services} faults ended one"
+    bad = [code for code in round_.exits if code not in (0, 75)]
+    if bad:
+        yield f"17 the Service ended with {bad}"
+
+
+def _noticed(round_: Round) -> Iterator[str]:
+    for fault in round_.faults:
+        if fault.end - fault.start > NOTICED and fault.kind == "long-halt":
+            later = [start for start in round_.starts if fault.start + 1 < start.time < fault.start + NOTICED + 4]
+            if not later:
+                yield f"15 nothing was begun for {NOTICED + 4:.0f} s after the connections went dead"

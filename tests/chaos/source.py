@@ -1,0 +1,46 @@
+"""Where a round's inputs come from: shared by the publisher's thread and the campaign's.
+
+One lock guards it. `tried` holds every message that was ever given out, `confirmed` the ids that the broker confirmed.
+"""
+
+import threading
+from collections.abc import Callable
+
+from tests.chaos.load import Message
+
+
+class Source:
+    """Gives out messages, at most `most`; `backlog` is how many should wait in the input queue."""
+
+    def __init__(self, make: Callable[[int], Message], most: int, backlog: int) -> None:
+        self.backlog = backlog
+        self.tried: dict[str, Message] = {}
+        self._confirmed: set[str] = set()
+        self._make, self._most = make, most
+        self._lock = threading.Lock()
+
+    def next(self) -> Message | None:
+        """The next message to publish; None when there are no more."""
+        with self._lock:
+            if len(self.tried) >= self._most:
+                return None
+            message = self._make(len(self.tried))
+            self.tried[message.id] = message
+            return message
+
+    def confirmed(self, name: str) -> None:
+        """The broker has it."""
+        with self._lock:
+            self._confirmed.add(name)
+
+    @property
+    def safe(self) -> set[str]:
+        """The confirmed ids so far."""
+        with self._lock:
+            return set(self._confirmed)
+
+    @property
+    def used_up(self) -> bool:
+        """Whether all was given out."""
+        with self._lock:
+            return len(self.tried) >= self._most

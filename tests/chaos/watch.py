@@ -1,0 +1,170 @@
+"""Looks at the service while faults come: from outside, all the time, in threads of its own.
+
+`Processes` walks /proc for what must never be (two Producers) and for the named semaphores of the tree; `Control` asks
+health ten times a second and status twice, and notes every answer. Both end with `stop`, and raise nothing.
+"""
+
+import contextlib
+import random
+import threading
+import time
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.records import Answer, Sample, Size
+from tests.support.service import ServiceProcess
+
+PROCESSES_EVERY, HEALTH_EVERY, STATUS_EVERY = 0.2, 0.1, 0.5
+OPERATOR_EVERY = 0.7
+TWICE = 3  # looks in a row at two Producers: one is between its end and the reaping of it
+
+
+def parent(pid: int) -> int:
+    """The pid of a process's parent; 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def alive(pid: int) -> bool:
+    """Whether it lives; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def of_kind(service: ServiceProcess, comm: str) -> list[int]:
+    """Live processes of one kind, without the copies that a parent is for a moment when it starts something."""
+    named = [pid for pid, name in service.pids().items() if name == comm]
+    return [pid for pid in named if parent(pid) not in named and alive(pid)]
+
+
+def size(service: ServiceProcess) -> Size:
+    """Descriptors and threads now, the most of each kind of process."""
+    found = Size(time.monotonic())
+    for pid, name in service.pids().items():
+        with contextlib.suppress(OSError):
+            for what, folder in ((found.descriptors, "fd"), (found.threads, "task")):
+                what[name] = max(what.get(name, 0), len(list(Path(f"/proc/{pid}/{folder}").iterdir())))
+    return found
+
+
+class Looker(threading.Thread):
+    """Something that is done again and again until it is stopped."""
+
+    def __init__(self, service: ServiceProcess, every: float) -> None:
+        super().__init__(name=type(self).__name__, daemon=True)
+        self.service = service
+        self._every = every
+        self._over = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self._over.wait(self._every):
+            self.look()
+
+    def look(self) -> None:
+        """Do it once."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End."""
+        self._over.set()
+        self.join(60)
+
+
+class Processes(Looker):
+    """See the module head."""
+
+    def __init__(self, service: ServiceProcess) -> None:
+        self.violations: list[str] = []
+        self.semaphores: set[str] = set()
+        self._two = 0
+        super().__init__(service, PROCESSES_EVERY)
+
+    def look(self) -> None:
+        producers = of_kind(self.service, "mqw-producer")
+        self._two = self._two + 1 if len(producers) > 1 else 0
+        if self._two == TWICE:
+            self.violations.append(f"{time.monotonic():.3f}: {len(producers)} Producers at once: {producers}")
+        for pid in producers:
+            with contextlib.suppress(OSError):
+                for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                    if "/dev/shm/" in line and "(deleted)" not in line:
+                        self.semaphores.add(line.rpartition("/")[2])
+
+    def left(self) -> list[str]:
+        """Named semaphores of the tree that are still there."""
+        return [name for name in self.semaphores if Path(f"/dev/shm/{name}").exists()]
+
+
+class Control(Looker):
+    """Health and status, and each answer's time."""
+
+    def __init__(self, service: ServiceProcess) -> None:
+        self.answers: list[Answer] = []
+        self.samples: list[Sample] = []
+        self._status_due = 0.0
+        super().__init__(service, HEALTH_EVERY)
+
+    def look(self) -> None:
+        self.ask("GET", "/livez")
+        if time.monotonic() >= self._status_due:
+            self._status_due = time.monotonic() + STATUS_EVERY
+            told = self.ask("GET", "/api/v1/stages/work")
+            actual = told.get("actual") if isinstance(told, dict) else None
+            if actual:
+                tree = actual["held"] + actual["dispatched"] + actual["settling"]
+                self.samples.append(
+                    Sample(
+                        *(time.monotonic(), actual["pid"], actual["counters"], tree),
+                        *(actual["prefetch"], actual["stall"], told["restarts"]),
+                    )
+                )
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """One call; what it answered."""
+        began = time.monotonic()
+        status, told = 0, None
+        with contextlib.suppress(OSError, HTTPException, ValueError):
+            status, told = self.service.ask(method, path, body, timeout=6)
+        self.answers.append(Answer(began, path, status, time.monotonic() - began))
+        return told
+
+
+class Operator(Looker):
+    """Somebody who plays with the controls; `settle` leaves the stage as it was found."""
+
+    def __init__(self, service: ServiceProcess, control: Control, consumers: int, seed: str) -> None:
+        self._control, self._consumers = control, consumers
+        self._chance = random.Random(seed)
+        super().__init__(service, OPERATOR_EVERY)
+
+    def look(self) -> None:
+        stage = "/api/v1/stages/work"
+        draw = self._chance.random()
+        if draw < 0.35:
+            self._control.ask("PUT", f"{stage}/listening", {"enabled": False})
+            self._over.wait(self._chance.uniform(0, 0.4))
+            self._control.ask("PUT", f"{stage}/listening", {"enabled": True})
+        elif draw < 0.6:
+            self._scale(self._chance.randint(1, self._consumers + 1))
+        elif draw < 0.7:
+            self._control.ask("POST", f"{stage}/restart")
+        elif draw < 0.8:
+            self._control.ask("PUT", f"{stage}/time-limit", {"soft": 0, "hard": self._chance.choice((0, 60))})
+        else:
+            for path in (f"{stage}/params", "/readyz", "/metrics", "/api/v1/queues"):
+                self._control.ask("GET", path)
+
+    def _scale(self, count: int) -> None:
+        self._control.ask("PUT", "/api/v1/stages/work/consumers", {"count": count})
+
+    def settle(self) -> None:
+        """Stop, and put everything back."""
+        self.stop()
+        self._scale(self._consumers)
+        self._control.ask("PUT", "/api/v1/stages/work/listening", {"enabled": True})

@@ -66,6 +66,7 @@ class Lane:
         self.left = False  # the sentinel was put
         self.chunk = 0  # counts its chunks
         self.output: OutputReader
+        self._grace: asyncio.TimerHandle | None = None  # runs from the end of its pipe to its own
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._queue: JoinableQueue[bytes | None] = SPAWN.JoinableQueue(
@@ -174,7 +175,7 @@ class Lane:
         if reason:
             self.kill(f"its pipe carried something else: {reason}")
         else:  # as a rule it has just died, which its pidfd is about to tell
-            self._loop.call_later(END_GRACE, self._still_there)
+            self._grace = self._loop.call_later(END_GRACE, self._still_there)
 
     def _still_there(self) -> None:
         if self.state not in ("leaving", "dead") and self.unfit is None:
@@ -188,6 +189,8 @@ class Lane:
         self._reader.drain()  # complete frames that it left behind still count
         self._reader.close()
         del self._reader  # it holds us: as a cycle our semaphores would stay mapped until a full garbage collection
+        if self._grace is not None:
+            self._grace.cancel()
         self.output.finish()
         self._become("dead")
         self._forget_semaphores()

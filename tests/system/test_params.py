@@ -26,12 +26,12 @@ CODE = 1
 @dataclass
 class Params:
     factor: Annotated[int, Meta(ge=1, le=1000)] = 1
-    pause: float = 0.002
+    pause: float = 0.0003
 
 
 def handle(body, params):
     began = time.monotonic()
-    time.sleep(params.pause)
+    time.sleep(body.get("seconds", params.pause))
     return {"n": body["n"], "began": began, "product": body["n"] * params.factor, "factor": params.factor, "code": CODE}
 """
 PATH = "/api/v1/stages/work/params"
@@ -43,7 +43,7 @@ def code(number: int) -> str:
 
 
 class Load:
-    """Keeps some messages waiting for as long as it is entered; the load of a busy day."""
+    """Keeps messages waiting while it is entered: chunks of several, and now and then a long one among them."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -54,8 +54,10 @@ class Load:
     def _run(self) -> None:
         try:
             while not self._over.wait(0.05):
-                if self._client.ready() < 300:
-                    self._client.send(200)
+                if self._client.ready() < 200:
+                    for _ in range(3):
+                        self._client.send(1, seconds=0.25)
+                        self._client.send(50)
         except BaseException as error:  # noqa: BLE001 - told by the thread that waits
             self.error = error
 

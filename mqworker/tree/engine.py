@@ -19,6 +19,7 @@ from mqworker.brokers.base import Delivery, LinkState, Placement, Topology
 from mqworker.fingerprint import fingerprint
 from mqworker.messages import Chunk, Desired, Failure, Item, LogEvent, Outcome, Outcomes, StageSpec
 from mqworker.processes import Death
+from mqworker.tree import evidence
 from mqworker.tree.entry import Company, Entry, Plan
 from mqworker.tree.fleet import Fleet
 from mqworker.tree.lane import Lane
@@ -283,10 +284,9 @@ class Engine:
         return plan
 
     def _judge(self, guilty: Entry, lane: Lane, death: Death, duration: float) -> None:
-        timeout = lane.doomed.startswith(TIME_LIMIT)
-        words = f"its Consumer was ended: {lane.doomed}" if lane.doomed else f"its Consumer {death}"
-        exit_words = f"{death}; after {duration:.3f} s; output:\n{lane.output.tail}"
-        failure = Failure("timeout" if timeout else "crash", "ConsumerDied", words, exit=exit_words)
+        reason = "timeout" if lane.doomed.startswith(TIME_LIMIT) else "crash"
+        oom = evidence.oom_kills() > lane.oom_kills
+        failure = evidence.describe(reason, death, lane.doomed, lane.output.tail, duration, oom=oom)
         plan = plan_crash(guilty, failure, self.spec.config, self._about(lane.sent))
         self._tell(guilty, failure, plan, duration)
         self._do(self.ledger.finished(guilty.seq, plan, time.monotonic()))

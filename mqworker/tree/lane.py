@@ -22,6 +22,7 @@ from mqworker.messages import Chunk, Hello, LogEvent, Outcomes, StageSpec, Unfit
 from mqworker.output import OutputReader
 from mqworker.processes import SPAWN, Death, reap
 from mqworker.tree.consumer import Birth, Consumer
+from mqworker.tree.evidence import oom_kills
 from mqworker.tree.slots import Slot
 
 END_GRACE = 2.0  # seconds between the end of a Consumer's pipe and its own, on a busy machine
@@ -64,6 +65,7 @@ class Lane:
         self.wish = ""  # why the Consumer wants to be replaced
         self.doomed = ""  # why it was killed by us
         self.left = False  # the sentinel was put
+        self.oom_kills = oom_kills()  # at its birth
         self.chunk = 0  # counts its chunks
         self.output: OutputReader
         self._grace: asyncio.TimerHandle | None = None  # runs from the end of its pipe to its own

@@ -45,7 +45,8 @@ def main() -> int:
     rounds: list[tuple[Round, list[str]]] = []
     controls: list[tuple[str, bool, str]] = []
     interrupted = False
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a job in the background ignores the second by default
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="mqw-chaos-") as folder, contextlib.ExitStack() as stack:
         brokers: dict[str, Any] = {}
 

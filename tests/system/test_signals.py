@@ -1,12 +1,12 @@
 """Signals to a whole service, as supervisord, a shell and a terminal send them; and the end of a burst."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-import uuid
 from pathlib import Path
 
 import pytest
@@ -185,39 +185,39 @@ def test_burst_ends_when_all_is_done(service):
     assert running.wait(60) == 0
 
 
-def tmux(name: str, *command: str) -> str:
-    """Run a command of a tmux server of our own."""
-    done = subprocess.run(["tmux", "-L", name, *command], capture_output=True, text=True, timeout=20, check=True)
+def tmux(service: ServiceProcess, *command: str) -> str:
+    """Run a command of a tmux server of our own, whose socket lies in the service's folder."""
+    env = {name: value for name, value in service.env.items() if name not in ("TMUX", "TMUX_PANE")}
+    done = subprocess.run(
+        ["tmux", "-f", os.devnull, *command],
+        cwd=service.folder,
+        env=env | {"TMUX_TMPDIR": str(service.folder)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
     return done.stdout
 
 
-@pytest.mark.skipif(not Path("/usr/bin/tmux").exists(), reason="needs tmux")
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
 def test_ctrl_c_in_a_terminal_is_one_clean_end(service):
     """Ctrl-C reaches the whole process group: text log, one orderly end with 0, the work in hand done, no traceback."""
-    running = service(config(service='log_format = "auto"').replace('log_format = "json"\n', ""), {"jobs.py": HANDLER})
-    name = f"mqw-{uuid.uuid4().hex[:8]}"
-    for variable in ("TMUX", "TMUX_PANE"):
-        running.env.pop(variable, None)
+    running = service(config().replace('log_format = "json"\n', ""), {"jobs.py": HANDLER})
     shell = f"{sys.executable} -m mqworker run; echo exit-code=$?; sleep 60"
+    tmux(running, "new-session", "-d", "-x", "200", "-y", "100", shell)
     try:
-        subprocess.run(
-            ["tmux", "-L", name, "-f", os.devnull, "new-session", "-d", "-x", "200", "-y", "100", shell],
-            cwd=running.folder,
-            env=running.env,
-            timeout=20,
-            check=True,
-        )
         running.wait_ready()
         with Client(running) as client:
             client.send(4, seconds=1)
             wait_for(lambda: in_hand(running), 20, "messages to be in hand")
-            tmux(name, "send-keys", "C-c")
-            wait_for(lambda: "exit-code=" in tmux(name, "capture-pane", "-p"), 30, "the end")
-            screen = tmux(name, "capture-pane", "-p", "-S", "-200")
+            tmux(running, "send-keys", "C-c")
+            wait_for(lambda: "exit-code=" in tmux(running, "capture-pane", "-p"), 30, "the end")
+            screen = tmux(running, "capture-pane", "-p", "-S", "-200").rstrip()
             assert client.ready(OUTPUT) + client.ready() == 4
             assert client.ready(OUTPUT) >= 2
     finally:
-        subprocess.run(["tmux", "-L", name, "kill-server"], capture_output=True, timeout=20, check=False)
+        tmux(running, "kill-server")
     print(screen)
     assert "exit-code=0" in screen
     assert "Traceback" not in screen

@@ -73,7 +73,8 @@ def main() -> int:
     if told.report:
         report.write(told.report, seed, rounds, controls)
     good = all(not problems for _, problems in rounds) and all(passed for _, passed, _ in controls)
-    say("nothing was lost, every promise was kept" if good else "FAILED")
+    if not interrupted:
+        say("nothing was lost, every promise was kept" if good else "FAILED")
     return 130 if interrupted else 0 if good else 1
 
 

@@ -1,4 +1,4 @@
-"""The campaign as a test: `scripts/chaos --quick`, a program of its own, with a node and a proxy of its own to break."""
+"""The campaign as a test: `scripts/chaos --quick`, a program of its own, with a node and a proxy to break."""
 
 import os
 import subprocess

@@ -16,14 +16,14 @@ import contextlib
 import logging
 import ssl
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import pika.connection
 import pika.exceptions
 import pika.frame
 import pika.spec
 
-from mqworker.brokers.rabbitmq.hot import Deliveries
+from mqworker.brokers.rabbitmq.hot import HEADER, Deliveries
 
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # the reasons that `Lost` carries are said once, by the Link
 
@@ -49,17 +49,9 @@ class RawProperties:
     def __init__(self, block: bytes = b"") -> None:
         self.block = block
 
-    def decode(self, encoded: bytes) -> Self:
-        """Keep the bytes."""
-        self.block = encoded
-        return self
-
     def encode(self) -> list[bytes]:
         """Give the bytes back; an empty block still has its flags."""
         return [self.block or b"\0\0"]
-
-
-pika.spec.props[RawProperties.INDEX] = RawProperties
 
 
 class Wire(asyncio.Protocol, pika.connection.Connection):  # type: ignore[misc] # pika is untyped
@@ -176,8 +168,7 @@ class Wire(asyncio.Protocol, pika.connection.Connection):  # type: ignore[misc] 
                 taker = self.deliveries.get(buffer[at + 1] << 8 | buffer[at + 2])
                 start, at = at, end
                 if taker is None or not taker.takes(buffer[start], buffer, start + 7, end - 1):
-                    _, frame = pika.frame.decode_frame(buffer[start:end])
-                    self._process_frame(frame)
+                    self._process_frame(_frame(buffer[start:end]))
         except Exception as error:  # noqa: BLE001 - whatever it is must cost this connection alone
             if not isinstance(error, Lost):
                 self._loop.call_exception_handler({"message": "error in the AMQP connection", "exception": error})
@@ -237,6 +228,14 @@ class Wire(asyncio.Protocol, pika.connection.Connection):  # type: ignore[misc] 
         self.blocked = blocked
         self._unblocked_at = self._loop.time()
         self.on_blocked()
+
+
+def _frame(data: bytes) -> Any:
+    """One whole frame as pika knows it, but for the properties of a message, which stay bytes."""
+    if data[0] == HEADER:
+        size = int.from_bytes(data[11:19])
+        return pika.frame.Header(int.from_bytes(data[1:3]), size, RawProperties(data[19:-1]))
+    return pika.frame.decode_frame(data)[1]
 
 
 def tls_context(ca: str, cert: str, key: str) -> ssl.SSLContext:

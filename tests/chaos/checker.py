@@ -10,19 +10,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from tests.chaos import logcheck
+from tests.chaos.attribution import between, bound, causes, repeated
 from tests.chaos.load import CRASH_MAX, MAX_ATTEMPTS, POISON, PREFETCH
-from tests.chaos.records import DISRUPTIVE, KILLS_CONSUMER, KILLS_TREE, Fault, Outcome, Round
-from tests.chaos.wire import SLOT
+from tests.chaos.records import DISRUPTIVE, KILLS_CONSUMER, KILLS_TREE, Round
 
-AFTER = 2.0  # seconds that a fault works on after it was healed: reconnecting, starting
-LONG_AFTER = 12.0  # the same for one that shows only by a deadline
-SLOW = frozenset(
-    {"producer-stop", "service-stop", "broker-freeze", "halt", "long-halt", "disk-alarm", "delay", "broker-kill"}
-)
 NOTICED = 15.0  # seconds until dead connections are given up and work goes on over new ones
-# These cost both connections, one after the other: a result that was sent twice because nobody knew, may be computed
-# again because its ack was on the other one.
-BOTH = SLOW | {"long-halt", "close-connections"}
 SHOWN = 5  # examples in a sentence
 GROWTH = 6  # descriptors or threads that may be more at the end: a connection, a lane in exchange
 
@@ -40,64 +32,6 @@ def check(round_: Round) -> list[str]:
 def _some(ids: set[str] | list[str]) -> str:
     ordered = sorted(ids)
     return ", ".join(ordered[:SHOWN]) + (f" and {len(ordered) - SHOWN} more" if len(ordered) > SHOWN else "")
-
-
-def between(faults: list[Fault], kinds: frozenset[str], first: float, last: float) -> list[int]:
-    """The faults of these kinds (their indexes) that were at work at some time between these two."""
-    return [
-        index
-        for index, fault in enumerate(faults)
-        if fault.kind in kinds
-        and fault.start <= last
-        and fault.end + (LONG_AFTER if fault.kind in SLOW else AFTER) >= first
-    ]
-
-
-def bound(round_: Round, fault: Fault) -> int:
-    """How many duplicates this fault can explain."""
-    most = PREFETCH * (2 if fault.kind in BOTH else 1)
-    if fault.kind == "broker-kill" and round_.broker == "classic":
-        slots = range(int((fault.start - 0.5) / SLOT), int(fault.start / SLOT) + 2)
-        most += sum(round_.acked.get(slot, 0) for slot in slots)
-    return most
-
-
-def repeated(round_: Round) -> dict[str, list[Outcome]]:
-    """The ids with more than one outcome."""
-    by_id: dict[str, list[Outcome]] = defaultdict(list)
-    for outcome in round_.outcomes:
-        by_id[outcome.id].append(outcome)
-    return {name: outcomes for name, outcomes in by_id.items() if len(outcomes) > 1}
-
-
-def causes(round_: Round) -> tuple[dict[int, int], list[str]]:
-    """What each extra outcome is attributed to: how many by fault (its index), and the ids that nothing explains.
-
-    Where several faults come into question it goes to the one that explains the smallest part of what it could.
-    """
-    counts: dict[int, int] = defaultdict(int)
-    bounds = [bound(round_, fault) for fault in round_.faults]
-    unexplained = []
-    for name, outcomes in repeated(round_).items():
-        extra = len(outcomes) - 1
-        explained = [candidates for candidates in _repeats(round_, name) if candidates]
-        if len(explained) < extra:
-            unexplained.append(name)
-        for candidates in explained[:extra]:
-            counts[min(candidates, key=lambda index: (counts[index] + 1) / bounds[index])] += 1
-    return counts, unexplained
-
-
-def _repeats(round_: Round, name: str) -> list[list[int]]:
-    """For each step of this message that was published again, retry or outcome, the faults that may be why."""
-    last: dict[tuple[object, ...], float] = {}
-    found = []
-    for step in round_.steps.get(name, []):
-        same = step[1:]
-        if same in last:
-            found.append(between(round_.faults, DISRUPTIVE, last[same], step.time))
-        last[same] = step.time
-    return found
 
 
 def _loss(round_: Round) -> Iterator[str]:

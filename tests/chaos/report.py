@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos import logcheck
-from tests.chaos.checker import causes, repeated
+from tests.chaos.attribution import causes, repeated
 from tests.chaos.records import Round
 
 WINDOW = 1.0  # seconds over which a rate is taken
@@ -43,20 +43,17 @@ def noticed(round_: Round) -> list[float]:
 
 
 def rebuilt(round_: Round, kinds: tuple[str, ...]) -> list[float]:
-    """Death of a Producer or Service until a message begins in the next tree."""
+    """Death of a Producer or Service until a message begins in the next tree, where no other fault came between."""
     first: dict[int, float] = {}
     for start in round_.starts:
         first.setdefault(start.pid, start.time)
     births = sorted(first.values())
-    return _delays(births, [fault.start for fault in round_.faults if fault.kind in kinds])
-
-
-def _delays(births: list[float], moments: list[float]) -> list[float]:
     found = []
-    for moment in moments:
-        at = bisect.bisect(births, moment)
-        if at < len(births):
-            found.append(births[at] - moment)
+    for index, fault in enumerate(round_.faults):
+        at = bisect.bisect(births, fault.start)
+        following = round_.faults[index + 1].start if index + 1 < len(round_.faults) else round_.ended
+        if fault.kind in kinds and at < len(births) and births[at] < following:
+            found.append(births[at] - fault.start)
     return found
 
 

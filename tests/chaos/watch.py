@@ -149,7 +149,7 @@ class Operator(Looker):
         if draw < 0.35:
             self._control.ask("PUT", f"{stage}/listening", {"enabled": False})
             self._over.wait(self._chance.uniform(0, 0.4))
-            self._control.ask("PUT", f"{stage}/listening", {"enabled": True})
+            self._resume()
         elif draw < 0.6:
             self._scale(self._chance.randint(1, self._consumers + 1))
         elif draw < 0.7:
@@ -159,6 +159,12 @@ class Operator(Looker):
         else:
             for path in (f"{stage}/params", "/readyz", "/metrics", "/api/v1/queues"):
                 self._control.ask("GET", path)
+
+    def _resume(self) -> None:
+        """Listen again, also when the Service is away just now: what it was told before it was killed still holds."""
+        while self._control.ask("PUT", "/api/v1/stages/work/listening", {"enabled": True}) is None:
+            if self._over.wait(0.1):
+                return
 
     def _scale(self, count: int) -> None:
         self._control.ask("PUT", "/api/v1/stages/work/consumers", {"count": count})

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tests.chaos.amqp import Label
-from tests.chaos.checker import causes, check
+from tests.chaos.attribution import causes
+from tests.chaos.checker import check
 from tests.chaos.load import LINE_CANARY, PREFETCH, make
 from tests.chaos.records import Answer, Fault, Outcome, Round, Sample, Size, Start
 from tests.chaos.wire import Step

@@ -1,0 +1,78 @@
+"""Which fault explains what happened twice: part of the checker, and pure like it.
+
+A duplicate is explained by a fault that was at work between two publications of the same step, as the wire saw them;
+each fault explains no more of them than there can have been under way.
+"""
+
+from collections import defaultdict
+
+from tests.chaos.load import PREFETCH
+from tests.chaos.records import DISRUPTIVE, Fault, Outcome, Round
+from tests.chaos.wire import SLOT
+
+AFTER = 2.0  # seconds that a fault works on after it was healed: reconnecting, starting
+LONG_AFTER = 12.0  # the same for one that shows only by a deadline
+SLOW = frozenset(
+    {"producer-stop", "service-stop", "broker-freeze", "halt", "long-halt", "disk-alarm", "delay", "broker-kill"}
+)
+# These cost both connections, one after the other: a result that was sent twice because nobody knew, may be computed
+# again because its ack was on the other one.
+BOTH = SLOW | {"close-connections"}
+
+
+def between(faults: list[Fault], kinds: frozenset[str], first: float, last: float) -> list[int]:
+    """The faults of these kinds (their indexes) that were at work at some time between these two."""
+    return [
+        index
+        for index, fault in enumerate(faults)
+        if fault.kind in kinds
+        and fault.start <= last
+        and fault.end + (LONG_AFTER if fault.kind in SLOW else AFTER) >= first
+    ]
+
+
+def bound(round_: Round, fault: Fault) -> int:
+    """How many duplicates this fault can explain."""
+    most = PREFETCH * (2 if fault.kind in BOTH else 1)
+    if fault.kind == "broker-kill" and round_.broker == "classic":
+        slots = range(int((fault.start - 0.5) / SLOT), int(fault.start / SLOT) + 2)
+        most += sum(round_.acked.get(slot, 0) for slot in slots)
+    return most
+
+
+def repeated(round_: Round) -> dict[str, list[Outcome]]:
+    """The ids with more than one outcome."""
+    by_id: dict[str, list[Outcome]] = defaultdict(list)
+    for outcome in round_.outcomes:
+        by_id[outcome.id].append(outcome)
+    return {name: outcomes for name, outcomes in by_id.items() if len(outcomes) > 1}
+
+
+def causes(round_: Round) -> tuple[dict[int, int], list[str]]:
+    """What each extra outcome is attributed to: how many by fault (its index), and the ids that nothing explains.
+
+    Where several faults come into question it goes to the one that explains the smallest part of what it could.
+    """
+    counts: dict[int, int] = defaultdict(int)
+    bounds = [bound(round_, fault) for fault in round_.faults]
+    unexplained = []
+    for name, outcomes in repeated(round_).items():
+        extra = len(outcomes) - 1
+        explained = [candidates for candidates in _repeats(round_, name) if candidates]
+        if len(explained) < extra:
+            unexplained.append(name)
+        for candidates in explained[:extra]:
+            counts[min(candidates, key=lambda index: (counts[index] + 1) / bounds[index])] += 1
+    return counts, unexplained
+
+
+def _repeats(round_: Round, name: str) -> list[list[int]]:
+    """For each step of this message that was published again, retry or outcome, the faults that may be why."""
+    last: dict[tuple[object, ...], float] = {}
+    found = []
+    for step in round_.steps.get(name, []):
+        same = step[1:]
+        if same in last:
+            found.append(between(round_.faults, DISRUPTIVE, last[same], step.time))
+        last[same] = step.time
+    return found

@@ -197,8 +197,10 @@ class Engine:
         self.fleet.died(lane, death, now, innocent=known)
         reason = _exit_reason(lane, death)
         self.exits[reason] = self.exits.get(reason, 0) + 1
-        level = logging.DEBUG if reason == "asked" else logging.WARNING
-        why = lane.doomed or (f"{lane.unfit.failure.type}: {lane.unfit.failure.message}" if lane.unfit else "")
+        level = {"asked": logging.DEBUG, "max_messages": logging.INFO, "max_rss": logging.INFO}.get(
+            reason, logging.WARNING
+        )
+        why = lane.doomed or (f"{lane.unfit.failure.type}: {lane.unfit.failure.message}" if lane.unfit else lane.wish)
         words = f"Consumer {lane.slot} {death}" + (f" ({why})" if why else "")
         trace = lane.unfit.failure.traceback if lane.unfit else None
         logs.say(log, level, "consumer_ended", words, consumer_pid=lane.pid, traceback=trace)

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from tests.support.embedded import DEAD, Client, config
+from tests.support.embedded import DEAD, OUTPUT, Client, config, put, steady
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.system
 
 HANDLER = """\
-import ctypes, os, re, resource, time
+import ctypes, itertools, os, resource, time
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 kept = []
 
@@ -21,9 +21,9 @@ def handle(body, message):
     if how == "segfault":
         print("about to read address 0")
         ctypes.string_at(0)
-    if how == "regex":
-        print("about to match")
-        re.match("(a+)+$", "a" * 64 + "b")
+    if how == "native":
+        print("about to count")
+        all(itertools.repeat(1))  # holds the interpreter and looks at no signal
     if how == "memory":
         bytearray(1 << 31)
     if how == "keep":
@@ -69,3 +69,83 @@ def test_a_segfault_is_shown_with_its_python_stack(service):
             "in handle",
         ):
             assert words in told, words
+
+
+SOFT = ("time_limit = { soft = 0.3 }", "retry = { max_attempts = 2, base = 1 }", "crash = { max = 1 }")
+
+
+def test_limits_of_time_end_a_message_and_change_while_running(service):
+    """Soft: an exception, retried, then dead. Lifted while running. Hard: killed in native code too, with its stack."""
+    running = service(config(*SOFT), {"jobs.py": HANDLER}).start()
+    with Client(running) as client:
+        client.send(1, seconds=30)
+        good = client.send(20)
+        (headers,) = died(client)
+        assert headers["x-mqworker-reason"] == "timeout"
+        assert headers["x-mqworker-error-type"].endswith("SoftTimeLimit")
+        assert headers["x-mqworker-attempt"] == 2
+        assert "in handle" in headers["x-mqworker-traceback"]
+        assert "x-mqworker-crashes" not in headers
+        put(running, "time-limit", {"soft": 0, "hard": 0})
+        client.send(1, seconds=1)
+        wait_for(lambda: client.ready(OUTPUT) == len(good) + 1, 20, "a result that took longer than the old limit")
+        put(running, "time-limit", {"soft": 0.2, "hard": 1})
+        client.send(1, how="native")
+        good = client.send(50)
+        headers = died(client, 2)[1]
+        assert headers["x-mqworker-reason"] == "timeout"
+        assert "hard time limit of 1 s" in headers["x-mqworker-message"]
+        assert headers["x-mqworker-crashes"] == 1
+        assert "in handle" in headers["x-mqworker-traceback"]
+        assert "killed by SIGKILL" in headers["x-mqworker-exit"]
+        assert "about to count" in headers["x-mqworker-exit"]
+        wait_for(lambda: client.ready(OUTPUT) == 71, 20, "all the others")
+        assert {result.body["crashes"] for result in client.results()} == {0}
+        assert {result.body["attempt"] for result in client.results()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("limit", "how", "count"), [("max_messages = 20", "count", 200), ("max_rss = 120_000_000", "keep", 60)]
+)
+def test_recycling_costs_nobody_anything(service, limit, how, count):
+    """Consumers replaced by number or memory: all computed once, none charged, and one is ready at any time."""
+    running = service(config(limit), {"jobs.py": HANDLER}).start()
+    ready = set()
+    with Client(running) as client:
+        client.send(count, how=how, seconds=0.02)
+
+        def over() -> bool:
+            states = [consumer["state"] for consumer in running.stage("work")["actual"]["consumers"]]
+            ready.add(sum(state in ("idle", "busy") for state in states))
+            return client.ready(OUTPUT) >= count
+
+        wait_for(over, 60, "all results")
+        assert min(ready) >= 1, ready
+        results = client.finish()
+        assert {(result.body["crashes"], result.body["attempt"]) for result in results} == {(0, 1)}
+        assert len({result.body["pid"] for result in results}) >= 4
+        steady(running)
+        ends = [event for event in running.events() if event["event"] == "consumer_ended"]
+        assert len(ends) >= 2
+        assert all(limit.split()[0] in end["msg"] and end["level"] == "info" for end in ends), ends
+        assert running.stage("work")["restarts"] == 0
+
+
+def test_memory_that_cannot_be_had_ends_the_message_and_replaces_its_consumer(service):
+    """MemoryError under memory_limit: dead with reason memory, another Consumer, the others are not charged."""
+    lines = ("memory_limit = 1_000_000_000", "retry = { max_attempts = 1 }")
+    running = service(config(*lines), {"jobs.py": HANDLER}).start()
+    with Client(running) as client:
+        before = set(running.named("mqw-consumer"))
+        client.send(30)
+        client.send(1, how="memory")
+        client.send(30)
+        (headers,) = died(client)
+        assert (headers["x-mqworker-reason"], headers["x-mqworker-error-type"]) == ("memory", "MemoryError")
+        assert "in handle" in headers["x-mqworker-traceback"]
+        wait_for(lambda: client.ready(OUTPUT) == 60, 20, "all the others")
+        assert {(result.body["crashes"], result.body["attempt"]) for result in client.results()} == {(0, 1)}
+        steady(running)
+        wait_for(lambda: len(set(running.named("mqw-consumer")) & before) == 1, 10, "one to be replaced")
+        client.send(10)
+        wait_for(lambda: client.ready(OUTPUT) == 70, 20, "the new one at work")

@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 from multiprocessing.connection import Connection
@@ -63,6 +64,7 @@ class Consumer(Spawned):
         """Set up, say hello, compute until the sentinel."""
         enter_child("mqw-consumer", self._parent, (signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGHUP))
         redirect_output(self._output.fileno())
+        sys.dont_write_bytecode = True  # a .pyc cannot tell two edits of one second apart, and a restart has to
         self._queue._writer.close()  # type: ignore[attr-defined]  # else the end of the Producer would never show as end of file
         self._sending = threading.Lock()
         self._alarm = Alarm()

@@ -17,7 +17,7 @@ SLOW = frozenset(
 )
 # These cost both connections, one after the other: a result that was sent twice because nobody knew, may be computed
 # again because its ack was on the other one.
-BOTH = SLOW | {"close-connections"}
+BOTH = SLOW | {"close-connections", "reset-all"}
 
 
 def between(faults: list[Fault], kinds: frozenset[str], first: float, last: float) -> list[int]:

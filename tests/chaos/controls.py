@@ -49,7 +49,7 @@ class Control:
 CONTROLS = {
     "ack-before-confirm": Control(_calm, most=1200),
     "mandatory-off": Control(_several("output-unbound", 2)),
-    "epochs-off": Control(_several("reset", 6, 0.5), patience=12.0),
+    "epochs-off": Control(_several("reset-all", 3, 1.2), patience=12.0),
     "deadlines-off": Control(_several("long-halt", 1)),
     "shared-queue": Control(_several("consumer-kill", 16, 0.5), seconds=0.02),
     "put-ahead": Control(_several("consumer-kill", 16, 0.5), both="slow-task-done", patience=30.0),

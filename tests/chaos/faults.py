@@ -186,6 +186,9 @@ class Faults:
 
     # --- the network
 
+    def _reset_all(self) -> None:
+        self._rabbit.proxy.reset_all()
+
     def _long_halt(self) -> None:
         """Both connections are dead and do not show it; new ones would work."""
         self._rabbit.proxy.halt(True, False)

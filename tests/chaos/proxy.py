@@ -159,6 +159,15 @@ class Proxy:
 
         return self._ask(arm)
 
+    def reset_all(self) -> None:
+        """Reset every connection now."""
+
+        async def reset() -> None:
+            for pair in list(self._pairs.values()):
+                pair.reset()
+
+        self._ask(reset)
+
     def halt(self, *ways: bool) -> None:
         """Let nothing pass on the connections that there are now; new ones are not touched."""
 

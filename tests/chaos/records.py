@@ -11,7 +11,7 @@ DISRUPTIVE = frozenset(
     {
         *("producer-kill", "producer-stop", "service-kill", "service-stop", "service-term"),
         *("broker-kill", "broker-freeze", "close-connections", "disk-alarm"),
-        *("cut", "reset", "corrupt", "half-close", "halt", "long-halt", "delay"),
+        *("cut", "reset", "reset-all", "corrupt", "half-close", "halt", "long-halt", "delay"),
         *("output-unbound", "output-deleted"),
     }
 )

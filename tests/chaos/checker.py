@@ -12,7 +12,7 @@ from itertools import pairwise
 from tests.chaos import logcheck
 from tests.chaos.attribution import between, bound, causes, repeated
 from tests.chaos.load import CRASH_MAX, MAX_ATTEMPTS, POISON, PREFETCH
-from tests.chaos.records import DISRUPTIVE, KILLS_CONSUMER, KILLS_TREE, Round
+from tests.chaos.records import DISRUPTIVE, KILLS_CONSUMER, KILLS_TREE, Answer, Round
 
 NOTICED = 15.0  # seconds until dead connections are given up and work goes on over new ones
 SHOWN = 5  # examples in a sentence
@@ -175,13 +175,18 @@ def _broker_log(round_: Round) -> Iterator[str]:
         yield f"14 the broker was told unknown delivery tags, {len(stale)} times: {stale[0]}"
 
 
-def _control(round_: Round) -> Iterator[str]:
+def answered(round_: Round) -> list[Answer]:
+    """The calls of the control API while its Service was neither stopped nor away."""
     away = frozenset({"service-kill", "service-stop", "service-term"})
-    answers = [
+    return [
         answer
         for answer in round_.answers
         if not between(round_.faults, away, answer.time, answer.time + answer.seconds)
     ]
+
+
+def _control(round_: Round) -> Iterator[str]:
+    answers = answered(round_)
     silent = [answer for answer in answers if not answer.status or answer.status == 500]
     if silent:
         yield f"16 {len(silent)} calls had no answer, the first at {silent[0].time:.3f}: {silent[0]}"

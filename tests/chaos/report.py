@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.chaos import logcheck
 from tests.chaos.attribution import causes, repeated
+from tests.chaos.checker import answered
 from tests.chaos.records import Round
 
 WINDOW = 1.0  # seconds over which a rate is taken
@@ -85,7 +86,7 @@ def figures(name: str, rounds: list[tuple[Round, list[str]]]) -> dict[str, Any]:
         faults.update(fault.kind for fault in round_.faults)
         for index, count in causes(round_)[0].items():
             reasons[round_.faults[index].kind] += count
-    health = [answer.seconds for round_, _ in rounds for answer in round_.answers if answer.path == "/livez"]
+    health = [answer.seconds for round_, _ in rounds for answer in answered(round_) if answer.path == "/livez"]
     return {
         "broker": name,
         "messages": sum(len(round_.confirmed) for round_, _ in rounds),

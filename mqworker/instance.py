@@ -4,6 +4,7 @@ Runs once, at the start of the Service, before any process is started; the lock 
 Producer lives. Fails with StartError, one sentence with cause and fix.
 """
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -79,6 +80,7 @@ def acquire_lock(path: Path, drain_deadline: float) -> int:
                 raise StartError(Exit.INTERNAL, f"{words}: stop it, or set service.state_dir") from None
             time.sleep(0.1)
         else:
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, str(os.getpid()).encode(), 0)
+            with contextlib.suppress(OSError):  # a full disk: the lock holds all the same, the pid is for messages
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, str(os.getpid()).encode(), 0)
             return fd

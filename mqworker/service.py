@@ -146,7 +146,10 @@ class Service:
             if words:
                 logs.say(log, logging.WARNING, "configuration", words)
         await self._check_user_code()
-        self._save(self._document)
+        try:
+            self._save(self._document)
+        except ControlError as error:  # no reason to give up for good: supervisord tries again, and space may return
+            raise StartError(Exit.INTERNAL, f"{error}; free some space, or set service.state_dir") from None
         logs.set_level(logs.LEVELS[self._document.log_level])
         self._state = "running"
 

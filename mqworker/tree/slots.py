@@ -20,7 +20,7 @@ class SlotFile:
         self.path = path
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            os.ftruncate(fd, SLOT * COUNT)
+            os.posix_fallocate(fd, 0, SLOT * COUNT)  # on a full disk an error now, not a SIGBUS at some later write
             self._map = mmap.mmap(fd, SLOT * COUNT)
         finally:
             os.close(fd)

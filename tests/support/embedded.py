@@ -10,6 +10,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from mqworker.brokers.base import Publication
@@ -57,9 +58,9 @@ class Result(NamedTuple):
 class Client:
     """See the module head; numbers its messages."""
 
-    def __init__(self, service: ServiceProcess) -> None:
+    def __init__(self, service: ServiceProcess, file: str = ".mqworker/broker.db") -> None:
         self._runner = asyncio.Runner()
-        self._desk = self._runner.run(_open(service))
+        self._desk = self._runner.run(_open(service.folder / file))
         self.sent = 0
 
     def __enter__(self) -> Self:
@@ -116,8 +117,8 @@ class Client:
         return results
 
 
-async def _open(service: ServiceProcess) -> SqliteDesk:
-    return SqliteDesk(service.folder / ".mqworker/broker.db")
+async def _open(path: Path) -> SqliteDesk:
+    return SqliteDesk(path)
 
 
 class Answer(NamedTuple):

@@ -1,8 +1,9 @@
-"""A whole service on a disk of 2 MB that gets full: changes are refused, work goes on."""
+"""A whole service on a disk of 12 MB that gets full: changes refused, nothing confirmed that is not stored, no end."""
 
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -29,6 +30,10 @@ class Disk:
         self.folder = folder
         self._ballast = folder / "ballast"
 
+    def reserve(self, size: int) -> None:
+        """Take some space, to be given back by `free`."""
+        self._ballast.write_bytes(bytes(size))
+
     def fill(self, leave: int = 0) -> None:
         """Leave so many bytes."""
         with contextlib.suppress(OSError), self._ballast.open("ab", buffering=0) as ballast:
@@ -47,7 +52,7 @@ def disk(tmp_path) -> Iterator[Disk]:
     mount, umount = shutil.which("mount"), shutil.which("umount")
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = [mount or "mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", folder]
+    command = [mount or "mount", "-t", "tmpfs", "-o", "size=12m,mode=700", "tmpfs", folder]
     if not mount or not umount or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount")
     yield Disk(folder)
@@ -119,6 +124,30 @@ def test_space_for_the_state_alone_kills_nobody(on_disk, disk):
     disk.free()
     running.wait_ready()
     assert "killed by" not in running.log.read_text()
+    assert running.stop() == 0
+
+
+def test_the_embedded_broker_confirms_nothing_it_cannot_store(on_disk, disk):
+    """Every message that `send` counted has one result, every other none; it goes on by itself when space returns."""
+    running = on_disk(config())
+    disk.reserve(8 << 20)  # what remains is less than the log that SQLite keeps
+    running.start()
+    bodies = [json.dumps({"n": n, "pad": "x" * 60_000}) for n in range(200)]  # twice what there is room for
+    counted = running.cli("send", input="\n".join(bodies).encode())
+    assert counted.returncode != 0
+    assert "full" in counted.stderr, counted.stderr
+    assert "Traceback" not in counted.stderr
+    said = re.search(r"stopped: (\d+) sent", counted.stderr)
+    assert said, counted.stderr
+    sent = int(said[1])
+    assert 0 < sent < 200
+    disk.free()
+    with Client(running) as client:
+        wait_for(lambda: client.ready("out") == sent, 60, f"{sent} results")
+        assert sorted(result.body["n"] for result in client.results()) == list(range(sent))
+        assert client.ready() == client.ready("in.dlq") == 0
+    again = running.cli("send", '{"n": -1}', "--wait")
+    assert json.loads(again.stdout) == {"n": -1}, again.stderr
     assert running.stop() == 0
 
 

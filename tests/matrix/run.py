@@ -1,0 +1,88 @@
+"""`scripts/matrix`: kill or stop every process at every step of a delivery's life, and count what is lost and repeated.
+
+Runs the benches in worker processes of its own, each with its own broker and service, tells progress on stderr, prints
+the tables on stdout and puts them into `--report FILE` (between its markers when it has them). Ends with 0 when nothing
+was lost, invented or dead, repeats stayed within the promise and everything came to rest; else with 1.
+"""
+
+import argparse
+import concurrent.futures
+import functools
+import multiprocessing
+import signal
+import sys
+import time
+from pathlib import Path
+
+from mqworker.processes import PR_SET_PDEATHSIG, prctl
+from tests.matrix import report
+from tests.matrix.bench import Account, Bench, Outside, Stepped
+from tests.matrix.cells import BROKERS, RANDOM, Cell, cells
+
+
+def work(broker: str, chosen: list[Cell], times: int, seed: int) -> dict[tuple[str, Cell], Account]:
+    """One bench, in a process of its own."""
+    kind: type[Bench] = Outside if chosen[0].target in RANDOM else Stepped
+    accounts: dict[tuple[str, Cell], Account] = {}
+    with kind(broker, seed) as bench:
+        for cell in chosen:
+            began = time.monotonic()
+            accounts[broker, cell] = account = bench.run(cell, times)
+            took = time.monotonic() - began
+            words = f"{broker} {cell}: {account.lost} lost, {account.repeats} repeated of {account.sent}"
+            words += f", {account.dead} dead" if account.dead else ""
+            print(f"{words}; {took / times:.1f} s a shot {account.trouble}", file=sys.stderr, flush=True)
+            if account.trouble:
+                break
+    return accounts
+
+
+def enter_worker() -> None:
+    """End together with the command, and in order, so that nothing is left behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def benches(chosen: list[tuple[str, Cell]]) -> list[tuple[str, list[Cell]]]:
+    """Cells that share a broker and a service; the slow ones first."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for broker, cell in chosen:
+        group = "outside" if cell.target in RANDOM else "broker" if cell.target == "broker" else "processes"
+        groups.setdefault((group, broker), []).append(cell)
+    return [(broker, groups[group, broker]) for group, broker in sorted(groups)]
+
+
+def main(arguments: list[str]) -> int:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(prog="scripts/matrix", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--broker", choices=[*BROKERS, "all"], default="all")
+    parser.add_argument("--times", type=int, default=5, metavar="N", help="shots of each cell (5)")
+    parser.add_argument("--cell", action="append", default=[], help="such as producer-kill-acked, or its beginning")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="put the tables there too, as Markdown")
+    parser.add_argument("--seed", type=int, default=1, help="of the choice of occurrences and random times (1)")
+    parser.add_argument("--jobs", type=int, default=3, metavar="N", help="benches at the same time (3)")
+    options = parser.parse_args(arguments)
+    brokers = BROKERS if options.broker == "all" else (options.broker,)
+    prefixes = tuple(options.cell) or ("",)
+    chosen = [(broker, cell) for broker in brokers for cell in cells(broker) if str(cell).startswith(prefixes)]
+    if not chosen:
+        parser.error(f"no cell begins so; there are {', '.join(map(str, cells('classic')))}")
+    began = time.monotonic()
+    accounts: dict[tuple[str, Cell], Account] = {}
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(options.jobs, context, enter_worker) as pool:
+        job = functools.partial(pool.submit, work)
+        futures = [job(broker, group, options.times, options.seed) for broker, group in benches(chosen)]
+        for future in concurrent.futures.as_completed(futures):
+            accounts |= future.result()
+    text = report.markdown(accounts, options.times, options.seed, time.monotonic() - began)
+    print(text)
+    if options.report:
+        report.put(options.report, text)
+    failures = report.failures(accounts, set(chosen))
+    print(*failures, sep="\n", file=sys.stderr)
+    return int(bool(failures))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

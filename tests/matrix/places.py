@@ -69,12 +69,20 @@ class Rabbit:
 
     def take(self, queue: str = OUTPUT) -> list[tuple[str, Any]]:
         """Take what is in a queue: message ids and bodies. To be called when the broker is well."""
-        self._connect()
-        found = []
+        found: list[tuple[str, Any]] = []
+        end = time.monotonic() + 30
         while True:
-            method, properties, body = self._channel.basic_get(queue, auto_ack=True)
-            if method is None:
-                return found
+            try:
+                self._connect()
+                method, properties, body = self._channel.basic_get(queue)
+                if method is None:
+                    return found
+                self._channel.basic_ack(method.delivery_tag)
+            except AMQPError:  # a quorum queue has no leader for some seconds after a kill
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
+                continue
             found.append((properties.message_id, json.loads(body)))
 
     def depth(self, queue: str) -> int:

@@ -8,7 +8,7 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,25 +70,34 @@ class Rabbit:
     def take(self, queue: str = OUTPUT) -> list[tuple[str, Any]]:
         """Take what is in a queue: message ids and bodies. To be called when the broker is well."""
         found: list[tuple[str, Any]] = []
+        while (message := self._ask(lambda channel: channel.basic_get(queue)))[0] is not None:
+            method, properties, body = message
+            self._channel.basic_ack(method.delivery_tag)
+            found.append((properties.message_id, json.loads(body)))
+        return found
+
+    def depth(self, queue: str) -> int:
+        """Messages ready in a queue."""
+        return self._ask(lambda channel: channel.queue_declare(queue, passive=True)).method.message_count
+
+    def _ask(self, question: Callable[[Any], Any]) -> Any:
+        """The answer to a question; a quorum queue has none for some seconds after a kill, while it has no leader."""
         end = time.monotonic() + 30
         while True:
             try:
                 self._connect()
-                method, properties, body = self._channel.basic_get(queue)
-                if method is None:
-                    return found
-                self._channel.basic_ack(method.delivery_tag)
-            except AMQPError:  # a quorum queue has no leader for some seconds after a kill
+                return question(self._channel)
+            except AMQPError as error:
+                self._disconnect()  # what is left of a question that failed would spoil the next one
                 if time.monotonic() > end:
-                    raise
-                time.sleep(0.5)
-                continue
-            found.append((properties.message_id, json.loads(body)))
+                    raise AssertionError(f"the broker does not answer the harness: {error!r}") from None
+                time.sleep(0.2)
 
-    def depth(self, queue: str) -> int:
-        """Messages ready in a queue."""
-        self._connect()
-        return self._channel.queue_declare(queue, passive=True).method.message_count
+    def _disconnect(self) -> None:
+        with contextlib.suppress(AMQPError):
+            if self._connection is not None:
+                self._connection.close()
+        self._connection = None
 
     def _connect(self) -> None:
         """Have a connection that works; the broker may have been killed since."""
@@ -97,6 +106,7 @@ class Rabbit:
                 self._connection.process_data_events(0)
                 if self._connection.is_open:
                     return
+            self._disconnect()
         parameters = pika.URLParameters(self.url)
         parameters.heartbeat = 0
         self._connection = pika.BlockingConnection(parameters)

@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+from pika.exceptions import AMQPError
+
 from mqworker.processes import PR_SET_PDEATHSIG, prctl
 from tests.matrix import report
 from tests.matrix.bench import Account, Bench, Outside, Stepped
@@ -27,7 +29,12 @@ def work(broker: str, chosen: list[Cell], times: int, seed: int) -> dict[tuple[s
     with kind(broker, seed) as bench:
         for cell in chosen:
             began = time.monotonic()
-            accounts[broker, cell] = account = bench.run(cell, times)
+            try:
+                account = bench.run(cell, times)
+            except AMQPError as error:  # the cells so far still count; the others are told as not run
+                print(f"{broker} {cell}: the harness lost its broker: {error!r:.200}", file=sys.stderr, flush=True)
+                break
+            accounts[broker, cell] = account
             took = time.monotonic() - began
             words = f"{broker} {cell}: {account.lost} lost, {account.repeats} repeated of {account.sent}"
             words += f", {account.dead} dead" if account.dead else ""
@@ -74,7 +81,10 @@ def main(arguments: list[str]) -> int:
         job = functools.partial(pool.submit, work)
         futures = [job(broker, group, options.times, options.seed) for broker, group in benches(chosen)]
         for future in concurrent.futures.as_completed(futures):
-            accounts |= future.result()
+            if error := future.exception():  # its cells are told as not run; those of the other benches count
+                print(f"a bench ended early: {error!r:.500}", file=sys.stderr, flush=True)
+            else:
+                accounts |= future.result()
     text = report.markdown(accounts, options.times, options.seed, time.monotonic() - began)
     print(text)
     if options.report:

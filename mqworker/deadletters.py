@@ -4,6 +4,7 @@ Pure; used by the desk. A dead letter is known by the first 16 hex digits of its
 be missing or not unique.
 """
 
+import hashlib
 from typing import Any
 
 from mqworker import headers
@@ -45,6 +46,18 @@ _LONG = {"traceback": headers.TRACEBACK, "exit": headers.EXIT}
 def letter_id(properties: bytes, body: bytes) -> str:
     """The name that an operator uses for a dead letter."""
     return fingerprint(properties, body).hex()[:16]
+
+
+def reason(properties: bytes) -> object:
+    """Why it is dead; None when that cannot be read (anybody may write to the queue)."""
+    return _decode(properties).headers.get(headers.REASON)
+
+
+def lineage(properties: bytes, body: bytes, *, later: int = 0) -> bytes:
+    """Which message it is, and how often it was replayed; or so many replays later."""
+    decoded = _decode(properties)
+    times = _replays(decoded) + later
+    return hashlib.sha256(f"{times} {decoded.message_id!r} ".encode(errors="backslashreplace") + body).digest()
 
 
 def describe(properties: bytes, body: bytes, *, whole: bool = False) -> dict[str, Any]:
@@ -96,10 +109,14 @@ def replay(properties: bytes, body: bytes, queue: str) -> Publication:
     expiration = table.pop(headers.ORIGINAL + "expiration", None)
     if isinstance(expiration, str):
         decoded.expiration = expiration
-    before = table.get(headers.REPLAYED)
-    table[headers.REPLAYED] = (before if type(before) is int else 0) + 1
+    table[headers.REPLAYED] = _replays(decoded) + 1
     decoded.delivery_mode = 2
     return Publication("", queue, decoded.encode(), body)
+
+
+def _replays(decoded: Properties) -> int:
+    value = decoded.headers.get(headers.REPLAYED)
+    return value if type(value) is int else 0
 
 
 def _decode(properties: bytes) -> Properties:

@@ -17,17 +17,17 @@ from typing import Any
 
 import msgspec
 
-from mqworker import deadletters, headers, logs
+from mqworker import deadletters, logs
 from mqworker.brokers import open_desk
-from mqworker.brokers.base import DROP, BrokerRefused, BrokerUnavailable, Publication
+from mqworker.brokers.base import DROP, STOP, BrokerRefused, BrokerUnavailable, Publication
 from mqworker.config import Config
 from mqworker.control import ControlError
 from mqworker.frames import FrameReader, FrameWriter
 from mqworker.messages import DeskAnswer, DeskAsk, LogEvent
 from mqworker.processes import SPAWN, Spawned, enter_child, reap
-from mqworker.properties import Properties
 
 LOOK_AT = 10_000  # dead letters that one question goes through
+PAGE = 8 << 20  # bytes of bodies after which an answer with whole dead letters ends
 GRACE = 2.0  # seconds that the desk has beyond a question's deadline before it is held to hang
 
 _encoder = msgspec.msgpack.Encoder()
@@ -130,18 +130,23 @@ class Verbs:
     async def dlq_list(self, deadline: float, stage: str, limit: int = 100) -> list[dict[str, Any]]:
         """Tell the dead letters of a stage, the oldest first."""
         found = await self._desk.peek(self._dead(stage), min(limit, LOOK_AT), deadline)
-        return [deadletters.describe(letter.properties, letter.body) for letter in found]
+        told = [deadletters.describe(letter.properties, letter.body) for letter in found]
+        return sorted(told, key=lambda letter: str(letter.get("failed_at", "")))  # a quorum queue mixes them up
 
-    async def dlq_show(self, deadline: float, stage: str, id: str) -> dict[str, Any] | None:  # noqa: A002 - the API's word
-        """Tell all of one dead letter; None when there is none of that name."""
-        for letter in await self._desk.peek(self._dead(stage), LOOK_AT, deadline):
-            if deadletters.letter_id(letter.properties, letter.body) == id:
-                return deadletters.describe(letter.properties, letter.body, whole=True)
-        return None
+    async def dlq_show(self, deadline: float, stage: str, ids: list[str]) -> list[dict[str, Any]]:
+        """Tell all of the dead letters of these names, as far as they are there; fewer when they are large."""
+        chooser = _Chooser(ids, "", len(ids))
+        size = 0
 
-    async def dlq_export(self, deadline: float, stage: str, limit: int = 100) -> list[dict[str, Any]]:
-        """Tell all of many dead letters."""
-        found = await self._desk.peek(self._dead(stage), min(limit, LOOK_AT), deadline)
+        def show(properties: bytes, body: bytes) -> bool | str:
+            nonlocal size
+            if not chooser.left or size >= PAGE:
+                return STOP
+            chosen = chooser.chosen(properties, body)
+            size += len(body) if chosen else 0
+            return chosen
+
+        found = await self._desk.peek(self._dead(stage), LOOK_AT, deadline, show)
         return [deadletters.describe(letter.properties, letter.body, whole=True) for letter in found]
 
     async def dlq_replay(
@@ -156,13 +161,19 @@ class Verbs:
     ) -> int:
         """Send dead letters back to the input (those named, or of one reason, or all); returns how many."""
         queue = self._config.stages[stage].input
-        chosen = _chooser(ids, reason, limit)
+        chooser = _Chooser(ids, reason, limit)
+        sent: set[bytes] = set()  # what they will be if they die again before this is over
         if dry:
             found = await self._desk.peek(self._dead(stage), LOOK_AT, deadline)
-            return sum(chosen(letter.properties, letter.body) for letter in found)
+            return sum(chooser.chosen(letter.properties, letter.body) for letter in found)
 
-        def wanted(properties: bytes, body: bytes) -> Publication | None:
-            return deadletters.replay(properties, body, queue) if chosen(properties, body) else None
+        def wanted(properties: bytes, body: bytes) -> Publication | str | None:
+            if not chooser.left:
+                return STOP
+            if deadletters.lineage(properties, body) in sent or not chooser.chosen(properties, body):
+                return None
+            sent.add(deadletters.lineage(properties, body, later=1))
+            return deadletters.replay(properties, body, queue)
 
         return await self._desk.move(self._dead(stage), LOOK_AT, wanted, deadline)
 
@@ -170,10 +181,12 @@ class Verbs:
         self, deadline: float, stage: str, ids: list[str] | None = None, reason: str = "", limit: int = LOOK_AT
     ) -> int:
         """Remove dead letters for good; returns how many."""
-        chosen = _chooser(ids, reason, limit)
+        chooser = _Chooser(ids, reason, limit)
 
         def wanted(properties: bytes, body: bytes) -> str | None:
-            return DROP if chosen(properties, body) else None
+            if not chooser.left:
+                return STOP
+            return DROP if chooser.chosen(properties, body) else None
 
         return await self._desk.move(self._dead(stage), LOOK_AT, wanted, deadline)
 
@@ -191,25 +204,27 @@ VERBS: dict[str, Callable[..., Awaitable[Any]]] = {
         "call",
         "dlq_list",
         "dlq_show",
-        "dlq_export",
         "dlq_replay",
         "dlq_drop",
     )
 }
 
 
-def _chooser(ids: list[str] | None, reason: str, limit: int) -> Callable[[bytes, bytes], bool]:
-    left = limit
+class _Chooser:
+    """Chooses dead letters by id and reason, the oldest first, until none of the limit is left."""
 
-    def chosen(properties: bytes, body: bytes) -> bool:
-        nonlocal left
-        fits = left > 0 and (ids is None or deadletters.letter_id(properties, body) in ids)
-        if fits and reason:
-            fits = Properties.decode(properties).headers.get(headers.REASON) == reason
-        left -= fits
+    def __init__(self, ids: list[str] | None, reason: str, limit: int) -> None:
+        self.left = limit
+        self._ids = None if ids is None else frozenset(ids)
+        self._reason = reason
+
+    def chosen(self, properties: bytes, body: bytes) -> bool:
+        """Whether this is one of them."""
+        fits = self.left > 0 and (self._ids is None or deadletters.letter_id(properties, body) in self._ids)
+        if fits and self._reason:
+            fits = deadletters.reason(properties) == self._reason
+        self.left -= fits
         return fits
-
-    return chosen
 
 
 class DeskClient:

@@ -168,14 +168,19 @@ class Desk(Protocol):
     async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> tuple[bytes, bytes]:
         """Send with `reply_to` and a fresh `correlation_id`, and wait for the reply: (properties, body)."""
 
-    async def peek(self, queue: str, limit: int, deadline: float) -> list[Peeked]:
-        """Look at up to `limit` messages from the head, changing nothing: none is lost, aged or counted."""
+    async def peek(self, queue: str, limit: int, deadline: float, show: "Show | None" = None) -> list[Peeked]:
+        """Look at up to `limit` messages from the head, changing nothing: none is lost, aged or counted.
+
+        `show` says which of them are wanted, and when it is enough. Where in the queue they are may be different the
+        next time (RabbitMQ's quorum queues mix up what was looked at).
+        """
 
     async def move(self, queue: str, limit: int, wanted: "Wanted", deadline: float) -> int:
         """Take messages from the head of `queue` (at most `limit` looked at) and ask `wanted` about each.
 
-        None leaves it where it was, a Publication is published and confirmed before the message is acked, and
-        `DROP` acks it alone. Returns how many were moved or dropped.
+        None leaves it where it was, a Publication is published and confirmed before the message is acked,
+        `DROP` acks it alone, and `STOP` leaves it and all behind it. What comes to the queue meanwhile may be looked
+        at too. Returns how many were moved or dropped.
         """
 
     async def close(self) -> None:
@@ -183,10 +188,18 @@ class Desk(Protocol):
 
 
 DROP = "drop"
+STOP = "stop"
+
+
+class Show(Protocol):
+    """Chooses among the messages of a queue that is looked at."""
+
+    def __call__(self, properties: bytes, body: bytes) -> "bool | str":
+        """Return whether to keep it for the answer, or `STOP` to end with those kept so far."""
 
 
 class Wanted(Protocol):
     """Decides what becomes of one message of a queue that is gone through."""
 
     def __call__(self, properties: bytes, body: bytes) -> "Publication | str | None":
-        """Return a Publication to place instead of it, `DROP` to drop it, or None to leave it."""
+        """Return a Publication to place instead of it, `DROP` to drop it, None to leave it, or `STOP`."""

@@ -3,6 +3,7 @@
 import base64
 import json
 import sys
+import time
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +16,7 @@ from mqworker.exits import Exit
 
 ASK = 30.0  # seconds: a long dead-letter queue is gone through
 LIMIT = 10_000  # dead letters that one question goes through
+BATCH = 200  # dead letters in one request
 
 
 @click.group(cls=VerbGroup)
@@ -91,28 +93,69 @@ def show(service: Service, letter: str) -> None:
 @click.argument("ids", nargs=-1, metavar="[ID...]")
 @click.option("--all", "every", is_flag=True, help="All of them.")
 @click.option("--reason", default="", help="All of this reason, e.g. error or crash.")
+@click.option("--limit", type=click.IntRange(1, LIMIT), default=LIMIT, help="How many at most, the oldest first.")
+@click.option("--rate", "-r", type=click.FloatRange(0, min_open=True), metavar="N", help="At most N a second.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @asks(ASK)
-def replay(service: Service, ids: tuple[str, ...], every: bool, reason: str, dry_run: bool) -> None:
+def replay(
+    service: Service, ids: tuple[str, ...], every: bool, reason: str, limit: int, rate: float | None, dry_run: bool
+) -> None:
     """Send dead letters back to the stage's input, with their attempts counted anew.
+
+    Those that are there at the start: what dies again meanwhile is not sent a second time.
 
     Examples:
       mqworker dlq replay 1f0c5ab2e94d7733
       mqworker dlq replay --reason error --dry-run
-      mqworker dlq replay --all
+      mqworker dlq replay --all --rate 50
     """
-    asked: dict[str, Any] = {"reason": reason, "dry": dry_run}
     if not _chosen(ids, every, reason):
         raise click.UsageError("Name dead letters by ID, or give --all or --reason.")
-    if ids:
-        asked["ids"] = list(ids)
-    answer = service.client.call("POST", at(service.one_stage(), "/dlq/replay"), asked)
-    if service.as_json:
-        output.data(answer)
-    else:
-        output.words(f"{answer['replayed']} {'would go' if dry_run else 'sent'} back to the input")
-    if ids and answer["replayed"] < len(ids):
-        raise Failed(Exit.USAGE, f"{len(ids) - answer['replayed']} of the named ones are not there")
+    stage = service.one_stage()
+    chosen = (list(dict.fromkeys(ids)) if ids else _ids(service, stage, reason))[:limit]
+    replaying = _Replay(service, stage, chosen, dry=dry_run)
+    try:
+        replaying.run(rate)
+    finally:
+        replaying.tell()
+    if ids and replaying.done < len(chosen):
+        raise Failed(Exit.USAGE, f"{len(chosen) - replaying.done} of the named ones are not there")
+
+
+class _Replay:
+    """Sends the chosen ones back in batches, and keeps count."""
+
+    def __init__(self, service: Service, stage: str, ids: list[str], *, dry: bool) -> None:
+        self.done = 0
+        self._service = service
+        self._path = at(stage, "/dlq/replay")
+        self._ids = ids
+        self._dry = dry
+        self._progress = output.Progress()
+
+    def run(self, rate: float | None) -> None:
+        size = min(BATCH, max(1, int(rate / 4))) if rate else BATCH  # a few bites a second
+        began = time.monotonic()
+        for first in range(0, len(self._ids), size):
+            if rate and not self._dry:
+                time.sleep(max(0.0, began + first / rate - time.monotonic()))
+            some = self._ids[first : first + size]
+            asked = {"ids": some, "limit": len(some), "dry": self._dry}
+            self.done += self._service.client.call("POST", self._path, asked)["replayed"]
+            self._progress.update(f"{self.done} of {len(self._ids)} sent back")
+
+    def tell(self) -> None:
+        self._progress.done()
+        if self._service.as_json:
+            output.data({"replayed": self.done})
+        else:
+            output.words(f"{self.done} {'would go' if self._dry else 'sent'} back to the input")
+
+
+def _ids(service: Service, stage: str, reason: str) -> list[str]:
+    """Ids of all that are there, or of those of one reason; the oldest first."""
+    letters = _letters(service, stage, LIMIT)
+    return list(dict.fromkeys(letter["id"] for letter in letters if reason in ("", letter.get("reason"))))
 
 
 def _chosen(ids: Iterable[str], every: bool, reason: str) -> bool:
@@ -136,8 +179,7 @@ def drop(service: Service, ids: tuple[str, ...], every: bool, reason: str, yes: 
         raise click.UsageError("Name dead letters by ID, or give --all or --reason.")
     stage = service.one_stage()
     if not ids:
-        letters = _letters(service, stage, LIMIT)
-        ids = tuple(letter["id"] for letter in letters if reason in ("", letter.get("reason")))
+        ids = tuple(_ids(service, stage, reason))
     if not yes:
         click.confirm(f"Remove {len(ids)} dead letters of {output.clean(stage)} for good?", abort=True, err=True)
     dropped = 0
@@ -162,14 +204,20 @@ def export(service: Service, limit: int, bodies: bool) -> None:
     """
     stage = service.one_stage()
     progress = output.Progress()
-    letters = _letters(service, stage, limit)
-    for number, letter in enumerate(letters, 1):
-        told = service.client.get(at(stage, f"/dlq/{letter['id']}"))
-        if bodies:
-            sys.stdout.buffer.write(base64.b64decode(told["body_base64"]) + b"\n")
-            sys.stdout.buffer.flush()
-        else:
-            click.echo(json.dumps(told, ensure_ascii=False))
-        progress.update(f"{number} of {len(letters)} exported")
+    done = 0
+    left = dict.fromkeys(_ids(service, stage, "")[:limit])
+    while left:
+        asked = list(left)[:BATCH]
+        letters = service.client.get(at(stage, f"/dlq?ids={','.join(asked)}"))["dead_letters"]
+        for name in [letter["id"] for letter in letters] or asked:  # none of them is there any more
+            left.pop(name, None)
+        for told in letters:
+            if bodies:
+                sys.stdout.buffer.write(base64.b64decode(told["body_base64"]) + b"\n")
+            else:
+                click.echo(json.dumps(told, ensure_ascii=False))
+        sys.stdout.flush()
+        done += len(letters)
+        progress.update(f"{done} exported")
     progress.done()
-    output.words(f"{len(letters)} exported")
+    output.words(f"{done} exported")

@@ -15,6 +15,7 @@ QUERY = {
     "lines": ("integer", "How many, at most 2,000"),
     "follow": ("string", "1: a stream of server-sent events"),
     "limit": ("integer", "How many at most"),
+    "ids": ("string", "These alone, divided by commas, whole; fewer come back when they are large or gone"),
 }
 PROBLEM = {"description": "Why not (RFC 9457)", "content": {CONTENT_TYPE: {"schema": {"type": "object"}}}}
 

@@ -4,6 +4,7 @@ import base64
 from typing import Annotated, Any
 
 import msgspec
+from flask import request
 from msgspec import Meta
 
 from mqworker.http.problems import Problem
@@ -13,6 +14,8 @@ from mqworker.http.sending import shown
 DEADLINE = 10.0  # seconds for one look at the broker
 SEARCH = 25.0  # seconds to go through a dead-letter queue
 LISTED = 100  # dead letters that are listed unless another limit is asked for
+MOST = 10_000  # dead letters that one question goes through
+NAMED = 200  # dead letters that one question names
 
 
 class Replay(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -40,9 +43,12 @@ def delete(api: Api, queue: str) -> Any:
 
 
 def dlq_list(api: Api, stage: str) -> Any:
-    """List dead letters, the oldest first."""
+    """List dead letters, the oldest first; with `ids` those alone, whole."""
     api.stage(stage)
-    limit = int(number("limit", LISTED, 1, 10_000))
+    limit = int(number("limit", LISTED, 1, MOST))
+    if ids := [name for name in request.args.get("ids", "").split(",") if name]:
+        found = api.control.ask_desk("dlq_show", {"stage": stage, "ids": ids[:NAMED]}, SEARCH)
+        return {"dead_letters": [_whole(letter) for letter in found]}
     found = api.control.ask_desk("dlq_list", {"stage": stage, "limit": limit}, SEARCH)
     return {"dead_letters": shown(found)}
 
@@ -50,9 +56,13 @@ def dlq_list(api: Api, stage: str) -> Any:
 def dlq_show(api: Api, stage: str, letter: str) -> Any:
     """Show one dead letter whole."""
     api.stage(stage)
-    found = api.control.ask_desk("dlq_show", {"stage": stage, "id": letter}, SEARCH)
-    if found is None:
+    found = api.control.ask_desk("dlq_show", {"stage": stage, "ids": [letter]}, SEARCH)
+    if not found:
         raise _no_such(stage, letter)
+    return _whole(found[0])
+
+
+def _whole(found: dict[str, Any]) -> dict[str, Any]:
     data, block = found.pop("body", b""), found.pop("properties", b"")
     told: dict[str, Any] = shown(found)
     told |= {"properties_base64": base64.b64encode(block).decode(), "body_base64": base64.b64encode(data).decode()}
@@ -69,7 +79,7 @@ def dlq_replay(api: Api, stage: str) -> Any:
 def dlq_drop(api: Api, stage: str, letter: str) -> Any:
     """Remove one dead letter for good."""
     api.stage(stage)
-    dropped = api.control.ask_desk("dlq_drop", {"stage": stage, "ids": [letter]}, SEARCH)
+    dropped = api.control.ask_desk("dlq_drop", {"stage": stage, "ids": [letter], "limit": 1}, SEARCH)
     if not dropped:
         raise _no_such(stage, letter)
     return {"dropped": dropped}
@@ -84,7 +94,7 @@ ROUTES = [
     Route("GET", f"{API}/queues", queues, "The queues that the configuration names"),
     Route("POST", f"{API}/queues/<path:queue>/purge", purge, "Remove all ready messages of a queue"),
     Route("DELETE", f"{API}/queues/<path:queue>", delete, "Delete a queue, with its messages"),
-    Route("GET", _DLQ, dlq_list, "Dead letters, the oldest first; looking changes nothing", ("limit",)),
+    Route("GET", _DLQ, dlq_list, "Dead letters, the oldest first; looking changes nothing", ("limit", "ids")),
     Route("GET", f"{_DLQ}/<letter>", dlq_show, "One dead letter, with all evidence"),
     Route("POST", f"{_DLQ}/replay", dlq_replay, "Send dead letters back to the input", body=Replay),
     Route("DELETE", f"{_DLQ}/<letter>", dlq_drop, "Remove one dead letter for good"),

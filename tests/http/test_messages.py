@@ -129,7 +129,7 @@ def test_dead_letters(service):
     """Dead letters are listed, shown whole, replayed and dropped by the desk."""
     dlq = "/api/v1/stages/alpha/dlq"
     letter = {"id": "ab12", "reason": "error", "headers": {"x": b"\xff"}, "properties": b"\x00\x00", "body": b"\xffa"}
-    service.desk |= {"dlq_list": [{"id": "ab12"}], "dlq_show": letter, "dlq_replay": 2, "dlq_drop": 1}
+    service.desk |= {"dlq_list": [{"id": "ab12"}], "dlq_show": [letter], "dlq_replay": 2, "dlq_drop": 1}
     assert service.ask("GET", f"{dlq}?limit=5").json == {"dead_letters": [{"id": "ab12"}]}
     shown = service.ask("GET", f"{dlq}/ab12").json
     assert (shown["body_base64"], shown["body_text"]) == (base64.b64encode(b"\xffa").decode(), "\\xffa")
@@ -138,11 +138,11 @@ def test_dead_letters(service):
     assert service.ask("DELETE", f"{dlq}/ab12").json == {"dropped": 1}
     assert [asked[:2] for asked in service.asked] == [
         ("dlq_list", {"stage": "alpha", "limit": 5}),
-        ("dlq_show", {"stage": "alpha", "id": "ab12"}),
+        ("dlq_show", {"stage": "alpha", "ids": ["ab12"]}),
         ("dlq_replay", {"stage": "alpha", "ids": ["ab12"]}),
-        ("dlq_drop", {"stage": "alpha", "ids": ["ab12"]}),
+        ("dlq_drop", {"stage": "alpha", "ids": ["ab12"], "limit": 1}),
     ]
-    service.desk |= {"dlq_show": None, "dlq_drop": 0}
+    service.desk |= {"dlq_show": [], "dlq_drop": 0}
     assert service.ask("GET", f"{dlq}/zz").status == 404
     assert service.ask("DELETE", f"{dlq}/zz").status == 404
     assert service.ask("POST", f"{dlq}/replay", {"id": "ab12"}).status == 422

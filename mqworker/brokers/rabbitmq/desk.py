@@ -7,7 +7,8 @@ one that passes it costs the connection, and the next question makes a new one.
 Looking at messages: AMQP has no way to look, so `peek` fetches and gives back. A classic queue puts such messages
 back in their places and only marks them redelivered. A quorum queue counts each time, and drops or dead-letters a
 message beyond its `x-delivery-limit`; our own queues have no limit, and a queue that has one is refused. (A limit
-that a policy sets on RabbitMQ 3 cannot be seen over AMQP.)
+that a policy sets on RabbitMQ 3 cannot be seen over AMQP.) Those that were looked at are the first of a quorum queue
+afterwards too, but in an order of its own when they are many.
 """
 
 import asyncio
@@ -19,7 +20,17 @@ from uuid import uuid4
 import pika.exceptions
 import pika.spec
 
-from mqworker.brokers.base import DROP, BrokerRefused, BrokerUnavailable, Peeked, Publication, QueueInfo, Wanted
+from mqworker.brokers.base import (
+    DROP,
+    STOP,
+    BrokerRefused,
+    BrokerUnavailable,
+    Peeked,
+    Publication,
+    QueueInfo,
+    Show,
+    Wanted,
+)
 from mqworker.brokers.rabbitmq.address import explain, parameters, refused
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.connection import CONNECT_DEADLINE
@@ -88,14 +99,22 @@ class RabbitDesk:
                 raise BrokerUnavailable(f"nobody has replied within {deadline:g} s; the message was sent")
             return replies.result()
 
-    async def peek(self, queue: str, limit: int, deadline: float) -> list[Peeked]:
+    async def peek(self, queue: str, limit: int, deadline: float, show: Show | None = None) -> list[Peeked]:
         """See `Desk.peek`; a queue with a delivery limit is refused."""
         async with self._asking(deadline) as wire:
             await _refuse_limited(wire, queue)
             found: list[Peeked] = []
             async with _channel(wire) as channel:
-                while len(found) < limit and (message := await channel.get(queue)):
-                    found.append(Peeked(len(found), message[1], message[2]))
+                for position in range(limit):
+                    message = await channel.get(queue)
+                    if message is None:
+                        break
+                    verdict = True if show is None else show(message[1], message[2])
+                    if verdict == STOP:
+                        break
+                    if verdict:
+                        found.append(Peeked(position, message[1], message[2]))
+                await _give_back(channel)
             return found
 
     async def move(self, queue: str, limit: int, wanted: Wanted, deadline: float) -> int:
@@ -107,12 +126,15 @@ class RabbitDesk:
                 if message is None:
                     break
                 verdict = wanted(message[1], message[2])
+                if verdict == STOP:
+                    break
                 if isinstance(verdict, Publication):
                     await placer.place(verdict)
                 if verdict is not None:
                     assert isinstance(verdict, Publication) or verdict == DROP
                     taking.raw.basic_ack(message[0].delivery_tag)
                     moved += 1
+            await _give_back(taking)
         return moved
 
     async def close(self) -> None:
@@ -207,6 +229,22 @@ async def _channel(wire: Wire) -> AsyncIterator[Channel]:
         yield channel
     finally:
         channel.close()
+
+
+async def _give_back(channel: Channel) -> None:
+    """Have what is unacknowledged back in its place on return: the next question is to find it there.
+
+    By closing the channel: what is nacked goes to the end of a quorum queue.
+    """
+    closed = channel.wire.asking()
+
+    def over(*_: object) -> None:
+        if not closed.done():
+            closed.set_result(None)
+
+    channel.raw.add_on_close_callback(over)
+    channel.close()
+    await closed
 
 
 async def _refuse_limited(wire: Wire, queue: str) -> None:

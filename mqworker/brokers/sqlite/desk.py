@@ -18,11 +18,13 @@ from typing import TypeVar
 
 from mqworker.brokers.base import (
     DROP,
+    STOP,
     BrokerRefused,
     BrokerUnavailable,
     Peeked,
     Publication,
     QueueInfo,
+    Show,
     Wanted,
 )
 from mqworker.brokers.sqlite import store
@@ -98,9 +100,9 @@ class SqliteDesk:
                 await self._ask(lambda db: store.delete_queue(db, _existing(db, reply)), 1.0)
         return found
 
-    async def peek(self, queue: str, limit: int, deadline: float) -> list[Peeked]:
+    async def peek(self, queue: str, limit: int, deadline: float, show: Show | None = None) -> list[Peeked]:
         """Look at up to `limit` ready messages from the head, changing nothing."""
-        return await self._ask(lambda db: _peek(db, _existing(db, queue), limit), deadline, writes=False)
+        return await self._ask(lambda db: _peek(db, _existing(db, queue), limit, show), deadline, writes=False)
 
     async def move(self, queue: str, limit: int, wanted: Wanted, deadline: float) -> int:
         """Do with each of the first `limit` ready messages what `wanted` says; returns how many left their place.
@@ -114,7 +116,10 @@ class SqliteDesk:
         for start in range(0, len(ids), MOVED):
             some = ids[start : start + MOVED]
             left = max(until - time.monotonic(), 0.01)
-            moved += await self._ask(partial(_move, ids=some, wanted=wanted), left)
+            gone, stopped = await self._ask(partial(_move, ids=some, wanted=wanted), left)
+            moved += gone
+            if stopped:
+                break
         return moved
 
     async def close(self) -> None:
@@ -181,26 +186,38 @@ def _existing(db: sqlite3.Connection, name: str) -> int:
     return queue
 
 
-def _peek(db: sqlite3.Connection, queue: int, limit: int) -> list[Peeked]:
-    ids = store.ready_ids(db, queue, limit)
-    found = ((position, store.content(db, each)) for position, each in enumerate(ids))
-    return [Peeked(position, *content) for position, content in found if content is not None]
+def _peek(db: sqlite3.Connection, queue: int, limit: int, show: Show | None = None) -> list[Peeked]:
+    found: list[Peeked] = []
+    for position, each in enumerate(store.ready_ids(db, queue, limit)):
+        content = store.content(db, each)
+        if content is None:  # taken by somebody since
+            continue
+        verdict = True if show is None else show(*content)
+        if verdict == STOP:
+            break
+        if verdict:
+            found.append(Peeked(position, *content))
+    return found
 
 
-def _move(db: sqlite3.Connection, ids: list[int], wanted: Wanted) -> int:
+def _move(db: sqlite3.Connection, ids: list[int], wanted: Wanted) -> tuple[int, bool]:
     gone = []
+    stopped = False
     for each in ids:
         content = store.content(db, each)
         if content is None:  # taken by somebody since
             continue
         action = wanted(*content)
+        if action == STOP:
+            stopped = True
+            break
         if isinstance(action, Publication):
             store.publish(db, action)
         elif action != DROP:
             continue
         gone.append(each)
     store.remove(db, gone)
-    return len(gone)
+    return len(gone), stopped
 
 
 def _correlation(properties: bytes) -> str | None:

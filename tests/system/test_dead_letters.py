@@ -1,0 +1,208 @@
+"""Dead letters from end to end, as an operator handles a thousand of them: look, replay, drop, export."""
+
+import base64
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.support import embedded
+from tests.support.foreign import Client
+from tests.support.service import ServiceProcess
+from tests.support.waiting import wait_for
+from tests.system.stage import config, settled
+
+pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
+
+SOME = 400  # enough for a kill in the midst of them
+HANDLER = """
+from pathlib import Path
+
+from mqworker import Reject
+
+FIXED = Path(__file__).parent / "fixed"
+
+
+def handle(body):
+    if FIXED.exists():
+        return body
+    if body["why"] == "error":
+        raise ValueError("not yet")
+    raise Reject("never")
+"""
+DLQ = "/api/v1/stages/work/dlq"
+
+
+def letters(service: ServiceProcess) -> list[dict]:
+    """All dead letters, as they are listed."""
+    status, told = service.ask("GET", f"{DLQ}?limit=10000")
+    assert status == 200, told
+    return told["dead_letters"]
+
+
+def dead(service: ServiceProcess, count: int) -> list[dict]:
+    """Wait until there are so many."""
+    found: list[dict] = []
+
+    def so_many() -> bool:
+        found[:] = letters(service)
+        return len(found) == count
+
+    wait_for(so_many, 60, f"{count} dead letters")
+    return found
+
+
+def replay(service: ServiceProcess, *arguments: str) -> int:
+    """How many `mqworker dlq replay` says that it has sent back."""
+    done = service.cli("dlq", "replay", *arguments)
+    assert done.returncode == 0, done.stderr
+    return int(re.search(r"(\d+) (?:sent|would go) back", done.stderr)[1])
+
+
+def begin(service, url: str, name: str, *lines: str) -> ServiceProcess:
+    settings = config(url, name, "retry = { max_attempts = 1 }", *lines)
+    return service(settings, {"jobs.py": HANDLER}).start()
+
+
+def by_id(found: list[dict]) -> list[dict]:
+    return sorted(found, key=lambda letter: letter["id"])
+
+
+def look_and_replay(running: ServiceProcess, many: int, looks: int) -> None:
+    """Everything that can be done while the handler still fails; in the end all are dead as before."""
+    first = dead(running, many)
+    errors = many * 7 // 10
+    assert [letter["reason"] for letter in first].count("error") == errors
+    for _ in range(looks):
+        again = letters(running)
+        assert [letter["failed_at"] for letter in again] == sorted(letter["failed_at"] for letter in first)
+        assert by_id(again) == by_id(first), "looking has changed something"
+    shown = running.cli("dlq", "show", first[0]["id"])
+    assert shown.returncode == 0, shown.stderr
+    assert "not yet" in shown.stdout or "never" in shown.stdout
+    assert replay(running, "--reason", "error", "--dry-run") == errors
+    assert replay(running, "--reason", "reject", "--limit", "3", "--dry-run") == 3
+    assert by_id(letters(running)) == by_id(first)
+    assert replay(running, "--reason", "reject", "--limit", "5") == 5
+    again = dead(running, many)
+    assert [letter["reason"] for letter in again if letter.get("replayed") == 1] == ["reject"] * 5
+    # Each once, although every one of them is back in the queue before this is over.
+    status, told = running.ask("POST", f"{DLQ}/replay", {})
+    assert (status, told) == (200, {"replayed": many})
+    history = sorted(letter["replayed"] for letter in dead(running, many))
+    assert history == [1] * (many - 5) + [2] * 5
+    exported = running.cli("dlq", "export")
+    assert len(exported.stdout.splitlines()) == many, exported.stderr
+    numbers = {
+        json.loads(base64.b64decode(json.loads(line)["body_base64"]))["n"] for line in exported.stdout.splitlines()
+    }
+    assert numbers == set(range(many))
+
+
+def drop_and_send_all_back(running: ServiceProcess, many: int) -> set[str]:
+    """Drop ten; with a handler that works send one back by name, some at a rate, then all; tells whom it dropped."""
+    before = letters(running)
+    gone = before[:10]
+    dropped = running.cli("dlq", "drop", "--yes", *(letter["id"] for letter in gone))
+    assert "10 removed" in dropped.stderr, dropped.stderr
+    running.write("fixed", "")
+    assert replay(running, before[many // 2]["id"]) == 1
+    began = time.monotonic()
+    assert replay(running, "--reason", "error", "--limit", "60", "--rate", "60") == 60
+    assert time.monotonic() - began >= 0.75
+    left = dead(running, many - 71)
+    assert before[many // 2]["id"] not in {letter["id"] for letter in left}
+    missing = running.cli("dlq", "replay", before[many // 2]["id"])
+    assert missing.returncode == 2, missing.stderr
+    assert replay(running, "--all") == many - 71
+    dead(running, 0)
+    return {letter["message_id"] for letter in gone}
+
+
+def restored(rabbit, queue: str, client: Client, running: ServiceProcess) -> None:
+    """What is replayed has all that the original had, and its history; nothing of the failure."""
+    original = {
+        "message_id": "rich", "correlation_id": "c", "expiration": "3600000", "app_id": "foreign", "priority": 3,
+        "type": "t", "timestamp": 1_700_000_000, "content_type": "application/json",
+    }  # fmt: skip
+    client.publish(queue, b'{"n": -1, "why": "error"}', headers={"tenant": "t", "CC": []}, **original)
+    (letter,) = dead(running, 1)
+    assert running.ask("PUT", "/api/v1/stages/work/listening?wait=20", {"enabled": False})[0] == 200
+    assert replay(running, letter["id"]) == 1
+    settled(rabbit, queue, ready=1)
+    (got,) = client.take(queue, 1, 20)
+    assert {name: getattr(got.properties, name) for name in original} == original
+    assert got.body == b'{"n": -1, "why": "error"}'
+    headers = {name: value for name, value in got.headers.items() if name != "x-delivery-count"}
+    assert headers.pop("x-mqworker-first-failed-at")
+    assert headers.pop("x-mqworker-failed-at")
+    assert headers == {"tenant": "t", "CC": [], "x-mqworker-replayed": 1}
+    assert running.ask("PUT", "/api/v1/stages/work/listening?wait=20", {"enabled": True})[0] == 200
+
+
+@pytest.mark.parametrize(("kind", "many", "looks"), [("classic", 1_000, 2), ("quorum", 200, 25)])
+def test_a_thousand_dead_letters_on_rabbitmq(rabbit, queue, service, kind, many, looks):
+    """Looking 25 times changes nothing; replay is filtered, limited, paced, dry, each once; in the end none is lost."""
+    running = begin(service, rabbit.url(), queue, f'queue_type = "{kind}"')
+    with Client(rabbit.url()) as client:
+        restored(rabbit, queue, client, running)
+        for n in range(many):
+            why = "error" if n < many * 7 // 10 else "reject"
+            client.publish(queue, json.dumps({"n": n, "why": why}).encode(), message_id=str(n))
+        look_and_replay(running, many, looks)
+        dropped = drop_and_send_all_back(running, many)
+        results = [json.loads(got.body)["n"] for got in client.take(f"{queue}.out", many - 10, 30)]
+        settled(rabbit, queue)
+        assert client.rest(f"{queue}.out") == []
+    assert sorted(results) == sorted(set(range(many)) - set(map(int, dropped)))
+    assert running.stop() == 0
+
+
+def test_a_thousand_dead_letters_on_the_embedded_broker(service):
+    """The same without a server."""
+    running = begin(service, "sqlite:///.mqworker/broker.db", embedded.INPUT, 'output = { queue = "out" }')
+    with embedded.Client(running) as client:
+        client.send(700, why="error")
+        client.send(300, why="reject")
+        look_and_replay(running, 1_000, 25)
+        dropped = drop_and_send_all_back(running, 1_000)
+        wait_for(lambda: client.ready(embedded.OUTPUT) == 990, 30, "all results")
+        results = [result.body["n"] for result in client.results()]
+    assert sorted(results) == sorted(set(range(1_000)) - set(map(int, dropped)))
+    assert running.stop() == 0
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_a_desk_killed_in_a_replay_loses_nothing(rabbit, queue, service, kind):
+    """kill -9 of the desk in mid-replay: the verb fails and says how far it came; none is lost, at most one doubled."""
+    running = begin(service, rabbit.url(), queue, f'queue_type = "{kind}"')
+    with Client(rabbit.url()) as client:
+        for n in range(SOME):
+            client.publish(queue, json.dumps({"n": n, "why": "error"}).encode(), message_id=str(n))
+        dead(running, SOME)
+        assert running.ask("PUT", "/api/v1/stages/work/listening?wait=20", {"enabled": False})[0] == 200
+        (desk,) = running.named("mqw-desk")
+        command = [sys.executable, "-m", "mqworker", "dlq", "replay", "--all"]
+        verb = subprocess.Popen(command, cwd=running.folder, env=running.env, stderr=subprocess.PIPE, text=True)
+        wait_for(lambda: client.ready(queue) > 50, 30, "the replay to be under way")
+        os.kill(desk, signal.SIGKILL)
+        _, told = verb.communicate(timeout=60)
+        assert verb.returncode not in (0, 2), told
+        assert "sent back to the input" in told
+        assert "Traceback" not in told
+        running.write("fixed", "")
+        left = wait_for(lambda: letters(running), 20, "a new desk")
+        assert len(left) < SOME
+        assert replay(running, "--all") == len(left)
+        assert running.ask("PUT", "/api/v1/stages/work/listening?wait=20", {"enabled": True})[0] == 200
+        results = [json.loads(got.body)["n"] for got in client.take(f"{queue}.out", SOME, 30)]
+        settled(rabbit, queue)
+        results += [json.loads(got.body)["n"] for got in client.rest(f"{queue}.out")]
+    assert set(results) == set(range(SOME))
+    assert len(results) <= SOME + 1
+    assert running.stop() == 0

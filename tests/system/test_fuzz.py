@@ -124,6 +124,7 @@ def test_fuzzed_messages_through_the_whole_service(service, rabbit, queue):
         sent[name] = ("application/json", b"[1]", field)
         sent[f"{name}, no JSON"] = ("application/json", b"[1", field)
     running = service(config(rabbit.url(), queue, "retry = { max_attempts = 1 }"), {"jobs.py": JOB}).start()
+    wait_for(lambda: len(running.named("mqw-consumer")) == 2, 30, "both Consumers")
     processes = {name: running.named(name) for name in ("mqw-producer", "mqw-consumer")}
     with Client(rabbit.url()) as client:
         channel: Any = client._connection.channel()

@@ -299,7 +299,7 @@ def test_a_stage_in_a_crash_loop_answers_and_recovers_with_fixed_code(traffic):
             wait = "?wait=20" if code == broken else ""
             assert service.ask("POST", f"/api/v1/stages/work/restart{wait}")[0] in (200, 202)
             traffic.send(20)
-            told = wait_for(lambda: looping(service), 30, "the stage to tell of a crash loop")
+            told = wait_for(lambda: looping(service), 90, "the stage to tell of a crash loop")
             assert words in told["problem"]
             assert service.ask("GET", "/livez")[0] == 200
             assert service.ask("GET", "/readyz")[0] == 503

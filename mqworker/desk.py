@@ -240,7 +240,11 @@ class DeskClient:
     async def ask(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Ask one question; raises ControlError. A desk that does not answer by then is ended, and born again."""
         if self._process is None:
-            self._start()
+            try:
+                self._start()
+            except OSError as error:
+                words = f"the desk could not be started: {error.strerror}; try again"
+                raise ControlError("unavailable", words) from None
         self._ids += 1
         number = self._ids
         future: asyncio.Future[DeskAnswer] = asyncio.get_running_loop().create_future()
@@ -279,9 +283,15 @@ class DeskClient:
 
     def _start(self) -> None:
         self._pipe, far = SPAWN.Pipe(duplex=True)
-        self._process = DeskProcess(self._config, far)
-        self._process.start()
-        far.close()
+        process = DeskProcess(self._config, far)
+        try:
+            process.start()
+        except OSError:
+            self._pipe.close()
+            raise
+        finally:
+            far.close()
+        self._process = process
         self._writer = FrameWriter(self._pipe.fileno())
         self._reader = FrameReader(self._pipe.fileno(), self._on_answer, lambda _reason: self.stop("it died"))
 

@@ -69,8 +69,13 @@ class Asked:
         self.pipe, far = SPAWN.Pipe(duplex=False)
         self._jobs = jobs
         self.process = Probe(root, jobs, params, far)
-        self.process.start()
-        far.close()
+        try:
+            self.process.start()
+        except OSError:
+            self.pipe.close()
+            raise
+        finally:
+            far.close()
 
     def answer(self) -> ProbeAnswer:
         """Read the answer, which is there or never comes."""
@@ -106,7 +111,10 @@ def check_stage(root: Path, jobs: tuple[str, ...], params: dict[str, Any], deadl
 async def probe(root: Path, jobs: tuple[str, ...], params: dict[str, Any], deadline: float = DEADLINE) -> ProbeAnswer:
     """Ask a probe from the main loop, which goes on meanwhile."""
     loop = asyncio.get_running_loop()
-    asked = Asked(root, jobs, params)
+    try:
+        asked = Asked(root, jobs, params)
+    except OSError as error:
+        return ProbeAnswer([f"the check could not be started: {error.strerror}"], [], {}, died=True)
     readable = asyncio.Event()
     loop.add_reader(asked.pipe.fileno(), readable.set)
     try:

@@ -7,6 +7,7 @@ in design.md ("Lanes") and decisions.md 1 to 4; the comments below name what eac
 
 import asyncio
 import contextlib
+import errno
 import multiprocessing.process
 import os
 import signal
@@ -78,27 +79,26 @@ class Lane:
         # end (which `_ignore_epipe` would do), and an exit of ours must not wait for it.
         self._queue._on_queue_feeder_error = _nothing  # type: ignore[attr-defined]
         self._queue.cancel_join_thread()
-        self._up, up_far = SPAWN.Pipe(duplex=False)
-        out_near, out_far = SPAWN.Pipe(duplex=False)
-        self._out = out_near
-        self._process = Consumer(spec, birth, self._queue, up_far, out_far)
-        try:
-            self._process.start()
-        except BaseException:
-            for end in (self._up, out_near):
-                end.close()
-            self._close_queue()
-            raise
-        finally:
-            # Our copies of the far ends: without this the Consumer's death would not show as end of file.
-            up_far.close()
-            out_far.close()
+        self._start_feeder()
+        with contextlib.ExitStack() as failed:  # a start without descriptors or processes leaves nothing behind
+            failed.callback(self._close_queue)
+            self._up, up_far = SPAWN.Pipe(duplex=False)
+            failed.callback(self._up.close)
+            # Our copies of the far ends are closed at once: else the Consumer's death would not show as end of file.
+            with up_far:
+                self._out, out_far = SPAWN.Pipe(duplex=False)
+                failed.callback(self._out.close)
+                with out_far:
+                    self._process = Consumer(spec, birth, self._queue, up_far, out_far)
+                    self._process.start()
+            failed.callback(self._process.kill)
+            assert self._process.pid is not None
+            self.pid: int = self._process.pid
+            self._pidfd = os.pidfd_open(self.pid)
+            failed.pop_all()
         self._queue._reader.close()  # type: ignore[attr-defined]  # else the feeder never sees a broken pipe
         # Else the start of another Consumer would reap this one without a look at its peak memory.
         multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]
-        assert self._process.pid is not None
-        self.pid: int = self._process.pid
-        self._pidfd = os.pidfd_open(self.pid)
         self._loop.add_reader(self._pidfd, self._on_death)
         self._reader = FrameReader(self._up.fileno(), self._on_frame, self._on_end)
         self.output = OutputReader(self._out.fileno(), self._process.name, self.pid, spec.stage, owner.lane_log)
@@ -204,6 +204,17 @@ class Lane:
         self._owner.lane_died(self, death)
 
     # --- multiprocessing's leftovers
+
+    def _start_feeder(self) -> None:
+        """Start the queue's thread now: where no thread can be had, that is a start that failed, not a put."""
+        queue: Any = self._queue
+        try:
+            with queue._notempty:
+                queue._start_thread()
+        except RuntimeError as error:
+            queue._thread = None
+            self._close_queue()
+            raise OSError(errno.EAGAIN, str(error)) from None
 
     def _close_queue(self) -> None:
         """Let the feeder thread end. It closes the writing end itself, so that no descriptor is closed twice."""

@@ -155,7 +155,7 @@ class StageConfig(_Base, frozen=True):
         Annotated[int, Meta(ge=1, le=65535)] | None,
         about("Unsettled messages at any time.", default="derived from the service time"),
     ] = None
-    queue_size: Annotated[int, Meta(ge=1, le=4096), about("The bound of a lane, in messages.")] = 256
+    queue_size: Annotated[int, Meta(ge=1, le=4096), about("The bound of a lane, in messages.")] = 64
     max_held_bytes: Annotated[Bytes, about("Bound on the bodies inside the process tree, in bytes.")] = 256 * MIB
     time_limit: TimeLimitConfig = TimeLimitConfig()
     retry: RetryConfig = RetryConfig()

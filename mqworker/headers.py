@@ -31,6 +31,8 @@ ROOM = 120_000  # bytes of a property block of ours; a header frame must fit int
 _NOT_FOR_RESULTS = frozenset({"CC", "BCC", "x-death", REDELIVERIES})
 _DEATHS = ("x-first-death-", "x-last-death-")  # RabbitMQ's summary of x-death, there after every retry
 
+_OURS = (PREFIX, *_DEATHS)
+
 
 def attempt(properties: Properties, queue: str) -> int:
     """Which attempt of the stage with this input queue the message is for."""
@@ -50,7 +52,7 @@ def redeliveries(properties: Properties) -> int:
 
 def _count(properties: Properties, name: str, queue: str) -> int:
     """Read a counter that may come from anywhere: 0 when it is missing, not ours or not a small natural number."""
-    if properties.headers.get(QUEUE) != queue:
+    if QUEUE not in properties.headers or properties.headers[QUEUE] != queue:
         return 0
     value = properties.headers.get(name)
     return value if type(value) is int and 0 <= value < 1_000_000 else 0
@@ -59,7 +61,6 @@ def _count(properties: Properties, name: str, queue: str) -> int:
 def strip_for_result(properties: Properties) -> None:
     """Take off what a result does not inherit from its input (decisions 26); a derived id stays marked as such."""
     headers = properties.headers
-    ours = (PREFIX, *_DEATHS)
-    for name in [name for name in headers if name in _NOT_FOR_RESULTS or name.startswith(ours)]:
+    for name in [name for name in headers if name in _NOT_FOR_RESULTS or name.startswith(_OURS)]:
         if name != DERIVED_ID:
             del headers[name]

@@ -299,24 +299,27 @@ class Properties(msgspec.Struct):
     def encode(self) -> bytes:
         """Return the block; ValueError when a value does not fit its field."""
         flags, pieces = 0, []
-        for bit, name in _NAMES.items():
-            value = getattr(self, name)
-            if value is None or (name == "headers" and not value.present):
+        for value, (bit, size, text) in zip(msgspec.structs.astuple(self), _LAYOUT, strict=True):
+            if value is None:
                 continue
-            flags |= bit
-            size = _FIXED_PROPERTIES.get(name)
-            if size is not None:
+            if text:
+                pieces.append(_short(value))
+            elif size:
                 pieces.append(_unsigned(value, size))
-            elif name == "headers":
+            elif value.present:
                 table = value.encode()
                 pieces.append(len(table).to_bytes(4) + table)
             else:
-                pieces.append(_short(value))
+                continue
+            flags |= bit
         return flags.to_bytes(2) + b"".join(pieces)
 
 
 _NAMES = {1 << 15 - index: name for index, name in enumerate(Properties.__struct_fields__)}
 _FIXED_PROPERTIES = {"delivery_mode": 1, "priority": 1, "timestamp": 8}
+_LAYOUT = tuple(  # of each property: its flag, its size when that is fixed, whether it is a short string
+    (bit, _FIXED_PROPERTIES.get(name, 0), name not in {"headers", *_FIXED_PROPERTIES}) for bit, name in _NAMES.items()
+)
 _PLANS: dict[int, tuple[str, ...]] = {}  # at most 2**14: flags to the names they announce
 
 

@@ -144,7 +144,7 @@ def test_order_of_sources():
     """Default < file < environment < flags, each naming where its value came from."""
     name = "MQWORKER_STAGES__S__QUEUE_SIZE"
     cases = [
-        ("", {}, {}, 256, "default"),
+        ("", {}, {}, 64, "default"),
         ("queue_size = 1", {}, {}, 1, "mqworker.toml:4"),
         ("queue_size = 1", {name: "2"}, {}, 2, f"environment {name}"),
         ("queue_size = 1", {name: "2"}, {"stages.s.queue_size": 3}, 3, "flag"),

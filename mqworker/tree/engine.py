@@ -175,17 +175,20 @@ class Engine:
         now = time.monotonic()
         if words.outcomes and lane.done == len(words.outcomes):
             self.fleet.prospered(lane)
+        publishes: list[Publish] = []
         for outcome in words.outcomes:
             self.service_time.observe(outcome.duration)
             entry = self.ledger.entry(outcome.seq)
             if entry is not None:
                 self._acquit(entry)
-                self._do(self.ledger.finished(outcome.seq, self._plan(entry, outcome), now))
+                publishes += self.ledger.finished(outcome.seq, self._plan(entry, outcome), now)
         if words.end:
             self.ledger.chunk_ended(lane.number)
             if lane.wish:
                 self.reconcile(now)
             self.fleet.idled(lane)
+            self.dispatch()  # before the results go out: the Consumer waits for nothing else
+        self._do(publishes)
         self.ask_turn()
 
     def lane_died(self, lane: Lane, death: Death) -> None:

@@ -12,7 +12,7 @@ from mqworker.tree.engine import TIME_LIMIT, Engine
 
 BUSY = 0.02  # seconds between ticks while Consumers are busy
 QUIET = 0.25
-REVOKE_AFTER = 0.02  # seconds that a message may run while those behind it wait and another Consumer is idle
+REVOKE_AFTER = 0.02  # seconds that a chunk may take while some of it waits and another Consumer is idle
 STALL = 10.0  # seconds that a Consumer may have a chunk and work on none of its messages: it is stopped, or stuck
 STACK_WAIT = 0.2  # seconds for a Consumer to write its stacks before it is killed
 SUMMARY = 60.0  # seconds between summaries
@@ -88,13 +88,13 @@ class Watch:
                     lane.kill(f"it began no message of its chunk for {STALL:g} s")
 
     def _revoke(self, now: float) -> None:
-        """Take back what waits behind long work while another Consumer is idle (decisions 2)."""
+        """Take back what waits behind other work while another Consumer is idle (decisions 2, but for whole chunks)."""
         engine = self._engine
         if engine.ledger.held or not any(engine.fleet.idle()):
             return
         for lane in engine.fleet.lanes.values():
-            seq, started = lane.in_hand()
-            if lane.state == "busy" and seq and now - started > REVOKE_AFTER:
+            seq, _ = lane.in_hand()
+            if lane.state == "busy" and seq and now - lane.since > REVOKE_AFTER:
                 behind = engine.ledger.in_lane(lane.number)
                 if len(behind) > 1 and behind[-1].seq != seq:
                     engine.ledger.revoke(lane.number, lane.stop_after_message() or seq)

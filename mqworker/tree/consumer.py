@@ -1,9 +1,10 @@
 """The Consumer: a process that computes, and does no network I/O.
 
-Runs the user's jobs in its main thread. Owns the far end of one lane, its slot of shared memory and the write end of
-its own pipe up. Hears chunks from its JoinableQueue; `None` is the sentinel that ends it. Says outcomes, and logs, as
-frames. It calls `task_done` before it hands up a chunk's last outcomes, so that no `put` can overlap it. When its
-Producer dies the kernel kills it; when user code damages its descriptors it dies by itself and is replaced.
+Runs the user's jobs in its main thread. Owns the far end of one lane, its slot of shared memory, its board and the
+write end of its own pipe up. Hears chunks from its JoinableQueue; `None` is the sentinel that ends it. Says outcomes,
+and logs, as frames; outcomes that it gathers are left on its board before the next message begins. It calls `task_done`
+before it hands up a chunk's last outcomes, so that no `put` can overlap it. When its Producer dies the kernel kills it;
+when user code damages its descriptors it dies by itself and is replaced.
 """
 
 import json
@@ -27,6 +28,7 @@ from mqworker.jobs.failures import describe
 from mqworker.jobs.loading import load_chain
 from mqworker.messages import Chunk, Failure, Hello, Outcome, Outcomes, StageSpec, Unfit, Uplink
 from mqworker.processes import Spawned, enter_child, redirect_output, rss
+from mqworker.tree.board import Board
 from mqworker.tree.slots import open_slot
 from mqworker.tree.work import Alarm, Worker
 
@@ -50,7 +52,13 @@ class Consumer(Spawned):
     """See the module head. It is made by its Producer and pickled once, at its start: it stays small."""
 
     def __init__(
-        self, spec: StageSpec, birth: Birth, queue: "JoinableQueue[bytes | None]", up: Connection, output: Connection
+        self,
+        spec: StageSpec,
+        birth: Birth,
+        queue: "JoinableQueue[bytes | None]",
+        up: Connection,
+        output: Connection,
+        board: Board,
     ) -> None:
         super().__init__(name=f"{spec.stage}.consumer-{birth.slot}")
         self._spec = spec
@@ -58,6 +66,7 @@ class Consumer(Spawned):
         self._queue = queue
         self._up = up
         self._output = output
+        self._board = board
         self._parent = os.getpid()
 
     def run(self) -> None:
@@ -92,6 +101,7 @@ class Consumer(Spawned):
         worker.begin_generation(self._birth.generation)
         level = self._birth.log_level
         done = 0
+        board = self._board
         pid, up = os.getpid(), self._up.fileno()
         pipe = os.fstat(up).st_ino
         while (packed := self._queue.get()) is not None:
@@ -110,8 +120,9 @@ class Consumer(Spawned):
                 if slot.stop == chunk.number:
                     break
                 now = time.monotonic()
-                if outcomes and now - handed_up > HAND_UP:
+                if outcomes and (now - handed_up > HAND_UP or not board.add(_encoder.encode(outcomes[-1]))):
                     self._say(Outcomes(outcomes, end=False, generation=worker.generation))
+                    board.clear()
                     outcomes = []
                     handed_up = now
                 slot.begin(item.seq, fingerprint(item.properties, item.body), now)
@@ -124,6 +135,7 @@ class Consumer(Spawned):
             self._queue.task_done()
             leaving = self._leaving(worker, done, memory)
             self._say(Outcomes(outcomes, end=True, generation=worker.generation, rss=memory, leaving=leaving))
+            board.clear()
         self._queue.task_done()
 
     def _leaving(self, worker: Worker, done: int, memory: int) -> str:

@@ -177,9 +177,9 @@ class Engine:
             self.fleet.prospered(lane)
         publishes: list[Publish] = []
         for outcome in words.outcomes:
-            self.service_time.observe(outcome.duration)
             entry = self.ledger.entry(outcome.seq)
-            if entry is not None:
+            if entry is not None:  # else it was seen before, on the board or from another lane
+                self.service_time.observe(outcome.duration)
                 self._acquit(entry)
                 publishes += self.ledger.finished(outcome.seq, self._plan(entry, outcome), now)
         if words.end:

@@ -19,9 +19,10 @@ from typing import Any, Protocol
 import msgspec
 
 from mqworker.frames import FrameReader
-from mqworker.messages import Chunk, Hello, LogEvent, Outcomes, StageSpec, Unfit, Uplink
+from mqworker.messages import Chunk, Hello, LogEvent, Outcome, Outcomes, StageSpec, Unfit, Uplink
 from mqworker.output import OutputReader
 from mqworker.processes import SPAWN, Death, reap
+from mqworker.tree.board import Board
 from mqworker.tree.consumer import Birth, Consumer
 from mqworker.tree.evidence import oom_kills
 from mqworker.tree.slots import Slot
@@ -30,6 +31,7 @@ END_GRACE = 2.0  # seconds between the end of a Consumer's pipe and its own, on 
 
 _encoder = msgspec.msgpack.Encoder()
 _uplinks = msgspec.msgpack.Decoder(Uplink)
+_outcomes = msgspec.msgpack.Decoder(Outcome)
 
 
 class LaneOwner(Protocol):
@@ -89,8 +91,11 @@ class Lane:
                 self._out, out_far = SPAWN.Pipe(duplex=False)
                 failed.callback(self._out.close)
                 with out_far:
-                    self._process = Consumer(spec, birth, self._queue, up_far, out_far)
+                    self._board = Board()
+                    failed.callback(self._board.settle)
+                    self._process = Consumer(spec, birth, self._queue, up_far, out_far, self._board)
                     self._process.start()
+                    self._board.settle()
             failed.callback(self._process.kill)
             assert self._process.pid is not None
             self.pid: int = self._process.pid
@@ -141,6 +146,15 @@ class Lane:
         started = self.words.started
         return (seq, started) if self.words.seq == seq else (0, 0.0)
 
+    def look_at_board(self) -> None:
+        """Take the outcomes that the Consumer could not hand up yet, because its next message runs, or killed it."""
+        try:
+            outcomes = [_outcomes.decode(payload) for payload in self._board.news()]
+        except (msgspec.DecodeError, msgspec.ValidationError):
+            return
+        if outcomes:
+            self._owner.lane_outcomes(self, Outcomes(outcomes, end=False, generation=self.generation))
+
     # --- what it hears
 
     def _become(self, state: str) -> None:
@@ -188,7 +202,8 @@ class Lane:
         if death is None:
             return
         self._loop.remove_reader(self._pidfd)
-        self._reader.drain()  # complete frames that it left behind still count
+        self._reader.drain()  # complete frames that it left behind still count, and so does its board
+        self.look_at_board()
         self._reader.close()
         del self._reader  # it holds us: as a cycle our semaphores would stay mapped until a full garbage collection
         if self._grace is not None:

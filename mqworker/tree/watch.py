@@ -13,6 +13,7 @@ from mqworker.tree.engine import TIME_LIMIT, Engine
 BUSY = 0.02  # seconds between ticks while Consumers are busy
 QUIET = 0.25
 REVOKE_AFTER = 0.02  # seconds that a chunk may take while some of it waits and another Consumer is idle
+LONG = 0.005  # seconds after which what was finished before a message is not left to wait for it
 STALL = 10.0  # seconds that a Consumer may have a chunk and work on none of its messages: it is stopped, or stuck
 STACK_WAIT = 0.2  # seconds for a Consumer to write its stacks before it is killed
 SUMMARY = 60.0  # seconds between summaries
@@ -42,6 +43,7 @@ class Watch:
         engine = self._engine
         self._enforce_hard_limit(now)
         self._end_stalled()
+        self._look_behind_long_work(now)
         self._revoke(now)
         engine.republish(now)
         engine.reconcile(now)
@@ -86,6 +88,13 @@ class Watch:
                 self._stalled[lane.number] = (lane.chunk, ticks)
                 if ticks * BUSY > STALL:
                     lane.kill(f"it began no message of its chunk for {STALL:g} s")
+
+    def _look_behind_long_work(self, now: float) -> None:
+        """Let no outcome wait in a Consumer for the end of the message after it."""
+        for lane in list(self._engine.fleet.lanes.values()):
+            seq, started = lane.in_hand()
+            if lane.state == "busy" and seq and now - started > LONG:
+                lane.look_at_board()
 
     def _revoke(self, now: float) -> None:
         """Take back what waits behind other work while another Consumer is idle (decisions 2, but for whole chunks)."""

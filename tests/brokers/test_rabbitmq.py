@@ -123,13 +123,17 @@ async def test_queue_deleted_under_the_consumer(broker):
     assert link.state.reconnects == 0
 
 
+@pytest.mark.parametrize(
+    ("setting", "alarm", "calm"),
+    [("set_disk_free_limit", str(10**15), "1MB"), ("set_vm_memory_high_watermark", "0.000001", "0.4")],
+)
 @contract
-async def test_alarm_blocks_publishing_and_loses_nothing(broker):
-    """Under a disk alarm publications wait as long as it lasts, beyond their deadline, and acks still work."""
+async def test_alarm_blocks_publishing_and_loses_nothing(broker, setting, alarm, calm):
+    """Under an alarm (disk, memory) publications wait as long as it lasts, beyond their deadline; acks still work."""
     link, sink = await broker.started(prefetch=5, confirm_deadline=1)
     await broker.publish(broker.topology.input, b"", b"x")
     await sink.has(1)
-    await ctl(broker, "set_disk_free_limit", str(10**15))
+    await ctl(broker, setting, alarm)
     try:
         link.publish(1, Publication("", broker.topology.output.queue, b"", b"x"))
         await until(lambda: link.state.blocked, 5, "blocked")
@@ -140,7 +144,7 @@ async def test_alarm_blocks_publishing_and_loses_nothing(broker):
         assert not sink.publishes_lost_for
         assert (await asyncio.to_thread(broker.node.queue, broker.topology.input))["messages"] == 0
     finally:
-        await ctl(broker, "set_disk_free_limit", "1MB")
+        await ctl(broker, setting, calm)
     assert await sink.answer(1) == ""
     await until(lambda: not link.state.blocked, 5, "unblocked")
     assert link.state.reconnects == 0

@@ -85,6 +85,21 @@ def test_life_of_a_message(path):
     assert stored(path) == []
 
 
+def test_one_failure_harms_no_neighbour(path, caplog):
+    """A delivery that its receiver stumbles over keeps none of those that came with it."""
+
+    async def scene():
+        async with opened(path) as (link, sink):
+            for number in range(5):
+                sink.publish(link, b"%d" % number)
+            received, sink.delivered = sink.delivered, lambda one: received(one) if one.body != b"1" else 1 / 0
+            link.consume(10)
+            await until(lambda: sink.bodies == [b"0", b"2", b"3", b"4"], 5, "the others")
+
+    asyncio.run(scene())
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_routes(path):
     """An exchange routes by its binding, the default one by name; what has no place is refused, or dropped if asked."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos import report
-from tests.chaos.campaign import broker_for, one_round
+from tests.chaos.campaign import broker_for, many_kills, one_round
 from tests.chaos.controls import ALL as ALL_CONTROLS
 from tests.chaos.controls import QUICK, control
 from tests.chaos.records import Round
@@ -28,6 +28,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="about two and a half minutes (the default)")
     parser.add_argument("--release", action="store_true", help="for --minutes, with every negative control")
     parser.add_argument("--minutes", type=float, default=20.0, help="of a release campaign (default 20)")
+    parser.add_argument("--kills", type=int, default=2000, help="Consumers killed in a last round of it (default 2000)")
     parser.add_argument("--seed", type=int, help="repeats a run's choice of faults (default: any)")
     parser.add_argument("--broker", choices=(*BROKERS, "all"), default="all")
     parser.add_argument("--controls", choices=("yes", "no", "only"), default="yes", help="negative controls")
@@ -64,6 +65,8 @@ def main() -> int:
                     rounds.append(done)
                     if told.keep:
                         (told.keep / f"{name}.{seed}.pickle").write_bytes(pickle.dumps(done[0]))
+                if told.release and told.kills and kinds != ("sqlite",):
+                    rounds.append(many_kills(broker("classic"), seed, told.kills))
             if told.controls != "no":
                 names = () if kinds == ("sqlite",) else ALL_CONTROLS if told.release else QUICK
                 controls.extend((name, *control(broker("classic"), name, seed)) for name in names)

@@ -16,6 +16,7 @@ from tests.chaos.records import Round
 from tests.chaos.round import Setting, play, say
 from tests.chaos.source import Source
 
+KILLS = "consumer-kills"  # the name of that round
 GAP = 0.35  # mean seconds between faults
 
 
@@ -37,7 +38,23 @@ def one_round(broker: Any, kind: str, name: str, seed: int, seconds: float, sett
         under_fire(faults, kind, seconds, chance)
 
     say(f"{name}: {kind}, {seconds:.0f} s of faults, seed {seed}")
-    round_ = play(broker, kind, Setting(name, seed, scenario, settle=settle))
+    return _checked(broker, kind, Setting(name, seed, scenario, settle=settle))
+
+
+def many_kills(broker: Any, seed: int, count: int) -> tuple[Round, list[str]]:
+    """Kill so many Consumers under load, one after the other, and look at what is left of them."""
+
+    def scenario(faults: Faults, _source: Source) -> None:
+        for _ in range(count):
+            faults.kill_worker()
+
+    say(f"{KILLS}: {count} Consumers, seed {seed}")
+    return _checked(broker, "classic", Setting(KILLS, seed, scenario, poison=0, killers=False, operator=False))
+
+
+def _checked(broker: Any, kind: str, setting: Setting) -> tuple[Round, list[str]]:
+    name = setting.name
+    round_ = play(broker, kind, setting)
     problems = check(round_)
     say(f"{name}: {summary(round_)}" + ("" if problems else ", every promise was kept"))
     for problem in problems:

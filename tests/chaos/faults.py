@@ -72,6 +72,21 @@ class Faults:
         with self._noted(kind):
             action()
 
+    def kill_worker(self) -> None:
+        """Kill a Consumer that has begun a message, once there is one."""
+        known = {fault.about for fault in self.log}
+        folder = self._service.folder / "journal"
+
+        def worker() -> int:
+            found = of_kind(self._service, "mqw-consumer")
+            return next((pid for pid in found if str(pid) not in known and (folder / str(pid)).exists()), 0)
+
+        wait_for(worker, READY, "a Consumer that has begun a message")
+        pid = worker()
+        with self._noted("consumer-kill"):
+            self.log[-1].about = str(pid)
+            self._signal(pid, signal.SIGKILL)
+
     @contextmanager
     def _noted(self, kind: str) -> Iterator[None]:
         fault = Fault(kind, time.monotonic(), float("inf"))

@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.chaos import logcheck
 from tests.chaos.attribution import causes, repeated
+from tests.chaos.campaign import KILLS
 from tests.chaos.checker import answered
 from tests.chaos.records import Round
 
@@ -126,8 +127,8 @@ def _sizes(round_: Round, which: int) -> str:
 
 def write(path: Path, seed: int, rounds: list[tuple[Round, list[str]]], controls: list[tuple[str, bool, str]]) -> None:
     """Write `path` (Markdown) and the same name with .json."""
-    kinds = list(dict.fromkeys(round_.broker for round_, _ in rounds))
-    rows = [figures(kind, [each for each in rounds if each[0].broker == kind]) for kind in kinds]
+    kinds = list(dict.fromkeys(_column(round_) for round_, _ in rounds))
+    rows = [figures(kind, [each for each in rounds if _column(each[0]) == kind]) for kind in kinds]
     seen = [{"control": name, "seen": passed, "words": words} for name, passed, words in controls]
     path.with_suffix(".json").write_text(json.dumps({"seed": seed, "brokers": rows, "controls": seen}, indent=2) + "\n")
     lines = [f"Seed {seed}. Times are median / 99th percentile / longest (how many).", ""]
@@ -140,6 +141,10 @@ def write(path: Path, seed: int, rounds: list[tuple[Round, list[str]]], controls
         lines += ["| broken on purpose | seen by the checker |", "|---|---|"]
         lines += [f"| {each['control']} | {'yes' if each['seen'] else 'NO'}: {each['words']} |" for each in seen]
     path.write_text("\n".join(lines) + "\n")
+
+
+def _column(round_: Round) -> str:
+    return f"{round_.broker}, Consumers killed" if round_.name == KILLS else round_.broker
 
 
 def _cell(value: Any) -> str:

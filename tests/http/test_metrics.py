@@ -62,7 +62,7 @@ def test_numbers(service):
     assert samples["mqworker_queue_messages", alpha, ("state", "ready")] == 12
     assert samples["mqworker_consumers_desired", alpha] == 2
     assert samples["mqworker_lane_used", ("consumer", "1"), alpha] == 1
-    assert samples["mqworker_lane_capacity", ("consumer", "1"), alpha] == 256
+    assert samples["mqworker_lane_capacity", ("consumer", "1"), alpha] == 64
     assert samples["mqworker_broker_connected", alpha] == 1
     assert samples["mqworker_process_duration_seconds_count", alpha] == len(BUCKETS) + 1
     assert samples["mqworker_process_duration_seconds_bucket", ("le", "1800.0"), alpha] == len(BUCKETS)

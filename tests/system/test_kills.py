@@ -120,7 +120,7 @@ def judge_consumer_kills(service: ServiceProcess, traffic: Traffic, deaths: dict
         assert again - deaths[pid] >= 1.0, "it comes back over the 1 s rung"
     begun_again = sum(note.sign == "begin" for note in notes) - traffic.sent
     print(f"{traffic.sent} messages, {charged.total()} charges for {len(deaths)} deaths, {begun_again} begun again")
-    assert begun_again <= 3 * len(deaths), "what was finished in the last 5 ms, and not handed up, is computed again"
+    assert begun_again <= len(deaths), "what was finished and not handed up yet is computed again"
 
 
 def test_a_killed_producer_loses_nothing_and_leaves_nobody(traffic):

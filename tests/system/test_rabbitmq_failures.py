@@ -117,6 +117,23 @@ def test_output_without_a_route(rabbit, queue, service):
     assert running.stop() == 0
 
 
+def test_a_deleted_dead_letter_queue_loses_nothing(rabbit, queue, service):
+    """Dead letters whose queue is gone are kept with their inputs, and all are there once it is made again."""
+    running: ServiceProcess = service(config(rabbit.url(), queue), {"jobs.py": BAD_JOB}).start()
+    dead = f"{queue}.dlq"
+    with Client(rabbit.url()) as client:
+        for part in (range(20), range(20, 60)):
+            for n in part:
+                client.publish(queue, b'{"do": "reject"}', content_type=JSON, message_id=str(n))
+            wait_for(lambda: rabbit.queue(dead), 30, "the dead-letter queue made again")
+            found = client.take(dead, len(part), 40)
+            assert sorted(int(got.properties.message_id) for got in found) == list(part)
+            settled(rabbit, queue)
+            client.channel.queue_delete(dead, if_empty=True)
+        assert running.event("not_placed")["msg"].count(dead)
+    assert running.stop() == 0
+
+
 def test_no_output_queue_holds_the_input_back(rabbit, queue, service):
     """While results cannot be placed (the exchange has no queue of that key), half a prefetch is held and no more."""
     output = f'output = {{ exchange = "{queue}.direct", queue = "{queue}.out", routing_key = "key" }}'

@@ -114,6 +114,47 @@ def test_broker_away_for_twenty_seconds(node, service):
     assert running.stop() == 0
 
 
+def test_built_again_while_the_broker_is_frozen(node, service):
+    """While the broker answers nothing the stage is stopped, started, scaled and built again in bounded time."""
+    stage = "/api/v1/stages/work"
+    running = service(config(node.url(), "frozen", "prefetch = 40"), {"jobs.py": JOBS}).start()
+    with Client(node.url()) as client:
+        for n in range(600):
+            client.publish("frozen", str(n).encode(), message_id=f"id-{n}")
+        wait_for(lambda: client.ready("frozen.out") > 50, 20, "work under way")
+    (producer,) = running.named("mqw-producer")
+    node.freeze()
+    try:
+        for method, path, body in (
+            ("GET", "/stopworking", None),
+            ("GET", "/startworking", None),
+            ("GET", "/stoplistening", None),
+            ("GET", "/startlistening", None),
+            ("PUT", f"{stage}/consumers", {"count": 3}),
+            ("POST", f"{stage}/restart", None),
+            ("POST", f"{stage}/stop", None),
+        ):
+            asked = time.monotonic()
+            status, told = running.ask(method, path, body)
+            assert status < 300, (path, told)
+            assert time.monotonic() - asked < 2, path
+        wait_for(lambda: not running.named("mqw-producer"), 60, "the stage to be taken down")
+        assert running.ask("POST", f"{stage}/start")[0] < 300
+        wait_for(lambda: running.named("mqw-producer") not in ([], [producer]), 20, "another Producer")
+        wait_for(lambda: len(running.named("mqw-consumer")) == 3, 20, "three Consumers")
+        assert running.ask("GET", "/readyz")[0] == 503
+    finally:
+        node.thaw()
+    running.wait_ready(60)
+    with Client(node.url()) as client:
+        seen = Counter(got.properties.message_id for got in client.take("frozen.out", 600, 60))
+        settled(node, "frozen")
+        seen.update(got.properties.message_id for got in client.rest("frozen.out"))
+    assert sorted(seen) == sorted(f"id-{n}" for n in range(600))
+    assert seen.total() - 600 <= 40
+    assert running.stop() == 0
+
+
 def test_broker_absent_at_boot(node, service):
     """A service that starts before its broker answers and takes changes meanwhile, and works once it is there."""
     node.stop()

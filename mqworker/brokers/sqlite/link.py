@@ -78,7 +78,7 @@ class SqliteLink:
         """For the writer, in its thread: have these called on the loop's."""
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop was closed before the Link
-            self._loop.call_soon_threadsafe(_call_all, calls)
+            self._loop.call_soon_threadsafe(self._call_all, calls)
 
     def changed(self, state: LinkState) -> None:
         """For the writer: the state is another."""
@@ -94,7 +94,12 @@ class SqliteLink:
         self._era += 1
         self._sink.publishes_lost(reason)
 
-
-def _call_all(calls: list[Call]) -> None:
-    for call in calls:
-        call()
+    def _call_all(self, calls: list[Call]) -> None:
+        for call in calls:
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001 - one that fails must not take its neighbours with it
+                assert self._loop is not None
+                self._loop.call_exception_handler(
+                    {"message": "error in the embedded broker's link", "exception": error}
+                )

@@ -1,0 +1,66 @@
+"""Messages that share a chunk: what is finished before a bad one is not kept back by it, nor done again."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.support.embedded import DEAD, OUTPUT, Client, config
+from tests.support.service import ServiceProcess
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.system
+
+JOBS = """
+import ctypes, os, time
+from pathlib import Path
+
+STARTS = Path(__file__).with_name("starts")
+
+
+def handle(body):
+    with STARTS.open("a") as file:
+        file.write(f"{body['n']}\\n")
+    if body.get("does") == "exit":
+        os._exit(3)
+    if body.get("does") == "native":
+        ctypes.PyDLL(None).usleep(int(body["seconds"] * 1e6))  # holds the interpreter's lock
+    return {"n": body["n"]}
+"""
+
+
+def together(service: ServiceProcess, client: Client, does: str, **body: float) -> int:
+    """Have one Consumer meet 20 short messages, one that does something else, and 20 more at once; gives its number."""
+    client.send(50)
+    client.finish()  # so that messages are known to be short, and share a chunk
+    stage = "/api/v1/stages/work"
+    assert service.ask("PUT", f"{stage}/listening?wait=10", {"enabled": False})[0] == 200
+    client.send(20)
+    (bad,) = client.send(1, does=does, **body)
+    client.send(20)
+    assert service.ask("PUT", f"{stage}/listening", {"enabled": True})[0] < 300
+    return bad
+
+
+def test_a_result_does_not_wait_for_the_message_after_it(service):
+    """Those before a message of 8 s in native code are published while it runs, those behind it when it is over."""
+    running = service(config("prefetch = 100", consumers=1), {"jobs.py": JOBS}).start()
+    with Client(running) as client:
+        together(running, client, "native", seconds=8)
+        wait_for(lambda: client.ready(OUTPUT) >= 70, 5, "the results before the long one")
+        assert client.ready(OUTPUT) == 70
+        client.finish(20)
+    assert running.stop() == 0
+
+
+def test_what_was_finished_before_a_crash_is_not_done_again(service):
+    """A message that ends its Consumer charges itself alone: its neighbours are computed once, before it and behind."""
+    running = service(config("prefetch = 100", "crash = { max = 1 }", consumers=1), {"jobs.py": JOBS}).start()
+    with Client(running) as client:
+        bad = together(running, client, "exit")
+        wait_for(lambda: (client.ready(OUTPUT), client.ready(DEAD)) == (90, 1), 30, "90 results and a dead letter")
+        assert [dead.body["n"] for dead in client.results(DEAD)] == [bad]
+    starts = Counter(map(int, Path(running.folder / "starts").read_text().split()))
+    assert {n: times for n, times in starts.items() if times > 1} == {}
+    assert len(starts) == 91
+    assert running.stop() == 0

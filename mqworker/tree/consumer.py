@@ -117,8 +117,6 @@ class Consumer(Spawned):
             outcomes: list[Outcome] = []
             handed_up = time.monotonic()
             for item in chunk.items:
-                if slot.stop == chunk.number:
-                    break
                 now = time.monotonic()
                 if outcomes and (now - handed_up > HAND_UP or not board.add(_encoder.encode(outcomes[-1]))):
                     self._say(Outcomes(outcomes, end=False, generation=worker.generation))
@@ -126,6 +124,9 @@ class Consumer(Spawned):
                     outcomes = []
                     handed_up = now
                 slot.begin(item.seq, fingerprint(item.properties, item.body), now)
+                if slot.stop == chunk.number:  # after begin: else what is begun just now would be given to another too
+                    slot.end()
+                    break
                 outcomes.append(worker.compute(item))
                 if os.fstat(up).st_ino != pipe:  # user code closed it: who dies now charges the right message
                     os._exit(1)

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Annotated
 
 import msgspec
+import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -173,7 +174,6 @@ def test_validated_parameters_can_be_shown_with_their_defaults():
 
 def test_a_pydantic_model_is_a_params_type():
     """Pydantic is recognised when the user has it."""
-    pydantic = pytest.importorskip("pydantic")
 
     class Model(pydantic.BaseModel):
         size: int = pydantic.Field(ge=1)

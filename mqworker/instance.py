@@ -48,7 +48,7 @@ def prepare(loaded: Loaded) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < FILES:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard), hard))
-    needed = 64 + sum(12 * max(stage.consumers, 8) for stage in loaded.config.stages.values())
+    needed = 64 + sum(13 * max(stage.consumers, 8) for stage in loaded.config.stages.values())
     if min(max(soft, FILES), hard) < needed:
         raise StartError(Exit.CONFIG, f"{needed} descriptors are needed, {hard} are allowed: raise `ulimit -n`")
     prctl(PR_SET_CHILD_SUBREAPER, 1)

@@ -11,7 +11,8 @@ from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body, number
 from mqworker.http.sending import shown
 
-DEADLINE = 10.0  # seconds for one look at the broker
+LOOK_DEADLINE = 5.0  # seconds for one look at the queues
+DEADLINE = 10.0  # seconds for whatever else the broker is asked
 SEARCH = 25.0  # seconds to go through a dead-letter queue
 LISTED = 100  # dead letters that are listed unless another limit is asked for
 MOST = 10_000  # dead letters that one question goes through
@@ -29,7 +30,7 @@ class Replay(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 def queues(api: Api) -> Any:
     """Tell every queue of the configuration."""
-    return {"queues": api.control.ask_desk("queues", {}, DEADLINE)}
+    return {"queues": api.control.ask_desk("queues", {}, LOOK_DEADLINE)}
 
 
 def purge(api: Api, queue: str) -> Any:

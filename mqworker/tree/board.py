@@ -22,7 +22,7 @@ _VERSION, _END = 0, 1
 
 
 class Board:
-    """Made by the Producer, pickled into its Consumer at the start; each closes its descriptor with `settle`."""
+    """Made by the Producer, pickled into its Consumer at the start; both `settle` when it has arrived."""
 
     def __init__(self) -> None:
         self._fd = os.memfd_create("mqw-board", os.MFD_CLOEXEC)
@@ -49,7 +49,7 @@ class Board:
         self._seen = (0, _HEAD)
 
     def settle(self) -> None:
-        """Close the descriptor; the memory stays."""
+        """Close the descriptor that was handed over; the mapping has one of its own."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -68,8 +68,8 @@ class Board:
     def clear(self) -> None:
         """All that is here was handed up."""
         if self._words[_END] != _HEAD:
-            self._words[_VERSION] += 1
             self._words[_END] = _HEAD
+            self._words[_VERSION] += 1
 
     def news(self) -> list[bytes]:
         """The frames that are here, when there are others than at the last call."""

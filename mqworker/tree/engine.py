@@ -176,19 +176,21 @@ class Engine:
         if words.outcomes and lane.done == len(words.outcomes):
             self.fleet.prospered(lane)
         publishes: list[Publish] = []
-        for outcome in words.outcomes:
-            entry = self.ledger.entry(outcome.seq)
-            if entry is not None:  # else it was seen before, on the board or from another lane
-                self.service_time.observe(outcome.duration)
-                self._acquit(entry)
-                publishes += self.ledger.finished(outcome.seq, self._plan(entry, outcome), now)
-        if words.end:
-            self.ledger.chunk_ended(lane.number)
-            if lane.wish:
-                self.reconcile(now)
-            self.fleet.idled(lane)
-            self.dispatch()  # before the results go out: the Consumer waits for nothing else
-        self._do(publishes)
+        try:
+            for outcome in words.outcomes:
+                entry = self.ledger.entry(outcome.seq)
+                if entry is not None:  # else it was seen before, on the board or from another lane
+                    self.service_time.observe(outcome.duration)
+                    self._acquit(entry)
+                    publishes += self.ledger.finished(outcome.seq, self._plan(entry, outcome), now)
+            if words.end:
+                self.ledger.chunk_ended(lane.number)
+                if lane.wish:
+                    self.reconcile(now)
+                self.fleet.idled(lane)
+                self.dispatch()  # before the results go out: the Consumer waits for nothing else
+        finally:
+            self._do(publishes)
         self.ask_turn()
 
     def lane_died(self, lane: Lane, death: Death) -> None:
@@ -241,7 +243,10 @@ class Engine:
         self.ask_turn()
 
     def dispatch(self) -> None:
-        """Feed the idle lanes."""
+        """Feed the idle lanes; while draining, give back what none has begun."""
+        if self.draining:
+            self.give_back_held()
+            return
         ledger, desired = self.ledger, self.desired
         high = self.service_time.quantile() if ledger.held else None
         working = self.fleet.working()

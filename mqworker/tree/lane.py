@@ -146,14 +146,15 @@ class Lane:
         started = self.words.started
         return (seq, started) if self.words.seq == seq else (0, 0.0)
 
-    def look_at_board(self) -> None:
-        """Take the outcomes that the Consumer could not hand up yet, because its next message runs, or killed it."""
+    def look_at_board(self) -> int:
+        """Take the outcomes that the Consumer could not hand up yet: its next message runs, or killed it. How many."""
         try:
             outcomes = [_outcomes.decode(payload) for payload in self._board.news()]
         except (msgspec.DecodeError, msgspec.ValidationError):
-            return
+            return 0
         if outcomes:
             self._owner.lane_outcomes(self, Outcomes(outcomes, end=False, generation=self.generation))
+        return len(outcomes)
 
     # --- what it hears
 
@@ -178,9 +179,10 @@ class Lane:
                         self._become("idle")
                 self._owner.lane_outcomes(self, words)
             case Hello():
-                self._forget_semaphores()
-                self._become("idle")
-                self._owner.lane_ready(self)
+                if self.state == "starting":
+                    self._forget_semaphores()
+                    self._become("idle")
+                    self._owner.lane_ready(self)
             case LogEvent():
                 self._owner.lane_log(words)
             case Unfit():
@@ -202,14 +204,14 @@ class Lane:
         if death is None:
             return
         self._loop.remove_reader(self._pidfd)
+        self._become("dead")  # it gets nothing more
         self._reader.drain()  # complete frames that it left behind still count, and so does its board
-        self.look_at_board()
+        self.done += self.look_at_board()
         self._reader.close()
         del self._reader  # it holds us: as a cycle our semaphores would stay mapped until a full garbage collection
         if self._grace is not None:
             self._grace.cancel()
         self.output.finish()
-        self._become("dead")
         self._forget_semaphores()
         os.close(self._pidfd)
         self._up.close()

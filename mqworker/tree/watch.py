@@ -105,8 +105,8 @@ class Watch:
             seq, _ = lane.in_hand()
             if lane.state == "busy" and seq and now - lane.since > REVOKE_AFTER:
                 behind = engine.ledger.in_lane(lane.number)
-                if len(behind) > 1 and behind[-1].seq != seq:
-                    engine.ledger.revoke(lane.number, lane.stop_after_message() or seq)
+                if len(behind) > 1 and behind[-1].seq != seq and (last := lane.stop_after_message()):
+                    engine.ledger.revoke(lane.number, last)  # between two messages the end of the chunk is near
 
     def _measure(self, now: float) -> None:
         counts = self._counts

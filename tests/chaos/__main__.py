@@ -18,7 +18,7 @@ from tests.chaos.records import Round
 from tests.chaos.round import say
 
 BROKERS = ("classic", "quorum", "sqlite")
-QUICK_SECONDS = {"classic": 35.0, "quorum": 25.0, "sqlite": 12.0}
+QUICK_SECONDS = {"classic": 30.0, "quorum": 18.0, "sqlite": 10.0}
 ROUND = 45.0  # seconds of faults in a round of a release campaign
 
 

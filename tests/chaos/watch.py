@@ -15,6 +15,7 @@ from typing import Any
 from tests.chaos.records import Answer, Sample, Size
 from tests.support.service import ServiceProcess
 
+PATIENCE = 15.0  # seconds for any call: beyond the longest deadline of the control API
 PROCESSES_EVERY, HEALTH_EVERY, STATUS_EVERY = 0.2, 0.1, 0.5
 OPERATOR_EVERY = 0.7
 TWICE = 3  # looks in a row at two Producers: one is between its end and the reaping of it
@@ -130,7 +131,7 @@ class Control(Looker):
         began = time.monotonic()
         status, told = 0, None
         with contextlib.suppress(OSError, HTTPException, ValueError):
-            status, told = self.service.ask(method, path, body, timeout=6)
+            status, told = self.service.ask(method, path, body, timeout=PATIENCE)
         self.answers.append(Answer(began, path, status, time.monotonic() - began))
         return told
 

@@ -1,7 +1,6 @@
 """Messages that share a chunk: what is finished before a bad one is not kept back by it, nor done again."""
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -21,12 +20,18 @@ STARTS = Path(__file__).with_name("starts")
 def handle(body):
     with STARTS.open("a") as file:
         file.write(f"{body['n']}\\n")
+    time.sleep(body.get("seconds", 0) if "does" not in body else 0)
     if body.get("does") == "exit":
         os._exit(3)
     if body.get("does") == "native":
         ctypes.PyDLL(None).usleep(int(body["seconds"] * 1e6))  # holds the interpreter's lock
     return {"n": body["n"]}
 """
+
+
+def counters(service: ServiceProcess) -> dict[str, int]:
+    """What the stage has counted; told once a second."""
+    return service.stage("work")["actual"]["counters"]
 
 
 def together(service: ServiceProcess, client: Client, does: str, **body: float) -> int:
@@ -43,11 +48,11 @@ def together(service: ServiceProcess, client: Client, does: str, **body: float) 
 
 
 def test_a_result_does_not_wait_for_the_message_after_it(service):
-    """Those before a message of 8 s in native code are published while it runs, those behind it when it is over."""
+    """Those before a message of 6 s in native code are published while it runs, those behind it when it is over."""
     running = service(config("prefetch = 100", consumers=1), {"jobs.py": JOBS}).start()
     with Client(running) as client:
-        together(running, client, "native", seconds=8)
-        wait_for(lambda: client.ready(OUTPUT) >= 70, 5, "the results before the long one")
+        together(running, client, "native", seconds=6)
+        wait_for(lambda: client.ready(OUTPUT) >= 70, 4, "the results before the long one")
         assert client.ready(OUTPUT) == 70
         client.finish(20)
     assert running.stop() == 0
@@ -60,7 +65,24 @@ def test_what_was_finished_before_a_crash_is_not_done_again(service):
         bad = together(running, client, "exit")
         wait_for(lambda: (client.ready(OUTPUT), client.ready(DEAD)) == (90, 1), 30, "90 results and a dead letter")
         assert [dead.body["n"] for dead in client.results(DEAD)] == [bad]
-    starts = Counter(map(int, Path(running.folder / "starts").read_text().split()))
+    starts = Counter(map(int, (running.folder / "starts").read_text().split()))
     assert {n: times for n, times in starts.items() if times > 1} == {}
     assert len(starts) == 91
+    assert running.stop() == 0
+
+
+def test_what_is_taken_back_from_a_busy_consumer_is_computed_once(service):
+    """Chunks are revoked again and again while other Consumers idle: every message is begun once and has one result."""
+    running = service(config("prefetch = 100", consumers=3), {"jobs.py": JOBS}).start()
+    with Client(running) as client:
+        client.send(60)
+        client.finish()
+        for n in range(30):
+            client.send(20, seconds=0.001)
+            client.send(1, seconds=0.05 + n / 1000)
+            client.send(20, seconds=0.001)
+            client.finish()
+        told = wait_for(lambda: counters(running)["settled"] == client.sent and counters(running), 5, "the last counts")
+        assert told["redispatched"] > 10, "hardly any chunk was taken back"
+        assert len((running.folder / "starts").read_text().split()) == client.sent
     assert running.stop() == 0

@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class Probe(Spawned):
         """Look, answer, end."""
         enter_child("mqw-probe", self._parent, (signal.SIGINT, signal.SIGTERM, signal.SIGTSTP))
         os.dup2(2, 1)  # what the user's code prints when it is imported is no answer of ours
+        sys.dont_write_bytecode = True  # as in a Consumer, which would read it and miss an edit of the same second
         self._answer.send_bytes(msgspec.msgpack.encode(look(self._root, self._jobs, json.loads(self._params))))
 
 

@@ -38,6 +38,12 @@ def test_good_code_has_no_problems_and_tells_its_defaults(ask):
     assert answer.defaults == {"size": 3, "names": ["a"]}
 
 
+def test_nothing_is_left_beside_the_code(ask, tmp_path):
+    """No bytecode: a Consumer would take it for the code after an edit of the same second and the same size."""
+    ask(GOOD)
+    assert [path.name for path in tmp_path.iterdir()] == ["job.py"]
+
+
 def test_wrong_parameters_are_told_by_field(ask):
     """Each field with what is wrong about it."""
     answer = ask(GOOD, {"size": "x"})

@@ -18,14 +18,14 @@ from tests.chaos.records import Round
 from tests.chaos.round import say
 
 BROKERS = ("classic", "quorum", "sqlite")
-QUICK_SECONDS = {"classic": 30.0, "quorum": 18.0, "sqlite": 10.0}
+QUICK_SECONDS = {"classic": 25.0, "quorum": 15.0, "sqlite": 8.0}
 ROUND = 45.0  # seconds of faults in a round of a release campaign
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser("scripts/chaos", description="Proves that nothing is lost, or shows what is.")
-    parser.add_argument("--quick", action="store_true", help="about two and a half minutes (the default)")
+    parser.add_argument("--quick", action="store_true", help="about two minutes (the default)")
     parser.add_argument("--release", action="store_true", help="for --minutes, with every negative control")
     parser.add_argument("--minutes", type=float, default=20.0, help="of a release campaign (default 20)")
     parser.add_argument("--kills", type=int, default=2000, help="Consumers killed in a last round of it (default 2000)")

@@ -44,6 +44,7 @@ class Control:
     patience: float = 20.0
     both: str = ""
     seconds: float = 0.001
+    queue_size: int = 64  # messages in a chunk at most
 
 
 CONTROLS = {
@@ -52,7 +53,7 @@ CONTROLS = {
     "epochs-off": Control(_several("reset-all", 3, 1.2), patience=12.0),
     "deadlines-off": Control(_several("long-halt", 1)),
     "shared-queue": Control(_several("consumer-kill", 16, 0.5), seconds=0.02),
-    "put-ahead": Control(_several("consumer-kill", 16, 0.5), both="slow-task-done", patience=30.0),
+    "put-ahead": Control(_several("consumer-kill", 16, 0.5), both="slow-task-done", patience=30.0, queue_size=1),
 }
 QUICK = ("ack-before-confirm", "mandatory-off", "epochs-off")
 ALL = tuple(CONTROLS)
@@ -79,7 +80,11 @@ def control(broker: Any, name: str, seed: int) -> tuple[bool, str]:
             settle=1.5,
             patience=told.patience,
             warm_up=1.0,
-            environment={"PYTHONPATH": str(BROKEN), "CHAOS_BROKEN": broken},
+            environment={
+                "PYTHONPATH": str(BROKEN),
+                "CHAOS_BROKEN": broken,
+                "MQWORKER_STAGES__WORK__QUEUE_SIZE": str(told.queue_size),
+            },
         )
         return check(play(broker, "classic", setting))
 

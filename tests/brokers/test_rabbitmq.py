@@ -427,4 +427,5 @@ def test_waits_are_jittered_and_bounded():
     assert all(0.1 <= wait_before(1, refused=False) <= 1 for _ in range(100))
     assert all(0.1 <= wait_before(1000, refused=False) <= 30 for _ in range(100))
     assert max(wait_before(20, refused=False) for _ in range(200)) > 15
-    assert all(5 <= wait_before(1, refused=True) <= 30 for _ in range(100))
+    assert all(5 <= wait_before(1, refused=True) <= 10 for _ in range(100))
+    assert all(5 <= wait_before(1000, refused=True) <= 30 for _ in range(100))

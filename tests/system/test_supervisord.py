@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,6 +15,14 @@ from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 KILLS = 20
+
+
+@pytest.fixture(autouse=True)
+def semaphores():
+    """None is left behind."""
+    began = time.time()
+    yield
+    wait_for(lambda: not leaked_semaphores(began), 20, "no semaphore to be left")
 
 
 @pytest.fixture
@@ -28,20 +37,29 @@ def more(traffic: Traffic, count: int = 20) -> None:
     traffic.until(lambda: len(traffic.done()) >= now + count, 60, "more results")
 
 
-def finish(service: Supervised, traffic: Traffic, watcher: Watcher, began: float) -> None:
+def finish(service: Supervised, traffic: Traffic, watcher: Watcher) -> None:
     """Every message has its outcome, there was never a second tree, and nothing is left."""
     traffic.finish()
     watcher.check()
     assert not traffic.dead
     assert not traffic.charged()
     service.shut()
-    wait_for(lambda: not leaked_semaphores(began), 20, "no semaphore to be left")
 
 
-def test_a_killed_service_is_started_again_and_loses_nothing(traffic):
-    """20 times kill -9 of the Service: supervisord starts it again, one tree at a time, nothing lost, no orphan."""
-    began = time.time()
-    with Supervised(traffic.config(), {"work.py": HANDLER}) as service, Watcher(service, traffic) as watcher:
+def test_killed_services_and_killed_supervisords_are_followed_by_one_tree_and_lose_nothing(rabbit):
+    """20 times kill -9 of the Service, and beside it, on a service of its own, 20 times of supervisord."""
+    with ThreadPoolExecutor(2) as both:  # they mostly wait
+        for ended in [both.submit(kill, rabbit.url()) for kill in (kill_services, kill_supervisords)]:
+            ended.result()
+
+
+def kill_services(url: str) -> None:
+    """supervisord starts it again, one tree at a time, nothing lost, no orphan."""
+    with (
+        Traffic(url) as traffic,
+        Supervised(traffic.config(), {"work.py": HANDLER}) as service,
+        Watcher(service, traffic) as watcher,
+    ):
         service.supervise()
         orphans, again = Lasts("Service killed, its tree gone"), Lasts("Service killed, working again")
         for _ in range(KILLS):
@@ -56,17 +74,20 @@ def test_a_killed_service_is_started_again_and_loses_nothing(traffic):
             more(traffic, 1)
             again.since(killed)
         print(orphans, again, f"{traffic.sent} messages, {traffic.repeats()} repeated", sep="\n")
-        finish(service, traffic, watcher, began)
+        finish(service, traffic, watcher)
         assert traffic.repeats() <= KILLS * PREFETCH
 
 
-def test_a_killed_supervisord_leaves_one_tree_that_ends_before_the_next_begins(traffic):
-    """6 times kill -9 of supervisord: the old tree drains, the new one waits for it; nothing lost, no orphan."""
-    began = time.time()
-    with Supervised(traffic.config(), {"work.py": HANDLER}) as service, Watcher(service, traffic) as watcher:
+def kill_supervisords(url: str) -> None:
+    """The old tree drains, the new one waits for it; nothing lost, no orphan."""
+    with (
+        Traffic(url) as traffic,
+        Supervised(traffic.config(), {"work.py": HANDLER}) as service,
+        Watcher(service, traffic) as watcher,
+    ):
         service.supervise()
         ended, again = Lasts("supervisord killed, the old tree ended"), Lasts("supervisord killed, working again")
-        for round_ in range(6):
+        for round_ in range(KILLS):
             more(traffic)
             if round_ == 0:  # long enough that the new one has to wait
                 (long,) = traffic.send(1, seconds=3)
@@ -81,14 +102,13 @@ def test_a_killed_supervisord_leaves_one_tree_that_ends_before_the_next_begins(t
             more(traffic, 1)
             again.since(killed)
         print(ended, again, f"{traffic.sent} messages, {traffic.repeats()} repeated", sep="\n")
-        finish(service, traffic, watcher, began)
+        finish(service, traffic, watcher)
         assert traffic.repeats() == 0, "the old tree drained"
         assert "waiting" in {event["event"] for event in service.events()}
 
 
 def test_a_stop_finishes_what_is_in_hand_and_gives_the_rest_back(traffic):
     """supervisorctl stop under load drains and ends with 0; start, restart, status and tail do what they say."""
-    began = time.time()
     with Supervised(traffic.config(), {"work.py": HANDLER}) as service, Watcher(service, traffic) as watcher:
         service.supervise()
         more(traffic)
@@ -115,7 +135,7 @@ def test_a_stop_finishes_what_is_in_hand_and_gives_the_rest_back(traffic):
         assert "RUNNING" in service.ctl("status", "mqworker")
         more(traffic)
         service.events()  # every line of the log is whole
-        finish(service, traffic, watcher, began)
+        finish(service, traffic, watcher)
         assert traffic.repeats() == 0
 
 

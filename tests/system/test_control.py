@@ -144,9 +144,9 @@ class Pulse:
         )
 
     def check(self) -> None:
-        """Every one was answered, in less than 2 s."""
+        """Every one was answered, in less than 5 s."""
         assert not self.bad
-        assert max(self.seconds) < 2, str(self)
+        assert max(self.seconds) < 5, str(self)
 
 
 def mixed_calls(seed: int) -> list[tuple[str, str, Any]]:

@@ -137,7 +137,7 @@ def test_built_again_while_the_broker_is_frozen(node, service):
             asked = time.monotonic()
             status, told = running.ask(method, path, body)
             assert status < 300, (path, told)
-            assert time.monotonic() - asked < 2, path
+            assert time.monotonic() - asked < 5, path
         wait_for(lambda: not running.named("mqw-producer"), 60, "the stage to be taken down")
         assert running.ask("POST", f"{stage}/start")[0] < 300
         wait_for(lambda: running.named("mqw-producer") not in ([], [producer]), 20, "another Producer")

@@ -29,7 +29,7 @@ DURATIONS = {
     "wait": "Time from delivery to a Consumer",
     "confirm": "Time from publishing to the broker's confirm",
 }
-OUTCOMES = ("result", "dropped", "retried", "dead")
+OUTCOMES = ("result", "dropped", "retried", "dead", "renewed")
 EXITS = "exit_"
 EXIT_REASONS = frozenset({"asked", "exit", "killed", "setup", "signal", "timeout"})  # a wish to leave is "recycled"
 

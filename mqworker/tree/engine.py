@@ -20,12 +20,21 @@ from mqworker.fingerprint import fingerprint
 from mqworker.messages import Chunk, Desired, Failure, Item, LogEvent, Outcome, Outcomes, StageSpec
 from mqworker.processes import Death
 from mqworker.tree import evidence
-from mqworker.tree.entry import Company, Entry, Plan
+from mqworker.tree.entry import HELD, Company, Entry, Plan
 from mqworker.tree.fleet import Fleet
 from mqworker.tree.lane import Lane
 from mqworker.tree.ledger import Ledger, Publish
 from mqworker.tree.pacing import Histogram, ServiceTime, chunk_size, derive_prefetch
-from mqworker.tree.policy import Circumstances, company, decode, plan_crash, plan_failure, plan_result
+from mqworker.tree.policy import (
+    Circumstances,
+    company,
+    decode,
+    plan_crash,
+    plan_failure,
+    plan_renewal,
+    plan_result,
+    worn,
+)
 from mqworker.tree.slots import SlotFile
 from mqworker.tree.suspects import SOLO_DEATHS, Suspects
 
@@ -111,14 +120,17 @@ class Engine:
     def delivered(self, delivery: Delivery) -> None:
         """Open it in the ledger."""
         beside = company(delivery.properties)
+        suspected = False
         if delivery.redelivered and self._suspects:
             key = fingerprint(delivery.properties, delivery.body)
             if self._suspects.convicted(key):
                 self._convict(delivery, key)
                 return
-            if self._suspects.suspected(key):
+            if suspected := self._suspects.suspected(key):
                 beside = Company.NOBODY
         self._do(self.ledger.delivered(delivery, time.monotonic(), beside))
+        if delivery.redelivered and not suspected and worn(delivery.properties):
+            self._renew(delivery)
         self.ask_turn()
 
     def confirmed(self, pids: Sequence[int]) -> None:
@@ -314,6 +326,16 @@ class Engine:
             self._tell(entry, failure, plan, 0.0)
             self._do(self.ledger.finished(entry.seq, plan, now))
         self.ask_turn()
+
+    def _renew(self, delivery: Delivery) -> None:
+        """Put a message back as a new one, unless it is being computed here already."""
+        entry = self.ledger.delivery(delivery.epoch, delivery.tag)
+        if entry is None or entry.state is not HELD:
+            return
+        if plan := plan_renewal(entry, self.spec.config):
+            words = "given out so often without an outcome that the broker may drop it soon: put back as a new message"
+            logs.say(log, logging.WARNING, "renewed", words, message_id=decode(entry.properties).message_id)
+            self._do(self.ledger.finished(entry.seq, plan, time.monotonic()))
 
     def _acquit(self, entry: Entry) -> None:
         if entry.company is Company.NOBODY:

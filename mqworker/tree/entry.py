@@ -31,7 +31,7 @@ class Company(IntEnum):
 class Plan(NamedTuple):
     """How a delivery is settled: `outcome` names it in the counters; None of the publications may be needed."""
 
-    outcome: str  # result | dropped | retried | dead
+    outcome: str  # result | dropped | retried | dead | renewed
     publication: Publication | None  # gates the ack
     reply: Publication | None = None  # best effort
 
@@ -101,6 +101,7 @@ class Counters:
     dropped: int = 0
     retried: int = 0
     dead: int = 0
+    renewed: int = 0  # put back as a new message before the broker would have dropped it
 
     def settle(self, outcome: str) -> None:
         """Count one settled delivery under its outcome too."""

@@ -16,7 +16,7 @@ from mqworker.properties import Headers, MalformedProperties, Properties
 from mqworker.tree.entry import Company, Entry, Plan
 
 CRASH_RUNG = 1  # seconds until a message that killed its Consumer runs again (decisions 15)
-DELIVERY_LIMIT = 18  # of a foreign quorum queue, two before RabbitMQ 4 drops the message (decisions 22)
+WORN = 18  # redeliveries; by itself a quorum queue of RabbitMQ 4 drops a message after 20 (decisions 22)
 LONGEST_RUNG = 1 << 22  # seconds, 48 days: a queue's time to live is 32 bits of milliseconds
 TEXT_LIMIT = 2_000  # bytes of a header that carries words
 TRACEBACK_LIMIT = 16_000  # bytes
@@ -103,7 +103,7 @@ def plan_failure(entry: Entry, failure: Failure, stage: StageConfig, about: Circ
     """Try again later or give up, by the stage's `retry` and by what failed."""
     properties = _read(entry, stage)
     attempt = headers.attempt(properties, stage.input)
-    last = attempt >= stage.retry.max_attempts or headers.redeliveries(properties) >= DELIVERY_LIMIT
+    last = attempt >= stage.retry.max_attempts
     if last or failure.final or failure.reason not in RETRIED or _is_final(failure.type, stage.retry):
         return dead(entry, properties, failure, stage, about, attempt)
     after = failure.after
@@ -127,10 +127,9 @@ def plan_crash(entry: Entry, failure: Failure, stage: StageConfig, about: Circum
 def _again(
     entry: Entry, properties: Properties, failure: Failure, stage: StageConfig, about: Circumstances, delay: int
 ) -> Plan:
-    _set_aside(properties)
+    _renew(properties)
     _first_failed(properties, about)
     table = properties.headers
-    table.pop(headers.REDELIVERIES, None)  # the broker counts a new message anew
     table[headers.QUEUE] = stage.input
     table[headers.ERROR_TYPE] = cut(failure.type, TEXT_LIMIT)
     table[headers.MESSAGE] = cut(failure.message, TEXT_LIMIT)
@@ -138,6 +137,27 @@ def _again(
     if len(block) > headers.ROOM:  # no room to count attempts in
         return dead(entry, properties, failure, stage, about, headers.attempt(decode(entry.properties), stage.input))
     return Plan("retried", Publication("", stage.input, block, entry.body, delay=delay, settles=(0, 0)))
+
+
+def worn(block: bytes) -> bool:
+    """Whether lost connections and ends of ours, which are nobody's fault, may soon make the broker drop a message."""
+    return headers.redeliveries(decode(block)) >= WORN
+
+
+def plan_renewal(entry: Entry, stage: StageConfig) -> Plan | None:
+    """Put a message back as a new one, charged with nothing; None where its headers leave no room for ours."""
+    properties = decode(entry.properties)
+    _renew(properties)
+    block = _fitted(properties)
+    if len(block) > headers.ROOM:
+        return None
+    return Plan("renewed", Publication("", stage.input, block, entry.body, settles=(0, 0)))
+
+
+def _renew(properties: Properties) -> None:
+    """Make it fit to be published again; the broker counts a new message anew."""
+    _set_aside(properties)
+    properties.headers.pop(headers.REDELIVERIES, None)
 
 
 def _is_final(type_name: str, retry: RetryConfig) -> bool:

@@ -1,6 +1,7 @@
 """What RabbitMQ alone can do to us: restarts, freezes, alarms, closed channels, refusals, limits."""
 
 import asyncio
+import itertools
 import os
 import subprocess
 
@@ -19,6 +20,7 @@ from tests.support.rabbitmq import free_port, temporary
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.rabbitmq
+PIDS = itertools.count(1)
 
 
 @pytest.fixture
@@ -347,6 +349,48 @@ async def test_no_answer_from_a_host_is_bounded(broker):
         for opened in (*writers, server, silent):
             opened.close()
         await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+
+
+async def placed(link, sink, publication: Publication) -> int:
+    """Publish again and again, as a ledger does, until it is confirmed; how often nobody knew what became of it."""
+    unknown = 0
+    while True:
+        pid, lost = next(PIDS), len(sink.publishes_lost_for)
+        link.publish(pid, publication)
+        await until(
+            lambda pid=pid, lost=lost: pid in sink.answers or len(sink.publishes_lost_for) > lost, 20, "an answer"
+        )
+        if sink.answers.get(pid) == "":
+            return unknown
+        unknown += pid not in sink.answers
+        await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
+@contract
+async def test_a_queue_that_does_not_answer_is_kept_apart_until_it_does(broker, monkeypatch):
+    """A silent queue costs two deadlines; then the others are served beside it, and it too once it answers again."""
+    monkeypatch.setattr("mqworker.brokers.rabbitmq.publishing.APART", (1.0, 2.0))
+    link, sink = await broker.started(prefetch=5)
+    link._publishing._deadline = 1.0
+    output, dead = (Publication("", name, b"", b"x") for name in (broker.topology.output.queue, broker.topology.dead))
+    process = (
+        f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{output.routing_key}">>)),'
+        "P = case amqqueue:get_pid(Q) of {Name, _} -> whereis(Name); Pid -> Pid end,"
+    )
+    await evaluate(broker, f"{process} sys:suspend(P).")
+    try:
+        silent = asyncio.create_task(placed(link, sink, output))
+        await asyncio.gather(*(placed(link, sink, dead) for _ in range(20)))
+        await until(lambda: any("no answer from" in reason for reason in sink.answers.values()), 20, "it is kept apart")
+        losses, unknown = len(sink.publishes_lost_for), 0
+        while len(sink.publishes_lost_for) < losses + 2:  # it was tried again twice, alone
+            unknown += sum(await asyncio.gather(*(placed(link, sink, dead) for _ in range(20))))
+        assert unknown == 0
+        assert not silent.done()
+    finally:
+        await evaluate(broker, f"{process} sys:resume(P).")
+    await asyncio.wait_for(silent, 20)
 
 
 @contract

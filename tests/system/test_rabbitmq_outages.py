@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mqworker.brokers.rabbitmq.topology import delay_arguments
 from tests.support.foreign import Client
 from tests.support.rabbitmq import available, free_port, temporary
 from tests.support.service import ServiceProcess
@@ -170,6 +171,40 @@ def test_broker_absent_at_boot(node, service):
         (got,) = client.take("boot.out", 1, 20)
     assert got.body == b'"early"'
     assert len(running.named("mqw-consumer")) == 1
+    assert running.stop() == 0
+
+
+LAME = """
+def handle(body):
+    if body % 25 == 0:
+        raise ValueError("every 25th")
+    return body
+"""
+
+
+def test_a_queue_without_a_leader_holds_up_nothing_else(node, service):
+    """A delay queue that answers nothing, as a kill of the broker leaves a new quorum queue, delays no result."""
+    with Client(node.url()) as client:
+        client.channel.queue_declare("lame.retry.1s", durable=True, arguments=delay_arguments("lame", 1))
+    node.kill()
+    node.start()
+    status = node.ctl("eval", 'rabbit_quorum_queue:status(<<"/">>, <<"lame.retry.1s">>).')
+    if "leader" in status:
+        pytest.skip("this broker brings such a queue back whole")
+    running = service(
+        config(node.url(), "lame", "prefetch = 40", "retry = { max_attempts = 2, base = 1 }"), {"jobs.py": LAME}
+    )
+    running.start()
+    with Client(node.url()) as client:
+        for n in range(500):
+            client.publish("lame", str(n).encode(), content_type="application/json", message_id=str(n))
+        results = client.take("lame.out", 480, 90)
+        dead = client.take("lame.dlq", 20, 60)
+        settled(node, "lame")
+        results += client.rest("lame.out")
+    assert {int(got.body) for got in results} == {n for n in range(500) if n % 25}
+    assert len(results) <= 480 + 2 * 40
+    assert sorted(int(got.body) for got in dead) == list(range(0, 500, 25))
     assert running.stop() == 0
 
 

@@ -7,11 +7,14 @@ together; one sweep a second looks at the oldest publication instead of a timer 
 A broker says "no such exchange" by closing the channel, at the cost of all others in hand. So an exchange is looked
 for, and a delay queue made, before the first publication that needs it goes out; publications wait for that in
 order. When the broker closes the channel for what one publication is, those that follow go out one at a time until
-the culprit is known.
+the culprit is known. So it is when the channel falls silent: one queue that does not answer (a quorum queue without a
+leader) keeps all others on the channel waiting. Then its publications are refused here, or delayed over another queue,
+and from time to time one of them is sent alone to see whether it answers again.
 """
 
 import asyncio
 import contextlib
+import itertools
 import re
 from collections import deque
 from collections.abc import Callable
@@ -25,9 +28,10 @@ from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.connection import SETTLED, wait_before
 from mqworker.brokers.rabbitmq.hot import encode_publish
 from mqworker.brokers.rabbitmq.topology import NOT_FOUND, attempt, delay_arguments, delay_queue, ensure_queue
-from mqworker.brokers.rabbitmq.wire import Lost, RawProperties, Wire
+from mqworker.brokers.rabbitmq.wire import Lost, RawProperties, Silence, Wire
 from mqworker.config import BrokerConfig
 
+APART = (10.0, 120.0)  # seconds until a queue that did not answer is tried again: at first, at most
 FRAME_OVERHEAD = 20  # bytes of a content header frame besides the property block
 _TOO_LARGE = re.compile(r"larger than (?:configured )?max size (\d+)")
 
@@ -70,6 +74,8 @@ class Publishing:
         self._preparing: set[asyncio.Task[None]] = set()
         self._queue: deque[_Sent] = deque()  # while going one at a time
         self._careful = 0  # so many are still to go one at a time
+        self._alone = 0  # the sequence number of the one that does
+        self._apart: dict[tuple[str, str], tuple[float, float]] = {}  # what does not answer: tried when, and after what
         self._confirmed: list[int] = []
 
     @property
@@ -92,6 +98,8 @@ class Publishing:
     def publish(self, pid: int, publication: Publication) -> None:
         """Publish, hold until it can be, or refuse."""
         channel, wire = self._channel, self._wire
+        if self._apart:
+            publication = self._around(publication)
         if channel is None or wire is None or not channel.usable:
             self._sink.refused(pid, "not connected to the broker")
         elif len(publication.body) > self._largest:
@@ -99,6 +107,9 @@ class Publishing:
             self._sink.refused(pid, f"too large: {size} bytes, the broker takes {self._largest}")
         elif len(publication.properties) + FRAME_OVERHEAD > wire.params.frame_max:
             self._sink.refused(pid, f"too large: {len(publication.properties)} bytes of properties and headers")
+        elif self._apart and self._kept_apart(publication):
+            exchange, routing_key = self._target(publication)
+            self._sink.refused(pid, f"no answer from what is behind exchange {exchange!r}, routing key {routing_key!r}")
         else:
             sent = _Sent(pid, publication, self._loop.time())
             need = publication.delay or publication.exchange
@@ -140,7 +151,7 @@ class Publishing:
         """Give the connection up when an answer is overdue; an alarm of the broker does not count."""
         oldest = min((queue.at for queue in self._oldest()), default=now)
         if self._wire is not None and self._wire.waited(oldest, now) > self._deadline:
-            self._wire.abort(f"no confirm within {self._deadline:g} s")
+            self._wire.abort(Silence(f"no confirm within {self._deadline:g} s"))
 
     def lost(self, reason: str) -> None:
         """The connection is over."""
@@ -177,23 +188,23 @@ class Publishing:
             return
         channel.wire.emit(frames)
         self._sequence += 1
-        self._sent[self._sequence] = sent._replace(at=self._loop.time()) if self._careful else sent
+        if self._careful:
+            self._alone = self._sequence
+            sent = sent._replace(at=self._loop.time())
+        self._sent[self._sequence] = sent
 
     def _answered(self, frame: Any) -> None:
         method, sent = frame.method, self._sent
+        numbers = [method.delivery_tag]
         if method.multiple:
-            numbers = []
-            for number in sent:
-                if number > method.delivery_tag:
-                    break
-                numbers.append(number)
-        else:
-            numbers = [method.delivery_tag]
+            numbers = list(itertools.takewhile(lambda number: number <= method.delivery_tag, sent))
         nacked = isinstance(method, pika.spec.Basic.Nack)
         for number in numbers:
             item = sent.pop(number, None)
             if item is None:
                 continue
+            if self._apart:
+                self._apart.pop(self._target(item.publication), None)
             if nacked:
                 self._returned.pop(number, None)
                 self._sink.refused(item.pid, "nacked: the broker could not store it (queue full or unavailable)")
@@ -207,7 +218,9 @@ class Publishing:
             self._next()
 
     def _next(self) -> None:
-        self._careful -= 1
+        if self._alone and self._alone not in self._sent:
+            self._alone = 0
+            self._careful -= 1
         while self._queue and not (self._careful and self._sent):
             self._send(self._queue.popleft())
 
@@ -243,6 +256,32 @@ class Publishing:
             return "", delay_queue(self._topology.input, publication.delay)
         return publication.exchange, publication.routing_key
 
+    def _around(self, publication: Publication) -> Publication:
+        """A delay queue that does not answer is passed over: the next one is twice as long."""
+        while publication.delay and not self._due(self._target(publication)):
+            publication = publication._replace(delay=2 * publication.delay)
+        return publication
+
+    def _due(self, target: tuple[str, str]) -> bool:
+        return target not in self._apart or self._apart[target][0] <= self._loop.time()
+
+    def _kept_apart(self, publication: Publication) -> bool:
+        """Whether it would not be answered; when that is to be tried again it goes out, alone."""
+        target = self._target(publication)
+        if target not in self._apart:
+            return False
+        if not self._due(target):
+            return True
+        wait = self._apart[target][1]
+        self._apart[target] = self._loop.time() + wait, wait
+        self._careful += 1
+        return False
+
+    def _keep_apart(self, target: tuple[str, str]) -> None:
+        first, most = APART
+        wait = min(most, 2 * self._apart[target][1]) if target in self._apart else first
+        self._apart[target] = self._loop.time() + wait, wait
+
     def _lose(self, lost: Lost) -> None:
         if self._channel is None:
             return
@@ -255,6 +294,11 @@ class Publishing:
         self._queue.clear()
         if self._wire is not None and self._wire.usable:
             sent = self._blame(lost, sent)
+        elif isinstance(lost, Silence):
+            if self._alone:
+                self._keep_apart(self._target(sent[0].publication))
+            self._careful = len(sent)
+        self._alone = 0
         self._tell(f"publishing stopped: {lost}")
         for item in waiting:
             self._sink.refused(item.pid, f"not sent: {lost}")

@@ -39,6 +39,10 @@ class Lost(Exception):  # noqa: N818 - what is lost is a connection or a channel
         self.code = code
 
 
+class Silence(Lost):
+    """We gave a connection up because the broker did not answer on it in time."""
+
+
 class RawProperties:
     """Stands in for pika's BasicProperties: the block as it is on the wire."""
 
@@ -108,10 +112,10 @@ class Wire(asyncio.Protocol, pika.connection.Connection):  # type: ignore[misc] 
         """Whether requests can be made now."""
         return bool(self.is_open) and self._socket is not None and not self._socket.is_closing()
 
-    def abort(self, reason: str) -> None:
+    def abort(self, reason: str | Lost) -> None:
         """End the connection at once, without a word to the peer."""
         if self._socket is not None and not self.closed.done():
-            self._error = Lost(reason)
+            self._error = reason if isinstance(reason, Lost) else Lost(reason)
             self._socket.abort()
 
     async def shut(self, deadline: float) -> None:
@@ -138,7 +142,7 @@ class Wire(asyncio.Protocol, pika.connection.Connection):  # type: ignore[misc] 
         """Give the connection up when an answer is overdue."""
         oldest = next(iter(self._asked.values()), now)
         if self.waited(oldest, now) > ANSWER_DEADLINE:
-            self.abort(f"the broker has not answered for {ANSWER_DEADLINE:.0f} s")
+            self.abort(Silence(f"the broker has not answered for {ANSWER_DEADLINE:.0f} s"))
 
     def emit(self, frames: bytes) -> None:
         """Send frames that were made elsewhere."""

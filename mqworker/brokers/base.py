@@ -65,6 +65,7 @@ class LinkState(msgspec.Struct, frozen=True):
     reason: str = "not started"
     warnings: tuple[str, ...] = ()  # e.g. a queue found with other arguments than configured
     reconnects: int = 0
+    repairs: int = 0  # times that something missing was made again on a living connection
 
 
 class Sink(Protocol):

@@ -157,7 +157,7 @@ class Engine:
         logs.say(log, level, "consuming_lost", f"deliveries were voided: {reason}", epoch=epoch)
 
     def link_changed(self, state: LinkState) -> None:
-        """Tell the outside; a new connection takes the publications that wait."""
+        """Tell the outside; a new connection, or the return of what was missing, takes the publications that wait."""
         known, self._link_told = self._link_told, state
         for words in state.warnings:
             if words not in known.warnings:
@@ -168,7 +168,7 @@ class Engine:
                 words = f"not connected to the broker: {state.reason}"
             level = logging.WARNING if state.reason and known.connected else logging.INFO
             logs.say(log, level, "link", words, connected=state.connected, blocked=state.blocked)
-        if state.connected and not known.connected:
+        if state.connected and (not known.connected or state.repairs != known.repairs):
             self._do(self.ledger.repeat_now(time.monotonic()))
         self.ask_turn()
         self._changed()

@@ -55,7 +55,7 @@ CONTROLS = {
     "shared-queue": Control(_several("consumer-kill", 16, 0.5), seconds=0.02),
     "put-ahead": Control(_several("consumer-kill", 16, 0.5), both="slow-task-done", patience=30.0, queue_size=1),
 }
-QUICK = ("ack-before-confirm", "mandatory-off", "epochs-off")
+QUICK = ("ack-before-confirm", "mandatory-off")
 ALL = tuple(CONTROLS)
 
 

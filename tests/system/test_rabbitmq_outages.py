@@ -191,9 +191,9 @@ def test_a_queue_without_a_leader_holds_up_nothing_else(node, service):
     status = node.ctl("eval", 'rabbit_quorum_queue:status(<<"/">>, <<"lame.retry.1s">>).')
     if "leader" in status:
         pytest.skip("this broker brings such a queue back whole")
-    running = service(
-        config(node.url(), "lame", "prefetch = 40", "retry = { max_attempts = 2, base = 1 }"), {"jobs.py": LAME}
-    )
+    stage = ("prefetch = 40", "retry = { max_attempts = 2, base = 1 }")
+    settings = config(node.url(), "lame", *stage, broker=("confirm_deadline = 3",))
+    running = service(settings, {"jobs.py": LAME})
     running.start()
     with Client(node.url()) as client:
         for n in range(500):

@@ -32,6 +32,7 @@ class RabbitLink:
         self._missing = {"consuming": "not started", "publishing": "not started"}
         self._repair: asyncio.Task[None] | None = None
         self._repaired = 0.0
+        self._repairs = 0
         self._consuming = Consuming(topology.input, sink, self._ensure, self._consuming_said, self._changed)
         self._publishing = Publishing(config, topology, sink, self._publishing_said, self._look_again, self._changed)
         self._connections = (
@@ -101,6 +102,7 @@ class RabbitLink:
         except Lost as lost:
             self._consuming_said(f"the topology is incomplete: {lost}")
         else:
+            self._repairs += 1
             self._consuming_said("")
 
     def _consuming_said(self, reason: str) -> None:
@@ -123,6 +125,7 @@ class RabbitLink:
             reason=missing[0] if missing else ALARM if blocked else "",
             warnings=self._warnings,
             reconnects=sum(max(connection.opened - 1, 0) for connection in self._connections),
+            repairs=self._repairs,
         )
         if state != self.state:
             self.state = state

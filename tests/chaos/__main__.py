@@ -18,7 +18,7 @@ from tests.chaos.records import Round
 from tests.chaos.round import say
 
 BROKERS = ("classic", "quorum", "sqlite")
-QUICK_SECONDS = {"classic": 20.0, "quorum": 12.0, "sqlite": 6.0}
+QUICK_SECONDS = {"classic": 15.0, "quorum": 10.0, "sqlite": 5.0}
 ROUND = 45.0  # seconds of faults in a round of a release campaign
 
 

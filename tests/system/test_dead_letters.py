@@ -145,7 +145,7 @@ def restored(rabbit, queue: str, client: Client, running: ServiceProcess) -> Non
     assert running.ask("PUT", "/api/v1/stages/work/listening?wait=20", {"enabled": True})[0] == 200
 
 
-@pytest.mark.parametrize(("kind", "many", "looks"), [("classic", 1_000, 2), ("quorum", 200, 25)])
+@pytest.mark.parametrize(("kind", "many", "looks"), [("classic", 1_000, 2), ("quorum", 120, 25)])
 def test_a_thousand_dead_letters_on_rabbitmq(rabbit, queue, service, kind, many, looks):
     """Looking 25 times changes nothing; replay is filtered, limited, paced, dry, each once; in the end none is lost."""
     running = begin(service, rabbit.url(), queue, f'queue_type = "{kind}"')

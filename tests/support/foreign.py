@@ -76,13 +76,13 @@ class Client:
                 if method is None:
                     break
                 found.append(Got(body, _plain(raw)))
+                last = method.delivery_tag
                 if len(found) == most:
-                    self.channel.basic_ack(method.delivery_tag, multiple=True)
                     break
             else:
                 raise AssertionError(f"{queue} was deleted")
-            if found and len(found) < most:
-                self.channel.basic_ack(0, multiple=True)
+            if found:  # not all that came: cancel() gives back what was not looked at
+                self.channel.basic_ack(last, multiple=True)
             self.channel.cancel()
             self.ready(queue)  # the queue has seen the acks
         return found

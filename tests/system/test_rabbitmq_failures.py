@@ -240,24 +240,24 @@ def delivery_counts(rabbit, queue, client, send, running) -> None:
 def test_what_the_broker_would_drop_soon_is_put_back_as_new(rabbit, queue, service):
     """A quorum queue that drops what it gave out 20 times, as all do on RabbitMQ 4, loses nothing to lost links."""
     jobs = "import time\n\ndef handle(body):\n    time.sleep(0.5)\n    return body\n"
-    running: ServiceProcess = service(config(rabbit.url(), queue, "prefetch = 20"), {"jobs.py": jobs})
+    running: ServiceProcess = service(config(rabbit.url(), queue, "prefetch = 30"), {"jobs.py": jobs})
     with Client(rabbit.url()) as client:
         client.channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": 20})
-        for n in range(20):
+        for n in range(30):
             client.publish(queue, str(n).encode(), message_id=f"id-{n}", headers={"site": n}, content_type=JSON)
         for _ in range(18):
-            got = [wait_for(lambda: client.channel.basic_get(queue)[0], 10, "a message") for _ in range(20)]
+            got = [wait_for(lambda: client.channel.basic_get(queue)[0], 10, "a message") for _ in range(30)]
             client.channel.basic_nack(got[-1].delivery_tag, multiple=True)
     running.start()
     seen = 0
     for _ in range(3):
-        seen = wait_for(lambda old=seen: (now := counted(running)["received"]) > old + 10 and now, 20, "deliveries")
+        seen = wait_for(lambda old=seen: (now := counted(running)["received"]) > old + 3 and now, 20, "deliveries")
         rabbit.ctl("close_all_connections", "once more")
     with Client(rabbit.url()) as client:
-        results = client.take(f"{queue}.out", 20, 60)
+        results = client.take(f"{queue}.out", 30, 60)
         settled(rabbit, queue)
         results += client.rest(f"{queue}.out")
         assert client.ready(f"{queue}.dlq") == 0
-    assert {(got.properties.message_id, got.headers["site"]) for got in results} == {(f"id-{n}", n) for n in range(20)}
+    assert {(got.properties.message_id, got.headers["site"]) for got in results} == {(f"id-{n}", n) for n in range(30)}
     running.event("renewed")
     assert running.stop() == 0

@@ -11,7 +11,7 @@ from mqworker.exits import Exit
 from mqworker.http.app import ROUTES
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -34,6 +34,13 @@ def test_every_relative_link_leads_somewhere(page):
     """Links inside the repository have a target."""
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         assert re.match(r"https?:", target) or (page.parent / target).exists(), target
+
+
+@pages
+def test_every_script_that_is_named_exists(page):
+    """`scripts/NAME` is a command of the repository."""
+    for name in re.findall(r"`scripts/(\w+)", page.read_text()):
+        assert (ROOT / "scripts" / name).is_file(), name
 
 
 def test_the_faults_are_all_there():

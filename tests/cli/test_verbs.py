@@ -13,7 +13,7 @@ from mqworker.exits import Exit
 from tests.support.cli import environment, mqworker
 from tests.support.tiny_http import response, tiny_server
 
-HEAVY = {"pika", "flask", "waitress", "numpy", "asyncio", "psutil", "primes", "prometheus_client", "multiprocessing"}
+HEAVY = {"pika", "flask", "waitress", "numpy", "asyncio", "primes", "prometheus_client", "multiprocessing"}
 PROJECT = '[stages.primes]\ninput = "primes"\njobs = ["primes:largest"]\noutput = { queue = "primes.results" }\n'
 
 

@@ -1,10 +1,13 @@
-"""All that crosses a process boundary of mqworker, in one file: frozen records, packed with MessagePack, never pickled.
+"""All that crosses a process boundary of mqworker, in one file: frozen records.
 
     Service  --Order-->  Producer  --Chunk-->    Consumer
     Service  <--Report-- Producer  <--Uplink--   Consumer
     Service  --DeskAsk-> Desk;  Service <--DeskAnswer-- Desk;  the probe answers with one ProbeAnswer
 
-Each record is plain data (numbers, text, bytes): no exception, callable, lock or pika object ever crosses. Times called
+Each record is plain data (numbers, text, bytes): no exception, callable, lock or pika object ever crosses. A running
+process receives records as MessagePack only. Pickle is used by multiprocessing alone, and only from a parent to a child
+that it started: for the process object at `spawn` (StageSpec and Desired are among its arguments), and around the bytes
+of a Chunk in a lane's queue. Nothing that a child, a broker or an HTTP client sends is ever unpickled. Times called
 `started` or `since` are CLOCK_MONOTONIC seconds, which all processes of one machine share; durations are seconds.
 """
 

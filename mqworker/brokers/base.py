@@ -77,8 +77,11 @@ class Sink(Protocol):
     def confirmed(self, pids: Sequence[int]) -> None:
         """The broker took responsibility for these publications (persisted, routed)."""
 
-    def refused(self, pid: int, reason: str) -> None:
-        """This publication was not placed (returned, nacked, no exchange, too large); the broker has no copy."""
+    def refused(self, pid: int, reason: str, *, too_large: bool = False) -> None:
+        """This publication was not placed (returned, nacked, no exchange, too large); the broker has no copy.
+
+        `too_large`: its size is the reason, so publishing it again is of no use until the broker has another limit.
+        """
 
     def publishes_lost(self, reason: str) -> None:
         """The publish connection ended: each publication without an answer may or may not have been stored."""

@@ -31,6 +31,7 @@ from mqworker.tree.policy import (
     decode,
     plan_crash,
     plan_failure,
+    plan_oversized,
     plan_renewal,
     plan_result,
     worn,
@@ -138,10 +139,15 @@ class Engine:
         self.ledger.confirmed(pids, time.monotonic())
         self.ask_turn()
 
-    def refused(self, pid: int, reason: str) -> None:
-        """Keep the publication for later; the watch stops the input when too many are kept."""
-        first = not self.ledger.unplaced
-        self.ledger.refused(pid, reason, time.monotonic())
+    def refused(self, pid: int, reason: str, *, too_large: bool = False) -> None:
+        """Keep the publication for later, except a result that is too large: its message is dead."""
+        first, now = not self.ledger.unplaced, time.monotonic()
+        oversized = self.ledger.refused(pid, reason, now, too_large=too_large)
+        if oversized is not None:
+            about = self._about(self.desired.generation)
+            failure, plan = plan_oversized(oversized, reason, self.spec.config, about)
+            self._tell(oversized, failure, plan, 0.0)
+            self._do(self.ledger.planned(oversized, plan, now))
         if first and self.ledger.unplaced:
             logs.say(log, logging.WARNING, "not_placed", f"a publication was not placed: {reason}; it is tried again")
 

@@ -55,6 +55,7 @@ class Entry:
         "since",
         "state",
         "tag",
+        "too_large",
         "tries",
         "void",
         "weight",
@@ -71,6 +72,7 @@ class Entry:
         self.key = b""  # its fingerprint, once it was void
         self.plan: Plan | None = None
         self.tries = 0  # times its publication was refused
+        self.too_large = False  # the last time for its size
         self.since = 0.0  # when its present state began, from PLACING on
         self.weight = 0  # bytes it is accounted with
 

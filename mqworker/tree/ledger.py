@@ -97,6 +97,11 @@ class Ledger:
         return len(self._again)
 
     @property
+    def too_large(self) -> int:
+        """How many of those were refused for their size."""
+        return sum(entry.too_large for _, _, entry in self._again)
+
+    @property
     def kept(self) -> int:
         """Outcomes kept for a redelivery."""
         return self._voided.kept
@@ -169,6 +174,10 @@ class Ledger:
         elif entry.lane is not None:
             del self._lanes[entry.lane][seq]
             entry.lane = None
+        return self.planned(entry, plan, now)
+
+    def planned(self, entry: Entry, plan: Plan, now: float) -> list[Publish]:
+        """Settle by this plan an entry that was returned for it by refused()."""
         entry.plan = plan
         if entry.void:
             self._keep(entry, KEPT, now)
@@ -210,16 +219,24 @@ class Ledger:
             else:
                 self._settle(entry, now)
 
-    def refused(self, pid: int, reason: str, now: float) -> None:
-        """The broker does not have this one: publish it again later, or keep it if its delivery is void."""
+    def refused(self, pid: int, reason: str, now: float, *, too_large: bool = False) -> Entry | None:
+        """The broker does not have this one: publish it again later, or keep it if its delivery is void.
+
+        A result that is too large would be refused for ever: its entry is returned, to be given another plan by
+        planned(). A retry or a dead letter, whose body is the input's, has no other plan.
+        """
         entry = self._answers.pop(pid, None)
         if entry is None:
-            return
+            return None
         self.counters.refused += 1
         self.refusal = reason
+        if too_large and entry.plan is not None and entry.plan.outcome == "result":
+            return entry
+        entry.too_large = too_large
         wait = min(REPUBLISH_MAX, REPUBLISH_FIRST * 2 ** min(entry.tries, 10))
         entry.tries += 1
         self._repeat(entry, now + wait, now)
+        return None
 
     def publishes_lost(self, now: float) -> None:
         """Nobody knows whether the broker has those without an answer: publish them again, with the same message id."""
@@ -375,6 +392,7 @@ class Ledger:
     def _adopt(self, entry: Entry, delivery: Delivery, now: float) -> list[Publish]:
         self.counters.adopted += 1
         entry.epoch, entry.tag = delivery.epoch, delivery.tag
+        entry.properties, entry.body = delivery.properties, delivery.body  # another plan may have to be made
         entry.tries = 0
         self._order[entry.tag] = entry
         if entry.state is KEPT:

@@ -112,6 +112,18 @@ def plan_failure(entry: Entry, failure: Failure, stage: StageConfig, about: Circ
     return _again(entry, properties, failure, stage, about, delay)
 
 
+def plan_oversized(entry: Entry, reason: str, stage: StageConfig, about: Circumstances) -> tuple[Failure, Plan]:
+    """Give up a result that the broker finds too large, under the generation that computed it."""
+    assert entry.plan is not None
+    assert entry.plan.publication is not None
+    generation = decode(entry.plan.publication.properties).headers.get(headers.GENERATION)
+    if type(generation) is int:
+        about = about._replace(generation=generation)
+    words = f"the result has {len(entry.plan.publication.body):,} bytes; {reason}"
+    failure = Failure("oversized", "TooLarge", words, final=True)
+    return failure, plan_failure(entry, failure, stage, about)
+
+
 def plan_crash(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan:
     """Charge the delivery that a Consumer died on: again, alone, up to `crash.max` times."""
     properties = _read(entry, stage)

@@ -36,7 +36,7 @@ def stage_status(engine: Engine, watch: Watch) -> StageStatus:
         generation=min((lane.generation for lane in lanes), default=engine.desired.generation),
         link=link.state,
         listening=engine.prefetch > 0,
-        problem=engine.problem or fleet.problem,
+        problem=engine.problem or fleet.problem or _too_large(engine),
         crash_loop=fleet.crash_loop,
         consumers=tuple(_consumer(engine, lane, now) for lane in lanes),
         prefetch=engine.prefetch,
@@ -53,6 +53,16 @@ def stage_status(engine: Engine, watch: Watch) -> StageStatus:
         last_settled=engine.last_settled,
         stall=round(watch.stall, 4),
         idle=backlog == 0 and len(ledger) == 0 and link.state.connected and now > engine.retry_until,
+    )
+
+
+def _too_large(engine: Engine) -> str:
+    """Tell of retries and dead letters whose body, that of the input, is above a limit the broker was given since."""
+    if not (count := engine.ledger.too_large):
+        return ""
+    return (
+        f"{count} retries or dead letters cannot be placed ({engine.ledger.refusal}): they are kept and tried again; "
+        "raise max_message_size at the broker and restart it"
     )
 
 

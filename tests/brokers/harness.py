@@ -23,6 +23,7 @@ class Recorder:
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
         self.answers: dict[int, str] = {}  # pid: "" when confirmed, else why it was refused
+        self.too_large: set[int] = set()  # pids that were refused for their size
         self.publishes_lost_for: list[str] = []
         self.consuming_lost_for: list[tuple[int, str]] = []
         self.states: list[LinkState] = []
@@ -35,9 +36,11 @@ class Recorder:
             assert pid not in self.answers, "answered twice"
             self.answers[pid] = ""
 
-    def refused(self, pid: int, reason: str) -> None:
+    def refused(self, pid: int, reason: str, *, too_large: bool = False) -> None:
         assert pid not in self.answers, "answered twice"
         self.answers[pid] = reason
+        if too_large:
+            self.too_large.add(pid)
 
     def publishes_lost(self, reason: str) -> None:
         self.publishes_lost_for.append(reason)

@@ -228,20 +228,32 @@ async def test_too_large_is_refused(broker):
     assert "too large" in sink.answers[1]
     assert "too large" in sink.answers[2]
     assert "cannot be published" in sink.answers[3]
+    assert sink.too_large == {1, 2}
 
 
 @contract
 async def test_smaller_limit_of_the_broker_is_found_out(broker):
-    """What the broker finds too large is refused, and costs only a channel."""
+    """What the broker finds too large is refused for its size, at the cost of one channel a connection."""
+    large = Publication("", broker.topology.output.queue, b"", b"x" * 200_000)
     await evaluate(broker, "application:set_env(rabbit, max_message_size, 100000).")
     try:
         link, sink = await broker.started()
-        link.publish(1, Publication("", broker.topology.output.queue, b"", b"x" * 200_000))
+        link.publish(1, large)
         assert "refused by the broker" in await sink.answer(1)
+        await until(lambda: link.state.connected, 5, "the next channel")
+        link.publish(2, large)
+        assert "the broker takes 100000" in sink.answers[2]
+        link.publish(3, large._replace(routing_key="no.such.queue", body=b""))
+        assert "returned" in await sink.answer(3)
+        assert sink.too_large == {1, 2}
+        assert link.state.reconnects == 0
     finally:
         await evaluate(broker, "application:set_env(rabbit, max_message_size, 134217728).")
-    await until(lambda: link.state.connected, 5, "the next channel")
-    assert link.state.reconnects == 0
+    await ctl(broker, "close_all_connections", "test")
+    await until(lambda: not link.state.connected, 5, "the loss seen")
+    await until(lambda: link.state.connected, 20, "the link back")
+    link.publish(4, large)
+    assert await sink.answer(4) == ""
 
 
 @contract

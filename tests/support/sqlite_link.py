@@ -35,7 +35,7 @@ class Recorder:
     def confirmed(self, pids):
         self.confirmed_pids += pids
 
-    def refused(self, pid, reason):
+    def refused(self, pid, reason, *, too_large=False):
         self.refusals[pid] = reason
 
     def publishes_lost(self, reason):

@@ -87,6 +87,45 @@ def test_each_kind_of_failure_has_its_dead_letter(rabbit, queue, service):
     assert running.stop() == 0
 
 
+LARGE_JOB = """
+from mqworker import Reject
+
+
+def handle(body):
+    if body["do"] == "reject":
+        raise Reject("no such battery")
+    return "x" * 50_000
+"""
+
+
+def test_what_is_above_the_limit_of_the_broker(rabbit, queue, service):
+    """A result above it is dead as oversized, once; a dead letter above it is kept, told, and placed when it can be."""
+    heavy = b'{"do": "reject", "x": "' + b"y" * 50_000 + b'"}'
+    with Client(rabbit.url()) as client:
+        client.channel.queue_declare(queue, durable=True)
+        client.publish(queue, heavy, content_type=JSON, message_id="heavy")
+        rabbit.eval("application:set_env(rabbit, max_message_size, 20000).")
+        try:
+            running: ServiceProcess = service(config(rabbit.url(), queue), {"jobs.py": LARGE_JOB}).start()
+            wait_for(lambda: "dead letters cannot be placed" in running.stage("work")["problem"], 20, "a problem")
+            client.publish(queue, b'{"do": "large"}', content_type=JSON, message_id="large")
+            (got,) = client.take(f"{queue}.dlq", 1, 30)
+            assert (got.properties.message_id, reasons(got)) == ("large", ("oversized", "TooLarge", 1))
+            assert got.body == b'{"do": "large"}'
+            assert got.headers["x-mqworker-message"].startswith("the result has 50,002 bytes; ")
+            assert got.headers["x-mqworker-generation"] == 1
+        finally:
+            rabbit.eval("application:set_env(rabbit, max_message_size, 134217728).")
+    rabbit.ctl("close_all_connections", "the limit was raised")
+    with Client(rabbit.url()) as client:
+        (got,) = client.take(f"{queue}.dlq", 1, 30)
+        assert (got.properties.message_id, got.body) == ("heavy", heavy)
+        settled(rabbit, queue)
+        assert not running.stage("work")["problem"]
+        assert client.rest(f"{queue}.dlq") == client.rest(f"{queue}.out") == []
+    assert running.stop() == 0
+
+
 def test_output_without_a_route(rabbit, queue, service):
     """Results without a route are kept, and placed once when the service has made what is missing again: none lost."""
     output = f'output = {{ exchange = "{queue}.direct", queue = "{queue}.out", routing_key = "key" }}'

@@ -250,6 +250,55 @@ def test_a_refused_result_is_published_again_with_backoff():
     assert ledger.acks(now) == [Ack(1, 1, multiple=True)]
 
 
+TOO_LARGE = Plan("dead", Publication("", "dead letters", b"", b"in", settles=(0, 0)))
+
+
+def test_a_result_that_is_too_large_gets_another_plan():
+    """Publishing it again would not help: its entry is returned with its message, and settled by a dead letter."""
+    ledger, out = filled(1)
+    (pid,) = finish(ledger, out)
+    entry = ledger.refused(pid, "too large", 1.0, too_large=True)
+    assert entry is not None
+    assert (entry.tag, entry.body, ledger.unplaced) == (1, delivery(1).body, 0)
+    (action,) = ledger.planned(entry, TOO_LARGE, 1.0)
+    assert action.publication.routing_key == "dead letters"
+    assert ledger.acks(1.0) == []
+    ledger.confirmed([action.pid], 2.0)
+    assert ledger.acks(2.0) == [Ack(1, 1, multiple=True)]
+    assert (ledger.counters.dead, ledger.counters.result) == (1, 0)
+
+
+def test_a_dead_letter_that_is_too_large_is_kept_and_counted():
+    """Nothing smaller could take its place: it is tried again ever more slowly, and told as too large meanwhile."""
+    ledger, out = filled(1)
+    (pid,) = finish(ledger, out, TOO_LARGE)
+    assert ledger.refused(pid, "too large", 0.0, too_large=True) is None
+    assert (ledger.too_large, ledger.unplaced) == (1, 1)
+    (action,) = ledger.tick(REPUBLISH_FIRST)
+    assert ledger.refused(action.pid, "no queue", REPUBLISH_FIRST) is None
+    assert (ledger.too_large, ledger.unplaced) == (0, 1)
+    (action,) = ledger.repeat_now(1.0)
+    ledger.confirmed([action.pid], 1.0)
+    assert (ledger.unplaced, ledger.acks(1.0)) == (0, [Ack(1, 1, multiple=True)])
+
+
+def test_a_void_result_that_is_too_large_is_kept_as_a_dead_letter():
+    """Its redelivery is answered with the dead letter; one that adopts a kept result brings its message along."""
+    ledger, out = filled(2)
+    first, second = finish(ledger, out)
+    ledger.refused(second, "not connected", 0.0)
+    ledger.consuming_lost(0.0)  # the first has no answer yet, the second is kept without its message
+    entry = ledger.refused(first, "too large", 0.0, too_large=True)
+    assert entry is not None
+    assert ledger.planned(entry, TOO_LARGE, 0.0) == []
+    (dead,) = ledger.delivered(again(1, 1), 1.0)
+    assert dead.publication.routing_key == "dead letters"
+    (result,) = ledger.delivered(again(2, 2), 1.0)
+    entry = ledger.refused(result.pid, "too large", 1.0, too_large=True)
+    assert entry is not None
+    assert entry.body == delivery(2).body
+
+
 def test_a_lost_answer_is_counted_and_the_result_published_again():
     """When the publish connection ends, what had no answer is published again at once and counted as ambiguous."""
     ledger, out = filled(3)

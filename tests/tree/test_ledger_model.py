@@ -21,7 +21,7 @@ from mqworker.tree.voided import KEEP, Voided
 PREFETCH = 12
 SLOTS = 3
 FORWARD = ["send", "deliver", "take", "work", "end_chunks", "confirm", "ack", "ack_arrives", "time_passes"]
-HARMLESS = ["refuse", "release", "skip", "revoke", "die"]  # nothing is lost: each result is published exactly once
+HARMLESS = ["refuse", "refuse_for_size", "release", "skip", "revoke", "die"]  # each result is published exactly once
 HARMFUL = ["lose_publisher", "lose_consumer", "another_instance", "hours_pass"]
 CONTENTS = st.lists(st.integers(0, 21) | st.integers(0, 10**6), min_size=1, max_size=4)
 
@@ -297,6 +297,17 @@ class LedgerMachine(RuleBasedStateMachine):
             self.ledger.refused(pid, "no route", self.now)
             self.ledger.refused(10**9, "a reply", self.now)
             assert self.ledger.refusal == "no route"
+
+    def refuse_for_size(self, data: st.DataObject) -> None:
+        pid = self.pick(data, self.broker.outstanding)
+        if pid is not None:
+            content = content_of(self.broker.outstanding.pop(pid))
+            entry = self.ledger.refused(pid, "too large", self.now, too_large=True)
+            if entry is not None:
+                assert entry.plan is not None
+                assert entry.plan.outcome == "result"
+                assert entry.body == Message(content).body
+                self.publish(self.ledger.planned(entry, Message(content).plan("dead")._replace(reply=None), self.now))
 
     def lose_publisher(self, data: st.DataObject) -> None:
         stored = data.draw(st.integers(0, 2**PREFETCH - 1))

@@ -57,7 +57,7 @@ class Publishing:
         """`tell` hears what keeps us from publishing, "" for nothing; `missing` hears that something is not there."""
         self._changed = changed
         self._deadline = config.confirm_deadline
-        self._largest = config.max_message_size
+        self._configured = self._largest = config.max_message_size  # bytes
         self._topology = topology
         self._sink = sink
         self._tell = tell
@@ -104,9 +104,10 @@ class Publishing:
             self._sink.refused(pid, "not connected to the broker")
         elif len(publication.body) > self._largest:
             size = len(publication.body)
-            self._sink.refused(pid, f"too large: {size} bytes, the broker takes {self._largest}")
+            self._sink.refused(pid, f"too large: {size} bytes, the broker takes {self._largest}", too_large=True)
         elif len(publication.properties) + FRAME_OVERHEAD > wire.params.frame_max:
-            self._sink.refused(pid, f"too large: {len(publication.properties)} bytes of properties and headers")
+            reason = f"too large: {len(publication.properties)} bytes of properties and headers"
+            self._sink.refused(pid, reason, too_large=True)
         elif self._apart and self._kept_apart(publication):
             exchange, routing_key = self._target(publication)
             self._sink.refused(pid, f"no answer from what is behind exchange {exchange!r}, routing key {routing_key!r}")
@@ -128,6 +129,7 @@ class Publishing:
     async def serve(self, wire: Wire) -> None:
         """Publish on one channel after the other until the connection ends."""
         failures = 0
+        self._largest = self._configured  # a broker that was started again may have another limit
         while True:
             began = self._loop.time()
             self._ended.clear()
@@ -309,14 +311,15 @@ class Publishing:
         """Refuse what made the broker close the channel, if that can be told; returns the others."""
         if lost.code == NOT_FOUND:
             self._missing()
-        if limit := _TOO_LARGE.search(str(lost)):
+        limit = _TOO_LARGE.search(str(lost))
+        if limit:
             self._largest = min(self._largest, int(limit[1]))
             culprits = [item for item in sent if len(item.publication.body) > self._largest]
         else:
             culprits = sent if len(sent) == 1 else []
             self._careful = 0 if culprits else len(sent)
         for item in culprits:
-            self._sink.refused(item.pid, f"refused by the broker: {lost}")
+            self._sink.refused(item.pid, f"refused by the broker: {lost}", too_large=limit is not None)
         return [item for item in sent if item not in culprits]
 
     async def _prepare(self, wire: Wire, need: str | int) -> None:

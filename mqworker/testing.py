@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mqworker.amqp.properties import Headers, Properties
 from mqworker.jobs.chain import Chain
 from mqworker.jobs.codecs import decode, encode
 from mqworker.jobs.loading import Job, load_job, make_job
 from mqworker.jobs.message import Message
-from mqworker.properties import Headers, Properties
 
 JobLike = str | Callable[..., Any]
 

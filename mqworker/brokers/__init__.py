@@ -7,8 +7,8 @@ which needs no broker, or only the embedded one, never pays for pika.
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from mqworker.brokers.base import Desk, Link, Sink, Topology
-from mqworker.config import BrokerConfig
+from mqworker.brokers.base import Admin, Link, Sink, Topology
+from mqworker.config.model import BrokerConfig
 
 
 def open_link(config: BrokerConfig, topology: Topology, sink: Sink, name: str) -> Link:
@@ -23,16 +23,16 @@ def open_link(config: BrokerConfig, topology: Topology, sink: Sink, name: str) -
     return RabbitLink(config, topology, sink, name=name)
 
 
-def open_desk(config: BrokerConfig) -> Desk:
-    """Return a Desk that connects on demand. ValueError for an unknown URL scheme."""
+def open_admin(config: BrokerConfig) -> Admin:
+    """Return a Admin that connects on demand. ValueError for an unknown URL scheme."""
     path = sqlite_path(config)
     if path is not None:
-        from mqworker.brokers.sqlite import SqliteDesk  # noqa: PLC0415
+        from mqworker.brokers.sqlite import SqliteAdmin  # noqa: PLC0415
 
-        return SqliteDesk(path)
-    from mqworker.brokers.rabbitmq import RabbitDesk  # noqa: PLC0415
+        return SqliteAdmin(path)
+    from mqworker.brokers.rabbitmq import RabbitAdmin  # noqa: PLC0415
 
-    return RabbitDesk(config)
+    return RabbitAdmin(config)
 
 
 def sqlite_path(config: BrokerConfig) -> Path | None:

@@ -1,18 +1,39 @@
 """What a broker is to the rest of mqworker: two small interfaces and the records they exchange.
 
-Runs wherever an asyncio loop owns a broker: in a stage's Producer (`Link`) and in the desk (`Desk`). Everything here is
-called on that loop's thread and never blocks it. `rabbitmq` and `sqlite` implement both; one contract test suite
-(tests/brokers) runs against each. Only `brokers/rabbitmq` imports pika.
+Runs wherever an asyncio loop owns a broker: in a stage's Producer (`Link`) and in the broker admin (`Admin`).
+Everything here is called on that loop's thread and never blocks it. `rabbitmq` and `sqlite` implement both; one
+contract test suite (tests/brokers) runs against each. Only `brokers/rabbitmq` imports pika.
 
 A message is two byte strings: `properties`, the AMQP 0-9-1 basic property block (flags and values, decoded on demand by
-`mqworker.properties`), and `body`. Neither is looked into here, so any legal message of a foreign client passes through
-unchanged.
+`mqworker.amqp.properties`), and `body`. Neither is looked into here, so any legal message of a foreign client passes
+through unchanged.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
+
+from mqworker.ipc.messages import LinkState
+
+__all__ = [
+    "DROP",
+    "STOP",
+    "Admin",
+    "BrokerRefused",
+    "BrokerUnavailable",
+    "Delivery",
+    "Link",
+    "LinkState",
+    "Peeked",
+    "Placement",
+    "Publication",
+    "QueueInfo",
+    "Show",
+    "Sink",
+    "Topology",
+    "Wanted",
+]
 
 
 class Delivery(NamedTuple):
@@ -56,28 +77,16 @@ class Topology(msgspec.Struct, frozen=True):
     queue_type: str = "classic"  # of the queues that are made here: classic | quorum
 
 
-class LinkState(msgspec.Struct, frozen=True):
-    """What can be said of a Link now; `reason` is one sentence with cause and fix whenever something is missing."""
-
-    connected: bool = False  # both connections are up and the topology is in place
-    consuming: bool = False  # the broker has our consumer registered
-    blocked: bool = False  # the broker refuses publishes for now (an alarm)
-    reason: str = "not started"
-    warnings: tuple[str, ...] = ()  # e.g. a queue found with other arguments than configured
-    reconnects: int = 0
-    repairs: int = 0  # times that something missing was made again on a living connection
-
-
 class Sink(Protocol):
     """What hears a Link. Calls come on the loop's thread, in the order in which things happened."""
 
     def delivered(self, delivery: Delivery) -> None:
         """Take a new message; `delivery.epoch` never goes back."""
 
-    def confirmed(self, pids: Sequence[int]) -> None:
+    def confirmed(self, publish_ids: Sequence[int]) -> None:
         """The broker took responsibility for these publications (persisted, routed)."""
 
-    def refused(self, pid: int, reason: str, *, too_large: bool = False) -> None:
+    def refused(self, publish_id: int, reason: str, *, too_large: bool = False) -> None:
         """This publication was not placed (returned, nacked, no exchange, too large); the broker has no copy.
 
         `too_large`: its size is the reason, so publishing it again is of no use until the broker has another limit.
@@ -114,10 +123,10 @@ class Link(Protocol):
     def release(self, epoch: int, tags: Sequence[int]) -> None:
         """Give deliveries back to the broker unsettled; an old epoch is dropped."""
 
-    def publish(self, pid: int, publication: Publication) -> None:
+    def publish(self, publish_id: int, publication: Publication) -> None:
         """Publish; exactly one of confirmed, refused or publishes_lost follows within the confirm deadline.
 
-        `pid` is positive and unique in the life of the Link. While not connected the answer is `refused` at once.
+        `publish_id` is positive and unique in the life of the Link. While not connected, the answer is `refused`.
         """
 
     def depth(self) -> int | None:
@@ -151,7 +160,7 @@ class BrokerRefused(Exception):  # noqa: N818 - says what is so
     """The broker answered no: no such queue, no route, not allowed, too large."""
 
 
-class Desk(Protocol):
+class Admin(Protocol):
     """One-off questions to a broker, each an awaitable that ends by its deadline (seconds).
 
     Every method raises `BrokerUnavailable` or `BrokerRefused`; a connection is made on demand and kept while in use.

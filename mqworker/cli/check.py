@@ -19,13 +19,13 @@ from mqworker.client import Address, CallError, Client
 from mqworker.exits import Exit
 
 if TYPE_CHECKING:
-    from mqworker.config_load import Loaded
+    from mqworker.config.load import Loaded
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 STYLE = {OK: "green", WARN: "yellow", FAIL: "red"}
 
 
-class Finding(NamedTuple):
+class CheckResult(NamedTuple):
     """One line."""
 
     grade: str
@@ -54,7 +54,7 @@ def check(config: Path | None, as_json: bool, timeout: float) -> int:
       mqworker check
       mqworker check --config /etc/mqworker/energy.toml --json
     """
-    found: list[Finding] = []
+    found: list[CheckResult] = []
     for finding in _findings(config, timeout):
         found.append(finding)
         if not as_json:
@@ -64,55 +64,55 @@ def check(config: Path | None, as_json: bool, timeout: float) -> int:
     return Exit.CONFIG if any(finding.grade == FAIL for finding in found) else Exit.OK
 
 
-def _show(finding: Finding) -> None:
+def _show(finding: CheckResult) -> None:
     grade = click.style(f"{finding.grade:4}", fg=STYLE[finding.grade])
     click.echo(f"{grade}  {finding.what:14} {output.clean(finding.message)}")
     if finding.fix:
         click.echo(f"{'':21}fix: {output.clean(finding.fix)}")
 
 
-def _findings(config: Path | None, timeout: float) -> Iterator[Finding]:
+def _findings(config: Path | None, timeout: float) -> Iterator[CheckResult]:
     try:
         loaded = load_config(config)
     except Failed as error:
         for line in str(error).splitlines()[1:]:
             message, _, fix = line.strip().partition("; ")
-            yield Finding(FAIL, "configuration", message, fix)
+            yield CheckResult(FAIL, "configuration", message, fix)
         return
-    yield Finding(OK, "configuration", str(loaded.path or "from the environment alone"))
+    yield CheckResult(OK, "configuration", str(loaded.path or "from the environment alone"))
     for warning in loaded.warnings:
-        yield Finding(WARN, "configuration", warning)
+        yield CheckResult(WARN, "configuration", warning)
     for part in (_jobs, _broker, _state_dir, _control, _supervisor):
         yield from part(loaded, timeout)
 
 
-def _jobs(loaded: "Loaded", timeout: float) -> Iterator[Finding]:
-    from mqworker import probe  # noqa: PLC0415 - not for --help
+def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
+    from mqworker.code_check.client import check_stage  # noqa: PLC0415 - not for --help
 
     for name, stage in loaded.config.stages.items():
-        answer = probe.check_stage(loaded.root, stage.jobs, dict(stage.params), timeout)
+        answer = check_stage(loaded.root, stage.jobs, dict(stage.params), timeout)
         for problem in answer.problems:
             fix = f"correct stages.{name}.jobs or the code in {loaded.root}"
-            yield Finding(FAIL, f"jobs {name}", problem, fix)
+            yield CheckResult(FAIL, f"jobs {name}", problem, fix)
         for field, words in answer.fields:
-            yield Finding(FAIL, f"params {name}", f"{field}: {words}", f"correct stages.{name}.params.{field}")
+            yield CheckResult(FAIL, f"params {name}", f"{field}: {words}", f"correct stages.{name}.params.{field}")
         if not answer.problems and not answer.fields:
-            yield Finding(OK, f"jobs {name}", ", ".join(stage.jobs))
+            yield CheckResult(OK, f"jobs {name}", ", ".join(stage.jobs))
 
 
-def _broker(loaded: "Loaded", timeout: float) -> Iterator[Finding]:
+def _broker(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
     from mqworker.brokers import sqlite_path  # noqa: PLC0415 - not for --help
-    from mqworker.config_load import redact_url  # noqa: PLC0415
+    from mqworker.config.load import redact_url  # noqa: PLC0415
 
     url = ", ".join(map(redact_url, loaded.config.broker.urls))
     path = sqlite_path(loaded.config.broker)
     if path is not None and not path.exists():
-        yield Finding(OK, "broker", f"{url}: embedded, its file is made at the first start")
+        yield CheckResult(OK, "broker", f"{url}: embedded, its file is made at the first start")
         return
     try:
         told = asyncio.run(_queues(loaded, timeout))
     except (OSError, ValueError) as error:
-        yield Finding(FAIL, "broker", f"{url}: {error}", "correct broker.url")
+        yield CheckResult(FAIL, "broker", f"{url}: {error}", "correct broker.url")
         return
     except Exception as error:
         from mqworker.brokers.base import BrokerRefused, BrokerUnavailable  # noqa: PLC0415
@@ -120,15 +120,15 @@ def _broker(loaded: "Loaded", timeout: float) -> Iterator[Finding]:
         if not isinstance(error, BrokerRefused | BrokerUnavailable | TimeoutError):
             raise
         words = str(error) or f"no answer within {timeout:g} s"
-        yield Finding(FAIL, "broker", f"{url}: {words}", "start the broker, or correct broker.url")
+        yield CheckResult(FAIL, "broker", f"{url}: {words}", "start the broker, or correct broker.url")
         return
-    yield Finding(OK, "broker", f"{url}; {told}")
+    yield CheckResult(OK, "broker", f"{url}; {told}")
 
 
 async def _queues(loaded: "Loaded", deadline: float) -> str:
-    from mqworker.brokers import open_desk  # noqa: PLC0415 - not for --help
+    from mqworker.brokers import open_admin  # noqa: PLC0415 - not for --help
 
-    desk = open_desk(loaded.config.broker)
+    desk = open_admin(loaded.config.broker)
     try:
         told = []
         for stage in loaded.config.stages.values():
@@ -139,7 +139,7 @@ async def _queues(loaded: "Loaded", deadline: float) -> str:
         await desk.close()
 
 
-def _state_dir(loaded: "Loaded", _timeout: float) -> Iterator[Finding]:
+def _state_dir(loaded: "Loaded", _timeout: float) -> Iterator[CheckResult]:
     folder = loaded.state_dir
     nearest = next(one for one in (folder, *folder.parents) if one.exists())
     fix = f"chown or chmod {nearest}, or set service.state_dir"
@@ -147,12 +147,12 @@ def _state_dir(loaded: "Loaded", _timeout: float) -> Iterator[Finding]:
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
-        yield Finding(FAIL, "state_dir", f"{folder} cannot be written: {error.strerror}", fix)
+        yield CheckResult(FAIL, "state_dir", f"{folder} cannot be written: {error.strerror}", fix)
         return
-    yield Finding(OK, "state_dir", str(folder) if nearest == folder else f"{folder} will be made")
+    yield CheckResult(OK, "state_dir", str(folder) if nearest == folder else f"{folder} will be made")
 
 
-def _control(loaded: "Loaded", _timeout: float) -> Iterator[Finding]:
+def _control(loaded: "Loaded", _timeout: float) -> Iterator[CheckResult]:
     control = loaded.config.control
     address = Address(control.host, control.port, str(loaded.socket), control.token)
     try:
@@ -160,21 +160,21 @@ def _control(loaded: "Loaded", _timeout: float) -> Iterator[Finding]:
             snapshot = client.get("/status")
     except CallError as error:
         if error.code != Exit.NOT_RUNNING:
-            yield Finding(WARN, "control", str(error), "see the log of the service that runs with this state_dir")
+            yield CheckResult(WARN, "control", str(error), "see the log of the service that runs with this state_dir")
             return
     else:
-        yield Finding(OK, "control", f"the service runs already (pid {snapshot['pid']}) and answers at {address}")
+        yield CheckResult(OK, "control", f"the service runs already (pid {snapshot['pid']}) and answers at {address}")
         return
     if len(os.fsencode(loaded.socket)) > 107:
-        yield Finding(FAIL, "control", f"the path {loaded.socket} is too long for a socket", "set control.socket")
+        yield CheckResult(FAIL, "control", f"the path {loaded.socket} is too long for a socket", "set control.socket")
         return
     try:
         _try_port(control.host, control.port)
     except OSError as error:
         where = f"{control.host}:{control.port}"
-        yield Finding(FAIL, "control", f"{where}: {error.strerror}", "stop what listens there, or set control.port")
+        yield CheckResult(FAIL, "control", f"{where}: {error.strerror}", "stop what listens there, or set control.port")
         return
-    yield Finding(OK, "control", f"{control.host}:{control.port or 'any port'} is free")
+    yield CheckResult(OK, "control", f"{control.host}:{control.port or 'any port'} is free")
 
 
 def _try_port(host: str, port: int) -> None:
@@ -185,7 +185,7 @@ def _try_port(host: str, port: int) -> None:
         trial.listen(1)
 
 
-def _supervisor(loaded: "Loaded", _timeout: float) -> Iterator[Finding]:
+def _supervisor(loaded: "Loaded", _timeout: float) -> Iterator[CheckResult]:
     """Compare the drain deadline with the time that supervisord, if it runs us, gives us to stop."""
     if "SUPERVISOR_ENABLED" not in os.environ:
         return
@@ -193,11 +193,13 @@ def _supervisor(loaded: "Loaded", _timeout: float) -> Iterator[Finding]:
     wanted = f"set stopwaitsecs to at least {drain + 5:g} (`mqworker conf supervisor` prints it)"
     stop = _stopwaitsecs()
     if stop is None:
-        yield Finding(WARN, "supervisord", f"runs this, but does not tell stopwaitsecs (drain: {drain:g} s)", wanted)
+        yield CheckResult(
+            WARN, "supervisord", f"runs this, but does not tell stopwaitsecs (drain: {drain:g} s)", wanted
+        )
     elif stop <= drain:
-        yield Finding(FAIL, "supervisord", f"kills after {stop:g} s, draining may take {drain:g} s", wanted)
+        yield CheckResult(FAIL, "supervisord", f"kills after {stop:g} s, draining may take {drain:g} s", wanted)
     else:
-        yield Finding(OK, "supervisord", f"waits {stop:g} s for a drain of at most {drain:g} s")
+        yield CheckResult(OK, "supervisord", f"waits {stop:g} s for a drain of at most {drain:g} s")
 
 
 def _stopwaitsecs() -> float | None:

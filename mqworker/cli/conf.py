@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from mqworker.cli.options import VerbGroup, command, config_option, load_config
-from mqworker.configuration.sources import CONFIG_FILE
+from mqworker.config.sources import CONFIG_FILE
 
 if TYPE_CHECKING:
-    from mqworker.config_load import Loaded
+    from mqworker.config.load import Loaded
 
 STOP_MARGIN = 5  # seconds beyond the drain deadline until whoever stops us may kill
 
@@ -41,14 +41,14 @@ stdout_logfile={logs}
 stdout_logfile_maxbytes=50MB
 stdout_logfile_backups=10
 
-[eventlistener:{name}-guard]
-command={python} -m mqworker.guard --program {name}{config}
+[eventlistener:{name}-watchdog]
+command={python} -m mqworker.watchdog --program {name}{config}
 directory={root}
 ;user=mqworker
 events=TICK_5                  ; asks /livez every 5 s; restarts a service that has not answered several times in a row
 autorestart=true
 stdout_logfile=NONE            ; its stdout is the protocol of events
-stderr_logfile={guard_logs}
+stderr_logfile={watchdog_logs}
 stderr_logfile_maxbytes=5MB
 stderr_logfile_backups=2
 """
@@ -99,7 +99,7 @@ def conf() -> None:
 @conf.command()
 @config_option
 def supervisor(config: Path | None) -> None:
-    """Print the supervisord sections for this configuration: the service and its guard.
+    """Print the supervisord sections for this configuration: the service and its watchdog.
 
     Examples:
       mqworker conf supervisor > /etc/supervisor/conf.d/energy.conf
@@ -125,7 +125,7 @@ def supervisor(config: Path | None) -> None:
             stop=_stop(loaded),
             logs=plain(loaded.state_dir / "mqworker.log"),
             logs_dir=shlex.quote(str(loaded.state_dir)),
-            guard_logs=plain(loaded.state_dir / "guard.log"),
+            watchdog_logs=plain(loaded.state_dir / "watchdog.log"),
             environment=_environment(loaded, ";"),
         ),
         nl=False,
@@ -138,7 +138,7 @@ def systemd(config: Path | None) -> None:
     """Print a systemd unit for this configuration.
 
     Example:
-      mqworker conf systemd | sudo tee /etc/systemd/system/mqworker.service
+      mqworker conf systemd | sudo tee /etc/systemd/system/mqworker.service.main
     """
     loaded = load_config(config)
 

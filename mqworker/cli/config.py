@@ -11,7 +11,7 @@ from mqworker.cli.options import VerbGroup, config_option, load_config
 from mqworker.client import Address, CallError, Client
 
 if TYPE_CHECKING:
-    from mqworker.config_load import Loaded
+    from mqworker.config.load import Loaded
 
 LIVE = "live"  # the origin of a value that was set while the service runs (decisions 28)
 ASK = 1.0  # seconds that a running service has to tell its live values
@@ -36,7 +36,7 @@ def show(config: Path | None, origin: bool, as_json: bool) -> None:
       mqworker config show --origin
       MQWORKER_SERVICE__DRAIN_DEADLINE=60 mqworker config show --origin | grep drain
     """
-    from mqworker.config_load import shown  # noqa: PLC0415 - not for --help
+    from mqworker.config.load import shown  # noqa: PLC0415 - not for --help
 
     loaded = load_config(config)
     rows = {key: (value, whence) for key, value, whence in shown(loaded)} | _live(loaded)

@@ -25,7 +25,7 @@ from mqworker.cli.demo_run import SIGNALS, STAGE, Run, interrupt
 from mqworker.cli.options import Failed, Verb
 from mqworker.client import CallError
 from mqworker.exits import Exit
-from mqworker.processes import PR_SET_PDEATHSIG, prctl
+from mqworker.ipc.spawn import PR_SET_PDEATHSIG, prctl
 
 EXAMPLE = Path(mqworker.__file__).parent.parent / "examples" / "energy_storage"
 FILES = ("energy_storage.py", "generate.py", "mqworker.toml")

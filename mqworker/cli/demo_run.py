@@ -189,9 +189,9 @@ def _count(folder: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """Read the broker's file: how many messages each queue of the stage has, and its dead letters."""
     import asyncio  # noqa: PLC0415 - not for --help
 
-    from mqworker import deadletters  # noqa: PLC0415
-    from mqworker.brokers import open_desk  # noqa: PLC0415
-    from mqworker.config_load import load  # noqa: PLC0415
+    from mqworker.broker_admin import dead_letters  # noqa: PLC0415
+    from mqworker.brokers import open_admin  # noqa: PLC0415
+    from mqworker.config.load import load  # noqa: PLC0415
 
     config = load(folder / "mqworker.toml", {}).config
     stage = config.stages[STAGE]
@@ -199,13 +199,13 @@ def _count(folder: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
     queues = {"input": stage.input, "output": stage.output.queue}
 
     async def ask() -> tuple[dict[str, int], list[dict[str, Any]]]:
-        desk = open_desk(config.broker)
+        desk = open_admin(config.broker)
         try:
             found = {role: await desk.queue(name, 10.0) for role, name in queues.items()}
             letters = await desk.peek(stage.dead, 10_000, 10.0)
         finally:
             await desk.close()
         counts = {role: 0 if info is None else info.messages for role, info in found.items()}
-        return counts, [deadletters.describe(letter.properties, letter.body) for letter in letters]
+        return counts, [dead_letters.describe(letter.properties, letter.body) for letter in letters]
 
     return asyncio.run(ask())

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import Failed, Service, VerbGroup, asks, at
+from mqworker.cli.options import Failed, ServiceClient, VerbGroup, asks, at
 from mqworker.exits import Exit
 
 ASK = 30.0  # seconds: a long dead-letter queue is gone through
@@ -27,7 +27,7 @@ def dlq() -> None:
 @dlq.command("list")
 @click.option("--limit", type=click.IntRange(1, LIMIT), default=100, show_default=True, help="How many at most.")
 @asks(ASK)
-def list_(service: Service, limit: int) -> None:
+def list_(service: ServiceClient, limit: int) -> None:
     """Print the dead letters, the oldest first.
 
     Examples:
@@ -49,7 +49,7 @@ def list_(service: Service, limit: int) -> None:
     output.words(f"{len(rows)} dead" + (f"; `mqworker dlq show {first}` tells all of the first" if rows else ""))
 
 
-def _letters(service: Service, stage: str, limit: int) -> list[dict[str, Any]]:
+def _letters(service: ServiceClient, stage: str, limit: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = service.client.get(at(stage, f"/dlq?limit={limit}"))["dead_letters"]
     return found
 
@@ -64,7 +64,7 @@ def _why(letter: dict[str, Any]) -> tuple[str, str]:
 @dlq.command()
 @click.argument("letter", metavar="ID")
 @asks(ASK)
-def show(service: Service, letter: str) -> None:
+def show(service: ServiceClient, letter: str) -> None:
     """Print one dead letter with all evidence: reason, traceback, headers, body.
 
     Example:
@@ -98,7 +98,13 @@ def show(service: Service, letter: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @asks(ASK)
 def replay(
-    service: Service, ids: tuple[str, ...], every: bool, reason: str, limit: int, rate: float | None, dry_run: bool
+    service: ServiceClient,
+    ids: tuple[str, ...],
+    every: bool,
+    reason: str,
+    limit: int,
+    rate: float | None,
+    dry_run: bool,
 ) -> None:
     """Send dead letters back to the stage's input, with their attempts counted anew.
 
@@ -125,7 +131,7 @@ def replay(
 class _Replay:
     """Sends the chosen ones back in batches, and keeps count."""
 
-    def __init__(self, service: Service, stage: str, ids: list[str], *, dry: bool) -> None:
+    def __init__(self, service: ServiceClient, stage: str, ids: list[str], *, dry: bool) -> None:
         self.done = 0
         self._service = service
         self._path = at(stage, "/dlq/replay")
@@ -152,7 +158,7 @@ class _Replay:
             output.words(f"{self.done} {'would go' if self._dry else 'sent'} back to the input")
 
 
-def _ids(service: Service, stage: str, reason: str) -> list[str]:
+def _ids(service: ServiceClient, stage: str, reason: str) -> list[str]:
     """Ids of all that are there, or of those of one reason; the oldest first."""
     letters = _letters(service, stage, LIMIT)
     return list(dict.fromkeys(letter["id"] for letter in letters if reason in ("", letter.get("reason"))))
@@ -168,7 +174,7 @@ def _chosen(ids: Iterable[str], every: bool, reason: str) -> bool:
 @click.option("--reason", default="", help="All of this reason, e.g. error or crash.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @asks(ASK)
-def drop(service: Service, ids: tuple[str, ...], every: bool, reason: str, yes: bool) -> None:
+def drop(service: ServiceClient, ids: tuple[str, ...], every: bool, reason: str, yes: bool) -> None:
     """Remove dead letters for good; `export` them first if they may still be needed.
 
     Examples:
@@ -195,7 +201,7 @@ def drop(service: Service, ids: tuple[str, ...], every: bool, reason: str, yes: 
 @click.option("--limit", type=click.IntRange(1, LIMIT), default=LIMIT, show_default=True, help="How many at most.")
 @click.option("--bodies", is_flag=True, help="Only the bodies, one a line, as `mqworker send` reads them.")
 @asks(ASK)
-def export(service: Service, limit: int, bodies: bool) -> None:
+def export(service: ServiceClient, limit: int, bodies: bool) -> None:
     """Print dead letters whole, one JSON document a line; they stay where they are.
 
     Examples:

@@ -3,7 +3,7 @@
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import Service, VerbGroup, asks, at
+from mqworker.cli.options import ServiceClient, VerbGroup, asks, at
 
 
 @click.group(cls=VerbGroup)
@@ -13,7 +13,7 @@ def jobs() -> None:
 
 @jobs.command("list")
 @asks()
-def list_(service: Service) -> None:
+def list_(service: ServiceClient) -> None:
     """Print the jobs in the order in which they run.
 
     Example:

@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import Service, Verb, asks
+from mqworker.cli.options import ServiceClient, Verb, asks
 
 
 @click.command(cls=Verb)
 @asks()
-def status(service: Service) -> None:
+def status(service: ServiceClient) -> None:
     """Tell what is wanted and what is, for the service and each of its stages.
 
     It asks the running service, never the broker, so it answers while the broker is down. With --stage also what each
@@ -113,7 +113,7 @@ def _row(name: str, view: dict[str, Any]) -> list[Any]:
     "--lines", "-n", type=click.IntRange(0, 2000), default=20, show_default=True, help="How many to begin with."
 )
 @asks(stage=False)
-def logs(service: Service, follow: bool, lines: int) -> None:
+def logs(service: ServiceClient, follow: bool, lines: int) -> None:
     """Show the last log lines of the running service.
 
     Examples:

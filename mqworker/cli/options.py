@@ -22,7 +22,7 @@ from mqworker.client import Address, Client, parse_url
 from mqworker.exits import Exit
 
 if TYPE_CHECKING:
-    from mqworker.config_load import Loaded
+    from mqworker.config.load import Loaded
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -69,7 +69,7 @@ class VerbGroup(click.Group):
 
 def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> "Loaded":
     """Load the configuration, or end the verb with all that is wrong with it."""
-    from mqworker.config_load import ConfigError, load  # noqa: PLC0415 - not for --help
+    from mqworker.config.load import ConfigError, load  # noqa: PLC0415 - not for --help
 
     try:
         return load(path, os.environ, overrides or {})
@@ -80,7 +80,7 @@ def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> "
         ) from None
 
 
-class Service:
+class ServiceClient:
     """The service that a verb is about: where it is, which stages are meant, how long an answer may take."""
 
     def __init__(
@@ -157,7 +157,7 @@ def _address(config: Path | None, url: str | None, socket: Path | None) -> Addre
 
 def _token(config: Path | None) -> str:
     """The token for an address given by hand: from the environment, or from the configuration if there is one."""
-    from mqworker.config_load import ConfigError, load  # noqa: PLC0415 - not for --help
+    from mqworker.config.load import ConfigError, load  # noqa: PLC0415 - not for --help
 
     try:
         return load(config, os.environ).config.control.token
@@ -196,7 +196,9 @@ def asks(timeout: float = 5.0, *, stage: bool = True) -> Callable[[F], F]:
             stage: str | None = None,
             **kwargs: Any,
         ) -> Any:
-            service = Service(config=config, url=url, socket=socket, timeout=timeout, stage=stage, as_json=as_json)
+            service = ServiceClient(
+                config=config, url=url, socket=socket, timeout=timeout, stage=stage, as_json=as_json
+            )
             with service.client:
                 return function(service, *args, **kwargs)
 

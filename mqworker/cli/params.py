@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import Service, VerbGroup, asks, at, no_wait
+from mqworker.cli.options import ServiceClient, VerbGroup, asks, at, no_wait
 
 CHANGE = 60.0  # seconds: validating means importing the user's code
 
@@ -19,7 +19,7 @@ def params() -> None:
 @params.command()
 @click.argument("name", required=False)
 @asks()
-def get(service: Service, name: str | None) -> None:
+def get(service: ServiceClient, name: str | None) -> None:
     """Print the parameters that are wanted now, or one of them.
 
     Examples:
@@ -48,7 +48,7 @@ def get(service: Service, name: str | None) -> None:
 @click.argument("assignments", nargs=-1, required=True, metavar="NAME=VALUE...")
 @no_wait
 @asks(CHANGE)
-def set_(service: Service, assignments: tuple[str, ...], no_wait: bool) -> None:
+def set_(service: ServiceClient, assignments: tuple[str, ...], no_wait: bool) -> None:
     """Change parameters; the others stay. VALUE is JSON, or a text when it is not; null removes the parameter.
 
     The user's own code validates them first: a bad value is refused and changes nothing.
@@ -77,7 +77,7 @@ def _value(text: str) -> Any:
 @params.command()
 @no_wait
 @asks(CHANGE)
-def rollback(service: Service, no_wait: bool) -> None:
+def rollback(service: ServiceClient, no_wait: bool) -> None:
     """Go back to the parameters before the present ones.
 
     Example:
@@ -87,7 +87,7 @@ def rollback(service: Service, no_wait: bool) -> None:
     _tell(service, answer, no_wait=no_wait)
 
 
-def _tell(service: Service, answer: dict[str, Any], *, no_wait: bool) -> None:
+def _tell(service: ServiceClient, answer: dict[str, Any], *, no_wait: bool) -> None:
     if service.as_json:
         output.data(answer)
         return

@@ -5,7 +5,7 @@ from urllib.parse import quote
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import Service, VerbGroup, asks
+from mqworker.cli.options import ServiceClient, VerbGroup, asks
 
 ASK = 15.0  # seconds: the service asks the broker
 
@@ -17,7 +17,7 @@ def queues() -> None:
 
 @queues.command("list")
 @asks(ASK)
-def list_(service: Service) -> None:
+def list_(service: ServiceClient) -> None:
     """Print each queue of the configuration, its messages and its consumers.
 
     Examples:
@@ -42,7 +42,7 @@ def list_(service: Service) -> None:
 @click.argument("queue")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @asks(ASK, stage=False)
-def purge(service: Service, queue: str, yes: bool) -> None:
+def purge(service: ServiceClient, queue: str, yes: bool) -> None:
     """Remove all messages of QUEUE that nobody holds.
 
     Example:
@@ -61,7 +61,7 @@ def purge(service: Service, queue: str, yes: bool) -> None:
 @click.argument("queue")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @asks(ASK, stage=False)
-def delete(service: Service, queue: str, yes: bool) -> None:
+def delete(service: ServiceClient, queue: str, yes: bool) -> None:
     """Delete QUEUE with all its messages. A queue that a running stage needs is made again, empty.
 
     Example:

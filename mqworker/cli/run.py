@@ -1,4 +1,4 @@
-"""`mqworker run`: the service itself, in the foreground. Signals belong to `mqworker.service` from here on."""
+"""`mqworker run`: the service itself, in the foreground. Signals belong to `mqworker.service.main` from here on."""
 
 import sys
 from pathlib import Path
@@ -27,7 +27,8 @@ def run(config: Path | None, burst: bool, log_level: str | None) -> int:
     """
     overrides: dict[str, Any] = {} if log_level is None else {"service.log_level": log_level}
     loaded = load_config(config, overrides)
-    from mqworker import service  # noqa: PLC0415 - the whole service, only for this verb
+
+    from mqworker.service.main import run as serve  # noqa: PLC0415 - the whole service, only for this verb
 
     sys.stdout.flush()
-    return service.run(loaded, burst=burst)
+    return serve(loaded, burst=burst)

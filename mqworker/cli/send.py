@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import Failed, Service, Verb, asks, at
+from mqworker.cli.options import Failed, ServiceClient, Verb, asks, at
 from mqworker.client import API, CallError
 from mqworker.exits import Exit
 
@@ -25,7 +25,9 @@ JSON = "application/json"
 @click.option("--content-type", default=JSON, show_default=True, metavar="TYPE", help="What the bodies are.")
 @click.option("--wait", "-w", is_flag=True, help=f"Wait for each result and print it; at most {WAIT_MAX:g} s each.")
 @asks(WAIT_MAX)
-def send(service: Service, body: str | None, count: int, rate: float | None, content_type: str, wait: bool) -> None:
+def send(
+    service: ServiceClient, body: str | None, count: int, rate: float | None, content_type: str, wait: bool
+) -> None:
     """Send BODY to a stage, or each line of stdin (JSON Lines). A message is in the broker when it counts as sent.
 
     With --wait the result goes to stdout; how long it took and the message id go to stderr.
@@ -59,7 +61,7 @@ def send(service: Service, body: str | None, count: int, rate: float | None, con
 class _Sending:
     """Sends one body after the other and keeps count."""
 
-    def __init__(self, service: Service, path: str, content_type: str, *, wait: bool) -> None:
+    def __init__(self, service: ServiceClient, path: str, content_type: str, *, wait: bool) -> None:
         self.sent = 0
         self.total = 0  # 0: not known
         self.progress = output.Progress()

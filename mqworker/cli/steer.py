@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import Failed, Service, Verb, asks, at, no_wait
+from mqworker.cli.options import Failed, ServiceClient, Verb, asks, at, no_wait
 from mqworker.client import CallError
 from mqworker.exits import Exit
 
@@ -22,7 +22,7 @@ DRAIN = 60.0  # and until a drain is over
 @click.command(cls=Verb)
 @no_wait
 @asks(CHANGE)
-def pause(service: Service, no_wait: bool) -> None:
+def pause(service: ServiceClient, no_wait: bool) -> None:
     """Stop listening: nothing new is taken, what is held is finished.
 
     Examples:
@@ -35,7 +35,7 @@ def pause(service: Service, no_wait: bool) -> None:
 @click.command(cls=Verb)
 @no_wait
 @asks(CHANGE)
-def resume(service: Service, no_wait: bool) -> None:
+def resume(service: ServiceClient, no_wait: bool) -> None:
     """Listen again after `pause`.
 
     Example:
@@ -48,7 +48,7 @@ def resume(service: Service, no_wait: bool) -> None:
 @click.argument("count", metavar="N|+N|-N")
 @no_wait
 @asks(CHANGE)
-def scale(service: Service, count: str, no_wait: bool) -> None:
+def scale(service: ServiceClient, count: str, no_wait: bool) -> None:
     """Set the number of Consumers, or change it by so many. Those that are busy finish first.
 
     Examples:
@@ -70,7 +70,7 @@ def scale(service: Service, count: str, no_wait: bool) -> None:
 @click.command(cls=Verb)
 @no_wait
 @asks(CHANGE)
-def start(service: Service, no_wait: bool) -> None:
+def start(service: ServiceClient, no_wait: bool) -> None:
     """Build a stage's processes, after `stop`.
 
     Example:
@@ -82,7 +82,7 @@ def start(service: Service, no_wait: bool) -> None:
 @click.command(cls=Verb)
 @no_wait
 @asks(DRAIN)
-def stop(service: Service, no_wait: bool) -> None:
+def stop(service: ServiceClient, no_wait: bool) -> None:
     """Drain a stage and end its processes. The service itself goes on; `start` builds them again.
 
     Examples:
@@ -95,7 +95,7 @@ def stop(service: Service, no_wait: bool) -> None:
 @click.command(cls=Verb)
 @no_wait
 @asks(DRAIN)
-def restart(service: Service, no_wait: bool) -> None:
+def restart(service: ServiceClient, no_wait: bool) -> None:
     """Replace all Consumers by new ones that import the code afresh; the new ones come first, so work goes on.
 
     Example:
@@ -107,7 +107,7 @@ def restart(service: Service, no_wait: bool) -> None:
 @click.command(cls=Verb)
 @no_wait
 @asks(DRAIN, stage=False)
-def drain(service: Service, no_wait: bool) -> None:
+def drain(service: ServiceClient, no_wait: bool) -> None:
     """End the service as SIGTERM does: finish what is in hand, give the rest back. supervisord does not restart it.
 
     Examples:
@@ -144,7 +144,7 @@ def _in_hand(snapshot: dict[str, Any]) -> int:
     return sum(view["actual"][key] for view in snapshot["stages"].values() if view["actual"] for key in keys)
 
 
-def _each(service: Service, method: str, rest: str, payload: Any, words: str, *, no_wait: bool) -> None:
+def _each(service: ServiceClient, method: str, rest: str, payload: Any, words: str, *, no_wait: bool) -> None:
     """Change every stage that is meant, and tell."""
     answers = {}
     for stage in service.stages():

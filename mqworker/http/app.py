@@ -1,19 +1,19 @@
 """The Flask app: every route of the tables, and the same rules for all of them.
 
-Runs in the server's threads; guard.py stands before it. Everything raised becomes a problem document here.
+Runs in the server's threads; access.py stands before it. Everything raised becomes a problem document here.
 """
 
 from typing import Any
 
 from flask import Flask, Response, request
 
-from mqworker.http import article, health, metrics, openapi, queues, sending, stages, streams
-from mqworker.http.guard import refuse_foreign
+from mqworker.http import health, legacy_routes, metrics, openapi, queues, sending, stages, streams
+from mqworker.http.access import refuse_foreign
 from mqworker.http.problems import Problem, problem_of
 from mqworker.http.routing import SMALL_BODY, Api, Route, json_response
 
 ROUTES: list[Route] = [
-    *article.ROUTES,
+    *legacy_routes.ROUTES,
     *health.ROUTES,
     *stages.ROUTES,
     *sending.ROUTES,

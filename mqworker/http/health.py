@@ -9,11 +9,11 @@ from typing import Any, Literal
 import msgspec
 
 from mqworker import __version__
-from mqworker.control import Snapshot, StageView
+from mqworker.control.control import Snapshot, StageView
+from mqworker.control.desired_state import SetLogLevel
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body
 from mqworker.http.stages import describe
-from mqworker.state import SetLogLevel
 
 OLD = 10.0  # seconds after which a snapshot shows that the main thread hangs
 

@@ -19,10 +19,10 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from mqworker import __version__
-from mqworker.control import StageView
+from mqworker.control.control import StageView
 from mqworker.http.routing import API, Api, Route
 from mqworker.http.totals import BUCKET, RECONNECTS, SUM, TIMES, Values
-from mqworker.messages import BUCKETS, StageStatus
+from mqworker.ipc.messages import BUCKETS, StageStatus
 
 DURATIONS = {
     "process": "Time in the chain of jobs",

@@ -12,7 +12,7 @@ import msgspec
 from flask import Response
 from werkzeug.exceptions import HTTPException
 
-from mqworker.control import ControlError, ParamsRefused
+from mqworker.control.control import ControlError, ParamsRefused
 
 CONTENT_TYPE = "application/problem+json"
 KINDS = {  # of ControlError, which has the desk's kinds too

@@ -30,17 +30,17 @@ class Replay(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 def queues(api: Api) -> Any:
     """Tell every queue of the configuration."""
-    return {"queues": api.control.ask_desk("queues", {}, LOOK_DEADLINE)}
+    return {"queues": api.control.ask_admin("queues", {}, LOOK_DEADLINE)}
 
 
 def purge(api: Api, queue: str) -> Any:
     """Remove the ready messages of a queue."""
-    return {"purged": api.control.ask_desk("purge", {"name": queue}, DEADLINE)}
+    return {"purged": api.control.ask_admin("purge", {"name": queue}, DEADLINE)}
 
 
 def delete(api: Api, queue: str) -> Any:
     """Delete a queue, with its messages."""
-    return {"deleted": api.control.ask_desk("delete", {"name": queue}, DEADLINE)}
+    return {"deleted": api.control.ask_admin("delete", {"name": queue}, DEADLINE)}
 
 
 def dlq_list(api: Api, stage: str) -> Any:
@@ -48,16 +48,16 @@ def dlq_list(api: Api, stage: str) -> Any:
     api.stage(stage)
     limit = int(number("limit", LISTED, 1, MOST))
     if ids := [name for name in request.args.get("ids", "").split(",") if name]:
-        found = api.control.ask_desk("dlq_show", {"stage": stage, "ids": ids[:NAMED]}, SEARCH)
+        found = api.control.ask_admin("dlq_show", {"stage": stage, "ids": ids[:NAMED]}, SEARCH)
         return {"dead_letters": [_whole(letter) for letter in found]}
-    found = api.control.ask_desk("dlq_list", {"stage": stage, "limit": limit}, SEARCH)
+    found = api.control.ask_admin("dlq_list", {"stage": stage, "limit": limit}, SEARCH)
     return {"dead_letters": shown(found)}
 
 
 def dlq_show(api: Api, stage: str, letter: str) -> Any:
     """Show one dead letter whole."""
     api.stage(stage)
-    found = api.control.ask_desk("dlq_show", {"stage": stage, "ids": [letter]}, SEARCH)
+    found = api.control.ask_admin("dlq_show", {"stage": stage, "ids": [letter]}, SEARCH)
     if not found:
         raise _no_such(stage, letter)
     return _whole(found[0])
@@ -74,13 +74,13 @@ def dlq_replay(api: Api, stage: str) -> Any:
     """Send dead letters back to the input."""
     api.stage(stage)
     chosen = msgspec.to_builtins(body(Replay))
-    return {"replayed": api.control.ask_desk("dlq_replay", {"stage": stage, **chosen}, SEARCH)}
+    return {"replayed": api.control.ask_admin("dlq_replay", {"stage": stage, **chosen}, SEARCH)}
 
 
 def dlq_drop(api: Api, stage: str, letter: str) -> Any:
     """Remove one dead letter for good."""
     api.stage(stage)
-    dropped = api.control.ask_desk("dlq_drop", {"stage": stage, "ids": [letter], "limit": 1}, SEARCH)
+    dropped = api.control.ask_admin("dlq_drop", {"stage": stage, "ids": [letter], "limit": 1}, SEARCH)
     if not dropped:
         raise _no_such(stage, letter)
     return {"dropped": dropped}

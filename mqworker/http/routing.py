@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import msgspec
 from flask import Response, request
 
-from mqworker.control import Control, Snapshot, StageView
+from mqworker.control.control import Control, Snapshot, StageView
+from mqworker.control.desired_state import Change, SetLogLevel
 from mqworker.http.problems import Problem, retry_later
 from mqworker.http.totals import Totals
-from mqworker.state import Change, SetLogLevel
 
 API = "/api/v1"
 WAITS = 8  # waiting requests and event streams at a time

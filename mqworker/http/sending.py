@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 from flask import request
 
-from mqworker import headers
-from mqworker.control import ControlError
+from mqworker.amqp import headers
+from mqworker.amqp.properties import MalformedProperties, Properties
+from mqworker.control.control import ControlError
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, wait_asked
-from mqworker.logs import text
-from mqworker.properties import MalformedProperties, Properties
+from mqworker.ipc.logs import text
 
 SEND_DEADLINE = 10.0  # seconds for the broker to confirm
 FORM = "application/x-www-form-urlencoded"
@@ -34,12 +34,12 @@ def send(api: Api, stage: str) -> Any:
     message_id = properties.message_id
     asked = {"queue": config.input, "properties": _encoded(properties), "body": data}
     if not wait:
-        api.control.ask_desk("send", asked, SEND_DEADLINE)
+        api.control.ask_admin("send", asked, SEND_DEADLINE)
         return {"message_id": message_id}, 202
     with api.waiting():
         began = time.monotonic()
         try:
-            reply = api.control.ask_desk("call", asked, wait)
+            reply = api.control.ask_admin("call", asked, wait)
         except ControlError as error:
             if time.monotonic() - began < wait * 0.9:
                 raise

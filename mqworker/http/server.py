@@ -14,9 +14,9 @@ import stat
 import time
 from pathlib import Path
 
-from mqworker.control import Control
+from mqworker.control.control import Control
+from mqworker.http.access import UNIX_HOSTS, Access, tcp_hosts
 from mqworker.http.app import make_app
-from mqworker.http.guard import UNIX_HOSTS, Guard, tcp_hosts
 from mqworker.http.routing import WAITS, Api
 from mqworker.http.serving import Listener
 from mqworker.http.totals import Totals
@@ -62,10 +62,10 @@ class HttpServer:
         config = self._api.control.loaded.config
         max_body = max(stage.max_body for stage in config.stages.values())
         tcp, unix = self._sockets
-        over_tcp = Guard(app, tcp_hosts(self._host, self.port, self._hosts), self._token)
+        over_tcp = Access(app, tcp_hosts(self._host, self.port, self._hosts), self._token)
         self._listeners = [
             Listener(over_tcp, tcp, TCP_THREADS, max_body),
-            Listener(Guard(app, UNIX_HOSTS, ""), unix, UNIX_THREADS, max_body),
+            Listener(Access(app, UNIX_HOSTS, ""), unix, UNIX_THREADS, max_body),
         ]
         for listener in self._listeners:
             listener.start()

@@ -21,7 +21,7 @@ from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer, UnixWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
 
-from mqworker.http.guard import HEADERS, Wsgi
+from mqworker.http.access import HEADERS, Wsgi
 from mqworker.http.problems import CONTENT_TYPE, Problem
 from mqworker.http.routing import API, SMALL_BODY
 

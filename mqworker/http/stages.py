@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from mqworker.config import Seconds
-from mqworker.control import StageView
+from mqworker.config.model import Seconds
+from mqworker.control.control import StageView
+from mqworker.control.desired_state import Reload, SetConsumers, SetLimits, SetListening, SetRunning
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body, wait_asked
-from mqworker.messages import ConsumerStatus, StageStatus
-from mqworker.state import Reload, SetConsumers, SetLimits, SetListening, SetRunning
+from mqworker.ipc.messages import ConsumerStatus, StageStatus
 
 
 class Enabled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from flask import Response, request
 
-from mqworker.control import Snapshot
+from mqworker.control.control import Snapshot
 from mqworker.http.health import status_document
 from mqworker.http.routing import API, LOOK, Api, Route, client_gone, number
 

@@ -8,8 +8,8 @@ histogram are such numbers too. What a killed Producer counted after its last re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from mqworker.control import Snapshot
-from mqworker.messages import StageStatus
+from mqworker.control.control import Snapshot
+from mqworker.ipc.messages import StageStatus
 
 TIMES = {"process": "process_", "wait": "wait_", "confirm": "confirm_"}  # prefixes of a histogram's numbers
 BUCKET = "bucket_"  # after the prefix; then its number

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mqworker.jobs.culprit import describe_culprit
+from mqworker.jobs.encode_errors import describe_culprit
 
 JSON_TYPE: Final = "application/json"
 MSGPACK_TYPE: Final = "application/msgpack"

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from mqworker.amqp.properties import MalformedProperties, Properties
 from mqworker.jobs.codecs import UndecodableError
-from mqworker.properties import MalformedProperties, Properties
 
 
 class Message:

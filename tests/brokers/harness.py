@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Protocol
 from uuid import uuid4
 
-from mqworker.brokers import open_desk, open_link
-from mqworker.brokers.base import Delivery, Desk, Link, LinkState, Placement, Topology
-from mqworker.config import BrokerConfig
+from mqworker.brokers import open_admin, open_link
+from mqworker.brokers.base import Admin, Delivery, Link, LinkState, Placement, Topology
+from mqworker.config.model import BrokerConfig
 from tests.support.loop import on_loop
 from tests.support.waiting import until
 
@@ -22,8 +22,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
-        self.answers: dict[int, str] = {}  # pid: "" when confirmed, else why it was refused
-        self.too_large: set[int] = set()  # pids that were refused for their size
+        self.answers: dict[int, str] = {}  # publish_id: "" when confirmed, else why it was refused
+        self.too_large: set[int] = set()  # publish_ids that were refused for their size
         self.publishes_lost_for: list[str] = []
         self.consuming_lost_for: list[tuple[int, str]] = []
         self.states: list[LinkState] = []
@@ -31,16 +31,16 @@ class Recorder:
     def delivered(self, delivery: Delivery) -> None:
         self.deliveries.append(delivery)
 
-    def confirmed(self, pids: Sequence[int]) -> None:
-        for pid in pids:
-            assert pid not in self.answers, "answered twice"
-            self.answers[pid] = ""
+    def confirmed(self, publish_ids: Sequence[int]) -> None:
+        for publish_id in publish_ids:
+            assert publish_id not in self.answers, "answered twice"
+            self.answers[publish_id] = ""
 
-    def refused(self, pid: int, reason: str, *, too_large: bool = False) -> None:
-        assert pid not in self.answers, "answered twice"
-        self.answers[pid] = reason
+    def refused(self, publish_id: int, reason: str, *, too_large: bool = False) -> None:
+        assert publish_id not in self.answers, "answered twice"
+        self.answers[publish_id] = reason
         if too_large:
-            self.too_large.add(pid)
+            self.too_large.add(publish_id)
 
     def publishes_lost(self, reason: str) -> None:
         self.publishes_lost_for.append(reason)
@@ -60,10 +60,10 @@ class Recorder:
         await until(lambda: len(self.deliveries) >= count, deadline, f"{count} deliveries, got {len(self.deliveries)}")
         return self.deliveries
 
-    async def answer(self, pid: int, deadline: float = 10) -> str:
+    async def answer(self, publish_id: int, deadline: float = 10) -> str:
         """Wait for the answer to a publication: "" when confirmed."""
-        await until(lambda: pid in self.answers, deadline, f"answer to publication {pid}")
-        return self.answers[pid]
+        await until(lambda: publish_id in self.answers, deadline, f"answer to publication {publish_id}")
+        return self.answers[publish_id]
 
 
 class Harness(Protocol):
@@ -83,8 +83,8 @@ class Harness(Protocol):
     def make_link(self, sink: Recorder, **config) -> Link:
         """Return a Link that is not started."""
 
-    def make_desk(self) -> Desk:
-        """Return a Desk."""
+    def make_desk(self) -> Admin:
+        """Return a Admin."""
 
     async def close(self) -> None:
         """Close what was opened and remove what was made."""
@@ -99,15 +99,15 @@ class Common:
         unique = uuid4().hex[:8]
         output = Placement(f"{unique}.out", f"{unique}.exchange", "key")
         self.topology = Topology(f"{unique}.in", output, f"{unique}.in.dlq", queue_type)
-        self._open: list[Link | Desk] = []
+        self._open: list[Link | Admin] = []
 
     def make_link(self, sink: Recorder, **config) -> Link:
         link = open_link(BrokerConfig(url=self.url, **config), self.topology, sink, "contract")
         self._open.append(link)
         return link
 
-    def make_desk(self) -> Desk:
-        desk = open_desk(BrokerConfig(url=self.url))
+    def make_desk(self) -> Admin:
+        desk = open_admin(BrokerConfig(url=self.url))
         self._open.append(desk)
         return desk
 

@@ -3,9 +3,9 @@
 import pika
 
 from mqworker.brokers.rabbitmq.address import parameters
+from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
-from mqworker.brokers.rabbitmq.wire import RawProperties, Wire
-from mqworker.config import BrokerConfig
+from mqworker.config.model import BrokerConfig
 from tests.brokers.harness import Common
 from tests.support.rabbitmq import RabbitNode
 
@@ -17,12 +17,12 @@ class RabbitHarness(Common):
         super().__init__(queue_type)
         self.node = node
         self.url = node.url()
-        self._wire: Wire | None = None
+        self._wire: AmqpConnection | None = None
 
-    async def wire(self) -> Wire:
+    async def wire(self) -> AmqpConnection:
         """A connection of our own."""
         if self._wire is None or not self._wire.usable:
-            self._wire = await Wire.open(parameters(self.url, BrokerConfig(url=self.url), "harness"), 5)
+            self._wire = await AmqpConnection.open(parameters(self.url, BrokerConfig(url=self.url), "harness"), 5)
         return self._wire
 
     async def channel(self) -> Channel:

@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
+from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import DROP, BrokerRefused, BrokerUnavailable, Publication
-from mqworker.properties import Properties
 from tests.brokers.harness import Recorder, contract
 from tests.support.waiting import until
 
@@ -119,11 +119,11 @@ async def test_every_publication_of_many_is_answered_once(broker):
     """A thousand publications, some without a route, get exactly one answer each, and the right one."""
     link, sink = await broker.started()
     output = broker.topology.output
-    for pid in range(1, 1001):
-        key = output.queue if pid % 100 else "nowhere"
-        link.publish(pid, Publication("", key, block(message_id=str(pid)), b"x"))
+    for publish_id in range(1, 1001):
+        key = output.queue if publish_id % 100 else "nowhere"
+        link.publish(publish_id, Publication("", key, block(message_id=str(publish_id)), b"x"))
     await until(lambda: len(sink.answers) == 1000, 20, "a thousand answers")
-    assert [pid for pid, answer in sink.answers.items() if answer] == list(range(100, 1001, 100))
+    assert [publish_id for publish_id, answer in sink.answers.items() if answer] == list(range(100, 1001, 100))
     await broker.counts(output.queue, 990)
 
 
@@ -239,8 +239,8 @@ async def test_large_bodies_and_empty_ones(broker):
     """Bodies of any size within the limit arrive whole."""
     link, sink = await broker.started(prefetch=5)
     bodies = [b"", bytes(range(256)) * 4096, b"x"]
-    for pid, body in enumerate(bodies, 1):
-        link.publish(pid, Publication("", broker.topology.input, b"", body))
+    for publish_id, body in enumerate(bodies, 1):
+        link.publish(publish_id, Publication("", broker.topology.input, b"", body))
     await sink.has(3)
     assert sink.bodies == bodies
     link.ack(1, 3, multiple=True)
@@ -299,9 +299,9 @@ async def test_desk_calls_and_waits_for_the_reply(broker):
     delivery = (await sink.has(1))[0]
     request = Properties.decode(delivery.properties)
     assert request.message_id == "q"
-    for pid, correlation in enumerate(("another", request.correlation_id), 1):
+    for publish_id, correlation in enumerate(("another", request.correlation_id), 1):
         answer = block(correlation_id=correlation)
-        link.publish(pid, Publication("", request.reply_to, answer, correlation.encode(), mandatory=False))
+        link.publish(publish_id, Publication("", request.reply_to, answer, correlation.encode(), mandatory=False))
     link.ack(1, 1, multiple=False)
     properties, body = await call
     assert body == request.correlation_id.encode()

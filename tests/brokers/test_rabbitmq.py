@@ -7,12 +7,12 @@ import subprocess
 
 import pytest
 
+from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable, Publication
-from mqworker.brokers.rabbitmq import RabbitDesk, RabbitLink
-from mqworker.brokers.rabbitmq.connection import SETTLED, wait_before
+from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink
+from mqworker.brokers.rabbitmq.reconnector import SETTLED, wait_before
 from mqworker.brokers.rabbitmq.topology import queue_arguments
-from mqworker.config import BrokerConfig, TlsConfig
-from mqworker.properties import Properties
+from mqworker.config.model import BrokerConfig, TlsConfig
 from tests.brokers.harness import Recorder, contract
 from tests.brokers.rabbit import RabbitHarness
 from tests.support.loop import on_loop
@@ -48,7 +48,7 @@ async def test_one_connection_back_brings_the_other(broker, monkeypatch):
     link, sink = await broker.started(prefetch=5)
     await asyncio.sleep(SETTLED)  # what a session has to last to count as good
     waits = iter([60.0])
-    monkeypatch.setattr("mqworker.brokers.rabbitmq.connection.wait_before", lambda *_, **__: next(waits, 0.2))
+    monkeypatch.setattr("mqworker.brokers.rabbitmq.reconnector.wait_before", lambda *_, **__: next(waits, 0.2))
     await ctl(broker, "close_all_connections", "test")
     await until(lambda: sink.consuming_lost_for, 5, "the loss seen")
     await back(link)
@@ -320,7 +320,7 @@ async def test_reasons_are_sentences_without_secrets(broker, url, says):
     finally:
         await link.close(1)
     assert "s3cret" not in repr(sink.states)
-    desk = RabbitDesk(config)
+    desk = RabbitAdmin(config)
     with pytest.raises((BrokerUnavailable, BrokerRefused), match=says):
         await desk.queue("q", 6)
     await desk.close()

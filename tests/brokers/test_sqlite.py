@@ -8,9 +8,9 @@ import time
 
 import pytest
 
+from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import DROP, BrokerRefused, BrokerUnavailable, Placement, Publication, Topology
-from mqworker.brokers.sqlite import SqliteDesk, path_of
-from mqworker.properties import Properties
+from mqworker.brokers.sqlite import SqliteAdmin, path_of
 from tests.support.sqlite_link import TOPOLOGY, opened
 from tests.support.waiting import until
 
@@ -178,7 +178,7 @@ def test_delay(path, monkeypatch):
             link.consume(5)
             began = time.monotonic()
             await sink.placed(link, b"later", delay=1)
-            desk = SqliteDesk(path)
+            desk = SqliteAdmin(path)
             waiting = await desk.queue("in.retry.1", 5)
             await desk.close()
             assert waiting is not None
@@ -221,7 +221,7 @@ def test_hostile_names(path, name):
         topology = Topology("in", Placement(name, name, name), name + ".dlq")
         async with opened(path, topology) as (link, sink):
             assert await sink.placed(link, b"x", name, name) == ""
-            desk = SqliteDesk(path)
+            desk = SqliteAdmin(path)
             assert [each.body for each in await desk.peek(name, 9, 5)] == [b"x"]
             assert await desk.delete(name, 5) == 1
             await desk.close()
@@ -233,7 +233,7 @@ def test_deleted_input(path):
     """An input queue that is deleted under a stage is made again, and the stage goes on."""
 
     async def scene():
-        desk = SqliteDesk(path)
+        desk = SqliteAdmin(path)
         async with opened(path) as (link, sink):
             link.consume(1)
             await until(lambda: link.state.consuming, 5, "consuming")
@@ -265,7 +265,7 @@ def test_desk_looks(path):
 
     async def scene():
         async with opened(path) as (link, sink):
-            desk = SqliteDesk(path)
+            desk = SqliteAdmin(path)
             await desk.send("in", b"\0\0", b"1", 5)
             await desk.send("in", b"\0\0", b"2", 5)
             for _ in range(2):
@@ -295,7 +295,7 @@ def test_desk_moves(path):
         return {b"1": Publication("exchange", "key", b"\0\0", b"moved"), b"2": DROP}.get(body)
 
     async def scene():
-        desk = SqliteDesk(path)
+        desk = SqliteAdmin(path)
         async with opened(path):
             for body in (b"1", b"2", b"3", b"1"):
                 await desk.send("in", b"\0\0", body, 5)
@@ -322,7 +322,7 @@ def test_desk_calls(path):
             link.ack(delivery.epoch, delivery.tag, multiple=False)
 
     async def scene():
-        desk = SqliteDesk(path)
+        desk = SqliteAdmin(path)
         async with opened(path) as (link, sink):
             *replies, _ = await asyncio.gather(
                 desk.call("in", b"", b"a", 5), desk.call("in", b"", b"b", 5), answer(link, sink)

@@ -15,7 +15,7 @@ from collections import Counter
 import pytest
 
 from mqworker.brokers.base import BrokerUnavailable, Placement, Topology
-from mqworker.brokers.sqlite import SqliteDesk, SqliteLink
+from mqworker.brokers.sqlite import SqliteAdmin, SqliteLink
 from mqworker.brokers.sqlite import writer as writer_module
 from mqworker.brokers.sqlite.file import File
 from tests.support.sqlite_link import Recorder, opened
@@ -239,7 +239,7 @@ def test_foreign_file(path, content, words):
         assert words in link.state.reason
         assert str(path) in link.state.reason
         assert words in await sink.placed(link, b"x")
-        desk = SqliteDesk(path)
+        desk = SqliteAdmin(path)
         with pytest.raises(BrokerUnavailable, match=words):
             await desk.queue("in", 5)
         await desk.close()
@@ -278,7 +278,7 @@ def test_desk_deadline(path):
     """A question that is not answered in time is not carried out later."""
 
     async def scene():
-        desk = SqliteDesk(path)
+        desk = SqliteAdmin(path)
         async with opened(path):
             with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
                 db.execute("BEGIN IMMEDIATE")
@@ -294,8 +294,8 @@ def test_desk_deadline(path):
 def test_dead_desk(path):
     """The reply queue of a desk that was killed is removed by whoever is left."""
     code = (
-        "import asyncio, sys, pathlib; from mqworker.brokers.sqlite import SqliteDesk;"
-        "asyncio.run(SqliteDesk(pathlib.Path(sys.argv[1])).call('in', b'', b'', 60))"
+        "import asyncio, sys, pathlib; from mqworker.brokers.sqlite import SqliteAdmin;"
+        "asyncio.run(SqliteAdmin(pathlib.Path(sys.argv[1])).call('in', b'', b'', 60))"
     )
 
     async def scene():

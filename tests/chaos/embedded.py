@@ -9,10 +9,10 @@ import sqlite3
 import threading
 from pathlib import Path
 
+from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import DROP, Publication
-from mqworker.brokers.sqlite import SqliteDesk, store
+from mqworker.brokers.sqlite import SqliteAdmin, store
 from mqworker.brokers.sqlite.file import File
-from mqworker.properties import Properties
 from tests.chaos.load import Queues
 from tests.chaos.records import Outcome, Round
 from tests.chaos.source import Source
@@ -99,7 +99,7 @@ class Embedded:
 
     async def _drain(self, queues: Queues) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        desk = SqliteDesk(self.path)
+        desk = SqliteAdmin(self.path)
         try:
             for queue, word in ((queues.output, "result"), (queues.dead, "dead")):
 

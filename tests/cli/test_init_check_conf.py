@@ -141,17 +141,17 @@ def invariants(program: configparser.SectionProxy, drain: float) -> None:
 
 @pytest.mark.parametrize("drain", [0.5, 30.0, 120.0])
 def test_conf_supervisor(project, drain):
-    """The printed sections parse, hold the invariants, and the guard watches the same program and configuration."""
+    """The printed sections parse, hold the invariants, and the watchdog watches the same program and configuration."""
     env = {"MQWORKER_SERVICE__DRAIN_DEADLINE": str(drain), "MQWORKER_SERVICE__NAME": "energy"}
     text = mqworker("conf", "supervisor", cwd=project, env=env).stdout
     parser = sections(text)
-    assert set(parser.sections()) == {"program:energy", "eventlistener:energy-guard"}
-    program, guard = parser["program:energy"], parser["eventlistener:energy-guard"]
+    assert set(parser.sections()) == {"program:energy", "eventlistener:energy-watchdog"}
+    program, watchdog = parser["program:energy"], parser["eventlistener:energy-watchdog"]
     invariants(program, drain)
     assert float(program["stopwaitsecs"]) == math.ceil(drain) + 5
     assert shlex.split(program["command"])[-2:] == ["--config", str(project / "mqworker.toml")]
-    assert shlex.split(guard["command"])[-4:] == ["--program", "energy", "--config", str(project / "mqworker.toml")]
-    assert guard["events"] == "TICK_5"
+    assert shlex.split(watchdog["command"])[-4:] == ["--program", "energy", "--config", str(project / "mqworker.toml")]
+    assert watchdog["events"] == "TICK_5"
     assert "MQWORKER_SERVICE__DRAIN_DEADLINE" in text
 
 
@@ -186,11 +186,11 @@ def test_conf_systemd(project):
 
 
 def test_the_clones_own_supervisord_conf():
-    """supervisord.conf in the root: private unix socket, no inet server, the invariants, the guard."""
+    """supervisord.conf in the root: private unix socket, no inet server, the invariants, the watchdog."""
     parser = sections((ROOT / "supervisord.conf").read_text())
     assert "inet_http_server" not in parser.sections()
     assert parser["unix_http_server"]["chmod"] == "0700"
     invariants(parser["program:mqworker"], 30.0)
-    assert parser["eventlistener:guard"]["events"] == "TICK_5"
-    assert "--program mqworker" in parser["eventlistener:guard"]["command"]
-    assert parser["program:mqworker"]["directory"] == parser["eventlistener:guard"]["directory"]
+    assert parser["eventlistener:watchdog"]["events"] == "TICK_5"
+    assert "--program mqworker" in parser["eventlistener:watchdog"]["command"]
+    assert parser["program:mqworker"]["directory"] == parser["eventlistener:watchdog"]["directory"]

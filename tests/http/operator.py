@@ -1,7 +1,7 @@
 """A small service without process trees: a real loop in a thread, a real Control, the real server, and an Operator.
 
-The Operator keeps the document by state.change, as the Service does, and applies each revision at once unless told not
-to; its desk answers from a table.
+The Operator keeps the document by desired_state.change, as the Service does, and applies each revision at once unless
+told not to; its desk answers from a table.
 """
 
 import asyncio
@@ -16,12 +16,13 @@ from typing import Any
 
 import msgspec
 
-from mqworker import logs, state
 from mqworker.brokers.base import LinkState
-from mqworker.config_load import Loaded, load
-from mqworker.control import Control, ControlError, ParamsRefused, Snapshot, StageView
+from mqworker.config.load import Loaded, load
+from mqworker.control import desired_state
+from mqworker.control.control import Control, ControlError, ParamsRefused, Snapshot, StageView
 from mqworker.http.server import HttpServer
-from mqworker.messages import BUCKETS, ConsumerStatus, StageStatus, Times
+from mqworker.ipc import logs
+from mqworker.ipc.messages import BUCKETS, ConsumerStatus, StageStatus, Times
 
 TOML = """
 [service]
@@ -87,7 +88,7 @@ class LittleService:
         self._null = os.open(os.devnull, os.O_WRONLY)
         self.writer = logs.LogWriter("test", self._null)
         self.control = Control(self.loaded, self.writer)
-        self.document, _told = state.begin(None, self.loaded.config)
+        self.document, _told = desired_state.begin(None, self.loaded.config)
         self.statuses = {name: stage_status(name) for name in self.document.stages}
         self.applying = True
         self.applied = self.document.revision
@@ -148,11 +149,11 @@ class LittleService:
 
     # --- Operator
 
-    async def change(self, asked: state.Change) -> int:
+    async def change(self, asked: desired_state.Change) -> int:
         if stage := getattr(asked, "stage", None):
             self._known(stage)
         self.changes.append(asked)
-        self.document = state.change(self.document, asked, self.loaded.config)
+        self.document = desired_state.change(self.document, asked, self.loaded.config)
         if self.applying:
             self.applied = self.document.revision
         self.publish()
@@ -162,15 +163,15 @@ class LittleService:
         self._known(stage)
         if patch.get("particles", 1) == 0:
             raise ParamsRefused([("particles", "must be at least 1")], [])
-        return await self.change(state.SetParams(stage, self.document.stages[stage].params | patch))
+        return await self.change(desired_state.SetParams(stage, self.document.stages[stage].params | patch))
 
     async def rollback_params(self, stage: str) -> int:
         history = self.document.stages[stage].history
         if not history:
             raise ControlError("refused", f"stage {stage} has no earlier parameters")
-        return await self.change(state.SetParams(stage, history[-1].params))
+        return await self.change(desired_state.SetParams(stage, history[-1].params))
 
-    async def ask_desk(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
+    async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         self.asked.append((verb, arguments, deadline))
         answer = self.desk.get(verb, ControlError("desk", "the broker cannot be reached"))
         if callable(answer):

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from mqworker.brokers.base import LinkState
-from mqworker.control import Snapshot, StageView
+from mqworker.control.control import Snapshot, StageView
+from mqworker.control.desired_state import Document, StageDesired
 from mqworker.http.health import staleness, unreadiness
-from mqworker.state import Document, StageDesired
 from tests.http.operator import stage_status
 from tests.support.waiting import wait_for
 

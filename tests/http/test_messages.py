@@ -6,8 +6,8 @@ import uuid
 
 import pytest
 
-from mqworker.control import ControlError
-from mqworker.properties import Headers, Properties
+from mqworker.amqp.properties import Headers, Properties
+from mqworker.control.control import ControlError
 
 MESSAGES = "/api/v1/stages/alpha/messages"
 

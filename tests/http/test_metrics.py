@@ -5,7 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mqworker.brokers.base import LinkState
 from mqworker.http.totals import Totals
-from mqworker.messages import BUCKETS, ConsumerStatus
+from mqworker.ipc.messages import BUCKETS, ConsumerStatus
 from tests.http.operator import stage_status
 
 NAMES = {

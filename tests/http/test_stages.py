@@ -5,8 +5,16 @@ import time
 
 import pytest
 
-from mqworker.control import ControlError
-from mqworker.state import Reload, SetConsumers, SetLimits, SetListening, SetLogLevel, SetParams, SetRunning
+from mqworker.control.control import ControlError
+from mqworker.control.desired_state import (
+    Reload,
+    SetConsumers,
+    SetLimits,
+    SetListening,
+    SetLogLevel,
+    SetParams,
+    SetRunning,
+)
 from tests.support.waiting import wait_for
 
 ALPHA = "/api/v1/stages/alpha"

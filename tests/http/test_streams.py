@@ -8,9 +8,9 @@ import time
 
 import pytest
 
+from mqworker.control.desired_state import SetConsumers
 from mqworker.http.routing import WAITS
-from mqworker.messages import LogEvent
-from mqworker.state import SetConsumers
+from mqworker.ipc.messages import LogEvent
 from tests.support.waiting import wait_for
 
 

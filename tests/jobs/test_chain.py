@@ -7,12 +7,12 @@ from types import MappingProxyType
 import pytest
 
 import mqworker
+from mqworker.amqp.properties import Headers, Properties
 from mqworker.jobs.chain import Chain
 from mqworker.jobs.codecs import UndecodableError
 from mqworker.jobs.loading import make_job
 from mqworker.jobs.message import Message
 from mqworker.jobs.params import ParamsError
-from mqworker.properties import Headers, Properties
 
 
 def chain_of(*targets, params=None):

@@ -15,10 +15,10 @@ from typing import Any
 import pika
 from pika.exceptions import AMQPError
 
+from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Publication
 from mqworker.brokers.sqlite import store
 from mqworker.brokers.sqlite.file import File
-from mqworker.properties import Properties
 from tests.support.rabbitmq import RabbitNode
 
 INPUT, OUTPUT = "matrix.in", "matrix.out"
@@ -54,7 +54,7 @@ class Rabbit:
         self.node.close()
 
     def publish(self, ids: Iterable[str]) -> None:
-        """Publish one message for each id, all on the way at once, and wait for every confirm."""
+        """PublishCommand one message for each id, all on the way at once, and wait for every confirm."""
         self._connect()
         for each in ids:
             properties = pika.BasicProperties("application/json", message_id=each, delivery_mode=2)

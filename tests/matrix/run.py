@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pika.exceptions import AMQPError
 
-from mqworker.processes import PR_SET_PDEATHSIG, prctl
+from mqworker.ipc.spawn import PR_SET_PDEATHSIG, prctl
 from tests.matrix import report
 from tests.matrix.bench import Account, Bench, Outside, Stepped
 from tests.matrix.cells import BROKERS, RANDOM, Cell, cells

@@ -4,7 +4,7 @@ import struct
 
 from hypothesis import strategies as st
 
-from mqworker.properties import Headers, Properties
+from mqworker.amqp.properties import Headers, Properties
 
 short = st.binary(max_size=12).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
 names = short | st.sampled_from(["CC", "BCC", "x-death", "x-delivery-count"])

@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Publication
 from mqworker.brokers.sqlite import store
-from mqworker.brokers.sqlite.desk import SqliteDesk
-from mqworker.properties import Properties
+from mqworker.brokers.sqlite.admin import SqliteAdmin
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
@@ -117,8 +117,8 @@ class Client:
         return results
 
 
-async def _open(path: Path) -> SqliteDesk:
-    return SqliteDesk(path)
+async def _open(path: Path) -> SqliteAdmin:
+    return SqliteAdmin(path)
 
 
 class Answer(NamedTuple):

@@ -169,7 +169,7 @@ class ServiceProcess:
         return found
 
     def named(self, comm: str) -> list[int]:
-        """Pids of one kind: mqw-producer, mqw-consumer, mqw-desk ..."""
+        """Pids of one kind: mqw-producer, mqw-consumer, mqw-admin ..."""
         return [pid for pid, name in self.pids().items() if name == comm]
 
     def events(self) -> list[dict[str, Any]]:

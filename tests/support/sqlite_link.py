@@ -57,7 +57,7 @@ class Recorder:
         return self.pid
 
     async def placed(self, link, body, key="in", exchange="", **options):
-        """Publish and wait for the answer: '' or why it was refused."""
+        """PublishCommand and wait for the answer: '' or why it was refused."""
         pid = self.publish(link, body, key, exchange, **options)
         await until(lambda: pid in self.confirmed_pids or pid in self.refusals, 10, "an answer to a publish")
         return self.refusals.get(pid, "")
@@ -86,7 +86,7 @@ async def hold(path: Path) -> None:
 
 
 async def publish(path: Path) -> None:
-    """Publish numbers without end; print each confirmed one."""
+    """PublishCommand numbers without end; print each confirmed one."""
     async with opened(path) as (link, sink):
         told = 0
         while True:
@@ -101,7 +101,7 @@ async def publish(path: Path) -> None:
 
 
 async def relay(path: Path) -> None:
-    """Publish, take, move to the output and ack for 4 s; print what was published, refused and lost."""
+    """PublishCommand, take, move to the output and ack for 4 s; print what was published, refused and lost."""
     async with opened(path) as (link, sink):
         link.consume(50)
         done = inputs = 0

@@ -186,7 +186,7 @@ def test_a_desk_killed_in_a_replay_loses_nothing(rabbit, queue, service, kind):
             client.publish(queue, json.dumps({"n": n, "why": "error"}).encode(), message_id=str(n))
         dead(running, SOME)
         assert running.ask("PUT", "/api/v1/stages/work/listening?wait=20", {"enabled": False})[0] == 200
-        (desk,) = running.named("mqw-desk")
+        (desk,) = running.named("mqw-admin")
         command = [sys.executable, "-m", "mqworker", "dlq", "replay", "--all"]
         verb = subprocess.Popen(command, cwd=running.folder, env=running.env, stderr=subprocess.PIPE, text=True)
         wait_for(lambda: client.ready(queue) > 50, 30, "the replay to be under way")

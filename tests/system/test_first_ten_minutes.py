@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from supervisor import childutils
 
-from mqworker import guard
+from mqworker import watchdog
 from mqworker.client import Address
 from mqworker.exits import Exit
 from tests.support.cli import MQWORKER, end, environment, mqworker, service
@@ -366,7 +366,7 @@ def test_minute_9_supervisord_keeps_it_alive(supervised, project):
     """RUNNING; tail shows the log; a killed service is back; stop drains with exit 0; nothing is left behind."""
     wait_for(lambda: mqworker("send", '{"n": 20}', "--wait", cwd=project).returncode == 0, 30, "a result")
     assert '"event": "started"' in supervised("tail", "-10000", "mqworker")
-    assert re.search(r"mqworker-guard +RUNNING", supervised("status"))
+    assert re.search(r"mqworker-watchdog +RUNNING", supervised("status"))
     pid = int(supervised("pid", "mqworker"))
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: int(supervised("pid", "mqworker")) not in (0, pid), 20, "a new service")
@@ -375,25 +375,25 @@ def test_minute_9_supervisord_keeps_it_alive(supervised, project):
     assert '"exit_code": 0' in supervised("tail", "-2000", "mqworker")
     assert re.search(r"mqworker +STOPPED", supervised("status"))
     assert mqworker("status", cwd=project).returncode == Exit.NOT_RUNNING
-    supervised("stop", "mqworker-guard")
+    supervised("stop", "mqworker-watchdog")
     assert processes_of(project) == []
 
 
-def test_the_guard_restarts_a_service_that_hangs(supervised, project, monkeypatch):
+def test_the_watchdog_restarts_a_service_that_hangs(supervised, project, monkeypatch):
     """A frozen service is killed after several misses in a row, and supervisord starts it again."""
-    monkeypatch.setattr(guard, "GRACE", 0.0)
-    monkeypatch.setattr(guard, "ASK", 0.3)
+    monkeypatch.setattr(watchdog, "GRACE", 0.0)
+    monkeypatch.setattr(watchdog, "ASK", 0.3)
     url = f"unix://{project.parent}/s.sock"
     address = Address(socket=str(project / ".mqworker" / "control.sock"))
     rpc = childutils.getRPCInterface({"SUPERVISOR_SERVER_URL": url})
-    listener = guard.Listener("mqworker", address, rpc)
-    wait_for(lambda: guard.alive(address) == "", 30, "the service answers")
+    listener = watchdog.EventListener("mqworker", address, rpc)
+    wait_for(lambda: watchdog.alive(address) == "", 30, "the service answers")
     listener.tick()
     pid = int(supervised("pid", "mqworker"))
     os.kill(pid, signal.SIGSTOP)
-    for _ in range(guard.MISSES):
+    for _ in range(watchdog.MISSES):
         assert int(supervised("pid", "mqworker")) == pid
         listener.tick()
     wait_for(lambda: int(supervised("pid", "mqworker")) not in (0, pid), 20, "a new service")
-    wait_for(lambda: guard.alive(address) == "", 30, "it answers")
+    wait_for(lambda: watchdog.alive(address) == "", 30, "it answers")
     rpc("close")()

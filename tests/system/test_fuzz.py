@@ -10,11 +10,11 @@ import pika
 import pytest
 from pika.exceptions import ConnectionClosedByBroker
 
+from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import DROP
-from mqworker.brokers.rabbitmq.desk import RabbitDesk
-from mqworker.config import BrokerConfig
+from mqworker.brokers.rabbitmq.admin import RabbitAdmin
+from mqworker.config.model import BrokerConfig
 from mqworker.jobs.codecs import UndecodableError, decode
-from mqworker.properties import Properties
 from tests.jobs.test_fuzz import bodies, valid_bodies
 from tests.support.amqp import long
 from tests.support.foreign import Client
@@ -105,7 +105,7 @@ def take(url: str, queue: str) -> list[tuple[Properties, bytes]]:
             found.append((Properties.decode(properties), body))
             return DROP
 
-        desk = RabbitDesk(BrokerConfig(url=url))
+        desk = RabbitAdmin(BrokerConfig(url=url))
         await desk.move(queue, 1_000_000, wanted, 60)
         await desk.close()
         return found

@@ -171,7 +171,7 @@ def origin(service: ServiceProcess) -> tuple[str, str]:
     return value.strip(), whence.strip()
 
 
-class Watch:
+class Timers:
     """Samples the stage over HTTP while it is entered: how many Consumers are ready."""
 
     def __init__(self, service: ServiceProcess) -> None:
@@ -205,7 +205,7 @@ def test_a_rolling_restart_imports_the_code_afresh_without_a_gap(service):
     running = service(config(), {"jobs.py": code(1)}).start()
     answered: list[tuple[float, int]] = []  # when, code
     with Client(running) as client:
-        with Load(client), Watch(running) as watch:
+        with Load(client), Timers(running) as watch:
             more(running)
             old = consumers(running)
             running.write("jobs.py", code(22))

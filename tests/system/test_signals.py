@@ -86,7 +86,7 @@ def test_term_while_it_starts(service):
 def test_term_while_user_code_is_imported_or_the_port_is_taken(service):
     """What may last a minute at the start does not put off its end: exit 0 at once, and no tree was started."""
     slow = service(config(), {"jobs.py": "import time\ntime.sleep(60)\n"}).start(ready=None)
-    wait_for(lambda: slow.named("mqw-probe"), 20, "the import")
+    wait_for(lambda: slow.named("mqw-check"), 20, "the import")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         barred = service(config(control=f"port = {taken.getsockname()[1]}"), {"jobs.py": HANDLER}).start(ready=None)
         wait_for(lambda: listens_for_usr2(barred), 20, "the service to hear signals")

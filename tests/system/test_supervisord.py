@@ -190,33 +190,33 @@ def test_tail_shows_whole_lines(traffic):
 IMPATIENT = """\
 import sys
 
-from mqworker import guard
+from mqworker import watchdog
 
-guard.GRACE, guard.MISSES = 1.0, 2
-ask = guard.alive
+watchdog.GRACE, watchdog.MISSES = 1.0, 2
+ask = watchdog.alive
 
 
 def alive(address):
     why = ask(address)
-    guard.tell("it answers" if not why else "it is silent")
+    watchdog.tell("it answers" if not why else "it is silent")
     return why
 
 
-guard.alive = alive
-sys.exit(guard.main())
+watchdog.alive = alive
+sys.exit(watchdog.main())
 """
 
 
-def test_a_frozen_service_is_killed_by_the_guard_and_runs_again(traffic):
+def test_a_frozen_service_is_killed_by_the_watchdog_and_runs_again(traffic):
     """A service that misses one look is left alone; one that stays silent is killed, and works again."""
     with Supervised(traffic.config(), {"work.py": HANDLER, "impatient.py": IMPATIENT}) as service:
         conf = service.conf.read_text()
-        assert "-m mqworker.guard" in conf
-        service.conf.write_text(conf.replace("-m mqworker.guard", f"{service.folder}/impatient.py"))
+        assert "-m mqworker.watchdog" in conf
+        service.conf.write_text(conf.replace("-m mqworker.watchdog", f"{service.folder}/impatient.py"))
         service.supervise()
         pid = service.running()
-        told = service.state / "guard.log"
-        wait_for(lambda: "it answers" in told.read_text(), 30, "a look of the guard")
+        told = service.state / "watchdog.log"
+        wait_for(lambda: "it answers" in told.read_text(), 30, "a look of the watchdog")
         os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: "it is silent" in told.read_text(), 30, "a miss")
         os.kill(pid, signal.SIGCONT)

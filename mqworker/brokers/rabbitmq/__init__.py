@@ -5,7 +5,7 @@ then `consuming` and `publishing` (the two roles of a Link), `link` and `desk`. 
 of the process that owns it.
 """
 
-from mqworker.brokers.rabbitmq.desk import RabbitDesk
+from mqworker.brokers.rabbitmq.admin import RabbitAdmin
 from mqworker.brokers.rabbitmq.link import RabbitLink
 
-__all__ = ["RabbitDesk", "RabbitLink"]
+__all__ = ["RabbitAdmin", "RabbitLink"]

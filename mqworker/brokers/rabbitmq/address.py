@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 import pika
 import pika.connection
 
-from mqworker.brokers.rabbitmq.wire import Lost, tls_context
-from mqworker.config import BrokerConfig
+from mqworker.brokers.rabbitmq.amqp_connection import Lost, tls_context
+from mqworker.config.model import BrokerConfig
 
 
 def parameters(url: str, config: BrokerConfig, name: str) -> Any:

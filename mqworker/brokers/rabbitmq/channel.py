@@ -1,8 +1,8 @@
 """One AMQP channel whose requests can be awaited.
 
-Runs on the loop of its Wire. It owns the pika channel: every request in hand gets its answer, or `Lost` when the
-channel or its connection ends; `on_lost` hears of the end once, synchronously, so that nothing happens in between.
-How long an answer may take is the Wire's business (`Wire.sweep`).
+Runs on the loop of its AmqpConnection. It owns the pika channel: every request in hand gets its answer, or `Lost` when
+the channel or its connection ends; `on_lost` hears of the end once, synchronously, so that nothing happens in between.
+How long an answer may take is the AmqpConnection's business (`AmqpConnection.sweep`).
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from typing import Any
 import pika.exceptions
 import pika.spec
 
-from mqworker.brokers.rabbitmq.wire import Lost, Wire
+from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 
 
 class Channel:
     """An open channel; `raw` is pika's."""
 
-    def __init__(self, wire: Wire, raw: Any, on_lost: Callable[[Lost], None] | None) -> None:
+    def __init__(self, wire: AmqpConnection, raw: Any, on_lost: Callable[[Lost], None] | None) -> None:
         self.raw = raw
         self.wire = wire
         self._on_lost = on_lost
@@ -26,7 +26,7 @@ class Channel:
         self._got: asyncio.Future[Any] | None = None
 
     @classmethod
-    async def open(cls, wire: Wire, on_lost: Callable[[Lost], None] | None = None) -> "Channel":
+    async def open(cls, wire: AmqpConnection, on_lost: Callable[[Lost], None] | None = None) -> "Channel":
         """Open a channel; raises Lost."""
         if not wire.usable:
             raise Lost("the connection is closed")

@@ -18,11 +18,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mqworker.brokers.base import Delivery, Sink
+from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
-from mqworker.brokers.rabbitmq.connection import SETTLED, wait_before
-from mqworker.brokers.rabbitmq.hot import Arrival, Deliveries
+from mqworker.brokers.rabbitmq.fast_frames import Arrival, Deliveries
+from mqworker.brokers.rabbitmq.reconnector import SETTLED, wait_before
 from mqworker.brokers.rabbitmq.topology import queue_status
-from mqworker.brokers.rabbitmq.wire import Lost, Wire
 
 WORTH = 1.25  # a tag is replaced by one with so many times its limit
 
@@ -34,7 +34,7 @@ class Consuming:
         self,
         queue: str,
         sink: Sink,
-        prepare: Callable[[Wire], Any],
+        prepare: Callable[[AmqpConnection], Any],
         tell: Callable[[str], None],
         changed: Callable[[], None],
     ) -> None:
@@ -44,7 +44,7 @@ class Consuming:
         self._prepare = prepare
         self._tell = tell
         self._changed = changed
-        self._wire: Wire | None = None
+        self._wire: AmqpConnection | None = None
         self._channel: Channel | None = None
         self._ended = asyncio.Event()
         self._tuned = asyncio.Event()
@@ -63,7 +63,7 @@ class Consuming:
         return self._channel is not None
 
     @property
-    def wire(self) -> Wire | None:
+    def wire(self) -> AmqpConnection | None:
         """The connection, while there is one."""
         return self._wire
 
@@ -107,7 +107,7 @@ class Consuming:
 
     # -- what the connection says
 
-    async def serve(self, wire: Wire) -> None:
+    async def serve(self, wire: AmqpConnection) -> None:
         """Consume on one channel after the other until the connection ends."""
         self._wire = wire
         loop, failures = asyncio.get_running_loop(), 0
@@ -148,7 +148,7 @@ class Consuming:
 
     # -- the channel
 
-    async def _consume_on(self, wire: Wire) -> None:
+    async def _consume_on(self, wire: AmqpConnection) -> None:
         self._ended.clear()
         channel = await Channel.open(wire, on_lost=self._lose)
         channel.raw.add_on_cancel_callback(
@@ -168,7 +168,7 @@ class Consuming:
             wire.deliveries.pop(channel.number, None)
             channel.close()
 
-    def _listen(self, wire: Wire, channel: Channel) -> None:
+    def _listen(self, wire: AmqpConnection, channel: Channel) -> None:
         epoch, unsettled, say = self.epoch, self._unsettled, self._sink.delivered
 
         def arrived(arrival: Arrival) -> None:

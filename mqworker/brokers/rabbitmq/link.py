@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Sequence
 
 from mqworker.brokers.base import LinkState, Publication, Sink, Topology
-from mqworker.brokers.rabbitmq.connection import Connection
+from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.consuming import Consuming
 from mqworker.brokers.rabbitmq.publishing import Publishing
+from mqworker.brokers.rabbitmq.reconnector import Reconnector
 from mqworker.brokers.rabbitmq.topology import ensure
-from mqworker.brokers.rabbitmq.wire import Lost, Wire
-from mqworker.config import BrokerConfig
+from mqworker.config.model import BrokerConfig
 
 REPAIR_EVERY = 5.0  # seconds at least between two looks at the topology because of a returned message
 ALARM = "the broker has an alarm and takes no messages: free memory or disk there"
@@ -36,8 +36,8 @@ class RabbitLink:
         self._consuming = Consuming(topology.input, sink, self._ensure, self._consuming_said, self._changed)
         self._publishing = Publishing(config, topology, sink, self._publishing_said, self._look_again, self._changed)
         self._connections = (
-            Connection(config, f"{name} (consume)", self._consuming, self._consuming_said),
-            Connection(config, f"{name} (publish)", self._publishing, self._publishing_said),
+            Reconnector(config, f"{name} (consume)", self._consuming, self._consuming_said),
+            Reconnector(config, f"{name} (publish)", self._publishing, self._publishing_said),
         )
         one, other = self._connections
         one.on_open, other.on_open = other.hurry, one.hurry  # the link is back with the later of the two
@@ -66,9 +66,9 @@ class RabbitLink:
         """See `Link.release`."""
         self._consuming.release(epoch, tags)
 
-    def publish(self, pid: int, publication: Publication) -> None:
+    def publish(self, publish_id: int, publication: Publication) -> None:
         """See `Link.publish`."""
-        self._publishing.publish(pid, publication)
+        self._publishing.publish(publish_id, publication)
 
     def depth(self) -> int | None:
         """See `Link.depth`."""
@@ -85,7 +85,7 @@ class RabbitLink:
 
     # -- what the connections say
 
-    async def _ensure(self, wire: Wire) -> None:
+    async def _ensure(self, wire: AmqpConnection) -> None:
         self._repaired = asyncio.get_running_loop().time()
         self._warnings = tuple(await ensure(wire, self._topology))
 
@@ -96,7 +96,7 @@ class RabbitLink:
         if wire is not None and due and (self._repair is None or self._repair.done()):
             self._repair = asyncio.create_task(self._make_again(wire))
 
-    async def _make_again(self, wire: Wire) -> None:
+    async def _make_again(self, wire: AmqpConnection) -> None:
         try:
             await self._ensure(wire)
         except Lost as lost:

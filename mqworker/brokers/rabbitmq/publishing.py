@@ -24,12 +24,12 @@ import pika.exceptions
 import pika.spec
 
 from mqworker.brokers.base import Publication, Sink, Topology
+from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost, RawProperties, Silence
 from mqworker.brokers.rabbitmq.channel import Channel
-from mqworker.brokers.rabbitmq.connection import SETTLED, wait_before
-from mqworker.brokers.rabbitmq.hot import encode_publish
+from mqworker.brokers.rabbitmq.fast_frames import encode_publish
+from mqworker.brokers.rabbitmq.reconnector import SETTLED, wait_before
 from mqworker.brokers.rabbitmq.topology import NOT_FOUND, attempt, delay_arguments, delay_queue, ensure_queue
-from mqworker.brokers.rabbitmq.wire import Lost, RawProperties, Silence, Wire
-from mqworker.config import BrokerConfig
+from mqworker.config.model import BrokerConfig
 
 APART = (10.0, 120.0)  # seconds until a queue that did not answer is tried again: at first, at most
 FRAME_OVERHEAD = 20  # bytes of a content header frame besides the property block
@@ -37,7 +37,7 @@ _TOO_LARGE = re.compile(r"larger than (?:configured )?max size (\d+)")
 
 
 class _Sent(NamedTuple):
-    pid: int
+    publish_id: int
     publication: Publication
     at: float
 
@@ -63,7 +63,7 @@ class Publishing:
         self._tell = tell
         self._missing = missing
         self._loop = asyncio.get_running_loop()
-        self._wire: Wire | None = None
+        self._wire: AmqpConnection | None = None
         self._channel: Channel | None = None
         self._ended = asyncio.Event()
         self._sequence = 0
@@ -95,24 +95,26 @@ class Publishing:
 
     # -- what the Link says
 
-    def publish(self, pid: int, publication: Publication) -> None:
+    def publish(self, publish_id: int, publication: Publication) -> None:
         """Publish, hold until it can be, or refuse."""
         channel, wire = self._channel, self._wire
         if self._apart:
             publication = self._around(publication)
         if channel is None or wire is None or not channel.usable:
-            self._sink.refused(pid, "not connected to the broker")
+            self._sink.refused(publish_id, "not connected to the broker")
         elif len(publication.body) > self._largest:
             size = len(publication.body)
-            self._sink.refused(pid, f"too large: {size} bytes, the broker takes {self._largest}", too_large=True)
+            self._sink.refused(publish_id, f"too large: {size} bytes, the broker takes {self._largest}", too_large=True)
         elif len(publication.properties) + FRAME_OVERHEAD > wire.params.frame_max:
             reason = f"too large: {len(publication.properties)} bytes of properties and headers"
-            self._sink.refused(pid, reason, too_large=True)
+            self._sink.refused(publish_id, reason, too_large=True)
         elif self._apart and self._kept_apart(publication):
             exchange, routing_key = self._target(publication)
-            self._sink.refused(pid, f"no answer from what is behind exchange {exchange!r}, routing key {routing_key!r}")
+            self._sink.refused(
+                publish_id, f"no answer from what is behind exchange {exchange!r}, routing key {routing_key!r}"
+            )
         else:
-            sent = _Sent(pid, publication, self._loop.time())
+            sent = _Sent(publish_id, publication, self._loop.time())
             need = publication.delay or publication.exchange
             if need in self._ready:
                 self._send(sent)
@@ -126,7 +128,7 @@ class Publishing:
 
     # -- what the connection says
 
-    async def serve(self, wire: Wire) -> None:
+    async def serve(self, wire: AmqpConnection) -> None:
         """Publish on one channel after the other until the connection ends."""
         failures = 0
         self._largest = self._configured  # a broker that was started again may have another limit
@@ -186,7 +188,7 @@ class Publishing:
                 frame_max=channel.wire.params.frame_max,
             )
         except ValueError as error:
-            self._sink.refused(sent.pid, f"cannot be published: {error}")
+            self._sink.refused(sent.publish_id, f"cannot be published: {error}")
             return
         channel.wire.emit(frames)
         self._sequence += 1
@@ -209,13 +211,13 @@ class Publishing:
                 self._apart.pop(self._target(item.publication), None)
             if nacked:
                 self._returned.pop(number, None)
-                self._sink.refused(item.pid, "nacked: the broker could not store it (queue full or unavailable)")
+                self._sink.refused(item.publish_id, "nacked: the broker could not store it (queue full or unavailable)")
             elif self._returned and number in self._returned:
-                self._sink.refused(item.pid, self._returned.pop(number))
+                self._sink.refused(item.publish_id, self._returned.pop(number))
             else:
                 if not self._confirmed:
                     self._loop.call_soon(self._tell_confirmed)
-                self._confirmed.append(item.pid)
+                self._confirmed.append(item.publish_id)
         if self._careful:
             self._next()
 
@@ -228,8 +230,8 @@ class Publishing:
 
     def _tell_confirmed(self) -> None:
         if self._confirmed:
-            pids, self._confirmed = self._confirmed, []
-            self._sink.confirmed(pids)
+            publish_ids, self._confirmed = self._confirmed, []
+            self._sink.confirmed(publish_ids)
 
     def _was_returned(self, _channel: object, method: Any, properties: RawProperties, body: bytes) -> None:
         """Mark the oldest publication that this can be; its confirm follows, and must not count as one."""
@@ -303,7 +305,7 @@ class Publishing:
         self._alone = 0
         self._tell(f"publishing stopped: {lost}")
         for item in waiting:
-            self._sink.refused(item.pid, f"not sent: {lost}")
+            self._sink.refused(item.publish_id, f"not sent: {lost}")
         if sent:
             self._sink.publishes_lost(str(lost))
 
@@ -319,10 +321,10 @@ class Publishing:
             culprits = sent if len(sent) == 1 else []
             self._careful = 0 if culprits else len(sent)
         for item in culprits:
-            self._sink.refused(item.pid, f"refused by the broker: {lost}", too_large=limit is not None)
+            self._sink.refused(item.publish_id, f"refused by the broker: {lost}", too_large=limit is not None)
         return [item for item in sent if item not in culprits]
 
-    async def _prepare(self, wire: Wire, need: str | int) -> None:
+    async def _prepare(self, wire: AmqpConnection, need: str | int) -> None:
         """Look for an exchange or make a delay queue, then let go what waits for it."""
         problem = ""
         try:
@@ -342,8 +344,8 @@ class Publishing:
             self._ready.add(need)
         for sent in held:
             if problem:
-                self._sink.refused(sent.pid, problem)
+                self._sink.refused(sent.publish_id, problem)
             elif self._channel is not None and self._channel.usable:
                 self._send(sent)
             else:
-                self._sink.refused(sent.pid, "not connected to the broker")
+                self._sink.refused(sent.publish_id, "not connected to the broker")

@@ -10,14 +10,14 @@ import re
 from typing import Any
 
 from mqworker.brokers.base import Placement, Topology
+from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
-from mqworker.brokers.rabbitmq.wire import Lost, Wire
 
 NOT_FOUND, REFUSED, MISMATCH = 404, 403, 406
 _INEQUIVALENT = re.compile(r"inequivalent arg '([^']*)'.*?received (.*?) but current is (.*)", re.DOTALL)
 
 
-def queue_arguments(wire: Wire, queue_type: str) -> dict[str, Any]:
+def queue_arguments(wire: AmqpConnection, queue_type: str) -> dict[str, Any]:
     """Return the arguments of a queue of ours; by itself RabbitMQ 4 drops a quorum message after 20 deliveries."""
     if queue_type != "quorum":
         return {}
@@ -42,13 +42,13 @@ def delay_queue(input_queue: str, delay: int) -> str:
     return f"{input_queue}.retry.{delay}s"
 
 
-def major_version(wire: Wire) -> int:
+def major_version(wire: AmqpConnection) -> int:
     """Return the broker's major version, 0 when it does not say."""
     version = str((wire.server_properties or {}).get("version", ""))
     return int(version.split(".", 1)[0]) if version[:1].isdigit() else 0
 
 
-async def attempt(wire: Wire, method: str, **arguments: Any) -> Any:
+async def attempt(wire: AmqpConnection, method: str, **arguments: Any) -> Any:
     """Make one request on a throw-away channel; raises Lost with the broker's reply code."""
     channel = await Channel.open(wire)
     try:
@@ -57,7 +57,7 @@ async def attempt(wire: Wire, method: str, **arguments: Any) -> Any:
         channel.close()
 
 
-async def queue_status(wire: Wire, name: str) -> Any | None:
+async def queue_status(wire: AmqpConnection, name: str) -> Any | None:
     """Return the answer to a passive declare (message_count, consumer_count), None when there is no such queue."""
     try:
         return await attempt(wire, "queue_declare", queue=name, passive=True)
@@ -73,7 +73,7 @@ def mismatch(lost: Lost) -> tuple[str, str, str] | None:
     return (found[1], found[2].strip("' "), found[3].strip("' ")) if found else None
 
 
-async def ensure_queue(wire: Wire, name: str, arguments: dict[str, Any]) -> list[str]:
+async def ensure_queue(wire: AmqpConnection, name: str, arguments: dict[str, Any]) -> list[str]:
     """Make sure that a queue exists; returns warnings."""
     existed = await queue_status(wire, name) is not None
     try:
@@ -87,7 +87,7 @@ async def ensure_queue(wire: Wire, name: str, arguments: dict[str, Any]) -> list
     return []
 
 
-async def ensure_exchange(wire: Wire, output: Placement) -> list[str]:
+async def ensure_exchange(wire: AmqpConnection, output: Placement) -> list[str]:
     """Make sure that the exchange exists and the queue is bound to it; returns warnings."""
     exchange, warnings = output.exchange, []
     try:
@@ -109,7 +109,7 @@ async def ensure_exchange(wire: Wire, output: Placement) -> list[str]:
     return warnings
 
 
-async def ensure(wire: Wire, topology: Topology) -> list[str]:
+async def ensure(wire: AmqpConnection, topology: Topology) -> list[str]:
     """Make sure that all of a stage's topology exists; returns warnings, raises Lost with what cannot be had."""
     arguments = queue_arguments(wire, topology.queue_type)
     names = [topology.input, topology.dead]

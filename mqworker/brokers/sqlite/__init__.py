@@ -1,6 +1,6 @@
 """The embedded broker: queues in one SQLite file, for trying mqworker, for one machine, and for tests without a server.
 
-`SqliteLink` runs in a stage's Producer, `SqliteDesk` in the desk; any number of processes may share one file. Whatever
+`SqliteLink` runs in a stage's Producer, `SqliteAdmin` in the desk; any number of processes may share one file. Whatever
 was confirmed has been synced to the disk.
 
     file.py     the file: opening, transactions, what its errors mean
@@ -12,8 +12,8 @@ was confirmed has been synced to the disk.
     desk.py     the Desk
 """
 
-from mqworker.brokers.sqlite.desk import SqliteDesk
+from mqworker.brokers.sqlite.admin import SqliteAdmin
 from mqworker.brokers.sqlite.file import path_of
 from mqworker.brokers.sqlite.link import SqliteLink
 
-__all__ = ["SqliteDesk", "SqliteLink", "path_of"]
+__all__ = ["SqliteAdmin", "SqliteLink", "path_of"]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mqworker.brokers.base import LinkState, Publication, Sink, Topology
-from mqworker.brokers.sqlite.session import Ack, Call, Publish, Release
+from mqworker.brokers.sqlite.session import AckCommand, Call, PublishCommand, Release
 from mqworker.brokers.sqlite.writer import Close, Consume, Writer
 
 
@@ -42,18 +42,18 @@ class SqliteLink:
 
     def ack(self, epoch: int, tag: int, *, multiple: bool) -> None:
         """Settle a delivery, or all of its epoch up to it."""
-        self._writer.commands.put(Ack(epoch, tag, multiple))
+        self._writer.commands.put(AckCommand(epoch, tag, multiple))
 
     def release(self, epoch: int, tags: Sequence[int]) -> None:
         """Give deliveries back to their place in the queue, marked as redelivered."""
         self._writer.commands.put(Release(epoch, tuple(tags)))
 
-    def publish(self, pid: int, publication: Publication) -> None:
-        """Publish; confirmed means synced to the disk."""
+    def publish(self, publish_id: int, publication: Publication) -> None:
+        """PublishCommand; confirmed means synced to the disk."""
         if self.state.connected and not self._closed:
-            self._writer.commands.put(Publish(pid, publication, self._era))
+            self._writer.commands.put(PublishCommand(publish_id, publication, self._era))
         else:
-            self._sink.refused(pid, f"not connected: {self.state.reason}")
+            self._sink.refused(publish_id, f"not connected: {self.state.reason}")
 
     def depth(self) -> int | None:
         """Messages ready in the input queue, as seen in the last second."""

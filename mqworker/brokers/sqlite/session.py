@@ -19,15 +19,15 @@ from mqworker.brokers.sqlite.file import File, Unusable
 Call = Callable[[], None]
 
 
-class Publish(NamedTuple):
+class PublishCommand(NamedTuple):
     """Command: store this. `era` counts the times that unanswered publications were declared lost."""
 
-    pid: int
+    publish_id: int
     publication: Publication
     era: int
 
 
-class Ack(NamedTuple):
+class AckCommand(NamedTuple):
     """Command: settle one delivery, or all up to it. One of an older epoch never gets to a session."""
 
     epoch: int
@@ -42,7 +42,7 @@ class Release(NamedTuple):
     tags: tuple[int, ...]
 
 
-Command = Publish | Ack | Release
+Command = PublishCommand | AckCommand | Release
 
 
 class _Changes:
@@ -151,17 +151,17 @@ class Session:
         db.execute("UPDATE owner SET seen = ? WHERE id = ?", (time.time(), self._owner))
 
     def _do(self, db: sqlite3.Connection, command: Command, changes: _Changes) -> None:
-        if isinstance(command, Publish):
+        if isinstance(command, PublishCommand):
             try:
                 store.publish(db, command.publication)
             except store.Refused as refusal:
-                changes.refused.append((command.pid, str(refusal)))
+                changes.refused.append((command.publish_id, str(refusal)))
                 return
-            changes.confirmed.append(command.pid)
+            changes.confirmed.append(command.publish_id)
             if command.publication.settles is not None:
                 epoch, tag = command.publication.settles
                 self._settle((tag,) if epoch == self.epoch else (), changes.settled, changes)
-        elif isinstance(command, Ack):
+        elif isinstance(command, AckCommand):
             tags = self._up_to(command.tag) if command.multiple else (command.tag,)
             self._settle(tags, changes.settled, changes)
         else:
@@ -187,7 +187,7 @@ class Session:
         calls: list[Call] = []
         if changes.confirmed:
             calls.append(partial(self._sink.confirmed, changes.confirmed))
-        calls += [partial(self._sink.refused, pid, reason) for pid, reason in changes.refused]
+        calls += [partial(self._sink.refused, publish_id, reason) for publish_id, reason in changes.refused]
         for row in taken:
             self._tag += 1
             self._held[self._tag] = row.id

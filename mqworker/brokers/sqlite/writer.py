@@ -19,7 +19,7 @@ import msgspec
 
 from mqworker.brokers.base import LinkState, Sink, Topology
 from mqworker.brokers.sqlite.file import Unsure, explain, is_busy, is_full
-from mqworker.brokers.sqlite.session import Call, Command, Publish, Session
+from mqworker.brokers.sqlite.session import Call, Command, PublishCommand, Session
 
 POLL = (0.02, 0.1)  # s between looks for messages of other processes: when some just came, and when none come
 TICK = 0.5  # s between looks for dead owners, ended delays, and whether the file is in place
@@ -154,10 +154,10 @@ class Writer(threading.Thread):
         self._tell(blocked=True, reason=reason)
 
     def _refuse(self, reason: str) -> None:
-        refused = [command.pid for command in self._kept if isinstance(command, Publish)]
-        self._kept = [command for command in self._kept if not isinstance(command, Publish)]
+        refused = [command.publish_id for command in self._kept if isinstance(command, PublishCommand)]
+        self._kept = [command for command in self._kept if not isinstance(command, PublishCommand)]
         if refused:
-            self._ear.post([partial(self._sink.refused, pid, reason) for pid in refused])
+            self._ear.post([partial(self._sink.refused, publish_id, reason) for publish_id in refused])
 
     def _fail(self, reason: str, *, unsure: bool) -> None:
         """Say that the session is over; an answer for each publication that has none."""
@@ -196,7 +196,7 @@ class Writer(threading.Thread):
             return
 
     def _is_valid(self, command: Command) -> bool:
-        if isinstance(command, Publish):
+        if isinstance(command, PublishCommand):
             return command.era == self._era  # else its Sink has heard that it was lost
         if command.epoch != self._epoch:
             self.stale_acks += 1

@@ -54,7 +54,7 @@ def epochs_off_consuming(module):
 
 def deadlines_off_wire(module):
     """An answer may take for ever."""
-    module.Wire.sweep = lambda self, now: None
+    module.AmqpConnection.sweep = lambda self, now: None
 
 
 def deadlines_off_publishing(module):
@@ -155,22 +155,22 @@ def slow_task_done(module):
 
 
 PATCHES = {
-    "ack-before-confirm": {"mqworker.tree.ledger": ack_before_confirm},
+    "ack-before-confirm": {"mqworker.producer.ledger": ack_before_confirm},
     "mandatory-off": {"mqworker.brokers.rabbitmq.publishing": mandatory_off},
     "epochs-off": {
-        "mqworker.tree.ledger": epochs_off_ledger,
+        "mqworker.producer.ledger": epochs_off_ledger,
         "mqworker.brokers.rabbitmq.consuming": epochs_off_consuming,
     },
     "deadlines-off": {
-        "mqworker.brokers.rabbitmq.wire": deadlines_off_wire,
+        "mqworker.brokers.rabbitmq.amqp_connection": deadlines_off_wire,
         "mqworker.brokers.rabbitmq.publishing": deadlines_off_publishing,
         "mqworker.brokers.rabbitmq.address": deadlines_off_address,
     },
-    "shared-queue": {"mqworker.tree.lane": shared_queue},
+    "shared-queue": {"mqworker.producer.lane": shared_queue},
     "put-ahead": {
-        "mqworker.tree.lane": put_ahead_lane,
-        "mqworker.tree.fleet": put_ahead_fleet,
-        "mqworker.tree.ledger": put_ahead_ledger,
+        "mqworker.producer.lane": put_ahead_lane,
+        "mqworker.producer.fleet": put_ahead_fleet,
+        "mqworker.producer.ledger": put_ahead_ledger,
     },
     "slow-task-done": {"multiprocessing.queues": slow_task_done},
 }

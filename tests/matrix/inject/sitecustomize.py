@@ -19,22 +19,22 @@ from pathlib import Path
 
 # Where each step happens: module, class, method, and which of its arguments is the lane concerned, if one is.
 STEPS = {
-    "received": ("mqworker.tree.engine", "Engine", "delivered", None),
-    "dispatched": ("mqworker.tree.lane", "Lane", "feed", 0),
-    "computing": ("mqworker.tree.work", "Worker", "compute", None),
-    "handed up": ("mqworker.tree.engine", "Engine", "lane_outcomes", 1),
+    "received": ("mqworker.producer.engine", "Engine", "delivered", None),
+    "dispatched": ("mqworker.producer.lane", "Lane", "feed", 0),
+    "computing": ("mqworker.consumer.work", "Worker", "compute", None),
+    "handed up": ("mqworker.producer.engine", "Engine", "lane_outcomes", 1),
     "publishing": ("mqworker.brokers.{broker}.link", "{link}", "publish", None),
-    "confirmed": ("mqworker.tree.engine", "Engine", "confirmed", None),
+    "confirmed": ("mqworker.producer.engine", "Engine", "confirmed", None),
     "acked": ("mqworker.brokers.{broker}.link", "{link}", "ack", None),
 }
 LINKS = {"rabbitmq": "RabbitLink", "sqlite": "SqliteLink"}
 # What would be waited for, in seconds; the product's own values are in these modules.
 SHORT = {
-    "mqworker.keeper": {"PULSE_DEADLINE": 3.0},
-    "mqworker.tree.producer": {"PULSE": 0.2},
-    "mqworker.tree.watch": {"STALL": 1.0},
-    "mqworker.brokers.rabbitmq.wire": {"ANSWER_DEADLINE": 1.5},
-    "mqworker.brokers.rabbitmq.connection": {"PING_EVERY": 0.5, "LONGEST_WAIT": 1.0},
+    "mqworker.service.stage_supervisor": {"PULSE_DEADLINE": 3.0},
+    "mqworker.producer.process": {"PULSE": 0.2},
+    "mqworker.producer.timers": {"STALL": 1.0},
+    "mqworker.brokers.rabbitmq.amqp_connection": {"ANSWER_DEADLINE": 1.5},
+    "mqworker.brokers.rabbitmq.reconnector": {"PING_EVERY": 0.5, "LONGEST_WAIT": 1.0},
 }
 
 

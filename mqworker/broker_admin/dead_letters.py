@@ -1,0 +1,126 @@
+"""Dead letters as an operator sees them: what is told of one, and how one is sent back.
+
+Pure; used by the desk. A dead letter is known by the first 16 hex digits of its fingerprint, because a message id may
+be missing or not unique.
+"""
+
+import hashlib
+from typing import Any
+
+from mqworker.amqp import headers
+from mqworker.amqp.fingerprint import fingerprint
+from mqworker.amqp.properties import MalformedProperties, Properties
+from mqworker.brokers.base import Publication
+
+_GONE_ON_REPLAY = frozenset(
+    {
+        headers.ATTEMPT,
+        headers.CRASHES,
+        headers.QUEUE,
+        headers.REASON,
+        headers.ERROR_TYPE,
+        headers.MESSAGE,
+        headers.TRACEBACK,
+        headers.EXIT,
+        headers.HOST,
+        headers.STAGE,
+        headers.GENERATION,
+        headers.REDELIVERIES,
+    }
+)
+_SHOWN = {
+    "reason": headers.REASON,
+    "error_type": headers.ERROR_TYPE,
+    "message": headers.MESSAGE,
+    "failed_at": headers.FAILED_AT,
+    "first_failed_at": headers.FIRST_FAILED_AT,
+    "attempt": headers.ATTEMPT,
+    "crashes": headers.CRASHES,
+    "generation": headers.GENERATION,
+    "host": headers.HOST,
+    "replayed": headers.REPLAYED,
+}
+_LONG = {"traceback": headers.TRACEBACK, "exit": headers.EXIT}
+
+
+def letter_id(properties: bytes, body: bytes) -> str:
+    """The name that an operator uses for a dead letter."""
+    return fingerprint(properties, body).hex()[:16]
+
+
+def reason(properties: bytes) -> object:
+    """Why it is dead; None when that cannot be read (anybody may write to the queue)."""
+    return _decode(properties).headers.get(headers.REASON)
+
+
+def lineage(properties: bytes, body: bytes, *, later: int = 0) -> bytes:
+    """Which message it is, and how often it was replayed; or so many replays later."""
+    decoded = _decode(properties)
+    times = _replays(decoded) + later
+    return hashlib.sha256(f"{times} {decoded.message_id!r} ".encode(errors="backslashreplace") + body).digest()
+
+
+def describe(properties: bytes, body: bytes, *, whole: bool = False) -> dict[str, Any]:
+    """What is told of a dead letter; `whole` adds traceback, headers, properties and body."""
+    decoded = _decode(properties)
+    told: dict[str, Any] = {
+        "id": letter_id(properties, body),
+        "message_id": decoded.message_id,
+        "content_type": decoded.content_type,
+        "size": len(body),
+    }
+    names = _SHOWN | (_LONG if whole else {})
+    for key, name in names.items():
+        value = decoded.headers.get(name)
+        if value is not None:
+            told[key] = value
+    if whole:
+        told["headers"] = decoded.headers.to_dict()
+        told["correlation_id"] = decoded.correlation_id
+        told["reply_to"] = decoded.reply_to
+        told["timestamp"] = decoded.timestamp
+        told["properties"] = properties
+        told["body"] = body
+    return {key: _shown(value) for key, value in told.items()}
+
+
+def _shown(value: Any) -> Any:
+    """What can be told: headers and short strings of foreign clients may hold bytes that are not UTF-8."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_shown(name): _shown(item) for name, item in value.items()}
+        case list():
+            return [_shown(item) for item in value]
+    return value
+
+
+def replay(properties: bytes, body: bytes, queue: str) -> Publication:
+    """The original message again: what the dead letter had moved aside is back, the count of replays is kept."""
+    decoded = _decode(properties)
+    table = decoded.headers
+    for name in list(table):
+        if name in _GONE_ON_REPLAY:
+            del table[name]
+    for name in ("CC", "BCC"):
+        if headers.ORIGINAL + name in table:
+            table.rename(headers.ORIGINAL + name, name)
+    expiration = table.pop(headers.ORIGINAL + "expiration", None)
+    if isinstance(expiration, str):
+        decoded.expiration = expiration
+    table[headers.REPLAYED] = _replays(decoded) + 1
+    decoded.delivery_mode = 2
+    return Publication("", queue, decoded.encode(), body)
+
+
+def _replays(decoded: Properties) -> int:
+    value = decoded.headers.get(headers.REPLAYED)
+    return value if type(value) is int else 0
+
+
+def _decode(properties: bytes) -> Properties:
+    try:
+        return Properties.decode(properties)
+    except MalformedProperties:
+        return Properties()

@@ -1,0 +1,234 @@
+"""`SqliteAdmin`: one-off questions to the embedded broker.
+
+Runs in the desk process; its one worker thread owns an open file, which it keeps until an error. A question that writes
+is one transaction and is rolled back when its deadline has passed, so what did not answer in time was not done. Fails
+with `BrokerUnavailable` (the file, the lock, the deadline) and `BrokerRefused` (no such queue, no route).
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from mqworker.amqp.properties import MalformedProperties, Properties
+from mqworker.brokers.base import (
+    DROP,
+    STOP,
+    BrokerRefused,
+    BrokerUnavailable,
+    Peeked,
+    Publication,
+    QueueInfo,
+    Show,
+    Wanted,
+)
+from mqworker.brokers.sqlite import store
+from mqworker.brokers.sqlite.file import File, Unsure, Unusable, explain, is_busy
+
+REPLY_POLL = 0.015  # s between looks for a reply
+REPLIES = 100  # messages in a reply queue that are looked at: others than the stage may write there
+MOVED = 500  # messages that `move` looks at in one transaction
+
+T = TypeVar("T")
+
+
+class SqliteAdmin:
+    """Implements `mqworker.brokers.base.Admin` on a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-desk")
+        self._file: File | None = None
+        self._owner: int | None = None  # our registration in that file, made for the first reply queue
+        self._name = f"desk {uuid.uuid4().hex}"
+
+    async def queue(self, name: str, deadline: float) -> QueueInfo | None:
+        """Look at a queue; None when there is none."""
+
+        def work(db: sqlite3.Connection) -> QueueInfo | None:
+            queue = store.queue_id(db, name)
+            if queue is None:
+                return None
+            return QueueInfo(name, store.count_ready(db, queue), store.count_consumers(db, name))
+
+        return await self._ask(work, deadline, writes=False)
+
+    async def purge(self, name: str, deadline: float) -> int:
+        """Remove all ready messages; returns how many."""
+        return await self._ask(lambda db: store.purge_queue(db, _existing(db, name)), deadline)
+
+    async def delete(self, name: str, deadline: float) -> int:
+        """Delete a queue; returns how many messages went with it."""
+        return await self._ask(lambda db: store.delete_queue(db, _existing(db, name)), deadline)
+
+    async def send(self, queue: str, properties: bytes, body: bytes, deadline: float) -> None:
+        """Store one message in `queue`."""
+        publication = Publication("", queue, properties, body)
+        await self._ask(lambda db: store.publish(db, publication), deadline)
+
+    async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> tuple[bytes, bytes]:
+        """Send with a reply queue of its own, and wait for the reply: (properties, body)."""
+        until = time.monotonic() + deadline
+        request = _edit(properties)
+        request.reply_to = reply = f"mqworker.reply.{uuid.uuid4().hex}"
+        request.correlation_id = correlation = uuid.uuid4().hex
+        publication = Publication("", queue, request.encode(), body)
+
+        def send(db: sqlite3.Connection) -> None:
+            store.publish(db, publication)
+            store.make_queue(db, reply, self._registered(db))
+
+        def receive(db: sqlite3.Connection) -> tuple[bytes, bytes] | None:
+            found = _peek(db, _existing(db, reply), REPLIES)
+            return next((each[1:] for each in found if _correlation(each.properties) == correlation), None)
+
+        await self._ask(send, deadline)
+        try:
+            while not (found := await self._ask(receive, max(until - time.monotonic(), 0.01), writes=False)):
+                if time.monotonic() >= until:
+                    raise BrokerUnavailable(f"no reply from {queue!r} within {deadline:g} s: is its stage running?")
+                await asyncio.sleep(REPLY_POLL)
+        finally:
+            # one that cannot be deleted now goes with this process
+            with contextlib.suppress(BrokerUnavailable, BrokerRefused):
+                await self._ask(lambda db: store.delete_queue(db, _existing(db, reply)), 1.0)
+        return found
+
+    async def peek(self, queue: str, limit: int, deadline: float, show: Show | None = None) -> list[Peeked]:
+        """Look at up to `limit` ready messages from the head, changing nothing."""
+        return await self._ask(lambda db: _peek(db, _existing(db, queue), limit, show), deadline, writes=False)
+
+    async def move(self, queue: str, limit: int, wanted: Wanted, deadline: float) -> int:
+        """Do with each of the first `limit` ready messages what `wanted` says; returns how many left their place.
+
+        What is placed and what is removed is one transaction (for each 500 messages). A publication without a route
+        ends it: `BrokerRefused`, and nothing of that transaction was done.
+        """
+        until = time.monotonic() + deadline
+        ids = await self._ask(lambda db: store.ready_ids(db, _existing(db, queue), limit), deadline, writes=False)
+        moved = 0
+        for start in range(0, len(ids), MOVED):
+            some = ids[start : start + MOVED]
+            left = max(until - time.monotonic(), 0.01)
+            gone, stopped = await self._ask(partial(_move, ids=some, wanted=wanted), left)
+            moved += gone
+            if stopped:
+                break
+        return moved
+
+    async def close(self) -> None:
+        """Close what is open."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown(wait=False)
+
+    async def _ask(self, work: Callable[[sqlite3.Connection], T], deadline: float, *, writes: bool = True) -> T:
+        until = time.monotonic() + deadline
+        loop = asyncio.get_running_loop()
+        try:
+            answer = loop.run_in_executor(self._thread, self._work, work, until, writes)
+            return await asyncio.wait_for(answer, deadline)
+        except TimeoutError:
+            raise BrokerUnavailable(f"{self._path} did not answer within {deadline:g} s") from None
+
+    def _work(self, work: Callable[[sqlite3.Connection], T], until: float, writes: bool) -> T:
+        while True:
+            try:
+                return self._once(work, until, writes)
+            except store.Refused as refusal:
+                raise BrokerRefused(str(refusal)) from None
+            except UnicodeEncodeError:
+                raise BrokerRefused("a queue name must be valid UTF-8") from None
+            except (sqlite3.Error, OSError, Unusable, Unsure) as error:
+                if not is_busy(error) or time.monotonic() >= until:
+                    self._drop()
+                    raise BrokerUnavailable(explain(error, self._path)) from error
+
+    def _once(self, work: Callable[[sqlite3.Connection], T], until: float, writes: bool) -> T:
+        if self._file is not None and not self._file.is_in_place():
+            self._drop()
+        self._file = self._file or File(self._path)
+        if not writes:
+            return work(self._file.db)
+        with self._file.transaction() as db:
+            result = work(db)
+            if time.monotonic() > until:  # nobody waits any more
+                raise BrokerUnavailable(f"{self._path} did not answer in time")
+        return result
+
+    def _registered(self, db: sqlite3.Connection) -> int:
+        if self._owner is None or not store.has_owner(db, self._owner):
+            self._owner = store.add_owner(db, self._name)
+        return self._owner
+
+    def _drop(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = self._owner = None
+
+    def _close(self) -> None:
+        owner = self._owner
+        if self._file is not None and owner is not None:
+            with contextlib.suppress(sqlite3.Error, Unusable, Unsure), self._file.transaction() as db:
+                store.remove_owner(db, owner)
+        self._drop()
+
+
+def _existing(db: sqlite3.Connection, name: str) -> int:
+    queue = store.queue_id(db, name)
+    if queue is None:
+        raise store.Refused(f"there is no queue {name!r}")
+    return queue
+
+
+def _peek(db: sqlite3.Connection, queue: int, limit: int, show: Show | None = None) -> list[Peeked]:
+    found: list[Peeked] = []
+    for position, each in enumerate(store.ready_ids(db, queue, limit)):
+        content = store.content(db, each)
+        if content is None:  # taken by somebody since
+            continue
+        verdict = True if show is None else show(*content)
+        if verdict == STOP:
+            break
+        if verdict:
+            found.append(Peeked(position, *content))
+    return found
+
+
+def _move(db: sqlite3.Connection, ids: list[int], wanted: Wanted) -> tuple[int, bool]:
+    gone = []
+    stopped = False
+    for each in ids:
+        content = store.content(db, each)
+        if content is None:  # taken by somebody since
+            continue
+        action = wanted(*content)
+        if action == STOP:
+            stopped = True
+            break
+        if isinstance(action, Publication):
+            store.publish(db, action)
+        elif action != DROP:
+            continue
+        gone.append(each)
+    store.remove(db, gone)
+    return len(gone), stopped
+
+
+def _correlation(properties: bytes) -> str | None:
+    try:
+        return Properties.decode(properties).correlation_id
+    except MalformedProperties:
+        return None
+
+
+def _edit(properties: bytes) -> Properties:
+    try:
+        return Properties.decode(properties)
+    except MalformedProperties as error:
+        raise BrokerRefused(f"the properties are malformed: {error}") from None

@@ -1,0 +1,1 @@
+"""The code check: a short process that imports the user's code and validates parameters, and its client."""

@@ -1,0 +1,178 @@
+"""Checks a tree of raw values key by key against the structs, and goes on after each problem.
+
+Pure. `Checker.config()` always returns a `Config`: a bad value is replaced by its default (a required one by None) and
+its key noted in `bad`, so that the rules between keys can still be tried on all that is good.
+"""
+
+import datetime as dt
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import msgspec
+from msgspec.structs import FieldInfo
+
+from mqworker.config import schema
+from mqworker.config.errors import ConfigProblem, Key, blamed, dotted, nearest, quoted
+from mqworker.config.model import Config
+
+DEFAULT = "default"
+MAX_NESTING = 32
+_INT64 = 1 << 63
+
+
+class Checker:
+    """Collects problems, origins and bad keys while it builds the structs."""
+
+    def __init__(self, whence: Callable[[Key], str]) -> None:
+        self._whence = whence
+        self.problems: list[ConfigProblem] = []
+        self.origins: dict[str, str] = {}
+        self.bad: set[Key] = set()
+
+    def config(self, raw: dict[str, Any]) -> Config:
+        """Check everything."""
+        return cast("Config", self._table(Config, raw, ()))
+
+    def _problem(self, key: Key, message: str, fix: str = "") -> None:
+        self.bad.add(key)
+        self.problems.append(ConfigProblem(self._whence(key), dotted(key), message, fix))
+
+    def _table(self, struct: schema.Struct, raw: dict[str, Any], at: Key) -> msgspec.Struct:
+        known = schema.fields(struct)
+        for name in raw:
+            if name not in known:
+                self._problem((*at, name), "unknown key", _suggestion(name, known, at))
+        return struct(
+            **{
+                name: value
+                for name, field in known.items()
+                if (value := self._field(field, raw, (*at, name))) is not msgspec.UNSET
+            }
+        )
+
+    def _field(self, field: FieldInfo, raw: dict[str, Any], here: Key) -> Any:
+        """Return the checked value, or UNSET where the struct's default stands."""
+        given = field.name in raw
+        value = raw.get(field.name, {})
+        table, named = schema.table_of(field.type), schema.named_tables(field.type)
+        if not given and field.required:
+            self._problem(here, "missing", _how_to_add(here))
+            return {} if named else None
+        if not given and (table is None or field.default is None):
+            self.origins[dotted(here)] = DEFAULT
+            return msgspec.UNSET
+        if not (table or named):
+            return self._leaf(field, value, here)
+        if not isinstance(value, dict):
+            known = schema.fields(table) if table else {}
+            self._problem(here, f"is {_kind(value)}, must be a table", f"with {', '.join(known)}" if known else "")
+            return msgspec.UNSET if not field.required else {}
+        if table:
+            return self._table(table, value, here)
+        return self._stages(field, value, here)
+
+    def _stages(self, field: FieldInfo, raw: dict[str, Any], here: Key) -> dict[str, msgspec.Struct]:
+        if not raw:
+            self._problem(here, "missing", _how_to_add(here))
+        named = schema.named_tables(field.type)
+        assert named
+        built = {}
+        for name, value in raw.items():
+            if not _fits(name, named[0]):
+                self._problem((*here, name), f"the name must be {schema.expected(named[0])}")
+            if isinstance(value, dict):
+                built[name] = self._table(named[1], value, (*here, name))
+            else:
+                self._problem((*here, name), f"is {_kind(value)}, must be a table", "write [stages.NAME]")
+        return built
+
+    def _leaf(self, field: FieldInfo, value: Any, here: Key) -> Any:
+        self.origins[dotted(here)] = self._whence(here)
+        fault = self._fault(field.type, value, here)
+        if fault is None and isinstance(value, dict):
+            self._own_keys(value, here)
+        if fault is None:
+            return msgspec.convert(value, field.type)
+        self._problem(here, fault if "must" in fault else f"{fault}, must be {schema.expected(field.type)}")
+        return None if field.required else msgspec.UNSET
+
+    def _fault(self, annotation: Any, value: Any, here: Key) -> str | None:
+        if _fits(value, annotation):
+            return None
+        origin = self._whence(here)
+        if isinstance(value, list) and schema.takes_list(annotation):
+            item_type = schema.item_of(annotation)
+            for number, item in enumerate(value, 1):
+                if not _fits(item, item_type):
+                    return f"item {number} is {blamed(here, item, origin)}, must be {schema.expected(item_type)}"
+        if schema.is_free_table(annotation):
+            return f"is {_kind(value)}"
+        return f"is {blamed(here, value, origin)}"
+
+    def _own_keys(self, table: dict[str, Any], here: Key) -> None:
+        """Note where each parameter came from; only values that survive JSON and MessagePack unchanged are good."""
+        for name, value in table.items():
+            key = (*here, name)
+            self.origins[dotted(key)] = self._whence(key)
+            if fault := _not_plain(value, MAX_NESTING):
+                self._problem(key, fault)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    try:
+        msgspec.convert(value, annotation)
+    except (msgspec.ValidationError, RecursionError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _kind(value: Any) -> str:
+    """Name a value's type without its content, which may hold secrets."""
+    match value:
+        case str():
+            return "text"
+        case list():
+            return "a list"
+        case _:
+            return "a single value"
+
+
+def _not_plain(value: Any, levels: int) -> str | None:
+    if levels == 0:
+        return f"is nested more than {MAX_NESTING} levels deep"
+    match value:
+        case dict() | list():
+            items = value.values() if isinstance(value, dict) else value
+            return next(filter(None, (_not_plain(item, levels - 1) for item in items)), None)
+        case float() if not math.isfinite(value):
+            return f"holds {value}, which JSON cannot carry"
+        case int() if not -_INT64 <= value < _INT64:
+            return "holds a whole number of more than 64 bits"
+        case dt.date() | dt.time():
+            return "holds a date or time; write it as text"
+        case _:
+            return None
+
+
+def _suggestion(name: str, known: dict[str, FieldInfo], at: Key) -> str:
+    if close := nearest(name.lower().replace("-", "_"), known):
+        return f"did you mean {close}?"
+    for key, _field in schema.keys(at[1:2] or ("NAME",)):
+        if key[-1] == name:
+            return f"did you mean {dotted(key)}?"
+    return (
+        f"known here: {', '.join(known)}"
+        if at
+        else "known are the tables [service], [control], [broker], [stages.NAME]"
+    )
+
+
+def _how_to_add(key: Key) -> str:
+    match key[-1]:
+        case "stages":
+            return "add a table [stages.NAME] with input and jobs; `mqworker init` writes an example"
+        case "jobs":
+            return 'add jobs = ["module:name"]'
+        case last:
+            return f"add {last} = {quoted('NAME')}"

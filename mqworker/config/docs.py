@@ -1,0 +1,89 @@
+"""Writes docs/configuration.md from the structs: `python -m mqworker.config.docs > docs/configuration.md`.
+
+Pure; a test compares the committed page with `page()`.
+"""
+
+import sys
+
+import msgspec
+from msgspec.structs import FieldInfo
+
+from mqworker.config import schema
+from mqworker.config.errors import Key, dotted, render
+from mqworker.config.model import Config
+
+_HEAD = """\
+# Configuration
+
+<!-- Made from mqworker/config/model.py: python -m mqworker.config.docs > docs/configuration.md -->
+
+One TOML file, `mqworker.toml` in the working directory unless `--config` or `MQWORKER_CONFIG` names another. Each
+source overrides the one before: default, file, environment, flags. `mqworker config show --origin` tells for each key
+where its value came from; `mqworker check` shows every error at once.
+
+```toml
+[broker]
+url = "amqp://guest:guest@localhost/%2F"        # without it: an embedded broker in state_dir
+
+[stages.energy]
+input = "energy.in"
+jobs = ["energy_storage:optimise"]
+output = { queue = "energy.out" }
+```
+
+**Environment.** Every key is also a variable: its parts in capitals behind `MQWORKER`, joined by two
+underscores, such as `MQWORKER_BROKER__URL` or `MQWORKER_STAGES__ENERGY__CONSUMERS`; in a stage's name `-` and
+`.` become `_`. A text is taken as it stands, anything else is a TOML value (`4`, `[1, 2]`, `{ base = 2 }`); a
+list of texts may also be separated by commas. A stage that is not in the file begins with its `INPUT`
+variable. `MQWORKER_STAGES__ENERGY__PARAMS__CAPACITY` sets one parameter. An unknown variable that begins with
+`MQWORKER_` is an error.
+
+**Secrets.** A text may also come from a file, which the same variable with `_FILE` at its end names
+(`MQWORKER_CONTROL__TOKEN_FILE=/run/secrets/token`); one newline at its end is dropped. A file for the token
+or the broker URL must be closed to other users (mode 0600 or 0400). Secrets are never printed or logged.
+
+**Paths** are relative to the folder of the configuration file, or to the working directory without one; files
+named by `_FILE` variables always to the working directory.
+"""
+
+
+def page() -> str:
+    """Return the whole page."""
+    parts = [_HEAD]
+    for field in schema.fields(Config).values():
+        named = schema.named_tables(field.type)
+        table = named[1] if named else schema.table_of(field.type)
+        assert table
+        parts.append(_section((field.name, "NAME") if named else (field.name,), table))
+    return "\n".join(parts)
+
+
+def _section(at: Key, table: schema.Struct) -> str:
+    _title, _, meaning = (table.__doc__ or "").partition(": ")
+    lines = [
+        f"## `[{dotted(at)}]`",
+        "",
+        f"{meaning[:1].upper()}{meaning[1:]}",
+        "",
+        "| key | must be | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    for key, field in schema.keys((), table):
+        if schema.table_of(field.type) and field.default is not None:
+            continue  # its keys follow
+        meaning, _ = schema.description(field)
+        cells = (f"`{dotted(key)}`", schema.expected(field.type), _default(field), meaning)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _default(field: FieldInfo) -> str:
+    in_words = schema.description(field)[1]
+    if field.required or in_words:
+        return in_words or "required"
+    value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    return f"`{render(value)}`"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

@@ -1,0 +1,108 @@
+"""What a user is told when the configuration is wrong: every problem at once, one line each, never a secret.
+
+Pure; used by all of `mqworker.config.model`. The one place where a configured value is turned into text.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from mqworker.config.urls import redact_url
+
+Key = tuple[str, ...]  # ("stages", "energy", "consumers")
+
+TOKEN: Key = ("control", "token")
+URL: Key = ("broker", "url")
+SECRETS = (TOKEN, URL)
+FROM_FILE = "_FILE "  # in the origin of a value that an environment variable's file gave
+MASK = "***"
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
+_LONGEST = 100  # characters of a value in a message
+
+
+class ConfigProblem(msgspec.Struct, frozen=True):
+    """One thing that is wrong: where it stands, which key, what about it, and what to do."""
+
+    where: str  # "mqworker.toml:12", "environment MQWORKER_A__B", "flag"
+    key: str  # dotted; empty when it is the whole file
+    message: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return printable(": ".join(filter(None, (self.where, self.key, self.message)))) + (
+            printable(f"; {self.fix}") if self.fix else ""
+        )
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; `problems` says all that is wrong with it."""
+
+    def __init__(self, problems: list[ConfigProblem]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        """Return one line for each problem."""
+        return "\n".join(map(str, self.problems))
+
+
+def printable(text: str) -> str:
+    """Escape what could begin a new line, steer a terminal, or not be encoded."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def dotted(key: Key) -> str:
+    """Write a key as TOML does."""
+    return ".".join(part if _BARE.match(part) else quoted(part) for part in key)
+
+
+def quoted(text: str) -> str:
+    """Write a text as TOML does."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{printable(escaped)}"'
+
+
+def render(value: Any) -> str:
+    """Write any value much as TOML does; passwords inside URLs are masked."""
+    if isinstance(value, str):
+        return quoted(redact_url(value) if "://" in value else value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(render, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{dotted((name,))} = {render(item)}' for name, item in value.items())}}}"
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def display(key: Key, value: Any, origin: str) -> str:
+    """Write a key's value so that it may be printed: a secret is masked, whatever its type."""
+    if key == URL:
+        if isinstance(value, list | tuple):
+            return f"[{', '.join(display(URL, item, origin) for item in value)}]"
+        return quoted(redact_url(value)) if isinstance(value, str) else MASK
+    if FROM_FILE in origin or (key == TOKEN and value != ""):
+        return MASK
+    return render(value)
+
+
+def blamed(key: Key, value: Any, origin: str) -> str:
+    """Write a bad value for a message: short, and of a table only that it is one."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return "a list of tables or lists"
+    shown = display(key, value, origin)
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that `word` was probably meant to be."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return close[0] if close else None

@@ -1,0 +1,179 @@
+"""Loads the configuration: default < file < environment < flags, every error at once.
+
+Runs in any process that needs it, first of all in the command line, so it imports only the standard library and
+msgspec. Reads the file, the files that `..._FILE` variables name, and looks whether TLS files exist; writes nothing.
+Fails with `ConfigError` only, whose text never holds a secret.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from mqworker.config import schema, urls
+from mqworker.config.check import DEFAULT, Checker
+from mqworker.config.errors import TOKEN, URL, ConfigError, ConfigProblem, Key, blamed, display, dotted
+from mqworker.config.file import ConfigFile, read
+from mqworker.config.model import Config
+from mqworker.config.rules import RuleViolation, findings
+from mqworker.config.sources import Assignment, Environment, flags
+from mqworker.config.urls import redact_url
+
+__all__ = ["ConfigError", "ConfigProblem", "Loaded", "load", "redact_url", "shown"]
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A good configuration. All paths in it are absolute, also those inside `config`."""
+
+    config: Config
+    path: Path | None  # of the file, if there is one
+    root: Path  # its folder, or the working directory: where relative paths begin
+    state_dir: Path
+    socket: Path
+    origins: dict[str, str]  # dotted key to "default", "mqworker.toml:12", "environment NAME", "NAME_FILE path", "flag"
+    warnings: list[str]
+
+
+def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any] = MappingProxyType({})) -> Loaded:
+    """Load `path`, else the file MQWORKER_CONFIG names, else mqworker.toml here if there is one.
+
+    `overrides` are flags by dotted key; texts among them are read as those of the environment are.
+    Raises `ConfigError`.
+    """
+    file = read(path, environ)
+    root = file.path.parent if file.path else Path.cwd()
+    problems: list[ConfigProblem] = []
+    raw = file.tree
+    assigned: dict[Key, str] = {}
+    for assignment in Environment(environ, _stages(raw)).read(problems):
+        _place(raw, assignment)
+        assigned[assignment.key] = assignment.origin
+    for assignment in flags(overrides, _stages(raw), problems):
+        _place(raw, assignment)
+        assigned[assignment.key] = assignment.origin
+    whence = _whence(file, assigned)
+    checker = Checker(whence)
+    config = checker.config(raw)
+    warnings = _file_warnings(file, config, checker.origins)
+    for finding in findings(config, root):
+        if checker.bad.isdisjoint(finding.keys):
+            problem = _problem(finding, config, checker.origins, whence)
+            if finding.warning:
+                warnings.append(str(problem))
+            else:
+                checker.problems.append(problem)
+    problems = sorted(checker.problems, key=_line) + problems
+    if problems:
+        raise ConfigError(problems)
+    return _resolved(config, file.path, root, checker.origins, warnings)
+
+
+def _stages(raw: dict[str, Any]) -> dict[str, Any]:
+    stages = raw.get("stages", {})
+    return stages if isinstance(stages, dict) else {}
+
+
+def _place(raw: dict[str, Any], assignment: Assignment) -> None:
+    """Set one key; where the file has no table but a value, leave it: that is reported by itself."""
+    *tables, last = assignment.key
+    node: Any = raw
+    for name in tables:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            return
+    node[last] = assignment.value
+
+
+def _whence(file: ConfigFile, assigned: dict[Key, str]) -> Callable[[Key], str]:
+    """Return what tells the origin of a key, or of the nearest table around it for one that is missing."""
+
+    def whence(key: Key) -> str:
+        for length in range(len(key), 0, -1):
+            part = key[:length]
+            inside = (origin for other, origin in assigned.items() if other[:length] == part)
+            if part in assigned:
+                return assigned[part]
+            if part in file.lines:
+                return f"{file.name}:{file.lines[part]}"
+            if origin := next(inside, None):
+                return origin
+        return file.name if file.path else f"{file.name} (not found)"
+
+    return whence
+
+
+def _value(config: Any, key: Key) -> Any:
+    for name in key:
+        config = config.get(name) if isinstance(config, dict) else getattr(config, name, None)
+    return config
+
+
+def _problem(
+    violation: RuleViolation, config: Config, origins: dict[str, str], whence: Callable[[Key], str]
+) -> ConfigProblem:
+    """Put the violation where the user wrote the first of its keys that is not a default."""
+    key = violation.keys[0]
+    written = next((one for one in violation.keys if origins.get(dotted(one), DEFAULT) != DEFAULT), key)
+    value = blamed(key, _value(config, key), origins.get(dotted(key), ""))
+    return ConfigProblem(whence(written), dotted(key), violation.message.replace("{value}", value), violation.fix)
+
+
+def _line(problem: ConfigProblem) -> tuple[bool, int]:
+    """Sort what has a line by it, before what has none."""
+    found = re.search(r":(\d+)\Z", problem.where)
+    return found is None, int(found[1]) if found else 0
+
+
+def _file_warnings(file: ConfigFile, config: Config, origins: dict[str, str]) -> list[str]:
+    """Warn of secrets in a configuration file that other users can read."""
+    mode = file.mode()
+    given = [url for url in config.broker.urls if redact_url(url) != url and "://guest:guest@" not in url]
+    return [
+        f"{origin}: {dotted(key)}: holds a secret that other users can read (mode {mode:04o}); chmod 600 {file.name}"
+        for key, present in ((TOKEN, config.control.token), (URL, given))
+        if present and mode & 0o044 and (origin := origins[dotted(key)]).startswith(f"{file.name}:")
+    ]
+
+
+def _resolved(config: Config, path: Path | None, root: Path, origins: dict[str, str], warnings: list[str]) -> Loaded:
+    """Make every path absolute."""
+    state_dir = root / config.service.state_dir
+    socket = root / config.control.socket if config.control.socket else state_dir / "control.sock"
+    url = config.broker.url or urls.embedded(state_dir / "broker.db")
+    tls = config.broker.tls
+    return Loaded(
+        config=replace(
+            config,
+            service=replace(config.service, state_dir=str(state_dir)),
+            control=replace(config.control, socket=str(socket)),
+            broker=replace(
+                config.broker,
+                url=urls.absolute(url, root) if isinstance(url, str) else url,
+                tls=replace(
+                    tls, **{name: str(root / file) for name in ("ca", "cert", "key") if (file := getattr(tls, name))}
+                ),
+            ),
+        ),
+        path=path,
+        root=root,
+        state_dir=state_dir,
+        socket=socket,
+        origins=origins,
+        warnings=warnings,
+    )
+
+
+def shown(loaded: Loaded) -> list[tuple[str, str, str]]:
+    """Return (key, value, origin) of every key, for people: secrets are masked."""
+    rows = []
+    for key, field in schema.keys(loaded.config.stages):
+        value = _value(loaded.config, key)
+        if dotted(key) in loaded.origins and not (schema.is_free_table(field.type) and value):
+            rows.append((key, value))
+        elif isinstance(value, dict):
+            rows += [((*key, name), item) for name, item in value.items()]
+    return [(dotted(key), display(key, value, origin := loaded.origins[dotted(key)]), origin) for key, value in rows]

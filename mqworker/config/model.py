@@ -1,0 +1,189 @@
+"""The whole configuration, as one tree of frozen structs.
+
+Imported everywhere, imports nothing of mqworker. It holds values that were checked by `mqworker.config.load`, which
+owns files, environment and error messages; nothing here does I/O. The description and the bounds beside each key are
+the only ones: error messages and docs/configuration.md are made of them.
+"""
+
+import os
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+MIB, TIB = 1 << 20, 1 << 40
+
+Seconds = Annotated[float, Meta(ge=0, le=4_000_000)]  # AMQP's time to live is 32 bits of milliseconds
+Deadline = Annotated[float, Meta(gt=0, le=3600)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Bytes = Annotated[int, Meta(ge=1, le=TIB)]
+BytesOrNone = Annotated[int, Meta(ge=0, le=TIB)]
+Text = Annotated[str, Meta(min_length=1)]
+ShortText = Annotated[str, Meta(max_length=255)]  # AMQP's short string
+QueueName = Annotated[str, Meta(min_length=1, max_length=200)]  # leaves room for .dlq and .retry.N
+Name = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z", title="at most 64 letters, digits, `.`, `-` or `_`")
+]
+Token = Annotated[str, Meta(pattern=r"^[\x21-\x7e]*\Z", title="printable ASCII without blanks")]
+JobSpec = Annotated[str, Meta(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*\Z", title="`module:name`")]
+
+
+def about(text: str, default: str = "") -> Meta:
+    """Say what a key means, and what a default is that only the loaded configuration knows."""
+    return Meta(description=text, extra={"default": default} if default else None)
+
+
+class _Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class ServiceConfig(_Base, frozen=True):
+    """`[service]`: the program as a whole."""
+
+    name: Annotated[Name, about("Names this service in logs and metrics.")] = "mqworker"
+    state_dir: Annotated[
+        Text, about("Folder of everything kept between starts; relative to the configuration file.")
+    ] = ".mqworker"
+    drain_deadline: Annotated[Seconds, about("How long work in hand may take to finish on stop, in seconds.")] = 30.0
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], about("The least severe events that are logged.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "json", "text"], about("`auto`: text on a terminal, JSON Lines elsewhere.")
+    ] = "auto"
+
+
+class ControlConfig(_Base, frozen=True):
+    """`[control]`: where the HTTP API listens and who may use it."""
+
+    host: Annotated[Text, about("Address to listen on; any but loopback needs a `token`.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535), about("0: any free port, told in the log.")] = 5002
+    socket: Annotated[
+        str, about("Unix socket; relative to the configuration file.", default="`control.sock` in `state_dir`")
+    ] = ""
+    token: Annotated[Token, about("Secret: what callers must show as `Authorization: Bearer`.", default="none")] = ""
+    hosts: Annotated[tuple[Text, ...], about("Further `Host` names that are ours.")] = ()
+
+    def __repr__(self) -> str:
+        """Leave the token out: representations end up in logs."""
+        return f"ControlConfig(host={self.host!r}, port={self.port}, ...)"
+
+
+class TlsConfig(_Base, frozen=True):
+    """`[broker.tls]`: files in PEM format, relative to the configuration file."""
+
+    ca: Annotated[str, about("Certificates that may sign the broker's.", default="those of the system")] = ""
+    cert: Annotated[str, about("Our certificate, if the broker asks for one.", default="none")] = ""
+    key: Annotated[str, about("The key of `cert`.", default="inside `cert`")] = ""
+
+
+class BrokerConfig(_Base, frozen=True):
+    """`[broker]`: where messages come from and go to."""
+
+    url: Annotated[
+        str | Annotated[tuple[str, ...], Meta(min_length=1)],
+        about(
+            "Secret if it holds a password. `amqp://`, `amqps://` (or a list, tried in order), `sqlite:///relative` "
+            "or `sqlite:////absolute` for the embedded broker.",
+            default="embedded: `broker.db` in `state_dir`",
+        ),
+    ] = ""
+    heartbeat: Annotated[int, Meta(ge=1, le=600), about("AMQP heartbeat in seconds.")] = 10
+    confirm_deadline: Annotated[Deadline, about("After so many seconds an unconfirmed publish counts as lost.")] = 8.0
+    ack_timeout: Annotated[
+        Seconds, about("The broker's `consumer_timeout` in seconds, which AMQP does not tell; 0: none.")
+    ] = 1800.0
+    max_message_size: Annotated[Bytes, about("The broker's limit in bytes, which AMQP does not tell.")] = 128 * MIB
+    tls: TlsConfig = TlsConfig()
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All hosts, in the order in which they are tried."""
+        return (self.url,) if isinstance(self.url, str) else self.url
+
+    def __repr__(self) -> str:
+        """Leave the URL out, because of its password: representations end up in logs."""
+        return "BrokerConfig(...)"
+
+
+class OutputConfig(_Base, frozen=True):
+    """`output` of a stage: a queue alone, or bound to a durable direct exchange by a routing key."""
+
+    queue: Annotated[QueueName, about("Queue that gets the results.")]
+    exchange: Annotated[ShortText, about("Direct exchange to publish to.", default="the default exchange")] = ""
+    routing_key: Annotated[ShortText, about("Binds `queue` to `exchange`.", default="none")] = ""
+
+
+class RetryConfig(_Base, frozen=True):
+    """`retry` of a stage: exponential backoff between attempts."""
+
+    max_attempts: Annotated[Count, about("Attempts in all, the first included; then the message is dead.")] = 5
+    base: Annotated[Seconds, about("Delay before the second attempt, in seconds; it doubles each time.")] = 1.0
+    max: Annotated[Seconds, about("The longest delay, in seconds.")] = 3600.0
+    final: Annotated[
+        tuple[Text, ...], about('Exception types that are not retried, as `"ValueError"` or `"package.Type"`.')
+    ] = ()
+
+
+class CrashConfig(_Base, frozen=True):
+    """`crash` of a stage: how many deaths of a Consumer one message may cause."""
+
+    max: Annotated[Count, about("Deaths of a Consumer one message may cause; at the last one it is dead.")] = 3
+
+
+class TimeLimitConfig(_Base, frozen=True):
+    """`time_limit` of a stage, in seconds of one message; 0: none."""
+
+    soft: Annotated[Seconds, about("Seconds after which the handler gets an exception; 0: none.")] = 0.0
+    hard: Annotated[Seconds, about("Seconds after which its Consumer is killed; 0: none.")] = 0.0
+
+
+class StageConfig(_Base, frozen=True):
+    """`[stages.NAME]`: one input queue, one Producer, N Consumers, one output."""
+
+    input: Annotated[QueueName, about("Queue to consume from.")]
+    jobs: Annotated[
+        tuple[JobSpec, ...], Meta(min_length=1), about("The chain: functions or classes, run in this order.")
+    ]
+    output: Annotated[
+        OutputConfig | None, about("Where results go; without it nothing is published.", default="none")
+    ] = None
+    consumers: Annotated[int, Meta(ge=0, le=1024), about("Worker processes.", default="the CPUs that may be used")] = (
+        msgspec.field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    )
+    prefetch: Annotated[
+        Annotated[int, Meta(ge=1, le=65535)] | None,
+        about("Unsettled messages at any time.", default="derived from the service time"),
+    ] = None
+    queue_size: Annotated[int, Meta(ge=1, le=4096), about("The bound of a lane, in messages.")] = 64
+    max_held_bytes: Annotated[Bytes, about("Bound on the bodies inside the process tree, in bytes.")] = 256 * MIB
+    time_limit: TimeLimitConfig = TimeLimitConfig()
+    retry: RetryConfig = RetryConfig()
+    crash: CrashConfig = CrashConfig()
+    max_body: Annotated[Bytes, about("A larger body is dead at once; bytes.")] = 16 * MIB
+    max_messages: Annotated[
+        int, Meta(ge=0, le=1_000_000_000), about("A Consumer is replaced after so many; 0: never.")
+    ] = 0
+    max_rss: Annotated[
+        BytesOrNone, about("A Consumer above it is replaced after the message in hand; bytes, 0: never.")
+    ] = 0
+    memory_limit: Annotated[BytesOrNone, about("`RLIMIT_AS` of a Consumer; bytes, 0: none.")] = 0
+    codec: Annotated[
+        Literal["json", "msgpack", "text", "bytes"], about("For bodies without a content type, and for results.")
+    ] = "json"
+    queue_type: Annotated[Literal["classic", "quorum"], about("Of the queues that are made here.")] = "classic"
+    params: Annotated[dict[str, Any], about("Handed to the jobs, which may validate them. Not secret.")] = {}
+
+    @property
+    def dead(self) -> str:
+        """The name of the dead-letter queue."""
+        return f"{self.input}.dlq"
+
+
+class Config(_Base, frozen=True):
+    """The whole file."""
+
+    stages: Annotated[dict[Name, StageConfig], Meta(min_length=1)]
+    service: ServiceConfig = ServiceConfig()
+    control: ControlConfig = ControlConfig()
+    broker: BrokerConfig = BrokerConfig()

@@ -1,0 +1,134 @@
+"""The rules between keys, and those that look at the machine (files that must exist).
+
+Reads a `Config` and the files it names; changes nothing. Each finding names its keys, the one to blame first; a finding
+about a key that is bad in itself is dropped by the caller.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from mqworker.config import urls
+from mqworker.config.errors import TOKEN, URL, Key, quoted
+from mqworker.config.model import BrokerConfig, Config, ControlConfig, StageConfig
+
+MAX_SOCKET_PATH = 107  # bytes; Linux keeps 108 with the final zero
+_LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1|\[::1\]")
+
+
+class RuleViolation(Struct, frozen=True):
+    """What a rule found; the value of `shown` belongs into the message at {value}, masked where needed."""
+
+    keys: tuple[Key, ...]
+    message: str
+    fix: str = ""
+    warning: bool = False
+
+
+def findings(config: Config, root: Path) -> Iterator[RuleViolation]:
+    """Try all rules."""
+    yield from _control(config.control, root / config.service.state_dir)
+    yield from _broker(config.broker)
+    yield from _tls(config.broker, root)
+    by_input: dict[str, str] = {}
+    for name, stage in config.stages.items():
+        yield from _stage(("stages", name), stage)
+        yield from _limits(("stages", name), stage, config.broker)
+        other = by_input.setdefault(stage.input, name)
+        if other != name:
+            yield RuleViolation(
+                (("stages", name, "input"), ("stages", other, "input")),
+                f"{{value}} is the input of stage {quoted(other)} already",
+                "give each stage its own queue, or put both chains into one stage",
+            )
+
+
+def _control(control: ControlConfig, state_dir: Path) -> Iterator[RuleViolation]:
+    host: Key = ("control", "host")
+    if not control.token and not _LOOPBACK.fullmatch(control.host):
+        yield RuleViolation(
+            (host, TOKEN),
+            "is {value}, which others can reach, and there is no control.token",
+            'set MQWORKER_CONTROL__TOKEN_FILE to a file that holds one, or host = "127.0.0.1"',
+        )
+    path = state_dir / (control.socket or "control.sock")
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        yield RuleViolation(
+            (("control", "socket"),),
+            f"its path has {len(os.fsencode(path))} bytes, a unix socket's at most {MAX_SOCKET_PATH}",
+            "set control.socket to a shorter path",
+        )
+
+
+def _broker(broker: BrokerConfig) -> Iterator[RuleViolation]:
+    given = tuple(url for url in broker.urls if url)
+    for url in given:
+        if fault := urls.fault(url):
+            message, fix = fault
+            yield RuleViolation((URL,), f"{quoted(urls.redact_url(url))} {message}", fix)
+    embedded = [url for url in broker.urls if url.startswith("sqlite:") or not url]
+    if embedded and len(broker.urls) > 1:
+        yield RuleViolation(
+            (URL,), "an embedded broker cannot stand beside other URLs", "keep either it or the amqp URLs"
+        )
+    tls_files = [name for name in ("ca", "cert", "key") if getattr(broker.tls, name)]
+    if tls_files and not any(url.startswith("amqps:") for url in given):
+        key: Key = ("broker", "tls", tls_files[0])
+        yield RuleViolation((key, URL), "is not used: no broker URL begins with amqps://", warning=True)
+
+
+def _tls(broker: BrokerConfig, root: Path) -> Iterator[RuleViolation]:
+    for name in ("ca", "cert", "key"):
+        path = getattr(broker.tls, name)
+        if path and not (root / path).is_file():
+            yield RuleViolation(
+                (("broker", "tls", name),), "there is no file {value}", f"relative paths begin at {root}"
+            )
+    if broker.tls.key and not broker.tls.cert:
+        yield RuleViolation(
+            (("broker", "tls", "key"), ("broker", "tls", "cert")), "there is no cert to this key", "set cert"
+        )
+
+
+def _stage(at: Key, stage: StageConfig) -> Iterator[RuleViolation]:
+    texts = {(*at, "input"): stage.input}
+    if output := stage.output:
+        where = (*at, "output")
+        texts |= {(*where, name): getattr(output, name) for name in ("queue", "exchange", "routing_key")}
+        if output.queue == stage.input:
+            yield RuleViolation(
+                ((*where, "queue"), (*at, "input")),
+                "{value} is also the input of this stage, an endless loop",
+                "send results to another queue",
+            )
+        if output.routing_key and not output.exchange:
+            keys = ((*where, "routing_key"), (*where, "exchange"))
+            yield RuleViolation(keys, "has no effect without an exchange", "set exchange, or leave it out")
+    for key, text in texts.items():
+        if text and len(text.encode()) > 255 - len(".retry.4000000"):
+            yield RuleViolation((key,), f"has {len(text.encode())} bytes, too many for AMQP", "use a shorter name")
+
+
+def _limits(at: Key, stage: StageConfig, broker: BrokerConfig) -> Iterator[RuleViolation]:
+    limit, retry = stage.time_limit, stage.retry
+    soft, hard = (*at, "time_limit", "soft"), (*at, "time_limit", "hard")
+    if limit.hard and limit.soft > limit.hard:
+        yield RuleViolation(
+            (soft, hard), f"is {{value}}, above the hard limit of {limit.hard:g} s", "let soft be below hard"
+        )
+    if retry.base > retry.max:
+        base, longest = (*at, "retry", "base"), (*at, "retry", "max")
+        yield RuleViolation(
+            (base, longest), f"is {{value}}, above retry.max of {retry.max:g} s", "let base be at most max"
+        )
+    key, seconds = (hard, limit.hard) if limit.hard else (soft, limit.soft)
+    if broker.ack_timeout and seconds > broker.ack_timeout and broker.urls[0].startswith("amqp"):
+        yield RuleViolation(
+            (key, ("broker", "ack_timeout")),
+            f"is {{value}}, longer than the {broker.ack_timeout:g} s after which the broker closes the channel",
+            "raise consumer_timeout on the broker and broker.ack_timeout here",
+            warning=True,
+        )

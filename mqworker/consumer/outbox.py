@@ -1,0 +1,87 @@
+"""Outcomes that a Consumer has not handed up yet, in memory that it shares with its Producer.
+
+A Consumer gathers the outcomes of short messages for some milliseconds, and can hand up nothing while the next message
+runs, which may be for minutes, or kill it. So before each message it leaves what it has here. Its Producer looks when
+that message runs long, and when the Consumer has died; it may see an outcome here and hear it again later.
+
+One memory file of the kernel for each lane, without a name. The Consumer alone writes: frames (mqworker/ipc/frames.py)
+behind two words, the version, which changes before frames are overwritten, and the end of the last frame. There is no
+lock; what was overwritten while it was read is given up, because it is on its way up then.
+"""
+
+import mmap
+import os
+from multiprocessing import reduction
+from typing import Any
+
+from mqworker.ipc.frames import FrameError, FrameParser, pack
+
+SIZE = 1 << 16
+_HEAD = 16  # bytes: version, end
+_VERSION, _END = 0, 1
+
+
+class Outbox:
+    """Made by the Producer, pickled into its Consumer at the start; both `settle` when it has arrived."""
+
+    def __init__(self) -> None:
+        self._fd = os.memfd_create("mqw-board", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(self._fd, SIZE)
+            self._map()
+        except BaseException:
+            self.settle()
+            raise
+        self._words[_END] = _HEAD
+
+    def __getstate__(self) -> Any:
+        """Only while a Consumer is being spawned."""
+        return reduction.DupFd(self._fd)
+
+    def __setstate__(self, handle: Any) -> None:
+        self._fd = handle.detach()
+        self._map()
+        self.settle()
+
+    def _map(self) -> None:
+        self._memory = mmap.mmap(self._fd, SIZE)
+        self._words = memoryview(self._memory)[:_HEAD].cast("Q")
+        self._seen = (0, _HEAD)
+
+    def settle(self) -> None:
+        """Close the descriptor that was handed over; the mapping has one of its own."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def add(self, payload: bytes) -> bool:
+        """Leave one frame; False when there is no room for it."""
+        frame = pack(payload)
+        at = self._words[_END]
+        end = at + len(frame)
+        if end > SIZE:
+            return False
+        self._memory[at:end] = frame
+        self._words[_END] = end
+        return True
+
+    def clear(self) -> None:
+        """All that is here was handed up."""
+        if self._words[_END] != _HEAD:
+            self._words[_END] = _HEAD
+            self._words[_VERSION] += 1
+
+    def news(self) -> list[bytes]:
+        """The frames that are here, when there are others than at the last call."""
+        words = self._words
+        now = words[_VERSION], words[_END]
+        if now == self._seen:
+            return []
+        self._seen = now
+        data = self._memory[_HEAD : now[1]]
+        if words[_VERSION] != now[0]:
+            return []
+        try:
+            return list(FrameParser().feed(data))
+        except FrameError:  # user code wrote to this memory, or it was overwritten just now
+            return []

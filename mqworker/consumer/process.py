@@ -1,0 +1,156 @@
+"""The Consumer: a process that computes, and does no network I/O.
+
+Runs the user's jobs in its main thread. Owns the far end of one lane, its slot of shared memory, its board and the
+write end of its own pipe up. Hears chunks from its JoinableQueue; `None` is the sentinel that ends it. Says outcomes,
+and logs, as frames; outcomes that it gathers are left on its board before the next message begins. It calls `task_done`
+before it hands up a chunk's last outcomes, so that no `put` can overlap it. When its Producer dies the kernel kills it;
+when user code damages its descriptors it dies by itself and is replaced.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from multiprocessing.queues import JoinableQueue
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from mqworker.amqp.fingerprint import fingerprint
+from mqworker.consumer.outbox import Outbox
+from mqworker.consumer.register import open_slot
+from mqworker.consumer.work import Alarm, Worker
+from mqworker.ipc import frames, logs
+from mqworker.ipc.messages import Chunk, Failure, Hello, Outcome, Outcomes, StageSpec, Unfit, Uplink
+from mqworker.ipc.spawn import Spawned, enter_child, redirect_output, rss
+from mqworker.jobs.chain import Chain
+from mqworker.jobs.failures import describe
+from mqworker.jobs.loading import load_chain
+
+HAND_UP = 0.005  # seconds of work after which outcomes go up before the chunk ends
+
+_encoder = msgspec.msgpack.Encoder()
+_chunks = msgspec.msgpack.Decoder(Chunk)
+
+
+class Birth(NamedTuple):
+    """What a Consumer is to begin with."""
+
+    slot: int
+    slots: Path
+    generation: int
+    params: bytes  # JSON object
+    log_level: int
+
+
+class Consumer(Spawned):
+    """See the module head. It is made by its Producer and pickled once, at its start: it stays small."""
+
+    def __init__(
+        self,
+        spec: StageSpec,
+        birth: Birth,
+        queue: "JoinableQueue[bytes | None]",
+        up: Connection,
+        output: Connection,
+        board: Outbox,
+    ) -> None:
+        super().__init__(name=f"{spec.stage}.consumer-{birth.slot}")
+        self._spec = spec
+        self._birth = birth
+        self._queue = queue
+        self._up = up
+        self._output = output
+        self._board = board
+        self._parent = os.getpid()
+
+    def run(self) -> None:
+        """Set up, say hello, compute until the sentinel."""
+        enter_child("mqw-consumer", self._parent, (signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGHUP))
+        redirect_output(self._output.fileno())
+        sys.dont_write_bytecode = True  # a .pyc cannot tell two edits of one second apart, and a restart has to
+        self._queue._writer.close()  # type: ignore[attr-defined]  # else the end of the Producer would never show as end of file
+        self._sending = threading.Lock()
+        self._alarm = Alarm()
+        birth, spec = self._birth, self._spec
+        logs.use(logs.ForwardingHandler(self._say, self.name, spec.stage), birth.log_level)
+        if spec.config.memory_limit:
+            resource.setrlimit(resource.RLIMIT_AS, (spec.config.memory_limit,) * 2)
+        try:
+            chain = Chain(load_chain(spec.config.jobs, Path(spec.root)), json.loads(birth.params), stage=spec.stage)
+            chain.setup()
+        except Exception as error:  # noqa: BLE001 - user code may raise anything; the Producer decides what follows
+            what = describe(error)
+            self._say(Unfit(Failure("setup", what.type, what.message, what.traceback)))
+            return
+        self._say(Hello(os.getpid(), birth.generation))
+        try:
+            self._work(chain)
+        finally:
+            chain.teardown()
+
+    def _work(self, chain: Chain) -> None:
+        spec = self._spec
+        slot = open_slot(self._birth.slots, self._birth.slot)
+        worker = Worker(chain, spec.stage, spec.config, spec.broker, self._alarm)
+        worker.begin_generation(self._birth.generation)
+        level = self._birth.log_level
+        done = 0
+        board = self._board
+        pid, up = os.getpid(), self._up.fileno()
+        pipe = os.fstat(up).st_ino
+        while (packed := self._queue.get()) is not None:
+            chunk = _chunks.decode(packed)
+            worker.soft_limit = chunk.soft_limit
+            if chunk.params is not None:
+                chain.apply_params(json.loads(chunk.params))
+            if chunk.generation != worker.generation:
+                worker.begin_generation(chunk.generation)
+            if chunk.log_level != level:
+                level = chunk.log_level
+                logs.set_level(level)
+            outcomes: list[Outcome] = []
+            handed_up = time.monotonic()
+            for item in chunk.items:
+                now = time.monotonic()
+                if outcomes and (now - handed_up > HAND_UP or not board.add(_encoder.encode(outcomes[-1]))):
+                    self._say(Outcomes(outcomes, end=False, generation=worker.generation))
+                    board.clear()
+                    outcomes = []
+                    handed_up = now
+                slot.begin(item.seq, fingerprint(item.properties, item.body), now)
+                if slot.stop == chunk.number:  # after begin: else what is begun just now would be given to another too
+                    slot.end()
+                    break
+                outcomes.append(worker.compute(item))
+                if os.fstat(up).st_ino != pipe:  # user code closed it: who dies now charges the right message
+                    os._exit(1)
+                slot.end()
+                done += 1
+            memory = rss(pid)
+            self._queue.task_done()
+            leaving = self._leaving(worker, done, memory)
+            self._say(Outcomes(outcomes, end=True, generation=worker.generation, rss=memory, leaving=leaving))
+            board.clear()
+        self._queue.task_done()
+
+    def _leaving(self, worker: Worker, done: int, memory: int) -> str:
+        """Why this Consumer should be replaced by a fresh one, if it should."""
+        config = self._spec.config
+        if worker.out_of_memory:
+            return "memory"
+        if config.max_messages and done >= config.max_messages:
+            return "max_messages"
+        if config.max_rss and memory >= config.max_rss:
+            return "max_rss"
+        return ""
+
+    def _say(self, words: Uplink) -> None:
+        data = frames.pack(_encoder.encode(words))
+        with self._alarm, self._sending:  # a frame cut short by the soft time limit would end this Consumer
+            frames.write_all(self._up.fileno(), data)

@@ -1,0 +1,200 @@
+"""One delivery in, one outcome out: decode, the job chain, encode, and every way in which that can fail.
+
+Runs in a Consumer's main thread (and nowhere else: it owns SIGALRM for the soft time limit). It raises nothing of a
+message's fault; what is not an `Exception` (SystemExit, a signal) ends the Consumer and is charged as a crash.
+"""
+
+import math
+import os
+import signal
+import struct
+import threading
+import time
+from typing import Any
+
+from mqworker.amqp import headers
+from mqworker.amqp.fingerprint import fingerprint
+from mqworker.amqp.properties import MalformedProperties, Properties, encode_value
+from mqworker.config.model import BrokerConfig, StageConfig
+from mqworker.errors import Reject, Retry, SoftTimeLimit
+from mqworker.ipc.messages import Failure, Item, Outcome
+from mqworker.jobs.chain import Chain
+from mqworker.jobs.codecs import UndecodableError, UnencodableError, decode, encode
+from mqworker.jobs.failures import describe
+from mqworker.jobs.message import Message
+
+_DOUBLE = struct.Struct(">d")
+_FIRST = encode_value(1)
+
+
+class Alarm:
+    """The soft time limit: raises SoftTimeLimit in the handler, and never outside of it.
+
+    `with alarm:` puts it off to the end of the block, for what must not be left half done: a frame on its way up.
+    """
+
+    def __init__(self) -> None:
+        self._armed = 0.0
+        self._held = 0
+        self._late = False
+        self._thread = threading.get_ident()  # the only one that it interrupts
+        signal.signal(signal.SIGALRM, self._ring)
+
+    def set(self, seconds: float) -> None:
+        """Arm, for a limit of so many seconds; 0 does nothing."""
+        if seconds:
+            self._late = False
+            self._armed = seconds
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def clear(self) -> None:
+        """Disarm."""
+        if self._armed:
+            self._armed = 0.0
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+    def __enter__(self) -> None:
+        if threading.get_ident() == self._thread:
+            self._held += 1
+
+    def __exit__(self, *_: object) -> None:
+        if threading.get_ident() == self._thread:
+            self._held -= 1
+            if self._late:
+                self._ring(0, None)
+
+    def _ring(self, _signal: int, _frame: object) -> None:
+        self._late = self._held > 0
+        if self._armed and not self._late:
+            raise SoftTimeLimit(f"the soft time limit of {self._armed:g} s has passed")
+
+
+class Worker:
+    """Computes items under a chain; `soft_limit` and `generation` follow the chunks."""
+
+    def __init__(
+        self, chain: Chain, stage: str, config: StageConfig, broker: BrokerConfig, alarm: Alarm | None = None
+    ) -> None:
+        self.soft_limit = 0.0
+        self.generation = 0
+        self._stamp: dict[str, bytes] = {}  # headers that are the same on every result of a generation
+        self.out_of_memory = False
+        self._chain = chain
+        self._stage = stage
+        self._config = config
+        self._largest = broker.max_message_size
+        self._alarm = alarm or Alarm()
+        self._pid = os.getpid()
+
+    def begin_generation(self, generation: int) -> None:
+        """Results carry this generation from now on."""
+        self.generation = generation
+        self._stamp = {headers.STAGE: encode_value(self._stage), headers.GENERATION: encode_value(generation)}
+
+    def compute(self, item: Item) -> Outcome:
+        """Everything from the input's bytes to the result's."""
+        began = time.monotonic()
+        properties = Properties()
+        try:
+            properties = Properties.decode(item.properties)
+            value = self._run(item, properties)
+            duration = time.monotonic() - began
+            return self._outcome(item, properties, value, duration)
+        except Exception as error:  # noqa: BLE001 - a user's code may raise anything
+            failure = self._failure(error)
+        return Outcome(item.seq, time.monotonic() - began, self.generation, failure=failure)
+
+    def _run(self, item: Item, properties: Properties) -> Any:
+        if len(item.body) > self._config.max_body:
+            limit = self._config.max_body
+            raise _OversizedError(f"the body has {len(item.body):,} bytes; max_body allows {limit:,}")
+        body = decode(item.body, properties.content_type, properties.content_encoding, self._config.codec)
+        message = None
+        if self._chain.wants_message:
+            message = Message(
+                item.body,
+                item.properties,
+                redelivered=item.redelivered,
+                exchange=item.exchange,
+                routing_key=item.routing_key,
+                attempt=self._attempt(properties),
+            )
+        self._alarm.set(self.soft_limit)
+        try:
+            return self._chain.run(body, message)
+        finally:
+            self._alarm.clear()
+            if os.getpid() != self._pid:
+                os._exit(0)  # a copy that the handler forked and let return: the lane is not its own
+
+    def _outcome(self, item: Item, properties: Properties, value: Any, duration: float) -> Outcome:
+        reply_to = properties.reply_to or ""
+        if value is None and not reply_to:
+            return Outcome(item.seq, duration, self.generation)
+        attempt = self._attempt(properties)
+        headers.strip_for_result(properties)
+        if value is None:
+            body, properties.content_type = None, None
+        else:
+            body, properties.content_type = encode(value, self._config.codec)
+            if len(body) > self._largest:
+                raise _OversizedError(f"the result has {len(body):,} bytes; the broker takes {self._largest:,}")
+        properties.content_encoding = properties.reply_to = properties.expiration = properties.user_id = None
+        properties.delivery_mode = 2
+        properties.timestamp = int(time.time())
+        table = properties.headers
+        if not properties.message_id:
+            properties.message_id = fingerprint(item.properties, item.body).hex()[:32]
+            table[headers.DERIVED_ID] = True
+        table.stamp(self._stamp)
+        table.stamp(
+            {
+                headers.DURATION: b"d" + _DOUBLE.pack(round(duration * 1000, 3)),
+                headers.ATTEMPT: _FIRST if attempt == 1 else encode_value(attempt),
+            }
+        )
+        if reply_to:
+            table[headers.OUTCOME] = "dropped" if body is None else "result"
+        block = properties.encode()
+        if len(block) > headers.ROOM:
+            raise _OversizedError(
+                f"properties and headers have {len(block):,} bytes; {headers.ROOM:,} can be published"
+            )
+        return Outcome(item.seq, duration, self.generation, block, body, reply_to)
+
+    def _attempt(self, properties: Properties) -> int:
+        return headers.attempt(properties, self._config.input)
+
+    def _failure(self, error: Exception) -> Failure:  # noqa: PLR0911 - one line per kind
+        text = describe(error)
+        match error:
+            case Reject():
+                return Failure("reject", text.type, text.message, text.traceback, final=True)
+            case Retry():
+                return Failure("error", text.type, text.message, text.traceback, after=_seconds(error))
+            case SoftTimeLimit():
+                return Failure("timeout", text.type, text.message, text.traceback)
+            case MemoryError():
+                self.out_of_memory = True
+                return Failure("memory", text.type, text.message or "out of memory", text.traceback)
+            case UndecodableError() | MalformedProperties():
+                return Failure("undecodable", text.type, text.message, final=True)
+            case UnencodableError():
+                return Failure("unencodable", text.type, text.message, final=True)
+            case _OversizedError():
+                return Failure("oversized", "TooLarge", text.message, final=True)
+            case _:
+                return Failure("error", text.type, text.message, text.traceback)
+
+
+def _seconds(retry: Retry) -> float | None:
+    """The wish of a Retry; what is no number counts as none, for it could not be told to the Producer."""
+    try:
+        seconds = float(retry.after)  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001 - the handler may have put anything there
+        return None
+    return None if math.isnan(seconds) else seconds
+
+
+class _OversizedError(Exception):
+    pass

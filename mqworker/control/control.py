@@ -1,0 +1,173 @@
+"""What the HTTP threads may ask of the Service: a snapshot that is always at hand, and changes by the main thread.
+
+`Control` is the only thing that the Flask thread and the main thread share. Reading never waits for anybody: the main
+thread replaces an immutable Snapshot whenever something changes. A change is posted to the main loop, which stores it
+before it answers; whoever wants to know when it is applied waits on the snapshots. Every wait has a deadline.
+"""
+
+import asyncio
+import concurrent.futures
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from mqworker.config.load import Loaded
+from mqworker.control.desired_state import Change, Document, StageDesired
+from mqworker.ipc.logs import LogWriter
+from mqworker.ipc.messages import StageStatus
+
+T = TypeVar("T")
+
+STORE_DEADLINE = 5.0  # seconds for the main thread to store a change
+
+
+class StageView(msgspec.Struct, frozen=True):
+    """One stage: what it should be and what it is."""
+
+    name: str
+    desired: StageDesired
+    state: str  # stopped | starting | running | stopping | draining | crash loop | backoff
+    actual: StageStatus | None  # None while there is no Producer
+    problem: str  # one sentence, or ""
+    restarts: int  # of the Producer
+    applied: int  # the newest revision that is wholly applied here
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The whole service at one moment."""
+
+    time: float  # CLOCK_MONOTONIC: the main loop renews it at least once a second
+    service: str
+    pid: int
+    started: float  # wall clock
+    state: str  # starting | running | draining
+    paused: bool  # by SIGTSTP
+    document: Document
+    stages: dict[str, StageView]
+
+    @property
+    def applied(self) -> int:
+        """The newest revision that is applied in every stage."""
+        return min((stage.applied for stage in self.stages.values()), default=self.document.revision)
+
+
+class ControlError(Exception):
+    """A request that cannot be carried out; `kind` is unknown_stage | busy | storage | deadline | desk | draining."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        self.kind = kind
+        super().__init__(message)
+
+
+class ParamsRefused(Exception):  # noqa: N818 - the user's parameters were refused: no fault of the program
+    """The user's own validation refused parameters; `fields` says (field, what is wrong)."""
+
+    def __init__(self, fields: list[tuple[str, str]], problems: list[str]) -> None:
+        self.fields = fields
+        self.problems = problems
+        super().__init__("; ".join([f"{field}: {words}" for field, words in fields] + problems))
+
+
+class Operator(Protocol):
+    """The main thread's side: all of these run on its loop."""
+
+    async def change(self, asked: Change) -> int:
+        """Store a change; returns its revision. Raises ControlError."""
+
+    async def patch_params(self, stage: str, patch: dict[str, Any]) -> int:
+        """Validate and store a merge patch; returns its revision. Raises ParamsRefused, ControlError."""
+
+    async def rollback_params(self, stage: str) -> int:
+        """Go back to the parameters before the present ones; returns the revision. Raises ControlError."""
+
+    async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
+        """Have the desk do something at the broker. Raises ControlError of kind desk, or with the desk's own words."""
+
+    async def drain(self) -> None:
+        """Begin the end of the service, as SIGTERM does."""
+
+
+class Control:
+    """See the module head; every method may be called from any thread and never blocks longer than its deadline."""
+
+    def __init__(self, loaded: Loaded, logs: LogWriter) -> None:
+        self.loaded = loaded
+        self.logs = logs
+        self.commands = 0  # control commands taken, for the metrics
+        self.on_publish: Callable[[Snapshot], None] | None = None  # sees every snapshot, on the main thread
+        self._snapshot: Snapshot | None = None
+        self._news = threading.Condition()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._operator: Operator | None = None
+
+    # --- the main thread's side
+
+    def attach(self, loop: asyncio.AbstractEventLoop, operator: Operator) -> None:
+        """Begin to pass commands on."""
+        self._loop, self._operator = loop, operator
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Replace the snapshot and wake whoever waits for one."""
+        if self.on_publish is not None:
+            self.on_publish(snapshot)
+        with self._news:
+            self._snapshot = snapshot
+            self._news.notify_all()
+
+    # --- the other threads' side
+
+    def snapshot(self) -> Snapshot | None:
+        """The newest snapshot; None only before the Service has begun."""
+        return self._snapshot
+
+    def wait(self, until: Callable[[Snapshot], bool], deadline: float) -> Snapshot | None:
+        """Wait at most `deadline` seconds until a snapshot fits; returns it, or None."""
+        end = time.monotonic() + deadline
+        with self._news:
+            while True:
+                snapshot = self._snapshot
+                if snapshot is not None and until(snapshot):
+                    return snapshot
+                left = end - time.monotonic()
+                if left <= 0:
+                    return None
+                self._news.wait(left)
+
+    def wait_applied(self, revision: int, deadline: float) -> bool:
+        """Wait until a revision is applied in every stage."""
+        return self.wait(lambda snapshot: snapshot.applied >= revision, deadline) is not None
+
+    def change(self, asked: Change) -> int:
+        """Store a change; returns the revision that contains it."""
+        return self._run(lambda operator: operator.change(asked), STORE_DEADLINE)
+
+    def patch_params(self, stage: str, patch: dict[str, Any]) -> int:
+        """Validate (in the probe) and store a merge patch of a stage's parameters."""
+        return self._run(lambda operator: operator.patch_params(stage, patch), 60.0)
+
+    def rollback_params(self, stage: str) -> int:
+        """Go back to the parameters before the present ones."""
+        return self._run(lambda operator: operator.rollback_params(stage), 60.0)
+
+    def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
+        """Have the desk do something at the broker, within `deadline` seconds."""
+        return self._run(lambda operator: operator.ask_admin(verb, arguments, deadline), deadline + 2.0)
+
+    def drain(self) -> None:
+        """Begin the end of the service."""
+        self._run(lambda operator: operator.drain(), STORE_DEADLINE)
+
+    def _run(self, call: Callable[[Operator], Coroutine[Any, Any, T]], deadline: float) -> T:
+        loop, operator = self._loop, self._operator
+        if loop is None or operator is None:
+            raise ControlError("busy", "the service is still starting; try again in a moment")
+        self.commands += 1
+        future = asyncio.run_coroutine_threadsafe(call(operator), loop)
+        try:
+            return future.result(deadline)
+        except concurrent.futures.TimeoutError:
+            future.cancel()
+            raise ControlError("deadline", f"no answer from the main thread within {deadline:g} s") from None

@@ -1,0 +1,136 @@
+"""Who may ask: the checks that come before anything else of a request is looked at.
+
+Runs in the server's threads, around the Flask app, once for each listener. The unix socket asks for no token: its file
+mode lets in the service's own user alone. Over TCP only /livez does without, because it tells nothing but that.
+Of a browser's requests those from other sites are refused where they would have effects (`refuse_foreign`).
+"""
+
+import hmac
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from mqworker.http.problems import CONTENT_TYPE, Problem
+from mqworker.http.routing import API
+from mqworker.ipc import logs
+
+HEADERS = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cache-Control", "no-store"),
+]
+ALIVE = ("/livez", f"{API}/livez")
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+HOSTS = "mqworker.hosts"  # in the environ: which Host names this listener has
+
+log = logging.getLogger("mqworker.http")
+
+Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+def tcp_hosts(host: str, port: int, more: Iterable[str]) -> frozenset[str]:
+    """Every Host header that is ours. Of `more`, names without a port are ours with our port and without any."""
+    bracketed = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    names = {*LOCAL, bracketed.lower()}
+    allowed = {f"{name}:{port}" for name in names} | (names if port == 80 else set())
+    for name in (given.lower() for given in more):
+        has_port = name.rpartition(":")[2].isdigit() and not name.endswith("]")
+        allowed |= {name} if has_port else {name, f"{name}:{port}"}
+    return frozenset(allowed)
+
+
+UNIX_HOSTS = frozenset({"localhost", "mqworker"})
+
+
+class FailedLogins:
+    """A bucket of failures for each peer: 10 at once, then one every 6 seconds; of 1,000 peers at most."""
+
+    BURST = 10
+    REFILL = 6.0
+    PEERS = 1000
+
+    def __init__(self) -> None:
+        self._peers: OrderedDict[str, tuple[float, float]] = OrderedDict()  # failures left to forget, and since when
+        self._lock = threading.Lock()
+
+    def too_many(self, peer: str, now: float) -> bool:
+        """Whether this peer has to wait."""
+        with self._lock:
+            return self._level(peer, now) > self.BURST - 1
+
+    def failed(self, peer: str, now: float) -> None:
+        """Count one."""
+        with self._lock:
+            self._peers[peer] = (self._level(peer, now) + 1, now)
+            self._peers.move_to_end(peer)
+            while len(self._peers) > self.PEERS:
+                self._peers.popitem(last=False)
+
+    def _level(self, peer: str, now: float) -> float:
+        level, since = self._peers.get(peer, (0.0, now))
+        return max(0.0, level - (now - since) / self.REFILL)
+
+
+class Access:
+    """See the module head; a WSGI application around another."""
+
+    def __init__(self, app: Wsgi, hosts: frozenset[str], token: str) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._token = token.encode()
+        self._failed = FailedLogins()
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Refuse, or pass on; either way with the headers that every answer has."""
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            return start_response(status, [*headers, *HEADERS], *rest)
+
+        environ[HOSTS] = self._hosts
+        try:
+            self._check_host(environ.get("HTTP_HOST", ""))
+            if self._token and environ["PATH_INFO"] not in ALIVE:
+                self._check_token(environ)
+        except Problem as problem:
+            data = problem.document()
+            headers = [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(data))), *problem.headers.items()]
+            start(f"{problem.status} {problem.title}", headers)
+            return [] if environ["REQUEST_METHOD"] == "HEAD" else [data]
+        return self._app(environ, start)
+
+    def _check_host(self, host: str) -> None:
+        if host.lower() not in self._hosts:
+            raise Problem(421, "the Host header is not one of ours; others are allowed by control.hosts")
+
+    def _check_token(self, environ: Mapping[str, Any]) -> None:
+        peer, now = str(environ.get("REMOTE_ADDR", "")), time.monotonic()
+        scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        wanted = {"WWW-Authenticate": "Bearer"}
+        if scheme.lower() != "bearer":
+            raise Problem(401, "a token is needed: Authorization: Bearer ...", headers=wanted)
+        if self._failed.too_many(peer, now):
+            raise Problem(429, "too many wrong tokens from this address", headers={"Retry-After": "10"})
+        if not hmac.compare_digest(given.strip().encode("latin-1", "replace"), self._token):
+            self._failed.failed(peer, now)
+            logs.say(log, logging.WARNING, "login_refused", f"a wrong token came from {peer}")
+            raise Problem(401, "the token is wrong", headers=wanted)
+
+
+def refuse_foreign(environ: Mapping[str, Any]) -> None:
+    """Refuse what a browser sent from another site: Fetch Metadata says so, or the Origin is not ours."""
+    if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin"):
+        raise Problem(403, "a browser sent this from another site")
+    origin = environ.get("HTTP_ORIGIN")
+    if origin is not None and not _is_ours(origin.lower(), environ[HOSTS]):
+        raise Problem(403, "the Origin header is not ours")
+
+
+def _is_ours(origin: str, hosts: frozenset[str]) -> bool:
+    scheme, _, host = origin.partition("://")
+    return scheme in ("http", "https") and host in hosts

@@ -1,0 +1,1 @@
+"""Between our own processes: records, frames, the life of a child, its output, logs, restart budgets."""

@@ -1,0 +1,245 @@
+"""Events on their way to the one place that writes them down.
+
+In every process: standard `logging` with a ForwardingHandler, which turns records into LogEvents and hands them to the
+process's pipe up. In the Service: LogWriter, one thread with a bounded queue, which alone writes stdout and keeps the
+last lines for `/logs`. Nothing on the settle path ever waits for a log: when the reader of stdout lags, lines are
+dropped and counted, and the count is logged.
+"""
+
+import collections
+import contextlib
+import json
+import logging
+import math
+import os
+import queue
+import select
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from mqworker.errors import SoftTimeLimit
+from mqworker.ipc.messages import LogEvent
+
+QUEUED = 10_000  # lines waiting for stdout
+KEPT = 2_000  # lines kept for /logs
+LINE_MAX = 32_000  # characters of one message or traceback
+LAST_SECOND = 253_402_300_799.0  # of the year 9999
+
+_LEVELS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
+LEVELS = {name: number for number, name in _LEVELS.items()}
+
+
+def say(log: logging.Logger, level: int, event: str, msg: str, **fields: Any) -> None:
+    """Log one event: a fixed word, a sentence, and plain fields."""
+    if log.isEnabledFor(level):
+        log.log(level, "%s", msg, extra={"event": event, "fields": fields})
+
+
+class ForwardingHandler(logging.Handler):
+    """Gives records to `send` as LogEvents."""
+
+    def __init__(self, send: Callable[[LogEvent], None], process: str, stage: str = "") -> None:
+        super().__init__()
+        self._send = send
+        self._process = process
+        self._stage = stage
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand one record over; a record that cannot be formatted is reported as such."""
+        try:
+            event = self._event(record)
+        except SoftTimeLimit:  # of the handler that logs
+            raise
+        except Exception as error:  # noqa: BLE001 - the user's arguments and fields may do anything when formatted
+            where = f"{record.pathname}:{record.lineno}"
+            words = text(f"log message could not be formatted ({type(error).__name__}) at {where}")
+            event = LogEvent(record.created, record.levelno, "log", words, self._process, os.getpid(), self._stage)
+        with contextlib.suppress(OSError):
+            self._send(event)
+
+    def _event(self, record: logging.LogRecord) -> LogEvent:
+        fields = dict(getattr(record, "fields", {}))
+        if record.exc_info and record.exc_info[0] is not None:
+            fields["traceback"] = "".join(traceback.format_exception(*record.exc_info))[-LINE_MAX:]
+        event = getattr(record, "event", None) or ("warning" if record.name == "py.warnings" else "log")
+        if record.name not in ("mqworker", "root") and not record.name.startswith("mqworker."):
+            fields["logger"] = record.name
+        return LogEvent(
+            record.created,
+            record.levelno,
+            text(str(event)),
+            text(record.getMessage())[:LINE_MAX],
+            self._process,
+            os.getpid(),
+            self._stage,
+            {text(str(key)): plain(value) for key, value in fields.items()},
+        )
+
+
+def text(value: str) -> str:
+    """Valid UTF-8 text of any string."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def plain(value: Any) -> Any:
+    """A value that MessagePack and JSON can carry."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
+        return int(value)
+    return text(value if isinstance(value, str) else repr(value))[:LINE_MAX]
+
+
+def use(handler: logging.Handler, level: int) -> None:
+    """Make this the process's only handler."""
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    set_level(level)
+    logging.captureWarnings(capture=True)
+    logging.raiseExceptions = False
+
+
+def set_level(level: int) -> None:
+    """Set what is let through; chatty libraries stay a step quieter."""
+    logging.getLogger().setLevel(level)
+    for name in ("pika", "waitress", "werkzeug"):
+        logging.getLogger(name).setLevel(max(level, logging.ERROR))
+
+
+def line_json(event: LogEvent, service: str) -> str:
+    """One JSON Lines record; JSON escapes control characters, `ensure_ascii` line separators and the rest.
+
+    Nothing in an event can make it fail: events of Consumers are only as good as the user's code in them.
+    """
+    record: dict[str, Any] = {
+        "time": timestamp(event.time),
+        "level": _level_name(event.level),
+        "event": text(event.event),
+        "msg": text(event.msg),
+        "service": service,
+    }
+    if event.stage:
+        record["stage"] = text(event.stage)
+    record |= {"process": text(event.process), "pid": event.pid}
+    for key, value in event.fields.items():
+        if value is not None:
+            record.setdefault(text(key), plain(value))
+    return json.dumps(record, ensure_ascii=True, allow_nan=False)
+
+
+def line_text(event: LogEvent, _service: str) -> str:
+    """One line for a person; a traceback follows indented on escaped lines of its own."""
+    when = timestamp(event.time)[11:23]
+    where = escape(event.process or event.stage)
+    extra = " ".join(
+        f"{escape(key)}={escape(str(plain(value)))}"
+        for key, value in event.fields.items()
+        if value is not None and key != "traceback"
+    )
+    line = f"{when} {_level_name(event.level):7} {where:20} {escape(event.msg)}" + (f"  [{extra}]" if extra else "")
+    for row in str(event.fields.get("traceback") or "").splitlines():
+        line += "\n    | " + escape(row)
+    return line
+
+
+def escape(value: str) -> str:
+    """Show control characters, line separators and everything else that could begin a line or drive a terminal."""
+    return value if value.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339, UTC, milliseconds; within the years 1970 to 9999."""
+    return (
+        datetime.fromtimestamp(max(0.0, min(seconds, LAST_SECOND)), UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
+
+
+def _level_name(level: int) -> str:
+    return _LEVELS.get(level) or ("error" if level > logging.ERROR else "debug" if level < logging.INFO else "info")
+
+
+class LogWriter:
+    """Writes events to a descriptor from its own thread, whole lines only; `lines()` lets others follow."""
+
+    def __init__(self, service: str, fd: int, log_format: str = "auto") -> None:
+        self._service = service
+        self._fd = fd
+        tty = os.isatty(fd)
+        self._line = line_text if log_format == "text" or (log_format == "auto" and tty) else line_json
+        self._queue: queue.Queue[LogEvent | None] = queue.Queue(QUEUED)
+        self._dropped = 0  # guarded by _news
+        self._torn = False  # a part of a line was written, without its end
+        self._recent: collections.deque[tuple[int, str]] = collections.deque(maxlen=KEPT)
+        self._count = 0
+        self._news = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, event: LogEvent) -> None:
+        """Take an event from any thread; never waits."""
+        with self._news:
+            self._count += 1
+            self._recent.append((self._count, line_json(event, self._service)))
+            self._news.notify_all()
+            try:
+                self._queue.put_nowait(event)
+            except queue.Full:
+                self._dropped += 1
+
+    def recent(self, after: int, wait: float) -> list[tuple[int, str]]:
+        """Lines (number, JSON) behind the line `after`, waiting up to `wait` seconds for the first."""
+        with self._news:
+            if self._count <= after and wait:
+                self._news.wait(wait)
+            return [item for item in self._recent if item[0] > after]
+
+    def close(self, deadline: float) -> None:
+        """Write what is queued, at most so many seconds."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=deadline / 2)
+        self._thread.join(deadline / 2)
+
+    def _run(self) -> None:
+        for event in iter(self._queue.get, None):
+            self._write(event)
+            if self._queue.empty():
+                self._tell_dropped()
+        self._tell_dropped()
+
+    def _tell_dropped(self) -> None:
+        with self._news:
+            count, self._dropped = self._dropped, 0
+        if count:
+            words = f"{count} log lines were dropped: the reader of stdout was too slow"
+            self._write(LogEvent(time.time(), logging.WARNING, "logs_dropped", words, "service", os.getpid()), count)
+
+    def _write(self, event: LogEvent, stands_for: int = 1) -> None:
+        line = ("\n" if self._torn else "") + self._line(event, self._service) + "\n"
+        data = line.encode("utf-8", "backslashreplace")
+        try:
+            while data:
+                try:
+                    data = data[os.write(self._fd, data) :]
+                    self._torn = bool(data)
+                except BlockingIOError:  # some other program that shares stdout made it so
+                    select.select([], [self._fd], [])
+        except OSError:  # nobody reads any more, or the disk is full: drop, count, go on
+            with self._news:
+                self._dropped += stands_for
+            time.sleep(0.1)
+
+
+def stdout_fd() -> int:
+    """The descriptor that the Service writes to."""
+    return sys.__stdout__.fileno() if sys.__stdout__ is not None else 1

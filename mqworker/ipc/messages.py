@@ -1,0 +1,259 @@
+"""All that crosses a process boundary of mqworker, in one file: frozen records.
+
+    Service  --Order-->  Producer  --Chunk-->    Consumer
+    Service  <--Report-- Producer  <--Uplink--   Consumer
+    Service  --AdminQuestion-> Desk;  Service <--AdminAnswer-- Desk;  the probe answers with one CodeReport
+
+Each record is plain data (numbers, text, bytes): no exception, callable, lock or pika object ever crosses. A running
+process receives records as MessagePack only. Pickle is used by multiprocessing alone, and only from a parent to a child
+that it started: for the process object at `spawn` (StageSpec and Desired are among its arguments), and around the bytes
+of a Chunk in a lane's queue. Nothing that a child, a broker or an HTTP client sends is ever unpickled. Times called
+`started` or `since` are CLOCK_MONOTONIC seconds, which all processes of one machine share; durations are seconds.
+"""
+
+from typing import Any
+
+import msgspec
+
+from mqworker.config.model import BrokerConfig, StageConfig
+
+BUCKETS = (
+    *(base * 10.0**power for power in range(-4, 3) for base in (1, 2.5, 5)),
+    1000.0,
+    1800.0,
+)  # of handler time: upper bounds in seconds, 0.1 ms to half an hour; one more bucket is open
+
+
+class _Record(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
+class LogEvent(_Record, frozen=True, tag="log"):
+    """One event of any process, on its way to the Service, the only one who writes it down."""
+
+    time: float  # wall clock, seconds since the epoch, for display only
+    level: int
+    event: str  # a fixed word
+    msg: str
+    process: str
+    pid: int
+    stage: str = ""
+    fields: dict[str, Any] = {}
+
+
+# --- Service and Producer -------------------------------------------------------------------------------------------
+
+
+class StageSpec(_Record, frozen=True):
+    """What a Producer is born with; it does not change in its life."""
+
+    service: str
+    stage: str
+    config: StageConfig
+    broker: BrokerConfig
+    root: str  # the folder of the configuration and of the user's code
+    state_dir: str
+
+
+class Desired(_Record, frozen=True, tag="desired"):
+    """What a stage should be from now on; the Producer converges to it and reports the revision it reached."""
+
+    revision: int
+    listening: bool
+    consumers: int  # 0 while working is switched off
+    generation: int  # version of params and code together
+    code: int  # Consumers born with an older generation than this run old code and are replaced
+    params: bytes  # JSON object
+    soft_limit: float  # seconds of one message, 0: none
+    hard_limit: float
+    log_level: int
+
+
+class Drain(_Record, frozen=True, tag="drain"):
+    """Take nothing new, finish what is in hand for `deadline` seconds, give the rest back and end."""
+
+    deadline: float
+
+
+class DumpStacks(_Record, frozen=True, tag="stacks"):
+    """Write the stacks of this process and its Consumers to the log."""
+
+
+Order = Desired | Drain | DumpStacks
+
+
+class ConsumerStatus(_Record, frozen=True):
+    """One Consumer as its Producer sees it."""
+
+    slot: int
+    pid: int
+    state: str  # starting | idle | busy | leaving
+    generation: int  # applied
+    code: int  # the generation whose code it imported
+    done: int  # messages finished
+    message_since: float  # when its message in hand began; 0: none
+    message_id: str  # of the message in hand, when it runs long enough to be asked for
+    rss: int  # bytes, as last reported
+    used: int  # messages in its lane
+
+
+class Times(msgspec.Struct, frozen=True, array_like=True):
+    """A histogram of durations in seconds over BUCKETS, since the Producer began."""
+
+    counts: tuple[int, ...]
+    total: float
+
+
+class LinkState(msgspec.Struct, frozen=True):
+    """What can be said of a Link now; `reason` is one sentence with cause and fix whenever something is missing."""
+
+    connected: bool = False  # both connections are up and the topology is in place
+    consuming: bool = False  # the broker has our consumer registered
+    blocked: bool = False  # the broker refuses publishes for now (an alarm)
+    reason: str = "not started"
+    warnings: tuple[str, ...] = ()  # e.g. a queue found with other arguments than configured
+    reconnects: int = 0
+    repairs: int = 0  # times that something missing was made again on a living connection
+
+
+class StageStatus(_Record, frozen=True, tag="status"):
+    """A Producer's account of its stage, sent at least once a second: also its pulse."""
+
+    stage: str
+    pid: int
+    state: str  # starting | running | draining
+    revision: int  # the last one fully applied; see Desired
+    generation: int  # the oldest that any Consumer has applied
+    link: LinkState
+    listening: bool  # what is wanted now, after every reason to hold back
+    problem: str  # one sentence, or ""
+    crash_loop: bool
+    consumers: tuple[ConsumerStatus, ...]
+    prefetch: int
+    held: int
+    dispatched: int
+    settling: int
+    held_bytes: int
+    kept: int  # outcomes of lost deliveries, kept for their redelivery
+    backlog: int | None  # ready in the input queue
+    counters: dict[str, int]
+    times: dict[str, Times]  # process (handlers), wait (for a lane), confirm (of a publication)
+    p95: float
+    rate: float  # settled per second over the last few seconds
+    last_settled: float
+    stall: float  # the longest time this Producer's loop did not turn, seconds
+    idle: bool  # input, tree and retry queues are empty, as far as is known
+
+
+class Ended(_Record, frozen=True, tag="ended"):
+    """The last words of a Producer that ends as asked."""
+
+    given_back: int
+
+
+Report = StageStatus | Ended | LogEvent
+
+
+# --- Producer and Consumer ------------------------------------------------------------------------------------------
+
+
+class Item(msgspec.Struct, frozen=True, array_like=True):
+    """One delivery on its way down a lane."""
+
+    seq: int
+    properties: bytes
+    body: bytes
+    redelivered: bool
+    exchange: str
+    routing_key: str
+
+
+class Chunk(msgspec.Struct, frozen=True, array_like=True):
+    """What one put into a lane carries: deliveries, and the state they are to be computed under."""
+
+    number: int  # counts the chunks of this lane
+    generation: int
+    params: bytes | None  # JSON; sent when the lane's Consumer does not have this generation yet
+    soft_limit: float
+    log_level: int
+    items: list[Item]
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """Why a message has no result, in text; `reason` is the word of the dead-letter header."""
+
+    reason: str  # error | reject | undecodable | unencodable | timeout | memory | oversized | crash
+    type: str
+    message: str
+    traceback: str = ""
+    exit: str = ""  # how the Consumer ended, with evidence
+    after: float | None = None  # the handler asked to be tried again in so many seconds
+    final: bool = False  # do not try again
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True):
+    """What became of one delivery in a Consumer: a result (`body` is not None), nothing (dropped), or a failure."""
+
+    seq: int
+    duration: float
+    generation: int
+    properties: bytes = b""
+    body: bytes | None = None
+    reply_to: str = ""
+    failure: Failure | None = None
+
+
+class Hello(_Record, frozen=True, tag="hello"):
+    """The Consumer is set up and waits for its first chunk."""
+
+    pid: int
+    generation: int
+
+
+class Unfit(_Record, frozen=True, tag="unfit"):
+    """The Consumer could not be set up (import, parameters, `setup`) and ends."""
+
+    failure: Failure
+
+
+class Outcomes(_Record, frozen=True, tag="outcomes"):
+    """Finished deliveries; with `end` the chunk is done and `task_done` was called: the lane may be fed again."""
+
+    outcomes: list[Outcome]
+    end: bool
+    generation: int
+    rss: int = 0
+    leaving: str = ""  # why this Consumer wants to be replaced
+
+
+Uplink = Hello | Unfit | Outcomes | LogEvent
+
+
+# --- Service and desk, probe ----------------------------------------------------------------------------------------
+
+
+class AdminQuestion(_Record, frozen=True, tag="ask"):
+    """One question to the desk; `verb` names one of mqworker.broker_admin.process.VERBS."""
+
+    id: int
+    verb: str
+    deadline: float  # seconds
+    arguments: dict[str, Any]
+
+
+class AdminAnswer(_Record, frozen=True, tag="answer"):
+    """The answer: `value`, or `error` with its kind (unavailable | refused | internal)."""
+
+    id: int
+    value: Any = None
+    error: str = ""
+    kind: str = ""
+
+
+class CodeReport(_Record, frozen=True, tag="code"):
+    """What a probe found: problems of the user's code or parameters, none when all is well."""
+
+    problems: list[str]
+    fields: list[tuple[str, str]]  # (field, what is wrong) of the parameters
+    defaults: dict[str, Any]  # parameters with the user's defaults filled in
+    died: bool = False  # the user's code ended or stopped the probe instead of raising

@@ -1,0 +1,82 @@
+"""What a child writes to its stdout and stderr: logged line by line, the tail kept as evidence.
+
+Lives on the loop of the parent (the Producer for Consumers, the Service for Producers). Never trusts the text: lines
+are cut, bytes that are not UTF-8 are shown escaped, and a child that writes without end waits, not its parent.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable
+
+from mqworker.ipc.messages import LogEvent
+
+TAIL = 8192  # bytes kept
+LINE = 8192  # bytes after which a line without an end is cut
+READ = 16384  # bytes at a time: thousands of lines, and the loop has other work
+
+
+class OutputReader:
+    """Reads one pipe until `finish`; the descriptor stays its owner's."""
+
+    def __init__(self, fd: int, process: str, pid: int, stage: str, log: Callable[[LogEvent], None]) -> None:
+        self._fd = fd
+        self._process = process
+        self._pid = pid
+        self._stage = stage
+        self._log = log
+        self._line = bytearray()
+        self._cut = False  # the line goes on, and was told as far as it will be
+        self._tail = bytearray()
+        self._loop = asyncio.get_running_loop()
+        os.set_blocking(fd, False)
+        self._loop.add_reader(fd, self._read)
+
+    @property
+    def tail(self) -> str:
+        """The last 8 kB, as text."""
+        return self._tail.decode("utf-8", "backslashreplace")
+
+    def finish(self) -> None:
+        """Take what the dead child left (a copy that it forked may hold the pipe open: no end of file is awaited)."""
+        left = 0
+        with contextlib.suppress(OSError):
+            left = fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ)
+        while left > 0 and (taken := self._read()):
+            left -= taken
+        if self._line:
+            self._say(bytes(self._line))
+            self._line.clear()
+        self._loop.remove_reader(self._fd)
+
+    def _read(self) -> int:
+        try:
+            data = os.read(self._fd, READ)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._fd)
+            return 0
+        self._tail += data
+        del self._tail[:-TAIL]
+        self._line += data
+        *lines, rest = self._line.split(b"\n")
+        for line in lines:
+            if not self._cut:
+                self._say(bytes(line[:LINE]))
+            self._cut = False
+        if len(rest) > LINE and not self._cut:
+            self._say(bytes(rest[:LINE]))
+            self._cut = True
+        self._line = bytearray() if self._cut else rest
+        return len(data)
+
+    def _say(self, line: bytes) -> None:
+        if line.strip():
+            words = line.decode("utf-8", "backslashreplace")
+            self._log(LogEvent(time.time(), logging.INFO, "output", words, self._process, self._pid, self._stage))

@@ -1,0 +1,111 @@
+"""What the ledger notes about one delivery, and what it counts. Plain data of the Producer's process."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+from mqworker.brokers.base import Delivery, Publication
+
+
+class State(IntEnum):
+    """Where a delivery is on its way."""
+
+    HELD = 0  # waits for a lane
+    OUT = 1  # in a lane
+    PLACING = 2  # its publication is on the way
+    PLACED = 3  # all that had to be placed is confirmed
+    KEPT = 4  # void, with a plan that waits for its redelivery
+
+
+HELD, OUT, PLACING, PLACED, KEPT = State  # a look into the class costs more than the ledger's other steps
+
+
+class Isolation(IntEnum):
+    """What may be computed beside a delivery."""
+
+    NONE = 0
+    CHUNK = 1  # alone in its chunk: it killed a Consumer before
+    STAGE = 2  # nothing else in the whole tree: it may have killed the tree
+
+
+class Plan(NamedTuple):
+    """How a delivery is settled: `outcome` names it in the counters; None of the publications may be needed."""
+
+    outcome: str  # result | dropped | retried | dead | renewed
+    publication: Publication | None  # gates the ack
+    reply: Publication | None = None  # best effort
+
+
+class Entry:
+    """One delivery in the ledger; once its outcome was kept, body and properties are empty."""
+
+    __slots__ = (
+        "body",
+        "epoch",
+        "exchange",
+        "isolation",
+        "key",
+        "lane",
+        "plan",
+        "properties",
+        "received",
+        "redelivered",
+        "routing_key",
+        "seq",
+        "since",
+        "state",
+        "tag",
+        "too_large",
+        "tries",
+        "void",
+        "weight",
+    )
+
+    def __init__(self, seq: int, delivery: Delivery, isolation: Isolation, now: float) -> None:
+        self.seq = seq
+        self.epoch, self.tag, self.properties, self.body, self.redelivered, self.exchange, self.routing_key = delivery
+        self.isolation = isolation
+        self.received = now
+        self.state = HELD
+        self.lane: int | None = None
+        self.void = False
+        self.key = b""  # its fingerprint, once it was void
+        self.plan: Plan | None = None
+        self.tries = 0  # times its publication was refused
+        self.too_large = False  # the last time for its size
+        self.since = 0.0  # when its present state began, from PLACING on
+        self.weight = 0  # bytes it is accounted with
+
+    @property
+    def size(self) -> int:
+        """Bytes that its messages take: the input, and what is to be published for it."""
+        size = len(self.body) + len(self.properties)
+        if self.plan is not None:
+            size += sum(len(publication.body) for publication in self.plan[1:] if publication is not None)
+        return size
+
+
+@dataclass
+class Counters:
+    """Since the ledger began; received = settled + voided + released + in flight."""
+
+    received: int = 0
+    settled: int = 0
+    voided: int = 0
+    released: int = 0
+    adopted: int = 0
+    redispatched: int = 0
+    confirmed: int = 0
+    refused: int = 0
+    ambiguous: int = 0  # publications whose answer was lost: with lost acks the only source of duplicates
+    late: int = 0  # outcomes nobody waited for: the first one won
+    result: int = 0
+    dropped: int = 0
+    retried: int = 0
+    dead: int = 0
+    renewed: int = 0  # put back as a new message before the broker would have dropped it
+
+    def settle(self, outcome: str) -> None:
+        """Count one settled delivery under its outcome too."""
+        self.settled += 1
+        setattr(self, outcome, getattr(self, outcome) + 1)

@@ -1,0 +1,262 @@
+"""The failure policy: what becomes of a delivery by its outcome, and the messages that say so.
+
+Pure: no clock, no randomness, no I/O; time, host and a random number come in as arguments. Used by the Producer.
+A plan's publication gates the ack: a result goes to the output, a retry to a delay queue, a dead letter to
+`<input>.dlq`. `settles=(0, 0)` asks the ledger to fill in which delivery it is.
+"""
+
+from typing import NamedTuple
+
+from mqworker.amqp import headers
+from mqworker.amqp.properties import Headers, MalformedProperties, Properties
+from mqworker.brokers.base import Publication
+from mqworker.config.model import RetryConfig, StageConfig
+from mqworker.ipc.messages import Failure, Outcome
+from mqworker.jobs.failures import cut
+from mqworker.producer.entry import Entry, Isolation, Plan
+
+CRASH_RUNG = 1  # seconds until a message that killed its Consumer runs again (decisions 15)
+WORN = 18  # redeliveries; by itself a quorum queue of RabbitMQ 4 drops a message after 20 (decisions 22)
+LONGEST_RUNG = 1 << 22  # seconds, 48 days: a queue's time to live is 32 bits of milliseconds
+TEXT_LIMIT = 2_000  # bytes of a header that carries words
+TRACEBACK_LIMIT = 16_000  # bytes
+RETRIED = frozenset({"error", "timeout", "memory"})
+_MOVED = ("user_id", "expiration")  # a dead letter must not carry them as such (decisions 20)
+_COPIES = ("CC", "BCC")
+_CUT_FIRST = (headers.TRACEBACK, headers.EXIT, headers.MESSAGE)
+
+
+class Circumstances(NamedTuple):
+    """What a failure's record says beside the failure itself."""
+
+    stage: str
+    host: str
+    generation: int
+    time: str  # RFC 3339
+    chance: float  # uniform in [0, 1), for the jitter
+
+
+def isolation(properties: bytes) -> Isolation:
+    """A message that killed a Consumer runs alone in its chunk."""
+    return Isolation.CHUNK if headers.CRASHES.encode() in properties else Isolation.NONE
+
+
+def retry_delay(retry: RetryConfig, attempt: int, chance: float) -> int:
+    """Seconds until the attempt after `attempt`: base * 2^(attempt - 1), as one of the two rungs around it.
+
+    Rungs are powers of two seconds (each is a queue, decisions 13), so jitter picks a neighbour: the mean delay is
+    that of the exponential backoff, or up to a quarter more where that is a rung itself. None is above `retry.max`,
+    and none below 1.
+    """
+    wish = min(retry.max, retry.base * 2.0 ** min(attempt - 1, 40))
+    return _rung(wish, chance, retry.max)
+
+
+def _rung(wish: float, chance: float, most: float) -> int:
+    low = 1
+    while low * 2 <= wish:
+        low *= 2
+    high = low * 2
+    if wish <= low:
+        # An exact rung has no neighbours to choose between but the one above: one in four goes there.
+        return high if chance < 0.25 and high <= most else low
+    return high if chance < (wish - low) / low and high <= most else low
+
+
+def rung_above(seconds: float) -> int:
+    """The first rung that is not before `seconds`: Retry(after=) never comes early; there is none above 48 days."""
+    rung = 1
+    while rung < min(seconds, LONGEST_RUNG):
+        rung *= 2
+    return rung
+
+
+def decode(block: bytes) -> Properties:
+    """Properties of any delivery; those that cannot be read count as empty."""
+    try:
+        return Properties.decode(block)
+    except MalformedProperties:
+        return Properties()
+
+
+def plan_result(outcome: Outcome, stage: StageConfig) -> Plan:
+    """Settle what a Consumer finished without a failure."""
+    if outcome.body is None:
+        return Plan("dropped", None, _reply(outcome.reply_to, outcome.properties, b""))
+    reply = _reply(outcome.reply_to, outcome.properties, outcome.body)
+    output = stage.output
+    if output is None:
+        return Plan("result", None, reply)
+    key = output.routing_key if output.exchange else output.queue
+    return Plan("result", Publication(output.exchange, key, outcome.properties, outcome.body, settles=(0, 0)), reply)
+
+
+def _read(entry: Entry, stage: StageConfig) -> Properties:
+    """Its properties, without what another stage counted: our queue's name would make it count for us."""
+    properties = decode(entry.properties)
+    if not headers.crashes(properties, stage.input):
+        properties.headers.pop(headers.CRASHES, None)
+    return properties
+
+
+def plan_failure(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan:
+    """Try again later or give up, by the stage's `retry` and by what failed."""
+    properties = _read(entry, stage)
+    attempt = headers.attempt(properties, stage.input)
+    last = attempt >= stage.retry.max_attempts
+    if last or failure.final or failure.reason not in RETRIED or _is_final(failure.type, stage.retry):
+        return dead(entry, properties, failure, stage, about, attempt)
+    after = failure.after
+    delay = retry_delay(stage.retry, attempt, about.chance) if after is None else rung_above(after)
+    properties.headers[headers.ATTEMPT] = attempt + 1
+    return _again(entry, properties, failure, stage, about, delay)
+
+
+def plan_oversized(entry: Entry, reason: str, stage: StageConfig, about: Circumstances) -> tuple[Failure, Plan]:
+    """Give up a result that the broker finds too large, under the generation that computed it."""
+    assert entry.plan is not None
+    assert entry.plan.publication is not None
+    generation = decode(entry.plan.publication.properties).headers.get(headers.GENERATION)
+    if type(generation) is int:
+        about = about._replace(generation=generation)
+    words = f"the result has {len(entry.plan.publication.body):,} bytes; {reason}"
+    failure = Failure("oversized", "TooLarge", words, final=True)
+    return failure, plan_failure(entry, failure, stage, about)
+
+
+def plan_crash(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan:
+    """Charge the delivery that a Consumer died on: again, alone, up to `crash.max` times."""
+    properties = _read(entry, stage)
+    crashes = headers.crashes(properties, stage.input) + 1
+    attempt = headers.attempt(properties, stage.input)
+    properties.headers[headers.CRASHES] = crashes
+    properties.headers[headers.ATTEMPT] = attempt
+    if crashes >= stage.crash.max:
+        return dead(entry, properties, failure, stage, about, attempt)
+    return _again(entry, properties, failure, stage, about, CRASH_RUNG)
+
+
+def _again(
+    entry: Entry, properties: Properties, failure: Failure, stage: StageConfig, about: Circumstances, delay: int
+) -> Plan:
+    _renew(properties)
+    _first_failed(properties, about)
+    table = properties.headers
+    table[headers.QUEUE] = stage.input
+    table[headers.ERROR_TYPE] = cut(failure.type, TEXT_LIMIT)
+    table[headers.MESSAGE] = cut(failure.message, TEXT_LIMIT)
+    block = _fitted(properties)
+    if len(block) > headers.ROOM:  # no room to count attempts in
+        return dead(entry, properties, failure, stage, about, headers.attempt(decode(entry.properties), stage.input))
+    return Plan("retried", Publication("", stage.input, block, entry.body, delay=delay, settles=(0, 0)))
+
+
+def worn(block: bytes) -> bool:
+    """Whether lost connections and ends of ours, which are nobody's fault, may soon make the broker drop a message."""
+    return headers.redeliveries(decode(block)) >= WORN
+
+
+def plan_renewal(entry: Entry, stage: StageConfig) -> Plan | None:
+    """Put a message back as a new one, charged with nothing; None where its headers leave no room for ours."""
+    properties = decode(entry.properties)
+    _renew(properties)
+    block = _fitted(properties)
+    if len(block) > headers.ROOM:
+        return None
+    return Plan("renewed", Publication("", stage.input, block, entry.body, settles=(0, 0)))
+
+
+def _renew(properties: Properties) -> None:
+    """Make it fit to be published again; the broker counts a new message anew."""
+    _set_aside(properties)
+    properties.headers.pop(headers.REDELIVERIES, None)
+
+
+def _is_final(type_name: str, retry: RetryConfig) -> bool:
+    return type_name in retry.final or type_name.rpartition(".")[2] in retry.final
+
+
+def dead(
+    entry: Entry,
+    properties: Properties,
+    failure: Failure,
+    stage: StageConfig,
+    about: Circumstances,
+    attempt: int,
+) -> Plan:
+    """Put the message aside: body untouched, all properties kept, headers that say why."""
+    reply = _dead_reply(properties, failure, about)
+    _set_aside(properties)
+    _first_failed(properties, about)
+    words: dict[str, str | int] = {
+        headers.REASON: failure.reason,
+        headers.ERROR_TYPE: cut(failure.type, TEXT_LIMIT),
+        headers.MESSAGE: cut(failure.message, TEXT_LIMIT),
+        headers.TRACEBACK: cut(failure.traceback, TRACEBACK_LIMIT),
+        headers.EXIT: cut(failure.exit, TRACEBACK_LIMIT),
+        headers.FAILED_AT: about.time,
+        headers.HOST: about.host,
+        headers.STAGE: about.stage,
+        headers.QUEUE: stage.input,
+        headers.ATTEMPT: attempt,
+        headers.GENERATION: about.generation,
+    }
+    for name, value in words.items():
+        properties.headers.pop(name, None)  # what an earlier failure said
+        if value != "":
+            properties.headers[name] = value
+    block = _fitted(properties)
+    if len(block) > headers.ROOM:
+        # Foreign headers of that size: without them it can be put aside, with them it would come back for ever.
+        lost = f"{len(properties.headers)} headers of the message were too long to keep"
+        words[headers.MESSAGE] = cut(f"{lost}; {failure.message}", TEXT_LIMIT)
+        properties.headers = Headers(words)
+        block = _fitted(properties)
+    return Plan("dead", Publication("", stage.dead, block, entry.body, settles=(0, 0)), reply)
+
+
+def _fitted(properties: Properties) -> bytes:
+    """The persistent block, without our longest words if a header frame has no room for them."""
+    properties.delivery_mode = 2
+    block = properties.encode()
+    for name in _CUT_FIRST:
+        if len(block) > headers.ROOM:
+            properties.headers.pop(name, None)
+            block = properties.encode()
+    return block
+
+
+def _set_aside(properties: Properties) -> None:
+    """Move what would expire, copy or refuse a retry or dead letter to headers of ours (decisions 20)."""
+    table = properties.headers
+    for name in _MOVED:
+        value = getattr(properties, name)
+        if value is not None:
+            table[headers.ORIGINAL + name.replace("_", "-")] = value
+            setattr(properties, name, None)
+    for name in _COPIES:
+        if name in table:
+            table.rename(name, headers.ORIGINAL + name)
+
+
+def _dead_reply(properties: Properties, failure: Failure, about: Circumstances) -> Publication | None:
+    """Tell whoever waits for an answer that there is none, and why."""
+    answer = Properties()
+    answer.correlation_id = properties.correlation_id
+    answer.message_id = properties.message_id
+    answer.content_type = "application/json"
+    answer.headers[headers.OUTCOME] = "dead"
+    answer.headers[headers.STAGE] = about.stage
+    answer.headers[headers.REASON] = failure.reason
+    answer.headers[headers.ERROR_TYPE] = cut(failure.type, TEXT_LIMIT)
+    answer.headers[headers.MESSAGE] = cut(failure.message, TEXT_LIMIT)
+    return _reply(properties.reply_to or "", answer.encode(), b"null")
+
+
+def _first_failed(properties: Properties, about: Circumstances) -> None:
+    if headers.FIRST_FAILED_AT not in properties.headers:
+        properties.headers[headers.FIRST_FAILED_AT] = about.time
+
+
+def _reply(reply_to: str, properties: bytes, body: bytes) -> Publication | None:
+    return Publication("", reply_to, properties, body, mandatory=False) if reply_to else None

@@ -1,0 +1,156 @@
+"""The Producer: one stage's process, parent of its Consumers.
+
+Its main thread runs one asyncio loop with the engine (broker connections, ledger, lanes) and its watch; no user code,
+no body is looked into. Hears Orders and says Reports over one pipe to the Service, at least once a second: that is its
+pulse. End of file on that pipe, or the death signal, means that the Service is gone: it ends at once, and the broker
+gives its messages out again. It ends by `os._exit`, because an ordinary exit waits for children.
+"""
+
+import asyncio
+import contextlib
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import time
+from multiprocessing.connection import Connection
+
+import msgspec
+
+from mqworker.ipc import logs
+from mqworker.ipc.frames import FrameReader, FrameWriter
+from mqworker.ipc.messages import Desired, Drain, DumpStacks, Ended, LogEvent, Order, StageSpec
+from mqworker.ipc.spawn import Spawned, enter_child, redirect_output
+from mqworker.producer.engine import Engine
+from mqworker.producer.status import stage_status
+from mqworker.producer.timers import Timers
+
+PULSE = 1.0  # seconds between reports when nothing changes
+NEWS = 0.05  # seconds that a change waits for others, to be told together
+CLOSE_DEADLINE = 2.0  # seconds to say goodbye to the broker
+
+_encoder = msgspec.msgpack.Encoder()
+_orders = msgspec.msgpack.Decoder(Order)
+
+log = logging.getLogger("mqworker.producer")
+
+
+class Producer(Spawned):
+    """See the module head."""
+
+    def __init__(
+        self, spec: StageSpec, desired: Desired, pipe: Connection, output: Connection, lock: Connection
+    ) -> None:
+        super().__init__(name=f"{spec.stage}.producer")
+        self._spec = spec
+        self._desired = desired
+        self._pipe = pipe
+        self._output = output
+        self._lock = lock  # the instance's lock file: held as long as any Producer lives
+        self._parent = os.getpid()
+
+    def run(self) -> None:
+        """Enter the process and run the loop until the stage has ended."""
+        deaf_to = (signal.SIGINT, signal.SIGTSTP, signal.SIGHUP)
+        enter_child("mqw-producer", self._parent, deaf_to)
+        redirect_output(self._output.fileno())
+        gc.freeze()
+        asyncio.run(self._main())
+        os._exit(0)
+
+    async def _main(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._writer = FrameWriter(self._pipe.fileno())
+        self._news: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()
+        logs.use(logs.ForwardingHandler(self._forward, self.name, self._spec.stage), self._desired.log_level)
+        self._engine = Engine(self._spec, self._desired, self._forward, self._changed)
+        self._watch = Timers(self._engine)
+        self._reader = FrameReader(self._pipe.fileno(), self._on_order, self._on_service_gone)
+        loop.add_signal_handler(signal.SIGTERM, lambda: self._drain(30.0))
+        self._engine.start()
+        self._tick()
+        self._pulse()
+        await self._over.wait()
+        await self._writer.flush(1.0)
+
+    # --- what it hears
+
+    def _on_order(self, payload: bytes) -> None:
+        order = _orders.decode(payload)
+        match order:
+            case Desired():
+                self._engine.want(order)
+                self._changed()
+            case Drain():
+                self._drain(order.deadline)
+            case DumpStacks():
+                faulthandler.dump_traceback(file=2, all_threads=True)
+                for lane in self._engine.fleet.lanes.values():
+                    lane.ask_stack()
+
+    def _on_service_gone(self, _reason: str) -> None:
+        os._exit(1)
+
+    # --- what it says
+
+    def _forward(self, event: LogEvent) -> None:
+        self._writer.send(_encoder.encode(event), droppable=True)
+
+    def _changed(self) -> None:
+        if self._news is None:
+            self._news = asyncio.get_running_loop().call_later(NEWS, self._report)
+
+    def _report(self) -> None:
+        self._news = None
+        self._writer.send(_encoder.encode(stage_status(self._engine, self._watch)))
+
+    def _pulse(self) -> None:
+        self._report()
+        asyncio.get_running_loop().call_later(PULSE, self._pulse)
+
+    def _tick(self) -> None:
+        applied = self._engine.applied()
+        asyncio.get_running_loop().call_later(self._watch.tick(), self._tick)
+        if self._engine.applied() != applied:
+            self._changed()
+
+    # --- the stop ladder: quiet, drain, give back, kill
+
+    def _drain(self, deadline: float) -> None:
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end(deadline))
+        elif deadline == 0:
+            self._deadline = 0.0
+
+    async def _end(self, deadline: float) -> None:
+        engine = self._engine
+        self._deadline = time.monotonic() + deadline
+        logs.say(log, logging.INFO, "draining", f"draining: {engine.ledger.out} in hand, at most {deadline:g} s")
+        engine.quiet()
+        self._changed()
+        while (engine.ledger.out or engine.ledger.placing) and time.monotonic() < self._deadline:
+            engine.give_back_held()  # what a dying Consumer left
+            await asyncio.sleep(0.01)
+        given_back = len(engine.ledger)
+        engine.fleet.retire_all()
+        if given_back:
+            engine.fleet.kill_all("the drain deadline has passed")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(engine.link.close(CLOSE_DEADLINE), CLOSE_DEADLINE + 1)
+        end = time.monotonic() + CLOSE_DEADLINE
+        await self._emptied(end)
+        engine.fleet.kill_all("it did not end in time")
+        await self._emptied(end + 1)
+        level = logging.WARNING if given_back else logging.INFO
+        logs.say(log, level, "ended", f"ended; {given_back} unfinished messages went back to the broker")
+        engine.slots.clear()  # what is in hand at an orderly end is nobody's fault
+        self._report()
+        self._writer.send(_encoder.encode(Ended(given_back)))
+        self._over.set()
+
+    async def _emptied(self, end: float) -> None:
+        while self._engine.fleet.lanes and time.monotonic() < end:  # noqa: ASYNC110 - once in a life
+            await asyncio.sleep(0.005)

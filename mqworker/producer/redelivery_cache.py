@@ -1,0 +1,77 @@
+"""The ledger's memory of void deliveries: those whose connection was lost while their work went on.
+
+Pure, owned by the ledger. A void delivery is found again by the fingerprint of its message and consumed once. What has
+an outcome is *kept*, within three bounds (number, bytes, age); to forget one means that its redelivery is
+computed again, and published again if it had been placed.
+"""
+
+from collections import OrderedDict, deque
+
+from mqworker.amqp.fingerprint import fingerprint
+from mqworker.brokers.base import Delivery
+from mqworker.producer.entry import PLACED, Entry
+
+KEEP = 3600.0  # seconds an outcome without a valid delivery is kept
+
+
+class RedeliveryCache:
+    """Void entries by fingerprint, and the order in which they were kept."""
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._by_key: dict[bytes, deque[Entry]] = {}
+        self._kept: OrderedDict[int, Entry] = OrderedDict()  # seq -> entry, the oldest first
+        self._bytes = 0  # of the kept ones
+
+    @property
+    def kept(self) -> int:
+        """How many outcomes are kept."""
+        return len(self._kept)
+
+    def add(self, entry: Entry) -> None:
+        """This delivery is void from now on."""
+        entry.void = True
+        entry.key = entry.key or fingerprint(entry.properties, entry.body)
+        self._by_key.setdefault(entry.key, deque()).append(entry)
+
+    def keep(self, entry: Entry, now: float) -> None:
+        """Its work is done: keep the outcome, not the message that led to it."""
+        assert entry.plan is not None
+        if entry.state is PLACED:
+            entry.plan = entry.plan._replace(publication=None)
+        entry.body = entry.properties = b""
+        entry.since = now
+        self._kept[entry.seq] = entry
+        self._bytes += entry.size
+        while len(self._kept) > self._most or self._bytes > self._most_bytes:
+            self._evict()
+
+    def expire(self, now: float) -> None:
+        """Forget what was kept too long."""
+        while self._kept and now - next(iter(self._kept.values())).since > KEEP:
+            self._evict()
+
+    def claim(self, delivery: Delivery) -> Entry | None:
+        """Give up the entry whose message this redelivery brings again, valid again."""
+        if not self._by_key:
+            return None
+        same = self._by_key.get(fingerprint(delivery.properties, delivery.body))
+        if same is None:
+            return None
+        entry = same[0]
+        self.remove(entry)
+        entry.void = False
+        return entry
+
+    def remove(self, entry: Entry) -> None:
+        """Forget this one."""
+        same = self._by_key[entry.key]
+        same.remove(entry)
+        if not same:
+            del self._by_key[entry.key]
+        if self._kept.pop(entry.seq, None) is not None:
+            self._bytes -= entry.size
+
+    def _evict(self) -> None:
+        self.remove(next(iter(self._kept.values())))

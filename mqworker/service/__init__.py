@@ -1,0 +1,1 @@
+"""The Service: the main process, parent of all others."""

@@ -1,0 +1,86 @@
+"""Becoming the one instance of a service: its folder, its lock, and what the process needs of the machine.
+
+Runs once, at the start of the Service, before any process is started; the lock is held as long as the Service or any
+Producer lives. Fails with StartError, one sentence with cause and fix.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+from mqworker.config.load import Loaded
+from mqworker.exits import Exit
+from mqworker.ipc import logs
+from mqworker.ipc.spawn import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
+
+LOCK_PATIENCE = 15.0  # seconds beyond the drain deadline to wait for the instance before us to end
+REMAINS_PATIENCE = 3.0  # seconds that a killed instance's processes may take to end
+FILES = 4096  # descriptors that are asked for
+
+log = logging.getLogger("mqworker.service.instance")
+
+
+class StartError(Exception):
+    """The service cannot start; `code` is the exit code, the message one sentence with cause and fix."""
+
+    def __init__(self, code: Exit, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+def prepare(loaded: Loaded) -> None:
+    """Make the process what the tree needs; raises StartError."""
+    folder = loaded.state_dir
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe_file = folder / ".writable"
+        probe_file.write_bytes(b"")
+        probe_file.unlink()
+    except OSError as error:
+        raise StartError(
+            Exit.CONFIG, f"the state folder {folder} cannot be written ({error.strerror}); set service.state_dir"
+        ) from None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard), hard))
+    needed = 64 + sum(13 * max(stage.consumers, 8) for stage in loaded.config.stages.values())
+    if min(max(soft, FILES), hard) < needed:
+        raise StartError(Exit.CONFIG, f"{needed} descriptors are needed, {hard} are allowed: raise `ulimit -n`")
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    if "SUPERVISOR_ENABLED" in os.environ:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def acquire_lock(path: Path, drain_deadline: float) -> int:
+    """Become the only instance with this state folder, waiting for one that is ending; returns the descriptor.
+
+    Under supervisord a drain of the instance before us is waited for; by hand only what a killed one leaves behind.
+    """
+    patience = drain_deadline + LOCK_PATIENCE if "SUPERVISOR_ENABLED" in os.environ else REMAINS_PATIENCE
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    end = time.monotonic() + patience
+    told = False
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
+            if not told:
+                logs.say(
+                    log, logging.WARNING, "waiting", f"another instance (pid {owner}) holds {path}; waiting for it"
+                )
+                told = True
+            if time.monotonic() > end:
+                words = f"another instance (pid {owner}) runs with the state folder {path.parent}"
+                raise StartError(Exit.INTERNAL, f"{words}: stop it, or set service.state_dir") from None
+            time.sleep(0.1)
+        else:
+            with contextlib.suppress(OSError):  # a full disk: the lock holds all the same, the pid is for messages
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, str(os.getpid()).encode(), 0)
+            return fd

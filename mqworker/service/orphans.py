@@ -1,0 +1,79 @@
+"""Processes that fell to the Service because their parent in the tree is gone: programs that user code had started.
+
+Lives in the Service's main thread; the Service is a child subreaper, so an orphan below it becomes its child. A dead
+one is reaped by its pid, because a bare `waitpid(-1)` would steal the exits of our own children. A living one belongs
+to a message that nobody computes any more: it has GRACE seconds to end by itself and is killed then, whatever signals
+it ignores. Programs of a Service that was itself killed are out of reach.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import multiprocessing.process
+import os
+import signal
+import time
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+from mqworker.ipc import logs
+
+GRACE = 2.0  # seconds: a program that was waiting for its parent ends by itself, and so may a tracker of semaphores
+
+log = logging.getLogger("mqworker.service.orphans")
+
+
+class Orphans:
+    """Those that are known, and since when."""
+
+    def __init__(self) -> None:
+        self._since: dict[int, float] = {}
+
+    def look(self, now: float, grace: float = GRACE) -> bool:
+        """Reap the dead, kill those that have had their time; returns whether any is left."""
+        living = {}
+        for pid in _strangers():
+            name, state = _stat(pid)
+            if state == "Z":
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            elif state:
+                living[pid] = self._since.get(pid, now)
+                if now - living[pid] >= grace:
+                    self._kill(pid, name)
+                    living[pid] = math.inf  # once is enough
+        self._since = living
+        return bool(living)
+
+    async def end(self, deadline: float) -> None:
+        """Kill all, those too that come to light by it."""
+        end = time.monotonic() + deadline
+        while self.look(time.monotonic(), 0.0) and time.monotonic() < end:  # noqa: ASYNC110 - once in a life
+            await asyncio.sleep(0.01)
+
+    def _kill(self, pid: int, name: str) -> None:
+        words = f"killing {name} (pid {pid}), whose parent in the process tree has ended"
+        logs.say(log, logging.WARNING, "orphan_killed", words, orphan_pid=pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _strangers() -> list[int]:
+    """Our children that we did not start."""
+    ours = {child.pid for child in multiprocessing.process._children}  # type: ignore[attr-defined]
+    ours.add(resource_tracker._resource_tracker._pid)  # type: ignore[attr-defined]
+    found: list[int] = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += (pid for pid in map(int, path.read_text().split()) if pid not in ours)
+    return found
+
+
+def _stat(pid: int) -> tuple[str, str]:
+    """Name and state of a process; empty when it is gone."""
+    try:
+        head, _, rest = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
+    except OSError:
+        return "", ""
+    return head.partition("(")[2], rest.split()[0]

@@ -1,1 +1,0 @@
-"""One stage's process tree: Producer, lanes, Consumers, and the ledger that decides."""

@@ -1,0 +1,778 @@
+"""What a user gets for a configuration, good or bad. Real files in a temporary folder; nothing is mocked."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mqworker.config import docs, schema
+from mqworker.config.errors import printable
+from mqworker.config.load import ConfigError, Loaded, load, redact_url, shown
+from mqworker.config.model import BrokerConfig, ControlConfig
+from mqworker.config.sources import variable
+
+SIX_LINES = """\
+[broker]
+url = "amqp://guest:guest@localhost/%2F"        # or sqlite:///var/mqworker.db, the default
+[stages.energy]
+input = "energyStorageStrategy.queue"
+jobs = ["energy_storage:optimise"]
+output = { exchange = "energyStorageStrategy.direct", queue = "energyStorageStrategy.queue.typc-fpd-tysh", \
+routing_key = "typc-fpd-tysh" }
+"""
+STAGE = '[stages.s]\ninput = "in"\njobs = ["m:f"]\n'  # lines 1 to 3
+CANARY = "canary1f3a"
+OPTIONS = "has a part after ? or #; options are keys of [broker]; in a password write %3F or %23"
+MALFORMED = (
+    "is malformed; write amqp://user:password@host:5672/vhost; "
+    "percent-encode what is neither letter nor digit in the password"
+)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(text: str, name: str = "mqworker.toml", mode: int = 0o600) -> Path:
+    path = Path(name)
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def problems(text: str | None, environ: dict | None = None, flags: dict | None = None) -> list[str]:
+    """The lines that a bad configuration is answered with."""
+    if text is not None:
+        write(text)
+    with pytest.raises(ConfigError) as caught:
+        load(None, environ or {}, flags or {})
+    assert str(caught.value) == "\n".join(map(str, caught.value.problems))
+    return str(caught.value).splitlines()
+
+
+def good(text: str, environ: dict | None = None, flags: dict | None = None) -> Loaded:
+    write(text)
+    return load(None, environ or {}, flags or {})
+
+
+# --- good ones
+
+
+def test_six_lines(folder):
+    """The example of the README loads, and each value knows its line."""
+    loaded = good(SIX_LINES)
+    stage = loaded.config.stages["energy"]
+    assert (loaded.path, loaded.root, loaded.warnings) == (folder / "mqworker.toml", folder, [])
+    assert stage.output.routing_key == "typc-fpd-tysh"
+    assert stage.consumers == len(os.sched_getaffinity(0))
+    assert loaded.origins["broker.url"] == "mqworker.toml:2"
+    assert loaded.origins["stages.energy.jobs"] == "mqworker.toml:5"
+    assert loaded.origins["stages.energy.output.queue"] == "mqworker.toml:6"
+    assert loaded.origins["stages.energy.consumers"] == "default"
+
+
+def test_all_paths_are_absolute(folder):
+    """Relative paths begin at the file's folder, not at the working directory; the broker is embedded by default."""
+    (folder / "etc").mkdir()
+    path = write(STAGE + '[control]\nsocket = "c.sock"\n', "etc/x.toml")
+    loaded = load(path, {})
+    etc = folder / "etc"
+    assert loaded.root == etc
+    assert loaded.state_dir == etc / ".mqworker"
+    assert loaded.socket == etc / "c.sock"
+    assert loaded.config.control.socket == str(etc / "c.sock")
+    assert loaded.config.service.state_dir == str(etc / ".mqworker")
+    assert loaded.config.broker.url == f"sqlite:///{etc}/.mqworker/broker.db"
+    assert loaded.origins["stages.s.input"] == "etc/x.toml:2"
+
+
+@pytest.mark.parametrize(
+    ("url", "absolute"),
+    [
+        ("sqlite:///x.db", "sqlite:///{root}/x.db"),
+        ("sqlite:///var/x y%20.db", "sqlite:///{root}/var/x y%20.db"),
+        ("sqlite:////var/x.db", "sqlite:////var/x.db"),
+        ("amqps://u:p@h:5671/v", "amqps://u:p@h:5671/v"),
+    ],
+)
+def test_broker_urls(folder, url, absolute):
+    """Three slashes are relative to the file, four absolute; AMQP URLs stay as they are."""
+    assert good(f'{STAGE}[broker]\nurl = "{url}"').config.broker.urls == (absolute.format(root=folder),)
+
+
+def test_folders_of_any_name(folder):
+    """What a folder's name has of URL syntax is escaped in the broker's URL, and only there."""
+    odd = folder / "a %20?#b"
+    odd.mkdir()
+    path = write(STAGE, odd / "mqworker.toml")
+    assert urlsplit(load(path, {}).config.broker.url).path == "/" + quote(f"{odd}/.mqworker/broker.db")
+    write(STAGE + "[broker]\nurl = 'sqlite:///x%20y.db'", path)
+    loaded = load(path, {})
+    assert unquote(urlsplit(loaded.config.broker.url).path) == f"/{odd}/x y.db"
+    assert loaded.config.service.state_dir == f"{odd}/.mqworker"
+
+
+def test_the_file_may_be_named_by_the_environment():
+    """A path given wins over MQWORKER_CONFIG, which wins over mqworker.toml here."""
+    for name in ("mqworker", "env", "arg"):
+        write(f'{STAGE}[service]\nname = "{name}"', f"{name}.toml")
+    environ = {"MQWORKER_CONFIG": "env.toml"}
+    assert load(None, {}).config.service.name == "mqworker"
+    assert load(None, environ).config.service.name == "env"
+    assert load(Path("arg.toml"), environ).config.service.name == "arg"
+
+
+def test_without_a_file_the_environment_is_enough(folder):
+    """A stage may come from variables alone; the working directory is then the root."""
+    loaded = load(None, {"MQWORKER_STAGES__MY_STAGE__INPUT": "q", "MQWORKER_STAGES__MY_STAGE__JOBS": "m:f, m:g"})
+    assert (loaded.path, loaded.root) == (None, folder)
+    assert loaded.config.stages["my_stage"].jobs == ("m:f", "m:g")
+    assert loaded.origins["stages.my_stage.input"] == "environment MQWORKER_STAGES__MY_STAGE__INPUT"
+
+
+# --- sources
+
+
+def test_order_of_sources():
+    """Default < file < environment < flags, each naming where its value came from."""
+    name = "MQWORKER_STAGES__S__QUEUE_SIZE"
+    cases = [
+        ("", {}, {}, 64, "default"),
+        ("queue_size = 1", {}, {}, 1, "mqworker.toml:4"),
+        ("queue_size = 1", {name: "2"}, {}, 2, f"environment {name}"),
+        ("queue_size = 1", {name: "2"}, {"stages.s.queue_size": 3}, 3, "flag"),
+        ("queue_size = 1", {name: "2"}, {"stages.s.queue_size": "4"}, 4, "flag"),
+        ("queue_size = 1", {name: "2"}, {"stages.s.queue_size": None}, 2, f"environment {name}"),
+    ]
+    for line, environ, flags, value, origin in cases:
+        loaded = good(STAGE + line, environ, flags)
+        assert (loaded.config.stages["s"].queue_size, loaded.origins["stages.s.queue_size"]) == (value, origin)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "key", "value"),
+    [
+        ("SERVICE__NAME", "4", "service.name", "4"),
+        ("SERVICE__LOG_LEVEL", "debug", "service.log_level", "debug"),
+        ("SERVICE__DRAIN_DEADLINE", "5", "service.drain_deadline", 5.0),
+        ("CONTROL__PORT", "0", "control.port", 0),
+        ("CONTROL__HOSTS", "a.example, b.example", "control.hosts", ("a.example", "b.example")),
+        ("CONTROL__HOSTS", '["a.example"]', "control.hosts", ("a.example",)),
+        ("CONTROL__HOSTS", "", "control.hosts", ()),
+        ("BROKER__URL", "amqp://a,b@h1", "broker.url", "amqp://a,b@h1"),
+        ("BROKER__URL", "amqp://h1, amqp://h2", "broker.url", ("amqp://h1", "amqp://h2")),
+        ("BROKER__URL", '["amqp://h1", "amqp://h2"]', "broker.url", ("amqp://h1", "amqp://h2")),
+        ("STAGES__A_B_C__PREFETCH", "7", "stages.A-b.c.prefetch", 7),
+        ("STAGES__A_B_C__RETRY", "{ base = 2 }", "stages.A-b.c.retry.base", 2.0),
+        ("STAGES__A_B_C__RETRY__FINAL", "ValueError", "stages.A-b.c.retry.final", ("ValueError",)),
+        ("STAGES__A_B_C__OUTPUT__QUEUE", "out", "stages.A-b.c.output.queue", "out"),
+        ("STAGES__A_B_C__PARAMS__CAPACITY", "1.5", "stages.A-b.c.params.capacity", 1.5),
+        ("STAGES__A_B_C__PARAMS__INPUT", "some text", "stages.A-b.c.params.input", "some text"),
+        ("STAGES__A_B_C__PARAMS__MAXPOWER", "2", "stages.A-b.c.params.maxPower", 2),
+    ],
+)
+def test_every_key_is_a_variable(name, text, key, value):
+    """Texts are taken as they stand, all else is TOML; stage names match whatever their case, - and . are _."""
+    loaded = good(
+        '[stages."A-b.c"]\ninput = "in"\njobs = ["m:f"]\nparams = { maxPower = 1 }', {f"MQWORKER_{name}": text}
+    )
+    node = loaded.config
+    for part in key.replace("A-b.c", "STAGE").split("."):
+        node = node["A-b.c" if part == "STAGE" else part] if isinstance(node, dict) else getattr(node, part)
+    assert node == value
+
+
+def test_tables_are_merged_key_by_key():
+    """A table from the environment changes the keys it has and leaves the others, and single keys win over it."""
+    loaded = good(
+        STAGE + "retry = { base = 2, max = 50 }\nparams = { a = 1, b = { x = 1, y = 2 } }",
+        {
+            "MQWORKER_STAGES__S__RETRY": "{ max = 60, max_attempts = 9 }",
+            "MQWORKER_STAGES__S__RETRY__MAX_ATTEMPTS": "8",
+            "MQWORKER_STAGES__S__PARAMS": "{ b = { x = 3 }, c = 4 }",
+        },
+    )
+    stage = loaded.config.stages["s"]
+    assert (stage.retry.base, stage.retry.max, stage.retry.max_attempts) == (2, 60, 8)
+    assert stage.params == {"a": 1, "b": {"x": 3}, "c": 4}
+    assert loaded.origins["stages.s.params.a"] == "mqworker.toml:5"
+    assert loaded.origins["stages.s.params.c"] == "environment MQWORKER_STAGES__S__PARAMS"
+
+
+def test_a_parameter_whose_name_ends_in_file_is_not_read_as_a_file():
+    """`_FILE` means a file only for the texts of our own keys."""
+    loaded = good(STAGE, {"MQWORKER_STAGES__S__PARAMS__MODEL_FILE": "/no/such"})
+    assert loaded.config.stages["s"].params == {"model_file": "/no/such"}
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_secret_from_a_file(folder, end):
+    """`_FILE` gives the file's text without one newline, and the origin names the file."""
+    write(f"amqp://u:{CANARY}@h{end}", "url", 0o400)
+    loaded = good(STAGE, {"MQWORKER_BROKER__URL_FILE": str(folder / "url")})
+    assert loaded.config.broker.url == f"amqp://u:{CANARY}@h"
+    assert loaded.origins["broker.url"] == f"MQWORKER_BROKER__URL_FILE {folder}/url"
+
+
+def test_only_secrets_need_a_closed_file():
+    """A name may come from a file that anybody can read; only the last newline goes."""
+    write("worker\n", "name", 0o644)
+    assert good(STAGE, {"MQWORKER_SERVICE__NAME_FILE": "name"}).config.service.name == "worker"
+
+
+def test_variables_that_are_no_keys_are_left_alone():
+    """Variables between our own processes and of test runs, and those of others, do not disturb."""
+    good(STAGE, {"MQWORKER_INTERNAL_X": "1", "MQWORKER_TEST_Y": "1", "MQWORKERS": "1", "PATH": "/bin"})
+
+
+# --- bad ones
+
+BAD_FILES = {
+    "misspelt key": (
+        STAGE + "consumer = 4",
+        ["mqworker.toml:4: stages.s.consumer: unknown key; did you mean consumers?"],
+    ),
+    "dash for underscore": (
+        STAGE + "[service]\nstate-dir = 'x'",
+        ["mqworker.toml:5: service.state-dir: unknown key; did you mean state_dir?"],
+    ),
+    "key in the wrong table": (
+        STAGE + "[service]\nport = 1",
+        ["mqworker.toml:5: service.port: unknown key; did you mean control.port?"],
+    ),
+    "misspelt table": (STAGE + "[brokr]\n", ["mqworker.toml:4: brokr: unknown key; did you mean broker?"]),
+    "wrong types": (
+        STAGE + 'consumers = "four"\nretry = 5\nprefetch = true\n[service]\nname = 5\n[control]\nport = 80.5',
+        [
+            'mqworker.toml:4: stages.s.consumers: is "four", must be a whole number from 0 to 1024',
+            "mqworker.toml:5: stages.s.retry: is a single value, must be a table; with max_attempts, base, max, final",
+            "mqworker.toml:6: stages.s.prefetch: is true, must be a whole number from 1 to 65535",
+            "mqworker.toml:8: service.name: is 5, must be at most 64 letters, digits, `.`, `-` or `_`",
+            "mqworker.toml:10: control.port: is 80.5, must be a whole number from 0 to 65535",
+        ],
+    ),
+    "out of range": (
+        STAGE + "consumers = 5000\ntime_limit = { soft = -1, hard = inf }\n[broker]\nconfirm_deadline = nan",
+        [
+            "mqworker.toml:4: stages.s.consumers: is 5000, must be a whole number from 0 to 1024",
+            "mqworker.toml:5: stages.s.time_limit.soft: is -1, must be a number from 0 to 4000000",
+            "mqworker.toml:5: stages.s.time_limit.hard: is inf, must be a number from 0 to 4000000",
+            "mqworker.toml:7: broker.confirm_deadline: is nan, must be a number above 0 and at most 3600",
+        ],
+    ),
+    "choice": (
+        STAGE + '[service]\nlog_level = "verbose"',
+        ['mqworker.toml:5: service.log_level: is "verbose", must be one of debug, error, info, warning'],
+    ),
+    "required keys": (
+        "[stages.a]\n[stages.b]\ninput = 'b'\njobs = ['m:f']\noutput = { exchange = 'x' }",
+        [
+            'mqworker.toml:1: stages.a.input: missing; add input = "NAME"',
+            'mqworker.toml:1: stages.a.jobs: missing; add jobs = ["module:name"]',
+            'mqworker.toml:5: stages.b.output.queue: missing; add queue = "NAME"',
+        ],
+    ),
+    "no stage": (
+        "[service]\n",
+        [
+            (
+                "mqworker.toml: stages: missing; add a table [stages.NAME] with input and jobs; "
+                "`mqworker init` writes an example"
+            )
+        ],
+    ),
+    "jobs": (
+        '[stages.s]\ninput = "in"\njobs = ["m:f", "m.f"]\n[stages.t]\ninput = "t"\njobs = []',
+        [
+            'mqworker.toml:3: stages.s.jobs: item 2 is "m.f", must be `module:name`',
+            "mqworker.toml:6: stages.t.jobs: is [], must be a list of at least one, each `module:name`",
+        ],
+    ),
+    "stage name": (
+        "[stages.'a b']\ninput = 'q'\njobs = ['m:f']\n",
+        ['mqworker.toml:1: stages."a b": the name must be at most 64 letters, digits, `.`, `-` or `_`'],
+    ),
+    "a stage that is no table": (
+        "[stages]\ns = 'x'",
+        ["mqworker.toml:2: stages.s: is text, must be a table; write [stages.NAME]"],
+    ),
+    "one input, two stages": (
+        STAGE + "[stages.t]\njobs = ['m:f']\ninput = 'in'",
+        [
+            (
+                'mqworker.toml:6: stages.t.input: "in" is the input of stage "s" already; '
+                "give each stage its own queue, or put both chains into one stage"
+            )
+        ],
+    ),
+    "output to own input": (
+        STAGE + "output.queue = 'in'",
+        [
+            (
+                'mqworker.toml:4: stages.s.output.queue: "in" is also the input of this stage, an endless loop; '
+                "send results to another queue"
+            )
+        ],
+    ),
+    "routing key without exchange": (
+        STAGE + "output = { queue = 'out', routing_key = 'r' }",
+        [
+            (
+                "mqworker.toml:4: stages.s.output.routing_key: has no effect without an exchange; "
+                "set exchange, or leave it out"
+            )
+        ],
+    ),
+    "a queue name of too many bytes": (
+        f"[stages.s]\njobs = ['m:f']\ninput = '{'ä' * 130}'",
+        ["mqworker.toml:3: stages.s.input: has 260 bytes, too many for AMQP; use a shorter name"],
+    ),
+    "limits that cross": (
+        STAGE + "time_limit = { soft = 10, hard = 5 }\nretry.max = 0.5",
+        [
+            "mqworker.toml:4: stages.s.time_limit.soft: is 10.0, above the hard limit of 5 s; let soft be below hard",
+            "mqworker.toml:5: stages.s.retry.base: is 1.0, above retry.max of 0.5 s; let base be at most max",
+        ],
+    ),
+    "parameters that cannot be handed on": (
+        STAGE + "[stages.s.params]\nday = 2026-01-01\nbig = 99999999999999999999\nnot = [{ x = nan }]",
+        [
+            "mqworker.toml:5: stages.s.params.day: holds a date or time; write it as text",
+            "mqworker.toml:6: stages.s.params.big: holds a whole number of more than 64 bits",
+            "mqworker.toml:7: stages.s.params.not: holds nan, which JSON cannot carry",
+        ],
+    ),
+    "open to others without a token": (
+        STAGE + "[control]\nhost = '0.0.0.0'",
+        [
+            (
+                'mqworker.toml:5: control.host: is "0.0.0.0", which others can reach, and there is no control.token; '
+                'set MQWORKER_CONTROL__TOKEN_FILE to a file that holds one, or host = "127.0.0.1"'
+            )
+        ],
+    ),
+    "token that no header can carry": (
+        STAGE + f"[control]\ntoken = '{CANARY} x'",
+        ["mqworker.toml:5: control.token: is ***, must be printable ASCII without blanks"],
+    ),
+    "TLS file": (
+        STAGE + "[broker]\nurl = 'amqps://h'\ntls.key = '/no/key.pem'",
+        [
+            'mqworker.toml:6: broker.tls.key: there is no file "/no/key.pem"; relative paths begin at {root}',
+            "mqworker.toml:6: broker.tls.key: there is no cert to this key; set cert",
+        ],
+    ),
+    "socket path": (
+        STAGE + f"[control]\nsocket = '/{'x' * 107}'",
+        [
+            (
+                "mqworker.toml:5: control.socket: its path has 108 bytes, a unix socket's at most 107; "
+                "set control.socket to a shorter path"
+            )
+        ],
+    ),
+    "a value and its neighbours": (
+        STAGE + "retry = { base = -1, max = 0 }",  # base is bad itself: no word about base > max
+        ["mqworker.toml:4: stages.s.retry.base: is -1, must be a number from 0 to 4000000"],
+    ),
+    "syntax": ("[broker]\nurl = amqp\n", ["mqworker.toml:2:7: is not TOML: Invalid value"]),
+    "syntax at the end": ('a = 1\nb = """', ["mqworker.toml:2:8: is not TOML: Unterminated string"]),
+    "the same key twice": ("a = 1\na = 2", ["mqworker.toml:2:6: is not TOML: Cannot overwrite a value"]),
+    "endless brackets": ("a = " + "[" * 5000, ["mqworker.toml: is not TOML: nested too deeply"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files(folder, name):
+    """Each mistake is answered with its place, its key, the bad value and what is allowed; all of them at once."""
+    text, expected = BAD_FILES[name]
+    assert problems(text) == [line.replace("{root}", str(folder)) for line in expected]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (f"http://u:{CANARY}@h", "has no known scheme; known are amqp://, amqps:// and sqlite:///"),
+        ("localhost", "has no known scheme; known are amqp://, amqps:// and sqlite:///"),
+        (f"amqp://u:{CANARY}@", "names no host; write amqp://user:password@host:5672/vhost"),
+        (f"amqp://u:{CANARY}@h:port", MALFORMED),
+        (f"amqp://u:{CANARY}", MALFORMED),
+        (f"amqp://u:{CANARY}/x@h", MALFORMED),
+        (f"amqp://u:a@{CANARY}@h", "has more than one @; write %40 for those that are part of a name or password"),
+        (f"amqp://u:%zz{CANARY}@h", "has a % that begins no escape; write %25 for a percent sign"),
+        (
+            f"amqp://u:1#{CANARY}@h",
+            OPTIONS,
+        ),
+        (
+            f"amqp://h/?p={CANARY}",
+            OPTIONS,
+        ),
+        (f"amqp://u:{CANARY}@h/a/b", "has a second / in the vhost; write %2F for a slash in its name"),
+        (f"amqp://u:{CANARY} @h", "contains blanks or control characters; percent-encode them"),
+        (f"amqp://u:{CANARY}@h:0", "has port 0; leave the port out for the standard one"),
+        ("sqlite://x.db", "names no file; write sqlite:///relative/file.db or sqlite:////absolute/file.db"),
+        ("sqlite:///", "names no file; write sqlite:///relative/file.db or sqlite:////absolute/file.db"),
+        ("sqlite:///a?mode=ro", "has a ?, # or % in its path; write %3F, %23 or %25"),
+        ("sqlite:///100%", "has a ?, # or % in its path; write %3F, %23 or %25"),
+        ("sqlite:///:memory:", "is in memory, which several processes cannot share; name a file"),
+    ],
+)
+def test_bad_broker_urls(url, message):
+    """A URL that cannot work is refused without its password, in the file and in the environment alike."""
+    (line,) = problems(f"{STAGE}[broker]\nurl = '{url}'")
+    assert line.startswith("mqworker.toml:5: broker.url: ")
+    assert line.endswith(f" {message}")
+    assert CANARY not in line
+    (line,) = problems(STAGE, {"MQWORKER_BROKER__URL": url})
+    assert line.startswith("environment MQWORKER_BROKER__URL: broker.url: ")
+    assert CANARY not in line
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("[]", "is [], must be text or a list of at least one, each text"),
+        ("['amqp://h', 5]", "item 2 is ***, must be text"),
+        (
+            "['amqp://h', 'sqlite:///x']",
+            "an embedded broker cannot stand beside other URLs; keep either it or the amqp URLs",
+        ),
+    ],
+)
+def test_bad_lists_of_urls(value, message):
+    """A list of brokers holds AMQP URLs only."""
+    assert problems(f"{STAGE}[broker]\nurl = {value}") == [f"mqworker.toml:5: broker.url: {message}"]
+
+
+def test_bad_variables_and_flags(folder):
+    """Variables and flags are judged like the file, and told by name."""
+    write("", "empty")
+    write("tok", "open", 0o640)
+    Path("latin").write_bytes(b"\xe4")
+    environ = {
+        "MQWORKER_BROKER_URL": CANARY,
+        "MQWORKER_CONTROL__TOKN_FILE": CANARY,
+        "MQWORKER_STAGES__SS__PREFETCH": "1",
+        "MQWORKER_STAGES__S__CONSUMERS": "many",
+        "MQWORKER_STAGES__S__RETRY": "{ base = ",
+        "MQWORKER_STAGES__S__PREFETCH": "1\nx = 2",
+        "MQWORKER_BROKER__URL": "",
+        "MQWORKER_CONTROL__TOKEN_FILE": "open",
+        "MQWORKER_BROKER__TLS__CA_FILE": "none",
+        "MQWORKER_SERVICE__NAME_FILE": "latin",
+        "MQWORKER_SERVICE__STATE_DIR": "\udc80",
+        "MQWORKER_SERVICE__LOG_FORMAT": "json",
+        "MQWORKER_SERVICE__LOG_FORMAT_FILE": "x",
+    }
+    flags = {"stages.s.consumer": 1, "service.log_level": "loud", "a b": 1, "stages.s.params.x": 1}
+    told = problems(STAGE, environ, flags)
+    assert set(told) == {
+        "environment MQWORKER_BROKER_URL: unknown variable; did you mean MQWORKER_BROKER__URL?",
+        "environment MQWORKER_CONTROL__TOKN_FILE: unknown variable; did you mean MQWORKER_CONTROL__TOKEN_FILE?",
+        "environment MQWORKER_STAGES__SS__PREFETCH: unknown variable; did you mean MQWORKER_STAGES__S__PREFETCH?",
+        (
+            'environment MQWORKER_STAGES__S__CONSUMERS: stages.s.consumers: is "many", '
+            "must be a whole number from 0 to 1024"
+        ),
+        (
+            "environment MQWORKER_STAGES__S__RETRY: stages.s.retry: is text, must be a table; "
+            "with max_attempts, base, max, final"
+        ),
+        (
+            'environment MQWORKER_STAGES__S__PREFETCH: stages.s.prefetch: is "1\\nx = 2", '
+            "must be a whole number from 1 to 65535"
+        ),
+        "environment MQWORKER_BROKER__URL: is empty; unset it or give a value",
+        "environment MQWORKER_CONTROL__TOKEN_FILE: open is open to other users (mode 0640); chmod 600 open",
+        "environment MQWORKER_BROKER__TLS__CA_FILE: none cannot be read (No such file or directory)",
+        "environment MQWORKER_SERVICE__NAME_FILE: latin is not UTF-8",
+        "environment MQWORKER_SERVICE__STATE_DIR: is not UTF-8",
+        (
+            "environment MQWORKER_SERVICE__LOG_FORMAT_FILE: is set together with MQWORKER_SERVICE__LOG_FORMAT; "
+            "unset one of them"
+        ),
+        "flag: stages.s.consumer: unknown key; did you mean stages.s.consumers?",
+        'flag: service.log_level: is "loud", must be one of debug, error, info, warning',
+        "flag: a b: unknown key",
+    }
+    assert CANARY not in "".join(told)
+
+
+def test_a_stage_that_two_names_mean():
+    """A variable that fits two stages is refused instead of setting one of them."""
+    text = STAGE.replace("stages.s", "stages.a-b") + '[stages.a_b]\ninput = "x"\njobs = ["m:f"]'
+    assert problems(text, {"MQWORKER_STAGES__A_B__CONSUMERS": "1"}) == [
+        (
+            "environment MQWORKER_STAGES__A_B__CONSUMERS: may mean stages.a-b.consumers or stages.a_b.consumers; "
+            "rename one of them"
+        )
+    ]
+
+
+def test_an_empty_secret_is_refused():
+    """A token file without a token must not open the door."""
+    write("\n", "token")
+    assert problems(STAGE, {"MQWORKER_CONTROL__TOKEN_FILE": "token"}) == [
+        "environment MQWORKER_CONTROL__TOKEN_FILE: token is empty; write the secret into it"
+    ]
+    assert problems(STAGE, {"MQWORKER_CONTROL__TOKEN": " "}) == [
+        "environment MQWORKER_CONTROL__TOKEN: is empty; unset it or give a value"
+    ]
+
+
+def test_no_file(folder):
+    """A file that was asked for must be there; without one the missing stage is told with the way out."""
+    with pytest.raises(ConfigError, match=r"^x\.toml: no such file; `mqworker init` writes an example$"):
+        load(Path("x.toml"), {})
+    with pytest.raises(ConfigError, match=r"^y\.toml: no such file"):
+        load(None, {"MQWORKER_CONFIG": "y.toml"})
+    assert problems(None)[0].startswith("mqworker.toml (not found): stages: missing; add a table [stages.NAME]")
+
+
+def test_unreadable_files(folder):
+    """A folder, and bytes that are not UTF-8, are told as such."""
+    Path("dir").mkdir()
+    Path("latin").write_bytes(b'a = "\xe4"')
+    for name, message in {"dir": "cannot be read", "latin": "is not UTF-8 at byte 5"}.items():
+        with pytest.raises(ConfigError, match=message):
+            load(Path(name), {})
+
+
+# --- warnings
+
+
+def test_warnings(folder):
+    """What works but hardly as meant is a warning: limits the broker cuts off, TLS unused, secrets others can read."""
+    write("", "ca.pem")
+    text = f"""[broker]
+url = "amqp://u:{CANARY}@h"
+tls.ca = "ca.pem"
+[control]
+token = "{CANARY}"
+"""
+    write(text + STAGE + "time_limit.hard = 1801", mode=0o644)
+    loaded = load(None, {})
+    assert loaded.warnings == [
+        "mqworker.toml:5: control.token: holds a secret that other users can read (mode 0644); chmod 600 mqworker.toml",
+        "mqworker.toml:2: broker.url: holds a secret that other users can read (mode 0644); chmod 600 mqworker.toml",
+        "mqworker.toml:3: broker.tls.ca: is not used: no broker URL begins with amqps://",
+        (
+            "mqworker.toml:9: stages.s.time_limit.hard: is 1801.0, longer than the 1800 s after which the broker "
+            "closes the channel; raise consumer_timeout on the broker and broker.ack_timeout here"
+        ),
+    ]
+    write(text.replace("amqp:", "amqps:") + STAGE)
+    assert load(None, {}).warnings == []
+
+
+# --- secrets
+
+
+@pytest.mark.parametrize(
+    ("url", "safe"),
+    [
+        ("amqp://guest:guest@localhost/%2F", "amqp://guest:***@localhost/%2F"),
+        ("amqp://user@host/v", "amqp://user@host/v"),
+        ("amqps://[::1]:5671/v", "amqps://[::1]:5671/v"),
+        ("amqp://:pw@h", "amqp://:***@h"),
+        ("amqp://u:p@w:x@h:1", "amqp://u:***@h:1"),
+        ("amqp://u:p//w@h", "amqp://u:***@h"),
+        ("u:p//w@h", "u:***@h"),
+        ("amqp:/u:p@h", "amqp:***@h"),
+        ("amqp://h?password=x", "amqp://h?***"),
+        ("sqlite:////var/a@b:c.db", "sqlite:////var/a@b:c.db"),
+    ],
+)
+def test_redact_url(url, safe):
+    """A URL is shown without its password, and otherwise as it is."""
+    assert redact_url(url) == safe
+
+
+AROUND = st.text(alphabet="@:/?#[]%a ", max_size=6)
+
+
+@given(st.sampled_from(["amqp://u:{}@h/v", "amqp://u:{}@", "u:{}@h", "http://:{}@h:1", "amqp:{}@h"]), AROUND, AROUND)
+def test_no_password_survives_redaction(form, before, after):
+    """Whatever characters stand around it, a password does not come through."""
+    assert CANARY not in redact_url(form.format(f"a{before}{CANARY}{after}a"))
+
+
+@given(AROUND, AROUND)
+def test_no_password_survives_without_a_host(before, after):
+    """Nor when the part with the host was forgotten."""
+    assert CANARY not in redact_url(f"amqp://u:a{before}{CANARY}{after}a".replace("@", ""))
+
+
+def test_secrets_are_in_no_text(folder):
+    """Token, URL password and whatever came from a `_FILE` appear in no listing and no representation."""
+    write(CANARY, "token")
+    write(f"x{CANARY}", "name")
+    loaded = good(
+        f'{STAGE}params = {{ at = "http://u:{CANARY}@h" }}\n[broker]\nurl = ["amqp://u:{CANARY}@h1", "amqp://u:{CANARY}@h2"]',
+        {"MQWORKER_CONTROL__TOKEN_FILE": "token", "MQWORKER_SERVICE__NAME_FILE": "name"},
+    )
+    rows = {key: (value, origin) for key, value, origin in shown(loaded)}
+    assert rows["control.token"] == ("***", "MQWORKER_CONTROL__TOKEN_FILE token")
+    assert rows["broker.url"] == ('["amqp://u:***@h1", "amqp://u:***@h2"]', "mqworker.toml:6")
+    assert rows["stages.s.params.at"] == ('"http://u:***@h"', "mqworker.toml:4")
+    assert rows["stages.s.prefetch"] == ("none", "default")
+    assert rows["service.log_level"] == ('"info"', "default")
+    assert CANARY not in str(rows)
+    assert CANARY not in repr(BrokerConfig(url=f"amqp://u:{CANARY}@h")) + repr(ControlConfig(token=CANARY))
+
+
+def test_shown_has_every_key():
+    """`config show` lists each key of the schema once, and each has an origin."""
+    rows = [key for key, _, _ in shown(good(SIX_LINES))]
+    leaves = [key for key, field in schema.keys(["energy"]) if not schema.table_of(field.type)]
+    assert sorted(rows) == sorted(".".join(key) for key in leaves)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[control]\ntokn = '{CANARY}'",
+        f"[service]\ntoken = '{CANARY}'",
+        f"control = '{CANARY}'",
+        f"broker = 'amqp://u:{CANARY}@h'",
+        f"[control.token]\na = '{CANARY}'",
+        f"[control]\ntoken = ['{CANARY}']",
+        f"[control]\nport = {{ token = '{CANARY}' }}",
+        f"[control]\nhost = ['{{}}', {{ a = '{CANARY}' }}]",
+        f"[broker]\nurl = {{ a = '{CANARY}' }}",
+        f"[broker]\nurl = [['amqp://u:{CANARY}@h']]",
+        f"[broker]\nurl = 'amqp://u:{CANARY}@h\n",
+        f"{STAGE}params = '{CANARY}'",
+    ],
+)
+def test_no_mistake_spills_a_secret(text):
+    """A secret in the wrong place, of the wrong type or in a broken file does not show in the errors."""
+    assert CANARY not in "\n".join(problems(text))
+
+
+def test_values_from_outside_keep_to_their_line():
+    """Control characters and what UTF-8 cannot hold are escaped, so that one problem stays one line."""
+    told = problems(STAGE + '"a\\n\\u001b[31m" = 1', {"MQWORKER_X\nroot: all fine\udc80": "1"})
+    assert told == [
+        'mqworker.toml:4: stages.s."a\\n\\x1b[31m": unknown key; known here: '
+        + ", ".join(schema.fields(schema.named_tables(schema.fields(schema.Config)["stages"].type)[1])),
+        "environment MQWORKER_X\\nroot: all fine\\udc80: unknown variable",
+    ]
+    assert printable("plain ä") == "plain ä"
+
+
+# --- whatever happens
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = sorted(".".join(key) for key, _ in schema.keys(["s"]))
+TOML_VALUES = st.one_of(
+    st.integers().map(str),
+    st.floats().map(repr),
+    st.sampled_from(
+        ["true", "''", "[]", "{}", "[{}]", "2026-01-01", "12:00:00", "['a', 1]", "{ a = { b = 1 } }", "'sqlite:'"]
+    ),
+    st.from_regex(r"'[^'\n\x00-\x1f\x7f]{0,9}'", fullmatch=True),
+)
+QUIET = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def loads_or_tells(text: str, environ: dict | None = None, flags: dict | None = None) -> None:
+    Path("mqworker.toml").write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        shown(load(None, environ or {}, flags or {}))
+    except ConfigError as error:
+        told = error
+    else:
+        return
+    assert told.problems
+    assert len(str(told).splitlines()) == len(told.problems)
+
+
+@QUIET
+@given(st.sampled_from(KEYS), TOML_VALUES)
+def test_any_value_for_any_key(key, value):
+    """Whatever stands behind a key, the file loads or is answered with problems, never with another exception."""
+    loads_or_tells(f"{key} = {value}\n{STAGE}")
+
+
+@QUIET
+@given(st.sampled_from(KEYS), st.integers(0, 40), st.text(max_size=2))
+def test_any_misspelling(key, at, letters):
+    """Nor does a misspelt key, or any character put into a line, end in another exception."""
+    line = f"{key} = 1"
+    loads_or_tells(f"{line[:at]}{letters}{line[at + 1 :]}\n{SIX_LINES}")
+
+
+@QUIET
+@given(st.sampled_from([variable(tuple(key.split("."))) for key in KEYS]), st.sampled_from(["", "_FILE", "X", "__A"]),
+       st.text(st.characters(exclude_characters="\0")))  # fmt: skip
+def test_any_variable(name, suffix, text):
+    """Nor does any variable."""
+    loads_or_tells(STAGE, {name + suffix: text})
+
+
+@QUIET
+@given(st.sampled_from(KEYS) | st.text(max_size=8), VALUES)
+def test_any_flag(key, value):
+    """Nor does any flag."""
+    loads_or_tells(STAGE, {}, {key: value})
+
+
+@QUIET
+@given(st.integers(0, len(SIX_LINES)), st.integers(0, 30), st.text(max_size=3))
+def test_any_damage(at, cut, text):
+    """Nor does a file with a piece cut out and another put in."""
+    loads_or_tells(SIX_LINES[:at] + text + SIX_LINES[at + cut :])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("params" + ".a" * 5000 + " = 1", "stages.s.params.a: is nested more than 32 levels deep"),
+        ("x" + ".a" * 5000 + " = 1", "stages.s.x: unknown key"),
+        ("codec" + ".a" * 5000 + " = 1", "stages.s.codec: is a table"),
+        ("params.a = " + "[" * 90 + "]" * 90, "stages.s.params.a: is nested more than 32 levels deep"),
+    ],
+)
+def test_deep_nesting(text, message):
+    """Nesting without end is told, not a crash."""
+    (line,) = problems(STAGE + text)
+    assert message in line
+
+
+# --- the rest
+
+
+def test_page_is_current():
+    """docs/configuration.md is what the structs say; `python -m mqworker.config.docs` writes it."""
+    committed = Path(__file__).parents[2] / "docs" / "configuration.md"
+    assert committed.read_text() == docs.page()
+
+
+def test_every_key_is_explained():
+    """Each key has a meaning."""
+    for key, field in schema.keys(["s"]):
+        table = schema.table_of(field.type)
+        assert schema.description(field)[0] or (table and table.__doc__), key
+
+
+def test_light_import():
+    """Loading a configuration pulls in nothing but the standard library and msgspec."""
+    code = (
+        "import sys; before = set(sys.modules); import mqworker.config.load;"
+        "print(*{m.split('.')[0] for m in set(sys.modules) - before} - sys.stdlib_module_names)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert set(done.stdout.split()) <= {"mqworker", "msgspec", "typing_extensions"}  # the last is msgspec's

@@ -1,0 +1,445 @@
+"""One delivery in, one outcome out."""
+
+import contextlib
+import datetime as dt
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from decimal import Decimal
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mqworker import Reject, Retry, SoftTimeLimit
+from mqworker.amqp import headers
+from mqworker.amqp.fingerprint import fingerprint
+from mqworker.amqp.properties import Headers, Properties
+from mqworker.config.model import BrokerConfig, StageConfig
+from mqworker.consumer.work import Alarm, Worker
+from mqworker.ipc.logs import ForwardingHandler, say
+from mqworker.ipc.messages import Item, Outcome
+from mqworker.jobs.chain import Chain
+from mqworker.jobs.loading import make_job
+from tests.support import amqp
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alarm():
+    """The worker takes SIGALRM, which pytest-timeout uses as well: give it back."""
+    handler, timer = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
+    yield
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, *timer)
+
+
+def worker(*targets, soft_limit=0.0, broker=None, alarm=None, **config) -> Worker:
+    chain = Chain([make_job(target, None, f"jobs:{index}") for index, target in enumerate(targets)], {}, "s")
+    chain.setup()
+    stage = StageConfig(input="in", jobs=("a:b",), **config)
+    made = Worker(chain, "energy", stage, BrokerConfig(**(broker or {})), alarm)
+    made.soft_limit = soft_limit
+    made.begin_generation(7)
+    return made
+
+
+def item(body=b"1", properties: Properties | bytes = b"", **more) -> Item:
+    block = properties if isinstance(properties, bytes) else properties.encode()
+    values = {"redelivered": False, "exchange": "ex", "routing_key": "key"} | more
+    return Item(5, block, body, **values)
+
+
+def fails(target, body=b"1", properties=b"", **config):
+    """The failure of a handler, as the Producer gets it."""
+    outcome = worker(target, **config).compute(item(body, properties))
+    assert (outcome.seq, outcome.generation, outcome.body) == (5, 7, None)
+    arrived = msgspec.msgpack.decode(msgspec.msgpack.encode(outcome), type=Outcome)
+    assert arrived == outcome
+    return arrived.failure
+
+
+def raising(error):
+    def handler(body):
+        raise error
+
+    return handler
+
+
+class OddError(Exception):
+    """Cannot be built again from its arguments, nor shown."""
+
+    def __init__(self, one, two):
+        super().__init__()
+
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+class OwnRetry(Retry):
+    def __init__(self):
+        pass
+
+
+# --- failures
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "name", "message", "final"),
+    [
+        (ValueError("no"), "error", "ValueError", "no", False),
+        (Reject("never"), "reject", "mqworker.errors.Reject", "never", True),
+        (Retry(reason="later"), "error", "mqworker.errors.Retry", "later", False),
+        (SoftTimeLimit("mine"), "timeout", "mqworker.errors.SoftTimeLimit", "mine", False),
+        (MemoryError(), "memory", "MemoryError", "out of memory", False),
+        (RecursionError("deep"), "error", "RecursionError", "deep", False),
+        (ExceptionGroup("several", [ValueError(1)]), "error", "ExceptionGroup", "several (1 sub-exception)", False),
+        (ValueError("\ud800"), "error", "ValueError", "\\ud800", False),
+    ],
+)
+def test_what_a_handler_raises_is_an_outcome(error, reason, name, message, final):
+    """Each kind has its reason, and says its type, words and traceback."""
+    failure = fails(raising(error))
+    assert (failure.reason, failure.type, failure.message, failure.final) == (reason, name, message, final)
+    assert "in handler" in failure.traceback
+
+
+def test_an_exception_that_can_say_nothing_is_an_outcome():
+    """No exception object ever crosses, so none has to be built again."""
+    failure = fails(raising(OddError(1, 2)))
+    assert failure.reason == "error"
+    assert failure.type.endswith("OddError")
+    assert "RuntimeError" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("after", "told"),
+    [
+        (None, None), (0, 0.0), (90, 90.0), (0.5, 0.5), (-1, -1.0), (Decimal("1.5"), 1.5), ("5", 5.0),
+        (math.inf, math.inf), (math.nan, None), ("soon", None), (dt.timedelta(minutes=5), None), (object(), None),
+        (10**400, None), ([], None),
+    ],
+)  # fmt: skip
+def test_a_retry_says_when_in_seconds(after, told):
+    """What is no number counts as the usual backoff: it must never keep the failure from being told."""
+    assert fails(raising(Retry(after))).after == told
+
+
+def test_a_retry_of_the_users_own_kind_counts():
+    """Even one that never called its base class."""
+    assert fails(raising(OwnRetry())).after is None
+
+
+@pytest.mark.parametrize(
+    ("body", "properties"),
+    [
+        (b"{", b""),
+        (b"", b""),
+        (b"\xff", b""),
+        (b"1", Properties(content_type="application/x-unknown")),
+        (b"1", Properties(content_type="application/python-pickle")),
+        (b"1", Properties(content_encoding="gzip")),
+        (b"[" * 100_000, b""),
+        (b"1", b"\xff malformed"),
+        (b"1", b"\x20\0\0\0\0\xff"),
+    ],
+)
+def test_what_cannot_be_decoded_never_reaches_the_handler(body, properties):
+    """It is dead at once, with one sentence and no traceback of ours."""
+    called = []
+    failure = fails(called.append, body, properties)
+    assert (failure.reason, failure.final, failure.traceback) == ("undecodable", True, "")
+    assert failure.message
+    assert called == []
+
+
+def test_a_body_beyond_max_body_is_not_even_decoded():
+    """`max_body` itself is allowed."""
+    assert worker(lambda body: 1, max_body=10).compute(item(b"1" * 10)).failure is None
+    failure = fails(lambda body: 1, b"1" * 11, max_body=10)
+    assert (failure.reason, failure.final) == ("oversized", True)
+    assert "11 bytes" in failure.message
+    assert "10" in failure.message
+
+
+@pytest.mark.parametrize(
+    "result", [lambda: None, object(), 1j, sys.stdin, (n for n in ()), "\ud800", {(1, 2): object()}]
+)
+def test_a_result_without_a_form_is_dead_and_not_repeated(result):
+    """It would be the same next time."""
+    failure = fails(lambda body: result)
+    assert (failure.reason, failure.final) == ("unencodable", True)
+
+
+def test_a_result_the_broker_does_not_take_is_dead():
+    """Body by `max_message_size`, properties by what a header frame holds."""
+    big = {"max_message_size": 1000}
+    assert worker(lambda body: b"x" * 1000, broker=big).compute(item()).failure is None
+    assert fails(lambda body: b"x" * 1001, broker=big).reason == "oversized"
+    properties = Properties(headers=Headers({"h": "x" * headers.ROOM}))
+    failure = fails(lambda body: 1, b"1", properties)
+    assert (failure.reason, failure.final) == ("oversized", True)
+    assert "headers" in failure.message
+
+
+def test_out_of_memory_is_told_to_the_consumer():
+    """It reports and is then replaced; other failures are not its business."""
+    made = worker(lambda body: bytearray(1 << 60) if body else {}[0])
+    made.compute(item(b"0"))
+    assert not made.out_of_memory
+    assert made.compute(item(b"1")).failure.reason == "memory"
+    assert made.out_of_memory
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_what_ends_a_process_ends_the_consumer(error):
+    """It is charged as a crash, by whoever sees the death."""
+    with pytest.raises(type(error)):
+        worker(raising(error)).compute(item())
+
+
+# --- the soft time limit
+
+
+def test_a_handler_over_its_soft_limit_gets_an_exception():
+    """It may clean up; left alone it becomes a timeout with a traceback that shows where it was."""
+    cleaned = []
+
+    def handler(body):
+        try:
+            time.sleep(30)
+        finally:
+            cleaned.append(1)
+
+    began = time.monotonic()
+    failure = fails(handler, soft_limit=0.05)
+    assert time.monotonic() - began < 10
+    assert (failure.reason, failure.final, cleaned) == ("timeout", False, [1])
+    assert "0.05 s" in failure.message
+    assert "time.sleep(30)" in failure.traceback
+
+
+def test_a_handler_may_answer_after_its_soft_limit():
+    """One that catches the exception and returns has a result."""
+
+    def handler(body):
+        try:
+            time.sleep(30)
+        except SoftTimeLimit:
+            return "short"
+
+    assert json.loads(worker(handler, soft_limit=0.05).compute(item()).body) == "short"
+
+
+def test_the_limit_is_the_handlers_alone():
+    """It is over with the handler: nothing is raised between messages, and each has the whole limit."""
+    made = worker(lambda body: time.sleep(body) or 1, soft_limit=0.6)
+    for _ in range(3):
+        assert made.compute(item(b"0.25")).failure is None
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    made.soft_limit = 0.0
+    assert made.compute(item(b"0.01")).failure is None
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_stray_alarm_does_nothing():
+    """A signal that comes late, or from elsewhere, meets no handler."""
+    worker(lambda body: 1)
+    signal.raise_signal(signal.SIGALRM)
+
+
+def test_a_limit_at_the_very_end_is_a_result_or_a_timeout():
+    """Wherever the alarm falls around the handler's return, there is one outcome and no alarm is left."""
+    made = worker(lambda body: sum(range(body)), soft_limit=0.001)
+    kinds = set()
+    for number in range(150):
+        outcome = made.compute(item(str(number * 600).encode()))
+        kinds.add(outcome.failure.reason if outcome.failure else "result")
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0.0
+    assert kinds <= {"result", "timeout"}
+    assert "result" in kinds
+
+
+def test_a_limit_that_meets_a_frame_waits_for_its_end():
+    """A half written frame would end the Consumer: the exception comes right after it, through the log call."""
+    alarm, whole = Alarm(), []
+
+    def send(_event):
+        with alarm, alarm:
+            end = time.monotonic() + 0.1
+            while time.monotonic() < end:
+                pass
+            whole.append(1)
+
+    log = logging.Logger("mqworker.job", logging.INFO)  # noqa: LOG001 - of its own, so that pytest does not listen
+    log.addHandler(ForwardingHandler(send, "p"))
+
+    def talkative(body):
+        for _ in range(100):
+            say(log, logging.INFO, "x", "x")
+
+    made = worker(talkative, soft_limit=0.03, alarm=alarm)
+    for _ in range(2):
+        assert made.compute(item()).failure.reason == "timeout"
+    assert whole == [1, 1]
+
+
+def test_a_limit_that_meets_the_formatting_of_a_log_line_is_not_swallowed():
+    """What cannot be formatted is told as such, but the limit is not of that kind."""
+    log = logging.Logger("mqworker.job", logging.INFO)  # noqa: LOG001 - as above
+    log.addHandler(ForwardingHandler(lambda event: None, "p"))
+    slow = type("Slow", (), {"__str__": lambda self: time.sleep(30)})()
+    assert fails(lambda body: log.info("%s", slow), soft_limit=0.03).reason == "timeout"
+
+
+def test_other_threads_do_not_put_the_limit_off():
+    """The limit is the main thread's; what a user's thread logs meanwhile is its own affair."""
+    alarm, over = Alarm(), threading.Event()
+
+    def hold():
+        with alarm:
+            over.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        outcome = worker(lambda body: time.sleep(30), soft_limit=0.03, alarm=alarm).compute(item())
+        assert outcome.failure.reason == "timeout"
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_copy_that_the_handler_forked_leaves():
+    """The copy returns from the handler too: it ends there, silently, and touches neither lane nor output."""
+    me = os.getpid()
+    pids = []
+
+    def handler(body):
+        pid = os.fork()
+        if pid:
+            pids.append(pid)
+        elif body == 2:
+            raise ValueError("in the copy")
+        return "result"
+
+    made = worker(handler)
+    for body in (b"1", b"2"):
+        outcome = made.compute(item(body))
+        if os.getpid() != me:
+            os._exit(99)
+        assert json.loads(outcome.body) == "result"
+        assert os.waitpid(pids.pop(), 0)[1] == 0
+
+
+# --- results
+
+
+def result(properties=b"", target=lambda body: body, body=b"1", **config) -> tuple[Properties, Outcome]:
+    outcome = worker(target, **config).compute(item(body, properties))
+    assert outcome.failure is None
+    return Properties.decode(outcome.properties), outcome
+
+
+@given(amqp.properties, st.booleans())
+def test_a_result_inherits_its_inputs_properties(properties, dropped):
+    """All that decisions 26 does not except; a header of a foreign client passes byte for byte."""
+    was = Properties.decode(properties.encode())
+    properties.content_type = properties.content_encoding = None
+    outcome = worker(lambda body: None if dropped else body).compute(item(b"1", properties))
+    assert outcome.failure is None
+    if dropped and not was.reply_to:
+        assert (outcome.properties, outcome.body, outcome.reply_to) == (b"", None, "")
+        return
+    got = Properties.decode(outcome.properties)
+    for name in ("priority", "correlation_id", "type", "app_id", "cluster_id"):
+        assert getattr(got, name) == getattr(was, name)
+    assert got.reply_to is got.expiration is got.user_id is got.content_encoding is None
+    assert got.delivery_mode == 2
+    assert got.message_id == was.message_id or not was.message_id
+    assert abs(got.timestamp - time.time()) < 5
+    gone = {"CC", "BCC", "x-death", "x-delivery-count"}
+    assert not gone & set(got.headers)
+    theirs = {name: field for name, field in was.headers._fields.items() if name not in gone}
+    assert {name: got.headers._fields[name] for name in theirs} == theirs
+
+
+def test_a_result_says_where_it_comes_from():
+    """Stage, generation, attempt and duration; old headers of ours and of broker's deaths are gone."""
+    old = {
+        "h": 1,
+        headers.STAGE: "before",
+        headers.QUEUE: "in",
+        headers.ATTEMPT: 3,
+        headers.ERROR_TYPE: "E",
+        headers.ORIGINAL + "CC": ["q"],
+        "x-first-death-queue": "in.retry.1s",
+        "x-last-death-reason": "expired",
+    }
+    got, outcome = result(Properties(message_id="m", headers=Headers(old)))
+    table = got.headers.to_dict()
+    assert table.pop(headers.DURATION) == pytest.approx(outcome.duration * 1000, abs=0.001)
+    assert table == {"h": 1, headers.STAGE: "energy", headers.GENERATION: 7, headers.ATTEMPT: 3}
+    assert (got.message_id, got.content_type, outcome.body) == ("m", "application/json", b"1")
+
+
+@pytest.mark.parametrize("message_id", [None, ""])
+def test_a_message_without_an_id_gets_one_of_its_content(message_id):
+    """The same for each redelivery, marked as unfit for deduplication, here and in the next stage."""
+    properties = Properties(message_id=message_id, headers=Headers({"h": 1}))
+    got, _ = result(properties)
+    assert got.message_id == fingerprint(properties.encode(), b"1").hex()[:32]
+    assert got.headers[headers.DERIVED_ID] is True
+    properties.headers["x-delivery-count"] = 3
+    assert result(properties)[0].message_id == got.message_id
+    assert result(properties, body=b"2")[0].message_id != got.message_id
+    next_stage, _ = result(got)
+    assert (next_stage.message_id, next_stage.headers[headers.DERIVED_ID]) == (got.message_id, True)
+    assert headers.DERIVED_ID not in result(Properties(message_id="m"))[0].headers
+
+
+@pytest.mark.parametrize(
+    ("target", "body", "said"), [(lambda body: 2, b"2", "result"), (lambda body: None, None, "dropped")]
+)
+def test_a_request_is_answered(target, body, said):
+    """The reply has the request's correlation id; a dropped one is answered too, without a body."""
+    got, outcome = result(Properties(reply_to="answers", correlation_id="c"), target)
+    assert (outcome.reply_to, outcome.body, got.correlation_id, got.reply_to) == ("answers", body, "c", None)
+    assert got.headers[headers.OUTCOME] == said
+    assert got.content_type == ("application/json" if body else None)
+
+
+def test_the_handler_sees_its_message():
+    """Bytes, place, attempt, headers; the chain's jobs all see the same."""
+    seen = []
+
+    def handler(body, message):
+        seen.append(
+            (
+                message.body,
+                message.exchange,
+                message.routing_key,
+                message.redelivered,
+                message.attempt,
+                message.headers["h"],
+            )
+        )
+        return body
+
+    properties = Properties(headers=Headers({"h": 1, headers.QUEUE: "in", headers.ATTEMPT: 2}))
+    outcome = worker(handler, handler).compute(item(b" 7 ", properties, redelivered=True))
+    assert outcome.failure is None
+    assert seen == [(b" 7 ", "ex", "key", True, 2, 1)] * 2
+
+
+@given(st.binary(max_size=100), st.binary(max_size=60))
+def test_no_bytes_raise(body, block):
+    """Whatever comes in, an outcome comes out."""
+    outcome = worker(lambda value: value).compute(item(body, block))
+    with contextlib.suppress(AttributeError):
+        assert outcome.failure.reason in {"undecodable", "error", "oversized"}

@@ -1,0 +1,311 @@
+"""The desired state: how it changes, and how it is kept."""
+
+import os
+import resource
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mqworker.config.model import Config, ServiceConfig, StageConfig, TimeLimitConfig
+from mqworker.control.desired_state import (
+    HISTORY,
+    Document,
+    Reload,
+    SetConsumers,
+    SetLimits,
+    SetListening,
+    SetLogLevel,
+    SetParams,
+    SetRunning,
+    SetWorking,
+    begin,
+    change,
+)
+from mqworker.control.store import Store
+
+LEVELS = ["debug", "info", "warning", "error"]
+
+
+def config(level="info", soft=0.0, hard=0.0, **stage):
+    values = {"consumers": 2, "time_limit": TimeLimitConfig(soft, hard), **stage}
+    return Config(
+        stages={name: StageConfig(input=name, jobs=("a:b",), **values) for name in ("s", "t")},
+        service=ServiceConfig(log_level=level),
+    )
+
+
+PLAIN = config()
+START, _ = begin(None, PLAIN)
+
+params = st.dictionaries(st.sampled_from("ab"), st.integers(0, 2) | st.lists(st.booleans(), max_size=2), max_size=2)
+stages = st.sampled_from("st")
+counts = st.integers(0, 3)
+limits = st.sampled_from([0.0, 1.0, 2.5])
+settings_changes = (
+    st.builds(SetListening, stages, st.booleans())
+    | st.builds(SetWorking, stages, st.booleans())
+    | st.builds(SetRunning, stages, st.booleans())
+    | st.builds(SetConsumers, stages, counts)
+    | st.builds(SetParams, stages, params)
+    | st.builds(SetLimits, stages, limits, limits)
+    | st.builds(SetLogLevel, st.sampled_from(LEVELS))
+)
+changes = settings_changes | st.builds(Reload, stages)
+configs = st.builds(config, st.sampled_from(LEVELS), limits, limits, consumers=counts, params=params)
+
+
+def after(document, asked, with_config=PLAIN):
+    for each in asked:
+        document = change(document, each, with_config)
+    return document
+
+
+# --- changes
+
+
+@given(st.lists(changes, max_size=6), settings_changes)
+def test_a_change_made_twice_changes_once(before, asked):
+    """Setting what already is so gives the very same document, and its revision."""
+    first = change(after(START, before), asked, PLAIN)
+    assert change(first, asked, PLAIN) is first
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        SetListening("s", True),
+        SetWorking("s", True),
+        SetRunning("s", True),
+        SetConsumers("s", 2),
+        SetParams("s", {}),
+        SetLimits("s", 0.0, 0.0),
+        SetLogLevel("info"),
+    ],
+    ids=lambda asked: type(asked).__name__,
+)
+def test_asking_for_the_configured_state_changes_nothing(asked):
+    """Nor does it make the value a live one, which would outlast the file's."""
+    assert change(START, asked, PLAIN) is START
+
+
+@given(st.lists(changes, max_size=10))
+def test_the_revision_counts_real_changes(asked):
+    """It grows by one with each document that differs, and only then."""
+    document = START
+    for each in asked:
+        new = change(document, each, PLAIN)
+        assert (new is document) == (new == document)
+        assert new.revision == document.revision + (new is not document)
+        document = new
+
+
+@given(st.lists(changes, max_size=10))
+def test_a_change_touches_its_stage_alone(asked):
+    """Other stages stay what they were."""
+    document = after(START, [each for each in asked if getattr(each, "stage", "s") == "s"])
+    assert document.stages["t"] == START.stages["t"]
+
+
+def test_each_change_does_what_it_says():
+    """One by one, from the configured state."""
+    assert change(START, SetListening("s", False), PLAIN).stages["s"].listening is False
+    assert change(START, SetRunning("s", False), PLAIN).stages["s"].running is False
+    stopped = change(START, SetWorking("s", False), PLAIN).stages["s"]
+    assert (stopped.working, stopped.consumers) == (False, 2)
+    assert change(START, SetConsumers("s", 5), PLAIN).stages["s"].consumers == 5
+    limited = change(START, SetLimits("s", 1.0, 2.0), PLAIN).stages["s"]
+    assert (limited.soft_limit, limited.hard_limit) == (1.0, 2.0)
+    assert change(START, SetLogLevel("debug"), PLAIN).log_level == "debug"
+
+
+def test_parameters_and_code_are_versioned_together():
+    """New parameters are a new generation of the same code; a reload is a new generation of both."""
+    begun = START.stages["s"]
+    new = change(START, SetParams("s", {"a": 1}), PLAIN).stages["s"]
+    assert (new.generation, new.code) == (begun.generation + 1, begun.code)
+    assert [(version.generation, version.params) for version in new.history] == [(begun.generation, {})]
+    loaded = change(START, Reload("s"), PLAIN).stages["s"]
+    assert (loaded.generation, loaded.code) == (begun.generation + 1,) * 2
+    assert loaded.history == ()
+
+
+def test_the_history_is_bounded():
+    """The newest parameters are kept for a rollback."""
+    document = after(START, [SetParams("s", {"n": n}) for n in range(1, HISTORY + 10)])
+    history = document.stages["s"].history
+    assert len(history) == HISTORY
+    assert history[-1].params == {"n": HISTORY + 8}
+
+
+# --- a new start
+
+
+@given(configs, st.lists(changes, max_size=6))
+def test_a_start_with_the_same_configuration_keeps_every_live_value(with_config, asked):
+    """Only the generation moves on, because the code may be another; nothing needs telling."""
+    first, _ = begin(None, with_config)
+    old = after(first, asked, with_config)
+    new, told = begin(old, with_config)
+    assert told == []
+    assert new.revision == old.revision + 1
+    assert new.log_level == old.log_level
+    for name, stage in new.stages.items():
+        was = old.stages[name]
+        assert stage == msgspec.structs.replace(was, generation=was.generation + 1, code=was.generation + 1)
+
+
+@given(configs, configs, st.lists(settings_changes, max_size=6), configs)
+def test_a_live_value_holds_until_the_configured_one_changes(one, other, asked, third):
+    """Then the file wins and it is said; a value that was never set live follows the file silently."""
+    first, _ = begin(None, one)
+    old = after(first, asked, one)
+    new, told = begin(old, other)
+    keys = {"consumers", "soft_limit", "hard_limit", "params"}
+    for name, stage in new.stages.items():
+        was, now, then = old.stages[name], other.stages[name], one.stages[name]
+        in_file = {
+            "consumers": (then.consumers, now.consumers),
+            "soft_limit": (then.time_limit.soft, now.time_limit.soft),
+            "hard_limit": (then.time_limit.hard, now.time_limit.hard),
+            "params": (then.params, now.params),
+        }
+        for key in keys:
+            live = key in was.configured
+            holds = live and in_file[key][0] == in_file[key][1]
+            assert getattr(stage, key) == (getattr(was, key) if holds else in_file[key][1])
+            assert (key in stage.configured) == holds
+            said = any(words.startswith(f"stage {name}: {key} ") for words in told)
+            assert said == (live and not holds)
+    assert any(words.startswith("log_level") for words in told) == (
+        bool(old.configured_log_level) and old.configured_log_level != other.service.log_level
+    )
+    again, _ = begin(old, third)
+    assert again.revision == old.revision + 1
+
+
+def test_switches_outlive_the_process():
+    """What was stopped stays stopped after a restart, whatever the configuration."""
+    old = after(START, [SetListening("s", False), SetWorking("s", False), SetRunning("s", False)])
+    stage = begin(old, config(consumers=9))[0].stages["s"]
+    assert (stage.listening, stage.working, stage.running) == (False, False, False)
+
+
+def test_stages_come_and_go_with_the_configuration():
+    """One that is not configured any more is forgotten."""
+    less = Config(stages={"s": PLAIN.stages["s"]})
+    document, _ = begin(after(START, [SetConsumers("t", 9)]), less)
+    assert list(document.stages) == ["s"]
+    assert begin(document, PLAIN)[0].stages["t"].consumers == 2
+
+
+def test_parameters_changed_in_the_file_can_be_rolled_back():
+    """Those before are in the history."""
+    new, told = begin(change(START, SetParams("s", {"a": 1}), PLAIN), config(params={"b": 2}))
+    assert new.stages["s"].params == {"b": 2}
+    assert new.stages["s"].history[-1].params == {"a": 1}
+    assert len(told) == 1
+
+
+# --- the file
+
+LIVE = after(START, [SetParams("s", {"grüße": [1, 2.5, None, "x"]}), SetConsumers("t", 7), SetLogLevel("debug")])
+
+
+@given(st.lists(changes, max_size=5))
+def test_a_document_is_read_as_it_was_written(tmp_path_factory, asked):
+    """Save and load are inverse."""
+    store = Store(tmp_path_factory.getbasetemp() / "state.json")
+    document = after(LIVE, asked)
+    store.save(document)
+    assert store.load() == (document, "")
+
+
+def test_no_file_is_no_damage(tmp_path):
+    """The first start has nothing to tell."""
+    assert Store(tmp_path / "state.json").load() == (None, "")
+
+
+def test_a_file_torn_at_any_byte_is_put_aside(tmp_path):
+    """Wherever it ends, it is kept beside and named, and the service starts with the configured state."""
+    path = tmp_path / "state.json"
+    Store(path).save(LIVE)
+    whole = path.read_bytes()
+    for end in range(len(whole)):
+        path.write_bytes(whole[:end])
+        document, told = Store(path).load()
+        assert document is None, end
+        assert "state.damaged" in told
+        assert not path.exists()
+        assert (tmp_path / "state.damaged").read_bytes() == whole[:end]
+
+
+@given(st.integers(0, 10_000), st.integers(0, 255))
+@settings(max_examples=200)
+def test_a_file_with_any_byte_changed_is_read_or_put_aside(tmp_path_factory, place, byte):
+    """No damage keeps the service from starting, nor gives it a document of other types."""
+    path = tmp_path_factory.getbasetemp() / "flipped.json"
+    Store(path).save(LIVE)
+    data = bytearray(path.read_bytes())
+    data[place % len(data)] = byte
+    path.write_bytes(data)
+    document, told = Store(path).load()
+    if document is None:
+        assert told
+        assert not path.exists()
+    else:
+        assert msgspec.convert(msgspec.to_builtins(document), Document) == document
+        begin(document, PLAIN)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"null", b"[]", b"[" * 100_000, b"\xff", b'{"revision": "1"}', b'{"log_level": "loud"}', b"{}{}"]
+)
+def test_what_is_no_document_is_put_aside(tmp_path, content):
+    """Any content at all is survived."""
+    path = tmp_path / "state.json"
+    path.write_bytes(content)
+    document, told = Store(path).load()
+    assert document is None
+    assert told
+    assert (tmp_path / "state.damaged").read_bytes() == content
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path):
+    """A full disk raises OSError; what was stored before is still there, and nothing half written beside it."""
+    path = tmp_path / "state.json"
+    store = Store(path)
+    store.save(START)
+    limits_before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits_before[1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            store.save(LIVE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits_before)
+    assert store.load() == (START, "")
+    assert os.listdir(tmp_path) == ["state.json"]  # noqa: PTH208
+    store.save(LIVE)
+    assert store.load() == (LIVE, "")
+
+
+def test_a_save_killed_before_its_end_leaves_the_old_file(tmp_path):
+    """The document is replaced whole: a half written neighbour is never read."""
+    store = Store(tmp_path / "state.json")
+    store.save(START)
+    (tmp_path / "state.new").write_bytes(b'{"revision": 7')
+    assert store.load() == (START, "")
+    store.save(LIVE)
+    assert store.load() == (LIVE, "")
+
+
+def test_the_file_is_private_and_follows_no_link(tmp_path):
+    """Parameters are the user's own; a planted link is refused."""
+    store = Store(tmp_path / "state.json")
+    store.save(START)
+    assert (tmp_path / "state.json").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "state.new").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic"):
+        store.save(LIVE)
+    assert not (tmp_path / "elsewhere").exists()

@@ -1,0 +1,253 @@
+"""Frames between our processes: whatever splits, breaks or blocks them on the way."""
+
+import asyncio
+import contextlib
+import os
+import struct
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mqworker.ipc.frames import MAX_FRAME, READ_SIZE, FrameError, FrameParser, FrameReader, FrameWriter, pack, write_all
+
+DEADLINE = 10.0  # seconds
+PIPE = 1 << 16  # bytes that a pipe holds
+payloads = st.lists(st.binary(max_size=40), max_size=6)
+
+
+def split(data: bytes, cuts: list[int]) -> list[bytes]:
+    places = sorted(cut % (len(data) + 1) for cut in cuts)
+    return [data[start:end] for start, end in zip([0, *places], [*places, len(data)], strict=True)]
+
+
+@given(payloads, st.lists(st.integers(0, 1000), max_size=12))
+def test_frames_survive_any_splitting(frames, cuts):
+    """However the stream is cut, the same frames come out, each as soon as its last byte is there."""
+    parser = FrameParser()
+    pieces = split(b"".join(map(pack, frames)), cuts)
+    assert [frame for piece in pieces for frame in parser.feed(piece)] == frames
+    assert not parser._buffer
+
+
+@given(payloads, st.binary(max_size=40), st.data())
+def test_a_corrupted_frame_ends_the_stream(before, payload, data):
+    """One wrong byte anywhere is a FrameError or a frame that never completes; the frames before it still count."""
+    broken = bytearray(pack(payload))
+    broken[data.draw(st.integers(0, len(broken) - 1))] ^= data.draw(st.integers(1, 255))
+    parser = FrameParser()
+    got = []
+    with contextlib.suppress(FrameError):
+        got.extend(parser.feed(b"".join(map(pack, before))))
+        got += parser.feed(bytes(broken))
+    assert got == before
+
+
+def test_a_wrong_checksum_is_an_error():
+    """A frame whose payload is not what was written is never handed out."""
+    broken = bytearray(pack(b"payload"))
+    broken[-1] ^= 1
+    with pytest.raises(FrameError, match="checksum"):
+        list(FrameParser().feed(bytes(broken)))
+
+
+def test_a_frame_that_is_too_long_is_an_error_at_its_head():
+    """A nonsense length is refused before anything is buffered for it."""
+    with pytest.raises(FrameError, match="bytes"):
+        list(FrameParser().feed(struct.pack(">II", MAX_FRAME + 1, 0)))
+
+
+@contextlib.contextmanager
+def pipe() -> Iterator[list[int]]:
+    """A pipe's two ends; a test that closes one puts -1 in its place."""
+    ends = list(os.pipe())
+    try:
+        yield ends
+    finally:
+        for fd in ends:
+            if fd >= 0:
+                os.close(fd)
+
+
+def close(ends: list[int], which: int) -> None:
+    os.close(ends[which])
+    ends[which] = -1
+
+
+class Heard:
+    """What a FrameReader says."""
+
+    def __init__(self, fd: int) -> None:
+        self.frames: list[bytes] = []
+        self.ends: list[str] = []
+        self.something = asyncio.Event()
+        self.reader = FrameReader(fd, self.on_frame, self.on_end)
+
+    def on_frame(self, payload: bytes) -> None:
+        self.frames.append(payload)
+        self.something.set()
+
+    def on_end(self, reason: str) -> None:
+        self.ends.append(reason)
+        self.something.set()
+
+    async def until(self, frames: int = 0, ends: int = 0) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while len(self.frames) < frames or len(self.ends) < ends:
+                self.something.clear()
+                await self.something.wait()
+
+
+def test_many_frames_through_a_full_pipe():
+    """What does not fit the pipe waits in the writer, and arrives whole and in order."""
+    frames = [os.urandom(size) for size in (0, 1, PIPE - 8, PIPE, 3 * PIPE, 2 * READ_SIZE + 1)] * 3
+
+    async def main(ends: list[int]) -> None:
+        writer = FrameWriter(ends[1])
+        for frame in frames:
+            writer.send(frame)
+        assert writer._buffer
+        heard = Heard(ends[0])
+        await heard.until(frames=len(frames))
+        await writer.flush(DEADLINE)
+        assert heard.frames == frames
+        assert writer.dropped == 0
+        assert not writer._buffer
+        writer.close()
+        close(ends, 1)
+        await heard.until(ends=1)
+        assert heard.ends == [""]
+
+    with pipe() as ends:
+        asyncio.run(main(ends))
+
+
+def test_a_blocking_writer_and_a_reader_on_a_loop():
+    """A Consumer writes blockingly, however slowly the loop reads."""
+    frames = [bytes([number]) * 3 * PIPE for number in range(5)]
+
+    async def main(ends: list[int]) -> None:
+        thread = threading.Thread(target=lambda: [write_all(ends[1], pack(frame)) for frame in frames])
+        thread.start()
+        heard = Heard(ends[0])
+        await heard.until(frames=len(frames))
+        thread.join(DEADLINE)
+        assert heard.frames == frames
+        heard.reader.close()
+
+    with pipe() as ends:
+        asyncio.run(main(ends))
+
+
+def test_half_a_frame_at_the_end_of_file_is_nothing():
+    """What a killed writer left complete counts, its last half frame does not, and the end is told once."""
+
+    async def main(ends: list[int]) -> None:
+        write_all(ends[1], pack(b"whole") * 2 + pack(b"half")[:-1])
+        close(ends, 1)
+        heard = Heard(ends[0])
+        heard.reader.drain()
+        assert (heard.frames, heard.ends) == ([b"whole"] * 2, [""])
+        heard.reader.drain()
+        assert heard.ends == [""]
+
+    with pipe() as ends:
+        asyncio.run(main(ends))
+
+
+def test_foreign_bytes_end_the_connection():
+    """User code wrote to the descriptor: the frames before count, and the reader ends with the reason."""
+
+    async def main(ends: list[int]) -> None:
+        heard = Heard(ends[0])
+        write_all(ends[1], pack(b"ours") + b"print() from somewhere\n" * 10)
+        await heard.until(ends=1)
+        write_all(ends[1], pack(b"ours again"))
+        heard.reader.drain()
+        assert heard.frames == [b"ours"]
+        assert len(heard.ends) == 1
+        assert "frame of" in heard.ends[0]
+
+    with pipe() as ends:
+        asyncio.run(main(ends))
+
+
+def test_a_closed_reader_is_silent():
+    """Closing while a batch is handed out stops it at once."""
+
+    async def main(ends: list[int]) -> None:
+        got = []
+
+        def on_frame(payload: bytes) -> None:
+            got.append(payload)
+            reader.close()
+
+        reader = FrameReader(ends[0], on_frame, lambda reason: got.append(reason.encode()))
+        write_all(ends[1], pack(b"last") + pack(b"too late"))
+        reader.drain()
+        close(ends, 1)
+        reader.drain()
+        assert got == [b"last"]
+
+    with pipe() as ends:
+        asyncio.run(main(ends))
+
+
+def test_a_dead_reader_costs_the_writer_nothing():
+    """Frames for a reader that is gone are dropped and counted; nothing is kept and nothing raises."""
+
+    async def main(ends: list[int]) -> None:
+        writer = FrameWriter(ends[1])
+        writer.send(b"x" * 4 * PIPE)
+        close(ends, 0)
+        started = time.monotonic()
+        await writer.flush(DEADLINE)
+        assert time.monotonic() - started < DEADLINE
+        assert not writer._buffer
+        writer.send(b"more")
+        assert writer.dropped == 1
+
+    with pipe() as ends:
+        asyncio.run(main(ends))
+
+
+def test_a_reader_that_does_not_read_is_bounded():
+    """The writer keeps at most its bound, gives droppable frames up early, and flush ends at its deadline."""
+
+    async def main(ends: list[int]) -> None:
+        writer = FrameWriter(ends[1], bound=1 << 20)
+        frame = b"x" * (1 << 14)
+        for _ in range(200):
+            writer.send(frame)
+        assert writer.dropped > 0
+        assert len(writer._buffer) <= (1 << 20) + 1024
+        dropped = writer.dropped
+        writer.send(b"log line", droppable=True)
+        assert writer.dropped == dropped + 1
+        started = time.monotonic()
+        await writer.flush(0.05)
+        assert 0.05 <= time.monotonic() - started < DEADLINE
+        writer.close()
+        writer.send(b"closed")
+        assert writer.dropped == dropped + 2
+
+    with pipe() as ends:
+        asyncio.run(main(ends))
+
+
+def test_droppable_frames_pass_while_the_reader_keeps_up():
+    """A log line is as good as any frame while there is room."""
+
+    async def main(ends: list[int]) -> None:
+        writer = FrameWriter(ends[1])
+        heard = Heard(ends[0])
+        writer.send(b"log line", droppable=True)
+        await heard.until(frames=1)
+        assert (heard.frames, writer.dropped) == ([b"log line"], 0)
+        heard.reader.close()
+
+    with pipe() as ends:
+        asyncio.run(main(ends))

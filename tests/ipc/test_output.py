@@ -1,0 +1,144 @@
+"""What children write: into the log line by line, the tail kept."""
+
+import asyncio
+import contextlib
+import os
+import time
+
+import pytest
+
+from mqworker.ipc.logs import line_text
+from mqworker.ipc.output import LINE, READ, TAIL, OutputReader
+from tests.support.loop import on_loop
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def pipe():
+    """Reading and writing end."""
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def reader(fd, events):
+    return OutputReader(fd, "s.consumer-0", 42, "s", events.append)
+
+
+def words(events):
+    return [event.msg for event in events]
+
+
+@on_loop
+async def test_each_line_is_an_event(pipe):
+    """Lines are told as they end; blank ones are not."""
+    near, far = pipe
+    events = []
+    found = reader(near, events)
+    os.write(far, b"one\n\n  \ntw")
+    await until(lambda: events, 5, "the first line")
+    os.write(far, b"o\nthree")
+    await until(lambda: len(events) == 2, 5, "the second line")
+    assert words(events) == ["one", "two"]
+    found.finish()
+    assert words(events) == ["one", "two", "three"]
+    assert {(event.process, event.pid, event.stage, event.event) for event in events} == {
+        ("s.consumer-0", 42, "s", "output")
+    }
+
+
+@on_loop
+async def test_text_is_not_trusted(pipe):
+    """Bytes that are not UTF-8 are shown escaped; control characters wait for whoever writes the line."""
+    near, far = pipe
+    events = []
+    found = reader(near, events)
+    os.write(far, b"\xff\xfe gr\xc3\xbc\xc3\x9fe \x1b[31m\n")
+    found.finish()
+    assert words(events) == ["\\xff\\xfe grüße \x1b[31m"]
+    assert "\x1b" not in line_text(events[0], "svc")
+
+
+@on_loop
+async def test_long_lines_are_cut(pipe):
+    """A line is told once, up to its bound, whether its end has come or not."""
+    near, far = pipe
+    events = []
+    found = reader(near, events)
+    for piece in (b"a" * 60_000, b"a" * 20_000 + b"\nnext\n" + b"b" * 9_000 + b"\nlast"):
+        os.write(far, piece)
+        while found._read():
+            pass
+    found.finish()
+    assert words(events) == ["a" * LINE, "next", "b" * LINE, "last"]
+
+
+@on_loop
+async def test_the_tail_is_kept(pipe):
+    """The last 8 kB are evidence, whatever came before."""
+    near, far = pipe
+    found = reader(near, [])
+    assert found.tail == ""
+    for number in range(40):
+        os.write(far, b"%04d" % number * 1000)
+        found._read()
+    os.write(far, b"Segmentation fault\n")
+    found.finish()
+    assert len(found.tail) == TAIL
+    assert found.tail.endswith("0039Segmentation fault\n")
+
+
+@on_loop
+async def test_what_a_dead_child_left_is_read_though_a_copy_lives(pipe):
+    """A process that it forked may hold the pipe open: no end of file is waited for."""
+    near, far = pipe
+    events = []
+    found = reader(near, events)
+    os.write(far, b"x" * 100 + b"\n" + b"y" * 60_000 + b"\nend")
+    began = time.monotonic()
+    found.finish()
+    assert time.monotonic() - began < 1
+    assert words(events) == ["x" * 100, "y" * LINE, "end"]
+
+
+@on_loop
+async def test_a_child_that_writes_without_end_waits_and_not_its_parent(pipe):
+    """The loop keeps turning under a flood, and `finish` ends while it goes on."""
+    near, far = pipe
+    count = 0
+
+    def log(_event):
+        nonlocal count
+        count += 1
+
+    flood = await asyncio.create_subprocess_exec("yes", stdout=far)
+    found = OutputReader(near, "s.consumer-0", 42, "s", log)
+    try:
+        turns = 0
+        while turns < 20 or count < 20_000:
+            await asyncio.sleep(0)
+            turns += 1
+        before = count
+        found.finish()
+        assert count - before <= 65_536 // 2 + READ  # a full pipe in lines of two bytes, and what came meanwhile
+    finally:
+        flood.kill()
+        await flood.wait()
+
+
+@on_loop
+async def test_the_end_of_the_pipe_and_closed_descriptors_are_survived(pipe):
+    """After the end of file nothing is watched any more, and `finish` may come late or twice."""
+    near, far = pipe
+    events = []
+    found = reader(near, events)
+    os.write(far, b"last words")
+    os.close(far)
+    await until(lambda: near not in asyncio.get_running_loop()._selector.get_map(), 5, "the end of watching")
+    found.finish()
+    found.finish()
+    os.close(near)
+    found.finish()
+    assert words(events) == ["last words"]

@@ -1,0 +1,542 @@
+"""The ledger's rules, each by a table of events."""
+
+from itertools import count
+
+import pytest
+
+from mqworker.amqp.properties import Properties
+from mqworker.brokers.base import Delivery, Publication
+from mqworker.producer.ledger import (
+    GAP_WAIT,
+    REPUBLISH_FIRST,
+    REPUBLISH_MAX,
+    Ack,
+    Entry,
+    Isolation,
+    Ledger,
+    Plan,
+    Publish,
+)
+from mqworker.producer.redelivery_cache import KEEP
+
+LANE, OTHER = 0, 1
+DROPPED = Plan("dropped", None)
+RESULT = Plan("result", Publication("", "out", b"", b"result"))
+REPLY = Publication("", "caller", b"", b"reply", mandatory=False)
+
+
+def delivery(tag: int, body: bytes = b"", *, epoch: int = 1, redelivered: bool = False) -> Delivery:
+    return Delivery(epoch, tag, b"", body or b"message %d" % tag, redelivered, "", "in")
+
+
+def again(tag: int, first_tag: int, *, epoch: int = 2) -> Delivery:
+    """The redelivery of what first came with `first_tag`."""
+    return delivery(tag, b"message %d" % first_tag, epoch=epoch, redelivered=True)
+
+
+def filled(messages: int, *, lane: int | None = LANE, **bounds: int) -> tuple[Ledger, list[int]]:
+    """A ledger with so many deliveries, tags from 1, and their numbers; all out on a lane."""
+    ledger = Ledger(**bounds)
+    for tag in range(1, messages + 1):
+        assert ledger.delivered(delivery(tag), 0.0) == []
+    return ledger, seqs(ledger.take(lane, messages)) if lane is not None else []
+
+
+def seqs(entries: list[Entry]) -> list[int]:
+    return [entry.seq for entry in entries]
+
+
+def publish_ids(actions: list[Publish]) -> list[int]:
+    return [action.publish_id for action in actions]
+
+
+def finish(ledger: Ledger, numbers: list[int], plan: Plan = RESULT, now: float = 0.0) -> list[int]:
+    """Finish these; returns the publications that wait for an answer."""
+    return [publish_id for seq in numbers for publish_id in publish_ids(ledger.finished(seq, plan, now))]
+
+
+# --- acks
+
+
+def test_a_settled_prefix_is_acked_at_once():
+    """However many are settled from the oldest on, one ack with `multiple` tells the broker."""
+    ledger, out = filled(5)
+    ledger.confirmed(finish(ledger, out[:3]), 0.0)
+    assert ledger.acks(0.0) == [Ack(1, 3, multiple=True)]
+    assert ledger.acks(9.0) == []
+    assert not ledger.gaps
+
+
+def test_nothing_is_acked_before_it_is_confirmed():
+    """A finished message whose result the broker has not confirmed is never acked."""
+    ledger, out = filled(1)
+    finish(ledger, out)
+    assert ledger.acks(9.0) == []
+    assert len(ledger) == ledger.placing == 1
+
+
+def test_a_message_without_a_result_is_acked_at_once():
+    """What has nothing to publish is settled when it is finished."""
+    ledger, out = filled(1)
+    assert finish(ledger, out, DROPPED) == []
+    assert ledger.acks(0.0) == [Ack(1, 1, multiple=True)]
+
+
+def test_beyond_a_gap_acks_wait_for_company_then_go_singly():
+    """What is settled beyond an unsettled one waits 5 ms for it and is then acked alone."""
+    ledger, out = filled(4)
+    finish(ledger, [out[1], out[3]], DROPPED, 1.0)
+    assert ledger.gaps
+    assert ledger.acks(1.0 + GAP_WAIT / 2) == []
+    assert ledger.acks(1.0 + 2 * GAP_WAIT) == [Ack(1, 2, multiple=False), Ack(1, 4, multiple=False)]
+    assert not ledger.gaps
+
+
+def test_a_closed_gap_is_one_ack():
+    """When the gap closes within 5 ms, one ack covers all."""
+    ledger, out = filled(3)
+    finish(ledger, out[1:], DROPPED, 1.0)
+    finish(ledger, out[:1], DROPPED, 1.001)
+    assert ledger.acks(1.001) == [Ack(1, 3, multiple=True)]
+    assert ledger.acks(2.0) == []
+
+
+def test_multiple_never_names_an_acked_tag():
+    """RabbitMQ closes the channel for an unknown tag: `multiple` names the last one that was not acked singly."""
+    ledger, out = filled(4)
+    finish(ledger, [out[2]], DROPPED, 0.0)
+    assert ledger.acks(1.0) == [Ack(1, 3, multiple=False)]
+    finish(ledger, out[:2], DROPPED, 1.0)
+    assert ledger.acks(1.0) == [Ack(1, 2, multiple=True)]
+
+
+def test_a_long_message_keeps_nothing_of_the_others():
+    """Behind one that runs for an hour, those acked singly leave the memory."""
+    ledger, out = filled(1)
+    for tag in range(2, 100):
+        ledger.delivered(delivery(tag), 0.0)
+        finish(ledger, seqs(ledger.take(OTHER, 1)), DROPPED)
+        ledger.chunk_ended(OTHER)
+        assert ledger.acks(1.0) == [Ack(1, tag, multiple=False)]
+    assert len(ledger._order) == len(ledger) == 1
+    assert seqs(ledger.in_lane(LANE)) == out
+
+
+# --- lanes
+
+
+def test_chunks_are_taken_oldest_first():
+    """A lane gets what waits longest, at most as many as it asks for."""
+    ledger, _ = filled(5, lane=None)
+    assert [entry.tag for entry in ledger.take(LANE, 3)] == [1, 2, 3]
+    assert [entry.tag for entry in ledger.take(OTHER, 3)] == [4, 5]
+    assert ledger.take(2, 3) == ledger.take(2, 0) == []
+    assert (ledger.held, ledger.out) == (0, 5)
+
+
+def test_revoked_ones_go_to_the_next_lane_in_their_order():
+    """Revoking takes back all behind the message in hand, to be dispatched first."""
+    ledger, out = filled(4)
+    ledger.delivered(delivery(5), 0.0)
+    assert ledger.revoke(LANE, out[1]) == 2
+    assert seqs(ledger.in_lane(LANE)) == out[:2]
+    assert [entry.tag for entry in ledger.take(OTHER, 9)] == [3, 4, 5]
+    assert ledger.counters.redispatched == 2
+
+
+def test_revoking_behind_a_finished_message_takes_nothing():
+    """When the message in hand is done, nobody knows what the lane has begun since."""
+    ledger, out = filled(3)
+    finish(ledger, out[:1], DROPPED)
+    assert ledger.revoke(LANE, out[0]) == 0
+    assert ledger.out == 2
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_the_first_outcome_of_a_revoked_message_wins(taken: bool):
+    """A lane that had begun a revoked message may finish it: later outcomes of it are counted and dropped."""
+    ledger, out = filled(2)
+    ledger.revoke(LANE, out[0])
+    if taken:
+        ledger.take(OTHER, 1)
+    publish_id = finish(ledger, out[1:])
+    assert (len(publish_id), ledger.held, len(ledger.in_lane(OTHER))) == (1, 0, 0)
+    assert finish(ledger, out[1:]) == []
+    assert ledger.counters.late == 1
+
+
+def test_a_chunk_end_dispatches_what_had_no_outcome():
+    """After a chunk's end its lane holds nothing."""
+    ledger, out = filled(3)
+    finish(ledger, out[:1], DROPPED)
+    assert ledger.chunk_ended(LANE) == 2
+    assert (ledger.held, ledger.out) == (2, 0)
+    assert seqs(ledger.take(LANE, 9)) == out[1:]
+
+
+def test_a_dead_lane_charges_one_message():
+    """The message in hand is returned to be judged; the rest of the chunk is dispatched again, first."""
+    ledger, out = filled(3)
+    ledger.delivered(delivery(4), 0.0)
+    finish(ledger, out[:1], DROPPED)
+    guilty = ledger.lane_died(LANE, out[1])
+    assert guilty is not None
+    assert guilty.seq == out[1]
+    assert (ledger.held, ledger.out) == (2, 0)
+    assert [entry.tag for entry in ledger.take(OTHER, 9)] == [3, 4]
+    finish(ledger, out[1:2], Plan("dead", None))
+    assert ledger.counters.dead == 1
+
+
+@pytest.mark.parametrize("in_hand", [0, 1])
+def test_a_death_between_messages_charges_nobody(in_hand: int):
+    """A lane that died idle, or after the outcome of its message came up, is nobody's fault."""
+    ledger, out = filled(3)
+    finish(ledger, out[:1], DROPPED)
+    assert ledger.lane_died(LANE, out[0] if in_hand else 0) is None
+    assert ledger.held == 2
+
+
+def test_a_suspect_goes_alone_in_its_chunk():
+    """NO_CHUNK: whatever else waits, and however many were asked for."""
+    ledger = Ledger()
+    for tag, isolation in enumerate([Isolation.NONE, Isolation.CHUNK, Isolation.CHUNK, Isolation.NONE], 1):
+        ledger.delivered(delivery(tag), 0.0, isolation)
+    chunks = [[entry.tag for entry in ledger.take(lane, 9)] for lane in range(4)]
+    assert chunks == [[2], [3], [1, 4], []]
+
+
+def test_who_may_have_killed_the_tree_is_alone_in_it():
+    """NOBODY: not before every chunk has ended, and nothing beside it until its outcome came."""
+    ledger, out = filled(1)
+    ledger.delivered(delivery(2), 0.0, Isolation.STAGE)
+    ledger.delivered(delivery(3), 0.0)
+    assert ledger.take(OTHER, 9) == []
+    finish(ledger, out, DROPPED)
+    assert ledger.take(OTHER, 9) == []  # the chunk has not ended: a revoked message may still run there
+    ledger.chunk_ended(LANE)
+    (alone,) = ledger.take(OTHER, 9)
+    assert alone.tag == 2
+    assert ledger.take(LANE, 9) == []
+    finish(ledger, [alone.seq], DROPPED)
+    assert [entry.tag for entry in ledger.take(LANE, 9)] == [3]
+
+
+def test_an_entry_is_found_by_its_number_until_its_outcome_and_by_its_tag_until_its_ack():
+    """The Producer asks by number for what may still be planned, and by epoch and tag for what it was just given."""
+    ledger, (seq,) = filled(1)
+    entry = ledger.entry(seq)
+    assert entry is not None
+    assert ledger.delivery(1, 1) is entry
+    assert ledger.delivery(2, 1) is ledger.delivery(1, 2) is None
+    finish(ledger, [seq], DROPPED)
+    assert ledger.entry(seq) is None
+    ledger.acks(0.0)
+    assert ledger.delivery(1, 1) is None
+
+
+# --- publications
+
+
+def test_a_refused_result_is_published_again_with_backoff():
+    """A result that has no place yet is tried again ever more slowly, and its input is acked when it is placed."""
+    ledger, out = filled(1)
+    (publish_id,) = finish(ledger, out)
+    now, waits = 0.0, []
+    for _ in range(8):
+        ledger.refused(publish_id, "no queue", now)
+        due = ledger.next_due()
+        assert due is not None
+        assert ledger.tick(due - 0.01) == []
+        waits.append(due - now)
+        now = due
+        (action,) = ledger.tick(now)
+        assert action.publication == RESULT.publication
+        publish_id = action.publish_id
+        assert ledger.acks(now) == []
+    assert waits == [min(REPUBLISH_MAX, REPUBLISH_FIRST * 2**tries) for tries in range(8)]
+    assert (ledger.counters.refused, ledger.refusal, ledger.next_due()) == (8, "no queue", None)
+    ledger.confirmed([publish_id], now)
+    assert ledger.acks(now) == [Ack(1, 1, multiple=True)]
+
+
+TOO_LARGE = Plan("dead", Publication("", "dead letters", b"", b"in", settles=(0, 0)))
+
+
+def test_a_result_that_is_too_large_gets_another_plan():
+    """Publishing it again would not help: its entry is returned with its message, and settled by a dead letter."""
+    ledger, out = filled(1)
+    (publish_id,) = finish(ledger, out)
+    entry = ledger.refused(publish_id, "too large", 1.0, too_large=True)
+    assert entry is not None
+    assert (entry.tag, entry.body, ledger.unplaced) == (1, delivery(1).body, 0)
+    (action,) = ledger.planned(entry, TOO_LARGE, 1.0)
+    assert action.publication.routing_key == "dead letters"
+    assert ledger.acks(1.0) == []
+    ledger.confirmed([action.publish_id], 2.0)
+    assert ledger.acks(2.0) == [Ack(1, 1, multiple=True)]
+    assert (ledger.counters.dead, ledger.counters.result) == (1, 0)
+
+
+def test_a_dead_letter_that_is_too_large_is_kept_and_counted():
+    """Nothing smaller could take its place: it is tried again ever more slowly, and told as too large meanwhile."""
+    ledger, out = filled(1)
+    (publish_id,) = finish(ledger, out, TOO_LARGE)
+    assert ledger.refused(publish_id, "too large", 0.0, too_large=True) is None
+    assert (ledger.too_large, ledger.unplaced) == (1, 1)
+    (action,) = ledger.tick(REPUBLISH_FIRST)
+    assert ledger.refused(action.publish_id, "no queue", REPUBLISH_FIRST) is None
+    assert (ledger.too_large, ledger.unplaced) == (0, 1)
+    (action,) = ledger.repeat_now(1.0)
+    ledger.confirmed([action.publish_id], 1.0)
+    assert (ledger.unplaced, ledger.acks(1.0)) == (0, [Ack(1, 1, multiple=True)])
+
+
+def test_a_void_result_that_is_too_large_is_kept_as_a_dead_letter():
+    """Its redelivery is answered with the dead letter; one that adopts a kept result brings its message along."""
+    ledger, out = filled(2)
+    first, second = finish(ledger, out)
+    ledger.refused(second, "not connected", 0.0)
+    ledger.consuming_lost(0.0)  # the first has no answer yet, the second is kept without its message
+    entry = ledger.refused(first, "too large", 0.0, too_large=True)
+    assert entry is not None
+    assert ledger.planned(entry, TOO_LARGE, 0.0) == []
+    (dead,) = ledger.delivered(again(1, 1), 1.0)
+    assert dead.publication.routing_key == "dead letters"
+    (result,) = ledger.delivered(again(2, 2), 1.0)
+    entry = ledger.refused(result.publish_id, "too large", 1.0, too_large=True)
+    assert entry is not None
+    assert entry.body == delivery(2).body
+
+
+def test_a_lost_answer_is_counted_and_the_result_published_again():
+    """When the publish connection ends, what had no answer is published again at once and counted as ambiguous."""
+    ledger, out = filled(3)
+    first = finish(ledger, out)
+    ledger.confirmed(first[:1], 1.0)
+    ledger.publishes_lost(1.0)
+    assert (ledger.counters.ambiguous, ledger.unplaced) == (2, 2)
+    second = ledger.tick(1.0)
+    assert [action.publication for action in second] == [RESULT.publication] * 2
+    ledger.confirmed(first, 1.0)  # too late: nobody waits for those
+    assert ledger.placing == 2
+    ledger.confirmed(publish_ids(second), 1.0)
+    assert ledger.acks(1.0) == [Ack(1, 3, multiple=True)]
+
+
+def test_a_reply_is_sent_once_and_gates_nothing():
+    """A reply goes out beside the result; refused, lost or never answered, it is not repeated and holds nothing up."""
+    ledger, out = filled(1)
+    reply, result = ledger.finished(out[0], Plan("result", RESULT.publication, REPLY), 0.0)
+    assert (reply.publication, result.publication) == (REPLY, RESULT.publication)
+    ledger.refused(reply.publish_id, "nobody there", 0.0)
+    assert ledger.counters.refused == 0
+    ledger.refused(result.publish_id, "no queue", 0.0)
+    (result,) = ledger.tick(9.0)
+    ledger.publishes_lost(9.0)
+    (result,) = ledger.tick(9.0)
+    assert ledger.counters.ambiguous == 1
+    ledger.confirmed([result.publish_id], 9.0)
+    assert ledger.acks(9.0) == [Ack(1, 1, multiple=True)]
+
+
+def test_a_reply_alone_settles():
+    """Without an output the message is settled when its reply was sent."""
+    ledger, out = filled(1)
+    assert [action.publication for action in ledger.finished(out[0], Plan("result", None, REPLY), 0.0)] == [REPLY]
+    assert ledger.acks(0.0) == [Ack(1, 1, multiple=True)]
+
+
+# --- lost connections
+
+
+def test_what_was_held_is_forgotten_with_its_connection():
+    """A redelivery of what nobody had begun is a new delivery."""
+    ledger, _ = filled(2, lane=None)
+    ledger.consuming_lost(0.0)
+    assert (len(ledger), ledger.held, ledger.held_bytes, ledger.counters.voided) == (0, 0, 0, 2)
+    ledger.delivered(again(1, 1), 0.0)
+    assert (ledger.held, ledger.counters.adopted) == (1, 0)
+
+
+def test_tags_of_a_lost_connection_are_never_acked():
+    """What was settled and not acked yet under the old epoch acks nothing of the new one, whose tags begin anew."""
+    ledger, out = filled(3)
+    finish(ledger, out[1:], DROPPED, 0.0)
+    ledger.consuming_lost(0.0)
+    for tag in (1, 2, 3):
+        ledger.delivered(delivery(tag, b"new", epoch=2), 0.0)
+    assert (ledger.acks(9.0), ledger.gaps, len(ledger)) == ([], False, 3)
+
+
+def test_a_redelivery_adopts_what_is_being_computed():
+    """State out: the redelivery is not dispatched again, and the outcome settles it under its own tag."""
+    ledger, out = filled(2)
+    ledger.consuming_lost(0.0)
+    assert ledger.delivered(again(7, 2), 0.0) == []
+    assert (len(ledger), ledger.held, ledger.out) == (1, 0, 2)
+    finish(ledger, out[1:], DROPPED)
+    assert ledger.acks(0.0) == [Ack(2, 7, multiple=True)]
+
+
+def test_a_redelivery_adopts_what_is_being_placed():
+    """State placing: the answer to the publication under way settles the redelivery."""
+    ledger, out = filled(1)
+    publish_id = finish(ledger, out)
+    ledger.consuming_lost(0.0)
+    assert ledger.delivered(again(1, 1), 0.0) == []
+    ledger.confirmed(publish_id, 0.0)
+    assert ledger.acks(0.0) == [Ack(2, 1, multiple=True)]
+
+
+@pytest.mark.parametrize("told", ["before the loss", "after the loss"])
+def test_a_redelivery_adopts_what_was_placed(told: str):
+    """State placed: the redelivery is acked without publishing anything, whether the confirm came before or after."""
+    ledger, out = filled(1)
+    publish_id = finish(ledger, out)
+    if told == "before the loss":
+        ledger.confirmed(publish_id, 0.0)
+    ledger.consuming_lost(0.0)
+    if told == "after the loss":
+        ledger.confirmed(publish_id, 0.0)
+    assert (ledger.acks(9.0), ledger.kept) == ([], 1)
+    assert ledger.delivered(again(1, 1), 9.0) == []
+    assert ledger.acks(9.0) == [Ack(2, 1, multiple=True)]
+    assert ledger.kept == 0
+
+
+@pytest.mark.parametrize("how", ["finished", "refused", "waiting", "answer lost"])
+def test_a_redelivery_adopts_what_was_kept(how: str):
+    """State kept: an outcome without a valid delivery is published when its redelivery claims it, and not before."""
+    ledger, out = filled(1)
+    plan = Plan("result", RESULT.publication and RESULT.publication._replace(settles=(1, 1)))
+    if how == "finished":
+        ledger.consuming_lost(0.0)
+        assert ledger.finished(out[0], plan, 0.0) == []
+    else:
+        (publish_id,) = finish(ledger, out, plan)
+        if how == "waiting":
+            ledger.refused(publish_id, "no queue", 0.0)
+        ledger.consuming_lost(0.0)
+        if how == "refused":
+            ledger.refused(publish_id, "no queue", 0.0)
+        if how == "answer lost":
+            ledger.publishes_lost(0.0)
+    assert (ledger.kept, ledger.tick(99.0), ledger.held_bytes) == (1, [], 0)
+    (action,) = ledger.delivered(again(5, 1), 99.0)
+    assert action.publication.settles == (2, 5)
+    ledger.confirmed([action.publish_id], 99.0)
+    assert ledger.acks(99.0) == [Ack(2, 5, multiple=True)]
+
+
+def test_each_voided_one_is_adopted_once():
+    """Of two equal messages only one was void: the second redelivery is computed."""
+    ledger, out = filled(1)
+    finish(ledger, out, DROPPED)
+    ledger.consuming_lost(0.0)
+    ledger.delivered(again(1, 1), 0.0)
+    ledger.delivered(again(2, 1), 0.0)
+    assert (ledger.counters.adopted, ledger.held) == (1, 1)
+
+
+def test_only_a_redelivery_adopts():
+    """A new message of equal content is another message."""
+    ledger, _ = filled(1)
+    ledger.consuming_lost(0.0)
+    ledger.delivered(delivery(1, epoch=2), 0.0)
+    assert (ledger.counters.adopted, ledger.held) == (0, 1)
+
+
+def test_a_redelivery_is_known_by_its_content_without_the_delivery_count():
+    """A quorum queue counts deliveries in a header; that does not make it another message."""
+    ledger = Ledger()
+    blocks = []
+    for times in range(2):
+        properties = Properties(message_id="7")
+        properties.headers["x-delivery-count"] = times
+        blocks.append(properties.encode())
+    ledger.delivered(Delivery(1, 1, blocks[0], b"body", False, "", "in"), 0.0)
+    ledger.take(LANE, 1)
+    ledger.consuming_lost(0.0)
+    ledger.delivered(Delivery(2, 1, blocks[1], b"body", True, "", "in"), 0.0)
+    assert ledger.counters.adopted == 1
+
+
+def test_a_void_message_is_not_dispatched_again():
+    """What a dead, revoked or ended lane gives back is forgotten when it is void: its redelivery is a new start."""
+    ledger, out = filled(4)
+    ledger.consuming_lost(0.0)
+    assert ledger.revoke(LANE, out[2]) == 0
+    assert ledger.lane_died(LANE, out[0]) is None
+    assert (ledger.held, ledger.out, ledger.held_bytes, ledger.counters.redispatched) == (0, 0, 0, 0)
+    ledger.delivered(again(1, 1), 0.0)
+    assert (ledger.counters.adopted, ledger.held) == (0, 1)
+
+
+def kept_ones(number: int, **bounds: int) -> Ledger:
+    ledger, out = filled(number, **bounds)
+    ledger.consuming_lost(0.0)
+    for now, seq in zip(count(), out, strict=False):
+        ledger.finished(seq, RESULT, float(now))
+    return ledger
+
+
+@pytest.mark.parametrize("bounds", [{"kept_max": 2}, {"kept_bytes": 2 * len(b"result")}])
+def test_the_oldest_kept_outcome_gives_way(bounds: dict[str, int]):
+    """Kept outcomes are bounded in number and bytes; one that was given up is computed again."""
+    ledger = kept_ones(3, **bounds)
+    assert ledger.kept == 2
+    assert ledger.delivered(again(1, 1), 0.0) == []
+    assert len(ledger.delivered(again(2, 2), 0.0)) == len(ledger.delivered(again(3, 3), 0.0)) == 1
+    assert (ledger.held, ledger.counters.adopted) == (1, 2)
+
+
+def test_a_kept_outcome_is_given_up_after_an_hour():
+    """An outcome nobody claims is never published, and goes."""
+    ledger = kept_ones(2)
+    ledger.tick(KEEP + 0.5)
+    assert ledger.kept == 1
+    ledger.tick(KEEP + 1.5)
+    assert (ledger.kept, ledger.placing) == (0, 0)
+
+
+# --- giving back, and the numbers
+
+
+def test_what_is_held_can_be_given_back():
+    """Released deliveries are neither acked nor counted as in flight, and a late outcome of one is dropped."""
+    ledger, out = filled(3)
+    ledger.delivered(delivery(4), 0.0)
+    ledger.delivered(delivery(5), 0.0, Isolation.CHUNK)
+    ledger.revoke(LANE, out[1])
+    assert {epoch: sorted(tags) for epoch, tags in ledger.release_held().items()} == {1: [3, 4, 5]}
+    assert ledger.release_held() == {}
+    assert (len(ledger), ledger.held, ledger.counters.released) == (2, 0, 3)
+    finish(ledger, out, DROPPED)
+    assert ledger.counters.late == 1
+    assert ledger.acks(9.0) == [Ack(1, 2, multiple=True)]
+    assert ledger.held_bytes == 0
+
+
+def test_held_bytes_count_inputs_and_results_until_they_are_settled():
+    """The weight of a message is its body and properties and, from its outcome on, what is to be published."""
+    ledger = Ledger()
+    ledger.delivered(Delivery(1, 1, b"1234", b"123456", False, "", "in"), 0.0)
+    assert ledger.held_bytes == 10
+    publish_id = finish(ledger, seqs(ledger.take(LANE, 1)))
+    assert ledger.held_bytes == 10 + len(b"result")
+    ledger.confirmed(publish_id, 0.0)
+    assert ledger.held_bytes == 0
+
+
+def test_what_was_refused_goes_again_at_once_when_a_connection_is_back():
+    """The backoff of a refused publication ends with the reason for it."""
+    ledger = Ledger()
+    ledger.delivered(Delivery(1, 1, b"", b"a", False, "", "in"), 0.0)
+    (entry,) = ledger.take(1, 1)
+    (first,) = ledger.finished(entry.seq, Plan("result", Publication("", "out", b"", b"A")), 0.0)
+    ledger.refused(first.publish_id, "not connected", 0.0)
+    assert ledger.tick(0.1) == []
+    (again,) = ledger.repeat_now(0.2)
+    assert again.publication == first.publication
+    assert ledger.repeat_now(0.3) == []

@@ -1,0 +1,488 @@
+"""The ledger against a model of a broker and of Consumers: whatever happens, every delivery is settled exactly once.
+
+The model broker is as strict as RabbitMQ: an ack of a tag that it does not wait for ends the test (406 there). Faults:
+connections lost with acks and confirms on the way, refused publications, dead and revoked Consumers, work that another
+instance took over, eviction of what was kept.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from mqworker.amqp.properties import Properties
+from mqworker.brokers.base import Delivery, Publication
+from mqworker.producer.entry import HELD, OUT, PLACED, PLACING
+from mqworker.producer.ledger import Ack, Isolation, Ledger, Plan, Publish
+from mqworker.producer.redelivery_cache import KEEP, RedeliveryCache
+
+PREFETCH = 12
+SLOTS = 3
+FORWARD = ["send", "deliver", "take", "work", "end_chunks", "confirm", "ack", "ack_arrives", "time_passes"]
+HARMLESS = ["refuse", "refuse_for_size", "release", "skip", "revoke", "die"]  # each result is published exactly once
+HARMFUL = ["lose_publisher", "lose_consumer", "another_instance", "hours_pass"]
+CONTENTS = st.lists(st.integers(0, 21) | st.integers(0, 10**6), min_size=1, max_size=4)
+
+
+class Message:
+    """One message of the input queue; messages of equal content cannot be told apart by the ledger."""
+
+    def __init__(self, content: int) -> None:
+        self.content = content
+        self.count = 0  # deliveries before
+
+    @property
+    def published(self) -> bool:
+        """Whether its plan has a publication that gates the ack."""
+        return self.content % 7 != 3
+
+    @property
+    def replied(self) -> bool:
+        return self.content % 4 == 1
+
+    @property
+    def isolation(self) -> Isolation:
+        return {4: Isolation.CHUNK, 6: Isolation.STAGE}.get(self.content % 8, Isolation.NONE)
+
+    @property
+    def properties(self) -> bytes:
+        properties = Properties(message_id=str(self.content))
+        if self.content % 2:  # as from a quorum queue
+            properties.headers["x-delivery-count"] = self.count
+        return properties.encode()
+
+    @property
+    def body(self) -> bytes:
+        return b"%d" % self.content + b"." * (self.content % 5)
+
+    def plan(self, outcome: str) -> Plan:
+        body = b"%d" % self.content
+        result = Publication("", "results", b"", body + b"!" * (self.content % 3), settles=(0, 0))
+        reply = Publication("", "replies", b"", body, mandatory=False) if self.replied else None
+        return Plan(outcome, result, reply) if self.published else Plan("dropped", None, reply)
+
+
+def content_of(publication: Publication) -> int:
+    return int(publication.body.rstrip(b"!"))
+
+
+class Broker:
+    """Gives tags, tracks what is unacked, and stores publications."""
+
+    def __init__(self) -> None:
+        self.queue: deque[Message] = deque()
+        self.epoch = 1
+        self.tag = 0
+        self.unacked: dict[int, Message] = {}
+        self.acks: deque[Ack] = deque()  # on the way to the broker
+        self.acked: Counter[int] = Counter()
+        self.acked_elsewhere = 0
+        self.outstanding: dict[int, Publication] = {}
+        self.last_pid = 0
+        self.stored: Counter[int] = Counter()
+        self.confirmed: Counter[int] = Counter()
+        self.replies: Counter[int] = Counter()
+        self.lost_acks = 0
+
+    def deliver(self) -> tuple[Message, Delivery]:
+        message = self.queue.popleft()
+        self.tag += 1
+        self.unacked[self.tag] = message
+        redelivered = message.count > 0
+        delivery = Delivery(self.epoch, self.tag, message.properties, message.body, redelivered, "", "input")
+        message.count += 1
+        return message, delivery
+
+    def publish(self, action: Publish) -> None:
+        publish_id, publication = action
+        assert publish_id > self.last_pid
+        self.last_pid = publish_id
+        if publication.routing_key == "replies":
+            self.replies[content_of(publication)] += 1
+            return
+        assert publication.settles is not None
+        epoch, tag = publication.settles
+        assert epoch == self.epoch
+        assert self.unacked[tag].content == content_of(publication)
+        self.outstanding[publish_id] = publication
+
+    def confirm(self, publish_id: int) -> None:
+        content = content_of(self.outstanding.pop(publish_id))
+        self.stored[content] += 1
+        self.confirmed[content] += 1
+
+    def send_ack(self, ack: Ack) -> None:
+        assert ack.epoch == self.epoch, "an ack of an old epoch"
+        self.acks.append(ack)
+
+    def process_ack(self) -> None:
+        ack = self.acks.popleft()
+        assert ack.tag in self.unacked, f"406: unknown delivery tag {ack.tag}"
+        for tag in [tag for tag in self.unacked if tag == ack.tag or (ack.multiple and tag < ack.tag)]:
+            message = self.unacked.pop(tag)
+            self.acked[message.content] += 1
+            if message.published:
+                assert self.confirmed[message.content] >= self.acked[message.content], "acked before it was confirmed"
+
+    def settle_elsewhere(self) -> None:
+        message = self.queue.popleft()
+        self.stored[message.content] += message.published
+        self.confirmed[message.content] += message.published
+        self.acked[message.content] += 1
+        self.acked_elsewhere += 1
+
+    def sent_acks(self) -> set[int]:
+        """Tags that acks on the way cover."""
+        return {tag for tag in self.unacked for ack in self.acks if tag == ack.tag or (ack.multiple and tag < ack.tag)}
+
+    def lose_consumer(self, acks_through: int) -> None:
+        for _ in range(min(acks_through, len(self.acks))):
+            self.process_ack()
+        self.lost_acks += len(self.sent_acks())
+        self.acks.clear()
+        self.queue.extendleft(reversed(self.unacked.values()))
+        self.unacked.clear()
+        self.epoch += 1
+        self.tag = 0
+
+    def release(self, epoch: int, tags: list[int]) -> None:
+        while self.acks:
+            self.process_ack()
+        assert epoch == self.epoch
+        self.queue.extendleft([self.unacked.pop(tag) for tag in sorted(tags, reverse=True)])
+
+
+class RecordingVoided(RedeliveryCache):
+    """Counts the one thing that costs a duplicate: to forget that a result was placed."""
+
+    evicted_placed = 0
+
+    def _evict(self) -> None:
+        self.evicted_placed += next(iter(self._kept.values())).state is PLACED
+        super()._evict()
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Steps of the Producer, the broker and the Consumers, in any order."""
+
+    @initialize(
+        calm=st.booleans(),
+        kept_max=st.sampled_from([2, 1000, 1000]),
+        kept_bytes=st.sampled_from([12, 1 << 20, 1 << 20]),
+    )
+    def start(self, calm: bool, kept_max: int, kept_bytes: int) -> None:
+        self.calm = calm
+        self.now = 100.0
+        self.broker = Broker()
+        self.ledger = Ledger()
+        self.voided = self.ledger._voided = RecordingVoided(kept_max, kept_bytes)
+        self.sent: Counter[int] = Counter()
+        self.messages: dict[int, Message] = {}  # seq -> message
+        self.lanes: dict[int, deque[int]] = {lane: deque() for lane in range(SLOTS)}  # what each will work on
+        self.chunks: dict[int, set[int]] = {}  # lane with a chunk -> what the ledger counts as out on it
+        self.next_lane = SLOTS
+        self.faultless = True
+
+    def publish(self, actions: list[Publish]) -> None:
+        for action in actions:
+            self.broker.publish(action)
+
+    def finish(self, seq: int, outcome: str = "result") -> None:
+        for chunk in self.chunks.values():
+            chunk.discard(seq)
+        self.publish(self.ledger.finished(seq, self.messages[seq].plan(outcome), self.now))
+
+    def pick(self, data: st.DataObject, choice: Iterable[int]) -> int | None:
+        found = sorted(choice)
+        return data.draw(st.sampled_from(found)) if found else None
+
+    @rule(
+        steps=st.lists(st.sampled_from(FORWARD), max_size=12),
+        trouble=st.none() | st.sampled_from(HARMLESS + HARMFUL),
+        data=st.data(),
+    )
+    def go_on(self, steps: list[str], trouble: str | None, data: st.DataObject) -> None:
+        for step in steps:
+            getattr(self, step)(data)
+        if trouble is not None and not (self.calm and trouble in HARMFUL):
+            getattr(self, trouble)(data)
+
+    # --- all goes well
+
+    def send(self, data: st.DataObject) -> None:
+        for content in data.draw(CONTENTS):
+            self.broker.queue.append(Message(content))
+            self.sent[content] += 1
+
+    def deliver(self, data: st.DataObject) -> None:
+        self.deliver_some(data.draw(st.integers(1, 6)))
+
+    def deliver_some(self, most: int) -> None:
+        for _ in range(min(most, len(self.broker.queue), PREFETCH - len(self.broker.unacked))):
+            before = self.ledger.counters.adopted
+            message, delivery = self.broker.deliver()
+            self.publish(self.ledger.delivered(delivery, self.now, message.isolation))
+            assert delivery.redelivered or self.ledger.counters.adopted == before
+            if self.ledger.counters.adopted == before:
+                self.messages[self.ledger._seq] = message
+
+    def take(self, data: st.DataObject) -> None:
+        lane = self.pick(data, self.lanes.keys() - self.chunks.keys())
+        if lane is not None:
+            self.take_chunk(lane, data.draw(st.integers(0, 5)))
+
+    def take_chunk(self, lane: int, most: int) -> None:
+        running = {self.messages[seq].isolation for chunk in self.chunks.values() for seq in chunk}
+        chunk = self.ledger.take(lane, most)
+        assert len(chunk) <= most
+        assert all(entry.state is OUT and not entry.void for entry in chunk)
+        for isolation in {entry.isolation for entry in chunk} - {Isolation.NONE}:
+            assert len(chunk) == 1, "not alone in its chunk"
+            assert isolation is Isolation.CHUNK or not self.chunks, "not alone in the tree"
+        assert not (chunk and Isolation.STAGE in running), "beside one that must be alone"
+        if chunk:
+            self.chunks[lane] = {entry.seq for entry in chunk}
+            self.lanes[lane] = deque(entry.seq for entry in chunk)
+        assert [entry.seq for entry in self.ledger.in_lane(lane)] == list(self.lanes[lane])
+
+    def work(self, data: st.DataObject) -> None:
+        lane = self.pick(data, (lane for lane, seqs in self.lanes.items() if seqs))
+        if lane is not None:
+            for _ in range(data.draw(st.integers(1, len(self.lanes[lane])))):
+                self.finish(self.lanes[lane].popleft())
+
+    def end_chunks(self, data: st.DataObject) -> None:
+        for lane in [lane for lane in self.chunks if not self.lanes[lane]]:
+            left, held = self.chunks.pop(lane), self.ledger.held
+            back = self.ledger.chunk_ended(lane)
+            assert self.ledger.held - held == back <= len(left)
+
+    def confirm(self, data: st.DataObject) -> None:
+        publish_ids = sorted(self.broker.outstanding)
+        publish_ids = data.draw(st.lists(st.sampled_from(publish_ids), unique=True)) if publish_ids else []
+        for publish_id in publish_ids:
+            self.broker.confirm(publish_id)
+        self.ledger.confirmed([*publish_ids, 10**9], self.now)
+
+    def ack(self, data: st.DataObject) -> None:
+        acks = self.ledger.acks(self.now)
+        assert sum(ack.multiple for ack in acks) <= 1
+        for ack in acks:
+            self.broker.send_ack(ack)
+
+    def ack_arrives(self, data: st.DataObject) -> None:
+        if self.broker.acks:
+            self.broker.process_ack()
+
+    def time_passes(self, data: st.DataObject) -> None:
+        self.let_pass(data.draw(st.sampled_from([0.001, 0.005, 0.5, 16.0])))
+
+    def let_pass(self, seconds: float) -> None:
+        self.now += seconds
+        due = self.ledger.next_due()
+        actions = self.ledger.tick(self.now)
+        assert bool(actions) == (due is not None and due <= self.now)
+        self.publish(actions)
+        after = self.ledger.next_due()
+        assert after is None or after > self.now
+
+    # --- something goes wrong
+
+    def refuse(self, data: st.DataObject) -> None:
+        publish_id = self.pick(data, self.broker.outstanding)
+        if publish_id is not None:
+            del self.broker.outstanding[publish_id]
+            self.ledger.refused(publish_id, "no route", self.now)
+            self.ledger.refused(10**9, "a reply", self.now)
+            assert self.ledger.refusal == "no route"
+
+    def refuse_for_size(self, data: st.DataObject) -> None:
+        publish_id = self.pick(data, self.broker.outstanding)
+        if publish_id is not None:
+            content = content_of(self.broker.outstanding.pop(publish_id))
+            entry = self.ledger.refused(publish_id, "too large", self.now, too_large=True)
+            if entry is not None:
+                assert entry.plan is not None
+                assert entry.plan.outcome == "result"
+                assert entry.body == Message(content).body
+                self.publish(self.ledger.planned(entry, Message(content).plan("dead")._replace(reply=None), self.now))
+
+    def lose_publisher(self, data: st.DataObject) -> None:
+        stored = data.draw(st.integers(0, 2**PREFETCH - 1))
+        for place, publication in enumerate(self.broker.outstanding.values()):
+            self.broker.stored[content_of(publication)] += stored >> place & 1
+        self.broker.outstanding.clear()
+        self.faultless = False
+        self.ledger.publishes_lost(self.now)
+
+    def lose_consumer(self, data: st.DataObject) -> None:
+        self.faultless = False
+        self.broker.lose_consumer(data.draw(st.integers(0, 5)))
+        self.ledger.consuming_lost(self.now)
+        for message in list(self.broker.queue)[: data.draw(st.integers(0, 2))]:  # delivered, and lost on the way
+            message.count += 1
+
+    def another_instance(self, data: st.DataObject) -> None:
+        for _ in range(data.draw(st.integers(1, PREFETCH))):
+            if self.broker.queue and self.broker.queue[0].count:
+                self.faultless = False
+                self.broker.settle_elsewhere()
+
+    def release(self, data: st.DataObject) -> None:
+        for epoch, tags in self.ledger.release_held().items():
+            self.broker.release(epoch, tags)
+        assert self.ledger.held == 0
+
+    def skip(self, data: st.DataObject) -> None:
+        lane = self.pick(data, (lane for lane, seqs in self.lanes.items() if seqs))
+        if lane is not None:
+            self.lanes[lane].popleft()  # no outcome: the chunk's end tells
+
+    def revoke(self, data: st.DataObject) -> None:
+        lane = self.pick(data, (lane for lane, seqs in self.lanes.items() if len(seqs) > 1))
+        if lane is None:
+            return
+        seqs = self.lanes[lane]
+        known = seqs[0] in self.chunks[lane]
+        held = self.ledger.held
+        back = self.ledger.revoke(lane, seqs[0])
+        assert self.ledger.held == held + back
+        if not known:
+            assert back == 0
+            return
+        assert self.ledger.in_lane(lane)[-1].seq == seqs[0]
+        self.chunks[lane].difference_update(list(seqs)[1:])
+        begun = data.draw(st.integers(0, 1))
+        while len(seqs) > 1 + begun:  # the Consumer may have begun one more
+            seqs.pop()
+
+    def die(self, data: st.DataObject) -> None:
+        busy = [lane for lane, seqs in self.lanes.items() if seqs]
+        lane = self.pick(data, busy or self.lanes.keys())
+        assert lane is not None
+        seqs = self.lanes.pop(lane)
+        self.lanes[self.next_lane] = deque()
+        self.next_lane += 1
+        chunk = self.chunks.pop(lane, set())
+        current = seqs[0] if seqs and data.draw(st.integers(0, 3)) else 0
+        entry = self.ledger._entries.get(current)
+        charged = current in chunk and entry is not None and not entry.void
+        guilty = self.ledger.lane_died(lane, current)
+        assert (guilty is not None) == charged
+        if guilty is None:
+            return
+        assert guilty.seq == current
+        if not self.calm and data.draw(st.booleans()):
+            self.lose_consumer(data)
+        self.finish(current, "dead")
+
+    def hours_pass(self, data: st.DataObject) -> None:
+        self.let_pass(KEEP + 1)
+
+    # --- what holds after each step
+
+    @invariant()
+    def counters_add_up(self) -> None:
+        counters = self.ledger.counters
+        in_flight = sum(entry.state is not PLACED for entry in self.ledger._order.values())
+        assert counters.received == counters.settled + counters.voided + counters.released + in_flight
+        assert len(self.ledger) == in_flight
+        assert counters.settled == counters.result + counters.dropped + counters.retried + counters.dead
+
+    @invariant()
+    def numbers_are_right(self) -> None:
+        ledger = self.ledger
+        entries = list(ledger._entries.values())
+        placing = [*ledger._answers.values(), *(entry for _, _, entry in ledger._again)]
+        assert ledger.held == sum(entry.state is HELD for entry in entries)
+        assert {id(entry) for entry in entries if entry.state is HELD} == {
+            id(entry) for entry in [*ledger._held, *ledger._apart]
+        }
+        assert ledger.out == sum(entry.state is OUT for entry in entries)
+        assert {seq for chunk in self.chunks.values() for seq in chunk} >= {
+            entry.seq for entry in entries if entry.state is OUT
+        }
+        assert ledger.placing == len(placing)
+        assert len({id(entry) for entry in placing}) == len(placing)
+        assert all(entry.state is PLACING for entry in placing)
+        assert set(ledger._answers) == set(self.broker.outstanding)
+        assert ledger.held_bytes == sum(entry.size for entry in [*entries, *placing])
+
+    @invariant()
+    def broker_and_ledger_agree(self) -> None:
+        assert list(self.ledger._order) == sorted(self.broker.unacked.keys() - self.broker.sent_acks())
+        assert all(entry.epoch == self.broker.epoch and not entry.void for entry in self.ledger._order.values())
+
+    @invariant()
+    def void_ones_are_remembered_once(self) -> None:
+        voided, kept = self.voided, list(self.voided._kept.values())
+        remembered = [entry for same in voided._by_key.values() for entry in same]
+        going_on = [*self.ledger._entries.values(), *self.ledger._answers.values()]
+        assert {id(entry) for entry in remembered} == {id(entry) for entry in [*going_on, *kept] if entry.void}
+        assert len({id(entry) for entry in remembered}) == len(remembered)
+        assert all(voided._by_key.values())
+        assert self.ledger.kept == len(kept) <= voided._most
+        assert voided._bytes == sum(entry.size for entry in kept) <= voided._most_bytes
+
+    # --- the end
+
+    def teardown(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        for _ in range(100 + 10 * self.sent.total()):
+            if not self.drain_step():
+                break
+        self.settled_exactly_once()
+        self.nothing_is_left()
+
+    def drain_step(self) -> bool:
+        self.deliver_some(PREFETCH)
+        for lane in self.lanes:
+            if lane not in self.chunks:
+                self.take_chunk(lane, 5)
+            while self.lanes[lane]:
+                self.finish(self.lanes[lane].popleft())
+        self.end_chunks(None)
+        self.let_pass(20.0)
+        publish_ids = list(self.broker.outstanding)
+        for publish_id in publish_ids:
+            self.broker.confirm(publish_id)
+        self.ledger.confirmed(publish_ids, self.now)
+        self.let_pass(0.005)
+        self.ack(None)
+        while self.broker.acks:
+            self.broker.process_ack()
+        for check in (self.counters_add_up, self.numbers_are_right, self.void_ones_are_remembered_once):
+            check()
+        return bool(self.broker.queue or self.broker.unacked or self.chunks)
+
+    def settled_exactly_once(self) -> None:
+        broker = self.broker
+        assert not broker.queue, "a message was never settled"
+        assert not broker.unacked
+        assert broker.acked == self.sent
+        wanted = Counter({content: count for content, count in self.sent.items() if Message(content).published})
+        assert all(broker.stored[content] >= count for content, count in wanted.items()), "a result is missing"
+        extra = broker.stored.total() - wanted.total()
+        causes = self.ledger.counters.ambiguous + broker.lost_acks + self.voided.evicted_placed + broker.acked_elsewhere
+        assert extra <= causes
+        if self.faultless:
+            assert extra == 0
+            assert broker.replies == {content: n for content, n in self.sent.items() if Message(content).replied}
+
+    def nothing_is_left(self) -> None:
+        ledger = self.ledger
+        collections = ("_entries", "_held", "_apart", "_lanes", "_order", "_settled", "_answers", "_again")
+        assert {name: len(getattr(ledger, name)) for name in collections} == dict.fromkeys(collections, 0)
+        assert not ledger.gaps
+        assert (len(ledger), ledger.held, ledger.out, ledger.placing, ledger.unplaced, ledger.held_bytes) == (0,) * 6
+        ledger.tick(self.now + KEEP + 1)
+        assert (ledger.kept, self.voided._bytes, self.voided._by_key) == (0, 0, {})
+
+
+class TestLedgerModel(LedgerMachine.TestCase):
+    """Any sequence of events settles every delivery exactly once and leaves nothing behind."""
+
+    settings = settings(max_examples=300, stateful_step_count=30, deadline=None)

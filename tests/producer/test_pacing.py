@@ -1,0 +1,104 @@
+"""Pacing: chunks, prefetch and the service time they follow."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mqworker.producer.pacing import (
+    BUCKETS,
+    CHUNK_SECONDS,
+    PREFETCH_MAX,
+    WINDOW,
+    ServiceTime,
+    chunk_size,
+    derive_prefetch,
+)
+
+durations = st.floats(2**-20, 2**18)
+highs = st.none() | st.floats(1e-6, 1e-3) | st.floats(1e-6, 1e5)
+counts = st.integers(1, 5_000)
+
+
+def measured(values) -> ServiceTime:
+    service = ServiceTime()
+    for value in values:
+        service.observe(value)
+    return service
+
+
+@given(st.lists(durations, min_size=1, max_size=WINDOW - 1), st.floats(0.05, 1))
+def test_a_quantile_is_within_a_factor_of_two(values, share):
+    """Never below the true quantile, and at most twice as much."""
+    exact = sorted(values)[max(0, math.ceil(len(values) * share - 1e-9) - 1)]
+    quantile = measured(values).quantile(share)
+    assert exact <= quantile <= 2 * exact
+
+
+@pytest.mark.parametrize(("seconds", "bound"), [(0.0, 2**-20), (1e-9, 2**-20), (1e7, 2**19)])
+def test_extreme_times_are_counted(seconds, bound):
+    """No time at all is short, not a second long."""
+    assert measured([seconds]).quantile() == bound
+
+
+def test_nothing_is_known_before_the_first():
+    """Without an observation there is no quantile."""
+    assert ServiceTime().quantile() is None
+
+
+def test_old_times_are_forgotten():
+    """After a change of load the recent messages decide, while the metrics keep all."""
+    service = measured([1.0] * 10_000 + [0.001] * 4_000)
+    assert service.quantile() <= 0.002
+    assert service.count == sum(service.histogram.counts) == 14_000
+    assert service.histogram.total == pytest.approx(10_004)
+
+
+@given(st.lists(durations, max_size=50))
+def test_the_histogram_has_every_message_under_its_bound(values):
+    """Cumulated up to a bound it counts what took at most so long."""
+    service = measured(values)
+    for number, bound in enumerate(BUCKETS):
+        assert sum(service.histogram.counts[: number + 1]) == sum(value <= bound for value in values)
+    assert list(BUCKETS) == sorted(set(BUCKETS))
+    assert BUCKETS[-1] == 1800
+
+
+@given(highs, counts, st.integers(1, 64), st.integers(1, 4096))
+def test_a_chunk_is_bounded(high, held, lanes, bound):
+    """At least one message; at most the bound, a fair share of what is held, and a few milliseconds of work."""
+    size = chunk_size(high, held, lanes, bound)
+    assert 1 <= size <= bound
+    assert size <= -(-held // lanes)
+    assert size == 1 or (high is not None and size * high <= CHUNK_SECONDS)
+
+
+@given(st.floats(1e-6, 1e-2), st.floats(1e-6, 1e-2), counts, counts, st.integers(1, 64), st.integers(1, 64))
+def test_chunks_grow_with_what_is_held_and_shrink_with_the_work(high, higher, held, more, lanes, lanes_more):
+    """Monotonic in each argument."""
+    high, higher = sorted((high, higher))
+    held, more = sorted((held, more))
+    lanes, lanes_more = sorted((lanes, lanes_more))
+    size = chunk_size(high, held, lanes, 256)
+    assert chunk_size(higher, held, lanes, 256) <= size
+    assert chunk_size(high, more, lanes, 256) >= size
+    assert chunk_size(high, held, lanes_more, 256) <= size
+
+
+@given(highs, st.integers(0, 1024), st.integers(0, 2_100))
+def test_prefetch_is_bounded_and_settles(high, consumers, present):
+    """Two for each Consumer at least, 1,000 (or those two) at most, and asking again changes nothing."""
+    value = derive_prefetch(high, consumers, present)
+    assert 2 * consumers <= value <= max(PREFETCH_MAX, 2 * consumers)
+    assert derive_prefetch(high, consumers, value) == value
+
+
+@given(st.lists(st.floats(0.9, 1.1), min_size=2, max_size=30), st.integers(1, 64), st.floats(1e-4, 10))
+def test_a_steady_load_does_not_move_the_prefetch_to_and_fro(noise, consumers, high):
+    """A service time that wavers by a tenth changes it at most once after the first value."""
+    value, moves = derive_prefetch(high * noise[0], consumers, 0), 0
+    for factor in noise[1:]:
+        new = derive_prefetch(high * factor, consumers, value)
+        moves, value = moves + (new != value), new
+    assert moves <= 1

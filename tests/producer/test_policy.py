@@ -1,0 +1,363 @@
+"""The failure policy: which message follows from which outcome."""
+
+import math
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mqworker.amqp import headers
+from mqworker.amqp.properties import Headers, Properties
+from mqworker.brokers.base import Delivery
+from mqworker.config.model import CrashConfig, OutputConfig, RetryConfig, StageConfig
+from mqworker.ipc.messages import Failure, Outcome
+from mqworker.producer.entry import Entry, Isolation
+from mqworker.producer.policy import (
+    CRASH_RUNG,
+    LONGEST_RUNG,
+    TEXT_LIMIT,
+    TRACEBACK_LIMIT,
+    Circumstances,
+    decode,
+    isolation,
+    plan_crash,
+    plan_failure,
+    plan_renewal,
+    plan_result,
+    retry_delay,
+    rung_above,
+    worn,
+)
+from tests.support import amqp
+
+ABOUT = Circumstances("energy", "host", 7, "2026-01-01T00:00:00.000Z", 0.9)
+ERROR = Failure("error", "ValueError", "no", "Traceback ...")
+STAGE = StageConfig(input="in", jobs=("a:b",))
+
+
+def stage(**values):
+    return StageConfig(input="in", jobs=("a:b",), **values)
+
+
+def entry(properties: Properties | None = None, body: bytes = b"body") -> Entry:
+    block = (properties or Properties()).encode()
+    return Entry(1, Delivery(1, 1, block, body, redelivered=False, exchange="", routing_key="in"), Isolation.NONE, 0.0)
+
+
+def read(plan) -> Properties:
+    return Properties.decode(plan.publication.properties)
+
+
+def again(plan) -> Entry:
+    """The delivery that a retry becomes."""
+    return entry(read(plan), plan.publication.body)
+
+
+# --- delays
+
+
+@given(base=st.floats(0, 4e6), most=st.floats(0, 4e6), attempt=st.integers(1, 999_999), chance=st.floats(0, 0.9999999))
+def test_a_delay_is_a_rung_within_the_longest(base, most, attempt, chance):
+    """Every delay is a power of two seconds and never above `retry.max` (nor below one second)."""
+    delay = retry_delay(RetryConfig(base=base, max=most), attempt, chance)
+    assert delay & (delay - 1) == 0
+    assert 1 <= delay <= max(1, most)
+
+
+@given(wish=st.floats(1, 1e6))
+@example(wish=1.0)
+@example(wish=64.0)
+def test_the_mean_delay_is_the_exponential_backoffs(wish):
+    """Over all chances the mean is what was wished, or up to a quarter more where that is a rung itself."""
+    retry = RetryConfig(base=wish, max=4e6)
+    mean = sum(retry_delay(retry, 1, (n + 0.5) / 1000) for n in range(1000)) / 1000
+    if wish == 2.0 ** math.floor(math.log2(wish)):
+        assert mean == wish * 1.25
+    else:
+        assert mean == pytest.approx(wish, rel=0.002)
+
+
+def test_the_wish_doubles_with_each_attempt():
+    """Backoff is exponential from `retry.base` up to `retry.max`."""
+    retry = RetryConfig(base=1, max=60)
+    assert [retry_delay(retry, attempt, 0.9) for attempt in range(1, 9)] == [1, 2, 4, 8, 16, 32, 32, 32]
+    assert [retry_delay(retry, attempt, 0.1) for attempt in range(1, 9)] == [2, 4, 8, 16, 32, 32, 32, 32]
+    assert [retry_delay(RetryConfig(base=1, max=64), attempt, 0.1) for attempt in (6, 7)] == [64, 64]
+
+
+@given(st.floats(-1e9, LONGEST_RUNG))
+def test_a_wished_time_is_never_early(seconds):
+    """Retry(after=) waits at least so long, and less than twice as long."""
+    rung = rung_above(seconds)
+    assert rung >= seconds
+    assert rung & (rung - 1) == 0
+    assert rung == 1 or rung < 2 * seconds
+
+
+@pytest.mark.parametrize("seconds", [1e9, 1e300, math.inf])
+def test_no_wish_is_longer_than_a_queue_can_hold(seconds):
+    """A queue's time to live has 32 bits of milliseconds; infinity ends there too."""
+    assert rung_above(seconds) == LONGEST_RUNG
+    assert LONGEST_RUNG * 1000 < 1 << 32 < LONGEST_RUNG * 2 * 1000
+
+
+# --- results
+
+
+@pytest.mark.parametrize(
+    ("output", "target"),
+    [
+        (OutputConfig(queue="out"), ("", "out")),
+        (OutputConfig(queue="out", exchange="ex", routing_key="key"), ("ex", "key")),
+        (OutputConfig(queue="out", exchange="ex"), ("ex", "")),
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize("reply_to", ["", "answers"])
+def test_a_result_goes_to_the_output_and_to_whoever_waits(output, target, reply_to):
+    """Output gates the ack, the reply never does; both carry the Consumer's bytes."""
+    plan = plan_result(Outcome(1, 0.1, 1, b"\0\0", b"result", reply_to), stage(output=output))
+    assert plan.outcome == "result"
+    if target is None:
+        assert plan.publication is None
+    else:
+        assert plan.publication[:4] == (*target, b"\0\0", b"result")
+        assert plan.publication.mandatory
+        assert plan.publication.settles == (0, 0)
+    if reply_to:
+        assert plan.reply[:5] == ("", "answers", b"\0\0", b"result", False)
+        assert plan.reply.settles is None
+    else:
+        assert plan.reply is None
+
+
+def test_a_dropped_message_is_answered_and_published_nowhere():
+    """None settles the input; a caller gets an empty reply."""
+    plan = plan_result(Outcome(1, 0.1, 1, b"\0\0", None, "answers"), stage(output=OutputConfig(queue="out")))
+    assert plan[:2] == ("dropped", None)
+    assert plan.reply[1:5] == ("answers", b"\0\0", b"", False)
+
+
+# --- failures
+
+
+@pytest.mark.parametrize(
+    ("failure", "outcome"),
+    [
+        (Failure("error", "ValueError", ""), "retried"),
+        (Failure("timeout", "SoftTimeLimit", ""), "retried"),
+        (Failure("memory", "MemoryError", ""), "retried"),
+        (Failure("error", "ValueError", "", final=True), "dead"),
+        (Failure("reject", "Reject", "", final=True), "dead"),
+        (Failure("reject", "Reject", ""), "dead"),
+        (Failure("undecodable", "U", ""), "dead"),
+        (Failure("unencodable", "U", ""), "dead"),
+        (Failure("oversized", "U", ""), "dead"),
+        (Failure("error", "KeyError", ""), "dead"),
+        (Failure("error", "package.deep.Type", ""), "dead"),
+        (Failure("error", "elsewhere.KeyError", ""), "dead"),
+        (Failure("error", "other.Type", ""), "retried"),
+    ],
+)
+def test_what_is_retried(failure, outcome):
+    """Errors, soft limits and memory are tried again, unless `retry.final` names the type; all else is dead."""
+    plan = plan_failure(entry(), failure, stage(retry=RetryConfig(final=("KeyError", "package.deep.Type"))), ABOUT)
+    assert plan.outcome == outcome
+    assert plan.publication.routing_key == ("in" if outcome == "retried" else "in.dlq")
+    assert plan.publication.mandatory
+    assert bool(plan.publication.delay) == (outcome == "retried")
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_attempts_are_counted_to_the_last(most):
+    """`retry.max_attempts` counts the first attempt, and the dead letter says how many there were."""
+    config, delivery, seen = stage(retry=RetryConfig(max_attempts=most)), entry(), []
+    while True:
+        seen.append(headers.attempt(decode(delivery.properties), "in"))
+        plan = plan_failure(delivery, ERROR, config, ABOUT)
+        delivery = again(plan)
+        if plan.outcome == "dead":
+            break
+    assert seen == list(range(1, most + 1))
+    assert read(plan).headers[headers.ATTEMPT] == most
+
+
+def test_the_handler_says_when():
+    """Retry(after=) takes the place of the backoff, and counts as an attempt."""
+    plan = plan_failure(entry(), Failure("error", "Retry", "", after=100.0), STAGE, ABOUT)
+    assert plan.publication.delay == 128
+    assert read(plan).headers[headers.ATTEMPT] == 2
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_crashes_are_counted_apart_from_attempts(most):
+    """The `crash.max`-th death is the last; until then the message runs again in a second, alone in its chunk."""
+    config, delivery = stage(crash=CrashConfig(max=most)), entry(Properties(headers=Headers({"h": 1})))
+    assert isolation(delivery.properties) is Isolation.NONE
+    for crash in range(1, most + 1):
+        plan = plan_crash(delivery, Failure("crash", "ConsumerDied", "killed"), config, ABOUT)
+        assert plan.outcome == ("dead" if crash == most else "retried")
+        table = read(plan).headers
+        assert (table[headers.CRASHES], table[headers.ATTEMPT], table["h"]) == (crash, 1, 1)
+        if plan.outcome == "retried":
+            assert plan.publication.delay == CRASH_RUNG
+            assert isolation(plan.publication.properties) is Isolation.CHUNK
+        delivery = again(plan)
+
+
+def test_another_stages_counters_do_not_count():
+    """Attempts and crashes counted for another input queue begin anew, also after the first failure here."""
+    foreign = {headers.QUEUE: "other", headers.ATTEMPT: 4, headers.CRASHES: 2}
+    plan = plan_failure(entry(Properties(headers=Headers(foreign))), ERROR, STAGE, ABOUT)
+    assert plan.outcome == "retried"
+    assert read(plan).headers[headers.ATTEMPT] == 2
+    assert headers.crashes(read(plan), "in") == 0
+    plan = plan_crash(again(plan), ERROR, STAGE, ABOUT)
+    assert (plan.outcome, read(plan).headers[headers.CRASHES]) == ("retried", 1)
+
+
+@pytest.mark.parametrize("value", ["5", 1.5, True, -1, 1 << 40, None, b"x", [1], {"a": 1}])
+def test_a_forged_counter_is_no_counter(value):
+    """Counters come from outside: what is not a small natural number is none."""
+    properties = Properties(headers=Headers({headers.QUEUE: "in", headers.ATTEMPT: value, headers.CRASHES: value}))
+    assert headers.attempt(properties, "in") == 1
+    assert headers.crashes(properties, "in") == 0
+    assert plan_failure(entry(properties), ERROR, STAGE, ABOUT).outcome == "retried"
+
+
+@pytest.mark.parametrize(("count", "told"), [(None, False), (17, False), (18, True), (400, True), ("18", False)])
+def test_a_message_the_broker_may_drop_soon_is_known(count, told):
+    """By itself a quorum queue of RabbitMQ 4 drops a message after 20 deliveries; 18 are told as such."""
+    table = {} if count is None else {"x-delivery-count": count}
+    assert worn(Properties(headers=Headers(table)).encode()) is told
+
+
+@given(amqp.properties, st.binary(max_size=20))
+def test_a_renewed_message_is_the_same_message_uncharged(properties, body):
+    """It goes to its own queue at once, with all that it had but the broker's count, and nothing counted or said."""
+    was = entry(properties, body)
+    plan = plan_renewal(was, STAGE)
+    publication = plan.publication
+    assert (plan.outcome, plan.reply, publication.delay) == ("renewed", None, 0)
+    assert (publication.exchange, publication.routing_key, publication.body) == ("", "in", was.body)
+    assert publication.mandatory
+    kept, had = Properties.decode(publication.properties), Properties.decode(was.properties)
+    assert not {"CC", "BCC", "x-delivery-count"} & set(kept.headers)
+    assert headers.attempt(kept, "in") == headers.attempt(had, "in")
+    assert headers.crashes(kept, "in") == headers.crashes(had, "in")
+    assert set(had.headers) - {"CC", "BCC", "x-delivery-count"} <= set(kept.headers)
+
+
+@given(amqp.properties, st.binary(max_size=20))
+def test_a_retry_is_the_same_message(properties, body):
+    """Body and properties come back as they were, but for what would expire, copy or refuse them."""
+    plan = plan_failure(entry(properties, body), ERROR, STAGE, ABOUT)
+    got, was = read(plan), Properties.decode(properties.encode())
+    assert plan.outcome == "retried"
+    assert plan.publication.body == body
+    assert got.expiration is got.user_id is None
+    assert got.delivery_mode == 2
+    assert not {"CC", "BCC", "x-delivery-count"} & set(got.headers)
+    for name in ("content_type", "correlation_id", "reply_to", "message_id", "timestamp", "type", "priority"):
+        assert getattr(got, name) == getattr(was, name)
+    theirs = {
+        name: field for name, field in was.headers._fields.items() if name not in {"CC", "BCC", "x-delivery-count"}
+    }
+    assert {name: got.headers._fields[name] for name in theirs} == theirs
+
+
+# --- dead letters
+
+big = st.text("aé\n\U0001f600", max_size=300).map(lambda text: text * 100)
+
+
+@given(
+    failure=st.builds(Failure, st.just("reject"), big, big, big, big),
+    size=st.integers(0, 131_000) | st.integers(115_000, 131_000),
+    name=st.sampled_from(["h", headers.CRASHES, headers.FIRST_FAILED_AT, headers.ORIGINAL + "CC", headers.TRACEBACK]),
+    many=st.booleans(),
+)
+def test_every_block_fits_a_header_frame(failure, size, name, many):
+    """Whatever the message's headers and the failure's words, retries and dead letters can be published."""
+    table = {f"{name}{n}": n for n in range(size // 20)} if many else {name: "x" * size}
+    delivery = entry(Properties(headers=Headers(table), **dict.fromkeys(("app_id", "type", "reply_to"), "y" * 255)))
+    for plan in (
+        plan_failure(delivery, failure, STAGE, ABOUT),
+        plan_failure(delivery, ERROR, STAGE, ABOUT),
+        plan_crash(delivery, failure, STAGE, ABOUT),
+    ):
+        assert len(plan.publication.properties) <= headers.ROOM
+        got = read(plan)
+        assert got.app_id == "y" * 255
+        if plan.outcome == "dead":
+            assert got.headers[headers.REASON] in ("reject", "error")
+            assert got.headers[headers.QUEUE] == "in"
+        if size < 60_000:
+            assert not many or table.items() <= got.headers.to_dict().items()
+
+
+def test_our_words_are_cut_and_go_before_foreign_headers():
+    """The traceback goes first, then the exit, then the message; foreign headers stay while there is any room."""
+    failure = Failure("reject", "T", "m" * 9_000, "t" * 90_000, "killed by SIGSEGV" + "e" * 90_000)
+    table = read(plan_failure(entry(), failure, STAGE, ABOUT)).headers
+    assert len(table[headers.MESSAGE]) == TEXT_LIMIT
+    assert len(table[headers.TRACEBACK]) == len(table[headers.EXIT]) == TRACEBACK_LIMIT
+    assert table[headers.EXIT].startswith("killed by SIGSEGV")
+    for size, kept in ((100_000, {headers.EXIT, headers.MESSAGE}), (110_000, {headers.MESSAGE}), (119_000, set())):
+        table = read(plan_failure(entry(Properties(headers=Headers({"h": "x" * size}))), failure, STAGE, ABOUT)).headers
+        assert {headers.TRACEBACK, headers.EXIT, headers.MESSAGE} & set(table) == kept
+        assert len(table["h"]) == size
+    table = read(plan_failure(entry(Properties(headers=Headers({"h": "x" * 125_000}))), failure, STAGE, ABOUT)).headers
+    assert "h" not in table
+    assert "too long to keep" in table[headers.MESSAGE]
+
+
+def test_a_dead_letter_speaks_of_its_last_failure_alone():
+    """What an earlier failure said is gone; when the first one was is kept."""
+    first = read(plan_failure(entry(), Failure("error", "A", "old words", "old"), STAGE, ABOUT))
+    first.headers[headers.TRACEBACK] = first.headers[headers.EXIT] = "old"
+    later = ABOUT._replace(time="later")
+    table = read(plan_failure(entry(first), Failure("reject", "B", ""), STAGE, later)).headers
+    assert table[headers.ERROR_TYPE] == "B"
+    assert not {headers.MESSAGE, headers.TRACEBACK, headers.EXIT} & set(table)
+    assert (table[headers.FIRST_FAILED_AT], table[headers.FAILED_AT]) == (ABOUT.time, "later")
+
+
+def test_a_dead_letter_says_all():
+    """Reason, error, place, time, attempt and generation."""
+    table = read(plan_failure(entry(), Failure("reject", "T", "m", "t", "e"), STAGE, ABOUT)).headers.to_dict()
+    assert table == {
+        headers.REASON: "reject",
+        headers.ERROR_TYPE: "T",
+        headers.MESSAGE: "m",
+        headers.TRACEBACK: "t",
+        headers.EXIT: "e",
+        headers.FAILED_AT: ABOUT.time,
+        headers.FIRST_FAILED_AT: ABOUT.time,
+        headers.HOST: "host",
+        headers.STAGE: "energy",
+        headers.QUEUE: "in",
+        headers.ATTEMPT: 1,
+        headers.GENERATION: 7,
+    }
+
+
+def test_whoever_waits_is_told_of_a_death_and_not_of_a_retry():
+    """The reply of a dead message says so with its correlation id; a retried one still has a future."""
+    asked = entry(Properties(reply_to="answers", correlation_id="c", message_id="m"))
+    assert plan_failure(asked, ERROR, STAGE, ABOUT).reply is None
+    reply = plan_failure(asked, Failure("reject", "T", "why"), STAGE, ABOUT).reply
+    got = Properties.decode(reply.properties)
+    assert (reply.routing_key, reply.mandatory, reply.body) == ("answers", False, b"null")
+    assert (got.correlation_id, got.message_id) == ("c", "m")
+    assert got.headers[headers.OUTCOME] == "dead"
+    assert got.headers[headers.MESSAGE] == "why"
+
+
+@pytest.mark.parametrize("block", [b"\xff", b"\x20\x00\0\0\0\x09", b"\0\3"])
+def test_unreadable_properties_count_as_empty(block):
+    """A malformed block can still be put aside."""
+    delivery = Entry(1, Delivery(1, 1, block, b"b", False, "", "in"), Isolation.NONE, 0.0)
+    plan = plan_failure(delivery, Failure("undecodable", "M", "malformed"), STAGE, ABOUT)
+    assert plan.outcome == "dead"
+    assert read(plan).headers[headers.REASON] == "undecodable"

@@ -1,0 +1,156 @@
+"""The comparisons, round by round: mqworker against a commit of its own past, or against references without workers.
+
+(a) 179-byte JSON, persistent, through a handler that returns it, 2 Consumers, from a backlog;
+(b) the CPU time a message of the whole process tree in the same rounds;
+(c) 10 ms of pure CPU time a message, 2 Consumers, from a backlog.
+A round runs each contestant twice, in mirrored order (A B B A, then B A A B), so that neither a drift of the machine
+nor going first counts for anybody. Every result is checked.
+"""
+
+import json
+import multiprocessing
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.pool import Pool
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.benchmarks.figures import Case
+from tests.benchmarks.handlers import burn
+from tests.benchmarks.queues import INPUT, OUTPUT, Queues
+from tests.benchmarks.stage import measure
+
+RELAY = Path(__file__).with_name("relay.py")
+PAD = "x" * 150
+AGAINST = 0.97  # "not slower", with 3 % for the accuracy of the measurement
+RATE, COST = "JSON through a handler that returns it", "CPU time a message, the whole tree"
+WORK = "10 ms of CPU time a message"
+
+
+class Sizes(NamedTuple):
+    """How much is measured."""
+
+    rounds: int
+    small: int  # messages of one run of (a) and (b)
+    heavy: int  # messages of one run of (c)
+
+
+class Figures(NamedTuple):
+    """What one run came to."""
+
+    rate: float  # messages a second
+    cpu_us: float  # CPU time a message in microseconds, 0 where nobody asks
+
+
+Contestants = dict[str, Callable[[], Figures]]
+Progress = Callable[[str], None]
+
+
+def small_bodies(count: int) -> list[bytes]:
+    """Return the messages of (a) and (b), all of one size."""
+    return [json.dumps({"id": number, "pad": PAD + "x" * (10 - len(str(number)))}).encode() for number in range(count)]
+
+
+def heavy_bodies(count: int) -> list[bytes]:
+    """Return the messages of (c), which take 10 ms each here."""
+    began = time.perf_counter()
+    burn({"id": 0, "loops": 300_000})
+    loops = int(300_000 * 0.010 / (time.perf_counter() - began))
+    return [json.dumps({"id": number, "loops": loops}).encode() for number in range(count)]
+
+
+def against(queues: Queues, codes: dict[str, Path], sizes: Sizes, say: Progress) -> list[Case]:
+    """Compare two copies of the code, the first of which is the subject."""
+    subject, other = codes
+    goals = {other: AGAINST}
+    bodies = small_bodies(sizes.small)
+    rate = Case("a", f"{len(bodies[0])}-byte {RATE}", "messages/s", subject, goals)
+    cost = Case("b", COST, "us", subject, goals, cost=True)
+    _compare(
+        {name: partial(mqworker, queues, code, "same", bodies) for name, code in codes.items()}, rate, cost, sizes, say
+    )
+    work = Case("c", WORK, "messages/s", subject, goals)
+    bodies = heavy_bodies(sizes.heavy)
+    _compare(
+        {name: partial(mqworker, queues, code, "burn", bodies) for name, code in codes.items()}, work, None, sizes, say
+    )
+    return [rate, cost, work]
+
+
+def references(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[Case]:
+    """Compare this code with a bare pika relay, that relay when its results have properties like ours, and a Pool."""
+    bodies = small_bodies(sizes.small)
+    rate = Case("a", f"{len(bodies[0])}-byte {RATE}", "messages/s", "mqworker", {"relay": 0.9, "relay like ours": 0.9})
+    cost = Case("b", COST, "us", "mqworker", {"relay": 1 / 1.6}, cost=True)
+    contestants = {
+        "mqworker": partial(mqworker, queues, code, "same", bodies),
+        "relay": partial(relay, queues, bodies),
+        "relay like ours": partial(relay, queues, bodies, "--like-mqworker"),
+    }
+    _compare(contestants, rate, cost, sizes, say)
+    work = Case("c", WORK, "messages/s", "mqworker", {"Pool": 0.97})
+    bodies = heavy_bodies(sizes.heavy)
+    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the workers too; they end with the pool
+    with multiprocessing.get_context("spawn").Pool(2, signal.signal, ignore) as workers:
+        workers.map(burn, [{"id": 0, "loops": 1000}] * 4)
+        contestants = {
+            "mqworker": partial(mqworker, queues, code, "burn", bodies),
+            "Pool": partial(pool, workers, bodies),
+        }
+        _compare(contestants, work, None, sizes, say)
+    return [rate, cost, work]
+
+
+def _compare(contestants: Contestants, rate: Case, cost: Case | None, sizes: Sizes, say: Progress) -> None:
+    """Add every round to the cases."""
+    for number in range(sizes.rounds):
+        found: dict[str, list[Figures]] = {name: [] for name in contestants}
+        for name in mirrored(list(contestants), number):
+            found[name].append(contestants[name]())
+        rate.rounds.append({name: statistics.harmonic_mean([run.rate for run in runs]) for name, runs in found.items()})
+        if cost is not None:
+            cost.rounds.append({name: statistics.mean(run.cpu_us for run in runs) for name, runs in found.items()})
+        words = "; ".join(case.last() for case in (rate, cost) if case is not None)
+        say(f"round {number + 1} of {sizes.rounds}: {words}")
+
+
+def mirrored(names: list[str], number: int) -> Iterator[str]:
+    """Yield every name twice, in an order that reads the same backwards; the next round begins with the last."""
+    turn = names if number % 2 else names[::-1]
+    yield from turn
+    yield from reversed(turn)
+
+
+def mqworker(queues: Queues, code: Path, job: str, bodies: list[bytes]) -> Figures:
+    """Measure a stage; AssertionError unless every result is right."""
+    measured = measure(queues, job, code, bodies)
+    right = [json.loads(body) for body in bodies]
+    if job == "burn":
+        total = burn(right[0])["total"]
+        right = [{"id": body["id"], "total": total} for body in right]
+    assert measured.results == right
+    return Figures(len(bodies) / measured.seconds, measured.cpu_seconds / len(bodies) * 1e6)
+
+
+def relay(queues: Queues, bodies: list[bytes], *options: str) -> Figures:
+    """Measure the relay; its results have no ids and are only counted."""
+    queues.fill(bodies)
+    command = [sys.executable, str(RELAY), queues.url, INPUT, OUTPUT, str(len(bodies)), *options]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert queues.ready(OUTPUT) == len(bodies)
+    return Figures(len(bodies) / told["seconds"], told["cpu_seconds"] / len(bodies) * 1e6)
+
+
+def pool(workers: Pool, bodies: list[bytes]) -> Figures:
+    """Measure the process pool on the function that the stage runs."""
+    inputs = [json.loads(body) for body in bodies]
+    began = time.monotonic()
+    answers = list(workers.imap_unordered(burn, inputs))
+    seconds = time.monotonic() - began
+    assert sorted(answer["id"] for answer in answers) == [body["id"] for body in inputs]
+    return Figures(len(inputs) / seconds, 0.0)

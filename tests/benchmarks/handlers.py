@@ -1,0 +1,14 @@
+"""The handlers that are measured; each stage gets a copy of this file, and the process pool imports it."""
+
+
+def same(body: dict) -> dict:
+    """Cases (a) and (b): nothing but what mqworker itself costs."""
+    return body
+
+
+def burn(body: dict) -> dict:
+    """Case (c): pure CPU time, as much as the message asks for."""
+    total = 0
+    for number in range(body["loops"]):
+        total += number * number % 7
+    return {"id": body["id"], "total": total}

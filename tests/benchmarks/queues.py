@@ -1,0 +1,54 @@
+"""The input and the output queue of a measurement: filled with a backlog before it, counted and checked after it.
+
+Runs in the benchmark's process, with a connection of its own to the node.
+"""
+
+import json
+
+import pika
+
+from tests.support.waiting import wait_for
+
+INPUT = "bench.in"
+OUTPUT = "bench.out"
+DEADLINE = 60.0  # seconds
+
+
+class Queues:
+    """See the module head."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._connection = pika.BlockingConnection(pika.URLParameters(url))
+        self._channel = self._connection.channel()
+        for queue in (INPUT, OUTPUT):
+            self._channel.queue_declare(queue, durable=True)
+
+    def fill(self, bodies: list[bytes]) -> None:
+        """Empty both queues and publish the bodies as a backlog, persistent, with their position as message id."""
+        for queue in (INPUT, OUTPUT):
+            self._channel.queue_purge(queue)
+        for number, body in enumerate(bodies):
+            properties = pika.BasicProperties("application/json", delivery_mode=2, message_id=str(number))
+            self._channel.basic_publish("", INPUT, body, properties)
+        wait_for(lambda: self.ready(INPUT) == len(bodies), DEADLINE, "the backlog")
+
+    def ready(self, queue: str) -> int:
+        """Return how many messages wait in a queue."""
+        return self._channel.queue_declare(queue, passive=True).method.message_count
+
+    def results(self, count: int) -> list[dict]:
+        """Return the decoded results in the order of their inputs; AssertionError unless each input has exactly one."""
+        wait_for(lambda: self.ready(OUTPUT) >= count, DEADLINE, "all results")
+        bodies: dict[str, bytes] = {}
+        for method, properties, body in self._channel.consume(OUTPUT, auto_ack=True, inactivity_timeout=2):
+            if method is None:
+                break
+            assert properties.message_id not in bodies, "a result came twice"
+            bodies[properties.message_id] = body
+            if len(bodies) == count:
+                break
+        self._channel.cancel()
+        assert len(bodies) == count, f"{len(bodies)} results of {count}"
+        assert self.ready(INPUT) == self.ready(OUTPUT) == 0
+        return [json.loads(bodies[str(number)]) for number in range(count)]

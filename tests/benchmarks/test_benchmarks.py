@@ -1,0 +1,96 @@
+"""The benchmark: its arithmetic, the code that it measures, and what it leaves behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.code import ROOT, NoSuchCommitError, checkout, commit
+from tests.benchmarks.compare import mirrored
+from tests.benchmarks.figures import Case
+from tests.support import rabbitmq
+from tests.support.waiting import wait_for
+
+
+def case(rounds: list[tuple[float, float]], *, cost: bool = False) -> Case:
+    """A case with these rounds of (now, before)."""
+    found = Case("a", "what", "unit", "now", {"before": 0.97}, cost=cost)
+    found.rounds = [{"now": now, "before": before} for now, before in rounds]
+    return found
+
+
+def test_ratios_are_taken_within_a_round():
+    """A machine that is slow in one round and fast in another changes no ratio."""
+    assert case([(50, 100), (1000, 1000), (30, 20)]).ratios("before").document() == {
+        "min": 0.5,
+        "median": 1.0,
+        "max": 1.5,
+        "all": [0.5, 1.0, 1.5],
+    }
+
+
+@pytest.mark.parametrize("cost", [False, True])
+def test_above_one_is_better(cost):
+    """More messages a second and fewer microseconds a message both give a ratio above 1, and the goal is a median."""
+    better, worse = (10, 11) if cost else (11, 10)
+    assert case([(better, worse)] * 2 + [(worse, better)], cost=cost).met()
+    assert not case([(better, worse)] + [(worse, better)] * 2, cost=cost).met()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_steady_drift_harms_nobody(number):
+    """Each contestant's places in a round have the same sum."""
+    places: dict[str, int] = {}
+    for place, name in enumerate(mirrored(["now", "before", "relay"], number)):
+        places[name] = places.get(name, 0) + place
+    assert len(set(places.values())) == 1
+
+
+def test_a_commit_is_measured_as_it_was_committed(tmp_path):
+    """The copy of a commit has the commit's text, whatever the working tree has; what git does not know is an error."""
+    text = subprocess.run(
+        ["git", "-C", ROOT, "show", "HEAD:mqworker/__init__.py"], capture_output=True, check=True
+    ).stdout
+    assert (checkout(commit("HEAD"), tmp_path) / "mqworker/__init__.py").read_bytes() == text
+    with pytest.raises(NoSuchCommitError, match="no commit 'no-such-branch'"):
+        commit("no-such-branch")
+
+
+def below(folder: Path) -> list[str]:
+    """The living processes whose environment names the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if str(folder).encode() in path.read_bytes():
+                found.append((path.parent / "comm").read_text().strip())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.system
+@pytest.mark.rabbitmq
+@pytest.mark.skipif(not rabbitmq.available(), reason="rabbitmq-server is not installed")
+def test_an_interrupted_comparison_leaves_nothing(tmp_path):
+    """Ctrl-C after a round that measured both: services, node and folders are gone, and the exit code says why."""
+    options = ["--against", "HEAD", "--rounds", "9", "--messages", "100", "--heavy", "2"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.benchmarks", *options],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as bench:
+        assert bench.stderr is not None
+        told = bench.stderr.readline()
+        assert told.startswith("round 1 of 9: (a) now "), told + bench.stderr.read()
+        wait_for(lambda: "mqw-consumer" in below(tmp_path), 30, "the next service")
+        bench.send_signal(signal.SIGINT)
+        bench.stderr.read()
+        assert bench.wait(30) == 128 + signal.SIGINT
+    assert not below(tmp_path)
+    assert not list(tmp_path.iterdir())

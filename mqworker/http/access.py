@@ -118,7 +118,7 @@ class Access:
             raise Problem(429, "too many wrong tokens from this address", headers={"Retry-After": "10"})
         if not hmac.compare_digest(given.strip().encode("latin-1", "replace"), self._token):
             self._failed.failed(peer, now)
-            logs.say(log, logging.WARNING, "login_refused", f"a wrong token came from {peer}")
+            logs.report(log, logging.WARNING, "login_refused", f"a wrong token came from {peer}")
             raise Problem(401, "the token is wrong", headers=wanted)
 
 

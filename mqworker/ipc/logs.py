@@ -34,7 +34,7 @@ _LEVELS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warni
 LEVELS = {name: number for number, name in _LEVELS.items()}
 
 
-def say(log: logging.Logger, level: int, event: str, msg: str, **fields: Any) -> None:
+def report(log: logging.Logger, level: int, event: str, msg: str, **fields: Any) -> None:
     """Log one event: a fixed word, a sentence, and plain fields."""
     if log.isEnabledFor(level):
         log.log(level, "%s", msg, extra={"event": event, "fields": fields})

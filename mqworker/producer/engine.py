@@ -149,31 +149,33 @@ class Engine:
             self._tell(oversized, failure, plan, 0.0)
             self._do(self.ledger.planned(oversized, plan, now))
         if first and self.ledger.unplaced:
-            logs.say(log, logging.WARNING, "not_placed", f"a publication was not placed: {reason}; it is tried again")
+            logs.report(
+                log, logging.WARNING, "not_placed", f"a publication was not placed: {reason}; it is tried again"
+            )
 
     def publishes_lost(self, reason: str) -> None:
         """Publish again what has no answer."""
         self.ledger.publishes_lost(time.monotonic())
-        logs.say(log, logging.WARNING, "publishing_lost", f"the publish connection ended: {reason}")
+        logs.report(log, logging.WARNING, "publishing_lost", f"the publish connection ended: {reason}")
 
     def consuming_lost(self, epoch: int, reason: str) -> None:
         """All that was delivered is void."""
         self.ledger.consuming_lost(time.monotonic())
         level = logging.DEBUG if self.draining else logging.WARNING
-        logs.say(log, level, "consuming_lost", f"deliveries were voided: {reason}", epoch=epoch)
+        logs.report(log, level, "consuming_lost", f"deliveries were voided: {reason}", epoch=epoch)
 
     def link_changed(self, state: LinkState) -> None:
         """Tell the outside; a new connection, or the return of what was missing, takes the publications that wait."""
         known, self._link_told = self._link_told, state
         for words in state.warnings:
             if words not in known.warnings:
-                logs.say(log, logging.WARNING, "topology", words)
+                logs.report(log, logging.WARNING, "topology", words)
         if (state.connected, state.reason) != (known.connected, known.reason) and not self.draining:
             words = f"connected to the broker{': ' if state.reason else ''}{state.reason}"
             if not state.connected:
                 words = f"not connected to the broker: {state.reason}"
             level = logging.WARNING if state.reason and known.connected else logging.INFO
-            logs.say(log, level, "link", words, connected=state.connected, blocked=state.blocked)
+            logs.report(log, level, "link", words, connected=state.connected, blocked=state.blocked)
         if state.connected and (not known.connected or state.repairs != known.repairs):
             self._do(self.ledger.repeat_now(time.monotonic()))
         self.ask_turn()
@@ -228,7 +230,7 @@ class Engine:
         )
         words = f"Consumer {lane.slot} {death}" + (f" ({why})" if why else "")
         trace = lane.unfit.failure.traceback if lane.unfit else None
-        logs.say(log, level, "consumer_ended", words, consumer_pid=lane.pid, traceback=trace)
+        logs.report(log, level, "consumer_ended", words, consumer_pid=lane.pid, traceback=trace)
         if guilty is not None and not self.draining:
             self._acquit(guilty)
             self._judge(guilty, lane, death, now - started)
@@ -310,7 +312,7 @@ class Engine:
         plan = plan_result(outcome, self.spec.config)
         self.processed["processed_dropped" if outcome.body is None else "processed_result"] += 1
         if log.isEnabledFor(logging.DEBUG):
-            logs.say(log, logging.DEBUG, plan.outcome, f"{plan.outcome}", seq=entry.seq, duration_s=outcome.duration)
+            logs.report(log, logging.DEBUG, plan.outcome, f"{plan.outcome}", seq=entry.seq, duration_s=outcome.duration)
         return plan
 
     def _judge(self, guilty: Entry, lane: Lane, death: Death, duration: float) -> None:
@@ -342,7 +344,7 @@ class Engine:
             return
         if plan := plan_renewal(entry, self.spec.config):
             words = "given out so often without an outcome that the broker may drop it soon: put back as a new message"
-            logs.say(log, logging.WARNING, "renewed", words, message_id=decode(entry.properties).message_id)
+            logs.report(log, logging.WARNING, "renewed", words, message_id=decode(entry.properties).message_id)
             self._do(self.ledger.finished(entry.seq, plan, time.monotonic()))
 
     def _acquit(self, entry: Entry) -> None:
@@ -354,7 +356,7 @@ class Engine:
         publication = plan.publication
         delay = publication.delay if publication is not None else 0
         ending = f"tried again in {delay} s" if plan.outcome == "retried" else f"moved to {self.spec.config.dead}"
-        logs.say(
+        logs.report(
             log,
             logging.WARNING if plan.outcome == "retried" else logging.ERROR,
             plan.outcome,

@@ -128,7 +128,7 @@ class Producer(Spawned):
     async def _end(self, deadline: float) -> None:
         engine = self._engine
         self._deadline = time.monotonic() + deadline
-        logs.say(log, logging.INFO, "draining", f"draining: {engine.ledger.out} in hand, at most {deadline:g} s")
+        logs.report(log, logging.INFO, "draining", f"draining: {engine.ledger.out} in hand, at most {deadline:g} s")
         engine.quiet()
         self._changed()
         while (engine.ledger.out or engine.ledger.placing) and time.monotonic() < self._deadline:
@@ -145,7 +145,7 @@ class Producer(Spawned):
         engine.fleet.kill_all("it did not end in time")
         await self._emptied(end + 1)
         level = logging.WARNING if given_back else logging.INFO
-        logs.say(log, level, "ended", f"ended; {given_back} unfinished messages went back to the broker")
+        logs.report(log, level, "ended", f"ended; {given_back} unfinished messages went back to the broker")
         engine.slots.clear()  # what is in hand at an orderly end is nobody's fault
         self._report()
         self._writer.send(_encoder.encode(Ended(given_back)))

@@ -132,7 +132,7 @@ class Timers:
             f"{len(engine.ledger)} in hand, {engine.fleet.working()} Consumers"
         )
         rate = round(settled / SUMMARY, 3)
-        logs.say(
+        logs.report(
             log,
             logging.INFO,
             "summary",

@@ -71,7 +71,7 @@ def acquire_lock(path: Path, drain_deadline: float) -> int:
         except BlockingIOError:
             owner = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
             if not told:
-                logs.say(
+                logs.report(
                     log, logging.WARNING, "waiting", f"another instance (pid {owner}) holds {path}; waiting for it"
                 )
                 told = True

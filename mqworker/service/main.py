@@ -53,7 +53,7 @@ def run(loaded: Loaded, *, burst: bool = False) -> int:
         code = asyncio.run(Service(loaded, writer, with_lock, burst=burst).main())
     except StartError as error:
         words, _, detail = str(error).partition("\n")  # the user's own traceback, if it is about the user's code
-        logs.say(log, logging.ERROR, "cannot_start", words, exit_code=int(error.code), traceback=detail or None)
+        logs.report(log, logging.ERROR, "cannot_start", words, exit_code=int(error.code), traceback=detail or None)
         code = int(error.code)
     except Exception:
         log.exception("the service failed", extra={"event": "failed"})
@@ -119,7 +119,7 @@ class Service:
             server.stop(0.0)
             if isinstance(error, StartError):
                 raise
-            logs.say(log, logging.INFO, "stopped", "stopped before it had started", exit_code=int(Exit.OK))
+            logs.report(log, logging.INFO, "stopped", "stopped before it had started", exit_code=int(Exit.OK))
             return int(Exit.OK)
         self._want()
         self._control.attach(loop, self)
@@ -127,7 +127,7 @@ class Service:
         server.start()
         urls = ", ".join(map(redact_url, self._config.broker.urls))
         words = f"running: control at http://{control.host}:{server.port}, broker {urls}"
-        logs.say(log, logging.INFO, "started", words, url=f"http://{control.host}:{server.port}")
+        logs.report(log, logging.INFO, "started", words, url=f"http://{control.host}:{server.port}")
         beat = asyncio.create_task(self._beat())
         await self._ended.wait()
         beat.cancel()
@@ -136,7 +136,9 @@ class Service:
         await self._orphans.end(2.0)
         if self._code == Exit.OK and any(supervisor.given_back for supervisor in self._supervisors.values()):
             self._code = Exit.GIVEN_BACK
-        logs.say(log, logging.INFO, "stopped", f"stopped with exit code {int(self._code)}", exit_code=int(self._code))
+        logs.report(
+            log, logging.INFO, "stopped", f"stopped with exit code {int(self._code)}", exit_code=int(self._code)
+        )
         return int(self._code)
 
     async def _start(self, server: HttpServer) -> None:
@@ -146,7 +148,7 @@ class Service:
         self._document, told = desired_state.begin(old, self._config)
         for words in (damage, *told, *self._loaded.warnings):
             if words:
-                logs.say(log, logging.WARNING, "configuration", words)
+                logs.report(log, logging.WARNING, "configuration", words)
         await self._check_user_code()
         try:
             self._save(self._document)
@@ -176,7 +178,7 @@ class Service:
         for name, answer in zip(names, answers, strict=True):
             if answer.died:
                 for words in answer.problems:
-                    logs.say(log, logging.ERROR, "user_code", f"stage {name}: {words}", stage_name=name)
+                    logs.report(log, logging.ERROR, "user_code", f"stage {name}: {words}", stage_name=name)
                 continue
             problems += [f"stage {name}: {words}" for words in answer.problems]
             problems += [f"stage {name}: params.{field}: {words}" for field, words in answer.fields]
@@ -196,7 +198,7 @@ class Service:
                 if supervisor.budget.exhausted and self._state == "running":
                     deaths = supervisor.budget.fruitless
                     words = f"the Producer of {supervisor.name} died {deaths} times in a row: giving up"
-                    logs.say(log, logging.ERROR, "restarts_exhausted", words)
+                    logs.report(log, logging.ERROR, "restarts_exhausted", words)
                     self._code = Exit.RESTARTS_EXHAUSTED
                     self._begin_end(0.0)
             self._watch_burst()
@@ -210,7 +212,7 @@ class Service:
         )
         self._idle = self._idle + 1 if idle else 0
         if self._idle >= 4:
-            logs.say(log, logging.INFO, "burst_done", "the input is empty: ending")
+            logs.report(log, logging.INFO, "burst_done", "the input is empty: ending")
             self._begin_end(self._config.service.drain_deadline)
 
     # --- signals
@@ -230,14 +232,14 @@ class Service:
         elif self._terms == 1 or self._state == "running":
             self._begin_end(self._config.service.drain_deadline)
         elif self._terms == 2:
-            logs.say(log, logging.WARNING, "giving_back", "second signal: giving everything back at once")
+            logs.report(log, logging.WARNING, "giving_back", "second signal: giving everything back at once")
             self._code = self._code or Exit.GIVEN_BACK
             self._begin_end(0.0)
 
     def _pause(self, paused: bool) -> None:
         if self._state == "running" and paused != self._paused:
             self._paused = paused
-            logs.say(log, logging.INFO, "paused" if paused else "resumed", "paused" if paused else "resumed")
+            logs.report(log, logging.INFO, "paused" if paused else "resumed", "paused" if paused else "resumed")
             self._want()
 
     def _reload_all(self) -> None:
@@ -248,13 +250,13 @@ class Service:
     def _dump_stacks(self) -> None:
         for thread, frame in sys._current_frames().items():
             stack = "".join(traceback.format_stack(frame))
-            logs.say(log, logging.INFO, "stack", f"stack of thread {thread}", traceback=stack)
+            logs.report(log, logging.INFO, "stack", f"stack of thread {thread}", traceback=stack)
         for supervisor in self._supervisors.values():
             supervisor.dump_stacks()
 
     def _begin_end(self, deadline: float) -> None:
         self._state = "draining"
-        logs.say(log, logging.INFO, "draining", f"draining, at most {deadline:g} s")
+        logs.report(log, logging.INFO, "draining", f"draining, at most {deadline:g} s")
         for supervisor in self._supervisors.values():
             supervisor.end(deadline)
         self.stage_changed()
@@ -322,7 +324,7 @@ class Service:
             self._save(new)
             self._document = new
             words = f"changed: {type(asked).__name__}"
-            logs.say(
+            logs.report(
                 log, logging.INFO, "changed", words, revision=new.revision, stage_name=getattr(asked, "stage", None)
             )
             logs.set_level(logs.LEVELS[new.log_level])

@@ -54,7 +54,7 @@ class Orphans:
 
     def _kill(self, pid: int, name: str) -> None:
         words = f"killing {name} (pid {pid}), whose parent in the process tree has ended"
-        logs.say(log, logging.WARNING, "orphan_killed", words, orphan_pid=pid)
+        logs.report(log, logging.WARNING, "orphan_killed", words, orphan_pid=pid)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 

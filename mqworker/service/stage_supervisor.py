@@ -210,7 +210,7 @@ class StageSupervisor:
 
     def _kill(self, why: str) -> None:
         if self._process is not None and self._process.pid is not None:
-            logs.say(log, logging.ERROR, "producer_killed", f"killing the Producer of {self.name}: {why}")
+            logs.report(log, logging.ERROR, "producer_killed", f"killing the Producer of {self.name}: {why}")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGKILL)
 
@@ -264,4 +264,4 @@ class StageSupervisor:
         self.restarts += 1
         self._last_words = f"the last Producer {death}"
         words = f"the Producer of {self.name} {death}; its unsettled messages go back to the broker"
-        logs.say(log, logging.ERROR, "producer_died", words, fruitless=self.budget.fruitless)
+        logs.report(log, logging.ERROR, "producer_died", words, fruitless=self.budget.fruitless)

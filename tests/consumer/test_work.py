@@ -23,7 +23,7 @@ from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.config.model import BrokerConfig, StageConfig
 from mqworker.consumer.work import Alarm, Worker
-from mqworker.ipc.logs import ForwardingHandler, say
+from mqworker.ipc.logs import ForwardingHandler, report
 from mqworker.ipc.messages import Item, Outcome
 from mqworker.jobs.chain import Chain
 from mqworker.jobs.loading import make_job
@@ -281,7 +281,7 @@ def test_a_limit_that_meets_a_frame_waits_for_its_end():
 
     def talkative(body):
         for _ in range(100):
-            say(log, logging.INFO, "x", "x")
+            report(log, logging.INFO, "x", "x")
 
     made = worker(talkative, soft_limit=0.03, alarm=alarm)
     for _ in range(2):

@@ -134,7 +134,7 @@ def told():
 def test_a_record_becomes_an_event(told):
     """Fixed word, sentence, fields, process and stage."""
     logger, heard = told
-    logs.say(logger, logging.WARNING, "dead", "100 % lost", message_id="m", rate=0.5)
+    logs.report(logger, logging.WARNING, "dead", "100 % lost", message_id="m", rate=0.5)
     (event,) = heard
     assert (event.level, event.event, event.msg, event.process, event.stage, event.pid) == (
         30, "dead", "100 % lost", "proc", "stage", os.getpid()
@@ -184,7 +184,7 @@ def test_every_event_can_be_sent(message, fields):
 def test_long_messages_are_cut(told):
     """One event is bounded."""
     logger, heard = told
-    logs.say(logger, logging.INFO, "long", "x" * 100_000, field="y" * 100_000)
+    logs.report(logger, logging.INFO, "long", "x" * 100_000, field="y" * 100_000)
     assert len(heard[0].msg) == len(heard[0].fields["field"]) == logs.LINE_MAX
 
 

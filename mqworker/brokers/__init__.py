@@ -18,7 +18,7 @@ def open_link(config: BrokerConfig, topology: Topology, sink: Sink, name: str) -
         from mqworker.brokers.sqlite import SqliteLink  # noqa: PLC0415 - see the module's head
 
         return SqliteLink(path, topology, sink, name=name)
-    from mqworker.brokers.rabbitmq import RabbitLink  # noqa: PLC0415
+    from mqworker.brokers.rabbitmq import RabbitLink  # noqa: PLC0415 - as above
 
     return RabbitLink(config, topology, sink, name=name)
 
@@ -27,10 +27,10 @@ def open_admin(config: BrokerConfig) -> Admin:
     """Return a Admin that connects on demand. ValueError for an unknown URL scheme."""
     path = sqlite_path(config)
     if path is not None:
-        from mqworker.brokers.sqlite import SqliteAdmin  # noqa: PLC0415
+        from mqworker.brokers.sqlite import SqliteAdmin  # noqa: PLC0415 - as above
 
         return SqliteAdmin(path)
-    from mqworker.brokers.rabbitmq import RabbitAdmin  # noqa: PLC0415
+    from mqworker.brokers.rabbitmq import RabbitAdmin  # noqa: PLC0415 - as above
 
     return RabbitAdmin(config)
 

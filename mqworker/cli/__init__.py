@@ -57,21 +57,21 @@ class _Verbs(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, Any, list[str]]:
         if args[0] not in VERBS and not args[0].startswith("-"):
-            import difflib  # noqa: PLC0415 - only for a mistake
+            import difflib
 
             close = difflib.get_close_matches(args[0], VERBS, n=1)
             hint = f" Did you mean `{close[0]}`?" if close else " `mqworker --help` lists the verbs."
             ctx.fail(f"There is no verb `{args[0]}`.{hint}")
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         with formatter.section("Verbs"):
             formatter.write_dl([(name, words) for name, (_, words) in VERBS.items()])
 
 
 def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        from importlib.metadata import version  # noqa: PLC0415 - slow, and only needed here
+        from importlib.metadata import version
 
         click.echo(f"mqworker {version('mqworker')}")
         ctx.exit()

@@ -87,7 +87,7 @@ def _findings(config: Path | None, timeout: float) -> Iterator[CheckResult]:
 
 
 def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
-    from mqworker.code_check.client import check_stage  # noqa: PLC0415 - not for --help
+    from mqworker.code_check.client import check_stage
 
     for name, stage in loaded.config.stages.items():
         answer = check_stage(loaded.root, stage.jobs, dict(stage.params), timeout)
@@ -101,8 +101,8 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
 
 
 def _broker(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
-    from mqworker.brokers import sqlite_path  # noqa: PLC0415 - not for --help
-    from mqworker.config.load import redact_url  # noqa: PLC0415
+    from mqworker.brokers import sqlite_path
+    from mqworker.config.load import redact_url
 
     url = ", ".join(map(redact_url, loaded.config.broker.urls))
     path = sqlite_path(loaded.config.broker)
@@ -115,7 +115,7 @@ def _broker(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
         yield CheckResult(FAIL, "broker", f"{url}: {error}", "correct broker.url")
         return
     except Exception as error:
-        from mqworker.brokers.base import BrokerRefused, BrokerUnavailable  # noqa: PLC0415
+        from mqworker.brokers.base import BrokerRefused, BrokerUnavailable
 
         if not isinstance(error, BrokerRefused | BrokerUnavailable | TimeoutError):
             raise
@@ -126,7 +126,7 @@ def _broker(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
 
 
 async def _queues(loaded: "Loaded", deadline: float) -> str:
-    from mqworker.brokers import open_admin  # noqa: PLC0415 - not for --help
+    from mqworker.brokers import open_admin
 
     desk = open_admin(loaded.config.broker)
     try:
@@ -203,7 +203,7 @@ def _supervisor(loaded: "Loaded", _timeout: float) -> Iterator[CheckResult]:
 
 
 def _stopwaitsecs() -> float | None:
-    from supervisor.childutils import getRPCInterface  # noqa: PLC0415 - only under supervisord
+    from supervisor.childutils import getRPCInterface
 
     try:
         known = getRPCInterface(os.environ).supervisor.getAllConfigInfo()

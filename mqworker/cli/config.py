@@ -36,7 +36,7 @@ def show(config: Path | None, origin: bool, as_json: bool) -> None:
       mqworker config show --origin
       MQWORKER_SERVICE__DRAIN_DEADLINE=60 mqworker config show --origin | grep drain
     """
-    from mqworker.config.load import shown  # noqa: PLC0415 - not for --help
+    from mqworker.config.load import shown
 
     loaded = load_config(config)
     rows = {key: (value, whence) for key, value, whence in shown(loaded)} | _live(loaded)

@@ -187,11 +187,11 @@ def _samples(folder: Path, messages: int | None) -> Iterator[Any]:
 
 def _count(folder: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """Read the broker's file: how many messages each queue of the stage has, and its dead letters."""
-    import asyncio  # noqa: PLC0415 - not for --help
+    import asyncio
 
-    from mqworker.broker_admin import dead_letters  # noqa: PLC0415
-    from mqworker.brokers import open_admin  # noqa: PLC0415
-    from mqworker.config.load import load  # noqa: PLC0415
+    from mqworker.broker_admin import dead_letters
+    from mqworker.brokers import open_admin
+    from mqworker.config.load import load
 
     config = load(folder / "mqworker.toml", {}).config
     stage = config.stages[STAGE]

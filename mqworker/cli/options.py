@@ -69,7 +69,7 @@ class VerbGroup(click.Group):
 
 def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> "Loaded":
     """Load the configuration, or end the verb with all that is wrong with it."""
-    from mqworker.config.load import ConfigError, load  # noqa: PLC0415 - not for --help
+    from mqworker.config.load import ConfigError, load
 
     try:
         return load(path, os.environ, overrides or {})
@@ -157,7 +157,7 @@ def _address(config: Path | None, url: str | None, socket: Path | None) -> Addre
 
 def _token(config: Path | None) -> str:
     """The token for an address given by hand: from the environment, or from the configuration if there is one."""
-    from mqworker.config.load import ConfigError, load  # noqa: PLC0415 - not for --help
+    from mqworker.config.load import ConfigError, load
 
     try:
         return load(config, os.environ).config.control.token

@@ -28,7 +28,7 @@ def run(config: Path | None, burst: bool, log_level: str | None) -> int:
     overrides: dict[str, Any] = {} if log_level is None else {"service.log_level": log_level}
     loaded = load_config(config, overrides)
 
-    from mqworker.service.main import run as serve  # noqa: PLC0415 - the whole service, only for this verb
+    from mqworker.service.main import run as serve
 
     sys.stdout.flush()
     return serve(loaded, burst=burst)

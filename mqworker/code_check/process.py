@@ -43,9 +43,9 @@ class CodeCheck(Spawned):
 def look(root: Path, jobs: tuple[str, ...], params: dict[str, Any]) -> CodeReport:
     """Import the jobs and validate the parameters, in this process."""
     from mqworker.jobs.chain import check_params  # noqa: PLC0415 - only the probe may come near user code
-    from mqworker.jobs.failures import describe  # noqa: PLC0415
-    from mqworker.jobs.loading import JobLoadError, load_chain  # noqa: PLC0415
-    from mqworker.jobs.params import ParamsError, to_plain  # noqa: PLC0415
+    from mqworker.jobs.failures import describe  # noqa: PLC0415 - as above
+    from mqworker.jobs.loading import JobLoadError, load_chain  # noqa: PLC0415 - as above
+    from mqworker.jobs.params import ParamsError, to_plain  # noqa: PLC0415 - as above
 
     try:
         validated = check_params(load_chain(jobs, root), params)

@@ -190,8 +190,8 @@ class Worker:
 def _seconds(retry: Retry) -> float | None:
     """The wish of a Retry; what is no number counts as none, for it could not be told to the Producer."""
     try:
-        seconds = float(retry.after)  # type: ignore[arg-type]
-    except Exception:  # noqa: BLE001 - the handler may have put anything there
+        seconds = float(retry.after)  # type: ignore[arg-type]  # whatever the handler put there
+    except Exception:  # noqa: BLE001 - as above, and its __float__ may raise anything
         return None
     return None if math.isnan(seconds) else seconds
 

@@ -49,9 +49,9 @@ def _change(api: Api, due: Callable[[StageView], Change | None]) -> bool:
     with _turn(api):
         chosen = [api.stage(name)] if name is not None else list(api.snapshot().stages.values())
         changes = [change for stage in chosen if (change := due(stage)) is not None]
-        for change in changes:
-            revision = api.control.change(change)
-            api.control.wait(lambda snapshot, stored=revision: snapshot.document.revision >= stored, 1.0)  # type: ignore[misc]
+        if changes:
+            newest = max([api.control.change(change) for change in changes])
+            api.control.wait(lambda snapshot: snapshot.document.revision >= newest, 1.0)
     return bool(changes)
 
 

@@ -37,7 +37,7 @@ MESSAGES = "/messages"  # the end of the paths that take large bodies
 log = logging.getLogger("mqworker.http")
 
 
-class _Parser(HTTPRequestParser):  # type: ignore[misc] # waitress has no types
+class _Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     """A request on its way in."""
 
     adj: Any
@@ -48,7 +48,7 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc] # waitress has no types
             self.adj = self.adj.small
 
 
-class _ErrorTask(ErrorTask):  # type: ignore[misc]
+class _ErrorTask(ErrorTask):  # type: ignore[misc]  # as above
     """Answers what waitress refuses."""
 
     def execute(self) -> None:
@@ -63,7 +63,7 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]
         self.write(data)
 
 
-class _Channel(HTTPChannel):  # type: ignore[misc]
+class _Channel(HTTPChannel):  # type: ignore[misc]  # as above
     """One connection."""
 
     parser_class = _Parser
@@ -102,7 +102,7 @@ class _Rules:
             before = len(self._map)
             if before >= self.adj.connection_limit:
                 return
-            super().handle_accept()  # type: ignore[misc]
+            super().handle_accept()  # type: ignore[misc]  # a mixin: waitress's server comes after it
             if len(self._map) == before:
                 return
 
@@ -114,11 +114,11 @@ class _Rules:
                 channel.handle_close()
 
 
-class _TcpServer(_Rules, TcpWSGIServer):  # type: ignore[misc]
+class _TcpServer(_Rules, TcpWSGIServer):  # type: ignore[misc]  # as above
     pass
 
 
-class _UnixServer(_Rules, UnixWSGIServer):  # type: ignore[misc]
+class _UnixServer(_Rules, UnixWSGIServer):  # type: ignore[misc]  # as above
     pass
 
 

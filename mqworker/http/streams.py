@@ -51,7 +51,7 @@ def _log_lines(api: Api, last: int) -> Iterator[bytes]:
 def _statuses(api: Api) -> Iterator[bytes]:
     told = None
     while True:
-        snapshot = api.control.wait(lambda new, old=told: _timeless(new) != old, LOOK)  # type: ignore[misc]
+        snapshot = api.control.wait(lambda new, old=told: _timeless(new) != old, LOOK)  # type: ignore[misc]  # mypy cannot infer `old`
         if snapshot is not None:
             told = _timeless(snapshot)
         yield b"" if snapshot is None else _event("status", 0, msgspec.json.encode(status_document(snapshot)))

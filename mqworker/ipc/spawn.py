@@ -98,7 +98,7 @@ class Death(NamedTuple):
 
 def reap(process: multiprocessing.Process) -> Death | None:
     """How this child ended, or None while it lives; never blocks."""
-    popen = process._popen  # type: ignore[attr-defined]
+    popen = process._popen  # type: ignore[attr-defined]  # internal
     if popen is None:
         return None
     if popen.returncode is None:

@@ -78,7 +78,7 @@ def validate(params: Mapping[str, Any], types: Sequence[type | None]) -> list[An
             continue
         own = dict(params) if _takes_any(kind) else {name: value for name, value in params.items() if name in names}
         try:
-            results.append(kind.model_validate(own) if kind_of(kind) == "pydantic" else msgspec.convert(own, kind))  # type: ignore[attr-defined]
+            results.append(kind.model_validate(own) if kind_of(kind) == "pydantic" else msgspec.convert(own, kind))  # type: ignore[attr-defined]  # a pydantic model: kind_of says so
         except Exception as exc:  # noqa: BLE001 - the user's validation code may raise anything
             errors += [error for error in _explain(own, kind, exc) if error not in errors]
     if errors:
@@ -108,18 +108,18 @@ def _types_by_field(kind: type) -> dict[str, Any]:
     if issubclass(kind, msgspec.Struct):
         return {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
     hints = get_type_hints(kind, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]  # a dataclass
 
 
 def _field_names(kind: type) -> set[str]:
     if kind_of(kind) != "pydantic":
         return set(_types_by_field(kind))
-    fields = kind.model_fields  # type: ignore[attr-defined]
+    fields = kind.model_fields  # type: ignore[attr-defined]  # a pydantic model
     return set(fields) | {str(field.validation_alias or field.alias or name) for name, field in fields.items()}
 
 
 def _takes_any(kind: type | None) -> bool:
-    return kind_of(kind) == "pydantic" and kind.model_config.get("extra") == "allow"  # type: ignore[union-attr]
+    return kind_of(kind) == "pydantic" and kind.model_config.get("extra") == "allow"  # type: ignore[union-attr]  # a pydantic model
 
 
 def _unknown(params: Mapping[str, Any], fields: Sequence[set[str]]) -> list[FieldError]:

@@ -79,7 +79,7 @@ class Lane:
         )  # one chunk; the bound in messages is the chunk's
         # A reader that was killed must not make the feeder thread talk, nor end it before it has closed the writing
         # end (which `_ignore_epipe` would do), and an exit of ours must not wait for it.
-        self._queue._on_queue_feeder_error = _nothing  # type: ignore[attr-defined]
+        self._queue._on_queue_feeder_error = _nothing  # type: ignore[attr-defined]  # internal
         self._queue.cancel_join_thread()
         self._start_feeder()
         with contextlib.ExitStack() as failed:  # a start without descriptors or processes leaves nothing behind
@@ -103,7 +103,7 @@ class Lane:
             failed.pop_all()
         self._queue._reader.close()  # type: ignore[attr-defined]  # else the feeder never sees a broken pipe
         # Else the start of another Consumer would reap this one without a look at its peak memory.
-        multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]
+        multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]  # internal
         self._loop.add_reader(self._pidfd, self._on_death)
         self._reader = FrameReader(self._up.fileno(), self._on_frame, self._on_end)
         self.output = OutputReader(self._out.fileno(), self._process.name, self.pid, spec.stage, owner.lane_log)
@@ -251,7 +251,7 @@ class Lane:
         cond = queue._cond
         locks += [cond._lock, cond._sleeping_count, cond._woken_count, cond._wait_semaphore]
         names = {lock._semlock.name for lock in locks if lock is not None}
-        for finalizer in list(util._finalizer_registry.values()):  # type: ignore[attr-defined]
+        for finalizer in list(util._finalizer_registry.values()):  # type: ignore[attr-defined]  # internal
             if getattr(finalizer._callback, "__qualname__", "") == "SemLock._cleanup" and finalizer._args[0] in names:
                 finalizer()
 

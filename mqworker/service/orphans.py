@@ -61,8 +61,8 @@ class Orphans:
 
 def _strangers() -> list[int]:
     """Our children that we did not start."""
-    ours = {child.pid for child in multiprocessing.process._children}  # type: ignore[attr-defined]
-    ours.add(resource_tracker._resource_tracker._pid)  # type: ignore[attr-defined]
+    ours = {child.pid for child in multiprocessing.process._children}  # type: ignore[attr-defined]  # internal
+    ours.add(resource_tracker._resource_tracker._pid)  # type: ignore[attr-defined]  # internal
     found: list[int] = []
     for path in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):

@@ -151,7 +151,7 @@ def test_headers_behave_like_a_mapping():
         ("\udcff", b"S\0\0\0\1\xff"),
         (Decimal(500), b"D\0\0\0\1\xf4"),
         (Decimal("-0.75"), b"D\2\xff\xff\xff\xb5"),
-        (datetime(2023, 11, 14, 22, 13, 20), b"T" + struct.pack(">Q", 1_700_000_000)),  # noqa: DTZ001
+        (datetime(2023, 11, 14, 22, 13, 20), b"T" + struct.pack(">Q", 1_700_000_000)),  # noqa: DTZ001 - naive on purpose
         (datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC), b"T" + struct.pack(">Q", 1_700_000_000)),
     ],
 )

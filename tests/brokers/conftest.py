@@ -11,7 +11,7 @@ def make(kind: str, request: pytest.FixtureRequest) -> Common:
         from tests.brokers.embedded import SqliteHarness  # noqa: PLC0415 - needs no RabbitMQ, and the others no file
 
         return SqliteHarness(request.getfixturevalue("tmp_path"))
-    from tests.brokers.rabbit import RabbitHarness  # noqa: PLC0415
+    from tests.brokers.rabbit import RabbitHarness  # noqa: PLC0415 - as above
 
     return RabbitHarness(request.getfixturevalue("rabbit"), kind.removeprefix("rabbitmq-"))
 

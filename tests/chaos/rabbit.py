@@ -151,7 +151,7 @@ class Rabbit:
         """
         self.kind = kind
         self._log_from = len(self.node.log())
-        self.wire.__init__()  # type: ignore[misc] # the proxy keeps it
+        self.wire.__init__()  # the proxy keeps it
         arguments = {"x-queue-type": "quorum"} if kind == "quorum" else {}
         channel = self.channel()
         for queue in (queues.input, queues.output, queues.dead):

@@ -101,12 +101,17 @@ def test_threads_of_the_users_code_do_not_keep_the_answer(ask):
     assert time.monotonic() - began < 10
 
 
+def descriptors() -> set[str]:
+    """The open descriptors of this process."""
+    return set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - strings, of which no Path is made
+
+
 @on_loop
 async def test_the_loop_goes_on_meanwhile(tmp_path):
     """Asked from the main loop, a probe costs it no time, and leaves no descriptor behind."""
     (tmp_path / "job.py").write_text("import time\ntime.sleep(0.3)\ndef handle(body): ...")
     (tmp_path / "slow.py").write_text("import time\ntime.sleep(60)")
-    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    before = descriptors()
     turns = 0
 
     async def turn():
@@ -123,4 +128,4 @@ async def test_the_loop_goes_on_meanwhile(tmp_path):
     assert (good.problems, good.died) == ([], False)
     assert late.died
     assert turns > 10
-    assert len(set(os.listdir("/proc/self/fd")) - before) <= 1  # noqa: PTH208 - multiprocessing's resource tracker
+    assert len(descriptors() - before) <= 1  # multiprocessing's resource tracker

@@ -1,6 +1,5 @@
 """The desired state: how it changes, and how it is kept."""
 
-import os
 import resource
 
 import msgspec
@@ -285,7 +284,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits_before)
     assert store.load() == (START, "")
-    assert os.listdir(tmp_path) == ["state.json"]  # noqa: PTH208
+    assert list(tmp_path.iterdir()) == [tmp_path / "state.json"]
     store.save(LIVE)
     assert store.load() == (LIVE, "")
 

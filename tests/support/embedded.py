@@ -52,7 +52,7 @@ class Result(NamedTuple):
     @property
     def generation(self) -> int:
         """The generation of code and parameters that its handler had."""
-        return int(self.properties.headers["x-mqworker-generation"])  # type: ignore[arg-type]
+        return int(self.properties.headers["x-mqworker-generation"])
 
 
 class Client:

@@ -143,7 +143,7 @@ class ServiceProcess:
         assert status == 200, told
         return told
 
-    def cli(self, *arguments: str, timeout: float = 60, input: bytes | None = None) -> subprocess.CompletedProcess[str]:  # noqa: A002
+    def cli(self, *arguments: str, timeout: float = 60, input: bytes | None = None) -> subprocess.CompletedProcess[str]:  # noqa: A002 - as subprocess calls it
         """Run a verb of the command line in the project's folder."""
         return subprocess.run(
             [sys.executable, "-m", "mqworker", *arguments],

@@ -44,7 +44,7 @@ def article(state: dict[str, bool], path: str) -> tuple[int, str]:
 def footprint(service: ServiceProcess) -> dict[str, Any]:
     """All that could pile up."""
     (producer,) = service.named("mqw-producer")
-    pids = [service.process.pid, producer]  # type: ignore[union-attr]
+    pids = [service.process.pid, producer]
     return {
         "processes": sorted(service.pids().values()),
         "descriptors": [service.descriptors(pid) for pid in pids],

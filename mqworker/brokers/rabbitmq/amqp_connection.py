@@ -58,7 +58,7 @@ class RawProperties:
         return [self.block or b"\0\0"]
 
 
-class AmqpConnection(asyncio.Protocol, pika.connection.Connection):  # type: ignore[misc] # pika is untyped
+class AmqpConnection(asyncio.Protocol, pika.connection.Connection):  # type: ignore[misc]  # pika is untyped
     """A connection being opened, open, or over for good."""
 
     def __init__(self, parameters: Any) -> None:

@@ -89,7 +89,8 @@ class Channel:
             self.raw.add_callback(self._empty, [pika.spec.Basic.GetEmpty], one_shot=False)
         future = self._got = self._future()
         self.raw.basic_get(queue, lambda _, method, properties, body: _settle(future, (method, properties.block, body)))
-        return await future  # type: ignore[no-any-return]
+        message: tuple[Any, bytes, bytes] | None = await future
+        return message
 
     async def first(self, answers: "asyncio.Queue[str]") -> str:
         """Return what is put into a queue first; raises Lost when the channel ends before that."""
@@ -97,9 +98,10 @@ class Channel:
         getter = asyncio.ensure_future(answers.get())
         getter.add_done_callback(lambda done: None if done.cancelled() else _settle(future, done.result()))
         try:
-            return await future  # type: ignore[no-any-return]
+            answer: str = await future
         finally:
             getter.cancel()
+        return answer
 
     def close(self) -> None:
         """Close, if open; unacknowledged messages go back to their queues."""

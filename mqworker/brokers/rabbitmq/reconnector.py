@@ -27,7 +27,7 @@ def wait_before(failures: int, *, refused: bool) -> float:
     A refused login waits longer: some directories behind a broker lock an account that is tried too often.
     """
     floor, first = (REFUSED_WAIT, 2 * REFUSED_WAIT) if refused else (0.1, FIRST_WAIT)
-    return random.uniform(floor, min(LONGEST_WAIT, first * 2 ** min(failures - 1, 10)))  # noqa: S311
+    return random.uniform(floor, min(LONGEST_WAIT, first * 2 ** min(failures - 1, 10)))  # noqa: S311 - jitter, no secret
 
 
 class Role(Protocol):

@@ -1,9 +1,11 @@
 """What RabbitMQ alone can do to us: restarts, freezes, alarms, closed channels, refusals, limits."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 import subprocess
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -40,6 +42,20 @@ async def ctl(harness: RabbitHarness, *arguments: str) -> str:
 
 async def evaluate(harness: RabbitHarness, expression: str) -> str:
     return await asyncio.to_thread(harness.node.eval, expression)
+
+
+@contextlib.asynccontextmanager
+async def silenced(harness: RabbitHarness, queue: str) -> AsyncIterator[None]:
+    """Keep a queue's process from answering anything, as a quorum queue without a leader does."""
+    process = (
+        f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)),'
+        "P = case amqqueue:get_pid(Q) of {Name, _} -> whereis(Name); Pid -> Pid end,"
+    )
+    await evaluate(harness, f"{process} sys:suspend(P).")
+    try:
+        yield
+    finally:
+        await evaluate(harness, f"{process} sys:resume(P).")
 
 
 @contract
@@ -386,12 +402,7 @@ async def test_a_queue_that_does_not_answer_is_kept_apart_until_it_does(broker, 
     link, sink = await broker.started(prefetch=5)
     link._publishing._deadline = 1.0
     output, dead = (Publication("", name, b"", b"x") for name in (broker.topology.output.queue, broker.topology.dead))
-    process = (
-        f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{output.routing_key}">>)),'
-        "P = case amqqueue:get_pid(Q) of {Name, _} -> whereis(Name); Pid -> Pid end,"
-    )
-    await evaluate(broker, f"{process} sys:suspend(P).")
-    try:
+    async with silenced(broker, output.routing_key):
         silent = asyncio.create_task(placed(link, sink, output))
         await asyncio.gather(*(placed(link, sink, dead) for _ in range(20)))
         await until(lambda: any("no answer from" in reason for reason in sink.answers.values()), 20, "it is kept apart")
@@ -400,9 +411,51 @@ async def test_a_queue_that_does_not_answer_is_kept_apart_until_it_does(broker, 
             unknown += sum(await asyncio.gather(*(placed(link, sink, dead) for _ in range(20))))
         assert unknown == 0
         assert not silent.done()
-    finally:
-        await evaluate(broker, f"{process} sys:resume(P).")
     await asyncio.wait_for(silent, 20)
+
+
+@pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
+@contract
+async def test_a_question_without_an_answer_costs_only_itself(broker):
+    """Questions to a queue that does not answer end by their deadlines; a reply that others wait for still comes."""
+    link, sink = await broker.started(prefetch=5)
+    desk, dead = broker.make_desk(), broker.topology.dead
+    waiting = asyncio.create_task(desk.call(broker.topology.input, b"", b"question", 20))
+    request = Properties.decode((await sink.has(1))[0].properties)
+    async with silenced(broker, dead):
+        questions = [lambda: desk.purge(dead, 1), lambda: desk.send(dead, b"", b"x", 1), lambda: desk.peek(dead, 5, 1)]
+        if broker.topology.queue_type == "classic":  # RabbitMQ answers for a quorum queue, with zeroes
+            questions.append(lambda: desk.queue(dead, 1))
+        for ask in questions:
+            with pytest.raises(BrokerUnavailable, match="did not answer within 1 s"):
+                await ask()
+            assert await desk.queue(broker.topology.input, 5) is not None
+        assert not waiting.done()
+        answer = Properties(correlation_id=request.correlation_id).encode()
+        link.publish(1, Publication("", request.reply_to, answer, b"answer", mandatory=False))
+        assert (await waiting)[1] == b"answer"
+    await until(lambda: len(desk._connections) == 1, 5, "the connections that were given up closed")
+    await desk.send(dead, b"", b"x", 5)
+
+
+@contract
+async def test_a_frozen_broker_answers_each_question_by_its_deadline(broker):
+    """Whoever asks a broker that is stopped hears so in time, also while others wait, and gets answers afterwards."""
+    await broker.started()
+    desk, loop = broker.make_desk(), asyncio.get_running_loop()
+    assert await desk.queue(broker.topology.input, 5) is not None
+    broker.node.freeze()
+    try:
+        began = loop.time()
+        asked = [desk.queue(broker.topology.input, 1), desk.peek(broker.topology.dead, 5, 1.5)]
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        with pytest.raises(BrokerUnavailable):
+            await desk.queue(broker.topology.input, 1)
+        assert [type(error) for error in told] == [BrokerUnavailable] * 2
+        assert loop.time() - began < 4
+    finally:
+        broker.node.thaw()
+    assert await desk.queue(broker.topology.input, 10) is not None
 
 
 @contract

@@ -1,8 +1,10 @@
 """One-off questions to RabbitMQ, over a connection that is made on demand.
 
-Runs on the loop of the desk process. It owns one connection and, for each question, its own channels; what a
-question left unacknowledged goes back to its queue when its channel closes. Every question ends by its deadline;
-one that passes it costs the connection, and the next question makes a new one.
+Runs on the loop of the broker admin process. Questions share one connection, and each has channels of its own; what it left
+unacknowledged goes back to its queue when they close. Every question ends by its deadline. A queue that does not
+answer (a quorum queue without a leader) blocks the channel that asked it, which then does not even close. So a
+connection on which a question passed its deadline gets no further ones, and is closed when those that are on it have
+ended: the slow question costs only its own answer, and nothing that it blocked piles up.
 
 Looking at messages: AMQP has no way to look, so `peek` fetches and gives back. A classic queue puts such messages
 back in their places and only marks them redelivered. A quorum queue counts each time, and drops or dead-letters a
@@ -48,7 +50,8 @@ class RabbitAdmin:
     def __init__(self, config: BrokerConfig) -> None:
         """Nothing is connected yet."""
         self._config = config
-        self._wire: AmqpConnection | None = None
+        self._wire: AmqpConnection | None = None  # takes new questions
+        self._connections: dict[AmqpConnection, int] = {}  # and how many questions are on each
         self._connecting = asyncio.Lock()
 
     async def queue(self, name: str, deadline: float) -> QueueInfo | None:
@@ -139,8 +142,8 @@ class RabbitAdmin:
 
     async def close(self) -> None:
         """See `Admin.close`."""
-        if self._wire is not None:
-            await self._wire.shut(1.0)
+        self._wire = None
+        await asyncio.gather(*(wire.shut(1.0) for wire in self._connections))
 
     # -- inside
 
@@ -153,37 +156,49 @@ class RabbitAdmin:
 
     @asynccontextmanager
     async def _asking(self, deadline: float) -> AsyncIterator[AmqpConnection]:
-        """Give a connection; turns what can go wrong into the two errors of a Admin."""
+        """Give a connection; turns what can go wrong into the two errors of an Admin."""
         wire: AmqpConnection | None = None
         try:
             async with asyncio.timeout(deadline):
                 wire = await self._connected()
+                self._connections[wire] += 1
                 yield wire
         except TimeoutError:
-            if wire is not None:
-                wire.abort("a question to the broker passed its deadline")
+            if wire is self._wire:
+                self._wire = None
             raise BrokerUnavailable(f"the broker did not answer within {deadline:g} s") from None
         except Lost as lost:
             if wire is not None and wire.usable:
                 raise BrokerRefused(str(lost)) from None
             raise BrokerUnavailable(f"the connection to the broker was lost: {lost}") from None
+        finally:
+            if wire is not None:
+                self._connections[wire] -= 1
+                self._close_unused()
+
+    def _close_unused(self) -> None:
+        """End the connections that take no new questions and have none left."""
+        for wire in [wire for wire, questions in self._connections.items() if not questions and wire is not self._wire]:
+            del self._connections[wire]
+            wire.abort("a question passed its deadline on it")
 
     async def _connected(self) -> AmqpConnection:
         async with self._connecting:
             if self._wire is not None and self._wire.usable:
                 return self._wire
+            self._wire = None
+            self._close_unused()
             reason = "no broker.url"
             for url in self._config.urls:
                 try:
-                    self._wire = await AmqpConnection.open(
-                        parameters(url, self._config, "mqworker desk"), CONNECT_DEADLINE
-                    )
+                    wire = await AmqpConnection.open(parameters(url, self._config, "mqworker admin"), CONNECT_DEADLINE)
                 except (Lost, OSError, ValueError) as error:
                     reason = explain(error, url)
                     if refused(error):
                         raise BrokerRefused(reason) from None
                 else:
-                    return self._wire
+                    self._wire, self._connections[wire] = wire, 0
+                    return wire
         raise BrokerUnavailable(reason)
 
 

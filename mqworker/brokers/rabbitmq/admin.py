@@ -1,7 +1,7 @@
 """One-off questions to RabbitMQ, over a connection that is made on demand.
 
-Runs on the loop of the broker admin process. Questions share one connection, and each has channels of its own; what it left
-unacknowledged goes back to its queue when they close. Every question ends by its deadline. A queue that does not
+Runs on the loop of the broker admin process. Questions share one connection, and each has channels of its own; what it
+left unacknowledged goes back to its queue when they close. Every question ends by its deadline. A queue that does not
 answer (a quorum queue without a leader) blocks the channel that asked it, which then does not even close. So a
 connection on which a question passed its deadline gets no further ones, and is closed when those that are on it have
 ended: the slow question costs only its own answer, and nothing that it blocked piles up.

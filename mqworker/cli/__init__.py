@@ -1,8 +1,8 @@
 """The command line: `mqworker VERB`.
 
-Runs in the user's process. This module knows the verbs and imports the one that is asked for, so that `--help` and
-`status` pay for nothing else. Every expected failure ends here as one sentence on stderr and an exit code of
-`mqworker.exits`; data goes to stdout, words to stderr.
+Runs in the user's process. This module knows the verbs and imports only the one that is called, so that `--help` and
+`status` load nothing else. Every expected failure ends here as one sentence on stderr and an exit code of
+`mqworker.exits`; data goes to stdout, everything else to stderr.
 """
 
 import importlib
@@ -20,30 +20,30 @@ from mqworker.exits import Exit
 
 VERBS = {  # verb: (module below mqworker.cli, what it does)
     "run": ("run", "Run the service in the foreground, as supervisord does."),
-    "demo": ("demo", "Show it at work: embedded broker, a real example, live status."),
-    "init": ("init", "Begin a project: a job, mqworker.toml and a test."),
-    "check": ("check", "Say what keeps the service from running, and the fix."),
-    "send": ("send", "Send messages to a stage, and wait for the result if asked."),
-    "status": ("look", "Tell what is wanted and what is."),
-    "logs": ("look", "Show the last log lines, and follow."),
-    "pause": ("steer", "Stop listening; what is held is finished."),
+    "demo": ("demo", "Show a service at work: embedded broker, a real example, live status."),
+    "init": ("init", "Start a project: a job, mqworker.toml and a test."),
+    "check": ("check", "Report what would keep the service from running, and the fix."),
+    "send": ("send", "Send messages to a stage; with --wait, print the results."),
+    "status": ("look", "Show the desired and the actual state."),
+    "logs": ("look", "Show the last log lines, or follow the log."),
+    "pause": ("steer", "Stop listening; finish what is held."),
     "resume": ("steer", "Listen again."),
     "scale": ("steer", "Set the number of Consumers: N, +N or -N."),
-    "start": ("steer", "Build a stage's processes."),
+    "start": ("steer", "Start a stage's processes."),
     "stop": ("steer", "Drain a stage and end its processes; the service goes on."),
     "restart": ("steer", "Replace all Consumers, one by one, with freshly imported code."),
     "drain": ("steer", "End the service: finish what is in hand, give the rest back."),
-    "params": ("params", "Show, change and take back a stage's parameters."),
+    "params": ("params", "Show, change and roll back a stage's parameters."),
     "jobs": ("jobs", "Show a stage's chain of jobs."),
     "queues": ("queues", "Show, purge and delete queues."),
-    "dlq": ("dlq", "Look at dead letters, send them back, drop or export them."),
+    "dlq": ("dlq", "Show, replay, drop and export dead letters."),
     "config": ("config", "Show the configuration and where each value comes from."),
     "conf": ("conf", "Print a configuration for supervisord or systemd."),
 }
 
 
 class _Verbs(click.Group):
-    """Imports a verb when it is asked for."""
+    """Imports a verb when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
         return list(VERBS)
@@ -66,11 +66,11 @@ class _Verbs(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         with formatter.section("Verbs"):
-            formatter.write_dl([(name, words) for name, (_, words) in VERBS.items()])
+            formatter.write_dl([(name, summary) for name, (_, summary) in VERBS.items()])
 
 
-def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
-    if wanted and not ctx.resilient_parsing:
+def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
         from importlib.metadata import version
 
         click.echo(f"mqworker {version('mqworker')}")
@@ -88,17 +88,17 @@ def _version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit."
 )
 def cli() -> None:
-    """Run a Python algorithm behind RabbitMQ: held back, on all cores, nothing lost.
+    """Run a Python algorithm behind RabbitMQ: with backpressure, on all cores, without losing a message.
 
-    Begin with `mqworker demo`, which needs no broker, or with `mqworker init NAME`.
+    Start with `mqworker demo`, which needs no broker, or with `mqworker init NAME`.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code."""
+    """Run one verb and return its exit code."""
     try:
         return _main(arguments)
-    except BrokenPipeError:  # the reader of our stdout has seen enough (`| head`): end quietly, as cat does
+    except BrokenPipeError:  # the reader of stdout has closed it (`| head`): exit quietly, as cat does
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         return 128 + 13

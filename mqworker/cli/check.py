@@ -1,6 +1,6 @@
-"""`mqworker check`: a line for each thing that must be right before `run` can work, with its fix.
+"""`mqworker check`: one line for each condition that `run` depends on, with the fix where it is not met.
 
-Imports no user code (a spawned probe does, decisions 12) and asks the broker through a desk of its own.
+Imports no user code (a spawned code check does, decision 12) and queries the broker through its own admin connection.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ STYLE = {OK: "green", WARN: "yellow", FAIL: "red"}
 
 
 class CheckResult(NamedTuple):
-    """One line."""
+    """One line of the report."""
 
     grade: str
     what: str
@@ -43,35 +43,35 @@ class CheckResult(NamedTuple):
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="For the import of the jobs, and for each question to the broker.",
+    help="For importing the jobs, and for each request to the broker.",
 )
 def check(config: Path | None, as_json: bool, timeout: float) -> int:
-    """Check everything that `mqworker run` needs: a line each, and the fix.
+    """Check everything that `mqworker run` needs: one line each, with the fix.
 
-    Exit code 78 when something fails; warnings are no failures.
+    Exits with 78 when something fails; warnings are not failures.
 
     Examples:
       mqworker check
       mqworker check --config /etc/mqworker/energy.toml --json
     """
-    found: list[CheckResult] = []
-    for finding in _findings(config, timeout):
-        found.append(finding)
+    results: list[CheckResult] = []
+    for result in _results(config, timeout):
+        results.append(result)
         if not as_json:
-            _show(finding)
+            _show(result)
     if as_json:
-        output.data([finding._asdict() for finding in found])
-    return Exit.CONFIG if any(finding.grade == FAIL for finding in found) else Exit.OK
+        output.data([result._asdict() for result in results])
+    return Exit.CONFIG if any(result.grade == FAIL for result in results) else Exit.OK
 
 
-def _show(finding: CheckResult) -> None:
-    grade = click.style(f"{finding.grade:4}", fg=STYLE[finding.grade])
-    click.echo(f"{grade}  {finding.what:14} {output.clean(finding.message)}")
-    if finding.fix:
-        click.echo(f"{'':21}fix: {output.clean(finding.fix)}")
+def _show(result: CheckResult) -> None:
+    grade = click.style(f"{result.grade:4}", fg=STYLE[result.grade])
+    click.echo(f"{grade}  {result.what:14} {output.clean(result.message)}")
+    if result.fix:
+        click.echo(f"{'':21}fix: {output.clean(result.fix)}")
 
 
-def _findings(config: Path | None, timeout: float) -> Iterator[CheckResult]:
+def _results(config: Path | None, timeout: float) -> Iterator[CheckResult]:
     try:
         loaded = load_config(config)
     except Failed as error:
@@ -79,7 +79,7 @@ def _findings(config: Path | None, timeout: float) -> Iterator[CheckResult]:
             message, _, fix = line.strip().partition("; ")
             yield CheckResult(FAIL, "configuration", message, fix)
         return
-    yield CheckResult(OK, "configuration", str(loaded.path or "from the environment alone"))
+    yield CheckResult(OK, "configuration", str(loaded.path or "from the environment only"))
     for warning in loaded.warnings:
         yield CheckResult(WARN, "configuration", warning)
     for part in (_jobs, _broker, _state_dir, _control, _supervisor):
@@ -94,8 +94,8 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
         for problem in answer.problems:
             fix = f"correct stages.{name}.jobs or the code in {loaded.root}"
             yield CheckResult(FAIL, f"jobs {name}", problem, fix)
-        for field, words in answer.fields:
-            yield CheckResult(FAIL, f"params {name}", f"{field}: {words}", f"correct stages.{name}.params.{field}")
+        for field, reason in answer.fields:
+            yield CheckResult(FAIL, f"params {name}", f"{field}: {reason}", f"correct stages.{name}.params.{field}")
         if not answer.problems and not answer.fields:
             yield CheckResult(OK, f"jobs {name}", ", ".join(stage.jobs))
 
@@ -107,10 +107,10 @@ def _broker(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
     url = ", ".join(map(redact_url, loaded.config.broker.urls))
     path = sqlite_path(loaded.config.broker)
     if path is not None and not path.exists():
-        yield CheckResult(OK, "broker", f"{url}: embedded, its file is made at the first start")
+        yield CheckResult(OK, "broker", f"{url}: embedded; its file is created at the first start")
         return
     try:
-        told = asyncio.run(_queues(loaded, timeout))
+        queues = asyncio.run(_queues(loaded, timeout))
     except (OSError, ValueError) as error:
         yield CheckResult(FAIL, "broker", f"{url}: {error}", "correct broker.url")
         return
@@ -119,29 +119,29 @@ def _broker(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
 
         if not isinstance(error, BrokerRefused | BrokerUnavailable | TimeoutError):
             raise
-        words = str(error) or f"no answer within {timeout:g} s"
-        yield CheckResult(FAIL, "broker", f"{url}: {words}", "start the broker, or correct broker.url")
+        reason = str(error) or f"no answer within {timeout:g} s"
+        yield CheckResult(FAIL, "broker", f"{url}: {reason}", "start the broker, or correct broker.url")
         return
-    yield CheckResult(OK, "broker", f"{url}; {told}")
+    yield CheckResult(OK, "broker", f"{url}; {queues}")
 
 
 async def _queues(loaded: "Loaded", deadline: float) -> str:
     from mqworker.brokers import open_admin
 
-    desk = open_admin(loaded.config.broker)
+    admin = open_admin(loaded.config.broker)
     try:
-        told = []
+        summaries = []
         for stage in loaded.config.stages.values():
-            info = await desk.queue(stage.input, deadline)
-            told.append(f"{stage.input}: {f'{info.messages} waiting' if info else 'will be made'}")
-        return ", ".join(told)
+            info = await admin.queue(stage.input, deadline)
+            summaries.append(f"{stage.input}: {f'{info.messages} waiting' if info else 'will be created'}")
+        return ", ".join(summaries)
     finally:
-        await desk.close()
+        await admin.close()
 
 
 def _state_dir(loaded: "Loaded", _timeout: float) -> Iterator[CheckResult]:
     folder = loaded.state_dir
-    nearest = next(one for one in (folder, *folder.parents) if one.exists())
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
     fix = f"chown or chmod {nearest}, or set service.state_dir"
     try:
         with tempfile.TemporaryFile(dir=nearest):
@@ -149,7 +149,7 @@ def _state_dir(loaded: "Loaded", _timeout: float) -> Iterator[CheckResult]:
     except OSError as error:
         yield CheckResult(FAIL, "state_dir", f"{folder} cannot be written: {error.strerror}", fix)
         return
-    yield CheckResult(OK, "state_dir", str(folder) if nearest == folder else f"{folder} will be made")
+    yield CheckResult(OK, "state_dir", str(folder) if nearest == folder else f"{folder} will be created")
 
 
 def _control(loaded: "Loaded", _timeout: float) -> Iterator[CheckResult]:
@@ -160,19 +160,25 @@ def _control(loaded: "Loaded", _timeout: float) -> Iterator[CheckResult]:
             snapshot = client.get("/status")
     except CallError as error:
         if error.code != Exit.NOT_RUNNING:
-            yield CheckResult(WARN, "control", str(error), "see the log of the service that runs with this state_dir")
+            yield CheckResult(WARN, "control", str(error), "see the log of the service that uses this state_dir")
             return
     else:
-        yield CheckResult(OK, "control", f"the service runs already (pid {snapshot['pid']}) and answers at {address}")
+        yield CheckResult(
+            OK, "control", f"the service is already running (pid {snapshot['pid']}) and answers at {address}"
+        )
         return
     if len(os.fsencode(loaded.socket)) > 107:
-        yield CheckResult(FAIL, "control", f"the path {loaded.socket} is too long for a socket", "set control.socket")
+        yield CheckResult(
+            FAIL, "control", f"the path {loaded.socket} is too long for a unix socket", "set control.socket"
+        )
         return
     try:
         _try_port(control.host, control.port)
     except OSError as error:
         where = f"{control.host}:{control.port}"
-        yield CheckResult(FAIL, "control", f"{where}: {error.strerror}", "stop what listens there, or set control.port")
+        yield CheckResult(
+            FAIL, "control", f"{where}: {error.strerror}", "stop the program that listens there, or set control.port"
+        )
         return
     yield CheckResult(OK, "control", f"{control.host}:{control.port or 'any port'} is free")
 
@@ -186,18 +192,18 @@ def _try_port(host: str, port: int) -> None:
 
 
 def _supervisor(loaded: "Loaded", _timeout: float) -> Iterator[CheckResult]:
-    """Compare the drain deadline with the time that supervisord, if it runs us, gives us to stop."""
+    """Under supervisord, compare the drain deadline with the time it allows for stopping."""
     if "SUPERVISOR_ENABLED" not in os.environ:
         return
     drain = loaded.config.service.drain_deadline
-    wanted = f"set stopwaitsecs to at least {drain + 5:g} (`mqworker conf supervisor` prints it)"
+    fix = f"set stopwaitsecs to at least {drain + 5:g} (`mqworker conf supervisor` prints it)"
     stop = _stopwaitsecs()
     if stop is None:
         yield CheckResult(
-            WARN, "supervisord", f"runs this, but does not tell stopwaitsecs (drain: {drain:g} s)", wanted
+            WARN, "supervisord", f"runs this, but did not report its stopwaitsecs (drain: {drain:g} s)", fix
         )
     elif stop <= drain:
-        yield CheckResult(FAIL, "supervisord", f"kills after {stop:g} s, draining may take {drain:g} s", wanted)
+        yield CheckResult(FAIL, "supervisord", f"kills after {stop:g} s, but draining may take {drain:g} s", fix)
     else:
         yield CheckResult(OK, "supervisord", f"waits {stop:g} s for a drain of at most {drain:g} s")
 
@@ -209,5 +215,5 @@ def _stopwaitsecs() -> float | None:
         known = getRPCInterface(os.environ).supervisor.getAllConfigInfo()
         name = os.environ["SUPERVISOR_PROCESS_NAME"]
         return next(float(info["stopwaitsecs"]) for info in known if info["name"] == name)
-    except Exception:  # noqa: BLE001 - XML-RPC raises what it likes, and it is only a hint
+    except Exception:  # noqa: BLE001 - XML-RPC may raise anything, and this is only a hint
         return None

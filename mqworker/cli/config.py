@@ -1,4 +1,4 @@
-"""`mqworker config show`: the configuration as it is understood here, and the live values of a running service."""
+"""`mqworker config show`: the configuration as loaded here, and the live values of a running service."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ from mqworker.client import Address, CallError, Client
 if TYPE_CHECKING:
     from mqworker.config.load import Loaded
 
-LIVE = "live"  # the origin of a value that was set while the service runs (decisions 28)
-ASK = 1.0  # seconds that a running service has to tell its live values
+LIVE = "live"  # the origin of a value that was changed while the service was running (decision 28)
+TIMEOUT = 1.0  # seconds that a running service has to answer with its live values
 
 
 @click.group(cls=VerbGroup)
@@ -24,12 +24,12 @@ def config() -> None:
 
 @config.command()
 @config_option
-@click.option("--origin", is_flag=True, help="Say where each value comes from.")
+@click.option("--origin", is_flag=True, help="Show where each value comes from.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(config: Path | None, origin: bool, as_json: bool) -> None:
     """Print every key with its value; secrets are masked.
 
-    What was changed while the service runs is shown as it is now, with the origin `live`.
+    Values changed while the service is running are shown as they are now, with the origin `live`.
 
     Examples:
       mqworker config show
@@ -39,24 +39,24 @@ def show(config: Path | None, origin: bool, as_json: bool) -> None:
     from mqworker.config.load import shown
 
     loaded = load_config(config)
-    rows = {key: (value, whence) for key, value, whence in shown(loaded)} | _live(loaded)
+    rows = {key: (value, source) for key, value, source in shown(loaded)} | _live(loaded)
     if as_json:
-        output.data({key: {"value": value, "origin": whence} for key, (value, whence) in rows.items()})
+        output.data({key: {"value": value, "origin": source} for key, (value, source) in rows.items()})
     else:
         width = max(map(len, rows))
         value_width = min(60, max(len(value) for value, _ in rows.values()))
-        for key, (value, whence) in rows.items():
-            line = f"{key:{width}} = {value:{value_width if origin else 0}}" + (f"  # {whence}" if origin else "")
+        for key, (value, source) in rows.items():
+            line = f"{key:{width}} = {value:{value_width if origin else 0}}" + (f"  # {source}" if origin else "")
             click.echo(line)
     for warning in loaded.warnings:
-        output.words(f"warning: {warning}")
+        output.note(f"warning: {warning}")
 
 
 def _live(loaded: "Loaded") -> dict[str, tuple[str, str]]:
-    """Ask a running service which values differ from its configuration; none when there is no service."""
+    """Return the values of a running service that differ from its configuration; empty when none is running."""
     control = loaded.config.control
     try:
-        with Client(Address(control.host, control.port, str(loaded.socket), control.token), ASK) as client:
+        with Client(Address(control.host, control.port, str(loaded.socket), control.token), TIMEOUT) as client:
             status = client.get("/status")
     except CallError:
         return {}

@@ -1,8 +1,8 @@
 """`mqworker demo`: the whole service at work in a throw-away folder, on the embedded broker, with the battery example.
 
-Runs in the user's terminal and starts the service as a child of its own session, so that Ctrl-C reaches this process
-alone, which then ends the service as supervisord would. `demo_run` feeds it and shows its status. The folder is kept
-after a good end, because the last lines say how to look into it.
+Runs in the user's terminal and starts the service as a child in a separate session, so that Ctrl-C reaches only this
+process, which then stops the service as supervisord would. `demo_run` feeds it and shows its status. The folder is kept
+after a successful run, because the last lines printed explain how to inspect it.
 """
 
 import importlib.util
@@ -34,13 +34,13 @@ PORT = 5002
 
 
 @click.command(cls=Verb)
-@click.option("--messages", "-n", type=click.IntRange(1, 1_000_000), help="End by itself after so many messages.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="End by itself after so many seconds.")
+@click.option("--messages", "-n", type=click.IntRange(1, 1_000_000), help="Stop after this many messages.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Stop after this many seconds.")
 def demo(messages: int | None, seconds: float | None) -> int:
-    """Show the service at work. No broker is needed, and nothing outside of one temporary folder is written.
+    """Show the service at work. Needs no broker and writes only to one temporary folder.
 
-    Battery schedules for made-up sites, optimised by particle swarm in two Consumers; three messages of each 300 are
-    bad on purpose. Goes on until Ctrl-C unless told otherwise, and then names the messages that failed.
+    Battery schedules for made-up sites, optimised by particle swarm in two Consumers; three messages in every 300 are
+    bad on purpose. Runs until Ctrl-C unless limited by an option, then lists the messages that failed.
 
     Examples:
       mqworker demo
@@ -63,14 +63,14 @@ def demo(messages: int | None, seconds: float | None) -> int:
     except (Failed, CallError, KeyboardInterrupt):
         log = folder / "mqworker.log"
         if log.exists() and log.stat().st_size:
-            output.words(f"the log is in {log}")
+            output.note(f"the log is in {log}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
 def _prepare(folder: Path) -> int:
-    """Copy the example with two Consumers and a control port that is free; returns the port."""
+    """Copy the example, with two Consumers and a free control port; return the port."""
     for name in FILES:
         shutil.copyfile(EXAMPLE / name, folder / name)
     port = _free_port()
@@ -90,12 +90,12 @@ def _free_port() -> int:
             except OSError:
                 continue
             return int(trial.getsockname()[1])
-    raise Failed(Exit.INTERNAL, "no port is free on 127.0.0.1")
+    raise Failed(Exit.INTERNAL, "there is no free port on 127.0.0.1")
 
 
 @contextmanager
 def _service(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the service; it drains at the end, and dies with us whatever happens."""
+    """Run the service; it drains at the end, and never outlives this process."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MQWORKER_")}
     with (folder / "mqworker.log").open("wb") as log:
         process = subprocess.Popen(
@@ -106,7 +106,7 @@ def _service(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509 - there is one thread here
+            preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM),  # noqa: PLW1509 - this process has one thread
         )
     try:
         yield process

@@ -1,7 +1,7 @@
-"""What `mqworker demo` does while its service runs: feed it, show it, and account for every message in the end.
+"""What `mqworker demo` does while its service runs: sends messages, shows the status, accounts for every message.
 
-Runs in the demo's process, one thread. Talks to the service over its unix socket alone; counts in the broker's own file
-once the service has ended. Signals only note themselves, so that no message is cut off while it is counted.
+Runs in the demo's process, one thread. Calls the service only over its unix socket; reads the counts from the broker's
+file once the service has ended. Signal handlers only set a flag, so that no message is sent without being counted.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import Failed, at, typed
+from mqworker.cli.options import Failed, shell_command, stage_path
 from mqworker.client import API, Address, CallError, Client
 from mqworker.exits import Exit
 
@@ -24,25 +24,25 @@ STAGE = "energy"
 BATCH = 300  # messages of which BAD are bad
 BAD = 3
 RATE = 5.0  # messages a second after the first batch
-BURST = 25  # messages sent between two looks
-START = 60.0  # seconds until the service must answer
+BURST = 25  # messages sent between two status requests
+START = 60.0  # seconds within which the service must answer
 STUCK = 120.0  # seconds without any progress
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> None:
-    """Take any of SIGNALS as Ctrl-C."""
+    """Treat any of SIGNALS as Ctrl-C."""
     raise KeyboardInterrupt
 
 
 class Run:
-    """What was sent, and what has become of it."""
+    """What was sent, and what became of it."""
 
     def __init__(self, folder: Path, messages: int | None) -> None:
         self._folder = folder
         self._messages = messages
         self._samples = _samples(folder, messages)
-        self._labels: dict[str, str] = {}  # of the bad ones, by message id
+        self._labels: dict[str, str] = {}  # of the bad messages, by message id
         self._client = Client(Address(socket=str(folder / ".mqworker" / "control.sock")), 15.0)
         self._progress = output.Progress()
         self._began = time.monotonic()
@@ -50,23 +50,23 @@ class Run:
         self._stop = False
 
     def show(self, process: subprocess.Popen[bytes], port: int) -> None:
-        """Wait until the service answers, and say what runs where."""
+        """Wait until the service answers, and print what runs where."""
         self._await_service(process)
         url = f"http://127.0.0.1:{port}"
-        for what, words in {
+        for label, text in {
             "demo": "battery schedules of made-up sites, optimised by particle swarm in 2 Consumers",
             "service": f"pid {process.pid}, in the throw-away folder {self._folder}",
-            "broker": "embedded (SQLite in that folder); RabbitMQ takes one setting: broker.url",
+            "broker": "embedded (SQLite in that folder); for RabbitMQ set broker.url",
             "control": f"{url}    try: curl {url}{API}/status",
             "log": f"tail -f {self._folder}/mqworker.log",
             "stop": "by itself, or Ctrl-C" if self._messages else "Ctrl-C",
         }.items():
-            click.echo(f"{what:8} {words}")
+            click.echo(f"{label:8} {text}")
 
     def _await_service(self, process: subprocess.Popen[bytes]) -> None:
         end = time.monotonic() + START
         while True:
-            self._look_alive(process)
+            self._check_alive(process)
             try:
                 self._client.request("GET", "/readyz")
             except CallError as error:
@@ -76,23 +76,23 @@ class Run:
             else:
                 return
 
-    def _look_alive(self, process: subprocess.Popen[bytes]) -> None:
+    def _check_alive(self, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:
-            told = (self._folder / "mqworker.log").read_text(errors="replace").splitlines()[-5:]
-            raise Failed(Exit.INTERNAL, "\n".join([f"the service ended with code {process.returncode}:", *told]))
+            tail = (self._folder / "mqworker.log").read_text(errors="replace").splitlines()[-5:]
+            raise Failed(Exit.INTERNAL, "\n".join([f"the service ended with code {process.returncode}:", *tail]))
 
     def feed(self, process: subprocess.Popen[bytes], seconds: float | None) -> None:
-        """Send and show, until it is over or somebody says so."""
+        """Send messages and show the status, until done or told to stop."""
         end = float("inf") if seconds is None else time.monotonic() + seconds
         for number in SIGNALS:
-            signal.signal(number, self._note)
+            signal.signal(number, self._on_signal)
         settled, moved = -1, time.monotonic()
         with self._client:
             self._first()
             while time.monotonic() < end and not self._stop:
-                self._look_alive(process)
+                self._check_alive(process)
                 self._send_due()
-                now, line = self._look()
+                now, line = self._poll()
                 if now != settled:
                     settled, moved = now, time.monotonic()
                 over = self._messages is not None and settled >= self._messages
@@ -100,18 +100,18 @@ class Run:
                 if over:
                     return
                 if time.monotonic() - moved > STUCK:
-                    raise Failed(Exit.INTERNAL, f"nothing has moved for {STUCK:g} s: {line}")
+                    raise Failed(Exit.INTERNAL, f"no progress for {STUCK:g} s: {line}")
                 time.sleep(0.1)
-        output.words("\nstopping: what is in hand is finished, the rest goes back to the broker")
+        output.note("\nstopping: what is in hand is finished, the rest goes back to the broker")
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        """Remember the first signal, so that no message is cut off while it is counted; the second ends it all."""
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Remember the first signal, so that counting is never interrupted; end at the second."""
         if self._stop:
             interrupt(number, frame)
         self._stop = True
 
     def _first(self) -> None:
-        """Send one and show its answer."""
+        """Send one message and show its result."""
         sample = next(self._samples)
         if sample.label.startswith("bad"):
             self._send(sample, "")
@@ -130,15 +130,15 @@ class Run:
             self._send(next(self._samples), "")
 
     def _send(self, sample: Any, query: str) -> Any:
-        path = f"{API}{at(STAGE, '/messages')}{query}"
+        path = f"{API}{stage_path(STAGE, '/messages')}{query}"
         answer = self._client.request("POST", path, sample.body, "application/json")
         self._sent += 1
         if sample.label.startswith("bad"):
             self._labels[answer.json()["message_id"]] = sample.label
         return answer
 
-    def _look(self) -> tuple[int, str]:
-        view = self._client.get(at(STAGE))
+    def _poll(self) -> tuple[int, str]:
+        view = self._client.get(stage_path(STAGE))
         actual = view["actual"]
         if actual is None:
             return 0, f"{self._sent} sent, the stage is {view['state']}: {view['problem']}"
@@ -151,7 +151,7 @@ class Run:
         )
 
     def summary(self) -> int:
-        """Count what is in the broker's file now, name the dead, and say where to go on."""
+        """Count what the broker's file holds now, list the dead letters, and print what to try next."""
         self._progress.done()
         counts, dead = _count(self._folder)
         waiting, done = counts["input"], counts["output"]
@@ -161,19 +161,19 @@ class Run:
         left = f", {waiting} left in the queue" if waiting else ""
         click.echo(f"\n{self._sent} messages in {took}: {done} done, {len(dead)} failed{left}: {missing}.")
         for letter in dead:
-            label = self._labels.get(letter["message_id"] or "", "not sent as a bad one")
+            label = self._labels.get(letter["message_id"] or "", "not sent as a bad message")
             why = output.clean(letter.get("message") or letter.get("error_type") or "")
             click.echo(f"  {letter['message_id']}  {letter.get('reason')} ({label}): {why}")
-        us = typed()
-        first = f" ; then, beside it: {us} dlq show {dead[0]['id']}" if dead else ""
-        click.echo(f"\nLook further:  cd {self._folder} && {us} run{first}")
+        mqworker = shell_command()
+        first = f" ; then, in another terminal: {mqworker} dlq show {dead[0]['id']}" if dead else ""
+        click.echo(f"\nLook further:  cd {self._folder} && {mqworker} run{first}")
         click.echo(f"Remove it:     rm -r {self._folder}")
-        click.echo(f"Your own:      {us} init primes")
+        click.echo(f"Your own:      {mqworker} init primes")
         return Exit.OK if good else Exit.INTERNAL
 
 
 def _samples(folder: Path, messages: int | None) -> Iterator[Any]:
-    """Endless batches of requests with bad ones among them; or one of the wanted size."""
+    """Yield batches of requests, some of them bad, without end; each of `messages` requests if given."""
     spec = importlib.util.spec_from_file_location("generate", folder / "generate.py")
     assert spec is not None
     assert spec.loader is not None
@@ -186,7 +186,7 @@ def _samples(folder: Path, messages: int | None) -> Iterator[Any]:
 
 
 def _count(folder: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
-    """Read the broker's file: how many messages each queue of the stage has, and its dead letters."""
+    """Read from the broker's file how many messages each queue of the stage holds, and its dead letters."""
     import asyncio
 
     from mqworker.broker_admin import dead_letters
@@ -198,14 +198,14 @@ def _count(folder: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
     assert stage.output is not None
     queues = {"input": stage.input, "output": stage.output.queue}
 
-    async def ask() -> tuple[dict[str, int], list[dict[str, Any]]]:
-        desk = open_admin(config.broker)
+    async def read() -> tuple[dict[str, int], list[dict[str, Any]]]:
+        admin = open_admin(config.broker)
         try:
-            found = {role: await desk.queue(name, 10.0) for role, name in queues.items()}
-            letters = await desk.peek(stage.dead, 10_000, 10.0)
+            found = {role: await admin.queue(name, 10.0) for role, name in queues.items()}
+            letters = await admin.peek(stage.dead, 10_000, 10.0)
         finally:
-            await desk.close()
+            await admin.close()
         counts = {role: 0 if info is None else info.messages for role, info in found.items()}
         return counts, [dead_letters.describe(letter.properties, letter.body) for letter in letters]
 
-    return asyncio.run(ask())
+    return asyncio.run(read())

@@ -1,4 +1,4 @@
-"""`mqworker dlq list|show|replay|drop|export`: dead letters. Looking at them never loses, ages or counts one."""
+"""`mqworker dlq list|show|replay|drop|export`: dead letters. Looking at them never loses, ages or counts them."""
 
 import base64
 import json
@@ -11,24 +11,24 @@ from urllib.parse import quote
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import Failed, ServiceClient, VerbGroup, asks, at
+from mqworker.cli.options import Failed, ServiceClient, VerbGroup, stage_path, uses_service
 from mqworker.exits import Exit
 
-ASK = 30.0  # seconds: a long dead-letter queue is gone through
-LIMIT = 10_000  # dead letters that one question goes through
+TIMEOUT = 30.0  # seconds; reading through a long dead-letter queue takes time
+LIMIT = 10_000  # dead letters that one request reads through
 BATCH = 200  # dead letters in one request
 
 
 @click.group(cls=VerbGroup)
 def dlq() -> None:
-    """Look at dead letters, send them back, drop or export them."""
+    """Show, replay, drop and export dead letters."""
 
 
 @dlq.command("list")
-@click.option("--limit", type=click.IntRange(1, LIMIT), default=100, show_default=True, help="How many at most.")
-@asks(ASK)
+@click.option("--limit", type=click.IntRange(1, LIMIT), default=100, show_default=True, help="At most this many.")
+@uses_service(TIMEOUT)
 def list_(service: ServiceClient, limit: int) -> None:
-    """Print the dead letters, the oldest first.
+    """Print the dead letters, oldest first.
 
     Examples:
       mqworker dlq list
@@ -46,11 +46,11 @@ def list_(service: ServiceClient, limit: int) -> None:
     if rows:
         output.table(("id", "stage", "failed at", "reason", "message id", "why"), rows)
     first = rows[0][0] if rows else ""
-    output.words(f"{len(rows)} dead" + (f"; `mqworker dlq show {first}` tells all of the first" if rows else ""))
+    output.note(f"{len(rows)} dead" + (f"; `mqworker dlq show {first}` shows the first in full" if rows else ""))
 
 
 def _letters(service: ServiceClient, stage: str, limit: int) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = service.client.get(at(stage, f"/dlq?limit={limit}"))["dead_letters"]
+    found: list[dict[str, Any]] = service.client.get(stage_path(stage, f"/dlq?limit={limit}"))["dead_letters"]
     return found
 
 
@@ -62,41 +62,41 @@ def _why(letter: dict[str, Any]) -> tuple[str, str]:
 
 
 @dlq.command()
-@click.argument("letter", metavar="ID")
-@asks(ASK)
-def show(service: ServiceClient, letter: str) -> None:
-    """Print one dead letter with all evidence: reason, traceback, headers, body.
+@click.argument("letter_id", metavar="ID")
+@uses_service(TIMEOUT)
+def show(service: ServiceClient, letter_id: str) -> None:
+    """Print one dead letter with all the evidence: reason, traceback, headers, body.
 
     Example:
       mqworker dlq show 1f0c5ab2e94d7733
     """
-    told = service.client.get(at(service.one_stage(), f"/dlq/{quote(letter, safe='')}"))
+    letter = service.client.get(stage_path(service.one_stage(), f"/dlq/{quote(letter_id, safe='')}"))
     if service.as_json:
-        output.data(told)
+        output.data(letter)
         return
-    late = ("headers", "traceback", "body_text", "body_base64", "properties_base64")
-    for key, value in told.items():
-        if key not in late and value is not None:
+    shown_below = ("headers", "traceback", "body_text", "body_base64", "properties_base64")
+    for key, value in letter.items():
+        if key not in shown_below and value is not None:
             click.echo(f"{key + ':':17} {output.clean(value)}")
-    for name in told.get("headers") or {}:
+    for name in letter.get("headers") or {}:
         if not name.startswith("x-mqworker-"):
-            click.echo(f"header {output.clean(name)}: {output.clean(told['headers'][name])}")
-    if told.get("traceback"):
+            click.echo(f"header {output.clean(name)}: {output.clean(letter['headers'][name])}")
+    if letter.get("traceback"):
         click.echo("traceback:")
-        for line in str(told["traceback"]).splitlines():
+        for line in str(letter["traceback"]).splitlines():
             click.echo(f"  {output.clean(line)}")
     click.echo("body:")
-    click.echo(f"  {output.clean(told['body_text'])}")
+    click.echo(f"  {output.clean(letter['body_text'])}")
 
 
 @dlq.command()
 @click.argument("ids", nargs=-1, metavar="[ID...]")
-@click.option("--all", "every", is_flag=True, help="All of them.")
-@click.option("--reason", default="", help="All of this reason, e.g. error or crash.")
-@click.option("--limit", type=click.IntRange(1, LIMIT), default=LIMIT, help="How many at most, the oldest first.")
+@click.option("--all", "every", is_flag=True, help="All dead letters.")
+@click.option("--reason", default="", help="All with this reason, e.g. error or crash.")
+@click.option("--limit", type=click.IntRange(1, LIMIT), default=LIMIT, help="At most this many, oldest first.")
 @click.option("--rate", "-r", type=click.FloatRange(0, min_open=True), metavar="N", help="At most N a second.")
-@click.option("--dry-run", is_flag=True, help="Only count.")
-@asks(ASK)
+@click.option("--dry-run", is_flag=True, help="Only count them.")
+@uses_service(TIMEOUT)
 def replay(
     service: ServiceClient,
     ids: tuple[str, ...],
@@ -106,9 +106,9 @@ def replay(
     rate: float | None,
     dry_run: bool,
 ) -> None:
-    """Send dead letters back to the stage's input, with their attempts counted anew.
+    """Send dead letters back to the stage's input; their attempts are counted from 1 again.
 
-    Those that are there at the start: what dies again meanwhile is not sent a second time.
+    Only those that are there at the start are sent: a message that fails again meanwhile is not sent twice.
 
     Examples:
       mqworker dlq replay 1f0c5ab2e94d7733
@@ -116,50 +116,50 @@ def replay(
       mqworker dlq replay --all --rate 50
     """
     if not _chosen(ids, every, reason):
-        raise click.UsageError("Name dead letters by ID, or give --all or --reason.")
+        raise click.UsageError("Give dead letters by ID, or --all, or --reason.")
     stage = service.one_stage()
     chosen = (list(dict.fromkeys(ids)) if ids else _ids(service, stage, reason))[:limit]
     replaying = _Replay(service, stage, chosen, dry=dry_run)
     try:
         replaying.run(rate)
     finally:
-        replaying.tell()
+        replaying.report()
     if ids and replaying.done < len(chosen):
-        raise Failed(Exit.USAGE, f"{len(chosen) - replaying.done} of the named ones are not there")
+        raise Failed(Exit.USAGE, f"{len(chosen) - replaying.done} of the given IDs are not in the dead-letter queue")
 
 
 class _Replay:
-    """Sends the chosen ones back in batches, and keeps count."""
+    """Sends the chosen dead letters back in batches, and counts them."""
 
     def __init__(self, service: ServiceClient, stage: str, ids: list[str], *, dry: bool) -> None:
         self.done = 0
         self._service = service
-        self._path = at(stage, "/dlq/replay")
+        self._path = stage_path(stage, "/dlq/replay")
         self._ids = ids
         self._dry = dry
         self._progress = output.Progress()
 
     def run(self, rate: float | None) -> None:
-        size = min(BATCH, max(1, int(rate / 4))) if rate else BATCH  # a few bites a second
+        size = min(BATCH, max(1, int(rate / 4))) if rate else BATCH  # a few batches per second
         began = time.monotonic()
         for first in range(0, len(self._ids), size):
             if rate and not self._dry:
                 time.sleep(max(0.0, began + first / rate - time.monotonic()))
-            some = self._ids[first : first + size]
-            asked = {"ids": some, "limit": len(some), "dry": self._dry}
-            self.done += self._service.client.call("POST", self._path, asked)["replayed"]
+            batch = self._ids[first : first + size]
+            request = {"ids": batch, "limit": len(batch), "dry": self._dry}
+            self.done += self._service.client.call("POST", self._path, request)["replayed"]
             self._progress.update(f"{self.done} of {len(self._ids)} sent back")
 
-    def tell(self) -> None:
+    def report(self) -> None:
         self._progress.done()
         if self._service.as_json:
             output.data({"replayed": self.done})
         else:
-            output.words(f"{self.done} {'would go' if self._dry else 'sent'} back to the input")
+            output.note(f"{self.done} {'would go' if self._dry else 'sent'} back to the input")
 
 
 def _ids(service: ServiceClient, stage: str, reason: str) -> list[str]:
-    """Ids of all that are there, or of those of one reason; the oldest first."""
+    """Return the ids of all dead letters, or of those with one reason, oldest first."""
     letters = _letters(service, stage, LIMIT)
     return list(dict.fromkeys(letter["id"] for letter in letters if reason in ("", letter.get("reason"))))
 
@@ -170,10 +170,10 @@ def _chosen(ids: Iterable[str], every: bool, reason: str) -> bool:
 
 @dlq.command()
 @click.argument("ids", nargs=-1, metavar="[ID...]")
-@click.option("--all", "every", is_flag=True, help="All of them.")
-@click.option("--reason", default="", help="All of this reason, e.g. error or crash.")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@asks(ASK)
+@click.option("--all", "every", is_flag=True, help="All dead letters.")
+@click.option("--reason", default="", help="All with this reason, e.g. error or crash.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
+@uses_service(TIMEOUT)
 def drop(service: ServiceClient, ids: tuple[str, ...], every: bool, reason: str, yes: bool) -> None:
     """Remove dead letters for good; `export` them first if they may still be needed.
 
@@ -182,27 +182,27 @@ def drop(service: ServiceClient, ids: tuple[str, ...], every: bool, reason: str,
       mqworker dlq drop --reason undecodable --yes
     """
     if not _chosen(ids, every, reason):
-        raise click.UsageError("Name dead letters by ID, or give --all or --reason.")
+        raise click.UsageError("Give dead letters by ID, or --all, or --reason.")
     stage = service.one_stage()
     if not ids:
         ids = tuple(_ids(service, stage, reason))
     if not yes:
         click.confirm(f"Remove {len(ids)} dead letters of {output.clean(stage)} for good?", abort=True, err=True)
     dropped = 0
-    for letter in ids:
-        dropped += service.client.call("DELETE", at(stage, f"/dlq/{quote(letter, safe='')}"))["dropped"]
+    for letter_id in ids:
+        dropped += service.client.call("DELETE", stage_path(stage, f"/dlq/{quote(letter_id, safe='')}"))["dropped"]
     if service.as_json:
         output.data({"dropped": dropped})
     else:
-        output.words(f"{dropped} removed")
+        output.note(f"{dropped} removed")
 
 
 @dlq.command()
-@click.option("--limit", type=click.IntRange(1, LIMIT), default=LIMIT, show_default=True, help="How many at most.")
-@click.option("--bodies", is_flag=True, help="Only the bodies, one a line, as `mqworker send` reads them.")
-@asks(ASK)
+@click.option("--limit", type=click.IntRange(1, LIMIT), default=LIMIT, show_default=True, help="At most this many.")
+@click.option("--bodies", is_flag=True, help="Only the bodies, one per line, as `mqworker send` reads them.")
+@uses_service(TIMEOUT)
 def export(service: ServiceClient, limit: int, bodies: bool) -> None:
-    """Print dead letters whole, one JSON document a line; they stay where they are.
+    """Print dead letters in full, one JSON document per line; they stay in the queue.
 
     Examples:
       mqworker dlq export > dead.jsonl
@@ -213,17 +213,17 @@ def export(service: ServiceClient, limit: int, bodies: bool) -> None:
     done = 0
     left = dict.fromkeys(_ids(service, stage, "")[:limit])
     while left:
-        asked = list(left)[:BATCH]
-        letters = service.client.get(at(stage, f"/dlq?ids={','.join(asked)}"))["dead_letters"]
-        for name in [letter["id"] for letter in letters] or asked:  # none of them is there any more
+        batch = list(left)[:BATCH]
+        letters = service.client.get(stage_path(stage, f"/dlq?ids={','.join(batch)}"))["dead_letters"]
+        for name in [letter["id"] for letter in letters] or batch:  # none of these is left
             left.pop(name, None)
-        for told in letters:
+        for letter in letters:
             if bodies:
-                sys.stdout.buffer.write(base64.b64decode(told["body_base64"]) + b"\n")
+                sys.stdout.buffer.write(base64.b64decode(letter["body_base64"]) + b"\n")
             else:
-                click.echo(json.dumps(told, ensure_ascii=False))
+                click.echo(json.dumps(letter, ensure_ascii=False))
         sys.stdout.flush()
         done += len(letters)
         progress.update(f"{done} exported")
     progress.done()
-    output.words(f"{done} exported")
+    output.note(f"{done} exported")

@@ -3,7 +3,7 @@
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import ServiceClient, VerbGroup, asks, at
+from mqworker.cli.options import ServiceClient, VerbGroup, stage_path, uses_service
 
 
 @click.group(cls=VerbGroup)
@@ -12,14 +12,14 @@ def jobs() -> None:
 
 
 @jobs.command("list")
-@asks()
+@uses_service()
 def list_(service: ServiceClient) -> None:
     """Print the jobs in the order in which they run.
 
     Example:
       mqworker jobs list --stage energy
     """
-    answers = {stage: service.client.get(at(stage, "/jobs")) for stage in service.stages()}
+    answers = {stage: service.client.get(stage_path(stage, "/jobs")) for stage in service.stages()}
     if service.as_json:
         output.data(answers)
         return

@@ -1,4 +1,4 @@
-"""`mqworker status` and `mqworker logs`: what is, without changing anything."""
+"""`mqworker status` and `mqworker logs`: look at a running service without changing it."""
 
 import contextlib
 import json
@@ -8,16 +8,16 @@ from typing import Any
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import ServiceClient, Verb, asks
+from mqworker.cli.options import ServiceClient, Verb, uses_service
 
 
 @click.command(cls=Verb)
-@asks()
+@uses_service()
 def status(service: ServiceClient) -> None:
-    """Tell what is wanted and what is, for the service and each of its stages.
+    """Show the desired and the actual state of the service and of each stage.
 
-    It asks the running service, never the broker, so it answers while the broker is down. With --stage also what each
-    Consumer does and since when.
+    It asks the running service, never the broker, so it answers while the broker is down. With --stage it also shows
+    what each Consumer is doing and for how long.
 
     Examples:
       mqworker status
@@ -27,7 +27,7 @@ def status(service: ServiceClient) -> None:
     snapshot = service.status()
     if service.stage:
         if service.stage not in snapshot["stages"]:
-            raise click.UsageError(f"There is no stage {service.stage}; there is {', '.join(snapshot['stages'])}.")
+            raise click.UsageError(f"There is no stage {service.stage}; there are: {', '.join(snapshot['stages'])}.")
         snapshot["stages"] = {service.stage: snapshot["stages"][service.stage]}
     if service.as_json:
         output.data(snapshot | {"stages": list(snapshot["stages"].values())})
@@ -38,7 +38,7 @@ def status(service: ServiceClient) -> None:
 
 
 def show(snapshot: dict[str, Any]) -> None:
-    """Print a snapshot for a person."""
+    """Print a snapshot in readable form."""
     up = output.seconds(max(0.0, time.time() - snapshot["started"]))
     paused = ", paused" if snapshot.get("paused") else ""
     revision = snapshot["revision"]
@@ -62,11 +62,11 @@ def show(snapshot: dict[str, Any]) -> None:
     output.table(head, [_row(name, view) for name, view in snapshot["stages"].items()])
     for name, view in snapshot["stages"].items():
         if view["problem"]:
-            output.words(f"{name}: {output.clean(view['problem'])}")
+            output.note(f"{name}: {output.clean(view['problem'])}")
 
 
 def show_consumers(view: dict[str, Any]) -> None:
-    """Print what each Consumer of a stage does, and since when."""
+    """Print what each Consumer of a stage is doing, and for how long."""
     head = ("slot", "pid", "state", "generation", "done", "memory", "in hand for", "message id")
     rows = [
         (
@@ -84,10 +84,10 @@ def show_consumers(view: dict[str, Any]) -> None:
 
 def _row(name: str, view: dict[str, Any]) -> list[Any]:
     desired, actual = view["desired"], view["actual"]
-    wanted = desired["consumers"] if desired["working"] and desired["running"] else 0
+    target = desired["consumers"] if desired["working"] and desired["running"] else 0
     listening = "yes" if desired["listening"] else "no"
     if actual is None:
-        return [name, view["state"], listening, f"0/{wanted}", *["-"] * 7]
+        return [name, view["state"], listening, f"0/{target}", *["-"] * 7]
     ready = sum(consumer["state"] in ("idle", "busy") for consumer in actual["consumers"])
     counters = actual["counters"]
     if desired["listening"] and not actual["link"]["consuming"]:
@@ -96,7 +96,7 @@ def _row(name: str, view: dict[str, Any]) -> list[Any]:
         name,
         view["state"],
         listening,
-        f"{ready}/{wanted}",
+        f"{ready}/{target}",
         f"{actual['rate']:.1f}",
         output.seconds(actual["p95"]) if actual["p95"] else "-",
         counters.get("result", 0),
@@ -108,11 +108,11 @@ def _row(name: str, view: dict[str, Any]) -> list[Any]:
 
 
 @click.command(cls=Verb)
-@click.option("--follow", "-f", is_flag=True, help="Go on with new lines until Ctrl-C.")
+@click.option("--follow", "-f", is_flag=True, help="Keep printing new lines until Ctrl-C.")
 @click.option(
-    "--lines", "-n", type=click.IntRange(0, 2000), default=20, show_default=True, help="How many to begin with."
+    "--lines", "-n", type=click.IntRange(0, 2000), default=20, show_default=True, help="How many lines to start with."
 )
-@asks(stage=False)
+@uses_service(stage=False)
 def logs(service: ServiceClient, follow: bool, lines: int) -> None:
     """Show the last log lines of the running service.
 
@@ -129,10 +129,10 @@ def logs(service: ServiceClient, follow: bool, lines: int) -> None:
         for event, data in service.client.events(f"/logs?lines={lines}&follow=1"):
             record = json.loads(data)
             if event == "gap":
-                output.words(f"({record['lost']} lines were lost: this reader was too slow)")
+                output.note(f"({record['lost']} lines were lost: this terminal was too slow)")
             else:
                 click.echo(data if service.as_json else _readable(record))
-        output.words("the service ended the stream")
+        output.note("the service ended the stream")
 
 
 def _readable(record: dict[str, Any]) -> str:
@@ -140,8 +140,8 @@ def _readable(record: dict[str, Any]) -> str:
         head = f"{record['time'][11:23]} {record['level']:7} {record['process']:20} {output.clean(record['msg'])}"
     except (KeyError, TypeError):
         return json.dumps(record)
-    told = {"time", "level", "event", "msg", "service", "stage", "process", "pid", "traceback"}
-    extra = " ".join(f"{key}={output.clean(value)}" for key, value in record.items() if key not in told)
+    in_head = {"time", "level", "event", "msg", "service", "stage", "process", "pid", "traceback"}
+    extra = " ".join(f"{key}={output.clean(value)}" for key, value in record.items() if key not in in_head)
     rows = [head + (f"  [{extra}]" if extra else "")]
     rows += [f"    | {output.clean(row)}" for row in str(record.get("traceback", "")).splitlines()]
     return "\n".join(rows)

@@ -1,6 +1,6 @@
-"""What the verbs that talk to a service have in common: their options, the client, waiting until a change is applied.
+"""What the verbs that call a running service share: their options, the client, waiting until a change is applied.
 
-Imports nothing that `--help` would have to pay for; the configuration is read when a verb runs.
+Imports nothing that would slow `--help` down; the configuration is read when a verb runs.
 """
 
 import functools
@@ -28,12 +28,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 TOKEN = "MQWORKER_CONTROL__TOKEN"  # noqa: S105 - the name of a variable
 WAIT_MAX = 30.0  # seconds that one request may wait (interfaces.md)
-ANSWER = 5.0  # seconds that an answer may take beyond the wait that was asked for
-POLL = 0.2  # seconds between looks at a change that takes longer
+ANSWER = 5.0  # seconds that an answer may take beyond the requested wait
+POLL = 0.2  # seconds between status requests for a change that takes longer
 
 
-class Failed(Exception):  # noqa: N818 - it is the end of a verb
-    """A verb that cannot do what was asked: one sentence, and the exit code."""
+class Failed(Exception):  # noqa: N818 - it ends a verb
+    """A verb cannot do what was requested: one sentence, and the exit code."""
 
     def __init__(self, code: Exit, message: str) -> None:
         self.code = code
@@ -41,20 +41,20 @@ class Failed(Exception):  # noqa: N818 - it is the end of a verb
 
 
 def command() -> list[str]:
-    """Return how this very installation is started."""
+    """Return the command that starts this installation."""
     script = Path(sys.executable).parent / "mqworker"
     return [str(script)] if os.access(script, os.X_OK) else [sys.executable, "-m", "mqworker"]
 
 
-def typed() -> str:
-    """Return what a person types to start this very installation."""
+def shell_command() -> str:
+    """Return what a user types to start this installation."""
     found = shutil.which("mqworker")
-    ours = command()
-    return "mqworker" if found is not None and ours == [found] else shlex.join(ours)
+    own = command()
+    return "mqworker" if found is not None and own == [found] else shlex.join(own)
 
 
 class Verb(click.Command):
-    """A command whose docstring ends with "Example" or "Examples", shown line by line."""
+    """A command whose docstring may end with "Example" or "Examples", which is shown line by line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -68,7 +68,7 @@ class VerbGroup(click.Group):
 
 
 def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> "Loaded":
-    """Load the configuration, or end the verb with all that is wrong with it."""
+    """Load the configuration; raises `Failed` with everything that is wrong with it."""
     from mqworker.config.load import ConfigError, load
 
     try:
@@ -81,7 +81,7 @@ def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> "
 
 
 class ServiceClient:
-    """The service that a verb is about: where it is, which stages are meant, how long an answer may take."""
+    """The service that a verb calls: its address, the selected stages, how long an answer may take."""
 
     def __init__(
         self,
@@ -99,49 +99,49 @@ class ServiceClient:
         self.client = Client(_address(config, url, socket), timeout)
 
     def status(self) -> dict[str, Any]:
-        """Ask for the whole snapshot; its stages by name."""
+        """Fetch the whole snapshot, with its stages by name."""
         snapshot: dict[str, Any] = self.client.get("/status")
         snapshot["stages"] = {view["name"]: view for view in snapshot["stages"]}
         return snapshot
 
     def stages(self) -> list[str]:
-        """Name the stage that is meant, or all of them."""
+        """Return the name of the selected stage, or of all stages."""
         return [self.stage] if self.stage else list(self.status()["stages"])
 
     def one_stage(self) -> str:
-        """Name the stage that is meant; when none was, the service must have just one."""
+        """Return the name of the selected stage; when none was selected, the service must have exactly one."""
         names = self.stages()
         if len(names) != 1:
-            raise click.UsageError(f"The service has several stages ({', '.join(names)}); choose one by --stage.")
+            raise click.UsageError(f"The service has several stages ({', '.join(names)}); choose one with --stage.")
         return names[0]
 
     def change(self, method: str, stage: str, rest: str, payload: Any = None, *, wait: bool = True) -> dict[str, Any]:
-        """Ask for a change and, with `wait`, see that it is applied, or fail with 4 and say what holds it up."""
+        """Request a change; with `wait`, return once it is applied, or fail with 4 and what holds it up."""
         end = time.monotonic() + self.timeout
-        patience = min(WAIT_MAX, self.timeout) if wait else 0.0
-        path = at(stage, f"{rest}?wait={patience:g}" if wait else rest)
-        answer: dict[str, Any] = self.client.call(method, path, payload, timeout=patience + ANSWER)
+        wait_seconds = min(WAIT_MAX, self.timeout) if wait else 0.0
+        path = stage_path(stage, f"{rest}?wait={wait_seconds:g}" if wait else rest)
+        answer: dict[str, Any] = self.client.call(method, path, payload, timeout=wait_seconds + ANSWER)
         while wait and not answer.get("applied"):
             if time.monotonic() > end:
                 raise Failed(Exit.NO_ANSWER, self._not_applied(answer["revision"], stage))
             time.sleep(POLL)
-            answer["applied"] = self.client.get(at(stage))["applied"] >= answer["revision"]
+            answer["applied"] = self.client.get(stage_path(stage))["applied"] >= answer["revision"]
         return answer
 
     def _not_applied(self, revision: int, stage: str) -> str:
-        view = self.client.get(at(stage))
-        why = f"stage {stage} is {view['state']}" + (f", {view['problem']}" if view["problem"] else "")
-        words = f"the change is stored (revision {revision}) but was not applied within {self.timeout:g} s"
-        return output.clean(f"{words}: {why}; `mqworker status` shows how far it is")
+        view = self.client.get(stage_path(stage))
+        reason = f"stage {stage} is {view['state']}" + (f", {view['problem']}" if view["problem"] else "")
+        summary = f"the change is stored (revision {revision}) but was not applied within {self.timeout:g} s"
+        return output.clean(f"{summary}: {reason}; `mqworker status` shows its progress")
 
 
-def at(stage: str, rest: str = "") -> str:
-    """Return the path of a stage's resource."""
+def stage_path(stage: str, rest: str = "") -> str:
+    """Return the URL path of a stage's resource."""
     return f"/stages/{quote(stage, safe='')}{rest}"
 
 
 def _address(config: Path | None, url: str | None, socket: Path | None) -> Address:
-    """Find the service: --url, --socket, else the control socket of the configuration."""
+    """Return the service's address: --url, --socket, else the control socket of the configuration."""
     if url is None and socket is None:
         loaded = load_config(config)
         control = loaded.config.control
@@ -156,14 +156,14 @@ def _address(config: Path | None, url: str | None, socket: Path | None) -> Addre
 
 
 def _token(config: Path | None) -> str:
-    """The token for an address given by hand: from the environment, or from the configuration if there is one."""
+    """Return the token for an explicit address: from the configuration if there is one, else the environment."""
     from mqworker.config.load import ConfigError, load
 
     try:
         return load(config, os.environ).config.control.token
     except ConfigError:
         if config is not None:
-            load_config(config)  # was asked for by name: say what is wrong with it
+            load_config(config)  # it was named explicitly: fail with what is wrong with it
     if path := os.environ.get(f"{TOKEN}_FILE"):
         try:
             return Path(path).read_text().strip()
@@ -181,8 +181,8 @@ config_option = click.option(
 )
 
 
-def asks(timeout: float = 5.0, *, stage: bool = True) -> Callable[[F], F]:
-    """Give a verb the options of one that asks a running service; it gets a `Service` as first argument."""
+def uses_service(timeout: float = 5.0, *, stage: bool = True) -> Callable[[F], F]:
+    """Add the options of a verb that calls a running service; it receives a `ServiceClient` as first argument."""
 
     def decorate(function: F) -> F:
         @functools.wraps(function)
@@ -228,6 +228,6 @@ def asks(timeout: float = 5.0, *, stage: bool = True) -> Callable[[F], F]:
 
 
 def no_wait(function: F) -> F:
-    """Give a verb that changes something the choice not to wait."""
-    option = click.option("--no-wait", is_flag=True, help="Return once the change is stored, not when it is applied.")
+    """Add the option not to wait to a verb that changes something."""
+    option = click.option("--no-wait", is_flag=True, help="Return once the change is stored, before it is applied.")
     return option(function)

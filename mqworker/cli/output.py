@@ -1,4 +1,4 @@
-"""How verbs print: tables and JSON on stdout, words and progress on stderr. Pure but for the printing itself."""
+"""How verbs print: tables and JSON on stdout, notes and progress on stderr. Pure except for the printing itself."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 REPORT_EVERY = 0.5  # seconds between updates of a progress line on a terminal
-TELL_EVERY = 5.0  # and elsewhere
+REPORT_EVERY_PIPED = 5.0  # and elsewhere
 
 
 def data(value: Any) -> None:
@@ -17,19 +17,19 @@ def data(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
 
 
-def words(text: str) -> None:
-    """Say something to the person at the terminal."""
+def note(text: str) -> None:
+    """Print a line for the person at the terminal, on stderr."""
     click.echo(text, err=True)
 
 
 def clean(value: Any) -> str:
-    """Text of anything from outside, safe for a terminal."""
+    """Return any value from outside as text that is safe for a terminal."""
     text = str(value)
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print columns, as wide as their widest cell."""
+    """Print columns, each as wide as its widest cell."""
     cells = [list(head), *([clean("" if cell is None else cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     for row in cells:
@@ -37,7 +37,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 def seconds(value: float) -> str:
-    """Write a duration with two or three digits that matter."""
+    """Format a duration with two or three significant digits."""
     for below, factor, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (100.0, 1.0, "s")):
         if value < below:
             return f"{value * factor:.3g} {unit}"
@@ -48,16 +48,16 @@ def seconds(value: float) -> str:
 
 
 class Progress:
-    """One line on stderr, updated in place on a terminal and repeated now and then elsewhere."""
+    """One line on stderr, updated in place on a terminal and repeated at intervals elsewhere."""
 
     def __init__(self) -> None:
         self._tty = sys.stderr.isatty()
-        self._every = REPORT_EVERY if self._tty else TELL_EVERY
+        self._every = REPORT_EVERY if self._tty else REPORT_EVERY_PIPED
         self._next = time.monotonic() + self._every
         self._shown = False
 
     def update(self, text: str, *, now: bool = False) -> None:
-        """Show `text` if it is time."""
+        """Show `text` if the interval has passed."""
         if not now and time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self._every
@@ -68,7 +68,7 @@ class Progress:
             click.echo(text, err=True)
 
     def done(self) -> None:
-        """Leave the line."""
+        """Clear the line."""
         if self._shown:
             click.echo("\r\x1b[K", err=True, nl=False)
             self._shown = False

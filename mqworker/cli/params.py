@@ -6,31 +6,31 @@ from typing import Any
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import ServiceClient, VerbGroup, asks, at, no_wait
+from mqworker.cli.options import ServiceClient, VerbGroup, no_wait, stage_path, uses_service
 
-CHANGE = 60.0  # seconds: validating means importing the user's code
+CHANGE_TIMEOUT = 60.0  # seconds; validation imports the user's code
 
 
 @click.group(cls=VerbGroup)
 def params() -> None:
-    """Show, change and take back a stage's parameters."""
+    """Show, change and roll back a stage's parameters."""
 
 
 @params.command()
 @click.argument("name", required=False)
-@asks()
+@uses_service()
 def get(service: ServiceClient, name: str | None) -> None:
-    """Print the parameters that are wanted now, or one of them.
+    """Print the desired parameters, or one of them.
 
     Examples:
       mqworker params get
       mqworker params get inertia --stage energy
     """
-    answer = service.client.get(at(service.one_stage(), "/params"))
+    answer = service.client.get(stage_path(service.one_stage(), "/params"))
     if name is not None:
         if name not in answer["params"]:
-            known = ", ".join(answer["params"]) or "none: the defaults of the code hold"
-            raise click.UsageError(f"Parameter {name} is not set; set are {known}.")
+            known = ", ".join(answer["params"]) or "none, the code's defaults apply"
+            raise click.UsageError(f"Parameter {name} is not set; set are: {known}.")
         output.data(answer["params"][name])
     elif service.as_json:
         output.data(answer)
@@ -38,20 +38,20 @@ def get(service: ServiceClient, name: str | None) -> None:
         for key, value in answer["params"].items():
             click.echo(f"{output.clean(key)} = {json.dumps(value)}")
         if not answer["params"]:
-            output.words("none is set: the defaults of the code hold")
+            output.note("none is set: the code's defaults apply")
         applied = answer["applied_generation"]
-        behind = "" if applied in (None, answer["generation"]) else f", the slowest Consumer is at {applied}"
-        output.words(f"generation {answer['generation']}{behind}")
+        behind = "" if applied in (None, answer["generation"]) else f", the last Consumer is still at {applied}"
+        output.note(f"generation {answer['generation']}{behind}")
 
 
 @params.command("set")
 @click.argument("assignments", nargs=-1, required=True, metavar="NAME=VALUE...")
 @no_wait
-@asks(CHANGE)
+@uses_service(CHANGE_TIMEOUT)
 def set_(service: ServiceClient, assignments: tuple[str, ...], no_wait: bool) -> None:
-    """Change parameters; the others stay. VALUE is JSON, or a text when it is not; null removes the parameter.
+    """Change parameters; the others stay. VALUE is JSON, or else taken as text; null removes the parameter.
 
-    The user's own code validates them first: a bad value is refused and changes nothing.
+    Your own code validates them first: a bad value is refused and changes nothing.
 
     Examples:
       mqworker params set inertia=0.7 particles=80
@@ -64,7 +64,7 @@ def set_(service: ServiceClient, assignments: tuple[str, ...], no_wait: bool) ->
             raise click.BadParameter(f"{assignment!r} is not NAME=VALUE", param_hint="NAME=VALUE")
         patch[name] = _value(value)
     stage = service.one_stage()
-    _tell(service, service.change("PATCH", stage, "/params", patch, wait=not no_wait), no_wait=no_wait)
+    _report(service, service.change("PATCH", stage, "/params", patch, wait=not no_wait), no_wait=no_wait)
 
 
 def _value(text: str) -> Any:
@@ -76,20 +76,20 @@ def _value(text: str) -> Any:
 
 @params.command()
 @no_wait
-@asks(CHANGE)
+@uses_service(CHANGE_TIMEOUT)
 def rollback(service: ServiceClient, no_wait: bool) -> None:
-    """Go back to the parameters before the present ones.
+    """Go back to the previous parameters.
 
     Example:
       mqworker params rollback --stage energy
     """
     answer = service.change("POST", service.one_stage(), "/params/rollback", wait=not no_wait)
-    _tell(service, answer, no_wait=no_wait)
+    _report(service, answer, no_wait=no_wait)
 
 
-def _tell(service: ServiceClient, answer: dict[str, Any], *, no_wait: bool) -> None:
+def _report(service: ServiceClient, answer: dict[str, Any], *, no_wait: bool) -> None:
     if service.as_json:
         output.data(answer)
         return
-    how = "stored, not waited for" if no_wait else "applied"
-    output.words(f"generation {answer['generation']}, {how}: {json.dumps(answer['params'])}")
+    how = "stored, not yet applied" if no_wait else "applied"
+    output.note(f"generation {answer['generation']}, {how}: {json.dumps(answer['params'])}")

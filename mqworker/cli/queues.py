@@ -1,13 +1,13 @@
-"""`mqworker queues list|purge|delete`: the queues that the configuration names, asked through the running service."""
+"""`mqworker queues list|purge|delete`: the queues of the configuration, by way of the running service."""
 
 from urllib.parse import quote
 
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import ServiceClient, VerbGroup, asks
+from mqworker.cli.options import ServiceClient, VerbGroup, uses_service
 
-ASK = 15.0  # seconds: the service asks the broker
+TIMEOUT = 15.0  # seconds; the service queries the broker
 
 
 @click.group(cls=VerbGroup)
@@ -16,9 +16,9 @@ def queues() -> None:
 
 
 @queues.command("list")
-@asks(ASK)
+@uses_service(TIMEOUT)
 def list_(service: ServiceClient) -> None:
-    """Print each queue of the configuration, its messages and its consumers.
+    """Print each queue of the configuration with its messages and consumers.
 
     Examples:
       mqworker queues list
@@ -40,29 +40,29 @@ def list_(service: ServiceClient) -> None:
 
 @queues.command()
 @click.argument("queue")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@asks(ASK, stage=False)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
+@uses_service(TIMEOUT, stage=False)
 def purge(service: ServiceClient, queue: str, yes: bool) -> None:
-    """Remove all messages of QUEUE that nobody holds.
+    """Remove all messages from QUEUE that no consumer holds.
 
     Example:
       mqworker queues purge energy.dlq --yes
     """
     if not yes:
-        click.confirm(f"Remove all waiting messages of {output.clean(queue)} for good?", abort=True, err=True)
+        click.confirm(f"Remove all waiting messages from {output.clean(queue)} for good?", abort=True, err=True)
     answer = service.client.call("POST", f"/queues/{quote(queue, safe='')}/purge")
     if service.as_json:
         output.data(answer)
     else:
-        output.words(f"{output.clean(queue)}: {answer['purged']} messages removed")
+        output.note(f"{output.clean(queue)}: {answer['purged']} messages removed")
 
 
 @queues.command()
 @click.argument("queue")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@asks(ASK, stage=False)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
+@uses_service(TIMEOUT, stage=False)
 def delete(service: ServiceClient, queue: str, yes: bool) -> None:
-    """Delete QUEUE with all its messages. A queue that a running stage needs is made again, empty.
+    """Delete QUEUE with all its messages. A queue that a running stage needs is created again, empty.
 
     Example:
       mqworker queues delete old.queue --yes
@@ -73,4 +73,4 @@ def delete(service: ServiceClient, queue: str, yes: bool) -> None:
     if service.as_json:
         output.data(answer)
     else:
-        output.words(f"{output.clean(queue)}: deleted, with {answer['deleted']} messages")
+        output.note(f"{output.clean(queue)}: deleted, with {answer['deleted']} messages")

@@ -1,4 +1,4 @@
-"""`mqworker send`: messages from the command line or stdin to a stage, by way of the running service."""
+"""`mqworker send`: sends messages from the command line or stdin to a stage, by way of the running service."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import Failed, ServiceClient, Verb, asks, at
+from mqworker.cli.options import Failed, ServiceClient, Verb, stage_path, uses_service
 from mqworker.client import API, CallError
 from mqworker.exits import Exit
 
@@ -20,17 +20,19 @@ JSON = "application/json"
 
 @click.command(cls=Verb)
 @click.argument("body", required=False)
-@click.option("--count", "-n", type=click.IntRange(1, 100_000_000), default=1, help="Send BODY so many times.")
-@click.option("--rate", "-r", type=click.FloatRange(0, min_open=True), metavar="N", help="At most N messages a second.")
-@click.option("--content-type", default=JSON, show_default=True, metavar="TYPE", help="What the bodies are.")
+@click.option("--count", "-n", type=click.IntRange(1, 100_000_000), default=1, help="Send BODY this many times.")
+@click.option(
+    "--rate", "-r", type=click.FloatRange(0, min_open=True), metavar="N", help="At most N messages per second."
+)
+@click.option("--content-type", default=JSON, show_default=True, metavar="TYPE", help="Content type of the bodies.")
 @click.option("--wait", "-w", is_flag=True, help=f"Wait for each result and print it; at most {WAIT_MAX:g} s each.")
-@asks(WAIT_MAX)
+@uses_service(WAIT_MAX)
 def send(
     service: ServiceClient, body: str | None, count: int, rate: float | None, content_type: str, wait: bool
 ) -> None:
-    """Send BODY to a stage, or each line of stdin (JSON Lines). A message is in the broker when it counts as sent.
+    """Send BODY to a stage, or each line of stdin (JSON Lines). A message counts as sent once the broker has it.
 
-    With --wait the result goes to stdout; how long it took and the message id go to stderr.
+    With --wait, results go to stdout; their duration and message id go to stderr.
 
     Examples:
       mqworker send '{"n": 1000000}' --wait
@@ -44,26 +46,26 @@ def send(
         _must_be_json(body.encode(), "BODY")
     stage = service.one_stage()
     bodies = _lines(content_type) if body is None else repeat(body.encode("utf-8", "surrogateescape"), count)
-    sending = _Sending(service, at(stage, "/messages"), content_type, wait=wait)
+    sending = _Sending(service, stage_path(stage, "/messages"), content_type, wait=wait)
     try:
         sending.all(bodies, rate, 0 if body is None else count)
     except KeyboardInterrupt:
-        sending.tell("interrupted: ")
+        sending.report("interrupted: ")
         raise
     except (CallError, Failed) as error:
         if sending.total != 1:
-            sending.tell("stopped: ")
+            sending.report("stopped: ")
         raise Failed(error.code, str(error)) from None
     if sending.total != 1 or not wait:
-        sending.tell("")
+        sending.report("")
 
 
 class _Sending:
-    """Sends one body after the other and keeps count."""
+    """Sends one body after another and counts them."""
 
     def __init__(self, service: ServiceClient, path: str, content_type: str, *, wait: bool) -> None:
         self.sent = 0
-        self.total = 0  # 0: not known
+        self.total = 0  # 0: unknown
         self.progress = output.Progress()
         self._service = service
         self._path = f"{API}{path}"
@@ -78,7 +80,7 @@ class _Sending:
             if rate:
                 time.sleep(max(0.0, self._began + self.sent / rate - time.monotonic()))
             self._one(body)
-            self.progress.update(f"{self.sent} sent, {self._speed():.0f} a second")
+            self.progress.update(f"{self.sent} sent, {self._speed():.0f} per second")
 
     def _one(self, body: bytes) -> None:
         query = f"?wait={self._wait:g}" if self._wait else ""
@@ -90,8 +92,8 @@ class _Sending:
             if reason := error.problem.get("reason"):
                 kind = f"{error.problem['error_type']}: " if error.problem.get("error_type") else ""
                 self.sent += 1
-                words = f"the message is dead ({reason}): {kind}{error}; `mqworker dlq list` shows it"
-                raise Failed(Exit.INTERNAL, output.clean(words)) from None
+                text = f"the message is dead ({reason}): {kind}{error}; `mqworker dlq list` shows it"
+                raise Failed(Exit.INTERNAL, output.clean(text)) from None
             if error.problem.get("message_id"):
                 self.sent += 1
             raise
@@ -108,31 +110,31 @@ class _Sending:
             return
         self.progress.done()
         if answer["outcome"] != "result":
-            output.words(f"no result: the message was {answer['outcome']}")
+            output.note(f"no result: the message was {answer['outcome']}")
         elif "result" in answer:
             result = answer["result"]
             click.echo(result if isinstance(result, str) and answer["content_type"] != JSON else json.dumps(result))
         else:
             click.echo(answer["result_base64"])
         computed = f", computed in {output.seconds(answer['duration_ms'] / 1000)}" if answer.get("duration_ms") else ""
-        output.words(f"after {output.seconds(answer['waited_ms'] / 1000)}{computed}; message id {answer['message_id']}")
+        output.note(f"after {output.seconds(answer['waited_ms'] / 1000)}{computed}; message id {answer['message_id']}")
 
     def _speed(self) -> float:
         return self.sent / max(1e-9, time.monotonic() - self._began)
 
-    def tell(self, prefix: str) -> None:
-        """Say how many went out."""
+    def report(self, prefix: str) -> None:
+        """Print how many were sent."""
         self.progress.done()
         if self.sent == 1 and not prefix and self._last:
-            output.words(f"sent; message id {self._last['message_id']}")
+            output.note(f"sent; message id {self._last['message_id']}")
             return
         took = output.seconds(time.monotonic() - self._began)
         of = f" of {self.total}" if self.total > self.sent else ""
-        output.words(f"{prefix}{self.sent}{of} sent in {took} ({self._speed():.0f} a second)")
+        output.note(f"{prefix}{self.sent}{of} sent in {took} ({self._speed():.0f} per second)")
 
 
 def _lines(content_type: str) -> Iterator[bytes]:
-    """Each line of stdin that is not empty; a line that is not JSON ends it, before anything of it is sent."""
+    """Yield each line of stdin that is not empty; raises `Failed` at a line that is not JSON, before it is sent."""
     for number, line in enumerate(sys.stdin.buffer, 1):
         body = line.rstrip(b"\r\n")
         if not body.strip():
@@ -146,5 +148,5 @@ def _must_be_json(body: bytes, what: str) -> None:
     try:
         json.loads(body)
     except (ValueError, RecursionError) as error:
-        words = f"{what} is not JSON ({error}); nothing of it was sent. For other bodies: --content-type text/plain"
-        raise Failed(Exit.USAGE, output.clean(words)) from None
+        text = f"{what} is not JSON ({error}) and was not sent. For other bodies: --content-type text/plain"
+        raise Failed(Exit.USAGE, output.clean(text)) from None

@@ -1,6 +1,6 @@
-"""The verbs that change what a stage should be: pause, resume, scale, start, stop, restart, and drain for the service.
+"""The verbs that change a stage's desired state: pause, resume, scale, start, stop, restart; and drain for the service.
 
-Each stores the change and waits until it is applied (`--no-wait`: does not). Without --stage they mean every stage.
+Each stores the change and waits until it is applied (unless `--no-wait`). Without --stage they act on every stage.
 """
 
 import contextlib
@@ -11,19 +11,19 @@ from typing import Any
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import Failed, ServiceClient, Verb, asks, at, no_wait
+from mqworker.cli.options import Failed, ServiceClient, Verb, no_wait, stage_path, uses_service
 from mqworker.client import CallError
 from mqworker.exits import Exit
 
-CHANGE = 30.0  # seconds until a change should be applied
-DRAIN = 60.0  # and until a drain is over
+CHANGE_TIMEOUT = 30.0  # seconds within which a change should be applied
+DRAIN_TIMEOUT = 60.0  # and a drain should be over
 
 
 @click.command(cls=Verb)
 @no_wait
-@asks(CHANGE)
+@uses_service(CHANGE_TIMEOUT)
 def pause(service: ServiceClient, no_wait: bool) -> None:
-    """Stop listening: nothing new is taken, what is held is finished.
+    """Stop listening: take nothing new, finish what is held.
 
     Examples:
       mqworker pause
@@ -34,7 +34,7 @@ def pause(service: ServiceClient, no_wait: bool) -> None:
 
 @click.command(cls=Verb)
 @no_wait
-@asks(CHANGE)
+@uses_service(CHANGE_TIMEOUT)
 def resume(service: ServiceClient, no_wait: bool) -> None:
     """Listen again after `pause`.
 
@@ -47,9 +47,9 @@ def resume(service: ServiceClient, no_wait: bool) -> None:
 @click.command(cls=Verb, context_settings={"ignore_unknown_options": True})
 @click.argument("count", metavar="N|+N|-N")
 @no_wait
-@asks(CHANGE)
+@uses_service(CHANGE_TIMEOUT)
 def scale(service: ServiceClient, count: str, no_wait: bool) -> None:
-    """Set the number of Consumers, or change it by so many. Those that are busy finish first.
+    """Set the number of Consumers, or change it by N. Busy Consumers finish first.
 
     Examples:
       mqworker scale 4
@@ -59,19 +59,19 @@ def scale(service: ServiceClient, count: str, no_wait: bool) -> None:
     if not re.fullmatch(r"[+-]?\d{1,4}", count):
         raise click.BadParameter(f"{count!r} is not a number, +number or -number", param_hint="N|+N|-N")
     stage = service.one_stage()
-    wanted = int(count)
+    target = int(count)
     if count[0] in "+-":
-        wanted = max(0, service.client.get(at(stage))["desired"]["consumers"] + wanted)
-    words = f"{wanted} Consumer{'' if wanted == 1 else 's'}"
+        target = max(0, service.client.get(stage_path(stage))["desired"]["consumers"] + target)
+    result = f"{target} Consumer{'' if target == 1 else 's'}"
     service.stage = stage
-    _each(service, "PUT", "/consumers", {"count": wanted}, words, no_wait=no_wait)
+    _each(service, "PUT", "/consumers", {"count": target}, result, no_wait=no_wait)
 
 
 @click.command(cls=Verb)
 @no_wait
-@asks(CHANGE)
+@uses_service(CHANGE_TIMEOUT)
 def start(service: ServiceClient, no_wait: bool) -> None:
-    """Build a stage's processes, after `stop`.
+    """Start a stage's processes after `stop`.
 
     Example:
       mqworker start --stage energy
@@ -81,9 +81,9 @@ def start(service: ServiceClient, no_wait: bool) -> None:
 
 @click.command(cls=Verb)
 @no_wait
-@asks(DRAIN)
+@uses_service(DRAIN_TIMEOUT)
 def stop(service: ServiceClient, no_wait: bool) -> None:
-    """Drain a stage and end its processes. The service itself goes on; `start` builds them again.
+    """Drain a stage and end its processes. The service itself goes on; `start` starts them again.
 
     Examples:
       mqworker stop --stage energy
@@ -94,9 +94,9 @@ def stop(service: ServiceClient, no_wait: bool) -> None:
 
 @click.command(cls=Verb)
 @no_wait
-@asks(DRAIN)
+@uses_service(DRAIN_TIMEOUT)
 def restart(service: ServiceClient, no_wait: bool) -> None:
-    """Replace all Consumers by new ones that import the code afresh; the new ones come first, so work goes on.
+    """Replace all Consumers with new ones that import the code afresh; the new ones start first, so work goes on.
 
     Example:
       mqworker restart --stage energy
@@ -106,7 +106,7 @@ def restart(service: ServiceClient, no_wait: bool) -> None:
 
 @click.command(cls=Verb)
 @no_wait
-@asks(DRAIN, stage=False)
+@uses_service(DRAIN_TIMEOUT, stage=False)
 def drain(service: ServiceClient, no_wait: bool) -> None:
     """End the service as SIGTERM does: finish what is in hand, give the rest back. supervisord does not restart it.
 
@@ -120,7 +120,7 @@ def drain(service: ServiceClient, no_wait: bool) -> None:
     while not no_wait:
         try:
             snapshot = service.status()
-        except CallError:  # it closes its door when it is done, or has been closed: look at it afresh
+        except CallError:  # the service has ended, or only this connection: try again with a new one
             service.client.close()
             with contextlib.suppress(CallError):
                 service.status()
@@ -136,7 +136,7 @@ def drain(service: ServiceClient, no_wait: bool) -> None:
     if service.as_json:
         output.data(answer)
     else:
-        output.words(answer["status"])
+        output.note(answer["status"])
 
 
 def _in_hand(snapshot: dict[str, Any]) -> int:
@@ -144,13 +144,13 @@ def _in_hand(snapshot: dict[str, Any]) -> int:
     return sum(view["actual"][key] for view in snapshot["stages"].values() if view["actual"] for key in keys)
 
 
-def _each(service: ServiceClient, method: str, rest: str, payload: Any, words: str, *, no_wait: bool) -> None:
-    """Change every stage that is meant, and tell."""
+def _each(service: ServiceClient, method: str, rest: str, payload: Any, result: str, *, no_wait: bool) -> None:
+    """Change every selected stage, and print the outcome."""
     answers = {}
     for stage in service.stages():
         answers[stage] = answer = service.change(method, stage, rest, payload, wait=not no_wait)
         if not service.as_json:
-            how = "stored, not waited for" if no_wait else "applied"
-            output.words(f"{output.clean(stage)}: {words} (revision {answer['revision']}, {how})")
+            how = "stored, not yet applied" if no_wait else "applied"
+            output.note(f"{output.clean(stage)}: {result} (revision {answer['revision']}, {how})")
     if service.as_json:
         output.data(answers)

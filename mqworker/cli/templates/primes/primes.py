@@ -1,4 +1,4 @@
-"""The jobs of this project: a job takes the decoded body of a message and returns its result."""
+"""The jobs of this project: a job receives the decoded body of a message and returns its result."""
 
 from dataclasses import dataclass
 from math import isqrt
@@ -6,7 +6,7 @@ from math import isqrt
 
 @dataclass
 class Params:
-    """What can be changed while the service runs: `mqworker params set largest_n=5000`."""
+    """What can be changed while the service is running: `mqworker params set largest_n=5000`."""
 
     largest_n: int = 10_000_000_000
 

@@ -16,6 +16,7 @@ import click
 from mqworker.cli import output
 from mqworker.cli.options import Failed, Verb, config_option, load_config
 from mqworker.client import Address, CallError, Client
+from mqworker.config.stop_budget import StopBudget
 from mqworker.exits import Exit
 
 if TYPE_CHECKING:
@@ -196,7 +197,8 @@ def _supervisor(loaded: "Loaded", _timeout: float) -> Iterator[CheckResult]:
     if "SUPERVISOR_ENABLED" not in os.environ:
         return
     drain = loaded.config.service.drain_deadline
-    fix = f"set stopwaitsecs to at least {drain + 5:g} (`mqworker conf supervisor` prints it)"
+    least = StopBudget(drain).least
+    fix = f"set stopwaitsecs to at least {least:g} (`mqworker conf supervisor` prints it)"
     stop = _stopwaitsecs()
     if stop is None:
         yield CheckResult(
@@ -204,6 +206,8 @@ def _supervisor(loaded: "Loaded", _timeout: float) -> Iterator[CheckResult]:
         )
     elif stop <= drain:
         yield CheckResult(FAIL, "supervisord", f"kills after {stop:g} s, but draining may take {drain:g} s", fix)
+    elif stop < least:
+        yield CheckResult(WARN, "supervisord", f"kills after {stop:g} s, but an orderly stop may take {least:g} s", fix)
     else:
         yield CheckResult(OK, "supervisord", f"waits {stop:g} s for a drain of at most {drain:g} s")
 

@@ -1,6 +1,5 @@
 """`mqworker conf supervisor|systemd`: complete configuration for whoever keeps the service alive, printed to stdout."""
 
-import math
 import os
 import shlex
 import sys
@@ -11,11 +10,10 @@ import click
 
 from mqworker.cli.options import VerbGroup, command, config_option, load_config
 from mqworker.config.sources import CONFIG_FILE
+from mqworker.config.stop_budget import StopBudget
 
 if TYPE_CHECKING:
     from mqworker.config.load import Loaded
-
-STOP_MARGIN = 5  # seconds beyond the drain deadline until whoever stops us may kill
 
 SUPERVISOR = """\
 ; mqworker under supervisord; printed by `mqworker conf supervisor`. Put it into a file that the [include] section of
@@ -33,7 +31,7 @@ exitcodes=0,75,78              ; ... nor is a drain past its deadline (75) or a 
 startsecs=1                    ; a bad configuration ends within it, and after a few tries it is FATAL
 startretries=3
 stopsignal=TERM                ; TERM drains: work in hand is finished, the rest goes back to the broker
-stopwaitsecs={stop:<18}; must exceed service.drain_deadline, which is {drain:g} s
+stopwaitsecs={stop:<18}; at least 5 s more than service.drain_deadline, which is {drain:g} s
 stopasgroup=false              ; TERM to the whole group would end work in hand
 killasgroup=true               ; when it has to be killed, nothing is left behind
 redirect_stderr=true
@@ -79,7 +77,7 @@ ExecReload=/bin/kill -HUP $MAINPID
 # TERM goes to the service alone, which drains; what is left after that is killed.
 KillMode=mixed
 KillSignal=SIGTERM
-# must exceed service.drain_deadline, which is {drain:g} s
+# at least 5 s more than service.drain_deadline, which is {drain:g} s
 TimeoutStopSec={stop}
 LimitNOFILE=65536
 UMask=0077
@@ -122,7 +120,7 @@ def supervisor(config: Path | None) -> None:
             config=f" --config {written(loaded.path)}" if loaded.path else "",
             root=plain(loaded.root),
             drain=loaded.config.service.drain_deadline,
-            stop=_stop(loaded),
+            stop=StopBudget(loaded.config.service.drain_deadline).advised,
             logs=plain(loaded.state_dir / "mqworker.log"),
             logs_dir=shlex.quote(str(loaded.state_dir)),
             watchdog_logs=plain(loaded.state_dir / "watchdog.log"),
@@ -138,7 +136,7 @@ def systemd(config: Path | None) -> None:
     """Print a systemd unit for this configuration.
 
     Example:
-      mqworker conf systemd | sudo tee /etc/systemd/system/mqworker.service.main
+      mqworker conf systemd | sudo tee /etc/systemd/system/mqworker.service
     """
     loaded = load_config(config)
 
@@ -154,15 +152,11 @@ def systemd(config: Path | None) -> None:
             root=str(loaded.root).replace("%", "%%"),
             state_dir=loaded.state_dir,
             drain=loaded.config.service.drain_deadline,
-            stop=_stop(loaded),
+            stop=StopBudget(loaded.config.service.drain_deadline).advised,
             environment=_environment(loaded, "#"),
         ),
         nl=False,
     )
-
-
-def _stop(loaded: "Loaded") -> int:
-    return math.ceil(loaded.config.service.drain_deadline) + STOP_MARGIN
 
 
 def _environment(loaded: "Loaded", comment: str) -> str:

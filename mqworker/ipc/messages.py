@@ -53,6 +53,7 @@ class StageSpec(_Record, frozen=True):
     broker: BrokerConfig
     root: str  # the folder of the configuration and of the user's code
     state_dir: str
+    drain_deadline: float  # seconds for work in hand when the Producer itself gets a TERM
 
 
 class Desired(_Record, frozen=True, tag="desired"):
@@ -70,9 +71,9 @@ class Desired(_Record, frozen=True, tag="desired"):
 
 
 class Drain(_Record, frozen=True, tag="drain"):
-    """Take nothing new, finish what is in hand for `deadline` seconds, give the rest back and end."""
+    """Take nothing new, finish what is in hand, give the rest back and end; an earlier `until` shortens it."""
 
-    deadline: float
+    until: float  # CLOCK_MONOTONIC: when what is in hand is given back
 
 
 class DumpStacks(_Record, frozen=True, tag="stacks"):

@@ -7,17 +7,20 @@ gives its messages out again. It ends by `os._exit`, because an ordinary exit wa
 """
 
 import asyncio
-import contextlib
 import faulthandler
 import gc
 import logging
+import math
 import os
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import msgspec
 
+from mqworker.config.stop_budget import StopBudget
+from mqworker.exits import Exit
 from mqworker.ipc import logs
 from mqworker.ipc.frames import FrameReader, FrameWriter
 from mqworker.ipc.messages import Desired, Drain, DumpStacks, Ended, LogEvent, Order, StageSpec
@@ -28,7 +31,9 @@ from mqworker.producer.timers import Timers
 
 PULSE = 1.0  # seconds between reports when nothing changes
 NEWS = 0.05  # seconds that a change waits for others, to be told together
-CLOSE_DEADLINE = 2.0  # seconds to say goodbye to the broker
+CLOSE_DEADLINE = 0.8  # seconds to close the broker connection in order
+KILLED = 0.25  # seconds for killed Consumers to be gone
+FLUSH = 0.5  # seconds to write the last reports
 
 _encoder = msgspec.msgpack.Encoder()
 _orders = msgspec.msgpack.Decoder(Order)
@@ -64,17 +69,19 @@ class Producer(Spawned):
         self._writer = FrameWriter(self._pipe.fileno())
         self._news: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._until = math.inf  # monotonic: when work in hand is given back
+        self._exit_at: asyncio.TimerHandle | None = None
         self._over = asyncio.Event()
         logs.use(logs.ForwardingHandler(self._forward, self.name, self._spec.stage), self._desired.log_level)
         self._engine = Engine(self._spec, self._desired, self._forward, self._changed)
         self._watch = Timers(self._engine)
         self._reader = FrameReader(self._pipe.fileno(), self._on_order, self._on_service_gone)
-        loop.add_signal_handler(signal.SIGTERM, lambda: self._drain(30.0))
+        loop.add_signal_handler(signal.SIGTERM, lambda: self._drain(time.monotonic() + self._spec.drain_deadline))
         self._engine.start()
         self._tick()
         self._pulse()
         await self._over.wait()
-        await self._writer.flush(1.0)
+        await self._writer.flush(FLUSH)
 
     # --- what it hears
 
@@ -85,7 +92,7 @@ class Producer(Spawned):
                 self._engine.want(order)
                 self._changed()
             case Drain():
-                self._drain(order.deadline)
+                self._drain(order.until)
             case DumpStacks():
                 faulthandler.dump_traceback(file=2, all_threads=True)
                 for lane in self._engine.fleet.lanes.values():
@@ -119,31 +126,37 @@ class Producer(Spawned):
 
     # --- the stop ladder: quiet, drain, give back, kill
 
-    def _drain(self, deadline: float) -> None:
+    def _drain(self, until: float) -> None:
+        """Begin to end; a later order can only shorten the time."""
+        if until >= self._until:
+            return
+        self._until = until
+        loop = asyncio.get_running_loop()
+        if self._exit_at is not None:
+            self._exit_at.cancel()
+        self._exit_at = loop.call_at(StopBudget(until).producer, self._give_up)
         if self._ending is None:
-            self._ending = asyncio.create_task(self._end(deadline))
-        elif deadline == 0:
-            self._deadline = 0.0
+            self._ending = asyncio.create_task(self._end())
 
-    async def _end(self, deadline: float) -> None:
+    async def _end(self) -> None:
         engine = self._engine
-        self._deadline = time.monotonic() + deadline
-        logs.report(log, logging.INFO, "draining", f"draining: {engine.ledger.out} in hand, at most {deadline:g} s")
+        patience = max(0.0, self._until - time.monotonic())
+        logs.report(log, logging.INFO, "draining", f"draining: {engine.ledger.out} in hand, at most {patience:.3g} s")
         engine.quiet()
         self._changed()
-        while (engine.ledger.out or engine.ledger.placing) and time.monotonic() < self._deadline:
+        while (engine.ledger.out or engine.ledger.placing) and time.monotonic() < self._until:
             engine.give_back_held()  # what a dying Consumer left
             await asyncio.sleep(0.01)
-        given_back = len(engine.ledger)
+        drained, given_back = time.monotonic(), len(engine.ledger)
         engine.fleet.retire_all()
         if given_back:
             engine.fleet.kill_all("the drain deadline has passed")
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(engine.link.close(CLOSE_DEADLINE), CLOSE_DEADLINE + 1)
-        end = time.monotonic() + CLOSE_DEADLINE
-        await self._emptied(end)
+        closing = asyncio.create_task(engine.link.close(CLOSE_DEADLINE))
+        await self._emptied(lambda: StopBudget(self._until).consumers(drained))
         engine.fleet.kill_all("it did not end in time")
-        await self._emptied(end + 1)
+        await asyncio.wait([closing], timeout=CLOSE_DEADLINE)
+        killed = time.monotonic()
+        await self._emptied(lambda: killed + KILLED)
         level = logging.WARNING if given_back else logging.INFO
         logs.report(log, level, "ended", f"ended; {given_back} unfinished messages went back to the broker")
         engine.slots.clear()  # what is in hand at an orderly end is nobody's fault
@@ -151,6 +164,10 @@ class Producer(Spawned):
         self._writer.send(_encoder.encode(Ended(given_back)))
         self._over.set()
 
-    async def _emptied(self, end: float) -> None:
-        while self._engine.fleet.lanes and time.monotonic() < end:  # noqa: ASYNC110 - once in a life
+    def _give_up(self) -> None:
+        """End whatever `_end` still waits for: the connections end with the process, and the Consumers too."""
+        os._exit(Exit.GIVEN_BACK)
+
+    async def _emptied(self, end: Callable[[], float]) -> None:
+        while self._engine.fleet.lanes and time.monotonic() < end():  # noqa: ASYNC110 - once in a life
             await asyncio.sleep(0.005)

@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 from mqworker.config.load import Loaded
+from mqworker.config.stop_budget import StopBudget
 from mqworker.exits import Exit
 from mqworker.ipc import logs
 from mqworker.ipc.spawn import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
 
-LOCK_PATIENCE = 15.0  # seconds beyond the drain deadline to wait for the instance before us to end
 REMAINS_PATIENCE = 3.0  # seconds that a killed instance's processes may take to end
 FILES = 4096  # descriptors that are asked for
 
@@ -61,7 +61,7 @@ def acquire_lock(path: Path, drain_deadline: float) -> int:
 
     Under supervisord a drain of the instance before us is waited for; by hand only what a killed one leaves behind.
     """
-    patience = drain_deadline + LOCK_PATIENCE if "SUPERVISOR_ENABLED" in os.environ else REMAINS_PATIENCE
+    patience = StopBudget(drain_deadline).successor if "SUPERVISOR_ENABLED" in os.environ else REMAINS_PATIENCE
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     end = time.monotonic() + patience
     told = False

@@ -18,6 +18,7 @@ from typing import Any
 from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.code_check.client import check_code
 from mqworker.config.load import Loaded, redact_url
+from mqworker.config.stop_budget import CLOSE, StopBudget
 from mqworker.control import desired_state
 from mqworker.control.control import Control, ControlError, ParamsRefused, Snapshot
 from mqworker.control.desired_state import Change, Document, SetLogLevel
@@ -45,12 +46,12 @@ def run(loaded: Loaded, *, burst: bool = False) -> int:
     forget_main()
     writer = logs.LogWriter(service.name, logs.stdout_fd(), service.log_format)
     logs.use(logs.ForwardingHandler(writer.put, "service"), logs.LEVELS[service.log_level])
-    began = False
+    began: Service | None = None
     try:
         prepare(loaded)
         with_lock = acquire_lock(loaded.state_dir / "lock", service.drain_deadline)
-        began = True
-        code = asyncio.run(Service(loaded, writer, with_lock, burst=burst).main())
+        began = Service(loaded, writer, with_lock, burst=burst)
+        code = asyncio.run(began.main())
     except StartError as error:
         words, _, detail = str(error).partition("\n")  # the user's own traceback, if it is about the user's code
         logs.report(log, logging.ERROR, "cannot_start", words, exit_code=int(error.code), traceback=detail or None)
@@ -60,7 +61,7 @@ def run(loaded: Loaded, *, burst: bool = False) -> int:
         code = int(Exit.INTERNAL)
     if code not in (Exit.OK, Exit.GIVEN_BACK, Exit.CONFIG) and began and "SUPERVISOR_ENABLED" in os.environ:
         time.sleep(EXIT_DELAY)
-    writer.close(2.0)
+    writer.close(began.time_left() if began else CLOSE)
     return code
 
 
@@ -85,11 +86,8 @@ class Service:
         self._checking = asyncio.Lock()
         self._ended = asyncio.Event()
         self._started = time.time()
-        self._shown = False
-        service = self._config.service
-        self._supervisors = {
-            name: StageSupervisor(self._spec(name), self, lock, service.drain_deadline) for name in self._config.stages
-        }
+        self._budget: StopBudget | None = None  # in CLOCK_MONOTONIC, once the end has begun
+        self._supervisors = {name: StageSupervisor(self._spec(name), self, lock) for name in self._config.stages}
 
     def _spec(self, name: str) -> StageSpec:
         return StageSpec(
@@ -99,6 +97,7 @@ class Service:
             broker=self._config.broker,
             root=str(self._loaded.root),
             state_dir=str(self._loaded.state_dir),
+            drain_deadline=self._config.service.drain_deadline,
         )
 
     # --- life
@@ -131,9 +130,9 @@ class Service:
         beat = asyncio.create_task(self._beat())
         await self._ended.wait()
         beat.cancel()
-        await asyncio.to_thread(server.stop, 2.0)
         self._broker_admin.stop("the service ends")
-        await self._orphans.end(2.0)
+        left = self.time_left()
+        await asyncio.gather(asyncio.to_thread(server.stop, left / 2), self._orphans.end(left / 2))
         if self._code == Exit.OK and any(supervisor.given_back for supervisor in self._supervisors.values()):
             self._code = Exit.GIVEN_BACK
         logs.report(
@@ -200,7 +199,7 @@ class Service:
                     words = f"the Producer of {supervisor.name} died {deaths} times in a row: giving up"
                     logs.report(log, logging.ERROR, "restarts_exhausted", words)
                     self._code = Exit.RESTARTS_EXHAUSTED
-                    self._begin_end(0.0)
+                    self._begin_end(now)
             self._watch_burst()
             self._publish()
 
@@ -213,7 +212,7 @@ class Service:
         self._idle = self._idle + 1 if idle else 0
         if self._idle >= 4:
             logs.report(log, logging.INFO, "burst_done", "the input is empty: ending")
-            self._begin_end(self._config.service.drain_deadline)
+            self._drain()
 
     # --- signals
 
@@ -230,11 +229,11 @@ class Service:
         if self._state == "starting":
             self._starting.cancel()
         elif self._terms == 1 or self._state == "running":
-            self._begin_end(self._config.service.drain_deadline)
+            self._drain()
         elif self._terms == 2:
             logs.report(log, logging.WARNING, "giving_back", "second signal: giving everything back at once")
             self._code = self._code or Exit.GIVEN_BACK
-            self._begin_end(0.0)
+            self._begin_end(time.monotonic())
 
     def _pause(self, paused: bool) -> None:
         if self._state == "running" and paused != self._paused:
@@ -254,12 +253,23 @@ class Service:
         for supervisor in self._supervisors.values():
             supervisor.dump_stacks()
 
-    def _begin_end(self, deadline: float) -> None:
+    def _drain(self) -> None:
+        self._begin_end(time.monotonic() + self._config.service.drain_deadline)
+
+    def _begin_end(self, until: float) -> None:
         self._state = "draining"
-        logs.report(log, logging.INFO, "draining", f"draining, at most {deadline:g} s")
+        patience = max(0.0, until - time.monotonic())
+        logs.report(log, logging.INFO, "draining", f"draining, at most {patience:.3g} s")
+        self._budget = StopBudget(until)
+        asyncio.get_running_loop().call_at(self._budget.abandon, self._ended.set)
         for supervisor in self._supervisors.values():
-            supervisor.end(deadline)
+            supervisor.end(until)
         self.stage_changed()
+
+    def time_left(self) -> float:
+        """Seconds for what the end still needs."""
+        left = CLOSE if self._budget is None else self._budget.service - time.monotonic()
+        return max(0.25, min(CLOSE, left))
 
     # --- what supervisors say (StageOwner)
 
@@ -303,7 +313,7 @@ class Service:
     async def drain(self) -> None:
         """Begin the end, as SIGTERM does."""
         if self._state == "running":
-            self._begin_end(self._config.service.drain_deadline)
+            self._drain()
 
     # --- inside
 

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import msgspec
 
+from mqworker.config.stop_budget import StopBudget
 from mqworker.control.control import StageView
 from mqworker.control.desired_state import Document
 from mqworker.ipc import logs
@@ -27,7 +28,6 @@ from mqworker.ipc.spawn import SPAWN, Death, reap
 from mqworker.producer.process import Producer
 
 PULSE_DEADLINE = 15.0  # seconds without a report until a Producer counts as hanging
-STOP_GRACE = 8.0  # seconds beyond the drain deadline until it is killed
 FRUITLESS_MAX = 8  # Producers in a row that die before they are connected
 FRUITFUL_AGE = 10.0  # seconds after which a life counts as fruitful anyway
 
@@ -50,7 +50,7 @@ class StageOwner(Protocol):
 class StageSupervisor:
     """See the module head."""
 
-    def __init__(self, spec: StageSpec, owner: StageOwner, lock: int, drain_deadline: float) -> None:
+    def __init__(self, spec: StageSpec, owner: StageOwner, lock: int) -> None:
         self.name = spec.stage
         self.status: StageStatus | None = None
         self.given_back = 0
@@ -59,13 +59,13 @@ class StageSupervisor:
         self._spec = spec
         self._owner = owner
         self._lock = lock
-        self._drain_deadline = drain_deadline
         self._document: Document | None = None
         self._paused = False
         self._process: Producer | None = None
         self._born = 0.0
         self._heard = 0.0
-        self._stop_by: float | None = None  # monotonic: it was told to end, and is killed then
+        self._until: float | None = None  # monotonic: it was told to end, and to give back what is in hand then
+        self._kill_at: asyncio.TimerHandle | None = None
         self._ended: Ended | None = None
         self._final = False
 
@@ -74,14 +74,14 @@ class StageSupervisor:
     def want(self, document: Document, *, paused: bool) -> None:
         """Aim at this document."""
         self._document, self._paused = document, paused
-        if self._process is not None and self._stop_by is None:
+        if self._process is not None and self._until is None:
             self._send(self._desired())
         self.reconcile(time.monotonic())
 
-    def end(self, deadline: float) -> None:
-        """Drain for good; again with 0 to give back at once."""
+    def end(self, until: float) -> None:
+        """Drain for good; a second time to give back sooner."""
         self._final = True
-        self._stop(deadline)
+        self._stop(until)
 
     def dump_stacks(self) -> None:
         """Have the tree write its stacks to the log."""
@@ -106,10 +106,8 @@ class StageSupervisor:
         if self._process is None:
             if wanted and self.budget.may_start(now):
                 self._start(now)
-        elif not wanted and self._stop_by is None:
-            self._stop(self._drain_deadline)
-        elif self._stop_by is not None and now > self._stop_by:
-            self._kill("it did not end in time")
+        elif not wanted and self._until is None:
+            self._stop(now + self._spec.drain_deadline)
         elif now - self._heard > PULSE_DEADLINE:
             self._kill(f"it said nothing for {PULSE_DEADLINE:g} s")
 
@@ -122,7 +120,7 @@ class StageSupervisor:
         desired = document.stages[self.name]
         status = self.status
         applied = document.revision if self._process is None and not desired.running else 0
-        if status is not None and self._stop_by is None and desired.running:
+        if status is not None and self._until is None and desired.running:
             applied = status.revision
         return StageView(
             name=self.name,
@@ -138,7 +136,7 @@ class StageSupervisor:
         if self._process is None:
             running = self._document is not None and self._document.stages[self.name].running and not self._final
             return "backoff" if running else "stopped"
-        if self._stop_by is not None:
+        if self._until is not None:
             return "stopping"
         if self.status is None:
             return "starting"
@@ -189,7 +187,7 @@ class StageSupervisor:
         assert process.pid is not None
         self._process = process
         self._born = self._heard = now
-        self._stop_by = None
+        self._until = None
         self._ended = None
         self.status = None
         self._writer = FrameWriter(self._pipe.fileno())
@@ -201,11 +199,15 @@ class StageSupervisor:
     def _send(self, order: Order) -> None:
         self._writer.send(_encoder.encode(order))
 
-    def _stop(self, deadline: float) -> None:
-        if self._process is None:
+    def _stop(self, until: float) -> None:
+        if self._process is None or (self._until is not None and until >= self._until):
             return
-        self._stop_by = time.monotonic() + deadline + STOP_GRACE
-        self._send(Drain(deadline))
+        self._until = until
+        self._send(Drain(until))
+        if self._kill_at is not None:
+            self._kill_at.cancel()
+        loop = asyncio.get_running_loop()
+        self._kill_at = loop.call_at(StopBudget(until).kill, self._kill, "it did not end in time")
         self._owner.stage_changed()
 
     def _kill(self, why: str) -> None:
@@ -246,9 +248,12 @@ class StageSupervisor:
         self._out.close()
         process.close()
         self._process = None
+        if self._kill_at is not None:
+            self._kill_at.cancel()
+        self._kill_at = None
         self._after_death(death, now)
         self.status = None
-        self._stop_by = None
+        self._until = None
         self.reconcile(now)
         self._owner.stage_changed()
 
@@ -257,7 +262,7 @@ class StageSupervisor:
             self._last_words = ""
             self.budget.died(now, fruitful=True)
             return
-        if self._stop_by is not None and self.status is not None:
+        if self._until is not None and self.status is not None:
             self.given_back += self.status.dispatched + self.status.settling
         connected = self.status is not None and self.status.link.connected
         self.budget.died(now, fruitful=connected or now - self._born > FRUITFUL_AGE)

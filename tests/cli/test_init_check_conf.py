@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mqworker.config.stop_budget import StopBudget
 from mqworker.exits import Exit
 from tests.support.cli import environment, mqworker
 
@@ -127,7 +128,7 @@ def sections(text: str) -> configparser.RawConfigParser:
 
 def invariants(program: configparser.SectionProxy, drain: float) -> None:
     """What must hold in every program section that runs the service (reliability.md 61 to 66)."""
-    assert float(program["stopwaitsecs"]) > drain
+    assert float(program["stopwaitsecs"]) >= StopBudget(drain).least
     assert program["stopsignal"] == "TERM"
     assert program["stopasgroup"] == "false"
     assert program["killasgroup"] == "true"
@@ -148,7 +149,7 @@ def test_conf_supervisor(project, drain):
     assert set(parser.sections()) == {"program:energy", "eventlistener:energy-watchdog"}
     program, watchdog = parser["program:energy"], parser["eventlistener:energy-watchdog"]
     invariants(program, drain)
-    assert float(program["stopwaitsecs"]) == math.ceil(drain) + 5
+    assert float(program["stopwaitsecs"]) == math.ceil(drain) + 10
     assert shlex.split(program["command"])[-2:] == ["--config", str(project / "mqworker.toml")]
     assert shlex.split(watchdog["command"])[-4:] == ["--program", "energy", "--config", str(project / "mqworker.toml")]
     assert watchdog["events"] == "TICK_5"
@@ -178,7 +179,7 @@ def test_conf_systemd(project):
     parser.optionxform = str
     parser.read_string(mqworker("conf", "systemd", cwd=project).stdout)
     service = parser["Service"]
-    assert float(service["TimeoutStopSec"]) > 30
+    assert float(service["TimeoutStopSec"]) >= StopBudget(30).least
     assert service["KillMode"] == "mixed"
     assert service["KillSignal"] == "SIGTERM"
     assert service["Restart"] == "on-failure"

@@ -1,0 +1,90 @@
+"""The end of a service under a real supervisord that waits as long as it must and no longer: nobody is killed early."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from mqworker.config.stop_budget import StopBudget
+from tests.support.embedded import HANDLER, Client, config
+from tests.support.supervised import Supervised
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.system
+
+NATIVE = """\
+import ctypes
+
+def handle(body):
+    return ctypes.PyDLL(None).sleep(60)  # holds the interpreter: no signal handler and no thread can run
+"""
+SLOW_TO_LEAVE = """\
+import time
+from pathlib import Path
+
+class handle:
+    def handle(self, body):
+        return body
+
+    def teardown(self):
+        time.sleep(SECONDS)
+        (Path(__file__).parent / "left").touch()
+"""
+
+
+def stop(service: Supervised, drain: float) -> float:
+    """Stop the program; returns how long it took, which supervisord found short enough."""
+    asked = time.monotonic()
+    assert service.ctl("stop", "mqworker") == "mqworker: stopped\n"
+    took = time.monotonic() - asked
+    print(f"stopped after {took:.2f} s, drain deadline {drain:g} s")
+    assert "SIGKILL" not in (service.state / "supervisord.log").read_text()
+    assert took < StopBudget(drain).least
+    return took
+
+
+def supervised(drain: float, jobs: str) -> Supervised:
+    """A service on the embedded broker; supervisord waits for the least that the budget allows."""
+    service = Supervised(config(service=f"drain_deadline = {drain:g}", consumers=1), {"jobs.py": jobs})
+    text = service.conf.read_text()
+    service.conf.write_text(text.replace("stopwaitsecs=40", f"stopwaitsecs={StopBudget(drain).least:g}"))
+    assert f"stopwaitsecs={StopBudget(drain).least:g} " in service.conf.read_text()
+    return service
+
+
+def in_hand(service: Supervised) -> bool:
+    """Whether the Consumer works on a message."""
+    actual = service.stage("work")["actual"]
+    return actual is not None and any(one["message_id"] for one in actual["consumers"])
+
+
+@pytest.mark.parametrize("stuck", ["native code", "teardown", "frozen Producer"])
+def test_a_stop_ends_in_time_whoever_is_stuck(stuck):
+    """Native code, a teardown without end, a Producer that hangs: an exit in time, and no SIGKILL from outside."""
+    jobs = {"native code": NATIVE, "teardown": SLOW_TO_LEAVE.replace("SECONDS", "60")}.get(stuck, HANDLER)
+    with supervised(1, jobs) as service:
+        service.supervise()
+        with Client(service) as client:
+            if stuck != "teardown":
+                client.send(1, seconds=60)
+                wait_for(lambda: in_hand(service), 20, "the message to be in hand")
+            if stuck == "frozen Producer":
+                os.kill(service.named("mqw-producer")[0], signal.SIGSTOP)
+            stop(service, 1)
+            assert service.info()["exitstatus"] == (0 if stuck == "teardown" else 75)
+            killed = [event for event in service.events() if event["event"] == "producer_killed"]
+            assert bool(killed) == (stuck == "frozen Producer")
+            if not killed:  # the lease of a Producer that was killed ends when somebody looks for dead owners
+                assert client.ready() == client.sent
+        service.shut()
+
+
+def test_a_teardown_has_what_is_left_of_the_drain_deadline():
+    """With nothing in hand a teardown of three seconds is not cut short."""
+    with supervised(30, SLOW_TO_LEAVE.replace("SECONDS", "3")) as service:
+        service.supervise()
+        assert 3 < stop(service, 30) < 10
+        assert service.info()["exitstatus"] == 0
+        assert (service.folder / "left").exists()
+        service.shut()

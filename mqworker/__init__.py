@@ -1,7 +1,7 @@
 """mqworker: a service around your algorithm, behind RabbitMQ.
 
-These are the names that the author of a handler needs. Importing the package stays light: it happens in every process
-and before every verb of the command line.
+These are the names that the author of a handler needs. Importing the package must stay cheap, because every process
+and every verb of the command line does it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ __all__ = ["Message", "Reject", "Retry", "SoftTimeLimit"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Message` when it is asked for: it needs the codec of AMQP properties, which `--help` does not."""
+    """Import `Message` on first access: it needs the AMQP property codec, which `--help` does not."""
     if name == "Message":
         from mqworker.jobs.message import Message  # noqa: PLC0415 - lazy on purpose, see above
 

@@ -1,7 +1,7 @@
 """A small HTTP client for the control API of a running service, over its unix socket or TCP, with the standard library.
 
-Runs in the command line, one thread. Owns one kept-alive connection. Every answer that is not wanted becomes a
-`CallError`: one clear sentence and the exit code that says what kind of failure it was.
+Runs in the command line and the watchdog, one thread. Owns one kept-alive connection. Every failure is raised as a
+`CallError`: one clear sentence and the exit code for that kind of failure.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ from urllib.parse import urlsplit
 from mqworker.exits import Exit
 
 API = "/api/v1"
-IDLE_MAX = 20.0  # seconds after which a kept connection is not trusted with a request that must not be made twice
+IDLE_MAX = 20.0  # seconds after which a kept connection is not trusted with a request that must not be sent twice
 ANSWER_MAX = 256 << 20  # bytes
 CONNECT_MAX = 5.0  # seconds
 
 
 class CallError(Exception):
-    """A request that was not answered as wanted; `code` is the exit code, `status` the HTTP status if there was one."""
+    """A request failed; `code` is the exit code, `status` the HTTP status if there was one."""
 
     def __init__(self, code: Exit, message: str, status: int = 0, problem: Mapping[str, Any] | None = None) -> None:
         self.code = code
@@ -32,7 +32,7 @@ class CallError(Exception):
 
 
 class Address(NamedTuple):
-    """Where a service answers; `socket` is the path of a unix socket, or empty."""
+    """Where a service listens; `socket` is the path of a unix socket, or empty."""
 
     host: str = "127.0.0.1"
     port: int = 5002
@@ -40,22 +40,22 @@ class Address(NamedTuple):
     token: str = ""
 
     def __str__(self) -> str:
-        """Return it as a person would write it, without the token."""
+        """Return it as a user would write it, without the token."""
         return self.socket or f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 def parse_url(url: str, token: str = "") -> Address:
-    """Read `http://host:port`; raises ValueError with a sentence."""
+    """Parse `http://host:port`; raises ValueError with a sentence."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme != "http":
-        raise ValueError(f"{parts.scheme}:// is not spoken here; give http://host:port")
+        raise ValueError(f"{parts.scheme}:// is not supported; give http://host:port")
     if not parts.hostname or parts.path.strip("/") or parts.query or parts.username is not None:
-        raise ValueError("give http://host:port and nothing more")
+        raise ValueError("give only http://host:port")
     return Address(parts.hostname, parts.port or 5002, "", token)
 
 
 class Answer(NamedTuple):
-    """What came back."""
+    """An HTTP answer."""
 
     status: int
     content_type: str
@@ -63,12 +63,12 @@ class Answer(NamedTuple):
     body: bytes
 
     def json(self) -> Any:
-        """Return the decoded body; raises CallError."""
+        """Return the decoded body; raises `CallError`."""
         try:
             return json.loads(self.body)
         except ValueError:
-            words = f"the answer (HTTP {self.status}) is not JSON: is this an mqworker service?"
-            raise CallError(Exit.NO_ANSWER, words, self.status) from None
+            text = f"the answer (HTTP {self.status}) is not JSON: is this an mqworker service?"
+            raise CallError(Exit.NO_ANSWER, text, self.status) from None
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -87,7 +87,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Client:
-    """See the module head. `timeout` is what one answer may take, in seconds."""
+    """See the module head. `timeout` is how long one answer may take, in seconds."""
 
     def __init__(self, address: Address, timeout: float = 5.0) -> None:
         self.address = address
@@ -112,7 +112,7 @@ class Client:
         return self.call("GET", path, timeout=timeout)
 
     def call(self, method: str, path: str, payload: Any = None, timeout: float | None = None) -> Any:
-        """Make a request with a JSON body below /api/v1; returns the decoded answer (None for an empty one)."""
+        """Send a request with a JSON body below /api/v1; return the decoded answer (None for an empty one)."""
         body = b"" if payload is None else json.dumps(payload).encode()
         answer = self.request(method, API + path, body, "application/json" if body else "", timeout)
         return answer.json() if answer.body else None
@@ -120,11 +120,11 @@ class Client:
     def request(
         self, method: str, path: str, body: bytes = b"", content_type: str = "", timeout: float | None = None
     ) -> Answer:
-        """Make any request; raises CallError for every answer of 400 and above."""
+        """Send any request; raises `CallError` for every status of 400 and above."""
         timeout = self.timeout if timeout is None else timeout
         headers = self._headers(content_type)
-        again = method != "POST"  # a kept connection may have been closed meanwhile: only then, and only if harmless
-        if self._connection is not None and not again and time.monotonic() - self._used > IDLE_MAX:
+        repeatable = method != "POST"  # sent again only when a kept connection turns out to be closed
+        if self._connection is not None and not repeatable and time.monotonic() - self._used > IDLE_MAX:
             self.close()
         while True:
             kept = self._connection is not None
@@ -135,20 +135,20 @@ class Client:
                 answer = self._read(response)
             except TimeoutError:
                 self.close()
-                raise self._late(timeout) from None
+                raise self._timed_out(timeout) from None
             except (http.client.HTTPException, OSError) as error:
                 self.close()
-                if kept and again and isinstance(error, (http.client.RemoteDisconnected, ConnectionError)):
+                if kept and repeatable and isinstance(error, (http.client.RemoteDisconnected, ConnectionError)):
                     continue
-                words = f"{self.address} closed the connection without an answer ({_cause(error)})"
-                raise CallError(Exit.NO_ANSWER, f"{words}; look at the service's log") from None
+                text = f"{self.address} closed the connection without an answer ({_cause(error)})"
+                raise CallError(Exit.NO_ANSWER, f"{text}; see the service's log") from None
             self._used = time.monotonic()
             if answer.status >= 400:
                 raise _refusal(answer, self.address)
             return answer
 
     def events(self, path: str, silence: float = 60.0) -> Iterator[tuple[str, str]]:
-        """Follow a stream of server-sent events: (event, data); ends when the service closes it."""
+        """Yield (event, data) of a stream of server-sent events until the service closes it."""
         connection = self._connect(silence)
         try:
             connection.request("GET", API + path, headers=self._headers("") | {"Accept": "text/event-stream"})
@@ -166,9 +166,9 @@ class Client:
                     yield event, "\n".join(data)
                     event, data = "", []
         except TimeoutError:
-            raise self._late(silence) from None
+            raise self._timed_out(silence) from None
         except (http.client.HTTPException, OSError) as error:
-            raise CallError(Exit.NO_ANSWER, f"{self.address}: the stream broke off ({_cause(error)})") from None
+            raise CallError(Exit.NO_ANSWER, f"{self.address}: the stream was interrupted ({_cause(error)})") from None
         finally:
             self.close()
 
@@ -200,18 +200,18 @@ class Client:
         try:
             connection.connect()
         except (TimeoutError, BlockingIOError):
-            raise self._late(timeout) from None
+            raise self._timed_out(timeout) from None
         except PermissionError:
-            words = f"{address} may not be opened by this user: run it as the user of the service"
-            raise CallError(Exit.NOT_RUNNING, words) from None
+            text = f"this user may not open {address}: run the command as the service's user"
+            raise CallError(Exit.NOT_RUNNING, text) from None
         except OSError as error:
-            words = f"no service is running at {address} ({_cause(error)}); start it with `mqworker run`"
-            raise CallError(Exit.NOT_RUNNING, words) from None
+            text = f"no service is running at {address} ({_cause(error)}); start it with `mqworker run`"
+            raise CallError(Exit.NOT_RUNNING, text) from None
         return connection
 
-    def _late(self, timeout: float) -> CallError:
-        words = f"{self.address} did not answer within {timeout:g} s"
-        return CallError(Exit.NO_ANSWER, f"{words}; ask again with a longer --timeout, or look at the service's log")
+    def _timed_out(self, timeout: float) -> CallError:
+        text = f"{self.address} did not answer within {timeout:g} s"
+        return CallError(Exit.NO_ANSWER, f"{text}; try again with a longer --timeout, or see the service's log")
 
     def _read(self, response: http.client.HTTPResponse) -> Answer:
         body = response.read(ANSWER_MAX + 1)
@@ -228,20 +228,20 @@ def _cause(error: BaseException) -> str:
 
 
 def _refusal(answer: Answer, address: Address) -> CallError:
-    """Make one sentence of a problem document (RFC 9457)."""
+    """Turn a problem document (RFC 9457) into one sentence."""
     problem: dict[str, Any] = {}
     if "json" in answer.content_type:
         with contextlib.suppress(ValueError):
             decoded = json.loads(answer.body)
             problem = decoded if isinstance(decoded, dict) else {}
-    words = str(problem.get("detail") or problem.get("title") or f"HTTP {answer.status} from {address}")
+    text = str(problem.get("detail") or problem.get("title") or f"HTTP {answer.status} from {address}")
     fields = [item for item in problem.get("fields") or () if isinstance(item, dict)]
-    told = [f"{item['field']}: {item['problem']}" if item["field"] else item["problem"] for item in fields]
-    if missing := [sentence for sentence in told if sentence not in words]:
-        words = f"{words}: {'; '.join(missing)}"
+    causes = [f"{item['field']}: {item['problem']}" if item["field"] else item["problem"] for item in fields]
+    if missing := [cause for cause in causes if cause not in text]:
+        text = f"{text}: {'; '.join(missing)}"
     if answer.status in (401, 403):
-        return CallError(Exit.REFUSED, f"refused: {words}", answer.status, problem)
-    return CallError(_code(answer.status, problem), words, answer.status, problem)
+        return CallError(Exit.REFUSED, f"refused: {text}", answer.status, problem)
+    return CallError(_code(answer.status, problem), text, answer.status, problem)
 
 
 def _code(status: int, problem: Mapping[str, Any]) -> Exit:

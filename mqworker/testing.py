@@ -1,11 +1,11 @@
-"""For users' own tests: run jobs on a message, in the process of the test.
+"""For users' tests: run jobs on a message, in the test's own process.
 
     from mqworker.testing import run_job
 
     def test_largest():
         assert run_job("primes:largest", {"n": 20}) == {"prime": 19}
 
-Body and result go through the stage's codec as in a Consumer, so that a test fails for what would end as a dead letter.
+Body and result go through the stage's codec as in a Consumer, so that a test fails where the stage would dead-letter.
 """
 
 import inspect
@@ -37,19 +37,19 @@ def run_job(
     headers: Mapping[str, Any] | None = None,
     **properties: Any,
 ) -> Any:
-    """Return what a chain of jobs makes of one message: setup, run, teardown; None when a job dropped it.
+    """Return a chain's result for one message, after setup, run and teardown; None when a job dropped it.
 
-    A job is "module:name", found in the folder `root`, or the function or class itself. `body` is a value, encoded as
-    `codec` says and decoded again; or, when the property `content_type` is given, the bytes as they would arrive.
-    `properties` are AMQP's (message_id, correlation_id, ...). Raises what the job raises, and `JobLoadError`,
+    A job is "module:name", found in the folder `root`, or the function or class itself. `body` is a value, which is
+    encoded by `codec` and decoded again; or, with the property `content_type`, the bytes as they would arrive.
+    `properties` are AMQP's (message_id, correlation_id, ...). Raises whatever a job raises, and `JobLoadError`,
     `ParamsError`, `UndecodableError` or `UnencodableError`.
     """
     if "content_type" not in properties:
         body, properties["content_type"] = encode(body, codec)
     block = Properties(headers=Headers(dict(headers or {})), **properties).encode()
     message = Message(body, block, redelivered=redelivered, exchange=exchange, routing_key=routing_key, attempt=attempt)
-    several = [jobs] if isinstance(jobs, str) or callable(jobs) else jobs
-    chain = Chain([_job(job, root) for job in several], params or {}, "test")
+    job_list = [jobs] if isinstance(jobs, str) or callable(jobs) else jobs
+    chain = Chain([_job(job, root) for job in job_list], params or {}, "test")
     chain.setup()
     try:
         result = chain.run(decode(body, message.content_type, message.content_encoding, codec), message)

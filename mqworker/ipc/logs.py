@@ -1,9 +1,9 @@
-"""Events on their way to the one place that writes them down.
+"""Log events, from every process to the one place that writes them.
 
-In every process: standard `logging` with a ForwardingHandler, which turns records into LogEvents and hands them to the
-process's pipe up. In the Service: LogWriter, one thread with a bounded queue, which alone writes stdout and keeps the
-last lines for `/logs`. Nothing on the settle path ever waits for a log: when the reader of stdout lags, lines are
-dropped and counted, and the count is logged.
+In every process: standard `logging` with a ForwardingHandler, which turns records into LogEvents and sends them up the
+process's pipe. In the Service: LogWriter, one thread with a bounded queue, which alone writes stdout and keeps the last
+lines for `/logs`. Settling a message never waits for a log: when the reader of stdout lags, lines are dropped and
+counted, and the count is logged.
 """
 
 import collections
@@ -35,13 +35,13 @@ LEVELS = {name: number for number, name in _LEVELS.items()}
 
 
 def report(log: logging.Logger, level: int, event: str, msg: str, **fields: Any) -> None:
-    """Log one event: a fixed word, a sentence, and plain fields."""
+    """Log one event: a fixed event name, a sentence, and plain fields."""
     if log.isEnabledFor(level):
         log.log(level, "%s", msg, extra={"event": event, "fields": fields})
 
 
 class ForwardingHandler(logging.Handler):
-    """Gives records to `send` as LogEvents."""
+    """Passes records to `send` as LogEvents."""
 
     def __init__(self, send: Callable[[LogEvent], None], process: str, stage: str = "") -> None:
         super().__init__()
@@ -50,15 +50,15 @@ class ForwardingHandler(logging.Handler):
         self._stage = stage
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand one record over; a record that cannot be formatted is reported as such."""
+        """Send one record; a record that cannot be formatted is reported as such."""
         try:
             event = self._event(record)
-        except SoftTimeLimit:  # of the handler that logs
+        except SoftTimeLimit:  # it belongs to the job that is logging
             raise
-        except Exception as error:  # noqa: BLE001 - the user's arguments and fields may do anything when formatted
+        except Exception as error:  # noqa: BLE001 - formatting the user's arguments and fields may raise anything
             where = f"{record.pathname}:{record.lineno}"
-            words = text(f"log message could not be formatted ({type(error).__name__}) at {where}")
-            event = LogEvent(record.created, record.levelno, "log", words, self._process, os.getpid(), self._stage)
+            message = text(f"log message could not be formatted ({type(error).__name__}) at {where}")
+            event = LogEvent(record.created, record.levelno, "log", message, self._process, os.getpid(), self._stage)
         with contextlib.suppress(OSError):
             self._send(event)
 
@@ -82,12 +82,12 @@ class ForwardingHandler(logging.Handler):
 
 
 def text(value: str) -> str:
-    """Valid UTF-8 text of any string."""
+    """Return any string as valid UTF-8 text."""
     return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def plain(value: Any) -> Any:
-    """A value that MessagePack and JSON can carry."""
+    """Return a value that MessagePack and JSON can carry."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, float) and math.isfinite(value):
@@ -98,7 +98,7 @@ def plain(value: Any) -> Any:
 
 
 def use(handler: logging.Handler, level: int) -> None:
-    """Make this the process's only handler."""
+    """Make `handler` the process's only one."""
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
@@ -109,16 +109,16 @@ def use(handler: logging.Handler, level: int) -> None:
 
 
 def set_level(level: int) -> None:
-    """Set what is let through; chatty libraries stay a step quieter."""
+    """Set the least severe level that is logged; chatty libraries log errors only."""
     logging.getLogger().setLevel(level)
     for name in ("pika", "waitress", "werkzeug"):
         logging.getLogger(name).setLevel(max(level, logging.ERROR))
 
 
 def line_json(event: LogEvent, service: str) -> str:
-    """One JSON Lines record; JSON escapes control characters, `ensure_ascii` line separators and the rest.
+    """Return one JSON Lines record; JSON escapes control characters, `ensure_ascii` line separators and the rest.
 
-    Nothing in an event can make it fail: events of Consumers are only as good as the user's code in them.
+    Never raises, whatever the event holds: a Consumer's events contain whatever the user's code put there.
     """
     record: dict[str, Any] = {
         "time": timestamp(event.time),
@@ -137,7 +137,7 @@ def line_json(event: LogEvent, service: str) -> str:
 
 
 def line_text(event: LogEvent, _service: str) -> str:
-    """One line for a person; a traceback follows indented on escaped lines of its own."""
+    """Return one readable line; a traceback follows on indented, escaped lines."""
     when = timestamp(event.time)[11:23]
     where = escape(event.process or event.stage)
     extra = " ".join(
@@ -152,12 +152,12 @@ def line_text(event: LogEvent, _service: str) -> str:
 
 
 def escape(value: str) -> str:
-    """Show control characters, line separators and everything else that could begin a line or drive a terminal."""
+    """Escape control characters, line separators and whatever else could start a line or control a terminal."""
     return value if value.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
 
 
 def timestamp(seconds: float) -> str:
-    """RFC 3339, UTC, milliseconds; within the years 1970 to 9999."""
+    """Format as RFC 3339 in UTC with milliseconds, clamped to the years 1970 to 9999."""
     return (
         datetime.fromtimestamp(max(0.0, min(seconds, LAST_SECOND)), UTC)
         .isoformat(timespec="milliseconds")
@@ -170,7 +170,7 @@ def _level_name(level: int) -> str:
 
 
 class LogWriter:
-    """Writes events to a descriptor from its own thread, whole lines only; `lines()` lets others follow."""
+    """Writes events to a descriptor from its own thread, whole lines only; `recent` lets others follow."""
 
     def __init__(self, service: str, fd: int, log_format: str = "auto") -> None:
         self._service = service
@@ -179,7 +179,7 @@ class LogWriter:
         self._line = line_text if log_format == "text" or (log_format == "auto" and tty) else line_json
         self._queue: queue.Queue[LogEvent | None] = queue.Queue(QUEUED)
         self._dropped = 0  # guarded by _news
-        self._torn = False  # a part of a line was written, without its end
+        self._torn = False  # part of a line was written, but not its end
         self._recent: collections.deque[tuple[int, str]] = collections.deque(maxlen=KEPT)
         self._count = 0
         self._news = threading.Condition()
@@ -187,7 +187,7 @@ class LogWriter:
         self._thread.start()
 
     def put(self, event: LogEvent) -> None:
-        """Take an event from any thread; never waits."""
+        """Accept an event from any thread; never waits."""
         with self._news:
             self._count += 1
             self._recent.append((self._count, line_json(event, self._service)))
@@ -198,14 +198,14 @@ class LogWriter:
                 self._dropped += 1
 
     def recent(self, after: int, wait: float) -> list[tuple[int, str]]:
-        """Lines (number, JSON) behind the line `after`, waiting up to `wait` seconds for the first."""
+        """Return the lines (number, JSON) after number `after`, waiting up to `wait` seconds for the first."""
         with self._news:
             if self._count <= after and wait:
                 self._news.wait(wait)
             return [item for item in self._recent if item[0] > after]
 
     def close(self, deadline: float) -> None:
-        """Write what is queued, at most so many seconds."""
+        """Write what is queued, for at most `deadline` seconds."""
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=deadline / 2)
         self._thread.join(deadline / 2)
@@ -214,15 +214,15 @@ class LogWriter:
         for event in iter(self._queue.get, None):
             self._write(event)
             if self._queue.empty():
-                self._tell_dropped()
-        self._tell_dropped()
+                self._report_dropped()
+        self._report_dropped()
 
-    def _tell_dropped(self) -> None:
+    def _report_dropped(self) -> None:
         with self._news:
             count, self._dropped = self._dropped, 0
         if count:
-            words = f"{count} log lines were dropped: the reader of stdout was too slow"
-            self._write(LogEvent(time.time(), logging.WARNING, "logs_dropped", words, "service", os.getpid()), count)
+            message = f"{count} log lines were dropped: the reader of stdout was too slow"
+            self._write(LogEvent(time.time(), logging.WARNING, "logs_dropped", message, "service", os.getpid()), count)
 
     def _write(self, event: LogEvent, stands_for: int = 1) -> None:
         line = ("\n" if self._torn else "") + self._line(event, self._service) + "\n"
@@ -232,14 +232,14 @@ class LogWriter:
                 try:
                     data = data[os.write(self._fd, data) :]
                     self._torn = bool(data)
-                except BlockingIOError:  # some other program that shares stdout made it so
+                except BlockingIOError:  # another program that shares stdout made it non-blocking
                     select.select([], [self._fd], [])
-        except OSError:  # nobody reads any more, or the disk is full: drop, count, go on
+        except OSError:  # the reader is gone, or the disk is full: drop, count, go on
             with self._news:
                 self._dropped += stands_for
             time.sleep(0.1)
 
 
 def stdout_fd() -> int:
-    """The descriptor that the Service writes to."""
+    """Return the descriptor that the Service writes its log to."""
     return sys.__stdout__.fileno() if sys.__stdout__ is not None else 1

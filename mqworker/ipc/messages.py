@@ -1,14 +1,15 @@
-"""All that crosses a process boundary of mqworker, in one file: frozen records.
+"""Everything that crosses a process boundary of mqworker, in one file: frozen records.
 
     Service  --Order-->  Producer  --Chunk-->    Consumer
     Service  <--Report-- Producer  <--Uplink--   Consumer
-    Service  --AdminQuestion-> Desk;  Service <--AdminAnswer-- Desk;  the probe answers with one CodeReport
+    Service  --AdminQuestion-->  broker admin;  Service  <--AdminAnswer--  broker admin
+    Service  <--CodeReport--  code check, once
 
 Each record is plain data (numbers, text, bytes): no exception, callable, lock or pika object ever crosses. A running
-process receives records as MessagePack only. Pickle is used by multiprocessing alone, and only from a parent to a child
-that it started: for the process object at `spawn` (StageSpec and Desired are among its arguments), and around the bytes
-of a Chunk in a lane's queue. Nothing that a child, a broker or an HTTP client sends is ever unpickled. Times called
-`started` or `since` are CLOCK_MONOTONIC seconds, which all processes of one machine share; durations are seconds.
+process receives records only as MessagePack. Only multiprocessing uses pickle, and only from a parent to a child that
+it started: for the process object at `spawn` (StageSpec and Desired are among its arguments), and around the bytes of a
+Chunk in a lane's queue. Nothing that a child, a broker or an HTTP client sends is ever unpickled. Times called
+`started` or `since` are CLOCK_MONOTONIC seconds, which all processes of a machine share; durations are in seconds.
 """
 
 from typing import Any
@@ -29,11 +30,11 @@ class _Record(msgspec.Struct, frozen=True, tag=True):
 
 
 class LogEvent(_Record, frozen=True, tag="log"):
-    """One event of any process, on its way to the Service, the only one who writes it down."""
+    """A log event of any process, sent to the Service, which alone writes it."""
 
     time: float  # wall clock, seconds since the epoch, for display only
     level: int
-    event: str  # a fixed word
+    event: str  # a fixed name
     msg: str
     process: str
     pid: int
@@ -45,7 +46,7 @@ class LogEvent(_Record, frozen=True, tag="log"):
 
 
 class StageSpec(_Record, frozen=True):
-    """What a Producer is born with; it does not change in its life."""
+    """What a Producer is started with; it never changes during its life."""
 
     service: str
     stage: str
@@ -57,23 +58,23 @@ class StageSpec(_Record, frozen=True):
 
 
 class Desired(_Record, frozen=True, tag="desired"):
-    """What a stage should be from now on; the Producer converges to it and reports the revision it reached."""
+    """The desired state of a stage from now on; the Producer converges to it and reports the revision it reached."""
 
     revision: int
     listening: bool
     consumers: int  # 0 while working is switched off
     generation: int  # version of params and code together
-    code: int  # Consumers born with an older generation than this run old code and are replaced
+    code: int  # Consumers started with an older generation run old code and are replaced
     params: bytes  # JSON object
-    soft_limit: float  # seconds of one message, 0: none
+    soft_limit: float  # seconds for one message, 0: none
     hard_limit: float
     log_level: int
 
 
 class Drain(_Record, frozen=True, tag="drain"):
-    """Take nothing new, finish what is in hand, give the rest back and end; an earlier `until` shortens it."""
+    """Take nothing new, finish what is in hand, give the rest back and end; a later Drain may bring `until` forward."""
 
-    until: float  # CLOCK_MONOTONIC: when what is in hand is given back
+    until: float  # CLOCK_MONOTONIC: when whatever is still in hand is given back
 
 
 class DumpStacks(_Record, frozen=True, tag="stacks"):
@@ -92,33 +93,33 @@ class ConsumerStatus(_Record, frozen=True):
     generation: int  # applied
     code: int  # the generation whose code it imported
     done: int  # messages finished
-    message_since: float  # when its message in hand began; 0: none
-    message_id: str  # of the message in hand, when it runs long enough to be asked for
+    message_since: float  # when its message in hand was started; 0: none
+    message_id: str  # of the message in hand, once it has run for a while
     rss: int  # bytes, as last reported
     used: int  # messages in its lane
 
 
 class Times(msgspec.Struct, frozen=True, array_like=True):
-    """A histogram of durations in seconds over BUCKETS, since the Producer began."""
+    """A histogram of durations in seconds over BUCKETS, since the Producer started."""
 
     counts: tuple[int, ...]
     total: float
 
 
 class LinkState(msgspec.Struct, frozen=True):
-    """What can be said of a Link now; `reason` is one sentence with cause and fix whenever something is missing."""
+    """The current state of a Link; `reason` is one sentence with cause and fix whenever something is missing."""
 
-    connected: bool = False  # both connections are up and the topology is in place
-    consuming: bool = False  # the broker has our consumer registered
+    connected: bool = False  # both connections are up and the topology is declared
+    consuming: bool = False  # the broker has registered our consumer
     blocked: bool = False  # the broker refuses publishes for now (an alarm)
     reason: str = "not started"
     warnings: tuple[str, ...] = ()  # e.g. a queue found with other arguments than configured
     reconnects: int = 0
-    repairs: int = 0  # times that something missing was made again on a living connection
+    repairs: int = 0  # how often something missing was created again on a live connection
 
 
 class StageStatus(_Record, frozen=True, tag="status"):
-    """A Producer's account of its stage, sent at least once a second: also its pulse."""
+    """A Producer's report on its stage, sent at least once a second: also its heartbeat."""
 
     stage: str
     pid: int
@@ -126,7 +127,7 @@ class StageStatus(_Record, frozen=True, tag="status"):
     revision: int  # the last one fully applied; see Desired
     generation: int  # the oldest that any Consumer has applied
     link: LinkState
-    listening: bool  # what is wanted now, after every reason to hold back
+    listening: bool  # whether it should consume now, after every reason to hold back
     problem: str  # one sentence, or ""
     crash_loop: bool
     consumers: tuple[ConsumerStatus, ...]
@@ -136,18 +137,18 @@ class StageStatus(_Record, frozen=True, tag="status"):
     settling: int
     held_bytes: int
     kept: int  # outcomes of lost deliveries, kept for their redelivery
-    backlog: int | None  # ready in the input queue
+    backlog: int | None  # messages ready in the input queue
     counters: dict[str, int]
     times: dict[str, Times]  # process (handlers), wait (for a lane), confirm (of a publication)
     p95: float
     rate: float  # settled per second over the last few seconds
     last_settled: float
-    stall: float  # the longest time this Producer's loop did not turn, seconds
-    idle: bool  # input, tree and retry queues are empty, as far as is known
+    stall: float  # the longest time that this Producer's loop was blocked, seconds
+    idle: bool  # input, process tree and retry queues are empty, as far as is known
 
 
 class Ended(_Record, frozen=True, tag="ended"):
-    """The last words of a Producer that ends as asked."""
+    """The last report of a Producer that ends as ordered."""
 
     given_back: int
 
@@ -159,7 +160,7 @@ Report = StageStatus | Ended | LogEvent
 
 
 class Item(msgspec.Struct, frozen=True, array_like=True):
-    """One delivery on its way down a lane."""
+    """One delivery as a lane carries it to a Consumer."""
 
     seq: int
     properties: bytes
@@ -170,7 +171,7 @@ class Item(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True):
-    """What one put into a lane carries: deliveries, and the state they are to be computed under."""
+    """The content of one `put` into a lane: deliveries, and the state under which to compute them."""
 
     number: int  # counts the chunks of this lane
     generation: int
@@ -181,14 +182,14 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
-    """Why a message has no result, in text; `reason` is the word of the dead-letter header."""
+    """Why a message has no result, in text; `reason` is the value of the dead-letter header."""
 
     reason: str  # error | reject | undecodable | unencodable | timeout | memory | oversized | crash
     type: str
     message: str
     traceback: str = ""
     exit: str = ""  # how the Consumer ended, with evidence
-    after: float | None = None  # the handler asked to be tried again in so many seconds
+    after: float | None = None  # the handler asked for another attempt after this many seconds
     final: bool = False  # do not try again
 
 
@@ -205,7 +206,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hello(_Record, frozen=True, tag="hello"):
-    """The Consumer is set up and waits for its first chunk."""
+    """The Consumer is set up and is waiting for its first chunk."""
 
     pid: int
     generation: int
@@ -218,23 +219,23 @@ class Unfit(_Record, frozen=True, tag="unfit"):
 
 
 class Outcomes(_Record, frozen=True, tag="outcomes"):
-    """Finished deliveries; with `end` the chunk is done and `task_done` was called: the lane may be fed again."""
+    """Finished deliveries; `end`: the chunk is done and `task_done` was called, so the lane may be fed again."""
 
     outcomes: list[Outcome]
     end: bool
     generation: int
     rss: int = 0
-    leaving: str = ""  # why this Consumer wants to be replaced
+    leaving: str = ""  # why this Consumer asks to be replaced
 
 
 Uplink = Hello | Unfit | Outcomes | LogEvent
 
 
-# --- Service and desk, probe ----------------------------------------------------------------------------------------
+# --- Service and broker admin, code check ---------------------------------------------------------------------------
 
 
 class AdminQuestion(_Record, frozen=True, tag="ask"):
-    """One question to the desk; `verb` names one of mqworker.broker_admin.process.VERBS."""
+    """One request to the broker admin; `verb` names one of mqworker.broker_admin.process.VERBS."""
 
     id: int
     verb: str
@@ -252,9 +253,9 @@ class AdminAnswer(_Record, frozen=True, tag="answer"):
 
 
 class CodeReport(_Record, frozen=True, tag="code"):
-    """What a probe found: problems of the user's code or parameters, none when all is well."""
+    """What a code check found: problems in the user's code or parameters; empty when all is well."""
 
     problems: list[str]
     fields: list[tuple[str, str]]  # (field, what is wrong) of the parameters
-    defaults: dict[str, Any]  # parameters with the user's defaults filled in
-    died: bool = False  # the user's code ended or stopped the probe instead of raising
+    defaults: dict[str, Any]  # the parameters with the code's defaults filled in
+    died: bool = False  # the user's code ended or stopped the code check instead of raising

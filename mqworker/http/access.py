@@ -1,8 +1,8 @@
-"""Who may ask: the checks that come before anything else of a request is looked at.
+"""Who may call: the checks made before anything else in a request is read.
 
-Runs in the server's threads, around the Flask app, once for each listener. The unix socket asks for no token: its file
-mode lets in the service's own user alone. Over TCP only /livez does without, because it tells nothing but that.
-Of a browser's requests those from other sites are refused where they would have effects (`refuse_foreign`).
+Runs in the server's threads, around the Flask app, one instance for each listener. The unix socket needs no token: its
+file mode admits only the service's own user. Over TCP only /livez needs none, because it reveals nothing else.
+A browser's requests from other sites are refused where they would have effects (`refuse_foreign`).
 """
 
 import hmac
@@ -27,19 +27,19 @@ HEADERS = [
 ]
 ALIVE = ("/livez", f"{API}/livez")
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
-HOSTS = "mqworker.hosts"  # in the environ: which Host names this listener has
+HOSTS = "mqworker.hosts"  # in the environ: the Host names of this listener
 
 log = logging.getLogger("mqworker.http")
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-def tcp_hosts(host: str, port: int, more: Iterable[str]) -> frozenset[str]:
-    """Every Host header that is ours. Of `more`, names without a port are ours with our port and without any."""
+def tcp_hosts(host: str, port: int, extra: Iterable[str]) -> frozenset[str]:
+    """Return every accepted Host header. A name in `extra` without a port is accepted with our port and without one."""
     bracketed = f"[{host}]" if ":" in host and not host.startswith("[") else host
     names = {*LOCAL, bracketed.lower()}
     allowed = {f"{name}:{port}" for name in names} | (names if port == 80 else set())
-    for name in (given.lower() for given in more):
+    for name in map(str.lower, extra):
         has_port = name.rpartition(":")[2].isdigit() and not name.endswith("]")
         allowed |= {name} if has_port else {name, f"{name}:{port}"}
     return frozenset(allowed)
@@ -49,23 +49,25 @@ UNIX_HOSTS = frozenset({"localhost", "mqworker"})
 
 
 class FailedLogins:
-    """A bucket of failures for each peer: 10 at once, then one every 6 seconds; of 1,000 peers at most."""
+    """A leaky bucket of failures for each peer: 10 at once, then one every 6 seconds; at most 1,000 peers."""
 
     BURST = 10
     REFILL = 6.0
     PEERS = 1000
 
     def __init__(self) -> None:
-        self._peers: OrderedDict[str, tuple[float, float]] = OrderedDict()  # failures left to forget, and since when
+        self._peers: OrderedDict[str, tuple[float, float]] = (
+            OrderedDict()
+        )  # failures not yet leaked away, and as of when
         self._lock = threading.Lock()
 
     def too_many(self, peer: str, now: float) -> bool:
-        """Whether this peer has to wait."""
+        """Return whether this peer has to wait."""
         with self._lock:
             return self._level(peer, now) > self.BURST - 1
 
     def failed(self, peer: str, now: float) -> None:
-        """Count one."""
+        """Count one failure."""
         with self._lock:
             self._peers[peer] = (self._level(peer, now) + 1, now)
             self._peers.move_to_end(peer)
@@ -78,7 +80,7 @@ class FailedLogins:
 
 
 class Access:
-    """See the module head; a WSGI application around another."""
+    """See the module head; a WSGI application that wraps another."""
 
     def __init__(self, app: Wsgi, hosts: frozenset[str], token: str) -> None:
         self._app = app
@@ -87,7 +89,7 @@ class Access:
         self._failed = FailedLogins()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Refuse, or pass on; either way with the headers that every answer has."""
+        """Refuse the request or pass it on; either way with the headers that every answer has."""
 
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
             return start_response(status, [*headers, *HEADERS], *rest)
@@ -106,24 +108,24 @@ class Access:
 
     def _check_host(self, host: str) -> None:
         if host.lower() not in self._hosts:
-            raise Problem(421, "the Host header is not one of ours; others are allowed by control.hosts")
+            raise Problem(421, "the Host header is not one of ours; control.hosts allows others")
 
     def _check_token(self, environ: Mapping[str, Any]) -> None:
         peer, now = str(environ.get("REMOTE_ADDR", "")), time.monotonic()
-        scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-        wanted = {"WWW-Authenticate": "Bearer"}
+        scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        challenge = {"WWW-Authenticate": "Bearer"}
         if scheme.lower() != "bearer":
-            raise Problem(401, "a token is needed: Authorization: Bearer ...", headers=wanted)
+            raise Problem(401, "a token is needed: Authorization: Bearer ...", headers=challenge)
         if self._failed.too_many(peer, now):
             raise Problem(429, "too many wrong tokens from this address", headers={"Retry-After": "10"})
-        if not hmac.compare_digest(given.strip().encode("latin-1", "replace"), self._token):
+        if not hmac.compare_digest(token.strip().encode("latin-1", "replace"), self._token):
             self._failed.failed(peer, now)
-            logs.report(log, logging.WARNING, "login_refused", f"a wrong token came from {peer}")
-            raise Problem(401, "the token is wrong", headers=wanted)
+            logs.report(log, logging.WARNING, "login_refused", f"wrong token from {peer}")
+            raise Problem(401, "the token is wrong", headers=challenge)
 
 
 def refuse_foreign(environ: Mapping[str, Any]) -> None:
-    """Refuse what a browser sent from another site: Fetch Metadata says so, or the Origin is not ours."""
+    """Refuse a browser's request from another site: by its Fetch Metadata, or because the Origin is not ours."""
     if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin"):
         raise Problem(403, "a browser sent this from another site")
     origin = environ.get("HTTP_ORIGIN")

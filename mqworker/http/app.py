@@ -1,6 +1,6 @@
-"""The Flask app: every route of the tables, and the same rules for all of them.
+"""The Flask app: every route in the tables, and the same rules for all of them.
 
-Runs in the server's threads; access.py stands before it. Everything raised becomes a problem document here.
+Runs in the server's threads, behind access.py. Turns everything that is raised into a problem document.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ JSON_TYPES = ("application/json", "application/merge-patch+json")
 
 
 def make_app(api: Api) -> Flask:
-    """Make the app; `api` is what its views work with."""
+    """Return the app; `api` is what its views work with."""
     app = Flask("mqworker.http", static_folder=None, template_folder=None)
     app.debug = False  # whatever the environment says
     app.config.update(TESTING=False, PROPAGATE_EXCEPTIONS=False, PROVIDE_AUTOMATIC_OPTIONS=True)
@@ -57,15 +57,15 @@ def _view(api: Api, route: Route) -> Any:
 
 
 def _check(route: Route) -> None:
-    """Refuse what no view should see: see interfaces.md and S4, S5, S8 of the threat list."""
+    """Refuse what no view should see: S4, S5 and S8 in docs/faults.md."""
     if route.has_effects:
         if request.method == "HEAD":
             raise Problem(405, "HEAD has no effects", headers={"Allow": "GET, POST"})
         refuse_foreign(request.environ)
     for name in request.args:
         if name not in route.query and (route.query or route.has_effects):
-            words = f"is not known here; known: {', '.join(route.query) or 'none'}"
-            raise Problem(422, f"the query parameter {name!r} {words}", fields=[(name, words)])
+            reason = f"is unknown; known are: {', '.join(route.query) or 'none'}"
+            raise Problem(422, f"the query parameter {name!r} {reason}", fields=[(name, reason)])
     if route.any_body or not request.content_length:
         return
     if request.content_length > SMALL_BODY:

@@ -1,6 +1,6 @@
-"""Routes of the service as a whole: alive, ready, status, log level, drain. Runs in the server's threads.
+"""Routes for the service as a whole: alive, ready, status, log level, drain. Runs in the server's threads.
 
-Health is read from the snapshot and never waits: it answers while the main thread, the broker or the user's code hang.
+Health reads only the snapshot and never waits: it answers while the main thread, the broker or the user's code hangs.
 """
 
 import time
@@ -15,32 +15,32 @@ from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body
 from mqworker.http.stages import describe
 
-OLD = 10.0  # seconds after which a snapshot shows that the main thread hangs
+OLD = 10.0  # seconds after which an old snapshot means that the main thread hangs
 
 
 class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is logged."""
+    """The least severe level that is logged."""
 
     level: Literal["debug", "info", "warning", "error"]
 
 
 def staleness(snapshot: Snapshot | None, now: float) -> str:
-    """Why the main thread is held to hang, or ""."""
+    """Return why the main thread is considered to hang, or ""."""
     if snapshot is None:
         return "the service is still starting"
     age = now - snapshot.time
-    return f"the main thread has not turned for {age:.0f} s" if age >= OLD else ""
+    return f"the main thread has not responded for {age:.0f} s" if age >= OLD else ""
 
 
 def unreadiness(snapshot: Snapshot | None, now: float) -> list[str]:
-    """Why the service is not ready; empty when it is."""
+    """Return why the service is not ready; empty when it is."""
     stale = staleness(snapshot, now)
     if snapshot is None or stale:
         return [stale]
     reasons = [f"the service is {snapshot.state}"] if snapshot.state != "running" else []
     running = [view for view in snapshot.stages.values() if view.desired.running]
-    told = ((view.name, _unready(view, paused=snapshot.paused)) for view in running)
-    return reasons + [f"stage {name}: {words}" for name, words in told if words]
+    faults = ((view.name, _unready(view, paused=snapshot.paused)) for view in running)
+    return reasons + [f"stage {name}: {fault}" for name, fault in faults if fault]
 
 
 def _unready(view: StageView, *, paused: bool) -> str:
@@ -51,28 +51,28 @@ def _unready(view: StageView, *, paused: bool) -> str:
         return f"crash loop: {status.problem or view.problem}"
     if not status.link.connected:
         return f"not connected: {status.link.reason}"
-    wanted = desired.listening and desired.working and desired.consumers > 0 and not paused
-    if wanted and not status.link.consuming:
+    should_consume = desired.listening and desired.working and desired.consumers > 0 and not paused
+    if should_consume and not status.link.consuming:
         return f"not consuming: {status.problem or status.link.reason or 'not yet'}"
     return ""
 
 
 def alive(api: Api) -> Any:
-    """Whether the main thread turns."""
+    """Answer whether the main thread responds."""
     if why := staleness(api.control.snapshot(), time.monotonic()):
         raise Problem(503, why)
     return {"status": "alive"}
 
 
 def ready(api: Api) -> Any:
-    """Whether every running stage does what it should."""
+    """Answer whether every running stage does what it should."""
     if reasons := unreadiness(api.control.snapshot(), time.monotonic()):
         raise Problem(503, "; ".join(reasons), reasons=reasons)
     return {"status": "ready"}
 
 
 def status_document(snapshot: Snapshot) -> dict[str, Any]:
-    """The whole service for the outside."""
+    """Return the state of the whole service as plain data."""
     now = time.monotonic()
     return {
         "service": snapshot.service,
@@ -90,31 +90,31 @@ def status_document(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def status(api: Api) -> Any:
-    """Tell everything."""
+    """Return the state of the whole service."""
     return status_document(api.snapshot())
 
 
 def log_level(api: Api) -> Any:
-    """Set what is logged."""
+    """Set the log level."""
     return api.change(SetLogLevel(body(Level).level))
 
 
 def drain(api: Api) -> Any:
-    """Begin the end."""
+    """Start draining."""
     api.control.drain()
     return {"status": "draining"}, 202
 
 
 def links(_api: Api) -> Any:
-    """Where to look."""
+    """Return the paths to start from."""
     return {"status": f"{API}/status", "stages": f"{API}/stages", "api": f"{API}/openapi.json", "metrics": "/metrics"}
 
 
 ROUTES = [
-    Route("GET", "/", links, "Where to look"),
+    Route("GET", "/", links, "The paths to start from"),
     *(Route("GET", f"{at}/livez", alive, "Whether the service is alive; never waits") for at in ("", API)),
-    *(Route("GET", f"{at}/readyz", ready, "Whether the service is ready; else the reasons") for at in ("", API)),
+    *(Route("GET", f"{at}/readyz", ready, "Whether the service is ready; if not, the reasons") for at in ("", API)),
     Route("GET", f"{API}/status", status, "The whole service"),
-    Route("PUT", f"{API}/log-level", log_level, "What is logged, everywhere", ("wait",), Level),
-    Route("POST", f"{API}/drain", drain, "Finish what is in hand and end, as SIGTERM does"),
+    Route("PUT", f"{API}/log-level", log_level, "Set the log level of all processes", ("wait",), Level),
+    Route("POST", f"{API}/drain", drain, "Finish what is in hand and stop, as SIGTERM does"),
 ]

@@ -1,6 +1,6 @@
-"""/metrics for Prometheus: made of the snapshot and the totals each time it is asked for.
+"""/metrics for Prometheus: computed from the snapshot and the totals at each request.
 
-Runs in the server's threads. Labels come from the configuration (stages, Consumer slots) and from fixed words, never
+Runs in the server's threads. Labels come from the configuration (stages, Consumer slots) and from fixed lists, never
 from messages, so that the number of series is bounded.
 """
 
@@ -31,22 +31,24 @@ DURATIONS = {
 }
 OUTCOMES = ("result", "dropped", "retried", "dead", "renewed")
 EXITS = "exit_"
-EXIT_REASONS = frozenset({"asked", "exit", "killed", "setup", "signal", "timeout"})  # a wish to leave is "recycled"
+EXIT_REASONS = frozenset(
+    {"asked", "exit", "killed", "setup", "signal", "timeout"}
+)  # every other one counts as "recycled"
 
 Row = tuple[str | dict[str, str], float]
 
 
-class Snapshots(Collector):
-    """Makes all families of one snapshot."""
+class SnapshotCollector(Collector):
+    """Collects all metric families from one snapshot."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
 
     def collect(self) -> Iterable[Metric]:
-        """Tell every family."""
+        """Yield every family."""
         api = self._api
         yield _gauge("build_info", "The program", [({"version": __version__}, 1)])
-        commands = CounterMetricFamily("mqworker_control_commands", "Control commands taken")
+        commands = CounterMetricFamily("mqworker_control_commands", "Control commands accepted")
         commands.add_metric([], api.control.commands)
         yield commands
         snapshot = api.control.snapshot()
@@ -59,51 +61,51 @@ class Snapshots(Collector):
 
 
 def _family(
-    kind: type[CounterMetricFamily] | type[GaugeMetricFamily], name: str, words: str, rows: list[Row]
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily], name: str, description: str, rows: list[Row]
 ) -> Metric:
     labelled = [({"stage": labels} if isinstance(labels, str) else labels, value) for labels, value in rows]
     names = list(labelled[0][0]) if labelled else ["stage"]
-    family = kind(f"mqworker_{name}", words, labels=names)
+    family = kind(f"mqworker_{name}", description, labels=names)
     for labels, value in labelled:
         family.add_metric([labels[name] for name in names], value)
     return family
 
 
-def _counter(name: str, words: str, rows: list[Row]) -> Metric:
-    return _family(CounterMetricFamily, name, words, rows)
+def _counter(name: str, description: str, rows: list[Row]) -> Metric:
+    return _family(CounterMetricFamily, name, description, rows)
 
 
-def _gauge(name: str, words: str, rows: list[Row]) -> Metric:
-    return _family(GaugeMetricFamily, name, words, rows)
+def _gauge(name: str, description: str, rows: list[Row]) -> Metric:
+    return _family(GaugeMetricFamily, name, description, rows)
 
 
 def _counters(totals: dict[str, Values]) -> Iterator[Metric]:
-    def by(label: str, words: Iterable[str]) -> list[Row]:
-        return [({"stage": s, label: word}, total.get(word, 0)) for s, total in totals.items() for word in words]
+    def by(label: str, values: Iterable[str]) -> list[Row]:
+        return [({"stage": s, label: value}, total.get(value, 0)) for s, total in totals.items() for value in values]
 
     received: list[Row] = [(s, total.get("received", 0)) for s, total in totals.items()]
-    yield _counter("messages_received", "Deliveries taken from the broker", received)
-    yield _counter("messages_settled", "Deliveries settled, by what became of them", by("outcome", OUTCOMES))
+    yield _counter("messages_received", "Deliveries received from the broker", received)
+    yield _counter("messages_settled", "Deliveries settled, by outcome", by("outcome", OUTCOMES))
     processed: list[Row] = [
-        ({"stage": stage, "outcome": word}, total.get(f"processed_{word}", 0))
+        ({"stage": stage, "outcome": outcome}, total.get(f"processed_{outcome}", 0))
         for stage, total in totals.items()
-        for word in ("result", "dropped", "failed")
+        for outcome in ("result", "dropped", "failed")
     ]
-    yield _counter("processed", "Messages computed, by how that ended", processed)
+    yield _counter("processed", "Messages computed, by outcome", processed)
     yield _counter(
         "published",
-        "Publications, by the broker's answer; ambiguous: there was none",
+        "Publications, by the broker's answer; ambiguous: it sent none",
         by("outcome", ("confirmed", "refused", "ambiguous")),
     )
     yield _counter("consumer_exits", "Consumers that ended, by reason", list(_exits(totals)))
     reconnects: list[Row] = [(s, total.get(RECONNECTS, 0)) for s, total in totals.items()]
-    yield _counter("broker_reconnects", "Connections to the broker made again", reconnects)
-    for name, words in DURATIONS.items():
-        yield _durations(name, words, totals)
+    yield _counter("broker_reconnects", "Reconnections to the broker", reconnects)
+    for name, description in DURATIONS.items():
+        yield _durations(name, description, totals)
 
 
-def _durations(name: str, words: str, totals: dict[str, Values]) -> Metric:
-    family = HistogramMetricFamily(f"mqworker_{name}_duration_seconds", words, labels=["stage"])
+def _durations(name: str, description: str, totals: dict[str, Values]) -> Metric:
+    family = HistogramMetricFamily(f"mqworker_{name}_duration_seconds", description, labels=["stage"])
     prefix = TIMES[name]
     bounds = [*map(str, map(float, BUCKETS)), "+Inf"]
     for stage, total in totals.items():
@@ -126,14 +128,16 @@ def _stage_gauges(views: list[StageView]) -> Iterator[Metric]:
     desired: list[Row] = [
         (v.name, v.desired.consumers if v.desired.running and v.desired.working else 0) for v in views
     ]
-    yield _gauge("consumers_desired", "Consumers there should be", desired)
+    yield _gauge("consumers_desired", "Desired number of Consumers", desired)
     yield _gauge(
-        "consumers", "Consumers there are", [(v.name, len(v.actual.consumers) if v.actual else 0) for v in views]
+        "consumers", "Actual number of Consumers", [(v.name, len(v.actual.consumers) if v.actual else 0) for v in views]
     )
     linked = [(v.name, v.actual.link if v.actual else None) for v in views]
     yield _gauge("broker_connected", "1: connected", [(name, bool(link and link.connected)) for name, link in linked])
     yield _gauge(
-        "broker_blocked", "1: publishes refused", [(name, bool(link and link.blocked)) for name, link in linked]
+        "broker_blocked",
+        "1: the broker refuses publishes",
+        [(name, bool(link and link.blocked)) for name, link in linked],
     )
     yield from _status_gauges([view.actual for view in views if view.actual is not None])
 
@@ -144,14 +148,14 @@ def _status_gauges(statuses: list[StageStatus]) -> Iterator[Metric]:
         for s in statuses
         for state in ("held", "dispatched", "settling")
     ]
-    yield _gauge("in_flight_messages", "Deliveries taken and not settled", flight)
+    yield _gauge("in_flight_messages", "Deliveries received and not yet settled", flight)
     ready: list[Row] = [({"stage": s.stage, "state": "ready"}, s.backlog) for s in statuses if s.backlog is not None]
     yield _gauge("queue_messages", "Messages in the input queue", ready)
     offset = time.time() - time.monotonic()
     settled: list[Row] = [(s.stage, s.last_settled + offset) for s in statuses if s.last_settled]
-    yield _gauge("last_settled_timestamp_seconds", "When a delivery was settled last", settled)
+    yield _gauge("last_settled_timestamp_seconds", "When a delivery was last settled", settled)
     stalls: list[Row] = [(s.stage, s.stall) for s in statuses]
-    yield _gauge("loop_stall_seconds", "The longest time the Producer's loop did not turn", stalls)
+    yield _gauge("loop_stall_seconds", "Longest time that the Producer's loop was blocked", stalls)
 
 
 def _consumer_gauges(views: list[StageView], capacity: dict[str, int]) -> Iterator[Metric]:
@@ -164,20 +168,20 @@ def _consumer_gauges(views: list[StageView], capacity: dict[str, int]) -> Iterat
             sums[2] += consumer.rss
     names = {
         "lane_used": "Messages in the lane",
-        "lane_capacity": "Bound of the lane, in messages",
+        "lane_capacity": "Capacity of the lane, in messages",
         "consumer_resident_bytes": "Resident memory of the Consumer",
     }
-    for number, (name, words) in enumerate(names.items()):
+    for number, (name, description) in enumerate(names.items()):
         rows: list[Row] = [
             ({"stage": stage, "consumer": str(slot)}, sums[number]) for (stage, slot), sums in used.items()
         ]
-        yield _family(GaugeMetricFamily, name, words, rows)
+        yield _family(GaugeMetricFamily, name, description, rows)
 
 
 def metrics(api: Api) -> Response:
-    """Tell all families in Prometheus' text format."""
+    """Return all families in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Snapshots(api))
+    registry.register(SnapshotCollector(api))
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 

@@ -1,4 +1,4 @@
-"""/openapi.json, made of the route tables: OpenAPI 3.1. Pure."""
+"""/openapi.json, generated from the route tables: OpenAPI 3.1. Pure."""
 
 import re
 from typing import Any
@@ -10,14 +10,17 @@ from mqworker.http.problems import CONTENT_TYPE
 from mqworker.http.routing import API, Api, Route
 
 QUERY = {
-    "wait": ("number", "Seconds, at most 30, to wait until it is applied, or for the result"),
-    "stage": ("string", "This stage alone"),
-    "lines": ("integer", "How many, at most 2,000"),
-    "follow": ("string", "1: a stream of server-sent events"),
+    "wait": ("number", "Seconds, at most 30, to wait for the change to be applied, or for the result"),
+    "stage": ("string", "Only this stage"),
+    "lines": ("integer", "How many lines, at most 2,000"),
+    "follow": ("string", "1: stream them as server-sent events"),
     "limit": ("integer", "How many at most"),
-    "ids": ("string", "These alone, divided by commas, whole; fewer come back when they are large or gone"),
+    "ids": ("string", "Only these, separated by commas, in full; fewer are returned when some are large or gone"),
 }
-PROBLEM = {"description": "Why not (RFC 9457)", "content": {CONTENT_TYPE: {"schema": {"type": "object"}}}}
+PROBLEM = {
+    "description": "Why the request failed (RFC 9457)",
+    "content": {CONTENT_TYPE: {"schema": {"type": "object"}}},
+}
 
 
 def document(routes: list[Route]) -> dict[str, Any]:
@@ -47,7 +50,7 @@ def document(routes: list[Route]) -> dict[str, Any]:
 
 
 def template(path: str) -> str:
-    """A path of werkzeug as one of OpenAPI."""
+    """Convert a werkzeug path to an OpenAPI one."""
     return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", path)
 
 
@@ -64,7 +67,7 @@ def _query(route: Route) -> list[dict[str, Any]]:
 
 
 def route(routes: list[Route]) -> Route:
-    """The route that tells of all routes, itself included."""
+    """Return the route that describes all routes, itself included."""
 
     def view(_api: Api) -> Any:
         return document(routes)

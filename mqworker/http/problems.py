@@ -1,7 +1,7 @@
-"""What is wrong with a request, as a problem document (RFC 9457), and the translation of everything that may be raised.
+"""What is wrong with a request, as a problem document (RFC 9457); translates every exception into one.
 
-Pure; used by all of `mqworker.http`. A document never holds a traceback or a secret: what is unexpected is logged, and
-the caller is told no more than that.
+Pure; used by all of `mqworker.http`. A document never holds a traceback or a secret: an unexpected error is logged, and
+the caller learns only that there was one.
 """
 
 import logging
@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 from mqworker.control.control import ControlError, ParamsRefused
 
 CONTENT_TYPE = "application/problem+json"
-KINDS = {  # of ControlError, which has the desk's kinds too
+KINDS = {  # of ControlError, which includes the broker admin's kinds
     "unknown_stage": 404,
     "busy": 503,
     "storage": 507,
@@ -30,7 +30,7 @@ log = logging.getLogger("mqworker.http")
 
 
 class Problem(Exception):  # noqa: N818 - it is what RFC 9457 calls it
-    """The answer to a request that is not carried out. `fields`: (field, what is wrong); `more` joins the document."""
+    """The answer to a request that failed. `fields`: (field, what is wrong); `more` is added to the document."""
 
     def __init__(
         self,
@@ -46,34 +46,34 @@ class Problem(Exception):  # noqa: N818 - it is what RFC 9457 calls it
         self.headers = headers or {}
         self.more = more
         if fields:
-            self.more["fields"] = [{"field": field, "problem": words} for field, words in fields]
+            self.more["fields"] = [{"field": field, "problem": message} for field, message in fields]
         super().__init__(detail)
 
     @property
     def title(self) -> str:
-        """The status code's own phrase, as the type `about:blank` asks for."""
+        """Return the status code's phrase, as the type `about:blank` requires."""
         try:
             return HTTPStatus(self.status).phrase
         except ValueError:
             return "Error"
 
     def document(self) -> bytes:
-        """The JSON body."""
+        """Return the JSON body."""
         fixed = {"type": "about:blank", "title": self.title, "status": self.status, "detail": self.detail}
         return msgspec.json.encode(fixed | self.more)
 
     def response(self) -> Response:
-        """The answer."""
+        """Return the HTTP response."""
         return Response(self.document(), self.status, self.headers, content_type=CONTENT_TYPE)
 
 
 def retry_later(detail: str, seconds: int) -> Problem:
-    """Too much is going on for this one."""
+    """Return a 503 that asks the client to try again after `seconds`."""
     return Problem(503, detail, headers={"Retry-After": str(seconds)})
 
 
 def problem_of(error: Exception) -> Problem:
-    """Make a problem of whatever a view raised."""
+    """Convert whatever a view raised into a Problem."""
     match error:
         case Problem():
             return error
@@ -83,10 +83,10 @@ def problem_of(error: Exception) -> Problem:
         case ControlError() if error.kind in KINDS:
             status = KINDS[error.kind]
             headers = {"Retry-After": "5"} if status == 503 else None
-            return Problem(status, str(error), headers=headers, kind=error.kind)  # the command line tells them apart
+            return Problem(status, str(error), headers=headers, kind=error.kind)  # the command line needs the kind
         case HTTPException() if error.code is not None:
             headers = {key: value for key, value in error.get_headers() if key == "Allow"}
-            words = "there is nothing here; see /api/v1/openapi.json" if error.code == 404 else error.description
-            return Problem(error.code, words or "", headers=headers)
+            message = "there is no such path; see /api/v1/openapi.json" if error.code == 404 else error.description
+            return Problem(error.code, message or "", headers=headers)
     log.error("a control request failed", exc_info=error, extra={"event": "http_failed"})
     return Problem(500, "an error inside mqworker; the log of the service has the details")

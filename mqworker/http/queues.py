@@ -1,4 +1,4 @@
-"""Routes of queues and dead letters: all of them questions to the desk. Runs in the server's threads."""
+"""Routes for queues and dead letters: all of them requests to the broker admin. Runs in the server's threads."""
 
 import base64
 from typing import Annotated, Any
@@ -9,18 +9,18 @@ from msgspec import Meta
 
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body, number
-from mqworker.http.sending import shown
+from mqworker.http.sending import json_value
 
-LOOK_DEADLINE = 5.0  # seconds for one look at the queues
-DEADLINE = 10.0  # seconds for whatever else the broker is asked
-SEARCH = 25.0  # seconds to go through a dead-letter queue
-LISTED = 100  # dead letters that are listed unless another limit is asked for
-MOST = 10_000  # dead letters that one question goes through
-NAMED = 200  # dead letters that one question names
+LOOK_DEADLINE = 5.0  # seconds for listing the queues
+DEADLINE = 10.0  # seconds for any other request to the broker
+SEARCH = 25.0  # seconds for reading through a dead-letter queue
+LISTED = 100  # dead letters that are listed by default
+MOST = 10_000  # dead letters that one request reads through
+NAMED = 200  # dead letters that one request names
 
 
 class Replay(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Which dead letters: those named, or of one reason, or all; `dry` only counts them."""
+    """Which dead letters: those named, those with one reason, or all; `dry` only counts them."""
 
     ids: list[str] | None = None
     reason: str = ""
@@ -29,7 +29,7 @@ class Replay(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 def queues(api: Api) -> Any:
-    """Tell every queue of the configuration."""
+    """List every queue of the configuration."""
     return {"queues": api.control.ask_admin("queues", {}, LOOK_DEADLINE)}
 
 
@@ -44,30 +44,30 @@ def delete(api: Api, queue: str) -> Any:
 
 
 def dlq_list(api: Api, stage: str) -> Any:
-    """List dead letters, the oldest first; with `ids` those alone, whole."""
+    """List dead letters, oldest first; with `ids` only those, in full."""
     api.stage(stage)
     limit = int(number("limit", LISTED, 1, MOST))
     if ids := [name for name in request.args.get("ids", "").split(",") if name]:
         found = api.control.ask_admin("dlq_show", {"stage": stage, "ids": ids[:NAMED]}, SEARCH)
-        return {"dead_letters": [_whole(letter) for letter in found]}
+        return {"dead_letters": [_in_full(letter) for letter in found]}
     found = api.control.ask_admin("dlq_list", {"stage": stage, "limit": limit}, SEARCH)
-    return {"dead_letters": shown(found)}
+    return {"dead_letters": json_value(found)}
 
 
 def dlq_show(api: Api, stage: str, letter: str) -> Any:
-    """Show one dead letter whole."""
+    """Return one dead letter in full."""
     api.stage(stage)
     found = api.control.ask_admin("dlq_show", {"stage": stage, "ids": [letter]}, SEARCH)
     if not found:
         raise _no_such(stage, letter)
-    return _whole(found[0])
+    return _in_full(found[0])
 
 
-def _whole(found: dict[str, Any]) -> dict[str, Any]:
+def _in_full(found: dict[str, Any]) -> dict[str, Any]:
     data, block = found.pop("body", b""), found.pop("properties", b"")
-    told: dict[str, Any] = shown(found)
-    told |= {"properties_base64": base64.b64encode(block).decode(), "body_base64": base64.b64encode(data).decode()}
-    return told | {"body_text": data.decode("utf-8", "backslashreplace")}
+    document: dict[str, Any] = json_value(found)
+    document |= {"properties_base64": base64.b64encode(block).decode(), "body_base64": base64.b64encode(data).decode()}
+    return document | {"body_text": data.decode("utf-8", "backslashreplace")}
 
 
 def dlq_replay(api: Api, stage: str) -> Any:
@@ -95,8 +95,8 @@ ROUTES = [
     Route("GET", f"{API}/queues", queues, "The queues that the configuration names"),
     Route("POST", f"{API}/queues/<path:queue>/purge", purge, "Remove all ready messages of a queue"),
     Route("DELETE", f"{API}/queues/<path:queue>", delete, "Delete a queue, with its messages"),
-    Route("GET", _DLQ, dlq_list, "Dead letters, the oldest first; looking changes nothing", ("limit", "ids")),
-    Route("GET", f"{_DLQ}/<letter>", dlq_show, "One dead letter, with all evidence"),
+    Route("GET", _DLQ, dlq_list, "Dead letters, oldest first; looking changes nothing", ("limit", "ids")),
+    Route("GET", f"{_DLQ}/<letter>", dlq_show, "One dead letter, with all the evidence"),
     Route("POST", f"{_DLQ}/replay", dlq_replay, "Send dead letters back to the input", body=Replay),
     Route("DELETE", f"{_DLQ}/<letter>", dlq_drop, "Remove one dead letter for good"),
 ]

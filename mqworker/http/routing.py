@@ -1,8 +1,8 @@
-"""What a route is, what a view gets, and how a request is read: the vocabulary of the modules with routes.
+"""What a route is, what a view receives, and how a request is read: shared by all modules with routes.
 
 Runs in the server's threads. Each module with routes has one list `ROUTES`; app.py registers them all, and
-/openapi.json is made of the same list. A view takes the Api and the variables of its path, and returns a Response, or
-a value for a 200, or a value and a status.
+/openapi.json is generated from the same list. A view takes the Api and the variables of its path, and returns a
+Response, or a value for a 200, or a value and a status.
 """
 
 import re
@@ -21,30 +21,30 @@ from mqworker.http.problems import Problem, retry_later
 from mqworker.http.totals import Totals
 
 API = "/api/v1"
-WAITS = 8  # waiting requests and event streams at a time
+WAITS = 8  # waiting requests and event streams at the same time
 WAIT_MAX = 30.0  # seconds
-LOOK = 1.0  # seconds after which whoever waits looks whether its client is still there
-SMALL_BODY = 64_000  # bytes of a request, except where messages are sent
-DEPTH = 32  # of JSON
+LOOK = 1.0  # seconds after which a waiting request checks that its client is still connected
+SMALL_BODY = 64_000  # bytes of a request body, except where messages are sent
+DEPTH = 32  # nesting of JSON
 
 T = TypeVar("T")
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One method and path, and all that the documentation says of it."""
+    """One method and path, and everything that is documented about it."""
 
     method: str
-    path: str  # of werkzeug: /stages/<stage>
+    path: str  # in werkzeug's form: /stages/<stage>
     view: Callable[..., Any]
     summary: str
     query: tuple[str, ...] = ()
     body: Any = None  # type of the JSON body
     any_body: bool = False  # any content type, up to the stage's max_body
-    changes: bool = False  # it has effects; always so unless the method is GET
+    changes: bool = False  # it has effects; implied unless the method is GET
 
     @property
     def has_effects(self) -> bool:
-        """Whether a foreign page must not be able to send it."""
+        """Return whether a page of another site must not be able to send it."""
         return self.changes or self.method != "GET"
 
 
@@ -55,27 +55,27 @@ class Api:
         self.control = control
         self.totals = totals
         self.stopping = threading.Event()
-        self.article_turn = threading.Lock()
+        self.legacy_turn = threading.Lock()
         self._waits = threading.BoundedSemaphore(WAITS)
 
     def snapshot(self) -> Snapshot:
-        """The newest snapshot."""
+        """Return the newest snapshot; raises a 503 Problem when there is none yet."""
         snapshot = self.control.snapshot()
         if snapshot is None:
             raise retry_later("the service is still starting", 1)
         return snapshot
 
     def stage(self, name: str) -> StageView:
-        """One stage, or 404."""
+        """Return one stage; raises a 404 Problem when there is none of this name."""
         stages = self.snapshot().stages
         if name not in stages:
-            raise Problem(404, f"there is no stage {name!r}; there is: {', '.join(stages)}", stages=list(stages))
+            raise Problem(404, f"there is no stage {name!r}; there are: {', '.join(stages)}", stages=list(stages))
         return stages[name]
 
     def take_wait(self) -> None:
-        """Take one of the few places for requests that last; `give_wait` gives it back."""
+        """Take one of the few places for long-lasting requests; `give_wait` returns it."""
         if not self._waits.acquire(blocking=False):
-            raise retry_later(f"{WAITS} requests wait or stream already", 2)
+            raise retry_later(f"{WAITS} requests are already waiting or streaming", 2)
 
     def give_wait(self) -> None:
         """See take_wait."""
@@ -83,24 +83,24 @@ class Api:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Wait inside this."""
+        """Hold a place for a long-lasting request while inside."""
         self.take_wait()
         try:
             yield
         finally:
             self.give_wait()
 
-    def change(self, asked: Change) -> tuple[dict[str, Any], int]:
-        """Store a change and answer when, with `?wait=`, it is applied."""
-        wait = wait_asked()
-        stage = "" if isinstance(asked, SetLogLevel) else self.stage(asked.stage).name
+    def change(self, change: Change) -> tuple[dict[str, Any], int]:
+        """Store a change and answer; with `?wait=`, once it is applied."""
+        wait = requested_wait()
+        stage = "" if isinstance(change, SetLogLevel) else self.stage(change.stage).name
         if not wait:
-            return self.stored(self.control.change(asked), stage)
+            return self.stored(self.control.change(change), stage)
         with self.waiting():
-            return self.stored(self.control.change(asked), stage, wait)
+            return self.stored(self.control.change(change), stage, wait)
 
     def stored(self, revision: int, stage: str, wait: float = 0.0) -> tuple[dict[str, Any], int]:
-        """Answer for a stored revision: 200 once it is applied to the stage ("": to all), if that is waited for."""
+        """Answer for a stored revision: 200 if the stage ("": all) has applied it within `wait` seconds, else 202."""
         applied = self._is_applied(revision, stage, wait)
         return {"revision": revision, "applied": applied}, 200 if wait and applied else 202
 
@@ -118,41 +118,41 @@ def _applied(snapshot: Snapshot, stage: str) -> int:
 
 
 def client_gone() -> Callable[[], bool]:
-    """What tells whether the client of this request has closed its connection."""
+    """Return a function that returns whether this request's client has closed its connection."""
     gone: Callable[[], bool] = request.environ.get("waitress.client_disconnected", lambda: False)
     return gone
 
 
 def number(name: str, default: float, least: float, most: float) -> float:
-    """A number of the query, or 422."""
-    given = request.args.get(name)
-    if given is None:
+    """Return a number from the query; raises a 422 Problem."""
+    text = request.args.get(name)
+    if text is None:
         return default
-    words = f"must be a number from {least:g} to {most:g}"
+    reason = f"must be a number from {least:g} to {most:g}"
     try:
-        value = float(given)
+        value = float(text)
     except ValueError:
         value = most + 1
     if not least <= value <= most:  # nan is neither
-        raise Problem(422, f"{name} {words}", fields=[(name, words)])
+        raise Problem(422, f"{name} {reason}", fields=[(name, reason)])
     return value
 
 
-def wait_asked() -> float:
-    """`?wait=` in seconds; 0: do not."""
+def requested_wait() -> float:
+    """Return `?wait=` in seconds; 0: do not wait."""
     return number("wait", 0.0, 0.0, WAIT_MAX)
 
 
 def body(form: type[T]) -> T:
-    """The JSON body in the form that is asked for; 400 when it is no JSON, 422 when it has another form."""
+    """Return the JSON body as a `form`; raises a Problem: 400 when it is not JSON, 422 when it has another form."""
     data = request.get_data()
     try:
         value = msgspec.json.decode(data or b"{}", type=form)
     except msgspec.ValidationError as error:
-        field, words = _blame(str(error))
-        raise Problem(422, f"{field}: {words}" if field else words, fields=[(field, words)]) from None
+        field, reason = _split_error(str(error))
+        raise Problem(422, f"{field}: {reason}" if field else reason, fields=[(field, reason)]) from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Problem(400, f"the body is no JSON: {error}") from None
+        raise Problem(400, f"the body is not JSON: {error}") from None
     if _is_deep(value, DEPTH):
         raise Problem(422, f"the body is nested deeper than {DEPTH}")
     return value
@@ -163,14 +163,14 @@ def _is_deep(value: Any, left: int) -> bool:
     return not left or any(_is_deep(item, left - 1) for item in inside)
 
 
-def _blame(words: str) -> tuple[str, str]:
-    """Tell the field and the fault of one of msgspec's messages."""
-    words, _, path = words.partition(" - at `$")
-    named = re.search(r"field `(.*)`", words)
+def _split_error(text: str) -> tuple[str, str]:
+    """Split one of msgspec's messages into (field, fault)."""
+    reason, _, path = text.partition(" - at `$")
+    named = re.search(r"field `(.*)`", reason)
     field = ".".join(part for part in (path.rstrip("`").strip("."), named[1] if named else "") if part)
-    return field, words
+    return field, reason
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """Any value of plain data and structs as JSON."""
+    """Return a value of plain data and structs as a JSON response."""
     return Response(msgspec.json.encode(value) + b"\n", status, content_type="application/json")

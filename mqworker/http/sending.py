@@ -1,7 +1,7 @@
-"""The route that sends a message, and waits for its result if asked to. Runs in the server's threads.
+"""The route that sends a message and, with `?wait=`, returns its result. Runs in the server's threads.
 
-The body goes as it is to the stage's input queue, by way of the desk. curl calls every body a form unless told
-otherwise, so that content type counts as none: the stage's codec decides.
+The body goes unchanged to the stage's input queue, by way of the broker admin. curl labels every body a form unless
+given another type, so that content type counts as none: the stage's codec decides.
 """
 
 import base64
@@ -16,7 +16,7 @@ from mqworker.amqp import headers
 from mqworker.amqp.properties import MalformedProperties, Properties
 from mqworker.control.control import ControlError
 from mqworker.http.problems import Problem
-from mqworker.http.routing import API, Api, Route, wait_asked
+from mqworker.http.routing import API, Api, Route, requested_wait
 from mqworker.ipc.logs import text
 
 SEND_DEADLINE = 10.0  # seconds for the broker to confirm
@@ -27,24 +27,24 @@ def send(api: Api, stage: str) -> Any:
     """Send one message."""
     api.stage(stage)
     config = api.control.loaded.config.stages[stage]
-    data, wait = request.get_data(), wait_asked()
+    data, wait = request.get_data(), requested_wait()
     if len(data) > config.max_body:
         raise Problem(413, f"the body has {len(data)} bytes; max_body of this stage is {config.max_body}")
     properties = _properties()
     message_id = properties.message_id
-    asked = {"queue": config.input, "properties": _encoded(properties), "body": data}
+    question = {"queue": config.input, "properties": _encoded(properties), "body": data}
     if not wait:
-        api.control.ask_admin("send", asked, SEND_DEADLINE)
+        api.control.ask_admin("send", question, SEND_DEADLINE)
         return {"message_id": message_id}, 202
     with api.waiting():
         began = time.monotonic()
         try:
-            reply = api.control.ask_admin("call", asked, wait)
+            reply = api.control.ask_admin("call", question, wait)
         except ControlError as error:
             if time.monotonic() - began < wait * 0.9:
                 raise
-            words = f"there was no result within {wait:g} s; the message may still be processed"
-            raise Problem(504, words, message_id=message_id) from error
+            message = f"there was no result within {wait:g} s; the message may still be processed"
+            raise Problem(504, message, message_id=message_id) from error
         took = time.monotonic() - began
     return _result(reply["properties"], reply["body"]) | {"message_id": message_id, "waited_ms": round(took * 1000, 3)}
 
@@ -67,50 +67,50 @@ def _encoded(properties: Properties) -> bytes:
     try:
         return properties.encode()
     except ValueError as error:
-        raise Problem(422, f"a header of the request does not fit a message: {error}") from None
+        raise Problem(422, f"a header of the request does not fit into a message: {error}") from None
 
 
 def _result(block: bytes, data: bytes) -> dict[str, Any]:
-    """What a reply tells; a Problem when the message is dead."""
+    """Return what a reply holds; raises a Problem when the message is dead."""
     try:
         properties = Properties.decode(block)
     except MalformedProperties:
         properties = Properties()
-    table = {text(name): shown(value) for name, value in properties.headers.to_dict().items()}
+    table = {text(name): json_value(value) for name, value in properties.headers.to_dict().items()}
     outcome = table.get(headers.OUTCOME, "result")
     if outcome == "dead":
         reason = str(table.get(headers.REASON, "error"))
-        words = str(table.get(headers.MESSAGE, "the message could not be processed"))
-        raise Problem(422, words, reason=reason, error_type=table.get(headers.ERROR_TYPE), reply_headers=table)
+        message = str(table.get(headers.MESSAGE, "the message could not be processed"))
+        raise Problem(422, message, reason=reason, error_type=table.get(headers.ERROR_TYPE), reply_headers=table)
     duration = table.get(headers.DURATION)
-    return {"outcome": outcome, "duration_ms": duration, "headers": table} | shown_body(properties.content_type, data)
+    return {"outcome": outcome, "duration_ms": duration, "headers": table} | json_body(properties.content_type, data)
 
 
-def shown_body(content_type: str | None, data: bytes) -> dict[str, Any]:
-    """A body inside JSON: as `result` when it is JSON or text, else as `result_base64`."""
+def json_body(content_type: str | None, data: bytes) -> dict[str, Any]:
+    """Return a body for use inside JSON: as `result` when it is JSON or text, else as `result_base64`."""
     media = (content_type or "").partition(";")[0].strip().lower()
-    told: dict[str, Any] = {"content_type": content_type and text(content_type)}
+    document: dict[str, Any] = {"content_type": content_type and text(content_type)}
     try:
         if media.endswith("json"):
-            return told | {"result": msgspec.json.decode(data) if data else None}
+            return document | {"result": msgspec.json.decode(data) if data else None}
         if media.startswith("text/") or not data:
-            return told | {"result": data.decode() if data else None}
+            return document | {"result": data.decode() if data else None}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    return told | {"result_base64": base64.b64encode(data).decode()}
+    return document | {"result_base64": base64.b64encode(data).decode()}
 
 
-def shown(value: Any) -> Any:
-    """A header's value inside JSON; bytes with escapes."""
+def json_value(value: Any) -> Any:
+    """Return a header's value for use inside JSON; bytes become text with escapes."""
     match value:
         case bytes():
             return value.decode("utf-8", "backslashreplace")
         case str():
             return text(value)
         case dict():
-            return {text(name): shown(item) for name, item in value.items()}
+            return {text(name): json_value(item) for name, item in value.items()}
         case list():
-            return [shown(item) for item in value]
+            return [json_value(item) for item in value]
         case _:
             return value
 

@@ -1,9 +1,9 @@
 """The control server: the API on TCP and on a unix socket.
 
-Each has threads of its own, so that a flood of one leaves the other alone.
+Each has its own threads, so that a flood on one does not affect the other.
 Owned by the Service's main thread, which calls bind, start and stop; everything else here runs in the server's daemon
-threads and speaks to the main thread through Control alone. A port that is taken shows at `bind`, before any process is
-started. If a thread of the server fails, the request fails, nothing else.
+threads and reaches the main thread only through Control. `bind` raises when a port is in use, before any process is
+started. If a thread of the server fails, only its request fails.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from mqworker.http.totals import Totals
 
 BACKLOG = 1024
 TCP_THREADS = 16
-UNIX_THREADS = WAITS + 4  # some are left when all that may wait do
+UNIX_THREADS = WAITS + 4  # some are left when all waiting places are taken
 
 
 class HttpServer:
@@ -45,7 +45,7 @@ class HttpServer:
         self._inode = 0  # of our socket file
 
     def bind(self) -> None:
-        """Take both addresses; OSError with clear words when one is taken. May be tried again."""
+        """Bind both addresses; raises OSError with a clear text when one is in use. May be called again then."""
         tcp = _listen_tcp(self._host, self.port)
         try:
             unix = _listen_unix(self._path)
@@ -57,7 +57,7 @@ class HttpServer:
         self._inode = self._path.stat().st_ino
 
     def start(self) -> None:
-        """Answer from now on."""
+        """Start answering."""
         app = make_app(self._api).wsgi_app
         config = self._api.control.loaded.config
         max_body = max(stage.max_body for stage in config.stages.values())
@@ -71,7 +71,7 @@ class HttpServer:
             listener.start()
 
     def stop(self, deadline: float) -> None:
-        """Take nothing new, finish what is being answered, close; returns within `deadline` seconds and a little."""
+        """Accept nothing new, finish the requests in progress, close; takes little more than `deadline` seconds."""
         end = time.monotonic() + deadline
         self._api.stopping.set()
         for listener in self._listeners:
@@ -98,11 +98,11 @@ def _listen_tcp(host: str, port: int) -> socket.socket:
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listening.bind(address)
-        listening.listen(BACKLOG)  # now, because only then a second one is refused
+        listening.listen(BACKLOG)  # already here, because only then is a second listener refused
     except OSError as error:
         listening.close()
-        words = "another program listens there" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
-        raise OSError(error.errno, words) from None
+        message = "another program listens there" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
+        raise OSError(error.errno, message) from None
     return listening
 
 
@@ -121,13 +121,13 @@ def _listen_unix(path: Path) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the socket file of a service that is gone; OSError when somebody answers on it, or it is none."""
+    """Remove the socket file of a service that is gone; raises OSError when one answers on it, or it is no socket."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise OSError(errno.EEXIST, f"{path} exists and is no socket")
+        raise OSError(errno.EEXIST, f"{path} exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
         caller.settimeout(1.0)
         try:

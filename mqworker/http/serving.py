@@ -1,9 +1,9 @@
-"""One waitress server on a listening socket: what waitress does not do by itself.
+"""One waitress server on a listening socket, with what waitress lacks.
 
-Runs in a thread of its own (all input and output of the listener) and in waitress's task threads (the app). Added here:
-health has a task thread of its own, so that it never waits behind other requests; the limit of a body depends on its
-path and is enforced while it is received; a request that does not arrive whole in 30 s, and an answer that nobody
-reads, end their connection; idle connections end sooner when there are too many; the stop is bounded.
+Runs in one thread (all input and output of the listener) and in waitress's task threads (the app). Added here: health
+has a separate task thread, so that it never waits behind other requests; the size limit of a body depends on its path
+and is enforced while it is received; a request that does not arrive completely within 30 s, or an answer that is not
+read, ends its connection; idle connections are closed sooner when there are too many; stopping takes bounded time.
 """
 
 import copy
@@ -26,11 +26,11 @@ from mqworker.http.problems import CONTENT_TYPE, Problem
 from mqworker.http.routing import API, SMALL_BODY
 
 CONNECTIONS = 1000
-ACCEPTED = 64  # connections in one turn of the loop
-IDLE = 30.0  # seconds that a connection may say nothing
+ACCEPTED = 64  # connections in one iteration of the loop
+IDLE = 30.0  # seconds that a connection may be silent
 IDLE_CROWDED = 1.0  # the same while new connections have to wait
 ARRIVAL = 30.0  # seconds for a request to arrive whole
-UNREAD = 30.0  # seconds in which a client takes nothing of what there is for it
+UNREAD = 30.0  # seconds that a client may leave its answer unread
 HEALTH = frozenset(f"{at}/{name}" for at in ("", API) for name in ("livez", "readyz"))
 MESSAGES = "/messages"  # the end of the paths that take large bodies
 
@@ -38,7 +38,7 @@ log = logging.getLogger("mqworker.http")
 
 
 class _Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
-    """A request on its way in."""
+    """A request that is being received."""
 
     adj: Any
 
@@ -49,13 +49,13 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
 
 
 class _ErrorTask(ErrorTask):  # type: ignore[misc]  # as above
-    """Answers what waitress refuses."""
+    """Answers a request that waitress refuses."""
 
     def execute(self) -> None:
         error = self.request.error
         most = self.request.adj.max_request_body_size - 1
-        words = f"the body is larger than {most} bytes" if error.code == 413 else error.body
-        data = Problem(error.code, words).document()
+        message = f"the body is larger than {most} bytes" if error.code == 413 else error.body
+        data = Problem(error.code, message).document()
         self.status = f"{error.code} {error.reason}"
         self.response_headers += [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(data))), *HEADERS]
         self.set_close_on_finish()
@@ -68,10 +68,10 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # as above
 
     parser_class = _Parser
     error_task_class = _ErrorTask
-    seen: tuple[Any, float] = (None, 0.0)  # what it was last seen to wait for, and since when
+    seen: tuple[Any, float] = (None, 0.0)  # what it was last seen waiting for, and since when
 
     def overdue(self, now: float, idle: float) -> bool:
-        """Whether this connection should end; asked about once a second."""
+        """Return whether this connection should be closed; called about once a second."""
         if self.total_outbufs_len:
             what, limit = ("unread", self.last_activity), UNREAD
         elif self.requests:
@@ -86,18 +86,18 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # as above
 
 
 class _Rules:
-    """What both kinds of server have beyond waitress's."""
+    """What both kinds of server add to waitress's."""
 
     channel_class = _Channel
     health: ThreadedTaskDispatcher
 
     def add_task(self: Any, channel: Any) -> None:
-        """Have a request answered; called by the input thread and by task threads."""
+        """Queue a request for a task thread; called by the input thread and by task threads."""
         lane = self.health if channel.requests[0].path in HEALTH else self.task_dispatcher
         lane.add_task(channel)
 
     def handle_accept(self: Any) -> None:
-        """Accept all that wait, up to a bound: each turn of the loop looks at every connection."""
+        """Accept all waiting connections, up to a bound: each iteration of the loop examines every connection."""
         for _ in range(ACCEPTED):
             before = len(self._map)
             if before >= self.adj.connection_limit:
@@ -107,7 +107,7 @@ class _Rules:
                 return
 
     def maintenance(self: Any, now: float) -> None:
-        """End what is overdue; called about once a second by the input thread."""
+        """Close overdue connections; called about once a second by the input thread."""
         idle = IDLE_CROWDED if self.in_connection_overflow else IDLE
         for channel in list(self.active_channels.values()):
             if channel.overdue(now, idle):
@@ -123,7 +123,7 @@ class _UnixServer(_Rules, UnixWSGIServer):  # type: ignore[misc]  # as above
 
 
 class Listener:
-    """A server and its thread; `app` answers."""
+    """A server and its thread; `app` answers the requests."""
 
     def __init__(self, app: Wsgi, listening: socket.socket, threads: int, max_body: int) -> None:
         self._map: dict[int, Any] = {}
@@ -148,11 +148,11 @@ class Listener:
         self._thread = threading.Thread(target=self._run, name=f"http-{listening.family.name}", daemon=True)
 
     def start(self) -> None:
-        """Answer from now on."""
+        """Start answering."""
         self._thread.start()
 
     def stop(self, deadline: float) -> None:
-        """Begin to end: accept nothing new, finish within `deadline` seconds what is being answered."""
+        """Begin to stop: accept nothing new, finish the requests in progress within `deadline` seconds."""
         if self._over.is_set():
             return
         self._end = time.monotonic() + deadline
@@ -162,9 +162,9 @@ class Listener:
             dispatcher.set_thread_count(0)
 
     def join(self, deadline: float) -> None:
-        """Wait for the end."""
+        """Wait at most `deadline` seconds for the thread to end."""
         self._thread.join(deadline)
-        if not self._thread.is_alive():  # now nobody wakes it any more
+        if not self._thread.is_alive():  # nothing will wake it any more
             _quietly(self._server.trigger.close)
 
     def _run(self) -> None:
@@ -185,7 +185,7 @@ class Listener:
         try:
             wasyncore.loop(timeout, use_poll=True, map=self._map, count=1)
         except Exception:
-            log.exception("the control server stumbled", extra={"event": "http_failed"})
+            log.exception("an error in the control server's loop", extra={"event": "http_failed"})
             self._over.wait(0.1)
 
 
@@ -203,9 +203,9 @@ def _adjustments(max_body: int) -> Any:
         connection_limit=min(CONNECTIONS, files // 2),
         cleanup_interval=1,
         max_request_header_size=32_768,
-        max_request_body_size=max(max_body, SMALL_BODY) + 1,  # waitress refuses what is as large as this
+        max_request_body_size=max(max_body, SMALL_BODY) + 1,  # waitress refuses a body of exactly this size
         outbuf_high_watermark=1 << 20,
-        channel_request_lookahead=1,  # so that a client that goes away is seen while it is being answered
+        channel_request_lookahead=1,  # so that a client's disconnect is noticed while it is being answered
         log_socket_errors=False,
     )
     adjustments.small = copy.copy(adjustments)

@@ -1,6 +1,6 @@
-"""Routes of stages: what each one is, and what it should be.
+"""Routes for stages: their actual and their desired state.
 
-Runs in the server's threads. Reads snapshots; changes go through Control to the main thread.
+Runs in the server's threads. Reads snapshots; sends changes through Control to the main thread.
 """
 
 import time
@@ -13,7 +13,7 @@ from mqworker.config.model import Seconds
 from mqworker.control.control import StageView
 from mqworker.control.desired_state import Reload, SetConsumers, SetLimits, SetListening, SetRunning
 from mqworker.http.problems import Problem
-from mqworker.http.routing import API, Api, Route, body, wait_asked
+from mqworker.http.routing import API, Api, Route, body, requested_wait
 from mqworker.ipc.messages import ConsumerStatus, StageStatus
 
 
@@ -30,7 +30,7 @@ class Count(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Seconds of one message; 0: none."""
+    """Seconds for one message; 0: no limit."""
 
     soft: Seconds
     hard: Seconds
@@ -40,7 +40,7 @@ Patch = dict[str, Any]  # RFC 7396
 
 
 def describe(view: StageView, now: float) -> dict[str, Any]:
-    """One stage for the outside; `now` is CLOCK_MONOTONIC."""
+    """Return the state of one stage as plain data; `now` is CLOCK_MONOTONIC."""
     desired = view.desired
     return {
         "name": view.name,
@@ -62,45 +62,45 @@ def describe(view: StageView, now: float) -> dict[str, Any]:
     }
 
 
-_AS_THEY_ARE = (
+_UNCHANGED = (
     *("pid", "state", "revision", "generation", "link", "listening", "problem", "crash_loop", "prefetch", "held"),
     *("dispatched", "settling", "held_bytes", "kept", "backlog", "counters", "p95", "rate", "stall", "idle"),
 )
 
 
 def _actual(status: StageStatus, now: float) -> dict[str, Any]:
-    told = {name: getattr(status, name) for name in _AS_THEY_ARE}
-    told["last_settled_ago"] = round(now - status.last_settled, 3) if status.last_settled else None
-    told["consumers"] = [_consumer(consumer, now) for consumer in status.consumers]
-    return told
+    document = {name: getattr(status, name) for name in _UNCHANGED}
+    document["last_settled_ago"] = round(now - status.last_settled, 3) if status.last_settled else None
+    document["consumers"] = [_consumer(consumer, now) for consumer in status.consumers]
+    return document
 
 
 def _consumer(consumer: ConsumerStatus, now: float) -> dict[str, Any]:
-    told = msgspec.structs.asdict(consumer)
-    since = told.pop("message_since")
-    told["message_seconds"] = round(now - since, 3) if since else None
-    told["message_id"] = consumer.message_id or None
-    return told
+    document = msgspec.structs.asdict(consumer)
+    since = document.pop("message_since")
+    document["message_seconds"] = round(now - since, 3) if since else None
+    document["message_id"] = consumer.message_id or None
+    return document
 
 
 def stages(api: Api) -> Any:
-    """Tell all."""
+    """Return all stages."""
     now = time.monotonic()
     return {"stages": [describe(view, now) for view in api.snapshot().stages.values()]}
 
 
 def one(api: Api, stage: str) -> Any:
-    """Tell one."""
+    """Return one stage."""
     return describe(api.stage(stage), time.monotonic())
 
 
 def listening(api: Api, stage: str) -> Any:
-    """Take new messages, or not."""
+    """Start or stop taking new messages."""
     return api.change(SetListening(stage, body(Enabled).enabled))
 
 
 def consumers(api: Api, stage: str) -> Any:
-    """Scale."""
+    """Set the number of Consumers."""
     return api.change(SetConsumers(stage, body(Count).count))
 
 
@@ -108,28 +108,28 @@ def time_limit(api: Api, stage: str) -> Any:
     """Limit the time of one message."""
     limits = body(Limits)
     if limits.hard and limits.soft > limits.hard:
-        words = f"is above the hard limit of {limits.hard:g} s"
-        raise Problem(422, f"soft {words}", fields=[("soft", words)])
+        reason = f"is above the hard limit of {limits.hard:g} s"
+        raise Problem(422, f"soft {reason}", fields=[("soft", reason)])
     return api.change(SetLimits(stage, limits.soft, limits.hard))
 
 
 def start(api: Api, stage: str) -> Any:
-    """Build the tree."""
+    """Start the process tree."""
     return api.change(SetRunning(stage, enabled=True))
 
 
 def stop(api: Api, stage: str) -> Any:
-    """Tear the tree down."""
+    """Drain and end the process tree."""
     return api.change(SetRunning(stage, enabled=False))
 
 
 def restart(api: Api, stage: str) -> Any:
-    """Roll the tree: new Consumers first, with the code imported afresh."""
+    """Replace all Consumers, new ones first, with the code imported afresh."""
     return api.change(Reload(stage))
 
 
 def params(api: Api, stage: str) -> Any:
-    """Tell the parameters, those before them, and what has been applied."""
+    """Return the parameters, their history, and the generation that has been applied."""
     view = api.stage(stage)
     return {
         "params": view.desired.params,
@@ -141,7 +141,7 @@ def params(api: Api, stage: str) -> Any:
 
 def patch_params(api: Api, stage: str) -> Any:
     """Change parameters."""
-    patch, wait = body(Patch), wait_asked()
+    patch, wait = body(Patch), requested_wait()
     api.stage(stage)
     if not wait:
         return _with_params(api, stage, api.control.patch_params(stage, patch), 0.0)
@@ -150,8 +150,8 @@ def patch_params(api: Api, stage: str) -> Any:
 
 
 def rollback_params(api: Api, stage: str) -> Any:
-    """Go back to the parameters before the present ones."""
-    wait = wait_asked()
+    """Go back to the previous parameters."""
+    wait = requested_wait()
     api.stage(stage)
     if not wait:
         return _with_params(api, stage, api.control.rollback_params(stage), 0.0)
@@ -166,23 +166,23 @@ def _with_params(api: Api, stage: str, revision: int, wait: float) -> Any:
 
 
 def jobs(api: Api, stage: str) -> Any:
-    """Tell the chain."""
+    """Return the chain of jobs."""
     view = api.stage(stage)
     return {"jobs": api.control.loaded.config.stages[stage].jobs, "generation": view.desired.generation}
 
 
 _ONE = f"{API}/stages/<stage>"
 ROUTES = [
-    Route("GET", f"{API}/stages", stages, "All stages, as they should be and as they are"),
-    Route("GET", _ONE, one, "One stage, as it should be and as it is"),
-    Route("PUT", f"{_ONE}/listening", listening, "Take new messages, or not", ("wait",), Enabled),
-    Route("PUT", f"{_ONE}/consumers", consumers, "Scale; the busy finish first", ("wait",), Count),
+    Route("GET", f"{API}/stages", stages, "The desired and the actual state of all stages"),
+    Route("GET", _ONE, one, "The desired and the actual state of one stage"),
+    Route("PUT", f"{_ONE}/listening", listening, "Start or stop taking new messages", ("wait",), Enabled),
+    Route("PUT", f"{_ONE}/consumers", consumers, "Scale; busy Consumers finish first", ("wait",), Count),
     Route("PUT", f"{_ONE}/time-limit", time_limit, "Limit the time of one message", ("wait",), Limits),
-    Route("POST", f"{_ONE}/start", start, "Build the stage's process tree", ("wait",)),
-    Route("POST", f"{_ONE}/stop", stop, "Tear the stage's process tree down", ("wait",)),
-    Route("POST", f"{_ONE}/restart", restart, "Replace the Consumers by ones with fresh code", ("wait",)),
+    Route("POST", f"{_ONE}/start", start, "Start the stage's process tree", ("wait",)),
+    Route("POST", f"{_ONE}/stop", stop, "Drain and end the stage's process tree", ("wait",)),
+    Route("POST", f"{_ONE}/restart", restart, "Replace the Consumers with ones that import the code afresh", ("wait",)),
     Route("GET", f"{_ONE}/params", params, "The parameters and their history"),
-    Route("PATCH", f"{_ONE}/params", patch_params, "Change parameters by a merge patch (RFC 7396)", ("wait",), Patch),
-    Route("POST", f"{_ONE}/params/rollback", rollback_params, "Go back to the parameters before these", ("wait",)),
+    Route("PATCH", f"{_ONE}/params", patch_params, "Change parameters with a merge patch (RFC 7396)", ("wait",), Patch),
+    Route("POST", f"{_ONE}/params/rollback", rollback_params, "Go back to the previous parameters", ("wait",)),
     Route("GET", f"{_ONE}/jobs", jobs, "The chain of jobs"),
 ]

@@ -1,7 +1,7 @@
-"""Logs and events, as a tail or as server-sent events that go on. Runs in the server's threads.
+"""Logs and status events, as a tail or as an endless stream of server-sent events. Runs in the server's threads.
 
-A stream occupies its thread, so there are few (routing.WAITS). It ends when the client is gone, when it does not read
-(serving.py closes such channels), and when the server stops.
+A stream occupies its thread, so there may be only few (routing.WAITS). It ends when the client disconnects, when it
+stops reading (serving.py closes such channels), and when the server stops.
 """
 
 import time
@@ -16,13 +16,13 @@ from mqworker.http.health import status_document
 from mqworker.http.routing import API, LOOK, Api, Route, client_gone, number
 
 SSE = "text/event-stream"
-PAUSE = 0.1  # seconds between batches: a burst of events makes few large writes
+PAUSE = 0.1  # seconds between batches: a burst of events becomes few large writes
 KEEP_ALIVE = 5.0  # seconds between comments on a quiet stream
 TAIL = 100
 
 
 def tail(api: Api) -> Any:
-    """The last lines, or all from now on."""
+    """Return the last lines, or a stream that starts with them."""
     lines = int(number("lines", TAIL, 0, 2000))
     follow = request.args.get("follow", "") not in ("", "0") or SSE in request.headers.get("Accept", "")
     recent = api.control.logs.recent(0, 0.0)
@@ -35,7 +35,7 @@ def tail(api: Api) -> Any:
 
 
 def events(api: Api) -> Any:
-    """The status, whenever it changes."""
+    """Stream the status whenever it changes."""
     return _stream(api, _statuses(api))
 
 
@@ -49,11 +49,11 @@ def _log_lines(api: Api, last: int) -> Iterator[bytes]:
 
 
 def _statuses(api: Api) -> Iterator[bytes]:
-    told = None
+    last = None
     while True:
-        snapshot = api.control.wait(lambda new, old=told: _timeless(new) != old, LOOK)  # type: ignore[misc]  # mypy cannot infer `old`
+        snapshot = api.control.wait(lambda new, old=last: _timeless(new) != old, LOOK)  # type: ignore[misc]  # mypy cannot infer `old`
         if snapshot is not None:
-            told = _timeless(snapshot)
+            last = _timeless(snapshot)
         yield b"" if snapshot is None else _event("status", 0, msgspec.json.encode(status_document(snapshot)))
 
 
@@ -72,14 +72,14 @@ def _stream(api: Api, batches: Iterator[bytes]) -> Response:
     gone = client_gone()
 
     def living() -> Iterator[bytes]:
-        said = time.monotonic()
+        last_sent = time.monotonic()
         yield b": mqworker\n\n"
         for batch in batches:
             if api.stopping.is_set() or gone():
                 return
             now = time.monotonic()
-            if batch or now - said > KEEP_ALIVE:
-                said = now
+            if batch or now - last_sent > KEEP_ALIVE:
+                last_sent = now
                 yield batch or b":\n\n"
             api.stopping.wait(PAUSE)
 

@@ -1,8 +1,8 @@
-"""Counters that only grow, over the lives of many Producers: each one counts from 0.
+"""Counters that only grow, across the lives of many Producers, each of which counts from 0.
 
-Fed by the main thread with every snapshot, read by the thread that answers `/metrics`. Pure; takes no lock, because
-what a reader sees is one tuple that is replaced whole. Each counter is a number under a name; the buckets of the
-histogram are such numbers too. What a killed Producer counted after its last report is lost.
+The main thread feeds in every snapshot, the thread that answers `/metrics` reads. Pure; takes no lock, because a reader
+sees one tuple that is replaced as a whole. Each counter is a number under a name; so is each bucket of a histogram.
+What a killed Producer counted after its last report is lost.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,12 @@ from types import MappingProxyType
 from mqworker.control.control import Snapshot
 from mqworker.ipc.messages import StageStatus
 
-TIMES = {"process": "process_", "wait": "wait_", "confirm": "confirm_"}  # prefixes of a histogram's numbers
-BUCKET = "bucket_"  # after the prefix; then its number
+TIMES = {
+    "process": "process_",
+    "wait": "wait_",
+    "confirm": "confirm_",
+}  # prefixes of the names of a histogram's numbers
+BUCKET = "bucket_"  # follows the prefix; then comes the bucket's number
 SUM = "sum"
 RECONNECTS = "reconnects"
 
@@ -21,14 +25,16 @@ _NONE: Values = MappingProxyType({})
 
 
 class Totals:
-    """Sums by stage."""
+    """Sums for each stage."""
 
     def __init__(self) -> None:
-        self._stages: dict[str, tuple[Values, int, Values]] = {}  # of ended Producers; the last one's pid and values
+        self._stages: dict[
+            str, tuple[Values, int, Values]
+        ] = {}  # sums of ended Producers; the last one's pid and values
         self._seen: dict[str, StageStatus] = {}
 
     def feed(self, snapshot: Snapshot) -> None:
-        """Take in what is new."""
+        """Count every report that is new in the snapshot."""
         for stage in snapshot.stages.values():
             status = stage.actual
             if status is not None and status is not self._seen.get(stage.name):
@@ -36,26 +42,26 @@ class Totals:
                 self.count(stage.name, status.pid, values(status))
 
     def count(self, stage: str, pid: int, now: Values) -> None:
-        """Take in one Producer's counters; another pid, or a counter that went back, is another Producer."""
+        """Count one Producer's counters; another pid, or a counter that decreased, means another Producer."""
         ended, last_pid, last = self._stages.get(stage, (_NONE, pid, _NONE))
         if pid != last_pid or any(now.get(name, 0) < number for name, number in last.items()):
             ended = _sum(ended, last)
         self._stages[stage] = (ended, pid, now)
 
     def of(self, stage: str) -> Values:
-        """All of a stage's counters since the service began."""
+        """Return all counters of a stage since the service started."""
         ended, _pid, last = self._stages.get(stage, (_NONE, 0, _NONE))
         return _sum(ended, last)
 
 
 def values(status: StageStatus) -> Values:
-    """Every counter of a report, under one roof."""
-    told: dict[str, float] = {**status.counters, RECONNECTS: status.link.reconnects}
+    """Return every counter of a report by name."""
+    numbers: dict[str, float] = {**status.counters, RECONNECTS: status.link.reconnects}
     for name, times in status.times.items():
         prefix = TIMES[name]
-        told |= {f"{prefix}{BUCKET}{number}": count for number, count in enumerate(times.counts)}
-        told[prefix + SUM] = times.total
-    return told
+        numbers |= {f"{prefix}{BUCKET}{number}": count for number, count in enumerate(times.counts)}
+        numbers[prefix + SUM] = times.total
+    return numbers
 
 
 def _sum(one: Values, other: Values) -> Values:

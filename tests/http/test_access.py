@@ -176,7 +176,7 @@ def test_many_wrong_tokens(guarded, caplog):
     assert (late.status, late.headers["retry-after"]) == (429, "10")
     assert guarded.ask("GET", "/livez").status == 200
     assert guarded.ask_unix("GET", "/api/v1/status").status == 200
-    assert [record.getMessage() for record in caplog.records] == ["a wrong token came from 127.0.0.1"] * 10
+    assert [record.getMessage() for record in caplog.records] == ["wrong token from 127.0.0.1"] * 10
 
 
 def test_a_refusal_of_head_has_no_body(guarded):

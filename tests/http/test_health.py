@@ -38,7 +38,7 @@ IDLE = LinkState(connected=True, consuming=False, reason="")
         (snapshot(stage_status(link=IDLE), StageDesired(consumers=0)), []),
         (snapshot(stage_status(link=IDLE), paused=True), []),
         (snapshot(stage_status(crash_loop=True, problem="setup fails")), ["stage alpha: crash loop: setup fails"]),
-        (snapshot(stage_status(), at=90.0), ["the main thread has not turned for 11 s"]),
+        (snapshot(stage_status(), at=90.0), ["the main thread has not responded for 11 s"]),
         (msgspec.structs.replace(snapshot(stage_status()), state="draining"), ["the service is draining"]),
         (None, ["the service is still starting"]),
     ],

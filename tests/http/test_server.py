@@ -45,7 +45,7 @@ def test_a_living_unix_socket_is_not_taken(service):
         other_server(service, 0, service.loaded.socket).bind()
     assert service.ask_unix("GET", "/livez").status == 200
     service.loaded.path.with_name("file").write_text("precious")
-    with pytest.raises(OSError, match="is no socket"):
+    with pytest.raises(OSError, match="is not a socket"):
         other_server(service, 0, service.loaded.path.with_name("file")).bind()
     assert service.loaded.path.with_name("file").read_text() == "precious"
 

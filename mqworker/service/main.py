@@ -133,7 +133,7 @@ class Service:
         self._broker_admin.stop("the service ends")
         left = self.time_left()
         await asyncio.gather(asyncio.to_thread(server.stop, left / 2), self._orphans.end(left / 2))
-        if self._code == Exit.OK and any(supervisor.given_back for supervisor in self._supervisors.values()):
+        if self._code == Exit.OK and any(supervisor.life.given_back for supervisor in self._supervisors.values()):
             self._code = Exit.GIVEN_BACK
         logs.report(
             log, logging.INFO, "stopped", f"stopped with exit code {int(self._code)}", exit_code=int(self._code)
@@ -193,9 +193,9 @@ class Service:
             now = time.monotonic()
             self._orphans.look(now)
             for supervisor in self._supervisors.values():
-                supervisor.reconcile(now)
-                if supervisor.budget.exhausted and self._state == "running":
-                    deaths = supervisor.budget.fruitless
+                supervisor.beat()
+                if supervisor.life.given_up and self._state == "running":
+                    deaths = supervisor.life.budget.fruitless
                     words = f"the Producer of {supervisor.name} died {deaths} times in a row: giving up"
                     logs.report(log, logging.ERROR, "restarts_exhausted", words)
                     self._code = Exit.RESTARTS_EXHAUSTED
@@ -207,7 +207,8 @@ class Service:
         if not self._burst or self._state != "running":
             return
         idle = all(
-            supervisor.status is not None and supervisor.status.idle for supervisor in self._supervisors.values()
+            supervisor.life.status is not None and supervisor.life.status.idle
+            for supervisor in self._supervisors.values()
         )
         self._idle = self._idle + 1 if idle else 0
         if self._idle >= 4:
@@ -276,7 +277,7 @@ class Service:
     def stage_changed(self) -> None:
         """Show it; end when the last Producer has ended."""
         self._publish()
-        if self._state == "draining" and not any(supervisor.alive for supervisor in self._supervisors.values()):
+        if self._state == "draining" and not any(supervisor.life.alive for supervisor in self._supervisors.values()):
             self._ended.set()
 
     def stage_log(self, event: LogEvent) -> None:

@@ -1,8 +1,8 @@
-"""The keeper of one stage: starts its Producer, tells it what should be, and notices when it dies or hangs.
+"""The supervisor of one stage: starts its Producer, tells it what should be, and notices when it dies or hangs.
 
-Lives in the Service's main thread, on its loop. Owns the Producer process and both pipes to it. Hears Reports; a
-Producer that says nothing for PULSE_DEADLINE is killed. A dead one is built again at once, with backoff when its lives
-are fruitless; when the budget is used up the Service ends with 70 and supervisord starts over.
+Lives in the Service's main thread, on its loop. Owns the Producer process and both pipes to it; what is to be done, and
+when, is decided by its Lifecycle. Receives Reports; sends Orders, and passes log events and changes to its owner. A
+Producer that cannot be started is tried again with backoff; whatever else fails here is raised to the Service.
 """
 
 import asyncio
@@ -16,20 +16,15 @@ from typing import Protocol
 
 import msgspec
 
-from mqworker.config.stop_budget import StopBudget
 from mqworker.control.control import StageView
 from mqworker.control.desired_state import Document
 from mqworker.ipc import logs
 from mqworker.ipc.frames import FrameReader, FrameWriter
 from mqworker.ipc.messages import Desired, Drain, DumpStacks, Ended, LogEvent, Order, Report, StageSpec, StageStatus
 from mqworker.ipc.output import OutputReader
-from mqworker.ipc.restart_budget import Budget
-from mqworker.ipc.spawn import SPAWN, Death, reap
+from mqworker.ipc.spawn import SPAWN, reap
 from mqworker.producer.process import Producer
-
-PULSE_DEADLINE = 15.0  # seconds without a report until a Producer counts as hanging
-FRUITLESS_MAX = 8  # Producers in a row that die before they are connected
-FRUITFUL_AGE = 10.0  # seconds after which a life counts as fruitful anyway
+from mqworker.service.lifecycle import Action, Kill, Lifecycle, Start, Stop, Tell
 
 _encoder = msgspec.msgpack.Encoder()
 _reports = msgspec.msgpack.Decoder(Report)
@@ -38,7 +33,7 @@ log = logging.getLogger("mqworker.service.stage_supervisor")
 
 
 class StageOwner(Protocol):
-    """Who hears a keeper, on the main loop."""
+    """The owner of a StageSupervisor; called on the main loop."""
 
     def stage_changed(self) -> None:
         """Hear that there is something new to show."""
@@ -52,163 +47,101 @@ class StageSupervisor:
 
     def __init__(self, spec: StageSpec, owner: StageOwner, lock: int) -> None:
         self.name = spec.stage
-        self.status: StageStatus | None = None
-        self.given_back = 0
-        self.restarts = 0
-        self.budget = Budget(limit=FRUITLESS_MAX)
+        self.life = Lifecycle(spec.drain_deadline)
         self._spec = spec
         self._owner = owner
-        self._lock = lock
-        self._document: Document | None = None
-        self._paused = False
+        self._lock = lock  # of this instance; every Producer holds it too
+        self._document: Document
         self._process: Producer | None = None
-        self._born = 0.0
-        self._heard = 0.0
-        self._until: float | None = None  # monotonic: it was told to end, and to give back what is in hand then
         self._kill_at: asyncio.TimerHandle | None = None
-        self._ended: Ended | None = None
-        self._final = False
 
     # --- what is wanted
 
     def want(self, document: Document, *, paused: bool) -> None:
         """Aim at this document."""
-        self._document, self._paused = document, paused
-        if self._process is not None and self._until is None:
-            self._send(self._desired())
-        self.reconcile(time.monotonic())
+        self._document = document
+        running = document.stages[self.name].running
+        self._do(self.life.want(_desired(document, self.name, paused=paused), time.monotonic(), running=running))
 
     def end(self, until: float) -> None:
-        """Drain for good; a second time to give back sooner."""
-        self._final = True
-        self._stop(until)
+        """Drain for good, until then at most (CLOCK_MONOTONIC); a second time to give back sooner."""
+        self._do(self.life.end(until))
+
+    def beat(self) -> None:
+        """Do what time asks for; called every half second."""
+        self._do(self.life.beat(time.monotonic()))
 
     def dump_stacks(self) -> None:
         """Have the tree write its stacks to the log."""
         if self._process is not None:
             self._send(DumpStacks())
 
-    @property
-    def alive(self) -> bool:
-        """Whether there is a Producer."""
-        return self._process is not None
-
-    def pids(self) -> set[int]:
-        """The Producer's, if there is one."""
-        return {self._process.pid} if self._process is not None and self._process.pid else set()
-
-    def reconcile(self, now: float) -> None:
-        """Start, stop or kill, as is due."""
-        document = self._document
-        if document is None:
-            return
-        wanted = document.stages[self.name].running and not self._final
-        if self._process is None:
-            if wanted and self.budget.may_start(now):
-                self._start(now)
-        elif not wanted and self._until is None:
-            self._stop(now + self._spec.drain_deadline)
-        elif now - self._heard > PULSE_DEADLINE:
-            self._kill(f"it said nothing for {PULSE_DEADLINE:g} s")
-
     # --- what is
 
     def view(self) -> StageView:
         """The stage for the snapshot."""
-        document = self._document
-        assert document is not None
-        desired = document.stages[self.name]
-        status = self.status
-        applied = document.revision if self._process is None and not desired.running else 0
-        if status is not None and self._until is None and desired.running:
-            applied = status.revision
+        life = self.life
         return StageView(
             name=self.name,
-            desired=desired,
-            state=self._state(),
-            actual=status,
-            problem=self._problem(),
-            restarts=self.restarts,
-            applied=applied,
+            desired=self._document.stages[self.name],
+            state=life.state,
+            actual=life.status,
+            problem=life.problem,
+            restarts=life.restarts,
+            applied=life.applied,
         )
 
-    def _state(self) -> str:
-        if self._process is None:
-            running = self._document is not None and self._document.stages[self.name].running and not self._final
-            return "backoff" if running else "stopped"
-        if self._until is not None:
-            return "stopping"
-        if self.status is None:
-            return "starting"
-        return "crash loop" if self.status.crash_loop else self.status.state
+    # --- what the Lifecycle asks for
 
-    def _problem(self) -> str:
-        if self.status is not None:
-            return self.status.problem or ("" if self.status.link.connected else self.status.link.reason)
-        return "" if self._process is not None or self._final else self._last_words
+    def _do(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Start():
+                    self._start(action.desired)
+                case Tell():
+                    self._send(action.desired)
+                case Stop():
+                    self._stop(action)
+                case Kill():
+                    self._kill(action.reason)
 
-    _last_words = ""
-
-    # --- the process
-
-    def _desired(self) -> Desired:
-        document = self._document
-        assert document is not None
-        stage = document.stages[self.name]
-        return Desired(
-            revision=document.revision,
-            listening=stage.listening and not self._paused,
-            consumers=stage.consumers if stage.working else 0,
-            generation=stage.generation,
-            code=stage.code,
-            params=msgspec.json.encode(stage.params),
-            soft_limit=stage.soft_limit,
-            hard_limit=stage.hard_limit,
-            log_level=logs.LEVELS[document.log_level],
-        )
-
-    def _start(self, now: float) -> None:
-        self._pipe, far = SPAWN.Pipe(duplex=True)
-        self._out, out_far = SPAWN.Pipe(duplex=False)
-        lock = Connection(os.dup(self._lock), readable=True, writable=False)
-        process = Producer(self._spec, self._desired(), far, out_far, lock)
+    def _start(self, desired: Desired) -> None:
+        now = time.monotonic()
         try:
-            process.start()
+            self._spawn(desired)
         except OSError as error:
-            self._pipe.close()
-            self._out.close()
-            self._last_words = f"the Producer could not be started: {error.strerror}"
-            self.budget.died(now, fruitful=False)
-            return
-        finally:
-            far.close()
-            out_far.close()
-            lock.close()
-        assert process.pid is not None
-        self._process = process
-        self._born = self._heard = now
-        self._until = None
-        self._ended = None
-        self.status = None
-        self._writer = FrameWriter(self._pipe.fileno())
-        self._reader = FrameReader(self._pipe.fileno(), self._on_report, lambda _reason: None)
-        self._output = OutputReader(self._out.fileno(), process.name, process.pid, self.name, self._owner.stage_log)
-        self._pidfd = os.pidfd_open(process.pid)
+            self.life.not_started(f"the Producer could not be started: {error.strerror}", now)
+        else:
+            self.life.started(now)
+
+    def _spawn(self, desired: Desired) -> None:
+        with contextlib.ExitStack() as near, contextlib.ExitStack() as far:
+            pipe, pipe_far = SPAWN.Pipe(duplex=True)
+            near.enter_context(pipe)
+            far.enter_context(pipe_far)
+            out, out_far = SPAWN.Pipe(duplex=False)
+            near.enter_context(out)
+            far.enter_context(out_far)
+            lock = far.enter_context(Connection(os.dup(self._lock), readable=True, writable=False))
+            process = Producer(self._spec, desired, pipe_far, out_far, lock)
+            process.start()
+            near.callback(process.kill)
+            assert process.pid is not None
+            self._pidfd = os.pidfd_open(process.pid)
+            near.pop_all()
+        self._process, self._pipe, self._out = process, pipe, out
+        self._writer = FrameWriter(pipe.fileno())
+        self._reader = FrameReader(pipe.fileno(), self._on_report, lambda _reason: None)
+        self._output = OutputReader(out.fileno(), process.name, process.pid, self.name, self._owner.stage_log)
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_death)
 
     def _send(self, order: Order) -> None:
         self._writer.send(_encoder.encode(order))
 
-    def _stop(self, until: float) -> None:
-        if self._process is None or (self._until is not None and until >= self._until):
-            return
-        self._until = until
-        self._send(Drain(until))
-        if self._kill_at is not None:
-            self._kill_at.cancel()
-        loop = asyncio.get_running_loop()
-        self._kill_at = loop.call_at(StopBudget(until).kill, self._kill, "it did not end in time")
-        self._owner.stage_changed()
+    def _stop(self, stop: Stop) -> None:
+        self._send(Drain(stop.until))
+        self._cancel_kill()
+        self._kill_at = asyncio.get_running_loop().call_at(stop.kill_at, self._kill, "it did not end in time")
 
     def _kill(self, why: str) -> None:
         if self._process is not None and self._process.pid is not None:
@@ -216,20 +149,23 @@ class StageSupervisor:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGKILL)
 
+    def _cancel_kill(self) -> None:
+        if self._kill_at is not None:
+            self._kill_at.cancel()
+            self._kill_at = None
+
+    # --- what the Producer says
+
     def _on_report(self, payload: bytes) -> None:
         report = _reports.decode(payload)
-        self._heard = time.monotonic()
+        self.life.heard(report if isinstance(report, StageStatus) else None)
         match report:
             case LogEvent():
                 self._owner.stage_log(report)
             case StageStatus():
-                self.status = report
-                if report.link.connected:
-                    self.budget.prospered()
                 self._owner.stage_changed()
             case Ended():
-                self._ended = report
-                self.given_back += report.given_back
+                self.life.said_goodbye(report.given_back)
 
     def _on_death(self) -> None:
         process = self._process
@@ -237,7 +173,6 @@ class StageSupervisor:
         death = reap(process)
         if death is None:
             return
-        now = time.monotonic()
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._reader.drain()
@@ -248,25 +183,26 @@ class StageSupervisor:
         self._out.close()
         process.close()
         self._process = None
-        if self._kill_at is not None:
-            self._kill_at.cancel()
-        self._kill_at = None
-        self._after_death(death, now)
-        self.status = None
-        self._until = None
-        self.reconcile(now)
+        self._cancel_kill()
+        orderly = self.life.ended
+        actions = self.life.died(death, time.monotonic())
+        if not orderly:
+            what = f"the Producer of {self.name} {death}; its unsettled messages go back to the broker"
+            logs.report(log, logging.ERROR, "producer_died", what, fruitless=self.life.budget.fruitless)
+        self._do(actions)
         self._owner.stage_changed()
 
-    def _after_death(self, death: Death, now: float) -> None:
-        if self._ended is not None:
-            self._last_words = ""
-            self.budget.died(now, fruitful=True)
-            return
-        if self._until is not None and self.status is not None:
-            self.given_back += self.status.dispatched + self.status.settling
-        connected = self.status is not None and self.status.link.connected
-        self.budget.died(now, fruitful=connected or now - self._born > FRUITFUL_AGE)
-        self.restarts += 1
-        self._last_words = f"the last Producer {death}"
-        words = f"the Producer of {self.name} {death}; its unsettled messages go back to the broker"
-        logs.report(log, logging.ERROR, "producer_died", words, fruitless=self.budget.fruitless)
+
+def _desired(document: Document, name: str, *, paused: bool) -> Desired:
+    stage = document.stages[name]
+    return Desired(
+        revision=document.revision,
+        listening=stage.listening and not paused,
+        consumers=stage.consumers if stage.working else 0,
+        generation=stage.generation,
+        code=stage.code,
+        params=msgspec.json.encode(stage.params),
+        soft_limit=stage.soft_limit,
+        hard_limit=stage.hard_limit,
+        log_level=logs.LEVELS[document.log_level],
+    )

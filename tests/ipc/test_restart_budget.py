@@ -1,5 +1,6 @@
 """Restart budgets."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,25 +26,48 @@ def test_years_of_deaths_are_counted():
     assert set(delays(Budget(fruitless=10_000_000), 2)) == {MOST}
 
 
-def test_a_fruitful_life_costs_nothing():
-    """Its successor starts at once, and what was before is forgotten."""
+# Each line: the time, what happens then (an end of a fruitless or fruitful life, a success of the present one, or
+# nothing), and what holds after it: when the next start is due, and whether it is a crash loop or the end of patience.
+TABLES = {
+    "a fruitful life costs nothing": [
+        (0, "fruitless", 0, ""),
+        (1, "fruitless", 1.5, ""),
+        (100, "fruitful", 100, ""),
+        (101, "fruitless", 101, ""),
+        (102, "fruitless", 102.5, ""),
+    ],
+    "a success of the present life is forgotten by nobody": [
+        (0, "fruitless", 0, ""),
+        (1, "fruitless", 1.5, ""),
+        (2, "prospered", 1.5, ""),
+        (3, "fruitless", 3, ""),
+    ],
+    "five in a row are a crash loop, eight are the end": [
+        (0, "fruitless", 0, ""),
+        (1, "fruitless", 1.5, ""),
+        (2, "fruitless", 3, ""),
+        (4, "fruitless", 6, ""),
+        (7, "fruitless", 11, "crash loop"),
+        (8, "", 11, "crash loop"),
+        (12, "fruitless", 20, "crash loop"),
+        (21, "fruitless", 37, "crash loop"),
+        (40, "fruitless", 72, "exhausted"),
+    ],
+}
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))
+def test_each_event_has_its_consequence(table):
+    """Event by event: when the next start is due, and what is to be thought of it."""
     budget = Budget(limit=8)
-    delays(budget, 7)
-    budget.died(100.0, fruitful=True)
-    assert budget.may_start(100.0)
-    assert not budget.crash_loop
-    assert delays(budget, 3) == [0, 0.5, 1]
-
-
-def test_a_start_is_due_at_its_time_and_not_before():
-    """`may_start` compares with the time it is given."""
-    budget = Budget()
-    assert budget.may_start(-1e9) is False
-    assert budget.may_start(0.0)
-    budget.died(10.0, fruitful=False)
-    budget.died(10.0, fruitful=False)
-    assert not budget.may_start(10.49)
-    assert budget.may_start(10.5)
+    for now, event, due, verdict in table:
+        if event == "prospered":
+            budget.prospered()
+        elif event:
+            budget.died(now, fruitful=event == "fruitful")
+        assert budget.may_start(due)
+        assert not budget.may_start(due - 0.01)
+        assert ("exhausted" if budget.exhausted else "crash loop" if budget.crash_loop else "") == verdict
 
 
 @given(st.integers(0, 10), st.lists(st.sampled_from(["fruitless", "fruitful", "prospered"]), max_size=30))

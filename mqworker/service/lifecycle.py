@@ -1,0 +1,195 @@
+"""When a stage's Producer is started, told something new, stopped and killed, and what is shown of it meanwhile.
+
+Pure: events and times (CLOCK_MONOTONIC) come in, actions go out. Owned by a StageSupervisor, which carries the actions
+out at once and reports what became of them. The rules:
+
+- A Producer that should run and does not is started, with backoff after fruitless lives; when too many of those follow
+  each other the stage is given up, and the Service with it.
+- One that should not run is told to drain; it is killed when it has not ended in time.
+- One that is silent for SILENT beats of the Service is killed. Beats are counted instead of seconds, so that a pause of
+  the whole machine is not held against it.
+- A revision counts as applied once the Producer has reported it, or a later one, as wholly applied.
+"""
+
+from typing import NamedTuple
+
+import msgspec
+
+from mqworker.config.stop_budget import StopBudget
+from mqworker.ipc.messages import Desired, StageStatus
+from mqworker.ipc.restart_budget import Budget
+from mqworker.ipc.spawn import Death
+
+SILENT = 30  # beats of the Service, half a second each, without a report until a Producer counts as hanging
+FRUITLESS_MAX = 8  # Producers in a row that end before they are connected
+FRUITFUL_AGE = 10.0  # seconds after which a life counts as fruitful anyway
+
+
+class Start(NamedTuple):
+    """Start a Producer; `started` or `not_started` has to follow."""
+
+    desired: Desired
+
+
+class Tell(NamedTuple):
+    """Send it what is desired now."""
+
+    desired: Desired
+
+
+class Stop(NamedTuple):
+    """Tell it to drain, and kill it if it is still there at `kill_at`; the earliest one holds."""
+
+    until: float
+    kill_at: float
+
+
+class Kill(NamedTuple):
+    """Kill it now."""
+
+    reason: str
+
+
+Action = Start | Tell | Stop | Kill
+
+
+class Lifecycle:
+    """See the module head; every method takes one event."""
+
+    def __init__(self, drain_deadline: float) -> None:
+        self.alive = False
+        self.status: StageStatus | None = None  # of the present Producer
+        self.ended = False  # it has said that it ends in order
+        self.given_back = 0  # messages that went back to the broker unfinished
+        self.restarts = 0
+        self.budget = Budget(limit=FRUITLESS_MAX)
+        self._drain_deadline = drain_deadline
+        self._desired: Desired | None = None  # with the revision that changed it last
+        self._revision = 0  # of the document, other stages' changes included
+        self._applied_before = 0  # the newest revision that was applied before the last change
+        self._running = False
+        self._final = False
+        self._until: float | None = None  # it was told to drain until then
+        self._born = 0.0
+        self._silent = 0  # beats since its last report
+        self._last_problem = ""
+
+    # --- events
+
+    def want(self, desired: Desired, now: float, *, running: bool) -> list[Action]:
+        """Aim at this; a revision that changes nothing here needs no word to the Producer."""
+        self._applied_before = self.applied
+        known = self._desired
+        new = known is None or msgspec.structs.replace(known, revision=desired.revision) != desired
+        if new:
+            self._desired = desired
+        self._revision, self._running = desired.revision, running
+        told: list[Action] = [Tell(desired)] if new and self.alive and self._until is None else []
+        return told + self._due(now)
+
+    def end(self, until: float) -> list[Action]:
+        """Drain for good; again, to give back sooner."""
+        self._final = True
+        return self._stop(until)
+
+    def beat(self, now: float) -> list[Action]:
+        """Look what time asks for."""
+        if self.alive:
+            self._silent += 1
+            if self._silent > SILENT:
+                self._silent = 0
+                return [Kill(f"it reported nothing for {SILENT / 2:g} s")]
+        return self._due(now)
+
+    def started(self, now: float) -> None:
+        """Hear that the process runs."""
+        self.alive, self.ended = True, False
+        self._born, self._silent = now, 0
+        self._applied_before = 0
+
+    def not_started(self, problem: str, now: float) -> None:
+        """Hear that there was no process to be had."""
+        self._last_problem = problem
+        self.budget.died(now, fruitful=False)
+
+    def heard(self, status: StageStatus | None = None) -> None:
+        """Take a sign of life, which may be a status."""
+        self._silent = 0
+        if status is not None:
+            self.status = status
+
+    def said_goodbye(self, given_back: int) -> None:
+        """Hear that it ends in order."""
+        self.ended = True
+        self.given_back += given_back
+
+    def died(self, death: Death, now: float) -> list[Action]:
+        """Hear that the process is gone and all that it sent was read."""
+        self.alive = False
+        if self.ended:
+            self._last_problem = ""
+        else:
+            self.restarts += 1
+            self._last_problem = f"the last Producer {death}"
+        if self.ended or self._until is not None:  # it went because it had to
+            self.budget.died(now, fruitful=True)
+        else:
+            connected = self.status is not None and self.status.link.connected
+            failed = death.code > 0  # by a fault of its own, which the next one will meet as well
+            self.budget.died(now, fruitful=now - self._born > FRUITFUL_AGE or (connected and not failed))
+        if self._until is not None and not self.ended and self.status is not None:
+            self.given_back += self.status.dispatched + self.status.settling
+        self.status, self._until = None, None
+        return self._due(now)
+
+    # --- what is shown
+
+    @property
+    def given_up(self) -> bool:
+        """Whether too many Producers in a row have died without having done anything."""
+        return self.budget.exhausted
+
+    @property
+    def applied(self) -> int:
+        """The newest revision of the document that is wholly applied here."""
+        if not self.alive:
+            return 0 if self._running else self._revision
+        reported = self.status.revision if self.status is not None else 0
+        up_to_date = self._desired is not None and reported >= self._desired.revision
+        if up_to_date and self._running and self._until is None:
+            return self._revision
+        return max(self._applied_before, reported)
+
+    @property
+    def state(self) -> str:
+        """One word: stopped, backoff, starting, running, draining, crash loop, stopping."""
+        if not self.alive:
+            return "backoff" if self._running and not self._final else "stopped"
+        if self._until is not None:
+            return "stopping"
+        if self.status is None:
+            return "starting"
+        return "crash loop" if self.status.crash_loop else self.status.state
+
+    @property
+    def problem(self) -> str:
+        """One sentence, or nothing."""
+        if self.status is not None:
+            return self.status.problem or ("" if self.status.link.connected else self.status.link.reason)
+        return "" if self.alive or self._final else self._last_problem
+
+    # --- inside
+
+    def _due(self, now: float) -> list[Action]:
+        wanted = self._running and not self._final
+        if self.alive:
+            return [] if wanted or self._until is not None else self._stop(now + self._drain_deadline)
+        if wanted and self._desired is not None and not self.given_up and self.budget.may_start(now):
+            return [Start(self._desired)]
+        return []
+
+    def _stop(self, until: float) -> list[Action]:
+        if not self.alive or (self._until is not None and until >= self._until):
+            return []
+        self._until = until
+        return [Stop(until, StopBudget(until).kill)]

@@ -1,0 +1,36 @@
+"""A StageSupervisor's own dealings with processes; what it decides is tested in test_lifecycle.py."""
+
+import asyncio
+from pathlib import Path
+
+from mqworker.config.model import BrokerConfig, Config, StageConfig
+from mqworker.control.desired_state import begin
+from mqworker.ipc.messages import LogEvent, StageSpec
+from mqworker.service.stage_supervisor import StageSupervisor
+
+
+class Owner:
+    """Hears the supervisor."""
+
+    def stage_changed(self) -> None:
+        """Nothing is shown here."""
+
+    def stage_log(self, event: LogEvent) -> None:
+        """Nothing is written here."""
+
+
+def test_a_start_that_fails_is_told_and_leaves_nothing_open(tmp_path):
+    """Without a descriptor for the lock no Producer starts: a reason and a later try, and no descriptor is left."""
+    config = Config(stages={"s": StageConfig(input="in", jobs=("m:f",))})
+    spec = StageSpec("test", "s", config.stages["s"], BrokerConfig(), str(tmp_path), str(tmp_path), 30.0)
+
+    async def start() -> StageSupervisor:
+        supervisor = StageSupervisor(spec, Owner(), lock=-1)
+        supervisor.want(begin(None, config)[0], paused=False)
+        return supervisor
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    view = asyncio.run(start()).view()
+    assert view.state == "backoff"
+    assert view.problem == "the Producer could not be started: Bad file descriptor"
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -315,6 +315,14 @@ class Properties(msgspec.Struct):
         return flags.to_bytes(2) + b"".join(pieces)
 
 
+def decode_leniently(block: bytes) -> Properties:
+    """Read a block; one that is malformed counts as empty."""
+    try:
+        return Properties.decode(block)
+    except MalformedProperties:
+        return Properties()
+
+
 _NAMES = {1 << 15 - index: name for index, name in enumerate(Properties.__struct_fields__)}
 _FIXED_PROPERTIES = {"delivery_mode": 1, "priority": 1, "timestamp": 8}
 _LAYOUT = tuple(  # of each property: its flag, its size when that is fixed, whether it is a short string

@@ -9,8 +9,9 @@ from typing import Any
 
 from mqworker.amqp import headers
 from mqworker.amqp.fingerprint import fingerprint
-from mqworker.amqp.properties import MalformedProperties, Properties
+from mqworker.amqp.properties import Properties, decode_leniently
 from mqworker.brokers.base import Publication
+from mqworker.ipc.json_safe import tree
 
 _GONE_ON_REPLAY = frozenset(
     {
@@ -50,19 +51,19 @@ def letter_id(properties: bytes, body: bytes) -> str:
 
 def reason(properties: bytes) -> object:
     """Why it is dead; None when that cannot be read (anybody may write to the queue)."""
-    return _decode(properties).headers.get(headers.REASON)
+    return decode_leniently(properties).headers.get(headers.REASON)
 
 
 def lineage(properties: bytes, body: bytes, *, later: int = 0) -> bytes:
     """Which message it is, and how often it was replayed; or so many replays later."""
-    decoded = _decode(properties)
+    decoded = decode_leniently(properties)
     times = _replays(decoded) + later
     return hashlib.sha256(f"{times} {decoded.message_id!r} ".encode(errors="backslashreplace") + body).digest()
 
 
 def describe(properties: bytes, body: bytes, *, whole: bool = False) -> dict[str, Any]:
     """What is told of a dead letter; `whole` adds traceback, headers, properties and body."""
-    decoded = _decode(properties)
+    decoded = decode_leniently(properties)
     told: dict[str, Any] = {
         "id": letter_id(properties, body),
         "message_id": decoded.message_id,
@@ -79,26 +80,13 @@ def describe(properties: bytes, body: bytes, *, whole: bool = False) -> dict[str
         told["correlation_id"] = decoded.correlation_id
         told["reply_to"] = decoded.reply_to
         told["timestamp"] = decoded.timestamp
-        told["properties"] = properties
-        told["body"] = body
-    return {key: _shown(value) for key, value in told.items()}
-
-
-def _shown(value: Any) -> Any:
-    """What can be told: headers and short strings of foreign clients may hold bytes that are not UTF-8."""
-    match value:
-        case str():
-            return value.encode("utf-8", "backslashreplace").decode()
-        case dict():
-            return {_shown(name): _shown(item) for name, item in value.items()}
-        case list():
-            return [_shown(item) for item in value]
-    return value
+    shown: dict[str, Any] = tree(told)
+    return shown | {"properties": properties, "body": body} if whole else shown
 
 
 def replay(properties: bytes, body: bytes, queue: str) -> Publication:
     """The original message again: what the dead letter had moved aside is back, the count of replays is kept."""
-    decoded = _decode(properties)
+    decoded = decode_leniently(properties)
     table = decoded.headers
     for name in list(table):
         if name in _GONE_ON_REPLAY:
@@ -117,10 +105,3 @@ def replay(properties: bytes, body: bytes, queue: str) -> Publication:
 def _replays(decoded: Properties) -> int:
     value = decoded.headers.get(headers.REPLAYED)
     return value if type(value) is int else 0
-
-
-def _decode(properties: bytes) -> Properties:
-    try:
-        return Properties.decode(properties)
-    except MalformedProperties:
-        return Properties()

@@ -4,16 +4,14 @@ Runs in the Producer (links) and in the desk. Imports the chosen implementation 
 which needs no broker, or only the embedded one, never pays for pika.
 """
 
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
-
 from mqworker.brokers.base import Admin, Link, Sink, Topology
 from mqworker.config.model import BrokerConfig
+from mqworker.config.urls import embedded_path
 
 
 def open_link(config: BrokerConfig, topology: Topology, sink: Sink, name: str) -> Link:
     """Return a stage's Link, not yet started; made on the running loop. ValueError for an unknown URL scheme."""
-    path = sqlite_path(config)
+    path = embedded_path(config.urls[0])
     if path is not None:
         from mqworker.brokers.sqlite import SqliteLink  # noqa: PLC0415 - see the module's head
 
@@ -25,7 +23,7 @@ def open_link(config: BrokerConfig, topology: Topology, sink: Sink, name: str) -
 
 def open_admin(config: BrokerConfig) -> Admin:
     """Return a Admin that connects on demand. ValueError for an unknown URL scheme."""
-    path = sqlite_path(config)
+    path = embedded_path(config.urls[0])
     if path is not None:
         from mqworker.brokers.sqlite import SqliteAdmin  # noqa: PLC0415 - as above
 
@@ -33,13 +31,3 @@ def open_admin(config: BrokerConfig) -> Admin:
     from mqworker.brokers.rabbitmq import RabbitAdmin  # noqa: PLC0415 - as above
 
     return RabbitAdmin(config)
-
-
-def sqlite_path(config: BrokerConfig) -> Path | None:
-    """Return the file of an embedded broker (four slashes: absolute), None when the URL is RabbitMQ's."""
-    url = urlsplit(config.urls[0])
-    if url.scheme in {"amqp", "amqps"}:
-        return None
-    if url.scheme != "sqlite":
-        raise ValueError(f"broker.url: unknown scheme {url.scheme!r}, use amqp, amqps or sqlite")
-    return Path(unquote(url.path[1:]))

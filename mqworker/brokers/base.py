@@ -5,8 +5,8 @@ Everything here is called on that loop's thread and never blocks it. `rabbitmq` 
 contract test suite (tests/brokers) runs against each. Only `brokers/rabbitmq` imports pika.
 
 A message is two byte strings: `properties`, the AMQP 0-9-1 basic property block (flags and values, decoded on demand by
-`mqworker.amqp.properties`), and `body`. Neither is looked into here, so any legal message of a foreign client passes
-through unchanged.
+`mqworker.amqp.properties`), and `body`. Neither is looked into on its way through a Link, so any legal message of a
+foreign client passes through unchanged.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from mqworker.amqp.properties import MalformedProperties, Properties
 from mqworker.ipc.messages import LinkState
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Sink",
     "Topology",
     "Wanted",
+    "decode_or_refuse",
 ]
 
 
@@ -158,6 +160,14 @@ class BrokerUnavailable(Exception):  # noqa: N818 - says what is so
 
 class BrokerRefused(Exception):  # noqa: N818 - says what is so
     """The broker answered no: no such queue, no route, not allowed, too large."""
+
+
+def decode_or_refuse(properties: bytes) -> Properties:
+    """Read the properties of a message that is to be changed on its way; BrokerRefused if they are malformed."""
+    try:
+        return Properties.decode(properties)
+    except MalformedProperties as error:
+        raise BrokerRefused(f"the properties are malformed: {error}") from None
 
 
 class Admin(Protocol):

@@ -102,11 +102,10 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
 
 
 def _broker(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
-    from mqworker.brokers import sqlite_path
-    from mqworker.config.load import redact_url
+    from mqworker.config.urls import embedded_path, redact_url
 
     url = ", ".join(map(redact_url, loaded.config.broker.urls))
-    path = sqlite_path(loaded.config.broker)
+    path = embedded_path(loaded.config.broker.urls[0])
     if path is not None and not path.exists():
         yield CheckResult(OK, "broker", f"{url}: embedded; its file is created at the first start")
         return

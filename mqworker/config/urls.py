@@ -1,11 +1,13 @@
-"""Broker URLs: which ones are good, where an embedded one lies, and how to show one without its password.
+"""Broker URLs: which ones are good, what they say, and how to show one without its password.
 
-Pure. Three slashes begin a relative path of `sqlite:`, four an absolute one; %, ? and # in it are escaped.
+The one place that takes a broker's URL apart. Pure. Three slashes begin a relative path of `sqlite:`, four an absolute
+one; %, ? and # in it are escaped.
 """
 
 import re
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from typing import NamedTuple
+from urllib.parse import quote, unquote, urlsplit
 
 SQLITE = "sqlite:///"
 
@@ -91,3 +93,41 @@ def absolute(url: str, root: Path) -> str:
     if not url.startswith(SQLITE) or path.startswith("/"):
         return url
     return f"{embedded(root)}/{path}"
+
+
+class AmqpAddress(NamedTuple):
+    """What an `amqp:` or `amqps:` URL says, unescaped, with AMQP's defaults for what it leaves out."""
+
+    host: str
+    port: int
+    virtual_host: str
+    user: str
+    password: str
+    tls: bool
+
+
+def amqp_address(url: str) -> AmqpAddress:
+    """Take the URL of a RabbitMQ apart; ValueError, without the password, for one that is not good."""
+    _refuse_bad(url)
+    parts = urlsplit(url)
+    tls = parts.scheme == "amqps"
+    return AmqpAddress(
+        host=parts.hostname or "",
+        port=parts.port or (5671 if tls else 5672),
+        virtual_host=unquote(parts.path[1:]) or "/",
+        user=unquote(parts.username or "guest"),
+        password=unquote(parts.password or "guest"),
+        tls=tls,
+    )
+
+
+def embedded_path(url: str) -> Path | None:
+    """Return the file of an embedded broker, None when the URL is RabbitMQ's; ValueError for one that is not good."""
+    _refuse_bad(url)
+    return Path(unquote(url.removeprefix(SQLITE))) if url.startswith(SQLITE) else None
+
+
+def _refuse_bad(url: str) -> None:
+    if found := fault(url):
+        message, fix = found
+        raise ValueError(f"broker.url {redact_url(url)} {message}: {fix}")

@@ -9,7 +9,6 @@ from msgspec import Meta
 
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body, number
-from mqworker.http.sending import json_value
 
 LOOK_DEADLINE = 5.0  # seconds for listing the queues
 DEADLINE = 10.0  # seconds for any other request to the broker
@@ -51,7 +50,7 @@ def dlq_list(api: Api, stage: str) -> Any:
         found = api.control.ask_admin("dlq_show", {"stage": stage, "ids": ids[:NAMED]}, SEARCH)
         return {"dead_letters": [_in_full(letter) for letter in found]}
     found = api.control.ask_admin("dlq_list", {"stage": stage, "limit": limit}, SEARCH)
-    return {"dead_letters": json_value(found)}
+    return {"dead_letters": found}
 
 
 def dlq_show(api: Api, stage: str, letter: str) -> Any:
@@ -65,9 +64,11 @@ def dlq_show(api: Api, stage: str, letter: str) -> Any:
 
 def _in_full(found: dict[str, Any]) -> dict[str, Any]:
     data, block = found.pop("body", b""), found.pop("properties", b"")
-    document: dict[str, Any] = json_value(found)
-    document |= {"properties_base64": base64.b64encode(block).decode(), "body_base64": base64.b64encode(data).decode()}
-    return document | {"body_text": data.decode("utf-8", "backslashreplace")}
+    return found | {
+        "properties_base64": base64.b64encode(block).decode(),
+        "body_base64": base64.b64encode(data).decode(),
+        "body_text": data.decode("utf-8", "backslashreplace"),
+    }
 
 
 def dlq_replay(api: Api, stage: str) -> Any:

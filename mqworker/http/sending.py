@@ -13,11 +13,11 @@ import msgspec
 from flask import request
 
 from mqworker.amqp import headers
-from mqworker.amqp.properties import MalformedProperties, Properties
+from mqworker.amqp.properties import Properties, decode_leniently
 from mqworker.control.control import ControlError
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, requested_wait
-from mqworker.ipc.logs import text
+from mqworker.ipc.json_safe import text, tree
 
 SEND_DEADLINE = 10.0  # seconds for the broker to confirm
 FORM = "application/x-www-form-urlencoded"
@@ -72,11 +72,8 @@ def _encoded(properties: Properties) -> bytes:
 
 def _result(block: bytes, data: bytes) -> dict[str, Any]:
     """Return what a reply holds; raises a Problem when the message is dead."""
-    try:
-        properties = Properties.decode(block)
-    except MalformedProperties:
-        properties = Properties()
-    table = {text(name): json_value(value) for name, value in properties.headers.to_dict().items()}
+    properties = decode_leniently(block)
+    table = tree(properties.headers.to_dict())
     outcome = table.get(headers.OUTCOME, "result")
     if outcome == "dead":
         reason = str(table.get(headers.REASON, "error"))
@@ -98,21 +95,6 @@ def json_body(content_type: str | None, data: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     return document | {"result_base64": base64.b64encode(data).decode()}
-
-
-def json_value(value: Any) -> Any:
-    """Return a header's value for use inside JSON; bytes become text with escapes."""
-    match value:
-        case bytes():
-            return value.decode("utf-8", "backslashreplace")
-        case str():
-            return text(value)
-        case dict():
-            return {text(name): json_value(item) for name, item in value.items()}
-        case list():
-            return [json_value(item) for item in value]
-        case _:
-            return value
 
 
 ROUTES = [

@@ -10,7 +10,6 @@ import collections
 import contextlib
 import json
 import logging
-import math
 import os
 import queue
 import select
@@ -23,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mqworker.errors import SoftTimeLimit
+from mqworker.ipc.json_safe import scalar, text
 from mqworker.ipc.messages import LogEvent
 
 QUEUED = 10_000  # lines waiting for stdout
@@ -77,24 +77,8 @@ class ForwardingHandler(logging.Handler):
             self._process,
             os.getpid(),
             self._stage,
-            {text(str(key)): plain(value) for key, value in fields.items()},
+            {text(str(key)): scalar(value, LINE_MAX) for key, value in fields.items()},
         )
-
-
-def text(value: str) -> str:
-    """Return any string as valid UTF-8 text."""
-    return value.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def plain(value: Any) -> Any:
-    """Return a value that MessagePack and JSON can carry."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return float(value)
-    if isinstance(value, int) and -(2**63) <= value < 2**63:
-        return int(value)
-    return text(value if isinstance(value, str) else repr(value))[:LINE_MAX]
 
 
 def use(handler: logging.Handler, level: int) -> None:
@@ -132,7 +116,7 @@ def line_json(event: LogEvent, service: str) -> str:
     record |= {"process": text(event.process), "pid": event.pid}
     for key, value in event.fields.items():
         if value is not None:
-            record.setdefault(text(key), plain(value))
+            record.setdefault(text(key), scalar(value, LINE_MAX))
     return json.dumps(record, ensure_ascii=True, allow_nan=False)
 
 
@@ -141,7 +125,7 @@ def line_text(event: LogEvent, _service: str) -> str:
     when = timestamp(event.time)[11:23]
     where = escape(event.process or event.stage)
     extra = " ".join(
-        f"{escape(key)}={escape(str(plain(value)))}"
+        f"{escape(key)}={escape(str(scalar(value, LINE_MAX)))}"
         for key, value in event.fields.items()
         if value is not None and key != "traceback"
     )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mqworker.amqp.fingerprint import fingerprint
+from mqworker.amqp.properties import decode_leniently
 from mqworker.brokers import open_link
 from mqworker.brokers.base import Delivery, LinkState, Placement, Topology
 from mqworker.consumer.register import InHandRegister
@@ -28,7 +29,6 @@ from mqworker.producer.ledger import Ledger, Publish
 from mqworker.producer.pacing import Histogram, ServiceTime, chunk_size, derive_prefetch
 from mqworker.producer.policy import (
     Circumstances,
-    decode,
     isolation,
     plan_crash,
     plan_failure,
@@ -344,7 +344,8 @@ class Engine:
             return
         if plan := plan_renewal(entry, self.spec.config):
             words = "given out so often without an outcome that the broker may drop it soon: put back as a new message"
-            logs.report(log, logging.WARNING, "renewed", words, message_id=decode(entry.properties).message_id)
+            message_id = decode_leniently(entry.properties).message_id
+            logs.report(log, logging.WARNING, "renewed", words, message_id=message_id)
             self._do(self.ledger.finished(entry.seq, plan, time.monotonic()))
 
     def _acquit(self, entry: Entry) -> None:
@@ -352,7 +353,7 @@ class Engine:
             self._suspects.over(fingerprint(entry.properties, entry.body))
 
     def _tell(self, entry: Entry, failure: Failure, plan: Plan, duration: float) -> None:
-        properties = decode(entry.properties)
+        properties = decode_leniently(entry.properties)
         publication = plan.publication
         delay = publication.delay if publication is not None else 0
         ending = f"tried again in {delay} s" if plan.outcome == "retried" else f"moved to {self.spec.config.dead}"

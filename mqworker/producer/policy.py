@@ -8,7 +8,7 @@ A plan's publication gates the ack: a result goes to the output, a retry to a de
 from typing import NamedTuple
 
 from mqworker.amqp import headers
-from mqworker.amqp.properties import Headers, MalformedProperties, Properties
+from mqworker.amqp.properties import Headers, Properties, decode_leniently
 from mqworker.brokers.base import Publication
 from mqworker.config.model import RetryConfig, StageConfig
 from mqworker.ipc.messages import Failure, Outcome
@@ -71,14 +71,6 @@ def rung_above(seconds: float) -> int:
     return rung
 
 
-def decode(block: bytes) -> Properties:
-    """Properties of any delivery; those that cannot be read count as empty."""
-    try:
-        return Properties.decode(block)
-    except MalformedProperties:
-        return Properties()
-
-
 def plan_result(outcome: Outcome, stage: StageConfig) -> Plan:
     """Settle what a Consumer finished without a failure."""
     if outcome.body is None:
@@ -93,7 +85,7 @@ def plan_result(outcome: Outcome, stage: StageConfig) -> Plan:
 
 def _read(entry: Entry, stage: StageConfig) -> Properties:
     """Its properties, without what another stage counted: our queue's name would make it count for us."""
-    properties = decode(entry.properties)
+    properties = decode_leniently(entry.properties)
     if not headers.crashes(properties, stage.input):
         properties.headers.pop(headers.CRASHES, None)
     return properties
@@ -116,7 +108,7 @@ def plan_oversized(entry: Entry, reason: str, stage: StageConfig, about: Circums
     """Give up a result that the broker finds too large, under the generation that computed it."""
     assert entry.plan is not None
     assert entry.plan.publication is not None
-    generation = decode(entry.plan.publication.properties).headers.get(headers.GENERATION)
+    generation = decode_leniently(entry.plan.publication.properties).headers.get(headers.GENERATION)
     if type(generation) is int:
         about = about._replace(generation=generation)
     words = f"the result has {len(entry.plan.publication.body):,} bytes; {reason}"
@@ -147,18 +139,19 @@ def _again(
     table[headers.MESSAGE] = cut(failure.message, TEXT_LIMIT)
     block = _fitted(properties)
     if len(block) > headers.ROOM:  # no room to count attempts in
-        return dead(entry, properties, failure, stage, about, headers.attempt(decode(entry.properties), stage.input))
+        attempt = headers.attempt(decode_leniently(entry.properties), stage.input)
+        return dead(entry, properties, failure, stage, about, attempt)
     return Plan("retried", Publication("", stage.input, block, entry.body, delay=delay, settles=(0, 0)))
 
 
 def worn(block: bytes) -> bool:
     """Whether lost connections and ends of ours, which are nobody's fault, may soon make the broker drop a message."""
-    return headers.redeliveries(decode(block)) >= WORN
+    return headers.redeliveries(decode_leniently(block)) >= WORN
 
 
 def plan_renewal(entry: Entry, stage: StageConfig) -> Plan | None:
     """Put a message back as a new one, charged with nothing; None where its headers leave no room for ours."""
-    properties = decode(entry.properties)
+    properties = decode_leniently(entry.properties)
     _renew(properties)
     block = _fitted(properties)
     if len(block) > headers.ROOM:

@@ -7,10 +7,10 @@ import os
 import time
 from dataclasses import asdict
 
+from mqworker.amqp.properties import decode_leniently
 from mqworker.ipc.messages import ConsumerStatus, StageStatus, Times
 from mqworker.producer.engine import Engine
 from mqworker.producer.lane import Lane
-from mqworker.producer.policy import decode
 from mqworker.producer.timers import Timers
 
 LONG = 0.5  # seconds after which a message in hand is shown by its id
@@ -71,7 +71,7 @@ def _consumer(engine: Engine, lane: Lane, now: float) -> ConsumerStatus:
     message_id = ""
     if seq and now - since > LONG:
         entry = engine.ledger.entry(seq)
-        message_id = (decode(entry.properties).message_id or "") if entry is not None else ""
+        message_id = (decode_leniently(entry.properties).message_id or "") if entry is not None else ""
     return ConsumerStatus(
         slot=lane.slot,
         pid=lane.pid,

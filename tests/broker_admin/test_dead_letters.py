@@ -1,5 +1,7 @@
 """Dead letters: put aside, told of, sent back."""
 
+import json
+
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,10 +87,13 @@ def test_a_forged_count_of_replays_is_none():
 
 @given(amqp.properties, st.binary(max_size=20), st.booleans())
 def test_what_is_told_can_be_told(properties, body, whole):
-    """Whatever bytes a foreign client put into its properties, the answer can be packed for the Service."""
+    """Whatever bytes a foreign client put into its properties, the answer can be packed for the Service and be JSON."""
     for block in (properties.encode(), dead(properties, body), b"\xff malformed"):
         told = describe(block, body, whole=whole)
-        msgspec.msgpack.encode(told)
+        answer = msgspec.msgpack.decode(msgspec.msgpack.encode(told))
+        readable = {key: value for key, value in answer.items() if key not in {"properties", "body"}}
+        assert json.loads(msgspec.json.encode(readable)).keys() == readable.keys()
+        assert not any(isinstance(value, bytes) for value in answer.get("headers", {}).values())
         assert told["size"] == len(body)
         assert told["id"] == letter_id(block, body)
 

@@ -10,7 +10,7 @@ import pytest
 
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import DROP, BrokerRefused, BrokerUnavailable, Placement, Publication, Topology
-from mqworker.brokers.sqlite import SqliteAdmin, path_of
+from mqworker.brokers.sqlite import SqliteAdmin
 from tests.support.sqlite_link import TOPOLOGY, opened
 from tests.support.waiting import until
 
@@ -27,22 +27,6 @@ def stored(path, query="SELECT body FROM content ORDER BY id"):
         rows = [row[0] for row in db.execute(query)]
     db.close()
     return rows
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [("sqlite:///a/b.db", "a/b.db"), ("sqlite:////a/b.db", "/a/b.db"), ("sqlite:////a%20b", "/a b")],
-)
-def test_url(url, expected):
-    """Three slashes lead to a relative path, four to an absolute one."""
-    assert str(path_of(url)) == expected
-
-
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite://host/x", "amqp:///x", "sqlite:///a?x=1"])
-def test_wrong_url(url):
-    """A URL that names no file is an error, never a guess."""
-    with pytest.raises(ValueError):
-        path_of(url)
 
 
 async def _modes(path):

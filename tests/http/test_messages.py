@@ -128,7 +128,7 @@ def test_queues(service):
 def test_dead_letters(service):
     """Dead letters are listed, shown whole, replayed and dropped by the desk."""
     dlq = "/api/v1/stages/alpha/dlq"
-    letter = {"id": "ab12", "reason": "error", "headers": {"x": b"\xff"}, "properties": b"\x00\x00", "body": b"\xffa"}
+    letter = {"id": "ab12", "reason": "error", "headers": {"x": "\\xff"}, "properties": b"\x00\x00", "body": b"\xffa"}
     service.desk |= {"dlq_list": [{"id": "ab12"}], "dlq_show": [letter], "dlq_replay": 2, "dlq_drop": 1}
     assert service.ask("GET", f"{dlq}?limit=5").json == {"dead_letters": [{"id": "ab12"}]}
     shown = service.ask("GET", f"{dlq}/ab12").json

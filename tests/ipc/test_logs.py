@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import math
 import os
 import re
 import threading
@@ -15,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqworker.ipc import logs
-from mqworker.ipc.logs import ForwardingHandler, LogWriter, escape, line_json, line_text, plain, timestamp
+from mqworker.ipc.logs import ForwardingHandler, LogWriter, escape, line_json, line_text, timestamp
 from mqworker.ipc.messages import LogEvent
 from tests.support.waiting import wait_for
 
@@ -86,21 +85,6 @@ def test_fields_of_an_event():
         "pid": 7,
         "outcome": "dead",
     }
-
-
-@given(anything)
-def test_a_plain_value_can_be_sent_and_shown(value):
-    """MessagePack and JSON both carry it unchanged."""
-    shown = plain(value)
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(shown)) == shown
-    assert json.loads(json.dumps(shown, allow_nan=False)) == shown
-
-
-def test_numbers_of_other_libraries_are_numbers():
-    """Subclasses of int and float, which MessagePack refuses, lose their class."""
-    numbers = [type("Int", (int,), {})(3), type("Float", (float,), {})(0.5), type("Str", (str,), {})("x")]
-    assert [type(plain(value)) for value in numbers] == [int, float, str]
-    assert [plain(value) for value in (math.nan, math.inf, 1 << 80)] == ["nan", "inf", str(1 << 80)]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from mqworker.producer.policy import (
     TEXT_LIMIT,
     TRACEBACK_LIMIT,
     Circumstances,
-    decode,
     isolation,
     plan_crash,
     plan_failure,
@@ -173,7 +172,7 @@ def test_attempts_are_counted_to_the_last(most):
     """`retry.max_attempts` counts the first attempt, and the dead letter says how many there were."""
     config, delivery, seen = stage(retry=RetryConfig(max_attempts=most)), entry(), []
     while True:
-        seen.append(headers.attempt(decode(delivery.properties), "in"))
+        seen.append(headers.attempt(Properties.decode(delivery.properties), "in"))
         plan = plan_failure(delivery, ERROR, config, ABOUT)
         delivery = again(plan)
         if plan.outcome == "dead":

@@ -1,52 +1,43 @@
-"""Where a broker is and how to log in: URLs to pika's parameters, errors to sentences.
+"""Where a RabbitMQ is and how to log in: URLs to pika's parameters, errors to sentences.
 
 Pure. Nothing here ever returns a password in a text that is meant to be read.
 """
 
 import ssl
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pika
 import pika.connection
 
 from mqworker.brokers.rabbitmq.amqp_connection import Lost, tls_context
 from mqworker.config.model import BrokerConfig
+from mqworker.config.urls import amqp_address, redact_url
 
 
 def parameters(url: str, config: BrokerConfig, name: str) -> Any:
     """Return pika's parameters for a URL; ValueError when something is wrong with it or with the TLS files."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
-        raise ValueError(f"broker.url {shown(url)} is not amqp://user:password@host:port/vhost")
+    address = amqp_address(url)
     tls = config.tls
     options = None
-    if parts.scheme == "amqps":
+    if address.tls:
         try:
-            options = pika.SSLOptions(tls_context(tls.ca, tls.cert, tls.key), parts.hostname)
+            options = pika.SSLOptions(tls_context(tls.ca, tls.cert, tls.key), address.host)
         except OSError as error:
             raise ValueError(f"a file of [broker.tls] cannot be used: {error}") from None
     return pika.ConnectionParameters(
-        host=parts.hostname,
-        port=parts.port or (5671 if options else 5672),
-        virtual_host=unquote(parts.path[1:]) or "/",
-        credentials=pika.PlainCredentials(unquote(parts.username or "guest"), unquote(parts.password or "guest")),
+        host=address.host,
+        port=address.port,
+        virtual_host=address.virtual_host,
+        credentials=pika.PlainCredentials(address.user, address.password),
         heartbeat=config.heartbeat,
         ssl_options=options,
         client_properties={"connection_name": name, "product": "mqworker"},
     )
 
 
-def shown(url: str) -> str:
-    """Return the URL without its password."""
-    parts = urlsplit(url)
-    user = f"{parts.username}@" if parts.username else ""
-    return f"{parts.scheme}://{user}{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
 def explain(error: BaseException, url: str) -> str:
     """Say in one sentence why a connection could not be made and what to do about it."""
-    broker = f"the broker at {shown(url)}"
+    broker = f"the broker at {redact_url(url)}"
     if isinstance(error, Lost) and error.code == 403 and "LOGIN" in str(error).upper():
         return f"{broker} refused the login: correct user or password in broker.url"
     if isinstance(error, Lost) and error.code in {403, 530}:

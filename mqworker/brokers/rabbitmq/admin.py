@@ -22,7 +22,7 @@ from uuid import uuid4
 import pika.exceptions
 import pika.spec
 
-from mqworker.amqp.properties import MalformedProperties, Properties
+from mqworker.amqp.properties import decode_leniently
 from mqworker.brokers.base import (
     DROP,
     STOP,
@@ -33,6 +33,7 @@ from mqworker.brokers.base import (
     QueueInfo,
     Show,
     Wanted,
+    decode_or_refuse,
 )
 from mqworker.brokers.rabbitmq.address import explain, parameters, refused
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost, RawProperties
@@ -83,13 +84,13 @@ class RabbitAdmin:
         until = loop.time() + deadline - 0.01  # that nobody replies is no fault of the connection
         async with self._asking(deadline) as wire, _channel(wire) as channel, self._placing(wire) as placer:
             replies: asyncio.Future[tuple[bytes, bytes]] = loop.create_future()
-            request = Properties.decode(properties)
+            request = decode_or_refuse(properties)
             request.reply_to = (await channel.ask("queue_declare", queue="", exclusive=True, auto_delete=True)).queue
             request.correlation_id = uuid4().hex
             request.delivery_mode = PERSISTENT
 
             def replied(_channel: object, _method: Any, reply: RawProperties, reply_body: bytes) -> None:
-                if not replies.done() and _correlation(reply.block) == request.correlation_id:
+                if not replies.done() and _correlation_id(reply.block) == request.correlation_id:
                     replies.set_result((reply.block, reply_body))
 
             await channel.ask("basic_consume", queue=request.reply_to, on_message_callback=replied, auto_ack=True)
@@ -279,16 +280,10 @@ async def _refuse_limited(wire: AmqpConnection, queue: str) -> None:
 
 
 def _persistent(properties: bytes) -> bytes:
-    try:
-        decoded = Properties.decode(properties)
-    except MalformedProperties as error:
-        raise BrokerRefused(str(error)) from None
+    decoded = decode_or_refuse(properties)
     decoded.delivery_mode = PERSISTENT
     return decoded.encode()
 
 
-def _correlation(block: bytes) -> str | None:
-    try:
-        return Properties.decode(block).correlation_id
-    except MalformedProperties:
-        return None
+def _correlation_id(block: bytes) -> str | None:
+    return decode_leniently(block).correlation_id

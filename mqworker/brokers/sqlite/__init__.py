@@ -13,7 +13,6 @@ was confirmed has been synced to the disk.
 """
 
 from mqworker.brokers.sqlite.admin import SqliteAdmin
-from mqworker.brokers.sqlite.file import path_of
 from mqworker.brokers.sqlite.link import SqliteLink
 
-__all__ = ["SqliteAdmin", "SqliteLink", "path_of"]
+__all__ = ["SqliteAdmin", "SqliteLink"]

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from mqworker.amqp.properties import MalformedProperties, Properties
+from mqworker.amqp.properties import decode_leniently
 from mqworker.brokers.base import (
     DROP,
     STOP,
@@ -27,6 +27,7 @@ from mqworker.brokers.base import (
     QueueInfo,
     Show,
     Wanted,
+    decode_or_refuse,
 )
 from mqworker.brokers.sqlite import store
 from mqworker.brokers.sqlite.file import File, Unsure, Unusable, explain, is_busy
@@ -75,7 +76,7 @@ class SqliteAdmin:
     async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> tuple[bytes, bytes]:
         """Send with a reply queue of its own, and wait for the reply: (properties, body)."""
         until = time.monotonic() + deadline
-        request = _edit(properties)
+        request = decode_or_refuse(properties)
         request.reply_to = reply = f"mqworker.reply.{uuid.uuid4().hex}"
         request.correlation_id = correlation = uuid.uuid4().hex
         publication = Publication("", queue, request.encode(), body)
@@ -86,7 +87,8 @@ class SqliteAdmin:
 
         def receive(db: sqlite3.Connection) -> tuple[bytes, bytes] | None:
             found = _peek(db, _existing(db, reply), REPLIES)
-            return next((each[1:] for each in found if _correlation(each.properties) == correlation), None)
+            replies = (each for each in found if _correlation_id(each) == correlation)
+            return next((reply[1:] for reply in replies), None)
 
         await self._ask(send, deadline)
         try:
@@ -220,15 +222,5 @@ def _move(db: sqlite3.Connection, ids: list[int], wanted: Wanted) -> tuple[int, 
     return len(gone), stopped
 
 
-def _correlation(properties: bytes) -> str | None:
-    try:
-        return Properties.decode(properties).correlation_id
-    except MalformedProperties:
-        return None
-
-
-def _edit(properties: bytes) -> Properties:
-    try:
-        return Properties.decode(properties)
-    except MalformedProperties as error:
-        raise BrokerRefused(f"the properties are malformed: {error}") from None
+def _correlation_id(reply: Peeked) -> str | None:
+    return decode_leniently(reply.properties).correlation_id

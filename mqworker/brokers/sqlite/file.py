@@ -11,7 +11,6 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 VERSION = 1  # of the tables, in PRAGMA user_version
 APPLICATION = 0x6D717772  # "mqwr" in PRAGMA application_id
@@ -43,15 +42,6 @@ class Unusable(Exception):  # noqa: N818 - it says what the file is
 
 class Unsure(Exception):  # noqa: N818 - it says what the commit is
     """The commit failed in a way that leaves open whether it was stored."""
-
-
-def path_of(url: str) -> Path:
-    """Return the path in `sqlite:////absolute` or `sqlite:///relative`; ValueError for any other URL."""
-    parts = urlsplit(url)
-    path = unquote(parts.path[1:])
-    if parts.scheme != "sqlite" or parts.netloc or not path or parts.query or parts.fragment or "\0" in path:
-        raise ValueError("write sqlite:///relative/path or sqlite:////absolute/path")
-    return Path(path)
 
 
 def explain(error: Exception, path: Path) -> str:

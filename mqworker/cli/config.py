@@ -36,10 +36,10 @@ def show(config: Path | None, origin: bool, as_json: bool) -> None:
       mqworker config show --origin
       MQWORKER_SERVICE__DRAIN_DEADLINE=60 mqworker config show --origin | grep drain
     """
-    from mqworker.config.load import shown
+    from mqworker.config.load import display_rows
 
     loaded = load_config(config)
-    rows = {key: (value, source) for key, value, source in shown(loaded)} | _live(loaded)
+    rows = {key: (value, source) for key, value, source in display_rows(loaded)} | _live(loaded)
     if as_json:
         output.data({key: {"value": value, "origin": source} for key, (value, source) in rows.items()})
     else:

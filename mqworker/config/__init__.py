@@ -1,6 +1,6 @@
-"""How a checked `mqworker.config.Config` comes to be; `mqworker.config.load` is the way in.
+"""How a checked `mqworker.config.model.Config` is made; `mqworker.config.load` is the entry point.
 
-file, sources (environment, flags) → check (each key against its type) → rules (keys against each other). Beside them:
-schema reads the structs, lines finds places in the file, urls knows broker addresses, errors holds what a user is told,
-docs writes the page.
+file, sources (environment, flags) → check (each key against its type) → rules (keys against each other). Also here:
+schema reads the structs, lines finds places in the file, urls checks broker addresses, errors formats what is reported
+to the user, docs writes docs/configuration.md.
 """

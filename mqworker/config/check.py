@@ -1,7 +1,7 @@
-"""Checks a tree of raw values key by key against the structs, and goes on after each problem.
+"""Checks a tree of raw values key by key against the structs, and continues after each problem.
 
 Pure. `Checker.config()` always returns a `Config`: a bad value is replaced by its default (a required one by None) and
-its key noted in `bad`, so that the rules between keys can still be tried on all that is good.
+its key recorded in `bad`, so that the rules between keys can still be checked on everything that is good.
 """
 
 import datetime as dt
@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import FieldInfo
 
 from mqworker.config import schema
-from mqworker.config.errors import ConfigProblem, Key, blamed, dotted, nearest, quoted
+from mqworker.config.errors import ConfigProblem, Key, dotted, excerpt, nearest, quoted
 from mqworker.config.model import Config
 
 DEFAULT = "default"
@@ -24,19 +24,19 @@ _INT64 = 1 << 63
 class Checker:
     """Collects problems, origins and bad keys while it builds the structs."""
 
-    def __init__(self, whence: Callable[[Key], str]) -> None:
-        self._whence = whence
+    def __init__(self, origin_of: Callable[[Key], str]) -> None:
+        self._origin_of = origin_of
         self.problems: list[ConfigProblem] = []
         self.origins: dict[str, str] = {}
         self.bad: set[Key] = set()
 
     def config(self, raw: dict[str, Any]) -> Config:
-        """Check everything."""
+        """Check the whole tree."""
         return cast("Config", self._table(Config, raw, ()))
 
     def _problem(self, key: Key, message: str, fix: str = "") -> None:
         self.bad.add(key)
-        self.problems.append(ConfigProblem(self._whence(key), dotted(key), message, fix))
+        self.problems.append(ConfigProblem(self._origin_of(key), dotted(key), message, fix))
 
     def _table(self, struct: schema.Struct, raw: dict[str, Any], at: Key) -> msgspec.Struct:
         known = schema.fields(struct)
@@ -52,14 +52,14 @@ class Checker:
         )
 
     def _field(self, field: FieldInfo, raw: dict[str, Any], here: Key) -> Any:
-        """Return the checked value, or UNSET where the struct's default stands."""
-        given = field.name in raw
+        """Return the checked value, or UNSET where the struct's default applies."""
+        present = field.name in raw
         value = raw.get(field.name, {})
         table, named = schema.table_of(field.type), schema.named_tables(field.type)
-        if not given and field.required:
+        if not present and field.required:
             self._problem(here, "missing", _how_to_add(here))
             return {} if named else None
-        if not given and (table is None or field.default is None):
+        if not present and (table is None or field.default is None):
             self.origins[dotted(here)] = DEFAULT
             return msgspec.UNSET
         if not (table or named):
@@ -88,10 +88,10 @@ class Checker:
         return built
 
     def _leaf(self, field: FieldInfo, value: Any, here: Key) -> Any:
-        self.origins[dotted(here)] = self._whence(here)
+        self.origins[dotted(here)] = self._origin_of(here)
         fault = self._fault(field.type, value, here)
         if fault is None and isinstance(value, dict):
-            self._own_keys(value, here)
+            self._user_keys(value, here)
         if fault is None:
             return msgspec.convert(value, field.type)
         self._problem(here, fault if "must" in fault else f"{fault}, must be {schema.expected(field.type)}")
@@ -100,21 +100,21 @@ class Checker:
     def _fault(self, annotation: Any, value: Any, here: Key) -> str | None:
         if _fits(value, annotation):
             return None
-        origin = self._whence(here)
+        origin = self._origin_of(here)
         if isinstance(value, list) and schema.takes_list(annotation):
             item_type = schema.item_of(annotation)
             for number, item in enumerate(value, 1):
                 if not _fits(item, item_type):
-                    return f"item {number} is {blamed(here, item, origin)}, must be {schema.expected(item_type)}"
+                    return f"item {number} is {excerpt(here, item, origin)}, must be {schema.expected(item_type)}"
         if schema.is_free_table(annotation):
             return f"is {_kind(value)}"
-        return f"is {blamed(here, value, origin)}"
+        return f"is {excerpt(here, value, origin)}"
 
-    def _own_keys(self, table: dict[str, Any], here: Key) -> None:
-        """Note where each parameter came from; only values that survive JSON and MessagePack unchanged are good."""
+    def _user_keys(self, table: dict[str, Any], here: Key) -> None:
+        """Record where each parameter came from; only values that JSON and MessagePack preserve are accepted."""
         for name, value in table.items():
             key = (*here, name)
-            self.origins[dotted(key)] = self._whence(key)
+            self.origins[dotted(key)] = self._origin_of(key)
             if fault := _not_plain(value, MAX_NESTING):
                 self._problem(key, fault)
 
@@ -128,7 +128,7 @@ def _fits(value: Any, annotation: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    """Name a value's type without its content, which may hold secrets."""
+    """Return the name of a value's type, without its content, which may be secret."""
     match value:
         case str():
             return "text"
@@ -148,7 +148,7 @@ def _not_plain(value: Any, levels: int) -> str | None:
         case float() if not math.isfinite(value):
             return f"holds {value}, which JSON cannot carry"
         case int() if not -_INT64 <= value < _INT64:
-            return "holds a whole number of more than 64 bits"
+            return "holds a whole number that needs more than 64 bits"
         case dt.date() | dt.time():
             return "holds a date or time; write it as text"
         case _:
@@ -161,17 +161,13 @@ def _suggestion(name: str, known: dict[str, FieldInfo], at: Key) -> str:
     for key, _field in schema.keys(at[1:2] or ("NAME",)):
         if key[-1] == name:
             return f"did you mean {dotted(key)}?"
-    return (
-        f"known here: {', '.join(known)}"
-        if at
-        else "known are the tables [service], [control], [broker], [stages.NAME]"
-    )
+    return f"known keys: {', '.join(known)}" if at else "the tables are [service], [control], [broker], [stages.NAME]"
 
 
 def _how_to_add(key: Key) -> str:
     match key[-1]:
         case "stages":
-            return "add a table [stages.NAME] with input and jobs; `mqworker init` writes an example"
+            return "add a table [stages.NAME] with input and jobs; `mqworker init` creates an example"
         case "jobs":
             return 'add jobs = ["module:name"]'
         case last:

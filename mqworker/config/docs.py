@@ -15,15 +15,15 @@ from mqworker.config.model import Config
 _HEAD = """\
 # Configuration
 
-<!-- Made from mqworker/config/model.py: python -m mqworker.config.docs > docs/configuration.md -->
+<!-- Generated from mqworker/config/model.py: python -m mqworker.config.docs > docs/configuration.md -->
 
 One TOML file, `mqworker.toml` in the working directory unless `--config` or `MQWORKER_CONFIG` names another. Each
-source overrides the one before: default, file, environment, flags. `mqworker config show --origin` tells for each key
-where its value came from; `mqworker check` shows every error at once.
+source overrides the one before: default, file, environment, flags. `mqworker config show --origin` shows where each
+value came from; `mqworker check` reports every error at once.
 
 ```toml
 [broker]
-url = "amqp://guest:guest@localhost/%2F"        # without it: an embedded broker in state_dir
+url = "amqp://guest:guest@localhost/%2F"        # without a url: an embedded broker in state_dir
 
 [stages.energy]
 input = "energy.in"
@@ -31,19 +31,19 @@ jobs = ["energy_storage:optimise"]
 output = { queue = "energy.out" }
 ```
 
-**Environment.** Every key is also a variable: its parts in capitals behind `MQWORKER`, joined by two
-underscores, such as `MQWORKER_BROKER__URL` or `MQWORKER_STAGES__ENERGY__CONSUMERS`; in a stage's name `-` and
-`.` become `_`. A text is taken as it stands, anything else is a TOML value (`4`, `[1, 2]`, `{ base = 2 }`); a
-list of texts may also be separated by commas. A stage that is not in the file begins with its `INPUT`
-variable. `MQWORKER_STAGES__ENERGY__PARAMS__CAPACITY` sets one parameter. An unknown variable that begins with
-`MQWORKER_` is an error.
+**Environment.** Every key is also a variable: `MQWORKER_`, then its parts in capitals, joined by two underscores,
+such as `MQWORKER_BROKER__URL` or `MQWORKER_STAGES__ENERGY__CONSUMERS`; in a stage's name `-` and `.` become `_`.
+A text is taken verbatim, anything else is a TOML value (`4`, `[1, 2]`, `{ base = 2 }`); a list of texts may also
+be separated by commas. A stage that is not in the file is defined by its `INPUT` variable.
+`MQWORKER_STAGES__ENERGY__PARAMS__CAPACITY` sets one parameter. An unknown variable that begins with `MQWORKER_`
+is an error.
 
-**Secrets.** A text may also come from a file, which the same variable with `_FILE` at its end names
-(`MQWORKER_CONTROL__TOKEN_FILE=/run/secrets/token`); one newline at its end is dropped. A file for the token
-or the broker URL must be closed to other users (mode 0600 or 0400). Secrets are never printed or logged.
+**Secrets.** A text may also come from a file, named by the same variable with `_FILE` appended
+(`MQWORKER_CONTROL__TOKEN_FILE=/run/secrets/token`); one trailing newline is removed. Other users must have no access
+to a file that holds the token or the broker URL (mode 0600 or 0400). Secrets are never printed or logged.
 
 **Paths** are relative to the folder of the configuration file, or to the working directory without one; files
-named by `_FILE` variables always to the working directory.
+named by `_FILE` variables are always relative to the working directory.
 """
 
 
@@ -70,7 +70,7 @@ def _section(at: Key, table: schema.Struct) -> str:
     ]
     for key, field in schema.keys((), table):
         if schema.table_of(field.type) and field.default is not None:
-            continue  # its keys follow
+            continue  # its keys follow one by one
         meaning, _ = schema.description(field)
         cells = (f"`{dotted(key)}`", schema.expected(field.type), _default(field), meaning)
         lines.append(f"| {' | '.join(cells)} |")
@@ -78,9 +78,9 @@ def _section(at: Key, table: schema.Struct) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    in_words = schema.description(field)[1]
-    if field.required or in_words:
-        return in_words or "required"
+    text = schema.description(field)[1]
+    if field.required or text:
+        return text or "required"
     value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
     return f"`{render(value)}`"
 

@@ -1,6 +1,6 @@
-"""What a user is told when the configuration is wrong: every problem at once, one line each, never a secret.
+"""What a user reads when the configuration is wrong: every problem at once, one line each, never a secret.
 
-Pure; used by all of `mqworker.config.model`. The one place where a configured value is turned into text.
+Pure; used by all of `mqworker.config`. The one place where a configured value is turned into text.
 """
 
 import difflib
@@ -17,7 +17,7 @@ Key = tuple[str, ...]  # ("stages", "energy", "consumers")
 TOKEN: Key = ("control", "token")
 URL: Key = ("broker", "url")
 SECRETS = (TOKEN, URL)
-FROM_FILE = "_FILE "  # in the origin of a value that an environment variable's file gave
+FROM_FILE = "_FILE "  # in the origin of a value read from the file that an environment variable names
 MASK = "***"
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -26,10 +26,10 @@ _LONGEST = 100  # characters of a value in a message
 
 
 class ConfigProblem(msgspec.Struct, frozen=True):
-    """One thing that is wrong: where it stands, which key, what about it, and what to do."""
+    """One thing that is wrong: its place, its key, what is wrong, and how to fix it."""
 
     where: str  # "mqworker.toml:12", "environment MQWORKER_A__B", "flag"
-    key: str  # dotted; empty when it is the whole file
+    key: str  # dotted; empty when it concerns the whole file
     message: str
     fix: str = ""
 
@@ -41,7 +41,7 @@ class ConfigProblem(msgspec.Struct, frozen=True):
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; `problems` says all that is wrong with it."""
+    """The configuration cannot be used; `problems` lists everything that is wrong with it."""
 
     def __init__(self, problems: list[ConfigProblem]) -> None:
         super().__init__(problems)
@@ -53,23 +53,23 @@ class ConfigError(Exception):
 
 
 def printable(text: str) -> str:
-    """Escape what could begin a new line, steer a terminal, or not be encoded."""
+    """Escape whatever could start a new line, control a terminal, or cannot be encoded."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def dotted(key: Key) -> str:
-    """Write a key as TOML does."""
+    """Format a key as TOML does."""
     return ".".join(part if _BARE.match(part) else quoted(part) for part in key)
 
 
 def quoted(text: str) -> str:
-    """Write a text as TOML does."""
+    """Format a text as TOML does."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{printable(escaped)}"'
 
 
 def render(value: Any) -> str:
-    """Write any value much as TOML does; passwords inside URLs are masked."""
+    """Format any value much as TOML does; passwords inside URLs are masked."""
     if isinstance(value, str):
         return quoted(redact_url(value) if "://" in value else value)
     if isinstance(value, list | tuple):
@@ -82,7 +82,7 @@ def render(value: Any) -> str:
 
 
 def display(key: Key, value: Any, origin: str) -> str:
-    """Write a key's value so that it may be printed: a secret is masked, whatever its type."""
+    """Format a key's value for printing: a secret is masked, whatever its type."""
     if key == URL:
         if isinstance(value, list | tuple):
             return f"[{', '.join(display(URL, item, origin) for item in value)}]"
@@ -92,8 +92,8 @@ def display(key: Key, value: Any, origin: str) -> str:
     return render(value)
 
 
-def blamed(key: Key, value: Any, origin: str) -> str:
-    """Write a bad value for a message: short, and of a table only that it is one."""
+def excerpt(key: Key, value: Any, origin: str) -> str:
+    """Format a bad value for an error message: shortened; of a table only that it is one."""
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):

@@ -1,7 +1,7 @@
-"""The configuration file: its values, and the place of each.
+"""The configuration file: its values, and the line of each.
 
-Reads one file. One that is missing, unreadable or not TOML ends the loading at once, since nothing else could be
-judged.
+Reads one file. Raises `ConfigError` at once for a file that is missing, unreadable or not TOML, since nothing else
+could be checked.
 """
 
 import re
@@ -21,9 +21,9 @@ _PLACE = re.compile(r"(?P<what>.*) \(at (line (?P<line>\d+), column (?P<column>\
 
 
 class ConfigFile(msgspec.Struct, frozen=True):
-    """What the file says, and where; without one, nothing."""
+    """What the file holds, and on which line; without a file, nothing."""
 
-    name: str  # as the user gave it
+    name: str  # as the user wrote it
     path: Path | None
     tree: dict[str, Any] = {}
     lines: dict[Key, int] = {}
@@ -35,16 +35,16 @@ class ConfigFile(msgspec.Struct, frozen=True):
 
 def read(path: Path | None, environ: Mapping[str, str]) -> ConfigFile:
     """Read `path`, else the file MQWORKER_CONFIG names, else mqworker.toml here if there is one."""
-    asked = str(path) if path is not None else environ.get(CONFIG_FILE, "")
-    name = asked or FILE_NAME
+    requested = str(path) if path is not None else environ.get(CONFIG_FILE, "")
+    name = requested or FILE_NAME
     where, text = name, ""
     try:
         text = Path(name).read_bytes().decode()
         return ConfigFile(name, Path(name).absolute(), tomllib.loads(text), key_lines(text))
     except FileNotFoundError:
-        if not asked:
+        if not requested:
             return ConfigFile(name, None)
-        message, fix = "no such file", "`mqworker init` writes an example"
+        message, fix = "no such file", "`mqworker init` creates an example"
     except tomllib.TOMLDecodeError as error:
         what, line, column = _place(str(error), text)
         where, message, fix = f"{name}:{line}:{column}", f"is not TOML: {what}", ""
@@ -58,7 +58,7 @@ def read(path: Path | None, environ: Mapping[str, str]) -> ConfigFile:
 
 
 def _place(error: str, text: str) -> tuple[str, int, int]:
-    """Take the parser's message apart: (what, line, column)."""
+    """Split the parser's message into (what, line, column)."""
     found = _PLACE.match(error)
     if found and found["line"]:
         return found["what"], int(found["line"]), int(found["column"])

@@ -1,7 +1,7 @@
-"""Where each key of a TOML text stands, which the parser of the standard library does not tell.
+"""Finds the line of each key in a TOML text, which the standard library's parser does not report.
 
-Pure. Expects text that parsed; follows tables, dotted and quoted keys. A key inside an inline table or an array has the
-line on which that begins.
+Pure. Expects text that parses; follows tables, dotted and quoted keys. A key inside an inline table or an array gets
+the line on which that begins.
 """
 
 import re
@@ -14,7 +14,7 @@ from mqworker.config.errors import Key
 
 _TOKEN = re.compile(
     r'''
-    """(?:\\.|[^\\])*?"""(?:"{0,2})   # texts of several lines may end in up to two quotes of their own
+    """(?:\\.|[^\\])*?"""(?:"{0,2})   # multi-line texts may end with up to two quotes
     | \'\'\'.*?\'\'\'(?:'{0,2})
     | "(?:\\.|[^"\\\n])*"
     | '[^'\n]*'
@@ -51,17 +51,17 @@ def key_lines(text: str) -> dict[Key, int]:
 
 
 def _statements(text: str) -> Iterator[list[_Token]]:
-    """Split into table heads and assignments: a line's end ends one, unless inside brackets."""
+    """Split into table heads and assignments: each ends with its line, except inside brackets."""
     line, depth = 1, 0
     statement: list[_Token] = []
-    for word in _TOKEN.findall(text):
-        if word == "\n" and depth == 0 and statement:
+    for piece in _TOKEN.findall(text):
+        if piece == "\n" and depth == 0 and statement:
             yield statement
             statement = []
-        elif word != "\n" and not word.startswith("#"):
-            statement.append(_Token(word, line))
-            depth += _STEP.get(word, 0)
-        line += word.count("\n")
+        elif piece != "\n" and not piece.startswith("#"):
+            statement.append(_Token(piece, line))
+            depth += _STEP.get(piece, 0)
+        line += piece.count("\n")
     if statement:
         yield statement
 

@@ -1,8 +1,8 @@
 """Loads the configuration: default < file < environment < flags, every error at once.
 
-Runs in any process that needs it, first of all in the command line, so it imports only the standard library and
-msgspec. Reads the file, the files that `..._FILE` variables name, and looks whether TLS files exist; writes nothing.
-Fails with `ConfigError` only, whose text never holds a secret.
+Runs in any process that needs it, above all in the command line, so it imports only the standard library and msgspec.
+Reads the file, the files that `..._FILE` variables name, and checks that TLS files exist; writes nothing. Raises only
+`ConfigError`, whose text never holds a secret.
 """
 
 import re
@@ -16,22 +16,22 @@ from msgspec.structs import replace
 
 from mqworker.config import schema, urls
 from mqworker.config.check import DEFAULT, Checker
-from mqworker.config.errors import TOKEN, URL, ConfigError, ConfigProblem, Key, blamed, display, dotted
+from mqworker.config.errors import TOKEN, URL, ConfigError, ConfigProblem, Key, display, dotted, excerpt
 from mqworker.config.file import ConfigFile, read
 from mqworker.config.model import Config
-from mqworker.config.rules import RuleViolation, findings
+from mqworker.config.rules import RuleViolation, violations
 from mqworker.config.sources import Assignment, Environment, flags
 from mqworker.config.urls import redact_url
 
-__all__ = ["ConfigError", "ConfigProblem", "Loaded", "load", "redact_url", "shown"]
+__all__ = ["ConfigError", "ConfigProblem", "Loaded", "display_rows", "load", "redact_url"]
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """A good configuration. All paths in it are absolute, also those inside `config`."""
+    """A valid configuration. All paths in it are absolute, including those inside `config`."""
 
     config: Config
     path: Path | None  # of the file, if there is one
-    root: Path  # its folder, or the working directory: where relative paths begin
+    root: Path  # its folder, or the working directory: where relative paths start
     state_dir: Path
     socket: Path
     origins: dict[str, str]  # dotted key to "default", "mqworker.toml:12", "environment NAME", "NAME_FILE path", "flag"
@@ -41,7 +41,7 @@ class Loaded(msgspec.Struct, frozen=True):
 def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any] = MappingProxyType({})) -> Loaded:
     """Load `path`, else the file MQWORKER_CONFIG names, else mqworker.toml here if there is one.
 
-    `overrides` are flags by dotted key; texts among them are read as those of the environment are.
+    `overrides` are flags by dotted key; texts among them are parsed like environment variables.
     Raises `ConfigError`.
     """
     file = read(path, environ)
@@ -55,14 +55,14 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
     for assignment in flags(overrides, _stages(raw), problems):
         _place(raw, assignment)
         assigned[assignment.key] = assignment.origin
-    whence = _whence(file, assigned)
-    checker = Checker(whence)
+    origin_of = _origin_of(file, assigned)
+    checker = Checker(origin_of)
     config = checker.config(raw)
     warnings = _file_warnings(file, config, checker.origins)
-    for finding in findings(config, root):
-        if checker.bad.isdisjoint(finding.keys):
-            problem = _problem(finding, config, checker.origins, whence)
-            if finding.warning:
+    for violation in violations(config, root):
+        if checker.bad.isdisjoint(violation.keys):
+            problem = _problem(violation, config, checker.origins, origin_of)
+            if violation.warning:
                 warnings.append(str(problem))
             else:
                 checker.problems.append(problem)
@@ -78,7 +78,7 @@ def _stages(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _place(raw: dict[str, Any], assignment: Assignment) -> None:
-    """Set one key; where the file has no table but a value, leave it: that is reported by itself."""
+    """Set one key; where the file has a value instead of a table, do nothing: the check reports it."""
     *tables, last = assignment.key
     node: Any = raw
     for name in tables:
@@ -88,10 +88,10 @@ def _place(raw: dict[str, Any], assignment: Assignment) -> None:
     node[last] = assignment.value
 
 
-def _whence(file: ConfigFile, assigned: dict[Key, str]) -> Callable[[Key], str]:
-    """Return what tells the origin of a key, or of the nearest table around it for one that is missing."""
+def _origin_of(file: ConfigFile, assigned: dict[Key, str]) -> Callable[[Key], str]:
+    """Return a function that returns the origin of a key; of a missing one, that of the nearest enclosing table."""
 
-    def whence(key: Key) -> str:
+    def origin_of(key: Key) -> str:
         for length in range(len(key), 0, -1):
             part = key[:length]
             inside = (origin for other, origin in assigned.items() if other[:length] == part)
@@ -103,7 +103,7 @@ def _whence(file: ConfigFile, assigned: dict[Key, str]) -> Callable[[Key], str]:
                 return origin
         return file.name if file.path else f"{file.name} (not found)"
 
-    return whence
+    return origin_of
 
 
 def _value(config: Any, key: Key) -> Any:
@@ -113,28 +113,28 @@ def _value(config: Any, key: Key) -> Any:
 
 
 def _problem(
-    violation: RuleViolation, config: Config, origins: dict[str, str], whence: Callable[[Key], str]
+    violation: RuleViolation, config: Config, origins: dict[str, str], origin_of: Callable[[Key], str]
 ) -> ConfigProblem:
-    """Put the violation where the user wrote the first of its keys that is not a default."""
+    """Place the violation at the first of its keys that the user has set."""
     key = violation.keys[0]
-    written = next((one for one in violation.keys if origins.get(dotted(one), DEFAULT) != DEFAULT), key)
-    value = blamed(key, _value(config, key), origins.get(dotted(key), ""))
-    return ConfigProblem(whence(written), dotted(key), violation.message.replace("{value}", value), violation.fix)
+    written = next((name for name in violation.keys if origins.get(dotted(name), DEFAULT) != DEFAULT), key)
+    value = excerpt(key, _value(config, key), origins.get(dotted(key), ""))
+    return ConfigProblem(origin_of(written), dotted(key), violation.message.replace("{value}", value), violation.fix)
 
 
 def _line(problem: ConfigProblem) -> tuple[bool, int]:
-    """Sort what has a line by it, before what has none."""
+    """Return a sort key: problems with a line by that line, before those without."""
     found = re.search(r":(\d+)\Z", problem.where)
     return found is None, int(found[1]) if found else 0
 
 
 def _file_warnings(file: ConfigFile, config: Config, origins: dict[str, str]) -> list[str]:
-    """Warn of secrets in a configuration file that other users can read."""
+    """Warn about secrets in a configuration file that other users can read."""
     mode = file.mode()
-    given = [url for url in config.broker.urls if redact_url(url) != url and "://guest:guest@" not in url]
+    with_password = [url for url in config.broker.urls if redact_url(url) != url and "://guest:guest@" not in url]
     return [
         f"{origin}: {dotted(key)}: holds a secret that other users can read (mode {mode:04o}); chmod 600 {file.name}"
-        for key, present in ((TOKEN, config.control.token), (URL, given))
+        for key, present in ((TOKEN, config.control.token), (URL, with_password))
         if present and mode & 0o044 and (origin := origins[dotted(key)]).startswith(f"{file.name}:")
     ]
 
@@ -167,8 +167,8 @@ def _resolved(config: Config, path: Path | None, root: Path, origins: dict[str, 
     )
 
 
-def shown(loaded: Loaded) -> list[tuple[str, str, str]]:
-    """Return (key, value, origin) of every key, for people: secrets are masked."""
+def display_rows(loaded: Loaded) -> list[tuple[str, str, str]]:
+    """Return (key, value, origin) of every key for display: secrets are masked."""
     rows = []
     for key, field in schema.keys(loaded.config.stages):
         value = _value(loaded.config, key)

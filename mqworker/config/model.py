@@ -1,8 +1,8 @@
 """The whole configuration, as one tree of frozen structs.
 
 Imported everywhere, imports nothing of mqworker. It holds values that were checked by `mqworker.config.load`, which
-owns files, environment and error messages; nothing here does I/O. The description and the bounds beside each key are
-the only ones: error messages and docs/configuration.md are made of them.
+owns files, environment and error messages; nothing here does I/O. The description and the bounds of each key are
+written only here: error messages and docs/configuration.md are generated from them.
 """
 
 import os
@@ -29,7 +29,7 @@ JobSpec = Annotated[str, Meta(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.
 
 
 def about(text: str, default: str = "") -> Meta:
-    """Say what a key means, and what a default is that only the loaded configuration knows."""
+    """Describe a key, and its default where only the loaded configuration has it."""
     return Meta(description=text, extra={"default": default} if default else None)
 
 
@@ -40,11 +40,13 @@ class _Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class ServiceConfig(_Base, frozen=True):
     """`[service]`: the program as a whole."""
 
-    name: Annotated[Name, about("Names this service in logs and metrics.")] = "mqworker"
+    name: Annotated[Name, about("Name of this service in logs and metrics.")] = "mqworker"
     state_dir: Annotated[
-        Text, about("Folder of everything kept between starts; relative to the configuration file.")
+        Text, about("Folder for everything kept between runs; relative to the configuration file.")
     ] = ".mqworker"
-    drain_deadline: Annotated[Seconds, about("How long work in hand may take to finish on stop, in seconds.")] = 30.0
+    drain_deadline: Annotated[Seconds, about("How long work in hand may take to finish on stopping, in seconds.")] = (
+        30.0
+    )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], about("The least severe events that are logged.")
     ] = "info"
@@ -57,12 +59,12 @@ class ControlConfig(_Base, frozen=True):
     """`[control]`: where the HTTP API listens and who may use it."""
 
     host: Annotated[Text, about("Address to listen on; any but loopback needs a `token`.")] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535), about("0: any free port, told in the log.")] = 5002
+    port: Annotated[int, Meta(ge=0, le=65535), about("0: any free port; the log shows which.")] = 5002
     socket: Annotated[
         str, about("Unix socket; relative to the configuration file.", default="`control.sock` in `state_dir`")
     ] = ""
-    token: Annotated[Token, about("Secret: what callers must show as `Authorization: Bearer`.", default="none")] = ""
-    hosts: Annotated[tuple[Text, ...], about("Further `Host` names that are ours.")] = ()
+    token: Annotated[Token, about("Secret that callers must send as `Authorization: Bearer`.", default="none")] = ""
+    hosts: Annotated[tuple[Text, ...], about("Further accepted `Host` names.")] = ()
 
     def __repr__(self) -> str:
         """Leave the token out: representations end up in logs."""
@@ -72,8 +74,10 @@ class ControlConfig(_Base, frozen=True):
 class TlsConfig(_Base, frozen=True):
     """`[broker.tls]`: files in PEM format, relative to the configuration file."""
 
-    ca: Annotated[str, about("Certificates that may sign the broker's.", default="those of the system")] = ""
-    cert: Annotated[str, about("Our certificate, if the broker asks for one.", default="none")] = ""
+    ca: Annotated[
+        str, about("Certificates of the authorities that may sign the broker's.", default="those of the system")
+    ] = ""
+    cert: Annotated[str, about("Our certificate, if the broker requires one.", default="none")] = ""
     key: Annotated[str, about("The key of `cert`.", default="inside `cert`")] = ""
 
 
@@ -83,22 +87,22 @@ class BrokerConfig(_Base, frozen=True):
     url: Annotated[
         str | Annotated[tuple[str, ...], Meta(min_length=1)],
         about(
-            "Secret if it holds a password. `amqp://`, `amqps://` (or a list, tried in order), `sqlite:///relative` "
+            "Secret if it contains a password. `amqp://`, `amqps://` (or a list, tried in order), `sqlite:///relative` "
             "or `sqlite:////absolute` for the embedded broker.",
             default="embedded: `broker.db` in `state_dir`",
         ),
     ] = ""
     heartbeat: Annotated[int, Meta(ge=1, le=600), about("AMQP heartbeat in seconds.")] = 10
-    confirm_deadline: Annotated[Deadline, about("After so many seconds an unconfirmed publish counts as lost.")] = 8.0
+    confirm_deadline: Annotated[Deadline, about("Seconds after which an unconfirmed publish counts as lost.")] = 8.0
     ack_timeout: Annotated[
-        Seconds, about("The broker's `consumer_timeout` in seconds, which AMQP does not tell; 0: none.")
+        Seconds, about("The broker's `consumer_timeout` in seconds, which AMQP does not reveal; 0: none.")
     ] = 1800.0
-    max_message_size: Annotated[Bytes, about("The broker's limit in bytes, which AMQP does not tell.")] = 128 * MIB
+    max_message_size: Annotated[Bytes, about("The broker's limit in bytes, which AMQP does not reveal.")] = 128 * MIB
     tls: TlsConfig = TlsConfig()
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """All hosts, in the order in which they are tried."""
+        """Return all URLs, in the order in which they are tried."""
         return (self.url,) if isinstance(self.url, str) else self.url
 
     def __repr__(self) -> str:
@@ -109,7 +113,7 @@ class BrokerConfig(_Base, frozen=True):
 class OutputConfig(_Base, frozen=True):
     """`output` of a stage: a queue alone, or bound to a durable direct exchange by a routing key."""
 
-    queue: Annotated[QueueName, about("Queue that gets the results.")]
+    queue: Annotated[QueueName, about("Queue for the results.")]
     exchange: Annotated[ShortText, about("Direct exchange to publish to.", default="the default exchange")] = ""
     routing_key: Annotated[ShortText, about("Binds `queue` to `exchange`.", default="none")] = ""
 
@@ -117,7 +121,7 @@ class OutputConfig(_Base, frozen=True):
 class RetryConfig(_Base, frozen=True):
     """`retry` of a stage: exponential backoff between attempts."""
 
-    max_attempts: Annotated[Count, about("Attempts in all, the first included; then the message is dead.")] = 5
+    max_attempts: Annotated[Count, about("Attempts in total, including the first; after that the message is dead.")] = 5
     base: Annotated[Seconds, about("Delay before the second attempt, in seconds; it doubles each time.")] = 1.0
     max: Annotated[Seconds, about("The longest delay, in seconds.")] = 3600.0
     final: Annotated[
@@ -126,15 +130,15 @@ class RetryConfig(_Base, frozen=True):
 
 
 class CrashConfig(_Base, frozen=True):
-    """`crash` of a stage: how many deaths of a Consumer one message may cause."""
+    """`crash` of a stage: how many Consumer deaths one message may cause."""
 
-    max: Annotated[Count, about("Deaths of a Consumer one message may cause; at the last one it is dead.")] = 3
+    max: Annotated[Count, about("Consumer deaths that one message may cause; at the last one the message is dead.")] = 3
 
 
 class TimeLimitConfig(_Base, frozen=True):
-    """`time_limit` of a stage, in seconds of one message; 0: none."""
+    """`time_limit` of a stage, in seconds for one message; 0: none."""
 
-    soft: Annotated[Seconds, about("Seconds after which the handler gets an exception; 0: none.")] = 0.0
+    soft: Annotated[Seconds, about("Seconds after which the handler receives an exception; 0: none.")] = 0.0
     hard: Annotated[Seconds, about("Seconds after which its Consumer is killed; 0: none.")] = 0.0
 
 
@@ -148,35 +152,35 @@ class StageConfig(_Base, frozen=True):
     output: Annotated[
         OutputConfig | None, about("Where results go; without it nothing is published.", default="none")
     ] = None
-    consumers: Annotated[int, Meta(ge=0, le=1024), about("Worker processes.", default="the CPUs that may be used")] = (
-        msgspec.field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    )
+    consumers: Annotated[
+        int, Meta(ge=0, le=1024), about("Number of worker processes.", default="number of usable CPUs")
+    ] = msgspec.field(default_factory=lambda: len(os.sched_getaffinity(0)))
     prefetch: Annotated[
         Annotated[int, Meta(ge=1, le=65535)] | None,
-        about("Unsettled messages at any time.", default="derived from the service time"),
+        about("Limit on unsettled messages.", default="derived from the service time"),
     ] = None
-    queue_size: Annotated[int, Meta(ge=1, le=4096), about("The bound of a lane, in messages.")] = 64
-    max_held_bytes: Annotated[Bytes, about("Bound on the bodies inside the process tree, in bytes.")] = 256 * MIB
+    queue_size: Annotated[int, Meta(ge=1, le=4096), about("Capacity of a lane, in messages.")] = 64
+    max_held_bytes: Annotated[Bytes, about("Limit on the bodies inside the process tree, in bytes.")] = 256 * MIB
     time_limit: TimeLimitConfig = TimeLimitConfig()
     retry: RetryConfig = RetryConfig()
     crash: CrashConfig = CrashConfig()
-    max_body: Annotated[Bytes, about("A larger body is dead at once; bytes.")] = 16 * MIB
+    max_body: Annotated[Bytes, about("Size in bytes above which a body is dead at once.")] = 16 * MIB
     max_messages: Annotated[
-        int, Meta(ge=0, le=1_000_000_000), about("A Consumer is replaced after so many; 0: never.")
+        int, Meta(ge=0, le=1_000_000_000), about("Messages after which a Consumer is replaced; 0: never.")
     ] = 0
     max_rss: Annotated[
-        BytesOrNone, about("A Consumer above it is replaced after the message in hand; bytes, 0: never.")
+        BytesOrNone, about("Resident bytes above which a Consumer is replaced after its message in hand; 0: never.")
     ] = 0
-    memory_limit: Annotated[BytesOrNone, about("`RLIMIT_AS` of a Consumer; bytes, 0: none.")] = 0
+    memory_limit: Annotated[BytesOrNone, about("`RLIMIT_AS` of a Consumer, in bytes; 0: none.")] = 0
     codec: Annotated[
         Literal["json", "msgpack", "text", "bytes"], about("For bodies without a content type, and for results.")
     ] = "json"
-    queue_type: Annotated[Literal["classic", "quorum"], about("Of the queues that are made here.")] = "classic"
-    params: Annotated[dict[str, Any], about("Handed to the jobs, which may validate them. Not secret.")] = {}
+    queue_type: Annotated[Literal["classic", "quorum"], about("Type of the queues that are created here.")] = "classic"
+    params: Annotated[dict[str, Any], about("Passed to the jobs, which may validate them. Not secret.")] = {}
 
     @property
     def dead(self) -> str:
-        """The name of the dead-letter queue."""
+        """Return the name of the dead-letter queue."""
         return f"{self.input}.dlq"
 
 

@@ -1,7 +1,7 @@
-"""The rules between keys, and those that look at the machine (files that must exist).
+"""The rules between keys, and those about the machine (files that must exist).
 
-Reads a `Config` and the files it names; changes nothing. Each finding names its keys, the one to blame first; a finding
-about a key that is bad in itself is dropped by the caller.
+Reads a `Config` and looks for the files it names; changes nothing. Each violation lists its keys, the one at fault
+first; the caller drops a violation that concerns a key with an invalid value.
 """
 
 import os
@@ -20,7 +20,7 @@ _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1|\[::1\]")
 
 
 class RuleViolation(Struct, frozen=True):
-    """What a rule found; the value of `shown` belongs into the message at {value}, masked where needed."""
+    """What a rule found; {value} in the message stands for the first key's value, masked where needed."""
 
     keys: tuple[Key, ...]
     message: str
@@ -28,8 +28,8 @@ class RuleViolation(Struct, frozen=True):
     warning: bool = False
 
 
-def findings(config: Config, root: Path) -> Iterator[RuleViolation]:
-    """Try all rules."""
+def violations(config: Config, root: Path) -> Iterator[RuleViolation]:
+    """Check all rules."""
     yield from _control(config.control, root / config.service.state_dir)
     yield from _broker(config.broker)
     yield from _tls(config.broker, root)
@@ -41,8 +41,8 @@ def findings(config: Config, root: Path) -> Iterator[RuleViolation]:
         if other != name:
             yield RuleViolation(
                 (("stages", name, "input"), ("stages", other, "input")),
-                f"{{value}} is the input of stage {quoted(other)} already",
-                "give each stage its own queue, or put both chains into one stage",
+                f"{{value}} is already the input of stage {quoted(other)}",
+                "give each stage its own queue, or combine both chains in one stage",
             )
 
 
@@ -51,31 +51,31 @@ def _control(control: ControlConfig, state_dir: Path) -> Iterator[RuleViolation]
     if not control.token and not _LOOPBACK.fullmatch(control.host):
         yield RuleViolation(
             (host, TOKEN),
-            "is {value}, which others can reach, and there is no control.token",
-            'set MQWORKER_CONTROL__TOKEN_FILE to a file that holds one, or host = "127.0.0.1"',
+            "is {value}, which others can reach, but control.token is not set",
+            'set MQWORKER_CONTROL__TOKEN_FILE to a file that holds a token, or host = "127.0.0.1"',
         )
     path = state_dir / (control.socket or "control.sock")
     if len(os.fsencode(path)) > MAX_SOCKET_PATH:
         yield RuleViolation(
             (("control", "socket"),),
-            f"its path has {len(os.fsencode(path))} bytes, a unix socket's at most {MAX_SOCKET_PATH}",
+            f"its path has {len(os.fsencode(path))} bytes, but a unix socket's may have at most {MAX_SOCKET_PATH}",
             "set control.socket to a shorter path",
         )
 
 
 def _broker(broker: BrokerConfig) -> Iterator[RuleViolation]:
-    given = tuple(url for url in broker.urls if url)
-    for url in given:
+    urls_set = tuple(url for url in broker.urls if url)
+    for url in urls_set:
         if fault := urls.fault(url):
             message, fix = fault
             yield RuleViolation((URL,), f"{quoted(urls.redact_url(url))} {message}", fix)
     embedded = [url for url in broker.urls if url.startswith("sqlite:") or not url]
     if embedded and len(broker.urls) > 1:
         yield RuleViolation(
-            (URL,), "an embedded broker cannot stand beside other URLs", "keep either it or the amqp URLs"
+            (URL,), "an embedded broker cannot be combined with other URLs", "keep either it or the amqp URLs"
         )
     tls_files = [name for name in ("ca", "cert", "key") if getattr(broker.tls, name)]
-    if tls_files and not any(url.startswith("amqps:") for url in given):
+    if tls_files and not any(url.startswith("amqps:") for url in urls_set):
         key: Key = ("broker", "tls", tls_files[0])
         yield RuleViolation((key, URL), "is not used: no broker URL begins with amqps://", warning=True)
 
@@ -85,11 +85,11 @@ def _tls(broker: BrokerConfig, root: Path) -> Iterator[RuleViolation]:
         path = getattr(broker.tls, name)
         if path and not (root / path).is_file():
             yield RuleViolation(
-                (("broker", "tls", name),), "there is no file {value}", f"relative paths begin at {root}"
+                (("broker", "tls", name),), "there is no file {value}", f"relative paths start at {root}"
             )
     if broker.tls.key and not broker.tls.cert:
         yield RuleViolation(
-            (("broker", "tls", "key"), ("broker", "tls", "cert")), "there is no cert to this key", "set cert"
+            (("broker", "tls", "key"), ("broker", "tls", "cert")), "there is no cert for this key", "set cert"
         )
 
 
@@ -101,12 +101,12 @@ def _stage(at: Key, stage: StageConfig) -> Iterator[RuleViolation]:
         if output.queue == stage.input:
             yield RuleViolation(
                 ((*where, "queue"), (*at, "input")),
-                "{value} is also the input of this stage, an endless loop",
-                "send results to another queue",
+                "{value} is also the input of this stage: an endless loop",
+                "publish the results to another queue",
             )
         if output.routing_key and not output.exchange:
             keys = ((*where, "routing_key"), (*where, "exchange"))
-            yield RuleViolation(keys, "has no effect without an exchange", "set exchange, or leave it out")
+            yield RuleViolation(keys, "has no effect without an exchange", "set exchange, or remove routing_key")
     for key, text in texts.items():
         if text and len(text.encode()) > 255 - len(".retry.4000000"):
             yield RuleViolation((key,), f"has {len(text.encode())} bytes, too many for AMQP", "use a shorter name")
@@ -117,12 +117,12 @@ def _limits(at: Key, stage: StageConfig, broker: BrokerConfig) -> Iterator[RuleV
     soft, hard = (*at, "time_limit", "soft"), (*at, "time_limit", "hard")
     if limit.hard and limit.soft > limit.hard:
         yield RuleViolation(
-            (soft, hard), f"is {{value}}, above the hard limit of {limit.hard:g} s", "let soft be below hard"
+            (soft, hard), f"is {{value}}, above the hard limit of {limit.hard:g} s", "set soft below hard"
         )
     if retry.base > retry.max:
         base, longest = (*at, "retry", "base"), (*at, "retry", "max")
         yield RuleViolation(
-            (base, longest), f"is {{value}}, above retry.max of {retry.max:g} s", "let base be at most max"
+            (base, longest), f"is {{value}}, above retry.max of {retry.max:g} s", "set base to at most max"
         )
     key, seconds = (hard, limit.hard) if limit.hard else (soft, limit.soft)
     if broker.ack_timeout and seconds > broker.ack_timeout and broker.urls[0].startswith("amqp"):

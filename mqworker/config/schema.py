@@ -1,6 +1,6 @@
-"""Reads the structs of `mqworker.config.model`: which keys there are, and in words what each may hold.
+"""Reads the structs of `mqworker.config.model`: which keys there are, and a description of what each may hold.
 
-Pure. Three shapes beside plain values: a struct is a table, a dict of structs is one table for each name (the stages),
+Pure. Three shapes besides plain values: a struct is a table, a dict of structs is one table for each name (the stages),
 any other dict is a table of the user's own keys (params).
 """
 
@@ -24,7 +24,7 @@ def fields(struct: Struct) -> dict[str, FieldInfo]:
 
 
 def options(annotation: Any) -> tuple[Any, ...]:
-    """Return the types that a value may have, without their constraints."""
+    """Return the types that a value may have, stripped of their constraints."""
     if get_origin(annotation) is Annotated:
         return options(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -33,13 +33,13 @@ def options(annotation: Any) -> tuple[Any, ...]:
 
 
 def table_of(annotation: Any) -> Struct | None:
-    """Return the struct that a table of this type becomes."""
+    """Return the struct for a table of this type, if it is one."""
     structs = (one for one in options(annotation) if isinstance(one, type) and issubclass(one, msgspec.Struct))
     return next(structs, None)
 
 
 def named_tables(annotation: Any) -> tuple[Any, Struct] | None:
-    """Return (type of the names, struct) when it is one table for each name."""
+    """Return (type of the names, struct) when the type is one table for each name."""
     (first, *_) = options(annotation)
     if get_origin(first) is not dict:
         return None
@@ -49,17 +49,17 @@ def named_tables(annotation: Any) -> tuple[Any, Struct] | None:
 
 
 def is_free_table(annotation: Any) -> bool:
-    """Tell whether the keys below are the user's own."""
+    """Return whether this is a table of the user's own keys."""
     return get_origin(options(annotation)[0]) is dict and named_tables(annotation) is None
 
 
 def takes_text(annotation: Any) -> bool:
-    """Tell whether a text may be meant as it stands."""
+    """Return whether a text is a possible value."""
     return any(one is str or get_origin(one) is Literal for one in options(annotation))
 
 
 def takes_list(annotation: Any) -> bool:
-    """Tell whether a list may be meant."""
+    """Return whether a list is a possible value."""
     return any(get_origin(one) is tuple for one in options(annotation))
 
 
@@ -69,7 +69,7 @@ def item_of(annotation: Any) -> Any:
 
 
 def keys(stages: Iterable[str], struct: Struct = Config, at: Key = ()) -> Iterator[tuple[Key, FieldInfo]]:
-    """Walk all keys, each table before what it holds, for stages of these names."""
+    """Yield all keys for stages with these names, each table before its content."""
     for name, field in fields(struct).items():
         here = (*at, name)
         if named := named_tables(field.type):
@@ -82,7 +82,7 @@ def keys(stages: Iterable[str], struct: Struct = Config, at: Key = ()) -> Iterat
 
 
 def description(field: FieldInfo) -> tuple[str, str]:
-    """Return what a key means, and its default in words where the struct's value does not tell."""
+    """Return what a key means, and its default as text where the struct's value does not show it."""
     text = default = ""
     for meta in getattr(field.type, "__metadata__", ()):
         text = meta.description or text
@@ -91,14 +91,14 @@ def description(field: FieldInfo) -> tuple[str, str]:
 
 
 def expected(annotation: Any) -> str:
-    """Say what a value must be: "a whole number from 1 to 600"."""
-    return _words(inspect.type_info(annotation))
+    """Describe what a value must be: "a whole number from 1 to 600"."""
+    return _describe(inspect.type_info(annotation))
 
 
-def _words(node: inspect.Type) -> str:  # noqa: PLR0911 - one case a type
+def _describe(node: inspect.Type) -> str:  # noqa: PLR0911 - one case for each type
     match node:
         case inspect.Metadata(type=inner, extra_json_schema=schema):
-            return cast("str", (schema or {}).get("title")) or _words(inner)
+            return cast("str", (schema or {}).get("title")) or _describe(inner)
         case inspect.BoolType():
             return "true or false"
         case inspect.IntType():
@@ -110,9 +110,9 @@ def _words(node: inspect.Type) -> str:  # noqa: PLR0911 - one case a type
         case inspect.StrType(min_length=low, max_length=high):
             return f"text of {low or 0} to {high} characters" if high else "text, not empty" if low else "text"
         case inspect.VarTupleType(item_type=item, min_length=low):
-            return f"a list{' of at least one' if low else ''}, each {_words(item)}"
+            return f"a list{' of at least one' if low else ''}, each {_describe(item)}"
         case inspect.UnionType(types=types):
-            return " or ".join(_words(one) for one in types if not isinstance(one, inspect.NoneType))
+            return " or ".join(_describe(one) for one in types if not isinstance(one, inspect.NoneType))
         case _:
             return "a table"
 

@@ -1,6 +1,6 @@
-"""What the environment and the flags set: variables and dotted keys become assignments of raw values to keys.
+"""What the environment and the flags set: turns variables and dotted keys into assignments of raw values to keys.
 
-Reads the mapping it is given and the files that `..._FILE` variables name; nothing else. Every problem is collected.
+Reads only the mapping passed to it and the files that `..._FILE` variables name. Collects every problem.
 """
 
 import os
@@ -14,7 +14,7 @@ from mqworker.config.errors import SECRETS, ConfigProblem, Key, dotted, nearest
 
 PREFIX = "MQWORKER_"
 CONFIG_FILE = "MQWORKER_CONFIG"
-_NOT_KEYS = ("MQWORKER_INTERNAL_", "MQWORKER_TEST_")  # between our own processes, and of test runs
+_NOT_KEYS = ("MQWORKER_INTERNAL_", "MQWORKER_TEST_")  # used between our own processes, and by test runs
 _FILE = "_FILE"
 _NEW_STAGE = re.compile(r"(MQWORKER_STAGES__([A-Z0-9]+(?:_[A-Z0-9]+)*))__INPUT(_FILE)?")
 
@@ -28,7 +28,7 @@ class Assignment(NamedTuple):
 
 
 class SourceError(Exception):
-    """One variable is wrong; says why and how to put it right, and never repeats its value."""
+    """One variable is wrong; holds the reason and the fix, and never the value."""
 
     def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ def variable(key: Key) -> str:
 
 
 class Environment:
-    """The variables of one environment, read against the stages that the file has."""
+    """The variables of one environment, matched against the stages of the file."""
 
     def __init__(self, environ: Mapping[str, str], stages: Mapping[str, Any]) -> None:
         self._variables = {
@@ -52,23 +52,23 @@ class Environment:
         }
         self._keys: dict[str, list[tuple[Key, Any]]] = {}
         for key, field in schema.keys([*stages, *self._new_stages(stages)]):
-            self._know(key, field.type)
+            self._register(key, field.type)
         for stage, table in stages.items():
-            own = table.get("params") if isinstance(table, dict) else None
-            for name in own if isinstance(own, dict) else ():
-                self._know(("stages", stage, "params", name), Any)
+            params = table.get("params") if isinstance(table, dict) else None
+            for name in params if isinstance(params, dict) else ():
+                self._register(("stages", stage, "params", name), Any)
 
-    def _know(self, key: Key, annotation: Any) -> None:
+    def _register(self, key: Key, annotation: Any) -> None:
         self._keys.setdefault(variable(key), []).append((key, annotation))
 
     def _new_stages(self, known: Iterable[str]) -> set[str]:
-        """Return the stages that the environment alone makes: those whose input it gives."""
+        """Return the stages that only the environment defines: those whose input it sets."""
         names = {variable(("stages", stage)) for stage in known}
         heads = (_NEW_STAGE.fullmatch(name) for name in self._variables)
         return {head[2].lower() for head in heads if head and head[1] not in names}
 
     def read(self, problems: list[ConfigProblem]) -> Iterator[Assignment]:
-        """Yield what is set, tables before the keys inside them; add what is wrong to `problems`."""
+        """Yield the assignments, tables before the keys inside them; append what is wrong to `problems`."""
         for name, text in sorted(self._variables.items(), key=lambda item: item[0].count("__")):
             try:
                 yield from self._assign(name, text)
@@ -80,13 +80,13 @@ class Environment:
         if self._is_file_of_text(name):
             base = name.removesuffix(_FILE)
             if base in self._variables:
-                raise SourceError(f"is set together with {base}", "unset one of them")
+                raise SourceError(f"is set as well as {base}", "unset one of them")
             key, annotation = self._find(base)
             yield from assign(key, annotation, parse(_content(text, key), annotation), f"{name} {text}")
             return
         key, annotation = self._find(name)
         if key in SECRETS and not text.strip():
-            raise SourceError("is empty", "unset it or give a value")
+            raise SourceError("is empty", "unset it or set a value")
         yield from assign(key, annotation, parse(text, annotation), f"environment {name}")
 
     def _is_file_of_text(self, name: str) -> bool:
@@ -116,12 +116,12 @@ def _must_be_text(text: str) -> None:
 
 
 def _content(path: str, key: Key) -> str:
-    """Read a file that holds one value; a secret's must be closed to others."""
+    """Return the value that a file holds; a secret's must not be accessible to other users."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:  # noqa: PTH123 - its descriptor is asked for the mode
+        with open(path, encoding="utf-8", newline="") as file:  # noqa: PTH123 - the mode is read from its descriptor
             mode = os.fstat(file.fileno()).st_mode & 0o777
             if key in SECRETS and mode & 0o077:
-                raise SourceError(f"{path} is open to other users (mode {mode:04o})", f"chmod 600 {path}")
+                raise SourceError(f"{path} is accessible to other users (mode {mode:04o})", f"chmod 600 {path}")
             text = file.read().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
         raise SourceError(f"{path} is not UTF-8") from None
@@ -133,11 +133,11 @@ def _content(path: str, key: Key) -> str:
 
 
 def parse(text: str, annotation: Any) -> Any:
-    """Read a variable's text: as it stands where text is wanted, else as a TOML value (a list also by commas)."""
+    """Parse a variable's text: verbatim for a text key, else as a TOML value (a list also separated by commas)."""
     if schema.takes_list(annotation):
         if text.startswith("["):
             return _toml_value(text, text)
-        if schema.takes_text(annotation):  # URLs, which may hold commas themselves
+        if schema.takes_text(annotation):  # URLs, which may themselves contain commas
             urls = re.split(r"\s*,\s*(?=[a-z]+://)", text)
             return urls if len(urls) > 1 else text
         return [item.strip() for item in text.split(",") if item.strip()]
@@ -153,7 +153,7 @@ def _toml_value(text: str, otherwise: Any) -> Any:
 
 
 def assign(key: Key, annotation: Any, value: Any, origin: str) -> Iterator[Assignment]:
-    """Take a table apart, so that it is merged key by key with what earlier sources said."""
+    """Split a table into its keys, so that it is merged key by key with earlier sources."""
     table = schema.table_of(annotation)
     if isinstance(value, dict) and (table or schema.is_free_table(annotation)):
         known = schema.fields(table) if table else {}
@@ -164,7 +164,7 @@ def assign(key: Key, annotation: Any, value: Any, origin: str) -> Iterator[Assig
 
 
 def flags(overrides: Mapping[str, Any], stages: Iterable[str], problems: list[ConfigProblem]) -> Iterator[Assignment]:
-    """Yield what flags set by dotted key; None means that a flag was not given."""
+    """Yield what flags assign by dotted key; None means that a flag was not given."""
     known = {key: field.type for key, field in schema.keys(stages)}
     for name, value in overrides.items():
         if value is None:

@@ -1,7 +1,7 @@
-"""Broker URLs: which ones are good, what they say, and how to show one without its password.
+"""Broker URLs: which are valid, what they contain, and how to show one without its password.
 
-The one place that takes a broker's URL apart. Pure. Three slashes begin a relative path of `sqlite:`, four an absolute
-one; %, ? and # in it are escaped.
+The one place that parses a broker's URL. Pure. After `sqlite:`, three slashes start a relative path and four an
+absolute one; %, ? and # in it are escaped.
 """
 
 import re
@@ -18,7 +18,7 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 def redact_url(url: str) -> str:
-    """Show a URL, good or malformed, with its password as `***`."""
+    """Return a URL, valid or malformed, with its password replaced by `***`."""
     if url.startswith(SQLITE):
         return url
     found = _AUTHORITY.match(url)
@@ -37,24 +37,24 @@ def _without_query(place: str) -> str:
 
 
 def fault(url: str) -> tuple[str, str] | None:
-    """Return (what is wrong, how to put it right) without repeating the URL, or None."""
+    """Return (what is wrong, how to fix it) without repeating the URL, or None."""
     scheme, colon, _ = url.partition(":")
     if re.search(r"[\x00-\x1f\x7f]", url) or (" " in url and not url.startswith(SQLITE)):
-        return "contains blanks or control characters", "percent-encode them"
+        return "contains spaces or control characters", "percent-encode them"
     match scheme if colon else "":
         case "sqlite":
             return _sqlite_fault(url)
         case "amqp" | "amqps":
             return _amqp_fault(url)
-    return "has no known scheme", "known are amqp://, amqps:// and sqlite:///"
+    return "has an unknown scheme", "use amqp://, amqps:// or sqlite:///"
 
 
 def _sqlite_fault(url: str) -> tuple[str, str] | None:
     path = url.removeprefix(SQLITE)
     if not url.startswith(SQLITE) or not path.strip("/"):
-        return "names no file", "write sqlite:///relative/file.db or sqlite:////absolute/file.db"
+        return "has no file name", "write sqlite:///relative/file.db or sqlite:////absolute/file.db"
     if path == ":memory:":
-        return "is in memory, which several processes cannot share", "name a file"
+        return "is in memory, which several processes cannot share", "use a file"
     if _BAD_ESCAPE.search(path) or re.search(r"[?#]|%00", path):
         return "has a ?, # or % in its path", "write %3F, %23 or %25"
     return None
@@ -65,30 +65,30 @@ def _amqp_fault(url: str) -> tuple[str, str] | None:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:  # its text may repeat the URL
-        return "is malformed", f"{_FORM}; percent-encode what is neither letter nor digit in the password"
+        return "is malformed", f"{_FORM}; percent-encode everything but letters and digits in the password"
     names = (parts.username or "") + (parts.password or "") + parts.path
     tests = (
-        (not host, "names no host", _FORM),
-        (port == 0, "has port 0", "leave the port out for the standard one"),
+        (not host, "has no host", _FORM),
+        (port == 0, "has port 0", "omit the port for the standard one"),
         (
             parts.query or parts.fragment,
             "has a part after ? or #",
             "options are keys of [broker]; in a password write %3F or %23",
         ),
-        (_BAD_ESCAPE.search(url), "has a % that begins no escape", "write %25 for a percent sign"),
-        ("@" in names, "has more than one @", "write %40 for those that are part of a name or password"),
+        (_BAD_ESCAPE.search(url), "has a % that starts no escape", "write %25 for a percent sign"),
+        ("@" in names, "has more than one @", "write %40 for one inside a name or password"),
         ("/" in parts.path[1:], "has a second / in the vhost", "write %2F for a slash in its name"),
     )
     return next(((message, fix) for found, message, fix in tests if found), None)
 
 
 def embedded(path: Path) -> str:
-    """Return the URL of an embedded broker in the file `path`, which is absolute."""
+    """Return the URL of an embedded broker in the file with the absolute path `path`."""
     return f"{SQLITE}{quote(str(path))}"
 
 
 def absolute(url: str, root: Path) -> str:
-    """Return a good URL with a relative sqlite path made absolute under `root`."""
+    """Return a valid URL with a relative sqlite path made absolute under `root`."""
     path = url.removeprefix(SQLITE)
     if not url.startswith(SQLITE) or path.startswith("/"):
         return url
@@ -96,7 +96,7 @@ def absolute(url: str, root: Path) -> str:
 
 
 class AmqpAddress(NamedTuple):
-    """What an `amqp:` or `amqps:` URL says, unescaped, with AMQP's defaults for what it leaves out."""
+    """The parts of an `amqp:` or `amqps:` URL, unescaped, with AMQP's defaults for what it omits."""
 
     host: str
     port: int
@@ -107,7 +107,7 @@ class AmqpAddress(NamedTuple):
 
 
 def amqp_address(url: str) -> AmqpAddress:
-    """Take the URL of a RabbitMQ apart; ValueError, without the password, for one that is not good."""
+    """Parse the URL of a RabbitMQ broker; raises ValueError, without the password, for an invalid one."""
     _refuse_bad(url)
     parts = urlsplit(url)
     tls = parts.scheme == "amqps"
@@ -122,7 +122,7 @@ def amqp_address(url: str) -> AmqpAddress:
 
 
 def embedded_path(url: str) -> Path | None:
-    """Return the file of an embedded broker, None when the URL is RabbitMQ's; ValueError for one that is not good."""
+    """Return the file of an embedded broker, None for RabbitMQ's URL; raises ValueError for an invalid one."""
     _refuse_bad(url)
     return Path(unquote(url.removeprefix(SQLITE))) if url.startswith(SQLITE) else None
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mqworker.config import docs, schema
 from mqworker.config.errors import printable
-from mqworker.config.load import ConfigError, Loaded, load, redact_url, shown
+from mqworker.config.load import ConfigError, Loaded, display_rows, load, redact_url
 from mqworker.config.model import BrokerConfig, ControlConfig
 from mqworker.config.sources import variable
 
@@ -30,7 +30,7 @@ CANARY = "canary1f3a"
 OPTIONS = "has a part after ? or #; options are keys of [broker]; in a password write %3F or %23"
 MALFORMED = (
     "is malformed; write amqp://user:password@host:5672/vhost; "
-    "percent-encode what is neither letter nor digit in the password"
+    "percent-encode everything but letters and digits in the password"
 )
 
 
@@ -284,7 +284,7 @@ BAD_FILES = {
         [
             (
                 "mqworker.toml: stages: missing; add a table [stages.NAME] with input and jobs; "
-                "`mqworker init` writes an example"
+                "`mqworker init` creates an example"
             )
         ],
     ),
@@ -307,8 +307,8 @@ BAD_FILES = {
         STAGE + "[stages.t]\njobs = ['m:f']\ninput = 'in'",
         [
             (
-                'mqworker.toml:6: stages.t.input: "in" is the input of stage "s" already; '
-                "give each stage its own queue, or put both chains into one stage"
+                'mqworker.toml:6: stages.t.input: "in" is already the input of stage "s"; '
+                "give each stage its own queue, or combine both chains in one stage"
             )
         ],
     ),
@@ -316,8 +316,8 @@ BAD_FILES = {
         STAGE + "output.queue = 'in'",
         [
             (
-                'mqworker.toml:4: stages.s.output.queue: "in" is also the input of this stage, an endless loop; '
-                "send results to another queue"
+                'mqworker.toml:4: stages.s.output.queue: "in" is also the input of this stage: an endless loop; '
+                "publish the results to another queue"
             )
         ],
     ),
@@ -326,7 +326,7 @@ BAD_FILES = {
         [
             (
                 "mqworker.toml:4: stages.s.output.routing_key: has no effect without an exchange; "
-                "set exchange, or leave it out"
+                "set exchange, or remove routing_key"
             )
         ],
     ),
@@ -337,15 +337,15 @@ BAD_FILES = {
     "limits that cross": (
         STAGE + "time_limit = { soft = 10, hard = 5 }\nretry.max = 0.5",
         [
-            "mqworker.toml:4: stages.s.time_limit.soft: is 10.0, above the hard limit of 5 s; let soft be below hard",
-            "mqworker.toml:5: stages.s.retry.base: is 1.0, above retry.max of 0.5 s; let base be at most max",
+            "mqworker.toml:4: stages.s.time_limit.soft: is 10.0, above the hard limit of 5 s; set soft below hard",
+            "mqworker.toml:5: stages.s.retry.base: is 1.0, above retry.max of 0.5 s; set base to at most max",
         ],
     ),
     "parameters that cannot be handed on": (
         STAGE + "[stages.s.params]\nday = 2026-01-01\nbig = 99999999999999999999\nnot = [{ x = nan }]",
         [
             "mqworker.toml:5: stages.s.params.day: holds a date or time; write it as text",
-            "mqworker.toml:6: stages.s.params.big: holds a whole number of more than 64 bits",
+            "mqworker.toml:6: stages.s.params.big: holds a whole number that needs more than 64 bits",
             "mqworker.toml:7: stages.s.params.not: holds nan, which JSON cannot carry",
         ],
     ),
@@ -353,8 +353,8 @@ BAD_FILES = {
         STAGE + "[control]\nhost = '0.0.0.0'",
         [
             (
-                'mqworker.toml:5: control.host: is "0.0.0.0", which others can reach, and there is no control.token; '
-                'set MQWORKER_CONTROL__TOKEN_FILE to a file that holds one, or host = "127.0.0.1"'
+                'mqworker.toml:5: control.host: is "0.0.0.0", which others can reach, but control.token is not set; '
+                'set MQWORKER_CONTROL__TOKEN_FILE to a file that holds a token, or host = "127.0.0.1"'
             )
         ],
     ),
@@ -365,15 +365,15 @@ BAD_FILES = {
     "TLS file": (
         STAGE + "[broker]\nurl = 'amqps://h'\ntls.key = '/no/key.pem'",
         [
-            'mqworker.toml:6: broker.tls.key: there is no file "/no/key.pem"; relative paths begin at {root}',
-            "mqworker.toml:6: broker.tls.key: there is no cert to this key; set cert",
+            'mqworker.toml:6: broker.tls.key: there is no file "/no/key.pem"; relative paths start at {root}',
+            "mqworker.toml:6: broker.tls.key: there is no cert for this key; set cert",
         ],
     ),
     "socket path": (
         STAGE + f"[control]\nsocket = '/{'x' * 107}'",
         [
             (
-                "mqworker.toml:5: control.socket: its path has 108 bytes, a unix socket's at most 107; "
+                "mqworker.toml:5: control.socket: its path has 108 bytes, but a unix socket's may have at most 107; "
                 "set control.socket to a shorter path"
             )
         ],
@@ -399,14 +399,14 @@ def test_bad_files(folder, name):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        (f"http://u:{CANARY}@h", "has no known scheme; known are amqp://, amqps:// and sqlite:///"),
-        ("localhost", "has no known scheme; known are amqp://, amqps:// and sqlite:///"),
-        (f"amqp://u:{CANARY}@", "names no host; write amqp://user:password@host:5672/vhost"),
+        (f"http://u:{CANARY}@h", "has an unknown scheme; use amqp://, amqps:// or sqlite:///"),
+        ("localhost", "has an unknown scheme; use amqp://, amqps:// or sqlite:///"),
+        (f"amqp://u:{CANARY}@", "has no host; write amqp://user:password@host:5672/vhost"),
         (f"amqp://u:{CANARY}@h:port", MALFORMED),
         (f"amqp://u:{CANARY}", MALFORMED),
         (f"amqp://u:{CANARY}/x@h", MALFORMED),
-        (f"amqp://u:a@{CANARY}@h", "has more than one @; write %40 for those that are part of a name or password"),
-        (f"amqp://u:%zz{CANARY}@h", "has a % that begins no escape; write %25 for a percent sign"),
+        (f"amqp://u:a@{CANARY}@h", "has more than one @; write %40 for one inside a name or password"),
+        (f"amqp://u:%zz{CANARY}@h", "has a % that starts no escape; write %25 for a percent sign"),
         (
             f"amqp://u:1#{CANARY}@h",
             OPTIONS,
@@ -416,13 +416,13 @@ def test_bad_files(folder, name):
             OPTIONS,
         ),
         (f"amqp://u:{CANARY}@h/a/b", "has a second / in the vhost; write %2F for a slash in its name"),
-        (f"amqp://u:{CANARY} @h", "contains blanks or control characters; percent-encode them"),
-        (f"amqp://u:{CANARY}@h:0", "has port 0; leave the port out for the standard one"),
-        ("sqlite://x.db", "names no file; write sqlite:///relative/file.db or sqlite:////absolute/file.db"),
-        ("sqlite:///", "names no file; write sqlite:///relative/file.db or sqlite:////absolute/file.db"),
+        (f"amqp://u:{CANARY} @h", "contains spaces or control characters; percent-encode them"),
+        (f"amqp://u:{CANARY}@h:0", "has port 0; omit the port for the standard one"),
+        ("sqlite://x.db", "has no file name; write sqlite:///relative/file.db or sqlite:////absolute/file.db"),
+        ("sqlite:///", "has no file name; write sqlite:///relative/file.db or sqlite:////absolute/file.db"),
         ("sqlite:///a?mode=ro", "has a ?, # or % in its path; write %3F, %23 or %25"),
         ("sqlite:///100%", "has a ?, # or % in its path; write %3F, %23 or %25"),
-        ("sqlite:///:memory:", "is in memory, which several processes cannot share; name a file"),
+        ("sqlite:///:memory:", "is in memory, which several processes cannot share; use a file"),
     ],
 )
 def test_bad_broker_urls(url, message):
@@ -443,7 +443,7 @@ def test_bad_broker_urls(url, message):
         ("['amqp://h', 5]", "item 2 is ***, must be text"),
         (
             "['amqp://h', 'sqlite:///x']",
-            "an embedded broker cannot stand beside other URLs; keep either it or the amqp URLs",
+            "an embedded broker cannot be combined with other URLs; keep either it or the amqp URLs",
         ),
     ],
 )
@@ -490,13 +490,13 @@ def test_bad_variables_and_flags(folder):
             'environment MQWORKER_STAGES__S__PREFETCH: stages.s.prefetch: is "1\\nx = 2", '
             "must be a whole number from 1 to 65535"
         ),
-        "environment MQWORKER_BROKER__URL: is empty; unset it or give a value",
-        "environment MQWORKER_CONTROL__TOKEN_FILE: open is open to other users (mode 0640); chmod 600 open",
+        "environment MQWORKER_BROKER__URL: is empty; unset it or set a value",
+        "environment MQWORKER_CONTROL__TOKEN_FILE: open is accessible to other users (mode 0640); chmod 600 open",
         "environment MQWORKER_BROKER__TLS__CA_FILE: none cannot be read (No such file or directory)",
         "environment MQWORKER_SERVICE__NAME_FILE: latin is not UTF-8",
         "environment MQWORKER_SERVICE__STATE_DIR: is not UTF-8",
         (
-            "environment MQWORKER_SERVICE__LOG_FORMAT_FILE: is set together with MQWORKER_SERVICE__LOG_FORMAT; "
+            "environment MQWORKER_SERVICE__LOG_FORMAT_FILE: is set as well as MQWORKER_SERVICE__LOG_FORMAT; "
             "unset one of them"
         ),
         "flag: stages.s.consumer: unknown key; did you mean stages.s.consumers?",
@@ -524,13 +524,13 @@ def test_an_empty_secret_is_refused():
         "environment MQWORKER_CONTROL__TOKEN_FILE: token is empty; write the secret into it"
     ]
     assert problems(STAGE, {"MQWORKER_CONTROL__TOKEN": " "}) == [
-        "environment MQWORKER_CONTROL__TOKEN: is empty; unset it or give a value"
+        "environment MQWORKER_CONTROL__TOKEN: is empty; unset it or set a value"
     ]
 
 
 def test_no_file(folder):
     """A file that was asked for must be there; without one the missing stage is told with the way out."""
-    with pytest.raises(ConfigError, match=r"^x\.toml: no such file; `mqworker init` writes an example$"):
+    with pytest.raises(ConfigError, match=r"^x\.toml: no such file; `mqworker init` creates an example$"):
         load(Path("x.toml"), {})
     with pytest.raises(ConfigError, match=r"^y\.toml: no such file"):
         load(None, {"MQWORKER_CONFIG": "y.toml"})
@@ -619,7 +619,7 @@ def test_secrets_are_in_no_text(folder):
         f'{STAGE}params = {{ at = "http://u:{CANARY}@h" }}\n[broker]\nurl = ["amqp://u:{CANARY}@h1", "amqp://u:{CANARY}@h2"]',
         {"MQWORKER_CONTROL__TOKEN_FILE": "token", "MQWORKER_SERVICE__NAME_FILE": "name"},
     )
-    rows = {key: (value, origin) for key, value, origin in shown(loaded)}
+    rows = {key: (value, origin) for key, value, origin in display_rows(loaded)}
     assert rows["control.token"] == ("***", "MQWORKER_CONTROL__TOKEN_FILE token")
     assert rows["broker.url"] == ('["amqp://u:***@h1", "amqp://u:***@h2"]', "mqworker.toml:6")
     assert rows["stages.s.params.at"] == ('"http://u:***@h"', "mqworker.toml:4")
@@ -631,7 +631,7 @@ def test_secrets_are_in_no_text(folder):
 
 def test_shown_has_every_key():
     """`config show` lists each key of the schema once, and each has an origin."""
-    rows = [key for key, _, _ in shown(good(SIX_LINES))]
+    rows = [key for key, _, _ in display_rows(good(SIX_LINES))]
     leaves = [key for key, field in schema.keys(["energy"]) if not schema.table_of(field.type)]
     assert sorted(rows) == sorted(".".join(key) for key in leaves)
 
@@ -662,7 +662,7 @@ def test_values_from_outside_keep_to_their_line():
     """Control characters and what UTF-8 cannot hold are escaped, so that one problem stays one line."""
     told = problems(STAGE + '"a\\n\\u001b[31m" = 1', {"MQWORKER_X\nroot: all fine\udc80": "1"})
     assert told == [
-        'mqworker.toml:4: stages.s."a\\n\\x1b[31m": unknown key; known here: '
+        'mqworker.toml:4: stages.s."a\\n\\x1b[31m": unknown key; known keys: '
         + ", ".join(schema.fields(schema.named_tables(schema.fields(schema.Config)["stages"].type)[1])),
         "environment MQWORKER_X\\nroot: all fine\\udc80: unknown variable",
     ]
@@ -691,7 +691,7 @@ QUIET = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 def loads_or_tells(text: str, environ: dict | None = None, flags: dict | None = None) -> None:
     Path("mqworker.toml").write_bytes(text.encode("utf-8", "surrogatepass"))
     try:
-        shown(load(None, environ or {}, flags or {}))
+        display_rows(load(None, environ or {}, flags or {}))
     except ConfigError as error:
         told = error
     else:

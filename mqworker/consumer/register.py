@@ -1,16 +1,38 @@
-"""A few bytes of shared memory for each Consumer: what it works on, since when, and a word from its Producer.
+"""The in-hand register: which message each Consumer works on and since when, in memory shared with its Producer.
 
-A memory-mapped file of the stage, in the state folder. The Consumer alone writes `seq`, `started` and `fingerprint` of
-its slot, before the handler runs; the Producer alone writes `stop`. There is no lock: each word has one writer. The
-file outlives the tree, so that after an unclean death of all of it the next Producer knows what was in hand.
+A memory-mapped file of the stage, in the state folder. A Consumer alone writes `seq`, `started` and `fingerprint` of
+its slot, before the handler runs; the Producer alone writes `stop`, and the header behind the slots: which life of the
+tree this is, when it was last seen alive, whether it is ending by order, and which message runs isolated. There is no
+lock: each word has one writer. The file outlives the tree, so after a death of all of it the next Producer knows what
+was in hand.
 """
 
 import mmap
 import os
+import secrets
+import uuid
 from pathlib import Path
+from typing import NamedTuple
+
+from mqworker.ipc.boot import boot_id
 
 SLOT = 64  # bytes: seq (8) started (8) stop (8) fingerprint (32), and 8 free
 COUNT = 2048
+HEADER = SLOT * COUNT  # it begins here: boot id (16) fingerprint (32) isolated (8) ending (8) pulse (8) life (8)
+SIZE = HEADER + 128
+_BOOT, _FINGERPRINT = slice(0, 16), slice(16, 48)
+_ISOLATED, _ENDING, _PULSE, _LIFE = 6, 7, 8, 9  # words of 8 bytes
+
+
+class LastLife(NamedTuple):
+    """What the register says about the tree that wrote it last."""
+
+    life: int  # a random number; 0: there was none
+    this_boot: bool  # it lived since the machine was started
+    ending: bool  # it was ending by order
+    pulse: float  # when it was last seen alive (monotonic)
+    isolated: bytes  # fingerprint of the message that ran isolated; empty: none
+    in_hand: dict[bytes, float]  # fingerprint of each message in hand -> when it began (monotonic)
 
 
 class InHandRegister:
@@ -20,33 +42,67 @@ class InHandRegister:
         self.path = path
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            os.posix_fallocate(fd, 0, SLOT * COUNT)  # on a full disk an error now, not a SIGBUS at some later write
-            self._map = mmap.mmap(fd, SLOT * COUNT)
+            os.posix_fallocate(fd, 0, SIZE)  # on a full disk an error now, not a SIGBUS at some later write
+            self._map = mmap.mmap(fd, SIZE)
         finally:
             os.close(fd)
+        self._header = memoryview(self._map)[HEADER:]
+        self._words = self._header.cast("Q")
+        self._times = self._header.cast("d")
 
-    def in_hand(self) -> list[bytes]:
-        """Fingerprints of the messages that were being worked on when the file was last written."""
-        found = []
+    def last_life(self) -> LastLife:
+        """Return what the tree before this one left behind."""
+        in_hand: dict[bytes, float] = {}
         for number in range(COUNT):
             slot = Slot(memoryview(self._map)[number * SLOT : (number + 1) * SLOT])
             if slot.seq:
-                found.append(slot.fingerprint)
-        return found
+                in_hand[slot.fingerprint] = min(slot.started, in_hand.get(slot.fingerprint, slot.started))
+        return LastLife(
+            self._words[_LIFE],
+            bytes(self._header[_BOOT]) == uuid.UUID(boot_id()).bytes,
+            bool(self._words[_ENDING]),
+            self._times[_PULSE],
+            bytes(self._header[_FINGERPRINT]) if self._words[_ISOLATED] else b"",
+            in_hand,
+        )
 
-    def clear(self) -> None:
-        """Forget all."""
-        self._map[:] = bytes(SLOT * COUNT)
+    def begin_life(self, now: float) -> None:
+        """Forget the tree before this one; the life's number is written last, so a kill in between begins nothing."""
+        self._map[:HEADER] = bytes(HEADER)
+        self.end_isolation()
+        self._words[_ENDING] = 0
+        self._times[_PULSE] = now
+        self._header[_BOOT] = uuid.UUID(boot_id()).bytes
+        self._words[_LIFE] = secrets.randbits(63) | 1
+
+    def pulse(self, now: float) -> None:
+        """Note that the tree is alive."""
+        self._times[_PULSE] = now
+
+    def end_life(self) -> None:
+        """Note that the tree ends by order: whatever is in hand then is not to blame."""
+        self._words[_ENDING] = 1
+
+    def isolate(self, fingerprint: bytes) -> None:
+        """Note, before it is dispatched, that this message runs isolated."""
+        self._header[_FINGERPRINT] = fingerprint
+        self._words[_ISOLATED] = 1
+
+    def end_isolation(self) -> None:
+        """Note that nothing runs isolated any more."""
+        self._words[_ISOLATED] = 0
 
     def slot(self, number: int) -> "Slot":
-        """One slot, cleared."""
+        """Return one slot, cleared."""
+        if not 0 <= number < COUNT:
+            raise IndexError(f"slot {number}: there are {COUNT}")
         view = memoryview(self._map)[number * SLOT : (number + 1) * SLOT]
         view[:] = bytes(SLOT)
         return Slot(view)
 
 
 def open_slot(path: Path, number: int) -> "Slot":
-    """Map one slot in its Consumer."""
+    """Map one slot, in its Consumer; raises OSError."""
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         whole = mmap.mmap(fd, SLOT * COUNT)

@@ -25,7 +25,7 @@ class Isolation(IntEnum):
 
     NONE = 0
     CHUNK = 1  # alone in its chunk: it killed a Consumer before
-    STAGE = 2  # nothing else in the whole tree: it may have killed the tree
+    STAGE = 2  # a suspect: nothing else begins for a while, because it may have killed the whole tree
 
 
 class Plan(NamedTuple):
@@ -59,6 +59,7 @@ class Entry:
         "tries",
         "void",
         "weight",
+        "window",
     )
 
     def __init__(self, seq: int, delivery: Delivery, isolation: Isolation, now: float) -> None:
@@ -69,7 +70,8 @@ class Entry:
         self.state = HELD
         self.lane: int | None = None
         self.void = False
-        self.key = b""  # its fingerprint, once it was void
+        self.key = b""  # its fingerprint, once it was void or is remembered by the suspects
+        self.window = 0.0  # seconds for which it runs isolated from the stage
         self.plan: Plan | None = None
         self.tries = 0  # times its publication was refused
         self.too_large = False  # the last time for its size
@@ -83,6 +85,18 @@ class Entry:
         if self.plan is not None:
             size += sum(len(publication.body) for publication in self.plan[1:] if publication is not None)
         return size
+
+
+class HeldBytes:
+    """The bytes that the deliveries in hand take; each entry remembers what it was counted with."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def weigh(self, entry: Entry, weight: int) -> None:
+        """Count an entry with so many bytes from now on."""
+        self.total += weight - entry.weight
+        entry.weight = weight
 
 
 @dataclass

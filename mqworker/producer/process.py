@@ -1,9 +1,10 @@
 """The Producer: one stage's process, parent of its Consumers.
 
-Its main thread runs one asyncio loop with the engine (broker connections, ledger, lanes) and its watch; no user code,
-no body is looked into. Hears Orders and says Reports over one pipe to the Service, at least once a second: that is its
-pulse. End of file on that pipe, or the death signal, means that the Service is gone: it ends at once, and the broker
-gives its messages out again. It ends by `os._exit`, because an ordinary exit waits for children.
+Its main thread runs one asyncio loop with the stage (broker connections, ledger, lanes) and its timers; no user code
+runs here, no body is looked into. Receives Orders and sends Reports over one pipe to the Service, at least once a
+second: that is its pulse. End of file on that pipe, or the death signal, means that the Service is gone: it ends at
+once, and the broker gives its messages out again. It also ends when its periodic work raises: the Service starts
+another. It ends by `os._exit`, because an ordinary exit waits for children.
 """
 
 import asyncio
@@ -25,12 +26,13 @@ from mqworker.ipc import logs
 from mqworker.ipc.frames import FrameReader, FrameWriter
 from mqworker.ipc.messages import Desired, Drain, DumpStacks, Ended, LogEvent, Order, StageSpec
 from mqworker.ipc.spawn import Spawned, enter_child, redirect_output
-from mqworker.producer.engine import Engine
+from mqworker.producer.acks import GAP_WAIT
+from mqworker.producer.stage import Stage
 from mqworker.producer.status import stage_status
 from mqworker.producer.timers import Timers
 
 PULSE = 1.0  # seconds between reports when nothing changes
-NEWS = 0.05  # seconds that a change waits for others, to be told together
+NEWS = 0.05  # seconds that a change waits for others, to be reported together
 CLOSE_DEADLINE = 0.8  # seconds to close the broker connection in order
 KILLED = 0.25  # seconds for killed Consumers to be gone
 FLUSH = 0.5  # seconds to write the last reports
@@ -73,35 +75,53 @@ class Producer(Spawned):
         self._exit_at: asyncio.TimerHandle | None = None
         self._over = asyncio.Event()
         logs.use(logs.ForwardingHandler(self._forward, self.name, self._spec.stage), self._desired.log_level)
-        self._engine = Engine(self._spec, self._desired, self._forward, self._changed)
-        self._watch = Timers(self._engine)
+        self._stage = Stage(self._spec, self._desired, self._forward, self._changed)
+        self._timers = Timers(self._stage)
         self._reader = FrameReader(self._pipe.fileno(), self._on_order, self._on_service_gone)
         loop.add_signal_handler(signal.SIGTERM, lambda: self._drain(time.monotonic() + self._spec.drain_deadline))
-        self._engine.start()
-        self._tick()
-        self._pulse()
+        self._stage.start()
+        self._repeat("tick", self._timers.tick)
+        self._repeat("pulse", self._pulse)
         await self._over.wait()
         await self._writer.flush(FLUSH)
 
-    # --- what it hears
+    def _repeat(self, name: str, work: Callable[[], float]) -> None:
+        """Call `work` for ever, each time after the seconds that it returned; an error in it ends this process.
+
+        Else limits, reports or dispatch would end silently while everything looks well. No message is to blame for it.
+        """
+        try:
+            seconds = work()
+        except Exception:
+            log.exception("the Producer's %s failed: it ends and is started again", name, extra={"event": "failed"})
+            self._stage.register.end_life()
+            self._failing = asyncio.create_task(self._fail())
+            return
+        asyncio.get_running_loop().call_later(seconds, self._repeat, name, work)
+
+    async def _fail(self) -> None:
+        await self._writer.flush(FLUSH)
+        os._exit(Exit.INTERNAL)
+
+    # --- what it receives
 
     def _on_order(self, payload: bytes) -> None:
         order = _orders.decode(payload)
         match order:
             case Desired():
-                self._engine.want(order)
+                self._stage.want(order)
                 self._changed()
             case Drain():
                 self._drain(order.until)
             case DumpStacks():
                 faulthandler.dump_traceback(file=2, all_threads=True)
-                for lane in self._engine.fleet.lanes.values():
+                for lane in self._stage.dispatch.fleet.lanes.values():
                     lane.ask_stack()
 
     def _on_service_gone(self, _reason: str) -> None:
         os._exit(1)
 
-    # --- what it says
+    # --- what it sends
 
     def _forward(self, event: LogEvent) -> None:
         self._writer.send(_encoder.encode(event), droppable=True)
@@ -112,22 +132,17 @@ class Producer(Spawned):
 
     def _report(self) -> None:
         self._news = None
-        self._writer.send(_encoder.encode(stage_status(self._engine, self._watch)))
+        self._writer.send(_encoder.encode(stage_status(self._stage, self._timers)))
 
-    def _pulse(self) -> None:
+    def _pulse(self) -> float:
         self._report()
-        asyncio.get_running_loop().call_later(PULSE, self._pulse)
-
-    def _tick(self) -> None:
-        applied = self._engine.applied()
-        asyncio.get_running_loop().call_later(self._watch.tick(), self._tick)
-        if self._engine.applied() != applied:
-            self._changed()
+        return PULSE
 
     # --- the stop ladder: quiet, drain, give back, kill
 
     def _drain(self, until: float) -> None:
         """Begin to end; a later order can only shorten the time."""
+        self._stage.register.end_life()  # what is in hand from now on, however this ends, is nobody's fault
         if until >= self._until:
             return
         self._until = until
@@ -139,27 +154,28 @@ class Producer(Spawned):
             self._ending = asyncio.create_task(self._end())
 
     async def _end(self) -> None:
-        engine = self._engine
+        stage = self._stage
+        ledger, fleet = stage.ledger, stage.dispatch.fleet
         patience = max(0.0, self._until - time.monotonic())
-        logs.report(log, logging.INFO, "draining", f"draining: {engine.ledger.out} in hand, at most {patience:.3g} s")
-        engine.quiet()
+        in_hand = len(ledger.assignments)
+        logs.report(log, logging.INFO, "draining", f"draining: {in_hand} in hand, at most {patience:.3g} s")
+        stage.quiet()
         self._changed()
-        while (engine.ledger.out or engine.ledger.placing) and time.monotonic() < self._until:
-            engine.give_back_held()  # what a dying Consumer left
+        while (len(ledger.assignments) or len(ledger.publications)) and time.monotonic() < self._until:
+            stage.intake.give_back_held()  # what a dying Consumer left
             await asyncio.sleep(0.01)
-        drained, given_back = time.monotonic(), len(engine.ledger)
-        engine.fleet.retire_all()
+        drained, given_back = time.monotonic(), len(ledger)
         if given_back:
-            engine.fleet.kill_all("the drain deadline has passed")
-        closing = asyncio.create_task(engine.link.close(CLOSE_DEADLINE))
+            fleet.kill_all("the drain deadline has passed")
+        stage.settlement.send_acks(drained + GAP_WAIT)  # those too that would wait beyond a gap
+        closing = asyncio.create_task(stage.link.close(CLOSE_DEADLINE))
         await self._emptied(lambda: StopBudget(self._until).consumers(drained))
-        engine.fleet.kill_all("it did not end in time")
+        fleet.kill_all("it did not end in time")
         await asyncio.wait([closing], timeout=CLOSE_DEADLINE)
         killed = time.monotonic()
         await self._emptied(lambda: killed + KILLED)
         level = logging.WARNING if given_back else logging.INFO
         logs.report(log, level, "ended", f"ended; {given_back} unfinished messages went back to the broker")
-        engine.slots.clear()  # what is in hand at an orderly end is nobody's fault
         self._report()
         self._writer.send(_encoder.encode(Ended(given_back)))
         self._over.set()
@@ -169,5 +185,5 @@ class Producer(Spawned):
         os._exit(Exit.GIVEN_BACK)
 
     async def _emptied(self, end: Callable[[], float]) -> None:
-        while self._engine.fleet.lanes and time.monotonic() < end():  # noqa: ASYNC110 - once in a life
+        while self._stage.dispatch.fleet.lanes and time.monotonic() < end():  # noqa: ASYNC110 - once in a life
             await asyncio.sleep(0.005)

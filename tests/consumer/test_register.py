@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mqworker.consumer.register import COUNT, SLOT, InHandRegister, open_slot
+from mqworker.consumer.register import COUNT, SIZE, SLOT, InHandRegister, open_slot
 
 
 def test_both_sides_see_the_same_words(tmp_path):
@@ -36,10 +36,10 @@ def test_the_last_slot_is_inside_the_file(tmp_path):
     """All slots exist; there is none beyond."""
     file = InHandRegister(tmp_path / "s.slots")
     file.slot(COUNT - 1).begin(1, b"z" * 32, 1.0)
-    assert file.path.stat().st_size == SLOT * COUNT
-    assert file.in_hand() == [b"z" * 32]
-    with pytest.raises((IndexError, ValueError)):
-        file.slot(COUNT).begin(1, b"z" * 32, 1.0)
+    assert file.path.stat().st_size == SIZE
+    assert file.last_life().in_hand == {b"z" * 32: 1.0}
+    with pytest.raises(IndexError):
+        file.slot(COUNT)
 
 
 def test_what_was_in_hand_outlives_the_tree(tmp_path):
@@ -51,6 +51,7 @@ from pathlib import Path
 from mqworker.consumer.register import InHandRegister, open_slot
 path = Path({str(path)!r})
 file = InHandRegister(path)
+file.begin_life(3.0)
 for number, seq in ((0, 5), (1, 6), (7, 8)):
     file.slot(number)
     open_slot(path, number).begin(seq, bytes([seq]) * 32, 1.0)
@@ -60,9 +61,45 @@ os.kill(os.getpid(), signal.SIGKILL)
     done = subprocess.run([sys.executable, "-c", code], check=False, timeout=30)
     assert done.returncode == -signal.SIGKILL
     file = InHandRegister(path)
-    assert file.in_hand() == [bytes([5]) * 32, bytes([8]) * 32]
-    file.clear()
-    assert file.in_hand() == InHandRegister(path).in_hand() == []
+    last = file.last_life()
+    assert last.in_hand == {bytes([5]) * 32: 1.0, bytes([8]) * 32: 1.0}
+    assert (last.life != 0, last.this_boot, last.ending, last.pulse, last.isolated) == (True, True, False, 3.0, b"")
+    file.begin_life(9.0)
+    assert file.last_life().in_hand == InHandRegister(path).last_life().in_hand == {}
+    assert file.last_life().life not in {0, last.life}
+
+
+def test_what_the_producer_notes_is_read_by_the_next_one(tmp_path):
+    """When it was last alive, which message ran isolated, and that it was ending by order."""
+    file = InHandRegister(tmp_path / "s.slots")
+    file.begin_life(1.0)
+    file.isolate(b"i" * 32)
+    file.pulse(7.5)
+    last = InHandRegister(file.path).last_life()
+    assert (last.pulse, last.isolated, last.ending) == (7.5, b"i" * 32, False)
+    file.end_isolation()
+    file.end_life()
+    last = InHandRegister(file.path).last_life()
+    assert (last.isolated, last.ending) == (b"", True)
+    file.begin_life(8.0)
+    assert InHandRegister(file.path).last_life().ending is False
+
+
+def test_a_file_of_an_earlier_version_counts_for_nothing(tmp_path):
+    """It ends behind the slots: there is no life in it, whatever was in hand."""
+    path = tmp_path / "s.slots"
+    InHandRegister(path).slot(0).begin(1, b"f" * 32, 1.0)
+    with path.open("r+b") as file:
+        file.truncate(SLOT * COUNT)
+    assert InHandRegister(path).last_life().life == 0
+
+
+def test_a_life_before_the_last_boot_is_told_apart(tmp_path):
+    """The times in the file mean nothing then."""
+    file = InHandRegister(tmp_path / "s.slots")
+    file.begin_life(1.0)
+    file._header[:16] = b"another boot id."
+    assert InHandRegister(file.path).last_life().this_boot is False
 
 
 def test_the_file_is_private_and_no_link(tmp_path):

@@ -6,17 +6,11 @@ import pytest
 
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Delivery, Publication
-from mqworker.producer.ledger import (
-    GAP_WAIT,
-    REPUBLISH_FIRST,
-    REPUBLISH_MAX,
-    Ack,
-    Entry,
-    Isolation,
-    Ledger,
-    Plan,
-    Publish,
-)
+from mqworker.producer.acks import GAP_WAIT, Ack
+from mqworker.producer.entry import Entry, Isolation, Plan
+from mqworker.producer.ledger import Ledger
+from mqworker.producer.publications import REPUBLISH_FIRST, REPUBLISH_MAX, Publish
+from mqworker.producer.quarantine import May
 from mqworker.producer.redelivery_cache import KEEP
 
 LANE, OTHER = 0, 1
@@ -61,35 +55,35 @@ def finish(ledger: Ledger, numbers: list[int], plan: Plan = RESULT, now: float =
 def test_a_settled_prefix_is_acked_at_once():
     """However many are settled from the oldest on, one ack with `multiple` tells the broker."""
     ledger, out = filled(5)
-    ledger.confirmed(finish(ledger, out[:3]), 0.0)
-    assert ledger.acks(0.0) == [Ack(1, 3, multiple=True)]
-    assert ledger.acks(9.0) == []
-    assert not ledger.gaps
+    ledger.publications.confirmed(finish(ledger, out[:3]), 0.0)
+    assert ledger.acks.due(0.0) == [Ack(1, 3, multiple=True)]
+    assert ledger.acks.due(9.0) == []
+    assert not ledger.acks.gaps
 
 
 def test_nothing_is_acked_before_it_is_confirmed():
     """A finished message whose result the broker has not confirmed is never acked."""
     ledger, out = filled(1)
     finish(ledger, out)
-    assert ledger.acks(9.0) == []
-    assert len(ledger) == ledger.placing == 1
+    assert ledger.acks.due(9.0) == []
+    assert len(ledger) == len(ledger.publications) == 1
 
 
 def test_a_message_without_a_result_is_acked_at_once():
     """What has nothing to publish is settled when it is finished."""
     ledger, out = filled(1)
     assert finish(ledger, out, DROPPED) == []
-    assert ledger.acks(0.0) == [Ack(1, 1, multiple=True)]
+    assert ledger.acks.due(0.0) == [Ack(1, 1, multiple=True)]
 
 
 def test_beyond_a_gap_acks_wait_for_company_then_go_singly():
     """What is settled beyond an unsettled one waits 5 ms for it and is then acked alone."""
     ledger, out = filled(4)
     finish(ledger, [out[1], out[3]], DROPPED, 1.0)
-    assert ledger.gaps
-    assert ledger.acks(1.0 + GAP_WAIT / 2) == []
-    assert ledger.acks(1.0 + 2 * GAP_WAIT) == [Ack(1, 2, multiple=False), Ack(1, 4, multiple=False)]
-    assert not ledger.gaps
+    assert ledger.acks.gaps
+    assert ledger.acks.due(1.0 + GAP_WAIT / 2) == []
+    assert ledger.acks.due(1.0 + 2 * GAP_WAIT) == [Ack(1, 2, multiple=False), Ack(1, 4, multiple=False)]
+    assert not ledger.acks.gaps
 
 
 def test_a_closed_gap_is_one_ack():
@@ -97,17 +91,17 @@ def test_a_closed_gap_is_one_ack():
     ledger, out = filled(3)
     finish(ledger, out[1:], DROPPED, 1.0)
     finish(ledger, out[:1], DROPPED, 1.001)
-    assert ledger.acks(1.001) == [Ack(1, 3, multiple=True)]
-    assert ledger.acks(2.0) == []
+    assert ledger.acks.due(1.001) == [Ack(1, 3, multiple=True)]
+    assert ledger.acks.due(2.0) == []
 
 
 def test_multiple_never_names_an_acked_tag():
     """RabbitMQ closes the channel for an unknown tag: `multiple` names the last one that was not acked singly."""
     ledger, out = filled(4)
     finish(ledger, [out[2]], DROPPED, 0.0)
-    assert ledger.acks(1.0) == [Ack(1, 3, multiple=False)]
+    assert ledger.acks.due(1.0) == [Ack(1, 3, multiple=False)]
     finish(ledger, out[:2], DROPPED, 1.0)
-    assert ledger.acks(1.0) == [Ack(1, 2, multiple=True)]
+    assert ledger.acks.due(1.0) == [Ack(1, 2, multiple=True)]
 
 
 def test_a_long_message_keeps_nothing_of_the_others():
@@ -117,9 +111,9 @@ def test_a_long_message_keeps_nothing_of_the_others():
         ledger.delivered(delivery(tag), 0.0)
         finish(ledger, seqs(ledger.take(OTHER, 1)), DROPPED)
         ledger.chunk_ended(OTHER)
-        assert ledger.acks(1.0) == [Ack(1, tag, multiple=False)]
-    assert len(ledger._order) == len(ledger) == 1
-    assert seqs(ledger.in_lane(LANE)) == out
+        assert ledger.acks.due(1.0) == [Ack(1, tag, multiple=False)]
+    assert len(ledger.acks._order) == len(ledger) == 1
+    assert seqs(ledger.assignments.on(LANE)) == out
 
 
 # --- lanes
@@ -131,7 +125,7 @@ def test_chunks_are_taken_oldest_first():
     assert [entry.tag for entry in ledger.take(LANE, 3)] == [1, 2, 3]
     assert [entry.tag for entry in ledger.take(OTHER, 3)] == [4, 5]
     assert ledger.take(2, 3) == ledger.take(2, 0) == []
-    assert (ledger.held, ledger.out) == (0, 5)
+    assert (len(ledger.backlog), len(ledger.assignments)) == (0, 5)
 
 
 def test_revoked_ones_go_to_the_next_lane_in_their_order():
@@ -139,7 +133,7 @@ def test_revoked_ones_go_to_the_next_lane_in_their_order():
     ledger, out = filled(4)
     ledger.delivered(delivery(5), 0.0)
     assert ledger.revoke(LANE, out[1]) == 2
-    assert seqs(ledger.in_lane(LANE)) == out[:2]
+    assert seqs(ledger.assignments.on(LANE)) == out[:2]
     assert [entry.tag for entry in ledger.take(OTHER, 9)] == [3, 4, 5]
     assert ledger.counters.redispatched == 2
 
@@ -149,7 +143,7 @@ def test_revoking_behind_a_finished_message_takes_nothing():
     ledger, out = filled(3)
     finish(ledger, out[:1], DROPPED)
     assert ledger.revoke(LANE, out[0]) == 0
-    assert ledger.out == 2
+    assert len(ledger.assignments) == 2
 
 
 @pytest.mark.parametrize("taken", [True, False])
@@ -160,7 +154,7 @@ def test_the_first_outcome_of_a_revoked_message_wins(taken: bool):
     if taken:
         ledger.take(OTHER, 1)
     publish_id = finish(ledger, out[1:])
-    assert (len(publish_id), ledger.held, len(ledger.in_lane(OTHER))) == (1, 0, 0)
+    assert (len(publish_id), len(ledger.backlog), len(ledger.assignments.on(OTHER))) == (1, 0, 0)
     assert finish(ledger, out[1:]) == []
     assert ledger.counters.late == 1
 
@@ -170,7 +164,7 @@ def test_a_chunk_end_dispatches_what_had_no_outcome():
     ledger, out = filled(3)
     finish(ledger, out[:1], DROPPED)
     assert ledger.chunk_ended(LANE) == 2
-    assert (ledger.held, ledger.out) == (2, 0)
+    assert (len(ledger.backlog), len(ledger.assignments)) == (2, 0)
     assert seqs(ledger.take(LANE, 9)) == out[1:]
 
 
@@ -182,7 +176,7 @@ def test_a_dead_lane_charges_one_message():
     guilty = ledger.lane_died(LANE, out[1])
     assert guilty is not None
     assert guilty.seq == out[1]
-    assert (ledger.held, ledger.out) == (2, 0)
+    assert (len(ledger.backlog), len(ledger.assignments)) == (2, 0)
     assert [entry.tag for entry in ledger.take(OTHER, 9)] == [3, 4]
     finish(ledger, out[1:2], Plan("dead", None))
     assert ledger.counters.dead == 1
@@ -194,11 +188,11 @@ def test_a_death_between_messages_charges_nobody(in_hand: int):
     ledger, out = filled(3)
     finish(ledger, out[:1], DROPPED)
     assert ledger.lane_died(LANE, out[0] if in_hand else 0) is None
-    assert ledger.held == 2
+    assert len(ledger.backlog) == 2
 
 
-def test_a_suspect_goes_alone_in_its_chunk():
-    """NO_CHUNK: whatever else waits, and however many were asked for."""
+def test_what_killed_a_consumer_goes_alone_in_its_chunk():
+    """Whatever else waits, and however many were asked for."""
     ledger = Ledger()
     for tag, isolation in enumerate([Isolation.NONE, Isolation.CHUNK, Isolation.CHUNK, Isolation.NONE], 1):
         ledger.delivered(delivery(tag), 0.0, isolation)
@@ -206,20 +200,59 @@ def test_a_suspect_goes_alone_in_its_chunk():
     assert chunks == [[2], [3], [1, 4], []]
 
 
-def test_who_may_have_killed_the_tree_is_alone_in_it():
-    """NOBODY: not before every chunk has ended, and nothing beside it until its outcome came."""
-    ledger, out = filled(1)
-    ledger.delivered(delivery(2), 0.0, Isolation.STAGE)
-    ledger.delivered(delivery(3), 0.0)
+def suspect(ledger: Ledger, tag: int, window: float) -> None:
+    ledger.delivered(delivery(tag), 0.0, Isolation.STAGE)
+    entry = ledger.acks.find(1, tag)
+    assert entry is not None
+    entry.window = window
+
+
+def test_a_suspect_is_taken_when_it_may_begin_and_nothing_beside_it():
+    """Nothing is taken beside an isolated suspect until its outcome has come."""
+    ledger = Ledger()
+    suspect(ledger, 1, 15.0)
+    ledger.delivered(delivery(2), 0.0)
+    assert ledger.take(LANE, 9, May.NOBODY) == []
+    (isolated,) = ledger.take(LANE, 9, May.SUSPECT)
+    assert (isolated.tag, ledger.assignments.isolated) == (1, isolated)
+    assert ledger.take(OTHER, 9) == ledger.take(OTHER, 9, May.SUSPECT) == []
+    finish(ledger, [isolated.seq], DROPPED)
+    assert [entry.tag for entry in ledger.take(OTHER, 9)] == [2]
+
+
+def test_others_begin_beside_a_suspect_that_has_outlived_its_window():
+    """The end of the isolation lets others be taken; the message goes on, and is no suspect any more."""
+    ledger = Ledger()
+    suspect(ledger, 1, 15.0)
+    ledger.delivered(delivery(2), 0.0)
+    (isolated,) = ledger.take(LANE, 9, May.SUSPECT)
+    ledger.assignments.end_isolation()
+    assert [entry.tag for entry in ledger.take(OTHER, 9)] == [2]
+    assert (isolated.isolation, ledger.assignments.isolated) == (Isolation.CHUNK, None)
+
+
+def test_the_suspect_with_the_shortest_window_begins_first():
+    """So those behind a long window wait for it last."""
+    ledger = Ledger()
+    for tag, window in enumerate([60.0, 6.0, 15.0], 1):
+        suspect(ledger, tag, window)
+    order = []
+    while ledger.backlog.shortest_window is not None:
+        (isolated,) = ledger.take(LANE, 9, May.SUSPECT)
+        order.append((isolated.tag, isolated.window))
+        finish(ledger, [isolated.seq], DROPPED)
+        ledger.chunk_ended(LANE)
+    assert order == [(2, 6.0), (3, 15.0), (1, 60.0)]
+
+
+def test_a_suspect_that_was_not_begun_waits_again():
+    """A revoked suspect, or one whose lane died before it began, is isolated again when its turn comes."""
+    ledger = Ledger()
+    suspect(ledger, 1, 15.0)
+    ledger.take(LANE, 9, May.SUSPECT)
+    assert ledger.lane_died(LANE, 0) is None
+    assert (ledger.assignments.isolated, ledger.backlog.shortest_window) == (None, 15.0)
     assert ledger.take(OTHER, 9) == []
-    finish(ledger, out, DROPPED)
-    assert ledger.take(OTHER, 9) == []  # the chunk has not ended: a revoked message may still run there
-    ledger.chunk_ended(LANE)
-    (alone,) = ledger.take(OTHER, 9)
-    assert alone.tag == 2
-    assert ledger.take(LANE, 9) == []
-    finish(ledger, [alone.seq], DROPPED)
-    assert [entry.tag for entry in ledger.take(LANE, 9)] == [3]
 
 
 def test_an_entry_is_found_by_its_number_until_its_outcome_and_by_its_tag_until_its_ack():
@@ -227,12 +260,12 @@ def test_an_entry_is_found_by_its_number_until_its_outcome_and_by_its_tag_until_
     ledger, (seq,) = filled(1)
     entry = ledger.entry(seq)
     assert entry is not None
-    assert ledger.delivery(1, 1) is entry
-    assert ledger.delivery(2, 1) is ledger.delivery(1, 2) is None
+    assert ledger.acks.find(1, 1) is entry
+    assert ledger.acks.find(2, 1) is ledger.acks.find(1, 2) is None
     finish(ledger, [seq], DROPPED)
     assert ledger.entry(seq) is None
-    ledger.acks(0.0)
-    assert ledger.delivery(1, 1) is None
+    ledger.acks.due(0.0)
+    assert ledger.acks.find(1, 1) is None
 
 
 # --- publications
@@ -244,20 +277,21 @@ def test_a_refused_result_is_published_again_with_backoff():
     (publish_id,) = finish(ledger, out)
     now, waits = 0.0, []
     for _ in range(8):
-        ledger.refused(publish_id, "no queue", now)
-        due = ledger.next_due()
-        assert due is not None
+        ledger.publications.refused(publish_id, "no queue", now)
+        due = now + min(REPUBLISH_MAX, REPUBLISH_FIRST * 2 ** len(waits))
         assert ledger.tick(due - 0.01) == []
         waits.append(due - now)
         now = due
         (action,) = ledger.tick(now)
         assert action.publication == RESULT.publication
         publish_id = action.publish_id
-        assert ledger.acks(now) == []
-    assert waits == [min(REPUBLISH_MAX, REPUBLISH_FIRST * 2**tries) for tries in range(8)]
-    assert (ledger.counters.refused, ledger.refusal, ledger.next_due()) == (8, "no queue", None)
-    ledger.confirmed([publish_id], now)
-    assert ledger.acks(now) == [Ack(1, 1, multiple=True)]
+        assert ledger.acks.due(now) == []
+    assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]
+    publications = ledger.publications
+    assert (ledger.counters.refused, publications.refusal, publications.unplaced) == (8, "no queue", 1)
+    publications.confirmed([publish_id], now)
+    assert publications.unplaced == 0
+    assert ledger.acks.due(now) == [Ack(1, 1, multiple=True)]
 
 
 TOO_LARGE = Plan("dead", Publication("", "dead letters", b"", b"in", settles=(0, 0)))
@@ -267,14 +301,14 @@ def test_a_result_that_is_too_large_gets_another_plan():
     """Publishing it again would not help: its entry is returned with its message, and settled by a dead letter."""
     ledger, out = filled(1)
     (publish_id,) = finish(ledger, out)
-    entry = ledger.refused(publish_id, "too large", 1.0, too_large=True)
+    entry = ledger.publications.refused(publish_id, "too large", 1.0, too_large=True)
     assert entry is not None
-    assert (entry.tag, entry.body, ledger.unplaced) == (1, delivery(1).body, 0)
-    (action,) = ledger.planned(entry, TOO_LARGE, 1.0)
+    assert (entry.tag, entry.body, ledger.publications.unplaced) == (1, delivery(1).body, 0)
+    (action,) = ledger.publications.place(entry, TOO_LARGE, 1.0)
     assert action.publication.routing_key == "dead letters"
-    assert ledger.acks(1.0) == []
-    ledger.confirmed([action.publish_id], 2.0)
-    assert ledger.acks(2.0) == [Ack(1, 1, multiple=True)]
+    assert ledger.acks.due(1.0) == []
+    ledger.publications.confirmed([action.publish_id], 2.0)
+    assert ledger.acks.due(2.0) == [Ack(1, 1, multiple=True)]
     assert (ledger.counters.dead, ledger.counters.result) == (1, 0)
 
 
@@ -282,29 +316,29 @@ def test_a_dead_letter_that_is_too_large_is_kept_and_counted():
     """Nothing smaller could take its place: it is tried again ever more slowly, and told as too large meanwhile."""
     ledger, out = filled(1)
     (publish_id,) = finish(ledger, out, TOO_LARGE)
-    assert ledger.refused(publish_id, "too large", 0.0, too_large=True) is None
-    assert (ledger.too_large, ledger.unplaced) == (1, 1)
+    assert ledger.publications.refused(publish_id, "too large", 0.0, too_large=True) is None
+    assert (ledger.publications.too_large, ledger.publications.unplaced) == (1, 1)
     (action,) = ledger.tick(REPUBLISH_FIRST)
-    assert ledger.refused(action.publish_id, "no queue", REPUBLISH_FIRST) is None
-    assert (ledger.too_large, ledger.unplaced) == (0, 1)
-    (action,) = ledger.repeat_now(1.0)
-    ledger.confirmed([action.publish_id], 1.0)
-    assert (ledger.unplaced, ledger.acks(1.0)) == (0, [Ack(1, 1, multiple=True)])
+    assert ledger.publications.refused(action.publish_id, "no queue", REPUBLISH_FIRST) is None
+    assert (ledger.publications.too_large, ledger.publications.unplaced) == (0, 1)
+    (action,) = ledger.publications.repeat_now(1.0)
+    ledger.publications.confirmed([action.publish_id], 1.0)
+    assert (ledger.publications.unplaced, ledger.acks.due(1.0)) == (0, [Ack(1, 1, multiple=True)])
 
 
 def test_a_void_result_that_is_too_large_is_kept_as_a_dead_letter():
     """Its redelivery is answered with the dead letter; one that adopts a kept result brings its message along."""
     ledger, out = filled(2)
     first, second = finish(ledger, out)
-    ledger.refused(second, "not connected", 0.0)
+    ledger.publications.refused(second, "not connected", 0.0)
     ledger.consuming_lost(0.0)  # the first has no answer yet, the second is kept without its message
-    entry = ledger.refused(first, "too large", 0.0, too_large=True)
+    entry = ledger.publications.refused(first, "too large", 0.0, too_large=True)
     assert entry is not None
-    assert ledger.planned(entry, TOO_LARGE, 0.0) == []
+    assert ledger.publications.place(entry, TOO_LARGE, 0.0) == []
     (dead,) = ledger.delivered(again(1, 1), 1.0)
     assert dead.publication.routing_key == "dead letters"
     (result,) = ledger.delivered(again(2, 2), 1.0)
-    entry = ledger.refused(result.publish_id, "too large", 1.0, too_large=True)
+    entry = ledger.publications.refused(result.publish_id, "too large", 1.0, too_large=True)
     assert entry is not None
     assert entry.body == delivery(2).body
 
@@ -313,15 +347,15 @@ def test_a_lost_answer_is_counted_and_the_result_published_again():
     """When the publish connection ends, what had no answer is published again at once and counted as ambiguous."""
     ledger, out = filled(3)
     first = finish(ledger, out)
-    ledger.confirmed(first[:1], 1.0)
-    ledger.publishes_lost(1.0)
-    assert (ledger.counters.ambiguous, ledger.unplaced) == (2, 2)
+    ledger.publications.confirmed(first[:1], 1.0)
+    ledger.publications.lost(1.0)
+    assert (ledger.counters.ambiguous, len(ledger.publications), ledger.publications.unplaced) == (2, 2, 0)
     second = ledger.tick(1.0)
     assert [action.publication for action in second] == [RESULT.publication] * 2
-    ledger.confirmed(first, 1.0)  # too late: nobody waits for those
-    assert ledger.placing == 2
-    ledger.confirmed(publish_ids(second), 1.0)
-    assert ledger.acks(1.0) == [Ack(1, 3, multiple=True)]
+    ledger.publications.confirmed(first, 1.0)  # too late: nobody waits for those
+    assert len(ledger.publications) == 2
+    ledger.publications.confirmed(publish_ids(second), 1.0)
+    assert ledger.acks.due(1.0) == [Ack(1, 3, multiple=True)]
 
 
 def test_a_reply_is_sent_once_and_gates_nothing():
@@ -329,22 +363,22 @@ def test_a_reply_is_sent_once_and_gates_nothing():
     ledger, out = filled(1)
     reply, result = ledger.finished(out[0], Plan("result", RESULT.publication, REPLY), 0.0)
     assert (reply.publication, result.publication) == (REPLY, RESULT.publication)
-    ledger.refused(reply.publish_id, "nobody there", 0.0)
+    ledger.publications.refused(reply.publish_id, "nobody there", 0.0)
     assert ledger.counters.refused == 0
-    ledger.refused(result.publish_id, "no queue", 0.0)
+    ledger.publications.refused(result.publish_id, "no queue", 0.0)
     (result,) = ledger.tick(9.0)
-    ledger.publishes_lost(9.0)
+    ledger.publications.lost(9.0)
     (result,) = ledger.tick(9.0)
     assert ledger.counters.ambiguous == 1
-    ledger.confirmed([result.publish_id], 9.0)
-    assert ledger.acks(9.0) == [Ack(1, 1, multiple=True)]
+    ledger.publications.confirmed([result.publish_id], 9.0)
+    assert ledger.acks.due(9.0) == [Ack(1, 1, multiple=True)]
 
 
 def test_a_reply_alone_settles():
     """Without an output the message is settled when its reply was sent."""
     ledger, out = filled(1)
     assert [action.publication for action in ledger.finished(out[0], Plan("result", None, REPLY), 0.0)] == [REPLY]
-    assert ledger.acks(0.0) == [Ack(1, 1, multiple=True)]
+    assert ledger.acks.due(0.0) == [Ack(1, 1, multiple=True)]
 
 
 # --- lost connections
@@ -354,9 +388,9 @@ def test_what_was_held_is_forgotten_with_its_connection():
     """A redelivery of what nobody had begun is a new delivery."""
     ledger, _ = filled(2, lane=None)
     ledger.consuming_lost(0.0)
-    assert (len(ledger), ledger.held, ledger.held_bytes, ledger.counters.voided) == (0, 0, 0, 2)
+    assert (len(ledger), len(ledger.backlog), ledger.held_bytes.total, ledger.counters.voided) == (0, 0, 0, 2)
     ledger.delivered(again(1, 1), 0.0)
-    assert (ledger.held, ledger.counters.adopted) == (1, 0)
+    assert (len(ledger.backlog), ledger.counters.adopted) == (1, 0)
 
 
 def test_tags_of_a_lost_connection_are_never_acked():
@@ -366,7 +400,7 @@ def test_tags_of_a_lost_connection_are_never_acked():
     ledger.consuming_lost(0.0)
     for tag in (1, 2, 3):
         ledger.delivered(delivery(tag, b"new", epoch=2), 0.0)
-    assert (ledger.acks(9.0), ledger.gaps, len(ledger)) == ([], False, 3)
+    assert (ledger.acks.due(9.0), ledger.acks.gaps, len(ledger)) == ([], False, 3)
 
 
 def test_a_redelivery_adopts_what_is_being_computed():
@@ -374,9 +408,9 @@ def test_a_redelivery_adopts_what_is_being_computed():
     ledger, out = filled(2)
     ledger.consuming_lost(0.0)
     assert ledger.delivered(again(7, 2), 0.0) == []
-    assert (len(ledger), ledger.held, ledger.out) == (1, 0, 2)
+    assert (len(ledger), len(ledger.backlog), len(ledger.assignments)) == (1, 0, 2)
     finish(ledger, out[1:], DROPPED)
-    assert ledger.acks(0.0) == [Ack(2, 7, multiple=True)]
+    assert ledger.acks.due(0.0) == [Ack(2, 7, multiple=True)]
 
 
 def test_a_redelivery_adopts_what_is_being_placed():
@@ -385,8 +419,8 @@ def test_a_redelivery_adopts_what_is_being_placed():
     publish_id = finish(ledger, out)
     ledger.consuming_lost(0.0)
     assert ledger.delivered(again(1, 1), 0.0) == []
-    ledger.confirmed(publish_id, 0.0)
-    assert ledger.acks(0.0) == [Ack(2, 1, multiple=True)]
+    ledger.publications.confirmed(publish_id, 0.0)
+    assert ledger.acks.due(0.0) == [Ack(2, 1, multiple=True)]
 
 
 @pytest.mark.parametrize("told", ["before the loss", "after the loss"])
@@ -395,14 +429,14 @@ def test_a_redelivery_adopts_what_was_placed(told: str):
     ledger, out = filled(1)
     publish_id = finish(ledger, out)
     if told == "before the loss":
-        ledger.confirmed(publish_id, 0.0)
+        ledger.publications.confirmed(publish_id, 0.0)
     ledger.consuming_lost(0.0)
     if told == "after the loss":
-        ledger.confirmed(publish_id, 0.0)
-    assert (ledger.acks(9.0), ledger.kept) == ([], 1)
+        ledger.publications.confirmed(publish_id, 0.0)
+    assert (ledger.acks.due(9.0), ledger.cache.kept) == ([], 1)
     assert ledger.delivered(again(1, 1), 9.0) == []
-    assert ledger.acks(9.0) == [Ack(2, 1, multiple=True)]
-    assert ledger.kept == 0
+    assert ledger.acks.due(9.0) == [Ack(2, 1, multiple=True)]
+    assert ledger.cache.kept == 0
 
 
 @pytest.mark.parametrize("how", ["finished", "refused", "waiting", "answer lost"])
@@ -416,17 +450,17 @@ def test_a_redelivery_adopts_what_was_kept(how: str):
     else:
         (publish_id,) = finish(ledger, out, plan)
         if how == "waiting":
-            ledger.refused(publish_id, "no queue", 0.0)
+            ledger.publications.refused(publish_id, "no queue", 0.0)
         ledger.consuming_lost(0.0)
         if how == "refused":
-            ledger.refused(publish_id, "no queue", 0.0)
+            ledger.publications.refused(publish_id, "no queue", 0.0)
         if how == "answer lost":
-            ledger.publishes_lost(0.0)
-    assert (ledger.kept, ledger.tick(99.0), ledger.held_bytes) == (1, [], 0)
+            ledger.publications.lost(0.0)
+    assert (ledger.cache.kept, ledger.tick(99.0), ledger.held_bytes.total) == (1, [], 0)
     (action,) = ledger.delivered(again(5, 1), 99.0)
     assert action.publication.settles == (2, 5)
-    ledger.confirmed([action.publish_id], 99.0)
-    assert ledger.acks(99.0) == [Ack(2, 5, multiple=True)]
+    ledger.publications.confirmed([action.publish_id], 99.0)
+    assert ledger.acks.due(99.0) == [Ack(2, 5, multiple=True)]
 
 
 def test_each_voided_one_is_adopted_once():
@@ -436,7 +470,7 @@ def test_each_voided_one_is_adopted_once():
     ledger.consuming_lost(0.0)
     ledger.delivered(again(1, 1), 0.0)
     ledger.delivered(again(2, 1), 0.0)
-    assert (ledger.counters.adopted, ledger.held) == (1, 1)
+    assert (ledger.counters.adopted, len(ledger.backlog)) == (1, 1)
 
 
 def test_only_a_redelivery_adopts():
@@ -444,7 +478,7 @@ def test_only_a_redelivery_adopts():
     ledger, _ = filled(1)
     ledger.consuming_lost(0.0)
     ledger.delivered(delivery(1, epoch=2), 0.0)
-    assert (ledger.counters.adopted, ledger.held) == (0, 1)
+    assert (ledger.counters.adopted, len(ledger.backlog)) == (0, 1)
 
 
 def test_a_redelivery_is_known_by_its_content_without_the_delivery_count():
@@ -468,9 +502,14 @@ def test_a_void_message_is_not_dispatched_again():
     ledger.consuming_lost(0.0)
     assert ledger.revoke(LANE, out[2]) == 0
     assert ledger.lane_died(LANE, out[0]) is None
-    assert (ledger.held, ledger.out, ledger.held_bytes, ledger.counters.redispatched) == (0, 0, 0, 0)
+    assert (len(ledger.backlog), len(ledger.assignments), ledger.held_bytes.total, ledger.counters.redispatched) == (
+        0,
+        0,
+        0,
+        0,
+    )
     ledger.delivered(again(1, 1), 0.0)
-    assert (ledger.counters.adopted, ledger.held) == (0, 1)
+    assert (ledger.counters.adopted, len(ledger.backlog)) == (0, 1)
 
 
 def kept_ones(number: int, **bounds: int) -> Ledger:
@@ -485,19 +524,19 @@ def kept_ones(number: int, **bounds: int) -> Ledger:
 def test_the_oldest_kept_outcome_gives_way(bounds: dict[str, int]):
     """Kept outcomes are bounded in number and bytes; one that was given up is computed again."""
     ledger = kept_ones(3, **bounds)
-    assert ledger.kept == 2
+    assert ledger.cache.kept == 2
     assert ledger.delivered(again(1, 1), 0.0) == []
     assert len(ledger.delivered(again(2, 2), 0.0)) == len(ledger.delivered(again(3, 3), 0.0)) == 1
-    assert (ledger.held, ledger.counters.adopted) == (1, 2)
+    assert (len(ledger.backlog), ledger.counters.adopted) == (1, 2)
 
 
 def test_a_kept_outcome_is_given_up_after_an_hour():
     """An outcome nobody claims is never published, and goes."""
     ledger = kept_ones(2)
     ledger.tick(KEEP + 0.5)
-    assert ledger.kept == 1
+    assert ledger.cache.kept == 1
     ledger.tick(KEEP + 1.5)
-    assert (ledger.kept, ledger.placing) == (0, 0)
+    assert (ledger.cache.kept, len(ledger.publications)) == (0, 0)
 
 
 # --- giving back, and the numbers
@@ -511,22 +550,22 @@ def test_what_is_held_can_be_given_back():
     ledger.revoke(LANE, out[1])
     assert {epoch: sorted(tags) for epoch, tags in ledger.release_held().items()} == {1: [3, 4, 5]}
     assert ledger.release_held() == {}
-    assert (len(ledger), ledger.held, ledger.counters.released) == (2, 0, 3)
+    assert (len(ledger), len(ledger.backlog), ledger.counters.released) == (2, 0, 3)
     finish(ledger, out, DROPPED)
     assert ledger.counters.late == 1
-    assert ledger.acks(9.0) == [Ack(1, 2, multiple=True)]
-    assert ledger.held_bytes == 0
+    assert ledger.acks.due(9.0) == [Ack(1, 2, multiple=True)]
+    assert ledger.held_bytes.total == 0
 
 
 def test_held_bytes_count_inputs_and_results_until_they_are_settled():
     """The weight of a message is its body and properties and, from its outcome on, what is to be published."""
     ledger = Ledger()
     ledger.delivered(Delivery(1, 1, b"1234", b"123456", False, "", "in"), 0.0)
-    assert ledger.held_bytes == 10
+    assert ledger.held_bytes.total == 10
     publish_id = finish(ledger, seqs(ledger.take(LANE, 1)))
-    assert ledger.held_bytes == 10 + len(b"result")
-    ledger.confirmed(publish_id, 0.0)
-    assert ledger.held_bytes == 0
+    assert ledger.held_bytes.total == 10 + len(b"result")
+    ledger.publications.confirmed(publish_id, 0.0)
+    assert ledger.held_bytes.total == 0
 
 
 def test_what_was_refused_goes_again_at_once_when_a_connection_is_back():
@@ -535,8 +574,8 @@ def test_what_was_refused_goes_again_at_once_when_a_connection_is_back():
     ledger.delivered(Delivery(1, 1, b"", b"a", False, "", "in"), 0.0)
     (entry,) = ledger.take(1, 1)
     (first,) = ledger.finished(entry.seq, Plan("result", Publication("", "out", b"", b"A")), 0.0)
-    ledger.refused(first.publish_id, "not connected", 0.0)
+    ledger.publications.refused(first.publish_id, "not connected", 0.0)
     assert ledger.tick(0.1) == []
-    (again,) = ledger.repeat_now(0.2)
+    (again,) = ledger.publications.repeat_now(0.2)
     assert again.publication == first.publication
-    assert ledger.repeat_now(0.3) == []
+    assert ledger.publications.repeat_now(0.3) == []

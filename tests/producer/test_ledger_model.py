@@ -14,14 +14,25 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Delivery, Publication
-from mqworker.producer.entry import HELD, OUT, PLACED, PLACING
-from mqworker.producer.ledger import Ack, Isolation, Ledger, Plan, Publish
+from mqworker.producer.acks import Ack
+from mqworker.producer.entry import HELD, OUT, PLACED, PLACING, Entry, Isolation, Plan
+from mqworker.producer.ledger import Ledger
+from mqworker.producer.publications import Publish
+from mqworker.producer.quarantine import May
 from mqworker.producer.redelivery_cache import KEEP, RedeliveryCache
 
 PREFETCH = 12
 SLOTS = 3
 FORWARD = ["send", "deliver", "take", "work", "end_chunks", "confirm", "ack", "ack_arrives", "time_passes"]
-HARMLESS = ["refuse", "refuse_for_size", "release", "skip", "revoke", "die"]  # each result is published exactly once
+HARMLESS = [
+    "refuse",
+    "refuse_for_size",
+    "release",
+    "skip",
+    "revoke",
+    "die",
+    "outlive",
+]  # each result is published exactly once
 HARMFUL = ["lose_publisher", "lose_consumer", "another_instance", "hours_pass"]
 CONTENTS = st.lists(st.integers(0, 21) | st.integers(0, 10**6), min_size=1, max_size=4)
 
@@ -154,6 +165,11 @@ class Broker:
         self.queue.extendleft([self.unacked.pop(tag) for tag in sorted(tags, reverse=True)])
 
 
+def waiting_queues(ledger: Ledger) -> tuple[deque[Entry], ...]:
+    backlog = ledger.backlog
+    return backlog._waiting, backlog._alone, backlog._suspects
+
+
 class RecordingVoided(RedeliveryCache):
     """Counts the one thing that costs a duplicate: to forget that a result was placed."""
 
@@ -177,7 +193,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.now = 100.0
         self.broker = Broker()
         self.ledger = Ledger()
-        self.voided = self.ledger._voided = RecordingVoided(kept_max, kept_bytes)
+        self.voided = self.ledger.cache = RecordingVoided(kept_max, kept_bytes)
+        self.ledger.publications._cache = self.voided
         self.sent: Counter[int] = Counter()
         self.messages: dict[int, Message] = {}  # seq -> message
         self.lanes: dict[int, deque[int]] = {lane: deque() for lane in range(SLOTS)}  # what each will work on
@@ -231,21 +248,22 @@ class LedgerMachine(RuleBasedStateMachine):
     def take(self, data: st.DataObject) -> None:
         lane = self.pick(data, self.lanes.keys() - self.chunks.keys())
         if lane is not None:
-            self.take_chunk(lane, data.draw(st.integers(0, 5)))
+            self.take_chunk(lane, data.draw(st.integers(0, 5)), data.draw(st.sampled_from(May)))
 
-    def take_chunk(self, lane: int, most: int) -> None:
-        running = {self.messages[seq].isolation for chunk in self.chunks.values() for seq in chunk}
-        chunk = self.ledger.take(lane, most)
+    def take_chunk(self, lane: int, most: int, may: May) -> None:
+        isolated = self.ledger.assignments.isolated
+        assert isolated is None or any(isolated.seq in chunk for chunk in self.chunks.values())
+        chunk = self.ledger.take(lane, most, may)
         assert len(chunk) <= most
         assert all(entry.state is OUT and not entry.void for entry in chunk)
         for isolation in {entry.isolation for entry in chunk} - {Isolation.NONE}:
             assert len(chunk) == 1, "not alone in its chunk"
-            assert isolation is Isolation.CHUNK or not self.chunks, "not alone in the tree"
-        assert not (chunk and Isolation.STAGE in running), "beside one that must be alone"
+            assert (isolation is Isolation.STAGE) == (may is May.SUSPECT)
+        assert not chunk or (may is not May.NOBODY and isolated is None), "began beside an isolated one"
         if chunk:
             self.chunks[lane] = {entry.seq for entry in chunk}
             self.lanes[lane] = deque(entry.seq for entry in chunk)
-        assert [entry.seq for entry in self.ledger.in_lane(lane)] == list(self.lanes[lane])
+        assert [entry.seq for entry in self.ledger.assignments.on(lane)] == list(self.lanes[lane])
 
     def work(self, data: st.DataObject) -> None:
         lane = self.pick(data, (lane for lane, seqs in self.lanes.items() if seqs))
@@ -255,19 +273,19 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def end_chunks(self, data: st.DataObject) -> None:
         for lane in [lane for lane in self.chunks if not self.lanes[lane]]:
-            left, held = self.chunks.pop(lane), self.ledger.held
+            left, held = self.chunks.pop(lane), len(self.ledger.backlog)
             back = self.ledger.chunk_ended(lane)
-            assert self.ledger.held - held == back <= len(left)
+            assert len(self.ledger.backlog) - held == back <= len(left)
 
     def confirm(self, data: st.DataObject) -> None:
         publish_ids = sorted(self.broker.outstanding)
         publish_ids = data.draw(st.lists(st.sampled_from(publish_ids), unique=True)) if publish_ids else []
         for publish_id in publish_ids:
             self.broker.confirm(publish_id)
-        self.ledger.confirmed([*publish_ids, 10**9], self.now)
+        self.ledger.publications.confirmed([*publish_ids, 10**9], self.now)
 
     def ack(self, data: st.DataObject) -> None:
-        acks = self.ledger.acks(self.now)
+        acks = self.ledger.acks.due(self.now)
         assert sum(ack.multiple for ack in acks) <= 1
         for ack in acks:
             self.broker.send_ack(ack)
@@ -281,12 +299,12 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def let_pass(self, seconds: float) -> None:
         self.now += seconds
-        due = self.ledger.next_due()
+        again = self.ledger.publications._again
+        due = again[0][0] if again else None
         actions = self.ledger.tick(self.now)
         assert bool(actions) == (due is not None and due <= self.now)
         self.publish(actions)
-        after = self.ledger.next_due()
-        assert after is None or after > self.now
+        assert all(after > self.now for after, _, _ in self.ledger.publications._again)
 
     # --- something goes wrong
 
@@ -294,20 +312,22 @@ class LedgerMachine(RuleBasedStateMachine):
         publish_id = self.pick(data, self.broker.outstanding)
         if publish_id is not None:
             del self.broker.outstanding[publish_id]
-            self.ledger.refused(publish_id, "no route", self.now)
-            self.ledger.refused(10**9, "a reply", self.now)
-            assert self.ledger.refusal == "no route"
+            self.ledger.publications.refused(publish_id, "no route", self.now)
+            self.ledger.publications.refused(10**9, "a reply", self.now)
+            assert self.ledger.publications.refusal == "no route"
 
     def refuse_for_size(self, data: st.DataObject) -> None:
         publish_id = self.pick(data, self.broker.outstanding)
         if publish_id is not None:
             content = content_of(self.broker.outstanding.pop(publish_id))
-            entry = self.ledger.refused(publish_id, "too large", self.now, too_large=True)
+            entry = self.ledger.publications.refused(publish_id, "too large", self.now, too_large=True)
             if entry is not None:
                 assert entry.plan is not None
                 assert entry.plan.outcome == "result"
                 assert entry.body == Message(content).body
-                self.publish(self.ledger.planned(entry, Message(content).plan("dead")._replace(reply=None), self.now))
+                self.publish(
+                    self.ledger.publications.place(entry, Message(content).plan("dead")._replace(reply=None), self.now)
+                )
 
     def lose_publisher(self, data: st.DataObject) -> None:
         stored = data.draw(st.integers(0, 2**PREFETCH - 1))
@@ -315,7 +335,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.broker.stored[content_of(publication)] += stored >> place & 1
         self.broker.outstanding.clear()
         self.faultless = False
-        self.ledger.publishes_lost(self.now)
+        self.ledger.publications.lost(self.now)
 
     def lose_consumer(self, data: st.DataObject) -> None:
         self.faultless = False
@@ -333,7 +353,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def release(self, data: st.DataObject) -> None:
         for epoch, tags in self.ledger.release_held().items():
             self.broker.release(epoch, tags)
-        assert self.ledger.held == 0
+        assert len(self.ledger.backlog) == 0
 
     def skip(self, data: st.DataObject) -> None:
         lane = self.pick(data, (lane for lane, seqs in self.lanes.items() if seqs))
@@ -346,13 +366,13 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         seqs = self.lanes[lane]
         known = seqs[0] in self.chunks[lane]
-        held = self.ledger.held
+        held = len(self.ledger.backlog)
         back = self.ledger.revoke(lane, seqs[0])
-        assert self.ledger.held == held + back
+        assert len(self.ledger.backlog) == held + back
         if not known:
             assert back == 0
             return
-        assert self.ledger.in_lane(lane)[-1].seq == seqs[0]
+        assert self.ledger.assignments.on(lane)[-1].seq == seqs[0]
         self.chunks[lane].difference_update(list(seqs)[1:])
         begun = data.draw(st.integers(0, 1))
         while len(seqs) > 1 + begun:  # the Consumer may have begun one more
@@ -378,6 +398,10 @@ class LedgerMachine(RuleBasedStateMachine):
             self.lose_consumer(data)
         self.finish(current, "dead")
 
+    def outlive(self, data: st.DataObject) -> None:
+        self.ledger.assignments.end_isolation()
+        assert self.ledger.assignments.isolated is None
+
     def hours_pass(self, data: st.DataObject) -> None:
         self.let_pass(KEEP + 1)
 
@@ -386,7 +410,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def counters_add_up(self) -> None:
         counters = self.ledger.counters
-        in_flight = sum(entry.state is not PLACED for entry in self.ledger._order.values())
+        in_flight = sum(entry.state is not PLACED for entry in self.ledger.acks._order.values())
         assert counters.received == counters.settled + counters.voided + counters.released + in_flight
         assert len(self.ledger) == in_flight
         assert counters.settled == counters.result + counters.dropped + counters.retried + counters.dead
@@ -395,35 +419,35 @@ class LedgerMachine(RuleBasedStateMachine):
     def numbers_are_right(self) -> None:
         ledger = self.ledger
         entries = list(ledger._entries.values())
-        placing = [*ledger._answers.values(), *(entry for _, _, entry in ledger._again)]
-        assert ledger.held == sum(entry.state is HELD for entry in entries)
+        placing = [*ledger.publications._waiting.values(), *(entry for _, _, entry in ledger.publications._again)]
+        assert len(ledger.backlog) == sum(entry.state is HELD for entry in entries)
         assert {id(entry) for entry in entries if entry.state is HELD} == {
-            id(entry) for entry in [*ledger._held, *ledger._apart]
+            id(entry) for queue in waiting_queues(ledger) for entry in queue
         }
-        assert ledger.out == sum(entry.state is OUT for entry in entries)
+        assert len(ledger.assignments) == sum(entry.state is OUT for entry in entries)
         assert {seq for chunk in self.chunks.values() for seq in chunk} >= {
             entry.seq for entry in entries if entry.state is OUT
         }
-        assert ledger.placing == len(placing)
+        assert len(ledger.publications) == len(placing)
         assert len({id(entry) for entry in placing}) == len(placing)
         assert all(entry.state is PLACING for entry in placing)
-        assert set(ledger._answers) == set(self.broker.outstanding)
-        assert ledger.held_bytes == sum(entry.size for entry in [*entries, *placing])
+        assert set(ledger.publications._waiting) == set(self.broker.outstanding)
+        assert ledger.held_bytes.total == sum(entry.size for entry in [*entries, *placing])
 
     @invariant()
     def broker_and_ledger_agree(self) -> None:
-        assert list(self.ledger._order) == sorted(self.broker.unacked.keys() - self.broker.sent_acks())
-        assert all(entry.epoch == self.broker.epoch and not entry.void for entry in self.ledger._order.values())
+        assert list(self.ledger.acks._order) == sorted(self.broker.unacked.keys() - self.broker.sent_acks())
+        assert all(entry.epoch == self.broker.epoch and not entry.void for entry in self.ledger.acks._order.values())
 
     @invariant()
     def void_ones_are_remembered_once(self) -> None:
         voided, kept = self.voided, list(self.voided._kept.values())
         remembered = [entry for same in voided._by_key.values() for entry in same]
-        going_on = [*self.ledger._entries.values(), *self.ledger._answers.values()]
+        going_on = [*self.ledger._entries.values(), *self.ledger.publications._waiting.values()]
         assert {id(entry) for entry in remembered} == {id(entry) for entry in [*going_on, *kept] if entry.void}
         assert len({id(entry) for entry in remembered}) == len(remembered)
         assert all(voided._by_key.values())
-        assert self.ledger.kept == len(kept) <= voided._most
+        assert self.ledger.cache.kept == len(kept) <= voided._most
         assert voided._bytes == sum(entry.size for entry in kept) <= voided._most_bytes
 
     # --- the end
@@ -441,7 +465,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.deliver_some(PREFETCH)
         for lane in self.lanes:
             if lane not in self.chunks:
-                self.take_chunk(lane, 5)
+                suspects = self.ledger.backlog.shortest_window is not None
+                self.take_chunk(lane, 5, May.SUSPECT if suspects else May.OTHERS)
             while self.lanes[lane]:
                 self.finish(self.lanes[lane].popleft())
         self.end_chunks(None)
@@ -449,7 +474,7 @@ class LedgerMachine(RuleBasedStateMachine):
         publish_ids = list(self.broker.outstanding)
         for publish_id in publish_ids:
             self.broker.confirm(publish_id)
-        self.ledger.confirmed(publish_ids, self.now)
+        self.ledger.publications.confirmed(publish_ids, self.now)
         self.let_pass(0.005)
         self.ack(None)
         while self.broker.acks:
@@ -474,12 +499,22 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def nothing_is_left(self) -> None:
         ledger = self.ledger
-        collections = ("_entries", "_held", "_apart", "_lanes", "_order", "_settled", "_answers", "_again")
-        assert {name: len(getattr(ledger, name)) for name in collections} == dict.fromkeys(collections, 0)
-        assert not ledger.gaps
-        assert (len(ledger), ledger.held, ledger.out, ledger.placing, ledger.unplaced, ledger.held_bytes) == (0,) * 6
+        publications, acks = ledger.publications, ledger.acks
+        left = [ledger._entries, *waiting_queues(ledger), ledger.assignments._lanes, acks._order, acks._settled]
+        left += [publications._waiting, publications._again, publications._refused]
+        assert not any(left), left
+        assert ledger.assignments.isolated is None
+        assert not ledger.acks.gaps
+        assert (
+            len(ledger),
+            len(ledger.backlog),
+            len(ledger.assignments),
+            len(ledger.publications),
+            ledger.publications.unplaced,
+            ledger.held_bytes.total,
+        ) == (0,) * 6
         ledger.tick(self.now + KEEP + 1)
-        assert (ledger.kept, self.voided._bytes, self.voided._by_key) == (0, 0, {})
+        assert (ledger.cache.kept, self.voided._bytes, self.voided._by_key) == (0, 0, {})
 
 
 class TestLedgerModel(LedgerMachine.TestCase):

@@ -6,10 +6,11 @@ given to another process, so the start time is part of the identity, and after a
 that share a broker file must share one pid namespace: from inside another container an owner cannot be seen.
 """
 
-import functools
 import os
 from pathlib import Path
 from typing import NamedTuple
+
+from mqworker.ipc.boot import boot_id
 
 
 class Process(NamedTuple):
@@ -18,12 +19,6 @@ class Process(NamedTuple):
     boot: str  # the kernel's boot id
     pid: int
     started: int  # clock ticks after the boot
-
-
-@functools.cache
-def boot_id() -> str:
-    """Return what is different after each boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def current() -> Process:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from mqworker.brokers.base import Publication, Topology
 from mqworker.brokers.sqlite import owners
+from mqworker.ipc.boot import boot_id
 
 MAX_SIZE = 512 << 20  # bytes of one message; SQLite's own limit is a little under 1 GB
 TAKE_BYTES = 32 << 20  # bodies taken in one transaction: others wait for the lock meanwhile
@@ -158,7 +159,7 @@ def place(db: sqlite3.Connection, queue: int, publication: Publication) -> None:
     if publication.delay:
         delay = publication.delay
         due, wall = time.clock_gettime(time.CLOCK_BOOTTIME) + delay, time.time() + delay
-        row = (new, publication.routing_key, delay, owners.boot_id(), due, wall)
+        row = (new, publication.routing_key, delay, boot_id(), due, wall)
         db.execute("INSERT INTO delayed VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
@@ -228,12 +229,12 @@ def has_due(db: sqlite3.Connection) -> bool:
     """Tell whether a delay is over, or was begun before the machine was started again."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     query = "SELECT 1 FROM delayed WHERE boot <> ?2 OR due <= ?1 AND target IN (SELECT name FROM queue) LIMIT 1"
-    return db.execute(query, (now, owners.boot_id())).fetchone() is not None
+    return db.execute(query, (now, boot_id())).fetchone() is not None
 
 
 def move_due(db: sqlite3.Connection) -> None:
     """Give every message whose delay is over to its target; one whose target is missing waits on."""
-    now, boot = time.clock_gettime(time.CLOCK_BOOTTIME), owners.boot_id()
+    now, boot = time.clock_gettime(time.CLOCK_BOOTTIME), boot_id()
     # across a reboot only the wall clock tells how much is left, and a jump of it may shorten but not prolong
     db.execute(
         "UPDATE delayed SET due = ?1 + max(0, min(delay, due_wall - ?2)), boot = ?3 WHERE boot <> ?3",

@@ -17,16 +17,16 @@ MOST_AHEAD = 2  # chunks in a lane
 
 def ack_before_confirm(module):
     """A result counts as placed when it is sent."""
-    place = module.Ledger._place
+    publish = module.Publications._publish
 
     def placed_at_once(self, entry, now):
-        actions = place(self, entry, now)
-        for pid, _ in actions:
-            if self._answers.pop(pid, None) is not None:
+        actions = publish(self, entry, now)
+        for publish_id, _ in actions:
+            if self._waiting.pop(publish_id, None) is not None:
                 self._settle(entry, now)
         return actions
 
-    module.Ledger._place = placed_at_once
+    module.Publications._publish = placed_at_once
 
 
 def mandatory_off(module):
@@ -155,7 +155,7 @@ def slow_task_done(module):
 
 
 PATCHES = {
-    "ack-before-confirm": {"mqworker.producer.ledger": ack_before_confirm},
+    "ack-before-confirm": {"mqworker.producer.publications": ack_before_confirm},
     "mandatory-off": {"mqworker.brokers.rabbitmq.publishing": mandatory_off},
     "epochs-off": {
         "mqworker.producer.ledger": epochs_off_ledger,

@@ -19,12 +19,12 @@ from pathlib import Path
 
 # Where each step happens: module, class, method, and which of its arguments is the lane concerned, if one is.
 STEPS = {
-    "received": ("mqworker.producer.engine", "Engine", "delivered", None),
+    "received": ("mqworker.producer.intake", "Intake", "delivered", None),
     "dispatched": ("mqworker.producer.lane", "Lane", "feed", 0),
     "computing": ("mqworker.consumer.work", "Worker", "compute", None),
-    "handed up": ("mqworker.producer.engine", "Engine", "lane_outcomes", 1),
+    "handed up": ("mqworker.producer.dispatch", "Dispatch", "lane_outcomes", 1),
     "publishing": ("mqworker.brokers.{broker}.link", "{link}", "publish", None),
-    "confirmed": ("mqworker.producer.engine", "Engine", "confirmed", None),
+    "confirmed": ("mqworker.producer.settlement", "Settlement", "confirmed", None),
     "acked": ("mqworker.brokers.{broker}.link", "{link}", "ack", None),
 }
 LINKS = {"rabbitmq": "RabbitLink", "sqlite": "SqliteLink"}
@@ -32,7 +32,7 @@ LINKS = {"rabbitmq": "RabbitLink", "sqlite": "SqliteLink"}
 SHORT = {
     "mqworker.service.stage_supervisor": {"PULSE_DEADLINE": 3.0},
     "mqworker.producer.process": {"PULSE": 0.2},
-    "mqworker.producer.timers": {"STALL": 1.0},
+    "mqworker.producer.limits": {"STALL": 1.0},
     "mqworker.brokers.rabbitmq.amqp_connection": {"ANSWER_DEADLINE": 1.5},
     "mqworker.brokers.rabbitmq.reconnector": {"PING_EVERY": 0.5, "LONGEST_WAIT": 1.0},
 }

@@ -1,0 +1,69 @@
+"""How many deliveries the broker may give us, and when none: holding back.
+
+Pure: facts and time in, a decision out; used by intake. Holding back has hysteresis, so that the limit which is passed
+does not make the consumer come and go: bytes stop the input above `max_held_bytes` and let it go on at half of it;
+results that cannot be placed stop it at half the prefetch and let it go on below a quarter.
+"""
+
+from enum import Enum
+from typing import NamedTuple
+
+NOBODY_GRACE = 5.0  # seconds without any Consumer until what is held goes back to the broker
+
+
+class HoldBack(Enum):
+    """Why nothing is taken although it is wanted."""
+
+    NO = 0
+    BYTES = 1
+    UNPLACED = 2
+
+
+class Facts(NamedTuple):
+    """What a decision rests on."""
+
+    wanted: bool  # listening is switched on, Consumers are wanted, no drain
+    consumers: int  # how many are wanted
+    working: int  # how many are set up
+    prefetch: int  # the prefetch that would suit the work, whether or not anything is taken now
+    held_bytes: int
+    unplaced: int  # publications that were refused and are not placed yet
+
+
+class Decision(NamedTuple):
+    """What to do now."""
+
+    prefetch: int  # 0: take nothing
+    give_back: bool  # what waits for a lane goes back to the broker
+    hold_back: HoldBack
+
+
+class Admission:
+    """Remembers why it holds back, what it decided last, and since when there has been no Consumer."""
+
+    def __init__(self, max_held_bytes: int, now: float) -> None:
+        self._max_held_bytes = max_held_bytes
+        self._hold_back = HoldBack.NO
+        self._prefetch = 0
+        self._nobody_since = now
+
+    def decide(self, facts: Facts, now: float) -> Decision:
+        """Decide from these facts; may be called at any time."""
+        if facts.working:
+            self._nobody_since = now
+        self._hold_back = self._reason(facts)
+        nobody = not facts.working and (now - self._nobody_since >= NOBODY_GRACE or facts.consumers == 0)
+        if not facts.wanted or self._hold_back is not HoldBack.NO or nobody:
+            self._prefetch = 0
+        elif facts.working:
+            self._prefetch = facts.prefetch
+        return Decision(self._prefetch, nobody, self._hold_back)
+
+    def _reason(self, facts: Facts) -> HoldBack:
+        limit, before = self._max_held_bytes, self._hold_back
+        if facts.held_bytes > (limit // 2 if before is HoldBack.BYTES else limit):
+            return HoldBack.BYTES
+        share = 4 if before is HoldBack.UNPLACED else 2
+        if facts.unplaced and facts.unplaced * share >= facts.prefetch:
+            return HoldBack.UNPLACED
+        return HoldBack.NO

@@ -1,0 +1,73 @@
+"""Which deliveries are out on which lane. Pure; part of the ledger.
+
+A lane is open from the moment it takes a chunk until its chunk has ended or its Consumer has died, even when all of its
+deliveries have an outcome: it may still be at work.
+"""
+
+from collections.abc import Sequence
+
+from mqworker.producer.entry import HELD, OUT, Entry, Isolation
+
+
+class Assignments:
+    """The open lanes and what is out on each, in the order of its chunk."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[int, dict[int, Entry]] = {}  # lane -> seq -> entry
+        self._isolated: Entry | None = None  # runs isolated from the whole stage
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lanes.values()))
+
+    @property
+    def isolated(self) -> Entry | None:
+        """The delivery that runs isolated from the whole stage, while it does."""
+        return self._isolated
+
+    def on(self, lane: int) -> list[Entry]:
+        """Return what is out on a lane."""
+        return list(self._lanes.get(lane, {}).values())
+
+    def assign(self, lane: int, entries: Sequence[Entry]) -> None:
+        """Open a lane with these deliveries."""
+        mine = self._lanes.setdefault(lane, {})
+        for entry in entries:
+            entry.state = OUT
+            entry.lane = lane
+            mine[entry.seq] = entry
+            if entry.isolation is Isolation.STAGE:
+                self._isolated = entry
+
+    def remove(self, entry: Entry) -> None:
+        """Take one delivery off its lane: it has an outcome, or its Consumer died of it."""
+        assert entry.lane is not None
+        del self._lanes[entry.lane][entry.seq]
+        entry.lane = None
+        if entry is self._isolated:
+            self._isolated = None
+
+    def behind(self, lane: int, seq: int) -> list[Entry]:
+        """Take what a lane has not begun off it: all behind the delivery `seq`, if that is out on it."""
+        mine = self._lanes.get(lane, {})
+        if seq not in mine:
+            return []
+        seqs = list(mine)
+        return self._return([mine[other] for other in seqs[seqs.index(seq) + 1 :]])
+
+    def close(self, lane: int) -> list[Entry]:
+        """Close a lane; returns what was out on it without an outcome."""
+        entries = self._return(self.on(lane))
+        self._lanes.pop(lane, None)
+        return entries
+
+    def end_isolation(self) -> None:
+        """Let others run beside the isolated delivery from now on."""
+        if self._isolated is not None:
+            self._isolated.isolation = Isolation.CHUNK
+            self._isolated = None
+
+    def _return(self, entries: list[Entry]) -> list[Entry]:
+        for entry in entries:
+            self.remove(entry)
+            entry.state = HELD
+        return entries

@@ -1,0 +1,68 @@
+"""The deliveries that wait for a lane, and which of them go next.
+
+Pure; part of the ledger, and the one part that has a strategy: first come, first served, but what must be alone in its
+chunk goes before the others, and what comes back from a lane goes to the front. Suspects, which may have killed the
+whole tree, wait apart until they are asked for: the one with the shortest window first.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+from mqworker.producer.entry import Entry, Isolation
+
+
+class Backlog:
+    """First come, first served."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Entry] = deque()
+        self._alone: deque[Entry] = deque()  # each in a chunk of its own
+        self._suspects: deque[Entry] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._alone) + len(self._suspects)
+
+    @property
+    def shortest_window(self) -> float | None:
+        """The shortest window of the suspects that wait, in seconds; None: no suspect waits."""
+        return min((entry.window for entry in self._suspects), default=None)
+
+    def add(self, entry: Entry) -> None:
+        """Append a new delivery."""
+        self._queue(entry).append(entry)
+
+    def put_back(self, entries: Sequence[Entry]) -> None:
+        """Put deliveries that were in a lane before all others, in their order."""
+        for entry in reversed(entries):
+            self._queue(entry).appendleft(entry)
+
+    def remove(self, entry: Entry) -> None:
+        """Remove a delivery that no longer has to wait."""
+        self._queue(entry).remove(entry)
+
+    def take(self, most: int) -> list[Entry]:
+        """Remove and return the next chunk: at most `most` deliveries, or a single one that has to be alone."""
+        if self._alone:
+            return [self._alone.popleft()]
+        waiting = self._waiting
+        return [waiting.popleft() for _ in range(min(most, len(waiting)))]
+
+    def take_suspect(self) -> list[Entry]:
+        """Remove and return the suspect with the shortest window, if there is one."""
+        suspect = min(self._suspects, key=lambda entry: entry.window, default=None)
+        if suspect is None:
+            return []
+        self._suspects.remove(suspect)
+        return [suspect]
+
+    def clear(self) -> list[Entry]:
+        """Remove and return all."""
+        entries = [*self._suspects, *self._alone, *self._waiting]
+        for queue in (self._suspects, self._alone, self._waiting):
+            queue.clear()
+        return entries
+
+    def _queue(self, entry: Entry) -> deque[Entry]:
+        if entry.isolation is Isolation.NONE:
+            return self._waiting
+        return self._alone if entry.isolation is Isolation.CHUNK else self._suspects

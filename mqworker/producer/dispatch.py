@@ -1,0 +1,232 @@
+"""Dispatch: from the backlog to idle lanes, and back again where a lane cannot go on.
+
+Lives in the Producer, on its loop; owns the fleet. Receives what lanes report: ready, outcomes, death. Sends chunks
+down the lanes and outcomes on to settlement. What waits behind long work is revoked and dispatched elsewhere; a message
+that may have killed the whole tree runs isolated (quarantine.py decides when).
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+from mqworker.consumer.register import InHandRegister
+from mqworker.ipc import logs
+from mqworker.ipc.messages import Chunk, Desired, Item, LogEvent, Outcomes, StageSpec
+from mqworker.ipc.spawn import Death
+from mqworker.producer import evidence
+from mqworker.producer.entry import Entry, Isolation
+from mqworker.producer.fleet import Fleet
+from mqworker.producer.lane import Lane
+from mqworker.producer.ledger import Ledger
+from mqworker.producer.limits import TIME_LIMIT
+from mqworker.producer.pacing import Histogram, ServiceTime, chunk_size
+from mqworker.producer.publications import Publish
+from mqworker.producer.quarantine import May, may_begin, outlived
+from mqworker.producer.settlement import Settlement
+from mqworker.producer.suspects import Suspects
+
+REVOKE_AFTER = 0.02  # seconds that a chunk may take while some of it waits and another Consumer is idle
+_EXIT_LEVELS = {"asked": logging.DEBUG, "max_messages": logging.INFO, "max_rss": logging.INFO}
+
+log = logging.getLogger("mqworker.dispatch")
+
+
+class Dispatch:
+    """See the module head.
+
+    `ask_turn` has feed() called after all events that are there now, `changed` is called when there is something new to
+    report, `forward` takes the Consumers' log events.
+    """
+
+    def __init__(
+        self,
+        spec: StageSpec,
+        desired: Desired,
+        ledger: Ledger,
+        settlement: Settlement,
+        suspects: Suspects,
+        register: InHandRegister,
+        service_time: ServiceTime,
+        ask_turn: Callable[[], None],
+        changed: Callable[[], None],
+        forward: Callable[[LogEvent], None],
+    ) -> None:
+        self.fleet = Fleet(spec, desired, register, self)
+        self.wait_time = Histogram()  # from a delivery's arrival to a lane
+        self.exits: dict[str, int] = {}  # ends of Consumers, by reason
+        self.lane_log = forward
+        self._spec = spec
+        self._desired = desired
+        self._draining = False
+        self._ledger = ledger
+        self._settlement = settlement
+        self._suspects = suspects
+        self._register = register
+        self._service_time = service_time
+        self._ask_turn = ask_turn
+        self._changed = changed
+
+    # --- orders
+
+    def want(self, desired: Desired) -> None:
+        """Dispatch under these parameters, and have this many Consumers, from now on."""
+        self._desired = desired
+        self.fleet.want(desired)
+
+    def quiet(self) -> None:
+        """Dispatch nothing more, take back what no Consumer has begun, and let each leave when it is done."""
+        self._draining = True
+        for lane in self.fleet.busy():
+            self._take_back(lane)
+        self.fleet.retire_all()
+
+    # --- what the lanes report (LaneOwner)
+
+    def lane_ready(self, lane: Lane) -> None:
+        """Put a new Consumer to work; one of the old code may leave for it."""
+        self.fleet.reconcile(time.monotonic())
+        self.fleet.idled(lane)
+        self._ask_turn()
+        self._changed()
+
+    def lane_outcomes(self, lane: Lane, outcomes: Outcomes) -> None:
+        """Settle what is finished, and feed the lane again when its chunk has ended."""
+        now = time.monotonic()
+        if outcomes.outcomes and lane.done == len(outcomes.outcomes):
+            self.fleet.prospered(lane)
+        publishes: list[Publish] = []
+        try:
+            for outcome in outcomes.outcomes:
+                entry = self._ledger.entry(outcome.seq)
+                if entry is not None:  # else it was seen before, in the outbox or from another lane
+                    self._service_time.observe(outcome.duration)
+                    if entry.key:
+                        self._clear(entry)
+                    publishes += self._settlement.finished(entry, outcome, now)
+            if outcomes.end:
+                self._ledger.chunk_ended(lane.number)
+                if lane.replace_reason:
+                    self.fleet.reconcile(now)
+                self.fleet.idled(lane)
+                self.feed()  # before the results go out: the Consumer waits for nothing else
+        finally:
+            self._settlement.send(publishes)
+        self._ask_turn()
+
+    def lane_died(self, lane: Lane, death: Death) -> None:
+        """Charge the message it was working on, dispatch its others again, replace it."""
+        now = time.monotonic()
+        seq, began = lane.in_hand()
+        charged = self._ledger.lane_died(lane.number, seq)
+        known = charged is not None and charged.isolation is not Isolation.NONE
+        self.fleet.died(lane, death, now, attributed=known)
+        self._report_end(lane, death)
+        if charged is not None:
+            if charged.key:
+                self._clear(charged)
+            if not self._draining:
+                self._charge(charged, lane, death, now - began)
+        self.fleet.reconcile(now)
+        self._ask_turn()
+        self._changed()
+
+    # --- turns and time
+
+    def feed(self) -> None:
+        """Give the idle lanes what may begin now."""
+        ledger, desired = self._ledger, self._desired
+        if self._draining:
+            return
+        may = May.OTHERS
+        if ledger.assignments.isolated is not None or ledger.backlog.shortest_window is not None:
+            may = self._observe_quarantine(time.monotonic())
+        high = self._service_time.quantile() if len(ledger.backlog) else None
+        working = self.fleet.working()
+        for lane in self.fleet.idle():
+            entries: list[Entry] = []
+            if held := len(ledger.backlog):
+                most = chunk_size(high, held, working, self._spec.config.queue_size)
+                entries = ledger.take(lane.number, most, may)
+                if entries and may is May.SUSPECT:
+                    self._register.isolate(entries[0].key)
+                    may = May.NOBODY
+            if entries or lane.sent < desired.generation:
+                self._send(lane, entries)
+
+    def revoke(self, now: float) -> None:
+        """Take back what waits behind other work while another Consumer is idle (decisions 2, but for whole chunks)."""
+        if len(self._ledger.backlog) or not any(self.fleet.idle()):
+            return
+        for lane in self.fleet.busy():
+            seq, _ = lane.in_hand()
+            if seq and now - lane.since > REVOKE_AFTER:
+                waiting = self._ledger.assignments.on(lane.number)
+                if len(waiting) > 1 and waiting[-1].seq != seq:
+                    self._take_back(lane)
+
+    # --- inside
+
+    def _take_back(self, lane: Lane) -> None:
+        """Have a lane begin nothing more of its chunk; between two messages the end of the chunk is near."""
+        self._ledger.revoke(lane.number, lane.stop_after_message() or lane.in_hand()[0])
+
+    def _send(self, lane: Lane, entries: list[Entry]) -> None:
+        desired = self._desired
+        lane.chunk += 1
+        now = time.monotonic()
+        for entry in entries:
+            self.wait_time.observe(now - entry.received)
+        items = [Item(e.seq, e.properties, e.body, e.redelivered, e.exchange, e.routing_key) for e in entries]
+        params = desired.params if lane.sent < desired.generation else None
+        lane.feed(Chunk(lane.chunk, desired.generation, params, desired.soft_limit, desired.log_level, items))
+
+    def _observe_quarantine(self, now: float) -> May:
+        """Return what may begin now; ends the isolation of a suspect that has outlived its window."""
+        assignments = self._ledger.assignments
+        isolated = assignments.isolated
+        if isolated is not None:
+            lane = self.fleet.lanes[isolated.lane or 0]
+            seq, began = lane.in_hand()
+            if seq != isolated.seq or not outlived(now, began, isolated.window):
+                return May.NOBODY
+            self._suspects.outlived(isolated.key)
+            self._register.end_isolation()
+            assignments.end_isolation()
+        window = self._ledger.backlog.shortest_window
+        begun = []
+        for lane in self.fleet.busy() if window is not None else ():
+            self._take_back(lane)  # else its Consumer goes on beginning messages
+            begun.append(lane.in_hand()[1] if len(assignments.on(lane.number)) == 1 else 0.0)
+        return may_begin(now, begun, window)
+
+    def _clear(self, entry: Entry) -> None:
+        """Hold nothing against a message any more: it has an outcome, or is charged with a death."""
+        if entry.isolation is Isolation.STAGE:
+            self._register.end_isolation()
+        self._suspects.clear(entry.key)
+
+    def _charge(self, entry: Entry, lane: Lane, death: Death, duration: float) -> None:
+        reason = "timeout" if lane.kill_reason.startswith(TIME_LIMIT) else "crash"
+        oom = evidence.oom_kills() > lane.oom_kills
+        failure = evidence.describe(reason, death, lane.kill_reason, lane.output.tail, duration, oom=oom)
+        self._settlement.crashed(entry, failure, lane.sent, duration)
+
+    def _report_end(self, lane: Lane, death: Death) -> None:
+        reason = _exit_reason(lane, death)
+        self.exits[reason] = self.exits.get(reason, 0) + 1
+        failure = lane.unfit.failure if lane.unfit else None
+        why = lane.kill_reason or (f"{failure.type}: {failure.message}" if failure else lane.replace_reason)
+        message = f"Consumer {lane.slot} {death}" + (f" ({why})" if why else "")
+        level = _EXIT_LEVELS.get(reason, logging.WARNING)
+        trace = failure.traceback if failure else None
+        logs.report(log, level, "consumer_ended", message, consumer_pid=lane.pid, traceback=trace)
+
+
+def _exit_reason(lane: Lane, death: Death) -> str:
+    if lane.unfit is not None:
+        return "setup"
+    if lane.kill_reason:
+        return "timeout" if lane.kill_reason.startswith(TIME_LIMIT) else "killed"
+    if death.code < 0:
+        return "signal"
+    return lane.replace_reason or ("asked" if death.code == 0 and lane.left else "exit")

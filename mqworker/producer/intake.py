@@ -1,0 +1,161 @@
+"""Intake: deliveries into the ledger, and how many the broker may give us.
+
+Lives in the Producer, on its loop. Receives deliveries and lost connections from the link; sends it the prefetch, and
+what goes back to the queue unbegun. How many are taken is decided by admission.py (pure), who is put aside or isolated
+by suspects.py.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+from mqworker.amqp.fingerprint import fingerprint
+from mqworker.brokers.base import Delivery, Link
+from mqworker.ipc import logs
+from mqworker.ipc.messages import Desired, Failure, StageSpec
+from mqworker.producer.admission import Admission, Decision, Facts, HoldBack
+from mqworker.producer.entry import HELD, Entry, Isolation
+from mqworker.producer.ledger import Ledger
+from mqworker.producer.pacing import ServiceTime, derive_prefetch
+from mqworker.producer.policy import isolation, worn
+from mqworker.producer.settlement import Settlement
+from mqworker.producer.suspects import CONVICTED, Suspects
+
+log = logging.getLogger("mqworker.intake")
+
+
+class Intake:
+    """See the module head. `ask_turn` has the idle lanes fed; `changed` is called when there is news to report."""
+
+    def __init__(
+        self,
+        spec: StageSpec,
+        ledger: Ledger,
+        link: Link,
+        settlement: Settlement,
+        suspects: Suspects,
+        service_time: ServiceTime,
+        ask_turn: Callable[[], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.prefetch = 0  # in force; 0: nothing is taken
+        self.problem = ""  # why nothing is taken although it is wanted
+        self.draining = False
+        self._spec = spec
+        self._ledger = ledger
+        self._link = link
+        self._settlement = settlement
+        self._suspects = suspects
+        self._service_time = service_time
+        self._ask_turn = ask_turn
+        self._changed = changed
+        self._wished = 0  # the prefetch that suits the work
+        self._admission = Admission(spec.config.max_held_bytes, time.monotonic())
+
+    # --- what the broker reports (Sink)
+
+    def delivered(self, delivery: Delivery) -> None:
+        """Open it in the ledger, or put it aside."""
+        now = time.monotonic()
+        if not delivery.redelivered:
+            self._ledger.delivered(delivery, now, isolation(delivery.properties))
+        else:
+            self._redelivered(delivery, now)
+        self._ask_turn()
+
+    def consuming_lost(self, epoch: int, reason: str) -> None:
+        """All that was delivered is void."""
+        self._ledger.consuming_lost(time.monotonic())
+        level = logging.DEBUG if self.draining else logging.WARNING
+        logs.report(log, level, "consuming_lost", f"deliveries were voided: {reason}", epoch=epoch)
+
+    # --- how many
+
+    def reconcile(self, desired: Desired, working: int, now: float) -> None:
+        """Take as many as suit the work and the Consumers that are there, or nothing."""
+        publications = self._ledger.publications
+        present = self._wished
+        self._wished = self._spec.config.prefetch or derive_prefetch(
+            self._service_time.quantile(), desired.consumers, present
+        )
+        facts = Facts(
+            wanted=desired.listening and desired.consumers > 0 and not self.draining,
+            consumers=desired.consumers,
+            working=working,
+            prefetch=self._wished,
+            held_bytes=self._ledger.held_bytes.total,
+            unplaced=publications.unplaced,
+        )
+        decision = self._admission.decide(facts, now)
+        self.problem = self._explain(decision)
+        self._set_prefetch(decision.prefetch)
+        if decision.give_back:
+            self.give_back_held()
+
+    def quiet(self) -> None:
+        """Take nothing new for good, and give back what waits for a lane."""
+        self.draining = True
+        self._set_prefetch(0)
+        self.give_back_held()
+
+    def give_back_held(self) -> None:
+        """Return to the broker what waits for a lane."""
+        for epoch, tags in self._ledger.release_held().items():
+            self._link.release(epoch, tags)
+
+    def as_wanted(self, desired: Desired) -> bool:
+        """Whether the consumer is as wanted; without a broker there is nothing to listen to, and the link says so."""
+        if not self._link.state.connected:
+            return True
+        wanted = desired.listening and desired.consumers > 0
+        as_wanted = (self.prefetch > 0) == wanted or bool(self.problem)
+        return as_wanted and self._link.state.consuming == (self.prefetch > 0)
+
+    # --- inside
+
+    def _redelivered(self, delivery: Delivery, now: float) -> None:
+        suspect = key = None
+        if self._suspects:
+            key = fingerprint(delivery.properties, delivery.body)
+            suspect = self._suspects.find(key)
+        beside = isolation(delivery.properties)
+        if suspect is not None and suspect.suspected:
+            beside = Isolation.STAGE
+        self._settlement.send(self._ledger.delivered(delivery, now, beside))
+        entry = self._ledger.acks.find(delivery.epoch, delivery.tag)
+        if entry is None or entry.state is not HELD:  # adopted: it is being computed here already, or past that
+            return
+        if suspect is None or key is None:
+            if worn(delivery.properties):
+                self._settlement.renew(entry)
+            return
+        entry.key = key
+        if suspect.convicted:
+            self._convict(entry)
+        elif suspect.suspected:
+            entry.window = suspect.window
+        elif worn(delivery.properties):
+            self._settlement.renew(entry)
+
+    def _convict(self, entry: Entry) -> None:
+        """Put a message aside without computing it: it took the whole tree down while it ran isolated."""
+        self._suspects.clear(entry.key)
+        message = f"the whole process tree died {CONVICTED} times while it computed this message alone"
+        self._settlement.convicted(entry, Failure("crash", "TreeDied", message, final=True))
+
+    def _explain(self, decision: Decision) -> str:
+        publications = self._ledger.publications
+        match decision.hold_back:
+            case HoldBack.BYTES:
+                held = self._ledger.held_bytes.total
+                return f"holding {held:,} bytes, more than max_held_bytes allows: the input waits"
+            case HoldBack.UNPLACED:
+                refused = f"{publications.unplaced} publications cannot be placed ({publications.refusal})"
+                return f"{refused}: the input waits"
+        return ""
+
+    def _set_prefetch(self, prefetch: int) -> None:
+        if prefetch != self.prefetch:
+            self.prefetch = prefetch
+            self._link.consume(prefetch)
+            self._changed()

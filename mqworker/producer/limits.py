@@ -1,0 +1,46 @@
+"""What no Consumer may do: run over the hard time limit, stall in the middle of a chunk, keep outcomes to itself.
+
+Lives in the Producer, on its loop, and is called with each tick. Reads the in-hand register; kills Consumers (dispatch
+receives their deaths) and reads their outboxes.
+"""
+
+from mqworker.producer.fleet import Fleet
+
+TIME_LIMIT = "hard time limit"  # how the reason begins for killing a Consumer that took too long
+LONG = 0.005  # seconds after which what was finished before a message is not left to wait for it
+STALL = 10.0  # seconds that a Consumer may have a chunk and work on none of its messages: it is stopped, or stuck
+STACK_WAIT = 0.2  # seconds for a Consumer to write its stacks before it is killed
+
+
+class Limits:
+    """Watches the busy lanes of one fleet."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._stacks: dict[int, tuple[int, float]] = {}  # lane -> (message, when its stacks were asked for)
+        self._stalled: dict[int, tuple[int, int]] = {}  # lane -> (chunk, ticks that found no message of it in hand)
+
+    def enforce(self, hard_limit: float, now: float, tick: float) -> None:
+        """Look at every busy lane; `tick` is the time between two calls while Consumers are busy."""
+        stacks, self._stacks = self._stacks, {}
+        stalled, self._stalled = self._stalled, {}
+        for lane in self._fleet.busy():
+            seq, began = lane.in_hand()
+            if not seq:
+                # Ticks are counted instead of seconds, so that a pause of this process is not held against a Consumer.
+                chunk, ticks = stalled.get(lane.number, (0, 0))
+                ticks = ticks + 1 if chunk == lane.chunk else 1
+                self._stalled[lane.number] = (lane.chunk, ticks)
+                if ticks * tick > STALL:
+                    lane.kill(f"it began no message of its chunk for {STALL:g} s")
+                continue
+            if hard_limit and now - began > hard_limit:
+                message, asked = stacks.get(lane.number, (0, 0.0))
+                if message != seq:
+                    lane.ask_stack()
+                    asked = now
+                elif now - asked > STACK_WAIT:
+                    lane.kill(f"{TIME_LIMIT} of {hard_limit:g} s")
+                self._stacks[lane.number] = (seq, asked)
+            if now - began > LONG:
+                lane.read_outbox()

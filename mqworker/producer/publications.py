@@ -1,0 +1,177 @@
+"""What is to be published for deliveries, until the broker has confirmed it.
+
+Pure; part of the ledger. A publication that was refused is published again later, after growing waits; one whose answer
+was lost is published again at once, with the same message id. A delivery whose connection was lost meanwhile gets
+nothing published any more: its plan is kept for the redelivery (mqworker/producer/redelivery_cache.py).
+"""
+
+import heapq
+import operator
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from mqworker.brokers.base import Publication
+from mqworker.producer.acks import Acks
+from mqworker.producer.entry import KEPT, PLACED, PLACING, Counters, Entry, HeldBytes, Plan, State
+from mqworker.producer.pacing import Histogram
+from mqworker.producer.redelivery_cache import RedeliveryCache
+
+REPUBLISH_FIRST = 0.5  # seconds until a refused publication is tried again, then doubled ...
+REPUBLISH_MAX = 15.0  # ... up to this
+
+
+class Publish(NamedTuple):
+    """Publish this; the broker's answer comes back as confirmed(publish_id) or refused(publish_id)."""
+
+    publish_id: int
+    publication: Publication
+
+
+class Publications:
+    """Every publication without a confirm; settles its delivery when the confirm comes."""
+
+    def __init__(self, counters: Counters, held_bytes: HeldBytes, acks: Acks, cache: RedeliveryCache) -> None:
+        self.confirm_time = Histogram()
+        self.refusal = ""  # why the last refused publication was not placed
+        self._counters = counters
+        self._held_bytes = held_bytes
+        self._acks = acks
+        self._cache = cache
+        self._last_id = 0
+        self._waiting: dict[int, Entry] = {}  # publish_id -> whose answer is awaited
+        self._again: list[tuple[float, int, Entry]] = []  # heap by time of what is to be published again
+        self._refused: dict[int, Entry] = {}  # seq -> refused at least once and not placed since
+
+    def __len__(self) -> int:
+        """How many deliveries wait for the broker to take what is published for them."""
+        return len(self._waiting) + len(self._again)
+
+    @property
+    def unplaced(self) -> int:
+        """How many were refused and are not placed yet, whether they are being tried again just now or not."""
+        return len(self._refused)
+
+    @property
+    def too_large(self) -> int:
+        """How many of those were refused for their size."""
+        return sum(entry.too_large for entry in self._refused.values())
+
+    def place(self, entry: Entry, plan: Plan, now: float) -> list[Publish]:
+        """Carry out a plan; that of a void delivery is kept for its redelivery."""
+        entry.plan = plan
+        self._refused.pop(entry.seq, None)
+        if entry.void:
+            self._keep(entry, KEPT, now)
+            return []
+        return self._publish(entry, now)
+
+    def adopt(self, entry: Entry, now: float) -> list[Publish]:
+        """Go on with a kept delivery that is valid again."""
+        entry.tries = 0
+        if entry.state is KEPT:
+            return self._publish(entry, now)
+        if entry.state is PLACED:
+            self._settle(entry, now)
+        return []
+
+    def confirmed(self, publish_ids: Iterable[int], now: float) -> None:
+        """The broker has these: settle their deliveries."""
+        for publish_id in publish_ids:
+            entry = self._waiting.pop(publish_id, None)
+            if entry is None:
+                continue  # a reply
+            self._counters.confirmed += 1
+            self.confirm_time.observe(now - entry.since)
+            if entry.tries:
+                self._refused.pop(entry.seq, None)
+            if entry.void:
+                self._keep(entry, PLACED, now)
+            else:
+                self._settle(entry, now)
+
+    def refused(self, publish_id: int, reason: str, now: float, *, too_large: bool = False) -> Entry | None:
+        """The broker does not have this one: publish it again later.
+
+        A result that is too large would be refused for ever: its entry is returned, to be given another plan by
+        place(). A retry or a dead letter, whose body is the input's, has no other plan.
+        """
+        entry = self._waiting.pop(publish_id, None)
+        if entry is None:
+            return None
+        self._counters.refused += 1
+        self.refusal = reason
+        if too_large and entry.plan is not None and entry.plan.outcome == "result":
+            return entry
+        entry.too_large = too_large
+        wait = min(REPUBLISH_MAX, REPUBLISH_FIRST * 2 ** min(entry.tries, 10))
+        entry.tries += 1
+        self._refused[entry.seq] = entry
+        self._repeat(entry, now + wait, now)
+        return None
+
+    def lost(self, now: float) -> None:
+        """Nobody knows whether the broker has those without an answer: publish them again, with the same message id."""
+        entries = list(self._waiting.values())
+        self._waiting.clear()
+        self._counters.ambiguous += len(entries)
+        for entry in entries:
+            self._repeat(entry, now, now)
+
+    def void(self, now: float) -> None:
+        """The deliveries are void from now on: keep what was to be published again."""
+        again, self._again = self._again, []
+        for _, _, entry in again:
+            self._keep(entry, KEPT, now)
+
+    def due(self, now: float) -> list[Publish]:
+        """Return what is to be published again by now."""
+        due: list[Publish] = []
+        while self._again and self._again[0][0] <= now:
+            due += self._publish(heapq.heappop(self._again)[2], now)
+        return due
+
+    def repeat_now(self, now: float) -> list[Publish]:
+        """Return everything that waits to be published again: the reason has gone, a connection is back."""
+        self._again = [(now, seq, entry) for _, seq, entry in sorted(self._again, key=operator.itemgetter(1))]
+        return self.due(now)
+
+    def _publish(self, entry: Entry, now: float) -> list[Publish]:
+        assert entry.plan is not None
+        outcome, publication, reply = entry.plan
+        actions: list[Publish] = []
+        if reply is not None:
+            entry.plan = Plan(outcome, publication)  # a reply is tried once
+            self._last_id += 1
+            actions.append(Publish(self._last_id, reply))
+        if publication is None:
+            self._settle(entry, now)
+            return actions
+        entry.state = PLACING
+        entry.since = now
+        self._held_bytes.weigh(entry, entry.size)
+        self._last_id += 1
+        self._waiting[self._last_id] = entry
+        if publication.settles is not None:
+            publication = publication._replace(settles=(entry.epoch, entry.tag))
+        actions.append(Publish(self._last_id, publication))
+        return actions
+
+    def _repeat(self, entry: Entry, due: float, now: float) -> None:
+        if entry.void:
+            self._keep(entry, KEPT, now)
+        else:
+            heapq.heappush(self._again, (due, entry.seq, entry))
+
+    def _settle(self, entry: Entry, now: float) -> None:
+        assert entry.plan is not None
+        entry.state = PLACED
+        entry.since = now
+        self._held_bytes.weigh(entry, 0)
+        self._acks.settled(entry)
+        self._counters.settle(entry.plan.outcome)
+
+    def _keep(self, entry: Entry, state: State, now: float) -> None:
+        self._refused.pop(entry.seq, None)
+        self._held_bytes.weigh(entry, 0)
+        entry.state = state
+        self._cache.keep(entry, now)

@@ -1,0 +1,169 @@
+"""Settlement: from outcomes to plans, from plans to publications, from confirms to acks.
+
+Lives in the Producer, on its loop. Receives outcomes and deaths from dispatch, and from the broker what became of
+publications; sends publications and acks to the link. What is decided is pure (policy.py, the ledger); here it is
+carried out and logged. Nothing here waits or raises for a message's fault.
+"""
+
+import asyncio
+import logging
+import random
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from mqworker.amqp.properties import decode_leniently
+from mqworker.brokers.base import Link
+from mqworker.ipc import logs
+from mqworker.ipc.messages import Failure, Outcome, StageSpec
+from mqworker.producer.entry import Entry, Plan
+from mqworker.producer.ledger import Ledger
+from mqworker.producer.policy import (
+    Circumstances,
+    plan_crash,
+    plan_failure,
+    plan_oversized,
+    plan_renewal,
+    plan_result,
+)
+from mqworker.producer.publications import Publish
+
+GAP_LOOK = 0.006  # seconds until acks beyond a gap are due
+
+log = logging.getLogger("mqworker.settlement")
+
+
+class Settlement:
+    """See the module head. `ask_turn` has send_acks() called after all events that are there now."""
+
+    def __init__(self, spec: StageSpec, ledger: Ledger, link: Link, ask_turn: Callable[[], None]) -> None:
+        self.processed = {"processed_result": 0, "processed_dropped": 0, "processed_failed": 0}
+        self.retry_until = 0.0  # by then every retry of ours has come back
+        self.last_settled = 0.0
+        self.generation = 0  # what is stamped on what no Consumer computed
+        self._spec = spec
+        self._config = spec.config
+        self._ledger = ledger
+        self._link = link
+        self._ask_turn = ask_turn
+        self._host = socket.gethostname()
+        self._gap_look: asyncio.TimerHandle | None = None
+
+    # --- what dispatch and intake pass on
+
+    def finished(self, entry: Entry, outcome: Outcome, now: float) -> list[Publish]:
+        """Settle what a Consumer finished; returns what has to be sent for it."""
+        if outcome.failure is not None:
+            self.processed["processed_failed"] += 1
+            plan = plan_failure(entry, outcome.failure, self._config, self._about(outcome.generation))
+            self._report(entry, outcome.failure, plan, outcome.duration, outcome.generation)
+        else:
+            plan = plan_result(outcome, self._config)
+            self.processed["processed_dropped" if outcome.body is None else "processed_result"] += 1
+            if log.isEnabledFor(logging.DEBUG):
+                logs.report(log, logging.DEBUG, plan.outcome, plan.outcome, seq=entry.seq, duration_s=outcome.duration)
+        return self._ledger.finished(outcome.seq, plan, now)
+
+    def crashed(self, entry: Entry, failure: Failure, generation: int, duration: float) -> None:
+        """Charge a message with the death of its Consumer."""
+        plan = plan_crash(entry, failure, self._config, self._about(generation))
+        self._settle_without_outcome(entry, failure, plan, duration, generation)
+
+    def convicted(self, entry: Entry, failure: Failure) -> None:
+        """Put a message aside that is not computed any more."""
+        plan = plan_failure(entry, failure, self._config, self._about(self.generation))
+        self._settle_without_outcome(entry, failure, plan, 0.0, self.generation)
+
+    def renew(self, entry: Entry) -> None:
+        """Put a message back as a new one, because the broker may drop it soon for its many deliveries."""
+        if plan := plan_renewal(entry, self._config):
+            message = "given out so often without an outcome that the broker may drop it: put back as a new message"
+            logs.report(
+                log, logging.WARNING, "renewed", message, message_id=decode_leniently(entry.properties).message_id
+            )
+            self.send(self._ledger.finished(entry.seq, plan, time.monotonic()))
+
+    def send(self, publishes: Sequence[Publish]) -> None:
+        """Hand publications to the link."""
+        for publish_id, publication in publishes:
+            if publication.delay:
+                self.retry_until = max(self.retry_until, time.monotonic() + publication.delay + 1)
+            self._link.publish(publish_id, publication)
+
+    # --- what the broker reports (Sink)
+
+    def confirmed(self, publish_ids: Sequence[int]) -> None:
+        """Settle these, and ack with the next turn."""
+        self._ledger.publications.confirmed(publish_ids, time.monotonic())
+        self._ask_turn()
+
+    def refused(self, publish_id: int, reason: str, *, too_large: bool = False) -> None:
+        """Keep the publication for later, except a result that is too large: its message is dead."""
+        publications, now = self._ledger.publications, time.monotonic()
+        first = not publications.unplaced
+        oversized = publications.refused(publish_id, reason, now, too_large=too_large)
+        if oversized is not None:
+            failure, plan = plan_oversized(oversized, reason, self._config, self._about(self.generation))
+            self._report(oversized, failure, plan, 0.0, self.generation)
+            self.send(publications.place(oversized, plan, now))
+        if first and publications.unplaced:
+            message = f"a publication was not placed: {reason}; it is tried again"
+            logs.report(log, logging.WARNING, "not_placed", message)
+
+    def publishes_lost(self, reason: str) -> None:
+        """Publish again what has no answer."""
+        self._ledger.publications.lost(time.monotonic())
+        logs.report(log, logging.WARNING, "publishing_lost", f"the publish connection ended: {reason}")
+
+    # --- turns and time
+
+    def send_acks(self, now: float) -> None:
+        """Ack what is settled."""
+        acks = self._ledger.acks
+        for epoch, tag, multiple in acks.due(now):
+            self.last_settled = now
+            self._link.ack(epoch, tag, multiple=multiple)
+        if acks.gaps and self._gap_look is None:
+            self._gap_look = asyncio.get_running_loop().call_later(GAP_LOOK, self._look_at_gaps)
+
+    def republish(self, now: float) -> None:
+        """Publish again what was refused, as far as it is due."""
+        self.send(self._ledger.tick(now))
+
+    def repeat_now(self) -> None:
+        """Publish again at once all that was refused: the reason has gone."""
+        self.send(self._ledger.publications.repeat_now(time.monotonic()))
+
+    # --- inside
+
+    def _look_at_gaps(self) -> None:
+        self._gap_look = None
+        self._ask_turn()
+
+    def _settle_without_outcome(
+        self, entry: Entry, failure: Failure, plan: Plan, duration: float, generation: int
+    ) -> None:
+        self._report(entry, failure, plan, duration, generation)
+        self.send(self._ledger.finished(entry.seq, plan, time.monotonic()))
+        self._ask_turn()
+
+    def _report(self, entry: Entry, failure: Failure, plan: Plan, duration: float, generation: int) -> None:
+        retried = plan.outcome == "retried"
+        delay = plan.publication.delay if plan.publication is not None else 0
+        ending = f"tried again in {delay} s" if retried else f"moved to {self._config.dead}"
+        logs.report(
+            log,
+            logging.WARNING if retried else logging.ERROR,
+            plan.outcome,
+            f"{failure.reason}: {failure.type}: {failure.message[:500]}; {ending}",
+            message_id=decode_leniently(entry.properties).message_id,
+            outcome=plan.outcome,
+            reason=failure.reason,
+            error_type=failure.type,
+            duration_s=round(duration, 6),
+            generation=generation,
+        )
+
+    def _about(self, generation: int) -> Circumstances:
+        chance = random.random()  # noqa: S311 - jitter, no secret
+        return Circumstances(self._spec.stage, self._host, generation, logs.timestamp(time.time()), chance)

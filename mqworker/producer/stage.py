@@ -1,0 +1,154 @@
+"""One stage as its Producer holds it: the parts, how they are joined, and the turn.
+
+Lives in the Producer, on its loop, and never blocks it. Owns the ledger, the link to the broker, the in-hand register,
+and the three that work on them: intake (deliveries in), dispatch (to the Consumers and back), settlement (results out,
+then acks). The link calls intake and settlement directly, lanes call dispatch; each only notes what happened and asks
+for a turn. One turn then feeds the idle lanes and acks for all that came together.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from mqworker.brokers import open_link
+from mqworker.brokers.base import LinkState, Placement, Topology
+from mqworker.consumer.register import InHandRegister
+from mqworker.ipc import logs
+from mqworker.ipc.messages import Desired, LogEvent, StageSpec
+from mqworker.producer.dispatch import Dispatch
+from mqworker.producer.intake import Intake
+from mqworker.producer.ledger import Ledger
+from mqworker.producer.pacing import ServiceTime
+from mqworker.producer.settlement import Settlement
+from mqworker.producer.suspects import Suspects
+
+log = logging.getLogger("mqworker.stage")
+
+
+class Stage:
+    """See the module head. `changed` is called when the outside should soon hear of a new state."""
+
+    def __init__(
+        self, spec: StageSpec, desired: Desired, forward: Callable[[LogEvent], None], changed: Callable[[], None]
+    ) -> None:
+        config, folder = spec.config, Path(spec.state_dir)
+        self.spec = spec
+        self.desired = desired
+        self.applied_revision = 0  # the newest that was wholly applied
+        self.draining = False
+        self.service_time = ServiceTime()
+        self.ledger = Ledger(kept_max=config.prefetch or 1000, kept_bytes=config.max_held_bytes)
+        self.register = InHandRegister(folder / f"{spec.stage}.slots")
+        suspects = Suspects(folder / f"{spec.stage}.suspects", self.register.last_life())
+        self.register.begin_life(time.monotonic())
+        out = config.output
+        output = Placement(out.queue, out.exchange, out.routing_key) if out is not None else None
+        topology = Topology(config.input, output, config.dead, config.queue_type)
+        self.link = link = open_link(spec.broker, topology, self, name=f"{spec.service}.{spec.stage}")
+        self.settlement = Settlement(spec, self.ledger, link, self.ask_turn)
+        self.intake = Intake(
+            spec, self.ledger, link, self.settlement, suspects, self.service_time, self.ask_turn, changed
+        )
+        self.dispatch = Dispatch(
+            spec,
+            desired,
+            self.ledger,
+            self.settlement,
+            suspects,
+            self.register,
+            self.service_time,
+            self.ask_turn,
+            changed,
+            forward,
+        )
+        # The link's Sink: each event goes straight to the part that it concerns.
+        self.delivered = self.intake.delivered
+        self.consuming_lost = self.intake.consuming_lost
+        self.confirmed = self.settlement.confirmed
+        self.refused = self.settlement.refused
+        self.publishes_lost = self.settlement.publishes_lost
+        self._changed = changed
+        self._loop = asyncio.get_running_loop()
+        self._turn_asked = False
+        self._link_state = LinkState()  # as last reported
+
+    def start(self) -> None:
+        """Begin to connect and to start Consumers."""
+        self.link.start()
+        self.want(self.desired)
+
+    # --- orders
+
+    def want(self, desired: Desired) -> None:
+        """Converge to this from now on."""
+        if self.draining:
+            return
+        before, self.desired = self.desired, desired
+        if self.applied_revision == before.revision == desired.revision - 1:
+            untouched = msgspec.structs.replace(before, revision=desired.revision) == desired
+            self.applied_revision += untouched  # another stage was changed
+        logs.set_level(desired.log_level)
+        self.settlement.generation = desired.generation
+        self.dispatch.want(desired)
+        self.reconcile(time.monotonic())
+        self.ask_turn()
+
+    def quiet(self) -> None:
+        """Take nothing new for good, and give back what no Consumer has begun."""
+        self.draining = True
+        self.dispatch.quiet()
+        self.intake.quiet()
+
+    def reconcile(self, now: float) -> None:
+        """Bring fleet and prefetch to what is wanted, and note when they are."""
+        self.dispatch.fleet.reconcile(now)
+        self.intake.reconcile(self.desired, self.dispatch.fleet.working(), now)
+        if self.applied_revision != self.desired.revision and self.as_wanted():
+            self.applied_revision = self.desired.revision
+            self._changed()
+
+    def as_wanted(self) -> bool:
+        """Whether all that is desired is so now."""
+        return self.dispatch.fleet.as_wanted() and self.intake.as_wanted(self.desired)
+
+    # --- the link's state (Sink)
+
+    def link_changed(self, state: LinkState) -> None:
+        """Report it; a new connection, or the return of what was missing, takes the publications that wait."""
+        before, self._link_state = self._link_state, state
+        for warning in state.warnings:
+            if warning not in before.warnings:
+                logs.report(log, logging.WARNING, "topology", warning)
+        if (state.connected, state.reason) != (before.connected, before.reason) and not self.draining:
+            self._report_link(before, state)
+        if state.connected and (not before.connected or state.repairs != before.repairs):
+            self.settlement.repeat_now()
+        self.ask_turn()
+        self._changed()
+
+    def _report_link(self, before: LinkState, state: LinkState) -> None:
+        message = f"connected to the broker{': ' if state.reason else ''}{state.reason}"
+        if not state.connected:
+            message = f"not connected to the broker: {state.reason}"
+        level = logging.WARNING if state.reason and before.connected else logging.INFO
+        logs.report(log, level, "link", message, connected=state.connected, blocked=state.blocked)
+
+    # --- turns
+
+    def ask_turn(self) -> None:
+        """Have a turn after all events that are there now."""
+        if not self._turn_asked:
+            self._turn_asked = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_asked = False
+        if self.draining:
+            self.intake.give_back_held()
+        else:
+            self.dispatch.feed()
+        self.settlement.send_acks(time.monotonic())

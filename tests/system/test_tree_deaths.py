@@ -1,0 +1,121 @@
+"""Deaths of the whole tree with long messages in hand: who is held back, who is blamed, and who is not."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.embedded import DEAD, HANDLER, OUTPUT, Client, config
+from tests.support.service import ServiceProcess
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.system
+
+LONG = 300  # seconds: no such message ends within a test
+
+
+def at_work(service: ServiceProcess) -> int:
+    """How many Consumers report a message that they work on."""
+    actual = service.stage("work")["actual"]
+    return sum(bool(one["message_id"]) for one in actual["consumers"]) if actual else 0
+
+
+def kill_producer(service: ServiceProcess) -> None:
+    """SIGKILL, and wait for the next one."""
+    (pid,) = service.named("mqw-producer")
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: set(service.named("mqw-producer")) - {pid}, 20, "another Producer")
+
+
+def restart(service: ServiceProcess) -> None:
+    """Start it again, with work in hand or not."""
+    service.start(ready=None)
+    service.wait_ready()
+
+
+def test_one_death_of_the_tree_serialises_nothing(service):
+    """Sixteen long messages in hand, SIGKILL of the Service: after the restart all Consumers are busy again."""
+    running: ServiceProcess = service(config(consumers=16), {"jobs.py": HANDLER})
+    restart(running)
+    with Client(running) as client:
+        client.send(16, seconds=LONG)
+        wait_for(lambda: at_work(running) == 16, 30, "16 at work")
+        running.signal(signal.SIGKILL)
+        running.wait()
+        began = time.monotonic()
+        restart(running)
+        wait_for(lambda: at_work(running) == 16, 30, "16 at work again")
+        print(f"16 long messages in hand, SIGKILL of the Service: 16 at work {time.monotonic() - began:.1f} s later")
+
+
+def test_two_deaths_hold_the_stage_up_for_seconds_and_outlived_suspects_are_cleared(service):
+    """Long messages that met two kills run isolated for their windows, then all of them at once, uncharged."""
+    running: ServiceProcess = service(config(consumers=2), {"jobs.py": HANDLER}).start()
+    with Client(running) as client:
+        client.send(2, seconds=20)
+        for _ in range(2):
+            wait_for(lambda: at_work(running) == 2, 30, "both at work")
+            kill_producer(running)
+        wait_for(lambda: at_work(running) == 1, 30, "the first suspect at work")
+        wait_for(lambda: at_work(running) == 2, 40, "both at work again")
+        wait_for(lambda: client.ready(OUTPUT) == 2, 90, "both results")
+        assert client.ready(DEAD) == 0
+        assert running.stage("work")["actual"]["counters"]["retried"] == 0
+
+
+@pytest.mark.parametrize("how", ["drain past its deadline", "Consumer dies while draining", "SIGKILL after the TERM"])
+def test_an_end_by_order_is_held_against_nobody(service, how):
+    """A suspect that runs isolated is not convicted by two ends by order, in whatever way they end its work."""
+    running: ServiceProcess = service(config(service="drain_deadline = 0.5"), {"jobs.py": HANDLER}).start()
+    with Client(running) as client:
+        client.send(1, seconds=LONG)
+        for _ in range(2):
+            wait_for(lambda: at_work(running) == 1, 30, "the message in hand")
+            kill_producer(running)
+        for _ in range(2):
+            wait_for(lambda: at_work(running) == 1, 30, "the message in hand again")
+            running.signal(signal.SIGTERM)
+            if how != "drain past its deadline":
+                wait_for(lambda: running.events()[-1]["event"] == "draining", 20, "the drain")
+                for pid in running.named("mqw-consumer" if how.startswith("Consumer") else "mqw-producer"):
+                    os.kill(pid, signal.SIGKILL)
+            running.wait()
+            restart(running)
+        wait_for(lambda: at_work(running) == 1, 30, "the message in hand at the end")
+        assert client.ready(DEAD) == 0
+
+
+BROKEN_TICK = """\
+import os
+from mqworker.producer.timers import Timers
+
+measure = Timers._measure
+
+
+def broken(self, now):
+    if os.path.exists("now"):
+        os.unlink("now")
+        raise RuntimeError("injected")
+    return measure(self, now)
+
+
+Timers._measure = broken
+"""
+
+
+def test_an_error_in_the_producers_periodic_work_ends_it_and_another_takes_over(service):
+    """Nothing ends silently: it is logged, the tree is built again, the message in hand is charged with nothing."""
+    running: ServiceProcess = service(config(), {"jobs.py": HANDLER, "sitecustomize.py": BROKEN_TICK})
+    running.env["PYTHONPATH"] = f"{running.folder}:{Path.cwd()}"
+    running.start()
+    with Client(running) as client:
+        client.send(1, seconds=2)
+        wait_for(lambda: at_work(running) == 1, 20, "the message in hand")
+        (pid,) = running.named("mqw-producer")
+        (running.folder / "now").touch()
+        wait_for(lambda: set(running.named("mqw-producer")) - {pid}, 20, "another Producer")
+        assert "injected" in running.event("failed")["traceback"]
+        wait_for(lambda: client.ready(OUTPUT) == 1, 20, "the result")
+        assert client.ready(DEAD) == 0

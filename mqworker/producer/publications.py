@@ -82,7 +82,7 @@ class Publications:
                 continue  # a reply
             self._counters.confirmed += 1
             self.confirm_time.observe(now - entry.since)
-            if entry.tries:
+            if self._refused:
                 self._refused.pop(entry.seq, None)
             if entry.void:
                 self._keep(entry, PLACED, now)

@@ -1,8 +1,8 @@
 """A battery's schedule for one day, optimised by particle swarm: the job `energy_storage:optimise`.
 
-Runs in a Consumer, one call a message; it keeps nothing between calls, does no I/O and starts no thread. It hears one
-JSON object (`Request`) and the live `Params`, and says the schedule with its cost. A request that can never be answered
-raises `mqworker.Reject` with the name of the field, so it becomes a dead letter at once instead of being retried.
+Runs in a Consumer, one call per message; it keeps nothing between calls, does no I/O and starts no thread. It receives
+one JSON object (`Request`) and the live `Params`, and returns the schedule with its cost. For a request that can never
+be answered it raises `mqworker.Reject` with the name of the field, so it is dead-lettered at once and not retried.
 
 Units: energy in kWh, power in kW, prices in any currency per kWh. The battery's power is positive while charging,
 the grid's while buying.
@@ -10,11 +10,11 @@ the grid's while buying.
 The swarm does not search over 24 or 96 powers but over one *intensity* for each tariff block (a run of steps with
 the same prices, in which the site has either a deficit or a surplus):
 
-    -2 charge at full power           +1 cover all of the deficit
-    -1 store all of the surplus       +2 discharge at full power
+    -2 charge at full power           +1 cover the whole deficit
+    -1 store the whole surplus        +2 discharge at full power
      0 rest                           (between these points the power is interpolated)
 
-Any intensities give a schedule that keeps all limits, because `Day.decode` moves the state of charge to the nearest
+Any intensities give a schedule that respects all limits, because `Day.decode` moves the state of charge to the nearest
 value from which the final one can still be reached. The cost of a step has its corners at these five points, so
 little is lost by the encoding and the swarm has few dimensions.
 
@@ -22,8 +22,8 @@ Sources: J. Kennedy, R. Eberhart, "Particle swarm optimization", Proc. ICNN 1995
 J. Kennedy, "The particle swarm: explosion, stability, and convergence in a multidimensional complex space", IEEE
 Trans. Evol. Comput. 6(1), 2002, pp. 58-73 (constriction: inertia 0.7298, both coefficients 1.49618); J. Kennedy,
 R. Mendes, "Population structure and particle swarm performance", Proc. CEC 2002, pp. 1671-1676 (the ring). The ring
-spreads news slowly, so within a few hundred iterations an inertia somewhat below the constriction's found more
-(on trial days with noisy prices the worst gap to the exact optimum fell from 4.6 to 2.3 % of the saving).
+spreads news slowly, so within a few hundred iterations an inertia slightly below the constriction's found better
+schedules (on trial days with noisy prices the worst gap to the exact optimum fell from 4.6 to 2.3 % of the saving).
 """
 
 import hashlib
@@ -42,7 +42,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
 HOURS = 24
-LIMIT = 2.0  # of an intensity, both ways
+LIMIT = 2.0  # of an intensity, in both directions
 GAIN = 1e-6  # an improvement below this share of the bill does not count as one
 
 RANGES = {
@@ -58,13 +58,13 @@ RANGES = {
 
 @dataclass(frozen=True)
 class Params:
-    """What can be changed while the service runs; each value is checked against `RANGES`."""
+    """What can be changed while the service is running; each value is checked against `RANGES`."""
 
     particles: int = 60
     iterations: int = 600  # at most, for one message
     inertia: float = 0.65  # share of its velocity that a particle keeps; below the constriction's, see above
-    cognitive: float = 1.49618  # pull to the best position of its own
-    social: float = 1.49618  # pull to the best position among its two neighbours
+    cognitive: float = 1.49618  # pull towards its own best position
+    social: float = 1.49618  # pull towards the best position of its two neighbours
     patience: int = 100  # iterations without an improvement after which a search ends
     seed: int = 0
 
@@ -84,18 +84,18 @@ Series = Annotated[tuple[Annotated[float, Meta(ge=-1e6, le=1e6)], ...], Meta(min
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One message. A series has 24 values, one an hour, or 96, one a quarter of an hour; both kinds may be mixed."""
+    """One message. A series has 24 hourly values or 96 quarter-hourly ones; both kinds may be mixed."""
 
     site: str
     capacity_kwh: Annotated[float, Meta(gt=0, le=1e6)]
     max_charge_kw: Power
     max_discharge_kw: Power
-    efficiency: Annotated[float, Meta(gt=0, le=1)]  # of a round trip; half of the loss (its root) is taken each way
+    efficiency: Annotated[float, Meta(gt=0, le=1)]  # of a round trip; its square root applies each way
     initial_soc_kwh: Energy
     final_soc_kwh: Energy
     buy_price: Series
     sell_price: Series
-    load_kw: Series  # forecast, net of own generation: negative while that is larger
+    load_kw: Series  # forecast, net of own generation: negative while generation is larger
 
 
 def read(body: Any) -> Request:
@@ -114,7 +114,7 @@ def read(body: Any) -> Request:
 
 
 class Day:
-    """A request as arrays, and what a swarm needs to know of it; raises Reject if the final charge is out of reach."""
+    """A request as arrays, with what a swarm needs to know; raises Reject if the final charge is out of reach."""
 
     def __init__(self, request: Request) -> None:
         series = (request.buy_price, request.sell_price, request.load_kw)
@@ -123,8 +123,8 @@ class Day:
         buy, sell, load = (np.repeat(np.array(values), self.steps // len(values))[:, None] for values in series)
         self.buy, self.sell, self.load = buy, sell, load
         one_way = math.sqrt(request.efficiency)
-        self.stored_per_kw = self.step_hours * one_way  # kWh that a step of charging with 1 kW puts into store
-        self.drawn_per_kw = self.step_hours / one_way  # kWh that a step of discharging with 1 kW takes out
+        self.stored_per_kw = self.step_hours * one_way  # kWh that a step of charging with 1 kW stores
+        self.drawn_per_kw = self.step_hours / one_way  # kWh that a step of discharging with 1 kW takes from the store
         self.surplus = np.clip(-load, 0, request.max_charge_kw)
         self.deficit = np.clip(load, 0, request.max_discharge_kw)
         self.max_charge, self.max_discharge = request.max_charge_kw, request.max_discharge_kw
@@ -136,11 +136,11 @@ class Day:
         self.blocks = int(self.block[-1]) + 1
 
     def _reachable(self, request: Request) -> tuple[list[float], list[float]]:
-        """Bounds of the state of charge after each step from which the final one can be reached."""
+        """Return the bounds of the state of charge after each step from which the final one can be reached."""
         rise, fall = self.max_charge * self.stored_per_kw, self.max_discharge * self.drawn_per_kw
-        left = range(self.steps, -1, -1)  # steps that are left
-        floor = [max(0.0, request.final_soc_kwh - rise * n) for n in left]
-        ceiling = [min(request.capacity_kwh, request.final_soc_kwh + fall * n) for n in left]
+        remaining = range(self.steps, -1, -1)  # steps
+        floor = [max(0.0, request.final_soc_kwh - rise * n) for n in remaining]
+        ceiling = [min(request.capacity_kwh, request.final_soc_kwh + fall * n) for n in remaining]
         if not floor[0] <= self.initial <= ceiling[0]:
             raise Reject(
                 f"final_soc_kwh {request.final_soc_kwh:g} cannot be reached from initial_soc_kwh {self.initial:g} "
@@ -150,15 +150,15 @@ class Day:
 
     def decode(self, intensity: Floats) -> Floats:
         """Turn intensities (blocks, particles) into states of charge in kWh (steps + 1, particles)."""
-        wish = intensity[self.block]
+        target = intensity[self.block]
         power = (
-            np.clip(-wish, 0, 1) * self.surplus
-            + np.clip(-wish - 1, 0, 1) * (self.max_charge - self.surplus)
-            - np.clip(wish, 0, 1) * self.deficit
-            - np.clip(wish - 1, 0, 1) * (self.max_discharge - self.deficit)
+            np.clip(-target, 0, 1) * self.surplus
+            + np.clip(-target - 1, 0, 1) * (self.max_charge - self.surplus)
+            - np.clip(target, 0, 1) * self.deficit
+            - np.clip(target - 1, 0, 1) * (self.max_discharge - self.deficit)
         )
         change = np.maximum(power, 0) * self.stored_per_kw + np.minimum(power, 0) * self.drawn_per_kw
-        soc = np.empty((self.steps + 1, wish.shape[1]))
+        soc = np.empty((self.steps + 1, target.shape[1]))
         soc[0] = self.initial
         for step in range(self.steps):
             after = soc[step + 1]
@@ -168,12 +168,12 @@ class Day:
         return soc
 
     def power(self, soc: Floats) -> Floats:
-        """Power of the battery in kW (steps, particles) that leads to these states of charge."""
+        """Return the battery's power in kW (steps, particles) that leads to these states of charge."""
         change = np.diff(soc, axis=0)
         return np.maximum(change, 0) / self.stored_per_kw + np.minimum(change, 0) / self.drawn_per_kw
 
     def cost(self, power: Floats) -> Floats:
-        """Cost of the day for each column of battery powers; what is sold counts as negative."""
+        """Return the day's cost for each column of battery powers; sales count as negative."""
         grid = self.load + power
         paid = self.buy * np.maximum(grid, 0) + self.sell * np.minimum(grid, 0)
         return np.asarray(paid.sum(axis=0) * self.step_hours)
@@ -191,7 +191,7 @@ class Swarm:
 def search(
     day: Day, dimension: Ints, start: Floats, params: Params, rng: np.random.Generator, iterations: int
 ) -> Swarm:
-    """Let the particles at `start` look for the lowest cost; `dimension` gives the one that rules each block."""
+    """Let the particles at `start` search for the lowest cost; `dimension` maps each block to its own."""
     position, shape, column = start, start.shape, np.arange(start.shape[1])
     velocity = rng.uniform(-0.3, 0.3, shape)
     best, cost = start.copy(), day.cost(day.power(day.decode(start[dimension])))
@@ -229,9 +229,11 @@ def optimise(body: Any, params: Params) -> dict[str, Any]:
     identity = hashlib.sha256(msgspec.json.encode([body, astuple(params)], order="deterministic")).digest()
     rng = np.random.default_rng(int.from_bytes(identity, "big"))
     fine = np.arange(day.blocks)
-    levels = [fine] if day.blocks <= HOURS else [fine * HOURS // day.blocks, fine]  # many blocks: first as 24 groups
+    levels = (
+        [fine] if day.blocks <= HOURS else [fine * HOURS // day.blocks, fine]
+    )  # with many blocks: first in 24 groups
     position = rng.uniform(-LIMIT, LIMIT, (int(levels[0][-1]) + 1, params.particles))
-    position[:, 0] = 0  # to rest is a candidate, so the battery never costs more than leaving it alone
+    position[:, 0] = 0  # resting is a candidate, so using the battery never costs more than not using it
     done = 0
     for number, dimension in enumerate(levels, 1):
         swarm = search(day, dimension, position, params, rng, params.iterations * number // len(levels) - done)
@@ -240,7 +242,7 @@ def optimise(body: Any, params: Params) -> dict[str, Any]:
 
 
 def report(site: str, day: Day, soc: Floats, costs: Floats, iterations: int) -> dict[str, Any]:
-    """Put the answer into plain JSON values, rounded to six decimals."""
+    """Return the answer as plain JSON values, rounded to six decimals."""
     power = day.power(soc)
     without, cost = float(day.cost(np.zeros_like(power))[0]), float(day.cost(power)[0])
     saving = round(without - cost, 6)

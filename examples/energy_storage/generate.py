@@ -1,7 +1,7 @@
-"""Requests for the example: made-up but realistic sites, days and tariffs, a few of them bad on purpose.
+"""Generates requests for the example: made-up but realistic sites, days and tariffs, a few of them bad on purpose.
 
-Needs the standard library alone. `requests` is what `mqworker demo` publishes; from a shell,
-`python generate.py 300 > requests.jsonl` writes good ones, a line each, for `mqworker send`.
+Needs only the standard library. `mqworker demo` publishes what `requests` yields; from a shell,
+`python generate.py 300 > requests.jsonl` writes good requests, one per line, for `mqworker send`.
 """
 
 import json
@@ -17,15 +17,15 @@ FAULTS = ("not JSON", "no tariff", "final charge out of reach")
 
 
 class Sample(NamedTuple):
-    """A message body and what it is, in a few words; those of bad ones begin with "bad: "."""
+    """A message body and a short label; that of a bad one begins with "bad: "."""
 
     body: bytes
     label: str
 
 
 def requests(n: int, seed: int = 0, bad: int = 3) -> Iterator[Sample]:
-    """Yield `n` samples, `bad` of them bad in turn by each of `FAULTS`; the same arguments give the same samples."""
-    rng = random.Random(seed)  # noqa: S311 - test data, no secret
+    """Yield `n` samples, `bad` of them with one of `FAULTS` in turn; the same arguments give the same samples."""
+    rng = random.Random(seed)  # noqa: S311 - test data, not a secret
     faulty = sorted(rng.sample(range(n), min(bad, n)))
     for number in range(n):
         day, tariff = rng.choice(DAYS), rng.choice(TARIFFS)
@@ -38,7 +38,7 @@ def requests(n: int, seed: int = 0, bad: int = 3) -> Iterator[Sample]:
 
 
 def site(number: int, day: str, tariff: str, rng: random.Random) -> dict[str, Any]:
-    """Make a good request; hourly series for the older meters, quarter-hourly ones for the others."""
+    """Make a good request: hourly series for older meters, quarter-hourly ones for the others."""
     steps = 96 if tariff == "quarter-hourly" or rng.random() < 0.5 else 24
     capacity = rng.choice((50.0, 200.0, 400.0, 1000.0))
     buy, sell = prices(tariff, rng)
@@ -57,7 +57,7 @@ def site(number: int, day: str, tariff: str, rng: random.Random) -> dict[str, An
 
 
 def prices(tariff: str, rng: random.Random) -> tuple[list[float], list[float]]:
-    """Make prices to buy at and to sell at: an industrial time-of-use tariff, or a day-ahead market less fees."""
+    """Make buying and selling prices: an industrial time-of-use tariff, or a day-ahead market less fees."""
     if tariff == "time-of-use":
         valley, flat, peak = rng.choice(((0.32, 0.68, 1.12), (0.28, 0.61, 1.05)))
         table = [valley] * 8 + [flat] * 2 + [peak] * 2 + [flat] * 5 + [peak] * 4 + [flat] * 3
@@ -70,7 +70,7 @@ def prices(tariff: str, rng: random.Random) -> tuple[list[float], list[float]]:
 
 
 def load(day: str, steps: int, scale: float, rng: random.Random) -> list[float]:
-    """Make a load forecast in kW: work, an evening peak, noise, and in summer the sun on the roof taken off."""
+    """Make a load forecast in kW: work, an evening peak, noise, and in summer less the solar power from the roof."""
     work = 0.3 if "weekend" in day else 1.0
     sun = rng.uniform(0.8, 1.6) if "summer" in day else rng.uniform(0.0, 0.4)
     heat = 0.2 if "summer" in day else 0.5
@@ -83,7 +83,7 @@ def load(day: str, steps: int, scale: float, rng: random.Random) -> list[float]:
 
 
 def hours(steps: int) -> list[float]:
-    """Tell the hour of the day at which each step begins."""
+    """Return the hour of the day at which each step begins."""
     return [24 * step / steps for step in range(steps)]
 
 

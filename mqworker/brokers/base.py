@@ -112,11 +112,13 @@ class Link(Protocol):
     def start(self) -> None:
         """Begin to connect; the result comes through the Sink."""
 
-    def consume(self, prefetch: int) -> None:
+    def consume(self, prefetch: int, fixed: int = 0) -> None:
         """Want at most `prefetch` unsettled deliveries at any time; 0 cancels the consumer and keeps the epoch.
 
         Idempotent, effective now or when connected; a new value takes effect as decisions 9 says, without ever
-        exceeding the larger of the two.
+        exceeding the larger of the two. On a queue whose order a change would cost (a quorum queue), `fixed` is used
+        instead, if it is given: its value when an epoch begins to consume stays until the epoch ends, and is told as
+        `state.fixed_prefetch`.
         """
 
     def ack(self, epoch: int, tag: int, *, multiple: bool) -> None:

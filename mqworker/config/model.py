@@ -157,7 +157,10 @@ class StageConfig(_Base, frozen=True):
     ] = msgspec.field(default_factory=lambda: len(os.sched_getaffinity(0)))
     prefetch: Annotated[
         Annotated[int, Meta(ge=1, le=65535)] | None,
-        about("Limit on unsettled messages.", default="derived from the service time"),
+        about(
+            "Limit on unsettled messages.",
+            default="derived from the service time; on a quorum queue 64 per Consumer, at most 1,000",
+        ),
     ] = None
     queue_size: Annotated[int, Meta(ge=1, le=4096), about("Capacity of a lane, in messages.")] = 64
     max_held_bytes: Annotated[Bytes, about("Limit on the bodies inside the process tree, in bytes.")] = 256 * MIB

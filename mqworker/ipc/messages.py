@@ -111,6 +111,7 @@ class LinkState(msgspec.Struct, frozen=True):
 
     connected: bool = False  # both connections are up and the topology is declared
     consuming: bool = False  # the broker has registered our consumer
+    fixed_prefetch: int = 0  # in use on a queue whose order a change would cost; 0: the prefetch is as wanted
     blocked: bool = False  # the broker refuses publishes for now (an alarm)
     reason: str = "not started"
     warnings: tuple[str, ...] = ()  # e.g. a queue found with other arguments than configured

@@ -16,7 +16,7 @@ from mqworker.ipc.messages import Desired, Failure, StageSpec
 from mqworker.producer.admission import Admission, Decision, Facts, HoldBack
 from mqworker.producer.entry import HELD, Entry, Isolation
 from mqworker.producer.ledger import Ledger
-from mqworker.producer.pacing import ServiceTime, derive_prefetch
+from mqworker.producer.pacing import ServiceTime, derive_prefetch, fixed_prefetch
 from mqworker.producer.policy import isolation, worn
 from mqworker.producer.settlement import Settlement
 from mqworker.producer.suspects import CONVICTED, Suspects
@@ -50,6 +50,8 @@ class Intake:
         self._ask_turn = ask_turn
         self._changed = changed
         self._wished = 0  # the prefetch that suits the work
+        self._lasting = 0  # the one to begin with on a queue where it cannot be changed
+        self._asked = (0, 0)  # what the link was told of both
         self._admission = Admission(spec.config.max_held_bytes, time.monotonic())
 
     # --- what the broker reports (Sink)
@@ -74,15 +76,14 @@ class Intake:
     def reconcile(self, desired: Desired, working: int, now: float) -> None:
         """Take as many as suit the work and the Consumers that are there, or nothing."""
         publications = self._ledger.publications
-        present = self._wished
-        self._wished = self._spec.config.prefetch or derive_prefetch(
-            self._service_time.quantile(), desired.consumers, present
-        )
+        configured, high = self._spec.config.prefetch, self._service_time.quantile()
+        self._wished = configured or derive_prefetch(high, desired.consumers, self._wished)
+        self._lasting = configured or fixed_prefetch(high, desired.consumers)
         facts = Facts(
             wanted=desired.listening and desired.consumers > 0 and not self.draining,
             consumers=desired.consumers,
             working=working,
-            prefetch=self._wished,
+            prefetch=self._link.state.fixed_prefetch or self._wished,
             held_bytes=self._ledger.held_bytes.total,
             unplaced=publications.unplaced,
         )
@@ -155,7 +156,9 @@ class Intake:
         return ""
 
     def _set_prefetch(self, prefetch: int) -> None:
+        if (prefetch, self._lasting) != self._asked:
+            self._asked = prefetch, self._lasting
+            self._link.consume(prefetch, self._lasting)
         if prefetch != self.prefetch:
             self.prefetch = prefetch
-            self._link.consume(prefetch)
             self._changed()

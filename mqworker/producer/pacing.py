@@ -14,6 +14,7 @@ from mqworker.ipc.messages import BUCKETS
 CHUNK_SECONDS = 0.064  # work that a chunk should carry
 HELD_SECONDS = 1.0  # work that the prefetch should keep at hand for each Consumer
 PREFETCH_MAX = 1000
+FIXED_EACH = 64  # messages for each Consumer where the prefetch cannot follow what is measured (decisions 9)
 QUANTILE = 0.95
 SHORTEST = 2.0**-21  # seconds; stands for zero, of which frexp gives no magnitude
 WINDOW = 512  # observations after which old ones count half
@@ -86,3 +87,10 @@ def derive_prefetch(high: float | None, consumers: int, present: int) -> int:
     if wish < most:
         wish = max(low, 1 << (wish.bit_length() - 1))
     return present if low <= present <= most and present / 2 <= wish <= present * 2 and wish != most else wish
+
+
+def fixed_prefetch(high: float | None, consumers: int) -> int:
+    """A prefetch that stays for long: 64 a Consumer up to 1,000, or fewer once messages are known to take long."""
+    low = 2 * consumers
+    most = max(low, min(PREFETCH_MAX, FIXED_EACH * consumers))
+    return most if high is None else max(low, min(most, int(consumers * HELD_SECONDS / high)))

@@ -296,6 +296,93 @@ async def test_a_publication_that_kills_channels_is_found(broker):
     assert link.state.reconnects == 0
 
 
+class Consumed:
+    """Acks every delivery at once."""
+
+    def __init__(self, link, sink) -> None:
+        self._link, self._sink, self._acked = link, sink, 0
+
+    async def up_to(self, count: int) -> None:
+        """Wait until so many were delivered and acked in all."""
+        while self._acked < count:
+            await self._sink.has(self._acked + 1)
+            for delivery in self._sink.deliveries[self._acked :]:
+                self._link.ack(delivery.epoch, delivery.tag, multiple=False)
+                self._acked += 1
+
+
+@pytest.mark.parametrize("broker", ["quorum"], indirect=True)
+@contract
+async def test_the_prefetch_on_a_quorum_queue_stays_until_its_channel_ends(broker):
+    """Other wishes move no message; holding back stops deliveries; a new channel takes what is wanted by then."""
+    link, sink = await broker.started()
+    bodies = [b"%d" % number for number in range(2000)]
+    for number, body in enumerate(bodies, 1):
+        link.publish(number, Publication("", broker.topology.input, b"", body))
+    await until(lambda: len(sink.answers) == 2000, 30, "all stored")
+    consumed = Consumed(link, sink)
+    link.consume(2, fixed=16)
+    await consumed.up_to(100)
+    for count, wish in ((300, 128), (500, 4), (700, 64)):
+        link.consume(wish, fixed=wish)
+        await consumed.up_to(count)
+        assert link.state.fixed_prefetch == 16
+    await consumed.up_to(2000)
+    assert sink.bodies == bodies
+    assert not any(delivery.redelivered for delivery in sink.deliveries)
+    link.consume(0)
+    await until(lambda: not link.state.consuming, 5, "holding back")
+    await broker.publish(broker.topology.input, b"", b"held back")
+    await broker.counts(broker.topology.input, 1)
+    link.consume(128, fixed=64)
+    await consumed.up_to(2001)
+    assert link.state.fixed_prefetch == 16
+    await ctl(broker, "close_all_connections", "test")
+    await until(lambda: sink.consuming_lost_for, 5, "the loss")
+    await back(link)
+    assert link.state.fixed_prefetch == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fixed"),
+    [
+        ({"x-queue-type": "quorum", "x-max-length": 7, "x-overflow": "reject-publish", "x-delivery-limit": 30}, 16),
+        ({"x-queue-type": "quorum", "x-single-active-consumer": True}, 16),
+        ({"x-max-priority": 5, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "a 'b' c"}, 0),
+        ({"x-queue-type": "classic", "x-message-ttl": 10**7}, 0),
+        ({}, 0),
+    ],
+)
+@contract
+async def test_the_type_of_the_input_is_found_out_whatever_else_it_has(broker, arguments, fixed):
+    """A queue that others made is known for what it is, every difference is told, and nothing of it is changed."""
+    channel = await broker.channel()
+    await channel.ask("queue_declare", queue=broker.topology.input, durable=True, arguments=arguments)
+    link, sink = await broker.started()
+    told = [warning for warning in link.state.warnings if repr(broker.topology.input) in warning]
+    differing = {name: value for name, value in arguments.items() if value != "classic"}
+    assert len(told) == len(differing)
+    for name, value in differing.items():
+        assert any(f"was found with {name} {value or repr(value)}," in warning for warning in told)
+    link.consume(4, fixed=16)
+    await broker.publish(broker.topology.input, b"", b"x")
+    await sink.has(1)
+    assert link.state.fixed_prefetch == fixed
+    await channel.ask("queue_declare", queue=broker.topology.input, durable=True, arguments=arguments)
+
+
+@contract
+async def test_a_transient_input_is_used_as_found(broker):
+    """A queue that is not durable is told, consumed with any prefetch, and left as it is."""
+    channel = await broker.channel()
+    await channel.ask("queue_declare", queue=broker.topology.input, durable=False)
+    link, sink = await broker.started(prefetch=5)
+    assert any("was found with durable False, configured is True" in warning for warning in link.state.warnings)
+    await broker.publish(broker.topology.input, b"", b"x")
+    await sink.has(1)
+    await channel.ask("queue_declare", queue=broker.topology.input, durable=False)
+
+
 @contract
 async def test_other_arguments_are_a_warning(broker):
     """A queue found with other arguments is used; the warning names queue, argument and both values."""
@@ -462,7 +549,7 @@ async def test_a_frozen_broker_answers_each_question_by_its_deadline(broker):
 async def test_looking_into_a_limited_queue_is_refused(broker):
     """Where looking would count as a delivery and in the end destroy, the desk refuses and says why."""
     channel = await broker.channel()
-    limited = queue_arguments(await broker.wire(), "quorum") | {"x-delivery-limit": 3}
+    limited = queue_arguments(await broker.wire(), "quorum") | {"x-delivery-limit": 3, "x-max-length": 5}
     await channel.ask("queue_declare", queue=broker.topology.dead, durable=True, arguments=limited)
     with pytest.raises(BrokerRefused, match="delivery limit"):
         await broker.make_desk().peek(broker.topology.dead, 1, 5)

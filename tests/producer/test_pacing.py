@@ -14,6 +14,7 @@ from mqworker.producer.pacing import (
     ServiceTime,
     chunk_size,
     derive_prefetch,
+    fixed_prefetch,
 )
 
 durations = st.floats(2**-20, 2**18)
@@ -92,6 +93,15 @@ def test_prefetch_is_bounded_and_settles(high, consumers, present):
     value = derive_prefetch(high, consumers, present)
     assert 2 * consumers <= value <= max(PREFETCH_MAX, 2 * consumers)
     assert derive_prefetch(high, consumers, value) == value
+
+
+@pytest.mark.parametrize(
+    ("high", "consumers", "prefetch"),
+    [(None, 2, 128), (None, 16, 1000), (None, 600, 1200), (1e-5, 2, 128), (0.05, 2, 40), (60.0, 4, 8), (None, 0, 0)],
+)
+def test_a_prefetch_that_stays_is_larger_unless_messages_are_known_to_be_long(high, consumers, prefetch):
+    """64 a Consumer up to 1,000; a second of work for each when that is less; two for each at least."""
+    assert fixed_prefetch(high, consumers) == prefetch
 
 
 @given(st.lists(st.floats(0.9, 1.1), min_size=2, max_size=30), st.integers(1, 64), st.floats(1e-4, 10))

@@ -54,6 +54,24 @@ def test_twenty_thousand_foreign_messages(rabbit, queue, service):
     assert len({got.properties.message_id for got in results}) == 20_000  # also where the publisher gave none
 
 
+def test_a_quorum_queue_keeps_its_order_while_the_stage_learns_its_pace(rabbit, queue, service):
+    """The prefetch of the first moment stays, also when it scales: one Consumer gives 20,000 results in their order."""
+    with Client(rabbit.url()) as client:
+        client.channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+    publish_lines(rabbit.url(), queue, [str(n) for n in range(20_000)])
+    jobs = "def handle(body):\n    return body\n"
+    running: ServiceProcess = service(config(rabbit.url(), queue, consumers=1), {"jobs.py": jobs}).start()
+    with Client(rabbit.url()) as client:
+        results = client.take(f"{queue}.out", 15_000, 120)
+        assert running.stage("work")["actual"]["prefetch"] == 64
+        results += client.take(f"{queue}.out", 5_000, 120)
+    assert [int(got.body) for got in results] == list(range(20_000))
+    assert running.ask("PUT", "/api/v1/stages/work/consumers?wait=20", {"count": 2})[0] == 200
+    assert running.stage("work")["actual"]["prefetch"] == 64
+    settled(rabbit, queue)
+    assert running.stop() == 0
+
+
 LONG_JOB = """
 import os
 import re

@@ -39,7 +39,7 @@ from mqworker.brokers.rabbitmq.address import explain, parameters, refused
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost, RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.reconnector import CONNECT_DEADLINE
-from mqworker.brokers.rabbitmq.topology import attempt, mismatch, queue_arguments, queue_status
+from mqworker.brokers.rabbitmq.topology import attempt, differences, queue_arguments, queue_status
 from mqworker.config.model import BrokerConfig
 
 PERSISTENT = 2
@@ -270,13 +270,14 @@ async def _refuse_limited(wire: AmqpConnection, queue: str) -> None:
     if await queue_status(wire, queue) is None:
         raise BrokerRefused(f"there is no queue {queue!r}")
     try:
-        await attempt(wire, "queue_declare", queue=queue, durable=True, arguments=queue_arguments(wire, "quorum"))
-    except Lost as lost:
-        difference = mismatch(lost)
-        if difference and difference[0] == "x-delivery-limit":
+        found = await differences(wire, queue, queue_arguments(wire, "quorum"))
+    except Lost:  # we may not declare it
+        return
+    for argument, _, limit in found:
+        if argument == "x-delivery-limit":
             raise BrokerRefused(
-                f"queue {queue!r} has a delivery limit ({difference[2]}): looking would count as a delivery of each"
-            ) from None
+                f"queue {queue!r} has a delivery limit ({limit or 20}): looking would count as a delivery of each"
+            )
 
 
 def _persistent(properties: bytes) -> bytes:

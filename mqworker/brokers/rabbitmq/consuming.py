@@ -9,13 +9,13 @@ growing waits.
 Prefetch belongs to a consumer tag and cannot be changed on one that runs, so a change means a new tag. It gets what
 the unsettled leave of the wanted value (none while they leave nothing), so that the sum never exceeds the larger of
 the old and the new value; and it is replaced by a larger one when what has settled meanwhile makes that worth while.
-There is never more than one tag, because two on one quorum queue would mix its order. (A quorum queue may also
-take back what is under way to a tag that is cancelled: whoever needs strict order leaves the prefetch alone.)
+There is never more than one tag, because two on one quorum queue would mix its order. A quorum queue also takes back
+what is on its way to a tag that is cancelled, and delivers it again behind the backlog. So there the prefetch wanted
+when a channel begins to consume stays for as long as that channel lives; only holding back cancels the tag.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
 from mqworker.brokers.base import Delivery, Sink
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
@@ -34,11 +34,14 @@ class Consuming:
         self,
         queue: str,
         sink: Sink,
-        prepare: Callable[[AmqpConnection], Any],
+        prepare: Callable[[AmqpConnection], Awaitable[str]],
         tell: Callable[[str], None],
         changed: Callable[[], None],
     ) -> None:
-        """`prepare` is awaited before each channel; `tell` hears what is missing now, "" for nothing."""
+        """`prepare` is awaited before each channel and returns the queue's type.
+
+        `tell` hears what is missing now, "" for nothing.
+        """
         self._queue = queue
         self._sink = sink
         self._prepare = prepare
@@ -52,7 +55,10 @@ class Consuming:
         self._tag = ""  # our consumer's name
         self._names = 0
         self._limit = 0  # its prefetch; 0 while there is no consumer
-        self.want = 0
+        self._wanted = (0, 0)  # the prefetch, and the one to use where it must not change
+        self._queue_type = "classic"
+        self.fixed = 0  # the prefetch of this channel, where it must not change
+        self.want = 0  # the prefetch that all this comes to
         self.epoch = 0
         self.stale = 0  # acks that were dropped
         self.depth: int | None = None
@@ -74,11 +80,10 @@ class Consuming:
 
     # -- what the Link says
 
-    def consume(self, prefetch: int) -> None:
-        """Want so many unsettled deliveries at most."""
-        if prefetch != self.want:
-            self.want = prefetch
-            self._tuned.set()
+    def consume(self, prefetch: int, fixed: int) -> None:
+        """Want so many unsettled deliveries at most; see `Link.consume`."""
+        self._wanted = prefetch, fixed
+        self._choose()
 
     def ack(self, epoch: int, tag: int, *, multiple: bool) -> None:
         """Settle at the broker."""
@@ -114,7 +119,7 @@ class Consuming:
         while True:
             began = loop.time()
             try:
-                await self._prepare(wire)
+                self._queue_type = await self._prepare(wire)
                 await self._consume_on(wire)
             except Lost as lost:
                 if not wire.usable:
@@ -156,7 +161,8 @@ class Consuming:
         )
         self._channel = channel
         self.epoch += 1
-        self._limit, self._unsettled = 0, {}
+        self._limit, self._unsettled, self.fixed = 0, {}, 0
+        self._choose()
         self._listen(wire, channel)
         tuning = asyncio.create_task(self._tune(channel))
         self._tell("")
@@ -187,6 +193,17 @@ class Consuming:
         self._ended.set()
         self._tell(f"consuming stopped: {lost}")
         self._sink.consuming_lost(self.epoch, str(lost))
+
+    def _choose(self) -> None:
+        """Choose the prefetch; on a quorum queue the first one of this channel stays."""
+        prefetch, fixed = self._wanted
+        if self._channel is not None and self._queue_type == "quorum" and prefetch and fixed:
+            self.fixed = self.fixed or fixed
+        if prefetch and self.fixed:
+            prefetch = self.fixed
+        if prefetch != self.want:
+            self.want = prefetch
+            self._tuned.set()
 
     async def _tune(self, channel: Channel) -> None:
         """Keep the consumers of a channel such that their limits fit what is wanted."""

@@ -54,9 +54,9 @@ class RabbitLink:
         for connection in self._connections:
             connection.start()
 
-    def consume(self, prefetch: int) -> None:
+    def consume(self, prefetch: int, fixed: int = 0) -> None:
         """See `Link.consume`."""
-        self._consuming.consume(prefetch)
+        self._consuming.consume(prefetch, fixed)
 
     def ack(self, epoch: int, tag: int, *, multiple: bool) -> None:
         """See `Link.ack`."""
@@ -85,9 +85,12 @@ class RabbitLink:
 
     # -- what the connections say
 
-    async def _ensure(self, wire: AmqpConnection) -> None:
+    async def _ensure(self, wire: AmqpConnection) -> str:
+        """Make sure that everything exists; returns the type of the input queue."""
         self._repaired = asyncio.get_running_loop().time()
-        self._warnings = tuple(await ensure(wire, self._topology))
+        queue_type, warnings = await ensure(wire, self._topology)
+        self._warnings = tuple(warnings)
+        return queue_type
 
     def _look_again(self) -> None:
         """Something that a publication needs is gone: make what is ours again."""
@@ -121,6 +124,7 @@ class RabbitLink:
         state = LinkState(
             connected=self._consuming.ready and self._publishing.ready,
             consuming=self._consuming.consuming,
+            fixed_prefetch=self._consuming.fixed,
             blocked=blocked,
             reason=missing[0] if missing else ALARM if blocked else "",
             warnings=self._warnings,

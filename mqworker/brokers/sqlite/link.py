@@ -34,7 +34,7 @@ class SqliteLink:
         self._loop = asyncio.get_running_loop()
         self._writer.start()
 
-    def consume(self, prefetch: int) -> None:
+    def consume(self, prefetch: int, fixed: int = 0) -> None:  # noqa: ARG002 - a change costs no order here
         """Want at most `prefetch` unsettled deliveries; 0: no new ones."""
         if prefetch != self._prefetch:
             self._prefetch = prefetch

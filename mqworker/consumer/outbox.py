@@ -1,12 +1,13 @@
-"""Outcomes that a Consumer has not handed up yet, in memory that it shares with its Producer.
+"""The outbox: outcomes that a Consumer has not handed up yet, in memory that it shares with its Producer.
 
 A Consumer gathers the outcomes of short messages for some milliseconds, and can hand up nothing while the next message
-runs, which may be for minutes, or kill it. So before each message it leaves what it has here. Its Producer looks when
-that message runs long, and when the Consumer has died; it may see an outcome here and hear it again later.
+runs, which may take minutes or kill it. So before each message it leaves here what it has gathered. Its Producer reads
+the outbox when that message runs long and when the Consumer has died; it may find an outcome here and receive it again
+later.
 
 One memory file of the kernel for each lane, without a name. The Consumer alone writes: frames (mqworker/ipc/frames.py)
 behind two words, the version, which changes before frames are overwritten, and the end of the last frame. There is no
-lock; what was overwritten while it was read is given up, because it is on its way up then.
+lock; what was overwritten while it was read is dropped, because it is on its way up then.
 """
 
 import mmap
@@ -22,7 +23,7 @@ _VERSION, _END = 0, 1
 
 
 class Outbox:
-    """Made by the Producer, pickled into its Consumer at the start; both `settle` when it has arrived."""
+    """Made by the Producer and pickled into its Consumer at the start; each calls `settle` once it has arrived."""
 
     def __init__(self) -> None:
         self._fd = os.memfd_create("mqw-board", os.MFD_CLOEXEC)
@@ -55,7 +56,7 @@ class Outbox:
             self._fd = -1
 
     def add(self, payload: bytes) -> bool:
-        """Leave one frame; False when there is no room for it."""
+        """Append one frame; returns False when there is no room for it."""
         frame = pack(payload)
         at = self._words[_END]
         end = at + len(frame)
@@ -66,13 +67,13 @@ class Outbox:
         return True
 
     def clear(self) -> None:
-        """All that is here was handed up."""
+        """Empty the outbox: everything in it was handed up."""
         if self._words[_END] != _HEAD:
             self._words[_END] = _HEAD
             self._words[_VERSION] += 1
 
     def news(self) -> list[bytes]:
-        """The frames that are here, when there are others than at the last call."""
+        """Return the frames in the outbox, or none if they are those of the last call."""
         words = self._words
         now = words[_VERSION], words[_END]
         if now == self._seen:

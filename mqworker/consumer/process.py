@@ -1,10 +1,10 @@
 """The Consumer: a process that computes, and does no network I/O.
 
-Runs the user's jobs in its main thread. Owns the far end of one lane, its slot of shared memory, its board and the
-write end of its own pipe up. Hears chunks from its JoinableQueue; `None` is the sentinel that ends it. Says outcomes,
-and logs, as frames; outcomes that it gathers are left on its board before the next message begins. It calls `task_done`
-before it hands up a chunk's last outcomes, so that no `put` can overlap it. When its Producer dies the kernel kills it;
-when user code damages its descriptors it dies by itself and is replaced.
+Runs the user's jobs in its main thread. Owns the far end of one lane, its slot of the in-hand register, its outbox and
+the write end of its own pipe up. Receives chunks from its JoinableQueue; `None` is the sentinel that ends it. Sends
+outcomes and log events as frames; outcomes that it gathers are left in its outbox before the next message begins. It
+calls `task_done` before it hands up a chunk's last outcomes, so that no `put` can overlap it. When its Producer dies
+the kernel kills it; when user code damages its descriptors it ends itself and is replaced.
 """
 
 import json
@@ -39,17 +39,17 @@ _chunks = msgspec.msgpack.Decoder(Chunk)
 
 
 class Birth(NamedTuple):
-    """What a Consumer is to begin with."""
+    """What a Consumer begins with."""
 
     slot: int
-    slots: Path
+    register: Path
     generation: int
     params: bytes  # JSON object
     log_level: int
 
 
 class Consumer(Spawned):
-    """See the module head. It is made by its Producer and pickled once, at its start: it stays small."""
+    """See the module head. Made by its Producer and pickled once, at its start, so it stays small."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Consumer(Spawned):
         queue: "JoinableQueue[bytes | None]",
         up: Connection,
         output: Connection,
-        board: Outbox,
+        outbox: Outbox,
     ) -> None:
         super().__init__(name=f"{spec.stage}.consumer-{birth.slot}")
         self._spec = spec
@@ -66,19 +66,19 @@ class Consumer(Spawned):
         self._queue = queue
         self._up = up
         self._output = output
-        self._board = board
+        self._outbox = outbox
         self._parent = os.getpid()
 
     def run(self) -> None:
-        """Set up, say hello, compute until the sentinel."""
+        """Set up, send Hello, compute until the sentinel."""
         enter_child("mqw-consumer", self._parent, (signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGHUP))
         redirect_output(self._output.fileno())
         sys.dont_write_bytecode = True  # a .pyc cannot tell two edits of one second apart, and a restart has to
-        self._queue._writer.close()  # type: ignore[attr-defined]  # else the end of the Producer would never show as end of file
+        self._queue._writer.close()  # type: ignore[attr-defined]  # else the Producer's death would never show as end of file
         self._sending = threading.Lock()
         self._alarm = Alarm()
         birth, spec = self._birth, self._spec
-        logs.use(logs.ForwardingHandler(self._say, self.name, spec.stage), birth.log_level)
+        logs.use(logs.ForwardingHandler(self._send, self.name, spec.stage), birth.log_level)
         if spec.config.memory_limit:
             resource.setrlimit(resource.RLIMIT_AS, (spec.config.memory_limit,) * 2)
         try:
@@ -86,9 +86,9 @@ class Consumer(Spawned):
             chain.setup()
         except Exception as error:  # noqa: BLE001 - user code may raise anything; the Producer decides what follows
             what = describe(error)
-            self._say(Unfit(Failure("setup", what.type, what.message, what.traceback)))
+            self._send(Unfit(Failure("setup", what.type, what.message, what.traceback)))
             return
-        self._say(Hello(os.getpid(), birth.generation))
+        self._send(Hello(os.getpid(), birth.generation))
         try:
             self._work(chain)
         finally:
@@ -96,12 +96,12 @@ class Consumer(Spawned):
 
     def _work(self, chain: Chain) -> None:
         spec = self._spec
-        slot = open_slot(self._birth.slots, self._birth.slot)
+        slot = open_slot(self._birth.register, self._birth.slot)
         worker = Worker(chain, spec.stage, spec.config, spec.broker, self._alarm)
         worker.begin_generation(self._birth.generation)
         level = self._birth.log_level
         done = 0
-        board = self._board
+        outbox = self._outbox
         pid, up = os.getpid(), self._up.fileno()
         pipe = os.fstat(up).st_ino
         while (packed := self._queue.get()) is not None:
@@ -118,25 +118,25 @@ class Consumer(Spawned):
             handed_up = time.monotonic()
             for item in chunk.items:
                 now = time.monotonic()
-                if outcomes and (now - handed_up > HAND_UP or not board.add(_encoder.encode(outcomes[-1]))):
-                    self._say(Outcomes(outcomes, end=False, generation=worker.generation))
-                    board.clear()
+                if outcomes and (now - handed_up > HAND_UP or not outbox.add(_encoder.encode(outcomes[-1]))):
+                    self._send(Outcomes(outcomes, end=False, generation=worker.generation))
+                    outbox.clear()
                     outcomes = []
                     handed_up = now
                 slot.begin(item.seq, fingerprint(item.properties, item.body), now)
-                if slot.stop == chunk.number:  # after begin: else what is begun just now would be given to another too
+                if slot.stop == chunk.number:  # after begin: else a message begun now would be given away too
                     slot.end()
                     break
                 outcomes.append(worker.compute(item))
-                if os.fstat(up).st_ino != pipe:  # user code closed it: who dies now charges the right message
+                if os.fstat(up).st_ino != pipe:  # user code closed it: dying now charges the right message
                     os._exit(1)
                 slot.end()
                 done += 1
             memory = rss(pid)
             self._queue.task_done()
             leaving = self._leaving(worker, done, memory)
-            self._say(Outcomes(outcomes, end=True, generation=worker.generation, rss=memory, leaving=leaving))
-            board.clear()
+            self._send(Outcomes(outcomes, end=True, generation=worker.generation, rss=memory, leaving=leaving))
+            outbox.clear()
         self._queue.task_done()
 
     def _leaving(self, worker: Worker, done: int, memory: int) -> str:
@@ -150,7 +150,7 @@ class Consumer(Spawned):
             return "max_rss"
         return ""
 
-    def _say(self, words: Uplink) -> None:
-        data = frames.pack(_encoder.encode(words))
+    def _send(self, uplink: Uplink) -> None:
+        data = frames.pack(_encoder.encode(uplink))
         with self._alarm, self._sending:  # a frame cut short by the soft time limit would end this Consumer
             frames.write_all(self._up.fileno(), data)

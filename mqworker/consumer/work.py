@@ -1,6 +1,6 @@
 """One delivery in, one outcome out: decode, the job chain, encode, and every way in which that can fail.
 
-Runs in a Consumer's main thread (and nowhere else: it owns SIGALRM for the soft time limit). It raises nothing of a
+Runs in a Consumer's main thread (and nowhere else: it owns SIGALRM for the soft time limit). It never raises for a
 message's fault; what is not an `Exception` (SystemExit, a signal) ends the Consumer and is charged as a crash.
 """
 
@@ -30,7 +30,7 @@ _FIRST = encode_value(1)
 class Alarm:
     """The soft time limit: raises SoftTimeLimit in the handler, and never outside of it.
 
-    `with alarm:` puts it off to the end of the block, for what must not be left half done: a frame on its way up.
+    `with alarm:` postpones it to the end of the block, for what must not be left half done: a frame on its way up.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class Worker:
         self._stamp = {headers.STAGE: encode_value(self._stage), headers.GENERATION: encode_value(generation)}
 
     def compute(self, item: Item) -> Outcome:
-        """Everything from the input's bytes to the result's."""
+        """Return what becomes of one delivery, from the bytes of the input to the bytes of the result."""
         began = time.monotonic()
         properties = Properties()
         try:
@@ -188,7 +188,7 @@ class Worker:
 
 
 def _seconds(retry: Retry) -> float | None:
-    """The wish of a Retry; what is no number counts as none, for it could not be told to the Producer."""
+    """Return the delay that a Retry asks for; what is not a number counts as none, because it cannot be sent up."""
     try:
         seconds = float(retry.after)  # type: ignore[arg-type]  # whatever the handler put there
     except Exception:  # noqa: BLE001 - as above, and its __float__ may raise anything

@@ -1,4 +1,4 @@
-"""What the ledger notes about one delivery, and what it counts. Plain data of the Producer's process."""
+"""What the ledger keeps about one delivery, and what it counts. Plain data of the Producer's process."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -8,7 +8,7 @@ from mqworker.brokers.base import Delivery, Publication
 
 
 class State(IntEnum):
-    """Where a delivery is on its way."""
+    """How far a delivery has come."""
 
     HELD = 0  # waits for a lane
     OUT = 1  # in a lane
@@ -17,7 +17,7 @@ class State(IntEnum):
     KEPT = 4  # void, with a plan that waits for its redelivery
 
 
-HELD, OUT, PLACING, PLACED, KEPT = State  # a look into the class costs more than the ledger's other steps
+HELD, OUT, PLACING, PLACED, KEPT = State  # looking a member up in its class costs more than the ledger's other steps
 
 
 class Isolation(IntEnum):
@@ -29,7 +29,7 @@ class Isolation(IntEnum):
 
 
 class Plan(NamedTuple):
-    """How a delivery is settled: `outcome` names it in the counters; None of the publications may be needed."""
+    """How a delivery is settled: `outcome` names it in the counters; it may need no publication at all."""
 
     outcome: str  # result | dropped | retried | dead | renewed
     publication: Publication | None  # gates the ack
@@ -111,8 +111,8 @@ class Counters:
     redispatched: int = 0
     confirmed: int = 0
     refused: int = 0
-    ambiguous: int = 0  # publications whose answer was lost: with lost acks the only source of duplicates
-    late: int = 0  # outcomes nobody waited for: the first one won
+    ambiguous: int = 0  # publications whose answer was lost: apart from lost acks the only source of duplicates
+    late: int = 0  # outcomes that came when another had already won
     result: int = 0
     dropped: int = 0
     retried: int = 0

@@ -1,7 +1,7 @@
-"""What a dead Consumer's message is told to have died of: signal or exit code, out of memory or not, stack, output.
+"""What is known about the death of a Consumer: signal or exit code, whether memory ran out, last stack, last output.
 
-Used by the Producer when it judges a death. Pure but for `oom_kills`, which reads a counter of the kernel. Nothing of
-it is certain: user code may print what it likes, and the kernel does not say whom it killed.
+Used by the Producer when it charges a message with a death. Pure but for `oom_kills`, which reads a counter of the
+kernel. None of it is certain: user code may print anything, and the kernel does not report which process it killed.
 """
 
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 from mqworker.ipc.messages import Failure
 from mqworker.ipc.spawn import Death
 
-# Ends that faulthandler writes a stack for; it also does when a Consumer is asked for one before it is killed.
+# Signals at which faulthandler writes a stack; it also does so when a Consumer is asked for one before it is killed.
 FATAL = frozenset({signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL})
 
 _STACK = re.compile(
@@ -30,7 +30,7 @@ def split_stack(output: str) -> tuple[str, str]:
 
 
 def oom_kills() -> int:
-    """How often the kernel has killed for want of memory: in our control group where it tells, else on the machine."""
+    """Return how often the kernel has killed because memory ran out: in our control group, or else on the machine."""
     try:
         group = Path("/proc/self/cgroup").read_text().partition("0::/")[2].partition("\n")[0]
         return _count(Path("/sys/fs/cgroup") / group / "memory.events")
@@ -46,16 +46,16 @@ def _count(file: Path) -> int:
     for line in file.read_text().splitlines():
         if line.startswith("oom_kill "):
             return int(line.split()[1])
-    raise ValueError(f"{file} does not count them")
+    raise ValueError(f"{file} has no oom_kill")
 
 
 def describe(reason: str, death: Death, kill_reason: str, output: str, duration: float, *, oom: bool) -> Failure:
-    """The failure of the message in hand; `kill_reason` is why we killed its Consumer, if we did."""
+    """Return the failure of the message in hand; `kill_reason` says why we killed its Consumer, if we did."""
     stack = ""
     if kill_reason or -death.code in FATAL:
         stack, output = split_stack(output)
     how = f"{death}"
     if oom and not kill_reason and death.code == -signal.SIGKILL:
-        how += ", out of memory as far as can be told: the kernel killed for it meanwhile"
-    words = f"its Consumer was ended: {kill_reason}" if kill_reason else f"its Consumer {how}"
-    return Failure(reason, "ConsumerDied", words, stack, f"{how}; after {duration:.3f} s; output:\n{output}")
+        how += ", probably out of memory: the kernel killed a process for that meanwhile"
+    message = f"its Consumer was ended: {kill_reason}" if kill_reason else f"its Consumer {how}"
+    return Failure(reason, "ConsumerDied", message, stack, f"{how}; after {duration:.3f} s; output:\n{output}")

@@ -1,9 +1,9 @@
-"""How much is given out at once: the size of chunks and the prefetch, both from the measured service time.
+"""How much is handed out at once: the size of chunks and the prefetch, both from the measured service time.
 
 Pure; used by the Producer. From one chunk to the next a Consumer waits for half a millisecond (its outcomes go up, the
 Producer wakes on a busy machine, a put takes a thread of its own), so messages travel several to a chunk: with 4 ms of
 work in a chunk a stage of 10 ms a message did 0.90 of what multiprocessing.Pool does, with 64 ms 0.95. Long ones travel
-alone. What waits in a chunk while another Consumer is idle is taken back after 20 ms (mqworker/producer/timers.py).
+alone. What waits in a chunk while another Consumer is idle is revoked after 20 ms (mqworker/producer/dispatch.py).
 """
 
 import math
@@ -21,7 +21,7 @@ WINDOW = 512  # observations after which old ones count half
 
 
 class Histogram:
-    """Durations since the beginning, for the metrics."""
+    """Durations since the Producer began, for the metrics."""
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BUCKETS) + 1)
@@ -65,7 +65,7 @@ class ServiceTime:
 
 
 def chunk_size(high: float | None, held: int, lanes: int, bound: int) -> int:
-    """Messages for one chunk: CHUNK_SECONDS of work, at most a fair share of what is held and the lane's bound."""
+    """Return the number of messages for one chunk: CHUNK_SECONDS of work, within a fair share and the lane's bound."""
     if high is None:
         return 1
     by_time = int(CHUNK_SECONDS / high)
@@ -74,10 +74,10 @@ def chunk_size(high: float | None, held: int, lanes: int, bound: int) -> int:
 
 
 def derive_prefetch(high: float | None, consumers: int, present: int) -> int:
-    """A prefetch that keeps every Consumer busy without hoarding: 2 a Consumer (which always stand) up to 1,000.
+    """Return a prefetch that keeps every Consumer busy without hoarding: at least 2 a Consumer, at most 1,000 in all.
 
-    It moves in powers of two and only when the wish differs by more than that, because each change costs the broker a
-    new consumer.
+    It moves in powers of two, and only when the present one is off by more than that, because each change costs the
+    broker a new consumer.
     """
     low = 2 * consumers
     if high is None or consumers == 0:

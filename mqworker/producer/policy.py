@@ -1,8 +1,8 @@
-"""The failure policy: what becomes of a delivery by its outcome, and the messages that say so.
+"""The failure policy: what an outcome makes of a delivery, and the messages that carry it.
 
 Pure: no clock, no randomness, no I/O; time, host and a random number come in as arguments. Used by the Producer.
 A plan's publication gates the ack: a result goes to the output, a retry to a delay queue, a dead letter to
-`<input>.dlq`. `settles=(0, 0)` asks the ledger to fill in which delivery it is.
+`<input>.dlq`. `settles=(0, 0)` asks the ledger to fill in the delivery.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from mqworker.producer.entry import Entry, Isolation, Plan
 CRASH_RUNG = 1  # seconds until a message that killed its Consumer runs again (decisions 15)
 WORN = 18  # redeliveries; by itself a quorum queue of RabbitMQ 4 drops a message after 20 (decisions 22)
 LONGEST_RUNG = 1 << 22  # seconds, 48 days: a queue's time to live is 32 bits of milliseconds
-TEXT_LIMIT = 2_000  # bytes of a header that carries words
+TEXT_LIMIT = 2_000  # bytes of a header that carries text
 TRACEBACK_LIMIT = 16_000  # bytes
 RETRIED = frozenset({"error", "timeout", "memory"})
 _MOVED = ("user_id", "expiration")  # a dead letter must not carry them as such (decisions 20)
@@ -27,7 +27,7 @@ _CUT_FIRST = (headers.TRACEBACK, headers.EXIT, headers.MESSAGE)
 
 
 class Circumstances(NamedTuple):
-    """What a failure's record says beside the failure itself."""
+    """What the record of a failure contains besides the failure itself."""
 
     stage: str
     host: str
@@ -37,12 +37,12 @@ class Circumstances(NamedTuple):
 
 
 def isolation(properties: bytes) -> Isolation:
-    """A message that killed a Consumer runs alone in its chunk."""
+    """Return how a message has to be isolated: one that killed a Consumer before is alone in its chunk."""
     return Isolation.CHUNK if headers.CRASHES.encode() in properties else Isolation.NONE
 
 
 def retry_delay(retry: RetryConfig, attempt: int, chance: float) -> int:
-    """Seconds until the attempt after `attempt`: base * 2^(attempt - 1), as one of the two rungs around it.
+    """Return the seconds until the attempt after `attempt`: base * 2^(attempt - 1), as one of the two rungs around it.
 
     Rungs are powers of two seconds (each is a queue, decisions 13), so jitter picks a neighbour: the mean delay is
     that of the exponential backoff, or up to a quarter more where that is a rung itself. None is above `retry.max`,
@@ -64,7 +64,7 @@ def _rung(wish: float, chance: float, most: float) -> int:
 
 
 def rung_above(seconds: float) -> int:
-    """The first rung that is not before `seconds`: Retry(after=) never comes early; there is none above 48 days."""
+    """Return the first rung that is not below `seconds`, so that Retry(after=) is never early; 48 days at most."""
     rung = 1
     while rung < min(seconds, LONGEST_RUNG):
         rung *= 2
@@ -72,7 +72,7 @@ def rung_above(seconds: float) -> int:
 
 
 def plan_result(outcome: Outcome, stage: StageConfig) -> Plan:
-    """Settle what a Consumer finished without a failure."""
+    """Return the plan for what a Consumer finished without a failure."""
     if outcome.body is None:
         return Plan("dropped", None, _reply(outcome.reply_to, outcome.properties, b""))
     reply = _reply(outcome.reply_to, outcome.properties, outcome.body)
@@ -84,7 +84,7 @@ def plan_result(outcome: Outcome, stage: StageConfig) -> Plan:
 
 
 def _read(entry: Entry, stage: StageConfig) -> Properties:
-    """Its properties, without what another stage counted: our queue's name would make it count for us."""
+    """Return its properties without the crashes that another stage counted: our queue's name would make them ours."""
     properties = decode_leniently(entry.properties)
     if not headers.crashes(properties, stage.input):
         properties.headers.pop(headers.CRASHES, None)
@@ -92,7 +92,7 @@ def _read(entry: Entry, stage: StageConfig) -> Properties:
 
 
 def plan_failure(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan:
-    """Try again later or give up, by the stage's `retry` and by what failed."""
+    """Return the plan for a failure: try again later or give up, by the stage's `retry` and by the kind of failure."""
     properties = _read(entry, stage)
     attempt = headers.attempt(properties, stage.input)
     last = attempt >= stage.retry.max_attempts
@@ -111,13 +111,13 @@ def plan_oversized(entry: Entry, reason: str, stage: StageConfig, about: Circums
     generation = decode_leniently(entry.plan.publication.properties).headers.get(headers.GENERATION)
     if type(generation) is int:
         about = about._replace(generation=generation)
-    words = f"the result has {len(entry.plan.publication.body):,} bytes; {reason}"
-    failure = Failure("oversized", "TooLarge", words, final=True)
+    message = f"the result has {len(entry.plan.publication.body):,} bytes; {reason}"
+    failure = Failure("oversized", "TooLarge", message, final=True)
     return failure, plan_failure(entry, failure, stage, about)
 
 
 def plan_crash(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan:
-    """Charge the delivery that a Consumer died on: again, alone, up to `crash.max` times."""
+    """Return the plan for a delivery that a Consumer died of: again, alone, up to `crash.max` times."""
     properties = _read(entry, stage)
     crashes = headers.crashes(properties, stage.input) + 1
     attempt = headers.attempt(properties, stage.input)
@@ -145,12 +145,12 @@ def _again(
 
 
 def worn(block: bytes) -> bool:
-    """Whether lost connections and ends of ours, which are nobody's fault, may soon make the broker drop a message."""
+    """Whether the broker may soon drop a message for its redeliveries, which are no fault of the message."""
     return headers.redeliveries(decode_leniently(block)) >= WORN
 
 
 def plan_renewal(entry: Entry, stage: StageConfig) -> Plan | None:
-    """Put a message back as a new one, charged with nothing; None where its headers leave no room for ours."""
+    """Return the plan that puts a message back as a new one, uncharged; None if its headers leave no room for ours."""
     properties = decode_leniently(entry.properties)
     _renew(properties)
     block = _fitted(properties)
@@ -160,7 +160,7 @@ def plan_renewal(entry: Entry, stage: StageConfig) -> Plan | None:
 
 
 def _renew(properties: Properties) -> None:
-    """Make it fit to be published again; the broker counts a new message anew."""
+    """Make the properties fit to be published again; the broker counts a new message from zero."""
     _set_aside(properties)
     properties.headers.pop(headers.REDELIVERIES, None)
 
@@ -177,11 +177,11 @@ def dead(
     about: Circumstances,
     attempt: int,
 ) -> Plan:
-    """Put the message aside: body untouched, all properties kept, headers that say why."""
+    """Return the plan for a dead letter: body untouched, all properties kept, headers that give the reason."""
     reply = _dead_reply(properties, failure, about)
     _set_aside(properties)
     _first_failed(properties, about)
-    words: dict[str, str | int] = {
+    record: dict[str, str | int] = {
         headers.REASON: failure.reason,
         headers.ERROR_TYPE: cut(failure.type, TEXT_LIMIT),
         headers.MESSAGE: cut(failure.message, TEXT_LIMIT),
@@ -194,22 +194,22 @@ def dead(
         headers.ATTEMPT: attempt,
         headers.GENERATION: about.generation,
     }
-    for name, value in words.items():
-        properties.headers.pop(name, None)  # what an earlier failure said
+    for name, value in record.items():
+        properties.headers.pop(name, None)  # of an earlier failure
         if value != "":
             properties.headers[name] = value
     block = _fitted(properties)
     if len(block) > headers.ROOM:
         # Foreign headers of that size: without them it can be put aside, with them it would come back for ever.
         lost = f"{len(properties.headers)} headers of the message were too long to keep"
-        words[headers.MESSAGE] = cut(f"{lost}; {failure.message}", TEXT_LIMIT)
-        properties.headers = Headers(words)
+        record[headers.MESSAGE] = cut(f"{lost}; {failure.message}", TEXT_LIMIT)
+        properties.headers = Headers(record)
         block = _fitted(properties)
     return Plan("dead", Publication("", stage.dead, block, entry.body, settles=(0, 0)), reply)
 
 
 def _fitted(properties: Properties) -> bytes:
-    """The persistent block, without our longest words if a header frame has no room for them."""
+    """Return the encoded properties, persistent, without our longest texts if a header frame has no room for them."""
     properties.delivery_mode = 2
     block = properties.encode()
     for name in _CUT_FIRST:
@@ -233,7 +233,7 @@ def _set_aside(properties: Properties) -> None:
 
 
 def _dead_reply(properties: Properties, failure: Failure, about: Circumstances) -> Publication | None:
-    """Tell whoever waits for an answer that there is none, and why."""
+    """Return the reply that reports the failure to a caller who waits for a result."""
     answer = Properties()
     answer.correlation_id = properties.correlation_id
     answer.message_id = properties.message_id

@@ -1,8 +1,8 @@
-"""The ledger's memory of void deliveries: those whose connection was lost while their work went on.
+"""The redelivery cache: void deliveries, whose connection was lost while their work went on.
 
-Pure, owned by the ledger. A void delivery is found again by the fingerprint of its message and consumed once. What has
-an outcome is *kept*, within three bounds (number, bytes, age); to forget one means that its redelivery is
-computed again, and published again if it had been placed.
+Pure; part of the ledger. A void delivery is found again by the fingerprint of its message, and consumed once. Its
+outcome is *kept*, within three bounds (number, bytes, age); when one is evicted, its redelivery is computed again, and
+published again if it had been placed.
 """
 
 from collections import OrderedDict, deque
@@ -30,13 +30,13 @@ class RedeliveryCache:
         return len(self._kept)
 
     def add(self, entry: Entry) -> None:
-        """This delivery is void from now on."""
+        """Mark a delivery as void and remember it."""
         entry.void = True
         entry.key = entry.key or fingerprint(entry.properties, entry.body)
         self._by_key.setdefault(entry.key, deque()).append(entry)
 
     def keep(self, entry: Entry, now: float) -> None:
-        """Its work is done: keep the outcome, not the message that led to it."""
+        """Keep the outcome of finished work, without the message that led to it."""
         assert entry.plan is not None
         if entry.state is PLACED:
             entry.plan = entry.plan._replace(publication=None)
@@ -48,12 +48,12 @@ class RedeliveryCache:
             self._evict()
 
     def expire(self, now: float) -> None:
-        """Forget what was kept too long."""
+        """Evict what was kept too long."""
         while self._kept and now - next(iter(self._kept.values())).since > KEEP:
             self._evict()
 
     def claim(self, delivery: Delivery) -> Entry | None:
-        """Give up the entry whose message this redelivery brings again, valid again."""
+        """Remove and return the entry that matches this redelivery, valid again; None if there is none."""
         if not self._by_key:
             return None
         same = self._by_key.get(fingerprint(delivery.properties, delivery.body))
@@ -65,7 +65,7 @@ class RedeliveryCache:
         return entry
 
     def remove(self, entry: Entry) -> None:
-        """Forget this one."""
+        """Forget an entry."""
         same = self._by_key[entry.key]
         same.remove(entry)
         if not same:

@@ -1,4 +1,4 @@
-"""The documents: whatever they name exists."""
+"""The documents: everything that they name exists."""
 
 import ast
 import re
@@ -16,14 +16,14 @@ pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
 def names(path: Path) -> set[str]:
-    """What a test file defines: functions and classes."""
+    """Return the functions and classes that a test file defines."""
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, definitions)}
 
 
 @pages
 def test_every_test_that_is_named_exists(page):
-    """A page names no test that is gone, or called otherwise now."""
+    """A page names no test that was removed or renamed."""
     for path, name in re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", page.read_text()):
         assert (ROOT / path).is_file(), path
         assert not name or name in names(ROOT / path), f"{path}::{name}"
@@ -44,7 +44,7 @@ def test_every_script_that_is_named_exists(page):
 
 
 def test_the_faults_are_all_there():
-    """Rows 1 to 83 and S1 to S29, each once."""
+    """The page has rows 1 to 83 and S1 to S29, each once."""
     found = re.findall(r"^\| (S?\d+) \|", (ROOT / "docs/faults.md").read_text(), re.MULTILINE)
     assert found == [*map(str, range(1, 84)), *(f"S{number}" for number in range(1, 30))]
 
@@ -57,13 +57,13 @@ def test_the_exit_codes_are_those_of_the_program():
 
 @pages
 def test_every_verb_that_is_typed_exists(page):
-    """`mqworker VERB` in text and examples is a verb of the command line."""
+    """Every `mqworker VERB` in text and examples is a verb of the command line."""
     typed = set(re.findall(r"(?:^|[`/; ])mqworker ([a-z]+)\b", "\n".join(code(page.read_text())), re.MULTILINE))
     assert typed <= VERBS.keys(), typed - VERBS.keys()
 
 
 def code(text: str) -> list[str]:
-    """All code of a page: shell blocks without their comments, and spans."""
+    """Return all code of a page: shell blocks without their comments, and code spans."""
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     rest = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     return [re.sub(r"#.*", "", block) for block in blocks] + [f"`{span}`" for span in re.findall(r"`([^`\n]+)`", rest)]
@@ -71,12 +71,12 @@ def code(text: str) -> list[str]:
 
 @pages
 def test_every_path_of_the_api_exists(page):
-    """A path that is asked for in an example, or named in the text, is one of the route table."""
+    """Every path in an example or in the text is in the route table."""
     known = [re.sub(r"<[^>]+>", "[^/]+", route.path) for route in ROUTES]
     for path in re.findall(r"(?:localhost:5002|`(?:[A-Z]+ )?)(/[a-z][\w/.{}-]*)", "\n".join(code(page.read_text()))):
         assert any(re.fullmatch(pattern, path) for pattern in known), path
 
 
 def test_the_readme_is_short():
-    """Under 120 lines."""
+    """The README has fewer than 120 lines."""
     assert len((ROOT / "README.md").read_text().splitlines()) < 120

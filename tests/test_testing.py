@@ -1,4 +1,4 @@
-"""`mqworker.testing`, and the project that `mqworker init` makes."""
+"""`mqworker.testing`, and the project that `mqworker init` creates."""
 
 import shutil
 import subprocess
@@ -17,13 +17,13 @@ def double(body, message, params):
 
 
 def test_a_function_is_run_on_a_body_with_properties_and_parameters():
-    """A test sees what a Consumer would give the job."""
+    """A test sees what a Consumer would pass to the job."""
     result = run_job(double, {"n": 4}, {"k": 1}, message_id="m1", headers={"h": 2})
     assert result == {"double": 8, "id": "m1", "headers": {"h": 2}, "by": {"k": 1}}
 
 
 def test_body_and_result_go_through_the_codec():
-    """What would be a dead letter fails the test."""
+    """What would become a dead letter fails the test."""
     assert run_job(lambda body: [type(body).__name__], (1, 2)) == ["list"]
     assert run_job(lambda body: body.decode(), b"ab") == "ab"
     assert run_job(lambda body: body, b"[1]", content_type="application/json") == [1]
@@ -34,7 +34,7 @@ def test_body_and_result_go_through_the_codec():
 
 
 def test_chains_drop_and_raise_as_in_service():
-    """None drops, exceptions come out as they are, teardown happens."""
+    """None drops the message, exceptions pass through unchanged, teardown runs."""
     torn = []
 
     class Step:
@@ -53,7 +53,7 @@ def test_chains_drop_and_raise_as_in_service():
 
 
 def test_the_template_passes_its_own_test_anywhere(tmp_path):
-    """The project of `mqworker init` works when copied to a folder of its own."""
+    """The project of `mqworker init` works when copied to another folder."""
     project = tmp_path / "somewhere"
     shutil.copytree(Path(mqworker.__file__).parent / "cli" / "templates" / "primes", project)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
@@ -63,7 +63,7 @@ def test_the_template_passes_its_own_test_anywhere(tmp_path):
 
 
 def test_importing_mqworker_stays_light():
-    """Neither codecs, brokers nor web come with the package's own names."""
+    """Importing the package loads neither codecs, brokers nor web server."""
     code = (
         "import sys, mqworker; print(sorted(m for m in sys.modules if m.startswith(('mqworker', 'msgspec', 'pika'))))"
     )

@@ -41,7 +41,7 @@ SILENCE = [WARN] + [QUIET] * (MISSES - 2) + [KILL]
     ],
 )
 def test_when_the_watchdog_acts(looks, verdicts):
-    """Only a service that was heard once and has missed several times in a row is killed."""
+    """Only a service that has answered once and then missed several times in a row is killed."""
     watchdog = Watchdog()
     assert [watchdog.decide(look) for look in looks] == verdicts
 
@@ -51,14 +51,14 @@ def test_when_the_watchdog_acts(looks, verdicts):
     [(response("200 OK"), True), (response("503 Service Unavailable"), False), (b"", False), (b"junk\r\n\r\n", False)],
 )
 def test_what_counts_as_an_answer(tmp_path, answer, fine):
-    """Only a good answer of /livez counts; one that says the main thread hangs does not."""
+    """Only a good answer from /livez counts; one that reports a hanging main thread does not."""
     with tiny_server(tmp_path / "s", lambda _: answer) as server:
         assert (alive(Address(socket=str(tmp_path / "s"))) == "") is fine
         assert server.requests[0].startswith(b"GET /livez ")
 
 
 def test_an_error_of_its_own_never_ends_the_guard(tmp_path):
-    """supervisord out of reach: every event is still acknowledged, the error is told, the end of stdin ends it."""
+    """Without supervisord every event is still acknowledged, the error is reported, and end of stdin ends it."""
     (tmp_path / "mqworker.toml").write_text('[stages.a]\ninput = "a"\njobs = ["a:b"]\n')
     event = "ver:3.0 server:supervisor serial:1 pool:watchdog poolserial:1 eventname:TICK_5 len:15\nwhen:1795235509"
     done = subprocess.run(
@@ -78,7 +78,7 @@ def test_an_error_of_its_own_never_ends_the_guard(tmp_path):
 
 
 def test_a_bad_configuration_ends_the_watchdog_with_78(tmp_path):
-    """It says what is wrong, as the service does."""
+    """It reports what is wrong, as the service does."""
     done = subprocess.run(
         [sys.executable, "-m", "mqworker.watchdog"],
         cwd=tmp_path,

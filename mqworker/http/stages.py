@@ -29,7 +29,7 @@ class Count(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count: Annotated[int, Meta(ge=0, le=1024)]
 
 
-class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TimeLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds for one message; 0: no limit."""
 
     soft: Seconds
@@ -106,7 +106,7 @@ def consumers(api: Api, stage: str) -> Any:
 
 def time_limit(api: Api, stage: str) -> Any:
     """Limit the time of one message."""
-    limits = body(Limits)
+    limits = body(TimeLimits)
     if limits.hard and limits.soft > limits.hard:
         reason = f"is above the hard limit of {limits.hard:g} s"
         raise Problem(422, f"soft {reason}", fields=[("soft", reason)])
@@ -177,7 +177,7 @@ ROUTES = [
     Route("GET", _ONE, one, "The desired and the actual state of one stage"),
     Route("PUT", f"{_ONE}/listening", listening, "Start or stop taking new messages", ("wait",), Enabled),
     Route("PUT", f"{_ONE}/consumers", consumers, "Scale; busy Consumers finish first", ("wait",), Count),
-    Route("PUT", f"{_ONE}/time-limit", time_limit, "Limit the time of one message", ("wait",), Limits),
+    Route("PUT", f"{_ONE}/time-limit", time_limit, "Limit the time of one message", ("wait",), TimeLimits),
     Route("POST", f"{_ONE}/start", start, "Start the stage's process tree", ("wait",)),
     Route("POST", f"{_ONE}/stop", stop, "Drain and end the stage's process tree", ("wait",)),
     Route("POST", f"{_ONE}/restart", restart, "Replace the Consumers with ones that import the code afresh", ("wait",)),

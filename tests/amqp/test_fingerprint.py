@@ -20,19 +20,19 @@ def block(values: dict[str, object], count: int | None = None) -> bytes:
 
 @given(headers.filter(lambda values: all(not isinstance(v, int) or abs(v) < 2**63 for v in values.values())))
 def test_the_delivery_count_does_not_count(values):
-    """With any count, or none, it is the same message."""
+    """With any delivery count, or none, it is the same message."""
     prints = {fingerprint(block(values, count), b"body") for count in (None, 0, 1, 2)}
     assert len(prints) == 1
 
 
 @given(st.tuples(st.binary(max_size=4), st.binary(max_size=4)), st.tuples(st.binary(max_size=4), st.binary(max_size=4)))
 def test_everything_else_counts(one, other):
-    """Different properties or bodies are different messages, wherever the border between the two lies."""
+    """Different properties or bodies are different messages, wherever the boundary between them is."""
     assert (fingerprint(*one) == fingerprint(*other)) == (one == other)
 
 
 def test_a_broken_block_has_a_fingerprint():
-    """Properties that cannot be read are taken as they are."""
+    """Properties that cannot be parsed are hashed as they are."""
     broken = b"\xff\xff x-delivery-count"
     assert fingerprint(broken, b"") == fingerprint(broken, b"")
     assert fingerprint(broken, b"") != fingerprint(broken + b"!", b"")

@@ -28,7 +28,7 @@ TEXT_PROPERTIES = (
 
 
 def block_of(table: bytes) -> bytes:
-    """A property block with nothing but a header table."""
+    """Return a property block with nothing but a header table."""
     return struct.pack(">HI", 1 << 13, len(table)) + table
 
 
@@ -76,7 +76,7 @@ FIELDS = {
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_field_type_is_read_and_passed_on_unchanged(name):
-    """A field of any type is decoded on demand and re-encoded byte for byte."""
+    """A field of any type is decoded on access and re-encoded byte for byte."""
     field, value = FIELDS[name]
     block = block_of(entry(b"first", b"t\1") + entry(b"h", field))
     decoded = Properties.decode(block)
@@ -90,7 +90,7 @@ def test_every_field_type_is_read_and_passed_on_unchanged(name):
 
 @pytest.mark.parametrize("depth", [1, 30, 33, 1_000, 20_000])
 def test_deep_tables_cost_no_stack(depth):
-    """Tables nested to any depth are split, shown and passed on without recursion."""
+    """Tables nested to any depth are split, decoded and passed on without recursion."""
     block = block_of(entry(b"deep", nested(depth)))
     decoded = Properties.decode(block)
     shown, levels = decoded.headers.to_dict()["deep"], 0
@@ -101,7 +101,7 @@ def test_deep_tables_cost_no_stack(depth):
 
 
 def test_an_empty_block_and_an_empty_table_are_kept_apart():
-    """No block, no table and an empty table each stay what they were."""
+    """No block, no table and an empty table each stay what they are."""
     assert Properties.decode(b"") == Properties()
     assert Properties().encode() == b"\0\0"
     assert not Properties.decode(b"\0\0").headers.present
@@ -109,7 +109,7 @@ def test_an_empty_block_and_an_empty_table_are_kept_apart():
 
 
 def test_names_that_occur_twice_pass_through():
-    """An untouched table keeps repeated names; the first of them is the one that is read."""
+    """An untouched table keeps repeated names; reading returns the first of them."""
     block = block_of(entry(b"a", b"B\1") + entry(b"a", b"B\2") + entry(b"A", b"B\3"))
     decoded = Properties.decode(block)
     assert decoded.headers.to_dict() == {"a": 1, "A": 3}
@@ -156,7 +156,7 @@ def test_headers_behave_like_a_mapping():
     ],
 )
 def test_values_are_encoded_as_their_field_type(value, field):
-    """Each Python type has one field type; naive datetimes are UTC."""
+    """Each Python type has one field type; naive datetimes count as UTC."""
     assert encode_value(value) == field
 
 
@@ -172,20 +172,20 @@ CIRCLE.append(CIRCLE)
     ],
 )
 def test_values_that_do_not_fit_are_refused(value):
-    """What AMQP cannot hold raises ValueError, never a wrong value."""
+    """A value that AMQP cannot hold raises ValueError, and is never encoded wrongly."""
     with pytest.raises(ValueError):
         encode_value(value)
 
 
 def test_types_that_amqp_does_not_have_are_refused():
-    """An object of a foreign type raises TypeError."""
+    """An object of an unknown type raises TypeError."""
     with pytest.raises(TypeError):
         encode_value(object())
 
 
 @pytest.mark.parametrize("change", [{"priority": 256}, {"timestamp": -1}, {"message_id": "é" * 128}])
 def test_properties_that_do_not_fit_are_refused(change):
-    """A property value beyond its field raises ValueError."""
+    """A property value too large for its field raises ValueError."""
     with pytest.raises(ValueError):
         Properties(**change).encode()
 
@@ -213,7 +213,7 @@ properties = st.builds(
 
 @given(properties)
 def test_what_is_written_is_read_back(original):
-    """Encoding and decoding are each other's inverse, and pika finds the same extent."""
+    """Decoding inverts encoding, and pika finds the same length."""
     block = original.encode()
     again = Properties.decode(block)
     assert again == original
@@ -232,7 +232,7 @@ pika_values = st.recursive(
 
 @given(st.dictionaries(short_text, pika_values), short_text, st.integers(0, 2**64 - 1))
 def test_the_same_bytes_as_pika(headers, text, number):
-    """For the types that pika handles right, both encoders agree to the byte."""
+    """For the types that pika handles correctly, both encoders yield the same bytes."""
     names = dict.fromkeys(TEXT_PROPERTIES, text)
     theirs = pika.spec.BasicProperties(headers=headers, timestamp=number, delivery_mode=2, priority=9, **names)
     ours = Properties(headers=Headers.decode(b""), timestamp=number, delivery_mode=2, priority=9, **names)
@@ -267,7 +267,7 @@ def test_damaged_blocks_decode_or_are_malformed(original, data):
 
 
 def test_a_block_without_headers_costs_microseconds():
-    """Reading the block of an ordinary message stays far below the price of its delivery."""
+    """Reading an ordinary message's block costs far less than its delivery."""
     block = Properties(content_type="application/json", delivery_mode=2, message_id="m" * 36, timestamp=1).encode()
     best = min(timeit.repeat(lambda: Properties.decode(block), number=1_000, repeat=5)) / 1_000
     assert best < 50e-6  # about 2 us where nothing else runs

@@ -11,7 +11,7 @@ from tests.support.tiny_http import response, tiny_server
 
 
 def ask(path, answer, timeout=5.0):
-    """What a GET /status against a server with this answer raises."""
+    """Return the error that GET /status raises against a server with this answer."""
     with tiny_server(path / "s", answer), Client(Address(socket=str(path / "s")), timeout) as client:
         with pytest.raises(CallError) as caught:
             client.get("/status")
@@ -19,7 +19,7 @@ def ask(path, answer, timeout=5.0):
 
 
 def test_one_connection_is_kept_for_many_requests(tmp_path):
-    """Many requests pay for one connection."""
+    """Many requests share one connection."""
     with tiny_server(tmp_path / "s", lambda _: response("200 OK", b'{"a": 1}')) as server:
         with Client(Address(socket=str(server.path)), 5) as client:
             assert [client.get("/status") for _ in range(3)] == [{"a": 1}] * 3
@@ -28,7 +28,7 @@ def test_one_connection_is_kept_for_many_requests(tmp_path):
 
 
 def test_a_connection_that_was_closed_meanwhile_is_opened_again(tmp_path):
-    """A server that hangs up after each answer is asked again on a new connection."""
+    """When a server hangs up after each answer, the next request opens a new connection."""
     with tiny_server(tmp_path / "s", lambda _: response("200 OK", close=True)) as server:
         with Client(Address(socket=str(server.path)), 5) as client:
             client.get("/a")
@@ -37,7 +37,7 @@ def test_a_connection_that_was_closed_meanwhile_is_opened_again(tmp_path):
 
 
 def test_a_kept_connection_that_dies_under_a_get_is_tried_once_more(tmp_path):
-    """A GET survives that the server dropped the kept connection; a POST is never made twice."""
+    """A GET survives the loss of a kept connection; a POST is never sent twice."""
     answers = iter([response("200 OK"), b"", response("200 OK"), b"", response("200 OK")])
     with tiny_server(tmp_path / "s", lambda _: next(answers)) as server:
         with Client(Address(socket=str(server.path)), 5) as client:
@@ -50,7 +50,7 @@ def test_a_kept_connection_that_dies_under_a_get_is_tried_once_more(tmp_path):
 
 
 def test_nobody_there_is_not_running(tmp_path):
-    """No socket, and a socket that nobody listens on, are exit code 3 with the way to start it."""
+    """No socket, and a socket on which nobody listens, give exit code 3 and how to start the service."""
     with tiny_server(tmp_path / "left", lambda _: None):
         pass
     for name in ("none", "left"):
@@ -61,7 +61,7 @@ def test_nobody_there_is_not_running(tmp_path):
 
 
 def test_silence_is_no_answer(tmp_path):
-    """A service that accepts and says nothing is exit code 4, in the time that was allowed."""
+    """A service that accepts and stays silent gives exit code 4, within the allowed time."""
     began = time.monotonic()
     error = ask(tmp_path, lambda _: None, timeout=0.3)
     assert error.code == Exit.NO_ANSWER
@@ -96,7 +96,7 @@ PROBLEM = "application/problem+json"
     ],
 )
 def test_a_problem_document_becomes_a_sentence_and_an_exit_code(tmp_path, status, document, code, words):
-    """Each kind of refusal has its exit code, and the service's own words are kept."""
+    """Each kind of refusal has its exit code, and the service's text is kept."""
     error = ask(tmp_path, lambda _: response(status, json.dumps(document).encode(), PROBLEM))
     assert error.code == code
     assert words in str(error)
@@ -104,7 +104,7 @@ def test_a_problem_document_becomes_a_sentence_and_an_exit_code(tmp_path, status
 
 @pytest.mark.parametrize("body", [b"<html>not ours</html>", b"", b"[1]"])
 def test_a_refusal_that_is_no_problem_document_is_told_too(tmp_path, body):
-    """A proxy's error page does not confuse the client."""
+    """A proxy's error page is reported as well."""
     error = ask(tmp_path, lambda _: response("502 Bad Gateway", body, "text/html"))
     assert error.code == Exit.NO_ANSWER
     assert "502" in str(error)
@@ -112,12 +112,12 @@ def test_a_refusal_that_is_no_problem_document_is_told_too(tmp_path, body):
 
 @pytest.mark.parametrize("answer", [b"nonsense\r\n\r\n", response("200 OK", b"not json")])
 def test_an_answer_of_something_else_is_no_answer(tmp_path, answer):
-    """What speaks no HTTP, or no JSON, is told as such."""
+    """A server that does not speak HTTP, or not JSON, is reported as such."""
     assert ask(tmp_path, lambda _: answer).code == Exit.NO_ANSWER
 
 
 def test_the_token_is_shown_and_never_told(tmp_path):
-    """The token goes into the header and into no message."""
+    """The token goes into the header and into no error message."""
     with tiny_server(tmp_path / "s", lambda _: response("401 Unauthorized")) as server:
         with Client(Address(socket=str(server.path), token="canary"), 5) as client, pytest.raises(CallError) as caught:
             client.get("/status")
@@ -127,7 +127,7 @@ def test_the_token_is_shown_and_never_told(tmp_path):
 
 
 def test_events_are_read_as_they_come(tmp_path):
-    """Server-sent events: comments are skipped, several data lines are one event, the end of the stream ends it."""
+    """Server-sent events: comments are skipped, several data lines make one event, the stream's end ends it."""
     stream = b": hi\n\nid: 1\nevent: log\ndata: {}\n\ndata: a\ndata: b\n\n"
     here = tmp_path / "s"
     with (
@@ -146,12 +146,12 @@ def test_events_are_read_as_they_come(tmp_path):
     ],
 )
 def test_urls(url, address):
-    """A control address may be given with or without scheme and port."""
+    """A control address may be written with or without scheme and port."""
     assert parse_url(url) == address
 
 
 @pytest.mark.parametrize("url", ["https://box", "http://box/api", "http://u:p@box", "http://", "ftp://box"])
 def test_bad_urls(url):
-    """What is no control address is refused with a sentence."""
+    """Anything that is not a control address is refused with a sentence."""
     with pytest.raises(ValueError, match="http://host:port"):
         parse_url(url)

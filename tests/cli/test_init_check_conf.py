@@ -20,13 +20,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def project(tmp_path) -> Path:
-    """What `mqworker init primes` makes."""
+    """A project made by `mqworker init primes`."""
     assert mqworker("init", "primes", cwd=tmp_path).returncode == Exit.OK
     return tmp_path / "primes"
 
 
 def test_init_makes_a_project_whose_test_passes(project):
-    """The template is complete: its own test runs green."""
+    """The template is complete: its own test passes."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", "."],
         cwd=project,
@@ -40,28 +40,28 @@ def test_init_makes_a_project_whose_test_passes(project):
 
 
 def test_init_prints_the_next_three_commands(tmp_path):
-    """Stdout is the three commands, and nothing else."""
+    """Stdout has exactly the three next commands."""
     done = mqworker("init", "primes", cwd=tmp_path)
     verbs = [line.partition("mqworker ")[2].split()[0] for line in done.stdout.splitlines()]
     assert verbs == ["check", "run", "send"]
 
 
 def test_init_never_overwrites(project):
-    """A folder that is there is refused and left as it is."""
+    """An existing folder is refused and left unchanged."""
     (project / "primes.py").write_text("mine\n")
     assert mqworker("init", "primes", cwd=project.parent).returncode == Exit.USAGE
     assert (project / "primes.py").read_text() == "mine\n"
 
 
 def findings(folder: Path, env: dict[str, str] | None = None) -> tuple[int, dict[str, tuple[str, str, str]]]:
-    """Exit code of `check`, and its lines by what they are about."""
+    """Return the exit code of `check`, and its results by subject."""
     done = mqworker("check", "--json", cwd=folder, env={"MQWORKER_CONTROL__PORT": "0", **(env or {})})
     lines = {row["what"]: (row["grade"], row["message"], row["fix"]) for row in json.loads(done.stdout)}
     return done.returncode, lines
 
 
 def test_check_of_a_good_project(project):
-    """Everything is ok and nothing was written."""
+    """All results are ok, and nothing is written."""
     before = sorted(path.name for path in project.iterdir())
     code, lines = findings(project)
     assert code == Exit.OK
@@ -71,7 +71,7 @@ def test_check_of_a_good_project(project):
 
 
 def test_check_says_a_line_and_a_fix_in_words(project):
-    """For people: grade, what, message, fix."""
+    """The readable form has grade, subject, message and fix."""
     done = mqworker("check", cwd=project, env={"MQWORKER_CONTROL__PORT": "0"})
     assert done.returncode == Exit.OK
     assert all(line.startswith("ok ") for line in done.stdout.splitlines())
@@ -87,7 +87,7 @@ def test_check_says_a_line_and_a_fix_in_words(project):
     ],
 )
 def test_check_of_a_bad_project(project, change, what, words):
-    """A misspelt key, a missing module or function and a bad parameter are each named, with exit code 78."""
+    """A misspelt key, a missing module or function and a bad parameter are each reported, with exit code 78."""
     config = project / "mqworker.toml"
     config.write_text(config.read_text().replace(*change, 1))
     code, lines = findings(project)
@@ -98,7 +98,7 @@ def test_check_of_a_bad_project(project, change, what, words):
 
 
 def test_check_of_a_broker_that_is_not_there(project):
-    """An unreachable broker is a failure that shows no password."""
+    """An unreachable broker is a failure, reported without its password."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         url = f"amqp://guest:canary@127.0.0.1:{held.getsockname()[1]}/"
@@ -109,7 +109,7 @@ def test_check_of_a_broker_that_is_not_there(project):
 
 
 def test_check_of_a_taken_port(project):
-    """Somebody else on the control port is a failure with its fix."""
+    """Another program on the control port is a failure with its fix."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -120,14 +120,14 @@ def test_check_of_a_taken_port(project):
 
 
 def sections(text: str) -> configparser.RawConfigParser:
-    """Read as supervisord does."""
+    """Parse a configuration as supervisord does."""
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"), strict=False)
     parser.read_string(text)
     return parser
 
 
 def invariants(program: configparser.SectionProxy, drain: float) -> None:
-    """What must hold in every program section that runs the service (reliability.md 61 to 66)."""
+    """Check what must hold in every program section that runs the service (reliability.md 61 to 66)."""
     assert float(program["stopwaitsecs"]) >= StopBudget(drain).least
     assert program["stopsignal"] == "TERM"
     assert program["stopasgroup"] == "false"
@@ -142,7 +142,7 @@ def invariants(program: configparser.SectionProxy, drain: float) -> None:
 
 @pytest.mark.parametrize("drain", [0.5, 30.0, 120.0])
 def test_conf_supervisor(project, drain):
-    """The printed sections parse, hold the invariants, and the watchdog watches the same program and configuration."""
+    """The printed sections parse, keep the invariants, and the watchdog watches the same program and configuration."""
     env = {"MQWORKER_SERVICE__DRAIN_DEADLINE": str(drain), "MQWORKER_SERVICE__NAME": "energy"}
     text = mqworker("conf", "supervisor", cwd=project, env=env).stdout
     parser = sections(text)
@@ -157,7 +157,7 @@ def test_conf_supervisor(project, drain):
 
 
 def test_conf_supervisor_tells_no_secret(project):
-    """Variables that the service will need are named without their values."""
+    """Variables that the service will need are listed without their values."""
     done = mqworker("conf", "supervisor", cwd=project, env={"MQWORKER_CONTROL__TOKEN": "canary"})
     assert "MQWORKER_CONTROL__TOKEN" in done.stdout
     assert "canary" not in done.stdout
@@ -174,7 +174,7 @@ def test_conf_supervisor_of_a_folder_with_a_blank_and_a_percent(project):
 
 
 def test_conf_systemd(project):
-    """The unit parses, drains by TERM to the service alone, and waits longer than the drain."""
+    """The unit parses, drains by sending TERM to the service only, and waits longer than the drain."""
     parser = configparser.RawConfigParser(strict=False)
     parser.optionxform = str
     parser.read_string(mqworker("conf", "systemd", cwd=project).stdout)

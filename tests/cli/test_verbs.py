@@ -1,4 +1,4 @@
-"""The command line from outside: help, imports, exit codes, what goes to which stream."""
+"""The command line from outside: help, imports, exit codes, and what goes to which stream."""
 
 import json
 import socket
@@ -25,7 +25,7 @@ def project(tmp_path) -> Path:
 
 
 def imported(arguments: list[str], cwd: Path) -> set[str]:
-    """Run a verb in a fresh interpreter; returns the top-level modules that it imported."""
+    """Run a verb in a fresh interpreter; return the top-level modules that it imported."""
     program = (
         "import sys, json\nfrom mqworker.cli import main\nmain(sys.argv[1:])\n"
         "print('\\n' + json.dumps([name for name in sys.modules if '.' not in name]))"
@@ -44,12 +44,12 @@ def imported(arguments: list[str], cwd: Path) -> set[str]:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"], ["run", "--help"], ["status"], ["send", "{}"]])
 def test_light_verbs_import_nothing_heavy(project, arguments):
-    """Help and the verbs that ask pay for neither broker, web server, numpy, asyncio nor user code."""
+    """Help and the read-only verbs load neither broker, web server, numpy, asyncio nor user code."""
     assert imported(arguments, project) & HEAVY == set()
 
 
 def test_help_names_every_verb(project):
-    """`mqworker --help` lists all verbs; without a verb it is shown too."""
+    """`mqworker --help` lists all verbs, and so does `mqworker` without a verb."""
     told = mqworker("--help", cwd=project)
     assert told.returncode == Exit.OK
     assert all(f"  {verb} " in told.stdout for verb in VERBS)
@@ -57,7 +57,7 @@ def test_help_names_every_verb(project):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(project, verb):
-    """Each verb shows how it is typed."""
+    """The help of each verb shows how to type it."""
     below = {
         "params": "set",
         "jobs": "list",
@@ -81,7 +81,7 @@ ASKING = [
 
 @pytest.mark.parametrize("arguments", ASKING, ids=" ".join)
 def test_without_a_service_every_asking_verb_ends_with_3(project, arguments):
-    """Not running is exit code 3, one sentence on stderr, nothing on stdout."""
+    """When no service runs: exit code 3, one sentence on stderr, nothing on stdout."""
     done = mqworker(*arguments, cwd=project)
     assert done.returncode == Exit.NOT_RUNNING
     assert done.stdout == ""
@@ -98,7 +98,7 @@ def test_without_a_service_every_asking_verb_ends_with_3(project, arguments):
     ids=" ".join,
 )  # fmt: skip
 def test_a_wrong_command_line_ends_with_2(project, arguments):
-    """Usage errors are exit code 2 with a sentence, wherever the service is."""
+    """Usage errors give exit code 2 and a sentence, whether or not a service is running."""
     with tiny_server(project / "s", lambda _: response("200 OK")):
         done = mqworker(*arguments, *(["--socket", "s"] if arguments[0] == "dlq" else []), cwd=project)
     assert done.returncode == Exit.USAGE
@@ -107,12 +107,12 @@ def test_a_wrong_command_line_ends_with_2(project, arguments):
 
 
 def test_a_misspelt_verb_is_told_the_right_one(project):
-    """`statsu` is asked whether it means `status`."""
+    """For `statsu` the error suggests `status`."""
     assert "Did you mean `status`?" in mqworker("statsu", cwd=project).stderr
 
 
 def test_a_service_that_says_nothing_ends_with_4(project):
-    """A socket that accepts and never answers is exit code 4, within the timeout."""
+    """A socket that accepts and never answers gives exit code 4, within the timeout."""
     with tiny_server(project / "s", lambda _: None):
         done = mqworker("status", "--socket", "s", "--timeout", "0.3", cwd=project)
     assert done.returncode == Exit.NO_ANSWER
@@ -120,7 +120,7 @@ def test_a_service_that_says_nothing_ends_with_4(project):
 
 
 def test_a_refused_token_ends_with_77(project):
-    """401 and 403 are exit code 77, and the token is not told."""
+    """401 and 403 give exit code 77, and the token is not printed."""
     with tiny_server(project / "s", lambda _: response("401 Unauthorized", b'{"detail": "bad token"}')):
         done = mqworker("status", "--socket", "s", cwd=project, env={"MQWORKER_CONTROL__TOKEN": "canary"})
     assert done.returncode == Exit.REFUSED
@@ -129,7 +129,7 @@ def test_a_refused_token_ends_with_77(project):
 
 
 def test_a_token_from_a_file_is_shown_without_any_configuration(tmp_path):
-    """With --url and no mqworker.toml the environment's token, or its file, is used."""
+    """With --url and no mqworker.toml, the token in the environment, or its file, is sent."""
     (tmp_path / "token").write_text("from-file\n")
     with tiny_server(tmp_path / "s", lambda _: response("401 Unauthorized")) as server:
         for env in ({"MQWORKER_CONTROL__TOKEN": "plain"}, {"MQWORKER_CONTROL__TOKEN_FILE": "token"}):
@@ -139,7 +139,7 @@ def test_a_token_from_a_file_is_shown_without_any_configuration(tmp_path):
 
 
 def test_a_bad_configuration_ends_with_78_and_all_that_is_wrong(tmp_path):
-    """Every mistake has a line with its place, and nothing is started."""
+    """Every mistake gets a line with its place, and nothing is started."""
     (tmp_path / "mqworker.toml").write_text(PROJECT + 'inptu = "x"\n[servce]\n')
     for verb in ("run", "status", "config"):
         done = mqworker(*([verb, "show"] if verb == "config" else [verb]), cwd=tmp_path)
@@ -174,7 +174,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(project):
 
 
 def test_a_closed_port_is_not_running(project):
-    """Over TCP too, nobody there is exit code 3."""
+    """Over TCP, too, an unused address gives exit code 3."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         done = mqworker("status", "--url", f"http://127.0.0.1:{held.getsockname()[1]}", cwd=project)
@@ -182,7 +182,7 @@ def test_a_closed_port_is_not_running(project):
 
 
 def test_a_change_that_is_not_applied_in_time_says_what_holds_it_up(project):
-    """Stored but not applied is exit code 4 with the revision and the stage's problem."""
+    """A change that is stored but not applied gives exit code 4, the revision and the stage's problem."""
     view = {"name": "primes", "state": "starting", "applied": 1, "problem": "not connected: the broker is away"}
 
     def answer(head: bytes) -> bytes:

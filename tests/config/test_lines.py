@@ -1,4 +1,4 @@
-"""Places of keys in TOML texts."""
+"""The lines of keys in TOML texts."""
 
 import tomllib
 
@@ -36,7 +36,7 @@ x = 1
 
 
 def test_ordinary_file():
-    """Tables, dotted and quoted keys have their own line, whatever texts and lists hold."""
+    """Tables, dotted and quoted keys get their own line, whatever the texts and lists contain."""
     assert key_lines(ORDINARY) == {
         ("top",): 2,
         ("a",): 3,
@@ -60,7 +60,7 @@ def test_ordinary_file():
 
 
 def test_windows_line_ends():
-    """A file written on Windows has the same lines."""
+    """A file with Windows line ends has the same lines."""
     assert key_lines(ORDINARY.replace("\n", "\r\n")) == key_lines(ORDINARY)
 
 
@@ -78,7 +78,7 @@ VALUE = st.sampled_from(
 
 @given(st.lists(st.tuples(st.lists(KEY, min_size=1, max_size=3), VALUE | st.none()), max_size=8))
 def test_every_key_of_any_file_has_its_line(statements):
-    """In any text that parses, each statement's key has the line on which the statement begins."""
+    """In any text that parses, each statement's key has the line on which the statement starts."""
     text, expected, table = "", {}, ()
     for parts, value in statements:
         names = tuple(tomllib.loads(f"{part} = {quoted(part)}").popitem()[0] for part in parts)

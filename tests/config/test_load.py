@@ -1,4 +1,4 @@
-"""What a user gets for a configuration, good or bad. Real files in a temporary folder; nothing is mocked."""
+"""What a user gets for a configuration, good or bad. Uses real files in a temporary folder; mocks nothing."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ def write(text: str, name: str = "mqworker.toml", mode: int = 0o600) -> Path:
 
 
 def problems(text: str | None, environ: dict | None = None, flags: dict | None = None) -> list[str]:
-    """The lines that a bad configuration is answered with."""
+    """Return the lines reported for a bad configuration."""
     if text is not None:
         write(text)
     with pytest.raises(ConfigError) as caught:
@@ -66,7 +66,7 @@ def good(text: str, environ: dict | None = None, flags: dict | None = None) -> L
 
 
 def test_six_lines(folder):
-    """The example of the README loads, and each value knows its line."""
+    """The README's example loads, and each value knows its line."""
     loaded = good(SIX_LINES)
     stage = loaded.config.stages["energy"]
     assert (loaded.path, loaded.root, loaded.warnings) == (folder / "mqworker.toml", folder, [])
@@ -79,7 +79,7 @@ def test_six_lines(folder):
 
 
 def test_all_paths_are_absolute(folder):
-    """Relative paths begin at the file's folder, not at the working directory; the broker is embedded by default."""
+    """Relative paths start at the file's folder, not at the working directory; the default broker is embedded."""
     (folder / "etc").mkdir()
     path = write(STAGE + '[control]\nsocket = "c.sock"\n', "etc/x.toml")
     loaded = load(path, {})
@@ -108,7 +108,7 @@ def test_broker_urls(folder, url, absolute):
 
 
 def test_folders_of_any_name(folder):
-    """What a folder's name has of URL syntax is escaped in the broker's URL, and only there."""
+    """URL syntax in a folder's name is escaped in the broker's URL, and only there."""
     odd = folder / "a %20?#b"
     odd.mkdir()
     path = write(STAGE, odd / "mqworker.toml")
@@ -120,7 +120,7 @@ def test_folders_of_any_name(folder):
 
 
 def test_the_file_may_be_named_by_the_environment():
-    """A path given wins over MQWORKER_CONFIG, which wins over mqworker.toml here."""
+    """An explicit path wins over MQWORKER_CONFIG, which wins over mqworker.toml here."""
     for name in ("mqworker", "env", "arg"):
         write(f'{STAGE}[service]\nname = "{name}"', f"{name}.toml")
     environ = {"MQWORKER_CONFIG": "env.toml"}
@@ -130,7 +130,7 @@ def test_the_file_may_be_named_by_the_environment():
 
 
 def test_without_a_file_the_environment_is_enough(folder):
-    """A stage may come from variables alone; the working directory is then the root."""
+    """Variables alone can define a stage; the root is then the working directory."""
     loaded = load(None, {"MQWORKER_STAGES__MY_STAGE__INPUT": "q", "MQWORKER_STAGES__MY_STAGE__JOBS": "m:f, m:g"})
     assert (loaded.path, loaded.root) == (None, folder)
     assert loaded.config.stages["my_stage"].jobs == ("m:f", "m:g")
@@ -141,7 +141,7 @@ def test_without_a_file_the_environment_is_enough(folder):
 
 
 def test_order_of_sources():
-    """Default < file < environment < flags, each naming where its value came from."""
+    """Default < file < environment < flags, and each value knows its source."""
     name = "MQWORKER_STAGES__S__QUEUE_SIZE"
     cases = [
         ("", {}, {}, 64, "default"),
@@ -179,7 +179,7 @@ def test_order_of_sources():
     ],
 )
 def test_every_key_is_a_variable(name, text, key, value):
-    """Texts are taken as they stand, all else is TOML; stage names match whatever their case, - and . are _."""
+    """Texts are taken verbatim, anything else is TOML; stage names match in any case, with - and . as _."""
     loaded = good(
         '[stages."A-b.c"]\ninput = "in"\njobs = ["m:f"]\nparams = { maxPower = 1 }', {f"MQWORKER_{name}": text}
     )
@@ -190,7 +190,7 @@ def test_every_key_is_a_variable(name, text, key, value):
 
 
 def test_tables_are_merged_key_by_key():
-    """A table from the environment changes the keys it has and leaves the others, and single keys win over it."""
+    """A table from the environment replaces only the keys it has, and single keys win over it."""
     loaded = good(
         STAGE + "retry = { base = 2, max = 50 }\nparams = { a = 1, b = { x = 1, y = 2 } }",
         {
@@ -207,14 +207,14 @@ def test_tables_are_merged_key_by_key():
 
 
 def test_a_parameter_whose_name_ends_in_file_is_not_read_as_a_file():
-    """`_FILE` means a file only for the texts of our own keys."""
+    """`_FILE` means a file only for our own text keys."""
     loaded = good(STAGE, {"MQWORKER_STAGES__S__PARAMS__MODEL_FILE": "/no/such"})
     assert loaded.config.stages["s"].params == {"model_file": "/no/such"}
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
 def test_secret_from_a_file(folder, end):
-    """`_FILE` gives the file's text without one newline, and the origin names the file."""
+    """`_FILE` yields the file's text without one trailing newline, and the origin has the file's name."""
     write(f"amqp://u:{CANARY}@h{end}", "url", 0o400)
     loaded = good(STAGE, {"MQWORKER_BROKER__URL_FILE": str(folder / "url")})
     assert loaded.config.broker.url == f"amqp://u:{CANARY}@h"
@@ -222,13 +222,13 @@ def test_secret_from_a_file(folder, end):
 
 
 def test_only_secrets_need_a_closed_file():
-    """A name may come from a file that anybody can read; only the last newline goes."""
+    """A name may come from a world-readable file; only the last newline is removed."""
     write("worker\n", "name", 0o644)
     assert good(STAGE, {"MQWORKER_SERVICE__NAME_FILE": "name"}).config.service.name == "worker"
 
 
 def test_variables_that_are_no_keys_are_left_alone():
-    """Variables between our own processes and of test runs, and those of others, do not disturb."""
+    """Internal variables, those of test runs and those of others are ignored."""
     good(STAGE, {"MQWORKER_INTERNAL_X": "1", "MQWORKER_TEST_Y": "1", "MQWORKERS": "1", "PATH": "/bin"})
 
 
@@ -391,7 +391,7 @@ BAD_FILES = {
 
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_bad_files(folder, name):
-    """Each mistake is answered with its place, its key, the bad value and what is allowed; all of them at once."""
+    """Each mistake is reported with its place, its key, the bad value and what is allowed; all of them at once."""
     text, expected = BAD_FILES[name]
     assert problems(text) == [line.replace("{root}", str(folder)) for line in expected]
 
@@ -426,7 +426,7 @@ def test_bad_files(folder, name):
     ],
 )
 def test_bad_broker_urls(url, message):
-    """A URL that cannot work is refused without its password, in the file and in the environment alike."""
+    """An invalid URL is refused without showing its password, in the file and in the environment."""
     (line,) = problems(f"{STAGE}[broker]\nurl = '{url}'")
     assert line.startswith("mqworker.toml:5: broker.url: ")
     assert line.endswith(f" {message}")
@@ -448,12 +448,12 @@ def test_bad_broker_urls(url, message):
     ],
 )
 def test_bad_lists_of_urls(value, message):
-    """A list of brokers holds AMQP URLs only."""
+    """A list of brokers may hold only AMQP URLs."""
     assert problems(f"{STAGE}[broker]\nurl = {value}") == [f"mqworker.toml:5: broker.url: {message}"]
 
 
 def test_bad_variables_and_flags(folder):
-    """Variables and flags are judged like the file, and told by name."""
+    """Variables and flags are checked like the file, and reported by name."""
     write("", "empty")
     write("tok", "open", 0o640)
     Path("latin").write_bytes(b"\xe4")
@@ -507,7 +507,7 @@ def test_bad_variables_and_flags(folder):
 
 
 def test_a_stage_that_two_names_mean():
-    """A variable that fits two stages is refused instead of setting one of them."""
+    """A variable that could mean two stages is refused instead of setting one of them."""
     text = STAGE.replace("stages.s", "stages.a-b") + '[stages.a_b]\ninput = "x"\njobs = ["m:f"]'
     assert problems(text, {"MQWORKER_STAGES__A_B__CONSUMERS": "1"}) == [
         (
@@ -518,7 +518,7 @@ def test_a_stage_that_two_names_mean():
 
 
 def test_an_empty_secret_is_refused():
-    """A token file without a token must not open the door."""
+    """A token file without a token must not disable the token."""
     write("\n", "token")
     assert problems(STAGE, {"MQWORKER_CONTROL__TOKEN_FILE": "token"}) == [
         "environment MQWORKER_CONTROL__TOKEN_FILE: token is empty; write the secret into it"
@@ -529,7 +529,7 @@ def test_an_empty_secret_is_refused():
 
 
 def test_no_file(folder):
-    """A file that was asked for must be there; without one the missing stage is told with the way out."""
+    """A requested file must exist; without any file, the missing stage is reported with its fix."""
     with pytest.raises(ConfigError, match=r"^x\.toml: no such file; `mqworker init` creates an example$"):
         load(Path("x.toml"), {})
     with pytest.raises(ConfigError, match=r"^y\.toml: no such file"):
@@ -538,7 +538,7 @@ def test_no_file(folder):
 
 
 def test_unreadable_files(folder):
-    """A folder, and bytes that are not UTF-8, are told as such."""
+    """A folder, and bytes that are not UTF-8, are reported as such."""
     Path("dir").mkdir()
     Path("latin").write_bytes(b'a = "\xe4"')
     for name, message in {"dir": "cannot be read", "latin": "is not UTF-8 at byte 5"}.items():
@@ -550,7 +550,7 @@ def test_unreadable_files(folder):
 
 
 def test_warnings(folder):
-    """What works but hardly as meant is a warning: limits the broker cuts off, TLS unused, secrets others can read."""
+    """What works, but hardly as intended, is a warning: limits the broker cuts, unused TLS, readable secrets."""
     write("", "ca.pem")
     text = f"""[broker]
 url = "amqp://u:{CANARY}@h"
@@ -592,7 +592,7 @@ token = "{CANARY}"
     ],
 )
 def test_redact_url(url, safe):
-    """A URL is shown without its password, and otherwise as it is."""
+    """A URL is shown unchanged but for its password."""
     assert redact_url(url) == safe
 
 
@@ -601,18 +601,18 @@ AROUND = st.text(alphabet="@:/?#[]%a ", max_size=6)
 
 @given(st.sampled_from(["amqp://u:{}@h/v", "amqp://u:{}@", "u:{}@h", "http://:{}@h:1", "amqp:{}@h"]), AROUND, AROUND)
 def test_no_password_survives_redaction(form, before, after):
-    """Whatever characters stand around it, a password does not come through."""
+    """Whatever characters surround it, a password is never shown."""
     assert CANARY not in redact_url(form.format(f"a{before}{CANARY}{after}a"))
 
 
 @given(AROUND, AROUND)
 def test_no_password_survives_without_a_host(before, after):
-    """Nor when the part with the host was forgotten."""
+    """Nor is it shown when the host was forgotten."""
     assert CANARY not in redact_url(f"amqp://u:a{before}{CANARY}{after}a".replace("@", ""))
 
 
 def test_secrets_are_in_no_text(folder):
-    """Token, URL password and whatever came from a `_FILE` appear in no listing and no representation."""
+    """Token, URL password and anything from a `_FILE` appear in no listing and no representation."""
     write(CANARY, "token")
     write(f"x{CANARY}", "name")
     loaded = good(
@@ -630,7 +630,7 @@ def test_secrets_are_in_no_text(folder):
 
 
 def test_shown_has_every_key():
-    """`config show` lists each key of the schema once, and each has an origin."""
+    """`config show` lists each key of the schema once, each with an origin."""
     rows = [key for key, _, _ in display_rows(good(SIX_LINES))]
     leaves = [key for key, field in schema.keys(["energy"]) if not schema.table_of(field.type)]
     assert sorted(rows) == sorted(".".join(key) for key in leaves)
@@ -654,12 +654,12 @@ def test_shown_has_every_key():
     ],
 )
 def test_no_mistake_spills_a_secret(text):
-    """A secret in the wrong place, of the wrong type or in a broken file does not show in the errors."""
+    """A secret in the wrong place, of the wrong type or in a broken file does not appear in the errors."""
     assert CANARY not in "\n".join(problems(text))
 
 
 def test_values_from_outside_keep_to_their_line():
-    """Control characters and what UTF-8 cannot hold are escaped, so that one problem stays one line."""
+    """Control characters and what UTF-8 cannot encode are escaped, so that one problem stays one line."""
     told = problems(STAGE + '"a\\n\\u001b[31m" = 1', {"MQWORKER_X\nroot: all fine\udc80": "1"})
     assert told == [
         'mqworker.toml:4: stages.s."a\\n\\x1b[31m": unknown key; known keys: '
@@ -703,14 +703,14 @@ def loads_or_tells(text: str, environ: dict | None = None, flags: dict | None = 
 @QUIET
 @given(st.sampled_from(KEYS), TOML_VALUES)
 def test_any_value_for_any_key(key, value):
-    """Whatever stands behind a key, the file loads or is answered with problems, never with another exception."""
+    """Whatever value a key has, the file loads or its problems are reported; no other exception is raised."""
     loads_or_tells(f"{key} = {value}\n{STAGE}")
 
 
 @QUIET
 @given(st.sampled_from(KEYS), st.integers(0, 40), st.text(max_size=2))
 def test_any_misspelling(key, at, letters):
-    """Nor does a misspelt key, or any character put into a line, end in another exception."""
+    """Nor is one raised for a misspelt key, or for any character inserted into a line."""
     line = f"{key} = 1"
     loads_or_tells(f"{line[:at]}{letters}{line[at + 1 :]}\n{SIX_LINES}")
 
@@ -719,21 +719,21 @@ def test_any_misspelling(key, at, letters):
 @given(st.sampled_from([variable(tuple(key.split("."))) for key in KEYS]), st.sampled_from(["", "_FILE", "X", "__A"]),
        st.text(st.characters(exclude_characters="\0")))  # fmt: skip
 def test_any_variable(name, suffix, text):
-    """Nor does any variable."""
+    """Nor for any variable."""
     loads_or_tells(STAGE, {name + suffix: text})
 
 
 @QUIET
 @given(st.sampled_from(KEYS) | st.text(max_size=8), VALUES)
 def test_any_flag(key, value):
-    """Nor does any flag."""
+    """Nor for any flag."""
     loads_or_tells(STAGE, {}, {key: value})
 
 
 @QUIET
 @given(st.integers(0, len(SIX_LINES)), st.integers(0, 30), st.text(max_size=3))
 def test_any_damage(at, cut, text):
-    """Nor does a file with a piece cut out and another put in."""
+    """Nor for a file with one piece removed and another inserted."""
     loads_or_tells(SIX_LINES[:at] + text + SIX_LINES[at + cut :])
 
 
@@ -747,7 +747,7 @@ def test_any_damage(at, cut, text):
     ],
 )
 def test_deep_nesting(text, message):
-    """Nesting without end is told, not a crash."""
+    """Endless nesting is reported, and crashes nothing."""
     (line,) = problems(STAGE + text)
     assert message in line
 
@@ -756,20 +756,20 @@ def test_deep_nesting(text, message):
 
 
 def test_page_is_current():
-    """docs/configuration.md is what the structs say; `python -m mqworker.config.docs` writes it."""
+    """docs/configuration.md matches the structs; `python -m mqworker.config.docs` writes it."""
     committed = Path(__file__).parents[2] / "docs" / "configuration.md"
     assert committed.read_text() == docs.page()
 
 
 def test_every_key_is_explained():
-    """Each key has a meaning."""
+    """Each key has a description."""
     for key, field in schema.keys(["s"]):
         table = schema.table_of(field.type)
         assert schema.description(field)[0] or (table and table.__doc__), key
 
 
 def test_light_import():
-    """Loading a configuration pulls in nothing but the standard library and msgspec."""
+    """Loading a configuration imports only the standard library and msgspec."""
     code = (
         "import sys; before = set(sys.modules); import mqworker.config.load;"
         "print(*{m.split('.')[0] for m in set(sys.modules) - before} - sys.stdlib_module_names)"

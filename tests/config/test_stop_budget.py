@@ -1,4 +1,4 @@
-"""The stop budget: whoever waits for another waits longer than that one may take."""
+"""The stop budget: whoever waits for another waits longer than the other may take."""
 
 import itertools
 
@@ -12,7 +12,7 @@ moments = st.floats(0, 4_000_000)
 
 @given(moments, moments)
 def test_everyone_has_ended_before_the_next_one_loses_patience(drain, drained):
-    """Whatever the drain deadline, and whenever the work was done: each step is over half a second before the next."""
+    """For any drain deadline and end of work, each step is over half a second before the next one's deadline."""
     budget = StopBudget(drain)
     steps = [budget.consumers(min(drain, drained)), budget.producer, budget.kill, budget.abandon, budget.service]
     steps += [budget.least]
@@ -22,7 +22,7 @@ def test_everyone_has_ended_before_the_next_one_loses_patience(drain, drained):
 
 @given(moments, moments)
 def test_teardown_has_what_the_drain_deadline_leaves(drain, drained):
-    """Consumers may take LEAVE seconds to leave, if the drain deadline allows, and one second whatever it says."""
+    """Consumers have LEAVE seconds to leave, as far as the drain deadline allows, and always at least one."""
     until = StopBudget(drain).consumers(drained)
     assert until >= min(drained, drain) + 1
     if drained + LEAVE <= drain:
@@ -30,5 +30,5 @@ def test_teardown_has_what_the_drain_deadline_leaves(drain, drained):
 
 
 def test_a_deployed_stopwaitsecs_stays_enough():
-    """35 s were printed for the default drain deadline of 30 s by earlier versions."""
+    """Earlier versions printed 35 s for the default drain deadline of 30 s, which still suffices."""
     assert StopBudget(30.0).least == 35

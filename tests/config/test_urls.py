@@ -1,4 +1,4 @@
-"""A broker's URL taken apart."""
+"""Parsing a broker's URL."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from mqworker.config.urls import AmqpAddress, amqp_address, embedded_path
     ],
 )
 def test_the_file_of_an_embedded_broker(url, expected):
-    """Three slashes lead to a relative path, four to an absolute one."""
+    """Three slashes give a relative path, four an absolute one."""
     assert str(embedded_path(url)) == expected
 
 
@@ -28,7 +28,7 @@ def test_the_file_of_an_embedded_broker(url, expected):
     ],
 )
 def test_the_address_of_a_rabbitmq(url, expected):
-    """What the URL leaves out is AMQP's default; escapes are undone."""
+    """Omitted parts get AMQP's defaults; escapes are decoded."""
     assert amqp_address(url) == expected
     assert embedded_path(url) is None
 
@@ -39,7 +39,7 @@ def test_the_address_of_a_rabbitmq(url, expected):
     ["sqlite://", "sqlite:///", "sqlite://host/x", "sqlite:///a?x=1", "http://u:s3cret@h", "amqp://u:s3cret@h:99999"],
 )
 def test_a_bad_url_is_refused_without_its_password(take_apart, url):
-    """Nothing is guessed."""
+    """An invalid URL raises, and no part of it is guessed."""
     with pytest.raises(ValueError, match=r"^broker\.url ") as error:
         take_apart(url)
     assert "s3cret" not in str(error.value)

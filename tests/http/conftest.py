@@ -1,4 +1,4 @@
-"""A LittleService for each test."""
+"""Provides a LittleService for each test."""
 
 import pytest
 

@@ -1,7 +1,7 @@
 """A small service without process trees: a real loop in a thread, a real Control, the real server, and an Operator.
 
 The Operator keeps the document by desired_state.change, as the Service does, and applies each revision at once unless
-told not to; its desk answers from a table.
+told not to; its broker admin answers from a table.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ GOOD_LINK = LinkState(connected=True, consuming=True, reason="")
 
 
 def stage_status(stage: str = "alpha", **changes: Any) -> StageStatus:
-    """A Producer's report of a stage that is well."""
+    """Return a Producer's report on a healthy stage."""
     slot = ConsumerStatus(1, 4242, "busy", 1, 1, 7, time.monotonic() - 2, "id-1", 50_000_000, 1)
     values = {
         "stage": stage,
@@ -117,7 +117,7 @@ class LittleService:
         self.loop.call_later(0.2, self._beat)
 
     def close(self) -> None:
-        """End everything."""
+        """Stop everything."""
         self.server.stop(2.0)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(10)
@@ -125,7 +125,7 @@ class LittleService:
         os.close(self._null)
 
     def publish(self, **changes: Any) -> None:
-        """Publish a snapshot of what is."""
+        """Publish a snapshot of the current state."""
         views = {
             name: StageView(name, desired, "running", self.statuses[name], "", 0, self.applied)
             for name, desired in self.document.stages.items()
@@ -143,7 +143,7 @@ class LittleService:
         self.control.publish(Snapshot(**(values | changes)))
 
     def tell(self, stage: str, status: StageStatus) -> None:
-        """Let a Producer report."""
+        """Have a Producer send a report."""
         self.statuses[stage] = status
         self.publish()
 
@@ -192,11 +192,11 @@ class LittleService:
     # --- a client
 
     def connect(self, timeout: float = 15.0) -> http.client.HTTPConnection:
-        """A connection over TCP."""
+        """Return a connection over TCP."""
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
     def connect_unix(self, timeout: float = 15.0) -> http.client.HTTPConnection:
-        """A connection over the unix socket."""
+        """Return a connection over the unix socket."""
         connection = http.client.HTTPConnection("localhost", timeout=timeout)
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.sock.settimeout(timeout)
@@ -208,12 +208,12 @@ class LittleService:
         return ask(self.connect(), method, path, body, **headers)
 
     def ask_unix(self, method: str, path: str, body: Any = None, **headers: str) -> "Answer":
-        """One request over the unix socket."""
+        """Send one request over the unix socket."""
         return ask(self.connect_unix(), method, path, body, **headers)
 
 
 class Answer(msgspec.Struct):
-    """What came back."""
+    """An HTTP answer."""
 
     status: int
     headers: dict[str, str]
@@ -221,12 +221,12 @@ class Answer(msgspec.Struct):
 
     @property
     def json(self) -> Any:
-        """The body, parsed."""
+        """The parsed body."""
         return json.loads(self.body)
 
 
 def ask(connection: http.client.HTTPConnection, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-    """Send a request, with `X_Y` as the header X-Y, and read the whole answer."""
+    """Send one request over TCP; a body that is not bytes is sent as JSON."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()

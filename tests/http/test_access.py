@@ -1,4 +1,4 @@
-"""Who may ask: Host, token, other sites' browsers. Tables for the pure parts, real sockets for the rest."""
+"""Who may call: Host, token, browsers on other sites. Tables for the pure parts, real sockets for the rest."""
 
 import pytest
 from hypothesis import given
@@ -50,14 +50,14 @@ def guarded(tmp_path):
     ],
 )
 def test_host_list(host, ours):
-    """Only the names that are ours, with the right port, are on the list."""
+    """Only our own names, with the right port, are accepted."""
     allowed = tcp_hosts("10.1.2.3", 5002, ("mq.example.org", "Other.example:8443"))
     assert (host.lower() in allowed) is ours
 
 
 @given(st.text())
 def test_no_other_host_is_ours(host):
-    """Whatever a Host header says, it is ours only if it is one of six texts."""
+    """A Host header is accepted only if it is one of six texts."""
     assert len(tcp_hosts("127.0.0.1", 5002, ())) == 3
     assert (host in tcp_hosts("127.0.0.1", 5002, ())) == (host in ("localhost:5002", "127.0.0.1:5002", "[::1]:5002"))
 
@@ -65,14 +65,14 @@ def test_no_other_host_is_ours(host):
 @pytest.mark.parametrize("path", ["/livez", "/", "/api/v1/status", "/no/such", "/startlistening", "/metrics"])
 @pytest.mark.parametrize("host", ["evil.example", "localhost", "localhost.", "127.1", "rebind.example:{port}"])
 def test_foreign_host_is_refused_before_routing(service, path, host):
-    """A foreign Host gets 421 on every path, and nothing happens."""
+    """A foreign Host gets 421 on every path, and nothing is executed."""
     answer = service.ask("GET", path, Host=host.format(port=service.port))
     assert (answer.status, answer.json["status"]) == (421, 421)
     assert service.changes == []
 
 
 def test_hosts_of_the_unix_socket(service):
-    """The unix socket has names of its own."""
+    """The unix socket accepts its own names."""
     assert service.ask_unix("GET", "/livez", Host="mqworker").status == 200
     assert service.ask_unix("GET", "/livez", Host="localhost").status == 200
     assert service.ask_unix("GET", "/livez", Host="evil.example").status == 421
@@ -97,7 +97,7 @@ def test_hosts_of_the_unix_socket(service):
     ],
 )
 def test_other_sites(headers, refused):
-    """A browser's request is refused unless it comes from our own page or from its user."""
+    """A browser's request is refused unless it comes from our own page or directly from its user."""
     environ = {HOSTS: frozenset({"localhost:5002"}), **headers}
     if refused:
         with pytest.raises(Problem) as caught:
@@ -123,7 +123,7 @@ def test_other_sites(headers, refused):
     ],
 )
 def test_a_foreign_page_changes_nothing(service, method, path):
-    """Every changing request with another site's marks is 403, whatever its content type."""
+    """Every changing request marked as coming from another site gets 403, whatever its content type."""
     for mark in ({"Origin": "http://evil.example"}, {"Sec_Fetch_Site": "cross-site"}):
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/json"):
             body = None if method == "GET" else b'{"count": 0}'
@@ -132,7 +132,7 @@ def test_a_foreign_page_changes_nothing(service, method, path):
 
 
 def test_simple_requests_are_no_json(service):
-    """What a form can send is no change: 415."""
+    """What an HTML form can send changes nothing: 415."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
         answer = service.ask("PUT", "/api/v1/stages/alpha/consumers", b'{"count": 0}', Content_Type=kind)
         assert answer.status == 415
@@ -153,7 +153,7 @@ def test_simple_requests_are_no_json(service):
     ],
 )
 def test_token(guarded, path, without, wrong, right):
-    """With a token configured everything but /livez needs it, and the unix socket does not."""
+    """With a token configured, everything but /livez requires it, and the unix socket never does."""
     assert guarded.ask("GET", path).status == without
     for bad in ("Bearer nonsense", f"Bearer {TOKEN}x", "Bearer \xff\xfe", "Bearer "):
         assert guarded.ask("GET", path, Authorization=bad).status == wrong
@@ -163,12 +163,12 @@ def test_token(guarded, path, without, wrong, right):
 
 
 def test_a_token_is_no_query(guarded):
-    """A token in the URL is not taken."""
+    """A token in the URL is not accepted."""
     assert guarded.ask("GET", f"/api/v1/status?token={TOKEN}").status == 401
 
 
 def test_many_wrong_tokens(guarded, caplog):
-    """After ten wrong tokens a peer has to wait, even with the right one; /livez and the unix socket go on."""
+    """After ten wrong tokens a peer has to wait, even with the right one; /livez and the unix socket still answer."""
     caplog.set_level("WARNING")
     codes = [guarded.ask("GET", "/api/v1/status", Authorization=f"Bearer {n}").status for n in range(12)]
     assert codes == [401] * 10 + [429] * 2
@@ -180,7 +180,7 @@ def test_many_wrong_tokens(guarded, caplog):
 
 
 def test_a_refusal_of_head_has_no_body(guarded):
-    """After a refused HEAD the connection can be used again."""
+    """After a refused HEAD the connection remains usable."""
     connection = guarded.connect()
     connection.request("HEAD", "/api/v1/status")
     response = connection.getresponse()
@@ -206,7 +206,7 @@ def test_failed_logins_are_forgotten():
 
 
 def test_no_answer_holds_the_token(guarded):
-    """The token is in no answer, good or bad."""
+    """No answer, good or bad, contains the token."""
     for path in ("/", "/api/v1/status", "/api/v1/openapi.json", "/metrics", "/no/such", "/api/v1/stages/zeta"):
         for token in (TOKEN, "wrong"):
             connection = guarded.connect()

@@ -1,4 +1,4 @@
-"""Health: what it says of each state, and that it answers while all else is stuck."""
+"""Health: what it reports in each state, and that it answers while everything else is stuck."""
 
 import threading
 import time
@@ -44,13 +44,13 @@ IDLE = LinkState(connected=True, consuming=False, reason="")
     ],
 )
 def test_readiness(given, reasons):
-    """Ready means that every running stage is connected and consumes if it should; else each reason is told."""
+    """Ready means that every running stage is connected and consumes if it should; otherwise each reason is listed."""
     assert unreadiness(given, 101.0) == reasons
 
 
 @pytest.mark.parametrize(("age", "stale"), [(0.0, False), (9.9, False), (10.0, True), (100.0, True)])
 def test_staleness(age, stale):
-    """A snapshot of 10 s and more shows that the main thread hangs."""
+    """A snapshot older than 10 s means that the main thread hangs."""
     assert bool(staleness(snapshot(None), 100.0 + age)) is stale
 
 
@@ -65,7 +65,7 @@ def test_answers(service):
 
 
 def test_health_while_the_main_thread_is_stuck(service):
-    """With the main loop blocked and every thread busy with commands, health answers at once, on both listeners."""
+    """With the main loop blocked and every thread busy, health still answers at once, on both listeners."""
     unblock = threading.Event()
     service.loop.call_soon_threadsafe(unblock.wait)
     statuses = []
@@ -92,7 +92,7 @@ def test_health_while_the_main_thread_is_stuck(service):
 
 
 def test_a_hanging_main_thread_is_told(service):
-    """Once the snapshot is too old, alive is 503 and says why; commands are 504 or 503."""
+    """Once the snapshot is too old, /livez answers 503 with the reason; commands get 504 or 503."""
     unblock = threading.Event()
     service.loop.call_soon_threadsafe(unblock.wait)
     service.publish(time=time.monotonic() - 11)

@@ -1,4 +1,4 @@
-"""The four calls of the article: same words, same codes."""
+"""The four calls of the article: same texts, same codes."""
 
 import itertools
 import random
@@ -21,7 +21,7 @@ def expected(call: str, listening: bool, working: bool) -> tuple[int, str, bool,
 
 
 def test_every_order(service):
-    """In every order of five calls, GET or POST, each answer is the article's, and the state is what was asked for."""
+    """In every order of five calls, GET or POST, each answer is the article's, and the state is the requested one."""
     listening = working = True
     methods = itertools.cycle(("GET", "POST"))
     connection = service.connect()
@@ -37,7 +37,7 @@ def test_every_order(service):
 
 
 def test_one_stage(service):
-    """`?stage=` speaks of that stage alone, and the others count when all are asked."""
+    """`?stage=` applies to that stage only; without it, every stage counts."""
     assert service.ask("GET", "/stoplistening?stage=beta").json == {"status": "stopped"}
     assert service.ask("GET", "/stoplistening?stage=beta").json == {"status": "not running"}
     assert service.changes == [SetListening("beta", enabled=False)]
@@ -56,7 +56,7 @@ def test_head_changes_nothing(service):
 
 
 def test_concurrent_calls_have_true_answers(service):
-    """Of calls at the same time, each real change is told to exactly one caller."""
+    """Of simultaneous calls, each real change is reported to exactly one caller."""
     told = []
 
     def caller(seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Sending over HTTP, waiting for a result, queues and dead letters: what the desk is asked, and what is told."""
+"""Sending over HTTP, waiting for a result, queues, dead letters: what the broker admin is asked, what is answered."""
 
 import asyncio
 import base64
@@ -13,7 +13,7 @@ MESSAGES = "/api/v1/stages/alpha/messages"
 
 
 def reply(body: bytes, content_type: str | None = "application/json", **table) -> dict:
-    """What the desk gives back for a result."""
+    """Return what the broker admin returns for a result."""
     names = {f"x-mqworker-{name.replace('_', '-')}": value for name, value in table.items()}
     return {"properties": Properties(content_type=content_type, headers=Headers(names)).encode(), "body": body}
 
@@ -30,7 +30,7 @@ def reply(body: bytes, content_type: str | None = "application/json", **table) -
     ],
 )
 def test_send(service, body, sent, kept):
-    """Any body goes to the input queue as it is, persistent, with an id, the content type and the correlation id."""
+    """Any body goes unchanged to the input queue, persistent, with an id, the content type and the correlation id."""
     service.desk["send"] = None
     answer = service.ask("POST", MESSAGES, body, Content_Type=sent, X_Correlation_Id="c-1")
     assert answer.status == 202
@@ -54,7 +54,7 @@ def test_send(service, body, sent, kept):
     ],
 )
 def test_wait_for_the_result(service, given, told):
-    """`?wait=` gives the result whatever its kind, with the headers."""
+    """`?wait=` returns a result of any kind, with its headers."""
     service.desk["call"] = given
     answer = service.ask("POST", f"{MESSAGES}?wait=5", {"n": 1})
     assert (answer.status, service.asked[0][0], service.asked[0][2]) == (200, "call", 5.0)
@@ -62,7 +62,7 @@ def test_wait_for_the_result(service, given, told):
 
 
 def test_wait_for_a_dead_message(service):
-    """A message that failed for good is a 422 that says why."""
+    """For a message that failed for good, the answer is 422 with the reason."""
     service.desk["call"] = reply(b"", outcome="dead", reason="reject", message="no such battery", error_type="Reject")
     answer = service.ask("POST", f"{MESSAGES}?wait=5", {"n": 1})
     assert (answer.status, answer.headers["content-type"]) == (422, "application/problem+json")
@@ -70,7 +70,7 @@ def test_wait_for_a_dead_message(service):
 
 
 def test_no_result_in_time(service):
-    """Without a result in time the answer is 504 and names the message."""
+    """Without a result in time, the answer is 504 with the message id."""
 
     def answer_late(_arguments):
         async def late():
@@ -87,7 +87,7 @@ def test_no_result_in_time(service):
 
 
 def test_too_large_for_the_stage(service):
-    """A body over the stage's own max_body is 413 before the broker sees it, one over all while it comes in."""
+    """A body above the stage's max_body gets 413 before it reaches the broker, one above all on its way in."""
     beta = "/api/v1/stages/beta/messages"
     service.desk["send"] = None
     assert service.ask("POST", beta, b"x" * 1000).status == 202
@@ -104,14 +104,14 @@ def test_too_large_for_the_stage(service):
 
 @pytest.mark.parametrize("header", [{"X_Correlation_Id": "x" * 300}, {"Content_Type": "a/" + "b" * 300}])
 def test_headers_that_do_not_fit(service, header):
-    """A header that no AMQP property can hold is 422."""
+    """A header that no AMQP property can hold gets 422."""
     service.desk["send"] = None
     assert service.ask("POST", MESSAGES, b"x", **header).status == 422
     assert service.asked == []
 
 
 def test_queues(service):
-    """Queues are listed, purged and deleted by the desk, whatever their names hold."""
+    """Queues are listed, purged and deleted through the broker admin, whatever characters their names contain."""
     rows = [{"name": "beta/in", "messages": 1, "consumers": 0, "role": "input", "stage": "beta"}]
     service.desk |= {"queues": rows, "purge": 7, "delete": 3}
     assert service.ask("GET", "/api/v1/queues").json == {"queues": rows}
@@ -126,7 +126,7 @@ def test_queues(service):
 
 
 def test_dead_letters(service):
-    """Dead letters are listed, shown whole, replayed and dropped by the desk."""
+    """Dead letters are listed, shown in full, replayed and dropped through the broker admin."""
     dlq = "/api/v1/stages/alpha/dlq"
     letter = {"id": "ab12", "reason": "error", "headers": {"x": "\\xff"}, "properties": b"\x00\x00", "body": b"\xffa"}
     service.desk |= {"dlq_list": [{"id": "ab12"}], "dlq_show": [letter], "dlq_replay": 2, "dlq_drop": 1}

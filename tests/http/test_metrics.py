@@ -1,4 +1,4 @@
-"""Metrics: valid text, the right numbers over many Producers, a bounded number of series."""
+"""Metrics: valid text, correct numbers across many Producers, a bounded number of series."""
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -35,7 +35,7 @@ NAMES = {
 
 
 def scrape(service) -> dict[tuple, float]:
-    """Every sample by its name and labels."""
+    """Return every sample by name and labels."""
     answer = service.ask("GET", "/metrics")
     assert answer.status == 200
     families = list(text_string_to_metric_families(answer.body.decode()))
@@ -45,14 +45,14 @@ def scrape(service) -> dict[tuple, float]:
 
 
 def test_names(service):
-    """All families that can be fed are there, each once, as Prometheus' own parser reads them."""
+    """All families that can have values are present, each once, as Prometheus' own parser reads them."""
     text = service.ask("GET", "/metrics").body.decode()
     assert {family.name for family in text_string_to_metric_families(text)} == NAMES
     assert service.ask("GET", "/api/v1/metrics").status == 200
 
 
 def test_numbers(service):
-    """Samples are those of the Producers' reports."""
+    """The samples match the Producers' reports."""
     samples = scrape(service)
     alpha = ("stage", "alpha")
     assert samples["mqworker_messages_received_total", alpha] == 9
@@ -96,7 +96,7 @@ def test_counters_go_on_over_producers(service):
     ],
 )
 def test_totals(reports, total):
-    """A total never goes back: another pid, or a counter that shrank, is another Producer."""
+    """A total never decreases: another pid, or a counter that decreased, means another Producer."""
     totals = Totals()
     for pid, values in reports:
         totals.count("s", pid, values)
@@ -104,7 +104,7 @@ def test_totals(reports, total):
 
 
 def test_bounded_series(service):
-    """Whatever messages bring, the number of series is the same; odd words become one label."""
+    """Whatever the messages contain, the number of series stays the same; unknown values share one label."""
     before = set(scrape(service))
     for number in range(200):
         link = LinkState(connected=True, consuming=True, reason=f"reason {number}", warnings=(f"w{number}",))

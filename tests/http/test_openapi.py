@@ -1,4 +1,4 @@
-"""The description of the API is made of the route table, and the table keeps its promises."""
+"""The API's description is generated from the route table, and the table is true."""
 
 import re
 
@@ -32,7 +32,7 @@ def test_every_route_is_described(service):
 
 
 def test_references_lead_somewhere(service):
-    """Every schema that is referred to is there, and every query parameter is explained."""
+    """Every referenced schema exists, and every query parameter is explained."""
     answer = service.ask("GET", "/api/v1/openapi.json")
     schemas = answer.json["components"]["schemas"]
     for name in re.findall(r"#/components/schemas/(\w+)", answer.body.decode()):
@@ -41,7 +41,7 @@ def test_references_lead_somewhere(service):
 
 
 def test_nothing_here(service):
-    """An unknown path is 404, a known one with another method 405 with those there are; both are problem documents."""
+    """An unknown path gets 404, a wrong method 405 with the allowed ones; both as problem documents."""
     for path in (
         "/api/v1/nothing",
         "/api/v2/stages",
@@ -65,7 +65,7 @@ def test_no_debug_by_environment(service, monkeypatch):
 
 
 def test_get_changes_nothing(service):
-    """GET, HEAD and OPTIONS of every route change nothing, except GET of the article's four."""
+    """GET, HEAD and OPTIONS change nothing on any route, except GET of the article's four."""
     service.desk |= {"queues": [], "dlq_list": [], "dlq_show": ControlError("refused", "no such queue")}
     for route in ROUTES:
         for method in ("GET", "HEAD", "OPTIONS"):

@@ -1,4 +1,4 @@
-"""The listeners: addresses that are taken, floods, slow and large requests, and the stop."""
+"""The listeners: addresses in use, floods, slow and large requests, and stopping."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ def other_server(service, port: int, path) -> HttpServer:
 
 
 def test_a_taken_port_shows_at_bind(service, tmp_path):
-    """A port that is taken is told at once, nothing is left behind, and bind can be tried again."""
+    """A port in use is reported at once, nothing is left behind, and bind can be called again."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         second = other_server(service, taken.getsockname()[1], tmp_path / "second.sock")
         with pytest.raises(OSError, match="another program listens there"):
@@ -33,14 +33,14 @@ def test_a_taken_port_shows_at_bind(service, tmp_path):
 
 
 def test_the_unix_socket_is_private(service):
-    """The socket file is for its owner alone, and lies in a folder that is."""
+    """Only its owner may use the socket file and its folder."""
     path = service.loaded.socket
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
 def test_a_living_unix_socket_is_not_taken(service):
-    """A socket somebody answers on is left alone; so is a file that is no socket."""
+    """A socket that somebody answers on is left alone, and so is a file that is not a socket."""
     with pytest.raises(OSError, match="another service answers"):
         other_server(service, 0, service.loaded.socket).bind()
     assert service.ask_unix("GET", "/livez").status == 200
@@ -51,7 +51,7 @@ def test_a_living_unix_socket_is_not_taken(service):
 
 
 def test_a_stale_unix_socket_is_replaced(service, tmp_path):
-    """The socket file of a service that was killed is in nobody's way; a stop removes its own."""
+    """The socket file of a killed service is replaced; a stop removes only its own."""
     path = tmp_path / "stale.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -64,7 +64,7 @@ def test_a_stale_unix_socket_is_replaced(service, tmp_path):
 
 
 def test_idle_flood(service):
-    """2,000 idle connections on TCP do not silence /livez on the unix socket, and TCP recovers while they stay."""
+    """2,000 idle connections on TCP do not silence /livez on the unix socket, and TCP recovers while they last."""
     flood = []
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 4096:
@@ -89,7 +89,7 @@ def test_idle_flood(service):
 
 
 def test_a_large_body_is_refused_while_it_comes(service):
-    """A body over 64 kB is 413 on every route but messages, announced or chunked, before it has been received."""
+    """A body over 64 kB gets 413 on every route but messages, with or without a length, before it has arrived."""
     for method, path in (("PUT", "/api/v1/stages/alpha/consumers"), ("POST", "/api/v1/drain"), ("GET", "/livez")):
         connection = service.connect()
         connection.putrequest(method, path)
@@ -124,7 +124,7 @@ def test_a_large_body_is_refused_while_it_comes(service):
     ],
 )
 def test_garbage(service, data):
-    """Bytes that are no HTTP end their connection or get a refusal, and the server goes on."""
+    """Bytes that are not HTTP end their connection or are refused, and the server goes on."""
     with socket.create_connection(("127.0.0.1", service.port), 5) as raw:
         raw.sendall(data)
         raw.shutdown(socket.SHUT_WR)
@@ -134,7 +134,7 @@ def test_garbage(service, data):
 
 
 def test_requests_that_do_not_end(tmp_path, monkeypatch):
-    """A request that does not arrive whole, an answer nobody reads and an idle connection end in time."""
+    """An incomplete request, an unread answer and an idle connection end in time."""
     for name in ("ARRIVAL", "UNREAD", "IDLE"):
         monkeypatch.setattr(serving, name, 0.5)
     service = LittleService(tmp_path)
@@ -168,7 +168,7 @@ def test_requests_that_do_not_end(tmp_path, monkeypatch):
 
 
 def test_stop_is_bounded(service):
-    """A stop during a request that hangs ends in time; a request that is being answered is finished."""
+    """Stopping during a request that hangs ends in time; a request in progress is finished."""
     unblock = threading.Event()
     started = threading.Event()
 
@@ -200,7 +200,7 @@ def test_stop_is_bounded(service):
 
 
 def test_stop_does_not_wait_for_ever(service):
-    """A request that never ends holds the stop up for its deadline at most."""
+    """A request that never ends delays the stop at most by its deadline."""
     unblock = threading.Event()
     service.desk["queues"] = lambda _arguments: unblock.wait(10)
     connection = service.connect()

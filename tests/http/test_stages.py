@@ -1,4 +1,4 @@
-"""Routes of stages and of the service: answers, waits, and what is wrong with a request."""
+"""Routes for stages and the service: answers, waits, and what is wrong with a request."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ ALPHA = "/api/v1/stages/alpha"
 
 
 def test_stages_tell_desired_and_actual(service):
-    """A stage shows what it should be and what it is, with every Consumer's generation and message in hand."""
+    """A stage shows its desired and its actual state, with every Consumer's generation and message in hand."""
     every = service.ask("GET", "/api/v1/stages").json["stages"]
     assert [stage["name"] for stage in every] == ["alpha", "beta"]
     alpha = service.ask("GET", ALPHA).json
@@ -47,7 +47,7 @@ def test_stages_tell_desired_and_actual(service):
     ],
 )
 def test_a_change_is_stored(service, method, path, body, change):
-    """Each changing route stores its change and answers 202 with the revision, or 200 when waited for."""
+    """Each changing route stores its change and answers 202 with the revision, or 200 after waiting."""
     answer = service.ask(method, path, body)
     assert (answer.status, service.changes) == (202, [change])
     assert answer.json["revision"] == service.document.revision
@@ -56,7 +56,7 @@ def test_a_change_is_stored(service, method, path, body, change):
 
 
 def test_wait_until_applied(service):
-    """`?wait=` answers when the revision is applied, and with 202 when it is not in time."""
+    """`?wait=` answers once the revision is applied, or with 202 when it is not in time."""
     service.applying = False
     answer = service.ask("PUT", f"{ALPHA}/consumers", {"count": 5})
     assert (answer.status, answer.json["applied"]) == (202, False)
@@ -77,7 +77,7 @@ def test_wait_until_applied(service):
 
 
 def test_params(service):
-    """Parameters are told with their generation and history; a bad value names its field and changes nothing."""
+    """Parameters are returned with generation and history; a bad value is reported by field and changes nothing."""
     answer = service.ask("PATCH", f"{ALPHA}/params", {"particles": 3}, Content_Type="application/merge-patch+json")
     assert (answer.json["generation"], answer.json["params"]) == (2, {"particles": 3})
     told = service.ask("GET", f"{ALPHA}/params").json
@@ -90,7 +90,7 @@ def test_params(service):
 
 
 def test_rollback_without_history(service):
-    """There is nothing before the first parameters: 409."""
+    """A rollback without earlier parameters gets 409."""
     assert service.ask("POST", f"{ALPHA}/params/rollback").status == 409
 
 
@@ -121,7 +121,7 @@ def test_rollback_without_history(service):
     ],
 )
 def test_bad_requests(service, path, body, status, field):
-    """What is wrong is named, as a problem document, and nothing changes."""
+    """What is wrong is reported as a problem document, and nothing changes."""
     answer = service.ask("PUT", path, body, Content_Type="application/json")
     assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
     told = answer.json
@@ -135,7 +135,7 @@ def test_bad_requests(service, path, body, status, field):
 
 @pytest.mark.parametrize(("depth", "status"), [(30, 202), (32, 422), (500, 422), (30_000, 400)])
 def test_deep_parameters(service, depth, status):
-    """JSON that is nested too deep for whoever reads it later is refused."""
+    """JSON nested too deeply for its later readers is refused."""
     body = b'{"x": ' + b"[" * depth + b"]" * depth + b"}"
     assert service.ask("PATCH", f"{ALPHA}/params", body, Content_Type="application/json").status == status
 
@@ -155,7 +155,7 @@ def test_deep_parameters(service, depth, status):
     ],
 )
 def test_kinds_of_refusal(service, kind, status):
-    """Each kind of ControlError has its status; what is inside mqworker is not told."""
+    """Each kind of ControlError has its status; internals of mqworker are not shown."""
     service.desk["queues"] = ControlError(kind, "canary words")
     answer = service.ask("GET", "/api/v1/queues")
     assert answer.status == status
@@ -164,7 +164,7 @@ def test_kinds_of_refusal(service, kind, status):
 
 
 def test_a_fault_inside(service):
-    """An exception nobody thought of is 500 without its words."""
+    """An unexpected exception gets 500 without its text."""
     service.desk["queues"] = ZeroDivisionError("canary")
     answer = service.ask("GET", "/api/v1/queues")
     assert (answer.status, b"canary" in answer.body) == (500, False)
@@ -172,12 +172,12 @@ def test_a_fault_inside(service):
 
 
 def test_drain(service):
-    """POST /drain begins the end."""
+    """POST /drain starts draining."""
     assert (service.ask("POST", "/api/v1/drain").status, service.drained) == (202, True)
 
 
 def test_sixteen_callers(service):
-    """Many callers at once all get their own true answer, and what is desired at the end is the last one stored."""
+    """Many simultaneous callers each get their own true answer, and the desired state is the last one stored."""
     revisions, failures = [], []
 
     def caller(number: int) -> None:

@@ -1,4 +1,4 @@
-"""Logs and events: tails, streams, their number, and their end."""
+"""Logs and events: tails, streams, their limit, and their end."""
 
 import http.client
 import json
@@ -20,7 +20,7 @@ def log(service, *words: str) -> None:
 
 
 class Stream:
-    """A follower: event blocks as they come."""
+    """A client that follows a stream: event blocks as they arrive."""
 
     def __init__(self, connection: http.client.HTTPConnection, path: str, **headers: str) -> None:
         self.connection = connection
@@ -28,7 +28,7 @@ class Stream:
         self.response = connection.getresponse()
 
     def next(self, kind: str) -> tuple[str, dict]:
-        """The next event of a kind: its id and data."""
+        """Return the next event of a kind: its id and data."""
         number = ""
         wanted = False
         while line := self.response.readline():
@@ -47,7 +47,7 @@ class Stream:
 
 
 def test_tail(service):
-    """The last lines are given as they are logged, oldest first, control characters escaped."""
+    """The last lines are returned as logged, oldest first, with control characters escaped."""
     log(service, *(f"line {number}" for number in range(5)), "evil\n\x1b[2J")
     lines = service.ask("GET", "/api/v1/logs?lines=3").json["lines"]
     assert [line["msg"] for line in lines] == ["line 3", "line 4", "evil\n\x1b[2J"]
@@ -59,7 +59,7 @@ def test_tail(service):
 
 @pytest.mark.parametrize(("path", "headers"), [("?follow=1", {}), ("", {"Accept": "text/event-stream"})])
 def test_follow(service, path, headers):
-    """A follower gets the tail and then every line as it comes, and can resume where it was."""
+    """A follower receives the tail and then every new line, and can resume where it stopped."""
     log(service, "one", "two")
     stream = Stream(service.connect(), f"/api/v1/logs{path}", **headers)
     assert stream.response.headers["Content-Type"].startswith("text/event-stream")
@@ -74,7 +74,7 @@ def test_follow(service, path, headers):
 
 
 def test_lines_that_are_gone(service):
-    """A follower that asks for lines which are no longer kept is told how many it missed."""
+    """A follower that asks for lines no longer kept is told how many it missed."""
     log(service, *map(str, range(2010)))
     stream = Stream(service.connect(), "/api/v1/logs?follow=1", Last_Event_ID="1")
     assert stream.next("gap")[1] == {"lost": 9}
@@ -83,7 +83,7 @@ def test_lines_that_are_gone(service):
 
 
 def test_events(service):
-    """A follower of events gets the status now, and again when something changes."""
+    """A follower of events receives the current status, and again whenever something changes."""
     stream = Stream(service.connect_unix(), "/api/v1/events")
     assert stream.next("status")[1]["stages"][0]["desired"]["consumers"] == 2
     service.control.change(SetConsumers("alpha", 9))
@@ -92,7 +92,7 @@ def test_events(service):
 
 
 def test_few_at_a_time(service):
-    """Streams and waits together are at most eight over both listeners; the rest goes on, and places come back."""
+    """Streams and waits number at most eight over both listeners; others still answer, and places are returned."""
     service.applying = False
     streams = [Stream(service.connect(), "/api/v1/events") for _ in range(4)]
     streams += [Stream(service.connect_unix(), "/api/v1/logs?follow=1") for _ in range(3)]
@@ -123,7 +123,7 @@ def test_few_at_a_time(service):
 
 
 def test_a_wait_without_a_client_ends(service):
-    """A caller that goes away while it waits gives its place back long before its wait is over."""
+    """A caller that disconnects while waiting gives its place back long before the wait would be over."""
     service.applying = False
     places = service.server._api._waits
     connection = service.connect()

@@ -26,7 +26,7 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
 
 @given(payloads, st.lists(st.integers(0, 1000), max_size=12))
 def test_frames_survive_any_splitting(frames, cuts):
-    """However the stream is cut, the same frames come out, each as soon as its last byte is there."""
+    """However the stream is split, the same frames arrive, each as soon as its last byte does."""
     parser = FrameParser()
     pieces = split(b"".join(map(pack, frames)), cuts)
     assert [frame for piece in pieces for frame in parser.feed(piece)] == frames
@@ -35,7 +35,7 @@ def test_frames_survive_any_splitting(frames, cuts):
 
 @given(payloads, st.binary(max_size=40), st.data())
 def test_a_corrupted_frame_ends_the_stream(before, payload, data):
-    """One wrong byte anywhere is a FrameError or a frame that never completes; the frames before it still count."""
+    """One wrong byte anywhere is a FrameError or a frame that never completes; earlier frames still count."""
     broken = bytearray(pack(payload))
     broken[data.draw(st.integers(0, len(broken) - 1))] ^= data.draw(st.integers(1, 255))
     parser = FrameParser()
@@ -47,7 +47,7 @@ def test_a_corrupted_frame_ends_the_stream(before, payload, data):
 
 
 def test_a_wrong_checksum_is_an_error():
-    """A frame whose payload is not what was written is never handed out."""
+    """A frame whose payload was altered is never delivered."""
     broken = bytearray(pack(b"payload"))
     broken[-1] ^= 1
     with pytest.raises(FrameError, match="checksum"):
@@ -55,14 +55,14 @@ def test_a_wrong_checksum_is_an_error():
 
 
 def test_a_frame_that_is_too_long_is_an_error_at_its_head():
-    """A nonsense length is refused before anything is buffered for it."""
+    """An absurd length is refused before anything is buffered for it."""
     with pytest.raises(FrameError, match="bytes"):
         list(FrameParser().feed(struct.pack(">II", MAX_FRAME + 1, 0)))
 
 
 @contextlib.contextmanager
 def pipe() -> Iterator[list[int]]:
-    """A pipe's two ends; a test that closes one puts -1 in its place."""
+    """A pipe's two ends; a test that closes one replaces it by -1."""
     ends = list(os.pipe())
     try:
         yield ends
@@ -78,7 +78,7 @@ def close(ends: list[int], which: int) -> None:
 
 
 class Heard:
-    """What a FrameReader says."""
+    """Records what a FrameReader reports."""
 
     def __init__(self, fd: int) -> None:
         self.frames: list[bytes] = []
@@ -102,7 +102,7 @@ class Heard:
 
 
 def test_many_frames_through_a_full_pipe():
-    """What does not fit the pipe waits in the writer, and arrives whole and in order."""
+    """What does not fit into the pipe waits in the writer, and arrives completely and in order."""
     frames = [os.urandom(size) for size in (0, 1, PIPE - 8, PIPE, 3 * PIPE, 2 * READ_SIZE + 1)] * 3
 
     async def main(ends: list[int]) -> None:
@@ -126,7 +126,7 @@ def test_many_frames_through_a_full_pipe():
 
 
 def test_a_blocking_writer_and_a_reader_on_a_loop():
-    """A Consumer writes blockingly, however slowly the loop reads."""
+    """A Consumer's blocking writes all arrive, however slowly the loop reads."""
     frames = [bytes([number]) * 3 * PIPE for number in range(5)]
 
     async def main(ends: list[int]) -> None:
@@ -143,7 +143,7 @@ def test_a_blocking_writer_and_a_reader_on_a_loop():
 
 
 def test_half_a_frame_at_the_end_of_file_is_nothing():
-    """What a killed writer left complete counts, its last half frame does not, and the end is told once."""
+    """A killed writer's complete frames count, its last half frame does not, and the end is reported once."""
 
     async def main(ends: list[int]) -> None:
         write_all(ends[1], pack(b"whole") * 2 + pack(b"half")[:-1])
@@ -159,7 +159,7 @@ def test_half_a_frame_at_the_end_of_file_is_nothing():
 
 
 def test_foreign_bytes_end_the_connection():
-    """User code wrote to the descriptor: the frames before count, and the reader ends with the reason."""
+    """When user code writes to the descriptor, earlier frames count, and the reader ends with the reason."""
 
     async def main(ends: list[int]) -> None:
         heard = Heard(ends[0])
@@ -176,7 +176,7 @@ def test_foreign_bytes_end_the_connection():
 
 
 def test_a_closed_reader_is_silent():
-    """Closing while a batch is handed out stops it at once."""
+    """Closing in the middle of a batch stops delivery at once."""
 
     async def main(ends: list[int]) -> None:
         got = []
@@ -215,7 +215,7 @@ def test_a_dead_reader_costs_the_writer_nothing():
 
 
 def test_a_reader_that_does_not_read_is_bounded():
-    """The writer keeps at most its bound, gives droppable frames up early, and flush ends at its deadline."""
+    """The writer keeps at most its bound, drops droppable frames early, and flush ends at its deadline."""
 
     async def main(ends: list[int]) -> None:
         writer = FrameWriter(ends[1], bound=1 << 20)
@@ -239,7 +239,7 @@ def test_a_reader_that_does_not_read_is_bounded():
 
 
 def test_droppable_frames_pass_while_the_reader_keeps_up():
-    """A log line is as good as any frame while there is room."""
+    """A log line is sent like any other frame while there is room."""
 
     async def main(ends: list[int]) -> None:
         writer = FrameWriter(ends[1])

@@ -27,7 +27,7 @@ def test_a_scalar_can_be_sent_and_shown(value):
 
 
 def test_numbers_of_other_libraries_are_numbers():
-    """Subclasses of int and float, which MessagePack refuses, lose their class."""
+    """Subclasses of int and float, which MessagePack refuses, become plain numbers."""
     numbers = [type("Int", (int,), {})(3), type("Float", (float,), {})(0.5), type("Str", (str,), {})("x")]
     assert [type(scalar(value, 9)) for value in numbers] == [int, float, str]
     assert [scalar(value, 99) for value in (math.nan, math.inf, 1 << 80)] == ["nan", "inf", str(1 << 80)]
@@ -35,7 +35,7 @@ def test_numbers_of_other_libraries_are_numbers():
 
 @given(st.binary(max_size=60))
 def test_any_table_of_headers_can_be_sent_and_shown(content):
-    """Whatever a foreign client wrote: text of any bytes, unknown types, broken nested tables."""
+    """Whatever a foreign client wrote can be sent: text of any bytes, unknown types, broken nested tables."""
     table = b"\x01a" + b"F" + len(content).to_bytes(4) + content
     for headers in (Headers.decode(table), {"text": content.decode("utf-8", "surrogateescape"), "list": [content]}):
         shown = tree(dict(headers))

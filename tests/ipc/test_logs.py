@@ -43,7 +43,7 @@ EVENT = LogEvent(1.5, 20, "started", "hello", "service", 7, "", {"a": 1})
 
 @given(events)
 def test_an_event_is_one_line_of_json(event):
-    """Whatever is in it: printable ASCII that any JSON parser reads."""
+    """Whatever it contains, an event becomes printable ASCII that any JSON parser reads."""
     line = line_json(event, "svc")
     assert re.fullmatch(r"[ -~]+", line)
     assert msgspec.json.decode(line) == json.loads(line)
@@ -56,7 +56,7 @@ def test_an_event_is_one_line_of_json(event):
 
 @given(events)
 def test_an_event_is_told_to_a_person_on_lines_of_ours(event):
-    """Nothing from outside begins a line or reaches the terminal as a control character."""
+    """Nothing from outside starts a line or reaches the terminal as a control character."""
     first, *others = line_text(event, "svc").split("\n")
     assert re.match(r"\d\d:\d\d:\d\d\.\d{3} (debug|info|warning|error) ", first)
     assert first.isprintable()
@@ -66,13 +66,13 @@ def test_an_event_is_told_to_a_person_on_lines_of_ours(event):
 
 @given(st.text())
 def test_what_is_escaped_is_printable_and_the_rest_untouched(value):
-    """Escaping leaves printable text alone."""
+    """Escaping leaves printable text unchanged."""
     assert escape(value).isprintable()
     assert escape(value) == value or not value.isprintable()
 
 
 def test_fields_of_an_event():
-    """The names that interfaces.md promises; what is None is left out; a field never replaces one of ours."""
+    """The names are those of interfaces.md; None is left out; a field never replaces one of ours."""
     event = LogEvent(1.5, 30, "dead", "words", "s.producer", 7, "s", {"pid": 1, "outcome": "dead", "empty": None})
     assert json.loads(line_json(event, "svc")) == {
         "time": "1970-01-01T00:00:01.500Z",
@@ -91,7 +91,7 @@ def test_fields_of_an_event():
     ("seconds", "shown"), [(0.9996, "1970-01-01T00:00:00.999Z"), (-1e300, "1970"), (1e300, "9999")]
 )
 def test_no_time_is_out_of_range(seconds, shown):
-    """A wrong clock of another process does not end the log."""
+    """Another process's wrong clock does not end the log."""
     assert timestamp(seconds).startswith(shown)
 
 
@@ -107,7 +107,7 @@ class Unspeakable:
 
 @pytest.fixture
 def told():
-    """A logger, and the events that come out of it."""
+    """Yield a logger, and the events that it sends."""
     heard: list[LogEvent] = []
     logger = logging.Logger("mqworker.test", logging.DEBUG)  # noqa: LOG001 - of its own, so that pytest does not listen
     handler = ForwardingHandler(heard.append, "proc", "stage")
@@ -116,7 +116,7 @@ def told():
 
 
 def test_a_record_becomes_an_event(told):
-    """Fixed word, sentence, fields, process and stage."""
+    """A record becomes a fixed name, a sentence, fields, process and stage."""
     logger, heard = told
     logs.report(logger, logging.WARNING, "dead", "100 % lost", message_id="m", rate=0.5)
     (event,) = heard
@@ -127,7 +127,7 @@ def test_a_record_becomes_an_event(told):
 
 
 def test_a_traceback_is_a_field(told):
-    """An exception is told with the event."""
+    """An exception is sent with the event."""
     logger, heard = told
     logger.error("failed", exc_info=ValueError("bad\nnews"))
     assert heard[0].fields["traceback"].endswith("ValueError: bad\nnews\n")
@@ -145,7 +145,7 @@ def test_a_traceback_is_a_field(told):
     ],
 )
 def test_what_cannot_be_formatted_is_told_as_such(told, call):
-    """A log call of user code never raises, and says where it is."""
+    """A log call in user code never raises; a bad one is reported with its place."""
     logger, heard = told
     call(logger)
     (event,) = heard
@@ -155,7 +155,7 @@ def test_what_cannot_be_formatted_is_told_as_such(told, call):
 
 @given(hostile, st.dictionaries(st.text(max_size=3), anything, max_size=3))
 def test_every_event_can_be_sent(message, fields):
-    """Surrogates, odd numbers, containers: all of it fits into MessagePack."""
+    """Surrogates, odd numbers, containers: MessagePack can carry all of it."""
     heard: list[LogEvent] = []
     record = logging.LogRecord("user.code", 20, __file__, 1, "%s", (message,), None)
     record.fields = fields
@@ -166,14 +166,14 @@ def test_every_event_can_be_sent(message, fields):
 
 
 def test_long_messages_are_cut(told):
-    """One event is bounded."""
+    """The size of one event is bounded."""
     logger, heard = told
     logs.report(logger, logging.INFO, "long", "x" * 100_000, field="y" * 100_000)
     assert len(heard[0].msg) == len(heard[0].fields["field"]) == logs.LINE_MAX
 
 
 def test_a_closed_pipe_does_not_disturb_the_work():
-    """The parent may be gone: the log call returns."""
+    """Even when the parent is gone, the log call returns."""
 
     def closed(_event):
         raise BrokenPipeError
@@ -185,21 +185,21 @@ def test_a_closed_pipe_does_not_disturb_the_work():
 
 
 class Pipe:
-    """A pipe and what comes out of it."""
+    """A pipe and what is written to it."""
 
     def __init__(self):
         self.near, self.far = os.pipe()
         self.writer = LogWriter("svc", self.far)
 
     def read_all(self):
-        """Everything until the writing end is closed."""
+        """Return everything until the writing end is closed."""
         chunks = []
         while data := os.read(self.near, 1 << 16):
             chunks.append(data)
         return b"".join(chunks).decode().splitlines()
 
     def close(self):
-        """Let the writer's thread end before its descriptor is closed: the number may be another file's soon."""
+        """End the writer's thread before its descriptor is closed: another file may soon get the same number."""
         os.set_blocking(self.near, False)
         self.writer.close(0.0)
         wait_for(self._ended, 10, "the writer's end")
@@ -230,7 +230,7 @@ def test_lines_come_whole_and_in_order(pipe):
 
 
 def test_a_reader_that_stops_costs_lines_and_no_time(pipe, monkeypatch):
-    """`put` returns at once; when the reader goes on, every line is there or counted as dropped."""
+    """`put` returns at once; when the reader resumes, every line arrives or is counted as dropped."""
     monkeypatch.setattr(pipe.writer._queue, "maxsize", 100)
     long = msgspec.structs.replace(EVENT, msg="x" * 1000)
     slowest = 0.0
@@ -253,7 +253,7 @@ def test_a_reader_that_stops_costs_lines_and_no_time(pipe, monkeypatch):
 
 
 def test_close_is_bounded_when_nobody_reads(pipe):
-    """A service can end although its stdout is stuck."""
+    """A service can end although nobody reads its stdout."""
     for _ in range(300):
         pipe.writer.put(msgspec.structs.replace(EVENT, msg="x" * 1000))
     began = time.monotonic()
@@ -275,7 +275,7 @@ def test_a_reader_that_is_gone_does_not_end_the_writer():
 
 
 def test_a_line_cut_short_does_not_spoil_the_next(tmp_path):
-    """After a full disk the next line begins at the start of a line."""
+    """After a full disk the next line begins on a new line."""
     import resource  # noqa: PLC0415 - of this test alone
 
     path = tmp_path / "log"
@@ -298,7 +298,7 @@ def test_a_line_cut_short_does_not_spoil_the_next(tmp_path):
 
 
 def test_a_non_blocking_stdout_loses_nothing(pipe):
-    """Another program that shares the terminal or pipe may have made it so."""
+    """Nothing is lost when another program has made a shared terminal or pipe non-blocking."""
     os.set_blocking(pipe.far, False)
     for _ in range(500):
         pipe.writer.put(msgspec.structs.replace(EVENT, msg="x" * 1000))
@@ -312,7 +312,7 @@ def test_a_non_blocking_stdout_loses_nothing(pipe):
 
 
 def test_lines_can_be_followed(pipe):
-    """`recent` gives what is new, waits for the first, and ends at its deadline."""
+    """`recent` returns what is new, waits for the first line, and ends at its deadline."""
     pipe.writer.put(EVENT)
     ((number, line),) = pipe.writer.recent(0, 0.0)
     assert json.loads(line)["msg"] == "hello"
@@ -322,7 +322,7 @@ def test_lines_can_be_followed(pipe):
 
 
 def test_text_for_a_terminal_json_for_all_else(pipe):
-    """`auto` looks at the descriptor; both can be asked for."""
+    """`auto` depends on the descriptor; both formats can be chosen explicitly."""
     near, far = os.openpty()
     try:
         forms = [LogWriter("svc", fd, name) for fd, name in ((far, "auto"), (far, "json"), (pipe.far, "text"))]

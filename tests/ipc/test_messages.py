@@ -55,7 +55,7 @@ def values(kind: types.Type) -> st.SearchStrategy:
 @given(data=st.data())
 @settings(max_examples=30)
 def test_a_record_arrives_as_it_was_sent(kind, data):
-    """Every record survives MessagePack, under its own type and under each union it travels in."""
+    """Every record survives MessagePack, as its own type and as part of each union that carries it."""
     record = data.draw(values(types.type_info(kind)))
     packed = msgspec.msgpack.encode(record)
     assert msgspec.msgpack.decode(packed, type=kind) == record
@@ -66,7 +66,7 @@ def test_a_record_arrives_as_it_was_sent(kind, data):
 
 @pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.__name__)
 def test_a_record_is_frozen(kind):
-    """What crosses a process boundary cannot be changed on either side; nor can what it holds."""
+    """Neither side can change a record that crosses a process boundary, nor what it holds."""
     assert issubclass(kind, msgspec.Struct)
     assert kind.__struct_config__.frozen
     for field in types.type_info(kind).fields if kind in PUBLIC else ():
@@ -75,6 +75,6 @@ def test_a_record_is_frozen(kind):
 
 
 def test_tags_are_unique():
-    """A union is told apart by them."""
+    """Each member of a union has its own tag."""
     tags = [kind.__struct_config__.tag for kind in PUBLIC if kind.__struct_config__.tag]
     assert len(tags) == len(set(tags))

@@ -1,4 +1,4 @@
-"""What children write: into the log line by line, the tail kept."""
+"""What children write: logged line by line, with the tail kept."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from tests.support.waiting import until
 
 @pytest.fixture
 def pipe():
-    """Reading and writing end."""
+    """The reading and the writing end."""
     ends = os.pipe()
     yield ends
     for fd in ends:
@@ -33,7 +33,7 @@ def words(events):
 
 @on_loop
 async def test_each_line_is_an_event(pipe):
-    """Lines are told as they end; blank ones are not."""
+    """Each line is reported when it ends; blank lines are not."""
     near, far = pipe
     events = []
     found = reader(near, events)
@@ -51,7 +51,7 @@ async def test_each_line_is_an_event(pipe):
 
 @on_loop
 async def test_text_is_not_trusted(pipe):
-    """Bytes that are not UTF-8 are shown escaped; control characters wait for whoever writes the line."""
+    """Bytes that are not UTF-8 are escaped; control characters are left to whoever writes the line."""
     near, far = pipe
     events = []
     found = reader(near, events)
@@ -63,7 +63,7 @@ async def test_text_is_not_trusted(pipe):
 
 @on_loop
 async def test_long_lines_are_cut(pipe):
-    """A line is told once, up to its bound, whether its end has come or not."""
+    """A line is reported once, up to its bound, whether or not it has ended."""
     near, far = pipe
     events = []
     found = reader(near, events)
@@ -77,7 +77,7 @@ async def test_long_lines_are_cut(pipe):
 
 @on_loop
 async def test_the_tail_is_kept(pipe):
-    """The last 8 kB are evidence, whatever came before."""
+    """The last 8 kB are kept as evidence, whatever came before."""
     near, far = pipe
     found = reader(near, [])
     assert found.tail == ""
@@ -92,7 +92,7 @@ async def test_the_tail_is_kept(pipe):
 
 @on_loop
 async def test_what_a_dead_child_left_is_read_though_a_copy_lives(pipe):
-    """A process that it forked may hold the pipe open: no end of file is waited for."""
+    """A process that it forked may keep the pipe open, so nothing waits for end of file."""
     near, far = pipe
     events = []
     found = reader(near, events)
@@ -105,7 +105,7 @@ async def test_what_a_dead_child_left_is_read_though_a_copy_lives(pipe):
 
 @on_loop
 async def test_a_child_that_writes_without_end_waits_and_not_its_parent(pipe):
-    """The loop keeps turning under a flood, and `finish` ends while it goes on."""
+    """The loop keeps running during a flood, and `finish` returns while it lasts."""
     near, far = pipe
     count = 0
 
@@ -130,7 +130,7 @@ async def test_a_child_that_writes_without_end_waits_and_not_its_parent(pipe):
 
 @on_loop
 async def test_the_end_of_the_pipe_and_closed_descriptors_are_survived(pipe):
-    """After the end of file nothing is watched any more, and `finish` may come late or twice."""
+    """After end of file nothing is watched any more, and `finish` may be called late or twice."""
     near, far = pipe
     events = []
     found = reader(near, events)

@@ -16,12 +16,12 @@ def delays(budget: Budget, deaths: int) -> list[float]:
 
 
 def test_fruitless_lives_wait_longer_each_time():
-    """The second start comes at once, the third after half a second, then twice as long each time, up to a minute."""
+    """The second start comes at once, the third after half a second, then each after twice as long, up to a minute."""
     assert delays(Budget(), 11) == [0, 0.5, 1, 2, 4, 8, 16, 32, MOST, MOST, MOST]
 
 
 def test_years_of_deaths_are_counted():
-    """A slot that dies each minute for years is still started once a minute."""
+    """A slot that has died every minute for years is still restarted once a minute."""
     assert set(delays(Budget(fruitless=1_000), 200)) == {MOST}
     assert set(delays(Budget(fruitless=10_000_000), 2)) == {MOST}
 
@@ -58,7 +58,7 @@ TABLES = {
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))
 def test_each_event_has_its_consequence(table):
-    """Event by event: when the next start is due, and what is to be thought of it."""
+    """Event by event: when the next start is due, and how the deaths so far are judged."""
     budget = Budget(limit=8)
     for now, event, due, verdict in table:
         if event == "prospered":
@@ -72,7 +72,7 @@ def test_each_event_has_its_consequence(table):
 
 @given(st.integers(0, 10), st.lists(st.sampled_from(["fruitless", "fruitful", "prospered"]), max_size=30))
 def test_only_fruitless_lives_in_a_row_count(limit, events):
-    """Crash loop and exhaustion follow from the deaths since the last success; without a limit nothing exhausts."""
+    """Crash loop and exhaustion follow from the deaths since the last success; without a limit nothing is exhausted."""
     budget, row = Budget(limit=limit), 0
     for now, event in enumerate(events):
         if event == "prospered":

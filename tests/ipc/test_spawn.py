@@ -1,4 +1,4 @@
-"""Processes: tied to their parent, and looked at when dead."""
+"""Processes: tied to their parent, and examined when dead."""
 
 import os
 import resource
@@ -89,14 +89,14 @@ def death_of(child) -> Death:
     ],
 )
 def test_how_a_child_ended(start, act, arguments, code, words):
-    """Exit codes and signals are told as they were, in words too."""
+    """Exit codes and signals are reported as they were, also as text."""
     death = death_of(start(act, *arguments))
     assert death.code == code
     assert str(death).startswith(words)
 
 
 def test_peak_memory_is_told(start):
-    """What a dead child had used at most is evidence of an end by memory; the parent's own peak is its least."""
+    """A dead child's peak memory is evidence of running out of it; it is never below the parent's own peak."""
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + 100 * MIB
     small, large = death_of(start(leave_at_once, 0)), death_of(start(grow, size))
     assert 5 * MIB < small.peak_rss < size < large.peak_rss < size + 100 * MIB
@@ -104,7 +104,7 @@ def test_peak_memory_is_told(start):
 
 
 def test_reaping_never_waits_and_may_be_repeated(start):
-    """A living child has no death; a dead one has the same death each time, and multiprocessing agrees."""
+    """A live child has no death; a dead one has the same death each time, and multiprocessing agrees."""
     child = start(wait)
     assert reap(child) is None
     assert reap(Child(wait)) is None
@@ -116,7 +116,7 @@ def test_reaping_never_waits_and_may_be_repeated(start):
 
 
 def test_a_child_that_somebody_else_reaped_is_dead_too(start):
-    """Its exit code is lost; it does not count as alive for ever."""
+    """Its exit code is lost, but it does not count as alive for ever."""
     child = start(leave_at_once, 0)
     os.waitpid(child.pid, 0)
     assert reap(child) == Death(255, 0)
@@ -161,7 +161,7 @@ def gone(pid: int) -> bool:
 
 
 def test_a_child_dies_with_its_parent():
-    """The kernel ends it, however its parent ended."""
+    """The kernel kills it, however its parent ended."""
     with family("os.read(ready, 1); print(child, flush=True); signal.pause()") as parent:
         child = int(parent.stdout.readline())
         assert not gone(child)
@@ -170,7 +170,7 @@ def test_a_child_dies_with_its_parent():
 
 
 def test_a_child_whose_parent_is_already_gone_ends():
-    """The death signal came too late to be set: the parent's pid is another's, so it leaves by itself."""
+    """When the death signal was set too late, the parent's pid is another's, and the child exits by itself."""
     before = "os.read(0, 1) or [time.sleep(0.001) for _ in iter(lambda: os.getppid() == parent, False)]"
     with family("print(child, flush=True); os._exit(0)", before, stdin=subprocess.PIPE) as parent:
         child = int(parent.stdout.readline())

@@ -1,4 +1,4 @@
-"""A folder of user code that can be imported from, and is forgotten afterwards."""
+"""A folder of user code that can be imported, and is forgotten afterwards."""
 
 import sys
 import textwrap
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Return a function that writes modules into a fresh folder: `folder(primes="...") -> Path`."""
+    """Return a function that writes modules into a new folder: `folder(primes="...") -> Path`."""
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     before = set(sys.modules)

@@ -1,4 +1,4 @@
-"""The chain: what a message goes through in one process."""
+"""The chain: how one process runs a message through its jobs."""
 
 import logging
 from dataclasses import make_dataclass
@@ -22,7 +22,7 @@ def chain_of(*targets, params=None):
 
 
 class Recorder:
-    """A job that notes what happens to it."""
+    """A job that records what happens to it."""
 
     heard: list[object]
 
@@ -43,7 +43,7 @@ def recorder():
 
 
 def test_each_job_gets_the_result_of_the_one_before():
-    """Jobs run in order."""
+    """Jobs run in order, each on the result of the one before."""
     assert chain_of(lambda body: body + 1, lambda body: body * 10).run(4) == 50
 
 
@@ -56,7 +56,7 @@ def test_none_ends_the_chain(recorder):
 
 
 def test_a_null_body_is_a_body():
-    """JSON's null is given to the first job."""
+    """JSON's null is passed to the first job."""
     assert chain_of(lambda body: body is None).run(None) is True
 
 
@@ -64,7 +64,7 @@ def test_a_null_body_is_a_body():
     "asked", ["", "params", "message", "log", "params, log", "log, message", "params, message, log"]
 )
 def test_arguments_are_given_by_name(asked):
-    """Every combination of what a job may ask for, as a function and as a class."""
+    """A job may take every combination of arguments, as a function and as a class."""
     source = f"lambda body, *, {asked}: (body, {asked},)" if asked else "lambda body: (body,)"
     names = [name for name in asked.split(", ") if name]
     message = Message(b"1")
@@ -78,7 +78,7 @@ def test_arguments_are_given_by_name(asked):
 
 
 def test_life_of_a_job_class(recorder):
-    """Set up once, called for each message, torn down once."""
+    """A job class is set up once, called for each message, and torn down once."""
     chain = chain_of(recorder, params={"a": 1})
     chain.run(1)
     chain.run(2)
@@ -88,7 +88,7 @@ def test_life_of_a_job_class(recorder):
 
 
 def test_parameters_are_exchanged_between_messages():
-    """New parameters arrive in the next call; refused ones change nothing."""
+    """New parameters reach the next call; refused ones change nothing."""
     module = type("module", (), {"Params": make_dataclass("Params", [("factor", int)])})
     job = make_job(lambda body, params: params.factor * body, module, "jobs:f")
     chain = Chain([job], {"factor": 2})
@@ -102,14 +102,14 @@ def test_parameters_are_exchanged_between_messages():
 
 
 def test_a_chain_with_bad_parameters_is_never_made():
-    """Parameters are checked before user code is set up."""
+    """Parameters are checked before any user code is set up."""
     module = type("module", (), {"Params": make_dataclass("Params", [("factor", int)])})
     with pytest.raises(ParamsError, match="factor: is required"):
         Chain([make_job(lambda body: body, module, "jobs:f")], {})
 
 
 def test_a_failed_setup_tears_down_what_was_set_up(recorder):
-    """Nothing that a job opened stays open when a later one cannot start."""
+    """Nothing that a job opened stays open when a later job cannot start."""
 
     class Broken:
         def setup(self):
@@ -124,7 +124,7 @@ def test_a_failed_setup_tears_down_what_was_set_up(recorder):
 
 
 def test_all_jobs_are_torn_down_whatever_one_raises(recorder):
-    """One failing teardown does not keep the others from theirs, and is not hidden."""
+    """A failing teardown does not prevent the others, and is not hidden."""
 
     class Broken:
         def handle(self, body):
@@ -140,7 +140,7 @@ def test_all_jobs_are_torn_down_whatever_one_raises(recorder):
 
 
 def test_what_a_job_raises_passes_through():
-    """The chain judges nothing."""
+    """The chain passes on whatever a job raises."""
 
     def refuse(body):
         raise mqworker.Reject("not mine")
@@ -151,7 +151,7 @@ def test_what_a_job_raises_passes_through():
 
 
 def test_a_message_shows_its_properties_read_only():
-    """Handlers see the delivery, and cannot change what results inherit."""
+    """Handlers can read the delivery, but not change what results inherit."""
     block = Properties(
         message_id="m1", correlation_id="c1", content_type="text/x", timestamp=7, headers=Headers({"a": 1})
     ).encode()
@@ -166,14 +166,14 @@ def test_a_message_shows_its_properties_read_only():
 
 
 def test_malformed_properties_are_undecodable():
-    """A broken property block is the message's fault, and is told when it is first looked at."""
+    """A malformed property block is the message's fault, and raises on first access."""
     message = Message(b"", b"\x80")
     with pytest.raises(UndecodableError, match="the message's properties are malformed"):
         _ = message.headers
 
 
 def test_exceptions_for_handlers():
-    """What `Retry` and `Reject` carry."""
+    """`Retry` and `Reject` carry their arguments."""
     assert (mqworker.Retry().after, mqworker.Retry(2.5, "busy").reason) == (None, "busy")
     assert (str(mqworker.Reject("why")), str(mqworker.Retry(reason="busy"))) == ("why", "busy")
     with pytest.raises(AttributeError, match="has no attribute 'Massage'"):

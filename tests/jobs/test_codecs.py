@@ -68,18 +68,18 @@ class Track(msgspec.Struct):
     ],
 )
 def test_a_body_is_decoded_by_its_content_type_and_else_by_the_stage_codec(body, content_type, default, value):
-    """The accepted content types, and the value each gives."""
+    """Each accepted content type yields its value."""
     assert decode(body, content_type, None, default) == value
 
 
 @pytest.mark.parametrize("encoding", [None, "", "identity", "UTF-8", "utf8", "binary"])
 def test_content_encodings_that_change_nothing_are_accepted(encoding):
-    """Clients that put the charset or `binary` into content_encoding are understood."""
+    """Clients that put the charset or `binary` into content_encoding are accepted."""
     assert decode(b"[1]", "application/json", encoding, "json") == [1]
 
 
 def test_packed_bodies_are_refused():
-    """A body that would have to be unpacked is refused (no decompression bombs)."""
+    """A body that would have to be decompressed is refused (no decompression bombs)."""
     with pytest.raises(UndecodableError, match=r"^the content encoding 'gzip' is not accepted: send the body as it is"):
         decode(b"\x1f\x8b", "application/json", "gzip", "json")
 
@@ -115,7 +115,7 @@ def test_packed_bodies_are_refused():
     ],
 )
 def test_what_cannot_be_decoded_is_refused_with_a_sentence(body, content_type, sentence):
-    """Each way in which a body can be wrong gives its own sentence for the dead letter."""
+    """Each way in which a body can be bad has its own sentence for the dead letter."""
     with pytest.raises(UndecodableError) as caught:
         decode(body, content_type, None, "json")
     assert str(caught.value) == sentence
@@ -163,13 +163,13 @@ def test_random_content_types_give_a_value_or_undecodable(content_type):
 @settings(max_examples=60, deadline=None)
 @given(PLAIN, st.sampled_from(["json", "msgpack"]))
 def test_plain_values_come_back_as_they_went(value, codec):
-    """What one stage returns, the next one gets."""
+    """What one stage returns, the next one receives."""
     body, content_type = encode(value, codec)
     assert decode(body, content_type, None, "bytes") == value
 
 
 def test_a_raised_recursion_limit_does_not_let_a_body_end_the_process():
-    """User code may raise Python's recursion limit; brackets still do not overflow the C stack."""
+    """Even when user code raises Python's recursion limit, brackets do not overflow the C stack."""
     code = (
         "import sys; sys.setrecursionlimit(10**6)\n"
         "from mqworker.jobs.codecs import *\n"
@@ -215,7 +215,7 @@ def test_a_raised_recursion_limit_does_not_let_a_body_end_the_process():
     ],
 )
 def test_a_result_is_encoded_by_the_stage_codec(value, codec, body, content_type):
-    """Plain data, bytes, dataclasses, structs and numpy's values all have a form."""
+    """Plain data, bytes, dataclasses, structs and numpy's values can all be encoded."""
     assert encode(value, codec) == (body, content_type)
 
 
@@ -269,13 +269,13 @@ def test_a_result_without_a_form_is_refused_and_its_culprit_named(value, codec, 
 )
 @pytest.mark.parametrize("codec", CODECS)
 def test_any_object_can_be_refused(value, codec):
-    """Not even an object that cannot be shown makes the encoder raise anything else."""
+    """Not even an object without a repr makes the encoder raise anything else."""
     with pytest.raises(UnencodableError):
         encode(value, codec)
 
 
 def test_numpy_is_never_imported_for_a_result():
-    """A service that does not use numpy does not pay for it."""
+    """A service that does not use numpy never imports it."""
     code = (
         "import sys; from mqworker.jobs.codecs import *\n"
         "try: encode(1j, 'json')\n"

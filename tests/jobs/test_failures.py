@@ -1,4 +1,4 @@
-"""Exceptions in text, whatever they are."""
+"""Exceptions as text, whatever they are."""
 
 import re
 import sys
@@ -14,7 +14,7 @@ from mqworker.jobs.loading import make_job
 
 
 def caught(function, *arguments):
-    """Return what a call raises, traceback and all."""
+    """Return what a call raises, with its traceback."""
     try:
         function(*arguments)
     except BaseException as error:  # noqa: BLE001 - the subject of these tests
@@ -81,7 +81,7 @@ def nested_groups(depth):
 
 
 def test_an_exception_is_told_with_type_message_and_traceback():
-    """The three texts of a usual failure."""
+    """An ordinary failure yields its type, message and traceback."""
     told = describe(caught(boom, ValueError("bad n")))
     assert told[:2] == ("ValueError", "bad n")
     assert told.traceback.startswith("Traceback (most recent call last):\n")
@@ -124,7 +124,7 @@ def test_an_exception_that_cannot_say_what_it_is_is_told_nevertheless(error, mes
     ],
 )
 def test_huge_failures_are_cut(function, kind):
-    """Deep recursion, long chains, deep groups, long messages and names: bounded text with head and tail."""
+    """Deep recursion, long chains, deep groups, long messages and names yield bounded text with head and tail."""
     told = describe(caught(function))
     assert kind is None or told.type == kind
     assert len(told.type.encode()) <= 256
@@ -133,7 +133,7 @@ def test_huge_failures_are_cut(function, kind):
 
 
 def test_our_own_frames_above_the_users_are_left_out():
-    """The traceback begins where the user's code does; a fault without user code has no frames."""
+    """The traceback starts where the user's code does; a fault without user code has no frames."""
     chain = Chain([make_job(boom, None, "tests:boom")], {})
     chain.setup()
     error = below_the_test(chain.run, ValueError("mine"))
@@ -156,7 +156,7 @@ def _files(error):
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=300) | st.text(alphabet="aé电\ud800", max_size=300), st.integers(60, 200))
 def test_cutting_keeps_the_limit_and_the_ends(text, limit):
-    """Any text comes out as valid UTF-8 within the limit; a short one whole."""
+    """Any text becomes valid UTF-8 within the limit; a short one stays whole."""
     short = cut(text, limit)
     whole = text.encode("utf-8", "backslashreplace").decode()
     assert len(short.encode()) <= limit
@@ -164,7 +164,7 @@ def test_cutting_keeps_the_limit_and_the_ends(text, limit):
 
 
 def test_describing_leaves_the_exception_as_it_was():
-    """Somebody else may still look at the traceback."""
+    """The traceback stays available to others."""
     error = caught(encode, 1j, "json")
     before = error.__traceback__
     describe(error)

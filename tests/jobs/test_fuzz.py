@@ -1,4 +1,4 @@
-"""A hundred thousand bodies for each codec, in this process: valid ones, damaged ones, noise. The same at each run."""
+"""A hundred thousand bodies for each codec, in this process: valid, damaged, noise. The same in each run."""
 
 import random
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ TOKENS = (
 
 
 def bodies(chance: random.Random, count: int, valid: list[bytes]) -> Iterator[bytes]:
-    """Three kinds in turn: a valid body with up to three bytes changed, taken out or put in; tokens; noise."""
+    """Yield three kinds in turn: a valid body with up to three bytes changed, removed or inserted; tokens; noise."""
     for number in range(count):
         match number % 4:
             case 0 | 1:
@@ -42,7 +42,7 @@ def bodies(chance: random.Random, count: int, valid: list[bytes]) -> Iterator[by
 
 
 def valid_bodies(chance: random.Random, count: int = 200) -> dict[str, list[bytes]]:
-    """What clients send when nothing is wrong, by content type."""
+    """Return what clients send when nothing is wrong, by content type."""
 
     def value(depth: int) -> object:
         kind = chance.randrange(4) if depth else 0
@@ -62,7 +62,7 @@ def valid_bodies(chance: random.Random, count: int = 200) -> dict[str, list[byte
 
 @pytest.mark.parametrize("kind", ["application/json", "application/msgpack", "text/plain"])
 def test_a_hundred_thousand_bodies(kind):
-    """Every body gives a value or UndecodableError with a sentence that any log takes; both kinds occur."""
+    """Every body yields a value or an UndecodableError whose sentence can be logged; both kinds occur."""
     chance = random.Random(kind)
     good = 0
     sentences = set()

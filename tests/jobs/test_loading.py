@@ -1,4 +1,4 @@
-"""From "module:name" to jobs: what is accepted, and the exact sentence for each thing that is not."""
+"""From "module:name" to jobs: what is accepted, and the exact sentence for everything that is not."""
 
 import sys
 
@@ -64,7 +64,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("source", ACCEPTED)
 def test_jobs_are_bound_by_their_signature(folder, source):
-    """Which arguments each shape of a job is given."""
+    """Each form of a job gets the arguments of its signature."""
     asks, setup_asks = ACCEPTED[source]
     job = load_job("jobs_here:f", folder(jobs_here=source))
     assert (job.asks, job.setup_asks) == (asks, setup_asks)
@@ -72,7 +72,7 @@ def test_jobs_are_bound_by_their_signature(folder, source):
 
 @pytest.mark.parametrize("source", REFUSED)
 def test_jobs_that_cannot_be_called_are_refused(folder, source):
-    """Place, cause and fix of each job that could not be called, before any message is touched."""
+    """Each job that could not be called is refused with place, cause and fix, before any message is touched."""
     with pytest.raises(JobLoadError) as caught:
         load_job("jobs_here:f", folder(jobs_here=source))
     assert str(caught.value) == f'job "jobs_here:f": {REFUSED[source]}'
@@ -95,7 +95,7 @@ def test_jobs_that_cannot_be_called_are_refused(folder, source):
     ],
 )
 def test_a_misspelt_job_is_told_what_there_is(folder, spec, sentence):
-    """A wrong name is answered with the nearest right one, or with what there is."""
+    """For a wrong name the error suggests the nearest right one, or lists what exists."""
     source = (
         "from math import pi\nclass Holder:\n @staticmethod\n def run(body): return body\ndef count(body): return 1"
     )
@@ -133,7 +133,7 @@ def test_a_chain_is_loaded_in_order_from_files_and_packages(folder):
     ],
 )
 def test_code_that_raises_when_imported_is_shown_with_its_traceback(folder, source, cause):
-    """The traceback begins in the user's file and holds nothing of mqworker or the import system."""
+    """The traceback starts in the user's file and contains nothing of mqworker or the import system."""
     root = folder(broken_here=source)
     with pytest.raises(JobLoadError) as caught:
         load_job("broken_here:f", root)
@@ -146,14 +146,14 @@ def test_code_that_raises_when_imported_is_shown_with_its_traceback(folder, sour
 
 
 def test_a_file_hidden_by_another_module_is_told(folder):
-    """A user's queue.py beside the configuration cannot be imported where Python's own already is."""
+    """A user's queue.py cannot be imported when Python's own already is, and this is reported."""
     root = folder(queue="def f(body): return body")
     with pytest.raises(JobLoadError, match=r"queue\.py is hidden by another module 'queue' .*; give it another name"):
         load_job("queue:f", root)
 
 
 def test_a_file_and_a_package_of_one_name_are_one_module(folder):
-    """Where both exist Python takes the package, and so do we."""
+    """Where both exist, we take the package, as Python does."""
     root = folder(both_here="", both_here__f="")
     (root / "both_here" / "__init__.py").write_text("def f(body): return 'package'")
     assert load_job("both_here:f", root).target(1) == "package"

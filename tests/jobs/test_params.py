@@ -1,4 +1,4 @@
-"""Parameters: merging a change, and checking by the user's three kinds of types."""
+"""Parameters: merging a change, and checking with the user's three kinds of types."""
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -38,12 +38,12 @@ JSON = st.recursive(
 
 @pytest.mark.parametrize(("target", "patch", "result"), RFC_7396_APPENDIX_A)
 def test_a_patch_is_merged_as_the_rfc_says(target, patch, result):
-    """The table of RFC 7396, appendix A."""
+    """Merging yields the table of RFC 7396, appendix A."""
     assert merge_patch(target, patch) == result
 
 
 def merge_by_the_book(target, patch):
-    """The pseudocode of RFC 7396, section 2."""
+    """Merge by the pseudocode of RFC 7396, section 2."""
     if not isinstance(patch, dict):
         return patch
     target = dict(target) if isinstance(target, dict) else {}
@@ -58,14 +58,14 @@ def merge_by_the_book(target, patch):
 @settings(max_examples=100, deadline=None)
 @given(JSON, JSON)
 def test_merging_is_the_pseudocode_and_changes_neither_argument(target, patch):
-    """Any target and any patch, compared with the RFC's own definition."""
+    """For any target and patch, merging matches the RFC's definition and changes neither argument."""
     before = repr((target, patch))
     assert merge_patch(target, patch) == merge_by_the_book(target, patch)
     assert repr((target, patch)) == before
 
 
 def test_a_deep_patch_does_not_overflow_the_stack():
-    """Nesting costs memory alone."""
+    """Nesting costs only memory."""
     patch = {}
     for _ in range(5_000):
         patch = {"a": patch}
@@ -120,7 +120,7 @@ class Unsayable:
     ],
 )
 def test_each_job_gets_its_own_object(params, types, objects):
-    """Every type takes the fields it has, from the one set of parameters of the stage."""
+    """Every type receives the fields it has from the stage's one set of parameters."""
     assert validate(params, types) == objects
 
 
@@ -150,14 +150,14 @@ def test_each_job_gets_its_own_object(params, types, objects):
     ],
 )  # fmt: skip
 def test_every_wrong_field_is_told(params, types, errors):
-    """One refusal lists all that is wrong, each with its place and what to do."""
+    """One refusal lists everything that is wrong, each with its place and fix."""
     with pytest.raises(ParamsError) as caught:
         validate(params, types)
     assert list(caught.value.errors) == [FieldError(*error) for error in errors]
 
 
 def test_a_job_without_a_type_gets_a_read_only_mapping():
-    """What a job does to its parameters cannot reach another message."""
+    """What a job does to its parameters cannot affect another message."""
     given = {"a": 1}
     (mapping,) = validate(given, [None])
     given["a"] = 2
@@ -166,7 +166,7 @@ def test_a_job_without_a_type_gets_a_read_only_mapping():
 
 
 def test_validated_parameters_can_be_shown_with_their_defaults():
-    """What is in force is one plain dict."""
+    """The parameters in force are shown as one plain dict."""
     shown = to_plain(validate({"size": 2}, [Swarm, Filter]))
     assert shown == {"size": 2, "weight": 0.5, "bounds": [], "maxAge": 300, "swarm": None}
     assert to_plain(validate({"a": 1}, [None])) == {"a": 1}

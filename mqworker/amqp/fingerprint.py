@@ -1,7 +1,7 @@
-"""The identity of a message by its content, for recognising a redelivery (decisions 17).
+"""The identity of a message by its content, for recognising a redelivery (decision 17).
 
-Pure; used by the ledger and by Consumers (which note it before they begin a message). The count that a quorum queue
-adds to each redelivery (`x-delivery-count`) is left out, all else counts.
+Pure; used by the ledger and by Consumers (which record it before they start a message). The count that a quorum queue
+adds to each redelivery (`x-delivery-count`) is left out, everything else counts.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ _MARK = DELIVERY_COUNT.encode()
 
 
 def fingerprint(properties: bytes, body: bytes) -> bytes:
-    """SHA-256 of body and properties; 32 bytes."""
+    """Return the SHA-256 of body and properties, 32 bytes."""
     if _MARK in properties:
         try:
             decoded = Properties.decode(properties)
@@ -22,7 +22,7 @@ def fingerprint(properties: bytes, body: bytes) -> bytes:
         else:
             decoded.headers.pop(DELIVERY_COUNT, None)
             if not decoded.headers:
-                decoded.headers = Headers()  # the table itself was the broker's
+                decoded.headers = Headers()  # the broker added the table itself
             properties = decoded.encode()
     digest = hashlib.sha256(len(properties).to_bytes(4, "big"))
     digest.update(properties)

@@ -1,6 +1,6 @@
-"""The names of our headers: the one list that code, documentation and tests use, and what is taken over from an input.
+"""The names of our headers: the one list that code, documentation and tests use; and which headers a result inherits.
 
-Pure; used where results (Consumer), retries and dead letters (Producer) and replays (desk) are built.
+Pure; used where results (Consumer), retries and dead letters (Producer) and replays (broker admin) are built.
 """
 
 from mqworker.amqp.fingerprint import DELIVERY_COUNT
@@ -11,10 +11,12 @@ PREFIX = "x-mqworker-"
 STAGE = PREFIX + "stage"
 GENERATION = PREFIX + "generation"
 DURATION = PREFIX + "duration-ms"
-ATTEMPT = PREFIX + "attempt"  # from 1; of the attempt that is made with the message
-QUEUE = PREFIX + "queue"  # the input whose stage counts attempts and crashes here; another stage begins anew
+ATTEMPT = PREFIX + "attempt"  # the number of the attempt that this message is for, from 1
+QUEUE = PREFIX + "queue"  # the input of the stage that counts attempts and crashes here; another stage starts from zero
 CRASHES = PREFIX + "crashes"
-DERIVED_ID = PREFIX + "derived-id"  # the message had no id: this one comes from its content, unfit for deduplication
+DERIVED_ID = (
+    PREFIX + "derived-id"
+)  # the message had no id: this one is derived from its content, unfit for deduplication
 OUTCOME = PREFIX + "outcome"  # of a reply: result | dropped | dead
 REASON = PREFIX + "reason"
 ERROR_TYPE = PREFIX + "error-type"
@@ -24,28 +26,28 @@ FAILED_AT = PREFIX + "failed-at"
 FIRST_FAILED_AT = PREFIX + "first-failed-at"
 HOST = PREFIX + "host"
 EXIT = PREFIX + "exit"
-ORIGINAL = PREFIX + "original-"  # prefix of properties that a dead letter must not carry as such (decisions 20)
-REPLAYED = PREFIX + "replayed"  # times that an operator sent this dead letter back
+ORIGINAL = PREFIX + "original-"  # prefix of properties that a dead letter must not carry as such (decision 20)
+REPLAYED = PREFIX + "replayed"  # how often an operator sent this dead letter back
 
-ROOM = 120_000  # bytes of a property block of ours; a header frame must fit into RabbitMQ's frame_max of 131,072
+ROOM = 120_000  # bytes of our property blocks; a header frame must fit into RabbitMQ's frame_max of 131,072
 _NOT_FOR_RESULTS = frozenset({"CC", "BCC", "x-death", REDELIVERIES})
-_DEATHS = ("x-first-death-", "x-last-death-")  # RabbitMQ's summary of x-death, there after every retry
+_DEATHS = ("x-first-death-", "x-last-death-")  # RabbitMQ's summary of x-death, present after every retry
 
 _OURS = (PREFIX, *_DEATHS)
 
 
 def attempt(properties: Properties, queue: str) -> int:
-    """Which attempt of the stage with this input queue the message is for."""
+    """Return which attempt of the stage with this input queue the message is for."""
     return max(1, _count(properties, ATTEMPT, queue))
 
 
 def crashes(properties: Properties, queue: str) -> int:
-    """How many Consumers of the stage with this input queue the message has killed."""
+    """Return how many Consumers of the stage with this input queue the message has killed."""
     return _count(properties, CRASHES, queue)
 
 
 def redeliveries(properties: Properties) -> int:
-    """How often a quorum queue gave the message out before."""
+    """Return how often a quorum queue has delivered the message before."""
     value = properties.headers.get(REDELIVERIES)
     return value if type(value) is int else 0
 
@@ -59,7 +61,7 @@ def _count(properties: Properties, name: str, queue: str) -> int:
 
 
 def strip_for_result(properties: Properties) -> None:
-    """Take off what a result does not inherit from its input (decisions 26); a derived id stays marked as such."""
+    """Remove what a result does not inherit from its input (decision 26); a derived id stays marked as such."""
     headers = properties.headers
     for name in [name for name in headers if name in _NOT_FOR_RESULTS or name.startswith(_OURS)]:
         if name != DERIVED_ID:

@@ -1,10 +1,10 @@
 """The AMQP 0-9-1 basic property block and its field tables, as pure functions of bytes.
 
-Runs in every process that handles messages (Producer, Consumers, desk) and owns nothing: no I/O, no clock. It hears the
-property block of a content header frame (flags and values, after class, weight and body size) and says the same block
-back. Any legal block survives `decode` and `encode` byte for byte, because each header is kept as the raw field it came
-as and turned into a Python value only when somebody asks for it; so a foreign client's table can neither break a
-connection nor change on its way. Fails with `MalformedProperties` alone when a block contradicts its own lengths.
+Runs in every process that handles messages (Producer, Consumers, broker admin) and owns nothing: no I/O, no clock.
+Receives the property block of a content header frame (flags and values, after class, weight and body size) and returns
+the same block. Any legal block survives `decode` and `encode` byte for byte, because each header is kept as the raw
+field that arrived and is converted to a Python value only on access; so a foreign client's table can neither break a
+connection nor be altered in passing. Raises only `MalformedProperties`, when a block contradicts its own lengths.
 
 Layout: AMQP 0-9-1, sections 4.2.5 and 4.2.6.1, with the field types of RabbitMQ's errata (there `s` is a signed 16 bit
 integer, `l` and `L` are signed 64 bit ones, and `x` is a byte array).
@@ -19,10 +19,10 @@ from typing import Any, Self
 
 import msgspec
 
-MAX_DEPTH = 32  # tables and arrays nested deeper than this are shown as raw bytes: most libraries recurse
+MAX_DEPTH = 32  # tables and arrays nested deeper than this are returned as raw bytes: most libraries recurse
 
 
-class MalformedProperties(ValueError):  # noqa: N818 - it says what the bytes are
+class MalformedProperties(ValueError):  # noqa: N818 - it names what the bytes are
     """The bytes are not a property block: a length points beyond the end, or bytes are left over."""
 
 
@@ -36,7 +36,7 @@ _LONG = _NESTED | {_TEXT, _BYTES}
 
 
 def _field_end(data: bytes, start: int, limit: int) -> int:
-    """Return where the field that starts with a type octet at `start` ends; one of unknown type takes the rest."""
+    """Return the end of the field whose type octet is at `start`; a field of unknown type takes the rest."""
     size = _SIZES.get(data[start])
     if size is None:
         if data[start] not in _LONG:
@@ -50,7 +50,7 @@ def _field_end(data: bytes, start: int, limit: int) -> int:
 
 
 def _split(data: bytes, start: int, limit: int) -> Iterator[tuple[str, int, int]]:
-    """Yield name, start and end of each field of a table's content, without looking into nested ones."""
+    """Yield name, start and end of each field of a table's content, without descending into nested ones."""
     while start < limit:
         at = start + 1 + data[start]
         if at >= limit:
@@ -61,7 +61,7 @@ def _split(data: bytes, start: int, limit: int) -> Iterator[tuple[str, int, int]
 
 
 def _value(data: bytes, start: int, end: int, depth: int = 0) -> Any:
-    """Return the Python value of a field, or its raw bytes (type octet included) when there is no fitting value."""
+    """Return the Python value of a field, or its raw bytes (with the type octet) when there is no suitable value."""
     kind = data[start]
     if kind in _FIXED:
         return _fixed(kind, data, start + 1)
@@ -93,7 +93,7 @@ def _fixed(kind: int, data: bytes, at: int) -> Any:
         return None
     if kind == _DECIMAL:
         scale, unscaled = _FIXED[kind].unpack_from(data, at)
-        return Decimal(f"{unscaled}E-{scale}")  # exact, whatever the arithmetic context is
+        return Decimal(f"{unscaled}E-{scale}")  # exact in any arithmetic context
     return _FIXED[kind].unpack_from(data, at)[0]
 
 
@@ -114,9 +114,9 @@ def _long(octet: bytes, content: bytes) -> bytes:
 
 
 def encode_value(value: Any, depth: int = 0) -> bytes:  # noqa: C901, PLR0911 - one case per field type
-    """Return the field (type octet and payload) of a Python value; ValueError or TypeError when AMQP has none."""
+    """Return the field (type octet and payload) for a Python value; raises ValueError or TypeError if AMQP has none."""
     if depth > MAX_DEPTH:
-        raise ValueError("a header value is nested too deep")
+        raise ValueError("a header value is nested too deeply")
     match value:
         case None:
             return b"V"
@@ -163,25 +163,25 @@ def _unsigned(value: int, size: int) -> bytes:
 
 
 class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it has no hash
-    """An ordered, case-sensitive table of headers; a value is decoded each time it is asked for.
+    """An ordered, case-sensitive table of headers; a value is decoded at each access.
 
-    Timestamps are given as the integer that was sent (seconds, though some clients send milliseconds). What has no
-    Python value (an unknown type, a broken or too deeply nested table) is given as the raw field. Of a name that occurs
-    twice the first counts; setting or deleting any header drops the repeats.
+    Timestamps are returned as the integer that was sent (seconds, though some clients send milliseconds). What has no
+    Python value (an unknown type, a broken or too deeply nested table) is returned as the raw field. Of a name that
+    occurs twice the first counts; setting or deleting any header drops the repeats.
     """
 
     __slots__ = ("_fields", "_present", "_table")
 
     def __init__(self, values: dict[str, Any] | None = None) -> None:
         self._fields: dict[str, bytes] = {}  # name to type octet and payload
-        self._table: bytes | None = None  # the content as it came, while nothing was changed
-        self._present = False  # an empty table is not the same block as none
+        self._table: bytes | None = None  # the content as it arrived, until something is changed
+        self._present = False  # an empty table encodes differently from none
         for name, value in (values or {}).items():
             self[name] = value
 
     @classmethod
     def decode(cls, table: bytes) -> Self:
-        """Read a table's content (without its length); raises `MalformedProperties`."""
+        """Parse a table's content (without its length); raises `MalformedProperties`."""
         self = cls()
         self._table, self._present = table, True
         fields = self._fields
@@ -198,7 +198,7 @@ class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it
 
     @property
     def present(self) -> bool:
-        """Whether a block with these headers has a table at all, if perhaps an empty one."""
+        """Return whether a block with these headers has a table at all, even an empty one."""
         return self._present
 
     def __getitem__(self, name: str) -> Any:
@@ -226,12 +226,12 @@ class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it
     set = __setitem__
 
     def stamp(self, fields: Mapping[str, bytes]) -> None:
-        """Set headers whose values were encoded before, by `encode_value`: for what goes on every message."""
+        """Set headers whose values are already encoded, by `encode_value`: for what every message carries."""
         self._fields.update(fields)
         self._table, self._present = None, True
 
     def rename(self, old: str, new: str) -> None:
-        """Give a header another name; its field stays byte for byte. KeyError when there is none."""
+        """Rename a header; its field is kept byte for byte. Raises KeyError when there is none."""
         _header_name(new)
         self._fields[new] = self._fields.pop(old)
         self._table = None
@@ -271,7 +271,7 @@ class Properties(msgspec.Struct):
 
     @classmethod
     def decode(cls, block: bytes) -> Self:
-        """Read a block; empty bytes are an empty block. Raises `MalformedProperties`."""
+        """Parse a block; empty bytes are an empty block. Raises `MalformedProperties`."""
         values: dict[str, Any] = {}
         pos = 0
         try:
@@ -297,7 +297,7 @@ class Properties(msgspec.Struct):
         return cls(**values)
 
     def encode(self) -> bytes:
-        """Return the block; ValueError when a value does not fit its field."""
+        """Return the block; raises ValueError when a value does not fit its field."""
         flags, pieces = 0, []
         for value, (bit, size, text) in zip(msgspec.structs.astuple(self), _LAYOUT, strict=True):
             if value is None:
@@ -316,7 +316,7 @@ class Properties(msgspec.Struct):
 
 
 def decode_leniently(block: bytes) -> Properties:
-    """Read a block; one that is malformed counts as empty."""
+    """Parse a block; a malformed one counts as empty."""
     try:
         return Properties.decode(block)
     except MalformedProperties:
@@ -325,10 +325,10 @@ def decode_leniently(block: bytes) -> Properties:
 
 _NAMES = {1 << 15 - index: name for index, name in enumerate(Properties.__struct_fields__)}
 _FIXED_PROPERTIES = {"delivery_mode": 1, "priority": 1, "timestamp": 8}
-_LAYOUT = tuple(  # of each property: its flag, its size when that is fixed, whether it is a short string
+_LAYOUT = tuple(  # for each property: its flag, its size if fixed, whether it is a short string
     (bit, _FIXED_PROPERTIES.get(name, 0), name not in {"headers", *_FIXED_PROPERTIES}) for bit, name in _NAMES.items()
 )
-_PLANS: dict[int, tuple[str, ...]] = {}  # at most 2**14: flags to the names they announce
+_PLANS: dict[int, tuple[str, ...]] = {}  # at most 2**14 entries: flags to the names they announce
 
 
 def _present(flags: int) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ class Worker:
             raise _OversizedError(f"the body has {len(item.body):,} bytes; max_body allows {limit:,}")
         body = decode(item.body, properties.content_type, properties.content_encoding, self._config.codec)
         message = None
-        if self._chain.wants_message:
+        if self._chain.takes_message:
             message = Message(
                 item.body,
                 item.properties,

@@ -1,6 +1,6 @@
-"""Values of unknown origin (user code, headers of foreign clients) made fit for MessagePack and JSON.
+"""Converts values of unknown origin (user code, headers of foreign clients) for MessagePack and JSON.
 
-Pure; runs in every process. Nothing is dropped: what has no form of its own is shown as text.
+Pure; runs in every process. Drops nothing: what neither format can represent becomes text.
 """
 
 import math
@@ -8,12 +8,12 @@ from typing import Any
 
 
 def text(value: str) -> str:
-    """Return valid UTF-8 text; lone surrogates (bytes that were none) become escapes."""
+    """Return valid UTF-8 text; lone surrogates (from undecodable bytes) become escapes."""
     return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def scalar(value: Any, longest: int) -> bool | int | float | str | None:
-    """Return a field of a log event: numbers stay numbers, all else is text of at most so many characters.
+    """Return a field of a log event: numbers stay numbers, anything else becomes text of at most `longest` characters.
 
     Raises whatever the value's `__repr__` raises.
     """
@@ -27,7 +27,7 @@ def scalar(value: Any, longest: int) -> bool | int | float | str | None:
 
 
 def tree(value: Any) -> Any:
-    """Return a message's property or header, as deep as it is: text is made valid, bytes become text with escapes."""
+    """Return a message's property or header with valid text at every depth; bytes become text with escapes."""
     match value:
         case bytes():
             return value.decode("utf-8", "backslashreplace")

@@ -1,8 +1,8 @@
 """The jobs of a stage, ready to run: what turns a decoded body into a result.
 
-Lives in one Consumer (or probe, or user's test) and is used by its main thread alone. It owns the instances of the
-user's job classes. It hears `setup`, then `run` once a message with `apply_params` between messages, then `teardown`.
-Whatever the user's code raises passes through; `ParamsError` comes before anything is changed.
+Lives in one Consumer (or code check, or user's test), whose main thread alone uses it. Owns the instances of the user's
+job classes. Receives `setup`, then one `run` for each message, with `apply_params` between messages, then `teardown`.
+Whatever the user's code raises passes through; `ParamsError` is raised before anything is changed.
 """
 
 import functools
@@ -18,14 +18,14 @@ from mqworker.jobs.params import validate
 def check_params(jobs: Sequence[Job], params: Mapping[str, Any]) -> dict[str, Any]:
     """Return each job's own parameters by its spec; raises `ParamsError`.
 
-    Jobs without a `Params` that never ask for parameters do not count: only what somebody reads can be wrong.
+    Jobs that have no `Params` and never take parameters do not count: only what a job reads can be wrong.
     """
-    readers = {job.spec: job.params_type for job in jobs if job.params_type is not None or job.wants_params}
+    readers = {job.spec: job.params_type for job in jobs if job.params_type is not None or job.takes_params}
     return dict(zip(readers, validate(params, list(readers.values())), strict=True))
 
 
 class Chain:
-    """Jobs called one after the other, each with the result of the one before."""
+    """Jobs called one after another, each with the result of the one before."""
 
     def __init__(self, jobs: Sequence[Job], params: Mapping[str, Any], stage: str = "") -> None:
         self._jobs = tuple(jobs)
@@ -35,23 +35,25 @@ class Chain:
         self._instances: list[Any] = []  # of the job classes that were set up
         self._calls: tuple[
             tuple[Callable[..., Any], bool], ...
-        ]  # made by `setup`: what to call, whether with the message
-        self.wants_message = any("message" in job.asks for job in jobs)
+        ]  # filled by `setup`: what to call, and whether to pass the message
+        self.takes_message = any("message" in job.arguments for job in jobs)
 
     def setup(self) -> None:
-        """Make the instances and call their `setup`, once a process; on a failure those made so far are torn down."""
+        """Make the instances and call their `setup`, once per process; after a failure, tear down those made so far."""
         try:
             for job in self._jobs:
-                self._functions.append(job.target if job.setup_asks is None else self._make(job, job.setup_asks))
+                self._functions.append(
+                    job.target if job.setup_arguments is None else self._make(job, job.setup_arguments)
+                )
         except BaseException:
             self.teardown()
             raise
         self._bind()
 
     def run(self, body: Any, message: Message | None = None) -> Any:
-        """Return the last job's result, or None as soon as one gives None: the message is dropped.
+        """Return the last job's result, or None as soon as a job returns None: the message is dropped.
 
-        `message` may be None unless `wants_message`.
+        `message` may be None unless `takes_message`.
         """
         value = body
         for call, with_message in self._calls:
@@ -61,40 +63,40 @@ class Chain:
         return value
 
     def apply_params(self, params: Mapping[str, Any]) -> None:
-        """Give other parameters to the calls from now on; on `ParamsError` the old ones stay."""
+        """Pass other parameters to the calls from now on; on `ParamsError` the old ones stay."""
         self._params = check_params(self._jobs, params)
         self._bind()
 
     def teardown(self) -> None:
-        """Call each `teardown`, the last job's first; all are called, then the first failure is raised."""
+        """Call each `teardown`, the last job's first; raises the first failure after all were called."""
         failure: BaseException | None = None
         while self._instances:
             teardown = getattr(self._instances.pop(), "teardown", None)
             try:
                 if teardown is not None:
                     teardown()
-            except Exception as exc:  # noqa: BLE001 - the others have their turn first
+            except Exception as exc:  # noqa: BLE001 - the others come first
                 failure = failure or exc
         if failure is not None:
             raise failure
 
-    def _make(self, job: Job, setup_asks: frozenset[str]) -> Callable[..., Any]:
+    def _make(self, job: Job, setup_arguments: frozenset[str]) -> Callable[..., Any]:
         instance = job.target()
         setup = getattr(instance, "setup", None)
         if setup is not None:
-            setup(**self._given(job, setup_asks))
+            setup(**self._arguments(job, setup_arguments))
         self._instances.append(instance)
         handle: Callable[..., Any] = instance.handle
         return handle
 
     def _bind(self) -> None:
-        """Resolve every argument but body and message, so that a call costs next to nothing."""
+        """Bind every argument but body and message in advance, so that a call costs next to nothing."""
         calls = []
         for job, function in zip(self._jobs, self._functions, strict=True):
-            given = self._given(job, job.asks)
-            calls.append((functools.partial(function, **given) if given else function, "message" in job.asks))
+            bound = self._arguments(job, job.arguments)
+            calls.append((functools.partial(function, **bound) if bound else function, "message" in job.arguments))
         self._calls = tuple(calls)
 
-    def _given(self, job: Job, asks: frozenset[str]) -> dict[str, Any]:
+    def _arguments(self, job: Job, names: frozenset[str]) -> dict[str, Any]:
         known = {"log": self._log, "params": self._params.get(job.spec)}
-        return {name: known[name] for name in known if name in asks}
+        return {name: known[name] for name in known if name in names}

@@ -1,9 +1,9 @@
-"""Bodies to Python values and results to bodies.
+"""Decodes bodies to Python values and encodes results to bodies.
 
-Runs in Consumers, probes and users' tests; pure functions of their arguments. The content type of a message is compared
-with a fixed list and never chooses code: no module is imported for it and nothing is unpickled. Fails with
-`UndecodableError` or `UnencodableError` alone, each one sentence for the dead letter; `MemoryError` passes through, as
-it may say nothing about the message.
+Runs in Consumers, code checks and users' tests; pure functions of their arguments. A message's content type is compared
+with a fixed list and never selects code: no module is imported for it and nothing is unpickled. Raises only
+`UndecodableError` or `UnencodableError`, with one sentence for the dead letter; `MemoryError` passes through, because
+it may not be the message's fault.
 """
 
 import sys
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mqworker.jobs.encode_errors import describe_culprit
+from mqworker.jobs.encode_errors import describe_unencodable
 
 JSON_TYPE: Final = "application/json"
 MSGPACK_TYPE: Final = "application/msgpack"
@@ -22,11 +22,11 @@ BYTES_TYPE: Final = "application/octet-stream"
 
 _MSGPACK_TYPES = frozenset((MSGPACK_TYPE, "application/x-msgpack", "application/vnd.msgpack"))
 _ACCEPTED = (
-    "accepted are JSON (application/json, anything with +json), MessagePack (application/msgpack), "
+    "accepted: JSON (application/json, anything with +json), MessagePack (application/msgpack), "
     "text (text/*) and bytes (application/octet-stream)"
 )
 _PLAIN_ENCODINGS = frozenset(("", "identity", "binary", "8bit", "7bit", "utf-8", "utf8"))
-# A charset names one of Python's codecs, some of which are not charsets at all (zlib, punycode): hence a list.
+# Python would take a charset as the name of any codec, and some are not charsets at all (zlib, punycode): hence a list.
 _CHARSETS = frozenset(
     [f"iso-8859-{part}" for part in range(1, 17) if part != 12]
     + [f"windows-{page}" for page in (874, *range(1250, 1259))]
@@ -35,21 +35,21 @@ _CHARSETS = frozenset(
 )
 _UTF8 = frozenset(("utf-8", "utf8", "us-ascii", "ascii"))
 _BOM = b"\xef\xbb\xbf"
-# msgspec recurses in C and stops at Python's recursion limit; user code that raises the limit must not let a body of
-# nothing but brackets overflow the C stack (measured: 300,000 levels end the process).
+# msgspec recurses in C and stops at Python's recursion limit; even when user code raises that limit, a body of nothing
+# but brackets must not overflow the C stack (measured: 300,000 levels crash the process).
 _MAX_RECURSION = 5_000
 
 
 class UndecodableError(Exception):
-    """The body is not what its content type (or the stage's codec) says, or that content type is not accepted."""
+    """The body does not match its content type (or the stage's codec), or that content type is not accepted."""
 
 
 class UnencodableError(Exception):
-    """The result of a job has no form in the stage's codec."""
+    """The result of a job cannot be encoded by the stage's codec."""
 
 
 def decode(body: bytes, content_type: str | None, content_encoding: str | None, default: str) -> Any:
-    """Return the value of a body; `default` names the codec of a body without a content type."""
+    """Return the value of a body; `default` names the codec for a body without a content type."""
     if content_encoding is not None and content_encoding.strip().lower() not in _PLAIN_ENCODINGS:
         raise UndecodableError(
             f"the content encoding {content_encoding!r} is not accepted: send the body as it is (identity)"
@@ -58,9 +58,9 @@ def decode(body: bytes, content_type: str | None, content_encoding: str | None, 
 
 
 def encode(value: Any, codec: str) -> tuple[bytes, str]:
-    """Return body and content type of a result.
+    """Return the body and the content type of a result.
 
-    Results that are bytes go out untouched (as application/octet-stream), except under `msgpack`, which has a type for
+    Results that are bytes are sent unchanged (as application/octet-stream), except with `msgpack`, which has a type for
     them. JSON has no NaN and no infinity: both become null. Numpy's scalars and arrays become numbers and lists.
     """
     try:
@@ -75,14 +75,16 @@ def encode(value: Any, codec: str) -> tuple[bytes, str]:
     except MemoryError:
         raise
     except RecursionError:
-        raise UnencodableError("the result is nested too deep, or contains itself") from None
-    except Exception as exc:  # noqa: BLE001 - a result may be any object, and fail in any way
+        raise UnencodableError("the result is nested too deeply, or contains itself") from None
+    except Exception as exc:  # noqa: BLE001 - a result may be any object, and may fail in any way
         if isinstance(value, str):
-            raise UnencodableError("the result has characters that UTF-8 has not (lone surrogates)") from None
+            raise UnencodableError("the result has characters that UTF-8 cannot encode (lone surrogates)") from None
         encoder = _msgpack_encode if codec == "msgpack" else _json_encode
-        raise UnencodableError(f"the result has no form in {codec}: {describe_culprit(value, encoder, exc)}") from None
-    wanted = "text or bytes" if codec == "text" else "bytes"
-    raise UnencodableError(f"the result must be {wanted} under the codec {codec}, and is {type(value).__qualname__}")
+        raise UnencodableError(
+            f"the result cannot be encoded as {codec}: {describe_unencodable(value, encoder, exc)}"
+        ) from None
+    allowed = "text or bytes" if codec == "text" else "bytes"
+    raise UnencodableError(f"the result must be {allowed} with the codec {codec}, but is {type(value).__qualname__}")
 
 
 def _shallow(convert: Callable[[Any], Any], value: Any) -> Any:
@@ -97,13 +99,13 @@ def _shallow(convert: Callable[[Any], Any], value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Give msgspec a plain form of numpy's values; numpy is looked for, never imported."""
+    """Return a plain form of numpy's values for msgspec; numpy is used if loaded, never imported."""
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         if isinstance(value, numpy.ndarray):
             return value.tolist()
         if isinstance(value, numpy.generic):
-            item = value.item()  # a long double gives itself
+            item = value.item()  # a long double returns itself
             return float(item) if isinstance(item, numpy.floating) else item
     raise TypeError(f"{type(value).__qualname__} has no plain form")
 
@@ -116,7 +118,7 @@ _msgpack_parse = msgspec.msgpack.Decoder().decode
 
 @lru_cache(maxsize=256)
 def _decoder(content_type: str, default: str) -> Callable[[bytes], Any]:
-    """Compare a content type with the list; without one, the stage's codec."""
+    """Return the decoder for a content type in the list; without a content type, that of the stage's codec."""
     media, _, parameters = content_type.partition(";")
     media = media.strip().lower()
     charset = _charset(parameters)
@@ -134,7 +136,7 @@ def _decoder(content_type: str, default: str) -> Callable[[bytes], Any]:
         return bytes
     if "pickle" in media or "python-serialize" in media:
         raise UndecodableError(
-            f"the content type {content_type!r} is refused: reading a pickle runs code out of the message; {_ACCEPTED}"
+            f"the content type {content_type!r} is refused: loading a pickle runs code from the message; {_ACCEPTED}"
         )
     raise UndecodableError(f"the content type {content_type!r} is not accepted; {_ACCEPTED}")
 
@@ -148,7 +150,7 @@ def _charset(parameters: str) -> str:
 
 
 def _json(body: bytes) -> Any:
-    return _parse(_json_parse, body.removeprefix(_BOM), "JSON")  # some clients put a byte-order mark before JSON
+    return _parse(_json_parse, body.removeprefix(_BOM), "JSON")  # some clients send a byte-order mark before JSON
 
 
 def _msgpack(body: bytes) -> Any:
@@ -159,7 +161,7 @@ def _parse(parse: Callable[[bytes], Any], body: bytes, form: str) -> Any:
     try:
         return _shallow(parse, body)
     except RecursionError:
-        raise UndecodableError(f"the body is not accepted as {form}: it is nested too deep") from None
+        raise UndecodableError(f"the body is not accepted as {form}: it is nested too deeply") from None
     except UnicodeDecodeError as exc:
         raise UndecodableError(f"the body is not {form}: it has text that is not UTF-8 ({exc.reason})") from None
     except (ValueError, OverflowError, msgspec.MsgspecError) as exc:

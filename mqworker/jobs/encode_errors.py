@@ -1,7 +1,7 @@
-"""Which part of a result could not be encoded, for the sentence in the dead letter.
+"""Finds the part of a result that could not be encoded, for the sentence in the dead letter.
 
-Runs in Consumers after an encoder has failed; pure. It tries the encoder on each part and goes down into the first that
-fails, a bounded number of steps. Never fails itself: a result may be any object.
+Runs in Consumers after an encoder has failed; pure. It tries the encoder on each part and descends into the first that
+fails, for a bounded number of steps. Never raises: a result may be any object.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import msgspec
 _MAX_STEPS = 32
 
 
-def describe_culprit(value: Any, encode: Callable[[Any], bytes], error: Exception) -> str:
+def describe_unencodable(value: Any, encode: Callable[[Any], bytes], error: Exception) -> str:
     """Return e.g. "result['a'][0] is a generator"; `error` is what the encoder raised."""
     path = "result"
     with suppress(Exception):
@@ -28,10 +28,10 @@ def describe_culprit(value: Any, encode: Callable[[Any], bytes], error: Exceptio
                 break
             step, value = found
             path += step
-    why = ""
+    detail = ""
     with suppress(Exception):
-        why = f" ({str(error)[:200]})" if str(error) else ""
-    return f"{path} is of type {_name(type(value))}{why}"
+        detail = f" ({str(error)[:200]})" if str(error) else ""
+    return f"{path} is of type {_name(type(value))}{detail}"
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
@@ -52,7 +52,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 def _encodes(value: Any, encode: Callable[[Any], bytes]) -> bool:
     try:
         encode(value)
-    except Exception:  # noqa: BLE001 - see the head
+    except Exception:  # noqa: BLE001 - a result may raise anything
         return False
     return True
 

@@ -1,7 +1,7 @@
-"""What can be said of an exception of user code, as bounded, valid UTF-8 text.
+"""Describes an exception of user code as bounded, valid UTF-8 text.
 
-Runs in Consumers and probes; pure. Never fails: an exception may be unable to say what it is, be gigabytes long, or
-hold text that is not Unicode. Frames of mqworker itself and of the import system above the user's are left out.
+Runs in Consumers and code checks; pure. Never raises: an exception may fail to format itself, be gigabytes long, or
+hold text that is not Unicode. Frames of mqworker and of the import system above the user's are left out.
 """
 
 import os
@@ -25,12 +25,12 @@ class Described(NamedTuple):
 
 
 def describe(exc: BaseException) -> Described:
-    """Describe an exception; see the head for what it withstands."""
+    """Describe an exception; never raises."""
     return Described(_type_name(type(exc)), message_of(exc), _traceback(exc))
 
 
 def cut(text: str, limit: int) -> str:
-    """Return `text` in at most `limit` bytes of UTF-8, with its head and its tail when it is longer."""
+    """Return `text` as at most `limit` bytes of UTF-8; of a longer one, its head and its tail."""
     raw = text.encode("utf-8", "backslashreplace")
     if len(raw) <= limit:
         return raw.decode()
@@ -49,10 +49,10 @@ def _type_name(kind: type) -> str:
 
 
 def message_of(exc: BaseException) -> str:
-    """Return what the exception says, cut; never fails."""
+    """Return the exception's message, cut; never raises."""
     try:
         return cut(str(exc), MESSAGE_LIMIT)
-    except BaseException as second:  # noqa: BLE001 - whatever __str__ raises, SystemExit included, is not ours to obey
+    except BaseException as second:  # noqa: BLE001 - whatever __str__ raises, even SystemExit, must not end us
         return f"(its message cannot be shown: str() raised {_type_name(type(second))})"
 
 
@@ -65,7 +65,7 @@ def _traceback(exc: BaseException) -> str:
 
 
 def user_frames(tb: TracebackType | None) -> TracebackType | None:
-    """Return the part of a traceback that begins with the first frame that is not ours (nor importlib's)."""
+    """Return the part of a traceback from the first frame on that is neither ours nor importlib's."""
     while tb is not None and _is_ours(tb.tb_frame.f_code.co_filename):
         tb = tb.tb_next
     return tb

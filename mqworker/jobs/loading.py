@@ -1,8 +1,8 @@
-"""From "module:name" to jobs that can be run.
+"""Turns "module:name" into jobs that can be run.
 
-Runs once in a fresh process (Consumer, probe, a user's test): imports the user's modules, whose folder is put first on
-`sys.path`, and reads the signatures. New code is loaded by a new process, never by reloading. Fails with
-`JobLoadError`: place, cause, fix, and for code that raises its traceback.
+Runs once in a fresh process (Consumer, code check, a user's test): imports the user's modules, whose folder it puts
+first on `sys.path`, and reads the signatures. New code is loaded by a new process, never by reloading. Raises
+`JobLoadError`: place, cause, fix, and the traceback if the user's code raised.
 """
 
 import importlib
@@ -22,7 +22,7 @@ from mqworker.jobs.params import kind_of
 
 
 class JobLoadError(Exception):
-    """A job cannot be loaded; the text says where, why and what to do, `detail` is the user's traceback if any."""
+    """A job cannot be loaded; the text has the place, the cause and the fix, `detail` the user's traceback if any."""
 
     def __init__(self, place: str, cause: str, fix: str, detail: str = "") -> None:
         super().__init__(f"{place}: {cause}; {fix}" + (f"\n{detail}" if detail else ""))
@@ -33,22 +33,22 @@ class JobLoadError(Exception):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One link of a chain: what to call, and with what."""
+    """One link of a chain: what to call, and with which arguments."""
 
     spec: str
     target: Callable[..., Any]  # a function, or a class with `handle`
-    params_type: type | None  # `Params` of its module
-    asks: frozenset[str]  # arguments given by name to every call
-    setup_asks: frozenset[str] | None  # the same for `setup`; None: a function
+    params_type: type | None  # the `Params` of its module
+    arguments: frozenset[str]  # passed by name to every call
+    setup_arguments: frozenset[str] | None  # the same for `setup`; None: it is a function
 
     @property
-    def wants_params(self) -> bool:
-        """Whether the job ever sees the parameters."""
-        return "params" in self.asks or "params" in (self.setup_asks or ())
+    def takes_params(self) -> bool:
+        """Return whether the job ever receives the parameters."""
+        return "params" in self.arguments or "params" in (self.setup_arguments or ())
 
 
 def load_chain(specs: Sequence[str], root: str | Path) -> list[Job]:
-    """Import the jobs of a stage, in order; raises `JobLoadError` for the first that cannot be."""
+    """Import the jobs of a stage, in order; raises `JobLoadError` for the first that fails."""
     return [load_job(spec, root) for spec in specs]
 
 
@@ -68,19 +68,19 @@ def load_job(spec: str, root: str | Path) -> Job:
 
 
 def make_job(target: Any, module: ModuleType | None, spec: str) -> Job:
-    """Make a job of an object of the user's; `module` is where its `Params` is looked for."""
+    """Make a job from a user's object; `module` is searched for its `Params`."""
     place = f'job "{spec}"'
     if not callable(target):
         fix = "name a function, or a class with a method handle"
         raise JobLoadError(place, f"it is {_a(type(target).__name__)}, which cannot be called", fix)
     try:
         if inspect.isclass(target):
-            asks, setup_asks = bind_class(target)
+            arguments, setup_arguments = bind_class(target)
         else:
-            asks, setup_asks = bind_function(target), None
+            arguments, setup_arguments = bind_function(target), None
     except BindingError as exc:
         raise JobLoadError(place, exc.cause, exc.fix) from None
-    return Job(spec, target, _params_type(module, place), asks, setup_asks)
+    return Job(spec, target, _params_type(module, place), arguments, setup_arguments)
 
 
 def _import(name: str, folder: Path, place: str) -> ModuleType:
@@ -92,13 +92,13 @@ def _import(name: str, folder: Path, place: str) -> ModuleType:
             raise _missing(name, exc.name, folder, place) from None
         kind, message, detail = describe(exc)
         cause = f"importing {name} raised {kind}" + (f": {message}" if message else "")
-        raise JobLoadError(place, cause, "mend it, so that the module can be imported", detail) from None
+        raise JobLoadError(place, cause, "fix it, so that the module can be imported", detail) from None
     _refuse_shadowed(module, name, folder, place)
     return module
 
 
 def _missing(name: str, absent: str, folder: Path, place: str) -> JobLoadError:
-    """Say what there is instead: only the first missing part of a dotted name can be helped from the folder."""
+    """Suggest what exists instead, for the first missing part of a dotted name."""
     inside = folder.joinpath(*absent.split(".")[:-1])
     found = sorted(_modules(inside))
     near = get_close_matches(absent.rpartition(".")[2], found, 1)
@@ -107,8 +107,8 @@ def _missing(name: str, absent: str, folder: Path, place: str) -> JobLoadError:
     elif found:
         fix = f"{inside} has: {', '.join(found[:20])}"
     else:
-        fix = f"write {absent.replace('.', '/')}.py in {folder}"
-    return JobLoadError(place, f"there is no module {absent!r} in {folder}, nor installed", fix)
+        fix = f"create {absent.replace('.', '/')}.py in {folder}"
+    return JobLoadError(place, f"there is no module {absent!r} in {folder}, and none is installed", fix)
 
 
 def _modules(folder: Path) -> Iterable[str]:
@@ -124,12 +124,12 @@ def _modules(folder: Path) -> Iterable[str]:
 
 
 def _refuse_shadowed(module: ModuleType, name: str, folder: Path, place: str) -> None:
-    """A user's queue.py is never imported where Python's own `queue` already is: say so instead of "no attribute"."""
+    """Report a user's queue.py that Python's own `queue` hides, which would otherwise fail with "no attribute"."""
     base = folder.joinpath(*name.split("."))
-    wanted = [path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()]
+    candidates = [path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()]
     origin = getattr(module, "__file__", None)
-    if wanted and (origin is None or not any(path.samefile(origin) for path in wanted)):
-        cause = f"{wanted[0]} is hidden by another module {name!r} ({origin or 'built in'})"
+    if candidates and (origin is None or not any(path.samefile(origin) for path in candidates)):
+        cause = f"{candidates[0]} is hidden by another module {name!r} ({origin or 'built in'})"
         raise JobLoadError(place, cause, "give it another name")
 
 
@@ -164,9 +164,9 @@ def _params_type(module: ModuleType | None, place: str) -> type | None:
     if kind != "pydantic":
         try:
             msgspec.inspect.type_info(params_type)
-        except Exception as exc:  # noqa: BLE001 - annotations are evaluated here, and may raise anything
+        except Exception as exc:  # noqa: BLE001 - evaluating annotations may raise anything
             fix = "use annotations that msgspec can convert"
-            raise JobLoadError(place, f"its module's Params cannot be understood: {exc}", fix) from None
+            raise JobLoadError(place, f"its module's Params cannot be read: {exc}", fix) from None
     return params_type
 
 

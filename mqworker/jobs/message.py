@@ -1,7 +1,7 @@
-"""What a handler may see of its message besides the decoded body.
+"""What a handler can read of its message besides the decoded body.
 
-Lives in a Consumer (or a user's test) for one message. It keeps the property block as bytes and decodes it when first
-asked, so that handlers that do not look cost nothing. Fails with `UndecodableError` when the block is malformed.
+Lives in a Consumer (or a user's test) for one message. It keeps the property block as bytes and decodes it on first
+access, so that handlers that never look pay nothing. Raises `UndecodableError` when the block is malformed.
 """
 
 from collections.abc import Mapping
@@ -28,16 +28,16 @@ class Message:
         attempt: int = 1,
     ) -> None:
         self.body = body
-        self.redelivered = redelivered  # the broker gave it out before; it may have been computed then
+        self.redelivered = redelivered  # the broker has delivered it before; it may have been computed then
         self.exchange = exchange
         self.routing_key = routing_key
-        self.attempt = attempt  # which one this is, from 1
+        self.attempt = attempt  # the number of this attempt, from 1
         self._block = properties
         self._properties: Properties | None = None
 
     @property
     def properties(self) -> Properties:
-        """All basic properties, decoded once."""
+        """Return all basic properties, decoded once."""
         if self._properties is None:
             try:
                 self._properties = Properties.decode(self._block)
@@ -47,52 +47,52 @@ class Message:
 
     @property
     def headers(self) -> Mapping[str, Any]:
-        """The headers, read-only; each is decoded when it is asked for."""
+        """Return the headers, read-only; each is decoded on access."""
         return MappingProxyType(self.properties.headers)
 
     @property
     def message_id(self) -> str | None:
-        """The publisher's id of the message."""
+        """Return the publisher's id of the message."""
         return self.properties.message_id
 
     @property
     def correlation_id(self) -> str | None:
-        """What ties a reply to its request; a result copies it."""
+        """Return what ties a reply to its request; a result copies it."""
         return self.properties.correlation_id
 
     @property
     def reply_to(self) -> str | None:
-        """The queue that a reply goes to."""
+        """Return the queue that a reply goes to."""
         return self.properties.reply_to
 
     @property
     def content_type(self) -> str | None:
-        """The media type that the body was decoded by."""
+        """Return the media type by which the body was decoded."""
         return self.properties.content_type
 
     @property
     def content_encoding(self) -> str | None:
-        """How the body is packed; only what leaves it as it is gets this far."""
+        """Return how the body is packed; a handler sees only encodings that leave it unchanged."""
         return self.properties.content_encoding
 
     @property
     def timestamp(self) -> int | None:
-        """When the publisher made it: seconds since the epoch (some clients send milliseconds)."""
+        """Return when the publisher created it: seconds since the epoch (some clients send milliseconds)."""
         return self.properties.timestamp
 
     @property
     def priority(self) -> int | None:
-        """The priority the publisher gave it."""
+        """Return the priority that the publisher set."""
         return self.properties.priority
 
     @property
     def type(self) -> str | None:
-        """The publisher's word for the kind of message."""
+        """Return the publisher's name for this kind of message."""
         return self.properties.type
 
     @property
     def app_id(self) -> str | None:
-        """The publisher's name for itself."""
+        """Return the publisher's name for itself."""
         return self.properties.app_id
 
     def __repr__(self) -> str:

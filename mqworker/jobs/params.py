@@ -1,8 +1,8 @@
-"""Parameters of a stage: merging a change into them and checking them with the user's `Params` types.
+"""A stage's parameters: merges a change into them and checks them with the user's `Params` types.
 
-Runs in the probe (checks before a change is accepted), in Consumers and in users' tests; pure but for the user's own
+Runs in the code check (before a change is accepted), in Consumers and in users' tests; pure except for the user's
 validation code. A `Params` is a dataclass, a msgspec struct or a pydantic model in a job's module; pydantic is never
-imported here, only recognised. Fails with `ParamsError`, which lists every field that is wrong.
+imported here, only recognised. Raises `ParamsError`, which lists every field that is wrong.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def kind_of(params_type: Any) -> str | None:
-    """Return "struct", "dataclass" or "pydantic", or None when it is no type that can validate parameters."""
+    """Return "struct", "dataclass" or "pydantic", or None for anything that cannot validate parameters."""
     if not isinstance(params_type, type):
         return None
     if issubclass(params_type, msgspec.Struct):
@@ -65,9 +65,9 @@ def kind_of(params_type: Any) -> str | None:
 
 
 def validate(params: Mapping[str, Any], types: Sequence[type | None]) -> list[Any]:
-    """Return one object per type; None stands for a job without a `Params` and gives a read-only mapping.
+    """Return one object per type; None stands for a job without a `Params`, which gets a read-only mapping.
 
-    Each type gets the fields it has. A field that no type has is an error, unless some job takes the bare mapping.
+    Each type receives the fields it has. A field that no type has is an error, unless a job takes the plain mapping.
     """
     fields = [set() if kind is None else _field_names(kind) for kind in types]
     errors = [] if not types or None in types or any(map(_takes_any, types)) else _unknown(params, fields)
@@ -87,7 +87,7 @@ def validate(params: Mapping[str, Any], types: Sequence[type | None]) -> list[An
 
 
 def to_plain(validated: Sequence[Any]) -> dict[str, Any]:
-    """Return validated parameters as one JSON-able dict, defaults filled in; what has no plain form by its repr."""
+    """Return validated parameters as one JSON-able dict with defaults; values without a plain form as their repr."""
     plain: dict[str, Any] = {}
     for item in validated:
         if isinstance(item, Mapping):
@@ -95,7 +95,7 @@ def to_plain(validated: Sequence[Any]) -> dict[str, Any]:
         elif kind_of(type(item)) == "pydantic":
             plain |= item.model_dump(mode="json", by_alias=True)
         elif dataclasses.is_dataclass(item) and not isinstance(item, type):
-            # asdict, because msgspec looks into __dict__, where a converted dataclass lacks its plain defaults
+            # asdict, because msgspec reads __dict__, where a converted dataclass lacks its plain defaults
             every = dataclasses.asdict(item)
             own = {name: every[name] for name in _types_by_field(type(item))}
             plain |= msgspec.to_builtins(own, enc_hook=repr)
@@ -134,7 +134,7 @@ def _unknown(params: Mapping[str, Any], fields: Sequence[set[str]]) -> list[Fiel
 
 
 def _explain(own: Mapping[str, Any], kind: type, exc: Exception) -> list[FieldError]:
-    """Return all errors of a type that refused its fields; msgspec itself stops at the first."""
+    """Return all errors of a type that rejected its fields; msgspec itself stops at the first."""
     if kind_of(kind) == "pydantic":
         if not hasattr(exc, "errors"):
             return [FieldError("", _sentence(exc))]

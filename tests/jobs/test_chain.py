@@ -73,7 +73,7 @@ def test_arguments_are_given_by_name(asked):
     holder = type("Holder", (), {"handle": staticmethod(function)})
     for target in (function, holder):
         chain = chain_of(target, params={"a": 1})
-        assert chain.wants_message == ("message" in names)
+        assert chain.takes_message == ("message" in names)
         assert chain.run(7, message) == (7, *[known[name] for name in names])
 
 

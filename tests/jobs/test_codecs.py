@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from mqworker.jobs.codecs import UndecodableError, UnencodableError, decode, encode
 
 ACCEPTED = (
-    "accepted are JSON (application/json, anything with +json), MessagePack (application/msgpack), text (text/*) "
+    "accepted: JSON (application/json, anything with +json), MessagePack (application/msgpack), text (text/*) "
     "and bytes (application/octet-stream)"
 )
 BAD_JSON = "the body is not JSON: JSON is malformed"
 BAD_PACK = "the body is not MessagePack: MessagePack data is malformed"
-NO_JSON = "the result has no form in json"
+NO_JSON = "the result cannot be encoded as json"
 NO_COMPLEX = " (complex has no plain form)"
 CODECS = ["json", "msgpack", "text", "bytes"]
 PLAIN = st.recursive(
@@ -95,9 +95,9 @@ def test_packed_bodies_are_refused():
         (b"9" * 5000, "application/json", "the body is not JSON: Integer value out of range"),
         (b"1e999", "application/json", "the body is not JSON: Number out of range"),
         (b'"\xff"', "application/json", "the body is not JSON: it has text that is not UTF-8 (invalid start byte)"),
-        (b"[" * 100_000, "application/json", "the body is not accepted as JSON: it is nested too deep"),
-        (b'{"a":' * 100_000, "application/json", "the body is not accepted as JSON: it is nested too deep"),
-        (b"\x91" * 100_000, "application/msgpack", "the body is not accepted as MessagePack: it is nested too deep"),
+        (b"[" * 100_000, "application/json", "the body is not accepted as JSON: it is nested too deeply"),
+        (b'{"a":' * 100_000, "application/json", "the body is not accepted as JSON: it is nested too deeply"),
+        (b"\x91" * 100_000, "application/msgpack", "the body is not accepted as MessagePack: it is nested too deeply"),
         (b"\xef\xbb\xbf" * 9, "application/json", f"{BAD_JSON}: invalid character (byte 0)"),
         (b"\x01\x02", "application/msgpack", f"{BAD_PACK}: trailing characters (byte 1)"),
         (b"\xdd\xff\xff\xff\xff", "application/msgpack", "the body is not MessagePack: Input data was truncated"),
@@ -135,7 +135,7 @@ class Canary:
 )
 def test_a_pickle_is_refused_and_never_loaded(content_type, codec):
     """No header makes a body run code, whatever the stage's codec is (S17, S18)."""
-    with pytest.raises(UndecodableError, match="reading a pickle runs code out of the message"):
+    with pytest.raises(UndecodableError, match="loading a pickle runs code from the message"):
         decode(pickle.dumps(Canary()), content_type, None, codec)
     assert not Canary.built
 
@@ -184,9 +184,9 @@ def test_a_raised_recursion_limit_does_not_let_a_body_end_the_process():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        "the body is not accepted as JSON: it is nested too deep",
-        "the body is not accepted as MessagePack: it is nested too deep",
-        "the result is nested too deep, or contains itself",
+        "the body is not accepted as JSON: it is nested too deeply",
+        "the body is not accepted as MessagePack: it is nested too deeply",
+        "the result is nested too deeply, or contains itself",
     ]
 
 
@@ -231,17 +231,24 @@ LOOP.append(LOOP)
 @pytest.mark.parametrize(
     ("value", "codec", "sentence"),
     [
-        (LOOP, "json", "the result is nested too deep, or contains itself"),
-        ("\ud800", "json", "the result has characters that UTF-8 has not (lone surrogates)"),
-        ("\ud800", "text", "the result has characters that UTF-8 has not (lone surrogates)"),
-        ("a", "bytes", "the result must be bytes under the codec bytes, and is str"),
-        ({"a": 1}, "text", "the result must be text or bytes under the codec text, and is dict"),
+        (LOOP, "json", "the result is nested too deeply, or contains itself"),
+        ("\ud800", "json", "the result has characters that UTF-8 cannot encode (lone surrogates)"),
+        ("\ud800", "text", "the result has characters that UTF-8 cannot encode (lone surrogates)"),
+        ("a", "bytes", "the result must be bytes with the codec bytes, but is str"),
+        ({"a": 1}, "text", "the result must be text or bytes with the codec text, but is dict"),
         (1j, "json", f"{NO_JSON}: result is of type complex{NO_COMPLEX}"),
-        (range(2), "msgpack", "the result has no form in msgpack: result is of type range (range has no plain form)"),
+        (
+            range(2),
+            "msgpack",
+            "the result cannot be encoded as msgpack: result is of type range (range has no plain form)",
+        ),
         (
             2**70,
             "msgpack",
-            ("the result has no form in msgpack: result is of type int (can't serialize ints < -2**63 or > 2**64 - 1)"),
+            (
+                "the result cannot be encoded as msgpack: result is of type int "
+                "(can't serialize ints < -2**63 or > 2**64 - 1)"
+            ),
         ),
         ({"a": [0, {"b": 1j}]}, "json", f"{NO_JSON}: result['a'][1]['b'] is of type complex{NO_COMPLEX}"),
         (Point(1, Track([Point(1j)])), "json", f"{NO_JSON}: result.y.points[0].x is of type complex{NO_COMPLEX}"),

@@ -28,16 +28,16 @@ ACCEPTED = {
     "class C:\n def __call__(self, body, log): pass\nf = C()": ({"log"}, None),
     "class f(dict):\n def handle(self, body): pass": (set(), set()),
 }
-SELF = "first argument is the decoded body, given by position"
+SELF = "first argument is the decoded body, passed by position"
 REFUSED = {
     "def f(): pass": f"it takes no positional argument; its {SELF}",
     "def f(*, body): pass": f"it takes no positional argument; its {SELF}",
-    "def f(body, parms): pass": "it asks for 'parms', which is not given; did you mean 'params'?",
-    "def f(body, x): pass": "it asks for 'x', which is not given; the first argument is the body, by name come params, "
-    "message, log; any other needs a default",
-    "def f(body, *, x): pass": "it asks for 'x', which is not given; the first argument is the body, by name come "
-    "params, message, log; any other needs a default",
-    "def f(body, log, /): pass": "it asks for 'log', which is not given; 'log' is given by name: "
+    "def f(body, parms): pass": "it takes 'parms', which mqworker does not pass; did you mean 'params'?",
+    "def f(body, x): pass": "it takes 'x', which mqworker does not pass; the first argument is the body; "
+    "by name it may take params, message, log; any other needs a default",
+    "def f(body, *, x): pass": "it takes 'x', which mqworker does not pass; the first argument is the body; "
+    "by name it may take params, message, log; any other needs a default",
+    "def f(body, log, /): pass": "it takes 'log', which mqworker does not pass; 'log' is passed by name: "
     "write it after the '/'",
     "async def f(body): pass": "it is an async function; write a plain one that calls asyncio.run itself",
     "async def f(body): yield 1": "it is an async function; write a plain one that calls asyncio.run itself",
@@ -49,25 +49,25 @@ REFUSED = {
     "class f:\n def handle(self): pass": f"its handle takes no positional argument; its {SELF}",
     "class f:\n async def handle(self, body): pass": "it is an async function; "
     "write a plain one that calls asyncio.run itself",
-    "class f:\n def __init__(self, n): pass\n def handle(self, body): pass": "the class f cannot be made without "
-    "arguments; give its arguments defaults, and do what needs parameters in def setup(self, params)",
-    "class f:\n def handle(self, body): pass\n def setup(self, message): pass": "its setup asks for 'message', "
-    "which is not given; by name come params, log; any other needs a default",
-    "class f:\n def handle(self, body): pass\n def teardown(self, log): pass": "its teardown asks for 'log', which is "
-    "not given; it takes no arguments",
+    "class f:\n def __init__(self, n): pass\n def handle(self, body): pass": "the class f cannot be instantiated "
+    "without arguments; give its arguments defaults, and move what needs parameters to def setup(self, params)",
+    "class f:\n def handle(self, body): pass\n def setup(self, message): pass": "its setup takes 'message', "
+    "which mqworker does not pass; by name it may take params, log; any other needs a default",
+    "class f:\n def handle(self, body): pass\n def teardown(self, log): pass": "its teardown takes 'log', which "
+    "mqworker does not pass; it must take no arguments",
     "Params = 3\ndef f(body): pass": "its module's Params cannot validate parameters; make it a dataclass, "
     "a msgspec.Struct or a pydantic model",
     "import dataclasses\n@dataclasses.dataclass\nclass Params:\n a: 'Nope'\ndef f(body): pass": "its module's Params "
-    "cannot be understood: name 'Nope' is not defined; use annotations that msgspec can convert",
+    "cannot be read: name 'Nope' is not defined; use annotations that msgspec can convert",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("source", ACCEPTED)
 def test_jobs_are_bound_by_their_signature(folder, source):
     """Each form of a job gets the arguments of its signature."""
-    asks, setup_asks = ACCEPTED[source]
+    arguments, setup_arguments = ACCEPTED[source]
     job = load_job("jobs_here:f", folder(jobs_here=source))
-    assert (job.asks, job.setup_asks) == (asks, setup_asks)
+    assert (job.arguments, job.setup_arguments) == (arguments, setup_arguments)
 
 
 @pytest.mark.parametrize("source", REFUSED)
@@ -85,10 +85,13 @@ def test_jobs_that_cannot_be_called_are_refused(folder, source):
         ("a b:c", 'a job is written module:name; for example "primes:largest" for largest in primes.py'),
         ("primes_here:", 'a job is written module:name; for example "primes:largest" for largest in primes.py'),
         ("..x:f", 'a job is written module:name; for example "primes:largest" for largest in primes.py'),
-        ("prime_here:count", "there is no module 'prime_here' in {}, nor installed; did you mean 'primes_here'?"),
-        ("zzz_zz:count", "there is no module 'zzz_zz' in {}, nor installed; {} has: pack, primes_here"),
-        ("pack.stepz:f", "there is no module 'pack.stepz' in {}, nor installed; did you mean 'pack.steps'?"),
-        ("pak.steps:f", "there is no module 'pak' in {}, nor installed; did you mean 'pack.steps'?"),
+        (
+            "prime_here:count",
+            "there is no module 'prime_here' in {}, and none is installed; did you mean 'primes_here'?",
+        ),
+        ("zzz_zz:count", "there is no module 'zzz_zz' in {}, and none is installed; {} has: pack, primes_here"),
+        ("pack.stepz:f", "there is no module 'pack.stepz' in {}, and none is installed; did you mean 'pack.steps'?"),
+        ("pak.steps:f", "there is no module 'pak' in {}, and none is installed; did you mean 'pack.steps'?"),
         ("primes_here:cuont", "primes_here has no 'cuont'; did you mean 'count'?"),
         ("primes_here:zz", "primes_here has no 'zz'; it has: Holder, count"),
         ("primes_here:Holder.zz", "primes_here.Holder has no 'zz'; it has: run"),
@@ -139,7 +142,7 @@ def test_code_that_raises_when_imported_is_shown_with_its_traceback(folder, sour
         load_job("broken_here:f", root)
     error = caught.value
     assert (error.place, error.cause) == ('job "broken_here:f"', cause)
-    assert error.fix == "mend it, so that the module can be imported"
+    assert error.fix == "fix it, so that the module can be imported"
     assert f'File "{root}/broken_here.py", line' in error.detail.splitlines()[0 if "def" in source else 1]
     assert "importlib" not in error.detail
     assert "mqworker/jobs" not in error.detail

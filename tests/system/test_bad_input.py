@@ -58,12 +58,12 @@ BAD = {
     "raises at import": (
         config(),
         "import time\nraise RuntimeError('no tariffs')\n",
-        ["stage work", "importing jobs raised RuntimeError: no tariffs", "mend it"],
+        ["stage work", "importing jobs raised RuntimeError: no tariffs", "fix it"],
     ),
     "exits at import": (
         config(),
         "raise SystemExit(0)\n",
-        ["stage work", "importing jobs raised SystemExit", "mend it"],
+        ["stage work", "importing jobs raised SystemExit", "fix it"],
     ),
     "wrong params": (
         config('params = { inertia = "much", partikles = 3 }'),

@@ -83,7 +83,7 @@ class Harness(Protocol):
     def make_link(self, sink: Recorder, **config) -> Link:
         """Return a Link that is not started."""
 
-    def make_desk(self) -> Admin:
+    def make_admin(self) -> Admin:
         """Return a Admin."""
 
     async def close(self) -> None:
@@ -106,10 +106,10 @@ class Common:
         self._open.append(link)
         return link
 
-    def make_desk(self) -> Admin:
-        desk = open_admin(BrokerConfig(url=self.url))
-        self._open.append(desk)
-        return desk
+    def make_admin(self) -> Admin:
+        admin = open_admin(BrokerConfig(url=self.url))
+        self._open.append(admin)
+        return admin
 
     async def started(self, prefetch: int = 0, **config) -> tuple[Link, Recorder]:
         """Return a Link that is connected (and consumes), and its Recorder."""
@@ -121,7 +121,7 @@ class Common:
         return link, sink
 
     async def count(self, queue: str) -> int:
-        info = await self.make_desk().queue(queue, 5)
+        info = await self.make_admin().queue(queue, 5)
         assert info is not None
         return info.messages
 

@@ -266,36 +266,36 @@ async def test_existing_topology_is_used(broker):
     await broker.started(prefetch=1)
     other, _ = await broker.started(prefetch=1)
     assert not other.state.warnings
-    info = await broker.make_desk().queue(broker.topology.input, 5)
+    info = await broker.make_admin().queue(broker.topology.input, 5)
     assert info.consumers == 2
 
 
 @contract
-async def test_desk_knows_purges_and_deletes_queues(broker):
-    """The desk tells what a queue holds, empties it and removes it; a missing one is None or refused."""
+async def test_admin_knows_purges_and_deletes_queues(broker):
+    """The admin tells what a queue holds, empties it and removes it; a missing one is None or refused."""
     link, _ = await broker.started()
-    desk = broker.make_desk()
+    admin = broker.make_admin()
     queue = broker.topology.dead
     for _ in range(3):
-        await desk.send(queue, b"", b"x", 5)
-    info = await desk.queue(queue, 5)
+        await admin.send(queue, b"", b"x", 5)
+    info = await admin.queue(queue, 5)
     assert (info.name, info.messages, info.consumers) == (queue, 3, 0)
-    assert await desk.purge(queue, 5) == 3
-    await desk.send(queue, b"", b"x", 5)
-    assert await desk.delete(queue, 5) == 1
-    assert await desk.queue(queue, 5) is None
-    for question in (desk.delete(queue, 5), desk.purge(queue, 5), desk.send(queue, b"", b"x", 5)):
+    assert await admin.purge(queue, 5) == 3
+    await admin.send(queue, b"", b"x", 5)
+    assert await admin.delete(queue, 5) == 1
+    assert await admin.queue(queue, 5) is None
+    for question in (admin.delete(queue, 5), admin.purge(queue, 5), admin.send(queue, b"", b"x", 5)):
         with pytest.raises(BrokerRefused):
             await question
     assert link.state.connected
 
 
 @contract
-async def test_desk_calls_and_waits_for_the_reply(broker):
+async def test_admin_calls_and_waits_for_the_reply(broker):
     """A call reaches the queue with a place to reply to, and returns what is sent there."""
     link, sink = await broker.started(prefetch=5)
-    desk = broker.make_desk()
-    call = asyncio.create_task(desk.call(broker.topology.input, block(message_id="q"), b"question", 10))
+    admin = broker.make_admin()
+    call = asyncio.create_task(admin.call(broker.topology.input, block(message_id="q"), b"question", 10))
     delivery = (await sink.has(1))[0]
     request = Properties.decode(delivery.properties)
     assert request.message_id == "q"
@@ -309,40 +309,40 @@ async def test_desk_calls_and_waits_for_the_reply(broker):
 
 
 @contract
-async def test_desk_questions_end_by_their_deadline(broker):
+async def test_admin_questions_end_by_their_deadline(broker):
     """A call that nobody answers ends with BrokerUnavailable in time, and the next question works."""
     await broker.started()
-    desk = broker.make_desk()
+    admin = broker.make_admin()
     before = asyncio.get_running_loop().time()
     with pytest.raises(BrokerUnavailable):
-        await desk.call(broker.topology.input, b"", b"question", 0.3)
+        await admin.call(broker.topology.input, b"", b"question", 0.3)
     assert asyncio.get_running_loop().time() - before < 3
-    assert await desk.queue(broker.topology.input, 5) is not None
+    assert await admin.queue(broker.topology.input, 5) is not None
 
 
 @contract
-async def test_desk_looks_and_changes_nothing(broker):
+async def test_admin_looks_and_changes_nothing(broker):
     """Looking twice shows the same messages in the same order, and all are still there."""
     await broker.started()
-    desk = broker.make_desk()
+    admin = broker.make_admin()
     for number in range(5):
         await broker.publish(broker.topology.dead, block(message_id=str(number)), b"%d" % number)
-    first = await desk.peek(broker.topology.dead, 3, 5)
+    first = await admin.peek(broker.topology.dead, 3, 5)
     assert [(peeked.position, peeked.body) for peeked in first] == [(0, b"0"), (1, b"1"), (2, b"2")]
     await broker.counts(broker.topology.dead, 5)
-    everything = await desk.peek(broker.topology.dead, 100, 5)
+    everything = await admin.peek(broker.topology.dead, 100, 5)
     assert [peeked.body for peeked in everything] == [b"0", b"1", b"2", b"3", b"4"]
     await broker.counts(broker.topology.dead, 5)
-    assert await desk.peek(broker.topology.output.queue, 5, 5) == []
+    assert await admin.peek(broker.topology.output.queue, 5, 5) == []
     with pytest.raises(BrokerRefused):
-        await desk.peek("no.such.queue", 5, 5)
+        await admin.peek("no.such.queue", 5, 5)
 
 
 @contract
-async def test_desk_moves_drops_and_leaves(broker):
+async def test_admin_moves_drops_and_leaves(broker):
     """Of the messages gone through, each is placed elsewhere, dropped or left, as asked."""
     await broker.started()
-    desk = broker.make_desk()
+    admin = broker.make_admin()
     dead, output = broker.topology.dead, broker.topology.output.queue
     for number in range(6):
         await broker.publish(dead, block(message_id=str(number)), b"%d" % number)
@@ -353,18 +353,18 @@ async def test_desk_moves_drops_and_leaves(broker):
             return Publication("", output, properties, b"moved " + body)
         return DROP if body == b"2" else None
 
-    assert await desk.move(dead, 5, wanted, 5) == 3
+    assert await admin.move(dead, 5, wanted, 5) == 3
     await broker.counts(dead, 3)
-    assert [peeked.body for peeked in await desk.peek(dead, 10, 5)] == [b"0", b"3", b"5"]
+    assert [peeked.body for peeked in await admin.peek(dead, 10, 5)] == [b"0", b"3", b"5"]
     assert [(await broker.take(output))[1] for _ in range(2)] == [b"moved 1", b"moved 4"]
 
 
 @contract
-async def test_desk_never_drops_what_it_cannot_place(broker):
+async def test_admin_never_drops_what_it_cannot_place(broker):
     """A message whose new place does not exist stays where it was."""
     await broker.started()
-    desk = broker.make_desk()
+    admin = broker.make_admin()
     await broker.publish(broker.topology.dead, b"", b"precious")
     with pytest.raises(BrokerRefused):
-        await desk.move(broker.topology.dead, 5, lambda *_: Publication("", "no.such.queue", b"", b"x"), 5)
+        await admin.move(broker.topology.dead, 5, lambda *_: Publication("", "no.such.queue", b"", b"x"), 5)
     await broker.counts(broker.topology.dead, 1)

@@ -131,7 +131,7 @@ async def test_queue_deleted_under_the_consumer(broker):
     link, sink = await broker.started(prefetch=5)
     await broker.publish(broker.topology.input, b"", b"x")
     await sink.has(1)
-    await broker.make_desk().delete(broker.topology.input, 5)
+    await broker.make_admin().delete(broker.topology.input, 5)
     await until(lambda: sink.consuming_lost_for, 5, "the loss")
     link.ack(1, 1, multiple=False)
     await back(link)
@@ -423,10 +423,10 @@ async def test_reasons_are_sentences_without_secrets(broker, url, says):
     finally:
         await link.close(1)
     assert "s3cret" not in repr(sink.states)
-    desk = RabbitAdmin(config)
+    admin = RabbitAdmin(config)
     with pytest.raises((BrokerUnavailable, BrokerRefused), match=says):
-        await desk.queue("q", 6)
-    await desk.close()
+        await admin.queue("q", 6)
+    await admin.close()
 
 
 @contract
@@ -506,53 +506,57 @@ async def test_a_queue_that_does_not_answer_is_kept_apart_until_it_does(broker, 
 async def test_a_question_without_an_answer_costs_only_itself(broker):
     """Questions to a queue that does not answer end by their deadlines; a reply that others wait for still comes."""
     link, sink = await broker.started(prefetch=5)
-    desk, dead = broker.make_desk(), broker.topology.dead
-    waiting = asyncio.create_task(desk.call(broker.topology.input, b"", b"question", 20))
+    admin, dead = broker.make_admin(), broker.topology.dead
+    waiting = asyncio.create_task(admin.call(broker.topology.input, b"", b"question", 20))
     request = Properties.decode((await sink.has(1))[0].properties)
     async with silenced(broker, dead):
-        questions = [lambda: desk.purge(dead, 1), lambda: desk.send(dead, b"", b"x", 1), lambda: desk.peek(dead, 5, 1)]
+        questions = [
+            lambda: admin.purge(dead, 1),
+            lambda: admin.send(dead, b"", b"x", 1),
+            lambda: admin.peek(dead, 5, 1),
+        ]
         if broker.topology.queue_type == "classic":  # RabbitMQ answers for a quorum queue, with zeroes
-            questions.append(lambda: desk.queue(dead, 1))
+            questions.append(lambda: admin.queue(dead, 1))
         for ask in questions:
             with pytest.raises(BrokerUnavailable, match="did not answer within 1 s"):
                 await ask()
-            assert await desk.queue(broker.topology.input, 5) is not None
+            assert await admin.queue(broker.topology.input, 5) is not None
         assert not waiting.done()
         answer = Properties(correlation_id=request.correlation_id).encode()
         link.publish(1, Publication("", request.reply_to, answer, b"answer", mandatory=False))
         assert (await waiting)[1] == b"answer"
-    await until(lambda: len(desk._connections) == 1, 5, "the connections that were given up closed")
-    await desk.send(dead, b"", b"x", 5)
+    await until(lambda: len(admin._connections) == 1, 5, "the connections that were given up closed")
+    await admin.send(dead, b"", b"x", 5)
 
 
 @contract
 async def test_a_frozen_broker_answers_each_question_by_its_deadline(broker):
     """Whoever asks a broker that is stopped hears so in time, also while others wait, and gets answers afterwards."""
     await broker.started()
-    desk, loop = broker.make_desk(), asyncio.get_running_loop()
-    assert await desk.queue(broker.topology.input, 5) is not None
+    admin, loop = broker.make_admin(), asyncio.get_running_loop()
+    assert await admin.queue(broker.topology.input, 5) is not None
     broker.node.freeze()
     try:
         began = loop.time()
-        asked = [desk.queue(broker.topology.input, 1), desk.peek(broker.topology.dead, 5, 1.5)]
+        asked = [admin.queue(broker.topology.input, 1), admin.peek(broker.topology.dead, 5, 1.5)]
         told = await asyncio.gather(*asked, return_exceptions=True)
         with pytest.raises(BrokerUnavailable):
-            await desk.queue(broker.topology.input, 1)
+            await admin.queue(broker.topology.input, 1)
         assert [type(error) for error in told] == [BrokerUnavailable] * 2
         assert loop.time() - began < 4
     finally:
         broker.node.thaw()
-    assert await desk.queue(broker.topology.input, 10) is not None
+    assert await admin.queue(broker.topology.input, 10) is not None
 
 
 @contract
 async def test_looking_into_a_limited_queue_is_refused(broker):
-    """Where looking would count as a delivery and in the end destroy, the desk refuses and says why."""
+    """Where looking would count as a delivery and in the end destroy, the admin refuses and says why."""
     channel = await broker.channel()
     limited = queue_arguments(await broker.wire(), "quorum") | {"x-delivery-limit": 3, "x-max-length": 5}
     await channel.ask("queue_declare", queue=broker.topology.dead, durable=True, arguments=limited)
     with pytest.raises(BrokerRefused, match="delivery limit"):
-        await broker.make_desk().peek(broker.topology.dead, 1, 5)
+        await broker.make_admin().peek(broker.topology.dead, 1, 5)
 
 
 @pytest.fixture(scope="module")

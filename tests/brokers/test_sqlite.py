@@ -162,9 +162,9 @@ def test_delay(path, monkeypatch):
             link.consume(5)
             began = time.monotonic()
             await sink.placed(link, b"later", delay=1)
-            desk = SqliteAdmin(path)
-            waiting = await desk.queue("in.retry.1", 5)
-            await desk.close()
+            admin = SqliteAdmin(path)
+            waiting = await admin.queue("in.retry.1", 5)
+            await admin.close()
             assert waiting is not None
             assert waiting.messages == 1
             real = time.time
@@ -205,10 +205,10 @@ def test_hostile_names(path, name):
         topology = Topology("in", Placement(name, name, name), name + ".dlq")
         async with opened(path, topology) as (link, sink):
             assert await sink.placed(link, b"x", name, name) == ""
-            desk = SqliteAdmin(path)
-            assert [each.body for each in await desk.peek(name, 9, 5)] == [b"x"]
-            assert await desk.delete(name, 5) == 1
-            await desk.close()
+            admin = SqliteAdmin(path)
+            assert [each.body for each in await admin.peek(name, 9, 5)] == [b"x"]
+            assert await admin.delete(name, 5) == 1
+            await admin.close()
 
     asyncio.run(scene())
 
@@ -217,15 +217,15 @@ def test_deleted_input(path):
     """An input queue that is deleted under a stage is made again, and the stage goes on."""
 
     async def scene():
-        desk = SqliteAdmin(path)
+        admin = SqliteAdmin(path)
         async with opened(path) as (link, sink):
             link.consume(1)
             await until(lambda: link.state.consuming, 5, "consuming")
-            await desk.delete("in", 5)
+            await admin.delete("in", 5)
             await until(lambda: "in" in stored(path, "SELECT name FROM queue"), 5, "the queue")
-            await desk.send("in", b"\0\0", b"x", 5)
+            await admin.send("in", b"\0\0", b"x", 5)
             await until(lambda: sink.deliveries, 5, "the delivery")
-        await desk.close()
+        await admin.close()
 
     asyncio.run(scene())
 
@@ -244,56 +244,56 @@ def test_idle(path):
     assert asyncio.run(scene()) < 0.02  # 0.002 when measured alone
 
 
-def test_desk_looks(path):
+def test_admin_looks(path):
     """Looking at a queue changes nothing; what does not exist is None or refused."""
 
     async def scene():
         async with opened(path) as (link, sink):
-            desk = SqliteAdmin(path)
-            await desk.send("in", b"\0\0", b"1", 5)
-            await desk.send("in", b"\0\0", b"2", 5)
+            admin = SqliteAdmin(path)
+            await admin.send("in", b"\0\0", b"1", 5)
+            await admin.send("in", b"\0\0", b"2", 5)
             for _ in range(2):
-                assert await desk.peek("in", 9, 5) == [(0, b"\0\0", b"1"), (1, b"\0\0", b"2")]
+                assert await admin.peek("in", 9, 5) == [(0, b"\0\0", b"1"), (1, b"\0\0", b"2")]
             link.consume(1)
             await until(lambda: sink.deliveries, 5, "the delivery")
             assert not sink.deliveries[0].redelivered
-            info = await desk.queue("in", 5)
+            info = await admin.queue("in", 5)
             assert (info.messages, info.consumers) == (1, 1)
-            assert await desk.purge("in", 5) == 1
-            assert await desk.queue("nowhere", 5) is None
-            for question in (desk.purge, desk.delete):
+            assert await admin.purge("in", 5) == 1
+            assert await admin.queue("nowhere", 5) is None
+            for question in (admin.purge, admin.delete):
                 with pytest.raises(BrokerRefused, match="nowhere"):
                     await question("nowhere", 5)
             with pytest.raises(BrokerRefused, match="nowhere"):
-                await desk.send("nowhere", b"\0\0", b"", 5)
-            await desk.close()
+                await admin.send("nowhere", b"\0\0", b"", 5)
+            await admin.close()
         assert stored(path) == [b"1"]  # the leased one was not purged
 
     asyncio.run(scene())
 
 
-def test_desk_moves(path):
+def test_admin_moves(path):
     """Each message is placed elsewhere, dropped or left as asked; a refused placement leaves all as it was."""
 
     def wanted(_, body):
         return {b"1": Publication("exchange", "key", b"\0\0", b"moved"), b"2": DROP}.get(body)
 
     async def scene():
-        desk = SqliteAdmin(path)
+        admin = SqliteAdmin(path)
         async with opened(path):
             for body in (b"1", b"2", b"3", b"1"):
-                await desk.send("in", b"\0\0", body, 5)
-            assert await desk.move("in", 3, wanted, 5) == 2
+                await admin.send("in", b"\0\0", body, 5)
+            assert await admin.move("in", 3, wanted, 5) == 2
             assert stored(path) == [b"3", b"1", b"moved"]
             with pytest.raises(BrokerRefused, match="no queue"):
-                await desk.move("in", 9, lambda *_: Publication("", "nowhere", b"\0\0", b""), 5)
+                await admin.move("in", 9, lambda *_: Publication("", "nowhere", b"\0\0", b""), 5)
             assert stored(path) == [b"3", b"1", b"moved"]
-        await desk.close()
+        await admin.close()
 
     asyncio.run(scene())
 
 
-def test_desk_calls(path):
+def test_admin_calls(path):
     """A call gets the reply to its own request, and leaves no queue behind; without one it ends at its deadline."""
 
     async def answer(link, sink):
@@ -306,15 +306,15 @@ def test_desk_calls(path):
             link.ack(delivery.epoch, delivery.tag, multiple=False)
 
     async def scene():
-        desk = SqliteAdmin(path)
+        admin = SqliteAdmin(path)
         async with opened(path) as (link, sink):
             *replies, _ = await asyncio.gather(
-                desk.call("in", b"", b"a", 5), desk.call("in", b"", b"b", 5), answer(link, sink)
+                admin.call("in", b"", b"a", 5), admin.call("in", b"", b"b", 5), answer(link, sink)
             )
             assert [reply[1] for reply in replies] == [b"A", b"B"]
             with pytest.raises(BrokerUnavailable, match="no reply"):
-                await desk.call("out", b"", b"a", 0.1)
-        await desk.close()
+                await admin.call("out", b"", b"a", 0.1)
+        await admin.close()
 
     asyncio.run(scene())
     assert set(stored(path, "SELECT name FROM queue")) == {TOPOLOGY.input, TOPOLOGY.dead, "out"}

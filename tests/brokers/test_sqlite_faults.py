@@ -239,10 +239,10 @@ def test_foreign_file(path, content, words):
         assert words in link.state.reason
         assert str(path) in link.state.reason
         assert words in await sink.placed(link, b"x")
-        desk = SqliteAdmin(path)
+        admin = SqliteAdmin(path)
         with pytest.raises(BrokerUnavailable, match=words):
-            await desk.queue("in", 5)
-        await desk.close()
+            await admin.queue("in", 5)
+        await admin.close()
         await link.close(5)
 
     asyncio.run(scene())
@@ -274,25 +274,25 @@ def test_damaged_pages(path):
     asyncio.run(scene())
 
 
-def test_desk_deadline(path):
+def test_admin_deadline(path):
     """A question that is not answered in time is not carried out later."""
 
     async def scene():
-        desk = SqliteAdmin(path)
+        admin = SqliteAdmin(path)
         async with opened(path):
             with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
                 db.execute("BEGIN IMMEDIATE")
                 with pytest.raises(BrokerUnavailable):
-                    await desk.send("in", b"\0\0", b"late", 0.3)
-            await desk.send("in", b"\0\0", b"next", 5)
-        await desk.close()
+                    await admin.send("in", b"\0\0", b"late", 0.3)
+            await admin.send("in", b"\0\0", b"next", 5)
+        await admin.close()
 
     asyncio.run(scene())
     assert ask(path, "SELECT body FROM content") == [(b"next",)]
 
 
-def test_dead_desk(path):
-    """The reply queue of a desk that was killed is removed by whoever is left."""
+def test_dead_admin(path):
+    """The reply queue of a admin that was killed is removed by whoever is left."""
     code = (
         "import asyncio, sys, pathlib; from mqworker.brokers.sqlite import SqliteAdmin;"
         "asyncio.run(SqliteAdmin(pathlib.Path(sys.argv[1])).call('in', b'', b'', 60))"

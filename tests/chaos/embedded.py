@@ -99,7 +99,7 @@ class Embedded:
 
     async def _drain(self, queues: Queues) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        desk = SqliteAdmin(self.path)
+        admin = SqliteAdmin(self.path)
         try:
             for queue, word in ((queues.output, "result"), (queues.dead, "dead")):
 
@@ -109,9 +109,9 @@ class Embedded:
                     outcomes.append(Outcome(told.message_id or "", word, told.correlation_id or "", headers, body))
                     return DROP
 
-                await desk.move(queue, 1_000_000, take, 120)
+                await admin.move(queue, 1_000_000, take, 120)
         finally:
-            await desk.close()
+            await admin.close()
         return outcomes
 
     def account(self, into: Round) -> None:

@@ -94,7 +94,7 @@ class LittleService:
         self.applied = self.document.revision
         self.drained = False
         self.changes: list[Any] = []
-        self.desk: dict[str, Any] = {}  # verb to a value, an exception, or a function of the arguments
+        self.admin: dict[str, Any] = {}  # verb to a value, an exception, or a function of the arguments
         self.asked: list[tuple[str, dict[str, Any], float]] = []
         self.loop = asyncio.new_event_loop()
         self.server = HttpServer(self.control, "127.0.0.1", 0, self.loaded.socket, token, hosts)
@@ -173,7 +173,7 @@ class LittleService:
 
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         self.asked.append((verb, arguments, deadline))
-        answer = self.desk.get(verb, ControlError("desk", "the broker cannot be reached"))
+        answer = self.admin.get(verb, ControlError("desk", "the broker cannot be reached"))
         if callable(answer):
             answer = answer(arguments)
         if asyncio.iscoroutine(answer):

@@ -31,7 +31,7 @@ def reply(body: bytes, content_type: str | None = "application/json", **table) -
 )
 def test_send(service, body, sent, kept):
     """Any body goes unchanged to the input queue, persistent, with an id, the content type and the correlation id."""
-    service.desk["send"] = None
+    service.admin["send"] = None
     answer = service.ask("POST", MESSAGES, body, Content_Type=sent, X_Correlation_Id="c-1")
     assert answer.status == 202
     ((verb, asked, _deadline),) = service.asked
@@ -55,7 +55,7 @@ def test_send(service, body, sent, kept):
 )
 def test_wait_for_the_result(service, given, told):
     """`?wait=` returns a result of any kind, with its headers."""
-    service.desk["call"] = given
+    service.admin["call"] = given
     answer = service.ask("POST", f"{MESSAGES}?wait=5", {"n": 1})
     assert (answer.status, service.asked[0][0], service.asked[0][2]) == (200, "call", 5.0)
     assert told.items() <= answer.json.items()
@@ -63,7 +63,7 @@ def test_wait_for_the_result(service, given, told):
 
 def test_wait_for_a_dead_message(service):
     """For a message that failed for good, the answer is 422 with the reason."""
-    service.desk["call"] = reply(b"", outcome="dead", reason="reject", message="no such battery", error_type="Reject")
+    service.admin["call"] = reply(b"", outcome="dead", reason="reject", message="no such battery", error_type="Reject")
     answer = service.ask("POST", f"{MESSAGES}?wait=5", {"n": 1})
     assert (answer.status, answer.headers["content-type"]) == (422, "application/problem+json")
     assert (answer.json["reason"], answer.json["detail"]) == ("reject", "no such battery")
@@ -79,17 +79,17 @@ def test_no_result_in_time(service):
 
         return late()
 
-    service.desk["call"] = answer_late
+    service.admin["call"] = answer_late
     answer = service.ask("POST", f"{MESSAGES}?wait=0.2", {"n": 1})
     assert (answer.status, len(answer.json["message_id"])) == (504, 36)
-    service.desk["call"] = ControlError("unavailable", "the broker cannot be reached")
+    service.admin["call"] = ControlError("unavailable", "the broker cannot be reached")
     assert service.ask("POST", f"{MESSAGES}?wait=5", {"n": 1}).status == 503
 
 
 def test_too_large_for_the_stage(service):
     """A body above the stage's max_body gets 413 before it reaches the broker, one above all on its way in."""
     beta = "/api/v1/stages/beta/messages"
-    service.desk["send"] = None
+    service.admin["send"] = None
     assert service.ask("POST", beta, b"x" * 1000).status == 202
     assert service.ask("POST", beta, b"x" * 1001).status == 413
     assert service.ask("POST", MESSAGES, b"x" * 200_000).status == 202
@@ -105,7 +105,7 @@ def test_too_large_for_the_stage(service):
 @pytest.mark.parametrize("header", [{"X_Correlation_Id": "x" * 300}, {"Content_Type": "a/" + "b" * 300}])
 def test_headers_that_do_not_fit(service, header):
     """A header that no AMQP property can hold gets 422."""
-    service.desk["send"] = None
+    service.admin["send"] = None
     assert service.ask("POST", MESSAGES, b"x", **header).status == 422
     assert service.asked == []
 
@@ -113,7 +113,7 @@ def test_headers_that_do_not_fit(service, header):
 def test_queues(service):
     """Queues are listed, purged and deleted through the broker admin, whatever characters their names contain."""
     rows = [{"name": "beta/in", "messages": 1, "consumers": 0, "role": "input", "stage": "beta"}]
-    service.desk |= {"queues": rows, "purge": 7, "delete": 3}
+    service.admin |= {"queues": rows, "purge": 7, "delete": 3}
     assert service.ask("GET", "/api/v1/queues").json == {"queues": rows}
     assert service.ask("POST", "/api/v1/queues/beta%2Fin/purge").json == {"purged": 7}
     assert service.ask("DELETE", "/api/v1/queues/%C3%BCber%20x%3F/%3Cb%3E").json == {"deleted": 3}
@@ -121,7 +121,7 @@ def test_queues(service):
         ("purge", {"name": "beta/in"}),
         ("delete", {"name": "über x?/<b>"}),
     ]
-    service.desk["delete"] = ControlError("refused", "there is no queue x")
+    service.admin["delete"] = ControlError("refused", "there is no queue x")
     assert service.ask("DELETE", "/api/v1/queues/x").status == 409
 
 
@@ -129,7 +129,7 @@ def test_dead_letters(service):
     """Dead letters are listed, shown in full, replayed and dropped through the broker admin."""
     dlq = "/api/v1/stages/alpha/dlq"
     letter = {"id": "ab12", "reason": "error", "headers": {"x": "\\xff"}, "properties": b"\x00\x00", "body": b"\xffa"}
-    service.desk |= {"dlq_list": [{"id": "ab12"}], "dlq_show": [letter], "dlq_replay": 2, "dlq_drop": 1}
+    service.admin |= {"dlq_list": [{"id": "ab12"}], "dlq_show": [letter], "dlq_replay": 2, "dlq_drop": 1}
     assert service.ask("GET", f"{dlq}?limit=5").json == {"dead_letters": [{"id": "ab12"}]}
     shown = service.ask("GET", f"{dlq}/ab12").json
     assert (shown["body_base64"], shown["body_text"]) == (base64.b64encode(b"\xffa").decode(), "\\xffa")
@@ -142,7 +142,7 @@ def test_dead_letters(service):
         ("dlq_replay", {"stage": "alpha", "ids": ["ab12"]}),
         ("dlq_drop", {"stage": "alpha", "ids": ["ab12"], "limit": 1}),
     ]
-    service.desk |= {"dlq_show": [], "dlq_drop": 0}
+    service.admin |= {"dlq_show": [], "dlq_drop": 0}
     assert service.ask("GET", f"{dlq}/zz").status == 404
     assert service.ask("DELETE", f"{dlq}/zz").status == 404
     assert service.ask("POST", f"{dlq}/replay", {"id": "ab12"}).status == 422

@@ -66,7 +66,7 @@ def test_no_debug_by_environment(service, monkeypatch):
 
 def test_get_changes_nothing(service):
     """GET, HEAD and OPTIONS change nothing on any route, except GET of the article's four."""
-    service.desk |= {"queues": [], "dlq_list": [], "dlq_show": ControlError("refused", "no such queue")}
+    service.admin |= {"queues": [], "dlq_list": [], "dlq_show": ControlError("refused", "no such queue")}
     for route in ROUTES:
         for method in ("GET", "HEAD", "OPTIONS"):
             if method == "GET" and (route.path in FOUR or route.path.endswith("/events")):

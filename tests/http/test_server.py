@@ -177,7 +177,7 @@ def test_stop_is_bounded(service):
         unblock.wait(10)
         return []
 
-    service.desk["queues"] = slow
+    service.admin["queues"] = slow
     answers = []
 
     def ask() -> None:
@@ -202,7 +202,7 @@ def test_stop_is_bounded(service):
 def test_stop_does_not_wait_for_ever(service):
     """A request that never ends delays the stop at most by its deadline."""
     unblock = threading.Event()
-    service.desk["queues"] = lambda _arguments: unblock.wait(10)
+    service.admin["queues"] = lambda _arguments: unblock.wait(10)
     connection = service.connect()
     connection.request("GET", "/api/v1/queues")
     wait_for(lambda: service.asked, 5, "the request is being answered")

@@ -156,7 +156,7 @@ def test_deep_parameters(service, depth, status):
 )
 def test_kinds_of_refusal(service, kind, status):
     """Each kind of ControlError has its status; internals of mqworker are not shown."""
-    service.desk["queues"] = ControlError(kind, "canary words")
+    service.admin["queues"] = ControlError(kind, "canary words")
     answer = service.ask("GET", "/api/v1/queues")
     assert answer.status == status
     assert ("canary words" in answer.json["detail"]) is (status != 500)
@@ -165,7 +165,7 @@ def test_kinds_of_refusal(service, kind, status):
 
 def test_a_fault_inside(service):
     """An unexpected exception gets 500 without its text."""
-    service.desk["queues"] = ZeroDivisionError("canary")
+    service.admin["queues"] = ZeroDivisionError("canary")
     answer = service.ask("GET", "/api/v1/queues")
     assert (answer.status, b"canary" in answer.body) == (500, False)
     assert b"ZeroDivision" not in answer.body

@@ -60,14 +60,14 @@ class Client:
 
     def __init__(self, service: ServiceProcess, file: str = ".mqworker/broker.db") -> None:
         self._runner = asyncio.Runner()
-        self._desk = self._runner.run(_open(service.folder / file))
+        self._admin = self._runner.run(_open(service.folder / file))
         self.sent = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._runner.run(self._desk.close())
+        self._runner.run(self._admin.close())
         self._runner.close()
 
     def send(self, count: int, **body: Any) -> range:
@@ -81,14 +81,14 @@ class Client:
             for message in messages:
                 store.publish(db, message)
 
-        self._runner.run(self._desk._ask(work, 20))
+        self._runner.run(self._admin._ask(work, 20))
         return numbers
 
     def send_raw(self, bodies: Iterable[bytes]) -> None:
         """Store bodies as they are."""
         for number, body in enumerate(bodies):
             properties = self._message(body, f"raw-{number}").properties
-            self._runner.run(self._desk.send(INPUT, properties, body, 20))
+            self._runner.run(self._admin.send(INPUT, properties, body, 20))
 
     @staticmethod
     def _message(body: bytes, message_id: str) -> Publication:
@@ -97,12 +97,12 @@ class Client:
 
     def ready(self, queue: str = INPUT) -> int:
         """How many messages wait in a queue."""
-        info = self._runner.run(self._desk.queue(queue, 20))
+        info = self._runner.run(self._admin.queue(queue, 20))
         return info.messages if info else 0
 
     def results(self, queue: str = OUTPUT) -> list[Result]:
         """All that is in a queue, left where it is."""
-        found = self._runner.run(self._desk.peek(queue, 1_000_000, 20))
+        found = self._runner.run(self._admin.peek(queue, 1_000_000, 20))
         return [Result(json.loads(each.body), Properties.decode(each.properties)) for each in found]
 
     def finish(self, deadline: float = 60) -> list[Result]:

@@ -178,25 +178,25 @@ def test_a_thousand_dead_letters_on_the_embedded_broker(service):
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-def test_a_desk_killed_in_a_replay_loses_nothing(rabbit, queue, service, kind):
-    """kill -9 of the desk in mid-replay: the verb fails and says how far it came; none is lost, at most one doubled."""
+def test_a_broker_admin_killed_in_a_replay_loses_nothing(rabbit, queue, service, kind):
+    """kill -9 of the broker admin during a replay: the verb fails with its count; none is lost, at most one is doubled."""
     running = begin(service, rabbit.url(), queue, f'queue_type = "{kind}"')
     with Client(rabbit.url()) as client:
         for n in range(SOME):
             client.publish(queue, json.dumps({"n": n, "why": "error"}).encode(), message_id=str(n))
         dead(running, SOME)
         assert running.ask("PUT", "/api/v1/stages/work/listening?wait=20", {"enabled": False})[0] == 200
-        (desk,) = running.named("mqw-admin")
+        (admin,) = running.named("mqw-admin")
         command = [sys.executable, "-m", "mqworker", "dlq", "replay", "--all"]
         verb = subprocess.Popen(command, cwd=running.folder, env=running.env, stderr=subprocess.PIPE, text=True)
         wait_for(lambda: client.ready(queue) > 50, 30, "the replay to be under way")
-        os.kill(desk, signal.SIGKILL)
+        os.kill(admin, signal.SIGKILL)
         _, told = verb.communicate(timeout=60)
         assert verb.returncode not in (0, 2), told
         assert "sent back to the input" in told
         assert "Traceback" not in told
         running.write("fixed", "")
-        left = wait_for(lambda: letters(running), 20, "a new desk")
+        left = wait_for(lambda: letters(running), 20, "a new broker admin")
         assert len(left) < SOME
         assert replay(running, "--all") == len(left)
         assert running.ask("PUT", "/api/v1/stages/work/listening?wait=20", {"enabled": True})[0] == 200

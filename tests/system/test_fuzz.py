@@ -105,9 +105,9 @@ def take(url: str, queue: str) -> list[tuple[Properties, bytes]]:
             found.append((Properties.decode(properties), body))
             return DROP
 
-        desk = RabbitAdmin(BrokerConfig(url=url))
-        await desk.move(queue, 1_000_000, wanted, 60)
-        await desk.close()
+        admin = RabbitAdmin(BrokerConfig(url=url))
+        await admin.move(queue, 1_000_000, wanted, 60)
+        await admin.close()
         return found
 
     return asyncio.run(emptied())

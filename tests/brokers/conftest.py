@@ -1,4 +1,4 @@
-"""The `broker` fixture: a harness for each implementation. To plug another in, add its id and how it is made."""
+"""The `broker` fixture: a harness for each implementation. To add one, add its id and how it is made."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.brokers.harness import Common
 
 
 def make(kind: str, request: pytest.FixtureRequest) -> Common:
-    """Return a fresh harness."""
+    """Return a new harness."""
     if kind == "sqlite":
         from tests.brokers.embedded import SqliteHarness  # noqa: PLC0415 - needs no RabbitMQ, and the others no file
 
@@ -18,5 +18,5 @@ def make(kind: str, request: pytest.FixtureRequest) -> Common:
 
 @pytest.fixture(params=["rabbitmq-classic", "rabbitmq-quorum", "sqlite"])
 def broker(request):
-    """A harness of its own for the test; closed by `contract` below on the test's loop."""
+    """A harness for one test; closed by `contract` on the test's loop."""
     return make(request.param, request)

@@ -1,4 +1,4 @@
-"""The harness of the embedded broker: a file in a folder of the test's own."""
+"""The harness of the embedded broker: a file in the test's own folder."""
 
 from pathlib import Path
 

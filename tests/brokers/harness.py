@@ -1,6 +1,6 @@
-"""What the contract tests need of a broker; one small class for each.
+"""What the contract tests need from a broker; one small class for each.
 
-A harness belongs to one test: its names are its own, and what it opened is closed by `close`.
+A harness belongs to one test: its names are unique, and `close` closes what it opened.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from tests.support.waiting import until
 
 
 class Recorder:
-    """A Sink that remembers everything."""
+    """A Sink that records everything."""
 
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
@@ -56,7 +56,7 @@ class Recorder:
         return [delivery.body for delivery in self.deliveries]
 
     async def has(self, count: int, deadline: float = 10) -> list[Delivery]:
-        """Wait for so many deliveries."""
+        """Wait for this many deliveries."""
         await until(lambda: len(self.deliveries) >= count, deadline, f"{count} deliveries, got {len(self.deliveries)}")
         return self.deliveries
 
@@ -72,26 +72,26 @@ class Harness(Protocol):
     topology: Topology
 
     async def publish(self, queue: str, properties: bytes, body: bytes) -> None:
-        """Put a message into a queue without a Link."""
+        """Put a message into a queue without using a Link."""
 
     async def take(self, queue: str) -> tuple[bytes, bytes] | None:
-        """Remove a message from a queue without a Link: properties and body."""
+        """Remove a message from a queue without using a Link; return its properties and body."""
 
     async def count(self, queue: str) -> int:
-        """How many messages are ready in a queue."""
+        """Return how many messages are ready in a queue."""
 
     def make_link(self, sink: Recorder, **config) -> Link:
         """Return a Link that is not started."""
 
     def make_admin(self) -> Admin:
-        """Return a Admin."""
+        """Return an Admin."""
 
     async def close(self) -> None:
         """Close what was opened and remove what was made."""
 
 
 class Common:
-    """What all harnesses share: names, and Links and Desks that are closed at the end."""
+    """What all harnesses share: names, and Links and Admins that are closed at the end."""
 
     url: str
 
@@ -126,13 +126,13 @@ class Common:
         return info.messages
 
     async def counts(self, queue: str, expected: int, deadline: float = 10) -> None:
-        """Wait until a queue holds so many ready messages."""
+        """Wait until a queue holds this many ready messages."""
         async with asyncio.timeout(deadline):
             while await self.count(queue) != expected:  # noqa: ASYNC110 - no event tells of it
                 await asyncio.sleep(0.02)
 
     async def close(self) -> None:
-        """Close the Links and Desks that were made."""
+        """Close the Links and Admins that were made."""
         for opened in reversed(self._open):
             with contextlib.suppress(Exception):
                 await (opened.close(2) if hasattr(opened, "consume") else opened.close())

@@ -11,7 +11,7 @@ from tests.support.rabbitmq import RabbitNode
 
 
 class RabbitHarness(Common):
-    """RabbitMQ with one type of queues."""
+    """RabbitMQ with one type of queue."""
 
     def __init__(self, node: RabbitNode, queue_type: str = "classic") -> None:
         super().__init__(queue_type)

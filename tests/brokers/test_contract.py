@@ -16,7 +16,7 @@ def block(**properties) -> bytes:
 
 
 def plain(message: tuple[bytes, bytes]) -> tuple[Properties, bytes]:
-    """A taken message without the header that quorum queues add."""
+    """Return a taken message without the header that quorum queues add."""
     properties = Properties.decode(message[0])
     properties.headers.pop("x-delivery-count", None)
     return properties, message[1]
@@ -52,7 +52,7 @@ async def test_messages_arrive_whole_and_in_order(broker):
 
 @contract
 async def test_acks_settle_and_the_rest_comes_back(broker):
-    """Acked messages are gone; those that were not come back, marked, when the link closes."""
+    """Acked messages are gone; the others come back, marked as redelivered, when the link closes."""
     link, sink = await broker.started(prefetch=10)
     for number in range(1, 7):
         await broker.publish(broker.topology.input, b"", b"%d" % number)
@@ -71,7 +71,7 @@ async def test_acks_settle_and_the_rest_comes_back(broker):
 
 @contract
 async def test_released_messages_are_given_out_again(broker):
-    """What is released comes back at once, marked as redelivered."""
+    """Released messages come back at once, marked as redelivered."""
     link, sink = await broker.started(prefetch=10)
     await broker.publish(broker.topology.input, b"", b"again")
     await sink.has(1)
@@ -84,7 +84,7 @@ async def test_released_messages_are_given_out_again(broker):
 
 @contract
 async def test_acks_of_another_epoch_or_twice_are_dropped(broker):
-    """An ack that is late, early or repeated changes nothing."""
+    """A late, early or repeated ack changes nothing."""
     link, sink = await broker.started(prefetch=10)
     await broker.publish(broker.topology.input, b"", b"one")
     await sink.has(1)
@@ -103,7 +103,7 @@ async def test_acks_of_another_epoch_or_twice_are_dropped(broker):
 
 @contract
 async def test_publications_are_confirmed_and_stored(broker):
-    """A confirmed publication is in its queue, byte for byte, by default exchange and by binding."""
+    """A confirmed publication is in its queue, byte for byte, by the default exchange and by a binding."""
     link, sink = await broker.started()
     output = broker.topology.output
     properties = block(message_id="m")
@@ -129,7 +129,7 @@ async def test_every_publication_of_many_is_answered_once(broker):
 
 @contract
 async def test_a_publication_without_a_route_is_refused(broker):
-    """No queue: refused when mandatory; else confirmed, and gone."""
+    """Without a queue, a mandatory publication is refused; another one is confirmed, and gone."""
     link, sink = await broker.started()
     link.publish(1, Publication("", "no.such.queue", b"", b"x"))
     link.publish(2, Publication("no.such.exchange", "key", b"", b"x"))
@@ -144,7 +144,7 @@ async def test_a_publication_without_a_route_is_refused(broker):
 
 @contract
 async def test_what_cannot_go_out_is_refused_at_once(broker):
-    """Before and after there is a connection the answer does not wait for the broker."""
+    """With or without a connection, the answer does not wait for the broker."""
     sink = Recorder()
     early = broker.make_link(sink)
     early.publish(1, Publication("", broker.topology.output.queue, b"", b"x"))
@@ -157,7 +157,7 @@ async def test_what_cannot_go_out_is_refused_at_once(broker):
 
 @contract
 async def test_prefetch_bounds_what_is_unsettled(broker):
-    """No more than `prefetch` are unsettled; a change never exceeds the larger value and takes effect."""
+    """At most `prefetch` are unsettled; a change takes effect and never exceeds the larger value."""
     link, sink = await broker.started(prefetch=4)
     for number in range(40):
         await broker.publish(broker.topology.input, b"", b"%d" % number)
@@ -199,7 +199,7 @@ async def test_prefetch_bounds_what_is_unsettled(broker):
 
 @contract
 async def test_a_delayed_publication_comes_to_the_input_when_due(broker):
-    """`delay` keeps a message for that many seconds, then the input queue has it."""
+    """`delay` holds a message for that many seconds, then the input queue has it."""
     link, sink = await broker.started(prefetch=5)
     before = asyncio.get_running_loop().time()
     link.publish(1, Publication("", broker.topology.input, block(message_id="late"), b"late", delay=1))
@@ -219,7 +219,7 @@ async def test_a_delayed_publication_comes_to_the_input_when_due(broker):
 )
 @contract
 async def test_foreign_headers_pass_byte_for_byte(broker, field):
-    """Header tables that break client libraries go in and out unchanged, and cost no connection."""
+    """Header tables that break client libraries pass unchanged in both directions, and cost no connection."""
     link, sink = await broker.started(prefetch=5)
     properties = header_block(b"odd", field)
     await broker.publish(broker.topology.input, properties, b"x")
@@ -236,7 +236,7 @@ async def test_foreign_headers_pass_byte_for_byte(broker, field):
 
 @contract
 async def test_large_bodies_and_empty_ones(broker):
-    """Bodies of any size within the limit arrive whole."""
+    """Bodies of any size within the limit arrive complete."""
     link, sink = await broker.started(prefetch=5)
     bodies = [b"", bytes(range(256)) * 4096, b"x"]
     for publish_id, body in enumerate(bodies, 1):
@@ -248,7 +248,7 @@ async def test_large_bodies_and_empty_ones(broker):
 
 @contract
 async def test_the_state_says_how_things_are(broker):
-    """A link is connected with a reason while it is not, and knows its queue's depth."""
+    """A link is connected, or has a reason why not, and reports its queue's depth."""
     link, sink = await broker.started()
     assert sink.states[-1] == link.state
     assert not link.state.reason
@@ -262,7 +262,7 @@ async def test_the_state_says_how_things_are(broker):
 
 @contract
 async def test_existing_topology_is_used(broker):
-    """A second link finds what the first made and shares the queue with it."""
+    """A second link uses what the first one declared and shares the queue with it."""
     await broker.started(prefetch=1)
     other, _ = await broker.started(prefetch=1)
     assert not other.state.warnings
@@ -272,7 +272,7 @@ async def test_existing_topology_is_used(broker):
 
 @contract
 async def test_admin_knows_purges_and_deletes_queues(broker):
-    """The admin tells what a queue holds, empties it and removes it; a missing one is None or refused."""
+    """The admin reports what a queue holds, empties it and deletes it; a missing one is None or refused."""
     link, _ = await broker.started()
     admin = broker.make_admin()
     queue = broker.topology.dead
@@ -292,7 +292,7 @@ async def test_admin_knows_purges_and_deletes_queues(broker):
 
 @contract
 async def test_admin_calls_and_waits_for_the_reply(broker):
-    """A call reaches the queue with a place to reply to, and returns what is sent there."""
+    """A call reaches the queue with a reply address, and returns what is sent there."""
     link, sink = await broker.started(prefetch=5)
     admin = broker.make_admin()
     call = asyncio.create_task(admin.call(broker.topology.input, block(message_id="q"), b"question", 10))
@@ -310,7 +310,7 @@ async def test_admin_calls_and_waits_for_the_reply(broker):
 
 @contract
 async def test_admin_questions_end_by_their_deadline(broker):
-    """A call that nobody answers ends with BrokerUnavailable in time, and the next question works."""
+    """A call that nobody answers raises BrokerUnavailable in time, and the next request works."""
     await broker.started()
     admin = broker.make_admin()
     before = asyncio.get_running_loop().time()
@@ -322,7 +322,7 @@ async def test_admin_questions_end_by_their_deadline(broker):
 
 @contract
 async def test_admin_looks_and_changes_nothing(broker):
-    """Looking twice shows the same messages in the same order, and all are still there."""
+    """Looking twice shows the same messages in the same order, and all of them stay."""
     await broker.started()
     admin = broker.make_admin()
     for number in range(5):
@@ -340,7 +340,7 @@ async def test_admin_looks_and_changes_nothing(broker):
 
 @contract
 async def test_admin_moves_drops_and_leaves(broker):
-    """Of the messages gone through, each is placed elsewhere, dropped or left, as asked."""
+    """Each message read through is moved, dropped or left, as requested."""
     await broker.started()
     admin = broker.make_admin()
     dead, output = broker.topology.dead, broker.topology.output.queue

@@ -1,4 +1,4 @@
-"""The hot paths speak the same bytes as pika."""
+"""The hot paths send and accept the same bytes as pika."""
 
 import pika
 import pika.frame
@@ -23,7 +23,7 @@ def frames(data: bytes):
 
 
 def by_pika(channel: int, method, block: bytes, body: bytes) -> bytes:
-    """The frames of a method with content as pika makes them."""
+    """Return the frames of a method with content as pika makes them."""
     properties = Properties.decode(block)
     mine = pika.BasicProperties(content_type=properties.content_type, message_id=properties.message_id)
     room = FRAME_MAX - 8
@@ -41,7 +41,7 @@ def block(content_type, message_id) -> bytes:
 
 @given(names, names, st.binary(max_size=3 * FRAME_MAX), st.booleans(), st.sampled_from([None, "application/json"]))
 def test_a_publish_is_the_same_bytes_as_pika_sends(exchange, routing_key, body, mandatory, content_type):
-    """What the broker sees does not depend on who made the frames."""
+    """The broker receives the same bytes whoever made the frames."""
     properties = block(content_type, "1")
     method = pika.spec.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory)
     ours = encode_publish(7, exchange, routing_key, properties, body, mandatory=mandatory, frame_max=FRAME_MAX)
@@ -50,7 +50,7 @@ def test_a_publish_is_the_same_bytes_as_pika_sends(exchange, routing_key, body, 
 
 @given(names, names, st.lists(st.binary(max_size=2 * FRAME_MAX), max_size=4), st.booleans())
 def test_a_delivery_is_put_together_whatever_its_frames(exchange, routing_key, bodies, redelivered):
-    """Each delivery comes out once, whole, in order."""
+    """Each delivery is returned once, whole, in order, however it is split into frames."""
     said: list[Arrival] = []
     deliveries = Deliveries(said.append)
     for tag, body in enumerate(bodies, 1):
@@ -65,14 +65,14 @@ def test_a_delivery_is_put_together_whatever_its_frames(exchange, routing_key, b
 
 
 def test_other_methods_are_left_to_pika():
-    """Only deliveries are taken."""
+    """Only deliveries are handled here."""
     deliveries = Deliveries(lambda arrival: pytest.fail(f"{arrival}"))
     data = pika.frame.Method(3, pika.spec.Basic.CancelOk("consumer")).marshal()
     assert [deliveries.takes(kind, data, start, end) for kind, start, end in frames(data)] == [False]
 
 
 def test_a_method_in_the_middle_of_a_delivery_ends_the_connection():
-    """A peer that breaks the order of frames is not understood."""
+    """A peer that violates the order of frames is disconnected."""
     deliveries = Deliveries(lambda arrival: pytest.fail(f"{arrival}"))
     method = pika.frame.Method(3, pika.spec.Basic.Deliver("c", 1, False, "", "q")).marshal()
     kinds = [deliveries.takes(kind, method, start, end) for kind, start, end in frames(method)]
@@ -82,6 +82,6 @@ def test_a_method_in_the_middle_of_a_delivery_ends_the_connection():
 
 
 def test_a_name_that_is_too_long_is_refused():
-    """AMQP's short strings hold 255 bytes."""
+    """AMQP's short strings hold at most 255 bytes."""
     with pytest.raises(ValueError):
         encode_publish(1, "", "x" * 256, b"", b"", mandatory=True, frame_max=FRAME_MAX)

@@ -1,4 +1,4 @@
-"""What RabbitMQ alone can do to us: restarts, freezes, alarms, closed channels, refusals, limits."""
+"""What only RabbitMQ can do to us: restarts, freezes, alarms, closed channels, refusals, limits."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ PIDS = itertools.count(1)
 
 @pytest.fixture
 def broker(rabbit, request):
-    """A harness on the session's node, with classic queues unless a test says otherwise."""
+    """A harness on the session's node, with classic queues unless a test chooses others."""
     return RabbitHarness(rabbit, getattr(request, "param", "classic"))
 
 
@@ -46,7 +46,7 @@ async def evaluate(harness: RabbitHarness, expression: str) -> str:
 
 @contextlib.asynccontextmanager
 async def silenced(harness: RabbitHarness, queue: str) -> AsyncIterator[None]:
-    """Keep a queue's process from answering anything, as a quorum queue without a leader does."""
+    """Keep a queue's process from answering, like a quorum queue without a leader."""
     process = (
         f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)),'
         "P = case amqqueue:get_pid(Q) of {Name, _} -> whereis(Name); Pid -> Pid end,"
@@ -60,7 +60,7 @@ async def silenced(harness: RabbitHarness, queue: str) -> AsyncIterator[None]:
 
 @contract
 async def test_one_connection_back_brings_the_other(broker, monkeypatch):
-    """A link does not wait out the longer of two waits: the connection that is back first has the other try at once."""
+    """A link does not wait for the longer wait: the first connection that is back has the other retried at once."""
     link, sink = await broker.started(prefetch=5)
     await asyncio.sleep(SETTLED)  # what a session has to last to count as good
     waits = iter([60.0])
@@ -73,7 +73,7 @@ async def test_one_connection_back_brings_the_other(broker, monkeypatch):
 @pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
 @contract
 async def test_broker_killed_and_started_again(broker):
-    """SIGKILL of the broker voids the epoch; the link comes back, and what was confirmed and not acked is there."""
+    """SIGKILL of the broker voids the epoch; the link reconnects, and what was confirmed but not acked is there."""
     link, sink = await broker.started(prefetch=5)
     link.publish(1, Publication("", broker.topology.input, Properties(delivery_mode=2).encode(), b"kept"))
     assert await sink.answer(1) == ""
@@ -97,7 +97,7 @@ async def test_broker_killed_and_started_again(broker):
 
 @contract
 async def test_frozen_broker_shows_in_time(broker):
-    """A broker that is stopped, not dead, shows within 15 s, and everything works again after it goes on."""
+    """A frozen broker is noticed within 15 s, and everything works again after it resumes."""
     link, sink = await broker.started(prefetch=5)
     broker.node.freeze()
     try:
@@ -127,7 +127,7 @@ async def test_all_connections_closed_by_an_operator(broker):
 
 @contract
 async def test_queue_deleted_under_the_consumer(broker):
-    """A deleted input queue voids the epoch; it is made again and consumed."""
+    """A deleted input queue voids the epoch; it is created again and consumed."""
     link, sink = await broker.started(prefetch=5)
     await broker.publish(broker.topology.input, b"", b"x")
     await sink.has(1)
@@ -147,7 +147,7 @@ async def test_queue_deleted_under_the_consumer(broker):
 )
 @contract
 async def test_alarm_blocks_publishing_and_loses_nothing(broker, setting, alarm, calm):
-    """Under an alarm (disk, memory) publications wait as long as it lasts, beyond their deadline; acks still work."""
+    """During an alarm (disk, memory) publications wait until it ends, beyond their deadline; acks still work."""
     link, sink = await broker.started(prefetch=5, confirm_deadline=1)
     await broker.publish(broker.topology.input, b"", b"x")
     await sink.has(1)
@@ -184,7 +184,7 @@ async def test_closing_during_an_alarm_is_bounded(broker):
 
 @contract
 async def test_confirm_deadline_without_an_alarm(broker):
-    """A publication that is not confirmed in time costs the publishing connection and nothing else."""
+    """A publication not confirmed in time costs the publishing connection and nothing else."""
     link, sink = await broker.started(prefetch=5, confirm_deadline=1)
     broker.node.freeze()
     try:
@@ -198,7 +198,7 @@ async def test_confirm_deadline_without_an_alarm(broker):
 
 @contract
 async def test_output_that_disappears_is_made_again(broker):
-    """A publication into a deleted exchange or queue is refused; what is ours is made again, and no channel loops."""
+    """A publication into a deleted exchange or queue is refused; ours is created again, and no channel loops."""
     link, sink = await broker.started()
     output = broker.topology.output
     link.publish(1, Publication(output.exchange, output.routing_key, b"", b"x"))
@@ -219,7 +219,7 @@ async def test_output_that_disappears_is_made_again(broker):
 
 @contract
 async def test_full_queue_refuses(broker):
-    """A queue that rejects publishes gives a refusal, not a loss."""
+    """A queue that rejects publishes causes a refusal, not a loss."""
     link, sink = await broker.started()
     channel = await broker.channel()
     queue = f"{broker.topology.input}.full"
@@ -236,7 +236,7 @@ async def test_full_queue_refuses(broker):
 
 @contract
 async def test_too_large_is_refused(broker):
-    """Beyond the configured size, or properties beyond a frame, nothing is sent; the answer comes at once."""
+    """What exceeds the configured size, or a frame, is not sent; the answer is immediate."""
     link, sink = await broker.started(max_message_size=1000)
     link.publish(1, Publication("", broker.topology.output.queue, b"", b"x" * 1001))
     link.publish(2, Publication("", broker.topology.output.queue, b"\0\0" * 70_000, b""))
@@ -249,7 +249,7 @@ async def test_too_large_is_refused(broker):
 
 @contract
 async def test_smaller_limit_of_the_broker_is_found_out(broker):
-    """What the broker finds too large is refused for its size, at the cost of one channel a connection."""
+    """What the broker finds too large is refused for its size, at the cost of one channel for each connection."""
     large = Publication("", broker.topology.output.queue, b"", b"x" * 200_000)
     await evaluate(broker, "application:set_env(rabbit, max_message_size, 100000).")
     try:
@@ -303,7 +303,7 @@ class Consumed:
         self._link, self._sink, self._acked = link, sink, 0
 
     async def up_to(self, count: int) -> None:
-        """Wait until so many were delivered and acked in all."""
+        """Wait until this many were delivered and acked in total."""
         while self._acked < count:
             await self._sink.has(self._acked + 1)
             for delivery in self._sink.deliveries[self._acked :]:
@@ -314,7 +314,7 @@ class Consumed:
 @pytest.mark.parametrize("broker", ["quorum"], indirect=True)
 @contract
 async def test_the_prefetch_on_a_quorum_queue_stays_until_its_channel_ends(broker):
-    """Other wishes move no message; holding back stops deliveries; a new channel takes what is wanted by then."""
+    """A changed prefetch moves no message; holding back stops deliveries; a new channel uses the newest value."""
     link, sink = await broker.started()
     bodies = [b"%d" % number for number in range(2000)]
     for number, body in enumerate(bodies, 1):
@@ -355,7 +355,7 @@ async def test_the_prefetch_on_a_quorum_queue_stays_until_its_channel_ends(broke
 )
 @contract
 async def test_the_type_of_the_input_is_found_out_whatever_else_it_has(broker, arguments, fixed):
-    """A queue that others made is known for what it is, every difference is told, and nothing of it is changed."""
+    """A queue that others made has its type recognised, every difference reported, and nothing changed."""
     channel = await broker.channel()
     await channel.ask("queue_declare", queue=broker.topology.input, durable=True, arguments=arguments)
     link, sink = await broker.started()
@@ -373,7 +373,7 @@ async def test_the_type_of_the_input_is_found_out_whatever_else_it_has(broker, a
 
 @contract
 async def test_a_transient_input_is_used_as_found(broker):
-    """A queue that is not durable is told, consumed with any prefetch, and left as it is."""
+    """A queue that is not durable is reported, consumed with any prefetch, and left as it is."""
     channel = await broker.channel()
     await channel.ask("queue_declare", queue=broker.topology.input, durable=False)
     link, sink = await broker.started(prefetch=5)
@@ -412,7 +412,7 @@ async def test_other_arguments_are_a_warning(broker):
 )
 @contract
 async def test_reasons_are_sentences_without_secrets(broker, url, says):
-    """Whatever keeps a link from its broker is said with its cause; the password is not."""
+    """Whatever keeps a link from its broker is reported with its cause, but without the password."""
     config = BrokerConfig(url=url.format(port=broker.node.port))
     sink = Recorder()
     link = RabbitLink(config, broker.topology, sink, name="refused")
@@ -431,7 +431,7 @@ async def test_reasons_are_sentences_without_secrets(broker, url, says):
 
 @contract
 async def test_several_hosts_are_tried(broker):
-    """The next URL of the list is tried when one does not answer."""
+    """The next URL in the list is tried when one does not answer."""
     config = BrokerConfig(url=("amqp://guest:guest@127.0.0.1:1/", broker.url))
     sink = Recorder()
     link = RabbitLink(config, broker.topology, sink, name="several")
@@ -444,7 +444,7 @@ async def test_several_hosts_are_tried(broker):
 
 @contract
 async def test_no_answer_from_a_host_is_bounded(broker):
-    """A peer that accepts and says nothing, or garbage, costs five seconds at most each time."""
+    """A peer that accepts and sends nothing, or garbage, costs at most five seconds each time."""
     writers = []
 
     def garbage(_reader, writer):
@@ -467,7 +467,7 @@ async def test_no_answer_from_a_host_is_bounded(broker):
 
 
 async def placed(link, sink, publication: Publication) -> int:
-    """Publish again and again, as a ledger does, until it is confirmed; how often nobody knew what became of it."""
+    """Publish again and again, as a ledger does, until confirmed; return how often the result was ambiguous."""
     unknown = 0
     while True:
         pid, lost = next(PIDS), len(sink.publishes_lost_for)
@@ -504,7 +504,7 @@ async def test_a_queue_that_does_not_answer_is_kept_apart_until_it_does(broker, 
 @pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
 @contract
 async def test_a_question_without_an_answer_costs_only_itself(broker):
-    """Questions to a queue that does not answer end by their deadlines; a reply that others wait for still comes."""
+    """Requests to a queue that does not answer end by their deadlines; a reply that others wait for still arrives."""
     link, sink = await broker.started(prefetch=5)
     admin, dead = broker.make_admin(), broker.topology.dead
     waiting = asyncio.create_task(admin.call(broker.topology.input, b"", b"question", 20))
@@ -531,7 +531,7 @@ async def test_a_question_without_an_answer_costs_only_itself(broker):
 
 @contract
 async def test_a_frozen_broker_answers_each_question_by_its_deadline(broker):
-    """Whoever asks a broker that is stopped hears so in time, also while others wait, and gets answers afterwards."""
+    """Each request to a frozen broker fails in time, even while others wait, and succeeds afterwards."""
     await broker.started()
     admin, loop = broker.make_admin(), asyncio.get_running_loop()
     assert await admin.queue(broker.topology.input, 5) is not None
@@ -551,7 +551,7 @@ async def test_a_frozen_broker_answers_each_question_by_its_deadline(broker):
 
 @contract
 async def test_looking_into_a_limited_queue_is_refused(broker):
-    """Where looking would count as a delivery and in the end destroy, the admin refuses and says why."""
+    """Where looking would count as a delivery and finally destroy messages, the admin refuses and gives the reason."""
     channel = await broker.channel()
     limited = queue_arguments(await broker.wire(), "quorum") | {"x-delivery-limit": 3, "x-max-length": 5}
     await channel.ask("queue_declare", queue=broker.topology.dead, durable=True, arguments=limited)
@@ -561,7 +561,7 @@ async def test_looking_into_a_limited_queue_is_refused(broker):
 
 @pytest.fixture(scope="module")
 def special(rabbit, tmp_path_factory):
-    """A node that closes channels whose messages are not settled within a second, and speaks TLS as `localhost`."""
+    """A node that closes channels whose messages are not settled within a second, with TLS as `localhost`."""
     folder = tmp_path_factory.mktemp("special")
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
@@ -606,7 +606,7 @@ async def test_tls_checks_who_the_broker_is(special):
 
 @on_loop
 async def test_ack_timeout_costs_an_epoch(special):
-    """A message held too long costs its channel; the next epoch gets it, on the same connection."""
+    """A message held too long costs its channel; the next epoch receives it, on the same connection."""
     impatient = RabbitHarness(special[0])
     link, sink = await impatient.started(prefetch=5)
     await impatient.publish(impatient.topology.input, b"", b"slow")

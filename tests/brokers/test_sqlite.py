@@ -1,4 +1,4 @@
-"""The embedded broker: routing, leases, delays, files; what each kind of fault does to it is in test_sqlite_faults."""
+"""The embedded broker: routing, leases, delays, files. What each fault does to it is in test_sqlite_faults."""
 
 import asyncio
 import os
@@ -36,7 +36,7 @@ async def _modes(path):
 
 
 def test_modes(path):
-    """Nobody but the owner can read the file, its log, its index or its folder, whatever the umask."""
+    """Only the owner can read the file, its log, its index or its folder, whatever the umask."""
     old = os.umask(0)
     try:
         modes = asyncio.run(_modes(path))
@@ -70,7 +70,7 @@ def test_life_of_a_message(path):
 
 
 def test_one_failure_harms_no_neighbour(path, caplog):
-    """A delivery that its receiver stumbles over keeps none of those that came with it."""
+    """A delivery that makes its receiver raise does not hold back those that came with it."""
 
     async def scene():
         async with opened(path) as (link, sink):
@@ -102,7 +102,7 @@ def test_routes(path):
 
 
 def test_result_settles(path):
-    """A result and its input's ack are one step, after which the ack does nothing; a refused result settles nothing."""
+    """A result and its input's ack are one step, after which the ack has no effect; a refused one settles nothing."""
 
     async def scene():
         async with opened(path) as (link, sink):
@@ -121,7 +121,7 @@ def test_result_settles(path):
 
 
 def test_release(path):
-    """What is released or held when the Link closes is ready again at its old place, marked as redelivered."""
+    """What is released, or held when the Link closes, is ready again in its old place, marked as redelivered."""
 
     async def scene():
         async with opened(path) as (link, sink):
@@ -178,7 +178,7 @@ def test_delay(path, monkeypatch):
 
 @pytest.mark.parametrize(("wall", "arrives"), [(-1, True), (3600, False)])
 def test_delay_over_a_reboot(path, wall, arrives):
-    """After a reboot the wall clock tells how much of a delay is left."""
+    """After a reboot the wall clock shows how much of a delay remains."""
 
     async def scene():
         async with opened(path) as (link, sink):
@@ -199,7 +199,7 @@ def test_delay_over_a_reboot(path, wall, arrives):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names(path, name):
-    """A queue, exchange or routing key may have any name; it is never part of a statement."""
+    """A queue, exchange or routing key may have any name; it never becomes part of a statement."""
 
     async def scene():
         topology = Topology("in", Placement(name, name, name), name + ".dlq")
@@ -214,7 +214,7 @@ def test_hostile_names(path, name):
 
 
 def test_deleted_input(path):
-    """An input queue that is deleted under a stage is made again, and the stage goes on."""
+    """An input queue that is deleted under a stage is created again, and the stage goes on."""
 
     async def scene():
         admin = SqliteAdmin(path)
@@ -231,7 +231,7 @@ def test_deleted_input(path):
 
 
 def test_idle(path):
-    """A Link with nothing to do uses next to no processor time."""
+    """A Link with nothing to do uses almost no processor time."""
 
     async def scene():
         async with opened(path) as (link, _):
@@ -245,7 +245,7 @@ def test_idle(path):
 
 
 def test_admin_looks(path):
-    """Looking at a queue changes nothing; what does not exist is None or refused."""
+    """Looking at a queue changes nothing; a missing one is None or refused."""
 
     async def scene():
         async with opened(path) as (link, sink):
@@ -273,7 +273,7 @@ def test_admin_looks(path):
 
 
 def test_admin_moves(path):
-    """Each message is placed elsewhere, dropped or left as asked; a refused placement leaves all as it was."""
+    """Each message is moved, dropped or left as requested; a refused move leaves everything unchanged."""
 
     def wanted(_, body):
         return {b"1": Publication("exchange", "key", b"\0\0", b"moved"), b"2": DROP}.get(body)
@@ -294,7 +294,7 @@ def test_admin_moves(path):
 
 
 def test_admin_calls(path):
-    """A call gets the reply to its own request, and leaves no queue behind; without one it ends at its deadline."""
+    """A call returns the reply to its own request, and leaves no queue behind; without one it ends at its deadline."""
 
     async def answer(link, sink):
         link.consume(2)

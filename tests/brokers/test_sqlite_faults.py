@@ -44,7 +44,7 @@ def ask(path, query, *values):
 
 
 def test_killed_owner(path):
-    """What a killed process held is delivered again at once and in order, even before anyone has reaped it."""
+    """What a killed process held is delivered again at once and in order, even before it is reaped."""
 
     async def scene():
         async with opened(path) as (link, sink):
@@ -83,7 +83,7 @@ def test_owner_of_another_life(path, changed):
 
 
 def test_leases_taken_away(path):
-    """A Link whose registration is gone says that its deliveries are void, and acks none of them."""
+    """A Link whose registration is gone reports its deliveries as void, and acks none of them."""
 
     async def scene():
         async with opened(path) as (link, sink):
@@ -120,7 +120,7 @@ def test_killed_while_publishing(path):
 
 
 def test_contention(path):
-    """Four processes at once on one file: nothing is refused or lost, no lock is seen by anyone, the sums are right."""
+    """Four processes use one file at once: nothing is refused or lost, no lock is noticed, the sums are right."""
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(process("relay", path)) for _ in range(4)]
         answers = [list(map(int, child.communicate(timeout=60)[0].split())) for child in children]
@@ -132,7 +132,7 @@ def test_contention(path):
 
 
 def test_kept_lock(path, monkeypatch):
-    """While another process keeps the lock publishes are refused in time; acks are kept, and all goes on afterwards."""
+    """While another process holds the lock, publishes are refused in time and acks are kept; afterwards all goes on."""
     monkeypatch.setattr(writer_module, "LOCKED", 0.5)
 
     async def scene():
@@ -196,7 +196,7 @@ def test_full_disk(small_disk):
 
 
 def test_replaced_file(path):
-    """When the file is replaced publications are refused or lost, never confirmed; then the new file is used."""
+    """When the file is replaced, publications are refused or lost, never confirmed; then the new file is used."""
 
     async def scene():
         async with opened(path) as (link, sink):
@@ -225,7 +225,7 @@ def test_replaced_file(path):
     [(b"not a database at all" * 100, "damaged or not an mqworker broker"), (None, "another program")],
 )
 def test_foreign_file(path, content, words):
-    """A damaged file or a database of another program is left as it is, and the reason says what to do."""
+    """A damaged file, or a database of another program, is left unchanged, and the reason states what to do."""
     if content is None:
         ask(path, "CREATE TABLE theirs (x)")
         content = path.read_bytes()
@@ -250,7 +250,7 @@ def test_foreign_file(path, content, words):
 
 
 def test_damaged_pages(path):
-    """A file with a sound head and damaged pages is told as damaged; nothing is confirmed, delivered or cut off."""
+    """A file with a sound head and damaged pages is reported as damaged; nothing is confirmed, delivered or cut off."""
 
     async def scene():
         async with opened(path) as (link, sink):
@@ -275,7 +275,7 @@ def test_damaged_pages(path):
 
 
 def test_admin_deadline(path):
-    """A question that is not answered in time is not carried out later."""
+    """A request that is not answered in time is not carried out later."""
 
     async def scene():
         admin = SqliteAdmin(path)
@@ -292,7 +292,7 @@ def test_admin_deadline(path):
 
 
 def test_dead_admin(path):
-    """The reply queue of a admin that was killed is removed by whoever is left."""
+    """The reply queue of a killed admin is removed by the remaining processes."""
     code = (
         "import asyncio, sys, pathlib; from mqworker.brokers.sqlite import SqliteAdmin;"
         "asyncio.run(SqliteAdmin(pathlib.Path(sys.argv[1])).call('in', b'', b'', 60))"

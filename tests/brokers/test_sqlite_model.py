@@ -1,4 +1,4 @@
-"""The embedded broker against a small model: any sequence of operations leaves exactly what the model says."""
+"""The embedded broker against a small model: any sequence of operations leaves exactly what the model predicts."""
 
 import asyncio
 import tempfile
@@ -27,7 +27,7 @@ OPERATIONS = st.lists(
 
 
 class Model:
-    """What the input queue and the output hold."""
+    """What the input queue and the output should hold."""
 
     def __init__(self):
         self.ready: list[tuple[int, bool]] = []  # number and redelivered, in order
@@ -53,7 +53,7 @@ class Model:
 
 
 def settle(name, pick, model, link, sink):
-    """Settle one of the held, in one of the ways."""
+    """Settle one of the held messages, in one of the ways."""
     if not model.held:
         return
     chosen = model.held[pick % len(model.held)]
@@ -70,7 +70,7 @@ def settle(name, pick, model, link, sink):
 
 
 async def play(path, operations, model):
-    """Do the operations up to the next reopening; returns what is left to do."""
+    """Execute the operations up to the next reopening; return the remaining ones."""
     async with opened(path) as (link, sink):
         model.tag, model.prefetch, model.seen = 0, 0, []
         while operations:
@@ -111,6 +111,6 @@ async def scene(path, operations):
 @settings(max_examples=40, deadline=None)
 @given(OPERATIONS)
 def test_model(operations):
-    """Whatever is published, taken, settled, given back and reopened, the queues hold what the model says, in order."""
+    """Whatever is published, taken, settled, given back and reopened, the queues match the model, in order."""
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(scene(Path(folder) / "broker.db", list(operations)))

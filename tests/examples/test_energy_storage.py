@@ -25,7 +25,7 @@ QUICK = Params(particles=8, iterations=15)
 
 
 def request(**changes):
-    """A small good request, with changes."""
+    """Return a small valid request, with changes."""
     return {
         "site": "a",
         "capacity_kwh": 100,
@@ -41,7 +41,7 @@ def request(**changes):
 
 
 def exact_cost(body):
-    """The lowest possible cost by linear programme: unknowns are charge, discharge, buy, sell and state of charge."""
+    """Return the lowest possible cost by linear programme over charge, discharge, buy, sell and state of charge."""
     steps = max(len(body[key]) for key in ("buy_price", "sell_price", "load_kw"))
     buy, sell, load = (np.repeat(body[key], steps // len(body[key])) for key in ("buy_price", "sell_price", "load_kw"))
     hours, one_way = 24 / steps, math.sqrt(body["efficiency"])
@@ -109,7 +109,7 @@ def test_every_schedule_is_possible(body):
 
 
 def gap(tariff, steps, day, seed):
-    """Share of the possible saving that the swarm misses with default parameters."""
+    """Return the share of the possible saving that the swarm misses with default parameters."""
     rng = generate.random.Random(f"{tariff} {day} gap{seed}")
     buy, sell = generate.prices(tariff, rng)
     body = request(
@@ -145,14 +145,14 @@ def test_the_swarm_comes_near_the_exact_optimum(tariff, steps, usual, worst):
 
 
 def test_same_request_same_answer():
-    """The same body and parameters give the same answer to the last digit; another seed takes another way."""
+    """The same body and parameters give the same answer to the last digit; another seed searches differently."""
     body = request(buy_price=generate.prices("hourly", generate.random.Random(1))[0])
     assert optimise(body, QUICK) == optimise(json.loads(json.dumps(body)), QUICK)
     assert optimise(body, QUICK) != optimise(body, Params(particles=8, iterations=15, seed=1))
 
 
 def test_params_change_the_effort():
-    """Iterations bound the work, patience ends it early, and more of it costs no more money."""
+    """Iterations bound the work, patience ends it early, and more effort never makes the day dearer."""
     body = request(buy_price=generate.prices("quarter-hourly", generate.random.Random(2))[0])
     little, much = optimise(body, QUICK), optimise(body, Params())
     assert little["iterations"] == 15
@@ -162,7 +162,7 @@ def test_params_change_the_effort():
 
 
 def test_a_flat_tariff_saves_nothing():
-    """Without a difference in prices the best is to rest: no saving, no loss, and no spread to tell."""
+    """Without price differences resting is best: no saving, no loss, and no spread to report."""
     answer = optimise(request(buy_price=[0.3] * 24), Params())
     assert (answer["saving"], answer["spread"]) == (0, None)
     assert set(answer["battery_kw"]) == {0}
@@ -196,7 +196,7 @@ def test_a_bad_value_is_rejected_by_name(changes, field):
 
 @pytest.mark.parametrize("field", request())
 def test_a_missing_field_is_rejected_by_name(field):
-    """Each field is needed, and a Reject names the one that is missing."""
+    """Each field is required, and a Reject names the missing one."""
     body = request()
     del body[field]
     with pytest.raises(Reject, match=field):
@@ -226,7 +226,7 @@ def test_the_configuration_states_the_defaults():
 
 
 def test_generated_requests_are_good_but_for_the_bad_ones():
-    """Of n samples exactly `bad` fail, each in its own way, and the same seed makes the same samples."""
+    """Of n samples exactly `bad` fail, each in its own way, and the same seed yields the same samples."""
     samples = list(generate.requests(40, seed=5, bad=3))
     assert samples == list(generate.requests(40, seed=5, bad=3))
     failed = []

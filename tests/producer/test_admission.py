@@ -1,4 +1,4 @@
-"""Admission: how many are taken, when nothing is, and what goes back to the broker."""
+"""Admission: how many deliveries are taken, when none is, and what goes back to the broker."""
 
 import pytest
 from hypothesis import given
@@ -50,7 +50,7 @@ AT_WORK = Facts(wanted=True, consumers=4, working=4, prefetch=100, held_bytes=0,
     ],
 )
 def test_what_is_decided(events, prefetches, given_back):
-    """Each fact leads to what the table says."""
+    """Each situation leads to the decision in the table."""
     admission = Admission(LIMIT, 0.0)
     decisions = [admission.decide(AT_WORK._replace(**facts), float(now)) for now, facts in events]
     assert [decision.prefetch for decision in decisions] == prefetches
@@ -59,7 +59,7 @@ def test_what_is_decided(events, prefetches, given_back):
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 2 * LIMIT)), max_size=50))
 def test_nothing_is_taken_while_holding_back_and_it_ends(steps):
-    """While held back nothing is taken; when nothing is unplaced and held any more, work goes on."""
+    """While held back nothing is taken; when nothing is unplaced or held any more, work resumes."""
     admission = Admission(LIMIT, 0.0)
     for unplaced, held in steps:
         decision = admission.decide(AT_WORK._replace(unplaced=unplaced, held_bytes=held), 0.0)
@@ -71,7 +71,7 @@ def test_nothing_is_taken_while_holding_back_and_it_ends(steps):
 
 @given(st.lists(st.integers(25, 49), min_size=1))
 def test_the_limit_does_not_make_the_consumer_come_and_go(unplaced):
-    """Between a quarter and half of the prefetch nothing changes, whichever way it is decided."""
+    """Between a quarter and half of the prefetch the decision does not change, whichever it is."""
     for first in (0, 50):
         admission = Admission(LIMIT, 0.0)
         before = admission.decide(AT_WORK._replace(unplaced=first), 0.0)

@@ -1,4 +1,4 @@
-"""What is told of a dead Consumer: stack and output apart, memory named only where the kernel may have killed."""
+"""What is reported about a dead Consumer: stack and output apart, memory only where the kernel may have killed it."""
 
 import signal
 
@@ -30,7 +30,7 @@ RAISED = 'Traceback (most recent call last):\n  File "work.py", line 7, in work\
     ],
 )
 def test_the_last_stack_is_told_from_the_output(output, stack, rest):
-    """Of what faulthandler and the handler wrote the last stack is taken out, whole, and nothing else is."""
+    """From what faulthandler and the handler wrote, exactly the last stack is extracted, whole."""
     assert split_stack(output) == (stack.strip(), rest)
 
 
@@ -46,7 +46,7 @@ def test_the_last_stack_is_told_from_the_output(output, stack, rest):
     ],
 )
 def test_evidence_says_no_more_than_can_be_told(code, doomed, oom, stack, words):
-    """A stack where the end wrote one; out of memory only for a SIGKILL that was not ours while the kernel did so."""
+    """A stack if the Consumer wrote one; out of memory only for a foreign SIGKILL while the kernel killed somebody."""
     output = f"begun\n{CURRENT}"
     failure = describe("crash", Death(code, 5 << 20), doomed, output, 1.5, oom=oom)
     assert words in failure.message
@@ -59,5 +59,5 @@ def test_evidence_says_no_more_than_can_be_told(code, doomed, oom, stack, words)
 
 
 def test_the_kernels_count_can_be_read():
-    """On every Linux there is a number to compare with."""
+    """Every Linux has a count to compare with."""
     assert oom_kills() >= 0

@@ -24,12 +24,12 @@ def delivery(tag: int, body: bytes = b"", *, epoch: int = 1, redelivered: bool =
 
 
 def again(tag: int, first_tag: int, *, epoch: int = 2) -> Delivery:
-    """The redelivery of what first came with `first_tag`."""
+    """Return the redelivery of what first arrived with `first_tag`."""
     return delivery(tag, b"message %d" % first_tag, epoch=epoch, redelivered=True)
 
 
 def filled(messages: int, *, lane: int | None = LANE, **bounds: int) -> tuple[Ledger, list[int]]:
-    """A ledger with so many deliveries, tags from 1, and their numbers; all out on a lane."""
+    """Return a ledger with `count` deliveries, tags from 1, and their numbers; all out on a lane."""
     ledger = Ledger(**bounds)
     for tag in range(1, messages + 1):
         assert ledger.delivered(delivery(tag), 0.0) == []
@@ -45,7 +45,7 @@ def publish_ids(actions: list[Publish]) -> list[int]:
 
 
 def finish(ledger: Ledger, numbers: list[int], plan: Plan = RESULT, now: float = 0.0) -> list[int]:
-    """Finish these; returns the publications that wait for an answer."""
+    """Finish these; return the publications that await an answer."""
     return [publish_id for seq in numbers for publish_id in publish_ids(ledger.finished(seq, plan, now))]
 
 
@@ -53,7 +53,7 @@ def finish(ledger: Ledger, numbers: list[int], plan: Plan = RESULT, now: float =
 
 
 def test_a_settled_prefix_is_acked_at_once():
-    """However many are settled from the oldest on, one ack with `multiple` tells the broker."""
+    """However many of the oldest are settled, one ack with `multiple` covers them."""
     ledger, out = filled(5)
     ledger.publications.confirmed(finish(ledger, out[:3]), 0.0)
     assert ledger.acks.due(0.0) == [Ack(1, 3, multiple=True)]
@@ -70,14 +70,14 @@ def test_nothing_is_acked_before_it_is_confirmed():
 
 
 def test_a_message_without_a_result_is_acked_at_once():
-    """What has nothing to publish is settled when it is finished."""
+    """A message with nothing to publish is settled when it is finished."""
     ledger, out = filled(1)
     assert finish(ledger, out, DROPPED) == []
     assert ledger.acks.due(0.0) == [Ack(1, 1, multiple=True)]
 
 
 def test_beyond_a_gap_acks_wait_for_company_then_go_singly():
-    """What is settled beyond an unsettled one waits 5 ms for it and is then acked alone."""
+    """A settled message behind an unsettled one waits 5 ms for it, and is then acked alone."""
     ledger, out = filled(4)
     finish(ledger, [out[1], out[3]], DROPPED, 1.0)
     assert ledger.acks.gaps
@@ -96,7 +96,7 @@ def test_a_closed_gap_is_one_ack():
 
 
 def test_multiple_never_names_an_acked_tag():
-    """RabbitMQ closes the channel for an unknown tag: `multiple` names the last one that was not acked singly."""
+    """RabbitMQ closes the channel for an unknown tag: `multiple` names the last tag that was not acked singly."""
     ledger, out = filled(4)
     finish(ledger, [out[2]], DROPPED, 0.0)
     assert ledger.acks.due(1.0) == [Ack(1, 3, multiple=False)]
@@ -105,7 +105,7 @@ def test_multiple_never_names_an_acked_tag():
 
 
 def test_a_long_message_keeps_nothing_of_the_others():
-    """Behind one that runs for an hour, those acked singly leave the memory."""
+    """Behind a message that runs for an hour, those acked singly are removed from memory."""
     ledger, out = filled(1)
     for tag in range(2, 100):
         ledger.delivered(delivery(tag), 0.0)
@@ -120,7 +120,7 @@ def test_a_long_message_keeps_nothing_of_the_others():
 
 
 def test_chunks_are_taken_oldest_first():
-    """A lane gets what waits longest, at most as many as it asks for."""
+    """A lane gets the deliveries that have waited longest, at most as many as it requests."""
     ledger, _ = filled(5, lane=None)
     assert [entry.tag for entry in ledger.take(LANE, 3)] == [1, 2, 3]
     assert [entry.tag for entry in ledger.take(OTHER, 3)] == [4, 5]
@@ -129,7 +129,7 @@ def test_chunks_are_taken_oldest_first():
 
 
 def test_revoked_ones_go_to_the_next_lane_in_their_order():
-    """Revoking takes back all behind the message in hand, to be dispatched first."""
+    """Revoking takes back everything behind the message in hand, to be dispatched first."""
     ledger, out = filled(4)
     ledger.delivered(delivery(5), 0.0)
     assert ledger.revoke(LANE, out[1]) == 2
@@ -139,7 +139,7 @@ def test_revoked_ones_go_to_the_next_lane_in_their_order():
 
 
 def test_revoking_behind_a_finished_message_takes_nothing():
-    """When the message in hand is done, nobody knows what the lane has begun since."""
+    """When the message in hand is done, it is unknown what the lane has started since."""
     ledger, out = filled(3)
     finish(ledger, out[:1], DROPPED)
     assert ledger.revoke(LANE, out[0]) == 0
@@ -148,7 +148,7 @@ def test_revoking_behind_a_finished_message_takes_nothing():
 
 @pytest.mark.parametrize("taken", [True, False])
 def test_the_first_outcome_of_a_revoked_message_wins(taken: bool):
-    """A lane that had begun a revoked message may finish it: later outcomes of it are counted and dropped."""
+    """A lane that had started a revoked message may finish it: later outcomes are counted and dropped."""
     ledger, out = filled(2)
     ledger.revoke(LANE, out[0])
     if taken:
@@ -160,7 +160,7 @@ def test_the_first_outcome_of_a_revoked_message_wins(taken: bool):
 
 
 def test_a_chunk_end_dispatches_what_had_no_outcome():
-    """After a chunk's end its lane holds nothing."""
+    """After a chunk has ended, its lane holds nothing."""
     ledger, out = filled(3)
     finish(ledger, out[:1], DROPPED)
     assert ledger.chunk_ended(LANE) == 2
@@ -169,7 +169,7 @@ def test_a_chunk_end_dispatches_what_had_no_outcome():
 
 
 def test_a_dead_lane_charges_one_message():
-    """The message in hand is returned to be judged; the rest of the chunk is dispatched again, first."""
+    """The message in hand is returned for judgement; the rest of the chunk is dispatched again, first."""
     ledger, out = filled(3)
     ledger.delivered(delivery(4), 0.0)
     finish(ledger, out[:1], DROPPED)
@@ -184,7 +184,7 @@ def test_a_dead_lane_charges_one_message():
 
 @pytest.mark.parametrize("in_hand", [0, 1])
 def test_a_death_between_messages_charges_nobody(in_hand: int):
-    """A lane that died idle, or after the outcome of its message came up, is nobody's fault."""
+    """When a lane dies idle, or after its message's outcome arrived, no message is charged."""
     ledger, out = filled(3)
     finish(ledger, out[:1], DROPPED)
     assert ledger.lane_died(LANE, out[0] if in_hand else 0) is None
@@ -192,7 +192,7 @@ def test_a_death_between_messages_charges_nobody(in_hand: int):
 
 
 def test_what_killed_a_consumer_goes_alone_in_its_chunk():
-    """Whatever else waits, and however many were asked for."""
+    """A message that killed a Consumer gets a chunk to itself, whatever else waits and however many were requested."""
     ledger = Ledger()
     for tag, isolation in enumerate([Isolation.NONE, Isolation.CHUNK, Isolation.CHUNK, Isolation.NONE], 1):
         ledger.delivered(delivery(tag), 0.0, isolation)
@@ -208,7 +208,7 @@ def suspect(ledger: Ledger, tag: int, window: float) -> None:
 
 
 def test_a_suspect_is_taken_when_it_may_begin_and_nothing_beside_it():
-    """Nothing is taken beside an isolated suspect until its outcome has come."""
+    """Nothing is taken beside an isolated suspect until its outcome has arrived."""
     ledger = Ledger()
     suspect(ledger, 1, 15.0)
     ledger.delivered(delivery(2), 0.0)
@@ -221,7 +221,7 @@ def test_a_suspect_is_taken_when_it_may_begin_and_nothing_beside_it():
 
 
 def test_others_begin_beside_a_suspect_that_has_outlived_its_window():
-    """The end of the isolation lets others be taken; the message goes on, and is no suspect any more."""
+    """When the isolation ends, others are taken; the message runs on and is no longer a suspect."""
     ledger = Ledger()
     suspect(ledger, 1, 15.0)
     ledger.delivered(delivery(2), 0.0)
@@ -232,7 +232,7 @@ def test_others_begin_beside_a_suspect_that_has_outlived_its_window():
 
 
 def test_the_suspect_with_the_shortest_window_begins_first():
-    """So those behind a long window wait for it last."""
+    """A suspect with a long window does not delay those with shorter ones."""
     ledger = Ledger()
     for tag, window in enumerate([60.0, 6.0, 15.0], 1):
         suspect(ledger, tag, window)
@@ -246,7 +246,7 @@ def test_the_suspect_with_the_shortest_window_begins_first():
 
 
 def test_a_suspect_that_was_not_begun_waits_again():
-    """A revoked suspect, or one whose lane died before it began, is isolated again when its turn comes."""
+    """A revoked suspect, or one whose lane died before it started, is isolated again at its turn."""
     ledger = Ledger()
     suspect(ledger, 1, 15.0)
     ledger.take(LANE, 9, May.SUSPECT)
@@ -256,7 +256,7 @@ def test_a_suspect_that_was_not_begun_waits_again():
 
 
 def test_an_entry_is_found_by_its_number_until_its_outcome_and_by_its_tag_until_its_ack():
-    """The Producer asks by number for what may still be planned, and by epoch and tag for what it was just given."""
+    """The Producer looks up by number what it may still plan, and by epoch and tag what it was just delivered."""
     ledger, (seq,) = filled(1)
     entry = ledger.entry(seq)
     assert entry is not None
@@ -272,7 +272,7 @@ def test_an_entry_is_found_by_its_number_until_its_outcome_and_by_its_tag_until_
 
 
 def test_a_refused_result_is_published_again_with_backoff():
-    """A result that has no place yet is tried again ever more slowly, and its input is acked when it is placed."""
+    """A result that cannot be placed is retried at growing intervals, and its input is acked once it is placed."""
     ledger, out = filled(1)
     (publish_id,) = finish(ledger, out)
     now, waits = 0.0, []
@@ -313,7 +313,7 @@ def test_a_result_that_is_too_large_gets_another_plan():
 
 
 def test_a_dead_letter_that_is_too_large_is_kept_and_counted():
-    """Nothing smaller could take its place: it is tried again ever more slowly, and told as too large meanwhile."""
+    """Nothing smaller could replace it: it is retried at growing intervals, and counted as too large meanwhile."""
     ledger, out = filled(1)
     (publish_id,) = finish(ledger, out, TOO_LARGE)
     assert ledger.publications.refused(publish_id, "too large", 0.0, too_large=True) is None
@@ -327,7 +327,7 @@ def test_a_dead_letter_that_is_too_large_is_kept_and_counted():
 
 
 def test_a_void_result_that_is_too_large_is_kept_as_a_dead_letter():
-    """Its redelivery is answered with the dead letter; one that adopts a kept result brings its message along."""
+    """Its redelivery is settled by the dead letter; one that adopts a kept result brings its message along."""
     ledger, out = filled(2)
     first, second = finish(ledger, out)
     ledger.publications.refused(second, "not connected", 0.0)
@@ -344,7 +344,7 @@ def test_a_void_result_that_is_too_large_is_kept_as_a_dead_letter():
 
 
 def test_a_lost_answer_is_counted_and_the_result_published_again():
-    """When the publish connection ends, what had no answer is published again at once and counted as ambiguous."""
+    """When the publish connection ends, everything unanswered is published again at once and counted as ambiguous."""
     ledger, out = filled(3)
     first = finish(ledger, out)
     ledger.publications.confirmed(first[:1], 1.0)
@@ -359,7 +359,7 @@ def test_a_lost_answer_is_counted_and_the_result_published_again():
 
 
 def test_a_reply_is_sent_once_and_gates_nothing():
-    """A reply goes out beside the result; refused, lost or never answered, it is not repeated and holds nothing up."""
+    """A reply goes out beside the result; refused, lost or unanswered, it is not repeated and delays nothing."""
     ledger, out = filled(1)
     reply, result = ledger.finished(out[0], Plan("result", RESULT.publication, REPLY), 0.0)
     assert (reply.publication, result.publication) == (REPLY, RESULT.publication)
@@ -375,7 +375,7 @@ def test_a_reply_is_sent_once_and_gates_nothing():
 
 
 def test_a_reply_alone_settles():
-    """Without an output the message is settled when its reply was sent."""
+    """Without an output the message is settled once its reply was sent."""
     ledger, out = filled(1)
     assert [action.publication for action in ledger.finished(out[0], Plan("result", None, REPLY), 0.0)] == [REPLY]
     assert ledger.acks.due(0.0) == [Ack(1, 1, multiple=True)]
@@ -385,7 +385,7 @@ def test_a_reply_alone_settles():
 
 
 def test_what_was_held_is_forgotten_with_its_connection():
-    """A redelivery of what nobody had begun is a new delivery."""
+    """A redelivery of a message that nobody had started is a new delivery."""
     ledger, _ = filled(2, lane=None)
     ledger.consuming_lost(0.0)
     assert (len(ledger), len(ledger.backlog), ledger.held_bytes.total, ledger.counters.voided) == (0, 0, 0, 2)
@@ -394,7 +394,7 @@ def test_what_was_held_is_forgotten_with_its_connection():
 
 
 def test_tags_of_a_lost_connection_are_never_acked():
-    """What was settled and not acked yet under the old epoch acks nothing of the new one, whose tags begin anew."""
+    """What was settled but not yet acked under the old epoch acks nothing in the new one, whose tags start again."""
     ledger, out = filled(3)
     finish(ledger, out[1:], DROPPED, 0.0)
     ledger.consuming_lost(0.0)
@@ -414,7 +414,7 @@ def test_a_redelivery_adopts_what_is_being_computed():
 
 
 def test_a_redelivery_adopts_what_is_being_placed():
-    """State placing: the answer to the publication under way settles the redelivery."""
+    """State placing: the answer to the pending publication settles the redelivery."""
     ledger, out = filled(1)
     publish_id = finish(ledger, out)
     ledger.consuming_lost(0.0)
@@ -474,7 +474,7 @@ def test_each_voided_one_is_adopted_once():
 
 
 def test_only_a_redelivery_adopts():
-    """A new message of equal content is another message."""
+    """A new message with equal content is a different message."""
     ledger, _ = filled(1)
     ledger.consuming_lost(0.0)
     ledger.delivered(delivery(1, epoch=2), 0.0)
@@ -482,7 +482,7 @@ def test_only_a_redelivery_adopts():
 
 
 def test_a_redelivery_is_known_by_its_content_without_the_delivery_count():
-    """A quorum queue counts deliveries in a header; that does not make it another message."""
+    """A quorum queue counts deliveries in a header; that does not make it a different message."""
     ledger = Ledger()
     blocks = []
     for times in range(2):
@@ -497,7 +497,7 @@ def test_a_redelivery_is_known_by_its_content_without_the_delivery_count():
 
 
 def test_a_void_message_is_not_dispatched_again():
-    """What a dead, revoked or ended lane gives back is forgotten when it is void: its redelivery is a new start."""
+    """What a dead, revoked or ended lane gives back is forgotten if it is void: its redelivery starts afresh."""
     ledger, out = filled(4)
     ledger.consuming_lost(0.0)
     assert ledger.revoke(LANE, out[2]) == 0
@@ -522,7 +522,7 @@ def kept_ones(number: int, **bounds: int) -> Ledger:
 
 @pytest.mark.parametrize("bounds", [{"kept_max": 2}, {"kept_bytes": 2 * len(b"result")}])
 def test_the_oldest_kept_outcome_gives_way(bounds: dict[str, int]):
-    """Kept outcomes are bounded in number and bytes; one that was given up is computed again."""
+    """Kept outcomes are bounded in number and bytes; a message whose outcome was evicted is computed again."""
     ledger = kept_ones(3, **bounds)
     assert ledger.cache.kept == 2
     assert ledger.delivered(again(1, 1), 0.0) == []
@@ -531,7 +531,7 @@ def test_the_oldest_kept_outcome_gives_way(bounds: dict[str, int]):
 
 
 def test_a_kept_outcome_is_given_up_after_an_hour():
-    """An outcome nobody claims is never published, and goes."""
+    """An outcome that no redelivery claims is never published, and is evicted."""
     ledger = kept_ones(2)
     ledger.tick(KEEP + 0.5)
     assert ledger.cache.kept == 1
@@ -558,7 +558,7 @@ def test_what_is_held_can_be_given_back():
 
 
 def test_held_bytes_count_inputs_and_results_until_they_are_settled():
-    """The weight of a message is its body and properties and, from its outcome on, what is to be published."""
+    """The weight of a message is its body and properties and, from its outcome on, what will be published."""
     ledger = Ledger()
     ledger.delivered(Delivery(1, 1, b"1234", b"123456", False, "", "in"), 0.0)
     assert ledger.held_bytes.total == 10
@@ -569,7 +569,7 @@ def test_held_bytes_count_inputs_and_results_until_they_are_settled():
 
 
 def test_what_was_refused_goes_again_at_once_when_a_connection_is_back():
-    """The backoff of a refused publication ends with the reason for it."""
+    """The backoff of a refused publication ends with its cause."""
     ledger = Ledger()
     ledger.delivered(Delivery(1, 1, b"", b"a", False, "", "in"), 0.0)
     (entry,) = ledger.take(1, 1)

@@ -1,7 +1,7 @@
 """The ledger against a model of a broker and of Consumers: whatever happens, every delivery is settled exactly once.
 
-The model broker is as strict as RabbitMQ: an ack of a tag that it does not wait for ends the test (406 there). Faults:
-connections lost with acks and confirms on the way, refused publications, dead and revoked Consumers, work that another
+The model broker is as strict as RabbitMQ: an ack of a tag that it does not expect ends the test (406 there). Faults:
+connections lost with acks and confirms in transit, refused publications, dead and revoked Consumers, work that another
 instance took over, eviction of what was kept.
 """
 
@@ -80,7 +80,7 @@ def content_of(publication: Publication) -> int:
 
 
 class Broker:
-    """Gives tags, tracks what is unacked, and stores publications."""
+    """Assigns tags, tracks what is unacked, and stores publications."""
 
     def __init__(self) -> None:
         self.queue: deque[Message] = deque()
@@ -145,7 +145,7 @@ class Broker:
         self.acked_elsewhere += 1
 
     def sent_acks(self) -> set[int]:
-        """Tags that acks on the way cover."""
+        """Tags that acks in transit cover."""
         return {tag for tag in self.unacked for ack in self.acks if tag == ack.tag or (ack.multiple and tag < ack.tag)}
 
     def lose_consumer(self, acks_through: int) -> None:
@@ -171,7 +171,7 @@ def waiting_queues(ledger: Ledger) -> tuple[deque[Entry], ...]:
 
 
 class RecordingVoided(RedeliveryCache):
-    """Counts the one thing that costs a duplicate: to forget that a result was placed."""
+    """Counts the one thing that costs a duplicate: forgetting that a result was placed."""
 
     evicted_placed = 0
 

@@ -31,7 +31,7 @@ def measured(values) -> ServiceTime:
 
 @given(st.lists(durations, min_size=1, max_size=WINDOW - 1), st.floats(0.05, 1))
 def test_a_quantile_is_within_a_factor_of_two(values, share):
-    """Never below the true quantile, and at most twice as much."""
+    """The estimate is never below the true quantile, and at most twice as large."""
     exact = sorted(values)[max(0, math.ceil(len(values) * share - 1e-9) - 1)]
     quantile = measured(values).quantile(share)
     assert exact <= quantile <= 2 * exact
@@ -39,7 +39,7 @@ def test_a_quantile_is_within_a_factor_of_two(values, share):
 
 @pytest.mark.parametrize(("seconds", "bound"), [(0.0, 2**-20), (1e-9, 2**-20), (1e7, 2**19)])
 def test_extreme_times_are_counted(seconds, bound):
-    """No time at all is short, not a second long."""
+    """A duration of zero counts as short, not as a second."""
     assert measured([seconds]).quantile() == bound
 
 
@@ -49,7 +49,7 @@ def test_nothing_is_known_before_the_first():
 
 
 def test_old_times_are_forgotten():
-    """After a change of load the recent messages decide, while the metrics keep all."""
+    """After a change of load the recent messages decide, while the metrics keep everything."""
     service = measured([1.0] * 10_000 + [0.001] * 4_000)
     assert service.quantile() <= 0.002
     assert service.count == sum(service.histogram.counts) == 14_000
@@ -58,7 +58,7 @@ def test_old_times_are_forgotten():
 
 @given(st.lists(durations, max_size=50))
 def test_the_histogram_has_every_message_under_its_bound(values):
-    """Cumulated up to a bound it counts what took at most so long."""
+    """The cumulative count at a bound covers every message that took at most that long."""
     service = measured(values)
     for number, bound in enumerate(BUCKETS):
         assert sum(service.histogram.counts[: number + 1]) == sum(value <= bound for value in values)
@@ -77,7 +77,7 @@ def test_a_chunk_is_bounded(high, held, lanes, bound):
 
 @given(st.floats(1e-6, 1e-2), st.floats(1e-6, 1e-2), counts, counts, st.integers(1, 64), st.integers(1, 64))
 def test_chunks_grow_with_what_is_held_and_shrink_with_the_work(high, higher, held, more, lanes, lanes_more):
-    """Monotonic in each argument."""
+    """The size of a chunk is monotonic in each argument."""
     high, higher = sorted((high, higher))
     held, more = sorted((held, more))
     lanes, lanes_more = sorted((lanes, lanes_more))
@@ -89,7 +89,7 @@ def test_chunks_grow_with_what_is_held_and_shrink_with_the_work(high, higher, he
 
 @given(highs, st.integers(0, 1024), st.integers(0, 2_100))
 def test_prefetch_is_bounded_and_settles(high, consumers, present):
-    """Two for each Consumer at least, 1,000 (or those two) at most, and asking again changes nothing."""
+    """At least two for each Consumer, at most 1,000 (or those two), and asking again changes nothing."""
     value = derive_prefetch(high, consumers, present)
     assert 2 * consumers <= value <= max(PREFETCH_MAX, 2 * consumers)
     assert derive_prefetch(high, consumers, value) == value
@@ -100,13 +100,13 @@ def test_prefetch_is_bounded_and_settles(high, consumers, present):
     [(None, 2, 128), (None, 16, 1000), (None, 600, 1200), (1e-5, 2, 128), (0.05, 2, 40), (60.0, 4, 8), (None, 0, 0)],
 )
 def test_a_prefetch_that_stays_is_larger_unless_messages_are_known_to_be_long(high, consumers, prefetch):
-    """64 a Consumer up to 1,000; a second of work for each when that is less; two for each at least."""
+    """64 for each Consumer, up to 1,000; only a second of work for each when that is less; at least two for each."""
     assert fixed_prefetch(high, consumers) == prefetch
 
 
 @given(st.lists(st.floats(0.9, 1.1), min_size=2, max_size=30), st.integers(1, 64), st.floats(1e-4, 10))
 def test_a_steady_load_does_not_move_the_prefetch_to_and_fro(noise, consumers, high):
-    """A service time that wavers by a tenth changes it at most once after the first value."""
+    """A service time that varies by a tenth changes it at most once after the first value."""
     value, moves = derive_prefetch(high * noise[0], consumers, 0), 0
     for factor in noise[1:]:
         new = derive_prefetch(high * factor, consumers, value)

@@ -1,4 +1,4 @@
-"""The failure policy: which message follows from which outcome."""
+"""The failure policy: which messages follow from which outcome."""
 
 import math
 
@@ -48,7 +48,7 @@ def read(plan) -> Properties:
 
 
 def again(plan) -> Entry:
-    """The delivery that a retry becomes."""
+    """Return the delivery that a retry becomes."""
     return entry(read(plan), plan.publication.body)
 
 
@@ -57,7 +57,7 @@ def again(plan) -> Entry:
 
 @given(base=st.floats(0, 4e6), most=st.floats(0, 4e6), attempt=st.integers(1, 999_999), chance=st.floats(0, 0.9999999))
 def test_a_delay_is_a_rung_within_the_longest(base, most, attempt, chance):
-    """Every delay is a power of two seconds and never above `retry.max` (nor below one second)."""
+    """Every delay is a power of two in seconds, and never above `retry.max` (nor below one second)."""
     delay = retry_delay(RetryConfig(base=base, max=most), attempt, chance)
     assert delay & (delay - 1) == 0
     assert 1 <= delay <= max(1, most)
@@ -67,7 +67,7 @@ def test_a_delay_is_a_rung_within_the_longest(base, most, attempt, chance):
 @example(wish=1.0)
 @example(wish=64.0)
 def test_the_mean_delay_is_the_exponential_backoffs(wish):
-    """Over all chances the mean is what was wished, or up to a quarter more where that is a rung itself."""
+    """Over all random choices the mean is the requested delay, or up to a quarter more where that is itself a rung."""
     retry = RetryConfig(base=wish, max=4e6)
     mean = sum(retry_delay(retry, 1, (n + 0.5) / 1000) for n in range(1000)) / 1000
     if wish == 2.0 ** math.floor(math.log2(wish)):
@@ -86,7 +86,7 @@ def test_the_wish_doubles_with_each_attempt():
 
 @given(st.floats(-1e9, LONGEST_RUNG))
 def test_a_wished_time_is_never_early(seconds):
-    """Retry(after=) waits at least so long, and less than twice as long."""
+    """Retry(after=) waits at least that long, and less than twice as long."""
     rung = rung_above(seconds)
     assert rung >= seconds
     assert rung & (rung - 1) == 0
@@ -95,7 +95,7 @@ def test_a_wished_time_is_never_early(seconds):
 
 @pytest.mark.parametrize("seconds", [1e9, 1e300, math.inf])
 def test_no_wish_is_longer_than_a_queue_can_hold(seconds):
-    """A queue's time to live has 32 bits of milliseconds; infinity ends there too."""
+    """A queue's time to live has 32 bits of milliseconds; infinity is cut to that, too."""
     assert rung_above(seconds) == LONGEST_RUNG
     assert LONGEST_RUNG * 1000 < 1 << 32 < LONGEST_RUNG * 2 * 1000
 
@@ -114,7 +114,7 @@ def test_no_wish_is_longer_than_a_queue_can_hold(seconds):
 )
 @pytest.mark.parametrize("reply_to", ["", "answers"])
 def test_a_result_goes_to_the_output_and_to_whoever_waits(output, target, reply_to):
-    """Output gates the ack, the reply never does; both carry the Consumer's bytes."""
+    """The output gates the ack, the reply never does; both carry the Consumer's bytes."""
     plan = plan_result(Outcome(1, 0.1, 1, b"\0\0", b"result", reply_to), stage(output=output))
     assert plan.outcome == "result"
     if target is None:
@@ -159,7 +159,7 @@ def test_a_dropped_message_is_answered_and_published_nowhere():
     ],
 )
 def test_what_is_retried(failure, outcome):
-    """Errors, soft limits and memory are tried again, unless `retry.final` names the type; all else is dead."""
+    """Errors, soft limits and memory are retried, unless `retry.final` names the type; everything else is dead."""
     plan = plan_failure(entry(), failure, stage(retry=RetryConfig(final=("KeyError", "package.deep.Type"))), ABOUT)
     assert plan.outcome == outcome
     assert plan.publication.routing_key == ("in" if outcome == "retried" else "in.dlq")
@@ -169,7 +169,7 @@ def test_what_is_retried(failure, outcome):
 
 @pytest.mark.parametrize("most", [1, 2, 5])
 def test_attempts_are_counted_to_the_last(most):
-    """`retry.max_attempts` counts the first attempt, and the dead letter says how many there were."""
+    """`retry.max_attempts` includes the first attempt, and the dead letter states their number."""
     config, delivery, seen = stage(retry=RetryConfig(max_attempts=most)), entry(), []
     while True:
         seen.append(headers.attempt(Properties.decode(delivery.properties), "in"))
@@ -182,7 +182,7 @@ def test_attempts_are_counted_to_the_last(most):
 
 
 def test_the_handler_says_when():
-    """Retry(after=) takes the place of the backoff, and counts as an attempt."""
+    """Retry(after=) replaces the backoff, and counts as an attempt."""
     plan = plan_failure(entry(), Failure("error", "Retry", "", after=100.0), STAGE, ABOUT)
     assert plan.publication.delay == 128
     assert read(plan).headers[headers.ATTEMPT] == 2
@@ -190,7 +190,7 @@ def test_the_handler_says_when():
 
 @pytest.mark.parametrize("most", [1, 3])
 def test_crashes_are_counted_apart_from_attempts(most):
-    """The `crash.max`-th death is the last; until then the message runs again in a second, alone in its chunk."""
+    """The `crash.max`-th death is the last; until then the message runs again after a second, alone in its chunk."""
     config, delivery = stage(crash=CrashConfig(max=most)), entry(Properties(headers=Headers({"h": 1})))
     assert isolation(delivery.properties) is Isolation.NONE
     for crash in range(1, most + 1):
@@ -205,7 +205,7 @@ def test_crashes_are_counted_apart_from_attempts(most):
 
 
 def test_another_stages_counters_do_not_count():
-    """Attempts and crashes counted for another input queue begin anew, also after the first failure here."""
+    """Attempts and crashes counted for another input queue start from zero here, also after the first failure."""
     foreign = {headers.QUEUE: "other", headers.ATTEMPT: 4, headers.CRASHES: 2}
     plan = plan_failure(entry(Properties(headers=Headers(foreign))), ERROR, STAGE, ABOUT)
     assert plan.outcome == "retried"
@@ -217,7 +217,7 @@ def test_another_stages_counters_do_not_count():
 
 @pytest.mark.parametrize("value", ["5", 1.5, True, -1, 1 << 40, None, b"x", [1], {"a": 1}])
 def test_a_forged_counter_is_no_counter(value):
-    """Counters come from outside: what is not a small natural number is none."""
+    """Counters come from outside: anything but a small natural number is ignored."""
     properties = Properties(headers=Headers({headers.QUEUE: "in", headers.ATTEMPT: value, headers.CRASHES: value}))
     assert headers.attempt(properties, "in") == 1
     assert headers.crashes(properties, "in") == 0
@@ -226,14 +226,14 @@ def test_a_forged_counter_is_no_counter(value):
 
 @pytest.mark.parametrize(("count", "told"), [(None, False), (17, False), (18, True), (400, True), ("18", False)])
 def test_a_message_the_broker_may_drop_soon_is_known(count, told):
-    """By itself a quorum queue of RabbitMQ 4 drops a message after 20 deliveries; 18 are told as such."""
+    """By default a quorum queue of RabbitMQ 4 drops a message after 20 deliveries; 18 are reported as dangerous."""
     table = {} if count is None else {"x-delivery-count": count}
     assert worn(Properties(headers=Headers(table)).encode()) is told
 
 
 @given(amqp.properties, st.binary(max_size=20))
 def test_a_renewed_message_is_the_same_message_uncharged(properties, body):
-    """It goes to its own queue at once, with all that it had but the broker's count, and nothing counted or said."""
+    """It returns to its own queue at once, with everything it had but the broker's count, charged with nothing."""
     was = entry(properties, body)
     plan = plan_renewal(was, STAGE)
     publication = plan.publication
@@ -249,7 +249,7 @@ def test_a_renewed_message_is_the_same_message_uncharged(properties, body):
 
 @given(amqp.properties, st.binary(max_size=20))
 def test_a_retry_is_the_same_message(properties, body):
-    """Body and properties come back as they were, but for what would expire, copy or refuse them."""
+    """Body and properties return unchanged, except for what would expire, copy or refuse them."""
     plan = plan_failure(entry(properties, body), ERROR, STAGE, ABOUT)
     got, was = read(plan), Properties.decode(properties.encode())
     assert plan.outcome == "retried"
@@ -277,7 +277,7 @@ big = st.text("aé\n\U0001f600", max_size=300).map(lambda text: text * 100)
     many=st.booleans(),
 )
 def test_every_block_fits_a_header_frame(failure, size, name, many):
-    """Whatever the message's headers and the failure's words, retries and dead letters can be published."""
+    """Whatever the message's headers and the failure's text, retries and dead letters can be published."""
     table = {f"{name}{n}": n for n in range(size // 20)} if many else {name: "x" * size}
     delivery = entry(Properties(headers=Headers(table), **dict.fromkeys(("app_id", "type", "reply_to"), "y" * 255)))
     for plan in (
@@ -296,7 +296,7 @@ def test_every_block_fits_a_header_frame(failure, size, name, many):
 
 
 def test_our_words_are_cut_and_go_before_foreign_headers():
-    """The traceback goes first, then the exit, then the message; foreign headers stay while there is any room."""
+    """The traceback goes first, then the exit, then the message; foreign headers stay while there is room."""
     failure = Failure("reject", "T", "m" * 9_000, "t" * 90_000, "killed by SIGSEGV" + "e" * 90_000)
     table = read(plan_failure(entry(), failure, STAGE, ABOUT)).headers
     assert len(table[headers.MESSAGE]) == TEXT_LIMIT
@@ -312,7 +312,7 @@ def test_our_words_are_cut_and_go_before_foreign_headers():
 
 
 def test_a_dead_letter_speaks_of_its_last_failure_alone():
-    """What an earlier failure said is gone; when the first one was is kept."""
+    """An earlier failure's texts are gone; only the time of the first one is kept."""
     first = read(plan_failure(entry(), Failure("error", "A", "old words", "old"), STAGE, ABOUT))
     first.headers[headers.TRACEBACK] = first.headers[headers.EXIT] = "old"
     later = ABOUT._replace(time="later")
@@ -323,7 +323,7 @@ def test_a_dead_letter_speaks_of_its_last_failure_alone():
 
 
 def test_a_dead_letter_says_all():
-    """Reason, error, place, time, attempt and generation."""
+    """A dead letter has reason, error, place, time, attempt and generation."""
     table = read(plan_failure(entry(), Failure("reject", "T", "m", "t", "e"), STAGE, ABOUT)).headers.to_dict()
     assert table == {
         headers.REASON: "reject",
@@ -342,7 +342,7 @@ def test_a_dead_letter_says_all():
 
 
 def test_whoever_waits_is_told_of_a_death_and_not_of_a_retry():
-    """The reply of a dead message says so with its correlation id; a retried one still has a future."""
+    """A dead message is answered with its correlation id; a retried one is not, because it may still succeed."""
     asked = entry(Properties(reply_to="answers", correlation_id="c", message_id="m"))
     assert plan_failure(asked, ERROR, STAGE, ABOUT).reply is None
     reply = plan_failure(asked, Failure("reject", "T", "why"), STAGE, ABOUT).reply
@@ -355,7 +355,7 @@ def test_whoever_waits_is_told_of_a_death_and_not_of_a_retry():
 
 @pytest.mark.parametrize("block", [b"\xff", b"\x20\x00\0\0\0\x09", b"\0\3"])
 def test_unreadable_properties_count_as_empty(block):
-    """A malformed block can still be put aside."""
+    """A message with a malformed block can still be dead-lettered."""
     delivery = Entry(1, Delivery(1, 1, block, b"b", False, "", "in"), Isolation.NONE, 0.0)
     plan = plan_failure(delivery, Failure("undecodable", "M", "malformed"), STAGE, ABOUT)
     assert plan.outcome == "dead"

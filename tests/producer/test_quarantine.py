@@ -1,4 +1,4 @@
-"""Quarantine: what may begin while a message that may have killed the tree waits or runs."""
+"""Quarantine: what may start while a message that may have killed the tree waits or runs."""
 
 import pytest
 
@@ -17,12 +17,12 @@ from mqworker.producer.quarantine import May, may_begin, outlived
     ],
 )
 def test_what_may_begin(in_hand, window, may):
-    """A suspect begins beside nothing that began within its window; meanwhile nobody else begins."""
+    """A suspect starts beside nothing that started within its window; meanwhile nothing else starts."""
     assert may_begin(100.0, in_hand, window) is may
 
 
 def test_a_suspect_holds_the_stage_up_for_two_windows_at_most():
-    """However long the messages in hand are: one window until it begins, one until others do."""
+    """However long the messages in hand take: one window until it starts, one until others do."""
     window, began, now = 15.0, [0.0, 99.0, 99.9], 100.0
     in_hand = [max(start, 0.1) for start in began]
     while may_begin(now, in_hand, window) is May.NOBODY:
@@ -35,6 +35,6 @@ def test_a_suspect_holds_the_stage_up_for_two_windows_at_most():
 
 
 def test_a_message_that_has_not_begun_outlives_nothing():
-    """Its window begins with its work, not with its dispatch."""
+    """Its window starts with its work, not with its dispatch."""
     assert not outlived(100.0, 0.0, 15.0)
     assert outlived(100.0, 85.0, 15.0)

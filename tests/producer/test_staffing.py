@@ -1,4 +1,4 @@
-"""Staffing: which Consumers come and which go."""
+"""Staffing: which Consumers are started and which leave."""
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ from mqworker.producer.staffing import (
 
 
 def one(lane: int, state: str = "idle", code: int = 1, **facts) -> ConsumerFacts:
-    """A Consumer in the slot of its lane's number."""
+    """Return a Consumer in the slot of its lane's number."""
     defaults = {"slot": lane, "since": 0.0, "replace": False, "leaving": False}
     return ConsumerFacts(lane=lane, state=state, code_generation=code, **(defaults | facts))
 
@@ -57,14 +57,14 @@ def one(lane: int, state: str = "idle", code: int = 1, **facts) -> ConsumerFacts
     ],
 )
 def test_what_is_decided(wanted, code, consumers, actions):
-    """What is wanted and what is there lead to these actions."""
+    """The desired and the actual Consumers lead to these actions."""
     staffing = Staffing()
     staffing.want(wanted, code)
     assert staffing.decide(consumers, 0.0) == actions
 
 
 def test_a_slot_that_keeps_dying_waits_longer_each_time():
-    """The first two starts are immediate; a slot that has done something starts at once again."""
+    """The first two starts are immediate; a slot that has finished a message restarts at once."""
     staffing = Staffing()
     staffing.want(1, 1)
     now, waits = 0.0, []
@@ -98,7 +98,7 @@ def test_new_code_deserves_a_new_chance():
 
 
 def apply(consumers: list[ConsumerFacts], actions: list[Action], code: int, lanes: int) -> list[ConsumerFacts]:
-    """Carry the actions out: the started are ready, the retired gone."""
+    """Carry out the actions: the started are ready, the retired gone."""
     gone = {action.lane for action in actions if not isinstance(action, Start)}
     new = [
         one(lanes + at, "idle", code, slot=action.slot)

@@ -1,4 +1,4 @@
-"""Suspects: what deaths of the tree do to the messages that were in hand, and what does nothing to them."""
+"""Suspects: what deaths of the tree do to the messages that were in hand, and what has no effect on them."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ DIED = LastLife(life=1, this_boot=True, ending=False, pulse=100.0, isolated=b"",
 
 
 def after(*lives: LastLife) -> Memory:
-    """What is remembered after these lives of the tree, one after the other."""
+    """Return what is remembered after these lives of the tree, one after another."""
     memory = Memory()
     for number, last in enumerate(lives, 1):
         memory = after_death(memory, last._replace(life=number))
@@ -20,14 +20,14 @@ def after(*lives: LastLife) -> Memory:
 
 
 def test_one_death_makes_no_suspect():
-    """Who was in hand when somebody killed the tree runs as before."""
+    """A message in hand when somebody killed the tree runs as before."""
     known = after(DIED).known
     assert known == {A.hex(): Suspect(1, 10.0), B.hex(): Suspect(1, 1.0)}
     assert not any(suspect.suspected for suspect in known.values())
 
 
 def test_two_deaths_make_a_suspect_that_runs_isolated():
-    """For a window of the longest age at which the tree died, and some seconds more."""
+    """The window is the longest age at which the tree died, and some seconds more."""
     suspect = after(DIED, DIED._replace(in_hand={A: 98.0})).known[A.hex()]
     assert suspect.suspected
     assert not suspect.convicted
@@ -35,7 +35,7 @@ def test_two_deaths_make_a_suspect_that_runs_isolated():
 
 
 def test_only_deaths_while_it_ran_isolated_convict():
-    """Two of them; deaths beside others never do, however many."""
+    """Two deaths while isolated make it dead; deaths beside others never do, however many."""
     alone = DIED._replace(isolated=A, in_hand={A: 99.0})
     assert not after(*[DIED] * 9).known[A.hex()].convicted
     assert not after(DIED, DIED, alone).known[A.hex()].convicted
@@ -54,25 +54,25 @@ def test_only_deaths_while_it_ran_isolated_convict():
     ],
 )
 def test_what_counts_for_nothing(last):
-    """These leave no trace."""
+    """These ends of the tree leave no trace."""
     assert after_death(Memory(), last).known == {}
 
 
 def test_a_death_is_counted_once():
-    """A kill between the storing of the suspects and the clearing of the register changes nothing."""
+    """A kill between storing the suspects and clearing the register changes nothing."""
     once = after_death(Memory(), DIED)
     assert after_death(once, DIED) == once
 
 
 def test_patience_grows_with_the_deaths():
-    """Hour-long messages that met two kills do not hold the stage up for hours; a slow killer is found all the same."""
+    """Hour-long messages that met two kills do not delay the stage for hours; a slow killer is still found."""
     hour = DIED._replace(in_hand={A: 100.0 - 3600.0})
     windows = [after(*[hour] * deaths).known[A.hex()].window for deaths in range(2, 8)]
     assert windows == [15.0, 60.0, 240.0, 960.0, 3600.0 + MARGIN, 3600.0 + MARGIN]
 
 
 def test_a_clock_that_stood_still_gives_no_negative_age():
-    """The last pulse may be older than the begin of a message."""
+    """The last heartbeat may be older than the start of a message."""
     assert after(DIED._replace(pulse=0.0)).known[A.hex()].longest == 0.0
 
 

@@ -179,7 +179,7 @@ def test_a_thousand_dead_letters_on_the_embedded_broker(service):
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
 def test_a_broker_admin_killed_in_a_replay_loses_nothing(rabbit, queue, service, kind):
-    """kill -9 of the broker admin during a replay: the verb fails with its count; none is lost, at most one is doubled."""
+    """kill -9 of the broker admin during a replay: the verb fails with its count; none is lost, at most one doubled."""
     running = begin(service, rabbit.url(), queue, f'queue_type = "{kind}"')
     with Client(rabbit.url()) as client:
         for n in range(SOME):

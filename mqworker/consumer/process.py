@@ -27,7 +27,8 @@ from mqworker.consumer.register import open_slot
 from mqworker.consumer.work import Alarm, Worker
 from mqworker.ipc import frames, logs
 from mqworker.ipc.messages import Chunk, Failure, Hello, Outcome, Outcomes, StageSpec, Unfit, Uplink
-from mqworker.ipc.spawn import Spawned, enter_child, redirect_output, rss
+from mqworker.ipc.proc import rss
+from mqworker.ipc.spawn import Spawned, enter_child, redirect_output
 from mqworker.jobs.chain import Chain
 from mqworker.jobs.failures import describe
 from mqworker.jobs.loading import load_chain

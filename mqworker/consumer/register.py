@@ -14,7 +14,7 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
-from mqworker.ipc.boot import boot_id
+from mqworker.ipc.proc import boot_id
 
 SLOT = 64  # bytes: seq (8) started (8) stop (8) fingerprint (32), and 8 free
 COUNT = 2048

@@ -112,12 +112,3 @@ def reap(process: multiprocessing.Process) -> Death | None:
         popen.returncode = os.waitstatus_to_exitcode(status)
         return Death(popen.returncode, usage.ru_maxrss * 1024)
     return Death(popen.returncode, 0)
-
-
-def rss(pid: int) -> int:
-    """Resident bytes of a process; 0 when it is gone."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:  # noqa: PTH123 - once a second for each Consumer
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError):
-        return 0

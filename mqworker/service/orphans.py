@@ -18,6 +18,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 
 from mqworker.ipc import logs
+from mqworker.ipc.proc import DEAD, stat
 
 GRACE = 2.0  # seconds: a program that was waiting for its parent ends by itself, and so may a tracker of semaphores
 
@@ -34,14 +35,16 @@ class Orphans:
         """Reap the dead, kill those that have had their time; returns whether any is left."""
         living = {}
         for pid in _strangers():
-            name, state = _stat(pid)
-            if state == "Z":
+            found = stat(pid)
+            if found is None:
+                continue
+            if found.state in DEAD:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
-            elif state:
+            else:
                 living[pid] = self._since.get(pid, now)
                 if now - living[pid] >= grace:
-                    self._kill(pid, name)
+                    self._kill(pid, found.name)
                     living[pid] = math.inf  # once is enough
         self._since = living
         return bool(living)
@@ -68,12 +71,3 @@ def _strangers() -> list[int]:
         with contextlib.suppress(OSError):
             found += (pid for pid in map(int, path.read_text().split()) if pid not in ours)
     return found
-
-
-def _stat(pid: int) -> tuple[str, str]:
-    """Name and state of a process; empty when it is gone."""
-    try:
-        head, _, rest = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
-    except OSError:
-        return "", ""
-    return head.partition("(")[2], rest.split()[0]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mqworker.ipc.spawn import SPAWN, Death, Spawned, reap, rss
+from mqworker.ipc.proc import rss
+from mqworker.ipc.spawn import SPAWN, Death, Spawned, reap
 from tests.support.waiting import wait_for
 
 MIB = 1 << 20
@@ -134,6 +135,7 @@ def test_children_are_spawned_whatever_the_default_is(start):
 
 FAMILY = """
 import os, signal, sys, time
+from mqworker.ipc.proc import rss
 from mqworker.ipc.spawn import enter_child
 parent = os.getpid()
 ready, told = os.pipe()

@@ -7,10 +7,9 @@ that share a broker file must share one pid namespace: from inside another conta
 """
 
 import os
-from pathlib import Path
 from typing import NamedTuple
 
-from mqworker.ipc.boot import boot_id
+from mqworker.ipc.proc import DEAD, boot_id, stat
 
 
 class Process(NamedTuple):
@@ -36,10 +35,5 @@ def is_alive(process: Process) -> bool:
 
 
 def _started(pid: int) -> int | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    # after the name, which is in parentheses and may hold any byte: proc(5), fields 3 (state) and 22 (start time)
-    fields = text[text.rindex(b")") + 2 :].split()
-    return None if fields[0] in {b"Z", b"X"} else int(fields[19])
+    found = stat(pid)
+    return None if found is None or found.state in DEAD else found.started

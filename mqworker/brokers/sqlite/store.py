@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mqworker.brokers.base import Publication, Topology
 from mqworker.brokers.sqlite import owners
-from mqworker.ipc.boot import boot_id
+from mqworker.ipc.proc import boot_id
 
 MAX_SIZE = 512 << 20  # bytes of one message; SQLite's own limit is a little under 1 GB
 TAKE_BYTES = 32 << 20  # bodies taken in one transaction: others wait for the lock meanwhile

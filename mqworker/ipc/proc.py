@@ -1,0 +1,46 @@
+"""What the kernel tells of this machine and its processes in `/proc` (proc(5)).
+
+Runs in every process; owns nothing. Used by whoever watches a process: a Consumer its own memory, the Service orphans,
+the embedded broker the owners of its leases. A process that is gone is an answer, not an error.
+"""
+
+import functools
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+DEAD = frozenset("ZX")  # states of a process that runs no more
+
+
+class Stat(NamedTuple):
+    """The fields of `/proc/PID/stat` that are used here."""
+
+    name: str
+    state: str  # one letter
+    started: int  # clock ticks after the boot: with the pid, one process for as long as the machine runs
+
+
+@functools.cache
+def boot_id() -> str:
+    """Return what is different after each boot (a UUID): process ids and CLOCK_MONOTONIC mean nothing beyond it."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def stat(pid: int) -> Stat | None:
+    """Return what the kernel says of a process, None when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes().decode(errors="replace")
+    except OSError:
+        return None
+    head, _, rest = text.rpartition(")")  # the name stands in parentheses and may hold any byte
+    fields = rest.split()
+    return Stat(head.partition("(")[2], fields[0], int(fields[19]))
+
+
+def rss(pid: int) -> int:
+    """Return the resident bytes of a process, 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:  # noqa: PTH123 - after every chunk in each Consumer
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0

@@ -59,14 +59,14 @@ def test_a_replay_is_the_original_message(properties, body, tries, crashes):
 
 @given(amqp.properties)
 def test_a_dead_letter_neither_expires_nor_copies_itself_nor_is_refused(properties):
-    """What the broker would act upon is in headers of ours."""
+    """Properties that the broker would act upon are kept in our own headers."""
     got = Properties.decode(dead(properties, b""))
     assert got.expiration is got.user_id is None
     assert not {"CC", "BCC"} & set(got.headers)
 
 
 def test_replays_are_counted_and_everything_else_begins_anew():
-    """Attempts and crashes count from the start; how often it was sent back is known."""
+    """Attempts and crashes are counted from the start; the number of replays is kept."""
     block = dead(Properties(message_id="m"), b"body", tries=2)
     for times in (1, 2, 3):
         again = replay(block, b"body", "in")
@@ -79,7 +79,7 @@ def test_replays_are_counted_and_everything_else_begins_anew():
 
 
 def test_a_forged_count_of_replays_is_none():
-    """The header may come from anywhere."""
+    """A header that comes from elsewhere is ignored."""
     for value in ("7", True, None, 1.5):
         block = Properties(headers=Headers({headers.REPLAYED: value})).encode()
         assert Properties.decode(replay(block, b"", "in").properties).headers[headers.REPLAYED] == 1
@@ -87,7 +87,7 @@ def test_a_forged_count_of_replays_is_none():
 
 @given(amqp.properties, st.binary(max_size=20), st.booleans())
 def test_what_is_told_can_be_told(properties, body, whole):
-    """Whatever bytes a foreign client put into its properties, the answer can be packed for the Service and be JSON."""
+    """Whatever bytes a foreign client put into its properties, the answer can be packed and be JSON."""
     for block in (properties.encode(), dead(properties, body), b"\xff malformed"):
         told = describe(block, body, whole=whole)
         answer = msgspec.msgpack.decode(msgspec.msgpack.encode(told))
@@ -99,7 +99,7 @@ def test_what_is_told_can_be_told(properties, body, whole):
 
 
 def test_what_an_operator_is_told():
-    """The short form is one line's worth; the whole form has all."""
+    """The short form fits on one line; the full form has everything."""
     block = dead(Properties(message_id="m", headers=Headers({"h": 1})), b"body", tries=1)
     assert describe(block, b"body") == {
         "id": letter_id(block, b"body"),
@@ -122,7 +122,7 @@ def test_what_an_operator_is_told():
 
 @given(amqp.properties, st.integers(1, 30))
 def test_the_name_of_a_letter_outlives_looking_at_it(properties, count):
-    """A quorum queue counts deliveries in a header; the name stays."""
+    """A quorum queue counts deliveries in a header; the id stays the same."""
     properties.headers.pop(headers.REDELIVERIES, None)
     block = dead(properties, b"body")
     again = Properties.decode(block)

@@ -85,7 +85,7 @@ def test_one_failure_harms_no_neighbour(path, caplog):
 
 
 def test_routes(path):
-    """An exchange routes by its binding, the default one by name; what has no place is refused, or dropped if asked."""
+    """An exchange routes by its binding, the default one by name; the unroutable is refused, or dropped on request."""
 
     async def scene():
         async with opened(path) as (link, sink):

@@ -1,4 +1,4 @@
-"""The probe: whatever user code does at its import, the asker gets an answer."""
+"""The code check: whatever user code does when it is imported, the caller gets an answer."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ def handle(body, params):
 
 @pytest.fixture
 def ask(tmp_path):
-    """Write a module and have it looked at."""
+    """Write a module and have it checked."""
 
     def asked(source, params=None, deadline=30.0):
         (tmp_path / "job.py").write_text(source)
@@ -32,20 +32,20 @@ def ask(tmp_path):
 
 
 def test_good_code_has_no_problems_and_tells_its_defaults(ask):
-    """Parameters come back with the defaults filled in."""
+    """Parameters are returned with the defaults filled in."""
     answer = ask(GOOD, {"size": 3})
     assert (answer.problems, answer.fields, answer.died) == ([], [], False)
     assert answer.defaults == {"size": 3, "names": ["a"]}
 
 
 def test_nothing_is_left_beside_the_code(ask, tmp_path):
-    """No bytecode: a Consumer would take it for the code after an edit of the same second and the same size."""
+    """No bytecode is written: a Consumer could take it for code edited within the same second to the same size."""
     ask(GOOD)
     assert [path.name for path in tmp_path.iterdir()] == ["job.py"]
 
 
 def test_wrong_parameters_are_told_by_field(ask):
-    """Each field with what is wrong about it."""
+    """Each bad field is reported with what is wrong about it."""
     answer = ask(GOOD, {"size": "x"})
     assert [field for field, _ in answer.fields] == ["size"]
     assert not answer.problems
@@ -69,7 +69,7 @@ def test_wrong_parameters_are_told_by_field(ask):
     ],
 )
 def test_bad_code_is_told(ask, capfd, source, said, died):
-    """A module that raises, exits or crashes costs the probe alone, and its words say which."""
+    """A module that raises, exits or crashes costs only the code check, which reports which it was."""
     answer = ask(source)
     assert said in "; ".join(answer.problems)
     assert answer.died is died
@@ -77,7 +77,7 @@ def test_bad_code_is_told(ask, capfd, source, said, died):
 
 
 def test_code_that_hangs_is_given_up(ask):
-    """At the deadline the probe is killed and said to be late."""
+    """At the deadline the code check is killed and reported as late."""
     began = time.monotonic()
     answer = ask("import time, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)", deadline=0.7)
     assert time.monotonic() - began < 5
@@ -86,7 +86,7 @@ def test_code_that_hangs_is_given_up(ask):
 
 
 def test_what_is_printed_is_no_answer(ask, capfd):
-    """Words on stdout go to stderr, because stdout is the Service's; the answer stays whole."""
+    """Text for stdout goes to stderr, because stdout is the Service's; the answer stays intact."""
     answer = ask("import os\nprint('hello')\nos.write(1, b'raw\\n')\ndef handle(body): ...")
     assert (answer.problems, answer.died) == ([], False)
     out, err = capfd.readouterr()
@@ -94,7 +94,7 @@ def test_what_is_printed_is_no_answer(ask, capfd):
 
 
 def test_threads_of_the_users_code_do_not_keep_the_answer(ask):
-    """A thread that never ends is killed with the probe."""
+    """A thread that never ends is killed with the code check."""
     began = time.monotonic()
     answer = ask("import threading, time\nthreading.Thread(target=time.sleep, args=[60]).start()\ndef handle(b): ...")
     assert (answer.problems, answer.died) == ([], False)
@@ -102,13 +102,13 @@ def test_threads_of_the_users_code_do_not_keep_the_answer(ask):
 
 
 def descriptors() -> set[str]:
-    """The open descriptors of this process."""
+    """Return the open descriptors of this process."""
     return set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - strings, of which no Path is made
 
 
 @on_loop
 async def test_the_loop_goes_on_meanwhile(tmp_path):
-    """Asked from the main loop, a probe costs it no time, and leaves no descriptor behind."""
+    """Called from the main loop, a code check takes none of its time, and leaves no descriptor open."""
     (tmp_path / "job.py").write_text("import time\ntime.sleep(0.3)\ndef handle(body): ...")
     (tmp_path / "slow.py").write_text("import time\ntime.sleep(60)")
     before = descriptors()

@@ -1,4 +1,4 @@
-"""The board: outcomes that are not handed up yet."""
+"""The outbox: outcomes that were not yet sent up."""
 
 import os
 
@@ -8,7 +8,7 @@ from mqworker.consumer.outbox import SIZE, Outbox
 
 
 class Handle:
-    """What a spawned process gets instead of a descriptor."""
+    """What a spawned process receives instead of a descriptor."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -19,7 +19,7 @@ class Handle:
 
 @pytest.fixture
 def sides():
-    """The Producer's board and its Consumer's."""
+    """The Producer's outbox and its Consumer's."""
     near = Outbox()
     far = Outbox.__new__(Outbox)
     far.__setstate__(Handle(os.dup(near._fd)))
@@ -28,7 +28,7 @@ def sides():
 
 
 def test_what_is_left_is_seen_once(sides):
-    """In order, each time all that is there, and nothing when nothing was added."""
+    """Reading returns, in order, everything that is there, and nothing when nothing was added."""
     near, far = sides
     assert near.news() == []
     assert far.add(b"one")
@@ -40,7 +40,7 @@ def test_what_is_left_is_seen_once(sides):
 
 
 def test_what_was_handed_up_is_gone(sides):
-    """After `clear` only what came later is there, though it is as long as what was there before."""
+    """After `clear` only later outcomes are there, even if they are as long as the earlier ones."""
     near, far = sides
     far.add(b"one")
     assert near.news() == [b"one"]
@@ -51,7 +51,7 @@ def test_what_was_handed_up_is_gone(sides):
 
 
 def test_no_room(sides):
-    """What does not fit is refused, and what is there stays whole."""
+    """What does not fit is refused, and the content stays intact."""
     near, far = sides
     assert far.add(b"x" * (SIZE // 2))
     assert not far.add(b"y" * (SIZE // 2))
@@ -61,7 +61,7 @@ def test_no_room(sides):
 
 
 def test_damage_is_nothing(sides):
-    """Memory that user code wrote to is never taken for an outcome."""
+    """Memory that user code overwrote is never taken for an outcome."""
     near, far = sides
     far.add(b"one")
     far._memory[25] ^= 1

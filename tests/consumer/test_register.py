@@ -1,4 +1,4 @@
-"""Slots: what a Consumer leaves in shared memory."""
+"""The in-hand register: what a Consumer leaves in shared memory."""
 
 import signal
 import subprocess
@@ -10,7 +10,7 @@ from mqworker.consumer.register import COUNT, SIZE, SLOT, InHandRegister, open_s
 
 
 def test_both_sides_see_the_same_words(tmp_path):
-    """What the Consumer writes the Producer reads, and the other way round, slot by slot."""
+    """The Producer reads what the Consumer writes, and the reverse, slot by slot."""
     file = InHandRegister(tmp_path / "s.slots")
     near, far, other = file.slot(3), open_slot(file.path, 3), open_slot(file.path, 4)
     far.begin(17, b"f" * 32, 12.5)
@@ -23,7 +23,7 @@ def test_both_sides_see_the_same_words(tmp_path):
 
 
 def test_a_new_consumer_finds_its_slot_empty(tmp_path):
-    """Nothing of its predecessor's is left: neither a message in hand nor a stop."""
+    """Nothing of its predecessor is left: neither a message in hand nor a stop."""
     file = InHandRegister(tmp_path / "s.slots")
     slot = file.slot(0)
     slot.begin(1, b"f" * 32, 1.0)
@@ -33,7 +33,7 @@ def test_a_new_consumer_finds_its_slot_empty(tmp_path):
 
 
 def test_the_last_slot_is_inside_the_file(tmp_path):
-    """All slots exist; there is none beyond."""
+    """All slots exist, and no others."""
     file = InHandRegister(tmp_path / "s.slots")
     file.slot(COUNT - 1).begin(1, b"z" * 32, 1.0)
     assert file.path.stat().st_size == SIZE
@@ -43,7 +43,7 @@ def test_the_last_slot_is_inside_the_file(tmp_path):
 
 
 def test_what_was_in_hand_outlives_the_tree(tmp_path):
-    """After a SIGKILL the next Producer reads which messages had been begun and not ended, until it forgets them."""
+    """After a SIGKILL the next Producer reads which messages were started and not finished, until it clears them."""
     path = tmp_path / "s.slots"
     code = f"""
 import os, signal
@@ -70,7 +70,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_what_the_producer_notes_is_read_by_the_next_one(tmp_path):
-    """When it was last alive, which message ran isolated, and that it was ending by order."""
+    """When it was last alive, which message ran isolated, and whether it was ending by order."""
     file = InHandRegister(tmp_path / "s.slots")
     file.begin_life(1.0)
     file.isolate(b"i" * 32)
@@ -86,7 +86,7 @@ def test_what_the_producer_notes_is_read_by_the_next_one(tmp_path):
 
 
 def test_a_file_of_an_earlier_version_counts_for_nothing(tmp_path):
-    """It ends behind the slots: there is no life in it, whatever was in hand."""
+    """It ends after the slots: it records no life, whatever was in hand."""
     path = tmp_path / "s.slots"
     InHandRegister(path).slot(0).begin(1, b"f" * 32, 1.0)
     with path.open("r+b") as file:
@@ -103,7 +103,7 @@ def test_a_life_before_the_last_boot_is_told_apart(tmp_path):
 
 
 def test_the_file_is_private_and_no_link(tmp_path):
-    """Only its user may read it, and a planted link is not followed."""
+    """Only its user can read it, and a planted link is not followed."""
     file = InHandRegister(tmp_path / "s.slots")
     assert file.path.stat().st_mode & 0o777 == 0o600
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")

@@ -32,7 +32,7 @@ from tests.support import amqp
 
 @pytest.fixture(scope="module", autouse=True)
 def alarm():
-    """The worker takes SIGALRM, which pytest-timeout uses as well: give it back."""
+    """Restore SIGALRM, which both the worker and pytest-timeout use."""
     handler, timer = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
     yield
     signal.signal(signal.SIGALRM, handler)
@@ -56,7 +56,7 @@ def item(body=b"1", properties: Properties | bytes = b"", **more) -> Item:
 
 
 def fails(target, body=b"1", properties=b"", **config):
-    """The failure of a handler, as the Producer gets it."""
+    """Return the failure of a handler, as the Producer receives it."""
     outcome = worker(target, **config).compute(item(body, properties))
     assert (outcome.seq, outcome.generation, outcome.body) == (5, 7, None)
     arrived = msgspec.msgpack.decode(msgspec.msgpack.encode(outcome), type=Outcome)
@@ -72,7 +72,7 @@ def raising(error):
 
 
 class OddError(Exception):
-    """Cannot be built again from its arguments, nor shown."""
+    """Can neither be reconstructed from its arguments nor shown."""
 
     def __init__(self, one, two):
         super().__init__()
@@ -103,14 +103,14 @@ class OwnRetry(Retry):
     ],
 )
 def test_what_a_handler_raises_is_an_outcome(error, reason, name, message, final):
-    """Each kind has its reason, and says its type, words and traceback."""
+    """Each kind has its reason, with type, message and traceback."""
     failure = fails(raising(error))
     assert (failure.reason, failure.type, failure.message, failure.final) == (reason, name, message, final)
     assert "in handler" in failure.traceback
 
 
 def test_an_exception_that_can_say_nothing_is_an_outcome():
-    """No exception object ever crosses, so none has to be built again."""
+    """No exception object ever crosses, so none has to be reconstructed."""
     failure = fails(raising(OddError(1, 2)))
     assert failure.reason == "error"
     assert failure.type.endswith("OddError")
@@ -126,12 +126,12 @@ def test_an_exception_that_can_say_nothing_is_an_outcome():
     ],
 )  # fmt: skip
 def test_a_retry_says_when_in_seconds(after, told):
-    """What is no number counts as the usual backoff: it must never keep the failure from being told."""
+    """Anything but a number means the usual backoff, and never prevents the failure from being reported."""
     assert fails(raising(Retry(after))).after == told
 
 
 def test_a_retry_of_the_users_own_kind_counts():
-    """Even one that never called its base class."""
+    """A subclass counts, even one that never called its base class."""
     assert fails(raising(OwnRetry())).after is None
 
 
@@ -150,7 +150,7 @@ def test_a_retry_of_the_users_own_kind_counts():
     ],
 )
 def test_what_cannot_be_decoded_never_reaches_the_handler(body, properties):
-    """It is dead at once, with one sentence and no traceback of ours."""
+    """It is dead at once, with one sentence and without a traceback of ours."""
     called = []
     failure = fails(called.append, body, properties)
     assert (failure.reason, failure.final, failure.traceback) == ("undecodable", True, "")
@@ -159,7 +159,7 @@ def test_what_cannot_be_decoded_never_reaches_the_handler(body, properties):
 
 
 def test_a_body_beyond_max_body_is_not_even_decoded():
-    """`max_body` itself is allowed."""
+    """A body of exactly `max_body` is allowed."""
     assert worker(lambda body: 1, max_body=10).compute(item(b"1" * 10)).failure is None
     failure = fails(lambda body: 1, b"1" * 11, max_body=10)
     assert (failure.reason, failure.final) == ("oversized", True)
@@ -171,13 +171,13 @@ def test_a_body_beyond_max_body_is_not_even_decoded():
     "result", [lambda: None, object(), 1j, sys.stdin, (n for n in ()), "\ud800", {(1, 2): object()}]
 )
 def test_a_result_without_a_form_is_dead_and_not_repeated(result):
-    """It would be the same next time."""
+    """A result that cannot be encoded would fail again next time."""
     failure = fails(lambda body: result)
     assert (failure.reason, failure.final) == ("unencodable", True)
 
 
 def test_a_result_the_broker_does_not_take_is_dead():
-    """Body by `max_message_size`, properties by what a header frame holds."""
+    """The body is limited by `max_message_size`, the properties by a header frame."""
     big = {"max_message_size": 1000}
     assert worker(lambda body: b"x" * 1000, broker=big).compute(item()).failure is None
     assert fails(lambda body: b"x" * 1001, broker=big).reason == "oversized"
@@ -188,7 +188,7 @@ def test_a_result_the_broker_does_not_take_is_dead():
 
 
 def test_out_of_memory_is_told_to_the_consumer():
-    """It reports and is then replaced; other failures are not its business."""
+    """It reports the failure and is then replaced; other failures do not concern it."""
     made = worker(lambda body: bytearray(1 << 60) if body else {}[0])
     made.compute(item(b"0"))
     assert not made.out_of_memory
@@ -198,7 +198,7 @@ def test_out_of_memory_is_told_to_the_consumer():
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
 def test_what_ends_a_process_ends_the_consumer(error):
-    """It is charged as a crash, by whoever sees the death."""
+    """Whoever notices the death charges it as a crash."""
     with pytest.raises(type(error)):
         worker(raising(error)).compute(item())
 
@@ -207,7 +207,7 @@ def test_what_ends_a_process_ends_the_consumer(error):
 
 
 def test_a_handler_over_its_soft_limit_gets_an_exception():
-    """It may clean up; left alone it becomes a timeout with a traceback that shows where it was."""
+    """It may clean up; uncaught, it becomes a timeout with a traceback that shows where the handler was."""
     cleaned = []
 
     def handler(body):
@@ -225,7 +225,7 @@ def test_a_handler_over_its_soft_limit_gets_an_exception():
 
 
 def test_a_handler_may_answer_after_its_soft_limit():
-    """One that catches the exception and returns has a result."""
+    """A handler that catches the exception and returns has a result."""
 
     def handler(body):
         try:
@@ -237,7 +237,7 @@ def test_a_handler_may_answer_after_its_soft_limit():
 
 
 def test_the_limit_is_the_handlers_alone():
-    """It is over with the handler: nothing is raised between messages, and each has the whole limit."""
+    """It ends with the handler: nothing is raised between messages, and each has the full limit."""
     made = worker(lambda body: time.sleep(body) or 1, soft_limit=0.6)
     for _ in range(3):
         assert made.compute(item(b"0.25")).failure is None
@@ -248,7 +248,7 @@ def test_the_limit_is_the_handlers_alone():
 
 
 def test_a_stray_alarm_does_nothing():
-    """A signal that comes late, or from elsewhere, meets no handler."""
+    """A signal that arrives late, or from elsewhere, affects no handler."""
     worker(lambda body: 1)
     signal.raise_signal(signal.SIGALRM)
 
@@ -266,7 +266,7 @@ def test_a_limit_at_the_very_end_is_a_result_or_a_timeout():
 
 
 def test_a_limit_that_meets_a_frame_waits_for_its_end():
-    """A half written frame would end the Consumer: the exception comes right after it, through the log call."""
+    """A half-written frame would end the Consumer: the exception is raised right after it, through the log call."""
     alarm, whole = Alarm(), []
 
     def send(_event):
@@ -290,7 +290,7 @@ def test_a_limit_that_meets_a_frame_waits_for_its_end():
 
 
 def test_a_limit_that_meets_the_formatting_of_a_log_line_is_not_swallowed():
-    """What cannot be formatted is told as such, but the limit is not of that kind."""
+    """What cannot be formatted is reported as such, but the limit passes through."""
     log = logging.Logger("mqworker.job", logging.INFO)  # noqa: LOG001 - as above
     log.addHandler(ForwardingHandler(lambda event: None, "p"))
     slow = type("Slow", (), {"__str__": lambda self: time.sleep(30)})()
@@ -298,7 +298,7 @@ def test_a_limit_that_meets_the_formatting_of_a_log_line_is_not_swallowed():
 
 
 def test_other_threads_do_not_put_the_limit_off():
-    """The limit is the main thread's; what a user's thread logs meanwhile is its own affair."""
+    """The limit is the main thread's; logging in a user's thread does not delay it."""
     alarm, over = Alarm(), threading.Event()
 
     def hold():
@@ -316,7 +316,7 @@ def test_other_threads_do_not_put_the_limit_off():
 
 
 def test_a_copy_that_the_handler_forked_leaves():
-    """The copy returns from the handler too: it ends there, silently, and touches neither lane nor output."""
+    """A forked copy returns from the handler too: it ends there, silently, and touches neither lane nor output."""
     me = os.getpid()
     pids = []
 
@@ -348,7 +348,7 @@ def result(properties=b"", target=lambda body: body, body=b"1", **config) -> tup
 
 @given(amqp.properties, st.booleans())
 def test_a_result_inherits_its_inputs_properties(properties, dropped):
-    """All that decisions 26 does not except; a header of a foreign client passes byte for byte."""
+    """It inherits all that decision 26 does not except; a foreign client's header passes byte for byte."""
     was = Properties.decode(properties.encode())
     properties.content_type = properties.content_encoding = None
     outcome = worker(lambda body: None if dropped else body).compute(item(b"1", properties))
@@ -370,7 +370,7 @@ def test_a_result_inherits_its_inputs_properties(properties, dropped):
 
 
 def test_a_result_says_where_it_comes_from():
-    """Stage, generation, attempt and duration; old headers of ours and of broker's deaths are gone."""
+    """It has stage, generation, attempt and duration; old headers of ours and of the broker's deaths are gone."""
     old = {
         "h": 1,
         headers.STAGE: "before",
@@ -407,7 +407,7 @@ def test_a_message_without_an_id_gets_one_of_its_content(message_id):
     ("target", "body", "said"), [(lambda body: 2, b"2", "result"), (lambda body: None, None, "dropped")]
 )
 def test_a_request_is_answered(target, body, said):
-    """The reply has the request's correlation id; a dropped one is answered too, without a body."""
+    """The reply has the request's correlation id; a dropped request is answered too, without a body."""
     got, outcome = result(Properties(reply_to="answers", correlation_id="c"), target)
     assert (outcome.reply_to, outcome.body, got.correlation_id, got.reply_to) == ("answers", body, "c", None)
     assert got.headers[headers.OUTCOME] == said
@@ -415,7 +415,7 @@ def test_a_request_is_answered(target, body, said):
 
 
 def test_the_handler_sees_its_message():
-    """Bytes, place, attempt, headers; the chain's jobs all see the same."""
+    """Bytes, place, attempt, headers: all jobs of the chain see the same."""
     seen = []
 
     def handler(body, message):
@@ -439,7 +439,7 @@ def test_the_handler_sees_its_message():
 
 @given(st.binary(max_size=100), st.binary(max_size=60))
 def test_no_bytes_raise(body, block):
-    """Whatever comes in, an outcome comes out."""
+    """Whatever arrives, an outcome is returned."""
     outcome = worker(lambda value: value).compute(item(body, block))
     with contextlib.suppress(AttributeError):
         assert outcome.failure.reason in {"undecodable", "error", "oversized"}

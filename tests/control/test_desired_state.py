@@ -1,4 +1,4 @@
-"""The desired state: how it changes, and how it is kept."""
+"""The desired state: how it changes, and how it is stored."""
 
 import resource
 
@@ -66,7 +66,7 @@ def after(document, asked, with_config=PLAIN):
 
 @given(st.lists(changes, max_size=6), settings_changes)
 def test_a_change_made_twice_changes_once(before, asked):
-    """Setting what already is so gives the very same document, and its revision."""
+    """Setting a value that is already set returns the same document, with the same revision."""
     first = change(after(START, before), asked, PLAIN)
     assert change(first, asked, PLAIN) is first
 
@@ -102,13 +102,13 @@ def test_the_revision_counts_real_changes(asked):
 
 @given(st.lists(changes, max_size=10))
 def test_a_change_touches_its_stage_alone(asked):
-    """Other stages stay what they were."""
+    """Other stages stay unchanged."""
     document = after(START, [each for each in asked if getattr(each, "stage", "s") == "s"])
     assert document.stages["t"] == START.stages["t"]
 
 
 def test_each_change_does_what_it_says():
-    """One by one, from the configured state."""
+    """Each change has its effect on the configured state."""
     assert change(START, SetListening("s", False), PLAIN).stages["s"].listening is False
     assert change(START, SetRunning("s", False), PLAIN).stages["s"].running is False
     stopped = change(START, SetWorking("s", False), PLAIN).stages["s"]
@@ -143,7 +143,7 @@ def test_the_history_is_bounded():
 
 @given(configs, st.lists(changes, max_size=6))
 def test_a_start_with_the_same_configuration_keeps_every_live_value(with_config, asked):
-    """Only the generation moves on, because the code may be another; nothing needs telling."""
+    """Only the generation increases, because the code may have changed; nothing needs reporting."""
     first, _ = begin(None, with_config)
     old = after(first, asked, with_config)
     new, told = begin(old, with_config)
@@ -157,7 +157,7 @@ def test_a_start_with_the_same_configuration_keeps_every_live_value(with_config,
 
 @given(configs, configs, st.lists(settings_changes, max_size=6), configs)
 def test_a_live_value_holds_until_the_configured_one_changes(one, other, asked, third):
-    """Then the file wins and it is said; a value that was never set live follows the file silently."""
+    """Then the file wins, which is reported; a value never set live follows the file silently."""
     first, _ = begin(None, one)
     old = after(first, asked, one)
     new, told = begin(old, other)
@@ -192,7 +192,7 @@ def test_switches_outlive_the_process():
 
 
 def test_stages_come_and_go_with_the_configuration():
-    """One that is not configured any more is forgotten."""
+    """A stage that is no longer configured is forgotten."""
     less = Config(stages={"s": PLAIN.stages["s"]})
     document, _ = begin(after(START, [SetConsumers("t", 9)]), less)
     assert list(document.stages) == ["s"]
@@ -200,7 +200,7 @@ def test_stages_come_and_go_with_the_configuration():
 
 
 def test_parameters_changed_in_the_file_can_be_rolled_back():
-    """Those before are in the history."""
+    """The previous parameters are in the history."""
     new, told = begin(change(START, SetParams("s", {"a": 1}), PLAIN), config(params={"b": 2}))
     assert new.stages["s"].params == {"b": 2}
     assert new.stages["s"].history[-1].params == {"a": 1}
@@ -214,7 +214,7 @@ LIVE = after(START, [SetParams("s", {"grüße": [1, 2.5, None, "x"]}), SetConsum
 
 @given(st.lists(changes, max_size=5))
 def test_a_document_is_read_as_it_was_written(tmp_path_factory, asked):
-    """Save and load are inverse."""
+    """Loading inverts saving."""
     store = Store(tmp_path_factory.getbasetemp() / "state.json")
     document = after(LIVE, asked)
     store.save(document)
@@ -222,12 +222,12 @@ def test_a_document_is_read_as_it_was_written(tmp_path_factory, asked):
 
 
 def test_no_file_is_no_damage(tmp_path):
-    """The first start has nothing to tell."""
+    """The first start has nothing to report."""
     assert Store(tmp_path / "state.json").load() == (None, "")
 
 
 def test_a_file_torn_at_any_byte_is_put_aside(tmp_path):
-    """Wherever it ends, it is kept beside and named, and the service starts with the configured state."""
+    """Wherever it is cut, it is kept beside and named, and the service starts with the configured state."""
     path = tmp_path / "state.json"
     Store(path).save(LIVE)
     whole = path.read_bytes()
@@ -243,7 +243,7 @@ def test_a_file_torn_at_any_byte_is_put_aside(tmp_path):
 @given(st.integers(0, 10_000), st.integers(0, 255))
 @settings(max_examples=200)
 def test_a_file_with_any_byte_changed_is_read_or_put_aside(tmp_path_factory, place, byte):
-    """No damage keeps the service from starting, nor gives it a document of other types."""
+    """No damage prevents the service from starting, or gives it a document with wrong types."""
     path = tmp_path_factory.getbasetemp() / "flipped.json"
     Store(path).save(LIVE)
     data = bytearray(path.read_bytes())
@@ -262,7 +262,7 @@ def test_a_file_with_any_byte_changed_is_read_or_put_aside(tmp_path_factory, pla
     "content", [b"", b"null", b"[]", b"[" * 100_000, b"\xff", b'{"revision": "1"}', b'{"log_level": "loud"}', b"{}{}"]
 )
 def test_what_is_no_document_is_put_aside(tmp_path, content):
-    """Any content at all is survived."""
+    """Any content at all is set aside without an error."""
     path = tmp_path / "state.json"
     path.write_bytes(content)
     document, told = Store(path).load()
@@ -272,7 +272,7 @@ def test_what_is_no_document_is_put_aside(tmp_path, content):
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path):
-    """A full disk raises OSError; what was stored before is still there, and nothing half written beside it."""
+    """A full disk raises OSError; the stored document is still there, with nothing half written beside it."""
     path = tmp_path / "state.json"
     store = Store(path)
     store.save(START)
@@ -290,7 +290,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
 
 
 def test_a_save_killed_before_its_end_leaves_the_old_file(tmp_path):
-    """The document is replaced whole: a half written neighbour is never read."""
+    """The document is replaced as a whole: a half-written neighbour is never read."""
     store = Store(tmp_path / "state.json")
     store.save(START)
     (tmp_path / "state.new").write_bytes(b'{"revision": 7')
@@ -300,7 +300,7 @@ def test_a_save_killed_before_its_end_leaves_the_old_file(tmp_path):
 
 
 def test_the_file_is_private_and_follows_no_link(tmp_path):
-    """Parameters are the user's own; a planted link is refused."""
+    """Only the user can read the parameters; a planted link is refused."""
     store = Store(tmp_path / "state.json")
     store.save(START)
     assert (tmp_path / "state.json").stat().st_mode & 0o777 == 0o600

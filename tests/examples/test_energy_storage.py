@@ -1,4 +1,4 @@
-"""The battery example: its schedules are possible, near the exact optimum, repeatable, and bad requests are named."""
+"""The battery example: its schedules are feasible, near the optimum and reproducible; bad requests are explained."""
 
 import importlib
 import json

@@ -110,8 +110,10 @@ def apply(consumers: list[ConsumerFacts], actions: list[Action], code: int, lane
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 1)), min_size=1, max_size=6))
 def test_it_arrives_at_what_is_wanted_and_keeps_working_on_the_way(orders):
-    """From anywhere: in a few steps number and code are as wanted, no slot is used twice, and while some are wanted and
-    were there, there is always one at work."""
+    """From any state, number and code are soon as desired, and no slot is used twice.
+
+    While some Consumers are desired and some were ready, at least one is ready all the time.
+    """
     staffing, consumers, code, lanes = Staffing(), [], 1, 0
     for wanted, newer in orders:
         code += newer

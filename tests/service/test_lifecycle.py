@@ -1,4 +1,4 @@
-"""When a Producer is started, told, stopped and killed: tables of events, and what holds after any events."""
+"""When a Producer is started, sent its state, stopped and killed: tables of events, and invariants for any events."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ KILLED, FAILED, ORDERLY = Death(-9, 0), Death(1, 0), Death(0, 0)
 
 
 def status(revision: int = 0, *, connected: bool = True, **more: Any) -> StageStatus:
-    """A Producer's report."""
+    """Return a Producer's report."""
     values: dict[str, Any] = {
         "state": "running",
         "listening": True,
@@ -36,7 +36,7 @@ def status(revision: int = 0, *, connected: bool = True, **more: Any) -> StageSt
 
 
 class Driver:
-    """One Lifecycle, and a clock that the events set; a Start succeeds at once, as long as there are processes."""
+    """One Lifecycle, and a clock that the events set; a Start succeeds at once, as long as processes are available."""
 
     def __init__(self) -> None:
         self.life = Lifecycle(DRAIN)
@@ -73,7 +73,7 @@ class Driver:
         return self.do(self.life.died(death, self.now))
 
     def do(self, actions: list[Action]) -> str:
-        """Carry out, as the StageSupervisor does; returns them as words."""
+        """Carry the actions out, as the StageSupervisor does; return them as text."""
         told = []
         for action in actions:
             match action:
@@ -93,7 +93,7 @@ class Driver:
 
 
 def shown(life: Lifecycle) -> str:
-    """State and applied revision."""
+    """Return the state and the applied revision."""
     return f"{life.state} {life.applied}"
 
 
@@ -189,7 +189,7 @@ TABLES = {
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))
 def test_each_event_has_its_actions(table):
-    """Event by event: what is to be done, and what is shown then."""
+    """Event by event: which actions follow, and what is shown then."""
     driver = Driver()
     for number, (event, arguments, actions, state) in enumerate(table):
         assert getattr(driver, event)(**arguments) == actions, (number, event)
@@ -212,7 +212,7 @@ def test_a_stage_is_given_up_after_too_many_fruitless_lives():
 
 
 def test_no_process_to_be_had_is_told_and_tried_again():
-    """A start that fails is a fruitless life with a reason."""
+    """A start that fails counts as a fruitless life with a reason."""
     driver = Driver()
     driver.processes = False
     assert driver.want(1) == "start 1"
@@ -223,7 +223,7 @@ def test_no_process_to_be_had_is_told_and_tried_again():
 
 
 def test_what_was_in_hand_at_a_kill_counts_as_given_back():
-    """A Producer that is killed while it stops cannot say it; one that ends in order does."""
+    """A Producer killed while stopping cannot report it; one that ends in order does."""
     driver = Driver()
     driver.want(1)
     driver.report(1, dispatched=3, settling=2)
@@ -240,7 +240,7 @@ def test_what_was_in_hand_at_a_kill_counts_as_given_back():
 
 
 class Model:
-    """A Producer that applies what it is told whenever the test says so, and reports the newest that it has applied."""
+    """A Producer that applies its orders when the test wants it to, and reports the newest it has applied."""
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
@@ -269,8 +269,10 @@ EVENTS = st.lists(
 
 @given(EVENTS)
 def test_applied_is_never_ahead_of_what_was_applied(events):
-    """However changes of this and other stages, reports and deaths follow each other: `applied` names a revision whose
-    content this Producer has wholly had, and does not fall back while it lives and runs."""
+    """`applied` names a revision that this Producer has wholly applied, and never decreases while it lives and runs.
+
+    This holds however changes of this and other stages, reports and deaths follow one another.
+    """
     driver = Driver()
     model = Model(driver)
     life = driver.life

@@ -1,4 +1,4 @@
-"""A StageSupervisor's own dealings with processes; what it decides is tested in test_lifecycle.py."""
+"""How a StageSupervisor handles processes; its decisions are tested in test_lifecycle.py."""
 
 import asyncio
 from pathlib import Path
@@ -10,17 +10,17 @@ from mqworker.service.stage_supervisor import StageSupervisor
 
 
 class Owner:
-    """Hears the supervisor."""
+    """Receives the supervisor's events."""
 
     def stage_changed(self) -> None:
-        """Nothing is shown here."""
+        """Ignored here."""
 
     def stage_log(self, event: LogEvent) -> None:
-        """Nothing is written here."""
+        """Ignored here."""
 
 
 def test_a_start_that_fails_is_told_and_leaves_nothing_open(tmp_path):
-    """Without a descriptor for the lock no Producer starts: a reason and a later try, and no descriptor is left."""
+    """Without a descriptor for the lock no Producer starts: a reason, a later retry, and no descriptor left open."""
     config = Config(stages={"s": StageConfig(input="in", jobs=("m:f",))})
     spec = StageSpec("test", "s", config.stages["s"], BrokerConfig(), str(tmp_path), str(tmp_path), 30.0)
 

@@ -1,6 +1,6 @@
 """`scripts/broker start|stop|status`: the private development node, which outlives the command.
 
-Runs in the foreground of a shell; prints the AMQP URL on stdout and words on stderr. Exit codes: 0 running (or
+Runs in the foreground of a shell; prints the AMQP URL on stdout and messages on stderr. Exit codes: 0 running (or
 stopped as asked), 1 not running.
 """
 
@@ -13,7 +13,7 @@ PORT = 5673
 
 
 def main(verb: str) -> int:
-    """Do what the command line says."""
+    """Execute the command line."""
     if not available():
         print("rabbitmq-server is not installed: apt-get install rabbitmq-server", file=sys.stderr)
         return 1

@@ -15,7 +15,7 @@ MQWORKER = (sys.executable, "-m", "mqworker")
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment without this machine's own settings of mqworker and supervisord."""
+    """Return the environment without this machine's settings of mqworker and supervisord."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MQWORKER_", "SUPERVISOR_"))}
     return clean | {"PYTHONPATH": str(Path(__file__).parents[2])} | dict(extra or {})
 
@@ -44,7 +44,7 @@ def mqworker(
 def service(
     folder: Path, *arguments: str, env: Mapping[str, str] | None = None, until: str = "/readyz"
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `mqworker run` in a project's folder until the block ends, ready when it begins; its log is in run.log."""
+    """Run `mqworker run` in a project's folder until the block ends, ready when it starts; its log is in run.log."""
     settings = {"MQWORKER_CONTROL__PORT": "0", **dict(env or {})}
     with (folder / "run.log").open("wb") as log:
         process = subprocess.Popen(
@@ -64,7 +64,7 @@ def service(
 
 
 def answers(folder: Path, path: str) -> bool:
-    """Whether the service of a project's folder gives a good answer at this path."""
+    """Return whether the service of a project's folder gives a good answer at this path."""
     try:
         with Client(Address(socket=str(folder / ".mqworker" / "control.sock")), 5) as client:
             client.request("GET", path)
@@ -74,7 +74,7 @@ def answers(folder: Path, path: str) -> bool:
 
 
 def end(process: subprocess.Popen[bytes], deadline: float = 30) -> int:
-    """End a process as supervisord would: TERM, and KILL for its group when it does not hear."""
+    """End a process as supervisord would: TERM, and KILL for its group when that has no effect."""
     if process.poll() is None:
         process.terminate()
     try:

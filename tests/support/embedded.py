@@ -1,4 +1,4 @@
-"""One stage named `work` on the embedded broker: its configuration, and a client of its file that is no service.
+"""One stage named `work` on the embedded broker: its configuration, and a client of its file that is not a service.
 
 Runs in the test process. The client looks without taking: results stay in the output queue, so that a message that was
 lost, doubled or computed with the wrong parameters shows at the end, whenever it happened.
@@ -34,7 +34,7 @@ def handle(body, params):
 
 
 def config(*lines: str, service: str = "", control: str = "port = 0", consumers: int = 2) -> str:
-    """A configuration with further lines of the stage, of [service] and of [control]."""
+    """Return a configuration with further lines for the stage, for [service] and for [control]."""
     return (
         f'[service]\nlog_format = "json"\n{service}\n[control]\n{control}\n[stages.work]\ninput = "{INPUT}"\n'
         f'jobs = ["jobs:handle"]\noutput = {{ queue = "{OUTPUT}" }}\nconsumers = {consumers}\n'
@@ -51,7 +51,7 @@ class Result(NamedTuple):
 
     @property
     def generation(self) -> int:
-        """The generation of code and parameters that its handler had."""
+        """Return the generation of code and parameters that its handler had."""
         return int(self.properties.headers["x-mqworker-generation"])
 
 
@@ -71,7 +71,7 @@ class Client:
         self._runner.close()
 
     def send(self, count: int, **body: Any) -> range:
-        """Store so many messages in one transaction; returns their numbers."""
+        """Store this many messages in one transaction; return their numbers."""
         numbers = range(self.sent, self.sent + count)
         self.sent += count
         messages = [self._message(json.dumps({"n": n} | body).encode(), str(n)) for n in numbers]
@@ -85,7 +85,7 @@ class Client:
         return numbers
 
     def send_raw(self, bodies: Iterable[bytes]) -> None:
-        """Store bodies as they are."""
+        """Store bodies unchanged."""
         for number, body in enumerate(bodies):
             properties = self._message(body, f"raw-{number}").properties
             self._runner.run(self._admin.send(INPUT, properties, body, 20))
@@ -96,17 +96,17 @@ class Client:
         return Publication("", INPUT, block, body)
 
     def ready(self, queue: str = INPUT) -> int:
-        """How many messages wait in a queue."""
+        """Return how many messages wait in a queue."""
         info = self._runner.run(self._admin.queue(queue, 20))
         return info.messages if info else 0
 
     def results(self, queue: str = OUTPUT) -> list[Result]:
-        """All that is in a queue, left where it is."""
+        """Return everything in a queue, leaving it there."""
         found = self._runner.run(self._admin.peek(queue, 1_000_000, 20))
         return [Result(json.loads(each.body), Properties.decode(each.properties)) for each in found]
 
     def finish(self, deadline: float = 60) -> list[Result]:
-        """Wait until every message that was sent has its result: once, and none is dead or left."""
+        """Wait until every message that was sent has exactly one result, and none is dead or left."""
         wait_for(lambda: self.ready(OUTPUT) + self.ready(DEAD) >= self.sent, deadline, "every message to have a result")
         assert self.ready(DEAD) == 0, self.results(DEAD)
         results = self.results()
@@ -122,7 +122,7 @@ async def _open(path: Path) -> SqliteAdmin:
 
 
 class Answer(NamedTuple):
-    """What the control API answered over TCP."""
+    """The control API's answer over TCP."""
 
     status: int
     body: Any
@@ -130,7 +130,7 @@ class Answer(NamedTuple):
 
 
 def curl(port: int, method: str, path: str, data: bytes | None = None, timeout: float = 30, **headers: str) -> Answer:
-    """One request over TCP as curl sends it; header names with `_` for `-`."""
+    """Send one request over TCP as curl would; header names have `_` for `-`."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -144,20 +144,20 @@ def curl(port: int, method: str, path: str, data: bytes | None = None, timeout: 
 
 
 def port(service: ServiceProcess) -> int:
-    """The TCP port of the last start."""
+    """Return the TCP port of the last start."""
     started = [event["url"] for event in service.events() if event["event"] == "started"]
     return int(started[-1].rpartition(":")[2])
 
 
 def put(service: ServiceProcess, path: str, body: Any = None, method: str = "PUT") -> dict[str, Any]:
-    """Change something of the stage, and see it applied."""
+    """Change something of the stage, and wait until it is applied."""
     status, told = service.ask(method, f"/api/v1/stages/work/{path}?wait=30", body, timeout=40)
     assert (status, told.get("applied")) == (200, True), told
     return told
 
 
 def steady(service: ServiceProcess, deadline: float = 30) -> dict[str, Any]:
-    """Wait until the stage is wholly as it should be; returns it."""
+    """Wait until the stage is wholly as desired; return it."""
 
     def look() -> dict[str, Any] | None:
         status, told = service.ask("GET", "/api/v1/status")

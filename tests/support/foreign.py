@@ -1,6 +1,6 @@
-"""Clients of RabbitMQ that are not ours: amqp-publish of Debian's amqp-tools, and plain pika for the rest.
+"""Clients of RabbitMQ that are not ours: amqp-publish from Debian's amqp-tools, and plain pika for the rest.
 
-Run in the test process, one blocking connection for each client, without heartbeats because tests look away for long.
+Run in the test process, one blocking connection for each client, without heartbeats because tests may pause for long.
 """
 
 import subprocess
@@ -14,14 +14,14 @@ CHUNK = 1.0  # seconds of waiting for a message between two looks at the clock
 
 
 class Got(NamedTuple):
-    """A message that was taken off a queue."""
+    """A message taken off a queue."""
 
     body: bytes
     properties: pika.BasicProperties
 
     @property
     def headers(self) -> dict[str, Any]:
-        """Its headers, empty when there are none."""
+        """Return its headers, empty when there are none."""
         return self.properties.headers or {}
 
 
@@ -35,7 +35,7 @@ class Client:
         self.open()
 
     def open(self) -> None:
-        """Open a channel, also after the broker closed the one before."""
+        """Open a channel, also after the broker has closed the previous one."""
         self.channel = self._connection.channel()
         self.channel.confirm_delivery()
 
@@ -52,11 +52,11 @@ class Client:
         self.channel.basic_publish("", queue, body, told, mandatory=True)
 
     def ready(self, queue: str) -> int:
-        """How many messages wait in a queue."""
+        """Return how many messages wait in a queue."""
         return self.channel.queue_declare(queue, passive=True).method.message_count
 
     def take(self, queue: str, count: int, deadline: float) -> list[Got]:
-        """Take `count` messages off a queue, one of which may be far away; AssertionError after `deadline` seconds."""
+        """Take `count` messages off a queue, even if they arrive late; AssertionError after `deadline` seconds."""
         end = time.monotonic() + deadline
         found: list[Got] = []
         while len(found) < count:
@@ -65,7 +65,7 @@ class Client:
         return found
 
     def rest(self, queue: str) -> list[Got]:
-        """Take all that is in a queue now."""
+        """Take everything that is in a queue now."""
         return self._some(queue, self.ready(queue))
 
     def _some(self, queue: str, most: int) -> list[Got]:

@@ -8,7 +8,7 @@ LIMIT = 60  # seconds
 
 
 def on_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run an async test on an event loop of its own, with a time limit."""
+    """Run an async test on a new event loop, with a time limit."""
 
     @functools.wraps(test)
     def run(*args, **kwargs) -> None:

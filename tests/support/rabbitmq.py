@@ -20,12 +20,12 @@ MARKER = "MQWORKER_TEST_BROKER"
 
 
 def available() -> bool:
-    """Tell whether a RabbitMQ server is installed here."""
+    """Return whether a RabbitMQ server is installed here."""
     return (SCRIPTS / "rabbitmq-server").exists()
 
 
 def free_port() -> int:
-    """Return a port of the loopback address that nobody listens on now."""
+    """Return a loopback port on which nobody listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -95,7 +95,7 @@ class RabbitNode:
         return int((self.folder / "pid").read_text())
 
     def running(self) -> bool:
-        """Tell whether the node answers AMQP."""
+        """Return whether the node answers AMQP."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
                 probe.settimeout(1)
@@ -105,7 +105,7 @@ class RabbitNode:
             return False
 
     def start(self, deadline: float = 60) -> None:
-        """Start the node and return when it takes connections; RuntimeError with its last words otherwise."""
+        """Start the node and return when it accepts connections; raises RuntimeError with its last output otherwise."""
         self.spawn()
         assert self._server is not None
         end = time.monotonic() + deadline
@@ -130,19 +130,19 @@ class RabbitNode:
         (self.folder / "epmd.pid").write_text(str(self._epmd.pid))
 
     def stop(self) -> None:
-        """End the node in an orderly way, and its port mapper."""
+        """Stop the node in an orderly way, and its port mapper."""
         self.thaw()
         self._signal(signal.SIGTERM)
         self._gone(20)
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL the VM, as if the machine had lost power (files stay)."""
+        """SIGKILL the VM, like a power failure (files stay)."""
         self._signal(signal.SIGKILL)
         self._gone(10)
 
     def close(self) -> None:
-        """Kill node and port mapper; the end of a test session."""
+        """Kill the node and its port mapper, at the end of a test session."""
         self.kill()
         with contextlib.suppress(OSError, ValueError):
             os.kill(int((self.folder / "epmd.pid").read_text()), signal.SIGKILL)
@@ -159,7 +159,7 @@ class RabbitNode:
         self._signal(signal.SIGCONT)
 
     def ctl(self, *args: str, tool: str = "rabbitmqctl", deadline: float = 60) -> str:
-        """Run `rabbitmqctl --quiet ARGS` and return what it printed; RuntimeError when it failed."""
+        """Run `rabbitmqctl --quiet ARGS` and return its output; raises RuntimeError when it fails."""
         command = [str(SCRIPTS / tool), "--quiet", "--node", self.name, *args]
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=deadline, check=False)
         if done.returncode:
@@ -189,7 +189,7 @@ class RabbitNode:
         return "".join(path.read_text(errors="replace") for path in sorted((self.folder / "log").glob("*.log")))
 
     def _ours(self) -> int:
-        """Return the pid of the VM while it lives, else 0; never a stranger that has got the same number since."""
+        """Return the pid of the VM while it lives, else 0; never another process that has got the same number since."""
         if self._server is not None and self._server.poll() is not None:
             return 0
         try:

@@ -1,6 +1,6 @@
-"""A whole mqworker service as a user runs it: a subprocess in its own folder, asked over HTTP, watched through /proc.
+"""A whole mqworker service as a user runs it: a subprocess in its own folder, called over HTTP, watched through /proc.
 
-Every process below it carries a mark in its environment, so that orphans are found wherever they went, and are ended.
+Every process below it carries a mark in its environment, so that orphans are found wherever they went, and are killed.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ class ServiceProcess:
         return self
 
     def wait_ready(self, deadline: float = 30) -> None:
-        """Wait until /readyz says so."""
+        """Wait until /readyz reports ready."""
 
         def ready() -> bool:
             assert self.process is None or self.process.poll() is None, self.log.read_text()
@@ -87,24 +87,24 @@ class ServiceProcess:
             raise AssertionError(f"{error}\n{self.log.read_text()}") from None
 
     def signal(self, number: int) -> None:
-        """Send a signal to the Service alone."""
+        """Send a signal only to the Service."""
         assert self.process is not None
         os.kill(self.process.pid, number)
 
     def stop(self, deadline: float = 60) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM and return the exit code."""
         assert self.process is not None
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
         return self.process.wait(deadline)
 
     def wait(self, deadline: float = 60) -> int:
-        """The exit code, once it ends by itself."""
+        """Return the exit code, once it ends by itself."""
         assert self.process is not None
         return self.process.wait(deadline)
 
     def close(self) -> None:
-        """End everything, whatever state it is in."""
+        """End everything, whatever its state."""
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -125,7 +125,7 @@ class ServiceProcess:
     def ask(
         self, method: str, path: str, body: Any = None, timeout: float = 30, headers: dict[str, str] | None = None
     ) -> tuple[int, Any]:
-        """One request over the unix socket: (status, decoded JSON or text)."""
+        """Send one request over the unix socket; return (status, decoded JSON or text)."""
         connection = UnixConnection(str(self.folder / ".mqworker/control.sock"), timeout)
         try:
             data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -159,7 +159,7 @@ class ServiceProcess:
     # --- what is left to see
 
     def pids(self) -> dict[int, str]:
-        """Every process with our mark: pid and name."""
+        """Return the pid and name of every process with our mark."""
         found = {}
         for path in Path("/proc").iterdir():
             if path.name.isdigit() and int(path.name) != os.getpid():
@@ -169,11 +169,11 @@ class ServiceProcess:
         return found
 
     def named(self, comm: str) -> list[int]:
-        """Pids of one kind: mqw-producer, mqw-consumer, mqw-admin ..."""
+        """Return the pids of one kind: mqw-producer, mqw-consumer, mqw-admin ..."""
         return [pid for pid, name in self.pids().items() if name == comm]
 
     def events(self) -> list[dict[str, Any]]:
-        """All log lines so far; each has to be whole."""
+        """Return all log lines so far, checking that each is whole."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
     def event(self, word: str, deadline: float = 20) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class ServiceProcess:
         )
 
     def descriptors(self, pid: int) -> int:
-        """How many descriptors a process has open."""
+        """Return how many descriptors a process has open."""
         return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
@@ -193,7 +193,7 @@ def semaphores() -> set[str]:
 
 
 def gone(service: ServiceProcess, deadline: float = 10) -> None:
-    """Wait until nothing with the service's mark is left."""
+    """Wait until no process with the service's mark is left."""
     wait_for(lambda: not service.pids(), deadline, f"no process to be left, there is {service.pids()}")
 
 

@@ -1,6 +1,7 @@
-"""A recorder for what a Link says, and a small program around a `SqliteLink` for tests that kill processes.
+"""A recorder for a Link's events, and a small program around a `SqliteLink` for tests that kill processes.
 
-Run as `python -m tests.support.sqlite_link hold|publish|relay PATH`; prints one line for each thing a test waits for.
+Run as `python -m tests.support.sqlite_link hold|publish|relay PATH`; prints one line for each thing that a test waits
+for.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ TOPOLOGY = Topology("in", Placement("out", "exchange", "key"), "in.dlq")
 
 
 class Recorder:
-    """A Sink that keeps everything, and keeps count of its publications."""
+    """A Sink that keeps everything, and counts its publications."""
 
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
@@ -57,7 +58,7 @@ class Recorder:
         return self.pid
 
     async def placed(self, link, body, key="in", exchange="", **options):
-        """PublishCommand and wait for the answer: '' or why it was refused."""
+        """Publish and wait for the answer: '' or why it was refused."""
         pid = self.publish(link, body, key, exchange, **options)
         await until(lambda: pid in self.confirmed_pids or pid in self.refusals, 10, "an answer to a publish")
         return self.refusals.get(pid, "")
@@ -65,7 +66,7 @@ class Recorder:
 
 @contextlib.asynccontextmanager
 async def opened(path: Path, topology: Topology = TOPOLOGY) -> AsyncIterator[tuple[SqliteLink, Recorder]]:
-    """A connected Link and what it says."""
+    """Return a connected Link and its Recorder."""
     sink = Recorder()
     link = SqliteLink(path, topology, sink, name="test")
     link.start()
@@ -86,7 +87,7 @@ async def hold(path: Path) -> None:
 
 
 async def publish(path: Path) -> None:
-    """PublishCommand numbers without end; print each confirmed one."""
+    """Publish numbers without end; print each confirmed one."""
     async with opened(path) as (link, sink):
         told = 0
         while True:
@@ -101,7 +102,7 @@ async def publish(path: Path) -> None:
 
 
 async def relay(path: Path) -> None:
-    """PublishCommand, take, move to the output and ack for 4 s; print what was published, refused and lost."""
+    """Publish, take, move to the output and ack for 4 s; print what was published, refused and lost."""
     async with opened(path) as (link, sink):
         link.consume(50)
         done = inputs = 0

@@ -50,7 +50,7 @@ class Supervised(ServiceProcess):
         return int((self.state / "supervisord.pid").read_text())
 
     def ctl(self, *arguments: str, timeout: float = 60) -> str:
-        """What supervisorctl says."""
+        """Return the output of supervisorctl."""
         command = [ROOT / ".venv/bin/supervisorctl", "-c", self.conf, *arguments]
         done = subprocess.run(
             command, cwd="/", env=self.env, capture_output=True, text=True, timeout=timeout, check=False
@@ -59,14 +59,14 @@ class Supervised(ServiceProcess):
         return done.stdout
 
     def info(self) -> dict[str, Any]:
-        """What supervisord knows of the program; {} while it does not answer."""
+        """Return what supervisord knows about the program; {} while it does not answer."""
         with contextlib.suppress(OSError, HTTPException, Fault):
             return self._rpc.supervisor.getProcessInfo(PROGRAM)
         self._rpc("close")()
         return {}
 
     def running(self, but: int = 0, deadline: float = 30) -> int:
-        """Wait until the program is RUNNING, as another process than `but`; returns its pid."""
+        """Wait until the program is RUNNING with a pid other than `but`; return its pid."""
 
         def look() -> int:
             info = self.info()

@@ -1,8 +1,8 @@
 """Load from a client that is not ours, and the account of what became of every message.
 
 Runs in the test process on one blocking pika connection. Each message has a number as its id; `send` returns when the
-broker has it. The handler in `HANDLER` notes beginning and end of each message in a journal, one file for
-each process, so that a test knows what a killed Consumer had in hand without asking mqworker.
+broker has it. The handler in `HANDLER` records the start and the end of each message in a journal, one file for each
+process, so that a test knows what a killed Consumer had in hand without asking mqworker.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ class Note(NamedTuple):
 
 
 class Traffic:
-    """See the module head. `results` and `dead` are (body, properties) as they were taken from the queues."""
+    """See the module head. `results` and `dead` are (body, properties) as taken from the queues."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -77,7 +77,7 @@ class Traffic:
         self._out.basic_consume(f"{self.input}.dlq", self._take_dead, auto_ack=True)
 
     def config(self, *, consumers: int = 4, stage: str = "", service: str = "") -> str:
-        """A configuration of one stage `work` on these queues; `stage` and `service` are further lines."""
+        """Return a configuration of one stage `work` on these queues; `stage` and `service` are further lines."""
         return (
             f'[service]\ndrain_deadline = 10\n{service}\n[control]\nport = 0\n[broker]\nurl = "{self.url}"\n'
             f'[stages.work]\ninput = "{self.input}"\njobs = ["work:work"]\noutput = {{ queue = "{self.output}" }}\n'
@@ -87,7 +87,7 @@ class Traffic:
     # --- in and out
 
     def send(self, count: int, **more: Any) -> range:
-        """Publish so many messages and wait until the broker has them; returns their numbers."""
+        """Publish this many messages and wait until the broker has them; return their numbers."""
         numbers = range(self.sent, self.sent + count)
         for n in numbers:
             properties = pika.BasicProperties("application/json", message_id=str(n), delivery_mode=2)
@@ -108,11 +108,11 @@ class Traffic:
         self.dead[n] = properties
 
     def pump(self) -> None:
-        """Take what has come out."""
+        """Take the results that have arrived."""
         self._connection.process_data_events(0.01)
 
     def until(self, predicate: Callable[[], T], deadline: float, what: str) -> T:
-        """Like `wait_for`, with messages flowing: results are taken, and there is always some work waiting."""
+        """Like `wait_for`, with messages flowing: results are taken, and some work is always waiting."""
 
         def look() -> T:
             self.pump()
@@ -123,19 +123,19 @@ class Traffic:
         return wait_for(look, deadline, what)
 
     def done(self) -> set[int]:
-        """The numbers that have a result."""
+        """Return the numbers that have a result."""
         return {result["n"] for result in self.results}
 
     def waiting(self) -> int:
-        """How many have no outcome yet."""
+        """Return how many have no outcome yet."""
         return self.sent - len(self.done() | self.dead.keys())
 
     def repeats(self) -> int:
-        """How many results came again."""
+        """Return how many results came more than once."""
         return len(self.results) - len(self.done())
 
     def finish(self, deadline: float = 60) -> None:
-        """Wait until every message has its outcome, and assert that it is one of one kind and nothing is left."""
+        """Wait until every message has its outcome, and assert that it has only one kind and nothing is left."""
 
         def over() -> bool:
             self.pump()
@@ -152,11 +152,11 @@ class Traffic:
         assert not self.done() & self.dead.keys()
 
     def charged(self) -> dict[int, int]:
-        """Crashes that each finished message was charged with, as its handler saw them."""
+        """Return the crashes charged to each finished message, as its handler saw them."""
         return {result["n"]: result["crashes"] for result in self.results if result["crashes"]}
 
     def ready(self) -> int:
-        """Messages that wait in the input queue."""
+        """Return how many messages wait in the input queue."""
         return self._out.queue_declare(self.input, passive=True).method.message_count
 
     def __enter__(self) -> Self:
@@ -170,7 +170,7 @@ class Traffic:
 
 
 def journal(service: ServiceProcess) -> list[Note]:
-    """What the handlers noted, in the order of time."""
+    """Return the handlers' notes, in order of time."""
     notes = []
     for path in (service.folder / "journal").glob("*"):
         for line in path.read_text().splitlines():
@@ -180,20 +180,20 @@ def journal(service: ServiceProcess) -> list[Note]:
 
 
 def in_hand(service: ServiceProcess, pid: int) -> int | None:
-    """The message that a process has begun and not ended."""
+    """Return the message that a process has started and not finished."""
     path = service.folder / "journal" / str(pid)
     last = path.read_text().splitlines()[-1:] if path.exists() else []
     return int(last[0].split()[2]) if last and last[0].split()[1] == "begin" else None
 
 
 def producers(service: ServiceProcess) -> list[int]:
-    """The pids of Producers, without the copies that they are for a moment when they start something."""
+    """Return the pids of Producers, without the forked copies that exist for a moment at a start."""
     named = service.named("mqw-producer")
     return [pid for pid in named if parent(pid) not in named]
 
 
 def parent(pid: int) -> int:
-    """The pid of a process's parent; 0 when it is gone."""
+    """Return the pid of a process's parent; 0 when it is gone."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
@@ -201,7 +201,7 @@ def parent(pid: int) -> int:
 
 
 class Watcher:
-    """Looks every 50 ms, from a thread of its own, for what must never be: two trees at once."""
+    """Checks every 50 ms, from its own thread, for what must never be: two trees at once."""
 
     def __init__(self, service: ServiceProcess, traffic: Traffic) -> None:
         self.producers = Counter[int]()  # how often so many were seen
@@ -228,20 +228,20 @@ class Watcher:
         self._thread.join()
 
     def check(self) -> None:
-        """Never more than one."""
+        """Assert that there was never more than one."""
         assert max(self.producers) == 1, self.producers
         assert max(self.registered) == 1, self.registered
 
 
 class Lasts:
-    """Durations of one kind, to be reported."""
+    """Durations of one kind, for a report."""
 
     def __init__(self, what: str) -> None:
         self.what = what
         self.seconds: list[float] = []
 
     def since(self, moment: float, until: float | None = None) -> None:
-        """Note how long ago `moment` was."""
+        """Record how long ago `moment` was."""
         self.seconds.append((time.monotonic() if until is None else until) - moment)
 
     def __str__(self) -> str:
@@ -251,7 +251,7 @@ class Lasts:
 
 
 def leaked_semaphores(since: float) -> set[str]:
-    """Named semaphores made after `since` (wall clock) that no living process has open."""
+    """Return named semaphores made after `since` (wall clock) that no live process has open."""
     found = {}
     for path in Path("/dev/shm").glob("sem.mp-*"):
         with contextlib.suppress(FileNotFoundError):

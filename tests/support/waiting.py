@@ -1,4 +1,4 @@
-"""Waiting on events in tests: always with a deadline, never by sleeping for luck."""
+"""Waiting for events in tests: always with a deadline, never by sleeping and hoping."""
 
 import asyncio
 import time

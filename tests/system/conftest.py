@@ -16,7 +16,7 @@ from tests.support.waiting import wait_for
 
 @pytest.fixture
 def queue(rabbit) -> Iterator[str]:
-    """The name of an input queue of this test alone; it and its companions are deleted afterwards."""
+    """The name of an input queue for this test only; it and its companions are deleted afterwards."""
     name = f"system.{uuid.uuid4().hex[:8]}"
     yield name
     with Client(rabbit.url()) as client:
@@ -26,7 +26,7 @@ def queue(rabbit) -> Iterator[str]:
 
 @pytest.fixture
 def service() -> Iterator[Callable[..., ServiceProcess]]:
-    """Make services, not started; afterwards none of their processes, semaphores and folders is left."""
+    """Creates services, not yet started; afterwards none of their processes, semaphores and folders is left."""
     began = time.time()
     made: list[ServiceProcess] = []
 

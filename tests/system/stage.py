@@ -1,4 +1,4 @@
-"""One stage named `work` on RabbitMQ, whose handler is `handle` in jobs.py: its configuration, what is told of it."""
+"""One stage named `work` on RabbitMQ, whose handler is `handle` in jobs.py: its configuration, and what it reports."""
 
 from tests.support.rabbitmq import RabbitNode
 from tests.support.service import ServiceProcess
@@ -6,7 +6,7 @@ from tests.support.waiting import wait_for
 
 
 def config(url: str | list[str], queue: str, *lines: str, broker: tuple[str, ...] = (), consumers: int = 2) -> str:
-    """A configuration with further lines of the stage and of [broker]; results go to `<queue>.out` unless said."""
+    """Return a configuration with further lines for stage and [broker]; results go to `<queue>.out` by default."""
     urls = str(url).replace("'", '"') if isinstance(url, list) else f'"{url}"'
     output = () if any(line.startswith("output") for line in lines) else (f'output = {{ queue = "{queue}.out" }}',)
     stage = (f'input = "{queue}"', 'jobs = ["jobs:handle"]', f"consumers = {consumers}", *output, *lines)
@@ -15,7 +15,7 @@ def config(url: str | list[str], queue: str, *lines: str, broker: tuple[str, ...
 
 
 def counted(service: ServiceProcess, **wanted: int) -> dict[str, int]:
-    """Wait until the service tells these counts (it does so once a second), and return all."""
+    """Wait until the service reports these counts (it does so once a second), and return all counts."""
 
     def told() -> dict[str, int] | None:
         counters = service.stage("work")["actual"]["counters"]
@@ -25,7 +25,7 @@ def counted(service: ServiceProcess, **wanted: int) -> dict[str, int]:
 
 
 def settled(rabbit: RabbitNode, queue: str, ready: int = 0) -> None:
-    """Wait until the broker shows so many messages in a queue and none unacked."""
+    """Wait until the broker shows this many messages in a queue and none unacked."""
 
     def so() -> bool:
         found = rabbit.queue(queue)

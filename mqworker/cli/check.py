@@ -21,6 +21,7 @@ from mqworker.exits import Exit
 
 if TYPE_CHECKING:
     from mqworker.config.load import Loaded
+    from mqworker.ipc.messages import LogEvent
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 STYLE = {OK: "green", WARN: "yellow", FAIL: "red"}
@@ -88,10 +89,10 @@ def _results(config: Path | None, timeout: float) -> Iterator[CheckResult]:
 
 
 def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
-    from mqworker.code_check.client import check_stage
+    from mqworker.code_check.client import check_code
 
     for name, stage in loaded.config.stages.items():
-        answer = check_stage(loaded.root, stage.jobs, dict(stage.params), timeout)
+        answer = asyncio.run(check_code(name, loaded.root, stage.jobs, dict(stage.params), timeout, _show_output))
         for problem in answer.problems:
             fix = f"correct stages.{name}.jobs or the code in {loaded.root}"
             yield CheckResult(FAIL, f"jobs {name}", problem, fix)
@@ -99,6 +100,11 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
             yield CheckResult(FAIL, f"params {name}", f"{field}: {reason}", f"correct stages.{name}.params.{field}")
         if not answer.problems and not answer.fields:
             yield CheckResult(OK, f"jobs {name}", ", ".join(stage.jobs))
+
+
+def _show_output(event: "LogEvent") -> None:
+    """Show what the user's code prints while it is imported; stdout is for what the check says."""
+    click.echo(output.clean(event.msg), err=True)
 
 
 def _broker(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:

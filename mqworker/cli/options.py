@@ -120,7 +120,7 @@ class ServiceClient:
         end = time.monotonic() + self.timeout
         wait_seconds = min(WAIT_MAX, self.timeout) if wait else 0.0
         path = stage_path(stage, f"{rest}?wait={wait_seconds:g}" if wait else rest)
-        answer: dict[str, Any] = self.client.call(method, path, payload, timeout=wait_seconds + ANSWER)
+        answer: dict[str, Any] = self.client.call(method, path, payload, timeout=self.timeout + ANSWER)
         while wait and not answer.get("applied"):
             if time.monotonic() > end:
                 raise Failed(Exit.NO_ANSWER, self._not_applied(answer["revision"], stage))

@@ -1,84 +1,58 @@
-"""The asking side of a code check, from the Service's main loop or from the command line.
+"""The asking side of a code check; runs on the Service's main loop, or for `mqworker check` on a loop made for it.
 
-Owns the process and its pipe for the time of one check. Whatever the user's code does to the process (crash, hang,
-exit, print) becomes a CodeReport; never raises but for a start that fails on the command line.
+Owns the process for the time of one check. Whatever the user's code does to it (crash, hang, exit, print) becomes a
+CodeReport and log events; nothing is raised, and the loop never waits for it.
 """
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from mqworker.code_check.process import CodeCheck
-from mqworker.ipc.messages import CodeReport
-from mqworker.ipc.spawn import SPAWN, reap
+from mqworker.ipc.child import Child
+from mqworker.ipc.messages import CodeQuestion, CodeReport, LogEvent
+from mqworker.ipc.spawn import Death
 
-DEADLINE = 60.0  # seconds; imports of large libraries are slow
-
-
-class _Running:
-    """A probe on its way."""
-
-    def __init__(self, root: Path, jobs: tuple[str, ...], params: dict[str, Any]) -> None:
-        self.pipe, far = SPAWN.Pipe(duplex=False)
-        self._jobs = jobs
-        self.process = CodeCheck(root, jobs, params, far)
-        try:
-            self.process.start()
-        except OSError:
-            self.pipe.close()
-            raise
-        finally:
-            far.close()
-
-    def answer(self) -> CodeReport:
-        """Read the answer, which is there or never comes."""
-        try:
-            return msgspec.msgpack.decode(self.pipe.recv_bytes(), type=CodeReport)
-        except (EOFError, OSError):
-            self.process.join(1)
-            how = reap(self.process) or "closed its pipe and lives on"
-            return CodeReport([f"importing {', '.join(self._jobs)} ended the process: it {how}"], [], {}, died=True)
-
-    def late(self, deadline: float) -> CodeReport:
-        """Give up."""
-        words = f"importing {', '.join(self._jobs)} and checking its parameters took longer than {deadline:g} s"
-        return CodeReport([words], [], {}, died=True)
-
-    def close(self) -> None:
-        """End it, whatever it does."""
-        self.process.kill()
-        self.process.join(5)
-        self.process.close()
-        self.pipe.close()
-
-
-def check_stage(root: Path, jobs: tuple[str, ...], params: dict[str, Any], deadline: float = DEADLINE) -> CodeReport:
-    """Ask a probe, blocking; for the command line."""
-    asked = _Running(root, jobs, params)
-    try:
-        return asked.answer() if asked.pipe.poll(deadline) else asked.late(deadline)
-    finally:
-        asked.close()
+_reports = msgspec.msgpack.Decoder(CodeReport)
 
 
 async def check_code(
-    root: Path, jobs: tuple[str, ...], params: dict[str, Any], deadline: float = DEADLINE
+    stage: str,
+    root: Path,
+    jobs: tuple[str, ...],
+    params: dict[str, Any],
+    deadline: float,
+    on_log: Callable[[LogEvent], None],
 ) -> CodeReport:
-    """Ask a probe from the main loop, which goes on meanwhile."""
-    loop = asyncio.get_running_loop()
+    """Import jobs and validate parameters, within `deadline` seconds; what the code prints goes to `on_log`."""
+    answer: asyncio.Future[CodeReport] = asyncio.get_running_loop().create_future()
+    names = ", ".join(jobs)
+
+    def on_report(report: CodeReport) -> None:
+        if not answer.done():
+            answer.set_result(report)
+
+    def on_death(death: Death) -> None:
+        how = child.kill_reason or f"it {death}"
+        on_report(_without_answer(f"importing {names} ended the process: {how}"))
+
+    child = Child(_reports, on_report, on_death, on_log)
     try:
-        asked = _Running(root, jobs, params)
+        child.start(CodeCheck(stage))
     except OSError as error:
-        return CodeReport([f"the check could not be started: {error.strerror}"], [], {}, died=True)
-    readable = asyncio.Event()
-    loop.add_reader(asked.pipe.fileno(), readable.set)
+        return _without_answer(f"the check could not be started: {error.strerror}")
     try:
-        await asyncio.wait_for(readable.wait(), deadline)
-        return asked.answer()
+        child.send(CodeQuestion(str(root), jobs, msgspec.json.encode(params)))
+        async with asyncio.timeout(deadline):
+            return await answer
     except TimeoutError:
-        return asked.late(deadline)
+        return _without_answer(f"importing {names} and checking its parameters took longer than {deadline:g} s")
     finally:
-        loop.remove_reader(asked.pipe.fileno())
-        asked.close()
+        await child.stop("the check is over")
+
+
+def _without_answer(why: str) -> CodeReport:
+    return CodeReport([why], [], {}, died=True)

@@ -1,48 +1,41 @@
-"""The probe: a short spawned process that looks at the user's code and parameters, says what is wrong, and ends.
+"""The code check: a short process that looks at the user's code and parameters, says what is wrong, and ends.
 
 The Service imports no user code (decisions 12); whatever the code does when it is imported (crash, hang, print, exit)
-happens to the probe. Used at start, by `mqworker check`, and before a change of parameters is stored. It hears its
-arguments, says one CodeReport, and is killed at its deadline.
+happens here. Started by the Service and by `mqworker check`. Receives one CodeQuestion and sends one CodeReport; its
+parent kills it then, or at its deadline.
 """
 
 import json
-import os
-import signal
 import sys
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from mqworker.ipc.messages import CodeReport
-from mqworker.ipc.spawn import Spawned, enter_child
-
-DEADLINE = 60.0  # seconds; imports of large libraries are slow
+from mqworker.ipc import frames
+from mqworker.ipc.messages import CodeQuestion, CodeReport
+from mqworker.ipc.spawn import Spawned
 
 
 class CodeCheck(Spawned):
     """See the module head."""
 
-    def __init__(self, root: Path, jobs: tuple[str, ...], params: dict[str, Any], answer: Connection) -> None:
-        super().__init__(name="code-check")
-        self._root = root
-        self._jobs = jobs
-        self._params = json.dumps(params)
-        self._answer = answer
-        self._parent = os.getpid()
+    title = "mqw-check"
 
-    def run(self) -> None:
+    def __init__(self, stage: str) -> None:
+        super().__init__(f"{stage}.code-check", stage)
+
+    def main(self) -> None:
         """Look, answer, end."""
-        enter_child("mqw-check", self._parent, (signal.SIGINT, signal.SIGTERM, signal.SIGTSTP))
-        os.dup2(2, 1)  # what the user's code prints when it is imported is no answer of ours
         sys.dont_write_bytecode = True  # as in a Consumer, which would read it and miss an edit of the same second
-        self._answer.send_bytes(msgspec.msgpack.encode(look(self._root, self._jobs, json.loads(self._params))))
+        question = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=CodeQuestion)
+        report = look(Path(question.root), question.jobs, json.loads(question.params))
+        frames.write_all(self.up.fileno(), frames.pack(msgspec.msgpack.encode(report)))
 
 
 def look(root: Path, jobs: tuple[str, ...], params: dict[str, Any]) -> CodeReport:
     """Import the jobs and validate the parameters, in this process."""
-    from mqworker.jobs.chain import check_params  # noqa: PLC0415 - only the probe may come near user code
+    from mqworker.jobs.chain import check_params  # noqa: PLC0415 - only this process may come near user code
     from mqworker.jobs.failures import describe  # noqa: PLC0415 - as above
     from mqworker.jobs.loading import JobLoadError, load_chain  # noqa: PLC0415 - as above
     from mqworker.jobs.params import ParamsError, to_plain  # noqa: PLC0415 - as above

@@ -73,7 +73,7 @@ class Consumer(Spawned):
     def run(self) -> None:
         """Set up, send Hello, compute until the sentinel."""
         enter_child("mqw-consumer", self._parent, (signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGHUP))
-        redirect_output(self._output.fileno())
+        redirect_output(self._output)
         sys.dont_write_bytecode = True  # a .pyc cannot tell two edits of one second apart, and a restart has to
         self._queue._writer.close()  # type: ignore[attr-defined]  # else the Producer's death would never show as end of file
         self._sending = threading.Lock()

@@ -22,6 +22,8 @@ from mqworker.ipc.messages import StageStatus
 T = TypeVar("T")
 
 STORE_DEADLINE = 5.0  # seconds for the main thread to store a change
+ADMIN_GRACE = 2.0  # seconds beyond a question's deadline until a broker admin that does not answer is killed
+MARGIN = 3.0  # seconds that a caller waits beyond the deadline that the main thread keeps itself
 
 
 class StageView(msgspec.Struct, frozen=True):
@@ -77,11 +79,15 @@ class Operator(Protocol):
     async def change(self, asked: Change) -> int:
         """Store a change; returns its revision. Raises ControlError."""
 
-    async def patch_params(self, stage: str, patch: dict[str, Any]) -> int:
-        """Validate and store a merge patch; returns its revision. Raises ParamsRefused, ControlError."""
+    async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
+        """Validate and store a merge patch; returns its revision. Raises ParamsRefused, ControlError.
 
-    async def rollback_params(self, stage: str) -> int:
-        """Go back to the parameters before the present ones; returns the revision. Raises ControlError."""
+        After `patience` seconds it raises ControlError("deadline"), and the change goes on: who imports for minutes
+        can change parameters too.
+        """
+
+    async def rollback_params(self, stage: str, patience: float) -> int:
+        """Do the same with the parameters before the present ones."""
 
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Have the desk do something at the broker. Raises ControlError of kind desk, or with the desk's own words."""
@@ -144,30 +150,31 @@ class Control:
         """Store a change; returns the revision that contains it."""
         return self._run(lambda operator: operator.change(asked), STORE_DEADLINE)
 
-    def patch_params(self, stage: str, patch: dict[str, Any]) -> int:
-        """Validate (in the probe) and store a merge patch of a stage's parameters."""
-        return self._run(lambda operator: operator.patch_params(stage, patch), 60.0)
+    def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
+        """Validate (in a code check) and store a merge patch of a stage's parameters."""
+        return self._run(lambda operator: operator.patch_params(stage, patch, patience), patience)
 
-    def rollback_params(self, stage: str) -> int:
+    def rollback_params(self, stage: str, patience: float) -> int:
         """Go back to the parameters before the present ones."""
-        return self._run(lambda operator: operator.rollback_params(stage), 60.0)
+        return self._run(lambda operator: operator.rollback_params(stage, patience), patience)
 
     def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
-        """Have the desk do something at the broker, within `deadline` seconds."""
-        return self._run(lambda operator: operator.ask_admin(verb, arguments, deadline), deadline + 2.0)
+        """Have the broker admin do something at the broker, within `deadline` seconds."""
+        return self._run(lambda operator: operator.ask_admin(verb, arguments, deadline), deadline + ADMIN_GRACE)
 
     def drain(self) -> None:
         """Begin the end of the service."""
         self._run(lambda operator: operator.drain(), STORE_DEADLINE)
 
     def _run(self, call: Callable[[Operator], Coroutine[Any, Any, T]], deadline: float) -> T:
+        """Have the main thread do it, which keeps `deadline` itself; ours is later, so that we hear how it ended."""
         loop, operator = self._loop, self._operator
         if loop is None or operator is None:
             raise ControlError("busy", "the service is still starting; try again in a moment")
         self.commands += 1
         future = asyncio.run_coroutine_threadsafe(call(operator), loop)
         try:
-            return future.result(deadline)
+            return future.result(deadline + MARGIN)
         except concurrent.futures.TimeoutError:
             future.cancel()
             raise ControlError("deadline", f"no answer from the main thread within {deadline:g} s") from None

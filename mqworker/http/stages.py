@@ -3,7 +3,9 @@
 Runs in the server's threads. Reads snapshots; sends changes through Control to the main thread.
 """
 
+import contextlib
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -13,7 +15,7 @@ from mqworker.config.model import Seconds
 from mqworker.control.control import StageView
 from mqworker.control.desired_state import Reload, SetConsumers, SetLimits, SetListening, SetRunning
 from mqworker.http.problems import Problem
-from mqworker.http.routing import API, Api, Route, body, requested_wait
+from mqworker.http.routing import API, WAIT_MAX, Api, Route, body, requested_wait
 from mqworker.ipc.messages import ConsumerStatus, StageStatus
 
 
@@ -141,26 +143,23 @@ def params(api: Api, stage: str) -> Any:
 
 def patch_params(api: Api, stage: str) -> Any:
     """Change parameters."""
-    patch, wait = body(Patch), requested_wait()
-    api.stage(stage)
-    if not wait:
-        return _with_params(api, stage, api.control.patch_params(stage, patch), 0.0)
-    with api.waiting():
-        return _with_params(api, stage, api.control.patch_params(stage, patch), wait)
+    patch = body(Patch)
+    return _change_params(api, stage, lambda patience: api.control.patch_params(stage, patch, patience))
 
 
 def rollback_params(api: Api, stage: str) -> Any:
     """Go back to the previous parameters."""
+    return _change_params(api, stage, lambda patience: api.control.rollback_params(stage, patience))
+
+
+def _change_params(api: Api, stage: str, change: Callable[[float], int]) -> Any:
+    """Answer within `?wait=` for the check and until it is applied; without, as soon as it is checked and stored."""
     wait = requested_wait()
     api.stage(stage)
-    if not wait:
-        return _with_params(api, stage, api.control.rollback_params(stage), 0.0)
-    with api.waiting():
-        return _with_params(api, stage, api.control.rollback_params(stage), wait)
-
-
-def _with_params(api: Api, stage: str, revision: int, wait: float) -> Any:
-    answer, status = api.stored(revision, stage, wait)
+    end = time.monotonic() + wait
+    with api.waiting() if wait else contextlib.nullcontext():
+        revision = change(wait or WAIT_MAX)
+        answer, status = api.stored(revision, stage, max(0.0, end - time.monotonic()))
     desired = api.stage(stage).desired
     return answer | {"generation": desired.generation, "params": desired.params}, status
 

@@ -2,8 +2,8 @@
 
     Service  --Order-->  Producer  --Chunk-->    Consumer
     Service  <--Report-- Producer  <--Uplink--   Consumer
-    Service  --AdminQuestion-->  broker admin;  Service  <--AdminAnswer--  broker admin
-    Service  <--CodeReport--  code check, once
+    Service  --AdminQuestion->  BrokerAdmin      Service  --CodeQuestion->  CodeCheck
+    Service  <--AdminAnswer--   BrokerAdmin      Service  <--CodeReport--   CodeCheck
 
 Each record is plain data (numbers, text, bytes): no exception, callable, lock or pika object ever crosses. A running
 process receives records only as MessagePack. Only multiprocessing uses pickle, and only from a parent to a child that
@@ -251,6 +251,14 @@ class AdminAnswer(_Record, frozen=True, tag="answer"):
     value: Any = None
     error: str = ""
     kind: str = ""
+
+
+class CodeQuestion(_Record, frozen=True, tag="check"):
+    """What a code check is to look at."""
+
+    root: str  # the folder of the user's code
+    jobs: tuple[str, ...]
+    params: bytes  # JSON object
 
 
 class CodeReport(_Record, frozen=True, tag="code"):

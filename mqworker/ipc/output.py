@@ -1,17 +1,17 @@
 """What a child writes to its stdout and stderr: logged line by line, the tail kept as evidence.
 
-Lives on the loop of the parent (the Producer for Consumers, the Service for Producers). Never trusts the text: lines
-are cut, bytes that are not UTF-8 are shown escaped, and a child that writes without end waits, not its parent.
+Runs on the parent's loop, as a part of a Child. Never trusts the text: lines are cut, bytes that are not UTF-8 are
+shown escaped, and a child that writes without end waits, not its parent.
 """
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import time
 from collections.abc import Callable
 
+from mqworker.ipc.frames import unread
 from mqworker.ipc.messages import LogEvent
 
 TAIL = 8192  # bytes kept
@@ -29,7 +29,7 @@ class OutputReader:
         self._stage = stage
         self._log = log
         self._line = bytearray()
-        self._cut = False  # the line goes on, and was told as far as it will be
+        self._cut = False  # the line goes on, but all of it that is logged has been
         self._tail = bytearray()
         self._loop = asyncio.get_running_loop()
         os.set_blocking(fd, False)
@@ -41,14 +41,14 @@ class OutputReader:
         return self._tail.decode("utf-8", "backslashreplace")
 
     def finish(self) -> None:
-        """Take what the dead child left (a copy that it forked may hold the pipe open: no end of file is awaited)."""
+        """Take what the dead child left, and no more: a copy that it forked may hold the pipe and write on."""
         left = 0
         with contextlib.suppress(OSError):
-            left = fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ)
+            left = unread(self._fd)
         while left > 0 and (taken := self._read()):
             left -= taken
         if self._line:
-            self._say(bytes(self._line))
+            self._log_line(bytes(self._line))
             self._line.clear()
         self._loop.remove_reader(self._fd)
 
@@ -68,15 +68,15 @@ class OutputReader:
         *lines, rest = self._line.split(b"\n")
         for line in lines:
             if not self._cut:
-                self._say(bytes(line[:LINE]))
+                self._log_line(bytes(line[:LINE]))
             self._cut = False
         if len(rest) > LINE and not self._cut:
-            self._say(bytes(rest[:LINE]))
+            self._log_line(bytes(rest[:LINE]))
             self._cut = True
         self._line = bytearray() if self._cut else rest
         return len(data)
 
-    def _say(self, line: bytes) -> None:
+    def _log_line(self, line: bytes) -> None:
         if line.strip():
-            words = line.decode("utf-8", "backslashreplace")
-            self._log(LogEvent(time.time(), logging.INFO, "output", words, self._process, self._pid, self._stage))
+            text = line.decode("utf-8", "backslashreplace")
+            self._log(LogEvent(time.time(), logging.INFO, "output", text, self._process, self._pid, self._stage))

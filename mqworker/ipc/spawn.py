@@ -1,8 +1,9 @@
-"""What every process of the tree does first, and how a dead one is looked at.
+"""The child's own side of its life: what each process of the tree does first; and how its parent reads its death.
 
 Runs in every process. Children are started with `spawn` only, from main threads only (a parent-death signal belongs to
-the *thread* that started the child). The death of a child is seen by its pidfd and read by `wait4` on its pid alone,
-which never blocks and tells its peak memory; `join()` and sentinels can block or miss it (decisions 3).
+the *thread* that started the child). A Spawned process owns the far ends of its three pipes: it receives frames on
+`down`, sends frames on `up`, and its stdout and stderr go to `output`. It dies with its parent. A death is read by
+`wait4` on that one pid, which never blocks and tells the peak memory (decisions 3). The parent's side is `child`.
 """
 
 import ctypes
@@ -12,9 +13,11 @@ import os
 import signal
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -42,7 +45,7 @@ def forget_main() -> None:
     sys.modules["__main__"] = types.ModuleType("__main__")
 
 
-def _nothing(_signal: int, _frame: object) -> None:
+def _do_nothing(_signal: int, _frame: object) -> None:
     """Handle a signal by doing nothing; unlike SIG_IGN this is not inherited by programs that user code starts."""
 
 
@@ -53,14 +56,14 @@ def enter_child(name: str, parent: int, deaf_to: Iterable[signal.Signals]) -> No
         os._exit(1)
     set_name(name)
     for number in deaf_to:
-        signal.signal(number, _nothing)
+        signal.signal(number, _do_nothing)
 
 
-def redirect_output(fd: int) -> None:
-    """Send stdout and stderr to the parent's pipe, and native crashes and asked-for stacks (SIGUSR2) with them."""
-    os.dup2(fd, 1)
-    os.dup2(fd, 2)
-    os.close(fd)
+def redirect_output(output: Connection) -> None:
+    """Send stdout and stderr to the parent's pipe, and native crashes and stacks asked for by SIGUSR2 with them."""
+    os.dup2(output.fileno(), 1)
+    os.dup2(output.fileno(), 2)
+    output.close()
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
@@ -71,7 +74,48 @@ def redirect_output(fd: int) -> None:
 
 
 class Spawned(multiprocessing.Process):
-    """A `multiprocessing.Process` that is always started by `spawn`, whatever the default is."""
+    """A process of ours; a subclass names it and says in `main` what it does.
+
+    It is pickled once, at its start, and that write blocks its parent beyond 64 KiB: what may be large is sent down as
+    a frame.
+    """
+
+    title: ClassVar[str]  # in `ps -o comm`
+    deaf_to: ClassVar[tuple[signal.Signals, ...]] = (signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGHUP)
+
+    def __init__(self, name: str, stage: str = "") -> None:
+        super().__init__(name=name)
+        self.stage = stage
+        self._parent = os.getpid()
+
+    def attach(self, down: Connection, up: Connection, output: Connection) -> None:
+        """Give it the far ends of its pipes, before the start."""
+        self.down, self.up, self.output = down, up, output
+
+    def run(self) -> None:
+        """Enter the process, then do what it is for."""
+        enter_child(self.title, self._parent, self.deaf_to)
+        redirect_output(self.output)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.held_signals())
+        self.main()
+
+    def main(self) -> None:
+        """Do what this process is for."""
+        raise NotImplementedError
+
+    @classmethod
+    def held_signals(cls) -> set[signal.Signals]:
+        """The signals that have a handler in this process, but would end it before the handlers are in place."""
+        return {*cls.deaf_to, signal.SIGUSR2}
+
+    @contextmanager
+    def signals_held(self) -> Iterator[None]:
+        """Start it inside this: it inherits the mask, and these signals wait until `run` has made their handlers."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, self.held_signals())
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     @staticmethod
     def _Popen(process: Any) -> Any:  # noqa: N802 - the name that multiprocessing calls

@@ -61,7 +61,7 @@ class Producer(Spawned):
         """Enter the process and run the loop until the stage has ended."""
         deaf_to = (signal.SIGINT, signal.SIGTSTP, signal.SIGHUP)
         enter_child("mqw-producer", self._parent, deaf_to)
-        redirect_output(self._output.fileno())
+        redirect_output(self._output)
         gc.freeze()
         asyncio.run(self._main())
         os._exit(0)

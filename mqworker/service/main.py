@@ -7,12 +7,14 @@ gives back at once (75).
 """
 
 import asyncio
+import functools
 import logging
 import os
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from mqworker.broker_admin.client import BrokerAdminClient
@@ -29,12 +31,14 @@ from mqworker.ipc import logs
 from mqworker.ipc.messages import CodeReport, LogEvent, StageSpec
 from mqworker.ipc.spawn import forget_main
 from mqworker.jobs.params import merge_patch
+from mqworker.producer.staffing import START_DEADLINE
 from mqworker.service.instance import StartError, acquire_lock, prepare
 from mqworker.service.orphans import Orphans
 from mqworker.service.stage_supervisor import StageSupervisor
 
 HEARTBEAT = 0.5  # seconds between snapshots when nothing changes
 PORT_PATIENCE = 10.0
+START_CHECK = 60.0  # seconds for the check of the code at the start; what takes longer is left to the Consumers
 EXIT_DELAY = 5.0  # seconds before a failing exit under supervisord, which restarts late exits without a pause
 
 log = logging.getLogger("mqworker.service.main")
@@ -84,6 +88,7 @@ class Service:
         self._idle = 0
         self._terms = 0
         self._checking = asyncio.Lock()
+        self._changes: set[asyncio.Task[int]] = set()  # of parameters, being checked
         self._ended = asyncio.Event()
         self._started = time.time()
         self._budget: StopBudget | None = None  # in CLOCK_MONOTONIC, once the end has begun
@@ -172,7 +177,9 @@ class Service:
 
     async def _check_user_code(self) -> None:
         names = list(self._config.stages)
-        answers = await asyncio.gather(*(self._check(name, self._document.stages[name].params) for name in names))
+        answers = await asyncio.gather(
+            *(self._check(name, self._document.stages[name].params, START_CHECK) for name in names)
+        )
         problems = []
         for name, answer in zip(names, answers, strict=True):
             if answer.died:
@@ -290,22 +297,13 @@ class Service:
         """Store a change and pass it on."""
         return self._apply(asked)
 
-    async def patch_params(self, stage: str, patch: dict[str, Any]) -> int:
+    async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
         """Validate and store a merge patch, one at a time."""
-        async with self._checking:
-            params = merge_patch(self._stage(stage).params, patch)
-            await self._validate(stage, params)
-            return self._apply(desired_state.SetParams(stage, params))
+        return await self._check_and_store(stage, lambda: merge_patch(self._stage(stage).params, patch), patience)
 
-    async def rollback_params(self, stage: str) -> int:
+    async def rollback_params(self, stage: str, patience: float) -> int:
         """Go back to the parameters before the present ones."""
-        async with self._checking:
-            desired = self._stage(stage)
-            older = [version.params for version in desired.history if version.params != desired.params]
-            if not older:
-                raise ControlError("refused", f"stage {stage} has no earlier parameters")
-            await self._validate(stage, older[-1])
-            return self._apply(desired_state.SetParams(stage, older[-1]))
+        return await self._check_and_store(stage, lambda: self._earlier_params(stage), patience)
 
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Have the desk ask the broker."""
@@ -354,13 +352,39 @@ class Service:
             supervisor.want(self._document, paused=self._paused)
         self._publish()
 
-    async def _check(self, stage: str, params: dict[str, Any]) -> CodeReport:
-        return await check_code(self._loaded.root, self._config.stages[stage].jobs, params)
+    async def _check(self, stage: str, params: dict[str, Any], deadline: float) -> CodeReport:
+        jobs = self._config.stages[stage].jobs
+        return await check_code(stage, self._loaded.root, jobs, params, deadline, self._writer.put)
 
-    async def _validate(self, stage: str, params: dict[str, Any]) -> None:
-        answer = await self._check(stage, params)
-        if answer.fields or answer.problems:
-            raise ParamsRefused(answer.fields, answer.problems)
+    async def _check_and_store(self, stage: str, make: Callable[[], dict[str, Any]], patience: float) -> int:
+        """Store parameters if the user's code accepts them; after `patience` the asker is sent away, and it goes on."""
+        task = asyncio.create_task(self._store_checked(stage, make))
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        done, _ = await asyncio.wait({task}, timeout=patience)
+        if done:
+            return task.result()
+        task.add_done_callback(functools.partial(_report_late, stage))
+        raise ControlError(
+            "deadline",
+            f"the code is still being checked after {patience:g} s; the parameters are stored if it accepts them,"
+            " and the log says so",
+        )
+
+    async def _store_checked(self, stage: str, make: Callable[[], dict[str, Any]]) -> int:
+        async with self._checking:
+            params = make()
+            answer = await self._check(stage, params, START_DEADLINE)
+            if answer.fields or answer.problems:
+                raise ParamsRefused(answer.fields, answer.problems)
+            return self._apply(desired_state.SetParams(stage, params))
+
+    def _earlier_params(self, stage: str) -> dict[str, Any]:
+        desired = self._stage(stage)
+        older = [version.params for version in desired.history if version.params != desired.params]
+        if not older:
+            raise ControlError("refused", f"stage {stage} has no earlier parameters")
+        return older[-1]
 
     def _publish(self) -> None:
         if self._state == "starting":
@@ -377,3 +401,10 @@ class Service:
                 stages={name: supervisor.view() for name, supervisor in self._supervisors.items()},
             )
         )
+
+
+def _report_late(stage: str, task: asyncio.Task[int]) -> None:
+    """Log why parameters were not stored whose asker had left; that they were is an event of its own."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        what = f"the parameters of stage {stage} were not changed: {error}"
+        logs.report(log, logging.WARNING, "params_refused", what, stage_name=stage)

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from mqworker.code_check.client import check_code, check_stage
+from mqworker.code_check.client import check_code
 from tests.support.loop import on_loop
+from tests.support.waiting import until
 
 GOOD = """
 import dataclasses
@@ -18,15 +19,22 @@ class Params:
 def handle(body, params):
     return body
 """
+UP = "import multiprocessing; up = multiprocessing.current_process().up.fileno()"  # the pipe of the answer
 
 
 @pytest.fixture
-def ask(tmp_path):
-    """Write a module and have it checked."""
+def events():
+    """What was logged."""
+    return []
+
+
+@pytest.fixture
+def ask(tmp_path, events):
+    """Write a module and have it looked at."""
 
     def asked(source, params=None, deadline=30.0):
         (tmp_path / "job.py").write_text(source)
-        return check_stage(tmp_path, ("job:handle",), params or {}, deadline)
+        return asyncio.run(check_code("s", tmp_path, ("job:handle",), params or {}, deadline, events.append))
 
     return asked
 
@@ -66,14 +74,16 @@ def test_wrong_parameters_are_told_by_field(ask):
         ("import ctypes; ctypes.string_at(0)", "killed by SIGSEGV", True),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed by SIGKILL", True),
         ("raise KeyboardInterrupt", "exited with code 1", True),
+        ("import os, time; os.closerange(3, 99); time.sleep(60)", "it closed its pipe", True),
+        (f"{UP}; import os; os.write(up, b'x' * 99)", "its pipe carried something else", True),
     ],
 )
-def test_bad_code_is_told(ask, capfd, source, said, died):
-    """A module that raises, exits or crashes costs only the code check, which reports which it was."""
+def test_bad_code_is_reported(ask, capfd, source, said, died):
+    """A module that raises, exits, crashes or breaks its pipe costs the check alone, and the report says which."""
     answer = ask(source)
     assert said in "; ".join(answer.problems)
     assert answer.died is died
-    assert capfd.readouterr().out == ""
+    assert capfd.readouterr() == ("", "")
 
 
 def test_code_that_hangs_is_given_up(ask):
@@ -85,12 +95,20 @@ def test_code_that_hangs_is_given_up(ask):
     assert "longer than 0.7 s" in answer.problems[0]
 
 
-def test_what_is_printed_is_no_answer(ask, capfd):
-    """Text for stdout goes to stderr, because stdout is the Service's; the answer stays intact."""
-    answer = ask("import os\nprint('hello')\nos.write(1, b'raw\\n')\ndef handle(body): ...")
+def test_what_is_printed_is_logged_and_no_answer(ask, events, capfd):
+    """Each line that the code writes to stdout or stderr is a log event of its stage; nothing is written raw."""
+    answer = ask("import os\nprint('hello')\nos.write(2, b'raw\\ncut')\ndef handle(body): ...")
     assert (answer.problems, answer.died) == ([], False)
-    out, err = capfd.readouterr()
-    assert (out, sorted(err.splitlines())) == ("", ["hello", "raw"])
+    assert [event.msg for event in events] == ["hello", "raw", "cut"]
+    assert {(event.event, event.process, event.stage) for event in events} == {("output", "s.code-check", "s")}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_traceback_of_dying_code_is_logged(ask, events, capfd):
+    """What Python writes when user code ends the process is in the log, where the operator looks for the reason."""
+    assert ask("raise KeyboardInterrupt").died
+    assert "KeyboardInterrupt" in [event.msg for event in events]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_threads_of_the_users_code_do_not_keep_the_answer(ask):
@@ -122,10 +140,46 @@ async def test_the_loop_goes_on_meanwhile(tmp_path):
 
     turning = asyncio.create_task(turn())
     good, late = await asyncio.gather(
-        check_code(tmp_path, ("job:handle",), {}), check_code(tmp_path, ("slow:handle",), {}, deadline=0.6)
+        check_code("s", tmp_path, ("job:handle",), {}, 30.0, print),
+        check_code("s", tmp_path, ("slow:handle",), {}, 0.6, print),
     )
     turning.cancel()
     assert (good.problems, good.died) == ([], False)
     assert late.died
     assert turns > 10
     assert len(descriptors() - before) <= 1  # multiprocessing's resource tracker
+
+
+@on_loop
+async def test_code_that_breaks_the_answer_off_never_blocks_the_loop(tmp_path):
+    """Half an answer and then silence: the loop keeps turning, and the deadline ends the check."""
+    (tmp_path / "job.py").write_text(f"{UP}; import os, time; os.write(up, bytes(7)); time.sleep(60)")
+    longest = 0.0
+
+    async def turn():
+        nonlocal longest
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.005)
+            longest = max(longest, time.monotonic() - before)
+
+    turning = asyncio.create_task(turn())
+    answer = await check_code("s", tmp_path, ("job:handle",), {}, 1.5, print)
+    turning.cancel()
+    assert "longer than 1.5 s" in answer.problems[0]
+    assert longest < 0.7
+
+
+@on_loop
+async def test_an_asker_that_is_cancelled_leaves_nobody_behind(tmp_path):
+    """The process is gone, and reaped, when the cancelled check has returned."""
+    (tmp_path / "job.py").write_text(
+        "import os, pathlib, time\npathlib.Path(__file__).with_name('pid').write_text(str(os.getpid()))\ntime.sleep(60)"
+    )
+    checking = asyncio.create_task(check_code("s", tmp_path, ("job:handle",), {}, 30.0, print))
+    pid = int(await until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), 20, "the import"))
+    checking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await checking
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

@@ -159,13 +159,13 @@ class LittleService:
         self.publish()
         return self.document.revision
 
-    async def patch_params(self, stage: str, patch: dict[str, Any]) -> int:
+    async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
         self._known(stage)
         if patch.get("particles", 1) == 0:
             raise ParamsRefused([("particles", "must be at least 1")], [])
         return await self.change(desired_state.SetParams(stage, self.document.stages[stage].params | patch))
 
-    async def rollback_params(self, stage: str) -> int:
+    async def rollback_params(self, stage: str, patience: float) -> int:
         history = self.document.stages[stage].history
         if not history:
             raise ControlError("refused", f"stage {stage} has no earlier parameters")

@@ -12,7 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqworker.ipc.frames import MAX_FRAME, READ_SIZE, FrameError, FrameParser, FrameReader, FrameWriter, pack, write_all
+from mqworker.ipc.frames import (
+    MAX_FRAME,
+    READ_SIZE,
+    FrameError,
+    FrameParser,
+    FrameReader,
+    FrameTooLarge,
+    FrameWriter,
+    pack,
+    read_frame,
+    write_all,
+)
 
 DEADLINE = 10.0  # seconds
 PIPE = 1 << 16  # bytes that a pipe holds
@@ -150,9 +161,10 @@ def test_half_a_frame_at_the_end_of_file_is_nothing():
         close(ends, 1)
         heard = Heard(ends[0])
         heard.reader.drain()
-        assert (heard.frames, heard.ends) == ([b"whole"] * 2, [""])
+        assert heard.frames == [b"whole"] * 2
+        await heard.until(ends=1)
         heard.reader.drain()
-        assert heard.ends == [""]
+        assert (heard.frames, heard.ends) == ([b"whole"] * 2, [""])
 
     with pipe() as ends:
         asyncio.run(main(ends))
@@ -251,3 +263,107 @@ def test_droppable_frames_pass_while_the_reader_keeps_up():
 
     with pipe() as ends:
         asyncio.run(main(ends))
+
+
+def test_what_is_put_waits_for_room_and_arrives_in_order():
+    """Frames beyond the bound are held back, not dropped; one whose sender gave up is left out, the rest follow."""
+    frames = [bytes([number]) * (700 << 10) for number in range(8)]
+
+    async def main(ends: list[int]) -> None:
+        writer = FrameWriter(ends[1], bound=1 << 20)
+        puts = [asyncio.create_task(writer.put(frame)) for frame in frames]
+        small = asyncio.create_task(writer.put(b"small"))
+        await asyncio.sleep(0)
+        assert [put.done() for put in puts] == [True] + [False] * 7
+        assert len(writer._buffer) <= 1 << 20
+        puts[3].cancel()
+        heard = Heard(ends[0])
+        await heard.until(frames=8)
+        await small
+        assert heard.frames == [*frames[:3], *frames[4:], b"small"]
+        assert writer.dropped == 0
+        heard.reader.close()
+
+    with pipe() as ends:
+        asyncio.run(main(ends))
+
+
+def test_what_never_fits_is_refused_at_once():
+    """A payload above the bound raises, with its size in words; the writer goes on."""
+
+    async def main(ends: list[int]) -> None:
+        writer = FrameWriter(ends[1], bound=1 << 20)
+        with pytest.raises(FrameTooLarge, match="1,048,577 bytes are too large"):
+            await writer.put(bytes((1 << 20) + 1))
+        await writer.put(b"fits")
+        assert read_frame(ends[0]) == b"fits"
+
+    with pipe() as ends:
+        asyncio.run(main(ends))
+
+
+def test_what_waits_for_room_hears_that_the_reader_is_gone():
+    """Nobody waits for a pipe that has ended, nor begins to."""
+
+    async def main(ends: list[int]) -> None:
+        writer = FrameWriter(ends[1], bound=1 << 20)
+        await writer.put(bytes(1 << 20))
+        waiting = asyncio.create_task(writer.put(bytes(1 << 20)))
+        await asyncio.sleep(0)
+        close(ends, 0)
+        async with asyncio.timeout(DEADLINE):
+            for put in (waiting, writer.put(b"y")):
+                with pytest.raises(BrokenPipeError):
+                    await put
+
+    with pipe() as ends:
+        asyncio.run(main(ends))
+
+
+def test_a_reader_drains_what_a_dead_writer_left_though_a_copy_writes_on():
+    """What the pipe held is read, and then it ends: a copy that the dead one forked may never stop to write."""
+
+    async def main(ends: list[int]) -> None:
+        stop = threading.Event()
+
+        def flood() -> None:
+            with contextlib.suppress(OSError):
+                while not stop.is_set():
+                    write_all(ends[1], pack(b"x"))
+
+        heard = Heard(ends[0])
+        thread = threading.Thread(target=flood)
+        thread.start()
+        try:
+            await heard.until(frames=100)
+            before = len(heard.frames)
+            heard.reader.drain()
+            assert len(heard.frames) - before <= 2 * PIPE // len(pack(b"x"))
+        finally:
+            stop.set()
+            while thread.is_alive():
+                heard.reader.drain()
+            heard.reader.close()
+
+    with pipe() as ends:
+        asyncio.run(main(ends))
+
+
+def test_a_frame_is_read_blockingly():
+    """Whole, however it comes; a damaged one and an end of file are told apart."""
+    with pipe() as ends:
+        frame = os.urandom(3 * PIPE)
+        thread = threading.Thread(target=write_all, args=(ends[1], pack(frame) + pack(b"") + b"\0" * 4 + b"\1" * 4))
+        thread.start()
+        assert read_frame(ends[0]) == frame
+        assert read_frame(ends[0]) == b""
+        with pytest.raises(FrameError, match="checksum"):
+            read_frame(ends[0])
+        thread.join(DEADLINE)
+        write_all(ends[1], struct.pack(">II", MAX_FRAME + 1, 0))
+        with pytest.raises(FrameError, match="bytes"):
+            read_frame(ends[0])
+        write_all(ends[1], pack(b"half")[:-1])
+        close(ends, 1)
+        with pytest.raises(EOFError):
+            read_frame(ends[0])

@@ -266,3 +266,48 @@ def said(service: ServiceProcess, words: str) -> dict[str, Any] | None:
     """The stage, once its problem holds these words."""
     stage = service.stage("work")
     return stage if words in stage["problem"] else None
+
+
+SLOW = """\
+import sys
+import time
+from pathlib import Path
+
+print("importing", file=sys.stderr)
+while Path(__file__).with_name("hold").exists():
+    time.sleep(0.01)
+"""
+
+
+def test_code_that_imports_for_minutes_can_have_its_parameters_changed(service):
+    """Who asked is answered 504 after its wait, and the change goes on: stored if it is accepted, else logged."""
+    running = service(config(), {"jobs.py": SLOW + HANDLER}).start()
+    hold = running.folder / "hold"
+    for patch, word in (({"factor": 7}, "changed"), ({"factor": 0}, "params_refused")):
+        hold.touch()
+        began = time.monotonic()
+        status, told = running.ask("PATCH", f"{PATH}?wait=1", patch)
+        assert (status, "still being checked after 1 s" in told["detail"]) == (504, True), told
+        assert 1 <= time.monotonic() - began < 10
+        assert running.ask("GET", "/livez")[0] == 200
+        hold.unlink()
+        event = running.event(word)
+        assert ("factor" in event["msg"]) == (word == "params_refused"), event
+    assert running.stage("work")["desired"]["params"] == {"factor": 7}
+    hold.touch()
+    told = running.cli("params", "set", "factor=3", "--timeout", "1")
+    assert (told.returncode, "still being checked" in told.stderr) == (4, True), told.stderr
+    hold.unlink()
+    wait_for(lambda: running.stage("work")["desired"]["params"] == {"factor": 3}, 20, "the third value")
+    assert running.stop() == 0
+
+
+def test_what_the_code_prints_while_it_is_checked_is_logged_line_by_line(service):
+    """Nothing of a helper process reaches the service's own output raw: every line there is an event."""
+    running = service(config(), {"jobs.py": SLOW + HANDLER}).start()
+    put(running, "params", {"factor": 2}, method="PATCH")
+    lines = running.log.read_text().splitlines()
+    printed = [event for event in map(json.loads, lines) if event["msg"] == "importing"]
+    assert {event["process"] for event in printed} >= {"work.code-check"}, printed
+    assert {event["event"] for event in printed} == {"output"}
+    assert running.stop() == 0

@@ -1,0 +1,233 @@
+"""One life of a child process, seen from its parent.
+
+Runs on the loop of a parent's main thread (Service, Producer, `mqworker check`). Owns the process, its pidfd and the
+near ends of its three pipes: `down` carries frames to it, `up` frames from it, `output` its stdout and stderr. Passes
+what it receives to three callbacks of its owner: records, log events (its own, and its output line by line), its death.
+
+What holds for every kind of child:
+
+- One object is one life. A start that fails, for want of descriptors, processes or memory, raises OSError and leaves
+  nothing behind: no process, no descriptor, no callback.
+- Exactly one death is reported, last of all: after every record and line that the child had written before it died.
+  What a copy that it forked writes later is ignored, and does not delay the report.
+- Stopped means gone and reaped. `kill` and `stop` may come twice, before the start or after the death: harmless.
+- Nothing here blocks the loop, and every wait has a deadline. A deadline for the child itself (`kill_after`) is a timer
+  of its own, which no cancelled caller takes away: it ends the child, and so everything that waits for it.
+- A child that can no longer be understood is of no use. Bytes that are no frames, or a frame that is no record, kill it
+  at once; the end of `up` kills it after END_GRACE, because as a rule it has just died.
+- An exception in a callback is logged and costs that record or line only.
+"""
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing.process
+import os
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import msgspec
+
+from mqworker.ipc import logs
+from mqworker.ipc.frames import FrameReader, FrameWriter
+from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.output import OutputReader
+from mqworker.ipc.spawn import SPAWN, Death, Spawned, reap
+
+END_GRACE = 2.0  # seconds between the end of a child's pipe and its own, on a busy machine
+KILL_DEADLINE = 2.0  # seconds from SIGKILL until it is gone; only a process stuck in the kernel takes longer
+
+_encoder = msgspec.msgpack.Encoder()
+
+living: set[int] = set()  # pids of this process's children that are not reaped
+
+log = logging.getLogger("mqworker.ipc.child")
+
+
+class Child:
+    """See the module head. `decoder` decodes the records that the child sends; LogEvents go to `on_log`."""
+
+    def __init__(
+        self,
+        decoder: msgspec.msgpack.Decoder[Any],
+        on_record: Callable[[Any], None],
+        on_death: Callable[[Death], None],
+        on_log: Callable[[LogEvent], None],
+    ) -> None:
+        self.pid = 0
+        self.death: Death | None = None
+        self.kill_reason = ""  # why we killed it
+        self._decoder = decoder
+        self._on_record = on_record
+        self._on_death = on_death
+        self._on_log = on_log
+        self._loop = asyncio.get_running_loop()
+        self._process: Spawned | None = None
+        self._gone = asyncio.Event()
+        self._grace: asyncio.TimerHandle | None = None  # runs from the end of `up` to the child's own
+        self._last_output = ""
+        self._refused_signal = False
+
+    def start(self, process: Spawned) -> None:
+        """Start it; raises OSError."""
+        assert self._process is None, "one object is one life"
+        assert threading.current_thread() is threading.main_thread(), "its death signal belongs to the starting thread"
+        with contextlib.ExitStack() as far, contextlib.ExitStack() as undo:
+            down_far, down = _pipe(far, undo)
+            up, up_far = _pipe(undo, far)
+            output, output_far = _pipe(undo, far)
+            process.attach(down_far, up_far, output_far)
+            with process.signals_held():
+                process.start()
+            undo.callback(_end_unwatched, process)
+            # Else multiprocessing would wait for it at our exit, and reap it, with its peak memory, at the next start.
+            multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]  # internal
+            assert process.pid is not None
+            pidfd = os.pidfd_open(process.pid)
+            undo.callback(os.close, pidfd)
+            reader = FrameReader(up.fileno(), self._on_frame, self._on_up_end)
+            undo.callback(reader.close)
+            lines = OutputReader(output.fileno(), process.name, process.pid, process.stage, self._on_log)
+            undo.callback(lines.finish)
+            self._loop.add_reader(pidfd, self._on_exit)
+            undo.pop_all()
+        self._process, self.pid, self._pidfd = process, process.pid, pidfd
+        self._reader, self._lines, self._writer = reader, lines, FrameWriter(down.fileno())
+        self._pipes = down, up, output
+        living.add(self.pid)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it was started and its death has not been seen."""
+        return self._process is not None and self.death is None
+
+    @property
+    def output_tail(self) -> str:
+        """The last 8 kB that it wrote to stdout and stderr."""
+        return self._lines.tail if self.alive else self._last_output
+
+    # --- what the owner does with it
+
+    def send(self, record: msgspec.Struct) -> bool:
+        """Send a record down; False when it was dropped, because the child is gone or does not read."""
+        return self.alive and self._writer.send(_encoder.encode(record))
+
+    async def put(self, record: msgspec.Struct) -> None:
+        """Send a record down as soon as there is room for it; the caller sets the deadline.
+
+        Raises FrameTooLarge at once when there never is, BrokenPipeError when the child is gone.
+        """
+        if not self.alive:
+            raise BrokenPipeError
+        await self._writer.put(_encoder.encode(record))
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        if not self.alive:
+            return
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            pass  # dead, and about to be reaped
+        except OSError as error:  # user code made it another user's process
+            if not self._refused_signal:
+                self._refused_signal = True
+                what = f"process {self.pid} could not be sent {number.name}: {error.strerror}"
+                logs.report(log, logging.ERROR, "signal_refused", what, child_pid=self.pid)
+
+    def kill(self, why: str) -> None:
+        """End it now; the first reason stays."""
+        if self.alive:
+            self.kill_reason = self.kill_reason or why
+            self.send_signal(signal.SIGKILL)
+
+    def kill_after(self, seconds: float, why: str) -> asyncio.TimerHandle:
+        """Kill it when so many seconds have passed, unless the timer is cancelled; harmless when it is dead by then."""
+        return self._loop.call_later(seconds, self.kill, why)
+
+    async def wait(self, deadline: float) -> Death | None:
+        """Wait at most `deadline` seconds for its death to be reported; None when it lives, or was never started."""
+        if self._process is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(deadline):
+                    await self._gone.wait()
+        return self.death
+
+    async def stop(self, why: str, deadline: float = KILL_DEADLINE) -> Death | None:
+        """Kill it and wait for its death; None when it was never started, or is stuck in the kernel."""
+        self.kill(why)
+        return await self.wait(deadline)
+
+    # --- what it hears
+
+    def _on_frame(self, payload: bytes) -> None:
+        try:
+            record = self._decoder.decode(payload)
+        except msgspec.DecodeError as error:
+            self.kill(f"it sent what is no record: {error}")
+            return
+        try:
+            if isinstance(record, LogEvent):
+                self._on_log(record)
+            else:
+                self._on_record(record)
+        except Exception:
+            log.exception("a record of process %d could not be handled", self.pid, extra={"event": "record_failed"})
+
+    def _on_up_end(self, reason: str) -> None:
+        if reason:
+            self.kill(f"its pipe carried something else: {reason}")
+        elif self._grace is None:
+            self._grace = self.kill_after(END_GRACE, "it closed its pipe")
+
+    def _on_exit(self) -> None:
+        process = self._process
+        assert process is not None
+        death = reap(process)
+        if death is None:
+            return
+        self._loop.remove_reader(self._pidfd)
+        living.discard(self.pid)
+        self.death = death
+        with contextlib.ExitStack() as steps:  # the last is done first, and each of them whatever the others raise
+            steps.callback(self._gone.set)
+            steps.callback(self._on_death, death)
+            steps.callback(self._release)
+            steps.callback(self._lines.finish)
+            steps.callback(self._reader.drain)
+
+    def _release(self) -> None:
+        """Close everything, and forget the owner: a cycle would keep it until a full garbage collection."""
+        if self._grace is not None:
+            self._grace.cancel()
+        self._reader.close()
+        self._writer.close()
+        os.close(self._pidfd)
+        for pipe in self._pipes:
+            pipe.close()
+        assert self._process is not None
+        self._process.close()
+        self._last_output = self._lines.tail
+        del self._reader, self._lines
+        self._on_record = self._on_death = self._on_log = _ignore
+
+
+def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[Connection, Connection]:
+    """A pipe's two ends, each to be closed by its stack."""
+    ends = SPAWN.Pipe(duplex=False)
+    return reading.enter_context(ends[0]), writing.enter_context(ends[1])
+
+
+def _end_unwatched(process: Spawned) -> None:
+    """End a process that was started a moment ago and cannot be watched; it has done nothing yet and ends at once."""
+    process.kill()
+    process.join(KILL_DEADLINE)
+    if reap(process) is not None:
+        process.close()
+
+
+def _ignore(_: Any) -> None:
+    """Stands for an owner who has been told of the death."""

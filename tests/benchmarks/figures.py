@@ -26,11 +26,11 @@ class Case:
         return Ratios([theirs / ours if self.cost else ours / theirs for ours, theirs in pairs])
 
     def met(self) -> bool:
-        """Tell whether every goal is reached."""
+        """Return whether every goal is reached."""
         return all(self.ratios(other).median >= goal for other, goal in self.goals.items())
 
     def words(self) -> str:
-        """Return lines for people."""
+        """Return lines to print."""
         medians = {name: statistics.median(one[name] for one in self.rounds) for name in self.rounds[0]}
         lines = [f"({self.key}) {self.what}: " + ", ".join(f"{name} {self._shown(medians[name])}" for name in medians)]
         for other, goal in self.goals.items():
@@ -40,7 +40,7 @@ class Case:
         return "\n".join(lines)
 
     def last(self) -> str:
-        """Return the newest round in words."""
+        """Return the newest round as text."""
         return f"({self.key}) " + ", ".join(f"{name} {self._shown(figure)}" for name, figure in self.rounds[-1].items())
 
     def document(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run it; 0 when every promise was kept and every control failed as it has to."""
+    """Run the campaign; 0 when every promise was kept and every control failed as it must."""
     told = arguments()
     seed = told.seed if told.seed is not None else random.SystemRandom().randrange(1_000_000)
     kinds = BROKERS if told.broker == "all" else (told.broker,)
@@ -82,7 +82,7 @@ def main() -> int:
 
 
 def _schedule(told: argparse.Namespace, kinds: tuple[str, ...]) -> list[tuple[str, str, int, float]]:
-    """(broker, name, number, seconds of faults) of each round."""
+    """Return (broker, name, number, seconds of faults) of each round."""
     if not told.release:
         return [(kind, f"quick-{kind}", 0, QUICK_SECONDS[kind]) for kind in kinds]
     count = max(len(kinds), round(told.minutes * 60 / (ROUND + 25)))

@@ -1,7 +1,7 @@
 """AMQP 0-9-1 as bytes, read without a client library: frames, the methods that settle messages, a few properties.
 
-Pure; the proxy feeds it with what passes. It shares no line with mqworker, so that what it sees is a second opinion.
-Layout: AMQP 0-9-1, sections 4.2.3 to 4.2.6.
+Pure; the proxy feeds in whatever passes. It shares no line with mqworker, so that its view is a second opinion. Layout:
+AMQP 0-9-1, sections 4.2.3 to 4.2.6.
 """
 
 from typing import NamedTuple
@@ -31,7 +31,7 @@ class Splitter:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Return the frames, bodies apart, that these bytes complete."""
+        """Return the frames, without bodies, that these bytes complete."""
         frames: list[Frame] = []
         if self._skip >= len(data):
             self._skip -= len(data)
@@ -58,29 +58,29 @@ class Splitter:
 
 
 def method(payload: bytes) -> tuple[int, int]:
-    """Class and method number of a method frame."""
+    """Return class and method number of a method frame."""
     return int.from_bytes(payload[:2]), int.from_bytes(payload[2:4])
 
 
 def short(payload: bytes, at: int) -> tuple[str, int]:
-    """A short string, and where it ends."""
+    """Return a short string, and where it ends."""
     end = at + 1 + payload[at]
     return payload[at + 1 : end].decode(errors="replace"), end
 
 
 def settled(payload: bytes) -> tuple[int, bool]:
-    """Delivery tag and `multiple` of an ack or a nack."""
+    """Return delivery tag and `multiple` of an ack or a nack."""
     return int.from_bytes(payload[4:12]), bool(payload[12] & 1)
 
 
 def delivered(payload: bytes) -> tuple[int, bool]:
-    """Delivery tag and `redelivered` of a deliver."""
+    """Return delivery tag and `redelivered` of a deliver."""
     _, at = short(payload, 4)
     return int.from_bytes(payload[at : at + 8]), bool(payload[at + 8] & 1)
 
 
 def target(payload: bytes, at: int) -> tuple[str, str]:
-    """Exchange and routing key: of a publish they begin at 6, of a return after its text."""
+    """Return exchange and routing key: in a publish they start at 6, in a return after its text."""
     exchange, at = short(payload, at)
     return exchange, short(payload, at)[0]
 
@@ -94,7 +94,7 @@ class Label(NamedTuple):
 
 
 def label(payload: bytes) -> Label:
-    """Read a content header frame."""
+    """Parse a content header frame."""
     flags, at = int.from_bytes(payload[12:14]), 14
     headers = b""
     for bit in (15, 14):  # content type and encoding

@@ -1,7 +1,7 @@
-"""Which fault explains what happened twice: part of the checker, and pure like it.
+"""Which fault explains a duplicate: part of the checker, and pure like it.
 
-A duplicate is explained by a fault that was at work between two publications of the same step, as the wire saw them;
-each fault explains no more of them than there can have been under way.
+A duplicate is explained by a fault that was active between two publications of the same step, as the wire saw them;
+each fault explains at most as many as can have been in progress.
 """
 
 from collections import defaultdict
@@ -21,7 +21,7 @@ BOTH = SLOW | {"close-connections", "reset-all"}
 
 
 def between(faults: list[Fault], kinds: frozenset[str], first: float, last: float) -> list[int]:
-    """The faults of these kinds (their indexes) that were at work at some time between these two."""
+    """Return the faults of these kinds (their indexes) that were active at some time between these two."""
     return [
         index
         for index, fault in enumerate(faults)
@@ -32,7 +32,7 @@ def between(faults: list[Fault], kinds: frozenset[str], first: float, last: floa
 
 
 def bound(round_: Round, fault: Fault) -> int:
-    """How many duplicates this fault can explain."""
+    """Return how many duplicates this fault can explain."""
     most = PREFETCH * (2 if fault.kind in BOTH else 1)
     if fault.kind == "broker-kill" and round_.broker == "classic":
         slots = range(int((fault.start - 0.5) / SLOT), int(fault.start / SLOT) + 2)
@@ -41,7 +41,7 @@ def bound(round_: Round, fault: Fault) -> int:
 
 
 def repeated(round_: Round) -> dict[str, list[Outcome]]:
-    """The ids with more than one outcome."""
+    """Return the ids with more than one outcome."""
     by_id: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in round_.outcomes:
         by_id[outcome.id].append(outcome)
@@ -67,7 +67,7 @@ def causes(round_: Round) -> tuple[dict[int, int], list[str]]:
 
 
 def _repeats(round_: Round, name: str) -> list[list[int]]:
-    """For each step of this message that was published again, retry or outcome, the faults that may be why."""
+    """Return, for each step of this message that was published again, retry or outcome, the faults that may be why."""
     last: dict[tuple[object, ...], float] = {}
     found = []
     for step in round_.steps.get(name, []):

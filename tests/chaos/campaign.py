@@ -21,7 +21,7 @@ GAP = 0.35  # mean seconds between faults
 
 
 def under_fire(faults: Faults, kind: str, seconds: float, chance: random.Random) -> None:
-    """Inject faults for so many seconds."""
+    """Inject faults for this many seconds."""
     end = time.monotonic() + seconds
     for fault in plan(kind, chance):
         if time.monotonic() >= end:
@@ -31,7 +31,7 @@ def under_fire(faults: Faults, kind: str, seconds: float, chance: random.Random)
 
 
 def one_round(broker: Any, kind: str, name: str, seed: int, seconds: float, settle: float) -> tuple[Round, list[str]]:
-    """Play one and check it."""
+    """Play one round and check it."""
     chance = random.Random(f"{name}.{seed}.faults")
 
     def scenario(faults: Faults, _source: Source) -> None:
@@ -42,7 +42,7 @@ def one_round(broker: Any, kind: str, name: str, seed: int, seconds: float, sett
 
 
 def many_kills(broker: Any, seed: int, count: int) -> tuple[Round, list[str]]:
-    """Kill so many Consumers under load, one after the other, and look at what is left of them."""
+    """Kill this many Consumers under load, one after another, and examine what is left of them."""
 
     def scenario(faults: Faults, _source: Source) -> None:
         for _ in range(count):
@@ -63,7 +63,7 @@ def _checked(broker: Any, kind: str, setting: Setting) -> tuple[Round, list[str]
 
 
 def summary(round_: Round) -> str:
-    """A round in one line."""
+    """Return one line about a round."""
     lost = round_.confirmed - {outcome.id for outcome in round_.outcomes}
     extra = len(round_.outcomes) - len({outcome.id for outcome in round_.outcomes})
     rate = len(round_.confirmed) / max(round_.ended - round_.began, 1)
@@ -74,5 +74,5 @@ def summary(round_: Round) -> str:
 
 
 def broker_for(kind: str, folder: Path) -> Any:
-    """A broker of this kind, started."""
+    """Return a broker of this kind, started."""
     return Embedded(folder / "embedded") if kind == "sqlite" else Rabbit(folder / "node")

@@ -1,6 +1,6 @@
-"""The invariants of a round, as a pure function of what was noted: every sentence it returns is a promise broken.
+"""The invariants of a round, as a pure function of its records: every sentence it returns is a broken promise.
 
-The numbers are those of the list of invariants in docs/guarantees.md. Nothing is averaged and nothing is forgiven that
+The numbers are those of the list of invariants in docs/guarantees.md. Nothing is averaged, and nothing is excused that
 no logged fault explains.
 """
 
@@ -20,7 +20,7 @@ GROWTH = 6  # descriptors or threads that may be more at the end: a connection, 
 
 
 def check(round_: Round) -> list[str]:
-    """All that is wrong, each with the number of its invariant."""
+    """Return everything that is wrong, each with the number of its invariant."""
     checks = (
         *(_loss, _invention, _ack_after_confirm, _one_kind, _duplicates, _attempts, _isolation, _backpressure, _leaks),
         *(_broker_log, _control, _numbers, _unexplained_restarts, _noticed),
@@ -106,7 +106,7 @@ def _attempts(round_: Round) -> Iterator[str]:
 
 
 def _excusable(round_: Round, reason: object, told: dict[str, object]) -> bool:
-    """Whether a message can have been convicted by our own kills: each death needs one of its own."""
+    """Return whether our own kills may have convicted a message: each death needs a kill of its own."""
     kinds = KILLS_TREE if told.get("error-type") == "TreeDied" else KILLS_CONSUMER
     return reason == "crash" and sum(fault.kind in kinds for fault in round_.faults) >= CRASH_MAX
 
@@ -176,7 +176,7 @@ def _broker_log(round_: Round) -> Iterator[str]:
 
 
 def answered(round_: Round) -> list[Answer]:
-    """The calls of the control API while its Service was neither stopped nor away."""
+    """Return the calls of the control API while its Service was neither stopped nor away."""
     away = frozenset({"service-kill", "service-stop", "service-term"})
     return [
         answer

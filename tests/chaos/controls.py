@@ -1,4 +1,4 @@
-"""Negative controls: each promise is broken on purpose, and the checker has to see it (tests/chaos/broken).
+"""Negative controls: each promise is broken on purpose, and the checker must notice it (tests/chaos/broken).
 
 For each there is one short scenario that the sound build passes and the broken one fails, on a classic queue.
 """
@@ -25,7 +25,7 @@ def _calm(_faults: Faults, source: Source) -> None:
 
 
 def _several(kind: str, times: int, pause: float = 0.3) -> Callable[[Faults, Source], None]:
-    """One kind of fault, some times."""
+    """One kind of fault, several times."""
 
     def scenario(faults: Faults, _source: Source) -> None:
         for _ in range(times):
@@ -37,7 +37,7 @@ def _several(kind: str, times: int, pause: float = 0.3) -> Callable[[Faults, Sou
 
 @dataclass(frozen=True)
 class Control:
-    """One control; `both` is what is done to the sound build too."""
+    """One control; `both` is what is done to the sound build as well."""
 
     scenario: Callable[[Faults, Source], None]
     most: int = 1_000_000
@@ -63,7 +63,7 @@ TRIES = 4  # of a broken build: its fault has to meet a delivery at the right mo
 
 
 def control(broker: Any, name: str, seed: int) -> tuple[bool, str]:
-    """Whether the checker can tell the broken build from the sound one, and what it said of the broken one."""
+    """Return whether the checker distinguishes the broken build from the sound one, and its report on the former."""
     told = CONTROLS[name]
 
     def problems(build: str, broken: str, number: int) -> list[str]:

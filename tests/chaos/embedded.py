@@ -1,6 +1,6 @@
-"""The embedded broker as the campaign uses it: a publisher of its own process and thread, and the drain of outcomes.
+"""The embedded broker in the campaign: a publisher with its own process and thread, and the drain of outcomes.
 
-The publisher writes batches in transactions of their own, as another program on the same machine would.
+The publisher writes batches in separate transactions, as another program on the same machine would.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class FilePublisher(threading.Thread):
         self._over = threading.Event()
 
     def stop(self) -> None:
-        """End after the present batch."""
+        """Stop after the current batch."""
         self._over.set()
         self.join(30)
 
@@ -75,7 +75,7 @@ class Embedded:
         return f"sqlite:////{str(self.path).lstrip('/')}"
 
     def prepare(self, queues: Queues, _kind: str) -> None:
-        """Begin with a new set of queues."""
+        """Start with a new set of queues."""
         file = File(self.path)
         with file.transaction() as db:
             for queue in (queues.input, queues.output, queues.dead):
@@ -83,11 +83,11 @@ class Embedded:
         file.close()
 
     def publisher(self, queues: Queues, source: Source) -> FilePublisher:
-        """A publisher, not started."""
+        """Return a publisher, not started."""
         return FilePublisher(self.path, queues.input, source)
 
     def left(self, queues: Queues) -> str:
-        """What is still in the input queue, leased or delayed; "" when nothing."""
+        """Return what is still in the input queue, leased or delayed; "" when nothing is."""
         query = "SELECT count(*) FROM message WHERE queue NOT IN (SELECT id FROM queue WHERE name IN (?, ?))"
         with contextlib.closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as db:
             count = db.execute(query, (queues.output, queues.dead)).fetchone()[0]
@@ -115,14 +115,14 @@ class Embedded:
         return outcomes
 
     def account(self, into: Round) -> None:
-        """The file must be whole."""
+        """Check that the file is sound."""
         with contextlib.closing(sqlite3.connect(self.path)) as db:
             answer = db.execute("PRAGMA integrity_check").fetchone()[0]
         if answer != "ok":
             into.violations.append(f"the file is damaged: {answer}")
 
     def heal(self) -> None:
-        """There is nothing to undo."""
+        """Does nothing: there is nothing to undo."""
 
     def close(self, queues: Queues | None = None) -> None:
-        """Nothing is held."""
+        """Does nothing: nothing is held."""

@@ -1,7 +1,7 @@
-"""The faults: each is a function that does harm, heals it, and notes when.
+"""The faults: each is a function that does harm, heals it, and records when.
 
 Runs in the campaign's main thread (only it may start processes: a node dies with the thread that started it). Which
-faults come, and when, is a pure function of the seed: `plan`.
+faults occur, and when, is a pure function of the seed: `plan`.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ AT_LEAST = {"consumer-kill": 8, "producer-kill": 2, "cut": 4, "reset": 2, "corru
 
 
 def plan(broker: str, chance: random.Random) -> Iterator[str]:
-    """The kinds of faults for one round: each that the broker can have at least once, then by weight, for ever."""
+    """Yield the kinds of faults for one round: first each that the broker can have, then by weight, for ever."""
     known = TREE if broker == "sqlite" else TREE + BROKER + NETWORK
     if broker == "quorum":  # these cannot be deleted "if empty", and what is not empty must not be
         known = tuple(kind for kind in known if kind != "output-deleted")
@@ -67,13 +67,13 @@ class Faults:
         self._service, self._broker, self._queues, self._chance = service, broker, queues, chance
 
     def inject(self, kind: str) -> None:
-        """Do one; it is over, and noted, when this returns."""
+        """Inject one fault; it is over, and recorded, when this returns."""
         action: Callable[[], None] = getattr(self, "_" + kind.replace("-", "_"), None) or self._on_the_wire
         with self._noted(kind):
             action()
 
     def kill_worker(self) -> None:
-        """Kill a Consumer that has begun a message, once there is one."""
+        """Kill a Consumer that has started a message, once there is one."""
         known = {fault.about for fault in self.log}
         folder = self._service.folder / "journal"
 
@@ -104,7 +104,7 @@ class Faults:
     # --- processes
 
     def _one(self, comm: str) -> int:
-        """A process of this kind, or 0."""
+        """Return a process of this kind, or 0."""
         found = of_kind(self._service, comm)
         return self._chance.choice(found) if found else 0
 
@@ -188,7 +188,7 @@ class Faults:
             channel.close()
 
     def _output_deleted(self) -> None:
-        """Under load, but what was in it is taken first, so that only mqworker can lose something."""
+        """Happens under load, but the content is taken first, so that only mqworker can lose something."""
         queues, rabbit = self._queues, self._rabbit
         for _ in range(5):
             channel = rabbit.channel()
@@ -205,7 +205,7 @@ class Faults:
         self._rabbit.proxy.reset_all()
 
     def _long_halt(self) -> None:
-        """Both connections are dead and do not show it; new ones would work."""
+        """Both connections are dead without showing it; new ones would work."""
         self._rabbit.proxy.halt(True, False)
         time.sleep(LONG)
         self._rabbit.proxy.heal()

@@ -1,8 +1,8 @@
 """The messages of a campaign, what should become of each, and the handler and configuration that compute it.
 
-Pure. A message is made from the campaign's seed and its number alone; its payload says which result is right, so
-content is checked too. `HANDLER` is the user's code of the service under test; it notes each start of a
-message in a journal, one file for each process.
+Pure. A message depends only on the campaign's seed and its number; its payload implies the right result, so content is
+checked too. `HANDLER` is the user's code of the service under test; it records each start of a message in a journal,
+one file for each process.
 """
 
 import json
@@ -55,7 +55,7 @@ def work(body):
 
 @dataclass(frozen=True)
 class Message:
-    """One input: what is published, and what has to come of it."""
+    """One input: what is published, and what must become of it."""
 
     id: str
     kind: str
@@ -68,12 +68,12 @@ class Message:
 
     @property
     def headers(self) -> dict[str, Any]:
-        """A foreign header that has to be carried over."""
+        """A foreign header that must be preserved."""
         return {"x-foreign": f"f-{self.id}"}
 
     @property
     def good(self) -> bool:
-        """Whether it has a result."""
+        """Whether it should have a result."""
         return self.kind in GOOD
 
     def expected(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Queues:
 
 
 def config(queues: Queues, url: str, *, queue_type: str = "classic", consumers: int = 3) -> str:
-    """The configuration of the service under test: one stage `work`."""
+    """Return the configuration of the service under test: one stage `work`."""
     amqp = url.startswith("amqp")
     output = f'{{ queue = "{queues.output}"' + (
         f', exchange = "{queues.exchange}", routing_key = "out" }}' if amqp else " }"

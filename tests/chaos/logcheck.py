@@ -1,6 +1,6 @@
-"""What the log of the service must be: whole lines of JSON with nothing in them that is secret or from outside raw.
+"""What the service's log must be: whole lines of JSON that contain nothing secret and nothing raw from outside.
 
-Pure; part of the checker. The log also says which messages were charged with a failure.
+Pure; part of the checker. The log also shows which messages were charged with a failure.
 """
 
 import json
@@ -14,7 +14,7 @@ FIELDS = {"time", "level", "event", "msg"}
 
 
 class Charge(NamedTuple):
-    """A message that was tried again or put aside; `time` is wall clock."""
+    """A message that was retried or dead-lettered; `time` is wall clock."""
 
     time: float
     id: str
@@ -23,7 +23,7 @@ class Charge(NamedTuple):
 
 
 def check(log: str, secrets: tuple[str, ...]) -> list[str]:
-    """What is wrong with it."""
+    """Return what is wrong with it."""
     problems = []
     trackers: set[int] = set()
     for number, line in enumerate(log.splitlines(), 1):
@@ -44,7 +44,7 @@ def check(log: str, secrets: tuple[str, ...]) -> list[str]:
 
 
 def events(log: str) -> Iterator[dict[str, object]]:
-    """The events that can be read."""
+    """Return the events that can be parsed."""
     for line in log.splitlines():
         try:
             event = json.loads(line)
@@ -55,7 +55,7 @@ def events(log: str) -> Iterator[dict[str, object]]:
 
 
 def charges(log: str) -> list[Charge]:
-    """The messages that were charged."""
+    """Return the messages that were charged."""
     return [
         Charge(
             datetime.fromisoformat(str(event["time"])).timestamp(),

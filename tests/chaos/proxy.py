@@ -1,8 +1,8 @@
-"""A TCP proxy between mqworker and RabbitMQ that reads along and, when told to, misbehaves.
+"""A TCP proxy between mqworker and RabbitMQ that reads along and misbehaves on request.
 
-One thread with its own asyncio loop; everything public may be called from any thread. It tells each frame to a `Wire`
-before the frame goes on, so that what mqworker does because of it comes later in that account. It owns its
-connections; `close` ends them all. Bodies are never corrupted: AMQP has no checksum, framing is what a peer can see.
+One thread with its own asyncio loop; everything public may be called from any thread. It reports each frame to a `Wire`
+before forwarding it, so that what mqworker does because of it comes later in that account. It owns its connections;
+`close` ends them all. Bodies are never corrupted: AMQP has no checksum, framing is what a peer can see.
 """
 
 import asyncio
@@ -88,7 +88,7 @@ class _Pair:
                 await writer.drain()
 
     async def _harm(self, harm: str, frame: bytes, writer: asyncio.StreamWriter) -> None:
-        """End this connection in a nasty way, at a frame that does not pass."""
+        """End this connection in a harmful way, at a frame that is not forwarded."""
         if harm == "cut":
             writer.write(frame[: len(frame) // 2])
         elif harm == "corrupt":
@@ -148,7 +148,7 @@ class Proxy:
     # --- misbehaviour
 
     def harm(self, kind: str, way: bool, chance: random.Random) -> bool:
-        """Have one connection `cut`, `reset`, `corrupt` or `half-close` with its next frame; False if there is none."""
+        """Have one connection `cut`, `reset`, `corrupt` or `half-close` at its next frame; False if there is none."""
 
         async def arm() -> bool:
             pairs = list(self._pairs.values())
@@ -169,7 +169,7 @@ class Proxy:
         self._ask(reset)
 
     def halt(self, *ways: bool) -> None:
-        """Let nothing pass on the connections that there are now; new ones are not touched."""
+        """Let nothing pass on the existing connections; new ones are unaffected."""
 
         async def close() -> None:
             for pair in self._pairs.values():
@@ -180,7 +180,7 @@ class Proxy:
         self._ask(close)
 
     def heal(self) -> None:
-        """Undo all: what was halted is reset, as after a long partition."""
+        """Undo everything: halted connections are reset, as after a long partition."""
 
         async def reset() -> None:
             self.delay = 0.0
@@ -192,7 +192,7 @@ class Proxy:
         self._ask(reset)
 
     def close(self) -> None:
-        """End it all."""
+        """End everything."""
 
         async def end() -> None:
             self._server.close()

@@ -1,8 +1,8 @@
-"""RabbitMQ as the campaign uses it: a node of its own, the proxy before it, a publisher, and the drain of outcomes.
+"""RabbitMQ in the campaign: a private node, the proxy before it, a publisher, and the drain of outcomes.
 
-The publisher is a plain pika client in a thread of its own and does not go through the proxy. It never sends an id
-twice: what was not confirmed stays ambiguous. It keeps the input queue filled up to a backlog, so that the stage is
-never idle while faults come. Everything else runs in the campaign's main thread.
+The publisher is a plain pika client in a separate thread and does not go through the proxy. It never sends an id twice:
+what was not confirmed stays ambiguous. It keeps the input queue filled up to a backlog, so that the stage is never idle
+while faults occur. Everything else runs in the campaign's main thread.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ class Publisher(threading.Thread):
         self._count = 0
 
     def stop(self) -> None:
-        """End when all answers are there, or the connection is gone."""
+        """End when all answers have arrived, or the connection is gone."""
         self._over.set()
         self.join(30)
 
@@ -109,7 +109,7 @@ class Publisher(threading.Thread):
 
 
 class Rabbit:
-    """A node, the proxy, and one connection to look with; see the module head."""
+    """A node, the proxy, and one connection for inspection; see the module head."""
 
     def __init__(self, folder: Path) -> None:
         self.node = RabbitNode(folder)
@@ -133,7 +133,7 @@ class Rabbit:
         return (PASSWORD,)
 
     def channel(self) -> Any:
-        """A channel to the broker itself, without confirms; made again when it is gone."""
+        """Return a channel to the broker itself, without confirms; reopened when it is gone."""
         with contextlib.suppress(AMQPError, OSError):
             if self._looking is not None:
                 return self._looking.channel()
@@ -164,7 +164,7 @@ class Rabbit:
         channel.close()
 
     def publisher(self, queues: Queues, source: Source) -> Publisher:
-        """A publisher, not started."""
+        """Return a publisher, not started."""
         return Publisher(self.node.url(), queues.input, source)
 
     def left(self, queues: Queues) -> str:
@@ -189,7 +189,7 @@ class Rabbit:
         return self.take(queues.output, "result") + self.take(queues.dead, "dead")
 
     def take(self, queue: str, word: str) -> list[Outcome]:
-        """Take everything from one queue, and have the broker see the acks."""
+        """Take everything from one queue, and make sure that the broker has the acks."""
         channel = self.channel()
         outcomes: list[Outcome] = []
         count = channel.queue_declare(queue, passive=True).method.message_count
@@ -211,7 +211,7 @@ class Rabbit:
         return outcomes
 
     def account(self, into: Round) -> None:
-        """Copy what the wire showed, and forget it."""
+        """Copy what the wire showed, and clear it."""
         wire = self.wire
         into.violations += wire.violations
         into.steps = wire.steps

@@ -1,4 +1,4 @@
-"""What a run of the campaign notes, as plain data: the checker reads nothing else, and a report is made of it."""
+"""What a run of the campaign records, as plain data: the checker and the report read nothing else."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -57,7 +57,7 @@ class Answer(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One look at GET /stages/work."""
+    """One answer of GET /stages/work."""
 
     time: float
     pid: int  # of the Producer

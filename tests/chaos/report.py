@@ -1,7 +1,7 @@
 """The campaign's figures for docs/guarantees.md: one Markdown fragment, and the same as JSON.
 
-Pure but for the writing. Recovery times are taken from the handler's journal, the only clock that needs no trust in
-what the service says of itself.
+Pure except for the writing. Recovery times come from the handler's journal, the only clock that does not depend on what
+the service reports about itself.
 """
 
 import bisect
@@ -23,7 +23,7 @@ GIVE_UP = 60.0  # seconds: a rate that did not come back until then is not count
 
 
 def quantiles(values: list[float]) -> str:
-    """Median, 99th percentile and maximum in seconds."""
+    """Return median, 99th percentile and maximum in seconds."""
     if not values:
         return "none"
     ordered = sorted(values)
@@ -32,7 +32,7 @@ def quantiles(values: list[float]) -> str:
 
 
 def noticed(round_: Round) -> list[float]:
-    """Consumer death until its Producer has dispatched the rest of its chunk again."""
+    """Return the times from a Consumer's death until its Producer has dispatched the rest of its chunk again."""
     ended = {}
     for event in logcheck.events(round_.log):
         if event.get("event") == "consumer_ended":
@@ -45,7 +45,7 @@ def noticed(round_: Round) -> list[float]:
 
 
 def rebuilt(round_: Round, kinds: tuple[str, ...]) -> list[float]:
-    """Death of a Producer or Service until a message begins in the next tree, where no other fault came between."""
+    """Return the times from a Producer's or Service's death to the next tree's first message, without other faults."""
     first: dict[int, float] = {}
     for start in round_.starts:
         first.setdefault(start.pid, start.time)
@@ -60,7 +60,7 @@ def rebuilt(round_: Round, kinds: tuple[str, ...]) -> list[float]:
 
 
 def full_rate(round_: Round) -> list[float]:
-    """Broker back until the stage begins 90 % of what it begins in the median second of the round."""
+    """Return the times until the stage, with the broker back, starts 90 % of what it starts in a median second."""
     times = [start.time for start in round_.starts]
     if not times:
         return []
@@ -80,7 +80,7 @@ def full_rate(round_: Round) -> list[float]:
 
 
 def figures(name: str, rounds: list[tuple[Round, list[str]]]) -> dict[str, Any]:
-    """The row of one kind of broker."""
+    """Return the row of one kind of broker."""
     faults: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for round_, _ in rounds:

@@ -1,6 +1,6 @@
-"""One round: a service under load, a scenario of faults, quiescence, all outcomes; everything noted in a Round.
+"""One round: a service under load, a scenario of faults, quiescence, all outcomes; everything recorded in a Round.
 
-Runs in the campaign's main thread. What it starts it ends, also when a scenario fails or Ctrl-C comes.
+Runs in the campaign's main thread. It ends what it started, even when a scenario fails or on Ctrl-C.
 """
 
 import random
@@ -43,12 +43,12 @@ class Setting:
 
 
 def say(words: str) -> None:
-    """One line of progress."""
+    """Print one line of progress."""
     print(f"{time.strftime('%H:%M:%S')} {words}", file=sys.stderr, flush=True)
 
 
 def play(broker: Any, kind: str, setting: Setting) -> Round:
-    """Do it; see the module head."""
+    """Play the round; see the module head."""
     queues = Queues(f"{setting.name}.{setting.seed}")
     round_ = Round(setting.name, kind, secrets=broker.secrets)
     broker.prepare(queues, kind)
@@ -112,7 +112,7 @@ def _play(broker: Any, queues: Queues, setting: Setting, service: ServiceProcess
 
 
 def _quiet(broker: Any, queues: Queues, setting: Setting, control: Control, round_: Round) -> None:
-    """Wait until nothing is left anywhere for a while: not in the queues, not in the tree."""
+    """Wait until nothing is left anywhere for a while: neither in the queues nor in the tree."""
     end = time.monotonic() + setting.patience
     since = time.monotonic()
     while time.monotonic() < end:
@@ -129,7 +129,7 @@ def _quiet(broker: Any, queues: Queues, setting: Setting, control: Control, roun
 
 
 def journal(folder: Path) -> list[Start]:
-    """All starts of messages, in the order of time."""
+    """Return all starts of messages, in order of time."""
     starts = []
     for path in folder.glob("*"):
         for line in path.read_text().splitlines():

@@ -1,6 +1,6 @@
 """Where a round's inputs come from: shared by the publisher's thread and the campaign's.
 
-One lock guards it. `tried` holds every message that was ever given out, `confirmed` the ids that the broker confirmed.
+One lock guards it. `tried` holds every message that was ever issued, `confirmed` the ids that the broker confirmed.
 """
 
 import threading
@@ -10,7 +10,7 @@ from tests.chaos.load import Message
 
 
 class Source:
-    """Gives out messages, at most `most`; `backlog` is how many should wait in the input queue."""
+    """Issues messages, at most `most`; `backlog` is how many should wait in the input queue."""
 
     def __init__(self, make: Callable[[int], Message], most: int, backlog: int) -> None:
         self.backlog = backlog
@@ -20,7 +20,7 @@ class Source:
         self._lock = threading.Lock()
 
     def next(self) -> Message | None:
-        """The next message to publish; None when there are no more."""
+        """Return the next message to publish; None when there are no more."""
         with self._lock:
             if len(self.tried) >= self._most:
                 return None
@@ -29,18 +29,18 @@ class Source:
             return message
 
     def confirmed(self, name: str) -> None:
-        """The broker has it."""
+        """Record that the broker has it."""
         with self._lock:
             self._confirmed.add(name)
 
     @property
     def safe(self) -> set[str]:
-        """The confirmed ids so far."""
+        """Return the ids confirmed so far."""
         with self._lock:
             return set(self._confirmed)
 
     @property
     def used_up(self) -> bool:
-        """Whether all was given out."""
+        """Return whether all were issued."""
         with self._lock:
             return len(self.tried) >= self._most

@@ -1,7 +1,7 @@
-"""Looks at the service while faults come: from outside, all the time, in threads of its own.
+"""Watches the service from outside while faults occur, all the time, in separate threads.
 
-`Processes` walks /proc for what must never be (two Producers) and for the named semaphores of the tree; `Control` asks
-health ten times a second and status twice, and notes every answer. Both end with `stop`, and raise nothing.
+`Processes` searches /proc for what must never be (two Producers) and for the named semaphores of the tree; `Control`
+requests health ten times a second and status twice, and records every answer. Both end with `stop`, and raise nothing.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ TWICE = 3  # looks in a row at two Producers: one is between its end and the rea
 
 
 def parent(pid: int) -> int:
-    """The pid of a process's parent; 0 when it is gone."""
+    """Return the pid of a process's parent; 0 when it is gone."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
@@ -30,7 +30,7 @@ def parent(pid: int) -> int:
 
 
 def alive(pid: int) -> bool:
-    """Whether it lives; a zombie does not."""
+    """Return whether it lives; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
@@ -44,7 +44,7 @@ def of_kind(service: ServiceProcess, comm: str) -> list[int]:
 
 
 def size(service: ServiceProcess) -> Size:
-    """Descriptors and threads now, the most of each kind of process."""
+    """Return the descriptors and threads now, the most of each kind of process."""
     found = Size(time.monotonic())
     for pid, name in service.pids().items():
         with contextlib.suppress(OSError):
@@ -54,7 +54,7 @@ def size(service: ServiceProcess) -> Size:
 
 
 class Looker(threading.Thread):
-    """Something that is done again and again until it is stopped."""
+    """Something that is repeated until it is stopped."""
 
     def __init__(self, service: ServiceProcess, every: float) -> None:
         super().__init__(name=type(self).__name__, daemon=True)
@@ -72,7 +72,7 @@ class Looker(threading.Thread):
         raise NotImplementedError
 
     def stop(self) -> None:
-        """End."""
+        """Stop repeating."""
         self._over.set()
         self.join(60)
 
@@ -98,7 +98,7 @@ class Processes(Looker):
                         self.semaphores.add(line.rpartition("/")[2])
 
     def left(self) -> list[str]:
-        """Named semaphores of the tree that are still there."""
+        """Return the tree's named semaphores that still exist."""
         return [name for name in self.semaphores if Path(f"/dev/shm/{name}").exists()]
 
 
@@ -127,7 +127,7 @@ class Control(Looker):
                 )
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """One call; what it answered."""
+        """Make one call; return its answer."""
         began = time.monotonic()
         status, told = 0, None
         with contextlib.suppress(OSError, HTTPException, ValueError):
@@ -137,7 +137,7 @@ class Control(Looker):
 
 
 class Operator(Looker):
-    """Somebody who plays with the controls; `settle` leaves the stage as it was found."""
+    """Operates the controls at random; `settle` leaves the stage as it was found."""
 
     def __init__(self, service: ServiceProcess, control: Control, consumers: int, seed: str) -> None:
         self._control, self._consumers = control, consumers
@@ -162,7 +162,7 @@ class Operator(Looker):
                 self._control.ask("GET", path)
 
     def _resume(self) -> None:
-        """Listen again, also when the Service is away just now: what it was told before it was killed still holds."""
+        """Listen again, even if the Service is away just now: what it stored before it was killed still holds."""
         while self._control.ask("PUT", "/api/v1/stages/work/listening", {"enabled": True}) is None:
             if self._over.wait(0.1):
                 return
@@ -171,7 +171,7 @@ class Operator(Looker):
         self._control.ask("PUT", "/api/v1/stages/work/consumers", {"count": count})
 
     def settle(self) -> None:
-        """Stop, and put everything back."""
+        """Stop, and restore everything."""
         self.stop()
         self._scale(self._consumers)
         self._control.ask("PUT", "/api/v1/stages/work/listening", {"enabled": True})

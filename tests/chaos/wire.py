@@ -1,8 +1,8 @@
 """What the frames between mqworker and the broker prove, above all invariant 3: ack after confirm.
 
-Pure: the proxy tells it each frame that passes, in order, with the time. A delivery is one *copy* of a message (its id,
-attempt and crashes); an ack of it is right only when something was published for that id after the copy was first
-delivered, and the broker's confirm of it has passed towards mqworker, and it was not returned. No exceptions.
+Pure: the proxy reports each frame that passes, in order, with the time. A delivery is one *copy* of a message (its id,
+attempt and crashes); its ack is right only when something was published for that id after the copy was first delivered,
+the broker's confirm of it has passed towards mqworker, and it was not returned. No exceptions.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ SLOT = 0.1  # seconds of one entry of `acked`
 
 
 class Published(NamedTuple):
-    """A publication on its way to a confirm."""
+    """A publication that awaits its confirm."""
 
     step: int  # when, in the order of frames
     label: Label
@@ -59,12 +59,12 @@ class Wire:
     _confirmed: dict[str, int] = field(default_factory=dict)  # id -> step of its newest confirmed publication
 
     def closed(self, connection: int) -> None:
-        """This connection is over."""
+        """Record that this connection is over."""
         for key in [key for key in self._channels if key[0] == connection]:
             del self._channels[key]
 
     def saw(self, time: float, connection: int, frame: Frame, *, client: bool) -> None:
-        """Take one frame; `client`: on its way from mqworker to the broker."""
+        """Take one frame; `client`: sent by mqworker to the broker."""
         self.frames += 1
         channel = self._channels.setdefault((connection, frame.channel), _Channel())
         if frame.kind == amqp.HEADER:

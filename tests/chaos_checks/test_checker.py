@@ -1,4 +1,4 @@
-"""The campaign's checker: silent about a round in which all went well, and loud about each thing that went wrong."""
+"""The campaign's checker: silent about a round in which all went well, and loud about everything that went wrong."""
 
 import json
 
@@ -16,7 +16,7 @@ COUNTERS = dict.fromkeys(("received", "settled", "voided", "released", "result",
 
 
 def outcome(message) -> Outcome:
-    """What should become of a message."""
+    """Return what should become of a message."""
     if message.good:
         return Outcome(
             message.id, "result", message.correlation, message.headers, json.dumps(message.expected()).encode()
@@ -28,7 +28,7 @@ def outcome(message) -> Outcome:
 
 @pytest.fixture
 def good() -> Round:
-    """A round in which all went well: 300 messages, some of them bad, one cut connection."""
+    """Return a round in which all went well: 300 messages, some of them bad, one cut connection."""
     messages = [make("run", number, poison=0.1) for number in range(300)]
     round_ = Round("round", "classic", quiet=True, secrets=("a secret",))
     round_.tried = {message.id: message for message in messages}
@@ -44,12 +44,12 @@ def good() -> Round:
 
 
 def first(round_: Round) -> str:
-    """The first good id."""
+    """Return the first good id."""
     return next(name for name, message in round_.tried.items() if message.good)
 
 
 def again(round_: Round, *times: float) -> None:
-    """A result that came twice, published at these times."""
+    """Return a result that came twice, published at these times."""
     name = first(round_)
     round_.outcomes.append(next(each for each in round_.outcomes if each.id == name))
     round_.steps[name] = [Step(time, "direct", "out", Label(name, 1, 0)) for time in times]
@@ -164,13 +164,13 @@ BROKEN = {
 
 
 def test_a_good_round_has_no_problem(good):
-    """Nothing is made up."""
+    """The checker invents nothing."""
     assert check(good) == []
 
 
 @pytest.mark.parametrize("damage", BROKEN, ids=lambda damage: damage.__name__)
 def test_each_broken_promise_is_told(good, damage):
-    """Whatever is broken alone is told, under its number."""
+    """Exactly what is broken is reported, under its number."""
     damage(good)
     assert [problem.replace(",", " ").split()[0] for problem in check(good)][:1] == [BROKEN[damage]]
 
@@ -185,13 +185,13 @@ def test_a_duplicate_is_attributed_to_the_fault_between_its_publications(good):
 
 
 def test_what_the_publisher_does_not_know_may_or_may_not_have_an_outcome(good):
-    """An input without a confirm is not lost when nothing comes of it, and not invented when something does."""
+    """An unconfirmed input is neither lost without an outcome, nor invented with one."""
     name = good.outcomes.pop().id
     good.confirmed -= {name, good.outcomes[0].id}
     assert check(good) == []
 
 
 def test_messages_are_made_of_the_seed_alone():
-    """The same run and number give the same message; another number gives another."""
+    """The same run and number yield the same message; another number yields another."""
     assert make("run", 5) == make("run", 5)
     assert make("run", 5).body != make("run", 6).body

@@ -1,4 +1,4 @@
-"""The campaign's reader of AMQP frames, and what it takes for an ack before its confirm."""
+"""The campaign's reader of AMQP frames, and what it recognises as an ack before its confirm."""
 
 import pika
 import pika.frame
@@ -15,19 +15,19 @@ RESULT, RETRY = ("direct", "out"), ("", "in.retry.1s")
 
 
 def header(name: str, **counts: int) -> bytes:
-    """A content header frame as pika writes it."""
+    """Return a content header frame as pika writes it."""
     headers = {"x-foreign": "f", **{f"x-mqworker-{word}": count for word, count in counts.items()}}
     properties = pika.BasicProperties("application/json", headers=headers, message_id=name, correlation_id="c")
     return pika.frame.Header(1, 3, properties).marshal()
 
 
 def method(what) -> bytes:
-    """A method frame as pika writes it."""
+    """Return a method frame as pika writes it."""
     return pika.frame.Method(1, what).marshal()
 
 
 class Talk:
-    """Frames as they pass, one after the other."""
+    """Frames as they pass, one after another."""
 
     def __init__(self) -> None:
         self.wire = Wire()
@@ -63,7 +63,7 @@ def talk() -> Talk:
 
 
 def test_an_ack_after_its_confirm_is_right(talk):
-    """Deliver, publish, confirm, ack: nothing is wrong, also for many at once."""
+    """Deliver, publish, confirm, ack: nothing is wrong, even for many at once."""
     for tag in (1, 2, 3):
         talk.deliver(tag, f"m{tag}")
         talk.publish(f"m{tag}")
@@ -84,7 +84,7 @@ def test_an_ack_before_its_confirm_is_seen(talk):
 
 
 def test_an_ack_without_any_publication_is_seen(talk):
-    """Nothing was published at all."""
+    """An ack without any publication is wrong."""
     talk.deliver(1, "m1")
     talk.ack(1)
     assert len(talk.wire.violations) == 1
@@ -109,7 +109,7 @@ def test_a_returned_or_refused_publication_is_no_outcome(talk):
 
 
 def test_each_attempt_needs_an_outcome_of_its_own(talk):
-    """The confirmed retry settles the first attempt; it says nothing about the second."""
+    """The confirmed retry settles the first attempt, but not the second."""
     talk.deliver(1, "m1")
     talk.publish("m1", RETRY, attempt=2)
     talk.confirm(1)
@@ -131,7 +131,7 @@ def test_a_redelivery_may_be_acked_for_what_was_confirmed_before(talk):
 
 
 def test_an_ack_of_what_was_never_delivered_is_seen(talk):
-    """A tag of a connection before."""
+    """A tag of an earlier connection must not be acked."""
     talk.ack(7)
     assert "unknown tag 7" in talk.wire.violations[0]
 
@@ -147,7 +147,7 @@ FRAMES = (
 
 @given(st.lists(st.integers(1, 40)))
 def test_frames_are_found_however_the_bytes_arrive(sizes):
-    """Any cutting of the stream gives the same frames, and tells where in the last bytes each ends."""
+    """However the stream is cut, the same frames are found, and where in the last bytes each ends."""
     stream = b"AMQP\0\0\x09\x01" + b"".join(FRAMES)
     splitter, found, at = Splitter(client=True), [], 0
     for size in [*sizes, len(stream)]:

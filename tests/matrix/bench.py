@@ -1,10 +1,10 @@
-"""A bench: one broker and one service, shot at again and again, and the account of every message that was ever sent.
+"""A bench: one broker and one service, shot at again and again, and the account of every message ever sent.
 
 Runs in the main thread of a worker process of `tests.matrix.run` (a RabbitMQ node dies with the thread that started
 it). Two kinds: `Stepped` arms a shot that the service fires at itself when it reaches the step (see
-inject/sitecustomize.py); `Supervised` shoots from outside, at random times, at a service under supervisord. A shot is
-over when every message sent for it has its result and nothing is in hand any more; ids say which shot they belong to,
-so that what comes later is charged to the right one.
+inject/sitecustomize.py); `Outside` shoots from outside, at random times, at a service under supervisord. A shot is over
+when every message sent for it has its result and nothing is in hand any more; ids name their shot, so that what comes
+later is charged to the right one.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def work(body):
 
 
 def config(place: Rabbit | Embedded) -> str:
-    """One stage; the hard time limit is what ends a stopped Consumer."""
+    """Return the configuration of one stage; the hard time limit ends a stopped Consumer."""
     return f"""\
 [service]
 drain_deadline = 10
@@ -65,7 +65,7 @@ time_limit = {{ hard = 1.0 }}
 
 
 class Account(NamedTuple):
-    """What a cell came to."""
+    """The totals of a cell."""
 
     shots: int
     sent: int
@@ -80,7 +80,7 @@ class Account(NamedTuple):
 
 
 class Bench:
-    """What both kinds share; `service` is started and the queues exist once it was entered."""
+    """What both kinds share; once entered, `service` runs and the queues exist."""
 
     service: ServiceProcess
 
@@ -116,17 +116,17 @@ class Bench:
         self._folder.cleanup()
 
     def make(self) -> ServiceProcess:
-        """A service, started."""
+        """Return a service, started."""
         raise NotImplementedError
 
     def hit(self, shot: str, cell: Cell, chance: random.Random) -> None:
-        """Send messages and shoot; returns when nothing is stopped or missing any more."""
+        """Send messages and shoot; return when nothing is stopped or missing any more."""
         raise NotImplementedError
 
     # --- a cell
 
     def run(self, cell: Cell, times: int) -> Account:
-        """So many shots of one cell."""
+        """Fire this many shots at one cell."""
         trouble, taken = "", 0
         for number in range(times):
             shot = f"{cell}.{number}"
@@ -144,7 +144,7 @@ class Bench:
         return self._judge(cell, taken, trouble)
 
     def send(self, shot: str, count: int) -> None:
-        """Have so many messages more, all confirmed."""
+        """Send this many messages more, all confirmed."""
         ids = [f"{shot}.{self._numbers + n}" for n in range(count)]
         self._numbers += count
         self.sent |= dict.fromkeys(ids, shot)
@@ -186,14 +186,14 @@ class Bench:
             raise AssertionError(f"{error}: {self.status()}") from None
 
     def status(self) -> dict[str, Any] | None:
-        """What the service tells of its stage; None while it does not."""
+        """Return what the service reports about its stage; None while it does not."""
         with contextlib.suppress(OSError, http.client.HTTPException):
             code, told = self.service.ask("GET", "/api/v1/stages/work", timeout=2)
             return told["actual"] if code == 200 else None
         return None
 
     def acted(self, shot: str) -> None:
-        """Note that mqworker did not wait for the stopped to be continued."""
+        """Record that mqworker did not wait for the stopped process to be continued."""
         self._acted[shot.rpartition(".")[0]] += 1
 
     def _judge(self, cell: Cell, taken: int, trouble: str) -> Account:
@@ -244,7 +244,7 @@ class Stepped(Bench):
             wait_for(lambda: state(pid) in "ZX", 5, "the killed process to be dead")
 
     def _fire(self, name: str, wanted: dict[str, Any], chance: random.Random) -> bool:
-        """Arm; whether it was fired. One shot in two just before the step, one just after."""
+        """Arm; return whether it was fired. Every second shot comes just before the step, the others just after."""
         number = int(name.split(".")[1])
         shot = wanted | {"id": name, "nth": chance.randint(1, 5), "before": number % 2 == 0}
         armed, claimed = self._arms / "armed", self._arms / f"{name}.claimed"
@@ -309,7 +309,7 @@ class Outside(Bench):
 
 
 def state(pid: int) -> str:
-    """The state of a process, one letter of proc(5); X when it is gone."""
+    """Return the state of a process, one letter of proc(5); X when it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

@@ -13,7 +13,7 @@ MESSAGES = 60  # of one shot
 
 
 class Cell(NamedTuple):
-    """One cell; `step` is empty for the targets that are met at a random time."""
+    """One cell; `step` is empty for targets that are hit at a random time."""
 
     target: str
     how: str  # kill | stop
@@ -24,19 +24,19 @@ class Cell(NamedTuple):
 
     @property
     def signal(self) -> signal.Signals:
-        """What is sent."""
+        """The signal that is sent."""
         return SIGNALS[self.how]
 
 
 def cells(broker: str) -> list[Cell]:
-    """All cells of a broker. SQLite has no process of its own: its "broker" is a thread of the Producer."""
+    """Return all cells of a broker. SQLite has no process of its own: its "broker" is a thread of the Producer."""
     targets = [target for target in STEPPED if target != "broker" or broker != "sqlite"]
     stepped = [Cell(target, how, step) for target in targets for how in SIGNALS for step in STEPS]
     return stepped + [Cell(target, how, "") for target in RANDOM for how in SIGNALS]
 
 
 def allowed(broker: str, cell: Cell) -> int:
-    """How many repeated results one shot may cost by the promise in docs/guarantees.md."""
+    """Return how many repeated results one shot may cause by the promise in docs/guarantees.md."""
     if broker == "sqlite":
         return 0  # a result and the end of its input are one transaction
     if cell.target == "consumer":

@@ -1,7 +1,7 @@
-"""Where the messages of a bench are: a RabbitMQ node of its own, or the file of an embedded broker.
+"""Where a bench's messages are: a private RabbitMQ node, or the file of an embedded broker.
 
-Runs in the harness, with a client that is not the service's. `publish` returns when the broker has confirmed all of
-it, so that whatever is missing later was lost by the service or by a broken promise of the broker.
+Runs in the harness, with a client that is not the service's. `publish` returns when the broker has confirmed
+everything, so that whatever is missing later was lost by the service or by a broken promise of the broker.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ DEAD = f"{INPUT}.dlq"
 
 
 class Rabbit:
-    """A node in `folder`; queues are of `kind`, and made by the service."""
+    """A node in `folder`; its queues are of `kind`, and the service declares them."""
 
     def __init__(self, folder: Path, kind: str) -> None:
         self.kind = kind
@@ -36,25 +36,25 @@ class Rabbit:
         self._number = 0
 
     def start(self) -> None:
-        """Start the node, also after it was killed."""
+        """Start the node, even after it was killed."""
         self.node.start()
 
     @property
     def url(self) -> str:
-        """For the configuration of the service."""
+        """For the service's configuration."""
         return self.node.url()
 
     @property
     def pid(self) -> int:
-        """Of the broker."""
+        """The broker's."""
         return self.node.pid
 
     def close(self) -> None:
-        """End the node."""
+        """Stop the node."""
         self.node.close()
 
     def publish(self, ids: Iterable[str]) -> None:
-        """PublishCommand one message for each id, all on the way at once, and wait for every confirm."""
+        """Publish one message for each id, all in flight at once, and wait for every confirm."""
         self._connect()
         for each in ids:
             properties = pika.BasicProperties("application/json", message_id=each, delivery_mode=2)
@@ -68,7 +68,7 @@ class Rabbit:
             self._connection.process_data_events(0.01)
 
     def take(self, queue: str = OUTPUT) -> list[tuple[str, Any]]:
-        """Take what is in a queue: message ids and bodies. To be called when the broker is well."""
+        """Return what is in a queue: message ids and bodies. Call it only when the broker is well."""
         found: list[tuple[str, Any]] = []
         while (message := self._ask(lambda channel: channel.basic_get(queue)))[0] is not None:
             method, properties, body = message
@@ -77,11 +77,11 @@ class Rabbit:
         return found
 
     def depth(self, queue: str) -> int:
-        """Messages ready in a queue."""
+        """Return how many messages are ready in a queue."""
         return self._ask(lambda channel: channel.queue_declare(queue, passive=True)).method.message_count
 
     def _ask(self, question: Callable[[Any], Any]) -> Any:
-        """The answer to a question; a quorum queue has none for some seconds after a kill, while it has no leader."""
+        """Return the answer to a question; a quorum queue has none for some seconds after a kill, without a leader."""
         end = time.monotonic() + 30
         while True:
             try:
@@ -100,7 +100,7 @@ class Rabbit:
         self._connection = None
 
     def _connect(self) -> None:
-        """Have a connection that works; the broker may have been killed since."""
+        """Make sure of a connection that works; the broker may have been killed since."""
         if self._connection is not None:
             with contextlib.suppress(AMQPError):
                 self._connection.process_data_events(0)
@@ -135,15 +135,15 @@ class Embedded:
         self._path = folder / "broker.db"
 
     def start(self) -> None:
-        """There is nothing to start; the service makes the file."""
+        """Does nothing: the service makes the file."""
 
     @property
     def url(self) -> str:
-        """For the configuration of the service."""
+        """For the service's configuration."""
         return f"sqlite:///{self._path}"
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Does nothing: there is nothing to end."""
 
     def publish(self, ids: Iterable[str]) -> None:
         """Store one message for each id, in one transaction."""
@@ -183,7 +183,7 @@ class Embedded:
         return counts[0]
 
     def _transaction(self, work: Any) -> None:
-        """One transaction on a fresh connection; others may have the lock for a while."""
+        """Run one transaction on a new connection; others may hold the lock for a while."""
         end = time.monotonic() + 20
         while True:
             file = File(self._path)

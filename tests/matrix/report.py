@@ -14,7 +14,7 @@ BEGIN, END = "<!-- matrix: begin -->", "<!-- matrix: end -->"
 
 
 def markdown(accounts: Accounts, times: int, seed: int, seconds: float) -> str:
-    """All tables."""
+    """Return all tables."""
     sent, shots = sum(a.sent for a in accounts.values()), sum(a.shots for a in accounts.values())
     lost, repeats = sum(a.lost for a in accounts.values()), sum(a.repeats for a in accounts.values())
     words = (
@@ -59,7 +59,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def failures(accounts: Accounts, chosen: set[tuple[str, Cell]]) -> list[str]:
-    """One line for each thing that must not be."""
+    """Return one line for each thing that must not be."""
     found = [f"{broker} {cell}: it was not run" for broker, cell in sorted(chosen - accounts.keys())]
     for (broker, cell), account in accounts.items():
         limit = allowed(broker, cell)

@@ -23,7 +23,7 @@ from tests.matrix.cells import BROKERS, RANDOM, Cell, cells
 
 
 def work(broker: str, chosen: list[Cell], times: int, seed: int) -> dict[tuple[str, Cell], Account]:
-    """One bench, in a process of its own."""
+    """Run one bench, in a separate process."""
     kind: type[Bench] = Outside if chosen[0].target in RANDOM else Stepped
     accounts: dict[tuple[str, Cell], Account] = {}
     with kind(broker, seed) as bench:
@@ -51,7 +51,7 @@ def enter_worker() -> None:
 
 
 def benches(chosen: list[tuple[str, Cell]]) -> list[tuple[str, list[Cell]]]:
-    """Cells that share a broker and a service; the slow ones first."""
+    """Return the cells that share a broker and a service; the slow ones first."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for broker, cell in chosen:
         group = "outside" if cell.target in RANDOM else "broker" if cell.target == "broker" else "processes"
@@ -60,7 +60,7 @@ def benches(chosen: list[tuple[str, Cell]]) -> list[tuple[str, list[Cell]]]:
 
 
 def main(arguments: list[str]) -> int:
-    """What the command line says."""
+    """Execute the command line."""
     parser = argparse.ArgumentParser(prog="scripts/matrix", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--broker", choices=[*BROKERS, "all"], default="all")
     parser.add_argument("--times", type=int, default=5, metavar="N", help="shots of each cell (5)")

@@ -1,4 +1,4 @@
-"""A message that takes longer than the broker waits for its ack, or than its connection lasts: computed once."""
+"""A message that takes longer than the broker waits for its ack, or than its connection lasts, is computed once."""
 
 import json
 import time
@@ -27,22 +27,22 @@ def impatient(tmp_path_factory):
 
 
 def begun(service: ServiceProcess, n: int) -> int:
-    """How often the handler has begun a message."""
+    """Return how often the handler has started a message."""
     return sum((note.n, note.sign) == (n, "begin") for note in journal(service))
 
 
 def lost(service: ServiceProcess) -> list[str]:
-    """Why deliveries were voided, each time."""
+    """Return why deliveries were voided, each time."""
     return [event["msg"] for event in service.events() if event["event"] == "consuming_lost"]
 
 
 def adopted(service: ServiceProcess) -> int:
-    """How many redeliveries took over what was computed for a lost delivery."""
+    """Return how many redeliveries took over what was computed for a lost delivery."""
     return int(service.stage("work")["actual"]["counters"]["adopted"])
 
 
 def judge_repeats(service: ServiceProcess, traffic: Traffic) -> None:
-    """Acks on their way when the broker closes a channel are lost: at most the prefetch comes again, right after it."""
+    """Acks in transit when the broker closes a channel are lost: at most the prefetch is repeated, right after it."""
     losses = [
         datetime.fromisoformat(event["time"]).timestamp() - time.time() + time.monotonic()
         for event in service.events()

@@ -1,4 +1,4 @@
-"""What is wrong outside of mqworker, told as one clear sentence with cause, place and fix, and by the right code."""
+"""What is wrong outside of mqworker is reported in one sentence with cause, place and fix, and by the right code."""
 
 import json
 import os
@@ -85,7 +85,7 @@ BAD = {
 
 
 def refused(service: ServiceProcess, *arguments: str) -> tuple[int, str]:
-    """Run `mqworker run` to its end: exit code, and all that it said on stderr and in the log."""
+    """Run `mqworker run` to its end; return the exit code, and all that it wrote to stderr and the log."""
     done = service.cli("run", *arguments)
     gone(service)
     told = [json.loads(line) for line in done.stdout.splitlines()]
@@ -96,7 +96,7 @@ def refused(service: ServiceProcess, *arguments: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("what", BAD)
 def test_what_cannot_run_is_refused_at_the_start(service, what):
-    """Exit 78 and a sentence with cause, place and fix; no traceback of mqworker's own, no process left."""
+    """Exit 78 and a sentence with cause, place and fix; no traceback of mqworker, no process left."""
     toml, jobs, words = BAD[what]
     running = service(toml, {"jobs.py": jobs})
     code, said = refused(running)
@@ -109,7 +109,7 @@ def test_what_cannot_run_is_refused_at_the_start(service, what):
 
 
 def test_all_faults_of_a_file_are_told_at_once(service):
-    """Several mistakes in one file: one run tells each with its line."""
+    """One run reports every mistake in a file with its line."""
     running = service(config("prefech = 3", "max_body = -1").replace("port = 0", "port = 99999"), {"jobs.py": HANDLER})
     code, said = refused(running)
     assert code == 78
@@ -119,7 +119,7 @@ def test_all_faults_of_a_file_are_told_at_once(service):
 
 
 def test_a_taken_port(service):
-    """The port is taken: it is tried for 10 s, no process is started before, exit 1 and a sentence with the fix."""
+    """A port in use is retried for 10 s, before any process is started; then exit 1 and a sentence with the fix."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         number = taken.getsockname()[1]
         running = service(config(control=f"port = {number}"), {"jobs.py": HANDLER}).start(ready=None)
@@ -143,7 +143,7 @@ def test_a_taken_port(service):
 
 
 def test_a_port_that_becomes_free_is_taken(service):
-    """A port that another program leaves within 10 s is no reason to end."""
+    """A port that another program leaves within 10 s does not end the service."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         running = service(config(control=f"port = {taken.getsockname()[1]}"), {"jobs.py": HANDLER}).start(ready=None)
         wait_for((running.folder / ".mqworker/lock").exists, 20, "the service to have come to its port")
@@ -152,7 +152,7 @@ def test_a_port_that_becomes_free_is_taken(service):
 
 
 def test_a_second_instance_is_refused(service):
-    """Another `run` with the same state folder: a sentence with the pid of the first, which does not notice."""
+    """A second `run` with the same state folder gets a sentence with the pid of the first, which does not notice."""
     first = service(config(), {"jobs.py": HANDLER}).start()
     began = time.monotonic()
     done = first.cli("run")
@@ -168,7 +168,7 @@ def test_a_second_instance_is_refused(service):
 
 
 def test_a_file_where_the_state_folder_should_be(service):
-    """state_dir names a file: exit 78, and the setting to change is named."""
+    """When state_dir is a file: exit 78, with the setting to change."""
     running = service(config(service='state_dir = "taken"'), {"jobs.py": HANDLER, "taken": "here"})
     code, said = refused(running)
     assert code == 78
@@ -178,7 +178,7 @@ def test_a_file_where_the_state_folder_should_be(service):
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
 def test_a_state_folder_of_another_user(service):
-    """state_dir belongs to somebody else: exit 78 and the same sentence."""
+    """When state_dir belongs to another user: exit 78 and the same sentence."""
     running = service(config(), {"jobs.py": HANDLER})
     running.folder.chmod(0o755)
     as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
@@ -206,7 +206,7 @@ def handle(body, message):
 
 @pytest.fixture
 def guarded(service) -> ServiceProcess:
-    """A service with a token, which was given in a file."""
+    """A service with a token from a file."""
     running = service(config("retry = { max_attempts = 1 }"), {"jobs.py": LEAKY, "token": TOKEN + "\n"})
     (running.folder / "token").chmod(0o600)
     running.env["MQWORKER_CONTROL__TOKEN_FILE"] = str(running.folder / "token")
@@ -214,7 +214,7 @@ def guarded(service) -> ServiceProcess:
 
 
 def test_who_may_not_is_told_so(guarded):
-    """No or a wrong token 401, a foreign Host 421, another site 403, over 64 kB 413: none of them changes anything."""
+    """No or a wrong token gets 401, a foreign Host 421, another site 403, over 64 kB 413; none changes anything."""
     at = port(guarded)
     stage = "/api/v1/stages/work"
     right = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
@@ -252,7 +252,7 @@ def test_who_may_not_is_told_so(guarded):
 
 
 def everything_told(service: ServiceProcess) -> Iterator[tuple[str, str]]:
-    """All that is told without asking for a message: log, status, metrics, health, and what the command line prints."""
+    """Return all output except messages: log, status, metrics, health, and what the command line prints."""
     yield "log", service.log.read_text()
     for path in (
         "/api/v1/status",
@@ -273,14 +273,14 @@ def everything_told(service: ServiceProcess) -> Iterator[tuple[str, str]]:
 
 
 def no_secret(service: ServiceProcess, *secrets: str) -> None:
-    """Look for the secrets in all that is told."""
+    """Search all output for the secrets."""
     for where, text in everything_told(service):
         for secret in secrets:
             assert secret not in text, f"{secret} in {where}"
 
 
 def test_token_and_bodies_are_told_nowhere(guarded):
-    """At log level debug, with results and failures: neither the token nor anything of a body is in any output."""
+    """Even at log level debug, neither the token nor any part of a body is in any output."""
     assert guarded.ask("PUT", "/api/v1/log-level", {"level": "debug"})[0] == 202
     with Client(guarded) as client:
         client.send(20, secret=CANARY)
@@ -296,7 +296,7 @@ def test_token_and_bodies_are_told_nowhere(guarded):
 
 
 def test_the_brokers_password_is_told_nowhere(service):
-    """A broker that cannot be reached, its URL with a password: everything tells that URL without it."""
+    """When the broker cannot be reached, its URL is shown everywhere without its password."""
     with socket.create_server(("127.0.0.1", 0)) as one:
         number = one.getsockname()[1]
     url = f"amqp://worker:{PASSWORD}@127.0.0.1:{number}/%2F"
@@ -317,7 +317,7 @@ def test_the_brokers_password_is_told_nowhere(service):
 
 
 def test_a_body_that_is_no_json_is_put_aside(service):
-    """Bodies that cannot be decoded end as dead letters with the reason and untouched; the others go on."""
+    """Bodies that cannot be decoded become dead letters, unchanged, with the reason; the others go on."""
     running = service(config("max_body = 1000"), {"jobs.py": HANDLER}).start()
     with Client(running) as client:
         bad = [b"{", b"\xff\xfe", b'{"n": ' * 3000, b"", b"x" * 2000]

@@ -1,4 +1,4 @@
-"""The campaign as a test: `scripts/chaos --quick`, a program of its own, with a node and a proxy to break."""
+"""The campaign as a test: `scripts/chaos --quick`, as a separate program, with a node and a proxy to break."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
 @pytest.mark.timeout(420)
 def test_nothing_is_lost_under_fire():
-    """Faults of every kind on three brokers: nothing is lost, and the checker sees what is broken on purpose."""
+    """Faults of every kind on three brokers lose nothing, and the checker notices what is broken on purpose."""
     if not rabbitmq.available() and not os.environ.get("CI"):
         pytest.skip("rabbitmq-server is not installed")
     command = [sys.executable, "-m", "tests.chaos", "--quick"]

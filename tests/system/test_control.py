@@ -1,4 +1,4 @@
-"""Control over HTTP of a whole service: the article's four calls, a thousand calls at once, health, desired state."""
+"""A whole service controlled over HTTP: the article's four calls, a thousand calls at once, health, desired state."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ CALLS, THREADS = 1_000, 16
 
 
 def article(state: dict[str, bool], path: str) -> tuple[int, str]:
-    """What the article's call answers in this state, which it changes."""
+    """Return what the article's call answers in this state, and change the state."""
     what, wanted = path.removeprefix("/start").removeprefix("/stop"), path.startswith("/start")
     changed, state[what] = state[what] != wanted, wanted
     match path, changed:
@@ -42,7 +42,7 @@ def article(state: dict[str, bool], path: str) -> tuple[int, str]:
 
 
 def footprint(service: ServiceProcess) -> dict[str, Any]:
-    """All that could pile up."""
+    """Return everything that could pile up."""
     (producer,) = service.named("mqw-producer")
     pids = [service.process.pid, producer]
     return {
@@ -54,7 +54,7 @@ def footprint(service: ServiceProcess) -> dict[str, Any]:
 
 
 def lean(service: ServiceProcess, base: dict[str, Any] | None = None) -> bool:
-    """Whether there is no more than at `base`, and the semaphores of two lanes alone, eight each."""
+    """Return whether there is no more than at `base`, and only the semaphores of two lanes, eight each."""
     now = footprint(service)
     if now["semaphores"] != [0, 16]:
         return False
@@ -64,7 +64,7 @@ def lean(service: ServiceProcess, base: dict[str, Any] | None = None) -> bool:
 
 
 def test_the_articles_calls_in_every_order_and_200_rounds(service):
-    """Words and codes of the four calls in every order of three; 200 rounds leave nothing behind."""
+    """The four calls give the article's texts and codes in every order of three; 200 rounds leave nothing behind."""
     running = service(config(), {"jobs.py": HANDLER}).start()
     at = port(running)
     state = {"listening": True, "working": True}
@@ -108,7 +108,7 @@ def test_the_articles_calls_in_every_order_and_200_rounds(service):
 
 
 class Pulse:
-    """Asks /livez all the time while it is entered; keeps how long each answer took, and what was no 200."""
+    """Calls /livez all the time while entered; records how long each answer took, and each one that was not 200."""
 
     def __init__(self, ask: Callable[[], int]) -> None:
         self._ask = ask
@@ -144,13 +144,13 @@ class Pulse:
         )
 
     def check(self) -> None:
-        """Every one was answered, in less than 5 s."""
+        """Assert that every call was answered, in less than 5 s."""
         assert not self.bad
         assert max(self.seconds) < 5, str(self)
 
 
 def mixed_calls(seed: int) -> list[tuple[str, str, Any]]:
-    """A thousand control calls: what, path, body."""
+    """Return a thousand control calls: method, path, body."""
     dice = random.Random(seed)
     stage = "/api/v1/stages/work"
     kinds: list[tuple[int, Callable[[], tuple[str, str, Any]]]] = [
@@ -169,7 +169,7 @@ def mixed_calls(seed: int) -> list[tuple[str, str, Any]]:
 
 
 def test_a_thousand_calls_from_sixteen_threads(service):
-    """1,000 mixed calls at once: each is answered, /livez all the while, and in the end desired equals actual."""
+    """1,000 mixed calls at once are all answered, /livez throughout, and finally desired equals actual."""
     running = service(config(), {"jobs.py": HANDLER}).start()
     at = port(running)
     calls = mixed_calls(1)
@@ -223,7 +223,7 @@ def test_a_thousand_calls_from_sixteen_threads(service):
 
 
 def switches(service: ServiceProcess) -> tuple[Any, ...]:
-    """What is desired of the stage, as far as the test below changes it."""
+    """Return the desired state of the stage, as far as the test below changes it."""
     desired = service.stage("work")["desired"]
     return desired["consumers"], desired["listening"], desired["working"], desired["params"]
 
@@ -255,7 +255,7 @@ def test_desired_state_survives_every_end(service):
 
 
 def test_a_damaged_state_is_put_aside_and_said(service):
-    """desired.json cut at any of several places: the service starts with the configured state, and keeps the file."""
+    """With desired.json cut at any of several places, the service starts as configured, and keeps the file."""
     running = service(config(), {"jobs.py": HANDLER}).start()
     put(running, "consumers", {"count": 3})
     assert running.stop() == 0
@@ -276,7 +276,7 @@ def test_a_damaged_state_is_put_aside_and_said(service):
 
 
 def test_a_frozen_producer_is_replaced(service):
-    """SIGSTOP of the Producer: health answers meanwhile, it is killed after its pulse deadline, nothing is lost."""
+    """SIGSTOP of the Producer: health still answers, it is killed after its heartbeat deadline, nothing is lost."""
     running = service(config(), {"jobs.py": HANDLER}).start()
     at = port(running)
     with Client(running) as client:
@@ -302,7 +302,7 @@ def test_a_frozen_producer_is_replaced(service):
 
 
 def test_health_on_the_unix_socket_during_a_flood(service):
-    """1,500 TCP connections that say nothing or half a request: the unix socket answers, and TCP again after it."""
+    """1,500 silent or half-open TCP requests: the unix socket answers throughout, and TCP again afterwards."""
     running = service(config(), {"jobs.py": HANDLER}).start()
     at = port(running)
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Dead letters from end to end, as an operator handles a thousand of them: look, replay, drop, export."""
+"""Dead letters from end to end, as an operator handles a thousand of them: list, show, replay, drop, export."""
 
 import base64
 import json
@@ -39,14 +39,14 @@ DLQ = "/api/v1/stages/work/dlq"
 
 
 def letters(service: ServiceProcess) -> list[dict]:
-    """All dead letters, as they are listed."""
+    """Return all dead letters, as listed."""
     status, told = service.ask("GET", f"{DLQ}?limit=10000")
     assert status == 200, told
     return told["dead_letters"]
 
 
 def dead(service: ServiceProcess, count: int) -> list[dict]:
-    """Wait until there are so many."""
+    """Wait until there are this many."""
     found: list[dict] = []
 
     def so_many() -> bool:
@@ -58,7 +58,7 @@ def dead(service: ServiceProcess, count: int) -> list[dict]:
 
 
 def replay(service: ServiceProcess, *arguments: str) -> int:
-    """How many `mqworker dlq replay` says that it has sent back."""
+    """Return how many `mqworker dlq replay` reports as sent back."""
     done = service.cli("dlq", "replay", *arguments)
     assert done.returncode == 0, done.stderr
     return int(re.search(r"(\d+) (?:sent|would go) back", done.stderr)[1])
@@ -74,7 +74,7 @@ def by_id(found: list[dict]) -> list[dict]:
 
 
 def look_and_replay(running: ServiceProcess, many: int, looks: int) -> None:
-    """Everything that can be done while the handler still fails; in the end all are dead as before."""
+    """Do everything that is possible while the handler still fails; finally all are dead as before."""
     first = dead(running, many)
     errors = many * 7 // 10
     assert [letter["reason"] for letter in first].count("error") == errors
@@ -105,7 +105,7 @@ def look_and_replay(running: ServiceProcess, many: int, looks: int) -> None:
 
 
 def drop_and_send_all_back(running: ServiceProcess, many: int) -> set[str]:
-    """Drop ten; with a handler that works send one back by name, some at a rate, then all; tells whom it dropped."""
+    """Drop ten; with a handler that works, send one back by id, some at a rate, then all; return the dropped ones."""
     before = letters(running)
     gone = before[:10]
     dropped = running.cli("dlq", "drop", "--yes", *(letter["id"] for letter in gone))
@@ -125,7 +125,7 @@ def drop_and_send_all_back(running: ServiceProcess, many: int) -> set[str]:
 
 
 def restored(rabbit, queue: str, client: Client, running: ServiceProcess) -> None:
-    """What is replayed has all that the original had, and its history; nothing of the failure."""
+    """Assert that a replayed message has all that the original had, and its history, but nothing of the failure."""
     original = {
         "message_id": "rich", "correlation_id": "c", "expiration": "3600000", "app_id": "foreign", "priority": 3,
         "type": "t", "timestamp": 1_700_000_000, "content_type": "application/json",
@@ -147,7 +147,7 @@ def restored(rabbit, queue: str, client: Client, running: ServiceProcess) -> Non
 
 @pytest.mark.parametrize(("kind", "many", "looks"), [("classic", 1_000, 2), ("quorum", 120, 25)])
 def test_a_thousand_dead_letters_on_rabbitmq(rabbit, queue, service, kind, many, looks):
-    """Looking 25 times changes nothing; replay is filtered, limited, paced, dry, each once; in the end none is lost."""
+    """Looking 25 times changes nothing; replay is filtered, limited, paced, dry, each once; finally none is lost."""
     running = begin(service, rabbit.url(), queue, f'queue_type = "{kind}"')
     with Client(rabbit.url()) as client:
         restored(rabbit, queue, client, running)

@@ -1,4 +1,4 @@
-"""A whole service on a disk of 12 MB that gets full: changes refused, nothing confirmed that is not stored, no end."""
+"""A whole service on a disk of 12 MB that fills up: changes refused, nothing confirmed that is not stored, no exit."""
 
 import contextlib
 import json
@@ -31,18 +31,18 @@ class Disk:
         self._ballast = folder / "ballast"
 
     def reserve(self, size: int) -> None:
-        """Take some space, to be given back by `free`."""
+        """Occupy some space, to be released by `free`."""
         self._ballast.write_bytes(bytes(size))
 
     def fill(self, leave: int = 0) -> None:
-        """Leave so many bytes."""
+        """Fill the disk up to this many bytes."""
         with contextlib.suppress(OSError), self._ballast.open("ab", buffering=0) as ballast:
             while True:
                 ballast.write(bytes(4096))
         os.truncate(self._ballast, self._ballast.stat().st_size - leave)
 
     def free(self) -> None:
-        """Give the space back."""
+        """Release the space."""
         self._ballast.unlink()
 
 
@@ -72,7 +72,7 @@ def on_disk(disk, service) -> Callable[..., ServiceProcess]:
 
 
 def test_a_change_that_cannot_be_stored_is_refused(on_disk, disk):
-    """507 with the folder and the reason, and nothing changed; work goes on, also by a new tree; then it is stored."""
+    """507 with the folder and the reason, and nothing changed; work goes on, even in a new tree; later it is stored."""
     elsewhere = config().replace("[stages.work]", '[broker]\nurl = "sqlite:///broker.db"\n[stages.work]')
     running = on_disk(elsewhere)
     running.start()
@@ -102,7 +102,7 @@ def test_a_change_that_cannot_be_stored_is_refused(on_disk, disk):
 
 
 def test_a_start_without_space_says_so_and_works_later(on_disk, disk):
-    """A service that cannot store anything at its start ends with 1 and a sentence; with space again it starts."""
+    """A service that cannot store anything at its start exits with 1 and a sentence; with space again it starts."""
     running = on_disk(config())
     disk.fill()
     running.start(ready=None)
@@ -116,7 +116,7 @@ def test_a_start_without_space_says_so_and_works_later(on_disk, disk):
 
 
 def test_space_for_the_state_alone_kills_nobody(on_disk, disk):
-    """No room for the Consumers' slots: the Producer tells so, is not killed by a SIGBUS, and comes when there is."""
+    """Without room for the in-hand register the Producer reports it, is not killed by SIGBUS, and starts later."""
     running = on_disk(config().replace("[stages.work]", '[broker]\nurl = "sqlite:///broker.db"\n[stages.work]'))
     disk.fill(leave=64 << 10)
     running.start(ready=None)
@@ -128,7 +128,7 @@ def test_space_for_the_state_alone_kills_nobody(on_disk, disk):
 
 
 def test_the_embedded_broker_confirms_nothing_it_cannot_store(on_disk, disk):
-    """Every message that `send` counted has one result, every other none; it goes on by itself when space returns."""
+    """Every message that `send` counted has one result, no other has any; all goes on by itself when space returns."""
     running = on_disk(config())
     disk.reserve(8 << 20)  # what remains is less than the log that SQLite keeps
     running.start()
@@ -152,7 +152,7 @@ def test_the_embedded_broker_confirms_nothing_it_cannot_store(on_disk, disk):
 
 
 def test_a_full_log_does_not_stop_the_work(disk, service):
-    """Stdout is a file on a full disk: all is done and answered meanwhile; later lines are whole, lost ones counted."""
+    """With stdout on a full disk all work is done and answered; later lines are whole, lost ones counted."""
     running: ServiceProcess = service(config("retry = { max_attempts = 1 }"), {"jobs.py": ECHO})
     running.log = disk.folder / "log"
     running.start()

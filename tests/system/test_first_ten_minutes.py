@@ -1,4 +1,4 @@
-"""The first ten minutes with mqworker, as a user types them (README): each step is run as it is documented."""
+"""The first ten minutes with mqworker, as a user types them (README): each step runs as documented."""
 
 import json
 import os
@@ -35,12 +35,12 @@ def folder() -> Iterator[Path]:
 
 
 def demo_environment(folder: Path) -> dict[str, str]:
-    """Let the demo make its throw-away folder below `folder`."""
+    """Make the demo create its throw-away folder below `folder`."""
     return environment({"TMPDIR": str(folder)})
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Every process that works in a folder."""
+    """Return every process that works in a folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cwd"):
         try:
@@ -52,7 +52,7 @@ def processes_of(folder: Path) -> list[int]:
 
 
 def test_minute_0_the_demo_ends_by_itself_and_accounts_for_everything(folder):
-    """`mqworker demo --messages N`: exit 0, all accounted for, the bad ones named, what to type next."""
+    """`mqworker demo --messages N`: exit 0, all accounted for, the bad ones listed, and what to type next."""
     with socket.socket() as taken:  # port 5002 may be in use: another one is chosen, and told
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -82,7 +82,7 @@ def test_minute_0_the_demo_ends_by_itself_and_accounts_for_everything(folder):
 
 
 def test_minute_0_ctrl_c_ends_the_demo_within_its_deadline(folder):
-    """Without --messages it goes on until Ctrl-C; meanwhile its control address answers; then it names what failed."""
+    """Without --messages it runs until Ctrl-C; its control address answers meanwhile; then it lists what failed."""
     process = subprocess.Popen(
         [*MQWORKER, "demo"],
         cwd=folder,
@@ -155,13 +155,13 @@ def test_minutes_3_to_6_init_check_run_send_fail_fix_replay(project):
 
 
 def ready_in(project: Path, queue: str) -> int:
-    """Messages in a queue, as `queues list` tells."""
+    """Return the messages in a queue, as `queues list` shows them."""
     rows = json.loads(mqworker("queues", "list", "--json", cwd=project).stdout)
     return next(row.get("messages", 0) for row in rows if row["name"] == queue)
 
 
 def test_every_steering_verb_is_applied_when_it_returns(project):
-    """pause, resume, scale, stop, start, restart and params: `status` shows each at once after it returned."""
+    """pause, resume, scale, stop, start, restart and params: `status` shows each as soon as it has returned."""
 
     def stage() -> dict:
         [view] = json.loads(mqworker("status", "--json", cwd=project).stdout)["stages"]
@@ -197,7 +197,7 @@ def test_every_steering_verb_is_applied_when_it_returns(project):
 
 
 def test_send_counts_what_was_sent(project):
-    """--count, stdin and --rate send each message once; a line that is no JSON ends it and says how many went out."""
+    """--count, stdin and --rate send each message once; a line that is not JSON ends it with the number sent."""
     with service(project):
         assert mqworker("pause", cwd=project).returncode == Exit.OK
         assert "30 sent" in mqworker("send", '{"n": 2}', "--count", "30", "--rate", "200", cwd=project).stderr
@@ -209,7 +209,7 @@ def test_send_counts_what_was_sent(project):
 
 
 def test_ctrl_c_ends_a_long_send_with_a_count(project):
-    """SIGINT during `send --count` is exit 130, no traceback, and tells how many were sent."""
+    """SIGINT during `send --count` gives exit 130, no traceback, and the number sent."""
     with service(project):
         process = subprocess.Popen(
             [*MQWORKER, "send", '{"n": 2}', "--count", "100000", "--rate", "50"],
@@ -227,7 +227,7 @@ def test_ctrl_c_ends_a_long_send_with_a_count(project):
 
 
 def test_looking_into_logs_queues_and_dead_letters(project):
-    """logs, queues purge and delete, dlq export and drop: each prints its data on stdout and does just what it says."""
+    """logs, queues purge and delete, dlq export and drop: each prints its data on stdout and does what it states."""
     with service(project, env={"MQWORKER_STAGES__PRIMES__RETRY__MAX_ATTEMPTS": "1"}):
         for body in ('{"n": 1}', '{"n": 0}', '{"n": 20}'):
             mqworker("send", body, "--wait", cwd=project)
@@ -293,7 +293,7 @@ def test_minute_8_the_same_handler_on_rabbitmq(project, rabbit):
 
 
 def test_without_a_broker_the_verbs_still_answer(project):
-    """The broker is away: status tells it, changes are stored and applied, what needs the broker ends with 69."""
+    """With the broker away, status reports it, changes are stored and applied, what needs the broker exits with 69."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         url = f"amqp://guest:canary@127.0.0.1:{held.getsockname()[1]}/"
@@ -327,7 +327,7 @@ files={folder}/conf.d/*.conf
 
 @pytest.fixture
 def supervised(project):
-    """Minute 9: supervisord with what `mqworker conf supervisor` prints; gives supervisorctl."""
+    """Minute 9: supervisord with what `mqworker conf supervisor` prints; yields supervisorctl."""
     folder = project.parent
     (folder / "supervisord.conf").write_text(SUPERVISORD.format(folder=folder))
     (folder / "conf.d").mkdir()
@@ -363,7 +363,7 @@ def supervised(project):
 
 
 def test_minute_9_supervisord_keeps_it_alive(supervised, project):
-    """RUNNING; tail shows the log; a killed service is back; stop drains with exit 0; nothing is left behind."""
+    """RUNNING; tail shows the log; a killed service is restarted; stop drains with exit 0; nothing is left behind."""
     wait_for(lambda: mqworker("send", '{"n": 20}', "--wait", cwd=project).returncode == 0, 30, "a result")
     assert '"event": "started"' in supervised("tail", "-10000", "mqworker")
     assert re.search(r"mqworker-watchdog +RUNNING", supervised("status"))
@@ -380,7 +380,7 @@ def test_minute_9_supervisord_keeps_it_alive(supervised, project):
 
 
 def test_the_watchdog_restarts_a_service_that_hangs(supervised, project, monkeypatch):
-    """A frozen service is killed after several misses in a row, and supervisord starts it again."""
+    """A frozen service is killed after several misses in a row, and supervisord restarts it."""
     monkeypatch.setattr(watchdog, "GRACE", 0.0)
     monkeypatch.setattr(watchdog, "ASK", 0.3)
     url = f"unix://{project.parent}/s.sock"

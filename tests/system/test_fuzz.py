@@ -1,4 +1,4 @@
-"""Whatever a foreign client may send, through a whole service on RabbitMQ: nothing dies, nothing is lost."""
+"""Whatever a foreign client may send through a whole service on RabbitMQ, nothing dies and nothing is lost."""
 
 import asyncio
 import random
@@ -31,7 +31,7 @@ def handle(body, message):
 
 
 def nested(octet: bytes, depth: int) -> bytes:
-    """A table in a table (F) or a list in a list (A), so many deep."""
+    """Return a table in a table (F) or a list in a list (A), to this depth."""
     field = b"V"
     for _ in range(depth):
         field = long(octet, b"\x01n" + field if octet == b"F" else field)
@@ -54,19 +54,19 @@ ILLEGAL = {"no type": b"?rest", "type 0": b"\0", "type 255": b"\xff\xff\xff", "n
 
 
 class Raw(pika.BasicProperties):
-    """A property block that goes out as it is."""
+    """A property block that is sent as it is."""
 
     def __init__(self, block: bytes) -> None:
         super().__init__()
         self._block = block
 
     def encode(self) -> list[bytes]:
-        """What pika writes behind the body's size."""
+        """Return what pika writes after the body's size."""
         return [self._block]
 
 
 def block(content_type: str, message_id: str, field: bytes | None = None) -> bytes:
-    """Properties of a persistent message, with one header when there is a field."""
+    """Return the properties of a persistent message, with one header if there is a field."""
     flags = 1 << 15 | 1 << 12 | 1 << 7
     table = b""
     if field is not None:
@@ -77,7 +77,7 @@ def block(content_type: str, message_id: str, field: bytes | None = None) -> byt
 
 
 def accepted(url: str, queue: str, properties: bytes, body: bytes) -> bool:
-    """Publish on a connection of its own; whether the broker has taken it."""
+    """Publish on a separate connection; return whether the broker has accepted it."""
     with Client(url) as client:
         try:
             client.channel.basic_publish("", queue, body, Raw(properties))
@@ -87,7 +87,7 @@ def accepted(url: str, queue: str, properties: bytes, body: bytes) -> bool:
 
 
 def decodable(kind: str, body: bytes) -> bool:
-    """Whether the handler gets to see it."""
+    """Return whether the handler gets to see it."""
     try:
         decode(body, kind, None, "json")
     except UndecodableError:
@@ -96,7 +96,7 @@ def decodable(kind: str, body: bytes) -> bool:
 
 
 def take(url: str, queue: str) -> list[tuple[Properties, bytes]]:
-    """All that is in a queue, read without a client library's opinion of headers."""
+    """Return everything in a queue, read without a client library's interpretation of headers."""
 
     async def emptied() -> list[tuple[Properties, bytes]]:
         found: list[tuple[Properties, bytes]] = []

@@ -1,4 +1,4 @@
-"""A whole service on a host whose clock jumps, or that has no more descriptors, processes or threads to give."""
+"""A whole service on a host whose clock jumps, or that runs out of descriptors, processes or threads."""
 
 import os
 import re
@@ -36,14 +36,14 @@ def handle(body, message):
 
 
 def ahead(service: ServiceProcess) -> float:
-    """By how many seconds the last line of the log is ahead of the real clock."""
+    """Return by how many seconds the last line of the log is ahead of the real clock."""
     last = datetime.fromisoformat(service.events()[-1]["time"])
     return (last - datetime.now(UTC)) / timedelta(seconds=1)
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
 def test_a_clock_that_jumps_changes_only_the_displayed_time(service, jump):
-    """An hour forth or back: no limit fires, a retry comes when it is due, leases and processes stay, answers come."""
+    """An hour forth or back: no limit fires, retries come when due, leases and processes stay, answers come."""
     stage = ("retry = { base = 2 }", "time_limit = { soft = 20, hard = 30 }")
     running: ServiceProcess = service(config(*stage), {"jobs.py": RETRIED, "clock": ""})
     running.env |= {"PYTHONPATH": str(CLOCK), "MQWORKER_TEST_CLOCK": str(running.folder / "clock")}
@@ -79,7 +79,7 @@ def test_a_clock_that_jumps_changes_only_the_displayed_time(service, jump):
 
 
 def test_too_few_descriptors_are_refused_at_the_start(service):
-    """`ulimit -n 64`: exit 78 before anything is started, and the limit to raise is named."""
+    """With `ulimit -n 64`: exit 78 before anything is started, with the limit to raise."""
     running = service(config(), {"jobs.py": HANDLER})
     done = subprocess.run(
         ["prlimit", "--nofile=64:64", sys.executable, "-m", "mqworker", "run"],
@@ -96,12 +96,12 @@ def test_too_few_descriptors_are_refused_at_the_start(service):
 
 
 def problem(service: ServiceProcess, words: str) -> None:
-    """Wait until the stage tells this problem."""
+    """Wait until the stage reports this problem."""
     wait_for(lambda: words in service.stage("work")["problem"], 20, f"the problem {words!r}")
 
 
 def healthy(service: ServiceProcess) -> None:
-    """Control answers at once."""
+    """Assert that control answers at once."""
     began = time.monotonic()
     assert service.ask("GET", "/livez")[0] == 200
     assert service.ask("GET", "/api/v1/stages/work")[0] == 200
@@ -109,7 +109,7 @@ def healthy(service: ServiceProcess) -> None:
 
 
 def test_a_producer_without_descriptors_goes_on_and_recovers(service):
-    """No descriptor for a new Consumer: the other goes on, the stage says why, nothing leaks, and then it comes."""
+    """No descriptor for a new Consumer: the other goes on, the stage reports why, nothing leaks, then it starts."""
     running = service(config(), {"jobs.py": HANDLER}).start()
     (producer,) = producers(running)
     with Client(running) as client:
@@ -135,7 +135,7 @@ def test_a_producer_without_descriptors_goes_on_and_recovers(service):
 
 
 class Processes:
-    """A control group in which the processes and threads of a service are counted and limited."""
+    """A control group that counts and limits the processes and threads of a service."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -179,7 +179,7 @@ def processes() -> Iterator[Processes]:
 
 
 def test_without_more_processes_it_goes_on_and_recovers(processes, service):
-    """Neither processes nor threads to be had: those that are there go on, control answers, then all is built again."""
+    """With no processes or threads available, the existing ones go on, control answers, and later all is rebuilt."""
     running = service(config(), {"jobs.py": HANDLER}).start()
     processes.take(running)
     (producer,) = producers(running)

@@ -41,7 +41,7 @@ def kill(pid: int, number: int = signal.SIGKILL) -> float:
 
 
 def exists(pid: int) -> bool:
-    """Whether it lives (a zombie does not)."""
+    """Return whether it lives (a zombie does not)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -49,12 +49,12 @@ def exists(pid: int) -> bool:
 
 
 def moment(event: dict) -> float:
-    """When an event was logged, by the monotonic clock."""
+    """Return when an event was logged, by the monotonic clock."""
     return datetime.fromisoformat(event["time"]).timestamp() - time.time() + time.monotonic()
 
 
 def threads(pid: int) -> int:
-    """How many threads a process has."""
+    """Return how many threads a process has."""
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
@@ -66,7 +66,7 @@ def end(service: ServiceProcess, began: float) -> None:
 
 
 def working(service: ServiceProcess, count: int) -> list[int]:
-    """The pids of Consumers that have begun a message, when there are so many."""
+    """Return the pids of Consumers that have started a message, when there are this many."""
     pids = service.named("mqw-consumer")
     noted = [pid for pid in pids if (service.folder / "journal" / str(pid)).exists()]
     return noted if len(noted) == count else []
@@ -106,7 +106,7 @@ def test_a_killed_consumer_costs_its_message_one_crash_and_nobody_else_anything(
 
 
 def judge_consumer_kills(service: ServiceProcess, traffic: Traffic, deaths: dict[int, float]) -> None:
-    """Compare what was charged with what the journal says was in hand."""
+    """Compare what was charged with what the journal shows as in hand."""
     assert traffic.repeats() == 0
     assert not traffic.dead
     charged, notes = Counter(traffic.charged()), journal(service)
@@ -149,12 +149,12 @@ def test_a_killed_producer_loses_nothing_and_leaves_nobody(traffic):
 
 
 def fresh(service: ServiceProcess, old: set[int]) -> bool:
-    """Whether a Consumer has begun a message that is none of the old ones."""
+    """Return whether a Consumer has started a message that is not one of the old ones."""
     return any(int(path.name) not in old and exists(int(path.name)) for path in (service.folder / "journal").iterdir())
 
 
 def test_a_frozen_consumer_is_killed_at_the_hard_limit_and_its_message_is_charged(traffic):
-    """SIGSTOP of a Consumer in mid-work: killed when the hard limit has passed; the others go on meanwhile."""
+    """SIGSTOP of a busy Consumer: it is killed at the hard limit; the others go on meanwhile."""
     began = time.time()
     config = traffic.config(stage="time_limit = { hard = 1.5 }")
     with ServiceProcess(config, {"work.py": HANDLER}) as service:
@@ -176,7 +176,7 @@ def test_a_frozen_consumer_is_killed_at_the_hard_limit_and_its_message_is_charge
 
 
 def freeze_one_at_work(service: ServiceProcess) -> tuple[int, int] | None:
-    """Stop a Consumer; thaw it and return None when it had nothing in hand."""
+    """Stop a Consumer; resume it and return None when it had nothing in hand."""
     pid = service.named("mqw-consumer")[0]
     os.kill(pid, signal.SIGSTOP)
     if (n := in_hand(service, pid)) is not None:
@@ -316,6 +316,6 @@ def test_a_stage_in_a_crash_loop_answers_and_recovers_with_fixed_code(traffic):
 
 
 def looping(service: ServiceProcess) -> dict | None:
-    """The stage, if it is in a crash loop."""
+    """Return the stage, if it is in a crash loop."""
     told = service.stage("work")
     return told if told["state"] == "crash loop" else None

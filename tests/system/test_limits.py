@@ -1,4 +1,4 @@
-"""Time and memory limits of a whole service on the embedded broker: who is ended, what is told, who does not pay."""
+"""Time and memory limits of a whole service on the embedded broker: what ends, what is reported, who is unaffected."""
 
 import json
 
@@ -35,20 +35,20 @@ def handle(body, message):
 
 
 def died(client: Client, count: int = 1) -> list[dict]:
-    """Wait for so many dead letters, and return their headers."""
+    """Wait for this many dead letters, and return their headers."""
     wait_for(lambda: client.ready(DEAD) >= count, 30, f"{count} dead letters")
     return [dict(letter.properties.headers) for letter in client.results(DEAD)]
 
 
 def shown(service: ServiceProcess) -> str:
-    """What `mqworker dlq show` prints of the only dead letter."""
+    """Return what `mqworker dlq show` prints for the only dead letter."""
     listed = service.cli("dlq", "list", "--json")
     (letter,) = json.loads(listed.stdout)["work"]
     return service.cli("dlq", "show", letter["id"]).stdout
 
 
 def test_a_segfault_is_shown_with_its_python_stack(service):
-    """A dead letter tells the signal, how long it ran, what was printed, and where the Python code was."""
+    """A dead letter shows the signal, how long it ran, what was printed, and where the Python code was."""
     running = service(config("crash = { max = 1 }"), {"jobs.py": HANDLER}).start()
     with Client(running) as client:
         client.send(1, how="segfault")
@@ -132,7 +132,7 @@ def test_recycling_costs_nobody_anything(service, limit, how, count):
 
 
 def test_memory_that_cannot_be_had_ends_the_message_and_replaces_its_consumer(service):
-    """MemoryError under memory_limit: dead with reason memory, another Consumer, the others are not charged."""
+    """MemoryError under memory_limit: dead with reason memory, a new Consumer, the others are not charged."""
     lines = ("memory_limit = 1_000_000_000", "retry = { max_attempts = 1 }")
     running = service(config(*lines), {"jobs.py": HANDLER}).start()
     with Client(running) as client:

@@ -1,4 +1,4 @@
-"""A slice of the kill matrix: `scripts/matrix` runs all of it."""
+"""A slice of the kill matrix; `scripts/matrix` runs all of it."""
 
 import pytest
 
@@ -8,12 +8,12 @@ pytestmark = pytest.mark.system
 
 
 def slice_(broker: str, *cells: str) -> int:
-    """Two shots of each cell: one just before its step, one just after."""
+    """Return two shots for each cell: one just before its step, one just after."""
     return run.main(["--broker", broker, "--times", "2", *(part for cell in cells for part in ("--cell", cell))])
 
 
 def test_nothing_is_lost_or_repeated_on_the_embedded_broker(capsys):
-    """What is killed or stopped at these steps loses nothing and repeats nothing; a stopped Consumer is ended."""
+    """Killing or stopping at these steps loses and repeats nothing; a stopped Consumer is killed."""
     cells = (
         "producer-kill-publishing",
         "producer-kill-confirmed",
@@ -25,6 +25,6 @@ def test_nothing_is_lost_or_repeated_on_the_embedded_broker(capsys):
 
 @pytest.mark.rabbitmq
 def test_nothing_is_lost_on_rabbitmq(capsys, rabbit):
-    """A Producer killed where result and ack are two steps loses nothing, and repeats no more than is promised."""
+    """A Producer killed where result and ack are two steps loses nothing, and repeats no more than promised."""
     cells = ("producer-kill-publishing", "producer-kill-confirmed", "producer-kill-acked")
     assert slice_("classic", *cells) == 0, capsys.readouterr().err

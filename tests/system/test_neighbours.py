@@ -1,4 +1,4 @@
-"""Messages that share a chunk: what is finished before a bad one is not kept back by it, nor done again."""
+"""Messages that share a chunk: what was finished before a bad one is neither held back by it nor computed again."""
 
 import time
 from collections import Counter
@@ -31,12 +31,12 @@ def handle(body):
 
 
 def counters(service: ServiceProcess) -> dict[str, int]:
-    """What the stage has counted; told once a second."""
+    """Return the stage's counters, which it reports once a second."""
     return service.stage("work")["actual"]["counters"]
 
 
 def together(service: ServiceProcess, client: Client, does: str, **body: float) -> int:
-    """Have one Consumer meet 20 short messages, one that does something else, and 20 more at once; gives its number."""
+    """Have one Consumer receive 20 short messages, a special one, and 20 more at once; return its number."""
     client.send(50)
     client.finish()  # so that messages are known to be short, and share a chunk
     stage = "/api/v1/stages/work"
@@ -49,7 +49,7 @@ def together(service: ServiceProcess, client: Client, does: str, **body: float) 
 
 
 def test_a_result_does_not_wait_for_the_message_after_it(service):
-    """Those before a message of 6 s in native code are published while it runs, those behind it when it is over."""
+    """Results before a message of 6 s in native code are published while it runs, those behind it when it is over."""
     running = service(config("prefetch = 100", consumers=1), {"jobs.py": JOBS}).start()
     with Client(running) as client:
         together(running, client, "native", seconds=6)
@@ -60,7 +60,7 @@ def test_a_result_does_not_wait_for_the_message_after_it(service):
 
 
 def test_what_was_finished_before_a_crash_is_not_done_again(service):
-    """A message that ends its Consumer charges itself alone: its neighbours are computed once, before it and behind."""
+    """Only the message that ends its Consumer is charged: its neighbours on both sides are computed once."""
     running = service(config("prefetch = 100", "crash = { max = 1 }", consumers=1), {"jobs.py": JOBS}).start()
     with Client(running) as client:
         bad = together(running, client, "exit")
@@ -73,7 +73,7 @@ def test_what_was_finished_before_a_crash_is_not_done_again(service):
 
 
 def test_what_is_taken_back_from_a_busy_consumer_is_computed_once(service):
-    """Chunks are revoked again and again while other Consumers idle: every message is begun once and has one result."""
+    """Chunks are revoked repeatedly while other Consumers idle: every message is started once and has one result."""
     running = service(config("prefetch = 100", consumers=3), {"jobs.py": JOBS}).start()
     with Client(running) as client:
         client.send(60)

@@ -1,4 +1,4 @@
-"""Parameters and code of a whole service, changed while messages flow: which message was computed with what."""
+"""A whole service's parameters and code, changed while messages flow: which message was computed with what."""
 
 import json
 import threading
@@ -38,12 +38,12 @@ PATH = "/api/v1/stages/work/params"
 
 
 def code(number: int) -> str:
-    """The handler as of its version so and so."""
+    """Return the handler of this version."""
     return HANDLER.replace("CODE = 1", f"CODE = {number}")
 
 
 class Load:
-    """Keeps messages waiting while it is entered: chunks of several, and now and then a long one among them."""
+    """Keeps messages waiting while entered: chunks of several, sometimes with a long one among them."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -73,7 +73,7 @@ class Load:
 
 
 def more(service: ServiceProcess, count: int = 60) -> None:
-    """Wait until so many more messages are settled."""
+    """Wait until this many more messages are settled."""
 
     def settled() -> int:
         actual = service.stage("work")["actual"]
@@ -120,7 +120,7 @@ def test_a_patch_holds_for_every_message_that_is_started_after_its_answer(servic
 
 
 def judge(results: list[Result], changes: list[tuple[float, int, int]]) -> None:
-    """Compare each result with the parameters that had been answered for when its handler began."""
+    """Compare each result with the parameters that had been confirmed when its handler started."""
     generations = [generation for _, generation, _ in changes]
     assert generations == sorted(set(generations))
     factor_of = {generations[0] - 1: 1} | {generation: factor for _, generation, factor in changes}
@@ -163,7 +163,7 @@ def test_parameters_outlive_a_restart_until_the_file_changes(service):
 
 
 def origin(service: ServiceProcess) -> tuple[str, str]:
-    """Value and origin of the parameter `factor` in `mqworker config show --origin`."""
+    """Return value and origin of the parameter `factor` in `mqworker config show --origin`."""
     shown = service.cli("config", "show", "--origin")
     assert shown.returncode == 0, shown.stderr
     (row,) = [row for row in shown.stdout.splitlines() if row.startswith("stages.work.params.factor")]
@@ -172,7 +172,7 @@ def origin(service: ServiceProcess) -> tuple[str, str]:
 
 
 class Timers:
-    """Samples the stage over HTTP while it is entered: how many Consumers are ready."""
+    """Samples over HTTP, while entered, how many Consumers of the stage are ready."""
 
     def __init__(self, service: ServiceProcess) -> None:
         self._service = service
@@ -196,12 +196,12 @@ class Timers:
 
 
 def consumers(service: ServiceProcess) -> set[int]:
-    """The pids that the service tells."""
+    """Return the pids that the service reports."""
     return {one["pid"] for one in service.stage("work")["actual"]["consumers"]}
 
 
 def test_a_rolling_restart_imports_the_code_afresh_without_a_gap(service):
-    """POST /restart and SIGHUP under load: new code in new processes, somebody ready at every moment, nothing lost."""
+    """POST /restart and SIGHUP under load: new code in new processes, one ready at every moment, nothing lost."""
     running = service(config(), {"jobs.py": code(1)}).start()
     answered: list[tuple[float, int]] = []  # when, code
     with Client(running) as client:
@@ -230,7 +230,7 @@ def test_a_rolling_restart_imports_the_code_afresh_without_a_gap(service):
 
 
 def judge_codes(results: list[Result], answered: list[tuple[float, int]]) -> None:
-    """Every message that began after an answer was computed by the code of then, or later code."""
+    """Assert that every message started after an answer was computed by the code of that time, or later code."""
     for result in results:
         newest = max((number for when, number in answered if when < result.body["began"]), default=1)
         assert result.body["code"] >= newest, result.body
@@ -238,7 +238,7 @@ def judge_codes(results: list[Result], answered: list[tuple[float, int]]) -> Non
 
 
 def test_new_code_that_cannot_be_imported_leaves_the_old_consumers_at_work(service):
-    """A restart with broken code: the old Consumers go on, the state says why, and mended code is taken over."""
+    """A restart with broken code: the old Consumers go on, the state shows why, and the fixed code is taken over."""
     running = service(config(), {"jobs.py": code(1)}).start()
     with Client(running) as client:
         with Load(client):
@@ -263,7 +263,7 @@ def test_new_code_that_cannot_be_imported_leaves_the_old_consumers_at_work(servi
 
 
 def said(service: ServiceProcess, words: str) -> dict[str, Any] | None:
-    """The stage, once its problem holds these words."""
+    """Return the stage, once its problem contains this text."""
     stage = service.stage("work")
     return stage if words in stage["problem"] else None
 

@@ -1,4 +1,4 @@
-"""Deadly and broken messages, one in fifty among good ones: each is told by its reason, and nobody else pays."""
+"""Deadly and broken messages, one in fifty among good ones: each is reported with its reason, no other is affected."""
 
 import itertools
 from collections import Counter

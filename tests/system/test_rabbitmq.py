@@ -15,12 +15,12 @@ pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
 
 def unacked(rabbit, queue: str) -> int:
-    """What the broker has given out of a queue and has no ack for."""
+    """Return how many messages of a queue the broker has delivered and not seen acked."""
     return rabbit.queue(queue)["messages_unacknowledged"]
 
 
 def test_twenty_thousand_foreign_messages(rabbit, queue, service):
-    """20,000 persistent messages of foreign clients: each result once, right, persistent, where it was to go."""
+    """20,000 persistent messages of foreign clients: each result once, correct, persistent, where it belongs."""
     output = f'output = {{ exchange = "{queue}.direct", queue = "{queue}.out", routing_key = "typc-fpd-tysh" }}'
     jobs = "def handle(body):\n    return {'n': body['n'], 'square': body['n'] ** 2}\n"
     running: ServiceProcess = service(config(rabbit.url(), queue, output), {"jobs.py": jobs}).start()
@@ -145,7 +145,7 @@ def test_long_native_work_beside_short(rabbit, queue, service):
 
 
 def resident(service: ServiceProcess) -> int:
-    """Resident memory of the whole tree in bytes."""
+    """Return the resident memory of the whole tree in bytes."""
     total = 0
     for pid in service.pids():
         pages = Path(f"/proc/{pid}/statm").read_text().split()[1]

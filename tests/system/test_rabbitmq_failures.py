@@ -1,4 +1,4 @@
-"""What becomes of messages that cannot be handled or placed, on a whole service with a real RabbitMQ node."""
+"""What becomes of messages that cannot be processed or placed, on a whole service with a real RabbitMQ node."""
 
 import json
 import os
@@ -37,13 +37,13 @@ CODECS = "mqworker.jobs.codecs."
 
 
 def reasons(got: Got) -> tuple[str, str, int]:
-    """Why a message is dead: reason, type, attempt."""
+    """Return why a message is dead: reason, type, attempt."""
     words = got.headers
     return words["x-mqworker-reason"], words["x-mqworker-error-type"], words["x-mqworker-attempt"]
 
 
 def test_each_kind_of_failure_has_its_dead_letter(rabbit, queue, service):
-    """A message that has no result is dead with the right reason and its body and properties, byte for byte."""
+    """A message without a result is dead with the right reason and its body and properties, byte for byte."""
     stage = ("max_body = 1_000", "retry = { max_attempts = 2, base = 1 }")
     settings = config(rabbit.url(), queue, *stage, broker=("max_message_size = 2_000",))
     running: ServiceProcess = service(settings, {"jobs.py": BAD_JOB}).start()
@@ -99,7 +99,7 @@ def handle(body):
 
 
 def test_what_is_above_the_limit_of_the_broker(rabbit, queue, service):
-    """A result above it is dead as oversized, once; a dead letter above it is kept, told, and placed when it can be."""
+    """An oversized result is dead, once; an oversized dead letter is kept, reported, and placed when possible."""
     heavy = b'{"do": "reject", "x": "' + b"y" * 50_000 + b'"}'
     with Client(rabbit.url()) as client:
         client.channel.queue_declare(queue, durable=True)
@@ -127,7 +127,7 @@ def test_what_is_above_the_limit_of_the_broker(rabbit, queue, service):
 
 
 def test_output_without_a_route(rabbit, queue, service):
-    """Results without a route are kept, and placed once when the service has made what is missing again: none lost."""
+    """Results without a route are kept, and placed once when the service has recreated what is missing: none lost."""
     output = f'output = {{ exchange = "{queue}.direct", queue = "{queue}.out", routing_key = "key" }}'
     jobs = "import time\n\ndef handle(body):\n    time.sleep(0.004)\n    return body\n"
     running: ServiceProcess = service(config(rabbit.url(), queue, output), {"jobs.py": jobs}).start()
@@ -157,7 +157,7 @@ def test_output_without_a_route(rabbit, queue, service):
 
 
 def test_a_deleted_dead_letter_queue_loses_nothing(rabbit, queue, service):
-    """Dead letters whose queue is gone are kept with their inputs, and all are there once it is made again."""
+    """Dead letters whose queue is gone are kept with their inputs, and all arrive once it exists again."""
     running: ServiceProcess = service(config(rabbit.url(), queue), {"jobs.py": BAD_JOB}).start()
     dead = f"{queue}.dlq"
     with Client(rabbit.url()) as client:
@@ -173,7 +173,7 @@ def test_a_deleted_dead_letter_queue_loses_nothing(rabbit, queue, service):
 
 
 def test_no_output_queue_holds_the_input_back(rabbit, queue, service):
-    """While results cannot be placed (the exchange has no queue of that key), half a prefetch is held and no more."""
+    """While results cannot be placed (no queue has that routing key), half a prefetch is held and no more."""
     output = f'output = {{ exchange = "{queue}.direct", queue = "{queue}.out", routing_key = "key" }}'
     jobs = "def handle(body):\n    return body\n"
     settings = config(worker_url(rabbit), queue, output, "prefetch = 20")
@@ -202,7 +202,7 @@ def test_no_output_queue_holds_the_input_back(rabbit, queue, service):
 
 
 def worker_url(rabbit) -> str:
-    """The URL of a user who may read and write, but not bind or declare."""
+    """Return the URL of a user who may read and write, but not bind or declare."""
     rabbit.eval(
         'rabbit_auth_backend_internal:add_user(<<"worker">>, <<"secret">>, <<"test">>), '
         'rabbit_auth_backend_internal:set_permissions(<<"worker">>, <<"/">>, <<"^$">>, '
@@ -277,7 +277,7 @@ def delivery_counts(rabbit, queue, client, send, running) -> None:
 
 
 def test_what_the_broker_would_drop_soon_is_put_back_as_new(rabbit, queue, service):
-    """A quorum queue that drops what it gave out 20 times, as all do on RabbitMQ 4, loses nothing to lost links."""
+    """A quorum queue that drops after 20 deliveries, as all do on RabbitMQ 4, loses nothing through lost links."""
     jobs = "import time\n\ndef handle(body):\n    time.sleep(0.5)\n    return body\n"
     running: ServiceProcess = service(config(rabbit.url(), queue, "prefetch = 30"), {"jobs.py": jobs})
     with Client(rabbit.url()) as client:

@@ -1,4 +1,4 @@
-"""A whole service while its broker is away, refuses it or is not the one it should be: it stays, says why, goes on."""
+"""A whole service while its broker is away, refuses it or is the wrong one: it stays, reports why, goes on."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ def openssl(folder: Path, *arguments: str) -> None:
 
 
 def certificates(folder: Path) -> None:
-    """Make an authority and a certificate for `localhost` alone."""
+    """Make an authority and a certificate only for `localhost`."""
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-sha256")
     openssl(folder, "req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=Test CA")
     openssl(folder, "req", *key, "-keyout", "key.pem", "-out", "request.pem", "-subj", "/CN=localhost")
@@ -46,7 +46,7 @@ def tls(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def own(rabbit, tls, tmp_path_factory):
-    """A node of this file alone, which may be stopped, with TLS on a port of its own."""
+    """A node for this file only, which may be stopped, with TLS on its own port."""
     assert available()
     port = free_port()
     options = {"cacertfile": tls / "ca.pem", "certfile": tls / "cert.pem", "keyfile": tls / "key.pem"}
@@ -66,7 +66,7 @@ def node(own):
 
 
 def not_ready(service: ServiceProcess, *words: str, deadline: float = 20) -> str:
-    """Wait until /readyz says why not, in these words; the service is alive and tells the same everywhere."""
+    """Wait until /readyz gives this reason; the service is alive and reports the same everywhere."""
 
     def told() -> str:
         status, problem = service.ask("GET", "/readyz")
@@ -82,7 +82,7 @@ def not_ready(service: ServiceProcess, *words: str, deadline: float = 20) -> str
 
 
 def test_broker_away_for_twenty_seconds(node, service):
-    """Broker stopped for 20 s under load: the service says why it waits, goes on by itself, and loses nothing."""
+    """Broker stopped for 20 s under load: the service reports why it waits, goes on by itself, and loses nothing."""
     running = service(config(node.url(), "away", "prefetch = 40"), {"jobs.py": JOBS}).start()
     with Client(node.url()) as client:
         for n in range(600):
@@ -116,7 +116,7 @@ def test_broker_away_for_twenty_seconds(node, service):
 
 
 def test_built_again_while_the_broker_is_frozen(node, service):
-    """While the broker answers nothing the stage is stopped, started, scaled and built again in bounded time."""
+    """While the broker answers nothing, the stage is stopped, started, scaled and rebuilt in bounded time."""
     stage = "/api/v1/stages/work"
     running = service(config(node.url(), "frozen", "prefetch = 40"), {"jobs.py": JOBS}).start()
     with Client(node.url()) as client:
@@ -157,7 +157,7 @@ def test_built_again_while_the_broker_is_frozen(node, service):
 
 
 def test_broker_absent_at_boot(node, service):
-    """A service that starts before its broker answers and takes changes meanwhile, and works once it is there."""
+    """A service that starts before its broker answers and accepts changes, and works once the broker is there."""
     node.stop()
     running = service(config(node.url(), "boot"), {"jobs.py": JOBS}).start(ready=None)
     running.event("started")
@@ -183,7 +183,7 @@ def handle(body):
 
 
 def test_a_queue_without_a_leader_holds_up_nothing_else(node, service):
-    """A delay queue that answers nothing, as a kill of the broker leaves a new quorum queue, delays no result."""
+    """A delay queue that does not answer, as a broker kill leaves a new quorum queue, delays no result."""
     with Client(node.url()) as client:
         client.channel.queue_declare("lame.retry.1s", durable=True, arguments=delay_arguments("lame", 1))
     node.kill()
@@ -210,7 +210,7 @@ def test_a_queue_without_a_leader_holds_up_nothing_else(node, service):
 
 
 def test_refused_at_run_time(node, service):
-    """Password changed, or virtual host gone, at run time: one clear sentence without the password, then on again."""
+    """Password changed, or virtual host gone, at run time: one clear sentence without the password, then it goes on."""
     node.ctl("add_vhost", "site")
     urls = []
     for user, vhost in (("locked", "/"), ("homeless", "site")):
@@ -237,7 +237,7 @@ def test_refused_at_run_time(node, service):
 
 
 def test_tls_checks_the_host(node, tls, service):
-    """TLS: the right host passes, also as the second URL; a wrong host name or authority is refused with the reason."""
+    """TLS: the right host is accepted, even as second URL; a wrong host name or authority is refused with a reason."""
     right, wrong = (f"amqps://guest:guest@{host}:{node.tls_port}/%2F" for host in ("localhost", "127.0.0.1"))
     dead = f"amqp://guest:guest@127.0.0.1:{free_port()}/%2F"
     trusting = ("[broker.tls]", f'ca = "{tls}/ca.pem"')

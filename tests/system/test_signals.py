@@ -1,4 +1,4 @@
-"""Signals to a whole service, as supervisord, a shell and a terminal send them; and the end of a burst."""
+"""Signals to a whole service, as supervisord, a shell and a terminal send them; and how a burst ends."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.system
 
 
 def in_hand(service: ServiceProcess) -> bool:
-    """Whether a Consumer tells of a message that it works on."""
+    """Return whether a Consumer reports a message that it works on."""
     actual = service.stage("work")["actual"]
     return actual is not None and any(one["message_id"] for one in actual["consumers"])
 
@@ -84,7 +84,7 @@ def test_term_while_it_starts(service):
 
 
 def test_term_while_user_code_is_imported_or_the_port_is_taken(service):
-    """What may last a minute at the start does not put off its end: exit 0 at once, and no tree was started."""
+    """What may take a minute at the start does not delay its end: exit 0 at once, and no tree was started."""
     slow = service(config(), {"jobs.py": "import time\ntime.sleep(60)\n"}).start(ready=None)
     wait_for(lambda: slow.named("mqw-check"), 20, "the import")
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -99,7 +99,7 @@ def test_term_while_user_code_is_imported_or_the_port_is_taken(service):
 
 
 def listens_for_usr2(service: ServiceProcess) -> bool:
-    """Whether the Service has its handlers in place: SIGUSR2 is the last of them."""
+    """Return whether the Service has its handlers installed: SIGUSR2 is the last of them."""
     assert service.process is not None
     status = Path(f"/proc/{service.process.pid}/status").read_text()
     caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
@@ -134,7 +134,7 @@ def test_tstp_and_cont_pause_and_resume_and_are_forgotten(service):
 
 
 def paused(service: ServiceProcess, *, yes: bool) -> None:
-    """Wait until it is so, in what is told and in what is done."""
+    """Wait until it is reported, and true."""
 
     def so() -> bool:
         told = service.ask("GET", "/api/v1/status")[1]
@@ -166,7 +166,7 @@ def test_usr2_writes_all_stacks(service):
 
 
 def test_burst_ends_when_all_is_done(service):
-    """`run --burst` works off what waits and what was to be tried again, and ends with 0."""
+    """`run --burst` processes what waits and what was to be retried, and exits with 0."""
     jobs = "from mqworker import Retry\n\n" + HANDLER.replace(
         "    began",
         '    if body.get("again") and message.attempt == 1:\n        raise Retry("later", after=1)\n    began',
@@ -186,7 +186,7 @@ def test_burst_ends_when_all_is_done(service):
 
 
 def tmux(service: ServiceProcess, *command: str) -> str:
-    """Run a command of a tmux server of our own, whose socket lies in the service's folder."""
+    """Run a command of a private tmux server, whose socket is in the service's folder."""
     env = {name: value for name, value in service.env.items() if name not in ("TMUX", "TMUX_PANE")}
     done = subprocess.run(
         ["tmux", "-f", os.devnull, *command],
@@ -202,7 +202,7 @@ def tmux(service: ServiceProcess, *command: str) -> str:
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
 def test_ctrl_c_in_a_terminal_is_one_clean_end(service):
-    """Ctrl-C reaches the whole process group: text log, one orderly end with 0, the work in hand done, no traceback."""
+    """Ctrl-C reaches the whole process group: text log, one orderly exit with 0, work in hand done, no traceback."""
     running = service(config().replace('log_format = "json"\n', ""), {"jobs.py": HANDLER})
     shell = f"{sys.executable} -m mqworker run; echo exit-code=$?; sleep 60"
     tmux(running, "new-session", "-d", "-x", "200", "-y", "100", shell)

@@ -1,4 +1,4 @@
-"""The end of a service under a real supervisord that waits as long as it must and no longer: nobody is killed early."""
+"""The end of a service under a real supervisord that waits as long as it must and no longer: no kill comes early."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ class handle:
 
 
 def stop(service: Supervised, drain: float) -> float:
-    """Stop the program; returns how long it took, which supervisord found short enough."""
+    """Stop the program; return how long it took, which supervisord accepted."""
     asked = time.monotonic()
     assert service.ctl("stop", "mqworker") == "mqworker: stopped\n"
     took = time.monotonic() - asked
@@ -45,7 +45,7 @@ def stop(service: Supervised, drain: float) -> float:
 
 
 def supervised(drain: float, jobs: str) -> Supervised:
-    """A service on the embedded broker; supervisord waits for the least that the budget allows."""
+    """A service on the embedded broker; supervisord waits for the minimum that the budget allows."""
     service = Supervised(config(service=f"drain_deadline = {drain:g}", consumers=1), {"jobs.py": jobs})
     text = service.conf.read_text()
     service.conf.write_text(text.replace("stopwaitsecs=40", f"stopwaitsecs={StopBudget(drain).least:g}"))
@@ -54,14 +54,14 @@ def supervised(drain: float, jobs: str) -> Supervised:
 
 
 def in_hand(service: Supervised) -> bool:
-    """Whether the Consumer works on a message."""
+    """Return whether the Consumer works on a message."""
     actual = service.stage("work")["actual"]
     return actual is not None and any(one["message_id"] for one in actual["consumers"])
 
 
 @pytest.mark.parametrize("stuck", ["native code", "teardown", "frozen Producer"])
 def test_a_stop_ends_in_time_whoever_is_stuck(stuck):
-    """Native code, a teardown without end, a Producer that hangs: an exit in time, and no SIGKILL from outside."""
+    """Native code, an endless teardown, a hanging Producer: an exit in time, and no SIGKILL from outside."""
     jobs = {"native code": NATIVE, "teardown": SLOW_TO_LEAVE.replace("SECONDS", "60")}.get(stuck, HANDLER)
     with supervised(1, jobs) as service:
         service.supervise()
@@ -81,7 +81,7 @@ def test_a_stop_ends_in_time_whoever_is_stuck(stuck):
 
 
 def test_a_teardown_has_what_is_left_of_the_drain_deadline():
-    """With nothing in hand a teardown of three seconds is not cut short."""
+    """With nothing in hand, a teardown of three seconds is not cut short."""
     with supervised(30, SLOW_TO_LEAVE.replace("SECONDS", "3")) as service:
         service.supervise()
         assert 3 < stop(service, 30) < 10

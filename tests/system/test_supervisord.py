@@ -1,4 +1,4 @@
-"""The service under a real supervisord by the root's supervisord.conf: kills, stops, hangs; nothing lost or left."""
+"""The service under a real supervisord with the root's supervisord.conf: kills, stops, hangs; nothing lost or left."""
 
 import json
 import os
@@ -19,7 +19,7 @@ KILLS = 20
 
 @pytest.fixture(autouse=True)
 def semaphores():
-    """None is left behind."""
+    """None may be left behind."""
     began = time.time()
     yield
     wait_for(lambda: not leaked_semaphores(began), 20, "no semaphore to be left")
@@ -32,7 +32,7 @@ def traffic(rabbit):
 
 
 def more(traffic: Traffic, count: int = 20) -> None:
-    """Wait until so many further results have come."""
+    """Wait until this many further results have arrived."""
     now = len(traffic.done())
     traffic.until(lambda: len(traffic.done()) >= now + count, 60, "more results")
 
@@ -47,14 +47,14 @@ def finish(service: Supervised, traffic: Traffic, watcher: Watcher) -> None:
 
 
 def test_killed_services_and_killed_supervisords_are_followed_by_one_tree_and_lose_nothing(rabbit):
-    """20 times kill -9 of the Service, and beside it, on a service of its own, 20 times of supervisord."""
+    """20 times kill -9 of the Service and, on another service beside it, 20 times of supervisord."""
     with ThreadPoolExecutor(2) as both:  # they mostly wait
         for ended in [both.submit(kill, rabbit.url()) for kill in (kill_services, kill_supervisords)]:
             ended.result()
 
 
 def kill_services(url: str) -> None:
-    """supervisord starts it again, one tree at a time, nothing lost, no orphan."""
+    """supervisord restarts it, one tree at a time, nothing lost, no orphan."""
     with (
         Traffic(url) as traffic,
         Supervised(traffic.config(), {"work.py": HANDLER}) as service,
@@ -108,7 +108,7 @@ def kill_supervisords(url: str) -> None:
 
 
 def test_a_stop_finishes_what_is_in_hand_and_gives_the_rest_back(traffic):
-    """supervisorctl stop under load drains and ends with 0; start, restart, status and tail do what they say."""
+    """supervisorctl stop under load drains and exits with 0; start, restart, status and tail work as documented."""
     with Supervised(traffic.config(), {"work.py": HANDLER}) as service, Watcher(service, traffic) as watcher:
         service.supervise()
         more(traffic)
@@ -164,7 +164,7 @@ def test_programs_that_a_handler_started_end_with_the_service(traffic):
 
 
 def test_tail_shows_whole_lines(traffic):
-    """`supervisorctl tail -f` follows the log, one event a line, from several processes."""
+    """`supervisorctl tail -f` follows the log, one event per line, from several processes."""
     chatty = HANDLER.replace('    note("end", body)', "    print('line of', body['n'])")
     with Supervised(traffic.config(), {"work.py": chatty}) as service:
         service.supervise()
@@ -208,7 +208,7 @@ sys.exit(watchdog.main())
 
 
 def test_a_frozen_service_is_killed_by_the_watchdog_and_runs_again(traffic):
-    """A service that misses one look is left alone; one that stays silent is killed, and works again."""
+    """A service that misses one check is left alone; one that stays silent is killed, and works again."""
     with Supervised(traffic.config(), {"work.py": HANDLER, "impatient.py": IMPATIENT}) as service:
         conf = service.conf.read_text()
         assert "-m mqworker.watchdog" in conf

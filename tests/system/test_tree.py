@@ -17,13 +17,13 @@ pytestmark = pytest.mark.system
 
 
 def pipes(pid: int) -> set[str]:
-    """The pipes and sockets that a process has open."""
+    """Return the pipes and sockets that a process has open."""
     links = (str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir())
     return {link for link in links if link.startswith(("pipe:", "socket:"))}
 
 
 def test_consumers_have_nothing_of_each_other(service):
-    """No Consumer holds an end of another one's pipes, the second generation neither: a death shows at once."""
+    """No Consumer, even of the second generation, holds an end of another one's pipes: a death shows at once."""
     running = service(embedded(consumers=3), {"jobs.py": HANDLER}).start()
     with Client(running) as client:
         for round_ in range(2):
@@ -39,7 +39,7 @@ def test_consumers_have_nothing_of_each_other(service):
 
 
 def test_nothing_waits_for_a_lock_of_another_process():
-    """Locks, events and managers of multiprocessing hang whoever waits for a dead holder: lanes alone have a queue."""
+    """Multiprocessing's locks, events and managers hang when their holder dies: only lanes have a queue."""
     shared = {"Lock", "RLock", "Event", "Condition", "Barrier", "Semaphore", "BoundedSemaphore", "Manager", "Queue"}
     shared |= {"Value", "Array", "SimpleQueue", "JoinableQueue", "Pool"}
     found = {

@@ -1,4 +1,4 @@
-"""Deaths of the whole tree with long messages in hand: who is held back, who is blamed, and who is not."""
+"""Deaths of the whole tree with long messages in hand: what is held back, what is blamed, and what is not."""
 
 import os
 import signal
@@ -17,20 +17,20 @@ LONG = 300  # seconds: no such message ends within a test
 
 
 def at_work(service: ServiceProcess) -> int:
-    """How many Consumers report a message that they work on."""
+    """Return how many Consumers report a message that they work on."""
     actual = service.stage("work")["actual"]
     return sum(bool(one["message_id"]) for one in actual["consumers"]) if actual else 0
 
 
 def kill_producer(service: ServiceProcess) -> None:
-    """SIGKILL, and wait for the next one."""
+    """Send SIGKILL, and wait for the next one."""
     (pid,) = service.named("mqw-producer")
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: set(service.named("mqw-producer")) - {pid}, 20, "another Producer")
 
 
 def restart(service: ServiceProcess) -> None:
-    """Start it again, with work in hand or not."""
+    """Start it again, with or without work in hand."""
     service.start(ready=None)
     service.wait_ready()
 
@@ -67,7 +67,7 @@ def test_two_deaths_hold_the_stage_up_for_seconds_and_outlived_suspects_are_clea
 
 @pytest.mark.parametrize("how", ["drain past its deadline", "Consumer dies while draining", "SIGKILL after the TERM"])
 def test_an_end_by_order_is_held_against_nobody(service, how):
-    """A suspect that runs isolated is not convicted by two ends by order, in whatever way they end its work."""
+    """A suspect that runs isolated is not convicted by two ordered ends, however they end its work."""
     running: ServiceProcess = service(config(service="drain_deadline = 0.5"), {"jobs.py": HANDLER}).start()
     with Client(running) as client:
         client.send(1, seconds=LONG)
@@ -106,7 +106,7 @@ Timers._measure = broken
 
 
 def test_an_error_in_the_producers_periodic_work_ends_it_and_another_takes_over(service):
-    """Nothing ends silently: it is logged, the tree is built again, the message in hand is charged with nothing."""
+    """Nothing ends silently: it is logged, the tree is rebuilt, the message in hand is charged with nothing."""
     running: ServiceProcess = service(config(), {"jobs.py": HANDLER, "sitecustomize.py": BROKEN_TICK})
     running.env["PYTHONPATH"] = f"{running.folder}:{Path.cwd()}"
     running.start()

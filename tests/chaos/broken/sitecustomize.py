@@ -16,7 +16,7 @@ MOST_AHEAD = 2  # chunks in a lane
 
 
 def ack_before_confirm(module):
-    """A result counts as placed when it is sent."""
+    """A result counts as placed once it is sent."""
     publish = module.Publications._publish
 
     def placed_at_once(self, entry, now):
@@ -41,7 +41,7 @@ def epochs_off_ledger(module):
 
 
 def epochs_off_consuming(module):
-    """Any tag is acked on the channel that there is."""
+    """Any tag is acked on whatever channel is open."""
 
     def ack(self, epoch, tag, *, multiple):
         if self._channel is not None and self._channel.usable:
@@ -127,7 +127,7 @@ def put_ahead_lane(module):
 
 
 def put_ahead_fleet(module):
-    """The same, for who chooses the lane."""
+    """The same, in the choice of the lane."""
 
     def idle(self):
         for lane in list(self.lanes.values()):
@@ -143,7 +143,7 @@ def put_ahead_ledger(module):
 
 
 def slow_task_done(module):
-    """No break: stay long where a kill hurts most, inside `task_done` with the condition held."""
+    """Breaks nothing: stays long where a kill hurts most, inside `task_done` with the condition held."""
     done = module.JoinableQueue.task_done
 
     def slow(self):
@@ -177,7 +177,7 @@ PATCHES = {
 
 
 class Breaker(importlib.abc.MetaPathFinder):
-    """Finds the modules to be patched as everybody else does, and patches them when they are there."""
+    """Finds the modules to patch like any other importer, and patches them once they are loaded."""
 
     def __init__(self, patches):
         self._patches = patches

@@ -103,7 +103,7 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
 
 
 def _show_output(event: "LogEvent") -> None:
-    """Show what the user's code prints while it is imported; stdout is for what the check says."""
+    """Print on stderr what the user's code prints while it is imported; stdout is for the results."""
     click.echo(output.clean(event.msg), err=True)
 
 

@@ -29,7 +29,7 @@ JSON_TYPES = ("application/json", "application/merge-patch+json")
 def make_app(api: Api) -> Flask:
     """Return the app; `api` is what its views work with."""
     app = Flask("mqworker.http", static_folder=None, template_folder=None)
-    app.debug = False  # whatever the environment says
+    app.debug = False  # whatever the environment sets
     app.config.update(TESTING=False, PROPAGATE_EXCEPTIONS=False, PROVIDE_AUTOMATIC_OPTIONS=True)
     app.url_map.merge_slashes = False
     app.register_error_handler(Exception, lambda error: problem_of(error).response())

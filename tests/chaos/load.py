@@ -84,7 +84,7 @@ class Message:
 
 
 def make(run: str, number: int, *, poison: float = 0.01, killers: bool = False, seconds: float = 0.001) -> Message:
-    """Message `number` of a run; `poison` is the share of bad ones, `killers` lets one in 400 end its process."""
+    """Message `number` of a run; `poison` is the share of bad ones, `killers` makes one in 400 deadly."""
     chance = random.Random(f"{run}.{number}")
     kind = "sum"
     if chance.random() < poison:

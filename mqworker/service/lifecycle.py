@@ -1,11 +1,11 @@
-"""When a stage's Producer is started, told something new, stopped and killed, and what is shown of it meanwhile.
+"""When a stage's Producer is started, sent a new state, stopped and killed, and what is shown of it meanwhile.
 
 Pure: events and times (CLOCK_MONOTONIC) come in, actions go out. Owned by a StageSupervisor, which carries the actions
 out at once and reports what became of them. The rules:
 
 - A Producer that should run and does not is started, with backoff after fruitless lives; when too many of those follow
   each other the stage is given up, and the Service with it.
-- One that should not run is told to drain; it is killed when it has not ended in time.
+- One that should not run is ordered to drain; it is killed when it has not ended in time.
 - One that is silent for SILENT beats of the Service is killed. Beats are counted instead of seconds, so that a pause of
   the whole machine is not held against it.
 - A revision counts as applied once the Producer has reported it, or a later one, as wholly applied.
@@ -25,32 +25,32 @@ FRUITLESS_MAX = 8  # Producers in a row that end before they are connected
 FRUITFUL_AGE = 10.0  # seconds after which a life counts as fruitful anyway
 
 
-class Start(NamedTuple):
+class StartProducer(NamedTuple):
     """Start a Producer; `started` or `not_started` has to follow."""
 
     desired: Desired
 
 
-class Tell(NamedTuple):
-    """Send it what is desired now."""
+class SendDesired(NamedTuple):
+    """Send it the desired state."""
 
     desired: Desired
 
 
-class Stop(NamedTuple):
-    """Tell it to drain, and kill it if it is still there at `kill_at`; the earliest one holds."""
+class StopProducer(NamedTuple):
+    """Order it to drain, and kill it if it is still there at `kill_at`; the earliest order holds."""
 
     until: float
     kill_at: float
 
 
-class Kill(NamedTuple):
+class KillProducer(NamedTuple):
     """Kill it now."""
 
     reason: str
 
 
-Action = Start | Tell | Stop | Kill
+Action = StartProducer | SendDesired | StopProducer | KillProducer
 
 
 class Lifecycle:
@@ -69,7 +69,7 @@ class Lifecycle:
         self._applied_before = 0  # the newest revision that was applied before the last change
         self._running = False
         self._final = False
-        self._until: float | None = None  # it was told to drain until then
+        self._until: float | None = None  # it was ordered to drain until then
         self._born = 0.0
         self._silent = 0  # beats since its last report
         self._last_problem = ""
@@ -84,8 +84,8 @@ class Lifecycle:
         if new:
             self._desired = desired
         self._revision, self._running = desired.revision, running
-        told: list[Action] = [Tell(desired)] if new and self.alive and self._until is None else []
-        return told + self._due(now)
+        orders: list[Action] = [SendDesired(desired)] if new and self.alive and self._until is None else []
+        return orders + self._due(now)
 
     def end(self, until: float) -> list[Action]:
         """Drain for good; again, to give back sooner."""
@@ -98,7 +98,7 @@ class Lifecycle:
             self._silent += 1
             if self._silent > SILENT:
                 self._silent = 0
-                return [Kill(f"it reported nothing for {SILENT / 2:g} s")]
+                return [KillProducer(f"it reported nothing for {SILENT / 2:g} s")]
         return self._due(now)
 
     def started(self, now: float) -> None:
@@ -185,11 +185,11 @@ class Lifecycle:
         if self.alive:
             return [] if wanted or self._until is not None else self._stop(now + self._drain_deadline)
         if wanted and self._desired is not None and not self.given_up and self.budget.may_start(now):
-            return [Start(self._desired)]
+            return [StartProducer(self._desired)]
         return []
 
     def _stop(self, until: float) -> list[Action]:
         if not self.alive or (self._until is not None and until >= self._until):
             return []
         self._until = until
-        return [Stop(until, StopBudget(until).kill)]
+        return [StopProducer(until, StopBudget(until).kill)]

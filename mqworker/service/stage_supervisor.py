@@ -24,7 +24,7 @@ from mqworker.ipc.messages import Desired, Drain, DumpStacks, Ended, LogEvent, O
 from mqworker.ipc.output import OutputReader
 from mqworker.ipc.spawn import SPAWN, reap
 from mqworker.producer.process import Producer
-from mqworker.service.lifecycle import Action, Kill, Lifecycle, Start, Stop, Tell
+from mqworker.service.lifecycle import Action, KillProducer, Lifecycle, SendDesired, StartProducer, StopProducer
 
 _encoder = msgspec.msgpack.Encoder()
 _reports = msgspec.msgpack.Decoder(Report)
@@ -96,13 +96,13 @@ class StageSupervisor:
     def _do(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
-                case Start():
+                case StartProducer():
                     self._start(action.desired)
-                case Tell():
+                case SendDesired():
                     self._send(action.desired)
-                case Stop():
+                case StopProducer():
                     self._stop(action)
-                case Kill():
+                case KillProducer():
                     self._kill(action.reason)
 
     def _start(self, desired: Desired) -> None:
@@ -138,7 +138,7 @@ class StageSupervisor:
     def _send(self, order: Order) -> None:
         self._writer.send(_encoder.encode(order))
 
-    def _stop(self, stop: Stop) -> None:
+    def _stop(self, stop: StopProducer) -> None:
         self._send(Drain(stop.until))
         self._cancel_kill()
         self._kill_at = asyncio.get_running_loop().call_at(stop.kill_at, self._kill, "it did not end in time")

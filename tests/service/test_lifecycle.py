@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from mqworker.ipc.messages import Desired, LinkState, StageStatus
 from mqworker.ipc.spawn import Death
-from mqworker.service.lifecycle import FRUITLESS_MAX, SILENT, Action, Kill, Lifecycle, Start, Stop, Tell
+from mqworker.service.lifecycle import (
+    FRUITLESS_MAX,
+    SILENT,
+    Action,
+    KillProducer,
+    Lifecycle,
+    SendDesired,
+    StartProducer,
+    StopProducer,
+)
 
 DRAIN = 30.0
 DESIRED = Desired(0, True, 2, 1, 1, b"{}", 0.0, 0.0, 20)
@@ -36,7 +45,7 @@ def status(revision: int = 0, *, connected: bool = True, **more: Any) -> StageSt
 
 
 class Driver:
-    """One Lifecycle, and a clock that the events set; a Start succeeds at once, as long as processes are available."""
+    """One Lifecycle, and a clock that the events set; every start succeeds while processes are available."""
 
     def __init__(self) -> None:
         self.life = Lifecycle(DRAIN)
@@ -77,17 +86,17 @@ class Driver:
         told = []
         for action in actions:
             match action:
-                case Start(desired):
+                case StartProducer(desired):
                     told.append(f"start {desired.revision}")
                     if self.processes:
                         self.life.started(self.now)
                     else:
                         self.life.not_started("no more processes", self.now)
-                case Tell(desired):
+                case SendDesired(desired):
                     told.append(f"tell {desired.revision}")
-                case Stop(until, kill_at):
+                case StopProducer(until, kill_at):
                     told.append(f"stop {until - self.now:g}/{kill_at - self.now:g}")
-                case Kill(reason):
+                case KillProducer(reason):
                     told.append(f"kill: {reason}")
         return " ".join(told)
 

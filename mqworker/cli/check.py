@@ -198,7 +198,7 @@ def _try_port(host: str, port: int) -> None:
 
 
 def _supervisor(loaded: "Loaded", _timeout: float) -> Iterator[CheckResult]:
-    """Under supervisord, compare the drain deadline with the time it allows for stopping."""
+    """Under supervisord, compare the drain deadline with the time that supervisord allows for stopping."""
     if "SUPERVISOR_ENABLED" not in os.environ:
         return
     drain = loaded.config.service.drain_deadline

@@ -20,7 +20,6 @@ KINDS = {  # of ControlError, which includes the broker admin's kinds
     "busy": 503,
     "storage": 507,
     "deadline": 504,
-    "desk": 503,
     "draining": 503,
     "unavailable": 503,
     "refused": 409,

@@ -153,7 +153,7 @@ def rollback_params(api: Api, stage: str) -> Any:
 
 
 def _change_params(api: Api, stage: str, change: Callable[[float], int]) -> Any:
-    """Answer within `?wait=` for the check and until it is applied; without, as soon as it is checked and stored."""
+    """Answer within `?wait=` once the change is checked and applied; without it, once it is checked and stored."""
     wait = requested_wait()
     api.stage(stage)
     end = time.monotonic() + wait

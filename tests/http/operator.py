@@ -173,7 +173,7 @@ class LittleService:
 
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         self.asked.append((verb, arguments, deadline))
-        answer = self.admin.get(verb, ControlError("desk", "the broker cannot be reached"))
+        answer = self.admin.get(verb, ControlError("unavailable", "the broker cannot be reached"))
         if callable(answer):
             answer = answer(arguments)
         if asyncio.iscoroutine(answer):

@@ -147,7 +147,6 @@ def test_deep_parameters(service, depth, status):
         ("busy", 503),
         ("storage", 507),
         ("deadline", 504),
-        ("desk", 503),
         ("unavailable", 503),
         ("refused", 409),
         ("draining", 503),

@@ -57,12 +57,16 @@ def test_what_counts_as_an_answer(tmp_path, answer, fine):
         assert server.requests[0].startswith(b"GET /livez ")
 
 
-def test_an_error_of_its_own_never_ends_the_guard(tmp_path):
-    """Without supervisord every event is still acknowledged, the error is reported, and end of stdin ends it."""
+@pytest.mark.parametrize("module", ["mqworker.watchdog", "mqworker.guard"])
+def test_an_error_of_its_own_never_ends_the_watchdog(tmp_path, module):
+    """Without supervisord every event is still acknowledged, the error is reported, and end of stdin ends it.
+
+    The same under the name that the supervisor files of earlier versions have.
+    """
     (tmp_path / "mqworker.toml").write_text('[stages.a]\ninput = "a"\njobs = ["a:b"]\n')
     event = "ver:3.0 server:supervisor serial:1 pool:watchdog poolserial:1 eventname:TICK_5 len:15\nwhen:1795235509"
     done = subprocess.run(
-        [sys.executable, "-m", "mqworker.watchdog"],
+        [sys.executable, "-m", module],
         cwd=tmp_path,
         env=environment({"SUPERVISOR_SERVER_URL": f"unix://{tmp_path}/none.sock"}),
         input=event * 2,

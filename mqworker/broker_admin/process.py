@@ -110,6 +110,16 @@ class Verbs:
                 found.append(row)
         return found
 
+    async def retries(self, deadline: float) -> int:
+        """Count the messages that wait to be tried again, in every stage."""
+        end = time.monotonic() + deadline
+        return sum(
+            [
+                await self._desk.delayed(config.input, max(0.1, end - time.monotonic()))
+                for config in self._config.stages.values()
+            ]
+        )
+
     async def purge(self, deadline: float, name: str) -> int:
         """Remove all ready messages of a queue."""
         return await self._desk.purge(name, deadline)
@@ -198,6 +208,7 @@ VERBS: dict[str, Callable[..., Awaitable[Any]]] = {
     name: getattr(Verbs, name)
     for name in (
         "queues",
+        "retries",
         "purge",
         "delete",
         "send",

@@ -181,6 +181,9 @@ class Admin(Protocol):
     async def queue(self, name: str, deadline: float) -> QueueInfo | None:
         """Look at a queue; None when there is none."""
 
+    async def delayed(self, name: str, deadline: float) -> int:
+        """Count the messages that will come to a queue when their delay is over."""
+
     async def purge(self, name: str, deadline: float) -> int:
         """Remove all ready messages; returns how many."""
 

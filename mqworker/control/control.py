@@ -57,7 +57,11 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class ControlError(Exception):
-    """A request that cannot be carried out; `kind` is unknown_stage | busy | storage | deadline | desk | draining."""
+    """A request that cannot be carried out.
+
+    `kind` is unknown_stage | busy | storage | deadline | draining | refused | unavailable | internal; the last four are
+    also those of the broker admin.
+    """
 
     def __init__(self, kind: str, message: str) -> None:
         self.kind = kind
@@ -90,7 +94,7 @@ class Operator(Protocol):
         """Do the same with the parameters before the present ones."""
 
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
-        """Have the desk do something at the broker. Raises ControlError of kind desk, or with the desk's own words."""
+        """Have the broker admin carry out a verb. Raises ControlError, also with the kinds of the broker admin."""
 
     async def drain(self) -> None:
         """Begin the end of the service, as SIGTERM does."""
@@ -142,10 +146,6 @@ class Control:
                     return None
                 self._news.wait(left)
 
-    def wait_applied(self, revision: int, deadline: float) -> bool:
-        """Wait until a revision is applied in every stage."""
-        return self.wait(lambda snapshot: snapshot.applied >= revision, deadline) is not None
-
     def change(self, asked: Change) -> int:
         """Store a change; returns the revision that contains it."""
         return self._run(lambda operator: operator.change(asked), STORE_DEADLINE)
@@ -159,7 +159,7 @@ class Control:
         return self._run(lambda operator: operator.rollback_params(stage, patience), patience)
 
     def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
-        """Have the broker admin do something at the broker, within `deadline` seconds."""
+        """Have the broker admin carry out a verb, within `deadline` seconds."""
         return self._run(lambda operator: operator.ask_admin(verb, arguments, deadline), deadline + ADMIN_GRACE)
 
     def drain(self) -> None:

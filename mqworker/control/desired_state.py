@@ -1,8 +1,7 @@
-"""The desired state of a service: one document, changed by small named changes, kept on disk.
+"""The desired state of a service: one document, changed by small named changes.
 
-Decisions are pure (`begin`, `change`); `Store` is the file: written whole to a neighbour, synced, renamed. Used by the
-Service's main thread. A live change holds until the *configured* value of the same thing changes; then the file of the
-configuration wins (decisions 28). A document that cannot be read is renamed aside and the configured state is used.
+Pure; used by the Service's main thread, which keeps the document in a file (store.py). A live change holds until the
+*configured* value of the same thing changes; then the file of the configuration wins (decisions 28).
 """
 
 from typing import Any, Literal
@@ -16,11 +15,12 @@ HISTORY = 20  # parameter versions kept for rollback
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-class ParamsVersion(msgspec.Struct, frozen=True):
-    """Parameters as they were from one generation on."""
+class ParamsVersion(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Parameters as they were up to one generation."""
 
     generation: int
     params: dict[str, Any]
+    of: int = 0  # see StageDesired
 
 
 class StageDesired(msgspec.Struct, frozen=True):
@@ -35,6 +35,7 @@ class StageDesired(msgspec.Struct, frozen=True):
     params: dict[str, Any] = {}
     generation: int = 1  # of params and code together
     code: int = 1  # the generation with which the code was loaded last
+    of: int = 0  # the generation whose parameters a rollback has brought back; 0: these are new ones
     history: tuple[ParamsVersion, ...] = ()  # older parameters, the newest last
     configured: dict[str, Any] = {}  # of what was changed live: the value in the configuration then
 
@@ -81,9 +82,10 @@ class Reload(_Change, frozen=True):
 
 
 class SetParams(_Change, frozen=True):
-    """New parameters, already validated."""
+    """New parameters, already validated; or, with `of`, those of an earlier generation."""
 
     params: dict[str, Any]
+    of: int = 0
 
 
 class SetLimits(_Change, frozen=True):
@@ -103,16 +105,16 @@ Change = SetListening | SetWorking | SetConsumers | SetRunning | Reload | SetPar
 
 
 def begin(old: Document | None, config: Config) -> tuple[Document, list[str]]:
-    """Make the document to start with from the stored one and the configuration; and what to tell about it."""
+    """Return the document to start with, made of the stored one and the configuration, and what to report about it."""
     old = old or Document(revision=0)
-    told: list[str] = []
-    stages = {name: _begin_stage(old.stages.get(name), name, stage, told) for name, stage in config.stages.items()}
+    notes: list[str] = []
+    stages = {name: _begin_stage(old.stages.get(name), name, stage, notes) for name, stage in config.stages.items()}
     level, configured = config.service.log_level, ""
     if old.configured_log_level == config.service.log_level:
         level, configured = old.log_level, old.configured_log_level
     elif old.configured_log_level:
-        told.append("log_level in the configuration has changed and replaces the value that was set live")
-    return Document(old.revision + 1, stages, level, configured), told
+        notes.append("log_level in the configuration has changed and replaces the value that was set live")
+    return Document(old.revision + 1, stages, level, configured), notes
 
 
 def _configured(stage: StageConfig) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def _configured(stage: StageConfig) -> dict[str, Any]:
     }
 
 
-def _begin_stage(old: StageDesired | None, name: str, stage: StageConfig, told: list[str]) -> StageDesired:
+def _begin_stage(old: StageDesired | None, name: str, stage: StageConfig, notes: list[str]) -> StageDesired:
     now = _configured(stage)
     if old is None:
         return StageDesired(**now)
@@ -133,20 +135,21 @@ def _begin_stage(old: StageDesired | None, name: str, stage: StageConfig, told: 
         if old.configured[key] == now[key]:
             live[key] = getattr(old, key)
         else:
-            told.append(
+            notes.append(
                 f"stage {name}: {key} in the configuration has changed and replaces the value that was set live"
             )
     values = now | live
     generation = old.generation + 1  # the code may have changed while nothing ran
-    history = old.history
+    history, of = old.history, old.of
     if values["params"] != old.params:
-        history = (*history, ParamsVersion(old.generation, old.params))[-HISTORY:]
+        history, of = _with_present(old), 0
     return StageDesired(
         running=old.running,
         listening=old.listening,
         working=old.working,
         generation=generation,
         code=generation,
+        of=of,
         history=history,
         configured={key: old.configured[key] for key in live},
         **values,
@@ -183,12 +186,29 @@ def _change_stage(stage: StageDesired, asked: Change, config: StageConfig) -> St
         case SetParams():
             if asked.params == stage.params:
                 return stage
-            version = ParamsVersion(stage.generation, stage.params)
-            history = (*stage.history, version)[-HISTORY:]
             new = _live(stage, config, params=asked.params)
-            return msgspec.structs.replace(new, generation=stage.generation + 1, history=history)
+            history = _with_present(stage)
+            return msgspec.structs.replace(new, generation=stage.generation + 1, of=asked.of, history=history)
         case _:
             raise TypeError(type(asked))
+
+
+def rollback(document: Document, name: str) -> SetParams | None:
+    """Return the change that brings back a stage's earlier parameters, or None when there are none.
+
+    They are the newest before those that the present ones are, so that a second rollback goes further back and not to
+    and fro between two versions.
+    """
+    stage = document.stages[name]
+    origin = stage.of or stage.generation
+    for version in reversed(stage.history):
+        if version.generation < origin and version.params != stage.params:
+            return SetParams(name, version.params, version.of or version.generation)
+    return None
+
+
+def _with_present(stage: StageDesired) -> tuple[ParamsVersion, ...]:
+    return (*stage.history, ParamsVersion(stage.generation, stage.params, stage.of))[-HISTORY:]
 
 
 def _live(stage: StageDesired, config: StageConfig, **values: Any) -> StageDesired:

@@ -1,6 +1,7 @@
 """The file of the desired state: written whole to a neighbour, synced, renamed.
 
-Used by the Service's main thread. A file that cannot be read is renamed aside, and the configured state is used.
+Used by the Service's main thread. A file that holds something else is renamed aside, and the configured state is used;
+one that cannot be opened, read or renamed raises OSError.
 """
 
 import contextlib
@@ -16,24 +17,24 @@ class Store:
     """The document's file."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def load(self) -> tuple[Document | None, str]:
-        """The stored document, and what to tell when there was one that cannot be used."""
+        """Return the stored document, and what to report when there was one that cannot be used; raises OSError."""
         try:
-            data = self._path.read_bytes()
+            data = self.path.read_bytes()
         except FileNotFoundError:
             return None, ""
         try:
             return msgspec.json.decode(data, type=Document), ""
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # text that is not UTF-8 is a ValueError
-            aside = self._path.with_suffix(".damaged")
-            self._path.replace(aside)
-            return None, f"{self._path.name} could not be read ({error}); it is kept as {aside.name}"
+            aside = self.path.with_suffix(".damaged")
+            self.path.replace(aside)
+            return None, f"{self.path.name} could not be read ({error}); it is kept as {aside.name}"
 
     def save(self, document: Document) -> None:
         """Write it, synced, before anybody is told that a change is stored; raises OSError."""
-        neighbour = self._path.with_suffix(".new")
+        neighbour = self.path.with_suffix(".new")
         data = msgspec.json.format(msgspec.json.encode(document), indent=1)
         fd = os.open(neighbour, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -44,8 +45,8 @@ class Store:
         except OSError:
             neighbour.unlink(missing_ok=True)
             raise
-        neighbour.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        neighbour.replace(self.path)
+        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
         finally:

@@ -26,15 +26,15 @@ log = logging.getLogger("mqworker.service.orphans")
 
 
 class Orphans:
-    """Those that are known, and since when."""
+    """The orphans that are known, and since when."""
 
     def __init__(self) -> None:
         self._since: dict[int, float] = {}
 
-    def look(self, now: float, grace: float = GRACE) -> bool:
+    def look(self, grace: float = GRACE) -> bool:
         """Reap the dead, kill those that have had their time; returns whether any is left."""
-        living = {}
-        for pid in _strangers():
+        now, living = time.monotonic(), {}
+        for pid in _orphans():
             found = stat(pid)
             if found is None:
                 continue
@@ -50,20 +50,25 @@ class Orphans:
         return bool(living)
 
     async def end(self, deadline: float) -> None:
-        """Kill all, those too that come to light by it."""
+        """Kill all of them, and those that become orphans by that, for at most `deadline` seconds."""
         end = time.monotonic() + deadline
-        while self.look(time.monotonic(), 0.0) and time.monotonic() < end:  # noqa: ASYNC110 - once in a life
+        while self.look(0.0) and time.monotonic() < end:  # noqa: ASYNC110 - once in a life
             await asyncio.sleep(0.01)
 
     def _kill(self, pid: int, name: str) -> None:
-        words = f"killing {name} (pid {pid}), whose parent in the process tree has ended"
-        logs.report(log, logging.WARNING, "orphan_killed", words, orphan_pid=pid)
-        with contextlib.suppress(ProcessLookupError):
+        what = f"{name} (pid {pid}), whose parent in the process tree has ended"
+        try:
             os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        except PermissionError:  # it became another user's process
+            logs.report(log, logging.ERROR, "orphan_not_killed", f"this user may not kill {what}", orphan_pid=pid)
+        else:
+            logs.report(log, logging.WARNING, "orphan_killed", f"killed {what}", orphan_pid=pid)
 
 
-def _strangers() -> list[int]:
-    """Our children that we did not start."""
+def _orphans() -> list[int]:
+    """Return the pids of our children that we did not start."""
     ours = {child.pid for child in multiprocessing.process._children}  # type: ignore[attr-defined]  # internal
     ours.add(resource_tracker._resource_tracker._pid)  # type: ignore[attr-defined]  # internal
     found: list[int] = []

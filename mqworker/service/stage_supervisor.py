@@ -1,7 +1,7 @@
 """The supervisor of one stage: starts its Producer, tells it what should be, and notices when it dies or hangs.
 
 Lives in the Service's main thread, on its loop. Owns the Producer process and both pipes to it; what is to be done, and
-when, is decided by its Lifecycle. Receives Reports; sends Orders, and passes log events and changes to its owner. A
+when, is decided by its Lifecycle. Receives Reports; sends Orders, and passes log events and news to two callbacks. A
 Producer that cannot be started is tried again with backoff; whatever else fails here is raised to the Service.
 """
 
@@ -11,8 +11,8 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Protocol
 
 import msgspec
 
@@ -32,24 +32,17 @@ _reports = msgspec.msgpack.Decoder(Report)
 log = logging.getLogger("mqworker.service.stage_supervisor")
 
 
-class StageOwner(Protocol):
-    """The owner of a StageSupervisor; called on the main loop."""
-
-    def stage_changed(self) -> None:
-        """Hear that there is something new to show."""
-
-    def stage_log(self, event: LogEvent) -> None:
-        """Take an event of the tree."""
-
-
 class StageSupervisor:
     """See the module head."""
 
-    def __init__(self, spec: StageSpec, owner: StageOwner, lock: int) -> None:
+    def __init__(
+        self, spec: StageSpec, lock: int, on_change: Callable[[], None], on_log: Callable[[LogEvent], None]
+    ) -> None:
         self.name = spec.stage
         self.life = Lifecycle(spec.drain_deadline)
         self._spec = spec
-        self._owner = owner
+        self._on_change = on_change
+        self._on_log = on_log
         self._lock = lock  # of this instance; every Producer holds it too
         self._document: Document
         self._process: Producer | None = None
@@ -132,7 +125,7 @@ class StageSupervisor:
         self._process, self._pipe, self._out = process, pipe, out
         self._writer = FrameWriter(pipe.fileno())
         self._reader = FrameReader(pipe.fileno(), self._on_report, lambda _reason: None)
-        self._output = OutputReader(out.fileno(), process.name, process.pid, self.name, self._owner.stage_log)
+        self._output = OutputReader(out.fileno(), process.name, process.pid, self.name, self._on_log)
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_death)
 
     def _send(self, order: Order) -> None:
@@ -161,9 +154,9 @@ class StageSupervisor:
         self.life.heard(report if isinstance(report, StageStatus) else None)
         match report:
             case LogEvent():
-                self._owner.stage_log(report)
+                self._on_log(report)
             case StageStatus():
-                self._owner.stage_changed()
+                self._on_change()
             case Ended():
                 self.life.said_goodbye(report.given_back)
 
@@ -190,7 +183,7 @@ class StageSupervisor:
             what = f"the Producer of {self.name} {death}; its unsettled messages go back to the broker"
             logs.report(log, logging.ERROR, "producer_died", what, fruitless=self.life.budget.fruitless)
         self._do(actions)
-        self._owner.stage_changed()
+        self._on_change()
 
 
 def _desired(document: Document, name: str, *, paused: bool) -> Desired:

@@ -21,6 +21,7 @@ from mqworker.control.desired_state import (
     SetWorking,
     begin,
     change,
+    rollback,
 )
 from mqworker.control.store import Store
 
@@ -128,6 +129,42 @@ def test_parameters_and_code_are_versioned_together():
     loaded = change(START, Reload("s"), PLAIN).stages["s"]
     assert (loaded.generation, loaded.code) == (begun.generation + 1,) * 2
     assert loaded.history == ()
+
+
+def test_rollbacks_go_further_back_and_not_to_and_fro():
+    """From the third version to the second, to the first, and no further; a new version is rolled back to those."""
+    document = after(START, [SetParams("s", {"version": number}) for number in (1, 2, 3)])
+    seen = []
+    while (back := rollback(document, "s")) is not None:
+        document = change(document, back, PLAIN)
+        seen.append(document.stages["s"].params)
+    assert seen == [{"version": 2}, {"version": 1}, {}]
+    document = after(document, [SetParams("s", {"version": 4}), Reload("s")])
+    document, _ = begin(document, PLAIN)  # neither a reload nor a restart counts as a version
+    document = change(document, rollback(document, "s"), PLAIN)
+    assert document.stages["s"].params == {}
+    document, _ = begin(document, PLAIN)
+    assert rollback(document, "s") is None
+
+
+@given(st.lists(st.integers(0, 3) | st.sampled_from(["back", "restart", "reload"]), max_size=30))
+def test_however_often_it_is_rolled_back_each_step_is_older(events):
+    """Between two changes, rollbacks lead from newer to older parameters, each different from those before."""
+    document, row = START, []
+    for event in events:
+        match event:
+            case "restart":
+                document, _ = begin(document, PLAIN)
+            case "reload":
+                document = change(document, Reload("s"), PLAIN)
+            case "back":
+                if (back := rollback(document, "s")) is not None:
+                    assert back.params != document.stages["s"].params
+                    document = change(document, back, PLAIN)
+                    row.append(document.stages["s"].of)
+            case _:
+                document, row = change(document, SetParams("s", {"n": event}), PLAIN), []
+        assert row == sorted(set(row), reverse=True)
 
 
 def test_the_history_is_bounded():
@@ -269,6 +306,22 @@ def test_what_is_no_document_is_put_aside(tmp_path, content):
     assert document is None
     assert told
     assert (tmp_path / "state.damaged").read_bytes() == content
+
+
+@pytest.mark.parametrize("what", ["a folder", "a loop of links", "damage that cannot be put aside"])
+def test_what_cannot_be_read_is_an_os_error(tmp_path, what):
+    """It is neither taken for no file nor for damage: the start is refused with the reason."""
+    path = tmp_path / "state.json"
+    match what:
+        case "a folder":
+            path.mkdir()
+        case "a loop of links":
+            path.symlink_to(path)
+        case _:
+            path.write_bytes(b"{")
+            (tmp_path / "state.damaged").mkdir()
+    with pytest.raises(OSError, match=r"[Dd]irectory|links"):
+        Store(path).load()
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path):

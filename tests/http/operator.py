@@ -166,10 +166,10 @@ class LittleService:
         return await self.change(desired_state.SetParams(stage, self.document.stages[stage].params | patch))
 
     async def rollback_params(self, stage: str, patience: float) -> int:
-        history = self.document.stages[stage].history
-        if not history:
+        back = desired_state.rollback(self.document, stage)
+        if back is None:
             raise ControlError("refused", f"stage {stage} has no earlier parameters")
-        return await self.change(desired_state.SetParams(stage, history[-1].params))
+        return await self.change(back)
 
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         self.asked.append((verb, arguments, deadline))

@@ -5,18 +5,8 @@ from pathlib import Path
 
 from mqworker.config.model import BrokerConfig, Config, StageConfig
 from mqworker.control.desired_state import begin
-from mqworker.ipc.messages import LogEvent, StageSpec
+from mqworker.ipc.messages import StageSpec
 from mqworker.service.stage_supervisor import StageSupervisor
-
-
-class Owner:
-    """Receives the supervisor's events."""
-
-    def stage_changed(self) -> None:
-        """Ignored here."""
-
-    def stage_log(self, event: LogEvent) -> None:
-        """Ignored here."""
 
 
 def test_a_start_that_fails_is_told_and_leaves_nothing_open(tmp_path):
@@ -25,7 +15,7 @@ def test_a_start_that_fails_is_told_and_leaves_nothing_open(tmp_path):
     spec = StageSpec("test", "s", config.stages["s"], BrokerConfig(), str(tmp_path), str(tmp_path), 30.0)
 
     async def start() -> StageSupervisor:
-        supervisor = StageSupervisor(spec, Owner(), lock=-1)
+        supervisor = StageSupervisor(spec, -1, lambda: None, lambda _event: None)
         supervisor.want(begin(None, config)[0], paused=False)
         return supervisor
 

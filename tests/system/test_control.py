@@ -275,6 +275,20 @@ def test_a_damaged_state_is_put_aside_and_said(service):
         assert running.stop() == 0
 
 
+def test_a_state_that_cannot_be_read_is_a_sentence(service):
+    """desired.json is a folder: exit 78 and what to do, no traceback, and nothing is started or put aside."""
+    running = service(config(), {"jobs.py": HANDLER})
+    stored = running.folder / ".mqworker/desired.json"
+    stored.mkdir(parents=True)
+    running.start(ready=None)
+    assert running.wait() == 78
+    (event,) = running.events()
+    assert event["event"] == "cannot_start"
+    assert f"{stored} cannot be read: Is a directory; make it readable" in event["msg"]
+    assert "Traceback" not in running.log.read_text()
+    assert stored.is_dir()
+
+
 def test_a_frozen_producer_is_replaced(service):
     """SIGSTOP of the Producer: health still answers, it is killed after its heartbeat deadline, nothing is lost."""
     running = service(config(), {"jobs.py": HANDLER}).start()

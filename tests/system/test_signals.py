@@ -185,6 +185,28 @@ def test_burst_ends_when_all_is_done(service):
     assert running.wait(60) == 0
 
 
+def test_burst_waits_for_the_retries_of_an_earlier_run(service):
+    """What another Producer has put back to be tried later is part of the work: the burst ends after it, not before."""
+    jobs = """\
+from mqworker import Retry
+
+
+def handle(body, message):
+    if message.attempt == 1:
+        raise Retry("later", after=8)
+    return body
+"""
+    running = service(config(), {"jobs.py": jobs}).start()
+    with Client(running) as client:
+        client.send(1)
+        running.event("retried")
+        assert running.stop() == 0
+        assert (client.ready(), client.ready(OUTPUT)) == (0, 0)
+        running.start("--burst", ready=None)
+        assert running.wait(60) == 0
+        assert client.ready(OUTPUT) == 1
+
+
 def tmux(service: ServiceProcess, *command: str) -> str:
     """Run a command of a private tmux server, whose socket is in the service's folder."""
     env = {name: value for name, value in service.env.items() if name not in ("TMUX", "TMUX_PANE")}

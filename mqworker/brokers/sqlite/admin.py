@@ -60,6 +60,10 @@ class SqliteAdmin:
 
         return await self._ask(work, deadline, writes=False)
 
+    async def delayed(self, name: str, deadline: float) -> int:
+        """Count the messages that will come to a queue when their delay is over."""
+        return await self._ask(lambda db: store.count_delayed(db, name), deadline, writes=False)
+
     async def purge(self, name: str, deadline: float) -> int:
         """Remove all ready messages; returns how many."""
         return await self._ask(lambda db: store.purge_queue(db, _existing(db, name)), deadline)

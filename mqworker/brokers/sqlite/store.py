@@ -112,6 +112,11 @@ def count_ready(db: sqlite3.Connection, queue: int) -> int:
     return int(db.execute("SELECT count(*) FROM message WHERE queue = ? AND owner IS NULL", (queue,)).fetchone()[0])
 
 
+def count_delayed(db: sqlite3.Connection, name: str) -> int:
+    """Return how many messages will come to a queue when their delay is over."""
+    return int(db.execute("SELECT count(*) FROM delayed WHERE target = ?", (name,)).fetchone()[0])
+
+
 def has_ready(db: sqlite3.Connection, name: str) -> bool:
     """Tell whether there is something to take from a queue."""
     query = "SELECT 1 FROM message WHERE queue = (SELECT id FROM queue WHERE name = ?) AND owner IS NULL LIMIT 1"

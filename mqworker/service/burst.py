@@ -1,0 +1,49 @@
+"""When `run --burst` is done: the input, the tree and the retry queues are empty.
+
+Runs on the Service's main loop. What a Producer knows of retries ends with it, so the broker is asked before the end:
+those of an earlier Producer, or of an earlier run, wait there too. It is asked twice, because a message on its way from
+a retry queue to the input is in neither. An answer that does not come is asked for again.
+"""
+
+import asyncio
+import contextlib
+
+from mqworker.broker_admin.client import BrokerAdminClient
+from mqworker.control.control import ControlError
+
+IDLE_BEATS = 2  # beats, half a second each, that every stage has to be idle before each question
+ANSWERS = 2  # times in a row that no retry waits
+ASK_DEADLINE = 5.0  # seconds for the broker's answer
+
+
+class Burst:
+    """Counts idle beats, then asks."""
+
+    def __init__(self, broker_admin: BrokerAdminClient) -> None:
+        self._broker_admin = broker_admin
+        self._idle = 0  # beats since something was done or asked
+        self._empty = 0  # answers in a row that no retry waits
+        self._question: asyncio.Task[None] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self._empty >= ANSWERS
+
+    def beat(self, *, idle: bool) -> None:
+        """Take a beat of the Service: whether every stage is idle, as far as its Producer knows."""
+        if not idle:
+            self._idle = self._empty = 0
+            return
+        self._idle += 1
+        if self._question is not None and self._question.done():
+            self._question.result()  # a fault of ours ends the Service
+            self._question = None
+        if self._idle >= IDLE_BEATS and self._question is None:
+            self._question = asyncio.create_task(self._ask())
+
+    async def _ask(self) -> None:
+        with contextlib.suppress(ControlError):
+            retries = await self._broker_admin.ask("retries", {}, ASK_DEADLINE)
+            self._empty = self._empty + 1 if self._idle and not retries else 0
+        self._idle = 0

@@ -1,0 +1,97 @@
+"""All stages of a service: one StageSupervisor each, spoken to as one.
+
+Lives in the Service's main thread, on its loop. Owns the supervisors; what they report goes to the Service's callbacks.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+from mqworker.config.load import Loaded
+from mqworker.config.stop_budget import StopBudget
+from mqworker.control.control import StageView
+from mqworker.control.desired_state import Document
+from mqworker.ipc.messages import LogEvent, StageSpec
+from mqworker.service.stage_supervisor import StageSupervisor
+
+
+class Stages:
+    """See the module head. `on_change` is called when there is something new to show, `on_log` with each log event."""
+
+    def __init__(
+        self, loaded: Loaded, lock: int, on_change: Callable[[], None], on_log: Callable[[LogEvent], None]
+    ) -> None:
+        specs = (_spec(loaded, name) for name in loaded.config.stages)
+        self._supervisors = [StageSupervisor(spec, lock, on_change, on_log) for spec in specs]
+
+    def want(self, document: Document, *, paused: bool) -> None:
+        """Bring this about in every stage."""
+        for supervisor in self._supervisors:
+            supervisor.want(document, paused=paused)
+
+    def beat(self) -> None:
+        """Do what time asks for; called every half second."""
+        for supervisor in self._supervisors:
+            supervisor.beat()
+
+    def end(self, until: float) -> None:
+        """Drain for good, until then at most (CLOCK_MONOTONIC); a second time to give back sooner."""
+        for supervisor in self._supervisors:
+            supervisor.end(until)
+
+    async def give_all_back(self) -> None:
+        """End after a fault of the Service: nothing goes on without it, and work in hand is charged to nobody."""
+        now = time.monotonic()
+        for supervisor in self._supervisors:
+            with contextlib.suppress(Exception):  # the fault may be met again, but not in every stage
+                supervisor.end(now)
+        while self.alive and time.monotonic() < StopBudget(now).abandon:  # noqa: ASYNC110 - once in a life
+            await asyncio.sleep(0.02)
+
+    def dump_stacks(self) -> None:
+        """Have every tree write its stacks to the log."""
+        for supervisor in self._supervisors:
+            supervisor.dump_stacks()
+
+    def views(self) -> dict[str, StageView]:
+        """Return every stage as it should be and as it is."""
+        return {supervisor.name: supervisor.view() for supervisor in self._supervisors}
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is any Producer."""
+        return any(supervisor.life.alive for supervisor in self._supervisors)
+
+    @property
+    def idle(self) -> bool:
+        """Whether every Producer reports that there is nothing to do."""
+        reports = [supervisor.life.status for supervisor in self._supervisors]
+        return all(status is not None and status.idle for status in reports)
+
+    @property
+    def given_back(self) -> int:
+        """How many messages went back to the broker unfinished."""
+        return sum(supervisor.life.given_back for supervisor in self._supervisors)
+
+    @property
+    def given_up(self) -> str:
+        """The first stage whose Producers die too often, and why, in one sentence; "" while there is none."""
+        for supervisor in self._supervisors:
+            if supervisor.life.given_up:
+                deaths = supervisor.life.budget.fruitless
+                return f"the Producer of {supervisor.name} died {deaths} times in a row: giving up"
+        return ""
+
+
+def _spec(loaded: Loaded, name: str) -> StageSpec:
+    config = loaded.config
+    return StageSpec(
+        service=config.service.name,
+        stage=name,
+        config=config.stages[name],
+        broker=config.broker,
+        root=str(loaded.root),
+        state_dir=str(loaded.state_dir),
+        drain_deadline=config.service.drain_deadline,
+    )

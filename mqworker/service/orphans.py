@@ -18,6 +18,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 
 from mqworker.ipc import logs
+from mqworker.ipc.child import living
 from mqworker.ipc.proc import DEAD, stat
 
 GRACE = 2.0  # seconds: a program that was waiting for its parent ends by itself, and so may a tracker of semaphores
@@ -33,7 +34,7 @@ class Orphans:
 
     def look(self, grace: float = GRACE) -> bool:
         """Reap the dead, kill those that have had their time; returns whether any is left."""
-        now, living = time.monotonic(), {}
+        now, left = time.monotonic(), {}
         for pid in _orphans():
             found = stat(pid)
             if found is None:
@@ -42,12 +43,12 @@ class Orphans:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
             else:
-                living[pid] = self._since.get(pid, now)
-                if now - living[pid] >= grace:
+                left[pid] = self._since.get(pid, now)
+                if now - left[pid] >= grace:
                     self._kill(pid, found.name)
-                    living[pid] = math.inf  # once is enough
-        self._since = living
-        return bool(living)
+                    left[pid] = math.inf  # once is enough
+        self._since = left
+        return bool(left)
 
     async def end(self, deadline: float) -> None:
         """Kill all of them, and those that become orphans by that, for at most `deadline` seconds."""
@@ -69,7 +70,7 @@ class Orphans:
 
 def _orphans() -> list[int]:
     """Return the pids of our children that we did not start."""
-    ours = {child.pid for child in multiprocessing.process._children}  # type: ignore[attr-defined]  # internal
+    ours = living | {child.pid for child in multiprocessing.process._children}  # type: ignore[attr-defined]  # internal
     ours.add(resource_tracker._resource_tracker._pid)  # type: ignore[attr-defined]  # internal
     found: list[int] = []
     for path in Path("/proc/self/task").glob("*/children"):

@@ -162,6 +162,14 @@ def test_parameters_outlive_a_restart_until_the_file_changes(service):
     assert running.stop() == 0
 
 
+def test_a_code_check_may_take_longer_than_an_orphan_lives(service):
+    """Code that takes four seconds to import: parameters are checked with it and applied; nobody kills the check."""
+    running = service(config(), {"jobs.py": "import time\n\ntime.sleep(4)\n\n" + HANDLER}).start(ready=60)
+    put(running, "params", {"factor": 5}, method="PATCH")
+    assert not [event for event in running.events() if event["event"] == "orphan_killed"]
+    assert running.stop() == 0
+
+
 def origin(service: ServiceProcess) -> tuple[str, str]:
     """Return value and origin of the parameter `factor` in `mqworker config show --origin`."""
     shown = service.cli("config", "show", "--origin")

@@ -90,6 +90,7 @@ class Round:
     unquiet: str = ""  # what was left if it was not
     tried: dict[str, Message] = field(default_factory=dict)
     confirmed: set[str] = field(default_factory=set)
+    stored: list[float] = field(default_factory=list)  # when inputs were confirmed, in order
     outcomes: list[Outcome] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     starts: list[Start] = field(default_factory=list)

@@ -99,7 +99,7 @@ def _play(broker: Any, queues: Queues, setting: Setting, service: ServiceProcess
             if looker is not None:
                 looker.stop()
         publisher.stop()
-        round_.tried, round_.confirmed = source.tried, source.safe
+        round_.tried, round_.confirmed, round_.stored = source.tried, source.safe, source.stored
         round_.faults, round_.outcomes = faults.log, faults.outcomes
         round_.answers, round_.samples = control.answers, control.samples
         round_.violations = faults.violations + processes.violations

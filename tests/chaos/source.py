@@ -4,6 +4,7 @@ One lock guards it. `tried` holds every message that was ever issued, `confirmed
 """
 
 import threading
+import time
 from collections.abc import Callable
 
 from tests.chaos.load import Message
@@ -15,7 +16,7 @@ class Source:
     def __init__(self, make: Callable[[int], Message], most: int, backlog: int) -> None:
         self.backlog = backlog
         self.tried: dict[str, Message] = {}
-        self._confirmed: set[str] = set()
+        self._confirmed: dict[str, float] = {}  # id -> when
         self._make, self._most = make, most
         self._lock = threading.Lock()
 
@@ -31,13 +32,19 @@ class Source:
     def confirmed(self, name: str) -> None:
         """Record that the broker has it."""
         with self._lock:
-            self._confirmed.add(name)
+            self._confirmed[name] = time.monotonic()
 
     @property
     def safe(self) -> set[str]:
         """Return the ids confirmed so far."""
         with self._lock:
             return set(self._confirmed)
+
+    @property
+    def stored(self) -> list[float]:
+        """Return when inputs were confirmed, in order."""
+        with self._lock:
+            return list(self._confirmed.values())
 
     @property
     def used_up(self) -> bool:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.chaos.amqp import Label
-from tests.chaos.attribution import causes
+from tests.chaos.attribution import bound, causes
 from tests.chaos.checker import check
 from tests.chaos.load import LINE_CANARY, PREFETCH, make
 from tests.chaos.records import Answer, Fault, Outcome, Round, Sample, Size, Start
@@ -182,6 +182,18 @@ def test_a_duplicate_is_attributed_to_the_fault_between_its_publications(good):
     assert causes(good) == ({0: 1}, [])
     again(good, 19.9, 21.0)
     assert "5 duplicates that no fault explains" in check(good)[0]
+
+
+def test_a_killed_classic_broker_may_forget_the_acks_since_a_message_was_stored(good):
+    """However long ago that was; a quorum queue forgets none."""
+    good.faults = [Fault("broker-kill", 20.0, 20.5)]
+    good.acked = dict.fromkeys(range(100, 200), 10)  # 100 a second, from 10 s to 20 s
+    good.stored = [11.0, 19.8, 30.0]
+    assert bound(good, good.faults[0]) == 2 * PREFETCH + 70
+    good.stored = [11.0, 30.0]
+    assert bound(good, good.faults[0]) == 2 * PREFETCH + 950
+    good.broker = "quorum"
+    assert bound(good, good.faults[0]) == 2 * PREFETCH
 
 
 def test_what_the_publisher_does_not_know_may_or_may_not_have_an_outcome(good):

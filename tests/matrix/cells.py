@@ -42,5 +42,5 @@ def allowed(broker: str, cell: Cell) -> int:
     if cell.target == "consumer":
         return 0  # its Producer lives and knows what is settled
     if broker == "classic" and cell.target == "broker" and cell.how == "kill":
-        return MESSAGES  # what was acked within the last half second may come back too
+        return MESSAGES  # what was acked since a message was last stored may come back too
     return PREFETCH

@@ -92,7 +92,7 @@ class Dispatch:
     def lane_outcomes(self, lane: Lane, outcomes: Outcomes) -> None:
         """Settle what is finished, and feed the lane again when its chunk has ended."""
         now = time.monotonic()
-        if outcomes.outcomes and lane.done == len(outcomes.outcomes):
+        if outcomes.outcomes:
             self.fleet.prospered(lane)
         publishes: list[Publish] = []
         try:

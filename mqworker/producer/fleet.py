@@ -85,15 +85,11 @@ class Fleet:
             lane.leave()
 
     def prospered(self, lane: Lane) -> None:
-        """A Consumer has finished its first messages."""
+        """A Consumer has finished messages."""
         self._staffing.prospered(lane.slot, lane.code_generation)
 
     def died(self, lane: Lane, death: Death, now: float, *, attributed: bool) -> None:
-        """Take a dead lane off, and charge its slot when nobody wanted its end.
-
-        `attributed`: it died of a message that had killed before. That one pays, and the good ones behind it do not
-        wait for a Consumer.
-        """
+        """Take a dead lane off; `attributed`: it died of a message that had killed before."""
         del self.lanes[lane.number]
         wanted = lane.number in self._leaving
         self._leaving.discard(lane.number)
@@ -103,8 +99,8 @@ class Fleet:
             problem = f"Consumers cannot be set up: {lane.unfit.failure.type}: {lane.unfit.failure.message}"
         elif not lane.done:
             problem = f"Consumers end before their first message: {death}"
-        if not wanted and not attributed:
-            self._staffing.died(lane.slot, now, fruitful=lane.done > 0, problem=problem)
+        if not wanted:
+            self._staffing.died(lane.slot, now, fruitful=lane.done > 0, problem=problem, attributed=attributed)
 
     def retire_all(self) -> None:
         """Want nobody any more; the busy finish first."""

@@ -12,6 +12,7 @@ from mqworker.config.stop_budget import LEAVE
 from mqworker.consumer.register import COUNT
 from mqworker.ipc.restart_budget import Budget
 
+EXCUSED_MAX = 10  # deaths in a row that known killers may be charged with before they count against the slots too
 START_DEADLINE = 600.0  # seconds for imports and `setup`, which may load a model
 
 
@@ -57,6 +58,7 @@ class Staffing:
         self.problem = ""  # why the last Consumer could not be set up or started
         self._code = 0
         self._budgets: dict[int, Budget] = {}
+        self._excused = 0  # deaths by known killers since any Consumer has finished a message
 
     @property
     def crash_loop(self) -> bool:
@@ -73,7 +75,8 @@ class Staffing:
         self.wanted, self._code = count, code
 
     def prospered(self, slot: int, code_generation: int) -> None:
-        """A Consumer has finished its first messages: its slot is sound again."""
+        """A Consumer has finished messages: its slot is sound."""
+        self._excused = 0
         self._budget(slot).prospered()
         if code_generation >= self._code:
             self.problem = ""
@@ -83,8 +86,15 @@ class Staffing:
         self.problem = f"a Consumer could not be started: {reason}"
         self._budget(slot).died(now, fruitful=False)
 
-    def died(self, slot: int, now: float, *, fruitful: bool, problem: str) -> None:
-        """A Consumer ended that was to go on; `problem` says how, where it had not even finished a message."""
+    def died(self, slot: int, now: float, *, fruitful: bool, problem: str, attributed: bool = False) -> None:
+        """A Consumer ended that was to go on; `problem` says how, if it had not even finished a message.
+
+        `attributed`: it died of a message that had killed before. That one pays, so that the good ones behind it need
+        not wait for a Consumer; but a stage in which nothing else happens is in a crash loop.
+        """
+        self._excused += attributed
+        if attributed and self._excused <= EXCUSED_MAX:
+            return
         if problem:
             self.problem = problem
         self._budget(slot).died(now, fruitful=fruitful)

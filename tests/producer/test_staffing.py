@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from mqworker.config.stop_budget import LEAVE
 from mqworker.producer.staffing import (
+    EXCUSED_MAX,
     START_DEADLINE,
     Action,
     ConsumerFacts,
@@ -82,6 +83,24 @@ def test_a_slot_that_keeps_dying_waits_longer_each_time():
     assert staffing.problem == ""
     staffing.died(0, now, fruitful=True, problem="")
     assert staffing.decide([], now) == [Start(0)]
+
+
+def test_a_known_killer_costs_its_slot_nothing_unless_nothing_else_happens():
+    """The good messages behind a few killers do not wait for a Consumer; a stage of killers alone is a crash loop."""
+    staffing = Staffing()
+    staffing.want(2, 1)
+    for _ in range(5):
+        for slot in [0, 1] * (EXCUSED_MAX // 2):
+            staffing.died(slot, 0.0, fruitful=False, problem="it died", attributed=True)
+        assert staffing.decide([], 0.0) == [Start(0), Start(1)]
+        staffing.prospered(0, 1)  # a good message between them
+    deaths = 0
+    while not staffing.crash_loop:
+        staffing.died(0, 0.0, fruitful=False, problem="it died", attributed=True)
+        deaths += 1
+    assert deaths == EXCUSED_MAX + 5
+    assert staffing.decide([], 0.0) == []
+    assert staffing.problem == "it died"
 
 
 def test_new_code_deserves_a_new_chance():

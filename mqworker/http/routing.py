@@ -93,14 +93,16 @@ class Api:
     def change(self, change: Change) -> tuple[dict[str, Any], int]:
         """Store a change and answer; with `?wait=`, once it is applied."""
         wait = requested_wait()
-        stage = "" if isinstance(change, SetLogLevel) else self.stage(change.stage).name
+        if isinstance(change, SetLogLevel):  # no process has to be replaced for it, so there is nothing to wait for
+            return {"revision": self.control.change(change), "applied": True}, 200 if wait else 202
+        stage = self.stage(change.stage).name
         if not wait:
             return self.stored(self.control.change(change), stage)
         with self.waiting():
             return self.stored(self.control.change(change), stage, wait)
 
     def stored(self, revision: int, stage: str, wait: float = 0.0) -> tuple[dict[str, Any], int]:
-        """Answer for a stored revision: 200 if the stage ("": all) has applied it within `wait` seconds, else 202."""
+        """Answer for a stored revision: 200 if its stage has applied it within `wait` seconds, else 202."""
         applied = self._is_applied(revision, stage, wait)
         return {"revision": revision, "applied": applied}, 200 if wait and applied else 202
 
@@ -108,13 +110,9 @@ class Api:
         gone, end = client_gone(), time.monotonic() + wait
         while True:
             left = end - time.monotonic()
-            found = self.control.wait(lambda snapshot: _applied(snapshot, stage) >= revision, min(left, LOOK))
+            found = self.control.wait(lambda snapshot: snapshot.stages[stage].applied >= revision, min(left, LOOK))
             if found is not None or left <= LOOK or self.stopping.is_set() or gone():
                 return found is not None
-
-
-def _applied(snapshot: Snapshot, stage: str) -> int:
-    return snapshot.stages[stage].applied if stage in snapshot.stages else snapshot.applied
 
 
 def client_gone() -> Callable[[], bool]:

@@ -222,6 +222,41 @@ def test_a_thousand_calls_from_sixteen_threads(service):
     assert running.stop() == 0
 
 
+SLOW_ON_DEMAND = """\
+import time
+from pathlib import Path
+
+while Path("wait").exists():
+    time.sleep(0.01)
+
+
+def handle(body):
+    return body
+"""
+
+
+def test_a_change_counts_as_applied_when_it_is_and_concerns_its_stage_alone(service):
+    """A stage whose new Consumer is still starting has not applied its change, whatever is changed elsewhere."""
+    other = '[stages.other]\ninput = "other"\njobs = ["slow:handle"]\nconsumers = 1\n'
+    running = service(config() + other, {"jobs.py": HANDLER, "slow.py": SLOW_ON_DEMAND}).start()
+    steady(running)
+    (running.folder / "wait").touch()
+    status, told = running.ask("PUT", "/api/v1/stages/other/consumers", {"count": 2})
+    assert (status, told["applied"]) == (202, False)
+    revision = told["revision"]
+    for count in (3, 1):
+        put(running, "consumers", {"count": count})
+        assert running.stage("other")["applied"] == revision - 1
+        assert running.ask("GET", "/api/v1/status")[1]["applied"] == revision - 1
+    status, told = running.ask("PUT", "/api/v1/log-level?wait=20", {"level": "warning"})
+    assert (status, told["applied"]) == (200, True), "what is logged depends on no Consumer"
+    assert running.stage("other")["applied"] < revision
+    (running.folder / "wait").unlink()
+    wait_for(lambda: running.stage("other")["applied"] >= revision, 20, "the second Consumer to be there")
+    running.ask("PUT", "/api/v1/log-level", {"level": "info"})
+    assert running.stop() == 0
+
+
 def switches(service: ServiceProcess) -> tuple[Any, ...]:
     """Return the desired state of the stage, as far as the test below changes it."""
     desired = service.stage("work")["desired"]

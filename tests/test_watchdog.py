@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mqworker.client import Address
-from mqworker.watchdog import GRACE, KILL, MISSES, QUIET, START_PATIENCE, WARN, Look, Watchdog, alive
+from mqworker.watchdog import GRACE, KILL, MISSES, QUIET, START_PATIENCE, WARN, Look, Watchdog, check_alive
 from tests.support.cli import environment
 from tests.support.tiny_http import response, tiny_server
 
@@ -53,7 +53,7 @@ def test_when_the_watchdog_acts(looks, verdicts):
 def test_what_counts_as_an_answer(tmp_path, answer, fine):
     """Only a good answer from /livez counts; one that reports a hanging main thread does not."""
     with tiny_server(tmp_path / "s", lambda _: answer) as server:
-        assert (alive(Address(socket=str(tmp_path / "s"))) == "") is fine
+        assert (check_alive(Address(socket=str(tmp_path / "s"))) == "") is fine
         assert server.requests[0].startswith(b"GET /livez ")
 
 

@@ -387,7 +387,7 @@ def test_the_watchdog_restarts_a_service_that_hangs(supervised, project, monkeyp
     address = Address(socket=str(project / ".mqworker" / "control.sock"))
     rpc = childutils.getRPCInterface({"SUPERVISOR_SERVER_URL": url})
     listener = watchdog.EventListener("mqworker", address, rpc)
-    wait_for(lambda: watchdog.alive(address) == "", 30, "the service answers")
+    wait_for(lambda: watchdog.check_alive(address) == "", 30, "the service answers")
     listener.tick()
     pid = int(supervised("pid", "mqworker"))
     os.kill(pid, signal.SIGSTOP)
@@ -395,5 +395,5 @@ def test_the_watchdog_restarts_a_service_that_hangs(supervised, project, monkeyp
         assert int(supervised("pid", "mqworker")) == pid
         listener.tick()
     wait_for(lambda: int(supervised("pid", "mqworker")) not in (0, pid), 20, "a new service")
-    wait_for(lambda: watchdog.alive(address) == "", 30, "it answers")
+    wait_for(lambda: watchdog.check_alive(address) == "", 30, "it answers")
     rpc("close")()

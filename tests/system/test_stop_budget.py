@@ -87,4 +87,16 @@ def test_a_teardown_has_what_is_left_of_the_drain_deadline():
         assert 3 < stop(service, 30) < 10
         assert service.info()["exitstatus"] == 0
         assert (service.folder / "left").exists()
+        assert "stopwaitsecs" not in (service.state / "watchdog.log").read_text()
+        service.shut()
+
+
+def test_the_watchdog_reports_a_stopwaitsecs_that_is_too_short():
+    """With the drain deadline alone supervisord may kill in the middle of the end: the watchdog's log says so."""
+    with supervised(7, HANDLER) as service:
+        service.conf.write_text(service.conf.read_text().replace("stopwaitsecs=12", "stopwaitsecs=7"))
+        service.supervise()
+        told = service.state / "watchdog.log"
+        wait_for(lambda: told.exists() and "stopwaitsecs" in told.read_text(), 20, "the warning")
+        assert "mqworker: stopwaitsecs is 7, but an orderly stop may take 12 s" in told.read_text()
         service.shut()

@@ -193,16 +193,16 @@ import sys
 from mqworker import watchdog
 
 watchdog.GRACE, watchdog.MISSES = 1.0, 2
-ask = watchdog.alive
+ask = watchdog.check_alive
 
 
-def alive(address):
+def check_alive(address):
     why = ask(address)
-    watchdog.tell("it answers" if not why else "it is silent")
+    watchdog.log("it answers" if not why else "it is silent")
     return why
 
 
-watchdog.alive = alive
+watchdog.check_alive = check_alive
 sys.exit(watchdog.main())
 """
 

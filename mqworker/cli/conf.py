@@ -106,24 +106,24 @@ def supervisor(config: Path | None) -> None:
     """
     loaded = load_config(config)
 
-    def written(path: Path | str) -> str:
+    def quoted(path: Path | str) -> str:
         return shlex.quote(str(path)).replace("%", "%%")
 
-    def plain(path: Path | str) -> str:
+    def escaped(path: Path | str) -> str:
         return str(path).replace("%", "%%")
 
     click.echo(
         SUPERVISOR.format(
             name=loaded.config.service.name,
-            command=" ".join(map(written, command())),
-            python=written(sys.executable),
-            config=f" --config {written(loaded.path)}" if loaded.path else "",
-            root=plain(loaded.root),
+            command=" ".join(map(quoted, command())),
+            python=quoted(sys.executable),
+            config=f" --config {quoted(loaded.path)}" if loaded.path else "",
+            root=escaped(loaded.root),
             drain=loaded.config.service.drain_deadline,
             stop=StopBudget(loaded.config.service.drain_deadline).advised,
-            logs=plain(loaded.state_dir / "mqworker.log"),
+            logs=escaped(loaded.state_dir / "mqworker.log"),
             logs_dir=shlex.quote(str(loaded.state_dir)),
-            watchdog_logs=plain(loaded.state_dir / "watchdog.log"),
+            watchdog_logs=escaped(loaded.state_dir / "watchdog.log"),
             environment=_environment(loaded, ";"),
         ),
         nl=False,
@@ -140,15 +140,15 @@ def systemd(config: Path | None) -> None:
     """
     loaded = load_config(config)
 
-    def written(path: Path | str) -> str:
+    def quoted(path: Path | str) -> str:
         text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
         return f'"{text}"' if " " in text or text != str(path) else text
 
     click.echo(
         SYSTEMD.format(
             name=loaded.config.service.name,
-            command=" ".join(map(written, command())),
-            config=f" --config {written(loaded.path)}" if loaded.path else "",
+            command=" ".join(map(quoted, command())),
+            config=f" --config {quoted(loaded.path)}" if loaded.path else "",
             root=str(loaded.root).replace("%", "%%"),
             state_dir=loaded.state_dir,
             drain=loaded.config.service.drain_deadline,
@@ -160,9 +160,10 @@ def systemd(config: Path | None) -> None:
 
 
 def _environment(loaded: "Loaded", comment: str) -> str:
-    """Name the variables that shaped this configuration and that the service will lack; never their values."""
+    """Return a comment that names the variables this configuration was read with; never their values."""
     names = [name for name in os.environ if name.startswith("MQWORKER_") and name != CONFIG_FILE]
     if not names and loaded.path:
         return ""
-    told = f"set here and not in the file: {', '.join(sorted(names))}" if names else "there is no configuration file"
-    return f"{comment} Mind: {told}; the service needs them in its own environment.\n"
+    set_here = ", ".join(sorted(names))
+    what = f"set here and not in the file: {set_here}" if names else "there is no configuration file"
+    return f"{comment} Mind: {what}; the service needs them in its own environment.\n"

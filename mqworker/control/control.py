@@ -1,8 +1,9 @@
-"""What the HTTP threads may ask of the Service: a snapshot that is always at hand, and changes by the main thread.
+"""What the HTTP threads can ask of the Service: a snapshot that is always at hand, and changes by the main thread.
 
-`Control` is the only thing that the Flask thread and the main thread share. Reading never waits for anybody: the main
-thread replaces an immutable Snapshot whenever something changes. A change is posted to the main loop, which stores it
-before it answers; whoever wants to know when it is applied waits on the snapshots. Every wait has a deadline.
+`Control` is the only object that the HTTP threads and the main thread share. Reading never waits: the main thread
+replaces an immutable Snapshot whenever something changes. A change is posted to the main loop, which stores it before
+it answers; a caller that wants to know when it is applied waits for a snapshot that says so. Every wait has a deadline;
+what cannot be done is raised as ControlError.
 """
 
 import asyncio
@@ -74,7 +75,7 @@ class ParamsRefused(Exception):  # noqa: N818 - the user's parameters were refus
     def __init__(self, fields: list[tuple[str, str]], problems: list[str]) -> None:
         self.fields = fields
         self.problems = problems
-        super().__init__("; ".join([f"{field}: {words}" for field, words in fields] + problems))
+        super().__init__("; ".join([f"{field}: {problem}" for field, problem in fields] + problems))
 
 
 class Operator(Protocol):
@@ -109,7 +110,7 @@ class Control:
         self.commands = 0  # control commands taken, for the metrics
         self.on_publish: Callable[[Snapshot], None] | None = None  # sees every snapshot, on the main thread
         self._snapshot: Snapshot | None = None
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._operator: Operator | None = None
 
@@ -123,9 +124,9 @@ class Control:
         """Replace the snapshot and wake whoever waits for one."""
         if self.on_publish is not None:
             self.on_publish(snapshot)
-        with self._news:
+        with self._changed:
             self._snapshot = snapshot
-            self._news.notify_all()
+            self._changed.notify_all()
 
     # --- the other threads' side
 
@@ -136,7 +137,7 @@ class Control:
     def wait(self, until: Callable[[Snapshot], bool], deadline: float) -> Snapshot | None:
         """Wait at most `deadline` seconds until a snapshot fits; returns it, or None."""
         end = time.monotonic() + deadline
-        with self._news:
+        with self._changed:
             while True:
                 snapshot = self._snapshot
                 if snapshot is not None and until(snapshot):
@@ -144,7 +145,7 @@ class Control:
                 left = end - time.monotonic()
                 if left <= 0:
                     return None
-                self._news.wait(left)
+                self._changed.wait(left)
 
     def change(self, asked: Change) -> int:
         """Store a change; returns the revision that contains it."""
@@ -167,7 +168,7 @@ class Control:
         self._run(lambda operator: operator.drain(), STORE_DEADLINE)
 
     def _run(self, call: Callable[[Operator], Coroutine[Any, Any, T]], deadline: float) -> T:
-        """Have the main thread do it, which keeps `deadline` itself; ours is later, so that we hear how it ended."""
+        """Have the main thread do it, which keeps `deadline` itself; ours is later, so that its answer comes first."""
         loop, operator = self._loop, self._operator
         if loop is None or operator is None:
             raise ControlError("busy", "the service is still starting; try again in a moment")

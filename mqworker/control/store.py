@@ -33,7 +33,7 @@ class Store:
             return None, f"{self.path.name} could not be read ({error}); it is kept as {aside.name}"
 
     def save(self, document: Document) -> None:
-        """Write it, synced, before anybody is told that a change is stored; raises OSError."""
+        """Write it, and return once it is on the disk; raises OSError."""
         neighbour = self.path.with_suffix(".new")
         data = msgspec.json.format(msgspec.json.encode(document), indent=1)
         fd = os.open(neighbour, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

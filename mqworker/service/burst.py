@@ -17,7 +17,7 @@ ASK_DEADLINE = 5.0  # seconds for the broker's answer
 
 
 class Burst:
-    """Counts idle beats, then asks."""
+    """Counts idle beats, then asks the broker."""
 
     def __init__(self, broker_admin: BrokerAdminClient) -> None:
         self._broker_admin = broker_admin

@@ -1,7 +1,7 @@
-"""Becoming the one instance of a service: its folder, its lock, and what the process needs of the machine.
+"""Becoming the one instance of a service: its state folder, its lock, and what the process needs of the machine.
 
-Runs once, at the start of the Service, before any process is started; the lock is held as long as the Service or any
-Producer lives. Fails with StartError, one sentence with cause and fix.
+Runs once, at the start of the Service, before any process is started. Owns the lock, which is held as long as the
+Service or any Producer lives. Fails with StartError: one sentence with cause and fix.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class StartError(Exception):
 
 
 def prepare(loaded: Loaded) -> None:
-    """Make the process what the tree needs; raises StartError."""
+    """Set this process up as the parent of the tree: folder, limits, prctl; raises StartError."""
     folder = loaded.state_dir
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -57,27 +57,27 @@ def prepare(loaded: Loaded) -> None:
 
 
 def acquire_lock(path: Path, drain_deadline: float) -> int:
-    """Become the only instance with this state folder, waiting for one that is ending; returns the descriptor.
+    """Become the only instance with this state folder, and return the descriptor of the lock; raises StartError.
 
-    Under supervisord a drain of the instance before us is waited for; by hand only what a killed one leaves behind.
+    Under supervisord it waits for the drain of the instance before it; otherwise only for what a killed one leaves.
     """
     patience = StopBudget(drain_deadline).successor if "SUPERVISOR_ENABLED" in os.environ else REMAINS_PATIENCE
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     end = time.monotonic() + patience
-    told = False
+    reported = False
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.pread(fd, 20, 0).decode(errors="replace").strip() or "unknown"
-            if not told:
+            if not reported:
                 logs.report(
                     log, logging.WARNING, "waiting", f"another instance (pid {owner}) holds {path}; waiting for it"
                 )
-                told = True
+                reported = True
             if time.monotonic() > end:
-                words = f"another instance (pid {owner}) runs with the state folder {path.parent}"
-                raise StartError(Exit.INTERNAL, f"{words}: stop it, or set service.state_dir") from None
+                what = f"another instance (pid {owner}) runs with the state folder {path.parent}"
+                raise StartError(Exit.INTERNAL, f"{what}: stop it, or set service.state_dir") from None
             time.sleep(0.1)
         else:
             with contextlib.suppress(OSError):  # a full disk: the lock holds all the same, the pid is for messages

@@ -26,7 +26,7 @@ FRUITFUL_AGE = 10.0  # seconds after which a life counts as fruitful anyway
 
 
 class StartProducer(NamedTuple):
-    """Start a Producer; `started` or `not_started` has to follow."""
+    """Start a Producer; the answer is `started` or `not_started`."""
 
     desired: Desired
 
@@ -38,14 +38,14 @@ class SendDesired(NamedTuple):
 
 
 class StopProducer(NamedTuple):
-    """Order it to drain, and kill it if it is still there at `kill_at`; the earliest order holds."""
+    """Have it drain, and kill it if it is still there at `kill_at`; a later StopProducer replaces this one."""
 
     until: float
     kill_at: float
 
 
 class KillProducer(NamedTuple):
-    """Kill it now."""
+    """Kill the Producer now."""
 
     reason: str
 
@@ -59,7 +59,7 @@ class Lifecycle:
     def __init__(self, drain_deadline: float) -> None:
         self.alive = False
         self.status: StageStatus | None = None  # of the present Producer
-        self.ended = False  # it has said that it ends in order
+        self.ended = False  # it has reported that it ends in order
         self.given_back = 0  # messages that went back to the broker unfinished
         self.restarts = 0
         self.budget = Budget(limit=FRUITLESS_MAX)
@@ -77,7 +77,7 @@ class Lifecycle:
     # --- events
 
     def want(self, desired: Desired, now: float, *, running: bool) -> list[Action]:
-        """Aim at this; a revision that changes nothing here needs no word to the Producer."""
+        """Bring this about; a revision that changes nothing in this stage is not sent to the Producer."""
         self._applied_before = self.applied
         known = self._desired
         new = known is None or msgspec.structs.replace(known, revision=desired.revision) != desired
@@ -88,12 +88,12 @@ class Lifecycle:
         return orders + self._due(now)
 
     def end(self, until: float) -> list[Action]:
-        """Drain for good; again, to give back sooner."""
+        """Drain for good; a second call can only shorten it."""
         self._final = True
         return self._stop(until)
 
     def beat(self, now: float) -> list[Action]:
-        """Look what time asks for."""
+        """Do what is due; called every half second."""
         if self.alive:
             self._silent += 1
             if self._silent > SILENT:
@@ -102,36 +102,36 @@ class Lifecycle:
         return self._due(now)
 
     def started(self, now: float) -> None:
-        """Hear that the process runs."""
+        """The process runs."""
         self.alive, self.ended = True, False
         self._born, self._silent = now, 0
         self._applied_before = 0
 
     def not_started(self, problem: str, now: float) -> None:
-        """Hear that there was no process to be had."""
+        """The process could not be started."""
         self._last_problem = problem
         self.budget.died(now, fruitful=False)
 
-    def heard(self, status: StageStatus | None = None) -> None:
-        """Take a sign of life, which may be a status."""
+    def reported(self, status: StageStatus | None = None) -> None:
+        """The Producer has reported something, perhaps its status."""
         self._silent = 0
         if status is not None:
             self.status = status
 
-    def said_goodbye(self, given_back: int) -> None:
-        """Hear that it ends in order."""
+    def ends(self, given_back: int) -> None:
+        """The Producer has reported that it ends in order."""
         self.ended = True
         self.given_back += given_back
 
     def died(self, death: Death, now: float) -> list[Action]:
-        """Hear that the process is gone and all that it sent was read."""
+        """The process is gone, and all that it sent was read."""
         self.alive = False
         if self.ended:
             self._last_problem = ""
         else:
             self.restarts += 1
             self._last_problem = f"the last Producer {death}"
-        if self.ended or self._until is not None:  # it went because it had to
+        if self.ended or self._until is not None:  # as it was told to
             self.budget.died(now, fruitful=True)
         else:
             connected = self.status is not None and self.status.link.connected

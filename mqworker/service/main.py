@@ -2,10 +2,10 @@
 
 Its main thread runs one asyncio loop and is the only one that starts processes and changes anything; it runs no user
 code and holds no broker connection. Owns the lock of the instance, the log's writer, the control server, the broker
-admin, and a StageSupervisor for each stage. Receives signals, the HTTP threads' commands (operations.py) and what the
-supervisors hear; publishes Snapshots. The loop: wait, take signals, do what time asks for, show. Ends with the codes of
-mqworker.exits: a TERM drains (0, or 75 when work had to be given back), a second one gives back at once (75). A fault
-in the loop gives everything back too and ends the process with 1, so that whoever keeps it alive starts it anew.
+admin and the stages. Receives signals, the HTTP threads' commands (operations.py) and what the stages report; publishes
+Snapshots. Its loop: wait, take signals, do what is due, publish. Ends with the codes of mqworker.exits: a TERM drains
+(0, or 75 when work had to be given back), a second one gives everything back at once (75). An error in the loop does
+that too and ends the process with 1, so that whoever keeps it alive starts it anew.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ log = logging.getLogger("mqworker.service.main")
 
 
 def run(loaded: Loaded, *, burst: bool = False) -> NoReturn:
-    """Run the service in the foreground until it is told to end, then end the process with its exit code."""
+    """Run the service in the foreground, and end the process with its exit code."""
     service = loaded.config.service
     forget_main()
     writer = logs.LogWriter(service.name, logs.stdout_fd(), service.log_format)
@@ -164,7 +164,7 @@ class Service:
         return self._stop is not None and (not self._stages.alive or time.monotonic() >= self._stop.abandon)
 
     def _beat(self) -> None:
-        """Do what time asks for. An error here ends the Service: none of it may stop unseen."""
+        """Do what is due. An error here ends the Service, because none of it may stop unnoticed."""
         self._orphans.look()
         self._stages.beat()
         if self._state != "running":
@@ -236,10 +236,10 @@ class Service:
             logs.report(log, logging.INFO, "paused" if paused else "resumed", "paused" if paused else "resumed")
             self.document_changed()
 
-    # --- what is shown
+    # --- what is published
 
     def document_changed(self) -> None:
-        """Bring about what the document says, and show it before the change is answered."""
+        """Bring about what the document says, and publish it before the change is answered."""
         document = self._operations.document
         logs.set_level(logs.LEVELS[document.log_level])
         self._stages.want(document, paused=self._paused)

@@ -1,7 +1,7 @@
-"""What the HTTP threads may have done: changes of the desired state, questions to the broker, the end of the service.
+"""What the HTTP threads can ask for: changes of the desired state, questions to the broker, the end of the service.
 
-Runs on the Service's main loop, called through Control. Owns the document of the desired state and its file: a change
-is stored before anybody hears of it. Fails with ControlError and ParamsRefused, which are the caller's answer.
+Runs on the Service's main loop, called through Control. Owns the document of the desired state and its file; a change
+is stored before it is brought about or answered. Fails with ControlError and ParamsRefused, which go to the caller.
 """
 
 import asyncio

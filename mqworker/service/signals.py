@@ -1,4 +1,7 @@
-"""The signals of the Service: noted when they come, taken by its loop. docs/operations.md says what each one does."""
+"""The signals of the Service: noted when they arrive, taken by its loop. docs/operations.md has what each one does.
+
+Runs on the Service's main loop.
+"""
 
 import asyncio
 import logging

@@ -1,8 +1,8 @@
-"""The supervisor of one stage: starts its Producer, tells it what should be, and notices when it dies or hangs.
+"""The supervisor of one stage: starts its Producer, sends it what is desired, and notices when it dies or hangs.
 
 Lives in the Service's main thread, on its loop. Owns the Producer process and both pipes to it; what is to be done, and
-when, is decided by its Lifecycle. Receives Reports; sends Orders, and passes log events and news to two callbacks. A
-Producer that cannot be started is tried again with backoff; whatever else fails here is raised to the Service.
+when, is decided by its Lifecycle. Receives Reports; sends Orders, and calls back with log events and changes. What
+cannot be started is tried again with backoff; any other error is raised to the Service's loop.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class StageSupervisor:
     # --- what is wanted
 
     def want(self, document: Document, *, paused: bool) -> None:
-        """Aim at this document."""
+        """Bring about what this document says of the stage."""
         self._document = document
         running = document.stages[self.name].running
         self._do(self.life.want(_desired(document, self.name, paused=paused), time.monotonic(), running=running))
@@ -147,18 +147,18 @@ class StageSupervisor:
             self._kill_at.cancel()
             self._kill_at = None
 
-    # --- what the Producer says
+    # --- what the Producer sends
 
     def _on_report(self, payload: bytes) -> None:
         report = _reports.decode(payload)
-        self.life.heard(report if isinstance(report, StageStatus) else None)
+        self.life.reported(report if isinstance(report, StageStatus) else None)
         match report:
             case LogEvent():
                 self._on_log(report)
             case StageStatus():
                 self._on_change()
             case Ended():
-                self.life.said_goodbye(report.given_back)
+                self.life.ends(report.given_back)
 
     def _on_death(self) -> None:
         process = self._process

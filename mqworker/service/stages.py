@@ -1,6 +1,7 @@
-"""All stages of a service: one StageSupervisor each, spoken to as one.
+"""All stages of a service, handled as one: each has a StageSupervisor.
 
 Lives in the Service's main thread, on its loop. Owns the supervisors; what they report goes to the Service's callbacks.
+An error in one of them is raised to the Service's loop.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ class Stages:
             supervisor.want(document, paused=paused)
 
     def beat(self) -> None:
-        """Do what time asks for; called every half second."""
+        """Do what is due; called every half second."""
         for supervisor in self._supervisors:
             supervisor.beat()
 

@@ -77,7 +77,7 @@ async def _check_user_code(loaded: Loaded, document: Document, on_log: Callable[
     )
     problems = []
     for name, report in zip(stages, reports, strict=True):
-        if report.died:  # perhaps for another reason than the code: the Consumers will tell
+        if report.died:  # perhaps not because of the code: the Consumers will show
             for problem in report.problems:
                 logs.report(log, logging.ERROR, "user_code", f"stage {name}: {problem}", stage_name=name)
             continue

@@ -71,11 +71,11 @@ class Driver:
         return ""
 
     def report(self, revision: int = 0, **more: Any) -> str:
-        self.life.heard(status(revision, **more))
+        self.life.reported(status(revision, **more))
         return ""
 
     def goodbye(self, given_back: int = 0) -> str:
-        self.life.said_goodbye(given_back)
+        self.life.ends(given_back)
         return ""
 
     def die(self, death: Death = KILLED) -> str:

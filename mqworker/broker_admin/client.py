@@ -1,10 +1,13 @@
-"""The Service's side of the broker admin: starts the process on demand and gives every question a deadline.
+"""The Service's side of the broker admin: starts the process on demand, and gives every question a deadline.
 
-Lives on the Service's main loop and owns the process and its pipe. Sends AdminQuestions, receives AdminAnswers and log
-events. A process that dies, or does not answer in time, costs the questions in progress, each with a sentence.
+Runs on the Service's main loop. Owns the process; sends it AdminQuestions and receives AdminAnswers and log events. A
+question always has an answer or a ControlError, at the latest GRACE after its deadline, whether its caller still waits
+or not: a process that has not answered by then hangs and is killed, and the next question starts another. Its death
+fails the questions in progress, each with a sentence.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,90 +15,111 @@ import msgspec
 
 from mqworker.broker_admin.process import BrokerAdmin
 from mqworker.config.model import Config
-from mqworker.control.control import ControlError
-from mqworker.ipc.frames import FrameReader, FrameWriter
+from mqworker.control.control import ADMIN_GRACE, ControlError
+from mqworker.ipc.child import KILL_DEADLINE, Child
+from mqworker.ipc.frames import FrameTooLarge
 from mqworker.ipc.messages import AdminAnswer, AdminQuestion, LogEvent
-from mqworker.ipc.spawn import SPAWN, reap
+from mqworker.ipc.spawn import Death
 
-GRACE = 2.0  # seconds that the process has beyond a question's deadline before it is held to hang
-
-_encoder = msgspec.msgpack.Encoder()
 _answers = msgspec.msgpack.Decoder(AdminAnswer | LogEvent)
 
 
 class BrokerAdminClient:
-    """The Service's side of the desk; lives on its main loop."""
+    """See the module head."""
 
-    def __init__(self, config: Config, forward: Callable[[LogEvent], None]) -> None:
+    def __init__(self, config: Config, on_log: Callable[[LogEvent], None]) -> None:
         self._config = config
-        self._forward = forward
-        self._process: BrokerAdmin | None = None
-        self._pending: dict[int, asyncio.Future[AdminAnswer]] = {}
-        self._ids = 0
+        self._on_log = on_log
+        self._life: _Life | None = None
+        self._last_id = 0
 
     async def ask(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
-        """Ask one question; raises ControlError. A desk that does not answer by then is ended, and born again."""
-        if self._process is None:
-            try:
-                self._start()
-            except OSError as error:
-                words = f"the desk could not be started: {error.strerror}; try again"
-                raise ControlError("unavailable", words) from None
-        self._ids += 1
-        number = self._ids
-        future: asyncio.Future[AdminAnswer] = asyncio.get_running_loop().create_future()
-        self._pending[number] = future
-        self._writer.send(_encoder.encode(AdminQuestion(number, verb, deadline, arguments)))
+        """Have one question answered; raises ControlError."""
+        life = self._living()
+        self._last_id += 1
+        question = AdminQuestion(self._last_id, verb, time.monotonic() + deadline, arguments)
         try:
-            answer = await asyncio.wait_for(future, deadline + GRACE)
+            answer = await life.ask(question, deadline)
+        except FrameTooLarge as error:
+            raise ControlError("too_large", f"the question is too large: {error}") from None
         except TimeoutError:
-            self.stop("it did not answer")
-            raise ControlError("deadline", f"the broker did not answer within {deadline:g} s") from None
-        finally:
-            self._pending.pop(number, None)
+            raise ControlError("deadline", f"the broker admin took no question for {deadline:g} s") from None
+        except BrokenPipeError:
+            raise ControlError("unavailable", f"the broker admin has ended ({life.why_ended}); try again") from None
         if answer.error:
             raise ControlError(answer.kind, answer.error)
         return answer.value
 
-    def pids(self) -> set[int]:
-        """Its process, if there is one."""
-        return {self._process.pid} if self._process is not None and self._process.pid else set()
-
-    def stop(self, why: str) -> None:
+    async def stop(self, why: str, deadline: float = KILL_DEADLINE) -> None:
         """End the process; the questions in progress fail."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        self._reader.close()
-        self._writer.close()
-        self._pipe.close()
-        process.kill()
-        process.join(2)
-        if reap(process) is not None:
-            process.close()
-        for number, future in self._pending.items():
-            if not future.done():
-                future.set_result(AdminAnswer(number, error=f"the desk was ended: {why}", kind="unavailable"))
+        if self._life is not None:
+            await self._life.child.stop(why, deadline)
 
-    def _start(self) -> None:
-        self._pipe, far = SPAWN.Pipe(duplex=True)
-        process = BrokerAdmin(self._config, far)
+    def _living(self) -> "_Life":
+        """The process that is to be asked, started if there is none or it is about to end."""
+        if self._life is None or not self._life.usable:
+            try:
+                self._life = _Life(self._config, self._on_log)
+            except OSError as error:
+                what = f"the broker admin could not be started: {error.strerror}; try again"
+                raise ControlError("unavailable", what) from None
+        return self._life
+
+
+class _Life:
+    """One process and the questions that it has not answered."""
+
+    def __init__(self, config: Config, on_log: Callable[[LogEvent], None]) -> None:
+        self._waiting: dict[int, asyncio.Future[AdminAnswer]] = {}
+        self.child = Child(_answers, self._on_answer, self._on_death, on_log)
+        self.child.start(BrokerAdmin())
+        self.child.send(config)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be asked: it lives, and nobody has killed it."""
+        return self.child.alive and not self.child.kill_reason
+
+    @property
+    def why_ended(self) -> str:
+        """Why it cannot be asked any more."""
+        return self.child.kill_reason or (f"it {self.child.death}" if self.child.death else "it closed its pipe")
+
+    async def ask(self, question: AdminQuestion, deadline: float) -> AdminAnswer:
+        """Send a question and wait for its answer; a caller that is cancelled does not stop the clock of a hang.
+
+        Raises FrameTooLarge, BrokenPipeError, and TimeoutError when the pipe had no room until the deadline.
+        """
+        loop = asyncio.get_running_loop()
+        answer = self._waiting[question.id] = loop.create_future()
         try:
-            process.start()
-        except OSError:
-            self._pipe.close()
+            async with asyncio.timeout(deadline):
+                await self.child.put(question)
+        except BaseException as error:
+            self._waiting.pop(question.id, None)
+            if isinstance(error, BrokenPipeError):
+                self.child.kill("it closed its pipe")
             raise
-        finally:
-            far.close()
-        self._process = process
-        self._writer = FrameWriter(self._pipe.fileno())
-        self._reader = FrameReader(self._pipe.fileno(), self._on_answer, lambda _reason: self.stop("it died"))
+        left = question.due + ADMIN_GRACE - time.monotonic()
+        clock = loop.call_later(left, self._hangs, question.id, deadline)
+        answer.add_done_callback(lambda _: clock.cancel())
+        return await asyncio.shield(answer)
 
-    def _on_answer(self, payload: bytes) -> None:
-        answer = _answers.decode(payload)
-        if isinstance(answer, LogEvent):
-            self._forward(answer)
-            return
-        future = self._pending.get(answer.id)
-        if future is not None and not future.done():
+    def _hangs(self, number: int, deadline: float) -> None:
+        self._settle(
+            number, AdminAnswer(number, error=f"the broker did not answer within {deadline:g} s", kind="deadline")
+        )
+        self.child.kill("it did not answer")
+
+    def _on_answer(self, answer: AdminAnswer) -> None:
+        self._settle(answer.id, answer)
+
+    def _on_death(self, _death: Death) -> None:
+        what = f"the broker admin was ended: {self.why_ended}"
+        for number in list(self._waiting):
+            self._settle(number, AdminAnswer(number, error=what, kind="unavailable"))
+
+    def _settle(self, number: int, answer: AdminAnswer) -> None:
+        future = self._waiting.pop(number, None)
+        if future is not None:
             future.set_result(answer)

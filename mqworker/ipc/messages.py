@@ -236,11 +236,11 @@ Uplink = Hello | Unfit | Outcomes | LogEvent
 
 
 class AdminQuestion(_Record, frozen=True, tag="ask"):
-    """One request to the broker admin; `verb` names one of mqworker.broker_admin.process.VERBS."""
+    """One request to the broker admin; `verb` names one of mqworker.broker_admin.verbs.VERBS."""
 
     id: int
     verb: str
-    deadline: float  # seconds
+    due: float  # CLOCK_MONOTONIC: when the caller gives up
     arguments: dict[str, Any]
 
 

@@ -180,9 +180,12 @@ class Service:
                 self.begin_drain()
 
     async def _close(self, server: HttpServer) -> None:
-        self._broker_admin.stop("the service ends")
         left = self.time_left()
-        await asyncio.gather(asyncio.to_thread(server.stop, left / 2), self._orphans.end(left / 2))
+        await asyncio.gather(
+            asyncio.to_thread(server.stop, left / 2),
+            self._orphans.end(left / 2),
+            self._broker_admin.stop("the service ends", left / 2),
+        )
 
     # --- the end
 

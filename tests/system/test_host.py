@@ -193,7 +193,7 @@ def test_without_more_processes_it_goes_on_and_recovers(processes, service):
         client.finish()
         healthy(running)
         status, told = running.ask("GET", "/api/v1/queues")
-        assert (status, "the desk could not be started" in told["detail"]) == (503, True), told
+        assert (status, "the broker admin could not be started" in told["detail"]) == (503, True), told
         status, told = running.ask("PATCH", "/api/v1/stages/work/params", {"factor": 2})
         assert (status, "the check could not be started" in str(told)) == (422, True), told
         # One more is allowed: a process without the thread that feeds it must not take a chunk that nobody hands over.

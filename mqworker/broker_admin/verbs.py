@@ -1,0 +1,168 @@
+"""What the broker admin can be asked: queues, sending, waiting for a result, dead letters.
+
+Runs in the broker admin, on its loop. Owns the broker connection, which is opened when it is first needed. Each verb
+takes its deadline in seconds first and returns plain values; it raises BrokerUnavailable, BrokerRefused, TimeoutError.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from mqworker.broker_admin import dead_letters
+from mqworker.brokers import open_admin
+from mqworker.brokers.base import DROP, STOP, Publication
+from mqworker.config.model import Config
+
+LOOK_AT = 10_000  # dead letters that one question goes through
+PAGE = 8 << 20  # bytes of bodies after which an answer with whole dead letters ends
+
+
+class Verbs:
+    """See the module head."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._admin = open_admin(config.broker)
+
+    async def queues(self, deadline: float) -> list[dict[str, Any]]:
+        """Every queue that the configuration names, and whether it is there."""
+        found = []
+        end = time.monotonic() + deadline
+        for stage, config in self._config.stages.items():
+            roles = {"input": config.input, "dead": config.dead}
+            if config.output is not None:
+                roles["output"] = config.output.queue
+            for role, name in roles.items():
+                info = await self._admin.queue(name, max(0.1, end - time.monotonic()))
+                row: dict[str, Any] = {"name": name, "stage": stage, "role": role, "exists": info is not None}
+                if info is not None:
+                    row |= {"messages": info.messages, "consumers": info.consumers}
+                found.append(row)
+        return found
+
+    async def retries(self, deadline: float) -> int:
+        """Count the messages that wait to be tried again, in every stage."""
+        end = time.monotonic() + deadline
+        return sum(
+            [
+                await self._admin.delayed(config.input, max(0.1, end - time.monotonic()))
+                for config in self._config.stages.values()
+            ]
+        )
+
+    async def purge(self, deadline: float, name: str) -> int:
+        """Remove all ready messages of a queue."""
+        return await self._admin.purge(name, deadline)
+
+    async def delete(self, deadline: float, name: str) -> int:
+        """Delete a queue."""
+        return await self._admin.delete(name, deadline)
+
+    async def send(self, deadline: float, queue: str, properties: bytes, body: bytes) -> None:
+        """Publish one message, confirmed."""
+        await self._admin.send(queue, properties, body, deadline)
+
+    async def call(self, deadline: float, queue: str, properties: bytes, body: bytes) -> dict[str, Any]:
+        """Publish one message and wait for its result."""
+        properties, body = await self._admin.call(queue, properties, body, deadline)
+        return {"properties": properties, "body": body}
+
+    async def dlq_list(self, deadline: float, stage: str, limit: int = 100) -> list[dict[str, Any]]:
+        """Tell the dead letters of a stage, the oldest first."""
+        found = await self._admin.peek(self._dead(stage), min(limit, LOOK_AT), deadline)
+        told = [dead_letters.describe(letter.properties, letter.body) for letter in found]
+        return sorted(told, key=lambda letter: str(letter.get("failed_at", "")))  # a quorum queue mixes them up
+
+    async def dlq_show(self, deadline: float, stage: str, ids: list[str]) -> list[dict[str, Any]]:
+        """Tell all of the dead letters of these names, as far as they are there; fewer when they are large."""
+        chooser = _Chooser(ids, "", len(ids))
+        size = 0
+
+        def show(properties: bytes, body: bytes) -> bool | str:
+            nonlocal size
+            if not chooser.left or size >= PAGE:
+                return STOP
+            chosen = chooser.chosen(properties, body)
+            size += len(body) if chosen else 0
+            return chosen
+
+        found = await self._admin.peek(self._dead(stage), LOOK_AT, deadline, show)
+        return [dead_letters.describe(letter.properties, letter.body, whole=True) for letter in found]
+
+    async def dlq_replay(
+        self,
+        deadline: float,
+        stage: str,
+        ids: list[str] | None = None,
+        reason: str = "",
+        limit: int = LOOK_AT,
+        *,
+        dry: bool = False,
+    ) -> int:
+        """Send dead letters back to the input (those named, or of one reason, or all); returns how many."""
+        queue = self._config.stages[stage].input
+        chooser = _Chooser(ids, reason, limit)
+        sent: set[bytes] = set()  # what they will be if they die again before this is over
+        if dry:
+            found = await self._admin.peek(self._dead(stage), LOOK_AT, deadline)
+            return sum(chooser.chosen(letter.properties, letter.body) for letter in found)
+
+        def wanted(properties: bytes, body: bytes) -> Publication | str | None:
+            if not chooser.left:
+                return STOP
+            if dead_letters.lineage(properties, body) in sent or not chooser.chosen(properties, body):
+                return None
+            sent.add(dead_letters.lineage(properties, body, later=1))
+            return dead_letters.replay(properties, body, queue)
+
+        return await self._admin.move(self._dead(stage), LOOK_AT, wanted, deadline)
+
+    async def dlq_drop(
+        self, deadline: float, stage: str, ids: list[str] | None = None, reason: str = "", limit: int = LOOK_AT
+    ) -> int:
+        """Remove dead letters for good; returns how many."""
+        chooser = _Chooser(ids, reason, limit)
+
+        def wanted(properties: bytes, body: bytes) -> str | None:
+            if not chooser.left:
+                return STOP
+            return DROP if chooser.chosen(properties, body) else None
+
+        return await self._admin.move(self._dead(stage), LOOK_AT, wanted, deadline)
+
+    def _dead(self, stage: str) -> str:
+        return self._config.stages[stage].dead
+
+
+VERBS: dict[str, Callable[..., Awaitable[Any]]] = {
+    name: getattr(Verbs, name)
+    for name in (
+        "queues",
+        "retries",
+        "purge",
+        "delete",
+        "send",
+        "call",
+        "dlq_list",
+        "dlq_show",
+        "dlq_replay",
+        "dlq_drop",
+    )
+}
+
+
+class _Chooser:
+    """Chooses dead letters by id and reason, the oldest first, until none of the limit is left."""
+
+    def __init__(self, ids: list[str] | None, reason: str, limit: int) -> None:
+        self.left = limit
+        self._ids = None if ids is None else frozenset(ids)
+        self._reason = reason
+
+    def chosen(self, properties: bytes, body: bytes) -> bool:
+        """Whether this is one of them."""
+        fits = self.left > 0 and (self._ids is None or dead_letters.letter_id(properties, body) in self._ids)
+        if fits and self._reason:
+            fits = dead_letters.reason(properties) == self._reason
+        self.left -= fits
+        return fits

@@ -1,16 +1,50 @@
-"""Fixtures of all tests: the session's own RabbitMQ node."""
+"""Fixtures of all tests, and how they are spread over worker processes (pytest-xdist), each with a RabbitMQ node."""
 
 import os
+import shutil
+import signal
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support import rabbitmq
 
+hypothesis.settings.register_profile("mqworker", deadline=None)  # the machine is busy: tests have their time limit
+hypothesis.settings.load_profile("mqworker")
+
+WORKERS = 4  # mostly they wait; measured on two cores
+
+
+def pytest_configure() -> None:
+    """Hear SIGINT, also in a job that a script has put into the background, and have what is started here hear it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """As many for all tests or a folder of them; none where files or tests are named: those start sooner without."""
+    return 0 if all(".py" in named for named in config.args) else WORKERS
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that no worker is left with it at the end."""
+    items.sort(key=lambda item: (item.get_closest_marker("long") is None, item.get_closest_marker("system") is None))
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Like `tmp_path`, with a short name: the path of a unix socket has at most 107 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="mqw-"))
+    yield path
+    shutil.rmtree(path)
+
 
 @pytest.fixture(scope="session")
 def rabbit(tmp_path_factory) -> Iterator[rabbitmq.RabbitNode]:
-    """A RabbitMQ node for this session; skipped where there is no server, except in CI."""
+    """A RabbitMQ node for this worker's session; skipped where there is no server, except in CI."""
     if not rabbitmq.available():
         if os.environ.get("CI"):
             pytest.fail("CI needs rabbitmq-server")

@@ -74,13 +74,13 @@ def below(folder: Path) -> list[str]:
 @pytest.mark.system
 @pytest.mark.rabbitmq
 @pytest.mark.skipif(not rabbitmq.available(), reason="rabbitmq-server is not installed")
-def test_an_interrupted_comparison_leaves_nothing(tmp_path):
+def test_an_interrupted_comparison_leaves_nothing(short_path):
     """Ctrl-C after a round that measured both: services, node and folders are gone, and the exit code says why."""
     options = ["--against", "HEAD", "--rounds", "9", "--messages", "100", "--heavy", "2"]
     with subprocess.Popen(
         [sys.executable, "-m", "tests.benchmarks", *options],
         cwd=ROOT,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
+        env=os.environ | {"TMPDIR": str(short_path)},
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -88,9 +88,9 @@ def test_an_interrupted_comparison_leaves_nothing(tmp_path):
         assert bench.stderr is not None
         told = bench.stderr.readline()
         assert told.startswith("round 1 of 9: (a) now "), told + bench.stderr.read()
-        wait_for(lambda: "mqw-consumer" in below(tmp_path), 30, "the next service")
+        wait_for(lambda: "mqw-consumer" in below(short_path), 30, "the next service")
         bench.send_signal(signal.SIGINT)
         bench.stderr.read()
         assert bench.wait(30) == 128 + signal.SIGINT
-    assert not below(tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not below(short_path)
+    assert not list(short_path.iterdir())

@@ -14,7 +14,7 @@ from mqworker.brokers import open_admin, open_link
 from mqworker.brokers.base import Admin, Delivery, Link, LinkState, Placement, Topology
 from mqworker.config.model import BrokerConfig
 from tests.support.loop import on_loop
-from tests.support.waiting import until
+from tests.support.waiting import Patience, until
 
 
 class Recorder:
@@ -127,9 +127,10 @@ class Common:
 
     async def counts(self, queue: str, expected: int, deadline: float = 10) -> None:
         """Wait until a queue holds this many ready messages."""
-        async with asyncio.timeout(deadline):
-            while await self.count(queue) != expected:  # noqa: ASYNC110 - no event tells of it
-                await asyncio.sleep(0.02)
+        patience = Patience(deadline)
+        while (count := await self.count(queue)) != expected:
+            assert not patience.over(), f"{count} messages in {queue}, not {expected} within {deadline} s"
+            await asyncio.sleep(0.02)
 
     async def close(self) -> None:
         """Close the Links and Admins that were made."""

@@ -201,15 +201,15 @@ async def test_prefetch_bounds_what_is_unsettled(broker):
 async def test_a_delayed_publication_comes_to_the_input_when_due(broker):
     """`delay` holds a message for that many seconds, counted among the delayed, then the input queue has it."""
     link, sink = await broker.started(prefetch=5)
-    desk = broker.make_desk()
+    admin = broker.make_admin()
     before = asyncio.get_running_loop().time()
     link.publish(1, Publication("", broker.topology.input, block(message_id="late"), b"late", delay=2))
     link.publish(2, Publication("", broker.topology.input, b"", b"now"))
     assert [await sink.answer(1), await sink.answer(2)] == ["", ""]
-    assert await desk.delayed(broker.topology.input, 5) == 1
+    assert await admin.delayed(broker.topology.input, 5) == 1
     deliveries = await sink.has(2)
     assert sink.bodies == [b"now", b"late"]
-    assert await desk.delayed(broker.topology.input, 5) == 0
+    assert await admin.delayed(broker.topology.input, 5) == 0
     assert 1.9 <= asyncio.get_running_loop().time() - before < 6
     assert Properties.decode(deliveries[1].properties).message_id == "late"
     link.ack(1, 2, multiple=True)

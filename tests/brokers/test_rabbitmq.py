@@ -12,13 +12,14 @@ import pytest
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable, Publication
 from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink
-from mqworker.brokers.rabbitmq.reconnector import SETTLED, wait_before
+from mqworker.brokers.rabbitmq.reconnector import wait_before
 from mqworker.brokers.rabbitmq.topology import queue_arguments
 from mqworker.config.model import BrokerConfig, TlsConfig
 from tests.brokers.harness import Recorder, contract
 from tests.brokers.rabbit import RabbitHarness
 from tests.support.loop import on_loop
-from tests.support.rabbitmq import free_port, temporary
+from tests.support.ports import free_port
+from tests.support.rabbitmq import temporary
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.rabbitmq
@@ -61,8 +62,8 @@ async def silenced(harness: RabbitHarness, queue: str) -> AsyncIterator[None]:
 @contract
 async def test_one_connection_back_brings_the_other(broker, monkeypatch):
     """A link does not wait for the longer wait: the first connection that is back has the other retried at once."""
+    monkeypatch.setattr("mqworker.brokers.rabbitmq.reconnector.SETTLED", 0.0)  # a short session counts as good too
     link, sink = await broker.started(prefetch=5)
-    await asyncio.sleep(SETTLED)  # what a session has to last to count as good
     waits = iter([60.0])
     monkeypatch.setattr("mqworker.brokers.rabbitmq.reconnector.wait_before", lambda *_, **__: next(waits, 0.2))
     await ctl(broker, "close_all_connections", "test")
@@ -146,7 +147,7 @@ async def test_queue_deleted_under_the_consumer(broker):
     [("set_disk_free_limit", str(10**15), "1MB"), ("set_vm_memory_high_watermark", "0.000001", "0.4")],
 )
 @contract
-async def test_alarm_blocks_publishing_and_loses_nothing(broker, setting, alarm, calm):
+async def test_alarm_blocks_publishing_and_loses_nothing(broker, setting, alarm, calm, monkeypatch):
     """During an alarm (disk, memory) publications wait until it ends, beyond their deadline; acks still work."""
     link, sink = await broker.started(prefetch=5, confirm_deadline=1)
     await broker.publish(broker.topology.input, b"", b"x")
@@ -157,7 +158,9 @@ async def test_alarm_blocks_publishing_and_loses_nothing(broker, setting, alarm,
         await until(lambda: link.state.blocked, 5, "blocked")
         assert "alarm" in link.state.reason
         link.ack(1, 1, multiple=False)
-        await asyncio.sleep(3)  # three times the confirm deadline: nothing may happen
+        looks, sweep = [], link._publishing.sweep
+        monkeypatch.setattr(link._publishing, "sweep", lambda now: (looks.append(now), sweep(now)))
+        await until(lambda: len(looks) >= 4, 20, "looks at the deadline until it is over three times")
         assert 1 not in sink.answers
         assert not sink.publishes_lost_for
         assert (await asyncio.to_thread(broker.node.queue, broker.topology.input))["messages"] == 0
@@ -201,18 +204,13 @@ async def test_output_that_disappears_is_made_again(broker):
     """A publication into a deleted exchange or queue is refused; ours is created again, and no channel loops."""
     link, sink = await broker.started()
     output = broker.topology.output
-    link.publish(1, Publication(output.exchange, output.routing_key, b"", b"x"))
-    assert await sink.answer(1) == ""
+    publication = Publication(output.exchange, output.routing_key, b"", b"x")
+    assert await placed(link, sink, publication) == 0
     channel = await broker.channel()
     await channel.ask("exchange_delete", exchange=output.exchange)
     await channel.ask("queue_delete", queue=output.queue)
-    pid, ends = 2, asyncio.get_running_loop().time() + 20
-    while sink.answers.get(pid - 1) != "" or pid == 2:
-        assert asyncio.get_running_loop().time() < ends
-        link.publish(pid, Publication(output.exchange, output.routing_key, b"", b"x"))
-        await until(lambda p=pid: p in sink.answers or sink.publishes_lost_for, 10, "an answer")
-        pid += 1
-        await asyncio.sleep(0.2)
+    async with asyncio.timeout(20):
+        await placed(link, sink, publication)
     assert len(sink.publishes_lost_for) <= 1
     await broker.counts(output.queue, 1)
 
@@ -478,7 +476,7 @@ async def placed(link, sink, publication: Publication) -> int:
         if sink.answers.get(pid) == "":
             return unknown
         unknown += pid not in sink.answers
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # the pace of a ledger
 
 
 @pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
@@ -582,6 +580,7 @@ def special(rabbit, tmp_path_factory):
     node.close()
 
 
+@pytest.mark.xdist_group("special")
 @on_loop
 async def test_tls_checks_who_the_broker_is(special):
     """amqps works with the right authority and host name, and with nothing else."""
@@ -604,6 +603,7 @@ async def test_tls_checks_who_the_broker_is(special):
         await link.close(2)
 
 
+@pytest.mark.xdist_group("special")
 @on_loop
 async def test_ack_timeout_costs_an_epoch(special):
     """A message held too long costs its channel; the next epoch receives it, on the same connection."""

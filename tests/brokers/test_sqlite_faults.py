@@ -18,6 +18,7 @@ from mqworker.brokers.base import BrokerUnavailable, Placement, Topology
 from mqworker.brokers.sqlite import SqliteAdmin, SqliteLink
 from mqworker.brokers.sqlite import writer as writer_module
 from mqworker.brokers.sqlite.file import File
+from mqworker.brokers.sqlite.session import Session
 from tests.support.sqlite_link import Recorder, opened
 from tests.support.waiting import until, wait_for
 
@@ -43,8 +44,10 @@ def ask(path, query, *values):
         return db.execute(query, values).fetchall()
 
 
-def test_killed_owner(path):
+def test_killed_owner(path, monkeypatch):
     """What a killed process held is delivered again at once and in order, even before it is reaped."""
+    ticks, tick = [], Session.tick
+    monkeypatch.setattr(Session, "tick", lambda self: (tick(self), ticks.append(self)))
 
     async def scene():
         async with opened(path) as (link, sink):
@@ -55,7 +58,8 @@ def test_killed_owner(path):
                 await sink.placed(link, b"4")
                 os.kill(child.pid, signal.SIGSTOP)
                 link.consume(9)
-                await asyncio.sleep(1.2)  # two ticks: a stopped owner keeps what it has
+                ticks.clear()
+                await until(lambda: len(ticks) >= 2, 10, "two looks: a stopped owner keeps what it has")
                 assert sink.bodies in ([], [b"4"])
                 os.kill(child.pid, signal.SIGKILL)
                 await until(lambda: len(sink.deliveries) == 4, 5, "the lease's end")
@@ -102,13 +106,12 @@ def test_leases_taken_away(path):
 
 
 def test_killed_while_publishing(path):
-    """After each of 20 kills at random times everything that was confirmed is there, and the file is sound."""
+    """After each of 20 kills at random points everything that was confirmed is there, and the file is sound."""
     chance = random.Random(7)
     confirmed: Counter[bytes] = Counter()
     for _ in range(20):
         with process("publish", path) as child:
-            first = child.stdout.readline()
-            time.sleep(chance.uniform(0, 0.05))
+            first = b"".join(child.stdout.readline() for _ in range(chance.randint(1, 400)))
             child.kill()
             lines = (first + child.stdout.read()).rpartition(b"\n")[0].split()
         confirmed.update(lines)

@@ -170,18 +170,18 @@ class Rabbit:
     def left(self, queues: Queues) -> str:
         """What is still in input and retry queues, or unacked; "" when nothing.
 
-        Two looks: a passive declare tells of a quorum queue what is ready now, the list counts what is unacked.
+        Two looks: a passive declare tells of a quorum queue what is ready now, the other counts what is unacked.
         """
         names = {queues.input, *(delay_queue(queues.input, delay) for delay in DELAYS)}
         found = []
-        for row in self.node.ctl("list_queues", "--no-table-headers", "name", "messages").splitlines():
-            name, _, count = row.partition("\t")
-            if name in names:
+        for name in names:
+            counts = self.node.queue(name)
+            if counts is not None:
                 channel = self.channel()
                 ready = channel.queue_declare(name, passive=True).method.message_count
                 channel.close()
-                if ready or count.strip() != "0":
-                    found.append(f"{name}: {ready} ready, {count.strip()} in all")
+                if ready or counts["messages"]:
+                    found.append(f"{name}: {ready} ready, {counts['messages']} in all")
         return ", ".join(found)
 
     def drain(self, queues: Queues) -> list[Outcome]:

@@ -4,11 +4,12 @@ Run in the test process, one blocking connection for each client, without heartb
 """
 
 import subprocess
-import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Self
 
 import pika
+
+from tests.support.waiting import Patience
 
 CHUNK = 1.0  # seconds of waiting for a message between two looks at the clock
 
@@ -57,10 +58,10 @@ class Client:
 
     def take(self, queue: str, count: int, deadline: float) -> list[Got]:
         """Take `count` messages off a queue, even if they arrive late; AssertionError after `deadline` seconds."""
-        end = time.monotonic() + deadline
+        patience = Patience(deadline)
         found: list[Got] = []
         while len(found) < count:
-            assert time.monotonic() < end, f"{len(found)} of {count} messages in {queue} within {deadline} s"
+            assert not patience.over(), f"{len(found)} of {count} messages in {queue} within {deadline} s"
             found += self._some(queue, count - len(found))
         return found
 

@@ -21,6 +21,8 @@ from typing import Any, Self
 from tests.support.waiting import wait_for
 
 MARK = "MQWORKER_TEST_MARK"
+INSIDE = Path(__file__).parent / "inside"
+SEMAPHORES = Path("/dev/shm")
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -42,9 +44,8 @@ class ServiceProcess:
     def __init__(self, config: str, files: dict[str, str] | None = None, **env: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mqw-"))
         self.mark = uuid.uuid4().hex
-        self.env = os.environ | {MARK: self.mark, "PYTHONUNBUFFERED": "1"} | env
-        for name in ("SUPERVISOR_ENABLED", "PYTHONPATH"):
-            self.env.pop(name, None)
+        self.env = os.environ | {MARK: self.mark, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(INSIDE)} | env
+        self.env.pop("SUPERVISOR_ENABLED", None)
         self.write("mqworker.toml", config)
         for name, text in (files or {}).items():
             self.write(name, text)
@@ -110,6 +111,8 @@ class ServiceProcess:
                 os.kill(pid, signal.SIGKILL)
         if self.process is not None:
             self.process.wait(10)
+        for path in SEMAPHORES.glob(f"sem.mp-{self.mark}-*"):
+            path.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -161,12 +164,26 @@ class ServiceProcess:
     def pids(self) -> dict[int, str]:
         """Return the pid and name of every process with our mark."""
         found = {}
-        for path in Path("/proc").iterdir():
-            if path.name.isdigit() and int(path.name) != os.getpid():
+        mark = f"{MARK}={self.mark}".encode()
+        for name in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - in a hurry: tests ask all the time
+            if int(name) != os.getpid():
                 with contextlib.suppress(OSError):
-                    if f"{MARK}={self.mark}".encode() in (path / "environ").read_bytes():
-                        found[int(path.name)] = (path / "comm").read_text().strip()
+                    if mark in read(f"/proc/{name}/environ"):
+                        found[int(name)] = read(f"/proc/{name}/comm").decode().strip()
         return found
+
+    def leaked_semaphores(self) -> set[str]:
+        """Named semaphores of its processes, living or dead, that no process has open any more."""
+        found = {}
+        for path in SEMAPHORES.glob(f"sem.mp-{self.mark}-*"):
+            with contextlib.suppress(FileNotFoundError):
+                found[path.stat().st_ino] = path.name
+        for pid in self.pids() if found else ():
+            with contextlib.suppress(OSError):
+                for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                    if f"{SEMAPHORES}/" in line:
+                        found.pop(int(line.split()[4]), None)
+        return set(found.values())
 
     def named(self, comm: str) -> list[int]:
         """Return the pids of one kind: mqw-producer, mqw-consumer, mqw-admin ..."""
@@ -187,9 +204,13 @@ class ServiceProcess:
         return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-def semaphores() -> set[str]:
-    """Named semaphores and shared memory of this machine."""
-    return {path.name for path in Path("/dev/shm").iterdir()}
+def read(path: str) -> bytes:
+    """The beginning of a file of /proc, with all that a test looks for."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, 1 << 17)
+    finally:
+        os.close(descriptor)
 
 
 def gone(service: ServiceProcess, deadline: float = 10) -> None:

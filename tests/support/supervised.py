@@ -78,4 +78,5 @@ class Supervised(ServiceProcess):
         """Shut supervisord down, as `supervisorctl shutdown` does; nothing may be left."""
         assert "Shut down" in self.ctl("shutdown")
         gone(self, 60)
+        wait_for(lambda: not self.leaked_semaphores(), 20, "no semaphore to be left")
         self._rpc("close")()

@@ -248,19 +248,3 @@ class Lasts:
         ordered = sorted(self.seconds)
         middle, most = ordered[len(ordered) // 2], ordered[-1]
         return f"{self.what}: median {middle:.3f} s, longest {most:.3f} s of {len(ordered)}"
-
-
-def leaked_semaphores(since: float) -> set[str]:
-    """Return named semaphores made after `since` (wall clock) that no live process has open."""
-    found = {}
-    for path in Path("/dev/shm").glob("sem.mp-*"):
-        with contextlib.suppress(FileNotFoundError):
-            stat = path.stat()
-            if stat.st_mtime >= since:
-                found[stat.st_ino] = path.name
-    for path in Path("/proc").glob("[0-9]*/maps"):
-        with contextlib.suppress(OSError):
-            for line in path.read_text().splitlines():
-                if "/dev/shm/" in line:
-                    found.pop(int(line.split()[4]), None)
-    return set(found.values())

@@ -1,26 +1,53 @@
 """Waiting for events in tests: always with a deadline, never by sleeping and hoping."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+PROCESSORS = os.cpu_count() or 1
+
+
+def share() -> float:
+    """The part of a processor that each process gets which could run now; 1.0 on a machine that is not busy."""
+    running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+    return PROCESSORS / max(running, PROCESSORS)
+
+
+class Patience:
+    """A deadline in seconds of a machine that is not busy: on one that is, a second counts for what one gets of it."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left, self._since = seconds, time.monotonic()
+
+    def over(self) -> bool:
+        """Whether it has passed; asked several times a second."""
+        now = time.monotonic()
+        self._left -= (now - self._since) * share()
+        self._since = now
+        return self._left < 0
 
 
 def wait_for(predicate: Callable[[], T], deadline: float, what: str) -> T:
-    """Poll until `predicate()` is true and return its value; AssertionError after `deadline` seconds."""
-    end = time.monotonic() + deadline
+    """Poll until `predicate()` is true and return its value; AssertionError after `deadline` seconds (see Patience).
+
+    A predicate that takes long is asked less often: what is waited for needs the processor too.
+    """
+    patience, asked = Patience(deadline), time.monotonic()
     while not (value := predicate()):
-        assert time.monotonic() < end, f"{what}: not within {deadline} s"
-        time.sleep(0.01)
+        assert not patience.over(), f"{what}: not within {deadline} s"
+        time.sleep(min(max(0.01, 3 * (time.monotonic() - asked)), 0.25))
+        asked = time.monotonic()
     return value
 
 
 async def until(predicate: Callable[[], T], deadline: float, what: str) -> T:
     """Like `wait_for`, on a running event loop."""
-    end = time.monotonic() + deadline
+    patience = Patience(deadline)
     while not (value := predicate()):
-        assert time.monotonic() < end, f"{what}: not within {deadline} s"
+        assert not patience.over(), f"{what}: not within {deadline} s"
         await asyncio.sleep(0.005)
     return value

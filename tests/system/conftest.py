@@ -2,7 +2,6 @@
 
 import contextlib
 import subprocess
-import time
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -10,8 +9,6 @@ import pytest
 
 from tests.support.foreign import Client
 from tests.support.service import ServiceProcess, gone
-from tests.support.traffic import leaked_semaphores
-from tests.support.waiting import wait_for
 
 
 @pytest.fixture
@@ -27,7 +24,6 @@ def queue(rabbit) -> Iterator[str]:
 @pytest.fixture
 def service() -> Iterator[Callable[..., ServiceProcess]]:
     """Creates services, not yet started; afterwards none of their processes, semaphores and folders is left."""
-    began = time.time()
     made: list[ServiceProcess] = []
 
     def make(config: str, files: dict[str, str] | None = None, **env: str) -> ServiceProcess:
@@ -43,8 +39,9 @@ def service() -> Iterator[Callable[..., ServiceProcess]]:
         with contextlib.suppress(AssertionError):
             gone(one, 5)  # the resource tracker of multiprocessing ends by itself a moment after the Service
     left = [one.pids() for one in made]
+    leaked = [one.leaked_semaphores() for one in made]
     for one in made:
         one.close()
         gone(one)
     assert not any(left), f"processes outlived their service: {left}"
-    wait_for(lambda: not leaked_semaphores(began), 30, "no semaphore to be left")
+    assert not any(leaked), f"semaphores outlived their service: {leaked}"

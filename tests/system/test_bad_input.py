@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.embedded import HANDLER, Client, Result, config, curl, port
+from tests.support.ports import free_port
 from tests.support.service import ServiceProcess, gone
 from tests.support.waiting import wait_for
 
@@ -120,15 +121,17 @@ def test_all_faults_of_a_file_are_told_at_once(service):
 
 def test_a_taken_port(service):
     """A port in use is retried for 10 s, before any process is started; then exit 1 and a sentence with the fix."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        number = taken.getsockname()[1]
+    number = free_port()
+    with socket.create_server(("127.0.0.1", number)):
         running = service(config(control=f"port = {number}"), {"jobs.py": HANDLER}).start(ready=None)
         began = time.monotonic()
         seen: set[str] = set()
-        while running.process.poll() is None:
-            assert time.monotonic() - began < 40
-            seen |= set(running.pids().values())
-            time.sleep(0.1)
+
+        def ended() -> bool:
+            seen.update(running.pids().values())
+            return running.process.poll() is not None
+
+        wait_for(ended, 40, "the service to give up")
         took = time.monotonic() - began
     assert running.wait() == 1
     assert took > 9.5
@@ -144,8 +147,9 @@ def test_a_taken_port(service):
 
 def test_a_port_that_becomes_free_is_taken(service):
     """A port that another program leaves within 10 s does not end the service."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        running = service(config(control=f"port = {taken.getsockname()[1]}"), {"jobs.py": HANDLER}).start(ready=None)
+    number = free_port()
+    with socket.create_server(("127.0.0.1", number)):
+        running = service(config(control=f"port = {number}"), {"jobs.py": HANDLER}).start(ready=None)
         wait_for((running.folder / ".mqworker/lock").exists, 20, "the service to have come to its port")
     running.wait_ready()
     assert running.stop() == 0
@@ -157,7 +161,7 @@ def test_a_second_instance_is_refused(service):
     began = time.monotonic()
     done = first.cli("run")
     assert done.returncode == 1
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 25  # it is tried for 10 s
     assert f"another instance (pid {first.process.pid}) runs with the state folder" in done.stdout
     assert "service.state_dir" in done.stdout
     with Client(first) as client:
@@ -297,8 +301,7 @@ def test_token_and_bodies_are_told_nowhere(guarded):
 
 def test_the_brokers_password_is_told_nowhere(service):
     """When the broker cannot be reached, its URL is shown everywhere without its password."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        number = one.getsockname()[1]
+    number = free_port()
     url = f"amqp://worker:{PASSWORD}@127.0.0.1:{number}/%2F"
     toml = config().replace("[stages.work]", f'[broker]\nurl = "{url}"\n[stages.work]')
     running = service(toml, {"jobs.py": HANDLER})

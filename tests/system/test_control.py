@@ -63,6 +63,7 @@ def lean(service: ServiceProcess, base: dict[str, Any] | None = None) -> bool:
     )
 
 
+@pytest.mark.long
 def test_the_articles_calls_in_every_order_and_200_rounds(service):
     """The four calls give the article's texts and codes in every order of three; 200 rounds leave nothing behind."""
     running = service(config(), {"jobs.py": HANDLER}).start()

@@ -189,9 +189,13 @@ def test_a_broker_admin_killed_in_a_replay_loses_nothing(rabbit, queue, service,
         (admin,) = running.named("mqw-admin")
         command = [sys.executable, "-m", "mqworker", "dlq", "replay", "--all"]
         verb = subprocess.Popen(command, cwd=running.folder, env=running.env, stderr=subprocess.PIPE, text=True)
-        wait_for(lambda: client.ready(queue) > 50, 30, "the replay to be under way")
-        os.kill(admin, signal.SIGKILL)
-        _, told = verb.communicate(timeout=60)
+        try:
+            wait_for(lambda: client.ready(queue) > 50, 30, "the replay to be under way")
+            os.kill(admin, signal.SIGKILL)
+            _, told = verb.communicate(timeout=60)
+        finally:
+            verb.kill()
+            verb.communicate()
         assert verb.returncode not in (0, 2), told
         assert "sent back to the input" in told
         assert "Traceback" not in told

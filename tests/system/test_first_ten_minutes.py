@@ -3,13 +3,10 @@
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,11 +24,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder with a short name: the path of a unix socket has at most 107 bytes."""
-    path = Path(tempfile.mkdtemp(prefix="mqw-"))
-    yield path
-    shutil.rmtree(path)
+def folder(short_path) -> Path:
+    """Where the user types."""
+    return short_path
 
 
 def demo_environment(folder: Path) -> dict[str, str]:
@@ -218,9 +213,13 @@ def test_ctrl_c_ends_a_long_send_with_a_count(project):
             stderr=subprocess.PIPE,
             text=True,
         )
-        wait_for(lambda: ready_in(project, "primes.results") > 0, 20, "something was sent")
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=20)
+        try:
+            wait_for(lambda: ready_in(project, "primes.results") > 0, 20, "something was sent")
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=20)
+        finally:
+            process.kill()
+            process.communicate()
     assert process.returncode == 130
     assert re.search(r"interrupted: \d+ of 100000 sent", told)
     assert "Traceback" not in told

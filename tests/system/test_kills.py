@@ -18,7 +18,6 @@ from tests.support.traffic import (
     Watcher,
     in_hand,
     journal,
-    leaked_semaphores,
     producers,
 )
 from tests.support.waiting import wait_for
@@ -58,11 +57,11 @@ def threads(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
-def end(service: ServiceProcess, began: float) -> None:
+def end(service: ServiceProcess) -> None:
     """Stop in order; nothing may be left."""
     assert service.stop() == 0, service.log.read_text()[-3000:]
     gone(service)
-    wait_for(lambda: not leaked_semaphores(began), 20, "no semaphore to be left")
+    wait_for(lambda: not service.leaked_semaphores(), 20, "no semaphore to be left")
 
 
 def working(service: ServiceProcess, count: int) -> list[int]:
@@ -74,7 +73,6 @@ def working(service: ServiceProcess, count: int) -> list[int]:
 
 def test_a_killed_consumer_costs_its_message_one_crash_and_nobody_else_anything(traffic):
     """20 times kill -9 of a Consumer under load: all is processed once, only the message in hand is charged."""
-    began = time.time()
     deaths: dict[int, float] = {}
     traffic.pad = 200_000  # more than a pipe holds: a kill meets a half written chunk
     with ServiceProcess(traffic.config(), {"work.py": HANDLER}) as service:
@@ -102,7 +100,7 @@ def test_a_killed_consumer_costs_its_message_one_crash_and_nobody_else_anything(
                 noticed.since(deaths[event["consumer_pid"]], moment(event))
         assert len(noticed.seconds) == KILLS
         print(replaced, noticed, flat, sep="\n")
-        end(service, began)
+        end(service)
 
 
 def judge_consumer_kills(service: ServiceProcess, traffic: Traffic, deaths: dict[int, float]) -> None:
@@ -123,9 +121,9 @@ def judge_consumer_kills(service: ServiceProcess, traffic: Traffic, deaths: dict
     assert begun_again <= len(deaths), "what was finished and not handed up yet is computed again"
 
 
+@pytest.mark.long
 def test_a_killed_producer_loses_nothing_and_leaves_nobody(traffic):
     """20 times kill -9 of the Producer under load: no loss, repeats within the prefetch, one tree at a time."""
-    began = time.time()
     with ServiceProcess(traffic.config(), {"work.py": HANDLER}) as service, Watcher(service, traffic) as watcher:
         service.start()
         orphans, again = Lasts("Producer killed, its Consumers gone"), Lasts("Producer killed, a new tree at work")
@@ -143,9 +141,9 @@ def test_a_killed_producer_loses_nothing_and_leaves_nobody(traffic):
         assert not traffic.charged(), "the death of the tree is charged to nobody"
         assert traffic.repeats() <= KILLS * PREFETCH
         assert service.stage("work")["restarts"] == KILLS
-        wait_for(lambda: not leaked_semaphores(began), 20, "semaphores not to pile up while the Service lives")
+        wait_for(lambda: not service.leaked_semaphores(), 20, "semaphores not to pile up while the Service lives")
         print(orphans, again, f"{traffic.sent} messages, {traffic.repeats()} repeated", sep="\n")
-        end(service, began)
+        end(service)
 
 
 def fresh(service: ServiceProcess, old: set[int]) -> bool:
@@ -155,7 +153,6 @@ def fresh(service: ServiceProcess, old: set[int]) -> bool:
 
 def test_a_frozen_consumer_is_killed_at_the_hard_limit_and_its_message_is_charged(traffic):
     """SIGSTOP of a busy Consumer: it is killed at the hard limit; the others go on meanwhile."""
-    began = time.time()
     config = traffic.config(stage="time_limit = { hard = 1.5 }")
     with ServiceProcess(config, {"work.py": HANDLER}) as service:
         service.start()
@@ -172,7 +169,7 @@ def test_a_frozen_consumer_is_killed_at_the_hard_limit_and_its_message_is_charge
         (event,) = [event for event in service.events() if event["event"] == "retried"]
         assert (event["reason"], event["message_id"]) == ("timeout", str(n))
         print(f"frozen Consumer killed after {took:.2f} s at a limit of 1.5 s")
-        end(service, began)
+        end(service)
 
 
 def freeze_one_at_work(service: ServiceProcess) -> tuple[int, int] | None:
@@ -228,7 +225,6 @@ HARMLESS = ("fork", "1 MB without newline")
 
 def test_however_a_consumer_ends_only_its_own_message_pays(traffic):
     """Each deadly message is dead after crash.max with the evidence; the 1,000 good ones beside them are unharmed."""
-    began = time.time()
     config = traffic.config(stage="crash = { max = 2 }")
     with ServiceProcess(config, {"work.py": EXITS}) as service:
         service.start()
@@ -250,7 +246,7 @@ def test_however_a_consumer_ends_only_its_own_message_pays(traffic):
             assert "peak memory" in headers["x-mqworker-exit"]
             assert f"begin {n} {kinds[n]}" in headers["x-mqworker-exit"]
         print(f"{traffic.sent} messages, {len(traffic.dead)} of them deadly, in {took:.1f} s")
-        end(service, began)
+        end(service)
 
 
 TREE_KILLER = HANDLER.replace(
@@ -261,7 +257,6 @@ TREE_KILLER = HANDLER.replace(
 
 def test_a_message_that_kills_the_tree_ends_alone_and_dead(traffic):
     """It runs isolated after the second death and is dead after two such; everybody else gets a result, uncharged."""
-    began = time.time()
     with ServiceProcess(traffic.config(), {"work.py": TREE_KILLER}) as service:
         service.start()
         traffic.send(200)
@@ -284,12 +279,12 @@ def test_a_message_that_kills_the_tree_ends_alone_and_dead(traffic):
             beside = {note.pid: note.sign for note in notes if note.time < death.time and note.pid not in old}
             assert "begin" not in beside.values(), "it runs alone"
         print(f"a killer of trees put aside in {took:.1f} s, {traffic.repeats()} repeated")
-        end(service, began)
+        end(service)
 
 
+@pytest.mark.long
 def test_a_stage_in_a_crash_loop_answers_and_recovers_with_fixed_code(traffic):
     """Code that fails at import, or kills each Consumer: crash loop with backoff, until fixed code and a restart."""
-    began = time.time()
     broken = "import os\n\n\ndef work(body):\n    os.kill(os.getpid(), 11)\n"
     with ServiceProcess(traffic.config(consumers=2, stage="crash = { max = 100 }"), {"work.py": HANDLER}) as service:
         service.start()
@@ -298,7 +293,7 @@ def test_a_stage_in_a_crash_loop_answers_and_recovers_with_fixed_code(traffic):
             # A failing import leaves the old Consumers at work; the crash needs them gone.
             wait = "?wait=20" if code == broken else ""
             assert service.ask("POST", f"/api/v1/stages/work/restart{wait}")[0] in (200, 202)
-            traffic.send(20)
+            traffic.send(200)  # no Consumer meets one again that has killed before, and is counted as the one to blame
             told = wait_for(lambda: looping(service), 90, "the stage to tell of a crash loop")
             assert words in told["problem"]
             assert service.ask("GET", "/livez")[0] == 200
@@ -312,7 +307,7 @@ def test_a_stage_in_a_crash_loop_answers_and_recovers_with_fixed_code(traffic):
             traffic.finish()
         assert not traffic.dead
         assert traffic.repeats() == 0
-        end(service, began)
+        end(service)
 
 
 def looping(service: ServiceProcess) -> dict | None:

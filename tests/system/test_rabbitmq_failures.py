@@ -121,7 +121,7 @@ def test_what_is_above_the_limit_of_the_broker(rabbit, queue, service):
         (got,) = client.take(f"{queue}.dlq", 1, 30)
         assert (got.properties.message_id, got.body) == ("heavy", heavy)
         settled(rabbit, queue)
-        assert not running.stage("work")["problem"]
+        wait_for(lambda: not running.stage("work")["problem"], 20, "no problem any more")
         assert client.rest(f"{queue}.dlq") == client.rest(f"{queue}.out") == []
     assert running.stop() == 0
 
@@ -133,10 +133,12 @@ def test_output_without_a_route(rabbit, queue, service):
     running: ServiceProcess = service(config(rabbit.url(), queue, output), {"jobs.py": jobs}).start()
     out = f"{queue}.out"
     with Client(rabbit.url()) as client:
-        for n in range(1_200):
+        for n in range(400):
             client.publish(queue, str(n).encode())
         found = client.take(out, 300, 30)
         client.channel.queue_unbind(out, f"{queue}.direct", "key")  # under load
+        for n in range(400, 1_200):
+            client.publish(queue, str(n).encode())
         running.event("not_placed")
         found += client.take(out, 1_200 - len(found), 60)
         settled(rabbit, queue)

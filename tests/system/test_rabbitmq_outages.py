@@ -10,12 +10,13 @@ import pytest
 
 from mqworker.brokers.rabbitmq.topology import delay_arguments
 from tests.support.foreign import Client
-from tests.support.rabbitmq import available, free_port, temporary
+from tests.support.ports import free_port
+from tests.support.rabbitmq import available, temporary
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 from tests.system.stage import config, settled
 
-pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
+pytestmark = [pytest.mark.system, pytest.mark.rabbitmq, pytest.mark.xdist_group("outages")]  # they share a node
 
 JOBS = "import time\n\ndef handle(body):\n    time.sleep(0.02)\n    return body\n"
 SECRET = "s3cret-word"  # a password that must not be told to anybody
@@ -81,6 +82,7 @@ def not_ready(service: ServiceProcess, *words: str, deadline: float = 20) -> str
     return reason
 
 
+@pytest.mark.long
 def test_broker_away_for_twenty_seconds(node, service):
     """Broker stopped for 20 s under load: the service reports why it waits, goes on by itself, and loses nothing."""
     running = service(config(node.url(), "away", "prefetch = 40"), {"jobs.py": JOBS}).start()
@@ -188,7 +190,7 @@ def test_a_queue_without_a_leader_holds_up_nothing_else(node, service):
         client.channel.queue_declare("lame.retry.1s", durable=True, arguments=delay_arguments("lame", 1))
     node.kill()
     node.start()
-    status = node.ctl("eval", 'rabbit_quorum_queue:status(<<"/">>, <<"lame.retry.1s">>).')
+    status = node.eval('rabbit_quorum_queue:status(<<"/">>, <<"lame.retry.1s">>)')
     if "leader" in status:
         pytest.skip("this broker brings such a queue back whole")
     stage = ("prefetch = 40", "retry = { max_attempts = 2, base = 1 }")
@@ -221,7 +223,7 @@ def test_refused_at_run_time(node, service):
     node.ctl("delete_vhost", "site")
     node.ctl("change_password", "locked", "another")
     node.ctl("close_all_user_connections", "locked", "the password was changed")
-    not_ready(locked, f"amqp://locked@127.0.0.1:{node.port}/", "refused the login", "correct user or password")
+    not_ready(locked, f"amqp://locked:***@127.0.0.1:{node.port}/", "refused the login", "correct user or password")
     not_ready(homeless, "refused the virtual host", "vhost site not found", "create it")
     node.ctl("change_password", "locked", SECRET)
     node.ctl("add_vhost", "site")

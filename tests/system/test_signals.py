@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 
 from tests.support.embedded import DEAD, HANDLER, OUTPUT, Client, config, steady
+from tests.support.ports import free_port
 from tests.support.service import ServiceProcess, gone
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.system
 
 
-def in_hand(service: ServiceProcess) -> bool:
-    """Return whether a Consumer reports a message that it works on."""
+def in_hand(service: ServiceProcess, count: int = 1) -> bool:
+    """Return whether so many Consumers have begun a message."""
     actual = service.stage("work")["actual"]
-    return actual is not None and any(one["message_id"] for one in actual["consumers"])
+    return actual is not None and sum(one["message_seconds"] is not None for one in actual["consumers"]) >= count
 
 
 def test_term_under_load_drains(service):
@@ -73,9 +74,15 @@ def test_work_over_the_deadline_is_given_back(service):
 def test_term_while_it_starts(service):
     """SIGTERM at any moment of the start ends it in order: no traceback, nothing left."""
     running = service(config(), {"jobs.py": HANDLER})
-    for delay in (0.15, 0.25, 0.4):
+    moments = {
+        "it exists": running.pids,
+        "it hears signals": lambda: listens_for_usr2(running),
+        "it starts a Producer": lambda: running.named("mqw-producer"),
+        "it starts Consumers": lambda: running.named("mqw-consumer"),
+    }
+    for what, come in moments.items():
         running.start(ready=None)
-        time.sleep(delay)  # not waiting for anything: the moment is what is varied
+        wait_for(come, 20, what)
         assert running.stop() in (0, -signal.SIGTERM), (
             running.log.read_text()
         )  # the signal itself: before Python listens
@@ -87,8 +94,9 @@ def test_term_while_user_code_is_imported_or_the_port_is_taken(service):
     """What may take a minute at the start does not delay its end: exit 0 at once, and no tree was started."""
     slow = service(config(), {"jobs.py": "import time\ntime.sleep(60)\n"}).start(ready=None)
     wait_for(lambda: slow.named("mqw-check"), 20, "the import")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        barred = service(config(control=f"port = {taken.getsockname()[1]}"), {"jobs.py": HANDLER}).start(ready=None)
+    number = free_port()
+    with socket.create_server(("127.0.0.1", number)):
+        barred = service(config(control=f"port = {number}"), {"jobs.py": HANDLER}).start(ready=None)
         wait_for(lambda: listens_for_usr2(barred), 20, "the service to hear signals")
         for running in (slow, barred):
             began = time.monotonic()
@@ -148,7 +156,7 @@ def test_usr2_writes_all_stacks(service):
     running = service(config(), {"jobs.py": HANDLER}).start()
     with Client(running) as client:
         client.send(2, seconds=4)
-        wait_for(lambda: in_hand(running), 20, "messages to be in hand")
+        wait_for(lambda: in_hand(running, 2), 20, "messages to be in hand")
         expected = set(running.named("mqw-consumer") + running.named("mqw-producer")) | {running.process.pid}
         running.signal(signal.SIGUSR2)
 
@@ -232,7 +240,7 @@ def test_ctrl_c_in_a_terminal_is_one_clean_end(service):
         running.wait_ready()
         with Client(running) as client:
             client.send(4, seconds=1)
-            wait_for(lambda: in_hand(running), 20, "messages to be in hand")
+            wait_for(lambda: in_hand(running, 2), 20, "messages to be in hand")
             tmux(running, "send-keys", "C-c")
             wait_for(lambda: "exit-code=" in tmux(running, "capture-pane", "-p"), 30, "the end")
             screen = tmux(running, "capture-pane", "-p", "-S", "-200").rstrip()

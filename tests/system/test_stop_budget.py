@@ -8,6 +8,7 @@ import pytest
 
 from mqworker.config.stop_budget import StopBudget
 from tests.support.embedded import HANDLER, Client, config
+from tests.support.service import ServiceProcess
 from tests.support.supervised import Supervised
 from tests.support.waiting import wait_for
 
@@ -53,7 +54,7 @@ def supervised(drain: float, jobs: str) -> Supervised:
     return service
 
 
-def in_hand(service: Supervised) -> bool:
+def in_hand(service: ServiceProcess) -> bool:
     """Return whether the Consumer works on a message."""
     actual = service.stage("work")["actual"]
     return actual is not None and any(one["message_id"] for one in actual["consumers"])
@@ -100,3 +101,20 @@ def test_the_watchdog_reports_a_stopwaitsecs_that_is_too_short():
         wait_for(lambda: told.exists() and "stopwaitsecs" in told.read_text(), 20, "the warning")
         assert "mqworker: stopwaitsecs is 7, but an orderly stop may take 12 s" in told.read_text()
         service.shut()
+
+
+def test_a_producers_own_term_has_the_configured_drain_deadline(service):
+    """SIGTERM to the Producer alone: what outlasts the drain deadline is given back, uncharged, to the next one."""
+    running = service(config(service="drain_deadline = 1", consumers=1), {"jobs.py": HANDLER}).start()
+    with Client(running) as client:
+        client.send(1, seconds=600)
+        wait_for(lambda: in_hand(running), 20, "the message to be in hand")
+        (producer,) = running.named("mqw-producer")
+        asked = time.monotonic()
+        os.kill(producer, signal.SIGTERM)
+        wait_for(lambda: producer not in running.pids(), 20, "the Producer to end")
+        assert 1 <= time.monotonic() - asked < StopBudget(1).kill + 5
+        wait_for(lambda: in_hand(running), 20, "the next one to work on it")
+        assert running.stop() == 75
+        (waiting,) = client.results("in")
+        assert not [name for name in waiting.properties.headers if name.startswith("x-mqworker-")], "it was charged"

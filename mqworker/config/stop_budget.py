@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 LEAVE = 10.0  # seconds for a Consumer's `teardown`, as far as the drain deadline allows
-CLOSE = 2.0  # seconds for the Service to close the control server and write its log, if the budget has them
+CLOSE = 3.0  # seconds for the Service to close the control server and then to write its log, if the budget has them
 
 
 @dataclass(frozen=True)

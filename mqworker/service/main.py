@@ -20,6 +20,7 @@ from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.config.load import Loaded, redact_url
 from mqworker.config.stop_budget import CLOSE, StopBudget
 from mqworker.control.control import Control, Snapshot
+from mqworker.control.desired_state import Document
 from mqworker.control.store import Store
 from mqworker.exits import Exit
 from mqworker.http.server import HttpServer
@@ -97,16 +98,19 @@ class Service:
         )
         self._signals.listen()
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._orphans.look)
+        store = Store(self._loaded.state_dir / "desired.json")
         try:
-            started = await self._start(server)
+            document = await self._start(server, store)
         except StartError:
             server.stop(0.0)
             raise
-        if not started:
+        if document is None:
             server.stop(0.0)
             logs.report(log, logging.INFO, "stopped", "stopped before it had started", exit_code=int(Exit.OK))
             return Exit.OK
+        self._operations = Operations(self._loaded, document, store, self._broker_admin, self._writer.put, self)
         try:
+            self._begin(server)
             await self._serve()
             await self._close(server)
         except Exception:
@@ -121,9 +125,8 @@ class Service:
         logs.report(log, logging.INFO, "stopped", what, exit_code=int(self._code))
         return self._code
 
-    async def _start(self, server: HttpServer) -> bool:
-        """Start up, and begin to bring about what is desired; returns False when a signal ended it before."""
-        store = Store(self._loaded.state_dir / "desired.json")
+    async def _start(self, server: HttpServer, store: Store) -> Document | None:
+        """Return the desired state to begin with; None when a signal has ended the start."""
         starting = asyncio.create_task(start_up(self._loaded, server, store, self._writer.put))
         starting.add_done_callback(lambda _task: self._wake.set())
         while not starting.done():
@@ -133,18 +136,17 @@ class Service:
             if self.terms:
                 starting.cancel()
         document = None if starting.cancelled() else starting.result()
-        if document is None or self.terms:
-            return False
-        loop, control = asyncio.get_running_loop(), self._config.control
-        self._operations = Operations(self._loaded, document, store, self._broker_admin, self._writer.put, self)
+        return None if self.terms else document
+
+    def _begin(self, server: HttpServer) -> None:
+        """Start what is desired, and answer over HTTP."""
         self._state = "running"
         self.document_changed()
-        self._control.attach(loop, self._operations)
+        self._control.attach(asyncio.get_running_loop(), self._operations)
         server.start()
-        url = f"http://{control.host}:{server.port}"
+        url = f"http://{self._config.control.host}:{server.port}"
         brokers = ", ".join(map(redact_url, self._config.broker.urls))
         logs.report(log, logging.INFO, "started", f"running: control at {url}, broker {brokers}", url=url)
-        return True
 
     async def _serve(self) -> None:
         """Loop until the last Producer has ended, or is given up."""

@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from mqworker.brokers import open_link
 from mqworker.brokers.base import LinkState, Placement, Topology
 from mqworker.consumer.register import InHandRegister
@@ -87,10 +85,7 @@ class Stage:
         """Converge to this from now on."""
         if self.draining:
             return
-        before, self.desired = self.desired, desired
-        if self.applied_revision == before.revision == desired.revision - 1:
-            untouched = msgspec.structs.replace(before, revision=desired.revision) == desired
-            self.applied_revision += untouched  # another stage was changed
+        self.desired = desired
         logs.set_level(desired.log_level)
         self.settlement.generation = desired.generation
         self.dispatch.want(desired)

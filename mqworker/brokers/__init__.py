@@ -1,7 +1,7 @@
-"""Brokers: `base` says what one is, `rabbitmq` and `sqlite` are two; the URL chooses.
+"""Brokers: `base` defines the interfaces, `rabbitmq` and `sqlite` implement them; the URL selects one.
 
-Runs in the Producer (links) and in the desk. Imports the chosen implementation when it is asked for, so that a verb
-which needs no broker, or only the embedded one, never pays for pika.
+Runs in the Producer (Links) and in the broker admin. Imports an implementation only when it is needed, so that a verb
+that needs no broker, or only the embedded one, does not load pika.
 """
 
 from mqworker.brokers.base import Admin, Link, Sink, Topology
@@ -10,7 +10,7 @@ from mqworker.config.urls import embedded_path
 
 
 def open_link(config: BrokerConfig, topology: Topology, sink: Sink, name: str) -> Link:
-    """Return a stage's Link, not yet started; made on the running loop. ValueError for an unknown URL scheme."""
+    """Return a stage's Link on the running loop, not yet started; ValueError for an unknown URL scheme."""
     path = embedded_path(config.urls[0])
     if path is not None:
         from mqworker.brokers.sqlite import SqliteLink  # noqa: PLC0415 - see the module's head
@@ -22,7 +22,7 @@ def open_link(config: BrokerConfig, topology: Topology, sink: Sink, name: str) -
 
 
 def open_admin(config: BrokerConfig) -> Admin:
-    """Return a Admin that connects on demand. ValueError for an unknown URL scheme."""
+    """Return an Admin that connects on demand; ValueError for an unknown URL scheme."""
     path = embedded_path(config.urls[0])
     if path is not None:
         from mqworker.brokers.sqlite import SqliteAdmin  # noqa: PLC0415 - as above

@@ -1,12 +1,12 @@
 """What a broker is to the rest of mqworker: two small interfaces and the records they exchange.
 
-Runs wherever an asyncio loop owns a broker: in a stage's Producer (`Link`) and in the broker admin (`Admin`).
-Everything here is called on that loop's thread and never blocks it. `rabbitmq` and `sqlite` implement both; one
-contract test suite (tests/brokers) runs against each. Only `brokers/rabbitmq` imports pika.
+Runs wherever an asyncio loop uses a broker: in a stage's Producer (`Link`) and in the broker admin (`Admin`).
+Everything here is called on that loop's thread and never blocks it. `rabbitmq` and `sqlite` implement both interfaces;
+the same contract tests (tests/brokers) run against each. Only `brokers/rabbitmq` imports pika.
 
 A message is two byte strings: `properties`, the AMQP 0-9-1 basic property block (flags and values, decoded on demand by
-`mqworker.amqp.properties`), and `body`. Neither is looked into on its way through a Link, so any legal message of a
-foreign client passes through unchanged.
+`mqworker.amqp.properties`), and `body`. A Link inspects neither, so any legal message of a foreign client passes
+through unchanged.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ __all__ = [
 
 
 class Delivery(NamedTuple):
-    """One message as the broker handed it over; `(epoch, tag)` is the only way to settle it."""
+    """One message as the broker delivered it; `(epoch, tag)` is the only way to settle it."""
 
     epoch: int  # counts the consuming sessions of this Link; tags of an older epoch are void
     tag: int  # consecutive within its epoch, from 1
@@ -58,8 +58,8 @@ class Publication(NamedTuple):
     properties: bytes
     body: bytes
     mandatory: bool = True
-    delay: int = 0  # whole seconds until `routing_key` (then the stage's input queue) gets it; 0: at once
-    settles: tuple[int, int] | None = None  # (epoch, tag) of the input that this settles alone, if it does
+    delay: int = 0  # whole seconds until it comes to `routing_key`, which is then the stage's input queue
+    settles: tuple[int, int] | None = None  # (epoch, tag) of the input that needs only this to be settled
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -71,61 +71,61 @@ class Placement(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True):
-    """What a stage needs to exist on its broker; existing objects are used as found (decisions 23)."""
+    """What a stage needs on its broker; existing objects are used as found (decisions 23)."""
 
     input: str
     output: Placement | None
     dead: str  # the dead-letter queue
-    queue_type: str = "classic"  # of the queues that are made here: classic | quorum
+    queue_type: str = "classic"  # of the queues that are created here: classic | quorum
 
 
 class Sink(Protocol):
-    """What hears a Link. Calls come on the loop's thread, in the order in which things happened."""
+    """Receives what happens on a Link. Calls come on the loop's thread, in the order of the events."""
 
     def delivered(self, delivery: Delivery) -> None:
-        """Take a new message; `delivery.epoch` never goes back."""
+        """Take a new message; `delivery.epoch` never decreases."""
 
     def confirmed(self, publish_ids: Sequence[int]) -> None:
-        """The broker took responsibility for these publications (persisted, routed)."""
+        """Count these publications as stored: the broker has routed and persisted them."""
 
     def refused(self, publish_id: int, reason: str, *, too_large: bool = False) -> None:
-        """This publication was not placed (returned, nacked, no exchange, too large); the broker has no copy.
+        """Count this publication as not stored (returned, nacked, no exchange, too large): the broker has no copy.
 
-        `too_large`: its size is the reason, so publishing it again is of no use until the broker has another limit.
+        `too_large`: because of its size; publishing it again is useless until the broker has another limit.
         """
 
     def publishes_lost(self, reason: str) -> None:
-        """The publish connection ended: each publication without an answer may or may not have been stored."""
+        """Publications without an answer may or may not be stored: the publishing connection ended."""
 
     def consuming_lost(self, epoch: int, reason: str) -> None:
-        """All deliveries of `epoch` and before are void: the broker gives them out again."""
+        """Count all deliveries of `epoch` and before as void: the broker will deliver them again."""
 
     def link_changed(self, state: LinkState) -> None:
-        """Something in the state changed."""
+        """Take the new state."""
 
 
 class Link(Protocol):
-    """A stage's hold on its broker. It reconnects for ever; nothing here raises for a broker's fault."""
+    """A stage's connection to its broker. It reconnects for ever; no method raises because of the broker."""
 
     state: LinkState
 
     def start(self) -> None:
-        """Begin to connect; the result comes through the Sink."""
+        """Begin to connect; the result is reported to the Sink."""
 
     def consume(self, prefetch: int, fixed: int = 0) -> None:
         """Want at most `prefetch` unsettled deliveries at any time; 0 cancels the consumer and keeps the epoch.
 
-        Idempotent, effective now or when connected; a new value takes effect as decisions 9 says, without ever
-        exceeding the larger of the two. On a queue whose order a change would cost (a quorum queue), `fixed` is used
-        instead, if it is given: its value when an epoch begins to consume stays until the epoch ends, and is told as
-        `state.fixed_prefetch`.
+        Idempotent, effective now or when connected; a new value takes effect as decisions 9 describes, without ever
+        exceeding the larger of the two. Where a change would cost the queue its order (a quorum queue), `fixed` is used
+        instead, if it is given: its value when an epoch begins to consume stays until the epoch ends, and is reported
+        as `state.fixed_prefetch`.
         """
 
     def ack(self, epoch: int, tag: int, *, multiple: bool) -> None:
-        """Settle a delivery, or with `multiple` all of its epoch up to it; an old epoch is dropped and counted."""
+        """Settle a delivery, or with `multiple` all of its epoch up to it; acks of an old epoch are only counted."""
 
     def release(self, epoch: int, tags: Sequence[int]) -> None:
-        """Give deliveries back to the broker unsettled; an old epoch is dropped."""
+        """Return deliveries to the broker unsettled; those of an old epoch are ignored."""
 
     def publish(self, publish_id: int, publication: Publication) -> None:
         """Publish; exactly one of confirmed, refused or publishes_lost follows within the confirm deadline.
@@ -134,14 +134,14 @@ class Link(Protocol):
         """
 
     def depth(self) -> int | None:
-        """Messages ready in the input queue, as last seen (at most a few seconds old); None when not known."""
+        """Return how many messages are ready in the input queue, as of the last few seconds; None when unknown."""
 
     async def close(self, deadline: float) -> None:
-        """End in at most `deadline` seconds: pending acks go out, unsettled deliveries go back to the broker."""
+        """End within `deadline` seconds: pending acks are sent, unsettled deliveries go back to the broker."""
 
 
 class QueueInfo(msgspec.Struct, frozen=True):
-    """One queue as the broker shows it."""
+    """One queue as the broker describes it."""
 
     name: str
     messages: int  # ready to be delivered
@@ -156,12 +156,12 @@ class Peeked(NamedTuple):
     body: bytes
 
 
-class BrokerUnavailable(Exception):  # noqa: N818 - says what is so
-    """The broker cannot be reached or did not answer in time; the message says which and what to do."""
+class BrokerUnavailable(Exception):  # noqa: N818 - named after the state of the broker
+    """The broker cannot be reached or did not answer in time; the message says which, and what to do."""
 
 
-class BrokerRefused(Exception):  # noqa: N818 - says what is so
-    """The broker answered no: no such queue, no route, not allowed, too large."""
+class BrokerRefused(Exception):  # noqa: N818 - named after what the broker did
+    """The broker refused: no such queue, no route, not allowed, too large."""
 
 
 def decode_or_refuse(properties: bytes) -> Properties:
@@ -179,7 +179,7 @@ class Admin(Protocol):
     """
 
     async def queue(self, name: str, deadline: float) -> QueueInfo | None:
-        """Look at a queue; None when there is none."""
+        """Return what a queue holds; None when there is no such queue."""
 
     async def delayed(self, name: str, deadline: float) -> int:
         """Count the messages that will come to a queue when their delay is over."""
@@ -188,7 +188,7 @@ class Admin(Protocol):
         """Remove all ready messages; returns how many."""
 
     async def delete(self, name: str, deadline: float) -> int:
-        """Delete a queue; returns how many messages went with it. A queue that is not there is refused."""
+        """Delete a queue; returns how many messages it held. A queue that does not exist is refused."""
 
     async def send(self, queue: str, properties: bytes, body: bytes, deadline: float) -> None:
         """Publish one persistent message to `queue` through the default exchange and wait for its confirm."""
@@ -199,16 +199,16 @@ class Admin(Protocol):
     async def peek(self, queue: str, limit: int, deadline: float, show: "Show | None" = None) -> list[Peeked]:
         """Look at up to `limit` messages from the head, changing nothing: none is lost, aged or counted.
 
-        `show` says which of them are wanted, and when it is enough. Where in the queue they are may be different the
-        next time (RabbitMQ's quorum queues mix up what was looked at).
+        `show` selects among them, and ends the search. Their positions in the queue may differ the next time
+        (RabbitMQ's quorum queues reorder what was looked at).
         """
 
     async def move(self, queue: str, limit: int, wanted: "Wanted", deadline: float) -> int:
         """Take messages from the head of `queue` (at most `limit` looked at) and ask `wanted` about each.
 
-        None leaves it where it was, a Publication is published and confirmed before the message is acked,
-        `DROP` acks it alone, and `STOP` leaves it and all behind it. What comes to the queue meanwhile may be looked
-        at too. Returns how many were moved or dropped.
+        None leaves it in its place, a Publication is published and confirmed before the message is acked, `DROP` only
+        acks it, and `STOP` leaves it and all behind it. Messages that arrive meanwhile may be taken too. Returns how
+        many were moved or dropped.
         """
 
     async def close(self) -> None:
@@ -220,14 +220,14 @@ STOP = "stop"
 
 
 class Show(Protocol):
-    """Chooses among the messages of a queue that is looked at."""
+    """Selects among the messages of a queue."""
 
     def __call__(self, properties: bytes, body: bytes) -> "bool | str":
-        """Return whether to keep it for the answer, or `STOP` to end with those kept so far."""
+        """Return whether the answer is to contain it, or `STOP` to end with those selected so far."""
 
 
 class Wanted(Protocol):
-    """Decides what becomes of one message of a queue that is gone through."""
+    """Decides what happens to one message of a queue."""
 
     def __call__(self, properties: bytes, body: bytes) -> "Publication | str | None":
-        """Return a Publication to place instead of it, `DROP` to drop it, None to leave it, or `STOP`."""
+        """Return a Publication to publish in its place, `DROP` to drop it, None to leave it, or `STOP`."""

@@ -44,9 +44,9 @@ class Drained:
         """Make the queue and store its backlog."""
         self._link.start()
         await until(lambda: self._link.state.connected, 30, "a connection")
-        wire = self._link._consuming.wire
-        await attempt(wire, "queue_delete", queue=self.name)
-        await attempt(wire, "queue_declare", queue=self.name, durable=True, arguments=TYPES[self.kind])
+        connection = self._link._consuming.connection
+        await attempt(connection, "queue_delete", queue=self.name)
+        await attempt(connection, "queue_declare", queue=self.name, durable=True, arguments=TYPES[self.kind])
         await until(lambda: self._link.state.connected, 30, "a connection")
         while self.stored < messages:
             for _ in range(BATCH):

@@ -17,16 +17,16 @@ class RabbitHarness(Common):
         super().__init__(queue_type)
         self.node = node
         self.url = node.url()
-        self._wire: AmqpConnection | None = None
+        self._connection: AmqpConnection | None = None
 
-    async def wire(self) -> AmqpConnection:
+    async def connection(self) -> AmqpConnection:
         """A connection of our own."""
-        if self._wire is None or not self._wire.usable:
-            self._wire = await AmqpConnection.open(parameters(self.url, BrokerConfig(url=self.url), "harness"), 5)
-        return self._wire
+        if self._connection is None or not self._connection.usable:
+            self._connection = await AmqpConnection.open(parameters(self.url, BrokerConfig(url=self.url), "harness"), 5)
+        return self._connection
 
     async def channel(self) -> Channel:
-        return await Channel.open(await self.wire())
+        return await Channel.open(await self.connection())
 
     async def publish(self, queue: str, properties: bytes, body: bytes) -> None:
         channel = await self.channel()
@@ -36,7 +36,7 @@ class RabbitHarness(Common):
             ack_nack_callback=lambda frame: answers.append(isinstance(frame.method, pika.spec.Basic.Ack)),
         )
         channel.raw.basic_publish("", queue, body, RawProperties(properties), mandatory=True)
-        await channel.confirm_again()
+        await channel.ping()
         channel.close()
 
     async def take(self, queue: str) -> tuple[bytes, bytes] | None:
@@ -56,4 +56,4 @@ class RabbitHarness(Common):
             await channel.ask("queue_delete", queue=queue)
         await channel.ask("queue_delete", queue=f"{self.topology.input}.retry.1s")
         await channel.ask("exchange_delete", exchange=self.topology.output.exchange)
-        await (await self.wire()).shut(2)
+        await (await self.connection()).shutdown(2)

@@ -12,7 +12,7 @@ import pytest
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable, Publication
 from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink
-from mqworker.brokers.rabbitmq.reconnector import wait_before
+from mqworker.brokers.rabbitmq.reconnector import retry_delay
 from mqworker.brokers.rabbitmq.topology import queue_arguments
 from mqworker.config.model import BrokerConfig, TlsConfig
 from tests.brokers.harness import Recorder, contract
@@ -62,10 +62,10 @@ async def silenced(harness: RabbitHarness, queue: str) -> AsyncIterator[None]:
 @contract
 async def test_one_connection_back_brings_the_other(broker, monkeypatch):
     """A link does not wait for the longer wait: the first connection that is back has the other retried at once."""
-    monkeypatch.setattr("mqworker.brokers.rabbitmq.reconnector.SETTLED", 0.0)  # a short session counts as good too
+    monkeypatch.setattr("mqworker.brokers.rabbitmq.reconnector.STABLE_AFTER", 0.0)  # a short session counts as good too
     link, sink = await broker.started(prefetch=5)
     waits = iter([60.0])
-    monkeypatch.setattr("mqworker.brokers.rabbitmq.reconnector.wait_before", lambda *_, **__: next(waits, 0.2))
+    monkeypatch.setattr("mqworker.brokers.rabbitmq.reconnector.retry_delay", lambda *_, **__: next(waits, 0.2))
     await ctl(broker, "close_all_connections", "test")
     await until(lambda: sink.consuming_lost_for, 5, "the loss seen")
     await back(link)
@@ -483,7 +483,7 @@ async def placed(link, sink, publication: Publication) -> int:
 @contract
 async def test_a_queue_that_does_not_answer_is_kept_apart_until_it_does(broker, monkeypatch):
     """A silent queue costs two deadlines; then the others are served beside it, and it too once it answers again."""
-    monkeypatch.setattr("mqworker.brokers.rabbitmq.publishing.APART", (0.5, 1.0))
+    monkeypatch.setattr("mqworker.brokers.rabbitmq.destinations.RETRY_SILENT", (0.5, 1.0))
     link, sink = await broker.started(prefetch=5)
     link._publishing._deadline = 1.0
     output, dead = (Publication("", name, b"", b"x") for name in (broker.topology.output.queue, broker.topology.dead))
@@ -523,7 +523,7 @@ async def test_a_question_without_an_answer_costs_only_itself(broker):
         answer = Properties(correlation_id=request.correlation_id).encode()
         link.publish(1, Publication("", request.reply_to, answer, b"answer", mandatory=False))
         assert (await waiting)[1] == b"answer"
-    await until(lambda: len(admin._connections) == 1, 5, "the connections that were given up closed")
+    await until(lambda: len(admin._shared.questions) == 1, 5, "the connections that were given up closed")
     await admin.send(dead, b"", b"x", 5)
 
 
@@ -551,7 +551,7 @@ async def test_a_frozen_broker_answers_each_question_by_its_deadline(broker):
 async def test_looking_into_a_limited_queue_is_refused(broker):
     """Where looking would count as a delivery and finally destroy messages, the admin refuses and gives the reason."""
     channel = await broker.channel()
-    limited = queue_arguments(await broker.wire(), "quorum") | {"x-delivery-limit": 3, "x-max-length": 5}
+    limited = queue_arguments(await broker.connection(), "quorum") | {"x-delivery-limit": 3, "x-max-length": 5}
     await channel.ask("queue_declare", queue=broker.topology.dead, durable=True, arguments=limited)
     with pytest.raises(BrokerRefused, match="delivery limit"):
         await broker.make_admin().peek(broker.topology.dead, 1, 5)
@@ -624,8 +624,8 @@ async def test_ack_timeout_costs_an_epoch(special):
 
 def test_waits_are_jittered_and_bounded():
     """The first wait is 0.1 to 1 s, no wait is above 30 s, and a refusal waits at least 5 s."""
-    assert all(0.1 <= wait_before(1, refused=False) <= 1 for _ in range(100))
-    assert all(0.1 <= wait_before(1000, refused=False) <= 30 for _ in range(100))
-    assert max(wait_before(20, refused=False) for _ in range(200)) > 15
-    assert all(5 <= wait_before(1, refused=True) <= 10 for _ in range(100))
-    assert all(5 <= wait_before(1000, refused=True) <= 30 for _ in range(100))
+    assert all(0.1 <= retry_delay(1, refused=False) <= 1 for _ in range(100))
+    assert all(0.1 <= retry_delay(1000, refused=False) <= 30 for _ in range(100))
+    assert max(retry_delay(20, refused=False) for _ in range(200)) > 15
+    assert all(5 <= retry_delay(1, refused=True) <= 10 for _ in range(100))
+    assert all(5 <= retry_delay(1000, refused=True) <= 30 for _ in range(100))

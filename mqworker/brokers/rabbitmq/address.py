@@ -1,6 +1,6 @@
-"""Where a RabbitMQ is and how to log in: URLs to pika's parameters, errors to sentences.
+"""Where a RabbitMQ is and how to log in: converts URLs to pika's parameters, and errors to sentences.
 
-Pure. Nothing here ever returns a password in a text that is meant to be read.
+Pure. No text that is returned here contains a password.
 """
 
 import ssl
@@ -36,14 +36,14 @@ def parameters(url: str, config: BrokerConfig, name: str) -> Any:
 
 
 def explain(error: BaseException, url: str) -> str:
-    """Say in one sentence why a connection could not be made and what to do about it."""
+    """Return one sentence: why a connection could not be made, and what to do."""
     broker = f"the broker at {redact_url(url)}"
     if isinstance(error, Lost) and error.code == 403 and "LOGIN" in str(error).upper():
         return f"{broker} refused the login: correct user or password in broker.url"
     if isinstance(error, Lost) and error.code in {403, 530}:
         return f"{broker} refused the virtual host ({error}): create it, or grant the user access to it"
     if isinstance(error, TimeoutError):
-        return f"{broker} did not answer in time: see whether it is overloaded, frozen or behind a firewall"
+        return f"{broker} did not answer in time: check whether it is overloaded, frozen or behind a firewall"
     if isinstance(error, ssl.SSLError):
         return _explain_tls(error, broker)
     if isinstance(error, OSError):
@@ -53,11 +53,11 @@ def explain(error: BaseException, url: str) -> str:
 
 def _explain_tls(error: ssl.SSLError, broker: str) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        words = f"{broker} shows a TLS certificate that is not accepted ({error.verify_message})"
-        return f"{words}: correct the host in broker.url, or broker.tls.ca"
+        problem = f"{broker} shows a TLS certificate that is not accepted ({error.verify_message})"
+        return f"{problem}: correct the host in broker.url, or broker.tls.ca"
     return f"{broker} and we do not agree on TLS ({error}): see [broker.tls]"
 
 
 def refused(error: BaseException) -> bool:
-    """Tell whether the broker answered and said no, so that trying again soon is of no use."""
+    """Return whether the broker answered with a refusal, so that trying again soon is useless."""
     return isinstance(error, Lost) and error.code in {403, 530}

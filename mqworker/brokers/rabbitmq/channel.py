@@ -1,8 +1,8 @@
 """One AMQP channel whose requests can be awaited.
 
-Runs on the loop of its AmqpConnection. It owns the pika channel: every request in hand gets its answer, or `Lost` when
-the channel or its connection ends; `on_lost` hears of the end once, synchronously, so that nothing happens in between.
-How long an answer may take is the AmqpConnection's business (`AmqpConnection.sweep`).
+Runs on the loop of its connection. Owns the pika channel: every request in progress gets its answer, or `Lost` when the
+channel or its connection ends. `on_lost` is called once at the end, synchronously, so that nothing happens in between.
+How long an answer may take is decided by the connection (`AmqpConnection.check_deadlines`).
 """
 
 import asyncio
@@ -18,29 +18,30 @@ from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 class Channel:
     """An open channel; `raw` is pika's."""
 
-    def __init__(self, wire: AmqpConnection, raw: Any, on_lost: Callable[[Lost], None] | None) -> None:
+    def __init__(self, connection: AmqpConnection, raw: Any) -> None:
         self.raw = raw
-        self.wire = wire
-        self._on_lost = on_lost
+        self.connection = connection
+        self.on_lost: Callable[[Lost], None] = lambda _: None
         self._waiting: set[asyncio.Future[Any]] = set()
         self._got: asyncio.Future[Any] | None = None
 
     @classmethod
-    async def open(cls, wire: AmqpConnection, on_lost: Callable[[Lost], None] | None = None) -> "Channel":
+    async def open(cls, connection: AmqpConnection) -> "Channel":
         """Open a channel; raises Lost."""
-        if not wire.usable:
+        if not connection.usable:
             raise Lost("the connection is closed")
-        future = wire.asking()
-        raw = wire.channel(on_open_callback=lambda _: _settle(future))
-        self = cls(wire, raw, on_lost)
+        future = connection.expect_answer()
+        raw = connection.channel(on_open_callback=lambda _: _settle(future))
+        self = cls(connection, raw)
         self._waiting.add(future)
         raw.add_on_close_callback(self._closed)
         await future
+        self._check_usable()  # it may have been closed in the same turn of the loop
         return self
 
     @property
     def number(self) -> int:
-        """What its frames carry."""
+        """The channel number in its frames."""
         return int(self.raw.channel_number)
 
     @property
@@ -49,20 +50,19 @@ class Channel:
         return bool(self.raw.is_open)
 
     async def ask(self, method: str, **arguments: Any) -> Any:
-        """Make the request that pika's channel calls `method` and return the broker's answer (a method frame's method).
+        """Make the request that pika's channel calls `method`; returns the broker's answer (a method frame's method).
 
         Raises Lost with the broker's reply code when it closes the channel instead.
         """
-        if not self.usable:
-            raise Lost("the channel is closed")
+        self._check_usable()
         future = self._future()
         getattr(self.raw, method)(**arguments, callback=lambda frame: _settle(future, frame.method))
         return await future
 
     async def cancel(self, consumer: str) -> None:
-        """Cancel a consumer; what the broker sent before it heard of that is still delivered.
+        """Cancel a consumer; what the broker sent before it received the request is still delivered.
 
-        pika's own `basic_cancel` gives such messages back, which marks them redelivered and leaves gaps in the tags.
+        pika's own `basic_cancel` returns such messages, which marks them redelivered and leaves gaps in the tags.
         """
         await self._rpc(
             pika.spec.Basic.Cancel(consumer_tag=consumer, nowait=False),
@@ -70,46 +70,55 @@ class Channel:
         )
         self.raw._cleanup_consumer_ref(consumer)
 
-    async def confirm_again(self) -> None:
-        """Ask for publisher confirms on a channel that has them: changes nothing, shows that the broker lives."""
+    async def ping(self) -> None:
+        """Ask again for publisher confirms on a channel that has them: changes nothing, shows that the broker lives."""
         await self._rpc(pika.spec.Confirm.Select(), pika.spec.Confirm.SelectOk)
-
-    async def _rpc(self, method: Any, reply: Any) -> None:
-        if not self.usable:
-            raise Lost("the channel is closed")
-        future = self._future()
-        self.raw._rpc(method, lambda _: _settle(future), [reply])
-        await future
 
     async def get(self, queue: str) -> tuple[Any, bytes, bytes] | None:
         """Fetch one message, unacknowledged: (method, properties, body), or None when the queue is empty."""
-        if not self.usable:
-            raise Lost("the channel is closed")
+        self._check_usable()
         if self._got is None:  # once: pika keeps every such callback until the queue is empty
             self.raw.add_callback(self._empty, [pika.spec.Basic.GetEmpty], one_shot=False)
         future = self._got = self._future()
         self.raw.basic_get(queue, lambda _, method, properties, body: _settle(future, (method, properties.block, body)))
-        message: tuple[Any, bytes, bytes] | None = await future
-        return message
+        return await future  # type: ignore[no-any-return]
 
     async def first(self, answers: "asyncio.Queue[str]") -> str:
-        """Return what is put into a queue first; raises Lost when the channel ends before that."""
+        """Return the first item that is put into `answers`; raises Lost when the channel ends before that."""
         future = self._future()
         getter = asyncio.ensure_future(answers.get())
         getter.add_done_callback(lambda done: None if done.cancelled() else _settle(future, done.result()))
         try:
-            answer: str = await future
+            return await future  # type: ignore[no-any-return]
         finally:
             getter.cancel()
-        return answer
 
     def close(self) -> None:
-        """Close, if open; unacknowledged messages go back to their queues."""
+        """Close if open, without waiting; unacknowledged messages go back to their queues."""
         if self.usable:
             self.raw.close()
 
+    async def closed(self) -> None:
+        """Close and wait until the broker has done so: what was unacknowledged is back in its place by then."""
+        future = self.connection.expect_answer()
+        self.raw.add_on_close_callback(lambda *_: _settle(future))
+        self.close()
+        await future
+
+    # -- inside
+
+    def _check_usable(self) -> None:
+        if not self.usable:
+            raise Lost("the channel is closed")
+
+    async def _rpc(self, method: Any, reply: Any) -> None:
+        self._check_usable()
+        future = self._future()
+        self.raw._rpc(method, lambda _: _settle(future), [reply])
+        await future
+
     def _future(self) -> asyncio.Future[Any]:
-        future = self.wire.asking()
+        future = self.connection.expect_answer()
         self._waiting.add(future)
         future.add_done_callback(self._waiting.discard)
         return future
@@ -125,8 +134,7 @@ class Channel:
         for future in list(self._waiting):
             if not future.done():
                 future.set_exception(lost)
-        if self._on_lost is not None:
-            self._on_lost(lost)
+        self.on_lost(lost)
 
 
 def _settle(future: asyncio.Future[Any], value: Any = None) -> None:

@@ -1,7 +1,7 @@
-"""The two hot paths of AMQP 0-9-1, without pika's objects: publishing a message, and taking a delivery.
+"""The two hot paths of AMQP 0-9-1 without pika's objects: publishing a message, and taking a delivery.
 
-Runs on the loop of an AmqpConnection. Everything else (handshake, channels, requests, heartbeats) stays pika's; these
-two are half of what a message costs. Layout: AMQP 0-9-1, sections 4.2.2 to 4.2.6 and the class basic.
+Runs on the loop of an AmqpConnection. Everything else (handshake, channels, requests, heartbeats) is left to pika; with
+pika these two are half of what a message costs. Layout: AMQP 0-9-1, sections 4.2.2 to 4.2.6, and the class basic.
 """
 
 import functools
@@ -43,7 +43,7 @@ def _publish_method(channel: int, exchange: str, routing_key: str, mandatory: bo
 def encode_publish(
     channel: int, exchange: str, routing_key: str, properties: bytes, body: bytes, *, mandatory: bool, frame_max: int
 ) -> bytes:
-    """All frames of one basic.publish. ValueError when a name is too long."""
+    """Return all frames of one basic.publish; ValueError when a name is too long."""
     properties = properties or b"\x00\x00"
     pieces = [
         _publish_method(channel, exchange, routing_key, mandatory),
@@ -60,17 +60,17 @@ def encode_publish(
 
 
 class Deliveries:
-    """Puts the deliveries of one channel together from its frames; all other frames are not its business."""
+    """Assembles the deliveries of one channel from its frames; leaves all other frames alone."""
 
-    def __init__(self, say: Callable[[Arrival], None]) -> None:
-        self._say = say
+    def __init__(self, deliver: Callable[[Arrival], None]) -> None:
+        self._deliver = deliver
         self._method: tuple[int, bool, str, str] | None = None
         self._properties = b""
         self._missing = 0  # bytes of the body
         self._parts: list[bytes] = []
 
     def takes(self, kind: int, buffer: bytes, start: int, end: int) -> bool:
-        """Take one frame's payload, buffer[start:end], if it belongs to a delivery."""
+        """Take one frame's payload, buffer[start:end], if it belongs to a delivery; returns whether it does."""
         if self._method is None:
             if kind != METHOD or buffer[start : start + 4] != _DELIVER:
                 return False
@@ -93,5 +93,5 @@ class Deliveries:
         if self._missing <= 0:
             method, self._method = self._method, None
             body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-            self._say(Arrival(*method, self._properties, body))
+            self._deliver(Arrival(*method, self._properties, body))
         return True

@@ -1,8 +1,8 @@
-"""A stage's hold on RabbitMQ: one connection to consume, one to publish, one state.
+"""A stage's Link to RabbitMQ: one connection to consume, one to publish, one state.
 
-Runs on the Producer's loop. It owns both kept connections and the picture of what is missing; it says everything
-that happens to the Sink. Two connections, because under an alarm a broker stops reading from one that has
-published, acks included. It fails never: whatever happens is a `LinkState` with a reason, and is tried again.
+Runs on the Producer's loop. Owns both connections and the knowledge of what is missing; reports everything that happens
+to the Sink. There are two connections because under an alarm a broker stops reading from one that has published, acks
+included. Never raises; every fault is reported as a `LinkState` with a reason, and tried again.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ from mqworker.brokers.rabbitmq.reconnector import Reconnector
 from mqworker.brokers.rabbitmq.topology import ensure
 from mqworker.config.model import BrokerConfig
 
-REPAIR_EVERY = 5.0  # seconds at least between two looks at the topology because of a returned message
-ALARM = "the broker has an alarm and takes no messages: free memory or disk there"
+REPAIR_EVERY = 5.0  # seconds at least between two repairs of the topology after a returned message
+ALARM = "the broker has an alarm and accepts no messages: free memory or disk there"
 
 
 class RabbitLink:
@@ -29,30 +29,30 @@ class RabbitLink:
         self._topology = topology
         self._sink = sink
         self._warnings: tuple[str, ...] = ()
-        self._missing = {"consuming": "not started", "publishing": "not started"}
-        self._repair: asyncio.Task[None] | None = None
-        self._repaired = 0.0
+        self._reasons = {"consuming": "not started", "publishing": "not started"}  # why each is down; "" when it is not
+        self._repairing: asyncio.Task[None] | None = None
+        self._ensured = 0.0  # when the topology was last ensured
         self._repairs = 0
-        self._consuming = Consuming(topology.input, sink, self._ensure, self._consuming_said, self._changed)
-        self._publishing = Publishing(config, topology, sink, self._publishing_said, self._look_again, self._changed)
-        self._connections = (
-            Reconnector(config, f"{name} (consume)", self._consuming, self._consuming_said),
-            Reconnector(config, f"{name} (publish)", self._publishing, self._publishing_said),
+        self._consuming = Consuming(topology.input, sink, self._ensure, self._report_consuming, self._changed)
+        self._publishing = Publishing(config, topology, sink, self._report_publishing, self._repair, self._changed)
+        self._reconnectors = (
+            Reconnector(config, f"{name} (consume)", self._consuming, self._report_consuming),
+            Reconnector(config, f"{name} (publish)", self._publishing, self._report_publishing),
         )
-        one, other = self._connections
-        one.on_open, other.on_open = other.hurry, one.hurry  # the link is back with the later of the two
+        one, other = self._reconnectors
+        one.on_open, other.on_open = other.retry_now, one.retry_now  # the link is back with the later of the two
 
     @property
     def stale_acks(self) -> int:
-        """How many acks were dropped because their epoch was over."""
+        """The number of acks that were dropped because their epoch was over."""
         return self._consuming.stale
 
     def start(self) -> None:
         """Begin to connect."""
-        self._missing = {"consuming": "connecting", "publishing": "connecting"}
+        self._reasons = {"consuming": "connecting", "publishing": "connecting"}
         self._changed()
-        for connection in self._connections:
-            connection.start()
+        for reconnector in self._reconnectors:
+            reconnector.start()
 
     def consume(self, prefetch: int, fixed: int = 0) -> None:
         """See `Link.consume`."""
@@ -76,59 +76,59 @@ class RabbitLink:
 
     async def close(self, deadline: float) -> None:
         """See `Link.close`."""
-        if self._repair is not None:
-            self._repair.cancel()
-            await asyncio.gather(self._repair, return_exceptions=True)
-        await asyncio.gather(*(connection.close(deadline) for connection in self._connections))
-        self._missing = {"consuming": "closed", "publishing": "closed"}
+        if self._repairing is not None:
+            self._repairing.cancel()
+            await asyncio.gather(self._repairing, return_exceptions=True)
+        await asyncio.gather(*(reconnector.close(deadline) for reconnector in self._reconnectors))
+        self._reasons = {"consuming": "closed", "publishing": "closed"}
         self._changed()
 
-    # -- what the connections say
+    # -- what the roles call
 
-    async def _ensure(self, wire: AmqpConnection) -> str:
-        """Make sure that everything exists; returns the type of the input queue."""
-        self._repaired = asyncio.get_running_loop().time()
-        queue_type, warnings = await ensure(wire, self._topology)
+    async def _ensure(self, connection: AmqpConnection) -> str:
+        """Ensure that everything exists; returns the type of the input queue."""
+        self._ensured = asyncio.get_running_loop().time()
+        queue_type, warnings = await ensure(connection, self._topology)
         self._warnings = tuple(warnings)
         return queue_type
 
-    def _look_again(self) -> None:
-        """Something that a publication needs is gone: make what is ours again."""
-        wire = self._consuming.wire
-        due = asyncio.get_running_loop().time() - self._repaired > REPAIR_EVERY
-        if wire is not None and due and (self._repair is None or self._repair.done()):
-            self._repair = asyncio.create_task(self._make_again(wire))
+    def _repair(self) -> None:
+        """Create again what is ours, because something that a publication needs is gone."""
+        connection = self._consuming.connection
+        due = asyncio.get_running_loop().time() - self._ensured > REPAIR_EVERY
+        if connection is not None and due and (self._repairing is None or self._repairing.done()):
+            self._repairing = asyncio.create_task(self._create_again(connection))
 
-    async def _make_again(self, wire: AmqpConnection) -> None:
+    async def _create_again(self, connection: AmqpConnection) -> None:
         try:
-            await self._ensure(wire)
+            await self._ensure(connection)
         except Lost as lost:
-            self._consuming_said(f"the topology is incomplete: {lost}")
+            self._report_consuming(f"the topology is incomplete: {lost}")
         else:
             self._repairs += 1
-            self._consuming_said("")
+            self._report_consuming("")
 
-    def _consuming_said(self, reason: str) -> None:
-        self._missing["consuming"] = reason
-        if reason and self._consuming.wire is None and self._publishing.blocked:
+    def _report_consuming(self, reason: str) -> None:
+        self._reasons["consuming"] = reason
+        if reason and self._consuming.connection is None and self._publishing.blocked:
             self._publishing.give_up("the other connection to this broker was lost during its alarm")
         self._changed()
 
-    def _publishing_said(self, reason: str) -> None:
-        self._missing["publishing"] = reason
+    def _report_publishing(self, reason: str) -> None:
+        self._reasons["publishing"] = reason
         self._changed()
 
     def _changed(self) -> None:
         blocked = self._publishing.blocked
-        missing = [reason for reason in self._missing.values() if reason]
+        reasons = [reason for reason in self._reasons.values() if reason]
         state = LinkState(
             connected=self._consuming.ready and self._publishing.ready,
             consuming=self._consuming.consuming,
-            fixed_prefetch=self._consuming.fixed,
+            fixed_prefetch=self._consuming.fixed_prefetch,
             blocked=blocked,
-            reason=missing[0] if missing else ALARM if blocked else "",
+            reason=reasons[0] if reasons else ALARM if blocked else "",
             warnings=self._warnings,
-            reconnects=sum(max(connection.opened - 1, 0) for connection in self._connections),
+            reconnects=sum(max(reconnector.opened - 1, 0) for reconnector in self._reconnectors),
             repairs=self._repairs,
         )
         if state != self.state:

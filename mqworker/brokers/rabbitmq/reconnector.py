@@ -1,8 +1,8 @@
-"""A connection that is kept: opened, used, and opened again for ever.
+"""Keeps a connection: opens it, lets its owner use it, and opens it again, for ever.
 
-Runs as one task on the loop of its owner. The state machine has four steps: wait (full jitter), open (bounded),
-serve (the owner's coroutine, while answers are watched), end; any error at any step leads to the end and from there
-to the wait. The owner (`Role`) is called: `serve` for each new AmqpConnection, `lost` once for each that was served.
+Runs as one task on the loop of its owner. There are four steps: wait (full jitter), open (bounded), serve (the owner's
+coroutine, while the deadlines of answers are checked), end; an error at any step leads to the end, and from there to
+the wait. The owner (`Role`) gets `serve` for each new connection, and `lost` once for each connection that was served.
 """
 
 import asyncio
@@ -15,50 +15,51 @@ from mqworker.brokers.rabbitmq.address import explain, parameters, refused
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection
 from mqworker.config.model import BrokerConfig
 
-CONNECT_DEADLINE = 5.0  # seconds for name look-up, TCP, TLS and login together
+CONNECT_DEADLINE = 5.0  # seconds for name lookup, TCP, TLS and login together
 PING_EVERY = 4.0  # seconds between cheap requests: with the deadline of an answer a frozen broker shows within 13 s
-SETTLED = 2.0  # seconds after which a session counts as good and the waits start small again
-FIRST_WAIT, LONGEST_WAIT, REFUSED_WAIT = 1.0, 30.0, 5.0
+STABLE_AFTER = 2.0  # seconds after which a session counts as good, and delays start small again
+FIRST_DELAY, LONGEST_DELAY, REFUSED_DELAY = 1.0, 30.0, 5.0
 
 
-def wait_before(failures: int, *, refused: bool) -> float:
-    """Return the seconds to wait after so many failures in a row: full jitter between a floor and a doubling bound.
+def retry_delay(failures: int, *, refused: bool) -> float:
+    """Return how many seconds to wait after so many failures in a row: full jitter up to a bound that doubles.
 
-    A refused login waits longer: some directories behind a broker lock an account that is tried too often.
+    A refused login waits longer: some directories behind a broker lock an account after too many attempts.
     """
-    floor, first = (REFUSED_WAIT, 2 * REFUSED_WAIT) if refused else (0.1, FIRST_WAIT)
-    return random.uniform(floor, min(LONGEST_WAIT, first * 2 ** min(failures - 1, 10)))  # noqa: S311 - jitter, no secret
+    floor, first = (REFUSED_DELAY, 2 * REFUSED_DELAY) if refused else (0.1, FIRST_DELAY)
+    bound = min(LONGEST_DELAY, first * 2 ** min(failures - 1, 10))
+    return random.uniform(floor, bound)  # noqa: S311 - jitter, no secret
 
 
 class Role(Protocol):
-    """What a kept connection is for."""
+    """What a connection is kept for."""
 
-    async def serve(self, wire: AmqpConnection) -> None:
+    async def serve(self, connection: AmqpConnection) -> None:
         """Use the connection until it ends; an exception ends it."""
 
     async def ping(self) -> None:
         """Make a cheap request."""
 
-    def sweep(self, now: float) -> None:
-        """Look at deadlines (loop time), once a second."""
+    def check_deadlines(self, now: float) -> None:
+        """Check the role's own deadlines (loop time); called once a second."""
 
     def lost(self, reason: str) -> None:
-        """The connection that was served is over."""
+        """Give up what belongs to the connection that was served: it is over."""
 
 
 class Reconnector:
     """Keeps one connection for a role."""
 
-    def __init__(self, config: BrokerConfig, name: str, role: Role, tell: Callable[[str], None]) -> None:
-        """`tell` hears in one sentence why there is no connection now."""
+    def __init__(self, config: BrokerConfig, name: str, role: Role, report: Callable[[str], None]) -> None:
+        """`report` is called with one sentence on why there is no connection now."""
         self._config = config
         self._name = name
         self._role = role
-        self._tell = tell
-        self._wire: AmqpConnection | None = None
+        self._report = report
+        self._connection: AmqpConnection | None = None
         self._task: asyncio.Task[None] | None = None
-        self._hurry = asyncio.Event()
-        self._hurried = False  # since the last good session
+        self._skip_delay = asyncio.Event()
+        self._skipped = False  # a delay, since the last good session
         self.on_open: Callable[[], None] = lambda: None
         self.opened = 0  # how many times
 
@@ -66,20 +67,21 @@ class Reconnector:
         """Begin to connect."""
         self._task = asyncio.create_task(self._keep(), name=f"{self._name}: connection")
 
-    def hurry(self) -> None:
-        """Try at once if it waits, for the broker was just seen to take connections.
+    def retry_now(self) -> None:
+        """Skip the present delay, because the broker was just seen to accept connections.
 
-        Once for each good session: else two that open and end at once would hurry each other on without a pause.
+        Only once for each good session: otherwise two connections that open and end at once would make each other
+        reconnect without a pause.
         """
-        if not self._hurried:
-            self._hurried = True
-            self._hurry.set()
+        if not self._skipped:
+            self._skipped = True
+            self._skip_delay.set()
 
     async def close(self, deadline: float) -> None:
         """End for good within `deadline` seconds."""
-        wire = self._wire
-        if wire is not None:
-            await wire.shut(deadline)
+        connection = self._connection
+        if connection is not None:
+            await connection.shutdown(deadline)
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -92,41 +94,42 @@ class Reconnector:
             began = loop.time()
             error: BaseException
             try:
-                wire = await AmqpConnection.open(parameters(url, self._config, self._name), CONNECT_DEADLINE)
-            except Exception as caught:  # noqa: BLE001 - whatever it is, the next attempt may do better
+                connection = await AmqpConnection.open(parameters(url, self._config, self._name), CONNECT_DEADLINE)
+            except Exception as caught:  # noqa: BLE001 - whatever it is, the next attempt may succeed
                 error, reason = caught, explain(caught, url)
             else:
                 self.opened += 1
-                self._wire = wire
+                self._connection = connection
                 self.on_open()
-                error, reason = await self._session(wire, url)
-                if loop.time() - began > SETTLED:
-                    failures, self._hurried = 0, False
+                error, reason = await self._session(connection, url)
+                if loop.time() - began > STABLE_AFTER:
+                    failures, self._skipped = 0, False
             failures += 1
-            self._tell(reason)
-            await self._wait(wait_before(failures, refused=refused(error)))
+            self._report(reason)
+            await self._wait(retry_delay(failures, refused=refused(error)))
 
     async def _wait(self, seconds: float) -> None:
-        self._hurry.clear()
+        self._skip_delay.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._hurry.wait()
+                await self._skip_delay.wait()
 
-    async def _session(self, wire: AmqpConnection, url: str) -> tuple[BaseException, str]:
-        tasks = [asyncio.create_task(self._role.serve(wire)), asyncio.create_task(self._watch(wire))]
+    async def _session(self, connection: AmqpConnection, url: str) -> tuple[BaseException, str]:
+        tasks = [asyncio.create_task(self._role.serve(connection)), asyncio.create_task(self._watch(connection))]
         try:
-            futures: list[asyncio.Future[Any]] = [wire.closed, *tasks]
+            futures: list[asyncio.Future[Any]] = [connection.closed, *tasks]
             await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
-            wire.abort(next((str(task.exception()) for task in tasks if task.done()), ""))
-            error = await wire.closed
+            connection.abort(next((str(task.exception()) for task in tasks if task.done()), ""))
+            error = await connection.closed
         finally:
             await _end(*tasks)
-            wire.abort("given up")
-            self._wire = None
-            self._role.lost(f"connection lost: {wire.closed.result() if wire.closed.done() else 'closed'}")
+            connection.abort("given up")
+            self._connection = None
+            reason = connection.closed.result() if connection.closed.done() else "closed"
+            self._role.lost(f"connection lost: {reason}")
         return error, explain(error, url)
 
-    async def _watch(self, wire: AmqpConnection) -> None:
+    async def _watch(self, connection: AmqpConnection) -> None:
         loop = asyncio.get_running_loop()
         next_ping = loop.time() + PING_EVERY
         ping: asyncio.Task[None] | None = None
@@ -134,9 +137,9 @@ class Reconnector:
             while True:
                 await asyncio.sleep(1)
                 now = loop.time()
-                wire.sweep(now)
-                self._role.sweep(now)
-                if now >= next_ping and not wire.blocked and (ping is None or ping.done()):
+                connection.check_deadlines(now)
+                self._role.check_deadlines(now)
+                if now >= next_ping and not connection.blocked and (ping is None or ping.done()):
                     next_ping = now + PING_EVERY
                     ping = asyncio.create_task(self._role.ping())
         finally:

@@ -1,9 +1,9 @@
-"""What a stage needs to exist on RabbitMQ: looked for, declared when missing, compared with what was configured.
+"""What a stage needs on RabbitMQ: looked up, declared when missing, compared with the configuration.
 
-Runs on the loop of the Link, at each connect and when something turns out to be missing. It owns nothing: every
-question goes over a throw-away channel, because the broker answers "no" by closing the channel. Existing objects
-are used as they are; another argument than the configured one is a warning that names it. Fails with `Lost` when
-something that is needed neither exists nor can be made.
+Runs on the loop of the Link, at each connect and when something turns out to be missing. Owns nothing: each request has
+a throw-away channel, because the broker refuses by closing the channel. Existing objects are used as they are; an
+argument that differs from the configured one is a warning that names it. Fails with `Lost` when something that is
+needed neither exists nor can be created.
 """
 
 import re
@@ -19,17 +19,17 @@ _NUMBER = re.compile(r"-?\d+")
 _INEQUIVALENT = re.compile(r"inequivalent arg '([^']*)'.*?received (.*?) but current is (.*)", re.DOTALL)
 
 
-def queue_arguments(wire: AmqpConnection, queue_type: str) -> dict[str, Any]:
-    """Return the arguments of a queue of ours: always with its type, because a virtual host may have another default.
+def queue_arguments(connection: AmqpConnection, queue_type: str) -> dict[str, Any]:
+    """Return the arguments of a queue of ours: always with its type, for which a virtual host may have another default.
 
     By itself RabbitMQ 4 drops a message of a quorum queue after 20 deliveries.
     """
-    unlimited = queue_type == "quorum" and major_version(wire) >= 4  # RabbitMQ 3 has no limit, and refuses -1
+    unlimited = queue_type == "quorum" and major_version(connection) >= 4  # RabbitMQ 3 has no limit, and refuses -1
     return {"x-queue-type": queue_type} | ({"x-delivery-limit": -1} if unlimited else {})
 
 
 def delay_arguments(input_queue: str, delay: int) -> dict[str, Any]:
-    """Return the arguments of a queue that gives its messages to the input queue after `delay` seconds, safely."""
+    """Return the arguments of a queue that moves its messages to the input queue after `delay` seconds, safely."""
     return {
         "x-queue-type": "quorum",
         "x-dead-letter-strategy": "at-least-once",
@@ -45,25 +45,25 @@ def delay_queue(input_queue: str, delay: int) -> str:
     return f"{input_queue}.retry.{delay}s"
 
 
-def major_version(wire: AmqpConnection) -> int:
+def major_version(connection: AmqpConnection) -> int:
     """Return the broker's major version, 0 when it does not say."""
-    version = str((wire.server_properties or {}).get("version", ""))
+    version = str((connection.server_properties or {}).get("version", ""))
     return int(version.split(".", 1)[0]) if version[:1].isdigit() else 0
 
 
-async def attempt(wire: AmqpConnection, method: str, **arguments: Any) -> Any:
+async def attempt(connection: AmqpConnection, method: str, **arguments: Any) -> Any:
     """Make one request on a throw-away channel; raises Lost with the broker's reply code."""
-    channel = await Channel.open(wire)
+    channel = await Channel.open(connection)
     try:
         return await channel.ask(method, **arguments)
     finally:
         channel.close()
 
 
-async def queue_status(wire: AmqpConnection, name: str) -> Any | None:
+async def queue_status(connection: AmqpConnection, name: str) -> Any | None:
     """Return the answer to a passive declare (message_count, consumer_count), None when there is no such queue."""
     try:
-        return await attempt(wire, "queue_declare", queue=name, passive=True)
+        return await attempt(connection, "queue_declare", queue=name, passive=True)
     except Lost as lost:
         if lost.code == NOT_FOUND:
             return None
@@ -71,7 +71,7 @@ async def queue_status(wire: AmqpConnection, name: str) -> Any | None:
 
 
 class Difference(NamedTuple):
-    """In what an existing queue or exchange differs from what was declared; a value is None where there is none."""
+    """An argument in which an existing queue or exchange differs from a declaration; None is no value."""
 
     argument: str
     declared: Any
@@ -79,7 +79,7 @@ class Difference(NamedTuple):
 
 
 def difference(lost: Lost) -> Difference | None:
-    """Return why a declaration was refused, if it was for a difference."""
+    """Return the difference for which a declaration was refused, if that was the reason."""
     found = _INEQUIVALENT.search(str(lost)) if lost.code == MISMATCH else None
     return Difference(found[1], _value(found[2]), _value(found[3])) if found else None
 
@@ -93,15 +93,15 @@ def _value(text: str) -> Any:
     return {"true": True, "false": False}.get(value, int(value) if _NUMBER.fullmatch(value) else value)
 
 
-async def differences(wire: AmqpConnection, name: str, arguments: dict[str, Any]) -> list[Difference]:
-    """Declare a durable queue; returns in what the existing one differs, raises Lost when there is none to be had.
+async def differences(connection: AmqpConnection, name: str, arguments: dict[str, Any]) -> list[Difference]:
+    """Declare a durable queue; returns in what an existing one differs, raises Lost when it cannot be declared.
 
-    The broker names one difference at a time. So the queue is declared again with each argument as it was found.
+    The broker names one difference at a time, so the declaration is repeated with each argument as it was found.
     """
     found: list[Difference] = []
     while True:
         try:
-            await attempt(wire, "queue_declare", queue=name, durable=True, arguments=arguments)
+            await attempt(connection, "queue_declare", queue=name, durable=True, arguments=arguments)
         except Lost as lost:
             differs = difference(lost)
             if differs is None or differs.argument in {known.argument for known in found}:
@@ -109,7 +109,7 @@ async def differences(wire: AmqpConnection, name: str, arguments: dict[str, Any]
                     raise
                 return found
             found.append(differs)
-            if not differs.argument.startswith("x-"):  # `durable` and its like: to be used, not to be made
+            if not differs.argument.startswith("x-"):  # `durable` and the like: no queue must be created so
                 return found
             arguments = {key: value for key, value in arguments.items() if key != differs.argument}
             if differs.found is not None:
@@ -119,18 +119,18 @@ async def differences(wire: AmqpConnection, name: str, arguments: dict[str, Any]
 
 
 class Found(NamedTuple):
-    """What was found: the type of the queue (the input's, for a whole topology), and warnings."""
+    """The type of a queue (of the input, for a whole topology) and warnings."""
 
     queue_type: str
     warnings: list[str]
 
 
-async def ensure_queue(wire: AmqpConnection, name: str, arguments: dict[str, Any]) -> Found:
-    """Make sure that a queue exists. The type of one that we may not declare is taken to be the one configured."""
-    existed = await queue_status(wire, name) is not None
+async def ensure_queue(connection: AmqpConnection, name: str, arguments: dict[str, Any]) -> Found:
+    """Ensure that a queue exists; one that we are not allowed to declare is assumed to have the configured type."""
+    existed = await queue_status(connection, name) is not None
     queue_type, warnings = str(arguments["x-queue-type"]), []
     try:
-        found = await differences(wire, name, arguments)
+        found = await differences(connection, name, arguments)
     except Lost as lost:
         if not (existed and lost.code == REFUSED):
             raise
@@ -140,29 +140,29 @@ async def ensure_queue(wire: AmqpConnection, name: str, arguments: dict[str, Any
             queue_type = str(value or "classic")
         elif not argument.startswith("x-"):
             queue_type = "classic"  # all other types are durable and shared
-        warnings.append(f"queue {name!r} {_words(argument, declared, value)}: it is used as found")
+        warnings.append(f"queue {name!r} {_describe(argument, declared, value)}: it is used as found")
     return Found(queue_type, warnings)
 
 
-def _words(argument: str, declared: Any, found: Any) -> str:
+def _describe(argument: str, declared: Any, found: Any) -> str:
     one, other = ("none" if value is None else str(value) or "''" for value in (found, declared))
     return f"was found with {argument} {one}, configured is {other}"
 
 
-async def ensure_exchange(wire: AmqpConnection, output: Placement) -> list[str]:
-    """Make sure that the exchange exists and the queue is bound to it; returns warnings."""
+async def ensure_exchange(connection: AmqpConnection, output: Placement) -> list[str]:
+    """Ensure that the exchange exists and the queue is bound to it; returns warnings."""
     exchange, warnings = output.exchange, []
     try:
-        await attempt(wire, "exchange_declare", exchange=exchange, exchange_type="direct", durable=True)
+        await attempt(connection, "exchange_declare", exchange=exchange, exchange_type="direct", durable=True)
     except Lost as lost:
         if differs := difference(lost):
-            warnings.append(f"exchange {exchange!r} {_words(*differs)}")
+            warnings.append(f"exchange {exchange!r} {_describe(*differs)}")
         elif lost.code == REFUSED:
-            await attempt(wire, "exchange_declare", exchange=exchange, passive=True)
+            await attempt(connection, "exchange_declare", exchange=exchange, passive=True)
         else:
             raise
     try:
-        await attempt(wire, "queue_bind", queue=output.queue, exchange=exchange, routing_key=output.routing_key)
+        await attempt(connection, "queue_bind", queue=output.queue, exchange=exchange, routing_key=output.routing_key)
     except Lost as lost:
         if lost.code != REFUSED:
             raise
@@ -170,14 +170,14 @@ async def ensure_exchange(wire: AmqpConnection, output: Placement) -> list[str]:
     return warnings
 
 
-async def ensure(wire: AmqpConnection, topology: Topology) -> Found:
-    """Make sure that all of a stage's topology exists; raises Lost with what cannot be had."""
-    arguments = queue_arguments(wire, topology.queue_type)
-    queue_type, warnings = await ensure_queue(wire, topology.input, arguments)
+async def ensure(connection: AmqpConnection, topology: Topology) -> Found:
+    """Ensure that a stage's whole topology exists; raises Lost with what cannot be created."""
+    arguments = queue_arguments(connection, topology.queue_type)
+    queue_type, warnings = await ensure_queue(connection, topology.input, arguments)
     others = [topology.dead] if topology.output is None else [topology.dead, topology.output.queue]
     for name in dict.fromkeys(others):
         if name != topology.input:
-            warnings += (await ensure_queue(wire, name, arguments)).warnings
+            warnings += (await ensure_queue(connection, name, arguments)).warnings
     if topology.output is not None and topology.output.exchange:
-        warnings += await ensure_exchange(wire, topology.output)
+        warnings += await ensure_exchange(connection, topology.output)
     return Found(queue_type, warnings)

@@ -1,8 +1,8 @@
 """`SqliteAdmin`: one-off questions to the embedded broker.
 
-Runs in the desk process; its one worker thread owns an open file, which it keeps until an error. A question that writes
-is one transaction and is rolled back when its deadline has passed, so what did not answer in time was not done. Fails
-with `BrokerUnavailable` (the file, the lock, the deadline) and `BrokerRefused` (no such queue, no route).
+Runs in the broker admin process; its one worker thread owns an open file, which it keeps until an error. A question
+that writes is one transaction, which is rolled back when its deadline has passed: what did not answer in time was not
+done. Fails with `BrokerUnavailable` (the file, the lock, the deadline) and `BrokerRefused` (no such queue, no route).
 """
 
 import asyncio
@@ -32,9 +32,9 @@ from mqworker.brokers.base import (
 from mqworker.brokers.sqlite import store
 from mqworker.brokers.sqlite.file import File, Unsure, Unusable, explain, is_busy
 
-REPLY_POLL = 0.015  # s between looks for a reply
-REPLIES = 100  # messages in a reply queue that are looked at: others than the stage may write there
-MOVED = 500  # messages that `move` looks at in one transaction
+REPLY_POLL = 0.015  # seconds between looks for a reply
+REPLIES = 100  # messages of a reply queue that are looked at: not only the stage may write there
+MOVED = 500  # messages that `move` handles in one transaction
 
 T = TypeVar("T")
 
@@ -44,13 +44,13 @@ class SqliteAdmin:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-desk")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-admin")
         self._file: File | None = None
-        self._owner: int | None = None  # our registration in that file, made for the first reply queue
-        self._name = f"desk {uuid.uuid4().hex}"
+        self._owner: int | None = None  # our registration in that file, for reply queues
+        self._name = f"admin {uuid.uuid4().hex}"
 
     async def queue(self, name: str, deadline: float) -> QueueInfo | None:
-        """Look at a queue; None when there is none."""
+        """See `Admin.queue`."""
 
         def work(db: sqlite3.Connection) -> QueueInfo | None:
             queue = store.queue_id(db, name)
@@ -61,24 +61,24 @@ class SqliteAdmin:
         return await self._ask(work, deadline, writes=False)
 
     async def delayed(self, name: str, deadline: float) -> int:
-        """Count the messages that will come to a queue when their delay is over."""
+        """See `Admin.delayed`."""
         return await self._ask(lambda db: store.count_delayed(db, name), deadline, writes=False)
 
     async def purge(self, name: str, deadline: float) -> int:
-        """Remove all ready messages; returns how many."""
+        """See `Admin.purge`."""
         return await self._ask(lambda db: store.purge_queue(db, _existing(db, name)), deadline)
 
     async def delete(self, name: str, deadline: float) -> int:
-        """Delete a queue; returns how many messages went with it."""
+        """See `Admin.delete`."""
         return await self._ask(lambda db: store.delete_queue(db, _existing(db, name)), deadline)
 
     async def send(self, queue: str, properties: bytes, body: bytes, deadline: float) -> None:
-        """Store one message in `queue`."""
+        """See `Admin.send`."""
         publication = Publication("", queue, properties, body)
         await self._ask(lambda db: store.publish(db, publication), deadline)
 
     async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> tuple[bytes, bytes]:
-        """Send with a reply queue of its own, and wait for the reply: (properties, body)."""
+        """See `Admin.call`; the reply queue ends with the question."""
         until = time.monotonic() + deadline
         request = decode_or_refuse(properties)
         request.reply_to = reply = f"mqworker.reply.{uuid.uuid4().hex}"
@@ -101,20 +101,19 @@ class SqliteAdmin:
                     raise BrokerUnavailable(f"no reply from {queue!r} within {deadline:g} s: is its stage running?")
                 await asyncio.sleep(REPLY_POLL)
         finally:
-            # one that cannot be deleted now goes with this process
+            # one that cannot be deleted now ends with this process
             with contextlib.suppress(BrokerUnavailable, BrokerRefused):
                 await self._ask(lambda db: store.delete_queue(db, _existing(db, reply)), 1.0)
         return found
 
     async def peek(self, queue: str, limit: int, deadline: float, show: Show | None = None) -> list[Peeked]:
-        """Look at up to `limit` ready messages from the head, changing nothing."""
+        """See `Admin.peek`."""
         return await self._ask(lambda db: _peek(db, _existing(db, queue), limit, show), deadline, writes=False)
 
     async def move(self, queue: str, limit: int, wanted: Wanted, deadline: float) -> int:
-        """Do with each of the first `limit` ready messages what `wanted` says; returns how many left their place.
+        """See `Admin.move`; each 500 messages are one transaction.
 
-        What is placed and what is removed is one transaction (for each 500 messages). A publication without a route
-        ends it: `BrokerRefused`, and nothing of that transaction was done.
+        A publication without a route ends it: `BrokerRefused`, and nothing of that transaction was done.
         """
         until = time.monotonic() + deadline
         ids = await self._ask(lambda db: store.ready_ids(db, _existing(db, queue), limit), deadline, writes=False)
@@ -129,7 +128,7 @@ class SqliteAdmin:
         return moved
 
     async def close(self) -> None:
-        """Close what is open."""
+        """See `Admin.close`."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown(wait=False)
 
@@ -163,7 +162,7 @@ class SqliteAdmin:
             return work(self._file.db)
         with self._file.transaction() as db:
             result = work(db)
-            if time.monotonic() > until:  # nobody waits any more
+            if time.monotonic() > until:  # nobody waits for it any more
                 raise BrokerUnavailable(f"{self._path} did not answer in time")
         return result
 
@@ -196,7 +195,7 @@ def _peek(db: sqlite3.Connection, queue: int, limit: int, show: Show | None = No
     found: list[Peeked] = []
     for position, each in enumerate(store.ready_ids(db, queue, limit)):
         content = store.content(db, each)
-        if content is None:  # taken by somebody since
+        if content is None:  # taken by another process since
             continue
         verdict = True if show is None else show(*content)
         if verdict == STOP:
@@ -211,7 +210,7 @@ def _move(db: sqlite3.Connection, ids: list[int], wanted: Wanted) -> tuple[int, 
     stopped = False
     for each in ids:
         content = store.content(db, each)
-        if content is None:  # taken by somebody since
+        if content is None:  # taken by another process since
             continue
         action = wanted(*content)
         if action == STOP:

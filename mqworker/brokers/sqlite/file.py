@@ -1,9 +1,9 @@
-"""The broker's file: where it is, how it is opened, transactions on it, and what its errors mean.
+"""The broker's file: how it is opened, transactions on it, and what its errors mean.
 
-Runs in the one thread that opened it (a Link's writer, a Desk's worker); owns the connection. WAL mode with
+Runs in the one thread that opened it (a Link's writer, an Admin's worker); owns the connection. WAL mode with
 `synchronous=FULL`: once `transaction` returns, what it wrote survives a power failure. Fails with `sqlite3.Error`,
 `OSError`, or `Unusable` for a file that must not be used; `explain` turns each into a sentence with the fix. A file
-with another content or of another version is left as it is: nothing here deletes or renames a user's data.
+with other content or of another version is left as it is: nothing here deletes or renames a user's data.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 
 VERSION = 1  # of the tables, in PRAGMA user_version
 APPLICATION = 0x6D717772  # "mqwr" in PRAGMA application_id
-BUSY_TIMEOUT = 1.0  # s; longer waits are the caller's, who can be told to stop in between
+BUSY_TIMEOUT = 1.0  # seconds; longer waits are the caller's, who can be stopped in between
 
 # A message is two rows: `message` is small and changes with every delivery, `content` is written once.
 _TABLES = """
@@ -36,16 +36,16 @@ CREATE INDEX delayed_due ON delayed (due);
 """
 
 
-class Unusable(Exception):  # noqa: N818 - it says what the file is
-    """The file cannot serve as a broker (any more); the message says why and what to do."""
+class Unusable(Exception):  # noqa: N818 - named after the state of the file
+    """The file cannot be used as a broker (any more); the message says why, and what to do."""
 
 
-class Unsure(Exception):  # noqa: N818 - it says what the commit is
-    """The commit failed in a way that leaves open whether it was stored."""
+class Unsure(Exception):  # noqa: N818 - named after the state of the commit
+    """The commit failed, and whether it was stored is unknown."""
 
 
 def explain(error: Exception, path: Path) -> str:
-    """Return one sentence: what is wrong with the broker's file and what to do."""
+    """Return one sentence: what is wrong with the broker's file, and what to do."""
     name = getattr(error, "sqlite_errorname", "") or ""
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return (
@@ -62,13 +62,13 @@ def explain(error: Exception, path: Path) -> str:
 
 
 def is_full(error: BaseException) -> bool:
-    """Tell whether the disk (or a quota, or a file size limit) is full."""
+    """Return whether the disk (or a quota, or a file size limit) is full."""
     # SHMSIZE: the index of the write-ahead log could not grow
     return getattr(error, "sqlite_errorname", "") in {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"}
 
 
 def is_busy(error: BaseException) -> bool:
-    """Tell whether another process held the lock for longer than the timeout."""
+    """Return whether another process held the lock for longer than the timeout."""
     return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL"))
 
 
@@ -115,20 +115,20 @@ class File:
         return tuple((found.st_dev, found.st_ino) for found in both)
 
     def is_in_place(self) -> bool:
-        """Tell whether the paths still lead to the files that are open."""
+        """Return whether the paths still lead to the files that are open."""
         try:
             return self._look() == self._identity
         except OSError:
             return False
 
     def check_in_place(self) -> None:
-        """Raise `Unusable` when they do not: what is written here would be lost."""
+        """Raise `Unusable` if they do not: what is written would be lost."""
         if not self.is_in_place():
             raise Unusable(f"{self.path} was moved, deleted or replaced while in use: put it back")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Write all or nothing; on return it is stored for good, and `Unsure` alone leaves that open."""
+        """Write all or nothing: stored for good on return, not stored when it raises anything but `Unsure`."""
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield self.db
@@ -150,13 +150,13 @@ class File:
                 self.db.execute("ROLLBACK")
 
     def close(self) -> None:
-        """Close the connection; SQLite leaves the log alone when the file was replaced by another."""
+        """Close the connection; SQLite leaves the log alone when another file has replaced this one."""
         with contextlib.suppress(sqlite3.Error):
             self.db.close()
 
 
 def _create(path: Path) -> None:
-    """Make the folder and an empty file that only we can read; SQLite gives its other two files the same mode."""
+    """Create the folder and an empty file that only we can read; SQLite gives its other two files the same mode."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))

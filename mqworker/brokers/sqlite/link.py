@@ -1,7 +1,7 @@
-"""`SqliteLink`: a stage's hold on the embedded broker.
+"""`SqliteLink`: a stage's Link to the embedded broker.
 
-Runs on the asyncio loop of the stage's Producer and never blocks it: every call becomes a command to the `Writer`
-thread, and what that says comes back by `call_soon_threadsafe`, one call for each transaction.
+Runs on the asyncio loop of the stage's Producer and never blocks it: each call becomes a command to the `Writer`
+thread, whose reports come back by `call_soon_threadsafe`, one call for each transaction.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from mqworker.brokers.sqlite.writer import Close, Consume, Writer
 
 
 class SqliteLink:
-    """Implements `mqworker.brokers.base.Link` on a file; `name` says in that file who holds the leases."""
+    """Implements `mqworker.brokers.base.Link` on a file; leases in the file are held under `name`."""
 
     def __init__(self, path: Path, topology: Topology, sink: Sink, *, name: str) -> None:
         self.state = LinkState()
@@ -30,42 +30,42 @@ class SqliteLink:
         self._writer = Writer(path, topology, sink, self, name=f"{name} {uuid.uuid4().hex}")
 
     def start(self) -> None:
-        """Begin to open the file; the result comes through the Sink."""
+        """See `Link.start`."""
         self._loop = asyncio.get_running_loop()
         self._writer.start()
 
     def consume(self, prefetch: int, fixed: int = 0) -> None:  # noqa: ARG002 - a change costs no order here
-        """Want at most `prefetch` unsettled deliveries; 0: no new ones."""
+        """See `Link.consume`."""
         if prefetch != self._prefetch:
             self._prefetch = prefetch
             self._writer.commands.put(Consume(prefetch))
 
     def ack(self, epoch: int, tag: int, *, multiple: bool) -> None:
-        """Settle a delivery, or all of its epoch up to it."""
+        """See `Link.ack`."""
         self._writer.commands.put(AckCommand(epoch, tag, multiple))
 
     def release(self, epoch: int, tags: Sequence[int]) -> None:
-        """Give deliveries back to their place in the queue, marked as redelivered."""
+        """See `Link.release`; they keep their places in the queue, marked as redelivered."""
         self._writer.commands.put(Release(epoch, tuple(tags)))
 
     def publish(self, publish_id: int, publication: Publication) -> None:
-        """PublishCommand; confirmed means synced to the disk."""
+        """See `Link.publish`; confirmed means synced to the disk."""
         if self.state.connected and not self._closed:
             self._writer.commands.put(PublishCommand(publish_id, publication, self._era))
         else:
             self._sink.refused(publish_id, f"not connected: {self.state.reason}")
 
     def depth(self) -> int | None:
-        """Messages ready in the input queue, as seen in the last second."""
+        """See `Link.depth`; as of the last second."""
         return self._writer.depth
 
     @property
     def stale_acks(self) -> int:
-        """How many acks and releases came for an epoch that was over."""
+        """The number of acks and releases for an epoch that was over."""
         return self._writer.stale_acks
 
     async def close(self, deadline: float) -> None:
-        """Store pending acks, give back what is unsettled, close the file."""
+        """See `Link.close`."""
         if self._closed or self._loop is None:
             self._closed = True
             return
@@ -74,23 +74,25 @@ class SqliteLink:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ended.wait(), deadline)
 
+    # -- what the writer calls (WriterEvents)
+
     def post(self, calls: list[Call]) -> None:
-        """For the writer, in its thread: have these called on the loop's."""
+        """Have these called on the loop; called in the writer's thread."""
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop was closed before the Link
             self._loop.call_soon_threadsafe(self._call_all, calls)
 
     def changed(self, state: LinkState) -> None:
-        """For the writer: the state is another."""
+        """Take the new state."""
         self.state = state
         self._sink.link_changed(state)
 
     def ended(self) -> None:
-        """For the writer: it is done."""
+        """Note that the writer is about to end."""
         self._ended.set()
 
     def lost(self, reason: str) -> None:
-        """For the writer: publications of this era are not answered any more."""
+        """Begin a new era: publications of the present one get no answer any more."""
         self._era += 1
         self._sink.publishes_lost(reason)
 
@@ -98,7 +100,7 @@ class SqliteLink:
         for call in calls:
             try:
                 call()
-            except Exception as error:  # noqa: BLE001 - one that fails must not take its neighbours with it
+            except Exception as error:  # noqa: BLE001 - one that fails must not prevent the others
                 assert self._loop is not None
                 self._loop.call_exception_handler(
                     {"message": "error in the embedded broker's link", "exception": error}

@@ -1,9 +1,9 @@
-"""Who holds a lease: a process of this machine, and whether it still lives.
+"""Who holds a lease: a process of this machine, and whether it is still alive.
 
-Runs in every process that has the embedded broker open; owns nothing, reads `/proc`. A lease of a live owner never runs
-out (a message may take hours, and a stopped process is still alive); that of a dead one is void at once. A pid may be
-given to another process, so the start time is part of the identity, and after a reboot everything is. All processes
-that share a broker file must share one pid namespace: from inside another container an owner cannot be seen.
+Runs in every process that has the embedded broker open; owns nothing, reads `/proc`. A lease of a live owner never
+expires (a message may take hours, and a stopped process is still alive); that of a dead one is void at once. A pid may
+be assigned again, so the start time and the boot are part of the identity. All processes that share a broker file must
+share one pid namespace: from inside another container an owner cannot be seen.
 """
 
 import os
@@ -13,7 +13,7 @@ from mqworker.ipc.proc import DEAD, boot_id, stat
 
 
 class Process(NamedTuple):
-    """One process for all time."""
+    """The identity of one process, never assigned again."""
 
     boot: str  # the kernel's boot id
     pid: int
@@ -30,7 +30,7 @@ def current() -> Process:
 
 
 def is_alive(process: Process) -> bool:
-    """Tell whether the process still runs; a zombie does not."""
+    """Return whether the process still runs; a zombie does not."""
     return process.boot == boot_id() and _started(process.pid) == process.started
 
 

@@ -1,8 +1,8 @@
 """A session of a Link on the broker's file: from opening it until it is closed or fails.
 
-Runs in the Link's writer thread; owns the open file, the registration under which messages are leased, and which tag is
-which message. Each `run` is one transaction, and what it changes in memory is changed after the commit; so when it
-raises, nothing has happened (`Unsure` apart).
+Runs in the Link's writer thread; owns the open file, the registration under which messages are leased, and the messages
+behind the tags. Each `run` is one transaction, and changes memory only after the commit; so when it raises, nothing has
+happened (except perhaps for `Unsure`).
 """
 
 import sqlite3
@@ -20,7 +20,7 @@ Call = Callable[[], None]
 
 
 class PublishCommand(NamedTuple):
-    """Command: store this. `era` counts the times that unanswered publications were declared lost."""
+    """Command: store this; `era` counts how often unanswered publications were declared lost."""
 
     publish_id: int
     publication: Publication
@@ -28,7 +28,7 @@ class PublishCommand(NamedTuple):
 
 
 class AckCommand(NamedTuple):
-    """Command: settle one delivery, or all up to it. One of an older epoch never gets to a session."""
+    """Command: settle one delivery, or all up to it; one of an older epoch never reaches a session."""
 
     epoch: int
     tag: int
@@ -36,7 +36,7 @@ class AckCommand(NamedTuple):
 
 
 class Release(NamedTuple):
-    """Command: give deliveries back."""
+    """Command: return deliveries."""
 
     epoch: int
     tags: tuple[int, ...]
@@ -46,13 +46,13 @@ Command = PublishCommand | AckCommand | Release
 
 
 class _Changes:
-    """What one transaction does, to be applied when it is stored."""
+    """What one transaction does, to be applied to memory after the commit."""
 
     def __init__(self) -> None:
         self.settled: dict[int, int] = {}  # tag to message
         self.released: dict[int, int] = {}
         self.confirmed: list[int] = []
-        self.refused: list[tuple[int, str]] = []
+        self.refused: list[tuple[int, store.Refused]] = []
 
 
 class Session:
@@ -65,10 +65,10 @@ class Session:
         self._path, self._topology, self._sink = path, topology, sink
         self._held: dict[int, int] = {}  # tag to message; tags only grow, so it is in order
         self._tag = 0
-        self.chores = False  # the next `run` puts everything in order; always writes, so it also tries the disk
-        self._changed = True  # `depth` may be wrong
-        self._count_from = 0.0
-        self._fresh = True  # there may be messages to take
+        self.chores = False  # the next `run` does them; it always writes, so it also tests the disk
+        self._changed = True  # `depth` may be outdated
+        self._count_from = 0.0  # when to count again
+        self._takeable = True  # there may be messages to take
         self._file = File(path)
         try:
             self._seen = self._data_version()
@@ -82,16 +82,16 @@ class Session:
     def _data_version(self) -> int:
         return int(self._file.db.execute("PRAGMA data_version").fetchone()[0])
 
-    def look(self) -> bool:
-        """See whether another process has written since the last look."""
+    def notice_writes(self) -> bool:
+        """Return whether another process has written since the last call."""
         before, self._seen = self._seen, self._data_version()
         changed = before != self._seen
-        self._fresh = self._fresh or changed
+        self._takeable = self._takeable or changed
         self._changed = self._changed or changed
         return changed
 
     def tick(self) -> None:
-        """Look for what has to be done from time to time; the next `run` does it."""
+        """Look for chores, which the next `run` does."""
         db = self._file.db
         self._file.check_in_place()
         self.chores = self.chores or (
@@ -103,7 +103,7 @@ class Session:
         self._count()
 
     def _count(self) -> None:
-        """Count what is ready, if it can have changed, in at most a hundredth of the time."""
+        """Count what is ready, if it may have changed, for at most a hundredth of the time."""
         began = time.monotonic()
         if not self._changed or began < self._count_from:
             return
@@ -113,16 +113,16 @@ class Session:
         self._count_from = began + 100 * (time.monotonic() - began)
 
     def has_work(self, prefetch: int) -> bool:
-        """Tell whether `run` has something to do even without commands."""
+        """Return whether `run` has something to do even without commands."""
         if self.chores or self.consuming != bool(prefetch):
             return True
-        if prefetch <= len(self._held) or not self._fresh:
+        if prefetch <= len(self._held) or not self._takeable:
             return False
-        self._fresh = store.has_ready(self._file.db, self._topology.input)
-        return self._fresh
+        self._takeable = store.has_ready(self._file.db, self._topology.input)
+        return self._takeable
 
     def run(self, commands: Iterable[Command], prefetch: int) -> list[Call]:
-        """Do all of it in one transaction; returns what to tell the Sink now that it is stored."""
+        """Do everything in one transaction; returns the calls that report it to the Sink."""
         changes = _Changes()
         with self._file.transaction() as db:
             if not store.has_owner(db, self._owner):
@@ -139,7 +139,7 @@ class Session:
             room = prefetch - len(self._held) + len(changes.settled) + len(changes.released)
             taken = store.take(db, self._topology.input, room, self._owner) if room > 0 else []
         self.consuming = bool(prefetch)
-        self._fresh = self.chores = False
+        self._takeable = self.chores = False
         self._changed = True
         return self._apply(changes, taken, prefetch)
 
@@ -155,7 +155,7 @@ class Session:
             try:
                 store.publish(db, command.publication)
             except store.Refused as refusal:
-                changes.refused.append((command.publish_id, str(refusal)))
+                changes.refused.append((command.publish_id, refusal))
                 return
             changes.confirmed.append(command.publish_id)
             if command.publication.settles is not None:
@@ -177,7 +177,7 @@ class Session:
 
     def _settle(self, tags: Sequence[int], into: dict[int, int], changes: _Changes) -> None:
         for tag in tags:
-            message = self._held.get(tag)  # None: a result has settled it already
+            message = self._held.get(tag)  # None: a result has already settled it
             if message is not None and tag not in changes.settled and tag not in changes.released:
                 into[tag] = message
 
@@ -187,7 +187,8 @@ class Session:
         calls: list[Call] = []
         if changes.confirmed:
             calls.append(partial(self._sink.confirmed, changes.confirmed))
-        calls += [partial(self._sink.refused, publish_id, reason) for publish_id, reason in changes.refused]
+        for publish_id, refusal in changes.refused:
+            calls.append(partial(self._sink.refused, publish_id, str(refusal), too_large=refusal.too_large))
         for row in taken:
             self._tag += 1
             self._held[self._tag] = row.id
@@ -195,12 +196,12 @@ class Session:
                 self.epoch, self._tag, row.properties, row.body, bool(row.redelivered), row.exchange, row.routing_key
             )
             calls.append(partial(self._sink.delivered, delivery))
-        # `take` may have stopped early; with no room left, what comes while there is none is not looked for
-        self._fresh = bool(taken) or len(self._held) >= prefetch
+        # `take` may have stopped early, and while there is no room nobody looks for new messages
+        self._takeable = bool(taken) or len(self._held) >= prefetch
         return calls
 
     def finish(self) -> None:
-        """Give back all leases; afterwards the session can only be closed."""
+        """Return all leases; afterwards the session can only be closed."""
         with self._file.transaction() as db:
             store.remove_owner(db, self._owner)
 

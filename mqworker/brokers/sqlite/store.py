@@ -1,7 +1,7 @@
 """What the embedded broker can do, as functions on an open file: queues, routes, messages, leases, delays.
 
-Runs in the thread that owns the `File`; owns nothing besides. Whatever writes is called inside `File.transaction`.
-Fails with `sqlite3.Error`, and `Refused` for one publication, of which then nothing was written.
+Runs in the thread that owns the `File`; owns nothing itself. Functions that write are called inside `File.transaction`.
+Fails with `sqlite3.Error`, and with `Refused` for one publication, of which nothing was written.
 """
 
 import sqlite3
@@ -14,11 +14,15 @@ from mqworker.brokers.sqlite import owners
 from mqworker.ipc.proc import boot_id
 
 MAX_SIZE = 512 << 20  # bytes of one message; SQLite's own limit is a little under 1 GB
-TAKE_BYTES = 32 << 20  # bodies taken in one transaction: others wait for the lock meanwhile
+TAKE_BYTES = 32 << 20  # bytes of bodies taken in one transaction: other processes wait for the lock meanwhile
 
 
-class Refused(Exception):  # noqa: N818 - it says what the publication is
-    """There is no place for this publication."""
+class Refused(Exception):  # noqa: N818 - named after what happened to the publication
+    """This publication cannot be stored; `too_large`: because of its size."""
+
+    def __init__(self, reason: str, *, too_large: bool = False) -> None:
+        super().__init__(reason)
+        self.too_large = too_large
 
 
 class Taken(NamedTuple):
@@ -33,7 +37,7 @@ class Taken(NamedTuple):
 
 
 def declare(db: sqlite3.Connection, topology: Topology) -> None:
-    """Make what a stage needs."""
+    """Create what a stage needs."""
     output = topology.output
     for name in (topology.input, topology.dead, *((output.queue,) if output else ())):
         make_queue(db, name)
@@ -45,13 +49,13 @@ def declare(db: sqlite3.Connection, topology: Topology) -> None:
 
 
 def is_declared(db: sqlite3.Connection, topology: Topology) -> bool:
-    """Tell whether all of it is still there."""
+    """Return whether all of it still exists."""
     names = {topology.input, topology.dead} | ({topology.output.queue} if topology.output else set())
     return all(queue_id(db, name) is not None for name in names)
 
 
 def make_queue(db: sqlite3.Connection, name: str, owner: int | None = None) -> int:
-    """Return the id of a queue, which is made if missing; with an owner it ends together with that."""
+    """Return the id of a queue, which is created if missing; with an owner it ends together with that owner."""
     db.execute("INSERT OR IGNORE INTO queue (name, owner) VALUES (?, ?)", (name, owner))
     found = queue_id(db, name)
     assert found is not None
@@ -59,7 +63,7 @@ def make_queue(db: sqlite3.Connection, name: str, owner: int | None = None) -> i
 
 
 def queue_id(db: sqlite3.Connection, name: str) -> int | None:
-    """Return the id of a queue, None when there is none."""
+    """Return the id of a queue; None when there is no such queue."""
     row = db.execute("SELECT id FROM queue WHERE name = ?", (name,)).fetchone()
     return None if row is None else int(row[0])
 
@@ -118,15 +122,15 @@ def count_delayed(db: sqlite3.Connection, name: str) -> int:
 
 
 def has_ready(db: sqlite3.Connection, name: str) -> bool:
-    """Tell whether there is something to take from a queue."""
+    """Return whether there is something to take from a queue."""
     query = "SELECT 1 FROM message WHERE queue = (SELECT id FROM queue WHERE name = ?) AND owner IS NULL LIMIT 1"
     return db.execute(query, (name,)).fetchone() is not None
 
 
 def publish(db: sqlite3.Connection, publication: Publication) -> None:
-    """Place a message in every queue that its exchange and routing key lead to; `Refused` when there is no way."""
+    """Store a message in every queue that its exchange and routing key lead to; `Refused` when there is none."""
     if len(publication.body) + len(publication.properties) > MAX_SIZE:
-        raise Refused(f"too large: more than {MAX_SIZE} bytes")
+        raise Refused(f"too large: more than {MAX_SIZE} bytes", too_large=True)
     try:
         queues = _route(db, publication)
     except UnicodeEncodeError:
@@ -169,7 +173,7 @@ def place(db: sqlite3.Connection, queue: int, publication: Publication) -> None:
 
 
 def take(db: sqlite3.Connection, name: str, limit: int, owner: int) -> list[Taken]:
-    """Lease the first ready messages of a queue to `owner`; stops early when it has many bytes."""
+    """Lease the first ready messages of a queue to `owner`; stops early at `TAKE_BYTES`."""
     rows: list[Taken] = []
     size = 0
     for row in db.execute(
@@ -195,13 +199,13 @@ def remove(db: sqlite3.Connection, ids: Sequence[int]) -> None:
 
 
 def release(db: sqlite3.Connection, ids: Iterable[int]) -> None:
-    """End leases: the messages are ready again, at their old place."""
+    """End leases: the messages are ready again, in their old places."""
     keys = ((each,) for each in ids)
     db.executemany("UPDATE message SET owner = NULL, redelivered = 1 WHERE id = ?", keys)
 
 
 def add_owner(db: sqlite3.Connection, name: str) -> int:
-    """Register this process as one that may hold leases; what it held under the same name is given back."""
+    """Register this process as one that may hold leases; what it held under the same name is released."""
     row = (*owners.current(), name)
     query = "SELECT id FROM owner WHERE boot = ? AND pid = ? AND started = ? AND name = ?"
     for (former,) in db.execute(query, row).fetchall():
@@ -212,12 +216,12 @@ def add_owner(db: sqlite3.Connection, name: str) -> int:
 
 
 def has_owner(db: sqlite3.Connection, owner: int) -> bool:
-    """Tell whether the registration, and so every lease under it, still stands."""
+    """Return whether the registration, and with it every lease, is still valid."""
     return db.execute("SELECT 1 FROM owner WHERE id = ?", (owner,)).fetchone() is not None
 
 
 def remove_owner(db: sqlite3.Connection, owner: int) -> None:
-    """End an owner: its leases and the queues of its own."""
+    """End an owner, its leases and its own queues."""
     db.execute("UPDATE message SET owner = NULL, redelivered = 1 WHERE owner = ?", (owner,))
     for (queue,) in db.execute("SELECT id FROM queue WHERE owner = ?", (owner,)).fetchall():
         delete_queue(db, queue)
@@ -231,16 +235,16 @@ def dead_owners(db: sqlite3.Connection) -> list[int]:
 
 
 def has_due(db: sqlite3.Connection) -> bool:
-    """Tell whether a delay is over, or was begun before the machine was started again."""
+    """Return whether a delay is over, or began before the machine was rebooted."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     query = "SELECT 1 FROM delayed WHERE boot <> ?2 OR due <= ?1 AND target IN (SELECT name FROM queue) LIMIT 1"
     return db.execute(query, (now, boot_id())).fetchone() is not None
 
 
 def move_due(db: sqlite3.Connection) -> None:
-    """Give every message whose delay is over to its target; one whose target is missing waits on."""
+    """Move every message whose delay is over to its target; one whose target is missing keeps waiting."""
     now, boot = time.clock_gettime(time.CLOCK_BOOTTIME), boot_id()
-    # across a reboot only the wall clock tells how much is left, and a jump of it may shorten but not prolong
+    # across a reboot only the wall clock shows what is left of a delay; if it jumps, it may shorten but not prolong it
     db.execute(
         "UPDATE delayed SET due = ?1 + max(0, min(delay, due_wall - ?2)), boot = ?3 WHERE boot <> ?3",
         (now, time.time(), boot),

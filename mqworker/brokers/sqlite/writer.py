@@ -1,10 +1,10 @@
-"""The writer: the one thread of a Link that touches the broker's file.
+"""The writer: the only thread of a Link that touches the broker's file.
 
-Runs as a daemon thread in the stage's Producer; owns the session on the file. It hears commands from the Link through a
-queue and executes all that wait in one transaction (group commit: one sync of the disk for many messages); it answers
-through the `Ear`, one call for each transaction, after the commit. A full disk, or a lock that another process keeps,
-rolls the transaction back: its publications are refused, its acks kept and tried again. Any other error ends the
-session: its epoch is void, and the file is opened again, with backoff, for ever.
+Runs as a daemon thread in the stage's Producer; owns the session on the file. It receives commands from the Link
+through a queue and executes all that wait in one transaction (group commit: one sync of the disk for many messages); it
+reports through `WriterEvents`, one call for each transaction, after the commit. A full disk, or a lock that another
+process holds, rolls the transaction back: its publications are refused, its acks are kept and tried again. Any other
+error ends the session: its epoch is void, and the file is opened again, with backoff, for ever.
 """
 
 import queue
@@ -21,86 +21,88 @@ from mqworker.brokers.base import LinkState, Sink, Topology
 from mqworker.brokers.sqlite.file import Unsure, explain, is_busy, is_full
 from mqworker.brokers.sqlite.session import Call, Command, PublishCommand, Session
 
-POLL = (0.02, 0.1)  # s between looks for messages of other processes: when some just came, and when none come
-TICK = 0.5  # s between looks for dead owners, ended delays, and whether the file is in place
-RETRY = (0.1, 5.0)  # s of backoff before the file is opened again
-STEADY = 10.0  # s that a session must last for the backoff to begin anew
-LOCKED = 4.0  # s that another process may keep the lock before publishes are refused
+# all in seconds
+POLL = (0.02, 0.1)  # between looks for messages of other processes: when some just came, and when none come
+TICK = 0.5  # between looks for dead owners, ended delays, and whether the file is in place
+RETRY = (0.1, 5.0)  # of backoff before the file is opened again
+STEADY = 10.0  # that a session must last for the backoff to start small again
+LOCKED = 4.0  # that another process may hold the lock before publications are refused
+
 BATCH = 4096  # commands in one transaction
 
 
 class Consume(msgspec.Struct, frozen=True):
-    """Command: hold at most this many deliveries."""
+    """Command: take at most this many unsettled deliveries."""
 
     prefetch: int
 
 
 class Close(msgspec.Struct, frozen=True):
-    """Command: give back what is not settled, by this time (monotonic clock), and end."""
+    """Command: return what is not settled, by this time (monotonic clock), and end."""
 
     until: float
 
 
-class Ear(Protocol):
-    """The Link, as the writer sees it; only `post` is called in the writer's thread."""
+class WriterEvents(Protocol):
+    """What the writer reports to its Link; only `post` is called in the writer's thread."""
 
     def post(self, calls: list[Call]) -> None:
-        """Have these called on the loop's thread, in this order."""
+        """Have these called on the loop, in this order."""
 
     def changed(self, state: LinkState) -> None:
         """Take the new state."""
 
     def lost(self, reason: str) -> None:
-        """No publication of this era will be answered any more."""
+        """Begin a new era: publications of the present one get no answer any more."""
 
     def ended(self) -> None:
-        """The thread is about to end."""
+        """Note that the thread is about to end."""
 
 
 class Writer(threading.Thread):
-    """See the head of this module; `commands` is the only way in, the `Ear` and the `Sink` the only ways out."""
+    """See the module head; `commands` is the only way in, `WriterEvents` and the `Sink` are the only ways out."""
 
-    def __init__(self, path: Path, topology: Topology, sink: Sink, ear: Ear, *, name: str) -> None:
+    def __init__(self, path: Path, topology: Topology, sink: Sink, events: WriterEvents, *, name: str) -> None:
         super().__init__(name="sqlite-writer", daemon=True)
         self.commands: queue.SimpleQueue[Command | Consume | Close] = queue.SimpleQueue()
         self.depth: int | None = None
         self.stale_acks = 0
         self._path, self._topology, self._sink, self._owner_name = path, topology, sink, name
-        self._ear = ear
+        self._events = events
         self._state = LinkState(reason=f"{path} is being opened")
         self._epoch = 1
         self._era = 0
         self._prefetch = 0
-        self._until: float | None = None  # set: closing
-        self._kept: list[Command] = []  # not executed yet
-        self._stuck = 0.0  # since when the lock was not to be had; 0: it was
+        self._until: float | None = None  # when closing has to end; None: not closing
+        self._pending: list[Command] = []  # not executed yet
+        self._locked_since = 0.0  # since when another process holds the lock; 0: none does
         self._poll = POLL[0]
 
     def run(self) -> None:
-        """Open, serve, and again."""
+        """Open the file, serve, and begin again."""
         backoff = RETRY[0]
         while self._until is None:
             began = time.monotonic()
             try:
                 session = Session(self._path, self._topology, self._sink, self._owner_name, self._epoch)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the stage must hear of it and try again
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must be reported and tried again
                 reason = explain(error, self._path)
-                self._tell(connected=False, consuming=False, blocked=False, reason=reason)
+                self._report(connected=False, consuming=False, blocked=False, reason=reason)
             else:
                 reason = self._serve(session)
             if time.monotonic() - began > STEADY:
                 backoff = RETRY[0]
-            self._stay_down(backoff, reason)
+            self._wait_to_reopen(backoff, reason)
             backoff = min(2 * backoff, RETRY[1])
-        self._tell(connected=False, consuming=False, blocked=False, reason="closed")
-        self._ear.post([self._ear.ended])
+        self._report(connected=False, consuming=False, blocked=False, reason="closed")
+        self._events.post([self._events.ended])
 
     def _serve(self, session: Session) -> str:
-        """Work until the end of the session; returns why it ended."""
+        """Work until the session ends; returns why it did."""
         try:
-            self._tell(connected=True, reason="", reconnects=self._epoch - 1)
+            self._report(connected=True, reason="", reconnects=self._epoch - 1)
             next_tick = 0.0
-            while self._until is None or self._kept:
+            while self._until is None or self._pending:
                 if time.monotonic() >= next_tick:
                     session.tick()
                     self.depth = session.depth
@@ -121,65 +123,65 @@ class Writer(threading.Thread):
     def _step(self, session: Session) -> None:
         """Wait for something to do, and do it in one transaction."""
         if self._state.blocked:
-            self._gather(TICK)
+            self._receive(TICK)
         else:
-            self._gather(0 if self._kept or session.has_work(self._prefetch) else self._poll)
-        changed = session.look()
-        if not (self._kept or self._state.blocked or session.has_work(self._prefetch)):
+            self._receive(0 if self._pending or session.has_work(self._prefetch) else self._poll)
+        changed = session.notice_writes()
+        if not (self._pending or self._state.blocked or session.has_work(self._prefetch)):
             self._poll = POLL[0] if changed else min(self._poll * 1.2, POLL[1])
             return
         self._poll = POLL[0]
         try:
-            calls = session.run(self._kept, self._prefetch)
+            calls = session.run(self._pending, self._prefetch)
         except sqlite3.Error as error:
-            self._hold(error)
+            self._tolerate(error)
             session.chores = True
             return
-        self._kept, self._stuck = [], 0.0
+        self._pending, self._locked_since = [], 0.0
         if calls:
-            self._ear.post(calls)
+            self._events.post(calls)
         if self._state.blocked or self._state.consuming != session.consuming:
-            self._tell(blocked=False, consuming=session.consuming, reason="")
+            self._report(blocked=False, consuming=session.consuming, reason="")
 
-    def _hold(self, error: sqlite3.Error) -> None:
-        """Bear a transaction that was rolled back for a reason that passes; raise any other."""
+    def _tolerate(self, error: sqlite3.Error) -> None:
+        """Keep what was rolled back because of a temporary error; raise any other."""
         if is_busy(error):
-            self._stuck = self._stuck or time.monotonic()
-            if time.monotonic() - self._stuck < LOCKED:
+            self._locked_since = self._locked_since or time.monotonic()
+            if time.monotonic() - self._locked_since < LOCKED:
                 return
         elif not is_full(error):
             raise error
         reason = explain(error, self._path)
         self._refuse(reason)
-        self._tell(blocked=True, reason=reason)
+        self._report(blocked=True, reason=reason)
 
     def _refuse(self, reason: str) -> None:
-        refused = [command.publish_id for command in self._kept if isinstance(command, PublishCommand)]
-        self._kept = [command for command in self._kept if not isinstance(command, PublishCommand)]
+        refused = [command.publish_id for command in self._pending if isinstance(command, PublishCommand)]
+        self._pending = [command for command in self._pending if not isinstance(command, PublishCommand)]
         if refused:
-            self._ear.post([partial(self._sink.refused, publish_id, reason) for publish_id in refused])
+            self._events.post([partial(self._sink.refused, publish_id, reason) for publish_id in refused])
 
     def _fail(self, reason: str, *, unsure: bool) -> None:
-        """Say that the session is over; an answer for each publication that has none."""
+        """Report the end of the session, and answer each publication that has no answer."""
         if not unsure:
             self._refuse(reason)
-        self._kept = []
-        self._stuck = 0.0
+        self._pending = []
+        self._locked_since = 0.0
         self._era += 1
         self.depth = None
-        lost: list[Call] = [partial(self._ear.lost, reason), partial(self._sink.consuming_lost, self._epoch, reason)]
+        lost: list[Call] = [partial(self._events.lost, reason), partial(self._sink.consuming_lost, self._epoch, reason)]
         self._epoch += 1
-        self._ear.post(lost)
-        self._tell(connected=False, consuming=False, blocked=False, reason=reason)
+        self._events.post(lost)
+        self._report(connected=False, consuming=False, blocked=False, reason=reason)
 
-    def _stay_down(self, seconds: float, reason: str) -> None:
+    def _wait_to_reopen(self, seconds: float, reason: str) -> None:
         until = time.monotonic() + seconds
         while self._until is None and (left := until - time.monotonic()) > 0:
-            self._gather(left)
+            self._receive(left)
             self._refuse(reason)
 
-    def _gather(self, timeout: float) -> None:
-        """Wait for a command, and take all that are there."""
+    def _receive(self, timeout: float) -> None:
+        """Wait for a command, and take all that have come."""
         try:
             command = self.commands.get(timeout=timeout) if timeout > 0 else self.commands.get_nowait()
             while True:
@@ -188,8 +190,8 @@ class Writer(threading.Thread):
                 elif isinstance(command, Close):
                     self._until = command.until
                 elif self._is_valid(command):
-                    self._kept.append(command)
-                if len(self._kept) >= BATCH:
+                    self._pending.append(command)
+                if len(self._pending) >= BATCH:
                     return
                 command = self.commands.get_nowait()
         except queue.Empty:
@@ -197,13 +199,13 @@ class Writer(threading.Thread):
 
     def _is_valid(self, command: Command) -> bool:
         if isinstance(command, PublishCommand):
-            return command.era == self._era  # else its Sink has heard that it was lost
+            return command.era == self._era  # else it was reported as lost
         if command.epoch != self._epoch:
             self.stale_acks += 1
         return command.epoch == self._epoch
 
     def _finish(self, session: Session) -> None:
-        """Give back what is held; if that fails until the deadline, the end of this process does it."""
+        """Return what is held; if that fails until the deadline, the end of this process does it."""
         while True:
             try:
                 session.finish()
@@ -214,8 +216,8 @@ class Writer(threading.Thread):
             else:
                 return
 
-    def _tell(self, **changes: object) -> None:
+    def _report(self, **changes: object) -> None:
         state = msgspec.structs.replace(self._state, **changes)
         if state != self._state:
             self._state = state
-            self._ear.post([partial(self._ear.changed, state)])
+            self._events.post([partial(self._events.changed, state)])

@@ -44,22 +44,23 @@ def epochs_off_consuming(module):
     """Any tag is acked on whatever channel is open."""
 
     def ack(self, epoch, tag, *, multiple):
-        if self._channel is not None and self._channel.usable:
-            self._unsettled.pop(tag, None)
-            self._channel.raw.basic_ack(tag, multiple)
-            self._settled()
+        current = self._current
+        if current is not None and current.channel.usable:
+            current._unsettled.pop(tag, None)
+            current.channel.raw.basic_ack(tag, multiple)
+            current._settled()
 
     module.Consuming.ack = ack
 
 
 def deadlines_off_wire(module):
     """An answer may take for ever."""
-    module.AmqpConnection.sweep = lambda self, now: None
+    module.AmqpConnection.check_deadlines = lambda self, now: None
 
 
 def deadlines_off_publishing(module):
     """A confirm may take for ever."""
-    module.Publishing.sweep = lambda self, now: None
+    module.Publishing.check_deadlines = lambda self, now: None
 
 
 def deadlines_off_address(module):
@@ -156,7 +157,7 @@ def slow_task_done(module):
 
 PATCHES = {
     "ack-before-confirm": {"mqworker.producer.publications": ack_before_confirm},
-    "mandatory-off": {"mqworker.brokers.rabbitmq.publishing": mandatory_off},
+    "mandatory-off": {"mqworker.brokers.rabbitmq.sender": mandatory_off},
     "epochs-off": {
         "mqworker.producer.ledger": epochs_off_ledger,
         "mqworker.brokers.rabbitmq.consuming": epochs_off_consuming,

@@ -34,7 +34,7 @@ SHORT = {
     "mqworker.producer.process": {"PULSE": 0.2},
     "mqworker.producer.limits": {"STALL": 1.0},
     "mqworker.brokers.rabbitmq.amqp_connection": {"ANSWER_DEADLINE": 1.5},
-    "mqworker.brokers.rabbitmq.reconnector": {"PING_EVERY": 0.5, "LONGEST_WAIT": 1.0},
+    "mqworker.brokers.rabbitmq.reconnector": {"PING_EVERY": 0.5, "LONGEST_DELAY": 1.0},
 }
 
 

@@ -1,0 +1,141 @@
+"""One epoch of consuming: a channel, at most one consumer on it, and what was delivered and is not settled.
+
+Runs on the loop of the Link; made by `consuming` for each epoch. It receives acks and the wanted prefetch, and passes
+deliveries to the Sink until it is stopped.
+
+The prefetch belongs to a consumer tag and cannot be changed while that runs, so a change means a new tag. Its limit is
+what the unsettled deliveries leave of the wanted prefetch (there is no consumer while they leave nothing), so the sum
+never exceeds the larger of the old and the new value; a tag is replaced by one with a larger limit once enough has
+settled to make that worthwhile. There is never more than one tag, because two on one quorum queue would mix its order.
+
+A quorum queue takes back what is on its way to a tag that is cancelled, and delivers it again behind the backlog. So
+there the prefetch that is wanted when the channel begins to consume stays until the channel ends; only holding back
+(0) cancels the tag.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from mqworker.brokers.base import Delivery
+from mqworker.brokers.rabbitmq.channel import Channel
+from mqworker.brokers.rabbitmq.fast_frames import Arrival, Deliveries
+
+WORTHWHILE = 1.25  # a tag is replaced by one whose limit is at least so many times larger
+
+
+class ConsumerChannel:
+    """See the module head."""
+
+    def __init__(
+        self, channel: Channel, epoch: int, queue: str, deliver: Callable[[Delivery], None], *, keeps_prefetch: bool
+    ) -> None:
+        """`deliver` gets each delivery; `keeps_prefetch`: a change of the prefetch would cost the queue its order."""
+        self.channel = channel
+        self.fixed_prefetch = 0  # in use, where it must not change
+        self._queue = queue
+        self._keeps_prefetch = keeps_prefetch
+        self._prefetch = 0  # wanted
+        self._unsettled: dict[int, None] = {}  # delivery tags in order
+        self._tag = ""  # our consumer's name
+        self._tags = 0  # how many there were
+        self._limit = 0  # its prefetch; 0 while there is no consumer
+        self._changed = asyncio.Event()
+        self._stopped = False
+        unsettled = self._unsettled
+
+        def arrived(arrival: Arrival) -> None:
+            if not self._stopped:
+                tag, redelivered, exchange, routing_key, properties, body = arrival
+                unsettled[tag] = None
+                deliver(Delivery(epoch, tag, properties, body, redelivered, exchange, routing_key))
+
+        channel.connection.deliveries[channel.number] = Deliveries(arrived)
+
+    @property
+    def consuming(self) -> bool:
+        """Whether the broker has a consumer of ours."""
+        return self._limit > 0
+
+    def want(self, prefetch: int, fixed: int) -> None:
+        """Aim at this prefetch; where it must not change, `fixed` is used the first time, and kept."""
+        if self._keeps_prefetch and prefetch and fixed:
+            self.fixed_prefetch = self.fixed_prefetch or fixed
+        if prefetch and self.fixed_prefetch:
+            prefetch = self.fixed_prefetch
+        if prefetch != self._prefetch:
+            self._prefetch = prefetch
+            self._changed.set()
+
+    def ack(self, tag: int, *, multiple: bool) -> bool:
+        """Settle at the broker; False for what is settled already, which would cost the channel."""
+        unsettled = self._unsettled
+        if not self.channel.usable or not (multiple or tag in unsettled):
+            return False
+        if multiple:
+            while unsettled and (first := next(iter(unsettled))) <= tag:
+                del unsettled[first]
+        else:
+            del unsettled[tag]
+        self.channel.raw.basic_ack(tag, multiple)
+        self._settled()
+        return True
+
+    def release(self, tags: Sequence[int]) -> None:
+        """Return deliveries to the queue."""
+        if not self.channel.usable:
+            return
+        for tag in tags:
+            if tag in self._unsettled:
+                del self._unsettled[tag]
+                self.channel.raw.basic_nack(tag, requeue=True)
+        self._settled()
+
+    async def keep_consumer(self, changed: Callable[[], None]) -> None:
+        """Keep the consumer as wanted; calls `changed` after each look, raises Lost when the channel ends."""
+        while True:
+            self._changed.clear()
+            await self._replace_consumer()
+            changed()
+            await self._changed.wait()
+
+    def stop(self) -> None:
+        """Deliver nothing any more."""
+        self._stopped = True
+        self._limit = 0
+
+    def close(self) -> None:
+        """Close the channel; what is unsettled goes back to the queue."""
+        self.channel.connection.deliveries.pop(self.channel.number, None)
+        self.channel.close()
+
+    # -- inside
+
+    async def _replace_consumer(self) -> None:
+        if self._limit and (self._limit > self._prefetch or self._worthwhile()):
+            await self.channel.cancel(self._tag)
+            self._limit = 0
+        room = self._prefetch - len(self._unsettled)
+        if not self._limit and room > 0:
+            self._tags += 1
+            self._tag = f"mqworker-{self._tags}"
+            await self.channel.ask("basic_qos", prefetch_count=room)
+            await self.channel.ask(
+                "basic_consume", queue=self._queue, on_message_callback=_unexpected, consumer_tag=self._tag
+            )
+            self._limit = room
+
+    def _worthwhile(self) -> bool:
+        """Whether a new consumer could have a limit that is enough larger."""
+        possible = self._prefetch - len(self._unsettled)
+        return self._limit < self._prefetch and possible >= min(self._prefetch, WORTHWHILE * self._limit)
+
+    def _settled(self) -> None:
+        """Check whether there can be a consumer, or one with a larger limit; cheap, because it runs for every ack."""
+        if self._limit == self._prefetch:
+            return
+        if self._worthwhile() if self._limit else len(self._unsettled) < self._prefetch:
+            self._changed.set()
+
+
+def _unexpected(*_: object) -> None:
+    raise AssertionError("deliveries are taken before pika sees them")

@@ -1,0 +1,137 @@
+"""Where publications go on RabbitMQ, what has to exist before they do, and which destinations do not answer.
+
+Runs on the loop of the Link, for the publishing side. A broker reports "no such exchange" by closing the channel, at
+the cost of everything in progress on it. So an exchange is looked up, and a delay queue declared, before the first
+publication that needs it goes out; publications wait for that in order (`Preparation`). A destination that did not
+answer is published to again after a while, which doubles each time (`SilentDestinations`).
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mqworker.brokers.base import Publication
+from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
+from mqworker.brokers.rabbitmq.topology import NOT_FOUND, attempt, delay_arguments, delay_queue, ensure_queue
+
+RETRY_SILENT = (10.0, 120.0)  # seconds until a destination that did not answer is tried again: at first, at most
+
+
+class Destination(NamedTuple):
+    """An exchange and a routing key."""
+
+    exchange: str
+    routing_key: str
+
+
+class Pending(NamedTuple):
+    """A publication without an answer, and since when it waits for one (loop time)."""
+
+    publish_id: int
+    publication: Publication
+    since: float
+
+
+def destination(publication: Publication, input_queue: str) -> Destination:
+    """Return where a publication goes: with a delay, to one of the delay queues of the input queue."""
+    if publication.delay:
+        return Destination("", delay_queue(input_queue, publication.delay))
+    return Destination(publication.exchange, publication.routing_key)
+
+
+class SilentDestinations:
+    """Destinations that did not answer: when each is tried again, and how long to wait after that."""
+
+    def __init__(self) -> None:
+        self.entries: dict[Destination, tuple[float, float]] = {}
+
+    def closed(self, where: Destination, now: float) -> bool:
+        """Return whether nothing may be published to it now."""
+        return where in self.entries and self.entries[where][0] > now
+
+    def probe(self, where: Destination, now: float) -> bool:
+        """Return whether one publication is to show if it answers again; no other one goes there meanwhile."""
+        if where not in self.entries:
+            return False
+        wait = self.entries[where][1]
+        self.entries[where] = now + wait, wait
+        return True
+
+    def add(self, where: Destination, now: float) -> None:
+        """Publish nothing to it for a while, which is twice as long as the last time."""
+        first, longest = RETRY_SILENT
+        wait = min(longest, 2 * self.entries[where][1]) if where in self.entries else first
+        self.entries[where] = now + wait, wait
+
+    def remove(self, where: Destination) -> None:
+        """It has answered."""
+        self.entries.pop(where, None)
+
+
+class Preparation:
+    """Exchanges and delay queues that publications need, by name or by delay in seconds."""
+
+    def __init__(
+        self,
+        input_queue: str,
+        send: Callable[[Pending], None],
+        refuse: Callable[[Pending, str], None],
+        missing: Callable[[], None],
+    ) -> None:
+        """`send` gets what waited, once what it needs exists, or `refuse`; `missing` is called when it does not."""
+        self._input = input_queue
+        self._send = send
+        self._refuse = refuse
+        self._missing = missing
+        self._waiting: dict[str | int, list[Pending]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.ready: set[str | int] = {"", 0}  # known to exist
+
+    @property
+    def oldest(self) -> list[float]:
+        """Since when the oldest publications wait, one for each need."""
+        return [waiting[0].since for waiting in self._waiting.values()]
+
+    def wait_for(self, need: str | int, connection: AmqpConnection, pending: Pending) -> None:
+        """Send this publication once an exchange or a delay queue exists."""
+        if need in self._waiting:
+            self._waiting[need].append(pending)
+            return
+        self._waiting[need] = [pending]
+        task = asyncio.create_task(self._prepare(need, connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def abandon(self) -> list[Pending]:
+        """Forget what exists and return what waits: the channel is over."""
+        waiting = [pending for each in self._waiting.values() for pending in each]
+        self._waiting, self.ready = {}, {"", 0}
+        return waiting
+
+    def cancel(self) -> None:
+        """Ask no more: the connection is over."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _prepare(self, need: str | int, connection: AmqpConnection) -> None:
+        problem = ""
+        try:
+            if isinstance(need, int):
+                arguments = delay_arguments(self._input, need)
+                await ensure_queue(connection, delay_queue(self._input, need), arguments)
+            else:
+                await attempt(connection, "exchange_declare", exchange=need, passive=True)
+        except Lost as lost:
+            if not connection.usable:
+                return  # `abandon` has returned what waits
+            problem = f"returned: {lost}"
+            if lost.code == NOT_FOUND:
+                self._missing()
+        waiting = self._waiting.pop(need, [])
+        if not problem and waiting:
+            self.ready.add(need)
+        for pending in waiting:
+            if problem:
+                self._refuse(pending, problem)
+            else:
+                self._send(pending)

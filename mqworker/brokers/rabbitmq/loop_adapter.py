@@ -1,0 +1,59 @@
+"""What pika's protocol engine asks of an I/O loop, on the transport of a running asyncio loop.
+
+Runs on the loop of the connection. Owns the transport and what was written during the present turn of the loop: it
+goes out in one system call at the end of the turn. Nothing here reads, decides or reconnects.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pika.connection
+
+
+class LoopAdapter(pika.connection.Connection):  # type: ignore[misc] # pika is untyped
+    """Timers and output for `AmqpConnection`."""
+
+    def __init__(self, parameters: Any, on_open: Any, on_error: Any, on_close: Any) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._socket: asyncio.Transport | None = None
+        self._out: list[bytes] = []
+        super().__init__(
+            parameters,
+            on_open_callback=on_open,
+            on_open_error_callback=on_error,
+            on_close_callback=on_close,
+            internal_connection_workflow=False,
+        )
+
+    @property
+    def _writable(self) -> bool:
+        return self._socket is not None and not self._socket.is_closing()
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if self._socket is not None and not self._socket.is_closing():
+            self._socket.writelines(out)
+
+    # -- what pika calls
+
+    def _adapter_call_later(self, delay: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        return self._loop.call_later(delay, callback)
+
+    def _adapter_remove_timeout(self, timeout_id: asyncio.TimerHandle) -> None:
+        timeout_id.cancel()
+
+    def _adapter_add_callback_threadsafe(self, callback: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(callback)
+
+    def _adapter_connect_stream(self) -> None:
+        raise NotImplementedError  # `AmqpConnection.open` does it
+
+    def _adapter_disconnect_stream(self) -> None:
+        if self._socket is not None:
+            self._socket.abort()
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(data)

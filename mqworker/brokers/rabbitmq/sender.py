@@ -1,0 +1,163 @@
+"""One confirm channel: sends publications and matches the broker's answers with them.
+
+Runs on the loop of the Link; made by `publishing` for each channel. Owns the publications without an answer. Each
+gets one call of the Sink, `confirmed` (together for one turn of the loop) or `refused`, unless the channel ends before.
+
+While the sender is careful, publications go out one at a time, each after the answer to the one before: if the channel
+ends then, it is known for which.
+"""
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pika.spec
+
+from mqworker.brokers.base import Publication, Sink
+from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
+from mqworker.brokers.rabbitmq.channel import Channel
+from mqworker.brokers.rabbitmq.destinations import Destination, Pending, SilentDestinations
+from mqworker.brokers.rabbitmq.fast_frames import encode_publish
+
+
+class Abandoned(NamedTuple):
+    """What a channel leaves behind when it ends."""
+
+    sent: list[Pending]  # in order; the broker may or may not have stored them
+    waiting: list[Pending]  # never sent
+    alone: bool  # `sent` is one publication, which went out alone
+
+
+class Sender:
+    """See the module head."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        sink: Sink,
+        silent: SilentDestinations,
+        destination: Callable[[Publication], Destination],
+        returned: Callable[[Publication | None], None],
+        careful: int,
+    ) -> None:
+        """`returned` gets what had no route, if that is known; `careful` publications go out one at a time."""
+        self.channel = channel
+        self.careful = careful
+        self._sink = sink
+        self._silent = silent
+        self._destination = destination
+        self._returned_to = returned
+        self._loop = asyncio.get_running_loop()
+        self._sequence = 0
+        self._sent: dict[int, Pending] = {}  # by sequence number on the channel, in order
+        self._returned: dict[int, str] = {}  # why the broker returned it; its confirm follows
+        self._waiting: deque[Pending] = deque()
+        self._alone = 0  # the sequence number of the one that went out alone
+        self._confirmed: list[int] = []  # not passed on yet
+        channel.raw.add_on_return_callback(self._on_return)
+
+    async def start(self) -> None:
+        """Ask for confirms; raises Lost."""
+        await self.channel.ask("confirm_delivery", ack_nack_callback=self._on_answer)
+
+    @property
+    def oldest(self) -> list[float]:
+        """Since when the oldest publication waits for its answer, if there is one."""
+        return [pending.since for pending in itertools.islice(self._sent.values(), 1)]
+
+    def send(self, pending: Pending) -> None:
+        """Send, or keep until the one before has its answer."""
+        if self.careful and self._sent:
+            self._waiting.append(pending)
+            return
+        publication, channel = pending.publication, self.channel
+        exchange, routing_key = self._destination(publication)
+        try:
+            frames = encode_publish(
+                channel.number,
+                exchange,
+                routing_key,
+                publication.properties,
+                publication.body,
+                mandatory=publication.mandatory,
+                frame_max=channel.connection.params.frame_max,
+            )
+        except ValueError as error:
+            self._sink.refused(pending.publish_id, f"cannot be published: {error}")
+            return
+        channel.connection.send_frames(frames)
+        self._sequence += 1
+        if self.careful:
+            self._alone = self._sequence
+            pending = pending._replace(since=self._loop.time())
+        self._sent[self._sequence] = pending
+
+    def abandon(self) -> Abandoned:
+        """Return what has no answer: the channel is over."""
+        self._pass_on_confirmed()
+        left = Abandoned(list(self._sent.values()), list(self._waiting), bool(self._alone))
+        self._sent.clear()
+        self._waiting.clear()
+        return left
+
+    # -- inside
+
+    def _on_answer(self, frame: Any) -> None:
+        method, sent = frame.method, self._sent
+        numbers = [method.delivery_tag]
+        if method.multiple:
+            numbers = list(itertools.takewhile(lambda number: number <= method.delivery_tag, sent))
+        nacked = isinstance(method, pika.spec.Basic.Nack)
+        for number in numbers:
+            pending = sent.pop(number, None)
+            if pending is None:
+                continue
+            if self._silent.entries:
+                self._silent.remove(self._destination(pending.publication))
+            if nacked:
+                self._returned.pop(number, None)
+                reason = "nacked: the broker could not store it (queue full or unavailable)"
+                self._sink.refused(pending.publish_id, reason)
+            elif self._returned and number in self._returned:
+                self._sink.refused(pending.publish_id, self._returned.pop(number))
+            else:
+                if not self._confirmed:
+                    self._loop.call_soon(self._pass_on_confirmed)
+                self._confirmed.append(pending.publish_id)
+        if self.careful:
+            self._send_next()
+
+    def _send_next(self) -> None:
+        if self._alone and self._alone not in self._sent:
+            self._alone = 0
+            self.careful -= 1
+        while self._waiting and not (self.careful and self._sent):
+            self.send(self._waiting.popleft())
+
+    def _pass_on_confirmed(self) -> None:
+        if self._confirmed:
+            publish_ids, self._confirmed = self._confirmed, []
+            self._sink.confirmed(publish_ids)
+
+    def _on_return(self, _channel: object, method: Any, properties: RawProperties, body: bytes) -> None:
+        """Note for the oldest publication that this can be that it had no route: its confirm must not count as one."""
+        reason = f"returned: {method.reply_text} (exchange {method.exchange!r}, routing key {method.routing_key!r})"
+        number = self._find(method, properties.block, body) or self._find(method, None, None)
+        if number:
+            self._returned[number] = reason
+        self._returned_to(self._sent[number].publication if number else None)
+
+    def _find(self, method: Any, properties: bytes | None, body: bytes | None) -> int:
+        where = Destination(method.exchange, method.routing_key)
+        for number, (_, publication, _) in self._sent.items():
+            if (
+                number not in self._returned
+                and publication.mandatory
+                and self._destination(publication) == where
+                and (body is None or publication.body == body)
+                and (properties is None or (publication.properties or b"\0\0") == properties)
+            ):
+                return number
+        return 0

@@ -1,0 +1,82 @@
+"""The connection that questions to RabbitMQ share, made on demand.
+
+Runs on the loop of the broker admin process. Each question has channels of its own on the connection. A queue that does
+not answer (a quorum queue without a leader) blocks the channel that asked it, which then does not even close. So a
+connection on which a question passed its deadline gets no further questions, and is closed when those that are on it
+have ended: a slow question costs only its own answer, and what it blocked does not accumulate.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from mqworker.brokers.base import BrokerRefused, BrokerUnavailable
+from mqworker.brokers.rabbitmq.address import explain, parameters, refused
+from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
+from mqworker.brokers.rabbitmq.reconnector import CONNECT_DEADLINE
+from mqworker.config.model import BrokerConfig
+
+
+class SharedConnection:
+    """See the module head."""
+
+    def __init__(self, config: BrokerConfig, name: str) -> None:
+        """`name` is what the broker shows; nothing is connected yet."""
+        self._config = config
+        self._name = name
+        self._current: AmqpConnection | None = None  # for new questions
+        self._connecting = asyncio.Lock()
+        self.questions: dict[AmqpConnection, int] = {}  # how many are on each connection
+
+    @asynccontextmanager
+    async def question(self, deadline: float) -> AsyncIterator[AmqpConnection]:
+        """Provide a connection for one question; a fault becomes BrokerUnavailable or BrokerRefused."""
+        connection: AmqpConnection | None = None
+        try:
+            async with asyncio.timeout(deadline):
+                connection = await self._connected()
+                self.questions[connection] += 1
+                yield connection
+        except TimeoutError:
+            if connection is self._current:
+                self._current = None
+            raise BrokerUnavailable(f"the broker did not answer within {deadline:g} s") from None
+        except Lost as lost:
+            if connection is not None and connection.usable:
+                raise BrokerRefused(str(lost)) from None
+            raise BrokerUnavailable(f"the connection to the broker was lost: {lost}") from None
+        finally:
+            if connection is not None:
+                self.questions[connection] -= 1
+                self._end_unused()
+
+    async def close(self) -> None:
+        """Close what is open."""
+        self._current = None
+        await asyncio.gather(*(connection.shutdown(1.0) for connection in self.questions))
+
+    def _end_unused(self) -> None:
+        """End the connections that take no new questions and have none left."""
+        for connection, questions in list(self.questions.items()):
+            if not questions and connection is not self._current:
+                del self.questions[connection]
+                connection.abort("a question passed its deadline on it")
+
+    async def _connected(self) -> AmqpConnection:
+        async with self._connecting:
+            if self._current is not None and self._current.usable:
+                return self._current
+            self._current = None
+            self._end_unused()
+            reason = "no broker.url"
+            for url in self._config.urls:
+                try:
+                    connection = await AmqpConnection.open(parameters(url, self._config, self._name), CONNECT_DEADLINE)
+                except (Lost, OSError, ValueError) as error:
+                    reason = explain(error, url)
+                    if refused(error):
+                        raise BrokerRefused(reason) from None
+                else:
+                    self._current, self.questions[connection] = connection, 0
+                    return connection
+        raise BrokerUnavailable(reason)

@@ -23,7 +23,7 @@ from tests.support.rabbitmq import temporary
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.rabbitmq
-PIDS = itertools.count(1)
+PUBLISH_IDS = itertools.count(1)
 
 
 @pytest.fixture
@@ -223,9 +223,9 @@ async def test_full_queue_refuses(broker):
     queue = f"{broker.topology.input}.full"
     await channel.ask("queue_declare", queue=queue, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
     try:
-        for pid in range(1, 6):
-            link.publish(pid, Publication("", queue, b"", b"x"))
-            await sink.answer(pid)
+        for publish_id in range(1, 6):
+            link.publish(publish_id, Publication("", queue, b"", b"x"))
+            await sink.answer(publish_id)
         assert sink.answers[1] == ""
         assert "nacked" in sink.answers[5]
     finally:
@@ -276,21 +276,28 @@ async def test_a_publication_that_kills_channels_is_found(broker):
     link, sink = await broker.started()
     queue = broker.topology.output.queue
     bad = Properties(expiration="soon").encode()
-    publications = {pid: Publication("", queue, bad if pid == 3 else b"", b"%d" % pid) for pid in range(1, 6)}
+    publications = {
+        publish_id: Publication("", queue, bad if publish_id == 3 else b"", b"%d" % publish_id)
+        for publish_id in range(1, 6)
+    }
     todo = set(publications)
     ends = asyncio.get_running_loop().time() + 15
     while todo:
         assert asyncio.get_running_loop().time() < ends
         await until(lambda: link.state.connected, 10, "a channel")
         losses = len(sink.publishes_lost_for)
-        for pid in sorted(todo):
-            link.publish(pid, publications[pid])
+        for publish_id in sorted(todo):
+            link.publish(publish_id, publications[publish_id])
         await until(lambda n=losses, t=todo: t <= set(sink.answers) or len(sink.publishes_lost_for) > n, 10, "answers")
-        todo = {pid for pid in todo if pid not in sink.answers or "not sent" in sink.answers[pid]}
-        for pid in todo:
-            sink.answers.pop(pid, None)
+        todo = {
+            publish_id
+            for publish_id in todo
+            if publish_id not in sink.answers or "not sent" in sink.answers[publish_id]
+        }
+        for publish_id in todo:
+            sink.answers.pop(publish_id, None)
     assert "refused by the broker" in sink.answers[3]
-    assert [sink.answers[pid] for pid in (1, 2, 4, 5)] == [""] * 4
+    assert [sink.answers[publish_id] for publish_id in (1, 2, 4, 5)] == [""] * 4
     assert link.state.reconnects == 0
 
 
@@ -468,14 +475,16 @@ async def placed(link, sink, publication: Publication) -> int:
     """Publish again and again, as a ledger does, until confirmed; return how often the result was ambiguous."""
     unknown = 0
     while True:
-        pid, lost = next(PIDS), len(sink.publishes_lost_for)
-        link.publish(pid, publication)
+        publish_id, lost = next(PUBLISH_IDS), len(sink.publishes_lost_for)
+        link.publish(publish_id, publication)
         await until(
-            lambda pid=pid, lost=lost: pid in sink.answers or len(sink.publishes_lost_for) > lost, 20, "an answer"
+            lambda publish_id=publish_id, lost=lost: publish_id in sink.answers or len(sink.publishes_lost_for) > lost,
+            20,
+            "an answer",
         )
-        if sink.answers.get(pid) == "":
+        if sink.answers.get(publish_id) == "":
             return unknown
-        unknown += pid not in sink.answers
+        unknown += publish_id not in sink.answers
         await asyncio.sleep(0.1)  # the pace of a ledger
 
 

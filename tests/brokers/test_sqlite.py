@@ -70,6 +70,19 @@ def test_life_of_a_message(path):
     assert stored(path) == []
 
 
+def test_what_no_file_can_hold_is_refused_for_its_size(path, monkeypatch):
+    """A publication beyond the limit is refused as too large, one without a route for another reason."""
+    monkeypatch.setattr("mqworker.brokers.sqlite.store.MAX_SIZE", 1000)
+
+    async def scene():
+        async with opened(path) as (link, sink):
+            assert "too large" in await sink.placed(link, b"x" * 1000)
+            assert "returned" in await sink.placed(link, b"x", "no such queue")
+            assert sink.too_large == {1}
+
+    asyncio.run(scene())
+
+
 def test_one_failure_harms_no_neighbour(path, caplog):
     """A delivery that makes its receiver raise does not hold back those that came with it."""
 

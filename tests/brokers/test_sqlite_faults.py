@@ -210,9 +210,9 @@ def test_replaced_file(path):
                 found.unlink()
             other = File(path)  # another process is faster to make a new one
             log = (path.parent / "broker.db-wal").stat().st_ino
-            pid = sink.publish(link, b"into the deleted one")
+            publish_id = sink.publish(link, b"into the deleted one")
             await until(lambda: sink.voided and sink.lost, 5, "the loss")
-            assert pid not in sink.confirmed_pids
+            assert publish_id not in sink.confirmed_ids
             assert "deleted" in sink.voided[0][1]
             await until(lambda: link.state.connected, 5, "the new file")
             assert await sink.placed(link, b"new") == ""
@@ -259,7 +259,7 @@ def test_damaged_pages(path):
         async with opened(path) as (link, sink):
             for _ in range(50):
                 sink.publish(link, bytes(5000))
-            await until(lambda: len(sink.confirmed_pids) == 50, 5, "confirms")
+            await until(lambda: len(sink.confirmed_ids) == 50, 5, "confirms")
         size = path.stat().st_size
         with path.open("r+b") as file:
             file.seek(4096)

@@ -87,7 +87,7 @@ async def play(path, operations, model):
                 settle(name, pick, model, link, sink)
             model.deliver()
             # one operation a transaction: with several in one, what is taken in between is not determined
-            await until(lambda: len(sink.confirmed_pids) == sink.pid, 5, "confirms")
+            await until(lambda: len(sink.confirmed_ids) == sink.published, 5, "confirms")
             await until(lambda: len(sink.deliveries) >= len(model.seen), 5, "deliveries")
             await until(link._writer.commands.empty, 5, "an idle writer")
         assert [(d.tag, int(d.body), d.redelivered) for d in sink.deliveries] == model.seen

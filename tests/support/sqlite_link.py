@@ -23,21 +23,24 @@ class Recorder:
 
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
-        self.confirmed_pids: list[int] = []
+        self.confirmed_ids: list[int] = []
         self.refusals: dict[int, str] = {}
+        self.too_large: set[int] = set()
         self.lost: list[str] = []
         self.voided: list[tuple[int, str]] = []
         self.states: list[LinkState] = []
-        self.pid = 0
+        self.published = 0
 
     def delivered(self, delivery):
         self.deliveries.append(delivery)
 
-    def confirmed(self, pids):
-        self.confirmed_pids += pids
+    def confirmed(self, publish_ids):
+        self.confirmed_ids += publish_ids
 
-    def refused(self, pid, reason, *, too_large=False):
-        self.refusals[pid] = reason
+    def refused(self, publish_id, reason, *, too_large=False):
+        self.refusals[publish_id] = reason
+        if too_large:
+            self.too_large.add(publish_id)
 
     def publishes_lost(self, reason):
         self.lost.append(reason)
@@ -53,15 +56,17 @@ class Recorder:
         return [delivery.body for delivery in self.deliveries]
 
     def publish(self, link, body, key="in", exchange="", **options):
-        self.pid += 1
-        link.publish(self.pid, Publication(exchange, key, b"\0\0", body, **options))
-        return self.pid
+        self.published += 1
+        link.publish(self.published, Publication(exchange, key, b"\0\0", body, **options))
+        return self.published
 
     async def placed(self, link, body, key="in", exchange="", **options):
         """Publish and wait for the answer: '' or why it was refused."""
-        pid = self.publish(link, body, key, exchange, **options)
-        await until(lambda: pid in self.confirmed_pids or pid in self.refusals, 10, "an answer to a publish")
-        return self.refusals.get(pid, "")
+        publish_id = self.publish(link, body, key, exchange, **options)
+        await until(
+            lambda: publish_id in self.confirmed_ids or publish_id in self.refusals, 10, "an answer to a publish"
+        )
+        return self.refusals.get(publish_id, "")
 
 
 @contextlib.asynccontextmanager
@@ -91,14 +96,14 @@ async def publish(path: Path) -> None:
     async with opened(path) as (link, sink):
         told = 0
         while True:
-            if sink.pid - len(sink.confirmed_pids) < 200:
-                sink.publish(link, b"%d" % (sink.pid + 1))
+            if sink.published - len(sink.confirmed_ids) < 200:
+                sink.publish(link, b"%d" % (sink.published + 1))
             else:
                 await asyncio.sleep(0)
-            for pid in sink.confirmed_pids[told:]:
-                print(pid)
+            for publish_id in sink.confirmed_ids[told:]:
+                print(publish_id)
             sys.stdout.flush()
-            told = len(sink.confirmed_pids)
+            told = len(sink.confirmed_ids)
 
 
 async def relay(path: Path) -> None:
@@ -108,7 +113,7 @@ async def relay(path: Path) -> None:
         done = inputs = 0
         end = time.monotonic() + 4
         while time.monotonic() < end:
-            if sink.pid - len(sink.confirmed_pids) < 100:
+            if sink.published - len(sink.confirmed_ids) < 100:
                 sink.publish(link, b"x")
                 inputs += 1
             for delivery in sink.deliveries[done:]:
@@ -117,7 +122,7 @@ async def relay(path: Path) -> None:
                 link.ack(*place, multiple=False)
             done = len(sink.deliveries)
             await asyncio.sleep(0.001)
-        await until(lambda: len(sink.confirmed_pids) == sink.pid, 20, "all confirms")
+        await until(lambda: len(sink.confirmed_ids) == sink.published, 20, "all confirms")
         print(inputs, len(sink.refusals), len(sink.lost), len(sink.voided), flush=True)
 
 

@@ -3,10 +3,10 @@
 import pytest
 
 from mqworker.brokers.base import Publication
-from mqworker.brokers.rabbitmq.destinations import RETRY_SILENT, Destination, SilentDestinations, destination
+from mqworker.brokers.rabbitmq.destinations import RETRY_SILENT, SilentDestinations, destination
 
 FIRST, LONGEST = RETRY_SILENT
-HERE, THERE = Destination("", "here"), Destination("direct", "there")
+HERE, THERE = ("", "here"), ("direct", "there")
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ HERE, THERE = Destination("", "here"), Destination("direct", "there")
 )
 def test_a_delayed_publication_goes_to_a_delay_queue(publication, expected):
     """All others go where they say."""
-    assert destination(publication, "in") == expected
+    assert destination("in", publication) == expected
 
 
 def test_a_silent_destination_is_closed_for_ever_longer_until_it_answers():

@@ -14,14 +14,8 @@ from mqworker.brokers.base import Publication
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.topology import NOT_FOUND, attempt, delay_arguments, delay_queue, ensure_queue
 
+Destination = tuple[str, str]  # exchange and routing key; made for each publication, so no class of its own
 RETRY_SILENT = (10.0, 120.0)  # seconds until a destination that did not answer is tried again: at first, at most
-
-
-class Destination(NamedTuple):
-    """An exchange and a routing key."""
-
-    exchange: str
-    routing_key: str
 
 
 class Pending(NamedTuple):
@@ -32,11 +26,11 @@ class Pending(NamedTuple):
     since: float
 
 
-def destination(publication: Publication, input_queue: str) -> Destination:
+def destination(input_queue: str, publication: Publication) -> Destination:
     """Return where a publication goes: with a delay, to one of the delay queues of the input queue."""
     if publication.delay:
-        return Destination("", delay_queue(input_queue, publication.delay))
-    return Destination(publication.exchange, publication.routing_key)
+        return "", delay_queue(input_queue, publication.delay)
+    return publication.exchange, publication.routing_key
 
 
 class SilentDestinations:

@@ -57,7 +57,7 @@ class Publishing:
         self._sender: Sender | None = None
         self._ended = asyncio.Event()  # the sender's channel
         self._careful = 0  # publications that the next sender sends one at a time
-        self._destination: Callable[[Publication], Destination] = partial(destination, input_queue=topology.input)
+        self._destination: Callable[[Publication], Destination] = partial(destination, topology.input)
         self._silent = SilentDestinations()
         self._preparation = Preparation(topology.input, self._send_prepared, self._refuse, missing)
 
@@ -91,7 +91,7 @@ class Publishing:
             reason = f"too large: {len(publication.properties)} bytes of properties and headers"
             self._sink.refused(publish_id, reason, too_large=True)
         elif silent.entries and silent.closed(where := self._destination(publication), now):
-            reason = f"no answer from what is behind exchange {where.exchange!r}, routing key {where.routing_key!r}"
+            reason = f"no answer from what is behind exchange {where[0]!r}, routing key {where[1]!r}"
             self._sink.refused(publish_id, reason)
         else:
             if silent.entries and silent.probe(self._destination(publication), now):

@@ -150,7 +150,7 @@ class Sender:
         self._returned_to(self._sent[number].publication if number else None)
 
     def _find(self, method: Any, properties: bytes | None, body: bytes | None) -> int:
-        where = Destination(method.exchange, method.routing_key)
+        where = (method.exchange, method.routing_key)
         for number, (_, publication, _) in self._sent.items():
             if (
                 number not in self._returned

@@ -1,1 +1,1 @@
-"""The broker admin: a helper process that asks the broker for HTTP and the command line, and its client."""
+"""The broker admin: a helper process that queries the broker for HTTP and the command line, and its client."""

@@ -25,7 +25,7 @@ _answers = msgspec.msgpack.Decoder(AdminAnswer | LogEvent)
 
 
 class BrokerAdminClient:
-    """See the module head."""
+    """The Service's side of the broker admin; lives on its main loop."""
 
     def __init__(self, config: Config, on_log: Callable[[LogEvent], None]) -> None:
         self._config = config
@@ -34,7 +34,7 @@ class BrokerAdminClient:
         self._last_id = 0
 
     async def ask(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
-        """Have one question answered; raises ControlError."""
+        """Make one request; raises ControlError. A process that does not answer in time is killed and started again."""
         life = self._living()
         self._last_id += 1
         question = AdminQuestion(self._last_id, verb, time.monotonic() + deadline, arguments)

@@ -1,7 +1,7 @@
-"""Dead letters as an operator sees them: what is told of one, and how one is sent back.
+"""Dead letters as an operator sees them: what is shown of one, and how one is sent back.
 
-Pure; used by the desk. A dead letter is known by the first 16 hex digits of its fingerprint, because a message id may
-be missing or not unique.
+Pure; used by the broker admin. A dead letter is identified by the first 16 hex digits of its fingerprint, because a
+message id may be missing or not unique.
 """
 
 import hashlib
@@ -45,24 +45,24 @@ _LONG = {"traceback": headers.TRACEBACK, "exit": headers.EXIT}
 
 
 def letter_id(properties: bytes, body: bytes) -> str:
-    """The name that an operator uses for a dead letter."""
+    """Return the id that an operator uses for a dead letter."""
     return fingerprint(properties, body).hex()[:16]
 
 
 def reason(properties: bytes) -> object:
-    """Why it is dead; None when that cannot be read (anybody may write to the queue)."""
+    """Return why it is dead; None when that cannot be read (anybody may write to the queue)."""
     return decode_leniently(properties).headers.get(headers.REASON)
 
 
 def lineage(properties: bytes, body: bytes, *, later: int = 0) -> bytes:
-    """Which message it is, and how often it was replayed; or so many replays later."""
+    """Return a digest of which message it is and how often it was replayed, plus `later` times."""
     decoded = decode_leniently(properties)
     times = _replays(decoded) + later
     return hashlib.sha256(f"{times} {decoded.message_id!r} ".encode(errors="backslashreplace") + body).digest()
 
 
 def describe(properties: bytes, body: bytes, *, whole: bool = False) -> dict[str, Any]:
-    """What is told of a dead letter; `whole` adds traceback, headers, properties and body."""
+    """Return what is shown of a dead letter; `whole` adds traceback, headers, properties and body."""
     decoded = decode_leniently(properties)
     told: dict[str, Any] = {
         "id": letter_id(properties, body),
@@ -85,7 +85,7 @@ def describe(properties: bytes, body: bytes, *, whole: bool = False) -> dict[str
 
 
 def replay(properties: bytes, body: bytes, queue: str) -> Publication:
-    """The original message again: what the dead letter had moved aside is back, the count of replays is kept."""
+    """Return the original message: what the dead letter had moved aside is restored, the count of replays kept."""
     decoded = decode_leniently(properties)
     table = decoded.headers
     for name in list(table):

@@ -101,12 +101,12 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        """Whether it was started and its death has not been seen."""
+        """Whether it was started and its death has not yet been noticed."""
         return self._process is not None and self.death is None
 
     @property
     def output_tail(self) -> str:
-        """The last 8 kB that it wrote to stdout and stderr."""
+        """Return the last 8 kB that it wrote to stdout and stderr."""
         return self._lines.tail if self.alive else self._last_output
 
     # --- what the owner does with it

@@ -36,12 +36,12 @@ class FrameTooLarge(ValueError):  # noqa: N818 - a fact about the payload, repor
 
 
 def pack(payload: bytes) -> bytes:
-    """One frame."""
+    """Return one frame."""
     return HEAD.pack(len(payload), zlib.crc32(payload)) + payload
 
 
 class FrameParser:
-    """Turns a stream of bytes into frames; no I/O in it."""
+    """Turns a stream of bytes into frames; does no I/O."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -85,7 +85,7 @@ class FrameReader:
         self._loop.add_reader(fd, self.read)
 
     def read(self) -> int:
-        """Read once, without waiting; returns how many bytes came."""
+        """Read once, without waiting; return how many bytes came."""
         if not self._open:
             return 0
         try:
@@ -219,7 +219,7 @@ class FrameWriter:
 
 
 def unread(fd: int) -> int:
-    """How many bytes a pipe holds."""
+    """Return how many bytes a pipe holds."""
     return int(struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0])
 
 
@@ -245,7 +245,7 @@ def _read_exactly(fd: int, size: int) -> bytes:
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write blockingly, whole; raises OSError when the reader is gone."""
+    """Write all of it, blocking; raises OSError when the reader is gone."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

@@ -37,7 +37,7 @@ class OutputReader:
 
     @property
     def tail(self) -> str:
-        """The last 8 kB, as text."""
+        """Return the last 8 kB, as text."""
         return self._tail.decode("utf-8", "backslashreplace")
 
     def finish(self) -> None:

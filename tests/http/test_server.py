@@ -14,6 +14,7 @@ import pytest
 from mqworker.http import serving
 from mqworker.http.server import HttpServer
 from tests.http.operator import LittleService
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 
@@ -23,8 +24,9 @@ def other_server(service, port: int, path) -> HttpServer:
 
 def test_a_taken_port_shows_at_bind(service, tmp_path):
     """A port in use is reported at once, nothing is left behind, and bind can be called again."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        second = other_server(service, taken.getsockname()[1], tmp_path / "second.sock")
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        second = other_server(service, port, tmp_path / "second.sock")
         with pytest.raises(OSError, match="another program listens there"):
             second.bind()
         assert not (tmp_path / "second.sock").exists()

@@ -256,9 +256,11 @@ async def test_a_deadline_that_is_called_off_does_nothing():
     owner = await Owner().start(wait).ready()
     owner.child.kill_after(0.1, "late").cancel()
     owner.child.kill_after(0.5, "later")
+    later = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.5, later.set)  # right after that deadline
     assert await owner.child.wait(0.25) is None
     await owner.child.stop("enough")
-    await asyncio.sleep(0.3)
+    await later.wait()
     assert owner.child.kill_reason == "enough"
 
 

@@ -1,10 +1,10 @@
 """The Producer: one stage's process, parent of its Consumers.
 
 Its main thread runs one asyncio loop with the stage (broker connections, ledger, lanes) and its timers; no user code
-runs here, no body is looked into. Receives Orders and sends Reports over one pipe to the Service, at least once a
-second: that is its pulse. End of file on that pipe, or the death signal, means that the Service is gone: it ends at
-once, and the broker gives its messages out again. It also ends when its periodic work raises: the Service starts
-another. It ends by `os._exit`, because an ordinary exit waits for children.
+runs here, no body is looked into. Receives its StageSpec once, then Orders, a Desired first. Sends Reports to the
+Service, at least once a second: that is its pulse. The end of its pipe from the Service, or the death signal, means
+that the Service is gone: it ends at once, and the broker gives its messages out again. It also ends when its periodic
+work raises: the Service starts another. It ends by `os._exit`, because an ordinary exit waits for children.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ import msgspec
 from mqworker.config.stop_budget import StopBudget
 from mqworker.exits import Exit
 from mqworker.ipc import logs
-from mqworker.ipc.frames import FrameReader, FrameWriter
+from mqworker.ipc.frames import FrameReader, FrameWriter, read_frame
 from mqworker.ipc.messages import Desired, Drain, DumpStacks, Ended, LogEvent, Order, StageSpec
-from mqworker.ipc.spawn import Spawned, enter_child, redirect_output
+from mqworker.ipc.spawn import Spawned
 from mqworker.producer.acks import GAP_WAIT
 from mqworker.producer.stage import Stage
 from mqworker.producer.status import stage_status
@@ -46,29 +46,25 @@ log = logging.getLogger("mqworker.producer")
 class Producer(Spawned):
     """See the module head."""
 
-    def __init__(
-        self, spec: StageSpec, desired: Desired, pipe: Connection, output: Connection, lock: Connection
-    ) -> None:
-        super().__init__(name=f"{spec.stage}.producer")
-        self._spec = spec
-        self._desired = desired
-        self._pipe = pipe
-        self._output = output
-        self._lock = lock  # the instance's lock file: held as long as any Producer lives
-        self._parent = os.getpid()
+    title = "mqw-producer"
+    deaf_to = (signal.SIGINT, signal.SIGTSTP, signal.SIGHUP)
 
-    def run(self) -> None:
-        """Enter the process and run the loop until the stage has ended."""
-        deaf_to = (signal.SIGINT, signal.SIGTSTP, signal.SIGHUP)
-        enter_child("mqw-producer", self._parent, deaf_to)
-        redirect_output(self._output)
+    def __init__(self, stage: str, lock: Connection) -> None:
+        super().__init__(f"{stage}.producer", stage)
+        self._lock = lock  # the instance's lock file: held as long as any Producer lives
+
+    def main(self) -> None:
+        """Run the loop until the stage has ended."""
+        down = self.down.fileno()
+        self._spec = msgspec.msgpack.decode(read_frame(down), type=StageSpec)
+        self._desired = msgspec.msgpack.decode(read_frame(down), type=Desired)
         gc.freeze()
         asyncio.run(self._main())
         os._exit(0)
 
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
-        self._writer = FrameWriter(self._pipe.fileno())
+        self._writer = FrameWriter(self.up.fileno())
         self._news: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
         self._until = math.inf  # monotonic: when work in hand is given back
@@ -77,7 +73,7 @@ class Producer(Spawned):
         logs.use(logs.ForwardingHandler(self._forward, self.name, self._spec.stage), self._desired.log_level)
         self._stage = Stage(self._spec, self._desired, self._forward, self._changed)
         self._timers = Timers(self._stage)
-        self._reader = FrameReader(self._pipe.fileno(), self._on_order, self._on_service_gone)
+        self._reader = FrameReader(self.down.fileno(), self._on_order, self._on_service_gone)
         loop.add_signal_handler(signal.SIGTERM, lambda: self._drain(time.monotonic() + self._spec.drain_deadline))
         self._stage.start()
         self._repeat("tick", self._timers.tick)

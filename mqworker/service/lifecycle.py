@@ -112,11 +112,10 @@ class Lifecycle:
         self._last_problem = problem
         self.budget.died(now, fruitful=False)
 
-    def reported(self, status: StageStatus | None = None) -> None:
-        """The Producer has reported something, perhaps its status."""
+    def reported(self, status: StageStatus) -> None:
+        """The Producer has reported its status, which is its pulse."""
         self._silent = 0
-        if status is not None:
-            self.status = status
+        self.status = status
 
     def ends(self, given_back: int) -> None:
         """The Producer has reported that it ends in order."""

@@ -1,15 +1,13 @@
 """The supervisor of one stage: starts its Producer, sends it what is desired, and notices when it dies or hangs.
 
-Lives in the Service's main thread, on its loop. Owns the Producer process and both pipes to it; what is to be done, and
-when, is decided by its Lifecycle. Receives Reports; sends Orders, and calls back with log events and changes. What
-cannot be started is tried again with backoff; any other error is raised to the Service's loop.
+Lives in the Service's main thread, on its loop. Owns the Producer process, as a Child; what is to be done, and when, is
+decided by its Lifecycle. Receives Reports; sends the StageSpec once and then Orders, and calls back with log events and
+changes. What cannot be started is tried again with backoff; any other error is raised to the Service's loop.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -19,14 +17,12 @@ import msgspec
 from mqworker.control.control import StageView
 from mqworker.control.desired_state import Document
 from mqworker.ipc import logs
-from mqworker.ipc.frames import FrameReader, FrameWriter
+from mqworker.ipc.child import Child
 from mqworker.ipc.messages import Desired, Drain, DumpStacks, Ended, LogEvent, Order, Report, StageSpec, StageStatus
-from mqworker.ipc.output import OutputReader
-from mqworker.ipc.spawn import SPAWN, reap
+from mqworker.ipc.spawn import Death
 from mqworker.producer.process import Producer
 from mqworker.service.lifecycle import Action, KillProducer, Lifecycle, SendDesired, StartProducer, StopProducer
 
-_encoder = msgspec.msgpack.Encoder()
 _reports = msgspec.msgpack.Decoder(Report)
 
 log = logging.getLogger("mqworker.service.stage_supervisor")
@@ -45,7 +41,7 @@ class StageSupervisor:
         self._on_log = on_log
         self._lock = lock  # of this instance; every Producer holds it too
         self._document: Document
-        self._process: Producer | None = None
+        self._child: Child | None = None
         self._kill_at: asyncio.TimerHandle | None = None
 
     # --- what is wanted
@@ -66,8 +62,7 @@ class StageSupervisor:
 
     def dump_stacks(self) -> None:
         """Have the tree write its stacks to the log."""
-        if self._process is not None:
-            self._send(DumpStacks())
+        self._send(DumpStacks())
 
     # --- what is
 
@@ -100,36 +95,21 @@ class StageSupervisor:
 
     def _start(self, desired: Desired) -> None:
         now = time.monotonic()
+        child = Child(_reports, self._on_report, self._on_death, self._on_log)
         try:
-            self._spawn(desired)
+            with Connection(os.dup(self._lock), readable=True, writable=False) as lock:
+                child.start(Producer(self.name, lock))
         except OSError as error:
             self.life.not_started(f"the Producer could not be started: {error.strerror}", now)
-        else:
-            self.life.started(now)
-
-    def _spawn(self, desired: Desired) -> None:
-        with contextlib.ExitStack() as near, contextlib.ExitStack() as far:
-            pipe, pipe_far = SPAWN.Pipe(duplex=True)
-            near.enter_context(pipe)
-            far.enter_context(pipe_far)
-            out, out_far = SPAWN.Pipe(duplex=False)
-            near.enter_context(out)
-            far.enter_context(out_far)
-            lock = far.enter_context(Connection(os.dup(self._lock), readable=True, writable=False))
-            process = Producer(self._spec, desired, pipe_far, out_far, lock)
-            process.start()
-            near.callback(process.kill)
-            assert process.pid is not None
-            self._pidfd = os.pidfd_open(process.pid)
-            near.pop_all()
-        self._process, self._pipe, self._out = process, pipe, out
-        self._writer = FrameWriter(pipe.fileno())
-        self._reader = FrameReader(pipe.fileno(), self._on_report, lambda _reason: None)
-        self._output = OutputReader(out.fileno(), process.name, process.pid, self.name, self._on_log)
-        asyncio.get_running_loop().add_reader(self._pidfd, self._on_death)
+            return
+        self._child = child
+        child.send(self._spec)
+        child.send(desired)
+        self.life.started(now)
 
     def _send(self, order: Order) -> None:
-        self._writer.send(_encoder.encode(order))
+        if self._child is not None:
+            self._child.send(order)
 
     def _stop(self, stop: StopProducer) -> None:
         self._send(Drain(stop.until))
@@ -137,10 +117,9 @@ class StageSupervisor:
         self._kill_at = asyncio.get_running_loop().call_at(stop.kill_at, self._kill, "it did not end in time")
 
     def _kill(self, why: str) -> None:
-        if self._process is not None and self._process.pid is not None:
+        if self._child is not None:
             logs.report(log, logging.ERROR, "producer_killed", f"killing the Producer of {self.name}: {why}")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, signal.SIGKILL)
+            self._child.kill(why)
 
     def _cancel_kill(self) -> None:
         if self._kill_at is not None:
@@ -149,38 +128,23 @@ class StageSupervisor:
 
     # --- what the Producer sends
 
-    def _on_report(self, payload: bytes) -> None:
-        report = _reports.decode(payload)
-        self.life.reported(report if isinstance(report, StageStatus) else None)
+    def _on_report(self, report: StageStatus | Ended) -> None:
         match report:
-            case LogEvent():
-                self._on_log(report)
             case StageStatus():
+                self.life.reported(report)
                 self._on_change()
             case Ended():
                 self.life.ends(report.given_back)
 
-    def _on_death(self) -> None:
-        process = self._process
-        assert process is not None
-        death = reap(process)
-        if death is None:
-            return
-        asyncio.get_running_loop().remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        self._reader.drain()
-        self._reader.close()
-        self._writer.close()
-        self._output.finish()
-        self._pipe.close()
-        self._out.close()
-        process.close()
-        self._process = None
+    def _on_death(self, death: Death) -> None:
+        assert self._child is not None
+        why = f" ({self._child.kill_reason})" if self._child.kill_reason else ""
+        self._child = None
         self._cancel_kill()
         orderly = self.life.ended
         actions = self.life.died(death, time.monotonic())
         if not orderly:
-            what = f"the Producer of {self.name} {death}; its unsettled messages go back to the broker"
+            what = f"the Producer of {self.name} {death}{why}; its unsettled messages go back to the broker"
             logs.report(log, logging.ERROR, "producer_died", what, fruitless=self.life.budget.fruitless)
         self._do(actions)
         self._on_change()

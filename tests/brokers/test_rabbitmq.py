@@ -158,8 +158,8 @@ async def test_alarm_blocks_publishing_and_loses_nothing(broker, setting, alarm,
         await until(lambda: link.state.blocked, 5, "blocked")
         assert "alarm" in link.state.reason
         link.ack(1, 1, multiple=False)
-        looks, sweep = [], link._publishing.sweep
-        monkeypatch.setattr(link._publishing, "sweep", lambda now: (looks.append(now), sweep(now)))
+        looks, sweep = [], link._publishing.check_deadlines
+        monkeypatch.setattr(link._publishing, "check_deadlines", lambda now: (looks.append(now), sweep(now)))
         await until(lambda: len(looks) >= 4, 20, "looks at the deadline until it is over three times")
         assert 1 not in sink.answers
         assert not sink.publishes_lost_for

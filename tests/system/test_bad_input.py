@@ -186,6 +186,7 @@ def test_a_state_folder_of_another_user(service):
     running = service(config(), {"jobs.py": HANDLER})
     running.folder.chmod(0o755)
     as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    as_nobody += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]  # the checkout may be private
     done = subprocess.run(
         [*as_nobody, sys.executable, "-m", "mqworker", "run"],
         cwd=running.folder,

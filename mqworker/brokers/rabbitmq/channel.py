@@ -81,7 +81,7 @@ class Channel:
             self.raw.add_callback(self._empty, [pika.spec.Basic.GetEmpty], one_shot=False)
         future = self._got = self._future()
         self.raw.basic_get(queue, lambda _, method, properties, body: _settle(future, (method, properties.block, body)))
-        return await future  # type: ignore[no-any-return]
+        return await future  # type: ignore[no-any-return]  # pika is untyped
 
     async def first(self, answers: "asyncio.Queue[str]") -> str:
         """Return the first item that is put into `answers`; raises Lost when the channel ends before that."""
@@ -89,7 +89,7 @@ class Channel:
         getter = asyncio.ensure_future(answers.get())
         getter.add_done_callback(lambda done: None if done.cancelled() else _settle(future, done.result()))
         try:
-            return await future  # type: ignore[no-any-return]
+            return await future  # type: ignore[no-any-return]  # pika is untyped
         finally:
             getter.cancel()
 

@@ -11,7 +11,7 @@ from typing import Any
 import pika.connection
 
 
-class LoopAdapter(pika.connection.Connection):  # type: ignore[misc] # pika is untyped
+class LoopAdapter(pika.connection.Connection):  # type: ignore[misc]  # pika is untyped
     """Timers and output for `AmqpConnection`."""
 
     def __init__(self, parameters: Any, on_open: Any, on_error: Any, on_close: Any) -> None:

@@ -1,23 +1,21 @@
 """The Consumer: a process that computes, and does no network I/O.
 
 Runs the user's jobs in its main thread. Owns the far end of one lane, its slot of the in-hand register, its outbox and
-the write end of its own pipe up. Receives chunks from its JoinableQueue; `None` is the sentinel that ends it. Sends
-outcomes and log events as frames; outcomes that it gathers are left in its outbox before the next message begins. It
-calls `task_done` before it hands up a chunk's last outcomes, so that no `put` can overlap it. When its Producer dies
-the kernel kills it; when user code damages its descriptors it ends itself and is replaced.
+the write end of its own pipe up. Receives its StageSpec and a Birth once, then chunks from its JoinableQueue; `None` is
+the sentinel that ends it. Sends outcomes and log events as frames; outcomes that it gathers are left in its outbox
+before the next message begins. It calls `task_done` before it hands up a chunk's last outcomes, so that no `put` can
+overlap it. When its Producer dies the kernel kills it; when user code damages its descriptors it ends itself and is
+replaced.
 """
 
 import json
 import os
 import resource
-import signal
 import sys
 import threading
 import time
-from multiprocessing.connection import Connection
 from multiprocessing.queues import JoinableQueue
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -26,9 +24,9 @@ from mqworker.consumer.outbox import Outbox
 from mqworker.consumer.register import open_slot
 from mqworker.consumer.work import Alarm, Worker
 from mqworker.ipc import frames, logs
-from mqworker.ipc.messages import Chunk, Failure, Hello, Outcome, Outcomes, StageSpec, Unfit, Uplink
+from mqworker.ipc.messages import Birth, Chunk, Failure, Hello, Outcome, Outcomes, StageSpec, Unfit, Uplink
 from mqworker.ipc.proc import rss
-from mqworker.ipc.spawn import Spawned, enter_child, redirect_output
+from mqworker.ipc.spawn import Spawned
 from mqworker.jobs.chain import Chain
 from mqworker.jobs.failures import describe
 from mqworker.jobs.loading import load_chain
@@ -39,46 +37,25 @@ _encoder = msgspec.msgpack.Encoder()
 _chunks = msgspec.msgpack.Decoder(Chunk)
 
 
-class Birth(NamedTuple):
-    """What a Consumer begins with."""
-
-    slot: int
-    register: Path
-    generation: int
-    params: bytes  # JSON object
-    log_level: int
-
-
 class Consumer(Spawned):
-    """See the module head. Made by its Producer and pickled once, at its start, so it stays small."""
+    """See the module head. Made by its Producer and pickled once, at its start."""
 
-    def __init__(
-        self,
-        spec: StageSpec,
-        birth: Birth,
-        queue: "JoinableQueue[bytes | None]",
-        up: Connection,
-        output: Connection,
-        outbox: Outbox,
-    ) -> None:
-        super().__init__(name=f"{spec.stage}.consumer-{birth.slot}")
-        self._spec = spec
-        self._birth = birth
+    title = "mqw-consumer"
+
+    def __init__(self, stage: str, slot: int, queue: "JoinableQueue[bytes | None]", outbox: Outbox) -> None:
+        super().__init__(f"{stage}.consumer-{slot}", stage)
         self._queue = queue
-        self._up = up
-        self._output = output
         self._outbox = outbox
-        self._parent = os.getpid()
 
-    def run(self) -> None:
+    def main(self) -> None:
         """Set up, send Hello, compute until the sentinel."""
-        enter_child("mqw-consumer", self._parent, (signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGHUP))
-        redirect_output(self._output)
         sys.dont_write_bytecode = True  # a .pyc cannot tell two edits of one second apart, and a restart has to
         self._queue._writer.close()  # type: ignore[attr-defined]  # else the Producer's death would never show as end of file
         self._sending = threading.Lock()
         self._alarm = Alarm()
-        birth, spec = self._birth, self._spec
+        self._spec = spec = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=StageSpec)
+        self._birth = birth = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=Birth)
+        self.down.close()
         logs.use(logs.ForwardingHandler(self._send, self.name, spec.stage), birth.log_level)
         if spec.config.memory_limit:
             resource.setrlimit(resource.RLIMIT_AS, (spec.config.memory_limit,) * 2)
@@ -97,13 +74,13 @@ class Consumer(Spawned):
 
     def _work(self, chain: Chain) -> None:
         spec = self._spec
-        slot = open_slot(self._birth.register, self._birth.slot)
+        slot = open_slot(Path(self._birth.register), self._birth.slot)
         worker = Worker(chain, spec.stage, spec.config, spec.broker, self._alarm)
         worker.begin_generation(self._birth.generation)
         level = self._birth.log_level
         done = 0
         outbox = self._outbox
-        pid, up = os.getpid(), self._up.fileno()
+        pid, up = os.getpid(), self.up.fileno()
         pipe = os.fstat(up).st_ino
         while (packed := self._queue.get()) is not None:
             chunk = _chunks.decode(packed)
@@ -154,4 +131,4 @@ class Consumer(Spawned):
     def _send(self, uplink: Uplink) -> None:
         data = frames.pack(_encoder.encode(uplink))
         with self._alarm, self._sending:  # a frame cut short by the soft time limit would end this Consumer
-            frames.write_all(self._up.fileno(), data)
+            frames.write_all(self.up.fileno(), data)

@@ -76,6 +76,7 @@ class Child:
         assert self._process is None, "one object is one life"
         assert threading.current_thread() is threading.main_thread(), "its death signal belongs to the starting thread"
         with contextlib.ExitStack() as far, contextlib.ExitStack() as undo:
+            undo.callback(self._forget_owner)
             down_far, down = _pipe(far, undo)
             up, up_far = _pipe(undo, far)
             output, output_far = _pipe(undo, far)
@@ -200,7 +201,7 @@ class Child:
             steps.callback(self._reader.drain)
 
     def _release(self) -> None:
-        """Close everything, and forget the owner: a cycle would keep it until a full garbage collection."""
+        """Close everything."""
         if self._grace is not None:
             self._grace.cancel()
         self._reader.close()
@@ -212,6 +213,10 @@ class Child:
         self._process.close()
         self._last_output = self._lines.tail
         del self._reader, self._lines
+        self._forget_owner()
+
+    def _forget_owner(self) -> None:
+        """Drop the callbacks: the cycle would keep the owner, and what it holds, until a full garbage collection."""
         self._on_record = self._on_death = self._on_log = _ignore
 
 

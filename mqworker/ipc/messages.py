@@ -160,6 +160,16 @@ Report = StageStatus | Ended | LogEvent
 # --- Producer and Consumer ------------------------------------------------------------------------------------------
 
 
+class Birth(_Record, frozen=True, tag="birth"):
+    """What a Consumer begins with, after its StageSpec."""
+
+    slot: int
+    register: str  # the path of the in-hand register
+    generation: int
+    params: bytes  # JSON object
+    log_level: int
+
+
 class Item(msgspec.Struct, frozen=True, array_like=True):
     """One delivery as a lane carries it to a Consumer."""
 

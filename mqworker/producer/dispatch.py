@@ -208,7 +208,7 @@ class Dispatch:
     def _charge(self, entry: Entry, lane: Lane, death: Death, duration: float) -> None:
         reason = "timeout" if lane.kill_reason.startswith(TIME_LIMIT) else "crash"
         oom = evidence.oom_kills() > lane.oom_kills
-        failure = evidence.describe(reason, death, lane.kill_reason, lane.output.tail, duration, oom=oom)
+        failure = evidence.describe(reason, death, lane.kill_reason, lane.output_tail, duration, oom=oom)
         self._settlement.crashed(entry, failure, lane.sent, duration)
 
     def _report_end(self, lane: Lane, death: Death) -> None:

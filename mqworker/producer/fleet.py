@@ -6,9 +6,8 @@ at any time. A Consumer that cannot be started (no processes, descriptors or mem
 
 from collections.abc import Iterator
 
-from mqworker.consumer.process import Birth
 from mqworker.consumer.register import InHandRegister
-from mqworker.ipc.messages import Desired, StageSpec
+from mqworker.ipc.messages import Birth, Desired, StageSpec
 from mqworker.ipc.spawn import Death
 from mqworker.producer.lane import Lane, LaneOwner
 from mqworker.producer.staffing import ConsumerFacts, Kill, Retire, Staffing, Start
@@ -133,7 +132,7 @@ class Fleet:
     def _start(self, slot: int, now: float) -> bool:
         desired = self._desired
         self._last_number += 1
-        birth = Birth(slot, self._register.path, desired.generation, desired.params, desired.log_level)
+        birth = Birth(slot, str(self._register.path), desired.generation, desired.params, desired.log_level)
         try:
             lane = Lane(self._last_number, self._spec, birth, self._register.slot(slot), self._owner)
         except OSError as error:

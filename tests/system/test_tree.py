@@ -51,7 +51,7 @@ def test_nothing_waits_for_a_lock_of_another_process():
         and isinstance(node.value, ast.Name)
         and node.value.id in {"multiprocessing", "SPAWN", "mp"}
     }
-    assert found == {("lane.py", "JoinableQueue")}
+    assert found == {("lane_queue.py", "JoinableQueue")}
 
 
 @pytest.mark.rabbitmq

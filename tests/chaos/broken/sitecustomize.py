@@ -98,33 +98,31 @@ def shared_queue(module):
             return getattr(context, name)
 
     module.SPAWN = Shared()
-    module.Lane._close_queue = module.Lane._forget_semaphores = lambda self: None
+    module.LaneQueue.close = module.LaneQueue.unlink_semaphores = lambda self: None
+
+
+def put_ahead_queue(module):
+    """There is room in a lane for more than one chunk."""
+    module.CHUNKS = 64
 
 
 def put_ahead_lane(module):
     """A lane takes the next chunk before the last one is done."""
-    context, feed, on_frame = module.SPAWN, module.Lane.feed, module.Lane._on_frame
-
-    class Roomy:
-        def JoinableQueue(self, _size):  # noqa: N802 - what multiprocessing calls it
-            return context.JoinableQueue(64)
-
-        def __getattr__(self, name):
-            return getattr(context, name)
+    feed, on_uplink = module.Lane.feed, module.Lane._on_uplink
 
     def feed_ahead(self, chunk):
         self.state = "idle"
         self.ahead = getattr(self, "ahead", 0) + 1
         feed(self, chunk)
 
-    def heard(self, payload):
-        if module._uplinks.decode(payload).__class__.__name__ == "Outcomes" and module._uplinks.decode(payload).end:
+    def heard(self, uplink):
+        if type(uplink).__name__ == "Outcomes" and uplink.end:
             self.ahead -= 1
-        on_frame(self, payload)
+        on_uplink(self, uplink)
         if getattr(self, "ahead", 0) and self.state == "idle":
             self.state = "busy"
 
-    module.SPAWN, module.Lane.feed, module.Lane._on_frame = Roomy(), feed_ahead, heard
+    module.Lane.feed, module.Lane._on_uplink = feed_ahead, heard
 
 
 def put_ahead_fleet(module):
@@ -167,8 +165,9 @@ PATCHES = {
         "mqworker.brokers.rabbitmq.publishing": deadlines_off_publishing,
         "mqworker.brokers.rabbitmq.address": deadlines_off_address,
     },
-    "shared-queue": {"mqworker.producer.lane": shared_queue},
+    "shared-queue": {"mqworker.producer.lane_queue": shared_queue},
     "put-ahead": {
+        "mqworker.producer.lane_queue": put_ahead_queue,
         "mqworker.producer.lane": put_ahead_lane,
         "mqworker.producer.fleet": put_ahead_fleet,
         "mqworker.producer.ledger": put_ahead_ledger,

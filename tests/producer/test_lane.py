@@ -1,0 +1,219 @@
+"""A lane and its Consumer, with real processes: what goes down and comes up, and how it ends."""
+
+import gc
+import json
+import multiprocessing.util
+import os
+import resource
+import signal
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+
+from mqworker.config.model import BrokerConfig, StageConfig
+from mqworker.consumer.register import InHandRegister
+from mqworker.ipc import child
+from mqworker.ipc.messages import Birth, Chunk, Item, StageSpec
+from mqworker.producer.lane import Lane
+from tests.support.loop import on_loop
+from tests.support.waiting import until
+
+HANDLER = """
+import os, signal, time
+def handle(body, params):
+    if body == "hold":
+        time.sleep(60)
+    if body == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [body, len(params.get("text", ""))]
+"""
+DEADLINE = 20.0
+
+
+class Owner:
+    """Keeps what a lane reports, in order."""
+
+    def __init__(self):
+        self.ready = 0
+        self.outcomes = []
+        self.fed_when_ended = False
+        self.deaths = []
+        self.logged = []
+
+    def lane_ready(self, _lane):
+        self.ready += 1
+
+    def lane_outcomes(self, lane, outcomes):
+        assert not self.deaths, "a death comes last"
+        self.outcomes += [outcome for outcome in outcomes.outcomes if outcome.seq not in self.seqs()]
+        self.idle_at_the_end = lane.state == "idle"
+
+    def lane_died(self, _lane, death):
+        self.deaths.append(death)
+
+    def lane_log(self, event):
+        self.logged.append(event.msg)
+
+    def seqs(self):
+        return [outcome.seq for outcome in self.outcomes]
+
+    def bodies(self):
+        return [json.loads(outcome.body) for outcome in self.outcomes]
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Make lanes; none of their processes, descriptors and semaphores is left afterwards."""
+    (tmp_path / "jobs.py").write_text(HANDLER)
+    register = InHandRegister(tmp_path / "s.slots")
+    config = StageConfig(input="in", jobs=("jobs:handle",))
+    spec = StageSpec("svc", "s", config, BrokerConfig(), str(tmp_path), str(tmp_path), 30.0)
+
+    def made(owner, params=None):
+        birth = Birth(0, str(register.path), 1, json.dumps(params or {}).encode(), 20)
+        return Lane(1, spec, birth, register.slot(0), owner)
+
+    yield made
+    left = set(child.living)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        child.living.discard(pid)
+    assert not left
+
+
+def chunk(lane, *bodies):
+    lane.chunk += 1
+    items = [
+        Item(number, b"\0\0", json.dumps(body).encode(), False, "", "in") for number, body in enumerate(bodies, start=1)
+    ]
+    return Chunk(lane.chunk, 1, None, 0.0, 20, items)
+
+
+def open_descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def semaphores():
+    """Named ones of this process that are not unlinked."""
+    finalizers = list(multiprocessing.util._finalizer_registry.values())
+    return [each for each in finalizers if getattr(each._callback, "__qualname__", "") == "SemLock._cleanup"]
+
+
+async def ready(lane, owner):
+    await until(lambda: owner.ready or owner.deaths, DEADLINE, "the Consumer to be ready")
+    assert lane.state == "idle", (owner.deaths, owner.logged)
+
+
+@on_loop
+async def test_a_chunk_goes_down_and_its_outcomes_come_up(make):
+    """And then the sentinel: the Consumer leaves in order, and its death is reported once."""
+    owner = Owner()
+    lane = make(owner)
+    await ready(lane, owner)
+    lane.feed(chunk(lane, "a", "b"))
+    await until(lambda: lane.state == "idle", DEADLINE, "the end of the chunk")
+    assert owner.bodies() == [["a", 0], ["b", 0]]
+    assert lane.done == 2
+    lane.leave()
+    await until(lambda: owner.deaths, DEADLINE, "its end")
+    assert [death.code for death in owner.deaths] == [0]
+    assert (lane.kill_reason, lane.left, lane.state) == ("", True, "dead")
+
+
+@on_loop
+async def test_large_parameters_do_not_block_the_start(make):
+    """A megabyte of parameters is sent while the Consumer starts: `Lane()` returns before it can have read them."""
+    owner = Owner()
+    began = time.monotonic()
+    lane = make(owner, {"text": "x" * (1 << 20)})
+    took = time.monotonic() - began
+    assert not owner.ready
+    os.kill(lane.pid, signal.SIGSTOP)  # it has not read them
+    os.kill(lane.pid, signal.SIGCONT)
+    await ready(lane, owner)
+    assert took < (time.monotonic() - began) / 2
+    lane.feed(chunk(lane, "a"))
+    await until(lambda: lane.state == "idle", DEADLINE, "the end of the chunk")
+    assert owner.bodies() == [["a", 1 << 20]]
+    lane.kill("enough")
+    await until(lambda: owner.deaths, DEADLINE, "its end")
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_signal_does_not_end_a_consumer_that_is_still_starting(make, number):
+    """Asked for its stacks, or told to end with the whole group, before its interpreter runs: it becomes ready."""
+
+    @on_loop
+    async def run():
+        owner = Owner()
+        lane = make(owner)
+        os.kill(lane.pid, number)
+        await ready(lane, owner)
+        lane.kill("enough")
+        await until(lambda: owner.deaths, DEADLINE, "its end")
+        assert lane.kill_reason == "enough"
+
+    run()
+
+
+@on_loop
+async def test_what_a_killed_consumer_had_finished_counts_and_it_gets_nothing_more(make):
+    """Outcomes in its pipe and outbox are reported before its death, and none of them makes the lane idle again."""
+    owner = Owner()
+    lane = make(owner)
+    await ready(lane, owner)
+    lane.feed(chunk(lane, "a", "b", "die", "c"))
+    await until(lambda: owner.deaths, DEADLINE, "its end")
+    assert owner.bodies() == [["a", 0], ["b", 0]]
+    assert not owner.idle_at_the_end
+    assert lane.in_hand()[0] == 3
+    assert owner.deaths[0].code == -signal.SIGKILL
+
+
+@on_loop
+async def test_a_start_that_fails_leaves_nothing_behind(make):
+    """Without descriptors: OSError, no process, no descriptor, no thread, no semaphore, and no report ever."""
+    owner = Owner()
+    lane = make(owner)  # starts the tracker of semaphores
+    await ready(lane, owner)
+    lane.kill("enough")
+    await until(lambda: owner.deaths, DEADLINE, "its end")
+    owner, failures = Owner(), 0
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = open_descriptors()
+    for spare in range(18):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before + spare, hard))
+        try:
+            lane = make(owner)
+        except OSError:
+            failures += 1
+        else:
+            lane.kill("enough")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await until(lambda: not child.living, DEADLINE, "its end")
+    assert failures > 10
+    await until(lambda: open_descriptors() == before, DEADLINE, "the feeder threads to close their ends")
+    assert not owner.ready
+    await until(lambda: not semaphores(), DEADLINE, "the end of all semaphores")
+
+
+@on_loop
+async def test_a_dead_lane_is_freed_without_a_garbage_collection(make):
+    """Its semaphores and its outbox are mapped memory: a cycle would keep them."""
+    gc.collect()
+    gc.disable()
+    try:
+        owner = Owner()
+        lane = make(owner)
+        await ready(lane, owner)
+        lane.kill("enough")
+        await until(lambda: owner.deaths, DEADLINE, "its end")
+        gone = weakref.ref(lane)
+        del lane
+        assert gone() is None
+    finally:
+        gc.enable()

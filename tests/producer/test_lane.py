@@ -183,6 +183,7 @@ async def test_a_start_that_fails_leaves_nothing_behind(make):
     await until(lambda: owner.deaths, DEADLINE, "its end")
     owner, failures = Owner(), 0
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    gc.collect()  # what other tests left to the collector closes now, not in between
     before = open_descriptors()
     for spare in range(18):
         resource.setrlimit(resource.RLIMIT_NOFILE, (before + spare, hard))
@@ -196,7 +197,7 @@ async def test_a_start_that_fails_leaves_nothing_behind(make):
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         await until(lambda: not child.living, DEADLINE, "its end")
     assert failures > 10
-    await until(lambda: open_descriptors() == before, DEADLINE, "the feeder threads to close their ends")
+    await until(lambda: open_descriptors() <= before, DEADLINE, "the feeder threads to close their ends")
     assert not owner.ready
     await until(lambda: not semaphores(), DEADLINE, "the end of all semaphores")
 

@@ -1,5 +1,6 @@
 """Fixtures of all tests, and how they are spread over worker processes (pytest-xdist), each with a RabbitMQ node."""
 
+import faulthandler
 import os
 import shutil
 import signal
@@ -16,10 +17,13 @@ hypothesis.settings.register_profile("mqworker", deadline=None)  # the machine i
 hypothesis.settings.load_profile("mqworker")
 
 WORKERS = 4  # mostly they wait; measured on two cores
+TEARDOWN = 240  # seconds
+STDERR = pytest.StashKey[int]()  # of this process, whatever is captured
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Hear SIGINT, also in a job that a script has put into the background, and have what is started here hear it."""
+    config.stash[STDERR] = os.dup(2)  # nothing is captured at this moment
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -30,8 +34,21 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first, so that no worker is left with it at the end."""
+    """What takes longest begins first, so that no worker is left with it at the end; coverage is not of processes."""
+    for item in items:
+        if item.get_closest_marker("system"):
+            item.add_marker("no_cover")  # it runs mqworker in other processes, and waits: pytest-cov would slow it down
     items.sort(key=lambda item: (item.get_closest_marker("long") is None, item.get_closest_marker("system") is None))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """End this process and show where it stands if a teardown hangs: pytest-timeout's clock stops when a test fails."""
+    faulthandler.dump_traceback_later(TEARDOWN, exit=True, file=item.config.stash[STDERR])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture

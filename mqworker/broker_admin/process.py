@@ -18,7 +18,8 @@ from mqworker.broker_admin.verbs import VERBS, Verbs
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable
 from mqworker.config.model import Config
 from mqworker.ipc import logs
-from mqworker.ipc.frames import FrameReader, FrameTooLarge, FrameWriter, read_frame
+from mqworker.ipc.frame_streams import FrameReader, FrameWriter
+from mqworker.ipc.frames import FrameTooLarge, read_frame
 from mqworker.ipc.messages import AdminAnswer, AdminQuestion, LogEvent
 from mqworker.ipc.spawn import Spawned
 

@@ -32,7 +32,7 @@ from typing import Any
 import msgspec
 
 from mqworker.ipc import logs
-from mqworker.ipc.frames import FrameReader, FrameWriter
+from mqworker.ipc.frame_streams import FrameReader, FrameWriter
 from mqworker.ipc.messages import LogEvent
 from mqworker.ipc.output import OutputReader
 from mqworker.ipc.spawn import SPAWN, Death, Spawned, reap

@@ -23,7 +23,8 @@ import msgspec
 from mqworker.config.stop_budget import StopBudget
 from mqworker.exits import Exit
 from mqworker.ipc import logs
-from mqworker.ipc.frames import FrameReader, FrameWriter, read_frame
+from mqworker.ipc.frame_streams import FrameReader, FrameWriter
+from mqworker.ipc.frames import read_frame
 from mqworker.ipc.messages import Desired, Drain, DumpStacks, Ended, LogEvent, Order, StageSpec
 from mqworker.ipc.spawn import Spawned
 from mqworker.producer.acks import GAP_WAIT

@@ -326,7 +326,7 @@ def test_admin_calls(path):
             )
             assert [reply[1] for reply in replies] == [b"A", b"B"]
             with pytest.raises(BrokerUnavailable, match="no reply"):
-                await admin.call("out", b"", b"a", 0.1)
+                await admin.call("out", b"", b"a", 1.0)
         await admin.close()
 
     asyncio.run(scene())

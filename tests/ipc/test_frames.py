@@ -12,14 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mqworker.ipc.frame_streams import FrameReader, FrameWriter
 from mqworker.ipc.frames import (
     MAX_FRAME,
     READ_SIZE,
     FrameError,
     FrameParser,
-    FrameReader,
     FrameTooLarge,
-    FrameWriter,
     pack,
     read_frame,
     write_all,

@@ -146,7 +146,7 @@ class RabbitNode:
             os.kill(int((self.folder / "epmd.pid").read_text()), signal.SIGKILL)
             (self.folder / "epmd.pid").unlink()
         if self._epmd is not None:
-            self._epmd.wait()
+            self._epmd.wait(10)
 
     def freeze(self) -> None:
         """SIGSTOP: connections stay open and nothing answers."""

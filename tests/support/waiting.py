@@ -14,7 +14,7 @@ PROCESSORS = os.cpu_count() or 1
 def share() -> float:
     """The part of a processor that each process gets which could run now; 1.0 on a machine that is not busy."""
     running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
-    return PROCESSORS / max(running, PROCESSORS)
+    return max(PROCESSORS / max(running, PROCESSORS), 0.2)  # a wait is at most five times as long: it must end
 
 
 class Patience:

@@ -16,6 +16,11 @@ from tests.system.stage import config, counted, settled
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
+UNTIL_TOLD = """\
+while not Path(__file__).with_name("finish").exists():
+        time.sleep(0.01)
+"""
+
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory):
@@ -83,14 +88,15 @@ def test_a_message_longer_than_the_ack_timeout_is_computed_once(service, impatie
 
 
 def test_a_message_whose_connections_are_closed_is_computed_once(service, rabbit, queue):
-    """All connections closed within 6 s of work: the work goes on, its outcome is kept, the redelivery adopts it."""
-    code = HANDLER.replace("def work", "def handle")
+    """All connections closed while it is worked on: the work goes on, its outcome is kept, the redelivery adopts it."""
+    code = HANDLER.replace("def work", "def handle").replace("time.sleep(", UNTIL_TOLD + "    time.sleep(", 1)
     running = service(config(rabbit.url(), queue), {"jobs.py": code}).start()
     with Client(rabbit.url()) as client:
-        client.publish(queue, json.dumps({"n": 0, "seconds": 6}).encode(), message_id="0")
+        client.publish(queue, json.dumps({"n": 0}).encode(), message_id="0")
     wait_for(lambda: begun(running, 0), 20, "the long message to be begun")
     rabbit.ctl("close_all_connections", "test")
     wait_for(lambda: lost(running), 20, "the loss to be seen")
+    running.write("finish", "")
     wait_for(lambda: adopted(running) >= 1, 20, "the redelivery to be adopted")
     with Client(rabbit.url()) as client:
         for n in range(1, 101):

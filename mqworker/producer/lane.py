@@ -63,12 +63,12 @@ class Lane:
         self.oom_kills = oom_kills()  # at its birth
         self.chunk = 0  # counts its chunks
         self._owner = owner
-        self._child = Child(_uplinks, self._on_uplink, self._on_death, owner.lane_log)
         with contextlib.ExitStack() as undo:
             self._queue = LaneQueue()
             undo.callback(self._queue.close)
             self._outbox = Outbox()
             undo.callback(self._outbox.settle)
+            self._child = Child(_uplinks, self._on_uplink, self._on_death, owner.lane_log)  # a cycle until it has ended
             self._child.start(Consumer(spec.stage, birth.slot, self._queue.far, self._outbox))
             undo.pop_all()
         self._queue.consumer_started()

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import multiprocessing.process
 import os
 import signal
 import time
@@ -70,8 +69,7 @@ class Orphans:
 
 def _orphans() -> list[int]:
     """Return the pids of our children that we did not start."""
-    ours = living | {child.pid for child in multiprocessing.process._children}  # type: ignore[attr-defined]  # internal
-    ours.add(resource_tracker._resource_tracker._pid)  # type: ignore[attr-defined]  # internal
+    ours = living | {resource_tracker._resource_tracker._pid}  # type: ignore[attr-defined]  # internal
     found: list[int] = []
     for path in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):

@@ -197,7 +197,6 @@ async def test_a_start_that_fails_leaves_nothing_behind(make):
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         await until(lambda: not child.living, DEADLINE, "its end")
     assert failures > 10
-    gc.collect()  # a lane that was not started is still part of a cycle
     await until(lambda: open_descriptors() <= before, DEADLINE, "the feeder threads to close their ends")
     assert not owner.ready
     await until(lambda: not semaphores(), DEADLINE, "the end of all semaphores")

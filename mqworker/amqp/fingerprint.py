@@ -1,7 +1,7 @@
 """The identity of a message by its content, for recognising a redelivery (decision 17).
 
-Pure; used by the ledger and by Consumers (which record it before they start a message). The count that a quorum queue
-adds to each redelivery (`x-delivery-count`) is left out, everything else counts.
+Pure; used by the ledger and by Consumers (which record it before they start a message). Everything counts except the
+number that a quorum queue adds to each redelivery (`x-delivery-count`).
 """
 
 import hashlib

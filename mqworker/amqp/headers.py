@@ -17,7 +17,7 @@ CRASHES = PREFIX + "crashes"
 DERIVED_ID = (
     PREFIX + "derived-id"
 )  # the message had no id: this one is derived from its content, unfit for deduplication
-OUTCOME = PREFIX + "outcome"  # of a reply: result | dropped | dead
+OUTCOME = PREFIX + "outcome"  # in a reply: result | dropped | dead
 REASON = PREFIX + "reason"
 ERROR_TYPE = PREFIX + "error-type"
 MESSAGE = PREFIX + "message"
@@ -26,7 +26,7 @@ FAILED_AT = PREFIX + "failed-at"
 FIRST_FAILED_AT = PREFIX + "first-failed-at"
 HOST = PREFIX + "host"
 EXIT = PREFIX + "exit"
-ORIGINAL = PREFIX + "original-"  # prefix of properties that a dead letter must not carry as such (decision 20)
+ORIGINAL = PREFIX + "original-"  # prefix of headers that hold the properties a dead letter must not carry (decision 20)
 REPLAYED = PREFIX + "replayed"  # how often an operator sent this dead letter back
 
 ROOM = 120_000  # bytes of our property blocks; a header frame must fit into RabbitMQ's frame_max of 131,072

@@ -166,8 +166,8 @@ class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it
     """An ordered, case-sensitive table of headers; a value is decoded at each access.
 
     Timestamps are returned as the integer that was sent (seconds, though some clients send milliseconds). What has no
-    Python value (an unknown type, a broken or too deeply nested table) is returned as the raw field. Of a name that
-    occurs twice the first counts; setting or deleting any header drops the repeats.
+    Python value (an unknown type, a broken or too deeply nested table) is returned as the raw field. If a name occurs
+    twice, the first one counts; setting or deleting any header drops the repeats.
     """
 
     __slots__ = ("_fields", "_present", "_table")
@@ -226,7 +226,7 @@ class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it
     set = __setitem__
 
     def stamp(self, fields: Mapping[str, bytes]) -> None:
-        """Set headers whose values are already encoded, by `encode_value`: for what every message carries."""
+        """Set headers whose values `encode_value` has already encoded: for headers that every message carries."""
         self._fields.update(fields)
         self._table, self._present = None, True
 
@@ -316,7 +316,7 @@ class Properties(msgspec.Struct):
 
 
 def decode_leniently(block: bytes) -> Properties:
-    """Parse a block; a malformed one counts as empty."""
+    """Parse a block; return empty properties for a malformed one."""
     try:
         return Properties.decode(block)
     except MalformedProperties:

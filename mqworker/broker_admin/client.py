@@ -1,8 +1,8 @@
 """The Service's side of the broker admin: starts the process on demand, and gives every question a deadline.
 
 Runs on the Service's main loop. Owns the process; sends it AdminQuestions and receives AdminAnswers and log events. A
-question always has an answer or a ControlError, at the latest GRACE after its deadline, whether its caller still waits
-or not: a process that has not answered by then hangs and is killed, and the next question starts another. Its death
+question always has an answer or a ControlError, at the latest GRACE after its deadline, whether or not its caller still
+waits: a process that has not answered by then hangs, so it is killed, and the next question starts another. Its death
 fails the questions in progress, each with a sentence.
 """
 
@@ -56,7 +56,7 @@ class BrokerAdminClient:
             await self._life.child.stop(why, deadline)
 
     def _living(self) -> "_Life":
-        """The process that is to be asked, started if there is none or it is about to end."""
+        """The process to ask; a new one is started if there is none, or if the present one is about to end."""
         if self._life is None or not self._life.usable:
             try:
                 self._life = _Life(self._config, self._on_log)
@@ -77,16 +77,16 @@ class _Life:
 
     @property
     def usable(self) -> bool:
-        """Whether it may be asked: it lives, and nobody has killed it."""
+        """Whether it can be asked: it is alive, and nobody has killed it."""
         return self.child.alive and not self.child.kill_reason
 
     @property
     def why_ended(self) -> str:
-        """Why it cannot be asked any more."""
+        """Why it can no longer be asked."""
         return self.child.kill_reason or (f"it {self.child.death}" if self.child.death else "it closed its pipe")
 
     async def ask(self, question: AdminQuestion, deadline: float) -> AdminAnswer:
-        """Send a question and wait for its answer; a caller that is cancelled does not stop the clock of a hang.
+        """Send a question and wait for its answer; the deadline of the process runs on when the caller is cancelled.
 
         Raises FrameTooLarge, BrokenPipeError, and TimeoutError when the pipe had no room until the deadline.
         """

@@ -1,4 +1,4 @@
-"""Dead letters as an operator sees them: what is shown of one, and how one is sent back.
+"""Dead letters as an operator sees them: which parts of one are shown, and how one is sent back.
 
 Pure; used by the broker admin. A dead letter is identified by the first 16 hex digits of its fingerprint, because a
 message id may be missing or not unique.
@@ -50,7 +50,7 @@ def letter_id(properties: bytes, body: bytes) -> str:
 
 
 def reason(properties: bytes) -> object:
-    """Return why it is dead; None when that cannot be read (anybody may write to the queue)."""
+    """Return the reason why it is dead; None when that cannot be read (anybody may write to the queue)."""
     return decode_leniently(properties).headers.get(headers.REASON)
 
 
@@ -62,7 +62,7 @@ def lineage(properties: bytes, body: bytes, *, later: int = 0) -> bytes:
 
 
 def describe(properties: bytes, body: bytes, *, whole: bool = False) -> dict[str, Any]:
-    """Return what is shown of a dead letter; `whole` adds traceback, headers, properties and body."""
+    """Return the parts of a dead letter that are shown; `whole` adds traceback, headers, properties and body."""
     decoded = decode_leniently(properties)
     told: dict[str, Any] = {
         "id": letter_id(properties, body),

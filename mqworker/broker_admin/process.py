@@ -23,8 +23,8 @@ from mqworker.ipc.frames import FrameTooLarge, read_frame
 from mqworker.ipc.messages import AdminAnswer, AdminQuestion, LogEvent
 from mqworker.ipc.spawn import Spawned
 
-LEAST = 0.1  # seconds that a question has at least, however long it was on its way
-ROOM_DEADLINE = 2.0  # seconds until the pipe has room for an answer
+LEAST = 0.1  # the least time that a question gets, in seconds, even if it spent longer than its deadline in the pipe
+ROOM_DEADLINE = 2.0  # seconds to wait until the pipe has room for an answer
 
 _encoder = msgspec.msgpack.Encoder()
 _questions = msgspec.msgpack.Decoder(AdminQuestion)

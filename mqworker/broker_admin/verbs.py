@@ -25,7 +25,7 @@ class Verbs:
         self._admin = open_admin(config.broker)
 
     async def queues(self, deadline: float) -> list[dict[str, Any]]:
-        """Every queue that the configuration names, and whether it is there."""
+        """Return every queue that the configuration names, and whether it exists."""
         found = []
         end = time.monotonic() + deadline
         for stage, config in self._config.stages.items():
@@ -68,13 +68,13 @@ class Verbs:
         return {"properties": properties, "body": body}
 
     async def dlq_list(self, deadline: float, stage: str, limit: int = 100) -> list[dict[str, Any]]:
-        """Tell the dead letters of a stage, the oldest first."""
+        """Return the dead letters of a stage, the oldest first."""
         found = await self._admin.peek(self._dead(stage), min(limit, LOOK_AT), deadline)
         told = [dead_letters.describe(letter.properties, letter.body) for letter in found]
         return sorted(told, key=lambda letter: str(letter.get("failed_at", "")))  # a quorum queue mixes them up
 
     async def dlq_show(self, deadline: float, stage: str, ids: list[str]) -> list[dict[str, Any]]:
-        """Tell all of the dead letters of these names, as far as they are there; fewer when they are large."""
+        """Return the dead letters with these ids in full, as far as they exist; fewer when they are large."""
         chooser = _Chooser(ids, "", len(ids))
         size = 0
 
@@ -102,7 +102,7 @@ class Verbs:
         """Send dead letters back to the input (those named, or of one reason, or all); returns how many."""
         queue = self._config.stages[stage].input
         chooser = _Chooser(ids, reason, limit)
-        sent: set[bytes] = set()  # what they will be if they die again before this is over
+        sent: set[bytes] = set()  # their digests if they die again before this is over
         if dry:
             found = await self._admin.peek(self._dead(stage), LOOK_AT, deadline)
             return sum(chooser.chosen(letter.properties, letter.body) for letter in found)
@@ -152,7 +152,7 @@ VERBS: dict[str, Callable[..., Awaitable[Any]]] = {
 
 
 class _Chooser:
-    """Chooses dead letters by id and reason, the oldest first, until none of the limit is left."""
+    """Chooses dead letters by id and reason, the oldest first, until the limit is reached."""
 
     def __init__(self, ids: list[str] | None, reason: str, limit: int) -> None:
         self.left = limit

@@ -1,4 +1,4 @@
-"""What a broker is to the rest of mqworker: two small interfaces and the records they exchange.
+"""A broker as the rest of mqworker sees it: two small interfaces and the records they exchange.
 
 Runs wherever an asyncio loop uses a broker: in a stage's Producer (`Link`) and in the broker admin (`Admin`).
 Everything here is called on that loop's thread and never blocks it. `rabbitmq` and `sqlite` implement both interfaces;
@@ -58,7 +58,7 @@ class Publication(NamedTuple):
     properties: bytes
     body: bytes
     mandatory: bool = True
-    delay: int = 0  # whole seconds until it comes to `routing_key`, which is then the stage's input queue
+    delay: int = 0  # whole seconds until it reaches `routing_key`, which is the stage's input queue in this case
     settles: tuple[int, int] | None = None  # (epoch, tag) of the input that needs only this to be settled
 
 
@@ -76,7 +76,7 @@ class Topology(msgspec.Struct, frozen=True):
     input: str
     output: Placement | None
     dead: str  # the dead-letter queue
-    queue_type: str = "classic"  # of the queues that are created here: classic | quorum
+    queue_type: str = "classic"  # type of the queues that are created here: classic | quorum
 
 
 class Sink(Protocol):
@@ -91,11 +91,11 @@ class Sink(Protocol):
     def refused(self, publish_id: int, reason: str, *, too_large: bool = False) -> None:
         """Count this publication as not stored (returned, nacked, no exchange, too large): the broker has no copy.
 
-        `too_large`: because of its size; publishing it again is useless until the broker has another limit.
+        `too_large`: it was refused for its size, so publishing it again is useless until the broker has a higher limit.
         """
 
     def publishes_lost(self, reason: str) -> None:
-        """Publications without an answer may or may not be stored: the publishing connection ended."""
+        """Count the publications without an answer as possibly stored: the publishing connection ended."""
 
     def consuming_lost(self, epoch: int, reason: str) -> None:
         """Count all deliveries of `epoch` and before as void: the broker will deliver them again."""
@@ -105,7 +105,7 @@ class Sink(Protocol):
 
 
 class Link(Protocol):
-    """A stage's connection to its broker. It reconnects for ever; no method raises because of the broker."""
+    """A stage's connection to its broker. It never stops reconnecting; no method raises because of the broker."""
 
     state: LinkState
 
@@ -113,16 +113,16 @@ class Link(Protocol):
         """Begin to connect; the result is reported to the Sink."""
 
     def consume(self, prefetch: int, fixed: int = 0) -> None:
-        """Want at most `prefetch` unsettled deliveries at any time; 0 cancels the consumer and keeps the epoch.
+        """Allow at most `prefetch` unsettled deliveries at any time; 0 cancels the consumer and keeps the epoch.
 
-        Idempotent, effective now or when connected; a new value takes effect as decisions 9 describes, without ever
-        exceeding the larger of the two. Where a change would cost the queue its order (a quorum queue), `fixed` is used
-        instead, if it is given: its value when an epoch begins to consume stays until the epoch ends, and is reported
-        as `state.fixed_prefetch`.
+        Idempotent; takes effect now, or once connected. While a new value takes effect (decisions 9), the unsettled
+        deliveries never exceed the larger of the old and the new one. Where a change would reorder the queue (a quorum
+        queue), `fixed` is used instead, if it is given: the value with which an epoch begins to consume stays until the
+        epoch ends, and is reported as `state.fixed_prefetch`.
         """
 
     def ack(self, epoch: int, tag: int, *, multiple: bool) -> None:
-        """Settle a delivery, or with `multiple` all of its epoch up to it; acks of an old epoch are only counted."""
+        """Settle a delivery, or with `multiple` all up to it in its epoch; acks of an old epoch are only counted."""
 
     def release(self, epoch: int, tags: Sequence[int]) -> None:
         """Return deliveries to the broker unsettled; those of an old epoch are ignored."""
@@ -223,7 +223,7 @@ class Show(Protocol):
     """Selects among the messages of a queue."""
 
     def __call__(self, properties: bytes, body: bytes) -> "bool | str":
-        """Return whether the answer is to contain it, or `STOP` to end with those selected so far."""
+        """Return whether the answer must contain it, or `STOP` to end with those selected so far."""
 
 
 class Wanted(Protocol):

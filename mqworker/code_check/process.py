@@ -1,8 +1,8 @@
 """The code check: a short process that looks at the user's code and parameters, says what is wrong, and ends.
 
 The Service imports no user code (decisions 12); whatever the code does when it is imported (crash, hang, print, exit)
-happens here. Started by the Service and by `mqworker check`. Receives one CodeQuestion and sends one CodeReport; its
-parent kills it then, or at its deadline.
+happens here. Started by the Service and by `mqworker check`. Receives one CodeQuestion and sends one CodeReport; after
+that, or at the deadline, its parent kills it.
 """
 
 import json
@@ -27,7 +27,7 @@ class CodeCheck(Spawned):
 
     def main(self) -> None:
         """Look, answer, end."""
-        sys.dont_write_bytecode = True  # as in a Consumer, which would read it and miss an edit of the same second
+        sys.dont_write_bytecode = True  # a Consumer would read the .pyc and miss an edit of the same second
         question = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=CodeQuestion)
         report = look(Path(question.root), question.jobs, json.loads(question.params))
         frames.write_all(self.up.fileno(), frames.pack(msgspec.msgpack.encode(report)))

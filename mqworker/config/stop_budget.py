@@ -18,7 +18,7 @@ CLOSE = 3.0  # seconds for the Service to close the control server and then to w
 class StopBudget:
     """All times count from the same moment as `drain`: seconds after the order, or CLOCK_MONOTONIC."""
 
-    drain: float  # work in hand may go on until then; 0 gives everything back at once
+    drain: float  # until this time work in hand may go on; 0 gives everything back at once
 
     def consumers(self, drained: float) -> float:
         """Return when the remaining Consumers are killed and the broker connection is closed.
@@ -39,7 +39,7 @@ class StopBudget:
 
     @property
     def abandon(self) -> float:
-        """Return when the Service goes on without a Producer that even SIGKILL has not ended."""
+        """Return when the Service stops waiting for a Producer that even SIGKILL has not ended."""
         return self.drain + 3.5
 
     @property

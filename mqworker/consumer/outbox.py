@@ -1,13 +1,13 @@
-"""The outbox: outcomes that a Consumer has not handed up yet, in memory that it shares with its Producer.
+"""The outbox: outcomes that a Consumer has not sent up yet, in memory that it shares with its Producer.
 
-A Consumer gathers the outcomes of short messages for some milliseconds, and can hand up nothing while the next message
-runs, which may take minutes or kill it. So before each message it leaves here what it has gathered. Its Producer reads
-the outbox when that message runs long and when the Consumer has died; it may find an outcome here and receive it again
+A Consumer gathers the outcomes of short messages for some milliseconds, and can send nothing while the next message
+runs, which may take minutes or kill it. So before each message it writes the gathered outcomes here. Its Producer reads
+the outbox when that message takes long and when the Consumer has died; it may find an outcome here and receive it again
 later.
 
 One memory file of the kernel for each lane, without a name. The Consumer alone writes: frames (mqworker/ipc/frames.py)
 behind two words, the version, which changes before frames are overwritten, and the end of the last frame. There is no
-lock; what was overwritten while it was read is dropped, because it is on its way up then.
+lock: the reader drops frames that were overwritten while it read them, because they are then on their way up the pipe.
 """
 
 import mmap
@@ -23,7 +23,7 @@ _VERSION, _END = 0, 1
 
 
 class Outbox:
-    """Made by the Producer and pickled into its Consumer at the start; each calls `settle` once it has arrived."""
+    """Made by the Producer, passed to its Consumer at the start; both call `settle` after that."""
 
     def __init__(self) -> None:
         self._fd = os.memfd_create("mqw-board", os.MFD_CLOEXEC)
@@ -36,7 +36,7 @@ class Outbox:
         self._words[_END] = _HEAD
 
     def __getstate__(self) -> Any:
-        """Only while a Consumer is being spawned."""
+        """Pickle it; possible only while a Consumer is being spawned."""
         return reduction.DupFd(self._fd)
 
     def __setstate__(self, handle: Any) -> None:
@@ -67,13 +67,13 @@ class Outbox:
         return True
 
     def clear(self) -> None:
-        """Empty the outbox: everything in it was handed up."""
+        """Empty the outbox: everything in it was sent up."""
         if self._words[_END] != _HEAD:
             self._words[_END] = _HEAD
             self._words[_VERSION] += 1
 
     def news(self) -> list[bytes]:
-        """Return the frames in the outbox, or none if they are those of the last call."""
+        """Return the frames in the outbox, or none if nothing has changed since the last call."""
         words = self._words
         now = words[_VERSION], words[_END]
         if now == self._seen:
@@ -84,5 +84,5 @@ class Outbox:
             return []
         try:
             return list(FrameParser().feed(data))
-        except FrameError:  # user code wrote to this memory, or it was overwritten just now
+        except FrameError:  # user code wrote to this memory, or the Consumer has just overwritten it
             return []

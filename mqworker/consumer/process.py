@@ -2,10 +2,10 @@
 
 Runs the user's jobs in its main thread. Owns the far end of one lane, its slot of the in-hand register, its outbox and
 the write end of its own pipe up. Receives its StageSpec and a Birth once, then chunks from its JoinableQueue; `None` is
-the sentinel that ends it. Sends outcomes and log events as frames; outcomes that it gathers are left in its outbox
-before the next message begins. It calls `task_done` before it hands up a chunk's last outcomes, so that no `put` can
-overlap it. When its Producer dies the kernel kills it; when user code damages its descriptors it ends itself and is
-replaced.
+the sentinel that ends it. Sends outcomes and log events as frames; writes the outcomes that it has gathered to its
+outbox before the next message begins. It calls `task_done` before it sends a chunk's last outcomes, so that no `put`
+can overlap it. When its Producer dies, the kernel kills it; when user code damages its descriptors, it ends itself and
+is replaced.
 """
 
 import json
@@ -31,7 +31,7 @@ from mqworker.jobs.chain import Chain
 from mqworker.jobs.failures import describe
 from mqworker.jobs.loading import load_chain
 
-HAND_UP = 0.005  # seconds of work after which outcomes go up before the chunk ends
+HAND_UP = 0.005  # seconds of work after which outcomes are sent up before the chunk ends
 
 _encoder = msgspec.msgpack.Encoder()
 _chunks = msgspec.msgpack.Decoder(Chunk)
@@ -49,8 +49,8 @@ class Consumer(Spawned):
 
     def main(self) -> None:
         """Set up, send Hello, compute until the sentinel."""
-        sys.dont_write_bytecode = True  # a .pyc cannot tell two edits of one second apart, and a restart has to
-        self._queue._writer.close()  # type: ignore[attr-defined]  # else the Producer's death would never show as end of file
+        sys.dont_write_bytecode = True  # a .pyc hides the second of two edits in one second from a restart
+        self._queue._writer.close()  # type: ignore[attr-defined]  # otherwise the Producer's death would never show as end of file
         self._sending = threading.Lock()
         self._alarm = Alarm()
         self._spec = spec = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=StageSpec)
@@ -102,11 +102,11 @@ class Consumer(Spawned):
                     outcomes = []
                     handed_up = now
                 slot.begin(item.seq, fingerprint(item.properties, item.body), now)
-                if slot.stop == chunk.number:  # after begin: else a message begun now would be given away too
+                if slot.stop == chunk.number:  # after begin: otherwise this message could be dispatched elsewhere too
                     slot.end()
                     break
                 outcomes.append(worker.compute(item))
-                if os.fstat(up).st_ino != pipe:  # user code closed it: dying now charges the right message
+                if os.fstat(up).st_ino != pipe:  # user code closed the pipe: an end now charges the right message
                     os._exit(1)
                 slot.end()
                 done += 1

@@ -1,10 +1,10 @@
 """The in-hand register: which message each Consumer works on and since when, in memory shared with its Producer.
 
-A memory-mapped file of the stage, in the state folder. A Consumer alone writes `seq`, `started` and `fingerprint` of
-its slot, before the handler runs; the Producer alone writes `stop`, and the header behind the slots: which life of the
-tree this is, when it was last seen alive, whether it is ending by order, and which message runs isolated. There is no
-lock: each word has one writer. The file outlives the tree, so after a death of all of it the next Producer knows what
-was in hand.
+A memory-mapped file of the stage, in the state folder. Only a Consumer writes `seq`, `started` and `fingerprint` of its
+slot, before the handler runs; only the Producer writes `stop`, and the header behind the slots: which life of the tree
+this is, when it was last seen alive, whether it is ending by order, and which message runs isolated. There is no lock:
+each word has one writer. The file outlives the tree, so after the whole tree has died the next Producer knows which
+messages were in hand.
 """
 
 import mmap
@@ -18,17 +18,17 @@ from mqworker.ipc.proc import boot_id
 
 SLOT = 64  # bytes: seq (8) started (8) stop (8) fingerprint (32), and 8 free
 COUNT = 2048
-HEADER = SLOT * COUNT  # it begins here: boot id (16) fingerprint (32) isolated (8) ending (8) pulse (8) life (8)
+HEADER = SLOT * COUNT  # offset of: boot id (16) fingerprint (32) isolated (8) ending (8) pulse (8) life (8)
 SIZE = HEADER + 128
 _BOOT, _FINGERPRINT = slice(0, 16), slice(16, 48)
 _ISOLATED, _ENDING, _PULSE, _LIFE = 6, 7, 8, 9  # words of 8 bytes
 
 
 class LastLife(NamedTuple):
-    """What the register says about the tree that wrote it last."""
+    """The last tree that wrote the register, as the register describes it."""
 
     life: int  # a random number; 0: there was none
-    this_boot: bool  # it lived since the machine was started
+    this_boot: bool  # it lived after the last boot of the machine
     ending: bool  # it was ending by order
     pulse: float  # when it was last seen alive (monotonic)
     isolated: bytes  # fingerprint of the message that ran isolated; empty: none
@@ -42,7 +42,7 @@ class InHandRegister:
         self.path = path
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            os.posix_fallocate(fd, 0, SIZE)  # on a full disk an error now, not a SIGBUS at some later write
+            os.posix_fallocate(fd, 0, SIZE)  # on a full disk this fails now, instead of a SIGBUS at some later write
             self._map = mmap.mmap(fd, SIZE)
         finally:
             os.close(fd)
@@ -51,7 +51,7 @@ class InHandRegister:
         self._times = self._header.cast("d")
 
     def last_life(self) -> LastLife:
-        """Return what the tree before this one left behind."""
+        """Return what the previous tree left behind."""
         in_hand: dict[bytes, float] = {}
         for number in range(COUNT):
             slot = Slot(memoryview(self._map)[number * SLOT : (number + 1) * SLOT])
@@ -67,7 +67,7 @@ class InHandRegister:
         )
 
     def begin_life(self, now: float) -> None:
-        """Forget the tree before this one; the life's number is written last, so a kill in between begins nothing."""
+        """Forget the previous tree; the life's number is written last, so a kill in between begins no new life."""
         self._map[:HEADER] = bytes(HEADER)
         self.end_isolation()
         self._words[_ENDING] = 0
@@ -126,7 +126,7 @@ class Slot:
         self._words[0] = seq
 
     def end(self) -> None:
-        """Note that it is over."""
+        """Note that the work on it has ended."""
         self._words[0] = 0
 
     @property
@@ -136,7 +136,7 @@ class Slot:
 
     @property
     def started(self) -> float:
-        """When it began; only meaningful while `seq` is the same before and after reading this."""
+        """When it began; valid only if `seq` is the same before and after reading this."""
         return self._times[1]
 
     @property
@@ -146,7 +146,7 @@ class Slot:
 
     @property
     def stop(self) -> int:
-        """The number of the chunk of which nothing more is to be begun."""
+        """The number of the chunk of which the Consumer must begin nothing more; 0: none."""
         return self._words[2]
 
     @stop.setter

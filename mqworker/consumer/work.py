@@ -1,7 +1,7 @@
 """One delivery in, one outcome out: decode, the job chain, encode, and every way in which that can fail.
 
-Runs in a Consumer's main thread (and nowhere else: it owns SIGALRM for the soft time limit). It never raises for a
-message's fault; what is not an `Exception` (SystemExit, a signal) ends the Consumer and is charged as a crash.
+Runs in a Consumer's main thread (and nowhere else: it owns SIGALRM for the soft time limit). It never raises because of
+a message; anything that is not an `Exception` (SystemExit, a signal) ends the Consumer and is charged as a crash.
 """
 
 import math
@@ -30,7 +30,7 @@ _FIRST = encode_value(1)
 class Alarm:
     """The soft time limit: raises SoftTimeLimit in the handler, and never outside of it.
 
-    `with alarm:` postpones it to the end of the block, for what must not be left half done: a frame on its way up.
+    `with alarm:` postpones it to the end of the block, for work that must not be interrupted: writing a frame.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Alarm:
         signal.signal(signal.SIGALRM, self._ring)
 
     def set(self, seconds: float) -> None:
-        """Arm, for a limit of so many seconds; 0 does nothing."""
+        """Arm it for a limit of `seconds`; 0 does nothing."""
         if seconds:
             self._late = False
             self._armed = seconds
@@ -70,7 +70,7 @@ class Alarm:
 
 
 class Worker:
-    """Computes items under a chain; `soft_limit` and `generation` follow the chunks."""
+    """Computes items with a chain; `soft_limit` and `generation` follow the chunks."""
 
     def __init__(
         self, chain: Chain, stage: str, config: StageConfig, broker: BrokerConfig, alarm: Alarm | None = None
@@ -87,12 +87,12 @@ class Worker:
         self._pid = os.getpid()
 
     def begin_generation(self, generation: int) -> None:
-        """Results carry this generation from now on."""
+        """Stamp results with this generation from now on."""
         self.generation = generation
         self._stamp = {headers.STAGE: encode_value(self._stage), headers.GENERATION: encode_value(generation)}
 
     def compute(self, item: Item) -> Outcome:
-        """Return what becomes of one delivery, from the bytes of the input to the bytes of the result."""
+        """Return the outcome of one delivery, from the bytes of the input to the bytes of the result."""
         began = time.monotonic()
         properties = Properties()
         try:
@@ -125,7 +125,7 @@ class Worker:
         finally:
             self._alarm.clear()
             if os.getpid() != self._pid:
-                os._exit(0)  # a copy that the handler forked and let return: the lane is not its own
+                os._exit(0)  # a copy that the handler forked has returned: the lane does not belong to it
 
     def _outcome(self, item: Item, properties: Properties, value: Any, duration: float) -> Outcome:
         reply_to = properties.reply_to or ""
@@ -188,7 +188,7 @@ class Worker:
 
 
 def _seconds(retry: Retry) -> float | None:
-    """Return the delay that a Retry asks for; what is not a number counts as none, because it cannot be sent up."""
+    """Return the delay that a Retry asks for; None if it is not a number, because that cannot be sent up."""
     try:
         seconds = float(retry.after)  # type: ignore[arg-type]  # whatever the handler put there
     except Exception:  # noqa: BLE001 - as above, and its __float__ may raise anything

@@ -1,9 +1,9 @@
-"""What the HTTP threads can ask of the Service: a snapshot that is always at hand, and changes by the main thread.
+"""What the HTTP threads can ask of the Service: a snapshot that is always available, and changes by the main thread.
 
 `Control` is the only object that the HTTP threads and the main thread share. Reading never waits: the main thread
 replaces an immutable Snapshot whenever something changes. A change is posted to the main loop, which stores it before
 it answers; a caller that wants to know when it is applied waits for a snapshot that says so. Every wait has a deadline;
-what cannot be done is raised as ControlError.
+a request that fails raises ControlError.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ T = TypeVar("T")
 
 STORE_DEADLINE = 5.0  # seconds for the main thread to store a change
 ADMIN_GRACE = 2.0  # seconds beyond a question's deadline until a broker admin that does not answer is killed
-MARGIN = 3.0  # seconds that a caller waits beyond the deadline that the main thread keeps itself
+MARGIN = 3.0  # seconds that a caller waits beyond the deadline that the main thread enforces
 
 
 class StageView(msgspec.Struct, frozen=True):
-    """One stage: what it should be and what it is."""
+    """One stage: its desired and its actual state."""
 
     name: str
     desired: StageDesired
@@ -60,8 +60,8 @@ class Snapshot(msgspec.Struct, frozen=True):
 class ControlError(Exception):
     """A request that cannot be carried out.
 
-    `kind` is unknown_stage | busy | storage | deadline | draining | refused | unavailable | internal; the last four are
-    also those of the broker admin.
+    `kind` is unknown_stage | busy | storage | deadline | draining | refused | unavailable | internal; the broker admin
+    uses the last four as well.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -69,7 +69,7 @@ class ControlError(Exception):
         super().__init__(message)
 
 
-class ParamsRefused(Exception):  # noqa: N818 - the user's parameters were refused: no fault of the program
+class ParamsRefused(Exception):  # noqa: N818 - the program is not at fault: the user's parameters were refused
     """The user's own validation refused parameters; `fields` says (field, what is wrong)."""
 
     def __init__(self, fields: list[tuple[str, str]], problems: list[str]) -> None:
@@ -79,7 +79,7 @@ class ParamsRefused(Exception):  # noqa: N818 - the user's parameters were refus
 
 
 class Operator(Protocol):
-    """The main thread's side: all of these run on its loop."""
+    """The operations that the main thread carries out on its loop, for Control."""
 
     async def change(self, asked: Change) -> int:
         """Store a change; returns its revision. Raises ControlError."""
@@ -87,18 +87,18 @@ class Operator(Protocol):
     async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
         """Validate and store a merge patch; returns its revision. Raises ParamsRefused, ControlError.
 
-        After `patience` seconds it raises ControlError("deadline"), and the change goes on: who imports for minutes
-        can change parameters too.
+        After `patience` seconds it raises ControlError("deadline"), but the change goes on, so that parameters can be
+        changed even if the user's code takes minutes to import.
         """
 
     async def rollback_params(self, stage: str, patience: float) -> int:
-        """Do the same with the parameters before the present ones."""
+        """Do the same with the previous parameters."""
 
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
-        """Have the broker admin carry out a verb. Raises ControlError, also with the kinds of the broker admin."""
+        """Let the broker admin carry out a verb. Raises ControlError, also with the kinds of the broker admin."""
 
     async def drain(self) -> None:
-        """Begin the end of the service, as SIGTERM does."""
+        """Begin to end the service, as SIGTERM does."""
 
 
 class Control:
@@ -108,7 +108,7 @@ class Control:
         self.loaded = loaded
         self.logs = logs
         self.commands = 0  # control commands taken, for the metrics
-        self.on_publish: Callable[[Snapshot], None] | None = None  # sees every snapshot, on the main thread
+        self.on_publish: Callable[[Snapshot], None] | None = None  # receives every snapshot, on the main thread
         self._snapshot: Snapshot | None = None
         self._changed = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -121,7 +121,7 @@ class Control:
         self._loop, self._operator = loop, operator
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Replace the snapshot and wake whoever waits for one."""
+        """Replace the snapshot and wake all threads that wait for one."""
         if self.on_publish is not None:
             self.on_publish(snapshot)
         with self._changed:
@@ -135,7 +135,7 @@ class Control:
         return self._snapshot
 
     def wait(self, until: Callable[[Snapshot], bool], deadline: float) -> Snapshot | None:
-        """Wait at most `deadline` seconds until a snapshot fits; returns it, or None."""
+        """Wait at most `deadline` seconds for a snapshot that fits; returns it, or None."""
         end = time.monotonic() + deadline
         with self._changed:
             while True:
@@ -156,11 +156,11 @@ class Control:
         return self._run(lambda operator: operator.patch_params(stage, patch, patience), patience)
 
     def rollback_params(self, stage: str, patience: float) -> int:
-        """Go back to the parameters before the present ones."""
+        """Go back to the previous parameters."""
         return self._run(lambda operator: operator.rollback_params(stage, patience), patience)
 
     def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
-        """Have the broker admin carry out a verb, within `deadline` seconds."""
+        """Let the broker admin carry out a verb within `deadline` seconds."""
         return self._run(lambda operator: operator.ask_admin(verb, arguments, deadline), deadline + ADMIN_GRACE)
 
     def drain(self) -> None:
@@ -168,7 +168,7 @@ class Control:
         self._run(lambda operator: operator.drain(), STORE_DEADLINE)
 
     def _run(self, call: Callable[[Operator], Coroutine[Any, Any, T]], deadline: float) -> T:
-        """Have the main thread do it, which keeps `deadline` itself; ours is later, so that its answer comes first."""
+        """Let the main thread do it; it enforces `deadline` itself, and we wait a little longer for its answer."""
         loop, operator = self._loop, self._operator
         if loop is None or operator is None:
             raise ControlError("busy", "the service is still starting; try again in a moment")

@@ -1,7 +1,7 @@
 """The desired state of a service: one document, changed by small named changes.
 
-Pure; used by the Service's main thread, which keeps the document in a file (store.py). A live change holds until the
-*configured* value of the same thing changes; then the file of the configuration wins (decisions 28).
+Pure; used by the Service's main thread, which keeps the document in a file (store.py). A live change is kept until the
+*configured* value of the same thing changes; then the configuration file wins (decisions 28).
 """
 
 from typing import Any, Literal
@@ -16,7 +16,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class ParamsVersion(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Parameters as they were up to one generation."""
+    """The parameters of an earlier generation."""
 
     generation: int
     params: dict[str, Any]
@@ -24,7 +24,7 @@ class ParamsVersion(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class StageDesired(msgspec.Struct, frozen=True):
-    """What one stage should be. `configured` holds the configured values that live ones were set against."""
+    """The desired state of one stage. `configured`: of each value changed live, the configured value at that time."""
 
     running: bool = True  # the tree exists
     listening: bool = True
@@ -35,9 +35,9 @@ class StageDesired(msgspec.Struct, frozen=True):
     params: dict[str, Any] = {}
     generation: int = 1  # of params and code together
     code: int = 1  # the generation with which the code was loaded last
-    of: int = 0  # the generation whose parameters a rollback has brought back; 0: these are new ones
+    of: int = 0  # the generation whose parameters a rollback brought back; 0: the parameters are new
     history: tuple[ParamsVersion, ...] = ()  # older parameters, the newest last
-    configured: dict[str, Any] = {}  # of what was changed live: the value in the configuration then
+    configured: dict[str, Any] = {}  # for each value changed live: the configured value at that time
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -54,13 +54,13 @@ class _Change(msgspec.Struct, frozen=True, tag=True):
 
 
 class SetListening(_Change, frozen=True):
-    """Take new messages, or not."""
+    """Switch taking new messages on or off."""
 
     enabled: bool
 
 
 class SetWorking(_Change, frozen=True):
-    """Compute, or not; the number of Consumers is kept."""
+    """Switch computing on or off; the number of Consumers is kept."""
 
     enabled: bool
 
@@ -78,7 +78,7 @@ class SetRunning(_Change, frozen=True):
 
 
 class Reload(_Change, frozen=True):
-    """Replace all Consumers by ones that import the code afresh."""
+    """Replace all Consumers with new ones, which import the code again."""
 
 
 class SetParams(_Change, frozen=True):
@@ -105,7 +105,7 @@ Change = SetListening | SetWorking | SetConsumers | SetRunning | Reload | SetPar
 
 
 def begin(old: Document | None, config: Config) -> tuple[Document, list[str]]:
-    """Return the document to start with, made of the stored one and the configuration, and what to report about it."""
+    """Return the initial document, made from the stored one and the configuration, and what to report about it."""
     old = old or Document(revision=0)
     notes: list[str] = []
     stages = {name: _begin_stage(old.stages.get(name), name, stage, notes) for name, stage in config.stages.items()}
@@ -157,7 +157,7 @@ def _begin_stage(old: StageDesired | None, name: str, stage: StageConfig, notes:
 
 
 def change(document: Document, asked: Change, config: Config) -> Document:
-    """Apply one change; the same document comes back when it asks for what already is so."""
+    """Apply one change; returns the same document if the change has no effect."""
     if isinstance(asked, SetLogLevel):
         if asked.level == document.log_level:
             return document
@@ -196,8 +196,8 @@ def _change_stage(stage: StageDesired, asked: Change, config: StageConfig) -> St
 def rollback(document: Document, name: str) -> SetParams | None:
     """Return the change that brings back a stage's earlier parameters, or None when there are none.
 
-    They are the newest before those that the present ones are, so that a second rollback goes further back and not to
-    and fro between two versions.
+    They are the newest ones older than the version in use, so that a second rollback goes further back instead of
+    alternating between two versions.
     """
     stage = document.stages[name]
     origin = stage.of or stage.generation

@@ -1,7 +1,7 @@
-"""The file of the desired state: written whole to a neighbour, synced, renamed.
+"""The file of the desired state: written to a neighbour file, synced, renamed.
 
-Used by the Service's main thread. A file that holds something else is renamed aside, and the configured state is used;
-one that cannot be opened, read or renamed raises OSError.
+Used by the Service's main thread. A file with other content is renamed, and the configured state is used; a file that
+cannot be opened, read or renamed raises OSError.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ class Store:
         self.path = path
 
     def load(self) -> tuple[Document | None, str]:
-        """Return the stored document, and what to report when there was one that cannot be used; raises OSError."""
+        """Return the stored document, and what to report if it cannot be used; raises OSError."""
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:

@@ -62,7 +62,7 @@ class FailedLogins:
         self._lock = threading.Lock()
 
     def too_many(self, peer: str, now: float) -> bool:
-        """Return whether this peer has to wait."""
+        """Return whether a request of this peer must be refused for now."""
         with self._lock:
             return self._level(peer, now) > self.BURST - 1
 

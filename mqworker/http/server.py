@@ -98,7 +98,7 @@ def _listen_tcp(host: str, port: int) -> socket.socket:
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listening.bind(address)
-        listening.listen(BACKLOG)  # already here, because only then is a second listener refused
+        listening.listen(BACKLOG)  # at once, because `bind` alone does not refuse a second listener
     except OSError as error:
         listening.close()
         message = "another program listens there" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)

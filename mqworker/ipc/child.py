@@ -2,20 +2,22 @@
 
 Runs on the loop of a parent's main thread (Service, Producer, `mqworker check`). Owns the process, its pidfd and the
 near ends of its three pipes: `down` carries frames to it, `up` frames from it, `output` its stdout and stderr. Passes
-what it receives to three callbacks of its owner: records, log events (its own, and its output line by line), its death.
+everything that it receives to three callbacks of its owner: records, log events (those that the child sends, and its
+output line by line), the child's death.
 
 What holds for every kind of child:
 
-- One object is one life. A start that fails, for want of descriptors, processes or memory, raises OSError and leaves
-  nothing behind: no process, no descriptor, no callback.
-- Exactly one death is reported, last of all: after every record and line that the child had written before it died.
-  What a copy that it forked writes later is ignored, and does not delay the report.
-- Stopped means gone and reaped. `kill` and `stop` may come twice, before the start or after the death: harmless.
-- Nothing here blocks the loop, and every wait has a deadline. A deadline for the child itself (`kill_after`) is a timer
-  of its own, which no cancelled caller takes away: it ends the child, and so everything that waits for it.
-- A child that can no longer be understood is of no use. Bytes that are no frames, or a frame that is no record, kill it
-  at once; the end of `up` kills it after END_GRACE, because as a rule it has just died.
-- An exception in a callback is logged and costs that record or line only.
+- One object is one life. A start that fails (no descriptor, process or memory left) raises OSError and leaves nothing
+  behind: no process, no descriptor, no callback.
+- Exactly one death is reported, and it is the last report: every record and line that the child wrote before it died
+  comes first. Output of a copy that the child forked is ignored from then on, and does not delay the report.
+- After `stop`, the process is gone and reaped. `kill` and `stop` are harmless when called twice, before the start or
+  after the death.
+- Nothing here blocks the loop, and every wait has a deadline. A deadline for the child itself (`kill_after`) is a
+  separate timer, which runs on when a caller is cancelled: it ends the child, and so every wait for it.
+- A child that sends something invalid is killed at once: bytes that are not frames, or a frame that is not a record. A
+  child that closes `up` is killed after END_GRACE, because usually it has just died.
+- An exception in a callback is logged, and only that record or line is lost.
 """
 
 import asyncio
@@ -37,12 +39,12 @@ from mqworker.ipc.messages import LogEvent
 from mqworker.ipc.output import OutputReader
 from mqworker.ipc.spawn import SPAWN, Death, Spawned, reap
 
-END_GRACE = 2.0  # seconds between the end of a child's pipe and its own, on a busy machine
+END_GRACE = 2.0  # seconds between the end of a child's pipe and the end of the child, on a busy machine
 KILL_DEADLINE = 2.0  # seconds from SIGKILL until it is gone; only a process stuck in the kernel takes longer
 
 _encoder = msgspec.msgpack.Encoder()
 
-living: set[int] = set()  # pids of this process's children that are not reaped
+living: set[int] = set()  # pids of this process's children that are not reaped yet
 
 log = logging.getLogger("mqworker.ipc.child")
 
@@ -67,7 +69,7 @@ class Child:
         self._loop = asyncio.get_running_loop()
         self._process: Spawned | None = None
         self._gone = asyncio.Event()
-        self._grace: asyncio.TimerHandle | None = None  # runs from the end of `up` to the child's own
+        self._grace: asyncio.TimerHandle | None = None  # runs from the end of `up` to the end of the child
         self._last_output = ""
         self._refused_signal = False
 
@@ -84,7 +86,7 @@ class Child:
             with process.signals_held():
                 process.start()
             undo.callback(_end_unwatched, process)
-            # Else multiprocessing would wait for it at our exit, and reap it, with its peak memory, at the next start.
+            # Otherwise multiprocessing waits for it at our exit, and reaps it at each start: we lose its peak memory.
             multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]  # internal
             assert process.pid is not None
             pidfd = os.pidfd_open(process.pid)
@@ -102,7 +104,7 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        """Whether it was started and its death has not yet been noticed."""
+        """Whether it was started and its death has not been noticed yet."""
         return self._process is not None and self.death is None
 
     @property
@@ -110,16 +112,16 @@ class Child:
         """Return the last 8 kB that it wrote to stdout and stderr."""
         return self._lines.tail if self.alive else self._last_output
 
-    # --- what the owner does with it
+    # --- called by the owner
 
     def send(self, record: msgspec.Struct) -> bool:
-        """Send a record down; False when it was dropped, because the child is gone or does not read."""
+        """Send a record down; returns False if it was dropped, because the child is gone or does not read."""
         return self.alive and self._writer.send(_encoder.encode(record))
 
     async def put(self, record: msgspec.Struct) -> None:
         """Send a record down as soon as there is room for it; the caller sets the deadline.
 
-        Raises FrameTooLarge at once when there never is, BrokenPipeError when the child is gone.
+        Raises FrameTooLarge at once if the record can never fit, BrokenPipeError when the child is gone.
         """
         if not self.alive:
             raise BrokenPipeError
@@ -140,17 +142,17 @@ class Child:
                 logs.report(log, logging.ERROR, "signal_refused", what, child_pid=self.pid)
 
     def kill(self, why: str) -> None:
-        """End it now; the first reason stays."""
+        """Kill it now; the first reason is kept."""
         if self.alive:
             self.kill_reason = self.kill_reason or why
             self.send_signal(signal.SIGKILL)
 
     def kill_after(self, seconds: float, why: str) -> asyncio.TimerHandle:
-        """Kill it when so many seconds have passed, unless the timer is cancelled; harmless when it is dead by then."""
+        """Kill it after `seconds`, unless the timer is cancelled; harmless if it is dead by then."""
         return self._loop.call_later(seconds, self.kill, why)
 
     async def wait(self, deadline: float) -> Death | None:
-        """Wait at most `deadline` seconds for its death to be reported; None when it lives, or was never started."""
+        """Wait at most `deadline` seconds until its death is reported; None if it lives or was never started."""
         if self._process is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(deadline):
@@ -158,11 +160,11 @@ class Child:
         return self.death
 
     async def stop(self, why: str, deadline: float = KILL_DEADLINE) -> Death | None:
-        """Kill it and wait for its death; None when it was never started, or is stuck in the kernel."""
+        """Kill it and wait for its death; returns None if it was never started or is stuck in the kernel."""
         self.kill(why)
         return await self.wait(deadline)
 
-    # --- what it hears
+    # --- called by the loop
 
     def _on_frame(self, payload: bytes) -> None:
         try:
@@ -193,7 +195,7 @@ class Child:
         self._loop.remove_reader(self._pidfd)
         living.discard(self.pid)
         self.death = death
-        with contextlib.ExitStack() as steps:  # the last is done first, and each of them whatever the others raise
+        with contextlib.ExitStack() as steps:  # these run in reverse order, and each runs even if another raises
             steps.callback(self._gone.set)
             steps.callback(self._on_death, death)
             steps.callback(self._release)
@@ -216,18 +218,18 @@ class Child:
         self._forget_owner()
 
     def _forget_owner(self) -> None:
-        """Drop the callbacks: the cycle would keep the owner, and what it holds, until a full garbage collection."""
+        """Drop the callbacks: their cycle would keep the owner in memory until a full garbage collection."""
         self._on_record = self._on_death = self._on_log = _ignore
 
 
 def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[Connection, Connection]:
-    """A pipe's two ends, each to be closed by its stack."""
+    """Return the two ends of a pipe; each stack closes its end."""
     ends = SPAWN.Pipe(duplex=False)
     return reading.enter_context(ends[0]), writing.enter_context(ends[1])
 
 
 def _end_unwatched(process: Spawned) -> None:
-    """End a process that was started a moment ago and cannot be watched; it has done nothing yet and ends at once."""
+    """End a process that was just started and cannot be watched; it has done nothing yet and ends at once."""
     process.kill()
     process.join(KILL_DEADLINE)
     if reap(process) is not None:
@@ -235,4 +237,4 @@ def _end_unwatched(process: Spawned) -> None:
 
 
 def _ignore(_: Any) -> None:
-    """Stands for an owner who has been told of the death."""
+    """Replace a callback of an owner who has received the death."""

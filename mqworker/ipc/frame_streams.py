@@ -1,8 +1,8 @@
 """Frames (frames.py) from and to a descriptor on a running loop.
 
-Runs in every process that has a loop, on its thread. Reading never blocks it, and a half frame at the end of file is
-ignored. Writing never blocks it either, and is bounded: what does not fit is refused to its sender, or waits for room
-(`put`).
+Runs in every process that has a loop, on its thread. Reading never blocks it; an incomplete frame at the end of file is
+ignored. Writing never blocks it either, and is bounded: a frame that does not fit is dropped (`send` returns False) or
+waits for room (`put`).
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 from mqworker.ipc.frames import READ_SIZE, FrameError, FrameParser, FrameTooLarge, pack, unread
 
-BOUND = 64 << 20  # bytes that a FrameWriter keeps, and so the largest frame that it takes
+BOUND = 64 << 20  # bytes that a FrameWriter keeps, and so the size of the largest frame that it accepts
 
 
 class FrameReader:
-    """Reads frames from a descriptor on the running loop; owns nothing but its place in the loop.
+    """Reads frames from a descriptor on the running loop; owns only its registration with the loop.
 
-    Calls `on_frame(payload)` for each frame, then once `on_end(reason)`: "" for end of file.
+    Calls `on_frame(payload)` for each frame, then `on_end(reason)` once; the reason is "" at the end of file.
     """
 
     def __init__(self, fd: int, on_frame: Callable[[bytes], None], on_end: Callable[[str], None]) -> None:
@@ -32,7 +32,7 @@ class FrameReader:
         self._loop.add_reader(fd, self.read)
 
     def read(self) -> int:
-        """Read once, without waiting; return how many bytes came."""
+        """Read once, without waiting; returns the number of bytes."""
         if not self._open:
             return 0
         try:
@@ -52,13 +52,13 @@ class FrameReader:
         return len(data)
 
     def drain(self) -> None:
-        """Take all that the dead writer left, and no more: a copy that it forked may hold the pipe and write on."""
+        """Read only what the dead writer left in the pipe: a copy that it forked may keep writing."""
         left = unread(self._fd)
         while left > 0 and (taken := self.read()):
             left -= taken
 
     def close(self) -> None:
-        """Stop reading, silently; the descriptor stays its owner's."""
+        """Stop reading, without a call of `on_end`; the owner closes the descriptor."""
         if self._open:
             self._open = False
             self._loop.remove_reader(self._fd)
@@ -66,7 +66,7 @@ class FrameReader:
     def _hand_out(self, data: bytes) -> None:
         for payload in self._parser.feed(data):
             if not self._open:
-                break  # its owner closed this reader when it received the frame before
+                break  # its owner closed this reader when it received the previous frame
             self._on_frame(payload)
 
     def _end(self, reason: str) -> None:
@@ -77,8 +77,8 @@ class FrameReader:
 class FrameWriter:
     """Writes frames to a non-blocking descriptor on the running loop, in order, keeping at most `bound` bytes.
 
-    A peer that is gone or does not read is noticed elsewhere (its pidfd, its pulse): here its frames are dropped, and
-    `put` raises BrokenPipeError.
+    Others notice that a peer is gone or does not read (by its pidfd, its pulse). Here the frames for such a peer are
+    dropped, and `put` raises BrokenPipeError once the peer is gone.
     """
 
     def __init__(self, fd: int, bound: int = BOUND) -> None:
@@ -92,7 +92,7 @@ class FrameWriter:
         os.set_blocking(fd, False)
 
     def send(self, payload: bytes, *, droppable: bool = False) -> bool:
-        """Queue one frame; False when it was dropped, as a droppable one (a log line) is early when the reader lags."""
+        """Queue one frame; returns False if it was dropped. A droppable frame (a log line) gets a smaller buffer."""
         if not self._open or len(self._buffer) + len(payload) > (self._bound // 64 if droppable else self._bound):
             self.dropped += 1
             return False
@@ -102,7 +102,7 @@ class FrameWriter:
     async def put(self, payload: bytes) -> None:
         """Queue one frame as soon as there is room for it; the caller sets the deadline.
 
-        Raises FrameTooLarge at once when there never is, BrokenPipeError when the writer is closed.
+        Raises FrameTooLarge at once if the frame can never fit, BrokenPipeError when the writer is closed.
         """
         if len(payload) > self._bound:
             raise FrameTooLarge(len(payload), self._bound)
@@ -118,11 +118,11 @@ class FrameWriter:
     async def flush(self, deadline: float) -> None:
         """Wait until all is written, at most `deadline` seconds."""
         end = self._loop.time() + deadline
-        while self._open and self._buffer and self._loop.time() < end:  # noqa: ASYNC110 - once, at the end; an event would cost every write
+        while self._open and self._buffer and self._loop.time() < end:  # noqa: ASYNC110 - runs once, at the end; an event would slow down every write
             await asyncio.sleep(0.005)
 
     def close(self) -> None:
-        """Stop writing; the descriptor stays its owner's."""
+        """Stop writing; the owner closes the descriptor."""
         if self._open:
             self._open = False
             self._loop.remove_writer(self._fd)
@@ -157,7 +157,7 @@ class FrameWriter:
         self._loop.remove_writer(self._fd)
 
     def _admit(self) -> None:
-        """Take in those that wait, as far as there is room; those whose caller has given up are left out."""
+        """Queue the waiting frames for which there is room; skip those whose caller has given up."""
         while self._waiting and (self._waiting[0][1].done() or self._has_room(self._waiting[0][0])):
             payload, queued = self._waiting.popleft()
             if not queued.done():

@@ -2,8 +2,8 @@
 
 Runs in every process. A frame is `length (4) crc32 (4) payload`, big-endian. The reading end trusts nothing: user code
 may have written to the descriptor, so a frame that is too long or whose checksum is wrong ends the connection
-(`FrameError`). Here is what blocks or does no I/O at all: it serves a process that has nothing else to do, and imports
-little, because each new Consumer waits for it. Frames on a loop are in frame_streams.py.
+(`FrameError`). The functions here block or do no I/O at all: they serve a process that has nothing else to do. This
+module imports little, because each new Consumer waits for its imports. Frames on a loop are in frame_streams.py.
 """
 
 import contextlib
@@ -70,7 +70,7 @@ def unread(fd: int) -> int:
 
 
 def read_frame(fd: int) -> bytes:
-    """Read one frame blockingly; raises EOFError when the writer is gone, FrameError."""
+    """Read one frame, blocking; raises EOFError when the writer is gone, FrameError when the bytes are not a frame."""
     length, checksum = HEAD.unpack(_read_exactly(fd, HEAD.size))
     if length > MAX_FRAME:
         raise FrameError(f"frame of {length} bytes")

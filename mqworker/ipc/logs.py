@@ -50,7 +50,7 @@ class ForwardingHandler(logging.Handler):
         self._stage = stage
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one record; a record that cannot be formatted is reported as such."""
+        """Send one record; one that cannot be formatted is reported as such."""
         try:
             event = self._event(record)
         except SoftTimeLimit:  # it belongs to the job that is logging

@@ -58,7 +58,7 @@ class StageSpec(_Record, frozen=True):
 
 
 class Desired(_Record, frozen=True, tag="desired"):
-    """The desired state of a stage from now on; the Producer converges to it and reports the revision it reached."""
+    """The desired state of a stage from now on; the Producer brings it about and reports the applied revision."""
 
     revision: int
     listening: bool
@@ -111,10 +111,10 @@ class LinkState(msgspec.Struct, frozen=True):
 
     connected: bool = False  # both connections are up and the topology is declared
     consuming: bool = False  # the broker has registered our consumer
-    fixed_prefetch: int = 0  # in use on a queue whose order a change would cost; 0: the prefetch is as wanted
+    fixed_prefetch: int = 0  # in use because changing it would reorder the queue; 0: it follows what is wanted
     blocked: bool = False  # the broker refuses publishes for now (an alarm)
     reason: str = "not started"
-    warnings: tuple[str, ...] = ()  # e.g. a queue found with other arguments than configured
+    warnings: tuple[str, ...] = ()  # e.g. an existing queue whose arguments differ from the configured ones
     reconnects: int = 0
     repairs: int = 0  # how often something missing was created again on a live connection
 
@@ -125,10 +125,10 @@ class StageStatus(_Record, frozen=True, tag="status"):
     stage: str
     pid: int
     state: str  # starting | running | draining
-    revision: int  # the last one fully applied; see Desired
+    revision: int  # the last one that was fully applied; see Desired
     generation: int  # the oldest that any Consumer has applied
     link: LinkState
-    listening: bool  # whether it should consume now, after every reason to hold back
+    listening: bool  # whether it should consume now, with every reason to hold back considered
     problem: str  # one sentence, or ""
     crash_loop: bool
     consumers: tuple[ConsumerStatus, ...]
@@ -145,7 +145,7 @@ class StageStatus(_Record, frozen=True, tag="status"):
     rate: float  # settled per second over the last few seconds
     last_settled: float
     stall: float  # the longest time that this Producer's loop was blocked, seconds
-    idle: bool  # input, process tree and retry queues are empty, as far as is known
+    idle: bool  # input, process tree and retry queues are empty, as far as the Producer knows
 
 
 class Ended(_Record, frozen=True, tag="ended"):
@@ -161,7 +161,7 @@ Report = StageStatus | Ended | LogEvent
 
 
 class Birth(_Record, frozen=True, tag="birth"):
-    """What a Consumer begins with, after its StageSpec."""
+    """What a Consumer receives first, after its StageSpec."""
 
     slot: int
     register: str  # the path of the in-hand register
@@ -264,7 +264,7 @@ class AdminAnswer(_Record, frozen=True, tag="answer"):
 
 
 class CodeQuestion(_Record, frozen=True, tag="check"):
-    """What a code check is to look at."""
+    """What a code check must check."""
 
     root: str  # the folder of the user's code
     jobs: tuple[str, ...]

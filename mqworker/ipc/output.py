@@ -1,7 +1,7 @@
-"""What a child writes to its stdout and stderr: logged line by line, the tail kept as evidence.
+"""What a child writes to its stdout and stderr: logs it line by line, keeps the tail as evidence.
 
-Runs on the parent's loop, as a part of a Child. Never trusts the text: lines are cut, bytes that are not UTF-8 are
-shown escaped, and a child that writes without end waits, not its parent.
+Runs on the parent's loop, as a part of a Child. Never trusts the text: long lines are cut, bytes that are not UTF-8 are
+escaped, and a child that writes endlessly delays itself, not its parent.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from mqworker.ipc.messages import LogEvent
 
 TAIL = 8192  # bytes kept
 LINE = 8192  # bytes after which a line without an end is cut
-READ = 16384  # bytes at a time: thousands of lines, and the loop has other work
+READ = 16384  # bytes at a time: they may be thousands of lines, and the loop has other work
 
 
 class OutputReader:
-    """Reads one pipe until `finish`; the descriptor stays its owner's."""
+    """Reads one pipe until `finish`; its owner closes the descriptor."""
 
     def __init__(self, fd: int, process: str, pid: int, stage: str, log: Callable[[LogEvent], None]) -> None:
         self._fd = fd
@@ -29,7 +29,7 @@ class OutputReader:
         self._stage = stage
         self._log = log
         self._line = bytearray()
-        self._cut = False  # the line goes on, but all of it that is logged has been
+        self._cut = False  # the rest of the present line is not logged
         self._tail = bytearray()
         self._loop = asyncio.get_running_loop()
         os.set_blocking(fd, False)
@@ -41,7 +41,7 @@ class OutputReader:
         return self._tail.decode("utf-8", "backslashreplace")
 
     def finish(self) -> None:
-        """Take what the dead child left, and no more: a copy that it forked may hold the pipe and write on."""
+        """Read only what the dead child left in the pipe: a copy that it forked may keep writing."""
         left = 0
         with contextlib.suppress(OSError):
             left = unread(self._fd)

@@ -1,7 +1,7 @@
-"""What the kernel tells of this machine and its processes in `/proc` (proc(5)).
+"""What the kernel reports about this machine and its processes in `/proc` (proc(5)).
 
 Runs in every process; owns nothing. Used by whoever watches a process: a Consumer its own memory, the Service orphans,
-the embedded broker the owners of its leases. A process that is gone is an answer, not an error.
+the embedded broker the owners of its leases. A process that is gone is reported as an answer, not as an error.
 """
 
 import functools
@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-DEAD = frozenset("ZX")  # states of a process that runs no more
+DEAD = frozenset("ZX")  # states of a process that no longer runs
 
 
 class Stat(NamedTuple):
@@ -17,17 +17,17 @@ class Stat(NamedTuple):
 
     name: str
     state: str  # one letter
-    started: int  # clock ticks after the boot: with the pid, one process for as long as the machine runs
+    started: int  # clock ticks after the boot; together with the pid, it identifies one process until the next boot
 
 
 @functools.cache
 def boot_id() -> str:
-    """Return what is different after each boot (a UUID): process ids and CLOCK_MONOTONIC mean nothing beyond it."""
+    """Return the id of this boot (a UUID): process ids and CLOCK_MONOTONIC are comparable only within one boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def stat(pid: int) -> Stat | None:
-    """Return what the kernel says of a process, None when it is gone."""
+    """Return what the kernel reports about a process, None when it is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes().decode(errors="replace")
     except OSError:

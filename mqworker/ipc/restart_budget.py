@@ -14,7 +14,7 @@ LOOP = 5  # fruitless lives in a row that make a crash loop
 
 @dataclass
 class Budget:
-    """The record of one place in the tree; `limit` fruitless lives in a row exhaust it (0: never)."""
+    """The restarts of one place in the tree; `limit` fruitless lives in a row exhaust it (0: never)."""
 
     limit: int = 0
     fruitless: int = 0
@@ -30,7 +30,7 @@ class Budget:
         self.due = now + (0.0 if self.fruitless == 1 else min(MOST, FIRST * 2.0 ** min(self.fruitless - 2, 10)))
 
     def prospered(self) -> None:
-        """Count the current life as a success."""
+        """Reset the count: the current life has achieved something."""
         self.fruitless = 0
 
     def may_start(self, now: float) -> bool:

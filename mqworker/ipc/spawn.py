@@ -1,9 +1,9 @@
-"""The child's own side of its life: what each process of the tree does first; and how its parent reads its death.
+"""The child's side of its life: what each process of the tree does first, and how its parent reads its death.
 
 Runs in every process. Children are started with `spawn` only, from main threads only (a parent-death signal belongs to
 the *thread* that started the child). A Spawned process owns the far ends of its three pipes: it receives frames on
 `down`, sends frames on `up`, and its stdout and stderr go to `output`. It dies with its parent. A death is read by
-`wait4` on that one pid, which never blocks and tells the peak memory (decisions 3). The parent's side is `child`.
+`wait4` on that one pid, which never blocks and reports the peak memory (decisions 3). The parent's side is `child`.
 """
 
 import ctypes
@@ -60,7 +60,7 @@ def enter_child(name: str, parent: int, deaf_to: Iterable[signal.Signals]) -> No
 
 
 def redirect_output(output: Connection) -> None:
-    """Send stdout and stderr to the parent's pipe, and native crashes and stacks asked for by SIGUSR2 with them."""
+    """Send stdout and stderr to the parent's pipe, and also the stacks of native crashes and of SIGUSR2."""
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
     output.close()
@@ -74,10 +74,10 @@ def redirect_output(output: Connection) -> None:
 
 
 class Spawned(multiprocessing.Process):
-    """A process of ours; a subclass names it and says in `main` what it does.
+    """One of our processes; a subclass names it, and does its work in `main`.
 
-    It is pickled once, at its start, and that write blocks its parent beyond 64 KiB: what may be large is sent down as
-    a frame.
+    It is pickled once, at its start, and a pickle above 64 KiB would block its parent: large data is sent down as a
+    frame.
     """
 
     title: ClassVar[str]  # in `ps -o comm`
@@ -93,7 +93,7 @@ class Spawned(multiprocessing.Process):
         self.down, self.up, self.output = down, up, output
 
     def run(self) -> None:
-        """Enter the process, then do what it is for."""
+        """Set up the process, then call `main`."""
         enter_child(self.title, self._parent, self.deaf_to)
         redirect_output(self.output)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.held_signals())
@@ -110,7 +110,7 @@ class Spawned(multiprocessing.Process):
 
     @contextmanager
     def signals_held(self) -> Iterator[None]:
-        """Start it inside this: it inherits the mask, and these signals wait until `run` has made their handlers."""
+        """Block these signals during the start: the child inherits the mask until `run` has installed its handlers."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, self.held_signals())
         try:
             yield
@@ -126,10 +126,10 @@ class Death(NamedTuple):
     """How a child ended."""
 
     code: int  # exit code, or minus the signal
-    peak_rss: int  # bytes; at least what the parent had used by then, which Linux carries over to its children
+    peak_rss: int  # bytes; at least the peak of its parent at the start, because Linux passes that on to a child
 
     def __str__(self) -> str:
-        """One phrase for logs and dead letters."""
+        """Return one phrase for logs and dead letters."""
         if self.code < 0:
             try:
                 how = f"killed by {signal.Signals(-self.code).name}"

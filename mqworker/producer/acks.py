@@ -1,7 +1,7 @@
-"""Which deliveries the broker waits for, in its order, and the acks that are due.
+"""Which deliveries the broker expects acks for, in its order, and the acks that are due.
 
-Pure; part of the ledger. One ack with `multiple` covers the settled prefix. What has settled beyond an unsettled
-delivery waits GAP_WAIT for it, to be acked together, and is then acked singly (decisions 8).
+Pure; part of the ledger. One ack with `multiple` covers the settled prefix. A delivery that is settled behind an
+unsettled one waits GAP_WAIT for it, so that one ack can cover both; after that it is acked singly (decisions 8).
 """
 
 from collections import OrderedDict, deque
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from mqworker.producer.entry import PLACED, Entry
 
-GAP_WAIT = 0.005  # seconds a settled delivery waits for the ones before it
+GAP_WAIT = 0.005  # seconds that a settled delivery waits for the ones before it
 
 
 class Ack(NamedTuple):
-    """Tell the broker that a delivery is settled, or with `multiple` all of its epoch up to it."""
+    """Ack this delivery at the broker, or with `multiple` all up to it in its epoch."""
 
     epoch: int
     tag: int
@@ -33,11 +33,11 @@ class Acks:
         return bool(self._settled)
 
     def opened(self, entry: Entry) -> None:
-        """The broker waits for this delivery from now on."""
+        """Add a delivery: the broker expects its ack from now on."""
         self._order[entry.tag] = entry
 
     def settled(self, entry: Entry) -> None:
-        """This delivery may be acked."""
+        """Note that this delivery may be acked."""
         self._settled.append(entry)
 
     def find(self, epoch: int, tag: int) -> Entry | None:
@@ -46,7 +46,7 @@ class Acks:
         return entry if entry is not None and entry.epoch == epoch else None
 
     def forget(self, entry: Entry) -> None:
-        """This delivery goes back to the broker."""
+        """Remove a delivery that goes back to the broker."""
         del self._order[entry.tag]
 
     def void(self) -> list[Entry]:

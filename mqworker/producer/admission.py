@@ -1,18 +1,18 @@
-"""How many deliveries the broker may give us, and when none: holding back.
+"""How many deliveries the broker may send us, and when it may send none (holding back).
 
-Pure: facts and time in, a decision out; used by intake. Holding back has hysteresis, so that the limit which is passed
-does not make the consumer come and go: bytes stop the input above `max_held_bytes` and let it go on at half of it;
-results that cannot be placed stop it at half the prefetch and let it go on below a quarter.
+Pure: facts and time in, a decision out; used by intake. Holding back has hysteresis, so that the consumer does not come
+and go around a limit: the input stops above `max_held_bytes` and resumes at half of that; it stops when
+results that cannot be placed reach half the prefetch, and resumes below a quarter.
 """
 
 from enum import Enum
 from typing import NamedTuple
 
-NOBODY_GRACE = 5.0  # seconds without any Consumer until what is held goes back to the broker
+NOBODY_GRACE = 5.0  # seconds without any Consumer until held deliveries go back to the broker
 
 
 class HoldBack(Enum):
-    """Why nothing is taken although it is wanted."""
+    """Why nothing is taken although messages are wanted."""
 
     NO = 0
     BYTES = 1
@@ -34,12 +34,12 @@ class Decision(NamedTuple):
     """What to do now."""
 
     prefetch: int  # 0: take nothing
-    give_back: bool  # what waits for a lane goes back to the broker
+    give_back: bool  # deliveries that wait for a lane go back to the broker
     hold_back: HoldBack
 
 
 class Admission:
-    """Remembers why it holds back, what it decided last, and since when there has been no Consumer."""
+    """Remembers why it holds back, what it decided last, and when the last Consumer was there."""
 
     def __init__(self, max_held_bytes: int, now: float) -> None:
         self._max_held_bytes = max_held_bytes

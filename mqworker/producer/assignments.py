@@ -10,7 +10,7 @@ from mqworker.producer.entry import HELD, OUT, Entry, Isolation
 
 
 class Assignments:
-    """The open lanes and what is out on each, in the order of its chunk."""
+    """The open lanes and the deliveries that are out on each, in the order of its chunk."""
 
     def __init__(self) -> None:
         self._lanes: dict[int, dict[int, Entry]] = {}  # lane -> seq -> entry
@@ -21,11 +21,11 @@ class Assignments:
 
     @property
     def isolated(self) -> Entry | None:
-        """The delivery that runs isolated from the whole stage, while it does."""
+        """The delivery that runs isolated from the whole stage at present, if any."""
         return self._isolated
 
     def on(self, lane: int) -> list[Entry]:
-        """Return what is out on a lane."""
+        """Return the deliveries that are out on a lane."""
         return list(self._lanes.get(lane, {}).values())
 
     def assign(self, lane: int, entries: Sequence[Entry]) -> None:
@@ -39,7 +39,7 @@ class Assignments:
                 self._isolated = entry
 
     def remove(self, entry: Entry) -> None:
-        """Take one delivery off its lane: it has an outcome, or its Consumer died of it."""
+        """Remove one delivery from its lane: it has an outcome, or its Consumer died of it."""
         assert entry.lane is not None
         del self._lanes[entry.lane][entry.seq]
         entry.lane = None
@@ -47,7 +47,7 @@ class Assignments:
             self._isolated = None
 
     def behind(self, lane: int, seq: int) -> list[Entry]:
-        """Take what a lane has not begun off it: all behind the delivery `seq`, if that is out on it."""
+        """Remove from a lane what it has not begun: all behind the delivery `seq`, if that is out on it."""
         mine = self._lanes.get(lane, {})
         if seq not in mine:
             return []
@@ -55,7 +55,7 @@ class Assignments:
         return self._return([mine[other] for other in seqs[seqs.index(seq) + 1 :]])
 
     def close(self, lane: int) -> list[Entry]:
-        """Close a lane; returns what was out on it without an outcome."""
+        """Close a lane; returns the deliveries that were out on it without an outcome."""
         entries = self._return(self.on(lane))
         self._lanes.pop(lane, None)
         return entries

@@ -1,8 +1,8 @@
 """The deliveries that wait for a lane, and which of them go next.
 
-Pure; part of the ledger, and the one part that has a strategy: first come, first served, but what must be alone in its
-chunk goes before the others, and what comes back from a lane goes to the front. Suspects, which may have killed the
-whole tree, wait apart until they are asked for: the one with the shortest window first.
+Pure; part of the ledger, and its only part with a strategy: first come, first served, but a message that must be alone
+in its chunk goes before the others, and a message that comes back from a lane goes to the front. Suspects, which may
+have killed the whole tree, wait separately until they are asked for: the one with the shortest window first.
 """
 
 from collections import deque
@@ -24,7 +24,7 @@ class Backlog:
 
     @property
     def shortest_window(self) -> float | None:
-        """The shortest window of the suspects that wait, in seconds; None: no suspect waits."""
+        """The shortest window among the waiting suspects, in seconds; None: no suspect is waiting."""
         return min((entry.window for entry in self._suspects), default=None)
 
     def add(self, entry: Entry) -> None:
@@ -32,7 +32,7 @@ class Backlog:
         self._queue(entry).append(entry)
 
     def put_back(self, entries: Sequence[Entry]) -> None:
-        """Put deliveries that were in a lane before all others, in their order."""
+        """Put deliveries that come back from a lane before all others, in their order."""
         for entry in reversed(entries):
             self._queue(entry).appendleft(entry)
 

@@ -1,8 +1,8 @@
-"""Dispatch: from the backlog to idle lanes, and back again where a lane cannot go on.
+"""Dispatch: moves messages from the backlog to idle lanes, and back again when a lane cannot go on.
 
 Lives in the Producer, on its loop; owns the fleet. Receives what lanes report: ready, outcomes, death. Sends chunks
-down the lanes and outcomes on to settlement. What waits behind long work is revoked and dispatched elsewhere; a message
-that may have killed the whole tree runs isolated (quarantine.py decides when).
+down the lanes, and passes outcomes on to settlement. Messages that wait behind long work are revoked and dispatched to
+another lane; a message that may have killed the whole tree runs isolated (quarantine.py decides when).
 """
 
 import logging
@@ -34,8 +34,8 @@ log = logging.getLogger("mqworker.dispatch")
 class Dispatch:
     """See the module head.
 
-    `ask_turn` has feed() called after all events that are there now, `changed` is called when there is something new to
-    report, `forward` takes the Consumers' log events.
+    `ask_turn` schedules a call of feed() after all present events, `changed` is called when there is something new to
+    report, `forward` receives the Consumers' log events.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class Dispatch:
     # --- orders
 
     def want(self, desired: Desired) -> None:
-        """Dispatch under these parameters, and have this many Consumers, from now on."""
+        """Use these parameters and this number of Consumers from now on."""
         self._desired = desired
         self.fleet.want(desired)
 
     def quiet(self) -> None:
-        """Dispatch nothing more, take back what no Consumer has begun, and let each leave when it is done."""
+        """Stop dispatching, take back what no Consumer has begun, and let each Consumer leave when it is done."""
         self._draining = True
         for lane in self.fleet.busy():
             self._take_back(lane)
@@ -83,7 +83,7 @@ class Dispatch:
     # --- what the lanes report (LaneOwner)
 
     def lane_ready(self, lane: Lane) -> None:
-        """Put a new Consumer to work; one of the old code may leave for it."""
+        """Put a new Consumer to work; one with the old code may leave in return."""
         self.fleet.reconcile(time.monotonic())
         self.fleet.idled(lane)
         self._ask_turn()
@@ -98,7 +98,7 @@ class Dispatch:
         try:
             for outcome in outcomes.outcomes:
                 entry = self._ledger.entry(outcome.seq)
-                if entry is not None:  # else it was seen before, in the outbox or from another lane
+                if entry is not None:  # otherwise it came before, from the outbox or another lane
                     self._service_time.observe(outcome.duration)
                     if entry.key:
                         self._clear(entry)
@@ -108,13 +108,13 @@ class Dispatch:
                 if lane.replace_reason:
                     self.fleet.reconcile(now)
                 self.fleet.idled(lane)
-                self.feed()  # before the results go out: the Consumer waits for nothing else
+                self.feed()  # before the results are published, because the Consumer is waiting
         finally:
             self._settlement.send(publishes)
         self._ask_turn()
 
     def lane_died(self, lane: Lane, death: Death) -> None:
-        """Charge the message it was working on, dispatch its others again, replace it."""
+        """Charge the message that its Consumer was working on, dispatch its other messages again, replace it."""
         now = time.monotonic()
         seq, began = lane.in_hand()
         charged = self._ledger.lane_died(lane.number, seq)
@@ -133,7 +133,7 @@ class Dispatch:
     # --- turns and time
 
     def feed(self) -> None:
-        """Give the idle lanes what may begin now."""
+        """Give the idle lanes the messages that may begin now."""
         ledger, desired = self._ledger, self._desired
         if self._draining:
             return
@@ -154,7 +154,7 @@ class Dispatch:
                 self._send(lane, entries)
 
     def revoke(self, now: float) -> None:
-        """Take back what waits behind other work while another Consumer is idle (decisions 2, but for whole chunks)."""
+        """Take back messages that wait behind others while another Consumer is idle (decisions 2, for whole chunks)."""
         if len(self._ledger.backlog) or not any(self.fleet.idle()):
             return
         for lane in self.fleet.busy():
@@ -167,7 +167,10 @@ class Dispatch:
     # --- inside
 
     def _take_back(self, lane: Lane) -> None:
-        """Have a lane begin nothing more of its chunk; between two messages the end of the chunk is near."""
+        """Stop a lane after its message in hand, and take back the rest of its chunk.
+
+        Between two messages nothing is taken back here: the chunk is about to end, and its end gives the rest back.
+        """
         self._ledger.revoke(lane.number, lane.stop_after_message() or lane.in_hand()[0])
 
     def _send(self, lane: Lane, entries: list[Entry]) -> None:
@@ -181,7 +184,7 @@ class Dispatch:
         lane.feed(Chunk(lane.chunk, desired.generation, params, desired.soft_limit, desired.log_level, items))
 
     def _observe_quarantine(self, now: float) -> May:
-        """Return what may begin now; ends the isolation of a suspect that has outlived its window."""
+        """Return what may begin now; also ends the isolation of a suspect that has outlived its window."""
         assignments = self._ledger.assignments
         isolated = assignments.isolated
         if isolated is not None:
@@ -195,12 +198,12 @@ class Dispatch:
         window = self._ledger.backlog.shortest_window
         begun = []
         for lane in self.fleet.busy() if window is not None else ():
-            self._take_back(lane)  # else its Consumer goes on beginning messages
+            self._take_back(lane)  # otherwise its Consumer would begin more messages
             begun.append(lane.in_hand()[1] if len(assignments.on(lane.number)) == 1 else 0.0)
         return may_begin(now, begun, window)
 
     def _clear(self, entry: Entry) -> None:
-        """Hold nothing against a message any more: it has an outcome, or is charged with a death."""
+        """Clear a message of suspicion: it has an outcome, or is charged with a death."""
         if entry.isolation is Isolation.STAGE:
             self._register.end_isolation()
         self._suspects.clear(entry.key)

@@ -13,11 +13,11 @@ class State(IntEnum):
     HELD = 0  # waits for a lane
     OUT = 1  # in a lane
     PLACING = 2  # its publication is on the way
-    PLACED = 3  # all that had to be placed is confirmed
-    KEPT = 4  # void, with a plan that waits for its redelivery
+    PLACED = 3  # everything that had to be placed is confirmed
+    KEPT = 4  # void; its plan is kept until the message is redelivered
 
 
-HELD, OUT, PLACING, PLACED, KEPT = State  # looking a member up in its class costs more than the ledger's other steps
+HELD, OUT, PLACING, PLACED, KEPT = State  # looking up a member in its class costs more than the ledger's other steps
 
 
 class Isolation(IntEnum):
@@ -29,7 +29,7 @@ class Isolation(IntEnum):
 
 
 class Plan(NamedTuple):
-    """How a delivery is settled: `outcome` names it in the counters; it may need no publication at all."""
+    """How a delivery is settled: `outcome` is its name in the counters; without a publication it settles at once."""
 
     outcome: str  # result | dropped | retried | dead | renewed
     publication: Publication | None  # gates the ack
@@ -37,7 +37,7 @@ class Plan(NamedTuple):
 
 
 class Entry:
-    """One delivery in the ledger; once its outcome was kept, body and properties are empty."""
+    """One delivery in the ledger; body and properties are empty once its outcome is kept."""
 
     __slots__ = (
         "body",
@@ -70,17 +70,17 @@ class Entry:
         self.state = HELD
         self.lane: int | None = None
         self.void = False
-        self.key = b""  # its fingerprint, once it was void or is remembered by the suspects
+        self.key = b""  # its fingerprint, once it has been void or if the suspects remember it
         self.window = 0.0  # seconds for which it runs isolated from the stage
         self.plan: Plan | None = None
         self.tries = 0  # times its publication was refused
-        self.too_large = False  # the last time for its size
-        self.since = 0.0  # when its present state began, from PLACING on
-        self.weight = 0  # bytes it is accounted with
+        self.too_large = False  # the last refusal was for its size
+        self.since = 0.0  # when its present state began; set from PLACING on
+        self.weight = 0  # bytes that are counted for it
 
     @property
     def size(self) -> int:
-        """Bytes that its messages take: the input, and what is to be published for it."""
+        """Bytes that its messages take: the input, and the messages to be published for it."""
         size = len(self.body) + len(self.properties)
         if self.plan is not None:
             size += sum(len(publication.body) for publication in self.plan[1:] if publication is not None)
@@ -88,13 +88,13 @@ class Entry:
 
 
 class HeldBytes:
-    """The bytes that the deliveries in hand take; each entry remembers what it was counted with."""
+    """The bytes that the deliveries in hand take; each entry remembers the bytes counted for it."""
 
     def __init__(self) -> None:
         self.total = 0
 
     def weigh(self, entry: Entry, weight: int) -> None:
-        """Count an entry with so many bytes from now on."""
+        """Count `weight` bytes for an entry from now on."""
         self.total += weight - entry.weight
         entry.weight = weight
 
@@ -111,8 +111,8 @@ class Counters:
     redispatched: int = 0
     confirmed: int = 0
     refused: int = 0
-    ambiguous: int = 0  # publications whose answer was lost: apart from lost acks the only source of duplicates
-    late: int = 0  # outcomes that came when another had already won
+    ambiguous: int = 0  # publications whose answer was lost: besides lost acks, the only source of duplicates
+    late: int = 0  # outcomes that came after another one had been used
     result: int = 0
     dropped: int = 0
     retried: int = 0

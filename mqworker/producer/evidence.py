@@ -1,7 +1,7 @@
-"""What is known about the death of a Consumer: signal or exit code, whether memory ran out, last stack, last output.
+"""Evidence about the death of a Consumer: signal or exit code, whether memory ran out, last stack, last output.
 
 Used by the Producer when it charges a message with a death. Pure but for `oom_kills`, which reads a counter of the
-kernel. None of it is certain: user code may print anything, and the kernel does not report which process it killed.
+kernel. None of this is certain: user code may print anything, and the kernel does not report which process it killed.
 """
 
 import re
@@ -17,14 +17,14 @@ FATAL = frozenset({signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS,
 _STACK = re.compile(
     r"(?:Fatal Python error: [^\n]*\n+)?(?:"
     r"(?:(?:Current thread|Thread) 0x[0-9a-f]+[^\n]*\(most recent call first\):\n"
-    r'|\A[^\n]* in [^\n]*\n(?=  File "[^\n]*, line \d+ in ))'  # so long that what is kept begins within it
+    r'|\A[^\n]* in [^\n]*\n(?=  File "[^\n]*, line \d+ in ))'  # so long that the kept output begins within it
     r"(?:  [^\n]*(?:\n|\Z))*\n*)+"
     r"(?:Extension modules: [^\n]*(?:\n|\Z))?"
 )
 
 
 def split_stack(output: str) -> tuple[str, str]:
-    """The last stack that faulthandler wrote ("" if there is none), and the output without it."""
+    """Return the last stack that faulthandler wrote ("" if there is none), and the output without it."""
     *_, last = [None, *_STACK.finditer(output)]
     return ("", output) if last is None else (last[0].strip(), output[: last.start()] + output[last.end() :])
 

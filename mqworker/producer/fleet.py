@@ -1,7 +1,7 @@
-"""The Consumers of a stage: the lanes to them, brought to what staffing.py decides.
+"""The Consumers of a stage: starts and ends them, with their lanes, as staffing.py decides.
 
-Lives in the Producer, on its loop, and is the only one that starts Consumers. Owns the lanes. `reconcile` may be called
-at any time. A Consumer that cannot be started (no processes, descriptors or memory) is tried again later.
+Lives in the Producer, on its loop; nothing else starts Consumers. Owns the lanes. `reconcile` may be called at any
+time. If a Consumer cannot be started (no processes, descriptors or memory), its start is tried again later.
 """
 
 from collections.abc import Iterator
@@ -29,12 +29,12 @@ class Fleet:
     # --- what is wanted
 
     def want(self, desired: Desired) -> None:
-        """Aim at the number of Consumers and the code of `desired`."""
+        """Converge to the number of Consumers and the code of `desired`."""
         self._desired = desired
         self._staffing.want(desired.consumers, desired.code)
 
     def reconcile(self, now: float) -> None:
-        """Start and retire Consumers as far as can be done now."""
+        """Start and retire Consumers, as far as that is possible now."""
         can_start = True
         for action in self._staffing.decide(self._facts(), now):
             match action:
@@ -73,13 +73,13 @@ class Fleet:
 
     @property
     def problem(self) -> str:
-        """Why the last Consumer could not be set up or started; empty: nothing is wrong."""
+        """Why the last Consumer could not be set up or started; empty if there is no problem."""
         return self._staffing.problem
 
     # --- what dispatch passes on
 
     def idled(self, lane: Lane) -> None:
-        """Let a lane that is idle go, if it is to leave."""
+        """Let an idle lane leave, if it must leave."""
         if lane.number in self._leaving and lane.state == "idle":
             lane.leave()
 
@@ -88,7 +88,7 @@ class Fleet:
         self._staffing.prospered(lane.slot, lane.code_generation)
 
     def died(self, lane: Lane, death: Death, now: float, *, attributed: bool) -> None:
-        """Take a dead lane off; `attributed`: it died of a message that had killed before."""
+        """Remove a dead lane; `attributed`: it died of a message that had killed before."""
         del self.lanes[lane.number]
         wanted = lane.number in self._leaving
         self._leaving.discard(lane.number)
@@ -102,7 +102,7 @@ class Fleet:
             self._staffing.died(lane.slot, now, fruitful=lane.done > 0, problem=problem, attributed=attributed)
 
     def retire_all(self) -> None:
-        """Want nobody any more; the busy finish first."""
+        """Retire all Consumers; busy ones finish first."""
         self._staffing.want(0, self._desired.code)
         for lane in list(self.lanes.values()):
             self._retire(lane)

@@ -1,8 +1,8 @@
-"""Intake: deliveries into the ledger, and how many the broker may give us.
+"""Intake: takes deliveries into the ledger, and decides how many the broker may send us.
 
 Lives in the Producer, on its loop. Receives deliveries and lost connections from the link; sends it the prefetch, and
-what goes back to the queue unbegun. How many are taken is decided by admission.py (pure), who is put aside or isolated
-by suspects.py.
+the deliveries that go back to the queue unbegun. admission.py (pure) decides how many are taken, suspects.py which
+messages are put aside or isolated.
 """
 
 import logging
@@ -25,7 +25,7 @@ log = logging.getLogger("mqworker.intake")
 
 
 class Intake:
-    """See the module head. `ask_turn` has the idle lanes fed; `changed` is called when there is news to report."""
+    """See the module head. `ask_turn` schedules a turn; `changed` is called when there is something new to report."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Intake:
         changed: Callable[[], None],
     ) -> None:
         self.prefetch = 0  # in force; 0: nothing is taken
-        self.problem = ""  # why nothing is taken although it is wanted
+        self.problem = ""  # why nothing is taken although messages are wanted
         self.draining = False
         self._spec = spec
         self._ledger = ledger
@@ -50,14 +50,14 @@ class Intake:
         self._ask_turn = ask_turn
         self._changed = changed
         self._wished = 0  # the prefetch that suits the work
-        self._lasting = 0  # the one to begin with on a queue where it cannot be changed
-        self._asked = (0, 0)  # what the link was told of both
+        self._lasting = 0  # the prefetch to keep on a queue where it cannot be changed
+        self._asked = (0, 0)  # the last values of both that were sent to the link
         self._admission = Admission(spec.config.max_held_bytes, time.monotonic())
 
     # --- what the broker reports (Sink)
 
     def delivered(self, delivery: Delivery) -> None:
-        """Open it in the ledger, or put it aside."""
+        """Open an entry for it in the ledger, or put it aside."""
         now = time.monotonic()
         if not delivery.redelivered:
             self._ledger.delivered(delivery, now, isolation(delivery.properties))
@@ -66,7 +66,7 @@ class Intake:
         self._ask_turn()
 
     def consuming_lost(self, epoch: int, reason: str) -> None:
-        """All that was delivered is void."""
+        """Mark everything that was delivered as void."""
         self._ledger.consuming_lost(time.monotonic())
         level = logging.DEBUG if self.draining else logging.WARNING
         logs.report(log, level, "consuming_lost", f"deliveries were voided: {reason}", epoch=epoch)
@@ -74,7 +74,7 @@ class Intake:
     # --- how many
 
     def reconcile(self, desired: Desired, working: int, now: float) -> None:
-        """Take as many as suit the work and the Consumers that are there, or nothing."""
+        """Take as many messages as suit the work and the present Consumers, or none."""
         publications = self._ledger.publications
         configured, high = self._spec.config.prefetch, self._service_time.quantile()
         self._wished = configured or derive_prefetch(high, desired.consumers, self._wished)
@@ -94,18 +94,18 @@ class Intake:
             self.give_back_held()
 
     def quiet(self) -> None:
-        """Take nothing new for good, and give back what waits for a lane."""
+        """Stop taking messages for good, and give back those that wait for a lane."""
         self.draining = True
         self._set_prefetch(0)
         self.give_back_held()
 
     def give_back_held(self) -> None:
-        """Return to the broker what waits for a lane."""
+        """Return to the broker the messages that wait for a lane."""
         for epoch, tags in self._ledger.release_held().items():
             self._link.release(epoch, tags)
 
     def as_wanted(self, desired: Desired) -> bool:
-        """Whether the consumer is as wanted; without a broker there is nothing to listen to, and the link says so."""
+        """Whether the consumer is as wanted; True without a broker connection, because the link reports that."""
         if not self._link.state.connected:
             return True
         wanted = desired.listening and desired.consumers > 0
@@ -124,7 +124,7 @@ class Intake:
             beside = Isolation.STAGE
         self._settlement.send(self._ledger.delivered(delivery, now, beside))
         entry = self._ledger.acks.find(delivery.epoch, delivery.tag)
-        if entry is None or entry.state is not HELD:  # adopted: it is being computed here already, or past that
+        if entry is None or entry.state is not HELD:  # adopted: it is already being computed here, or was
             return
         if suspect is None or key is None:
             if worn(delivery.properties):

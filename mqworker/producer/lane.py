@@ -1,9 +1,9 @@
-"""A lane: one Consumer, the queue down to it, and what it sends up.
+"""A lane: one Consumer, the queue down to it, and the messages that it sends up.
 
 Lives in the Producer, on its loop. Owns the Consumer's process (a Child), its LaneQueue and its outbox, and writes the
-stop word of its slot in the in-hand register. It ends with its Consumer and is never used again. Sends the StageSpec
-and a Birth once, then chunks; receives Uplinks. Reports to its LaneOwner: ready, outcomes, death. A start that fails
-raises OSError and leaves nothing behind. The rules that keep it sound are decisions 1 to 4.
+stop word of its slot in the in-hand register. A lane ends with its Consumer and is never used again. Sends the
+StageSpec and a Birth once, then chunks; receives Uplinks. Reports to its LaneOwner: ready, outcomes, death. A start
+that fails raises OSError and leaves nothing behind. Decisions 1 to 4 are the rules that keep it sound.
 """
 
 import contextlib
@@ -28,19 +28,19 @@ _outcomes = msgspec.msgpack.Decoder(Outcome)
 
 
 class LaneOwner(Protocol):
-    """The owner of lanes; called on the loop's thread."""
+    """The owner of lanes, which receives their reports on the loop's thread."""
 
     def lane_ready(self, lane: "Lane") -> None:
-        """Its Consumer is set up and idle."""
+        """Note that its Consumer is set up and idle."""
 
     def lane_outcomes(self, lane: "Lane", outcomes: Outcomes) -> None:
-        """Take outcomes; with `outcomes.end` the lane is idle again."""
+        """Receive outcomes; after those with `outcomes.end` the lane is idle again."""
 
     def lane_died(self, lane: "Lane", death: Death) -> None:
-        """Its Consumer is gone, and all that it sent was read. Comes exactly once, and last."""
+        """Note that its Consumer is gone and everything that it sent was read. Called exactly once, and last."""
 
     def lane_log(self, event: LogEvent) -> None:
-        """Pass an event of the Consumer on."""
+        """Pass on a log event of the Consumer."""
 
 
 class Lane:
@@ -52,13 +52,13 @@ class Lane:
         self.in_hand_slot = slot
         self.code_generation = birth.generation  # the generation whose code it imported
         self.generation = birth.generation  # applied, as the Consumer reported it
-        self.sent = birth.generation  # the newest one that was sent down
+        self.sent = birth.generation  # the newest generation that was sent down
         self.state = "starting"
         self.since = time.monotonic()  # when the state began
         self.done = 0
         self.rss = 0
         self.unfit: Unfit | None = None
-        self.replace_reason = ""  # why the Consumer wants to be replaced
+        self.replace_reason = ""  # why the Consumer asks to be replaced
         self.left = False  # the sentinel was put
         self.oom_kills = oom_kills()  # at its birth
         self.chunk = 0  # counts its chunks
@@ -78,30 +78,30 @@ class Lane:
 
     @property
     def pid(self) -> int:
-        """The Consumer's."""
+        """The Consumer's process id."""
         return self._child.pid
 
     @property
     def kill_reason(self) -> str:
-        """Why the Consumer was killed by us, or ""."""
+        """Why we killed the Consumer; "" if we did not."""
         return self._child.kill_reason
 
     @property
     def output_tail(self) -> str:
-        """The last that the Consumer wrote to stdout and stderr."""
+        """The last output of the Consumer to stdout and stderr."""
         return self._child.output_tail
 
-    # --- what the owner does with it
+    # --- called by the owner
 
     def feed(self, chunk: Chunk) -> None:
-        """Put one chunk into an idle lane: the only put until its end has come back, so that it cannot block."""
+        """Put one chunk into an idle lane. The next put comes only after the chunk has ended, so no put can block."""
         assert self.state == "idle"
         self._become("busy")
         self.sent = chunk.generation
         self._queue.put(_encoder.encode(chunk))
 
     def stop_after_message(self) -> int:
-        """Tell the Consumer to begin nothing more of its chunk; returns what it is working on (0: nothing)."""
+        """Ask the Consumer to begin nothing more of its chunk; returns the message in hand (0: none)."""
         self.in_hand_slot.stop = self.chunk
         return self.in_hand_slot.seq
 
@@ -113,7 +113,7 @@ class Lane:
         self._queue.put(None)
 
     def ask_stack(self) -> None:
-        """Have the Consumer write its stacks to its stderr, even while native code holds the interpreter."""
+        """Ask the Consumer to write its stacks to its stderr; works even while native code holds the interpreter."""
         self._child.send_signal(signal.SIGUSR2)
 
     def kill(self, why: str) -> None:
@@ -121,13 +121,13 @@ class Lane:
         self._child.kill(why)
 
     def in_hand(self) -> tuple[int, float]:
-        """Return the message that it is working on (0: none), and since when."""
+        """Return the message that it is working on (0: none), and when it began."""
         seq = self.in_hand_slot.seq
         started = self.in_hand_slot.started
         return (seq, started) if self.in_hand_slot.seq == seq else (0, 0.0)
 
     def read_outbox(self) -> int:
-        """Take the outcomes that the Consumer could not hand up yet: its next message runs, or killed it. How many."""
+        """Take the outcomes that wait behind the message in hand, even if it killed; returns their number."""
         try:
             outcomes = [_outcomes.decode(payload) for payload in self._outbox.news()]
         except msgspec.DecodeError:
@@ -136,7 +136,7 @@ class Lane:
             self._owner.lane_outcomes(self, Outcomes(outcomes, end=False, generation=self.generation))
         return len(outcomes)
 
-    # --- what it receives
+    # --- called by the child
 
     def _become(self, state: str) -> None:
         self.state = state
@@ -150,7 +150,7 @@ class Lane:
                 if uplink.end:
                     self.rss = uplink.rss
                     self.replace_reason = uplink.leaving
-                    if self.state == "busy" and self._child.alive:  # a dead one gets nothing more
+                    if self.state == "busy" and self._child.alive:  # a dead Consumer gets nothing more
                         self._become("idle")
                 self._owner.lane_outcomes(self, uplink)
             case Hello():
@@ -162,7 +162,7 @@ class Lane:
                 self.unfit = uplink
 
     def _on_death(self, death: Death) -> None:
-        """Take what it left in its outbox; its frames were read before."""
+        """Take the outcomes that it left in its outbox; its frames have already been read."""
         self._become("dead")
         self.done += self.read_outbox()
         self._queue.unlink_semaphores()

@@ -2,8 +2,9 @@
 
 Lives in the Producer, on its loop; its far end is inherited by one Consumer, which is why the Producer is its parent.
 Owns the queue with its feeder thread, its pipe and its named semaphores. Sends packed chunks, and None, the sentinel; a
-put never blocks, because the lane puts only when the one before is done. What is put for a dead Consumer is dropped
-quietly: its lane's chunk is dispatched again. A start without threads or descriptors raises OSError and leaves nothing.
+put never blocks, because the lane puts a chunk only when the previous one is done. A chunk for a dead Consumer is
+dropped silently: its messages are dispatched again. A start that lacks threads or descriptors raises OSError and leaves
+nothing behind.
 """
 
 import errno
@@ -13,20 +14,20 @@ from typing import Any
 
 from mqworker.ipc.spawn import SPAWN
 
-CHUNKS = 1  # in the queue; how many messages that is, the chunk decides
+CHUNKS = 1  # the size of the queue; a chunk may hold many messages
 
 
 class LaneQueue:
     """See the module head."""
 
     def __init__(self) -> None:
-        self.far: JoinableQueue[bytes | None] = SPAWN.JoinableQueue(CHUNKS)  # what the Consumer inherits
+        self.far: JoinableQueue[bytes | None] = SPAWN.JoinableQueue(CHUNKS)  # the Consumer inherits it
         queue: Any = self.far
-        # The feeder must neither print when the reader was killed, nor end before it has closed the writing end (as it
-        # would with `_ignore_epipe`), and an exit of ours must not wait for it.
+        # When the reader was killed, the feeder must print nothing, and must close the writing end before it ends (with
+        # `_ignore_epipe` it would not). Our exit must not wait for the feeder.
         queue._on_queue_feeder_error = _drop
         queue.cancel_join_thread()
-        try:  # now: where no thread can be had, that is a start that failed, not a put
+        try:  # start the thread now: without a free thread the start must fail, not the first put
             with queue._notempty:
                 queue._start_thread()
         except RuntimeError as error:
@@ -39,14 +40,14 @@ class LaneQueue:
         self.far.put_nowait(chunk)
 
     def consumer_started(self) -> None:
-        """Close our copy of the reading end: else the feeder would never see that the pipe is broken."""
+        """Close our copy of the reading end: otherwise the feeder would never notice that the pipe is broken."""
         queue: Any = self.far
         queue._reader.close()
 
     def unlink_semaphores(self) -> None:
         """Unlink the named semaphores, once both sides have them open.
 
-        Else eight of them stay in /dev/shm until the Service ends when this Producer is killed (decisions 4).
+        Otherwise, if this Producer is killed, eight of them stay in /dev/shm until the Service ends (decisions 4).
         """
         queue: Any = self.far
         locks = [queue._rlock, queue._wlock, queue._sem, queue._unfinished_tasks]
@@ -67,4 +68,4 @@ class LaneQueue:
 
 
 def _drop(_error: Exception, _item: object) -> None:
-    """Drop what could not be sent: the Consumer is dead, and what was in its lane is dispatched again."""
+    """Drop a chunk that could not be sent: the Consumer is dead, and the messages of its lane are dispatched again."""

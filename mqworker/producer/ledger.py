@@ -1,7 +1,7 @@
 """The ledger: every unsettled delivery of a stage, and what happens to it next.
 
 Pure: no clock, no I/O, no process. The Producer reports what happened and passes the time (monotonic seconds); the
-ledger returns what is to be done. So each rule here is tested by tables and by a model (tests/producer).
+ledger returns what must be done. Therefore tables and a model can test each rule (tests/producer).
 
     held ──take──> out ──finished──> placing ──confirmed──> placed (settled; acked with the next due acks)
       ^             │                   └─refused, lost─> published again, later
@@ -9,12 +9,13 @@ ledger returns what is to be done. So each rule here is tested by tables and by 
 
     backlog        assignments          publications            acks
 
-A delivery whose connection was lost is *void*: it can no longer be acked. One that is out or placing goes on, and its
-outcome is kept until the broker delivers the message again: that delivery *adopts* the kept state (decisions 17,
-mqworker/producer/redelivery_cache.py).
+A delivery whose connection was lost is *void*: it can no longer be acked. If it is out or placing, its work goes on,
+and its outcome is kept until the broker delivers the message again: the new delivery *adopts* the kept state (decisions
+17, mqworker/producer/redelivery_cache.py).
 
 What holds at every moment:
-- a delivery is acked only after everything that its plan has to place was confirmed, once, under its own epoch;
+- a delivery is acked only after everything that its plan must place has been confirmed; it is acked once, under its own
+  epoch;
 - a void delivery is never acked, and a kept outcome is published only when a redelivery claims it;
 - received = settled + voided + released + in flight.
 """
@@ -34,25 +35,25 @@ class Ledger:
 
     def __init__(self, kept_max: int = 1000, kept_bytes: int = 256 << 20) -> None:
         self.counters = Counters()
-        self.held_bytes = HeldBytes()  # of what is held, out or placing
+        self.held_bytes = HeldBytes()  # of the deliveries that are held, out or placing
         self.backlog = Backlog()
         self.assignments = Assignments()
         self.acks = Acks()
         self.cache = RedeliveryCache(kept_max, kept_bytes)
         self.publications = Publications(self.counters, self.held_bytes, self.acks, self.cache)
         self._seq = 0
-        self._entries: dict[int, Entry] = {}  # seq -> what is held or out
+        self._entries: dict[int, Entry] = {}  # seq -> delivery that is held or out
 
     def __len__(self) -> int:
         """Deliveries that are valid and unsettled."""
         return self.counters.received - self.counters.settled - self.counters.voided - self.counters.released
 
     def entry(self, seq: int) -> Entry | None:
-        """Return what is held or out under this number; None once it has an outcome."""
+        """Return the delivery with this number if it is held or out; None once it has an outcome."""
         return self._entries.get(seq)
 
     def delivered(self, delivery: Delivery, now: float, isolation: Isolation = Isolation.NONE) -> list[Publish]:
-        """Open an entry, or let the delivery adopt the state of a void one."""
+        """Open an entry for a delivery, or let it adopt the state of a void one."""
         self.counters.received += 1
         if delivery.redelivered:
             adopted = self.cache.claim(delivery)
@@ -67,7 +68,7 @@ class Ledger:
         return []
 
     def take(self, lane: int, most: int, may: May = May.OTHERS) -> list[Entry]:
-        """Move to an idle lane what may begin now, and return it: up to `most` deliveries, or one suspect."""
+        """Move deliveries that may begin now to an idle lane, and return them: up to `most`, or one suspect."""
         if most < 1 or may is May.NOBODY or self.assignments.isolated is not None:
             return []
         chunk = self.backlog.take(most) if may is May.OTHERS else self.backlog.take_suspect()
@@ -80,7 +81,7 @@ class Ledger:
         return self._put_back(self.assignments.behind(lane, after))
 
     def finished(self, seq: int, plan: Plan, now: float) -> list[Publish]:
-        """Settle by this plan; the first one for a delivery wins."""
+        """Settle a delivery by this plan; only the first plan for a delivery counts."""
         entry = self._entries.pop(seq, None)
         if entry is None:
             self.counters.late += 1
@@ -92,13 +93,13 @@ class Ledger:
         return self.publications.place(entry, plan, now)
 
     def chunk_ended(self, lane: int) -> int:
-        """The lane is idle: dispatch again what had no outcome. Returns how many."""
+        """Close an idle lane, and dispatch again the deliveries without an outcome. Returns how many."""
         return self._put_back(self.assignments.close(lane))
 
     def lane_died(self, lane: int, seq: int) -> Entry | None:
-        """Take everything back from a dead lane but the delivery it was working on, which is returned to be charged.
+        """Take everything back from a dead lane except the delivery in hand, which is returned to be charged.
 
-        Its plan comes by finished(). A void one is not charged: its redelivery is a new start.
+        The caller passes its plan to finished(). A void delivery is not charged: its redelivery starts anew.
         """
         charged = next((entry for entry in self.assignments.on(lane) if entry.seq == seq), None)
         if charged is not None:
@@ -110,9 +111,9 @@ class Ledger:
         return charged
 
     def consuming_lost(self, now: float) -> None:
-        """All deliveries so far are void: forget the held ones; the others go on for their redelivery."""
+        """Mark all deliveries as void: forget the held ones; work on the others goes on, for their redelivery."""
         for entry in self.acks.void():
-            if entry.state is PLACED:  # counted as settled already, though the broker was not told
+            if entry.state is PLACED:  # already counted as settled, though not acked yet
                 self.cache.add(entry)
                 self.cache.keep(entry, now)
                 continue
@@ -125,7 +126,7 @@ class Ledger:
         self.backlog.clear()
 
     def release_held(self) -> dict[int, list[int]]:
-        """Give up all that waits for a lane; returns the tags, by epoch, that go back to the broker."""
+        """Give up all deliveries that wait for a lane; returns their tags by epoch, which go back to the broker."""
         released: dict[int, list[int]] = {}
         for entry in self.backlog.clear():
             released.setdefault(entry.epoch, []).append(entry.tag)
@@ -135,7 +136,7 @@ class Ledger:
         return released
 
     def tick(self, now: float) -> list[Publish]:
-        """Return what is to be published again by now, and forget kept outcomes that are too old."""
+        """Return the publications that are due again, and forget kept outcomes that are too old."""
         self.cache.expire(now)
         return self.publications.due(now)
 
@@ -157,6 +158,6 @@ class Ledger:
     def _adopt(self, entry: Entry, delivery: Delivery, now: float) -> list[Publish]:
         self.counters.adopted += 1
         entry.epoch, entry.tag = delivery.epoch, delivery.tag
-        entry.properties, entry.body = delivery.properties, delivery.body  # another plan may have to be made
+        entry.properties, entry.body = delivery.properties, delivery.body  # another plan may be needed
         self.acks.opened(entry)
         return self.publications.adopt(entry, now)

@@ -6,9 +6,9 @@ receives their deaths) and reads their outboxes.
 
 from mqworker.producer.fleet import Fleet
 
-TIME_LIMIT = "hard time limit"  # how the reason begins for killing a Consumer that took too long
-LONG = 0.005  # seconds after which what was finished before a message is not left to wait for it
-STALL = 10.0  # seconds that a Consumer may have a chunk and work on none of its messages: it is stopped, or stuck
+TIME_LIMIT = "hard time limit"  # the reason for killing a Consumer that took too long begins with this
+LONG = 0.005  # seconds that finished outcomes may wait behind a running message
+STALL = 10.0  # seconds that a Consumer may hold a chunk without working on a message: it is stopped, or stuck
 STACK_WAIT = 0.2  # seconds for a Consumer to write its stacks before it is killed
 
 
@@ -18,16 +18,16 @@ class Limits:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._stacks: dict[int, tuple[int, float]] = {}  # lane -> (message, when its stacks were asked for)
-        self._stalled: dict[int, tuple[int, int]] = {}  # lane -> (chunk, ticks that found no message of it in hand)
+        self._stalled: dict[int, tuple[int, int]] = {}  # lane -> (chunk, ticks that found none of its messages in hand)
 
     def enforce(self, hard_limit: float, now: float, tick: float) -> None:
-        """Look at every busy lane; `tick` is the time between two calls while Consumers are busy."""
+        """Check every busy lane; `tick` is the time between two calls while Consumers are busy."""
         stacks, self._stacks = self._stacks, {}
         stalled, self._stalled = self._stalled, {}
         for lane in self._fleet.busy():
             seq, began = lane.in_hand()
             if not seq:
-                # Ticks are counted instead of seconds, so that a pause of this process is not held against a Consumer.
+                # Count ticks instead of seconds: a Consumer must not be killed because this process paused.
                 chunk, ticks = stalled.get(lane.number, (0, 0))
                 ticks = ticks + 1 if chunk == lane.chunk else 1
                 self._stalled[lane.number] = (lane.chunk, ticks)

@@ -1,9 +1,10 @@
-"""How much is handed out at once: the size of chunks and the prefetch, both from the measured service time.
+"""The size of chunks and the prefetch, both derived from the measured service time.
 
-Pure; used by the Producer. From one chunk to the next a Consumer waits for half a millisecond (its outcomes go up, the
-Producer wakes on a busy machine, a put takes a thread of its own), so messages travel several to a chunk: with 4 ms of
-work in a chunk a stage of 10 ms a message did 0.90 of what multiprocessing.Pool does, with 64 ms 0.95. Long ones travel
-alone. What waits in a chunk while another Consumer is idle is revoked after 20 ms (mqworker/producer/dispatch.py).
+Pure; used by the Producer. Between two chunks a Consumer waits for half a millisecond (its outcomes go up, the Producer
+wakes on a busy machine, a put needs another thread), so a chunk holds several messages: with 10 ms of work in each
+message, a stage reached 0.90 of the rate of multiprocessing.Pool with 4 ms of work in a chunk, and 0.95 with 64 ms.
+Long messages travel alone. Messages that wait in a chunk while another Consumer is idle are revoked after 20 ms
+(mqworker/producer/dispatch.py).
 """
 
 import math
@@ -12,23 +13,23 @@ from bisect import bisect_left
 from mqworker.ipc.messages import BUCKETS
 
 CHUNK_SECONDS = 0.064  # work that a chunk should carry
-HELD_SECONDS = 1.0  # work that the prefetch should keep at hand for each Consumer
+HELD_SECONDS = 1.0  # work that the prefetch should keep ready for each Consumer
 PREFETCH_MAX = 1000
-FIXED_EACH = 64  # messages for each Consumer where the prefetch cannot follow what is measured (decisions 9)
+FIXED_EACH = 64  # messages for each Consumer on a queue where the prefetch must not change (decisions 9)
 QUANTILE = 0.95
-SHORTEST = 2.0**-21  # seconds; stands for zero, of which frexp gives no magnitude
-WINDOW = 512  # observations after which old ones count half
+SHORTEST = 2.0**-21  # seconds; used instead of zero, for which frexp returns no magnitude
+WINDOW = 512  # observations after which all older ones are halved
 
 
 class Histogram:
-    """Durations since the Producer began, for the metrics."""
+    """Durations since the start of the Producer, for the metrics."""
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BUCKETS) + 1)
         self.total = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one."""
+        """Count one duration."""
         self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.total += seconds
 
@@ -39,7 +40,7 @@ class ServiceTime:
     def __init__(self) -> None:
         self.histogram = Histogram()
         self.count = 0
-        self._recent = [0.0] * 40  # by power of two, from 2^-20 s (1 us)
+        self._recent = [0.0] * 40  # weight for each power of two, from 2^-20 s (1 us)
         self._weight = 0.0
 
     def observe(self, seconds: float) -> None:
@@ -53,7 +54,7 @@ class ServiceTime:
             self._weight /= 2
 
     def quantile(self, share: float = QUANTILE) -> float | None:
-        """Upper bound in seconds of the time that this share of the recent messages took; None before the first."""
+        """Return an upper bound, in seconds, for this share of the recent messages; None before the first message."""
         if not self.count:
             return None
         left = self._weight * share
@@ -76,8 +77,8 @@ def chunk_size(high: float | None, held: int, lanes: int, bound: int) -> int:
 def derive_prefetch(high: float | None, consumers: int, present: int) -> int:
     """Return a prefetch that keeps every Consumer busy without hoarding: at least 2 a Consumer, at most 1,000 in all.
 
-    It moves in powers of two, and only when the present one is off by more than that, because each change costs the
-    broker a new consumer.
+    It changes in powers of two, and only when the present one is off by more than a factor of two, because each change
+    needs a new consumer at the broker.
     """
     low = 2 * consumers
     if high is None or consumers == 0:
@@ -90,7 +91,7 @@ def derive_prefetch(high: float | None, consumers: int, present: int) -> int:
 
 
 def fixed_prefetch(high: float | None, consumers: int) -> int:
-    """A prefetch that stays for long: 64 a Consumer up to 1,000, or fewer once messages are known to take long."""
+    """Return a prefetch to keep for long: 64 a Consumer up to 1,000, or fewer once messages are known to take long."""
     low = 2 * consumers
     most = max(low, min(PREFETCH_MAX, FIXED_EACH * consumers))
     return most if high is None else max(low, min(most, int(consumers * HELD_SECONDS / high)))

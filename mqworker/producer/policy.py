@@ -1,4 +1,4 @@
-"""The failure policy: what an outcome makes of a delivery, and the messages that carry it.
+"""The failure policy: what happens to a delivery after its outcome, and which messages are published for it.
 
 Pure: no clock, no randomness, no I/O; time, host and a random number come in as arguments. Used by the Producer.
 A plan's publication gates the ack: a result goes to the output, a retry to a delay queue, a dead letter to
@@ -16,18 +16,18 @@ from mqworker.jobs.failures import cut
 from mqworker.producer.entry import Entry, Isolation, Plan
 
 CRASH_RUNG = 1  # seconds until a message that killed its Consumer runs again (decisions 15)
-WORN = 18  # redeliveries; by itself a quorum queue of RabbitMQ 4 drops a message after 20 (decisions 22)
+WORN = 18  # redeliveries; by default a quorum queue of RabbitMQ 4 drops a message after 20 (decisions 22)
 LONGEST_RUNG = 1 << 22  # seconds, 48 days: a queue's time to live is 32 bits of milliseconds
 TEXT_LIMIT = 2_000  # bytes of a header that carries text
 TRACEBACK_LIMIT = 16_000  # bytes
 RETRIED = frozenset({"error", "timeout", "memory"})
-_MOVED = ("user_id", "expiration")  # a dead letter must not carry them as such (decisions 20)
+_MOVED = ("user_id", "expiration")  # a dead letter must not carry these properties (decisions 20)
 _COPIES = ("CC", "BCC")
 _CUT_FIRST = (headers.TRACEBACK, headers.EXIT, headers.MESSAGE)
 
 
 class Circumstances(NamedTuple):
-    """What the record of a failure contains besides the failure itself."""
+    """What a plan needs besides the failure: where and when it happened, and a random number."""
 
     stage: str
     host: str
@@ -37,16 +37,16 @@ class Circumstances(NamedTuple):
 
 
 def isolation(properties: bytes) -> Isolation:
-    """Return how a message has to be isolated: one that killed a Consumer before is alone in its chunk."""
+    """Return how a message must be isolated: one that has killed a Consumer is alone in its chunk."""
     return Isolation.CHUNK if headers.CRASHES.encode() in properties else Isolation.NONE
 
 
 def retry_delay(retry: RetryConfig, attempt: int, chance: float) -> int:
     """Return the seconds until the attempt after `attempt`: base * 2^(attempt - 1), as one of the two rungs around it.
 
-    Rungs are powers of two seconds (each is a queue, decisions 13), so jitter picks a neighbour: the mean delay is
-    that of the exponential backoff, or up to a quarter more where that is a rung itself. None is above `retry.max`,
-    and none below 1.
+    Rungs are powers of two in seconds (each has a queue, decisions 13), so jitter picks one of the two nearest: the
+    mean delay is that of the exponential backoff, or up to a quarter more if that is itself a rung. No delay is above
+    `retry.max` or below 1.
     """
     wish = min(retry.max, retry.base * 2.0 ** min(attempt - 1, 40))
     return _rung(wish, chance, retry.max)
@@ -58,7 +58,7 @@ def _rung(wish: float, chance: float, most: float) -> int:
         low *= 2
     high = low * 2
     if wish <= low:
-        # An exact rung has no neighbours to choose between but the one above: one in four goes there.
+        # An exact rung needs no choice between two; for jitter, one in four goes to the next one.
         return high if chance < 0.25 and high <= most else low
     return high if chance < (wish - low) / low and high <= most else low
 
@@ -72,7 +72,7 @@ def rung_above(seconds: float) -> int:
 
 
 def plan_result(outcome: Outcome, stage: StageConfig) -> Plan:
-    """Return the plan for what a Consumer finished without a failure."""
+    """Return the plan for an outcome without a failure."""
     if outcome.body is None:
         return Plan("dropped", None, _reply(outcome.reply_to, outcome.properties, b""))
     reply = _reply(outcome.reply_to, outcome.properties, outcome.body)
@@ -84,7 +84,7 @@ def plan_result(outcome: Outcome, stage: StageConfig) -> Plan:
 
 
 def _read(entry: Entry, stage: StageConfig) -> Properties:
-    """Return its properties without the crashes that another stage counted: our queue's name would make them ours."""
+    """Return its properties without the crashes that another stage counted: they would count here otherwise."""
     properties = decode_leniently(entry.properties)
     if not headers.crashes(properties, stage.input):
         properties.headers.pop(headers.CRASHES, None)
@@ -105,7 +105,7 @@ def plan_failure(entry: Entry, failure: Failure, stage: StageConfig, about: Circ
 
 
 def plan_oversized(entry: Entry, reason: str, stage: StageConfig, about: Circumstances) -> tuple[Failure, Plan]:
-    """Give up a result that the broker finds too large, under the generation that computed it."""
+    """Return failure and plan for a result that the broker finds too large, with the generation that computed it."""
     assert entry.plan is not None
     assert entry.plan.publication is not None
     generation = decode_leniently(entry.plan.publication.properties).headers.get(headers.GENERATION)
@@ -145,7 +145,7 @@ def _again(
 
 
 def worn(block: bytes) -> bool:
-    """Whether the broker may soon drop a message for its redeliveries, which are no fault of the message."""
+    """Whether the broker may soon drop a message because of its redeliveries, for which it is not to blame."""
     return headers.redeliveries(decode_leniently(block)) >= WORN
 
 
@@ -200,7 +200,7 @@ def dead(
             properties.headers[name] = value
     block = _fitted(properties)
     if len(block) > headers.ROOM:
-        # Foreign headers of that size: without them it can be put aside, with them it would come back for ever.
+        # Foreign headers fill the frame: the message can be put aside only without them, or would come back forever.
         lost = f"{len(properties.headers)} headers of the message were too long to keep"
         record[headers.MESSAGE] = cut(f"{lost}; {failure.message}", TEXT_LIMIT)
         properties.headers = Headers(record)
@@ -220,7 +220,7 @@ def _fitted(properties: Properties) -> bytes:
 
 
 def _set_aside(properties: Properties) -> None:
-    """Move what would expire, copy or refuse a retry or dead letter to headers of ours (decisions 20)."""
+    """Move properties that would expire, copy or refuse a retry or dead letter to our headers (decisions 20)."""
     table = properties.headers
     for name in _MOVED:
         value = getattr(properties, name)

@@ -1,10 +1,10 @@
 """The Producer: one stage's process, parent of its Consumers.
 
 Its main thread runs one asyncio loop with the stage (broker connections, ledger, lanes) and its timers; no user code
-runs here, no body is looked into. Receives its StageSpec once, then Orders, a Desired first. Sends Reports to the
+runs here, and no body is decoded. Receives its StageSpec once, then Orders, a Desired first. Sends Reports to the
 Service, at least once a second: that is its pulse. The end of its pipe from the Service, or the death signal, means
-that the Service is gone: it ends at once, and the broker gives its messages out again. It also ends when its periodic
-work raises: the Service starts another. It ends by `os._exit`, because an ordinary exit waits for children.
+that the Service is gone: the Producer ends at once, and the broker delivers its messages again. It also ends when its
+periodic work raises: the Service starts another. It ends by `os._exit`, because an ordinary exit waits for children.
 """
 
 import asyncio
@@ -33,9 +33,9 @@ from mqworker.producer.status import stage_status
 from mqworker.producer.timers import Timers
 
 PULSE = 1.0  # seconds between reports when nothing changes
-NEWS = 0.05  # seconds that a change waits for others, to be reported together
-CLOSE_DEADLINE = 0.8  # seconds to close the broker connection in order
-KILLED = 0.25  # seconds for killed Consumers to be gone
+NEWS = 0.05  # seconds that a change waits, so that several are reported together
+CLOSE_DEADLINE = 0.8  # seconds to close the broker connection normally
+KILLED = 0.25  # seconds until killed Consumers must be gone
 FLUSH = 0.5  # seconds to write the last reports
 
 _encoder = msgspec.msgpack.Encoder()
@@ -52,7 +52,7 @@ class Producer(Spawned):
 
     def __init__(self, stage: str, lock: Connection) -> None:
         super().__init__(f"{stage}.producer", stage)
-        self._lock = lock  # the instance's lock file: held as long as any Producer lives
+        self._lock = lock  # the instance's lock file: the lock holds until no Producer has it open
 
     def main(self) -> None:
         """Run the loop until the stage has ended."""
@@ -68,7 +68,7 @@ class Producer(Spawned):
         self._writer = FrameWriter(self.up.fileno())
         self._news: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
-        self._until = math.inf  # monotonic: when work in hand is given back
+        self._until = math.inf  # CLOCK_MONOTONIC: when work in hand is given back
         self._exit_at: asyncio.TimerHandle | None = None
         self._over = asyncio.Event()
         logs.use(logs.ForwardingHandler(self._forward, self.name, self._spec.stage), self._desired.log_level)
@@ -83,9 +83,9 @@ class Producer(Spawned):
         await self._writer.flush(FLUSH)
 
     def _repeat(self, name: str, work: Callable[[], float]) -> None:
-        """Call `work` for ever, each time after the seconds that it returned; an error in it ends this process.
+        """Call `work` again and again, each time after the seconds that it returned; an error in it ends this process.
 
-        Else limits, reports or dispatch would end silently while everything looks well. No message is to blame for it.
+        Otherwise limits, reports or dispatch could end unnoticed. No message is to blame for such an end.
         """
         try:
             seconds = work()
@@ -138,8 +138,8 @@ class Producer(Spawned):
     # --- the stop ladder: quiet, drain, give back, kill
 
     def _drain(self, until: float) -> None:
-        """Begin to end; a later order can only shorten the time."""
-        self._stage.register.end_life()  # what is in hand from now on, however this ends, is nobody's fault
+        """Begin to drain; a later order can only shorten the time."""
+        self._stage.register.end_life()  # however this ends, no message in hand from now on is to blame
         if until >= self._until:
             return
         self._until = until
@@ -159,12 +159,12 @@ class Producer(Spawned):
         stage.quiet()
         self._changed()
         while (len(ledger.assignments) or len(ledger.publications)) and time.monotonic() < self._until:
-            stage.intake.give_back_held()  # what a dying Consumer left
+            stage.intake.give_back_held()  # messages that a dying Consumer left
             await asyncio.sleep(0.01)
         drained, given_back = time.monotonic(), len(ledger)
         if given_back:
             fleet.kill_all("the drain deadline has passed")
-        stage.settlement.send_acks(drained + GAP_WAIT)  # those too that would wait beyond a gap
+        stage.settlement.send_acks(drained + GAP_WAIT)  # also those that would wait behind a gap
         closing = asyncio.create_task(stage.link.close(CLOSE_DEADLINE))
         await self._emptied(lambda: StopBudget(self._until).consumers(drained))
         fleet.kill_all("it did not end in time")
@@ -178,9 +178,9 @@ class Producer(Spawned):
         self._over.set()
 
     def _give_up(self) -> None:
-        """End whatever `_end` still waits for: the connections end with the process, and the Consumers too."""
+        """Exit although `_end` still waits: the connections and the Consumers end with the process."""
         os._exit(Exit.GIVEN_BACK)
 
     async def _emptied(self, end: Callable[[], float]) -> None:
-        while self._stage.dispatch.fleet.lanes and time.monotonic() < end():  # noqa: ASYNC110 - once in a life
+        while self._stage.dispatch.fleet.lanes and time.monotonic() < end():  # noqa: ASYNC110 - runs once, at the end
             await asyncio.sleep(0.005)

@@ -1,8 +1,8 @@
-"""What is to be published for deliveries, until the broker has confirmed it.
+"""The publications for deliveries, until the broker has confirmed them.
 
 Pure; part of the ledger. A publication that was refused is published again later, after growing waits; one whose answer
-was lost is published again at once, with the same message id. A delivery whose connection was lost meanwhile gets
-nothing published any more: its plan is kept for the redelivery (mqworker/producer/redelivery_cache.py).
+was lost is published again at once, with the same message id. If the connection of a delivery was lost meanwhile,
+nothing more is published for it: its plan is kept for the redelivery (mqworker/producer/redelivery_cache.py).
 """
 
 import heapq
@@ -16,7 +16,7 @@ from mqworker.producer.entry import KEPT, PLACED, PLACING, Counters, Entry, Held
 from mqworker.producer.pacing import Histogram
 from mqworker.producer.redelivery_cache import RedeliveryCache
 
-REPUBLISH_FIRST = 0.5  # seconds until a refused publication is tried again, then doubled ...
+REPUBLISH_FIRST = 0.5  # seconds until a refused publication is published again, then doubled ...
 REPUBLISH_MAX = 15.0  # ... up to this
 
 
@@ -38,17 +38,17 @@ class Publications:
         self._acks = acks
         self._cache = cache
         self._last_id = 0
-        self._waiting: dict[int, Entry] = {}  # publish_id -> whose answer is awaited
-        self._again: list[tuple[float, int, Entry]] = []  # heap by time of what is to be published again
-        self._refused: dict[int, Entry] = {}  # seq -> refused at least once and not placed since
+        self._waiting: dict[int, Entry] = {}  # publish_id -> entry that waits for the answer
+        self._again: list[tuple[float, int, Entry]] = []  # heap of entries to publish again, by time
+        self._refused: dict[int, Entry] = {}  # seq -> entry refused at least once and not placed since
 
     def __len__(self) -> int:
-        """How many deliveries wait for the broker to take what is published for them."""
+        """Return how many deliveries wait until the broker has confirmed their publication."""
         return len(self._waiting) + len(self._again)
 
     @property
     def unplaced(self) -> int:
-        """How many were refused and are not placed yet, whether they are being tried again just now or not."""
+        """How many publications were refused and are not placed yet, with those that are now on their way again."""
         return len(self._refused)
 
     @property
@@ -57,7 +57,7 @@ class Publications:
         return sum(entry.too_large for entry in self._refused.values())
 
     def place(self, entry: Entry, plan: Plan, now: float) -> list[Publish]:
-        """Carry out a plan; that of a void delivery is kept for its redelivery."""
+        """Carry out a plan; the plan of a void delivery is kept for its redelivery."""
         entry.plan = plan
         self._refused.pop(entry.seq, None)
         if entry.void:
@@ -66,7 +66,7 @@ class Publications:
         return self._publish(entry, now)
 
     def adopt(self, entry: Entry, now: float) -> list[Publish]:
-        """Go on with a kept delivery that is valid again."""
+        """Continue with a kept delivery that is valid again."""
         entry.tries = 0
         if entry.state is KEPT:
             return self._publish(entry, now)
@@ -75,7 +75,7 @@ class Publications:
         return []
 
     def confirmed(self, publish_ids: Iterable[int], now: float) -> None:
-        """The broker has these: settle their deliveries."""
+        """Settle the deliveries of these publications: the broker has stored them."""
         for publish_id in publish_ids:
             entry = self._waiting.pop(publish_id, None)
             if entry is None:
@@ -90,10 +90,10 @@ class Publications:
                 self._settle(entry, now)
 
     def refused(self, publish_id: int, reason: str, now: float, *, too_large: bool = False) -> Entry | None:
-        """The broker does not have this one: publish it again later.
+        """Publish this one again later: the broker has not stored it.
 
-        A result that is too large would be refused for ever: its entry is returned, to be given another plan by
-        place(). A retry or a dead letter, whose body is the input's, has no other plan.
+        A result that is too large would be refused every time: its entry is returned, and the caller gives it another
+        plan by place(). For a retry or a dead letter, whose body is the input's, there is no other plan.
         """
         entry = self._waiting.pop(publish_id, None)
         if entry is None:
@@ -110,7 +110,7 @@ class Publications:
         return None
 
     def lost(self, now: float) -> None:
-        """Nobody knows whether the broker has those without an answer: publish them again, with the same message id."""
+        """Publish everything without an answer again, with the same message id: the broker may not have stored it."""
         entries = list(self._waiting.values())
         self._waiting.clear()
         self._counters.ambiguous += len(entries)
@@ -118,20 +118,20 @@ class Publications:
             self._repeat(entry, now, now)
 
     def void(self, now: float) -> None:
-        """The deliveries are void from now on: keep what was to be published again."""
+        """Keep the plans that wait to be published again: their deliveries are void from now on."""
         again, self._again = self._again, []
         for _, _, entry in again:
             self._keep(entry, KEPT, now)
 
     def due(self, now: float) -> list[Publish]:
-        """Return what is to be published again by now."""
+        """Return the publications that are due again."""
         due: list[Publish] = []
         while self._again and self._again[0][0] <= now:
             due += self._publish(heapq.heappop(self._again)[2], now)
         return due
 
     def repeat_now(self, now: float) -> list[Publish]:
-        """Return everything that waits to be published again: the reason has gone, a connection is back."""
+        """Return everything that waits to be published again: the reason for the refusals is gone."""
         self._again = [(now, seq, entry) for _, seq, entry in sorted(self._again, key=operator.itemgetter(1))]
         return self.due(now)
 

@@ -1,9 +1,10 @@
-"""When a message that may have killed the whole tree runs, and what may begin beside it.
+"""When a message that may have killed the whole tree may run, and what may begin beside it.
 
 Pure: facts and time in, a decision out; used by dispatch. Such a message, a suspect, is isolated by a *window in which
-nothing else begins*, not by an empty tree, which long messages would keep busy for hours. It begins when everything in
-hand has been in hand for the length of its window, and others begin again once it has run that long. So whatever dies
-within the window died beside nothing that had just begun, and one suspect holds the stage up for two windows at most.
+nothing else begins*. (To wait for an empty tree could take hours, because of long messages.) The suspect begins once
+every message in hand has run for the length of the window, and others begin again once the suspect has run that long.
+So if the tree dies within the window, no other message had just begun; and one suspect delays the stage by two windows
+at most.
 """
 
 from collections.abc import Sequence
@@ -19,9 +20,9 @@ class May(Enum):
 
 
 def may_begin(now: float, in_hand: Sequence[float], waiting: float | None) -> May:
-    """Decide from when each message in hand began (monotonic), and the shortest window of the suspects that wait.
+    """Decide from when each message in hand began (monotonic), and the shortest window among the waiting suspects.
 
-    A time of 0 stands for a Consumer that has a chunk and works on no message of it just now.
+    A time of 0 stands for a Consumer that has a chunk but is working on none of its messages.
     """
     if waiting is None:
         return May.OTHERS

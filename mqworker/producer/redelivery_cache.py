@@ -1,8 +1,8 @@
-"""The redelivery cache: void deliveries, whose connection was lost while their work went on.
+"""The redelivery cache: void deliveries, whose connection was lost while work on them went on.
 
-Pure; part of the ledger. A void delivery is found again by the fingerprint of its message, and consumed once. Its
-outcome is *kept*, within three bounds (number, bytes, age); when one is evicted, its redelivery is computed again, and
-published again if it had been placed.
+Pure; part of the ledger. A redelivery finds the void delivery of its message by fingerprint, and removes it from the
+cache. The outcome of a void delivery is *kept*, within three bounds (number, bytes, age); if it is evicted, the
+redelivery is computed again, and its result is published again if it had been placed.
 """
 
 from collections import OrderedDict, deque
@@ -11,11 +11,11 @@ from mqworker.amqp.fingerprint import fingerprint
 from mqworker.brokers.base import Delivery
 from mqworker.producer.entry import PLACED, Entry
 
-KEEP = 3600.0  # seconds an outcome without a valid delivery is kept
+KEEP = 3600.0  # seconds that an outcome without a valid delivery is kept
 
 
 class RedeliveryCache:
-    """Void entries by fingerprint, and the order in which they were kept."""
+    """Void entries by fingerprint, and the kept ones in the order in which they were kept."""
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self._most = most

@@ -1,8 +1,8 @@
-"""Settlement: from outcomes to plans, from plans to publications, from confirms to acks.
+"""Settlement: turns outcomes into plans, plans into publications, and confirms into acks.
 
-Lives in the Producer, on its loop. Receives outcomes and deaths from dispatch, and from the broker what became of
-publications; sends publications and acks to the link. What is decided is pure (policy.py, the ledger); here it is
-carried out and logged. Nothing here waits or raises for a message's fault.
+Lives in the Producer, on its loop. Receives outcomes and deaths from dispatch, and the broker's answers to
+publications; sends publications and acks to the link. The decisions are pure (policy.py, the ledger); this module
+carries them out and logs them. Nothing here waits, or raises because of a message.
 """
 
 import asyncio
@@ -28,19 +28,19 @@ from mqworker.producer.policy import (
 )
 from mqworker.producer.publications import Publish
 
-GAP_LOOK = 0.006  # seconds until acks beyond a gap are due
+GAP_LOOK = 0.006  # seconds until acks behind a gap are due
 
 log = logging.getLogger("mqworker.settlement")
 
 
 class Settlement:
-    """See the module head. `ask_turn` has send_acks() called after all events that are there now."""
+    """See the module head. `ask_turn` schedules a call of send_acks() after all present events."""
 
     def __init__(self, spec: StageSpec, ledger: Ledger, link: Link, ask_turn: Callable[[], None]) -> None:
         self.processed = {"processed_result": 0, "processed_dropped": 0, "processed_failed": 0}
-        self.retry_until = 0.0  # by then every retry of ours has come back
+        self.retry_until = 0.0  # the time by which all our retries have come back
         self.last_settled = 0.0
-        self.generation = 0  # what is stamped on what no Consumer computed
+        self.generation = 0  # stamped on messages that no Consumer computed
         self._spec = spec
         self._config = spec.config
         self._ledger = ledger
@@ -49,10 +49,10 @@ class Settlement:
         self._host = socket.gethostname()
         self._gap_look: asyncio.TimerHandle | None = None
 
-    # --- what dispatch and intake pass on
+    # --- called by dispatch and intake
 
     def finished(self, entry: Entry, outcome: Outcome, now: float) -> list[Publish]:
-        """Settle what a Consumer finished; returns what has to be sent for it."""
+        """Settle a message that a Consumer finished; returns the publications for it."""
         if outcome.failure is not None:
             self.processed["processed_failed"] += 1
             plan = plan_failure(entry, outcome.failure, self._config, self._about(outcome.generation))
@@ -70,12 +70,12 @@ class Settlement:
         self._settle_without_outcome(entry, failure, plan, duration, generation)
 
     def convicted(self, entry: Entry, failure: Failure) -> None:
-        """Put a message aside that is not computed any more."""
+        """Put aside a message that must not be computed again."""
         plan = plan_failure(entry, failure, self._config, self._about(self.generation))
         self._settle_without_outcome(entry, failure, plan, 0.0, self.generation)
 
     def renew(self, entry: Entry) -> None:
-        """Put a message back as a new one, because the broker may drop it soon for its many deliveries."""
+        """Put a message back as a new one, because the broker may soon drop it after so many deliveries."""
         if plan := plan_renewal(entry, self._config):
             message = "given out so often without an outcome that the broker may drop it: put back as a new message"
             logs.report(
@@ -93,12 +93,12 @@ class Settlement:
     # --- what the broker reports (Sink)
 
     def confirmed(self, publish_ids: Sequence[int]) -> None:
-        """Settle these, and ack with the next turn."""
+        """Settle the deliveries of these publications; they are acked in the next turn."""
         self._ledger.publications.confirmed(publish_ids, time.monotonic())
         self._ask_turn()
 
     def refused(self, publish_id: int, reason: str, *, too_large: bool = False) -> None:
-        """Keep the publication for later, except a result that is too large: its message is dead."""
+        """Keep the publication and try it again later; if it is a result that is too large, dead-letter its message."""
         publications, now = self._ledger.publications, time.monotonic()
         first = not publications.unplaced
         oversized = publications.refused(publish_id, reason, now, too_large=too_large)
@@ -111,14 +111,14 @@ class Settlement:
             logs.report(log, logging.WARNING, "not_placed", message)
 
     def publishes_lost(self, reason: str) -> None:
-        """Publish again what has no answer."""
+        """Publish again everything without an answer."""
         self._ledger.publications.lost(time.monotonic())
         logs.report(log, logging.WARNING, "publishing_lost", f"the publish connection ended: {reason}")
 
     # --- turns and time
 
     def send_acks(self, now: float) -> None:
-        """Ack what is settled."""
+        """Send the acks that are due."""
         acks = self._ledger.acks
         for epoch, tag, multiple in acks.due(now):
             self.last_settled = now
@@ -127,11 +127,11 @@ class Settlement:
             self._gap_look = asyncio.get_running_loop().call_later(GAP_LOOK, self._look_at_gaps)
 
     def republish(self, now: float) -> None:
-        """Publish again what was refused, as far as it is due."""
+        """Publish again the refused publications that are due."""
         self.send(self._ledger.tick(now))
 
     def repeat_now(self) -> None:
-        """Publish again at once all that was refused: the reason has gone."""
+        """Publish again at once everything that was refused: the reason for the refusals is gone."""
         self.send(self._ledger.publications.repeat_now(time.monotonic()))
 
     # --- inside

@@ -1,8 +1,8 @@
-"""Which Consumers a stage needs: how many, with which code, who comes and who goes.
+"""Which Consumers a stage needs: how many, with which code, which start and which leave.
 
-Pure: events, facts and time in, actions out; the fleet carries them out. New Consumers come first, old ones leave when
-a new one is ready, the idle before the busy, a slot whose Consumers keep dying without having done anything waits
-longer each time.
+Pure: events, facts and time in, actions out; the fleet carries them out. New Consumers start first, and old ones leave
+when a new one is ready, idle ones before busy ones. A slot whose Consumers keep dying before they have finished a
+message waits longer each time.
 """
 
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from mqworker.config.stop_budget import LEAVE
 from mqworker.consumer.register import COUNT
 from mqworker.ipc.restart_budget import Budget
 
-EXCUSED_MAX = 10  # deaths in a row that known killers may be charged with before they count against the slots too
+EXCUSED_MAX = 10  # deaths in a row by known killers, after which such deaths count against the slots too
 START_DEADLINE = 600.0  # seconds for imports and `setup`, which may load a model
 
 
 class ConsumerFacts(NamedTuple):
-    """One Consumer, as far as it matters here."""
+    """The facts about one Consumer that matter here."""
 
     lane: int
     slot: int
     state: str  # starting | idle | busy | leaving
     since: float  # when the state began (monotonic)
     code_generation: int  # the generation whose code it imported
-    replace: bool  # it is to be replaced by a fresh one
+    replace: bool  # it must be replaced by a new one
     leaving: bool  # it gets no more work
 
 
@@ -51,14 +51,14 @@ Action = Start | Retire | Kill
 
 
 class Staffing:
-    """What is wanted, and the record of each slot."""
+    """The wanted number and code, and the record of each slot."""
 
     def __init__(self) -> None:
         self.wanted = 0
         self.problem = ""  # why the last Consumer could not be set up or started
         self._code = 0
         self._budgets: dict[int, Budget] = {}
-        self._excused = 0  # deaths by known killers since any Consumer has finished a message
+        self._excused = 0  # deaths by known killers since a Consumer last finished a message
 
     @property
     def crash_loop(self) -> bool:
@@ -68,29 +68,29 @@ class Staffing:
     # --- events
 
     def want(self, count: int, code: int) -> None:
-        """Aim at `count` Consumers with at least this generation's code; newer code deserves a new chance."""
+        """Aim at `count` Consumers with at least this generation's code; newer code clears the records of all slots."""
         if self._code and code > self._code:
             self._budgets.clear()
             self.problem = ""
         self.wanted, self._code = count, code
 
     def prospered(self, slot: int, code_generation: int) -> None:
-        """A Consumer has finished messages: its slot is sound."""
+        """Note that a Consumer has finished messages: its slot works."""
         self._excused = 0
         self._budget(slot).prospered()
         if code_generation >= self._code:
             self.problem = ""
 
     def start_failed(self, slot: int, now: float, reason: str) -> None:
-        """No process could be had: try again later."""
+        """Note that a Consumer could not be started: try again later."""
         self.problem = f"a Consumer could not be started: {reason}"
         self._budget(slot).died(now, fruitful=False)
 
     def died(self, slot: int, now: float, *, fruitful: bool, problem: str, attributed: bool = False) -> None:
-        """A Consumer ended that was to go on; `problem` says how, if it had not even finished a message.
+        """Note an unwanted end of a Consumer; `problem` describes it, if the Consumer had not finished a message.
 
-        `attributed`: it died of a message that had killed before. That one pays, so that the good ones behind it need
-        not wait for a Consumer; but a stage in which nothing else happens is in a crash loop.
+        `attributed`: it died of a message that had killed before. The message is charged, not the slot, so that good
+        messages do not wait for a new Consumer; but a stage in which nothing else happens is in a crash loop.
         """
         self._excused += attributed
         if attributed and self._excused <= EXCUSED_MAX:
@@ -102,7 +102,7 @@ class Staffing:
     # --- the decision
 
     def decide(self, consumers: Sequence[ConsumerFacts], now: float) -> list[Action]:
-        """Return what is to be done now; may be called at any time."""
+        """Return the actions to take now; may be called at any time."""
         staying = [one for one in consumers if not one.leaving]
         fresh = [one for one in staying if one.code_generation >= self._code and not one.replace]
         stale = [one for one in staying if one not in fresh]
@@ -113,7 +113,7 @@ class Staffing:
         return actions + _overdue(consumers, now)
 
     def as_wanted(self, consumers: Sequence[ConsumerFacts]) -> bool:
-        """Whether number and code are as wanted, and nobody starts or leaves."""
+        """Whether number and code are as wanted, and no Consumer is starting or leaving."""
         return len(consumers) == self.wanted and all(
             not one.leaving and one.state != "starting" and one.code_generation >= self._code for one in consumers
         )
@@ -126,7 +126,7 @@ class Staffing:
         now: float,
     ) -> list[int]:
         missing = self.wanted - len(fresh)
-        if stale:  # a few at a time beside the old ones
+        if stale:  # start a few at a time, beside the old ones
             starting = sum(one.state == "starting" for one in fresh)
             missing = min(missing, max(1, self.wanted // 4) - starting)
         used = {one.slot for one in consumers}

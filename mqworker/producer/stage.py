@@ -1,9 +1,9 @@
-"""One stage as its Producer holds it: the parts, how they are joined, and the turn.
+"""One stage in its Producer: makes the parts, connects them, and runs the turn.
 
 Lives in the Producer, on its loop, and never blocks it. Owns the ledger, the link to the broker, the in-hand register,
-and the three that work on them: intake (deliveries in), dispatch (to the Consumers and back), settlement (results out,
-then acks). The link calls intake and settlement directly, lanes call dispatch; each only notes what happened and asks
-for a turn. One turn then feeds the idle lanes and acks for all that came together.
+and the three parts that work on them: intake (deliveries in), dispatch (to the Consumers and back), settlement (results
+out, then acks). The link calls intake and settlement directly, lanes call dispatch; each only notes what happened and
+asks for a turn. One turn then feeds the idle lanes and sends the acks, for all events since the last turn.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ log = logging.getLogger("mqworker.stage")
 
 
 class Stage:
-    """See the module head. `changed` is called when the outside should soon hear of a new state."""
+    """See the module head. `changed` is called when a new state should soon be reported."""
 
     def __init__(
         self, spec: StageSpec, desired: Desired, forward: Callable[[LogEvent], None], changed: Callable[[], None]
@@ -75,7 +75,7 @@ class Stage:
         self._link_state = LinkState()  # as last reported
 
     def start(self) -> None:
-        """Begin to connect and to start Consumers."""
+        """Begin to connect, and begin to start Consumers."""
         self.link.start()
         self.want(self.desired)
 
@@ -93,13 +93,13 @@ class Stage:
         self.ask_turn()
 
     def quiet(self) -> None:
-        """Take nothing new for good, and give back what no Consumer has begun."""
+        """Stop taking messages for good, and give back those that no Consumer has begun."""
         self.draining = True
         self.dispatch.quiet()
         self.intake.quiet()
 
     def reconcile(self, now: float) -> None:
-        """Bring fleet and prefetch to what is wanted, and note when they are."""
+        """Bring fleet and prefetch to the desired state, and note the revision once it is applied."""
         self.dispatch.fleet.reconcile(now)
         self.intake.reconcile(self.desired, self.dispatch.fleet.working(), now)
         if self.applied_revision != self.desired.revision and self.as_wanted():
@@ -107,13 +107,13 @@ class Stage:
             self._changed()
 
     def as_wanted(self) -> bool:
-        """Whether all that is desired is so now."""
+        """Whether the actual state is the desired one."""
         return self.dispatch.fleet.as_wanted() and self.intake.as_wanted(self.desired)
 
     # --- the link's state (Sink)
 
     def link_changed(self, state: LinkState) -> None:
-        """Report it; a new connection, or the return of what was missing, takes the publications that wait."""
+        """Report it; after a new connection or a repair, publish at once what was refused."""
         before, self._link_state = self._link_state, state
         for warning in state.warnings:
             if warning not in before.warnings:
@@ -135,7 +135,7 @@ class Stage:
     # --- turns
 
     def ask_turn(self) -> None:
-        """Have a turn after all events that are there now."""
+        """Schedule a turn after all present events."""
         if not self._turn_asked:
             self._turn_asked = True
             self._loop.call_soon(self._turn)

@@ -1,4 +1,4 @@
-"""A stage's account of itself, for the Service, and through it for status, health, metrics and waiting callers.
+"""A stage's report to the Service, which uses it for status, health, metrics and waiting callers.
 
 Lives in the Producer; reads the stage and changes nothing.
 """
@@ -13,11 +13,11 @@ from mqworker.producer.lane import Lane
 from mqworker.producer.stage import Stage
 from mqworker.producer.timers import Timers
 
-LONG = 0.5  # seconds after which a message in hand is shown by its id
+LONG = 0.5  # seconds after which the id of a message in hand is shown
 
 
 def stage_status(stage: Stage, timers: Timers) -> StageStatus:
-    """Return everything that the outside may know."""
+    """Return everything that is reported about a stage."""
     ledger, link, intake, dispatch = stage.ledger, stage.link, stage.intake, stage.dispatch
     fleet, settlement, publications = dispatch.fleet, stage.settlement, ledger.publications
     lanes = sorted(fleet.lanes.values(), key=lambda lane: (lane.slot, lane.number))
@@ -59,7 +59,7 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
 
 
 def _too_large(stage: Stage) -> str:
-    """Tell of retries and dead letters whose body, that of the input, is above a limit the broker was given since."""
+    """Return a sentence on retries and dead letters whose body is above a limit that the broker was given later."""
     publications = stage.ledger.publications
     if not (count := publications.too_large):
         return ""

@@ -1,12 +1,13 @@
-"""Messages that were in hand when the whole tree died, and may be why (decisions 15 and 37).
+"""Messages that were in hand when the whole tree died, and may be the cause (decisions 15 and 37).
 
 Lives in the Producer; owns one small file of the stage. The rules are pure (`after_death`). A message that was in hand
-at one death of the tree runs as usual. One that was at two is a *suspect*: when it comes again it runs isolated
-(quarantine.py) for a window that covers the longest time after which the tree died of it, 5 s more, but at first 15 s
-at most, so that hour-long messages that met two kills do not hold the stage up for hours; each further death gives it
-four times as long. A death while it runs isolated is held against it alone; at the second it is convicted and becomes a
-dead letter. An end by order, of whatever kind, counts for nothing, nor does a reboot. A file that cannot be read or
-written costs the memory of suspects, never a message.
+at one death of the tree runs as usual. After two such deaths it is a *suspect*: when it is delivered again it runs
+isolated (quarantine.py) for a window. The window is the longest time after which the tree died with this message in
+hand, plus 5 s. At first it is 15 s at most, so that hour-long messages that were in hand at two kills do not delay the
+stage for hours; each further death multiplies this maximum by four. A death while a message runs isolated counts
+against this message alone; after the second one it is convicted and becomes a dead letter. An ordered end of any kind
+does not count, and neither does a reboot. If the file cannot be read or written, the suspects are forgotten, but no
+message is lost.
 """
 
 import contextlib
@@ -16,18 +17,18 @@ import msgspec
 
 from mqworker.consumer.register import LastLife
 
-SUSPECTED = 2  # deaths of the tree with a message in hand that make it a suspect
-CONVICTED = 2  # deaths of the tree while the message ran isolated that make it a dead letter
-MARGIN = 5.0  # seconds that a suspect must outlive the longest time after which the tree died
-WINDOW, GROWTH = 15.0, 4.0  # seconds that the window has at most at first, and its factor with each further death
+SUSPECTED = 2  # deaths of the tree with a message in hand, after which the message is a suspect
+CONVICTED = 2  # deaths of the tree while the message ran isolated, after which it is a dead letter
+MARGIN = 5.0  # seconds that a suspect must run beyond the longest time after which the tree died
+WINDOW, GROWTH = 15.0, 4.0  # the window's maximum at first, in seconds, and the factor for each further death
 MOST = 1000  # messages remembered
 
 
 class Suspect(msgspec.Struct, frozen=True):
-    """What is held against one message."""
+    """The evidence against one message."""
 
     deaths: int = 0  # of the tree, with this message in hand
-    longest: float = 0.0  # seconds after which the tree died, at most
+    longest: float = 0.0  # the longest time, in seconds, that it had run when the tree died
     isolated: int = 0  # deaths while it ran isolated
 
     @property
@@ -37,7 +38,7 @@ class Suspect(msgspec.Struct, frozen=True):
 
     @property
     def convicted(self) -> bool:
-        """Whether it took the tree down too often."""
+        """Whether the tree died too often while it ran isolated."""
         return self.isolated >= CONVICTED
 
     @property
@@ -47,19 +48,19 @@ class Suspect(msgspec.Struct, frozen=True):
 
     @property
     def window_is_whole(self) -> bool:
-        """Whether who outlives the window has outlived every earlier death."""
+        """Whether a message that outlives the window has run longer than at every earlier death."""
         return self.window == self.longest + MARGIN
 
 
 class Memory(msgspec.Struct, frozen=True):
     """The file's content."""
 
-    counted: int = 0  # the life of the tree whose death was counted last
-    known: dict[str, Suspect] = {}  # fingerprint in hex -> what is held against it, the oldest first
+    counted: int = 0  # the life of the tree that was counted last
+    known: dict[str, Suspect] = {}  # fingerprint in hex -> the evidence against the message, the oldest first
 
 
 def after_death(memory: Memory, last: LastLife) -> Memory:
-    """Return what is to be remembered after the tree's last life; repeating it changes nothing."""
+    """Return the memory after the tree's last life; repeating this changes nothing."""
     if not last.life or last.life == memory.counted:
         return memory
     known = dict(memory.known)
@@ -78,10 +79,10 @@ def after_death(memory: Memory, last: LastLife) -> Memory:
 
 
 class Suspects:
-    """The memory of a stage, and its file."""
+    """The suspects of a stage, and their file."""
 
     def __init__(self, path: Path, last: LastLife) -> None:
-        """Begin with what the tree before this one left behind; what it leads to is stored at once."""
+        """Add what the previous tree left behind to the stored memory, and store the result at once."""
         self._path = path
         memory = after_death(self._load(), last)
         self._counted, self._known = memory.counted, dict(memory.known)
@@ -91,17 +92,17 @@ class Suspects:
         return len(self._known)
 
     def find(self, fingerprint: bytes) -> Suspect | None:
-        """Return what is held against a message, if anything is."""
+        """Return the evidence against a message, if there is any."""
         return self._known.get(fingerprint.hex())
 
     def outlived(self, fingerprint: bytes) -> None:
-        """The message has outlived its window: clear it, unless the window was shorter than an earlier death."""
+        """Clear a message that has outlived its window, unless it had run longer at an earlier death."""
         suspect = self.find(fingerprint)
         if suspect is not None and suspect.window_is_whole:
             self.clear(fingerprint)
 
     def clear(self, fingerprint: bytes) -> None:
-        """Forget a message: it has an outcome, or is charged in another way."""
+        """Forget a message: it has an outcome, is charged with the death of a Consumer, or is convicted."""
         if self._known.pop(fingerprint.hex(), None) is not None:
             self._save()
 

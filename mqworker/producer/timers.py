@@ -1,7 +1,7 @@
 """What a stage does because time passes: limits, revoking, publishing again, new Consumers, one summary a minute.
 
 Lives in the Producer, on its loop. `tick` is called often while messages are worked on and rarely when nothing happens;
-it also measures how late it is called, which is how long the loop was kept from turning.
+it also measures how late it is called, that is, how long the loop was blocked.
 """
 
 import logging
@@ -14,7 +14,7 @@ from mqworker.producer.stage import Stage
 BUSY = 0.02  # seconds between ticks while Consumers are busy
 QUIET = 0.25
 SUMMARY = 60.0  # seconds between summaries
-RATE_WINDOW = 5.0  # seconds over which the rate is taken
+RATE_WINDOW = 5.0  # seconds over which the rate is measured
 
 log = logging.getLogger("mqworker.timers")
 
@@ -33,7 +33,7 @@ class Timers:
         self._summary_from = (0, 0)
 
     def tick(self) -> float:
-        """Look after everything; returns the seconds until the next tick is due."""
+        """Do everything that is due; returns the seconds until the next tick."""
         now = time.monotonic()
         self.stall = max(self.stall, now - self._due)
         stage = self._stage

@@ -1,4 +1,4 @@
-"""Becoming the one instance of a service: its state folder, its lock, and what the process needs of the machine.
+"""Becoming the only instance of a service: its state folder, its lock, and the settings that the process needs.
 
 Runs once, at the start of the Service, before any process is started. Owns the lock, which is held as long as the
 Service or any Producer lives. Fails with StartError: one sentence with cause and fix.
@@ -59,7 +59,7 @@ def prepare(loaded: Loaded) -> None:
 def acquire_lock(path: Path, drain_deadline: float) -> int:
     """Become the only instance with this state folder, and return the descriptor of the lock; raises StartError.
 
-    Under supervisord it waits for the drain of the instance before it; otherwise only for what a killed one leaves.
+    Under supervisord it waits until the previous instance has drained; otherwise only until a killed one is gone.
     """
     patience = StopBudget(drain_deadline).successor if "SUPERVISOR_ENABLED" in os.environ else REMAINS_PATIENCE
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -80,7 +80,7 @@ def acquire_lock(path: Path, drain_deadline: float) -> int:
                 raise StartError(Exit.INTERNAL, f"{what}: stop it, or set service.state_dir") from None
             time.sleep(0.1)
         else:
-            with contextlib.suppress(OSError):  # a full disk: the lock holds all the same, the pid is for messages
+            with contextlib.suppress(OSError):  # the disk is full; the lock works all the same
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, str(os.getpid()).encode(), 0)
             return fd

@@ -1,13 +1,13 @@
-"""When a stage's Producer is started, sent a new state, stopped and killed, and what is shown of it meanwhile.
+"""When a stage's Producer is started, sent a new state, stopped and killed, and which state is shown meanwhile.
 
 Pure: events and times (CLOCK_MONOTONIC) come in, actions go out. Owned by a StageSupervisor, which carries the actions
-out at once and reports what became of them. The rules:
+out at once and reports their results. The rules:
 
-- A Producer that should run and does not is started, with backoff after fruitless lives; when too many of those follow
-  each other the stage is given up, and the Service with it.
-- One that should not run is ordered to drain; it is killed when it has not ended in time.
-- One that is silent for SILENT beats of the Service is killed. Beats are counted instead of seconds, so that a pause of
-  the whole machine is not held against it.
+- A Producer that should run but does not is started, with backoff after fruitless lives; after too many of those in a
+  row, the stage is given up, and with it the Service.
+- A Producer that should not run is ordered to drain, and killed if it does not end in time.
+- A Producer that is silent for SILENT beats of the Service is killed. Beats are counted instead of seconds, so that no
+  Producer is killed because the whole machine paused.
 - A revision counts as applied once the Producer has reported it, or a later one, as wholly applied.
 """
 
@@ -22,7 +22,7 @@ from mqworker.ipc.spawn import Death
 
 SILENT = 30  # beats of the Service, half a second each, without a report until a Producer counts as hanging
 FRUITLESS_MAX = 8  # Producers in a row that end before they are connected
-FRUITFUL_AGE = 10.0  # seconds after which a life counts as fruitful anyway
+FRUITFUL_AGE = 10.0  # seconds after which a life counts as fruitful in any case
 
 
 class StartProducer(NamedTuple):
@@ -38,7 +38,7 @@ class SendDesired(NamedTuple):
 
 
 class StopProducer(NamedTuple):
-    """Have it drain, and kill it if it is still there at `kill_at`; a later StopProducer replaces this one."""
+    """Order it to drain, and kill it if it is still there at `kill_at`; a later StopProducer replaces this one."""
 
     until: float
     kill_at: float
@@ -59,17 +59,17 @@ class Lifecycle:
     def __init__(self, drain_deadline: float) -> None:
         self.alive = False
         self.status: StageStatus | None = None  # of the present Producer
-        self.ended = False  # it has reported that it ends in order
+        self.ended = False  # it has reported that it ends as ordered
         self.given_back = 0  # messages that went back to the broker unfinished
         self.restarts = 0
         self.budget = Budget(limit=FRUITLESS_MAX)
         self._drain_deadline = drain_deadline
-        self._desired: Desired | None = None  # with the revision that changed it last
-        self._revision = 0  # of the document, other stages' changes included
+        self._desired: Desired | None = None  # its revision is the last that changed it
+        self._revision = 0  # the document's, with other stages' changes
         self._applied_before = 0  # the newest revision that was applied before the last change
         self._running = False
         self._final = False
-        self._until: float | None = None  # it was ordered to drain until then
+        self._until: float | None = None  # the deadline of the drain that it was ordered
         self._born = 0.0
         self._silent = 0  # beats since its last report
         self._last_problem = ""
@@ -77,7 +77,7 @@ class Lifecycle:
     # --- events
 
     def want(self, desired: Desired, now: float, *, running: bool) -> list[Action]:
-        """Bring this about; a revision that changes nothing in this stage is not sent to the Producer."""
+        """Bring this state about; a revision that changes nothing in this stage is not sent to the Producer."""
         self._applied_before = self.applied
         known = self._desired
         new = known is None or msgspec.structs.replace(known, revision=desired.revision) != desired
@@ -88,12 +88,12 @@ class Lifecycle:
         return orders + self._due(now)
 
     def end(self, until: float) -> list[Action]:
-        """Drain for good; a second call can only shorten it."""
+        """Drain for good; a second call can only bring the end forward."""
         self._final = True
         return self._stop(until)
 
     def beat(self, now: float) -> list[Action]:
-        """Do what is due; called every half second."""
+        """Do everything that is due; called every half second."""
         if self.alive:
             self._silent += 1
             if self._silent > SILENT:
@@ -102,39 +102,39 @@ class Lifecycle:
         return self._due(now)
 
     def started(self, now: float) -> None:
-        """The process runs."""
+        """Note that the process runs."""
         self.alive, self.ended = True, False
         self._born, self._silent = now, 0
         self._applied_before = 0
 
     def not_started(self, problem: str, now: float) -> None:
-        """The process could not be started."""
+        """Note that the process could not be started."""
         self._last_problem = problem
         self.budget.died(now, fruitful=False)
 
     def reported(self, status: StageStatus) -> None:
-        """The Producer has reported its status, which is its pulse."""
+        """Note a status report of the Producer, which is also its pulse."""
         self._silent = 0
         self.status = status
 
     def ends(self, given_back: int) -> None:
-        """The Producer has reported that it ends in order."""
+        """Note the report of the Producer that it ends as ordered."""
         self.ended = True
         self.given_back += given_back
 
     def died(self, death: Death, now: float) -> list[Action]:
-        """The process is gone, and all that it sent was read."""
+        """Note that the process is gone, and everything that it sent was read."""
         self.alive = False
         if self.ended:
             self._last_problem = ""
         else:
             self.restarts += 1
             self._last_problem = f"the last Producer {death}"
-        if self.ended or self._until is not None:  # as it was told to
+        if self.ended or self._until is not None:  # as it was ordered to
             self.budget.died(now, fruitful=True)
         else:
             connected = self.status is not None and self.status.link.connected
-            failed = death.code > 0  # by a fault of its own, which the next one will meet as well
+            failed = death.code > 0  # its own fault, which the next one will have too
             self.budget.died(now, fruitful=now - self._born > FRUITFUL_AGE or (connected and not failed))
         if self._until is not None and not self.ended and self.status is not None:
             self.given_back += self.status.dispatched + self.status.settling
@@ -145,7 +145,7 @@ class Lifecycle:
 
     @property
     def given_up(self) -> bool:
-        """Whether too many Producers in a row have died without having done anything."""
+        """Whether too many Producers in a row have died without achieving anything."""
         return self.budget.exhausted
 
     @property

@@ -2,10 +2,10 @@
 
 Its main thread runs one asyncio loop and is the only one that starts processes and changes anything; it runs no user
 code and holds no broker connection. Owns the lock of the instance, the log's writer, the control server, the broker
-admin and the stages. Receives signals, the HTTP threads' commands (operations.py) and what the stages report; publishes
+admin and the stages. Receives signals, the HTTP threads' commands (operations.py) and the stages' reports; publishes
 Snapshots. Its loop: wait, take signals, do what is due, publish. Ends with the codes of mqworker.exits: a TERM drains
-(0, or 75 when work had to be given back), a second one gives everything back at once (75). An error in the loop does
-that too and ends the process with 1, so that whoever keeps it alive starts it anew.
+(0, or 75 when work had to be given back), a second one gives everything back at once (75). An error in the loop also
+gives everything back and ends the process with 1, so that supervisord or its like starts it again.
 """
 
 import asyncio
@@ -34,8 +34,8 @@ from mqworker.service.signals import Signals, dump_stacks
 from mqworker.service.stages import Stages
 from mqworker.service.startup import start_up
 
-BEAT = 0.5  # seconds between looks at what time asks for, and between snapshots when nothing changes
-EXIT_DELAY = 5.0  # seconds before a failing exit under supervisord, which restarts late exits without a pause
+BEAT = 0.5  # seconds between two checks for work that is due, and between snapshots when nothing changes
+EXIT_DELAY = 5.0  # seconds to wait before a failing exit under supervisord, which restarts a late exit at once
 
 log = logging.getLogger("mqworker.service.main")
 
@@ -63,7 +63,7 @@ def run(loaded: Loaded, *, burst: bool = False) -> NoReturn:
     if failed and began and not began.terms and "SUPERVISOR_ENABLED" in os.environ:
         time.sleep(EXIT_DELAY)
     writer.close(began.time_left() if began else CLOSE)
-    os._exit(code)  # an ordinary exit would wait for a Producer that cannot be killed, and takes a while by itself
+    os._exit(code)  # an ordinary exit is slow, and would wait for a Producer that cannot be killed
 
 
 class Service:
@@ -81,11 +81,11 @@ class Service:
         self._burst = Burst(self._broker_admin) if burst else None
         self._orphans = Orphans()
         self._stages = Stages(loaded, lock, self._wake.set, writer.put)
-        self._operations: Operations  # from the end of the start on
+        self._operations: Operations  # set once the start has ended
         self._state = "starting"  # starting | running | draining
         self._paused = False
         self._started = time.time()
-        self._stop: StopBudget | None = None  # in CLOCK_MONOTONIC, once the end has begun
+        self._stop: StopBudget | None = None  # in CLOCK_MONOTONIC; set once the end has begun
         self._code = Exit.OK
 
     # --- life
@@ -126,7 +126,7 @@ class Service:
         return self._code
 
     async def _start(self, server: HttpServer, store: Store) -> Document | None:
-        """Return the desired state to begin with; None when a signal has ended the start."""
+        """Return the initial desired state; None when a signal has ended the start."""
         starting = asyncio.create_task(start_up(self._loaded, server, store, self._writer.put))
         starting.add_done_callback(lambda _task: self._wake.set())
         while not starting.done():
@@ -139,7 +139,7 @@ class Service:
         return None if self.terms else document
 
     def _begin(self, server: HttpServer) -> None:
-        """Start what is desired, and answer over HTTP."""
+        """Start the desired stages, and begin to answer over HTTP."""
         self._state = "running"
         self.document_changed()
         self._control.attach(asyncio.get_running_loop(), self._operations)
@@ -149,7 +149,7 @@ class Service:
         logs.report(log, logging.INFO, "started", f"running: control at {url}, broker {brokers}", url=url)
 
     async def _serve(self) -> None:
-        """Loop until the last Producer has ended, or is given up."""
+        """Loop until the last Producer has ended or is given up."""
         due = 0.0
         while not self._over():
             self._take_signals()
@@ -166,7 +166,7 @@ class Service:
         return self._stop is not None and (not self._stages.alive or time.monotonic() >= self._stop.abandon)
 
     def _beat(self) -> None:
-        """Do what is due. An error here ends the Service, because none of it may stop unnoticed."""
+        """Do everything that is due. An error here ends the Service: no part of this work may stop unnoticed."""
         self._orphans.look()
         self._stages.beat()
         if self._state != "running":
@@ -192,7 +192,7 @@ class Service:
     # --- the end
 
     def begin_drain(self) -> None:
-        """Begin the end as a first TERM does, unless it has begun."""
+        """Begin to end as on a first TERM, unless the end has begun."""
         if self._state == "running":
             self._end(time.monotonic() + self._config.service.drain_deadline)
 
@@ -207,7 +207,7 @@ class Service:
         self._wake.set()
 
     def time_left(self) -> float:
-        """Seconds for what the end still has to do."""
+        """Return the seconds that the next step of the end may take."""
         left = CLOSE if self._stop is None else self._stop.service - time.monotonic()
         return max(0.25, min(CLOSE, left))
 
@@ -244,7 +244,7 @@ class Service:
     # --- what is published
 
     def document_changed(self) -> None:
-        """Bring about what the document says, and publish it before the change is answered."""
+        """Bring about the state in the document, and publish it before the change is answered."""
         document = self._operations.document
         logs.set_level(logs.LEVELS[document.log_level])
         self._stages.want(document, paused=self._paused)

@@ -1,7 +1,7 @@
 """What the HTTP threads can ask for: changes of the desired state, questions to the broker, the end of the service.
 
-Runs on the Service's main loop, called through Control. Owns the document of the desired state and its file; a change
-is stored before it is brought about or answered. Fails with ControlError and ParamsRefused, which go to the caller.
+Runs on the Service's main loop, called through Control. Owns the document of the desired state and its file; it stores
+a change before it carries it out or answers. Fails with ControlError and ParamsRefused, which the caller receives.
 """
 
 import asyncio
@@ -29,10 +29,10 @@ class OperationsOwner(Protocol):
     """The Service, as Operations know it."""
 
     def document_changed(self) -> None:
-        """Bring about what the document says now."""
+        """Bring about the state that the document now describes."""
 
     def begin_drain(self) -> None:
-        """Begin the end, unless it has begun."""
+        """Begin to end, unless the end has begun."""
 
 
 class Operations:
@@ -55,7 +55,7 @@ class Operations:
         self._broker_admin = broker_admin
         self._on_log = on_log
         self._owner = owner
-        self._checking = asyncio.Lock()  # parameters are changed one after the other
+        self._checking = asyncio.Lock()  # parameters are changed one at a time
         self._changes: set[asyncio.Task[int]] = set()  # of parameters, being checked
 
     async def change(self, asked: Change) -> int:
@@ -69,7 +69,7 @@ class Operations:
         )
 
     async def rollback_params(self, stage: str, patience: float) -> int:
-        """Validate and store the parameters before the present ones."""
+        """Validate and store the previous parameters."""
 
         def back(_desired: StageDesired) -> SetParams:
             asked = desired_state.rollback(self.document, stage)
@@ -80,7 +80,7 @@ class Operations:
         return await self._check_and_store(stage, back, patience)
 
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
-        """Have the broker admin ask the broker."""
+        """Let the broker admin ask the broker."""
         return await self._broker_admin.ask(verb, arguments, deadline)
 
     async def drain(self) -> None:
@@ -104,7 +104,7 @@ class Operations:
         return new.revision
 
     def reload_all(self) -> None:
-        """Have every stage import its code afresh."""
+        """Let every stage import its code again."""
         for name in self.document.stages:
             try:
                 self.apply(Reload(name))
@@ -112,7 +112,7 @@ class Operations:
                 logs.report(log, logging.ERROR, "not_reloaded", f"stage {name} is not reloaded: {error}")
 
     async def _check_and_store(self, stage: str, make: Callable[[StageDesired], SetParams], patience: float) -> int:
-        """Store parameters if the user's code accepts them; after `patience` the asker is sent away, and it goes on."""
+        """Store parameters if the user's code accepts them; after `patience` seconds the caller waits no longer."""
         task = asyncio.create_task(self._store_checked(stage, make))
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
@@ -151,7 +151,7 @@ class Operations:
 
 
 def _report_late(stage: str, task: asyncio.Task[int]) -> None:
-    """Log why parameters were not stored whose asker had left; that they were is an event of its own."""
+    """Log why parameters were not stored after their caller had left; if they were stored, that is logged elsewhere."""
     if not task.cancelled() and (error := task.exception()) is not None:
         what = f"the parameters of stage {stage} were not changed: {error}"
         logs.report(log, logging.WARNING, "params_refused", what, stage_name=stage)

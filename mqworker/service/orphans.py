@@ -1,9 +1,9 @@
-"""Processes that fell to the Service because their parent in the tree is gone: programs that user code had started.
+"""Processes that the Service has inherited because their parent in the tree is gone: programs that user code started.
 
 Lives in the Service's main thread; the Service is a child subreaper, so an orphan below it becomes its child. A dead
 one is reaped by its pid, because a bare `waitpid(-1)` would steal the exits of our own children. A living one belongs
-to a message that nobody computes any more: it has GRACE seconds to end by itself and is killed then, whatever signals
-it ignores. Programs of a Service that was itself killed are out of reach.
+to a message that nobody computes any more: it has GRACE seconds to end on its own; then it is killed by SIGKILL.
+Programs of a Service that was itself killed are out of reach.
 """
 
 import asyncio
@@ -20,19 +20,19 @@ from mqworker.ipc import logs
 from mqworker.ipc.child import living
 from mqworker.ipc.proc import DEAD, stat
 
-GRACE = 2.0  # seconds: a program that was waiting for its parent ends by itself, and so may a tracker of semaphores
+GRACE = 2.0  # seconds: a program that waited for its parent ends on its own, and a tracker of semaphores may
 
 log = logging.getLogger("mqworker.service.orphans")
 
 
 class Orphans:
-    """The orphans that are known, and since when."""
+    """The known orphans, and when each was first seen."""
 
     def __init__(self) -> None:
         self._since: dict[int, float] = {}
 
     def look(self, grace: float = GRACE) -> bool:
-        """Reap the dead, kill those that have had their time; returns whether any is left."""
+        """Reap the dead, kill those whose time is over; returns whether any is left."""
         now, left = time.monotonic(), {}
         for pid in _orphans():
             found = stat(pid)
@@ -50,9 +50,9 @@ class Orphans:
         return bool(left)
 
     async def end(self, deadline: float) -> None:
-        """Kill all of them, and those that become orphans by that, for at most `deadline` seconds."""
+        """Kill all orphans, and those that this creates, for at most `deadline` seconds."""
         end = time.monotonic() + deadline
-        while self.look(0.0) and time.monotonic() < end:  # noqa: ASYNC110 - once in a life
+        while self.look(0.0) and time.monotonic() < end:  # noqa: ASYNC110 - runs once, at the end
             await asyncio.sleep(0.01)
 
     def _kill(self, pid: int, name: str) -> None:

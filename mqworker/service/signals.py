@@ -25,12 +25,12 @@ class Signals:
         self._wake = wake
 
     def listen(self) -> None:
-        """Note signals from now on, on the running loop."""
+        """Receive signals from now on, on the running loop."""
         for number in HEARD:
             asyncio.get_running_loop().add_signal_handler(number, self._note, number)
 
     def take(self) -> list[int]:
-        """Return them in the order in which they came."""
+        """Return them in the order in which they arrived."""
         taken, self._noted = self._noted, []
         return taken
 

@@ -1,8 +1,8 @@
-"""The supervisor of one stage: starts its Producer, sends it what is desired, and notices when it dies or hangs.
+"""The supervisor of one stage: starts its Producer, sends it the desired state, and notices when it dies or hangs.
 
-Lives in the Service's main thread, on its loop. Owns the Producer process, as a Child; what is to be done, and when, is
-decided by its Lifecycle. Receives Reports; sends the StageSpec once and then Orders, and calls back with log events and
-changes. What cannot be started is tried again with backoff; any other error is raised to the Service's loop.
+Lives in the Service's main thread, on its loop. Owns the Producer process, as a Child; its Lifecycle decides what is
+done, and when. Receives Reports; sends the StageSpec once and then Orders, and calls back with log events and changes.
+A start that fails is tried again with backoff; any other error is raised to the Service's loop.
 """
 
 import asyncio
@@ -47,21 +47,21 @@ class StageSupervisor:
     # --- what is wanted
 
     def want(self, document: Document, *, paused: bool) -> None:
-        """Bring about what this document says of the stage."""
+        """Bring about the state of the stage in this document."""
         self._document = document
         running = document.stages[self.name].running
         self._do(self.life.want(_desired(document, self.name, paused=paused), time.monotonic(), running=running))
 
     def end(self, until: float) -> None:
-        """Drain for good, until then at most (CLOCK_MONOTONIC); a second time to give back sooner."""
+        """Drain for good, until `until` at most (CLOCK_MONOTONIC); a second call can only bring that forward."""
         self._do(self.life.end(until))
 
     def beat(self) -> None:
-        """Do what time asks for; called every half second."""
+        """Do everything that is due; called every half second."""
         self._do(self.life.beat(time.monotonic()))
 
     def dump_stacks(self) -> None:
-        """Have the tree write its stacks to the log."""
+        """Order the tree to write its stacks to the log."""
         self._send(DumpStacks())
 
     # --- what is

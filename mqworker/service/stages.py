@@ -1,6 +1,6 @@
 """All stages of a service, handled as one: each has a StageSupervisor.
 
-Lives in the Service's main thread, on its loop. Owns the supervisors; what they report goes to the Service's callbacks.
+Lives in the Service's main thread, on its loop. Owns the supervisors; passes their reports to the Service's callbacks.
 An error in one of them is raised to the Service's loop.
 """
 
@@ -32,31 +32,31 @@ class Stages:
             supervisor.want(document, paused=paused)
 
     def beat(self) -> None:
-        """Do what is due; called every half second."""
+        """Do everything that is due; called every half second."""
         for supervisor in self._supervisors:
             supervisor.beat()
 
     def end(self, until: float) -> None:
-        """Drain for good, until then at most (CLOCK_MONOTONIC); a second time to give back sooner."""
+        """Drain for good, until `until` at most (CLOCK_MONOTONIC); a second call can only bring that forward."""
         for supervisor in self._supervisors:
             supervisor.end(until)
 
     async def give_all_back(self) -> None:
-        """End after a fault of the Service: nothing goes on without it, and work in hand is charged to nobody."""
+        """End all stages after a fault of the Service; no message is charged for the work in hand."""
         now = time.monotonic()
         for supervisor in self._supervisors:
-            with contextlib.suppress(Exception):  # the fault may be met again, but not in every stage
+            with contextlib.suppress(Exception):  # the same fault may occur again, but not in every stage
                 supervisor.end(now)
-        while self.alive and time.monotonic() < StopBudget(now).abandon:  # noqa: ASYNC110 - once in a life
+        while self.alive and time.monotonic() < StopBudget(now).abandon:  # noqa: ASYNC110 - runs once, at the end
             await asyncio.sleep(0.02)
 
     def dump_stacks(self) -> None:
-        """Have every tree write its stacks to the log."""
+        """Order every tree to write its stacks to the log."""
         for supervisor in self._supervisors:
             supervisor.dump_stacks()
 
     def views(self) -> dict[str, StageView]:
-        """Return every stage as it should be and as it is."""
+        """Return the desired and the actual state of every stage."""
         return {supervisor.name: supervisor.view() for supervisor in self._supervisors}
 
     @property

@@ -1,4 +1,4 @@
-"""All that can refuse the start of the Service, or take long: the control port, the stored state, the user's code.
+"""What can prevent or delay the start of the Service: the control port, the stored state, the user's code.
 
 Runs once, on the Service's main loop, before the first Producer; it may be cancelled wherever it waits. Owns nothing.
 Fails with StartError, one sentence with cause and fix.
@@ -21,14 +21,14 @@ from mqworker.ipc import logs
 from mqworker.ipc.messages import LogEvent
 from mqworker.service.instance import StartError
 
-PORT_PATIENCE = 10.0  # seconds in which a taken port may become free
-CHECK_DEADLINE = 60.0  # seconds for the check of the code; what takes longer is left to the Consumers
+PORT_PATIENCE = 10.0  # seconds to wait for a taken port to become free
+CHECK_DEADLINE = 60.0  # seconds for the check of the code; code that takes longer is left to the Consumers
 
 log = logging.getLogger("mqworker.service.startup")
 
 
 async def start_up(loaded: Loaded, server: HttpServer, store: Store, on_log: Callable[[LogEvent], None]) -> Document:
-    """Bind the port, check the code, and store the desired state to begin with, which is returned."""
+    """Bind the port, check the code, and store the initial desired state; returns that state."""
     await _bind(server, loaded.config.control)
     document, notes = _load(loaded, store)
     for note in (*notes, *loaded.warnings):
@@ -36,7 +36,7 @@ async def start_up(loaded: Loaded, server: HttpServer, store: Store, on_log: Cal
     await _check_user_code(loaded, document, on_log)
     try:
         store.save(document)
-    except OSError as error:  # no reason to give up for good: supervisord tries again, and space may return
+    except OSError as error:  # do not give up for good: supervisord tries again, and there may be space then
         what = f"the state in {loaded.state_dir} cannot be written: {error.strerror}"
         raise StartError(Exit.INTERNAL, f"{what}; free some space, or set service.state_dir") from None
     return document
@@ -57,7 +57,7 @@ async def _bind(server: HttpServer, control: ControlConfig) -> None:
 
 
 def _load(loaded: Loaded, store: Store) -> tuple[Document, list[str]]:
-    """Return the document to begin with, and what there is to report about it."""
+    """Return the initial document, and what to report about it."""
     try:
         old, damage = store.load()
     except OSError as error:
@@ -77,7 +77,7 @@ async def _check_user_code(loaded: Loaded, document: Document, on_log: Callable[
     )
     problems = []
     for name, report in zip(stages, reports, strict=True):
-        if report.died:  # perhaps not because of the code: the Consumers will show
+        if report.died:  # the code may not be the reason: the Consumers will find out
             for problem in report.problems:
                 logs.report(log, logging.ERROR, "user_code", f"stage {name}: {problem}", stage_name=name)
             continue

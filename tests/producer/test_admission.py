@@ -71,7 +71,7 @@ def test_nothing_is_taken_while_holding_back_and_it_ends(steps):
 
 @given(st.lists(st.integers(25, 49), min_size=1))
 def test_the_limit_does_not_make_the_consumer_come_and_go(unplaced):
-    """Between a quarter and half of the prefetch the decision does not change, whichever it is."""
+    """Between a quarter and half of the prefetch, the last decision stays."""
     for first in (0, 50):
         admission = Admission(LIMIT, 0.0)
         before = admission.decide(AT_WORK._replace(unplaced=first), 0.0)

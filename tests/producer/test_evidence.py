@@ -1,4 +1,4 @@
-"""What is reported about a dead Consumer: stack and output apart, memory only where the kernel may have killed it."""
+"""The report about a dead Consumer: its stack, its output, and out of memory only if the kernel may have killed it."""
 
 import signal
 
@@ -46,7 +46,7 @@ def test_the_last_stack_is_told_from_the_output(output, stack, rest):
     ],
 )
 def test_evidence_says_no_more_than_can_be_told(code, doomed, oom, stack, words):
-    """A stack if the Consumer wrote one; out of memory only for a foreign SIGKILL while the kernel killed somebody."""
+    """A stack is reported if there is one; out of memory only if the SIGKILL is not ours and the kernel killed."""
     output = f"begun\n{CURRENT}"
     failure = describe("crash", Death(code, 5 << 20), doomed, output, 1.5, oom=oom)
     assert words in failure.message
@@ -59,5 +59,5 @@ def test_evidence_says_no_more_than_can_be_told(code, doomed, oom, stack, words)
 
 
 def test_the_kernels_count_can_be_read():
-    """Every Linux has a count to compare with."""
+    """Every Linux system has a count to compare with."""
     assert oom_kills() >= 0

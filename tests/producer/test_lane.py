@@ -1,4 +1,4 @@
-"""A lane and its Consumer, with real processes: what goes down and comes up, and how it ends."""
+"""A lane and its Consumer, with real processes: what they send to each other, and how the lane ends."""
 
 import gc
 import json
@@ -33,7 +33,7 @@ DEADLINE = 20.0
 
 
 class Owner:
-    """Keeps what a lane reports, in order."""
+    """Keeps the reports of a lane, in order."""
 
     def __init__(self):
         self.ready = 0
@@ -65,7 +65,7 @@ class Owner:
 
 @pytest.fixture
 def make(tmp_path):
-    """Make lanes; none of their processes, descriptors and semaphores is left afterwards."""
+    """Make lanes; no process of theirs may be left afterwards."""
     (tmp_path / "jobs.py").write_text(HANDLER)
     register = InHandRegister(tmp_path / "s.slots")
     config = StageConfig(input="in", jobs=("jobs:handle",))
@@ -97,7 +97,7 @@ def open_descriptors():
 
 
 def semaphores():
-    """Named ones of this process that are not unlinked."""
+    """Return the named semaphores of this process that are not unlinked."""
     finalizers = list(multiprocessing.util._finalizer_registry.values())
     return [each for each in finalizers if getattr(each._callback, "__qualname__", "") == "SemLock._cleanup"]
 
@@ -109,7 +109,7 @@ async def ready(lane, owner):
 
 @on_loop
 async def test_a_chunk_goes_down_and_its_outcomes_come_up(make):
-    """And then the sentinel: the Consumer leaves in order, and its death is reported once."""
+    """After the sentinel, the Consumer leaves normally, and its death is reported once."""
     owner = Owner()
     lane = make(owner)
     await ready(lane, owner)
@@ -144,7 +144,7 @@ async def test_large_parameters_do_not_block_the_start(make):
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
 def test_a_signal_does_not_end_a_consumer_that_is_still_starting(make, number):
-    """Asked for its stacks, or told to end with the whole group, before its interpreter runs: it becomes ready."""
+    """It becomes ready although it was asked for its stacks, or ordered to end, before its interpreter ran."""
 
     @on_loop
     async def run():
@@ -175,7 +175,7 @@ async def test_what_a_killed_consumer_had_finished_counts_and_it_gets_nothing_mo
 
 @on_loop
 async def test_a_start_that_fails_leaves_nothing_behind(make):
-    """Without descriptors: OSError, no process, no descriptor, no thread, no semaphore, and no report ever."""
+    """Without descriptors it raises OSError; no process, descriptor, thread, semaphore or report remains."""
     owner = Owner()
     lane = make(owner)  # starts the tracker of semaphores
     await ready(lane, owner)
@@ -183,7 +183,7 @@ async def test_a_start_that_fails_leaves_nothing_behind(make):
     await until(lambda: owner.deaths, DEADLINE, "its end")
     owner, failures = Owner(), 0
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    gc.collect()  # what other tests left to the collector closes now, not in between
+    gc.collect()  # close now, not in between, what other tests left to the collector
     before = open_descriptors()
     for spare in range(18):
         resource.setrlimit(resource.RLIMIT_NOFILE, (before + spare, hard))
@@ -204,7 +204,7 @@ async def test_a_start_that_fails_leaves_nothing_behind(make):
 
 @on_loop
 async def test_a_dead_lane_is_freed_without_a_garbage_collection(make):
-    """Its semaphores and its outbox are mapped memory: a cycle would keep them."""
+    """A reference cycle would keep its semaphores and its outbox, which are mapped memory."""
     gc.collect()
     gc.disable()
     try:

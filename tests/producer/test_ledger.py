@@ -24,7 +24,7 @@ def delivery(tag: int, body: bytes = b"", *, epoch: int = 1, redelivered: bool =
 
 
 def again(tag: int, first_tag: int, *, epoch: int = 2) -> Delivery:
-    """Return the redelivery of what first arrived with `first_tag`."""
+    """Return the redelivery of the message that first arrived with `first_tag`."""
     return delivery(tag, b"message %d" % first_tag, epoch=epoch, redelivered=True)
 
 
@@ -256,7 +256,7 @@ def test_a_suspect_that_was_not_begun_waits_again():
 
 
 def test_an_entry_is_found_by_its_number_until_its_outcome_and_by_its_tag_until_its_ack():
-    """The Producer looks up by number what it may still plan, and by epoch and tag what it was just delivered."""
+    """The Producer finds by number the deliveries it may still plan, and by epoch and tag the one just delivered."""
     ledger, (seq,) = filled(1)
     entry = ledger.entry(seq)
     assert entry is not None
@@ -298,7 +298,7 @@ TOO_LARGE = Plan("dead", Publication("", "dead letters", b"", b"in", settles=(0,
 
 
 def test_a_result_that_is_too_large_gets_another_plan():
-    """Publishing it again would not help: its entry is returned with its message, and settled by a dead letter."""
+    """Its entry and message are returned, and a dead letter settles them: publishing it again would not help."""
     ledger, out = filled(1)
     (publish_id,) = finish(ledger, out)
     entry = ledger.publications.refused(publish_id, "too large", 1.0, too_large=True)
@@ -313,7 +313,7 @@ def test_a_result_that_is_too_large_gets_another_plan():
 
 
 def test_a_dead_letter_that_is_too_large_is_kept_and_counted():
-    """Nothing smaller could replace it: it is retried at growing intervals, and counted as too large meanwhile."""
+    """Nothing smaller can replace it, so it is retried at growing intervals, and counted as too large meanwhile."""
     ledger, out = filled(1)
     (publish_id,) = finish(ledger, out, TOO_LARGE)
     assert ledger.publications.refused(publish_id, "too large", 0.0, too_large=True) is None
@@ -327,11 +327,11 @@ def test_a_dead_letter_that_is_too_large_is_kept_and_counted():
 
 
 def test_a_void_result_that_is_too_large_is_kept_as_a_dead_letter():
-    """Its redelivery is settled by the dead letter; one that adopts a kept result brings its message along."""
+    """The dead letter settles its redelivery; a redelivery that adopts a kept result brings its message along."""
     ledger, out = filled(2)
     first, second = finish(ledger, out)
     ledger.publications.refused(second, "not connected", 0.0)
-    ledger.consuming_lost(0.0)  # the first has no answer yet, the second is kept without its message
+    ledger.consuming_lost(0.0)  # the first delivery has no answer yet, the second is kept without its message
     entry = ledger.publications.refused(first, "too large", 0.0, too_large=True)
     assert entry is not None
     assert ledger.publications.place(entry, TOO_LARGE, 0.0) == []
@@ -394,7 +394,7 @@ def test_what_was_held_is_forgotten_with_its_connection():
 
 
 def test_tags_of_a_lost_connection_are_never_acked():
-    """What was settled but not yet acked under the old epoch acks nothing in the new one, whose tags start again."""
+    """A delivery settled but not yet acked under the old epoch acks nothing in the new one, whose tags start again."""
     ledger, out = filled(3)
     finish(ledger, out[1:], DROPPED, 0.0)
     ledger.consuming_lost(0.0)
@@ -404,7 +404,7 @@ def test_tags_of_a_lost_connection_are_never_acked():
 
 
 def test_a_redelivery_adopts_what_is_being_computed():
-    """State out: the redelivery is not dispatched again, and the outcome settles it under its own tag."""
+    """In state OUT, the redelivery is not dispatched again, and the outcome settles it under its own tag."""
     ledger, out = filled(2)
     ledger.consuming_lost(0.0)
     assert ledger.delivered(again(7, 2), 0.0) == []
@@ -414,7 +414,7 @@ def test_a_redelivery_adopts_what_is_being_computed():
 
 
 def test_a_redelivery_adopts_what_is_being_placed():
-    """State placing: the answer to the pending publication settles the redelivery."""
+    """In state PLACING, the answer to the pending publication settles the redelivery."""
     ledger, out = filled(1)
     publish_id = finish(ledger, out)
     ledger.consuming_lost(0.0)
@@ -425,7 +425,7 @@ def test_a_redelivery_adopts_what_is_being_placed():
 
 @pytest.mark.parametrize("told", ["before the loss", "after the loss"])
 def test_a_redelivery_adopts_what_was_placed(told: str):
-    """State placed: the redelivery is acked without publishing anything, whether the confirm came before or after."""
+    """In state PLACED, the redelivery is acked and nothing published, whether the confirm came before or after."""
     ledger, out = filled(1)
     publish_id = finish(ledger, out)
     if told == "before the loss":
@@ -441,7 +441,7 @@ def test_a_redelivery_adopts_what_was_placed(told: str):
 
 @pytest.mark.parametrize("how", ["finished", "refused", "waiting", "answer lost"])
 def test_a_redelivery_adopts_what_was_kept(how: str):
-    """State kept: an outcome without a valid delivery is published when its redelivery claims it, and not before."""
+    """In state KEPT, an outcome without a valid delivery is published when its redelivery claims it, and not before."""
     ledger, out = filled(1)
     plan = Plan("result", RESULT.publication and RESULT.publication._replace(settles=(1, 1)))
     if how == "finished":
@@ -497,7 +497,7 @@ def test_a_redelivery_is_known_by_its_content_without_the_delivery_count():
 
 
 def test_a_void_message_is_not_dispatched_again():
-    """What a dead, revoked or ended lane gives back is forgotten if it is void: its redelivery starts afresh."""
+    """A void delivery that a dead, revoked or ended lane gives back is forgotten: its redelivery starts anew."""
     ledger, out = filled(4)
     ledger.consuming_lost(0.0)
     assert ledger.revoke(LANE, out[2]) == 0

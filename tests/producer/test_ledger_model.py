@@ -2,7 +2,7 @@
 
 The model broker is as strict as RabbitMQ: an ack of a tag that it does not expect ends the test (406 there). Faults:
 connections lost with acks and confirms in transit, refused publications, dead and revoked Consumers, work that another
-instance took over, eviction of what was kept.
+instance took over, eviction of kept outcomes.
 """
 
 from collections import Counter, deque
@@ -38,7 +38,7 @@ CONTENTS = st.lists(st.integers(0, 21) | st.integers(0, 10**6), min_size=1, max_
 
 
 class Message:
-    """One message of the input queue; messages of equal content cannot be told apart by the ledger."""
+    """One message of the input queue; the ledger cannot distinguish messages with equal content."""
 
     def __init__(self, content: int) -> None:
         self.content = content
@@ -46,7 +46,7 @@ class Message:
 
     @property
     def published(self) -> bool:
-        """Whether its plan has a publication that gates the ack."""
+        """Return whether its plan has a publication that gates the ack."""
         return self.content % 7 != 3
 
     @property
@@ -171,7 +171,7 @@ def waiting_queues(ledger: Ledger) -> tuple[deque[Entry], ...]:
 
 
 class RecordingVoided(RedeliveryCache):
-    """Counts the one thing that costs a duplicate: forgetting that a result was placed."""
+    """Counts the only event that causes a duplicate: forgetting that a result was placed."""
 
     evicted_placed = 0
 
@@ -198,7 +198,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.sent: Counter[int] = Counter()
         self.messages: dict[int, Message] = {}  # seq -> message
         self.lanes: dict[int, deque[int]] = {lane: deque() for lane in range(SLOTS)}  # what each will work on
-        self.chunks: dict[int, set[int]] = {}  # lane with a chunk -> what the ledger counts as out on it
+        self.chunks: dict[int, set[int]] = {}  # lane with a chunk -> deliveries that the ledger counts as out on it
         self.next_lane = SLOTS
         self.faultless = True
 
@@ -358,7 +358,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def skip(self, data: st.DataObject) -> None:
         lane = self.pick(data, (lane for lane, seqs in self.lanes.items() if seqs))
         if lane is not None:
-            self.lanes[lane].popleft()  # no outcome: the chunk's end tells
+            self.lanes[lane].popleft()  # no outcome: the end of the chunk reports that
 
     def revoke(self, data: st.DataObject) -> None:
         lane = self.pick(data, (lane for lane, seqs in self.lanes.items() if len(seqs) > 1))

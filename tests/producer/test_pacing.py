@@ -106,7 +106,7 @@ def test_a_prefetch_that_stays_is_larger_unless_messages_are_known_to_be_long(hi
 
 @given(st.lists(st.floats(0.9, 1.1), min_size=2, max_size=30), st.integers(1, 64), st.floats(1e-4, 10))
 def test_a_steady_load_does_not_move_the_prefetch_to_and_fro(noise, consumers, high):
-    """A service time that varies by a tenth changes it at most once after the first value."""
+    """A service time that varies by a tenth changes the prefetch at most once after the first value."""
     value, moves = derive_prefetch(high * noise[0], consumers, 0), 0
     for factor in noise[1:]:
         new = derive_prefetch(high * factor, consumers, value)

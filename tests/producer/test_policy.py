@@ -233,7 +233,7 @@ def test_a_message_the_broker_may_drop_soon_is_known(count, told):
 
 @given(amqp.properties, st.binary(max_size=20))
 def test_a_renewed_message_is_the_same_message_uncharged(properties, body):
-    """It returns to its own queue at once, with everything it had but the broker's count, charged with nothing."""
+    """The message returns to its own queue at once, uncharged, with everything except the broker's count."""
     was = entry(properties, body)
     plan = plan_renewal(was, STAGE)
     publication = plan.publication
@@ -277,7 +277,7 @@ big = st.text("aé\n\U0001f600", max_size=300).map(lambda text: text * 100)
     many=st.booleans(),
 )
 def test_every_block_fits_a_header_frame(failure, size, name, many):
-    """Whatever the message's headers and the failure's text, retries and dead letters can be published."""
+    """Retries and dead letters can be published, whatever the message's headers and the failure's text are."""
     table = {f"{name}{n}": n for n in range(size // 20)} if many else {name: "x" * size}
     delivery = entry(Properties(headers=Headers(table), **dict.fromkeys(("app_id", "type", "reply_to"), "y" * 255)))
     for plan in (
@@ -312,7 +312,7 @@ def test_our_words_are_cut_and_go_before_foreign_headers():
 
 
 def test_a_dead_letter_speaks_of_its_last_failure_alone():
-    """An earlier failure's texts are gone; only the time of the first one is kept."""
+    """The texts of an earlier failure are removed; only the time of the first failure is kept."""
     first = read(plan_failure(entry(), Failure("error", "A", "old words", "old"), STAGE, ABOUT))
     first.headers[headers.TRACEBACK] = first.headers[headers.EXIT] = "old"
     later = ABOUT._replace(time="later")

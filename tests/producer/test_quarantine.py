@@ -22,7 +22,7 @@ def test_what_may_begin(in_hand, window, may):
 
 
 def test_a_suspect_holds_the_stage_up_for_two_windows_at_most():
-    """However long the messages in hand take: one window until it starts, one until others do."""
+    """However long the messages in hand take, the suspect starts after one window, and others start after one more."""
     window, began, now = 15.0, [0.0, 99.0, 99.9], 100.0
     in_hand = [max(start, 0.1) for start in began]
     while may_begin(now, in_hand, window) is May.NOBODY:

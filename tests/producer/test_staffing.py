@@ -104,7 +104,7 @@ def test_a_known_killer_costs_its_slot_nothing_unless_nothing_else_happens():
 
 
 def test_new_code_deserves_a_new_chance():
-    """A restart with other code forgets the deaths of the old."""
+    """A restart with other code clears the deaths of the old code."""
     staffing = Staffing()
     staffing.want(1, 1)
     for _ in range(9):
@@ -117,7 +117,7 @@ def test_new_code_deserves_a_new_chance():
 
 
 def apply(consumers: list[ConsumerFacts], actions: list[Action], code: int, lanes: int) -> list[ConsumerFacts]:
-    """Carry out the actions: the started are ready, the retired gone."""
+    """Carry out the actions: started Consumers are ready, retired ones are gone."""
     gone = {action.lane for action in actions if not isinstance(action, Start)}
     new = [
         one(lanes + at, "idle", code, slot=action.slot)
@@ -129,7 +129,7 @@ def apply(consumers: list[ConsumerFacts], actions: list[Action], code: int, lane
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 1)), min_size=1, max_size=6))
 def test_it_arrives_at_what_is_wanted_and_keeps_working_on_the_way(orders):
-    """From any state, number and code are soon as desired, and no slot is used twice.
+    """From any state, the number and code are soon the desired ones, and no slot is used twice.
 
     While some Consumers are desired and some were ready, at least one is ready all the time.
     """

@@ -1,4 +1,4 @@
-"""Suspects: what deaths of the tree do to the messages that were in hand, and what has no effect on them."""
+"""Suspects: how deaths of the tree affect the messages that were in hand, and what has no effect on them."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ DIED = LastLife(life=1, this_boot=True, ending=False, pulse=100.0, isolated=b"",
 
 
 def after(*lives: LastLife) -> Memory:
-    """Return what is remembered after these lives of the tree, one after another."""
+    """Return the memory after these lives of the tree, one after another."""
     memory = Memory()
     for number, last in enumerate(lives, 1):
         memory = after_death(memory, last._replace(life=number))
@@ -35,7 +35,7 @@ def test_two_deaths_make_a_suspect_that_runs_isolated():
 
 
 def test_only_deaths_while_it_ran_isolated_convict():
-    """Two deaths while isolated make it dead; deaths beside others never do, however many."""
+    """Two deaths while isolated make a message dead; deaths beside others never do, however many."""
     alone = DIED._replace(isolated=A, in_hand={A: 99.0})
     assert not after(*[DIED] * 9).known[A.hex()].convicted
     assert not after(DIED, DIED, alone).known[A.hex()].convicted
@@ -77,7 +77,7 @@ def test_a_clock_that_stood_still_gives_no_negative_age():
 
 
 def test_the_memory_is_bounded():
-    """At most so many are remembered; those with the fewest deaths go first."""
+    """At most MOST suspects are remembered; those with the fewest deaths are forgotten first."""
     many = {number.to_bytes(32): 99.0 for number in range(MOST + 5)}
     known = after(DIED, DIED, DIED._replace(in_hand=many)).known
     assert len(known) == MOST
@@ -86,7 +86,7 @@ def test_the_memory_is_bounded():
 
 
 def test_who_has_outlived_a_whole_window_is_cleared(tmp_path):
-    """Who outlived only a shorter one is not, and neither survives its outcome."""
+    """A suspect that outlived only a shorter window is not cleared; none is remembered after its outcome."""
     hour = DIED._replace(in_hand={A: 98.0, B: 100.0 - 3600.0})
     path = tmp_path / "s.suspects"
     for life in (1, 2):
@@ -103,7 +103,7 @@ def test_who_has_outlived_a_whole_window_is_cleared(tmp_path):
     "content", [b"", b"\0\1", b"[]", b'{"ab": {"deaths": 1, "solo": true}}'], ids=["empty", "noise", "list", "earlier"]
 )
 def test_a_file_that_cannot_be_used_costs_the_memory_alone(tmp_path, content):
-    """Damaged, or of an earlier version: it begins anew."""
+    """A file that is damaged or of an earlier version is ignored: the memory starts empty."""
     path = tmp_path / "s.suspects"
     path.write_bytes(content)
     assert Suspects(path, DIED).find(A) == Suspect(1, 10.0)

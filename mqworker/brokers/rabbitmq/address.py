@@ -36,7 +36,7 @@ def parameters(url: str, config: BrokerConfig, name: str) -> Any:
 
 
 def explain(error: BaseException, url: str) -> str:
-    """Return one sentence: why a connection could not be made, and what to do."""
+    """Return one sentence that says why a connection could not be made, and what to do."""
     broker = f"the broker at {redact_url(url)}"
     if isinstance(error, Lost) and error.code == 403 and "LOGIN" in str(error).upper():
         return f"{broker} refused the login: correct user or password in broker.url"

@@ -1,13 +1,13 @@
 """One-off questions to RabbitMQ.
 
 Runs on the loop of the broker admin process. Each question has channels of its own on a shared connection, and ends by
-its deadline; what it left unacknowledged goes back to its queue when its channels close.
+its deadline; the messages that it left unacknowledged go back to their queue when its channels close.
 
 AMQP has no way to look at messages, so `peek` fetches and returns them. A classic queue puts them back in their places
 and only marks them redelivered. A quorum queue counts each time, and drops or dead-letters a message beyond its
 `x-delivery-limit`; our own queues have no limit, and a queue that has one is refused. (A limit that a policy sets on
-RabbitMQ 3 cannot be seen over AMQP.) In a quorum queue, messages that were looked at are again the first afterwards,
-but in another order if they are many.
+RabbitMQ 3 cannot be seen over AMQP.) In a quorum queue, the messages that were looked at are the first ones again
+afterwards, but in another order if there are many.
 """
 
 import asyncio
@@ -123,7 +123,7 @@ class RabbitAdmin:
                         break
                     if verdict:
                         found.append(Peeked(position, message[1], message[2]))
-                await channel.closed()  # the next question is to find all in place: a nack moves it, in a quorum queue
+                await channel.closed()  # the next question must find all in place: in a quorum queue, a nack moves them
             return found
 
     async def move(self, queue: str, limit: int, wanted: Wanted, deadline: float) -> int:
@@ -211,7 +211,7 @@ async def _channel(connection: AmqpConnection) -> AsyncIterator[Channel]:
 
 
 async def _refuse_limited(connection: AmqpConnection, queue: str) -> None:
-    """Raise BrokerRefused when looking at a queue's messages would count as deliveries."""
+    """Raise BrokerRefused when looking at a queue's messages would count towards a delivery limit."""
     if await queue_status(connection, queue) is None:
         raise BrokerRefused(f"there is no queue {queue!r}")
     try:

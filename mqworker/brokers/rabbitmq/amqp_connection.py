@@ -4,7 +4,7 @@ Runs on the loop of the Producer or of the broker admin. Owns the socket: it rec
 and keeps the property block of a message raw in both directions (pika's own decoder of header tables loses or refuses
 legal values). It reports through the futures `opened` and `closed`. Every fault (garbage, end of file, an exception
 inside pika, `abort`) ends the connection in one way: the socket is closed without waiting for the peer, every channel
-is told, and `closed` gets a `Lost` with the reason. Nothing here reconnects.
+is notified, and `closed` receives a `Lost` with the reason. Nothing here reconnects.
 
 pika's own asyncio adapter is not used: its time limits cannot bound name lookup, login and TLS together, and it makes
 a system call for each frame.
@@ -39,7 +39,7 @@ class Lost(Exception):  # noqa: N818 - what is lost is a connection or a channel
 
 
 class AnswerOverdue(Lost):
-    """We gave a connection up because the broker did not answer on it in time."""
+    """We aborted a connection because the broker did not answer on it in time."""
 
 
 class RawProperties:
@@ -58,14 +58,14 @@ class RawProperties:
 
 
 class AmqpConnection(asyncio.Protocol, LoopAdapter):
-    """A connection that is being opened, open, or over for good."""
+    """A connection that is being opened, is open, or has ended for good."""
 
     def __init__(self, parameters: Any) -> None:
         loop = asyncio.get_running_loop()
         self._error: Lost | None = None  # why it ended (pika reads it too)
         self.deliveries: dict[int, Deliveries] = {}  # by channel number
         self._frame_buffer = b""  # pika's name for the bytes of an incomplete frame
-        self._asked: dict[asyncio.Future[Any], float] = {}  # requests without an answer, and when they were made
+        self._asked: dict[asyncio.Future[Any], float] = {}  # requests without an answer -> when they were made
         self._unblocked_at = 0.0
         self.blocked = False
         self.on_blocked: Callable[[], None] = lambda: None
@@ -109,7 +109,7 @@ class AmqpConnection(asyncio.Protocol, LoopAdapter):
             self._socket.abort()
 
     async def shutdown(self, deadline: float) -> None:
-        """Close in good order (what was written goes out), or abort after `deadline` seconds."""
+        """Close normally (everything written is sent first), or abort after `deadline` seconds."""
         if self.usable and not self.blocked:
             self.close()
             with contextlib.suppress(TimeoutError):
@@ -125,11 +125,11 @@ class AmqpConnection(asyncio.Protocol, LoopAdapter):
         return future
 
     def waited(self, since: float, now: float) -> float:
-        """Return for how many seconds the broker could have answered: none while it blocks us."""
+        """Return how many seconds the broker had to answer, without the time during which it blocked us."""
         return 0.0 if self.blocked else now - max(since, self._unblocked_at)
 
     def check_deadlines(self, now: float) -> None:
-        """Give the connection up when an answer is overdue."""
+        """Abort the connection when an answer is overdue."""
         oldest = next(iter(self._asked.values()), now)
         if self.waited(oldest, now) > ANSWER_DEADLINE:
             self.abort(AnswerOverdue(f"the broker has not answered for {ANSWER_DEADLINE:.0f} s"))
@@ -148,7 +148,7 @@ class AmqpConnection(asyncio.Protocol, LoopAdapter):
         self._on_stream_connected()
 
     def data_received(self, data: bytes) -> None:
-        """Pass complete frames to pika; an exception on the way ends this connection and nothing else."""
+        """Pass complete frames to pika; an exception in pika ends this connection and nothing else."""
         self.bytes_received += len(data)
         buffer = self._frame_buffer + data if self._frame_buffer else data
         at, size = 0, len(buffer)
@@ -170,7 +170,7 @@ class AmqpConnection(asyncio.Protocol, LoopAdapter):
         self._frame_buffer = buffer[at:]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell all channels that the connection is over."""
+        """Notify all channels that the connection has ended."""
         if self._error is None:
             self._error = Lost(f"the connection broke: {exc}" if exc else "the broker closed the connection")
         self._on_stream_terminated(None)

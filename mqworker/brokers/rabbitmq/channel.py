@@ -1,8 +1,8 @@
 """One AMQP channel whose requests can be awaited.
 
 Runs on the loop of its connection. Owns the pika channel: every request in progress gets its answer, or `Lost` when the
-channel or its connection ends. `on_lost` is called once at the end, synchronously, so that nothing happens in between.
-How long an answer may take is decided by the connection (`AmqpConnection.check_deadlines`).
+channel or its connection ends. `on_lost` is called once at the end, synchronously, so that nothing can happen between
+the end and the call. How long an answer may take is decided by the connection (`AmqpConnection.check_deadlines`).
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class Channel:
         self._waiting.add(future)
         raw.add_on_close_callback(self._closed)
         await future
-        self._check_usable()  # it may have been closed in the same turn of the loop
+        self._check_usable()  # the broker may have closed it in the same turn of the loop
         return self
 
     @property
@@ -71,7 +71,7 @@ class Channel:
         self.raw._cleanup_consumer_ref(consumer)
 
     async def ping(self) -> None:
-        """Ask again for publisher confirms on a channel that has them: changes nothing, shows that the broker lives."""
+        """Ask for publisher confirms on a channel that has them: changes nothing, shows that the broker is alive."""
         await self._rpc(pika.spec.Confirm.Select(), pika.spec.Confirm.SelectOk)
 
     async def get(self, queue: str) -> tuple[Any, bytes, bytes] | None:

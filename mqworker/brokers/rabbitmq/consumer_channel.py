@@ -1,16 +1,16 @@
-"""One epoch of consuming: a channel, at most one consumer on it, and what was delivered and is not settled.
+"""One epoch of consuming: a channel, at most one consumer on it, and the deliveries that are not settled.
 
 Runs on the loop of the Link; made by `consuming` for each epoch. It receives acks and the wanted prefetch, and passes
 deliveries to the Sink until it is stopped.
 
-The prefetch belongs to a consumer tag and cannot be changed while that runs, so a change means a new tag. Its limit is
-what the unsettled deliveries leave of the wanted prefetch (there is no consumer while they leave nothing), so the sum
+The prefetch belongs to a consumer tag and cannot be changed while the tag exists, so a change needs a new tag. The
+limit of a tag is the wanted prefetch minus the unsettled deliveries (there is no consumer while that is 0), so the sum
 never exceeds the larger of the old and the new value; a tag is replaced by one with a larger limit once enough has
 settled to make that worthwhile. There is never more than one tag, because two on one quorum queue would mix its order.
 
-A quorum queue takes back what is on its way to a tag that is cancelled, and delivers it again behind the backlog. So
-there the prefetch that is wanted when the channel begins to consume stays until the channel ends; only holding back
-(0) cancels the tag.
+When a tag is cancelled, a quorum queue takes back the messages on their way to it and delivers them again behind the
+backlog. So on a quorum queue the prefetch with which the channel begins to consume stays until the channel ends; only
+holding back (0) cancels the tag.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from mqworker.brokers.base import Delivery
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.fast_frames import Arrival, Deliveries
 
-WORTHWHILE = 1.25  # a tag is replaced by one whose limit is at least so many times larger
+WORTHWHILE = 1.25  # a tag is replaced when the new limit is at least this many times larger
 
 
 class ConsumerChannel:
@@ -29,7 +29,7 @@ class ConsumerChannel:
     def __init__(
         self, channel: Channel, epoch: int, queue: str, deliver: Callable[[Delivery], None], *, keeps_prefetch: bool
     ) -> None:
-        """`deliver` gets each delivery; `keeps_prefetch`: a change of the prefetch would cost the queue its order."""
+        """`deliver` receives each delivery; `keeps_prefetch`: changing the prefetch would reorder the queue."""
         self.channel = channel
         self.fixed_prefetch = 0  # in use, where it must not change
         self._queue = queue
@@ -53,11 +53,11 @@ class ConsumerChannel:
 
     @property
     def consuming(self) -> bool:
-        """Whether the broker has a consumer of ours."""
+        """Whether our consumer exists at the broker."""
         return self._limit > 0
 
     def want(self, prefetch: int, fixed: int) -> None:
-        """Aim at this prefetch; where it must not change, `fixed` is used the first time, and kept."""
+        """Use this prefetch from now on; where it must not change, use the first `fixed` that is given, and keep it."""
         if self._keeps_prefetch and prefetch and fixed:
             self.fixed_prefetch = self.fixed_prefetch or fixed
         if prefetch and self.fixed_prefetch:
@@ -67,7 +67,7 @@ class ConsumerChannel:
             self._changed.set()
 
     def ack(self, tag: int, *, multiple: bool) -> bool:
-        """Settle at the broker; False for what is settled already, which would cost the channel."""
+        """Ack at the broker; return False, without acking, for a settled tag: the broker would close the channel."""
         unsettled = self._unsettled
         if not self.channel.usable or not (multiple or tag in unsettled):
             return False
@@ -91,7 +91,7 @@ class ConsumerChannel:
         self._settled()
 
     async def keep_consumer(self, changed: Callable[[], None]) -> None:
-        """Keep the consumer as wanted; calls `changed` after each look, raises Lost when the channel ends."""
+        """Keep the consumer as wanted; calls `changed` after each adjustment, raises Lost when the channel ends."""
         while True:
             self._changed.clear()
             await self._replace_consumer()
@@ -99,12 +99,12 @@ class ConsumerChannel:
             await self._changed.wait()
 
     def stop(self) -> None:
-        """Deliver nothing any more."""
+        """Stop delivering."""
         self._stopped = True
         self._limit = 0
 
     def close(self) -> None:
-        """Close the channel; what is unsettled goes back to the queue."""
+        """Close the channel; unsettled deliveries go back to the queue."""
         self.channel.connection.deliveries.pop(self.channel.number, None)
         self.channel.close()
 
@@ -125,7 +125,7 @@ class ConsumerChannel:
             self._limit = room
 
     def _worthwhile(self) -> bool:
-        """Whether a new consumer could have a limit that is enough larger."""
+        """Whether a new consumer's limit would be larger by enough to replace the present one."""
         possible = self._prefetch - len(self._unsettled)
         return self._limit < self._prefetch and possible >= min(self._prefetch, WORTHWHILE * self._limit)
 

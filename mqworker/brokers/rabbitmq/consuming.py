@@ -1,9 +1,9 @@
 """The consuming side of a Link: one epoch after the other.
 
 Runs on the loop of the Link, as the role of the consuming connection. Owns the epoch, a number that grows with every
-new channel, because delivery tags mean nothing beyond theirs. It sends deliveries and `consuming_lost` to the Sink; it
-receives acks, and drops (and counts) those of an old epoch or of a tag that is already settled. A channel that ends (an
-acknowledgement timeout, a deleted queue) ends its epoch and is replaced, with growing delays.
+new channel, because a delivery tag means nothing on another channel. It sends deliveries and `consuming_lost` to the
+Sink; it receives acks, and drops (and counts) those of an old epoch or of a tag that is already settled. A channel that
+ends (an acknowledgement timeout, a deleted queue) ends its epoch and is replaced, with growing delays.
 """
 
 import asyncio
@@ -31,7 +31,8 @@ class Consuming:
     ) -> None:
         """`prepare` is awaited before each channel and returns the queue's type.
 
-        `report` is called with what is missing now, "" for nothing; `changed` when there is or was a consumer.
+        `report` is called with a sentence on what is missing now, "" for nothing; `changed` when our consumer may have
+        appeared or gone.
         """
         self._queue = queue
         self._sink = sink
@@ -40,7 +41,7 @@ class Consuming:
         self._changed = changed
         self._current: ConsumerChannel | None = None
         self._ended = asyncio.Event()  # the current one
-        self._wanted = (0, 0)  # prefetch, and the one to begin with where it must not change
+        self._wanted = (0, 0)  # the prefetch, and the one to keep where it must not change
         self.connection: AmqpConnection | None = None  # while there is one
         self.epoch = 0
         self.stale = 0  # acks that were dropped
@@ -48,12 +49,12 @@ class Consuming:
 
     @property
     def ready(self) -> bool:
-        """Whether there is a channel and what it needs."""
+        """Whether there is a channel, and everything that it needs exists."""
         return self._current is not None
 
     @property
     def consuming(self) -> bool:
-        """Whether the broker has a consumer of ours."""
+        """Whether our consumer exists at the broker."""
         return self._current is not None and self._current.consuming
 
     @property
@@ -64,7 +65,7 @@ class Consuming:
     # -- what the Link asks for
 
     def consume(self, prefetch: int, fixed: int) -> None:
-        """Want at most so many unsettled deliveries; see `Link.consume`."""
+        """Allow at most `prefetch` unsettled deliveries; see `Link.consume`."""
         self._wanted = prefetch, fixed
         if self._current is not None:
             self._current.want(prefetch, fixed)
@@ -99,7 +100,7 @@ class Consuming:
             await asyncio.sleep(retry_delay(failures, refused=False))
 
     async def ping(self) -> None:
-        """Ask for the queue's depth, which also shows that the broker lives."""
+        """Ask for the queue's depth; an answer also shows that the broker is alive."""
         if self.connection is None:
             return
         try:
@@ -112,10 +113,10 @@ class Consuming:
             self.depth = status.message_count
 
     def check_deadlines(self, now: float) -> None:
-        """Nothing here has a deadline of its own."""
+        """Do nothing: this role has no deadlines of its own."""
 
     def lost(self, reason: str) -> None:
-        """End the epoch: the connection is over."""
+        """End the epoch: the connection has ended."""
         self.connection = None
         self.depth = None
         self._lose(self._current, Lost(reason))

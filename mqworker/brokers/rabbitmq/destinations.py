@@ -1,9 +1,9 @@
-"""Where publications go on RabbitMQ, what has to exist before they do, and which destinations do not answer.
+"""Where publications go on RabbitMQ, what must exist before they are sent, and which destinations do not answer.
 
 Runs on the loop of the Link, for the publishing side. A broker reports "no such exchange" by closing the channel, at
 the cost of everything in progress on it. So an exchange is looked up, and a delay queue declared, before the first
 publication that needs it goes out; publications wait for that in order (`Preparation`). A destination that did not
-answer is published to again after a while, which doubles each time (`SilentDestinations`).
+answer is tried again after a wait, which doubles each time (`SilentDestinations`).
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from mqworker.brokers.base import Publication
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.topology import NOT_FOUND, attempt, delay_arguments, delay_queue, ensure_queue
 
-Destination = tuple[str, str]  # exchange and routing key; made for each publication, so no class of its own
-RETRY_SILENT = (10.0, 120.0)  # seconds until a destination that did not answer is tried again: at first, at most
+Destination = tuple[str, str]  # exchange and routing key; a plain tuple, because one is made for each publication
+RETRY_SILENT = (10.0, 120.0)  # seconds until a silent destination is tried again: the first wait, the longest wait
 
 
 class Pending(NamedTuple):
-    """A publication without an answer, and since when it waits for one (loop time)."""
+    """A publication without an answer, and the time since which it waits for one (loop time)."""
 
     publish_id: int
     publication: Publication
@@ -40,11 +40,11 @@ class SilentDestinations:
         self.entries: dict[Destination, tuple[float, float]] = {}
 
     def closed(self, where: Destination, now: float) -> bool:
-        """Return whether nothing may be published to it now."""
+        """Return whether publishing to it is suspended now."""
         return where in self.entries and self.entries[where][0] > now
 
     def probe(self, where: Destination, now: float) -> bool:
-        """Return whether one publication is to show if it answers again; no other one goes there meanwhile."""
+        """Return whether one publication should now test if it answers again; meanwhile no other one is sent there."""
         if where not in self.entries:
             return False
         wait = self.entries[where][1]
@@ -52,13 +52,13 @@ class SilentDestinations:
         return True
 
     def add(self, where: Destination, now: float) -> None:
-        """Publish nothing to it for a while, which is twice as long as the last time."""
+        """Suspend publishing to it, for twice as long as the last time."""
         first, longest = RETRY_SILENT
         wait = min(longest, 2 * self.entries[where][1]) if where in self.entries else first
         self.entries[where] = now + wait, wait
 
     def remove(self, where: Destination) -> None:
-        """It has answered."""
+        """Resume publishing to it: it has answered."""
         self.entries.pop(where, None)
 
 
@@ -72,7 +72,10 @@ class Preparation:
         refuse: Callable[[Pending, str], None],
         missing: Callable[[], None],
     ) -> None:
-        """`send` gets what waited, once what it needs exists, or `refuse`; `missing` is called when it does not."""
+        """`send` receives each waiting publication once its need exists.
+
+        If that fails, `refuse` receives the publication instead; `missing` is called if the need does not exist.
+        """
         self._input = input_queue
         self._send = send
         self._refuse = refuse
@@ -83,7 +86,7 @@ class Preparation:
 
     @property
     def oldest(self) -> list[float]:
-        """Since when the oldest publications wait, one for each need."""
+        """The time since which the oldest publication waits, one for each need."""
         return [waiting[0].since for waiting in self._waiting.values()]
 
     def wait_for(self, need: str | int, connection: AmqpConnection, pending: Pending) -> None:
@@ -97,13 +100,13 @@ class Preparation:
         task.add_done_callback(self._tasks.discard)
 
     def abandon(self) -> list[Pending]:
-        """Forget what exists and return what waits: the channel is over."""
+        """Forget what is known to exist, and return the waiting publications: the channel has ended."""
         waiting = [pending for each in self._waiting.values() for pending in each]
         self._waiting, self.ready = {}, {"", 0}
         return waiting
 
     def cancel(self) -> None:
-        """Ask no more: the connection is over."""
+        """Stop asking: the connection has ended."""
         for task in self._tasks:
             task.cancel()
 
@@ -117,7 +120,7 @@ class Preparation:
                 await attempt(connection, "exchange_declare", exchange=need, passive=True)
         except Lost as lost:
             if not connection.usable:
-                return  # `abandon` has returned what waits
+                return  # `abandon` has returned the waiting publications
             problem = f"returned: {lost}"
             if lost.code == NOT_FOUND:
                 self._missing()

@@ -1,8 +1,8 @@
 """A stage's Link to RabbitMQ: one connection to consume, one to publish, one state.
 
-Runs on the Producer's loop. Owns both connections and the knowledge of what is missing; reports everything that happens
-to the Sink. There are two connections because under an alarm a broker stops reading from one that has published, acks
-included. Never raises; every fault is reported as a `LinkState` with a reason, and tried again.
+Runs on the Producer's loop. Owns both connections and knows what is missing; reports every event to the Sink. There are
+two connections because, during an alarm, a broker reads nothing, not even acks, from a connection that has published.
+Never raises; every fault is reported as a `LinkState` with a reason, and the Link tries again.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from mqworker.brokers.rabbitmq.reconnector import Reconnector
 from mqworker.brokers.rabbitmq.topology import ensure
 from mqworker.config.model import BrokerConfig
 
-REPAIR_EVERY = 5.0  # seconds at least between two repairs of the topology after a returned message
+REPAIR_EVERY = 5.0  # the least time, in seconds, between two repairs of the topology after a returned message
 ALARM = "the broker has an alarm and accepts no messages: free memory or disk there"
 
 
@@ -24,7 +24,7 @@ class RabbitLink:
     """`mqworker.brokers.base.Link` on RabbitMQ; made on the running loop."""
 
     def __init__(self, config: BrokerConfig, topology: Topology, sink: Sink, *, name: str) -> None:
-        """`name` is what the broker shows for our connections."""
+        """`name` is the name that the broker shows for our connections."""
         self.state = LinkState()
         self._topology = topology
         self._sink = sink
@@ -40,7 +40,7 @@ class RabbitLink:
             Reconnector(config, f"{name} (publish)", self._publishing, self._report_publishing),
         )
         one, other = self._reconnectors
-        one.on_open, other.on_open = other.retry_now, one.retry_now  # the link is back with the later of the two
+        one.on_open, other.on_open = other.retry_now, one.retry_now  # the link works once both are open
 
     @property
     def stale_acks(self) -> int:
@@ -93,7 +93,7 @@ class RabbitLink:
         return queue_type
 
     def _repair(self) -> None:
-        """Create again what is ours, because something that a publication needs is gone."""
+        """Create the topology again, because something that a publication needs is gone."""
         connection = self._consuming.connection
         due = asyncio.get_running_loop().time() - self._ensured > REPAIR_EVERY
         if connection is not None and due and (self._repairing is None or self._repairing.done()):

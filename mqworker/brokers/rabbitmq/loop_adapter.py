@@ -1,7 +1,7 @@
-"""What pika's protocol engine asks of an I/O loop, on the transport of a running asyncio loop.
+"""The I/O loop that pika's protocol engine needs, on the transport of a running asyncio loop.
 
-Runs on the loop of the connection. Owns the transport and what was written during the present turn of the loop: it
-goes out in one system call at the end of the turn. Nothing here reads, decides or reconnects.
+Runs on the loop of the connection. Owns the transport and the bytes written during the present turn of the loop, which
+one system call sends at the end of the turn. Nothing here reads, decides or reconnects.
 """
 
 import asyncio

@@ -1,13 +1,13 @@
 """The publishing side of a Link: one confirm channel after the other, and an answer for every publication.
 
-Runs on the loop of the Link, as the role of the publishing connection. Each publication gets exactly one of confirmed,
-refused or (with all others in progress) `publishes_lost`. Once a second the age of the oldest one is checked, instead
-of a timer for each.
+Runs on the loop of the Link, as the role of the publishing connection. Each publication gets exactly one answer:
+confirmed, refused or (together with all others in progress) `publishes_lost`. Once a second the age of the oldest one
+is checked, instead of a timer for each.
 
-When the broker closes the channel because of one publication, those that follow go out one at a time until it is found.
-The same happens when the channel falls silent: one queue that does not answer (a quorum queue without a leader) keeps
-all others on the channel waiting. Publications to it are then refused here, or delayed in another queue, and from time
-to time one of them goes out alone, to see whether the queue answers again.
+When the broker closes the channel because of one publication, the next ones go out one at a time until that one is
+found. The same happens when the channel falls silent: one queue that does not answer (a quorum queue without a leader)
+keeps all others on the channel waiting. Publications to it are then refused here, or delayed in another queue, and from
+time to time one of them goes out alone, to see whether the queue answers again.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ class Publishing:
         missing: Callable[[], None],
         changed: Callable[[], None],
     ) -> None:
-        """`report` is called with what prevents publishing now, "" for nothing.
+        """`report` is called with a sentence on what prevents publishing now, "" for nothing.
 
         `missing` is called when something that a publication needs does not exist, `changed` when the broker blocks us.
         """
@@ -63,7 +63,7 @@ class Publishing:
 
     @property
     def ready(self) -> bool:
-        """Whether a publication would go out."""
+        """Whether a publication can be sent now."""
         return self._sender is not None
 
     @property
@@ -77,7 +77,7 @@ class Publishing:
             self._connection.abort(reason)
 
     def publish(self, publish_id: int, publication: Publication) -> None:
-        """Send, keep until it can be sent, or refuse."""
+        """Send it, keep it until it can be sent, or refuse it."""
         sender, connection, now = self._sender, self._connection, self._loop.time()
         size, silent = len(publication.body), self._silent
         if silent.entries:
@@ -124,19 +124,19 @@ class Publishing:
             await asyncio.sleep(retry_delay(failures, refused=False))
 
     async def ping(self) -> None:
-        """Show that the broker lives."""
+        """Make a request that shows whether the broker is alive."""
         if self._sender is not None:
             with contextlib.suppress(Lost):
                 await self._sender.channel.ping()
 
     def check_deadlines(self, now: float) -> None:
-        """Give the connection up when an answer is overdue; the time of an alarm does not count."""
+        """Abort the connection when an answer is overdue; the time during an alarm does not count."""
         waiting = self._preparation.oldest + (self._sender.oldest if self._sender is not None else [])
         if self._connection is not None and self._connection.waited(min(waiting, default=now), now) > self._deadline:
             self._connection.abort(AnswerOverdue(f"no confirm within {self._deadline:g} s"))
 
     def lost(self, reason: str) -> None:
-        """Report every publication without an answer: the connection is over."""
+        """Report every publication without an answer: the connection has ended."""
         self._preparation.cancel()
         self._lose(self._sender, Lost(reason))
         self._connection = None
@@ -144,7 +144,7 @@ class Publishing:
     # -- inside
 
     def _detour(self, publication: Publication, now: float) -> Publication:
-        """Pass over a delay queue that does not answer: the next one has twice the delay."""
+        """Skip a delay queue that does not answer: the next one has twice the delay."""
         while publication.delay and self._silent.closed(self._destination(publication), now):
             publication = publication._replace(delay=2 * publication.delay)
         return publication
@@ -184,7 +184,7 @@ class Publishing:
             self._sink.publishes_lost(str(lost))
 
     def _attribute(self, lost: Lost, sent: list[Pending]) -> list[Pending]:
-        """Refuse the publications for which the broker closed the channel, if they can be told; returns the others."""
+        """Refuse the publications for which the broker closed the channel, if it is clear which; returns the others."""
         if lost.code == NOT_FOUND:
             self._missing()
         limit = _TOO_LARGE.search(str(lost))

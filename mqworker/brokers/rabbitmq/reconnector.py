@@ -1,4 +1,4 @@
-"""Keeps a connection: opens it, lets its owner use it, and opens it again, for ever.
+"""Keeps a connection: opens it, lets its owner use it, and opens it again when it ends.
 
 Runs as one task on the loop of its owner. There are four steps: wait (full jitter), open (bounded), serve (the owner's
 coroutine, while the deadlines of answers are checked), end; an error at any step leads to the end, and from there to
@@ -16,7 +16,7 @@ from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection
 from mqworker.config.model import BrokerConfig
 
 CONNECT_DEADLINE = 5.0  # seconds for name lookup, TCP, TLS and login together
-PING_EVERY = 4.0  # seconds between cheap requests: with the deadline of an answer a frozen broker shows within 13 s
+PING_EVERY = 4.0  # seconds between cheap requests, which show within 13 s that a broker is frozen
 STABLE_AFTER = 2.0  # seconds after which a session counts as good, and delays start small again
 FIRST_DELAY, LONGEST_DELAY, REFUSED_DELAY = 1.0, 30.0, 5.0
 
@@ -44,14 +44,14 @@ class Role(Protocol):
         """Check the role's own deadlines (loop time); called once a second."""
 
     def lost(self, reason: str) -> None:
-        """Give up what belongs to the connection that was served: it is over."""
+        """Give up what belongs to the connection that was served: it has ended."""
 
 
 class Reconnector:
     """Keeps one connection for a role."""
 
     def __init__(self, config: BrokerConfig, name: str, role: Role, report: Callable[[str], None]) -> None:
-        """`report` is called with one sentence on why there is no connection now."""
+        """`report` is called with one sentence that says why there is no connection now."""
         self._config = config
         self._name = name
         self._role = role
@@ -59,7 +59,7 @@ class Reconnector:
         self._connection: AmqpConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._skip_delay = asyncio.Event()
-        self._skipped = False  # a delay, since the last good session
+        self._skipped = False  # whether a delay was skipped since the last good session
         self.on_open: Callable[[], None] = lambda: None
         self.opened = 0  # how many times
 
@@ -68,7 +68,7 @@ class Reconnector:
         self._task = asyncio.create_task(self._keep(), name=f"{self._name}: connection")
 
     def retry_now(self) -> None:
-        """Skip the present delay, because the broker was just seen to accept connections.
+        """Skip the present delay, because the broker has just accepted another connection.
 
         Only once for each good session: otherwise two connections that open and end at once would make each other
         reconnect without a pause.

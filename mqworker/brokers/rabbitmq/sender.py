@@ -1,10 +1,11 @@
 """One confirm channel: sends publications and matches the broker's answers with them.
 
-Runs on the loop of the Link; made by `publishing` for each channel. Owns the publications without an answer. Each
-gets one call of the Sink, `confirmed` (together for one turn of the loop) or `refused`, unless the channel ends before.
+Runs on the loop of the Link; made by `publishing` for each channel. Owns the publications without an answer. Each leads
+to one call of the Sink, `confirmed` (one call for all in a turn of the loop) or `refused`, unless the channel ends
+first.
 
-While the sender is careful, publications go out one at a time, each after the answer to the one before: if the channel
-ends then, it is known for which.
+While the sender is careful, it sends publications one at a time, each after the answer to the previous one: if the
+channel ends then, it is known which publication ended it.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from mqworker.brokers.rabbitmq.fast_frames import encode_publish
 class Abandoned(NamedTuple):
     """What a channel leaves behind when it ends."""
 
-    sent: list[Pending]  # in order; the broker may or may not have stored them
+    sent: list[Pending]  # in the order of sending; the broker may or may not have stored them
     waiting: list[Pending]  # never sent
     alone: bool  # `sent` is one publication, which went out alone
 
@@ -42,7 +43,7 @@ class Sender:
         returned: Callable[[Publication | None], None],
         careful: int,
     ) -> None:
-        """`returned` gets what had no route, if that is known; `careful` publications go out one at a time."""
+        """`returned` receives what had no route (None: unknown); the next `careful` ones are sent one at a time."""
         self.channel = channel
         self.careful = careful
         self._sink = sink
@@ -52,7 +53,7 @@ class Sender:
         self._loop = asyncio.get_running_loop()
         self._sequence = 0
         self._sent: dict[int, Pending] = {}  # by sequence number on the channel, in order
-        self._returned: dict[int, str] = {}  # why the broker returned it; its confirm follows
+        self._returned: dict[int, str] = {}  # why the broker returned that one; its confirm follows
         self._waiting: deque[Pending] = deque()
         self._alone = 0  # the sequence number of the one that went out alone
         self._confirmed: list[int] = []  # not passed on yet
@@ -64,11 +65,11 @@ class Sender:
 
     @property
     def oldest(self) -> list[float]:
-        """Since when the oldest publication waits for its answer, if there is one."""
+        """The time since which the oldest publication waits for its answer; empty when none does."""
         return [pending.since for pending in itertools.islice(self._sent.values(), 1)]
 
     def send(self, pending: Pending) -> None:
-        """Send, or keep until the one before has its answer."""
+        """Send it, or keep it until the previous one has its answer."""
         if self.careful and self._sent:
             self._waiting.append(pending)
             return
@@ -95,7 +96,7 @@ class Sender:
         self._sent[self._sequence] = pending
 
     def abandon(self) -> Abandoned:
-        """Return what has no answer: the channel is over."""
+        """Return the publications that have no answer: the channel has ended."""
         self._pass_on_confirmed()
         left = Abandoned(list(self._sent.values()), list(self._waiting), bool(self._alone))
         self._sent.clear()
@@ -142,7 +143,7 @@ class Sender:
             self._sink.confirmed(publish_ids)
 
     def _on_return(self, _channel: object, method: Any, properties: RawProperties, body: bytes) -> None:
-        """Note for the oldest publication that this can be that it had no route: its confirm must not count as one."""
+        """Note that the oldest publication that matches had no route: its confirm must not count as one."""
         reason = f"returned: {method.reply_text} (exchange {method.exchange!r}, routing key {method.routing_key!r})"
         number = self._find(method, properties.block, body) or self._find(method, None, None)
         if number:

@@ -21,7 +21,7 @@ class SharedConnection:
     """See the module head."""
 
     def __init__(self, config: BrokerConfig, name: str) -> None:
-        """`name` is what the broker shows; nothing is connected yet."""
+        """`name` is the name that the broker shows; no connection is opened yet."""
         self._config = config
         self._name = name
         self._current: AmqpConnection | None = None  # for new questions

@@ -1,4 +1,4 @@
-"""What a stage needs on RabbitMQ: looked up, declared when missing, compared with the configuration.
+"""What a stage needs on RabbitMQ: looks it up, declares it when it is missing, compares it with the configuration.
 
 Runs on the loop of the Link, at each connect and when something turns out to be missing. Owns nothing: each request has
 a throw-away channel, because the broker refuses by closing the channel. Existing objects are used as they are; an
@@ -20,9 +20,9 @@ _INEQUIVALENT = re.compile(r"inequivalent arg '([^']*)'.*?received (.*?) but cur
 
 
 def queue_arguments(connection: AmqpConnection, queue_type: str) -> dict[str, Any]:
-    """Return the arguments of a queue of ours: always with its type, for which a virtual host may have another default.
+    """Return the arguments of one of our queues: always with its type, because a virtual host may have another default.
 
-    By itself RabbitMQ 4 drops a message of a quorum queue after 20 deliveries.
+    By default RabbitMQ 4 drops a message from a quorum queue after 20 deliveries.
     """
     unlimited = queue_type == "quorum" and major_version(connection) >= 4  # RabbitMQ 3 has no limit, and refuses -1
     return {"x-queue-type": queue_type} | ({"x-delivery-limit": -1} if unlimited else {})
@@ -41,7 +41,7 @@ def delay_arguments(input_queue: str, delay: int) -> dict[str, Any]:
 
 
 def delay_queue(input_queue: str, delay: int) -> str:
-    """Return the name of that queue."""
+    """Return the name of the queue for this delay."""
     return f"{input_queue}.retry.{delay}s"
 
 
@@ -71,7 +71,7 @@ async def queue_status(connection: AmqpConnection, name: str) -> Any | None:
 
 
 class Difference(NamedTuple):
-    """An argument in which an existing queue or exchange differs from a declaration; None is no value."""
+    """An argument in which an existing queue or exchange differs from a declaration; None stands for "no value"."""
 
     argument: str
     declared: Any
@@ -79,7 +79,7 @@ class Difference(NamedTuple):
 
 
 def difference(lost: Lost) -> Difference | None:
-    """Return the difference for which a declaration was refused, if that was the reason."""
+    """Return the difference that made the broker refuse a declaration; None if it refused for another reason."""
     found = _INEQUIVALENT.search(str(lost)) if lost.code == MISMATCH else None
     return Difference(found[1], _value(found[2]), _value(found[3])) if found else None
 
@@ -94,7 +94,7 @@ def _value(text: str) -> Any:
 
 
 async def differences(connection: AmqpConnection, name: str, arguments: dict[str, Any]) -> list[Difference]:
-    """Declare a durable queue; returns in what an existing one differs, raises Lost when it cannot be declared.
+    """Declare a durable queue; returns the differences of an existing one, raises Lost when it cannot be declared.
 
     The broker names one difference at a time, so the declaration is repeated with each argument as it was found.
     """
@@ -109,7 +109,7 @@ async def differences(connection: AmqpConnection, name: str, arguments: dict[str
                     raise
                 return found
             found.append(differs)
-            if not differs.argument.startswith("x-"):  # `durable` and the like: no queue must be created so
+            if not differs.argument.startswith("x-"):  # `durable` and the like: never declared as found
                 return found
             arguments = {key: value for key, value in arguments.items() if key != differs.argument}
             if differs.found is not None:
@@ -171,7 +171,7 @@ async def ensure_exchange(connection: AmqpConnection, output: Placement) -> list
 
 
 async def ensure(connection: AmqpConnection, topology: Topology) -> Found:
-    """Ensure that a stage's whole topology exists; raises Lost with what cannot be created."""
+    """Ensure that a stage's whole topology exists; raises Lost, which names what cannot be created."""
     arguments = queue_arguments(connection, topology.queue_type)
     queue_type, warnings = await ensure_queue(connection, topology.input, arguments)
     others = [topology.dead] if topology.output is None else [topology.dead, topology.output.queue]

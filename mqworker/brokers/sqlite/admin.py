@@ -1,8 +1,9 @@
 """`SqliteAdmin`: one-off questions to the embedded broker.
 
 Runs in the broker admin process; its one worker thread owns an open file, which it keeps until an error. A question
-that writes is one transaction, which is rolled back when its deadline has passed: what did not answer in time was not
-done. Fails with `BrokerUnavailable` (the file, the lock, the deadline) and `BrokerRefused` (no such queue, no route).
+that writes is one transaction, which is rolled back when its deadline has passed: a question without an answer in time
+has changed nothing. Fails with `BrokerUnavailable` (the file, the lock, the deadline) and `BrokerRefused` (no such
+queue, no route).
 """
 
 import asyncio
@@ -33,7 +34,7 @@ from mqworker.brokers.sqlite import store
 from mqworker.brokers.sqlite.file import File, Unsure, Unusable, explain, is_busy
 
 REPLY_POLL = 0.015  # seconds between looks for a reply
-REPLIES = 100  # messages of a reply queue that are looked at: not only the stage may write there
+REPLIES = 100  # messages of a reply queue that are examined, because others than the stage may write there
 MOVED = 500  # messages that `move` handles in one transaction
 
 T = TypeVar("T")
@@ -101,7 +102,7 @@ class SqliteAdmin:
                     raise BrokerUnavailable(f"no reply from {queue!r} within {deadline:g} s: is its stage running?")
                 await asyncio.sleep(REPLY_POLL)
         finally:
-            # one that cannot be deleted now ends with this process
+            # a queue that cannot be deleted now ends with this process
             with contextlib.suppress(BrokerUnavailable, BrokerRefused):
                 await self._ask(lambda db: store.delete_queue(db, _existing(db, reply)), 1.0)
         return found

@@ -2,8 +2,8 @@
 
 Runs in the one thread that opened it (a Link's writer, an Admin's worker); owns the connection. WAL mode with
 `synchronous=FULL`: once `transaction` returns, what it wrote survives a power failure. Fails with `sqlite3.Error`,
-`OSError`, or `Unusable` for a file that must not be used; `explain` turns each into a sentence with the fix. A file
-with other content or of another version is left as it is: nothing here deletes or renames a user's data.
+`OSError`, or `Unusable` for a file that must not be used; `explain` turns each into a sentence that includes the fix. A
+file with other content or of another version is left as it is: nothing here deletes or renames a user's data.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 
 VERSION = 1  # of the tables, in PRAGMA user_version
 APPLICATION = 0x6D717772  # "mqwr" in PRAGMA application_id
-BUSY_TIMEOUT = 1.0  # seconds; longer waits are the caller's, who can be stopped in between
+BUSY_TIMEOUT = 1.0  # seconds; for longer waits the caller tries again, so that it can be stopped in between
 
 # A message is two rows: `message` is small and changes with every delivery, `content` is written once.
 _TABLES = """
@@ -41,7 +41,7 @@ class Unusable(Exception):  # noqa: N818 - named after the state of the file
 
 
 class Unsure(Exception):  # noqa: N818 - named after the state of the commit
-    """The commit failed, and whether it was stored is unknown."""
+    """The commit failed, and it is unknown whether its data was stored."""
 
 
 def explain(error: Exception, path: Path) -> str:
@@ -94,7 +94,7 @@ class File:
         self.db.execute("PRAGMA journal_size_limit = 67108864")
         if version == 0:
             self.db.execute("BEGIN IMMEDIATE")
-            if self._version() == 0:  # else another process was faster
+            if self._version() == 0:  # otherwise another process was faster
                 for statement in filter(str.strip, _TABLES.split(";")):
                     self.db.execute(statement)
                 self.db.execute(f"PRAGMA application_id = {APPLICATION}")
@@ -122,13 +122,13 @@ class File:
             return False
 
     def check_in_place(self) -> None:
-        """Raise `Unusable` if they do not: what is written would be lost."""
+        """Raise `Unusable` if they do not: everything written would be lost."""
         if not self.is_in_place():
             raise Unusable(f"{self.path} was moved, deleted or replaced while in use: put it back")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Write all or nothing: stored for good on return, not stored when it raises anything but `Unsure`."""
+        """Write all or nothing: everything is stored on return, nothing if this raises anything but `Unsure`."""
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield self.db

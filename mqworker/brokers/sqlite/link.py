@@ -34,7 +34,7 @@ class SqliteLink:
         self._loop = asyncio.get_running_loop()
         self._writer.start()
 
-    def consume(self, prefetch: int, fixed: int = 0) -> None:  # noqa: ARG002 - a change costs no order here
+    def consume(self, prefetch: int, fixed: int = 0) -> None:  # noqa: ARG002 - a change does not reorder this queue
         """See `Link.consume`."""
         if prefetch != self._prefetch:
             self._prefetch = prefetch
@@ -56,7 +56,7 @@ class SqliteLink:
             self._sink.refused(publish_id, f"not connected: {self.state.reason}")
 
     def depth(self) -> int | None:
-        """See `Link.depth`; as of the last second."""
+        """See `Link.depth`; at most a second old."""
         return self._writer.depth
 
     @property
@@ -77,7 +77,7 @@ class SqliteLink:
     # -- what the writer calls (WriterEvents)
 
     def post(self, calls: list[Call]) -> None:
-        """Have these called on the loop; called in the writer's thread."""
+        """Schedule these calls on the loop; called in the writer's thread."""
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop was closed before the Link
             self._loop.call_soon_threadsafe(self._call_all, calls)
@@ -92,7 +92,7 @@ class SqliteLink:
         self._ended.set()
 
     def lost(self, reason: str) -> None:
-        """Begin a new era: publications of the present one get no answer any more."""
+        """Begin a new era: publications of the present one get no more answers."""
         self._era += 1
         self._sink.publishes_lost(reason)
 

@@ -20,7 +20,7 @@ Call = Callable[[], None]
 
 
 class PublishCommand(NamedTuple):
-    """Command: store this; `era` counts how often unanswered publications were declared lost."""
+    """Command: store this; `era` counts how often unanswered publications were reported as lost."""
 
     publish_id: int
     publication: Publication
@@ -46,7 +46,7 @@ Command = PublishCommand | AckCommand | Release
 
 
 class _Changes:
-    """What one transaction does, to be applied to memory after the commit."""
+    """The effects of one transaction, applied to memory after the commit."""
 
     def __init__(self) -> None:
         self.settled: dict[int, int] = {}  # tag to message
@@ -91,7 +91,7 @@ class Session:
         return changed
 
     def tick(self) -> None:
-        """Look for chores, which the next `run` does."""
+        """Look for chores; the next `run` does them."""
         db = self._file.db
         self._file.check_in_place()
         self.chores = self.chores or (
@@ -103,7 +103,7 @@ class Session:
         self._count()
 
     def _count(self) -> None:
-        """Count what is ready, if it may have changed, for at most a hundredth of the time."""
+        """Count the ready messages if their number may have changed; spends at most a hundredth of the time on it."""
         began = time.monotonic()
         if not self._changed or began < self._count_from:
             return
@@ -196,12 +196,12 @@ class Session:
                 self.epoch, self._tag, row.properties, row.body, bool(row.redelivered), row.exchange, row.routing_key
             )
             calls.append(partial(self._sink.delivered, delivery))
-        # `take` may have stopped early, and while there is no room nobody looks for new messages
+        # `take` may have stopped early, and without room nobody looks for new messages
         self._takeable = bool(taken) or len(self._held) >= prefetch
         return calls
 
     def finish(self) -> None:
-        """Return all leases; afterwards the session can only be closed."""
+        """Give all leases back; afterwards the session can only be closed."""
         with self._file.transaction() as db:
             store.remove_owner(db, self._owner)
 

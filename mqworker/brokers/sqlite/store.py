@@ -1,7 +1,7 @@
 """What the embedded broker can do, as functions on an open file: queues, routes, messages, leases, delays.
 
 Runs in the thread that owns the `File`; owns nothing itself. Functions that write are called inside `File.transaction`.
-Fails with `sqlite3.Error`, and with `Refused` for one publication, of which nothing was written.
+Fails with `sqlite3.Error`, and with `Refused` for one publication, none of which was written.
 """
 
 import sqlite3
@@ -14,11 +14,11 @@ from mqworker.brokers.sqlite import owners
 from mqworker.ipc.proc import boot_id
 
 MAX_SIZE = 512 << 20  # bytes of one message; SQLite's own limit is a little under 1 GB
-TAKE_BYTES = 32 << 20  # bytes of bodies taken in one transaction: other processes wait for the lock meanwhile
+TAKE_BYTES = 32 << 20  # bytes of bodies taken in one transaction, during which other processes wait for the lock
 
 
 class Refused(Exception):  # noqa: N818 - named after what happened to the publication
-    """This publication cannot be stored; `too_large`: because of its size."""
+    """This publication cannot be stored; `too_large` says that its size is the reason."""
 
     def __init__(self, reason: str, *, too_large: bool = False) -> None:
         super().__init__(reason)
@@ -49,7 +49,7 @@ def declare(db: sqlite3.Connection, topology: Topology) -> None:
 
 
 def is_declared(db: sqlite3.Connection, topology: Topology) -> bool:
-    """Return whether all of it still exists."""
+    """Return whether the whole topology still exists."""
     names = {topology.input, topology.dead} | ({topology.output.queue} if topology.output else set())
     return all(queue_id(db, name) is not None for name in names)
 
@@ -205,7 +205,7 @@ def release(db: sqlite3.Connection, ids: Iterable[int]) -> None:
 
 
 def add_owner(db: sqlite3.Connection, name: str) -> int:
-    """Register this process as one that may hold leases; what it held under the same name is released."""
+    """Register this process as one that may hold leases; leases that it held under the same name are released."""
     row = (*owners.current(), name)
     query = "SELECT id FROM owner WHERE boot = ? AND pid = ? AND started = ? AND name = ?"
     for (former,) in db.execute(query, row).fetchall():
@@ -244,7 +244,7 @@ def has_due(db: sqlite3.Connection) -> bool:
 def move_due(db: sqlite3.Connection) -> None:
     """Move every message whose delay is over to its target; one whose target is missing keeps waiting."""
     now, boot = time.clock_gettime(time.CLOCK_BOOTTIME), boot_id()
-    # across a reboot only the wall clock shows what is left of a delay; if it jumps, it may shorten but not prolong it
+    # after a reboot only the wall clock shows the rest of a delay; if it jumps, it may shorten but not prolong it
     db.execute(
         "UPDATE delayed SET due = ?1 + max(0, min(delay, due_wall - ?2)), boot = ?3 WHERE boot <> ?3",
         (now, time.time(), boot),

@@ -1,10 +1,10 @@
 """The writer: the only thread of a Link that touches the broker's file.
 
 Runs as a daemon thread in the stage's Producer; owns the session on the file. It receives commands from the Link
-through a queue and executes all that wait in one transaction (group commit: one sync of the disk for many messages); it
-reports through `WriterEvents`, one call for each transaction, after the commit. A full disk, or a lock that another
+through a queue and executes all waiting ones in one transaction (group commit: one sync of the disk for many messages);
+it reports through `WriterEvents`, one call for each transaction, after the commit. A full disk, or a lock that another
 process holds, rolls the transaction back: its publications are refused, its acks are kept and tried again. Any other
-error ends the session: its epoch is void, and the file is opened again, with backoff, for ever.
+error ends the session: its epoch is void, and the file is opened again, with backoff, until that succeeds.
 """
 
 import queue
@@ -22,7 +22,7 @@ from mqworker.brokers.sqlite.file import Unsure, explain, is_busy, is_full
 from mqworker.brokers.sqlite.session import Call, Command, PublishCommand, Session
 
 # all in seconds
-POLL = (0.02, 0.1)  # between looks for messages of other processes: when some just came, and when none come
+POLL = (0.02, 0.1)  # between looks for messages of other processes: after some have come, and while none come
 TICK = 0.5  # between looks for dead owners, ended delays, and whether the file is in place
 RETRY = (0.1, 5.0)  # of backoff before the file is opened again
 STEADY = 10.0  # that a session must last for the backoff to start small again
@@ -38,7 +38,7 @@ class Consume(msgspec.Struct, frozen=True):
 
 
 class Close(msgspec.Struct, frozen=True):
-    """Command: return what is not settled, by this time (monotonic clock), and end."""
+    """Command: give the unsettled deliveries back by this time (monotonic clock), and end."""
 
     until: float
 
@@ -47,13 +47,13 @@ class WriterEvents(Protocol):
     """What the writer reports to its Link; only `post` is called in the writer's thread."""
 
     def post(self, calls: list[Call]) -> None:
-        """Have these called on the loop, in this order."""
+        """Schedule these calls on the loop, in this order."""
 
     def changed(self, state: LinkState) -> None:
         """Take the new state."""
 
     def lost(self, reason: str) -> None:
-        """Begin a new era: publications of the present one get no answer any more."""
+        """Begin a new era: publications of the present one get no more answers."""
 
     def ended(self) -> None:
         """Note that the thread is about to end."""
@@ -73,7 +73,7 @@ class Writer(threading.Thread):
         self._epoch = 1
         self._era = 0
         self._prefetch = 0
-        self._until: float | None = None  # when closing has to end; None: not closing
+        self._until: float | None = None  # when closing must end; None: not closing
         self._pending: list[Command] = []  # not executed yet
         self._locked_since = 0.0  # since when another process holds the lock; 0: none does
         self._poll = POLL[0]
@@ -181,7 +181,7 @@ class Writer(threading.Thread):
             self._refuse(reason)
 
     def _receive(self, timeout: float) -> None:
-        """Wait for a command, and take all that have come."""
+        """Wait for a command, and take all that have arrived."""
         try:
             command = self.commands.get(timeout=timeout) if timeout > 0 else self.commands.get_nowait()
             while True:
@@ -199,13 +199,13 @@ class Writer(threading.Thread):
 
     def _is_valid(self, command: Command) -> bool:
         if isinstance(command, PublishCommand):
-            return command.era == self._era  # else it was reported as lost
+            return command.era == self._era  # otherwise it was reported as lost
         if command.epoch != self._epoch:
             self.stale_acks += 1
         return command.epoch == self._epoch
 
     def _finish(self, session: Session) -> None:
-        """Return what is held; if that fails until the deadline, the end of this process does it."""
+        """Give the unsettled deliveries back; if that fails until the deadline, the end of this process does it."""
         while True:
             try:
                 session.finish()

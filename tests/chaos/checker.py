@@ -12,11 +12,10 @@ from itertools import pairwise
 from tests.chaos import logcheck
 from tests.chaos.attribution import between, bound, causes, repeated
 from tests.chaos.load import CRASH_MAX, MAX_ATTEMPTS, POISON, PREFETCH
-from tests.chaos.records import DISRUPTIVE, KILLS_CONSUMER, KILLS_TREE, Answer, Round
+from tests.chaos.records import DISRUPTIVE, KILLS_CONSUMER, KILLS_TREE, Answer, Round, grown
 
 NOTICED = 15.0  # seconds until dead connections are given up and work goes on over new ones
 SHOWN = 5  # examples in a sentence
-GROWTH = 6  # descriptors or threads that may be more at the end: a connection, a lane in exchange
 
 
 def check(round_: Round) -> list[str]:
@@ -159,14 +158,7 @@ def _backpressure(round_: Round) -> Iterator[str]:
 def _leaks(round_: Round) -> Iterator[str]:
     if len(round_.sizes) < 2:
         return
-    first, last = round_.sizes[0], round_.sizes[-1]
-    for what, before, after in (
-        ("descriptors", first.descriptors, last.descriptors),
-        ("threads", first.threads, last.threads),
-    ):
-        for kind in before.keys() & after.keys():
-            if after[kind] > before[kind] + GROWTH:
-                yield f"13 {kind} had {before[kind]} {what}, and has {after[kind]}"
+    yield from (f"13 {what}" for what in grown(round_.sizes[0], round_.sizes[-1]))
 
 
 def _broker_log(round_: Round) -> Iterator[str]:

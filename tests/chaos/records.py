@@ -15,6 +15,7 @@ DISRUPTIVE = frozenset(
         *("output-unbound", "output-deleted"),
     }
 )
+GROWTH = 6  # descriptors or threads that may be more at the end: a connection, a lane in exchange
 KILLS_CONSUMER = frozenset({"consumer-kill", "consumer-stop", "consumer-kill-idle"})
 KILLS_TREE = frozenset({"producer-kill", "service-kill", "producer-stop", "service-stop"})
 
@@ -75,6 +76,19 @@ class Size:
     time: float
     descriptors: dict[str, int] = field(default_factory=dict)
     threads: dict[str, int] = field(default_factory=dict)
+
+
+def grown(before: Size, after: Size) -> list[str]:
+    """Return what has become more than it may, a sentence for each."""
+    return [
+        f"{kind} had {was[kind]} {what}, and has {now[kind]}"
+        for what, was, now in (
+            ("descriptors", before.descriptors, after.descriptors),
+            ("threads", before.threads, after.threads),
+        )
+        for kind in was.keys() & now.keys()
+        if now[kind] > was[kind] + GROWTH
+    ]
 
 
 @dataclass

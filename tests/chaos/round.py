@@ -15,7 +15,7 @@ from tests.chaos.faults import READY, Faults
 from tests.chaos.load import HANDLER, Queues, config, make
 from tests.chaos.records import Round, Start
 from tests.chaos.source import Source
-from tests.chaos.watch import Control, Operator, Processes, size
+from tests.chaos.watch import Control, Operator, Processes, size, size_at_rest
 from tests.support.service import ServiceProcess, gone
 from tests.support.waiting import wait_for
 
@@ -92,7 +92,7 @@ def _play(broker: Any, queues: Queues, setting: Setting, service: ServiceProcess
             operator.settle()
         publisher.stop()
         _quiet(broker, queues, setting, control, round_)
-        round_.sizes.append(size(service))
+        round_.sizes.append(size_at_rest(service, round_.sizes[0]))
     finally:
         round_.ended = time.monotonic()
         for looker in (operator, control, processes):

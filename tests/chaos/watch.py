@@ -12,12 +12,13 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.records import Answer, Sample, Size
+from tests.chaos.records import Answer, Sample, Size, grown
 from tests.support.service import ServiceProcess
 
 PATIENCE = 15.0  # seconds for any call: beyond the longest deadline of the control API
 PROCESSES_EVERY, HEALTH_EVERY, STATUS_EVERY = 0.2, 0.1, 0.5
 OPERATOR_EVERY = 0.7
+REST = 40.0  # seconds: beyond the idle time of the control port's connections
 TWICE = 3  # looks in a row at two Producers: one is between its end and the reaping of it
 
 
@@ -51,6 +52,14 @@ def size(service: ServiceProcess) -> Size:
             for what, folder in ((found.descriptors, "fd"), (found.threads, "task")):
                 what[name] = max(what.get(name, 0), len(list(Path(f"/proc/{pid}/{folder}").iterdir())))
     return found
+
+
+def size_at_rest(service: ServiceProcess, before: Size) -> Size:
+    """Return the descriptors and threads once they are about as before, or after REST seconds: a leak stays."""
+    end = time.monotonic() + REST
+    while grown(before, now := size(service)) and time.monotonic() < end:
+        time.sleep(0.5)  # connections that nobody uses any more are being closed
+    return now
 
 
 class Looker(threading.Thread):

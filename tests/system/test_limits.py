@@ -123,7 +123,7 @@ def test_recycling_costs_nobody_anything(service, limit, how, count):
         assert min(ready) >= 1, ready
         results = client.finish()
         assert {(result.body["crashes"], result.body["attempt"]) for result in results} == {(0, 1)}
-        assert len({result.body["pid"] for result in results}) >= 4
+        assert len({result.body["pid"] for result in results}) > 2  # the first two go on until the next are ready
         steady(running)
         ends = [event for event in running.events() if event["event"] == "consumer_ended"]
         assert len(ends) >= 2

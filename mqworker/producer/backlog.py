@@ -25,7 +25,7 @@ class Backlog:
     @property
     def shortest_window(self) -> float | None:
         """The shortest window among the waiting suspects, in seconds; None: no suspect is waiting."""
-        return min((entry.window for entry in self._suspects), default=None)
+        return min(entry.window for entry in self._suspects) if self._suspects else None
 
     def add(self, entry: Entry) -> None:
         """Append a new delivery."""

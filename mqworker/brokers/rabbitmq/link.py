@@ -8,7 +8,7 @@ Never raises; every fault is reported as a `LinkState` with a reason, and the Li
 import asyncio
 from collections.abc import Sequence
 
-from mqworker.brokers.base import LinkState, Publication, Sink, Topology
+from mqworker.brokers.base import LinkState, Sink, Topology
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.consuming import Consuming
 from mqworker.brokers.rabbitmq.publishing import Publishing
@@ -39,6 +39,9 @@ class RabbitLink:
             Reconnector(config, f"{name} (consume)", self._consuming, self._report_consuming),
             Reconnector(config, f"{name} (publish)", self._publishing, self._report_publishing),
         )
+        # What is called for each message goes straight to its role.
+        self.ack = self._consuming.ack
+        self.publish = self._publishing.publish
         one, other = self._reconnectors
         one.on_open, other.on_open = other.retry_now, one.retry_now  # the link works once both are open
 
@@ -58,17 +61,9 @@ class RabbitLink:
         """See `Link.consume`."""
         self._consuming.consume(prefetch, fixed)
 
-    def ack(self, epoch: int, tag: int, *, multiple: bool) -> None:
-        """See `Link.ack`."""
-        self._consuming.ack(epoch, tag, multiple=multiple)
-
     def release(self, epoch: int, tags: Sequence[int]) -> None:
         """See `Link.release`."""
         self._consuming.release(epoch, tags)
-
-    def publish(self, publish_id: int, publication: Publication) -> None:
-        """See `Link.publish`."""
-        self._publishing.publish(publish_id, publication)
 
     def depth(self) -> int | None:
         """See `Link.depth`."""

@@ -18,16 +18,17 @@ import time
 from pathlib import Path
 
 # Where each step happens: module, class, method, and which of its arguments is the lane concerned, if one is.
-STEPS = {
-    "received": ("mqworker.producer.intake", "Intake", "delivered", None),
-    "dispatched": ("mqworker.producer.lane", "Lane", "feed", 0),
-    "computing": ("mqworker.consumer.work", "Worker", "compute", None),
-    "handed up": ("mqworker.producer.dispatch", "Dispatch", "lane_outcomes", 1),
-    "publishing": ("mqworker.brokers.{broker}.link", "{link}", "publish", None),
-    "confirmed": ("mqworker.producer.settlement", "Settlement", "confirmed", None),
-    "acked": ("mqworker.brokers.{broker}.link", "{link}", "ack", None),
-}
-LINKS = {"rabbitmq": "RabbitLink", "sqlite": "SqliteLink"}
+STEPS = (
+    ("received", "mqworker.producer.intake", "Intake", "delivered", None),
+    ("dispatched", "mqworker.producer.lane", "Lane", "feed", 0),
+    ("computing", "mqworker.consumer.work", "Worker", "compute", None),
+    ("handed up", "mqworker.producer.dispatch", "Dispatch", "lane_outcomes", 1),
+    ("publishing", "mqworker.brokers.rabbitmq.publishing", "Publishing", "publish", None),
+    ("publishing", "mqworker.brokers.sqlite.link", "SqliteLink", "publish", None),
+    ("confirmed", "mqworker.producer.settlement", "Settlement", "confirmed", None),
+    ("acked", "mqworker.brokers.rabbitmq.consuming", "Consuming", "ack", None),
+    ("acked", "mqworker.brokers.sqlite.link", "SqliteLink", "ack", None),
+)
 # What would be waited for, in seconds; the product's own values are in these modules.
 SHORT = {
     "mqworker.service.lifecycle": {"SILENT": 12},
@@ -141,10 +142,8 @@ class _Finder(importlib.abc.MetaPathFinder):
     def __init__(self, shots: Shots) -> None:
         self._shots = shots
         self._steps: dict[str, list[tuple[str, str, str, int | None]]] = {}
-        for step, (module, owner, method, position) in STEPS.items():
-            for broker, link in LINKS.items() if "{" in module else [("", "")]:
-                found = self._steps.setdefault(module.format(broker=broker), [])
-                found.append((step, owner.format(link=link), method, position))
+        for step, module, owner, method, position in STEPS:
+            self._steps.setdefault(module, []).append((step, owner, method, position))
 
     def find_spec(self, name, path, target=None):
         if name not in self._steps and name not in SHORT:

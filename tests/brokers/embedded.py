@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mqworker.brokers.base import DROP
 from tests.brokers.harness import Common
+from tests.support.waiting import AMPLE
 
 
 class SqliteHarness(Common):
@@ -14,7 +15,7 @@ class SqliteHarness(Common):
         self.url = f"sqlite:////{folder}/broker.db".replace("//////", "////").replace("/////", "////")
 
     async def publish(self, queue: str, properties: bytes, body: bytes) -> None:
-        await self.make_admin().send(queue, properties, body, 5)
+        await self.make_admin().send(queue, properties, body, AMPLE)
 
     async def take(self, queue: str) -> tuple[bytes, bytes] | None:
         taken: list[tuple[bytes, bytes]] = []
@@ -23,5 +24,5 @@ class SqliteHarness(Common):
             taken.append((properties, body))
             return DROP
 
-        await self.make_admin().move(queue, 1, wanted, 5)
+        await self.make_admin().move(queue, 1, wanted, AMPLE)
         return taken[0] if taken else None

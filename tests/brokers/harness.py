@@ -14,7 +14,7 @@ from mqworker.brokers import open_admin, open_link
 from mqworker.brokers.base import Admin, Delivery, Link, LinkState, Placement, Topology
 from mqworker.config.model import BrokerConfig
 from tests.support.loop import on_loop
-from tests.support.waiting import Patience, until
+from tests.support.waiting import AMPLE, Patience, until
 
 
 class Recorder:
@@ -121,7 +121,7 @@ class Common:
         return link, sink
 
     async def count(self, queue: str) -> int:
-        info = await self.make_admin().queue(queue, 5)
+        info = await self.make_admin().queue(queue, AMPLE)
         assert info is not None
         return info.messages
 
@@ -147,6 +147,7 @@ def contract(test):
         try:
             await test(broker, **arguments)
         finally:
-            await broker.close()
+            async with asyncio.timeout(AMPLE):  # a broker that the test left frozen or blocked answers nothing
+                await broker.close()
 
     return on_loop(closing)

@@ -8,6 +8,7 @@ from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.config.model import BrokerConfig
 from tests.brokers.harness import Common
 from tests.support.rabbitmq import RabbitNode
+from tests.support.waiting import AMPLE
 
 
 class RabbitHarness(Common):
@@ -22,7 +23,8 @@ class RabbitHarness(Common):
     async def connection(self) -> AmqpConnection:
         """A connection of our own."""
         if self._connection is None or not self._connection.usable:
-            self._connection = await AmqpConnection.open(parameters(self.url, BrokerConfig(url=self.url), "harness"), 5)
+            ours = parameters(self.url, BrokerConfig(url=self.url), "harness")
+            self._connection = await AmqpConnection.open(ours, AMPLE)
         return self._connection
 
     async def channel(self) -> Channel:
@@ -54,6 +56,7 @@ class RabbitHarness(Common):
         assert self.topology.output is not None
         for queue in (self.topology.input, self.topology.dead, self.topology.output.queue):
             await channel.ask("queue_delete", queue=queue)
-        await channel.ask("queue_delete", queue=f"{self.topology.input}.retry.1s")
+        for delay in (1, 2, 1 << 17):
+            await channel.ask("queue_delete", queue=f"{self.topology.input}.retry.{delay}s")
         await channel.ask("exchange_delete", exchange=self.topology.output.exchange)
         await (await self.connection()).shutdown(2)

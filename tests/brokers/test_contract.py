@@ -8,7 +8,7 @@ import pytest
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import DROP, BrokerRefused, BrokerUnavailable, Publication
 from tests.brokers.harness import Recorder, contract
-from tests.support.waiting import until
+from tests.support.waiting import AMPLE, until
 
 
 def block(**properties) -> bytes:
@@ -59,7 +59,7 @@ async def test_acks_settle_and_the_rest_comes_back(broker):
     await sink.has(6)
     link.ack(1, 3, multiple=True)
     link.ack(1, 5, multiple=False)
-    await link.close(5)
+    await link.close(AMPLE)
     assert link.state.connected is False
     await broker.counts(broker.topology.input, 2)
     other, again = await broker.started(prefetch=10)
@@ -150,7 +150,7 @@ async def test_what_cannot_go_out_is_refused_at_once(broker):
     early.publish(1, Publication("", broker.topology.output.queue, b"", b"x"))
     assert sink.answers[1]
     link, sink = await broker.started()
-    await link.close(5)
+    await link.close(AMPLE)
     link.publish(2, Publication("", broker.topology.output.queue, b"", b"x"))
     assert sink.answers[2]
 
@@ -205,12 +205,13 @@ async def test_a_delayed_publication_comes_to_the_input_when_due(broker):
     before = asyncio.get_running_loop().time()
     link.publish(1, Publication("", broker.topology.input, block(message_id="late"), b"late", delay=2))
     link.publish(2, Publication("", broker.topology.input, b"", b"now"))
-    assert [await sink.answer(1), await sink.answer(2)] == ["", ""]
-    assert await admin.delayed(broker.topology.input, 5) == 1
+    link.publish(3, Publication("", broker.topology.input, b"", b"not today", delay=1 << 17))
+    assert [await sink.answer(number) for number in (1, 2, 3)] == ["", "", ""]
+    assert await admin.delayed(broker.topology.input, AMPLE) in {1, 2}  # on a slow machine the first may be through
     deliveries = await sink.has(2)
     assert sink.bodies == [b"now", b"late"]
-    assert await admin.delayed(broker.topology.input, 5) == 0
-    assert 1.9 <= asyncio.get_running_loop().time() - before < 6
+    assert asyncio.get_running_loop().time() - before >= 1.9
+    assert await admin.delayed(broker.topology.input, AMPLE) == 1
     assert Properties.decode(deliveries[1].properties).message_id == "late"
     link.ack(1, 2, multiple=True)
 
@@ -259,7 +260,7 @@ async def test_the_state_says_how_things_are(broker):
     for _ in range(3):
         await broker.publish(broker.topology.input, b"", b"x")
     await until(lambda: link.depth() == 3, 8, "the depth")
-    await link.close(5)
+    await link.close(AMPLE)
     assert link.state.reason
 
 
@@ -269,7 +270,7 @@ async def test_existing_topology_is_used(broker):
     await broker.started(prefetch=1)
     other, _ = await broker.started(prefetch=1)
     assert not other.state.warnings
-    info = await broker.make_admin().queue(broker.topology.input, 5)
+    info = await broker.make_admin().queue(broker.topology.input, AMPLE)
     assert info.consumers == 2
 
 
@@ -280,14 +281,14 @@ async def test_admin_knows_purges_and_deletes_queues(broker):
     admin = broker.make_admin()
     queue = broker.topology.dead
     for _ in range(3):
-        await admin.send(queue, b"", b"x", 5)
-    info = await admin.queue(queue, 5)
+        await admin.send(queue, b"", b"x", AMPLE)
+    info = await admin.queue(queue, AMPLE)
     assert (info.name, info.messages, info.consumers) == (queue, 3, 0)
-    assert await admin.purge(queue, 5) == 3
-    await admin.send(queue, b"", b"x", 5)
-    assert await admin.delete(queue, 5) == 1
-    assert await admin.queue(queue, 5) is None
-    for question in (admin.delete(queue, 5), admin.purge(queue, 5), admin.send(queue, b"", b"x", 5)):
+    assert await admin.purge(queue, AMPLE) == 3
+    await admin.send(queue, b"", b"x", AMPLE)
+    assert await admin.delete(queue, AMPLE) == 1
+    assert await admin.queue(queue, AMPLE) is None
+    for question in (admin.delete(queue, AMPLE), admin.purge(queue, AMPLE), admin.send(queue, b"", b"x", AMPLE)):
         with pytest.raises(BrokerRefused):
             await question
     assert link.state.connected
@@ -298,7 +299,7 @@ async def test_admin_calls_and_waits_for_the_reply(broker):
     """A call reaches the queue with a reply address, and returns what is sent there."""
     link, sink = await broker.started(prefetch=5)
     admin = broker.make_admin()
-    call = asyncio.create_task(admin.call(broker.topology.input, block(message_id="q"), b"question", 10))
+    call = asyncio.create_task(admin.call(broker.topology.input, block(message_id="q"), b"question", AMPLE))
     delivery = (await sink.has(1))[0]
     request = Properties.decode(delivery.properties)
     assert request.message_id == "q"
@@ -319,8 +320,8 @@ async def test_admin_questions_end_by_their_deadline(broker):
     before = asyncio.get_running_loop().time()
     with pytest.raises(BrokerUnavailable):
         await admin.call(broker.topology.input, b"", b"question", 0.3)
-    assert asyncio.get_running_loop().time() - before < 3
-    assert await admin.queue(broker.topology.input, 5) is not None
+    assert asyncio.get_running_loop().time() - before < 20  # else it has no end: nobody answers
+    assert await admin.queue(broker.topology.input, AMPLE) is not None
 
 
 @contract
@@ -330,15 +331,15 @@ async def test_admin_looks_and_changes_nothing(broker):
     admin = broker.make_admin()
     for number in range(5):
         await broker.publish(broker.topology.dead, block(message_id=str(number)), b"%d" % number)
-    first = await admin.peek(broker.topology.dead, 3, 5)
+    first = await admin.peek(broker.topology.dead, 3, AMPLE)
     assert [(peeked.position, peeked.body) for peeked in first] == [(0, b"0"), (1, b"1"), (2, b"2")]
     await broker.counts(broker.topology.dead, 5)
-    everything = await admin.peek(broker.topology.dead, 100, 5)
+    everything = await admin.peek(broker.topology.dead, 100, AMPLE)
     assert [peeked.body for peeked in everything] == [b"0", b"1", b"2", b"3", b"4"]
     await broker.counts(broker.topology.dead, 5)
-    assert await admin.peek(broker.topology.output.queue, 5, 5) == []
+    assert await admin.peek(broker.topology.output.queue, 5, AMPLE) == []
     with pytest.raises(BrokerRefused):
-        await admin.peek("no.such.queue", 5, 5)
+        await admin.peek("no.such.queue", 5, AMPLE)
 
 
 @contract
@@ -356,9 +357,9 @@ async def test_admin_moves_drops_and_leaves(broker):
             return Publication("", output, properties, b"moved " + body)
         return DROP if body == b"2" else None
 
-    assert await admin.move(dead, 5, wanted, 5) == 3
+    assert await admin.move(dead, 5, wanted, AMPLE) == 3
     await broker.counts(dead, 3)
-    assert [peeked.body for peeked in await admin.peek(dead, 10, 5)] == [b"0", b"3", b"5"]
+    assert [peeked.body for peeked in await admin.peek(dead, 10, AMPLE)] == [b"0", b"3", b"5"]
     assert [(await broker.take(output))[1] for _ in range(2)] == [b"moved 1", b"moved 4"]
 
 
@@ -369,5 +370,5 @@ async def test_admin_never_drops_what_it_cannot_place(broker):
     admin = broker.make_admin()
     await broker.publish(broker.topology.dead, b"", b"precious")
     with pytest.raises(BrokerRefused):
-        await admin.move(broker.topology.dead, 5, lambda *_: Publication("", "no.such.queue", b"", b"x"), 5)
+        await admin.move(broker.topology.dead, 5, lambda *_: Publication("", "no.such.queue", b"", b"x"), AMPLE)
     await broker.counts(broker.topology.dead, 1)

@@ -20,7 +20,7 @@ from mqworker.brokers.sqlite import writer as writer_module
 from mqworker.brokers.sqlite.file import File
 from mqworker.brokers.sqlite.session import Session
 from tests.support.sqlite_link import Recorder, opened
-from tests.support.waiting import until, wait_for
+from tests.support.waiting import AMPLE, until, wait_for
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def process(verb, path):
         yield child
     finally:
         child.kill()
-        child.wait()
+        child.wait(60)
         child.stdout.close()
 
 
@@ -126,7 +126,7 @@ def test_contention(path):
     """Four processes use one file at once: nothing is refused or lost, no lock is noticed, the sums are right."""
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(process("relay", path)) for _ in range(4)]
-        answers = [list(map(int, child.communicate(timeout=60)[0].split())) for child in children]
+        answers = [list(map(int, child.communicate(timeout=180)[0].split())) for child in children]
     assert [answer[1:] for answer in answers] == [[0, 0, 0]] * 4
     counts = dict(ask(path, "SELECT q.name, count(*) FROM message m JOIN queue q ON q.id = m.queue GROUP BY 1"))
     assert counts.get("in", 0) + counts["out"] == sum(answer[0] for answer in answers)
@@ -167,7 +167,7 @@ def small_disk(tmp_path):
     if not mount or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount")
     yield folder
-    subprocess.run([umount, "--lazy", folder], check=True)
+    subprocess.run([umount, "--lazy", folder], check=True, timeout=60)
 
 
 def test_full_disk(small_disk):
@@ -244,9 +244,9 @@ def test_foreign_file(path, content, words):
         assert words in await sink.placed(link, b"x")
         admin = SqliteAdmin(path)
         with pytest.raises(BrokerUnavailable, match=words):
-            await admin.queue("in", 5)
+            await admin.queue("in", AMPLE)
         await admin.close()
-        await link.close(5)
+        await link.close(AMPLE)
 
     asyncio.run(scene())
     assert path.read_bytes() == content
@@ -271,7 +271,7 @@ def test_damaged_pages(path):
         await until(lambda: sink.states and "damaged" in link.state.reason, 5, "the reason")
         assert await sink.placed(link, b"x")
         assert (link.state.connected, sink.deliveries) == (False, [])
-        await link.close(5)
+        await link.close(AMPLE)
         assert path.stat().st_size == size
 
     asyncio.run(scene())
@@ -287,7 +287,7 @@ def test_admin_deadline(path):
                 db.execute("BEGIN IMMEDIATE")
                 with pytest.raises(BrokerUnavailable):
                     await admin.send("in", b"\0\0", b"late", 0.3)
-            await admin.send("in", b"\0\0", b"next", 5)
+            await admin.send("in", b"\0\0", b"next", AMPLE)
         await admin.close()
 
     asyncio.run(scene())
@@ -309,8 +309,8 @@ def test_dead_admin(path):
                 await until(lambda: ask(path, replies), 10, "the reply queue")
             finally:
                 child.kill()
+                child.wait(AMPLE)
             await until(lambda: not ask(path, replies), 5, "its removal")
-            child.wait()
 
     asyncio.run(scene())
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mqworker.brokers.base import Delivery, LinkState, Placement, Publication, Topology
 from mqworker.brokers.sqlite import SqliteLink
-from tests.support.waiting import until
+from tests.support.waiting import AMPLE, until
 
 TOPOLOGY = Topology("in", Placement("out", "exchange", "key"), "in.dlq")
 
@@ -79,7 +79,7 @@ async def opened(path: Path, topology: Topology = TOPOLOGY) -> AsyncIterator[tup
         await until(lambda: link.state.connected, 10, "connecting")
         yield link, sink
     finally:
-        await link.close(5)
+        await link.close(AMPLE)
 
 
 async def hold(path: Path) -> None:

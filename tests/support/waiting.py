@@ -1,14 +1,17 @@
 """Waiting for events in tests: always with a deadline, never by sleeping and hoping."""
 
 import asyncio
+import contextlib
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 PROCESSORS = os.cpu_count() or 1
+AMPLE = 60.0  # seconds; the deadline of a question whose answer is needed: it has to be finite, and is never waited for
 
 
 def share() -> float:
@@ -51,3 +54,22 @@ async def until(predicate: Callable[[], T], deadline: float, what: str) -> T:
         assert not patience.over(), f"{what}: not within {deadline} s"
         await asyncio.sleep(0.005)
     return value
+
+
+@contextlib.contextmanager
+def within(seconds: float, what: str) -> Iterator[None]:
+    """Assert that the block, unless it raises, lasts at most so many seconds, which count as for Patience."""
+    patience, over = Patience(seconds), threading.Event()
+
+    def count() -> None:
+        while not over.wait(0.1):
+            patience.over()
+
+    counting = threading.Thread(target=count, daemon=True)
+    counting.start()
+    try:
+        yield
+    finally:
+        over.set()
+        counting.join(5)
+    assert not patience.over(), f"{what}: not within {seconds} s"

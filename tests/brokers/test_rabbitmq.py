@@ -41,16 +41,15 @@ async def back(link, deadline=20):
     await until(lambda: link.state.connected and link.state.consuming, deadline, "the link back")
 
 
-async def ctl(harness: RabbitHarness, *arguments: str) -> str:
-    return await asyncio.to_thread(harness.node.ctl, *arguments)
-
-
 async def evaluate(harness: RabbitHarness, expression: str) -> str:
     return await asyncio.to_thread(harness.node.eval, expression)
 
 
 ALARMS = {  # expressions that raise an alarm, and that end it; rabbitmqctl would take seconds for each
-    "disk": ("rabbit_disk_monitor:set_disk_free_limit(1000000000000000)", 'rabbit_disk_monitor:set_disk_free_limit("1MB")'),
+    "disk": (
+        "rabbit_disk_monitor:set_disk_free_limit(1000000000000000)",
+        'rabbit_disk_monitor:set_disk_free_limit("1MB")',
+    ),
     "memory": (
         "vm_memory_monitor:set_vm_memory_high_watermark(0.000001)",
         "vm_memory_monitor:set_vm_memory_high_watermark(0.4)",
@@ -90,7 +89,7 @@ async def test_one_connection_back_brings_the_other(broker, monkeypatch):
     link, sink = await broker.started(prefetch=5)
     waits = iter([600.0])
     monkeypatch.setattr("mqworker.brokers.rabbitmq.reconnector.retry_delay", lambda *_, **__: next(waits, 0.2))
-    await ctl(broker, "close_all_connections", "test")
+    await asyncio.to_thread(broker.node.close_connections)
     await until(lambda: sink.consuming_lost_for, 5, "the loss seen")
     await back(link)
 
@@ -141,7 +140,7 @@ async def test_all_connections_closed_by_an_operator(broker):
     """close_all_connections costs an epoch each time and nothing else."""
     link, sink = await broker.started(prefetch=5)
     for number in range(3):
-        await ctl(broker, "close_all_connections", "test")
+        await asyncio.to_thread(broker.node.close_connections)
         await until(lambda n=number: len(sink.consuming_lost_for) > n, 5, "the loss")
         await back(link)
     await broker.publish(broker.topology.input, b"", b"x")
@@ -277,7 +276,7 @@ async def test_smaller_limit_of_the_broker_is_found_out(broker):
         assert link.state.reconnects == 0
     finally:
         await evaluate(broker, "application:set_env(rabbit, max_message_size, 134217728).")
-    await ctl(broker, "close_all_connections", "test")
+    await asyncio.to_thread(broker.node.close_connections)
     await until(lambda: not link.state.connected, 5, "the loss seen")
     await until(lambda: link.state.connected, 20, "the link back")
     link.publish(4, large)
@@ -356,7 +355,7 @@ async def test_the_prefetch_on_a_quorum_queue_stays_until_its_channel_ends(broke
     link.consume(128, fixed=64)
     await consumed.up_to(2001)
     assert link.state.fixed_prefetch == 16
-    await ctl(broker, "close_all_connections", "test")
+    await asyncio.to_thread(broker.node.close_connections)
     await until(lambda: sink.consuming_lost_for, 5, "the loss")
     await back(link)
     assert link.state.fixed_prefetch == 64

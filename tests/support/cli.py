@@ -25,7 +25,7 @@ def mqworker(
     cwd: Path,
     env: Mapping[str, str] | None = None,
     stdin: str = "",
-    deadline: float = 60,
+    deadline: float = 120,
 ) -> subprocess.CompletedProcess[str]:
     """Run one verb to its end."""
     return subprocess.run(
@@ -73,7 +73,7 @@ def answers(folder: Path, path: str) -> bool:
     return True
 
 
-def end(process: subprocess.Popen[bytes], deadline: float = 30) -> int:
+def end(process: subprocess.Popen[bytes], deadline: float = 90) -> int:
     """End a process as supervisord would: TERM, and KILL for its group when that has no effect."""
     if process.poll() is None:
         process.terminate()

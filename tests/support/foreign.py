@@ -11,6 +11,7 @@ import pika
 
 from tests.support.waiting import Patience
 
+BLOCKED = 120  # seconds; an alarm that another test has left behind must not hang this one
 CHUNK = 1.0  # seconds of waiting for a message between two looks at the clock
 
 
@@ -32,6 +33,7 @@ class Client:
     def __init__(self, url: str) -> None:
         parameters = pika.URLParameters(url)
         parameters.heartbeat = 0
+        parameters.blocked_connection_timeout = BLOCKED
         self._connection = pika.BlockingConnection(parameters)
         self.open()
 
@@ -98,7 +100,7 @@ def _plain(raw: Any) -> pika.BasicProperties:
     return properties
 
 
-def publish_lines(url: str, queue: str, lines: Iterable[str], deadline: float = 120) -> None:
+def publish_lines(url: str, queue: str, lines: Iterable[str], deadline: float = 300) -> None:
     """Publish one persistent JSON message for each line by amqp-publish."""
     command = ["amqp-publish", f"--url={url}", f"--routing-key={queue}", "-p", "-l", "-C", "application/json"]
     text = "".join(f"{line}\n" for line in lines)

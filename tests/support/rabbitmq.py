@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tests.support.ports import free_port
-from tests.support.waiting import Patience
+from tests.support.waiting import Patience, wait_for
 
 SCRIPTS = Path("/usr/lib/rabbitmq/bin")  # not the wrapper of Debian in /usr/sbin, which switches the user
 MARKER = "MQWORKER_TEST_BROKER"
@@ -149,8 +149,12 @@ class RabbitNode:
             self._epmd.wait(10)
 
     def freeze(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
-        self._signal(signal.SIGSTOP)
+        """SIGSTOP: connections stay open and nothing answers; returns when it has taken effect."""
+        pid = self._ours()
+        assert pid, "the node does not run"
+        os.kill(pid, signal.SIGSTOP)
+        status = Path(f"/proc/{pid}/status")
+        wait_for(lambda: "State:\tT" in status.read_text(), 10, "the node to be stopped")
 
     def thaw(self) -> None:
         """Undo `freeze`."""
@@ -179,6 +183,10 @@ class RabbitNode:
         if not done.stdout.startswith("{ok, "):
             raise RuntimeError(f"erl_call {expression}: {done.stdout}{done.stderr}")
         return done.stdout.removeprefix("{ok, ").removesuffix("}")
+
+    def close_connections(self) -> None:
+        """Close all connections, as `rabbitmqctl close_all_connections` does, in a hundredth of the time."""
+        self.eval('rabbit_networking:close_connections(rabbit_networking:connections(), "test")')
 
     def url(self, vhost: str = "/", user: str = "guest", password: str = "guest") -> str:
         """Return the AMQP URL of a virtual host."""

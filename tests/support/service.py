@@ -92,14 +92,14 @@ class ServiceProcess:
         assert self.process is not None
         os.kill(self.process.pid, number)
 
-    def stop(self, deadline: float = 60) -> int:
+    def stop(self, deadline: float = 120) -> int:
         """Send SIGTERM and return the exit code."""
         assert self.process is not None
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
         return self.process.wait(deadline)
 
-    def wait(self, deadline: float = 60) -> int:
+    def wait(self, deadline: float = 120) -> int:
         """Return the exit code, once it ends by itself."""
         assert self.process is not None
         return self.process.wait(deadline)
@@ -126,7 +126,7 @@ class ServiceProcess:
     # --- control
 
     def ask(
-        self, method: str, path: str, body: Any = None, timeout: float = 30, headers: dict[str, str] | None = None
+        self, method: str, path: str, body: Any = None, timeout: float = 60, headers: dict[str, str] | None = None
     ) -> tuple[int, Any]:
         """Send one request over the unix socket; return (status, decoded JSON or text)."""
         connection = UnixConnection(str(self.folder / ".mqworker/control.sock"), timeout)
@@ -146,7 +146,12 @@ class ServiceProcess:
         assert status == 200, told
         return told
 
-    def cli(self, *arguments: str, timeout: float = 60, input: bytes | None = None) -> subprocess.CompletedProcess[str]:  # noqa: A002 - as subprocess calls it
+    def cli(
+        self,
+        *arguments: str,
+        timeout: float = 120,
+        input: bytes | None = None,  # noqa: A002 - as subprocess calls it
+    ) -> subprocess.CompletedProcess[str]:
         """Run a verb of the command line in the project's folder."""
         return subprocess.run(
             [sys.executable, "-m", "mqworker", *arguments],

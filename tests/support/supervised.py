@@ -40,7 +40,7 @@ class Supervised(ServiceProcess):
     def supervise(self, ready: float | None = 30) -> None:
         """Start supervisord, which starts the service; it goes to the background."""
         command = [ROOT / ".venv/bin/supervisord", "-c", self.conf]
-        done = subprocess.run(command, cwd="/", env=self.env, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(command, cwd="/", env=self.env, capture_output=True, text=True, timeout=90, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         if ready is not None:
             self.wait_ready(ready)
@@ -49,7 +49,7 @@ class Supervised(ServiceProcess):
         """The pid of supervisord."""
         return int((self.state / "supervisord.pid").read_text())
 
-    def ctl(self, *arguments: str, timeout: float = 60) -> str:
+    def ctl(self, *arguments: str, timeout: float = 120) -> str:
         """Return the output of supervisorctl."""
         command = [ROOT / ".venv/bin/supervisorctl", "-c", self.conf, *arguments]
         done = subprocess.run(

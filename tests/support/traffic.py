@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import pika
 from pika.exceptions import ChannelClosedByBroker
 
+from tests.support.foreign import BLOCKED
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
@@ -42,6 +43,8 @@ def note(sign, body):
 
 def work(body, message):
     note("begin", body)
+    while "until" in body and not Path(__file__).with_name(body["until"]).exists():
+        time.sleep(0.01)
     time.sleep(body.get("seconds", 0.004))
     note("end", body)
     return {"n": body["n"], "crashes": message.headers.get("x-mqworker-crashes", 0), "attempt": message.attempt}
@@ -68,7 +71,9 @@ class Traffic:
         self.pad = 0  # bytes by which every fifth message is larger
         self.results: list[dict[str, Any]] = []
         self.dead: dict[int, pika.BasicProperties] = {}
-        self._connection = pika.BlockingConnection(pika.URLParameters(url))
+        parameters = pika.URLParameters(url)
+        parameters.blocked_connection_timeout = BLOCKED
+        self._connection = pika.BlockingConnection(parameters)
         self._in = self._connection.channel()
         self._out = self._connection.channel()
         for queue in (self.input, self.output, f"{self.input}.dlq"):
@@ -208,7 +213,7 @@ class Watcher:
         self.registered = Counter[int]()  # consumers of the input queue, as the broker counts them
         self._service, self._traffic = service, traffic
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
         connection = pika.BlockingConnection(pika.URLParameters(self._traffic.url))
@@ -225,7 +230,7 @@ class Watcher:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join()
+        self._thread.join(60)
 
     def check(self) -> None:
         """Assert that there was never more than one."""

@@ -16,11 +16,6 @@ from tests.system.stage import config, counted, settled
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
-UNTIL_TOLD = """\
-while not Path(__file__).with_name("finish").exists():
-        time.sleep(0.01)
-"""
-
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory):
@@ -65,15 +60,16 @@ def judge_repeats(service: ServiceProcess, traffic: Traffic) -> None:
 
 
 def test_a_message_longer_than_the_ack_timeout_is_computed_once(service, impatient):
-    """12 s of work where the broker closes the channel after 5: the work goes on, each redelivery adopts it."""
+    """Work that lasts until the broker has closed the channel: it goes on, each redelivery adopts it."""
     with Traffic(impatient.url()) as traffic:
         running = service(traffic.config(consumers=2), {"work.py": HANDLER}).start()
-        (long,) = traffic.send(1, seconds=12)
+        (long,) = traffic.send(1, until="finish")
         wait_for(lambda: begun(running, long), 20, "the long message to be begun")
         traffic.until(lambda: lost(running), 30, "the channel to be closed by the broker")
         before = len(traffic.results)
         traffic.until(lambda: len(traffic.results) > before + 200, 10, "short messages to flow meanwhile")
         assert long not in traffic.done()
+        running.write("finish", "")
         traffic.until(lambda: long in traffic.done(), 30, "the result of the long message")
         traffic.finish()
         assert all("timed out" in words or "timeout" in words for words in lost(running)), lost(running)
@@ -89,12 +85,12 @@ def test_a_message_longer_than_the_ack_timeout_is_computed_once(service, impatie
 
 def test_a_message_whose_connections_are_closed_is_computed_once(service, rabbit, queue):
     """All connections closed while it is worked on: the work goes on, its outcome is kept, the redelivery adopts it."""
-    code = HANDLER.replace("def work", "def handle").replace("time.sleep(", UNTIL_TOLD + "    time.sleep(", 1)
+    code = HANDLER.replace("def work", "def handle")
     running = service(config(rabbit.url(), queue), {"jobs.py": code}).start()
     with Client(rabbit.url()) as client:
-        client.publish(queue, json.dumps({"n": 0}).encode(), message_id="0")
+        client.publish(queue, json.dumps({"n": 0, "until": "finish"}).encode(), message_id="0")
     wait_for(lambda: begun(running, 0), 20, "the long message to be begun")
-    rabbit.ctl("close_all_connections", "test")
+    rabbit.close_connections()
     wait_for(lambda: lost(running), 20, "the loss to be seen")
     running.write("finish", "")
     wait_for(lambda: adopted(running) >= 1, 20, "the redelivery to be adopted")

@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.embedded import HANDLER, Client, config, curl, port, put, steady
 from tests.support.service import ServiceProcess
-from tests.support.waiting import wait_for
+from tests.support.waiting import Patience, wait_for
 
 pytestmark = pytest.mark.system
 
@@ -116,11 +116,12 @@ class Pulse:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.seconds: list[float] = []
+        self.late: list[float] = []  # those that took more than 5 s
         self.bad: list[object] = []
 
     def _run(self) -> None:
         while not self._over.wait(0.01):
-            began = time.monotonic()
+            began, patience = time.monotonic(), Patience(5)
             try:
                 status = self._ask()
                 if status != 200:
@@ -128,6 +129,8 @@ class Pulse:
             except OSError as error:
                 self.bad.append(error)
             self.seconds.append(time.monotonic() - began)
+            if patience.over():
+                self.late.append(self.seconds[-1])
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -147,7 +150,7 @@ class Pulse:
     def check(self) -> None:
         """Assert that every call was answered, in less than 5 s."""
         assert not self.bad
-        assert max(self.seconds) < 5, str(self)
+        assert not self.late, str(self)
 
 
 def mixed_calls(seed: int) -> list[tuple[str, str, Any]]:
@@ -179,12 +182,12 @@ def test_a_thousand_calls_from_sixteen_threads(service):
 
         def call(asked: tuple[str, str, Any]) -> tuple[tuple[str, str, Any], int, float]:
             began = time.monotonic()
-            status, _told = running.ask(*asked, timeout=60)
+            status, _told = running.ask(*asked, timeout=120)
             return asked, status, time.monotonic() - began
 
         with (
-            Pulse(lambda: curl(at, "GET", "/livez", timeout=10).status) as tcp,
-            Pulse(lambda: running.ask("GET", "/livez", timeout=10)[0]) as unix,
+            Pulse(lambda: curl(at, "GET", "/livez", timeout=30).status) as tcp,
+            Pulse(lambda: running.ask("GET", "/livez", timeout=30)[0]) as unix,
             ThreadPoolExecutor(THREADS) as pool,
         ):
             began = time.monotonic()
@@ -249,7 +252,7 @@ def test_a_change_counts_as_applied_when_it_is_and_concerns_its_stage_alone(serv
         put(running, "consumers", {"count": count})
         assert running.stage("other")["applied"] == revision - 1
         assert running.ask("GET", "/api/v1/status")[1]["applied"] == revision - 1
-    status, told = running.ask("PUT", "/api/v1/log-level?wait=20", {"level": "warning"})
+    status, told = running.ask("PUT", "/api/v1/log-level?wait=30", {"level": "warning"})
     assert (status, told["applied"]) == (200, True), "what is logged depends on no Consumer"
     assert running.stage("other")["applied"] < revision
     (running.folder / "wait").unlink()
@@ -335,7 +338,7 @@ def test_a_frozen_producer_is_replaced(service):
         (frozen,) = running.named("mqw-producer")
         os.kill(frozen, signal.SIGSTOP)
         began = time.monotonic()
-        with Pulse(lambda: curl(at, "GET", "/livez", timeout=10).status) as pulse:
+        with Pulse(lambda: curl(at, "GET", "/livez", timeout=30).status) as pulse:
             running.event("producer_killed", 40)
             noticed = time.monotonic() - began
             assert running.stage("work")["desired"]["running"]
@@ -363,7 +366,7 @@ def test_health_on_the_unix_socket_during_a_flood(service):
             if number % 2:
                 with contextlib.suppress(OSError):
                     one.send(b"GET /livez HTTP/1.1\r\nHost: ")
-        with Pulse(lambda: running.ask("GET", "/livez", timeout=10)[0]) as pulse:
+        with Pulse(lambda: running.ask("GET", "/livez", timeout=30)[0]) as pulse:
             wait_for(lambda: len(pulse.seconds) >= 100, 60, "a hundred looks")
             assert running.ask("GET", "/api/v1/status")[0] == 200
         pulse.check()

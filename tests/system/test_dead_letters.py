@@ -132,7 +132,7 @@ def restored(rabbit, queue: str, client: Client, running: ServiceProcess) -> Non
     }  # fmt: skip
     client.publish(queue, b'{"n": -1, "why": "error"}', headers={"tenant": "t", "CC": []}, **original)
     (letter,) = dead(running, 1)
-    assert running.ask("PUT", "/api/v1/stages/work/listening?wait=20", {"enabled": False})[0] == 200
+    assert running.ask("PUT", "/api/v1/stages/work/listening?wait=30", {"enabled": False})[0] == 200
     assert replay(running, letter["id"]) == 1
     settled(rabbit, queue, ready=1)
     (got,) = client.take(queue, 1, 20)
@@ -142,7 +142,7 @@ def restored(rabbit, queue: str, client: Client, running: ServiceProcess) -> Non
     assert headers.pop("x-mqworker-first-failed-at")
     assert headers.pop("x-mqworker-failed-at")
     assert headers == {"tenant": "t", "CC": [], "x-mqworker-replayed": 1}
-    assert running.ask("PUT", "/api/v1/stages/work/listening?wait=20", {"enabled": True})[0] == 200
+    assert running.ask("PUT", "/api/v1/stages/work/listening?wait=30", {"enabled": True})[0] == 200
 
 
 @pytest.mark.parametrize(("kind", "many", "looks"), [("classic", 1_000, 2), ("quorum", 120, 25)])
@@ -185,7 +185,7 @@ def test_a_broker_admin_killed_in_a_replay_loses_nothing(rabbit, queue, service,
         for n in range(SOME):
             client.publish(queue, json.dumps({"n": n, "why": "error"}).encode(), message_id=str(n))
         dead(running, SOME)
-        assert running.ask("PUT", "/api/v1/stages/work/listening?wait=20", {"enabled": False})[0] == 200
+        assert running.ask("PUT", "/api/v1/stages/work/listening?wait=30", {"enabled": False})[0] == 200
         (admin,) = running.named("mqw-admin")
         command = [sys.executable, "-m", "mqworker", "dlq", "replay", "--all"]
         verb = subprocess.Popen(command, cwd=running.folder, env=running.env, stderr=subprocess.PIPE, text=True)
@@ -203,7 +203,7 @@ def test_a_broker_admin_killed_in_a_replay_loses_nothing(rabbit, queue, service,
         left = wait_for(lambda: letters(running), 20, "a new broker admin")
         assert len(left) < SOME
         assert replay(running, "--all") == len(left)
-        assert running.ask("PUT", "/api/v1/stages/work/listening?wait=20", {"enabled": True})[0] == 200
+        assert running.ask("PUT", "/api/v1/stages/work/listening?wait=30", {"enabled": True})[0] == 200
         results = [json.loads(got.body)["n"] for got in client.take(f"{queue}.out", SOME, 30)]
         settled(rabbit, queue)
         results += [json.loads(got.body)["n"] for got in client.rest(f"{queue}.out")]

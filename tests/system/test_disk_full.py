@@ -76,7 +76,7 @@ def test_a_change_that_cannot_be_stored_is_refused(on_disk, disk):
     elsewhere = config().replace("[stages.work]", '[broker]\nurl = "sqlite:///broker.db"\n[stages.work]')
     running = on_disk(elsewhere)
     running.start()
-    change = ("PUT", "/api/v1/stages/work/consumers?wait=20", {"count": 3})
+    change = ("PUT", "/api/v1/stages/work/consumers?wait=30", {"count": 3})
     before = running.stage("work")["desired"]
     disk.fill()
     status, told = running.ask(*change)

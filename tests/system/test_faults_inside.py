@@ -11,7 +11,7 @@ import pytest
 from mqworker.config.stop_budget import StopBudget
 from tests.support.embedded import DEAD, HANDLER, OUTPUT, Client, config
 from tests.support.service import ServiceProcess, gone
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_for, within
 
 pytestmark = pytest.mark.system
 
@@ -48,7 +48,8 @@ def test_an_error_in_periodic_work_ends_the_service(service):
         client.send(2, seconds=300)
         wait_for(lambda: in_hand(running) == 2, 20, "both messages to be in hand")
         (running.folder / "fail").touch()
-        assert running.wait(StopBudget(0).least + 5) == 1
+        with within(StopBudget(0).least + 5, "the end of the service"):
+            assert running.wait() == 1
         gone(running)
         (event,) = [event for event in running.events() if event["event"] == "failed"]
         assert "injected" in event["traceback"]

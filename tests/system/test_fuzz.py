@@ -106,7 +106,7 @@ def take(url: str, queue: str) -> list[tuple[Properties, bytes]]:
             return DROP
 
         admin = RabbitAdmin(BrokerConfig(url=url))
-        await admin.move(queue, 1_000_000, wanted, 60)
+        await admin.move(queue, 1_000_000, wanted, 180)
         await admin.close()
         return found
 

@@ -17,19 +17,21 @@ import pytest
 from tests.support.embedded import HANDLER, Client, config
 from tests.support.service import ServiceProcess
 from tests.support.traffic import producers
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_for, within
 
 pytestmark = pytest.mark.system
 
 HOUR = 3600
 RETRIED = """\
 import time
+from pathlib import Path
 
 
 def handle(body, message):
     if body.get("fails") and message.attempt == 1:
         raise ConnectionError("once more")
-    time.sleep(body.get("seconds", 0.0))
+    while "until" in body and not Path(__file__).with_name(body["until"]).exists():
+        time.sleep(0.01)
     return {"n": body["n"], "attempt": message.attempt}
 """
 
@@ -43,7 +45,7 @@ def ahead(service: ServiceProcess) -> float:
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
 def test_a_clock_that_jumps_changes_only_the_displayed_time(service, jump):
     """An hour forth or back: no limit fires, retries come when due, leases and processes stay, answers come."""
-    stage = ("retry = { base = 2 }", "time_limit = { soft = 20, hard = 30 }")
+    stage = ("retry = { base = 2 }", "time_limit = { soft = 600, hard = 900 }")
     running: ServiceProcess = service(config(*stage), {"jobs.py": RETRIED, "clock": ""})
     running.env["MQWORKER_TEST_CLOCK"] = str(running.folder / "clock")
     running.start()
@@ -51,21 +53,22 @@ def test_a_clock_that_jumps_changes_only_the_displayed_time(service, jump):
         client.send(20)
         wait_for(lambda: client.ready("out") == 20, 20, "results")
         before = {pid: name for pid, name in running.pids().items() if name.startswith("mqw-")}
-        client.send(1, seconds=3)  # in hand while the clock jumps
+        client.send(1, until="finish")  # in hand while the clock jumps
         client.send(1, fails=True)
         began = time.monotonic()
         running.event("retried")
         (running.folder / "clock").write_text(str(jump))
         client.send(20)
         wait_for(lambda: client.ready("out") >= 40, 20, "results after the jump")
-        status, told = running.ask("POST", "/api/v1/stages/work/messages?wait=15", {"n": client.sent})
+        status, told = running.ask("POST", "/api/v1/stages/work/messages?wait=30", {"n": client.sent})
         client.sent += 1
+        running.write("finish", "")
         assert (status, told["outcome"]) == (200, "result"), told
         client.finish(30)
-        assert 2 <= time.monotonic() - began < 25
+        assert 2 <= time.monotonic() - began < HOUR / 10
         attempts = [result.body["attempt"] for result in client.results()]
         assert sorted(attempts)[-2:] == [1, 2]
-    assert running.ask("PUT", "/api/v1/stages/work/consumers?wait=15", {"count": 3})[0] == 200
+    assert running.ask("PUT", "/api/v1/stages/work/consumers?wait=30", {"count": 3})[0] == 200
     after = running.pids()
     assert before.items() <= after.items(), "a process was replaced"
     actual = running.stage("work")["actual"]
@@ -101,10 +104,9 @@ def problem(service: ServiceProcess, words: str) -> None:
 
 def healthy(service: ServiceProcess) -> None:
     """Assert that control answers at once."""
-    began = time.monotonic()
-    assert service.ask("GET", "/livez")[0] == 200
-    assert service.ask("GET", "/api/v1/stages/work")[0] == 200
-    assert time.monotonic() - began < 5
+    with within(5, "two answers"):
+        assert service.ask("GET", "/livez")[0] == 200
+        assert service.ask("GET", "/api/v1/stages/work")[0] == 200
 
 
 def test_a_producer_without_descriptors_goes_on_and_recovers(service):

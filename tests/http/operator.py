@@ -5,12 +5,14 @@ told not to; its broker admin answers from a table.
 """
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from mqworker.control.control import Control, ControlError, ParamsRefused, Snaps
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
 from mqworker.ipc.messages import BUCKETS, ConsumerStatus, StageStatus, Times
+from tests.support.waiting import AMPLE
 
 TOML = """
 [service]
@@ -124,6 +127,17 @@ class LittleService:
         self.writer.close(1.0)
         os.close(self._null)
 
+    @contextlib.contextmanager
+    def blocked(self) -> Iterator[None]:
+        """Have the main loop stand still inside the block."""
+        blocked, unblock = threading.Event(), threading.Event()
+        self.loop.call_soon_threadsafe(lambda: (blocked.set(), unblock.wait(AMPLE)))
+        assert blocked.wait(AMPLE)
+        try:
+            yield
+        finally:
+            unblock.set()
+
     def publish(self, **changes: Any) -> None:
         """Publish a snapshot of the current state."""
         views = {
@@ -191,11 +205,11 @@ class LittleService:
 
     # --- a client
 
-    def connect(self, timeout: float = 15.0) -> http.client.HTTPConnection:
+    def connect(self, timeout: float = AMPLE) -> http.client.HTTPConnection:
         """Return a connection over TCP."""
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
-    def connect_unix(self, timeout: float = 15.0) -> http.client.HTTPConnection:
+    def connect_unix(self, timeout: float = AMPLE) -> http.client.HTTPConnection:
         """Return a connection over the unix socket."""
         connection = http.client.HTTPConnection("localhost", timeout=timeout)
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -15,7 +15,7 @@ from mqworker.http import serving
 from mqworker.http.server import HttpServer
 from tests.http.operator import LittleService
 from tests.support.ports import free_port
-from tests.support.waiting import wait_for
+from tests.support.waiting import AMPLE, wait_for
 
 
 def other_server(service, port: int, path) -> HttpServer:
@@ -82,7 +82,7 @@ def test_idle_flood(service):
             began = time.monotonic()
             assert service.ask_unix("GET", "/livez").status == 200
             slowest = max(slowest, time.monotonic() - began)
-        assert slowest < 1.0
+        assert slowest < 5.0  # an idle connection may stay for longer
         assert service.ask("GET", "/livez").status == 200
     finally:
         for connection in flood:
@@ -102,7 +102,7 @@ def test_a_large_body_is_refused_while_it_comes(service):
         assert (response.status, response.headers["Content-Type"]) == (413, "application/problem+json")
         assert b"the body is larger than 64000 bytes" in response.read()
         connection.close()
-    with socket.create_connection(("127.0.0.1", service.port), 5) as raw:
+    with socket.create_connection(("127.0.0.1", service.port), AMPLE) as raw:
         head = f"PUT /api/v1/log-level HTTP/1.1\r\nHost: localhost:{service.port}\r\nTransfer-Encoding: chunked\r\n\r\n"
         raw.sendall(head.encode())
         with contextlib.suppress(ConnectionError):
@@ -127,7 +127,7 @@ def test_a_large_body_is_refused_while_it_comes(service):
 )
 def test_garbage(service, data):
     """Bytes that are not HTTP end their connection or are refused, and the server goes on."""
-    with socket.create_connection(("127.0.0.1", service.port), 5) as raw:
+    with socket.create_connection(("127.0.0.1", service.port), AMPLE) as raw:
         raw.sendall(data)
         raw.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionError):
@@ -142,8 +142,8 @@ def test_requests_that_do_not_end(tmp_path, monkeypatch):
     service = LittleService(tmp_path)
     try:
         with (
-            socket.create_connection(("127.0.0.1", service.port), 8) as idle,
-            socket.create_connection(("127.0.0.1", service.port), 8) as dripping,
+            socket.create_connection(("127.0.0.1", service.port), AMPLE) as idle,
+            socket.create_connection(("127.0.0.1", service.port), AMPLE) as dripping,
             socket.socket() as unreading,
         ):
             unreading.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -161,9 +161,10 @@ def test_requests_that_do_not_end(tmp_path, monkeypatch):
             dripper = threading.Thread(target=drip)
             dripper.start()
             assert idle.recv(1) == b""
-            assert gone.wait(8)
-            dripper.join()
+            assert gone.wait(AMPLE)
+            dripper.join(AMPLE)
             wait_for(lambda: not service.server._listeners[0]._server.active_channels, 8, "the unread one ended")
+        monkeypatch.undo()
         assert service.ask("GET", "/livez").status == 200
     finally:
         service.close()
@@ -176,7 +177,7 @@ def test_stop_is_bounded(service):
 
     def slow(_arguments):
         started.set()
-        unblock.wait(10)
+        unblock.wait(AMPLE)
         return []
 
     service.admin["queues"] = slow
@@ -188,15 +189,15 @@ def test_stop_is_bounded(service):
 
     hanging = threading.Thread(target=ask)
     hanging.start()
-    assert started.wait(5)
+    assert started.wait(AMPLE)
     finish = threading.Timer(0.3, unblock.set)
     finish.start()
     began = time.monotonic()
-    service.server.stop(2.0)
+    service.server.stop(AMPLE)
     took = time.monotonic() - began
-    hanging.join(5)
+    hanging.join(AMPLE)
     finish.join()
-    assert (answers, took < 2.0) == ([200], True)
+    assert (answers, took < AMPLE / 3) == ([200], True)
     with pytest.raises(OSError):
         service.ask("GET", "/livez")
 
@@ -204,13 +205,13 @@ def test_stop_is_bounded(service):
 def test_stop_does_not_wait_for_ever(service):
     """A request that never ends delays the stop at most by its deadline."""
     unblock = threading.Event()
-    service.admin["queues"] = lambda _arguments: unblock.wait(10)
+    service.admin["queues"] = lambda _arguments: unblock.wait(AMPLE)
     connection = service.connect()
     connection.request("GET", "/api/v1/queues")
     wait_for(lambda: service.asked, 5, "the request is being answered")
     began = time.monotonic()
     service.server.stop(0.5)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < AMPLE / 3
     unblock.set()
     connection.close()
 

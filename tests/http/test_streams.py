@@ -11,7 +11,7 @@ import pytest
 from mqworker.control.desired_state import SetConsumers
 from mqworker.http.routing import WAITS
 from mqworker.ipc.messages import LogEvent
-from tests.support.waiting import wait_for
+from tests.support.waiting import AMPLE, wait_for
 
 
 def log(service, *words: str) -> None:
@@ -111,7 +111,7 @@ def test_few_at_a_time(service):
     assert service.ask("PUT", "/api/v1/stages/alpha/consumers", {"count": 3}).status == 202
     service.applied = 1000
     service.publish()
-    waiting.join(5)
+    waiting.join(AMPLE)
     for stream in streams:
         stream.close()
 
@@ -144,8 +144,8 @@ def test_streams_end_with_the_server(service):
     """A stop of the server ends its streams."""
     stream = Stream(service.connect(), "/api/v1/logs?follow=1")
     began = time.monotonic()
-    service.server.stop(2.0)
-    assert time.monotonic() - began < 3.0
+    service.server.stop(AMPLE)
+    assert time.monotonic() - began < AMPLE / 3
     with pytest.raises((AssertionError, http.client.IncompleteRead, ConnectionError)):
         stream.next("log")
     stream.close()

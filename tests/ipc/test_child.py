@@ -93,7 +93,7 @@ def write_raw(process, data):
 def fork_a_copy_and_die(process):
     """The copy holds every pipe, and writes frames and lines without end."""
     if os.fork() == 0:
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while time.monotonic() < end:
             os.write(2, b"copy\n" * 100)
             say(process, AdminAnswer(2, "copy"))
@@ -179,7 +179,7 @@ async def test_what_it_says_is_received_and_what_it_is_sent_arrives():
     await owner.child.put(AdminQuestion(8, "v", 1.0, {}))
     await until(lambda: len(owner.heard) == 3, DEADLINE, "the answers")
     assert owner.heard == [READY, AdminAnswer(7, {"a": b"x" * 300_000}), AdminAnswer(8, {})]
-    death = await owner.child.stop("enough")
+    death = await owner.child.stop("enough", DEADLINE)
     assert death.code == -signal.SIGKILL
     assert owner.heard[3:] == [death]
 
@@ -213,7 +213,7 @@ async def test_a_child_that_ignores_signals_is_stopped():
     owner = await Owner().start(ignore_signals).ready()
     owner.child.send_signal(signal.SIGTERM)
     assert await owner.child.wait(0.2) is None
-    death = await owner.child.stop("enough")
+    death = await owner.child.stop("enough", DEADLINE)
     assert owner.heard == [READY, death]
     assert reaped(owner.child.pid)
     assert owner.child.kill_reason == "enough"
@@ -255,11 +255,11 @@ async def test_a_deadline_that_is_called_off_does_nothing():
     """It answered in time; and one that comes after its death is harmless."""
     owner = await Owner().start(wait).ready()
     owner.child.kill_after(0.1, "late").cancel()
-    owner.child.kill_after(0.5, "later")
-    later = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.5, later.set)  # right after that deadline
     assert await owner.child.wait(0.25) is None
-    await owner.child.stop("enough")
+    owner.child.kill_after(0.3, "later")
+    later = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.3, later.set)  # right after that deadline
+    await owner.child.stop("enough", DEADLINE)
     await later.wait()
     assert owner.child.kill_reason == "enough"
 
@@ -270,8 +270,8 @@ async def test_a_flood_of_output_holds_up_neither_the_loop_nor_the_end():
     owner = await Owner().start(flood_output).ready()
     await until(lambda: len(owner.heard) > 10_000, DEADLINE, "a flood")
     began = time.monotonic()
-    assert await owner.child.stop("enough") is not None
-    assert time.monotonic() - began < 2
+    assert await owner.child.stop("enough", DEADLINE) is not None
+    assert time.monotonic() - began < DEADLINE / 2
 
 
 @on_loop
@@ -280,7 +280,7 @@ async def test_a_child_that_closes_its_pipe_is_killed():
     owner = await Owner().start(close_pipe).ready()
     began = time.monotonic()
     await owner.deaths()
-    assert 1.5 < time.monotonic() - began < 10
+    assert time.monotonic() - began > 1
     assert owner.child.kill_reason == "it closed its pipe"
 
 
@@ -313,7 +313,7 @@ async def test_a_copy_that_it_forked_does_not_delay_its_death():
     (death,) = await owner.deaths()
     assert death.code == 3
     assert owner.heard[-1] == death
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     count = len(owner.heard)
     await asyncio.sleep(0.1)
     assert len(owner.heard) == count
@@ -329,7 +329,7 @@ async def test_a_callback_that_raises_costs_its_record_only(caplog):
     owner.child._on_record = real
     owner.child.send(AdminQuestion(2, "v", 1.0, {}))
     await until(lambda: AdminAnswer(2, {}) in owner.heard, DEADLINE, "the second answer")
-    await owner.child.stop("enough")
+    await owner.child.stop("enough", DEADLINE)
     assert owner.heard[-1] == owner.child.death
 
 
@@ -340,7 +340,7 @@ async def test_a_death_whose_report_raises_leaves_nothing_half_done():
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: raised.append(context["exception"]))
     owner = await Owner().start(wait).ready()
     owner.child._on_death = lambda _death: 1 / 0
-    assert (await owner.child.stop("enough")).code == -signal.SIGKILL
+    assert (await owner.child.stop("enough", DEADLINE)).code == -signal.SIGKILL
     assert isinstance(raised[0], ZeroDivisionError)
     assert reaped(owner.child.pid)
 
@@ -367,7 +367,7 @@ def test_a_start_without_descriptors_leaves_nothing_behind(spare):
         if failed:
             assert (descriptors(), owner.heard, owner.child.alive) == (before, [], False)
             assert children() == others
-        await owner.child.stop("enough")
+        await owner.child.stop("enough", DEADLINE)
 
     run()
 
@@ -426,7 +426,7 @@ def test_a_signal_does_not_end_a_child_that_is_still_starting(number):
         assert await owner.child.wait(0.1) is None
         if number is signal.SIGUSR2:
             await until(lambda: any("thread 0x" in str(each) for each in owner.heard), DEADLINE, "its stacks")
-        await owner.child.stop("enough")
+        await owner.child.stop("enough", DEADLINE)
 
     run()
 
@@ -436,7 +436,7 @@ async def test_programs_of_a_child_have_no_signal_held():
     """What was held for the start is released before `main`: else programs that it starts could not be told to end."""
     owner = await Owner().start(wait).ready()
     assert held_signals(owner.child.pid) == 0
-    await owner.child.stop("enough")
+    await owner.child.stop("enough", DEADLINE)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, set()) == set()
 
 
@@ -449,7 +449,7 @@ async def test_what_is_too_large_is_refused_at_once():
     assert not owner.child.send(AdminQuestion(1, "v", 1.0, {"a": bytes(65 << 20)}))
     await owner.child.put(AdminQuestion(2, "v", 1.0, {}))
     await until(lambda: AdminAnswer(2, {}) in owner.heard, DEADLINE, "the answer")
-    await owner.child.stop("enough")
+    await owner.child.stop("enough", DEADLINE)
 
 
 @on_loop
@@ -463,7 +463,7 @@ async def test_many_large_records_wait_for_room():
     await asyncio.gather(*puts)
     await until(lambda: len(owner.heard) == 11, DEADLINE, "the answers")
     assert [answer.id for answer in owner.heard[1:]] == list(range(10))
-    await owner.child.stop("enough")
+    await owner.child.stop("enough", DEADLINE)
 
 
 @on_loop
@@ -473,7 +473,7 @@ async def test_what_waits_for_room_hears_of_the_death():
     await owner.child.put(AdminQuestion(1, "v", 1.0, {"a": bytes(60 << 20)}))
     waiting = asyncio.create_task(owner.child.put(AdminQuestion(2, "v", 1.0, {"a": bytes(60 << 20)})))
     await asyncio.sleep(0)
-    await owner.child.stop("enough")
+    await owner.child.stop("enough", DEADLINE)
     with pytest.raises(BrokenPipeError):
         await waiting
 
@@ -486,7 +486,7 @@ async def test_a_dead_child_does_not_keep_its_owner():
     try:
         owner = await Owner().start(wait).ready()
         child = owner.child
-        await child.stop("enough")
+        await child.stop("enough", DEADLINE)
         gone = weakref.ref(owner)
         del owner.child, owner
         assert gone() is None
@@ -510,7 +510,7 @@ async def test_a_signal_that_is_refused_is_logged_once(caplog, monkeypatch):
     assert [record.message for record in caplog.records] == [
         f"process {owner.child.pid} could not be sent SIGKILL: Operation not permitted"
     ]
-    await owner.child.stop("enough")
+    await owner.child.stop("enough", DEADLINE)
 
 
 @on_loop
@@ -522,7 +522,7 @@ async def test_its_exit_code_is_not_stolen_by_a_later_start():
     (death,) = await first.deaths()
     assert death.code == 9
     assert death.peak_rss > 1 << 20
-    await second.child.stop("enough")
+    await second.child.stop("enough", DEADLINE)
 
 
 @on_loop
@@ -539,7 +539,7 @@ async def test_the_end_of_the_parent_does_not_wait_for_it():
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(3 * DEADLINE):
         out, err = await process.communicate()
     assert b"ValueError: x" in err
     await until(lambda: reaped(int(out)), DEADLINE, "the child's end")

@@ -24,7 +24,7 @@ from mqworker.ipc.frames import (
     write_all,
 )
 
-DEADLINE = 10.0  # seconds
+DEADLINE = 60.0  # seconds
 PIPE = 1 << 16  # bytes that a pipe holds
 payloads = st.lists(st.binary(max_size=40), max_size=6)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mqworker.ipc import logs
 from mqworker.ipc.logs import ForwardingHandler, LogWriter, escape, line_json, line_text, timestamp
 from mqworker.ipc.messages import LogEvent
-from tests.support.waiting import wait_for
+from tests.support.waiting import AMPLE, wait_for
 
 hostile = st.text(max_size=20) | st.text("\n\r\x1b\x00\x7f\x85\x9b\u2028\u2029\u202e\ud800ab\\'\"", max_size=12)
 anything = st.recursive(
@@ -224,7 +224,7 @@ def test_lines_come_whole_and_in_order(pipe):
     """Each event is one line; `close` writes what is queued."""
     for number in range(200):
         pipe.writer.put(msgspec.structs.replace(EVENT, msg=str(number)))
-    pipe.writer.close(5.0)
+    pipe.writer.close(AMPLE)
     os.close(pipe.far)
     assert [json.loads(line)["msg"] for line in pipe.read_all()] == [str(number) for number in range(200)]
 
@@ -238,13 +238,13 @@ def test_a_reader_that_stops_costs_lines_and_no_time(pipe, monkeypatch):
         began = time.monotonic()
         pipe.writer.put(long)
         slowest = max(slowest, time.monotonic() - began)
-    assert slowest < 0.5
+    assert slowest < 5  # nobody reads yet
     lines: list[str] = []
     reader = threading.Thread(target=lambda: lines.extend(pipe.read_all()))
     reader.start()
-    pipe.writer.close(10.0)
+    pipe.writer.close(AMPLE)
     os.close(pipe.far)
-    reader.join(10)
+    reader.join(AMPLE)
     records = [json.loads(line) for line in lines]
     dropped = [int(record["msg"].split()[0]) for record in records if record["event"] == "logs_dropped"]
     assert sum(dropped) > 1_000
@@ -258,7 +258,7 @@ def test_close_is_bounded_when_nobody_reads(pipe):
         pipe.writer.put(msgspec.structs.replace(EVENT, msg="x" * 1000))
     began = time.monotonic()
     pipe.writer.close(0.3)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < AMPLE / 3
 
 
 def test_a_reader_that_is_gone_does_not_end_the_writer():
@@ -270,7 +270,7 @@ def test_a_reader_that_is_gone_does_not_end_the_writer():
     wait_for(lambda: writer._dropped == 1, 5, "the line counted as dropped")
     writer.put(EVENT)
     assert [number for number, _ in writer.recent(0, 0.0)] == [1, 2]
-    writer.close(5.0)
+    writer.close(AMPLE)
     os.close(far)
 
 
@@ -289,7 +289,7 @@ def test_a_line_cut_short_does_not_spoil_the_next(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     writer.put(msgspec.structs.replace(EVENT, msg="after"))
-    writer.close(5.0)
+    writer.close(AMPLE)
     os.close(fd)
     torn, after, told = path.read_text().splitlines()
     assert len(torn) == 50
@@ -305,9 +305,9 @@ def test_a_non_blocking_stdout_loses_nothing(pipe):
     lines: list[str] = []
     reader = threading.Thread(target=lambda: lines.extend(pipe.read_all()))
     reader.start()
-    pipe.writer.close(10.0)
+    pipe.writer.close(AMPLE)
     os.close(pipe.far)
-    reader.join(10)
+    reader.join(AMPLE)
     assert [json.loads(line)["event"] for line in lines] == ["started"] * 500
 
 
@@ -318,7 +318,7 @@ def test_lines_can_be_followed(pipe):
     assert json.loads(line)["msg"] == "hello"
     assert pipe.writer.recent(number, 0.05) == []
     threading.Timer(0.05, pipe.writer.put, [EVENT]).start()
-    assert [found for found, _ in pipe.writer.recent(number, 10.0)] == [number + 1]
+    assert [found for found, _ in pipe.writer.recent(number, AMPLE)] == [number + 1]
 
 
 def test_text_for_a_terminal_json_for_all_else(pipe):
@@ -328,7 +328,7 @@ def test_text_for_a_terminal_json_for_all_else(pipe):
         forms = [LogWriter("svc", fd, name) for fd, name in ((far, "auto"), (far, "json"), (pipe.far, "text"))]
         assert [writer._line for writer in (*forms, pipe.writer)] == [line_text, line_json, line_text, line_json]
         for writer in forms:
-            writer.close(5.0)
+            writer.close(AMPLE)
     finally:
         os.close(near)
         os.close(far)

@@ -1,5 +1,6 @@
 """Processes: tied to their parent, and examined when dead."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -69,7 +70,7 @@ def start():
     yield begin
     for child in children:
         child.kill()
-        child.join(5)
+        child.join(30)
         child.close()
 
 
@@ -150,9 +151,14 @@ if child == 0:
 """
 
 
+@contextlib.contextmanager
 def family(parent: str, before: str = "pass", **more):
     code = FAMILY.format(parent=textwrap.dedent(parent), before=before)
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, **more)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, **more) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def gone(pid: int) -> bool:
@@ -176,7 +182,7 @@ def test_a_child_whose_parent_is_already_gone_ends():
     before = "os.read(0, 1) or [time.sleep(0.001) for _ in iter(lambda: os.getppid() == parent, False)]"
     with family("print(child, flush=True); os._exit(0)", before, stdin=subprocess.PIPE) as parent:
         child = int(parent.stdout.readline())
-        parent.wait(10)
+        parent.wait(60)
         assert not gone(child)
         parent.stdin.close()
         wait_for(lambda: gone(child), 5, "the child's end")
@@ -199,4 +205,4 @@ def test_a_child_is_named_and_deaf_but_its_own_children_are_not():
         print(fields["State"][0] in "RS", os.waitpid(child, os.WNOHANG))
     """
     with family(script) as parent:
-        assert parent.communicate(timeout=20)[0].splitlines() == ["mqw-test-name", "[False, False]", "True (0, 0)"]
+        assert parent.communicate(timeout=60)[0].splitlines() == ["mqw-test-name", "[False, False]", "True (0, 0)"]

@@ -72,7 +72,7 @@ def test_an_error_of_its_own_never_ends_the_watchdog(tmp_path, module):
         input=event * 2,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0
@@ -89,7 +89,7 @@ def test_a_bad_configuration_ends_the_watchdog_with_78(tmp_path):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 78

@@ -8,9 +8,10 @@ import pytest
 from mqworker.client import Address, CallError, Client, parse_url
 from mqworker.exits import Exit
 from tests.support.tiny_http import response, tiny_server
+from tests.support.waiting import AMPLE
 
 
-def ask(path, answer, timeout=5.0):
+def ask(path, answer, timeout=AMPLE):
     """Return the error that GET /status raises against a server with this answer."""
     with tiny_server(path / "s", answer), Client(Address(socket=str(path / "s")), timeout) as client:
         with pytest.raises(CallError) as caught:
@@ -21,7 +22,7 @@ def ask(path, answer, timeout=5.0):
 def test_one_connection_is_kept_for_many_requests(tmp_path):
     """Many requests share one connection."""
     with tiny_server(tmp_path / "s", lambda _: response("200 OK", b'{"a": 1}')) as server:
-        with Client(Address(socket=str(server.path)), 5) as client:
+        with Client(Address(socket=str(server.path)), AMPLE) as client:
             assert [client.get("/status") for _ in range(3)] == [{"a": 1}] * 3
         assert server.connections == 1
         assert server.requests[0].startswith(b"GET /api/v1/status HTTP/1.1")
@@ -30,7 +31,7 @@ def test_one_connection_is_kept_for_many_requests(tmp_path):
 def test_a_connection_that_was_closed_meanwhile_is_opened_again(tmp_path):
     """When a server hangs up after each answer, the next request opens a new connection."""
     with tiny_server(tmp_path / "s", lambda _: response("200 OK", close=True)) as server:
-        with Client(Address(socket=str(server.path)), 5) as client:
+        with Client(Address(socket=str(server.path)), AMPLE) as client:
             client.get("/a")
             client.get("/b")
         assert server.connections == 2
@@ -40,7 +41,7 @@ def test_a_kept_connection_that_dies_under_a_get_is_tried_once_more(tmp_path):
     """A GET survives the loss of a kept connection; a POST is never sent twice."""
     answers = iter([response("200 OK"), b"", response("200 OK"), b"", response("200 OK")])
     with tiny_server(tmp_path / "s", lambda _: next(answers)) as server:
-        with Client(Address(socket=str(server.path)), 5) as client:
+        with Client(Address(socket=str(server.path)), AMPLE) as client:
             client.get("/a")
             client.get("/b")
             with pytest.raises(CallError) as caught:
@@ -54,7 +55,7 @@ def test_nobody_there_is_not_running(tmp_path):
     with tiny_server(tmp_path / "left", lambda _: None):
         pass
     for name in ("none", "left"):
-        with Client(Address(socket=str(tmp_path / name)), 1) as client, pytest.raises(CallError) as caught:
+        with Client(Address(socket=str(tmp_path / name)), AMPLE) as client, pytest.raises(CallError) as caught:
             client.get("/status")
         assert caught.value.code == Exit.NOT_RUNNING
         assert "mqworker run" in str(caught.value)
@@ -66,7 +67,7 @@ def test_silence_is_no_answer(tmp_path):
     error = ask(tmp_path, lambda _: None, timeout=0.3)
     assert error.code == Exit.NO_ANSWER
     assert "0.3 s" in str(error)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
 
 
 PROBLEM = "application/problem+json"
@@ -119,7 +120,10 @@ def test_an_answer_of_something_else_is_no_answer(tmp_path, answer):
 def test_the_token_is_shown_and_never_told(tmp_path):
     """The token goes into the header and into no error message."""
     with tiny_server(tmp_path / "s", lambda _: response("401 Unauthorized")) as server:
-        with Client(Address(socket=str(server.path), token="canary"), 5) as client, pytest.raises(CallError) as caught:
+        with (
+            Client(Address(socket=str(server.path), token="canary"), AMPLE) as client,
+            pytest.raises(CallError) as caught,
+        ):
             client.get("/status")
         assert b"Authorization: Bearer canary" in server.requests[0]
     assert "canary" not in str(caught.value)
@@ -132,7 +136,7 @@ def test_events_are_read_as_they_come(tmp_path):
     here = tmp_path / "s"
     with (
         tiny_server(here, lambda _: response("200 OK", stream, "text/event-stream")),
-        Client(Address(socket=str(here)), 5) as client,
+        Client(Address(socket=str(here)), AMPLE) as client,
     ):
         assert list(client.events("/logs")) == [("log", "{}"), ("", "a\nb")]
 

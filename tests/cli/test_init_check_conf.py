@@ -33,7 +33,7 @@ def test_init_makes_a_project_whose_test_passes(project):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stdout

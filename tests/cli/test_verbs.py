@@ -36,7 +36,7 @@ def imported(arguments: list[str], cwd: Path) -> set[str]:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     return set(json.loads(done.stdout.splitlines()[-1]))
@@ -167,7 +167,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(project):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.stderr == ""
@@ -192,7 +192,7 @@ def test_a_change_that_is_not_applied_in_time_says_what_holds_it_up(project):
         return response("200 OK", json.dumps(whole).encode())
 
     with tiny_server(project / "s", answer):
-        done = mqworker("pause", "--socket", "s", "--timeout", "0.5", cwd=project)
+        done = mqworker("pause", "--socket", "s", "--timeout", "1.5", cwd=project)
         stored = mqworker("pause", "--socket", "s", "--no-wait", "--json", cwd=project)
     assert done.returncode == Exit.NO_ANSWER
     assert "revision 2" in done.stderr

@@ -58,7 +58,7 @@ for number, seq in ((0, 5), (1, 6), (7, 8)):
 open_slot(path, 1).end()
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL
     file = InHandRegister(path)
     last = file.last_life()

@@ -217,10 +217,10 @@ def test_a_handler_over_its_soft_limit_gets_an_exception():
             cleaned.append(1)
 
     began = time.monotonic()
-    failure = fails(handler, soft_limit=0.05)
+    failure = fails(handler, soft_limit=0.5)
     assert time.monotonic() - began < 10
     assert (failure.reason, failure.final, cleaned) == ("timeout", False, [1])
-    assert "0.05 s" in failure.message
+    assert "0.5 s" in failure.message
     assert "time.sleep(30)" in failure.traceback
 
 
@@ -233,13 +233,13 @@ def test_a_handler_may_answer_after_its_soft_limit():
         except SoftTimeLimit:
             return "short"
 
-    assert json.loads(worker(handler, soft_limit=0.05).compute(item()).body) == "short"
+    assert json.loads(worker(handler, soft_limit=0.5).compute(item()).body) == "short"
 
 
 def test_the_limit_is_the_handlers_alone():
     """It ends with the handler: nothing is raised between messages, and each has the full limit."""
-    made = worker(lambda body: time.sleep(body) or 1, soft_limit=0.6)
-    for _ in range(3):
+    made = worker(lambda body: time.sleep(body) or 1, soft_limit=1.2)
+    for _ in range(5):
         assert made.compute(item(b"0.25")).failure is None
         assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     made.soft_limit = 0.0
@@ -271,7 +271,7 @@ def test_a_limit_that_meets_a_frame_waits_for_its_end():
 
     def send(_event):
         with alarm, alarm:
-            end = time.monotonic() + 0.1
+            end = time.monotonic() + 0.5
             while time.monotonic() < end:
                 pass
             whole.append(1)
@@ -283,7 +283,7 @@ def test_a_limit_that_meets_a_frame_waits_for_its_end():
         for _ in range(100):
             report(log, logging.INFO, "x", "x")
 
-    made = worker(talkative, soft_limit=0.03, alarm=alarm)
+    made = worker(talkative, soft_limit=0.2, alarm=alarm)
     for _ in range(2):
         assert made.compute(item()).failure.reason == "timeout"
     assert whole == [1, 1]
@@ -362,7 +362,7 @@ def test_a_result_inherits_its_inputs_properties(properties, dropped):
     assert got.reply_to is got.expiration is got.user_id is got.content_encoding is None
     assert got.delivery_mode == 2
     assert got.message_id == was.message_id or not was.message_id
-    assert abs(got.timestamp - time.time()) < 5
+    assert abs(got.timestamp - time.time()) < 60
     gone = {"CC", "BCC", "x-death", "x-delivery-count"}
     assert not gone & set(got.headers)
     theirs = {name: field for name, field in was.headers._fields.items() if name not in gone}

@@ -28,7 +28,7 @@ class TinyServer:
         self._listener.bind(str(path))
         self._listener.listen(8)
         self._open: list[socket.socket] = [self._listener]
-        self._threads = [threading.Thread(target=self._accept)]
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
     def _accept(self) -> None:
@@ -37,7 +37,7 @@ class TinyServer:
                 connection, _ = self._listener.accept()
                 self.connections += 1
                 self._open.append(connection)
-                self._threads.append(threading.Thread(target=self._serve, args=(connection,)))
+                self._threads.append(threading.Thread(target=self._serve, args=(connection,), daemon=True))
                 self._threads[-1].start()
 
     def _serve(self, connection: socket.socket) -> None:
@@ -55,7 +55,7 @@ class TinyServer:
                 self.requests.append(head)
                 answer = self._answer(head)
                 if answer is None:
-                    self._over.wait(30)
+                    self._over.wait(60)
                     return
                 if not answer:
                     return

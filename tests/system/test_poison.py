@@ -63,14 +63,14 @@ BAD = {
     "speechless": ("error", 0, 2, "str() raised RuntimeError", ""),
     "unencodable": ("unencodable", 0, 1, "object", ""),
     "memory": ("memory", 0, 2, "", ""),
-    "loop": ("timeout", 2, 1, "hard time limit of 2 s", "killed by SIGKILL"),
+    "loop": ("timeout", 2, 1, "hard time limit of 1 s", "killed by SIGKILL"),
 }
 ODD = ("fork", "print")  # strange, and no reason to fail
 STACK = {"segfault": "string_at", "loop": "in handle", "unpicklable": "in handle", "memory": "in handle"}
 LINES = (
     "crash = { max = 2 }",
     "retry = { max_attempts = 2, base = 1 }",
-    "time_limit = { hard = 2 }",
+    "time_limit = { hard = 1 }",
     "memory_limit = 1_000_000_000",
 )
 

@@ -23,9 +23,9 @@ def at_work(service: ServiceProcess) -> int:
     return sum(bool(one["message_id"]) for one in actual["consumers"]) if actual else 0
 
 
-def told(service: ServiceProcess, word: str) -> list[dict]:
-    """Return the events of a kind so far."""
-    return [event for event in service.events() if event["event"] == word]
+def drains(service: ServiceProcess) -> int:
+    """Return how often the Service has begun to drain."""
+    return sum((event["event"], event["process"]) == ("draining", "service") for event in service.events())
 
 
 def kill_producer(service: ServiceProcess) -> None:
@@ -85,7 +85,7 @@ def test_an_end_by_order_is_held_against_nobody(service, how):
             wait_for(lambda: at_work(running) == 1, 30, "the message in hand again")
             running.signal(signal.SIGTERM)
             if how != "drain past its deadline":
-                wait_for(lambda n=ends: len(told(running, "draining")) >= n, 20, "the drain")
+                wait_for(lambda n=ends: drains(running) >= n, 20, "the drain")
                 for pid in running.named("mqw-consumer" if how.startswith("Consumer") else "mqw-producer"):
                     with contextlib.suppress(ProcessLookupError):  # the deadline was faster
                         os.kill(pid, signal.SIGKILL)

@@ -108,7 +108,7 @@ async def test_broker_killed_and_started_again(broker):
     link.publish(2, Publication("", broker.topology.input, b"", b"early"))
     assert sink.answers[2]
     broker.node.spawn()
-    await back(link)
+    await back(link, 90)
     deliveries = await sink.has(2)
     assert deliveries[1].body == b"kept"
     assert (deliveries[1].epoch, deliveries[1].tag) == (2, 1)

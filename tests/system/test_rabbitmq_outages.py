@@ -108,7 +108,8 @@ def test_broker_away_for_twenty_seconds(node, service):
         seen.update(got.properties.message_id for got in client.rest("away.out"))
     assert sorted(seen) == sorted(f"id-{n}" for n in range(600))
     counters = running.stage("work")["actual"]["counters"]
-    assert seen.total() - 600 <= counters["ambiguous"] <= 40
+    assert seen.total() - 600 <= 40  # whose result was ambiguous, or whose ack was lost
+    assert counters["ambiguous"] <= 40
     assert counters["voided"] <= 40
     assert running.stage("work")["restarts"] == 0
     assert running.stop() == 0

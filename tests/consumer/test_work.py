@@ -30,7 +30,7 @@ from mqworker.jobs.loading import make_job
 from tests.support import amqp
 
 # Its exception may be raised inside coverage, which then never gives back its lock: the test would hang.
-rings = pytest.mark.no_cover
+rings = pytest.mark.untraced
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -79,4 +79,8 @@ class Supervised(ServiceProcess):
         assert "Shut down" in self.ctl("shutdown")
         gone(self, 60)
         wait_for(lambda: not self.leaked_semaphores(), 20, "no semaphore to be left")
+
+    def close(self) -> None:
+        """End everything, whatever its state."""
+        super().close()
         self._rpc("close")()

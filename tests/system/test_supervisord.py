@@ -107,8 +107,7 @@ def test_a_stop_finishes_what_is_in_hand_and_gives_the_rest_back(traffic):
     with Supervised(traffic.config(), {"work.py": HANDLER}) as service, Watcher(service, traffic) as watcher:
         service.supervise()
         more(traffic)
-        traffic.send(400, seconds=0.02)
-        more(traffic)
+        traffic.send(100, seconds=0.3)
         asked = time.monotonic()
         assert service.ctl("stop", "mqworker") == "mqworker: stopped\n"
         stopping = time.monotonic() - asked

@@ -21,6 +21,6 @@ class Retry(Exception):  # noqa: N818 - as above
 class SoftTimeLimit(Exception):  # noqa: N818 - named as in the configuration
     """Raised inside a handler that reached the stage's soft time limit: clean up and raise, or return quickly.
 
-    It is raised wherever the handler is, also inside a library that is just taking a lock in Python code, which may then
-    stay locked. Set a hard limit too: it ends what hangs, and the Consumer with it.
+    It is raised wherever the handler is, also inside a library that is just taking a lock in Python code, which may
+    then stay locked. Set a hard limit too: it ends what hangs, and the Consumer with it.
     """

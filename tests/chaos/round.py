@@ -15,7 +15,7 @@ from tests.chaos.faults import READY, Faults
 from tests.chaos.load import HANDLER, Queues, config, make
 from tests.chaos.records import Round, Start
 from tests.chaos.source import Source
-from tests.chaos.watch import Control, Operator, Processes, size, size_at_rest
+from tests.chaos.watch import Control, Operator, Processes, of_kind, size, size_at_rest
 from tests.support.service import ServiceProcess, gone
 from tests.support.waiting import wait_for
 
@@ -83,6 +83,7 @@ def _play(broker: Any, queues: Queues, setting: Setting, service: ServiceProcess
     try:
         publisher.start()
         time.sleep(setting.warm_up)
+        wait_for(lambda: len(of_kind(service, "mqw-consumer")) >= setting.consumers, READY, "all Consumers")
         round_.sizes.append(size(service))
         if setting.operator:
             operator = Operator(service, control, setting.consumers, str(chance.random()))

@@ -18,6 +18,7 @@ from mqworker.brokers.sqlite.file import File
 from mqworker.config.model import Config
 from mqworker.control.control import ADMIN_GRACE, Control, ControlError
 from mqworker.ipc import child as child_module
+from tests.support.children import end_children
 from tests.support.loop import on_loop
 from tests.support.waiting import AMPLE, until
 
@@ -43,12 +44,7 @@ def client(path):
     )
     yield lambda on_log=print: BrokerAdminClient(config, on_log)
     gc.collect()
-    left = set(child_module.living)
-    for pid in left:  # also one that a test has stopped
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        child_module.living.discard(pid)
-    assert not left
+    assert not end_children()
 
 
 def pid(client):

@@ -156,9 +156,8 @@ def _backpressure(round_: Round) -> Iterator[str]:
 
 
 def _leaks(round_: Round) -> Iterator[str]:
-    if len(round_.sizes) < 2:
-        return
-    yield from (f"13 {what}" for what in grown(round_.sizes[0], round_.sizes[-1]))
+    if len(round_.sizes) > 1:
+        yield from (f"13 {what}" for what in grown(round_.sizes[0], round_.sizes[-1]))
 
 
 def _broker_log(round_: Round) -> Iterator[str]:

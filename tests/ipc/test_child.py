@@ -16,11 +16,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mqworker.ipc import child as child_module
 from mqworker.ipc.child import Child
 from mqworker.ipc.frames import FrameTooLarge, pack, read_frame, write_all
 from mqworker.ipc.messages import AdminAnswer, AdminQuestion, LogEvent
 from mqworker.ipc.spawn import Spawned
+from tests.support.children import end_children
 from tests.support.loop import on_loop
 from tests.support.waiting import until
 
@@ -160,12 +160,7 @@ def nothing_left():
     resource_tracker.ensure_running()
     before = descriptors()
     yield
-    left = set(child_module.living)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        child_module.living.discard(pid)
-    assert not left
+    assert not end_children()
     gc.collect()
     assert descriptors() <= before
 

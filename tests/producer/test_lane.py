@@ -17,6 +17,7 @@ from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import child
 from mqworker.ipc.messages import Birth, Chunk, Item, StageSpec
 from mqworker.producer.lane import Lane
+from tests.support.children import end_children
 from tests.support.loop import on_loop
 from tests.support.waiting import until
 
@@ -76,12 +77,7 @@ def make(tmp_path):
         return Lane(1, spec, birth, register.slot(0), owner)
 
     yield made
-    left = set(child.living)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        child.living.discard(pid)
-    assert not left
+    assert not end_children()
 
 
 def chunk(lane, *bodies):

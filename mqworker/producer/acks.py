@@ -28,8 +28,8 @@ class Acks:
         self._settled: deque[Entry] = deque()  # in the order of settling; some of them may be acked already
 
     @property
-    def gaps(self) -> bool:
-        """Whether due() must be called again soon."""
+    def waiting(self) -> bool:
+        """Whether a settled delivery may still have to be acked, so that due() must be called soon."""
         return bool(self._settled)
 
     def opened(self, entry: Entry) -> None:

@@ -20,8 +20,10 @@ What holds at every moment:
 - received = settled + voided + released + in flight.
 """
 
+from collections.abc import Iterable
+
 from mqworker.brokers.base import Delivery
-from mqworker.producer.acks import Acks
+from mqworker.producer.acks import Ack, Acks
 from mqworker.producer.assignments import Assignments
 from mqworker.producer.backlog import Backlog
 from mqworker.producer.entry import HELD, PLACED, Counters, Entry, HeldBytes, Isolation, Plan
@@ -91,6 +93,11 @@ class Ledger:
         elif entry.lane is not None:
             self.assignments.remove(entry)
         return self.publications.place(entry, plan, now)
+
+    def confirmed(self, publish_ids: Iterable[int], now: float) -> list[Ack]:
+        """Settle the deliveries of these publications, which the broker has stored; returns the acks that are due."""
+        self.publications.confirmed(publish_ids, now)
+        return self.acks.due(now)
 
     def chunk_ended(self, lane: int) -> int:
         """Close an idle lane, and dispatch again the deliveries without an outcome. Returns how many."""

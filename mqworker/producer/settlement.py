@@ -10,12 +10,13 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from mqworker.amqp.properties import decode_leniently
 from mqworker.brokers.base import Link
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Failure, Outcome, StageSpec
+from mqworker.producer.acks import Ack
 from mqworker.producer.entry import Entry, Plan
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.policy import (
@@ -34,9 +35,9 @@ log = logging.getLogger("mqworker.settlement")
 
 
 class Settlement:
-    """See the module head. `ask_turn` schedules a call of send_acks() after all present events."""
+    """See the module head."""
 
-    def __init__(self, spec: StageSpec, ledger: Ledger, link: Link, ask_turn: Callable[[], None]) -> None:
+    def __init__(self, spec: StageSpec, ledger: Ledger, link: Link) -> None:
         self.processed = {"processed_result": 0, "processed_dropped": 0, "processed_failed": 0}
         self.retry_until = 0.0  # the time by which all our retries have come back
         self.last_settled = 0.0
@@ -45,7 +46,6 @@ class Settlement:
         self._config = spec.config
         self._ledger = ledger
         self._link = link
-        self._ask_turn = ask_turn
         self._host = socket.gethostname()
         self._gap_look: asyncio.TimerHandle | None = None
 
@@ -84,18 +84,20 @@ class Settlement:
             self.send(self._ledger.finished(entry.seq, plan, time.monotonic()))
 
     def send(self, publishes: Sequence[Publish]) -> None:
-        """Hand publications to the link."""
+        """Hand publications to the link, and acks for what was settled without a publication."""
         for publish_id, publication in publishes:
             if publication.delay:
                 self.retry_until = max(self.retry_until, time.monotonic() + publication.delay + 1)
             self._link.publish(publish_id, publication)
+        if self._ledger.acks.waiting:
+            self.send_acks(time.monotonic())
 
     # --- what the broker reports (Sink)
 
     def confirmed(self, publish_ids: Sequence[int]) -> None:
-        """Settle the deliveries of these publications; they are acked in the next turn."""
-        self._ledger.publications.confirmed(publish_ids, time.monotonic())
-        self._ask_turn()
+        """Settle the deliveries of these publications, and send the acks that are due."""
+        now = time.monotonic()
+        self._ack(self._ledger.confirmed(publish_ids, now), now)
 
     def refused(self, publish_id: int, reason: str, *, too_large: bool = False) -> None:
         """Keep the publication and try it again later; if it is a result that is too large, dead-letter its message."""
@@ -119,12 +121,7 @@ class Settlement:
 
     def send_acks(self, now: float) -> None:
         """Send the acks that are due."""
-        acks = self._ledger.acks
-        for epoch, tag, multiple in acks.due(now):
-            self.last_settled = now
-            self._link.ack(epoch, tag, multiple=multiple)
-        if acks.gaps and self._gap_look is None:
-            self._gap_look = asyncio.get_running_loop().call_later(GAP_LOOK, self._look_at_gaps)
+        self._ack(self._ledger.acks.due(now), now)
 
     def republish(self, now: float) -> None:
         """Publish again the refused publications that are due."""
@@ -136,16 +133,22 @@ class Settlement:
 
     # --- inside
 
+    def _ack(self, due: list[Ack], now: float) -> None:
+        for epoch, tag, multiple in due:
+            self.last_settled = now
+            self._link.ack(epoch, tag, multiple=multiple)
+        if self._ledger.acks.waiting and self._gap_look is None:
+            self._gap_look = asyncio.get_running_loop().call_later(GAP_LOOK, self._look_at_gaps)
+
     def _look_at_gaps(self) -> None:
         self._gap_look = None
-        self._ask_turn()
+        self.send_acks(time.monotonic())
 
     def _settle_without_outcome(
         self, entry: Entry, failure: Failure, plan: Plan, duration: float, generation: int
     ) -> None:
         self._report(entry, failure, plan, duration, generation)
         self.send(self._ledger.finished(entry.seq, plan, time.monotonic()))
-        self._ask_turn()
 
     def _report(self, entry: Entry, failure: Failure, plan: Plan, duration: float, generation: int) -> None:
         retried = plan.outcome == "retried"

@@ -2,8 +2,8 @@
 
 Lives in the Producer, on its loop, and never blocks it. Owns the ledger, the link to the broker, the in-hand register,
 and the three parts that work on them: intake (deliveries in), dispatch (to the Consumers and back), settlement (results
-out, then acks). The link calls intake and settlement directly, lanes call dispatch; each only notes what happened and
-asks for a turn. One turn then feeds the idle lanes and sends the acks, for all events since the last turn.
+out, then acks). The link calls intake and settlement directly, lanes call dispatch. What may give an idle lane
+something to do asks for a turn; one turn then feeds the lanes, for all events since the last turn.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class Stage:
         output = Placement(out.queue, out.exchange, out.routing_key) if out is not None else None
         topology = Topology(config.input, output, config.dead, config.queue_type)
         self.link = link = open_link(spec.broker, topology, self, name=f"{spec.service}.{spec.stage}")
-        self.settlement = Settlement(spec, self.ledger, link, self.ask_turn)
+        self.settlement = Settlement(spec, self.ledger, link)
         self.intake = Intake(
             spec, self.ledger, link, self.settlement, suspects, self.service_time, self.ask_turn, changed
         )
@@ -146,4 +146,3 @@ class Stage:
             self.intake.give_back_held()
         else:
             self.dispatch.feed()
-        self.settlement.send_acks(time.monotonic())

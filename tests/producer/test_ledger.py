@@ -58,7 +58,7 @@ def test_a_settled_prefix_is_acked_at_once():
     ledger.publications.confirmed(finish(ledger, out[:3]), 0.0)
     assert ledger.acks.due(0.0) == [Ack(1, 3, multiple=True)]
     assert ledger.acks.due(9.0) == []
-    assert not ledger.acks.gaps
+    assert not ledger.acks.waiting
 
 
 def test_nothing_is_acked_before_it_is_confirmed():
@@ -80,10 +80,10 @@ def test_beyond_a_gap_acks_wait_for_company_then_go_singly():
     """A settled message behind an unsettled one waits 5 ms for it, and is then acked alone."""
     ledger, out = filled(4)
     finish(ledger, [out[1], out[3]], DROPPED, 1.0)
-    assert ledger.acks.gaps
+    assert ledger.acks.waiting
     assert ledger.acks.due(1.0 + GAP_WAIT / 2) == []
     assert ledger.acks.due(1.0 + 2 * GAP_WAIT) == [Ack(1, 2, multiple=False), Ack(1, 4, multiple=False)]
-    assert not ledger.acks.gaps
+    assert not ledger.acks.waiting
 
 
 def test_a_closed_gap_is_one_ack():
@@ -400,7 +400,7 @@ def test_tags_of_a_lost_connection_are_never_acked():
     ledger.consuming_lost(0.0)
     for tag in (1, 2, 3):
         ledger.delivered(delivery(tag, b"new", epoch=2), 0.0)
-    assert (ledger.acks.due(9.0), ledger.acks.gaps, len(ledger)) == ([], False, 3)
+    assert (ledger.acks.due(9.0), ledger.acks.waiting, len(ledger)) == ([], False, 3)
 
 
 def test_a_redelivery_adopts_what_is_being_computed():

@@ -504,7 +504,7 @@ class LedgerMachine(RuleBasedStateMachine):
         left += [publications._waiting, publications._again, publications._refused]
         assert not any(left), left
         assert ledger.assignments.isolated is None
-        assert not ledger.acks.gaps
+        assert not ledger.acks.waiting
         assert (
             len(ledger),
             len(ledger.backlog),

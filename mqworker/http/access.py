@@ -1,17 +1,20 @@
 """Who may call: the checks made before anything else in a request is read.
 
 Runs in the server's threads, around the Flask app, one instance for each listener. The unix socket needs no token: its
-file mode admits only the service's own user. Over TCP only /livez needs none, because it reveals nothing else.
+file mode admits only the service's own user. Over TCP only /livez needs none, because it reveals nothing else. It and
+/readyz answer whatever the Host header says, because an orchestrator restarts a service that refuses its probe.
 A browser's requests from other sites are refused where they would have effects (`refuse_foreign`).
 """
 
 import hmac
+import ipaddress
 import logging
+import re
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mqworker.http.problems import CONTENT_TYPE, Problem
 from mqworker.http.routing import API
@@ -26,26 +29,59 @@ HEADERS = [
     ("Cache-Control", "no-store"),
 ]
 ALIVE = ("/livez", f"{API}/livez")
+HEALTH = (*ALIVE, "/readyz", f"{API}/readyz")  # a probe calls by address, by a service's name or without a Host
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
-HOSTS = "mqworker.hosts"  # in the environ: the Host names of this listener
+HOSTS = "mqworker.hosts"  # in the environ: the Hosts of this listener
+_PORT = re.compile(r":[1-9]\d{0,4}$")
 
 log = logging.getLogger("mqworker.http")
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-def tcp_hosts(host: str, port: int, extra: Iterable[str]) -> frozenset[str]:
-    """Return every accepted Host header. A name in `extra` without a port is accepted with our port and without one."""
+class Hosts(NamedTuple):
+    """The Host headers of one listener.
+
+    The name decides, because that is what a page of another site cannot choose (DNS rebinding); its port is whatever a
+    proxy or a container's port mapping makes of it.
+    """
+
+    names: frozenset[str]  # accepted with any port and without one
+    exact: frozenset[str]  # host and port, as the configuration gives them, or as our own address
+    addresses: bool = False  # every IP address is accepted: we listen on all of the machine's
+
+    def accept(self, host: str) -> bool:
+        """Return whether a Host header is ours."""
+        host = host.lower()
+        name = _PORT.sub("", host)
+        return host in self.exact or name in self.names or (self.addresses and _is_address(name))
+
+    def accept_origin(self, origin: str, host: str) -> bool:
+        """Return whether an Origin is that of our own page, which was asked for under this Host header."""
+        scheme, _, where = origin.lower().partition("://")
+        return scheme in ("http", "https") and (where == host.lower() or where in self.exact)
+
+
+def tcp_hosts(host: str, port: int, extra: Iterable[str]) -> Hosts:
+    """Return the Hosts of our TCP address; a name in `extra` that has a port is accepted with that port only."""
     bracketed = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    names = {*LOCAL, bracketed.lower()}
-    allowed = {f"{name}:{port}" for name in names} | (names if port == 80 else set())
-    for name in map(str.lower, extra):
-        has_port = name.rpartition(":")[2].isdigit() and not name.endswith("]")
-        allowed |= {name} if has_port else {name, f"{name}:{port}"}
-    return frozenset(allowed)
+    with_port = {name for name in map(str.lower, extra) if _PORT.search(name) and not name.endswith("]")}
+    others = {name for name in map(str.lower, extra) if name not in with_port}
+    names = {*LOCAL, bracketed.lower(), *others}
+    exact = {f"{name}:{port}" for name in names} | others | with_port
+    return Hosts(frozenset(names), frozenset(exact), addresses=host.strip("[]") in EVERYWHERE)
 
 
-UNIX_HOSTS = frozenset({"localhost", "mqworker"})
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name[1:-1] if name.startswith("[") and name.endswith("]") else name)
+    except ValueError:
+        return False
+    return ":" not in name or name.startswith("[")
+
+
+UNIX_HOSTS = Hosts(frozenset({"localhost", "mqworker"}), frozenset())
 
 
 class FailedLogins:
@@ -82,7 +118,7 @@ class FailedLogins:
 class Access:
     """See the module head; a WSGI application that wraps another."""
 
-    def __init__(self, app: Wsgi, hosts: frozenset[str], token: str) -> None:
+    def __init__(self, app: Wsgi, hosts: Hosts, token: str) -> None:
         self._app = app
         self._hosts = hosts
         self._token = token.encode()
@@ -96,7 +132,8 @@ class Access:
 
         environ[HOSTS] = self._hosts
         try:
-            self._check_host(environ.get("HTTP_HOST", ""))
+            if environ["PATH_INFO"] not in HEALTH:
+                self._check_host(environ.get("HTTP_HOST", ""))
             if self._token and environ["PATH_INFO"] not in ALIVE:
                 self._check_token(environ)
         except Problem as problem:
@@ -107,7 +144,7 @@ class Access:
         return self._app(environ, start)
 
     def _check_host(self, host: str) -> None:
-        if host.lower() not in self._hosts:
+        if not self._hosts.accept(host):
             raise Problem(421, "the Host header is not one of ours; control.hosts allows others")
 
     def _check_token(self, environ: Mapping[str, Any]) -> None:
@@ -116,12 +153,13 @@ class Access:
         challenge = {"WWW-Authenticate": "Bearer"}
         if scheme.lower() != "bearer":
             raise Problem(401, "a token is needed: Authorization: Bearer ...", headers=challenge)
+        if hmac.compare_digest(token.strip().encode("latin-1", "replace"), self._token):
+            return  # also beside many wrong ones from the same address, which may be that of a proxy
         if self._failed.too_many(peer, now):
             raise Problem(429, "too many wrong tokens from this address", headers={"Retry-After": "10"})
-        if not hmac.compare_digest(token.strip().encode("latin-1", "replace"), self._token):
-            self._failed.failed(peer, now)
-            logs.report(log, logging.WARNING, "login_refused", f"wrong token from {peer}")
-            raise Problem(401, "the token is wrong", headers=challenge)
+        self._failed.failed(peer, now)
+        logs.report(log, logging.WARNING, "login_refused", f"wrong token from {peer}")
+        raise Problem(401, "the token is wrong", headers=challenge)
 
 
 def refuse_foreign(environ: Mapping[str, Any]) -> None:
@@ -129,10 +167,5 @@ def refuse_foreign(environ: Mapping[str, Any]) -> None:
     if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin"):
         raise Problem(403, "a browser sent this from another site")
     origin = environ.get("HTTP_ORIGIN")
-    if origin is not None and not _is_ours(origin.lower(), environ[HOSTS]):
+    if origin is not None and not environ[HOSTS].accept_origin(origin, environ.get("HTTP_HOST", "")):
         raise Problem(403, "the Origin header is not ours")
-
-
-def _is_ours(origin: str, hosts: frozenset[str]) -> bool:
-    scheme, _, host = origin.partition("://")
-    return scheme in ("http", "https") and host in hosts

@@ -18,6 +18,7 @@ from mqworker.amqp.properties import MalformedProperties, Properties
 from mqworker.ipc.messages import LinkState
 
 __all__ = [
+    "CONNECTING",
     "DROP",
     "STOP",
     "Admin",
@@ -36,6 +37,9 @@ __all__ = [
     "Wanted",
     "decode_or_refuse",
 ]
+
+
+CONNECTING = "connecting"  # the reason of a Link that has begun to connect, and has not failed yet
 
 
 class Delivery(NamedTuple):
@@ -116,9 +120,9 @@ class Link(Protocol):
         """Allow at most `prefetch` unsettled deliveries at any time; 0 cancels the consumer and keeps the epoch.
 
         Idempotent; takes effect now, or once connected. While a new value takes effect (decisions 9), the unsettled
-        deliveries never exceed the larger of the old and the new one. Where a change would reorder the queue (a quorum
-        queue), `fixed` is used instead, if it is given: the value with which an epoch begins to consume stays until the
-        epoch ends, and is reported as `state.fixed_prefetch`.
+        deliveries never exceed the larger of the old and the new one. Where a change would harm the queue (it reorders
+        a quorum queue, and may end an auto-delete queue), `fixed` is used instead, if it is given: the value with which
+        an epoch begins to consume stays until the epoch ends, and is reported as `state.fixed_prefetch`.
         """
 
     def ack(self, epoch: int, tag: int, *, multiple: bool) -> None:

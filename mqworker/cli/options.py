@@ -119,7 +119,7 @@ class ServiceClient:
         """Request a change; with `wait`, return once it is applied, or fail with 4 and what holds it up."""
         end = time.monotonic() + self.timeout
         wait_seconds = min(WAIT_MAX, self.timeout) if wait else 0.0
-        path = stage_path(stage, f"{rest}?wait={wait_seconds:g}" if wait else rest)
+        path = stage_path(stage, f"{rest}{'&' if '?' in rest else '?'}wait={wait_seconds:g}" if wait else rest)
         answer: dict[str, Any] = self.client.call(method, path, payload, timeout=self.timeout + ANSWER)
         while wait and not answer.get("applied"):
             if time.monotonic() > end:

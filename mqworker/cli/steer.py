@@ -17,6 +17,7 @@ from mqworker.exits import Exit
 
 CHANGE_TIMEOUT = 30.0  # seconds within which a change should be applied
 DRAIN_TIMEOUT = 60.0  # and a drain should be over
+force = click.option("--force", is_flag=True, help="Stop although the broker then deletes messages.")
 
 
 @click.command(cls=Verb)
@@ -81,15 +82,16 @@ def start(service: ServiceClient, no_wait: bool) -> None:
 
 @click.command(cls=Verb)
 @no_wait
+@force
 @uses_service(DRAIN_TIMEOUT)
-def stop(service: ServiceClient, no_wait: bool) -> None:
+def stop(service: ServiceClient, no_wait: bool, force: bool) -> None:
     """Drain a stage and end its processes. The service itself goes on; `start` starts them again.
 
     Examples:
       mqworker stop --stage energy
       mqworker stop --no-wait
     """
-    _each(service, "POST", "/stop", None, "stopped", no_wait=no_wait)
+    _each(service, "POST", "/stop?force=true" if force else "/stop", None, "stopped", no_wait=no_wait)
 
 
 @click.command(cls=Verb)
@@ -106,8 +108,9 @@ def restart(service: ServiceClient, no_wait: bool) -> None:
 
 @click.command(cls=Verb)
 @no_wait
+@force
 @uses_service(DRAIN_TIMEOUT, stage=False)
-def drain(service: ServiceClient, no_wait: bool) -> None:
+def drain(service: ServiceClient, no_wait: bool, force: bool) -> None:
     """End the service as SIGTERM does: finish what is in hand, give the rest back. supervisord does not restart it.
 
     Examples:
@@ -115,7 +118,7 @@ def drain(service: ServiceClient, no_wait: bool) -> None:
       mqworker drain --no-wait
     """
     end = time.monotonic() + service.timeout
-    answer: dict[str, Any] = service.client.call("POST", "/drain")
+    answer: dict[str, Any] = service.client.call("POST", "/drain?force=true" if force else "/drain")
     progress = output.Progress()
     while not no_wait:
         try:

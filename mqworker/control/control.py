@@ -38,6 +38,15 @@ class StageView(msgspec.Struct, frozen=True):
     restarts: int  # of the Producer
     applied: int  # the newest revision that is wholly applied here
 
+    @property
+    def stop_destroys(self) -> str:
+        """What the broker deletes when the stage stops, in one sentence; "" for nothing."""
+        status = self.actual
+        if status is None or not status.link.auto_delete:
+            return ""
+        messages = "its messages" if status.backlog is None else f"the {status.backlog:,} messages in it"
+        return f"the input of stage {self.name} is auto-delete: unless others consume it, it is deleted with {messages}"
+
 
 class Snapshot(msgspec.Struct, frozen=True):
     """The whole service at one moment."""

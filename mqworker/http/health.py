@@ -13,7 +13,7 @@ from mqworker.control.control import Snapshot, StageView
 from mqworker.control.desired_state import SetLogLevel
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body
-from mqworker.http.stages import describe
+from mqworker.http.stages import describe, refuse_to_destroy
 
 OLD = 10.0  # seconds after which an old snapshot means that the main thread hangs
 
@@ -51,6 +51,8 @@ def _unready(view: StageView, *, paused: bool) -> str:
         return f"crash loop: {status.problem or view.problem}"
     if not status.link.connected:
         return f"not connected: {status.link.reason}"
+    if status.link.problem:
+        return status.link.problem
     should_consume = desired.listening and desired.working and desired.consumers > 0 and not paused
     if should_consume and not status.link.consuming:
         return f"not consuming: {status.problem or status.link.reason or 'not yet'}"
@@ -101,6 +103,7 @@ def log_level(api: Api) -> Any:
 
 def drain(api: Api) -> Any:
     """Start draining."""
+    refuse_to_destroy(api.snapshot().stages.values())
     api.control.drain()
     return {"status": "draining"}, 202
 
@@ -116,5 +119,5 @@ ROUTES = [
     *(Route("GET", f"{at}/readyz", ready, "Whether the service is ready; if not, the reasons") for at in ("", API)),
     Route("GET", f"{API}/status", status, "The whole service"),
     Route("PUT", f"{API}/log-level", log_level, "Set the log level of all processes", ("wait",), Level),
-    Route("POST", f"{API}/drain", drain, "Finish what is in hand and stop, as SIGTERM does"),
+    Route("POST", f"{API}/drain", drain, "Finish what is in hand and stop, as SIGTERM does", ("force",)),
 ]

@@ -10,6 +10,7 @@ from mqworker.http.problems import CONTENT_TYPE
 from mqworker.http.routing import API, Api, Route
 
 QUERY = {
+    "force": ("boolean", "Stop although the broker then deletes messages"),
     "wait": ("number", "Seconds, at most 30, to wait for the change to be applied, or for the result"),
     "stage": ("string", "Only this stage"),
     "lines": ("integer", "How many lines, at most 2,000"),

@@ -136,6 +136,15 @@ def number(name: str, default: float, least: float, most: float) -> float:
     return value
 
 
+def flag(name: str) -> bool:
+    """Return a flag from the query; raises a 422 Problem."""
+    text = request.args.get(name, "false")
+    if text not in ("true", "false"):
+        reason = "must be true or false"
+        raise Problem(422, f"{name} {reason}", fields=[(name, reason)])
+    return text == "true"
+
+
 def requested_wait() -> float:
     """Return `?wait=` in seconds; 0: do not wait."""
     return number("wait", 0.0, 0.0, WAIT_MAX)

@@ -5,7 +5,7 @@ Runs in the server's threads. Reads snapshots; sends changes through Control to 
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import msgspec
@@ -15,7 +15,7 @@ from mqworker.config.model import Seconds
 from mqworker.control.control import StageView
 from mqworker.control.desired_state import Reload, SetConsumers, SetLimits, SetListening, SetRunning
 from mqworker.http.problems import Problem
-from mqworker.http.routing import API, WAIT_MAX, Api, Route, body, requested_wait
+from mqworker.http.routing import API, WAIT_MAX, Api, Route, body, flag, requested_wait
 from mqworker.ipc.messages import ConsumerStatus, StageStatus
 
 
@@ -122,7 +122,15 @@ def start(api: Api, stage: str) -> Any:
 
 def stop(api: Api, stage: str) -> Any:
     """Drain and end the process tree."""
+    refuse_to_destroy([api.stage(stage)])
     return api.change(SetRunning(stage, enabled=False))
+
+
+def refuse_to_destroy(views: Iterable[StageView]) -> None:
+    """Raise a 409 Problem, unless forced, if the broker deletes messages when these stages stop."""
+    destroyed = [view.stop_destroys for view in views if view.stop_destroys]
+    if destroyed and not flag("force"):
+        raise Problem(409, f"{'; '.join(destroyed)}. With ?force=true it is stopped all the same", destroyed=destroyed)
 
 
 def restart(api: Api, stage: str) -> Any:
@@ -178,7 +186,7 @@ ROUTES = [
     Route("PUT", f"{_ONE}/consumers", consumers, "Scale; busy Consumers finish first", ("wait",), Count),
     Route("PUT", f"{_ONE}/time-limit", time_limit, "Limit the time of one message", ("wait",), TimeLimits),
     Route("POST", f"{_ONE}/start", start, "Start the stage's process tree", ("wait",)),
-    Route("POST", f"{_ONE}/stop", stop, "Drain and end the stage's process tree", ("wait",)),
+    Route("POST", f"{_ONE}/stop", stop, "Drain and end the stage's process tree", ("wait", "force")),
     Route("POST", f"{_ONE}/restart", restart, "Replace the Consumers with ones that import the code afresh", ("wait",)),
     Route("GET", f"{_ONE}/params", params, "The parameters and their history"),
     Route("PATCH", f"{_ONE}/params", patch_params, "Change parameters with a merge patch (RFC 7396)", ("wait",), Patch),

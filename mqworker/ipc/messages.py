@@ -111,12 +111,28 @@ class LinkState(msgspec.Struct, frozen=True):
 
     connected: bool = False  # both connections are up and the topology is declared
     consuming: bool = False  # the broker has registered our consumer
-    fixed_prefetch: int = 0  # in use because changing it would reorder the queue; 0: it follows what is wanted
+    fixed_prefetch: int = 0  # in use because it must not change on this queue; 0: it follows what is wanted
     blocked: bool = False  # the broker refuses publishes for now (an alarm)
+    auto_delete: bool = False  # the input vanishes, with its messages, when its last consumer leaves
+    unbound: tuple[str, ...] = ()  # exchanges through which messages came until the input was deleted and made again
     reason: str = "not started"
-    warnings: tuple[str, ...] = ()  # e.g. an existing queue whose arguments differ from the configured ones
+    warnings: tuple[str, ...] = ()  # e.g. an existing queue that may drop messages
     reconnects: int = 0
     repairs: int = 0  # how often something missing was created again on a live connection
+
+    @property
+    def problem(self) -> str:
+        """What is wrong although it is connected, in one sentence; "" for nothing."""
+        if not self.unbound:
+            return ""
+        return (
+            f"the input was deleted and made again: messages came through {_exchanges(self.unbound)} before, and none"
+            " has since; bind the queue again, or stop and start the stage to confirm that this is wanted"
+        )
+
+
+def _exchanges(names: tuple[str, ...]) -> str:
+    return f"exchange{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
 
 
 class StageStatus(_Record, frozen=True, tag="status"):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mqworker.brokers import open_link
-from mqworker.brokers.base import LinkState, Placement, Topology
+from mqworker.brokers.base import CONNECTING, LinkState, Placement, Topology
 from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Desired, LogEvent, StageSpec
@@ -118,7 +118,8 @@ class Stage:
         for warning in state.warnings:
             if warning not in before.warnings:
                 logs.report(log, logging.WARNING, "topology", warning)
-        if (state.connected, state.reason) != (before.connected, before.reason) and not self.draining:
+        news = (state.connected, state.reason) != (before.connected, before.reason)
+        if news and state.reason != CONNECTING and not self.draining:
             self._report_link(before, state)
         if state.connected and (not before.connected or state.repairs != before.repairs):
             self.settlement.repeat_now()

@@ -38,7 +38,7 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
         generation=min((lane.generation for lane in lanes), default=stage.desired.generation),
         link=link.state,
         listening=intake.prefetch > 0,
-        problem=intake.problem or fleet.problem or _too_large(stage),
+        problem=intake.problem or fleet.problem or link.state.problem or _too_large(stage),
         crash_loop=fleet.crash_loop,
         consumers=tuple(_consumer(stage, lane, now) for lane in lanes),
         prefetch=intake.prefetch,

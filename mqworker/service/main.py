@@ -201,6 +201,9 @@ class Service:
         self._operations.ending = True
         patience = max(0.0, until - time.monotonic())
         logs.report(log, logging.INFO, "draining", f"draining, at most {patience:.3g} s")
+        for view in self._stages.views().values() if self._stop is None else ():
+            if view.stop_destroys:
+                logs.report(log, logging.WARNING, "destroys", view.stop_destroys)
         self._stop = StopBudget(until)
         asyncio.get_running_loop().call_at(self._stop.abandon, self._wake.set)
         self._stages.end(until)

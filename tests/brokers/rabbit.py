@@ -23,9 +23,12 @@ class RabbitHarness(Common):
     async def connection(self) -> AmqpConnection:
         """A connection of our own."""
         if self._connection is None or not self._connection.usable:
-            ours = parameters(self.url, BrokerConfig(url=self.url), "harness")
-            self._connection = await AmqpConnection.open(ours, AMPLE)
+            self._connection = await self.another_connection()
         return self._connection
+
+    async def another_connection(self) -> AmqpConnection:
+        """A connection that the test ends itself."""
+        return await AmqpConnection.open(parameters(self.url, BrokerConfig(url=self.url), "harness"), AMPLE)
 
     async def channel(self) -> Channel:
         return await Channel.open(await self.connection())

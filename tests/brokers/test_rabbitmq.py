@@ -11,7 +11,9 @@ import pytest
 
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable, Publication
-from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink
+from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink, anchor, reconnector
+from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
+from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.reconnector import retry_delay
 from mqworker.brokers.rabbitmq.topology import queue_arguments
 from mqworker.config.model import BrokerConfig, TlsConfig
@@ -162,6 +164,66 @@ async def test_queue_deleted_under_the_consumer(broker):
     await sink.has(2)
     assert sink.deliveries[1].epoch == 2
     assert link.state.reconnects == 0
+
+
+@contract
+async def test_lost_bindings_of_the_input_are_told_until_messages_come_that_way_again(broker):
+    """An input that was deleted and made again is a problem until a message comes through the exchange of before."""
+    channel = await broker.channel()
+    name, exchange = broker.topology.input, f"{broker.topology.input}.events"
+    await channel.ask("exchange_declare", exchange=exchange, exchange_type="topic")
+    await channel.ask("queue_declare", queue=name, durable=True)
+    await channel.ask("queue_bind", queue=name, exchange=exchange, routing_key="#")
+    link, sink = await broker.started(prefetch=5)
+    channel.raw.basic_publish(exchange, "a.b", b"bound", RawProperties())
+    await sink.has(1)
+    link.ack(1, 1, multiple=False)
+    assert (link.state.unbound, link.state.problem) == ((), "")
+    await broker.make_admin().delete(name, AMPLE)
+    await until(lambda: sink.consuming_lost_for, 5, "the loss")
+    await back(link)
+    assert link.state.unbound == (exchange,)
+    assert repr(exchange) in link.state.problem
+    await broker.publish(name, b"", b"through the default exchange")
+    await sink.has(2)
+    assert link.state.unbound == (exchange,)
+    await channel.ask("queue_bind", queue=name, exchange=exchange, routing_key="#")
+    channel.raw.basic_publish(exchange, "a.b", b"bound again", RawProperties())
+    await sink.has(3)
+    assert (link.state.unbound, link.state.problem) == ((), "")
+    await channel.ask("exchange_delete", exchange=exchange)
+
+
+@contract
+async def test_a_policy_that_expires_takes_nothing_that_waits(broker, monkeypatch):
+    """Under a policy `expires`, retries, dead letters, results and a paused input outlive its period by far."""
+    monkeypatch.setattr(reconnector, "PING_EVERY", 1.0)
+    topology = broker.topology
+    unique = topology.input.partition(".")[0]
+    await asyncio.to_thread(
+        broker.node.ctl, "set_policy", unique, f"^{unique}", '{"expires": 5000}', "--apply-to", "queues"
+    )
+    try:
+        link, sink = await broker.started()  # paused
+        link.publish(1, Publication("", topology.input, b"", b"later", delay=16))
+        link.publish(2, Publication("", topology.dead, b"", b"dead"))
+        link.publish(3, Publication("", topology.input, b"", b"waits"))
+        link.publish(4, Publication("", topology.output.queue, b"", b"result"))
+        for number in (1, 2, 3, 4):
+            assert await sink.answer(number) == ""
+        began = asyncio.get_running_loop().time()
+        await broker.counts(topology.input, 2, 40)
+        assert asyncio.get_running_loop().time() - began > 15
+        assert (await broker.count(topology.dead), await broker.count(topology.output.queue)) == (1, 1)
+        await link.close(AMPLE)
+        later = broker.make_link(Recorder())  # finds the delay queues of the one before
+        later.start()
+        await until(lambda: later.state.connected, 10, "a connection")
+        delayed = f"{topology.input}.retry.16s"
+        await broker.publish(delayed, b"", b"of an earlier run")
+        await broker.counts(topology.input, 3, 40)
+    finally:
+        await asyncio.to_thread(broker.node.ctl, "clear_policy", unique)
 
 
 @pytest.mark.parametrize("alarm", ALARMS)
@@ -361,58 +423,148 @@ async def test_the_prefetch_on_a_quorum_queue_stays_until_its_channel_ends(broke
     assert link.state.fixed_prefetch == 64
 
 
+DROPS = "drops its oldest messages when it holds 7 messages"
+
+
 @pytest.mark.parametrize(
-    ("arguments", "fixed"),
+    ("properties", "fixed", "told"),
     [
-        ({"x-queue-type": "quorum", "x-max-length": 7, "x-overflow": "reject-publish", "x-delivery-limit": 30}, 16),
-        ({"x-queue-type": "quorum", "x-single-active-consumer": True}, 16),
-        ({"x-max-priority": 5, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "a 'b' c"}, 0),
-        ({"x-queue-type": "classic", "x-message-ttl": 10**7}, 0),
-        ({}, 0),
+        ({"x-queue-type": "quorum", "x-max-length": 7, "x-overflow": "reject-publish"}, 16, ["is of type quorum"]),
+        ({"x-queue-type": "quorum", "x-delivery-limit": 30}, 16, ["drops a message after 30 deliveries", "is of type"]),
+        ({"x-queue-type": "quorum", "x-single-active-consumer": True}, 16, ["is of type quorum"]),
+        ({"x-max-priority": 5, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "a 'b' c"}, 0, []),
+        ({"x-queue-type": "classic", "x-message-ttl": 10**7}, 0, ["drops messages after 10000 s"]),
+        ({"x-message-ttl": 10**7, "x-dead-letter-exchange": ""}, 0, ["drops messages after 10000 s, or moves them"]),
+        ({"x-max-length": 7}, 0, [DROPS]),
+        ({"x-expires": 10**7}, 0, ["deletes it, with its messages, when it is unused for 10000 s"]),
+        ({"auto_delete": True, "x-max-length": 7, "x-max-priority": 2}, 16, ["is auto-delete", DROPS]),
+        ({"durable": False, "auto_delete": True}, 16, ["is not durable", "is auto-delete"]),
+        ({"durable": False, "x-max-length": 7}, 0, ["is not durable", DROPS]),
+        ({}, 0, []),
     ],
 )
 @contract
-async def test_the_type_of_the_input_is_found_out_whatever_else_it_has(broker, arguments, fixed):
-    """A queue that others made has its type recognised, every difference reported, and nothing changed."""
+async def test_what_a_queue_is_is_found_out_whatever_else_it_has(broker, properties, fixed, told):
+    """A queue that others made has its kind recognised; what it may cost is told, what costs nothing is not."""
+    flags = {"durable": True} | {name: value for name, value in properties.items() if not name.startswith("x-")}
+    arguments = {name: value for name, value in properties.items() if name.startswith("x-")}
     channel = await broker.channel()
-    await channel.ask("queue_declare", queue=broker.topology.input, durable=True, arguments=arguments)
+    await channel.ask("queue_declare", queue=broker.topology.input, **flags, arguments=arguments)
     link, sink = await broker.started()
-    told = [warning for warning in link.state.warnings if repr(broker.topology.input) in warning]
-    differing = {name: value for name, value in arguments.items() if value != "classic"}
-    assert len(told) == len(differing)
-    for name, value in differing.items():
-        assert any(f"was found with {name} {value or repr(value)}," in warning for warning in told)
+    warnings = [warning for warning in link.state.warnings if repr(broker.topology.input) in warning]
+    assert len(warnings) == len(told)
+    for what in told:
+        assert any(what in warning for warning in warnings), (what, warnings)
+    assert link.state.auto_delete is bool(properties.get("auto_delete"))
     link.consume(4, fixed=16)
     await broker.publish(broker.topology.input, b"", b"x")
     await sink.has(1)
     assert link.state.fixed_prefetch == fixed
-    await channel.ask("queue_declare", queue=broker.topology.input, durable=True, arguments=arguments)
+    await channel.ask("queue_declare", queue=broker.topology.input, **flags, arguments=arguments)
 
 
 @contract
-async def test_a_transient_input_is_used_as_found(broker):
-    """A queue that is not durable is reported, consumed with any prefetch, and left as it is."""
+async def test_a_stream_is_refused_as_input(broker):
+    """A stream is named as what it is, nothing is taken from it, and a queue in its place is consumed."""
     channel = await broker.channel()
-    await channel.ask("queue_declare", queue=broker.topology.input, durable=False)
-    link, sink = await broker.started(prefetch=5)
-    assert any("was found with durable False, configured is True" in warning for warning in link.state.warnings)
+    arguments = {"x-queue-type": "stream"}
+    await channel.ask("queue_declare", queue=broker.topology.input, durable=True, arguments=arguments)
     await broker.publish(broker.topology.input, b"", b"x")
+    sink = Recorder()
+    link = broker.make_link(sink)
+    link.consume(5)
+    link.start()
+    await until(lambda: "is a stream" in link.state.reason, 10, "the reason")
+    assert not link.state.connected
+    await channel.ask("queue_delete", queue=broker.topology.input)
+    await back(link, 60)
+    await broker.publish(broker.topology.input, b"", b"y")
     await sink.has(1)
-    await channel.ask("queue_declare", queue=broker.topology.input, durable=False)
+    assert sink.bodies == [b"y"]
+
+
+@contract
+async def test_another_connections_queue_is_refused_as_input(broker):
+    """An exclusive queue is named as such, and consumed once it is gone and made again."""
+    theirs = await broker.another_connection()
+    channel = await Channel.open(theirs)
+    await channel.ask("queue_declare", queue=broker.topology.input, exclusive=True)
+    sink = Recorder()
+    link = broker.make_link(sink)
+    link.consume(5)
+    link.start()
+    await until(lambda: "is exclusive to another connection" in link.state.reason, 10, "the reason")
+    await theirs.shutdown(2)
+    await back(link, 60)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+@contract
+async def test_an_auto_delete_input_outlives_all_that_we_do(broker, durable):
+    """While we live, an auto-delete queue is never without a consumer: every message arrives, through all changes."""
+    channel = await broker.channel()
+    await channel.ask("queue_declare", queue=broker.topology.input, durable=durable, auto_delete=True)
+    link, sink = await broker.started()
+    for number in range(1, 1001):
+        link.publish(number, Publication("", broker.topology.input, b"", b"%d" % number))
+    await until(lambda: len(sink.answers) == 1000, 30, "all stored")
+    consumed = Consumed(link, sink)
+    for count, prefetch in ((50, 2), (200, 64), (300, 1), (400, 16)):
+        link.consume(prefetch, fixed=prefetch)
+        await consumed.up_to(count)
+        link.consume(0)
+        await until(lambda: not link.state.consuming, 10, "holding back")
+        await consumed.up_to(len(sink.deliveries))
+        held = len(sink.deliveries)
+        status = await channel.ask("queue_declare", queue=broker.topology.input, passive=True)
+        assert status.consumer_count == 1
+        assert len(sink.deliveries) == held
+    link.consume(16, fixed=16)
+    await consumed.up_to(1000)
+    assert sorted(map(int, sink.bodies)) == list(range(1, 1001))
+    assert not sink.consuming_lost_for
+
+
+@contract
+async def test_a_message_that_an_anchor_holds_is_not_held_too_long(broker, monkeypatch):
+    """While we hold back, the anchor gives its message back from time to time, and nobody loses it."""
+    monkeypatch.setattr(anchor, "RETURN_EVERY", 0.05)
+    channel = await broker.channel()
+    await channel.ask("queue_declare", queue=broker.topology.input, durable=True, auto_delete=True)
+    link, sink = await broker.started(prefetch=1)
+    link.consume(0)
+    await until(lambda: not link.state.consuming, 10, "holding back")
+    await broker.publish(broker.topology.input, b"", b"x")
+    returned = []
+    monkeypatch.setattr(anchor.Anchor, "_give_back", counting(anchor.Anchor._give_back, returned))
+    await until(lambda: len(returned) >= 3, 10, "three returns")
+    link.consume(1)
+    assert (await sink.has(1))[0].redelivered
+    assert sink.bodies == [b"x"]
+
+
+def counting(call, calls):
+    """Return `call`, noting each use in `calls`."""
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return call(*arguments)
+
+    return counted
 
 
 @contract
 async def test_other_arguments_are_a_warning(broker):
-    """A queue found with other arguments is used; the warning names queue, argument and both values."""
+    """A queue found with other properties is used; a warning names the queue and what follows."""
     channel = await broker.channel()
     await channel.ask("queue_declare", queue=broker.topology.input, durable=True, arguments={"x-queue-type": "quorum"})
     await channel.ask("queue_declare", queue=broker.topology.dead, durable=True, arguments={"x-max-length": 5})
     link, sink = await broker.started(prefetch=5)
     first, second = link.state.warnings
     assert broker.topology.input in first
-    assert "x-queue-type" in first
-    assert "quorum" in first
-    assert "x-max-length" in second
+    assert "is of type quorum, configured is classic" in first
+    assert broker.topology.dead in second
+    assert "drops its oldest messages when it holds 5 messages" in second
     await broker.publish(broker.topology.input, b"", b"x")
     await sink.has(1)
 

@@ -109,7 +109,9 @@ def test_hosts_of_the_unix_socket(service):
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/api/v1/livez", "/api/v1/readyz"])
-@pytest.mark.parametrize("head", ["HTTP/1.1\r\nHost: 10.2.3.4:5002", "HTTP/1.1\r\nHost: mq.svc", "HTTP/1.0", "HTTP/1.1"])
+@pytest.mark.parametrize(
+    "head", ["HTTP/1.1\r\nHost: 10.2.3.4:5002", "HTTP/1.1\r\nHost: mq.svc", "HTTP/1.0", "HTTP/1.1"]
+)
 def test_a_probe_is_answered_whatever_its_host(service, path, head):
     """Health answers by address, by a name that is not ours, without a Host header and over HTTP/1.0."""
     with socket.create_connection(("127.0.0.1", service.port), 5) as probe:

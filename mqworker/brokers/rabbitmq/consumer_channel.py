@@ -10,15 +10,18 @@ settled to make that worthwhile. There is never more than one tag, because two o
 
 When a tag is cancelled, a quorum queue takes back the messages on their way to it and delivers them again behind the
 backlog. So on a quorum queue the prefetch with which the channel begins to consume stays until the channel ends; only
-holding back (0) cancels the tag.
+holding back (0) cancels the tag. It is the same on an auto-delete queue, which also has an anchor while our tag is
+away, because the broker would delete it with all its messages.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
 
 from mqworker.brokers.base import Delivery
+from mqworker.brokers.rabbitmq.anchor import Anchor
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.fast_frames import Arrival, Deliveries
+from mqworker.brokers.rabbitmq.topology import Found
 
 WORTHWHILE = 1.25  # a tag is replaced when the new limit is at least this many times larger
 
@@ -27,13 +30,15 @@ class ConsumerChannel:
     """See the module head."""
 
     def __init__(
-        self, channel: Channel, epoch: int, queue: str, deliver: Callable[[Delivery], None], *, keeps_prefetch: bool
+        self, channel: Channel, epoch: int, queue: str, deliver: Callable[[Delivery], None], found: Found
     ) -> None:
-        """`deliver` receives each delivery; `keeps_prefetch`: changing the prefetch would reorder the queue."""
+        """`deliver` receives each delivery; `found` says what the queue is."""
         self.channel = channel
         self.fixed_prefetch = 0  # in use, where it must not change
         self._queue = queue
-        self._keeps_prefetch = keeps_prefetch
+        self._auto_delete = found.auto_delete
+        self._keeps_prefetch = found.queue_type == "quorum" or found.auto_delete
+        self._anchor: Anchor | None = None
         self._prefetch = 0  # wanted
         self._unsettled: dict[int, None] = {}  # delivery tags in order
         self._tag = ""  # our consumer's name
@@ -107,11 +112,14 @@ class ConsumerChannel:
         """Close the channel; unsettled deliveries go back to the queue."""
         self.channel.connection.deliveries.pop(self.channel.number, None)
         self.channel.close()
+        self._release_anchor()
 
     # -- inside
 
     async def _replace_consumer(self) -> None:
         if self._limit and (self._limit > self._prefetch or self._worthwhile()):
+            if self._auto_delete and self._anchor is None:
+                self._anchor = await Anchor.drop(self.channel.connection, self._queue)
             await self.channel.cancel(self._tag)
             self._limit = 0
         room = self._prefetch - len(self._unsettled)
@@ -123,6 +131,12 @@ class ConsumerChannel:
                 "basic_consume", queue=self._queue, on_message_callback=_unexpected, consumer_tag=self._tag
             )
             self._limit = room
+            self._release_anchor()
+
+    def _release_anchor(self) -> None:
+        if self._anchor is not None:
+            self._anchor.release()
+            self._anchor = None
 
     def _worthwhile(self) -> bool:
         """Whether a new consumer's limit would be larger by enough to replace the present one."""

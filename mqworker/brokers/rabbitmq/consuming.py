@@ -4,18 +4,22 @@ Runs on the loop of the Link, as the role of the consuming connection. Owns the 
 new channel, because a delivery tag means nothing on another channel. It sends deliveries and `consuming_lost` to the
 Sink; it receives acks, and drops (and counts) those of an old epoch or of a tag that is already settled. A channel that
 ends (an acknowledgement timeout, a deleted queue) ends its epoch and is replaced, with growing delays.
+
+When the queue was deleted and made again, it lacks the bindings that others had made, and AMQP tells nobody which those
+were. So it remembers through which exchanges messages came: until one comes that way again, the binding is missing.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from mqworker.brokers.base import Sink
+from mqworker.brokers.base import Delivery, Sink
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.consumer_channel import ConsumerChannel
 from mqworker.brokers.rabbitmq.reconnector import STABLE_AFTER, retry_delay
-from mqworker.brokers.rabbitmq.topology import queue_status
+from mqworker.brokers.rabbitmq.topology import Found, queue_status
 
 
 class Consuming:
@@ -25,11 +29,12 @@ class Consuming:
         self,
         queue: str,
         sink: Sink,
-        prepare: Callable[[AmqpConnection], Awaitable[str]],
+        prepare: Callable[[AmqpConnection], Awaitable[Found]],
+        upkeep: Callable[[AmqpConnection], Awaitable[None]],
         report: Callable[[str], None],
         changed: Callable[[], None],
     ) -> None:
-        """`prepare` is awaited before each channel and returns the queue's type.
+        """`prepare` is awaited before each channel and returns what the queue is; `upkeep` is awaited with each ping.
 
         `report` is called with a sentence on what is missing now, "" for nothing; `changed` when our consumer may have
         appeared or gone.
@@ -37,6 +42,7 @@ class Consuming:
         self._queue = queue
         self._sink = sink
         self._prepare = prepare
+        self._upkeep = upkeep
         self._report = report
         self._changed = changed
         self._current: ConsumerChannel | None = None
@@ -46,6 +52,8 @@ class Consuming:
         self.epoch = 0
         self.stale = 0  # acks that were dropped
         self.depth: int | None = None
+        self.exchanges: set[str] = set()  # through which messages have come since the queue was made
+        self.unbound: set[str] = set()  # through which messages came before it was deleted and made again
 
     @property
     def ready(self) -> bool:
@@ -81,6 +89,11 @@ class Consuming:
         if self._current is not None and epoch == self.epoch:
             self._current.release(tags)
 
+    def made_again(self) -> None:
+        """Note that the queue was deleted and is new: the bindings that others had made are gone."""
+        self.unbound |= self.exchanges
+        self.exchanges.clear()
+
     # -- what the connection calls
 
     async def serve(self, connection: AmqpConnection) -> None:
@@ -90,8 +103,7 @@ class Consuming:
         while True:
             began = loop.time()
             try:
-                queue_type = await self._prepare(connection)
-                await self._consume_on(connection, keeps_prefetch=queue_type == "quorum")
+                await self._consume_on(connection, await self._prepare(connection))
             except Lost as lost:
                 if not connection.usable:
                     raise
@@ -100,17 +112,17 @@ class Consuming:
             await asyncio.sleep(retry_delay(failures, refused=False))
 
     async def ping(self) -> None:
-        """Ask for the queue's depth; an answer also shows that the broker is alive."""
-        if self.connection is None:
+        """Ask for the queue's depth; an answer also shows that the broker is alive. Then do the upkeep."""
+        connection = self.connection
+        if connection is None:
             return
-        try:
-            status = await queue_status(self.connection, self._queue)
-        except Lost:
-            return
-        if status is None:
-            self._lose(self._current, Lost(f"queue {self._queue!r} is gone"))
-        else:
+        with contextlib.suppress(Lost):
+            status = await queue_status(connection, self._queue)
+            if status is None:
+                self._lose(self._current, Lost(f"queue {self._queue!r} is gone"))
+                return
             self.depth = status.message_count
+            await self._upkeep(connection)
 
     def check_deadlines(self, now: float) -> None:
         """Do nothing: this role has no deadlines of its own."""
@@ -123,13 +135,11 @@ class Consuming:
 
     # -- inside
 
-    async def _consume_on(self, connection: AmqpConnection, *, keeps_prefetch: bool) -> None:
+    async def _consume_on(self, connection: AmqpConnection, found: Found) -> None:
         self._ended.clear()
         channel = await Channel.open(connection)
         self.epoch += 1
-        current = self._current = ConsumerChannel(
-            channel, self.epoch, self._queue, self._sink.delivered, keeps_prefetch=keeps_prefetch
-        )
+        current = self._current = ConsumerChannel(channel, self.epoch, self._queue, self._deliver, found)
         current.want(*self._wanted)
         channel.on_lost = partial(self._lose, current)
         channel.raw.add_on_cancel_callback(
@@ -143,6 +153,15 @@ class Consuming:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
             current.close()
+
+    def _deliver(self, delivery: Delivery) -> None:
+        exchange = delivery.exchange
+        if exchange and exchange not in self.exchanges:
+            self.exchanges.add(exchange)
+            if exchange in self.unbound:
+                self.unbound.discard(exchange)
+                self._changed()
+        self._sink.delivered(delivery)
 
     async def _keep_consumer(self, current: ConsumerChannel) -> None:
         try:

@@ -8,12 +8,13 @@ Never raises; every fault is reported as a `LinkState` with a reason, and the Li
 import asyncio
 from collections.abc import Sequence
 
-from mqworker.brokers.base import LinkState, Sink, Topology
+from mqworker.brokers.base import CONNECTING, LinkState, Sink, Topology
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.consuming import Consuming
 from mqworker.brokers.rabbitmq.publishing import Publishing
 from mqworker.brokers.rabbitmq.reconnector import Reconnector
-from mqworker.brokers.rabbitmq.topology import ensure
+from mqworker.brokers.rabbitmq.topology import Found, ensure
+from mqworker.brokers.rabbitmq.upkeep import Upkeep
 from mqworker.config.model import BrokerConfig
 
 REPAIR_EVERY = 5.0  # the least time, in seconds, between two repairs of the topology after a returned message
@@ -28,12 +29,15 @@ class RabbitLink:
         self.state = LinkState()
         self._topology = topology
         self._sink = sink
-        self._warnings: tuple[str, ...] = ()
+        self._found: Found | None = None  # as last seen
         self._reasons = {"consuming": "not started", "publishing": "not started"}  # why each is down; "" when it is not
         self._repairing: asyncio.Task[None] | None = None
         self._ensured = 0.0  # when the topology was last ensured
         self._repairs = 0
-        self._consuming = Consuming(topology.input, sink, self._ensure, self._report_consuming, self._changed)
+        self._upkeep = Upkeep(topology)
+        self._consuming = Consuming(
+            topology.input, sink, self._ensure, self._touch, self._report_consuming, self._changed
+        )
         self._publishing = Publishing(config, topology, sink, self._report_publishing, self._repair, self._changed)
         self._reconnectors = (
             Reconnector(config, f"{name} (consume)", self._consuming, self._report_consuming),
@@ -52,7 +56,7 @@ class RabbitLink:
 
     def start(self) -> None:
         """Begin to connect."""
-        self._reasons = {"consuming": "connecting", "publishing": "connecting"}
+        self._reasons = {"consuming": CONNECTING, "publishing": CONNECTING}
         self._changed()
         for reconnector in self._reconnectors:
             reconnector.start()
@@ -80,12 +84,18 @@ class RabbitLink:
 
     # -- what the roles call
 
-    async def _ensure(self, connection: AmqpConnection) -> str:
-        """Ensure that everything exists; returns the type of the input queue."""
+    async def _ensure(self, connection: AmqpConnection) -> Found:
+        """Ensure that everything exists; returns what the input queue is."""
         self._ensured = asyncio.get_running_loop().time()
-        queue_type, warnings = await ensure(connection, self._topology)
-        self._warnings = tuple(warnings)
-        return queue_type
+        found = await ensure(connection, self._topology)
+        if found.made and self._found is not None:
+            self._consuming.made_again()
+        self._found = found
+        return found
+
+    async def _touch(self, connection: AmqpConnection) -> None:
+        if self._found is not None:
+            await self._upkeep.touch(connection, self._found, self._publishing.delays)
 
     def _repair(self) -> None:
         """Create the topology again, because something that a publication needs is gone."""
@@ -115,6 +125,7 @@ class RabbitLink:
 
     def _changed(self) -> None:
         blocked = self._publishing.blocked
+        found = self._found or Found(self._topology.queue_type)
         reasons = [reason for reason in self._reasons.values() if reason]
         state = LinkState(
             connected=self._consuming.ready and self._publishing.ready,
@@ -122,7 +133,9 @@ class RabbitLink:
             fixed_prefetch=self._consuming.fixed_prefetch,
             blocked=blocked,
             reason=reasons[0] if reasons else ALARM if blocked else "",
-            warnings=self._warnings,
+            auto_delete=found.auto_delete,
+            unbound=tuple(sorted(self._consuming.unbound)),
+            warnings=found.warnings,
             reconnects=sum(max(reconnector.opened - 1, 0) for reconnector in self._reconnectors),
             repairs=self._repairs,
         )

@@ -67,6 +67,11 @@ class Publishing:
         return self._sender is not None
 
     @property
+    def delays(self) -> list[int]:
+        """The delays, in seconds, whose queues this channel has used."""
+        return [need for need in self._preparation.ready if isinstance(need, int) and need]
+
+    @property
     def blocked(self) -> bool:
         """Whether the broker has an alarm and reads nothing from us."""
         return self._connection is not None and self._connection.blocked

@@ -1,9 +1,9 @@
 """What a stage needs on RabbitMQ: looks it up, declares it when it is missing, compares it with the configuration.
 
 Runs on the loop of the Link, at each connect and when something turns out to be missing. Owns nothing: each request has
-a throw-away channel, because the broker refuses by closing the channel. Existing objects are used as they are; an
-argument that differs from the configured one is a warning that names it. Fails with `Lost` when something that is
-needed neither exists nor can be created.
+a throw-away channel, because the broker refuses by closing the channel. Existing objects are used as they are; what a
+property that others chose can cost is a warning. Fails with `Lost` when something that is needed neither exists nor can
+be created, or when the input is a queue that cannot be consumed as a work queue.
 """
 
 import re
@@ -13,7 +13,9 @@ from mqworker.brokers.base import Placement, Topology
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
 
-NOT_FOUND, REFUSED, MISMATCH = 404, 403, 406
+NOT_FOUND, REFUSED, LOCKED, MISMATCH = 404, 403, 405, 406
+TYPE = "x-queue-type"
+NO_TYPE = "mqworker-looks"  # no queue is of this type: a declaration with it creates nothing
 _QUOTED = re.compile(r"\s*(?:the value )?'(.*?)'(?: of type '\w+')?\s*", re.DOTALL)
 _NUMBER = re.compile(r"-?\d+")
 _INEQUIVALENT = re.compile(r"inequivalent arg '([^']*)'.*?received (.*?) but current is (.*)", re.DOTALL)
@@ -25,13 +27,13 @@ def queue_arguments(connection: AmqpConnection, queue_type: str) -> dict[str, An
     By default RabbitMQ 4 drops a message from a quorum queue after 20 deliveries.
     """
     unlimited = queue_type == "quorum" and major_version(connection) >= 4  # RabbitMQ 3 has no limit, and refuses -1
-    return {"x-queue-type": queue_type} | ({"x-delivery-limit": -1} if unlimited else {})
+    return {TYPE: queue_type} | ({"x-delivery-limit": -1} if unlimited else {})
 
 
 def delay_arguments(input_queue: str, delay: int) -> dict[str, Any]:
     """Return the arguments of a queue that moves its messages to the input queue after `delay` seconds, safely."""
     return {
-        "x-queue-type": "quorum",
+        TYPE: "quorum",
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
         "x-message-ttl": delay * 1000,
@@ -96,67 +98,110 @@ def _value(text: str) -> Any:
 async def differences(connection: AmqpConnection, name: str, arguments: dict[str, Any]) -> list[Difference]:
     """Declare a durable queue; returns the differences of an existing one, raises Lost when it cannot be declared.
 
-    The broker names one difference at a time, so the declaration is repeated with each argument as it was found.
+    The broker names one difference at a time, so the declaration is repeated with each property as it was found. A
+    queue that is transient or deletes itself may vanish meanwhile; from then on the declaration names a type that does
+    not exist, so that we never create such a queue.
     """
     found: list[Difference] = []
+    flags: dict[str, Any] = {"durable": True}
+    configured = arguments.get(TYPE)
     while True:
         try:
-            await attempt(connection, "queue_declare", queue=name, durable=True, arguments=arguments)
+            await attempt(connection, "queue_declare", queue=name, **flags, arguments=arguments)
         except Lost as lost:
             differs = difference(lost)
+            if differs is not None and differs.argument == TYPE and differs.declared == NO_TYPE:
+                actual = differs.found or "classic"
+                return found if actual == configured else [*found, Difference(TYPE, configured, actual)]
             if differs is None or differs.argument in {known.argument for known in found}:
                 if not found:
                     raise
                 return found
             found.append(differs)
-            if not differs.argument.startswith("x-"):  # `durable` and the like: never declared as found
-                return found
-            arguments = {key: value for key, value in arguments.items() if key != differs.argument}
-            if differs.found is not None:
-                arguments[differs.argument] = differs.found
+            if differs.argument.startswith("x-"):
+                arguments = {key: value for key, value in arguments.items() if key != differs.argument}
+                if differs.found is not None:
+                    arguments[differs.argument] = differs.found
+            else:
+                flags[differs.argument] = differs.found
+                arguments = arguments | {TYPE: NO_TYPE}
         else:
             return found
 
 
 class Found(NamedTuple):
-    """The type of a queue (of the input, for a whole topology) and warnings."""
+    """What a queue is; for a whole topology: the input, and the warnings about all."""
 
     queue_type: str
-    warnings: list[str]
+    auto_delete: bool = False
+    made: bool = False  # it did not exist before
+    quorum: frozenset[str] = frozenset()  # names of the quorum queues (of a topology)
+    warnings: tuple[str, ...] = ()
 
 
 async def ensure_queue(connection: AmqpConnection, name: str, arguments: dict[str, Any]) -> Found:
-    """Ensure that a queue exists; one that we are not allowed to declare is assumed to have the configured type."""
+    """Ensure that a queue exists; one that we are not allowed to declare is assumed to have the configured type.
+
+    So is one with a long name that differs: the broker cuts its answer at 255 bytes, before the difference.
+    """
     existed = await queue_status(connection, name) is not None
-    queue_type, warnings = str(arguments["x-queue-type"]), []
     try:
         found = await differences(connection, name, arguments)
     except Lost as lost:
-        if not (existed and lost.code == REFUSED):
+        if not (existed and lost.code in (REFUSED, MISMATCH)):
             raise
         found = []
+    values = {argument: value for argument, _, value in found}
+    queue_type = str(values[TYPE] or "classic") if TYPE in values else str(arguments[TYPE])
+    warnings = tuple(f"queue {name!r} {what}" for what in consequences(found))
+    quorum = frozenset([name] if queue_type == "quorum" else [])
+    return Found(queue_type, bool(values.get("auto_delete")), not existed, quorum, warnings)
+
+
+def consequences(found: list[Difference]) -> list[str]:
+    """Return what follows from the properties of a queue that others declared; nothing for those that cost nothing."""
+    values = {argument: value for argument, _, value in found}
+    told = []
     for argument, declared, value in found:
-        if argument == "x-queue-type":
-            queue_type = str(value or "classic")
-        elif not argument.startswith("x-"):
-            queue_type = "classic"  # all other types are durable and shared
-        warnings.append(f"queue {name!r} {_describe(argument, declared, value)}: it is used as found")
-    return Found(queue_type, warnings)
+        match argument:
+            case "durable":
+                told.append("is not durable: its messages are lost when the broker restarts")
+            case "auto_delete":
+                told.append("is auto-delete: the broker deletes it, with its messages, when its last consumer leaves")
+            case "x-queue-type":
+                told.append(f"is of type {value or 'classic'}, configured is {declared}: it is used as found")
+            case "x-expires" if value is not None:
+                told.append(f"expires: the broker deletes it, with its messages, when it is unused for {_ms(value)}")
+            case "x-message-ttl" if value is not None:
+                told.append(f"drops messages after {_ms(value)}{_or_moves(values)}")
+            case "x-max-length" | "x-max-length-bytes" if value is not None:
+                if not str(values.get("x-overflow", "")).startswith("reject-publish"):
+                    unit = "bytes" if argument.endswith("bytes") else "messages"
+                    told.append(f"drops its oldest messages when it holds {value:,} {unit}{_or_moves(values)}")
+            case "x-delivery-limit" if value is not None and value >= 0:
+                told.append(f"drops a message after {value} deliveries that nobody acknowledged{_or_moves(values)}")
+    return told
 
 
-def _describe(argument: str, declared: Any, found: Any) -> str:
-    one, other = ("none" if value is None else str(value) or "''" for value in (found, declared))
-    return f"was found with {argument} {one}, configured is {other}"
+def _ms(value: int) -> str:
+    return f"{value / 1000:g} s"
 
 
-async def ensure_exchange(connection: AmqpConnection, output: Placement) -> list[str]:
+def _or_moves(values: dict[str, Any]) -> str:
+    return "" if values.get("x-dead-letter-exchange") is None else ", or moves them to its dead-letter exchange"
+
+
+async def ensure_exchange(connection: AmqpConnection, output: Placement) -> tuple[str, ...]:
     """Ensure that the exchange exists and the queue is bound to it; returns warnings."""
-    exchange, warnings = output.exchange, []
+    exchange = output.exchange
+    warnings: list[str] = []
     try:
         await attempt(connection, "exchange_declare", exchange=exchange, exchange_type="direct", durable=True)
     except Lost as lost:
         if differs := difference(lost):
-            warnings.append(f"exchange {exchange!r} {_describe(*differs)}")
+            found, declared = ("none" if value is None else value for value in (differs.found, differs.declared))
+            what = f"has {differs.argument} {found}, configured is {declared}"
+            warnings.append(f"exchange {exchange!r} {what}: it is used as found")
         elif lost.code == REFUSED:
             await attempt(connection, "exchange_declare", exchange=exchange, passive=True)
         else:
@@ -167,17 +212,29 @@ async def ensure_exchange(connection: AmqpConnection, output: Placement) -> list
         if lost.code != REFUSED:
             raise
         warnings.append(f"queue {output.queue!r} cannot be bound to exchange {exchange!r} ({lost}): bind it by hand")
-    return warnings
+    return tuple(warnings)
 
 
 async def ensure(connection: AmqpConnection, topology: Topology) -> Found:
-    """Ensure that a stage's whole topology exists; raises Lost, which names what cannot be created."""
+    """Ensure that a stage's whole topology exists; raises Lost, which names what cannot be created or used."""
     arguments = queue_arguments(connection, topology.queue_type)
-    queue_type, warnings = await ensure_queue(connection, topology.input, arguments)
+    try:
+        found = await ensure_queue(connection, topology.input, arguments)
+    except Lost as lost:
+        if lost.code == LOCKED:
+            raise Lost(f"queue {topology.input!r} is exclusive to another connection: choose another input") from None
+        raise
+    if found.queue_type == "stream":
+        raise Lost(
+            f"queue {topology.input!r} is a stream, and what is taken from a stream stays in it: it would be computed"
+            " again at each start. Choose a classic or quorum queue as input"
+        )
+    warnings, quorum = found.warnings, found.quorum
     others = [topology.dead] if topology.output is None else [topology.dead, topology.output.queue]
     for name in dict.fromkeys(others):
         if name != topology.input:
-            warnings += (await ensure_queue(connection, name, arguments)).warnings
+            other = await ensure_queue(connection, name, arguments)
+            warnings, quorum = warnings + other.warnings, quorum | other.quorum
     if topology.output is not None and topology.output.exchange:
         warnings += await ensure_exchange(connection, topology.output)
-    return Found(queue_type, warnings)
+    return found._replace(warnings=warnings, quorum=quorum)

@@ -30,10 +30,26 @@ ORIGINAL = PREFIX + "original-"  # prefix of headers that hold the properties a 
 REPLAYED = PREFIX + "replayed"  # how often an operator sent this dead letter back
 
 ROOM = 120_000  # bytes of our property blocks; a header frame must fit into RabbitMQ's frame_max of 131,072
-_NOT_FOR_RESULTS = frozenset({"CC", "BCC", "x-death", REDELIVERIES})
 _DEATHS = ("x-first-death-", "x-last-death-")  # RabbitMQ's summary of x-death, present after every retry
-
 _OURS = (PREFIX, *_DEATHS)
+
+BROKERS = {  # what only a broker or its plugin understands: a message that is published anew must not bring it along
+    "x-death": "the broker drops a message that would expire on the way to a queue where it has expired before",
+    REDELIVERIES: "a new message has not been delivered before",
+    "x-received-from": "a federated exchange does not forward a message that says it came from there",
+    "x-shovelled": "a shovel's mark is about the message that it moved",
+    "x-shovelled-by": "as above",
+    "x-shovelled-timestamp": "as above",
+    "x-delay": "a delaying exchange would delay it again",
+    "x-deduplication-header": "a deduplicating exchange or queue would drop it",
+    "x-cache-ttl": "as above",
+    "x-stream-offset": "where the message stands in a stream that it was read from",
+    "x-stream-filter-value": "as above",
+}
+_NOT_FOR_RESULTS = BROKERS.keys() | {
+    *("CC", "BCC"),  # they would send copies of the result to whoever was to have copies of the input
+    "compression",  # kombu's name for the encoding of the input's body
+}
 
 
 def attempt(properties: Properties, queue: str) -> int:
@@ -60,8 +76,15 @@ def _count(properties: Properties, name: str, queue: str) -> int:
     return value if type(value) is int and 0 <= value < 1_000_000 else 0
 
 
+def strip_brokers(properties: Properties) -> None:
+    """Remove what a message must not bring along when it is published again: a retry, a renewed or a replayed one."""
+    headers = properties.headers
+    for name in [name for name in headers if name in BROKERS or name.startswith(_DEATHS)]:
+        del headers[name]
+
+
 def strip_for_result(properties: Properties) -> None:
-    """Remove what a result does not inherit from its input (decision 26); a derived id stays marked as such."""
+    """Remove what a result does not inherit from its input (decisions 26, 42); a derived id stays marked as such."""
     headers = properties.headers
     for name in [name for name in headers if name in _NOT_FOR_RESULTS or name.startswith(_OURS)]:
         if name != DERIVED_ID:

@@ -26,7 +26,6 @@ _GONE_ON_REPLAY = frozenset(
         headers.HOST,
         headers.STAGE,
         headers.GENERATION,
-        headers.REDELIVERIES,
     }
 )
 _SHOWN = {
@@ -88,6 +87,7 @@ def replay(properties: bytes, body: bytes, queue: str) -> Publication:
     """Return the original message: what the dead letter had moved aside is restored, the count of replays kept."""
     decoded = decode_leniently(properties)
     table = decoded.headers
+    headers.strip_brokers(decoded)
     for name in list(table):
         if name in _GONE_ON_REPLAY:
             del table[name]

@@ -162,7 +162,7 @@ def plan_renewal(entry: Entry, stage: StageConfig) -> Plan | None:
 def _renew(properties: Properties) -> None:
     """Make the properties fit to be published again; the broker counts a new message from zero."""
     _set_aside(properties)
-    properties.headers.pop(headers.REDELIVERIES, None)
+    headers.strip_brokers(properties)
 
 
 def _is_final(type_name: str, retry: RetryConfig) -> bool:

@@ -4,10 +4,11 @@ import struct
 
 from hypothesis import strategies as st
 
+from mqworker.amqp import headers
 from mqworker.amqp.properties import Headers, Properties
 
 short = st.binary(max_size=12).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
-names = short | st.sampled_from(["CC", "BCC", "x-death", "x-delivery-count"])
+names = short | st.sampled_from(["CC", "BCC", "compression", *headers.BROKERS])
 
 
 def long(octet: bytes, content: bytes) -> bytes:

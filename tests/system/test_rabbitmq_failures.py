@@ -269,6 +269,28 @@ def test_retries_wait_in_delay_queues(rabbit, queue, service, kind):
     assert running.stop() == 0
 
 
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_a_message_that_once_expired_comes_back_from_its_retry(rabbit, queue, service, kind):
+    """What the broker wrote when a message left the input by its time to live does not cost the message its retry."""
+    stage = (f'queue_type = "{kind}"', "retry = { max_attempts = 3, base = 1 }")
+    running: ServiceProcess = service(config(rabbit.url(), queue, *stage), {"jobs.py": RETRY_JOB})
+    with Client(rabbit.url()) as client:
+        parked = f"{queue}.parked"
+        client.channel.queue_declare(parked, durable=True)
+        dead_letters_to = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": parked, "x-queue-type": kind}
+        client.channel.queue_declare(queue, durable=True, arguments=dead_letters_to)
+        body = json.dumps({"do": "third", "sent": time.time()}).encode()
+        client.publish(queue, body, message_id="third", expiration="1")
+        (expired,) = client.take(parked, 1, 20)
+        assert expired.headers["x-death"][0]["queue"] == queue
+        running.start()
+        client.publish(queue, body, message_id="third", headers=expired.headers)  # moved back by hand
+        (result,) = client.take(f"{queue}.out", 1, 60)
+        assert json.loads(result.body)["attempt"] == 3
+        client.channel.queue_delete(parked)
+    assert running.stop() == 0
+
+
 def delivery_counts(rabbit, queue, client, send, running) -> None:
     """What a quorum queue counts reaches the handler."""
     send("redelivered")

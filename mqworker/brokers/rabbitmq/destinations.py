@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mqworker.brokers.base import Publication
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
-from mqworker.brokers.rabbitmq.topology import NOT_FOUND, attempt, delay_arguments, delay_queue, ensure_queue
+from mqworker.brokers.rabbitmq.topology import NOT_FOUND, YOUNG, attempt, delay_arguments, delay_queue, ensure_queue
 
 Destination = tuple[str, str]  # exchange and routing key; a plain tuple, because one is made for each publication
 RETRY_SILENT = (10.0, 120.0)  # seconds until a silent destination is tried again: the first wait, the longest wait
@@ -115,7 +115,8 @@ class Preparation:
         try:
             if isinstance(need, int):
                 arguments = delay_arguments(self._input, need)
-                await ensure_queue(connection, delay_queue(self._input, need), arguments)
+                if (await ensure_queue(connection, delay_queue(self._input, need), arguments)).made:
+                    await asyncio.sleep(YOUNG)
             else:
                 await attempt(connection, "exchange_declare", exchange=need, passive=True)
         except Lost as lost:

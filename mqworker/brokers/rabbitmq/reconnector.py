@@ -131,7 +131,7 @@ class Reconnector:
 
     async def _watch(self, connection: AmqpConnection) -> None:
         loop = asyncio.get_running_loop()
-        next_ping = loop.time() + PING_EVERY
+        next_ping = loop.time()  # the first at once: after a restart of the broker, what expires may be about to
         ping: asyncio.Task[None] | None = None
         try:
             while True:

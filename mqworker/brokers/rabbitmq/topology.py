@@ -6,6 +6,7 @@ property that others chose can cost is a warning. Fails with `Lost` when somethi
 be created, or when the input is a queue that cannot be consumed as a work queue.
 """
 
+import asyncio
 import re
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from mqworker.brokers.rabbitmq.channel import Channel
 NOT_FOUND, REFUSED, LOCKED, MISMATCH = 404, 403, 405, 406
 TYPE = "x-queue-type"
 NO_TYPE = "mqworker-looks"  # no queue is of this type: a declaration with it creates nothing
+YOUNG = (
+    1.0  # seconds; a quorum queue that is younger may lose what it has confirmed when its broker is killed (measured)
+)
 _QUOTED = re.compile(r"\s*(?:the value )?'(.*?)'(?: of type '\w+')?\s*", re.DOTALL)
 _NUMBER = re.compile(r"-?\d+")
 _INEQUIVALENT = re.compile(r"inequivalent arg '([^']*)'.*?received (.*?) but current is (.*)", re.DOTALL)
@@ -229,12 +233,15 @@ async def ensure(connection: AmqpConnection, topology: Topology) -> Found:
             f"queue {topology.input!r} is a stream, and what is taken from a stream stays in it: it would be computed"
             " again at each start. Choose a classic or quorum queue as input"
         )
-    warnings, quorum = found.warnings, found.quorum
+    made, warnings, quorum = found.made, found.warnings, found.quorum
     others = [topology.dead] if topology.output is None else [topology.dead, topology.output.queue]
     for name in dict.fromkeys(others):
         if name != topology.input:
             other = await ensure_queue(connection, name, arguments)
             warnings, quorum = warnings + other.warnings, quorum | other.quorum
+            made |= other.made
+    if made and quorum:
+        await asyncio.sleep(YOUNG)
     if topology.output is not None and topology.output.exchange:
         warnings += await ensure_exchange(connection, topology.output)
     return found._replace(warnings=warnings, quorum=quorum)

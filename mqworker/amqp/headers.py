@@ -29,7 +29,10 @@ EXIT = PREFIX + "exit"
 ORIGINAL = PREFIX + "original-"  # prefix of headers that hold the properties a dead letter must not carry (decision 20)
 REPLAYED = PREFIX + "replayed"  # how often an operator sent this dead letter back
 
-ROOM = 120_000  # bytes of our property blocks; a header frame must fit into RabbitMQ's frame_max of 131,072
+WRAPPED = PREFIX + "wrapped"  # this dead letter's body holds the message, whose headers did not fit (amqp/wrapper.py)
+
+ROOM = 120_000  # bytes of our property blocks at most: a header frame must fit into RabbitMQ's frame_max of 131,072
+HEADER_FRAME = 20  # bytes of a content header frame besides the property block
 _DEATHS = ("x-first-death-", "x-last-death-")  # RabbitMQ's summary of x-death, present after every retry
 _OURS = (PREFIX, *_DEATHS)
 

@@ -7,7 +7,7 @@ message id may be missing or not unique.
 import hashlib
 from typing import Any
 
-from mqworker.amqp import headers
+from mqworker.amqp import headers, wrapper
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.properties import Properties, decode_leniently
 from mqworker.brokers.base import Publication
@@ -43,6 +43,19 @@ _SHOWN = {
 _LONG = {"traceback": headers.TRACEBACK, "exit": headers.EXIT}
 
 
+def opened(properties: bytes, body: bytes) -> tuple[bytes, bytes]:
+    """Return a dead letter as if its message had not been wrapped; any other letter as it is."""
+    outer = decode_leniently(properties)
+    inner = wrapper.unwrap(body) if outer.headers.get(headers.WRAPPED) is True else None
+    if inner is None:
+        return properties, body
+    message = decode_leniently(inner[0])
+    del outer.headers[headers.WRAPPED]
+    for name, value in outer.headers.to_dict().items():
+        message.headers[name] = value
+    return message.encode(), inner[1]
+
+
 def letter_id(properties: bytes, body: bytes) -> str:
     """Return the id that an operator uses for a dead letter."""
     return fingerprint(properties, body).hex()[:16]
@@ -55,6 +68,7 @@ def reason(properties: bytes) -> object:
 
 def lineage(properties: bytes, body: bytes, *, later: int = 0) -> bytes:
     """Return a digest of which message it is and how often it was replayed, plus `later` times."""
+    properties, body = opened(properties, body)
     decoded = decode_leniently(properties)
     times = _replays(decoded) + later
     return hashlib.sha256(f"{times} {decoded.message_id!r} ".encode(errors="backslashreplace") + body).digest()
@@ -62,9 +76,11 @@ def lineage(properties: bytes, body: bytes, *, later: int = 0) -> bytes:
 
 def describe(properties: bytes, body: bytes, *, whole: bool = False) -> dict[str, Any]:
     """Return the parts of a dead letter that are shown; `whole` adds traceback, headers, properties and body."""
+    letter = letter_id(properties, body)
+    properties, body = opened(properties, body)
     decoded = decode_leniently(properties)
     told: dict[str, Any] = {
-        "id": letter_id(properties, body),
+        "id": letter,
         "message_id": decoded.message_id,
         "content_type": decoded.content_type,
         "size": len(body),
@@ -85,6 +101,7 @@ def describe(properties: bytes, body: bytes, *, whole: bool = False) -> dict[str
 
 def replay(properties: bytes, body: bytes, queue: str) -> Publication:
     """Return the original message: what the dead letter had moved aside is restored, the count of replays kept."""
+    properties, body = opened(properties, body)
     decoded = decode_leniently(properties)
     table = decoded.headers
     headers.strip_brokers(decoded)

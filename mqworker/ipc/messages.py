@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from mqworker.amqp.headers import ROOM
 from mqworker.config.model import BrokerConfig, StageConfig
 
 BUCKETS = (
@@ -113,6 +114,7 @@ class LinkState(msgspec.Struct, frozen=True):
     consuming: bool = False  # the broker has registered our consumer
     fixed_prefetch: int = 0  # in use because it must not change on this queue; 0: it follows what is wanted
     blocked: bool = False  # the broker refuses publishes for now (an alarm)
+    header_room: int = ROOM  # bytes of properties that a publication may have
     auto_delete: bool = False  # the input vanishes, with its messages, when its last consumer leaves
     unbound: tuple[str, ...] = ()  # exchanges through which messages came until the input was deleted and made again
     reason: str = "not started"

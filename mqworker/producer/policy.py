@@ -7,7 +7,7 @@ A plan's publication gates the ack: a result goes to the output, a retry to a de
 
 from typing import NamedTuple
 
-from mqworker.amqp import headers
+from mqworker.amqp import headers, wrapper
 from mqworker.amqp.properties import Headers, Properties, decode_leniently
 from mqworker.brokers.base import Publication
 from mqworker.config.model import RetryConfig, StageConfig
@@ -23,7 +23,15 @@ TRACEBACK_LIMIT = 16_000  # bytes
 RETRIED = frozenset({"error", "timeout", "memory"})
 _MOVED = ("user_id", "expiration")  # a dead letter must not carry these properties (decisions 20)
 _COPIES = ("CC", "BCC")
-_CUT_FIRST = (headers.TRACEBACK, headers.EXIT, headers.MESSAGE)
+_OUR_TEXTS = (headers.TRACEBACK, headers.EXIT, headers.MESSAGE, headers.ERROR_TYPE)
+_RECORD = frozenset(
+    {
+        *(headers.REASON, headers.ERROR_TYPE, headers.MESSAGE, headers.TRACEBACK, headers.EXIT, headers.FAILED_AT),
+        *(headers.FIRST_FAILED_AT, headers.HOST, headers.STAGE, headers.QUEUE, headers.ATTEMPT, headers.GENERATION),
+        headers.CRASHES,
+    }
+)
+_LEAST_TEXT = 200  # bytes; what is shorter says nothing and goes altogether
 
 
 class Circumstances(NamedTuple):
@@ -34,6 +42,7 @@ class Circumstances(NamedTuple):
     generation: int
     time: str  # RFC 3339
     chance: float  # uniform in [0, 1), for the jitter
+    room: int = headers.ROOM  # bytes of properties that a publication may have
 
 
 def isolation(properties: bytes) -> Isolation:
@@ -116,6 +125,23 @@ def plan_oversized(entry: Entry, reason: str, stage: StageConfig, about: Circums
     return failure, plan_failure(entry, failure, stage, about)
 
 
+def plan_smaller(entry: Entry, stage: StageConfig, about: Circumstances) -> Plan:
+    """Return the plan for a retry or dead letter whose properties no longer fit: another frame size was negotiated."""
+    assert entry.plan is not None
+    outcome, publication, _ = entry.plan
+    assert publication is not None
+    properties = decode_leniently(publication.properties)
+    if outcome == "dead":
+        return Plan(outcome, _letter(entry, properties, stage, about.room))
+    block = _fitted(properties, about.room)
+    if len(block) <= about.room:
+        return Plan(outcome, publication._replace(properties=block))
+    failure = Failure(
+        "oversized", "TooLarge", "the headers of the message leave no room to count its attempts", final=True
+    )
+    return plan_failure(entry, failure, stage, about)
+
+
 def plan_crash(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan:
     """Return the plan for a delivery that a Consumer died of: again, alone, up to `crash.max` times."""
     properties = _read(entry, stage)
@@ -137,8 +163,8 @@ def _again(
     table[headers.QUEUE] = stage.input
     table[headers.ERROR_TYPE] = cut(failure.type, TEXT_LIMIT)
     table[headers.MESSAGE] = cut(failure.message, TEXT_LIMIT)
-    block = _fitted(properties)
-    if len(block) > headers.ROOM:  # no room to count attempts in
+    block = _fitted(properties, about.room)
+    if len(block) > about.room:  # no room to count attempts in
         attempt = headers.attempt(decode_leniently(entry.properties), stage.input)
         return dead(entry, properties, failure, stage, about, attempt)
     return Plan("retried", Publication("", stage.input, block, entry.body, delay=delay, settles=(0, 0)))
@@ -149,12 +175,12 @@ def worn(block: bytes) -> bool:
     return headers.redeliveries(decode_leniently(block)) >= WORN
 
 
-def plan_renewal(entry: Entry, stage: StageConfig) -> Plan | None:
+def plan_renewal(entry: Entry, stage: StageConfig, room: int) -> Plan | None:
     """Return the plan that puts a message back as a new one, uncharged; None if its headers leave no room for ours."""
     properties = decode_leniently(entry.properties)
     _renew(properties)
-    block = _fitted(properties)
-    if len(block) > headers.ROOM:
+    block = _fitted(properties, room)
+    if len(block) > room:
         return None
     return Plan("renewed", Publication("", stage.input, block, entry.body, settles=(0, 0)))
 
@@ -198,24 +224,47 @@ def dead(
         properties.headers.pop(name, None)  # of an earlier failure
         if value != "":
             properties.headers[name] = value
-    block = _fitted(properties)
-    if len(block) > headers.ROOM:
-        # Foreign headers fill the frame: the message can be put aside only without them, or would come back forever.
-        lost = f"{len(properties.headers)} headers of the message were too long to keep"
-        record[headers.MESSAGE] = cut(f"{lost}; {failure.message}", TEXT_LIMIT)
-        properties.headers = Headers(record)
-        block = _fitted(properties)
-    return Plan("dead", Publication("", stage.dead, block, entry.body, settles=(0, 0)), reply)
+    return Plan("dead", _letter(entry, properties, stage, about.room), reply)
 
 
-def _fitted(properties: Properties) -> bytes:
-    """Return the encoded properties, persistent, without our longest texts if a header frame has no room for them."""
+def _letter(entry: Entry, properties: Properties, stage: StageConfig, room: int) -> Publication:
+    """Return a dead letter with these properties.
+
+    If the message's own headers fill the frame, the message is in the body, unchanged, and the headers are our record.
+    """
+    table = properties.headers
+    record = {name: value for name in _RECORD if (value := table.get(name)) is not None and _is_ours(name, value)}
+    body = entry.body
+    block = _fitted(properties, room)
+    if len(block) > room:
+        properties.headers = Headers(record | {headers.WRAPPED: True})
+        properties.content_type, properties.content_encoding = wrapper.CONTENT_TYPE, None
+        block, body = _fitted(properties, room), wrapper.wrap(entry.properties, entry.body)
+    return Publication("", stage.dead, block, body, settles=(0, 0))
+
+
+def _is_ours(name: str, value: object) -> bool:
+    """Whether a header of the record is as we write it: these two may come from anybody."""
+    return name not in (headers.FIRST_FAILED_AT, headers.CRASHES) or len(str(value)) <= len("2026-01-01T00:00:00.000Z")
+
+
+def _fitted(properties: Properties, room: int) -> bytes:
+    """Return the encoded properties, persistent; our texts are cut, the longest first, until a header frame fits."""
     properties.delivery_mode = 2
+    table = properties.headers
     block = properties.encode()
-    for name in _CUT_FIRST:
-        if len(block) > headers.ROOM:
-            properties.headers.pop(name, None)
-            block = properties.encode()
+    while (excess := len(block) - room) > 0:
+        sizes = {
+            name: len(text.encode(errors="replace")) for name in _OUR_TEXTS if isinstance(text := table.get(name), str)
+        }
+        if not sizes:
+            break
+        longest = max(sizes, key=sizes.__getitem__)
+        if sizes[longest] > _LEAST_TEXT:
+            table[longest] = cut(str(table[longest]), max(_LEAST_TEXT, sizes[longest] - excess))
+        else:
+            del table[longest]
+        block = properties.encode()
     return block
 
 
@@ -243,7 +292,7 @@ def _dead_reply(properties: Properties, failure: Failure, about: Circumstances) 
     answer.headers[headers.REASON] = failure.reason
     answer.headers[headers.ERROR_TYPE] = cut(failure.type, TEXT_LIMIT)
     answer.headers[headers.MESSAGE] = cut(failure.message, TEXT_LIMIT)
-    return _reply(properties.reply_to or "", answer.encode(), b"null")
+    return _reply(properties.reply_to or "", _fitted(answer, about.room), b"null")
 
 
 def _first_failed(properties: Properties, about: Circumstances) -> None:

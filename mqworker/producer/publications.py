@@ -89,20 +89,23 @@ class Publications:
             else:
                 self._settle(entry, now)
 
-    def refused(self, publish_id: int, reason: str, now: float, *, too_large: bool = False) -> Entry | None:
+    def refused(self, publish_id: int, reason: str, now: float, *, room: int | None = None) -> Entry | None:
         """Publish this one again later: the broker has not stored it.
 
-        A result that is too large would be refused every time: its entry is returned, and the caller gives it another
-        plan by place(). For a retry or a dead letter, whose body is the input's, there is no other plan.
+        `room` is given if it is too large: how many bytes its properties may have. A result, and what has larger
+        properties, would be refused every time: the entry is returned, and the caller gives it another plan by place().
+        For a retry or a dead letter with a body that is too large, which is the input's, there is no other plan.
         """
         entry = self._waiting.pop(publish_id, None)
         if entry is None:
             return None
         self._counters.refused += 1
         self.refusal = reason
-        if too_large and entry.plan is not None and entry.plan.outcome == "result":
+        assert entry.plan is not None
+        assert entry.plan.publication is not None
+        if room is not None and (entry.plan.outcome == "result" or len(entry.plan.publication.properties) > room):
             return entry
-        entry.too_large = too_large
+        entry.too_large = room is not None
         wait = min(REPUBLISH_MAX, REPUBLISH_FIRST * 2 ** min(entry.tries, 10))
         entry.tries += 1
         self._refused[entry.seq] = entry

@@ -26,6 +26,7 @@ from mqworker.producer.policy import (
     plan_oversized,
     plan_renewal,
     plan_result,
+    plan_smaller,
 )
 from mqworker.producer.publications import Publish
 
@@ -76,7 +77,7 @@ class Settlement:
 
     def renew(self, entry: Entry) -> None:
         """Put a message back as a new one, because the broker may soon drop it after so many deliveries."""
-        if plan := plan_renewal(entry, self._config):
+        if plan := plan_renewal(entry, self._config, self._link.state.header_room):
             message = "given out so often without an outcome that the broker may drop it: put back as a new message"
             logs.report(
                 log, logging.WARNING, "renewed", message, message_id=decode_leniently(entry.properties).message_id
@@ -103,11 +104,10 @@ class Settlement:
         """Keep the publication and try it again later; if it is a result that is too large, dead-letter its message."""
         publications, now = self._ledger.publications, time.monotonic()
         first = not publications.unplaced
-        oversized = publications.refused(publish_id, reason, now, too_large=too_large)
-        if oversized is not None:
-            failure, plan = plan_oversized(oversized, reason, self._config, self._about(self.generation))
-            self._report(oversized, failure, plan, 0.0, self.generation)
-            self.send(publications.place(oversized, plan, now))
+        room = self._link.state.header_room
+        entry = publications.refused(publish_id, reason, now, room=room if too_large else None)
+        if entry is not None:
+            self.send(publications.place(entry, self._plan_smaller(entry, reason), now))
         if first and publications.unplaced:
             message = f"a publication was not placed: {reason}; it is tried again"
             logs.report(log, logging.WARNING, "not_placed", message)
@@ -150,6 +150,14 @@ class Settlement:
         self._report(entry, failure, plan, duration, generation)
         self.send(self._ledger.finished(entry.seq, plan, time.monotonic()))
 
+    def _plan_smaller(self, entry: Entry, reason: str) -> Plan:
+        assert entry.plan is not None
+        if entry.plan.outcome != "result":
+            return plan_smaller(entry, self._config, self._about(self.generation))
+        failure, plan = plan_oversized(entry, reason, self._config, self._about(self.generation))
+        self._report(entry, failure, plan, 0.0, self.generation)
+        return plan
+
     def _report(self, entry: Entry, failure: Failure, plan: Plan, duration: float, generation: int) -> None:
         retried = plan.outcome == "retried"
         delay = plan.publication.delay if plan.publication is not None else 0
@@ -169,4 +177,5 @@ class Settlement:
 
     def _about(self, generation: int) -> Circumstances:
         chance = random.random()  # noqa: S311 - jitter, no secret
-        return Circumstances(self._spec.stage, self._host, generation, logs.timestamp(time.time()), chance)
+        now = logs.timestamp(time.time())
+        return Circumstances(self._spec.stage, self._host, generation, now, chance, self._link.state.header_room)

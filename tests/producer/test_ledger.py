@@ -301,7 +301,7 @@ def test_a_result_that_is_too_large_gets_another_plan():
     """Its entry and message are returned, and a dead letter settles them: publishing it again would not help."""
     ledger, out = filled(1)
     (publish_id,) = finish(ledger, out)
-    entry = ledger.publications.refused(publish_id, "too large", 1.0, too_large=True)
+    entry = ledger.publications.refused(publish_id, "too large", 1.0, room=120_000)
     assert entry is not None
     assert (entry.tag, entry.body, ledger.publications.unplaced) == (1, delivery(1).body, 0)
     (action,) = ledger.publications.place(entry, TOO_LARGE, 1.0)
@@ -316,7 +316,7 @@ def test_a_dead_letter_that_is_too_large_is_kept_and_counted():
     """Nothing smaller can replace it, so it is retried at growing intervals, and counted as too large meanwhile."""
     ledger, out = filled(1)
     (publish_id,) = finish(ledger, out, TOO_LARGE)
-    assert ledger.publications.refused(publish_id, "too large", 0.0, too_large=True) is None
+    assert ledger.publications.refused(publish_id, "too large", 0.0, room=120_000) is None
     assert (ledger.publications.too_large, ledger.publications.unplaced) == (1, 1)
     (action,) = ledger.tick(REPUBLISH_FIRST)
     assert ledger.publications.refused(action.publish_id, "no queue", REPUBLISH_FIRST) is None
@@ -332,13 +332,13 @@ def test_a_void_result_that_is_too_large_is_kept_as_a_dead_letter():
     first, second = finish(ledger, out)
     ledger.publications.refused(second, "not connected", 0.0)
     ledger.consuming_lost(0.0)  # the first delivery has no answer yet, the second is kept without its message
-    entry = ledger.publications.refused(first, "too large", 0.0, too_large=True)
+    entry = ledger.publications.refused(first, "too large", 0.0, room=120_000)
     assert entry is not None
     assert ledger.publications.place(entry, TOO_LARGE, 0.0) == []
     (dead,) = ledger.delivered(again(1, 1), 1.0)
     assert dead.publication.routing_key == "dead letters"
     (result,) = ledger.delivered(again(2, 2), 1.0)
-    entry = ledger.publications.refused(result.publish_id, "too large", 1.0, too_large=True)
+    entry = ledger.publications.refused(result.publish_id, "too large", 1.0, room=120_000)
     assert entry is not None
     assert entry.body == delivery(2).body
 

@@ -320,7 +320,7 @@ class LedgerMachine(RuleBasedStateMachine):
         publish_id = self.pick(data, self.broker.outstanding)
         if publish_id is not None:
             content = content_of(self.broker.outstanding.pop(publish_id))
-            entry = self.ledger.publications.refused(publish_id, "too large", self.now, too_large=True)
+            entry = self.ledger.publications.refused(publish_id, "too large", self.now, room=120_000)
             if entry is not None:
                 assert entry.plan is not None
                 assert entry.plan.outcome == "result"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mqworker.amqp import headers
+from mqworker.amqp import headers, wrapper
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Delivery
 from mqworker.config.model import CrashConfig, OutputConfig, RetryConfig, StageConfig
@@ -23,6 +23,7 @@ from mqworker.producer.policy import (
     plan_failure,
     plan_renewal,
     plan_result,
+    plan_smaller,
     retry_delay,
     rung_above,
     worn,
@@ -235,7 +236,7 @@ def test_a_message_the_broker_may_drop_soon_is_known(count, told):
 def test_a_renewed_message_is_the_same_message_uncharged(properties, body):
     """The message returns to its own queue at once, uncharged, with everything except the broker's count."""
     was = entry(properties, body)
-    plan = plan_renewal(was, STAGE)
+    plan = plan_renewal(was, STAGE, headers.ROOM)
     publication = plan.publication
     assert (plan.outcome, plan.reply, publication.delay) == ("renewed", None, 0)
     assert (publication.exchange, publication.routing_key, publication.body) == ("", "in", was.body)
@@ -275,23 +276,29 @@ big = st.text("aé\n\U0001f600", max_size=300).map(lambda text: text * 100)
     size=st.integers(0, 131_000) | st.integers(115_000, 131_000),
     name=st.sampled_from(["h", headers.CRASHES, headers.FIRST_FAILED_AT, headers.ORIGINAL + "CC", headers.TRACEBACK]),
     many=st.booleans(),
+    room=st.sampled_from([4_076, 8_172, 16_364, headers.ROOM]),
 )
-def test_every_block_fits_a_header_frame(failure, size, name, many):
-    """Retries and dead letters can be published, whatever the message's headers and the failure's text are."""
+def test_every_block_fits_a_header_frame(failure, size, name, many, room):
+    """Retries and dead letters can be published, whatever the header frame, the headers and the failure's text are."""
+    about = ABOUT._replace(room=room)
     table = {f"{name}{n}": n for n in range(size // 20)} if many else {name: "x" * size}
     delivery = entry(Properties(headers=Headers(table), **dict.fromkeys(("app_id", "type", "reply_to"), "y" * 255)))
     for plan in (
-        plan_failure(delivery, failure, STAGE, ABOUT),
-        plan_failure(delivery, ERROR, STAGE, ABOUT),
-        plan_crash(delivery, failure, STAGE, ABOUT),
+        plan_failure(delivery, failure, STAGE, about),
+        plan_failure(delivery, ERROR, STAGE, about),
+        plan_crash(delivery, failure, STAGE, about),
     ):
-        assert len(plan.publication.properties) <= headers.ROOM
+        assert len(plan.publication.properties) <= room
         got = read(plan)
         assert got.app_id == "y" * 255
         if plan.outcome == "dead":
             assert got.headers[headers.REASON] in ("reject", "error")
             assert got.headers[headers.QUEUE] == "in"
-        if size < 60_000:
+        if got.headers.get(headers.WRAPPED):
+            assert wrapper.unwrap(plan.publication.body) == (delivery.properties, delivery.body)
+            assert size > room // 4
+        else:
+            assert plan.publication.body == delivery.body
             assert not many or table.items() <= got.headers.to_dict().items()
 
 
@@ -302,13 +309,37 @@ def test_our_words_are_cut_and_go_before_foreign_headers():
     assert len(table[headers.MESSAGE]) == TEXT_LIMIT
     assert len(table[headers.TRACEBACK]) == len(table[headers.EXIT]) == TRACEBACK_LIMIT
     assert table[headers.EXIT].startswith("killed by SIGSEGV")
-    for size, kept in ((100_000, {headers.EXIT, headers.MESSAGE}), (110_000, {headers.MESSAGE}), (119_000, set())):
-        table = read(plan_failure(entry(Properties(headers=Headers({"h": "x" * size}))), failure, STAGE, ABOUT)).headers
-        assert {headers.TRACEBACK, headers.EXIT, headers.MESSAGE} & set(table) == kept
+    for size, kept in ((100_000, 3), (110_000, 3), (119_400, 1), (119_700, 0)):
+        plan = plan_failure(entry(Properties(headers=Headers({"h": "x" * size}))), failure, STAGE, ABOUT)
+        table = read(plan).headers
+        assert len({headers.TRACEBACK, headers.EXIT, headers.MESSAGE} & set(table)) == kept
         assert len(table["h"]) == size
-    table = read(plan_failure(entry(Properties(headers=Headers({"h": "x" * 125_000}))), failure, STAGE, ABOUT)).headers
-    assert "h" not in table
-    assert "too long to keep" in table[headers.MESSAGE]
+        assert len(plan.publication.properties) > headers.ROOM - 500  # nothing is cut without need
+
+
+def test_a_message_whose_headers_fill_the_frame_is_in_the_body_of_its_dead_letter():
+    """Such a letter says why it is dead, and holds the message as it was received."""
+    was = entry(Properties(message_id="m", content_type="a/b", headers=Headers({"h": "x" * 125_000})), b"body")
+    plan = plan_failure(was, Failure("reject", "T", "why"), STAGE, ABOUT)
+    got = read(plan)
+    assert (got.message_id, got.content_type) == ("m", wrapper.CONTENT_TYPE)
+    assert (got.headers[headers.REASON], got.headers[headers.MESSAGE]) == ("reject", "why")
+    assert "h" not in got.headers
+    assert wrapper.unwrap(plan.publication.body) == (was.properties, b"body")
+
+
+@pytest.mark.parametrize("size", [10, 3_000, 7_000])
+@pytest.mark.parametrize("failure", [ERROR, Failure("reject", "T", "m" * 900, "t" * 9_000)])
+def test_what_was_made_for_a_larger_frame_is_made_smaller(size, failure):
+    """After another header frame was negotiated, retries and dead letters fit into it; a retry may have to be dead."""
+    was = entry(Properties(headers=Headers({"h": "x" * size})))
+    was.plan = plan_failure(was, failure, STAGE, ABOUT)
+    smaller = plan_smaller(was, STAGE, ABOUT._replace(room=4_076))
+    assert len(smaller.publication.properties) <= 4_076
+    fits = size < 4_000
+    assert smaller.outcome == (was.plan.outcome if fits else "dead")
+    assert (read(smaller).headers.get("h") == "x" * size) is fits
+    assert fits or wrapper.unwrap(smaller.publication.body) == (was.properties, was.body)
 
 
 def test_a_dead_letter_speaks_of_its_last_failure_alone():

@@ -19,6 +19,7 @@ from uuid import uuid4
 import pika.exceptions
 import pika.spec
 
+from mqworker.amqp.headers import HEADER_FRAME
 from mqworker.amqp.properties import decode_leniently
 from mqworker.brokers.base import (
     DROP,
@@ -187,6 +188,9 @@ class _Placer:
         """Publish and wait for the confirm; BrokerRefused when it was returned, nacked or is too large."""
         if len(publication.body) > self._largest:
             raise BrokerRefused(f"{len(publication.body)} bytes are more than the broker takes")
+        size, most = len(publication.properties), self._channel.connection.params.frame_max - HEADER_FRAME
+        if size > most:  # otherwise the broker would close the connection, with all questions on it
+            raise BrokerRefused(f"properties and headers have {size:,} bytes; {most:,} fit into the broker's frame_max")
         try:
             self._channel.raw.basic_publish(
                 publication.exchange,

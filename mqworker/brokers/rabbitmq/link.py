@@ -132,6 +132,7 @@ class RabbitLink:
             consuming=self._consuming.consuming,
             fixed_prefetch=self._consuming.fixed_prefetch,
             blocked=blocked,
+            header_room=self._publishing.header_room,
             reason=reasons[0] if reasons else ALARM if blocked else "",
             auto_delete=found.auto_delete,
             unbound=tuple(sorted(self._consuming.unbound)),

@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 
+from mqworker.amqp.headers import HEADER_FRAME, ROOM
 from mqworker.brokers.base import Publication, Sink, Topology
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, AnswerOverdue, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
@@ -25,7 +26,6 @@ from mqworker.brokers.rabbitmq.sender import Sender
 from mqworker.brokers.rabbitmq.topology import NOT_FOUND
 from mqworker.config.model import BrokerConfig
 
-FRAME_OVERHEAD = 20  # bytes of a content header frame besides the property block
 NOT_CONNECTED = "not connected to the broker"
 _TOO_LARGE = re.compile(r"larger than (?:configured )?max size (\d+)")
 
@@ -67,6 +67,11 @@ class Publishing:
         return self._sender is not None
 
     @property
+    def header_room(self) -> int:
+        """How many bytes of properties fit into the header frame that was negotiated."""
+        return ROOM if self._connection is None else min(ROOM, self._connection.params.frame_max - HEADER_FRAME)
+
+    @property
     def delays(self) -> list[int]:
         """The delays, in seconds, whose queues this channel has used."""
         return [need for need in self._preparation.ready if isinstance(need, int) and need]
@@ -92,7 +97,7 @@ class Publishing:
         elif size > self._largest:
             reason = f"too large: {size} bytes, the broker takes {self._largest}"
             self._sink.refused(publish_id, reason, too_large=True)
-        elif len(publication.properties) + FRAME_OVERHEAD > connection.params.frame_max:
+        elif len(publication.properties) + HEADER_FRAME > connection.params.frame_max:
             reason = f"too large: {len(publication.properties)} bytes of properties and headers"
             self._sink.refused(publish_id, reason, too_large=True)
         elif silent.entries and silent.closed(where := self._destination(publication), now):

@@ -57,6 +57,27 @@ def test_a_replay_is_the_original_message(properties, body, tries, crashes):
     assert got.headers[headers.REPLAYED] == 1
 
 
+@given(amqp.properties, st.binary(max_size=50))
+def test_a_wrapped_dead_letter_is_shown_and_replayed_as_the_message_inside(properties, body):
+    """Where the header frame had no room for the message's headers, an operator sees no difference."""
+    was = Properties.decode(properties.encode())
+    properties.headers["long"] = "x" * 5_000
+    block = properties.encode()
+    failure = Failure("reject", "R", "why", "trace", "exit")
+    letter = plan_failure(entry(block, body), failure, STAGE, ABOUT._replace(room=4_076)).publication
+    assert len(letter.properties) <= 4_076
+    shown = describe(letter.properties, letter.body, whole=True)
+    assert (shown["reason"], shown["size"], shown["body"]) == ("reject", len(body), body)
+    assert shown["headers"]["long"] == "x" * 5_000
+    assert headers.WRAPPED not in shown["headers"]
+    again = replay(letter.properties, letter.body, "in")
+    got = Properties.decode(again.properties)
+    assert again.body == body
+    assert got.content_type == was.content_type
+    assert got.headers["long"] == "x" * 5_000
+    assert {headers.WRAPPED, headers.REASON, headers.MESSAGE} & set(got.headers) == set()
+
+
 @given(amqp.properties)
 def test_a_dead_letter_neither_expires_nor_copies_itself_nor_is_refused(properties):
     """Properties that the broker would act upon are kept in our own headers."""

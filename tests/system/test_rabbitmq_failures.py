@@ -213,6 +213,67 @@ def worker_url(rabbit) -> str:
     return rabbit.url(user="worker", password="secret")
 
 
+FRAME_JOB = """
+def deep(n):
+    if n:
+        deep(n - 1)
+    raise ValueError("é" * 3_000)
+
+
+def handle(body, message):
+    if body["do"] == "raise":
+        deep(40)
+    if body["do"] == "once" and message.attempt == 1:
+        raise ConnectionError("not yet")
+    return body["do"]
+"""
+
+
+@pytest.mark.parametrize("frame_max", [4096, 8192, 16384])
+def test_a_small_header_frame_stops_nothing(rabbit, queue, service, frame_max):
+    """With a small frame_max, failures with long texts and messages with long headers are retried or dead."""
+    long = {f"h{n}": "x" * 1_000 for n in range(18)}
+    messages = {"raise": {}, "once": {}, "well": {}, "raise-long": long, "once-long": long, "well-long": long}
+    rabbit.eval("application:set_env(rabbit, frame_max, 131072)")
+    try:
+        with Client(rabbit.url()) as client:
+            client.channel.queue_declare(queue, durable=True)
+            for name, table in messages.items():
+                body = json.dumps({"do": name.partition("-")[0]}).encode()
+                client.publish(queue, body, message_id=name, content_type=JSON, headers=table)
+            rabbit.eval(f"application:set_env(rabbit, frame_max, {frame_max})")
+            stage = ("retry = { max_attempts = 2, base = 1 }",)
+            running: ServiceProcess = service(config(rabbit.url(), queue, *stage), {"jobs.py": FRAME_JOB}).start()
+            results = client.take(f"{queue}.out", 2, 40)
+            dead = {got.properties.message_id: got for got in client.take(f"{queue}.dlq", 4, 40)}
+            assert sorted(got.properties.message_id for got in results) == ["once", "well"]
+            assert dead.keys() == {"raise", "raise-long", "once-long", "well-long"}
+            words = dead["raise"].headers
+            assert reasons(dead["raise"]) == ("error", "ValueError", 2)
+            assert "in deep" in words["x-mqworker-traceback"]
+            for name in ("raise-long", "once-long", "well-long"):
+                words = dead[name].headers
+                assert words["x-mqworker-wrapped"] is True
+                assert words["x-mqworker-reason"] in ("error", "oversized")
+                assert not long.keys() & words.keys()
+                client.publish(f"{queue}.dlq", dead[name].body, **like(dead[name]))
+            (shown, *_) = json.loads(running.cli("dlq", "list", "--json").stdout)["work"]
+            letter = json.loads(running.cli("dlq", "show", shown["id"], "--json").stdout)
+            assert long.items() <= letter["headers"].items()
+            refused = running.cli("dlq", "replay", "--all")
+            assert "fit into the broker's frame_max" in refused.stdout + refused.stderr
+            assert running.stage("work")["actual"]["link"]["reconnects"] == 0
+            assert running.stop() == 0
+    finally:
+        rabbit.eval("application:set_env(rabbit, frame_max, 131072)")
+
+
+def like(got: Got) -> dict[str, object]:
+    """Return the properties of a message, for another one."""
+    names = ("content_type", "headers", "message_id", "correlation_id", "timestamp")
+    return {name: getattr(got.properties, name) for name in names}
+
+
 RETRY_JOB = """
 import time
 

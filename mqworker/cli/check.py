@@ -109,8 +109,12 @@ def _show_output(event: "LogEvent") -> None:
 
 def _broker(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
     from mqworker.config.urls import embedded_path, redact_url
+    from mqworker.service.broker_kind import lost_url
 
     url = ", ".join(map(redact_url, loaded.config.broker.urls))
+    if lost := lost_url(loaded):
+        yield CheckResult(FAIL, "broker", *lost.split(": ", 1))
+        return
     path = embedded_path(loaded.config.broker.urls[0])
     if path is not None and not path.exists():
         yield CheckResult(OK, "broker", f"{url}: embedded; its file is created at the first start")

@@ -36,6 +36,7 @@ class Loaded(msgspec.Struct, frozen=True):
     socket: Path
     origins: dict[str, str]  # dotted key to "default", "mqworker.toml:12", "environment NAME", "NAME_FILE path", "flag"
     warnings: list[str]
+    chosen: bool  # `broker.url` was given; otherwise the embedded broker is used
 
 
 def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any] = MappingProxyType({})) -> Loaded:
@@ -164,6 +165,7 @@ def _resolved(config: Config, path: Path | None, root: Path, origins: dict[str, 
         socket=socket,
         origins=origins,
         warnings=warnings,
+        chosen=bool(config.broker.url),
     )
 
 

@@ -18,6 +18,7 @@ from mqworker.config.stop_budget import StopBudget
 from mqworker.exits import Exit
 from mqworker.ipc import logs
 from mqworker.ipc.spawn import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
+from mqworker.service.broker_kind import lost_url
 
 REMAINS_PATIENCE = 3.0  # seconds that a killed instance's processes may take to end
 FILES = 4096  # descriptors that are asked for
@@ -35,6 +36,8 @@ class StartError(Exception):
 
 def prepare(loaded: Loaded) -> None:
     """Set this process up as the parent of the tree: folder, limits, prctl; raises StartError."""
+    if lost := lost_url(loaded):
+        raise StartError(Exit.CONFIG, lost)
     folder = loaded.state_dir
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

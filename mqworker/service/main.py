@@ -16,6 +16,7 @@ import signal
 import time
 from typing import NoReturn
 
+from mqworker import __version__
 from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.config.load import Loaded, redact_url
 from mqworker.config.stop_budget import CLOSE, StopBudget
@@ -26,6 +27,7 @@ from mqworker.exits import Exit
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
 from mqworker.ipc.spawn import forget_main
+from mqworker.service.broker_kind import remember
 from mqworker.service.burst import Burst
 from mqworker.service.instance import StartError, acquire_lock, prepare
 from mqworker.service.operations import Operations
@@ -35,6 +37,7 @@ from mqworker.service.stages import Stages
 from mqworker.service.startup import start_up
 
 BEAT = 0.5  # seconds between two checks for work that is due, and between snapshots when nothing changes
+SAME_TERM = 0.5  # seconds within which two signals to end are one: a wrapper gets it, and so does its whole group
 EXIT_DELAY = 5.0  # seconds to wait before a failing exit under supervisord, which restarts a late exit at once
 
 log = logging.getLogger("mqworker.service.main")
@@ -48,8 +51,11 @@ def run(loaded: Loaded, *, burst: bool = False) -> NoReturn:
     logs.use(logs.ForwardingHandler(writer.put, "service"), logs.LEVELS[service.log_level])
     began: Service | None = None
     try:
+        brokers = ", ".join(map(redact_url, loaded.config.broker.urls))
+        logs.report(log, logging.INFO, "starting", f"mqworker {__version__} on {brokers}")
         prepare(loaded)
         lock = acquire_lock(loaded.state_dir / "lock", service.drain_deadline)
+        remember(loaded)
         began = Service(loaded, writer, lock, burst=burst)
         code = asyncio.run(began.main())
     except StartError as error:
@@ -71,6 +77,7 @@ class Service:
 
     def __init__(self, loaded: Loaded, writer: logs.LogWriter, lock: int, *, burst: bool) -> None:
         self.terms = 0  # signals that asked for the end
+        self._last_term = 0.0
         self._loaded = loaded
         self._config = loaded.config
         self._writer = writer
@@ -230,7 +237,11 @@ class Service:
                     self._pause(number == signal.SIGTSTP)
 
     def _terminate(self) -> None:
+        now = time.monotonic()
+        if self.terms and now - self._last_term < SAME_TERM:
+            return
         self.terms += 1
+        self._last_term = now
         if self._state == "running":
             self.begin_drain()
         elif self._state == "draining" and self.terms == 2:

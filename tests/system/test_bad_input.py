@@ -171,6 +171,31 @@ def test_a_second_instance_is_refused(service):
     assert first.stop() == 0
 
 
+def test_a_broker_url_that_got_lost(service):
+    """A folder that ran on RabbitMQ is not run on the embedded broker unless broker.url says so: 78, with the cause."""
+    variable = "MQWORKER_BROKER__URL"
+    running = service(config(), {"jobs.py": HANDLER})
+    running.env[variable] = f"amqp://127.0.0.1:{free_port()}"  # nobody listens there, and that is no reason to end
+    running.start(ready=None)
+    assert "on amqp://127.0.0.1" in running.event("starting")["msg"]
+    running.event("started")
+    assert running.stop() == 0
+    del running.env[variable]
+    code, said = refused(running)
+    assert code == 78
+    assert "broker.url is not set" in said
+    assert "ran on RabbitMQ before" in said
+    checked = running.cli("check")
+    assert checked.returncode == 78
+    assert "ran on RabbitMQ before" in checked.stdout
+    running.env[variable] = "sqlite:///here.db"
+    running.start()
+    assert "on sqlite:///" in running.event("starting")["msg"]
+    assert running.stop() == 0
+    del running.env[variable]
+    assert running.start().stop() == 0
+
+
 def test_a_file_where_the_state_folder_should_be(service):
     """When state_dir is a file: exit 78, with the setting to change."""
     running = service(config(service='state_dir = "taken"'), {"jobs.py": HANDLER, "taken": "here"})

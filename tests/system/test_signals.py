@@ -44,6 +44,19 @@ def test_term_under_load_drains(service):
     assert running.stop() == 0
 
 
+def test_two_terms_at_once_are_one(service):
+    """A wrapper and its process group that both pass SIGTERM on do not end the drain: what is in hand is finished."""
+    running = service(config(), {"jobs.py": HANDLER}).start()
+    with Client(running) as client:
+        client.send(1, seconds=2)
+        wait_for(lambda: in_hand(running), 20, "the message to be in hand")
+        running.signal(signal.SIGTERM)
+        time.sleep(0.05)  # two deliveries of a signal that is pending would be one
+        running.signal(signal.SIGTERM)
+        assert running.wait() == 0
+        assert (client.ready(), client.ready(OUTPUT)) == (0, 1)
+
+
 def test_work_over_the_deadline_is_given_back(service):
     """A message that outlasts the drain deadline: exit 75, and it is back, uncharged; on a second TERM at once."""
     running = service(config(service="drain_deadline = 1"), {"jobs.py": HANDLER}).start()
@@ -58,8 +71,10 @@ def test_work_over_the_deadline_is_given_back(service):
         running.write("mqworker.toml", config(service="drain_deadline = 120"))
         running.start()
         wait_for(lambda: in_hand(running), 20, "the long message to be in hand")
+        first = time.monotonic()
         running.signal(signal.SIGTERM)
         wait_for(lambda: running.events()[-1]["event"] == "draining", 20, "the drain to begin")
+        wait_for(lambda: time.monotonic() - first > 0.6, 20, "the second signal to be another one")
         began = time.monotonic()
         running.signal(signal.SIGTERM)
         assert running.wait() == 75

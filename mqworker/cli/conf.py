@@ -24,7 +24,8 @@ SUPERVISOR = """\
 [program:{name}]
 command={command} run{config}
 directory={root}
-;user=mqworker                 ; an unprivileged user, when supervisord runs as root
+;user=mqworker                 ; an unprivileged user, when supervisord runs as root; it leaves HOME as root's, so also
+;environment=HOME="/home/mqworker",USER="mqworker"
 autostart=true
 autorestart=unexpected         ; crashes are restarted, an end that was asked for is not ...
 exitcodes=0,75,78              ; ... nor is a drain past its deadline (75) or a bad configuration (78)
@@ -124,7 +125,7 @@ def supervisor(config: Path | None) -> None:
             logs=escaped(loaded.state_dir / "mqworker.log"),
             logs_dir=shlex.quote(str(loaded.state_dir)),
             watchdog_logs=escaped(loaded.state_dir / "watchdog.log"),
-            environment=_environment(loaded, ";"),
+            environment=_environment(loaded, ";", 'environment=NAME="value", with each % of a value doubled'),
         ),
         nl=False,
     )
@@ -153,17 +154,17 @@ def systemd(config: Path | None) -> None:
             state_dir=loaded.state_dir,
             drain=loaded.config.service.drain_deadline,
             stop=StopBudget(loaded.config.service.drain_deadline).advised,
-            environment=_environment(loaded, "#"),
+            environment=_environment(loaded, "#", 'Environment="NAME=value", with each % of a value doubled'),
         ),
         nl=False,
     )
 
 
-def _environment(loaded: "Loaded", comment: str) -> str:
-    """Return a comment that names the variables this configuration was read with; never their values."""
+def _environment(loaded: "Loaded", comment: str, how: str) -> str:
+    """Return a comment that names the variables this configuration was read with, never their values, and `how`."""
     names = [name for name in os.environ if name.startswith("MQWORKER_") and name != CONFIG_FILE]
     if not names and loaded.path:
         return ""
     set_here = ", ".join(sorted(names))
     what = f"set here and not in the file: {set_here}" if names else "there is no configuration file"
-    return f"{comment} Mind: {what}; the service needs them in its own environment.\n"
+    return f"{comment} Mind: {what}; the service needs them in its own environment:\n{comment} {how}.\n"

@@ -7,14 +7,17 @@ import os
 import subprocess
 from collections.abc import AsyncIterator
 
+import pika
 import pytest
 
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable, Publication
-from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink, anchor, reconnector
+from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink, anchor, reconnector, topology
+from mqworker.brokers.rabbitmq import link as link_module
 from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.reconnector import retry_delay
+from mqworker.brokers.rabbitmq.sender import Sender
 from mqworker.brokers.rabbitmq.topology import queue_arguments
 from mqworker.config.model import BrokerConfig, TlsConfig
 from tests.brokers.harness import Recorder, contract
@@ -288,6 +291,70 @@ async def test_output_that_disappears_is_made_again(broker):
         await placed(link, sink, publication)
     assert len(sink.publishes_lost_for) <= 1
     await broker.counts(output.queue, 1)
+
+
+@pytest.mark.parametrize("kind", ["topic", "fanout", "headers"])
+@contract
+async def test_an_exchange_of_any_type_is_used_as_found(broker, kind):
+    """Results reach their queue through an exchange that others declared, and nobody is warned."""
+    output = broker.topology.output
+    channel = await broker.channel()
+    await channel.ask("exchange_declare", exchange=output.exchange, exchange_type=kind, durable=True)
+    link, sink = await broker.started()
+    link.publish(1, Publication(output.exchange, output.routing_key, b"", b"x"))
+    assert await sink.answer(1) == ""
+    await broker.counts(output.queue, 1)
+    assert link.state.warnings == ()
+
+
+@contract
+async def test_a_delaying_exchange_is_not_asked_for_a_route(broker, monkeypatch):
+    """Such an exchange returns what it delivers later: it is recognised by its type, and confirms alone count.
+
+    The plugin is not here: an exchange without a binding stands for the moment at which it has no route yet.
+    """
+    monkeypatch.setattr(topology, "DELAYING", "topic")
+    output = broker.topology.output
+    channel = await broker.channel()
+    await channel.ask("exchange_declare", exchange=output.exchange, exchange_type="topic", durable=True)
+    link, sink = await broker.started()
+    assert "delays messages" in link.state.warnings[0]
+    await channel.ask("queue_unbind", queue=output.queue, exchange=output.exchange, routing_key=output.routing_key)
+    link.publish(1, Publication(output.exchange, output.routing_key, b"", b"x"))
+    assert await sink.answer(1) == ""
+    link.publish(2, Publication("", "no such queue", b"", b"x"))
+    assert await sink.answer(2)
+
+
+@contract
+async def test_an_exchange_that_returns_what_it_delivers_repeats_nothing_for_ever(broker, monkeypatch):
+    """If results come back although their queue is bound, they soon go straight to the queue, and are placed."""
+    monkeypatch.setattr(link_module, "REPAIR_EVERY", 0.1)
+    output = broker.topology.output
+    send, straight = Sender.send, []
+
+    def send_and_return(sender, pending):
+        send(sender, pending)
+        publication = pending.publication
+        if publication.exchange:
+            returned = pika.spec.Basic.Return(312, "NO_ROUTE", publication.exchange, publication.routing_key)
+            sender._on_return(None, returned, RawProperties(publication.properties), publication.body)
+        else:
+            straight.append(publication)
+
+    monkeypatch.setattr(Sender, "send", send_and_return)
+    link, sink = await broker.started()
+    for number in itertools.count(1):
+        link.publish(number, Publication(output.exchange, output.routing_key, b"", b"x"))
+        if not await sink.answer(number):
+            break
+        assert number < 50
+        await asyncio.sleep(0.1)
+    assert straight[-1].routing_key == output.queue
+    assert "straight to the queue" in link.state.warnings[0]
+    link.publish(100, Publication(output.exchange, output.routing_key, b"", b"the next one"))
+    assert await sink.answer(100) == ""
+    await broker.counts(output.queue, number + 1)  # all of those that were returned, too
 
 
 @contract

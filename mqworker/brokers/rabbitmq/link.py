@@ -18,6 +18,8 @@ from mqworker.brokers.rabbitmq.upkeep import Upkeep
 from mqworker.config.model import BrokerConfig
 
 REPAIR_EVERY = 5.0  # the least time, in seconds, between two repairs of the topology after a returned message
+FUTILE_MAX, FUTILE_WITHIN = 3, 30.0  # such repairs, at most so many seconds apart, until results go straight
+STRAIGHT = "exchange {!r} returns results although queue {!r} is bound to it: they are published straight to the queue"
 ALARM = "the broker has an alarm and accepts no messages: free memory or disk there"
 
 
@@ -34,6 +36,7 @@ class RabbitLink:
         self._repairing: asyncio.Task[None] | None = None
         self._ensured = 0.0  # when the topology was last ensured
         self._repairs = 0
+        self._futile = 0  # repairs in a row that found nothing missing, although results had no route
         self._upkeep = Upkeep(topology)
         self._consuming = Consuming(
             topology.input, sink, self._ensure, self._touch, self._report_consuming, self._changed
@@ -91,6 +94,7 @@ class RabbitLink:
         if found.made and self._found is not None:
             self._consuming.made_again()
         self._found = found
+        self._publishing.delaying = found.delaying
         return found
 
     async def _touch(self, connection: AmqpConnection) -> None:
@@ -105,11 +109,17 @@ class RabbitLink:
             self._repairing = asyncio.create_task(self._create_again(connection))
 
     async def _create_again(self, connection: AmqpConnection) -> None:
+        since = asyncio.get_running_loop().time() - self._ensured
+        unrouted, self._publishing.unrouted = self._publishing.unrouted, False
         try:
-            await self._ensure(connection)
+            found = await self._ensure(connection)
         except Lost as lost:
             self._report_consuming(f"the topology is incomplete: {lost}")
         else:
+            futile = unrouted and not found.repaired and since < FUTILE_WITHIN
+            self._futile = self._futile + 1 if futile else 0
+            if self._futile == FUTILE_MAX:
+                self._publishing.straight = True
             self._repairs += 1
             self._report_consuming("")
 
@@ -122,6 +132,12 @@ class RabbitLink:
     def _report_publishing(self, reason: str) -> None:
         self._reasons["publishing"] = reason
         self._changed()
+
+    def _straight_warning(self) -> tuple[str, ...]:
+        output = self._topology.output
+        if output is None or not self._publishing.straight:
+            return ()
+        return (STRAIGHT.format(output.exchange, output.queue),)
 
     def _changed(self) -> None:
         blocked = self._publishing.blocked
@@ -136,7 +152,7 @@ class RabbitLink:
             reason=reasons[0] if reasons else ALARM if blocked else "",
             auto_delete=found.auto_delete,
             unbound=tuple(sorted(self._consuming.unbound)),
-            warnings=found.warnings,
+            warnings=found.warnings + self._straight_warning(),
             reconnects=sum(max(reconnector.opened - 1, 0) for reconnector in self._reconnectors),
             repairs=self._repairs,
         )

@@ -59,6 +59,10 @@ class Publishing:
         self._careful = 0  # publications that the next sender sends one at a time
         self._destination: Callable[[Publication], Destination] = partial(destination, topology.input)
         self._silent = SilentDestinations()
+        self._output = topology.output
+        self.delaying = False  # the exchange for results returns what it will deliver later
+        self.straight = False  # it returns results although their queue is bound: they go straight to the queue
+        self.unrouted = False  # it has returned one since this was last set to False
         self._preparation = Preparation(topology.input, self._send_prepared, self._refuse, missing)
 
     @property
@@ -90,6 +94,8 @@ class Publishing:
         """Send it, keep it until it can be sent, or refuse it."""
         sender, connection, now = self._sender, self._connection, self._loop.time()
         size, silent = len(publication.body), self._silent
+        if self.delaying or self.straight:
+            publication = self._by_another_way(publication)
         if silent.entries:
             publication = self._detour(publication, now)
         if sender is None or connection is None or not sender.channel.usable:
@@ -159,6 +165,14 @@ class Publishing:
             publication = publication._replace(delay=2 * publication.delay)
         return publication
 
+    def _by_another_way(self, publication: Publication) -> Publication:
+        output = self._output
+        if output is None or (publication.exchange, publication.routing_key) != (output.exchange, output.routing_key):
+            return publication
+        if self.straight:
+            return publication._replace(exchange="", routing_key=output.queue)
+        return publication._replace(mandatory=False)
+
     def _send_prepared(self, pending: Pending) -> None:
         if self._sender is not None and self._sender.channel.usable:
             self._sender.send(pending)
@@ -171,6 +185,8 @@ class Publishing:
     def _returned(self, publication: Publication | None) -> None:
         if publication is not None and publication.delay:
             self._preparation.ready.discard(publication.delay)  # its delay queue is gone
+        if publication is not None and publication.exchange:
+            self.unrouted = True
         self._missing()
 
     def _lose(self, sender: Sender | None, lost: Lost) -> None:

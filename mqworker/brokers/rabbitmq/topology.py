@@ -16,6 +16,7 @@ from mqworker.brokers.rabbitmq.channel import Channel
 
 NOT_FOUND, REFUSED, LOCKED, MISMATCH = 404, 403, 405, 406
 TYPE = "x-queue-type"
+DELAYING = "x-delayed-message"  # the type of exchange of RabbitMQ's plugin for delayed messages
 NO_TYPE = "mqworker-looks"  # no queue is of this type: a declaration with it creates nothing
 YOUNG = (
     1.0  # seconds; a quorum queue that is younger may lose what it has confirmed when its broker is killed (measured)
@@ -139,6 +140,8 @@ class Found(NamedTuple):
     queue_type: str
     auto_delete: bool = False
     made: bool = False  # it did not exist before
+    repaired: bool = False  # some queue of the topology did not exist before
+    delaying: bool = False  # the exchange for results returns what it will deliver later
     quorum: frozenset[str] = frozenset()  # names of the quorum queues (of a topology)
     warnings: tuple[str, ...] = ()
 
@@ -159,7 +162,8 @@ async def ensure_queue(connection: AmqpConnection, name: str, arguments: dict[st
     queue_type = str(values[TYPE] or "classic") if TYPE in values else str(arguments[TYPE])
     warnings = tuple(f"queue {name!r} {what}" for what in consequences(found))
     quorum = frozenset([name] if queue_type == "quorum" else [])
-    return Found(queue_type, bool(values.get("auto_delete")), not existed, quorum, warnings)
+    auto_delete = bool(values.get("auto_delete"))
+    return Found(queue_type, auto_delete, made=not existed, quorum=quorum, warnings=warnings)
 
 
 def consequences(found: list[Difference]) -> list[str]:
@@ -195,17 +199,27 @@ def _or_moves(values: dict[str, Any]) -> str:
     return "" if values.get("x-dead-letter-exchange") is None else ", or moves them to its dead-letter exchange"
 
 
-async def ensure_exchange(connection: AmqpConnection, output: Placement) -> tuple[str, ...]:
-    """Ensure that the exchange exists and the queue is bound to it; returns warnings."""
-    exchange = output.exchange
+async def ensure_exchange(connection: AmqpConnection, output: Placement) -> tuple[bool, tuple[str, ...]]:
+    """Ensure that the exchange exists and the queue is bound to it; returns whether it is a delaying one, and warnings.
+
+    An existing exchange of any type is used as it is.
+    """
+    exchange, delaying = output.exchange, False
     warnings: list[str] = []
     try:
         await attempt(connection, "exchange_declare", exchange=exchange, exchange_type="direct", durable=True)
     except Lost as lost:
-        if differs := difference(lost):
-            found, declared = ("none" if value is None else value for value in (differs.found, differs.declared))
-            what = f"has {differs.argument} {found}, configured is {declared}"
-            warnings.append(f"exchange {exchange!r} {what}: it is used as found")
+        differs = difference(lost)
+        if differs is not None and differs.found == DELAYING:
+            delaying = True
+            warnings.append(
+                f"exchange {exchange!r} delays messages and returns them at once: results are published without"
+                " `mandatory`, so one that has no route is lost"
+            )
+        elif differs is not None and differs.argument == "durable":
+            warnings.append(f"exchange {exchange!r} is not durable: it is gone when the broker restarts")
+        elif differs is not None:
+            pass  # another type, or one that goes with its last queue: it is used as found
         elif lost.code == REFUSED:
             await attempt(connection, "exchange_declare", exchange=exchange, passive=True)
         else:
@@ -216,7 +230,7 @@ async def ensure_exchange(connection: AmqpConnection, output: Placement) -> tupl
         if lost.code != REFUSED:
             raise
         warnings.append(f"queue {output.queue!r} cannot be bound to exchange {exchange!r} ({lost}): bind it by hand")
-    return tuple(warnings)
+    return delaying, tuple(warnings)
 
 
 async def ensure(connection: AmqpConnection, topology: Topology) -> Found:
@@ -243,5 +257,6 @@ async def ensure(connection: AmqpConnection, topology: Topology) -> Found:
     if made and quorum:
         await asyncio.sleep(YOUNG)
     if topology.output is not None and topology.output.exchange:
-        warnings += await ensure_exchange(connection, topology.output)
-    return found._replace(warnings=warnings, quorum=quorum)
+        delaying, more = await ensure_exchange(connection, topology.output)
+        found, warnings = found._replace(delaying=delaying), warnings + more
+    return found._replace(repaired=made, quorum=quorum, warnings=warnings)

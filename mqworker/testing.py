@@ -52,7 +52,9 @@ def run_job(
     chain = Chain([_job(job, root) for job in job_list], params or {}, "test")
     chain.setup()
     try:
-        result = chain.run(decode(body, message.content_type, message.content_encoding, codec), message)
+        compression = message.headers.get("compression")
+        value = decode(body, message.content_type, message.content_encoding, codec, compression=compression)
+        result = chain.run(value, message)
     finally:
         chain.teardown()
     if result is not None:

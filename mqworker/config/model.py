@@ -178,6 +178,13 @@ class StageConfig(_Base, frozen=True):
     codec: Annotated[
         Literal["json", "msgpack", "text", "bytes"], about("For bodies without a content type, and for results.")
     ] = "json"
+    decode: Annotated[
+        Literal["json", "msgpack", "text", "bytes"] | None,
+        about("How every body is decoded, whatever its content type says.", default="by its content type"),
+    ] = None
+    nan: Annotated[
+        Literal["null", "error"], about("What NaN and infinities in a JSON result become: null, or an error.")
+    ] = "null"
     queue_type: Annotated[Literal["classic", "quorum"], about("Type of the queues that are created here.")] = "classic"
     params: Annotated[dict[str, Any], about("Passed to the jobs, which may validate them. Not secret.")] = {}
 

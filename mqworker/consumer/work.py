@@ -19,7 +19,7 @@ from mqworker.config.model import BrokerConfig, StageConfig
 from mqworker.errors import Reject, Retry, SoftTimeLimit
 from mqworker.ipc.messages import Failure, Item, Outcome
 from mqworker.jobs.chain import Chain
-from mqworker.jobs.codecs import UndecodableError, UnencodableError, decode, encode
+from mqworker.jobs.codecs import OversizedError, UndecodableError, UnencodableError, decode, encode
 from mqworker.jobs.failures import describe
 from mqworker.jobs.message import Message
 
@@ -107,8 +107,16 @@ class Worker:
     def _run(self, item: Item, properties: Properties) -> Any:
         if len(item.body) > self._config.max_body:
             limit = self._config.max_body
-            raise _OversizedError(f"the body has {len(item.body):,} bytes; max_body allows {limit:,}")
-        body = decode(item.body, properties.content_type, properties.content_encoding, self._config.codec)
+            raise OversizedError(f"the body has {len(item.body):,} bytes; max_body allows {limit:,}")
+        body = decode(
+            item.body,
+            properties.content_type,
+            properties.content_encoding,
+            self._config.codec,
+            compression=properties.headers.get("compression"),
+            limit=self._config.max_body,
+            forced=self._config.decode,
+        )
         message = None
         if self._chain.takes_message:
             message = Message(
@@ -136,9 +144,9 @@ class Worker:
         if value is None:
             body, properties.content_type = None, None
         else:
-            body, properties.content_type = encode(value, self._config.codec)
+            body, properties.content_type = encode(value, self._config.codec, nan=self._config.nan)
             if len(body) > self._largest:
-                raise _OversizedError(f"the result has {len(body):,} bytes; the broker takes {self._largest:,}")
+                raise OversizedError(f"the result has {len(body):,} bytes; the broker takes {self._largest:,}")
         properties.content_encoding = properties.reply_to = properties.expiration = properties.user_id = None
         properties.delivery_mode = 2
         properties.timestamp = int(time.time())
@@ -157,9 +165,7 @@ class Worker:
             table[headers.OUTCOME] = "dropped" if body is None else "result"
         block = properties.encode()
         if len(block) > headers.ROOM:
-            raise _OversizedError(
-                f"properties and headers have {len(block):,} bytes; {headers.ROOM:,} can be published"
-            )
+            raise OversizedError(f"properties and headers have {len(block):,} bytes; {headers.ROOM:,} can be published")
         return Outcome(item.seq, duration, self.generation, block, body, reply_to)
 
     def _attempt(self, properties: Properties) -> int:
@@ -181,7 +187,7 @@ class Worker:
                 return Failure("undecodable", text.type, text.message, final=True)
             case UnencodableError():
                 return Failure("unencodable", text.type, text.message, final=True)
-            case _OversizedError():
+            case OversizedError():
                 return Failure("oversized", "TooLarge", text.message, final=True)
             case _:
                 return Failure("error", text.type, text.message, text.traceback)
@@ -194,7 +200,3 @@ def _seconds(retry: Retry) -> float | None:
     except Exception:  # noqa: BLE001 - as above, and its __float__ may raise anything
         return None
     return None if math.isnan(seconds) else seconds
-
-
-class _OversizedError(Exception):
-    pass

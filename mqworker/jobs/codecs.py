@@ -6,6 +6,7 @@ with a fixed list and never selects code: no module is imported for it and nothi
 it may not be the message's fault.
 """
 
+import json
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -13,18 +14,17 @@ from typing import Any, Final
 
 import msgspec
 
+from mqworker.jobs.compression import ENCODINGS, CompressionError, LimitError, decompress, is_compression
 from mqworker.jobs.encode_errors import describe_unencodable
+from mqworker.jobs.plain import nan_at, plain, with_plain_keys
 
 JSON_TYPE: Final = "application/json"
 MSGPACK_TYPE: Final = "application/msgpack"
 TEXT_TYPE: Final = "text/plain; charset=utf-8"
 BYTES_TYPE: Final = "application/octet-stream"
 
+_JSON_TYPES = frozenset((JSON_TYPE, "application/x-json", "text/json", "text/x-json", "json"))
 _MSGPACK_TYPES = frozenset((MSGPACK_TYPE, "application/x-msgpack", "application/vnd.msgpack"))
-_ACCEPTED = (
-    "accepted: JSON (application/json, anything with +json), MessagePack (application/msgpack), "
-    "text (text/*) and bytes (application/octet-stream)"
-)
 _PLAIN_ENCODINGS = frozenset(("", "identity", "binary", "8bit", "7bit", "utf-8", "utf8"))
 # Python would take a charset as the name of any codec, and some are not charsets at all (zlib, punycode): hence a list.
 _CHARSETS = frozenset(
@@ -33,8 +33,10 @@ _CHARSETS = frozenset(
     + ["utf-8", "utf8", "us-ascii", "ascii", "latin-1", "latin1", "utf-16", "utf-16le", "utf-16be", "utf-32"]
     + ["gbk", "gb2312", "gb18030", "big5", "shift-jis", "euc-jp", "iso-2022-jp", "euc-kr", "koi8-r", "koi8-u"]
 )
+_NOT_HERE = frozenset(("zstd", "zstandard", "application/zstd", "br", "brotli", "application/x-brotli"))
 _UTF8 = frozenset(("utf-8", "utf8", "us-ascii", "ascii"))
 _BOM = b"\xef\xbb\xbf"
+_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 # msgspec recurses in C and stops at Python's recursion limit; even when user code raises that limit, a body of nothing
 # but brackets must not overflow the C stack (measured: 300,000 levels crash the process).
 _MAX_RECURSION = 5_000
@@ -48,43 +50,89 @@ class UnencodableError(Exception):
     """The result of a job cannot be encoded by the stage's codec."""
 
 
-def decode(body: bytes, content_type: str | None, content_encoding: str | None, default: str) -> Any:
-    """Return the value of a body; `default` names the codec for a body without a content type."""
-    if content_encoding is not None and content_encoding.strip().lower() not in _PLAIN_ENCODINGS:
-        raise UndecodableError(
-            f"the content encoding {content_encoding!r} is not accepted: send the body as it is (identity)"
-        )
-    return _decoder(content_type or "", default)(body)
+class OversizedError(Exception):
+    """A body is larger than the stage accepts, after decompression."""
 
 
-def encode(value: Any, codec: str) -> tuple[bytes, str]:
+def decode(
+    body: bytes,
+    content_type: str | None,
+    content_encoding: str | None,
+    default: str,
+    *,
+    compression: object = None,
+    limit: int = 1 << 40,
+    forced: str | None = None,
+) -> Any:
+    """Return the value of a body.
+
+    `default` names the codec for a body without a content type, `forced` the one for every body. A body is decompressed
+    if `content_encoding` or `compression` (kombu's header) says so, to at most `limit` bytes. One of a type that is not
+    known here stays bytes, and so does a pickle.
+    """
+    charset = ""
+    if content_encoding is not None or compression is not None:
+        body, charset = _unpacked(body, content_encoding or "", compression, limit)
+    return _decoder(content_type or "", charset, default, forced)(body)
+
+
+def _unpacked(body: bytes, content_encoding: str, compression: object, limit: int) -> tuple[bytes, str]:
+    """Undo the encodings, the last one first; returns the body and the charset that was found among them."""
+    charset = ""
+    names = content_encoding.lower().split(",")
+    if isinstance(compression, str) and (is_compression(compression.lower()) or compression.lower() in _NOT_HERE):
+        names.append(compression.lower())  # otherwise the header is somebody else's
+    try:
+        for name in map(str.strip, reversed(names)):
+            if is_compression(name):
+                body = decompress(body, name, limit)
+            elif name.replace("_", "-") in _CHARSETS:
+                charset = name.replace("_", "-")
+            elif name not in _PLAIN_ENCODINGS:
+                raise UndecodableError(f"the encoding {name!r} is not accepted; accepted: {ENCODINGS}")
+    except CompressionError as error:
+        raise UndecodableError(str(error)) from None
+    except LimitError as error:
+        raise OversizedError(str(error)) from None
+    return body, charset
+
+
+def encode(value: Any, codec: str, *, nan: str = "null") -> tuple[bytes, str]:
     """Return the body and the content type of a result.
 
     Results that are bytes are sent unchanged (as application/octet-stream), except with `msgpack`, which has a type for
-    them. JSON has no NaN and no infinity: both become null. Numpy's scalars and arrays become numbers and lists.
+    them. JSON has no NaN and no infinity: both become null, or are refused where `nan` is "error". Values of numpy,
+    pandas and pydantic and other containers get the form that `mqworker.jobs.plain` gives them.
     """
     try:
+        if nan == "error":
+            _refuse_nan(value)
         if codec == "msgpack":
-            return _shallow(_msgpack_encode, value), MSGPACK_TYPE
+            return _shallow(_to_msgpack, value), MSGPACK_TYPE
         if isinstance(value, bytes | bytearray | memoryview):
             return bytes(value), BYTES_TYPE
         if codec == "json":
-            return _shallow(_json_encode, value), JSON_TYPE
+            return _shallow(_to_json, value), JSON_TYPE
         if codec == "text" and isinstance(value, str):
             return value.encode(), TEXT_TYPE
-    except MemoryError:
+    except (MemoryError, UnencodableError):
         raise
     except RecursionError:
         raise UnencodableError("the result is nested too deeply, or contains itself") from None
     except Exception as exc:  # noqa: BLE001 - a result may be any object, and may fail in any way
         if isinstance(value, str):
             raise UnencodableError("the result has characters that UTF-8 cannot encode (lone surrogates)") from None
-        encoder = _msgpack_encode if codec == "msgpack" else _json_encode
+        encoder = _to_msgpack if codec == "msgpack" else _to_json
         raise UnencodableError(
             f"the result cannot be encoded as {codec}: {describe_unencodable(value, encoder, exc)}"
         ) from None
     allowed = "text or bytes" if codec == "text" else "bytes"
     raise UnencodableError(f"the result must be {allowed} with the codec {codec}, but is {type(value).__qualname__}")
+
+
+def _refuse_nan(value: Any) -> None:
+    if where := nan_at(msgspec.to_builtins(value, enc_hook=plain)):
+        raise UnencodableError(f'{where} is NaN or infinite, which the stage refuses (nan = "error")')
 
 
 def _shallow(convert: Callable[[Any], Any], value: Any) -> Any:
@@ -98,47 +146,51 @@ def _shallow(convert: Callable[[Any], Any], value: Any) -> Any:
         sys.setrecursionlimit(limit)
 
 
-def _plain(value: Any) -> Any:
-    """Return a plain form of numpy's values for msgspec; numpy is used if loaded, never imported."""
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        if isinstance(value, numpy.ndarray):
-            return value.tolist()
-        if isinstance(value, numpy.generic):
-            item = value.item()  # a long double returns itself
-            return float(item) if isinstance(item, numpy.floating) else item
-    raise TypeError(f"{type(value).__qualname__} has no plain form")
-
-
-_json_encode = msgspec.json.Encoder(enc_hook=_plain).encode
-_msgpack_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+_json_encode = msgspec.json.Encoder(enc_hook=plain).encode
+_msgpack_encode = msgspec.msgpack.Encoder(enc_hook=plain).encode
 _json_parse = msgspec.json.Decoder().decode
 _msgpack_parse = msgspec.msgpack.Decoder().decode
 
 
+def _to_json(value: Any) -> bytes:
+    try:
+        return _json_encode(value)
+    except TypeError:  # perhaps only for its keys
+        return _json_encode(with_plain_keys(value))
+
+
+def _to_msgpack(value: Any) -> bytes:
+    try:
+        return _msgpack_encode(value)
+    except TypeError:
+        return _msgpack_encode(with_plain_keys(value))
+
+
 @lru_cache(maxsize=256)
-def _decoder(content_type: str, default: str) -> Callable[[bytes], Any]:
-    """Return the decoder for a content type in the list; without a content type, that of the stage's codec."""
+def _decoder(content_type: str, charset: str, default: str, forced: str | None) -> Callable[[bytes], Any]:
+    """Return the decoder for a content type; without one, that of the stage's codec."""
     media, _, parameters = content_type.partition(";")
     media = media.strip().lower()
-    charset = _charset(parameters)
-    if not media:
-        return {"json": _json, "msgpack": _msgpack, "text": _text("utf-8"), "bytes": bytes}[default]
-    if media == JSON_TYPE or (media.endswith("+json") and "/" in media):
-        if charset not in _UTF8:
-            raise UndecodableError(f"JSON in the charset {charset!r} is not accepted: it must be UTF-8")
-        return _json
+    charset = _charset(parameters) or charset or "utf-8"
+    codec = forced or default
+    if not forced and media:
+        codec = _codec_of(media)
+    match codec:
+        case "json":
+            return _json if charset in _UTF8 else _json_in(charset)
+        case "msgpack":
+            return _msgpack
+        case "text":
+            return _text(charset)
+    return bytes
+
+
+def _codec_of(media: str) -> str:
+    if media in _JSON_TYPES or media.endswith("+json"):
+        return "json"
     if media in _MSGPACK_TYPES:
-        return _msgpack
-    if media.startswith("text/"):
-        return _text(charset)
-    if media == BYTES_TYPE:
-        return bytes
-    if "pickle" in media or "python-serialize" in media:
-        raise UndecodableError(
-            f"the content type {content_type!r} is refused: loading a pickle runs code from the message; {_ACCEPTED}"
-        )
-    raise UndecodableError(f"the content type {content_type!r} is not accepted; {_ACCEPTED}")
+        return "msgpack"
+    return "text" if media.startswith("text/") else "bytes"
 
 
 def _charset(parameters: str) -> str:
@@ -146,11 +198,28 @@ def _charset(parameters: str) -> str:
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset":
             return value.strip().strip('"').lower().replace("_", "-")
-    return "utf-8"
+    return ""
 
 
 def _json(body: bytes) -> Any:
-    return _parse(_json_parse, body.removeprefix(_BOM), "JSON")  # some clients send a byte-order mark before JSON
+    if body[:2] in _UTF16_BOMS:
+        return _json_in("utf-16")(body)
+    body = body.removeprefix(_BOM)  # some clients send a byte-order mark before JSON
+    try:
+        return _parse(_json_parse, body, "JSON")
+    except UndecodableError:
+        if b"NaN" not in body and b"Infinity" not in body:
+            raise
+        try:  # as Python's own json writes them
+            return _shallow(json.loads, body.decode())
+        except (ValueError, RecursionError):
+            pass
+        raise
+
+
+def _json_in(charset: str) -> Callable[[bytes], Any]:
+    text = _text(charset)
+    return lambda body: _json(text(body).removeprefix("\ufeff").encode(errors="surrogatepass"))
 
 
 def _msgpack(body: bytes) -> Any:
@@ -170,7 +239,7 @@ def _parse(parse: Callable[[bytes], Any], body: bytes, form: str) -> Any:
 
 def _text(charset: str) -> Callable[[bytes], str]:
     if charset not in _CHARSETS:
-        raise UndecodableError(f"the charset {charset!r} is not accepted: send text as UTF-8")
+        raise UndecodableError(f"the charset {charset!r} is not accepted: send UTF-8")
 
     def text(body: bytes) -> str:
         try:

@@ -1,24 +1,31 @@
 """Bodies and results: what is accepted, what is refused, and that nothing else ever happens."""
 
+import bz2
+import collections
 import dataclasses
 import datetime as dt
+import decimal
+import gzip
+import json
+import lzma
+import math
+import pathlib
 import pickle
 import subprocess
 import sys
+import tracemalloc
 import uuid
+import zlib
 
 import msgspec
 import numpy as np
+import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mqworker.jobs.codecs import UndecodableError, UnencodableError, decode, encode
+from mqworker.jobs.codecs import OversizedError, UndecodableError, UnencodableError, decode, encode
 
-ACCEPTED = (
-    "accepted: JSON (application/json, anything with +json), MessagePack (application/msgpack), text (text/*) "
-    "and bytes (application/octet-stream)"
-)
 BAD_JSON = "the body is not JSON: JSON is malformed"
 BAD_PACK = "the body is not MessagePack: MessagePack data is malformed"
 NO_JSON = "the result cannot be encoded as json"
@@ -39,6 +46,19 @@ PLAIN = st.recursive(
 class Point:
     x: object
     y: object = 0
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Moment(dt.datetime):
+    pass
+
+
+class Model(pydantic.BaseModel):
+    a: object
+    b: object = None
 
 
 class Track(msgspec.Struct):
@@ -65,6 +85,22 @@ class Track(msgspec.Struct):
         (b"\x00\xff", "application/octet-stream", "json", b"\x00\xff"),
         (b"\x00\xff", None, "bytes", b"\x00\xff"),
         (b"", "", "text", ""),
+        (b"[1]", "text/json", "bytes", [1]),
+        (b"[1]", "application/x-json", "bytes", [1]),
+        (b"[1]", "json", "bytes", [1]),
+        (b"[1]", "application/vnd.masstransit+json", "bytes", [1]),
+        ('{"a":"电"}'.encode("gbk"), "application/json; charset=gbk", "bytes", {"a": "电"}),
+        ('{"a":"ü"}'.encode("latin-1"), "application/json;charset=ISO-8859-1", "bytes", {"a": "ü"}),
+        ('["ü"]'.encode("utf-16"), "application/json; charset=utf-16", "bytes", ["ü"]),
+        ('["ü"]'.encode("utf-16"), "application/json", "bytes", ["ü"]),
+        ('\ufeff["ü"]'.encode("utf-16-le"), "application/json; charset=utf-16le", "bytes", ["ü"]),
+        (json.dumps([1, math.inf, -math.inf]).encode(), "application/json", "bytes", [1, math.inf, -math.inf]),
+        (b"\xff\xd8", "image/jpeg", "json", b"\xff\xd8"),
+        (b"\x08\x01", "application/x-protobuf", "json", b"\x08\x01"),
+        (b"<a/>", "application/xml", "json", b"<a/>"),
+        (b"<a/>", "text/xml", "json", "<a/>"),
+        (b"\x80\x04N.", "application/x-java-serialized-object", "json", b"\x80\x04N."),
+        (b"x", "no type at all", "json", b"x"),
     ],
 )
 def test_a_body_is_decoded_by_its_content_type_and_else_by_the_stage_codec(body, content_type, default, value):
@@ -78,10 +114,89 @@ def test_content_encodings_that_change_nothing_are_accepted(encoding):
     assert decode(b"[1]", "application/json", encoding, "json") == [1]
 
 
-def test_packed_bodies_are_refused():
-    """A body that would have to be decompressed is refused (no decompression bombs)."""
-    with pytest.raises(UndecodableError, match=r"^the content encoding 'gzip' is not accepted: send the body as it is"):
-        decode(b"\x1f\x8b", "application/json", "gzip", "json")
+def raw_deflate(body: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(body) + packer.flush()
+
+
+PACKERS = {
+    "gzip": gzip.compress,
+    "x-gzip": lambda body: gzip.compress(body[:100]) + gzip.compress(body[100:]),
+    "deflate": zlib.compress,
+    "Deflate": raw_deflate,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "gzip, utf-8": gzip.compress,
+    "deflate, gzip": lambda body: gzip.compress(zlib.compress(body)),
+}
+
+
+@pytest.mark.parametrize("encoding", PACKERS)
+def test_compressed_bodies_are_decompressed(encoding):
+    """What content_encoding names is undone, the last first."""
+    value = {"a": list(range(300))}
+    body = PACKERS[encoding](json.dumps(value).encode())
+    assert decode(body, "application/json", encoding, "json") == value
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [("application/x-gzip", zlib.compress), ("application/x-bz2", bz2.compress), ("application/x-lzma", lzma.compress)],
+)
+def test_kombus_compression_is_undone(name, pack):
+    """Kombu names the compression in a header, calls zlib gzip, and gives the charset as content_encoding."""
+    assert decode(pack(b"[1]"), "application/json", "utf-8", "json", compression=name) == [1]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "bzip2", "xz"])
+def test_a_bomb_is_stopped_at_the_limit(encoding):
+    """A body that would be larger than max_body is not decompressed further."""
+    body = PACKERS[encoding](bytes(40_000_000))
+    assert len(decode(body, "a/b", encoding, "json", limit=40_000_000)) == 40_000_000
+    tracemalloc.start()
+    with pytest.raises(OversizedError, match="more than 1,000,000 bytes when decompressed"):
+        decode(body, "a/b", encoding, "json", limit=1_000_000)
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "bzip2", "xz"])
+@given(data=st.data())
+def test_damaged_compressed_bodies_are_refused(encoding, data):
+    """A compressed body that was cut or changed has a sentence of its own, or the value of its rest."""
+    whole = PACKERS[encoding](b"[1, 2, 3]")
+    at = data.draw(st.integers(0, len(whole) - 1))
+    for body in (whole[:at], whole[:at] + bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :]):
+        try:
+            decode(body, "a/b", encoding, "json", limit=1000)
+        except (UndecodableError, OversizedError) as error:
+            str(error).encode()
+
+
+def test_unknown_encodings_are_refused():
+    """An encoding that cannot be undone is named."""
+    with pytest.raises(UndecodableError, match=r"^the encoding 'br' is not accepted; accepted: gzip, deflate"):
+        decode(b"x", "application/json", "br", "json")
+    with pytest.raises(UndecodableError, match=r"^the encoding 'zstd' is not accepted; accepted: gzip, deflate"):
+        decode(b"x", "application/json", None, "json", compression="zstd")
+
+
+@pytest.mark.parametrize(
+    ("forced", "value"), [("json", [1]), ("text", "[1]"), ("bytes", b"[1]"), ("msgpack", UndecodableError)]
+)
+def test_a_stage_may_say_how_every_body_is_decoded(forced, value):
+    """`decode` of the stage wins over the content type."""
+    if value is UndecodableError:
+        with pytest.raises(UndecodableError):
+            decode(b"[1]", "image/png", None, "json", forced=forced)
+    else:
+        assert decode(b"[1]", "image/png", None, "json", forced=forced) == value
+
+
+def test_not_a_number_is_read_as_python_writes_it():
+    """Python's own json writes NaN, which JSON does not have."""
+    (value,) = decode(json.dumps([math.nan]).encode(), "application/json", None, "json")
+    assert math.isnan(value)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +206,7 @@ def test_packed_bodies_are_refused():
         (b"", "application/msgpack", "the body is not MessagePack: it is empty"),
         (b"1 2", "application/json", f"{BAD_JSON}: trailing characters (byte 3)"),
         (b"{'a':1}", "application/json", f"{BAD_JSON}: object keys must be strings (byte 1)"),
-        (b"NaN", "application/json", f"{BAD_JSON}: invalid character (byte 0)"),
+        (b"NaNa", "application/json", f"{BAD_JSON}: invalid character (byte 0)"),
         (b"9" * 5000, "application/json", "the body is not JSON: Integer value out of range"),
         (b"1e999", "application/json", "the body is not JSON: Number out of range"),
         (b'"\xff"', "application/json", "the body is not JSON: it has text that is not UTF-8 (invalid start byte)"),
@@ -107,11 +222,9 @@ def test_packed_bodies_are_refused():
             "text/plain",
             ("the body is not text in utf-8: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
         ),
-        (b"x", "text/plain; charset=zlib", "the charset 'zlib' is not accepted: send text as UTF-8"),
-        (b"x", "text/plain; charset=../os", "the charset '../os' is not accepted: send text as UTF-8"),
-        (b"1", "application/json; charset=utf-16", "JSON in the charset 'utf-16' is not accepted: it must be UTF-8"),
-        (b"x", "image/png", f"the content type 'image/png' is not accepted; {ACCEPTED}"),
-        (b"x", "json", f"the content type 'json' is not accepted; {ACCEPTED}"),
+        (b"x", "text/plain; charset=zlib", "the charset 'zlib' is not accepted: send UTF-8"),
+        (b"x", "text/plain; charset=../os", "the charset '../os' is not accepted: send UTF-8"),
+        (b"1", "application/json; charset=punycode", "the charset 'punycode' is not accepted: send UTF-8"),
     ],
 )
 def test_what_cannot_be_decoded_is_refused_with_a_sentence(body, content_type, sentence):
@@ -133,10 +246,10 @@ class Canary:
     "content_type",
     ["application/x-python-serialize", "application/python-pickle", "application/x-pickle", "application/pickle; v=5"],
 )
-def test_a_pickle_is_refused_and_never_loaded(content_type, codec):
-    """No header makes a body run code, whatever the stage's codec is (S17, S18)."""
-    with pytest.raises(UndecodableError, match="loading a pickle runs code from the message"):
-        decode(pickle.dumps(Canary()), content_type, None, codec)
+def test_a_pickle_is_never_loaded(content_type, codec):
+    """No header makes a body run code, whatever the stage's codec is: a pickle stays bytes (S17, S18)."""
+    pickled = pickle.dumps(Canary())
+    assert decode(pickled, content_type, None, codec) == pickled
     assert not Canary.built
 
 
@@ -212,11 +325,58 @@ def test_a_raised_recursion_limit_does_not_let_a_body_end_the_process():
         (np.longdouble(0.5), "json", b"0.5", "application/json"),
         ({np.int64(1): np.arange(4).reshape(2, 2)}, "json", b'{"1":[[0,1],[2,3]]}', "application/json"),
         (np.array(7), "json", b"7", "application/json"),
+        (np.datetime64("2024-02-29T01:02:03.5", "ns"), "json", b'"2024-02-29T01:02:03.500000"', "application/json"),
+        (np.array(["2024-02-29"], "M8[ns]"), "json", b'["2024-02-29T00:00:00"]', "application/json"),
+        (np.timedelta64(1_500_000_000, "ns"), "json", b'"PT1.5S"', "application/json"),
+        (np.str_("s"), "json", b'"s"', "application/json"),
+        (collections.deque([1, 2]), "json", b"[1,2]", "application/json"),
+        (range(3), "msgpack", b"\x93\x00\x01\x02", "application/msgpack"),
+        (pathlib.PurePosixPath("/a/b"), "json", b'"/a/b"', "application/json"),
+        (Text("t"), "json", b'"t"', "application/json"),
+        (Moment(2024, 2, 29), "json", b'"2024-02-29T00:00:00"', "application/json"),
+        ({decimal.Decimal("1.5"): 1, None: 2, True: 3}, "json", b'{"1.5":1,"null":2,"true":3}', "application/json"),
+        ({"a": [{np.float64(1.5): (range(1),)}]}, "json", b'{"a":[{"1.5":[[0]]}]}', "application/json"),
+        (Model(a=1, b=Model(a=[2])), "json", b'{"a":1,"b":{"a":[2],"b":null}}', "application/json"),
     ],
 )
 def test_a_result_is_encoded_by_the_stage_codec(value, codec, body, content_type):
     """Plain data, bytes, dataclasses, structs and numpy's values can all be encoded."""
     assert encode(value, codec) == (body, content_type)
+
+
+@pytest.mark.parametrize(
+    ("value", "body"),
+    [
+        ("pandas.DataFrame({'a': [1, 2], 'b': ['x', None]})", [{"a": 1, "b": "x"}, {"a": 2, "b": None}]),
+        ("pandas.Series([1.5, float('nan')])", [1.5, None]),
+        ("pandas.Series(pandas.to_datetime(['2024-02-29', None]))", ["2024-02-29T00:00:00", None]),
+        ("pandas.Timestamp('2024-02-29T01:02:03.000000004Z')", "2024-02-29T01:02:03Z"),
+        ("pandas.Timedelta('1 day 2 s')", "P1DT2S"),
+        ("[pandas.NaT, pandas.NA, pandas.Period('2024-02', 'M')]", [None, None, "2024-02"]),
+        ("{pandas.Timestamp('2024-02-29'): pandas.Index([1, 2])}", {"2024-02-29T00:00:00": [1, 2]}),
+    ],
+)
+def test_what_pandas_returns_has_a_plain_form(value, body):
+    """A frame is a list of its rows, a column a list; times are times, and what is missing is null."""
+    pandas = pytest.importorskip("pandas")
+    assert json.loads(encode(eval(value, {"pandas": pandas}), "json")[0]) == body
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        (math.nan, "result"),
+        ({"a": [1, {"b": math.inf}]}, "result['a'][1]['b']"),
+        ([np.array([1.0, np.nan])], "result[0][1]"),
+        (Point(1.0, np.float32("-inf")), "result['y']"),
+    ],
+)
+def test_a_stage_may_refuse_what_json_cannot_say(value, where):
+    """With nan = "error", NaN and infinities are an error that names their place."""
+    with pytest.raises(UnencodableError) as caught:
+        encode(value, "json", nan="error")
+    assert str(caught.value) == f'{where} is NaN or infinite, which the stage refuses (nan = "error")'
+    assert encode([1.5], "json", nan="error")[0] == b"[1.5]"
 
 
 class Odd:
@@ -237,11 +397,6 @@ LOOP.append(LOOP)
         ("a", "bytes", "the result must be bytes with the codec bytes, but is str"),
         ({"a": 1}, "text", "the result must be text or bytes with the codec text, but is dict"),
         (1j, "json", f"{NO_JSON}: result is of type complex{NO_COMPLEX}"),
-        (
-            range(2),
-            "msgpack",
-            "the result cannot be encoded as msgpack: result is of type range (range has no plain form)",
-        ),
         (
             2**70,
             "msgpack",

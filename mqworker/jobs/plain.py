@@ -1,0 +1,126 @@
+"""Plain forms of values that data code returns: numpy, pandas, pydantic, deque, range, Path and their like.
+
+Runs in Consumers; pure. Libraries are used if the user's code has loaded them, never imported. Raises TypeError for a
+value without a plain form.
+"""
+
+import math
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator
+from datetime import date, datetime
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+
+def plain(value: Any) -> Any:
+    """Return a plainer form of a value that an encoder does not know; it may contain such values again."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
+        return _numpy(numpy, value)
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and (known := _pandas(pandas, value)) is not _UNKNOWN:
+        return known
+    found = _standard(value)
+    if found is not _UNKNOWN:
+        return found
+    for name in ("model_dump", "tolist"):  # pydantic; tensors
+        method = getattr(type(value), name, None)
+        if callable(method):
+            return method(value)
+    raise TypeError(f"{type(value).__qualname__} has no plain form")
+
+
+_UNKNOWN = object()
+_NATIVE = frozenset((str, int, float, bool, type(None), datetime, date))
+
+
+def _standard(value: Any) -> Any:
+    """Python's own types that encoders leave out, and classes derived from those they know."""
+    match value:
+        case str() | int() | float():
+            return next(base(value) for base in (str, int, float) if isinstance(value, base))
+        case datetime():  # libraries for dates have their own
+            return datetime.combine(value.date(), value.timetz())
+        case date():
+            return date(value.year, value.month, value.day)
+        case deque() | range():
+            return list(value)
+        case os.PathLike():
+            return os.fsdecode(os.fspath(value))
+    return _UNKNOWN
+
+
+def _numpy(numpy: Any, value: Any) -> Any:
+    """Numbers and lists; times as times, which numpy would make numbers of nanoseconds."""
+    if value.dtype.kind in "mM" and numpy.datetime_data(value.dtype)[0] in ("ns", "ps", "fs", "as"):
+        value = value.astype(f"{value.dtype.kind}8[us]")
+    if isinstance(value, numpy.ndarray):
+        return value.tolist()
+    item = value.item()  # a long double returns itself
+    return float(item) if isinstance(item, numpy.floating) else item
+
+
+def _pandas(pandas: Any, value: Any) -> Any:
+    """A frame as a list of its rows, a column or an index as a list; what is missing as None."""
+    if value is pandas.NaT or value is pandas.NA:
+        return None
+    if isinstance(value, pandas.DataFrame):
+        return value.to_dict(orient="records")
+    if isinstance(value, pandas.Series | pandas.Index):
+        return value.tolist()
+    if isinstance(value, pandas.Timestamp):
+        return value.to_pydatetime(warn=False)
+    if isinstance(value, pandas.Timedelta):
+        return value.to_pytimedelta()
+    return str(value) if isinstance(value, pandas.Period | pandas.Interval) else _UNKNOWN
+
+
+def with_plain_keys(value: Any) -> Any:
+    """Return the value with keys that JSON and MessagePack have: what they do not know becomes plain, or text."""
+    if isinstance(value, dict):
+        return {_key(key): with_plain_keys(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [with_plain_keys(item) for item in value]
+    if type(value) in _NATIVE:
+        return value
+    try:
+        return with_plain_keys(plain(value))
+    except TypeError:
+        return value
+
+
+def _key(key: Any) -> Any:
+    if isinstance(key, bool) or key is None:
+        return {True: "true", False: "false", None: "null"}[key]  # as Python's json
+    if type(key) in (str, int, float) or isinstance(key, Enum):
+        return key
+    try:
+        key = plain(key)
+    except TypeError:
+        text = msgspec.json.encode(key)  # a date or a Decimal; raises TypeError for what is no text
+        key = msgspec.json.decode(text)
+    if not isinstance(key, str | int | float):
+        raise TypeError(f"a key is of type {type(key).__qualname__}")
+    return key
+
+
+def nan_at(value: Any, path: str = "result") -> str:
+    """Return where in built-in values the first NaN or infinity is; "" if there is none."""
+    stack: list[tuple[str, Any]] = [(path, value)]
+    while stack:
+        where, item = stack.pop()
+        if isinstance(item, float) and not math.isfinite(item):
+            return where
+        stack += [(f"{where}{step}", part) for step, part in _parts(item)][::-1]
+    return ""
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        yield from ((f"[{key!r:.60}]", item) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        yield from ((f"[{index}]", item) for index, item in enumerate(value))

@@ -64,7 +64,9 @@ class ControlConfig(_Base, frozen=True):
         str, about("Unix socket; relative to the configuration file.", default="`control.sock` in `state_dir`")
     ] = ""
     token: Annotated[Token, about("Secret that callers must send as `Authorization: Bearer`.", default="none")] = ""
-    hosts: Annotated[tuple[Text, ...], about("Further accepted `Host` names.")] = ()
+    hosts: Annotated[
+        tuple[Text, ...], about("Further accepted `Host` names; one with a port is accepted with that port only.")
+    ] = ()
 
     def __repr__(self) -> str:
         """Leave the token out: representations end up in logs."""

@@ -1,7 +1,6 @@
 """The property codec: what it must read, write, pass on unchanged and refuse."""
 
 import struct
-import timeit
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -264,11 +263,3 @@ def test_damaged_blocks_decode_or_are_malformed(original, data):
             Properties.decode(damaged).headers.to_dict()
         except MalformedProperties:
             continue
-
-
-def test_a_block_without_headers_costs_microseconds():
-    """Reading an ordinary message's block costs far less than its delivery."""
-    block = Properties(content_type="application/json", delivery_mode=2, message_id="m" * 36, timestamp=1).encode()
-    best = min(timeit.repeat(lambda: Properties.decode(block), number=1_000, repeat=5)) / 1_000
-    assert best < 50e-6  # about 2 us where nothing else runs
-    print(f"{best * 1e6:.1f} us")

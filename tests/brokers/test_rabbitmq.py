@@ -229,6 +229,24 @@ async def test_a_policy_that_expires_takes_nothing_that_waits(broker, monkeypatc
         await asyncio.to_thread(broker.node.ctl, "clear_policy", unique)
 
 
+@pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
+@contract
+async def test_upkeep_of_a_queue_that_does_not_answer_costs_the_link_nothing(broker, monkeypatch):
+    """A dead-letter queue that is silent for longer than any deadline neither ends a connection nor hides the depth."""
+    monkeypatch.setattr(reconnector, "PING_EVERY", 1.0)
+    link, sink = await broker.started(prefetch=5)
+    async with silenced(broker, broker.topology.dead):
+        began = asyncio.get_running_loop().time()
+        await until(lambda: asyncio.get_running_loop().time() - began > 15, 60, "more than an answer's deadline")
+        await broker.publish(broker.topology.input, b"", b"x")
+        await sink.has(1)
+        link.consume(0)
+        await until(lambda: not link.state.consuming, 10, "holding back")
+        await broker.publish(broker.topology.input, b"", b"y")
+        await until(lambda: link.depth() == 1, 20, "the depth")
+    assert (link.state.reconnects, sink.consuming_lost_for, sink.publishes_lost_for) == (0, [], [])
+
+
 @pytest.mark.parametrize("alarm", ALARMS)
 @contract
 async def test_alarm_blocks_publishing_and_loses_nothing(broker, alarm, monkeypatch):

@@ -22,6 +22,7 @@ def snapshot(actual, desired=None, paused=False, at=100.0) -> Snapshot:
 
 DOWN = LinkState(connected=False, reason="the broker refused the password")
 IDLE = LinkState(connected=True, consuming=False, reason="")
+UNBOUND = LinkState(connected=True, consuming=True, reason="", unbound=("events",))
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,7 @@ IDLE = LinkState(connected=True, consuming=False, reason="")
         (snapshot(stage_status(link=IDLE), StageDesired(working=False)), []),
         (snapshot(stage_status(link=IDLE), StageDesired(consumers=0)), []),
         (snapshot(stage_status(link=IDLE), paused=True), []),
+        (snapshot(stage_status(link=UNBOUND)), [f"stage alpha: {UNBOUND.problem}"]),
         (snapshot(stage_status(crash_loop=True, problem="setup fails")), ["stage alpha: crash loop: setup fails"]),
         (snapshot(stage_status(), at=90.0), ["the main thread has not responded for 11 s"]),
         (msgspec.structs.replace(snapshot(stage_status()), state="draining"), ["the service is draining"]),

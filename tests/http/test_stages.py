@@ -3,6 +3,7 @@
 import threading
 import time
 
+import msgspec
 import pytest
 
 from mqworker.control.control import ControlError
@@ -15,6 +16,7 @@ from mqworker.control.desired_state import (
     SetParams,
     SetRunning,
 )
+from tests.http.operator import GOOD_LINK, stage_status
 from tests.support.waiting import wait_for
 
 ALPHA = "/api/v1/stages/alpha"
@@ -53,6 +55,23 @@ def test_a_change_is_stored(service, method, path, body, change):
     assert answer.json["revision"] == service.document.revision
     assert answer.json["applied"] is True
     assert service.ask(method, f"{path}?wait=5", body).status == 200
+
+
+@pytest.mark.parametrize("path", [f"{ALPHA}/stop", "/api/v1/drain"])
+def test_what_stopping_would_destroy_wants_force(service, path):
+    """Stopping a stage whose input is auto-delete is refused with what it would delete, unless it is forced."""
+    link = msgspec.structs.replace(GOOD_LINK, auto_delete=True)
+    service.statuses["alpha"] = stage_status(link=link, backlog=1234)
+    service.publish()
+    answer = service.ask("POST", path)
+    assert answer.status == 409
+    assert "the input of stage alpha is auto-delete" in answer.json["detail"]
+    assert "the 1,234 messages in it" in answer.json["detail"]
+    assert service.ask("POST", f"{path}?force=false").status == 409
+    assert service.ask("POST", f"{path}?force=1").status == 422
+    assert (service.changes, service.drained) == ([], False)
+    assert service.ask("POST", f"{path}?force=true").status == 202
+    assert service.changes or service.drained
 
 
 def test_wait_until_applied(service):

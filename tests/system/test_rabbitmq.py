@@ -54,6 +54,33 @@ def test_twenty_thousand_foreign_messages(rabbit, queue, service):
     assert len({got.properties.message_id for got in results}) == 20_000  # also where the publisher gave none
 
 
+def test_an_auto_delete_input_gives_all_its_messages(rabbit, queue, service):
+    """Start, scale, pause and resume lose nothing of an auto-delete queue; stopping says what it destroys first."""
+    jobs = "import time\n\ndef handle(body):\n    time.sleep(0.003)\n    return body\n"
+    running: ServiceProcess = service(config(rabbit.url(), queue), {"jobs.py": jobs})
+    with Client(rabbit.url()) as client:
+        client.channel.queue_declare(queue, durable=True, auto_delete=True)
+        for n in range(3_000):
+            client.publish(queue, b"%d" % n, content_type="application/json")
+        running.start()
+        for verb in (("scale", "4"), ("pause",), ("resume",), ("scale", "0"), ("scale", "1")):
+            assert running.cli(*verb).returncode == 0, verb
+        results = client.take(f"{queue}.out", 3_000, 120)
+        assert sorted(int(got.body) for got in results) == list(range(3_000))
+        for verb in ("stop", "drain"):
+            refused = running.cli(verb)
+            assert refused.returncode != 0
+            assert "is auto-delete" in refused.stderr
+        client.publish(queue, b"1", content_type="application/json")
+        client.take(f"{queue}.out", 1, 20)
+        assert running.cli("stop", "--force").returncode == 0
+        assert rabbit.queue(queue) is None
+        assert running.cli("start").returncode == 0  # it is made again, as the configuration says
+        client.publish(queue, b"2", content_type="application/json")
+        client.take(f"{queue}.out", 1, 20)
+    assert running.stop() == 0
+
+
 def test_a_quorum_queue_keeps_its_order_while_the_stage_learns_its_pace(rabbit, queue, service):
     """The prefetch of the first moment stays, also when it scales: one Consumer gives 20,000 results in their order."""
     with Client(rabbit.url()) as client:

@@ -16,23 +16,24 @@ from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 
 
 class Channel:
-    """An open channel; `raw` is pika's."""
+    """An open channel; `raw` is pika's. The connection watches over the deadlines of its requests, if `watched`."""
 
-    def __init__(self, connection: AmqpConnection, raw: Any) -> None:
+    def __init__(self, connection: AmqpConnection, raw: Any, *, watched: bool = True) -> None:
         self.raw = raw
         self.connection = connection
         self.on_lost: Callable[[Lost], None] = lambda _: None
+        self._watched = watched
         self._waiting: set[asyncio.Future[Any]] = set()
         self._got: asyncio.Future[Any] | None = None
 
     @classmethod
-    async def open(cls, connection: AmqpConnection) -> "Channel":
+    async def open(cls, connection: AmqpConnection, *, watched: bool = True) -> "Channel":
         """Open a channel; raises Lost."""
         if not connection.usable:
             raise Lost("the connection is closed")
-        future = connection.expect_answer()
+        future = connection.expect_answer() if watched else asyncio.get_running_loop().create_future()
         raw = connection.channel(on_open_callback=lambda _: _settle(future))
-        self = cls(connection, raw)
+        self = cls(connection, raw, watched=watched)
         self._waiting.add(future)
         raw.add_on_close_callback(self._closed)
         await future
@@ -118,7 +119,7 @@ class Channel:
         await future
 
     def _future(self) -> asyncio.Future[Any]:
-        future = self.connection.expect_answer()
+        future = self.connection.expect_answer() if self._watched else asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         future.add_done_callback(self._waiting.discard)
         return future

@@ -10,6 +10,7 @@ issue 5894); there, a consumer comes and goes that has asked for no message (a c
 not documented). RabbitMQ 4 does not know that argument: it would deliver a message each time, and count it.
 """
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,10 +19,12 @@ from pika.compat import long
 from mqworker.brokers.base import Topology
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
-from mqworker.brokers.rabbitmq.topology import Found, delay_queue, major_version, queue_status
+from mqworker.brokers.rabbitmq.topology import NOT_FOUND, Found, delay_queue, major_version
 
 DELAYS = tuple(1 << power for power in range(23))  # seconds: all that a stage may ever have used
 NO_CREDIT = {"x-credit": {"credit": long(0), "drain": False}}
+PATIENCE = 2.0  # seconds for all requests of one round: the next ping waits for them
+SILENCE = 60.0  # seconds for which a queue that did not answer is not asked again
 
 
 class Upkeep:
@@ -30,46 +33,45 @@ class Upkeep:
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         self._delays: set[int] = set(DELAYS)  # at first any of them may be left from an earlier run
+        self._silent: dict[str, float] = {}  # name -> when it is asked again (loop time)
 
     async def touch(self, connection: AmqpConnection, found: Found, used: Iterable[int]) -> None:
-        """Use what waits without a consumer; `used`: delays of this Link. Raises Lost with the connection."""
-        topology, waiting = self._topology, list[str]()
-        for name in {topology.input, topology.dead, topology.output.queue if topology.output else topology.dead}:
-            if await _waits(connection, name) and name in found.quorum:
-                waiting.append(name)
+        """Use what waits without a consumer; `used`: delays of this Link. Raises Lost with the connection.
+
+        A queue that does not answer (one without a leader) costs the rest of this round, and no more.
+        """
+        input_queue, output = self._topology.input, self._topology.output
         self._delays.update(used)
-        for delay in sorted(self._delays):
-            name = delay_queue(topology.input, delay)
-            waits = await _waits(connection, name)
-            if waits:
-                waiting.append(name)
-            elif waits is None:
-                self._delays.discard(delay)
-        if waiting and major_version(connection) == 3:
-            await _use(connection, waiting)
+        delays = {delay_queue(input_queue, delay): delay for delay in sorted(self._delays)}
+        others = [input_queue, self._topology.dead, *([output.queue] if output else [])]
+        now = asyncio.get_running_loop().time()
+        self._silent = {name: until for name, until in self._silent.items() if until > now}
+        name = ""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                for name in dict.fromkeys([*delays, *others]):
+                    if name not in self._silent:
+                        quorum = name in delays or name in found.quorum
+                        if not await _touch(connection, name, quorum=quorum):
+                            self._delays.discard(delays.get(name, 0))
+        except TimeoutError:
+            self._silent[name] = now + SILENCE
 
 
-async def _waits(connection: AmqpConnection, name: str) -> bool | None:
-    """Return whether a queue has messages and no consumer; None when there is no such queue."""
+async def _touch(connection: AmqpConnection, name: str, *, quorum: bool) -> bool:
+    """Use a queue that holds messages and has no consumer; returns whether it exists."""
+    channel = await Channel.open(connection, watched=False)
     try:
-        status = await queue_status(connection, name)
-    except Lost:
+        status = await channel.ask("queue_declare", queue=name, passive=True)  # enough for a classic queue
+        if quorum and status.message_count and not status.consumer_count and major_version(connection) == 3:
+            await channel.ask("basic_consume", queue=name, on_message_callback=_unexpected, arguments=NO_CREDIT)
+    except Lost as lost:
         if not connection.usable:
             raise
-        return False
-    return None if status is None else bool(status.message_count) and not status.consumer_count
-
-
-async def _use(connection: AmqpConnection, queues: list[str]) -> None:
-    for queue in queues:
-        channel = await Channel.open(connection)
-        try:
-            await channel.ask("basic_consume", queue=queue, on_message_callback=_unexpected, arguments=NO_CREDIT)
-        except Lost:
-            if not connection.usable:
-                raise
-        finally:
-            channel.close()
+        return lost.code != NOT_FOUND
+    finally:
+        channel.close()
+    return True
 
 
 def _unexpected(*_: Any) -> None:

@@ -41,7 +41,7 @@ stdout_logfile_maxbytes=50MB
 stdout_logfile_backups=10
 
 [eventlistener:{name}-watchdog]
-command={python} -m mqworker.watchdog --program {name}{config}
+command={python} -P -m mqworker.watchdog --program {name}{config}
 directory={root}
 ;user=mqworker
 events=TICK_5                  ; asks /livez every 5 s; restarts a service that has not answered several times in a row

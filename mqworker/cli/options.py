@@ -43,7 +43,7 @@ class Failed(Exception):  # noqa: N818 - it ends a verb
 def command() -> list[str]:
     """Return the command that starts this installation."""
     script = Path(sys.executable).parent / "mqworker"
-    return [str(script)] if os.access(script, os.X_OK) else [sys.executable, "-m", "mqworker"]
+    return [str(script)] if os.access(script, os.X_OK) else [sys.executable, "-P", "-m", "mqworker"]
 
 
 def shell_command() -> str:

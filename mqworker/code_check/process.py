@@ -14,7 +14,7 @@ import msgspec
 
 from mqworker.ipc import frames
 from mqworker.ipc.messages import CodeQuestion, CodeReport
-from mqworker.ipc.spawn import Spawned
+from mqworker.ipc.spawn import Spawned, be_plain
 
 
 class CodeCheck(Spawned):
@@ -29,6 +29,7 @@ class CodeCheck(Spawned):
         """Look, answer, end."""
         sys.dont_write_bytecode = True  # a Consumer would read the .pyc and miss an edit of the same second
         question = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=CodeQuestion)
+        be_plain()
         report = look(Path(question.root), question.jobs, json.loads(question.params))
         frames.write_all(self.up.fileno(), frames.pack(msgspec.msgpack.encode(report)))
 
@@ -46,7 +47,9 @@ def look(root: Path, jobs: tuple[str, ...], params: dict[str, Any]) -> CodeRepor
         return CodeReport([str(error)], [], {})
     except ParamsError as error:
         return CodeReport([], [(field.field, field.message) for field in error.errors], {})
-    except Exception as error:  # noqa: BLE001 - user code may raise anything
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # noqa: BLE001 - user code may raise anything
         what = describe(error)
         return CodeReport([f"{what.type}: {what.message}"], [], {})
     try:

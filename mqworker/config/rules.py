@@ -44,6 +44,23 @@ def violations(config: Config, root: Path) -> Iterator[RuleViolation]:
                 f"{{value}} is already the input of stage {quoted(other)}",
                 "give each stage its own queue, or combine both chains in one stage",
             )
+    yield from _rings(config.stages, by_input)
+
+
+def _rings(stages: dict[str, StageConfig], by_input: dict[str, str]) -> Iterator[RuleViolation]:
+    """Find stages whose results come back to them through other stages; each ring once, at its first stage."""
+    seen: set[str] = set()
+    for first in stages:
+        way, name = [first], first
+        while (output := stages[name].output) and (name := by_input.get(output.queue, "")) and name not in way:
+            way.append(name)
+        if len(way) > 1 and name == first and not seen.intersection(way):
+            yield RuleViolation(
+                (("stages", first, "output", "queue"),),
+                f"{{value}} leads back to this stage ({' -> '.join([*way, first])}): an endless loop",
+                "publish the results of one of these stages to another queue",
+            )
+        seen.update(way)
 
 
 def _control(control: ControlConfig, state_dir: Path) -> Iterator[RuleViolation]:

@@ -8,6 +8,7 @@ can overlap it. When its Producer dies, the kernel kills it; when user code dama
 is replaced.
 """
 
+import atexit
 import json
 import os
 import resource
@@ -26,7 +27,7 @@ from mqworker.consumer.work import Alarm, Worker
 from mqworker.ipc import frames, logs
 from mqworker.ipc.messages import Birth, Chunk, Failure, Hello, Outcome, Outcomes, StageSpec, Unfit, Uplink
 from mqworker.ipc.proc import rss
-from mqworker.ipc.spawn import Spawned
+from mqworker.ipc.spawn import Spawned, be_plain
 from mqworker.jobs.chain import Chain
 from mqworker.jobs.failures import describe
 from mqworker.jobs.loading import load_chain
@@ -56,13 +57,18 @@ class Consumer(Spawned):
         self._spec = spec = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=StageSpec)
         self._birth = birth = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=Birth)
         self.down.close()
-        logs.use(logs.ForwardingHandler(self._send, self.name, spec.stage), birth.log_level)
+        handler = logs.ForwardingHandler(self._send, self.name, spec.stage)
+        logs.use(handler, birth.log_level)
+        log = logs.JobLogger(f"mqworker.job.{spec.stage}", handler)
+        be_plain()
         if spec.config.memory_limit:
             resource.setrlimit(resource.RLIMIT_AS, (spec.config.memory_limit,) * 2)
         try:
-            chain = Chain(load_chain(spec.config.jobs, Path(spec.root)), json.loads(birth.params), stage=spec.stage)
+            chain = Chain(load_chain(spec.config.jobs, Path(spec.root)), json.loads(birth.params), spec.stage, log)
             chain.setup()
-        except Exception as error:  # noqa: BLE001 - user code may raise anything; the Producer decides what follows
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything; the Producer decides what follows
             what = describe(error)
             self._send(Unfit(Failure("setup", what.type, what.message, what.traceback)))
             return
@@ -71,6 +77,7 @@ class Consumer(Spawned):
             self._work(chain)
         finally:
             chain.teardown()
+            atexit._run_exitfuncs()  # multiprocessing ends its children without that
 
     def _work(self, chain: Chain) -> None:
         spec = self._spec

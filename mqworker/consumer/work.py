@@ -1,9 +1,10 @@
 """One delivery in, one outcome out: decode, the job chain, encode, and every way in which that can fail.
 
 Runs in a Consumer's main thread (and nowhere else: it owns SIGALRM for the soft time limit). It never raises because of
-a message; anything that is not an `Exception` (SystemExit, a signal) ends the Consumer and is charged as a crash.
+a message; SystemExit and KeyboardInterrupt end the Consumer, as a signal does, and are charged as a crash.
 """
 
+import logging
 import math
 import os
 import signal
@@ -17,14 +18,21 @@ from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.properties import MalformedProperties, Properties, encode_value
 from mqworker.config.model import BrokerConfig, StageConfig
 from mqworker.errors import Reject, Retry, SoftTimeLimit
+from mqworker.ipc.logs import report
 from mqworker.ipc.messages import Failure, Item, Outcome
 from mqworker.jobs.chain import Chain
 from mqworker.jobs.codecs import OversizedError, UndecodableError, UnencodableError, decode, encode
 from mqworker.jobs.failures import describe
 from mqworker.jobs.message import Message
 
+TAKEN = (
+    "user code has replaced the handler of SIGALRM, which the soft time limit needs: in a message that does so the"
+    " limit has no effect; use one of the two"
+)
 _DOUBLE = struct.Struct(">d")
 _FIRST = encode_value(1)
+
+log = logging.getLogger("mqworker.consumer.work")
 
 
 class Alarm:
@@ -37,21 +45,34 @@ class Alarm:
         self._armed = 0.0
         self._held = 0
         self._late = False
+        self._told = False
         self._thread = threading.get_ident()  # the only one that it interrupts
-        signal.signal(signal.SIGALRM, self._ring)
+        self._handler = self._ring
+        signal.signal(signal.SIGALRM, self._handler)
 
     def set(self, seconds: float) -> None:
         """Arm it for a limit of `seconds`; 0 does nothing."""
         if seconds:
+            if signal.getsignal(signal.SIGALRM) is not self._handler:
+                self._tell()
+                signal.signal(signal.SIGALRM, self._handler)
             self._late = False
             self._armed = seconds
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def clear(self) -> None:
-        """Disarm."""
-        if self._armed:
-            self._armed = 0.0
+        """Disarm, also an alarm that user code has set and left: it must not ring in the next message."""
+        armed, self._armed = self._armed, 0.0
+        taken = signal.getsignal(signal.SIGALRM) is not self._handler
+        if armed or taken:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
+        if armed and taken:
+            self._tell()
+
+    def _tell(self) -> None:
+        if not self._told:
+            self._told = True
+            report(log, logging.WARNING, "sigalrm_taken", TAKEN)
 
     def __enter__(self) -> None:
         if threading.get_ident() == self._thread:
@@ -100,7 +121,9 @@ class Worker:
             value = self._run(item, properties)
             duration = time.monotonic() - began
             return self._outcome(item, properties, value, duration)
-        except Exception as error:  # noqa: BLE001 - a user's code may raise anything
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - a user's code may raise anything, as a panic of Rust code
             failure = self._failure(error)
         return Outcome(item.seq, time.monotonic() - began, self.generation, failure=failure)
 
@@ -171,7 +194,7 @@ class Worker:
     def _attempt(self, properties: Properties) -> int:
         return headers.attempt(properties, self._config.input)
 
-    def _failure(self, error: Exception) -> Failure:  # noqa: PLR0911 - one line per kind
+    def _failure(self, error: BaseException) -> Failure:  # noqa: PLR0911 - one line per kind
         text = describe(error)
         match error:
             case Reject():

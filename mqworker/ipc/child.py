@@ -37,7 +37,7 @@ from mqworker.ipc import logs
 from mqworker.ipc.frame_streams import FrameReader, FrameWriter
 from mqworker.ipc.messages import LogEvent
 from mqworker.ipc.output import OutputReader
-from mqworker.ipc.spawn import SPAWN, Death, Spawned, reap
+from mqworker.ipc.spawn import SPAWN, Death, Spawned, keep_path_safe, reap
 
 END_GRACE = 2.0  # seconds between the end of a child's pipe and the end of the child, on a busy machine
 KILL_DEADLINE = 2.0  # seconds from SIGKILL until it is gone; only a process stuck in the kernel takes longer
@@ -83,6 +83,7 @@ class Child:
             up, up_far = _pipe(undo, far)
             output, output_far = _pipe(undo, far)
             process.attach(down_far, up_far, output_far)
+            keep_path_safe()
             with process.signals_held():
                 process.start()
             undo.callback(_end_unwatched, process)

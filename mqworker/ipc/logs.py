@@ -81,6 +81,27 @@ class ForwardingHandler(logging.Handler):
         )
 
 
+class JobLogger(logging.Logger):
+    """The `log` of jobs: whatever user code makes of Python's logging, what is said here arrives."""
+
+    def __init__(self, name: str, handler: logging.Handler) -> None:
+        super().__init__(name)
+        self.manager = logging.Manager(self)  # type: ignore[arg-type]  # of its own: no dictConfig or disable reaches it
+        self.propagate = False
+        self.addHandler(handler)
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - as logging calls it
+        """Return whether the service's level lets this through."""
+        return level >= _chosen.level
+
+
+class _Chosen:
+    level = logging.INFO
+
+
+_chosen = _Chosen()
+
+
 def use(handler: logging.Handler, level: int) -> None:
     """Make `handler` the process's only one."""
     root = logging.getLogger()
@@ -94,6 +115,7 @@ def use(handler: logging.Handler, level: int) -> None:
 
 def set_level(level: int) -> None:
     """Set the least severe level that is logged; chatty libraries log errors only."""
+    _chosen.level = level
     logging.getLogger().setLevel(level)
     for name in ("pika", "waitress", "werkzeug"):
         logging.getLogger(name).setLevel(max(level, logging.ERROR))

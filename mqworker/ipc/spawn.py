@@ -6,8 +6,10 @@ the *thread* that started the child). A Spawned process owns the far ends of its
 `wait4` on that one pid, which never blocks and reports the peak memory (decisions 3). The parent's side is `child`.
 """
 
+import contextlib
 import ctypes
 import faulthandler
+import logging
 import multiprocessing
 import os
 import signal
@@ -24,6 +26,8 @@ SPAWN = multiprocessing.get_context("spawn")
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
+
+SAFE_PATH, OURS = "PYTHONSAFEPATH", "mqworker"  # for our own children, not for the programs that user code starts
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -43,6 +47,37 @@ def set_name(name: str) -> None:
 def forget_main() -> None:
     """Keep `spawn` from importing the main program again in every child (and all that it imports)."""
     sys.modules["__main__"] = types.ModuleType("__main__")
+
+
+def keep_path_safe() -> None:
+    """Keep the working folder off the path of the children that are started from now on.
+
+    Otherwise a user's `signal.py` or `struct.py` there would be imported instead of Python's, before any code of ours.
+    """
+    os.environ.setdefault(SAFE_PATH, OURS)
+
+
+def be_plain() -> None:
+    """Undo what a process of ours has and an ordinary Python process has not; called before user code is imported.
+
+    The start method of multiprocessing is not chosen yet, and what user code forks has default signal handlers, an
+    ordinary name, and logs to stderr instead of our pipe.
+    """
+    if os.environ.get(SAFE_PATH) == OURS:
+        del os.environ[SAFE_PATH]
+    multiprocessing.set_start_method(None, force=True)  # unset, as in a new interpreter
+    os.register_at_fork(after_in_child=_forked)
+
+
+def _forked() -> None:
+    with contextlib.suppress(ValueError):  # not in the main thread: then there are no handlers to reset either
+        for number in (signal.SIGTERM, signal.SIGTSTP, signal.SIGHUP, signal.SIGALRM):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    faulthandler.unregister(signal.SIGUSR2)
+    set_name(os.path.basename(sys.executable))  # noqa: PTH119 - runs in every fork: as little as possible
+    root = logging.getLogger()
+    root.handlers[:] = [logging.StreamHandler(sys.stderr)]  # our handler's lock may be held by a thread that is gone
 
 
 def _do_nothing(_signal: int, _frame: object) -> None:

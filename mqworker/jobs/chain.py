@@ -27,10 +27,13 @@ def check_params(jobs: Sequence[Job], params: Mapping[str, Any]) -> dict[str, An
 class Chain:
     """Jobs called one after another, each with the result of the one before."""
 
-    def __init__(self, jobs: Sequence[Job], params: Mapping[str, Any], stage: str = "") -> None:
+    def __init__(
+        self, jobs: Sequence[Job], params: Mapping[str, Any], stage: str = "", log: logging.Logger | None = None
+    ) -> None:
+        """`log` is what jobs get as `log`; without it, a logger named after the stage."""
         self._jobs = tuple(jobs)
         self._params = check_params(jobs, params)
-        self._log = logging.getLogger(f"mqworker.job.{stage}" if stage else "mqworker.job")
+        self._log = log or logging.getLogger(f"mqworker.job.{stage}" if stage else "mqworker.job")
         self._functions: list[Callable[..., Any]] = []  # per job: the function, or the bound `handle`
         self._instances: list[Any] = []  # of the job classes that were set up
         self._calls: tuple[

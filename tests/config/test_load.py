@@ -303,6 +303,18 @@ BAD_FILES = {
         "[stages]\ns = 'x'",
         ["mqworker.toml:2: stages.s: is text, must be a table; write [stages.NAME]"],
     ),
+    "a ring of stages": (
+        "".join(
+            f"[stages.{name}]\njobs = ['m:f']\ninput = '{name}'\noutput = {{ queue = '{into}' }}\n"
+            for name, into in (("x", "a"), ("a", "b"), ("b", "c"), ("c", "a"))
+        ),
+        [
+            (
+                'mqworker.toml:8: stages.a.output.queue: "b" leads back to this stage (a -> b -> c -> a): '
+                "an endless loop; publish the results of one of these stages to another queue"
+            )
+        ],
+    ),
     "one input, two stages": (
         STAGE + "[stages.t]\njobs = ['m:f']\ninput = 'in'",
         [

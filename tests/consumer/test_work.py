@@ -1,5 +1,6 @@
 """One delivery in, one outcome out."""
 
+import asyncio
 import contextlib
 import datetime as dt
 import json
@@ -199,14 +200,62 @@ def test_out_of_memory_is_told_to_the_consumer():
     assert made.out_of_memory
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
 def test_what_ends_a_process_ends_the_consumer(error):
     """Whoever notices the death charges it as a crash."""
     with pytest.raises(type(error)):
         worker(raising(error)).compute(item())
 
 
+class PanicException(BaseException):
+    """As Rust code raises it through PyO3."""
+
+
+@pytest.mark.parametrize("error", [PanicException("index out of bounds"), asyncio.CancelledError(), GeneratorExit()])
+def test_what_is_no_exception_fails_its_message(error):
+    """Whatever else derives from BaseException fails the message under its name, and the Consumer goes on."""
+    failure = fails(raising(error))
+    assert failure.reason == "error"
+    assert failure.type.endswith(type(error).__name__)
+
+
 # --- the soft time limit
+
+
+def times_out(body):
+    """Do what decorators for time limits do: take SIGALRM, and do not give it back."""
+
+    def ring(*_):
+        raise TimeoutError("the user's own limit")
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.05 if body == "wait" else 0.3)
+    if body == "wait":
+        time.sleep(30)
+    return body
+
+
+@rings
+@pytest.mark.parametrize("soft_limit", [0, 20])
+def test_an_alarm_of_user_code_rings_in_its_own_message_alone(soft_limit, caplog):
+    """A job may use SIGALRM for itself; what it has left behind harms neither the next message nor the Consumer."""
+    made = worker(times_out)
+    made.soft_limit = soft_limit
+    assert made.compute(item(b'"wait"')).failure.type == "TimeoutError"
+    assert made.compute(item(b'"leaves an alarm"')).failure is None
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    assert made.compute(item(b"1")).failure is None
+    told = [record for record in caplog.records if getattr(record, "event", "") == "sigalrm_taken"]
+    assert len(told) == (1 if soft_limit else 0)
+
+
+@rings
+def test_the_soft_limit_works_again_after_user_code_has_taken_the_signal():
+    """In the next message the soft limit has its effect."""
+    made = worker(lambda body: times_out(body) if body else time.sleep(30))
+    made.soft_limit = 0.5
+    assert made.compute(item(b"1")).failure is None
+    assert made.compute(item(b"0")).failure.reason == "timeout"
 
 
 @rings

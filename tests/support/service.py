@@ -50,6 +50,7 @@ class ServiceProcess:
         for name, text in (files or {}).items():
             self.write(name, text)
         self.log = self.folder / "log"
+        self.command = [sys.executable, "-m", "mqworker"]
         self.process: subprocess.Popen[bytes] | None = None
 
     def write(self, name: str, text: str) -> None:
@@ -62,7 +63,7 @@ class ServiceProcess:
         """Start `mqworker run`; wait until it is ready unless `ready` is None."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mqworker", "run", *arguments],
+                [*self.command, "run", *arguments],
                 cwd=self.folder,
                 env=self.env,
                 stdout=log,
@@ -154,7 +155,7 @@ class ServiceProcess:
     ) -> subprocess.CompletedProcess[str]:
         """Run a verb of the command line in the project's folder."""
         return subprocess.run(
-            [sys.executable, "-m", "mqworker", *arguments],
+            [*self.command, *arguments],
             cwd=self.folder,
             env=self.env,
             capture_output=True,

@@ -60,7 +60,7 @@ def _rings(stages: dict[str, StageConfig], by_input: dict[str, str]) -> Iterator
                 f"{{value}} leads back to this stage ({' -> '.join([*way, first])}): an endless loop",
                 "publish the results of one of these stages to another queue",
             )
-        seen.update(way)
+            seen.update(way)
 
 
 def _control(control: ControlConfig, state_dir: Path) -> Iterator[RuleViolation]:

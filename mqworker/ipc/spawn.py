@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import types
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -66,14 +67,28 @@ def be_plain() -> None:
     if os.environ.get(SAFE_PATH) == OURS:
         del os.environ[SAFE_PATH]
     multiprocessing.set_start_method(None, force=True)  # unset, as in a new interpreter
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forked)
+
+
+_FORKED_HEAR = (signal.SIGTERM, signal.SIGTSTP, signal.SIGHUP, signal.SIGALRM, signal.SIGINT)
+_before = threading.local()  # `mask`: the signals that this thread blocked before it forked
+
+
+def _before_fork() -> None:
+    """Hold signals: one that the child gets before it has default handlers would be lost, as would its end."""
+    _before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FORKED_HEAR)
+
+
+def _after_fork() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _before.mask)
 
 
 def _forked() -> None:
     with contextlib.suppress(ValueError):  # not in the main thread: then there are no handlers to reset either
-        for number in (signal.SIGTERM, signal.SIGTSTP, signal.SIGHUP, signal.SIGALRM):
+        for number in _FORKED_HEAR:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    _after_fork()
     faulthandler.unregister(signal.SIGUSR2)
     set_name(os.path.basename(sys.executable))  # noqa: PTH119 - runs in every fork: as little as possible
     root = logging.getLogger()

@@ -321,7 +321,7 @@ def test_a_state_that_cannot_be_read_is_a_sentence(service):
     stored.mkdir(parents=True)
     running.start(ready=None)
     assert running.wait() == 78
-    (event,) = running.events()
+    _starting, event = running.events()
     assert event["event"] == "cannot_start"
     assert f"{stored} cannot be read: Is a directory; make it readable" in event["msg"]
     assert "Traceback" not in running.log.read_text()

@@ -39,7 +39,10 @@ def test_a_turned_link_is_followed_by_a_restart(service):
         assert running.cli("restart", *settings).returncode == 0
         assert release_of_the_next() == 2
         shutil.move(running.folder / "release-2", running.folder / "gone")
-        running.cli("restart", "--no-wait", *settings)
+        refused = running.cli("restart", *settings)
+        assert refused.returncode == 78
+        assert f"{current}/mqworker.toml" in refused.stderr
+        assert running.ask("POST", "/api/v1/stages/work/restart")[0] == 202
         wait_for(lambda: "no module 'jobs'" in running.stage("work")["problem"], 20, "a sentence")
         assert release_of_the_next() == 2
     assert running.stop() == 0

@@ -116,6 +116,7 @@ def replay(properties: bytes, body: bytes, queue: str) -> Publication:
         decoded.expiration = expiration
     table[headers.REPLAYED] = _replays(decoded) + 1
     decoded.delivery_mode = 2
+    decoded.user_id = None  # the broker refuses a name that is not ours (a wrapped message still has it)
     return Publication("", queue, decoded.encode(), body)
 
 

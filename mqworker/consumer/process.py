@@ -59,7 +59,7 @@ class Consumer(Spawned):
         self.down.close()
         handler = logs.ForwardingHandler(self._send, self.name, spec.stage)
         logs.use(handler, birth.log_level)
-        log = logs.JobLogger(f"mqworker.job.{spec.stage}", handler)
+        log = logs.JobLogger(f"mqworker.job.{spec.stage}", handler, birth.log_level)
         be_plain()
         if spec.config.memory_limit:
             resource.setrlimit(resource.RLIMIT_AS, (spec.config.memory_limit,) * 2)
@@ -76,8 +76,10 @@ class Consumer(Spawned):
         try:
             self._work(chain)
         finally:
-            chain.teardown()
-            atexit._run_exitfuncs()  # multiprocessing ends its children without that
+            try:
+                chain.teardown()
+            finally:
+                atexit._run_exitfuncs()  # multiprocessing ends its children without that
 
     def _work(self, chain: Chain) -> None:
         spec = self._spec

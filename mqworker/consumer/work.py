@@ -11,6 +11,8 @@ import signal
 import struct
 import threading
 import time
+# `signal.getsignal` looks for an enumeration before it answers, which costs 4.6 us for each message instead of 0.1.
+from _signal import getsignal as handler_of  # type: ignore[import-not-found]  # it has no stub
 from typing import Any
 
 from mqworker.amqp import headers
@@ -53,7 +55,7 @@ class Alarm:
     def set(self, seconds: float) -> None:
         """Arm it for a limit of `seconds`; 0 does nothing."""
         if seconds:
-            if signal.getsignal(signal.SIGALRM) is not self._handler:
+            if handler_of(signal.SIGALRM) is not self._handler:
                 self._tell()
                 signal.signal(signal.SIGALRM, self._handler)
             self._late = False
@@ -63,7 +65,7 @@ class Alarm:
     def clear(self) -> None:
         """Disarm, also an alarm that user code has set and left: it must not ring in the next message."""
         armed, self._armed = self._armed, 0.0
-        taken = signal.getsignal(signal.SIGALRM) is not self._handler
+        taken = handler_of(signal.SIGALRM) is not self._handler
         if armed or taken:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
         if armed and taken:

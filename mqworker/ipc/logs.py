@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from mqworker.errors import SoftTimeLimit
 from mqworker.ipc.json_safe import scalar, text
@@ -41,16 +41,24 @@ def report(log: logging.Logger, level: int, event: str, msg: str, **fields: Any)
 
 
 class ForwardingHandler(logging.Handler):
-    """Passes records to `send` as LogEvents."""
+    """Passes records to `send` as LogEvents; in a process that user code has forked, it writes them to stderr.
+
+    There, another writer on our pipe would tear frames, and the lock of `send` may be held by a thread that is gone.
+    """
 
     def __init__(self, send: Callable[[LogEvent], None], process: str, stage: str = "") -> None:
         super().__init__()
         self._send = send
         self._process = process
         self._stage = stage
+        self._pid = os.getpid()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record; one that cannot be formatted is reported as such."""
+        if os.getpid() != self._pid:
+            with contextlib.suppress(Exception):
+                sys.stderr.write(f"{record.levelname} {record.name}: {record.getMessage()}\n")
+            return
         try:
             event = self._event(record)
         except SoftTimeLimit:  # it belongs to the job that is logging
@@ -82,24 +90,24 @@ class ForwardingHandler(logging.Handler):
 
 
 class JobLogger(logging.Logger):
-    """The `log` of jobs: whatever user code makes of Python's logging, what is said here arrives."""
+    """The `log` of jobs: whatever user code makes of Python's logging, what is said here arrives.
 
-    def __init__(self, name: str, handler: logging.Handler) -> None:
-        super().__init__(name)
-        self.manager = logging.Manager(self)  # type: ignore[arg-type]  # of its own: no dictConfig or disable reaches it
+    It is not in the tree of loggers, so that no dictConfig or disable reaches it. It is pickled by its name, like any
+    logger.
+    """
+
+    all: ClassVar[list["JobLogger"]] = []  # of this process; one in a Consumer
+
+    def __init__(self, name: str, handler: logging.Handler, level: int) -> None:
+        super().__init__(name, level)
+        self.manager = logging.Manager(self)  # type: ignore[arg-type]  # of its own
         self.propagate = False
         self.addHandler(handler)
+        self.all.append(self)
 
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - as logging calls it
-        """Return whether the service's level lets this through."""
-        return level >= _chosen.level
-
-
-class _Chosen:
-    level = logging.INFO
-
-
-_chosen = _Chosen()
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Become the ordinary logger of this name elsewhere."""
+        return logging.getLogger, (self.name,)
 
 
 def use(handler: logging.Handler, level: int) -> None:
@@ -115,7 +123,8 @@ def use(handler: logging.Handler, level: int) -> None:
 
 def set_level(level: int) -> None:
     """Set the least severe level that is logged; chatty libraries log errors only."""
-    _chosen.level = level
+    for logger in JobLogger.all:
+        logger.setLevel(level)
     logging.getLogger().setLevel(level)
     for name in ("pika", "waitress", "werkzeug"):
         logging.getLogger(name).setLevel(max(level, logging.ERROR))

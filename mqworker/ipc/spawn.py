@@ -9,7 +9,6 @@ the *thread* that started the child). A Spawned process owns the far ends of its
 import contextlib
 import ctypes
 import faulthandler
-import logging
 import multiprocessing
 import os
 import signal
@@ -62,7 +61,7 @@ def be_plain() -> None:
     """Undo what a process of ours has and an ordinary Python process has not; called before user code is imported.
 
     The start method of multiprocessing is not chosen yet, and what user code forks has default signal handlers, an
-    ordinary name, and logs to stderr instead of our pipe.
+    ordinary name. (What it logs goes to stderr: `ForwardingHandler`.)
     """
     if os.environ.get(SAFE_PATH) == OURS:
         del os.environ[SAFE_PATH]
@@ -76,11 +75,15 @@ _before = threading.local()  # `mask`: the signals that this thread blocked befo
 
 def _before_fork() -> None:
     """Hold signals: one that the child gets before it has default handlers would be lost, as would its end."""
-    _before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FORKED_HEAR)
+    _before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    signal.pthread_sigmask(signal.SIG_BLOCK, _FORKED_HEAR)
 
 
 def _after_fork() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, _before.mask)
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _before.mask)
+    except BaseException:  # noqa: BLE001 - a time limit has rung meanwhile: Python drops what a hook of fork raises
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
 
 
 def _forked() -> None:
@@ -91,8 +94,6 @@ def _forked() -> None:
     _after_fork()
     faulthandler.unregister(signal.SIGUSR2)
     set_name(os.path.basename(sys.executable))  # noqa: PTH119 - runs in every fork: as little as possible
-    root = logging.getLogger()
-    root.handlers[:] = [logging.StreamHandler(sys.stderr)]  # our handler's lock may be held by a thread that is gone
 
 
 def _do_nothing(_signal: int, _frame: object) -> None:

@@ -78,7 +78,7 @@ class Chain:
             try:
                 if teardown is not None:
                     teardown()
-            except Exception as exc:  # noqa: BLE001 - the other teardowns come first
+            except BaseException as exc:  # noqa: BLE001 - the other teardowns come first
                 failure = failure or exc
         if failure is not None:
             raise failure

@@ -80,8 +80,9 @@ def _unpacked(body: bytes, content_encoding: str, compression: object, limit: in
     """Undo the encodings, the last one first; returns the body and the charset that was found among them."""
     charset = ""
     names = content_encoding.lower().split(",")
-    if isinstance(compression, str) and (is_compression(compression.lower()) or compression.lower() in _NOT_HERE):
-        names.append(compression.lower())  # otherwise the header is somebody else's
+    named = isinstance(compression, str) and (is_compression(compression.lower()) or compression.lower() in _NOT_HERE)
+    if named and not any(map(is_compression, map(str.strip, names))):  # not somebody else's header, nor the same again
+        names.append(str(compression).lower())
     try:
         for name in map(str.strip, reversed(names)):
             if is_compression(name):
@@ -105,13 +106,13 @@ def encode(value: Any, codec: str, *, nan: str = "null") -> tuple[bytes, str]:
     pandas and pydantic and other containers get the form that `mqworker.jobs.plain` gives them.
     """
     try:
-        if nan == "error":
-            _refuse_nan(value)
         if codec == "msgpack":
             return _shallow(_to_msgpack, value), MSGPACK_TYPE
         if isinstance(value, bytes | bytearray | memoryview):
             return bytes(value), BYTES_TYPE
         if codec == "json":
+            if nan == "error":
+                _refuse_nan(value)
             return _shallow(_to_json, value), JSON_TYPE
         if codec == "text" and isinstance(value, str):
             return value.encode(), TEXT_TYPE

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 _ANY_HEADER, _NO_HEADER = 47, -15  # zlib's window bits: gzip or zlib, as its header says; raw deflate
+STREAMS = 1_000  # each costs a copy of what follows it
 ENCODINGS = "gzip, deflate, bzip2, xz, identity"
 _KINDS = {  # as HTTP names them in content_encoding, and kombu (so Celery) in its header `compression`
     **dict.fromkeys(("gzip", "x-gzip", "application/x-gzip", "application/gzip"), "gzip"),
@@ -37,6 +38,8 @@ def decompress(body: bytes, name: str, limit: int) -> bytes:
     parts: list[bytes] = []
     left, rest = limit, body
     while rest:  # gzip, bzip2 and xz allow several streams one after the other
+        if len(parts) == STREAMS:
+            raise CompressionError(f"the body has more than {STREAMS:,} {kind} streams one after the other")
         part, rest = _stream(kind, rest, left)
         left -= len(part)
         parts.append(part)
@@ -50,6 +53,8 @@ def _stream(kind: str, body: bytes, most: int) -> tuple[bytes, bytes]:
     decoder, decompress_some = _decoder(kind, body)
     try:
         part = decompress_some(body, most + 1)
+    except MemoryError:
+        raise
     except Exception as error:  # noqa: BLE001 - each library has errors of its own
         raise CompressionError(f"the body is not {kind}: {error}") from None
     if not decoder.eof and len(part) <= most:

@@ -125,21 +125,24 @@ def plan_oversized(entry: Entry, reason: str, stage: StageConfig, about: Circums
     return failure, plan_failure(entry, failure, stage, about)
 
 
-def plan_smaller(entry: Entry, stage: StageConfig, about: Circumstances) -> Plan:
-    """Return the plan for a retry or dead letter whose properties no longer fit: another frame size was negotiated."""
+def plan_smaller(entry: Entry, stage: StageConfig, about: Circumstances) -> tuple[Failure | None, Plan]:
+    """Return the plan for a retry or dead letter whose properties no longer fit: another frame size was negotiated.
+
+    With it comes the failure if the message is dead now, because its headers leave no room for a retry.
+    """
     assert entry.plan is not None
     outcome, publication, _ = entry.plan
     assert publication is not None
     properties = decode_leniently(publication.properties)
-    if outcome == "dead":
-        return Plan(outcome, _letter(entry, properties, stage, about.room))
+    if outcome == "dead" and headers.WRAPPED not in properties.headers:
+        return None, Plan(outcome, _letter(entry, properties, stage, about.room))
     block = _fitted(properties, about.room)
-    if len(block) <= about.room:
-        return Plan(outcome, publication._replace(properties=block))
+    if len(block) <= about.room or outcome == "dead":
+        return None, Plan(outcome, publication._replace(properties=block))
     failure = Failure(
         "oversized", "TooLarge", "the headers of the message leave no room to count its attempts", final=True
     )
-    return plan_failure(entry, failure, stage, about)
+    return failure, plan_failure(entry, failure, stage, about)
 
 
 def plan_crash(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan:

@@ -152,10 +152,13 @@ class Settlement:
 
     def _plan_smaller(self, entry: Entry, reason: str) -> Plan:
         assert entry.plan is not None
-        if entry.plan.outcome != "result":
-            return plan_smaller(entry, self._config, self._about(self.generation))
-        failure, plan = plan_oversized(entry, reason, self._config, self._about(self.generation))
-        self._report(entry, failure, plan, 0.0, self.generation)
+        about, failure = self._about(self.generation), None
+        if entry.plan.outcome == "result":
+            failure, plan = plan_oversized(entry, reason, self._config, about)
+        else:
+            failure, plan = plan_smaller(entry, self._config, about)
+        if failure is not None:
+            self._report(entry, failure, plan, 0.0, self.generation)
         return plan
 
     def _report(self, entry: Entry, failure: Failure, plan: Plan, duration: float, generation: int) -> None:

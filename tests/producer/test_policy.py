@@ -334,12 +334,24 @@ def test_what_was_made_for_a_larger_frame_is_made_smaller(size, failure):
     """After another header frame was negotiated, retries and dead letters fit into it; a retry may have to be dead."""
     was = entry(Properties(headers=Headers({"h": "x" * size})))
     was.plan = plan_failure(was, failure, STAGE, ABOUT)
-    smaller = plan_smaller(was, STAGE, ABOUT._replace(room=4_076))
+    failure, smaller = plan_smaller(was, STAGE, ABOUT._replace(room=4_076))
     assert len(smaller.publication.properties) <= 4_076
     fits = size < 4_000
     assert smaller.outcome == (was.plan.outcome if fits else "dead")
     assert (read(smaller).headers.get("h") == "x" * size) is fits
+    assert (failure is not None) is (was.plan.outcome == "retried" and not fits)
     assert fits or wrapper.unwrap(smaller.publication.body) == (was.properties, was.body)
+
+
+def test_a_wrapped_letter_stays_wrapped_when_the_frame_becomes_smaller():
+    """Its body is the message as it was received; only our texts are cut further."""
+    was = entry(Properties(headers=Headers({"h": "x" * 20_000})))
+    was.plan = plan_failure(was, Failure("reject", "T", "m" * 2_000, "t" * 9_000), STAGE, ABOUT._replace(room=16_364))
+    failure, smaller = plan_smaller(was, STAGE, ABOUT._replace(room=4_076))
+    assert failure is None
+    assert len(smaller.publication.properties) <= 4_076
+    assert wrapper.unwrap(smaller.publication.body) == (was.properties, was.body)
+    assert read(smaller).headers[headers.WRAPPED] is True
 
 
 def test_a_dead_letter_speaks_of_its_last_failure_alone():

@@ -6,6 +6,7 @@ the end and the call. How long an answer may take is decided by the connection (
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,12 @@ class Channel:
         self = cls(connection, raw, watched=watched)
         self._waiting.add(future)
         raw.add_on_close_callback(self._closed)
-        await future
+        try:
+            await future
+        except asyncio.CancelledError:  # otherwise the broker would keep it open until the connection ends
+            with contextlib.suppress(pika.exceptions.AMQPError):
+                raw.close()
+            raise
         self._check_usable()  # the broker may have closed it in the same turn of the loop
         return self
 

@@ -39,7 +39,7 @@ class RabbitLink:
         self._futile = 0  # repairs in a row that found nothing missing, although results had no route
         self._upkeep = Upkeep(topology)
         self._consuming = Consuming(
-            topology.input, sink, self._ensure, self._touch, self._report_consuming, self._changed
+            topology.input, sink, self._prepare, self._touch, self._report_consuming, self._changed
         )
         self._publishing = Publishing(config, topology, sink, self._report_publishing, self._repair, self._changed)
         self._reconnectors = (
@@ -90,12 +90,19 @@ class RabbitLink:
     async def _ensure(self, connection: AmqpConnection) -> Found:
         """Ensure that everything exists; returns what the input queue is."""
         self._ensured = asyncio.get_running_loop().time()
-        found = await ensure(connection, self._topology)
-        if found.made and self._found is not None:
-            self._consuming.made_again()
+        found = await ensure(connection, self._topology, self._input_made)
         self._found = found
         self._publishing.delaying = found.delaying
         return found
+
+    def _input_made(self) -> None:
+        if self._found is not None:
+            self._consuming.made_again()
+
+    async def _prepare(self, connection: AmqpConnection) -> Found:
+        """Ensure that everything exists, for a new channel; what was learned about the exchange is tried anew."""
+        self._futile, self._publishing.straight = 0, False
+        return await self._ensure(connection)
 
     async def _touch(self, connection: AmqpConnection) -> None:
         if self._found is not None:
@@ -116,7 +123,7 @@ class RabbitLink:
         except Lost as lost:
             self._report_consuming(f"the topology is incomplete: {lost}")
         else:
-            futile = unrouted and not found.repaired and since < FUTILE_WITHIN
+            futile = unrouted and found.bound and not found.repaired and since < FUTILE_WITHIN
             self._futile = self._futile + 1 if futile else 0
             if self._futile == FUTILE_MAX:
                 self._publishing.straight = True

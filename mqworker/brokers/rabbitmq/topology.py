@@ -8,6 +8,7 @@ be created, or when the input is a queue that cannot be consumed as a work queue
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mqworker.brokers.base import Placement, Topology
@@ -22,6 +23,7 @@ YOUNG = (
     1.0  # seconds; a quorum queue that is younger may lose what it has confirmed when its broker is killed (measured)
 )
 _QUOTED = re.compile(r"\s*(?:the value )?'(.*?)'(?: of type '\w+')?\s*", re.DOTALL)
+_QUEUE_TYPE = re.compile(r"rabbit_(\w+)_queue")
 _NUMBER = re.compile(r"-?\d+")
 _INEQUIVALENT = re.compile(r"inequivalent arg '([^']*)'.*?received (.*?) but current is (.*)", re.DOTALL)
 
@@ -142,28 +144,46 @@ class Found(NamedTuple):
     made: bool = False  # it did not exist before
     repaired: bool = False  # some queue of the topology did not exist before
     delaying: bool = False  # the exchange for results returns what it will deliver later
+    bound: bool = True  # the queue for results is bound to it, as far as we may see to that
+    unsure: bool = False  # the broker did not let us look: it may be auto-delete
     quorum: frozenset[str] = frozenset()  # names of the quorum queues (of a topology)
     warnings: tuple[str, ...] = ()
 
 
 async def ensure_queue(connection: AmqpConnection, name: str, arguments: dict[str, Any]) -> Found:
-    """Ensure that a queue exists; one that we are not allowed to declare is assumed to have the configured type.
+    """Ensure that a queue exists; of one that we are not allowed to declare, only the type is found out.
 
-    So is one with a long name that differs: the broker cuts its answer at 255 bytes, before the difference.
+    So it is with a long name: the broker cuts its answer at 255 bytes, before the difference.
     """
-    existed = await queue_status(connection, name) is not None
+    existed, unsure = await queue_status(connection, name) is not None, False
     try:
         found = await differences(connection, name, arguments)
     except Lost as lost:
         if not (existed and lost.code in (REFUSED, MISMATCH)):
             raise
-        found = []
+        found, unsure = [], True
+        if (actual := await _type_for_consumers(connection, name)) not in ("", arguments[TYPE]):
+            found.append(Difference(TYPE, arguments[TYPE], actual))
     values = {argument: value for argument, _, value in found}
     queue_type = str(values[TYPE] or "classic") if TYPE in values else str(arguments[TYPE])
     warnings = tuple(f"queue {name!r} {what}" for what in consequences(found))
     quorum = frozenset([name] if queue_type == "quorum" else [])
     auto_delete = bool(values.get("auto_delete"))
-    return Found(queue_type, auto_delete, made=not existed, quorum=quorum, warnings=warnings)
+    return Found(queue_type, auto_delete, made=not existed, quorum=quorum, warnings=warnings, unsure=unsure)
+
+
+async def _type_for_consumers(connection: AmqpConnection, name: str) -> str:
+    """Return a queue's type as the broker tells whoever may consume from it; "" if it does not.
+
+    Classic and quorum queues refuse one of these arguments, streams the other, and the refusal names the type.
+    """
+    both = {"x-priority": 0, "x-stream-offset": "next"}
+    try:
+        await attempt(connection, "basic_consume", queue=name, on_message_callback=lambda *_: None, arguments=both)
+    except Lost as lost:
+        kind = _QUEUE_TYPE.search(str(lost))
+        return kind[1] if kind else ""
+    return ""
 
 
 def consequences(found: list[Difference]) -> list[str]:
@@ -199,12 +219,14 @@ def _or_moves(values: dict[str, Any]) -> str:
     return "" if values.get("x-dead-letter-exchange") is None else ", or moves them to its dead-letter exchange"
 
 
-async def ensure_exchange(connection: AmqpConnection, output: Placement) -> tuple[bool, tuple[str, ...]]:
-    """Ensure that the exchange exists and the queue is bound to it; returns whether it is a delaying one, and warnings.
+async def ensure_exchange(connection: AmqpConnection, output: Placement) -> tuple[bool, bool, tuple[str, ...]]:
+    """Ensure that the exchange exists and the queue is bound to it.
+
+    Returns whether it is a delaying one, whether the queue is bound, and warnings.
 
     An existing exchange of any type is used as it is.
     """
-    exchange, delaying = output.exchange, False
+    exchange, delaying, bound = output.exchange, False, True
     warnings: list[str] = []
     try:
         await attempt(connection, "exchange_declare", exchange=exchange, exchange_type="direct", durable=True)
@@ -218,6 +240,10 @@ async def ensure_exchange(connection: AmqpConnection, output: Placement) -> tupl
             )
         elif differs is not None and differs.argument == "durable":
             warnings.append(f"exchange {exchange!r} is not durable: it is gone when the broker restarts")
+        elif differs is not None and differs.argument == "internal":
+            raise Lost(
+                f"exchange {exchange!r} is internal, so nobody can publish to it: choose another output"
+            ) from None
         elif differs is not None:
             pass  # another type, or one that goes with its last queue: it is used as found
         elif lost.code == REFUSED:
@@ -227,14 +253,18 @@ async def ensure_exchange(connection: AmqpConnection, output: Placement) -> tupl
     try:
         await attempt(connection, "queue_bind", queue=output.queue, exchange=exchange, routing_key=output.routing_key)
     except Lost as lost:
-        if lost.code != REFUSED:
+        if lost.code not in (REFUSED, MISMATCH):
             raise
+        bound = False
         warnings.append(f"queue {output.queue!r} cannot be bound to exchange {exchange!r} ({lost}): bind it by hand")
-    return delaying, tuple(warnings)
+    return delaying, bound, tuple(warnings)
 
 
-async def ensure(connection: AmqpConnection, topology: Topology) -> Found:
-    """Ensure that a stage's whole topology exists; raises Lost, which names what cannot be created or used."""
+async def ensure(connection: AmqpConnection, topology: Topology, on_made: Callable[[], None]) -> Found:
+    """Ensure that a stage's whole topology exists; raises Lost, which names what cannot be created or used.
+
+    `on_made` is called as soon as the input was made, because a later step may fail.
+    """
     arguments = queue_arguments(connection, topology.queue_type)
     try:
         found = await ensure_queue(connection, topology.input, arguments)
@@ -242,6 +272,8 @@ async def ensure(connection: AmqpConnection, topology: Topology) -> Found:
         if lost.code == LOCKED:
             raise Lost(f"queue {topology.input!r} is exclusive to another connection: choose another input") from None
         raise
+    if found.made:
+        on_made()
     if found.queue_type == "stream":
         raise Lost(
             f"queue {topology.input!r} is a stream, and what is taken from a stream stays in it: it would be computed"
@@ -257,6 +289,6 @@ async def ensure(connection: AmqpConnection, topology: Topology) -> Found:
     if made and quorum:
         await asyncio.sleep(YOUNG)
     if topology.output is not None and topology.output.exchange:
-        delaying, more = await ensure_exchange(connection, topology.output)
-        found, warnings = found._replace(delaying=delaying), warnings + more
+        delaying, bound, more = await ensure_exchange(connection, topology.output)
+        found, warnings = found._replace(delaying=delaying, bound=bound), warnings + more
     return found._replace(repaired=made, quorum=quorum, warnings=warnings)

@@ -23,7 +23,8 @@ from mqworker.brokers.rabbitmq.topology import NOT_FOUND, Found, delay_queue, ma
 
 DELAYS = tuple(1 << power for power in range(23))  # seconds: all that a stage may ever have used
 NO_CREDIT = {"x-credit": {"credit": long(0), "drain": False}}
-PATIENCE = 2.0  # seconds for all requests of one round: the next ping waits for them
+PATIENCE = 2.0  # seconds for a queue's answers
+ROUND = 6.0  # seconds for all requests of one round: the next ping waits for them
 SILENCE = 60.0  # seconds for which a queue that did not answer is not asked again
 
 
@@ -38,24 +39,26 @@ class Upkeep:
     async def touch(self, connection: AmqpConnection, found: Found, used: Iterable[int]) -> None:
         """Use what waits without a consumer; `used`: delays of this Link. Raises Lost with the connection.
 
-        A queue that does not answer (one without a leader) costs the rest of this round, and no more.
+        A queue that does not answer (one without a leader) costs its own patience, and no more.
         """
         input_queue, output = self._topology.input, self._topology.output
         self._delays.update(used)
         delays = {delay_queue(input_queue, delay): delay for delay in sorted(self._delays)}
         others = [input_queue, self._topology.dead, *([output.queue] if output else [])]
-        now = asyncio.get_running_loop().time()
-        self._silent = {name: until for name, until in self._silent.items() if until > now}
-        name = ""
-        try:
-            async with asyncio.timeout(PATIENCE):
-                for name in dict.fromkeys([*delays, *others]):
-                    if name not in self._silent:
-                        quorum = name in delays or name in found.quorum
-                        if not await _touch(connection, name, quorum=quorum):
-                            self._delays.discard(delays.get(name, 0))
-        except TimeoutError:
-            self._silent[name] = now + SILENCE
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for name in dict.fromkeys([*others, *delays]):
+            now = loop.time()
+            if now - began > ROUND:
+                return
+            if self._silent.get(name, 0.0) > now:
+                continue
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    if not await _touch(connection, name, quorum=name in delays or name in found.quorum):
+                        self._delays.discard(delays.get(name, 0))
+            except TimeoutError:
+                self._silent[name] = loop.time() + SILENCE
 
 
 async def _touch(connection: AmqpConnection, name: str, *, quorum: bool) -> bool:

@@ -11,6 +11,7 @@ import signal
 import struct
 import threading
 import time
+
 # `signal.getsignal` looks for an enumeration before it answers, which costs 4.6 us for each message instead of 0.1.
 from _signal import getsignal as handler_of  # type: ignore[import-not-found]  # it has no stub
 from typing import Any

@@ -117,7 +117,7 @@ def test_term_while_user_code_is_imported_or_the_port_is_taken(service):
             began = time.monotonic()
             assert running.stop() == 0
             assert time.monotonic() - began < 40
-            assert [event["event"] for event in running.events()] == ["stopped"]
+            assert [event["event"] for event in running.events()] == ["starting", "stopped"]
             gone(running)
 
 

@@ -115,6 +115,11 @@ class Child:
 
     # --- called by the owner
 
+    @property
+    def unread(self) -> bool:
+        """Whether it has sent something that was not read yet."""
+        return self.alive and self._pipes[1].poll()
+
     def send(self, record: msgspec.Struct) -> bool:
         """Send a record down; returns False if it was dropped, because the child is gone or does not read."""
         return self.alive and self._writer.send(_encoder.encode(record))

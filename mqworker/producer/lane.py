@@ -127,7 +127,12 @@ class Lane:
         return (seq, started) if self.in_hand_slot.seq == seq else (0, 0.0)
 
     def read_outbox(self) -> int:
-        """Take the outcomes that wait behind the message in hand, even if it killed; returns their number."""
+        """Take the outcomes that wait behind the message in hand, even if it killed; returns their number.
+
+        Not while older ones are still in the pipe: results keep the order in which they were computed.
+        """
+        if self._child.unread:
+            return 0
         try:
             outcomes = [_outcomes.decode(payload) for payload in self._outbox.news()]
         except msgspec.DecodeError:

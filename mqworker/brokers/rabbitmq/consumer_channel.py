@@ -36,7 +36,7 @@ class ConsumerChannel:
         self.channel = channel
         self.fixed_prefetch = 0  # in use, where it must not change
         self._queue = queue
-        self._auto_delete = found.auto_delete or found.unsure
+        self._auto_delete = found.auto_delete
         self._keeps_prefetch = found.queue_type == "quorum" or self._auto_delete
         self._anchor: Anchor | None = None
         self._prefetch = 0  # wanted

@@ -145,7 +145,6 @@ class Found(NamedTuple):
     repaired: bool = False  # some queue of the topology did not exist before
     delaying: bool = False  # the exchange for results returns what it will deliver later
     bound: bool = True  # the queue for results is bound to it, as far as we may see to that
-    unsure: bool = False  # the broker did not let us look: it may be auto-delete
     quorum: frozenset[str] = frozenset()  # names of the quorum queues (of a topology)
     warnings: tuple[str, ...] = ()
 
@@ -155,13 +154,13 @@ async def ensure_queue(connection: AmqpConnection, name: str, arguments: dict[st
 
     So it is with a long name: the broker cuts its answer at 255 bytes, before the difference.
     """
-    existed, unsure = await queue_status(connection, name) is not None, False
+    existed = await queue_status(connection, name) is not None
     try:
         found = await differences(connection, name, arguments)
     except Lost as lost:
         if not (existed and lost.code in (REFUSED, MISMATCH)):
             raise
-        found, unsure = [], True
+        found = []
         if (actual := await _type_for_consumers(connection, name)) not in ("", arguments[TYPE]):
             found.append(Difference(TYPE, arguments[TYPE], actual))
     values = {argument: value for argument, _, value in found}
@@ -169,7 +168,7 @@ async def ensure_queue(connection: AmqpConnection, name: str, arguments: dict[st
     warnings = tuple(f"queue {name!r} {what}" for what in consequences(found))
     quorum = frozenset([name] if queue_type == "quorum" else [])
     auto_delete = bool(values.get("auto_delete"))
-    return Found(queue_type, auto_delete, made=not existed, quorum=quorum, warnings=warnings, unsure=unsure)
+    return Found(queue_type, auto_delete, made=not existed, quorum=quorum, warnings=warnings)
 
 
 async def _type_for_consumers(connection: AmqpConnection, name: str) -> str:

@@ -1,7 +1,7 @@
 """Which kind of broker a state folder belongs to, so that a URL that got lost on its way is noticed.
 
 Used once by the Service, at its start, and by `mqworker check`. Without `broker.url` a service runs on the embedded
-broker. If the URL came from a variable that is empty one day, it would start on an empty queue and look healthy, while
+broker. If the URL came from a variable that is gone one day, it would start on an empty queue and look healthy, while
 its messages wait at RabbitMQ. So the folder remembers RabbitMQ, in the file `broker`.
 """
 

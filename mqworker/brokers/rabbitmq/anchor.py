@@ -32,7 +32,7 @@ class Anchor:
         self = cls(channel)
         try:
             await channel.ask("basic_qos", prefetch_count=1)
-            await channel.ask("basic_consume", queue=queue, on_message_callback=_unexpected, consumer_tag=TAG)
+            await channel.ask("basic_consume", queue=queue, on_message_callback=unexpected, consumer_tag=TAG)
         except BaseException:
             self.release()
             raise
@@ -54,5 +54,6 @@ class Anchor:
             self._channel.raw.basic_nack(tag, requeue=True)
 
 
-def _unexpected(*_: Any) -> None:
+def unexpected(*_: Any) -> None:
+    """Stand in for pika's callback, which is never called: our own reader of frames takes the deliveries."""
     raise AssertionError("deliveries are taken before pika sees them")

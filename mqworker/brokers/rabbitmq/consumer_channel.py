@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from mqworker.brokers.base import Delivery
-from mqworker.brokers.rabbitmq.anchor import Anchor
+from mqworker.brokers.rabbitmq.anchor import Anchor, unexpected
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.fast_frames import Arrival, Deliveries
 from mqworker.brokers.rabbitmq.topology import Found
@@ -128,7 +128,7 @@ class ConsumerChannel:
             self._tag = f"mqworker-{self._tags}"
             await self.channel.ask("basic_qos", prefetch_count=room)
             await self.channel.ask(
-                "basic_consume", queue=self._queue, on_message_callback=_unexpected, consumer_tag=self._tag
+                "basic_consume", queue=self._queue, on_message_callback=unexpected, consumer_tag=self._tag
             )
             self._limit = room
             self._release_anchor()
@@ -149,7 +149,3 @@ class ConsumerChannel:
             return
         if self._worthwhile() if self._limit else len(self._unsettled) < self._prefetch:
             self._changed.set()
-
-
-def _unexpected(*_: object) -> None:
-    raise AssertionError("deliveries are taken before pika sees them")

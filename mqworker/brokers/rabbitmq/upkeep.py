@@ -25,7 +25,6 @@ DELAYS = tuple(1 << power for power in range(23))  # seconds: all that a stage m
 NO_CREDIT = {"x-credit": {"credit": long(0), "drain": False}}
 PATIENCE = 2.0  # seconds for a queue's answers
 ROUND = 6.0  # seconds for all requests of one round: the next ping waits for them
-SILENCE = 60.0  # seconds for which a queue that did not answer is not asked again
 
 
 class Upkeep:
@@ -34,12 +33,12 @@ class Upkeep:
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         self._delays: set[int] = set(DELAYS)  # at first any of them may be left from an earlier run
-        self._silent: dict[str, float] = {}  # name -> when it is asked again (loop time)
+        self._stuck: dict[str, Channel] = {}  # name -> the channel whose request the queue has not answered yet
 
     async def touch(self, connection: AmqpConnection, found: Found, used: Iterable[int]) -> None:
         """Use what waits without a consumer; `used`: delays of this Link. Raises Lost with the connection.
 
-        A queue that does not answer (one without a leader) costs its own patience, and no more.
+        A queue that does not answer (one without a leader) costs its own patience, and one channel until it does.
         """
         input_queue, output = self._topology.input, self._topology.output
         self._delays.update(used)
@@ -48,22 +47,26 @@ class Upkeep:
         loop = asyncio.get_running_loop()
         began = loop.time()
         for name in dict.fromkeys([*others, *delays]):
-            now = loop.time()
-            if now - began > ROUND:
+            if loop.time() - began > ROUND:
                 return
-            if self._silent.get(name, 0.0) > now:
-                continue
+            if name in self._stuck:
+                if not self._stuck[name].raw.is_closed:
+                    continue
+                del self._stuck[name]
+            channel = None
             try:
                 async with asyncio.timeout(PATIENCE):
-                    if not await _touch(connection, name, quorum=name in delays or name in found.quorum):
+                    channel = await Channel.open(connection, watched=False)
+                    if not await _touch(channel, name, quorum=name in delays or name in found.quorum):
                         self._delays.discard(delays.get(name, 0))
             except TimeoutError:
-                self._silent[name] = loop.time() + SILENCE
+                if channel is not None:
+                    self._stuck[name] = channel
 
 
-async def _touch(connection: AmqpConnection, name: str, *, quorum: bool) -> bool:
-    """Use a queue that holds messages and has no consumer; returns whether it exists."""
-    channel = await Channel.open(connection, watched=False)
+async def _touch(channel: Channel, name: str, *, quorum: bool) -> bool:
+    """Use a queue that holds messages and has no consumer; returns whether it exists. Closes the channel."""
+    connection = channel.connection
     try:
         status = await channel.ask("queue_declare", queue=name, passive=True)  # enough for a classic queue
         if quorum and status.message_count and not status.consumer_count and major_version(connection) == 3:

@@ -75,10 +75,13 @@ def test_an_auto_delete_input_gives_all_its_messages(rabbit, queue, service):
         client.take(f"{queue}.out", 1, 20)
         assert running.cli("stop", "--force").returncode == 0
         assert rabbit.queue(queue) is None
-        assert running.cli("start").returncode == 0  # it is made again, as the configuration says
+        client.channel.queue_declare(queue, durable=True, auto_delete=True)
+        assert running.cli("start").returncode == 0
         client.publish(queue, b"2", content_type="application/json")
         client.take(f"{queue}.out", 1, 20)
-    assert running.stop() == 0
+        assert running.stop() == 0  # TERM obeys, and the log says what goes
+        assert "is auto-delete" in running.event("destroys")["msg"]
+        assert rabbit.queue(queue) is None
 
 
 def test_a_quorum_queue_keeps_its_order_while_the_stage_learns_its_pace(rabbit, queue, service):

@@ -547,6 +547,7 @@ async def test_what_a_queue_is_is_found_out_whatever_else_it_has(broker, propert
     link.consume(4, fixed=16)
     await broker.publish(broker.topology.input, b"", b"x")
     await sink.has(1)
+    await until(lambda: link.state.consuming, 10, "the consumer")  # its first message may be here before the report
     assert link.state.fixed_prefetch == fixed
     await channel.ask("queue_declare", queue=broker.topology.input, **flags, arguments=arguments)
 

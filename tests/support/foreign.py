@@ -54,6 +54,32 @@ class Client:
         told = pika.BasicProperties(delivery_mode=2, **properties)
         self.channel.basic_publish("", queue, body, told, mandatory=True)
 
+    def publish_all(self, queue: str, bodies: Iterable[bytes], deadline: float = 120) -> None:
+        """Publish persistent JSON messages one after the other; returns when the broker has confirmed all of them."""
+        blocking = self._connection.channel()
+        channel = blocking._impl  # the blocking one waits for each confirm by itself
+        waiting: dict[int, None] = {}
+
+        def answered(frame: Any) -> None:
+            method = frame.method
+            assert isinstance(method, pika.spec.Basic.Ack), "the broker refused a message"
+            if method.multiple:
+                while waiting and (first := next(iter(waiting))) <= method.delivery_tag:
+                    del waiting[first]
+            else:
+                del waiting[method.delivery_tag]
+
+        channel.confirm_delivery(answered)
+        told = pika.BasicProperties("application/json", delivery_mode=2)
+        for number, body in enumerate(bodies, 1):
+            waiting[number] = None
+            channel.basic_publish("", queue, body, told)
+        patience = Patience(deadline)
+        while waiting:
+            assert not patience.over(), f"{len(waiting)} messages without a confirm within {deadline} s"
+            self._connection.process_data_events(CHUNK)
+        blocking.close()
+
     def ready(self, queue: str) -> int:
         """Return how many messages wait in a queue."""
         return self.channel.queue_declare(queue, passive=True).method.message_count
@@ -101,7 +127,10 @@ def _plain(raw: Any) -> pika.BasicProperties:
 
 
 def publish_lines(url: str, queue: str, lines: Iterable[str], deadline: float = 300) -> None:
-    """Publish one persistent JSON message for each line by amqp-publish."""
+    """Publish one persistent JSON message for each line by amqp-publish, into a classic queue.
+
+    It asks for no confirms and leaves when all is written. A quorum queue on a busy machine then loses the last ones.
+    """
     command = ["amqp-publish", f"--url={url}", f"--routing-key={queue}", "-p", "-l", "-C", "application/json"]
     text = "".join(f"{line}\n" for line in lines)
     subprocess.run(command, input=text.encode(), timeout=deadline, check=True, capture_output=True)

@@ -88,7 +88,7 @@ def test_a_quorum_queue_keeps_its_order_while_the_stage_learns_its_pace(rabbit, 
     """The prefetch of the first moment stays, also when it scales: one Consumer gives 20,000 results in their order."""
     with Client(rabbit.url()) as client:
         client.channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
-    publish_lines(rabbit.url(), queue, [str(n) for n in range(20_000)])
+        client.publish_all(queue, (b"%d" % n for n in range(20_000)))
     jobs = "def handle(body):\n    return body\n"
     running: ServiceProcess = service(config(rabbit.url(), queue, consumers=1), {"jobs.py": jobs}).start()
     with Client(rabbit.url()) as client:

@@ -10,15 +10,20 @@ from mqworker.errors import Reject, Retry, SoftTimeLimit
 
 if TYPE_CHECKING:
     from mqworker.jobs.message import Message
+    from mqworker.jobs.result import Result
 
 __version__ = "0.1.0"
-__all__ = ["Message", "Reject", "Retry", "SoftTimeLimit"]
+__all__ = ["Message", "Reject", "Result", "Retry", "SoftTimeLimit"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Message` on first access: it needs the AMQP property codec, which `--help` does not."""
+    """Import these on first access: they need modules that `--help` does not."""
     if name == "Message":
         from mqworker.jobs.message import Message  # noqa: PLC0415 - lazy on purpose, see above
 
         return Message
+    if name == "Result":
+        from mqworker.jobs.result import Result  # noqa: PLC0415 - as above
+
+        return Result
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

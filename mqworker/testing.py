@@ -16,9 +16,10 @@ from typing import Any
 
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.jobs.chain import Chain
-from mqworker.jobs.codecs import decode, encode
+from mqworker.jobs.codecs import decode, encode, encode_as
 from mqworker.jobs.loading import Job, load_job, make_job
 from mqworker.jobs.message import Message
+from mqworker.jobs.result import Result, Several
 
 JobLike = str | Callable[..., Any]
 
@@ -39,6 +40,7 @@ def run_job(
 ) -> Any:
     """Return a chain's result for one message, after setup, run and teardown; None when a job dropped it.
 
+    A job that yields gives the list of all results. A `Result` is returned as such.
     A job is "module:name", found in the folder `root`, or the function or class itself. `body` is a value, which is
     encoded by `codec` and decoded again; or, with the property `content_type`, the bytes as they would arrive.
     `properties` are AMQP's (message_id, correlation_id, ...). Raises whatever a job raises, and `JobLoadError`,
@@ -55,11 +57,21 @@ def run_job(
         compression = message.headers.get("compression")
         value = decode(body, message.content_type, message.content_encoding, codec, compression=compression)
         result = chain.run(value, message)
+        results = list(result) if isinstance(result, Several) else [] if result is None else [result]
     finally:
         chain.teardown()
-    if result is not None:
+    for each in results:
+        _check(each, codec)
+    return results if isinstance(result, Several) else result
+
+
+def _check(result: Any, codec: str) -> None:
+    if not isinstance(result, Result):
         encode(result, codec)
-    return result
+    elif result.content_type is None:
+        encode(result.body, codec)
+    else:
+        encode_as(result.body, result.content_type)
 
 
 def _job(job: JobLike, root: str | Path) -> Job:

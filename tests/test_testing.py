@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import mqworker
+from mqworker import Result
 from mqworker.jobs.codecs import UndecodableError, UnencodableError
 from mqworker.testing import run_job
 
@@ -69,3 +70,17 @@ def test_importing_mqworker_stays_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "['mqworker', 'mqworker.errors']\n"
+
+
+def test_several_results_are_a_list():
+    """A job that yields gives all results, each checked as the stage would encode it."""
+
+    def halves(body):
+        yield Result(body / 2, routing_key="half")
+        yield body / 2
+
+    first, second = run_job(halves, 3)
+    assert (first.body, first.routing_key, second) == (1.5, "half", 1.5)
+    assert run_job(lambda body: (_ for _ in ()), 1) == []
+    with pytest.raises(UnencodableError):
+        run_job(lambda body: Result(body, content_type="text/csv"), 1)

@@ -17,6 +17,8 @@ CRASHES = PREFIX + "crashes"
 DERIVED_ID = (
     PREFIX + "derived-id"
 )  # the message had no id: this one is derived from its content, unfit for deduplication
+PART = PREFIX + "part"  # which of several results of its message this is, from 1
+PARTS = PREFIX + "parts"  # how many there are
 OUTCOME = PREFIX + "outcome"  # in a reply: result | dropped | dead
 REASON = PREFIX + "reason"
 ERROR_TYPE = PREFIX + "error-type"

@@ -63,7 +63,7 @@ class Publication(NamedTuple):
     body: bytes
     mandatory: bool = True
     delay: int = 0  # whole seconds until it reaches `routing_key`, which is the stage's input queue in this case
-    settles: tuple[int, int] | None = None  # (epoch, tag) of the input that needs only this to be settled
+    settles: tuple[int, int] | None = None  # (epoch, tag) of the input that is settled by this, and those beside it
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -136,6 +136,9 @@ class Link(Protocol):
 
         `publish_id` is positive and unique in the life of the Link. While not connected, the answer is `refused`.
         """
+
+    def publish_together(self, publish_ids: Sequence[int], publications: Sequence[Publication]) -> None:
+        """Publish several; each is answered as for `publish`. The embedded broker stores all of them or none."""
 
     def depth(self) -> int | None:
         """Return how many messages are ready in the input queue, as of the last few seconds; None when unknown."""

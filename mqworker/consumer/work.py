@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import signal
-import struct
 import threading
 import time
 
@@ -17,23 +16,22 @@ from _signal import getsignal as handler_of  # type: ignore[import-not-found]  #
 from typing import Any
 
 from mqworker.amqp import headers
-from mqworker.amqp.fingerprint import fingerprint
-from mqworker.amqp.properties import MalformedProperties, Properties, encode_value
+from mqworker.amqp.properties import MalformedProperties, Properties
 from mqworker.config.model import BrokerConfig, StageConfig
+from mqworker.consumer.result_messages import EncodedAll, ResultMessages
 from mqworker.errors import Reject, Retry, SoftTimeLimit
 from mqworker.ipc.logs import report
 from mqworker.ipc.messages import Failure, Item, Outcome
 from mqworker.jobs.chain import Chain
-from mqworker.jobs.codecs import OversizedError, UndecodableError, UnencodableError, decode, encode
+from mqworker.jobs.codecs import OversizedError, UndecodableError, UnencodableError, decode
 from mqworker.jobs.failures import describe
 from mqworker.jobs.message import Message
+from mqworker.jobs.result import Several
 
 TAKEN = (
     "user code has replaced the handler of SIGALRM, which the soft time limit needs: in a message that does so the"
     " limit has no effect; use one of the two"
 )
-_DOUBLE = struct.Struct(">d")
-_FIRST = encode_value(1)
 
 log = logging.getLogger("mqworker.consumer.work")
 
@@ -101,19 +99,17 @@ class Worker:
     ) -> None:
         self.soft_limit = 0.0
         self.generation = 0
-        self._stamp: dict[str, bytes] = {}  # headers that are the same on every result of a generation
         self.out_of_memory = False
         self._chain = chain
-        self._stage = stage
         self._config = config
-        self._largest = broker.max_message_size
+        self._messages = ResultMessages(stage, config, broker)
         self._alarm = alarm or Alarm()
         self._pid = os.getpid()
 
     def begin_generation(self, generation: int) -> None:
         """Stamp results with this generation from now on."""
         self.generation = generation
-        self._stamp = {headers.STAGE: encode_value(self._stage), headers.GENERATION: encode_value(generation)}
+        self._messages.begin_generation(generation)
 
     def compute(self, item: Item) -> Outcome:
         """Return the outcome of one delivery, from the bytes of the input to the bytes of the result."""
@@ -155,44 +151,23 @@ class Worker:
             )
         self._alarm.set(self.soft_limit)
         try:
-            return self._chain.run(body, message)
+            value = self._chain.run(body, message)
+            return self._messages.encode_all(value) if isinstance(value, Several) else value
         finally:
             self._alarm.clear()
             if os.getpid() != self._pid:
                 os._exit(0)  # a copy that the handler forked has returned: the lane does not belong to it
 
     def _outcome(self, item: Item, properties: Properties, value: Any, duration: float) -> Outcome:
-        reply_to = properties.reply_to or ""
-        if value is None and not reply_to:
-            return Outcome(item.seq, duration, self.generation)
+        reply_to, made = properties.reply_to or "", self._messages
         attempt = self._attempt(properties)
-        headers.strip_for_result(properties)
-        if value is None:
-            body, properties.content_type = None, None
+        if isinstance(value, EncodedAll):
+            results = made.several(item, properties, attempt, duration, value) if value else ()
         else:
-            body, properties.content_type = encode(value, self._config.codec, nan=self._config.nan)
-            if len(body) > self._largest:
-                raise OversizedError(f"the result has {len(body):,} bytes; the broker takes {self._largest:,}")
-        properties.content_encoding = properties.reply_to = properties.expiration = properties.user_id = None
-        properties.delivery_mode = 2
-        properties.timestamp = int(time.time())
-        table = properties.headers
-        if not properties.message_id:
-            properties.message_id = fingerprint(item.properties, item.body).hex()[:32]
-            table[headers.DERIVED_ID] = True
-        table.stamp(self._stamp)
-        table.stamp(
-            {
-                headers.DURATION: b"d" + _DOUBLE.pack(round(duration * 1000, 3)),
-                headers.ATTEMPT: _FIRST if attempt == 1 else encode_value(attempt),
-            }
-        )
-        if reply_to:
-            table[headers.OUTCOME] = "dropped" if body is None else "result"
-        block = properties.encode()
-        if len(block) > headers.ROOM:
-            raise OversizedError(f"properties and headers have {len(block):,} bytes; {headers.ROOM:,} can be published")
-        return Outcome(item.seq, duration, self.generation, block, body, reply_to)
+            results = () if value is None else (made.one(item, properties, attempt, duration, made.encode(value)),)
+        if not results and reply_to:
+            results = (made.nothing(item, properties, attempt, duration),)
+        return Outcome(item.seq, duration, self.generation, results, reply_to)
 
     def _attempt(self, properties: Properties) -> int:
         return headers.attempt(properties, self._config.input)

@@ -222,16 +222,28 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     final: bool = False  # do not try again
 
 
+class ResultMessage(msgspec.Struct, frozen=True, array_like=True):
+    """One result, ready to be published; without a body it is only for a caller who waits: there is no result."""
+
+    properties: bytes
+    body: bytes | None
+    routing_key: str | None = None  # as the handler wants it; None: the output's
+
+
 class Outcome(msgspec.Struct, frozen=True, array_like=True):
-    """What became of one delivery in a Consumer: a result (`body` is not None), nothing (dropped), or a failure."""
+    """What became of one delivery in a Consumer: results, nothing (dropped), or a failure."""
 
     seq: int
     duration: float
     generation: int
-    properties: bytes = b""
-    body: bytes | None = None
+    results: tuple[ResultMessage, ...] = ()
     reply_to: str = ""
     failure: Failure | None = None
+
+    @property
+    def dropped(self) -> bool:
+        """Whether there is no result to publish."""
+        return not self.results or self.results[0].body is None
 
 
 class Hello(_Record, frozen=True, tag="hello"):

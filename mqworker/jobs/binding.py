@@ -27,7 +27,7 @@ class BindingError(Exception):
 
 def bind_function(function: Callable[..., Any]) -> frozenset[str]:
     """Return which of `HANDLE_NAMES` a function takes besides the body."""
-    _refuse_kinds(function)
+    _refuse_async(function)
     return _bind(_parameters(function), what="it", takes_body=True, names=HANDLE_NAMES)
 
 
@@ -43,23 +43,23 @@ def bind_class(kind: type) -> tuple[frozenset[str], frozenset[str]]:
         raise BindingError(f"the class {kind.__name__} cannot be instantiated without arguments", fix) from None
     except ValueError:
         pass  # implemented in C: nothing is known about its arguments
-    _refuse_kinds(handle)
+    _refuse_async(handle)
     arguments = _bind(_method(kind, "handle"), what="its handle", takes_body=True, names=HANDLE_NAMES)
     for name in ("setup", "teardown"):
         if hasattr(kind, name):
-            _refuse_kinds(getattr(kind, name))
+            _refuse_async(getattr(kind, name))
+            if inspect.isgeneratorfunction(getattr(kind, name)):
+                raise BindingError(f"its {name} yields, so calling it does nothing", "write it without yield")
     setup = _bind(_method(kind, "setup"), what="its setup", takes_body=False, names=SETUP_NAMES)
     _bind(_method(kind, "teardown"), what="its teardown", takes_body=False, names=())
     return arguments, setup
 
 
-def _refuse_kinds(function: Callable[..., Any]) -> None:
+def _refuse_async(function: Callable[..., Any]) -> None:
     called = getattr(function, "__call__", function)  # noqa: B004 - an instance's own __call__ may be the coroutine
     for candidate in (function, called):
         if inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate):
             raise BindingError("it is an async function", "write a plain one that calls asyncio.run itself")
-        if inspect.isgeneratorfunction(candidate):
-            raise BindingError("it yields, but a message has one result", "return the result, e.g. as a list")
 
 
 def _parameters(function: Callable[..., Any]) -> list[Parameter] | None:

@@ -7,12 +7,17 @@ Whatever the user's code raises passes through; `ParamsError` is raised before a
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from types import GeneratorType
 from typing import Any
 
 from mqworker.jobs.loading import Job
 from mqworker.jobs.message import Message
 from mqworker.jobs.params import validate
+from mqworker.jobs.result import Result, Several
+
+_SPECIAL = frozenset((GeneratorType, Result))
 
 
 def check_params(jobs: Sequence[Job], params: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,14 +61,37 @@ class Chain:
     def run(self, body: Any, message: Message | None = None) -> Any:
         """Return the last job's result, or None as soon as a job returns None: the message is dropped.
 
-        `message` may be None unless `takes_message`.
+        When a job yields, each value goes through the rest of the chain: the result is a `Several`, which may turn out
+        to be empty. `message` may be None unless `takes_message`.
         """
-        value = body
-        for call, with_message in self._calls:
+        value, wishes = body, None
+        for place, (call, with_message) in enumerate(self._calls, 1):
             value = call(value, message=message) if with_message else call(value)
+            if type(value) in _SPECIAL:
+                if isinstance(value, GeneratorType):
+                    values = self._rest(value, place, message)
+                    return Several(values if wishes is None else map(wishes.then, values))
+                wishes = value if wishes is None else wishes.then(value)
+                value = value.body
             if value is None:
                 return None
-        return value
+        return value if wishes is None else wishes.then(value)
+
+    def _rest(self, value: Any, place: int, message: Message | None) -> Iterator[Any]:
+        """Yield every value that the jobs from `place` on make of this one."""
+        if isinstance(value, GeneratorType):
+            with closing(value):
+                for each in value:
+                    yield from self._rest(each, place, message)
+        elif isinstance(value, Result):
+            if value.body is not None:
+                yield from map(value.then, self._rest(value.body, place, message))
+        elif value is not None and place == len(self._calls):
+            yield value
+        elif value is not None:
+            call, with_message = self._calls[place]
+            later = call(value, message=message) if with_message else call(value)
+            yield from self._rest(later, place + 1, message)
 
     def apply_params(self, params: Mapping[str, Any]) -> None:
         """Pass other parameters to the calls from now on; on `ParamsError` the old ones stay."""

@@ -131,6 +131,32 @@ def encode(value: Any, codec: str, *, nan: str = "null") -> tuple[bytes, str]:
     raise UnencodableError(f"the result must be {allowed} with the codec {codec}, but is {type(value).__qualname__}")
 
 
+def encode_as(value: Any, content_type: str, *, nan: str = "null") -> bytes:
+    """Return the body of a result for which its handler names the content type.
+
+    Bytes are sent unchanged, and so is text, in the charset of the content type, unless that is a JSON or MessagePack
+    type. Values other than bytes are encoded for these two.
+    """
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    media, _, parameters = content_type.partition(";")
+    codec = _codec_of(media.strip().lower())
+    if codec in ("json", "msgpack"):
+        return encode(value, codec, nan=nan)[0]
+    charset = _charset(parameters) or "utf-8"
+    if not isinstance(value, str):
+        raise UnencodableError(
+            f"the result has the content type {content_type!r}, for which it must be bytes or text, but it is"
+            f" {type(value).__qualname__}"
+        )
+    if charset not in _CHARSETS:
+        raise UnencodableError(f"the result has the content type {content_type!r}, of which the charset is not known")
+    try:
+        return value.encode(charset)
+    except UnicodeError as exc:
+        raise UnencodableError(f"the result has characters that {charset} cannot encode: {exc}") from None
+
+
 def _refuse_nan(value: Any) -> None:
     if where := nan_at(msgspec.to_builtins(value, enc_hook=plain)):
         raise UnencodableError(f'{where} is NaN or infinite, which the stage refuses (nan = "error")')

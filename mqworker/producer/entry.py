@@ -29,23 +29,25 @@ class Isolation(IntEnum):
 
 
 class Plan(NamedTuple):
-    """How a delivery is settled: `outcome` is its name in the counters; without a publication it settles at once."""
+    """How a delivery is settled: `outcome` is its name in the counters; without publications it settles at once."""
 
     outcome: str  # result | dropped | retried | dead | renewed
-    publication: Publication | None  # gates the ack
-    reply: Publication | None = None  # best effort
+    publications: tuple[Publication, ...] = ()  # they gate the ack: all must be confirmed
+    replies: tuple[Publication, ...] = ()  # best effort
 
 
 class Entry:
     """One delivery in the ledger; body and properties are empty once its outcome is kept."""
 
     __slots__ = (
+        "asked",
         "body",
         "epoch",
         "exchange",
         "isolation",
         "key",
         "lane",
+        "left",
         "plan",
         "properties",
         "received",
@@ -73,7 +75,9 @@ class Entry:
         self.key = b""  # its fingerprint, once it has been void or if the suspects remember it
         self.window = 0.0  # seconds for which it runs isolated from the stage
         self.plan: Plan | None = None
-        self.tries = 0  # times its publication was refused
+        self.left: dict[int, Publication] = {}  # those of its plan that are not confirmed, by their place in it
+        self.asked = 0  # how many of them are on their way
+        self.tries = 0  # times that some of them were refused
         self.too_large = False  # the last refusal was for its size
         self.since = 0.0  # when its present state began; set from PLACING on
         self.weight = 0  # bytes that are counted for it
@@ -83,7 +87,8 @@ class Entry:
         """Bytes that its messages take: the input, and the messages to be published for it."""
         size = len(self.body) + len(self.properties)
         if self.plan is not None:
-            size += sum(len(publication.body) for publication in self.plan[1:] if publication is not None)
+            for publication in self.plan.publications + self.plan.replies:
+                size += len(publication.body)
         return size
 
 

@@ -1,48 +1,29 @@
 """The failure policy: what happens to a delivery after its outcome, and which messages are published for it.
 
 Pure: no clock, no randomness, no I/O; time, host and a random number come in as arguments. Used by the Producer.
-A plan's publication gates the ack: a result goes to the output, a retry to a delay queue, a dead letter to
-`<input>.dlq`. `settles=(0, 0)` asks the ledger to fill in the delivery.
+A plan's publications gate the ack: results go to the output, a retry to a delay queue, a dead letter to `<input>.dlq`.
 """
 
-from typing import NamedTuple
-
-from mqworker.amqp import headers, wrapper
-from mqworker.amqp.properties import Headers, Properties, decode_leniently
+from mqworker.amqp import headers
+from mqworker.amqp.properties import Properties, decode_leniently
 from mqworker.brokers.base import Publication
 from mqworker.config.model import RetryConfig, StageConfig
 from mqworker.ipc.messages import Failure, Outcome
-from mqworker.jobs.failures import cut
 from mqworker.producer.entry import Entry, Isolation, Plan
+from mqworker.producer.failure_messages import (
+    Circumstances,
+    dead_letter,
+    dead_letter_in,
+    dead_reply,
+    fitted,
+    renewed,
+    retry,
+)
 
 CRASH_RUNG = 1  # seconds until a message that killed its Consumer runs again (decisions 15)
 WORN = 18  # redeliveries; by default a quorum queue of RabbitMQ 4 drops a message after 20 (decisions 22)
 LONGEST_RUNG = 1 << 22  # seconds, 48 days: a queue's time to live is 32 bits of milliseconds
-TEXT_LIMIT = 2_000  # bytes of a header that carries text
-TRACEBACK_LIMIT = 16_000  # bytes
 RETRIED = frozenset({"error", "timeout", "memory"})
-_MOVED = ("user_id", "expiration")  # a dead letter must not carry these properties (decisions 20)
-_COPIES = ("CC", "BCC")
-_OUR_TEXTS = (headers.TRACEBACK, headers.EXIT, headers.MESSAGE, headers.ERROR_TYPE)
-_RECORD = frozenset(
-    {
-        *(headers.REASON, headers.ERROR_TYPE, headers.MESSAGE, headers.TRACEBACK, headers.EXIT, headers.FAILED_AT),
-        *(headers.FIRST_FAILED_AT, headers.HOST, headers.STAGE, headers.QUEUE, headers.ATTEMPT, headers.GENERATION),
-        headers.CRASHES,
-    }
-)
-_LEAST_TEXT = 200  # bytes; what is shorter says nothing and goes altogether
-
-
-class Circumstances(NamedTuple):
-    """What a plan needs besides the failure: where and when it happened, and a random number."""
-
-    stage: str
-    host: str
-    generation: int
-    time: str  # RFC 3339
-    chance: float  # uniform in [0, 1), for the jitter
-    room: int = headers.ROOM  # bytes of properties that a publication may have
 
 
 def isolation(properties: bytes) -> Isolation:
@@ -82,22 +63,23 @@ def rung_above(seconds: float) -> int:
 
 def plan_result(outcome: Outcome, stage: StageConfig) -> Plan:
     """Return the plan for an outcome without a failure."""
-    if outcome.body is None:
-        return Plan("dropped", None, _reply(outcome.reply_to, outcome.properties, b""))
-    reply = _reply(outcome.reply_to, outcome.properties, outcome.body)
-    output = stage.output
+    output, caller = stage.output, outcome.reply_to
+    replies: tuple[Publication, ...] = ()
+    if caller:
+        replies = tuple(
+            [Publication("", caller, each.properties, each.body or b"", mandatory=False) for each in outcome.results]
+        )
+    if outcome.dropped:
+        return Plan("dropped", (), replies)
     if output is None:
-        return Plan("result", None, reply)
-    key = output.routing_key if output.exchange else output.queue
-    return Plan("result", Publication(output.exchange, key, outcome.properties, outcome.body, settles=(0, 0)), reply)
-
-
-def _read(entry: Entry, stage: StageConfig) -> Properties:
-    """Return its properties without the crashes that another stage counted: they would count here otherwise."""
-    properties = decode_leniently(entry.properties)
-    if not headers.crashes(properties, stage.input):
-        properties.headers.pop(headers.CRASHES, None)
-    return properties
+        return Plan("result", (), replies)
+    exchange, usual = output.exchange, output.routing_key if output.exchange else output.queue
+    results = [
+        Publication(exchange, usual if (key := each.routing_key) is None else key, each.properties, each.body)
+        for each in outcome.results
+        if each.body is not None
+    ]
+    return Plan("result", tuple(results), replies)
 
 
 def plan_failure(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan:
@@ -106,43 +88,11 @@ def plan_failure(entry: Entry, failure: Failure, stage: StageConfig, about: Circ
     attempt = headers.attempt(properties, stage.input)
     last = attempt >= stage.retry.max_attempts
     if last or failure.final or failure.reason not in RETRIED or _is_final(failure.type, stage.retry):
-        return dead(entry, properties, failure, stage, about, attempt)
+        return _dead(entry, properties, failure, stage, about, attempt)
     after = failure.after
     delay = retry_delay(stage.retry, attempt, about.chance) if after is None else rung_above(after)
     properties.headers[headers.ATTEMPT] = attempt + 1
     return _again(entry, properties, failure, stage, about, delay)
-
-
-def plan_oversized(entry: Entry, reason: str, stage: StageConfig, about: Circumstances) -> tuple[Failure, Plan]:
-    """Return failure and plan for a result that the broker finds too large, with the generation that computed it."""
-    assert entry.plan is not None
-    assert entry.plan.publication is not None
-    generation = decode_leniently(entry.plan.publication.properties).headers.get(headers.GENERATION)
-    if type(generation) is int:
-        about = about._replace(generation=generation)
-    message = f"the result has {len(entry.plan.publication.body):,} bytes; {reason}"
-    failure = Failure("oversized", "TooLarge", message, final=True)
-    return failure, plan_failure(entry, failure, stage, about)
-
-
-def plan_smaller(entry: Entry, stage: StageConfig, about: Circumstances) -> tuple[Failure | None, Plan]:
-    """Return the plan for a retry or dead letter whose properties no longer fit: another frame size was negotiated.
-
-    With it comes the failure if the message is dead now, because its headers leave no room for a retry.
-    """
-    assert entry.plan is not None
-    outcome, publication, _ = entry.plan
-    assert publication is not None
-    properties = decode_leniently(publication.properties)
-    if outcome == "dead" and headers.WRAPPED not in properties.headers:
-        return None, Plan(outcome, _letter(entry, properties, stage, about.room))
-    block = _fitted(properties, about.room)
-    if len(block) <= about.room or outcome == "dead":
-        return None, Plan(outcome, publication._replace(properties=block))
-    failure = Failure(
-        "oversized", "TooLarge", "the headers of the message leave no room to count its attempts", final=True
-    )
-    return failure, plan_failure(entry, failure, stage, about)
 
 
 def plan_crash(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan:
@@ -153,24 +103,31 @@ def plan_crash(entry: Entry, failure: Failure, stage: StageConfig, about: Circum
     properties.headers[headers.CRASHES] = crashes
     properties.headers[headers.ATTEMPT] = attempt
     if crashes >= stage.crash.max:
-        return dead(entry, properties, failure, stage, about, attempt)
+        return _dead(entry, properties, failure, stage, about, attempt)
     return _again(entry, properties, failure, stage, about, CRASH_RUNG)
 
 
-def _again(
-    entry: Entry, properties: Properties, failure: Failure, stage: StageConfig, about: Circumstances, delay: int
-) -> Plan:
-    _renew(properties)
-    _first_failed(properties, about)
-    table = properties.headers
-    table[headers.QUEUE] = stage.input
-    table[headers.ERROR_TYPE] = cut(failure.type, TEXT_LIMIT)
-    table[headers.MESSAGE] = cut(failure.message, TEXT_LIMIT)
-    block = _fitted(properties, about.room)
-    if len(block) > about.room:  # no room to count attempts in
-        attempt = headers.attempt(decode_leniently(entry.properties), stage.input)
-        return dead(entry, properties, failure, stage, about, attempt)
-    return Plan("retried", Publication("", stage.input, block, entry.body, delay=delay, settles=(0, 0)))
+def plan_too_large(entry: Entry, reason: str, stage: StageConfig, about: Circumstances) -> tuple[Failure | None, Plan]:
+    """Return another plan for a delivery of which the broker finds a publication too large.
+
+    A result makes its input dead. A retry or dead letter is made smaller: another frame size was negotiated. The
+    failure is returned if it is a new one.
+    """
+    assert entry.plan is not None
+    outcome, publications, _ = entry.plan
+    if outcome == "result":
+        return _oversized(entry, publications, reason, stage, about)
+    (publication,) = publications
+    properties = decode_leniently(publication.properties)
+    if outcome == "dead" and headers.WRAPPED not in properties.headers:
+        return None, Plan(outcome, (dead_letter_in(entry, properties, stage, about.room),))
+    block = fitted(properties, about.room)
+    if len(block) <= about.room or outcome == "dead":
+        return None, Plan(outcome, (publication._replace(properties=block),))
+    failure = Failure(
+        "oversized", "TooLarge", "the headers of the message leave no room to count its attempts", final=True
+    )
+    return failure, plan_failure(entry, failure, stage, about)
 
 
 def worn(block: bytes) -> bool:
@@ -180,128 +137,47 @@ def worn(block: bytes) -> bool:
 
 def plan_renewal(entry: Entry, stage: StageConfig, room: int) -> Plan | None:
     """Return the plan that puts a message back as a new one, uncharged; None if its headers leave no room for ours."""
+    publication = renewed(entry.body, decode_leniently(entry.properties), stage, room)
+    return None if publication is None else Plan("renewed", (publication,))
+
+
+def _oversized(
+    entry: Entry, publications: tuple[Publication, ...], reason: str, stage: StageConfig, about: Circumstances
+) -> tuple[Failure, Plan]:
+    """Charge the input of a result that is too large, under the generation that computed it."""
+    largest = max(publications, key=lambda publication: len(publication.body))
+    generation = decode_leniently(largest.properties).headers.get(headers.GENERATION)
+    if type(generation) is int:
+        about = about._replace(generation=generation)
+    message = f"the result has {len(largest.body):,} bytes; {reason}"
+    failure = Failure("oversized", "TooLarge", message, final=True)
+    return failure, plan_failure(entry, failure, stage, about)
+
+
+def _read(entry: Entry, stage: StageConfig) -> Properties:
+    """Return its properties without the crashes that another stage counted: they would count here otherwise."""
     properties = decode_leniently(entry.properties)
-    _renew(properties)
-    block = _fitted(properties, room)
-    if len(block) > room:
-        return None
-    return Plan("renewed", Publication("", stage.input, block, entry.body, settles=(0, 0)))
+    if not headers.crashes(properties, stage.input):
+        properties.headers.pop(headers.CRASHES, None)
+    return properties
 
 
-def _renew(properties: Properties) -> None:
-    """Make the properties fit to be published again; the broker counts a new message from zero."""
-    _set_aside(properties)
-    headers.strip_brokers(properties)
+def _again(
+    entry: Entry, properties: Properties, failure: Failure, stage: StageConfig, about: Circumstances, delay: int
+) -> Plan:
+    publication = retry(entry.body, properties, failure, stage, about, delay)
+    if publication is not None:
+        return Plan("retried", (publication,))
+    attempt = headers.attempt(decode_leniently(entry.properties), stage.input)
+    return _dead(entry, properties, failure, stage, about, attempt)  # no room to count attempts in
+
+
+def _dead(
+    entry: Entry, properties: Properties, failure: Failure, stage: StageConfig, about: Circumstances, attempt: int
+) -> Plan:
+    replies = dead_reply(properties, failure, about)
+    return Plan("dead", (dead_letter(entry, properties, failure, stage, about, attempt),), replies)
 
 
 def _is_final(type_name: str, retry: RetryConfig) -> bool:
     return type_name in retry.final or type_name.rpartition(".")[2] in retry.final
-
-
-def dead(
-    entry: Entry,
-    properties: Properties,
-    failure: Failure,
-    stage: StageConfig,
-    about: Circumstances,
-    attempt: int,
-) -> Plan:
-    """Return the plan for a dead letter: body untouched, all properties kept, headers that give the reason."""
-    reply = _dead_reply(properties, failure, about)
-    _set_aside(properties)
-    _first_failed(properties, about)
-    record: dict[str, str | int] = {
-        headers.REASON: failure.reason,
-        headers.ERROR_TYPE: cut(failure.type, TEXT_LIMIT),
-        headers.MESSAGE: cut(failure.message, TEXT_LIMIT),
-        headers.TRACEBACK: cut(failure.traceback, TRACEBACK_LIMIT),
-        headers.EXIT: cut(failure.exit, TRACEBACK_LIMIT),
-        headers.FAILED_AT: about.time,
-        headers.HOST: about.host,
-        headers.STAGE: about.stage,
-        headers.QUEUE: stage.input,
-        headers.ATTEMPT: attempt,
-        headers.GENERATION: about.generation,
-    }
-    for name, value in record.items():
-        properties.headers.pop(name, None)  # of an earlier failure
-        if value != "":
-            properties.headers[name] = value
-    return Plan("dead", _letter(entry, properties, stage, about.room), reply)
-
-
-def _letter(entry: Entry, properties: Properties, stage: StageConfig, room: int) -> Publication:
-    """Return a dead letter with these properties.
-
-    If the message's own headers fill the frame, the message is in the body, unchanged, and the headers are our record.
-    """
-    table = properties.headers
-    record = {name: value for name in _RECORD if (value := table.get(name)) is not None and _is_ours(name, value)}
-    body = entry.body
-    block = _fitted(properties, room)
-    if len(block) > room:
-        properties.headers = Headers(record | {headers.WRAPPED: True})
-        properties.content_type, properties.content_encoding = wrapper.CONTENT_TYPE, None
-        block, body = _fitted(properties, room), wrapper.wrap(entry.properties, entry.body)
-    return Publication("", stage.dead, block, body, settles=(0, 0))
-
-
-def _is_ours(name: str, value: object) -> bool:
-    """Whether a header of the record is as we write it: these two may come from anybody."""
-    return name not in (headers.FIRST_FAILED_AT, headers.CRASHES) or len(str(value)) <= len("2026-01-01T00:00:00.000Z")
-
-
-def _fitted(properties: Properties, room: int) -> bytes:
-    """Return the encoded properties, persistent; our texts are cut, the longest first, until a header frame fits."""
-    properties.delivery_mode = 2
-    table = properties.headers
-    block = properties.encode()
-    while (excess := len(block) - room) > 0:
-        sizes = {
-            name: len(text.encode(errors="replace")) for name in _OUR_TEXTS if isinstance(text := table.get(name), str)
-        }
-        if not sizes:
-            break
-        longest = max(sizes, key=sizes.__getitem__)
-        if sizes[longest] > _LEAST_TEXT:
-            table[longest] = cut(str(table[longest]), max(_LEAST_TEXT, sizes[longest] - excess))
-        else:
-            del table[longest]
-        block = properties.encode()
-    return block
-
-
-def _set_aside(properties: Properties) -> None:
-    """Move properties that would expire, copy or refuse a retry or dead letter to our headers (decisions 20)."""
-    table = properties.headers
-    for name in _MOVED:
-        value = getattr(properties, name)
-        if value is not None:
-            table[headers.ORIGINAL + name.replace("_", "-")] = value
-            setattr(properties, name, None)
-    for name in _COPIES:
-        if name in table:
-            table.rename(name, headers.ORIGINAL + name)
-
-
-def _dead_reply(properties: Properties, failure: Failure, about: Circumstances) -> Publication | None:
-    """Return the reply that reports the failure to a caller who waits for a result."""
-    answer = Properties()
-    answer.correlation_id = properties.correlation_id
-    answer.message_id = properties.message_id
-    answer.content_type = "application/json"
-    answer.headers[headers.OUTCOME] = "dead"
-    answer.headers[headers.STAGE] = about.stage
-    answer.headers[headers.REASON] = failure.reason
-    answer.headers[headers.ERROR_TYPE] = cut(failure.type, TEXT_LIMIT)
-    answer.headers[headers.MESSAGE] = cut(failure.message, TEXT_LIMIT)
-    return _reply(properties.reply_to or "", _fitted(answer, about.room), b"null")
-
-
-def _first_failed(properties: Properties, about: Circumstances) -> None:
-    if headers.FIRST_FAILED_AT not in properties.headers:
-        properties.headers[headers.FIRST_FAILED_AT] = about.time
-
-
-def _reply(reply_to: str, properties: bytes, body: bytes) -> Publication | None:
-    return Publication("", reply_to, properties, body, mandatory=False) if reply_to else None

@@ -1,8 +1,9 @@
 """The publications for deliveries, until the broker has confirmed them.
 
-Pure; part of the ledger. A publication that was refused is published again later, after growing waits; one whose answer
-was lost is published again at once, with the same message id. If the connection of a delivery was lost meanwhile,
-nothing more is published for it: its plan is kept for the redelivery (mqworker/producer/redelivery_cache.py).
+Pure; part of the ledger. A delivery may have several publications; it is settled once all are confirmed. What was
+refused is published again later, after growing waits; what has lost its answer is published again at once, with the
+same message id. If the connection of a delivery was lost meanwhile, nothing more is published for it: its plan is kept
+for the redelivery (mqworker/producer/redelivery_cache.py).
 """
 
 import heapq
@@ -27,8 +28,18 @@ class Publish(NamedTuple):
     publication: Publication
 
 
+class PublishTogether(NamedTuple):
+    """Publish all of these, which belong to one delivery; each is answered like the one of a Publish."""
+
+    publish_ids: tuple[int, ...]
+    publications: tuple[Publication, ...]
+
+
+Publishing = Publish | PublishTogether
+
+
 class Publications:
-    """Every publication without a confirm; settles its delivery when the confirm comes."""
+    """Every publication without a confirm; settles its delivery when the last confirm comes."""
 
     def __init__(self, counters: Counters, held_bytes: HeldBytes, acks: Acks, cache: RedeliveryCache) -> None:
         self.confirm_time = Histogram()
@@ -38,13 +49,14 @@ class Publications:
         self._acks = acks
         self._cache = cache
         self._last_id = 0
-        self._waiting: dict[int, Entry] = {}  # publish_id -> entry that waits for the answer
+        self._waiting: dict[int, tuple[Entry, int]] = {}  # publish_id -> entry, and which of its publications
+        self._open = 0  # entries that have something on its way
         self._again: list[tuple[float, int, Entry]] = []  # heap of entries to publish again, by time
         self._refused: dict[int, Entry] = {}  # seq -> entry refused at least once and not placed since
 
     def __len__(self) -> int:
-        """Return how many deliveries wait until the broker has confirmed their publication."""
-        return len(self._waiting) + len(self._again)
+        """Return how many deliveries wait until the broker has confirmed their publications."""
+        return self._open + len(self._again)
 
     @property
     def unplaced(self) -> int:
@@ -56,16 +68,21 @@ class Publications:
         """How many of those were refused for their size."""
         return sum(entry.too_large for entry in self._refused.values())
 
-    def place(self, entry: Entry, plan: Plan, now: float) -> list[Publish]:
+    def place(self, entry: Entry, plan: Plan, now: float) -> list[Publishing]:
         """Carry out a plan; the plan of a void delivery is kept for its redelivery."""
+        if entry.asked:  # for another plan: those answers no longer matter
+            self._waiting = {number: place for number, place in self._waiting.items() if place[0] is not entry}
+            entry.asked = 0
+            self._open -= 1
         entry.plan = plan
+        entry.left = dict(enumerate(plan.publications))
         self._refused.pop(entry.seq, None)
         if entry.void:
             self._keep(entry, KEPT, now)
             return []
         return self._publish(entry, now)
 
-    def adopt(self, entry: Entry, now: float) -> list[Publish]:
+    def adopt(self, entry: Entry, now: float) -> list[Publishing]:
         """Continue with a kept delivery that is valid again."""
         entry.tries = 0
         if entry.state is KEPT:
@@ -75,19 +92,19 @@ class Publications:
         return []
 
     def confirmed(self, publish_ids: Iterable[int], now: float) -> None:
-        """Settle the deliveries of these publications: the broker has stored them."""
+        """Settle the deliveries for which this was the last confirm: the broker has stored these publications."""
         for publish_id in publish_ids:
-            entry = self._waiting.pop(publish_id, None)
-            if entry is None:
+            found = self._waiting.pop(publish_id, None)
+            if found is None:
                 continue  # a reply
+            entry, part = found
             self._counters.confirmed += 1
             self.confirm_time.observe(now - entry.since)
-            if self._refused:
-                self._refused.pop(entry.seq, None)
-            if entry.void:
-                self._keep(entry, PLACED, now)
-            else:
-                self._settle(entry, now)
+            del entry.left[part]
+            entry.asked -= 1
+            if not entry.asked:
+                self._open -= 1
+                self._answered(entry, now)
 
     def refused(self, publish_id: int, reason: str, now: float, *, room: int | None = None) -> Entry | None:
         """Publish this one again later: the broker has not stored it.
@@ -96,28 +113,31 @@ class Publications:
         properties, would be refused every time: the entry is returned, and the caller gives it another plan by place().
         For a retry or a dead letter with a body that is too large, which is the input's, there is no other plan.
         """
-        entry = self._waiting.pop(publish_id, None)
-        if entry is None:
+        found = self._waiting.pop(publish_id, None)
+        if found is None:
             return None
+        entry, part = found
         self._counters.refused += 1
         self.refusal = reason
+        entry.asked -= 1
+        self._open -= not entry.asked
         assert entry.plan is not None
-        assert entry.plan.publication is not None
-        if room is not None and (entry.plan.outcome == "result" or len(entry.plan.publication.properties) > room):
+        if room is not None and (entry.plan.outcome == "result" or len(entry.left[part].properties) > room):
             return entry
         entry.too_large = room is not None
-        wait = min(REPUBLISH_MAX, REPUBLISH_FIRST * 2 ** min(entry.tries, 10))
-        entry.tries += 1
         self._refused[entry.seq] = entry
-        self._repeat(entry, now + wait, now)
+        if not entry.asked:
+            self._answered(entry, now)
         return None
 
     def lost(self, now: float) -> None:
         """Publish everything without an answer again, with the same message id: the broker may not have stored it."""
-        entries = list(self._waiting.values())
+        entries = dict.fromkeys(entry for entry, _ in self._waiting.values())
+        self._counters.ambiguous += len(self._waiting)
         self._waiting.clear()
-        self._counters.ambiguous += len(entries)
+        self._open = 0
         for entry in entries:
+            entry.asked = 0
             self._repeat(entry, now, now)
 
     def void(self, now: float) -> None:
@@ -126,38 +146,60 @@ class Publications:
         for _, _, entry in again:
             self._keep(entry, KEPT, now)
 
-    def due(self, now: float) -> list[Publish]:
+    def due(self, now: float) -> list[Publishing]:
         """Return the publications that are due again."""
-        due: list[Publish] = []
+        due: list[Publishing] = []
         while self._again and self._again[0][0] <= now:
             due += self._publish(heapq.heappop(self._again)[2], now)
         return due
 
-    def repeat_now(self, now: float) -> list[Publish]:
+    def repeat_now(self, now: float) -> list[Publishing]:
         """Return everything that waits to be published again: the reason for the refusals is gone."""
         self._again = [(now, seq, entry) for _, seq, entry in sorted(self._again, key=operator.itemgetter(1))]
         return self.due(now)
 
-    def _publish(self, entry: Entry, now: float) -> list[Publish]:
+    def _publish(self, entry: Entry, now: float) -> list[Publishing]:
         assert entry.plan is not None
-        outcome, publication, reply = entry.plan
-        actions: list[Publish] = []
-        if reply is not None:
-            entry.plan = Plan(outcome, publication)  # a reply is tried once
-            self._last_id += 1
-            actions.append(Publish(self._last_id, reply))
-        if publication is None:
+        outcome, publications, replies = entry.plan
+        actions: list[Publishing] = []
+        if replies:
+            entry.plan = Plan(outcome, publications)  # a reply is tried once
+            for reply in replies:
+                self._last_id += 1
+                actions.append(Publish(self._last_id, reply))
+        left = entry.left
+        if not left:
             self._settle(entry, now)
             return actions
         entry.state = PLACING
         entry.since = now
         self._held_bytes.weigh(entry, entry.size)
-        self._last_id += 1
-        self._waiting[self._last_id] = entry
-        if publication.settles is not None:
-            publication = publication._replace(settles=(entry.epoch, entry.tag))
-        actions.append(Publish(self._last_id, publication))
+        entry.asked = len(left)
+        self._open += 1
+        settles, first = (entry.epoch, entry.tag), self._last_id + 1
+        for part in left:
+            self._last_id += 1
+            self._waiting[self._last_id] = entry, part
+        if len(left) == 1:
+            actions.append(Publish(first, next(iter(left.values()))._replace(settles=settles)))
+        else:
+            each = tuple([publication._replace(settles=settles) for publication in left.values()])
+            actions.append(PublishTogether(tuple(range(first, first + len(each))), each))
         return actions
+
+    def _answered(self, entry: Entry, now: float) -> None:
+        """Settle a delivery, or publish again what was refused: nothing of it is on its way any more."""
+        if entry.left:
+            wait = min(REPUBLISH_MAX, REPUBLISH_FIRST * 2 ** min(entry.tries, 10))
+            entry.tries += 1
+            self._repeat(entry, now + wait, now)
+            return
+        if self._refused:
+            self._refused.pop(entry.seq, None)
+        if entry.void:
+            self._keep(entry, PLACED, now)
+        else:
+            self._settle(entry, now)
 
     def _repeat(self, entry: Entry, due: float, now: float) -> None:
         if entry.void:

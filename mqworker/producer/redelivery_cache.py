@@ -39,7 +39,7 @@ class RedeliveryCache:
         """Keep the outcome of finished work, without the message that led to it."""
         assert entry.plan is not None
         if entry.state is PLACED:
-            entry.plan = entry.plan._replace(publication=None)
+            entry.plan = entry.plan._replace(publications=())
         entry.body = entry.properties = b""
         entry.since = now
         self._kept[entry.seq] = entry

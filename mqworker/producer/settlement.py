@@ -18,17 +18,10 @@ from mqworker.ipc import logs
 from mqworker.ipc.messages import Failure, Outcome, StageSpec
 from mqworker.producer.acks import Ack
 from mqworker.producer.entry import Entry, Plan
+from mqworker.producer.failure_messages import Circumstances
 from mqworker.producer.ledger import Ledger
-from mqworker.producer.policy import (
-    Circumstances,
-    plan_crash,
-    plan_failure,
-    plan_oversized,
-    plan_renewal,
-    plan_result,
-    plan_smaller,
-)
-from mqworker.producer.publications import Publish
+from mqworker.producer.policy import plan_crash, plan_failure, plan_renewal, plan_result, plan_too_large
+from mqworker.producer.publications import Publish, Publishing
 
 GAP_LOOK = 0.006  # seconds until acks behind a gap are due
 
@@ -52,7 +45,7 @@ class Settlement:
 
     # --- called by dispatch and intake
 
-    def finished(self, entry: Entry, outcome: Outcome, now: float) -> list[Publish]:
+    def finished(self, entry: Entry, outcome: Outcome, now: float) -> list[Publishing]:
         """Settle a message that a Consumer finished; returns the publications for it."""
         if outcome.failure is not None:
             self.processed["processed_failed"] += 1
@@ -60,7 +53,7 @@ class Settlement:
             self._report(entry, outcome.failure, plan, outcome.duration, outcome.generation)
         else:
             plan = plan_result(outcome, self._config)
-            self.processed["processed_dropped" if outcome.body is None else "processed_result"] += 1
+            self.processed["processed_dropped" if outcome.dropped else "processed_result"] += 1
             if log.isEnabledFor(logging.DEBUG):
                 logs.report(log, logging.DEBUG, plan.outcome, plan.outcome, seq=entry.seq, duration_s=outcome.duration)
         return self._ledger.finished(outcome.seq, plan, now)
@@ -84,9 +77,13 @@ class Settlement:
             )
             self.send(self._ledger.finished(entry.seq, plan, time.monotonic()))
 
-    def send(self, publishes: Sequence[Publish]) -> None:
+    def send(self, publishes: Sequence[Publishing]) -> None:
         """Hand publications to the link, and acks for what was settled without a publication."""
-        for publish_id, publication in publishes:
+        for publishing in publishes:
+            if not isinstance(publishing, Publish):
+                self._link.publish_together(*publishing)
+                continue
+            publish_id, publication = publishing
             if publication.delay:
                 self.retry_until = max(self.retry_until, time.monotonic() + publication.delay + 1)
             self._link.publish(publish_id, publication)
@@ -107,7 +104,10 @@ class Settlement:
         room = self._link.state.header_room
         entry = publications.refused(publish_id, reason, now, room=room if too_large else None)
         if entry is not None:
-            self.send(publications.place(entry, self._plan_smaller(entry, reason), now))
+            failure, plan = plan_too_large(entry, reason, self._config, self._about(self.generation))
+            if failure is not None:
+                self._report(entry, failure, plan, 0.0, self.generation)
+            self.send(publications.place(entry, plan, now))
         if first and publications.unplaced:
             message = f"a publication was not placed: {reason}; it is tried again"
             logs.report(log, logging.WARNING, "not_placed", message)
@@ -150,21 +150,9 @@ class Settlement:
         self._report(entry, failure, plan, duration, generation)
         self.send(self._ledger.finished(entry.seq, plan, time.monotonic()))
 
-    def _plan_smaller(self, entry: Entry, reason: str) -> Plan:
-        assert entry.plan is not None
-        about, failure = self._about(self.generation), None
-        if entry.plan.outcome == "result":
-            failure, plan = plan_oversized(entry, reason, self._config, about)
-        else:
-            failure, plan = plan_smaller(entry, self._config, about)
-        if failure is not None:
-            self._report(entry, failure, plan, 0.0, self.generation)
-        return plan
-
     def _report(self, entry: Entry, failure: Failure, plan: Plan, duration: float, generation: int) -> None:
         retried = plan.outcome == "retried"
-        delay = plan.publication.delay if plan.publication is not None else 0
-        ending = f"tried again in {delay} s" if retried else f"moved to {self._config.dead}"
+        ending = f"tried again in {plan.publications[0].delay} s" if retried else f"moved to {self._config.dead}"
         logs.report(
             log,
             logging.WARNING if retried else logging.ERROR,

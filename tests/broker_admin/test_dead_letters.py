@@ -13,7 +13,8 @@ from mqworker.brokers.base import Delivery
 from mqworker.config.model import StageConfig
 from mqworker.ipc.messages import Failure
 from mqworker.producer.entry import Entry, Isolation
-from mqworker.producer.policy import Circumstances, plan_crash, plan_failure
+from mqworker.producer.failure_messages import Circumstances
+from mqworker.producer.policy import plan_crash, plan_failure
 from tests.support import amqp
 
 STAGE = StageConfig(input="in", jobs=("a:b",))
@@ -32,8 +33,8 @@ def dead(properties: Properties, body: bytes, *, tries: int = 0, crashes: int = 
     failures += [(plan_crash, Failure("crash", "C", "died", exit="SIGSEGV"))] * crashes
     for plan, failure in [*failures, (plan_failure, Failure("reject", "R", "why", "trace", "exit"))]:
         made = plan(entry(block, body), failure, STAGE, ABOUT)
-        assert made.publication.body == body
-        block = made.publication.properties
+        assert made.publications[0].body == body
+        block = made.publications[0].properties
         if made.outcome == "dead":
             break
     return block
@@ -64,7 +65,7 @@ def test_a_wrapped_dead_letter_is_shown_and_replayed_as_the_message_inside(prope
     properties.headers["long"] = "x" * 5_000
     block = properties.encode()
     failure = Failure("reject", "R", "why", "trace", "exit")
-    letter = plan_failure(entry(block, body), failure, STAGE, ABOUT._replace(room=4_076)).publication
+    letter = plan_failure(entry(block, body), failure, STAGE, ABOUT._replace(room=4_076)).publications[0]
     assert len(letter.properties) <= 4_076
     shown = describe(letter.properties, letter.body, whole=True)
     assert (shown["reason"], shown["size"], shown["body"]) == ("reject", len(body), body)

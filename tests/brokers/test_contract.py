@@ -115,6 +115,16 @@ async def test_publications_are_confirmed_and_stored(broker):
 
 
 @contract
+async def test_publications_that_belong_together_are_stored_in_their_order(broker):
+    """Each has its own answer."""
+    link, sink = await broker.started()
+    queue = broker.topology.output.queue
+    link.publish_together(range(1, 6), [Publication("", queue, block(message_id="m"), b"%d" % n) for n in range(5)])
+    assert [await sink.answer(number) for number in range(1, 6)] == [""] * 5
+    assert [plain(await broker.take(queue))[1] for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+@contract
 async def test_every_publication_of_many_is_answered_once(broker):
     """A thousand publications, some without a route, get exactly one answer each, and the right one."""
     link, sink = await broker.started()

@@ -134,6 +134,28 @@ def test_result_settles(path):
     asyncio.run(scene())
 
 
+def test_several_results_are_stored_together(path):
+    """They and their input's ack are one step; when one is refused, none is stored."""
+
+    async def scene():
+        async with opened(path) as (link, sink):
+            await sink.placed(link, b"a")
+            await sink.placed(link, b"b")
+            link.consume(2)
+            await until(lambda: len(sink.deliveries) == 2, 5, "deliveries")
+            each = [Publication("exchange", "key", b"\0\0", body, settles=(1, 1)) for body in (b"A", b"B")]
+            lost = Publication("", "nowhere", b"\0\0", b"C", settles=(1, 1))
+            link.publish_together((101, 102, 103), (*each, lost))
+            await until(lambda: len(sink.refusals) == 3, 5, "refusals")
+            assert list(sink.refusals) == [101, 102, 103]
+            assert stored(path) == [b"a", b"b"]
+            link.publish_together((104, 105), each)
+            await until(lambda: {104, 105} <= set(sink.confirmed_ids), 5, "confirms")
+            assert stored(path) == [b"b", b"A", b"B"]
+
+    asyncio.run(scene())
+
+
 def test_release(path):
     """What is released, or held when the Link closes, is ready again in its old place, marked as redelivered."""
 

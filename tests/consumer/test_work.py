@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime as dt
+import itertools
 import json
 import logging
 import math
@@ -28,6 +29,7 @@ from mqworker.ipc.logs import ForwardingHandler, report
 from mqworker.ipc.messages import Item, Outcome
 from mqworker.jobs.chain import Chain
 from mqworker.jobs.loading import make_job
+from mqworker.jobs.result import Result
 from tests.support import amqp
 
 # Its exception may be raised inside coverage, which then never gives back its lock: the test would hang.
@@ -62,7 +64,7 @@ def item(body=b"1", properties: Properties | bytes = b"", **more) -> Item:
 def fails(target, body=b"1", properties=b"", **config):
     """Return the failure of a handler, as the Producer receives it."""
     outcome = worker(target, **config).compute(item(body, properties))
-    assert (outcome.seq, outcome.generation, outcome.body) == (5, 7, None)
+    assert (outcome.seq, outcome.generation, outcome.results) == (5, 7, ())
     arrived = msgspec.msgpack.decode(msgspec.msgpack.encode(outcome), type=Outcome)
     assert arrived == outcome
     return arrived.failure
@@ -171,9 +173,7 @@ def test_a_body_beyond_max_body_is_not_even_decoded():
     assert "10" in failure.message
 
 
-@pytest.mark.parametrize(
-    "result", [lambda: None, object(), 1j, sys.stdin, (n for n in ()), "\ud800", {(1, 2): object()}]
-)
+@pytest.mark.parametrize("result", [lambda: None, object(), 1j, sys.stdin, iter([1]), "\ud800", {(1, 2): object()}])
 def test_a_result_without_a_form_is_dead_and_not_repeated(result):
     """A result that cannot be encoded would fail again next time."""
     failure = fails(lambda body: result)
@@ -287,7 +287,7 @@ def test_a_handler_may_answer_after_its_soft_limit():
         except SoftTimeLimit:
             return "short"
 
-    assert json.loads(worker(handler, soft_limit=0.5).compute(item()).body) == "short"
+    assert json.loads(worker(handler, soft_limit=0.5).compute(item()).results[0].body) == "short"
 
 
 @rings
@@ -392,7 +392,7 @@ def test_a_copy_that_the_handler_forked_leaves():
         outcome = made.compute(item(body))
         if os.getpid() != me:
             os._exit(99)
-        assert json.loads(outcome.body) == "result"
+        assert json.loads(outcome.results[0].body) == "result"
         assert os.waitpid(pids.pop(), 0)[1] == 0
 
 
@@ -402,7 +402,7 @@ def test_a_copy_that_the_handler_forked_leaves():
 def result(properties=b"", target=lambda body: body, body=b"1", **config) -> tuple[Properties, Outcome]:
     outcome = worker(target, **config).compute(item(body, properties))
     assert outcome.failure is None
-    return Properties.decode(outcome.properties), outcome
+    return Properties.decode(outcome.results[0].properties), outcome
 
 
 @given(amqp.properties, st.booleans())
@@ -413,9 +413,9 @@ def test_a_result_inherits_its_inputs_properties(properties, dropped):
     outcome = worker(lambda body: None if dropped else body).compute(item(b"1", properties))
     assert outcome.failure is None
     if dropped and not was.reply_to:
-        assert (outcome.properties, outcome.body, outcome.reply_to) == (b"", None, "")
+        assert (outcome.results, outcome.reply_to) == ((), "")
         return
-    got = Properties.decode(outcome.properties)
+    got = Properties.decode(outcome.results[0].properties)
     for name in ("priority", "correlation_id", "type", "app_id", "cluster_id"):
         assert getattr(got, name) == getattr(was, name)
     assert got.reply_to is got.expiration is got.user_id is got.content_encoding is None
@@ -444,7 +444,7 @@ def test_a_result_says_where_it_comes_from():
     table = got.headers.to_dict()
     assert table.pop(headers.DURATION) == pytest.approx(outcome.duration * 1000, abs=0.001)
     assert table == {"h": 1, headers.STAGE: "energy", headers.GENERATION: 7, headers.ATTEMPT: 3}
-    assert (got.message_id, got.content_type, outcome.body) == ("m", "application/json", b"1")
+    assert (got.message_id, got.content_type, outcome.results[0].body) == ("m", "application/json", b"1")
 
 
 @pytest.mark.parametrize("message_id", [None, ""])
@@ -468,9 +468,216 @@ def test_a_message_without_an_id_gets_one_of_its_content(message_id):
 def test_a_request_is_answered(target, body, said):
     """The reply has the request's correlation id; a dropped request is answered too, without a body."""
     got, outcome = result(Properties(reply_to="answers", correlation_id="c"), target)
-    assert (outcome.reply_to, outcome.body, got.correlation_id, got.reply_to) == ("answers", body, "c", None)
+    assert (outcome.reply_to, outcome.results[0].body, got.correlation_id, got.reply_to) == ("answers", body, "c", None)
     assert got.headers[headers.OUTCOME] == said
     assert got.content_type == ("application/json" if body else None)
+
+
+def every(target, *more, body=b"1", properties=b"", **config) -> list[tuple[Properties, bytes]]:
+    """Return the properties and bodies of all results."""
+    outcome = worker(target, *more, **config).compute(item(body, properties))
+    assert outcome.failure is None, outcome.failure
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(outcome), type=Outcome) == outcome
+    return [(Properties.decode(each.properties), each.body) for each in outcome.results]
+
+
+def counting(body):
+    yield from range(body)
+
+
+def test_a_handler_that_yields_has_several_results():
+    """Each goes through the rest of the chain, has its own id, and says which part of how many it is."""
+    results = every(
+        counting, lambda body: body or None, lambda body: body * 10, body=b"4", properties=Properties(message_id="m")
+    )
+    assert [body for _, body in results] == [b"10", b"20", b"30"]
+    assert [got.message_id for got, _ in results] == ["m.1", "m.2", "m.3"]
+    assert [(got.headers[headers.PART], got.headers[headers.PARTS]) for got, _ in results] == [(1, 3), (2, 3), (3, 3)]
+    assert every(counting, counting, body=b"4")[3][0].message_id.endswith(".4")  # 0 + 1 + 2 + 3 values of values
+    (alone,) = every(counting, properties=Properties(message_id="m"))
+    assert (alone[0].message_id, alone[1]) == ("m.1", b"0")
+
+
+def test_a_result_of_its_own_has_the_id_of_its_input():
+    """Part headers of the stage before are not inherited."""
+    before = Properties(message_id="m.2", headers=Headers({headers.PART: 2, headers.PARTS: 3}))
+    got, _ = result(before)
+    assert got.message_id == "m.2"
+    assert not {headers.PART, headers.PARTS} & set(got.headers)
+
+
+def test_yielding_nothing_drops_the_message():
+    """A caller is told, nothing is published."""
+    assert every(counting, body=b"0") == []
+    ((got, body),) = every(counting, body=b"0", properties=Properties(reply_to="answers"))
+    assert (got.headers[headers.OUTCOME], body) == ("dropped", None)
+
+
+def test_a_long_id_stays_within_amqps_limit():
+    """It is hashed, the same way each time, and the parts stay distinct."""
+    long = Properties(message_id="m" * 255)
+    ids = [got.message_id for got, _ in every(counting, body=b"3", properties=long)]
+    assert ids == [got.message_id for got, _ in every(counting, body=b"3", properties=long)]
+    assert len(set(ids)) == 3
+    assert all(len(each) < 40 for each in ids)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"max_results_bytes": 3_000}, "the first 6 results have 3,078 bytes"),
+        ({"broker": {"max_message_size": 6}}, "result 4: the result has 8 bytes"),
+    ],
+)
+def test_too_much_is_dead_and_nothing_of_it_is_published(config, told):
+    """The generator is stopped at the limit; it could be endless."""
+    ended = []
+
+    def handler(body):
+        try:
+            for number in itertools.count():
+                yield "." * number if "broker" in config else number
+        finally:
+            ended.append(True)
+
+    def even(body):
+        return body * 2 if isinstance(body, str) else body
+
+    chain = [handler, even] if "broker" in config else [handler]
+    outcome = worker(*chain, **config).compute(item())
+    assert (outcome.failure.reason, outcome.failure.final, outcome.results) == ("oversized", True, ())
+    assert told in outcome.failure.message
+    assert ended == [True]
+
+
+def test_a_failure_while_yielding_fails_the_message_as_a_whole():
+    """No result is handed up; the generator of the job before is closed."""
+    ended = []
+
+    def handler(body):
+        try:
+            yield 1
+            yield 0
+        finally:
+            ended.append(True)
+
+    outcome = worker(handler, lambda body: 1 / body).compute(item())
+    assert (outcome.failure.type, outcome.results, ended) == ("ZeroDivisionError", (), [True])
+
+
+@rings
+def test_the_soft_limit_covers_what_a_handler_yields():
+    """It rings in the generator."""
+
+    def handler(body):
+        while True:
+            yield None
+
+    assert worker(handler, soft_limit=0.2).compute(item()).failure.reason == "timeout"
+
+
+def test_a_result_is_published_as_the_handler_wishes():
+    """Routing key, headers and properties are the handler's; the rest is inherited as ever."""
+    before = Properties(message_id="m", priority=1, correlation_id="c", headers=Headers({"a": 1, "b": 2}))
+    wished = Result(
+        b"<a/>",
+        routing_key="eu.high",
+        headers={"a": None, "c": [1, {"d": 2.5}]},
+        content_type="application/xml",
+        priority=9,
+        expiration=1.5,
+        type="alarm",
+    )
+    outcome = worker(lambda body: wished).compute(item(b"1", before))
+    (message,) = outcome.results
+    got = Properties.decode(message.properties)
+    assert (message.routing_key, message.body, got.content_type) == ("eu.high", b"<a/>", "application/xml")
+    assert (got.message_id, got.correlation_id, got.priority, got.expiration, got.type) == (
+        "m",
+        "c",
+        9,
+        "1500",
+        "alarm",
+    )
+    table = got.headers.to_dict()
+    assert (table["b"], table["c"]) == (2, [1, {"d": 2.5}])
+    assert "a" not in table
+    assert table[headers.STAGE] == "energy"
+
+
+def test_wishes_survive_the_rest_of_the_chain():
+    """A later job gets the body; what it wishes itself comes first."""
+
+    def first(body):
+        return Result(body, routing_key="first", priority=3, headers={"a": 1, "b": 1})
+
+    def second(body):
+        yield Result(body + 1, routing_key="second", headers={"b": 2})
+        yield body + 2
+        yield Result(None)
+
+    outcome = worker(first, second).compute(item(b"1"))
+    found = [(Properties.decode(each.properties), each) for each in outcome.results]
+    assert [(each.routing_key, each.body) for _, each in found] == [("second", b"2"), ("first", b"3")]
+    assert [got.priority for got, _ in found] == [3, 3]
+    assert [(got.headers["a"], got.headers["b"]) for got, _ in found] == [(1, 2), (1, 1)]
+    assert worker(lambda body: Result(None)).compute(item()).results == ()
+
+
+@pytest.mark.parametrize(
+    ("wished", "told"),
+    [
+        (lambda: Result(object()), "cannot be encoded as json"),
+        (lambda: Result({"a": 1}, content_type="text/csv"), "must be bytes or text, but it is dict"),
+        (lambda: Result("\u20ac", content_type="text/csv; charset=latin-1"), "latin-1 cannot encode"),
+        (lambda: Result("a", content_type="text/csv; charset=zlib"), "the charset is not known"),
+        (lambda: Result(1, headers={"h": object()}), "the header 'h' cannot be encoded"),
+        (lambda: Result(1, headers={"x-mqworker-attempt": 7}), "names with 'x-mqworker-' are mqworker's"),
+        (lambda: Result(1, headers={"h": "x" * 130_000}), "can be published"),
+    ],
+)
+def test_a_result_that_cannot_be_published_is_dead(wished, told):
+    """It would fail in the same way each time."""
+    failure = fails(lambda body: wished())
+    assert (failure.reason, failure.final) in {("unencodable", True), ("oversized", True)}
+    assert told in failure.message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"routing_key": 1}, "routing_key must be text, but is int"),
+        ({"routing_key": "k" * 256}, "routing_key has more than 255 bytes"),
+        ({"headers": {1: 1}}, "the name of a header must be text"),
+        ({"headers": {"": 1}}, "the name of a header must not be empty"),
+        ({"priority": 256}, "priority must be 0 to 255, but is 256"),
+        ({"expiration": -1}, "expiration must be 0 to 4,000,000 seconds"),
+        ({"content_type": b"x"}, "content_type must be text"),
+    ],
+)
+def test_a_wrong_wish_is_an_error_where_it_is_made(arguments, told):
+    """The traceback of the failure shows the handler's line."""
+    failure = fails(lambda body: Result(body, **arguments))
+    assert failure.reason == "error"
+    assert told in failure.message
+    assert "Result(body, **arguments)" in failure.traceback
+
+
+@pytest.mark.parametrize(
+    ("wished", "body"),
+    [
+        (Result({"a": 1}, content_type="application/vnd.x+json"), b'{"a":1}'),
+        (Result("a", content_type="application/json"), b'"a"'),
+        (Result("\u20ac", content_type="text/csv; charset=utf-16le"), b"\xac\x20"),
+        (Result(bytearray(b"x")), b"x"),
+        (Result({"a": 1}, content_type="application/msgpack"), b"\x81\xa1a\x01"),
+    ],
+)
+def test_a_result_is_encoded_by_its_content_type(wished, body):
+    """Bytes and text go as they are; other values have a form as JSON and as MessagePack."""
+    got, outcome = result(target=lambda _: wished)
+    assert outcome.results[0].body == body
+    assert got.content_type == (wished.content_type or "application/octet-stream")
 
 
 def test_the_handler_sees_its_message():

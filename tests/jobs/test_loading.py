@@ -43,7 +43,8 @@ REFUSED = {
     "async def f(body): yield 1": "it is an async function; write a plain one that calls asyncio.run itself",
     "class C:\n async def __call__(self, body): pass\nf = C()": "it is an async function; "
     "write a plain one that calls asyncio.run itself",
-    "def f(body): yield 1": "it yields, but a message has one result; return the result, e.g. as a list",
+    "class f:\n def handle(self, body): pass\n def setup(self): yield": "its setup yields, so calling it does nothing; "
+    "write it without yield",
     "f = 3": "it is an int, which cannot be called; name a function, or a class with a method handle",
     "class f: pass": "the class f has no method handle; write def handle(self, body)",
     "class f:\n def handle(self): pass": f"its handle takes no positional argument; its {SELF}",

@@ -61,7 +61,7 @@ class Owner:
         return [outcome.seq for outcome in self.outcomes]
 
     def bodies(self):
-        return [json.loads(outcome.body) for outcome in self.outcomes]
+        return [json.loads(outcome.results[0].body) for outcome in self.outcomes]
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from mqworker.producer.quarantine import May
 from mqworker.producer.redelivery_cache import KEEP
 
 LANE, OTHER = 0, 1
-DROPPED = Plan("dropped", None)
-RESULT = Plan("result", Publication("", "out", b"", b"result"))
+DROPPED = Plan("dropped")
+RESULT = Plan("result", (Publication("", "out", b"", b"result"),))
 REPLY = Publication("", "caller", b"", b"reply", mandatory=False)
 
 
@@ -178,7 +178,7 @@ def test_a_dead_lane_charges_one_message():
     assert guilty.seq == out[1]
     assert (len(ledger.backlog), len(ledger.assignments)) == (2, 0)
     assert [entry.tag for entry in ledger.take(OTHER, 9)] == [3, 4]
-    finish(ledger, out[1:2], Plan("dead", None))
+    finish(ledger, out[1:2], Plan("dead"))
     assert ledger.counters.dead == 1
 
 
@@ -283,7 +283,7 @@ def test_a_refused_result_is_published_again_with_backoff():
         waits.append(due - now)
         now = due
         (action,) = ledger.tick(now)
-        assert action.publication == RESULT.publication
+        assert action.publication == RESULT.publications[0]._replace(settles=(1, 1))
         publish_id = action.publish_id
         assert ledger.acks.due(now) == []
     assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]
@@ -294,7 +294,7 @@ def test_a_refused_result_is_published_again_with_backoff():
     assert ledger.acks.due(now) == [Ack(1, 1, multiple=True)]
 
 
-TOO_LARGE = Plan("dead", Publication("", "dead letters", b"", b"in", settles=(0, 0)))
+TOO_LARGE = Plan("dead", (Publication("", "dead letters", b"", b"in"),))
 
 
 def test_a_result_that_is_too_large_gets_another_plan():
@@ -351,18 +351,80 @@ def test_a_lost_answer_is_counted_and_the_result_published_again():
     ledger.publications.lost(1.0)
     assert (ledger.counters.ambiguous, len(ledger.publications), ledger.publications.unplaced) == (2, 2, 0)
     second = ledger.tick(1.0)
-    assert [action.publication for action in second] == [RESULT.publication] * 2
+    assert [action.publication.settles for action in second] == [(1, 2), (1, 3)]
+    assert {action.publication.body for action in second} == {b"result"}
     ledger.publications.confirmed(first, 1.0)  # too late: nobody waits for those
     assert len(ledger.publications) == 2
     ledger.publications.confirmed(publish_ids(second), 1.0)
     assert ledger.acks.due(1.0) == [Ack(1, 3, multiple=True)]
 
 
+SEVERAL = Plan("result", tuple(Publication("", "out", b"", body) for body in (b"A", b"B", b"C")))
+
+
+def test_several_results_settle_when_all_are_confirmed():
+    """They go out together, only the refused ones go out again, and the input is acked after the last confirm."""
+    ledger, out = filled(1)
+    (together,) = ledger.finished(out[0], SEVERAL, 0.0)
+    assert [publication.body for publication in together.publications] == [b"A", b"B", b"C"]
+    assert {publication.settles for publication in together.publications} == {(1, 1)}
+    first, second, third = together.publish_ids
+    ledger.publications.refused(second, "no route", 0.0)
+    assert ledger.publications.unplaced == 1
+    assert len(ledger.publications) == 1
+    assert ledger.tick(100.0) == []  # the others still wait for their answers
+    assert ledger.confirmed([third, first], 100.0) == []
+    (again,) = ledger.tick(101.0)
+    assert again.publication.body == b"B"
+    assert ledger.confirmed([again.publish_id], 101.0) == [Ack(1, 1, multiple=True)]
+    assert (ledger.counters.confirmed, ledger.counters.refused, ledger.counters.result) == (3, 1, 1)
+    assert (len(ledger.publications), ledger.publications.unplaced, ledger.held_bytes.total) == (0, 0, 0)
+
+
+def test_of_several_results_those_without_an_answer_are_published_again():
+    """A lost connection repeats what it left open, not what was confirmed before."""
+    ledger, out = filled(1)
+    (together,) = ledger.finished(out[0], SEVERAL, 0.0)
+    ledger.confirmed(together.publish_ids[:1], 0.0)
+    ledger.publications.lost(0.0)
+    assert ledger.counters.ambiguous == 2
+    (again,) = ledger.tick(0.0)
+    assert [publication.body for publication in again.publications] == [b"B", b"C"]
+    ledger.confirmed(together.publish_ids[1:], 0.0)  # of the old connection
+    assert ledger.confirmed(again.publish_ids, 0.0) == [Ack(1, 1, multiple=True)]
+
+
+def test_a_redelivery_gets_those_of_several_results_that_are_missing():
+    """What was confirmed before the connection of the input was lost is not published for its redelivery."""
+    ledger, out = filled(1)
+    (together,) = ledger.finished(out[0], SEVERAL, 0.0)
+    ledger.confirmed(together.publish_ids[:2], 0.0)
+    ledger.consuming_lost(0.0)
+    ledger.publications.refused(together.publish_ids[2], "no route", 0.0)
+    (missing,) = ledger.delivered(again(1, 1), 1.0)
+    assert (missing.publication.body, missing.publication.settles) == (b"C", (2, 1))
+    assert ledger.confirmed([missing.publish_id], 1.0) == [Ack(2, 1, multiple=True)]
+
+
+def test_one_of_several_results_that_is_too_large_makes_the_input_dead():
+    """The other results may be stored already; their answers change nothing any more."""
+    ledger, out = filled(1)
+    (together,) = ledger.finished(out[0], SEVERAL, 0.0)
+    first, second, third = together.publish_ids
+    ledger.confirmed([first], 0.0)
+    entry = ledger.publications.refused(third, "too large", 0.0, room=100)
+    (dead,) = ledger.publications.place(entry, TOO_LARGE, 0.0)
+    assert dead.publication.body == b"in"
+    assert ledger.confirmed([second], 0.0) == []
+    assert ledger.confirmed([dead.publish_id], 0.0) == [Ack(1, 1, multiple=True)]
+    assert (ledger.counters.dead, ledger.counters.result, len(ledger.publications)) == (1, 0, 0)
+
+
 def test_a_reply_is_sent_once_and_gates_nothing():
     """A reply goes out beside the result; refused, lost or unanswered, it is not repeated and delays nothing."""
     ledger, out = filled(1)
-    reply, result = ledger.finished(out[0], Plan("result", RESULT.publication, REPLY), 0.0)
-    assert (reply.publication, result.publication) == (REPLY, RESULT.publication)
+    reply, result = ledger.finished(out[0], Plan("result", RESULT.publications, (REPLY,)), 0.0)
+    assert (reply.publication, result.publication.body) == (REPLY, b"result")
     ledger.publications.refused(reply.publish_id, "nobody there", 0.0)
     assert ledger.counters.refused == 0
     ledger.publications.refused(result.publish_id, "no queue", 0.0)
@@ -377,7 +439,7 @@ def test_a_reply_is_sent_once_and_gates_nothing():
 def test_a_reply_alone_settles():
     """Without an output the message is settled once its reply was sent."""
     ledger, out = filled(1)
-    assert [action.publication for action in ledger.finished(out[0], Plan("result", None, REPLY), 0.0)] == [REPLY]
+    assert [action.publication for action in ledger.finished(out[0], Plan("result", (), (REPLY,)), 0.0)] == [REPLY]
     assert ledger.acks.due(0.0) == [Ack(1, 1, multiple=True)]
 
 
@@ -443,7 +505,7 @@ def test_a_redelivery_adopts_what_was_placed(told: str):
 def test_a_redelivery_adopts_what_was_kept(how: str):
     """In state KEPT, an outcome without a valid delivery is published when its redelivery claims it, and not before."""
     ledger, out = filled(1)
-    plan = Plan("result", RESULT.publication and RESULT.publication._replace(settles=(1, 1)))
+    plan = RESULT
     if how == "finished":
         ledger.consuming_lost(0.0)
         assert ledger.finished(out[0], plan, 0.0) == []
@@ -573,7 +635,7 @@ def test_what_was_refused_goes_again_at_once_when_a_connection_is_back():
     ledger = Ledger()
     ledger.delivered(Delivery(1, 1, b"", b"a", False, "", "in"), 0.0)
     (entry,) = ledger.take(1, 1)
-    (first,) = ledger.finished(entry.seq, Plan("result", Publication("", "out", b"", b"A")), 0.0)
+    (first,) = ledger.finished(entry.seq, Plan("result", (Publication("", "out", b"", b"A"),)), 0.0)
     ledger.publications.refused(first.publish_id, "not connected", 0.0)
     assert ledger.tick(0.1) == []
     (again,) = ledger.publications.repeat_now(0.2)

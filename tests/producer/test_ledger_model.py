@@ -17,11 +17,12 @@ from mqworker.brokers.base import Delivery, Publication
 from mqworker.producer.acks import Ack
 from mqworker.producer.entry import HELD, OUT, PLACED, PLACING, Entry, Isolation, Plan
 from mqworker.producer.ledger import Ledger
-from mqworker.producer.publications import Publish
+from mqworker.producer.publications import Publish, PublishTogether
 from mqworker.producer.quarantine import May
 from mqworker.producer.redelivery_cache import KEEP, RedeliveryCache
 
 PREFETCH = 12
+MOST_PARTS = 3
 SLOTS = 3
 FORWARD = ["send", "deliver", "take", "work", "end_chunks", "confirm", "ack", "ack_arrives", "time_passes"]
 HARMLESS = [
@@ -50,6 +51,11 @@ class Message:
         return self.content % 7 != 3
 
     @property
+    def parts(self) -> int:
+        """Return how many results it has, if any."""
+        return 1 + self.content % MOST_PARTS
+
+    @property
     def replied(self) -> bool:
         return self.content % 4 == 1
 
@@ -70,9 +76,18 @@ class Message:
 
     def plan(self, outcome: str) -> Plan:
         body = b"%d" % self.content
-        result = Publication("", "results", b"", body + b"!" * (self.content % 3), settles=(0, 0))
-        reply = Publication("", "replies", b"", body, mandatory=False) if self.replied else None
-        return Plan(outcome, result, reply) if self.published else Plan("dropped", None, reply)
+        replies = (Publication("", "replies", b"", body, mandatory=False),) if self.replied else ()
+        if not self.published:
+            return Plan("dropped", (), replies)
+        results = tuple(Publication("", f"result {part}", b"", body + b"!" * part) for part in range(self.parts))
+        return Plan(outcome, results, replies)
+
+    def dead_for_size(self) -> Plan:
+        """Return the plan that replaces results of which one is too large."""
+        return Plan("dead", (Publication("", DEAD, b"", b"%d" % self.content),))
+
+
+DEAD = "dead letters"
 
 
 def content_of(publication: Publication) -> int:
@@ -92,8 +107,9 @@ class Broker:
         self.acked_elsewhere = 0
         self.outstanding: dict[int, Publication] = {}
         self.last_pid = 0
-        self.stored: Counter[int] = Counter()
-        self.confirmed: Counter[int] = Counter()
+        self.stored: Counter[tuple[int, str]] = Counter()  # by content and routing key
+        self.confirmed: Counter[tuple[int, str]] = Counter()
+        self.abandoned = 0  # results that were stored for a message that is dead because another one is too large
         self.replies: Counter[int] = Counter()
         self.lost_acks = 0
 
@@ -106,8 +122,15 @@ class Broker:
         message.count += 1
         return message, delivery
 
-    def publish(self, action: Publish) -> None:
-        publish_id, publication = action
+    def publish(self, action: Publish | PublishTogether) -> None:
+        if isinstance(action, Publish):
+            self.accept(*action)
+            return
+        assert len(action.publications) > 1
+        for publish_id, publication in zip(*action, strict=True):
+            self.accept(publish_id, publication)
+
+    def accept(self, publish_id: int, publication: Publication) -> None:
         assert publish_id > self.last_pid
         self.last_pid = publish_id
         if publication.routing_key == "replies":
@@ -120,9 +143,17 @@ class Broker:
         self.outstanding[publish_id] = publication
 
     def confirm(self, publish_id: int) -> None:
-        content = content_of(self.outstanding.pop(publish_id))
-        self.stored[content] += 1
-        self.confirmed[content] += 1
+        publication = self.outstanding.pop(publish_id)
+        self.store(publication)
+        self.confirmed[content_of(publication), publication.routing_key] += 1
+
+    def store(self, publication: Publication) -> None:
+        self.stored[content_of(publication), publication.routing_key] += 1
+
+    def settled(self, content: int, counts: Counter[tuple[int, str]]) -> int:
+        """Return how many messages with this content have all their results in `counts`, or a dead letter."""
+        results = min(counts[content, f"result {part}"] for part in range(Message(content).parts))
+        return results + counts[content, DEAD]
 
     def send_ack(self, ack: Ack) -> None:
         assert ack.epoch == self.epoch, "an ack of an old epoch"
@@ -135,14 +166,16 @@ class Broker:
             message = self.unacked.pop(tag)
             self.acked[message.content] += 1
             if message.published:
-                assert self.confirmed[message.content] >= self.acked[message.content], "acked before it was confirmed"
+                done = self.settled(message.content, self.confirmed)
+                assert done >= self.acked[message.content], "acked before all was confirmed"
 
     def settle_elsewhere(self) -> None:
         message = self.queue.popleft()
-        self.stored[message.content] += message.published
-        self.confirmed[message.content] += message.published
+        for publication in message.plan("result").publications:
+            self.store(publication)
+            self.confirmed[message.content, publication.routing_key] += 1
         self.acked[message.content] += 1
-        self.acked_elsewhere += 1
+        self.acked_elsewhere += message.parts
 
     def sent_acks(self) -> set[int]:
         """Tags that acks in transit cover."""
@@ -151,7 +184,7 @@ class Broker:
     def lose_consumer(self, acks_through: int) -> None:
         for _ in range(min(acks_through, len(self.acks))):
             self.process_ack()
-        self.lost_acks += len(self.sent_acks())
+        self.lost_acks += sum(self.unacked[tag].parts for tag in self.sent_acks())
         self.acks.clear()
         self.queue.extendleft(reversed(self.unacked.values()))
         self.unacked.clear()
@@ -171,12 +204,15 @@ def waiting_queues(ledger: Ledger) -> tuple[deque[Entry], ...]:
 
 
 class RecordingVoided(RedeliveryCache):
-    """Counts the only event that causes a duplicate: forgetting that a result was placed."""
+    """Counts the only event that causes a duplicate: forgetting that results were placed."""
 
     evicted_placed = 0
 
     def _evict(self) -> None:
-        self.evicted_placed += next(iter(self._kept.values())).state is PLACED
+        entry = next(iter(self._kept.values()))
+        assert entry.plan is not None
+        placed = len(entry.plan.publications) - len(entry.left)
+        self.evicted_placed += MOST_PARTS if entry.state is PLACED else placed
         super()._evict()
 
 
@@ -202,7 +238,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.next_lane = SLOTS
         self.faultless = True
 
-    def publish(self, actions: list[Publish]) -> None:
+    def publish(self, actions: list[Publish | PublishTogether]) -> None:
         for action in actions:
             self.broker.publish(action)
 
@@ -320,19 +356,27 @@ class LedgerMachine(RuleBasedStateMachine):
         publish_id = self.pick(data, self.broker.outstanding)
         if publish_id is not None:
             content = content_of(self.broker.outstanding.pop(publish_id))
+            waiting = self.ledger.publications._waiting
+            place = waiting[publish_id][0]
+            beside = [other for other, (entry, _) in waiting.items() if entry is place and other != publish_id]
             entry = self.ledger.publications.refused(publish_id, "too large", self.now, room=120_000)
             if entry is not None:
                 assert entry.plan is not None
                 assert entry.plan.outcome == "result"
                 assert entry.body == Message(content).body
-                self.publish(
-                    self.ledger.publications.place(entry, Message(content).plan("dead")._replace(reply=None), self.now)
-                )
+                self.broker.abandoned += len(entry.plan.publications) - len(entry.left)
+                for other in beside:  # their answers no longer matter
+                    publication = self.broker.outstanding.pop(other)
+                    if data.draw(st.booleans()):
+                        self.broker.store(publication)
+                        self.broker.abandoned += 1
+                self.publish(self.ledger.publications.place(entry, Message(content).dead_for_size(), self.now))
 
     def lose_publisher(self, data: st.DataObject) -> None:
-        stored = data.draw(st.integers(0, 2**PREFETCH - 1))
+        stored = data.draw(st.integers(0, 2 ** (PREFETCH * MOST_PARTS) - 1))
         for place, publication in enumerate(self.broker.outstanding.values()):
-            self.broker.stored[content_of(publication)] += stored >> place & 1
+            if stored >> place & 1:
+                self.broker.store(publication)
         self.broker.outstanding.clear()
         self.faultless = False
         self.ledger.publications.lost(self.now)
@@ -419,7 +463,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def numbers_are_right(self) -> None:
         ledger = self.ledger
         entries = list(ledger._entries.values())
-        placing = [*ledger.publications._waiting.values(), *(entry for _, _, entry in ledger.publications._again)]
+        asked = {id(entry): entry for entry, _ in ledger.publications._waiting.values()}
+        placing = [*asked.values(), *(entry for _, _, entry in ledger.publications._again)]
         assert len(ledger.backlog) == sum(entry.state is HELD for entry in entries)
         assert {id(entry) for entry in entries if entry.state is HELD} == {
             id(entry) for queue in waiting_queues(ledger) for entry in queue
@@ -432,6 +477,9 @@ class LedgerMachine(RuleBasedStateMachine):
         assert len({id(entry) for entry in placing}) == len(placing)
         assert all(entry.state is PLACING for entry in placing)
         assert set(ledger.publications._waiting) == set(self.broker.outstanding)
+        for entry in placing:
+            assert entry.asked == sum(each is entry for each, _ in ledger.publications._waiting.values())
+            assert entry.left
         assert ledger.held_bytes.total == sum(entry.size for entry in [*entries, *placing])
 
     @invariant()
@@ -443,7 +491,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def void_ones_are_remembered_once(self) -> None:
         voided, kept = self.voided, list(self.voided._kept.values())
         remembered = [entry for same in voided._by_key.values() for entry in same]
-        going_on = [*self.ledger._entries.values(), *self.ledger.publications._waiting.values()]
+        going_on = [*self.ledger._entries.values(), *(entry for entry, _ in self.ledger.publications._waiting.values())]
         assert {id(entry) for entry in remembered} == {id(entry) for entry in [*going_on, *kept] if entry.void}
         assert len({id(entry) for entry in remembered}) == len(remembered)
         assert all(voided._by_key.values())
@@ -488,9 +536,15 @@ class LedgerMachine(RuleBasedStateMachine):
         assert not broker.queue, "a message was never settled"
         assert not broker.unacked
         assert broker.acked == self.sent
-        wanted = Counter({content: count for content, count in self.sent.items() if Message(content).published})
-        assert all(broker.stored[content] >= count for content, count in wanted.items()), "a result is missing"
-        extra = broker.stored.total() - wanted.total()
+        wanted = {content: count for content, count in self.sent.items() if Message(content).published}
+        assert all(broker.settled(content, broker.stored) >= count for content, count in wanted.items()), (
+            "one is missing"
+        )
+        extra = -broker.abandoned
+        for content, count in wanted.items():
+            parts = Message(content).parts
+            extra += sum(broker.stored[content, f"result {part}"] for part in range(parts))
+            extra += (broker.stored[content, DEAD] - count) * parts
         causes = self.ledger.counters.ambiguous + broker.lost_acks + self.voided.evicted_placed + broker.acked_elsewhere
         assert extra <= causes
         if self.faultless:

@@ -10,20 +10,18 @@ from mqworker.amqp import headers, wrapper
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Delivery
 from mqworker.config.model import CrashConfig, OutputConfig, RetryConfig, StageConfig
-from mqworker.ipc.messages import Failure, Outcome
+from mqworker.ipc.messages import Failure, Outcome, ResultMessage
 from mqworker.producer.entry import Entry, Isolation
+from mqworker.producer.failure_messages import TEXT_LIMIT, TRACEBACK_LIMIT, Circumstances
 from mqworker.producer.policy import (
     CRASH_RUNG,
     LONGEST_RUNG,
-    TEXT_LIMIT,
-    TRACEBACK_LIMIT,
-    Circumstances,
     isolation,
     plan_crash,
     plan_failure,
     plan_renewal,
     plan_result,
-    plan_smaller,
+    plan_too_large,
     retry_delay,
     rung_above,
     worn,
@@ -45,12 +43,12 @@ def entry(properties: Properties | None = None, body: bytes = b"body") -> Entry:
 
 
 def read(plan) -> Properties:
-    return Properties.decode(plan.publication.properties)
+    return Properties.decode(plan.publications[0].properties)
 
 
 def again(plan) -> Entry:
     """Return the delivery that a retry becomes."""
-    return entry(read(plan), plan.publication.body)
+    return entry(read(plan), plan.publications[0].body)
 
 
 # --- delays
@@ -116,26 +114,33 @@ def test_no_wish_is_longer_than_a_queue_can_hold(seconds):
 @pytest.mark.parametrize("reply_to", ["", "answers"])
 def test_a_result_goes_to_the_output_and_to_whoever_waits(output, target, reply_to):
     """The output gates the ack, the reply never does; both carry the Consumer's bytes."""
-    plan = plan_result(Outcome(1, 0.1, 1, b"\0\0", b"result", reply_to), stage(output=output))
+    results = (ResultMessage(b"\0\0", b"result"),)
+    plan = plan_result(Outcome(1, 0.1, 1, results, reply_to), stage(output=output))
     assert plan.outcome == "result"
-    if target is None:
-        assert plan.publication is None
-    else:
-        assert plan.publication[:4] == (*target, b"\0\0", b"result")
-        assert plan.publication.mandatory
-        assert plan.publication.settles == (0, 0)
-    if reply_to:
-        assert plan.reply[:5] == ("", "answers", b"\0\0", b"result", False)
-        assert plan.reply.settles is None
-    else:
-        assert plan.reply is None
+    assert [each[:5] for each in plan.publications] == ([(*target, b"\0\0", b"result", True)] if target else [])
+    assert [each[:5] for each in plan.replies] == ([("", "answers", b"\0\0", b"result", False)] if reply_to else [])
+
+
+def test_several_results_are_published_and_answered_each():
+    """Each result has its publication and its reply; a routing key of the handler's replaces the output's."""
+    results = tuple(ResultMessage(b"%d" % n, b"result %d" % n, key) for n, key in enumerate((None, "", "other"), 1))
+    output = OutputConfig(queue="out", exchange="ex", routing_key="key")
+    plan = plan_result(Outcome(1, 0.1, 1, results, "answers"), stage(output=output))
+    assert [each[:4] for each in plan.publications] == [
+        ("ex", "key", b"1", b"result 1"),
+        ("ex", "", b"2", b"result 2"),
+        ("ex", "other", b"3", b"result 3"),
+    ]
+    assert [each.routing_key for each in plan.replies] == ["answers"] * 3
+    assert [each.body for each in plan.replies] == [b"result 1", b"result 2", b"result 3"]
 
 
 def test_a_dropped_message_is_answered_and_published_nowhere():
     """None settles the input; a caller gets an empty reply."""
-    plan = plan_result(Outcome(1, 0.1, 1, b"\0\0", None, "answers"), stage(output=OutputConfig(queue="out")))
-    assert plan[:2] == ("dropped", None)
-    assert plan.reply[1:5] == ("answers", b"\0\0", b"", False)
+    nothing = (ResultMessage(b"\0\0", None),)
+    plan = plan_result(Outcome(1, 0.1, 1, nothing, "answers"), stage(output=OutputConfig(queue="out")))
+    assert plan[:2] == ("dropped", ())
+    assert [each[1:5] for each in plan.replies] == [("answers", b"\0\0", b"", False)]
 
 
 # --- failures
@@ -163,9 +168,9 @@ def test_what_is_retried(failure, outcome):
     """Errors, soft limits and memory are retried, unless `retry.final` names the type; everything else is dead."""
     plan = plan_failure(entry(), failure, stage(retry=RetryConfig(final=("KeyError", "package.deep.Type"))), ABOUT)
     assert plan.outcome == outcome
-    assert plan.publication.routing_key == ("in" if outcome == "retried" else "in.dlq")
-    assert plan.publication.mandatory
-    assert bool(plan.publication.delay) == (outcome == "retried")
+    assert plan.publications[0].routing_key == ("in" if outcome == "retried" else "in.dlq")
+    assert plan.publications[0].mandatory
+    assert bool(plan.publications[0].delay) == (outcome == "retried")
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
@@ -185,7 +190,7 @@ def test_attempts_are_counted_to_the_last(most):
 def test_the_handler_says_when():
     """Retry(after=) replaces the backoff, and counts as an attempt."""
     plan = plan_failure(entry(), Failure("error", "Retry", "", after=100.0), STAGE, ABOUT)
-    assert plan.publication.delay == 128
+    assert plan.publications[0].delay == 128
     assert read(plan).headers[headers.ATTEMPT] == 2
 
 
@@ -200,8 +205,8 @@ def test_crashes_are_counted_apart_from_attempts(most):
         table = read(plan).headers
         assert (table[headers.CRASHES], table[headers.ATTEMPT], table["h"]) == (crash, 1, 1)
         if plan.outcome == "retried":
-            assert plan.publication.delay == CRASH_RUNG
-            assert isolation(plan.publication.properties) is Isolation.CHUNK
+            assert plan.publications[0].delay == CRASH_RUNG
+            assert isolation(plan.publications[0].properties) is Isolation.CHUNK
         delivery = again(plan)
 
 
@@ -237,8 +242,8 @@ def test_a_renewed_message_is_the_same_message_uncharged(properties, body):
     """The message returns to its own queue at once, uncharged, with everything except the broker's count."""
     was = entry(properties, body)
     plan = plan_renewal(was, STAGE, headers.ROOM)
-    publication = plan.publication
-    assert (plan.outcome, plan.reply, publication.delay) == ("renewed", None, 0)
+    (publication,) = plan.publications
+    assert (plan.outcome, plan.replies, publication.delay) == ("renewed", (), 0)
     assert (publication.exchange, publication.routing_key, publication.body) == ("", "in", was.body)
     assert publication.mandatory
     kept, had = Properties.decode(publication.properties), Properties.decode(was.properties)
@@ -255,7 +260,7 @@ def test_a_retry_is_the_same_message(properties, body):
     plan = plan_failure(entry(properties, body), ERROR, STAGE, ABOUT)
     got, was = read(plan), Properties.decode(properties.encode())
     assert plan.outcome == "retried"
-    assert plan.publication.body == body
+    assert plan.publications[0].body == body
     assert got.expiration is got.user_id is None
     assert got.delivery_mode == 2
     gone = headers.BROKERS.keys() | {"CC", "BCC"}
@@ -288,17 +293,17 @@ def test_every_block_fits_a_header_frame(failure, size, name, many, room):
         plan_failure(delivery, ERROR, STAGE, about),
         plan_crash(delivery, failure, STAGE, about),
     ):
-        assert len(plan.publication.properties) <= room
+        assert len(plan.publications[0].properties) <= room
         got = read(plan)
         assert got.app_id == "y" * 255
         if plan.outcome == "dead":
             assert got.headers[headers.REASON] in ("reject", "error")
             assert got.headers[headers.QUEUE] == "in"
         if got.headers.get(headers.WRAPPED):
-            assert wrapper.unwrap(plan.publication.body) == (delivery.properties, delivery.body)
+            assert wrapper.unwrap(plan.publications[0].body) == (delivery.properties, delivery.body)
             assert size > room // 4
         else:
-            assert plan.publication.body == delivery.body
+            assert plan.publications[0].body == delivery.body
             assert not many or table.items() <= got.headers.to_dict().items()
 
 
@@ -314,7 +319,7 @@ def test_our_words_are_cut_and_go_before_foreign_headers():
         table = read(plan).headers
         assert len({headers.TRACEBACK, headers.EXIT, headers.MESSAGE} & set(table)) == kept
         assert len(table["h"]) == size
-        assert len(plan.publication.properties) > headers.ROOM - 500  # nothing is cut without need
+        assert len(plan.publications[0].properties) > headers.ROOM - 500  # nothing is cut without need
 
 
 def test_a_message_whose_headers_fill_the_frame_is_in_the_body_of_its_dead_letter():
@@ -325,7 +330,7 @@ def test_a_message_whose_headers_fill_the_frame_is_in_the_body_of_its_dead_lette
     assert (got.message_id, got.content_type) == ("m", wrapper.CONTENT_TYPE)
     assert (got.headers[headers.REASON], got.headers[headers.MESSAGE]) == ("reject", "why")
     assert "h" not in got.headers
-    assert wrapper.unwrap(plan.publication.body) == (was.properties, b"body")
+    assert wrapper.unwrap(plan.publications[0].body) == (was.properties, b"body")
 
 
 @pytest.mark.parametrize("size", [10, 3_000, 7_000])
@@ -334,23 +339,23 @@ def test_what_was_made_for_a_larger_frame_is_made_smaller(size, failure):
     """After another header frame was negotiated, retries and dead letters fit into it; a retry may have to be dead."""
     was = entry(Properties(headers=Headers({"h": "x" * size})))
     was.plan = plan_failure(was, failure, STAGE, ABOUT)
-    failure, smaller = plan_smaller(was, STAGE, ABOUT._replace(room=4_076))
-    assert len(smaller.publication.properties) <= 4_076
+    failure, smaller = plan_too_large(was, "too large", STAGE, ABOUT._replace(room=4_076))
+    assert len(smaller.publications[0].properties) <= 4_076
     fits = size < 4_000
     assert smaller.outcome == (was.plan.outcome if fits else "dead")
     assert (read(smaller).headers.get("h") == "x" * size) is fits
     assert (failure is not None) is (was.plan.outcome == "retried" and not fits)
-    assert fits or wrapper.unwrap(smaller.publication.body) == (was.properties, was.body)
+    assert fits or wrapper.unwrap(smaller.publications[0].body) == (was.properties, was.body)
 
 
 def test_a_wrapped_letter_stays_wrapped_when_the_frame_becomes_smaller():
     """Its body is the message as it was received; only our texts are cut further."""
     was = entry(Properties(headers=Headers({"h": "x" * 20_000})))
     was.plan = plan_failure(was, Failure("reject", "T", "m" * 2_000, "t" * 9_000), STAGE, ABOUT._replace(room=16_364))
-    failure, smaller = plan_smaller(was, STAGE, ABOUT._replace(room=4_076))
+    failure, smaller = plan_too_large(was, "too large", STAGE, ABOUT._replace(room=4_076))
     assert failure is None
-    assert len(smaller.publication.properties) <= 4_076
-    assert wrapper.unwrap(smaller.publication.body) == (was.properties, was.body)
+    assert len(smaller.publications[0].properties) <= 4_076
+    assert wrapper.unwrap(smaller.publications[0].body) == (was.properties, was.body)
     assert read(smaller).headers[headers.WRAPPED] is True
 
 
@@ -387,8 +392,8 @@ def test_a_dead_letter_says_all():
 def test_whoever_waits_is_told_of_a_death_and_not_of_a_retry():
     """A dead message is answered with its correlation id; a retried one is not, because it may still succeed."""
     asked = entry(Properties(reply_to="answers", correlation_id="c", message_id="m"))
-    assert plan_failure(asked, ERROR, STAGE, ABOUT).reply is None
-    reply = plan_failure(asked, Failure("reject", "T", "why"), STAGE, ABOUT).reply
+    assert plan_failure(asked, ERROR, STAGE, ABOUT).replies == ()
+    (reply,) = plan_failure(asked, Failure("reject", "T", "why"), STAGE, ABOUT).replies
     got = Properties.decode(reply.properties)
     assert (reply.routing_key, reply.mandatory, reply.body) == ("answers", False, b"null")
     assert (got.correlation_id, got.message_id) == ("c", "m")

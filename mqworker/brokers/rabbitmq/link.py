@@ -8,7 +8,7 @@ Never raises; every fault is reported as a `LinkState` with a reason, and the Li
 import asyncio
 from collections.abc import Sequence
 
-from mqworker.brokers.base import CONNECTING, LinkState, Sink, Topology
+from mqworker.brokers.base import CONNECTING, LinkState, Publication, Sink, Topology
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.consuming import Consuming
 from mqworker.brokers.rabbitmq.publishing import Publishing
@@ -67,6 +67,11 @@ class RabbitLink:
     def consume(self, prefetch: int, fixed: int = 0) -> None:
         """See `Link.consume`."""
         self._consuming.consume(prefetch, fixed)
+
+    def publish_together(self, publish_ids: Sequence[int], publications: Sequence[Publication]) -> None:
+        """See `Link.publish_together`."""
+        for publish_id, publication in zip(publish_ids, publications, strict=True):
+            self.publish(publish_id, publication)
 
     def release(self, epoch: int, tags: Sequence[int]) -> None:
         """See `Link.release`."""

@@ -50,9 +50,14 @@ class SqliteLink:
 
     def publish(self, publish_id: int, publication: Publication) -> None:
         """See `Link.publish`; confirmed means synced to the disk."""
+        self.publish_together((publish_id,), (publication,))
+
+    def publish_together(self, publish_ids: Sequence[int], publications: Sequence[Publication]) -> None:
+        """See `Link.publish_together`; one command, because a transaction may end between two."""
         if self.state.connected and not self._closed:
-            self._writer.commands.put(PublishCommand(publish_id, publication, self._era))
-        else:
+            self._writer.commands.put(PublishCommand(tuple(publish_ids), tuple(publications), self._era))
+            return
+        for publish_id in publish_ids:
             self._sink.refused(publish_id, f"not connected: {self.state.reason}")
 
     def depth(self) -> int | None:

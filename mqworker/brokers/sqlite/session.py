@@ -20,10 +20,10 @@ Call = Callable[[], None]
 
 
 class PublishCommand(NamedTuple):
-    """Command: store this; `era` counts how often unanswered publications were reported as lost."""
+    """Command: store all of these or none; `era` counts how often unanswered publications were reported as lost."""
 
-    publish_id: int
-    publication: Publication
+    publish_ids: tuple[int, ...]
+    publications: tuple[Publication, ...]
     era: int
 
 
@@ -153,13 +153,14 @@ class Session:
     def _do(self, db: sqlite3.Connection, command: Command, changes: _Changes) -> None:
         if isinstance(command, PublishCommand):
             try:
-                store.publish(db, command.publication)
+                store.publish_together(db, command.publications)
             except store.Refused as refusal:
-                changes.refused.append((command.publish_id, refusal))
+                changes.refused += [(publish_id, refusal) for publish_id in command.publish_ids]
                 return
-            changes.confirmed.append(command.publish_id)
-            if command.publication.settles is not None:
-                epoch, tag = command.publication.settles
+            changes.confirmed += command.publish_ids
+            settles = command.publications[0].settles
+            if settles is not None:
+                epoch, tag = settles
                 self._settle((tag,) if epoch == self.epoch else (), changes.settled, changes)
         elif isinstance(command, AckCommand):
             tags = self._up_to(command.tag) if command.multiple else (command.tag,)

@@ -129,14 +129,24 @@ def has_ready(db: sqlite3.Connection, name: str) -> bool:
 
 def publish(db: sqlite3.Connection, publication: Publication) -> None:
     """Store a message in every queue that its exchange and routing key lead to; `Refused` when there is none."""
+    publish_together(db, (publication,))
+
+
+def publish_together(db: sqlite3.Connection, publications: Sequence[Publication]) -> None:
+    """Store all of these messages, or none if one of them is `Refused`."""
+    places = [(publication, _queues(db, publication)) for publication in publications]
+    for publication, queues in places:
+        for queue in queues:
+            place(db, queue, publication)
+
+
+def _queues(db: sqlite3.Connection, publication: Publication) -> list[int]:
     if len(publication.body) + len(publication.properties) > MAX_SIZE:
         raise Refused(f"too large: more than {MAX_SIZE} bytes", too_large=True)
     try:
-        queues = _route(db, publication)
+        return _route(db, publication)
     except UnicodeEncodeError:
         raise Refused("returned: exchange or routing key is not valid UTF-8") from None
-    for queue in queues:
-        place(db, queue, publication)
 
 
 def _route(db: sqlite3.Connection, publication: Publication) -> list[int]:

@@ -156,7 +156,8 @@ class Writer(threading.Thread):
         self._report(blocked=True, reason=reason)
 
     def _refuse(self, reason: str) -> None:
-        refused = [command.publish_id for command in self._pending if isinstance(command, PublishCommand)]
+        commands = [command for command in self._pending if isinstance(command, PublishCommand)]
+        refused = [publish_id for command in commands for publish_id in command.publish_ids]
         self._pending = [command for command in self._pending if not isinstance(command, PublishCommand)]
         if refused:
             self._events.post([partial(self._sink.refused, publish_id, reason) for publish_id in refused])

@@ -23,6 +23,9 @@ def ack_before_confirm(module):
         actions = publish(self, entry, now)
         for publish_id, _ in actions:
             if self._waiting.pop(publish_id, None) is not None:
+                entry.left.clear()
+                entry.asked = 0
+                self._open -= 1
                 self._settle(entry, now)
         return actions
 

@@ -1,0 +1,169 @@
+"""Results as messages: a body by the stage's codec or the handler's wish, and the properties that a result inherits.
+
+Runs in a Consumer's main thread; made by the worker. Raises `UnencodableError` and `OversizedError`, which fail the
+message: of several results none is published then.
+"""
+
+import struct
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from mqworker.amqp import headers
+from mqworker.amqp.fingerprint import fingerprint
+from mqworker.amqp.properties import Properties, encode_value
+from mqworker.config.model import BrokerConfig, StageConfig
+from mqworker.ipc.messages import Item, ResultMessage
+from mqworker.jobs.codecs import OversizedError, UnencodableError, encode, encode_as
+from mqworker.jobs.result import MOST_BYTES, Result
+
+OVERHEAD = 512  # bytes that count for the properties of each of several results
+_DOUBLE = struct.Struct(">d")
+_FIRST = encode_value(1)
+
+
+class Encoded(NamedTuple):
+    """A result's body, and what the handler wishes for it."""
+
+    body: bytes
+    content_type: str
+    wishes: Result | None
+
+
+class EncodedAll(list[Encoded]):
+    """The results of a message that yields."""
+
+
+class ResultMessages:
+    """See the module head."""
+
+    def __init__(self, stage: str, config: StageConfig, broker: BrokerConfig) -> None:
+        self._stage = stage
+        self._config = config
+        self._largest = broker.max_message_size
+        self._stamp: dict[str, bytes] = {}  # headers that are the same on every result of a generation
+
+    def begin_generation(self, generation: int) -> None:
+        """Stamp results with this generation from now on."""
+        self._stamp = {headers.STAGE: encode_value(self._stage), headers.GENERATION: encode_value(generation)}
+
+    def encode_all(self, values: Iterable[Any]) -> EncodedAll:
+        """Encode several results, each as soon as it is computed, so that only their bodies take memory."""
+        limit, size, found = self._config.max_results_bytes, 0, EncodedAll()
+        for number, value in enumerate(values, 1):
+            try:
+                found.append(self.encode(value))
+            except (UnencodableError, OversizedError) as error:
+                raise type(error)(f"result {number}: {error}") from None
+            size += len(found[-1].body) + OVERHEAD
+            if size > limit:
+                raise OversizedError(
+                    f"the first {number:,} results have {size:,} bytes ({OVERHEAD} of them for the properties of each);"
+                    f" max_results_bytes allows {limit:,}"
+                )
+        return found
+
+    def encode(self, value: Any) -> Encoded:
+        """Encode one result."""
+        wishes = value if isinstance(value, Result) else None
+        if wishes is None:
+            body, content_type = encode(value, self._config.codec, nan=self._config.nan)
+        elif wishes.content_type is None:
+            body, content_type = encode(wishes.body, self._config.codec, nan=self._config.nan)
+        else:
+            content_type = wishes.content_type
+            body = encode_as(wishes.body, content_type, nan=self._config.nan)
+        if len(body) > self._largest:
+            raise OversizedError(f"the result has {len(body):,} bytes; the broker takes {self._largest:,}")
+        return Encoded(body, content_type, wishes)
+
+    def one(self, item: Item, properties: Properties, attempt: int, duration: float, result: Encoded) -> ResultMessage:
+        """Return the message for a single result; changes the properties, which are the input's."""
+        self._inherit(item, properties, attempt, duration)
+        if properties.reply_to:
+            properties.headers[headers.OUTCOME] = "result"
+        return self._message(properties, result)
+
+    def several(
+        self, item: Item, properties: Properties, attempt: int, duration: float, results: EncodedAll
+    ) -> tuple[ResultMessage, ...]:
+        """Return the messages for several results; their ids are the input's with .1, .2 and so on."""
+        self._inherit(item, properties, attempt, duration)
+        if properties.reply_to:
+            properties.headers[headers.OUTCOME] = "result"
+        properties.headers[headers.PARTS] = len(results)
+        block, message_id, messages = properties.encode(), properties.message_id or "", []
+        if len(message_id.encode(errors="surrogateescape")) + len(f".{len(results)}") > MOST_BYTES:
+            message_id = fingerprint(b"", message_id.encode(errors="surrogateescape")).hex()[:32]
+        for number, result in enumerate(results, 1):
+            part = Properties.decode(block)
+            part.message_id = f"{message_id}.{number}"
+            part.headers[headers.PART] = number
+            try:
+                messages.append(self._message(part, result))
+            except (UnencodableError, OversizedError) as error:
+                raise type(error)(f"result {number}: {error}") from None
+        return tuple(messages)
+
+    def nothing(self, item: Item, properties: Properties, attempt: int, duration: float) -> ResultMessage:
+        """Return what tells a caller that there is no result."""
+        self._inherit(item, properties, attempt, duration)
+        properties.headers[headers.OUTCOME] = "dropped"
+        properties.content_type = None
+        return ResultMessage(_block(properties), None)
+
+    def _inherit(self, item: Item, properties: Properties, attempt: int, duration: float) -> None:
+        """Turn the properties of an input into those of a result."""
+        headers.strip_for_result(properties)
+        properties.content_encoding = properties.expiration = properties.user_id = None
+        properties.delivery_mode = 2
+        properties.timestamp = int(time.time())
+        table = properties.headers
+        if not properties.message_id:
+            properties.message_id = fingerprint(item.properties, item.body).hex()[:32]
+            table[headers.DERIVED_ID] = True
+        table.stamp(self._stamp)
+        table.stamp(
+            {
+                headers.DURATION: b"d" + _DOUBLE.pack(round(duration * 1000, 3)),
+                headers.ATTEMPT: _FIRST if attempt == 1 else encode_value(attempt),
+            }
+        )
+
+    def _message(self, properties: Properties, result: Encoded) -> ResultMessage:
+        properties.content_type, routing_key = result.content_type, None
+        if result.wishes is not None:
+            routing_key = result.wishes.routing_key
+            _wish(properties, result.wishes)
+        return ResultMessage(_block(properties), result.body, routing_key)
+
+
+def _block(properties: Properties) -> bytes:
+    properties.reply_to = None
+    block = properties.encode()
+    if len(block) > headers.ROOM:
+        raise OversizedError(f"properties and headers have {len(block):,} bytes; {headers.ROOM:,} can be published")
+    return block
+
+
+def _wish(properties: Properties, wishes: Result) -> None:
+    """Set what the handler wishes; a header that is ours stays ours."""
+    table = properties.headers
+    for name, value in wishes.headers.items():
+        if name.startswith(headers.PREFIX):
+            raise UnencodableError(f"the header {name!r} cannot be set: names with {headers.PREFIX!r} are mqworker's")
+        if value is None:
+            table.pop(name, None)
+            continue
+        try:
+            table[name] = value
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise UnencodableError(f"the header {name!r} cannot be encoded: {error}") from None
+    if wishes.priority is not None:
+        properties.priority = wishes.priority
+    if wishes.expiration is not None:
+        properties.expiration = str(int(wishes.expiration * 1000))
+    if wishes.type is not None:
+        properties.type = wishes.type
+    if wishes.correlation_id is not None:
+        properties.correlation_id = wishes.correlation_id

@@ -29,8 +29,8 @@ class Verbs:
         found = []
         end = time.monotonic() + deadline
         for stage, config in self._config.stages.items():
-            roles = {"input": config.input, "dead": config.dead}
-            if config.output is not None:
+            roles = {"input": config.input.queue, "dead": config.dead}
+            if config.output is not None and config.output.queue:
                 roles["output"] = config.output.queue
             for role, name in roles.items():
                 info = await self._admin.queue(name, max(0.1, end - time.monotonic()))
@@ -45,7 +45,7 @@ class Verbs:
         end = time.monotonic() + deadline
         return sum(
             [
-                await self._admin.delayed(config.input, max(0.1, end - time.monotonic()))
+                await self._admin.delayed(config.input.queue, max(0.1, end - time.monotonic()))
                 for config in self._config.stages.values()
             ]
         )
@@ -100,7 +100,7 @@ class Verbs:
         dry: bool = False,
     ) -> int:
         """Send dead letters back to the input (those named, or of one reason, or all); returns how many."""
-        queue = self._config.stages[stage].input
+        queue = self._config.stages[stage].input.queue
         chooser = _Chooser(ids, reason, limit)
         sent: set[bytes] = set()  # their digests if they die again before this is over
         if dry:

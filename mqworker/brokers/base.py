@@ -22,6 +22,7 @@ __all__ = [
     "DROP",
     "STOP",
     "Admin",
+    "Bindings",
     "BrokerRefused",
     "BrokerUnavailable",
     "Delivery",
@@ -66,12 +67,24 @@ class Publication(NamedTuple):
     settles: tuple[int, int] | None = None  # (epoch, tag) of the input that is settled by this, and those beside it
 
 
+class Bindings(msgspec.Struct, frozen=True):
+    """How a stage's input is bound to an exchange; without a `type` the exchange must exist."""
+
+    exchange: str
+    keys: tuple[str, ...]
+    type: str = ""
+
+
 class Placement(msgspec.Struct, frozen=True):
-    """Where results of a stage go; with an exchange, the queue is bound to it by `routing_key`."""
+    """Where results of a stage go; with an exchange, the queue, if there is one, is bound to it by `routing_key`.
+
+    Without a `type`, an exchange that does not exist is made as a direct one if it has a queue, and else not at all.
+    """
 
     queue: str
     exchange: str = ""
     routing_key: str = ""
+    type: str = ""
 
 
 class Topology(msgspec.Struct, frozen=True):
@@ -81,6 +94,13 @@ class Topology(msgspec.Struct, frozen=True):
     output: Placement | None
     dead: str  # the dead-letter queue
     queue_type: str = "classic"  # type of the queues that are created here: classic | quorum
+    bindings: Bindings | None = None  # of the input
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """Return the names of all queues but those for delays."""
+        others = (self.output.queue,) if self.output is not None and self.output.queue else ()
+        return tuple(dict.fromkeys((self.input, self.dead, *others)))
 
 
 class Sink(Protocol):

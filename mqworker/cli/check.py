@@ -142,8 +142,8 @@ async def _queues(loaded: "Loaded", deadline: float) -> str:
     try:
         summaries = []
         for stage in loaded.config.stages.values():
-            info = await admin.queue(stage.input, deadline)
-            summaries.append(f"{stage.input}: {f'{info.messages} waiting' if info else 'will be created'}")
+            info = await admin.queue(stage.input.queue, deadline)
+            summaries.append(f"{stage.input.queue}: {f'{info.messages} waiting' if info else 'will be created'}")
         return ", ".join(summaries)
     finally:
         await admin.close()

@@ -196,7 +196,7 @@ def _count(folder: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
     config = load(folder / "mqworker.toml", {}).config
     stage = config.stages[STAGE]
     assert stage.output is not None
-    queues = {"input": stage.input, "output": stage.output.queue}
+    queues = {"input": stage.input.queue, "output": stage.output.queue}
 
     async def read() -> tuple[dict[str, int], list[dict[str, Any]]]:
         admin = open_admin(config.broker)

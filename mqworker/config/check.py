@@ -58,7 +58,7 @@ class Checker:
         table, named = schema.table_of(field.type), schema.named_tables(field.type)
         if not present and field.required:
             self._problem(here, "missing", _how_to_add(here))
-            return {} if named else None
+            return self._blank(table, here) if table else {} if named else None
         if not present and (table is None or field.default is None):
             self.origins[dotted(here)] = DEFAULT
             return msgspec.UNSET
@@ -66,11 +66,18 @@ class Checker:
             return self._leaf(field, value, here)
         if not isinstance(value, dict):
             known = schema.fields(table) if table else {}
-            self._problem(here, f"is {_kind(value)}, must be a table", f"with {', '.join(known)}" if known else "")
-            return msgspec.UNSET if not field.required else {}
+            must = "text or a table" if schema.text_is(field.type) else "a table"
+            self._problem(here, f"is {_kind(value)}, must be {must}", f"with {', '.join(known)}" if known else "")
+            return msgspec.UNSET if not field.required else self._blank(table, here) if table else {}
         if table:
             return self._table(table, value, here)
         return self._stages(field, value, here)
+
+    def _blank(self, table: schema.Struct, here: Key) -> msgspec.Struct:
+        """Return what stands for a table that is required and missing."""
+        required = [name for name, field in schema.fields(table).items() if field.required]
+        self.bad.update((*here, name) for name in required)
+        return table(**dict.fromkeys(required))
 
     def _stages(self, field: FieldInfo, raw: dict[str, Any], here: Key) -> dict[str, msgspec.Struct]:
         if not raw:

@@ -69,7 +69,7 @@ def _section(at: Key, table: schema.Struct) -> str:
         "|---|---|---|---|",
     ]
     for key, field in schema.keys((), table):
-        if schema.table_of(field.type) and field.default is not None:
+        if schema.table_of(field.type) and not field.required and field.default is not None:
             continue  # its keys follow one by one
         meaning, _ = schema.description(field)
         cells = (f"`{dotted(key)}`", schema.expected(field.type), _default(field), meaning)

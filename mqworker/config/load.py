@@ -49,6 +49,7 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
     root = file.path.parent if file.path else Path.cwd()
     problems: list[ConfigProblem] = []
     raw = file.tree
+    _expand(raw, Config)
     assigned: dict[Key, str] = {}
     for assignment in Environment(environ, _stages(raw)).read(problems):
         _place(raw, assignment)
@@ -71,6 +72,21 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
     if problems:
         raise ConfigError(problems)
     return _resolved(config, file.path, root, checker.origins, warnings)
+
+
+def _expand(raw: Any, struct: schema.Struct) -> None:
+    """Replace each text that stands in the place of a table by that table."""
+    if not isinstance(raw, dict):
+        return
+    for name, field in schema.fields(struct).items():
+        value = raw.get(name)
+        if isinstance(value, str) and (key := schema.text_is(field.type)):
+            raw[name] = {key: value}
+        elif named := schema.named_tables(field.type):
+            for each in value.values() if isinstance(value, dict) else ():
+                _expand(each, named[1])
+        elif table := schema.table_of(field.type):
+            _expand(value, table)
 
 
 def _stages(raw: dict[str, Any]) -> dict[str, Any]:

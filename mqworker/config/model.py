@@ -6,7 +6,7 @@ written only here: error messages and docs/configuration.md are generated from t
 """
 
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -20,6 +20,7 @@ Bytes = Annotated[int, Meta(ge=1, le=TIB)]
 BytesOrNone = Annotated[int, Meta(ge=0, le=TIB)]
 Text = Annotated[str, Meta(min_length=1)]
 ShortText = Annotated[str, Meta(max_length=255)]  # AMQP's short string
+ExchangeType = Literal["direct", "topic", "fanout", "headers"]
 QueueName = Annotated[str, Meta(min_length=1, max_length=200)]  # leaves room for .dlq and .retry.N
 Name = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z", title="at most 64 letters, digits, `.`, `-` or `_`")
@@ -34,7 +35,7 @@ def about(text: str, default: str = "") -> Meta:
 
 
 class _Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
+    text_is: ClassVar[str] = ""  # the key that a text in the place of this table sets
 
 
 class ServiceConfig(_Base, frozen=True):
@@ -112,12 +113,37 @@ class BrokerConfig(_Base, frozen=True):
         return "BrokerConfig(...)"
 
 
-class OutputConfig(_Base, frozen=True):
-    """`output` of a stage: a queue alone, or bound to a durable direct exchange by a routing key."""
+class InputConfig(_Base, frozen=True):
+    """`input` of a stage: a queue, and how it is bound to an exchange."""
 
-    queue: Annotated[QueueName, about("Queue for the results.")]
-    exchange: Annotated[ShortText, about("Direct exchange to publish to.", default="the default exchange")] = ""
-    routing_key: Annotated[ShortText, about("Binds `queue` to `exchange`.", default="none")] = ""
+    text_is: ClassVar[str] = "queue"
+
+    queue: Annotated[QueueName, about("Queue to consume from.")]
+    exchange: Annotated[ShortText, about("Exchange to which the queue is bound.", default="none")] = ""
+    type: Annotated[
+        ExchangeType | None, about("Makes `exchange` with this type if it does not exist.", default="it must exist")
+    ] = None
+    bindings: Annotated[
+        tuple[ShortText, ...], about('Binding keys, such as `["camera.*.frame"]`; what was bound before stays bound.')
+    ] = ()
+
+
+class OutputConfig(_Base, frozen=True):
+    """`output` of a stage: a queue, an exchange with a routing key, or both; then the one is bound to the other."""
+
+    text_is: ClassVar[str] = "queue"
+
+    queue: Annotated[
+        str, Meta(max_length=200), about("Queue for the results.", default="none: who reads them binds queues")
+    ] = ""
+    exchange: Annotated[ShortText, about("Exchange to publish to.", default="the default exchange")] = ""
+    type: Annotated[
+        ExchangeType | None,
+        about(
+            "Makes `exchange` with this type if it does not exist.", default="`direct` with a queue; else it must exist"
+        ),
+    ] = None
+    routing_key: Annotated[ShortText, about("Of the results; also binds `queue` to `exchange`.", default="none")] = ""
 
 
 class RetryConfig(_Base, frozen=True):
@@ -147,12 +173,13 @@ class TimeLimitConfig(_Base, frozen=True):
 class StageConfig(_Base, frozen=True):
     """`[stages.NAME]`: one input queue, one Producer, N Consumers, one output."""
 
-    input: Annotated[QueueName, about("Queue to consume from.")]
+    input: Annotated[InputConfig, about("Where messages come from; a text is the name of the queue.")]
     jobs: Annotated[
         tuple[JobSpec, ...], Meta(min_length=1), about("The chain: functions or classes, run in this order.")
     ]
     output: Annotated[
-        OutputConfig | None, about("Where results go; without it nothing is published.", default="none")
+        OutputConfig | None,
+        about("Where results go; a text is the name of the queue. Without it nothing is published.", default="none"),
     ] = None
     consumers: Annotated[
         int, Meta(ge=0, le=1024), about("Number of worker processes.", default="number of usable CPUs")
@@ -196,7 +223,7 @@ class StageConfig(_Base, frozen=True):
     @property
     def dead(self) -> str:
         """Return the name of the dead-letter queue."""
-        return f"{self.input}.dlq"
+        return f"{self.input.queue}.dlq"
 
 
 class Config(_Base, frozen=True):

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from mqworker.amqp.topics import matches
 from mqworker.config import urls
 from mqworker.config.errors import TOKEN, URL, Key, quoted
-from mqworker.config.model import BrokerConfig, Config, ControlConfig, StageConfig
+from mqworker.config.model import BrokerConfig, Config, ControlConfig, InputConfig, OutputConfig, StageConfig
 
 MAX_SOCKET_PATH = 107  # bytes; Linux keeps 108 with the final zero
 _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1|\[::1\]")
@@ -37,10 +38,10 @@ def violations(config: Config, root: Path) -> Iterator[RuleViolation]:
     for name, stage in config.stages.items():
         yield from _stage(("stages", name), stage)
         yield from _limits(("stages", name), stage, config.broker)
-        other = by_input.setdefault(stage.input, name)
+        other = by_input.setdefault(stage.input.queue, name)
         if other != name:
             yield RuleViolation(
-                (("stages", name, "input"), ("stages", other, "input")),
+                (("stages", name, "input", "queue"), ("stages", other, "input", "queue")),
                 f"{{value}} is already the input of stage {quoted(other)}",
                 "give each stage its own queue, or combine both chains in one stage",
             )
@@ -50,17 +51,32 @@ def violations(config: Config, root: Path) -> Iterator[RuleViolation]:
 def _rings(stages: dict[str, StageConfig], by_input: dict[str, str]) -> Iterator[RuleViolation]:
     """Find stages whose results come back to them through other stages; each ring once, at its first stage."""
     seen: set[str] = set()
-    for first in stages:
+    for first, stage in stages.items():
         way, name = [first], first
-        while (output := stages[name].output) and (name := by_input.get(output.queue, "")) and name not in way:
+        while (output := stages[name].output) and (name := _next(output, stages, by_input)) and name not in way:
             way.append(name)
         if len(way) > 1 and name == first and not seen.intersection(way):
+            key = "queue" if stage.output and stage.output.queue else "routing_key"
             yield RuleViolation(
-                (("stages", first, "output", "queue"),),
+                (("stages", first, "output", key),),
                 f"{{value}} leads back to this stage ({' -> '.join([*way, first])}): an endless loop",
                 "publish the results of one of these stages to another queue",
             )
             seen.update(way)
+
+
+def _next(output: OutputConfig, stages: dict[str, StageConfig], by_input: dict[str, str]) -> str:
+    """Return the stage that receives these results; "" if there is none."""
+    if name := by_input.get(output.queue, ""):
+        return name
+    return next((name for name, stage in stages.items() if _receives(stage.input, output)), "")
+
+
+def _receives(source: InputConfig, output: OutputConfig) -> bool:
+    """Whether results with the output's own routing key come to this input through its exchange."""
+    if not output.exchange or source.exchange != output.exchange:
+        return False
+    return any(matches(key, output.routing_key) for key in source.bindings)
 
 
 def _control(control: ControlConfig, state_dir: Path) -> Iterator[RuleViolation]:
@@ -111,22 +127,52 @@ def _tls(broker: BrokerConfig, root: Path) -> Iterator[RuleViolation]:
 
 
 def _stage(at: Key, stage: StageConfig) -> Iterator[RuleViolation]:
-    texts = {(*at, "input"): stage.input}
+    source = (*at, "input")
+    texts = {(*source, "queue"): stage.input.queue, (*source, "exchange"): stage.input.exchange}
+    texts |= {(*source, "bindings"): max(stage.input.bindings, key=lambda key: len(key.encode()), default="")}
+    yield from _input(source, stage.input)
     if output := stage.output:
         where = (*at, "output")
         texts |= {(*where, name): getattr(output, name) for name in ("queue", "exchange", "routing_key")}
-        if output.queue == stage.input:
+        yield from _output(where, output)
+        if output.queue == stage.input.queue:
             yield RuleViolation(
-                ((*where, "queue"), (*at, "input")),
+                ((*where, "queue"), (*source, "queue")),
                 "{value} is also the input of this stage: an endless loop",
                 "publish the results to another queue",
             )
-        if output.routing_key and not output.exchange:
-            keys = ((*where, "routing_key"), (*where, "exchange"))
-            yield RuleViolation(keys, "has no effect without an exchange", "set exchange, or remove routing_key")
+        elif _receives(stage.input, output):
+            yield RuleViolation(
+                ((*where, "routing_key"), (*source, "bindings")),
+                "{value} comes back to the input of this stage through its bindings: an endless loop",
+                "publish the results with another routing key, or to another exchange",
+            )
     for key, text in texts.items():
         if text and len(text.encode()) > 255 - len(".retry.4000000"):
             yield RuleViolation((key,), f"has {len(text.encode())} bytes, too many for AMQP", "use a shorter name")
+
+
+def _input(at: Key, source: InputConfig) -> Iterator[RuleViolation]:
+    if source.bindings and not source.exchange:
+        keys = ((*at, "bindings"), (*at, "exchange"))
+        yield RuleViolation(keys, "have no effect without an exchange", "set exchange, or remove bindings")
+    if source.exchange and not source.bindings:
+        keys = ((*at, "exchange"), (*at, "bindings"))
+        yield RuleViolation(
+            keys, "has no effect without bindings", 'set bindings, for example ["#"], or remove exchange'
+        )
+    if source.type and not source.exchange:
+        yield RuleViolation(((*at, "type"), (*at, "exchange")), "has no effect without an exchange", "set exchange")
+
+
+def _output(at: Key, output: OutputConfig) -> Iterator[RuleViolation]:
+    if not output.queue and not output.exchange:
+        yield RuleViolation(((*at, "queue"), (*at, "exchange")), "is missing, and so is exchange", "set one of them")
+        return
+    for name in ("routing_key", "type"):
+        if getattr(output, name) and not output.exchange:
+            keys = ((*at, name), (*at, "exchange"))
+            yield RuleViolation(keys, "has no effect without an exchange", f"set exchange, or remove {name}")
 
 
 def _limits(at: Key, stage: StageConfig, broker: BrokerConfig) -> Iterator[RuleViolation]:

@@ -38,6 +38,12 @@ def table_of(annotation: Any) -> Struct | None:
     return next(structs, None)
 
 
+def text_is(annotation: Any) -> str:
+    """Return the key that a text in the place of a table of this type sets; "" if it must be a table."""
+    table = table_of(annotation)
+    return str(getattr(table, "text_is", ""))
+
+
 def named_tables(annotation: Any) -> tuple[Any, Struct] | None:
     """Return (type of the names, struct) when the type is one table for each name."""
     (first, *_) = options(annotation)
@@ -113,6 +119,8 @@ def _describe(node: inspect.Type) -> str:  # noqa: PLR0911 - one case for each t
             return f"a list{' of at least one' if low else ''}, each {_describe(item)}"
         case inspect.UnionType(types=types):
             return " or ".join(_describe(one) for one in types if not isinstance(one, inspect.NoneType))
+        case inspect.StructType(cls=table) if text_is(table):
+            return "text or a table"
         case _:
             return "a table"
 

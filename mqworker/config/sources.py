@@ -16,7 +16,7 @@ PREFIX = "MQWORKER_"
 CONFIG_FILE = "MQWORKER_CONFIG"
 _NOT_KEYS = ("MQWORKER_INTERNAL_", "MQWORKER_TEST_")  # used between our own processes, and by test runs
 _FILE = "_FILE"
-_NEW_STAGE = re.compile(r"(MQWORKER_STAGES__([A-Z0-9]+(?:_[A-Z0-9]+)*))__INPUT(_FILE)?")
+_NEW_STAGE = re.compile(r"(MQWORKER_STAGES__([A-Z0-9]+(?:_[A-Z0-9]+)*))__INPUT(__QUEUE)?(_FILE)?")
 
 
 class Assignment(NamedTuple):
@@ -141,7 +141,8 @@ def parse(text: str, annotation: Any) -> Any:
             urls = re.split(r"\s*,\s*(?=[a-z]+://)", text)
             return urls if len(urls) > 1 else text
         return [item.strip() for item in text.split(",") if item.strip()]
-    return text if schema.takes_text(annotation) else _toml_value(text, text)
+    verbatim = schema.takes_text(annotation) or (schema.text_is(annotation) and not text.startswith("{"))
+    return text if verbatim else _toml_value(text, text)
 
 
 def _toml_value(text: str, otherwise: Any) -> Any:
@@ -155,7 +156,9 @@ def _toml_value(text: str, otherwise: Any) -> Any:
 def assign(key: Key, annotation: Any, value: Any, origin: str) -> Iterator[Assignment]:
     """Split a table into its keys, so that it is merged key by key with earlier sources."""
     table = schema.table_of(annotation)
-    if isinstance(value, dict) and (table or schema.is_free_table(annotation)):
+    if isinstance(value, str) and (name := schema.text_is(annotation)):
+        yield Assignment((*key, name), value, origin)
+    elif isinstance(value, dict) and (table or schema.is_free_table(annotation)):
         known = schema.fields(table) if table else {}
         for name, item in value.items():
             yield from assign((*key, name), known[name].type if name in known else Any, item, origin)

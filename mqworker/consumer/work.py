@@ -170,7 +170,7 @@ class Worker:
         return Outcome(item.seq, duration, self.generation, results, reply_to)
 
     def _attempt(self, properties: Properties) -> int:
-        return headers.attempt(properties, self._config.input)
+        return headers.attempt(properties, self._config.input.queue)
 
     def _failure(self, error: BaseException) -> Failure:  # noqa: PLR0911 - one line per kind
         text = describe(error)

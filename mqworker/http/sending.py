@@ -32,7 +32,7 @@ def send(api: Api, stage: str) -> Any:
         raise Problem(413, f"the body has {len(data)} bytes; max_body of this stage is {config.max_body}")
     properties = _properties()
     message_id = properties.message_id
-    question = {"queue": config.input, "properties": _encoded(properties), "body": data}
+    question = {"queue": config.input.queue, "properties": _encoded(properties), "body": data}
     if not wait:
         api.control.ask_admin("send", question, SEND_DEADLINE)
         return {"message_id": message_id}, 202

@@ -47,7 +47,7 @@ def retry(
     """Return the message that comes back after `delay` seconds; None if its headers leave no room for ours."""
     table = properties.headers
     _first_failed(properties, about)
-    table[headers.QUEUE] = stage.input
+    table[headers.QUEUE] = stage.input.queue
     table[headers.ERROR_TYPE] = cut(failure.type, TEXT_LIMIT)
     table[headers.MESSAGE] = cut(failure.message, TEXT_LIMIT)
     return renewed(body, properties, stage, about.room, delay)
@@ -58,7 +58,7 @@ def renewed(body: bytes, properties: Properties, stage: StageConfig, room: int, 
     _set_aside(properties)
     headers.strip_brokers(properties)
     block = fitted(properties, room)
-    return Publication("", stage.input, block, body, delay=delay) if len(block) <= room else None
+    return Publication("", stage.input.queue, block, body, delay=delay) if len(block) <= room else None
 
 
 def dead_letter(
@@ -77,7 +77,7 @@ def dead_letter(
         headers.FAILED_AT: about.time,
         headers.HOST: about.host,
         headers.STAGE: about.stage,
-        headers.QUEUE: stage.input,
+        headers.QUEUE: stage.input.queue,
         headers.ATTEMPT: attempt,
         headers.GENERATION: about.generation,
     }

@@ -85,7 +85,7 @@ def plan_result(outcome: Outcome, stage: StageConfig) -> Plan:
 def plan_failure(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan:
     """Return the plan for a failure: try again later or give up, by the stage's `retry` and by the kind of failure."""
     properties = _read(entry, stage)
-    attempt = headers.attempt(properties, stage.input)
+    attempt = headers.attempt(properties, stage.input.queue)
     last = attempt >= stage.retry.max_attempts
     if last or failure.final or failure.reason not in RETRIED or _is_final(failure.type, stage.retry):
         return _dead(entry, properties, failure, stage, about, attempt)
@@ -98,8 +98,8 @@ def plan_failure(entry: Entry, failure: Failure, stage: StageConfig, about: Circ
 def plan_crash(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan:
     """Return the plan for a delivery that a Consumer died of: again, alone, up to `crash.max` times."""
     properties = _read(entry, stage)
-    crashes = headers.crashes(properties, stage.input) + 1
-    attempt = headers.attempt(properties, stage.input)
+    crashes = headers.crashes(properties, stage.input.queue) + 1
+    attempt = headers.attempt(properties, stage.input.queue)
     properties.headers[headers.CRASHES] = crashes
     properties.headers[headers.ATTEMPT] = attempt
     if crashes >= stage.crash.max:
@@ -157,7 +157,7 @@ def _oversized(
 def _read(entry: Entry, stage: StageConfig) -> Properties:
     """Return its properties without the crashes that another stage counted: they would count here otherwise."""
     properties = decode_leniently(entry.properties)
-    if not headers.crashes(properties, stage.input):
+    if not headers.crashes(properties, stage.input.queue):
         properties.headers.pop(headers.CRASHES, None)
     return properties
 
@@ -168,7 +168,7 @@ def _again(
     publication = retry(entry.body, properties, failure, stage, about, delay)
     if publication is not None:
         return Plan("retried", (publication,))
-    attempt = headers.attempt(decode_leniently(entry.properties), stage.input)
+    attempt = headers.attempt(decode_leniently(entry.properties), stage.input.queue)
     return _dead(entry, properties, failure, stage, about, attempt)  # no room to count attempts in
 
 

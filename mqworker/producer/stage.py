@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mqworker.brokers import open_link
-from mqworker.brokers.base import CONNECTING, LinkState, Placement, Topology
+from mqworker.brokers.base import CONNECTING, Bindings, LinkState, Placement, Topology
+from mqworker.config.model import StageConfig
 from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Desired, LogEvent, StageSpec
@@ -25,6 +26,14 @@ from mqworker.producer.settlement import Settlement
 from mqworker.producer.suspects import Suspects
 
 log = logging.getLogger("mqworker.stage")
+
+
+def topology(config: StageConfig) -> Topology:
+    """Return what a stage needs on its broker."""
+    source, out = config.input, config.output
+    output = Placement(out.queue, out.exchange, out.routing_key, out.type or "") if out is not None else None
+    bindings = Bindings(source.exchange, source.bindings, source.type or "") if source.bindings else None
+    return Topology(source.queue, output, config.dead, config.queue_type, bindings)
 
 
 class Stage:
@@ -43,10 +52,8 @@ class Stage:
         self.register = InHandRegister(folder / f"{spec.stage}.slots")
         suspects = Suspects(folder / f"{spec.stage}.suspects", self.register.last_life())
         self.register.begin_life(time.monotonic())
-        out = config.output
-        output = Placement(out.queue, out.exchange, out.routing_key) if out is not None else None
-        topology = Topology(config.input, output, config.dead, config.queue_type)
-        self.link = link = open_link(spec.broker, topology, self, name=f"{spec.service}.{spec.stage}")
+        name = f"{spec.service}.{spec.stage}"
+        self.link = link = open_link(spec.broker, topology(config), self, name=name)
         self.settlement = Settlement(spec, self.ledger, link)
         self.intake = Intake(
             spec, self.ledger, link, self.settlement, suspects, self.service_time, self.ask_turn, changed

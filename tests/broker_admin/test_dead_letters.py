@@ -10,14 +10,14 @@ from mqworker.amqp import headers
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.broker_admin.dead_letters import describe, letter_id, replay
 from mqworker.brokers.base import Delivery
-from mqworker.config.model import StageConfig
+from mqworker.config.model import InputConfig, StageConfig
 from mqworker.ipc.messages import Failure
 from mqworker.producer.entry import Entry, Isolation
 from mqworker.producer.failure_messages import Circumstances
 from mqworker.producer.policy import plan_crash, plan_failure
 from tests.support import amqp
 
-STAGE = StageConfig(input="in", jobs=("a:b",))
+STAGE = StageConfig(input=InputConfig(queue="in"), jobs=("a:b",))
 ABOUT = Circumstances("energy", "host", 7, "2026-01-01T00:00:00.000Z", 0.9)
 KEPT = {headers.FAILED_AT, headers.FIRST_FAILED_AT, headers.REPLAYED, headers.ORIGINAL + "user-id"}
 

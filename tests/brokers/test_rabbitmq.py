@@ -752,7 +752,7 @@ async def test_a_queue_that_does_not_answer_is_kept_apart_until_it_does(broker, 
     loop = asyncio.get_running_loop()
     before = loop.time()
     await asyncio.gather(*(placed(link, sink, dead) for _ in range(20)))
-    link._publishing._deadline = max(1.0, 10 * (loop.time() - before))  # those that answer do so well within it
+    link._publishing._deadline = max(3.0, 10 * (loop.time() - before))  # those that answer do so well within it
     async with silenced(broker, output.routing_key):
         silent = asyncio.create_task(placed(link, sink, output))
         await asyncio.gather(*(placed(link, sink, dead) for _ in range(20)))

@@ -9,7 +9,15 @@ import time
 import pytest
 
 from mqworker.amqp.properties import Properties
-from mqworker.brokers.base import DROP, BrokerRefused, BrokerUnavailable, Placement, Publication, Topology
+from mqworker.brokers.base import (
+    DROP,
+    Bindings,
+    BrokerRefused,
+    BrokerUnavailable,
+    Placement,
+    Publication,
+    Topology,
+)
 from mqworker.brokers.sqlite import SqliteAdmin
 from mqworker.brokers.sqlite.writer import POLL
 from tests.support.sqlite_link import TOPOLOGY, opened
@@ -113,6 +121,28 @@ def test_routes(path):
 
     asyncio.run(scene())
     assert stored(path) == [b"bound"]
+
+
+def test_bindings(path):
+    """An input is bound by patterns; an output that is an exchange alone needs somebody who has bound a queue."""
+    results = Placement("", "results", "done")
+    topology = Topology("frames", results, "frames.dlq", bindings=Bindings("cameras", ("cam.*.frame", "cam.#")))
+
+    async def scene():
+        async with opened(path, topology) as (link, sink):
+            link.consume(5)
+            assert await sink.placed(link, b"one", "cam.1.frame", "cameras") == ""  # once, though both bindings match
+            assert await sink.placed(link, b"two", "cam", "cameras") == ""
+            assert "no queue" in await sink.placed(link, b"x", "other", "cameras")
+            assert "no exchange 'results'" in await sink.placed(link, b"x", "done", "results")
+            await until(lambda: sink.bodies == [b"one", b"two"], 5, "the frames")
+            bound = Topology("sink", None, "sink.dlq", bindings=Bindings("results", ("done",)))
+            async with opened(path, bound) as (other, taken):
+                other.consume(5)
+                assert await sink.placed(link, b"result", "done", "results") == ""
+                await until(lambda: taken.bodies == [b"result"], 5, "the result")
+
+    asyncio.run(scene())
 
 
 def test_result_settles(path):

@@ -90,7 +90,7 @@ def test_all_paths_are_absolute(folder):
     assert loaded.config.control.socket == str(etc / "c.sock")
     assert loaded.config.service.state_dir == str(etc / ".mqworker")
     assert loaded.config.broker.url == f"sqlite:///{etc}/.mqworker/broker.db"
-    assert loaded.origins["stages.s.input"] == "etc/x.toml:2"
+    assert loaded.origins["stages.s.input.queue"] == "etc/x.toml:2"
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,27 @@ def test_without_a_file_the_environment_is_enough(folder):
     loaded = load(None, {"MQWORKER_STAGES__MY_STAGE__INPUT": "q", "MQWORKER_STAGES__MY_STAGE__JOBS": "m:f, m:g"})
     assert (loaded.path, loaded.root) == (None, folder)
     assert loaded.config.stages["my_stage"].jobs == ("m:f", "m:g")
-    assert loaded.origins["stages.my_stage.input"] == "environment MQWORKER_STAGES__MY_STAGE__INPUT"
+    assert loaded.origins["stages.my_stage.input.queue"] == "environment MQWORKER_STAGES__MY_STAGE__INPUT"
+
+
+def test_a_text_is_the_queue_of_an_input_or_output(folder):
+    """The table and the text may be mixed over file and environment."""
+    text = '[stages.s]\njobs = ["m:f"]\ninput = "in"\noutput = "out"\n'
+    stage = good(text).config.stages["s"]
+    assert (stage.input.queue, stage.output.queue, stage.dead) == ("in", "out", "in.dlq")
+    more = {
+        "MQWORKER_STAGES__S__INPUT__EXCHANGE": "cameras",
+        "MQWORKER_STAGES__S__INPUT__BINDINGS": "a.*, b.#",
+        "MQWORKER_STAGES__S__OUTPUT": "7",
+        "MQWORKER_STAGES__T__INPUT__QUEUE": "t",
+        "MQWORKER_STAGES__T__JOBS": "m:f",
+        "MQWORKER_STAGES__T__OUTPUT": '{ exchange = "results", type = "topic", routing_key = "done" }',
+    }
+    write(text)
+    stages = load(None, more).config.stages
+    assert (stages["s"].input.queue, stages["s"].input.exchange) == ("in", "cameras")
+    assert (stages["s"].input.bindings, stages["s"].output.queue) == (("a.*", "b.#"), "7")
+    assert (stages["t"].input.queue, stages["t"].output.exchange, stages["t"].output.type) == ("t", "results", "topic")
 
 
 # --- sources
@@ -272,11 +292,12 @@ BAD_FILES = {
         ['mqworker.toml:5: service.log_level: is "verbose", must be one of debug, error, info, warning'],
     ),
     "required keys": (
-        "[stages.a]\n[stages.b]\ninput = 'b'\njobs = ['m:f']\noutput = { exchange = 'x' }",
+        "[stages.a]\n[stages.b]\ninput = 'b'\njobs = ['m:f']\noutput = { exchange = 'x' }\n[stages.c]\ninput = {}\n",
         [
             'mqworker.toml:1: stages.a.input: missing; add input = "NAME"',
             'mqworker.toml:1: stages.a.jobs: missing; add jobs = ["module:name"]',
-            'mqworker.toml:5: stages.b.output.queue: missing; add queue = "NAME"',
+            'mqworker.toml:6: stages.c.jobs: missing; add jobs = ["module:name"]',
+            'mqworker.toml:7: stages.c.input.queue: missing; add queue = "NAME"',
         ],
     ),
     "no stage": (
@@ -319,7 +340,7 @@ BAD_FILES = {
         STAGE + "[stages.t]\njobs = ['m:f']\ninput = 'in'",
         [
             (
-                'mqworker.toml:6: stages.t.input: "in" is already the input of stage "s"; '
+                'mqworker.toml:6: stages.t.input.queue: "in" is already the input of stage "s"; '
                 "give each stage its own queue, or combine both chains in one stage"
             )
         ],
@@ -342,9 +363,67 @@ BAD_FILES = {
             )
         ],
     ),
+    "an output that is nothing": (
+        STAGE + "output = { routing_key = 'r' }",
+        ["mqworker.toml:4: stages.s.output.queue: is missing, and so is exchange; set one of them"],
+    ),
+    "bindings without exchange, and the other way round": (
+        (
+            "[stages.s]\ninput = { queue = 'in', bindings = ['a'] }\njobs = ['m:f']\n"
+            "[stages.t]\ninput = { queue = 'i', exchange = 'x' }\njobs = ['m:f']\n"
+            "output = { queue = 'o', type = 'topic' }"
+        ),
+        [
+            (
+                "mqworker.toml:2: stages.s.input.bindings: have no effect without an exchange; "
+                "set exchange, or remove bindings"
+            ),
+            (
+                "mqworker.toml:5: stages.t.input.exchange: has no effect without bindings; "
+                'set bindings, for example ["#"], or remove exchange'
+            ),
+            "mqworker.toml:7: stages.t.output.type: has no effect without an exchange; set exchange, or remove type",
+        ],
+    ),
+    "results that come back through a binding": (
+        (
+            "[stages.s]\ninput = { queue = 'in', exchange = 'x', bindings = ['a', 'r.#'] }\njobs = ['m:f']\n"
+            "output = { exchange = 'x', routing_key = 'r.done' }"
+        ),
+        [
+            (
+                'mqworker.toml:4: stages.s.output.routing_key: "r.done" comes back to the input of this stage through '
+                "its bindings: an endless loop; publish the results with another routing key, or to another exchange"
+            )
+        ],
+    ),
+    "a ring over an exchange": (
+        (
+            "[stages.s]\ninput = { queue = 'in', exchange = 'x', bindings = ['b'] }\njobs = ['m:f']\n"
+            "output = { exchange = 'x', routing_key = 'a' }\n"
+            "[stages.t]\ninput = { queue = 'i', exchange = 'x', bindings = ['a'] }\njobs = ['m:f']\n"
+            "output = { exchange = 'x', routing_key = 'b' }"
+        ),
+        [
+            (
+                'mqworker.toml:4: stages.s.output.routing_key: "a" leads back to this stage (s -> t -> s): '
+                "an endless loop; publish the results of one of these stages to another queue"
+            )
+        ],
+    ),
+    "an input of another kind, and an unknown key in it": (
+        "[stages.s]\ninput = 5\njobs = ['m:f']\n[stages.t]\ninput = { queue = 'i', bindngs = ['a'] }\njobs = ['m:f']",
+        [
+            (
+                "mqworker.toml:2: stages.s.input: is a single value, must be text or a table; "
+                "with queue, exchange, type, bindings"
+            ),
+            "mqworker.toml:5: stages.t.input.bindngs: unknown key; did you mean bindings?",
+        ],
+    ),
     "a queue name of too many bytes": (
         f"[stages.s]\njobs = ['m:f']\ninput = '{'ä' * 130}'",
-        ["mqworker.toml:3: stages.s.input: has 260 bytes, too many for AMQP; use a shorter name"],
+        ["mqworker.toml:3: stages.s.input.queue: has 260 bytes, too many for AMQP; use a shorter name"],
     ),
     "limits that cross": (
         STAGE + "time_limit = { soft = 10, hard = 5 }\nretry.max = 0.5",

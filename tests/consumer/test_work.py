@@ -23,7 +23,7 @@ from mqworker import Reject, Retry, SoftTimeLimit
 from mqworker.amqp import headers
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.properties import Headers, Properties
-from mqworker.config.model import BrokerConfig, StageConfig
+from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
 from mqworker.consumer.work import Alarm, Worker
 from mqworker.ipc.logs import ForwardingHandler, report
 from mqworker.ipc.messages import Item, Outcome
@@ -48,7 +48,7 @@ def alarm():
 def worker(*targets, soft_limit=0.0, broker=None, alarm=None, **config) -> Worker:
     chain = Chain([make_job(target, None, f"jobs:{index}") for index, target in enumerate(targets)], {}, "s")
     chain.setup()
-    stage = StageConfig(input="in", jobs=("a:b",), **config)
+    stage = StageConfig(input=InputConfig(queue="in"), jobs=("a:b",), **config)
     made = Worker(chain, "energy", stage, BrokerConfig(**(broker or {})), alarm)
     made.soft_limit = soft_limit
     made.begin_generation(7)

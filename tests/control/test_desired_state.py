@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mqworker.config.model import Config, ServiceConfig, StageConfig, TimeLimitConfig
+from mqworker.config.model import Config, InputConfig, ServiceConfig, StageConfig, TimeLimitConfig
 from mqworker.control.desired_state import (
     HISTORY,
     Document,
@@ -31,7 +31,7 @@ LEVELS = ["debug", "info", "warning", "error"]
 def config(level="info", soft=0.0, hard=0.0, **stage):
     values = {"consumers": 2, "time_limit": TimeLimitConfig(soft, hard), **stage}
     return Config(
-        stages={name: StageConfig(input=name, jobs=("a:b",), **values) for name in ("s", "t")},
+        stages={name: StageConfig(input=InputConfig(queue=name), jobs=("a:b",), **values) for name in ("s", "t")},
         service=ServiceConfig(log_level=level),
     )
 

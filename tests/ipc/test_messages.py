@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import inspect as types
 
-from mqworker.config.model import BrokerConfig, StageConfig
+from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
 from mqworker.ipc import messages
 
 RECORDS = [kind for _, kind in inspect.getmembers(messages, inspect.isclass) if kind.__module__ == messages.__name__]
@@ -18,7 +18,9 @@ text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 plain = st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | text | st.binary(max_size=8)
 anything = st.recursive(plain, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(text, inner, max_size=2))
 CONFIGS = {
-    StageConfig: st.builds(StageConfig, input=st.just("in"), jobs=st.just(("a:b",)), params=st.just({"a": [1, None]})),
+    StageConfig: st.builds(
+        StageConfig, input=st.just(InputConfig(queue="in")), jobs=st.just(("a:b",)), params=st.just({"a": [1, None]})
+    ),
     BrokerConfig: st.builds(BrokerConfig, url=st.sampled_from(["", ("amqp://a", "amqp://b")])),
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mqworker.config.model import BrokerConfig, StageConfig
+from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
 from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import child
 from mqworker.ipc.messages import Birth, Chunk, Item, StageSpec
@@ -69,7 +69,7 @@ def make(tmp_path):
     """Make lanes; no process of theirs may be left afterwards."""
     (tmp_path / "jobs.py").write_text(HANDLER)
     register = InHandRegister(tmp_path / "s.slots")
-    config = StageConfig(input="in", jobs=("jobs:handle",))
+    config = StageConfig(input=InputConfig(queue="in"), jobs=("jobs:handle",))
     spec = StageSpec("svc", "s", config, BrokerConfig(), str(tmp_path), str(tmp_path), 30.0)
 
     def made(owner, params=None):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mqworker.amqp import headers, wrapper
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Delivery
-from mqworker.config.model import CrashConfig, OutputConfig, RetryConfig, StageConfig
+from mqworker.config.model import CrashConfig, InputConfig, OutputConfig, RetryConfig, StageConfig
 from mqworker.ipc.messages import Failure, Outcome, ResultMessage
 from mqworker.producer.entry import Entry, Isolation
 from mqworker.producer.failure_messages import TEXT_LIMIT, TRACEBACK_LIMIT, Circumstances
@@ -30,11 +30,11 @@ from tests.support import amqp
 
 ABOUT = Circumstances("energy", "host", 7, "2026-01-01T00:00:00.000Z", 0.9)
 ERROR = Failure("error", "ValueError", "no", "Traceback ...")
-STAGE = StageConfig(input="in", jobs=("a:b",))
+STAGE = StageConfig(input=InputConfig(queue="in"), jobs=("a:b",))
 
 
 def stage(**values):
-    return StageConfig(input="in", jobs=("a:b",), **values)
+    return StageConfig(input=InputConfig(queue="in"), jobs=("a:b",), **values)
 
 
 def entry(properties: Properties | None = None, body: bytes = b"body") -> Entry:

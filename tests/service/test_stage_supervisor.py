@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from mqworker.config.model import BrokerConfig, Config, StageConfig
+from mqworker.config.model import BrokerConfig, Config, InputConfig, StageConfig
 from mqworker.control.desired_state import begin
 from mqworker.ipc.messages import StageSpec
 from mqworker.service.stage_supervisor import StageSupervisor
@@ -11,7 +11,7 @@ from mqworker.service.stage_supervisor import StageSupervisor
 
 def test_a_start_that_fails_is_told_and_leaves_nothing_open(tmp_path):
     """Without a descriptor for the lock no Producer starts: a reason, a later retry, and no descriptor left open."""
-    config = Config(stages={"s": StageConfig(input="in", jobs=("m:f",))})
+    config = Config(stages={"s": StageConfig(input=InputConfig(queue="in"), jobs=("m:f",))})
     spec = StageSpec("test", "s", config.stages["s"], BrokerConfig(), str(tmp_path), str(tmp_path), 30.0)
 
     async def start() -> StageSupervisor:

@@ -89,9 +89,9 @@ class Consuming:
         if self._current is not None and epoch == self.epoch:
             self._current.release(tags)
 
-    def made_again(self) -> None:
-        """Note that the queue was deleted and is new: the bindings that others had made are gone."""
-        self.unbound |= self.exchanges
+    def made_again(self, bound: str) -> None:
+        """Note that the queue was deleted and is new: only the exchange `bound` is bound to it again."""
+        self.unbound |= self.exchanges - {bound}
         self.exchanges.clear()
 
     # -- what the connection calls

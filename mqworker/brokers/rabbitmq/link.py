@@ -13,13 +13,11 @@ from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.consuming import Consuming
 from mqworker.brokers.rabbitmq.publishing import Publishing
 from mqworker.brokers.rabbitmq.reconnector import Reconnector
-from mqworker.brokers.rabbitmq.topology import Found, ensure
+from mqworker.brokers.rabbitmq.topology import Found, ensure, ensure_bindings
 from mqworker.brokers.rabbitmq.upkeep import Upkeep
 from mqworker.config.model import BrokerConfig
 
 REPAIR_EVERY = 5.0  # the least time, in seconds, between two repairs of the topology after a returned message
-FUTILE_MAX, FUTILE_WITHIN = 3, 30.0  # such repairs, at most so many seconds apart, until results go straight
-STRAIGHT = "exchange {!r} returns results although queue {!r} is bound to it: they are published straight to the queue"
 ALARM = "the broker has an alarm and accepts no messages: free memory or disk there"
 
 
@@ -36,7 +34,7 @@ class RabbitLink:
         self._repairing: asyncio.Task[None] | None = None
         self._ensured = 0.0  # when the topology was last ensured
         self._repairs = 0
-        self._futile = 0  # repairs in a row that found nothing missing, although results had no route
+        self._unbound = ""  # why the input is not bound as configured
         self._upkeep = Upkeep(topology)
         self._consuming = Consuming(
             topology.input, sink, self._prepare, self._touch, self._report_consuming, self._changed
@@ -97,21 +95,38 @@ class RabbitLink:
         self._ensured = asyncio.get_running_loop().time()
         found = await ensure(connection, self._topology, self._input_made)
         self._found = found
-        self._publishing.delaying = found.delaying
+        self._publishing.route.found(found)
         return found
 
     def _input_made(self) -> None:
         if self._found is not None:
-            self._consuming.made_again()
+            bindings = self._topology.bindings
+            self._consuming.made_again("" if bindings is None else bindings.exchange)
 
     async def _prepare(self, connection: AmqpConnection) -> Found:
         """Ensure that everything exists, for a new channel; what was learned about the exchange is tried anew."""
-        self._futile, self._publishing.straight = 0, False
+        self._publishing.route.begin_anew()
         return await self._ensure(connection)
 
     async def _touch(self, connection: AmqpConnection) -> None:
-        if self._found is not None:
-            await self._upkeep.touch(connection, self._found, self._publishing.delays)
+        if self._found is None:
+            return
+        await self._upkeep.touch(connection, self._found, self._publishing.delays)
+        await self._bind_again(connection)
+
+    async def _bind_again(self, connection: AmqpConnection) -> None:
+        """Bind the input again: nobody is told when an exchange was deleted and made again without its bindings."""
+        try:
+            await ensure_bindings(connection, self._topology)
+        except Lost as lost:
+            if not connection.usable:
+                raise
+            self._unbound = f"the input is not bound: {lost}"
+            self._report_consuming(self._unbound)
+        else:
+            if self._unbound and self._reasons["consuming"] == self._unbound:
+                self._report_consuming("")
+            self._unbound = ""
 
     def _repair(self) -> None:
         """Create the topology again, because something that a publication needs is gone."""
@@ -122,16 +137,12 @@ class RabbitLink:
 
     async def _create_again(self, connection: AmqpConnection) -> None:
         since = asyncio.get_running_loop().time() - self._ensured
-        unrouted, self._publishing.unrouted = self._publishing.unrouted, False
         try:
             found = await self._ensure(connection)
         except Lost as lost:
             self._report_consuming(f"the topology is incomplete: {lost}")
         else:
-            futile = unrouted and found.bound and not found.repaired and since < FUTILE_WITHIN
-            self._futile = self._futile + 1 if futile else 0
-            if self._futile == FUTILE_MAX:
-                self._publishing.straight = True
+            self._publishing.route.repaired(found, since)
             self._repairs += 1
             self._report_consuming("")
 
@@ -144,12 +155,6 @@ class RabbitLink:
     def _report_publishing(self, reason: str) -> None:
         self._reasons["publishing"] = reason
         self._changed()
-
-    def _straight_warning(self) -> tuple[str, ...]:
-        output = self._topology.output
-        if output is None or not self._publishing.straight:
-            return ()
-        return (STRAIGHT.format(output.exchange, output.queue),)
 
     def _changed(self) -> None:
         blocked = self._publishing.blocked
@@ -164,7 +169,7 @@ class RabbitLink:
             reason=reasons[0] if reasons else ALARM if blocked else "",
             auto_delete=found.auto_delete,
             unbound=tuple(sorted(self._consuming.unbound)),
-            warnings=found.warnings + self._straight_warning(),
+            warnings=found.warnings + self._publishing.route.warnings,
             reconnects=sum(max(reconnector.opened - 1, 0) for reconnector in self._reconnectors),
             repairs=self._repairs,
         )

@@ -22,6 +22,7 @@ from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, AnswerOver
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.destinations import Destination, Pending, Preparation, SilentDestinations, destination
 from mqworker.brokers.rabbitmq.reconnector import STABLE_AFTER, retry_delay
+from mqworker.brokers.rabbitmq.result_route import ResultRoute
 from mqworker.brokers.rabbitmq.sender import Sender
 from mqworker.brokers.rabbitmq.topology import NOT_FOUND
 from mqworker.config.model import BrokerConfig
@@ -59,10 +60,7 @@ class Publishing:
         self._careful = 0  # publications that the next sender sends one at a time
         self._destination: Callable[[Publication], Destination] = partial(destination, topology.input)
         self._silent = SilentDestinations()
-        self._output = topology.output
-        self.delaying = False  # the exchange for results returns what it will deliver later
-        self.straight = False  # it returns results although their queue is bound: they go straight to the queue
-        self.unrouted = False  # it has returned one since this was last set to False
+        self.route = ResultRoute(topology.output)
         self._preparation = Preparation(topology.input, self._send_prepared, self._refuse, missing)
 
     @property
@@ -94,8 +92,8 @@ class Publishing:
         """Send it, keep it until it can be sent, or refuse it."""
         sender, connection, now = self._sender, self._connection, self._loop.time()
         size, silent = len(publication.body), self._silent
-        if self.delaying or self.straight:
-            publication = self._by_another_way(publication)
+        if self.route.altered:
+            publication = self.route.of(publication)
         if silent.entries:
             publication = self._detour(publication, now)
         if sender is None or connection is None or not sender.channel.usable:
@@ -165,14 +163,6 @@ class Publishing:
             publication = publication._replace(delay=2 * publication.delay)
         return publication
 
-    def _by_another_way(self, publication: Publication) -> Publication:
-        output = self._output
-        if output is None or (publication.exchange, publication.routing_key) != (output.exchange, output.routing_key):
-            return publication
-        if self.straight:
-            return publication._replace(exchange="", routing_key=output.queue)
-        return publication._replace(mandatory=False)
-
     def _send_prepared(self, pending: Pending) -> None:
         if self._sender is not None and self._sender.channel.usable:
             self._sender.send(pending)
@@ -185,8 +175,8 @@ class Publishing:
     def _returned(self, publication: Publication | None) -> None:
         if publication is not None and publication.delay:
             self._preparation.ready.discard(publication.delay)  # its delay queue is gone
-        if publication is not None and publication.exchange:
-            self.unrouted = True
+        elif publication is not None:
+            self.route.returned(publication)
         self._missing()
 
     def _lose(self, sender: Sender | None, lost: Lost) -> None:

@@ -8,10 +8,10 @@ be created, or when the input is a queue that cannot be consumed as a work queue
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from mqworker.brokers.base import Placement, Topology
+from mqworker.brokers.base import Topology
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
 
@@ -218,45 +218,69 @@ def _or_moves(values: dict[str, Any]) -> str:
     return "" if values.get("x-dead-letter-exchange") is None else ", or moves them to its dead-letter exchange"
 
 
-async def ensure_exchange(connection: AmqpConnection, output: Placement) -> tuple[bool, bool, tuple[str, ...]]:
-    """Ensure that the exchange exists and the queue is bound to it.
+async def ensure_exchange(connection: AmqpConnection, exchange: str, kind: str) -> tuple[bool, tuple[str, ...]]:
+    """Ensure that an exchange exists; returns whether it is a delaying one, and warnings.
 
-    Returns whether it is a delaying one, whether the queue is bound, and warnings.
-
-    An existing exchange of any type is used as it is.
+    An existing one of any type is used as it is. A missing one is made only if `kind` says of which type: others may
+    be about to declare theirs, and would be refused.
     """
-    exchange, delaying, bound = output.exchange, False, True
-    warnings: list[str] = []
+    if not kind:
+        try:
+            await attempt(connection, "exchange_declare", exchange=exchange, passive=True)
+        except Lost as lost:
+            if lost.code != NOT_FOUND:
+                raise
+            raise Lost(
+                f"exchange {exchange!r} does not exist: let the service that it belongs to declare it, or give its"
+                " `type` in the configuration, so that it is made here",
+                code=NOT_FOUND,
+            ) from None
     try:
-        await attempt(connection, "exchange_declare", exchange=exchange, exchange_type="direct", durable=True)
+        await attempt(connection, "exchange_declare", exchange=exchange, exchange_type=kind or "direct", durable=True)
     except Lost as lost:
         differs = difference(lost)
-        if differs is not None and differs.found == DELAYING:
-            delaying = True
-            warnings.append(
-                f"exchange {exchange!r} delays messages and returns them at once: results are published without"
-                " `mandatory`, so one that has no route is lost"
-            )
-        elif differs is not None and differs.argument == "durable":
-            warnings.append(f"exchange {exchange!r} is not durable: it is gone when the broker restarts")
-        elif differs is not None and differs.argument == "internal":
-            raise Lost(
-                f"exchange {exchange!r} is internal, so nobody can publish to it: choose another output"
-            ) from None
-        elif differs is not None:
-            pass  # another type, or one that goes with its last queue: it is used as found
-        elif lost.code == REFUSED:
-            await attempt(connection, "exchange_declare", exchange=exchange, passive=True)
-        else:
+        if differs is not None:
+            return differs.found == DELAYING, tuple(_about_exchange(exchange, kind, differs))
+        if lost.code != REFUSED:
             raise
+        await attempt(connection, "exchange_declare", exchange=exchange, passive=True)
+    return False, ()
+
+
+def _about_exchange(exchange: str, kind: str, differs: Difference) -> Iterator[str]:
+    """Yield what follows from the properties of an exchange that others declared; raises Lost if it is of no use."""
+    if differs.found == DELAYING:
+        yield (
+            f"exchange {exchange!r} delays messages and returns them at once: results are published without"
+            " `mandatory`, so one that has no route is lost"
+        )
+    elif differs.argument == "durable":
+        yield f"exchange {exchange!r} is not durable: it is gone when the broker restarts"
+    elif differs.argument == "internal":
+        raise Lost(f"exchange {exchange!r} is internal, so nobody can publish to it: choose another output")
+    elif differs.argument == "type" and kind and kind != "direct":
+        yield f"exchange {exchange!r} is of type {differs.found}, configured is {kind}: it is used as found"
+
+
+async def bind(connection: AmqpConnection, queue: str, exchange: str, key: str) -> str:
+    """Bind a queue to an exchange; returns a warning, "" for none, if it must be bound by hand."""
     try:
-        await attempt(connection, "queue_bind", queue=output.queue, exchange=exchange, routing_key=output.routing_key)
+        await attempt(connection, "queue_bind", queue=queue, exchange=exchange, routing_key=key)
     except Lost as lost:
         if lost.code not in (REFUSED, MISMATCH):
             raise
-        bound = False
-        warnings.append(f"queue {output.queue!r} cannot be bound to exchange {exchange!r} ({lost}): bind it by hand")
-    return delaying, bound, tuple(warnings)
+        return f"queue {queue!r} cannot be bound to exchange {exchange!r} by {key!r} ({lost}): bind it by hand"
+    return ""
+
+
+async def ensure_bindings(connection: AmqpConnection, topology: Topology) -> tuple[str, ...]:
+    """Ensure that the input is bound as configured; returns warnings, raises Lost when the exchange is missing."""
+    bindings = topology.bindings
+    if bindings is None:
+        return ()
+    _, warnings = await ensure_exchange(connection, bindings.exchange, bindings.type)
+    told = [await bind(connection, topology.input, bindings.exchange, key) for key in bindings.keys]
+    return (*warnings, *filter(None, told))
 
 
 async def ensure(connection: AmqpConnection, topology: Topology, on_made: Callable[[], None]) -> Found:
@@ -279,15 +303,19 @@ async def ensure(connection: AmqpConnection, topology: Topology, on_made: Callab
             " again at each start. Choose a classic or quorum queue as input"
         )
     made, warnings, quorum = found.made, found.warnings, found.quorum
-    others = [topology.dead] if topology.output is None else [topology.dead, topology.output.queue]
-    for name in dict.fromkeys(others):
+    for name in topology.queues:
         if name != topology.input:
             other = await ensure_queue(connection, name, arguments)
             warnings, quorum = warnings + other.warnings, quorum | other.quorum
             made |= other.made
     if made and quorum:
         await asyncio.sleep(YOUNG)
-    if topology.output is not None and topology.output.exchange:
-        delaying, bound, more = await ensure_exchange(connection, topology.output)
-        found, warnings = found._replace(delaying=delaying, bound=bound), warnings + more
+    warnings += await ensure_bindings(connection, topology)
+    output = topology.output
+    if output is not None and output.exchange:
+        kind = output.type or ("direct" if output.queue else "")
+        delaying, more = await ensure_exchange(connection, output.exchange, kind)
+        unbound = await bind(connection, output.queue, output.exchange, output.routing_key) if output.queue else ""
+        found = found._replace(delaying=delaying, bound=not unbound)
+        warnings += (*more, *filter(None, [unbound]))
     return found._replace(repaired=made, quorum=quorum, warnings=warnings)

@@ -40,13 +40,11 @@ class Upkeep:
 
         A queue that does not answer (one without a leader) costs its own patience, and one channel until it does.
         """
-        input_queue, output = self._topology.input, self._topology.output
         self._delays.update(used)
-        delays = {delay_queue(input_queue, delay): delay for delay in sorted(self._delays)}
-        others = [input_queue, self._topology.dead, *([output.queue] if output else [])]
+        delays = {delay_queue(self._topology.input, delay): delay for delay in sorted(self._delays)}
         loop = asyncio.get_running_loop()
         began = loop.time()
-        for name in dict.fromkeys([*others, *delays]):
+        for name in (*self._topology.queues, *delays):
             if loop.time() - began > ROUND:
                 return
             if name in self._stuck:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from mqworker.amqp.topics import matches
 from mqworker.brokers.base import Publication, Topology
 from mqworker.brokers.sqlite import owners
 from mqworker.ipc.proc import boot_id
@@ -38,20 +39,18 @@ class Taken(NamedTuple):
 
 def declare(db: sqlite3.Connection, topology: Topology) -> None:
     """Create what a stage needs."""
-    output = topology.output
-    for name in (topology.input, topology.dead, *((output.queue,) if output else ())):
+    output, bindings = topology.output, topology.bindings
+    for name in topology.queues:
         make_queue(db, name)
-    if output and output.exchange:
-        db.execute(
-            "INSERT OR IGNORE INTO binding SELECT ?, ?, id FROM queue WHERE name = ?",
-            (output.exchange, output.routing_key, output.queue),
-        )
+    bound = [(bindings.exchange, key, topology.input) for key in bindings.keys] if bindings else []
+    if output and output.queue and output.exchange:
+        bound.append((output.exchange, output.routing_key, output.queue))
+    db.executemany("INSERT OR IGNORE INTO binding SELECT ?, ?, id FROM queue WHERE name = ?", bound)
 
 
 def is_declared(db: sqlite3.Connection, topology: Topology) -> bool:
     """Return whether the whole topology still exists."""
-    names = {topology.input, topology.dead} | ({topology.output.queue} if topology.output else set())
-    return all(queue_id(db, name) is not None for name in names)
+    return all(queue_id(db, name) is not None for name in topology.queues)
 
 
 def make_queue(db: sqlite3.Connection, name: str, owner: int | None = None) -> int:
@@ -155,10 +154,10 @@ def _route(db: sqlite3.Connection, publication: Publication) -> list[int]:
         found = queue_id(db, key)
         queues = [] if found is None else [make_queue(db, f"{key}.retry.{publication.delay}")]
     elif exchange:
-        query = "SELECT queue FROM binding WHERE exchange = ? AND routing_key = ?"
-        queues = [row[0] for row in db.execute(query, (exchange, key))]
-        if not queues and not db.execute("SELECT 1 FROM binding WHERE exchange = ?", (exchange,)).fetchone():
+        bound = db.execute("SELECT routing_key, queue FROM binding WHERE exchange = ?", (exchange,)).fetchall()
+        if not bound:
             raise Refused(f"returned: no exchange {exchange!r}")
+        queues = list(dict.fromkeys(queue for binding_key, queue in bound if matches(binding_key, key)))
     else:
         found = queue_id(db, key)
         queues = [] if found is None else [found]

@@ -1,0 +1,70 @@
+"""The way of results to their queue, where the exchange between them does not behave as AMQP's own types do.
+
+Owned by the Link, on its loop. The exchange of a plugin may return what it delivers all the same. If its type says so
+(RabbitMQ's for delayed messages), results are published without `mandatory`; if it shows (a queue is bound to it, and
+repairs find nothing missing), they go straight to the queue. Results for which a handler has chosen the routing key
+keep to the exchange: whether a queue is bound for them is not known here.
+"""
+
+from mqworker.brokers.base import Placement, Publication
+from mqworker.brokers.rabbitmq.topology import Found
+
+FUTILE_MAX, FUTILE_WITHIN = 3, 30.0  # repairs that found nothing missing, at most so many seconds apart
+STRAIGHT = "exchange {!r} returns results although queue {!r} is bound to it: they are published straight to the queue"
+
+
+class ResultRoute:
+    """See the module head."""
+
+    def __init__(self, output: Placement | None) -> None:
+        self._output = output
+        self._delaying = False  # the exchange returns what it will deliver later
+        self._straight = False
+        self._returned = False  # it has returned a result since the last repair
+        self._futile = 0  # repairs in a row that found nothing missing, although results had no route
+
+    @property
+    def altered(self) -> bool:
+        """Whether some publications take another way than they say."""
+        return self._delaying or self._straight
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What an operator must know about it."""
+        output = self._output
+        return (STRAIGHT.format(output.exchange, output.queue),) if output is not None and self._straight else ()
+
+    def of(self, publication: Publication) -> Publication:
+        """Return the publication as it is to be sent."""
+        output = self._output
+        if output is None or publication.exchange != output.exchange or publication.delay:
+            return publication
+        if self._straight and publication.routing_key == output.routing_key:
+            return publication._replace(exchange="", routing_key=output.queue)
+        return publication._replace(mandatory=False) if self._delaying else publication
+
+    def returned(self, publication: Publication) -> None:
+        """Note that this one had no route."""
+        output = self._output
+        if output is not None and (publication.exchange, publication.routing_key) == (
+            output.exchange,
+            output.routing_key,
+        ):
+            self._returned = True
+
+    def found(self, found: Found) -> None:
+        """Note what the exchange is."""
+        self._delaying = found.delaying
+
+    def begin_anew(self) -> None:
+        """Forget what the exchange showed: the topology is ensured for a new channel."""
+        self._futile, self._straight = 0, False
+
+    def repaired(self, found: Found, since: float) -> None:
+        """Draw the conclusion from a repair, `since` seconds after the one before."""
+        output, returned = self._output, self._returned
+        self._returned = False
+        futile = returned and found.bound and not found.repaired and since < FUTILE_WITHIN
+        self._futile = self._futile + 1 if futile else 0
+        if self._futile == FUTILE_MAX and output is not None and output.exchange and output.queue:
+            self._straight = True

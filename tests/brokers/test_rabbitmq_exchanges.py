@@ -1,0 +1,177 @@
+"""Inputs that are bound to an exchange, and outputs that are an exchange alone, on RabbitMQ."""
+
+import itertools
+from uuid import uuid4
+
+import pytest
+
+from mqworker.brokers.base import Bindings, Placement, Publication, Topology
+from mqworker.brokers.rabbitmq import link as link_module
+from mqworker.brokers.rabbitmq import reconnector
+from mqworker.brokers.rabbitmq.amqp_connection import Lost, RawProperties
+from mqworker.brokers.rabbitmq.topology import attempt
+from tests.brokers.harness import Recorder, contract
+from tests.brokers.rabbit import RabbitHarness
+from tests.support.waiting import Patience, until
+
+pytestmark = pytest.mark.rabbitmq
+
+
+class Exchanges(RabbitHarness):
+    """A stage between two exchanges that others declare: `cameras` and `results`."""
+
+    def __init__(self, node) -> None:
+        super().__init__(node)
+        unique = uuid4().hex[:8]
+        self.cameras, self.results = f"{unique}.cameras", f"{unique}.results"
+        self.use()
+
+    def use(self, *, source: str = "", target: str = "") -> None:
+        """Use a topology that gives these types for its exchanges."""
+        name = self.topology.input
+        bindings = Bindings(self.cameras, ("cam.*.frame", "all.#"), source)
+        output = Placement("", self.results, "detected", target)
+        self.topology = Topology(name, output, f"{name}.dlq", "classic", bindings)
+
+    async def declare(self, *names: str, kind: str = "topic") -> None:
+        channel = await self.channel()
+        for name in names:
+            await channel.ask("exchange_declare", exchange=name, exchange_type=kind, durable=True)
+
+    async def exists(self, exchange: str) -> bool:
+        connection = await self.connection()
+        try:
+            await attempt(connection, "exchange_declare", exchange=exchange, passive=True)
+        except Lost:
+            return False
+        return True
+
+    async def send(self, exchange: str, key: str, body: bytes) -> None:
+        channel = await self.channel()
+        channel.raw.basic_publish(exchange, key, body, RawProperties())
+        await channel.ping()
+
+    async def close(self) -> None:
+        channel = await self.channel()
+        for exchange in (self.cameras, self.results):
+            await channel.ask("exchange_delete", exchange=exchange)
+        self.topology = Topology(self.topology.input, Placement(f"{self.results}.q", self.results), self.topology.dead)
+        await super().close()
+
+
+@pytest.fixture
+def broker(rabbit):
+    """A stage between two exchanges."""
+    return Exchanges(rabbit)
+
+
+@contract
+async def test_an_input_is_bound_as_configured(broker):
+    """Messages come by each binding, and no others."""
+    await broker.declare(broker.cameras, broker.results)
+    link, sink = await broker.started(prefetch=5)
+    for key in ("cam.1.frame", "cam.1.other", "all", "all.x.y"):
+        await broker.send(broker.cameras, key, key.encode())
+    await sink.has(3)
+    assert sink.bodies == [b"cam.1.frame", b"all", b"all.x.y"]
+    assert (link.state.warnings, link.state.problem) == ((), "")
+
+
+@contract
+async def test_bindings_of_the_configuration_come_back(broker, monkeypatch):
+    """Whether the queue or the exchange was deleted: messages come again, and nobody has to confirm anything."""
+    monkeypatch.setattr(reconnector, "PING_EVERY", 0.2)
+    await broker.declare(broker.cameras, broker.results)
+    link, sink = await broker.started(prefetch=5)
+    await broker.send(broker.cameras, "all", b"1")
+    await sink.has(1)
+    channel = await broker.channel()
+    await channel.ask("queue_delete", queue=broker.topology.input)
+    await until(lambda: sink.consuming_lost_for, 10, "the loss")
+    await until(lambda: link.state.connected and link.state.consuming, 20, "the link back")
+    assert link.state.problem == ""
+    await broker.send(broker.cameras, "all", b"2")
+    await sink.has(2)
+    await channel.ask("exchange_delete", exchange=broker.cameras)
+    await until(lambda: "does not exist" in link.state.reason, 10, "a missing exchange told")
+    await broker.declare(broker.cameras)
+    await until(lambda: link.state.reason == "", 10, "the input bound again")
+    await broker.send(broker.cameras, "cam.9.frame", b"3")
+    await sink.has(3)
+
+
+@pytest.mark.parametrize("missing", ["cameras", "results"])
+@contract
+async def test_an_exchange_that_is_missing_is_waited_for(broker, missing):
+    """It is not made here, because its owner may want it otherwise; the reason says who must do what."""
+    await broker.declare(*{broker.cameras, broker.results} - {getattr(broker, missing)})
+    sink = Recorder()
+    link = broker.make_link(sink)
+    link.consume(5)
+    link.start()
+    await until(lambda: "does not exist" in link.state.reason, 10, "the reason")
+    assert repr(getattr(broker, missing)) in link.state.reason
+    assert "`type`" in link.state.reason
+    assert not link.state.connected
+    await broker.declare(getattr(broker, missing), kind="fanout")
+    await until(lambda: link.state.connected and link.state.consuming, 60, "the link")
+    assert link.state.warnings == ()
+
+
+@contract
+async def test_an_exchange_with_a_type_is_made(broker):
+    """Of the type that the configuration names; an existing one of another type is used, with a warning."""
+    broker.use(source="topic", target="fanout")
+    await broker.declare(broker.cameras, kind="direct")
+    link, sink = await broker.started(prefetch=5)
+    (warning,) = link.state.warnings
+    assert warning == f"exchange {broker.cameras!r} is of type direct, configured is topic: it is used as found"
+    channel = await broker.channel()
+    await channel.ask("queue_declare", queue=f"{broker.results}.q", durable=True)
+    await channel.ask("queue_bind", queue=f"{broker.results}.q", exchange=broker.results, routing_key="whatever")
+    link.publish(1, Publication(broker.results, "detected", b"", b"x"))
+    assert await sink.answer(1) == ""
+    await broker.counts(f"{broker.results}.q", 1)
+
+
+async def refused_often(link, sink, publication: Publication) -> None:
+    """Publish until the topology was repaired six times because of it, which would be in vain each time."""
+    patience = Patience(30)
+    for number in itertools.count(100):
+        link.publish(number, publication)
+        assert "NO_ROUTE" in await sink.answer(number)
+        if link.state.repairs >= 6:
+            return
+        assert not patience.over(), "six repairs"
+
+
+@contract
+async def test_a_result_nobody_has_bound_a_queue_for_is_refused_until_somebody_has(broker, monkeypatch):
+    """It never goes anywhere else, however often it is returned: not to a queue, and not without `mandatory`."""
+    monkeypatch.setattr(link_module, "REPAIR_EVERY", 0.0)
+    await broker.declare(broker.cameras, broker.results)
+    link, sink = await broker.started(prefetch=5)
+    await refused_often(link, sink, Publication(broker.results, "detected", b"", b"x"))
+    channel = await broker.channel()
+    await channel.ask("queue_declare", queue=f"{broker.results}.q", durable=True)
+    await channel.ask("queue_bind", queue=f"{broker.results}.q", exchange=broker.results, routing_key="*")
+    link.publish(7, Publication(broker.results, "detected", b"", b"x"))
+    assert await sink.answer(7) == ""
+    await broker.counts(f"{broker.results}.q", 1)
+
+
+@contract
+async def test_a_routing_key_without_a_queue_changes_nothing_for_the_others(broker, monkeypatch):
+    """A handler's own key that nobody has bound is refused each time; the others stay with their exchange."""
+    monkeypatch.setattr(link_module, "REPAIR_EVERY", 0.0)
+    await broker.declare(broker.cameras, broker.results)
+    name = f"{broker.results}.q"
+    output = Placement(name, broker.results, "detected")
+    broker.topology = Topology(broker.topology.input, output, broker.topology.dead)
+    link, sink = await broker.started(prefetch=5)
+    await refused_often(link, sink, Publication(broker.results, "nobody's", b"", b"x"))
+    link.publish(7, Publication(broker.results, "detected", b"", b"y"))
+    assert await sink.answer(7) == ""
+    assert link.state.warnings == ()
+    assert await broker.exists(broker.results)
+    await broker.counts(name, 1)

@@ -10,6 +10,8 @@ from mqworker.cli import VERBS
 from mqworker.exits import Exit
 from mqworker.http.app import ROUTES
 
+pytestmark = pytest.mark.untraced  # slow under it, and other tests show what is covered
+
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

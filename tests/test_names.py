@@ -4,7 +4,11 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
 import mqworker
+
+pytestmark = pytest.mark.untraced  # slow under it, and other tests show what is covered
 
 PACKAGE = Path(mqworker.__file__).parent
 

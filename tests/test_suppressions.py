@@ -4,6 +4,10 @@ import re
 import tokenize
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.untraced  # slow under it, and other tests show what is covered
+
 ROOT = Path(__file__).parent.parent
 SUPPRESSED = re.compile(r"# (noqa|type: ignore)")
 EXPLAINED = re.compile(r"# (noqa: [A-Z0-9, ]+ - |type: ignore\[[a-z, -]+\]  # )\S")

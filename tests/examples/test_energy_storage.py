@@ -137,6 +137,7 @@ def gap(tariff, steps, day, seed):
         ("quarter-hourly", 96, 0.04, 0.12),
     ],
 )
+@pytest.mark.untraced
 def test_the_swarm_comes_near_the_exact_optimum(tariff, steps, usual, worst):
     """Of the linear programme's saving the swarm misses at most `usual` on average and `worst` on any day."""
     gaps = [gap(tariff, steps, day, seed) for day in generate.DAYS for seed in range(3)]

@@ -11,6 +11,8 @@ from msgspec import inspect as types
 from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
 from mqworker.ipc import messages
 
+pytestmark = pytest.mark.untraced  # slow under it, and other tests show what is covered
+
 RECORDS = [kind for _, kind in inspect.getmembers(messages, inspect.isclass) if kind.__module__ == messages.__name__]
 PUBLIC = [kind for kind in RECORDS if not kind.__name__.startswith("_")]
 

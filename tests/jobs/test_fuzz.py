@@ -8,6 +8,8 @@ import pytest
 
 from mqworker.jobs.codecs import UndecodableError, decode
 
+pytestmark = pytest.mark.untraced  # slow under it, and other tests show what is covered
+
 BODIES = 100_000
 ATOMS = (None, True, -1, 0, 2**63, -(2**63), 1.5, 1e300, "", "grün", "\x00\x1b[31m\n\u2028", "x" * 70)
 TOKENS = (

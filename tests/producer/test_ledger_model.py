@@ -8,6 +8,7 @@ instance took over, eviction of kept outcomes.
 from collections import Counter, deque
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -20,6 +21,8 @@ from mqworker.producer.ledger import Ledger
 from mqworker.producer.publications import Publish, PublishTogether
 from mqworker.producer.quarantine import May
 from mqworker.producer.redelivery_cache import KEEP, RedeliveryCache
+
+pytestmark = pytest.mark.untraced  # slow under it, and other tests show what is covered
 
 PREFETCH = 12
 MOST_PARTS = 3

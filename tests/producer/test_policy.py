@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mqworker.amqp import headers, wrapper
@@ -276,6 +276,8 @@ def test_a_retry_is_the_same_message(properties, body):
 big = st.text("aé\n\U0001f600", max_size=300).map(lambda text: text * 100)
 
 
+@pytest.mark.untraced
+@settings(max_examples=60)
 @given(
     failure=st.builds(Failure, st.just("reject"), big, big, big, big),
     size=st.integers(0, 131_000) | st.integers(115_000, 131_000),

@@ -51,10 +51,20 @@ BROKERS = {  # what only a broker or its plugin understands: a message that is p
     "x-stream-offset": "where the message stands in a stream that it was read from",
     "x-stream-filter-value": "as above",
 }
-_NOT_FOR_RESULTS = BROKERS.keys() | {
-    *("CC", "BCC"),  # they would send copies of the result to whoever was to have copies of the input
-    "compression",  # kombu's name for the encoding of the input's body
+CODECS = {  # what describes the body of the input to a library: with a result's body it would be wrong
+    "compression": "kombu and Celery would decompress the result",
+    "__TypeId__": "Spring would read the result as the class that the input was written from",
+    "__ContentTypeId__": "as above, the class of the elements",
+    "__KeyTypeId__": "as above, the class of the keys",
+    "json__TypeId__": "as above, from Spring Integration",
+    "json__ContentTypeId__": "as above",
+    "json__KeyTypeId__": "as above",
+    "json__resolvableType": "as above",
+    "springAutoDecompress": "Spring would decompress the result",
+    "springBatchFormat": "Spring would take the result apart as a batch",
+    "Content-Type": "MassTransit would look for its envelope in the result",
 }
+_NOT_FOR_RESULTS = BROKERS.keys() | CODECS.keys() | {"CC", "BCC"}  # CC, BCC: they would send copies of the result
 
 
 def attempt(properties: Properties, queue: str) -> int:

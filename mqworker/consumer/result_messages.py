@@ -14,7 +14,7 @@ from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.properties import Properties, encode_value
 from mqworker.config.model import BrokerConfig, StageConfig
 from mqworker.ipc.messages import Item, ResultMessage
-from mqworker.jobs.codecs import OversizedError, UnencodableError, encode, encode_as
+from mqworker.jobs.codecs import BINARY, OversizedError, UnencodableError, encode, encode_as, is_binary
 from mqworker.jobs.result import MOST_BYTES, Result
 
 OVERHEAD = 512  # bytes that count for the properties of each of several results
@@ -132,6 +132,7 @@ class ResultMessages:
 
     def _message(self, properties: Properties, result: Encoded) -> ResultMessage:
         properties.content_type, routing_key = result.content_type, None
+        properties.content_encoding = BINARY if is_binary(result.content_type) else None
         if result.wishes is not None:
             routing_key = result.wishes.routing_key
             _wish(properties, result.wishes)

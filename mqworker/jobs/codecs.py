@@ -22,6 +22,7 @@ JSON_TYPE: Final = "application/json"
 MSGPACK_TYPE: Final = "application/msgpack"
 TEXT_TYPE: Final = "text/plain; charset=utf-8"
 BYTES_TYPE: Final = "application/octet-stream"
+BINARY: Final = "binary"  # content_encoding of results that are no text: without it kombu decodes them as UTF-8
 
 _JSON_TYPES = frozenset((JSON_TYPE, "application/x-json", "text/json", "text/x-json", "json"))
 _MSGPACK_TYPES = frozenset((MSGPACK_TYPE, "application/x-msgpack", "application/vnd.msgpack"))
@@ -218,6 +219,12 @@ def _codec_of(media: str) -> str:
     if media in _MSGPACK_TYPES:
         return "msgpack"
     return "text" if media.startswith("text/") else "bytes"
+
+
+@lru_cache(maxsize=256)
+def is_binary(content_type: str) -> bool:
+    """Return whether a body of this type is neither JSON nor text."""
+    return _codec_of(content_type.partition(";")[0].strip().lower()) in ("msgpack", "bytes")
 
 
 def _charset(parameters: str) -> str:

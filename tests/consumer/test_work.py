@@ -422,10 +422,21 @@ def test_a_result_inherits_its_inputs_properties(properties, dropped):
     assert got.delivery_mode == 2
     assert got.message_id == was.message_id or not was.message_id
     assert abs(got.timestamp - time.time()) < 60
-    gone = headers.BROKERS.keys() | {"CC", "BCC", "compression"}
+    gone = headers.BROKERS.keys() | headers.CODECS.keys() | {"CC", "BCC"}
     assert not gone & set(got.headers)
     theirs = {name: field for name, field in was.headers._fields.items() if name not in gone}
     assert {name: got.headers._fields[name] for name in theirs} == theirs
+
+
+@pytest.mark.parametrize(
+    ("codec", "result", "encoding"),
+    [("json", [1], None), ("json", b"\xff", "binary"), ("msgpack", [1], "binary"), ("text", "a", None)],
+)
+def test_a_result_that_is_no_text_says_so(codec, result, encoding):
+    """Clients that decode every body as UTF-8 unless it is marked as binary can read all results."""
+    told = Properties(content_type="application/json", content_encoding="utf-8")
+    outcome = worker(lambda _: result, codec=codec).compute(item(properties=told))
+    assert Properties.decode(outcome.properties).content_encoding == encoding
 
 
 def test_a_result_says_where_it_comes_from():

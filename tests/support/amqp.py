@@ -8,7 +8,7 @@ from mqworker.amqp import headers
 from mqworker.amqp.properties import Headers, Properties
 
 short = st.binary(max_size=12).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
-names = short | st.sampled_from(["CC", "BCC", "compression", *headers.BROKERS])
+names = short | st.sampled_from(["CC", "BCC", *headers.CODECS, *headers.BROKERS])
 
 
 def long(octet: bytes, content: bytes) -> bytes:

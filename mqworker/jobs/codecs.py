@@ -36,6 +36,7 @@ _CHARSETS = frozenset(
 )
 _NOT_HERE = frozenset(("zstd", "zstandard", "application/zstd", "br", "brotli", "application/x-brotli"))
 _UTF8 = frozenset(("utf-8", "utf8", "us-ascii", "ascii"))
+_PYTHON_JSON = (b"NaN", b"Infinity", b"\\ud", b"\\uD")  # Python's own json writes these, and half a surrogate pair
 _BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 # msgspec recurses in C and stops at Python's recursion limit; even when user code raises that limit, a body of nothing
@@ -80,7 +81,7 @@ def decode(
 def _unpacked(body: bytes, content_encoding: str, compression: object, limit: int) -> tuple[bytes, str]:
     """Undo the encodings, the last one first; returns the body and the charset that was found among them."""
     charset = ""
-    names = content_encoding.lower().split(",")
+    names = content_encoding.lower().replace(":", ",").split(",")  # Spring AMQP wrote "gzip:UTF-8" for years
     named = isinstance(compression, str) and (is_compression(compression.lower()) or compression.lower() in _NOT_HERE)
     if named and not any(map(is_compression, map(str.strip, names))):  # not somebody else's header, nor the same again
         names.append(str(compression).lower())
@@ -242,9 +243,9 @@ def _json(body: bytes) -> Any:
     try:
         return _parse(_json_parse, body, "JSON")
     except UndecodableError:
-        if b"NaN" not in body and b"Infinity" not in body:
+        if not any(sign in body for sign in _PYTHON_JSON):
             raise
-        try:  # as Python's own json writes them
+        try:
             return _shallow(json.loads, body.decode())
         except (ValueError, RecursionError):
             pass

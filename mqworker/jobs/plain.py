@@ -9,6 +9,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import date, datetime
 from enum import Enum
 from typing import Any
@@ -94,15 +95,15 @@ def with_plain_keys(value: Any) -> Any:
 
 
 def _key(key: Any) -> Any:
-    if isinstance(key, bool) or key is None:
-        return {True: "true", False: "false", None: "null"}[key]  # as Python's json
     if type(key) in (str, int, float) or isinstance(key, Enum):
         return key
-    try:
-        key = plain(key)
-    except TypeError:
-        text = msgspec.json.encode(key)  # a date or a Decimal; raises TypeError for what is no text
-        key = msgspec.json.decode(text)
+    if not isinstance(key, bool):
+        with suppress(TypeError):
+            key = plain(key)
+    if isinstance(key, bool) or key is None:
+        return {True: "true", False: "false", None: "null"}[key]  # as Python's json
+    if not isinstance(key, str | int | float):
+        key = msgspec.json.decode(msgspec.json.encode(key))  # a date or a Decimal; TypeError for what has no form
     if not isinstance(key, str | int | float):
         raise TypeError(f"a key is of type {type(key).__qualname__}")
     return key

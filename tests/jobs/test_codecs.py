@@ -127,6 +127,7 @@ PACKERS = {
     "bzip2": bz2.compress,
     "xz": lzma.compress,
     "gzip, utf-8": gzip.compress,
+    "gzip:UTF-8": gzip.compress,
     "deflate, gzip": lambda body: gzip.compress(zlib.compress(body)),
 }
 
@@ -197,6 +198,14 @@ def test_not_a_number_is_read_as_python_writes_it():
     """Python's own json writes NaN, which JSON does not have."""
     (value,) = decode(json.dumps([math.nan]).encode(), "application/json", None, "json")
     assert math.isnan(value)
+
+
+def test_half_a_surrogate_pair_is_read_as_python_writes_it():
+    """A text that was cut within an emoji, or the name of a file that is not UTF-8, is JSON for Python."""
+    for text in ("\ud83d", "a\udcff"):
+        body = json.dumps([text]).encode()
+        assert decode(body, "application/json", None, "json") == [text]
+        assert decode(body.replace(b"ud", b"uD"), "application/json", None, "json") == [text]
 
 
 @pytest.mark.parametrize(
@@ -335,6 +344,18 @@ def test_a_raised_recursion_limit_does_not_let_a_body_end_the_process():
         (Text("t"), "json", b'"t"', "application/json"),
         (Moment(2024, 2, 29), "json", b'"2024-02-29T00:00:00"', "application/json"),
         ({decimal.Decimal("1.5"): 1, None: 2, True: 3}, "json", b'{"1.5":1,"null":2,"true":3}', "application/json"),
+        (
+            {
+                None: 1,
+                dt.date(2024, 2, 29): 2,
+                Moment(2024, 3, 1): 3,
+                np.bool_(True): 4,
+                np.datetime64("2024-03-02"): 5,
+            },
+            "json",
+            b'{"null":1,"2024-02-29":2,"2024-03-01T00:00:00":3,"true":4,"2024-03-02":5}',
+            "application/json",
+        ),
         ({"a": [{np.float64(1.5): (range(1),)}]}, "json", b'{"a":[{"1.5":[[0]]}]}', "application/json"),
         (Model(a=1, b=Model(a=[2])), "json", b'{"a":1,"b":{"a":[2],"b":null}}', "application/json"),
     ],

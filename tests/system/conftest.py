@@ -24,6 +24,16 @@ def queue(rabbit) -> Iterator[str]:
 @pytest.fixture
 def service() -> Iterator[Callable[..., ServiceProcess]]:
     """Creates services, not yet started; afterwards none of their processes, semaphores and folders is left."""
+    yield from services()
+
+
+@pytest.fixture(scope="module")
+def module_service() -> Iterator[Callable[..., ServiceProcess]]:
+    """The same for services that all tests of a module share."""
+    yield from services()
+
+
+def services() -> Iterator[Callable[..., ServiceProcess]]:
     made: list[ServiceProcess] = []
 
     def make(config: str, files: dict[str, str] | None = None, **env: str) -> ServiceProcess:

@@ -49,10 +49,14 @@ class Client:
         if self._connection.is_open:
             self._connection.close()
 
-    def publish(self, queue: str, body: bytes, *, exchange: str = "", **properties: Any) -> None:
-        """Publish one persistent message to a queue, or by this routing key, and wait for the broker's confirm."""
+    def publish(self, queue: str, body: bytes, **properties: Any) -> None:
+        """Publish one persistent message and wait for the broker's confirm."""
+        self.publish_to("", queue, body, **properties)
+
+    def publish_to(self, exchange: str, routing_key: str, body: bytes, **properties: Any) -> None:
+        """The same through an exchange that has a route for the key."""
         told = pika.BasicProperties(delivery_mode=2, **properties)
-        self.channel.basic_publish(exchange, queue, body, told, mandatory=True)
+        self.channel.basic_publish(exchange, routing_key, body, told, mandatory=True)
 
     def publish_all(self, queue: str, bodies: Iterable[bytes], deadline: float = 120) -> None:
         """Publish persistent JSON messages one after the other; returns when the broker has confirmed all of them."""

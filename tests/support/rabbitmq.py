@@ -39,6 +39,7 @@ class RabbitNode:
         port: int = 0,
         config: tuple[str, ...] = (),
         advanced: str = "",
+        plugins: tuple[str, ...] = (),
         detached: bool = False,
     ) -> None:
         """Prepare the folder; `config` are lines of rabbitmq.conf, `advanced` Erlang terms of its `rabbit` section."""
@@ -61,7 +62,7 @@ class RabbitNode:
         ]
         (folder / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
         (folder / "advanced.config").write_text(f"[{{rabbit, [{advanced}]}}].\n")
-        (folder / "plugins").write_text("[].\n")
+        (folder / "plugins").write_text(f"[{', '.join(plugins)}].\n")
         (folder / "env.conf").write_text("")
 
     @property

@@ -62,7 +62,7 @@ def exchanges(rabbit, queue):
 def film(client: Client, queue: str, n: int, **more) -> None:
     properties = {"content_type": "application/json", "message_id": f"film-{n}"}
     body = json.dumps({"n": n, **more}).encode()
-    client.publish(f"cam.{n}.film", body, exchange=f"{queue}.in", **properties)
+    client.publish_to(f"{queue}.in", f"cam.{n}.film", body, **properties)
 
 
 def test_each_frame_of_a_film_goes_where_it_belongs(rabbit, queue, service, exchanges):

@@ -436,7 +436,7 @@ def test_a_result_that_is_no_text_says_so(codec, result, encoding):
     """Clients that decode every body as UTF-8 unless it is marked as binary can read all results."""
     told = Properties(content_type="application/json", content_encoding="utf-8")
     outcome = worker(lambda _: result, codec=codec).compute(item(properties=told))
-    assert Properties.decode(outcome.properties).content_encoding == encoding
+    assert Properties.decode(outcome.results[0].properties).content_encoding == encoding
 
 
 def test_a_result_says_where_it_comes_from():

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +25,11 @@ import aio_pika
 import celery
 import kombu
 import msgspec
+import pika
 import pytest
 
+from mqworker.amqp.properties import Headers, Properties
+from tests.support.amqp import table
 from tests.support.foreign import Client, Got
 from tests.support.rabbitmq import RabbitNode
 from tests.support.service import ServiceProcess
@@ -364,8 +368,17 @@ SHAPES = {  # what other frameworks put into a message: body, what the handler g
     "jpeg": (b"\xff\xd8\xff", b"\xff\xd8\xff", "image/jpeg", None, None),
     "protobuf": (b"\x08\x01", b"\x08\x01", "application/x-protobuf", None, None),
     "xml": (b"<a/>", b"<a/>", "application/xml", None, None),
+    "dapr": (b'{"a":1}', '{"a":1}', "text/plain", "UTF-8", None),  # JSON as text, as many send it: `decode` says so
+    "dramatiq": (
+        b'{"queue_name":"q","actor_name":"pay","args":[1],"kwargs":{},"options":{},"message_id":"1"}',
+        {"queue_name": "q", "actor_name": "pay", "args": [1], "kwargs": {}, "options": {}, "message_id": "1"},
+        None,
+        None,
+        None,
+    ),
+    "nservicebus": (b"[1]", [1], JSON, None, {"x-received-from": "uri=amqp://Node2,redelivered=,visit-count="}),
 }
-OF_THE_INPUT = {"__TypeId__", "__ContentTypeId__", "springAutoDecompress", "Content-Type"}
+OF_THE_INPUT = {"__TypeId__", "__ContentTypeId__", "springAutoDecompress", "Content-Type", "x-received-from"}
 
 
 def test_messages_of_other_frameworks(foreign, client):
@@ -382,6 +395,66 @@ def test_messages_of_other_frameworks(foreign, client):
         assert got.properties.type == "a.type"
         names = {key for key in got.headers if not key.startswith("x-mqworker-")}
         assert names == (headers or {}).keys() - OF_THE_INPUT
+
+
+class Raw(pika.BasicProperties):
+    """Properties as they are on the wire, for what pika does not send."""
+
+    def __init__(self, properties: Properties) -> None:
+        super().__init__()
+        self._block = properties.encode()
+
+    def encode(self) -> list[bytes]:
+        return [self._block]
+
+
+FIELDS = {  # types of headers that other clients send, as they are on the wire, and what the handler gets
+    "x-amqp-1.0-properties": (b"S\0\0\0\3\0\xc0\xff", b"\0\xc0\xff"),  # no UTF-8
+    "x-mqtt-publish-qos": (b"b\1", 1),
+    "sequence": (b"s\0\5", 5),
+    "unsigned": (b"i\xff\xff\xff\xff", (1 << 32) - 1),
+    "price": (b"D\2\0\0\0\x4b", Decimal("0.75")),
+}
+
+
+def test_headers_that_stop_other_workers(foreign, client):
+    """Texts that are no UTF-8, any size of number, and times in milliseconds reach the handler and stay as they are."""
+    headers = Headers.decode(table([(name, field) for name, (field, _) in FIELDS.items()]))
+    sent = Properties(headers=headers, timestamp=1_700_000_000_000, message_id="headers", delivery_mode=2)
+    client.channel.basic_publish("", foreign.queues["work"], b"1", Raw(sent), mandatory=True)
+    (got,) = client.take(f"{foreign.queues['work']}.out", 1, DEADLINE)
+    shown = json.loads(got.body)["headers"]
+    for name, (_, value) in FIELDS.items():
+        assert shown[name] == repr(value)
+        assert got.headers[name] == value
+    assert got.properties.timestamp < 10_000_000_000  # when the result was made, in seconds
+
+
+def test_bodies_that_stop_other_workers(foreign, client):
+    """A body that is not what its type says is one dead letter with a sentence, and the next message is computed."""
+    pickled = pickle.dumps({"args": [1]})
+    bodies = {  # body, content type, content encoding, what the dead letter says
+        "text": (b"\x08\xff", "text/plain", None, "not text in utf-8"),
+        "json": (b"not JSON", JSON, None, "not JSON"),
+        "empty": (b"", JSON, None, "it is empty"),
+        "pickle": (pickled, None, None, "not JSON"),  # Dramatiq's PickleEncoder names no type
+        "gzip": (b"[1]", JSON, "gzip", "the body is not gzip"),
+        "zip": (b"PK", JSON, "zip:UTF-8", "the encoding 'zip' is not accepted"),  # Spring's ZipPostProcessor
+        "batch": (b"\0\0\0\1[", JSON, "UTF-8", "not JSON"),  # Spring's batches
+    }
+    for name, (body, content_type, content_encoding, _) in bodies.items():
+        told = {"content_type": content_type, "content_encoding": content_encoding, "message_id": name}
+        client.publish(foreign.queues["work"], body, **told)
+    client.publish(foreign.queues["work"], b"[1]", message_id="next")
+    (got,) = client.take(f"{foreign.queues['work']}.out", 1, DEADLINE)
+    assert (got.properties.message_id, seen(got)) == ("next", [1])
+    dead = by_id(client.take(f"{foreign.queues['work']}.dlq", len(bodies), DEADLINE))
+    for name, (body, content_type, content_encoding, sentence) in bodies.items():
+        properties = dead[name].properties
+        assert dead[name].headers["x-mqworker-reason"] == "undecodable"
+        assert sentence in dead[name].headers["x-mqworker-message"]
+        assert (dead[name].body, properties.content_type) == (body, content_type)
+        assert properties.content_encoding == content_encoding
 
 
 def test_results_of_data_code(foreign, client):

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import aio_pika
 import celery
 import kombu
+import kombu.serialization
 import msgspec
 import pika
 import pytest

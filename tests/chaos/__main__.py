@@ -18,7 +18,8 @@ from tests.chaos.records import Round
 from tests.chaos.round import say
 
 BROKERS = ("classic", "quorum", "sqlite")
-QUICK_SECONDS = {"classic": 15.0, "quorum": 10.0, "sqlite": 5.0}
+FOREIGN = "foreign"  # exchanges, policies and a small frame that others have chosen; only on request
+QUICK_SECONDS = {"classic": 15.0, "quorum": 10.0, "sqlite": 5.0, FOREIGN: 45.0}
 ROUND = 45.0  # seconds of faults in a round of a release campaign
 
 
@@ -30,7 +31,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=20.0, help="of a release campaign (default 20)")
     parser.add_argument("--kills", type=int, default=2000, help="Consumers killed in a last round of it (default 2000)")
     parser.add_argument("--seed", type=int, help="repeats a run's choice of faults (default: any)")
-    parser.add_argument("--broker", choices=(*BROKERS, "all"), default="all")
+    parser.add_argument("--broker", choices=(*BROKERS, FOREIGN, "all"), default="all")
     parser.add_argument("--controls", choices=("yes", "no", "only"), default="yes", help="negative controls")
     parser.add_argument("--report", type=Path, help="write this Markdown file, and the same as .json beside it")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep all that was noted of each round, pickled")
@@ -52,7 +53,7 @@ def main() -> int:
         brokers: dict[str, Any] = {}
 
         def broker(kind: str) -> Any:
-            name = "sqlite" if kind == "sqlite" else "rabbit"
+            name = kind if kind in ("sqlite", FOREIGN) else "rabbit"
             if name not in brokers:
                 brokers[name] = broker_for(kind, Path(folder))
                 stack.callback(brokers[name].close)

@@ -36,7 +36,7 @@ def between(faults: list[Fault], kinds: frozenset[str], first: float, last: floa
 def bound(round_: Round, fault: Fault) -> int:
     """Return how many duplicates this fault can explain."""
     most = PREFETCH * (2 if fault.kind in BOTH else 1)
-    if fault.kind == "broker-kill" and round_.broker == "classic":
+    if fault.kind == "broker-kill" and round_.broker in ("classic", "foreign"):
         # A classic queue may keep acks in memory while nobody publishes into it (tests/benchmarks/lost_acks.py).
         before = bisect_right(round_.stored, fault.start)
         stored = round_.stored[before - 1] if before else round_.began

@@ -75,4 +75,6 @@ def summary(round_: Round) -> str:
 
 def broker_for(kind: str, folder: Path) -> Any:
     """Return a broker of this kind, started."""
-    return Embedded(folder / "embedded") if kind == "sqlite" else Rabbit(folder / "node")
+    if kind == "sqlite":
+        return Embedded(folder / "embedded")
+    return Rabbit(folder / kind, foreign=True) if kind == "foreign" else Rabbit(folder / "node")

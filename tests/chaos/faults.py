@@ -36,6 +36,7 @@ TREE = (
     "service-term",
 )
 BROKER = ("broker-kill", "broker-freeze", "close-connections", "disk-alarm", "output-unbound", "output-deleted")
+FOREIGN = ("source-remade",)
 NETWORK = ("cut", "reset", "corrupt", "half-close", "halt", "delay")
 # How often each comes beside the others: what is quick comes often.
 WEIGHTS = {"consumer-kill": 30, "consumer-stop": 4, "producer-kill": 6, "producer-stop": 2, "service-kill": 3}
@@ -47,6 +48,8 @@ AT_LEAST = {"consumer-kill": 8, "producer-kill": 2, "cut": 4, "reset": 2, "corru
 def plan(broker: str, chance: random.Random) -> Iterator[str]:
     """Yield the kinds of faults for one round: first each that the broker can have, then by weight, for ever."""
     known = TREE if broker == "sqlite" else TREE + BROKER + NETWORK
+    if broker == "foreign":  # what others have made is not made again
+        known = tuple(kind for kind in known if kind != "output-deleted") + FOREIGN
     if broker == "quorum":  # these cannot be deleted "if empty", and what is not empty must not be
         known = tuple(kind for kind in known if kind != "output-deleted")
     first = [kind for kind in known for _ in range(AT_LEAST.get(kind, 1))]
@@ -198,6 +201,13 @@ class Faults:
                 channel.queue_delete(queues.output, if_empty=True)
                 channel.close()
                 return
+
+    def _source_remade(self) -> None:
+        """Its owner declares the exchange of the input anew; the bindings are gone."""
+        channel = self._rabbit.channel()
+        channel.exchange_delete(self._queues.source)
+        channel.exchange_declare(self._queues.source, "topic", durable=True)
+        channel.close()
 
     # --- the network
 

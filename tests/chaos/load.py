@@ -20,6 +20,7 @@ POISON = {
 }  # kind -> reason of its dead letter
 MAX_ATTEMPTS, CRASH_MAX = 2, 2
 PREFETCH = 60
+FOREIGN_BINDING = "cam.*.frame"
 BODY_CANARY = "canary-in-a-body"  # must not be logged
 LINE_CANARY = "canary-at-the-beginning-of-a-line"  # must not begin one
 SIZES = ((100, 0.97), (10_000, 0.998), (1_000_000, 1.0))  # bytes of padding and cumulated share
@@ -131,15 +132,22 @@ class Queues:
     @property
     def exchange(self) -> str:
         """The exchange of results."""
-        return f"{self.run}.direct"
+        return f"{self.run}.results"
+
+    @property
+    def source(self) -> str:
+        """The exchange to which a foreign input is bound."""
+        return f"{self.run}.events"
 
 
-def config(queues: Queues, url: str, *, queue_type: str = "classic", consumers: int = 3) -> str:
+def config(queues: Queues, url: str, kind: str, consumers: int = 3) -> str:
     """Return the configuration of the service under test: one stage `work`."""
-    amqp = url.startswith("amqp")
-    output = f'{{ queue = "{queues.output}"' + (
-        f', exchange = "{queues.exchange}", routing_key = "out" }}' if amqp else " }"
-    )
+    source, output = f'"{queues.input}"', f'"{queues.output}"'
+    if kind == "foreign":
+        source = f'{{ queue = "{queues.input}", exchange = "{queues.source}", bindings = ["{FOREIGN_BINDING}"] }}'
+        output = f'{{ exchange = "{queues.exchange}", routing_key = "out" }}'
+    elif kind != "sqlite":
+        output = f'{{ queue = "{queues.output}", exchange = "{queues.exchange}", routing_key = "out" }}'
     return f"""\
 [service]
 name = "chaos"
@@ -152,10 +160,10 @@ url = "{url}"
 heartbeat = 5
 confirm_deadline = 4
 [stages.work]
-input = "{queues.input}"
+input = {source}
 jobs = ["work:work"]
 output = {output}
-queue_type = "{queue_type}"
+queue_type = "{"quorum" if kind == "quorum" else "classic"}"
 consumers = {consumers}
 prefetch = {PREFETCH}
 retry = {{ max_attempts = {MAX_ATTEMPTS}, base = 1, max = 2 }}

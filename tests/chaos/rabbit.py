@@ -25,14 +25,17 @@ from tests.support.rabbitmq import RabbitNode
 USER, PASSWORD = "chaos", "canary-of-a-password"
 LOOK = 0.1  # seconds between looks at the backlog
 WINDOW = 500  # publishes without an answer
+EXPIRES = 40_000  # milliseconds; longer than any fault keeps the service from its queues
 DELAYS = (1, 2, 4)  # seconds of the retry queues that can be there
 
 
 class Publisher(threading.Thread):
     """See the module head."""
 
-    def __init__(self, url: str, queue: str, source: Source) -> None:
+    def __init__(self, url: str, queue: str, source: Source, exchange: str = "") -> None:
+        """With an exchange, messages have the routing keys `cam.N.frame`."""
         super().__init__(name="publisher", daemon=True)
+        self._exchange = exchange
         self._parameters = pika.URLParameters(url)
         self._parameters.heartbeat = 10
         self._parameters.socket_timeout = self._parameters.stack_timeout = 5
@@ -96,7 +99,8 @@ class Publisher(threading.Thread):
                     correlation_id=message.correlation,
                     message_id=message.id,
                 )
-                channel.basic_publish("", self._queue, message.body, properties, mandatory=True)
+                key = f"cam.{self._count}.frame" if self._exchange else self._queue
+                channel.basic_publish(self._exchange, key, message.body, properties, mandatory=True)
         connection.ioloop.call_later(LOOK, lambda: self._look(connection, channel))
 
     def _answered(self, frame: Any) -> None:
@@ -111,9 +115,13 @@ class Publisher(threading.Thread):
 class Rabbit:
     """A node, the proxy, and one connection for inspection; see the module head."""
 
-    def __init__(self, folder: Path) -> None:
-        self.node = RabbitNode(folder)
+    def __init__(self, folder: Path, *, foreign: bool = False) -> None:
+        """`foreign`: a small frame, and a policy under which queues expire; exchanges are those of `prepare`."""
+        self._foreign = foreign
+        self.node = RabbitNode(folder, config=("frame_max = 8192",) if foreign else ())
         self.node.start()
+        if foreign:
+            self.node.ctl("set_policy", "expiring", ".*", f'{{"expires": {EXPIRES}}}', "--apply-to", "queues")
         self.node.ctl("add_user", USER, PASSWORD)
         self.node.ctl("set_permissions", USER, ".*", ".*", ".*")
         self.kind = "classic"
@@ -159,13 +167,15 @@ class Rabbit:
         for delay in DELAYS:
             name = delay_queue(queues.input, delay)
             channel.queue_declare(name, durable=True, arguments=delay_arguments(queues.input, delay))
-        channel.exchange_declare(queues.exchange, "direct", durable=True)
+        channel.exchange_declare(queues.exchange, "topic" if self._foreign else "direct", durable=True)
         channel.queue_bind(queues.output, queues.exchange, "out")
+        if self._foreign:
+            channel.exchange_declare(queues.source, "topic", durable=True)
         channel.close()
 
     def publisher(self, queues: Queues, source: Source) -> Publisher:
         """Return a publisher, not started."""
-        return Publisher(self.node.url(), queues.input, source)
+        return Publisher(self.node.url(), queues.input, source, queues.source if self._foreign else "")
 
     def left(self, queues: Queues) -> str:
         """What is still in input and retry queues, or unacked; "" when nothing.
@@ -232,6 +242,7 @@ class Rabbit:
             for queue in (queues.input, queues.output, queues.dead, *(delay_queue(queues.input, s) for s in DELAYS)):
                 channel.queue_delete(queue)
             channel.exchange_delete(queues.exchange)
+            channel.exchange_delete(queues.source)
             channel.close()
             return
         with contextlib.suppress(AMQPError, OSError):

@@ -52,7 +52,7 @@ def play(broker: Any, kind: str, setting: Setting) -> Round:
     queues = Queues(f"{setting.name}.{setting.seed}")
     round_ = Round(setting.name, kind, secrets=broker.secrets)
     broker.prepare(queues, kind)
-    text = config(queues, broker.url, queue_type="classic" if kind == "sqlite" else kind, consumers=setting.consumers)
+    text = config(queues, broker.url, kind, setting.consumers)
     with ServiceProcess(text, {"work.py": HANDLER}) as service:
         service.env |= setting.environment
         try:

@@ -10,6 +10,7 @@ is replaced.
 
 import atexit
 import json
+import logging
 import os
 import resource
 import sys
@@ -17,15 +18,18 @@ import threading
 import time
 from multiprocessing.queues import JoinableQueue
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from mqworker.amqp.fingerprint import fingerprint
+from mqworker.amqp.labels import labels
 from mqworker.consumer.outbox import Outbox
 from mqworker.consumer.register import open_slot
 from mqworker.consumer.work import Alarm, Worker
 from mqworker.ipc import frames, logs
-from mqworker.ipc.messages import Birth, Chunk, Failure, Hello, Outcome, Outcomes, StageSpec, Unfit, Uplink
+from mqworker.ipc.marks import Mark
+from mqworker.ipc.messages import Birth, Chunk, Failure, Hello, Item, Outcome, Outcomes, StageSpec, Unfit, Uplink
 from mqworker.ipc.proc import rss
 from mqworker.ipc.spawn import Spawned, be_plain
 from mqworker.jobs.chain import Chain
@@ -54,12 +58,16 @@ class Consumer(Spawned):
         self._queue._writer.close()  # type: ignore[attr-defined]  # otherwise the Producer's death would never show as end of file
         self._sending = threading.Lock()
         self._alarm = Alarm()
+        self._mark = Mark(1, (sys.stdout, sys.stderr))
+        self._item: Item | None = None  # the message in hand
+        self._labelled: tuple[int, dict[str, Any]] = (0, {})  # the last message that was logged about
         self._spec = spec = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=StageSpec)
         self._birth = birth = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=Birth)
         self.down.close()
         handler = logs.ForwardingHandler(self._send, self.name, spec.stage)
+        handler.labels = self._labels
         logs.use(handler, birth.log_level)
-        log = logs.JobLogger(f"mqworker.job.{spec.stage}", handler, birth.log_level)
+        self._log = log = logs.JobLogger(f"mqworker.job.{spec.stage}", handler, birth.log_level)
         be_plain()
         if spec.config.memory_limit:
             resource.setrlimit(resource.RLIMIT_AS, (spec.config.memory_limit,) * 2)
@@ -114,9 +122,14 @@ class Consumer(Spawned):
                 if slot.stop == chunk.number:  # after begin: otherwise this message could be dispatched elsewhere too
                     slot.end()
                     break
+                self._item = item
+                if level <= logging.DEBUG:
+                    logs.report(self._log, logging.DEBUG, "begun", "started")
                 outcomes.append(worker.compute(item))
                 if os.fstat(up).st_ino != pipe:  # user code closed the pipe: an end now charges the right message
                     os._exit(1)
+                self._mark.end(self._labels)
+                self._item = None
                 slot.end()
                 done += 1
             memory = rss(pid)
@@ -125,6 +138,15 @@ class Consumer(Spawned):
             self._send(Outcomes(outcomes, end=True, generation=worker.generation, rss=memory, leaving=leaving))
             outbox.clear()
         self._queue.task_done()
+
+    def _labels(self) -> dict[str, Any]:
+        """Return the labels of the message in hand, if there is one."""
+        item = self._item
+        if item is None:
+            return {}
+        if self._labelled[0] != item.seq:
+            self._labelled = item.seq, labels(item.properties, item.body, self._spec.config.input)
+        return self._labelled[1]
 
     def _leaving(self, worker: Worker, done: int, memory: int) -> str:
         """Why this Consumer should be replaced by a fresh one, if it should."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from mqworker.amqp import headers
-from mqworker.amqp.fingerprint import fingerprint
+from mqworker.amqp.fingerprint import derived_id, fingerprint
 from mqworker.amqp.properties import Properties, encode_value
 from mqworker.config.model import BrokerConfig, StageConfig
 from mqworker.ipc.messages import Item, ResultMessage
@@ -120,7 +120,7 @@ class ResultMessages:
         properties.timestamp = int(time.time())
         table = properties.headers
         if not properties.message_id:
-            properties.message_id = fingerprint(item.properties, item.body).hex()[:32]
+            properties.message_id = derived_id(item.properties, item.body)
             table[headers.DERIVED_ID] = True
         table.stamp(self._stamp)
         table.stamp(

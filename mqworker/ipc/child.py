@@ -22,6 +22,7 @@ What holds for every kind of child:
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import multiprocessing.process
 import os
@@ -36,7 +37,7 @@ import msgspec
 from mqworker.ipc import logs
 from mqworker.ipc.frame_streams import FrameReader, FrameWriter
 from mqworker.ipc.messages import LogEvent
-from mqworker.ipc.output import OutputReader
+from mqworker.ipc.output import READ, OutputReader, no_labels
 from mqworker.ipc.spawn import SPAWN, Death, Spawned, keep_path_safe, reap
 
 END_GRACE = 2.0  # seconds between the end of a child's pipe and the end of the child, on a busy machine
@@ -50,7 +51,10 @@ log = logging.getLogger("mqworker.ipc.child")
 
 
 class Child:
-    """See the module head. `decoder` decodes the records that the child sends; LogEvents go to `on_log`."""
+    """See the module head. `decoder` decodes the records that the child sends; LogEvents go to `on_log`.
+
+    `in_hand` and `labels` tell which message the child's output is about (`ipc/output.py`).
+    """
 
     def __init__(
         self,
@@ -58,6 +62,8 @@ class Child:
         on_record: Callable[[Any], None],
         on_death: Callable[[Death], None],
         on_log: Callable[[LogEvent], None],
+        in_hand: Callable[[], int] = int,
+        labels: Callable[[int], dict[str, Any]] = no_labels,
     ) -> None:
         self.pid = 0
         self.death: Death | None = None
@@ -66,6 +72,8 @@ class Child:
         self._on_record = on_record
         self._on_death = on_death
         self._on_log = on_log
+        self._in_hand = in_hand
+        self._labels = labels
         self._loop = asyncio.get_running_loop()
         self._process: Spawned | None = None
         self._gone = asyncio.Event()
@@ -82,6 +90,8 @@ class Child:
             down_far, down = _pipe(far, undo)
             up, up_far = _pipe(undo, far)
             output, output_far = _pipe(undo, far)
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(output.fileno(), fcntl.F_SETPIPE_SZ, READ)
             process.attach(down_far, up_far, output_far)
             keep_path_safe()
             with process.signals_held():
@@ -94,7 +104,10 @@ class Child:
             undo.callback(os.close, pidfd)
             reader = FrameReader(up.fileno(), self._on_frame, self._on_up_end)
             undo.callback(reader.close)
-            lines = OutputReader(output.fileno(), process.name, process.pid, process.stage, self._on_log)
+            lines = OutputReader(
+                *(output.fileno(), process.name, process.pid, process.stage),
+                *(self._on_log, self._in_hand, self._labels),
+            )
             undo.callback(lines.finish)
             self._loop.add_reader(pidfd, self._on_exit)
             undo.pop_all()
@@ -119,6 +132,10 @@ class Child:
     def unread(self) -> bool:
         """Whether it has sent something that was not read yet."""
         return self.alive and self._pipes[1].poll()
+
+    def catch_up_output(self) -> None:
+        """Log the lines that it has written by now; called while its records arrive."""
+        self._lines.catch_up()
 
     def send(self, record: msgspec.Struct) -> bool:
         """Send a record down; returns False if it was dropped, because the child is gone or does not read."""
@@ -226,6 +243,7 @@ class Child:
     def _forget_owner(self) -> None:
         """Drop the callbacks: their cycle would keep the owner in memory until a full garbage collection."""
         self._on_record = self._on_death = self._on_log = _ignore
+        self._in_hand, self._labels = int, no_labels
 
 
 def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[Connection, Connection]:

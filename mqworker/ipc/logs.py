@@ -43,6 +43,8 @@ def report(log: logging.Logger, level: int, event: str, msg: str, **fields: Any)
 class ForwardingHandler(logging.Handler):
     """Passes records to `send` as LogEvents; in a process that user code has forked, it writes them to stderr.
 
+    `labels` returns fields that every event has besides its own: in a Consumer, those of the message in hand.
+
     There, another writer on our pipe would tear frames, and the lock of `send` may be held by a thread that is gone.
     """
 
@@ -52,6 +54,7 @@ class ForwardingHandler(logging.Handler):
         self._process = process
         self._stage = stage
         self._pid = os.getpid()
+        self.labels: Callable[[], dict[str, Any]] = dict
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record; one that cannot be formatted is reported as such."""
@@ -66,12 +69,14 @@ class ForwardingHandler(logging.Handler):
         except Exception as error:  # noqa: BLE001 - formatting the user's arguments and fields may raise anything
             where = f"{record.pathname}:{record.lineno}"
             message = text(f"log message could not be formatted ({type(error).__name__}) at {where}")
-            event = LogEvent(record.created, record.levelno, "log", message, self._process, os.getpid(), self._stage)
+            event = LogEvent(
+                record.created, record.levelno, "log", message, self._process, self._pid, self._stage, self.labels()
+            )
         with contextlib.suppress(OSError):
             self._send(event)
 
     def _event(self, record: logging.LogRecord) -> LogEvent:
-        fields = dict(getattr(record, "fields", {}))
+        fields = dict(getattr(record, "fields", {})) | self.labels()
         if record.exc_info and record.exc_info[0] is not None:
             fields["traceback"] = "".join(traceback.format_exception(*record.exc_info))[-LINE_MAX:]
         event = getattr(record, "event", None) or ("warning" if record.name == "py.warnings" else "log")
@@ -149,6 +154,11 @@ def line_json(event: LogEvent, service: str) -> str:
         if value is not None:
             record.setdefault(text(key), scalar(value, LINE_MAX))
     return json.dumps(record, ensure_ascii=True, allow_nan=False)
+
+
+def is_about(line: str, message_id: str) -> bool:
+    """Whether a line of `line_json` carries this message id; quotes inside a value are escaped, so no text looks so."""
+    return f'"message_id": {json.dumps(text(message_id))}' in line
 
 
 def line_text(event: LogEvent, _service: str) -> str:

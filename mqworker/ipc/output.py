@@ -1,7 +1,9 @@
 """What a child writes to its stdout and stderr: logs it line by line, keeps the tail as evidence.
 
-Runs on the parent's loop, as a part of a Child. Never trusts the text: long lines are cut, bytes that are not UTF-8 are
-escaped, and a child that writes endlessly delays itself, not its parent.
+OutputReader runs on the parent's loop, as a part of a Child. It never trusts the text: long lines are cut, bytes that
+are not UTF-8 are escaped, and a child that writes endlessly delays itself, not its parent.
+
+The lines of a Consumer carry the labels of the message that wrote them (`ipc/marks.py`).
 """
 
 import asyncio
@@ -10,25 +12,47 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 from mqworker.ipc.frames import unread
+from mqworker.ipc.marks import split
 from mqworker.ipc.messages import LogEvent
 
 TAIL = 8192  # bytes kept
 LINE = 8192  # bytes after which a line without an end is cut
-READ = 16384  # bytes at a time: they may be thousands of lines, and the loop has other work
+READ = 16384  # bytes at a time, which may be thousands of lines: the loop has other work. Also what the pipe holds.
+
+
+def no_labels(_number: int) -> dict[str, Any]:
+    """Label nothing: the output of a process that has no messages."""
+    return {}
 
 
 class OutputReader:
-    """Reads one pipe until `finish`; its owner closes the descriptor."""
+    """Reads one pipe until `finish`; its owner closes the descriptor.
 
-    def __init__(self, fd: int, process: str, pid: int, stage: str, log: Callable[[LogEvent], None]) -> None:
+    `in_hand` returns the number of the message in hand (0: none), `labels` the labels of a message by its number.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        process: str,
+        pid: int,
+        stage: str,
+        log: Callable[[LogEvent], None],
+        in_hand: Callable[[], int] = int,
+        labels: Callable[[int], dict[str, Any]] = no_labels,
+    ) -> None:
         self._fd = fd
         self._process = process
         self._pid = pid
         self._stage = stage
         self._log = log
-        self._line = bytearray()
+        self._in_hand = in_hand
+        self._labels = labels
+        self._line = bytearray()  # the beginning of a line, or what follows a line that was cut
+        self._line_labels: dict[str, Any] = {}
         self._cut = False  # the rest of the present line is not logged
         self._tail = bytearray()
         self._loop = asyncio.get_running_loop()
@@ -40,19 +64,25 @@ class OutputReader:
         """Return the last 8 kB, as text."""
         return self._tail.decode("utf-8", "backslashreplace")
 
-    def finish(self) -> None:
-        """Read only what the dead child left in the pipe: a copy that it forked may keep writing."""
+    def catch_up(self) -> None:
+        """Read what is in the pipe now, and not what is written meanwhile; a line ends with its message."""
         left = 0
         with contextlib.suppress(OSError):
             left = unread(self._fd)
         while left > 0 and (taken := self._read()):
             left -= taken
-        if self._line:
-            self._log_line(bytes(self._line))
-            self._line.clear()
+        in_hand = self._in_hand()
+        if self._line_labels and (not in_hand or self._labels(in_hand) != self._line_labels):
+            self._end_line()
+
+    def finish(self) -> None:
+        """Read only what the dead child left in the pipe: a copy that it forked may keep writing."""
+        self.catch_up()
+        self._end_line()
         self._loop.remove_reader(self._fd)
 
     def _read(self) -> int:
+        before = self._in_hand()
         try:
             data = os.read(self._fd, READ)
         except BlockingIOError:
@@ -62,21 +92,34 @@ class OutputReader:
         if not data:
             self._loop.remove_reader(self._fd)
             return 0
-        self._tail += data
-        del self._tail[:-TAIL]
-        self._line += data
-        *lines, rest = self._line.split(b"\n")
-        for line in lines:
-            if not self._cut:
-                self._log_line(bytes(line[:LINE]))
-            self._cut = False
-        if len(rest) > LINE and not self._cut:
-            self._log_line(bytes(rest[:LINE]))
-            self._cut = True
-        self._line = bytearray() if self._cut else rest
+        sure = before and before == self._in_hand()
+        marked, rest = split(data)
+        for text, labels in marked:
+            self._take(text, labels)
+            self._end_line()
+        self._take(rest, self._labels(before) if sure else {})
         return len(data)
 
-    def _log_line(self, line: bytes) -> None:
-        if line.strip():
-            text = line.decode("utf-8", "backslashreplace")
-            self._log(LogEvent(time.time(), logging.INFO, "output", text, self._process, self._pid, self._stage))
+    def _take(self, text: bytes, labels: dict[str, Any]) -> None:
+        """Log the lines of a text that one message has written, and keep the beginning of the next."""
+        if labels != self._line_labels:
+            self._end_line()
+        self._line_labels = labels
+        self._tail += text
+        del self._tail[:-TAIL]
+        *lines, rest = text.split(b"\n")
+        for line in lines:
+            self._line += line
+            self._end_line()
+        self._line += rest
+        if len(self._line) > LINE:
+            self._end_line()
+            self._cut = True
+
+    def _end_line(self) -> None:
+        if not self._cut and self._line.strip():
+            said = self._line[:LINE].decode("utf-8", "backslashreplace")
+            who = self._process, self._pid, self._stage
+            self._log(LogEvent(time.time(), logging.INFO, "output", said, *who, self._line_labels))
+        self._cut = False
+        self._line.clear()

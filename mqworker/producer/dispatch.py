@@ -8,7 +8,9 @@ another lane; a message that may have killed the whole tree runs isolated (quara
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
+from mqworker.amqp.labels import labels
 from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Chunk, Desired, Item, LogEvent, Outcomes, StageSpec
@@ -129,6 +131,11 @@ class Dispatch:
         self.fleet.reconcile(now)
         self._ask_turn()
         self._changed()
+
+    def lane_labels(self, seq: int) -> dict[str, Any]:
+        """Return the labels of a message in hand."""
+        entry = self._ledger.entry(seq)
+        return {} if entry is None else labels(entry.properties, entry.body, self._spec.config.input)
 
     # --- turns and time
 

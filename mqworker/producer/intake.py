@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from mqworker.amqp.fingerprint import fingerprint
+from mqworker.amqp.labels import labels
 from mqworker.brokers.base import Delivery, Link
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Desired, Failure, StageSpec
@@ -59,6 +60,12 @@ class Intake:
     def delivered(self, delivery: Delivery) -> None:
         """Open an entry for it in the ledger, or put it aside."""
         now = time.monotonic()
+        if log.isEnabledFor(logging.DEBUG):
+            again = ", which the broker has given out before" if delivery.redelivered else ""
+            about = labels(delivery.properties, delivery.body, self._spec.config.input)
+            logs.report(
+                log, logging.DEBUG, "received", f"received a message of {len(delivery.body)} bytes{again}", **about
+            )
         if not delivery.redelivered:
             self._ledger.delivered(delivery, now, isolation(delivery.properties))
         else:

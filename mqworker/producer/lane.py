@@ -9,7 +9,7 @@ that fails raises OSError and leaves nothing behind. Decisions 1 to 4 are the ru
 import contextlib
 import signal
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -42,6 +42,9 @@ class LaneOwner(Protocol):
     def lane_log(self, event: LogEvent) -> None:
         """Pass on a log event of the Consumer."""
 
+    def lane_labels(self, seq: int) -> dict[str, Any]:
+        """Return the labels of the message in hand, for what its Consumer prints."""
+
 
 class Lane:
     """See the module head. `number` is unique in the Producer's life, `slot` is its place among the Consumers."""
@@ -63,12 +66,17 @@ class Lane:
         self.oom_kills = oom_kills()  # at its birth
         self.chunk = 0  # counts its chunks
         self._owner = owner
+        self._labelled: tuple[int, dict[str, Any]] = (0, {})  # the message whose output was last logged
         with contextlib.ExitStack() as undo:
             self._queue = LaneQueue()
             undo.callback(self._queue.close)
             self._outbox = Outbox()
             undo.callback(self._outbox.settle)
-            self._child = Child(_uplinks, self._on_uplink, self._on_death, owner.lane_log)  # a cycle until it has ended
+            self._child = Child(  # a cycle until it has ended
+                *(_uplinks, self._on_uplink, self._on_death, owner.lane_log),
+                in_hand=lambda: slot.seq,
+                labels=self._labels_of,
+            )
             self._child.start(Consumer(spec.stage, birth.slot, self._queue.far, self._outbox))
             undo.pop_all()
         self._queue.consumer_started()
@@ -143,6 +151,11 @@ class Lane:
 
     # --- called by the child
 
+    def _labels_of(self, seq: int) -> dict[str, Any]:
+        if self._labelled[0] != seq:
+            self._labelled = seq, self._owner.lane_labels(seq)
+        return self._labelled[1]
+
     def _become(self, state: str) -> None:
         self.state = state
         self.since = time.monotonic()
@@ -150,6 +163,7 @@ class Lane:
     def _on_uplink(self, uplink: Uplink) -> None:
         match uplink:
             case Outcomes():
+                self._child.catch_up_output()  # what a message has printed comes before what becomes of it
                 self.done += len(uplink.outcomes)
                 self.generation = uplink.generation
                 if uplink.end:

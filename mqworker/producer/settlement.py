@@ -11,8 +11,9 @@ import random
 import socket
 import time
 from collections.abc import Sequence
+from typing import Any
 
-from mqworker.amqp.properties import decode_leniently
+from mqworker.amqp.labels import labels
 from mqworker.brokers.base import Link
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Failure, Outcome, StageSpec
@@ -55,7 +56,9 @@ class Settlement:
             plan = plan_result(outcome, self._config)
             self.processed["processed_dropped" if outcome.dropped else "processed_result"] += 1
             if log.isEnabledFor(logging.DEBUG):
-                logs.report(log, logging.DEBUG, plan.outcome, plan.outcome, seq=entry.seq, duration_s=outcome.duration)
+                about, seconds = self._labels(entry), round(outcome.duration, 6)
+                message = f"done in {seconds:g} s: {plan.outcome}"
+                logs.report(log, logging.DEBUG, plan.outcome, message, **about, duration_s=seconds)
         return self._ledger.finished(outcome.seq, plan, now)
 
     def crashed(self, entry: Entry, failure: Failure, generation: int, duration: float) -> None:
@@ -72,9 +75,7 @@ class Settlement:
         """Put a message back as a new one, because the broker may soon drop it after so many deliveries."""
         if plan := plan_renewal(entry, self._config, self._link.state.header_room):
             message = "given out so often without an outcome that the broker may drop it: put back as a new message"
-            logs.report(
-                log, logging.WARNING, "renewed", message, message_id=decode_leniently(entry.properties).message_id
-            )
+            logs.report(log, logging.WARNING, "renewed", message, **self._labels(entry))
             self.send(self._ledger.finished(entry.seq, plan, time.monotonic()))
 
     def send(self, publishes: Sequence[Publishing]) -> None:
@@ -158,13 +159,16 @@ class Settlement:
             logging.WARNING if retried else logging.ERROR,
             plan.outcome,
             f"{failure.reason}: {failure.type}: {failure.message[:500]}; {ending}",
-            message_id=decode_leniently(entry.properties).message_id,
+            **self._labels(entry),
             outcome=plan.outcome,
             reason=failure.reason,
             error_type=failure.type,
             duration_s=round(duration, 6),
             generation=generation,
         )
+
+    def _labels(self, entry: Entry) -> dict[str, Any]:
+        return labels(entry.properties, entry.body, self._config.input)
 
     def _about(self, generation: int) -> Circumstances:
         chance = random.random()  # noqa: S311 - jitter, no secret

@@ -126,6 +126,16 @@ def test_a_record_becomes_an_event(told):
     assert event.fields == {"message_id": "m", "rate": 0.5}
 
 
+def test_every_event_carries_the_labels(told):
+    """What is said of the message in hand is in every event, also in one that cannot be formatted."""
+    logger, heard = told
+    logger.handlers[0].labels = lambda: {"message_id": "m", "attempt": 2}
+    logs.report(logger, logging.WARNING, "dead", "lost", message_id="other", rate=0.5)
+    logger.info("%d", "x")
+    assert heard[0].fields == {"message_id": "m", "attempt": 2, "rate": 0.5}
+    assert heard[1].fields == {"message_id": "m", "attempt": 2}
+
+
 def test_a_traceback_is_a_field(told):
     """An exception is sent with the event."""
     logger, heard = told

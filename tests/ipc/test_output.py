@@ -8,6 +8,7 @@ import time
 import pytest
 
 from mqworker.ipc.logs import line_text
+from mqworker.ipc.marks import MARK, Mark
 from mqworker.ipc.output import LINE, READ, TAIL, OutputReader
 from tests.support.loop import on_loop
 from tests.support.waiting import until
@@ -29,6 +30,97 @@ def reader(fd, events):
 
 def words(events):
     return [event.msg for event in events]
+
+
+class Consumer:
+    """The messages of a Consumer, whose output goes to a pipe; each has its number as id."""
+
+    def __init__(self, far):
+        self.seq = 0
+        self.stream = os.fdopen(far, "w", closefd=False)
+        self._mark = Mark(far, (self.stream,))
+
+    def end(self, following=0):
+        """End the message in hand, and begin the following."""
+        self._mark.end(lambda: labels(self.seq))
+        self.seq = following
+
+
+def labels(seq):
+    return {"message_id": str(seq), "attempt": 1}
+
+
+def told(events):
+    """Return the lines and the ids that they carry."""
+    return [(event.msg, event.fields.get("message_id")) for event in events]
+
+
+@on_loop
+async def test_each_line_carries_the_labels_of_the_message_that_wrote_it(pipe):
+    """Whenever the pipe is read, a line belongs to the message that wrote it: text without an end of line too."""
+    near, far = pipe
+    consumer, events = Consumer(far), []
+    found = OutputReader(near, "c", 42, "s", events.append, lambda: consumer.seq, labels)
+    consumer.seq = 1
+    os.write(far, b"native 1\n")
+    consumer.stream.write("python 1")
+    consumer.end(2)
+    consumer.end(3)
+    os.write(far, b"early 3\n")
+    found._read()
+    assert told(events) == [("native 1", "1"), ("python 1", "1"), ("early 3", "3")]
+    os.write(far, b"late 3")
+    found._read()
+    consumer.end()
+    found.catch_up()
+    os.write(far, b"between\n")
+    found._read()
+    consumer.seq = 4
+    os.write(far, b"last words of 4")
+    found.finish()
+    assert told(events)[3:] == [("late 3", "3"), ("between", None), ("last words of 4", "4")]
+    assert found.tail == "native 1\npython 1early 3\nlate 3between\nlast words of 4"  # without marks
+
+
+@on_loop
+async def test_what_is_read_while_the_message_changes_has_no_label_rather_than_a_wrong_one(pipe):
+    """A line that is read while one message ends and another begins carries no id."""
+    near, far = pipe
+    events, seqs = [], iter([1, 1, 1, 2])
+    found = OutputReader(near, "c", 42, "s", events.append, lambda: next(seqs), labels)
+    for line in (b"sure\n", b"unsure\n"):
+        os.write(far, line)
+        found._read()
+    assert told(events) == [("sure", "1"), ("unsure", None)]
+
+
+@on_loop
+async def test_a_mark_behind_a_line_that_is_cut_counts(pipe):
+    """A line that is cut belongs to its message too, and the next does not."""
+    near, far = pipe
+    consumer, events = Consumer(far), []
+    found = OutputReader(near, "c", 42, "s", events.append, lambda: consumer.seq, labels)
+    consumer.seq = 1
+    os.write(far, b"a" * 9_000)
+    found._read()
+    os.write(far, b"a" * 9_000)
+    consumer.end(2)
+    found._read()
+    os.write(far, b"next\n")
+    found._read()
+    assert told(events) == [("a" * LINE, "1"), ("next", "2")]
+    assert found.tail == ("a" * TAIL + "next\n")[-TAIL:]
+
+
+@on_loop
+async def test_what_only_looks_like_a_mark_harms_nothing(pipe):
+    """User code may write the bytes of a mark: its lines have no labels then."""
+    near, far = pipe
+    events = []
+    found = reader(near, events)
+    os.write(far, b"one" + MARK + b"[]\n" + MARK + b"{\n" + MARK + b"\ntwo\n")
+    found._read()
+    assert told(events) == [("one", None), ("two", None)]
 
 
 @on_loop

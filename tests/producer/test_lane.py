@@ -57,6 +57,9 @@ class Owner:
     def lane_log(self, event):
         self.logged.append(event.msg)
 
+    def lane_labels(self, seq):
+        return {"message_id": str(seq)}
+
     def seqs(self):
         return [outcome.seq for outcome in self.outcomes]
 

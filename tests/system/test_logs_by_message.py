@@ -1,0 +1,122 @@
+"""The life of a message can be followed in the log: whatever is logged or printed about it carries its id."""
+
+import json
+import re
+import subprocess
+
+import pytest
+
+from mqworker.amqp.fingerprint import derived_id
+from mqworker.amqp.properties import Properties
+from tests.support.embedded import DEAD, INPUT, OUTPUT, Client, config
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.system
+
+LOUD = """\
+import logging, os, subprocess, sys, threading, warnings
+
+warnings.simplefilter("always")
+
+
+def handle(body, message, log):
+    n = body["n"]
+    log.info("logged %d", n)
+    logging.getLogger("library").warning("logged %d", n)
+    thread = threading.Thread(target=log.info, args=("logged %d", n))
+    thread.start()
+    thread.join()
+    warnings.warn(f"logged {n}")
+    print("printed", n)
+    print("printed", n, file=sys.stderr)
+    os.write(1, b"printed %d\\n" % n)
+    if n % 10 == 0:
+        subprocess.run(["echo", "printed", str(n)], check=True)
+    print("printed", n, end="")
+    if message.attempt <= body.get("failures", 0):
+        raise ValueError(f"failed {n}")
+    return {"n": n}
+"""
+RETRY = "retry = { max_attempts = 2, base = 1 }"
+DEBUG = 'log_level = "debug"'
+
+
+def test_whatever_is_logged_or_printed_carries_the_id_of_its_message(service):
+    """Loggers, warnings, threads, print, native writes, programs, text without an end of line: never the wrong id."""
+    running = service(config(consumers=2), {"jobs.py": LOUD}).start()
+    with Client(running) as client:
+        client.send(300)
+        client.finish()
+    assert running.stop() == 0
+    told = [event for event in running.events() if re.match("(.*: )?(logged|printed) ", event["msg"].splitlines()[0])]
+    assert len(told) == 300 * 8 + 30
+    number = re.compile(r"(?:logged|printed) (\d+)")
+    assert not [event for event in told if event.get("message_id", "") not in ("", *number.findall(event["msg"]))]
+    logged = [event for event in told if event["event"] != "output"]
+    assert {(event["attempt"], event["stage"]) for event in logged} == {(1, "work")}
+    known = [event for event in told if "message_id" in event]
+    assert len(known) > 0.9 * len(told)  # a line that is read while the message changes has none
+
+
+def life(events, message_id):
+    return [event for event in events if event.get("message_id") == message_id]
+
+
+def words(events):
+    """Return the events in short, with consecutive repeats and the attempts."""
+    return [(event["event"], event["attempt"]) for event in events]
+
+
+ATTEMPT = ["received", "begun", "log", "log", "log", "warning", "output", "output", "output", "output", "output"]
+
+
+@pytest.mark.parametrize(("failures", "ends"), [(1, ["retried", "result"]), (2, ["retried", "dead"])])
+def test_the_log_of_one_message_is_its_life(service, failures, ends):
+    """At level debug: received, begun, what it logged and printed, retried, all that again, and its end."""
+    running = service(config(RETRY, service=DEBUG), {"jobs.py": LOUD}).start()
+    with Client(running) as client:
+        client.send(10)
+        (n,) = client.send(1, failures=failures)
+        wait_for(lambda: client.ready(OUTPUT) + client.ready(DEAD) == 11, 60, "every message to end")
+    shown = running.cli("logs", "--message", str(n), "--json")
+    told = [json.loads(line) for line in shown.stdout.splitlines()]
+    expected = [(event, attempt) for attempt, end in enumerate(ends, 1) for event in [*ATTEMPT, end]]
+    assert sorted(words(told)) == sorted(expected)
+    for attempt, end in enumerate(ends, 1):
+        part = [event for event, number in words(told) if number == attempt]
+        assert (part[0], part[-1]) == ("received", end)  # what is printed comes by another pipe than what is logged
+    assert {event["stage"] for event in told} == {"work"}
+    assert len(running.cli("logs", "-m", str(n), "-n", "3", "--json").stdout.splitlines()) == 3
+    assert running.cli("logs", "-m", "nobody").stdout == ""
+    grepped = subprocess.run(
+        ["grep", f'"message_id": "{n}"', running.log], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert [json.loads(line) for line in grepped.stdout.splitlines()] == told
+
+
+def test_the_level_of_a_running_service_decides_what_of_a_life_is_told(service):
+    """At info a message tells what it logs and how it fails; at debug, set while it runs, also its steps."""
+    running = service(config(RETRY), {"jobs.py": LOUD}).start()
+    with Client(running) as client:
+        (first,) = client.send(1)
+        client.finish()
+        assert {event["event"] for event in life(running.events(), str(first))} == {"log", "warning", "output"}
+        status, _ = running.ask("PUT", "/api/v1/log-level?wait=30", {"level": "debug"})
+        assert status == 200
+        (second,) = client.send(1)
+        client.finish()
+        wait_for(lambda: "result" in {one["event"] for one in life(running.events(), str(second))}, 20, "its end")
+    assert {event["event"] for event in life(running.events(), str(second))} == {*ATTEMPT, "result"}
+
+
+def test_a_message_without_an_id_is_told_by_the_id_of_its_result(service):
+    """The id in the log is the one that is derived from the content, as its result carries it."""
+    running = service(config(service=DEBUG), {"jobs.py": LOUD}).start()
+    body, block = b'{"n": 50}', Properties(content_type="application/json").encode()
+    with Client(running) as client:
+        client._runner.run(client._admin.send(INPUT, block, body, 20))
+        client.sent += 1
+        (result,) = wait_for(client.results, 30, "the result")
+    assert result.properties.message_id == derived_id(block, body)
+    told = life(running.events(), result.properties.message_id)
+    assert sorted(event["event"] for event in told) == sorted([*ATTEMPT, "result"])

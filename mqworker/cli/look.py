@@ -4,11 +4,15 @@ import contextlib
 import json
 import time
 from typing import Any
+from urllib.parse import quote
 
 import click
 
 from mqworker.cli import output
 from mqworker.cli.options import ServiceClient, Verb, uses_service
+
+LINES = 20  # shown at first
+KEPT = 2000  # that the service has
 
 
 @click.command(cls=Verb)
@@ -110,23 +114,34 @@ def _row(name: str, view: dict[str, Any]) -> list[Any]:
 @click.command(cls=Verb)
 @click.option("--follow", "-f", is_flag=True, help="Keep printing new lines until Ctrl-C.")
 @click.option(
-    "--lines", "-n", type=click.IntRange(0, 2000), default=20, show_default=True, help="How many lines to start with."
+    "--lines",
+    "-n",
+    type=click.IntRange(0, KEPT),
+    help="How many lines to start with.  [default: 20, with --message all that the service still has]",
 )
+@click.option("--message", "-m", metavar="ID", help="Only lines about the message with this id.")
 @uses_service(stage=False)
-def logs(service: ServiceClient, follow: bool, lines: int) -> None:
+def logs(service: ServiceClient, follow: bool, lines: int | None, message: str | None) -> None:
     """Show the last log lines of the running service.
+
+    With --message: what was logged about one message, and what its handler logged or printed. At level debug that is
+    its whole life: received, begun, result, dropped, retried or dead.
 
     Examples:
       mqworker logs
       mqworker logs -f
+      mqworker logs -f --message 3f6c1a70-7a1e-4a52-a8ac-0c0ad3c1a7a4
       mqworker logs -n 200 --json | jq 'select(.level == "error")'
     """
+    if lines is None:
+        lines = LINES if message is None else KEPT
+    path = f"/logs?lines={lines}" + (f"&message={quote(message, safe='')}" if message is not None else "")
     if not follow:
-        for record in service.client.get(f"/logs?lines={lines}")["lines"]:
+        for record in service.client.get(path)["lines"]:
             click.echo(json.dumps(record) if service.as_json else _readable(record))
         return
     with contextlib.suppress(KeyboardInterrupt):
-        for event, data in service.client.events(f"/logs?lines={lines}&follow=1"):
+        for event, data in service.client.events(f"{path}&follow=1"):
             record = json.loads(data)
             if event == "gap":
                 output.note(f"({record['lost']} lines were lost: this terminal was too slow)")

@@ -15,6 +15,7 @@ QUERY = {
     "stage": ("string", "Only this stage"),
     "lines": ("integer", "How many lines, at most 2,000"),
     "follow": ("string", "1: stream them as server-sent events"),
+    "message": ("string", "Only lines about the message with this id"),
     "limit": ("integer", "How many at most"),
     "ids": ("string", "Only these, separated by commas, in full; fewer are returned when some are large or gone"),
 }

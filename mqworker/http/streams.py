@@ -1,4 +1,6 @@
-"""Logs and status events, as a tail or as an endless stream of server-sent events. Runs in the server's threads.
+"""Logs (all, or about one message) and status events, as a tail or as an endless stream of server-sent events.
+
+Runs in the server's threads.
 
 A stream occupies its thread, so there may be only few (routing.WAITS). It ends when the client disconnects, when it
 stops reading (serving.py closes such channels), and when the server stops.
@@ -14,6 +16,7 @@ from flask import Response, request
 from mqworker.control.control import Snapshot
 from mqworker.http.health import status_document
 from mqworker.http.routing import API, LOOK, Api, Route, client_gone, number
+from mqworker.ipc.logs import is_about
 
 SSE = "text/event-stream"
 PAUSE = 0.1  # seconds between batches: a burst of events becomes few large writes
@@ -25,13 +28,15 @@ def tail(api: Api) -> Any:
     """Return the last lines, or a stream that starts with them."""
     lines = int(number("lines", TAIL, 0, 2000))
     follow = request.args.get("follow", "") not in ("", "0") or SSE in request.headers.get("Accept", "")
+    message = request.args.get("message", "")
     recent = api.control.logs.recent(0, 0.0)
-    kept = recent[-lines:] if lines else []
+    chosen = [item for item in recent if not message or is_about(item[1], message)]
+    kept = chosen[-lines:] if lines else []
     if not follow:
         return {"lines": [msgspec.Raw(line.encode()) for _number, line in kept]}
     last = kept[0][0] - 1 if kept else recent[-1][0] if recent else 0
     resumed = request.headers.get("Last-Event-ID", "")
-    return _stream(api, _log_lines(api, int(resumed) if resumed.isdecimal() else last))
+    return _stream(api, _log_lines(api, int(resumed) if resumed.isdecimal() else last, message))
 
 
 def events(api: Api) -> Any:
@@ -39,12 +44,14 @@ def events(api: Api) -> Any:
     return _stream(api, _statuses(api))
 
 
-def _log_lines(api: Api, last: int) -> Iterator[bytes]:
+def _log_lines(api: Api, last: int, message: str) -> Iterator[bytes]:
     while True:
         batch = api.control.logs.recent(last, LOOK)
         if batch and batch[0][0] > last + 1:
             yield _event("gap", 0, msgspec.json.encode({"lost": batch[0][0] - last - 1}))
-        yield b"".join(_event("log", number, line.encode()) for number, line in batch)
+        yield b"".join(
+            _event("log", number, line.encode()) for number, line in batch if not message or is_about(line, message)
+        )
         last = batch[-1][0] if batch else last
 
 
@@ -90,6 +97,6 @@ def _stream(api: Api, batches: Iterator[bytes]) -> Response:
 
 
 ROUTES = [
-    Route("GET", f"{API}/logs", tail, "The last log lines, or a stream of them", ("lines", "follow")),
+    Route("GET", f"{API}/logs", tail, "The last log lines, or a stream of them", ("lines", "follow", "message")),
     Route("GET", f"{API}/events", events, "A stream of the status, whenever it changes"),
 ]

@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 import time
+from urllib.parse import quote
 
 import pytest
 
@@ -71,6 +72,28 @@ def test_follow(service, path, headers):
     resumed = Stream(service.connect(), "/api/v1/logs?follow=1&lines=0", Last_Event_ID="1")
     assert resumed.next("log")[1]["msg"] == "two"
     resumed.close()
+
+
+def test_lines_about_one_message(service):
+    """`message` selects what carries that id, whole and in any text, before lines are counted, also when followed."""
+    odd = 'a"b\\ü message_id": "1'
+    for number, about in enumerate(["1", "11", odd, "1", None, "1"]):
+        fields = {} if about is None else {"message_id": about}
+        service.writer.put(LogEvent(1.0, 20, "test", f'{number} "message_id": "1"', "service", 1, "", fields))
+
+    def told(query: str) -> list[str]:
+        return [line["msg"][0] for line in service.ask("GET", f"/api/v1/logs?{query}").json["lines"]]
+
+    assert told("message=1") == ["0", "3", "5"]
+    assert told("message=1&lines=2") == ["3", "5"]
+    assert told(f"message={quote(odd)}") == ["2"]
+    assert told("message=") == list("012345")
+    stream = Stream(service.connect(), "/api/v1/logs?follow=1&message=1&lines=1")
+    assert stream.next("log")[1]["msg"][0] == "5"
+    for about in ("2", "1"):
+        service.writer.put(LogEvent(1.0, 20, "test", f"about {about}", "service", 1, "", {"message_id": about}))
+    assert stream.next("log")[1]["msg"] == "about 1"
+    stream.close()
 
 
 def test_lines_that_are_gone(service):

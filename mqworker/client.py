@@ -118,11 +118,17 @@ class Client:
         return answer.json() if answer.body else None
 
     def request(
-        self, method: str, path: str, body: bytes = b"", content_type: str = "", timeout: float | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        content_type: str = "",
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """Send any request; raises `CallError` for every status of 400 and above."""
         timeout = self.timeout if timeout is None else timeout
-        headers = self._headers(content_type)
+        headers = self._headers(content_type) | dict(headers or {})
         repeatable = method != "POST"  # sent again only when a kept connection turns out to be closed
         if self._connection is not None and not repeatable and time.monotonic() - self._used > IDLE_MAX:
             self.close()

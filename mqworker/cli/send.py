@@ -1,8 +1,11 @@
 """`mqworker send`: sends messages from the command line or stdin to a stage, by way of the running service."""
 
+import contextlib
 import json
 import sys
+import threading
 import time
+import uuid
 from collections.abc import Iterator
 from itertools import repeat
 from typing import Any
@@ -11,10 +14,12 @@ import click
 
 from mqworker.cli import output
 from mqworker.cli.options import Failed, ServiceClient, Verb, stage_path, uses_service
-from mqworker.client import API, CallError
+from mqworker.client import API, CallError, Client
 from mqworker.exits import Exit
 
 WAIT_MAX = 30.0  # seconds that the service waits for a result
+LOOK = 0.25  # seconds between looks into the log while a result is waited for; no retry comes sooner than 1 s
+LOOK_MAX = 2.0  # seconds that the last look may take when the result is there
 JSON = "application/json"
 
 
@@ -32,7 +37,7 @@ def send(
 ) -> None:
     """Send BODY to a stage, or each line of stdin (JSON Lines). A message counts as sent once the broker has it.
 
-    With --wait, results go to stdout; their duration and message id go to stderr.
+    With --wait, results go to stdout; their duration, message id and failed attempts go to stderr.
 
     Examples:
       mqworker send '{"n": 1000000}' --wait
@@ -46,7 +51,7 @@ def send(
         _must_be_json(body.encode(), "BODY")
     stage = service.one_stage()
     bodies = _lines(content_type) if body is None else repeat(body.encode("utf-8", "surrogateescape"), count)
-    sending = _Sending(service, stage_path(stage, "/messages"), content_type, wait=wait)
+    sending = _Sending(service, stage, content_type, wait=wait)
     try:
         sending.all(bodies, rate, 0 if body is None else count)
     except KeyboardInterrupt:
@@ -63,12 +68,12 @@ def send(
 class _Sending:
     """Sends one body after another and counts them."""
 
-    def __init__(self, service: ServiceClient, path: str, content_type: str, *, wait: bool) -> None:
+    def __init__(self, service: ServiceClient, stage: str, content_type: str, *, wait: bool) -> None:
         self.sent = 0
         self.total = 0  # 0: unknown
         self.progress = output.Progress()
         self._service = service
-        self._path = f"{API}{path}"
+        self._stage = stage
         self._content_type = content_type
         self._wait = min(WAIT_MAX, service.timeout) if wait else 0.0
         self._began = time.monotonic()
@@ -83,11 +88,15 @@ class _Sending:
             self.progress.update(f"{self.sent} sent, {self._speed():.0f} per second")
 
     def _one(self, body: bytes) -> None:
-        query = f"?wait={self._wait:g}" if self._wait else ""
+        path = API + stage_path(self._stage, f"/messages?wait={self._wait:g}" if self._wait else "/messages")
+        message_id = str(uuid.uuid4())
+        told = _Attempts(self._service, self._stage, message_id) if self._wait else contextlib.nullcontext()
         try:
-            answer = self._service.client.request(
-                "POST", self._path + query, body, self._content_type, self._service.timeout + 5.0
-            )
+            with told:
+                answer = self._service.client.request(
+                    *("POST", path, body, self._content_type, self._service.timeout + 5.0),
+                    {"X-Message-Id": message_id},
+                )
         except CallError as error:
             if reason := error.problem.get("reason"):
                 kind = f"{error.problem['error_type']}: " if error.problem.get("error_type") else ""
@@ -131,6 +140,42 @@ class _Sending:
         took = output.seconds(time.monotonic() - self._began)
         of = f" of {self.total}" if self.total > self.sent else ""
         output.note(f"{prefix}{self.sent}{of} sent in {took} ({self._speed():.0f} per second)")
+
+
+class _Attempts:
+    """Tells on stderr, while a result is waited for, which attempts have failed: a thread that looks into the log.
+
+    A result that comes soon costs no look. What is retried by another service on the same queue is not in this log.
+    """
+
+    def __init__(self, service: ServiceClient, stage: str, message_id: str) -> None:
+        self._client = Client(service.client.address, service.client.timeout)
+        self._path = f"/logs?message={message_id}&lines=2000"
+        self._stage = stage
+        self._told: set[str] = set()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(LOOK_MAX)
+
+    def _run(self) -> None:
+        over = self._over.wait(LOOK)
+        with self._client, contextlib.suppress(CallError):  # whoever waits for the result hears of it
+            while not over:
+                over = self._over.wait(LOOK)
+                self._look()  # also once more when it is over
+
+    def _look(self) -> None:
+        for record in self._client.get(self._path)["lines"]:
+            which = json.dumps(record)
+            if (record["event"], record["stage"]) == ("retried", self._stage) and which not in self._told:
+                self._told.add(which)
+                output.note(output.clean(f"attempt {record['attempt']} failed: {record['msg']}"))
 
 
 def _lines(content_type: str) -> Iterator[bytes]:

@@ -1,7 +1,8 @@
 """The route that sends a message and, with `?wait=`, returns its result. Runs in the server's threads.
 
 The body goes unchanged to the stage's input queue, by way of the broker admin. curl labels every body a form unless
-given another type, so that content type counts as none: the stage's codec decides.
+given another type, so that content type counts as none: the stage's codec decides. The caller may choose the message id
+(`X-Message-Id`): then it can follow the message in the log while it waits.
 """
 
 import base64
@@ -58,7 +59,7 @@ def _properties() -> Properties:
         content_encoding=request.headers.get("Content-Encoding"),
         delivery_mode=2,
         correlation_id=request.headers.get("X-Correlation-Id"),
-        message_id=str(uuid.uuid4()),
+        message_id=request.headers.get("X-Message-Id") or str(uuid.uuid4()),
         timestamp=int(time.time()),
     )
 

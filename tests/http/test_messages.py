@@ -42,6 +42,15 @@ def test_send(service, body, sent, kept):
     assert properties.timestamp
 
 
+def test_the_caller_may_choose_the_message_id(service):
+    """`X-Message-Id` is the id of the message; one that no message can have is refused with a sentence."""
+    service.admin["send"] = None
+    answer = service.ask("POST", MESSAGES, {"n": 1}, X_Message_Id="order-7")
+    assert (answer.status, answer.json["message_id"]) == (202, "order-7")
+    assert Properties.decode(service.asked[0][1]["properties"]).message_id == "order-7"
+    assert service.ask("POST", MESSAGES, {"n": 1}, X_Message_Id="x" * 256).status == 422
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

@@ -1,4 +1,4 @@
-"""The life of a message can be followed in the log: whatever is logged or printed about it carries its id."""
+"""The life of a message can be followed: what is logged or printed about it has its id; who waits hears of it."""
 
 import json
 import re
@@ -120,3 +120,48 @@ def test_a_message_without_an_id_is_told_by_the_id_of_its_result(service):
     assert result.properties.message_id == derived_id(block, body)
     told = life(running.events(), result.properties.message_id)
     assert sorted(event["event"] for event in told) == sorted([*ATTEMPT, "result"])
+
+
+FAILING = """\
+from pathlib import Path
+
+
+def handle(body):
+    if not Path(__file__).with_name("released").exists():
+        raise ValueError(f"not yet\\x1b[31m {body['n']}")
+    return body
+"""
+SECOND = """
+[stages.second]
+input = "{queue}.out"
+jobs = ["jobs:handle"]
+retry = {{ base = 1 }}
+"""
+
+
+@pytest.mark.parametrize("broker", ["embedded", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+def test_who_waits_for_a_result_hears_of_each_failed_attempt(request, service, broker):
+    """`send --wait` tells attempt, cause and delay while it waits, for its stage alone; then the result."""
+    queue, url = INPUT, ""
+    if broker == "rabbitmq":
+        queue = request.getfixturevalue("queue")
+        url = f'[broker]\nurl = "{request.getfixturevalue("rabbit").url()}"\n'
+    text = config("retry = { max_attempts = 50, base = 1, max = 1 }").replace(f'"{INPUT}"', f'"{queue}"')
+    text = url + text.replace(f'"{OUTPUT}"', f'"{queue}.out"') + SECOND.format(queue=queue)
+    running = service(text, {"jobs.py": FAILING}).start()
+    command = [*running.command, "send", '{"n": 7}', "--wait", "--stage", "work"]
+    with subprocess.Popen(
+        command, cwd=running.folder, env=running.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as sender:
+        assert sender.stdout is not None
+        assert sender.stderr is not None
+        for attempt in (1, 2):
+            expected = f"attempt {attempt} failed: error: ValueError: not yet\\x1b[31m 7; tried again in 1 s\n"
+            assert sender.stderr.readline() == expected
+        running.write("released", "")
+        assert json.loads(sender.stdout.read()) == {"n": 7}
+        *_, last = sender.stderr.read().splitlines()
+        assert last.startswith("after ")
+        assert sender.wait(30) == 0
+    quick = running.cli("send", '{"n": 8}', "--wait", "--stage", "work")
+    assert (quick.returncode, quick.stderr.count("\n")) == (0, 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.embedded import DEAD, OUTPUT, Client, config
+from tests.support.service import gone
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.system
@@ -92,4 +93,162 @@ def test_files_beside_the_configuration_do_not_replace_pythons(service):
         client.finish()
     checked = running.cli("check")
     assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert running.stop() == 0
+
+
+LOADER = """\
+import multiprocessing, os, queue, signal, sys, threading, time
+
+LOOK = 5.0  # seconds between looks at the other side, as torch has it
+
+
+def work(numbers, results, done, parent):
+    while os.getppid() == parent:
+        try:
+            number = numbers.get(timeout=LOOK)
+        except queue.Empty:
+            continue
+        if number is None or done.is_set():
+            break
+        results.put((number, bytes(200_000)))  # more than a pipe holds: the worker waits until somebody reads
+    if done.is_set():
+        results.cancel_join_thread()
+        results.close()
+
+
+def pin(results, pinned, done):
+    while not done.is_set():
+        try:
+            result = results.get(timeout=LOOK)
+        except queue.Empty:
+            continue
+        if result is None or done.is_set():
+            return
+        pinned.put(result)
+
+
+def look(*_):
+    pass  # torch raises here if a worker was killed
+
+
+class Loader:
+    '''As torch's DataLoader: daemonic workers, a queue of numbers each, a thread that pins, the end in __del__.'''
+
+    def __init__(self, workers=2, prefetch=4):
+        self.results, self.pinned = multiprocessing.Queue(), queue.Queue()
+        self.done, self.pinning_done = multiprocessing.Event(), threading.Event()
+        self.results.cancel_join_thread()
+        self.queues, self.workers, self.sent = [], [], 0
+        for _ in range(workers):
+            numbers = multiprocessing.Queue()
+            numbers.cancel_join_thread()
+            arguments = (numbers, self.results, self.done, os.getpid())
+            worker = multiprocessing.Process(target=work, args=arguments, daemon=True)
+            worker.start()
+            self.queues.append(numbers)
+            self.workers.append(worker)
+        arguments = (self.results, self.pinned, self.pinning_done)
+        self.thread = threading.Thread(target=pin, args=arguments, daemon=True)
+        self.thread.start()
+        signal.signal(signal.SIGCHLD, look)
+        for _ in range(workers * prefetch):
+            self.send()
+
+    def send(self):
+        self.queues[self.sent % len(self.queues)].put(self.sent)
+        self.sent += 1
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        result = self.pinned.get(timeout=60)
+        self.send()
+        return result
+
+    def __del__(self):
+        self.pinning_done.set()
+        self.results.put(None)
+        self.thread.join()
+        self.done.set()
+        for numbers in self.queues:
+            numbers.put(None)
+        for worker in self.workers:
+            worker.join(LOOK)
+        for numbers in self.queues:
+            numbers.cancel_join_thread()
+            numbers.close()
+        for worker in self.workers:
+            if worker.is_alive():
+                worker.terminate()
+
+
+kept = []
+
+
+def handle(body):
+    loader = Loader()
+    pids = [worker.pid for worker in loader.workers]
+    for number, data in loader:
+        if body["how"] == "raise":
+            raise ValueError(f"left at {number}")
+        break
+    if body["how"] == "keep":
+        kept.append(loader)
+    return {"pids": pids, "got": len(data), "consumer": os.getpid()}
+"""
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone; its parent need not have asked how."""
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+
+
+def test_a_loader_that_is_left_early_ends_with_its_message_or_its_consumer(service):
+    """Workers, queues and a thread as torch's DataLoader has them hold up no message and no stop."""
+    running = service(config("retry = { max_attempts = 1 }", consumers=1), {"jobs.py": LOADER}).start()
+    with Client(running) as client:
+        for how in ("leave", "raise", "leave", "keep"):
+            client.send(1, how=how)
+        wait_for(lambda: client.ready(OUTPUT) == 3 and client.ready(DEAD) == 1, 60, "four outcomes")
+        results = [result.body for result in client.results()]
+    assert {(result["got"], result["consumer"]) for result in results} == {(200_000, results[0]["consumer"])}
+    for pid in (*results[0]["pids"], *results[1]["pids"]):
+        wait_for(lambda pid=pid: ended(pid), 20, "the workers of a loader that was left")
+    assert not any(map(ended, results[2]["pids"]))
+    assert running.stop() == 0
+    gone(running)
+    ends = [event for event in running.events() if event["event"] == "consumer_ended"]
+    assert not [event for event in ends if event["level"] != "debug"]  # it left by itself, nobody killed it
+
+
+PANIC = """\
+import os
+
+import pycrdt
+
+
+def handle(body):
+    if body["n"] == 1:
+        text = pycrdt.Doc().get("text", type=pycrdt.Text)
+        text += "four"
+        del text[0:99]  # Rust code panics: nobody has checked the range
+    return {"pid": os.getpid()}
+"""
+
+
+def test_a_panic_of_rust_code_fails_its_message_and_no_other(service):
+    """What PyO3 makes of a panic is told under its name, what Rust prints carries the message's id; nobody dies."""
+    running = service(config("retry = { max_attempts = 1 }", consumers=1), {"jobs.py": PANIC}).start()
+    with Client(running) as client:
+        client.send(3)
+        wait_for(lambda: client.ready(OUTPUT) == 2 and client.ready(DEAD) == 1, 60, "three outcomes")
+        assert len({result.body["pid"] for result in client.results()}) == 1
+    dead = running.event("dead")
+    assert (dead["message_id"], dead["error_type"]) == ("1", "pyo3_runtime.PanicException")
+    printed = [event for event in running.events() if event["event"] == "output" and "panicked at" in event["msg"]]
+    assert [event["message_id"] for event in printed] == ["1"]
     assert running.stop() == 0

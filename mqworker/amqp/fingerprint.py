@@ -12,11 +12,6 @@ DELIVERY_COUNT = "x-delivery-count"
 _MARK = DELIVERY_COUNT.encode()
 
 
-def derived_id(properties: bytes, body: bytes) -> str:
-    """Return the id of a message that has none: 32 hexadecimal digits."""
-    return fingerprint(properties, body).hex()[:32]
-
-
 def fingerprint(properties: bytes, body: bytes) -> bytes:
     """Return the SHA-256 of body and properties, 32 bytes."""
     if _MARK in properties:

@@ -16,7 +16,7 @@ QUEUE = PREFIX + "queue"  # the input of the stage that counts attempts and cras
 CRASHES = PREFIX + "crashes"
 DERIVED_ID = (
     PREFIX + "derived-id"
-)  # the message had no id: this one is derived from its content, unfit for deduplication
+)  # of a result: its input had no id, and this one is derived from its content; of a retry: that id, for its result
 PART = PREFIX + "part"  # which of several results of its message this is, from 1
 PARTS = PREFIX + "parts"  # how many there are
 OUTCOME = PREFIX + "outcome"  # in a reply: result | dropped | dead

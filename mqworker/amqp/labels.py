@@ -7,15 +7,25 @@ properties, and hashes a message that has no id.
 from typing import Any
 
 from mqworker.amqp import headers
-from mqworker.amqp.fingerprint import derived_id
-from mqworker.amqp.properties import decode_leniently
+from mqworker.amqp.fingerprint import fingerprint
+from mqworker.amqp.properties import Properties, decode_leniently
+
+DERIVED = 32  # characters of an id that is derived
 
 
 def labels(block: bytes, body: bytes, queue: str) -> dict[str, Any]:
-    """Return `message_id`, that of its result (so derived from its content if it has none), and `attempt`, from 1.
-
-    `block` are its properties, `queue` is the input of the stage whose attempts count.
-    """
+    """Return `message_id` and `attempt` (from 1) of a message; `block`: its properties, `queue`: its stage's input."""
     properties = decode_leniently(block)
-    message_id = properties.message_id or derived_id(block, body)
-    return {"message_id": message_id, "attempt": headers.attempt(properties, queue)}
+    return {
+        "message_id": properties.message_id or derived_id(properties, block, body, queue),
+        "attempt": headers.attempt(properties, queue),
+    }
+
+
+def derived_id(properties: Properties, block: bytes, body: bytes, queue: str) -> str:
+    """Return the id of a message that has none: from its content as it first came to `queue`; retries keep it."""
+    table = properties.headers
+    kept = table.get(headers.DERIVED_ID)
+    if isinstance(kept, str) and len(kept) == DERIVED and table.get(headers.QUEUE) == queue:
+        return kept
+    return fingerprint(block, body).hex()[:DERIVED]

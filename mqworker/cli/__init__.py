@@ -26,6 +26,7 @@ VERBS = {  # verb: (module below mqworker.cli, what it does)
     "send": ("send", "Send messages to a stage; with --wait, print the results."),
     "status": ("look", "Show the desired and the actual state."),
     "logs": ("look", "Show the last log lines, or follow the log."),
+    "log-level": ("steer", "Set what is logged from now on: debug, info, warning or error."),
     "pause": ("steer", "Stop listening; finish what is held."),
     "resume": ("steer", "Listen again."),
     "scale": ("steer", "Set the number of Consumers: N, +N or -N."),
@@ -52,7 +53,7 @@ class _Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         module = importlib.import_module(f"mqworker.cli.{VERBS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, Any, list[str]]:

@@ -1,4 +1,4 @@
-"""The verbs that change a stage's desired state: pause, resume, scale, start, stop, restart; and drain for the service.
+"""The verbs that change the desired state: pause, resume, scale, start, stop and restart a stage; log-level; drain.
 
 Each stores the change and waits until it is applied (unless `--no-wait`). Without --stage they act on every stage.
 """
@@ -140,6 +140,27 @@ def drain(service: ServiceClient, no_wait: bool, force: bool) -> None:
         output.data(answer)
     else:
         output.note(answer["status"])
+
+
+@click.command(cls=Verb, name="log-level")
+@click.argument("level", type=click.Choice(["debug", "info", "warning", "error"]))
+@no_wait
+@uses_service(CHANGE_TIMEOUT, stage=False)
+def log_level(service: ServiceClient, level: str, no_wait: bool) -> None:
+    """Set the least severe events that are logged, in all processes, until it is set again.
+
+    At debug each message tells its life: received, begun, and what became of it.
+
+    Examples:
+      mqworker log-level debug
+      mqworker log-level info --no-wait
+    """
+    answer = service.change("PUT", "", "/log-level", {"level": level}, wait=not no_wait)
+    if service.as_json:
+        output.data(answer)
+    else:
+        how = "stored, not yet applied" if no_wait else "applied"
+        output.note(f"log level {level} (revision {answer['revision']}, {how})")
 
 
 def _in_hand(snapshot: dict[str, Any]) -> int:

@@ -145,7 +145,7 @@ class Consumer(Spawned):
         if item is None:
             return {}
         if self._labelled[0] != item.seq:
-            self._labelled = item.seq, labels(item.properties, item.body, self._spec.config.input)
+            self._labelled = item.seq, labels(item.properties, item.body, self._spec.config.input.queue)
         return self._labelled[1]
 
     def _leaving(self, worker: Worker, done: int, memory: int) -> str:

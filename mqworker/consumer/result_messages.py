@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from mqworker.amqp import headers
-from mqworker.amqp.fingerprint import derived_id, fingerprint
+from mqworker.amqp.fingerprint import fingerprint
+from mqworker.amqp.labels import derived_id
 from mqworker.amqp.properties import Properties, encode_value
 from mqworker.config.model import BrokerConfig, StageConfig
 from mqworker.ipc.messages import Item, ResultMessage
@@ -114,14 +115,16 @@ class ResultMessages:
 
     def _inherit(self, item: Item, properties: Properties, attempt: int, duration: float) -> None:
         """Turn the properties of an input into those of a result."""
+        derived = ""
+        if not properties.message_id:
+            derived = derived_id(properties, item.properties, item.body, self._config.input.queue)
         headers.strip_for_result(properties)
         properties.content_encoding = properties.expiration = properties.user_id = None
         properties.delivery_mode = 2
         properties.timestamp = int(time.time())
         table = properties.headers
-        if not properties.message_id:
-            properties.message_id = derived_id(item.properties, item.body)
-            table[headers.DERIVED_ID] = True
+        if derived:
+            properties.message_id, table[headers.DERIVED_ID] = derived, True
         table.stamp(self._stamp)
         table.stamp(
             {

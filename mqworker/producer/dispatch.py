@@ -135,7 +135,7 @@ class Dispatch:
     def lane_labels(self, seq: int) -> dict[str, Any]:
         """Return the labels of a message in hand."""
         entry = self._ledger.entry(seq)
-        return {} if entry is None else labels(entry.properties, entry.body, self._spec.config.input)
+        return {} if entry is None else labels(entry.properties, entry.body, self._spec.config.input.queue)
 
     # --- turns and time
 

@@ -8,6 +8,7 @@ whose own headers fill the frame has the message in its body.
 from typing import NamedTuple
 
 from mqworker.amqp import headers, wrapper
+from mqworker.amqp.labels import derived_id
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Publication
 from mqworker.config.model import StageConfig
@@ -42,15 +43,17 @@ class Circumstances(NamedTuple):
 
 
 def retry(
-    body: bytes, properties: Properties, failure: Failure, stage: StageConfig, about: Circumstances, delay: int
+    entry: Entry, properties: Properties, failure: Failure, stage: StageConfig, about: Circumstances, delay: int
 ) -> Publication | None:
     """Return the message that comes back after `delay` seconds; None if its headers leave no room for ours."""
     table = properties.headers
+    if not properties.message_id:
+        table[headers.DERIVED_ID] = derived_id(properties, entry.properties, entry.body, stage.input.queue)
     _first_failed(properties, about)
     table[headers.QUEUE] = stage.input.queue
     table[headers.ERROR_TYPE] = cut(failure.type, TEXT_LIMIT)
     table[headers.MESSAGE] = cut(failure.message, TEXT_LIMIT)
-    return renewed(body, properties, stage, about.room, delay)
+    return renewed(entry.body, properties, stage, about.room, delay)
 
 
 def renewed(body: bytes, properties: Properties, stage: StageConfig, room: int, delay: int = 0) -> Publication | None:

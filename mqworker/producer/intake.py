@@ -62,7 +62,7 @@ class Intake:
         now = time.monotonic()
         if log.isEnabledFor(logging.DEBUG):
             again = ", which the broker has given out before" if delivery.redelivered else ""
-            about = labels(delivery.properties, delivery.body, self._spec.config.input)
+            about = labels(delivery.properties, delivery.body, self._spec.config.input.queue)
             logs.report(
                 log, logging.DEBUG, "received", f"received a message of {len(delivery.body)} bytes{again}", **about
             )

@@ -165,7 +165,7 @@ def _read(entry: Entry, stage: StageConfig) -> Properties:
 def _again(
     entry: Entry, properties: Properties, failure: Failure, stage: StageConfig, about: Circumstances, delay: int
 ) -> Plan:
-    publication = retry(entry.body, properties, failure, stage, about, delay)
+    publication = retry(entry, properties, failure, stage, about, delay)
     if publication is not None:
         return Plan("retried", (publication,))
     attempt = headers.attempt(decode_leniently(entry.properties), stage.input.queue)

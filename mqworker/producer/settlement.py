@@ -168,7 +168,7 @@ class Settlement:
         )
 
     def _labels(self, entry: Entry) -> dict[str, Any]:
-        return labels(entry.properties, entry.body, self._config.input)
+        return labels(entry.properties, entry.body, self._config.input.queue)
 
     def _about(self, generation: int) -> Circumstances:
         chance = random.random()  # noqa: S311 - jitter, no secret

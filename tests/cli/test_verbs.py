@@ -74,6 +74,7 @@ def test_every_verb_has_help_with_an_example(project, verb):
 
 ASKING = [
     ["status"], ["pause"], ["resume"], ["scale", "2"], ["start"], ["stop"], ["restart"], ["drain"], ["logs"],
+    ["log-level", "debug"],
     ["params", "get"], ["params", "set", "a=1"], ["params", "rollback"], ["jobs", "list"], ["queues", "list"],
     ["queues", "purge", "q", "--yes"], ["dlq", "list"], ["dlq", "replay", "--all"], ["dlq", "export"], ["send", "{}"],
 ]  # fmt: skip
@@ -92,6 +93,7 @@ def test_without_a_service_every_asking_verb_ends_with_3(project, arguments):
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["log-level", "loud"],
         ["statsu"], ["scale"], ["scale", "many"], ["status", "--bogus"], ["params", "set", "a"], ["dlq", "replay"],
         ["send", "--count", "2"], ["status", "--url", "ftp://x"], ["status", "--timeout", "0"], ["send", "{"],
     ],

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from mqworker.amqp.fingerprint import derived_id
+from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.properties import Properties
 from tests.support.embedded import DEAD, INPUT, OUTPUT, Client, config
 from tests.support.waiting import wait_for
@@ -101,8 +101,8 @@ def test_the_level_of_a_running_service_decides_what_of_a_life_is_told(service):
         (first,) = client.send(1)
         client.finish()
         assert {event["event"] for event in life(running.events(), str(first))} == {"log", "warning", "output"}
-        status, _ = running.ask("PUT", "/api/v1/log-level?wait=30", {"level": "debug"})
-        assert status == 200
+        done = running.cli("log-level", "debug")
+        assert (done.returncode, "applied" in done.stderr) == (0, True), done.stderr
         (second,) = client.send(1)
         client.finish()
         wait_for(lambda: "result" in {one["event"] for one in life(running.events(), str(second))}, 20, "its end")
@@ -110,16 +110,18 @@ def test_the_level_of_a_running_service_decides_what_of_a_life_is_told(service):
 
 
 def test_a_message_without_an_id_is_told_by_the_id_of_its_result(service):
-    """The id in the log is the one that is derived from the content, as its result carries it."""
-    running = service(config(service=DEBUG), {"jobs.py": LOUD}).start()
-    body, block = b'{"n": 50}', Properties(content_type="application/json").encode()
+    """The id in the log, of every attempt, is derived from the content as it first came; its result carries it."""
+    running = service(config(RETRY, service=DEBUG), {"jobs.py": LOUD}).start()
+    body, block = b'{"n": 50, "failures": 1}', Properties(content_type="application/json").encode()
     with Client(running) as client:
         client._runner.run(client._admin.send(INPUT, block, body, 20))
         client.sent += 1
         (result,) = wait_for(client.results, 30, "the result")
-    assert result.properties.message_id == derived_id(block, body)
+    assert result.properties.message_id == fingerprint(block, body).hex()[:32]
+    assert result.properties.headers["x-mqworker-derived-id"] is True
     told = life(running.events(), result.properties.message_id)
-    assert sorted(event["event"] for event in told) == sorted([*ATTEMPT, "result"])
+    expected = [(event, attempt) for attempt, end in ((1, "retried"), (2, "result")) for event in [*ATTEMPT, end]]
+    assert sorted(words(told)) == sorted(expected)
 
 
 FAILING = """\

@@ -60,7 +60,9 @@ def test_the_exit_codes_are_those_of_the_program():
 @pages
 def test_every_verb_that_is_typed_exists(page):
     """Every `mqworker VERB` in text and examples is a verb of the command line."""
-    typed = set(re.findall(r"(?:^|[`/; ])mqworker ([a-z]+)\b", "\n".join(code(page.read_text())), re.MULTILINE))
+    typed = set(
+        re.findall(r"(?:^|[`/; ])mqworker ([a-z]+(?:-[a-z]+)*)\b", "\n".join(code(page.read_text())), re.MULTILINE)
+    )
     assert typed <= VERBS.keys(), typed - VERBS.keys()
 
 

@@ -167,3 +167,24 @@ def test_who_waits_for_a_result_hears_of_each_failed_attempt(request, service, b
         assert sender.wait(30) == 0
     quick = running.cli("send", '{"n": 8}', "--wait", "--stage", "work")
     assert (quick.returncode, quick.stderr.count("\n")) == (0, 1)
+
+
+DYING = """\
+import os
+
+
+def handle(body):
+    os.write(2, b"last words\\n" + b"without an end")
+    os._exit(3)
+"""
+
+
+def test_last_words_carry_the_id_of_the_message_that_killed(service):
+    """What a Consumer printed before it died carries the message's id, and comes before what becomes of the message."""
+    running = service(config("crash = { max = 1 }", consumers=1), {"jobs.py": DYING}).start()
+    with Client(running) as client:
+        (n,) = client.send(1)
+        wait_for(lambda: client.ready(DEAD) == 1, 30, "the dead letter")
+    told = [(event["event"], event["msg"]) for event in life(running.events(), str(n))]
+    assert told[:2] == [("output", "last words"), ("output", "without an end")]
+    assert [event for event, _ in told[2:]] == ["dead"]

@@ -110,13 +110,14 @@ class Consumer(Spawned):
                 level = chunk.log_level
                 logs.set_level(level)
             outcomes: list[Outcome] = []
+            printed = False
             handed_up = time.monotonic()
             for item in chunk.items:
                 now = time.monotonic()
                 if outcomes and (now - handed_up > HAND_UP or not outbox.add(_encoder.encode(outcomes[-1]))):
-                    self._send(Outcomes(outcomes, end=False, generation=worker.generation))
+                    self._send(Outcomes(outcomes, end=False, generation=worker.generation, printed=printed))
                     outbox.clear()
-                    outcomes = []
+                    outcomes, printed = [], False
                     handed_up = now
                 slot.begin(item.seq, fingerprint(item.properties, item.body), now)
                 if slot.stop == chunk.number:  # after begin: otherwise this message could be dispatched elsewhere too
@@ -128,14 +129,17 @@ class Consumer(Spawned):
                 outcomes.append(worker.compute(item))
                 if os.fstat(up).st_ino != pipe:  # user code closed the pipe: an end now charges the right message
                     os._exit(1)
-                self._mark.end(self._labels)
+                printed = self._mark.end(self._labels) or printed
                 self._item = None
                 slot.end()
                 done += 1
             memory = rss(pid)
             self._queue.task_done()
             leaving = self._leaving(worker, done, memory)
-            self._send(Outcomes(outcomes, end=True, generation=worker.generation, rss=memory, leaving=leaving))
+            last = Outcomes(
+                outcomes, end=True, generation=worker.generation, rss=memory, leaving=leaving, printed=printed
+            )
+            self._send(last)
             outbox.clear()
         self._queue.task_done()
 

@@ -133,9 +133,9 @@ class Child:
         """Whether it has sent something that was not read yet."""
         return self.alive and self._pipes[1].poll()
 
-    def catch_up_output(self) -> None:
-        """Log the lines that it has written by now; called while its records arrive."""
-        self._lines.catch_up()
+    def catch_up_output(self, *, read: bool) -> None:
+        """Log the lines of the messages that have ended, if `read` also those unread; called while records arrive."""
+        self._lines.catch_up(read=read)
 
     def send(self, record: msgspec.Struct) -> bool:
         """Send a record down; returns False if it was dropped, because the child is gone or does not read."""

@@ -32,8 +32,8 @@ class Mark:
         self._streams = tuple(streams)
         self._held = bytearray(4)  # filled by the kernel: the bytes in the pipe
 
-    def end(self, labels: Callable[[], dict[str, Any]]) -> None:
-        """Note the end of a message; costs half a microsecond if the pipe is empty. Never raises OSError."""
+    def end(self, labels: Callable[[], dict[str, Any]]) -> bool:
+        """Note the end of a message, and return whether something is unread; costs less than 1 us if nothing is."""
         try:
             for stream in self._streams:
                 stream.flush()
@@ -41,10 +41,12 @@ class Mark:
             self._streams = ()  # user code has closed them: nothing is held back
         try:
             fcntl.ioctl(self._fd, termios.FIONREAD, self._held)
-            if self._held != _EMPTY:
-                os.write(self._fd, MARK + json.dumps(labels()).encode() + b"\n")
+            if self._held == _EMPTY:
+                return False
+            os.write(self._fd, MARK + json.dumps(labels()).encode() + b"\n")
         except OSError:
-            return  # user code has closed the pipe: nobody reads what is printed
+            return False  # user code has closed the pipe: nobody reads what is printed
+        return True
 
 
 def split(data: bytes) -> tuple[list[tuple[bytes, dict[str, Any]]], bytes]:

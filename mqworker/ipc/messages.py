@@ -267,6 +267,7 @@ class Outcomes(_Record, frozen=True, tag="outcomes"):
     generation: int
     rss: int = 0
     leaving: str = ""  # why this Consumer asks to be replaced
+    printed: bool = False  # the pipe of its output may hold lines of these messages
 
 
 Uplink = Hello | Unfit | Outcomes | LogEvent

@@ -64,16 +64,18 @@ class OutputReader:
         """Return the last 8 kB, as text."""
         return self._tail.decode("utf-8", "backslashreplace")
 
-    def catch_up(self) -> None:
+    def catch_up(self, *, read: bool = True) -> None:
         """Read what is in the pipe now, and not what is written meanwhile; a line ends with its message."""
         left = 0
-        with contextlib.suppress(OSError):
-            left = unread(self._fd)
+        if read:
+            with contextlib.suppress(OSError):
+                left = unread(self._fd)
         while left > 0 and (taken := self._read()):
             left -= taken
-        in_hand = self._in_hand()
-        if self._line_labels and (not in_hand or self._labels(in_hand) != self._line_labels):
-            self._end_line()
+        if self._line and self._line_labels:
+            in_hand = self._in_hand()
+            if not in_hand or self._labels(in_hand) != self._line_labels:
+                self._end_line()
 
     def finish(self) -> None:
         """Read only what the dead child left in the pipe: a copy that it forked may keep writing."""

@@ -163,7 +163,7 @@ class Lane:
     def _on_uplink(self, uplink: Uplink) -> None:
         match uplink:
             case Outcomes():
-                self._child.catch_up_output()  # what a message has printed comes before what becomes of it
+                self._child.catch_up_output(read=uplink.printed)  # its lines come before what becomes of it
                 self.done += len(uplink.outcomes)
                 self.generation = uplink.generation
                 if uplink.end:

@@ -1,10 +1,11 @@
 """Which message a line of output belongs to: the marks that a Consumer writes into the pipe of its stdout and stderr.
 
 A line carries the labels of the message in hand, whoever wrote it: Python, native code, a program that the handler
-runs. When a message ends and the pipe still holds something, the Consumer writes a mark with its labels
-behind it. Because one read takes all that the pipe holds, what is read without a mark behind it belongs to the
-message in hand; if that changes at the very moment of the read, the lines get no labels rather than wrong ones. What
-cannot be known: what a thread or program writes counts for the message in hand, even if an earlier one has started it.
+runs. When a message ends and the pipe still holds something, the Consumer writes a mark with its labels behind it.
+Because one read takes all that the pipe holds, what is read without a mark behind it belongs to the message in hand. If
+that changes at the very moment of the read, the next mark tells whose it was; without one, the lines get no labels
+rather than wrong ones. What cannot be known: what a thread or program writes counts for the message in hand, even if an
+earlier one has started it.
 
 Mark runs in a Consumer's main thread; its parent splits what it reads with `split`, in `ipc/output.py`.
 """

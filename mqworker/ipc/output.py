@@ -54,6 +54,7 @@ class OutputReader:
         self._line = bytearray()  # the beginning of a line, or what follows a line that was cut
         self._line_labels: dict[str, Any] = {}
         self._cut = False  # the rest of the present line is not logged
+        self._unsure: tuple[bytes, dict[str, Any]] = (b"", {})  # read while a message ended, and that message's labels
         self._tail = bytearray()
         self._loop = asyncio.get_running_loop()
         os.set_blocking(fd, False)
@@ -72,6 +73,7 @@ class OutputReader:
                 left = unread(self._fd)
         while left > 0 and (taken := self._read()):
             left -= taken
+        self._settle({})
         if self._line and self._line_labels:
             in_hand = self._in_hand()
             if not in_hand or self._labels(in_hand) != self._line_labels:
@@ -94,13 +96,24 @@ class OutputReader:
         if not data:
             self._loop.remove_reader(self._fd)
             return 0
-        sure = before and before == self._in_hand()
+        sure = before == self._in_hand()
         marked, rest = split(data)
+        self._settle(marked[0][1] if marked else {})
         for text, labels in marked:
             self._take(text, labels)
             self._end_line()
-        self._take(rest, self._labels(before) if sure else {})
+        labels = self._labels(before) if before else {}
+        if sure or not labels:
+            self._take(rest, labels)
+        else:
+            self._unsure = rest, labels
         return len(data)
+
+    def _settle(self, ended: dict[str, Any]) -> None:
+        """Log what was read while the message changed: it is of the message before if that one's mark came later."""
+        (text, labels), self._unsure = self._unsure, (b"", {})
+        if text:
+            self._take(text, labels if labels == ended else {})
 
     def _take(self, text: bytes, labels: dict[str, Any]) -> None:
         """Log the lines of a text that one message has written, and keep the beginning of the next."""

@@ -84,14 +84,30 @@ async def test_each_line_carries_the_labels_of_the_message_that_wrote_it(pipe):
 
 @on_loop
 async def test_what_is_read_while_the_message_changes_has_no_label_rather_than_a_wrong_one(pipe):
-    """A line that is read while one message ends and another begins carries no id."""
+    """A line that is read while one message ends and another begins carries an id only if a later mark tells whose."""
     near, far = pipe
-    events, seqs = [], iter([1, 1, 1, 2])
+    events, seqs = [], iter([1, 1, 1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 0, 0])
+    consumer = Consumer(far)
     found = OutputReader(near, "c", 42, "s", events.append, lambda: next(seqs), labels)
-    for line in (b"sure\n", b"unsure\n"):
+    for line in (b"sure 1\n", b"perhaps 1\n", b"perhaps 2\n"):
         os.write(far, line)
         found._read()
-    assert told(events) == [("sure", "1"), ("unsure", None)]
+    os.write(far, b"more of 2\n")
+    consumer.seq = 2
+    consumer.end()
+    os.write(far, b"sure 3\n")
+    found._read()
+    os.write(far, b"perhaps 3\n")
+    found._read()
+    found.catch_up(read=False)
+    assert told(events) == [
+        ("sure 1", "1"),
+        ("perhaps 1", None),
+        ("perhaps 2", "2"),
+        ("more of 2", "2"),
+        ("sure 3", "3"),
+        ("perhaps 3", None),
+    ]
 
 
 @on_loop

@@ -35,7 +35,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first, so that no worker is left with it at the end."""
+    """What takes longest begins first, so that no worker is left with it at the end.
+
+    What holds only on another version of RabbitMQ is skipped, with its reason.
+    """
+    version = rabbitmq.major_version()
+    for item in items:
+        only = item.get_closest_marker("rabbitmq_only")
+        if only is not None and version not in (0, only.args[0]):
+            item.add_marker(pytest.mark.skip(f"holds only on RabbitMQ {only.args[0]}: {only.kwargs['because']}"))
     items.sort(key=lambda item: (item.get_closest_marker("long") is None, item.get_closest_marker("system") is None))
 
 

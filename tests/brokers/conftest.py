@@ -16,7 +16,10 @@ def make(kind: str, request: pytest.FixtureRequest) -> Common:
     return RabbitHarness(request.getfixturevalue("rabbit"), kind.removeprefix("rabbitmq-"))
 
 
-@pytest.fixture(params=["rabbitmq-classic", "rabbitmq-quorum", "sqlite"])
+RABBITMQ = [pytest.param(f"rabbitmq-{kind}", marks=pytest.mark.rabbitmq) for kind in ("classic", "quorum")]
+
+
+@pytest.fixture(params=[*RABBITMQ, "sqlite"])
 def broker(request):
     """A harness for one test; closed by `contract` on the test's loop."""
     return make(request.param, request)

@@ -3,6 +3,9 @@
 Runs in the test process; the node is a child of it with its own name, port mapper (epmd), ports, cookie and folder, so
 it meets no other node of the machine. Everything listens on loopback only. The node and its port mapper die with their
 parent unless `detached`. Every process carries `MQWORKER_TEST_BROKER=<folder>` in its environment.
+
+The server is the installed one, or that of another Debian in a folder, which `scripts/rabbitmq4` makes and names in
+`MQWORKER_TEST_RABBITMQ_ROOT`: there the node and its tools run by chroot, with the temporary folder at the same path.
 """
 
 import contextlib
@@ -19,14 +22,23 @@ from urllib.parse import quote
 from tests.support.ports import free_port
 from tests.support.waiting import Patience, wait_for
 
-SCRIPTS = Path("/usr/lib/rabbitmq/bin")  # not the wrapper of Debian in /usr/sbin, which switches the user
+ROOT = os.environ.get("MQWORKER_TEST_RABBITMQ_ROOT", "")  # "" for the installed server
+INTO_ROOT = ("/usr/sbin/chroot", ROOT) if ROOT else ()
+INSTALLED = Path("/usr/lib/rabbitmq")  # below ROOT
+SCRIPTS = INSTALLED / "bin"  # not the wrapper of Debian in /usr/sbin, which switches the user
 MARKER = "MQWORKER_TEST_BROKER"
 COUNTS = ("messages_ready", "messages_unacknowledged", "messages", "consumers")
 
 
 def available() -> bool:
     """Return whether a RabbitMQ server is installed here."""
-    return (SCRIPTS / "rabbitmq-server").exists()
+    return Path(f"{ROOT}{SCRIPTS}/rabbitmq-server").exists()
+
+
+def major_version() -> int:
+    """Return the major version of the nodes; 0 when no server is installed."""
+    folders = Path(f"{ROOT}{INSTALLED}/lib").glob("rabbitmq_server-*")
+    return max((int(folder.name.partition("-")[2].partition(".")[0]) for folder in folders), default=0)
 
 
 class RabbitNode:
@@ -116,7 +128,7 @@ class RabbitNode:
 
     def spawn(self) -> None:
         """Start the node without waiting; from the main thread, because it dies with the thread that started it."""
-        guard = [] if self._detached else ["setpriv", "--pdeathsig", "KILL"]
+        guard = [*([] if self._detached else ["setpriv", "--pdeathsig", "KILL"]), *INTO_ROOT]
         output = (self.folder / "output").open("ab")
         spawn = {"env": self.env, "stdin": subprocess.DEVNULL, "stdout": output, "stderr": output, "cwd": self.folder}
         if self._epmd is None or self._epmd.poll() is not None:
@@ -163,7 +175,7 @@ class RabbitNode:
 
     def ctl(self, *args: str, tool: str = "rabbitmqctl", deadline: float = 60) -> str:
         """Run `rabbitmqctl --quiet ARGS` and return its output; raises RuntimeError when it fails."""
-        command = [str(SCRIPTS / tool), "--quiet", "--node", self.name, *args]
+        command = [*INTO_ROOT, str(SCRIPTS / tool), "--quiet", "--node", self.name, *args]
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=deadline, check=False)
         if done.returncode:
             raise RuntimeError(f"{tool} {' '.join(args)}: {done.stdout}{done.stderr}")
@@ -173,7 +185,7 @@ class RabbitNode:
         """Evaluate an Erlang expression in the node and return its value; takes a hundredth of what `ctl` does."""
         cookie = (self.folder / ".erlang.cookie").read_text()
         done = subprocess.run(
-            ["erl_call", "-e", "-sname", self.name, "-c", cookie],
+            [*INTO_ROOT, "erl_call", "-e", "-sname", self.name, "-c", cookie],
             env=self.env,
             input=f"{expression.rstrip('. ')}.\n",
             capture_output=True,

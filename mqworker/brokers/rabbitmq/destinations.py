@@ -12,7 +12,15 @@ from typing import NamedTuple
 
 from mqworker.brokers.base import Publication
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
-from mqworker.brokers.rabbitmq.topology import NOT_FOUND, YOUNG, attempt, delay_arguments, delay_queue, ensure_queue
+from mqworker.brokers.rabbitmq.topology import (
+    NOT_FOUND,
+    YOUNG,
+    attempt,
+    delay_arguments,
+    delay_queue,
+    ensure_queue,
+    queue_arguments,
+)
 
 Destination = tuple[str, str]  # exchange and routing key; a plain tuple, because one is made for each publication
 RETRY_SILENT = (10.0, 120.0)  # seconds until a silent destination is tried again: the first wait, the longest wait
@@ -114,7 +122,7 @@ class Preparation:
         problem = ""
         try:
             if isinstance(need, int):
-                arguments = delay_arguments(self._input, need)
+                arguments = queue_arguments(connection, "quorum") | delay_arguments(self._input, need)
                 if (await ensure_queue(connection, delay_queue(self._input, need), arguments)).made:
                     await asyncio.sleep(YOUNG)
             else:

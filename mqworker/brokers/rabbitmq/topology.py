@@ -38,7 +38,7 @@ def queue_arguments(connection: AmqpConnection, queue_type: str) -> dict[str, An
 
 
 def delay_arguments(input_queue: str, delay: int) -> dict[str, Any]:
-    """Return the arguments of a queue that moves its messages to the input queue after `delay` seconds, safely."""
+    """Return what makes a quorum queue move its messages to the input queue after `delay` seconds, safely."""
     return {
         TYPE: "quorum",
         "x-dead-letter-strategy": "at-least-once",

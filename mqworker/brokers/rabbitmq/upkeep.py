@@ -7,7 +7,12 @@ while it has no consumer. Owns the list of delay queues that exist.
 
 To ask for a classic queue counts as use. For a quorum queue it does not, nor does declaring it again (rabbitmq-server
 issue 5894); there, a consumer comes and goes that has asked for no message (a consumer argument of RabbitMQ 3 that is
-not documented). RabbitMQ 4 does not know that argument: it would deliver a message each time, and count it.
+not documented).
+
+RabbitMQ 4 does not know that argument. There, a quorum queue that holds messages is used only by taking one, which
+counts as a delivery, and a policy can limit the deliveries. A delay queue survives that: a message beyond the limit is
+moved to the input before its time, and the count does not come with it. So one message of each delay queue is taken and
+given back from time to time. From other queues such a message would be lost, so they are left alone.
 """
 
 import asyncio
@@ -25,6 +30,7 @@ DELAYS = tuple(1 << power for power in range(23))  # seconds: all that a stage m
 NO_CREDIT = {"x-credit": {"credit": long(0), "drain": False}}
 PATIENCE = 2.0  # seconds for a queue's answers
 ROUND = 6.0  # seconds for all requests of one round: the next ping waits for them
+TAKE_EVERY = 20.0  # seconds between two messages that are taken from a delay queue of RabbitMQ 4
 
 
 class Upkeep:
@@ -34,6 +40,7 @@ class Upkeep:
         self._topology = topology
         self._delays: set[int] = set(DELAYS)  # at first any of them may be left from an earlier run
         self._stuck: dict[str, Channel] = {}  # name -> the channel whose request the queue has not answered yet
+        self._taken = -TAKE_EVERY  # loop time of the round in which messages were last taken
 
     async def touch(self, connection: AmqpConnection, found: Found, used: Iterable[int]) -> None:
         """Use what waits without a consumer; `used`: delays of this Link. Raises Lost with the connection.
@@ -44,6 +51,9 @@ class Upkeep:
         delays = {delay_queue(self._topology.input, delay): delay for delay in sorted(self._delays)}
         loop = asyncio.get_running_loop()
         began = loop.time()
+        take = began - self._taken >= TAKE_EVERY
+        if take:
+            self._taken = began
         for name in (*self._topology.queues, *delays):
             if loop.time() - began > ROUND:
                 return
@@ -55,20 +65,27 @@ class Upkeep:
             try:
                 async with asyncio.timeout(PATIENCE):
                     channel = await Channel.open(connection, watched=False)
-                    if not await _touch(channel, name, quorum=name in delays or name in found.quorum):
+                    quorum = name in delays or name in found.quorum
+                    if not await _touch(channel, name, quorum=quorum, take=take and name in delays):
                         self._delays.discard(delays.get(name, 0))
             except TimeoutError:
                 if channel is not None:
                     self._stuck[name] = channel
 
 
-async def _touch(channel: Channel, name: str, *, quorum: bool) -> bool:
-    """Use a queue that holds messages and has no consumer; returns whether it exists. Closes the channel."""
+async def _touch(channel: Channel, name: str, *, quorum: bool, take: bool) -> bool:
+    """Use a queue that holds messages and has no consumer; returns whether it exists. Closes the channel.
+
+    `take`: on RabbitMQ 4 a message may be taken for that; it goes back with the end of the channel.
+    """
     connection = channel.connection
     try:
         status = await channel.ask("queue_declare", queue=name, passive=True)  # enough for a classic queue
-        if quorum and status.message_count and not status.consumer_count and major_version(connection) == 3:
-            await channel.ask("basic_consume", queue=name, on_message_callback=_unexpected, arguments=NO_CREDIT)
+        if quorum and status.message_count and not status.consumer_count:
+            if major_version(connection) == 3:
+                await channel.ask("basic_consume", queue=name, on_message_callback=_unexpected, arguments=NO_CREDIT)
+            elif take and major_version(connection) >= 4:
+                await channel.get(name)
     except Lost as lost:
         if not connection.usable:
             raise

@@ -10,15 +10,15 @@ from collections.abc import AsyncIterator
 import pika
 import pytest
 
+from mqworker.amqp.fingerprint import without_delivery_count
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable, Publication
-from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink, anchor, reconnector, topology
+from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink, anchor, reconnector, topology, upkeep
 from mqworker.brokers.rabbitmq import link as link_module
 from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.reconnector import retry_delay
 from mqworker.brokers.rabbitmq.sender import Sender
-from mqworker.brokers.rabbitmq.topology import queue_arguments
 from mqworker.config.model import BrokerConfig, TlsConfig
 from tests.brokers.harness import Recorder, contract
 from tests.brokers.rabbit import RabbitHarness
@@ -201,6 +201,7 @@ async def test_lost_bindings_of_the_input_are_told_until_messages_come_that_way_
 async def test_a_policy_that_expires_takes_nothing_that_waits(broker, monkeypatch):
     """Under a policy `expires`, retries, dead letters, results and a paused input outlive its period by far."""
     monkeypatch.setattr(reconnector, "PING_EVERY", 1.0)
+    monkeypatch.setattr(upkeep, "TAKE_EVERY", 1.0)
     topology = broker.topology
     unique = topology.input.partition(".")[0]
     await asyncio.to_thread(
@@ -412,8 +413,7 @@ async def test_too_large_is_refused(broker):
 async def test_smaller_limit_of_the_broker_is_found_out(broker):
     """What the broker finds too large is refused for its size, at the cost of one channel for each connection."""
     large = Publication("", broker.topology.output.queue, b"", b"x" * 200_000)
-    limit = "application:set_env(rabbit, max_message_size, {0}), persistent_term:put(max_message_size, {0})."
-    await evaluate(broker, limit.format(100_000))  # RabbitMQ 3 reads the first, RabbitMQ 4 the second
+    await asyncio.to_thread(broker.node.limit_messages, 100_000)
     try:
         link, sink = await broker.started()
         link.publish(1, large)
@@ -426,7 +426,7 @@ async def test_smaller_limit_of_the_broker_is_found_out(broker):
         assert sink.too_large == {1, 2}
         assert link.state.reconnects == 0
     finally:
-        await evaluate(broker, limit.format(134_217_728))
+        await asyncio.to_thread(broker.node.limit_messages)
     await asyncio.to_thread(broker.node.close_connections)
     await until(lambda: not link.state.connected, 5, "the loss seen")
     await until(lambda: link.state.connected, 20, "the link back")
@@ -813,14 +813,26 @@ async def test_a_frozen_broker_answers_each_question_by_its_deadline(broker):
     assert await admin.queue(broker.topology.input, AMPLE) is not None
 
 
+@pytest.mark.parametrize("limit", [{}, {"x-delivery-limit": 20}, {"x-delivery-limit": 1}, {"x-delivery-limit": 0}])
 @contract
-async def test_looking_into_a_limited_queue_is_refused(broker):
-    """Where looking would count as a delivery and finally destroy messages, the admin refuses and gives the reason."""
+async def test_looking_into_a_limited_queue_loses_nothing(broker, limit):
+    """Where a look counts as a delivery and deliveries are limited, looks and choices keep every message.
+
+    Without a limit of its own, a quorum queue has one of 20 on RabbitMQ 4.
+    """
+    dead = broker.topology.dead
     channel = await broker.channel()
-    limited = queue_arguments(await broker.connection(), "quorum") | {"x-delivery-limit": 3, "x-max-length": 5}
-    await channel.ask("queue_declare", queue=broker.topology.dead, durable=True, arguments=limited)
-    with pytest.raises(BrokerRefused, match="delivery limit"):
-        await broker.make_admin().peek(broker.topology.dead, 1, AMPLE)
+    arguments = {"x-queue-type": "quorum", "x-max-length": 3} | limit
+    await channel.ask("queue_declare", queue=dead, durable=True, arguments=arguments)
+    sent = [Properties(message_id=str(number), delivery_mode=2).encode() for number in range(3)]
+    for properties in sent:
+        await broker.publish(dead, properties, b"dead")
+    admin = broker.make_admin()
+    for _ in range(15):
+        assert len(await admin.peek(dead, 10, AMPLE)) == 3
+        assert await admin.move(dead, 10, lambda *_: None, AMPLE) == 0
+    found = [message[1] for message in await admin.peek(dead, 10, AMPLE)]
+    assert sorted(map(without_delivery_count, found)) == sent
 
 
 @pytest.fixture(scope="module")

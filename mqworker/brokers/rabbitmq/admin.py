@@ -5,9 +5,10 @@ its deadline; the messages that it left unacknowledged go back to their queue wh
 
 AMQP has no way to look at messages, so `peek` fetches and returns them. A classic queue puts them back in their places
 and only marks them redelivered. A quorum queue counts each time, and drops or dead-letters a message beyond its
-`x-delivery-limit`; our own queues have no limit, and a queue that has one is refused. (A limit that a policy sets on
-RabbitMQ 3 cannot be seen over AMQP.) In a quorum queue, the messages that were looked at are the first ones again
-afterwards, but in another order if there are many.
+`x-delivery-limit`. The queues that we make have no limit, but one that others made may have, and on RabbitMQ 4 one that
+was made on RabbitMQ 3 has: 20. So a message that is half way to its queue's limit is put back as a new one: a copy is
+confirmed before the message is acknowledged. (A limit that a policy sets cannot be seen over AMQP.) In a quorum queue,
+the messages that were looked at are the first ones again afterwards, but in another order if there are many.
 """
 
 import asyncio
@@ -19,7 +20,8 @@ from uuid import uuid4
 import pika.exceptions
 import pika.spec
 
-from mqworker.amqp.headers import HEADER_FRAME
+from mqworker.amqp.fingerprint import without_delivery_count
+from mqworker.amqp.headers import HEADER_FRAME, redeliveries
 from mqworker.amqp.properties import decode_leniently
 from mqworker.brokers.base import (
     DROP,
@@ -36,10 +38,18 @@ from mqworker.brokers.base import (
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost, RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.shared_connection import SharedConnection
-from mqworker.brokers.rabbitmq.topology import attempt, delay_queue, differences, queue_arguments, queue_status
+from mqworker.brokers.rabbitmq.topology import (
+    attempt,
+    delay_queue,
+    differences,
+    major_version,
+    queue_arguments,
+    queue_status,
+)
 from mqworker.config.model import BrokerConfig
 
 PERSISTENT = 2
+DEFAULT_LIMIT = 20  # deliveries of one message, in a quorum queue of RabbitMQ 4 for which nobody chose a number
 RUNGS = 23  # delays are powers of two; 2^22 s is the longest
 
 
@@ -110,45 +120,35 @@ class RabbitAdmin:
             return replies.result()
 
     async def peek(self, queue: str, limit: int, deadline: float, show: Show | None = None) -> list[Peeked]:
-        """See `Admin.peek`; a queue with a delivery limit is refused."""
-        async with self._shared.question(deadline) as connection:
-            await _refuse_limited(connection, queue)
-            found: list[Peeked] = []
-            async with _channel(connection) as channel:
-                for position in range(limit):
-                    message = await channel.get(queue)
-                    if message is None:
-                        break
-                    verdict = True if show is None else show(message[1], message[2])
-                    if verdict == STOP:
-                        break
-                    if verdict:
-                        found.append(Peeked(position, message[1], message[2]))
-                await channel.closed()  # the next question must find all in place: in a quorum queue, a nack moves them
-            return found
+        """See `Admin.peek`."""
+        found: list[Peeked] = []
+        async with self._shared.question(deadline) as connection, self._taking(connection, queue) as taking:
+            for position in range(limit):
+                message = await taking.get()
+                if message is None:
+                    break
+                verdict = True if show is None else show(message[1], message[2])
+                if verdict == STOP:
+                    break
+                if verdict:
+                    found.append(Peeked(position, message[1], message[2]))
+        return found
 
     async def move(self, queue: str, limit: int, wanted: Wanted, deadline: float) -> int:
         """See `Admin.move`."""
         moved = 0
-        async with (
-            self._shared.question(deadline) as connection,
-            _channel(connection) as taking,
-            self._placing(connection) as placer,
-        ):
+        async with self._shared.question(deadline) as connection, self._taking(connection, queue) as taking:
             for _ in range(limit):
-                message = await taking.get(queue)
+                message = await taking.get()
                 if message is None:
                     break
                 verdict = wanted(message[1], message[2])
                 if verdict == STOP:
                     break
-                if isinstance(verdict, Publication):
-                    await placer.place(verdict)
                 if verdict is not None:
                     assert isinstance(verdict, Publication) or verdict == DROP
-                    taking.raw.basic_ack(message[0].delivery_tag)
+                    await taking.remove(message, verdict if isinstance(verdict, Publication) else None)
                     moved += 1
-            await taking.closed()  # as in `peek`
         return moved
 
     async def close(self) -> None:
@@ -163,6 +163,14 @@ class RabbitAdmin:
             placer = _Placer(channel, self._largest)
             await placer.start()
             yield placer
+
+    @asynccontextmanager
+    async def _taking(self, connection: AmqpConnection, queue: str) -> AsyncIterator["_Taker"]:
+        limit = await _delivery_limit(connection, queue)
+        async with self._placing(connection) as placer, _channel(connection) as channel:
+            taker = _Taker(channel, placer, queue, limit)
+            yield taker
+            await taker.put_back()
 
 
 class _Placer:
@@ -205,6 +213,43 @@ class _Placer:
             raise BrokerRefused(f"{answer} (queue {publication.routing_key!r})")
 
 
+Message = tuple[Any, bytes, bytes]  # method, properties, body
+
+
+class _Taker:
+    """A channel on which the messages of one queue are taken; what is not removed goes back."""
+
+    def __init__(self, channel: Channel, placer: _Placer, queue: str, limit: int | None) -> None:
+        self._channel = channel
+        self._placer = placer
+        self._queue = queue
+        self._limit = limit  # deliveries
+        self._worn: dict[int, Message] = {}  # by tag; what could be dropped if it went back often
+
+    async def get(self) -> Message | None:
+        """Take the next message; None when the queue is empty."""
+        message = await self._channel.get(self._queue)
+        if message is None or self._limit is None:
+            return message
+        if 2 * redeliveries(decode_leniently(message[1])) >= self._limit:
+            self._worn[message[0].delivery_tag] = message
+        return message
+
+    async def remove(self, message: Message, instead: Publication | None) -> None:
+        """Remove a message from the queue, after the publication in its place was confirmed."""
+        if instead is not None:
+            await self._placer.place(instead)
+        self._channel.raw.basic_ack(message[0].delivery_tag)
+        self._worn.pop(message[0].delivery_tag, None)
+
+    async def put_back(self) -> None:
+        """Put back what was not removed; it is in its place when this returns."""
+        for message in list(self._worn.values()):
+            new = without_delivery_count(message[1])
+            await self.remove(message, Publication("", self._queue, new, message[2]))
+        await self._channel.closed()  # the next question must find all in place: in a quorum queue, a nack moves them
+
+
 @asynccontextmanager
 async def _channel(connection: AmqpConnection) -> AsyncIterator[Channel]:
     channel = await Channel.open(connection)
@@ -214,19 +259,19 @@ async def _channel(connection: AmqpConnection) -> AsyncIterator[Channel]:
         channel.close()
 
 
-async def _refuse_limited(connection: AmqpConnection, queue: str) -> None:
-    """Raise BrokerRefused when looking at a queue's messages would count towards a delivery limit."""
+async def _delivery_limit(connection: AmqpConnection, queue: str) -> int | None:
+    """Return how many deliveries of a message a queue allows; None for any number, or if we may not know."""
     if await queue_status(connection, queue) is None:
         raise BrokerRefused(f"there is no queue {queue!r}")
     try:
         found = await differences(connection, queue, queue_arguments(connection, "quorum"))
     except Lost:  # we are not allowed to declare it
-        return
-    for argument, _, limit in found:
-        if argument == "x-delivery-limit":
-            raise BrokerRefused(
-                f"queue {queue!r} has a delivery limit ({limit or 20}): looking would count as a delivery of each"
-            )
+        return DEFAULT_LIMIT if major_version(connection) >= 4 else None
+    values = {argument: value for argument, _, value in found}
+    if "x-delivery-limit" not in values:
+        return None
+    limit = DEFAULT_LIMIT if values["x-delivery-limit"] is None else int(values["x-delivery-limit"])
+    return None if limit < 0 and major_version(connection) >= 4 else max(limit, 0)  # RabbitMQ 3 takes -1 for 0
 
 
 def _persistent(properties: bytes) -> bytes:

@@ -201,6 +201,14 @@ class RabbitNode:
         """Close all connections, as `rabbitmqctl close_all_connections` does, in a hundredth of the time."""
         self.eval('rabbit_networking:close_connections(rabbit_networking:connections(), "test")')
 
+    def limit_messages(self, size: int = 0) -> None:
+        """Set `max_message_size`, in bytes, for connections that are opened from now on; by default as it was."""
+        size = size or (16 << 20 if major_version() >= 4 else 128 << 20)
+        # RabbitMQ 3 reads the first, RabbitMQ 4 the second.
+        self.eval(
+            f"application:set_env(rabbit, max_message_size, {size}), persistent_term:put(max_message_size, {size})"
+        )
+
     def url(self, vhost: str = "/", user: str = "guest", password: str = "guest") -> str:
         """Return the AMQP URL of a virtual host."""
         return f"amqp://{user}:{password}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"

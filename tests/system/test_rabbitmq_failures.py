@@ -104,7 +104,7 @@ def test_what_is_above_the_limit_of_the_broker(rabbit, queue, service):
     with Client(rabbit.url()) as client:
         client.channel.queue_declare(queue, durable=True)
         client.publish(queue, heavy, content_type=JSON, message_id="heavy")
-        rabbit.eval("application:set_env(rabbit, max_message_size, 20000).")
+        rabbit.limit_messages(20_000)
         try:
             running: ServiceProcess = service(config(rabbit.url(), queue), {"jobs.py": LARGE_JOB}).start()
             wait_for(lambda: "dead letters cannot be placed" in running.stage("work")["problem"], 20, "a problem")
@@ -115,7 +115,7 @@ def test_what_is_above_the_limit_of_the_broker(rabbit, queue, service):
             assert got.headers["x-mqworker-message"].startswith("the result has 50,002 bytes; ")
             assert got.headers["x-mqworker-generation"] == 1
         finally:
-            rabbit.eval("application:set_env(rabbit, max_message_size, 134217728).")
+            rabbit.limit_messages()
     rabbit.close_connections()  # the limit was raised
     with Client(rabbit.url()) as client:
         (got,) = client.take(f"{queue}.dlq", 1, 30)

@@ -882,10 +882,11 @@ async def test_tls_checks_who_the_broker_is(special):
 
 
 @pytest.mark.xdist_group("special")
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
 @on_loop
-async def test_ack_timeout_costs_an_epoch(special):
+async def test_ack_timeout_costs_an_epoch(special, queue_type):
     """A message held too long costs its channel; the next epoch receives it, on the same connection."""
-    impatient = RabbitHarness(special[0])
+    impatient = RabbitHarness(special[0], queue_type)
     link, sink = await impatient.started(prefetch=5)
     await impatient.publish(impatient.topology.input, b"", b"slow")
     await sink.has(1)

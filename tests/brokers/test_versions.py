@@ -88,6 +88,27 @@ async def test_our_quorum_queues_return_a_message_as_often_as_it_takes(broker):
     assert await admin.move(broker.topology.dead, 5, lambda *_: DROP, AMPLE) == 1
 
 
+@pytest.mark.parametrize("broker", ["quorum"], indirect=True)
+@contract
+async def test_quorum_queues_that_were_made_on_rabbitmq_3_are_used_as_found(broker):
+    """After an upgrade of the broker our queues lack the argument that lifts its new limit: they work as before."""
+    topology = broker.topology
+    channel = await broker.channel()
+    for name in (topology.input, topology.dead, topology.output.queue):
+        await channel.ask("queue_declare", queue=name, durable=True, arguments={"x-queue-type": "quorum"})
+    link, sink = await broker.started(prefetch=5)
+    assert link.state.warnings == ()
+    link.publish(1, Publication("", topology.input, b"", b"x"))
+    await sink.has(1)
+    link.publish(2, Publication("", topology.dead, b"", b"dead"))
+    link.publish(3, Publication(topology.output.exchange, topology.output.routing_key, b"", b"result"))
+    assert [await sink.answer(number) for number in (2, 3)] == ["", ""]
+    link.ack(1, 1, multiple=False)
+    admin = broker.make_admin()
+    for _ in range(25):
+        assert [peeked.body for peeked in await admin.peek(topology.dead, 5, AMPLE)] == [b"dead"]
+
+
 @contract
 async def test_the_delay_queue_of_an_earlier_version_is_used_as_found(broker):
     """A delay queue that was declared without a delivery limit delays as before, on every version of RabbitMQ."""
@@ -143,8 +164,8 @@ async def test_no_feature_is_used_that_later_versions_deny(modern, queue_type):
 
 @pytest.mark.rabbitmq_only(4, because="RabbitMQ 3.10 cannot deny a feature")
 @on_loop
-async def test_a_transient_queue_that_may_not_be_made_again_costs_only_a_sentence(modern):
-    """Where transient queues are denied, an input that somebody tries to declare so is made durable by us."""
+async def test_where_transient_queues_are_denied_ours_are_made_durable(modern):
+    """A transient declaration of the input is refused to others there; ours is durable, and nobody is warned."""
     harness = RabbitHarness(modern)
     channel = await harness.channel()
     with pytest.raises(Lost, match="transient_nonexcl_queues"):

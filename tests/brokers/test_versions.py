@@ -36,10 +36,11 @@ def quorum_by_default(broker):
 
 @pytest.fixture(scope="module")
 def modern(rabbit, tmp_path_factory):
-    """A node that permits nothing which RabbitMQ 4 deprecates: later versions deny it by default."""
+    """A node as later versions are by default: its metadata are in Khepri, and nothing deprecated is permitted."""
     features = ("amqp_address_v1", "global_qos", "queue_master_locator", "ram_node_type", "transient_nonexcl_queues")
     config = tuple(f"deprecated_features.permit.{feature} = false" for feature in features)
     node = temporary(tmp_path_factory.mktemp("modern") / "node", config=config)
+    node.ctl("enable_feature_flag", "--experimental", "khepri_db")
     yield node
     node.close()
 
@@ -147,7 +148,7 @@ async def test_what_is_above_the_default_limit_is_refused_for_its_size(modern):
 @pytest.mark.parametrize("queue_type", ["classic", "quorum"])
 @on_loop
 async def test_no_feature_is_used_that_later_versions_deny(modern, queue_type):
-    """A whole Link and an Admin work on a node that denies all that is deprecated, such as transient queues."""
+    """A whole Link and an Admin work on a node with Khepri that denies what is deprecated, such as transient queues."""
     harness = RabbitHarness(modern, queue_type)
     link, sink = await harness.started(prefetch=5)
     link.publish(1, Publication("", harness.topology.input, b"", b"later", delay=1))

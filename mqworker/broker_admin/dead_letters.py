@@ -108,6 +108,8 @@ def replay(properties: bytes, body: bytes, queue: str) -> Publication:
     for name in list(table):
         if name in _GONE_ON_REPLAY:
             del table[name]
+    if not decoded.message_id:
+        table.pop(headers.DERIVED_ID, None)  # of its retries
     for name in ("CC", "BCC"):
         if headers.ORIGINAL + name in table:
             table.rename(headers.ORIGINAL + name, name)

@@ -40,7 +40,8 @@ def path(tmp_path):
 def client(path):
     """A client whose process is gone after the test."""
     config = msgspec.convert(
-        {"stages": {"work": {"input": {"queue": "in"}, "jobs": ["a:b"]}}, "broker": {"url": f"sqlite:///{path}"}}, Config
+        {"stages": {"work": {"input": {"queue": "in"}, "jobs": ["a:b"]}}, "broker": {"url": f"sqlite:///{path}"}},
+        Config,
     )
     yield lambda on_log=print: BrokerAdminClient(config, on_log)
     gc.collect()

@@ -121,7 +121,8 @@ class Rabbit:
         self.node = RabbitNode(folder, config=("frame_max = 8192",) if foreign else ())
         self.node.start()
         if foreign:
-            self.node.ctl("set_policy", "expiring", ".*", f'{{"expires": {EXPIRES}}}', "--apply-to", "queues")
+            expiring = (f'{{"expires": {EXPIRES}}}', "--apply-to", "queues")
+            self.node.ctl("set_policy", "expiring", r"\.in", *expiring)  # the queue of results is not the stage's
         self.node.ctl("add_user", USER, PASSWORD)
         self.node.ctl("set_permissions", USER, ".*", ".*", ".*")
         self.kind = "classic"

@@ -62,10 +62,9 @@ class Verbs:
         """Publish one message, confirmed."""
         await self._admin.send(queue, properties, body, deadline)
 
-    async def call(self, deadline: float, queue: str, properties: bytes, body: bytes) -> dict[str, Any]:
-        """Publish one message and wait for its result."""
-        properties, body = await self._admin.call(queue, properties, body, deadline)
-        return {"properties": properties, "body": body}
+    async def call(self, deadline: float, queue: str, properties: bytes, body: bytes) -> list[tuple[bytes, bytes]]:
+        """Publish one message and wait for its results."""
+        return await self._admin.call(queue, properties, body, deadline)
 
     async def dlq_list(self, deadline: float, stage: str, limit: int = 100) -> list[dict[str, Any]]:
         """Return the dead letters of a stage, the oldest first."""

@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from mqworker.amqp.properties import MalformedProperties, Properties
+from mqworker.amqp import headers
+from mqworker.amqp.properties import MalformedProperties, Properties, decode_leniently
 from mqworker.ipc.messages import LinkState
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Placement",
     "Publication",
     "QueueInfo",
+    "Replies",
     "Show",
     "Sink",
     "Topology",
@@ -183,6 +185,27 @@ class Peeked(NamedTuple):
     body: bytes
 
 
+class Replies:
+    """The replies to one question, until all are there: a message that yields has one for each result."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, tuple[bytes, bytes]] = {}
+
+    def add(self, properties: bytes, body: bytes) -> bool:
+        """Take one; returns whether it was the last that is missing."""
+        table = decode_leniently(properties).headers
+        part, parts = table.get(headers.PART), table.get(headers.PARTS)
+        if type(part) is not int or type(parts) is not int or not 1 <= part <= parts:
+            self._parts = {1: (properties, body)}
+            return True
+        self._parts[part] = properties, body
+        return len(self._parts) >= parts
+
+    def all(self) -> list[tuple[bytes, bytes]]:
+        """Return them in the order of the results."""
+        return [reply for _, reply in sorted(self._parts.items())]
+
+
 class BrokerUnavailable(Exception):  # noqa: N818 - named after the state of the broker
     """The broker cannot be reached or did not answer in time; the message says which, and what to do."""
 
@@ -220,8 +243,11 @@ class Admin(Protocol):
     async def send(self, queue: str, properties: bytes, body: bytes, deadline: float) -> None:
         """Publish one persistent message to `queue` through the default exchange and wait for its confirm."""
 
-    async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> tuple[bytes, bytes]:
-        """Send with `reply_to` and a fresh `correlation_id`, and wait for the reply: (properties, body)."""
+    async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> list[tuple[bytes, bytes]]:
+        """Send with `reply_to` and a fresh `correlation_id`, and wait for the reply, or all its parts.
+
+        Each is (properties, body).
+        """
 
     async def peek(self, queue: str, limit: int, deadline: float, show: "Show | None" = None) -> list[Peeked]:
         """Look at up to `limit` messages from the head, changing nothing: none is lost or ages.

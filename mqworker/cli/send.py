@@ -120,11 +120,9 @@ class _Sending:
         self.progress.done()
         if answer["outcome"] != "result":
             output.note(f"no result: the message was {answer['outcome']}")
-        elif "result" in answer:
-            result = answer["result"]
-            click.echo(result if isinstance(result, str) and answer["content_type"] != JSON else json.dumps(result))
         else:
-            click.echo(answer["result_base64"])
+            for each in answer.get("results", [answer]):
+                click.echo(_text(each))
         computed = f", computed in {output.seconds(answer['duration_ms'] / 1000)}" if answer.get("duration_ms") else ""
         output.note(f"after {output.seconds(answer['waited_ms'] / 1000)}{computed}; message id {answer['message_id']}")
 
@@ -140,6 +138,13 @@ class _Sending:
         took = output.seconds(time.monotonic() - self._began)
         of = f" of {self.total}" if self.total > self.sent else ""
         output.note(f"{prefix}{self.sent}{of} sent in {took} ({self._speed():.0f} per second)")
+
+
+def _text(result: dict[str, Any]) -> str:
+    if "result" not in result:
+        return str(result["result_base64"])
+    value = result["result"]
+    return value if isinstance(value, str) and result["content_type"] != JSON else json.dumps(value)
 
 
 class _Attempts:

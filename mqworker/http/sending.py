@@ -40,14 +40,14 @@ def send(api: Api, stage: str) -> Any:
     with api.waiting():
         began = time.monotonic()
         try:
-            reply = api.control.ask_admin("call", question, wait)
+            replies = api.control.ask_admin("call", question, wait)
         except ControlError as error:
             if time.monotonic() - began < wait * 0.9:
                 raise
             message = f"there was no result within {wait:g} s; the message may still be processed"
             raise Problem(504, message, message_id=message_id) from error
         took = time.monotonic() - began
-    return _result(reply["properties"], reply["body"]) | {"message_id": message_id, "waited_ms": round(took * 1000, 3)}
+    return _answer(replies) | {"message_id": message_id, "waited_ms": round(took * 1000, 3)}
 
 
 def _properties() -> Properties:
@@ -69,6 +69,14 @@ def _encoded(properties: Properties) -> bytes:
         return properties.encode()
     except ValueError as error:
         raise Problem(422, f"a header of the request does not fit into a message: {error}") from None
+
+
+def _answer(replies: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+    """Return what the replies hold: one result, or, of a message that yields, a list of `results`."""
+    results = [_result(*reply) for reply in replies]
+    if len(results) == 1 and headers.PART not in results[0]["headers"]:
+        return results[0]
+    return {"outcome": "result", "duration_ms": results[0]["duration_ms"], "results": results}
 
 
 def _result(block: bytes, data: bytes) -> dict[str, Any]:

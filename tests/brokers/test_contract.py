@@ -5,6 +5,7 @@ import struct
 
 import pytest
 
+from mqworker.amqp import headers
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import DROP, BrokerRefused, BrokerUnavailable, Publication
 from tests.brokers.harness import Recorder, contract
@@ -317,9 +318,25 @@ async def test_admin_calls_and_waits_for_the_reply(broker):
         answer = block(correlation_id=correlation)
         link.publish(publish_id, Publication("", request.reply_to, answer, correlation.encode(), mandatory=False))
     link.ack(1, 1, multiple=False)
-    properties, body = await call
+    ((properties, body),) = await call
     assert body == request.correlation_id.encode()
     assert Properties.decode(properties).correlation_id == request.correlation_id
+
+
+@contract
+async def test_admin_calls_and_waits_for_all_parts_of_the_reply(broker):
+    """A message that yields has one reply for each result, in any order, and perhaps twice."""
+    link, sink = await broker.started(prefetch=5)
+    call = asyncio.create_task(broker.make_admin().call(broker.topology.input, b"", b"question", AMPLE))
+    request = Properties.decode((await sink.has(1))[0].properties)
+    for publish_id, part in enumerate((2, 1, 2, 3), 1):
+        told = Properties(correlation_id=request.correlation_id)
+        told.headers[headers.PART], told.headers[headers.PARTS] = part, 3
+        answer = Publication("", request.reply_to, told.encode(), b"%d" % part, mandatory=False)
+        link.publish(publish_id, answer)
+        assert await sink.answer(publish_id) == ""
+    link.ack(1, 1, multiple=False)
+    assert [body for _, body in await call] == [b"1", b"2", b"3"]
 
 
 @contract

@@ -158,7 +158,7 @@ async def test_no_feature_is_used_that_later_versions_deny(modern, queue_type):
     request = Properties.decode((await sink.has(2))[1].properties)
     answer = Properties(correlation_id=request.correlation_id).encode()
     link.publish(2, Publication("", str(request.reply_to), answer, b"answer", mandatory=False))
-    assert (await asked)[1] == b"answer"
+    assert (await asked)[0][1] == b"answer"
     assert link.state.reconnects == 0
     await harness.close()
 

@@ -12,10 +12,10 @@ from mqworker.control.control import ControlError
 MESSAGES = "/api/v1/stages/alpha/messages"
 
 
-def reply(body: bytes, content_type: str | None = "application/json", **table) -> dict:
+def reply(body: bytes, content_type: str | None = "application/json", **table) -> list:
     """Return what the broker admin returns for a result."""
     names = {f"x-mqworker-{name.replace('_', '-')}": value for name, value in table.items()}
-    return {"properties": Properties(content_type=content_type, headers=Headers(names)).encode(), "body": body}
+    return [(Properties(content_type=content_type, headers=Headers(names)).encode(), body)]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_the_caller_may_choose_the_message_id(service):
         (reply(b"\xff\x00", "application/octet-stream"), {"result_base64": base64.b64encode(b"\xff\x00").decode()}),
         (reply(b"{broken"), {"result_base64": base64.b64encode(b"{broken").decode()}),
         (reply(b"", None, outcome="dropped"), {"outcome": "dropped", "result": None}),
-        ({"properties": b"\xff\xff\xff", "body": b"x"}, {"outcome": "result", "content_type": None}),
+        ([(b"\xff\xff\xff", b"x")], {"outcome": "result", "content_type": None}),
     ],
 )
 def test_wait_for_the_result(service, given, told):
@@ -68,6 +68,17 @@ def test_wait_for_the_result(service, given, told):
     answer = service.ask("POST", f"{MESSAGES}?wait=5", {"n": 1})
     assert (answer.status, service.asked[0][0], service.asked[0][2]) == (200, "call", 5.0)
     assert told.items() <= answer.json.items()
+
+
+def test_wait_for_several_results(service):
+    """A message that yields is answered with the list of its results, also if there is only one."""
+    first, second = (reply(b"%d" % n, part=n, parts=2, duration_ms=7.5)[0] for n in (1, 2))
+    service.admin["call"] = [first, second]
+    answer = service.ask("POST", f"{MESSAGES}?wait=5", {"n": 1}).json
+    assert (answer["outcome"], answer["duration_ms"], "result" in answer) == ("result", 7.5, False)
+    assert [each["result"] for each in answer["results"]] == [1, 2]
+    service.admin["call"] = reply(b"1", part=1, parts=1)
+    assert [each["result"] for each in service.ask("POST", f"{MESSAGES}?wait=5", {"n": 1}).json["results"]] == [1]
 
 
 def test_wait_for_a_dead_message(service):

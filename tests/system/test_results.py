@@ -80,8 +80,11 @@ def test_each_frame_of_a_film_goes_where_it_belongs(rabbit, queue, service, exch
         assert got.properties.priority == got.headers["frame"] == part - 1
         assert (got.headers["x-mqworker-part"], got.headers["x-mqworker-parts"]) == (part, 5)
     film(exchanges, queue, 20, frames=0)
+    answer = running.cli("send", "--wait", '{"n": 21, "frames": 3}')
+    assert (answer.returncode, len(answer.stdout.splitlines())) == (0, 3), answer.stderr
+    assert [json.loads(line)["frame"] for line in answer.stdout.splitlines()] == [0, 1, 2]
     wait_for(lambda: rabbit.queue(queue)["messages"] == 0, 20, "all settled")
-    counted(running, result=20, dropped=1)
+    counted(running, result=21, dropped=1)
     assert running.stop() == 0
 
 

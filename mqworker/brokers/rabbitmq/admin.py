@@ -31,6 +31,7 @@ from mqworker.brokers.base import (
     Peeked,
     Publication,
     QueueInfo,
+    Replies,
     Show,
     Wanted,
     decode_or_refuse,
@@ -90,7 +91,7 @@ class RabbitAdmin:
         async with self._shared.question(deadline) as connection, self._placing(connection) as placer:
             await placer.place(Publication("", queue, _persistent(properties), body))
 
-    async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> tuple[bytes, bytes]:
+    async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> list[tuple[bytes, bytes]]:
         """See `Admin.call`; the reply queue is exclusive and ends with the question."""
         loop = asyncio.get_running_loop()
         until = loop.time() + deadline - 0.01  # a missing reply is no fault of the connection
@@ -99,25 +100,26 @@ class RabbitAdmin:
             _channel(connection) as channel,
             self._placing(connection) as placer,
         ):
-            replies: asyncio.Future[tuple[bytes, bytes]] = loop.create_future()
+            replies, complete = Replies(), loop.create_future()
             request = decode_or_refuse(properties)
             request.reply_to = (await channel.ask("queue_declare", queue="", exclusive=True, auto_delete=True)).queue
             request.correlation_id = uuid4().hex
             request.delivery_mode = PERSISTENT
 
             def replied(_channel: object, _method: Any, reply: RawProperties, reply_body: bytes) -> None:
-                if not replies.done() and _correlation_id(reply.block) == request.correlation_id:
-                    replies.set_result((reply.block, reply_body))
+                ours = _correlation_id(reply.block) == request.correlation_id
+                if ours and replies.add(reply.block, reply_body) and not complete.done():
+                    complete.set_result(None)
 
             await channel.ask("basic_consume", queue=request.reply_to, on_message_callback=replied, auto_ack=True)
             await placer.place(Publication("", queue, request.encode(), body))
-            futures: list[asyncio.Future[Any]] = [replies, connection.closed]
+            futures: list[asyncio.Future[Any]] = [complete, connection.closed]
             await asyncio.wait(futures, timeout=until - loop.time(), return_when=asyncio.FIRST_COMPLETED)
             if connection.closed.done():
                 raise connection.closed.result()
-            if not replies.done():
+            if not complete.done():
                 raise BrokerUnavailable(f"nobody has replied within {deadline:g} s; the message was sent")
-            return replies.result()
+            return replies.all()
 
     async def peek(self, queue: str, limit: int, deadline: float, show: Show | None = None) -> list[Peeked]:
         """See `Admin.peek`."""

@@ -26,6 +26,7 @@ from mqworker.brokers.base import (
     Peeked,
     Publication,
     QueueInfo,
+    Replies,
     Show,
     Wanted,
     decode_or_refuse,
@@ -34,7 +35,6 @@ from mqworker.brokers.sqlite import store
 from mqworker.brokers.sqlite.file import File, Unsure, Unusable, explain, is_busy
 
 REPLY_POLL = 0.015  # seconds between looks for a reply
-REPLIES = 100  # messages of a reply queue that are examined, because others than the stage may write there
 MOVED = 500  # messages that `move` handles in one transaction
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ class SqliteAdmin:
         publication = Publication("", queue, properties, body)
         await self._ask(lambda db: store.publish(db, publication), deadline)
 
-    async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> tuple[bytes, bytes]:
+    async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> list[tuple[bytes, bytes]]:
         """See `Admin.call`; the reply queue ends with the question."""
         until = time.monotonic() + deadline
         request = decode_or_refuse(properties)
@@ -90,14 +90,19 @@ class SqliteAdmin:
             store.publish(db, publication)
             store.make_queue(db, reply, self._registered(db))
 
-        def receive(db: sqlite3.Connection) -> tuple[bytes, bytes] | None:
-            found = _peek(db, _existing(db, reply), REPLIES)
-            replies = (each for each in found if _correlation_id(each) == correlation)
-            return next((reply[1:] for reply in replies), None)
+        replies, seen = Replies(), 0
+
+        def receive(db: sqlite3.Connection) -> bool:
+            """Look at those that are new; returns whether all are there."""
+            nonlocal seen
+            found = store.count_ready(db, _existing(db, reply))
+            new = _peek(db, _existing(db, reply), found)[seen:] if found > seen else []
+            seen += len(new)
+            return any(replies.add(*each[1:]) for each in new if _correlation_id(each) == correlation)
 
         await self._ask(send, deadline)
         try:
-            while not (found := await self._ask(receive, max(until - time.monotonic(), 0.01), writes=False)):
+            while not await self._ask(receive, max(until - time.monotonic(), 0.01), writes=False):
                 if time.monotonic() >= until:
                     raise BrokerUnavailable(f"no reply from {queue!r} within {deadline:g} s: is its stage running?")
                 await asyncio.sleep(REPLY_POLL)
@@ -105,7 +110,7 @@ class SqliteAdmin:
             # a queue that cannot be deleted now ends with this process
             with contextlib.suppress(BrokerUnavailable, BrokerRefused):
                 await self._ask(lambda db: store.delete_queue(db, _existing(db, reply)), 1.0)
-        return found
+        return replies.all()
 
     async def peek(self, queue: str, limit: int, deadline: float, show: Show | None = None) -> list[Peeked]:
         """See `Admin.peek`."""

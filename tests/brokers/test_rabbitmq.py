@@ -24,7 +24,7 @@ from tests.brokers.harness import Recorder, contract
 from tests.brokers.rabbit import RabbitHarness
 from tests.support.loop import on_loop
 from tests.support.ports import free_port
-from tests.support.rabbitmq import temporary
+from tests.support.rabbitmq import major_version, temporary
 from tests.support.waiting import AMPLE, Patience, until, within
 
 pytestmark = pytest.mark.rabbitmq
@@ -226,6 +226,33 @@ async def test_a_policy_that_expires_takes_nothing_that_waits(broker, monkeypatc
         delayed = f"{topology.input}.retry.16s"
         await broker.publish(delayed, b"", b"of an earlier run")
         await broker.counts(topology.input, 3, 40)
+    finally:
+        await asyncio.to_thread(broker.node.ctl, "clear_policy", unique)
+
+
+@pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
+@contract
+async def test_a_policy_that_expires_takes_no_queue_that_is_empty(broker, monkeypatch):
+    """A retry that comes just before its delay queue would expire is not lost with it: also unused, the queue stays."""
+    monkeypatch.setattr(reconnector, "PING_EVERY", 1.0)
+    monkeypatch.setattr(upkeep, "TAKE_EVERY", 1.0)
+    topology, loop = broker.topology, asyncio.get_running_loop()
+    unique = topology.input.partition(".")[0]
+    await asyncio.to_thread(
+        broker.node.ctl, "set_policy", unique, f"^{unique}", '{"expires": 5000}', "--apply-to", "queues"
+    )
+    try:
+        link, sink = await broker.started(prefetch=5)
+        link.publish(1, Publication("", topology.input, b"", b"later", delay=1))
+        delivery = (await sink.has(1))[0]
+        link.ack(delivery.epoch, delivery.tag, multiple=False)
+        began = loop.time()
+        await until(lambda: loop.time() - began > 12, 60, "more than twice the time after which they would expire")
+        kept = [f"{topology.input}.retry.1s"]
+        if topology.queue_type == "classic" or major_version() == 3:
+            kept += [topology.dead, topology.output.queue]
+        for name in kept:
+            assert await asyncio.to_thread(broker.node.queue, name) is not None, name
     finally:
         await asyncio.to_thread(broker.node.ctl, "clear_policy", unique)
 

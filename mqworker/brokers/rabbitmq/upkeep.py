@@ -3,7 +3,8 @@
 Runs on the loop of the Link, with each ping of the consuming connection. A policy of the broker can give every queue an
 `expires`: one without a consumer is then deleted, with its messages, unless somebody uses it. Such a policy cannot be
 seen over AMQP. So the delay queues, the dead-letter queue and the output are used every few seconds, and the input is
-while it has no consumer. Owns the list of delay queues that exist.
+while it has no consumer; also while they are empty, because a message may arrive just before the queue expires: a
+publication does not count as use. Owns the list of delay queues that exist.
 
 To ask for a classic queue counts as use. For a quorum queue it does not, nor does declaring it again (rabbitmq-server
 issue 5894); there, a consumer comes and goes that has asked for no message (a consumer argument of RabbitMQ 3 that is
@@ -12,7 +13,8 @@ not documented).
 RabbitMQ 4 does not know that argument. There, a quorum queue that holds messages is used only by taking one, which
 counts as a delivery, and a policy can limit the deliveries. A delay queue survives that: a message beyond the limit is
 moved to the input before its time, and the count does not come with it. So one message of each delay queue is taken and
-given back from time to time. From other queues such a message would be lost, so they are left alone.
+given back from time to time, or, while it is empty, a consumer comes and goes. From other queues such a message would
+be lost, so they are left alone.
 """
 
 import asyncio
@@ -74,18 +76,21 @@ class Upkeep:
 
 
 async def _touch(channel: Channel, name: str, *, quorum: bool, take: bool) -> bool:
-    """Use a queue that holds messages and has no consumer; returns whether it exists. Closes the channel.
+    """Use a queue that has no consumer; returns whether it exists. Closes the channel.
 
     `take`: on RabbitMQ 4 a message may be taken for that; it goes back with the end of the channel.
     """
     connection = channel.connection
     try:
         status = await channel.ask("queue_declare", queue=name, passive=True)  # enough for a classic queue
-        if quorum and status.message_count and not status.consumer_count:
+        if quorum and not status.consumer_count:
             if major_version(connection) == 3:
                 await channel.ask("basic_consume", queue=name, on_message_callback=_unexpected, arguments=NO_CREDIT)
-            elif take and major_version(connection) >= 4:
+            elif take and major_version(connection) >= 4 and status.message_count:
                 await channel.get(name)
+            elif take and major_version(connection) >= 4:
+                await channel.ask("basic_qos", prefetch_count=1)
+                await channel.ask("basic_consume", queue=name, on_message_callback=_ignored)
     except Lost as lost:
         if not connection.usable:
             raise
@@ -93,6 +98,10 @@ async def _touch(channel: Channel, name: str, *, quorum: bool, take: bool) -> bo
     finally:
         channel.close()
     return True
+
+
+def _ignored(*_: Any) -> None:
+    """Leave a message that has just arrived: it goes back when the channel closes."""
 
 
 def _unexpected(*_: Any) -> None:

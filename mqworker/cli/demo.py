@@ -19,7 +19,6 @@ from pathlib import Path
 
 import click
 
-import mqworker
 from mqworker.cli import output
 from mqworker.cli.demo_run import SIGNALS, STAGE, Run, interrupt
 from mqworker.cli.options import Failed, Verb
@@ -27,7 +26,9 @@ from mqworker.client import CallError
 from mqworker.exits import Exit
 from mqworker.ipc.spawn import PR_SET_PDEATHSIG, prctl
 
-EXAMPLE = Path(mqworker.__file__).parent.parent / "examples" / "energy_storage"
+EXAMPLE = (
+    Path(__file__).parent / "templates" / "energy_storage"
+)  # a link to the repository's examples, files in a wheel
 FILES = ("energy_storage.py", "generate.py", "mqworker.toml")
 DRAIN = 10.0  # seconds
 PORT = 5002
@@ -46,10 +47,10 @@ def demo(messages: int | None, seconds: float | None) -> int:
       mqworker demo
       mqworker demo --messages 300
     """
-    if not all((EXAMPLE / name).exists() for name in FILES):
-        raise Failed(Exit.USAGE, f"the example is not at {EXAMPLE}: run the demo from a clone of the repository")
     if importlib.util.find_spec("numpy") is None:
-        raise Failed(Exit.USAGE, "the example needs numpy: run scripts/setup, or pip install numpy")
+        raise Failed(
+            Exit.USAGE, "the example needs numpy: pip install 'mqworker[examples]', or scripts/setup in a clone"
+        )
     for number in SIGNALS:
         signal.signal(number, interrupt)
     folder = Path(tempfile.mkdtemp(prefix="mqworker-demo-"))

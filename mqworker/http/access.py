@@ -168,4 +168,4 @@ def refuse_foreign(environ: Mapping[str, Any]) -> None:
         raise Problem(403, "a browser sent this from another site")
     origin = environ.get("HTTP_ORIGIN")
     if origin is not None and not environ[HOSTS].accept_origin(origin, environ.get("HTTP_HOST", "")):
-        raise Problem(403, "the Origin header is not ours")
+        raise Problem(403, "the Origin header is not ours; control.hosts allows others, such as the name of a proxy")

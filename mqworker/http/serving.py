@@ -3,9 +3,11 @@
 Runs in one thread (all input and output of the listener) and in waitress's task threads (the app). Added here: health
 has a separate task thread, so that it never waits behind other requests; the size limit of a body depends on its path
 and is enforced while it is received; a request that does not arrive completely within 30 s, or an answer that is not
-read, ends its connection; idle connections are closed sooner when there are too many; stopping takes bounded time.
+read, ends its connection; idle connections are closed sooner when there are too many; a client whose body is refused
+can read why; stopping takes bounded time.
 """
 
+import contextlib
 import copy
 import logging
 import resource
@@ -31,6 +33,7 @@ IDLE = 30.0  # seconds that a connection may be silent
 IDLE_CROWDED = 1.0  # the same while new connections have to wait
 ARRIVAL = 30.0  # seconds for a request to arrive whole
 UNREAD = 30.0  # seconds that a client may leave its answer unread
+LINGER = 10.0  # seconds in which the rest of a refused body is thrown away
 HEALTH = frozenset(f"{at}/{name}" for at in ("", API) for name in ("livez", "readyz"))
 MESSAGES = "/messages"  # the end of the paths that take large bodies
 
@@ -59,6 +62,7 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]  # as above
         self.status = f"{error.code} {error.reason}"
         self.response_headers += [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(data))), *HEADERS]
         self.set_close_on_finish()
+        self.channel.refused = True
         self.content_length = len(data)
         self.write(data)
 
@@ -69,10 +73,31 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # as above
     parser_class = _Parser
     error_task_class = _ErrorTask
     seen: tuple[Any, float] = (None, 0.0)  # what it was last seen waiting for, and since when
+    will_close: bool  # waitress's: the next write closes it
+    refused = False  # a request was refused, perhaps before all of it had come
+    lingering = False  # the answer is sent; what still comes is thrown away
+
+    def handle_close(self) -> None:
+        """Close it; after a refusal only our side, until the client has closed its own.
+
+        Closed with unread input, the connection is reset: the client, which is still sending, never sees the answer
+        (a proxy makes a 502 of it).
+        """
+        if self.refused and self.will_close and self.connected:
+            self.refused, self.will_close, self.lingering = False, False, True
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
+                return
+        super().handle_close()
+
+    def received(self, data: bytes) -> bool:
+        return False if self.lingering else bool(super().received(data))
 
     def overdue(self, now: float, idle: float) -> bool:
         """Return whether this connection should be closed; called about once a second."""
-        if self.total_outbufs_len:
+        if self.lingering:
+            what, limit = ("lingering", 0.0), min(LINGER, idle)
+        elif self.total_outbufs_len:
             what, limit = ("unread", self.last_activity), UNREAD
         elif self.requests:
             return False

@@ -19,6 +19,7 @@ from mqworker.http.routing import API, LOOK, Api, Route, client_gone, number
 from mqworker.ipc.logs import is_about
 
 SSE = "text/event-stream"
+UNBUFFERED = {"X-Accel-Buffering": "no"}  # nginx, and others that follow it, hold a stream back unless told not to
 PAUSE = 0.1  # seconds between batches: a burst of events becomes few large writes
 KEEP_ALIVE = 5.0  # seconds between comments on a quiet stream
 TAIL = 100
@@ -91,7 +92,7 @@ def _stream(api: Api, batches: Iterator[bytes]) -> Response:
             api.stopping.wait(PAUSE)
 
     api.take_wait()
-    response = Response(living(), content_type=SSE)
+    response = Response(living(), headers=UNBUFFERED, content_type=SSE)
     response.call_on_close(api.give_wait)
     return response
 

@@ -97,12 +97,21 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
+    _open_standard_streams()
     try:
         return _main(arguments)
     except BrokenPipeError:  # the reader of stdout has closed it (`| head`): exit quietly, as cat does
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         return 128 + 13
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where stdin, stdout or stderr is closed: otherwise the next file that is opened would become it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest free number, which is this one
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def _main(arguments: Sequence[str] | None) -> int:

@@ -1,15 +1,16 @@
 """The whole configuration, as one tree of frozen structs.
 
-Imported everywhere, imports nothing of mqworker. It holds values that were checked by `mqworker.config.load`, which
+Imported everywhere. It holds values that were checked by `mqworker.config.load`, which
 owns files, environment and error messages; nothing here does I/O. The description and the bounds of each key are
 written only here: error messages and docs/configuration.md are generated from them.
 """
 
-import os
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
+
+from mqworker.config.processors import usable
 
 MIB, TIB = 1 << 20, 1 << 40
 
@@ -182,8 +183,10 @@ class StageConfig(_Base, frozen=True):
         about("Where results go; a text is the name of the queue. Without it nothing is published.", default="none"),
     ] = None
     consumers: Annotated[
-        int, Meta(ge=0, le=1024), about("Number of worker processes.", default="number of usable CPUs")
-    ] = msgspec.field(default_factory=lambda: len(os.sched_getaffinity(0)))
+        int,
+        Meta(ge=0, le=1024),
+        about("Number of worker processes.", default="number of usable CPUs, also by a container's quota"),
+    ] = msgspec.field(default_factory=usable)
     prefetch: Annotated[
         Annotated[int, Meta(ge=1, le=65535)] | None,
         about(

@@ -21,6 +21,7 @@ What holds for every kind of child:
 """
 
 import asyncio
+import atexit
 import contextlib
 import fcntl
 import logging
@@ -46,6 +47,7 @@ KILL_DEADLINE = 2.0  # seconds from SIGKILL until it is gone; only a process stu
 _encoder = msgspec.msgpack.Encoder()
 
 living: set[int] = set()  # pids of this process's children that are not reaped yet
+_owner = os.getpid()
 
 log = logging.getLogger("mqworker.ipc.child")
 
@@ -244,6 +246,20 @@ class Child:
         """Drop the callbacks: their cycle would keep the owner in memory until a full garbage collection."""
         self._on_record = self._on_death = self._on_log = _ignore
         self._in_hand, self._labels = int, no_labels
+
+
+def _kill_living() -> None:
+    """Kill what is left at an ordinary exit, which only an exception brings about.
+
+    From Python 3.13 on, the exit waits for multiprocessing's resource tracker, and that for our children, before it is
+    so far that they die with us.
+    """
+    for pid in living if os.getpid() == _owner else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+atexit.register(_kill_living)
 
 
 def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[Connection, Connection]:

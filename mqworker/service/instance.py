@@ -7,6 +7,7 @@ Service or any Producer lives. Fails with StartError: one sentence with cause an
 import contextlib
 import fcntl
 import logging
+import multiprocessing
 import os
 import resource
 import signal
@@ -54,9 +55,19 @@ def prepare(loaded: Loaded) -> None:
     needed = 64 + sum(13 * max(stage.consumers, 8) for stage in loaded.config.stages.values())
     if min(max(soft, FILES), hard) < needed:
         raise StartError(Exit.CONFIG, f"{needed} descriptors are needed, {hard} are allowed: raise `ulimit -n`")
+    _check_semaphores()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     if "SUPERVISOR_ENABLED" in os.environ:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _check_semaphores() -> None:
+    """Make one semaphore, as each Consumer will need some; raises StartError."""
+    try:
+        multiprocessing.get_context("fork").Lock()  # this kind has no name that could stay behind
+    except OSError as error:
+        what = f"semaphores cannot be made in /dev/shm ({error.strerror})"
+        raise StartError(Exit.CONFIG, f"{what}: mount a writable tmpfs there that this user may write to") from None
 
 
 def acquire_lock(path: Path, drain_deadline: float) -> int:

@@ -47,6 +47,7 @@ def run(loaded: Loaded, *, burst: bool = False) -> NoReturn:
     """Run the service in the foreground, and end the process with its exit code."""
     service = loaded.config.service
     forget_main()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # some parents start a program with signals blocked: TERM never came
     writer = logs.LogWriter(service.name, logs.stdout_fd(), service.log_format)
     logs.use(logs.ForwardingHandler(writer.put, "service"), logs.LEVELS[service.log_level])
     began: Service | None = None

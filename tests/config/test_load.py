@@ -840,7 +840,7 @@ def test_any_damage(at, cut, text):
 def test_deep_nesting(text, message):
     """Endless nesting is reported, and crashes nothing."""
     (line,) = problems(STAGE + text)
-    assert message in line
+    assert message in line or "nested too deeply" in line  # the parser of Python 3.14 has a limit of its own
 
 
 # --- the rest

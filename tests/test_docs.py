@@ -41,7 +41,7 @@ def test_every_relative_link_leads_somewhere(page):
 @pages
 def test_every_script_that_is_named_exists(page):
     """`scripts/NAME` is a command of the repository."""
-    for name in re.findall(r"`scripts/(\w+)", page.read_text()):
+    for name in re.findall(r"`scripts/([\w-]+)", page.read_text()):
         assert (ROOT / "scripts" / name).is_file(), name
 
 

@@ -1,6 +1,7 @@
 """A whole service where programs of its kind are known to fail: containers, bare environments, odd parents."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,6 +67,24 @@ def test_it_runs_and_stops_as_anywhere(service, host):
     with Client(running) as client:
         client.send(20)
         client.finish()
+    assert running.stop() == 0
+
+
+def test_with_ipv6_alone(service):
+    """Where the loopback has no IPv4 address, it listens on ::1 and is reached there under that address."""
+    needs_namespaces()
+    if shutil.which("ip") is None:
+        pytest.skip("the command ip is not installed")
+    running: ServiceProcess = service(config(control='port = 0\nhost = "::1"'), {"jobs.py": HANDLER})
+    only = shell("ip link set lo up; ip address delete 127.0.0.1/8 dev lo; ! ip -4 -o address | grep .")
+    running.command = ["unshare", "--net", *only, *running.command]
+    running.start()
+    port = running.event("started")["url"].rpartition(":")[2]
+    assert running.process is not None
+    look = f"from mqworker.client import Address, Client; print(Client(Address('::1', {port})).get('/status')['state'])"
+    inside = ["nsenter", "--net", "--target", str(running.process.pid), sys.executable, "-c", look]
+    done = subprocess.run(inside, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("running\n", "")
     assert running.stop() == 0
 
 

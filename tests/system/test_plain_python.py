@@ -1,5 +1,6 @@
 """User code finds in a Consumer what it finds in any Python process."""
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from tests.support.embedded import DEAD, OUTPUT, Client, config
 from tests.support.service import gone
+from tests.support.supervised import Supervised
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.system
@@ -79,14 +81,16 @@ def test_user_code_finds_plain_python(service):
     assert not [event for event in running.events() if event["event"] == "consumer_ended" and event["level"] != "debug"]
 
 
+BROKEN = "raise RuntimeError('this is not the module that was meant')\n"
+NAMES = ("mqworker", "signal", "struct", "socket", "json", "selectors", "msgspec", "multiprocessing", "xmlrpc")
+FILES = {f"{name}.py": BROKEN for name in NAMES} | {"jobs.py": "def handle(body):\n    return body\n"}
+COMMAND = [str(Path(sys.executable).parent / "mqworker")]  # `python -m` puts the working folder on the path
+
+
 def test_files_beside_the_configuration_do_not_replace_pythons(service):
-    """A user's mqworker.py, signal.py and struct.py are theirs: run, check and the watchdog import Python's own."""
-    broken = "raise RuntimeError('this is not the module that was meant')\n"
-    names = ("mqworker", "signal", "struct", "socket", "json", "selectors", "msgspec", "multiprocessing")
-    files = {f"{name}.py": broken for name in names}
-    jobs = "def handle(body):\n    return body\n"
-    running = service(config(), files | {"jobs.py": jobs})
-    running.command = [str(Path(sys.executable).parent / "mqworker")]  # `python -m` puts this folder on the path
+    """A user's mqworker.py, signal.py and struct.py are theirs: run and check import Python's own."""
+    running = service(config(), FILES)
+    running.command = COMMAND
     running.start()
     with Client(running) as client:
         client.send(3)
@@ -252,3 +256,22 @@ def test_a_panic_of_rust_code_fails_its_message_and_no_other(service):
     printed = [event for event in running.events() if event["event"] == "output" and "panicked at" in event["msg"]]
     assert [event["message_id"] for event in printed] == ["1"]
     assert running.stop() == 0
+@pytest.mark.long
+def test_files_beside_the_configuration_do_not_replace_the_watchdogs():
+    """Under supervisord, with what `conf supervisor` prints, service and watchdog run beside the same files."""
+    with Supervised(config(), FILES) as service:
+        service.command = COMMAND
+        printed = service.cli("conf", "supervisor").stdout
+        assert f"directory={service.folder}\n" in printed
+        service.conf.write_text(service.conf.read_text().partition("[program:")[0] + printed)
+        service.supervise()
+        with Client(service) as client:
+            client.send(3)
+            client.finish()
+        told = service.state / "watchdog.log"
+        pid = service.running()
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: f"mqworker (pid {pid}) does not answer" in told.read_text(), 90, "the watchdog to look")
+        os.kill(pid, signal.SIGCONT)
+        assert "RuntimeError" not in told.read_text()
+        service.shut()

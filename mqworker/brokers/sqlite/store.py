@@ -246,8 +246,9 @@ def dead_owners(db: sqlite3.Connection) -> list[int]:
 def has_due(db: sqlite3.Connection) -> bool:
     """Return whether a delay is over, or began before the machine was rebooted."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    query = "SELECT 1 FROM delayed WHERE boot <> ?2 OR due <= ?1 AND target IN (SELECT name FROM queue) LIMIT 1"
-    return db.execute(query, (now, boot_id())).fetchone() is not None
+    # no `?1`: early versions of Python 3.12 warn of it
+    query = "SELECT 1 FROM delayed WHERE boot <> ? OR due <= ? AND target IN (SELECT name FROM queue) LIMIT 1"
+    return db.execute(query, (boot_id(), now)).fetchone() is not None
 
 
 def move_due(db: sqlite3.Connection) -> None:
@@ -255,8 +256,8 @@ def move_due(db: sqlite3.Connection) -> None:
     now, boot = time.clock_gettime(time.CLOCK_BOOTTIME), boot_id()
     # after a reboot only the wall clock shows the rest of a delay; if it jumps, it may shorten but not prolong it
     db.execute(
-        "UPDATE delayed SET due = ?1 + max(0, min(delay, due_wall - ?2)), boot = ?3 WHERE boot <> ?3",
-        (now, time.time(), boot),
+        "UPDATE delayed SET due = ? + max(0, min(delay, due_wall - ?)), boot = ? WHERE boot <> ?",
+        (now, time.time(), boot, boot),
     )
     rows = db.execute(
         "SELECT q.id, d.id FROM delayed d JOIN queue q ON q.name = d.target WHERE d.due <= ?", (now,)

@@ -256,6 +256,8 @@ def test_a_panic_of_rust_code_fails_its_message_and_no_other(service):
     printed = [event for event in running.events() if event["event"] == "output" and "panicked at" in event["msg"]]
     assert [event["message_id"] for event in printed] == ["1"]
     assert running.stop() == 0
+
+
 @pytest.mark.long
 def test_files_beside_the_configuration_do_not_replace_the_watchdogs():
     """Under supervisord, with what `conf supervisor` prints, service and watchdog run beside the same files."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mqworker.brokers.base import Delivery, Publication, Topology
 from mqworker.brokers.rabbitmq import RabbitLink
-from mqworker.brokers.rabbitmq.topology import attempt
+from mqworker.brokers.rabbitmq.queues import attempt
 from mqworker.config.model import BrokerConfig
 from tests.brokers.harness import Recorder
 from tests.support.rabbitmq import RabbitNode

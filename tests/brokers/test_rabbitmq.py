@@ -13,7 +13,7 @@ import pytest
 from mqworker.amqp.fingerprint import without_delivery_count
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable, Publication
-from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink, anchor, reconnector, topology, upkeep
+from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink, anchor, exchanges, reconnector, upkeep
 from mqworker.brokers.rabbitmq import link as link_module
 from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
@@ -362,7 +362,7 @@ async def test_a_delaying_exchange_is_not_asked_for_a_route(broker, monkeypatch)
 
     The plugin is not here: an exchange without a binding stands for the moment at which it has no route yet.
     """
-    monkeypatch.setattr(topology, "DELAYING", "topic")
+    monkeypatch.setattr(exchanges, "DELAYING", "topic")
     output = broker.topology.output
     channel = await broker.channel()
     await channel.ask("exchange_declare", exchange=output.exchange, exchange_type="topic", durable=True)

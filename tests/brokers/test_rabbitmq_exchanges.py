@@ -9,7 +9,7 @@ from mqworker.brokers.base import Bindings, Placement, Publication, Topology
 from mqworker.brokers.rabbitmq import link as link_module
 from mqworker.brokers.rabbitmq import reconnector
 from mqworker.brokers.rabbitmq.amqp_connection import Lost, RawProperties
-from mqworker.brokers.rabbitmq.topology import attempt
+from mqworker.brokers.rabbitmq.queues import attempt
 from tests.brokers.harness import Recorder, contract
 from tests.brokers.rabbit import RabbitHarness
 from tests.support.waiting import Patience, until

@@ -7,7 +7,7 @@ import pytest
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import DROP, Publication
 from mqworker.brokers.rabbitmq.amqp_connection import Lost
-from mqworker.brokers.rabbitmq.topology import delay_arguments, delay_queue
+from mqworker.brokers.rabbitmq.queues import delay_arguments, delay_queue
 from tests.brokers.harness import contract
 from tests.brokers.rabbit import RabbitHarness
 from tests.support.loop import on_loop

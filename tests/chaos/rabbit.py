@@ -14,7 +14,7 @@ from typing import Any
 import pika
 from pika.exceptions import AMQPError
 
-from mqworker.brokers.rabbitmq.topology import delay_arguments, delay_queue
+from mqworker.brokers.rabbitmq.queues import delay_arguments, delay_queue
 from tests.chaos.load import Queues
 from tests.chaos.proxy import Proxy
 from tests.chaos.records import Outcome, Round

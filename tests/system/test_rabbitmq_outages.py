@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mqworker.brokers.rabbitmq.topology import delay_arguments
+from mqworker.brokers.rabbitmq.queues import delay_arguments
 from tests.support.foreign import Client
 from tests.support.ports import free_port
 from tests.support.rabbitmq import available, temporary

@@ -3,9 +3,10 @@
     fast_frames, loop_adapter, amqp_connection   one connection, on an asyncio loop
     channel                                      awaitable requests
     reconnector                                  a connection that is kept
-    topology                                     what must exist
+    queues, exchanges, topology                  what must exist, what others made of it, and the whole of a stage
+    upkeep, anchor                               what keeps queues from being deleted
     consumer_channel, consuming                  the consuming role of a Link: one epoch, and one after the other
-    destinations, sender, publishing             its publishing role: where to, one channel, and one after the other
+    result_route, destinations, sender, publishing   its publishing role: where to, one channel, and one after the other
     link                                         the Link
     shared_connection, admin                     the Admin
 

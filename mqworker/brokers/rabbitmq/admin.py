@@ -38,8 +38,7 @@ from mqworker.brokers.base import (
 )
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost, RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
-from mqworker.brokers.rabbitmq.shared_connection import SharedConnection
-from mqworker.brokers.rabbitmq.topology import (
+from mqworker.brokers.rabbitmq.queues import (
     attempt,
     delay_queue,
     differences,
@@ -47,6 +46,7 @@ from mqworker.brokers.rabbitmq.topology import (
     queue_arguments,
     queue_status,
 )
+from mqworker.brokers.rabbitmq.shared_connection import SharedConnection
 from mqworker.config.model import BrokerConfig
 
 PERSISTENT = 2

@@ -21,7 +21,7 @@ from mqworker.brokers.base import Delivery
 from mqworker.brokers.rabbitmq.anchor import Anchor, unexpected
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.fast_frames import Arrival, Deliveries
-from mqworker.brokers.rabbitmq.topology import Found
+from mqworker.brokers.rabbitmq.queues import Found
 
 WORTHWHILE = 1.25  # a tag is replaced when the new limit is at least this many times larger
 

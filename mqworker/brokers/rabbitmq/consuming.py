@@ -18,8 +18,8 @@ from mqworker.brokers.base import Delivery, Sink
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.consumer_channel import ConsumerChannel
+from mqworker.brokers.rabbitmq.queues import Found, queue_status
 from mqworker.brokers.rabbitmq.reconnector import STABLE_AFTER, retry_delay
-from mqworker.brokers.rabbitmq.topology import Found, queue_status
 
 
 class Consuming:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mqworker.brokers.base import Publication
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
-from mqworker.brokers.rabbitmq.topology import (
+from mqworker.brokers.rabbitmq.queues import (
     NOT_FOUND,
     YOUNG,
     attempt,

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from mqworker.brokers.base import CONNECTING, LinkState, Publication, Sink, Topology
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.consuming import Consuming
+from mqworker.brokers.rabbitmq.exchanges import ensure_bindings
 from mqworker.brokers.rabbitmq.publishing import Publishing
+from mqworker.brokers.rabbitmq.queues import Found
 from mqworker.brokers.rabbitmq.reconnector import Reconnector
-from mqworker.brokers.rabbitmq.topology import Found, ensure, ensure_bindings
+from mqworker.brokers.rabbitmq.topology import ensure
 from mqworker.brokers.rabbitmq.upkeep import Upkeep
 from mqworker.config.model import BrokerConfig
 

@@ -21,10 +21,10 @@ from mqworker.brokers.base import Publication, Sink, Topology
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, AnswerOverdue, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.destinations import Destination, Pending, Preparation, SilentDestinations, destination
+from mqworker.brokers.rabbitmq.queues import NOT_FOUND
 from mqworker.brokers.rabbitmq.reconnector import STABLE_AFTER, retry_delay
 from mqworker.brokers.rabbitmq.result_route import ResultRoute
 from mqworker.brokers.rabbitmq.sender import Sender
-from mqworker.brokers.rabbitmq.topology import NOT_FOUND
 from mqworker.config.model import BrokerConfig
 
 NOT_CONNECTED = "not connected to the broker"

@@ -7,7 +7,7 @@ keep to the exchange: whether a queue is bound for them is not known here.
 """
 
 from mqworker.brokers.base import Placement, Publication
-from mqworker.brokers.rabbitmq.topology import Found
+from mqworker.brokers.rabbitmq.queues import Found
 
 FUTILE_MAX, FUTILE_WITHIN = 3, 30.0  # repairs that found nothing missing, at most so many seconds apart
 STRAIGHT = "exchange {!r} returns results although queue {!r} is bound to it: they are published straight to the queue"

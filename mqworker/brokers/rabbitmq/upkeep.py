@@ -26,7 +26,7 @@ from pika.compat import long
 from mqworker.brokers.base import Topology
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
-from mqworker.brokers.rabbitmq.topology import NOT_FOUND, Found, delay_queue, major_version
+from mqworker.brokers.rabbitmq.queues import NOT_FOUND, Found, delay_queue, major_version
 
 DELAYS = tuple(1 << power for power in range(23))  # seconds: all that a stage may ever have used
 NO_CREDIT = {"x-credit": {"credit": long(0), "drain": False}}

@@ -1,7 +1,7 @@
 """Exchanges and bindings on RabbitMQ: looks them up, and makes what is missing if the configuration says how.
 
-Runs on the loop of the Link; `queues` makes the requests. Raises `Lost` when something that is needed neither exists nor
-can be made.
+Runs on the loop of the Link; `queues` makes the requests. Raises `Lost` when something that is needed neither exists
+nor can be made.
 """
 
 from collections.abc import Iterator

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from mqworker.amqp.properties import Headers, Properties
+from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
+from mqworker.consumer.result_messages import ResultMessages
+from mqworker.ipc.messages import Item
 from mqworker.jobs.chain import Chain
-from mqworker.jobs.codecs import decode, encode, encode_as
+from mqworker.jobs.codecs import decode, encode
 from mqworker.jobs.loading import Job, load_job, make_job
 from mqworker.jobs.message import Message
-from mqworker.jobs.result import Result, Several
+from mqworker.jobs.result import Several
 
 JobLike = str | Callable[..., Any]
 
@@ -40,11 +43,11 @@ def run_job(
 ) -> Any:
     """Return a chain's result for one message, after setup, run and teardown; None when a job dropped it.
 
-    A job that yields gives the list of all results. A `Result` is returned as such.
-    A job is "module:name", found in the folder `root`, or the function or class itself. `body` is a value, which is
-    encoded by `codec` and decoded again; or, with the property `content_type`, the bytes as they would arrive.
+    A job that yields gives the list of all results; a `Result` is returned as such. A job is "module:name", found in the
+    folder `root`, or the function or class itself. `body` is a value, which is encoded by `codec` and decoded again; or,
+    with the property `content_type`, the bytes as they would arrive.
     `properties` are AMQP's (message_id, correlation_id, ...). Raises whatever a job raises, and `JobLoadError`,
-    `ParamsError`, `UndecodableError` or `UnencodableError`.
+    `ParamsError`, `UndecodableError`, `UnencodableError` or `OversizedError`.
     """
     if "content_type" not in properties:
         body, properties["content_type"] = encode(body, codec)
@@ -52,26 +55,25 @@ def run_job(
     message = Message(body, block, redelivered=redelivered, exchange=exchange, routing_key=routing_key, attempt=attempt)
     job_list = [jobs] if isinstance(jobs, str) or callable(jobs) else jobs
     chain = Chain([_job(job, root) for job in job_list], params or {}, "test")
+    stage = StageConfig(input=InputConfig(queue="test"), jobs=("test:test",), codec=codec)  # type: ignore[arg-type]
+    messages = ResultMessages("test", stage, BrokerConfig())
+    item = Item(1, block, body, redelivered, exchange, routing_key)
+
+    def checked(result: Any) -> Any:
+        """Make the message that would be published."""
+        messages.one(item, Properties.decode(block), attempt, 0.0, messages.encode(result))
+        return result
+
     chain.setup()
     try:
         compression = message.headers.get("compression")
         value = decode(body, message.content_type, message.content_encoding, codec, compression=compression)
         result = chain.run(value, message)
-        results = list(result) if isinstance(result, Several) else [] if result is None else [result]
+        if isinstance(result, Several):
+            return [checked(each) for each in result]
+        return None if result is None else checked(result)
     finally:
         chain.teardown()
-    for each in results:
-        _check(each, codec)
-    return results if isinstance(result, Several) else result
-
-
-def _check(result: Any, codec: str) -> None:
-    if not isinstance(result, Result):
-        encode(result, codec)
-    elif result.content_type is None:
-        encode(result.body, codec)
-    else:
-        encode_as(result.body, result.content_type)
 
 
 def _job(job: JobLike, root: str | Path) -> Job:

@@ -82,5 +82,6 @@ def test_several_results_are_a_list():
     first, second = run_job(halves, 3)
     assert (first.body, first.routing_key, second) == (1.5, "half", 1.5)
     assert run_job(lambda body: (_ for _ in ()), 1) == []
-    with pytest.raises(UnencodableError):
-        run_job(lambda body: Result(body, content_type="text/csv"), 1)
+    for wrong in ({"content_type": "text/csv"}, {"headers": {"x-mqworker-a": 1}}, {"headers": {"h": object()}}):
+        with pytest.raises(UnencodableError):
+            run_job(lambda body, wrong=wrong: Result(body, **wrong), 1)

@@ -1,7 +1,8 @@
 """The identity of a message by its content, for recognising a redelivery (decision 17).
 
 Pure; used by the ledger and by Consumers (which record it before they start a message). Everything counts except the
-number that a quorum queue adds to each redelivery (`x-delivery-count`); whoever puts a message back removes it too.
+number that a quorum queue adds to each redelivery (`x-delivery-count`); whoever puts a message back removes it too. A
+table without headers counts like none: the broker may have added the table together with that number.
 """
 
 import hashlib
@@ -10,15 +11,29 @@ from mqworker.amqp.properties import Headers, MalformedProperties, Properties
 
 DELIVERY_COUNT = "x-delivery-count"
 _MARK = DELIVERY_COUNT.encode()
+_TABLE = 0x20  # in the first byte of the flags: there are headers
+_BEFORE_TABLE = (0x80, 0x40)  # content_type, content_encoding
 
 
 def fingerprint(properties: bytes, body: bytes) -> bytes:
     """Return the SHA-256 of body and properties, 32 bytes."""
     properties = without_delivery_count(properties)
+    if len(properties) > 1 and properties[0] & _TABLE:
+        properties = _without_empty_table(properties)
     digest = hashlib.sha256(len(properties).to_bytes(4, "big"))
     digest.update(properties)
     digest.update(body)
     return digest.digest()
+
+
+def _without_empty_table(properties: bytes) -> bytes:
+    flags, at = properties[0], 2
+    for flag in _BEFORE_TABLE:  # short texts
+        if flags & flag:
+            at += 1 + properties[at] if at < len(properties) else 0
+    if properties[at : at + 4] != bytes(4):
+        return properties
+    return bytes((flags & ~_TABLE, properties[1])) + properties[2:at] + properties[at + 4 :]
 
 
 def without_delivery_count(properties: bytes) -> bytes:

@@ -201,7 +201,9 @@ class StageConfig(_Base, frozen=True):
     crash: CrashConfig = CrashConfig()
     max_body: Annotated[Bytes, about("Size in bytes above which a body is dead at once.")] = 16 * MIB
     max_results_bytes: Annotated[
-        Bytes, about("Limit on all results that one message yields, in bytes; above it the message is dead.")
+        int,
+        Meta(ge=1, le=256 * MIB),
+        about("Limit on all results of a message that yields, with their headers, in bytes; above it, it is dead."),
     ] = 64 * MIB
     max_messages: Annotated[
         int, Meta(ge=0, le=1_000_000_000), about("Messages after which a Consumer is replaced; 0: never.")

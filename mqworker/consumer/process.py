@@ -29,7 +29,7 @@ from mqworker.consumer.register import open_slot
 from mqworker.consumer.work import Alarm, Worker
 from mqworker.ipc import frames, logs
 from mqworker.ipc.marks import Mark
-from mqworker.ipc.messages import Birth, Chunk, Failure, Hello, Item, Outcome, Outcomes, StageSpec, Unfit, Uplink
+from mqworker.ipc.messages import Birth, Chunk, Failure, Hello, Item, Outcomes, StageSpec, Unfit, Uplink
 from mqworker.ipc.proc import rss
 from mqworker.ipc.spawn import Spawned, be_plain
 from mqworker.jobs.chain import Chain
@@ -109,12 +109,12 @@ class Consumer(Spawned):
             if chunk.log_level != level:
                 level = chunk.log_level
                 logs.set_level(level)
-            outcomes: list[Outcome] = []
+            outcomes: list[Any] = []  # each encoded, because what cannot be is a failure of its message
             printed = False
             handed_up = time.monotonic()
             for item in chunk.items:
                 now = time.monotonic()
-                if outcomes and (now - handed_up > HAND_UP or not outbox.add(_encoder.encode(outcomes[-1]))):
+                if outcomes and (now - handed_up > HAND_UP or not outbox.add(bytes(outcomes[-1]))):
                     self._send(Outcomes(outcomes, end=False, generation=worker.generation, printed=printed))
                     outbox.clear()
                     outcomes, printed = [], False
@@ -126,7 +126,7 @@ class Consumer(Spawned):
                 self._item = item
                 if level <= logging.DEBUG:
                     logs.report(self._log, logging.DEBUG, "begun", "started")
-                outcomes.append(worker.compute(item))
+                outcomes.append(worker.compute_encoded(item))
                 if os.fstat(up).st_ino != pipe:  # user code closed the pipe: an end now charges the right message
                     os._exit(1)
                 printed = self._mark.end(self._labels) or printed

@@ -6,8 +6,11 @@ message: of several results none is published then.
 
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any, NamedTuple
+
+import msgspec
 
 from mqworker.amqp import headers
 from mqworker.amqp.fingerprint import fingerprint
@@ -16,9 +19,9 @@ from mqworker.amqp.properties import Properties, encode_value
 from mqworker.config.model import BrokerConfig, StageConfig
 from mqworker.ipc.messages import Item, ResultMessage
 from mqworker.jobs.codecs import BINARY, OversizedError, UnencodableError, encode, encode_as, is_binary
-from mqworker.jobs.result import MOST_BYTES, Result
+from mqworker.jobs.result import MOST_BYTES, Result, Several
 
-OVERHEAD = 512  # bytes that count for the properties of each of several results
+OVERHEAD = 512  # bytes that count for each of several results as long as its properties are not made
 _DOUBLE = struct.Struct(">d")
 _FIRST = encode_value(1)
 
@@ -48,21 +51,24 @@ class ResultMessages:
         """Stamp results with this generation from now on."""
         self._stamp = {headers.STAGE: encode_value(self._stage), headers.GENERATION: encode_value(generation)}
 
-    def encode_all(self, values: Iterable[Any]) -> EncodedAll:
-        """Encode several results, each as soon as it is computed, so that only their bodies take memory."""
-        limit, size, found = self._config.max_results_bytes, 0, EncodedAll()
-        for number, value in enumerate(values, 1):
-            try:
-                found.append(self.encode(value))
-            except (UnencodableError, OversizedError) as error:
-                raise type(error)(f"result {number}: {error}") from None
-            size += len(found[-1].body) + OVERHEAD
-            if size > limit:
-                raise OversizedError(
-                    f"the first {number:,} results have {size:,} bytes ({OVERHEAD} of them for the properties of each);"
-                    f" max_results_bytes allows {limit:,}"
-                )
+    def encode_all(self, values: Several, alarm: AbstractContextManager[None]) -> EncodedAll:
+        """Encode several results, each as soon as it is computed; `alarm` holds back the soft time limit meanwhile."""
+        size, found = 0, EncodedAll()
+        with closing(values):
+            for number, value in enumerate(values, 1):
+                with alarm, _naming(number):
+                    found.append(self.encode(value))
+                size += len(found[-1].body) + OVERHEAD
+                self._check(number, size)
         return found
+
+    def _check(self, number: int, size: int) -> None:
+        limit = self._config.max_results_bytes
+        if size > limit:
+            raise OversizedError(
+                f"the first {number:,} results have {size:,} bytes with their headers;"
+                f" max_results_bytes allows {limit:,}"
+            )
 
     def encode(self, value: Any) -> Encoded:
         """Encode one result."""
@@ -93,17 +99,17 @@ class ResultMessages:
         if properties.reply_to:
             properties.headers[headers.OUTCOME] = "result"
         properties.headers[headers.PARTS] = len(results)
-        block, message_id, messages = properties.encode(), properties.message_id or "", []
+        block, message_id, size, messages = properties.encode(), properties.message_id or "", 0, []
         if len(message_id.encode(errors="surrogateescape")) + len(f".{len(results)}") > MOST_BYTES:
             message_id = fingerprint(b"", message_id.encode(errors="surrogateescape")).hex()[:32]
         for number, result in enumerate(results, 1):
             part = Properties.decode(block)
             part.message_id = f"{message_id}.{number}"
             part.headers[headers.PART] = number
-            try:
+            with _naming(number):
                 messages.append(self._message(part, result))
-            except (UnencodableError, OversizedError) as error:
-                raise type(error)(f"result {number}: {error}") from None
+            size += len(messages[-1].properties) + len(result.body)
+            self._check(number, size)
         return tuple(messages)
 
     def nothing(self, item: Item, properties: Properties, attempt: int, duration: float) -> ResultMessage:
@@ -136,10 +142,23 @@ class ResultMessages:
     def _message(self, properties: Properties, result: Encoded) -> ResultMessage:
         properties.content_type, routing_key = result.content_type, None
         properties.content_encoding = BINARY if is_binary(result.content_type) else None
+        reply, caller = b"", properties.reply_to
         if result.wishes is not None:
-            routing_key = result.wishes.routing_key
+            correlation_id, routing_key = properties.correlation_id, result.wishes.routing_key
             _wish(properties, result.wishes)
-        return ResultMessage(_block(properties), result.body, routing_key)
+            if caller and (properties.correlation_id, properties.expiration) != (correlation_id, None):
+                answer = msgspec.structs.replace(properties, correlation_id=correlation_id, expiration=None)
+                reply = _block(answer)
+        return ResultMessage(_block(properties), result.body, routing_key, reply)
+
+
+@contextmanager
+def _naming(number: int) -> Iterator[None]:
+    """Name the result that is at fault."""
+    try:
+        yield
+    except (UnencodableError, OversizedError) as error:
+        raise type(error)(f"result {number}: {error}") from None
 
 
 def _block(properties: Properties) -> bytes:
@@ -161,7 +180,7 @@ def _wish(properties: Properties, wishes: Result) -> None:
             continue
         try:
             table[name] = value
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever the value is
             raise UnencodableError(f"the header {name!r} cannot be encoded: {error}") from None
     if wishes.priority is not None:
         properties.priority = wishes.priority

@@ -15,11 +15,14 @@ import time
 from _signal import getsignal as handler_of  # type: ignore[import-not-found]  # it has no stub
 from typing import Any
 
+import msgspec
+
 from mqworker.amqp import headers
 from mqworker.amqp.properties import MalformedProperties, Properties
 from mqworker.config.model import BrokerConfig, StageConfig
 from mqworker.consumer.result_messages import EncodedAll, ResultMessages
 from mqworker.errors import Reject, Retry, SoftTimeLimit
+from mqworker.ipc.frames import MAX_FRAME
 from mqworker.ipc.logs import report
 from mqworker.ipc.messages import Failure, Item, Outcome
 from mqworker.jobs.chain import Chain
@@ -32,6 +35,10 @@ TAKEN = (
     "user code has replaced the handler of SIGALRM, which the soft time limit needs: in a message that does so the"
     " limit has no effect; use one of the two"
 )
+
+LARGEST = MAX_FRAME // 2  # bytes of one outcome
+
+_encode = msgspec.msgpack.Encoder().encode
 
 log = logging.getLogger("mqworker.consumer.work")
 
@@ -126,6 +133,25 @@ class Worker:
             failure = self._failure(error)
         return Outcome(item.seq, time.monotonic() - began, self.generation, failure=failure)
 
+    def compute_encoded(self, item: Item) -> msgspec.Raw:
+        """Compute it, and return the outcome as it is sent up.
+
+        Nothing after this may fail because of the message: its death would be charged to nobody.
+        """
+        outcome = self.compute(item)
+        try:
+            encoded = _encode(outcome)
+            error: Exception | None = None
+        except Exception as raised:  # noqa: BLE001 - no memory, or a text that is none
+            error = raised
+        else:
+            if len(encoded) > LARGEST:
+                error = OversizedError(f"the outcome has {len(encoded):,} bytes; {LARGEST:,} can be passed on")
+        if error is not None:
+            failure = self._failure(error)
+            encoded = _encode(Outcome(item.seq, outcome.duration, self.generation, failure=failure))
+        return msgspec.Raw(encoded)
+
     def _run(self, item: Item, properties: Properties) -> Any:
         if len(item.body) > self._config.max_body:
             limit = self._config.max_body
@@ -152,14 +178,14 @@ class Worker:
         self._alarm.set(self.soft_limit)
         try:
             value = self._chain.run(body, message)
-            return self._messages.encode_all(value) if isinstance(value, Several) else value
+            return self._messages.encode_all(value, self._alarm) if isinstance(value, Several) else value
         finally:
             self._alarm.clear()
             if os.getpid() != self._pid:
                 os._exit(0)  # a copy that the handler forked has returned: the lane does not belong to it
 
     def _outcome(self, item: Item, properties: Properties, value: Any, duration: float) -> Outcome:
-        reply_to, made = properties.reply_to or "", self._messages
+        reply_to, made = _caller(properties), self._messages
         attempt = self._attempt(properties)
         if isinstance(value, EncodedAll):
             results = made.several(item, properties, attempt, duration, value) if value else ()
@@ -192,6 +218,12 @@ class Worker:
                 return Failure("oversized", "TooLarge", text.message, final=True)
             case _:
                 return Failure("error", text.type, text.message, text.traceback)
+
+
+def _caller(properties: Properties) -> str:
+    """Return the queue of whoever waits for a result; "" for nobody, and for a name that is not UTF-8."""
+    name = properties.reply_to or ""
+    return "" if any("\ud800" <= character <= "\udfff" for character in name) else name
 
 
 def _seconds(retry: Retry) -> float | None:

@@ -228,6 +228,7 @@ class ResultMessage(msgspec.Struct, frozen=True, array_like=True):
     properties: bytes
     body: bytes | None
     routing_key: str | None = None  # as the handler wants it; None: the output's
+    reply: bytes = b""  # the properties of the reply, if they differ
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True):

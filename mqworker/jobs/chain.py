@@ -7,7 +7,7 @@ Whatever the user's code raises passes through; `ParamsError` is raised before a
 
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from types import GeneratorType
 from typing import Any
@@ -69,15 +69,14 @@ class Chain:
             value = call(value, message=message) if with_message else call(value)
             if type(value) in _SPECIAL:
                 if isinstance(value, GeneratorType):
-                    values = self._rest(value, place, message)
-                    return Several(values if wishes is None else map(wishes.then, values))
+                    return Several(self._rest(value, place, message), wishes)
                 wishes = value if wishes is None else wishes.then(value)
                 value = value.body
             if value is None:
                 return None
         return value if wishes is None else wishes.then(value)
 
-    def _rest(self, value: Any, place: int, message: Message | None) -> Iterator[Any]:
+    def _rest(self, value: Any, place: int, message: Message | None) -> Generator[Any, None, None]:
         """Yield every value that the jobs from `place` on make of this one."""
         if isinstance(value, GeneratorType):
             with closing(value):

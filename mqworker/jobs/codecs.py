@@ -136,16 +136,21 @@ def encode(value: Any, codec: str, *, nan: str = "null") -> tuple[bytes, str]:
 def encode_as(value: Any, content_type: str, *, nan: str = "null") -> bytes:
     """Return the body of a result for which its handler names the content type.
 
-    Bytes are sent unchanged, and so is text, in the charset of the content type, unless that is a JSON or MessagePack
-    type. Values other than bytes are encoded for these two.
+    Bytes are sent unchanged, and so is text, in the charset of the content type. Other values are encoded, for a type
+    of JSON or MessagePack.
     """
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     media, _, parameters = content_type.partition(";")
     codec = _codec_of(media.strip().lower())
-    if codec in ("json", "msgpack"):
-        return encode(value, codec, nan=nan)[0]
     charset = _charset(parameters) or "utf-8"
+    if codec == "msgpack":
+        return encode(value, codec)[0]
+    if codec == "json" and not isinstance(value, str):
+        body = encode(value, codec, nan=nan)[0]
+        if charset in _UTF8:
+            return body
+        value = body.decode()
     if not isinstance(value, str):
         raise UnencodableError(
             f"the result has the content type {content_type!r}, for which it must be bytes or text, but it is"

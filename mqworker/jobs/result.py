@@ -4,7 +4,9 @@ Lives in a Consumer (or a user's test) for one message. A `Result` says how it i
 is raised where the handler makes it.
 """
 
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Generator, Iterator, Mapping
+from types import GeneratorType
 from typing import Any, final
 
 MOST_BYTES = 255  # of an AMQP short string
@@ -34,11 +36,13 @@ class Result:
         type: str | None = None,  # noqa: A002 - AMQP's name
         correlation_id: str | None = None,
     ) -> None:
+        if isinstance(body, Result | GeneratorType):
+            raise TypeError(f"the body of a Result must be a value, but is a {body.__class__.__name__}")
         self.body = body
         self.routing_key = _text("routing_key", routing_key)
         self.headers = {} if headers is None else dict(headers)
         self.content_type = _text("content_type", content_type)
-        self.priority = priority
+        self.priority = None if priority is None else operator.index(priority)
         self.expiration = expiration
         self.type = _text("type", type)
         self.correlation_id = _text("correlation_id", correlation_id)
@@ -65,15 +69,24 @@ class Result:
 
 
 class Several:
-    """The results of a chain in which a job has yielded: an iterator, which computes each when it is asked for."""
+    """The results of a chain in which a job has yielded: each is computed when it is asked for.
 
-    __slots__ = ("_values",)
+    Whoever stops before the end calls `close`, so that the handler's own `finally` runs then and not later.
+    """
 
-    def __init__(self, values: Iterator[Any]) -> None:
+    __slots__ = ("_values", "_wishes")
+
+    def __init__(self, values: Generator[Any, None, None], wishes: Result | None) -> None:
+        """`wishes`: of a job before the one that yielded."""
         self._values = values
+        self._wishes = wishes
 
     def __iter__(self) -> Iterator[Any]:
-        return self._values
+        return self._values if self._wishes is None else map(self._wishes.then, self._values)
+
+    def close(self) -> None:
+        """End the generators."""
+        self._values.close()
 
 
 def _text(name: str, value: Any) -> str | None:

@@ -88,7 +88,7 @@ class Entry:
         size = len(self.body) + len(self.properties)
         if self.plan is not None:
             for publication in self.plan.publications + self.plan.replies:
-                size += len(publication.body)
+                size += len(publication.body) + len(publication.properties)
         return size
 
 

@@ -47,21 +47,29 @@ def retry(
 ) -> Publication | None:
     """Return the message that comes back after `delay` seconds; None if its headers leave no room for ours."""
     table = properties.headers
-    if not properties.message_id:
-        table[headers.DERIVED_ID] = derived_id(properties, entry.properties, entry.body, stage.input.queue)
     _first_failed(properties, about)
     table[headers.QUEUE] = stage.input.queue
     table[headers.ERROR_TYPE] = cut(failure.type, TEXT_LIMIT)
     table[headers.MESSAGE] = cut(failure.message, TEXT_LIMIT)
-    return renewed(entry.body, properties, stage, about.room, delay)
+    return renewed(entry, properties, stage, about.room, delay)
 
 
-def renewed(body: bytes, properties: Properties, stage: StageConfig, room: int, delay: int = 0) -> Publication | None:
-    """Return the message as a new one, which the broker counts from zero; None if it does not fit into `room`."""
+def renewed(entry: Entry, properties: Properties, stage: StageConfig, room: int, delay: int = 0) -> Publication | None:
+    """Return the message as a new one, which the broker counts from zero; None if it does not fit into `room`.
+
+    One without an id keeps the id that is derived from it now.
+    """
+    table, queue = properties.headers, stage.input.queue
+    if not properties.message_id:
+        table[headers.DERIVED_ID] = derived_id(properties, entry.properties, entry.body, queue)
+        if table.get(headers.QUEUE) != queue:
+            table[headers.QUEUE] = queue
+            for name in (headers.ATTEMPT, headers.CRASHES):  # another stage's
+                table.pop(name, None)
     _set_aside(properties)
     headers.strip_brokers(properties)
     block = fitted(properties, room)
-    return Publication("", stage.input.queue, block, body, delay=delay) if len(block) <= room else None
+    return Publication("", queue, block, entry.body, delay=delay) if len(block) <= room else None
 
 
 def dead_letter(

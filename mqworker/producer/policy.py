@@ -67,7 +67,10 @@ def plan_result(outcome: Outcome, stage: StageConfig) -> Plan:
     replies: tuple[Publication, ...] = ()
     if caller:
         replies = tuple(
-            [Publication("", caller, each.properties, each.body or b"", mandatory=False) for each in outcome.results]
+            [
+                Publication("", caller, each.reply or each.properties, each.body or b"", mandatory=False)
+                for each in outcome.results
+            ]
         )
     if outcome.dropped:
         return Plan("dropped", (), replies)
@@ -137,7 +140,7 @@ def worn(block: bytes) -> bool:
 
 def plan_renewal(entry: Entry, stage: StageConfig, room: int) -> Plan | None:
     """Return the plan that puts a message back as a new one, uncharged; None if its headers leave no room for ours."""
-    publication = renewed(entry.body, decode_leniently(entry.properties), stage, room)
+    publication = renewed(entry, decode_leniently(entry.properties), stage, room)
     return None if publication is None else Plan("renewed", (publication,))
 
 

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqworker.amqp.fingerprint import fingerprint
-from mqworker.amqp.properties import Properties
+from mqworker.amqp.properties import Headers, Properties
+from tests.support import amqp
 
 headers = st.dictionaries(st.sampled_from(["a", "b", "x-attempt"]), st.integers() | st.text(max_size=5), max_size=3)
 
@@ -23,6 +24,21 @@ def test_the_delivery_count_does_not_count(values):
     """With any delivery count, or none, it is the same message."""
     prints = {fingerprint(block(values, count), b"body") for count in (None, 0, 1, 2)}
     assert len(prints) == 1
+
+
+@given(amqp.properties)
+def test_a_table_without_headers_counts_like_none(properties):
+    """A quorum queue adds the table together with its count; kombu always sends one."""
+    properties.headers = Headers()
+    plain = properties.encode()
+    empty = Headers()
+    empty["h"] = 1
+    del empty["h"]
+    properties.headers = empty
+    block = properties.encode()
+    assert len(block) == len(plain) + 4
+    properties.headers["x-delivery-count"] = 1
+    assert fingerprint(plain, b"b") == fingerprint(block, b"b") == fingerprint(properties.encode(), b"b")
 
 
 @given(st.tuples(st.binary(max_size=4), st.binary(max_size=4)), st.tuples(st.binary(max_size=4), st.binary(max_size=4)))

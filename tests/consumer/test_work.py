@@ -24,6 +24,7 @@ from mqworker.amqp import headers
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
+from mqworker.consumer import work
 from mqworker.consumer.work import Alarm, Worker
 from mqworker.ipc.logs import ForwardingHandler, report
 from mqworker.ipc.messages import Item, Outcome
@@ -412,7 +413,7 @@ def test_a_result_inherits_its_inputs_properties(properties, dropped):
     properties.content_type = properties.content_encoding = None
     outcome = worker(lambda body: None if dropped else body).compute(item(b"1", properties))
     assert outcome.failure is None
-    if dropped and not was.reply_to:
+    if dropped and not outcome.reply_to:  # one that is not UTF-8 does not count
         assert (outcome.results, outcome.reply_to) == ((), "")
         return
     got = Properties.decode(outcome.results[0].properties)
@@ -536,7 +537,7 @@ def test_a_long_id_stays_within_amqps_limit():
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({"max_results_bytes": 3_000}, "the first 6 results have 3,078 bytes"),
+        ({"max_results_bytes": 3_000}, "the first 6 results have 3,078 bytes with their headers"),
         ({"broker": {"max_message_size": 6}}, "result 4: the result has 8 bytes"),
     ],
 )
@@ -577,14 +578,91 @@ def test_a_failure_while_yielding_fails_the_message_as_a_whole():
 
 
 @rings
-def test_the_soft_limit_covers_what_a_handler_yields():
-    """It rings in the generator."""
+@pytest.mark.parametrize("value", [None, [1] * 200_000, {"n": {n: str(n) for n in range(20_000)}}])
+def test_the_soft_limit_covers_what_a_handler_yields(value):
+    """It rings in the generator; while a result is encoded it waits, so that it is never taken for a bad result."""
+    ended = []
 
     def handler(body):
-        while True:
-            yield None
+        try:
+            while True:
+                yield value
+        finally:
+            ended.append(True)
 
-    assert worker(handler, soft_limit=0.2).compute(item()).failure.reason == "timeout"
+    failure = worker(handler, soft_limit=0.2, max_results_bytes=1 << 40).compute(item()).failure
+    assert (failure.reason, failure.final, ended) == ("timeout", False, [True])
+
+
+def test_what_is_stopped_ends_before_the_next_message():
+    """The `finally` of a generator runs when its results are too many, also that of a job before."""
+    ended = []
+
+    def first(body):
+        try:
+            while True:
+                yield body
+        finally:
+            ended.append("first")
+
+    def second(body):
+        try:
+            yield body
+        finally:
+            ended.append("second")
+
+    failure = worker(first, second, max_results_bytes=2_000).compute(item()).failure
+    kept = failure  # noqa: F841 - as somebody who keeps the traceback
+    assert (failure.reason, ended[-2:]) == ("oversized", ["second", "first"])
+
+
+def test_headers_count_for_what_a_message_yields():
+    """Each of several results carries the headers of its input."""
+    properties = Properties(message_id="m", headers=Headers({"h": "x" * 10_000}))
+    outcome = worker(counting, max_results_bytes=100_000).compute(item(b"20", properties))
+    assert outcome.failure.reason == "oversized"
+    assert "the first 10 results have 10" in outcome.failure.message
+    assert len(worker(counting, max_results_bytes=300_000).compute(item(b"20", properties)).results) == 20
+
+
+@pytest.mark.parametrize("name", ["reply_to", "message_id", "correlation_id", "type"])
+def test_what_is_no_text_is_passed_on_and_fails_nothing(name):
+    """A property that is not UTF-8 goes back to its sender byte for byte; a caller with such a name gets no reply."""
+    properties = Properties(**{name: "\udcff"})
+    encoded = worker(lambda body: body).compute_encoded(item(b"1", properties))
+    outcome = msgspec.msgpack.decode(bytes(encoded), type=Outcome)
+    assert outcome.failure is None
+    assert outcome.reply_to == ""
+    if name != "reply_to":
+        assert getattr(Properties.decode(outcome.results[0].properties), name) == "\udcff"
+
+
+def test_what_cannot_be_sent_up_is_a_failure_of_its_message(monkeypatch):
+    """Otherwise the Consumer would end, charged to nobody, again and again."""
+    monkeypatch.setattr(work, "LARGEST", 1_000)
+    encoded = worker(lambda body: "x" * 2_000).compute_encoded(item())
+    failure = msgspec.msgpack.decode(bytes(encoded), type=Outcome).failure
+    assert (failure.reason, failure.final) == ("oversized", True)
+    assert "1,000 can be passed on" in failure.message
+
+
+@pytest.mark.parametrize("body", [Result(1), (n for n in ())])
+def test_a_result_of_a_result_is_an_error(body):
+    """Also of a generator: yield each instead."""
+    failure = fails(lambda _: Result(body))
+    assert "the body of a Result must be a value" in failure.message
+
+
+def test_a_reply_is_what_its_caller_waits_for():
+    """A wish for another correlation id, or an expiration, concerns the result alone."""
+    asked = Properties(reply_to="answers", correlation_id="c", message_id="m")
+    wishing = worker(lambda body: Result(body, correlation_id="mine", expiration=0, priority=3))
+    (message,) = wishing.compute(item(b"1", asked)).results
+    result, reply = Properties.decode(message.properties), Properties.decode(message.reply)
+    assert (result.correlation_id, result.expiration, result.priority) == ("mine", "0", 3)
+    assert (reply.correlation_id, reply.expiration, reply.priority, reply.message_id) == ("c", None, 3, "m")
+    (plain,) = worker(lambda body: Result(body, priority=3)).compute(item(b"1", asked)).results
+    assert plain.reply == b""
 
 
 def test_a_result_is_published_as_the_handler_wishes():
@@ -643,6 +721,7 @@ def test_wishes_survive_the_rest_of_the_chain():
         (lambda: Result("\u20ac", content_type="text/csv; charset=latin-1"), "latin-1 cannot encode"),
         (lambda: Result("a", content_type="text/csv; charset=zlib"), "the charset is not known"),
         (lambda: Result(1, headers={"h": object()}), "the header 'h' cannot be encoded"),
+        (lambda: Result(1, headers={"h": {1: 2}}), "the header 'h' cannot be encoded"),
         (lambda: Result(1, headers={"x-mqworker-attempt": 7}), "names with 'x-mqworker-' are mqworker's"),
         (lambda: Result(1, headers={"h": "x" * 130_000}), "can be published"),
     ],
@@ -662,6 +741,7 @@ def test_a_result_that_cannot_be_published_is_dead(wished, told):
         ({"headers": {1: 1}}, "the name of a header must be text"),
         ({"headers": {"": 1}}, "the name of a header must not be empty"),
         ({"priority": 256}, "priority must be 0 to 255, but is 256"),
+        ({"priority": 1.5}, "cannot be interpreted as an integer"),
         ({"expiration": -1}, "expiration must be 0 to 4,000,000 seconds"),
         ({"content_type": b"x"}, "content_type must be text"),
     ],
@@ -678,7 +758,8 @@ def test_a_wrong_wish_is_an_error_where_it_is_made(arguments, told):
     ("wished", "body"),
     [
         (Result({"a": 1}, content_type="application/vnd.x+json"), b'{"a":1}'),
-        (Result("a", content_type="application/json"), b'"a"'),
+        (Result('{"a":1}', content_type="application/json"), b'{"a":1}'),
+        (Result([1], content_type="application/json; charset=utf-16le"), "[1]".encode("utf-16le")),
         (Result("\u20ac", content_type="text/csv; charset=utf-16le"), b"\xac\x20"),
         (Result(bytearray(b"x")), b"x"),
         (Result({"a": 1}, content_type="application/msgpack"), b"\x81\xa1a\x01"),
@@ -716,7 +797,8 @@ def test_the_handler_sees_its_message():
 
 @given(st.binary(max_size=100), st.binary(max_size=60))
 def test_no_bytes_raise(body, block):
-    """Whatever arrives, an outcome is returned."""
-    outcome = worker(lambda value: value).compute(item(body, block))
+    """Whatever arrives, an outcome is returned, and can be sent up."""
+    encoded = worker(lambda value: value).compute_encoded(item(body, block))
+    outcome = msgspec.msgpack.decode(bytes(encoded), type=Outcome)
     with contextlib.suppress(AttributeError):
         assert outcome.failure.reason in {"undecodable", "error", "oversized"}

@@ -43,9 +43,9 @@ def run_job(
 ) -> Any:
     """Return a chain's result for one message, after setup, run and teardown; None when a job dropped it.
 
-    A job that yields gives the list of all results; a `Result` is returned as such. A job is "module:name", found in the
-    folder `root`, or the function or class itself. `body` is a value, which is encoded by `codec` and decoded again; or,
-    with the property `content_type`, the bytes as they would arrive.
+    A job that yields gives the list of all results; a `Result` is returned as such. A job is "module:name", found in
+    the folder `root`, or the function or class itself. `body` is a value, which is encoded by `codec` and decoded
+    again; or, with the property `content_type`, the bytes as they would arrive.
     `properties` are AMQP's (message_id, correlation_id, ...). Raises whatever a job raises, and `JobLoadError`,
     `ParamsError`, `UndecodableError`, `UnencodableError` or `OversizedError`.
     """

@@ -14,10 +14,14 @@ DERIVED = 32  # characters of an id that is derived
 
 
 def labels(block: bytes, body: bytes, queue: str) -> dict[str, Any]:
-    """Return `message_id` and `attempt` (from 1) of a message; `block`: its properties, `queue`: its stage's input."""
+    """Return `message_id` and `attempt` (from 1) of a message; `block`: its properties, `queue`: its stage's input.
+
+    Bytes of an id that are not UTF-8 become escapes: a label can be sent to any process, and be written.
+    """
     properties = decode_leniently(block)
+    message_id = properties.message_id or derived_id(properties, block, body, queue)
     return {
-        "message_id": properties.message_id or derived_id(properties, block, body, queue),
+        "message_id": message_id.encode("utf-8", "backslashreplace").decode(),
         "attempt": headers.attempt(properties, queue),
     }
 

@@ -58,7 +58,7 @@ class Consumer(Spawned):
         self._queue._writer.close()  # type: ignore[attr-defined]  # otherwise the Producer's death would never show as end of file
         self._sending = threading.Lock()
         self._alarm = Alarm()
-        self._mark = Mark(1, (sys.stdout, sys.stderr))
+        self._mark = Mark(1, self.token, (sys.stdout, sys.stderr))
         self._item: Item | None = None  # the message in hand
         self._labelled: tuple[int, dict[str, Any]] = (0, {})  # the last message that was logged about
         self._spec = spec = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=StageSpec)
@@ -148,9 +148,11 @@ class Consumer(Spawned):
         item = self._item
         if item is None:
             return {}
-        if self._labelled[0] != item.seq:
-            self._labelled = item.seq, labels(item.properties, item.body, self._spec.config.input.queue)
-        return self._labelled[1]
+        labelled = self._labelled  # a thread may replace it meanwhile
+        if labelled[0] != item.seq:
+            labelled = item.seq, labels(item.properties, item.body, self._spec.config.input.queue)
+            self._labelled = labelled
+        return labelled[1]
 
     def _leaving(self, worker: Worker, done: int, memory: int) -> str:
         """Why this Consumer should be replaced by a fresh one, if it should."""

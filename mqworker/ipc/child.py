@@ -17,7 +17,7 @@ What holds for every kind of child:
   separate timer, which runs on when a caller is cancelled: it ends the child, and so every wait for it.
 - A child that sends something invalid is killed at once: bytes that are not frames, or a frame that is not a record. A
   child that closes `up` is killed after END_GRACE, because usually it has just died.
-- An exception in a callback is logged, and only that record or line is lost.
+- An exception in a callback is logged, and only that record or line is lost; of lines, the first exception only.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ import msgspec
 from mqworker.ipc import logs
 from mqworker.ipc.frame_streams import FrameReader, FrameWriter
 from mqworker.ipc.messages import LogEvent
-from mqworker.ipc.output import READ, OutputReader, no_labels
+from mqworker.ipc.output import HOLDS, OutputReader, no_labels
 from mqworker.ipc.spawn import SPAWN, Death, Spawned, keep_path_safe, reap
 
 END_GRACE = 2.0  # seconds between the end of a child's pipe and the end of the child, on a busy machine
@@ -93,7 +93,7 @@ class Child:
             up, up_far = _pipe(undo, far)
             output, output_far = _pipe(undo, far)
             with contextlib.suppress(OSError):
-                fcntl.fcntl(output.fileno(), fcntl.F_SETPIPE_SZ, READ)
+                fcntl.fcntl(output.fileno(), fcntl.F_SETPIPE_SZ, HOLDS)
             process.attach(down_far, up_far, output_far)
             keep_path_safe()
             with process.signals_held():
@@ -108,7 +108,7 @@ class Child:
             undo.callback(reader.close)
             lines = OutputReader(
                 *(output.fileno(), process.name, process.pid, process.stage),
-                *(self._on_log, self._in_hand, self._labels),
+                *(self._on_log, process.token, self._in_hand, self._labels),
             )
             undo.callback(lines.finish)
             self._loop.add_reader(pidfd, self._on_exit)
@@ -255,7 +255,7 @@ def _kill_living() -> None:
     so far that they die with us.
     """
     for pid in living if os.getpid() == _owner else ():
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):  # it is gone, or has become another user's
             os.kill(pid, signal.SIGKILL)
 
 

@@ -1,13 +1,15 @@
 """What a child writes to its stdout and stderr: logs it line by line, keeps the tail as evidence.
 
 OutputReader runs on the parent's loop, as a part of a Child. It never trusts the text: long lines are cut, bytes that
-are not UTF-8 are escaped, and a child that writes endlessly delays itself, not its parent.
+are not UTF-8 are escaped, and a child that writes endlessly delays itself, not its parent. A line that cannot be logged
+is lost alone; the first is reported.
 
 The lines of a Consumer carry the labels of the message that wrote them (`ipc/marks.py`).
 """
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import time
@@ -20,7 +22,9 @@ from mqworker.ipc.messages import LogEvent
 
 TAIL = 8192  # bytes kept
 LINE = 8192  # bytes after which a line without an end is cut
-READ = 16384  # bytes at a time, which may be thousands of lines: the loop has other work. Also what the pipe holds.
+HOLDS = 16384  # bytes that the pipe should hold, and one read takes: thousands of lines, and the loop has other work
+
+log = logging.getLogger("mqworker.ipc.output")
 
 
 def no_labels(_number: int) -> dict[str, Any]:
@@ -31,7 +35,8 @@ def no_labels(_number: int) -> dict[str, Any]:
 class OutputReader:
     """Reads one pipe until `finish`; its owner closes the descriptor.
 
-    `in_hand` returns the number of the message in hand (0: none), `labels` the labels of a message by its number.
+    `token` is in the marks of this child, `in_hand` returns the number of the message in hand (0: none), `labels` the
+    labels of a message by its number.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class OutputReader:
         pid: int,
         stage: str,
         log: Callable[[LogEvent], None],
+        token: str,
         in_hand: Callable[[], int] = int,
         labels: Callable[[int], dict[str, Any]] = no_labels,
     ) -> None:
@@ -49,11 +55,13 @@ class OutputReader:
         self._pid = pid
         self._stage = stage
         self._log = log
+        self._token = token
         self._in_hand = in_hand
         self._labels = labels
         self._line = bytearray()  # the beginning of a line, or what follows a line that was cut
         self._line_labels: dict[str, Any] = {}
         self._cut = False  # the rest of the present line is not logged
+        self._failed = False  # a line could not be logged
         self._unsure: tuple[bytes, dict[str, Any]] = (b"", {})  # read while a message ended, and that message's labels
         self._tail = bytearray()
         self._loop = asyncio.get_running_loop()
@@ -66,7 +74,19 @@ class OutputReader:
         return self._tail.decode("utf-8", "backslashreplace")
 
     def catch_up(self, *, read: bool = True) -> None:
-        """Read what is in the pipe now, and not what is written meanwhile; a line ends with its message."""
+        """Read what is in the pipe now, not what is written meanwhile; a line ends with its message. Never raises."""
+        try:
+            self._catch_up(read=read)
+        except Exception as error:  # noqa: BLE001 - what a message printed must not cost its outcome
+            self._report_failure(error)
+
+    def finish(self) -> None:
+        """Read only what the dead child left in the pipe: a copy that it forked may keep writing."""
+        self.catch_up()
+        self._end_line()
+        self._loop.remove_reader(self._fd)
+
+    def _catch_up(self, *, read: bool) -> None:
         left = 0
         if read:
             with contextlib.suppress(OSError):
@@ -79,16 +99,10 @@ class OutputReader:
             if not in_hand or self._labels(in_hand) != self._line_labels:
                 self._end_line()
 
-    def finish(self) -> None:
-        """Read only what the dead child left in the pipe: a copy that it forked may keep writing."""
-        self.catch_up()
-        self._end_line()
-        self._loop.remove_reader(self._fd)
-
     def _read(self) -> int:
         before = self._in_hand()
         try:
-            data = os.read(self._fd, READ)
+            data = os.read(self._fd, fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ))  # all that it can hold: see marks
         except BlockingIOError:
             return 0
         except OSError:
@@ -97,12 +111,12 @@ class OutputReader:
             self._loop.remove_reader(self._fd)
             return 0
         sure = before == self._in_hand()
-        marked, rest = split(data)
+        marked, rest = split(data, self._token)
         self._settle(marked[0][1] if marked else {})
         for text, labels in marked:
             self._take(text, labels)
             self._end_line()
-        labels = self._labels(before) if before else {}
+        labels = self._labels(before) if before and rest else {}
         if sure or not labels:
             self._take(rest, labels)
         else:
@@ -132,9 +146,19 @@ class OutputReader:
             self._cut = True
 
     def _end_line(self) -> None:
-        if not self._cut and self._line.strip():
-            said = self._line[:LINE].decode("utf-8", "backslashreplace")
-            who = self._process, self._pid, self._stage
+        line, self._line = self._line, bytearray()
+        cut, self._cut = self._cut, False
+        if cut or not line.strip():
+            return
+        said = line[:LINE].decode("utf-8", "backslashreplace")
+        who = self._process, self._pid, self._stage
+        try:
             self._log(LogEvent(time.time(), logging.INFO, "output", said, *who, self._line_labels))
-        self._cut = False
-        self._line.clear()
+        except Exception as error:  # noqa: BLE001 - only this line is lost
+            self._report_failure(error)
+
+    def _report_failure(self, error: Exception) -> None:
+        if not self._failed:
+            self._failed = True
+            what = "what process %d prints cannot be logged, or not all of it"
+            log.error(what, self._pid, exc_info=error, extra={"event": "record_failed"})

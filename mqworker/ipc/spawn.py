@@ -11,6 +11,7 @@ import ctypes
 import faulthandler
 import multiprocessing
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -137,6 +138,7 @@ class Spawned(multiprocessing.Process):
     def __init__(self, name: str, stage: str = "") -> None:
         super().__init__(name=name)
         self.stage = stage
+        self.token = secrets.token_hex(8)  # in the marks between what it prints: no body can contain it
         self._parent = os.getpid()
 
     def attach(self, down: Connection, up: Connection, output: Connection) -> None:

@@ -104,9 +104,10 @@ class Lane:
     def feed(self, chunk: Chunk) -> None:
         """Put one chunk into an idle lane. The next put comes only after the chunk has ended, so no put can block."""
         assert self.state == "idle"
+        packed = _encoder.encode(chunk)  # first: what raises leaves the lane idle
         self._become("busy")
         self.sent = chunk.generation
-        self._queue.put(_encoder.encode(chunk))
+        self._queue.put(packed)
 
     def stop_after_message(self) -> int:
         """Ask the Consumer to begin nothing more of its chunk; returns the message in hand (0: none)."""
@@ -146,6 +147,8 @@ class Lane:
         except msgspec.DecodeError:
             return 0
         if outcomes:
+            if self._child.alive:  # otherwise all its lines have been read
+                self._child.catch_up_output(read=True)
             self._owner.lane_outcomes(self, Outcomes(outcomes, end=False, generation=self.generation))
         return len(outcomes)
 

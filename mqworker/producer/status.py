@@ -8,6 +8,7 @@ import time
 from dataclasses import asdict
 
 from mqworker.amqp.properties import decode_leniently
+from mqworker.ipc.json_safe import text
 from mqworker.ipc.messages import ConsumerStatus, StageStatus, Times
 from mqworker.producer.lane import Lane
 from mqworker.producer.stage import Stage
@@ -74,7 +75,7 @@ def _consumer(stage: Stage, lane: Lane, now: float) -> ConsumerStatus:
     message_id = ""
     if seq and now - since > LONG:
         entry = stage.ledger.entry(seq)
-        message_id = (decode_leniently(entry.properties).message_id or "") if entry is not None else ""
+        message_id = text(decode_leniently(entry.properties).message_id or "") if entry is not None else ""
     return ConsumerStatus(
         slot=lane.slot,
         pid=lane.pid,

@@ -2,16 +2,22 @@
 
 import asyncio
 import contextlib
+import fcntl
+import io
 import os
+import sys
+import threading
 import time
 
 import pytest
 
 from mqworker.ipc.logs import line_text
-from mqworker.ipc.marks import MARK, Mark
-from mqworker.ipc.output import LINE, READ, TAIL, OutputReader
+from mqworker.ipc.marks import Mark, mark
+from mqworker.ipc.output import HOLDS, LINE, TAIL, OutputReader
 from tests.support.loop import on_loop
 from tests.support.waiting import until
+
+TOKEN = "t0ken"
 
 
 @pytest.fixture
@@ -25,7 +31,7 @@ def pipe():
 
 
 def reader(fd, events):
-    return OutputReader(fd, "s.consumer-0", 42, "s", events.append)
+    return OutputReader(fd, "s.consumer-0", 42, "s", events.append, TOKEN)
 
 
 def words(events):
@@ -38,7 +44,7 @@ class Consumer:
     def __init__(self, far):
         self.seq = 0
         self.stream = os.fdopen(far, "w", closefd=False)
-        self._mark = Mark(far, (self.stream,))
+        self._mark = Mark(far, TOKEN, (self.stream,))
 
     def end(self, following=0):
         """End the message in hand, and begin the following."""
@@ -60,7 +66,7 @@ async def test_each_line_carries_the_labels_of_the_message_that_wrote_it(pipe):
     """Whenever the pipe is read, a line belongs to the message that wrote it: text without an end of line too."""
     near, far = pipe
     consumer, events = Consumer(far), []
-    found = OutputReader(near, "c", 42, "s", events.append, lambda: consumer.seq, labels)
+    found = OutputReader(near, "c", 42, "s", events.append, TOKEN, lambda: consumer.seq, labels)
     consumer.seq = 1
     os.write(far, b"native 1\n")
     consumer.stream.write("python 1")
@@ -88,7 +94,7 @@ async def test_what_is_read_while_the_message_changes_has_no_label_rather_than_a
     near, far = pipe
     events, seqs = [], iter([1, 1, 1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 0, 0])
     consumer = Consumer(far)
-    found = OutputReader(near, "c", 42, "s", events.append, lambda: next(seqs), labels)
+    found = OutputReader(near, "c", 42, "s", events.append, TOKEN, lambda: next(seqs), labels)
     for line in (b"sure 1\n", b"perhaps 1\n", b"perhaps 2\n"):
         os.write(far, line)
         found._read()
@@ -115,7 +121,7 @@ async def test_a_mark_behind_a_line_that_is_cut_counts(pipe):
     """A line that is cut belongs to its message too, and the next does not."""
     near, far = pipe
     consumer, events = Consumer(far), []
-    found = OutputReader(near, "c", 42, "s", events.append, lambda: consumer.seq, labels)
+    found = OutputReader(near, "c", 42, "s", events.append, TOKEN, lambda: consumer.seq, labels)
     consumer.seq = 1
     os.write(far, b"a" * 9_000)
     found._read()
@@ -128,15 +134,118 @@ async def test_a_mark_behind_a_line_that_is_cut_counts(pipe):
     assert found.tail == ("a" * TAIL + "next\n")[-TAIL:]
 
 
+LABELS = b'{"message_id": "7", "attempt": 1}'
+ODD = (b"", b"[]", b"{", b"[" * 3_000, b'{"message_id": "7", "attempt": 1e999}', b'{"message_id": 7, "attempt": 1}')
+
+
 @on_loop
-async def test_what_only_looks_like_a_mark_harms_nothing(pipe):
-    """User code may write the bytes of a mark: its lines have no labels then."""
+async def test_what_only_looks_like_a_mark_is_a_line(pipe):
+    """A handler may print a body that has the bytes of a mark: each line is logged, under the message that wrote it."""
     near, far = pipe
     events = []
-    found = reader(near, events)
-    os.write(far, b"one" + MARK + b"[]\n" + MARK + b"{\n" + MARK + b"\ntwo\n")
+    found = OutputReader(near, "c", 42, "s", events.append, TOKEN, lambda: 1, labels)
+    lines = [b"\0mqworker:" + odd for odd in (*ODD, LABELS)] + [mark("another") + LABELS]
+    os.write(far, b"one\n" + b"\n".join(lines) + b"\ntwo\n")
     found._read()
-    assert told(events) == [("one", None), ("two", None)]
+    assert told(events) == [(line.decode(), "1") for line in (b"one", *lines, b"two")]
+
+
+@pytest.mark.parametrize("odd", [*ODD, b'{"message_id": "\\ud800", "attempt": true}'])
+@on_loop
+async def test_a_mark_that_is_torn_harms_nothing(pipe, odd):
+    """The text before a mark without labels has none, and what follows it is read on."""
+    near, far = pipe
+    events = []
+    found = OutputReader(near, "c", 42, "s", events.append, TOKEN, lambda: 1, labels)
+    os.write(far, b"one" + mark(TOKEN) + odd + b"\ntwo\n")
+    found._read()
+    assert told(events) == [("one", None), ("two", "1")]
+
+
+@on_loop
+async def test_streams_that_user_code_replaced_or_closed_are_flushed_as_far_as_they_can(pipe, monkeypatch):
+    """What the present sys.stdout holds back is of its message; a stream that is closed or none keeps none from it."""
+    near, far = pipe
+    consumer, events = Consumer(far), []
+    found = OutputReader(near, "c", 42, "s", events.append, TOKEN, lambda: consumer.seq, labels)
+    consumer.seq = 1
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(consumer.stream.buffer))
+    sys.stdout.write("replaced 1\n")
+    consumer.end(2)
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stdout", closed)
+    consumer.stream.write("first 2\n")
+    consumer.end()
+    found._read()
+    assert told(events) == [("replaced 1", "1"), ("first 2", "2")]
+
+
+@on_loop
+async def test_a_full_pipe_that_does_not_block_gets_its_mark(pipe):
+    """A program that shares the pipe may make it non-blocking: what fills it is still of the message that wrote it."""
+    near, far = pipe
+    consumer, events = Consumer(far), []
+    OutputReader(near, "c", 42, "s", events.append, TOKEN, lambda: consumer.seq, labels)
+    consumer.seq = 1
+    os.set_blocking(far, False)
+    line = b"x" * 63 + b"\n"
+    with contextlib.suppress(BlockingIOError):
+        while os.write(far, line):
+            pass
+    ending = threading.Thread(target=consumer.end, args=(2,), daemon=True)
+    ending.start()
+    await until(lambda: not ending.is_alive(), 20, "the mark")
+    os.write(far, b"next\n")
+    await until(lambda: told(events)[-1:] == [("next", "2")], 20, "the next line")
+    assert {event.fields.get("message_id") for event in events[:-1]} == {"1"}
+
+
+@on_loop
+async def test_one_read_takes_all_that_the_pipe_holds(pipe):
+    """Whatever the size of its pages or its pipe, nothing of a message is left in it when the next one is read."""
+    near, far = pipe
+    consumer, events = Consumer(far), []
+    found = OutputReader(near, "c", 42, "s", events.append, TOKEN, lambda: consumer.seq, labels)
+    fcntl.fcntl(far, fcntl.F_SETPIPE_SZ, 4 * HOLDS)
+    consumer.seq = 1
+    os.write(far, b"early 1\n" * (3 * HOLDS // 8))
+    consumer.end(2)
+    found._read()
+    assert len(events) == 3 * HOLDS // 8
+    assert {event.fields["message_id"] for event in events} == {"1"}
+
+
+@on_loop
+async def test_a_line_that_cannot_be_logged_is_lost_alone(pipe, caplog):
+    """Whatever raises, the next lines are logged, who catches up hears nothing of it, and it is reported once."""
+    near, far = pipe
+    consumer, logged = Consumer(far), []
+
+    def log(event):
+        if "bad" in event.msg:
+            raise UnicodeEncodeError("utf-8", "bad", 0, 1, "surrogates not allowed")
+        logged.append(event.msg)
+
+    def about(seq):
+        if seq == 3:
+            raise ValueError("no labels")
+        return labels(seq)
+
+    found = OutputReader(near, "c", 42, "s", log, TOKEN, lambda: consumer.seq, about)
+    consumer.seq = 1
+    os.write(far, b"bad\ngood\nbad")
+    found.catch_up()
+    consumer.seq = 2
+    found.catch_up()
+    os.write(far, b"next\n")
+    found.catch_up()
+    consumer.seq = 3
+    os.write(far, b"unknown\n")
+    found.catch_up()
+    assert logged == ["good", "next"]
+    assert [record.event for record in caplog.records] == ["record_failed"]
 
 
 @on_loop
@@ -222,7 +331,7 @@ async def test_a_child_that_writes_without_end_waits_and_not_its_parent(pipe):
         count += 1
 
     flood = await asyncio.create_subprocess_exec("yes", stdout=far)
-    found = OutputReader(near, "s.consumer-0", 42, "s", log)
+    found = OutputReader(near, "s.consumer-0", 42, "s", log, TOKEN)
     try:
         turns = 0
         while turns < 20 or count < 20_000:
@@ -230,7 +339,7 @@ async def test_a_child_that_writes_without_end_waits_and_not_its_parent(pipe):
             turns += 1
         before = count
         found.finish()
-        assert count - before <= 65_536 // 2 + READ  # a full pipe in lines of two bytes, and what came meanwhile
+        assert count - before <= 65_536 // 2 + 65_536  # a full pipe in lines of two bytes, and what came meanwhile
     finally:
         flood.kill()
         await flood.wait()

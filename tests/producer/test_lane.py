@@ -10,6 +10,7 @@ import time
 import weakref
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
@@ -19,13 +20,15 @@ from mqworker.ipc.messages import Birth, Chunk, Item, StageSpec
 from mqworker.producer.lane import Lane
 from tests.support.children import end_children
 from tests.support.loop import on_loop
-from tests.support.waiting import until
+from tests.support.waiting import until, wait_for
 
 HANDLER = """
 import os, signal, time
 def handle(body, params):
     if body == "hold":
         time.sleep(60)
+    if isinstance(body, dict):
+        print(body["print"])
     if body == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     return [body, len(params.get("text", ""))]
@@ -42,6 +45,7 @@ class Owner:
         self.fed_when_ended = False
         self.deaths = []
         self.logged = []
+        self.reports = []  # lines and numbers of messages that have ended, in their order
 
     def lane_ready(self, _lane):
         self.ready += 1
@@ -49,6 +53,7 @@ class Owner:
     def lane_outcomes(self, lane, outcomes):
         assert not self.deaths, "a death comes last"
         self.outcomes += [outcome for outcome in outcomes.outcomes if outcome.seq not in self.seqs()]
+        self.reports += [outcome.seq for outcome in outcomes.outcomes]
         self.idle_at_the_end = lane.state == "idle"
 
     def lane_died(self, _lane, death):
@@ -56,6 +61,9 @@ class Owner:
 
     def lane_log(self, event):
         self.logged.append(event.msg)
+        self.reports.append(event.msg)
+        if event.msg == "bad":
+            raise ValueError("this line cannot be logged")
 
     def lane_labels(self, seq):
         return {"message_id": str(seq)}
@@ -199,6 +207,51 @@ async def test_a_start_that_fails_leaves_nothing_behind(make):
     await until(lambda: open_descriptors() <= before, DEADLINE, "the feeder threads to close their ends")
     assert not owner.ready
     await until(lambda: not semaphores(), DEADLINE, "the end of all semaphores")
+
+
+@on_loop
+async def test_a_line_that_cannot_be_logged_costs_no_outcome(make):
+    """Whatever raises while output is logged, the outcomes arrive and the lane is idle again."""
+    owner = Owner()
+    lane = make(owner)
+    await ready(lane, owner)
+    lane.feed(chunk(lane, {"print": "bad"}, {"print": "good"}))
+    await until(lambda: lane.state == "idle", DEADLINE, "the end of the chunk")
+    assert owner.reports == ["bad", "good", 1, 2]
+    lane.kill("enough")
+    await until(lambda: owner.deaths, DEADLINE, "its end")
+
+
+@on_loop
+async def test_lines_come_before_outcomes_that_are_read_from_the_outbox(make):
+    """What a message printed is told before what became of it, also if its outcome waits behind the next message."""
+    owner = Owner()
+    lane = make(owner)
+    await ready(lane, owner)
+    lane.feed(chunk(lane, {"print": "first"}, "hold"))
+    wait_for(lambda: lane.in_hand()[0] == 2, DEADLINE, "the next message")  # the loop reads nothing meanwhile
+    assert lane.read_outbox() == 1
+    assert owner.reports == ["first", 1]
+    lane.kill("enough")
+    await until(lambda: owner.deaths, DEADLINE, "its end")
+
+
+@on_loop
+async def test_what_cannot_be_sent_down_leaves_the_lane_idle(make):
+    """A chunk that cannot be encoded raises before anything changes, and the next one is computed."""
+    owner = Owner()
+    lane = make(owner)
+    await ready(lane, owner)
+    bad = chunk(lane, "a")
+    bad.items[0] = msgspec.structs.replace(bad.items[0], routing_key="\ud800")
+    with pytest.raises(UnicodeEncodeError):
+        lane.feed(bad)
+    assert lane.state == "idle"
+    lane.feed(chunk(lane, "b"))
+    await until(lambda: lane.state == "idle", DEADLINE, "the end of the chunk")
+    assert owner.bodies() == [["b", 0]]
+    lane.kill("enough")
+    await until(lambda: owner.deaths, DEADLINE, "its end")
 
 
 @on_loop

@@ -8,7 +8,7 @@ import pytest
 
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.properties import Properties
-from tests.support.embedded import DEAD, INPUT, OUTPUT, Client, config
+from tests.support.embedded import DEAD, HANDLER, INPUT, OUTPUT, Client, config
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.system
@@ -122,6 +122,30 @@ def test_a_message_without_an_id_is_told_by_the_id_of_its_result(service):
     told = life(running.events(), result.properties.message_id)
     expected = [(event, attempt) for attempt, end in ((1, "retried"), (2, "result")) for event in [*ATTEMPT, end]]
     assert sorted(words(told)) == sorted(expected)
+
+
+def test_a_message_whose_id_is_not_utf_8_is_a_message_like_any_other(service):
+    """It prints, is shown in the status, and is computed once; its id is told with escapes."""
+    loud = HANDLER.replace("    began =", "    print('computing')\n    began =", 1)
+    running = service(config(), {"jobs.py": loud}).start()
+    raw = bytes.fromhex("ff00112233445566778899aabbccddfe").decode("utf-8", "surrogateescape")
+    shown = raw.encode("utf-8", "backslashreplace").decode()
+    block = Properties(content_type="application/json", message_id=raw).encode()
+    with Client(running) as client:
+        client._runner.run(client._admin.send(INPUT, block, b'{"n": 0, "until": "released"}', 20))
+        client.sent += 1
+
+        def in_hand() -> bool:
+            return shown in [one["message_id"] for one in running.stage("work")["actual"]["consumers"]]
+
+        wait_for(in_hand, 30, "the message to be shown in the status")
+        running.write("released", "")
+        (result,) = client.finish()
+        assert result.properties.message_id == raw
+        assert running.stage("work")["restarts"] == 0
+    assert running.stop() == 0
+    told = [event["message_id"] for event in running.events() if event["msg"] == "computing"]
+    assert told == [shown]
 
 
 FAILING = """\

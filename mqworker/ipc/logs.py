@@ -43,9 +43,9 @@ def report(log: logging.Logger, level: int, event: str, msg: str, **fields: Any)
 class ForwardingHandler(logging.Handler):
     """Passes records to `send` as LogEvents; in a process that user code has forked, it writes them to stderr.
 
-    `labels` returns fields that every event has besides its own: in a Consumer, those of the message in hand.
-
     There, another writer on our pipe would tear frames, and the lock of `send` may be held by a thread that is gone.
+
+    `labels` returns fields that every event has besides its own: in a Consumer, those of the message in hand.
     """
 
     def __init__(self, send: Callable[[LogEvent], None], process: str, stage: str = "") -> None:

@@ -158,7 +158,7 @@ class Intake:
                 held = self._ledger.held_bytes.total
                 return f"holding {held:,} bytes, more than max_held_bytes allows: the input waits"
             case HoldBack.UNPLACED:
-                refused = f"{publications.unplaced} publications cannot be placed ({publications.refusal})"
+                refused = f"the results of {publications.unplaced} messages cannot be placed ({publications.refusal})"
                 return f"{refused}: the input waits"
         return ""
 

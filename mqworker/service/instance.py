@@ -5,6 +5,7 @@ Service or any Producer lives. Fails with StartError: one sentence with cause an
 """
 
 import contextlib
+import errno
 import fcntl
 import logging
 import multiprocessing
@@ -23,6 +24,7 @@ from mqworker.service.broker_kind import lost_url
 
 REMAINS_PATIENCE = 3.0  # seconds that a killed instance's processes may take to end
 FILES = 4096  # descriptors that are asked for
+_NO_ROOM = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOENT, errno.ENOSYS)  # /dev/shm is missing or unfit
 
 log = logging.getLogger("mqworker.service.instance")
 
@@ -67,7 +69,8 @@ def _check_semaphores() -> None:
         multiprocessing.get_context("fork").Lock()  # this kind has no name that could stay behind
     except OSError as error:
         what = f"semaphores cannot be made in /dev/shm ({error.strerror})"
-        raise StartError(Exit.CONFIG, f"{what}: mount a writable tmpfs there that this user may write to") from None
+        fix = ": mount a writable tmpfs there that this user may write to" if error.errno in _NO_ROOM else ""
+        raise StartError(Exit.CONFIG, what + fix) from None
 
 
 def acquire_lock(path: Path, drain_deadline: float) -> int:

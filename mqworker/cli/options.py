@@ -116,13 +116,13 @@ class ServiceClient:
         return names[0]
 
     def change(self, method: str, stage: str, rest: str, payload: Any = None, *, wait: bool = True) -> dict[str, Any]:
-        """Request a change of a stage, or of the whole service (""), at the path `rest`.
+        """Request a change of a stage, at the path `rest` below it.
 
         With `wait`, return once it is applied, or fail with 4 and what holds it up.
         """
         end = time.monotonic() + self.timeout
         wait_seconds = min(WAIT_MAX, self.timeout) if wait else 0.0
-        path = stage_path(stage, rest) if stage else rest
+        path = stage_path(stage, rest)
         if wait:
             path += f"{'&' if '?' in path else '?'}wait={wait_seconds:g}"
         answer: dict[str, Any] = self.client.call(method, path, payload, timeout=self.timeout + ANSWER)
@@ -130,17 +130,12 @@ class ServiceClient:
             if time.monotonic() > end:
                 raise Failed(Exit.NO_ANSWER, self._not_applied(answer["revision"], stage))
             time.sleep(POLL)
-            answer["applied"] = self._look(stage)["applied"] >= answer["revision"]
+            answer["applied"] = self.client.get(stage_path(stage))["applied"] >= answer["revision"]
         return answer
 
-    def _look(self, stage: str) -> dict[str, Any]:
-        view: dict[str, Any] = self.client.get(stage_path(stage) if stage else "/status")
-        return view
-
     def _not_applied(self, revision: int, stage: str) -> str:
-        view = self._look(stage)
-        what = f"stage {stage}" if stage else "the service"
-        reason = f"{what} is {view['state']}" + (f", {view['problem']}" if view.get("problem") else "")
+        view = self.client.get(stage_path(stage))
+        reason = f"stage {stage} is {view['state']}" + (f", {view['problem']}" if view.get("problem") else "")
         summary = f"the change is stored (revision {revision}) but was not applied within {self.timeout:g} s"
         return output.clean(f"{summary}: {reason}; `mqworker status` shows its progress")
 

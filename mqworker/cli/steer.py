@@ -1,6 +1,7 @@
 """The verbs that change the desired state: pause, resume, scale, start, stop and restart a stage; log-level; drain.
 
-Each stores the change and waits until it is applied (unless `--no-wait`). Without --stage they act on every stage.
+Each stores the change and waits until it is applied (unless `--no-wait`); log-level is only stored. Without --stage
+they act on every stage.
 """
 
 import contextlib
@@ -144,23 +145,21 @@ def drain(service: ServiceClient, no_wait: bool, force: bool) -> None:
 
 @click.command(cls=Verb, name="log-level")
 @click.argument("level", type=click.Choice(["debug", "info", "warning", "error"]))
-@no_wait
-@uses_service(CHANGE_TIMEOUT, stage=False)
-def log_level(service: ServiceClient, level: str, no_wait: bool) -> None:
-    """Set the least severe events that are logged, in all processes, until it is set again.
+@uses_service(stage=False)
+def log_level(service: ServiceClient, level: str) -> None:
+    """Set the least severe events that are logged, in all processes; Consumers follow with their next messages.
 
-    At debug each message tells its life: received, begun, and what became of it.
+    It holds until it is set again or the configured value changes. At debug each message tells its life: received,
+    begun, and what became of it.
 
-    Examples:
+    Example:
       mqworker log-level debug
-      mqworker log-level info --no-wait
     """
-    answer = service.change("PUT", "", "/log-level", {"level": level}, wait=not no_wait)
+    answer = service.client.call("PUT", "/log-level", {"level": level})
     if service.as_json:
         output.data(answer)
     else:
-        how = "stored, not yet applied" if no_wait else "applied"
-        output.note(f"log level {level} (revision {answer['revision']}, {how})")
+        output.note(f"log level {level} (revision {answer['revision']}); Consumers follow with their next messages")
 
 
 def _in_hand(snapshot: dict[str, Any]) -> int:

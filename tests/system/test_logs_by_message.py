@@ -102,7 +102,7 @@ def test_the_level_of_a_running_service_decides_what_of_a_life_is_told(service):
         client.finish()
         assert {event["event"] for event in life(running.events(), str(first))} == {"log", "warning", "output"}
         done = running.cli("log-level", "debug")
-        assert (done.returncode, "applied" in done.stderr) == (0, True), done.stderr
+        assert (done.returncode, "log level debug" in done.stderr) == (0, True), done.stderr
         (second,) = client.send(1)
         client.finish()
         wait_for(lambda: "result" in {one["event"] for one in life(running.events(), str(second))}, 20, "its end")

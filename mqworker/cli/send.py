@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any
 
@@ -87,10 +87,14 @@ class _Sending:
             self._one(body)
             self.progress.update(f"{self.sent} sent, {self._speed():.0f} per second")
 
+    def _note(self, text: str) -> None:
+        self.progress.done()
+        output.note(output.clean(text))
+
     def _one(self, body: bytes) -> None:
         path = API + stage_path(self._stage, f"/messages?wait={self._wait:g}" if self._wait else "/messages")
         message_id = str(uuid.uuid4())
-        told = _Attempts(self._service, self._stage, message_id) if self._wait else contextlib.nullcontext()
+        told = _Attempts(self._service, self._stage, message_id, self._note) if self._wait else contextlib.nullcontext()
         try:
             with told:
                 answer = self._service.client.request(
@@ -153,10 +157,11 @@ class _Attempts:
     A result that comes soon costs no look. What is retried by another service on the same queue is not in this log.
     """
 
-    def __init__(self, service: ServiceClient, stage: str, message_id: str) -> None:
+    def __init__(self, service: ServiceClient, stage: str, message_id: str, note: Callable[[str], None]) -> None:
         self._client = Client(service.client.address, service.client.timeout)
-        self._path = f"/logs?message={message_id}&lines=2000"
-        self._stage = stage
+        self._path = f"/logs?message={message_id}&event=retried&lines=2000"
+        self._wanted = {"event": "retried", "stage": stage, "message_id": message_id}.items()
+        self._note = note
         self._told: set[str] = set()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -164,9 +169,10 @@ class _Attempts:
     def __enter__(self) -> None:
         self._thread.start()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._over.set()
-        self._thread.join(LOOK_MAX)
+        if kind is not KeyboardInterrupt:
+            self._thread.join(LOOK_MAX)
 
     def _run(self) -> None:
         over = self._over.wait(LOOK)
@@ -178,9 +184,9 @@ class _Attempts:
     def _look(self) -> None:
         for record in self._client.get(self._path)["lines"]:
             which = json.dumps(record)
-            if (record["event"], record["stage"]) == ("retried", self._stage) and which not in self._told:
+            if self._wanted <= record.items() and which not in self._told:  # an older service tells of all messages
                 self._told.add(which)
-                output.note(output.clean(f"attempt {record['attempt']} failed: {record['msg']}"))
+                self._note(f"attempt {record.get('attempt')} failed: {record.get('msg')}")
 
 
 def _lines(content_type: str) -> Iterator[bytes]:

@@ -16,6 +16,7 @@ QUERY = {
     "lines": ("integer", "How many lines, at most 2,000"),
     "follow": ("string", "1: stream them as server-sent events"),
     "message": ("string", "Only lines about the message with this id"),
+    "event": ("string", "Only lines of this event"),
     "limit": ("integer", "How many at most"),
     "ids": ("string", "Only these, separated by commas, in full; fewer are returned when some are large or gone"),
 }

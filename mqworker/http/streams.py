@@ -1,4 +1,4 @@
-"""Logs (all, or about one message) and status events, as a tail or as an endless stream of server-sent events.
+"""Logs (all, or some) and status events, as a tail or as an endless stream of server-sent events.
 
 Runs in the server's threads.
 
@@ -16,7 +16,7 @@ from flask import Response, request
 from mqworker.control.control import Snapshot
 from mqworker.http.health import status_document
 from mqworker.http.routing import API, LOOK, Api, Route, client_gone, number
-from mqworker.ipc.logs import is_about
+from mqworker.ipc.logs import says
 
 SSE = "text/event-stream"
 UNBUFFERED = {"X-Accel-Buffering": "no"}  # nginx, and others that follow it, hold a stream back unless told not to
@@ -29,15 +29,16 @@ def tail(api: Api) -> Any:
     """Return the last lines, or a stream that starts with them."""
     lines = int(number("lines", TAIL, 0, 2000))
     follow = request.args.get("follow", "") not in ("", "0") or SSE in request.headers.get("Accept", "")
-    message = request.args.get("message", "")
+    asked = {"message_id": request.args.get("message"), "event": request.args.get("event")}
+    wanted = {key: value for key, value in asked.items() if value}
     recent = api.control.logs.recent(0, 0.0)
-    chosen = [item for item in recent if not message or is_about(item[1], message)]
+    chosen = [item for item in recent if _fits(item[1], wanted)]
     kept = chosen[-lines:] if lines else []
     if not follow:
         return {"lines": [msgspec.Raw(line.encode()) for _number, line in kept]}
     last = kept[0][0] - 1 if kept else recent[-1][0] if recent else 0
     resumed = request.headers.get("Last-Event-ID", "")
-    return _stream(api, _log_lines(api, int(resumed) if resumed.isdecimal() else last, message))
+    return _stream(api, _log_lines(api, int(resumed) if resumed.isdecimal() else last, wanted))
 
 
 def events(api: Api) -> Any:
@@ -45,14 +46,16 @@ def events(api: Api) -> Any:
     return _stream(api, _statuses(api))
 
 
-def _log_lines(api: Api, last: int, message: str) -> Iterator[bytes]:
+def _fits(line: str, wanted: dict[str, str]) -> bool:
+    return all(says(line, key, value) for key, value in wanted.items())
+
+
+def _log_lines(api: Api, last: int, wanted: dict[str, str]) -> Iterator[bytes]:
     while True:
         batch = api.control.logs.recent(last, LOOK)
         if batch and batch[0][0] > last + 1:
             yield _event("gap", 0, msgspec.json.encode({"lost": batch[0][0] - last - 1}))
-        yield b"".join(
-            _event("log", number, line.encode()) for number, line in batch if not message or is_about(line, message)
-        )
+        yield b"".join(_event("log", number, line.encode()) for number, line in batch if _fits(line, wanted))
         last = batch[-1][0] if batch else last
 
 
@@ -98,6 +101,8 @@ def _stream(api: Api, batches: Iterator[bytes]) -> Response:
 
 
 ROUTES = [
-    Route("GET", f"{API}/logs", tail, "The last log lines, or a stream of them", ("lines", "follow", "message")),
+    Route(
+        "GET", f"{API}/logs", tail, "The last log lines, or a stream of them", ("lines", "follow", "message", "event")
+    ),
     Route("GET", f"{API}/events", events, "A stream of the status, whenever it changes"),
 ]

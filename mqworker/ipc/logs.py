@@ -156,9 +156,9 @@ def line_json(event: LogEvent, service: str) -> str:
     return json.dumps(record, ensure_ascii=True, allow_nan=False)
 
 
-def is_about(line: str, message_id: str) -> bool:
-    """Whether a line of `line_json` carries this message id; quotes inside a value are escaped, so no text looks so."""
-    return f'"message_id": {json.dumps(text(message_id))}' in line
+def says(line: str, key: str, value: str) -> bool:
+    """Whether a line of `line_json` has this text at `key`; quotes inside a value are escaped, so no text looks so."""
+    return f'"{key}": {json.dumps(text(value))}' in line
 
 
 def line_text(event: LogEvent, _service: str) -> str:

@@ -1,9 +1,14 @@
 """The command line from outside: help, imports, exit codes, and what goes to which stream."""
 
 import json
+import os
+import pty
+import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +17,7 @@ from mqworker.cli import VERBS
 from mqworker.exits import Exit
 from tests.support.cli import environment, mqworker
 from tests.support.tiny_http import response, tiny_server
+from tests.support.waiting import AMPLE, wait_for
 
 HEAVY = {"pika", "flask", "waitress", "numpy", "asyncio", "primes", "prometheus_client", "multiprocessing"}
 PROJECT = '[stages.primes]\ninput = "primes"\njobs = ["primes:largest"]\noutput = { queue = "primes.results" }\n'
@@ -201,3 +207,64 @@ def test_a_change_that_is_not_applied_in_time_says_what_holds_it_up(project):
     assert "the broker is away" in done.stderr
     assert stored.returncode == Exit.OK
     assert json.loads(stored.stdout) == {"primes": {"revision": 2, "applied": False}}
+
+
+def test_attempts_are_told_of_the_own_message_on_a_line_of_their_own(project):
+    """On a terminal too, beside progress; a service that tells of other messages, or without an id, changes nothing."""
+    looked, own = threading.Event(), [""]
+
+    def answer(head: bytes) -> bytes:
+        if head.startswith(b"POST"):
+            looked.clear()
+            own[0] = re.search(rb"X-Message-Id: (\S+)", head)[1].decode()
+            assert looked.wait(AMPLE)
+            return response("200 OK", b'{"outcome": "dropped", "waited_ms": 1, "message_id": "x"}')
+        ours = {"event": "retried", "stage": "primes", "message_id": own[0], "attempt": 1, "msg": "yes"}
+        lines = [{"event": "summary"}, ours | {"message_id": "1"}, ours | {"stage": "other"}, ours]
+        looked.set()
+        return response("200 OK", json.dumps({"lines": lines}).encode())
+
+    near, far = pty.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "mqworker",
+        "send",
+        "{}",
+        "-n",
+        "2",
+        "--wait",
+        "--socket",
+        "s",
+        "--stage",
+        "primes",
+    ]
+    with tiny_server(project / "s", answer):
+        done = subprocess.run(
+            command, cwd=project, env=environment(), stdin=far, stderr=far, timeout=AMPLE, check=False
+        )
+    os.close(far)
+    told = os.read(near, 65_536).decode()
+    os.close(near)
+    assert done.returncode == Exit.OK, told
+    assert told.count("failed: yes\r\n") == told.count("attempt") == 2
+    assert re.search(r"1 sent, \d+ per second\r\x1b\[Kattempt 1 failed: yes", told), told
+
+
+def test_whoever_interrupts_waits_for_no_look_into_the_log(project):
+    """Ctrl-C ends `send --wait` at once, although the service does not answer."""
+    code = (
+        "import sys, mqworker.cli, mqworker.cli.send\n"
+        "mqworker.cli.send.LOOK_MAX = 3600\n"
+        "sys.exit(mqworker.cli.main(sys.argv[1:]))"
+    )
+    verb = ["send", "{}", "--wait", "--socket", "s", "--stage", "primes", "--timeout", "3600"]
+    with tiny_server(project / "s", lambda _: None) as server:
+        sender = subprocess.Popen([sys.executable, "-c", code, *verb], cwd=project, env=environment())
+        with sender:
+            wait_for(lambda: any(b"/logs?" in head for head in server.requests), AMPLE, "a look into the log")
+            sender.send_signal(signal.SIGINT)
+            try:
+                assert sender.wait(AMPLE / 3) != 0  # the server hangs up after AMPLE
+            finally:
+                sender.kill()

@@ -75,7 +75,7 @@ def test_follow(service, path, headers):
 
 
 def test_lines_about_one_message(service):
-    """`message` selects what carries that id, whole and in any text, before lines are counted, also when followed."""
+    """`message` and `event` select what has these, whole and in any text, before lines are counted, also followed."""
     odd = 'a"b\\ü message_id": "1'
     for number, about in enumerate(["1", "11", odd, "1", None, "1"]):
         fields = {} if about is None else {"message_id": about}
@@ -88,7 +88,10 @@ def test_lines_about_one_message(service):
     assert told("message=1&lines=2") == ["3", "5"]
     assert told(f"message={quote(odd)}") == ["2"]
     assert told("message=") == list("012345")
-    stream = Stream(service.connect(), "/api/v1/logs?follow=1&message=1&lines=1")
+    service.writer.put(LogEvent(1.0, 20, "other", '6 "event": "test"', "service", 1, "", {"message_id": "1"}))
+    assert (told("message=1&event=other"), told("event=other"), told("event=")) == (["6"], ["6"], list("0123456"))
+    assert told("message=1&event=test") == ["0", "3", "5"]
+    stream = Stream(service.connect(), "/api/v1/logs?follow=1&message=1&event=test&lines=1")
     assert stream.next("log")[1]["msg"][0] == "5"
     for about in ("2", "1"):
         service.writer.put(LogEvent(1.0, 20, "test", f"about {about}", "service", 1, "", {"message_id": about}))

@@ -20,6 +20,10 @@ QUERY = {
     "limit": ("integer", "How many at most"),
     "ids": ("string", "Only these, separated by commas, in full; fewer are returned when some are large or gone"),
 }
+HEADERS = {
+    "X-Message-Id": "The id of the message, in UTF-8; without it one is made",
+    "X-Correlation-Id": "The correlation id of the message, in UTF-8",
+}
 PROBLEM = {
     "description": "Why the request failed (RFC 9457)",
     "content": {CONTENT_TYPE: {"schema": {"type": "object"}}},
@@ -33,7 +37,10 @@ def document(routes: list[Route]) -> dict[str, Any]:
     schema_of = dict(zip(map(repr, forms), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        operation: dict[str, Any] = {"summary": route.summary, "parameters": [*_path(route), *_query(route)]}
+        operation: dict[str, Any] = {
+            "summary": route.summary,
+            "parameters": [*_path(route), *_query(route), *_headers(route)],
+        }
         if route.any_body:
             operation["requestBody"] = {"content": {"*/*": {}}}
         elif route.body is not None:
@@ -66,6 +73,13 @@ def _query(route: Route) -> list[dict[str, Any]]:
     return [
         {"name": name, "in": "query", "description": QUERY[name][1], "schema": {"type": QUERY[name][0]}}
         for name in route.query
+    ]
+
+
+def _headers(route: Route) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "header", "description": HEADERS[name], "schema": {"type": "string"}}
+        for name in route.headers
     ]
 
 

@@ -40,6 +40,7 @@ class Route(msgspec.Struct, frozen=True):
     query: tuple[str, ...] = ()
     body: Any = None  # type of the JSON body
     any_body: bool = False  # any content type, up to the stage's max_body
+    headers: tuple[str, ...] = ()  # of the request
     changes: bool = False  # it has effects; implied unless the method is GET
 
     @property

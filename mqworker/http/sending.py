@@ -51,17 +51,26 @@ def send(api: Api, stage: str) -> Any:
 
 
 def _properties() -> Properties:
-    content_type = request.headers.get("Content-Type")
+    content_type = _header("Content-Type")
     if content_type is not None and content_type.partition(";")[0].strip().lower() == FORM:
         content_type = None
     return Properties(
         content_type=content_type,
-        content_encoding=request.headers.get("Content-Encoding"),
+        content_encoding=_header("Content-Encoding"),
         delivery_mode=2,
-        correlation_id=request.headers.get("X-Correlation-Id"),
-        message_id=request.headers.get("X-Message-Id") or str(uuid.uuid4()),
+        correlation_id=_header("X-Correlation-Id"),
+        message_id=_header("X-Message-Id") or str(uuid.uuid4()),
         timestamp=int(time.time()),
     )
+
+
+def _header(name: str) -> str | None:
+    """Return a header of the request, which is UTF-8: WSGI passes its bytes as Latin-1."""
+    value = request.headers.get(name)
+    try:
+        return value and value.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        raise Problem(422, f"the header {name} is not UTF-8") from None
 
 
 def _encoded(properties: Properties) -> bytes:
@@ -108,6 +117,8 @@ def json_body(content_type: str | None, data: bytes) -> dict[str, Any]:
 
 ROUTES = [
     Route(
-        "POST", f"{API}/stages/<stage>/messages", send, "Send one message, any content type", ("wait",), any_body=True
+        *("POST", f"{API}/stages/<stage>/messages", send, "Send one message, any content type", ("wait",)),
+        any_body=True,
+        headers=("X-Message-Id", "X-Correlation-Id"),
     )
 ]

@@ -51,6 +51,18 @@ def test_the_caller_may_choose_the_message_id(service):
     assert service.ask("POST", MESSAGES, {"n": 1}, X_Message_Id="x" * 256).status == 422
 
 
+def test_ids_in_utf_8_are_taken_as_they_are(service):
+    """`X-Message-Id` and `X-Correlation-Id` are UTF-8, and arrive as such; other bytes are refused with a sentence."""
+    service.admin["send"] = None
+    sent = "größe-€".encode().decode("latin-1")  # what http.client and curl send as these bytes
+    answer = service.ask("POST", MESSAGES, {"n": 1}, X_Message_Id=sent, X_Correlation_Id=sent)
+    assert (answer.status, answer.json["message_id"]) == (202, "größe-€")
+    properties = Properties.decode(service.asked[0][1]["properties"])
+    assert (properties.message_id, properties.correlation_id) == ("größe-€", "größe-€")
+    refused = service.ask("POST", MESSAGES, {"n": 1}, X_Message_Id="\xff")
+    assert (refused.status, refused.json["detail"]) == (422, "the header X-Message-Id is not UTF-8")
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

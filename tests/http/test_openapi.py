@@ -6,7 +6,7 @@ import pytest
 
 from mqworker.control.control import ControlError
 from mqworker.http.app import ROUTES, make_app
-from mqworker.http.openapi import QUERY, template
+from mqworker.http.openapi import HEADERS, QUERY, template
 
 FOUR = {"/startlistening", "/stoplistening", "/startworking", "/stopworking"}
 FILLED = {"stage": "alpha", "queue": "alpha.in", "letter": "ab12"}
@@ -32,12 +32,14 @@ def test_every_route_is_described(service):
 
 
 def test_references_lead_somewhere(service):
-    """Every referenced schema exists, and every query parameter is explained."""
+    """Every referenced schema exists, and every query parameter and header is explained."""
     answer = service.ask("GET", "/api/v1/openapi.json")
     schemas = answer.json["components"]["schemas"]
     for name in re.findall(r"#/components/schemas/(\w+)", answer.body.decode()):
         assert name in schemas
     assert {name for route in ROUTES for name in route.query} == set(QUERY)
+    sending = answer.json["paths"]["/api/v1/stages/{stage}/messages"]["post"]["parameters"]
+    assert {each["name"] for each in sending if each["in"] == "header"} == set(HEADERS)
 
 
 def test_nothing_here(service):

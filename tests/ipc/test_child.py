@@ -1,6 +1,7 @@
 """One life of a child process: started, heard, ended and reaped, whatever the child does."""
 
 import asyncio
+import contextlib
 import errno
 import gc
 import logging
@@ -538,3 +539,27 @@ async def test_the_end_of_the_parent_does_not_wait_for_it():
         out, err = await process.communicate()
     assert b"ValueError: x" in err
     await until(lambda: reaped(int(out)), DEADLINE, "the child's end")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@on_loop
+async def test_a_child_that_became_another_users_keeps_no_other_from_being_killed():
+    """At the parent's end each child that may be killed is killed, whatever the others are."""
+    ours = await asyncio.create_subprocess_exec("sleep", "600", preexec_fn=lambda: os.setresuid(54321, 54321, 54321))
+    theirs = await asyncio.create_subprocess_exec("sleep", "600")
+    try:
+        code = (
+            "import os\n"
+            "from mqworker.ipc import child\n"
+            f"child.living = [{theirs.pid}, {ours.pid}]\n"
+            "os.setresuid(54321, 54321, 54321)\n"
+        )
+        parent = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+        assert await asyncio.wait_for(parent.wait(), DEADLINE) == 0
+        assert await asyncio.wait_for(ours.wait(), DEADLINE) == -signal.SIGKILL
+        assert theirs.returncode is None
+    finally:
+        for each in (ours, theirs):
+            with contextlib.suppress(ProcessLookupError):
+                each.kill()
+            await each.wait()

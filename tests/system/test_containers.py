@@ -41,6 +41,7 @@ STRANGER = (
     *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),  # the tests' own Python may be out of its reach
     *("env", "-u", "HOME", "-u", "USER", "-u", "LOGNAME"),
 )
+CLOSED = "stdin, stdout and stderr closed"
 HOSTS = {
     "a host name that does not resolve": (*IN_NAMESPACES, *shell("hostname nowhere.invalid")),
     "64 KiB of shared memory": (*IN_NAMESPACES, *shell("mount -t tmpfs -o size=64k none /dev/shm")),
@@ -50,7 +51,7 @@ HOSTS = {
     "a time zone that does not exist": ("env", "TZ=Nowhere/Never"),
     "no folder for temporary files": ("env", "TMPDIR=/nonexistent"),
     "256 descriptors": ("prlimit", "--nofile=256:256"),
-    "stdin, stdout and stderr closed": ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"),
+    CLOSED: ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"),
     "SIGCHLD ignored by the parent": python("signal.signal(signal.SIGCHLD, signal.SIG_IGN)"),
     "all signals blocked by the parent": python("signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())"),
 }
@@ -58,7 +59,7 @@ HOSTS = {
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_it_runs_and_stops_as_anywhere(service, host):
-    """It is ready, handles each message once, and ends with 0 on TERM."""
+    """It is ready, handles each message once, logs what the handler prints, in ASCII, and ends with 0 on TERM."""
     if HOSTS[host][0] == "unshare":
         needs_namespaces()
     running: ServiceProcess = service(config(), {"jobs.py": SPEAKING})
@@ -68,6 +69,9 @@ def test_it_runs_and_stops_as_anywhere(service, host):
         client.send(20)
         client.finish()
     assert running.stop() == 0
+    if host != CLOSED:
+        assert running.log.read_bytes().isascii()
+        assert [event["msg"] for event in running.events() if event["event"] == "output"] == ["größe €"] * 20
 
 
 def test_with_ipv6_alone(service):
@@ -89,7 +93,7 @@ def test_with_ipv6_alone(service):
 
 
 def test_as_the_first_process_of_a_container(service):
-    """As PID 1 it reaps what user code leaves behind, and TERM drains it, as everywhere."""
+    """As PID 1 it reaps what user code leaves behind, ends what an exec leaves behind, and TERM drains it."""
     needs_namespaces()
     leaving = HANDLER.replace("    began =", "    os.system('true & true &')\n    began =", 1).replace(
         "import", "import os\nimport", 1
@@ -108,6 +112,9 @@ def test_as_the_first_process_of_a_container(service):
         return [pid for pid in children if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"]
 
     wait_for(lambda: not zombies(), 20, "the dead to be reaped")
+    left = ["nsenter", "--target", str(first), "--pid", "--mount", "sh", "-c", "sleep 600 &"]
+    subprocess.run(left, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=60, check=True)
+    assert "sleep" in running.event("orphan_killed")["msg"]
     os.kill(first, signal.SIGTERM)
     assert running.wait() == 0
 
@@ -127,6 +134,21 @@ def test_without_shared_memory_the_start_is_refused_with_the_cause(service, moun
     running.start(ready=None)
     assert running.wait() == 78
     assert f"semaphores cannot be made in /dev/shm ({cause})" in running.event("cannot_start")["msg"]
+
+
+def test_the_advice_on_shared_memory_is_given_only_where_it_helps():
+    """Where semaphores fail for another reason, the sentence has that cause and no advice to mount anything."""
+    code = (
+        "import multiprocessing.synchronize, resource\n"
+        "from mqworker.service.instance import StartError, _check_semaphores\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "try:\n"
+        "    _check_semaphores()\n"
+        "except StartError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "semaphores cannot be made in /dev/shm (Too many open files)\n"
 
 
 def test_a_folder_that_cannot_be_written_is_refused_with_the_setting(service):

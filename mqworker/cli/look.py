@@ -135,7 +135,9 @@ def logs(service: ServiceClient, follow: bool, lines: int | None, message: str |
     """
     if lines is None:
         lines = LINES if message is None else KEPT
-    path = f"/logs?lines={lines}" + (f"&message={quote(message, safe='')}" if message is not None else "")
+    path = f"/logs?lines={lines}"
+    if message is not None:
+        path += f"&message={quote(message.encode('utf-8', 'backslashreplace'), safe='')}"  # as the log writes it
     if not follow:
         for record in service.client.get(path)["lines"]:
             click.echo(json.dumps(record) if service.as_json else _readable(record))

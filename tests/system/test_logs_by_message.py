@@ -125,10 +125,10 @@ def test_a_message_without_an_id_is_told_by_the_id_of_its_result(service):
 
 
 def test_a_message_whose_id_is_not_utf_8_is_a_message_like_any_other(service):
-    """It prints, is shown in the status, and is computed once; its id is told with escapes."""
+    """It prints, is shown in the status, and is computed once; its id is told with escapes, and found either way."""
     loud = HANDLER.replace("    began =", "    print('computing')\n    began =", 1)
     running = service(config(), {"jobs.py": loud}).start()
-    raw = bytes.fromhex("ff00112233445566778899aabbccddfe").decode("utf-8", "surrogateescape")
+    raw = bytes.fromhex("ffee112233445566778899aabbccddfe").decode("utf-8", "surrogateescape")
     shown = raw.encode("utf-8", "backslashreplace").decode()
     block = Properties(content_type="application/json", message_id=raw).encode()
     with Client(running) as client:
@@ -143,6 +143,8 @@ def test_a_message_whose_id_is_not_utf_8_is_a_message_like_any_other(service):
         (result,) = client.finish()
         assert result.properties.message_id == raw
         assert running.stage("work")["restarts"] == 0
+        for given in (raw, shown):
+            assert "computing" in running.cli("logs", "--message", given).stdout
     assert running.stop() == 0
     told = [event["message_id"] for event in running.events() if event["msg"] == "computing"]
     assert told == [shown]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 
@@ -187,7 +188,7 @@ def test_no_output_queue_holds_the_input_back(rabbit, queue, service):
         for n in range(200):
             client.publish(queue, str(n).encode())
         problem = wait_for(lambda: running.stage("work")["problem"], 20, "the reason to hold back")
-        assert "cannot be placed" in problem
+        assert re.match(r"the results of \d+ messages cannot be placed", problem)
         assert "NO_ROUTE" in problem
         status, told = running.ask("GET", "/readyz")
         assert (status, "cannot be placed" in told["detail"]) == (503, True), told

@@ -28,6 +28,12 @@ def test_words(binding_key, yes, no):
     assert [key for key in yes + no if matches(binding_key, key)] == yes
 
 
+def test_many_hashes_cost_no_more_than_their_number():
+    """A key that somebody chose to be slow is not: it would take years if every way to read it were tried."""
+    assert not matches(".".join(["#"] * 60 + ["b"]), ".".join(["a"] * 120))
+    assert matches(".".join(["#", "a"] * 30), ".".join(["a"] * 120))
+
+
 def told(binding: list[str], words: list[str]) -> bool:
     """Follow the specification word by word."""
     if not binding:

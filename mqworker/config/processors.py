@@ -1,6 +1,7 @@
 """How many processors this process may keep busy: its affinity, and the quota of its control groups.
 
-Called once, when the configuration is loaded. Owns nothing. What cannot be read counts as no limit.
+Called when a configuration is loaded, for each stage that does not say how many Consumers it has. Owns nothing. What
+cannot be read counts as no limit.
 """
 
 import math
@@ -27,9 +28,9 @@ def _folders(mounted: Path, ours: Path) -> Iterator[Path]:
 
     A container may see its own group as the top, under a path of the host that does not exist inside.
     """
-    for line in _read(ours).splitlines():
-        _number, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+    for line in _read(ours).split("\n"):
+        controllers, _, path = line.partition(":")[2].partition(":")
+        if not path or (controllers and "cpu" not in controllers.split(",")):
             continue
         tops = (mounted / controllers, mounted / "cpu") if controllers else (mounted, mounted / "unified")
         for top in tops:
@@ -52,6 +53,6 @@ def _quota(folder: Path) -> float:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return os.fsdecode(path.read_bytes())
     except OSError:
         return ""

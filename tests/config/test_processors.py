@@ -34,11 +34,13 @@ ALL = len(os.sched_getaffinity(0))
         ),
         pytest.param("2:memory:/\n", {"memory/cpu.max": "1 100000"}, math.inf, id="another controller"),
         pytest.param("0::/\n", {"cpu.max": "nonsense"}, math.inf, id="nonsense"),
+        pytest.param("0::/\u2028\udcff\n", {"\u2028\udcff/cpu.max": "1 1\n"}, 1, id="a path of any characters"),
+        pytest.param("0::/\nodd\n:\n", {"cpu.max": "100000 100000\n"}, 1, id="odd lines"),
     ],
 )
 def test_the_quota_of_a_container_counts(tmp_path, ours, files, quota):
     """The least quota of our groups and of those around them, never more than our affinity, never less than 1."""
-    (tmp_path / "self").write_text(ours)
+    (tmp_path / "self").write_text(ours, errors="surrogateescape")
     for name, text in files.items():
         path = tmp_path / "cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """The whole configuration, as one tree of frozen structs.
 
 Imported everywhere. It holds values that were checked by `mqworker.config.load`, which
-owns files, environment and error messages; nothing here does I/O. The description and the bounds of each key are
-written only here: error messages and docs/configuration.md are generated from them.
+owns files, environment and error messages; nothing here does I/O but `processors`, for one default. The description and
+the bounds of each key are written only here: error messages and docs/configuration.md are generated from them.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -122,7 +122,8 @@ class InputConfig(_Base, frozen=True):
     queue: Annotated[QueueName, about("Queue to consume from.")]
     exchange: Annotated[ShortText, about("Exchange to which the queue is bound.", default="none")] = ""
     type: Annotated[
-        ExchangeType | None, about("Makes `exchange` with this type if it does not exist.", default="it must exist")
+        Literal["direct", "topic", "fanout"] | None,  # headers would want arguments instead of keys
+        about("Makes `exchange` with this type if it does not exist.", default="it must exist"),
     ] = None
     bindings: Annotated[
         tuple[ShortText, ...], about('Binding keys, such as `["camera.*.frame"]`; what was bound before stays bound.')

@@ -6,8 +6,9 @@ first; the caller drops a violation that concerns a key with an invalid value.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -18,6 +19,28 @@ from mqworker.config.model import BrokerConfig, Config, ControlConfig, InputConf
 
 MAX_SOCKET_PATH = 107  # bytes; Linux keeps 108 with the final zero
 _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1|\[::1\]")
+
+
+_OWN_INPUT = {  # by the key of the output that is at fault: what happens, and the fix
+    "queue": ("{value} is also the input of this stage: an endless loop", "publish the results to another queue"),
+    "exchange": (
+        "{value} gives every message to the input of this stage, its results too: an endless loop",
+        "publish the results to another exchange",
+    ),
+    "routing_key": (
+        "{value} comes back to the input of this stage through its bindings: an endless loop",
+        "publish the results with another routing key, or to another exchange",
+    ),
+}
+
+
+class _Binding(NamedTuple):
+    """A queue that a stage binds to an exchange, whose type it may say."""
+
+    queue: str
+    exchange: str
+    key: str
+    type: str | None
 
 
 class RuleViolation(Struct, frozen=True):
@@ -34,10 +57,13 @@ def violations(config: Config, root: Path) -> Iterator[RuleViolation]:
     yield from _control(config.control, root / config.service.state_dir)
     yield from _broker(config.broker)
     yield from _tls(config.broker, root)
+    embedded = _embedded(config.broker)
     by_input: dict[str, str] = {}
     for name, stage in config.stages.items():
         yield from _stage(("stages", name), stage)
         yield from _limits(("stages", name), stage, config.broker)
+        if embedded:
+            yield from _types(("stages", name), stage)
         other = by_input.setdefault(stage.input.queue, name)
         if other != name:
             yield RuleViolation(
@@ -45,38 +71,68 @@ def violations(config: Config, root: Path) -> Iterator[RuleViolation]:
                 f"{{value}} is already the input of stage {quoted(other)}",
                 "give each stage its own queue, or combine both chains in one stage",
             )
-    yield from _rings(config.stages, by_input)
+    yield from _loops(config.stages, embedded=embedded)
 
 
-def _rings(stages: dict[str, StageConfig], by_input: dict[str, str]) -> Iterator[RuleViolation]:
-    """Find stages whose results come back to them through other stages; each ring once, at its first stage."""
+def _loops(stages: dict[str, StageConfig], *, embedded: bool) -> Iterator[RuleViolation]:
+    """Find stages whose results come back to them, at once or through other stages; each ring at its first stage."""
+    bindings = tuple(_bindings(stages.values(), embedded=embedded))
+    leads = {
+        name: {other: key for other, to in stages.items() if (key := _leads(stage.output, to.input.queue, bindings))}
+        for name, stage in stages.items()
+    }
     seen: set[str] = set()
-    for first, stage in stages.items():
-        way, name = [first], first
-        while (output := stages[name].output) and (name := _next(output, stages, by_input)) and name not in way:
-            way.append(name)
-        if len(way) > 1 and name == first and not seen.intersection(way):
-            key = "queue" if stage.output and stage.output.queue else "routing_key"
+    for first, after in leads.items():
+        if first in after:
+            where = ("stages", first, "output", after[first])
+            yield RuleViolation((where, ("stages", first, "input", "queue")), *_OWN_INPUT[after[first]])
+        elif first not in seen and (way := _way_back(first, leads)):
             yield RuleViolation(
-                (("stages", first, "output", key),),
-                f"{{value}} leads back to this stage ({' -> '.join([*way, first])}): an endless loop",
+                (("stages", first, "output", after[way[1]]),),
+                f"{{value}} leads back to this stage ({' -> '.join(way)}): an endless loop",
                 "publish the results of one of these stages to another queue",
             )
             seen.update(way)
 
 
-def _next(output: OutputConfig, stages: dict[str, StageConfig], by_input: dict[str, str]) -> str:
-    """Return the stage that receives these results; "" if there is none."""
-    if name := by_input.get(output.queue, ""):
-        return name
-    return next((name for name, stage in stages.items() if _receives(stage.input, output)), "")
+def _way_back(first: str, leads: dict[str, dict[str, str]]) -> list[str]:
+    """Return the shortest way of results from a stage through others back to it; empty if there is none."""
+    ways, passed = [[first]], {first}
+    for way in ways:
+        for name in leads[way[-1]]:
+            if name == first:
+                return [*way, first]
+            if name not in passed:
+                passed.add(name)
+                ways.append([*way, name])
+    return []
 
 
-def _receives(source: InputConfig, output: OutputConfig) -> bool:
-    """Whether results with the output's own routing key come to this input through its exchange."""
-    if not output.exchange or source.exchange != output.exchange:
-        return False
-    return any(matches(key, output.routing_key) for key in source.bindings)
+def _bindings(stages: Iterable[StageConfig], *, embedded: bool) -> Iterator[_Binding]:
+    """Yield the bindings that the stages make."""
+    for stage in stages:
+        source, output = stage.input, stage.output
+        for key in source.bindings:
+            yield _Binding(source.queue, source.exchange, key, None if embedded else source.type)
+        if output is not None and output.queue and output.exchange:
+            yield _Binding(output.queue, output.exchange, output.routing_key, None if embedded else output.type)
+
+
+def _leads(output: OutputConfig | None, queue: str, bindings: Iterable[_Binding]) -> str:
+    """Return the key of an output because of which its results come to a queue; "" if they do not.
+
+    Only results with the output's own routing key are considered. An exchange of unknown type counts as a topic one.
+    """
+    if output is None or output.queue == queue:
+        return "" if output is None else "queue"
+    for binding in bindings:
+        if binding.queue == queue and output.exchange and binding.exchange == output.exchange:
+            types = {each.type for each in bindings if each.exchange == output.exchange} - {None}
+            if types & {"fanout", "headers"}:
+                return "exchange"
+            if binding.key == output.routing_key or (types != {"direct"} and matches(binding.key, output.routing_key)):
+                return "routing_key"
+    return ""
 
 
 def _control(control: ControlConfig, state_dir: Path) -> Iterator[RuleViolation]:
@@ -96,14 +152,17 @@ def _control(control: ControlConfig, state_dir: Path) -> Iterator[RuleViolation]
         )
 
 
+def _embedded(broker: BrokerConfig) -> bool:
+    return any(url.startswith("sqlite:") or not url for url in broker.urls)
+
+
 def _broker(broker: BrokerConfig) -> Iterator[RuleViolation]:
     urls_set = tuple(url for url in broker.urls if url)
     for url in urls_set:
         if fault := urls.fault(url):
             message, fix = fault
             yield RuleViolation((URL,), f"{quoted(urls.redact_url(url))} {message}", fix)
-    embedded = [url for url in broker.urls if url.startswith("sqlite:") or not url]
-    if embedded and len(broker.urls) > 1:
+    if _embedded(broker) and len(broker.urls) > 1:
         yield RuleViolation(
             (URL,), "an embedded broker cannot be combined with other URLs", "keep either it or the amqp URLs"
         )
@@ -135,20 +194,9 @@ def _stage(at: Key, stage: StageConfig) -> Iterator[RuleViolation]:
         where = (*at, "output")
         texts |= {(*where, name): getattr(output, name) for name in ("queue", "exchange", "routing_key")}
         yield from _output(where, output)
-        if output.queue == stage.input.queue:
-            yield RuleViolation(
-                ((*where, "queue"), (*source, "queue")),
-                "{value} is also the input of this stage: an endless loop",
-                "publish the results to another queue",
-            )
-        elif _receives(stage.input, output):
-            yield RuleViolation(
-                ((*where, "routing_key"), (*source, "bindings")),
-                "{value} comes back to the input of this stage through its bindings: an endless loop",
-                "publish the results with another routing key, or to another exchange",
-            )
     for key, text in texts.items():
-        if text and len(text.encode()) > 255 - len(".retry.4000000"):
+        most = 255 - len(".retry.4194304s") if key == (*source, "queue") else 255
+        if text and len(text.encode()) > most:
             yield RuleViolation((key,), f"has {len(text.encode())} bytes, too many for AMQP", "use a shorter name")
 
 
@@ -163,6 +211,16 @@ def _input(at: Key, source: InputConfig) -> Iterator[RuleViolation]:
         )
     if source.type and not source.exchange:
         yield RuleViolation(((*at, "type"), (*at, "exchange")), "has no effect without an exchange", "set exchange")
+
+
+def _types(at: Key, stage: StageConfig) -> Iterator[RuleViolation]:
+    for name, type_ in (("input", stage.input.type), ("output", stage.output and stage.output.type)):
+        if type_ not in (None, "topic"):
+            yield RuleViolation(
+                ((*at, name, "type"), URL),
+                "{value} has no effect: every exchange of the embedded broker is a topic exchange",
+                warning=True,
+            )
 
 
 def _output(at: Key, output: OutputConfig) -> Iterator[RuleViolation]:

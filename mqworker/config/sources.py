@@ -91,7 +91,7 @@ class Environment:
 
     def _is_file_of_text(self, name: str) -> bool:
         found = self._keys.get(name.removesuffix(_FILE)) if name.endswith(_FILE) else None
-        return bool(found and schema.takes_text(found[0][1]))
+        return bool(found and (schema.takes_text(found[0][1]) or schema.text_is(found[0][1])))
 
     def _find(self, name: str) -> tuple[Key, Any]:
         found = self._keys.get(name, [])
@@ -135,19 +135,19 @@ def _content(path: str, key: Key) -> str:
 def parse(text: str, annotation: Any) -> Any:
     """Parse a variable's text: verbatim for a text key, else as a TOML value (a list also separated by commas)."""
     if schema.takes_list(annotation):
-        if text.startswith("["):
+        if text.lstrip().startswith("["):
             return _toml_value(text, text)
         if schema.takes_text(annotation):  # URLs, which may themselves contain commas
             urls = re.split(r"\s*,\s*(?=[a-z]+://)", text)
             return urls if len(urls) > 1 else text
         return [item.strip() for item in text.split(",") if item.strip()]
-    verbatim = schema.takes_text(annotation) or (schema.text_is(annotation) and not text.startswith("{"))
+    verbatim = schema.takes_text(annotation) or (schema.text_is(annotation) and not text.lstrip().startswith("{"))
     return text if verbatim else _toml_value(text, text)
 
 
 def _toml_value(text: str, otherwise: Any) -> Any:
     try:
-        tree = tomllib.loads(f"value = {text}")
+        tree = tomllib.loads(f"value = {text.lstrip()}")
     except (ValueError, RecursionError):
         return otherwise
     return tree["value"] if len(tree) == 1 else otherwise

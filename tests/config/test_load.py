@@ -1,5 +1,6 @@
 """What a user gets for a configuration, good or bad. Uses real files in a temporary folder; mocks nothing."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -232,6 +233,15 @@ def test_a_parameter_whose_name_ends_in_file_is_not_read_as_a_file():
     assert loaded.config.stages["s"].params == {"model_file": "/no/such"}
 
 
+def test_a_queue_may_come_from_a_file_or_a_text_with_blanks_before_its_table(folder):
+    """What stands for a table that a text may replace is read like a text, also from a file."""
+    write("q\n", "queue", 0o644)
+    write("\n { exchange = 'x', routing_key = 'k' }\n", "table", 0o644)
+    loaded = good(STAGE, {"MQWORKER_STAGES__S__INPUT_FILE": "queue", "MQWORKER_STAGES__S__OUTPUT_FILE": "table"})
+    stage = loaded.config.stages["s"]
+    assert (stage.input.queue, stage.output.queue, stage.output.exchange) == ("q", "", "x")
+
+
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
 def test_secret_from_a_file(folder, end):
     """`_FILE` yields the file's text without one trailing newline, and the origin has the file's name."""
@@ -408,6 +418,31 @@ BAD_FILES = {
             (
                 'mqworker.toml:4: stages.s.output.routing_key: "a" leads back to this stage (s -> t -> s): '
                 "an endless loop; publish the results of one of these stages to another queue"
+            )
+        ],
+    ),
+    "a loop over an exchange that gives every queue everything": (
+        (
+            "broker.url = 'amqp://h'\n"
+            "[stages.s]\ninput = { queue = 'in', exchange = 'x', type = 'fanout', bindings = ['a'] }\njobs = ['m:f']\n"
+            "output = { exchange = 'x', routing_key = 'b' }"
+        ),
+        [
+            (
+                'mqworker.toml:5: stages.s.output.exchange: "x" gives every message to the input of this stage, its '
+                "results too: an endless loop; publish the results to another exchange"
+            )
+        ],
+    ),
+    "a ring over a binding that another stage makes for its output": (
+        (
+            "[stages.s]\ninput = 'in'\njobs = ['m:f']\noutput = { queue = 'i', exchange = 'x', routing_key = 'k' }\n"
+            "[stages.t]\ninput = 'i'\njobs = ['m:f']\noutput = { exchange = 'x', routing_key = 'k' }"
+        ),
+        [
+            (
+                'mqworker.toml:8: stages.t.output.routing_key: "k" comes back to the input of this stage through its '
+                "bindings: an endless loop; publish the results with another routing key, or to another exchange"
             )
         ],
     ),
@@ -635,6 +670,50 @@ def test_unreadable_files(folder):
     for name, message in {"dir": "cannot be read", "latin": "is not UTF-8 at byte 5"}.items():
         with pytest.raises(ConfigError, match=message):
             load(Path(name), {})
+
+
+RING = {
+    "s": ("{ queue = 'in', exchange = 'x', bindings = ['b'] }", "{ exchange = 'x', routing_key = 'a' }"),
+    "end": ("{ queue = 'e', exchange = 'x', bindings = ['a'] }", "'over'"),
+    "t": ("{ queue = 'i', exchange = 'x', bindings = ['a'] }", "{ exchange = 'x', routing_key = 'b' }"),
+}
+
+
+@pytest.mark.parametrize("names", list(itertools.permutations(RING)), ids=" ".join)
+def test_a_ring_is_found_in_whatever_order_its_stages_are(folder, names):
+    """Results that several stages receive are followed to each of them."""
+    text = "".join(
+        f"[stages.{name}]\njobs = ['m:f']\ninput = {RING[name][0]}\noutput = {RING[name][1]}\n" for name in names
+    )
+    (problem,) = problems(text)
+    assert "leads back to this stage" in problem
+    assert "output.routing_key" in problem
+
+
+def test_what_no_exchange_brings_back_is_no_loop(folder):
+    """A direct exchange compares keys, and a binding key may be as long as AMQP allows."""
+    long = "b" * 255
+    text = (
+        "broker.url = 'amqp://h'\n"
+        f"[stages.s]\ninput = {{ queue = 'in', exchange = 'x', type = 'direct', bindings = ['#', '{long}'] }}\n"
+        "jobs = ['m:f']\noutput = { exchange = 'x', routing_key = 'b' }"
+    )
+    assert good(text).warnings == []
+    assert "an endless loop" in problems(text.replace("broker.url = 'amqp://h'\n", ""))[0]  # there it is a topic one
+
+
+def test_a_type_that_the_embedded_broker_has_not_is_a_warning(folder):
+    """Every exchange is a topic exchange there."""
+    text = (
+        "[stages.s]\ninput = { queue = 'in', exchange = 'x', type = 'topic', bindings = ['a'] }\n"
+        "jobs = ['m:f']\noutput = { exchange = 'y', type = 'fanout' }"
+    )
+    assert good(text).warnings == [
+        (
+            'mqworker.toml:4: stages.s.output.type: "fanout" has no effect: every exchange of the embedded broker is a '
+            "topic exchange"
+        )
+    ]
 
 
 # --- warnings

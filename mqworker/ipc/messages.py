@@ -117,6 +117,7 @@ class LinkState(msgspec.Struct, frozen=True):
     header_room: int = ROOM  # bytes of properties that a publication may have
     auto_delete: bool = False  # the input vanishes, with its messages, when its last consumer leaves
     unbound: tuple[str, ...] = ()  # exchanges through which messages came until the input was deleted and made again
+    input_problem: str = ""  # why the input is not bound as configured
     reason: str = "not started"
     warnings: tuple[str, ...] = ()  # e.g. an existing queue that may drop messages
     reconnects: int = 0
@@ -126,7 +127,7 @@ class LinkState(msgspec.Struct, frozen=True):
     def problem(self) -> str:
         """What is wrong although it is connected, in one sentence; "" for nothing."""
         if not self.unbound:
-            return ""
+            return self.input_problem
         return (
             f"the input was deleted and made again: messages came through {_exchanges(self.unbound)} before, and none"
             " has since; bind the queue again, or stop and start the stage to confirm that this is wanted"

@@ -1,13 +1,14 @@
 """Inputs that are bound to an exchange, and outputs that are an exchange alone, on RabbitMQ."""
 
+import asyncio
 import itertools
 from uuid import uuid4
 
 import pytest
 
 from mqworker.brokers.base import Bindings, Placement, Publication, Topology
+from mqworker.brokers.rabbitmq import exchanges, reconnector
 from mqworker.brokers.rabbitmq import link as link_module
-from mqworker.brokers.rabbitmq import reconnector
 from mqworker.brokers.rabbitmq.amqp_connection import Lost, RawProperties
 from mqworker.brokers.rabbitmq.queues import attempt
 from tests.brokers.harness import Recorder, contract
@@ -94,8 +95,10 @@ async def test_bindings_of_the_configuration_come_back(broker, monkeypatch):
     await sink.has(2)
     await channel.ask("exchange_delete", exchange=broker.cameras)
     await until(lambda: "does not exist" in link.state.reason, 10, "a missing exchange told")
+    assert link.state.problem == link.state.reason
     await broker.declare(broker.cameras)
     await until(lambda: link.state.reason == "", 10, "the input bound again")
+    assert link.state.problem == ""
     await broker.send(broker.cameras, "cam.9.frame", b"3")
     await sink.has(3)
 
@@ -132,6 +135,128 @@ async def test_an_exchange_with_a_type_is_made(broker):
     link.publish(1, Publication(broker.results, "detected", b"", b"x"))
     assert await sink.answer(1) == ""
     await broker.counts(f"{broker.results}.q", 1)
+
+
+def pings(monkeypatch) -> list[None]:
+    """Return a list that grows each time after bindings were made again, which is soon now."""
+    monkeypatch.setattr(reconnector, "PING_EVERY", 0.2)
+    make_again, made = exchanges.InputBindings.make_again, []
+
+    async def noted(bindings, connection):
+        await make_again(bindings, connection)
+        made.append(None)
+
+    monkeypatch.setattr(exchanges.InputBindings, "make_again", noted)
+    return made
+
+
+@contract
+async def test_making_bindings_again_leaves_no_error_in_the_brokers_log(broker, monkeypatch):
+    """What is in place is bound again without a refusal, whatever the type of the exchange."""
+    made = pings(monkeypatch)
+    await broker.declare(broker.cameras, broker.results, kind="fanout")
+    await broker.started(prefetch=5)
+    errors = f"exchange '{broker.cameras}'"
+    await until(lambda: errors in broker.node.log(), 10, "the refusal by which its type was found at the connect")
+    count = len(made)
+    await until(lambda: len(made) >= count + 3, 20, "bindings made again")
+    assert broker.node.log().count(errors) == 1
+
+
+@contract
+async def test_a_binding_that_is_refused_is_a_warning_and_not_tried_again(broker, monkeypatch):
+    """When the right to bind is withdrawn, the other pings go on, and whoever operates it reads what to do by hand."""
+    made = pings(monkeypatch)
+    await broker.declare(broker.cameras, broker.results)
+    node, user = broker.node, f"user-{uuid4().hex[:8]}"
+    node.ctl("add_user", user, "x")
+    node.ctl("set_permissions", user, ".*", ".*", ".*")
+    admin_url, broker.url = broker.url, broker.url.replace("guest:guest", f"{user}:x")
+    link, sink = await broker.started(prefetch=5)
+    broker.url = admin_url
+    await asyncio.to_thread(node.ctl, "set_permissions", user, ".*", ".*", r"\.in")
+    await until(lambda: len(link.state.warnings) == 2, 20, "a warning for each key")
+    assert all("bind it by hand" in warning for warning in link.state.warnings)
+    before, count = node.log().count("ACCESS_REFUSED"), len(made)
+    await until(lambda: len(made) >= count + 3, 20, "further pings")
+    assert node.log().count("ACCESS_REFUSED") == before
+    await broker.publish(broker.topology.input, b"", b"x")
+    await sink.has(1)
+    assert sink.consuming_lost_for == []
+    await link.close(2)
+    node.ctl("delete_user", user)
+
+
+@contract
+async def test_a_name_is_never_taken_from_the_owner_of_an_exchange(broker, monkeypatch):
+    """Without a `type` none is made here, even if the exchange vanishes while it is being looked at."""
+    await broker.declare(broker.cameras, broker.results)
+    channel, ask = await broker.channel(), exchanges.attempt
+
+    async def late(connection, method, **arguments):
+        if method == "exchange_declare" and not arguments.get("passive"):
+            await channel.ask("exchange_delete", exchange=arguments["exchange"])
+        return await ask(connection, method, **arguments)
+
+    monkeypatch.setattr(exchanges, "attempt", late)
+    link = broker.make_link(Recorder())
+    link.start()
+    await until(lambda: "does not exist" in link.state.reason, 10, "the reason")
+    assert repr(broker.results) in link.state.reason
+    assert not await broker.exists(broker.results)
+
+
+@contract
+async def test_an_exchange_of_results_that_comes_back_is_noticed(broker, monkeypatch):
+    """After one result was returned and the repair failed, the reason stays until the owner is back, and no longer."""
+    monkeypatch.setattr(reconnector, "PING_EVERY", 0.2)
+    monkeypatch.setattr(link_module, "REPAIR_EVERY", 0.0)
+    await broker.declare(broker.cameras, broker.results)
+    link, sink = await broker.started(prefetch=5)
+    channel = await broker.channel()
+    await channel.ask("exchange_delete", exchange=broker.results)
+    link.publish(1, Publication(broker.results, "detected", b"", b"x"))
+    assert await sink.answer(1)
+    await until(lambda: repr(broker.results) in link.state.reason, 10, "the reason")
+    await broker.declare(broker.results)
+    await until(lambda: link.state.reason == "", 10, "the exchange seen")
+    assert link.state.connected
+
+
+@contract
+async def test_what_concerns_results_is_not_said_of_an_input(broker, monkeypatch):
+    """An exchange that delays, or to which nobody can publish directly, is a good source."""
+    monkeypatch.setattr(exchanges, "DELAYING", "topic")
+    await broker.declare(broker.results, kind="fanout")
+    await broker.declare(broker.cameras)
+    link, _ = await broker.started(prefetch=5)
+    assert link.state.warnings == ()
+    await link.close(2)
+    channel = await broker.channel()
+    await channel.ask("exchange_delete", exchange=broker.cameras)
+    await channel.ask("exchange_declare", exchange=broker.cameras, exchange_type="direct", durable=True, internal=True)
+    link, _ = await broker.started(prefetch=5)
+    assert link.state.warnings == ()
+
+
+@contract
+async def test_another_type_than_configured_is_a_warning(broker):
+    """Also where the configuration says direct, which is what an output with a queue is by default."""
+    broker.use(source="direct")
+    await broker.declare(broker.cameras, broker.results)
+    link, _ = await broker.started(prefetch=5)
+    (warning,) = link.state.warnings
+    assert warning == f"exchange {broker.cameras!r} is of type topic, configured is direct: it is used as found"
+
+
+@contract
+async def test_an_exchange_with_a_long_name_is_used_as_found(broker):
+    """The broker cuts its answer at 255 bytes, before it says what differs."""
+    broker.results = f"{broker.results}.{'x' * 255}"[:253]
+    broker.use()
+    await broker.declare(broker.cameras, broker.results, kind="fanout")
+    link, _ = await broker.started(prefetch=5)
+    assert link.state.warnings == ()
 
 
 async def refused_often(link, sink, publication: Publication) -> None:

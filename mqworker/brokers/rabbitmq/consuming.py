@@ -7,6 +7,7 @@ ends (an acknowledgement timeout, a deleted queue) ends its epoch and is replace
 
 When the queue was deleted and made again, it lacks the bindings that others had made, and AMQP tells nobody which those
 were. So it remembers through which exchanges messages came: until one comes that way again, the binding is missing.
+(Not so of the configured exchange: what others bound to it by other keys is not noticed.)
 """
 
 import asyncio

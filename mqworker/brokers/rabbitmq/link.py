@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mqworker.brokers.base import CONNECTING, LinkState, Publication, Sink, Topology
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.consuming import Consuming
-from mqworker.brokers.rabbitmq.exchanges import ensure_bindings
+from mqworker.brokers.rabbitmq.exchanges import InputBindings
 from mqworker.brokers.rabbitmq.publishing import Publishing
 from mqworker.brokers.rabbitmq.queues import Found
 from mqworker.brokers.rabbitmq.reconnector import Reconnector
@@ -36,7 +36,8 @@ class RabbitLink:
         self._repairing: asyncio.Task[None] | None = None
         self._ensured = 0.0  # when the topology was last ensured
         self._repairs = 0
-        self._unbound = ""  # why the input is not bound as configured
+        self._incomplete = ""  # why the last repair failed; it is repeated until one succeeds
+        self._bindings = InputBindings(topology)
         self._upkeep = Upkeep(topology)
         self._consuming = Consuming(
             topology.input, sink, self._prepare, self._touch, self._report_consuming, self._changed
@@ -97,6 +98,7 @@ class RabbitLink:
         self._ensured = asyncio.get_running_loop().time()
         found = await ensure(connection, self._topology, self._input_made)
         self._found = found
+        self._incomplete, self._bindings = "", InputBindings(self._topology)
         self._publishing.route.found(found)
         return found
 
@@ -114,21 +116,10 @@ class RabbitLink:
         if self._found is None:
             return
         await self._upkeep.touch(connection, self._found, self._publishing.delays)
-        await self._bind_again(connection)
-
-    async def _bind_again(self, connection: AmqpConnection) -> None:
-        """Bind the input again: nobody is told when an exchange was deleted and made again without its bindings."""
-        try:
-            await ensure_bindings(connection, self._topology)
-        except Lost as lost:
-            if not connection.usable:
-                raise
-            self._unbound = f"the input is not bound: {lost}"
-            self._report_consuming(self._unbound)
-        else:
-            if self._unbound and self._reasons["consuming"] == self._unbound:
-                self._report_consuming("")
-            self._unbound = ""
+        await self._bindings.make_again(connection)
+        if self._incomplete:
+            self._repair()
+        self._changed()
 
     def _repair(self) -> None:
         """Create the topology again, because something that a publication needs is gone."""
@@ -142,11 +133,11 @@ class RabbitLink:
         try:
             found = await self._ensure(connection)
         except Lost as lost:
-            self._report_consuming(f"the topology is incomplete: {lost}")
+            self._incomplete = f"the topology is incomplete: {lost}"
         else:
             self._publishing.route.repaired(found, since)
             self._repairs += 1
-            self._report_consuming("")
+        self._changed()
 
     def _report_consuming(self, reason: str) -> None:
         self._reasons["consuming"] = reason
@@ -160,8 +151,8 @@ class RabbitLink:
 
     def _changed(self) -> None:
         blocked = self._publishing.blocked
-        found = self._found or Found(self._topology.queue_type)
-        reasons = [reason for reason in self._reasons.values() if reason]
+        found, unbound = self._found or Found(self._topology.queue_type), self._bindings.problem
+        reasons = [reason for reason in (*self._reasons.values(), self._incomplete, unbound) if reason]
         state = LinkState(
             connected=self._consuming.ready and self._publishing.ready,
             consuming=self._consuming.consuming,
@@ -171,7 +162,8 @@ class RabbitLink:
             reason=reasons[0] if reasons else ALARM if blocked else "",
             auto_delete=found.auto_delete,
             unbound=tuple(sorted(self._consuming.unbound)),
-            warnings=found.warnings + self._publishing.route.warnings,
+            input_problem=unbound,
+            warnings=tuple(dict.fromkeys(found.warnings + self._bindings.warnings + self._publishing.route.warnings)),
             reconnects=sum(max(reconnector.opened - 1, 0) for reconnector in self._reconnectors),
             repairs=self._repairs,
         )

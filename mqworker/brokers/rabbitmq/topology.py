@@ -40,12 +40,12 @@ async def ensure(connection: AmqpConnection, topology: Topology, on_made: Callab
             made |= other.made
     if made and quorum:
         await asyncio.sleep(YOUNG)
-    warnings += await ensure_bindings(connection, topology)
     output = topology.output
     if output is not None and output.exchange:
-        kind = output.type or ("direct" if output.queue else "")
-        delaying, more = await ensure_exchange(connection, output.exchange, kind)
+        default = "direct" if output.queue else ""
+        delaying, more = await ensure_exchange(connection, output.exchange, output.type, default=default)
         unbound = await bind(connection, output.queue, output.exchange, output.routing_key) if output.queue else ""
         found = found._replace(delaying=delaying, bound=not unbound)
         warnings += (*more, *filter(None, [unbound]))
+    warnings += await ensure_bindings(connection, topology)
     return found._replace(repaired=made, quorum=quorum, warnings=warnings)

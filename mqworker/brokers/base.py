@@ -190,14 +190,25 @@ class Replies:
 
     def __init__(self) -> None:
         self._parts: dict[int, tuple[bytes, bytes]] = {}
+        self._all = 0  # how many there are, as the newest says
+
+    @property
+    def came(self) -> str:
+        """How many came, for whoever has waited in vain for all."""
+        return f"{len(self._parts)} of {self._all} results came" if self._parts else "nobody has replied"
 
     def add(self, properties: bytes, body: bytes) -> bool:
-        """Take one; returns whether it was the last that is missing."""
+        """Take one; returns whether it was the last that is missing.
+
+        Another number of parts is that of another attempt, whose results are not mixed with those of the one before.
+        """
         table = decode_leniently(properties).headers
         part, parts = table.get(headers.PART), table.get(headers.PARTS)
         if type(part) is not int or type(parts) is not int or not 1 <= part <= parts:
             self._parts = {1: (properties, body)}
             return True
+        if parts != self._all:
+            self._parts, self._all = {}, parts
         self._parts[part] = properties, body
         return len(self._parts) >= parts
 

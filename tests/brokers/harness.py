@@ -106,8 +106,8 @@ class Common:
         self._open.append(link)
         return link
 
-    def make_admin(self) -> Admin:
-        admin = open_admin(BrokerConfig(url=self.url))
+    def make_admin(self, **config) -> Admin:
+        admin = open_admin(BrokerConfig(url=self.url, **config))
         self._open.append(admin)
         return admin
 

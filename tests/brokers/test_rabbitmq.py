@@ -531,7 +531,7 @@ async def test_the_prefetch_on_a_quorum_queue_stays_until_its_channel_ends(broke
     await broker.publish(broker.topology.input, b"", b"held back")
     await broker.counts(broker.topology.input, 1)
     link.consume(128, fixed=64)
-    await consumed.up_to(2001)
+    await consumed.up_to(501)
     assert link.state.fixed_prefetch == 16
     await asyncio.to_thread(broker.node.close_connections)
     await until(lambda: sink.consuming_lost_for, 5, "the loss")
@@ -860,6 +860,65 @@ async def test_looking_into_a_limited_queue_loses_nothing(broker, limit):
         assert await admin.move(dead, 10, lambda *_: None, AMPLE) == 0
     found = [message[1] for message in await admin.peek(dead, 10, AMPLE)]
     assert sorted(map(without_delivery_count, found)) == sent
+
+
+async def limited(broker, limit: int, properties: bytes, count: int = 3) -> None:
+    """Make a dead-letter queue with a delivery limit and put messages into it."""
+    channel = await broker.channel()
+    arguments = {"x-queue-type": "quorum", "x-delivery-limit": limit}
+    await channel.ask("queue_declare", queue=broker.topology.dead, durable=True, arguments=arguments)
+    for number in range(count):
+        await broker.publish(broker.topology.dead, properties, b"%d" % number)
+
+
+@contract
+async def test_looks_into_a_limited_queue_that_fail_lose_nothing(broker):
+    """Whether a replay is refused or its target does not answer: what was taken for it is put back as new in time."""
+    dead, target = broker.topology.dead, broker.topology.output.queue
+    await limited(broker, 2, b"")
+    channel, admin = await broker.channel(), broker.make_admin()
+    await channel.ask("queue_declare", queue=target, durable=True)
+
+    def replay(where: str):
+        return lambda _, body: Publication("", where, b"", body) if body == b"2" else None
+
+    for _ in range(6):
+        with pytest.raises(BrokerRefused, match="NO_ROUTE"):
+            await admin.move(dead, 10, replay("nowhere"), AMPLE)
+    async with silenced(broker, target):
+        for _ in range(4):
+            with pytest.raises(BrokerUnavailable):
+                await admin.move(dead, 10, replay(target), 3)
+    assert sorted(message.body for message in await admin.peek(dead, 10, AMPLE)) == [b"0", b"1", b"2"]
+
+
+@contract
+async def test_a_message_that_is_put_back_as_new_goes_to_its_queue_alone(broker):
+    """It is sent to nobody whom its first publisher named, and in the name of nobody else."""
+    elsewhere = broker.topology.output.queue
+    channel, admin = await broker.channel(), broker.make_admin()
+    await channel.ask("queue_declare", queue=elsewhere, durable=True)
+    properties = Properties(message_id="m", user_id="guest")
+    properties.headers["CC"] = [elsewhere]
+    await limited(broker, 2, properties.encode())
+    assert (await channel.ask("queue_purge", queue=elsewhere)).message_count == 3
+    for _ in range(6):
+        assert len(await admin.peek(broker.topology.dead, 10, AMPLE)) == 3
+    assert await broker.count(elsewhere) == 0
+    (found, *_) = await admin.peek(broker.topology.dead, 1, AMPLE)
+    assert Properties.decode(found.properties).message_id == "m"
+
+
+@contract
+async def test_a_message_that_cannot_be_put_back_as_new_spoils_no_look(broker):
+    """It just goes back, and the others are renewed, hundreds in one look, none twice."""
+    await limited(broker, 6, b"", 500)
+    await broker.publish(broker.topology.dead, b"", b"x" * 100)
+    admin = broker.make_admin(max_message_size=99)
+    for _ in range(5):
+        assert len(await admin.peek(broker.topology.dead, 1000, AMPLE)) == 501
+    fresh = [message.body for message in await broker.make_admin().peek(broker.topology.dead, 1000, AMPLE)]
+    assert len(fresh) == len(set(fresh)) == 501
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,8 @@ class Channel:
 
     async def closed(self) -> None:
         """Close and wait until the broker has done so: what was unacknowledged is back in its place by then."""
+        if self.raw.is_closed:
+            return
         future = self.connection.expect_answer()
         self.raw.add_on_close_callback(lambda *_: _settle(future))
         self.close()

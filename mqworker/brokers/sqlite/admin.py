@@ -93,18 +93,20 @@ class SqliteAdmin:
         replies, seen = Replies(), 0
 
         def receive(db: sqlite3.Connection) -> bool:
-            """Look at those that are new; returns whether all are there."""
+            """Read those that are new; returns whether all are there."""
             nonlocal seen
-            found = store.count_ready(db, _existing(db, reply))
-            new = _peek(db, _existing(db, reply), found)[seen:] if found > seen else []
+            queue = _existing(db, reply)
+            new = store.ready_ids(db, queue, store.count_ready(db, queue))[seen:]
             seen += len(new)
-            return any(replies.add(*each[1:]) for each in new if _correlation_id(each) == correlation)
+            read = [each for number in new if (each := store.content(db, number)) is not None]
+            return any(replies.add(*each) for each in read if decode_leniently(each[0]).correlation_id == correlation)
 
         await self._ask(send, deadline)
         try:
             while not await self._ask(receive, max(until - time.monotonic(), 0.01), writes=False):
                 if time.monotonic() >= until:
-                    raise BrokerUnavailable(f"no reply from {queue!r} within {deadline:g} s: is its stage running?")
+                    told = f"{replies.came} from {queue!r} within {deadline:g} s"
+                    raise BrokerUnavailable(f"{told}: is its stage running?")
                 await asyncio.sleep(REPLY_POLL)
         finally:
             # a queue that cannot be deleted now ends with this process
@@ -229,7 +231,3 @@ def _move(db: sqlite3.Connection, ids: list[int], wanted: Wanted) -> tuple[int, 
         gone.append(each)
     store.remove(db, gone)
     return len(gone), stopped
-
-
-def _correlation_id(reply: Peeked) -> str | None:
-    return decode_leniently(reply.properties).correlation_id

@@ -160,7 +160,10 @@ class Link(Protocol):
         """
 
     def publish_together(self, publish_ids: Sequence[int], publications: Sequence[Publication]) -> None:
-        """Publish several; each is answered as for `publish`. The embedded broker stores all of them or none."""
+        """Publish several; each is answered as for `publish`, each further one by a somewhat later deadline.
+
+        The embedded broker stores all of them or none.
+        """
 
     def depth(self) -> int | None:
         """Return how many messages are ready in the input queue, as of the last few seconds; None when unknown."""

@@ -385,10 +385,10 @@ async def test_an_exchange_that_returns_what_it_delivers_repeats_nothing_for_eve
     def send_and_return(sender, pending):
         send(sender, pending)
         publication = pending.publication
-        if publication.exchange:
+        if publication.mandatory and publication.exchange:
             returned = pika.spec.Basic.Return(312, "NO_ROUTE", publication.exchange, publication.routing_key)
             sender._on_return(None, returned, RawProperties(publication.properties), publication.body)
-        else:
+        elif not publication.exchange:
             straight.append(publication)
 
     monkeypatch.setattr(Sender, "send", send_and_return)
@@ -404,6 +404,42 @@ async def test_an_exchange_that_returns_what_it_delivers_repeats_nothing_for_eve
     link.publish(100, Publication(output.exchange, output.routing_key, b"", b"the next one"))
     assert await sink.answer(100) == ""
     await broker.counts(output.queue, number + 1)  # all of those that were returned, too
+    link.publish(101, Publication(output.exchange, "chosen by a handler", b"", b"x"))
+    assert await sink.answer(101) == ""
+
+
+@contract
+async def test_thousands_of_returns_cost_the_loop_a_few_looks_each(broker, monkeypatch):
+    """A handler that yields as many parts without a route does not stop everything else while they come back."""
+    link, sink = await broker.started()
+    looks = []
+
+    class Noted(dict):
+        def __contains__(self, number):
+            looks.append(number)
+            return super().__contains__(number)
+
+    sender, queue = link._publishing._sender, broker.topology.output.queue
+    monkeypatch.setattr(sender, "_returned", Noted())
+    for number in range(1, 2001):
+        link.publish(number, Publication("", queue, b"", b"x"))
+    for _ in range(2000):  # as if they came before the first confirm
+        sender._on_return(None, pika.spec.Basic.Return(312, "NO_ROUTE", "", queue), RawProperties(b"\0\0"), b"x")
+    await until(lambda: len(sink.answers) == 2000, 30, "all answers")
+    assert all(sink.answers.values())
+    assert len(looks) < 20 * 2000
+
+
+@contract
+async def test_each_part_of_many_has_longer_than_the_one_before(broker):
+    """So those at the end do not cost the connection while the others are confirmed one by one."""
+    link, sink = await broker.started()
+    parts = [Publication("", broker.topology.output.queue, b"", b"x" * (1 << 20))] * 3
+    link.publish_together((1, 2, 3), parts)
+    since = [pending.since for pending in link._publishing._sender._sent.values()]
+    assert since[1] - since[0] > 1
+    assert since[2] - since[0] > 2
+    assert [await sink.answer(number) for number in (1, 2, 3)] == [""] * 3
 
 
 @contract

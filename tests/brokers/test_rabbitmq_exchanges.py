@@ -4,12 +4,14 @@ import asyncio
 import itertools
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from mqworker.brokers.base import Bindings, Placement, Publication, Topology
 from mqworker.brokers.rabbitmq import exchanges, reconnector
 from mqworker.brokers.rabbitmq import link as link_module
 from mqworker.brokers.rabbitmq.amqp_connection import Lost, RawProperties
+from mqworker.brokers.rabbitmq.fast_frames import encode_publish
 from mqworker.brokers.rabbitmq.queues import attempt
 from tests.brokers.harness import Recorder, contract
 from tests.brokers.rabbit import RabbitHarness
@@ -76,6 +78,20 @@ async def test_an_input_is_bound_as_configured(broker):
     await sink.has(3)
     assert sink.bodies == [b"cam.1.frame", b"all", b"all.x.y"]
     assert (link.state.warnings, link.state.problem) == ((), "")
+
+
+@contract
+async def test_a_routing_key_that_is_not_utf_8_is_delivered_as_text(broker):
+    """The message can pass on to a Consumer, in which the key has escapes."""
+    await broker.declare(broker.cameras, broker.results)
+    link, sink = await broker.started(prefetch=5)
+    channel = await broker.channel()
+    key = b"all.\xff".decode(errors="surrogateescape")
+    frames = encode_publish(channel.number, broker.cameras, key, b"", b"x", mandatory=True, frame_max=4096)
+    channel.connection.send_frames(frames)
+    (delivery,) = await sink.has(1)
+    assert msgspec.json.decode(msgspec.json.encode(delivery.routing_key)) == r"all.\xff"
+    assert link.state.connected
 
 
 @contract

@@ -27,7 +27,7 @@ RETRY_SILENT = (10.0, 120.0)  # seconds until a silent destination is tried agai
 
 
 class Pending(NamedTuple):
-    """A publication without an answer, and the time since which it waits for one (loop time)."""
+    """A publication without an answer, and the time from which its deadline runs (loop time)."""
 
     publish_id: int
     publication: Publication

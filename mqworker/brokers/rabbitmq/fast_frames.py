@@ -1,7 +1,8 @@
 """The two hot paths of AMQP 0-9-1 without pika's objects: publishing a message, and taking a delivery.
 
 Runs on the loop of an AmqpConnection. Everything else (handshake, channels, requests, heartbeats) is left to pika; with
-pika these two are half of what a message costs. Layout: AMQP 0-9-1, sections 4.2.2 to 4.2.6, and the class basic.
+pika these two are half of what a message costs. A name that is not UTF-8 is delivered with escapes, because it has to
+pass from process to process as text. Layout: AMQP 0-9-1, sections 4.2.2 to 4.2.6, and the class basic.
 """
 
 import functools
@@ -77,8 +78,8 @@ class Deliveries:
             at = start + 5 + buffer[start + 4]  # after the consumer tag
             tag = int.from_bytes(buffer[at : at + 8])
             middle = at + 10 + buffer[at + 9]
-            exchange = buffer[at + 10 : middle].decode("utf-8", "surrogateescape")
-            key = buffer[middle + 1 : middle + 1 + buffer[middle]].decode("utf-8", "surrogateescape")
+            exchange = buffer[at + 10 : middle].decode("utf-8", "backslashreplace")
+            key = buffer[middle + 1 : middle + 1 + buffer[middle]].decode("utf-8", "backslashreplace")
             self._method = (tag, bool(buffer[at + 8] & 1), exchange, key)
             return True
         if kind == HEADER:

@@ -20,6 +20,7 @@ from mqworker.brokers.rabbitmq.upkeep import Upkeep
 from mqworker.config.model import BrokerConfig
 
 REPAIR_EVERY = 5.0  # the least time, in seconds, between two repairs of the topology after a returned message
+PART, RATE = 0.001, 1 << 20  # of publications that go together, each has so many seconds more, and a second for 1 MiB
 ALARM = "the broker has an alarm and accepts no messages: free memory or disk there"
 
 
@@ -71,8 +72,10 @@ class RabbitLink:
 
     def publish_together(self, publish_ids: Sequence[int], publications: Sequence[Publication]) -> None:
         """See `Link.publish_together`."""
+        later = 0.0
         for publish_id, publication in zip(publish_ids, publications, strict=True):
-            self.publish(publish_id, publication)
+            self.publish(publish_id, publication, later)
+            later += PART + len(publication.body) / RATE
 
     def release(self, epoch: int, tags: Sequence[int]) -> None:
         """See `Link.release`."""

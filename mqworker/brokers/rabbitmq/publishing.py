@@ -88,8 +88,8 @@ class Publishing:
         if self._connection is not None:
             self._connection.abort(reason)
 
-    def publish(self, publish_id: int, publication: Publication) -> None:
-        """Send it, keep it until it can be sent, or refuse it."""
+    def publish(self, publish_id: int, publication: Publication, later: float = 0.0) -> None:
+        """Send it, keep it until it can be sent, or refuse it; its deadline is so many seconds `later` than usual."""
         sender, connection, now = self._sender, self._connection, self._loop.time()
         size, silent = len(publication.body), self._silent
         if self.route.altered:
@@ -110,7 +110,7 @@ class Publishing:
         else:
             if silent.entries and silent.probe(self._destination(publication), now):
                 sender.careful += 1
-            pending = Pending(publish_id, publication, now)
+            pending = Pending(publish_id, publication, now + later)
             need = publication.delay or publication.exchange
             if need in self._preparation.ready:
                 sender.send(pending)

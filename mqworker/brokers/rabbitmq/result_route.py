@@ -3,14 +3,17 @@
 Owned by the Link, on its loop. The exchange of a plugin may return what it delivers all the same. If its type says so
 (RabbitMQ's for delayed messages), results are published without `mandatory`; if it shows (a queue is bound to it, and
 repairs find nothing missing), they go straight to the queue. Results for which a handler has chosen the routing key
-keep to the exchange: whether a queue is bound for them is not known here.
+keep to the exchange, then without `mandatory` too: whether a queue is bound for them is not known here.
 """
 
 from mqworker.brokers.base import Placement, Publication
 from mqworker.brokers.rabbitmq.queues import Found
 
 FUTILE_MAX, FUTILE_WITHIN = 3, 30.0  # repairs that found nothing missing, at most so many seconds apart
-STRAIGHT = "exchange {!r} returns results although queue {!r} is bound to it: they are published straight to the queue"
+STRAIGHT = (
+    "exchange {!r} returns results although queue {!r} is bound to it: they are published straight to the queue, and"
+    " those with another routing key without `mandatory`, so one of these that has no route is lost"
+)
 
 
 class ResultRoute:
@@ -41,7 +44,7 @@ class ResultRoute:
             return publication
         if self._straight and publication.routing_key == output.routing_key:
             return publication._replace(exchange="", routing_key=output.queue)
-        return publication._replace(mandatory=False) if self._delaying else publication
+        return publication._replace(mandatory=False) if self.altered else publication
 
     def returned(self, publication: Publication) -> None:
         """Note that this one had no route."""

@@ -54,6 +54,7 @@ class Sender:
         self._sequence = 0
         self._sent: dict[int, Pending] = {}  # by sequence number on the channel, in order
         self._returned: dict[int, str] = {}  # why the broker returned that one; its confirm follows
+        self._last_returned = 0  # the next one is behind it: a channel returns in the order of sending
         self._waiting: deque[Pending] = deque()
         self._alone = 0  # the sequence number of the one that went out alone
         self._confirmed: list[int] = []  # not passed on yet
@@ -148,14 +149,19 @@ class Sender:
         number = self._find(method, properties.block, body) or self._find(method, None, None)
         if number:
             self._returned[number] = reason
+            self._last_returned = number
         self._returned_to(self._sent[number].publication if number else None)
 
     def _find(self, method: Any, properties: bytes | None, body: bytes | None) -> int:
         where = (method.exchange, method.routing_key)
-        for number, (_, publication, _) in self._sent.items():
+        first = next(iter(self._sent), 1)
+        after = max(self._last_returned + 1, first)
+        for number in itertools.chain(range(after, self._sequence + 1), range(first, after)):
+            if number not in self._sent or number in self._returned:
+                continue
+            publication = self._sent[number].publication
             if (
-                number not in self._returned
-                and publication.mandatory
+                publication.mandatory
                 and self._destination(publication) == where
                 and (body is None or publication.body == body)
                 and (properties is None or (publication.properties or b"\0\0") == properties)

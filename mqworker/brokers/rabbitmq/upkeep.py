@@ -8,7 +8,8 @@ publication does not count as use. Owns the list of delay queues that exist.
 
 To ask for a classic queue counts as use. For a quorum queue it does not, nor does declaring it again (rabbitmq-server
 issue 5894); there, a consumer comes and goes that has asked for no message (a consumer argument of RabbitMQ 3 that is
-not documented).
+not documented). That costs an entry in the log of the queue, which is written to disk, for each queue at each ping;
+also for an empty one, because a policy may let it expire before anything rarer.
 
 RabbitMQ 4 does not know that argument. There, a quorum queue that holds messages is used only by taking one, which
 counts as a delivery, and a policy can limit the deliveries. A delay queue survives that: a message beyond the limit is

@@ -136,7 +136,8 @@ class RabbitLink:
         try:
             found = await self._ensure(connection)
         except Lost as lost:
-            self._incomplete = f"the topology is incomplete: {lost}"
+            if connection.usable:  # else the next connection begins with a new one
+                self._incomplete = f"the topology is incomplete: {lost}"
         else:
             self._publishing.route.repaired(found, since)
             self._repairs += 1

@@ -110,11 +110,12 @@ class Consumer(Spawned):
                 level = chunk.log_level
                 logs.set_level(level)
             outcomes: list[Any] = []  # each encoded, because what cannot be is a failure of its message
+            last = b""
             printed = False
             handed_up = time.monotonic()
             for item in chunk.items:
                 now = time.monotonic()
-                if outcomes and (now - handed_up > HAND_UP or not outbox.add(bytes(outcomes[-1]))):
+                if outcomes and (now - handed_up > HAND_UP or not outbox.add(last)):
                     self._send(Outcomes(outcomes, end=False, generation=worker.generation, printed=printed))
                     outbox.clear()
                     outcomes, printed = [], False
@@ -126,7 +127,8 @@ class Consumer(Spawned):
                 self._item = item
                 if level <= logging.DEBUG:
                     logs.report(self._log, logging.DEBUG, "begun", "started")
-                outcomes.append(worker.compute_encoded(item))
+                last = worker.compute_encoded(item)
+                outcomes.append(msgspec.Raw(last))
                 if os.fstat(up).st_ino != pipe:  # user code closed the pipe: an end now charges the right message
                     os._exit(1)
                 printed = self._mark.end(self._labels) or printed
@@ -136,10 +138,10 @@ class Consumer(Spawned):
             memory = rss(pid)
             self._queue.task_done()
             leaving = self._leaving(worker, done, memory)
-            last = Outcomes(
+            ended = Outcomes(
                 outcomes, end=True, generation=worker.generation, rss=memory, leaving=leaving, printed=printed
             )
-            self._send(last)
+            self._send(ended)
             outbox.clear()
         self._queue.task_done()
 

@@ -8,7 +8,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -26,12 +26,9 @@ _DOUBLE = struct.Struct(">d")
 _FIRST = encode_value(1)
 
 
-class Encoded(NamedTuple):
-    """A result's body, and what the handler wishes for it."""
-
-    body: bytes
-    content_type: str
-    wishes: Result | None
+Encoded = tuple[
+    bytes, str, Result | None
+]  # body, content type, what the handler wishes; plain, as one is made for each
 
 
 class EncodedAll(list[Encoded]):
@@ -58,7 +55,7 @@ class ResultMessages:
             for number, value in enumerate(values, 1):
                 with alarm, _naming(number):
                     found.append(self.encode(value))
-                size += len(found[-1].body) + OVERHEAD
+                size += len(found[-1][0]) + OVERHEAD
                 self._check(number, size)
         return found
 
@@ -82,7 +79,7 @@ class ResultMessages:
             body = encode_as(wishes.body, content_type, nan=self._config.nan)
         if len(body) > self._largest:
             raise OversizedError(f"the result has {len(body):,} bytes; the broker takes {self._largest:,}")
-        return Encoded(body, content_type, wishes)
+        return body, content_type, wishes
 
     def one(self, item: Item, properties: Properties, attempt: int, duration: float, result: Encoded) -> ResultMessage:
         """Return the message for a single result; changes the properties, which are the input's."""
@@ -108,7 +105,7 @@ class ResultMessages:
             part.headers[headers.PART] = number
             with _naming(number):
                 messages.append(self._message(part, result))
-            size += len(messages[-1].properties) + len(result.body)
+            size += len(messages[-1].properties) + len(result[0])
             self._check(number, size)
         return tuple(messages)
 
@@ -140,16 +137,15 @@ class ResultMessages:
         )
 
     def _message(self, properties: Properties, result: Encoded) -> ResultMessage:
-        properties.content_type, routing_key = result.content_type, None
-        properties.content_encoding = BINARY if is_binary(result.content_type) else None
-        reply, caller = b"", properties.reply_to
-        if result.wishes is not None:
-            correlation_id, routing_key = properties.correlation_id, result.wishes.routing_key
-            _wish(properties, result.wishes)
-            if caller and (properties.correlation_id, properties.expiration) != (correlation_id, None):
-                answer = msgspec.structs.replace(properties, correlation_id=correlation_id, expiration=None)
-                reply = _block(answer)
-        return ResultMessage(_block(properties), result.body, routing_key, reply)
+        body, properties.content_type, wishes = result
+        properties.content_encoding = BINARY if is_binary(properties.content_type) else None
+        if wishes is None:
+            return ResultMessage(_block(properties), body)
+        reply, caller, correlation_id = b"", properties.reply_to, properties.correlation_id
+        _wish(properties, wishes)
+        if caller and (properties.correlation_id, properties.expiration) != (correlation_id, None):
+            reply = _block(msgspec.structs.replace(properties, correlation_id=correlation_id, expiration=None))
+        return ResultMessage(_block(properties), body, wishes.routing_key, reply)
 
 
 @contextmanager

@@ -133,7 +133,7 @@ class Worker:
             failure = self._failure(error)
         return Outcome(item.seq, time.monotonic() - began, self.generation, failure=failure)
 
-    def compute_encoded(self, item: Item) -> msgspec.Raw:
+    def compute_encoded(self, item: Item) -> bytes:
         """Compute it, and return the outcome as it is sent up.
 
         Nothing after this may fail because of the message: its death would be charged to nobody.
@@ -150,7 +150,7 @@ class Worker:
         if error is not None:
             failure = self._failure(error)
             encoded = _encode(Outcome(item.seq, outcome.duration, self.generation, failure=failure))
-        return msgspec.Raw(encoded)
+        return encoded
 
     def _run(self, item: Item, properties: Properties) -> Any:
         if len(item.body) > self._config.max_body:
@@ -222,8 +222,8 @@ class Worker:
 
 def _caller(properties: Properties) -> str:
     """Return the queue of whoever waits for a result; "" for nobody, and for a name that is not UTF-8."""
-    name = properties.reply_to or ""
-    return "" if any("\ud800" <= character <= "\udfff" for character in name) else name
+    name = properties.reply_to
+    return "" if not name or any("\ud800" <= character <= "\udfff" for character in name) else name
 
 
 def _seconds(retry: Retry) -> float | None:

@@ -40,7 +40,8 @@ class Mark:
 
     def end(self, labels: Callable[[], dict[str, Any]]) -> bool:
         """Note the end of a message, and return whether something is unread; costs about 1 us if nothing is."""
-        for stream in (getattr(sys, "stdout", None), getattr(sys, "stderr", None), *self._streams):
+        now = getattr(sys, "stdout", None), getattr(sys, "stderr", None)
+        for stream in self._streams if now == self._streams else (*now, *self._streams):
             try:  # noqa: SIM105 - `suppress` would double the cost of a message that prints nothing
                 stream.flush()  # type: ignore[union-attr]  # user code may have closed it, or put anything in its place
             except Exception:  # noqa: BLE001, S110 - as above: nothing can be flushed then

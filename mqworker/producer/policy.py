@@ -63,26 +63,25 @@ def rung_above(seconds: float) -> int:
 
 def plan_result(outcome: Outcome, stage: StageConfig) -> Plan:
     """Return the plan for an outcome without a failure."""
-    output, caller = stage.output, outcome.reply_to
+    output, caller, results = stage.output, outcome.reply_to, outcome.results
     replies: tuple[Publication, ...] = ()
     if caller:
         replies = tuple(
             [
                 Publication("", caller, each.reply or each.properties, each.body or b"", mandatory=False)
-                for each in outcome.results
+                for each in results
             ]
         )
-    if outcome.dropped:
+    if not results or results[0].body is None:
         return Plan("dropped", (), replies)
     if output is None:
         return Plan("result", (), replies)
     exchange, usual = output.exchange, output.routing_key if output.exchange else output.queue
-    results = [
-        Publication(exchange, usual if (key := each.routing_key) is None else key, each.properties, each.body)
-        for each in outcome.results
-        if each.body is not None
+    publications = [
+        Publication(exchange, usual if (key := each.routing_key) is None else key, each.properties, each.body or b"")
+        for each in results
     ]
-    return Plan("result", tuple(results), replies)
+    return Plan("result", tuple(publications), replies)
 
 
 def plan_failure(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan:

@@ -75,8 +75,10 @@ class Publications:
             entry.asked = 0
             self._open -= 1
         entry.plan = plan
-        entry.left = dict(enumerate(plan.publications))
-        self._refused.pop(entry.seq, None)
+        publications = plan.publications
+        entry.left = {0: publications[0]} if len(publications) == 1 else dict(enumerate(publications))
+        if self._refused:
+            self._refused.pop(entry.seq, None)
         if entry.void:
             self._keep(entry, KEPT, now)
             return []
@@ -176,15 +178,17 @@ class Publications:
         self._held_bytes.weigh(entry, entry.size)
         entry.asked = len(left)
         self._open += 1
-        settles, first = (entry.epoch, entry.tag), self._last_id + 1
-        for part in left:
-            self._last_id += 1
-            self._waiting[self._last_id] = entry, part
-        if len(left) == 1:
-            actions.append(Publish(first, next(iter(left.values()))._replace(settles=settles)))
+        settles, publish_id = (entry.epoch, entry.tag), self._last_id
+        each = []
+        for part, publication in left.items():
+            publish_id += 1
+            self._waiting[publish_id] = entry, part
+            each.append(Publication(*publication[:-1], settles))  # `_replace` takes three times as long
+        first, self._last_id = self._last_id + 1, publish_id
+        if len(each) == 1:
+            actions.append(Publish(first, each[0]))
         else:
-            each = tuple([publication._replace(settles=settles) for publication in left.values()])
-            actions.append(PublishTogether(tuple(range(first, first + len(each))), each))
+            actions.append(PublishTogether(tuple(range(first, publish_id + 1)), tuple(each)))
         return actions
 
     def _answered(self, entry: Entry, now: float) -> None:

@@ -110,8 +110,7 @@ class Consumer(Spawned):
                 level = chunk.log_level
                 logs.set_level(level)
             outcomes: list[Any] = []  # each encoded, because what cannot be is a failure of its message
-            last = b""
-            printed = False
+            last, printed = b"", False
             handed_up = time.monotonic()
             for item in chunk.items:
                 now = time.monotonic()

@@ -36,6 +36,7 @@ from mqworker.jobs.chain import Chain
 from mqworker.jobs.failures import describe
 from mqworker.jobs.loading import load_chain
 
+DEBUG = logging.DEBUG
 HAND_UP = 0.005  # seconds of work after which outcomes are sent up before the chunk ends
 
 _encoder = msgspec.msgpack.Encoder()
@@ -97,7 +98,7 @@ class Consumer(Spawned):
         level = self._birth.log_level
         done = 0
         outbox = self._outbox
-        pid, up = os.getpid(), self.up.fileno()
+        pid, up, mark, labels_now = os.getpid(), self.up.fileno(), self._mark.end, self._labels
         pipe = os.fstat(up).st_ino
         while (packed := self._queue.get()) is not None:
             chunk = _chunks.decode(packed)
@@ -124,13 +125,13 @@ class Consumer(Spawned):
                     slot.end()
                     break
                 self._item = item
-                if level <= logging.DEBUG:
+                if level <= DEBUG:
                     logs.report(self._log, logging.DEBUG, "begun", "started")
                 last = worker.compute_encoded(item)
                 outcomes.append(msgspec.Raw(last))
                 if os.fstat(up).st_ino != pipe:  # user code closed the pipe: an end now charges the right message
                     os._exit(1)
-                printed = self._mark.end(self._labels) or printed
+                printed = mark(labels_now) or printed
                 self._item = None
                 slot.end()
                 done += 1

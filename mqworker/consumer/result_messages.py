@@ -42,7 +42,7 @@ class ResultMessages:
         self._stage = stage
         self._config = config
         self._largest = broker.max_message_size
-        self._stamp: dict[str, bytes] = {}  # headers that are the same on every result of a generation
+        self._stamp: dict[str, bytes] = {}  # headers of every result; the first two are the same for a generation
 
     def begin_generation(self, generation: int) -> None:
         """Stamp results with this generation from now on."""
@@ -128,13 +128,10 @@ class ResultMessages:
         table = properties.headers
         if derived:
             properties.message_id, table[headers.DERIVED_ID] = derived, True
-        table.stamp(self._stamp)
-        table.stamp(
-            {
-                headers.DURATION: b"d" + _DOUBLE.pack(round(duration * 1000, 3)),
-                headers.ATTEMPT: _FIRST if attempt == 1 else encode_value(attempt),
-            }
-        )
+        stamp = self._stamp
+        stamp[headers.DURATION] = b"d" + _DOUBLE.pack(round(duration * 1000, 3))
+        stamp[headers.ATTEMPT] = _FIRST if attempt == 1 else encode_value(attempt)
+        table.stamp(stamp)
 
     def _message(self, properties: Properties, result: Encoded) -> ResultMessage:
         body, properties.content_type, wishes = result

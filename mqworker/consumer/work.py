@@ -178,16 +178,16 @@ class Worker:
         self._alarm.set(self.soft_limit)
         try:
             value = self._chain.run(body, message)
-            return self._messages.encode_all(value, self._alarm) if isinstance(value, Several) else value
+            return self._messages.encode_all(value, self._alarm) if type(value) is Several else value
         finally:
             self._alarm.clear()
             if os.getpid() != self._pid:
                 os._exit(0)  # a copy that the handler forked has returned: the lane does not belong to it
 
     def _outcome(self, item: Item, properties: Properties, value: Any, duration: float) -> Outcome:
-        reply_to, made = _caller(properties), self._messages
+        reply_to, made = _caller(properties.reply_to) if properties.reply_to else "", self._messages
         attempt = self._attempt(properties)
-        if isinstance(value, EncodedAll):
+        if type(value) is EncodedAll:
             results = made.several(item, properties, attempt, duration, value) if value else ()
         else:
             results = () if value is None else (made.one(item, properties, attempt, duration, made.encode(value)),)
@@ -220,10 +220,9 @@ class Worker:
                 return Failure("error", text.type, text.message, text.traceback)
 
 
-def _caller(properties: Properties) -> str:
-    """Return the queue of whoever waits for a result; "" for nobody, and for a name that is not UTF-8."""
-    name = properties.reply_to
-    return "" if not name or any("\ud800" <= character <= "\udfff" for character in name) else name
+def _caller(name: str) -> str:
+    """Return the queue of whoever waits for a result; "" if its name is not UTF-8."""
+    return "" if any("\ud800" <= character <= "\udfff" for character in name) else name
 
 
 def _seconds(retry: Retry) -> float | None:

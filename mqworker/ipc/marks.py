@@ -18,7 +18,7 @@ import os
 import re
 import sys
 import termios
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TextIO
 
 _EMPTY = bytes(4)
@@ -32,16 +32,20 @@ def mark(token: str) -> bytes:
 class Mark:
     """Writes marks to the pipe `fd`, behind what `streams` and the present stdout and stderr of Python hold back."""
 
-    def __init__(self, fd: int, token: str, streams: Sequence[TextIO]) -> None:
+    def __init__(self, fd: int, token: str, streams: tuple[TextIO, TextIO]) -> None:
+        """`streams`: stdout and stderr as they are at first."""
         self._fd = os.dup(fd)  # the pipe, wherever user code directs its output
         self._mark = mark(token)
-        self._streams = tuple(streams)
+        self._streams: tuple[TextIO | None, ...] = streams
         self._held = bytearray(4)  # filled by the kernel: the bytes in the pipe
 
     def end(self, labels: Callable[[], dict[str, Any]]) -> bool:
         """Note the end of a message, and return whether something is unread; costs about 1 us if nothing is."""
+        streams = self._streams
         now = getattr(sys, "stdout", None), getattr(sys, "stderr", None)
-        for stream in self._streams if now == self._streams else (*now, *self._streams):
+        if now != streams:  # user code has put others in their place
+            streams = (*now, *streams)
+        for stream in streams:
             try:  # noqa: SIM105 - `suppress` would double the cost of a message that prints nothing
                 stream.flush()  # type: ignore[union-attr]  # user code may have closed it, or put anything in its place
             except Exception:  # noqa: BLE001, S110 - as above: nothing can be flushed then

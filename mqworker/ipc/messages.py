@@ -189,7 +189,7 @@ class Birth(_Record, frozen=True, tag="birth"):
     log_level: int
 
 
-class Item(msgspec.Struct, frozen=True, array_like=True):
+class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One delivery as a lane carries it to a Consumer."""
 
     seq: int
@@ -200,7 +200,7 @@ class Item(msgspec.Struct, frozen=True, array_like=True):
     routing_key: str
 
 
-class Chunk(msgspec.Struct, frozen=True, array_like=True):
+class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The content of one `put` into a lane: deliveries, and the state under which to compute them."""
 
     number: int  # counts the chunks of this lane
@@ -223,7 +223,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     final: bool = False  # do not try again
 
 
-class ResultMessage(msgspec.Struct, frozen=True, array_like=True):
+class ResultMessage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One result, ready to be published; without a body it is only for a caller who waits: there is no result."""
 
     properties: bytes
@@ -232,7 +232,7 @@ class ResultMessage(msgspec.Struct, frozen=True, array_like=True):
     reply: bytes = b""  # the properties of the reply, if they differ
 
 
-class Outcome(msgspec.Struct, frozen=True, array_like=True):
+class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What became of one delivery in a Consumer: results, nothing (dropped), or a failure."""
 
     seq: int

@@ -44,7 +44,7 @@ class Consumer:
     def __init__(self, far):
         self.seq = 0
         self.stream = os.fdopen(far, "w", closefd=False)
-        self._mark = Mark(far, TOKEN, (self.stream,))
+        self._mark = Mark(far, TOKEN, (self.stream, self.stream))
 
     def end(self, following=0):
         """End the message in hand, and begin the following."""

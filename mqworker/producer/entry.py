@@ -87,9 +87,11 @@ class Entry:
         """Bytes that its messages take: the input, and the messages to be published for it."""
         size = len(self.body) + len(self.properties)
         if self.plan is not None:
-            for publications in self.plan[1:]:
-                for publication in publications:
-                    size += len(publication.body) + len(publication.properties)
+            _, publications, replies = self.plan
+            for publication in publications:
+                size += len(publication.body) + len(publication.properties)
+            for publication in replies:
+                size += len(publication.body) + len(publication.properties)
         return size
 
 

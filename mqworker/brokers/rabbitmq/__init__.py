@@ -8,7 +8,7 @@
     consumer_channel, consuming                  the consuming role of a Link: one epoch, and one after the other
     result_route, destinations, sender, publishing   its publishing role: where to, one channel, and one after the other
     link                                         the Link
-    shared_connection, admin                     the Admin
+    shared_connection, placer, taker, admin      the Admin
 
 Everything runs on the asyncio loop of the process that owns it.
 """

@@ -1,0 +1,90 @@
+"""A confirm channel of the Admin: each publication is stored, or it is told why not.
+
+Runs on the loop of the broker admin process; made for one question.
+Raises `BrokerRefused`, and `Lost` with its channel.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pika.exceptions
+import pika.spec
+
+from mqworker.amqp.headers import HEADER_FRAME
+from mqworker.brokers.base import BrokerRefused, Publication
+from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
+from mqworker.brokers.rabbitmq.channel import Channel
+
+
+class Placer:
+    """A channel on which messages are published and confirmed."""
+
+    def __init__(self, channel: Channel, largest: int) -> None:
+        self._channel = channel
+        self._largest = largest
+        self._sent = 0
+        self._waiting: set[int] = set()  # numbers of those that have no answer
+        self._refused: dict[int, str] = {}  # number -> why
+        self._returned = ""  # why the last one that had no route came back
+        self._answered: asyncio.Queue[str] = asyncio.Queue()  # an item whenever all have their answers
+
+    async def start(self) -> None:
+        """Ask for confirms."""
+        self._channel.raw.add_on_return_callback(self._on_return)
+        await self._channel.ask("confirm_delivery", ack_nack_callback=self._on_answer)
+
+    def _on_return(self, _channel: object, method: Any, *_: Any) -> None:
+        self._returned = f"returned: {method.reply_text}"
+
+    def _on_answer(self, frame: Any) -> None:
+        tag = frame.method.delivery_tag
+        numbers = {number for number in self._waiting if number <= tag} if frame.method.multiple else {tag}
+        self._waiting -= numbers
+        if isinstance(frame.method, pika.spec.Basic.Nack):
+            self._refused |= dict.fromkeys(numbers, "nacked: queue full or unavailable")
+        if not self._waiting:
+            self._answered.put_nowait("")
+
+    async def place(self, publication: Publication) -> None:
+        """Publish and wait for the confirm; BrokerRefused when it was returned, nacked or is too large."""
+        if reason := (await self.place_all([publication]))[0]:
+            raise BrokerRefused(reason)
+
+    async def place_all(self, publications: Sequence[Publication]) -> list[str]:
+        """Publish all, then wait for their confirms; returns why each was refused, "" if it is stored.
+
+        It is not known which ones were returned, so that one counts as the reason of all.
+        """
+        told, numbers = [], {}
+        self._returned = ""
+        for publication in publications:
+            told.append(self._publish(publication))
+            if not told[-1]:
+                numbers[len(told) - 1] = self._sent
+        if numbers:
+            await self._channel.first(self._answered)
+        for at, number in numbers.items():
+            if reason := self._refused.pop(number, "") or self._returned:
+                told[at] = f"{reason} (queue {publications[at].routing_key!r})"
+        return told
+
+    def _publish(self, publication: Publication) -> str:
+        if len(publication.body) > self._largest:
+            return f"{len(publication.body)} bytes are more than the broker takes"
+        size, most = len(publication.properties), self._channel.connection.params.frame_max - HEADER_FRAME
+        if size > most:  # otherwise the broker would close the connection, with all questions on it
+            return f"properties and headers have {size:,} bytes; {most:,} fit into the broker's frame_max"
+        try:
+            self._channel.raw.basic_publish(
+                publication.exchange,
+                publication.routing_key,
+                publication.body,
+                RawProperties(publication.properties),
+                mandatory=publication.mandatory,
+            )
+        except (pika.exceptions.AMQPError, ValueError) as error:
+            return f"cannot be published: {error!r}"
+        self._sent += 1
+        self._waiting.add(self._sent)
+        return ""

@@ -12,7 +12,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
@@ -55,7 +55,7 @@ def run_job(
     message = Message(body, block, redelivered=redelivered, exchange=exchange, routing_key=routing_key, attempt=attempt)
     job_list = [jobs] if isinstance(jobs, str) or callable(jobs) else jobs
     chain = Chain([_job(job, root) for job in job_list], params or {}, "test")
-    stage = StageConfig(input=InputConfig(queue="test"), jobs=("test:test",), codec=codec)  # type: ignore[arg-type]
+    stage = StageConfig(input=InputConfig(queue="test"), jobs=("test:test",), codec=cast("Any", codec))
     messages = ResultMessages("test", stage, BrokerConfig())
     item = Item(1, block, body, redelivered, exchange, routing_key)
 

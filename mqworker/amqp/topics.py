@@ -1,8 +1,7 @@
 """Binding keys of topic exchanges: words separated by dots, of which `*` stands for one and `#` for any number.
 
 Pure; used by the embedded broker, where each exchange is a topic exchange, and by the rules of the configuration. (AMQP
-0-9-1 specification, 3.1.3.3.) Others choose the keys, so the time is
-bounded by the product of their lengths.
+0-9-1 specification, 3.1.3.3.) Others choose the keys, so the time is bounded by the product of their lengths.
 """
 
 

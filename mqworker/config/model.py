@@ -1,8 +1,8 @@
 """The whole configuration, as one tree of frozen structs.
 
-Imported everywhere. It holds values that were checked by `mqworker.config.load`, which
-owns files, environment and error messages; nothing here does I/O but `processors`, for one default. The description and
-the bounds of each key are written only here: error messages and docs/configuration.md are generated from them.
+Imported everywhere. It holds values that were checked by `mqworker.config.load`, which owns files, environment and
+error messages; nothing here does I/O but `processors`, for one default. The description and the bounds of each key are
+written only here: error messages and docs/configuration.md are generated from them.
 """
 
 from typing import Annotated, Any, ClassVar, Literal

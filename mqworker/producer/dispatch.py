@@ -22,7 +22,7 @@ from mqworker.producer.lane import Lane
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.limits import TIME_LIMIT
 from mqworker.producer.pacing import Histogram, ServiceTime, chunk_size
-from mqworker.producer.publications import Publishing
+from mqworker.producer.publications import AnyPublish
 from mqworker.producer.quarantine import May, may_begin, outlived
 from mqworker.producer.settlement import Settlement
 from mqworker.producer.suspects import Suspects
@@ -96,7 +96,7 @@ class Dispatch:
         now = time.monotonic()
         if outcomes.outcomes:
             self.fleet.prospered(lane)
-        publishes: list[Publishing] = []
+        publishes: list[AnyPublish] = []
         try:
             for outcome in outcomes.outcomes:
                 entry = self._ledger.entry(outcome.seq)

@@ -27,7 +27,7 @@ from mqworker.producer.acks import Ack, Acks
 from mqworker.producer.assignments import Assignments
 from mqworker.producer.backlog import Backlog
 from mqworker.producer.entry import HELD, PLACED, Counters, Entry, HeldBytes, Isolation, Plan
-from mqworker.producer.publications import Publications, Publishing
+from mqworker.producer.publications import AnyPublish, Publications
 from mqworker.producer.quarantine import May
 from mqworker.producer.redelivery_cache import RedeliveryCache
 
@@ -54,7 +54,7 @@ class Ledger:
         """Return the delivery with this number if it is held or out; None once it has an outcome."""
         return self._entries.get(seq)
 
-    def delivered(self, delivery: Delivery, now: float, isolation: Isolation = Isolation.NONE) -> list[Publishing]:
+    def delivered(self, delivery: Delivery, now: float, isolation: Isolation = Isolation.NONE) -> list[AnyPublish]:
         """Open an entry for a delivery, or let it adopt the state of a void one."""
         self.counters.received += 1
         if delivery.redelivered:
@@ -82,7 +82,7 @@ class Ledger:
         """Take back what a lane has not begun: all behind the delivery `after`. Returns how many to dispatch again."""
         return self._put_back(self.assignments.behind(lane, after))
 
-    def finished(self, seq: int, plan: Plan, now: float) -> list[Publishing]:
+    def finished(self, seq: int, plan: Plan, now: float) -> list[AnyPublish]:
         """Settle a delivery by this plan; only the first plan for a delivery counts."""
         entry = self._entries.pop(seq, None)
         if entry is None:
@@ -142,7 +142,7 @@ class Ledger:
             self.counters.released += 1
         return released
 
-    def tick(self, now: float) -> list[Publishing]:
+    def tick(self, now: float) -> list[AnyPublish]:
         """Return the publications that are due again, and forget kept outcomes that are too old."""
         self.cache.expire(now)
         return self.publications.due(now)
@@ -162,7 +162,7 @@ class Ledger:
         if entry.void:
             self.cache.remove(entry)
 
-    def _adopt(self, entry: Entry, delivery: Delivery, now: float) -> list[Publishing]:
+    def _adopt(self, entry: Entry, delivery: Delivery, now: float) -> list[AnyPublish]:
         self.counters.adopted += 1
         entry.epoch, entry.tag = delivery.epoch, delivery.tag
         entry.properties, entry.body = delivery.properties, delivery.body  # another plan may be needed

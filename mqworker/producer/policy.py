@@ -72,7 +72,7 @@ def plan_result(outcome: Outcome, stage: StageConfig) -> Plan:
                 for each in results
             ]
         )
-    if not results or results[0].body is None:
+    if outcome.dropped:
         return Plan("dropped", (), replies)
     if output is None:
         return Plan("result", (), replies)

@@ -35,7 +35,7 @@ class PublishTogether(NamedTuple):
     publications: tuple[Publication, ...]
 
 
-Publishing = Publish | PublishTogether
+AnyPublish = Publish | PublishTogether
 
 
 class Publications:
@@ -68,7 +68,7 @@ class Publications:
         """How many of those were refused for their size."""
         return sum(entry.too_large for entry in self._refused.values())
 
-    def place(self, entry: Entry, plan: Plan, now: float) -> list[Publishing]:
+    def place(self, entry: Entry, plan: Plan, now: float) -> list[AnyPublish]:
         """Carry out a plan; the plan of a void delivery is kept for its redelivery."""
         if entry.asked:  # for another plan: those answers no longer matter
             self._waiting = {number: place for number, place in self._waiting.items() if place[0] is not entry}
@@ -84,7 +84,7 @@ class Publications:
             return []
         return self._publish(entry, now)
 
-    def adopt(self, entry: Entry, now: float) -> list[Publishing]:
+    def adopt(self, entry: Entry, now: float) -> list[AnyPublish]:
         """Continue with a kept delivery that is valid again."""
         entry.tries = 0
         if entry.state is KEPT:
@@ -148,22 +148,22 @@ class Publications:
         for _, _, entry in again:
             self._keep(entry, KEPT, now)
 
-    def due(self, now: float) -> list[Publishing]:
+    def due(self, now: float) -> list[AnyPublish]:
         """Return the publications that are due again."""
-        due: list[Publishing] = []
+        due: list[AnyPublish] = []
         while self._again and self._again[0][0] <= now:
             due += self._publish(heapq.heappop(self._again)[2], now)
         return due
 
-    def repeat_now(self, now: float) -> list[Publishing]:
+    def repeat_now(self, now: float) -> list[AnyPublish]:
         """Return everything that waits to be published again: the reason for the refusals is gone."""
         self._again = [(now, seq, entry) for _, seq, entry in sorted(self._again, key=operator.itemgetter(1))]
         return self.due(now)
 
-    def _publish(self, entry: Entry, now: float) -> list[Publishing]:
+    def _publish(self, entry: Entry, now: float) -> list[AnyPublish]:
         assert entry.plan is not None
         outcome, publications, replies = entry.plan
-        actions: list[Publishing] = []
+        actions: list[AnyPublish] = []
         if replies:
             entry.plan = Plan(outcome, publications)  # a reply is tried once
             for reply in replies:

@@ -22,7 +22,7 @@ from mqworker.producer.entry import Entry, Plan
 from mqworker.producer.failure_messages import Circumstances
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.policy import plan_crash, plan_failure, plan_renewal, plan_result, plan_too_large
-from mqworker.producer.publications import Publish, Publishing
+from mqworker.producer.publications import AnyPublish, Publish
 
 GAP_LOOK = 0.006  # seconds until acks behind a gap are due
 
@@ -46,7 +46,7 @@ class Settlement:
 
     # --- called by dispatch and intake
 
-    def finished(self, entry: Entry, outcome: Outcome, now: float) -> list[Publishing]:
+    def finished(self, entry: Entry, outcome: Outcome, now: float) -> list[AnyPublish]:
         """Settle a message that a Consumer finished; returns the publications for it."""
         if outcome.failure is not None:
             self.processed["processed_failed"] += 1
@@ -78,7 +78,7 @@ class Settlement:
             logs.report(log, logging.WARNING, "renewed", message, **self._labels(entry))
             self.send(self._ledger.finished(entry.seq, plan, time.monotonic()))
 
-    def send(self, publishes: Sequence[Publishing]) -> None:
+    def send(self, publishes: Sequence[AnyPublish]) -> None:
         """Hand publications to the link, and acks for what was settled without a publication."""
         for publishing in publishes:
             if not isinstance(publishing, Publish):

@@ -5,12 +5,13 @@ number that a quorum queue adds to each redelivery (`x-delivery-count`); whoever
 table without headers counts like none: the broker may have added the table together with that number.
 """
 
-import hashlib
+from hashlib import sha256
 
 from mqworker.amqp.properties import Headers, MalformedProperties, Properties
 
 DELIVERY_COUNT = "x-delivery-count"
 _MARK = DELIVERY_COUNT.encode()
+_SMALL = 4096  # bytes that are sooner copied than passed separately
 _TABLE = 0x20  # in the first byte of the flags: there are headers
 _BEFORE_TABLE = (0x80, 0x40)  # content_type, content_encoding
 
@@ -20,8 +21,10 @@ def fingerprint(properties: bytes, body: bytes) -> bytes:
     properties = without_delivery_count(properties)
     if len(properties) > 1 and properties[0] & _TABLE:
         properties = _without_empty_table(properties)
-    digest = hashlib.sha256(len(properties).to_bytes(4, "big"))
-    digest.update(properties)
+    head = len(properties).to_bytes(4) + properties
+    if len(body) < _SMALL:
+        return sha256(head + body).digest()  # half the time of three updates
+    digest = sha256(head)
     digest.update(body)
     return digest.digest()
 

@@ -4,6 +4,8 @@ Pure: no clock, no randomness, no I/O; time, host and a random number come in as
 A plan's publications gate the ack: results go to the output, a retry to a delay queue, a dead letter to `<input>.dlq`.
 """
 
+from collections.abc import Iterator
+
 from mqworker.amqp import headers
 from mqworker.amqp.properties import Properties, decode_leniently
 from mqworker.brokers.base import Publication
@@ -61,27 +63,25 @@ def rung_above(seconds: float) -> int:
     return rung
 
 
-def plan_result(outcome: Outcome, stage: StageConfig) -> Plan:
+def plan_result(entry: Entry, outcome: Outcome, stage: StageConfig) -> Plan:
     """Return the plan for an outcome without a failure."""
-    output, caller, results = stage.output, outcome.reply_to, outcome.results
-    replies: tuple[Publication, ...] = ()
-    if caller:
-        replies = tuple(
-            [
-                Publication("", caller, each.reply or each.properties, each.body or b"", mandatory=False)
-                for each in results
-            ]
-        )
+    output, results = stage.output, outcome.results
+    replies = tuple(_replies(outcome)) if outcome.reply_to else ()
     if outcome.dropped:
         return Plan("dropped", (), replies)
     if output is None:
         return Plan("result", (), replies)
     exchange, usual = output.exchange, output.routing_key if output.exchange else output.queue
-    publications = [
-        Publication(exchange, usual if (key := each.routing_key) is None else key, each.properties, each.body or b"")
-        for each in results
-    ]
+    publications, settles = [], (entry.epoch, entry.tag)
+    for each in results:
+        key = usual if each.routing_key is None else each.routing_key
+        publications.append(Publication(exchange, key, each.properties, each.body or b"", settles=settles))
     return Plan("result", tuple(publications), replies)
+
+
+def _replies(outcome: Outcome) -> Iterator[Publication]:
+    for each in outcome.results:
+        yield Publication("", outcome.reply_to, each.reply or each.properties, each.body or b"", mandatory=False)
 
 
 def plan_failure(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan:

@@ -183,7 +183,9 @@ class Publications:
         for part, publication in left.items():
             publish_id += 1
             self._waiting[publish_id] = entry, part
-            each.append(Publication(*publication[:-1], settles))  # `_replace` takes three times as long
+            if publication.settles != settles:
+                publication = publication._replace(settles=settles)  # noqa: PLW2901 - not a result, or redelivered
+            each.append(publication)
         first, self._last_id = self._last_id + 1, publish_id
         if len(each) == 1:
             actions.append(Publish(first, each[0]))

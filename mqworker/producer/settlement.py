@@ -53,7 +53,7 @@ class Settlement:
             plan = plan_failure(entry, outcome.failure, self._config, self._about(outcome.generation))
             self._report(entry, outcome.failure, plan, outcome.duration, outcome.generation)
         else:
-            plan = plan_result(outcome, self._config)
+            plan = plan_result(entry, outcome, self._config)
             self.processed["processed_dropped" if outcome.dropped else "processed_result"] += 1
             if log.isEnabledFor(logging.DEBUG):
                 about, seconds = self._labels(entry), round(outcome.duration, 6)

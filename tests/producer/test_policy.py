@@ -115,7 +115,7 @@ def test_no_wish_is_longer_than_a_queue_can_hold(seconds):
 def test_a_result_goes_to_the_output_and_to_whoever_waits(output, target, reply_to):
     """The output gates the ack, the reply never does; both carry the Consumer's bytes."""
     results = (ResultMessage(b"\0\0", b"result"),)
-    plan = plan_result(Outcome(1, 0.1, 1, results, reply_to), stage(output=output))
+    plan = plan_result(entry(), Outcome(1, 0.1, 1, results, reply_to), stage(output=output))
     assert plan.outcome == "result"
     assert [each[:5] for each in plan.publications] == ([(*target, b"\0\0", b"result", True)] if target else [])
     assert [each[:5] for each in plan.replies] == ([("", "answers", b"\0\0", b"result", False)] if reply_to else [])
@@ -125,7 +125,7 @@ def test_several_results_are_published_and_answered_each():
     """Each result has its publication and its reply; a routing key of the handler's replaces the output's."""
     results = tuple(ResultMessage(b"%d" % n, b"result %d" % n, key) for n, key in enumerate((None, "", "other"), 1))
     output = OutputConfig(queue="out", exchange="ex", routing_key="key")
-    plan = plan_result(Outcome(1, 0.1, 1, results, "answers"), stage(output=output))
+    plan = plan_result(entry(), Outcome(1, 0.1, 1, results, "answers"), stage(output=output))
     assert [each[:4] for each in plan.publications] == [
         ("ex", "key", b"1", b"result 1"),
         ("ex", "", b"2", b"result 2"),
@@ -138,7 +138,7 @@ def test_several_results_are_published_and_answered_each():
 def test_a_dropped_message_is_answered_and_published_nowhere():
     """None settles the input; a caller gets an empty reply."""
     nothing = (ResultMessage(b"\0\0", None),)
-    plan = plan_result(Outcome(1, 0.1, 1, nothing, "answers"), stage(output=OutputConfig(queue="out")))
+    plan = plan_result(entry(), Outcome(1, 0.1, 1, nothing, "answers"), stage(output=OutputConfig(queue="out")))
     assert plan[:2] == ("dropped", ())
     assert [each[1:5] for each in plan.replies] == [("answers", b"\0\0", b"", False)]
 

@@ -42,6 +42,7 @@ from mqworker.ipc.output import HOLDS, OutputReader, no_labels
 from mqworker.ipc.spawn import SPAWN, Death, Spawned, keep_path_safe, reap
 
 END_GRACE = 2.0  # seconds between the end of a child's pipe and the end of the child, on a busy machine
+UP_HOLDS = 1 << 17  # bytes that the pipe up holds; a Consumer knows it by that, as other pipes hold half as much
 KILL_DEADLINE = 2.0  # seconds from SIGKILL until it is gone; only a process stuck in the kernel takes longer
 
 _encoder = msgspec.msgpack.Encoder()
@@ -92,8 +93,9 @@ class Child:
             down_far, down = _pipe(far, undo)
             up, up_far = _pipe(undo, far)
             output, output_far = _pipe(undo, far)
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(output.fileno(), fcntl.F_SETPIPE_SZ, HOLDS)
+            for pipe, size in ((output, HOLDS), (up, UP_HOLDS)):
+                with contextlib.suppress(OSError):  # the user's pipes may take no more memory
+                    fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, size)
             process.attach(down_far, up_far, output_far)
             keep_path_safe()
             with process.signals_held():

@@ -230,6 +230,34 @@ async def test_a_policy_that_expires_takes_nothing_that_waits(broker, monkeypatc
         await asyncio.to_thread(broker.node.ctl, "clear_policy", unique)
 
 
+@contract
+async def test_a_policy_that_expires_takes_no_retry_while_connections_are_short(broker, monkeypatch):
+    """A retry outlives twice the period of a policy `expires` during which no connection lives for a second."""
+    monkeypatch.setattr(reconnector, "retry_delay", lambda _failures, **_: 0.1)
+    monkeypatch.setattr(upkeep, "TAKE_EVERY", 1.0)
+    topology, loop = broker.topology, asyncio.get_running_loop()
+    unique = topology.input.partition(".")[0]
+    await asyncio.to_thread(
+        broker.node.ctl, "set_policy", unique, f"^{unique}", '{"expires": 5000}', "--apply-to", "queues"
+    )
+    try:
+        link, sink = await broker.started()  # paused
+        link.publish(1, Publication("", topology.input, b"", b"later", delay=16))
+        assert await sink.answer(1) == ""
+        began, short = loop.time(), 0
+        while loop.time() - began < 12:
+            await until(lambda: link.state.connected, 10, "a connection")
+            await asyncio.sleep(0.5)  # less than the second that this is about
+            if (connection := link._consuming.connection) is not None:
+                connection.abort("ended by the test")
+                short += 1
+            await until(lambda: not link.state.connected, 10, "its end")
+        assert short >= 5
+        await broker.counts(topology.input, 1, 40)
+    finally:
+        await asyncio.to_thread(broker.node.ctl, "clear_policy", unique)
+
+
 @pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
 @contract
 async def test_a_policy_that_expires_takes_no_queue_that_is_empty(broker, monkeypatch):
@@ -814,16 +842,17 @@ async def test_a_queue_that_does_not_answer_is_kept_apart_until_it_does(broker, 
     link, sink = await broker.started(prefetch=5)
     output, dead = (Publication("", name, b"", b"x") for name in (broker.topology.output.queue, broker.topology.dead))
     loop = asyncio.get_running_loop()
-    before = loop.time()
-    await asyncio.gather(*(placed(link, sink, dead) for _ in range(20)))
-    link._publishing._deadline = max(3.0, 10 * (loop.time() - before))  # those that answer do so well within it
+    link._publishing._deadline = deadline = 3.0
     async with silenced(broker, output.routing_key):
         silent = asyncio.create_task(placed(link, sink, output))
         await asyncio.gather(*(placed(link, sink, dead) for _ in range(20)))
         await until(lambda: any("no answer from" in reason for reason in sink.answers.values()), 20, "it is kept apart")
         losses, unknown = len(sink.publishes_lost_for), 0
         while len(sink.publishes_lost_for) < losses + 1:  # it was tried again, alone
-            unknown += sum(await asyncio.gather(*(placed(link, sink, dead) for _ in range(20))))
+            began = loop.time()
+            ambiguous = sum(await asyncio.gather(*(placed(link, sink, dead) for _ in range(20))))
+            if loop.time() - began < deadline:  # else the machine was too busy for one that answers
+                unknown += ambiguous
         assert unknown == 0
         assert not silent.done()
     await asyncio.wait_for(silent, 20)

@@ -65,6 +65,7 @@ def main() -> int:
                     done = one_round(broker(kind), kind, name, seed + number, seconds, 10 if told.release else 3)
                     rounds.append(done)
                     if told.keep:
+                        told.keep.mkdir(parents=True, exist_ok=True)
                         (told.keep / f"{name}.{seed}.pickle").write_bytes(pickle.dumps(done[0]))
                 if told.release and told.kills and kinds != ("sqlite",):
                     rounds.append(many_kills(broker("classic"), seed, told.kills))

@@ -116,9 +116,10 @@ class RabbitLink:
         return await self._ensure(connection)
 
     async def _touch(self, connection: AmqpConnection) -> None:
+        quorum = frozenset[str]() if self._found is None else self._found.quorum
+        await self._upkeep.touch(connection, quorum, self._publishing.delays)
         if self._found is None:
             return
-        await self._upkeep.touch(connection, self._found, self._publishing.delays)
         await self._bindings.make_again(connection)
         if self._incomplete:
             self._repair()

@@ -131,17 +131,17 @@ class Reconnector:
 
     async def _watch(self, connection: AmqpConnection) -> None:
         loop = asyncio.get_running_loop()
-        next_ping = loop.time()  # the first at once: after a restart of the broker, what expires may be about to
+        next_ping = loop.time()  # at once: what expires may be about to, and this connection may not live for a second
         ping: asyncio.Task[None] | None = None
         try:
             while True:
-                await asyncio.sleep(1)
                 now = loop.time()
                 connection.check_deadlines(now)
                 self._role.check_deadlines(now)
                 if now >= next_ping and not connection.blocked and (ping is None or ping.done()):
                     next_ping = now + PING_EVERY
                     ping = asyncio.create_task(self._role.ping())
+                await asyncio.sleep(1)
         finally:
             if ping is not None:
                 await _end(ping)

@@ -1,6 +1,6 @@
 """Keeps queues that only wait from expiring.
 
-Runs on the loop of the Link, with each ping of the consuming connection. A policy of the broker can give every queue an
+Runs on the loop of the Link, with each ping of the consuming connection, first as soon as that is open. A policy of the broker can give every queue an
 `expires`: one without a consumer is then deleted, with its messages, unless somebody uses it. Such a policy cannot be
 seen over AMQP. So the delay queues, the dead-letter queue and the output are used every few seconds, and the input is
 while it has no consumer; also while they are empty, because a message may arrive just before the queue expires: a
@@ -19,7 +19,7 @@ be lost, so they are left alone.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from pika.compat import long
@@ -27,7 +27,7 @@ from pika.compat import long
 from mqworker.brokers.base import Topology
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
-from mqworker.brokers.rabbitmq.queues import NOT_FOUND, Found, delay_queue, major_version
+from mqworker.brokers.rabbitmq.queues import NOT_FOUND, delay_queue, major_version
 
 DELAYS = tuple(1 << power for power in range(23))  # seconds: all that a stage may ever have used
 NO_CREDIT = {"x-credit": {"credit": long(0), "drain": False}}
@@ -45,10 +45,12 @@ class Upkeep:
         self._stuck: dict[str, Channel] = {}  # name -> the channel whose request the queue has not answered yet
         self._taken = -TAKE_EVERY  # loop time of the round in which messages were last taken
 
-    async def touch(self, connection: AmqpConnection, found: Found, used: Iterable[int]) -> None:
+    async def touch(self, connection: AmqpConnection, quorum: Collection[str], used: Iterable[int]) -> None:
         """Use what waits without a consumer; `used`: delays of this Link. Raises Lost with the connection.
 
-        A queue that does not answer (one without a leader) costs its own patience, and one channel until it does.
+        `quorum`: those of the other queues that are known to be quorum queues. The delay queues come first: connecting
+        uses the others too, if they are classic. A queue that does not answer (one without a leader) costs its own
+        patience, and one channel until it does.
         """
         self._delays.update(used)
         delays = {delay_queue(self._topology.input, delay): delay for delay in sorted(self._delays)}
@@ -57,7 +59,7 @@ class Upkeep:
         take = began - self._taken >= TAKE_EVERY
         if take:
             self._taken = began
-        for name in (*self._topology.queues, *delays):
+        for name in (*delays, *self._topology.queues):
             if loop.time() - began > ROUND:
                 return
             if name in self._stuck:
@@ -68,8 +70,8 @@ class Upkeep:
             try:
                 async with asyncio.timeout(PATIENCE):
                     channel = await Channel.open(connection, watched=False)
-                    quorum = name in delays or name in found.quorum
-                    if not await _touch(channel, name, quorum=quorum, take=take and name in delays):
+                    consumed = name in delays or name in quorum
+                    if not await _touch(channel, name, quorum=consumed, take=take and name in delays):
                         self._delays.discard(delays.get(name, 0))
             except TimeoutError:
                 if channel is not None:

@@ -18,9 +18,10 @@ _BEFORE_TABLE = (0x80, 0x40)  # content_type, content_encoding
 
 def fingerprint(properties: bytes, body: bytes) -> bytes:
     """Return the SHA-256 of body and properties, 32 bytes."""
-    properties = without_delivery_count(properties)
     if len(properties) > 1 and properties[0] & _TABLE:
-        properties = _without_empty_table(properties)
+        properties = without_delivery_count(properties)
+        if properties[0] & _TABLE:
+            properties = _without_empty_table(properties)
     head = len(properties).to_bytes(4) + properties
     if len(body) < _SMALL:
         return sha256(head + body).digest()  # half the time of three updates

@@ -109,7 +109,8 @@ def _short(text: str) -> bytes:
 
 
 @functools.lru_cache(1024)
-def _header_name(name: str) -> bytes:
+def header_name(name: str) -> bytes:
+    """Return the name of a header as it stands before its field; raises ValueError if it is too long."""
     return _short(name)
 
 
@@ -198,7 +199,7 @@ class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it
     def encode(self) -> bytes:
         """Return the table's content (without its length)."""
         if self._table is None:
-            self._table = b"".join([_header_name(name) + field for name, field in self._fields.items()])
+            self._table = b"".join([header_name(name) + field for name, field in self._fields.items()])
         return self._table
 
     @property
@@ -224,20 +225,24 @@ class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it
         return len(self._fields)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        _header_name(name)
+        header_name(name)
         self._fields[name] = encode_value(value)
         self._table, self._present = None, True
 
     set = __setitem__
 
-    def stamp(self, fields: Mapping[str, bytes]) -> None:
-        """Set headers whose values `encode_value` has already encoded: for headers that every message carries."""
+    def stamp(self, fields: Mapping[str, bytes], table: bytes) -> None:
+        """Set headers whose values `encode_value` has already encoded: for headers that every message carries.
+
+        `table` is the content of a table with nothing but these.
+        """
+        self._table = None if self._fields else table
         self._fields.update(fields)
-        self._table, self._present = None, True
+        self._present = True
 
     def rename(self, old: str, new: str) -> None:
         """Rename a header; its field is kept byte for byte. Raises KeyError when there is none."""
-        _header_name(new)
+        header_name(new)
         self._fields[new] = self._fields.pop(old)
         self._table = None
 

@@ -15,7 +15,7 @@ import msgspec
 from mqworker.amqp import headers
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.labels import derived_id
-from mqworker.amqp.properties import Properties, encode_value
+from mqworker.amqp.properties import Properties, encode_value, header_name
 from mqworker.config.model import BrokerConfig, StageConfig
 from mqworker.ipc.messages import Item, ResultMessage
 from mqworker.jobs.codecs import BINARY, OversizedError, UnencodableError, encode, encode_as, is_binary
@@ -24,6 +24,7 @@ from mqworker.jobs.result import MOST_BYTES, Result, Several
 OVERHEAD = 512  # bytes that count for each of several results as long as its properties are not made
 _DOUBLE = struct.Struct(">d")
 _FIRST = encode_value(1)
+_DURATION, _ATTEMPT = header_name(headers.DURATION), header_name(headers.ATTEMPT)
 
 
 Encoded = tuple[
@@ -43,10 +44,12 @@ class ResultMessages:
         self._config = config
         self._largest = broker.max_message_size
         self._stamp: dict[str, bytes] = {}  # headers of every result; the first two are the same for a generation
+        self._same = b""  # those two, encoded
 
     def begin_generation(self, generation: int) -> None:
         """Stamp results with this generation from now on."""
         self._stamp = {headers.STAGE: encode_value(self._stage), headers.GENERATION: encode_value(generation)}
+        self._same = b"".join(header_name(name) + field for name, field in self._stamp.items())
 
     def encode_all(self, values: Several, alarm: AbstractContextManager[None]) -> EncodedAll:
         """Encode several results, each as soon as it is computed; `alarm` holds back the soft time limit meanwhile."""
@@ -129,9 +132,9 @@ class ResultMessages:
         if derived:
             properties.message_id, table[headers.DERIVED_ID] = derived, True
         stamp = self._stamp
-        stamp[headers.DURATION] = b"d" + _DOUBLE.pack(round(duration * 1000, 3))
-        stamp[headers.ATTEMPT] = _FIRST if attempt == 1 else encode_value(attempt)
-        table.stamp(stamp)
+        stamp[headers.DURATION] = milliseconds = b"d" + _DOUBLE.pack(round(duration * 1000, 3))
+        stamp[headers.ATTEMPT] = number = _FIRST if attempt == 1 else encode_value(attempt)
+        table.stamp(stamp, self._same + _DURATION + milliseconds + _ATTEMPT + number)
 
     def _message(self, properties: Properties, result: Encoded) -> ResultMessage:
         body, properties.content_type, wishes = result

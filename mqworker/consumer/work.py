@@ -121,7 +121,6 @@ class Worker:
     def compute(self, item: Item) -> Outcome:
         """Return the outcome of one delivery, from the bytes of the input to the bytes of the result."""
         began = time.monotonic()
-        properties = Properties()
         try:
             properties = Properties.decode(item.properties)
             value = self._run(item, properties)

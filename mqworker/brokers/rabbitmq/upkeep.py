@@ -1,10 +1,10 @@
 """Keeps queues that only wait from expiring.
 
-Runs on the loop of the Link, with each ping of the consuming connection, first as soon as that is open. A policy of the broker can give every queue an
-`expires`: one without a consumer is then deleted, with its messages, unless somebody uses it. Such a policy cannot be
-seen over AMQP. So the delay queues, the dead-letter queue and the output are used every few seconds, and the input is
-while it has no consumer; also while they are empty, because a message may arrive just before the queue expires: a
-publication does not count as use. Owns the list of delay queues that exist.
+Runs on the loop of the Link, with each ping of the consuming connection, the first as soon as that is open. A policy of
+the broker can give every queue an `expires`: one without a consumer is then deleted, with its messages, unless somebody
+uses it. Such a policy cannot be seen over AMQP. So the delay queues, the dead-letter queue and the output are used
+every few seconds, and the input is while it has no consumer; also while they are empty, because a message may arrive
+just before the queue expires: a publication does not count as use. Owns the list of delay queues that exist.
 
 To ask for a classic queue counts as use. For a quorum queue it does not, nor does declaring it again (rabbitmq-server
 issue 5894); there, a consumer comes and goes that has asked for no message (a consumer argument of RabbitMQ 3 that is

@@ -1,6 +1,7 @@
 """Fixtures of all tests, and how they are spread over worker processes (pytest-xdist), each with a RabbitMQ node."""
 
 import faulthandler
+import operator
 import os
 import shutil
 import signal
@@ -17,7 +18,8 @@ from tests.support import rabbitmq
 hypothesis.settings.register_profile("mqworker", deadline=None)  # the machine is busy: tests have their time limit
 hypothesis.settings.load_profile("mqworker")
 
-WORKERS = 3  # for two cores: with more, single tests starve while the whole takes as long
+WORKERS = 4  # for two cores: three tests wait for other processes while one computes
+LONG, SYSTEM, MODULE = 12.0, 3.0, 5.0  # seconds that such tests, and a module of the others, take about
 TEARDOWN = 240  # seconds
 STDERR = pytest.StashKey[int]()  # of this process, whatever is captured
 
@@ -35,7 +37,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first, so that no worker is left with it at the end.
+    """Put what waits and what computes side by side; what takes longest begins first.
 
     What holds only on another version of RabbitMQ is skipped, with its reason.
     """
@@ -44,7 +46,44 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         only = item.get_closest_marker("rabbitmq_only")
         if only is not None and version not in (0, only.args[0]):
             item.add_marker(pytest.mark.skip(f"holds only on RabbitMQ {only.args[0]}: {only.kwargs['because']}"))
-    items.sort(key=lambda item: (item.get_closest_marker("long") is None, item.get_closest_marker("system") is None))
+    waiting: list[tuple[float, pytest.Item]] = []
+    computing: list[tuple[float, pytest.Item]] = []
+    modules: set[str] = set()
+    for item in items:
+        module = item.nodeid.partition("::")[0]
+        if _waits(item):
+            waiting.append((LONG if item.get_closest_marker("long") else SYSTEM, item))
+        else:
+            item.add_marker(pytest.mark.xdist_group(module))
+            computing.append((0.0 if module in modules else MODULE, item))
+            modules.add(module)
+    waiting.sort(key=lambda each: -each[0])
+    items[:] = [item for _, item in sorted((*_spread(waiting), *_spread(computing)), key=operator.itemgetter(0))]
+
+
+def _waits(item: pytest.Item) -> bool:
+    """Return whether a test mostly waits for other processes."""
+    return any(item.get_closest_marker(name) for name in ("long", "system", "rabbitmq"))
+
+
+def _spread(items: list[tuple[float, pytest.Item]]) -> Iterator[tuple[float, pytest.Item]]:
+    """Yield each item with the share of the time that those before it take."""
+    total, before = sum(seconds for seconds, _ in items), 0.0
+    for seconds, item in items:
+        yield before / total, item
+        before += seconds
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let a test that computes take the processor from none that waits: those have deadlines."""
+    if _waits(item):
+        return (yield)
+    os.sched_setscheduler(0, os.SCHED_BATCH | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+    try:
+        return (yield)
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -19,7 +19,7 @@ hypothesis.settings.register_profile("mqworker", deadline=None)  # the machine i
 hypothesis.settings.load_profile("mqworker")
 
 WORKERS = 4  # for two cores: three tests wait for other processes while one computes
-LONG, SYSTEM, MODULE = 12.0, 3.0, 5.0  # seconds that such tests, and a module of the others, take about
+LONG, SHORT, MODULE = 12.0, 3.0, 5.0  # seconds that such tests, and a module of those that compute, take
 TEARDOWN = 240  # seconds
 STDERR = pytest.StashKey[int]()  # of this process, whatever is captured
 
@@ -46,19 +46,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         only = item.get_closest_marker("rabbitmq_only")
         if only is not None and version not in (0, only.args[0]):
             item.add_marker(pytest.mark.skip(f"holds only on RabbitMQ {only.args[0]}: {only.kwargs['because']}"))
-    waiting: list[tuple[float, pytest.Item]] = []
-    computing: list[tuple[float, pytest.Item]] = []
+    kinds: dict[str, list[tuple[float, pytest.Item]]] = {"services": [], "brokers": [], "computing": []}
     modules: set[str] = set()
     for item in items:
         module = item.nodeid.partition("::")[0]
         if _waits(item):
-            waiting.append((LONG if item.get_closest_marker("long") else SYSTEM, item))
+            kind = "services" if item.get_closest_marker("system") else "brokers"
+            kinds[kind].append((LONG if item.get_closest_marker("long") else SHORT, item))
         else:
             item.add_marker(pytest.mark.xdist_group(module))
-            computing.append((0.0 if module in modules else MODULE, item))
+            kinds["computing"].append((0.0 if module in modules else MODULE, item))
             modules.add(module)
-    waiting.sort(key=lambda each: -each[0])
-    items[:] = [item for _, item in sorted((*_spread(waiting), *_spread(computing)), key=operator.itemgetter(0))]
+    kinds["services"].sort(key=lambda each: -each[0])
+    kinds["brokers"].sort(key=lambda each: -each[0])
+    spread = [each for kind in kinds.values() for each in _spread(kind)]
+    items[:] = [item for _, item in sorted(spread, key=operator.itemgetter(0))]
 
 
 def _waits(item: pytest.Item) -> bool:

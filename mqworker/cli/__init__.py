@@ -123,7 +123,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         error.show()
         return error.exit_code
     except CallError as error:
-        click.echo(f"mqworker: {clean(error)}", err=True)
+        lines = str(error).splitlines() or [""]  # the user's traceback, if it is about the user's code
+        click.echo("\n".join(["mqworker: " + clean(lines[0]), *map(clean, lines[1:])]), err=True)
         return error.code
     except Failed as error:
         click.echo(f"mqworker: {error}", err=True)

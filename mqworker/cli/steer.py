@@ -99,7 +99,9 @@ def stop(service: ServiceClient, no_wait: bool, force: bool) -> None:
 @no_wait
 @uses_service(DRAIN_TIMEOUT)
 def restart(service: ServiceClient, no_wait: bool) -> None:
-    """Replace all Consumers with new ones that import the code afresh; the new ones start first, so work goes on.
+    """Let new Consumers run the code that is in the folder now; they start first, so work goes on.
+
+    Code that cannot be imported, or that does not accept the parameters, is refused and changes nothing.
 
     Example:
       mqworker restart --stage energy

@@ -5,7 +5,7 @@ CodeReport and log events; nothing is raised, and the loop never waits for it.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import msgspec
 
 from mqworker.code_check.process import CodeCheck
 from mqworker.ipc.child import Child
-from mqworker.ipc.messages import CodeQuestion, CodeReport, LogEvent
+from mqworker.ipc.messages import CodeCopy, CodeFound, CodeQuestion, CodeReport, LogEvent
 from mqworker.ipc.spawn import Death
 
-_reports = msgspec.msgpack.Decoder(CodeReport)
+_reports = msgspec.msgpack.Decoder(CodeFound | CodeReport)
 
 
 async def check_code(
@@ -26,18 +26,34 @@ async def check_code(
     params: dict[str, Any],
     deadline: float,
     on_log: Callable[[LogEvent], None],
+    *,
+    state_dir: Path | None = None,
+    copy: CodeCopy | None = None,
+    needed: Iterable[CodeCopy] = (),
 ) -> CodeReport:
-    """Import jobs and validate parameters, within `deadline` seconds; what the code prints goes to `on_log`."""
+    """Import jobs and validate parameters, within `deadline` seconds; what the code prints goes to `on_log`.
+
+    With a `state_dir` it looks at `copy`, or makes a copy there and removes those that are not `needed`.
+    """
     answer: asyncio.Future[CodeReport] = asyncio.get_running_loop().create_future()
     names = ", ".join(jobs)
 
-    def on_report(report: CodeReport) -> None:
-        if not answer.done():
+    found = CodeFound(None)
+
+    def on_report(report: CodeFound | CodeReport) -> None:
+        nonlocal found
+        if isinstance(report, CodeFound):
+            found = report
+        elif not answer.done():
             answer.set_result(report)
 
     def on_death(death: Death) -> None:
         how = child.kill_reason or f"it {death}"
         on_report(_without_answer(f"importing {names} ended the process: {how}"))
+
+    def complete(report: CodeReport) -> CodeReport:
+        warnings = (found.warning,) if found.warning else ()
+        return msgspec.structs.replace(report, copy=found.copy, warnings=warnings)
 
     child = Child(_reports, on_report, on_death, on_log)
     try:
@@ -45,11 +61,15 @@ async def check_code(
     except OSError as error:
         return _without_answer(f"the check could not be started: {error.strerror}")
     try:
-        child.send(CodeQuestion(str(root), jobs, msgspec.json.encode(params)))
+        digests = tuple(each.digest for each in needed)
+        where = "" if state_dir is None else str(state_dir)
+        child.send(CodeQuestion(str(root), jobs, msgspec.json.encode(params), where, copy, digests))
         async with asyncio.timeout(deadline):
-            return await answer
+            return complete(await answer)
     except TimeoutError:
-        return _without_answer(f"importing {names} and checking its parameters took longer than {deadline:g} s")
+        return complete(
+            _without_answer(f"importing {names} and checking its parameters took longer than {deadline:g} s")
+        )
     finally:
         await child.stop("the check is over")
 

@@ -1,8 +1,9 @@
 """The code check: a short process that looks at the user's code and parameters, says what is wrong, and ends.
 
 The Service imports no user code (decisions 12); whatever the code does when it is imported (crash, hang, print, exit)
-happens here. Started by the Service and by `mqworker check`. Receives one CodeQuestion and sends one CodeReport; after
-that, or at the deadline, its parent kills it.
+happens here. For the Service it first copies the code, and looks at the copy: what was checked is what Consumers run,
+also those that start after the next edit. Started by the Service and by `mqworker check`. Receives one CodeQuestion and
+sends one CodeReport; after that, or at the deadline, its parent kills it.
 """
 
 import json
@@ -13,8 +14,10 @@ from typing import Any
 import msgspec
 
 from mqworker.ipc import frames
-from mqworker.ipc.messages import CodeQuestion, CodeReport
+from mqworker.ipc.messages import CODE, CodeCopy, CodeFound, CodeQuestion, CodeReport
 from mqworker.ipc.spawn import Spawned, be_plain
+from mqworker.jobs.code_copy import TooMuchCode, copy_code, remove_unneeded
+from mqworker.jobs.code_finder import use_copy
 
 
 class CodeCheck(Spawned):
@@ -30,8 +33,33 @@ class CodeCheck(Spawned):
         sys.dont_write_bytecode = True  # a Consumer would read the .pyc and miss an edit of the same second
         question = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=CodeQuestion)
         be_plain()
-        report = look(Path(question.root), question.jobs, json.loads(question.params))
-        frames.write_all(self.up.fileno(), frames.pack(msgspec.msgpack.encode(report)))
+        found = _find(question)
+        self._send(found)
+        root = Path(question.root)
+        if found.copy is not None:
+            root = Path(found.copy.folder)
+            use_copy(root, found.copy.path(question.state_dir))
+        self._send(look(root, question.jobs, json.loads(question.params)))
+
+    def _send(self, record: CodeFound | CodeReport) -> None:
+        frames.write_all(self.up.fileno(), frames.pack(msgspec.msgpack.encode(record)))
+
+
+def _find(question: CodeQuestion) -> CodeFound:
+    """Return what to look at: the copy that is named, or one that is made now."""
+    if question.copy is not None or not question.state_dir:
+        return CodeFound(question.copy)
+    folder, store = Path(question.root).resolve(), Path(question.state_dir) / CODE
+    try:
+        copy = CodeCopy(copy_code(folder, store), str(folder))
+    except (TooMuchCode, OSError) as error:
+        warning = (
+            f"the code in {folder} is not copied ({error}): a Consumer that starts after an edit imports what it finds"
+            " then, under the generation of before"
+        )
+        return CodeFound(None, warning)
+    remove_unneeded(store, frozenset((copy.digest, *question.needed)))
+    return CodeFound(copy)
 
 
 def look(root: Path, jobs: tuple[str, ...], params: dict[str, Any]) -> CodeReport:

@@ -34,6 +34,7 @@ from mqworker.ipc.messages import Birth, Chunk, Failure, Hello, Item, Outcomes, 
 from mqworker.ipc.proc import rss
 from mqworker.ipc.spawn import Spawned, be_plain
 from mqworker.jobs.chain import Chain
+from mqworker.jobs.code_finder import use_copy
 from mqworker.jobs.failures import describe
 from mqworker.jobs.loading import load_chain
 
@@ -74,7 +75,11 @@ class Consumer(Spawned):
         if spec.config.memory_limit:
             resource.setrlimit(resource.RLIMIT_AS, (spec.config.memory_limit,) * 2)
         try:
-            chain = Chain(load_chain(spec.config.jobs, Path(spec.root)), json.loads(birth.params), spec.stage, log)
+            root = Path(spec.root)
+            if birth.copy is not None:
+                root = Path(birth.copy.folder)
+                use_copy(root, birth.copy.path(spec.state_dir))
+            chain = Chain(load_chain(spec.config.jobs, root), json.loads(birth.params), spec.stage, log)
             chain.setup()
         except (SystemExit, KeyboardInterrupt):
             raise

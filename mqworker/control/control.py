@@ -78,8 +78,8 @@ class ControlError(Exception):
         super().__init__(message)
 
 
-class ParamsRefused(Exception):  # noqa: N818 - the program is not at fault: the user's parameters were refused
-    """The user's own validation refused parameters; `fields` says (field, what is wrong)."""
+class ChangeRefused(Exception):  # noqa: N818 - the program is not at fault
+    """The user's code refused parameters, or cannot be imported; `fields` says (field, what is wrong)."""
 
     def __init__(self, fields: list[tuple[str, str]], problems: list[str]) -> None:
         self.fields = fields
@@ -93,8 +93,14 @@ class Operator(Protocol):
     async def change(self, asked: Change) -> int:
         """Store a change; returns its revision. Raises ControlError."""
 
+    async def reload(self, stage: str, patience: float) -> int:
+        """Check the code in the folder and replace all Consumers with new ones that run it; returns the revision.
+
+        Raises ChangeRefused, ControlError; patience as for `patch_params`.
+        """
+
     async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
-        """Validate and store a merge patch; returns its revision. Raises ParamsRefused, ControlError.
+        """Validate and store a merge patch; returns its revision. Raises ChangeRefused, ControlError.
 
         After `patience` seconds it raises ControlError("deadline"), but the change goes on, so that parameters can be
         changed even if the user's code takes minutes to import.
@@ -159,6 +165,10 @@ class Control:
     def change(self, asked: Change) -> int:
         """Store a change; returns the revision that contains it."""
         return self._run(lambda operator: operator.change(asked), STORE_DEADLINE)
+
+    def reload(self, stage: str, patience: float) -> int:
+        """Check the code in the folder (in a code check), and replace all Consumers with new ones that run it."""
+        return self._run(lambda operator: operator.reload(stage, patience), patience)
 
     def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
         """Validate (in a code check) and store a merge patch of a stage's parameters."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from mqworker.config.model import Config, StageConfig
+from mqworker.ipc.messages import CodeCopy
 
 HISTORY = 20  # parameter versions kept for rollback
 
@@ -35,6 +36,7 @@ class StageDesired(msgspec.Struct, frozen=True):
     params: dict[str, Any] = {}
     generation: int = 1  # of params and code together
     code: int = 1  # the generation with which the code was loaded last
+    copy: CodeCopy | None = None  # of that code; None: it is whatever the folder has
     of: int = 0  # the generation whose parameters a rollback brought back; 0: the parameters are new
     history: tuple[ParamsVersion, ...] = ()  # older parameters, the newest last
     configured: dict[str, Any] = {}  # for each value changed live: the configured value at that time
@@ -78,7 +80,9 @@ class SetRunning(_Change, frozen=True):
 
 
 class Reload(_Change, frozen=True):
-    """Replace all Consumers with new ones, which import the code again."""
+    """Replace all Consumers with new ones, which import this code, already checked."""
+
+    copy: CodeCopy | None = None
 
 
 class SetParams(_Change, frozen=True):
@@ -149,6 +153,7 @@ def _begin_stage(old: StageDesired | None, name: str, stage: StageConfig, notes:
         working=old.working,
         generation=generation,
         code=generation,
+        copy=old.copy,  # until the start has looked at the folder
         of=of,
         history=history,
         configured={key: old.configured[key] for key in live},
@@ -182,7 +187,8 @@ def _change_stage(stage: StageDesired, asked: Change, config: StageConfig) -> St
         case SetLimits():
             return _live(stage, config, soft_limit=asked.soft, hard_limit=asked.hard)
         case Reload():
-            return msgspec.structs.replace(stage, generation=stage.generation + 1, code=stage.generation + 1)
+            number = stage.generation + 1
+            return msgspec.structs.replace(stage, generation=number, code=number, copy=asked.copy)
         case SetParams():
             if asked.params == stage.params:
                 return stage
@@ -191,6 +197,17 @@ def _change_stage(stage: StageDesired, asked: Change, config: StageConfig) -> St
             return msgspec.structs.replace(new, generation=stage.generation + 1, of=asked.of, history=history)
         case _:
             raise TypeError(type(asked))
+
+
+def with_copies(document: Document, copies: dict[str, CodeCopy | None]) -> Document:
+    """Return the initial document with the code that was found at the start, by stage."""
+    stages = {name: msgspec.structs.replace(stage, copy=copies[name]) for name, stage in document.stages.items()}
+    return msgspec.structs.replace(document, stages=stages)
+
+
+def copies(document: Document) -> list[CodeCopy]:
+    """Return the copies of code that the stages use."""
+    return [stage.copy for stage in document.stages.values() if stage.copy is not None]
 
 
 def rollback(document: Document, name: str) -> SetParams | None:

@@ -12,7 +12,7 @@ import msgspec
 from flask import Response
 from werkzeug.exceptions import HTTPException
 
-from mqworker.control.control import ControlError, ParamsRefused
+from mqworker.control.control import ChangeRefused, ControlError
 
 CONTENT_TYPE = "application/problem+json"
 KINDS = {  # of ControlError, which includes the broker admin's kinds
@@ -77,7 +77,7 @@ def problem_of(error: Exception) -> Problem:
     match error:
         case Problem():
             return error
-        case ParamsRefused():
+        case ChangeRefused():
             detail = "; ".join(error.problems) or "the parameters were refused"
             return Problem(422, detail, fields=error.fields)
         case ControlError() if error.kind in KINDS:

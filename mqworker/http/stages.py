@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from mqworker.config.model import Seconds
 from mqworker.control.control import StageView
-from mqworker.control.desired_state import Reload, SetConsumers, SetLimits, SetListening, SetRunning
+from mqworker.control.desired_state import SetConsumers, SetLimits, SetListening, SetRunning, StageDesired
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, WAIT_MAX, Api, Route, body, flag, requested_wait
 from mqworker.ipc.messages import ConsumerStatus, StageStatus
@@ -134,8 +134,9 @@ def refuse_to_destroy(views: Iterable[StageView]) -> None:
 
 
 def restart(api: Api, stage: str) -> Any:
-    """Replace all Consumers, new ones first, with the code imported afresh."""
-    return api.change(Reload(stage))
+    """Replace all Consumers, new ones first, with ones that run the code that is in the folder now."""
+    answer, status, _ = _change_checked(api, stage, lambda patience: api.control.reload(stage, patience))
+    return answer, status
 
 
 def params(api: Api, stage: str) -> Any:
@@ -152,15 +153,20 @@ def params(api: Api, stage: str) -> Any:
 def patch_params(api: Api, stage: str) -> Any:
     """Change parameters."""
     patch = body(Patch)
-    return _change_params(api, stage, lambda patience: api.control.patch_params(stage, patch, patience))
+    return _changed_params(api, stage, lambda patience: api.control.patch_params(stage, patch, patience))
 
 
 def rollback_params(api: Api, stage: str) -> Any:
     """Go back to the previous parameters."""
-    return _change_params(api, stage, lambda patience: api.control.rollback_params(stage, patience))
+    return _changed_params(api, stage, lambda patience: api.control.rollback_params(stage, patience))
 
 
-def _change_params(api: Api, stage: str, change: Callable[[float], int]) -> Any:
+def _changed_params(api: Api, stage: str, change: Callable[[float], int]) -> Any:
+    answer, status, desired = _change_checked(api, stage, change)
+    return answer | {"params": desired.params}, status
+
+
+def _change_checked(api: Api, stage: str, change: Callable[[float], int]) -> tuple[dict[str, Any], int, StageDesired]:
     """Answer within `?wait=` once the change is checked and applied; without it, once it is checked and stored."""
     wait = requested_wait()
     api.stage(stage)
@@ -169,7 +175,7 @@ def _change_params(api: Api, stage: str, change: Callable[[float], int]) -> Any:
         revision = change(wait or WAIT_MAX)
         answer, status = api.stored(revision, stage, max(0.0, end - time.monotonic()))
     desired = api.stage(stage).desired
-    return answer | {"generation": desired.generation, "params": desired.params}, status
+    return answer | {"generation": desired.generation}, status, desired
 
 
 def jobs(api: Api, stage: str) -> Any:
@@ -187,7 +193,7 @@ ROUTES = [
     Route("PUT", f"{_ONE}/time-limit", time_limit, "Limit the time of one message", ("wait",), TimeLimits),
     Route("POST", f"{_ONE}/start", start, "Start the stage's process tree", ("wait",)),
     Route("POST", f"{_ONE}/stop", stop, "Drain and end the stage's process tree", ("wait", "force")),
-    Route("POST", f"{_ONE}/restart", restart, "Replace the Consumers with ones that import the code afresh", ("wait",)),
+    Route("POST", f"{_ONE}/restart", restart, "Let new Consumers run the code that is in the folder", ("wait",)),
     Route("GET", f"{_ONE}/params", params, "The parameters and their history"),
     Route("PATCH", f"{_ONE}/params", patch_params, "Change parameters with a merge patch (RFC 7396)", ("wait",), Patch),
     Route("POST", f"{_ONE}/params/rollback", rollback_params, "Go back to the previous parameters", ("wait",)),

@@ -12,6 +12,7 @@ Chunk in a lane's queue. Nothing that a child, a broker or an HTTP client sends 
 `started` or `since` are CLOCK_MONOTONIC seconds, which all processes of a machine share; durations are in seconds.
 """
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,6 +25,9 @@ BUCKETS = (
     1000.0,
     1800.0,
 )  # of handler time: upper bounds in seconds, 0.1 ms to half an hour; one more bucket is open
+
+
+CODE = "code"  # the folder of the copies of code, in the state folder
 
 
 class _Record(msgspec.Struct, frozen=True, tag=True):
@@ -58,6 +62,17 @@ class StageSpec(_Record, frozen=True):
     drain_deadline: float  # seconds for work in hand when the Producer itself gets a TERM
 
 
+class CodeCopy(msgspec.Struct, frozen=True):
+    """A copy of a user's code in the state folder, from which it is imported as if from `folder`."""
+
+    digest: str
+    folder: str
+
+    def path(self, state_dir: str | Path) -> Path:
+        """Return where it is."""
+        return Path(state_dir) / CODE / self.digest
+
+
 class Desired(_Record, frozen=True, tag="desired"):
     """The desired state of a stage from now on; the Producer brings it about and reports the applied revision."""
 
@@ -66,6 +81,7 @@ class Desired(_Record, frozen=True, tag="desired"):
     consumers: int  # 0 while working is switched off
     generation: int  # version of params and code together
     code: int  # Consumers started with an older generation run old code and are replaced
+    copy: CodeCopy | None  # the code of this generation; None: whatever is in the folder
     params: bytes  # JSON object
     soft_limit: float  # seconds for one message, 0: none
     hard_limit: float
@@ -185,6 +201,7 @@ class Birth(_Record, frozen=True, tag="birth"):
     slot: int
     register: str  # the path of the in-hand register
     generation: int
+    copy: CodeCopy | None
     params: bytes  # JSON object
     log_level: int
 
@@ -302,6 +319,16 @@ class CodeQuestion(_Record, frozen=True, tag="check"):
     root: str  # the folder of the user's code
     jobs: tuple[str, ...]
     params: bytes  # JSON object
+    state_dir: str = ""  # where copies of code are; "": look at the folder itself
+    copy: CodeCopy | None = None  # the copy to look at; None: make one
+    needed: tuple[str, ...] = ()  # digests of the copies to keep
+
+
+class CodeFound(_Record, frozen=True, tag="found"):
+    """What a code check is about to import; sent first, because the import may never end."""
+
+    copy: CodeCopy | None  # None: the folder itself
+    warning: str = ""  # why there is no copy
 
 
 class CodeReport(_Record, frozen=True, tag="code"):
@@ -311,3 +338,5 @@ class CodeReport(_Record, frozen=True, tag="code"):
     fields: list[tuple[str, str]]  # (field, what is wrong) of the parameters
     defaults: dict[str, Any]  # the parameters with the code's defaults filled in
     died: bool = False  # the user's code ended or stopped the code check instead of raising
+    copy: CodeCopy | None = None  # what was looked at; None: the folder itself
+    warnings: tuple[str, ...] = ()

@@ -132,7 +132,9 @@ class Fleet:
     def _start(self, slot: int, now: float) -> bool:
         desired = self._desired
         self._last_number += 1
-        birth = Birth(slot, str(self._register.path), desired.generation, desired.params, desired.log_level)
+        birth = Birth(
+            slot, str(self._register.path), desired.generation, desired.copy, desired.params, desired.log_level
+        )
         try:
             lane = Lane(self._last_number, self._spec, birth, self._register.slot(slot), self._owner)
         except OSError as error:

@@ -1,24 +1,25 @@
 """What the HTTP threads can ask for: changes of the desired state, questions to the broker, the end of the service.
 
 Runs on the Service's main loop, called through Control. Owns the document of the desired state and its file; it stores
-a change before it carries it out or answers. Fails with ControlError and ParamsRefused, which the caller receives.
+a change before it carries it out or answers. Fails with ControlError and ChangeRefused, which the caller receives.
 """
 
 import asyncio
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, Protocol
 
 from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.code_check.client import check_code
 from mqworker.config.load import Loaded
 from mqworker.control import desired_state
-from mqworker.control.control import ControlError, ParamsRefused
+from mqworker.control.control import ChangeRefused, ControlError
 from mqworker.control.desired_state import Change, Document, Reload, SetLogLevel, SetParams, StageDesired
 from mqworker.control.store import Store
 from mqworker.ipc import logs
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
 from mqworker.jobs.params import merge_patch
 from mqworker.producer.staffing import START_DEADLINE
 
@@ -55,18 +56,21 @@ class Operations:
         self._broker_admin = broker_admin
         self._on_log = on_log
         self._owner = owner
-        self._checking = asyncio.Lock()  # parameters are changed one at a time
-        self._changes: set[asyncio.Task[int]] = set()  # of parameters, being checked
+        self._checking = asyncio.Lock()  # code and parameters are checked one change at a time
+        self._changes: set[asyncio.Task[int]] = set()  # that are being checked
 
     async def change(self, asked: Change) -> int:
         """Store a change and bring it about."""
         return self.apply(asked)
 
+    async def reload(self, stage: str, patience: float) -> int:
+        """Check the code in the folder, and let new Consumers take over with it."""
+        return await self._answer(stage, self._reload(stage), patience, "not_reloaded")
+
     async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
         """Validate and store a merge patch."""
-        return await self._check_and_store(
-            stage, lambda desired: SetParams(stage, merge_patch(desired.params, patch)), patience
-        )
+        change = self._set_params(stage, lambda desired: SetParams(stage, merge_patch(desired.params, patch)))
+        return await self._answer(stage, change, patience, "params_refused")
 
     async def rollback_params(self, stage: str, patience: float) -> int:
         """Validate and store the previous parameters."""
@@ -77,7 +81,7 @@ class Operations:
                 raise ControlError("refused", f"stage {stage} has no earlier parameters")
             return asked
 
-        return await self._check_and_store(stage, back, patience)
+        return await self._answer(stage, self._set_params(stage, back), patience, "params_refused")
 
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Let the broker admin ask the broker."""
@@ -104,36 +108,60 @@ class Operations:
         return new.revision
 
     def reload_all(self) -> None:
-        """Let every stage import its code again."""
+        """Let every stage take the code that is in the folder now."""
         for name in self.document.stages:
-            try:
-                self.apply(Reload(name))
-            except ControlError as error:
-                logs.report(log, logging.ERROR, "not_reloaded", f"stage {name} is not reloaded: {error}")
+            self._begin(self._reload(name)).add_done_callback(functools.partial(_report_refused, "not_reloaded", name))
 
-    async def _check_and_store(self, stage: str, make: Callable[[StageDesired], SetParams], patience: float) -> int:
-        """Store parameters if the user's code accepts them; after `patience` seconds the caller waits no longer."""
-        task = asyncio.create_task(self._store_checked(stage, make))
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
+    async def _answer(self, stage: str, change: Coroutine[Any, Any, int], patience: float, refused: str) -> int:
+        """Return a change's revision once the user's code has accepted it; the caller waits `patience` seconds.
+
+        `refused`: the event to log if it is refused after that.
+        """
+        task = self._begin(change)
         done, _ = await asyncio.wait({task}, timeout=patience)
         if done:
             return task.result()
-        task.add_done_callback(functools.partial(_report_late, stage))
+        task.add_done_callback(functools.partial(_report_refused, refused, stage))
         raise ControlError(
             "deadline",
-            f"the code is still being checked after {patience:g} s; the parameters are stored if it accepts them,"
+            f"the code is still being checked after {patience:g} s; the change is stored if it accepts it,"
             " and the log says so",
         )
 
-    async def _store_checked(self, stage: str, make: Callable[[StageDesired], SetParams]) -> int:
+    def _begin(self, change: Coroutine[Any, Any, int]) -> asyncio.Task[int]:
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return task
+
+    async def _reload(self, stage: str) -> int:
         async with self._checking:
-            asked = make(self._stage(stage))
-            jobs = self._config.stages[stage].jobs
-            report = await check_code(stage, self._loaded.root, jobs, asked.params, START_DEADLINE, self._on_log)
-            if report.fields or report.problems:
-                raise ParamsRefused(report.fields, report.problems)
+            report = await self._check(stage, self._stage(stage).params, None, self._loaded.state_dir)
+            return self.apply(Reload(stage, report.copy))
+
+    async def _set_params(self, stage: str, make: Callable[[StageDesired], SetParams]) -> int:
+        """Store parameters that the code of the stage's Consumers accepts, whatever the folder has by now."""
+        async with self._checking:
+            desired = self._stage(stage)
+            asked = make(desired)
+            await self._check(stage, asked.params, desired.copy, self._loaded.state_dir if desired.copy else None)
             return self.apply(asked)
+
+    async def _check(
+        self, stage: str, params: dict[str, Any], copy: CodeCopy | None, state_dir: Path | None
+    ) -> CodeReport:
+        """Return what the code check says; raises ChangeRefused if that is a problem."""
+        report = await check_code(
+            *(stage, self._loaded.root, self._config.stages[stage].jobs, params, START_DEADLINE, self._on_log),
+            state_dir=state_dir,
+            copy=copy,
+            needed=desired_state.copies(self.document),
+        )
+        for warning in report.warnings:
+            logs.report(log, logging.WARNING, "user_code", warning)
+        if report.fields or report.problems:
+            raise ChangeRefused(report.fields, report.problems)
+        return report
 
     def _stage(self, name: str) -> StageDesired:
         try:
@@ -150,8 +178,8 @@ class Operations:
             raise ControlError("storage", f"the state in {where} cannot be written: {error.strerror}") from None
 
 
-def _report_late(stage: str, task: asyncio.Task[int]) -> None:
-    """Log why parameters were not stored after their caller had left; if they were stored, that is logged elsewhere."""
+def _report_refused(event: str, stage: str, task: asyncio.Task[int]) -> None:
+    """Log why a change was not stored, when no caller waits any more; if it was stored, that is logged elsewhere."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        what = f"the parameters of stage {stage} were not changed: {error}"
-        logs.report(log, logging.WARNING, "params_refused", what, stage_name=stage)
+        what = f"stage {stage} was not changed: {error}"
+        logs.report(log, logging.WARNING, event, what, stage_name=stage)

@@ -33,7 +33,7 @@ async def start_up(loaded: Loaded, server: HttpServer, store: Store, on_log: Cal
     document, notes = _load(loaded, store)
     for note in (*notes, *loaded.warnings):
         logs.report(log, logging.WARNING, "configuration", note)
-    await _check_user_code(loaded, document, on_log)
+    document = await _check_user_code(loaded, document, on_log)
     try:
         store.save(document)
     except OSError as error:  # do not give up for good: supervisord tries again, and there may be space then
@@ -67,14 +67,21 @@ def _load(loaded: Loaded, store: Store) -> tuple[Document, list[str]]:
     return document, [damage, *notes] if damage else notes
 
 
-async def _check_user_code(loaded: Loaded, document: Document, on_log: Callable[[LogEvent], None]) -> None:
+async def _check_user_code(loaded: Loaded, document: Document, on_log: Callable[[LogEvent], None]) -> Document:
+    """Return the document with the copies of the code that was checked."""
     stages = loaded.config.stages
     reports = await asyncio.gather(
         *(
-            check_code(name, loaded.root, stage.jobs, document.stages[name].params, CHECK_DEADLINE, on_log)
+            check_code(
+                *(name, loaded.root, stage.jobs, document.stages[name].params, CHECK_DEADLINE, on_log),
+                state_dir=loaded.state_dir,
+                needed=desired_state.copies(document),
+            )
             for name, stage in stages.items()
         )
     )
+    for warning in dict.fromkeys(warning for report in reports for warning in report.warnings):
+        logs.report(log, logging.WARNING, "user_code", warning)
     problems = []
     for name, report in zip(stages, reports, strict=True):
         if report.died:  # the code may not be the reason: the Consumers will find out
@@ -87,3 +94,4 @@ async def _check_user_code(loaded: Loaded, document: Document, on_log: Callable[
         parts = [problem.partition("\n") for problem in problems]
         summary, tracebacks = "; ".join(line for line, _, _ in parts), (rest for _, _, rest in parts)
         raise StartError(Exit.CONFIG, "\n".join([summary, *tracebacks]))
+    return desired_state.with_copies(document, dict(zip(stages, (report.copy for report in reports), strict=True)))

@@ -21,7 +21,7 @@ import msgspec
 from mqworker.brokers.base import LinkState
 from mqworker.config.load import Loaded, load
 from mqworker.control import desired_state
-from mqworker.control.control import Control, ControlError, ParamsRefused, Snapshot, StageView
+from mqworker.control.control import ChangeRefused, Control, ControlError, Snapshot, StageView
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
 from mqworker.ipc.messages import BUCKETS, ConsumerStatus, StageStatus, Times
@@ -173,10 +173,14 @@ class LittleService:
         self.publish()
         return self.document.revision
 
+    async def reload(self, stage: str, patience: float) -> int:
+        self._known(stage)
+        return await self.change(desired_state.Reload(stage))
+
     async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
         self._known(stage)
         if patch.get("particles", 1) == 0:
-            raise ParamsRefused([("particles", "must be at least 1")], [])
+            raise ChangeRefused([("particles", "must be at least 1")], [])
         return await self.change(desired_state.SetParams(stage, self.document.stages[stage].params | patch))
 
     async def rollback_params(self, stage: str, patience: float) -> int:

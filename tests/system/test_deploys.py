@@ -42,7 +42,7 @@ def test_a_turned_link_is_followed_by_a_restart(service):
         refused = running.cli("restart", *settings)
         assert refused.returncode == 78
         assert f"{current}/mqworker.toml" in refused.stderr
-        assert running.ask("POST", "/api/v1/stages/work/restart")[0] == 202
-        wait_for(lambda: "no module 'jobs'" in running.stage("work")["problem"], 20, "a sentence")
+        status, told = running.ask("POST", "/api/v1/stages/work/restart")
+        assert (status, "no module 'jobs'" in told["detail"]) == (422, True), told
         assert release_of_the_next() == 2
     assert running.stop() == 0

@@ -286,13 +286,14 @@ def test_a_message_that_kills_the_tree_ends_alone_and_dead(traffic):
 
 @pytest.mark.long
 def test_a_stage_in_a_crash_loop_answers_and_recovers_with_fixed_code(traffic):
-    """Code that fails at import, or kills each Consumer: crash loop with backoff, until fixed code and a restart."""
+    """Code that fails in `setup`, or kills each Consumer: crash loop with backoff, until fixed code and a restart."""
+    unfit = "class work:\n def setup(self):\n  raise RuntimeError('half deployed')\n def handle(self, body): ...\n"
     broken = "import os\n\n\ndef work(body):\n    os.kill(os.getpid(), 11)\n"
     with ServiceProcess(traffic.config(consumers=2, stage="crash = { max = 100 }"), {"work.py": HANDLER}) as service:
         service.start()
-        for code, words in (("raise RuntimeError('half deployed')\n", "half deployed"), (broken, "SIGSEGV")):
+        for code, words in ((unfit, "half deployed"), (broken, "SIGSEGV")):
             service.write("work.py", code)
-            # A failing import leaves the old Consumers at work; the crash needs them gone.
+            # A failing `setup` leaves the old Consumers at work; the crash needs them gone.
             wait = "?wait=30" if code == broken else ""
             assert service.ask("POST", f"/api/v1/stages/work/restart{wait}")[0] in (200, 202)
             traffic.send(200)  # no Consumer meets one again that has killed before, and is counted as the one to blame

@@ -1,13 +1,15 @@
 """A whole service's parameters and code, changed while messages flow: which message was computed with what."""
 
 import json
+import os
+import signal
 import threading
 import time
-from typing import Any, Self
+from typing import Self
 
 import pytest
 
-from tests.support.embedded import Client, Result, config, put, steady
+from tests.support.embedded import OUTPUT, Client, Result, config, put, steady
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
@@ -223,7 +225,7 @@ def test_a_rolling_restart_imports_the_code_afresh_without_a_gap(service):
             more(running)
             old = consumers(running)
             running.write("jobs.py", code(333))
-            running.signal(1)
+            running.signal(signal.SIGHUP)
             wait_for(lambda: not old & consumers(running), 20, "new Consumers")
             steady(running)
             answered.append((time.monotonic(), 333))
@@ -246,17 +248,21 @@ def judge_codes(results: list[Result], answered: list[tuple[float, int]]) -> Non
 
 
 def test_new_code_that_cannot_be_imported_leaves_the_old_consumers_at_work(service):
-    """A restart with broken code: the old Consumers go on, the state shows why, and the fixed code is taken over."""
+    """A restart with broken code is refused with the reason, the old Consumers go on; fixed code is taken over."""
     running = service(config(), {"jobs.py": code(1)}).start()
     with Client(running) as client:
         with Load(client):
             more(running)
             old = consumers(running)
             running.write("jobs.py", 'raise RuntimeError("the table of tariffs is missing")\n')
-            status, told = running.ask("POST", "/api/v1/stages/work/restart?wait=1")
-            assert (status, told["applied"]) == (202, False)
-            stage = wait_for(lambda: said(running, "tariffs"), 20, "the reason to be told")
-            assert "RuntimeError" in stage["problem"]
+            status, told = running.ask("POST", "/api/v1/stages/work/restart?wait=20")
+            assert status == 422
+            assert "RuntimeError: the table of tariffs is missing" in told["detail"]
+            refused = running.cli("restart")
+            assert refused.returncode == 2
+            assert refused.stderr.splitlines()[-1] == "RuntimeError: the table of tariffs is missing"
+            running.signal(signal.SIGHUP)
+            assert "the table of tariffs is missing" in running.event("not_reloaded")["msg"]
             more(running)
             assert old <= consumers(running)
             assert running.ask("GET", "/readyz")[0] == 200
@@ -270,10 +276,74 @@ def test_new_code_that_cannot_be_imported_leaves_the_old_consumers_at_work(servi
     assert running.stop() == 0
 
 
-def said(service: ServiceProcess, words: str) -> dict[str, Any] | None:
-    """Return the stage, once its problem contains this text."""
-    stage = service.stage("work")
-    return stage if words in stage["problem"] else None
+JOBS = """\
+from pathlib import Path
+
+def handle(body):
+    import late
+    data = Path(__file__).with_name("data.txt").read_text()
+    return {"n": body["n"], "code": CODE, "late": late.NUMBER, "data": data}
+"""
+
+
+def write_version(service: ServiceProcess, number: int) -> None:
+    """Write a version of two modules, of which one is imported only when a message comes, and of their data."""
+    service.write("jobs.py", JOBS.replace("CODE", str(number)))
+    service.write("late.py", f"NUMBER = {number}\n")
+    service.write("data.txt", str(number))
+
+
+def test_a_consumer_that_starts_after_an_edit_runs_the_code_of_its_generation(service):
+    """Edited code runs nowhere before a restart asks for it, whatever is imported when; data is read as it is."""
+    running = service(config())
+    write_version(running, 1)
+    running.start()
+    with Client(running) as client:
+        write_version(running, 2)
+        for pid in consumers(running):
+            os.kill(pid, signal.SIGKILL)
+        client.send(20)
+        wait_for(lambda: client.ready(OUTPUT) == 20, 20, "the results")
+        before = running.stage("work")["desired"]["generation"]
+        put(running, "restart", method="POST")
+        client.send(20)
+        results = client.finish()
+    found = {(one.generation <= before, one.body["code"], one.body["late"], one.body["data"]) for one in results}
+    assert found == {(True, 1, 1, "2"), (False, 2, 2, "2")}
+    assert len(list((running.folder / ".mqworker/code").iterdir())) == 2
+    assert running.stop() == 0
+
+
+def test_parameters_are_checked_by_the_code_that_runs(service):
+    """A changed `Params` in the folder counts from the restart on: until then the Consumers do not know it."""
+    running = service(config(), {"jobs.py": HANDLER}).start()
+    running.write("jobs.py", HANDLER.replace("    pause:", "    offset: int = 0\n    pause:"))
+    status, told = running.ask("PATCH", PATH, {"offset": 3})
+    assert (status, told["fields"][0]["field"]) == (422, "offset")
+    put(running, "restart", method="POST")
+    put(running, "params", {"offset": 3}, method="PATCH")
+    assert running.stop() == 0
+
+
+def test_a_folder_with_too_much_code_is_used_as_it_is_and_says_so(service):
+    """Beyond 5,000 files nothing is copied: there is a warning, and the service works."""
+    running = service(config(), {"jobs.py": code(1)})
+    heap = running.folder / "heap"
+    heap.mkdir()
+    for number in range(5_000):
+        (heap / f"m{number}.py").touch()
+    running.start()
+    assert "has more than 5,000 files" in running.event("user_code")["msg"]
+    with Client(running) as client:
+        client.send(5)
+        assert {one.body["code"] for one in client.finish()} == {1}
+        put(running, "params", {"factor": 2}, method="PATCH")
+        running.write("jobs.py", code(2))
+        put(running, "restart", method="POST")
+        client.send(5)
+        assert {one.body["code"] for one in client.finish()} == {1, 2}
+    assert not (running.folder / ".mqworker/code").exists()
+    assert running.stop() == 0
 
 
 SLOW = """\

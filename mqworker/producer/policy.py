@@ -148,10 +148,12 @@ def _oversized(
 ) -> tuple[Failure, Plan]:
     """Charge the input of a result that is too large, under the generation that computed it."""
     largest = max(publications, key=lambda publication: len(publication.body))
-    generation = decode_leniently(largest.properties).headers.get(headers.GENERATION)
+    table = decode_leniently(largest.properties).headers
+    generation = table.get(headers.GENERATION)
     if type(generation) is int:
         about = about._replace(generation=generation)
-    message = f"the result has {len(largest.body):,} bytes; {reason}"
+    which = "the result" if len(publications) == 1 else f"result {table.get(headers.PART)} of {len(publications)}"
+    message = f"{which} has {len(largest.body):,} bytes; {reason}"
     failure = Failure("oversized", "TooLarge", message, final=True)
     return failure, plan_failure(entry, failure, stage, about)
 

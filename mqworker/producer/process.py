@@ -71,6 +71,7 @@ class Producer(Spawned):
         self._until = math.inf  # CLOCK_MONOTONIC: when work in hand is given back
         self._exit_at: asyncio.TimerHandle | None = None
         self._over = asyncio.Event()
+        self._not_forwarded = 0  # log events that were dropped and not reported yet
         logs.use(logs.ForwardingHandler(self._forward, self.name, self._spec.stage), self._desired.log_level)
         self._stage = Stage(self._spec, self._desired, self._forward, self._changed)
         self._timers = Timers(self._stage)
@@ -121,7 +122,18 @@ class Producer(Spawned):
     # --- what it sends
 
     def _forward(self, event: LogEvent) -> None:
-        self._writer.send(_encoder.encode(event), droppable=True)
+        if not self._writer.send(_encoder.encode(event), droppable=True):
+            self._not_forwarded += 1
+
+    def _report_dropped(self) -> None:
+        """Log how many log events were dropped; if that is dropped too, it counts, and is logged later."""
+        count, self._not_forwarded = self._not_forwarded, 0
+        if count:
+            message = (
+                f"{count} log events of this stage were dropped: the Service took them too slowly"
+            )
+            logs.report(log, logging.WARNING, "logs_dropped", message)
+            self._not_forwarded += count if self._not_forwarded else 0
 
     def _changed(self) -> None:
         if self._news is None:
@@ -133,6 +145,7 @@ class Producer(Spawned):
 
     def _pulse(self) -> float:
         self._report()
+        self._report_dropped()
         return PULSE
 
     # --- the stop ladder: quiet, drain, give back, kill

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 
 import pytest
@@ -214,3 +215,33 @@ def test_last_words_carry_the_id_of_the_message_that_killed(service):
     told = [(event["event"], event["msg"]) for event in life(running.events(), str(n))]
     assert told[:2] == [("output", "last words"), ("output", "without an end")]
     assert [event for event, _ in told[2:]] == ["dead"]
+
+
+PRINTS = """\
+def handle(body):
+    for number in range(body["lines"]):
+        print("line", number)
+    return {"n": body["n"]}
+"""
+
+
+def test_lines_that_cannot_be_taken_in_time_are_counted(service):
+    """While the Service stands still a handler prints more than is kept: the log tells how many lines are missing."""
+    running = service(config(consumers=1), {"jobs.py": PRINTS}).start()
+    with Client(running) as client:
+        running.signal(signal.SIGSTOP)
+        client.send(1, lines=50_000)
+        wait_for(lambda: client.ready(OUTPUT) == 1, 30, "its result")
+        running.signal(signal.SIGCONT)
+        wait_for(lambda: told(running, "logs_dropped"), 20, "the count of what was dropped")
+    assert running.stop() == 0
+    dropped = sum(int(event["msg"].split()[0]) for event in told(running, "logs_dropped"))
+    lines = [event["msg"] for event in told(running, "output") if event["msg"].startswith("line ")]
+    assert 0 < len(lines) < 50_000
+    assert dropped >= 50_000 - len(lines)
+    assert lines == sorted(lines, key=lambda line: int(line.split()[1]))
+
+
+def told(service, name: str) -> list[dict]:
+    """Return the events of this name in the log."""
+    return [event for event in service.events() if event["event"] == name]

@@ -129,9 +129,7 @@ class Producer(Spawned):
         """Log how many log events were dropped; if that is dropped too, it counts, and is logged later."""
         count, self._not_forwarded = self._not_forwarded, 0
         if count:
-            message = (
-                f"{count} log events of this stage were dropped: the Service took them too slowly"
-            )
+            message = f"{count} log events of this stage were dropped: the Service took them too slowly"
             logs.report(log, logging.WARNING, "logs_dropped", message)
             self._not_forwarded += count if self._not_forwarded else 0
 

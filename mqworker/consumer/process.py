@@ -79,7 +79,7 @@ class Consumer(Spawned):
             if birth.copy is not None:
                 root = Path(birth.copy.folder)
                 use_copy(root, birth.copy.path(spec.state_dir))
-            chain = Chain(load_chain(spec.config.jobs, root), json.loads(birth.params), spec.stage, log)
+            chain = Chain(load_chain(birth.jobs, root), json.loads(birth.params), spec.stage, log)
             chain.setup()
         except (SystemExit, KeyboardInterrupt):
             raise

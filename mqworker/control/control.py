@@ -99,6 +99,9 @@ class Operator(Protocol):
         Raises ChangeRefused, ControlError; patience as for `patch_params`.
         """
 
+    async def go_back(self, stage: str, generation: int | None, patience: float) -> int:
+        """Check an earlier generation and bring it back: the one with this number, or the one before; see `reload`."""
+
     async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
         """Validate and store a merge patch; returns its revision. Raises ChangeRefused, ControlError.
 
@@ -169,6 +172,10 @@ class Control:
     def reload(self, stage: str, patience: float) -> int:
         """Check the code in the folder (in a code check), and replace all Consumers with new ones that run it."""
         return self._run(lambda operator: operator.reload(stage, patience), patience)
+
+    def go_back(self, stage: str, generation: int | None, patience: float) -> int:
+        """Bring back an earlier generation."""
+        return self._run(lambda operator: operator.go_back(stage, generation, patience), patience)
 
     def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
         """Validate (in a code check) and store a merge patch of a stage's parameters."""

@@ -4,6 +4,8 @@ Pure; used by the Service's main thread, which keeps the document in a file (sto
 *configured* value of the same thing changes; then the configuration file wins (decisions 28).
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -11,17 +13,19 @@ import msgspec
 from mqworker.config.model import Config, StageConfig
 from mqworker.ipc.messages import CodeCopy
 
-HISTORY = 20  # parameter versions kept for rollback
+HISTORY = 20  # earlier generations kept for rollback
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-class ParamsVersion(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The parameters of an earlier generation."""
+class Version(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An earlier generation: its jobs, parameters and code."""
 
     generation: int
     params: dict[str, Any]
     of: int = 0  # see StageDesired
+    jobs: list[str] = []  # none, and no copy: it was stored by a version of mqworker that kept parameters only
+    copy: CodeCopy | None = None
 
 
 class StageDesired(msgspec.Struct, frozen=True):
@@ -33,13 +37,20 @@ class StageDesired(msgspec.Struct, frozen=True):
     consumers: int = 1
     soft_limit: float = 0.0
     hard_limit: float = 0.0
+    jobs: list[str] = []
     params: dict[str, Any] = {}
-    generation: int = 1  # of params and code together
-    code: int = 1  # the generation with which the code was loaded last
-    copy: CodeCopy | None = None  # of that code; None: it is whatever the folder has
-    of: int = 0  # the generation whose parameters a rollback brought back; 0: the parameters are new
-    history: tuple[ParamsVersion, ...] = ()  # older parameters, the newest last
-    configured: dict[str, Any] = {}  # for each value changed live: the configured value at that time
+    generation: int = 1  # of jobs, params and code together
+    code: int = 1  # the generation with which jobs or code came: Consumers of an older one are replaced
+    copy: CodeCopy | None = None  # of the code; None: it is whatever the folder has
+    of: int = 0  # the generation that a rollback brought back, or of which it brought back the parameters; 0: none
+    history: tuple[Version, ...] = ()  # earlier generations that differ from the next, the newest last
+    folder: str = ""  # the digest of the code in the folder, as of the last start or reload
+    configured: dict[str, Any] = {}  # for each value changed live: the configured value (of the code: `folder`) then
+
+    @property
+    def version(self) -> Version:
+        """Return the present generation."""
+        return Version(self.generation, self.params, self.of, self.jobs, self.copy)
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -85,6 +96,12 @@ class Reload(_Change, frozen=True):
     copy: CodeCopy | None = None
 
 
+class GoBack(_Change, frozen=True):
+    """Jobs, parameters and code of an earlier generation, already checked."""
+
+    version: Version
+
+
 class SetParams(_Change, frozen=True):
     """New parameters, already validated; or, with `of`, those of an earlier generation."""
 
@@ -105,14 +122,22 @@ class SetLogLevel(msgspec.Struct, frozen=True, tag=True):
     level: LogLevel
 
 
-Change = SetListening | SetWorking | SetConsumers | SetRunning | Reload | SetParams | SetLimits | SetLogLevel
+Change = SetListening | SetWorking | SetConsumers | SetRunning | Reload | GoBack | SetParams | SetLimits | SetLogLevel
 
 
-def begin(old: Document | None, config: Config) -> tuple[Document, list[str]]:
-    """Return the initial document, made from the stored one and the configuration, and what to report about it."""
+def begin(
+    old: Document | None, config: Config, copies: Mapping[str, CodeCopy | None] = MappingProxyType({})
+) -> tuple[Document, list[str]]:
+    """Return the initial document, made from the stored one and the configuration, and what to report about it.
+
+    `copies`: by stage, the code that the folder has now; without it, the stored code stays.
+    """
     old = old or Document(revision=0)
     notes: list[str] = []
-    stages = {name: _begin_stage(old.stages.get(name), name, stage, notes) for name, stage in config.stages.items()}
+    stages = {}
+    for name, stage in config.stages.items():
+        begun = _begin_stage(old.stages.get(name), name, stage, notes)
+        stages[name] = _begin_code(begun, old.stages.get(name), name, copies[name], notes) if name in copies else begun
     level, configured = config.service.log_level, ""
     if old.configured_log_level == config.service.log_level:
         level, configured = old.log_level, old.configured_log_level
@@ -126,6 +151,7 @@ def _configured(stage: StageConfig) -> dict[str, Any]:
         "consumers": stage.consumers,
         "soft_limit": stage.time_limit.soft,
         "hard_limit": stage.time_limit.hard,
+        "jobs": list(stage.jobs),
         "params": stage.params,
     }
 
@@ -142,23 +168,27 @@ def _begin_stage(old: StageDesired | None, name: str, stage: StageConfig, notes:
             notes.append(
                 f"stage {name}: {key} in the configuration has changed and replaces the value that was set live"
             )
-    values = now | live
     generation = old.generation + 1  # the code may have changed while nothing ran
-    history, of = old.history, old.of
-    if values["params"] != old.params:
-        history, of = _with_present(old), 0
-    return StageDesired(
-        running=old.running,
-        listening=old.listening,
-        working=old.working,
-        generation=generation,
-        code=generation,
-        copy=old.copy,  # until the start has looked at the folder
-        of=of,
-        history=history,
-        configured={key: old.configured[key] for key in live},
-        **values,
-    )
+    kept = {key: old.configured[key] for key in (*live, "code") if key in old.configured}
+    new = msgspec.structs.replace(old, generation=generation, code=generation, configured=kept, **now | live)
+    changed = (new.params, new.jobs) != (old.params, old.jobs or new.jobs)
+    return msgspec.structs.replace(new, history=_with_present(old), of=0) if changed else new
+
+
+def _begin_code(
+    stage: StageDesired, old: StageDesired | None, name: str, found: CodeCopy | None, notes: list[str]
+) -> StageDesired:
+    """Take the code in the folder, unless another one was chosen since the folder last changed."""
+    stage = msgspec.structs.replace(stage, folder=_digest(found))
+    if "code" in stage.configured:
+        if stage.configured["code"] == stage.folder:
+            return stage
+        notes.append(f"stage {name}: the code in the folder has changed and replaces that of generation {stage.of}")
+        kept = {key: value for key, value in stage.configured.items() if key != "code"}
+        stage = msgspec.structs.replace(stage, configured=kept)
+    if old is not None and _digest(found) != _digest(old.copy) and stage.history == old.history:
+        stage = msgspec.structs.replace(stage, history=_with_present(old), of=0)
+    return msgspec.structs.replace(stage, copy=found)
 
 
 def change(document: Document, asked: Change, config: Config) -> Document:
@@ -187,8 +217,9 @@ def _change_stage(stage: StageDesired, asked: Change, config: StageConfig) -> St
         case SetLimits():
             return _live(stage, config, soft_limit=asked.soft, hard_limit=asked.hard)
         case Reload():
-            number = stage.generation + 1
-            return msgspec.structs.replace(stage, generation=number, code=number, copy=asked.copy)
+            return _reloaded(stage, asked.copy)
+        case GoBack():
+            return _gone_back(stage, asked.version, config)
         case SetParams():
             if asked.params == stage.params:
                 return stage
@@ -199,15 +230,10 @@ def _change_stage(stage: StageDesired, asked: Change, config: StageConfig) -> St
             raise TypeError(type(asked))
 
 
-def with_copies(document: Document, copies: dict[str, CodeCopy | None]) -> Document:
-    """Return the initial document with the code that was found at the start, by stage."""
-    stages = {name: msgspec.structs.replace(stage, copy=copies[name]) for name, stage in document.stages.items()}
-    return msgspec.structs.replace(document, stages=stages)
-
-
 def copies(document: Document) -> list[CodeCopy]:
-    """Return the copies of code that the stages use."""
-    return [stage.copy for stage in document.stages.values() if stage.copy is not None]
+    """Return the copies of code that the stages use, or that they may go back to."""
+    versions = (version for stage in document.stages.values() for version in (stage.version, *stage.history))
+    return [version.copy for version in versions if version.copy is not None]
 
 
 def rollback(document: Document, name: str) -> SetParams | None:
@@ -224,8 +250,71 @@ def rollback(document: Document, name: str) -> SetParams | None:
     return None
 
 
-def _with_present(stage: StageDesired) -> tuple[ParamsVersion, ...]:
-    return (*stage.history, ParamsVersion(stage.generation, stage.params, stage.of))[-HISTORY:]
+def earlier(stage: StageDesired, generation: int | None) -> Version | None:
+    """Return an earlier generation by its number, or the newest that is older than the one in use and differs from it.
+
+    None if there is none of which jobs and code are known.
+    """
+    origin, now = stage.of or stage.generation, stage.version
+    for version in reversed(stage.history):
+        wanted = (
+            version.generation < origin and _differ(version, now)
+            if generation is None
+            else (version.generation == generation)
+        )
+        if wanted and version.jobs and version.copy is not None:
+            return version
+    return None
+
+
+def _gone_back(stage: StageDesired, version: Version, config: StageConfig) -> StageDesired:
+    if not _differ(version, stage.version):
+        return stage
+    number = stage.generation + 1
+    same_build = (version.jobs, _digest(version.copy)) == (stage.jobs, _digest(stage.copy))
+    configured = _configured(config)
+    live = {key: configured[key] for key in ("jobs", "params") if getattr(version, key) != configured[key]}
+    if _digest(version.copy) != stage.folder:
+        live["code"] = stage.folder
+    kept = {key: value for key, value in stage.configured.items() if key not in ("jobs", "params", "code")}
+    return msgspec.structs.replace(
+        stage,
+        jobs=version.jobs,
+        params=version.params,
+        copy=version.copy,
+        generation=number,
+        code=stage.code if same_build else number,
+        of=version.of or version.generation,
+        history=_with_present(stage),
+        configured=kept | live,
+    )
+
+
+def _reloaded(stage: StageDesired, copy: CodeCopy | None) -> StageDesired:
+    number = stage.generation + 1
+    new = msgspec.structs.replace(
+        stage,
+        generation=number,
+        code=number,
+        copy=copy,
+        folder=_digest(copy),
+        configured={key: value for key, value in stage.configured.items() if key != "code"},
+    )
+    if _digest(copy) == _digest(stage.copy):
+        return new
+    return msgspec.structs.replace(new, history=_with_present(stage), of=0)
+
+
+def _differ(one: Version, other: Version) -> bool:
+    return (one.jobs, one.params, _digest(one.copy)) != (other.jobs, other.params, _digest(other.copy))
+
+
+def _digest(copy: CodeCopy | None) -> str:
+    return "" if copy is None else copy.digest
+
+
+def _with_present(stage: StageDesired) -> tuple[Version, ...]:
+    return (*stage.history, stage.version)[-HISTORY:]
 
 
 def _live(stage: StageDesired, config: StageConfig, **values: Any) -> StageDesired:

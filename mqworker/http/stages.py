@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from mqworker.config.model import Seconds
 from mqworker.control.control import StageView
-from mqworker.control.desired_state import SetConsumers, SetLimits, SetListening, SetRunning, StageDesired
+from mqworker.control.desired_state import SetConsumers, SetLimits, SetListening, SetRunning, StageDesired, Version
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, WAIT_MAX, Api, Route, body, flag, requested_wait
 from mqworker.ipc.messages import ConsumerStatus, StageStatus
@@ -29,6 +29,12 @@ class Count(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many."""
 
     count: Annotated[int, Meta(ge=0, le=1024)]
+
+
+class Earlier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A generation; without a number the one before."""
+
+    generation: Annotated[int, Meta(ge=1)] | None = None
 
 
 class TimeLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +62,7 @@ def describe(view: StageView, now: float) -> dict[str, Any]:
             "working": desired.working,
             "consumers": desired.consumers,
             "generation": desired.generation,
+            "jobs": desired.jobs,
             "time_limit": {"soft": desired.soft_limit, "hard": desired.hard_limit},
             "params": desired.params,
             "live": sorted(desired.configured),
@@ -146,8 +153,12 @@ def params(api: Api, stage: str) -> Any:
         "params": view.desired.params,
         "generation": view.desired.generation,
         "applied_generation": view.actual.generation if view.actual else None,
-        "history": view.desired.history,
+        "history": [_old_params(version) for version in view.desired.history],
     }
+
+
+def _old_params(version: Version) -> dict[str, Any]:
+    return {"generation": version.generation, "params": version.params} | ({"of": version.of} if version.of else {})
 
 
 def patch_params(api: Api, stage: str) -> Any:
@@ -180,8 +191,31 @@ def _change_checked(api: Api, stage: str, change: Callable[[float], int]) -> tup
 
 def jobs(api: Api, stage: str) -> Any:
     """Return the chain of jobs."""
-    view = api.stage(stage)
-    return {"jobs": api.control.loaded.config.stages[stage].jobs, "generation": view.desired.generation}
+    desired = api.stage(stage).desired
+    return {"jobs": desired.jobs, "generation": desired.generation}
+
+
+def rollback(api: Api, stage: str) -> Any:
+    """Go back to an earlier generation: its jobs, parameters and code."""
+    wanted = body(Earlier).generation
+    answer, status, desired = _change_checked(api, stage, lambda patience: api.control.go_back(stage, wanted, patience))
+    return answer | {"of": desired.of}, status
+
+
+def generations(api: Api, stage: str) -> Any:
+    """Return the present generation and earlier ones, the newest first."""
+    desired = api.stage(stage).desired
+    return {"generations": [_generation(version) for version in (desired.version, *reversed(desired.history))]}
+
+
+def _generation(version: Version) -> dict[str, Any]:
+    return {
+        "generation": version.generation,
+        "of": version.of or None,
+        "jobs": version.jobs or None,
+        "params": version.params,
+        "code": version.copy.digest if version.copy is not None else None,
+    }
 
 
 _ONE = f"{API}/stages/<stage>"
@@ -198,4 +232,6 @@ ROUTES = [
     Route("PATCH", f"{_ONE}/params", patch_params, "Change parameters with a merge patch (RFC 7396)", ("wait",), Patch),
     Route("POST", f"{_ONE}/params/rollback", rollback_params, "Go back to the previous parameters", ("wait",)),
     Route("GET", f"{_ONE}/jobs", jobs, "The chain of jobs"),
+    Route("GET", f"{_ONE}/generations", generations, "Jobs, parameters and code, now and earlier; the newest first"),
+    Route("POST", f"{_ONE}/rollback", rollback, "Go back to an earlier generation", ("wait",), Earlier),
 ]

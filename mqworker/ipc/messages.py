@@ -80,7 +80,8 @@ class Desired(_Record, frozen=True, tag="desired"):
     listening: bool
     consumers: int  # 0 while working is switched off
     generation: int  # version of params and code together
-    code: int  # Consumers started with an older generation run old code and are replaced
+    code: int  # Consumers started with an older generation have other jobs or code and are replaced
+    jobs: list[str]
     copy: CodeCopy | None  # the code of this generation; None: whatever is in the folder
     params: bytes  # JSON object
     soft_limit: float  # seconds for one message, 0: none
@@ -201,6 +202,7 @@ class Birth(_Record, frozen=True, tag="birth"):
     slot: int
     register: str  # the path of the in-hand register
     generation: int
+    jobs: list[str]
     copy: CodeCopy | None
     params: bytes  # JSON object
     log_level: int

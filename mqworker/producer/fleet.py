@@ -133,7 +133,8 @@ class Fleet:
         desired = self._desired
         self._last_number += 1
         birth = Birth(
-            slot, str(self._register.path), desired.generation, desired.copy, desired.params, desired.log_level
+            *(slot, str(self._register.path), desired.generation, desired.jobs, desired.copy),
+            *(desired.params, desired.log_level),
         )
         try:
             lane = Lane(self._last_number, self._spec, birth, self._register.slot(slot), self._owner)

@@ -7,7 +7,7 @@ a change before it carries it out or answers. Fails with ControlError and Change
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from mqworker.code_check.client import check_code
 from mqworker.config.load import Loaded
 from mqworker.control import desired_state
 from mqworker.control.control import ChangeRefused, ControlError
-from mqworker.control.desired_state import Change, Document, Reload, SetLogLevel, SetParams, StageDesired
+from mqworker.control.desired_state import Change, Document, GoBack, Reload, SetLogLevel, SetParams, StageDesired
 from mqworker.control.store import Store
 from mqworker.ipc import logs
 from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
@@ -66,6 +66,10 @@ class Operations:
     async def reload(self, stage: str, patience: float) -> int:
         """Check the code in the folder, and let new Consumers take over with it."""
         return await self._answer(stage, self._reload(stage), patience, "not_reloaded")
+
+    async def go_back(self, stage: str, generation: int | None, patience: float) -> int:
+        """Check and bring back an earlier generation."""
+        return await self._answer(stage, self._go_back(stage, generation), patience, "not_rolled_back")
 
     async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
         """Validate and store a merge patch."""
@@ -136,23 +140,45 @@ class Operations:
 
     async def _reload(self, stage: str) -> int:
         async with self._checking:
-            report = await self._check(stage, self._stage(stage).params, None, self._loaded.state_dir)
+            desired = self._stage(stage)
+            report = await self._check(stage, desired.params, None, self._loaded.state_dir, desired.jobs)
             return self.apply(Reload(stage, report.copy))
+
+    async def _go_back(self, stage: str, generation: int | None) -> int:
+        async with self._checking:
+            desired = self._stage(stage)
+            version = desired_state.earlier(desired, generation)
+            if version is None or version.copy is None:
+                wanted = "an earlier generation" if generation is None else f"generation {generation}"
+                known = [str(each.generation) for each in desired.history if each.copy is not None]
+                there = f"there is {', '.join(known)}" if known else "there is none"
+                raise ControlError("refused", f"stage {stage} cannot go back to {wanted}: {there} whose code was kept")
+            if not version.copy.path(self._loaded.state_dir).is_dir():
+                what = f"the code of generation {version.generation} is gone from {self._loaded.state_dir}"
+                raise ControlError("refused", f"stage {stage} cannot go back: {what}")
+            await self._check(stage, version.params, version.copy, self._loaded.state_dir, version.jobs)
+            return self.apply(GoBack(stage, version))
 
     async def _set_params(self, stage: str, make: Callable[[StageDesired], SetParams]) -> int:
         """Store parameters that the code of the stage's Consumers accepts, whatever the folder has by now."""
         async with self._checking:
             desired = self._stage(stage)
             asked = make(desired)
-            await self._check(stage, asked.params, desired.copy, self._loaded.state_dir if desired.copy else None)
+            state_dir = self._loaded.state_dir if desired.copy is not None else None
+            await self._check(stage, asked.params, desired.copy, state_dir, desired.jobs)
             return self.apply(asked)
 
     async def _check(
-        self, stage: str, params: dict[str, Any], copy: CodeCopy | None, state_dir: Path | None
+        self,
+        stage: str,
+        params: dict[str, Any],
+        copy: CodeCopy | None,
+        state_dir: Path | None,
+        jobs: Sequence[str],
     ) -> CodeReport:
         """Return what the code check says; raises ChangeRefused if that is a problem."""
         report = await check_code(
-            *(stage, self._loaded.root, self._config.stages[stage].jobs, params, START_DEADLINE, self._on_log),
+            *(stage, self._loaded.root, tuple(jobs), params, START_DEADLINE, self._on_log),
             state_dir=state_dir,
             copy=copy,
             needed=desired_state.copies(self.document),

@@ -158,6 +158,7 @@ def _desired(document: Document, name: str, *, paused: bool) -> Desired:
         consumers=stage.consumers if stage.working else 0,
         generation=stage.generation,
         code=stage.code,
+        jobs=stage.jobs,
         copy=stage.copy,
         params=msgspec.json.encode(stage.params),
         soft_limit=stage.soft_limit,

@@ -80,7 +80,7 @@ def test_every_verb_has_help_with_an_example(project, verb):
 
 ASKING = [
     ["status"], ["pause"], ["resume"], ["scale", "2"], ["start"], ["stop"], ["restart"], ["drain"], ["logs"],
-    ["log-level", "debug"],
+    ["log-level", "debug"], ["rollback"], ["rollback", "--list"],
     ["params", "get"], ["params", "set", "a=1"], ["params", "rollback"], ["jobs", "list"], ["queues", "list"],
     ["queues", "purge", "q", "--yes"], ["dlq", "list"], ["dlq", "replay", "--all"], ["dlq", "export"], ["send", "{}"],
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from mqworker.config.model import Config, InputConfig, ServiceConfig, StageConfi
 from mqworker.control.desired_state import (
     HISTORY,
     Document,
+    GoBack,
     Reload,
     SetConsumers,
     SetLimits,
@@ -19,11 +20,15 @@ from mqworker.control.desired_state import (
     SetParams,
     SetRunning,
     SetWorking,
+    Version,
     begin,
     change,
+    copies,
+    earlier,
     rollback,
 )
 from mqworker.control.store import Store
+from mqworker.ipc.messages import CodeCopy
 
 LEVELS = ["debug", "info", "warning", "error"]
 
@@ -37,7 +42,8 @@ def config(level="info", soft=0.0, hard=0.0, **stage):
 
 
 PLAIN = config()
-START, _ = begin(None, PLAIN)
+A, B, C = (CodeCopy(name, "/app") for name in "abc")
+START, _ = begin(None, PLAIN, {"s": A, "t": A})
 
 params = st.dictionaries(st.sampled_from("ab"), st.integers(0, 2) | st.lists(st.booleans(), max_size=2), max_size=2)
 stages = st.sampled_from("st")
@@ -52,7 +58,7 @@ settings_changes = (
     | st.builds(SetLimits, stages, limits, limits)
     | st.builds(SetLogLevel, st.sampled_from(LEVELS))
 )
-changes = settings_changes | st.builds(Reload, stages)
+changes = settings_changes | st.builds(Reload, stages, st.sampled_from([A, B, None]))
 configs = st.builds(config, st.sampled_from(LEVELS), limits, limits, consumers=counts, params=params)
 
 
@@ -126,9 +132,89 @@ def test_parameters_and_code_are_versioned_together():
     new = change(START, SetParams("s", {"a": 1}), PLAIN).stages["s"]
     assert (new.generation, new.code) == (begun.generation + 1, begun.code)
     assert [(version.generation, version.params) for version in new.history] == [(begun.generation, {})]
-    loaded = change(START, Reload("s"), PLAIN).stages["s"]
-    assert (loaded.generation, loaded.code) == (begun.generation + 1,) * 2
-    assert loaded.history == ()
+    loaded = change(START, Reload("s", A), PLAIN).stages["s"]
+    assert (loaded.generation, loaded.code, loaded.copy) == (begun.generation + 1, begun.generation + 1, A)
+    assert loaded.history == (), "it is the same code"
+    other = change(START, Reload("s", B), PLAIN).stages["s"]
+    assert [(version.generation, version.copy) for version in other.history] == [(begun.generation, A)]
+
+
+def went_back(document, generation=None):
+    version = earlier(document.stages["s"], generation)
+    return None if version is None else change(document, GoBack("s", version), PLAIN)
+
+
+def test_a_rollback_brings_back_jobs_parameters_and_code():
+    """As one new generation, which needs new Consumers only if jobs or code differ."""
+    document = after(START, [SetParams("s", {"n": 1}), Reload("s", B), SetParams("s", {"n": 2})])
+    last = document.stages["s"]
+    parameters = went_back(document).stages["s"]
+    assert (parameters.params, parameters.copy, parameters.code) == ({"n": 1}, B, last.code)
+    code = went_back(document, last.generation - 2).stages["s"]
+    assert (code.params, code.copy, code.jobs) == ({"n": 1}, A, ["a:b"])
+    assert (code.generation, code.code, code.of) == (last.generation + 1, last.generation + 1, last.generation - 2)
+    assert went_back(document, 99) is None
+
+
+def test_rollbacks_of_generations_go_further_back_and_not_to_and_fro():
+    """Each leads to an older one that differs from the present, until there is none."""
+    document, seen = after(START, [Reload("s", B), SetParams("s", {"n": 1}), Reload("s", C)]), []
+    while document is not None:
+        stage = document.stages["s"]
+        seen.append((stage.params, stage.copy))
+        document = went_back(document)
+    assert seen == [({"n": 1}, C), ({"n": 1}, B), ({}, B), ({}, A)]
+
+
+def test_a_generation_whose_code_was_not_kept_is_none_to_go_back_to():
+    """It was unversioned, or was stored by a version of mqworker that kept parameters only."""
+    document = after(START, [Reload("s", None), SetParams("s", {"n": 1})])
+    unversioned = document.stages["s"].history[-1]
+    assert (unversioned.copy, earlier(document.stages["s"], unversioned.generation)) == (None, None)
+    assert earlier(document.stages["s"], None).copy == A
+    old = Version(1, {})
+    assert earlier(msgspec.structs.replace(START.stages["s"], generation=5, history=(old,)), None) is None
+
+
+def test_what_a_rollback_chose_outlives_a_start_until_the_folder_changes():
+    """The code in the folder, which was the reason to go back, does not come back by itself; other code does."""
+    chosen = went_back(after(START, [Reload("s", B)]))
+    again, told = begin(chosen, PLAIN, {"s": B, "t": A})
+    assert (again.stages["s"].copy, told) == (A, [])
+    again, told = begin(again, PLAIN, {"s": C, "t": A})
+    assert again.stages["s"].copy == C
+    assert told == [
+        f"stage s: the code in the folder has changed and replaces that of generation {chosen.stages['s'].of}"
+    ]
+    assert again.stages["s"].history[-1].copy == A
+    reloaded = change(chosen, Reload("s", B), PLAIN)
+    assert begin(reloaded, PLAIN, {"s": B, "t": A})[0].stages["s"].copy == B
+
+
+def test_jobs_that_a_rollback_chose_hold_until_the_configured_ones_change():
+    """As every live value."""
+    other = msgspec.structs.replace(PLAIN.stages["s"], jobs=("c:d",))
+    changed = Config(stages=PLAIN.stages | {"s": other})
+    document, _ = begin(START, changed, {"s": A, "t": A})
+    assert document.stages["s"].jobs == ["c:d"]
+    back = earlier(document.stages["s"], None)
+    document = change(document, GoBack("s", back), changed)
+    assert document.stages["s"].jobs == ["a:b"]
+    assert begin(document, changed, {"s": A, "t": A})[0].stages["s"].jobs == ["a:b"]
+    third = Config(stages=PLAIN.stages | {"s": msgspec.structs.replace(other, jobs=("e:f",))})
+    document, told = begin(document, third, {"s": A, "t": A})
+    assert (document.stages["s"].jobs, len(told)) == (["e:f"], 1)
+
+
+def test_new_code_at_a_start_is_a_generation_to_go_back_from():
+    """The code of before is in the history; the same code adds nothing to it."""
+    same, _ = begin(START, PLAIN, {"s": A, "t": A})
+    assert same.stages["s"].history == ()
+    new, _ = begin(same, PLAIN, {"s": B, "t": A})
+    assert [(version.copy, version.generation) for version in new.stages["s"].history] == [
+        (A, same.stages["s"].generation)
+    ]
+    assert set(copies(new)) == {A, B}
 
 
 def test_rollbacks_go_further_back_and_not_to_and_fro():
@@ -139,7 +225,7 @@ def test_rollbacks_go_further_back_and_not_to_and_fro():
         document = change(document, back, PLAIN)
         seen.append(document.stages["s"].params)
     assert seen == [{"version": 2}, {"version": 1}, {}]
-    document = after(document, [SetParams("s", {"version": 4}), Reload("s")])
+    document = after(document, [SetParams("s", {"version": 4}), Reload("s", A)])
     document, _ = begin(document, PLAIN)  # neither a reload nor a restart counts as a version
     document = change(document, rollback(document, "s"), PLAIN)
     assert document.stages["s"].params == {}
@@ -156,7 +242,7 @@ def test_however_often_it_is_rolled_back_each_step_is_older(events):
             case "restart":
                 document, _ = begin(document, PLAIN)
             case "reload":
-                document = change(document, Reload("s"), PLAIN)
+                document = change(document, Reload("s", A), PLAIN)
             case "back":
                 if (back := rollback(document, "s")) is not None:
                     assert back.params != document.stages["s"].params
@@ -190,6 +276,17 @@ def test_a_start_with_the_same_configuration_keeps_every_live_value(with_config,
     for name, stage in new.stages.items():
         was = old.stages[name]
         assert stage == msgspec.structs.replace(was, generation=was.generation + 1, code=was.generation + 1)
+
+
+def test_a_document_without_jobs_and_code_is_taken_over():
+    """As the versions before stored it: nothing of it is a live value, and it can be rolled back to its parameters."""
+    stored = {"params": {"n": 2}, "generation": 7, "code": 3, "history": [{"generation": 6, "params": {"n": 1}}]}
+    old = msgspec.convert({"revision": 4, "stages": {"s": stored | {"configured": {"params": {}}}}}, Document)
+    document, told = begin(old, PLAIN, {"s": A, "t": A})
+    stage = document.stages["s"]
+    assert (stage.params, stage.jobs, stage.copy, stage.generation, told) == ({"n": 2}, ["a:b"], A, 8, [])
+    assert rollback(document, "s").params == {"n": 1}
+    assert earlier(stage, None) is None
 
 
 @given(configs, configs, st.lists(settings_changes, max_size=6), configs)

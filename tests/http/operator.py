@@ -177,6 +177,13 @@ class LittleService:
         self._known(stage)
         return await self.change(desired_state.Reload(stage))
 
+    async def go_back(self, stage: str, generation: int | None, patience: float) -> int:
+        self._known(stage)
+        version = desired_state.earlier(self.document.stages[stage], generation)
+        if version is None:
+            raise ControlError("refused", f"stage {stage} cannot go back")
+        return await self.change(desired_state.GoBack(stage, version))
+
     async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
         self._known(stage)
         if patch.get("particles", 1) == 0:

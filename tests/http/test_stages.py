@@ -1,5 +1,6 @@
 """Routes for stages and the service: answers, waits, and what is wrong with a request."""
 
+import asyncio
 import threading
 import time
 
@@ -16,6 +17,7 @@ from mqworker.control.desired_state import (
     SetParams,
     SetRunning,
 )
+from mqworker.ipc.messages import CodeCopy
 from tests.http.operator import GOOD_LINK, stage_status
 from tests.support.waiting import wait_for
 
@@ -106,6 +108,27 @@ def test_params(service):
     assert (bad.status, bad.json["fields"]) == (422, [{"field": "particles", "problem": "must be at least 1"}])
     assert service.ask("GET", f"{ALPHA}/params").json == told
     assert service.ask("POST", f"{ALPHA}/params/rollback").json["params"] == {"particles": 10}
+
+
+def test_generations_can_be_seen_and_gone_back_to(service):
+    """The newest first; back to the one before, or to one that is named; where there is none, 409."""
+    folder = "/app"
+    for change in (Reload("alpha", CodeCopy("a", folder)), Reload("alpha", CodeCopy("b", folder))):
+        service.loop.call_soon_threadsafe(asyncio.ensure_future, service.change(change))
+    wait_for(lambda: len(service.changes) == 2, 20, "two generations")
+    listed = service.ask("GET", f"{ALPHA}/generations").json["generations"]
+    assert [(each["generation"], each["code"], each["of"]) for each in listed] == [
+        (3, "b", None),
+        (2, "a", None),
+        (1, None, None),
+    ]
+    assert listed[0]["params"] == {"particles": 10}
+    answer = service.ask("POST", f"{ALPHA}/rollback?wait=5")
+    assert (answer.status, answer.json["generation"], answer.json["of"]) == (200, 4, 2)
+    answer = service.ask("POST", f"{ALPHA}/rollback", {"generation": 3})
+    assert (answer.status, answer.json["of"]) == (202, 3)
+    assert service.ask("POST", f"{ALPHA}/rollback", {"generation": 99}).status == 409
+    assert service.ask("POST", f"{ALPHA}/rollback", {"generation": 0}).status == 422
 
 
 def test_rollback_without_history(service):

@@ -84,7 +84,7 @@ def make(tmp_path):
     spec = StageSpec("svc", "s", config, BrokerConfig(), str(tmp_path), str(tmp_path), 30.0)
 
     def made(owner, params=None):
-        birth = Birth(0, str(register.path), 1, None, json.dumps(params or {}).encode(), 20)
+        birth = Birth(0, str(register.path), 1, ["jobs:handle"], None, json.dumps(params or {}).encode(), 20)
         return Lane(1, spec, birth, register.slot(0), owner)
 
     yield made

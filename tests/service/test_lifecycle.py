@@ -21,7 +21,7 @@ from mqworker.service.lifecycle import (
 )
 
 DRAIN = 30.0
-DESIRED = Desired(0, True, 2, 1, 1, None, b"{}", 0.0, 0.0, 20)
+DESIRED = Desired(0, True, 2, 1, 1, ["a:b"], None, b"{}", 0.0, 0.0, 20)
 KILLED, FAILED, ORDERLY = Death(-9, 0), Death(1, 0), Death(0, 0)
 
 

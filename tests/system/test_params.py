@@ -314,6 +314,45 @@ def test_a_consumer_that_starts_after_an_edit_runs_the_code_of_its_generation(se
     assert running.stop() == 0
 
 
+def test_a_rollback_brings_the_code_back_and_keeps_it(service):
+    """Killed Consumers and a restarted service run it as long as the folder is the same; other code replaces it."""
+    running = service(config(consumers=2), {"jobs.py": code(1)}).start()
+    with Client(running) as client:
+
+        def next_code() -> int:
+            before = client.ready(OUTPUT)
+            client.send(1)
+            wait_for(lambda: client.ready(OUTPUT) > before, 20, "a result")
+            return int(client.results()[-1].body["code"])
+
+        put(running, "params", {"factor": 3}, method="PATCH")
+        running.write("jobs.py", code(22))
+        put(running, "restart", method="POST")
+        put(running, "params", {"factor": 4}, method="PATCH")
+        assert next_code() == 22
+        listed = json.loads(running.cli("rollback", "--list", "--json").stdout)["generations"]
+        assert [each["params"].get("factor") for each in listed] == [4, 3, 3, None]
+        digests = [each["code"] for each in listed]
+        assert digests[0] == digests[1] != digests[2] == digests[3]
+        told = running.cli("rollback", str(listed[2]["generation"]))
+        assert (told.returncode, f"as {listed[2]['generation']} was (applied)" in told.stderr) == (0, True), told.stderr
+        assert next_code() == 1
+        assert running.stage("work")["desired"]["params"] == {"factor": 3}
+        for pid in consumers(running):
+            os.kill(pid, signal.SIGKILL)
+        assert next_code() == 1
+        assert running.stop() == 0
+        running.start()
+        assert next_code() == 1
+        assert running.stop() == 0
+        running.write("jobs.py", code(333))
+        running.start()
+        assert next_code() == 333
+        refused = running.cli("rollback", "999")
+        assert (refused.returncode, "cannot go back to generation 999: there is" in refused.stderr) == (2, True)
+    assert running.stop() == 0
+
+
 def test_parameters_are_checked_by_the_code_that_runs(service):
     """A changed `Params` in the folder counts from the restart on: until then the Consumers do not know it."""
     running = service(config(), {"jobs.py": HANDLER}).start()

@@ -1,0 +1,54 @@
+"""`mqworker rollback`: back to an earlier generation of a stage, with its jobs, parameters and code."""
+
+import json
+
+import click
+
+from mqworker.cli import output
+from mqworker.cli.options import ServiceClient, Verb, no_wait, stage_path, uses_service
+
+CHECK_TIMEOUT = 60.0  # seconds; the code is imported before it is used
+SHOWN = 12  # characters of the digest of code
+
+
+@click.command(cls=Verb)
+@click.argument("generation", type=click.IntRange(min=1), required=False)
+@click.option("--list", "list_", is_flag=True, help="Print the generations that there are, and change nothing.")
+@no_wait
+@uses_service(CHECK_TIMEOUT)
+def rollback(service: ServiceClient, generation: int | None, list_: bool, no_wait: bool) -> None:
+    """Go back to an earlier GENERATION of a stage, or to the one before: jobs, parameters and code together.
+
+    Its code is checked first; new Consumers start with it, then the others leave. It stays until you change something:
+    also after a restart of the service, as long as the code in the folder is the same. `mqworker params rollback` goes
+    back to earlier parameters alone.
+
+    Examples:
+      mqworker rollback --list
+      mqworker rollback
+      mqworker rollback 17 --stage energy
+    """
+    stage = service.one_stage()
+    if list_:
+        _print(service, stage)
+        return
+    payload = {} if generation is None else {"generation": generation}
+    answer = service.change("POST", stage, "/rollback", payload, wait=not no_wait)
+    if service.as_json:
+        output.data(answer)
+    else:
+        how = "stored, not yet applied" if no_wait else "applied"
+        output.note(f"{output.clean(stage)}: generation {answer['generation']}, as {answer['of']} was ({how})")
+
+
+def _print(service: ServiceClient, stage: str) -> None:
+    answer = service.client.get(stage_path(stage, "/generations"))
+    if service.as_json:
+        output.data(answer)
+        return
+    rows = []
+    for each in answer["generations"]:
+        code = (each["code"] or "not kept")[:SHOWN]
+        number = f"{each['generation']}" + (f" (as {each['of']})" if each["of"] else "")
+        rows.append((number, code, ", ".join(each["jobs"] or ["not kept"]), json.dumps(each["params"])))
+    output.table(("generation", "code", "jobs", "parameters"), rows)

@@ -33,10 +33,19 @@ async def check_code(
 ) -> CodeReport:
     """Import jobs and validate parameters, within `deadline` seconds; what the code prints goes to `on_log`.
 
-    With a `state_dir` it looks at `copy`, or makes a copy there and removes those that are not `needed`.
+    With a `state_dir` it looks at `copy`, or makes a copy there and removes those that are not `needed`. If that fails
+    and the code has changed meanwhile (some packages write modules while they are imported), it looks once more.
     """
+    digests = tuple(each.digest for each in needed)
+    where = "" if state_dir is None else str(state_dir)
+    question = CodeQuestion(str(root), jobs, msgspec.json.encode(params), where, copy, digests)
+    report = await _ask(stage, question, deadline, on_log)
+    return await _ask(stage, question, deadline, on_log) if report.edited else report
+
+
+async def _ask(stage: str, question: CodeQuestion, deadline: float, on_log: Callable[[LogEvent], None]) -> CodeReport:
     answer: asyncio.Future[CodeReport] = asyncio.get_running_loop().create_future()
-    names = ", ".join(jobs)
+    names = ", ".join(question.jobs)
 
     found = CodeFound(None)
 
@@ -61,9 +70,7 @@ async def check_code(
     except OSError as error:
         return _without_answer(f"the check could not be started: {error.strerror}")
     try:
-        digests = tuple(each.digest for each in needed)
-        where = "" if state_dir is None else str(state_dir)
-        child.send(CodeQuestion(str(root), jobs, msgspec.json.encode(params), where, copy, digests))
+        child.send(question)
         async with asyncio.timeout(deadline):
             return complete(await answer)
     except TimeoutError:

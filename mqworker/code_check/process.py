@@ -6,6 +6,7 @@ also those that start after the next edit. Started by the Service and by `mqwork
 sends one CodeReport; after that, or at the deadline, its parent kills it.
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Any
 import msgspec
 
 from mqworker.ipc import frames
+from mqworker.ipc.json_safe import text
 from mqworker.ipc.messages import CODE, CodeCopy, CodeFound, CodeQuestion, CodeReport
 from mqworker.ipc.spawn import Spawned, be_plain
-from mqworker.jobs.code_copy import TooMuchCode, copy_code, remove_unneeded
+from mqworker.jobs.code_copy import TooMuchCode, copy_code, digest_of, remove_unneeded
 from mqworker.jobs.code_finder import use_copy
 
 
@@ -35,11 +37,15 @@ class CodeCheck(Spawned):
         be_plain()
         found = _find(question)
         self._send(found)
-        root = Path(question.root)
+        root, copy = Path(question.root), None
         if found.copy is not None:
-            root = Path(found.copy.folder)
-            use_copy(root, found.copy.path(question.state_dir))
-        self._send(look(root, question.jobs, json.loads(question.params)))
+            root, copy = Path(found.copy.folder), found.copy.path(question.state_dir)
+            use_copy(root, copy)
+        report = look(root, copy, question.jobs, json.loads(question.params))
+        if report.problems and found.copy is not None and question.copy is None:
+            with contextlib.suppress(TooMuchCode, OSError):
+                report = msgspec.structs.replace(report, edited=digest_of(root) != found.copy.digest)
+        self._send(report)
 
     def _send(self, record: CodeFound | CodeReport) -> None:
         frames.write_all(self.up.fileno(), frames.pack(msgspec.msgpack.encode(record)))
@@ -53,16 +59,16 @@ def _find(question: CodeQuestion) -> CodeFound:
     try:
         copy = CodeCopy(copy_code(folder, store), str(folder))
     except (TooMuchCode, OSError) as error:
-        warning = (
-            f"the code in {folder} is not copied ({error}): a Consumer that starts after an edit imports what it finds"
-            " then, under the generation of before"
+        return CodeFound(
+            None,
+            f"the code in {text(str(folder))} is not copied ({text(str(error))}): a Consumer that starts after an edit"
+            " imports what it finds then, under the generation of before",
         )
-        return CodeFound(None, warning)
     remove_unneeded(store, frozenset((copy.digest, *question.needed)))
     return CodeFound(copy)
 
 
-def look(root: Path, jobs: tuple[str, ...], params: dict[str, Any]) -> CodeReport:
+def look(root: Path, copy: Path | None, jobs: tuple[str, ...], params: dict[str, Any]) -> CodeReport:
     """Import the jobs and validate the parameters, in this process."""
     from mqworker.jobs.chain import check_params  # noqa: PLC0415 - only this process may come near user code
     from mqworker.jobs.failures import describe  # noqa: PLC0415 - as above
@@ -70,7 +76,7 @@ def look(root: Path, jobs: tuple[str, ...], params: dict[str, Any]) -> CodeRepor
     from mqworker.jobs.params import ParamsError, to_plain  # noqa: PLC0415 - as above
 
     try:
-        validated = check_params(load_chain(jobs, root), params)
+        validated = check_params(load_chain(jobs, root, copy), params)
     except JobLoadError as error:
         return CodeReport([str(error)], [], {})
     except ParamsError as error:

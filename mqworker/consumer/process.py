@@ -75,11 +75,11 @@ class Consumer(Spawned):
         if spec.config.memory_limit:
             resource.setrlimit(resource.RLIMIT_AS, (spec.config.memory_limit,) * 2)
         try:
-            root = Path(spec.root)
+            root, copy = Path(spec.root), None
             if birth.copy is not None:
-                root = Path(birth.copy.folder)
-                use_copy(root, birth.copy.path(spec.state_dir))
-            chain = Chain(load_chain(birth.jobs, root), json.loads(birth.params), spec.stage, log)
+                root, copy = Path(birth.copy.folder), birth.copy.path(spec.state_dir)
+                use_copy(root, copy)
+            chain = Chain(load_chain(birth.jobs, root, copy), json.loads(birth.params), spec.stage, log)
             chain.setup()
         except (SystemExit, KeyboardInterrupt):
             raise

@@ -1,7 +1,7 @@
 """What is wrong with a request, as a problem document (RFC 9457); translates every exception into one.
 
-Pure; used by all of `mqworker.http`. A document never holds a traceback or a secret: an unexpected error is logged, and
-the caller learns only that there was one.
+Pure; used by all of `mqworker.http`. A document never holds a secret, or a traceback of ours: an unexpected error is
+logged, and the caller learns only that there was one.
 """
 
 import logging

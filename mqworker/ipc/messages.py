@@ -342,3 +342,4 @@ class CodeReport(_Record, frozen=True, tag="code"):
     died: bool = False  # the user's code ended or stopped the code check instead of raising
     copy: CodeCopy | None = None  # what was looked at; None: the folder itself
     warnings: tuple[str, ...] = ()
+    edited: bool = False  # the folder has other code by now: its import may have made some

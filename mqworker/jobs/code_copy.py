@@ -1,15 +1,19 @@
 """Copies of a user's code in the state folder: Consumers that start later run the code that was checked.
 
 Runs in the code check, which copies before it imports anything, and then imports from the copy. A copy holds what
-Python can import from the folder: modules and extension modules; no data, nothing hidden, no virtual environment. Its
-name is a digest of all names and contents, so equal code has one copy, whoever makes it. A copy appears whole or not at
-all, and is never changed; one that is damaged is made again. Raises `TooMuchCode`, and OSError with the file's name.
+Python can import from the folder: modules and extension modules; no data, nothing hidden, no virtual environment, no
+copies. Its name is a digest of all names and contents, so equal code has one copy, whoever makes it. A copy appears
+whole or not at all, and its code is never changed; one that is damaged is made again. What cannot be read is left out,
+as it could not be imported either. Checks that run at the same time make copies one after the other. Raises
+`TooMuchCode`, and OSError if the copy cannot be written or its folder is not private.
 """
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from hashlib import sha256
@@ -18,85 +22,133 @@ from pathlib import Path
 
 MOST_FILES = 5_000
 MOST_BYTES = 200 << 20
-UNUSED = 3600.0  # seconds for which a copy stays that nobody names: its stage may just be about to
-NEW = "new-"  # the beginning of the name of a copy that is not whole yet
+MOST_ENTRIES = 100_000  # files and folders of any kind that are looked at
+LONGEST = 5.0  # seconds for that
+UNUSED = 3600.0  # seconds for which a copy stays that nobody needs any more: old Consumers may still import from it
+MARKER = ".copies-of-code"  # in every folder with copies, which are no code of the folder around it
+ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")  # what tells a virtual environment
 
 _SUFFIXES = tuple(all_suffixes())
 
 
 class TooMuchCode(Exception):  # noqa: N818 - it names what the folder has
-    """The folder has more code than is copied."""
+    """The folder has more code, or more of anything, than is looked at."""
 
 
 def copy_code(folder: Path, store: Path) -> str:
     """Copy the code of `folder` to `store`/DIGEST, unless it is there already; returns the digest."""
-    code = _read(folder, store.parent)
-    digest = _digest(code)
-    place = store / digest
-    if place.is_dir() and _digest(_read(place)) == digest:
-        return digest
-    store.mkdir(mode=0o700, exist_ok=True)
-    new = store / f"{NEW}{secrets.token_hex(8)}"
-    try:
-        for name, content in code.items():
-            path = new / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        new.mkdir(exist_ok=True)  # for a folder without code
-        shutil.rmtree(place, ignore_errors=True)
-        with contextlib.suppress(FileExistsError):
-            new.rename(place)  # fails if another check has made the same copy meanwhile
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    with _locked(store):
+        if _is_whole(store, digest := digest_of(folder)):
+            os.utime(store / digest)
+            return digest
+        new = store / f"new-{secrets.token_hex(8)}"
+        try:
+            new.mkdir()
+            digest = _copy(folder, new)  # as it is now
+            if not _is_whole(store, digest):
+                shutil.rmtree(store / digest, ignore_errors=True)
+                new.rename(store / digest)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
     return digest
 
 
+def digest_of(folder: Path) -> str:
+    """Return the digest of the code that is in the folder now."""
+    digest = sha256()
+    for name, path in _files(folder):
+        digest.update(_record(name, path.read_bytes()))
+    return digest.hexdigest()
+
+
 def remove_unneeded(store: Path, needed: frozenset[str]) -> None:
-    """Remove copies that nobody needs, and what was left by whoever died while making one; never raises."""
+    """Remove copies that nobody has needed for an hour, and what was left by whoever died making one; never raises."""
     with contextlib.suppress(OSError):
         for path in store.iterdir():
-            if path.name not in needed and time.time() - path.stat().st_mtime > UNUSED:
+            if path.name in needed:
+                os.utime(path)
+            elif path.name != MARKER and time.time() - path.stat().st_mtime > UNUSED:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _read(folder: Path, but: Path | None = None) -> dict[str, bytes]:
-    """Return the content of each file with code, by its path in the folder; without what is in the folder `but`."""
-    code: dict[str, bytes] = {}
-    size = 0
-    for name, path in _files(folder, "", but, ()):
-        size += path.stat().st_size
-        if len(code) == MOST_FILES or size > MOST_BYTES:
-            raise TooMuchCode(
-                f"{folder} has more than {MOST_FILES:,} files or {MOST_BYTES >> 20} MiB of code"
-                f" (for example in {path.parent})"
-            )
-        code[name] = path.read_bytes()
-    return code
+@contextlib.contextmanager
+def _locked(store: Path) -> Iterator[None]:
+    """Make the folder of copies if need be, and keep others from it."""
+    store.mkdir(mode=0o700, exist_ok=True)
+    status = store.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise PermissionError(f"{store} is not a folder that only this user can write to")
+    fd = os.open(store / MARKER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
-def _files(
-    folder: Path, prefix: str, but: Path | None, above: tuple[tuple[int, int], ...]
-) -> Iterator[tuple[str, Path]]:
-    """Yield (path in the root folder, path) in a fixed order; `above`: the folders that lead here, against loops."""
-    status = folder.stat()
-    here = status.st_dev, status.st_ino
-    if here in above or (but is not None and but.exists() and folder.samefile(but)):
-        return
-    if (folder / "pyvenv.cfg").exists():
-        return
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith(".") or entry.name == "__pycache__":
-            continue
-        if entry.is_dir():
-            yield from _files(Path(entry.path), f"{prefix}{entry.name}/", but, (*above, here))
-        elif entry.is_file() and (entry.name.endswith(_SUFFIXES) or ".so." in entry.name):
-            yield prefix + entry.name, Path(entry.path)
+def _is_whole(store: Path, digest: str) -> bool:
+    try:
+        return (store / digest).is_dir() and digest_of(store / digest) == digest
+    except (OSError, TooMuchCode):
+        return False
 
 
-def _digest(code: dict[str, bytes]) -> str:
+def _copy(folder: Path, new: Path) -> str:
     digest = sha256()
-    for name, content in code.items():
-        digest.update(b"%d %d " % (len(os.fsencode(name)), len(content)))
-        digest.update(os.fsencode(name))
-        digest.update(content)
+    for name, path in _files(folder):
+        content = path.read_bytes()
+        digest.update(_record(name, content))
+        target = new / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
     return digest.hexdigest()
+
+
+def _record(name: str, content: bytes) -> bytes:
+    """Return what the digest is made of, for one file."""
+    raw = os.fsencode(name)
+    return b"%d %d %b" % (len(raw), len(content), raw) + content
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield (path in the folder, path) of each file with code, in the order of the names."""
+    files, size, seen, end = 0, 0, 0, time.monotonic() + LONGEST
+    todo: list[tuple[str, Path, frozenset[tuple[int, int]]]] = [("", folder, frozenset())]
+    while todo:  # the folders that lead to one are remembered against loops of links
+        prefix, path, above = todo.pop()
+        here, entries = _list(path)
+        names = {entry.name for entry in entries}
+        if here in above or MARKER in names or (prefix and not names.isdisjoint(ENVIRONMENTS)):
+            continue
+        folders = []
+        for entry in entries:
+            seen += 1
+            if entry.name.startswith(".") or entry.name == "__pycache__":
+                continue
+            with contextlib.suppress(OSError):
+                if entry.is_dir():
+                    folders.append((f"{prefix}{entry.name}/", path / entry.name, above | {here}))
+                elif entry.is_file() and _is_code(entry.name) and os.access(entry.path, os.R_OK):
+                    files, size = files + 1, size + entry.stat().st_size
+                    if files > MOST_FILES or size > MOST_BYTES:
+                        raise TooMuchCode(
+                            f"{folder} has more than {MOST_FILES:,} files or {MOST_BYTES >> 20} MiB of code"
+                            f" (for example in {path})"
+                        )
+                    yield prefix + entry.name, Path(entry.path)
+        if seen > MOST_ENTRIES or time.monotonic() > end:
+            raise TooMuchCode(f"{folder} has too many files of any kind to look through (for example in {path})")
+        todo += reversed(folders)
+
+
+def _list(folder: Path) -> tuple[tuple[int, int], list["os.DirEntry[str]"]]:
+    """Return which folder it is, and what is in it; nothing if it cannot be read."""
+    try:
+        status = folder.stat()
+        return (status.st_dev, status.st_ino), sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return (0, 0), []
+
+
+def _is_code(name: str) -> bool:
+    return name.endswith(_SUFFIXES) or ".so." in name

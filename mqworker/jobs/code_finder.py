@@ -2,92 +2,130 @@
 
 Runs in a process that imports one version of the code (Consumer, code check). Python's own finder of paths stays in
 charge, in the order of `sys.path`; for entries below the folder it is given a finder that looks in the copy. A module
-has the `__file__` that it would have without the copy, so that it finds its data, and so that tracebacks name the
-user's files; the lines that they show are those that run. What was not copied (hidden folders, virtual environments) is
-imported from where it is.
+has the `__file__` that it would have without the copy, so that it finds its data. Its code names the file in the copy:
+that is what runs, and what tools that keep something by a source file (caches of compiled functions) must go by;
+`as_in_folder` gives texts the user's names. What was not copied (hidden folders, virtual environments, data) is found
+where it is.
 """
 
+import filecmp
 import importlib
-import linecache
+import os
 import sys
 from importlib.machinery import (
+    BYTECODE_SUFFIXES,
     EXTENSION_SUFFIXES,
     SOURCE_SUFFIXES,
     ExtensionFileLoader,
     FileFinder,
     ModuleSpec,
     SourceFileLoader,
+    SourcelessFileLoader,
 )
-from importlib.util import decode_source
+from importlib.readers import FileReader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+LOADERS = (
+    (ExtensionFileLoader, EXTENSION_SUFFIXES),
+    (SourceFileLoader, SOURCE_SUFFIXES),
+    (SourcelessFileLoader, BYTECODE_SUFFIXES),
+)
+_places: list[tuple[str, str]] = []  # (copy, folder) that is in use in this process
+
 
 def use_copy(folder: Path, copy: Path) -> None:
-    """Import what is below `folder` from `copy` from now on, in this process."""
+    """Import what is below `folder` from `copy` from now on, in this process; raises FileNotFoundError without it."""
+    if not copy.is_dir():
+        raise FileNotFoundError(f"the copy of the code in {folder} is gone ({copy}): `mqworker restart` makes another")
+    folders = {os.path.abspath(folder), os.path.realpath(folder)}
+    root = os.path.realpath(copy)
 
     def finder(entry: str) -> FileFinder:
-        try:
-            inside = copy / Path(entry).resolve().relative_to(folder)
-        except ValueError:
-            raise ImportError("it is not below the folder") from None
-        if not inside.is_dir():
-            raise ImportError("it was not copied")
-        return _Finder(entry, inside)
+        for path in (os.path.abspath(entry), os.path.realpath(entry)):
+            for base in folders:
+                inside = os.path.join(root, os.path.relpath(path, base))
+                if f"{path}/".startswith(f"{base}/") and os.path.isdir(inside):
+                    return _Finder(os.path.abspath(entry), os.path.normpath(inside))
+        raise ImportError("it was not copied")
 
-    folder, copy = folder.resolve(), copy.resolve()
+    _places.append((root, os.path.abspath(folder)))
     sys.path_hooks.insert(0, finder)
     sys.path_importer_cache.clear()
     importlib.invalidate_caches()
 
 
+def as_in_folder(text: str) -> str:
+    """Return a traceback with the names of the files that were copied, instead of those of the copies."""
+    for copy, folder in _places:
+        text = text.replace(f"{copy}/", f"{folder}/")
+    return text
+
+
 class _Finder(FileFinder):
     """Finds modules in one folder of the copy."""
 
-    def __init__(self, original: str, inside: Path) -> None:
-        super().__init__(str(inside), (ExtensionFileLoader, EXTENSION_SUFFIXES), (SourceFileLoader, SOURCE_SUFFIXES))
-        self._original = Path(original)
+    def __init__(self, original: str, inside: str) -> None:
+        super().__init__(inside, *LOADERS)
+        self._original = original
 
     def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = super().find_spec(fullname, target)
         if spec is None:
-            return None
+            return self._folder_of_data(fullname)
         if spec.submodule_search_locations is not None:
             spec.submodule_search_locations[:] = map(self._there, spec.submodule_search_locations)
         if isinstance(spec.loader, SourceFileLoader):
-            spec.loader = _SourceLoader(fullname, self._there(spec.loader.path), spec.loader.path)
+            spec.loader = _SourceLoader(fullname, spec.loader.path, self._there(spec.loader.path))
         elif isinstance(spec.loader, ExtensionFileLoader):
-            spec.loader = _ExtensionLoader(fullname, self._there(spec.loader.path), spec.loader.path)
+            spec.loader = _ExtensionLoader(fullname, spec.loader.path, self._there(spec.loader.path))
         if spec.origin is not None:
-            spec.origin, spec.cached = self._there(spec.origin), None
+            spec.origin = self._there(spec.origin)
+        return spec
+
+    def _folder_of_data(self, fullname: str) -> ModuleSpec | None:
+        """Return a package without code, whose data is read through it."""
+        path = os.path.join(self._original, fullname.rpartition(".")[2])
+        suffixes = tuple(suffix for _, each in LOADERS for suffix in each)
+        if not os.path.isdir(path) or any(name.endswith(suffixes) for name in os.listdir(path)):
+            return None
+        spec = ModuleSpec(fullname, None, is_package=True)
+        spec.submodule_search_locations = [path]
         return spec
 
     def _there(self, path: str) -> str:
         """Return where a file or folder of the copy was."""
-        return str(self._original / Path(path).relative_to(self.path))
+        return os.path.normpath(os.path.join(self._original, os.path.relpath(path, self.path)))
 
 
 class _SourceLoader(SourceFileLoader):
-    def __init__(self, fullname: str, path: str, copy: str) -> None:
-        super().__init__(fullname, path)
-        self._copy = copy
+    def __init__(self, fullname: str, copy: str, path: str) -> None:
+        super().__init__(fullname, copy)
+        self._original = path
 
-    def get_code(self, _fullname: str) -> CodeType:
-        source = Path(self._copy).read_bytes()
-        code: CodeType = self.source_to_code(source, self.path)
-        lines = decode_source(source).splitlines(keepends=True)
-        linecache.cache[self.path] = len(source), None, lines, self.path  # None: it is not read again
-        return code
+    def get_resource_reader(self, name: str | None = None) -> FileReader:
+        """Read data from the folder: there is none in the copy."""
+        return FileReader(SourceFileLoader(name or self.name, self._original))
 
-    def get_source(self, _fullname: str) -> str:
-        return decode_source(Path(self._copy).read_bytes())
+    def get_code(self, fullname: str) -> CodeType | None:
+        """Compile it, or read what was compiled before: a copy is never edited, so its bytecode hides nothing."""
+        before, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+        try:
+            return super().get_code(fullname)
+        finally:
+            sys.dont_write_bytecode = before
 
 
 class _ExtensionLoader(ExtensionFileLoader):
-    def __init__(self, fullname: str, path: str, copy: str) -> None:
+    def __init__(self, fullname: str, copy: str, path: str) -> None:
         super().__init__(fullname, path)
         self._copy = copy
 
     def create_module(self, spec: ModuleSpec) -> Any:
-        return super().create_module(ModuleSpec(spec.name, self, origin=self._copy))
+        """Load it from its own place, where the libraries are that it needs, unless that has changed."""
+        try:
+            unchanged = filecmp.cmp(self.path, self._copy, shallow=False)
+        except OSError:
+            unchanged = False
+        return super().create_module(ModuleSpec(spec.name, self, origin=self.path if unchanged else self._copy))

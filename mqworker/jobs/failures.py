@@ -9,6 +9,8 @@ import traceback
 from types import TracebackType
 from typing import Final, NamedTuple
 
+from mqworker.jobs.code_finder import as_in_folder
+
 MESSAGE_LIMIT: Final = 4_096  # bytes of UTF-8
 TRACEBACK_LIMIT: Final = 16_384
 _NAME_LIMIT: Final = 256
@@ -59,7 +61,7 @@ def message_of(exc: BaseException) -> str:
 def _traceback(exc: BaseException) -> str:
     try:
         shown = traceback.TracebackException(type(exc), exc, user_frames(exc.__traceback__), limit=-_MAX_FRAMES)
-        return cut("".join(shown.format()), TRACEBACK_LIMIT)
+        return cut(as_in_folder("".join(shown.format())), TRACEBACK_LIMIT)
     except BaseException as second:  # noqa: BLE001 - as above
         return f"(its traceback cannot be shown: {_type_name(type(second))})"
 

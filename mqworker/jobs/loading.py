@@ -47,13 +47,16 @@ class Job(msgspec.Struct, frozen=True):
         return "params" in self.arguments or "params" in (self.setup_arguments or ())
 
 
-def load_chain(specs: Sequence[str], root: str | Path) -> list[Job]:
+def load_chain(specs: Sequence[str], root: str | Path, copy: Path | None = None) -> list[Job]:
     """Import the jobs of a stage, in order; raises `JobLoadError` for the first that fails."""
-    return [load_job(spec, root) for spec in specs]
+    return [load_job(spec, root, copy) for spec in specs]
 
 
-def load_job(spec: str, root: str | Path) -> Job:
-    """Import one job, "module:name" (both may be dotted), from the folder `root` or from anywhere Python finds it."""
+def load_job(spec: str, root: str | Path, copy: Path | None = None) -> Job:
+    """Import one job, "module:name" (both may be dotted), from the folder `root` or from anywhere Python finds it.
+
+    `copy`: where the code of that folder is imported from (`use_copy`).
+    """
     place = f'job "{spec}"'
     module_name, _, name = spec.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *name.split(".")]):
@@ -63,7 +66,7 @@ def load_job(spec: str, root: str | Path) -> Job:
     folder = Path(root).resolve()
     if sys.path[:1] != [str(folder)]:
         sys.path.insert(0, str(folder))
-    module = _import(module_name, folder, place)
+    module = _import(module_name, folder, copy or folder, place)
     return make_job(_attribute(module, name, place), module, spec)
 
 
@@ -83,7 +86,7 @@ def make_job(target: Any, module: ModuleType | None, spec: str) -> Job:
     return Job(spec, target, _params_type(module, place), arguments, setup_arguments)
 
 
-def _import(name: str, folder: Path, place: str) -> ModuleType:
+def _import(name: str, folder: Path, code: Path, place: str) -> ModuleType:
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(name)
@@ -93,7 +96,7 @@ def _import(name: str, folder: Path, place: str) -> ModuleType:
         kind, message, detail = describe(exc)
         cause = f"importing {name} raised {kind}" + (f": {message}" if message else "")
         raise JobLoadError(place, cause, "fix it, so that the module can be imported", detail) from None
-    _refuse_shadowed(module, name, folder, place)
+    _refuse_shadowed(module, name, folder, code, place)
     return module
 
 
@@ -123,14 +126,25 @@ def _modules(folder: Path) -> Iterable[str]:
             yield entry.name
 
 
-def _refuse_shadowed(module: ModuleType, name: str, folder: Path, place: str) -> None:
-    """Report a user's queue.py that Python's own `queue` hides, which would otherwise fail with "no attribute"."""
-    base = folder.joinpath(*name.split("."))
+def _refuse_shadowed(module: ModuleType, name: str, folder: Path, code: Path, place: str) -> None:
+    """Report a user's queue.py that Python's own `queue` hides, which would otherwise fail with "no attribute".
+
+    `code`: where the code of the folder is, which may have been edited since.
+    """
+    base = code.joinpath(*name.split("."))
     candidates = [path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()]
-    origin = getattr(module, "__file__", None)
-    if candidates and (origin is None or not any(path.samefile(origin) for path in candidates)):
-        cause = f"{candidates[0]} is hidden by another module {name!r} ({origin or 'built in'})"
+    loaded = [str(getattr(module.__spec__, "origin", None)), str(getattr(module.__loader__, "path", None))]
+    if candidates and not any(_is_file(path, name) for path in candidates for name in loaded):
+        there = folder / candidates[0].relative_to(code)
+        cause = f"{there} is hidden by another module {name!r} ({getattr(module, '__file__', None) or 'built in'})"
         raise JobLoadError(place, cause, "give it another name")
+
+
+def _is_file(path: Path, name: str) -> bool:
+    try:
+        return path.samefile(name)
+    except OSError:
+        return False
 
 
 def _attribute(module: ModuleType, name: str, place: str) -> Any:

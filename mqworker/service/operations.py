@@ -56,8 +56,9 @@ class Operations:
         self._broker_admin = broker_admin
         self._on_log = on_log
         self._owner = owner
-        self._checking = asyncio.Lock()  # code and parameters are checked one change at a time
+        self._checking = {name: asyncio.Lock() for name in loaded.config.stages}  # one change of a stage at a time
         self._changes: set[asyncio.Task[int]] = set()  # that are being checked
+        self._reloads: dict[str, asyncio.Task[int]] = {}  # that have not begun to look at the folder, by stage
 
     async def change(self, asked: Change) -> int:
         """Store a change and bring it about."""
@@ -65,16 +66,18 @@ class Operations:
 
     async def reload(self, stage: str, patience: float) -> int:
         """Check the code in the folder, and let new Consumers take over with it."""
-        return await self._answer(stage, self._reload(stage), patience, "not_reloaded")
+        return await self._answer(stage, self._begin_reload(stage), patience, "not_reloaded")
 
     async def go_back(self, stage: str, generation: int | None, patience: float) -> int:
         """Check and bring back an earlier generation."""
-        return await self._answer(stage, self._go_back(stage, generation), patience, "not_rolled_back")
+        return await self._answer(
+            stage, self._begin(stage, self._go_back(stage, generation)), patience, "not_rolled_back"
+        )
 
     async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
         """Validate and store a merge patch."""
         change = self._set_params(stage, lambda desired: SetParams(stage, merge_patch(desired.params, patch)))
-        return await self._answer(stage, change, patience, "params_refused")
+        return await self._answer(stage, self._begin(stage, change), patience, "params_refused")
 
     async def rollback_params(self, stage: str, patience: float) -> int:
         """Validate and store the previous parameters."""
@@ -85,7 +88,7 @@ class Operations:
                 raise ControlError("refused", f"stage {stage} has no earlier parameters")
             return asked
 
-        return await self._answer(stage, self._set_params(stage, back), patience, "params_refused")
+        return await self._answer(stage, self._begin(stage, self._set_params(stage, back)), patience, "params_refused")
 
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Let the broker admin ask the broker."""
@@ -97,8 +100,7 @@ class Operations:
 
     def apply(self, asked: Change) -> int:
         """Store a change and bring it about; returns the revision that contains it. Raises ControlError."""
-        if self.ending:
-            raise ControlError("draining", "the service is ending and takes no changes")
+        self._refuse_at_the_end()
         if not isinstance(asked, SetLogLevel):
             self._stage(asked.stage)
         new = desired_state.change(self.document, asked, self._config)
@@ -114,14 +116,20 @@ class Operations:
     def reload_all(self) -> None:
         """Let every stage take the code that is in the folder now."""
         for name in self.document.stages:
-            self._begin(self._reload(name)).add_done_callback(functools.partial(_report_refused, "not_reloaded", name))
+            self._begin_reload(name).add_done_callback(functools.partial(_report_refused, "not_reloaded", name))
 
-    async def _answer(self, stage: str, change: Coroutine[Any, Any, int], patience: float, refused: str) -> int:
+    def _begin_reload(self, stage: str) -> asyncio.Task[int]:
+        """Begin to reload a stage; whoever asks while that waits for its turn is answered by the same reload."""
+        waiting = self._reloads.get(stage)
+        if waiting is None or waiting.done():
+            waiting = self._reloads[stage] = self._begin(stage, self._reload(stage))
+        return waiting
+
+    async def _answer(self, stage: str, task: asyncio.Task[int], patience: float, refused: str) -> int:
         """Return a change's revision once the user's code has accepted it; the caller waits `patience` seconds.
 
         `refused`: the event to log if it is refused after that.
         """
-        task = self._begin(change)
         done, _ = await asyncio.wait({task}, timeout=patience)
         if done:
             return task.result()
@@ -132,41 +140,48 @@ class Operations:
             " and the log says so",
         )
 
-    def _begin(self, change: Coroutine[Any, Any, int]) -> asyncio.Task[int]:
-        task = asyncio.create_task(change)
+    def _begin(self, stage: str, change: Coroutine[Any, Any, int]) -> asyncio.Task[int]:
+        """Carry out a change of a stage when it is its turn."""
+
+        async def in_turn() -> int:
+            self._refuse_at_the_end()
+            self._stage(stage)
+            async with self._checking[stage]:
+                return await change
+
+        task = asyncio.create_task(in_turn())
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
+        task.add_done_callback(lambda _task: change.close())  # it may have been refused before its turn
         return task
 
     async def _reload(self, stage: str) -> int:
-        async with self._checking:
-            desired = self._stage(stage)
-            report = await self._check(stage, desired.params, None, self._loaded.state_dir, desired.jobs)
-            return self.apply(Reload(stage, report.copy))
+        self._reloads.pop(stage, None)
+        desired = self._stage(stage)
+        report = await self._check(stage, desired.params, None, self._loaded.state_dir, desired.jobs)
+        return self.apply(Reload(stage, report.copy))
 
     async def _go_back(self, stage: str, generation: int | None) -> int:
-        async with self._checking:
-            desired = self._stage(stage)
-            version = desired_state.earlier(desired, generation)
-            if version is None or version.copy is None:
-                wanted = "an earlier generation" if generation is None else f"generation {generation}"
-                known = [str(each.generation) for each in desired.history if each.copy is not None]
-                there = f"there is {', '.join(known)}" if known else "there is none"
-                raise ControlError("refused", f"stage {stage} cannot go back to {wanted}: {there} whose code was kept")
-            if not version.copy.path(self._loaded.state_dir).is_dir():
-                what = f"the code of generation {version.generation} is gone from {self._loaded.state_dir}"
-                raise ControlError("refused", f"stage {stage} cannot go back: {what}")
-            await self._check(stage, version.params, version.copy, self._loaded.state_dir, version.jobs)
-            return self.apply(GoBack(stage, version))
+        desired = self._stage(stage)
+        version = desired_state.earlier(desired, generation)
+        if version is None or version.copy is None:
+            wanted = "an earlier generation" if generation is None else f"generation {generation}"
+            known = [str(each.generation) for each in desired.history if each.copy is not None]
+            there = f"there is {', '.join(known)}" if known else "there is none"
+            raise ControlError("refused", f"stage {stage} cannot go back to {wanted}: {there} whose code was kept")
+        if not version.copy.path(self._loaded.state_dir).is_dir():
+            what = f"the code of generation {version.generation} is gone from {self._loaded.state_dir}"
+            raise ControlError("refused", f"stage {stage} cannot go back: {what}")
+        await self._check(stage, version.params, version.copy, self._loaded.state_dir, version.jobs)
+        return self.apply(GoBack(stage, version))
 
     async def _set_params(self, stage: str, make: Callable[[StageDesired], SetParams]) -> int:
         """Store parameters that the code of the stage's Consumers accepts, whatever the folder has by now."""
-        async with self._checking:
-            desired = self._stage(stage)
-            asked = make(desired)
-            state_dir = self._loaded.state_dir if desired.copy is not None else None
-            await self._check(stage, asked.params, desired.copy, state_dir, desired.jobs)
-            return self.apply(asked)
+        desired = self._stage(stage)
+        asked = make(desired)
+        state_dir = self._loaded.state_dir if desired.copy is not None else None
+        await self._check(stage, asked.params, desired.copy, state_dir, desired.jobs)
+        return self.apply(asked)
 
     async def _check(
         self,
@@ -188,6 +203,10 @@ class Operations:
         if report.fields or report.problems:
             raise ChangeRefused(report.fields, report.problems)
         return report
+
+    def _refuse_at_the_end(self) -> None:
+        if self.ending:
+            raise ControlError("draining", "the service is ending and takes no changes")
 
     def _stage(self, name: str) -> StageDesired:
         try:

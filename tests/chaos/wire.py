@@ -2,7 +2,8 @@
 
 Pure: the proxy reports each frame that passes, in order, with the time. A delivery is one *copy* of a message (its id,
 attempt and crashes); its ack is right only when something was published for that id after the copy was first delivered,
-the broker's confirm of it has passed towards mqworker, and it was not returned. No exceptions.
+the broker's confirm of it has passed towards mqworker, and it was not returned. No exceptions; only what is delivered
+again may be any of the copies that are alike.
 """
 
 from collections import Counter
@@ -35,7 +36,7 @@ class Step(NamedTuple):
 
 @dataclass
 class _Channel:
-    unsettled: dict[int, Label] = field(default_factory=dict)
+    unsettled: dict[int, tuple[Label, int]] = field(default_factory=dict)  # tag -> copy, and the step of its delivery
     unconfirmed: dict[int, Published] = field(default_factory=dict)
     returned: set[int] = field(default_factory=set)
     confirms: bool = False
@@ -55,7 +56,7 @@ class Wire:
     frames: int = 0
     acks: int = 0
     _channels: dict[tuple[int, int], _Channel] = field(default_factory=dict)
-    _copies: dict[Label, int] = field(default_factory=dict)  # step of its first delivery
+    _copies: dict[Label, int] = field(default_factory=dict)  # step of the first delivery
     _confirmed: dict[str, int] = field(default_factory=dict)  # id -> step of its newest confirmed publication
 
     def closed(self, connection: int) -> None:
@@ -101,11 +102,12 @@ class Wire:
         match amqp.method(method):
             case amqp.DELIVER:
                 tag, redelivered = amqp.delivered(method)
-                channel.unsettled[tag] = label
+                first = self._copies.setdefault(label, self.frames)
+                # A delay queue moves a message at least once, so there may be two copies that are alike. Which one of
+                # them is delivered again cannot be seen: it may be the older one.
+                channel.unsettled[tag] = label, first if redelivered else self.frames
                 self.most_unsettled = max(self.most_unsettled, len(channel.unsettled))
                 self.consuming.setdefault(connection, time)
-                if not redelivered or label not in self._copies:
-                    self._copies[label] = self.frames
             case amqp.PUBLISH:
                 exchange, key = amqp.target(method, 6)
                 self.steps.setdefault(label.id, []).append(Step(time, exchange, key, label))
@@ -124,14 +126,14 @@ class Wire:
         if not numbers:
             self.violations.append(f"{time:.3f}: ack of unknown tag {tag} on connection {where[0]}")
         for number in numbers:
-            label = channel.unsettled.pop(number)
+            label, delivered = channel.unsettled.pop(number)
             self.acks += 1
             self.acked[int(time / SLOT)] += 1
-            if self._confirmed.get(label.id, -1) <= self._copies[label]:
+            if self._confirmed.get(label.id, -1) <= delivered:
                 self.violations.append(f"{time:.3f}: {label} was acked on connection {where[0]} before a confirm")
 
 
-def _upto(known: dict[int, Label] | dict[int, Published], tag: int, multiple: bool) -> list[int]:
+def _upto(known: dict[int, tuple[Label, int]] | dict[int, Published], tag: int, multiple: bool) -> list[int]:
     if not multiple:
         return [tag] if tag in known else []
     numbers = []

@@ -130,6 +130,20 @@ def test_a_redelivery_may_be_acked_for_what_was_confirmed_before(talk):
     assert talk.wire.violations == []
 
 
+def test_of_two_copies_that_are_alike_the_older_one_may_come_back(talk):
+    """A delay queue has moved a message twice: the redelivery of the first needs no second outcome, the second does."""
+    talk.deliver(1, "m1", crashes=1)
+    talk.publish("m1")
+    talk.confirm(1)
+    talk.wire.closed(CONSUME)
+    talk.deliver(1, "m1", crashes=1)  # the second copy
+    talk.deliver(2, "m1", redelivered=True, crashes=1)  # the first
+    talk.ack(2)
+    assert talk.wire.violations == []
+    talk.ack(1)
+    assert len(talk.wire.violations) == 1
+
+
 def test_an_ack_of_what_was_never_delivered_is_seen(talk):
     """A tag of an earlier connection must not be acked."""
     talk.ack(7)

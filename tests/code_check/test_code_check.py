@@ -183,3 +183,40 @@ async def test_an_asker_that_is_cancelled_leaves_nobody_behind(tmp_path):
         await checking
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+GENERATES = """
+from pathlib import Path
+Path(__file__).with_name("generated.py").write_text("VALUE = 1")
+import generated
+def handle(body):
+    return generated.VALUE
+"""
+
+
+def test_modules_that_the_code_writes_while_it_is_imported_are_found(tmp_path):
+    """They are not in the first copy, so the code is looked at once more; code that goes on changing is refused."""
+    state = tmp_path / "state"
+    state.mkdir()
+    root = tmp_path / "app"
+    root.mkdir()
+    (root / "job.py").write_text(GENERATES)
+    answer = asyncio.run(check_code("s", root, ("job:handle",), {}, 30.0, print, state_dir=state))
+    assert (answer.problems, (answer.copy.path(state) / "generated.py").exists()) == ([], True)
+    (root / "job.py").write_text(
+        GENERATES.replace('"generated.py"', 'f"generated_{id(object())}.py"') + "raise ValueError"
+    )
+    answer = asyncio.run(check_code("s", root, ("job:handle",), {}, 30.0, print, state_dir=state))
+    assert len(answer.problems) == 1
+
+
+def test_a_check_that_never_ends_still_tells_the_copy(tmp_path):
+    """Code that takes too long to import is kept: the Consumers that find out what it does run the same."""
+    (tmp_path / "job.py").write_text("import time; time.sleep(60)")
+    answer = asyncio.run(check_code("s", tmp_path, ("job:handle",), {}, 1.0, print, state_dir=tmp_path / "state"))
+    assert answer.died
+    assert answer.copy is None
+    (tmp_path / "state").mkdir()
+    answer = asyncio.run(check_code("s", tmp_path, ("job:handle",), {}, 3.0, print, state_dir=tmp_path / "state"))
+    assert answer.died
+    assert answer.copy.path(tmp_path / "state").is_dir()

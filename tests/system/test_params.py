@@ -310,7 +310,7 @@ def test_a_consumer_that_starts_after_an_edit_runs_the_code_of_its_generation(se
         results = client.finish()
     found = {(one.generation <= before, one.body["code"], one.body["late"], one.body["data"]) for one in results}
     assert found == {(True, 1, 1, "2"), (False, 2, 2, "2")}
-    assert len(list((running.folder / ".mqworker/code").iterdir())) == 2
+    assert len(list((running.folder / ".mqworker/code").glob("[0-9a-f]*"))) == 2
     assert running.stop() == 0
 
 
@@ -353,6 +353,41 @@ def test_a_rollback_brings_the_code_back_and_keeps_it(service):
     assert running.stop() == 0
 
 
+def test_a_module_that_becomes_a_package_harms_no_consumer_that_starts(service):
+    """Nor does the folder's code, whatever it is by then, decide what the copy is taken for."""
+    running = service(config(consumers=1), {"jobs.py": code(1)}).start()
+    with Client(running) as client:
+        (running.folder / "jobs.py").unlink()
+        (running.folder / "jobs").mkdir()
+        (running.folder / "jobs/__init__.py").write_text(code(2))
+        for pid in consumers(running):
+            os.kill(pid, signal.SIGKILL)
+        client.send(5)
+        assert {one.body["code"] for one in client.finish()} == {1}
+        put(running, "restart", method="POST")
+        client.send(5)
+        assert {one.body["code"] for one in client.finish()} == {1, 2}
+    assert running.stop() == 0
+
+
+def test_reloads_that_wait_for_the_same_check_are_one(service):
+    """Several HUPs while the code is being imported: one more reload follows, with what the folder has then."""
+    running = service(config(), {"jobs.py": SLOW + HANDLER}).start()
+    hold = running.folder / "hold"
+    before = running.stage("work")["desired"]["generation"]
+    hold.touch()
+    running.signal(signal.SIGHUP)
+    wait_for(lambda: [event for event in running.events() if event["msg"] == "importing"][1:], 20, "the check to begin")
+    for _ in range(5):
+        running.signal(signal.SIGHUP)
+        time.sleep(0.05)  # signals of one kind that are pending are one
+    hold.unlink()
+    wait_for(lambda: running.stage("work")["desired"]["generation"] == before + 2, 20, "the second reload")
+    put(running, "params", {"factor": 2}, method="PATCH")
+    assert running.stage("work")["desired"]["generation"] == before + 3
+    assert running.stop() == 0
+
+
 def test_parameters_are_checked_by_the_code_that_runs(service):
     """A changed `Params` in the folder counts from the restart on: until then the Consumers do not know it."""
     running = service(config(), {"jobs.py": HANDLER}).start()
@@ -381,7 +416,7 @@ def test_a_folder_with_too_much_code_is_used_as_it_is_and_says_so(service):
         put(running, "restart", method="POST")
         client.send(5)
         assert {one.body["code"] for one in client.finish()} == {1, 2}
-    assert not (running.folder / ".mqworker/code").exists()
+    assert not list((running.folder / ".mqworker/code").glob("[0-9a-f]*"))
     assert running.stop() == 0
 
 

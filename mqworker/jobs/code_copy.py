@@ -56,8 +56,8 @@ def copy_code(folder: Path, store: Path) -> str:
 def digest_of(folder: Path) -> str:
     """Return the digest of the code that is in the folder now."""
     digest = sha256()
-    for name, path in _files(folder):
-        digest.update(_record(name, path.read_bytes()))
+    for name, content in _code(folder):
+        digest.update(_record(name, content))
     return digest.hexdigest()
 
 
@@ -95,8 +95,7 @@ def _is_whole(store: Path, digest: str) -> bool:
 
 def _copy(folder: Path, new: Path) -> str:
     digest = sha256()
-    for name, path in _files(folder):
-        content = path.read_bytes()
+    for name, content in _code(folder):
         digest.update(_record(name, content))
         target = new / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +107,16 @@ def _record(name: str, content: bytes) -> bytes:
     """Return what the digest is made of, for one file."""
     raw = os.fsencode(name)
     return b"%d %d %b" % (len(raw), len(content), raw) + content
+
+
+def _code(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield (path in the folder, content) of each file with code that can be read."""
+    for name, path in _files(folder):
+        try:
+            content = path.read_bytes()
+        except OSError:
+            continue
+        yield name, content
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -128,7 +137,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
             with contextlib.suppress(OSError):
                 if entry.is_dir():
                     folders.append((f"{prefix}{entry.name}/", path / entry.name, above | {here}))
-                elif entry.is_file() and _is_code(entry.name) and os.access(entry.path, os.R_OK):
+                elif entry.is_file() and _is_code(entry.name):
                     files, size = files + 1, size + entry.stat().st_size
                     if files > MOST_FILES or size > MOST_BYTES:
                         raise TooMuchCode(

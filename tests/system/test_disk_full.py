@@ -107,7 +107,9 @@ def test_a_start_without_space_says_so_and_works_later(on_disk, disk):
     disk.fill()
     running.start(ready=None)
     assert running.wait() == 1
-    _starting, said = running.events()
+    _starting, code, said = running.events()
+    assert "is not copied" in code["msg"]
+    assert "No space left on device" in code["msg"]
     assert said["event"] == "cannot_start"
     assert "No space left on device; free some space, or set service.state_dir" in said["msg"]
     disk.free()

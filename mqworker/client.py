@@ -111,10 +111,17 @@ class Client:
         """GET a JSON document below /api/v1."""
         return self.call("GET", path, timeout=timeout)
 
-    def call(self, method: str, path: str, payload: Any = None, timeout: float | None = None) -> Any:
+    def call(
+        self,
+        method: str,
+        path: str,
+        payload: Any = None,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         """Send a request with a JSON body below /api/v1; return the decoded answer (None for an empty one)."""
         body = b"" if payload is None else json.dumps(payload).encode()
-        answer = self.request(method, API + path, body, "application/json" if body else "", timeout)
+        answer = self.request(method, API + path, body, "application/json" if body else "", timeout, headers)
         return answer.json() if answer.body else None
 
     def request(

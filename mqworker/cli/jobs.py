@@ -1,14 +1,25 @@
-"""`mqworker jobs list`: the chain of a stage."""
+"""`mqworker jobs list|add|remove|move|enable|disable|set`: the chain of a stage, changed while it runs."""
+
+from typing import Any
+from urllib.parse import quote
 
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import ServiceClient, VerbGroup, stage_path, uses_service
+from mqworker.cli.options import ServiceClient, VerbGroup, no_wait, stage_path, uses_service
+
+CHANGE_TIMEOUT = 60.0  # seconds; the jobs are imported before they are used
+at = click.option("--at", type=click.IntRange(min=1), metavar="PLACE", help="Its place, counted from 1.")
 
 
 @click.group(cls=VerbGroup)
 def jobs() -> None:
-    """Show a stage's chain of jobs."""
+    """Show and change a stage's chain of jobs.
+
+    Each change is checked first: what cannot be imported is refused and changes nothing. It holds until the
+    configuration names other jobs; `mqworker rollback` takes it back. Jobs are imported from the code that runs: after
+    an edit, `mqworker restart` first.
+    """
 
 
 @jobs.command("list")
@@ -24,8 +35,107 @@ def list_(service: ServiceClient) -> None:
         output.data(answers)
         return
     rows = [
-        (stage, place, job, answer["generation"])
+        (stage, place, link["name"], link["job"], "" if link["enabled"] else "disabled", answer["generation"])
         for stage, answer in answers.items()
-        for place, job in enumerate(answer["jobs"], 1)
+        for place, link in enumerate(answer["chain"], 1)
     ]
-    output.table(("stage", "place", "job", "generation"), rows)
+    output.table(("stage", "place", "name", "job", "", "generation"), rows)
+
+
+@jobs.command()
+@click.argument("job", metavar="MODULE:NAME")
+@click.option("--name", help="How the chain calls it; by default as its function or class.")
+@at
+@no_wait
+@uses_service(CHANGE_TIMEOUT)
+def add(service: ServiceClient, job: str, name: str | None, at: int | None, no_wait: bool) -> None:
+    """Add a job, at its end or at a place.
+
+    Examples:
+      mqworker jobs add camera:decode --at 1
+      mqworker jobs add camera:blur --name blur-again
+    """
+    payload = {key: value for key, value in {"job": job, "name": name, "at": at}.items() if value is not None}
+    _change(service, "POST", "/jobs", payload, no_wait=no_wait)
+
+
+@jobs.command()
+@click.argument("name")
+@no_wait
+@uses_service(CHANGE_TIMEOUT)
+def remove(service: ServiceClient, name: str, no_wait: bool) -> None:
+    """Remove a job.
+
+    Example:
+      mqworker jobs remove blur
+    """
+    _change(service, "DELETE", _job(name), None, no_wait=no_wait)
+
+
+@jobs.command()
+@click.argument("name")
+@click.option("--at", type=click.IntRange(min=1), metavar="PLACE", required=True, help="Its new place, from 1.")
+@no_wait
+@uses_service(CHANGE_TIMEOUT)
+def move(service: ServiceClient, name: str, at: int, no_wait: bool) -> None:
+    """Move a job to another place.
+
+    Example:
+      mqworker jobs move blur --at 1
+    """
+    _change(service, "PATCH", _job(name), {"at": at}, no_wait=no_wait)
+
+
+@jobs.command()
+@click.argument("name")
+@no_wait
+@uses_service(CHANGE_TIMEOUT)
+def enable(service: ServiceClient, name: str, no_wait: bool) -> None:
+    """Let a job run again after `disable`.
+
+    Example:
+      mqworker jobs enable blur
+    """
+    _change(service, "PATCH", _job(name), {"enabled": True}, no_wait=no_wait)
+
+
+@jobs.command()
+@click.argument("name")
+@no_wait
+@uses_service(CHANGE_TIMEOUT)
+def disable(service: ServiceClient, name: str, no_wait: bool) -> None:
+    """Pass a job over; it keeps its place.
+
+    Example:
+      mqworker jobs disable blur
+    """
+    _change(service, "PATCH", _job(name), {"enabled": False}, no_wait=no_wait)
+
+
+@jobs.command("set")
+@click.argument("chain", nargs=-1, required=True, metavar="MODULE:NAME...")
+@no_wait
+@uses_service(CHANGE_TIMEOUT)
+def set_(service: ServiceClient, chain: tuple[str, ...], no_wait: bool) -> None:
+    """Replace the whole chain.
+
+    Example:
+      mqworker jobs set camera:decode camera:detect camera:track
+    """
+    _change(service, "PUT", "/jobs", {"jobs": chain}, no_wait=no_wait)
+
+
+def _job(name: str) -> str:
+    return f"/jobs/{quote(name, safe='')}"
+
+
+def _change(service: ServiceClient, method: str, rest: str, payload: Any, *, no_wait: bool) -> None:
+    """Change the chain as it is now; if somebody else changes it meanwhile, nothing is changed."""
+    stage = service.one_stage()
+    seen = service.client.get(stage_path(stage, "/jobs"))["generation"]
+    answer = service.change(method, stage, rest, payload, wait=not no_wait, headers={"If-Match": f'"{seen}"'})
+    if service.as_json:
+        output.data(answer)
+    else:
+        how = "stored, not yet applied" if no_wait else "applied"
+        output.note(f"generation {answer['generation']}, {how}: {', '.join(answer['jobs'])}")

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -115,7 +115,16 @@ class ServiceClient:
             raise click.UsageError(f"The service has several stages ({', '.join(names)}); choose one with --stage.")
         return names[0]
 
-    def change(self, method: str, stage: str, rest: str, payload: Any = None, *, wait: bool = True) -> dict[str, Any]:
+    def change(
+        self,
+        method: str,
+        stage: str,
+        rest: str,
+        payload: Any = None,
+        *,
+        wait: bool = True,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
         """Request a change of a stage, at the path `rest` below it.
 
         With `wait`, return once it is applied, or fail with 4 and what holds it up.
@@ -125,7 +134,7 @@ class ServiceClient:
         path = stage_path(stage, rest)
         if wait:
             path += f"{'&' if '?' in path else '?'}wait={wait_seconds:g}"
-        answer: dict[str, Any] = self.client.call(method, path, payload, timeout=self.timeout + ANSWER)
+        answer: dict[str, Any] = self.client.call(method, path, payload, self.timeout + ANSWER, headers)
         while wait and not answer.get("applied"):
             if time.monotonic() > end:
                 raise Failed(Exit.NO_ANSWER, self._not_applied(answer["revision"], stage))

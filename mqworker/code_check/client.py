@@ -30,15 +30,18 @@ async def check_code(
     state_dir: Path | None = None,
     copy: CodeCopy | None = None,
     needed: Iterable[CodeCopy] = (),
+    named: tuple[str, ...] = (),
+    allowed: tuple[str, ...] = (),
 ) -> CodeReport:
     """Import jobs and validate parameters, within `deadline` seconds; what the code prints goes to `on_log`.
 
     With a `state_dir` it looks at `copy`, or makes a copy there and removes those that are not `needed`. If that fails
     and the code has changed meanwhile (some packages write modules while they are imported), it looks once more.
+    `named`: jobs that must follow the rules for names that a caller gives, in modules of `allowed`.
     """
     digests = tuple(each.digest for each in needed)
     where = "" if state_dir is None else str(state_dir)
-    question = CodeQuestion(str(root), jobs, msgspec.json.encode(params), where, copy, digests)
+    question = CodeQuestion(str(root), jobs, msgspec.json.encode(params), where, copy, digests, named, allowed)
     report = await _ask(stage, question, deadline, on_log)
     return await _ask(stage, question, deadline, on_log) if report.edited else report
 

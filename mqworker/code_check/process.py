@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from mqworker.code_check.names import refuse_after, refuse_before
 from mqworker.ipc import frames
 from mqworker.ipc.json_safe import text
 from mqworker.ipc.messages import CODE, CodeCopy, CodeFound, CodeQuestion, CodeReport
@@ -41,11 +42,25 @@ class CodeCheck(Spawned):
         if found.copy is not None:
             root, copy = Path(found.copy.folder), found.copy.path(question.state_dir)
             use_copy(root, copy)
-        report = look(root, copy, question.jobs, json.loads(question.params))
+        report = self._look(question, root, copy)
         if report.problems and found.copy is not None and question.copy is None:
             with contextlib.suppress(TooMuchCode, OSError):
                 report = msgspec.structs.replace(report, edited=digest_of(root) != found.copy.digest)
         self._send(report)
+
+    def _look(self, question: CodeQuestion, root: Path, copy: Path | None) -> CodeReport:
+        """Look at the jobs, and before and after the import at the names that a caller gave."""
+        if question.named and sys.path[:1] != [str(root.resolve())]:
+            sys.path.insert(0, str(root.resolve()))
+        refused = [refuse_before(job, question.allowed, root) for job in question.named]
+        if not any(refused):
+            report = look(root, copy, (*question.jobs, *question.named), json.loads(question.params))
+            if report.problems or report.fields:
+                return report
+            refused = [refuse_after(job) for job in question.named]
+        if problems := [problem for problem in refused if problem]:
+            return CodeReport(problems, [], {})
+        return report
 
     def _send(self, record: CodeFound | CodeReport) -> None:
         frames.write_all(self.up.fileno(), frames.pack(msgspec.msgpack.encode(record)))

@@ -27,6 +27,7 @@ Name = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z", title="at most 64 letters, digits, `.`, `-` or `_`")
 ]
 Token = Annotated[str, Meta(pattern=r"^[\x21-\x7e]*\Z", title="printable ASCII without blanks")]
+ModuleName = Annotated[str, Meta(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*\Z", title="the name of a module")]
 JobSpec = Annotated[str, Meta(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*\Z", title="`module:name`")]
 
 
@@ -69,6 +70,10 @@ class ControlConfig(_Base, frozen=True):
     hosts: Annotated[
         tuple[Text, ...], about("Further accepted `Host` names; one with a port is accepted with that port only.")
     ] = ()
+    jobs: Annotated[
+        tuple[ModuleName, ...] | None,
+        about("Modules in the folder whose jobs may be named over HTTP.", default="those that the stages name"),
+    ] = None
 
     def __repr__(self) -> str:
         """Leave the token out: representations end up in logs."""
@@ -239,3 +244,10 @@ class Config(_Base, frozen=True):
     service: ServiceConfig = ServiceConfig()
     control: ControlConfig = ControlConfig()
     broker: BrokerConfig = BrokerConfig()
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Return the modules whose jobs may be named over HTTP."""
+        if self.control.jobs is not None:
+            return self.control.jobs
+        return tuple(dict.fromkeys(job.partition(":")[0] for stage in self.stages.values() for job in stage.jobs))

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from mqworker.config.load import Loaded
+from mqworker.control.chain import Edit
 from mqworker.control.desired_state import Change, Document, StageDesired
 from mqworker.ipc.logs import LogWriter
 from mqworker.ipc.messages import StageStatus
@@ -69,8 +70,8 @@ class Snapshot(msgspec.Struct, frozen=True):
 class ControlError(Exception):
     """A request that cannot be carried out.
 
-    `kind` is unknown_stage | busy | storage | deadline | draining | refused | unavailable | internal; the broker admin
-    uses the last four as well.
+    `kind` is conflict | unknown_stage | busy | storage | deadline | draining | refused | unavailable | internal; the
+    broker admin uses the last four as well.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -101,6 +102,12 @@ class Operator(Protocol):
 
     async def go_back(self, stage: str, generation: int | None, patience: float) -> int:
         """Check an earlier generation and bring it back: the one with this number, or the one before; see `reload`."""
+
+    async def edit_jobs(self, stage: str, edit: Edit, expected: str, patience: float) -> int:
+        """Change the chain if it is at the generation `expected` ("": any); as `reload`.
+
+        Also raises ControlError("conflict").
+        """
 
     async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
         """Validate and store a merge patch; returns its revision. Raises ChangeRefused, ControlError.
@@ -176,6 +183,10 @@ class Control:
     def go_back(self, stage: str, generation: int | None, patience: float) -> int:
         """Bring back an earlier generation."""
         return self._run(lambda operator: operator.go_back(stage, generation, patience), patience)
+
+    def edit_jobs(self, stage: str, edit: Edit, expected: str, patience: float) -> int:
+        """Change the chain of jobs, if it is at the generation `expected` ("": any)."""
+        return self._run(lambda operator: operator.edit_jobs(stage, edit, expected, patience), patience)
 
     def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
         """Validate (in a code check) and store a merge patch of a stage's parameters."""

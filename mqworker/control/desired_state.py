@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from mqworker.config.model import Config, StageConfig
+from mqworker.control.chain import Link, enabled, links
 from mqworker.ipc.messages import CodeCopy
 
 HISTORY = 20  # earlier generations kept for rollback
@@ -24,7 +25,7 @@ class Version(msgspec.Struct, frozen=True, omit_defaults=True):
     generation: int
     params: dict[str, Any]
     of: int = 0  # see StageDesired
-    jobs: list[str] = []  # none, and no copy: it was stored by a version of mqworker that kept parameters only
+    jobs: list[Link] = []  # none, and no copy: it was stored by a version of mqworker that kept parameters only
     copy: CodeCopy | None = None
 
 
@@ -37,7 +38,7 @@ class StageDesired(msgspec.Struct, frozen=True):
     consumers: int = 1
     soft_limit: float = 0.0
     hard_limit: float = 0.0
-    jobs: list[str] = []
+    jobs: list[Link] = []
     params: dict[str, Any] = {}
     generation: int = 1  # of jobs, params and code together
     code: int = 1  # the generation with which jobs or code came: Consumers of an older one are replaced
@@ -96,6 +97,12 @@ class Reload(_Change, frozen=True):
     copy: CodeCopy | None = None
 
 
+class SetJobs(_Change, frozen=True):
+    """Another chain of jobs, already checked."""
+
+    jobs: list[Link]
+
+
 class GoBack(_Change, frozen=True):
     """Jobs, parameters and code of an earlier generation, already checked."""
 
@@ -122,7 +129,18 @@ class SetLogLevel(msgspec.Struct, frozen=True, tag=True):
     level: LogLevel
 
 
-Change = SetListening | SetWorking | SetConsumers | SetRunning | Reload | GoBack | SetParams | SetLimits | SetLogLevel
+Change = (
+    SetListening
+    | SetWorking
+    | SetConsumers
+    | SetRunning
+    | Reload
+    | GoBack
+    | SetJobs
+    | SetParams
+    | SetLimits
+    | SetLogLevel
+)
 
 
 def begin(
@@ -157,12 +175,13 @@ def _configured(stage: StageConfig) -> dict[str, Any]:
 
 
 def _begin_stage(old: StageDesired | None, name: str, stage: StageConfig, notes: list[str]) -> StageDesired:
-    now = _configured(stage)
+    configured = _configured(stage)
+    now = configured | {"jobs": links(stage.jobs)}
     if old is None:
         return StageDesired(**now)
     live = {}
     for key in [key for key in now if key in old.configured]:
-        if old.configured[key] == now[key]:
+        if old.configured[key] == configured[key]:
             live[key] = getattr(old, key)
         else:
             notes.append(
@@ -204,7 +223,7 @@ def change(document: Document, asked: Change, config: Config) -> Document:
     return document if new == document else msgspec.structs.replace(new, revision=document.revision + 1)
 
 
-def _change_stage(stage: StageDesired, asked: Change, config: StageConfig) -> StageDesired:  # noqa: PLR0911 - one each
+def _change_stage(stage: StageDesired, asked: Change, config: StageConfig) -> StageDesired:
     match asked:
         case SetListening():
             return msgspec.structs.replace(stage, listening=asked.enabled)
@@ -216,16 +235,20 @@ def _change_stage(stage: StageDesired, asked: Change, config: StageConfig) -> St
             return _live(stage, config, consumers=asked.count)
         case SetLimits():
             return _live(stage, config, soft_limit=asked.soft, hard_limit=asked.hard)
+        case _:
+            return _next_generation(stage, asked, config)
+
+
+def _next_generation(stage: StageDesired, asked: Change, config: StageConfig) -> StageDesired:
+    match asked:
         case Reload():
             return _reloaded(stage, asked.copy)
         case GoBack():
             return _gone_back(stage, asked.version, config)
+        case SetJobs():
+            return _with_jobs(stage, asked.jobs, config)
         case SetParams():
-            if asked.params == stage.params:
-                return stage
-            new = _live(stage, config, params=asked.params)
-            history = _with_present(stage)
-            return msgspec.structs.replace(new, generation=stage.generation + 1, of=asked.of, history=history)
+            return _with_params(stage, asked, config)
         case _:
             raise TypeError(type(asked))
 
@@ -271,9 +294,11 @@ def _gone_back(stage: StageDesired, version: Version, config: StageConfig) -> St
     if not _differ(version, stage.version):
         return stage
     number = stage.generation + 1
-    same_build = (version.jobs, _digest(version.copy)) == (stage.jobs, _digest(stage.copy))
+    same_build = (enabled(version.jobs), _digest(version.copy)) == (enabled(stage.jobs), _digest(stage.copy))
     configured = _configured(config)
-    live = {key: configured[key] for key in ("jobs", "params") if getattr(version, key) != configured[key]}
+    live = {"jobs": configured["jobs"]} if version.jobs != links(config.jobs) else {}
+    if version.params != config.params:
+        live["params"] = config.params
     if _digest(version.copy) != stage.folder:
         live["code"] = stage.folder
     kept = {key: value for key, value in stage.configured.items() if key not in ("jobs", "params", "code")}
@@ -288,6 +313,23 @@ def _gone_back(stage: StageDesired, version: Version, config: StageConfig) -> St
         history=_with_present(stage),
         configured=kept | live,
     )
+
+
+def _with_params(stage: StageDesired, asked: SetParams, config: StageConfig) -> StageDesired:
+    if asked.params == stage.params:
+        return stage
+    new = _live(stage, config, params=asked.params)
+    number = stage.generation + 1
+    return msgspec.structs.replace(new, generation=number, of=asked.of, history=_with_present(stage))
+
+
+def _with_jobs(stage: StageDesired, jobs: list[Link], config: StageConfig) -> StageDesired:
+    if jobs == stage.jobs:
+        return stage
+    new = _live(stage, config, jobs=jobs)
+    number = stage.generation + 1
+    code = stage.code if enabled(jobs) == enabled(stage.jobs) else number
+    return msgspec.structs.replace(new, generation=number, code=code, of=0, history=_with_present(stage))
 
 
 def _reloaded(stage: StageDesired, copy: CodeCopy | None) -> StageDesired:

@@ -23,6 +23,7 @@ KINDS = {  # of ControlError, which includes the broker admin's kinds
     "draining": 503,
     "unavailable": 503,
     "refused": 409,
+    "conflict": 412,
     "too_large": 413,
 }
 

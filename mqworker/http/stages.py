@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import msgspec
+from flask import Response, request
 from msgspec import Meta
 
 from mqworker.config.model import Seconds
+from mqworker.control.chain import Add, Alter, Edit, Link, Place, Remove, Replace, enabled
 from mqworker.control.control import StageView
 from mqworker.control.desired_state import SetConsumers, SetLimits, SetListening, SetRunning, StageDesired, Version
 from mqworker.http.problems import Problem
-from mqworker.http.routing import API, WAIT_MAX, Api, Route, body, flag, requested_wait
+from mqworker.http.routing import API, WAIT_MAX, Api, Route, body, flag, json_response, requested_wait
 from mqworker.ipc.messages import ConsumerStatus, StageStatus
 
 
@@ -29,6 +31,13 @@ class Count(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many."""
 
     count: Annotated[int, Meta(ge=0, le=1024)]
+
+
+class Alteration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to change about a job of the chain."""
+
+    enabled: bool | None = None
+    at: Place | None = None
 
 
 class Earlier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,7 +71,7 @@ def describe(view: StageView, now: float) -> dict[str, Any]:
             "working": desired.working,
             "consumers": desired.consumers,
             "generation": desired.generation,
-            "jobs": desired.jobs,
+            "jobs": enabled(desired.jobs),
             "time_limit": {"soft": desired.soft_limit, "hard": desired.hard_limit},
             "params": desired.params,
             "live": sorted(desired.configured),
@@ -190,9 +199,49 @@ def _change_checked(api: Api, stage: str, change: Callable[[float], int]) -> tup
 
 
 def jobs(api: Api, stage: str) -> Any:
-    """Return the chain of jobs."""
-    desired = api.stage(stage).desired
-    return {"jobs": desired.jobs, "generation": desired.generation}
+    """Return the chain of jobs; the ETag is its generation."""
+    return _chain(api.stage(stage).desired, {}, 200)
+
+
+def set_jobs(api: Api, stage: str) -> Any:
+    """Put another chain in the place of the present one."""
+    return _edit(api, stage, body(Replace))
+
+
+def add_job(api: Api, stage: str) -> Any:
+    """Put a job into the chain."""
+    return _edit(api, stage, body(Add))
+
+
+def alter_job(api: Api, stage: str, name: str) -> Any:
+    """Enable, disable or move a job."""
+    asked = body(Alteration)
+    return _edit(api, stage, Alter(name, asked.enabled, asked.at))
+
+
+def remove_job(api: Api, stage: str, name: str) -> Any:
+    """Take a job out of the chain."""
+    return _edit(api, stage, Remove(name))
+
+
+def _edit(api: Api, stage: str, edit: Edit) -> Response:
+    expected = request.headers.get("If-Match", "").strip().removeprefix("W/").strip('"')
+    expected = "" if expected == "*" else expected
+    answer, status, desired = _change_checked(
+        api, stage, lambda patience: api.control.edit_jobs(stage, edit, expected, patience)
+    )
+    return _chain(desired, answer, status)
+
+
+def _chain(desired: StageDesired, more: dict[str, Any], status: int) -> Response:
+    document = {"jobs": enabled(desired.jobs), "chain": [_link(link) for link in desired.jobs]}
+    response = json_response(document | {"generation": desired.generation} | more, status)
+    response.headers["ETag"] = f'"{desired.generation}"'
+    return response
+
+
+def _link(link: Link) -> dict[str, Any]:
+    return {"name": link.name, "job": link.job, "enabled": link.enabled}
 
 
 def rollback(api: Api, stage: str) -> Any:
@@ -212,13 +261,15 @@ def _generation(version: Version) -> dict[str, Any]:
     return {
         "generation": version.generation,
         "of": version.of or None,
-        "jobs": version.jobs or None,
+        "jobs": enabled(version.jobs) or None,
         "params": version.params,
         "code": version.copy.digest if version.copy is not None else None,
     }
 
 
 _ONE = f"{API}/stages/<stage>"
+_JOB = f"{_ONE}/jobs/<name>"
+_IF_MATCH = ("If-Match",)  # the generation that the caller has seen: 412 if it is another by now
 ROUTES = [
     Route("GET", f"{API}/stages", stages, "The desired and the actual state of all stages"),
     Route("GET", _ONE, one, "The desired and the actual state of one stage"),
@@ -232,6 +283,10 @@ ROUTES = [
     Route("PATCH", f"{_ONE}/params", patch_params, "Change parameters with a merge patch (RFC 7396)", ("wait",), Patch),
     Route("POST", f"{_ONE}/params/rollback", rollback_params, "Go back to the previous parameters", ("wait",)),
     Route("GET", f"{_ONE}/jobs", jobs, "The chain of jobs"),
+    Route("PUT", f"{_ONE}/jobs", set_jobs, "Replace the chain", ("wait",), Replace, headers=_IF_MATCH),
+    Route("POST", f"{_ONE}/jobs", add_job, "Add a job to the chain", ("wait",), Add, headers=_IF_MATCH),
+    Route("PATCH", _JOB, alter_job, "Enable, disable or move a job", ("wait",), Alteration, headers=_IF_MATCH),
+    Route("DELETE", _JOB, remove_job, "Remove a job from the chain", ("wait",), headers=_IF_MATCH),
     Route("GET", f"{_ONE}/generations", generations, "Jobs, parameters and code, now and earlier; the newest first"),
     Route("POST", f"{_ONE}/rollback", rollback, "Go back to an earlier generation", ("wait",), Earlier),
 ]

@@ -324,6 +324,8 @@ class CodeQuestion(_Record, frozen=True, tag="check"):
     state_dir: str = ""  # where copies of code are; "": look at the folder itself
     copy: CodeCopy | None = None  # the copy to look at; None: make one
     needed: tuple[str, ...] = ()  # digests of the copies to keep
+    named: tuple[str, ...] = ()  # jobs that a caller has named, and that must follow the rules for that
+    allowed: tuple[str, ...] = ()  # modules whose jobs a caller may name
 
 
 class CodeFound(_Record, frozen=True, tag="found"):

@@ -15,8 +15,18 @@ from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.code_check.client import check_code
 from mqworker.config.load import Loaded
 from mqworker.control import desired_state
+from mqworker.control.chain import ChainError, Edit, edited, enabled
 from mqworker.control.control import ChangeRefused, ControlError
-from mqworker.control.desired_state import Change, Document, GoBack, Reload, SetLogLevel, SetParams, StageDesired
+from mqworker.control.desired_state import (
+    Change,
+    Document,
+    GoBack,
+    Reload,
+    SetJobs,
+    SetLogLevel,
+    SetParams,
+    StageDesired,
+)
 from mqworker.control.store import Store
 from mqworker.ipc import logs
 from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
@@ -73,6 +83,11 @@ class Operations:
         return await self._answer(
             stage, self._begin(stage, self._go_back(stage, generation)), patience, "not_rolled_back"
         )
+
+    async def edit_jobs(self, stage: str, edit: Edit, expected: str, patience: float) -> int:
+        """Check and store a change of the chain."""
+        change = self._edit_jobs(stage, edit, expected)
+        return await self._answer(stage, self._begin(stage, change), patience, "jobs_refused")
 
     async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
         """Validate and store a merge patch."""
@@ -158,7 +173,7 @@ class Operations:
     async def _reload(self, stage: str) -> int:
         self._reloads.pop(stage, None)
         desired = self._stage(stage)
-        report = await self._check(stage, desired.params, None, self._loaded.state_dir, desired.jobs)
+        report = await self._check(stage, desired.params, None, self._loaded.state_dir, enabled(desired.jobs))
         return self.apply(Reload(stage, report.copy))
 
     async def _go_back(self, stage: str, generation: int | None) -> int:
@@ -172,15 +187,37 @@ class Operations:
         if not version.copy.path(self._loaded.state_dir).is_dir():
             what = f"the code of generation {version.generation} is gone from {self._loaded.state_dir}"
             raise ControlError("refused", f"stage {stage} cannot go back: {what}")
-        await self._check(stage, version.params, version.copy, self._loaded.state_dir, version.jobs)
+        await self._check(stage, version.params, version.copy, self._loaded.state_dir, enabled(version.jobs))
         return self.apply(GoBack(stage, version))
+
+    async def _edit_jobs(self, stage: str, edit: Edit, expected: str) -> int:
+        desired = self._stage(stage)
+        if expected not in ("", str(desired.generation)):
+            now = ", ".join(f"{link.name} ({link.job}{'' if link.enabled else ', disabled'})" for link in desired.jobs)
+            what = f"stage {stage} is at generation {desired.generation} by now, not at {expected}; its chain is: {now}"
+            raise ControlError("conflict", what)
+        try:
+            jobs = edited(desired.jobs, edit)
+        except ChainError as error:
+            raise ChangeRefused([(error.field, str(error))], []) from None
+        asked = enabled(jobs)
+        named = tuple(link.job for link in jobs if link.job not in self._known_jobs(stage))
+        state_dir = self._loaded.state_dir if desired.copy is not None else None
+        await self._check(stage, desired.params, desired.copy, state_dir, asked, named)
+        return self.apply(SetJobs(stage, jobs))
+
+    def _known_jobs(self, stage: str) -> set[str]:
+        """Return the jobs that may be named in any case: the configuration or a stored generation names them."""
+        known = {job for each in self._config.stages.values() for job in each.jobs}
+        desired = self._stage(stage)
+        return known | {link.job for version in (desired.version, *desired.history) for link in version.jobs}
 
     async def _set_params(self, stage: str, make: Callable[[StageDesired], SetParams]) -> int:
         """Store parameters that the code of the stage's Consumers accepts, whatever the folder has by now."""
         desired = self._stage(stage)
         asked = make(desired)
         state_dir = self._loaded.state_dir if desired.copy is not None else None
-        await self._check(stage, asked.params, desired.copy, state_dir, desired.jobs)
+        await self._check(stage, asked.params, desired.copy, state_dir, enabled(desired.jobs))
         return self.apply(asked)
 
     async def _check(
@@ -190,13 +227,19 @@ class Operations:
         copy: CodeCopy | None,
         state_dir: Path | None,
         jobs: Sequence[str],
+        named: tuple[str, ...] = (),
     ) -> CodeReport:
-        """Return what the code check says; raises ChangeRefused if that is a problem."""
+        """Return what the code check says; raises ChangeRefused if that is a problem.
+
+        `named`: jobs that are to be used because a caller named them.
+        """
         report = await check_code(
             *(stage, self._loaded.root, tuple(jobs), params, START_DEADLINE, self._on_log),
             state_dir=state_dir,
             copy=copy,
             needed=desired_state.copies(self.document),
+            named=named,
+            allowed=self._config.modules,
         )
         for warning in report.warnings:
             logs.report(log, logging.WARNING, "user_code", warning)

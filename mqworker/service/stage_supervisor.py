@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
+from mqworker.control.chain import enabled
 from mqworker.control.control import StageView
 from mqworker.control.desired_state import Document
 from mqworker.ipc import logs
@@ -158,7 +159,7 @@ def _desired(document: Document, name: str, *, paused: bool) -> Desired:
         consumers=stage.consumers if stage.working else 0,
         generation=stage.generation,
         code=stage.code,
-        jobs=stage.jobs,
+        jobs=enabled(stage.jobs),
         copy=stage.copy,
         params=msgspec.json.encode(stage.params),
         soft_limit=stage.soft_limit,

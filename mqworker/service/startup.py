@@ -13,6 +13,7 @@ from mqworker.code_check.client import check_code
 from mqworker.config.load import Loaded
 from mqworker.config.model import ControlConfig
 from mqworker.control import desired_state
+from mqworker.control.chain import enabled
 from mqworker.control.desired_state import Document
 from mqworker.control.store import Store
 from mqworker.exits import Exit
@@ -98,7 +99,7 @@ async def _check_stage(
     That is other code if a rollback chose it, and the folder has not changed since.
     """
     stage, needed = document.stages[name], desired_state.copies(document)
-    where = name, loaded.root, tuple(stage.jobs), stage.params, CHECK_DEADLINE, on_log
+    where = name, loaded.root, tuple(enabled(stage.jobs)), stage.params, CHECK_DEADLINE, on_log
     report = await check_code(*where, state_dir=loaded.state_dir, needed=needed)
     found, chosen = report.copy, stage.copy
     same = found is not None and stage.configured.get("code") == found.digest

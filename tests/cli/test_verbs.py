@@ -82,6 +82,8 @@ ASKING = [
     ["status"], ["pause"], ["resume"], ["scale", "2"], ["start"], ["stop"], ["restart"], ["drain"], ["logs"],
     ["log-level", "debug"], ["rollback"], ["rollback", "--list"],
     ["params", "get"], ["params", "set", "a=1"], ["params", "rollback"], ["jobs", "list"], ["queues", "list"],
+    ["jobs", "add", "a:b"], ["jobs", "remove", "b"], ["jobs", "move", "b", "--at", "1"], ["jobs", "disable", "b"],
+    ["jobs", "enable", "b"], ["jobs", "set", "a:b"],
     ["queues", "purge", "q", "--yes"], ["dlq", "list"], ["dlq", "replay", "--all"], ["dlq", "export"], ["send", "{}"],
 ]  # fmt: skip
 

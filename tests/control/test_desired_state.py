@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mqworker.config.model import Config, InputConfig, ServiceConfig, StageConfig, TimeLimitConfig
+from mqworker.control.chain import Add, edited, links
 from mqworker.control.desired_state import (
     HISTORY,
     Document,
     GoBack,
     Reload,
     SetConsumers,
+    SetJobs,
     SetLimits,
     SetListening,
     SetLogLevel,
@@ -151,7 +153,7 @@ def test_a_rollback_brings_back_jobs_parameters_and_code():
     parameters = went_back(document).stages["s"]
     assert (parameters.params, parameters.copy, parameters.code) == ({"n": 1}, B, last.code)
     code = went_back(document, last.generation - 2).stages["s"]
-    assert (code.params, code.copy, code.jobs) == ({"n": 1}, A, ["a:b"])
+    assert (code.params, code.copy, code.jobs) == ({"n": 1}, A, links(["a:b"]))
     assert (code.generation, code.code, code.of) == (last.generation + 1, last.generation + 1, last.generation - 2)
     assert went_back(document, 99) is None
 
@@ -191,19 +193,38 @@ def test_what_a_rollback_chose_outlives_a_start_until_the_folder_changes():
     assert begin(reloaded, PLAIN, {"s": B, "t": A})[0].stages["s"].copy == B
 
 
+def test_another_chain_is_a_generation_that_holds_until_the_configured_one_changes():
+    """It needs new Consumers only if other jobs run; the file wins once it names others."""
+    jobs = edited(START.stages["s"].jobs, Add("c:d"))
+    document = change(START, SetJobs("s", jobs), PLAIN)
+    stage = document.stages["s"]
+    assert (stage.jobs, stage.code, stage.generation) == (jobs, 2, 2)
+    assert change(document, SetJobs("s", jobs), PLAIN) is document
+    again, told = begin(document, PLAIN, {"s": A, "t": A})
+    assert (again.stages["s"].jobs, told) == (jobs, [])
+    other = Config(stages=PLAIN.stages | {"s": msgspec.structs.replace(PLAIN.stages["s"], jobs=("e:f",))})
+    again, told = begin(document, other, {"s": A, "t": A})
+    assert (again.stages["s"].jobs, len(told)) == (links(["e:f"]), 1)
+    renamed = change(
+        document, SetJobs("s", [msgspec.structs.replace(each, name=each.name * 2) for each in jobs]), PLAIN
+    )
+    assert renamed.stages["s"].code == stage.code
+    assert went_back(document).stages["s"].jobs == links(["a:b"])
+
+
 def test_jobs_that_a_rollback_chose_hold_until_the_configured_ones_change():
     """As every live value."""
     other = msgspec.structs.replace(PLAIN.stages["s"], jobs=("c:d",))
     changed = Config(stages=PLAIN.stages | {"s": other})
     document, _ = begin(START, changed, {"s": A, "t": A})
-    assert document.stages["s"].jobs == ["c:d"]
+    assert document.stages["s"].jobs == links(["c:d"])
     back = earlier(document.stages["s"], None)
     document = change(document, GoBack("s", back), changed)
-    assert document.stages["s"].jobs == ["a:b"]
-    assert begin(document, changed, {"s": A, "t": A})[0].stages["s"].jobs == ["a:b"]
+    assert document.stages["s"].jobs == links(["a:b"])
+    assert begin(document, changed, {"s": A, "t": A})[0].stages["s"].jobs == links(["a:b"])
     third = Config(stages=PLAIN.stages | {"s": msgspec.structs.replace(other, jobs=("e:f",))})
     document, told = begin(document, third, {"s": A, "t": A})
-    assert (document.stages["s"].jobs, len(told)) == (["e:f"], 1)
+    assert (document.stages["s"].jobs, len(told)) == (links(["e:f"]), 1)
 
 
 def test_new_code_at_a_start_is_a_generation_to_go_back_from():
@@ -284,7 +305,7 @@ def test_a_document_without_jobs_and_code_is_taken_over():
     old = msgspec.convert({"revision": 4, "stages": {"s": stored | {"configured": {"params": {}}}}}, Document)
     document, told = begin(old, PLAIN, {"s": A, "t": A})
     stage = document.stages["s"]
-    assert (stage.params, stage.jobs, stage.copy, stage.generation, told) == ({"n": 2}, ["a:b"], A, 8, [])
+    assert (stage.params, stage.jobs, stage.copy, stage.generation, told) == ({"n": 2}, links(["a:b"]), A, 8, [])
     assert rollback(document, "s").params == {"n": 1}
     assert earlier(stage, None) is None
 

@@ -21,6 +21,7 @@ import msgspec
 from mqworker.brokers.base import LinkState
 from mqworker.config.load import Loaded, load
 from mqworker.control import desired_state
+from mqworker.control.chain import ChainError, Edit, edited
 from mqworker.control.control import ChangeRefused, Control, ControlError, Snapshot, StageView
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
@@ -183,6 +184,16 @@ class LittleService:
         if version is None:
             raise ControlError("refused", f"stage {stage} cannot go back")
         return await self.change(desired_state.GoBack(stage, version))
+
+    async def edit_jobs(self, stage: str, edit: Edit, expected: str, patience: float) -> int:
+        self._known(stage)
+        desired = self.document.stages[stage]
+        if expected not in ("", str(desired.generation)):
+            raise ControlError("conflict", f"stage {stage} is at generation {desired.generation}")
+        try:
+            return await self.change(desired_state.SetJobs(stage, edited(desired.jobs, edit)))
+        except ChainError as error:
+            raise ChangeRefused([(error.field, str(error))], []) from None
 
     async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
         self._known(stage)

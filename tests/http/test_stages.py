@@ -110,6 +110,45 @@ def test_params(service):
     assert service.ask("POST", f"{ALPHA}/params/rollback").json["params"] == {"particles": 10}
 
 
+def test_the_chain_is_changed_job_by_job_or_as_a_whole(service):
+    """Each change answers with the chain and its generation as ETag; what cannot be made is 422 with the field."""
+    path = f"{ALPHA}/jobs"
+    first = service.ask("GET", path)
+    assert (first.json["jobs"], first.json["chain"][0]["name"], first.headers["etag"]) == (["m:f"], "f", '"1"')
+    added = service.ask("POST", f"{path}?wait=5", {"job": "c:d", "at": 1})
+    assert (added.status, added.json["jobs"], added.json["generation"], added.headers["etag"]) == (
+        200, ["c:d", "m:f"], 2, '"2"',
+    )  # fmt: skip
+    assert service.ask("PATCH", f"{path}/d", {"enabled": False}).json["jobs"] == ["m:f"]
+    assert service.ask("PATCH", f"{path}/f", {"at": 1}).json["chain"] == [
+        {"name": "f", "job": "m:f", "enabled": True},
+        {"name": "d", "job": "c:d", "enabled": False},
+    ]
+    assert service.ask("DELETE", f"{path}/d").json["chain"] == [{"name": "f", "job": "m:f", "enabled": True}]
+    whole = {"jobs": ["e:g", {"job": "e:g", "name": "twice"}]}
+    assert service.ask("PUT", path, whole).json["jobs"] == ["e:g", "e:g"]
+    for method, where, payload, field in (
+        ("DELETE", f"{path}/nobody", None, "name"),
+        ("POST", path, {"job": "no job"}, "job"),
+        ("POST", path, {"job": "a:b", "at": 9}, "at"),
+        ("POST", path, {"job": "a:b", "more": 1}, "more"),
+        ("PUT", path, {"jobs": []}, "jobs"),
+    ):
+        answer = service.ask(method, where, payload)
+        assert (answer.status, answer.json["fields"][0]["field"]) == (422, field), answer.json
+
+
+def test_of_two_changes_of_the_same_chain_one_is_refused(service):
+    """If-Match with the generation that was seen: 412 and what is there now, and nothing is changed."""
+    path = f"{ALPHA}/jobs"
+    assert service.ask("POST", path, {"job": "c:d"}, If_Match='"1"').status == 202
+    late = service.ask("POST", path, {"job": "e:f"}, If_Match='"1"')
+    assert (late.status, late.json["kind"]) == (412, "conflict")
+    assert service.ask("GET", path).json["jobs"] == ["m:f", "c:d"]
+    for number, right in enumerate(('"2"', 'W/"3"', "*", "5")):
+        assert service.ask("PATCH", f"{path}/d", {"at": 1 + number % 2}, If_Match=right).status == 202, right
+
+
 def test_generations_can_be_seen_and_gone_back_to(service):
     """The newest first; back to the one before, or to one that is named; where there is none, 409."""
     folder = "/app"

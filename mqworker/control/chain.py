@@ -1,0 +1,146 @@
+"""The chain of jobs of a stage, and what an operator can make of it.
+
+Pure; used by the desired state and by the Service's main thread. Each link of a chain has a name, unique in the chain,
+by which it is changed. A change that cannot be made raises `ChainError`, which names the field and says why.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from mqworker.config.model import JobSpec, Name
+
+Place = Annotated[int, Meta(ge=1, le=1000)]
+LONGEST = 64  # characters of a name
+
+
+class Link(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One job of a chain; one that is not enabled is passed over."""
+
+    job: JobSpec
+    name: Name
+    enabled: bool = True
+
+
+class NewLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One job of a new chain; without a name it gets that of its function or class."""
+
+    job: JobSpec
+    name: Name | None = None
+    enabled: bool = True
+
+
+class Add(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+    """Put a job into the chain, at a place counted from 1, or at its end."""
+
+    job: JobSpec
+    name: Name | None = None
+    at: Place | None = None
+
+
+class Alter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+    """Enable or disable a job, or move it to another place."""
+
+    name: str
+    enabled: bool | None = None
+    at: Place | None = None
+
+
+class Remove(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+    """Take a job out of the chain."""
+
+    name: str
+
+
+class Replace(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+    """Put another chain in its place."""
+
+    jobs: list[JobSpec | NewLink]
+
+
+Edit = Add | Alter | Remove | Replace
+
+
+class ChainError(ValueError):
+    """The change cannot be made; `field` is what is wrong about it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        self.field = field
+        super().__init__(message)
+
+
+def links(jobs: Iterable[str | NewLink]) -> list[Link]:
+    """Return a chain of jobs, with names that are free for those that have none; raises ChainError."""
+    made: list[Link] = []
+    given = [each if isinstance(each, NewLink) else NewLink(each) for each in jobs]
+    taken = {each.name for each in given if each.name is not None}
+    for each in given:
+        name = each.name or _free(each.job, taken)
+        taken.add(name)
+        if name in [link.name for link in made]:
+            raise ChainError("jobs", f"two jobs have the name {name}")
+        made.append(Link(each.job, name, each.enabled))
+    return made
+
+
+def enabled(chain: Iterable[Link]) -> list[str]:
+    """Return the jobs that run, in their order."""
+    return [link.job for link in chain if link.enabled]
+
+
+def edited(chain: Sequence[Link], edit: Edit) -> list[Link]:
+    """Return the chain after a change; raises ChainError."""
+    match edit:
+        case Add():
+            new = _added(chain, edit)
+        case Alter():
+            new = _altered(chain, edit)
+        case Remove():
+            new = [link for link in chain if link is not _find(chain, edit.name)]
+        case Replace():
+            new = links(edit.jobs)
+    if not enabled(new):
+        raise ChainError("jobs", "at least one job must stay enabled: to compute nothing, pause or stop the stage")
+    return new
+
+
+def _added(chain: Sequence[Link], edit: Add) -> list[Link]:
+    taken = {link.name for link in chain}
+    if edit.name in taken:
+        raise ChainError("name", f"there is a job with the name {edit.name}: choose another, or remove that one")
+    new = Link(edit.job, edit.name or _free(edit.job, taken))
+    return _put(chain, new, len(chain) + 1 if edit.at is None else edit.at)
+
+
+def _altered(chain: Sequence[Link], edit: Alter) -> list[Link]:
+    link = _find(chain, edit.name)
+    new = link if edit.enabled is None else msgspec.structs.replace(link, enabled=edit.enabled)
+    if edit.at is None:
+        return [new if each is link else each for each in chain]
+    return _put([each for each in chain if each is not link], new, edit.at)
+
+
+def _put(chain: Sequence[Link], link: Link, at: int) -> list[Link]:
+    if at > len(chain) + 1:
+        raise ChainError("at", f"there is no place {at}: the last one is {len(chain) + 1}")
+    return [*chain[: at - 1], link, *chain[at - 1 :]]
+
+
+def _find(chain: Sequence[Link], name: str) -> Link:
+    for link in chain:
+        if link.name == name:
+            return link
+    known = ", ".join(link.name for link in chain)
+    raise ChainError("name", f"there is no job {name!r} in the chain; there is {known}")
+
+
+def _free(job: str, taken: set[str]) -> str:
+    """Return the name of a job's function or class; with a number behind it, if it is taken."""
+    plain = "".join(c if c.isascii() else "_" for c in job.partition(":")[2])[: LONGEST - 4].lstrip("_") or "job"
+    name, number = plain, 1
+    while name in taken:
+        number += 1
+        name = f"{plain}-{number}"
+    return name

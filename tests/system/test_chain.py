@@ -1,0 +1,173 @@
+"""A stage's chain of jobs, changed while messages flow; and which jobs may be named for that."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+
+from mqworker.exits import Exit
+from tests.support.embedded import OUTPUT, Client, config, put
+from tests.support.service import ServiceProcess
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.system
+
+JOBS = """\
+import json
+from json import dumps
+import helpers
+from helpers import borrowed
+
+def handle(body):
+    return body | {"jobs": ["handle"]}
+
+def second(body):
+    return body | {"jobs": [*body["jobs"], "second"]}
+
+def third(body):
+    return body | {"jobs": [*body["jobs"], "third"]}
+
+class Fourth:
+    def setup(self):
+        self.name = "fourth"
+    def handle(self, body):
+        return body | {"jobs": [*body["jobs"], self.name]}
+
+renamed = second
+text = "no job"
+made = helpers.maker()
+alias = Fourth
+"""
+HELPERS = """\
+from pathlib import Path
+def borrowed(body): return body
+def maker():
+    def inner(body): return body
+    return inner
+"""
+ANOTHER = "from pathlib import Path\nPath(__file__).with_name('imported').touch()\ndef handle(body): return body\n"
+
+
+def chain(service: ServiceProcess) -> list[str]:
+    """Return the chain as the CLI shows it: names, the disabled ones in parentheses."""
+    (answer,) = json.loads(service.cli("jobs", "list", "--json").stdout).values()
+    return [link["name"] if link["enabled"] else f"({link['name']})" for link in answer["chain"]]
+
+
+def test_the_chain_is_changed_by_the_command_line_and_outlives_everything_but_the_file(service):
+    """Add, move, disable, remove, set, roll back: the next message meets the chain, also after kills and a start."""
+    running = service(config(consumers=2), {"jobs.py": JOBS, "helpers.py": HELPERS}).start()
+    with Client(running) as client:
+
+        def meets() -> list[str]:
+            before = client.ready(OUTPUT)
+            client.send(1)
+            wait_for(lambda: client.ready(OUTPUT) > before, 20, "a result")
+            return list(client.results()[-1].body["jobs"])
+
+        def cli(*arguments: str) -> None:
+            told = running.cli(*arguments)
+            assert told.returncode == 0, told.stderr
+
+        cli("jobs", "add", "jobs:second")
+        assert meets() == ["handle", "second"]
+        cli("jobs", "add", "jobs:third", "--at", "2")
+        cli("jobs", "add", "jobs:Fourth", "--name", "last")
+        assert meets() == ["handle", "third", "second", "fourth"]
+        cli("jobs", "move", "last", "--at", "2")
+        cli("jobs", "disable", "second")
+        assert (chain(running), meets()) == (["handle", "last", "third", "(second)"], ["handle", "fourth", "third"])
+        for one in running.stage("work")["actual"]["consumers"]:
+            os.kill(one["pid"], signal.SIGKILL)
+        assert meets() == ["handle", "fourth", "third"]
+        assert running.stop() == 0
+        running.start()
+        assert meets() == ["handle", "fourth", "third"]
+        cli("jobs", "enable", "second")
+        cli("jobs", "remove", "third")
+        assert meets() == ["handle", "fourth", "second"]
+        cli("rollback")
+        assert chain(running) == ["handle", "last", "third", "second"]
+        cli("jobs", "set", "jobs:handle", "jobs:third")
+        assert meets() == ["handle", "third"]
+        assert running.stop() == 0
+        running.write("mqworker.toml", config(consumers=2).replace('"jobs:handle"', '"jobs:handle", "jobs:second"'))
+        running.start()
+        assert "jobs in the configuration has changed" in running.event("configuration")["msg"]
+        assert meets() == ["handle", "second"]
+    assert running.stop() == 0
+
+
+def test_what_must_not_be_named_is_refused_with_a_sentence(service, tmp_path):
+    """Nothing that is defined elsewhere, nothing outside the folder; and what is not allowed is not imported.
+
+    What the configuration or an earlier generation names is never refused.
+    """
+    files = {"jobs.py": JOBS, "helpers.py": HELPERS, "another.py": ANOTHER}
+    running = service(config(control='port = 0\njobs = ["jobs", "linked", "json", "boxed.inside"]'), files)
+    (tmp_path / "outside.py").write_text(ANOTHER)
+    (running.folder / "linked.py").symlink_to(tmp_path / "outside.py")
+    (running.folder / "boxed").mkdir()
+    for name, text in (("pyvenv.cfg", ""), ("inside.py", ANOTHER), ("__init__.py", "")):
+        (running.folder / "boxed" / name).write_text(text)
+    running.start()
+    path = "/api/v1/stages/work/jobs"
+    refused = {
+        "jobs:borrowed": "it is borrowed of helpers",
+        "jobs:dumps": "it is dumps of json",
+        "jobs:json": "it is a module",
+        "jobs:helpers": "it is a module",
+        "jobs:made": "it is maker.<locals>.inner of helpers",
+        "jobs:renamed": "it is second of jobs",
+        "jobs:alias": "it is Fourth of jobs",
+        "jobs:text": "cannot be called",
+        "jobs:nothing": "has no",
+        "jobs:helpers.borrowed": "without dots",
+        "jobs:Fourth.handle": "without dots",
+        "helpers:borrowed": "may not be named here",
+        "another:handle": "may not be named here",
+        "os:system": "may not be named here",
+        "json:dumps": "must be a file in",
+        "json.decoder:JSONDecoder": "may not be named here",
+        "linked:handle": "must be a file in",
+        "boxed.inside:handle": "must be a file in",
+        "builtins:eval": "may not be named here",
+    }
+    for job, words in refused.items():
+        status, told = running.ask("POST", path, {"job": job})
+        assert (status, words in told["detail"]) == (422, True), (job, told)
+    for job in ("jobs:a b", "jobs", ":x", "../x:y", "jobs:", "jobs/x:y", "jobs:x\n", "", "a:b:c"):
+        assert running.ask("POST", path, {"job": job})[0] == 422, job
+    assert not list(running.folder.rglob("imported"))
+    assert not list(tmp_path.rglob("imported"))
+    assert chain(running) == ["handle"]
+    put(running, "jobs", {"job": "jobs:second"}, method="POST")
+    put(running, "rollback", {}, method="POST")
+    running.write(
+        "mqworker.toml", (running.folder / "mqworker.toml").read_text().replace('jobs = ["jobs",', 'jobs = ["x",')
+    )
+    assert running.stop() == 0
+    running.start()
+    status, told = running.ask("POST", path, {"job": "jobs:third"})
+    assert (status, "may not be named here; allowed are: x, linked" in told["detail"]) == (422, True), told
+    put(running, "jobs", {"job": "jobs:second"}, method="POST")
+    put(running, "jobs", {"jobs": ["jobs:second", "jobs:handle"]}, method="PUT")
+    assert running.stop() == 0
+    shutil.rmtree(running.folder / "boxed")
+
+
+def test_of_two_operators_one_is_told_that_the_chain_has_changed(service):
+    """The command line names the generation that it has seen; 412 ends it with 2 and what is there now."""
+    running = service(config(), {"jobs.py": JOBS, "helpers.py": HELPERS}).start()
+    generation = running.stage("work")["desired"]["generation"]
+    path = "/api/v1/stages/work/jobs"
+    put(running, "jobs", {"job": "jobs:second"}, method="POST")
+    status, told = running.ask("DELETE", f"{path}/second", headers={"If-Match": f'"{generation}"'})
+    assert (status, told["kind"]) == (412, "conflict")
+    assert f"is at generation {generation + 1} by now" in told["detail"]
+    assert "handle (jobs:handle), second (jobs:second)" in told["detail"]
+    assert running.cli("jobs", "remove", "nobody").returncode == Exit.USAGE
+    assert chain(running) == ["handle", "second"]
+    assert running.stop() == 0

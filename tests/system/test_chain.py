@@ -132,7 +132,7 @@ def test_what_must_not_be_named_is_refused_with_a_sentence(service, tmp_path):
         "json:dumps": "must be a file in",
         "json.decoder:JSONDecoder": "may not be named here",
         "linked:handle": "must be a file in",
-        "boxed.inside:handle": "must be a file in",
+        "boxed.inside:handle": "cannot be found",
         "builtins:eval": "may not be named here",
     }
     for job, words in refused.items():

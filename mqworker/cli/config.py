@@ -70,7 +70,8 @@ def _live(loaded: "Loaded") -> dict[str, tuple[str, str]]:
             "soft_limit": {"time_limit.soft": desired["time_limit"]["soft"]},
             "hard_limit": {"time_limit.hard": desired["time_limit"]["hard"]},
             "params": {f"params.{name}": value for name, value in desired["params"].items()},
+            "jobs": {"jobs": desired["jobs"]},
         }
         for kind in desired["live"]:
-            rows |= {f"{stage}.{key}": (json.dumps(value), LIVE) for key, value in values[kind].items()}
+            rows |= {f"{stage}.{key}": (json.dumps(value), LIVE) for key, value in values.get(kind, {}).items()}
     return rows

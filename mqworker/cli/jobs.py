@@ -7,9 +7,13 @@ import click
 
 from mqworker.cli import output
 from mqworker.cli.options import ServiceClient, VerbGroup, no_wait, stage_path, uses_service
+from mqworker.cli.params import assignments
 
 CHANGE_TIMEOUT = 60.0  # seconds; the jobs are imported before they are used
 at = click.option("--at", type=click.IntRange(min=1), metavar="PLACE", help="Its place, counted from 1.")
+params = click.option(
+    "--set", "params", multiple=True, metavar="NAME=VALUE", help="A parameter that changes with it; null removes it."
+)
 
 
 @click.group(cls=VerbGroup)
@@ -46,30 +50,41 @@ def list_(service: ServiceClient) -> None:
 @click.argument("job", metavar="MODULE:NAME")
 @click.option("--name", help="How the chain calls it; by default as its function or class.")
 @at
+@params
 @no_wait
 @uses_service(CHANGE_TIMEOUT)
-def add(service: ServiceClient, job: str, name: str | None, at: int | None, no_wait: bool) -> None:
+def add(
+    service: ServiceClient, job: str, name: str | None, at: int | None, params: tuple[str, ...], no_wait: bool
+) -> None:
     """Add a job, at its end or at a place.
 
     Examples:
       mqworker jobs add camera:decode --at 1
-      mqworker jobs add camera:blur --name blur-again
+      mqworker jobs add camera:blur --name blur-again --set radius=3
     """
     payload = {key: value for key, value in {"job": job, "name": name, "at": at}.items() if value is not None}
-    _change(service, "POST", "/jobs", payload, no_wait=no_wait)
+    stage, chain = _look(service)
+    _change(service, stage, chain, "POST", "/jobs", payload, params, no_wait=no_wait)
 
 
 @jobs.command()
 @click.argument("name")
+@params
 @no_wait
 @uses_service(CHANGE_TIMEOUT)
-def remove(service: ServiceClient, name: str, no_wait: bool) -> None:
+def remove(service: ServiceClient, name: str, params: tuple[str, ...], no_wait: bool) -> None:
     """Remove a job.
 
-    Example:
+    Examples:
       mqworker jobs remove blur
+      mqworker jobs remove blur --set radius=null
     """
-    _change(service, "DELETE", _job(name), None, no_wait=no_wait)
+    stage, chain = _look(service)
+    left = [link for link in chain["chain"] if link["name"] != name]
+    if len(left) == len(chain["chain"]):
+        known = ", ".join(link["name"] for link in left)
+        raise click.UsageError(f"There is no job {name!r} in the chain; there is {known}.")
+    _change(service, stage, chain, "PUT", "/jobs", {"jobs": left}, params, no_wait=no_wait)
 
 
 @jobs.command()
@@ -83,57 +98,81 @@ def move(service: ServiceClient, name: str, at: int, no_wait: bool) -> None:
     Example:
       mqworker jobs move blur --at 1
     """
-    _change(service, "PATCH", _job(name), {"at": at}, no_wait=no_wait)
+    stage, chain = _look(service)
+    _change(service, stage, chain, "PATCH", _job(name), {"at": at}, (), no_wait=no_wait)
 
 
 @jobs.command()
 @click.argument("name")
+@params
 @no_wait
 @uses_service(CHANGE_TIMEOUT)
-def enable(service: ServiceClient, name: str, no_wait: bool) -> None:
+def enable(service: ServiceClient, name: str, params: tuple[str, ...], no_wait: bool) -> None:
     """Let a job run again after `disable`.
 
     Example:
       mqworker jobs enable blur
     """
-    _change(service, "PATCH", _job(name), {"enabled": True}, no_wait=no_wait)
+    stage, chain = _look(service)
+    _change(service, stage, chain, "PATCH", _job(name), {"enabled": True}, params, no_wait=no_wait)
 
 
 @jobs.command()
 @click.argument("name")
+@params
 @no_wait
 @uses_service(CHANGE_TIMEOUT)
-def disable(service: ServiceClient, name: str, no_wait: bool) -> None:
+def disable(service: ServiceClient, name: str, params: tuple[str, ...], no_wait: bool) -> None:
     """Pass a job over; it keeps its place.
 
     Example:
       mqworker jobs disable blur
     """
-    _change(service, "PATCH", _job(name), {"enabled": False}, no_wait=no_wait)
+    stage, chain = _look(service)
+    _change(service, stage, chain, "PATCH", _job(name), {"enabled": False}, params, no_wait=no_wait)
 
 
 @jobs.command("set")
 @click.argument("chain", nargs=-1, required=True, metavar="MODULE:NAME...")
+@params
 @no_wait
 @uses_service(CHANGE_TIMEOUT)
-def set_(service: ServiceClient, chain: tuple[str, ...], no_wait: bool) -> None:
+def set_(service: ServiceClient, chain: tuple[str, ...], params: tuple[str, ...], no_wait: bool) -> None:
     """Replace the whole chain.
 
     Example:
       mqworker jobs set camera:decode camera:detect camera:track
     """
-    _change(service, "PUT", "/jobs", {"jobs": chain}, no_wait=no_wait)
+    stage, seen = _look(service)
+    _change(service, stage, seen, "PUT", "/jobs", {"jobs": chain}, params, no_wait=no_wait)
 
 
 def _job(name: str) -> str:
     return f"/jobs/{quote(name, safe='')}"
 
 
-def _change(service: ServiceClient, method: str, rest: str, payload: Any, *, no_wait: bool) -> None:
-    """Change the chain as it is now; if somebody else changes it meanwhile, nothing is changed."""
+def _look(service: ServiceClient) -> tuple[str, dict[str, Any]]:
+    """Return the stage, and its chain as it is now."""
     stage = service.one_stage()
-    seen = service.client.get(stage_path(stage, "/jobs"))["generation"]
-    answer = service.change(method, stage, rest, payload, wait=not no_wait, headers={"If-Match": f'"{seen}"'})
+    return stage, service.client.get(stage_path(stage, "/jobs"))
+
+
+def _change(
+    service: ServiceClient,
+    stage: str,
+    seen: dict[str, Any],
+    method: str,
+    rest: str,
+    payload: dict[str, Any],
+    params: tuple[str, ...],
+    *,
+    no_wait: bool,
+) -> None:
+    """Change the chain that was seen; if somebody else has changed the stage since, nothing is changed."""
+    if params:
+        payload["params"] = assignments(params, "--set")
+    headers = {"If-Match": f'"{seen["generation"]}"'}
+    answer = service.change(method, stage, rest, payload, wait=not no_wait, headers=headers)
     if service.as_json:
         output.data(answer)
     else:

@@ -1,6 +1,7 @@
 """`mqworker params get|set|rollback`: a stage's parameters, changed while it runs."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -45,10 +46,10 @@ def get(service: ServiceClient, name: str | None) -> None:
 
 
 @params.command("set")
-@click.argument("assignments", nargs=-1, required=True, metavar="NAME=VALUE...")
+@click.argument("values", nargs=-1, required=True, metavar="NAME=VALUE...")
 @no_wait
 @uses_service(CHANGE_TIMEOUT)
-def set_(service: ServiceClient, assignments: tuple[str, ...], no_wait: bool) -> None:
+def set_(service: ServiceClient, values: tuple[str, ...], no_wait: bool) -> None:
     """Change parameters; the others stay. VALUE is JSON, or else taken as text; null removes the parameter.
 
     Your own code validates them first: a bad value is refused and changes nothing.
@@ -57,14 +58,20 @@ def set_(service: ServiceClient, assignments: tuple[str, ...], no_wait: bool) ->
       mqworker params set inertia=0.7 particles=80
       mqworker params set 'weights=[0.5, 0.5]' --stage energy
     """
-    patch = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals or not name:
-            raise click.BadParameter(f"{assignment!r} is not NAME=VALUE", param_hint="NAME=VALUE")
-        patch[name] = _value(value)
+    patch = assignments(values, "NAME=VALUE")
     stage = service.one_stage()
     _report(service, service.change("PATCH", stage, "/params", patch, wait=not no_wait), no_wait=no_wait)
+
+
+def assignments(texts: Iterable[str], hint: str) -> dict[str, Any]:
+    """Return the merge patch that NAME=VALUE texts stand for; `hint` is where they were given."""
+    patch = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint=hint)
+        patch[name] = _value(value)
+    return patch
 
 
 def _value(text: str) -> Any:

@@ -28,6 +28,8 @@ def rollback(service: ServiceClient, generation: int | None, list_: bool, no_wai
       mqworker rollback
       mqworker rollback 17 --stage energy
     """
+    if list_ and generation is not None:
+        raise click.UsageError("--list takes no GENERATION: it prints all.")
     stage = service.one_stage()
     if list_:
         _print(service, stage)
@@ -36,9 +38,11 @@ def rollback(service: ServiceClient, generation: int | None, list_: bool, no_wai
     answer = service.change("POST", stage, "/rollback", payload, wait=not no_wait)
     if service.as_json:
         output.data(answer)
-    else:
+    elif answer["of"] and answer["changed"]:
         how = "stored, not yet applied" if no_wait else "applied"
         output.note(f"{output.clean(stage)}: generation {answer['generation']}, as {answer['of']} was ({how})")
+    else:
+        output.note(f"{output.clean(stage)}: generation {answer['generation']} is as that one: nothing was changed")
 
 
 def _print(service: ServiceClient, stage: str) -> None:
@@ -50,5 +54,6 @@ def _print(service: ServiceClient, stage: str) -> None:
     for each in answer["generations"]:
         code = (each["code"] or "not kept")[:SHOWN]
         number = f"{each['generation']}" + (f" (as {each['of']})" if each["of"] else "")
-        rows.append((number, code, ", ".join(each["jobs"] or ["not kept"]), json.dumps(each["params"])))
+        chain = [link["name"] if link["enabled"] else f"({link['name']})" for link in each["chain"] or ()]
+        rows.append((number, code, ", ".join(chain) or "not kept", json.dumps(each["params"])))
     output.table(("generation", "code", "jobs", "parameters"), rows)

@@ -13,6 +13,7 @@ import click
 
 from mqworker.cli import output
 from mqworker.cli.options import Failed, ServiceClient, Verb, no_wait, stage_path, uses_service
+from mqworker.cli.params import assignments
 from mqworker.client import CallError
 from mqworker.exits import Exit
 
@@ -96,17 +97,26 @@ def stop(service: ServiceClient, no_wait: bool, force: bool) -> None:
 
 
 @click.command(cls=Verb)
+@click.option(
+    "--set",
+    "params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A parameter that changes with the code; null removes it.",
+)
 @no_wait
 @uses_service(DRAIN_TIMEOUT)
-def restart(service: ServiceClient, no_wait: bool) -> None:
+def restart(service: ServiceClient, params: tuple[str, ...], no_wait: bool) -> None:
     """Let new Consumers run the code that is in the folder now; they start first, so work goes on.
 
     Code that cannot be imported, or that does not accept the parameters, is refused and changes nothing.
 
-    Example:
+    Examples:
       mqworker restart --stage energy
+      mqworker restart --set inertia=0.7 --set old_name=null
     """
-    _each(service, "POST", "/restart", None, "restarted", no_wait=no_wait)
+    payload = {"params": assignments(params, "--set")} if params else None
+    _each(service, "POST", "/restart", payload, "restarted", no_wait=no_wait)
 
 
 @click.command(cls=Verb)

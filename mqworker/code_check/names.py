@@ -6,6 +6,7 @@ be defined in that module itself. Returns a sentence for what is refused.
 """
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -29,7 +30,9 @@ def refuse_before(job: str, allowed: tuple[str, ...], folder: Path) -> str:
     except Exception as error:  # noqa: BLE001 - finding a submodule imports its package
         return f'job "{job}": the module {module} cannot be found: {type(error).__name__}: {error}'
     if spec is None or spec.origin is None or not _is_in(Path(spec.origin), folder):
-        where = "there is none" if spec is None else f"it is {spec.origin or 'no file'}"
+        where = (
+            "there is none" if spec is None else f"it is {os.path.realpath(spec.origin) if spec.origin else 'no file'}"
+        )
         return f'job "{job}": the module {module} must be a file in {folder}: {where}'
     return ""
 
@@ -38,10 +41,15 @@ def refuse_after(job: str) -> str:
     """Return why a job whose module is imported must not be used, or ""."""
     module_name, _, name = job.partition(":")
     module: ModuleType = sys.modules[module_name]
-    target = vars(module).get(name)
-    place = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
-    if target is None or place == (module_name, name):
-        return ""  # a name that does not exist is told otherwise
+    if name not in vars(module):  # its `__getattr__` may make it up
+        return f'job "{job}": {name} must be defined in {module_name} itself'
+    target = vars(module)[name]
+    try:
+        place = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
+    except Exception as error:  # noqa: BLE001 - a metaclass may raise anything
+        return f'job "{job}": where it is defined cannot be told: {type(error).__name__}'
+    if place == (module_name, name):
+        return ""
     defined = f"it is {place[1]} of {place[0]}" if all(place) else f"it is a {type(target).__name__}"
     return f'job "{job}": {name} must be defined in {module_name} itself, but {defined}'
 

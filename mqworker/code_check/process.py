@@ -40,8 +40,12 @@ class CodeCheck(Spawned):
         self._send(found)
         root, copy = Path(question.root), None
         if found.copy is not None:
-            root, copy = Path(found.copy.folder), found.copy.path(question.state_dir)
-            use_copy(root, copy)
+            root, copy = found.copy.root(question.root), found.copy.path(question.state_dir)
+            try:
+                use_copy(root, copy)
+            except FileNotFoundError as error:
+                self._send(CodeReport([str(error)], [], {}))
+                return
         report = self._look(question, root, copy)
         if report.problems and found.copy is not None and question.copy is None:
             with contextlib.suppress(TooMuchCode, OSError):
@@ -52,15 +56,15 @@ class CodeCheck(Spawned):
         """Look at the jobs, and before and after the import at the names that a caller gave."""
         if question.named and sys.path[:1] != [str(root.resolve())]:
             sys.path.insert(0, str(root.resolve()))
-        refused = [refuse_before(job, question.allowed, root) for job in question.named]
-        if not any(refused):
-            report = look(root, copy, (*question.jobs, *question.named), json.loads(question.params))
-            if report.problems or report.fields:
-                return report
-            refused = [refuse_after(job) for job in question.named]
-        if problems := [problem for problem in refused if problem]:
+        if problems := [each for job in question.named if (each := refuse_before(job, question.allowed, root))]:
             return CodeReport(problems, [], {})
-        return report
+        if question.named:  # also those that are disabled, whose parameters do not count
+            report = look(root, copy, question.named, None)
+            if report.problems:
+                return report
+        if problems := [each for job in question.named if (each := refuse_after(job))]:
+            return CodeReport(problems, [], {})
+        return look(root, copy, question.jobs, json.loads(question.params))
 
     def _send(self, record: CodeFound | CodeReport) -> None:
         frames.write_all(self.up.fileno(), frames.pack(msgspec.msgpack.encode(record)))
@@ -83,15 +87,18 @@ def _find(question: CodeQuestion) -> CodeFound:
     return CodeFound(copy)
 
 
-def look(root: Path, copy: Path | None, jobs: tuple[str, ...], params: dict[str, Any]) -> CodeReport:
-    """Import the jobs and validate the parameters, in this process."""
+def look(root: Path, copy: Path | None, jobs: tuple[str, ...], params: dict[str, Any] | None) -> CodeReport:
+    """Import the jobs and validate the parameters, if there are any, in this process."""
     from mqworker.jobs.chain import check_params  # noqa: PLC0415 - only this process may come near user code
     from mqworker.jobs.failures import describe  # noqa: PLC0415 - as above
     from mqworker.jobs.loading import JobLoadError, load_chain  # noqa: PLC0415 - as above
     from mqworker.jobs.params import ParamsError, to_plain  # noqa: PLC0415 - as above
 
     try:
-        validated = check_params(load_chain(jobs, root, copy), params)
+        chain = load_chain(jobs, root, copy)
+        if params is None or not jobs:
+            return CodeReport([], [], {})
+        validated = check_params(chain, params)
     except JobLoadError as error:
         return CodeReport([str(error)], [], {})
     except ParamsError as error:

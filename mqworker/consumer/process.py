@@ -77,7 +77,7 @@ class Consumer(Spawned):
         try:
             root, copy = Path(spec.root), None
             if birth.copy is not None:
-                root, copy = Path(birth.copy.folder), birth.copy.path(spec.state_dir)
+                root, copy = birth.copy.root(spec.root), birth.copy.path(spec.state_dir)
                 use_copy(root, copy)
             chain = Chain(load_chain(birth.jobs, root, copy), json.loads(birth.params), spec.stage, log)
             chain.setup()

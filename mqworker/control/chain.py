@@ -13,10 +13,11 @@ from msgspec import Meta
 from mqworker.config.model import JobSpec, Name
 
 Place = Annotated[int, Meta(ge=1, le=1000)]
-LONGEST = 64  # characters of a name
+MOST = 100  # jobs of a chain
+LONGEST = 60  # characters of a name without the number behind it
 
 
-class Link(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class ChainLink(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One job of a chain; one that is not enabled is passed over."""
 
     job: JobSpec
@@ -24,7 +25,7 @@ class Link(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     enabled: bool = True
 
 
-class NewLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NewChainLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One job of a new chain; without a name it gets that of its function or class."""
 
     job: JobSpec
@@ -32,7 +33,7 @@ class NewLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     enabled: bool = True
 
 
-class Add(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class Add(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Put a job into the chain, at a place counted from 1, or at its end."""
 
     job: JobSpec
@@ -40,7 +41,7 @@ class Add(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     at: Place | None = None
 
 
-class Alter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class Alter(msgspec.Struct, frozen=True):
     """Enable or disable a job, or move it to another place."""
 
     name: str
@@ -48,16 +49,16 @@ class Alter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     at: Place | None = None
 
 
-class Remove(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class Remove(msgspec.Struct, frozen=True):
     """Take a job out of the chain."""
 
     name: str
 
 
-class Replace(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+class Replace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Put another chain in its place."""
 
-    jobs: list[JobSpec | NewLink]
+    jobs: Annotated[list[JobSpec | NewChainLink], Meta(max_length=MOST)]
 
 
 Edit = Add | Alter | Remove | Replace
@@ -71,26 +72,28 @@ class ChainError(ValueError):
         super().__init__(message)
 
 
-def links(jobs: Iterable[str | NewLink]) -> list[Link]:
+def links(jobs: Iterable[str | NewChainLink]) -> list[ChainLink]:
     """Return a chain of jobs, with names that are free for those that have none; raises ChainError."""
-    made: list[Link] = []
-    given = [each if isinstance(each, NewLink) else NewLink(each) for each in jobs]
+    made: list[ChainLink] = []
+    given = [each if isinstance(each, NewChainLink) else NewChainLink(each) for each in jobs]
     taken = {each.name for each in given if each.name is not None}
+    used: set[str] = set()
     for each in given:
         name = each.name or _free(each.job, taken)
-        taken.add(name)
-        if name in [link.name for link in made]:
+        if name in used:
             raise ChainError("jobs", f"two jobs have the name {name}")
-        made.append(Link(each.job, name, each.enabled))
+        used.add(name)
+        taken.add(name)
+        made.append(ChainLink(each.job, name, each.enabled))
     return made
 
 
-def enabled(chain: Iterable[Link]) -> list[str]:
+def enabled(chain: Iterable[ChainLink]) -> list[str]:
     """Return the jobs that run, in their order."""
     return [link.job for link in chain if link.enabled]
 
 
-def edited(chain: Sequence[Link], edit: Edit) -> list[Link]:
+def edited(chain: Sequence[ChainLink], edit: Edit) -> list[ChainLink]:
     """Return the chain after a change; raises ChainError."""
     match edit:
         case Add():
@@ -101,20 +104,22 @@ def edited(chain: Sequence[Link], edit: Edit) -> list[Link]:
             new = [link for link in chain if link is not _find(chain, edit.name)]
         case Replace():
             new = links(edit.jobs)
+    if len(new) > MOST:
+        raise ChainError("jobs", f"a chain has at most {MOST} jobs")
     if not enabled(new):
         raise ChainError("jobs", "at least one job must stay enabled: to compute nothing, pause or stop the stage")
     return new
 
 
-def _added(chain: Sequence[Link], edit: Add) -> list[Link]:
+def _added(chain: Sequence[ChainLink], edit: Add) -> list[ChainLink]:
     taken = {link.name for link in chain}
     if edit.name in taken:
         raise ChainError("name", f"there is a job with the name {edit.name}: choose another, or remove that one")
-    new = Link(edit.job, edit.name or _free(edit.job, taken))
+    new = ChainLink(edit.job, edit.name or _free(edit.job, taken))
     return _put(chain, new, len(chain) + 1 if edit.at is None else edit.at)
 
 
-def _altered(chain: Sequence[Link], edit: Alter) -> list[Link]:
+def _altered(chain: Sequence[ChainLink], edit: Alter) -> list[ChainLink]:
     link = _find(chain, edit.name)
     new = link if edit.enabled is None else msgspec.structs.replace(link, enabled=edit.enabled)
     if edit.at is None:
@@ -122,13 +127,13 @@ def _altered(chain: Sequence[Link], edit: Alter) -> list[Link]:
     return _put([each for each in chain if each is not link], new, edit.at)
 
 
-def _put(chain: Sequence[Link], link: Link, at: int) -> list[Link]:
+def _put(chain: Sequence[ChainLink], link: ChainLink, at: int) -> list[ChainLink]:
     if at > len(chain) + 1:
         raise ChainError("at", f"there is no place {at}: the last one is {len(chain) + 1}")
     return [*chain[: at - 1], link, *chain[at - 1 :]]
 
 
-def _find(chain: Sequence[Link], name: str) -> Link:
+def _find(chain: Sequence[ChainLink], name: str) -> ChainLink:
     for link in chain:
         if link.name == name:
             return link
@@ -138,7 +143,7 @@ def _find(chain: Sequence[Link], name: str) -> Link:
 
 def _free(job: str, taken: set[str]) -> str:
     """Return the name of a job's function or class; with a number behind it, if it is taken."""
-    plain = "".join(c if c.isascii() else "_" for c in job.partition(":")[2])[: LONGEST - 4].lstrip("_") or "job"
+    plain = "".join(c if c.isascii() else "_" for c in job.partition(":")[2])[:LONGEST].lstrip("_") or "job"
     name, number = plain, 1
     while name in taken:
         number += 1

@@ -17,7 +17,8 @@ import msgspec
 
 from mqworker.config.load import Loaded
 from mqworker.control.chain import Edit
-from mqworker.control.desired_state import Change, Document, StageDesired
+from mqworker.control.desired_state import Change, Document
+from mqworker.control.stage_desired import StageDesired
 from mqworker.ipc.logs import LogWriter
 from mqworker.ipc.messages import StageStatus
 
@@ -70,8 +71,8 @@ class Snapshot(msgspec.Struct, frozen=True):
 class ControlError(Exception):
     """A request that cannot be carried out.
 
-    `kind` is conflict | unknown_stage | busy | storage | deadline | draining | refused | unavailable | internal; the
-    broker admin uses the last four as well.
+    `kind` is conflict | unknown_job | unknown_stage | busy | storage | deadline | draining | refused | unavailable |
+    internal; the broker admin uses the last four as well.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -94,8 +95,10 @@ class Operator(Protocol):
     async def change(self, asked: Change) -> int:
         """Store a change; returns its revision. Raises ControlError."""
 
-    async def reload(self, stage: str, patience: float) -> int:
+    async def reload(self, stage: str, params: dict[str, Any], patience: float) -> int:
         """Check the code in the folder and replace all Consumers with new ones that run it; returns the revision.
+
+        `params`: a merge patch of the parameters, which takes effect with it.
 
         Raises ChangeRefused, ControlError; patience as for `patch_params`.
         """
@@ -103,10 +106,12 @@ class Operator(Protocol):
     async def go_back(self, stage: str, generation: int | None, patience: float) -> int:
         """Check an earlier generation and bring it back: the one with this number, or the one before; see `reload`."""
 
-    async def edit_jobs(self, stage: str, edit: Edit, expected: str, patience: float) -> int:
-        """Change the chain if it is at the generation `expected` ("": any); as `reload`.
+    async def edit_jobs(
+        self, stage: str, edit: Edit, params: dict[str, Any], expected: tuple[str, ...] | None, patience: float
+    ) -> int:
+        """Change the chain, and parameters by a merge patch, if it is at one of these generations; as `reload`.
 
-        Also raises ControlError("conflict").
+        Also raises ControlError("conflict") and ControlError("unknown_job").
         """
 
     async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
@@ -176,17 +181,19 @@ class Control:
         """Store a change; returns the revision that contains it."""
         return self._run(lambda operator: operator.change(asked), STORE_DEADLINE)
 
-    def reload(self, stage: str, patience: float) -> int:
+    def reload(self, stage: str, params: dict[str, Any], patience: float) -> int:
         """Check the code in the folder (in a code check), and replace all Consumers with new ones that run it."""
-        return self._run(lambda operator: operator.reload(stage, patience), patience)
+        return self._run(lambda operator: operator.reload(stage, params, patience), patience)
 
     def go_back(self, stage: str, generation: int | None, patience: float) -> int:
         """Bring back an earlier generation."""
         return self._run(lambda operator: operator.go_back(stage, generation, patience), patience)
 
-    def edit_jobs(self, stage: str, edit: Edit, expected: str, patience: float) -> int:
-        """Change the chain of jobs, if it is at the generation `expected` ("": any)."""
-        return self._run(lambda operator: operator.edit_jobs(stage, edit, expected, patience), patience)
+    def edit_jobs(
+        self, stage: str, edit: Edit, params: dict[str, Any], expected: tuple[str, ...] | None, patience: float
+    ) -> int:
+        """Change the chain of jobs, and parameters with it, if it is at one of these generations (None: at any)."""
+        return self._run(lambda operator: operator.edit_jobs(stage, edit, params, expected, patience), patience)
 
     def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
         """Validate (in a code check) and store a merge patch of a stage's parameters."""

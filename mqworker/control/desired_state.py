@@ -11,47 +11,13 @@ from typing import Any, Literal
 import msgspec
 
 from mqworker.config.model import Config, StageConfig
-from mqworker.control.chain import Link, enabled, links
+from mqworker.control import generations
+from mqworker.control.chain import ChainLink, links
+from mqworker.control.generations import FoundCode
+from mqworker.control.stage_desired import StageDesired, Version, configured_values, same, set_live
 from mqworker.ipc.messages import CodeCopy
 
-HISTORY = 20  # earlier generations kept for rollback
-
 LogLevel = Literal["debug", "info", "warning", "error"]
-
-
-class Version(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An earlier generation: its jobs, parameters and code."""
-
-    generation: int
-    params: dict[str, Any]
-    of: int = 0  # see StageDesired
-    jobs: list[Link] = []  # none, and no copy: it was stored by a version of mqworker that kept parameters only
-    copy: CodeCopy | None = None
-
-
-class StageDesired(msgspec.Struct, frozen=True):
-    """The desired state of one stage. `configured`: of each value changed live, the configured value at that time."""
-
-    running: bool = True  # the tree exists
-    listening: bool = True
-    working: bool = True
-    consumers: int = 1
-    soft_limit: float = 0.0
-    hard_limit: float = 0.0
-    jobs: list[Link] = []
-    params: dict[str, Any] = {}
-    generation: int = 1  # of jobs, params and code together
-    code: int = 1  # the generation with which jobs or code came: Consumers of an older one are replaced
-    copy: CodeCopy | None = None  # of the code; None: it is whatever the folder has
-    of: int = 0  # the generation that a rollback brought back, or of which it brought back the parameters; 0: none
-    history: tuple[Version, ...] = ()  # earlier generations that differ from the next, the newest last
-    folder: str = ""  # the digest of the code in the folder, as of the last start or reload
-    configured: dict[str, Any] = {}  # for each value changed live: the configured value (of the code: `folder`) then
-
-    @property
-    def version(self) -> Version:
-        """Return the present generation."""
-        return Version(self.generation, self.params, self.of, self.jobs, self.copy)
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -92,15 +58,17 @@ class SetRunning(_Change, frozen=True):
 
 
 class Reload(_Change, frozen=True):
-    """Replace all Consumers with new ones, which import this code, already checked."""
+    """Replace all Consumers with new ones, which import this code, already checked with these parameters."""
 
-    copy: CodeCopy | None = None
+    copy: CodeCopy | None
+    params: dict[str, Any]
 
 
 class SetJobs(_Change, frozen=True):
-    """Another chain of jobs, already checked."""
+    """Another chain of jobs, and the parameters that go with it, already checked."""
 
-    jobs: list[Link]
+    jobs: list[ChainLink]
+    params: dict[str, Any]
 
 
 class GoBack(_Change, frozen=True):
@@ -144,18 +112,22 @@ Change = (
 
 
 def begin(
-    old: Document | None, config: Config, copies: Mapping[str, CodeCopy | None] = MappingProxyType({})
+    old: Document | None, config: Config, found: Mapping[str, FoundCode] = MappingProxyType({})
 ) -> tuple[Document, list[str]]:
     """Return the initial document, made from the stored one and the configuration, and what to report about it.
 
-    `copies`: by stage, the code that the folder has now; without it, the stored code stays.
+    `found`: what is known of each stage's code; without it, the stored code stays.
     """
     old = old or Document(revision=0)
     notes: list[str] = []
     stages = {}
-    for name, stage in config.stages.items():
-        begun = _begin_stage(old.stages.get(name), name, stage, notes)
-        stages[name] = _begin_code(begun, old.stages.get(name), name, copies[name], notes) if name in copies else begun
+    for name, config_of_stage in config.stages.items():
+        was = old.stages.get(name)
+        stage = _begin_stage(was, name, config_of_stage, notes)
+        if name in found:
+            stage, note = generations.begin(stage, was, config_of_stage, found[name])
+            notes += [f"stage {name}: {note}"] if note else []
+        stages[name] = stage
     level, configured = config.service.log_level, ""
     if old.configured_log_level == config.service.log_level:
         level, configured = old.log_level, old.configured_log_level
@@ -164,18 +136,8 @@ def begin(
     return Document(old.revision + 1, stages, level, configured), notes
 
 
-def _configured(stage: StageConfig) -> dict[str, Any]:
-    return {
-        "consumers": stage.consumers,
-        "soft_limit": stage.time_limit.soft,
-        "hard_limit": stage.time_limit.hard,
-        "jobs": list(stage.jobs),
-        "params": stage.params,
-    }
-
-
 def _begin_stage(old: StageDesired | None, name: str, stage: StageConfig, notes: list[str]) -> StageDesired:
-    configured = _configured(stage)
+    configured = configured_values(stage)
     now = configured | {"jobs": links(stage.jobs)}
     if old is None:
         return StageDesired(**now)
@@ -190,24 +152,9 @@ def _begin_stage(old: StageDesired | None, name: str, stage: StageConfig, notes:
     generation = old.generation + 1  # the code may have changed while nothing ran
     kept = {key: old.configured[key] for key in (*live, "code") if key in old.configured}
     new = msgspec.structs.replace(old, generation=generation, code=generation, configured=kept, **now | live)
-    changed = (new.params, new.jobs) != (old.params, old.jobs or new.jobs)
-    return msgspec.structs.replace(new, history=_with_present(old), of=0) if changed else new
-
-
-def _begin_code(
-    stage: StageDesired, old: StageDesired | None, name: str, found: CodeCopy | None, notes: list[str]
-) -> StageDesired:
-    """Take the code in the folder, unless another one was chosen since the folder last changed."""
-    stage = msgspec.structs.replace(stage, folder=_digest(found))
-    if "code" in stage.configured:
-        if stage.configured["code"] == stage.folder:
-            return stage
-        notes.append(f"stage {name}: the code in the folder has changed and replaces that of generation {stage.of}")
-        kept = {key: value for key, value in stage.configured.items() if key != "code"}
-        stage = msgspec.structs.replace(stage, configured=kept)
-    if old is not None and _digest(found) != _digest(old.copy) and stage.history == old.history:
-        stage = msgspec.structs.replace(stage, history=_with_present(old), of=0)
-    return msgspec.structs.replace(stage, copy=found)
+    if same(new.params, old.params) and new.jobs == (old.jobs or new.jobs):
+        return new
+    return msgspec.structs.replace(new, history=old.kept, of=0, params_of=0)
 
 
 def change(document: Document, asked: Change, config: Config) -> Document:
@@ -232,9 +179,9 @@ def _change_stage(stage: StageDesired, asked: Change, config: StageConfig) -> St
         case SetRunning():
             return msgspec.structs.replace(stage, running=asked.enabled)
         case SetConsumers():
-            return _live(stage, config, consumers=asked.count)
+            return set_live(stage, config, consumers=asked.count)
         case SetLimits():
-            return _live(stage, config, soft_limit=asked.soft, hard_limit=asked.hard)
+            return set_live(stage, config, soft_limit=asked.soft, hard_limit=asked.hard)
         case _:
             return _next_generation(stage, asked, config)
 
@@ -242,13 +189,13 @@ def _change_stage(stage: StageDesired, asked: Change, config: StageConfig) -> St
 def _next_generation(stage: StageDesired, asked: Change, config: StageConfig) -> StageDesired:
     match asked:
         case Reload():
-            return _reloaded(stage, asked.copy)
+            return generations.reloaded(stage, asked.copy, asked.params, config)
         case GoBack():
-            return _gone_back(stage, asked.version, config)
+            return generations.gone_back(stage, asked.version, config)
         case SetJobs():
-            return _with_jobs(stage, asked.jobs, config)
+            return generations.with_jobs(stage, asked.jobs, asked.params, config)
         case SetParams():
-            return _with_params(stage, asked, config)
+            return generations.with_params(stage, asked.params, asked.of, config)
         case _:
             raise TypeError(type(asked))
 
@@ -260,107 +207,10 @@ def copies(document: Document) -> list[CodeCopy]:
 
 
 def rollback(document: Document, name: str) -> SetParams | None:
-    """Return the change that brings back a stage's earlier parameters, or None when there are none.
-
-    They are the newest ones older than the version in use, so that a second rollback goes further back instead of
-    alternating between two versions.
-    """
-    stage = document.stages[name]
-    origin = stage.of or stage.generation
-    for version in reversed(stage.history):
-        if version.generation < origin and version.params != stage.params:
-            return SetParams(name, version.params, version.of or version.generation)
-    return None
-
-
-def earlier(stage: StageDesired, generation: int | None) -> Version | None:
-    """Return an earlier generation by its number, or the newest that is older than the one in use and differs from it.
-
-    None if there is none of which jobs and code are known.
-    """
-    origin, now = stage.of or stage.generation, stage.version
-    for version in reversed(stage.history):
-        wanted = (
-            version.generation < origin and _differ(version, now)
-            if generation is None
-            else (version.generation == generation)
-        )
-        if wanted and version.jobs and version.copy is not None:
-            return version
-    return None
-
-
-def _gone_back(stage: StageDesired, version: Version, config: StageConfig) -> StageDesired:
-    if not _differ(version, stage.version):
-        return stage
-    number = stage.generation + 1
-    same_build = (enabled(version.jobs), _digest(version.copy)) == (enabled(stage.jobs), _digest(stage.copy))
-    configured = _configured(config)
-    live = {"jobs": configured["jobs"]} if version.jobs != links(config.jobs) else {}
-    if version.params != config.params:
-        live["params"] = config.params
-    if _digest(version.copy) != stage.folder:
-        live["code"] = stage.folder
-    kept = {key: value for key, value in stage.configured.items() if key not in ("jobs", "params", "code")}
-    return msgspec.structs.replace(
-        stage,
-        jobs=version.jobs,
-        params=version.params,
-        copy=version.copy,
-        generation=number,
-        code=stage.code if same_build else number,
-        of=version.of or version.generation,
-        history=_with_present(stage),
-        configured=kept | live,
+    """Return the change that brings back a stage's earlier parameters, or None when there are none."""
+    version = generations.earlier_params(document.stages[name])
+    return (
+        None
+        if version is None
+        else SetParams(name, version.params, version.params_of or version.of or version.generation)
     )
-
-
-def _with_params(stage: StageDesired, asked: SetParams, config: StageConfig) -> StageDesired:
-    if asked.params == stage.params:
-        return stage
-    new = _live(stage, config, params=asked.params)
-    number = stage.generation + 1
-    return msgspec.structs.replace(new, generation=number, of=asked.of, history=_with_present(stage))
-
-
-def _with_jobs(stage: StageDesired, jobs: list[Link], config: StageConfig) -> StageDesired:
-    if jobs == stage.jobs:
-        return stage
-    new = _live(stage, config, jobs=jobs)
-    number = stage.generation + 1
-    code = stage.code if enabled(jobs) == enabled(stage.jobs) else number
-    return msgspec.structs.replace(new, generation=number, code=code, of=0, history=_with_present(stage))
-
-
-def _reloaded(stage: StageDesired, copy: CodeCopy | None) -> StageDesired:
-    number = stage.generation + 1
-    new = msgspec.structs.replace(
-        stage,
-        generation=number,
-        code=number,
-        copy=copy,
-        folder=_digest(copy),
-        configured={key: value for key, value in stage.configured.items() if key != "code"},
-    )
-    if _digest(copy) == _digest(stage.copy):
-        return new
-    return msgspec.structs.replace(new, history=_with_present(stage), of=0)
-
-
-def _differ(one: Version, other: Version) -> bool:
-    return (one.jobs, one.params, _digest(one.copy)) != (other.jobs, other.params, _digest(other.copy))
-
-
-def _digest(copy: CodeCopy | None) -> str:
-    return "" if copy is None else copy.digest
-
-
-def _with_present(stage: StageDesired) -> tuple[Version, ...]:
-    return (*stage.history, stage.version)[-HISTORY:]
-
-
-def _live(stage: StageDesired, config: StageConfig, **values: Any) -> StageDesired:
-    if all(getattr(stage, key) == value for key, value in values.items()):
-        return stage
-    configured = stage.configured | {key: _configured(config)[key] for key in values}
-    return msgspec.structs.replace(stage, configured=configured, **values)

@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Flask, Response, request
 
-from mqworker.http import health, legacy_routes, metrics, openapi, queues, sending, stages, streams
+from mqworker.http import generations, health, legacy_routes, metrics, openapi, queues, sending, stages, streams
 from mqworker.http.access import refuse_foreign
 from mqworker.http.problems import Problem, problem_of
 from mqworker.http.routing import SMALL_BODY, Api, Route, json_response
@@ -16,6 +16,7 @@ ROUTES: list[Route] = [
     *legacy_routes.ROUTES,
     *health.ROUTES,
     *stages.ROUTES,
+    *generations.ROUTES,
     *sending.ROUTES,
     *queues.ROUTES,
     *streams.ROUTES,

@@ -17,6 +17,7 @@ from mqworker.control.control import ChangeRefused, ControlError
 CONTENT_TYPE = "application/problem+json"
 KINDS = {  # of ControlError, which includes the broker admin's kinds
     "unknown_stage": 404,
+    "unknown_job": 404,
     "busy": 503,
     "storage": 507,
     "deadline": 504,

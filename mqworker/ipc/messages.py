@@ -68,6 +68,11 @@ class CodeCopy(msgspec.Struct, frozen=True):
     digest: str
     folder: str
 
+    def root(self, now: str) -> Path:
+        """Return the folder as it was, or, if that is gone, the one that the configuration is in now."""
+        folder = Path(self.folder)
+        return folder if folder.is_dir() else Path(now)
+
     def path(self, state_dir: str | Path) -> Path:
         """Return where it is."""
         return Path(state_dir) / CODE / self.digest

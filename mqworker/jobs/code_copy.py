@@ -23,7 +23,7 @@ from pathlib import Path
 MOST_FILES = 5_000
 MOST_BYTES = 200 << 20
 MOST_ENTRIES = 100_000  # files and folders of any kind that are looked at
-LONGEST = 5.0  # seconds for that
+LONGEST = 5.0  # seconds for listing them
 UNUSED = 3600.0  # seconds for which a copy stays that nobody needs any more: old Consumers may still import from it
 MARKER = ".copies-of-code"  # in every folder with copies, which are no code of the folder around it
 ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")  # what tells a virtual environment
@@ -63,12 +63,13 @@ def digest_of(folder: Path) -> str:
 
 def remove_unneeded(store: Path, needed: frozenset[str]) -> None:
     """Remove copies that nobody has needed for an hour, and what was left by whoever died making one; never raises."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), _locked(store):
         for path in store.iterdir():
-            if path.name in needed:
-                os.utime(path)
-            elif path.name != MARKER and time.time() - path.stat().st_mtime > UNUSED:
-                shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                if path.name in needed:
+                    os.utime(path)
+                elif path.name != MARKER and time.time() - path.stat().st_mtime > UNUSED:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -121,11 +122,13 @@ def _code(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield (path in the folder, path) of each file with code, in the order of the names."""
-    files, size, seen, end = 0, 0, 0, time.monotonic() + LONGEST
+    files, size, seen, spent = 0, 0, 0, 0.0
     todo: list[tuple[str, Path, frozenset[tuple[int, int]]]] = [("", folder, frozenset())]
     while todo:  # the folders that lead to one are remembered against loops of links
         prefix, path, above = todo.pop()
+        began = time.monotonic()
         here, entries = _list(path)
+        spent += time.monotonic() - began
         names = {entry.name for entry in entries}
         if here in above or MARKER in names or (prefix and not names.isdisjoint(ENVIRONMENTS)):
             continue
@@ -145,7 +148,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
                             f" (for example in {path})"
                         )
                     yield prefix + entry.name, Path(entry.path)
-        if seen > MOST_ENTRIES or time.monotonic() > end:
+        if seen > MOST_ENTRIES or spent > LONGEST:
             raise TooMuchCode(f"{folder} has too many files of any kind to look through (for example in {path})")
         todo += reversed(folders)
 

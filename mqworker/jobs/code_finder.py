@@ -27,6 +27,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from mqworker.jobs.code_copy import ENVIRONMENTS
+
 LOADERS = (
     (ExtensionFileLoader, EXTENSION_SUFFIXES),
     (SourceFileLoader, SOURCE_SUFFIXES),
@@ -39,21 +41,30 @@ def use_copy(folder: Path, copy: Path) -> None:
     """Import what is below `folder` from `copy` from now on, in this process; raises FileNotFoundError without it."""
     if not copy.is_dir():
         raise FileNotFoundError(f"the copy of the code in {folder} is gone ({copy}): `mqworker restart` makes another")
-    folders = {os.path.abspath(folder), os.path.realpath(folder)}
+    folders = tuple(dict.fromkeys((os.path.abspath(folder), os.path.realpath(folder))))
     root = os.path.realpath(copy)
 
     def finder(entry: str) -> FileFinder:
         for path in (os.path.abspath(entry), os.path.realpath(entry)):
             for base in folders:
-                inside = os.path.join(root, os.path.relpath(path, base))
-                if f"{path}/".startswith(f"{base}/") and os.path.isdir(inside):
-                    return _Finder(os.path.abspath(entry), os.path.normpath(inside))
-        raise ImportError("it was not copied")
+                if f"{path}/".startswith(f"{base}/") and os.path.isdir(path):
+                    return _below(path, base, root, entry)
+        raise ImportError("it is not a folder below the one that was copied")
 
     _places.append((root, os.path.abspath(folder)))
     sys.path_hooks.insert(0, finder)
     sys.path_importer_cache.clear()
     importlib.invalidate_caches()
+
+
+def _below(path: str, base: str, root: str, entry: str) -> FileFinder:
+    """Return the finder for a folder below the one that was copied; also for one that is new: it has no code yet."""
+    inside = os.path.relpath(path, base)
+    above = [os.path.join(base, *inside.split("/")[: depth + 1]) for depth in range(inside.count("/") + 1)]
+    hidden = any(part.startswith(".") and part != "." for part in inside.split("/"))
+    if hidden or any(os.path.exists(os.path.join(each, mark)) for each in above for mark in ENVIRONMENTS):
+        raise ImportError("it is never copied")
+    return _Finder(os.path.abspath(entry), os.path.normpath(os.path.join(root, inside)))
 
 
 def as_in_folder(text: str) -> str:
@@ -88,8 +99,14 @@ class _Finder(FileFinder):
         """Return a package without code, whose data is read through it."""
         path = os.path.join(self._original, fullname.rpartition(".")[2])
         suffixes = tuple(suffix for _, each in LOADERS for suffix in each)
-        if not os.path.isdir(path) or any(name.endswith(suffixes) for name in os.listdir(path)):
+        try:
+            if any(name.endswith(suffixes) for name in os.listdir(path)):
+                return None
+        except NotADirectoryError:
             return None
+        except OSError:
+            if not os.path.isdir(path):
+                return None  # else it may be read by nobody here, and counts like one without code
         spec = ModuleSpec(fullname, None, is_package=True)
         spec.submodule_search_locations = [path]
         return spec

@@ -141,7 +141,7 @@ class Dispatch:
 
     def feed(self) -> None:
         """Give the idle lanes the messages that may begin now."""
-        ledger, desired = self._ledger, self._desired
+        ledger = self._ledger
         if self._draining:
             return
         may = May.OTHERS
@@ -157,7 +157,7 @@ class Dispatch:
                 if entries and may is May.SUSPECT:
                     self._register.isolate(entries[0].key)
                     may = May.NOBODY
-            if entries or lane.sent < desired.generation:
+            if entries or self._behind(lane):
                 self._send(lane, entries)
 
     def revoke(self, now: float) -> None:
@@ -187,8 +187,13 @@ class Dispatch:
         for entry in entries:
             self.wait_time.observe(now - entry.received)
         items = [Item(e.seq, e.properties, e.body, e.redelivered, e.exchange, e.routing_key) for e in entries]
-        params = desired.params if lane.sent < desired.generation else None
-        lane.feed(Chunk(lane.chunk, desired.generation, params, desired.soft_limit, desired.log_level, items))
+        params = desired.params if self._behind(lane) else None
+        generation = desired.generation if lane.code_generation >= desired.code else lane.sent
+        lane.feed(Chunk(lane.chunk, generation, params, desired.soft_limit, desired.log_level, items))
+
+    def _behind(self, lane: Lane) -> bool:
+        """Whether a lane needs the present parameters; one that will be replaced keeps those of its own generation."""
+        return lane.sent < self._desired.generation and lane.code_generation >= self._desired.code
 
     def _observe_quarantine(self, now: float) -> May:
         """Return what may begin now; also ends the isolation of a suspect that has outlived its window."""

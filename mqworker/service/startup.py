@@ -7,7 +7,7 @@ Fails with StartError, one sentence with cause and fix.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mqworker.code_check.client import check_code
 from mqworker.config.load import Loaded
@@ -15,6 +15,7 @@ from mqworker.config.model import ControlConfig
 from mqworker.control import desired_state
 from mqworker.control.chain import enabled
 from mqworker.control.desired_state import Document
+from mqworker.control.generations import FoundCode
 from mqworker.control.store import Store
 from mqworker.exits import Exit
 from mqworker.http.server import HttpServer
@@ -71,13 +72,14 @@ def _load(store: Store) -> tuple[Document | None, list[str]]:
 
 async def _check_user_code(
     loaded: Loaded, document: Document, on_log: Callable[[LogEvent], None]
-) -> dict[str, CodeCopy | None]:
-    """Check the code that will run; return the copies of what the folder has, by stage."""
-    reports = await asyncio.gather(*(_check_stage(loaded, document, name, on_log) for name in document.stages))
-    for warning in dict.fromkeys(warning for _, report in reports for warning in report.warnings):
+) -> dict[str, FoundCode]:
+    """Check the code that will run; return what was found, by stage."""
+    checks = [_StageCheck(loaded, document, name, on_log).run() for name in document.stages]
+    found = dict(zip(document.stages, await asyncio.gather(*checks), strict=True))
+    for warning in dict.fromkeys(warning for _, report in found.values() for warning in report.warnings):
         logs.report(log, logging.WARNING, "user_code", warning)
     problems = []
-    for name, (_, report) in zip(document.stages, reports, strict=True):
+    for name, (_, report) in found.items():
         if report.died:  # the code may not be the reason: the Consumers will find out
             for problem in report.problems:
                 logs.report(log, logging.ERROR, "user_code", f"stage {name}: {problem}", stage_name=name)
@@ -88,21 +90,42 @@ async def _check_user_code(
         parts = [problem.partition("\n") for problem in problems]
         summary, tracebacks = "; ".join(line for line, _, _ in parts), (rest for _, _, rest in parts)
         raise StartError(Exit.CONFIG, "\n".join([summary, *tracebacks]))
-    return dict(zip(document.stages, (found for found, _ in reports), strict=True))
+    return {name: each for name, (each, _) in found.items()}
 
 
-async def _check_stage(
-    loaded: Loaded, document: Document, name: str, on_log: Callable[[LogEvent], None]
-) -> tuple[CodeCopy | None, CodeReport]:
-    """Return the copy of what the folder has, and the report on the code that will run.
+class _StageCheck:
+    """Finds out which code a stage will run, and checks that alone: what a rollback left behind is not imported."""
 
-    That is other code if a rollback chose it, and the folder has not changed since.
-    """
-    stage, needed = document.stages[name], desired_state.copies(document)
-    where = name, loaded.root, tuple(enabled(stage.jobs)), stage.params, CHECK_DEADLINE, on_log
-    report = await check_code(*where, state_dir=loaded.state_dir, needed=needed)
-    found, chosen = report.copy, stage.copy
-    same = found is not None and stage.configured.get("code") == found.digest
-    if same and chosen is not None and chosen.path(loaded.state_dir).is_dir():
-        report = await check_code(*where, state_dir=loaded.state_dir, copy=chosen, needed=needed)
-    return found, report
+    def __init__(self, loaded: Loaded, document: Document, name: str, on_log: Callable[[LogEvent], None]) -> None:
+        self._loaded, self._name, self._on_log = loaded, name, on_log
+        self._stage = document.stages[name]
+        self._needed = desired_state.copies(document)
+
+    async def run(self) -> tuple[FoundCode, CodeReport]:
+        """Return what was found, and the report on the code that will run."""
+        stage, config = self._stage, self._loaded.config.stages[self._name]
+        pinned = stage.copy if "code" in stage.configured else None
+        if pinned is not None:
+            folder = (await self._ask((), None)).copy
+            chosen = pinned.path(self._loaded.state_dir).is_dir()
+            if chosen and (folder is None or folder.digest == stage.configured["code"]):
+                return FoundCode(folder), await self._ask(enabled(stage.jobs), pinned)
+            first = await self._ask(list(config.jobs) if stage.of else enabled(stage.jobs), folder)
+        else:
+            chosen = True
+            first = await self._ask(enabled(stage.jobs), None)
+            folder = first.copy
+        if first.problems and "jobs" in stage.configured and not first.died:
+            second = await self._ask(list(config.jobs), folder)
+            if not second.problems:
+                return FoundCode(folder, chosen, jobs=False), second
+        return FoundCode(folder, chosen), first
+
+    async def _ask(self, jobs: Sequence[str], copy: CodeCopy | None) -> CodeReport:
+        """Check jobs of a copy; of the folder, which is copied, without one."""
+        return await check_code(
+            *(self._name, self._loaded.root, tuple(jobs), self._stage.params, CHECK_DEADLINE, self._on_log),
+            state_dir=self._loaded.state_dir,
+            copy=copy,
+            needed=self._needed,
+        )

@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqworker.control.chain import Add, Alter, ChainError, Link, NewLink, Remove, Replace, edited, enabled, links
+from mqworker.control.chain import (
+    Add,
+    Alter,
+    ChainError,
+    ChainLink,
+    NewChainLink,
+    Remove,
+    Replace,
+    edited,
+    enabled,
+    links,
+)
 
 ABC = links(["m:a", "m:b", "m:c"])
 
@@ -30,7 +41,7 @@ def names(chain) -> str:
         (Alter("a", at=3), "b c a"),
         (Alter("a", at=2, enabled=False), "b (a) c"),
         (Alter("a"), "a b c"),
-        (Replace(["m:x", NewLink("m:y", name="why", enabled=False), "m:x"]), "x (why) x-2"),
+        (Replace(["m:x", NewChainLink("m:y", name="why", enabled=False), "m:x"]), "x (why) x-2"),
     ],
 )
 def test_each_change_has_its_effect(edit, after):
@@ -47,9 +58,9 @@ def test_each_change_has_its_effect(edit, after):
         (Alter("a", at=4), "at", "there is no place 4: the last one is 3"),
         (Alter("x", enabled=True), "name", "there is no job 'x' in the chain; there is a, b, c"),
         (Remove("x"), "name", "there is no job 'x'"),
-        (Replace([NewLink("m:a", enabled=False)]), "jobs", "at least one job must stay enabled"),
+        (Replace([NewChainLink("m:a", enabled=False)]), "jobs", "at least one job must stay enabled"),
         (Replace([]), "jobs", "at least one job must stay enabled"),
-        (Replace([NewLink("m:a", name="x"), NewLink("m:b", name="x")]), "jobs", "two jobs have the name x"),
+        (Replace([NewChainLink("m:a", name="x"), NewChainLink("m:b", name="x")]), "jobs", "two jobs have the name x"),
     ],
 )
 def test_what_cannot_be_made_is_named(edit, field, words):
@@ -78,4 +89,4 @@ def test_names_are_unique_and_fit_an_address(jobs):
         assert link.name.isascii()
         assert 1 <= len(link.name) <= 64
         assert "/" not in link.name
-        assert edited([*chain, Link("m:z", "z")], Remove(link.name))
+        assert edited([*chain, ChainLink("m:z", "z")], Remove(link.name))

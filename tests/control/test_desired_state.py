@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mqworker.config.model import Config, InputConfig, ServiceConfig, StageConfig, TimeLimitConfig
-from mqworker.control.chain import Add, edited, links
+from mqworker.control.chain import Add, Alter, edited, links
 from mqworker.control.desired_state import (
-    HISTORY,
     Document,
     GoBack,
     Reload,
@@ -22,13 +21,13 @@ from mqworker.control.desired_state import (
     SetParams,
     SetRunning,
     SetWorking,
-    Version,
     begin,
     change,
     copies,
-    earlier,
     rollback,
 )
+from mqworker.control.generations import FoundCode, earlier
+from mqworker.control.stage_desired import HISTORY, Version
 from mqworker.control.store import Store
 from mqworker.ipc.messages import CodeCopy
 
@@ -45,7 +44,14 @@ def config(level="info", soft=0.0, hard=0.0, **stage):
 
 PLAIN = config()
 A, B, C = (CodeCopy(name, "/app") for name in "abc")
-START, _ = begin(None, PLAIN, {"s": A, "t": A})
+
+
+def found(copy, *, chosen=True, jobs=True):
+    """Return what a start found: this code in the folder for stage s, A for the other."""
+    return {"s": FoundCode(copy, chosen, jobs), "t": FoundCode(A)}
+
+
+START, _ = begin(None, PLAIN, found(A))
 
 params = st.dictionaries(st.sampled_from("ab"), st.integers(0, 2) | st.lists(st.booleans(), max_size=2), max_size=2)
 stages = st.sampled_from("st")
@@ -60,14 +66,19 @@ settings_changes = (
     | st.builds(SetLimits, stages, limits, limits)
     | st.builds(SetLogLevel, st.sampled_from(LEVELS))
 )
-changes = settings_changes | st.builds(Reload, stages, st.sampled_from([A, B, None]))
+changes = settings_changes | st.builds(Reload, stages, st.sampled_from([A, B, None]), params)
 configs = st.builds(config, st.sampled_from(LEVELS), limits, limits, consumers=counts, params=params)
 
 
 def after(document, asked, with_config=PLAIN):
     for each in asked:
-        document = change(document, each, with_config)
+        document = change(document, each(document) if callable(each) else each, with_config)
     return document
+
+
+def reload(copy):
+    """Return the change that takes this code, with the parameters of the stage as it is then."""
+    return lambda document: Reload("s", copy, document.stages["s"].params)
 
 
 # --- changes
@@ -134,10 +145,10 @@ def test_parameters_and_code_are_versioned_together():
     new = change(START, SetParams("s", {"a": 1}), PLAIN).stages["s"]
     assert (new.generation, new.code) == (begun.generation + 1, begun.code)
     assert [(version.generation, version.params) for version in new.history] == [(begun.generation, {})]
-    loaded = change(START, Reload("s", A), PLAIN).stages["s"]
+    loaded = after(START, [reload(A)]).stages["s"]
     assert (loaded.generation, loaded.code, loaded.copy) == (begun.generation + 1, begun.generation + 1, A)
     assert loaded.history == (), "it is the same code"
-    other = change(START, Reload("s", B), PLAIN).stages["s"]
+    other = after(START, [reload(B)]).stages["s"]
     assert [(version.generation, version.copy) for version in other.history] == [(begun.generation, A)]
 
 
@@ -148,7 +159,7 @@ def went_back(document, generation=None):
 
 def test_a_rollback_brings_back_jobs_parameters_and_code():
     """As one new generation, which needs new Consumers only if jobs or code differ."""
-    document = after(START, [SetParams("s", {"n": 1}), Reload("s", B), SetParams("s", {"n": 2})])
+    document = after(START, [SetParams("s", {"n": 1}), reload(B), SetParams("s", {"n": 2})])
     last = document.stages["s"]
     parameters = went_back(document).stages["s"]
     assert (parameters.params, parameters.copy, parameters.code) == ({"n": 1}, B, last.code)
@@ -160,7 +171,7 @@ def test_a_rollback_brings_back_jobs_parameters_and_code():
 
 def test_rollbacks_of_generations_go_further_back_and_not_to_and_fro():
     """Each leads to an older one that differs from the present, until there is none."""
-    document, seen = after(START, [Reload("s", B), SetParams("s", {"n": 1}), Reload("s", C)]), []
+    document, seen = after(START, [reload(B), SetParams("s", {"n": 1}), reload(C)]), []
     while document is not None:
         stage = document.stages["s"]
         seen.append((stage.params, stage.copy))
@@ -170,7 +181,7 @@ def test_rollbacks_of_generations_go_further_back_and_not_to_and_fro():
 
 def test_a_generation_whose_code_was_not_kept_is_none_to_go_back_to():
     """It was unversioned, or was stored by a version of mqworker that kept parameters only."""
-    document = after(START, [Reload("s", None), SetParams("s", {"n": 1})])
+    document = after(START, [reload(None), SetParams("s", {"n": 1})])
     unversioned = document.stages["s"].history[-1]
     assert (unversioned.copy, earlier(document.stages["s"], unversioned.generation)) == (None, None)
     assert earlier(document.stages["s"], None).copy == A
@@ -180,33 +191,32 @@ def test_a_generation_whose_code_was_not_kept_is_none_to_go_back_to():
 
 def test_what_a_rollback_chose_outlives_a_start_until_the_folder_changes():
     """The code in the folder, which was the reason to go back, does not come back by itself; other code does."""
-    chosen = went_back(after(START, [Reload("s", B)]))
-    again, told = begin(chosen, PLAIN, {"s": B, "t": A})
+    chosen = went_back(after(START, [reload(B)]))
+    again, told = begin(chosen, PLAIN, found(B))
     assert (again.stages["s"].copy, told) == (A, [])
-    again, told = begin(again, PLAIN, {"s": C, "t": A})
+    again, told = begin(again, PLAIN, found(C))
     assert again.stages["s"].copy == C
-    assert told == [
-        f"stage s: the code in the folder has changed and replaces that of generation {chosen.stages['s'].of}"
-    ]
+    words = "the code in the folder has changed: the code in the folder takes its place"
+    assert told == [f"stage s: {words}, with the configured jobs and parameters"]
     assert again.stages["s"].history[-1].copy == A
-    reloaded = change(chosen, Reload("s", B), PLAIN)
-    assert begin(reloaded, PLAIN, {"s": B, "t": A})[0].stages["s"].copy == B
+    reloaded = after(chosen, [reload(B)])
+    assert begin(reloaded, PLAIN, found(B))[0].stages["s"].copy == B
 
 
 def test_another_chain_is_a_generation_that_holds_until_the_configured_one_changes():
     """It needs new Consumers only if other jobs run; the file wins once it names others."""
     jobs = edited(START.stages["s"].jobs, Add("c:d"))
-    document = change(START, SetJobs("s", jobs), PLAIN)
+    document = change(START, SetJobs("s", jobs, {}), PLAIN)
     stage = document.stages["s"]
     assert (stage.jobs, stage.code, stage.generation) == (jobs, 2, 2)
-    assert change(document, SetJobs("s", jobs), PLAIN) is document
-    again, told = begin(document, PLAIN, {"s": A, "t": A})
+    assert change(document, SetJobs("s", jobs, {}), PLAIN) is document
+    again, told = begin(document, PLAIN, found(A))
     assert (again.stages["s"].jobs, told) == (jobs, [])
     other = Config(stages=PLAIN.stages | {"s": msgspec.structs.replace(PLAIN.stages["s"], jobs=("e:f",))})
-    again, told = begin(document, other, {"s": A, "t": A})
+    again, told = begin(document, other, found(A))
     assert (again.stages["s"].jobs, len(told)) == (links(["e:f"]), 1)
     renamed = change(
-        document, SetJobs("s", [msgspec.structs.replace(each, name=each.name * 2) for each in jobs]), PLAIN
+        document, SetJobs("s", [msgspec.structs.replace(each, name=each.name * 2) for each in jobs], {}), PLAIN
     )
     assert renamed.stages["s"].code == stage.code
     assert went_back(document).stages["s"].jobs == links(["a:b"])
@@ -216,22 +226,89 @@ def test_jobs_that_a_rollback_chose_hold_until_the_configured_ones_change():
     """As every live value."""
     other = msgspec.structs.replace(PLAIN.stages["s"], jobs=("c:d",))
     changed = Config(stages=PLAIN.stages | {"s": other})
-    document, _ = begin(START, changed, {"s": A, "t": A})
+    document, _ = begin(START, changed, found(A))
     assert document.stages["s"].jobs == links(["c:d"])
     back = earlier(document.stages["s"], None)
     document = change(document, GoBack("s", back), changed)
     assert document.stages["s"].jobs == links(["a:b"])
-    assert begin(document, changed, {"s": A, "t": A})[0].stages["s"].jobs == links(["a:b"])
+    assert begin(document, changed, found(A))[0].stages["s"].jobs == links(["a:b"])
     third = Config(stages=PLAIN.stages | {"s": msgspec.structs.replace(other, jobs=("e:f",))})
-    document, told = begin(document, third, {"s": A, "t": A})
+    document, told = begin(document, third, found(A))
     assert (document.stages["s"].jobs, len(told)) == (links(["e:f"]), 1)
+
+
+def test_what_came_with_a_rollback_goes_with_its_code():
+    """Other code in the folder, or a copy that is gone: jobs and parameters are the configured ones again."""
+    both = change(START, SetJobs("s", edited(START.stages["s"].jobs, Add("c:d")), {"n": 1}), PLAIN)
+    chosen = went_back(after(both, [reload(B), SetJobs("s", links(["x:y"]), {})]), 2)
+    stage = chosen.stages["s"]
+    assert (stage.params, len(stage.jobs), stage.copy) == ({"n": 1}, 2, A)
+    for what, words in ((found(C), "has changed"), (found(B, chosen=False), "is gone")):
+        document, told = begin(chosen, PLAIN, what)
+        begun = document.stages["s"]
+        assert (begun.params, begun.jobs, begun.copy) == ({}, links(["a:b"]), what["s"].folder)
+        assert [words in each for each in told] == [True]
+    later = change(chosen, SetParams("s", {"n": 5}), PLAIN)
+    document, _ = begin(later, PLAIN, found(C))
+    assert document.stages["s"].params == {"n": 5}, "it was set after the rollback"
+
+
+def test_code_that_is_not_known_changes_nothing():
+    """A full disk, or a check that could not begin: what a rollback chose stays."""
+    chosen = went_back(after(START, [reload(B)]))
+    document, told = begin(chosen, PLAIN, found(None))
+    assert (document.stages["s"].copy, told) == (A, [])
+    assert begin(document, PLAIN, found(C))[0].stages["s"].copy == C
+
+
+def test_live_jobs_that_are_not_in_the_code_give_way_to_the_configured_ones():
+    """A deployment without a function that was added live does not keep the service from starting."""
+    live = change(START, SetJobs("s", edited(START.stages["s"].jobs, Add("c:d")), {}), PLAIN)
+    document, told = begin(live, PLAIN, found(B, jobs=False))
+    assert (document.stages["s"].jobs, document.stages["s"].copy) == (links(["a:b"]), B)
+    assert told == ["stage s: jobs that were set live are not in the code: the configured jobs take their place"]
+
+
+def test_rollbacks_of_parameters_and_of_generations_do_not_hide_each_other():
+    """After a rollback of parameters the generation before is the one that was left."""
+    document = after(START, [SetParams("s", {"v": 1}), reload(B), SetParams("s", {"v": 2})])
+    left = document.stages["s"]
+    document = change(document, rollback(document, "s"), PLAIN)
+    assert (document.stages["s"].params, document.stages["s"].params_of) == ({"v": 1}, left.generation - 1)
+    back = went_back(document).stages["s"]
+    assert (back.params, back.copy, back.of) == ({"v": 2}, B, left.generation)
+
+
+def test_code_and_the_parameters_that_go_with_it_are_one_generation():
+    """A renamed parameter: neither the old code nor the new one would accept both; and both go back together."""
+    document = after(START, [SetParams("s", {"old": 1})])
+    document = change(document, Reload("s", B, {"new": 2}), PLAIN)
+    stage = document.stages["s"]
+    assert (stage.params, stage.copy, stage.generation, stage.configured["params"]) == ({"new": 2}, B, 3, {})
+    back = went_back(document).stages["s"]
+    assert (back.params, back.copy) == ({"old": 1}, A)
+
+
+def test_true_and_one_are_different_parameters():
+    """A job that receives them can tell."""
+    document = change(START, SetParams("s", {"n": 1}), PLAIN)
+    assert change(document, SetParams("s", {"n": True}), PLAIN).stages["s"].params["n"] is True
+    assert change(document, SetParams("s", {"n": 1}), PLAIN) is document
+
+
+def test_a_disabled_job_needs_new_consumers():
+    """So does an enabled one; both can be taken back."""
+    two = change(START, SetJobs("s", edited(START.stages["s"].jobs, Add("c:d")), {}), PLAIN)
+    less = change(two, SetJobs("s", edited(two.stages["s"].jobs, Alter("d", enabled=False)), {}), PLAIN)
+    assert less.stages["s"].code == less.stages["s"].generation
+    assert went_back(less).stages["s"].jobs == two.stages["s"].jobs
 
 
 def test_new_code_at_a_start_is_a_generation_to_go_back_from():
     """The code of before is in the history; the same code adds nothing to it."""
-    same, _ = begin(START, PLAIN, {"s": A, "t": A})
+    same, _ = begin(START, PLAIN, found(A))
     assert same.stages["s"].history == ()
-    new, _ = begin(same, PLAIN, {"s": B, "t": A})
+    new, _ = begin(same, PLAIN, found(B))
     assert [(version.copy, version.generation) for version in new.stages["s"].history] == [
         (A, same.stages["s"].generation)
     ]
@@ -246,7 +323,7 @@ def test_rollbacks_go_further_back_and_not_to_and_fro():
         document = change(document, back, PLAIN)
         seen.append(document.stages["s"].params)
     assert seen == [{"version": 2}, {"version": 1}, {}]
-    document = after(document, [SetParams("s", {"version": 4}), Reload("s", A)])
+    document = after(document, [SetParams("s", {"version": 4}), reload(A)])
     document, _ = begin(document, PLAIN)  # neither a reload nor a restart counts as a version
     document = change(document, rollback(document, "s"), PLAIN)
     assert document.stages["s"].params == {}
@@ -263,12 +340,12 @@ def test_however_often_it_is_rolled_back_each_step_is_older(events):
             case "restart":
                 document, _ = begin(document, PLAIN)
             case "reload":
-                document = change(document, Reload("s", A), PLAIN)
+                document = after(document, [reload(A)])
             case "back":
                 if (back := rollback(document, "s")) is not None:
                     assert back.params != document.stages["s"].params
                     document = change(document, back, PLAIN)
-                    row.append(document.stages["s"].of)
+                    row.append(document.stages["s"].params_of)
             case _:
                 document, row = change(document, SetParams("s", {"n": event}), PLAIN), []
         assert row == sorted(set(row), reverse=True)
@@ -303,7 +380,7 @@ def test_a_document_without_jobs_and_code_is_taken_over():
     """As the versions before stored it: nothing of it is a live value, and it can be rolled back to its parameters."""
     stored = {"params": {"n": 2}, "generation": 7, "code": 3, "history": [{"generation": 6, "params": {"n": 1}}]}
     old = msgspec.convert({"revision": 4, "stages": {"s": stored | {"configured": {"params": {}}}}}, Document)
-    document, told = begin(old, PLAIN, {"s": A, "t": A})
+    document, told = begin(old, PLAIN, found(A))
     stage = document.stages["s"]
     assert (stage.params, stage.jobs, stage.copy, stage.generation, told) == ({"n": 2}, links(["a:b"]), A, 8, [])
     assert rollback(document, "s").params == {"n": 1}

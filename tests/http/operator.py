@@ -20,8 +20,8 @@ import msgspec
 
 from mqworker.brokers.base import LinkState
 from mqworker.config.load import Loaded, load
-from mqworker.control import desired_state
-from mqworker.control.chain import ChainError, Edit, edited
+from mqworker.control import desired_state, generations
+from mqworker.control.chain import Add, ChainError, Edit, edited
 from mqworker.control.control import ChangeRefused, Control, ControlError, Snapshot, StageView
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
@@ -174,26 +174,31 @@ class LittleService:
         self.publish()
         return self.document.revision
 
-    async def reload(self, stage: str, patience: float) -> int:
+    async def reload(self, stage: str, params: dict[str, Any], patience: float) -> int:
         self._known(stage)
-        return await self.change(desired_state.Reload(stage))
+        return await self.change(desired_state.Reload(stage, None, self.document.stages[stage].params | params))
 
     async def go_back(self, stage: str, generation: int | None, patience: float) -> int:
         self._known(stage)
-        version = desired_state.earlier(self.document.stages[stage], generation)
+        version = generations.earlier(self.document.stages[stage], generation)
         if version is None:
             raise ControlError("refused", f"stage {stage} cannot go back")
         return await self.change(desired_state.GoBack(stage, version))
 
-    async def edit_jobs(self, stage: str, edit: Edit, expected: str, patience: float) -> int:
+    async def edit_jobs(
+        self, stage: str, edit: Edit, params: dict[str, Any], expected: tuple[str, ...] | None, patience: float
+    ) -> int:
         self._known(stage)
         desired = self.document.stages[stage]
-        if expected not in ("", str(desired.generation)):
+        if expected is not None and str(desired.generation) not in expected:
             raise ControlError("conflict", f"stage {stage} is at generation {desired.generation}")
         try:
-            return await self.change(desired_state.SetJobs(stage, edited(desired.jobs, edit)))
+            jobs = edited(desired.jobs, edit)
         except ChainError as error:
+            if error.field == "name" and not isinstance(edit, Add):
+                raise ControlError("unknown_job", str(error)) from None
             raise ChangeRefused([(error.field, str(error))], []) from None
+        return await self.change(desired_state.SetJobs(stage, jobs, desired.params | params))
 
     async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
         self._known(stage)

@@ -9,7 +9,7 @@ from mqworker.http.app import ROUTES, make_app
 from mqworker.http.openapi import HEADERS, QUERY, template
 
 FOUR = {"/startlistening", "/stoplistening", "/startworking", "/stopworking"}
-FILLED = {"stage": "alpha", "queue": "alpha.in", "letter": "ab12"}
+FILLED = {"stage": "alpha", "queue": "alpha.in", "letter": "ab12", "name": "f"}
 
 
 def path_of(route) -> str:
@@ -38,8 +38,10 @@ def test_references_lead_somewhere(service):
     for name in re.findall(r"#/components/schemas/(\w+)", answer.body.decode()):
         assert name in schemas
     assert {name for route in ROUTES for name in route.query} == set(QUERY)
+    assert {name for route in ROUTES for name in route.headers} == set(HEADERS)
     sending = answer.json["paths"]["/api/v1/stages/{stage}/messages"]["post"]["parameters"]
-    assert {each["name"] for each in sending if each["in"] == "header"} == set(HEADERS)
+    assert {each["name"] for each in sending if each["in"] == "header"} == {"X-Message-Id", "X-Correlation-Id"}
+    assert schemas["NewJob"]["required"] == ["job"]
 
 
 def test_nothing_here(service):

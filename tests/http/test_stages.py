@@ -45,7 +45,8 @@ def test_stages_tell_desired_and_actual(service):
         ("PUT", f"{ALPHA}/time-limit", {"soft": 1, "hard": 2.5}, SetLimits("alpha", 1, 2.5)),
         ("POST", f"{ALPHA}/stop", None, SetRunning("alpha", enabled=False)),
         ("POST", f"{ALPHA}/start", None, SetRunning("alpha", enabled=True)),
-        ("POST", f"{ALPHA}/restart", None, Reload("alpha")),
+        ("POST", f"{ALPHA}/restart", None, Reload("alpha", None, {"particles": 10})),
+        ("POST", f"{ALPHA}/restart", {"params": {"n": 1}}, Reload("alpha", None, {"particles": 10, "n": 1})),
         ("PATCH", f"{ALPHA}/params", {"particles": 7}, SetParams("alpha", {"particles": 7})),
         ("PUT", "/api/v1/log-level", {"level": "debug"}, SetLogLevel("debug")),
     ],
@@ -128,7 +129,6 @@ def test_the_chain_is_changed_job_by_job_or_as_a_whole(service):
     whole = {"jobs": ["e:g", {"job": "e:g", "name": "twice"}]}
     assert service.ask("PUT", path, whole).json["jobs"] == ["e:g", "e:g"]
     for method, where, payload, field in (
-        ("DELETE", f"{path}/nobody", None, "name"),
         ("POST", path, {"job": "no job"}, "job"),
         ("POST", path, {"job": "a:b", "at": 9}, "at"),
         ("POST", path, {"job": "a:b", "more": 1}, "more"),
@@ -138,6 +138,16 @@ def test_the_chain_is_changed_job_by_job_or_as_a_whole(service):
         assert (answer.status, answer.json["fields"][0]["field"]) == (422, field), answer.json
 
 
+def test_parameters_may_change_with_the_chain(service):
+    """In one generation: a job that needs one, or one that nobody needs any more. An unknown job is 404."""
+    path = f"{ALPHA}/jobs"
+    answer = service.ask("POST", path, {"job": "c:d", "params": {"radius": 3}})
+    assert (answer.status, answer.json["generation"]) == (202, 2)
+    assert service.ask("GET", f"{ALPHA}/params").json["params"] == {"particles": 10, "radius": 3}
+    for method, payload in (("DELETE", None), ("PATCH", {"at": 1})):
+        assert service.ask(method, f"{path}/nobody", payload).status == 404
+
+
 def test_of_two_changes_of_the_same_chain_one_is_refused(service):
     """If-Match with the generation that was seen: 412 and what is there now, and nothing is changed."""
     path = f"{ALPHA}/jobs"
@@ -145,14 +155,20 @@ def test_of_two_changes_of_the_same_chain_one_is_refused(service):
     late = service.ask("POST", path, {"job": "e:f"}, If_Match='"1"')
     assert (late.status, late.json["kind"]) == (412, "conflict")
     assert service.ask("GET", path).json["jobs"] == ["m:f", "c:d"]
-    for number, right in enumerate(('"2"', 'W/"3"', "*", "5")):
-        assert service.ask("PATCH", f"{path}/d", {"at": 1 + number % 2}, If_Match=right).status == 202, right
+    for seen, status in (
+        ('"2"', 202), ("*", 202), ('"1", "4"', 202), ('"1", "2"', 412), ('W/"5"', 412), ('"*"', 412), ('""', 412),
+    ):  # fmt: skip
+        place = 1 + service.document.stages["alpha"].generation % 2
+        assert service.ask("PATCH", f"{path}/d", {"at": place}, If_Match=seen).status == status, seen
 
 
 def test_generations_can_be_seen_and_gone_back_to(service):
     """The newest first; back to the one before, or to one that is named; where there is none, 409."""
     folder = "/app"
-    for change in (Reload("alpha", CodeCopy("a", folder)), Reload("alpha", CodeCopy("b", folder))):
+    for change in (
+        Reload("alpha", CodeCopy("a", folder), {"particles": 10}),
+        Reload("alpha", CodeCopy("b", folder), {"particles": 10}),
+    ):
         service.loop.call_soon_threadsafe(asyncio.ensure_future, service.change(change))
     wait_for(lambda: len(service.changes) == 2, 20, "two generations")
     listed = service.ask("GET", f"{ALPHA}/generations").json["generations"]

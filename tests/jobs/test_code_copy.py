@@ -309,6 +309,20 @@ print(common.V, common.shared.V, inner.V, bare.V, common.shared.__file__, inner.
     assert told.split() == ["1", "1", "1", "1", f"{app}/common/shared.py", f"{app}/lib/inner.py"]
 
 
+@pytest.mark.skipif(shutil.which("setpriv") is None or os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_that_cannot_be_read_hides_no_package(app, tmp_path):
+    """A volume of another program, named as an installed package: Python finds the package behind it."""
+    (app / "json").mkdir(mode=0o700)
+    os.chown(app / "json", 54321, 54321)
+    copy = tmp_path / "code" / copy_code(app, tmp_path / "code")
+    code = "sys.modules.pop('json', None)\nimport json\nprint(json.__file__)\nlist((folder / 'json').iterdir())"
+    bare = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", sys.executable]
+    done = subprocess.run([*bare, "-c", USE + code, str(app), str(copy)], capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith("json/__init__.py"), done.stderr
+    assert str(app) not in done.stdout
+    assert "PermissionError" in done.stderr, "the folder cannot be read there"
+
+
 def test_a_copy_that_is_gone_is_an_error(app, tmp_path):
     """Other code must not run in its place."""
     with pytest.raises(FileNotFoundError, match="is gone"):
@@ -319,6 +333,9 @@ def test_modules_that_came_later_are_not_found(app, edited):
     """They belong to another generation; what was not copied is imported from where it is."""
     (app / "later.py").write_text("")
     (app / ".hidden/secret.py").write_text("WHERE = __file__")
+    for folder in ("new", "newer/inside"):
+        (app / folder).mkdir(parents=True)
+        (app / folder / "fresh.py").touch()
     told = use(
         app,
         edited,
@@ -327,12 +344,23 @@ try:
     import later
 except ModuleNotFoundError as error:
     print(error)
-sys.path.append(str(folder / ".hidden"))
+sys.path[1:1] = [str(folder / ".hidden"), str(folder / "new")]
 import secret
 print(secret.WHERE)
+for name in ("fresh", "newer.inside", "new.fresh"):
+    try:
+        __import__(name)
+    except ModuleNotFoundError as error:
+        print(error)
 """,
     )
-    assert told.splitlines() == ["No module named 'later'", f"{app}/.hidden/secret.py"]
+    assert told.splitlines() == [
+        "No module named 'later'",
+        f"{app}/.hidden/secret.py",
+        "No module named 'fresh'",
+        "No module named 'newer.inside'",
+        "No module named 'new'",
+    ]
 
 
 def test_an_extension_module_runs_from_the_copy(app, tmp_path):

@@ -35,6 +35,11 @@ class Fourth:
     def handle(self, body):
         return body | {"jobs": [*body["jobs"], self.name]}
 
+def __getattr__(name):
+    if name == "lazy":
+        return dumps
+    raise AttributeError(name)
+
 renamed = second
 text = "no job"
 made = helpers.maker()
@@ -124,6 +129,7 @@ def test_what_must_not_be_named_is_refused_with_a_sentence(service, tmp_path):
         "jobs:alias": "it is Fourth of jobs",
         "jobs:text": "cannot be called",
         "jobs:nothing": "has no",
+        "jobs:lazy": "must be defined in jobs itself",
         "jobs:helpers.borrowed": "without dots",
         "jobs:Fourth.handle": "without dots",
         "helpers:borrowed": "may not be named here",
@@ -170,4 +176,99 @@ def test_of_two_operators_one_is_told_that_the_chain_has_changed(service):
     assert "handle (jobs:handle), second (jobs:second)" in told["detail"]
     assert running.cli("jobs", "remove", "nobody").returncode == Exit.USAGE
     assert chain(running) == ["handle", "second"]
+    assert running.stop() == 0
+
+
+NEEDY = """\
+from dataclasses import dataclass
+
+@dataclass
+class Params:
+    radius: int
+
+def blur(body, params):
+    return body | {"radius": params.radius}
+"""
+
+
+def test_a_job_and_the_parameter_that_it_needs_come_and_go_together(service):
+    """One generation has both; neither can be had alone, and a job that is disabled counts for nothing."""
+    strict = "import msgspec\nclass Params(msgspec.Struct, forbid_unknown_fields=True):\n    n: int = 0\n"
+    running = service(
+        config(control='port = 0\njobs = ["jobs", "needy"]'),
+        {"jobs.py": strict + "def handle(body, params): return body\n", "needy.py": NEEDY},
+    ).start()
+    with Client(running) as client:
+        alone = running.cli("jobs", "add", "needy:blur")
+        assert (alone.returncode, "radius: is required" in alone.stderr) == (Exit.USAGE, True), alone.stderr
+        assert running.cli("params", "set", "radius=3").returncode == Exit.USAGE
+        added = running.cli("jobs", "add", "needy:blur", "--set", "radius=3")
+        assert added.returncode == 0, added.stderr
+        client.send(1)
+        assert [one.body["radius"] for one in client.finish()] == [3]
+        assert running.cli("jobs", "disable", "blur").returncode == Exit.USAGE
+        assert running.cli("jobs", "disable", "blur", "--set", "radius=null").returncode == 0
+        assert running.cli("jobs", "enable", "blur", "--set", "radius=4").returncode == 0
+        assert running.cli("jobs", "remove", "blur", "--set", "radius=null").returncode == 0
+        client.send(1)
+        assert "radius" not in client.finish()[-1].body
+        shown = running.cli("config", "show", "--origin")
+        assert (shown.returncode, "live" in shown.stdout) == (0, True), shown.stderr
+    assert running.stop() == 0
+
+
+def test_a_rollback_under_load_mixes_nothing(service):
+    """While new Consumers import, old ones go on with their own code and parameters: none ends, and nothing fails."""
+    code = """\
+import time
+from dataclasses import dataclass
+@dataclass
+class Params:
+    {0}: int
+time.sleep(0.5)
+def handle(body, params):
+    return body | {{"code": "{0}", "value": params.{0}}}
+"""
+    running = service(config("params = { a = 1 }", consumers=2), {"jobs.py": code.format("a")}).start()
+    with Client(running) as client:
+        running.write("jobs.py", code.format("b"))
+        status, told = running.ask("POST", "/api/v1/stages/work/restart?wait=30")
+        assert (status, {each["field"] for each in told["fields"]}) == (422, {"a", "b"}), told
+        renamed = running.cli("restart", "--set", "a=null", "--set", "b=2")
+        assert renamed.returncode == 0, renamed.stderr
+        client.send(300)
+        put(running, "rollback", {}, method="POST")
+        client.send(100)
+        results = client.finish()
+        actual = running.stage("work")["actual"]
+    found = {(one.generation, one.body["code"], one.body["value"]) for one in results}
+    assert {each[1:] for each in found} == {("a", 1), ("b", 2)}
+    assert len(found) == 2, found
+    assert not [event for event in running.events() if event["event"] == "consumer_ended"]
+    assert actual["counters"]["retried"] == 0
+    assert running.stop() == 0
+
+
+def test_a_start_takes_no_code_that_a_rollback_left_behind_and_no_job_that_is_gone(service):
+    """The code that was rolled back from is not even imported; live jobs that the folder lost are told and left out."""
+    bad = JOBS + "\nfrom pathlib import Path\nPath(__file__).with_name('imported').touch()\n"
+    running = service(config(consumers=1), {"jobs.py": JOBS, "helpers.py": HELPERS}).start()
+    running.write("jobs.py", bad)
+    put(running, "restart", method="POST")
+    put(running, "rollback", {}, method="POST")
+    put(running, "jobs", {"job": "jobs:third"}, method="POST")
+    assert running.stop() == 0
+    (running.folder / "imported").unlink()
+    running.start()
+    assert not (running.folder / "imported").exists()
+    assert chain(running) == ["handle", "third"]
+    assert running.stop() == 0
+    shutil.rmtree(running.folder / ".mqworker/code")
+    running.start()
+    assert "the code that a rollback chose is gone" in running.event("configuration")["msg"]
+    assert running.stop() == 0
+    running.write("jobs.py", JOBS.replace("def third", "def other"))
+    running.start()
+    assert chain(running) == ["handle"]
+    assert [event for event in running.events() if "jobs that were set live are not in the code" in event["msg"]]
     assert running.stop() == 0

@@ -1,0 +1,100 @@
+"""The desired state of one stage, its generations, and which of its values are live.
+
+Pure; part of the desired state. Jobs, parameters and code together are a generation. A value that was changed live
+holds until the *configured* value of the same thing changes; then the configuration file wins (decisions 28). For the
+code, what the folder has is the configured value.
+"""
+
+from typing import Any
+
+import msgspec
+
+from mqworker.config.model import StageConfig
+from mqworker.control.chain import ChainLink
+from mqworker.ipc.messages import CodeCopy
+
+HISTORY = 20  # earlier generations kept for rollback
+
+
+class Version(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A generation: its jobs, parameters and code."""
+
+    generation: int
+    params: dict[str, Any]
+    of: int = 0  # see StageDesired
+    jobs: list[ChainLink] = []  # none, and no copy: it was stored by a version of mqworker that kept parameters only
+    copy: CodeCopy | None = None
+    params_of: int = 0
+
+
+class StageDesired(msgspec.Struct, frozen=True):
+    """The desired state of one stage."""
+
+    running: bool = True  # the tree exists
+    listening: bool = True
+    working: bool = True
+    consumers: int = 1
+    soft_limit: float = 0.0
+    hard_limit: float = 0.0
+    jobs: list[ChainLink] = []
+    params: dict[str, Any] = {}
+    generation: int = 1  # of jobs, params and code together
+    code: int = 1  # the generation with which jobs or code came: Consumers of an older one are replaced
+    copy: CodeCopy | None = None  # of the code; None: it is whatever the folder has
+    of: int = 0  # the generation that a rollback brought back; 0: it is a new one
+    params_of: int = 0  # the generation of which a rollback brought back the parameters alone; 0: they are new
+    history: tuple[Version, ...] = ()  # earlier generations that differ from the next, the newest last
+    folder: str = ""  # the digest of the code in the folder, as of the last start or reload
+    configured: dict[str, Any] = {}  # for each value changed live: the configured value (of the code: `folder`) then
+
+    @property
+    def version(self) -> Version:
+        """Return the present generation."""
+        return Version(self.generation, self.params, self.of, self.jobs, self.copy, self.params_of)
+
+    @property
+    def kept(self) -> tuple[Version, ...]:
+        """Return the history with the present generation, as it is kept when another one follows."""
+        return (*self.history, self.version)[-HISTORY:]
+
+
+def configured_values(stage: StageConfig) -> dict[str, Any]:
+    """Return what the configuration says of each value that can be changed live."""
+    return {
+        "consumers": stage.consumers,
+        "soft_limit": stage.time_limit.soft,
+        "hard_limit": stage.time_limit.hard,
+        "jobs": list(stage.jobs),
+        "params": stage.params,
+    }
+
+
+def set_live(stage: StageDesired, config: StageConfig, **values: Any) -> StageDesired:
+    """Set values, and remember what is configured for them now."""
+    if all(getattr(stage, key) == value for key, value in values.items()):
+        return stage
+    configured = configured_values(config)
+    live = stage.configured | {key: configured[key] for key in values}
+    return msgspec.structs.replace(stage, configured=live, **values)
+
+
+def without_live(stage: StageDesired, *keys: str) -> dict[str, Any]:
+    """Return `configured` without these keys: their values are the configured ones again."""
+    return {key: value for key, value in stage.configured.items() if key not in keys}
+
+
+def digest_of(copy: CodeCopy | None) -> str:
+    """Return the digest of a copy, "" for none."""
+    return "" if copy is None else copy.digest
+
+
+def differ(one: Version, other: Version) -> bool:
+    """Return whether two generations have other jobs, parameters or code; 1, 1.0 and true are different parameters."""
+    if (one.jobs, digest_of(one.copy)) != (other.jobs, digest_of(other.copy)):
+        return True
+    return not same(one.params, other.params)
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether parameters are the same to a job that receives them."""
+    return one == other and msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted")

@@ -1,0 +1,237 @@
+"""Changes that the user's code has to accept before they are stored: its code, its chain of jobs, its parameters.
+
+Runs on the Service's main loop; part of Operations. Owns the code checks in progress: for each stage one at a time, in
+the order in which they were asked for, and only a few may wait. Whoever asks waits for a while; the change goes on
+without them. Fails with ChangeRefused if the code does not accept it, else with ControlError.
+"""
+
+import asyncio
+import functools
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from mqworker.code_check.client import check_code
+from mqworker.config.load import Loaded
+from mqworker.control import desired_state, generations
+from mqworker.control.chain import Alter, ChainError, Edit, Remove, edited, enabled
+from mqworker.control.control import ChangeRefused, ControlError
+from mqworker.control.desired_state import Change, Document, GoBack, Reload, SetJobs, SetParams
+from mqworker.control.stage_desired import StageDesired
+from mqworker.ipc import logs
+from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
+from mqworker.jobs.params import merge_patch
+from mqworker.producer.staffing import START_DEADLINE
+
+WAITING = 4  # changes of a stage that may be in progress or wait for their turn
+
+log = logging.getLogger("mqworker.service.operations")
+
+
+class ChangesOwner(Protocol):
+    """Operations, as the checked changes know them."""
+
+    document: Document
+
+    def apply(self, asked: Change) -> int:
+        """Store a change and bring it about."""
+
+    def changeable(self, stage: str) -> StageDesired:
+        """Return a stage; raises ControlError if there is none, or if the service is ending."""
+
+
+class CheckedChanges:
+    """See the module head."""
+
+    def __init__(self, loaded: Loaded, on_log: Callable[[LogEvent], None], owner: ChangesOwner) -> None:
+        self._loaded = loaded
+        self._config = loaded.config
+        self._on_log = on_log
+        self._owner = owner
+        self._turns = {name: asyncio.Lock() for name in loaded.config.stages}
+        self._waiting: Counter[str] = Counter()  # stage -> changes in progress or waiting
+        self._tasks: set[asyncio.Task[int]] = set()
+        self._reloads: dict[str, asyncio.Task[int]] = {}  # that have not begun to look at the folder, by stage
+
+    async def reload(self, stage: str, params: dict[str, Any], patience: float) -> int:
+        """Take the code in the folder; whoever asks while a reload waits for its turn is answered by the same."""
+        task = self._begin(stage, self._reload(stage, params)) if params else self._begin_reload(stage)
+        return await self._answer(stage, task, patience, "not_reloaded")
+
+    async def go_back(self, stage: str, generation: int | None, patience: float) -> int:
+        """Go back to an earlier generation."""
+        return await self._answer(
+            stage, self._begin(stage, self._go_back(stage, generation)), patience, "not_rolled_back"
+        )
+
+    async def edit_jobs(
+        self, stage: str, edit: Edit, params: dict[str, Any], expected: tuple[str, ...] | None, patience: float
+    ) -> int:
+        """Change the chain, and parameters with it."""
+        change = self._edit_jobs(stage, edit, params, expected)
+        return await self._answer(stage, self._begin(stage, change), patience, "jobs_refused")
+
+    async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
+        """Merge a patch into the parameters."""
+        change = self._set_params(stage, lambda desired: SetParams(stage, merge_patch(desired.params, patch)))
+        return await self._answer(stage, self._begin(stage, change), patience, "params_refused")
+
+    async def rollback_params(self, stage: str, patience: float) -> int:
+        """Go back to earlier parameters."""
+
+        def back(_desired: StageDesired) -> SetParams:
+            asked = desired_state.rollback(self._owner.document, stage)
+            if asked is None:
+                raise ControlError("refused", f"stage {stage} has no earlier parameters")
+            return asked
+
+        return await self._answer(stage, self._begin(stage, self._set_params(stage, back)), patience, "params_refused")
+
+    def reload_all(self) -> None:
+        """Let every stage take the code in the folder; nobody waits for it."""
+        for name in self._turns:
+            try:
+                self._begin_reload(name).add_done_callback(functools.partial(_report_refused, "not_reloaded", name))
+            except ControlError as error:
+                logs.report(log, logging.ERROR, "not_reloaded", f"stage {name} is not reloaded: {error}")
+
+    # --- turns
+
+    def _begin_reload(self, stage: str) -> asyncio.Task[int]:
+        waiting = self._reloads.get(stage)
+        if waiting is None or waiting.done():
+            waiting = self._reloads[stage] = self._begin(stage, self._reload(stage, {}))
+        return waiting
+
+    def _begin(self, stage: str, change: Coroutine[Any, Any, int]) -> asyncio.Task[int]:
+        """Carry out a change of a stage when it is its turn."""
+        try:
+            self._admit(stage)
+        except ControlError:
+            change.close()
+            raise
+        self._waiting[stage] += 1
+        task = asyncio.create_task(self._in_turn(stage, change))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # the caller may have left
+        return task
+
+    def _admit(self, stage: str) -> None:
+        self._owner.changeable(stage)
+        if self._waiting[stage] >= WAITING:
+            what = f"{WAITING} changes of stage {stage} are being checked or wait for it: try again later"
+            raise ControlError("busy", what)
+
+    async def _in_turn(self, stage: str, change: Coroutine[Any, Any, int]) -> int:
+        try:
+            async with self._turns[stage]:
+                self._owner.changeable(stage)
+                return await change
+        finally:
+            self._waiting[stage] -= 1
+            change.close()
+
+    async def _answer(self, stage: str, task: asyncio.Task[int], patience: float, refused: str) -> int:
+        """Return a change's revision once the user's code has accepted it; the caller waits `patience` seconds.
+
+        `refused`: the event to log if it is refused after that.
+        """
+        done, _ = await asyncio.wait({task}, timeout=patience)
+        if done:
+            return task.result()
+        task.add_done_callback(functools.partial(_report_refused, refused, stage))
+        raise ControlError(
+            "deadline",
+            f"the code is still being checked after {patience:g} s; the change is stored if it accepts it, after those"
+            " that were asked for before, and the log says so",
+        )
+
+    # --- the changes
+
+    async def _reload(self, stage: str, patch: dict[str, Any]) -> int:
+        if not patch:
+            self._reloads.pop(stage, None)
+        desired = self._owner.changeable(stage)
+        params = merge_patch(desired.params, patch)
+        report = await self._check(stage, params, None, self._loaded.state_dir, enabled(desired.jobs))
+        return self._owner.apply(Reload(stage, report.copy, params))
+
+    async def _go_back(self, stage: str, generation: int | None) -> int:
+        desired = self._owner.changeable(stage)
+        version = generations.earlier(desired, generation)
+        if version is None:
+            wanted = "an earlier generation" if generation is None else f"generation {generation}"
+            known = ", ".join(str(each.generation) for each in desired.history if each.copy is not None and each.jobs)
+            there = f"it can go back to {known}" if known else "there is none that was kept as a whole"
+            raise ControlError("refused", f"stage {stage} cannot go back to {wanted}: {there}")
+        await self._check(stage, version.params, version.copy, self._loaded.state_dir, enabled(version.jobs))
+        return self._owner.apply(GoBack(stage, version))
+
+    async def _edit_jobs(self, stage: str, edit: Edit, patch: dict[str, Any], expected: tuple[str, ...] | None) -> int:
+        desired = self._owner.changeable(stage)
+        if expected is not None and str(desired.generation) not in expected:
+            now = ", ".join(f"{link.name} ({link.job}{'' if link.enabled else ', disabled'})" for link in desired.jobs)
+            seen = " or ".join(expected) or "another"
+            what = f"stage {stage} is at generation {desired.generation} by now, not at {seen}; its chain is: {now}"
+            raise ControlError("conflict", what)
+        try:
+            jobs = edited(desired.jobs, edit)
+        except ChainError as error:
+            if error.field == "name" and isinstance(edit, Alter | Remove):
+                raise ControlError("unknown_job", str(error)) from None
+            raise ChangeRefused([(error.field, str(error))], []) from None
+        params = merge_patch(desired.params, patch)
+        known = self._known_jobs(desired)
+        named = tuple(dict.fromkeys(link.job for link in jobs if link.job not in known))
+        state_dir = self._loaded.state_dir if desired.copy is not None else None
+        await self._check(stage, params, desired.copy, state_dir, enabled(jobs), named)
+        return self._owner.apply(SetJobs(stage, jobs, params))
+
+    def _known_jobs(self, desired: StageDesired) -> set[str]:
+        """Return the jobs that may be named in any case: the configuration or a generation of the stage names them."""
+        known = {job for each in self._config.stages.values() for job in each.jobs}
+        return known | {link.job for version in (desired.version, *desired.history) for link in version.jobs}
+
+    async def _set_params(self, stage: str, make: Callable[[StageDesired], SetParams]) -> int:
+        """Store parameters that the code of the stage's Consumers accepts, whatever the folder has by now."""
+        desired = self._owner.changeable(stage)
+        asked = make(desired)
+        state_dir = self._loaded.state_dir if desired.copy is not None else None
+        await self._check(stage, asked.params, desired.copy, state_dir, enabled(desired.jobs))
+        return self._owner.apply(asked)
+
+    async def _check(
+        self,
+        stage: str,
+        params: dict[str, Any],
+        copy: CodeCopy | None,
+        state_dir: Path | None,
+        jobs: Sequence[str],
+        named: tuple[str, ...] = (),
+    ) -> CodeReport:
+        """Return what the code check says; raises ChangeRefused if that is a problem.
+
+        `named`: jobs that are to be used because a caller named them.
+        """
+        report = await check_code(
+            *(stage, self._loaded.root, tuple(jobs), params, START_DEADLINE, self._on_log),
+            state_dir=state_dir,
+            copy=copy,
+            needed=desired_state.copies(self._owner.document),
+            named=named,
+            allowed=self._config.modules,
+        )
+        for warning in report.warnings:
+            logs.report(log, logging.WARNING, "user_code", warning)
+        if report.fields or report.problems:
+            raise ChangeRefused(report.fields, report.problems)
+        return report
+
+
+def _report_refused(event: str, stage: str, task: asyncio.Task[int]) -> None:
+    """Log why a change was not stored, when no caller waits any more; if it was stored, that is logged elsewhere."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logs.report(log, logging.WARNING, event, f"stage {stage} was not changed: {error}", stage_name=stage)

@@ -25,7 +25,7 @@ from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
 from mqworker.jobs.params import merge_patch
 from mqworker.producer.staffing import START_DEADLINE
 
-WAITING = 4  # changes of a stage that may be in progress or wait for their turn
+WAITING = 32  # changes of a stage that may be in progress or wait for their turn
 
 log = logging.getLogger("mqworker.service.operations")
 

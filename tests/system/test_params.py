@@ -349,7 +349,10 @@ def test_a_rollback_brings_the_code_back_and_keeps_it(service):
         running.start()
         assert next_code() == 333
         refused = running.cli("rollback", "999")
-        assert (refused.returncode, "cannot go back to generation 999: it can go back to" in refused.stderr) == (2, True)
+        assert (refused.returncode, "cannot go back to generation 999: it can go back to" in refused.stderr) == (
+            2,
+            True,
+        )
     assert running.stop() == 0
 
 

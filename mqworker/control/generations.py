@@ -27,7 +27,8 @@ class FoundCode(NamedTuple):
 
     folder: CodeCopy | None  # the copy of what the folder has; None: there is none, or it is not known
     chosen: bool = True  # the copy that a rollback chose is there
-    jobs: bool = True  # jobs that were set live can be loaded from the code that will run
+    jobs: bool = True  # the code that will run has the jobs that were set live
+    params: bool = True  # and accepts the parameters that were set live
 
 
 def begin(
@@ -48,9 +49,13 @@ def begin(
         if stage.of:
             keys += ["jobs", "params"]
             note += ", with the configured jobs and parameters"
-    if not found.jobs and "jobs" in stage.configured:
-        keys.append("jobs")
-        note = note or "jobs that were set live are not in the code: the configured jobs take their place"
+    for kept, key, words in (
+        (found.jobs, "jobs", "jobs that were set live are not in the code"),
+        (found.params, "params", "the code does not accept the parameters that were set live"),
+    ):
+        if not kept and key in stage.configured and key not in keys:
+            keys.append(key)
+            note += f"{'; ' if note else ''}{words}: what is configured takes their place"
     configured = configured_values(config)
     values = {"jobs": links(config.jobs), "params": configured["params"]}
     back = {key: values[key] for key in keys if key in values and key in stage.configured}

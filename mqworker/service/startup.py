@@ -7,15 +7,16 @@ Fails with StartError, one sentence with cause and fix.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from mqworker.code_check.client import check_code
 from mqworker.config.load import Loaded
 from mqworker.config.model import ControlConfig
-from mqworker.control import desired_state
+from mqworker.control import desired_state, generations
 from mqworker.control.chain import enabled
 from mqworker.control.desired_state import Document
 from mqworker.control.generations import FoundCode
+from mqworker.control.stage_desired import StageDesired
 from mqworker.control.store import Store
 from mqworker.exits import Exit
 from mqworker.http.server import HttpServer
@@ -102,29 +103,36 @@ class _StageCheck:
         self._needed = desired_state.copies(document)
 
     async def run(self) -> tuple[FoundCode, CodeReport]:
-        """Return what was found, and the report on the code that will run."""
-        stage, config = self._stage, self._loaded.config.stages[self._name]
-        pinned = stage.copy if "code" in stage.configured else None
-        if pinned is not None:
-            folder = (await self._ask((), None)).copy
-            chosen = pinned.path(self._loaded.state_dir).is_dir()
-            if chosen and (folder is None or folder.digest == stage.configured["code"]):
-                return FoundCode(folder), await self._ask(enabled(stage.jobs), pinned)
-            first = await self._ask(list(config.jobs) if stage.of else enabled(stage.jobs), folder)
+        """Return what was found, and the report on what will run."""
+        stage = self._stage
+        if "code" in stage.configured and stage.copy is not None:
+            folder = (await self._ask(stage, None, look=False)).copy
+            found = FoundCode(folder, chosen=stage.copy.path(self._loaded.state_dir).is_dir())
+            report = await self._ask_begun(found)
         else:
-            chosen = True
-            first = await self._ask(enabled(stage.jobs), None)
-            folder = first.copy
-        if first.problems and "jobs" in stage.configured and not first.died:
-            second = await self._ask(list(config.jobs), folder)
-            if not second.problems:
-                return FoundCode(folder, chosen, jobs=False), second
-        return FoundCode(folder, chosen), first
+            report = await self._ask(stage, None)
+            found = FoundCode(report.copy)
+        for without in (found._replace(params=False), found._replace(jobs=False, params=False)):
+            if report.died or not (report.problems or report.fields):
+                break
+            if self._begun(without) != self._begun(found):  # live values may be the reason
+                other = await self._ask_begun(without)
+                if not (other.problems or other.fields):
+                    return without, other
+        return found, report
 
-    async def _ask(self, jobs: Sequence[str], copy: CodeCopy | None) -> CodeReport:
-        """Check jobs of a copy; of the folder, which is copied, without one."""
+    def _begun(self, found: FoundCode) -> StageDesired:
+        return generations.begin(self._stage, None, self._loaded.config.stages[self._name], found)[0]
+
+    async def _ask_begun(self, found: FoundCode) -> CodeReport:
+        stage = self._begun(found)
+        return await self._ask(stage, stage.copy)
+
+    async def _ask(self, stage: StageDesired, copy: CodeCopy | None, *, look: bool = True) -> CodeReport:
+        """Check what this stage runs, from a copy; without one, from what the folder has, which is copied."""
         return await check_code(
-            *(self._name, self._loaded.root, tuple(jobs), self._stage.params, CHECK_DEADLINE, self._on_log),
+            *(self._name, self._loaded.root, tuple(enabled(stage.jobs)) if look else ()),
+            *(stage.params, CHECK_DEADLINE, self._on_log),
             state_dir=self._loaded.state_dir,
             copy=copy,
             needed=self._needed,

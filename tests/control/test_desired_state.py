@@ -266,7 +266,13 @@ def test_live_jobs_that_are_not_in_the_code_give_way_to_the_configured_ones():
     live = change(START, SetJobs("s", edited(START.stages["s"].jobs, Add("c:d")), {}), PLAIN)
     document, told = begin(live, PLAIN, found(B, jobs=False))
     assert (document.stages["s"].jobs, document.stages["s"].copy) == (links(["a:b"]), B)
-    assert told == ["stage s: jobs that were set live are not in the code: the configured jobs take their place"]
+    assert told == ["stage s: jobs that were set live are not in the code: what is configured takes their place"]
+    live = change(START, SetParams("s", {"gone": 1}), PLAIN)
+    document, told = begin(live, PLAIN, {"s": FoundCode(B, params=False), "t": FoundCode(A)})
+    assert (document.stages["s"].params, document.stages["s"].configured) == ({}, {})
+    assert told == [
+        "stage s: the code does not accept the parameters that were set live: what is configured takes their place"
+    ]
 
 
 def test_rollbacks_of_parameters_and_of_generations_do_not_hide_each_other():

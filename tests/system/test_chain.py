@@ -272,3 +272,23 @@ def test_a_start_takes_no_code_that_a_rollback_left_behind_and_no_job_that_is_go
     assert chain(running) == ["handle"]
     assert [event for event in running.events() if "jobs that were set live are not in the code" in event["msg"]]
     assert running.stop() == 0
+
+
+def test_live_parameters_that_new_code_does_not_accept_keep_no_service_from_starting(service):
+    """The configured ones take their place, and the log says so; so it is with what a rollback chose."""
+    code = "import msgspec\nclass Params(msgspec.Struct):\n    {0}: int = 0\ndef handle(body, params): return body\n"
+    running = service(config(consumers=1), {"jobs.py": code.format("old")}).start()
+    put(running, "params", {"old": 3}, method="PATCH")
+    assert running.stop() == 0
+    running.write("jobs.py", code.format("new"))
+    running.start()
+    assert running.stage("work")["desired"]["params"] == {}
+    assert "does not accept the parameters that were set live" in running.event("configuration")["msg"]
+    put(running, "rollback", {}, method="POST")
+    assert running.stage("work")["desired"]["params"] == {"old": 3}
+    assert running.stop() == 0
+    running.write("jobs.py", code.format("third"))
+    running.start()
+    assert running.stage("work")["desired"]["params"] == {}
+    assert [event for event in running.events() if "with the configured jobs and parameters" in event["msg"]]
+    assert running.stop() == 0

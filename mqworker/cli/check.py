@@ -68,7 +68,10 @@ def check(config: Path | None, as_json: bool, timeout: float) -> int:
 
 def _show(result: CheckResult) -> None:
     grade = click.style(f"{result.grade:4}", fg=STYLE[result.grade])
-    click.echo(f"{grade}  {result.what:14} {output.clean(result.message)}")
+    message, *more = result.message.splitlines() or [""]  # the user's traceback, if it is about the user's code
+    click.echo(f"{grade}  {result.what:14} {output.clean(message)}")
+    for line in more:
+        click.echo(f"{'':21}{output.clean(line)}")
     if result.fix:
         click.echo(f"{'':21}fix: {output.clean(result.fix)}")
 

@@ -6,8 +6,9 @@ from urllib.parse import quote
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import ServiceClient, VerbGroup, no_wait, stage_path, uses_service
+from mqworker.cli.options import Failed, ServiceClient, VerbGroup, no_wait, stage_path, uses_service
 from mqworker.cli.params import assignments
+from mqworker.exits import Exit
 
 CHANGE_TIMEOUT = 60.0  # seconds; the jobs are imported before they are used
 at = click.option("--at", type=click.IntRange(min=1), metavar="PLACE", help="Its place, counted from 1.")
@@ -22,7 +23,7 @@ def jobs() -> None:
 
     Each change is checked first: what cannot be imported is refused and changes nothing. It holds until the
     configuration names other jobs; `mqworker rollback` takes it back. Jobs are imported from the code that runs: after
-    an edit, `mqworker restart` first.
+    an edit, `mqworker restart` first. A parameter that only one job needs comes and goes with it, by --set.
     """
 
 
@@ -83,7 +84,7 @@ def remove(service: ServiceClient, name: str, params: tuple[str, ...], no_wait: 
     left = [link for link in chain["chain"] if link["name"] != name]
     if len(left) == len(chain["chain"]):
         known = ", ".join(link["name"] for link in left)
-        raise click.UsageError(f"There is no job {name!r} in the chain; there is {known}.")
+        raise Failed(Exit.USAGE, f"there is no job {output.clean(name)!r} in the chain; there is {known}")
     _change(service, stage, chain, "PUT", "/jobs", {"jobs": left}, params, no_wait=no_wait)
 
 
@@ -177,4 +178,5 @@ def _change(
         output.data(answer)
     else:
         how = "stored, not yet applied" if no_wait else "applied"
-        output.note(f"generation {answer['generation']}, {how}: {', '.join(answer['jobs'])}")
+        chain = [link["name"] if link["enabled"] else f"({link['name']})" for link in answer["chain"]]
+        output.note(f"generation {answer['generation']}, {how}: {', '.join(chain)}")

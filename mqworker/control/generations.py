@@ -48,7 +48,8 @@ def begin(
         note += ": the code in the folder takes its place"
         if stage.of:
             keys += ["jobs", "params"]
-            note += ", with the configured jobs and parameters"
+            gone = f"{', '.join(enabled(stage.jobs))} with {msgspec.json.encode(stage.params).decode()}"
+            note += f", with the configured jobs and parameters instead of {gone}"
     for kept, key, words in (
         (found.jobs, "jobs", "jobs that were set live are not in the code"),
         (found.params, "params", "the code does not accept the parameters that were set live"),

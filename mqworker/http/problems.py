@@ -80,7 +80,7 @@ def problem_of(error: Exception) -> Problem:
         case Problem():
             return error
         case ChangeRefused():
-            detail = "; ".join(error.problems) or "the parameters were refused"
+            detail = "; ".join(error.problems) or "the change was refused"
             return Problem(422, detail, fields=error.fields)
         case ControlError() if error.kind in KINDS:
             status = KINDS[error.kind]

@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from flask import Response, request
 
+from mqworker.config.model import JobSpec, Name
 from mqworker.control.control import Control, Snapshot, StageView
 from mqworker.control.desired_state import Change, SetLogLevel
 from mqworker.http.problems import Problem, retry_later
@@ -151,6 +152,11 @@ def requested_wait() -> float:
     return number("wait", 0.0, 0.0, WAIT_MAX)
 
 
+_FORMS = {  # what msgspec would tell by its pattern
+    repr(info.pattern): f"must be {info.title}" for form in (JobSpec, Name) for info in get_args(form)[1:]
+}
+
+
 def body(form: type[T]) -> T:
     """Return the JSON body as a `form`; raises a Problem: 400 when it is not JSON, 422 when it has another form."""
     data = request.get_data()
@@ -174,6 +180,8 @@ def _is_deep(value: Any, left: int) -> bool:
 def _split_error(text: str) -> tuple[str, str]:
     """Split one of msgspec's messages into (field, fault)."""
     reason, _, path = text.partition(" - at `$")
+    for pattern, words in _FORMS.items():
+        reason = words if pattern in reason else reason
     named = re.search(r"field `(.*)`", reason)
     field = ".".join(part for part in (path.rstrip("`").strip("."), named[1] if named else "") if part)
     return field, reason

@@ -40,7 +40,9 @@ _places: list[tuple[str, str]] = []  # (copy, folder) that is in use in this pro
 def use_copy(folder: Path, copy: Path) -> None:
     """Import what is below `folder` from `copy` from now on, in this process; raises FileNotFoundError without it."""
     if not copy.is_dir():
-        raise FileNotFoundError(f"the copy of the code in {folder} is gone ({copy}): `mqworker restart` makes another")
+        raise FileNotFoundError(
+            f"the copy of the code in {folder} is gone ({copy}): `mqworker restart` takes what is there now"
+        )
     folders = tuple(dict.fromkeys((os.path.abspath(folder), os.path.realpath(folder))))
     root = os.path.realpath(copy)
 

@@ -25,6 +25,7 @@ from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
 from mqworker.jobs.params import merge_patch
 from mqworker.producer.staffing import START_DEADLINE
 
+AFTER_AN_EDIT = "jobs are taken from the code that runs: after an edit, `mqworker restart` first"
 WAITING = 32  # changes of a stage that may be in progress or wait for their turn
 
 log = logging.getLogger("mqworker.service.operations")
@@ -162,11 +163,16 @@ class CheckedChanges:
     async def _go_back(self, stage: str, generation: int | None) -> int:
         desired = self._owner.changeable(stage)
         version = generations.earlier(desired, generation)
-        if version is None:
-            wanted = "an earlier generation" if generation is None else f"generation {generation}"
+        if version is None or version.copy is None:
+            wanted = (
+                f"to generation {generation}" if generation is not None else "further: it is at the first that is kept"
+            )
             known = ", ".join(str(each.generation) for each in desired.history if each.copy is not None and each.jobs)
-            there = f"it can go back to {known}" if known else "there is none that was kept as a whole"
-            raise ControlError("refused", f"stage {stage} cannot go back to {wanted}: {there}")
+            there = f"by its number it can go back to {known}" if known else "there is no earlier one"
+            raise ControlError("refused", f"stage {stage} cannot go back {wanted}; {there}")
+        if not version.copy.path(self._loaded.state_dir).is_dir():
+            what = f"the code of generation {version.generation} is gone from {self._loaded.state_dir}"
+            raise ControlError("refused", f"stage {stage} cannot go back: {what}")
         await self._check(stage, version.params, version.copy, self._loaded.state_dir, enabled(version.jobs))
         return self._owner.apply(GoBack(stage, version))
 
@@ -227,7 +233,8 @@ class CheckedChanges:
         for warning in report.warnings:
             logs.report(log, logging.WARNING, "user_code", warning)
         if report.fields or report.problems:
-            raise ChangeRefused(report.fields, report.problems)
+            hint = [AFTER_AN_EDIT] if named and report.problems else []
+            raise ChangeRefused(report.fields, report.problems + hint)
         return report
 
 

@@ -8,11 +8,13 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import msgspec
+
 from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.config.load import Loaded
 from mqworker.control import desired_state
 from mqworker.control.control import ControlError
-from mqworker.control.desired_state import Change, Document, SetLogLevel
+from mqworker.control.desired_state import Change, Document, GoBack, Reload, SetJobs, SetLogLevel, SetParams
 from mqworker.control.stage_desired import StageDesired
 from mqworker.control.store import Store
 from mqworker.ipc import logs
@@ -82,7 +84,7 @@ class Operations:
         if new != self.document:
             self._save(new)
             self.document = new
-            what = f"changed: {type(asked).__name__}"
+            what = f"changed: {type(asked).__name__}{_described(asked, new)}"
             stage = getattr(asked, "stage", None)
             logs.report(log, logging.INFO, "changed", what, revision=new.revision, stage_name=stage)
             self._owner.document_changed()
@@ -107,3 +109,21 @@ class Operations:
         except OSError as error:
             where = self._loaded.state_dir
             raise ControlError("storage", f"the state in {where} cannot be written: {error.strerror}") from None
+
+
+def _described(asked: Change, document: Document) -> str:
+    """Return what a change has brought, for the log."""
+    match asked:
+        case SetLogLevel():
+            return f", to {asked.level}"
+        case Reload() | GoBack() | SetJobs() | SetParams():
+            stage = document.stages[asked.stage]
+            chain = ", ".join(link.job if link.enabled else f"({link.job})" for link in stage.jobs)
+            params, code = (
+                msgspec.json.encode(stage.params).decode(),
+                stage.copy.digest[:12] if stage.copy else "as found",
+            )
+            of = f", as {stage.of} was" if stage.of else ""
+            return f", generation {stage.generation}{of}: jobs {chain}; parameters {params}; code {code}"
+        case _:
+            return f", to {', '.join(str(value) for value in msgspec.structs.astuple(asked)[1:])}"

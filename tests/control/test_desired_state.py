@@ -197,7 +197,7 @@ def test_what_a_rollback_chose_outlives_a_start_until_the_folder_changes():
     again, told = begin(again, PLAIN, found(C))
     assert again.stages["s"].copy == C
     words = "the code in the folder has changed: the code in the folder takes its place"
-    assert told == [f"stage s: {words}, with the configured jobs and parameters"]
+    assert told == [f"stage s: {words}, with the configured jobs and parameters instead of a:b with {{}}"]
     assert again.stages["s"].history[-1].copy == A
     reloaded = after(chosen, [reload(B)])
     assert begin(reloaded, PLAIN, found(B))[0].stages["s"].copy == B

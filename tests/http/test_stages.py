@@ -130,12 +130,14 @@ def test_the_chain_is_changed_job_by_job_or_as_a_whole(service):
     assert service.ask("PUT", path, whole).json["jobs"] == ["e:g", "e:g"]
     for method, where, payload, field in (
         ("POST", path, {"job": "no job"}, "job"),
+        ("POST", path, {"job": "a:b", "name": "a b"}, "name"),
         ("POST", path, {"job": "a:b", "at": 9}, "at"),
         ("POST", path, {"job": "a:b", "more": 1}, "more"),
         ("PUT", path, {"jobs": []}, "jobs"),
     ):
         answer = service.ask(method, where, payload)
         assert (answer.status, answer.json["fields"][0]["field"]) == (422, field), answer.json
+        assert "regex" not in answer.json["detail"]
 
 
 def test_parameters_may_change_with_the_chain(service):

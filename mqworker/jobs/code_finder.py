@@ -62,8 +62,10 @@ def use_copy(folder: Path, copy: Path) -> None:
 def _below(path: str, base: str, root: str, entry: str) -> FileFinder:
     """Return the finder for a folder below the one that was copied; also for one that is new: it has no code yet."""
     inside = os.path.relpath(path, base)
+    if inside == ".":  # it counts as the user's own, even if it is a virtual environment too
+        return _Finder(os.path.abspath(entry), root)
     above = [os.path.join(base, *inside.split("/")[: depth + 1]) for depth in range(inside.count("/") + 1)]
-    hidden = any(part.startswith(".") and part != "." for part in inside.split("/"))
+    hidden = any(part.startswith(".") for part in inside.split("/"))
     if hidden or any(os.path.exists(os.path.join(each, mark)) for each in above for mark in ENVIRONMENTS):
         raise ImportError("it is never copied")
     return _Finder(os.path.abspath(entry), os.path.normpath(os.path.join(root, inside)))

@@ -323,6 +323,17 @@ def test_a_folder_that_cannot_be_read_hides_no_package(app, tmp_path):
     assert "PermissionError" in done.stderr, "the folder cannot be read there"
 
 
+def test_a_folder_that_is_a_virtual_environment_itself_is_copied_and_used(tmp_path):
+    """`python -m venv .` beside the configuration: its own modules are the user's, what is installed is not."""
+    app = tmp_path / "app"
+    (app / "lib/python3/site-packages").mkdir(parents=True)
+    (app / "pyvenv.cfg").touch()
+    (app / "main.py").write_text("V = 1")
+    copy = tmp_path / "code" / copy_code(app, tmp_path / "code")
+    (app / "main.py").write_text("V = 2")
+    assert use(app, copy, "import main; print(main.V)").strip() == "1"
+
+
 def test_a_copy_that_is_gone_is_an_error(app, tmp_path):
     """Other code must not run in its place."""
     with pytest.raises(FileNotFoundError, match="is gone"):

@@ -277,7 +277,7 @@ def test_a_message_that_kills_the_tree_ends_alone_and_dead(traffic):
         _, second, *isolated = [note for note in notes if note.n == deadly]
         assert len(isolated) == 2
         for before, death in zip((second, isolated[0]), isolated, strict=True):
-            # Until the kernel has killed them, Consumers of the tree that dies may begin messages; new ones need longer.
+            # Consumers of the tree that dies may begin messages until they are killed; new ones need longer for it.
             old = {note.pid for note in notes if note.time <= before.time + 0.1}
             beside = {note.pid: note.sign for note in notes if note.time < death.time and note.pid not in old}
             assert "begin" not in beside.values(), "it runs alone"

@@ -22,7 +22,6 @@ from importlib.machinery import (
     SourceFileLoader,
     SourcelessFileLoader,
 )
-from importlib.readers import FileReader
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -125,8 +124,10 @@ class _SourceLoader(SourceFileLoader):
         super().__init__(fullname, copy)
         self._original = path
 
-    def get_resource_reader(self, name: str | None = None) -> FileReader:
+    def get_resource_reader(self, name: str | None = None) -> Any:
         """Read data from the folder: there is none in the copy."""
+        from importlib.resources.readers import FileReader  # noqa: PLC0415 - few ask for it, and each start would pay
+
         return FileReader(SourceFileLoader(name or self.name, self._original))
 
     def get_code(self, fullname: str) -> CodeType | None:

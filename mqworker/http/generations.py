@@ -71,7 +71,8 @@ def params(api: Api, stage: str) -> Any:
 
 
 def _old_params(version: Version) -> dict[str, Any]:
-    return {"generation": version.generation, "params": version.params} | ({"of": version.of} if version.of else {})
+    of = version.params_of or version.of
+    return {"generation": version.generation, "params": version.params} | ({"of": of} if of else {})
 
 
 def patch_params(api: Api, stage: str) -> Any:

@@ -109,6 +109,9 @@ def test_params(service):
     assert (bad.status, bad.json["fields"]) == (422, [{"field": "particles", "problem": "must be at least 1"}])
     assert service.ask("GET", f"{ALPHA}/params").json == told
     assert service.ask("POST", f"{ALPHA}/params/rollback").json["params"] == {"particles": 10}
+    service.ask("PATCH", f"{ALPHA}/params", {"particles": 4})
+    brought_back = service.ask("GET", f"{ALPHA}/params").json["history"][-1]
+    assert brought_back == {"generation": 3, "params": {"particles": 10}, "of": 1}
 
 
 def test_the_chain_is_changed_job_by_job_or_as_a_whole(service):

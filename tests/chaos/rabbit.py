@@ -74,6 +74,8 @@ class Publisher(threading.Thread):
         self._pending, self._count, self._room = {}, 0, 0
         channel.add_on_return_callback(lambda _c, _m, properties, _b: self._returned.add(properties.message_id))
         channel.confirm_delivery(self._answered)
+        if self._exchange:  # its owner declares it at each connect: a killed broker may have forgotten a young one
+            channel.exchange_declare(self._exchange, "topic", durable=True)
         self._look(connection, channel)
 
     def _look(self, connection: Any, channel: Any) -> None:

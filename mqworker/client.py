@@ -258,6 +258,8 @@ def _refusal(answer: Answer, address: Address) -> CallError:
 
 
 def _code(status: int, problem: Mapping[str, Any]) -> Exit:
+    if problem.get("kind") == "undone":
+        return Exit.CONFIG
     if status < 500:
         return Exit.USAGE
     if problem.get("kind") == "unavailable":

@@ -45,6 +45,10 @@ def list_(service: ServiceClient) -> None:
         for place, link in enumerate(answer["chain"], 1)
     ]
     output.table(("stage", "place", "name", "job", "", "generation"), rows)
+    for stage, answer in answers.items():
+        if "next" in answer:
+            ahead = answer["next"]
+            output.note(f"{output.clean(stage)}: generation {ahead['generation']} is being prepared: {_names(ahead)}")
 
 
 @jobs.command()
@@ -153,9 +157,14 @@ def _job(name: str) -> str:
 
 
 def _look(service: ServiceClient) -> tuple[str, dict[str, Any]]:
-    """Return the stage, and its chain as it is now."""
+    """Return the stage, and the chain that a change builds on: the one that is being prepared, or the one in use."""
     stage = service.one_stage()
-    return stage, service.client.get(stage_path(stage, "/jobs"))
+    answer = service.client.get(stage_path(stage, "/jobs"))
+    return stage, answer.get("next", answer)
+
+
+def _names(chain: dict[str, Any]) -> str:
+    return ", ".join(link["name"] if link["enabled"] else f"({link['name']})" for link in chain["chain"])
 
 
 def _change(
@@ -177,6 +186,8 @@ def _change(
     if service.as_json:
         output.data(answer)
     else:
-        how = "stored, not yet applied" if no_wait else "applied"
-        chain = [link["name"] if link["enabled"] else f"({link['name']})" for link in answer["chain"]]
-        output.note(f"generation {answer['generation']}, {how}: {', '.join(chain)}")
+        ahead = answer.get("next", answer)  # it may have been committed since
+        if answer["applied"]:
+            output.note(f"generation {answer['generation']}, applied: {_names(ahead)}")
+        else:
+            output.note(f"generation {ahead['generation']}, stored, not yet applied: {_names(ahead)}")

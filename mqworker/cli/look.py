@@ -9,7 +9,7 @@ from urllib.parse import quote
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import ServiceClient, Verb, uses_service
+from mqworker.cli.options import ServiceClient, Verb, progress, uses_service
 
 LINES = 20  # shown at first
 KEPT = 2000  # that the service has
@@ -67,6 +67,8 @@ def show(snapshot: dict[str, Any]) -> None:
     for name, view in snapshot["stages"].items():
         if view["problem"]:
             output.note(f"{name}: {output.clean(view['problem'])}")
+        if view["change"]:
+            output.note(f"{name}: {output.clean(progress(view['change']))}")
 
 
 def show_consumers(view: dict[str, Any]) -> None:

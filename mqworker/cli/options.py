@@ -139,7 +139,15 @@ class ServiceClient:
             if time.monotonic() > end:
                 raise Failed(Exit.NO_ANSWER, self._not_applied(answer["revision"], stage))
             time.sleep(POLL)
-            answer["applied"] = self.client.get(stage_path(stage))["applied"] >= answer["revision"]
+            view = self.client.get(stage_path(stage))
+            change = view["change"] or {"change": 0}
+            if "change" in answer and change["change"] == answer["change"]:
+                if change["state"] == "undone":
+                    raise Failed(Exit.CONFIG, output.clean(f"stage {stage}: {progress(change)}"))
+                if change["state"] == "preparing":
+                    continue
+            answer["applied"] = view["applied"] >= answer["revision"]
+            answer["generation"] = view["desired"]["generation"]
         return answer
 
     def _not_applied(self, revision: int, stage: str) -> str:
@@ -147,6 +155,19 @@ class ServiceClient:
         reason = f"stage {stage} is {view['state']}" + (f", {view['problem']}" if view.get("problem") else "")
         summary = f"the change is stored (revision {revision}) but was not applied within {self.timeout:g} s"
         return output.clean(f"{summary}: {reason}; `mqworker status` shows its progress")
+
+
+def progress(change: Mapping[str, Any]) -> str:
+    """Return in words how far a stage's last change of jobs or code is."""
+    generation = f"generation {change['generation']}"
+    match change["state"]:
+        case "undone":
+            return f"{generation} was undone {output.seconds(change['seconds'])} ago: {change['reason']}"
+        case "preparing":
+            how = f", {change['update']}" if change["update"] not in (None, "switch") else ""
+            return f"{generation} is being prepared: {change['ready']} of {change['wanted']} Consumers are ready{how}"
+        case _:
+            return f"{generation} is committed, and has not finished a message yet"
 
 
 def stage_path(stage: str, rest: str = "") -> str:

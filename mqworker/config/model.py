@@ -218,6 +218,18 @@ class StageConfig(_Base, frozen=True):
         BytesOrNone, about("Resident bytes above which a Consumer is replaced after its message in hand; 0: never.")
     ] = 0
     memory_limit: Annotated[BytesOrNone, about("`RLIMIT_AS` of a Consumer, in bytes; 0: none.")] = 0
+    update: Annotated[
+        Literal["switch", "rolling", "old-first"],
+        about(
+            "How Consumers with other jobs or code replace those at work: all at one moment; one by one; or one by one,"
+            " each old one leaving before its successor starts, for a port or a device that only one can hold."
+        ),
+    ] = "switch"
+    setup_deadline: Annotated[
+        float,
+        Meta(gt=0, le=86_400),
+        about("Seconds that a Consumer may take to import the code and for `setup`; also for the check of a change."),
+    ] = 600.0
     codec: Annotated[
         Literal["json", "msgpack", "text", "bytes"], about("For bodies without a content type, and for results.")
     ] = "json"

@@ -6,11 +6,9 @@ cannot be read counts as no limit.
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-MOUNTED = Path("/sys/fs/cgroup")
-OURS = Path("/proc/self/cgroup")
+from mqworker.config.control_groups import MOUNTED, OURS, control_groups, read
 
 
 def usable(mounted: Path = MOUNTED, ours: Path = OURS) -> int:
@@ -19,40 +17,18 @@ def usable(mounted: Path = MOUNTED, ours: Path = OURS) -> int:
     A container that may use one CPU of a machine with 64 sees all 64 in its affinity; only the quota of its control
     group knows. A part of a processor counts as a whole one.
     """
-    quotas = [quota for folder in _folders(mounted, ours) if (quota := _quota(folder)) > 0]
+    quotas = [quota for folder in control_groups("cpu", mounted, ours) if (quota := _quota(folder)) > 0]
     return max(1, min([len(os.sched_getaffinity(0)), *map(math.ceil, quotas)]))
-
-
-def _folders(mounted: Path, ours: Path) -> Iterator[Path]:
-    """Yield the folders of our control groups and of those around them, of both versions.
-
-    A container may see its own group as the top, under a path of the host that does not exist inside.
-    """
-    for line in _read(ours).split("\n"):
-        controllers, _, path = line.partition(":")[2].partition(":")
-        if not path or (controllers and "cpu" not in controllers.split(",")):
-            continue
-        tops = (mounted / controllers, mounted / "cpu") if controllers else (mounted, mounted / "unified")
-        for top in tops:
-            group = top / path.lstrip("/")
-            yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top))
 
 
 def _quota(folder: Path) -> float:
     """Return the processors that a group may use; 0: no limit."""
-    both = _read(folder / "cpu.max").split() or [
-        *_read(folder / "cpu.cfs_quota_us").split(),
-        *_read(folder / "cpu.cfs_period_us").split(),
+    both = read(folder / "cpu.max").split() or [
+        *read(folder / "cpu.cfs_quota_us").split(),
+        *read(folder / "cpu.cfs_period_us").split(),
     ]
     try:
         quota, period = map(int, both)
         return quota / period
     except (ValueError, ZeroDivisionError):  # "max", or nothing there
         return 0.0
-
-
-def _read(path: Path) -> str:
-    try:
-        return os.fsdecode(path.read_bytes())
-    except OSError:
-        return ""

@@ -76,10 +76,11 @@ class Consumer(Spawned):
             resource.setrlimit(resource.RLIMIT_AS, (spec.config.memory_limit,) * 2)
         try:
             root, copy = Path(spec.root), None
-            if birth.copy is not None:
-                root, copy = birth.copy.root(spec.root), birth.copy.path(spec.state_dir)
+            generation = birth.generation
+            if generation.copy is not None:
+                root, copy = generation.copy.root(spec.root), generation.copy.path(spec.state_dir)
                 use_copy(root, copy)
-            chain = Chain(load_chain(birth.jobs, root, copy), json.loads(birth.params), spec.stage, log)
+            chain = Chain(load_chain(generation.jobs, root, copy), json.loads(generation.params), spec.stage, log)
             chain.setup()
         except (SystemExit, KeyboardInterrupt):
             raise
@@ -87,7 +88,7 @@ class Consumer(Spawned):
             what = describe(error)
             self._send(Unfit(Failure("setup", what.type, what.message, what.traceback)))
             return
-        self._send(Hello(os.getpid(), birth.generation))
+        self._send(Hello(os.getpid(), generation.number))
         try:
             self._work(chain)
         finally:
@@ -100,7 +101,7 @@ class Consumer(Spawned):
         spec = self._spec
         slot = open_slot(Path(self._birth.register), self._birth.slot)
         worker = Worker(chain, spec.stage, spec.config, spec.broker, self._alarm)
-        worker.begin_generation(self._birth.generation)
+        worker.begin_generation(self._birth.generation.number)
         level = self._birth.log_level
         done = 0
         outbox = self._outbox

@@ -11,7 +11,7 @@ import concurrent.futures
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -68,6 +68,13 @@ class Snapshot(msgspec.Struct, frozen=True):
         return min((stage.applied for stage in self.stages.values()), default=self.document.revision)
 
 
+class Stored(NamedTuple):
+    """A change that is stored."""
+
+    revision: int
+    change: int = 0  # the code of the candidate that it has become, by which its end can be told; 0: it is in force
+
+
 class ControlError(Exception):
     """A request that cannot be carried out.
 
@@ -95,7 +102,7 @@ class Operator(Protocol):
     async def change(self, asked: Change) -> int:
         """Store a change; returns its revision. Raises ControlError."""
 
-    async def reload(self, stage: str, params: dict[str, Any], patience: float) -> int:
+    async def reload(self, stage: str, params: dict[str, Any], patience: float) -> Stored:
         """Check the code in the folder and replace all Consumers with new ones that run it; returns the revision.
 
         `params`: a merge patch of the parameters, which takes effect with it.
@@ -103,25 +110,25 @@ class Operator(Protocol):
         Raises ChangeRefused, ControlError; patience as for `patch_params`.
         """
 
-    async def go_back(self, stage: str, generation: int | None, patience: float) -> int:
+    async def go_back(self, stage: str, generation: int | None, patience: float) -> Stored:
         """Check an earlier generation and bring it back: the one with this number, or the one before; see `reload`."""
 
     async def edit_jobs(
         self, stage: str, edit: Edit, params: dict[str, Any], expected: tuple[str, ...] | None, patience: float
-    ) -> int:
+    ) -> Stored:
         """Change the chain, and parameters by a merge patch, if it is at one of these generations; as `reload`.
 
         Also raises ControlError("conflict") and ControlError("unknown_job").
         """
 
-    async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
+    async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> Stored:
         """Validate and store a merge patch; returns its revision. Raises ChangeRefused, ControlError.
 
         After `patience` seconds it raises ControlError("deadline"), but the change goes on, so that parameters can be
         changed even if the user's code takes minutes to import.
         """
 
-    async def rollback_params(self, stage: str, patience: float) -> int:
+    async def rollback_params(self, stage: str, patience: float) -> Stored:
         """Do the same with the previous parameters."""
 
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
@@ -181,25 +188,25 @@ class Control:
         """Store a change; returns the revision that contains it."""
         return self._run(lambda operator: operator.change(asked), STORE_DEADLINE)
 
-    def reload(self, stage: str, params: dict[str, Any], patience: float) -> int:
+    def reload(self, stage: str, params: dict[str, Any], patience: float) -> Stored:
         """Check the code in the folder (in a code check), and replace all Consumers with new ones that run it."""
         return self._run(lambda operator: operator.reload(stage, params, patience), patience)
 
-    def go_back(self, stage: str, generation: int | None, patience: float) -> int:
+    def go_back(self, stage: str, generation: int | None, patience: float) -> Stored:
         """Bring back an earlier generation."""
         return self._run(lambda operator: operator.go_back(stage, generation, patience), patience)
 
     def edit_jobs(
         self, stage: str, edit: Edit, params: dict[str, Any], expected: tuple[str, ...] | None, patience: float
-    ) -> int:
+    ) -> Stored:
         """Change the chain of jobs, and parameters with it, if it is at one of these generations (None: at any)."""
         return self._run(lambda operator: operator.edit_jobs(stage, edit, params, expected, patience), patience)
 
-    def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
+    def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> Stored:
         """Validate (in a code check) and store a merge patch of a stage's parameters."""
         return self._run(lambda operator: operator.patch_params(stage, patch, patience), patience)
 
-    def rollback_params(self, stage: str, patience: float) -> int:
+    def rollback_params(self, stage: str, patience: float) -> Stored:
         """Go back to the previous parameters."""
         return self._run(lambda operator: operator.rollback_params(stage, patience), patience)
 

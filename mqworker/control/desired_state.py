@@ -11,11 +11,14 @@ from typing import Any, Literal
 import msgspec
 
 from mqworker.config.model import Config, StageConfig
-from mqworker.control import generations
+from mqworker.control import generations, switch
 from mqworker.control.chain import ChainLink, links
 from mqworker.control.generations import FoundCode
 from mqworker.control.stage_desired import StageDesired, Version, configured_values, same, set_live
+from mqworker.control.switch import Previous
 from mqworker.ipc.messages import CodeCopy
+
+GONE = "was not committed before the service ended"
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -82,6 +85,29 @@ class SetParams(_Change, frozen=True):
 
     params: dict[str, Any]
     of: int = 0
+    candidates: dict[str, Any] | None = None  # those of the stage's candidate; None: it has none, or keeps its own
+
+
+class Commit(_Change, frozen=True):
+    """Put the candidate with this code in the place of the generation in use: its Consumers are set up."""
+
+    code: int
+
+
+class Undo(_Change, frozen=True):
+    """Give up the candidate with this code."""
+
+    code: int
+    reason: str
+    asked: bool = False  # an operator takes it back; else it cannot be set up
+
+
+class Revert(_Change, frozen=True):
+    """Go back from the generation with this code to the one of before its commit, whose Consumers are still there."""
+
+    code: int
+    previous: Previous
+    reason: str
 
 
 class SetLimits(_Change, frozen=True):
@@ -106,23 +132,29 @@ Change = (
     | GoBack
     | SetJobs
     | SetParams
+    | Commit
+    | Undo
+    | Revert
     | SetLimits
     | SetLogLevel
 )
 
 
 def begin(
-    old: Document | None, config: Config, found: Mapping[str, FoundCode] = MappingProxyType({})
+    old: Document | None, config: Config, found: Mapping[str, FoundCode] = MappingProxyType({}), now: float = 0.0
 ) -> tuple[Document, list[str]]:
     """Return the initial document, made from the stored one and the configuration, and what to report about it.
 
-    `found`: what is known of each stage's code; without it, the stored code stays.
+    `found`: what is known of each stage's code; without it, the stored code stays. `now`: wall clock.
     """
     old = old or Document(revision=0)
     notes: list[str] = []
     stages = {}
     for name, config_of_stage in config.stages.items():
         was = old.stages.get(name)
+        if was is not None and was.candidate is not None:
+            notes.append(f"stage {name}: generation {was.candidate.version.generation} {GONE}")
+            was = switch.taken_back(was, f"it {GONE}", now)
         stage = _begin_stage(was, name, config_of_stage, notes)
         if name in found:
             stage, note = generations.begin(stage, was, config_of_stage, found[name])
@@ -149,7 +181,7 @@ def _begin_stage(old: StageDesired | None, name: str, stage: StageConfig, notes:
             notes.append(
                 f"stage {name}: {key} in the configuration has changed and replaces the value that was set live"
             )
-    generation = old.generation + 1  # the code may have changed while nothing ran
+    generation = old.next_number  # the code may have changed while nothing ran
     kept = {key: old.configured[key] for key in (*live, "code") if key in old.configured}
     new = msgspec.structs.replace(old, generation=generation, code=generation, configured=kept, **now | live)
     if same(new.params, old.params) and new.jobs == (old.jobs or new.jobs):
@@ -157,33 +189,53 @@ def _begin_stage(old: StageDesired | None, name: str, stage: StageConfig, notes:
     return msgspec.structs.replace(new, history=old.kept, of=0, params_of=0)
 
 
-def change(document: Document, asked: Change, config: Config) -> Document:
-    """Apply one change; returns the same document if the change has no effect."""
+def change(document: Document, asked: Change, config: Config, now: float = 0.0) -> Document:
+    """Apply one change at this time (wall clock); returns the same document if the change has no effect."""
     if isinstance(asked, SetLogLevel):
         if asked.level == document.log_level:
             return document
         new = msgspec.structs.replace(document, log_level=asked.level, configured_log_level=config.service.log_level)
     else:
         stage = document.stages[asked.stage]
-        changed = _change_stage(stage, asked, config.stages[asked.stage])
+        changed = _change_stage(stage, asked, config.stages[asked.stage], now)
         new = msgspec.structs.replace(document, stages=document.stages | {asked.stage: changed})
     return document if new == document else msgspec.structs.replace(new, revision=document.revision + 1)
 
 
-def _change_stage(stage: StageDesired, asked: Change, config: StageConfig) -> StageDesired:
+def _change_stage(stage: StageDesired, asked: Change, config: StageConfig, now: float) -> StageDesired:
     match asked:
         case SetListening():
             return msgspec.structs.replace(stage, listening=asked.enabled)
         case SetWorking():
             return msgspec.structs.replace(stage, working=asked.enabled)
         case SetRunning():
-            return msgspec.structs.replace(stage, running=asked.enabled)
+            stays = stage if asked.enabled else switch.taken_back(stage, "the stage was stopped", now)
+            return msgspec.structs.replace(stays, running=asked.enabled)
         case SetConsumers():
             return set_live(stage, config, consumers=asked.count)
         case SetLimits():
             return set_live(stage, config, soft_limit=asked.soft, hard_limit=asked.hard)
         case _:
-            return _next_generation(stage, asked, config)
+            return _change_generation(stage, asked, config, now)
+
+
+def _change_generation(stage: StageDesired, asked: Change, config: StageConfig, now: float) -> StageDesired:
+    match asked:
+        case SetParams():
+            return switch.carried(stage, asked.params, asked.of, asked.candidates, config)
+        case Commit() | Undo() if stage.candidate is None or stage.candidate.code != asked.code:
+            return stage  # another change has taken its place
+        case Commit():
+            return switch.committed(stage)
+        case Undo():
+            end = switch.taken_back if asked.asked else switch.undone
+            return end(stage, asked.reason, now)
+        case Revert():
+            last = stage.code == asked.code
+            return switch.reverted(stage, asked.previous, asked.reason, now, config) if last else stage
+        case _:
+            ahead = switch.committed(stage)
+            return switch.stored(stage, ahead, _next_generation(ahead, asked, config), now)
 
 
 def _next_generation(stage: StageDesired, asked: Change, config: StageConfig) -> StageDesired:
@@ -194,15 +246,14 @@ def _next_generation(stage: StageDesired, asked: Change, config: StageConfig) ->
             return generations.gone_back(stage, asked.version, config)
         case SetJobs():
             return generations.with_jobs(stage, asked.jobs, asked.params, config)
-        case SetParams():
-            return generations.with_params(stage, asked.params, asked.of, config)
         case _:
             raise TypeError(type(asked))
 
 
 def copies(document: Document) -> list[CodeCopy]:
     """Return the copies of code that the stages use, or that they may go back to."""
-    versions = (version for stage in document.stages.values() for version in (stage.version, *stage.history))
+    versions = [version for stage in document.stages.values() for version in (stage.version, *stage.history)]
+    versions += [stage.candidate.version for stage in document.stages.values() if stage.candidate is not None]
     return [version.copy for version in versions if version.copy is not None]
 
 

@@ -21,6 +21,8 @@ from mqworker.control.stage_desired import (
 )
 from mqworker.ipc.messages import CodeCopy
 
+GENERATION = ("jobs", "params", "code")  # what makes a generation, as keys of StageDesired.configured
+
 
 class FoundCode(NamedTuple):
     """What a start has found out about a stage's code."""
@@ -71,7 +73,7 @@ def reloaded(
     stage: StageDesired, copy: CodeCopy | None, params: dict[str, object], config: StageConfig
 ) -> StageDesired:
     """Return the stage with new Consumers, which run this code, and the parameters that go with it."""
-    number = stage.generation + 1
+    number = stage.next_number
     changed = not same(params, stage.params)
     new = msgspec.structs.replace(
         set_live(stage, config, params=params) if changed else stage,
@@ -86,12 +88,17 @@ def reloaded(
     return msgspec.structs.replace(new, history=stage.kept, of=0, params_of=0 if changed else stage.params_of)
 
 
-def gone_back(stage: StageDesired, version: Version, config: StageConfig) -> StageDesired:
-    """Return the stage with the jobs, parameters and code of an earlier generation."""
-    if not differ(version, stage.version):
+def gone_back(stage: StageDesired, version: Version, config: StageConfig, code: int = 0) -> StageDesired:
+    """Return the stage with the jobs, parameters and code of an earlier generation.
+
+    `code`: the generation of which there are Consumers with those jobs and that code; 0: none that is known.
+    """
+    if not (code or differ(version, stage.version)):
         return stage
-    number = stage.generation + 1
-    same_build = (enabled(version.jobs), version.copy) == (enabled(stage.jobs), stage.copy)
+    number = stage.next_number
+    if not code:
+        alike = (enabled(version.jobs), version.copy) == (enabled(stage.jobs), stage.copy)
+        code = stage.code if alike else number
     configured = configured_values(config)
     live = {"jobs": configured["jobs"]} if version.jobs != links(config.jobs) else {}
     if not same(version.params, config.params):
@@ -104,11 +111,11 @@ def gone_back(stage: StageDesired, version: Version, config: StageConfig) -> Sta
         params=version.params,
         copy=version.copy,
         generation=number,
-        code=stage.code if same_build else number,
+        code=code,
         of=version.of or version.generation,
         params_of=0,
-        history=stage.kept,
-        configured=without_live(stage, "jobs", "params", "code") | live,
+        history=stage.kept if differ(version, stage.version) else stage.history,
+        configured=without_live(stage, *GENERATION) | live,
     )
 
 
@@ -121,7 +128,7 @@ def with_jobs(
     new = set_live(stage, config, jobs=jobs)
     if not same(params, stage.params):
         new = set_live(new, config, params=params)
-    number = stage.generation + 1
+    number = stage.next_number
     code = stage.code if enabled(jobs) == enabled(stage.jobs) else number
     return msgspec.structs.replace(new, generation=number, code=code, of=0, params_of=0, history=stage.kept)
 
@@ -131,7 +138,7 @@ def with_params(stage: StageDesired, params: dict[str, object], of: int, config:
     if same(params, stage.params):
         return stage
     configured = stage.configured | {"params": config.params}
-    number = stage.generation + 1
+    number = stage.next_number
     return msgspec.structs.replace(
         stage, params=params, configured=configured, generation=number, of=0, params_of=of, history=stage.kept
     )

@@ -14,6 +14,7 @@ from mqworker.control.chain import ChainLink
 from mqworker.ipc.messages import CodeCopy
 
 HISTORY = 20  # earlier generations kept for rollback
+UNDONE = 20  # changes that were undone that are kept to be shown
 
 
 class Version(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -25,6 +26,25 @@ class Version(msgspec.Struct, frozen=True, omit_defaults=True):
     jobs: list[ChainLink] = []  # none, and no copy: it was stored by a version of mqworker that kept parameters only
     copy: CodeCopy | None = None
     params_of: int = 0
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """The next generation while its first Consumers are set up: its commit puts it in the place of the present one."""
+
+    version: Version
+    code: int  # as StageDesired.code
+    folder: str  # as StageDesired.folder
+    live: dict[str, Any]  # which of jobs, params and code it makes live, as in StageDesired.configured
+
+
+class Undone(msgspec.Struct, frozen=True):
+    """A change that was stored and did not last."""
+
+    generation: int
+    code: int
+    reason: str
+    time: float  # wall clock
+    superseded: bool = False  # by a newer change, or taken back; else it failed
 
 
 class StageDesired(msgspec.Struct, frozen=True):
@@ -46,6 +66,16 @@ class StageDesired(msgspec.Struct, frozen=True):
     history: tuple[Version, ...] = ()  # earlier generations that differ from the next, the newest last
     folder: str = ""  # the digest of the code in the folder, as of the last start or reload
     configured: dict[str, Any] = {}  # for each value changed live: the configured value (of the code: `folder`) then
+    candidate: Candidate | None = None
+    undone: tuple[Undone, ...] = ()  # the newest last
+
+    @property
+    def next_number(self) -> int:
+        """Return the number of the next generation; none is given twice, so that results never seem to go back."""
+        used = [self.generation, *(each.generation for each in self.undone)]
+        if self.candidate is not None:
+            used.append(self.candidate.version.generation)
+        return max(used) + 1
 
     @property
     def version(self) -> Version:

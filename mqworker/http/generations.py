@@ -14,10 +14,14 @@ from flask import Response, request
 from msgspec import Meta
 
 from mqworker.control.chain import Add, Alter, ChainLink, Edit, Place, Remove, Replace, enabled
-from mqworker.control.stage_desired import StageDesired, Version
+from mqworker.control.control import Snapshot, StageView, Stored
+from mqworker.control.stage_desired import StageDesired, Undone, Version
+from mqworker.control.switch import committed
+from mqworker.http.problems import Problem
 from mqworker.http.routing import API, WAIT_MAX, Api, Route, body, json_response, requested_wait
 
 Patch = dict[str, Any]  # RFC 7396
+PROOF = 2.0  # seconds to wait for the first message that new code finishes
 
 
 class Restart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,25 +90,73 @@ def rollback_params(api: Api, stage: str) -> Any:
     return _changed_params(api, stage, lambda patience: api.control.rollback_params(stage, patience))
 
 
-def _changed_params(api: Api, stage: str, change: Callable[[float], int]) -> Any:
+def _changed_params(api: Api, stage: str, change: Callable[[float], Stored]) -> Any:
     answer, status, desired = _change_checked(api, stage, change)
     return answer | {"params": desired.params}, status
 
 
-def _change_checked(api: Api, stage: str, change: Callable[[float], int]) -> tuple[dict[str, Any], int, StageDesired]:
-    """Answer within `?wait=` once the change is checked and applied; without it, once it is checked and stored."""
+def _change_checked(
+    api: Api, stage: str, change: Callable[[float], Stored]
+) -> tuple[dict[str, Any], int, StageDesired]:
+    """Answer within `?wait=` once the change is checked and in force; without it, once it is checked and stored."""
     wait = requested_wait()
     api.stage(stage)
     end = time.monotonic() + wait
     with api.waiting() if wait else contextlib.nullcontext():
-        revision = change(wait or WAIT_MAX)
-        answer, status = api.stored(revision, stage, max(0.0, end - time.monotonic()))
+        stored = change(wait or WAIT_MAX)
+        left = max(0.0, end - time.monotonic())
+        if stored.change:
+            answer, status = _switched(api, stage, stored, left)
+        else:
+            answer, status = api.stored(stored.revision, stage, left)
     desired = api.stage(stage).desired
     return answer | {"generation": desired.generation}, status, desired
 
 
+def _switched(api: Api, stage: str, stored: Stored, wait: float) -> tuple[dict[str, Any], int]:
+    """Answer for a change that needs other Consumers, once it is committed; raises a Problem if it was undone.
+
+    If there are messages in hand, it also waits for a moment until the new code has finished one.
+    """
+    answer: dict[str, Any] = {"revision": stored.revision, "change": stored.change}
+    end = time.monotonic() + wait
+
+    def over(snapshot: Snapshot) -> bool:
+        candidate = snapshot.stages[stage].desired.candidate
+        return candidate is None or candidate.code != stored.change
+
+    def in_force(snapshot: Snapshot) -> bool:
+        view = snapshot.stages[stage]
+        return bool(_undone(view, stored)) or (view.applied >= revision and _proved(view, stored))
+
+    applied = api.wait_for(over, wait)
+    revision = api.snapshot().document.revision
+    if applied:
+        left = max(0.0, end - time.monotonic())
+        applied = api.wait_for(in_force, min(left, PROOF)) or api.wait_for(
+            lambda snapshot: snapshot.stages[stage].applied >= revision, max(0.0, left - PROOF)
+        )
+    view = api.stage(stage)
+    for undone in _undone(view, stored):
+        what = f"generation {undone.generation} was undone: {undone.reason}; it works on as generation"
+        raise Problem(409 if undone.superseded else 422, f"{what} {view.desired.generation}", kind="undone", **answer)
+    return answer | {"applied": applied}, 200 if wait and applied else 202
+
+
+def _undone(view: StageView, stored: Stored) -> list[Undone]:
+    return [undone for undone in view.desired.undone if undone.code == stored.change]
+
+
+def _proved(view: StageView, stored: Stored) -> bool:
+    """Whether new code has finished a message, or has none to finish."""
+    status = view.actual
+    if status is None or status.switch is None or status.switch.code != stored.change:
+        return True
+    return not (status.held or status.dispatched or status.switch.failed)
+
+
 def jobs(api: Api, stage: str) -> Any:
-    """Return the chain of jobs; the ETag is its generation."""
+    """Return the chain of jobs, and `next`, one that is being prepared; the ETag is what an edit builds on."""
     return _chain(api.stage(stage).desired, {}, 200)
 
 
@@ -141,10 +193,18 @@ def _edit(api: Api, stage: str, edit: Edit, params: Patch) -> Response:
 
 
 def _chain(desired: StageDesired, more: dict[str, Any], status: int) -> Response:
-    document = {"jobs": enabled(desired.jobs), "chain": [_link(link) for link in desired.jobs]}
-    response = json_response(document | {"generation": desired.generation} | more, status)
-    response.headers["ETag"] = f'"{desired.generation}"'
+    document = _jobs(desired)
+    ahead = committed(desired)
+    if desired.candidate is not None:
+        document["next"] = _jobs(ahead)
+    response = json_response(document | more, status)
+    response.headers["ETag"] = f'"{ahead.generation}"'
     return response
+
+
+def _jobs(desired: StageDesired) -> dict[str, Any]:
+    chain = [_link(link) for link in desired.jobs]
+    return {"jobs": enabled(desired.jobs), "chain": chain, "generation": desired.generation}
 
 
 def _link(link: ChainLink) -> dict[str, Any]:

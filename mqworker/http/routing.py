@@ -105,14 +105,15 @@ class Api:
 
     def stored(self, revision: int, stage: str, wait: float = 0.0) -> tuple[dict[str, Any], int]:
         """Answer for a stored revision: 200 if its stage has applied it within `wait` seconds, else 202."""
-        applied = self._is_applied(revision, stage, wait)
+        applied = self.wait_for(lambda snapshot: snapshot.stages[stage].applied >= revision, wait)
         return {"revision": revision, "applied": applied}, 200 if wait and applied else 202
 
-    def _is_applied(self, revision: int, stage: str, wait: float) -> bool:
+    def wait_for(self, until: Callable[[Snapshot], bool], wait: float) -> bool:
+        """Wait up to `wait` seconds for a snapshot that fits, while the client waits; returns whether it came."""
         gone, end = client_gone(), time.monotonic() + wait
         while True:
             left = end - time.monotonic()
-            found = self.control.wait(lambda snapshot: snapshot.stages[stage].applied >= revision, min(left, LOOK))
+            found = self.control.wait(until, min(left, LOOK))
             if found is not None or left <= LOOK or self.stopping.is_set() or gone():
                 return found is not None
 

@@ -16,7 +16,7 @@ from mqworker.control.control import StageView
 from mqworker.control.desired_state import SetConsumers, SetLimits, SetListening, SetRunning
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body, flag
-from mqworker.ipc.messages import ConsumerStatus, StageStatus
+from mqworker.ipc.messages import ConsumerStatus, StageStatus, SwitchState
 
 
 class Enabled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,7 +58,41 @@ def describe(view: StageView, now: float) -> dict[str, Any]:
             "params": desired.params,
             "live": sorted(desired.configured),
         },
+        "change": _change(view),
         "actual": None if view.actual is None else _actual(view.actual, now),
+    }
+
+
+def _change(view: StageView) -> dict[str, Any] | None:
+    """Return how far the last change of jobs or code is, until it is proved; or why it was undone."""
+    desired, candidate = view.desired, view.desired.candidate
+    switch = view.actual.switch if view.actual is not None else None
+    last = desired.undone[-1] if desired.undone else None
+    if candidate is not None:
+        number, code, state = candidate.version.generation, candidate.code, "preparing"
+    elif switch is not None and switch.code == desired.code:
+        number, code, state = desired.generation, desired.code, "committed"
+    elif last is not None and last.code > desired.code:
+        ago = round(time.time() - last.time, 3)
+        return {
+            "generation": last.generation,
+            "change": last.code,
+            "state": "undone",
+            "reason": last.reason,
+            "seconds": ago,
+        }
+    else:
+        return None
+    if switch is None or switch.code != code:
+        switch = SwitchState(0, code, "")
+    return {
+        "generation": number,
+        "change": code,
+        "state": state,
+        "reason": switch.failed or None,
+        "update": switch.update or None,
+        "ready": switch.ready,
+        "wanted": switch.wanted,
     }
 
 

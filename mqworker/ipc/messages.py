@@ -78,17 +78,24 @@ class CodeCopy(msgspec.Struct, frozen=True):
         return Path(state_dir) / CODE / self.digest
 
 
+class Generation(msgspec.Struct, frozen=True):
+    """Jobs, code and parameters of a stage together."""
+
+    number: int
+    code: int  # the generation with which jobs or code came: its Consumers can be those of this one
+    jobs: list[str]
+    copy: CodeCopy | None  # None: whatever is in the folder
+    params: bytes  # JSON object
+
+
 class Desired(_Record, frozen=True, tag="desired"):
     """The desired state of a stage from now on; the Producer brings it about and reports the applied revision."""
 
     revision: int
     listening: bool
     consumers: int  # 0 while working is switched off
-    generation: int  # version of params and code together
-    code: int  # Consumers started with an older generation have other jobs or code and are replaced
-    jobs: list[str]
-    copy: CodeCopy | None  # the code of this generation; None: whatever is in the folder
-    params: bytes  # JSON object
+    generation: Generation
+    candidate: Generation | None  # the next one: its Consumers are set up, and get no message before it is committed
     soft_limit: float  # seconds for one message, 0: none
     hard_limit: float
     log_level: int
@@ -112,7 +119,7 @@ class ConsumerStatus(_Record, frozen=True):
 
     slot: int
     pid: int
-    state: str  # starting | idle | busy | leaving
+    state: str  # starting | idle | busy | spare (set up, and gets no message: before a switch or after it) | leaving
     generation: int  # applied
     code: int  # the generation whose code it imported
     done: int  # messages finished
@@ -160,6 +167,17 @@ def _exchanges(names: tuple[str, ...]) -> str:
     return f"exchange{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
 
 
+class SwitchState(msgspec.Struct, frozen=True):
+    """How far the Consumers of a candidate are; or of a generation that has not finished a message since its commit."""
+
+    revision: int  # of the Desired that it is about
+    code: int
+    update: str  # switch | rolling | old-first: as it is done
+    ready: int = 0  # Consumers that are set up
+    wanted: int = 0  # how many must be, until it is committed; 0: it is committed
+    failed: str = ""  # why it has to be undone
+
+
 class StageStatus(_Record, frozen=True, tag="status"):
     """A Producer's report on its stage, sent at least once a second: also its heartbeat."""
 
@@ -167,7 +185,8 @@ class StageStatus(_Record, frozen=True, tag="status"):
     pid: int
     state: str  # starting | running | draining
     revision: int  # the last one that was fully applied; see Desired
-    generation: int  # the oldest that any Consumer has applied
+    generation: int  # the oldest that any Consumer at work has applied
+    switch: SwitchState | None  # of the last change of jobs or code, until its code has finished a message
     link: LinkState
     listening: bool  # whether it should consume now, with every reason to hold back considered
     problem: str  # one sentence, or ""
@@ -206,10 +225,7 @@ class Birth(_Record, frozen=True, tag="birth"):
 
     slot: int
     register: str  # the path of the in-hand register
-    generation: int
-    jobs: list[str]
-    copy: CodeCopy | None
-    params: bytes  # JSON object
+    generation: Generation
     log_level: int
 
 

@@ -71,9 +71,12 @@ class Dispatch:
     # --- orders
 
     def want(self, desired: Desired) -> None:
-        """Use these parameters and this number of Consumers from now on."""
+        """Use these Consumers and parameters from now on; what others have not begun is taken back from them."""
         self._desired = desired
-        self.fleet.want(desired)
+        self.fleet.want(desired, time.monotonic())
+        for lane in self.fleet.busy():
+            if not self.fleet.at_work(lane):
+                self._take_back(lane)
 
     def quiet(self) -> None:
         """Stop dispatching, take back what no Consumer has begun, and let each Consumer leave when it is done."""
@@ -119,9 +122,12 @@ class Dispatch:
         """Charge the message that its Consumer was working on, dispatch its other messages again, replace it."""
         now = time.monotonic()
         seq, began = lane.in_hand()
+        entry = self._ledger.entry(seq)
+        known_killer = entry is not None and entry.isolation is not Isolation.NONE
+        if seq and not known_killer and not self._draining and self.fleet.fails(lane, death, now):
+            seq = 0  # the stage goes back to the code of before, which computes this message
         charged = self._ledger.lane_died(lane.number, seq)
-        known = charged is not None and charged.isolation is not Isolation.NONE
-        self.fleet.died(lane, death, now, attributed=known)
+        self.fleet.died(lane, death, now, attributed=charged is not None and known_killer)
         self._report_end(lane, death)
         if charged is not None:
             if charged.key:
@@ -187,13 +193,16 @@ class Dispatch:
         for entry in entries:
             self.wait_time.observe(now - entry.received)
         items = [Item(e.seq, e.properties, e.body, e.redelivered, e.exchange, e.routing_key) for e in entries]
-        params = desired.params if self._behind(lane) else None
-        generation = desired.generation if lane.code_generation >= desired.code else lane.sent
+        params = desired.generation.params if self._behind(lane) else None
+        generation = desired.generation.number if lane.code == desired.generation.code else lane.sent
+        if entries:
+            self.fleet.fed(lane, now)
         lane.feed(Chunk(lane.chunk, generation, params, desired.soft_limit, desired.log_level, items))
 
     def _behind(self, lane: Lane) -> bool:
         """Whether a lane needs the present parameters; one that will be replaced keeps those of its own generation."""
-        return lane.sent < self._desired.generation and lane.code_generation >= self._desired.code
+        generation = self._desired.generation
+        return lane.sent < generation.number and lane.code == generation.code
 
     def _observe_quarantine(self, now: float) -> May:
         """Return what may begin now; also ends the isolation of a suspect that has outlived its window."""

@@ -4,13 +4,18 @@ Lives in the Producer, on its loop; nothing else starts Consumers. Owns the lane
 time. If a Consumer cannot be started (no processes, descriptors or memory), its start is tried again later.
 """
 
+import logging
 from collections.abc import Iterator
 
 from mqworker.consumer.register import InHandRegister
-from mqworker.ipc.messages import Birth, Desired, StageSpec
+from mqworker.ipc import logs
+from mqworker.ipc.messages import Birth, Desired, Generation, StageSpec, SwitchState
 from mqworker.ipc.spawn import Death
 from mqworker.producer.lane import Lane, LaneOwner
-from mqworker.producer.staffing import ConsumerFacts, Kill, Retire, Staffing, Start
+from mqworker.producer.room import room_for
+from mqworker.producer.staffing import OVERDUE, ConsumerFacts, Kill, Retire, Staffing, Start, Update, Wanted
+
+log = logging.getLogger("mqworker.fleet")
 
 
 class Fleet:
@@ -22,41 +27,67 @@ class Fleet:
         self._desired = desired
         self._register = register
         self._owner = owner
-        self._staffing = Staffing()
+        self._staffing = Staffing(spec.config.setup_deadline)
+        self._generations: dict[int, Generation] = {}  # by the code that a Consumer may be started with
         self._leaving: set[int] = set()  # lanes that get no more work
         self._last_number = 0
 
     # --- what is wanted
 
-    def want(self, desired: Desired) -> None:
-        """Converge to the number of Consumers and the code of `desired`."""
+    def want(self, desired: Desired, now: float) -> None:
+        """Converge to the number of Consumers and the code of `desired`, and set up its candidate."""
+        candidate, before = desired.candidate, self._staffing.wanted
         self._desired = desired
-        self._staffing.want(desired.consumers, desired.code)
+        self._generations = {each.code: each for each in (desired.generation, candidate) if each is not None}
+        update = before.update
+        if candidate is not None and candidate.code != before.candidate:
+            update = self._update(max(1, desired.consumers))
+        code, number = (candidate.code, candidate.number) if candidate is not None else (0, 0)
+        self._staffing.want(Wanted(desired.consumers, desired.generation.code, code, number, update), now)
+
+    def _update(self, count: int) -> Update:
+        """Return how the Consumers are to be replaced: as configured, unless there is no room for a second set."""
+        configured = self._spec.config.update
+        if configured != "switch":
+            return configured
+        why = room_for(count, [lane.pid for lane in self.lanes.values()])
+        if why:
+            logs.report(log, logging.WARNING, "update", f"the Consumers are replaced one by one: {why}")
+        return "rolling" if why else "switch"
 
     def reconcile(self, now: float) -> None:
         """Start and retire Consumers, as far as that is possible now."""
         can_start = True
         for action in self._staffing.decide(self._facts(), now):
             match action:
-                case Start(slot):
-                    can_start = can_start and self._start(slot, now)
+                case Start(slot, code):
+                    can_start = can_start and self._start(slot, code, now)
                 case Retire(lane):
                     self._retire(self.lanes[lane])
                 case Kill(lane, reason):
                     self.lanes[lane].kill(reason)
 
     def as_wanted(self) -> bool:
-        """Whether number, code and parameters are as wanted."""
-        generation = self._desired.generation
+        """Whether number, code and parameters of the Consumers at work are as wanted."""
+        wanted = self._desired.generation
         return self._staffing.as_wanted(self._facts()) and all(
-            lane.generation >= generation for lane in self.lanes.values()
+            lane.generation >= wanted.number for lane in self.lanes.values() if lane.code == wanted.code
         )
 
     # --- what there is
 
     def idle(self) -> Iterator[Lane]:
         """Lanes that can be fed now."""
-        return (lane for lane in self.lanes.values() if lane.state == "idle" and lane.number not in self._leaving)
+        at_work = self._staffing.at_work
+        return (
+            lane
+            for lane in self.lanes.values()
+            if lane.state == "idle" and lane.number not in self._leaving and lane.code in at_work
+        )
+
+    def at_work(self, lane: Lane) -> bool:
+        """Whether its Consumer may get messages, once it is set up."""
+        return lane.code in self._staffing.at_work
 
     def busy(self) -> list[Lane]:
         """Lanes with a chunk."""
@@ -64,7 +95,7 @@ class Fleet:
 
     def working(self) -> int:
         """How many Consumers share the work."""
-        return sum(lane.state in ("idle", "busy") for lane in self.lanes.values())
+        return sum(lane.state in ("idle", "busy") and self.at_work(lane) for lane in self.lanes.values())
 
     @property
     def crash_loop(self) -> bool:
@@ -76,7 +107,32 @@ class Fleet:
         """Why the last Consumer could not be set up or started; empty if there is no problem."""
         return self._staffing.problem
 
+    @property
+    def switch(self) -> SwitchState | None:
+        """How far the last change of jobs or code is; None once its code has finished a message."""
+        staffing, wanted = self._staffing, self._staffing.wanted
+        if not (wanted.candidate or staffing.on_trial):
+            return None
+        ready = sum(lane.state == "idle" and lane.code == wanted.candidate for lane in self.lanes.values())
+        return SwitchState(
+            revision=self._desired.revision,
+            code=wanted.candidate or wanted.code,
+            update=wanted.update,
+            ready=ready,
+            wanted=staffing.candidates_wanted,
+            failed=staffing.failed,
+        )
+
     # --- what dispatch passes on
+
+    def fed(self, lane: Lane, now: float) -> None:
+        """A lane gets messages."""
+        self._staffing.fed(lane.code, now)
+
+    def fails(self, lane: Lane, death: Death, now: float) -> bool:
+        """Return whether a Consumer died of a message because its code is new, and has finished none."""
+        why = f"a Consumer {death} before the new code had finished a message"
+        return not lane.kill_reason and self._staffing.fails(lane.code, why, now)
 
     def idled(self, lane: Lane) -> None:
         """Let an idle lane leave, if it must leave."""
@@ -85,7 +141,7 @@ class Fleet:
 
     def prospered(self, lane: Lane) -> None:
         """A Consumer has finished messages."""
-        self._staffing.prospered(lane.slot, lane.code_generation)
+        self._staffing.prospered(lane.slot, lane.code)
 
     def died(self, lane: Lane, death: Death, now: float, *, attributed: bool) -> None:
         """Remove a dead lane; `attributed`: it died of a message that had killed before."""
@@ -97,13 +153,21 @@ class Fleet:
         if lane.unfit is not None:
             problem = f"Consumers cannot be set up: {lane.unfit.failure.type}: {lane.unfit.failure.message}"
         elif not lane.done:
-            problem = f"Consumers end before their first message: {death}"
+            why = f" ({lane.kill_reason})" if lane.kill_reason else ""
+            problem = f"Consumers end before their first message: {death}{why}"
         if not wanted:
-            self._staffing.died(lane.slot, now, fruitful=lane.done > 0, problem=problem, attributed=attributed)
+            unfit = lane.unfit is not None or lane.kill_reason.startswith(OVERDUE)
+            self._staffing.died(
+                *(lane.slot, lane.code, now),
+                fruitful=lane.done > 0,
+                problem=problem,
+                attributed=attributed,
+                unfit=unfit,
+            )
 
     def retire_all(self) -> None:
         """Retire all Consumers; busy ones finish first."""
-        self._staffing.want(0, self._desired.code)
+        self._staffing.want(Wanted(0, self._desired.generation.code), 0.0)
         for lane in list(self.lanes.values()):
             self._retire(lane)
 
@@ -122,24 +186,20 @@ class Fleet:
                 lane.slot,
                 lane.state,
                 lane.since,
-                lane.code_generation,
+                lane.code,
                 bool(lane.replace_reason),
                 lane.number in self._leaving,
             )
             for lane in self.lanes.values()
         ]
 
-    def _start(self, slot: int, now: float) -> bool:
-        desired = self._desired
+    def _start(self, slot: int, code: int, now: float) -> bool:
         self._last_number += 1
-        birth = Birth(
-            *(slot, str(self._register.path), desired.generation, desired.jobs, desired.copy),
-            *(desired.params, desired.log_level),
-        )
+        birth = Birth(slot, str(self._register.path), self._generations[code], self._desired.log_level)
         try:
             lane = Lane(self._last_number, self._spec, birth, self._register.slot(slot), self._owner)
         except OSError as error:
-            self._staffing.start_failed(slot, now, error.strerror or str(error))
+            self._staffing.start_failed(slot, code, now, error.strerror or str(error))
             return False
         self.lanes[lane.number] = lane
         return True

@@ -53,9 +53,9 @@ class Lane:
         self.number = number
         self.slot = birth.slot
         self.in_hand_slot = slot
-        self.code_generation = birth.generation  # the generation whose code it imported
-        self.generation = birth.generation  # applied, as the Consumer reported it
-        self.sent = birth.generation  # the newest generation that was sent down
+        self.code = birth.generation.code  # the generation whose code it imported
+        self.generation = birth.generation.number  # applied, as the Consumer reported it
+        self.sent = birth.generation.number  # the newest generation that was sent down
         self.state = "starting"
         self.since = time.monotonic()  # when the state began
         self.done = 0

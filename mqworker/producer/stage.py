@@ -94,7 +94,7 @@ class Stage:
             return
         self.desired = desired
         logs.set_level(desired.log_level)
-        self.settlement.generation = desired.generation
+        self.settlement.generation = desired.generation.number
         self.dispatch.want(desired)
         self.reconcile(time.monotonic())
         self.ask_turn()

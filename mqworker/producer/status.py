@@ -36,7 +36,10 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
         pid=os.getpid(),
         state="draining" if stage.draining else "starting" if starting else "running",
         revision=stage.applied_revision,
-        generation=min((lane.generation for lane in lanes), default=stage.desired.generation),
+        generation=min(
+            (lane.generation for lane in lanes if fleet.at_work(lane)), default=stage.desired.generation.number
+        ),
+        switch=None if stage.draining else fleet.switch,
         link=link.state,
         listening=intake.prefetch > 0,
         problem=intake.problem or fleet.problem or link.state.problem or _too_large(stage),
@@ -79,9 +82,9 @@ def _consumer(stage: Stage, lane: Lane, now: float) -> ConsumerStatus:
     return ConsumerStatus(
         slot=lane.slot,
         pid=lane.pid,
-        state=lane.state,
+        state="spare" if lane.state == "idle" and not stage.dispatch.fleet.at_work(lane) else lane.state,
         generation=lane.generation,
-        code=lane.code_generation,
+        code=lane.code,
         done=lane.done,
         message_since=since if seq else 0.0,
         message_id=message_id,

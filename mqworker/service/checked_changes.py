@@ -13,17 +13,19 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from mqworker.code_check.client import check_code
 from mqworker.config.load import Loaded
 from mqworker.control import desired_state, generations
 from mqworker.control.chain import Alter, ChainError, Edit, Remove, edited, enabled
-from mqworker.control.control import ChangeRefused, ControlError
-from mqworker.control.desired_state import Change, Document, GoBack, Reload, SetJobs, SetParams
-from mqworker.control.stage_desired import StageDesired
+from mqworker.control.control import ChangeRefused, ControlError, Stored
+from mqworker.control.desired_state import Change, Document, GoBack, Reload, SetJobs, SetParams, Undo
+from mqworker.control.stage_desired import StageDesired, Version
+from mqworker.control.switch import committed
 from mqworker.ipc import logs
 from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
 from mqworker.jobs.params import merge_patch
-from mqworker.producer.staffing import START_DEADLINE
 
 AFTER_AN_EDIT = "jobs are taken from the code that runs: after an edit, `mqworker restart` first"
 WAITING = 32  # changes of a stage that may be in progress or wait for their turn
@@ -53,15 +55,15 @@ class CheckedChanges:
         self._owner = owner
         self._turns = {name: asyncio.Lock() for name in loaded.config.stages}
         self._waiting: Counter[str] = Counter()  # stage -> changes in progress or waiting
-        self._tasks: set[asyncio.Task[int]] = set()
-        self._reloads: dict[str, asyncio.Task[int]] = {}  # that have not begun to look at the folder, by stage
+        self._tasks: set[asyncio.Task[Stored]] = set()
+        self._reloads: dict[str, asyncio.Task[Stored]] = {}  # that have not begun to look at the folder, by stage
 
-    async def reload(self, stage: str, params: dict[str, Any], patience: float) -> int:
+    async def reload(self, stage: str, params: dict[str, Any], patience: float) -> Stored:
         """Take the code in the folder; whoever asks while a reload waits for its turn is answered by the same."""
         task = self._begin(stage, self._reload(stage, params)) if params else self._begin_reload(stage)
         return await self._answer(stage, task, patience, "not_reloaded")
 
-    async def go_back(self, stage: str, generation: int | None, patience: float) -> int:
+    async def go_back(self, stage: str, generation: int | None, patience: float) -> Stored:
         """Go back to an earlier generation."""
         return await self._answer(
             stage, self._begin(stage, self._go_back(stage, generation)), patience, "not_rolled_back"
@@ -69,20 +71,20 @@ class CheckedChanges:
 
     async def edit_jobs(
         self, stage: str, edit: Edit, params: dict[str, Any], expected: tuple[str, ...] | None, patience: float
-    ) -> int:
+    ) -> Stored:
         """Change the chain, and parameters with it."""
         change = self._edit_jobs(stage, edit, params, expected)
         return await self._answer(stage, self._begin(stage, change), patience, "jobs_refused")
 
-    async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
+    async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> Stored:
         """Merge a patch into the parameters."""
-        change = self._set_params(stage, lambda desired: SetParams(stage, merge_patch(desired.params, patch)))
+        change = self._set_params(stage, lambda _desired, params: SetParams(stage, merge_patch(params, patch)))
         return await self._answer(stage, self._begin(stage, change), patience, "params_refused")
 
-    async def rollback_params(self, stage: str, patience: float) -> int:
+    async def rollback_params(self, stage: str, patience: float) -> Stored:
         """Go back to earlier parameters."""
 
-        def back(_desired: StageDesired) -> SetParams:
+        def back(_desired: StageDesired, _params: dict[str, Any]) -> SetParams:
             asked = desired_state.rollback(self._owner.document, stage)
             if asked is None:
                 raise ControlError("refused", f"stage {stage} has no earlier parameters")
@@ -100,13 +102,13 @@ class CheckedChanges:
 
     # --- turns
 
-    def _begin_reload(self, stage: str) -> asyncio.Task[int]:
+    def _begin_reload(self, stage: str) -> asyncio.Task[Stored]:
         waiting = self._reloads.get(stage)
         if waiting is None or waiting.done():
             waiting = self._reloads[stage] = self._begin(stage, self._reload(stage, {}))
         return waiting
 
-    def _begin(self, stage: str, change: Coroutine[Any, Any, int]) -> asyncio.Task[int]:
+    def _begin(self, stage: str, change: Coroutine[Any, Any, Stored]) -> asyncio.Task[Stored]:
         """Carry out a change of a stage when it is its turn."""
         try:
             self._admit(stage)
@@ -126,7 +128,7 @@ class CheckedChanges:
             what = f"{WAITING} changes of stage {stage} are being checked or wait for it: try again later"
             raise ControlError("busy", what)
 
-    async def _in_turn(self, stage: str, change: Coroutine[Any, Any, int]) -> int:
+    async def _in_turn(self, stage: str, change: Coroutine[Any, Any, Stored]) -> Stored:
         try:
             async with self._turns[stage]:
                 self._owner.changeable(stage)
@@ -135,8 +137,8 @@ class CheckedChanges:
             self._waiting[stage] -= 1
             change.close()
 
-    async def _answer(self, stage: str, task: asyncio.Task[int], patience: float, refused: str) -> int:
-        """Return a change's revision once the user's code has accepted it; the caller waits `patience` seconds.
+    async def _answer(self, stage: str, task: asyncio.Task[Stored], patience: float, refused: str) -> Stored:
+        """Return a change once the user's code has accepted it; the caller waits `patience` seconds.
 
         `refused`: the event to log if it is refused after that.
         """
@@ -152,16 +154,42 @@ class CheckedChanges:
 
     # --- the changes
 
-    async def _reload(self, stage: str, patch: dict[str, Any]) -> int:
+    async def _apply_checked(self, stage: str, check: Callable[[StageDesired], Coroutine[Any, Any, Change]]) -> Stored:
+        """Apply what a check returns; if the stage has changed meanwhile, check again."""
+        while True:
+            desired = self._owner.changeable(stage)
+            asked = await check(desired)
+            if _basis(self._owner.changeable(stage)) == _basis(desired):
+                revision = self._owner.apply(asked)
+                candidate = self._owner.document.stages[stage].candidate
+                switches = candidate is not None and not isinstance(asked, SetParams)
+                return Stored(revision, candidate.code if candidate is not None and switches else 0)
+
+    async def _reload(self, stage: str, patch: dict[str, Any]) -> Stored:
         if not patch:
             self._reloads.pop(stage, None)
-        desired = self._owner.changeable(stage)
-        params = merge_patch(desired.params, patch)
-        report = await self._check(stage, params, None, self._loaded.state_dir, enabled(desired.jobs))
-        return self._owner.apply(Reload(stage, report.copy, params))
 
-    async def _go_back(self, stage: str, generation: int | None) -> int:
-        desired = self._owner.changeable(stage)
+        async def check(desired: StageDesired) -> Change:
+            ahead = committed(desired)
+            params = merge_patch(ahead.params, patch)
+            report = await self._check(stage, params, None, self._loaded.state_dir, enabled(ahead.jobs))
+            return Reload(stage, report.copy, params)
+
+        return await self._apply_checked(stage, check)
+
+    async def _go_back(self, stage: str, generation: int | None) -> Stored:
+        async def check(desired: StageDesired) -> Change:
+            candidate = desired.candidate
+            if candidate is not None and generation in (None, desired.generation):
+                return Undo(stage, candidate.code, "a rollback took it back", asked=True)
+            version = self._earlier(stage, desired, generation)
+            await self._check(stage, version.params, version.copy, self._loaded.state_dir, enabled(version.jobs))
+            return GoBack(stage, version)
+
+        return await self._apply_checked(stage, check)
+
+    def _earlier(self, stage: str, desired: StageDesired, generation: int | None) -> Version:
+        """Return the generation to go back to; raises ControlError."""
         version = generations.earlier(desired, generation)
         if version is None or version.copy is None:
             wanted = (
@@ -173,41 +201,60 @@ class CheckedChanges:
         if not version.copy.path(self._loaded.state_dir).is_dir():
             what = f"the code of generation {version.generation} is gone from {self._loaded.state_dir}"
             raise ControlError("refused", f"stage {stage} cannot go back: {what}")
-        await self._check(stage, version.params, version.copy, self._loaded.state_dir, enabled(version.jobs))
-        return self._owner.apply(GoBack(stage, version))
+        return version
 
-    async def _edit_jobs(self, stage: str, edit: Edit, patch: dict[str, Any], expected: tuple[str, ...] | None) -> int:
-        desired = self._owner.changeable(stage)
-        if expected is not None and str(desired.generation) not in expected:
-            now = ", ".join(f"{link.name} ({link.job}{'' if link.enabled else ', disabled'})" for link in desired.jobs)
-            seen = " or ".join(expected) or "another"
-            what = f"stage {stage} is at generation {desired.generation} by now, not at {seen}; its chain is: {now}"
-            raise ControlError("conflict", what)
-        try:
-            jobs = edited(desired.jobs, edit)
-        except ChainError as error:
-            if error.field == "name" and isinstance(edit, Alter | Remove):
-                raise ControlError("unknown_job", str(error)) from None
-            raise ChangeRefused([(error.field, str(error))], []) from None
-        params = merge_patch(desired.params, patch)
-        known = self._known_jobs(desired)
-        named = tuple(dict.fromkeys(link.job for link in jobs if link.job not in known))
-        state_dir = self._loaded.state_dir if desired.copy is not None else None
-        await self._check(stage, params, desired.copy, state_dir, enabled(jobs), named)
-        return self._owner.apply(SetJobs(stage, jobs, params))
+    async def _edit_jobs(
+        self, stage: str, edit: Edit, patch: dict[str, Any], expected: tuple[str, ...] | None
+    ) -> Stored:
+        async def check(desired: StageDesired) -> Change:
+            ahead = committed(desired)
+            _refuse_unseen(stage, ahead, expected)
+            try:
+                jobs = edited(ahead.jobs, edit)
+            except ChainError as error:
+                if error.field == "name" and isinstance(edit, Alter | Remove):
+                    raise ControlError("unknown_job", str(error)) from None
+                raise ChangeRefused([(error.field, str(error))], []) from None
+            params = merge_patch(ahead.params, patch)
+            known = self._known_jobs(ahead)
+            named = tuple(dict.fromkeys(link.job for link in jobs if link.job not in known))
+            await self._check(stage, params, ahead.copy, self._folder_of(ahead.copy), enabled(jobs), named)
+            return SetJobs(stage, jobs, params)
+
+        return await self._apply_checked(stage, check)
 
     def _known_jobs(self, desired: StageDesired) -> set[str]:
         """Return the jobs that may be named in any case: the configuration or a generation of the stage names them."""
         known = {job for each in self._config.stages.values() for job in each.jobs}
         return known | {link.job for version in (desired.version, *desired.history) for link in version.jobs}
 
-    async def _set_params(self, stage: str, make: Callable[[StageDesired], SetParams]) -> int:
-        """Store parameters that the code of the stage's Consumers accepts, whatever the folder has by now."""
-        desired = self._owner.changeable(stage)
-        asked = make(desired)
-        state_dir = self._loaded.state_dir if desired.copy is not None else None
-        await self._check(stage, asked.params, desired.copy, state_dir, enabled(desired.jobs))
-        return self._owner.apply(asked)
+    async def _set_params(self, stage: str, make: Callable[[StageDesired, dict[str, Any]], SetParams]) -> Stored:
+        """Store parameters that the code of the stage's Consumers accepts, whatever the folder has by now.
+
+        A change of jobs or code that is in progress has to accept them too: they go into it.
+        """
+
+        async def check(desired: StageDesired) -> Change:
+            asked = make(desired, desired.params)
+            await self._check(
+                *(stage, asked.params, desired.copy, self._folder_of(desired.copy), enabled(desired.jobs))
+            )
+            if desired.candidate is None:
+                return asked
+            version = desired.candidate.version
+            params = make(desired, version.params).params
+            try:
+                await self._check(stage, params, version.copy, self._folder_of(version.copy), enabled(version.jobs))
+            except ChangeRefused as error:
+                what = f"the change to generation {version.generation}, which is in progress, does not accept it"
+                raise ChangeRefused(error.fields, [*error.problems, what]) from None
+            return msgspec.structs.replace(asked, candidates=params)
+
+        return await self._apply_checked(stage, check)
+
+    def _folder_of(self, copy: CodeCopy | None) -> Path | None:
+        """Return where a copy of code is; None: there is none, the code is in the folder itself."""
+        return None if copy is None else self._loaded.state_dir
 
     async def _check(
         self,
@@ -222,8 +269,9 @@ class CheckedChanges:
 
         `named`: jobs that are to be used because a caller named them.
         """
+        deadline = self._config.stages[stage].setup_deadline
         report = await check_code(
-            *(stage, self._loaded.root, tuple(jobs), params, START_DEADLINE, self._on_log),
+            *(stage, self._loaded.root, tuple(jobs), params, deadline, self._on_log),
             state_dir=state_dir,
             copy=copy,
             needed=desired_state.copies(self._owner.document),
@@ -238,7 +286,22 @@ class CheckedChanges:
         return report
 
 
-def _report_refused(event: str, stage: str, task: asyncio.Task[int]) -> None:
+def _basis(stage: StageDesired) -> tuple[int, int]:
+    """Return what a check of a change depends on: the stage's generation, and that of its candidate."""
+    return stage.generation, stage.candidate.version.generation if stage.candidate is not None else 0
+
+
+def _refuse_unseen(stage: str, ahead: StageDesired, expected: tuple[str, ...] | None) -> None:
+    """Raise ControlError if a caller has seen another generation than the one that the edit would build on."""
+    if expected is None or str(ahead.generation) in expected:
+        return
+    now = ", ".join(f"{link.name} ({link.job}{'' if link.enabled else ', disabled'})" for link in ahead.jobs)
+    seen = " or ".join(expected) or "another"
+    what = f"stage {stage} is at generation {ahead.generation} by now, not at {seen}; its chain is: {now}"
+    raise ControlError("conflict", what)
+
+
+def _report_refused(event: str, stage: str, task: asyncio.Task[Stored]) -> None:
     """Log why a change was not stored, when no caller waits any more; if it was stored, that is logged elsewhere."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logs.report(log, logging.WARNING, event, f"stage {stage} was not changed: {error}", stage_name=stage)

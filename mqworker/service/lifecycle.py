@@ -125,6 +125,8 @@ class Lifecycle:
     def died(self, death: Death, now: float) -> list[Action]:
         """Note that the process is gone, and everything that it sent was read."""
         self.alive = False
+        if not self.ended and self._desired is not None:  # a candidate does not outlive the Producer that set it up
+            self._desired = msgspec.structs.replace(self._desired, candidate=None)
         if self.ended:
             self._last_problem = ""
         else:
@@ -147,6 +149,11 @@ class Lifecycle:
     def given_up(self) -> bool:
         """Whether too many Producers in a row have died without achieving anything."""
         return self.budget.exhausted
+
+    @property
+    def told(self) -> int:
+        """The revision of the last desired state that the Producer was sent; 0 if it is stopping, or there is none."""
+        return self._desired.revision if self.alive and self._until is None and self._desired is not None else 0
 
     @property
     def applied(self) -> int:

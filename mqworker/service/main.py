@@ -165,6 +165,8 @@ class Service:
             if now >= due:
                 due = now + BEAT
                 self._beat()
+            for end in self._stages.due():
+                self._operations.end_switch(end)
             self._publish()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), due - now)

@@ -5,6 +5,7 @@ a change before it carries it out or answers. Fails with ControlError and Change
 """
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -14,12 +15,25 @@ from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.config.load import Loaded
 from mqworker.control import desired_state
 from mqworker.control.control import ControlError
-from mqworker.control.desired_state import Change, Document, GoBack, Reload, SetJobs, SetLogLevel, SetParams
-from mqworker.control.stage_desired import StageDesired
+from mqworker.control.desired_state import (
+    Change,
+    Commit,
+    Document,
+    GoBack,
+    Reload,
+    Revert,
+    SetJobs,
+    SetLogLevel,
+    SetParams,
+    Undo,
+)
+from mqworker.control.stage_desired import StageDesired, Version
 from mqworker.control.store import Store
 from mqworker.ipc import logs
 from mqworker.ipc.messages import LogEvent
 from mqworker.service.checked_changes import CheckedChanges
+
+TRY_AGAIN = 1.0  # seconds until the end of a change that could not be stored is tried again
 
 log = logging.getLogger("mqworker.service.operations")
 
@@ -48,6 +62,7 @@ class Operations:
     ) -> None:
         self.document = document
         self.ending = False  # no change is taken any more
+        self._try_again = 0.0  # CLOCK_MONOTONIC
         self._loaded = loaded
         self._config = loaded.config
         self._store = store
@@ -80,15 +95,25 @@ class Operations:
             self._refuse_at_the_end()
         else:
             self.changeable(asked.stage)
-        new = desired_state.change(self.document, asked, self._config)
+        new = desired_state.change(self.document, asked, self._config, time.time())
         if new != self.document:
             self._save(new)
             self.document = new
-            what = f"changed: {type(asked).__name__}{_described(asked, new)}"
-            stage = getattr(asked, "stage", None)
-            logs.report(log, logging.INFO, "changed", what, revision=new.revision, stage_name=stage)
+            _report(asked, new)
             self._owner.document_changed()
         return new.revision
+
+    def end_switch(self, asked: Commit | Undo | Revert) -> None:
+        """Store how a change of jobs or code ends; what cannot be stored now is asked for again, and tried again."""
+        now = time.monotonic()
+        if self.ending or now < self._try_again:
+            return
+        try:
+            self.apply(asked)
+        except ControlError as error:
+            self._try_again = now + TRY_AGAIN
+            what = f"stage {asked.stage}: the end of a change cannot be stored, and is tried again: {error}"
+            logs.report(log, logging.ERROR, "not_stored", what, stage_name=asked.stage)
 
     def changeable(self, stage: str) -> StageDesired:
         """Return a stage; raises ControlError if there is none, or if the service is ending."""
@@ -111,19 +136,41 @@ class Operations:
             raise ControlError("storage", f"the state in {where} cannot be written: {error.strerror}") from None
 
 
-def _described(asked: Change, document: Document) -> str:
-    """Return what a change has brought, for the log."""
+def _report(asked: Change, document: Document) -> None:
+    """Log a change that was stored."""
     match asked:
         case SetLogLevel():
-            return f", to {asked.level}"
+            logs.report(log, logging.INFO, "changed", f"changed: SetLogLevel, to {asked.level}")
+            return
+        case Commit():
+            level, event, what = (
+                logging.INFO,
+                "committed",
+                f"committed{_generation(document.stages[asked.stage].version)}",
+            )
+        case Undo():
+            level, event = logging.INFO if asked.asked else logging.WARNING, "undone"
+            what = f"a change was undone{_generation(document.stages[asked.stage].version)} stays: {asked.reason}"
+        case Revert():
+            level, event = logging.WARNING, "undone"
+            what = f"the last change was undone{_generation(document.stages[asked.stage].version)}: {asked.reason}"
         case Reload() | GoBack() | SetJobs() | SetParams():
             stage = document.stages[asked.stage]
-            chain = ", ".join(link.job if link.enabled else f"({link.job})" for link in stage.jobs)
-            params, code = (
-                msgspec.json.encode(stage.params).decode(),
-                stage.copy.digest[:12] if stage.copy else "as found",
-            )
-            of = f", as {stage.of} was" if stage.of else ""
-            return f", generation {stage.generation}{of}: jobs {chain}; parameters {params}; code {code}"
+            level, event = logging.INFO, "changed"
+            what = f"changed: {type(asked).__name__}{_generation(stage.version)}"
+            if stage.candidate is not None:
+                what = f"changed: {type(asked).__name__}, to be prepared{_generation(stage.candidate.version)}"
         case _:
-            return f", to {', '.join(str(value) for value in msgspec.structs.astuple(asked)[1:])}"
+            values = ", ".join(str(value) for value in msgspec.structs.astuple(asked)[1:])
+            level, event, what = logging.INFO, "changed", f"changed: {type(asked).__name__}, to {values}"
+    what = f"stage {asked.stage}: {what}" if event != "changed" else what
+    logs.report(log, level, event, what, revision=document.revision, stage_name=asked.stage)
+
+
+def _generation(version: Version) -> str:
+    """Return what a generation is, for the log."""
+    chain = ", ".join(link.job if link.enabled else f"({link.job})" for link in version.jobs)
+    params = msgspec.json.encode(version.params).decode()
+    code = version.copy.digest[:12] if version.copy else "as found"
+    of = f", as {version.of} was" if version.of else ""
+    return f", generation {version.generation}{of}: jobs {chain}; parameters {params}; code {code}"

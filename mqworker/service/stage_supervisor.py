@@ -16,13 +16,26 @@ import msgspec
 
 from mqworker.control.chain import enabled
 from mqworker.control.control import StageView
-from mqworker.control.desired_state import Document
+from mqworker.control.desired_state import Commit, Document, Revert, Undo
+from mqworker.control.stage_desired import Version
 from mqworker.ipc import logs
 from mqworker.ipc.child import Child
-from mqworker.ipc.messages import Desired, Drain, DumpStacks, Ended, LogEvent, Order, Report, StageSpec, StageStatus
+from mqworker.ipc.messages import (
+    Desired,
+    Drain,
+    DumpStacks,
+    Ended,
+    Generation,
+    LogEvent,
+    Order,
+    Report,
+    StageSpec,
+    StageStatus,
+)
 from mqworker.ipc.spawn import Death
 from mqworker.producer.process import Producer
 from mqworker.service.lifecycle import Action, KillProducer, Lifecycle, SendDesired, StartProducer, StopProducer
+from mqworker.service.switch_follower import SwitchFollower
 
 _reports = msgspec.msgpack.Decoder(Report)
 
@@ -37,6 +50,7 @@ class StageSupervisor:
     ) -> None:
         self.name = spec.stage
         self.life = Lifecycle(spec.drain_deadline)
+        self.switch = SwitchFollower(spec.stage)
         self._spec = spec
         self._on_change = on_change
         self._on_log = on_log
@@ -50,6 +64,7 @@ class StageSupervisor:
     def want(self, document: Document, *, paused: bool) -> None:
         """Bring about the state of the stage in this document."""
         self._document = document
+        self.switch.want(document.stages[self.name], time.monotonic())
         running = document.stages[self.name].running
         self._do(self.life.want(_desired(document, self.name, paused=paused), time.monotonic(), running=running))
 
@@ -64,6 +79,11 @@ class StageSupervisor:
     def dump_stacks(self) -> None:
         """Order the tree to write its stacks to the log."""
         self._send(DumpStacks())
+
+    def due(self) -> Commit | Undo | Revert | None:
+        """Return how the change in progress has to end, if that is known."""
+        life = self.life
+        return self.switch.due(life.status, life.told)
 
     # --- what is
 
@@ -143,6 +163,8 @@ class StageSupervisor:
         self._child = None
         self._cancel_kill()
         orderly = self.life.ended
+        if not orderly:
+            self.switch.producer_died(f"the Producer {death}{why}", time.monotonic())
         actions = self.life.died(death, time.monotonic())
         if not orderly:
             what = f"the Producer of {self.name} {death}{why}; its unsettled messages go back to the broker"
@@ -153,16 +175,19 @@ class StageSupervisor:
 
 def _desired(document: Document, name: str, *, paused: bool) -> Desired:
     stage = document.stages[name]
+    candidate = stage.candidate
     return Desired(
         revision=document.revision,
         listening=stage.listening and not paused,
         consumers=stage.consumers if stage.working else 0,
-        generation=stage.generation,
-        code=stage.code,
-        jobs=enabled(stage.jobs),
-        copy=stage.copy,
-        params=msgspec.json.encode(stage.params),
+        generation=_generation(stage.version, stage.code),
+        candidate=None if candidate is None else _generation(candidate.version, candidate.code),
         soft_limit=stage.soft_limit,
         hard_limit=stage.hard_limit,
         log_level=logs.LEVELS[document.log_level],
     )
+
+
+def _generation(version: Version, code: int) -> Generation:
+    params = msgspec.json.encode(version.params)
+    return Generation(version.generation, code, enabled(version.jobs), version.copy, params)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from mqworker.config.load import Loaded
 from mqworker.config.stop_budget import StopBudget
 from mqworker.control.control import StageView
-from mqworker.control.desired_state import Document
+from mqworker.control.desired_state import Commit, Document, Revert, Undo
 from mqworker.ipc.messages import LogEvent, StageSpec
 from mqworker.service.stage_supervisor import StageSupervisor
 
@@ -35,6 +35,10 @@ class Stages:
         """Do everything that is due; called every half second."""
         for supervisor in self._supervisors:
             supervisor.beat()
+
+    def due(self) -> list[Commit | Undo | Revert]:
+        """Return how changes that are in progress have to end, as far as that is known."""
+        return [end for supervisor in self._supervisors if (end := supervisor.due()) is not None]
 
     def end(self, until: float) -> None:
         """Drain for good, until `until` at most (CLOCK_MONOTONIC); a second call can only bring that forward."""

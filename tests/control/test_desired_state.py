@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mqworker.config.model import Config, InputConfig, ServiceConfig, StageConfig, TimeLimitConfig
 from mqworker.control.chain import Add, Alter, edited, links
 from mqworker.control.desired_state import (
+    Commit,
     Document,
     GoBack,
     Reload,
@@ -22,10 +23,10 @@ from mqworker.control.desired_state import (
     SetRunning,
     SetWorking,
     begin,
-    change,
     copies,
     rollback,
 )
+from mqworker.control.desired_state import change as stored
 from mqworker.control.generations import FoundCode, earlier
 from mqworker.control.stage_desired import HISTORY, Version
 from mqworker.control.store import Store
@@ -68,6 +69,15 @@ settings_changes = (
 )
 changes = settings_changes | st.builds(Reload, stages, st.sampled_from([A, B, None]), params)
 configs = st.builds(config, st.sampled_from(LEVELS), limits, limits, consumers=counts, params=params)
+
+
+def change(document, asked, with_config):
+    """Make a change, and let it be committed at once if it needs other Consumers."""
+    new = stored(document, asked, with_config)
+    candidates = {name: stage.candidate.code for name, stage in new.stages.items() if stage.candidate is not None}
+    for name, code in candidates.items():
+        new = stored(new, Commit(name, code), with_config)
+    return new
 
 
 def after(document, asked, with_config=PLAIN):
@@ -114,7 +124,7 @@ def test_the_revision_counts_real_changes(asked):
     """It grows by one with each document that differs, and only then."""
     document = START
     for each in asked:
-        new = change(document, each, PLAIN)
+        new = stored(document, each, PLAIN)
         assert (new is document) == (new == document)
         assert new.revision == document.revision + (new is not document)
         document = new

@@ -58,6 +58,7 @@ def stage_status(stage: str = "alpha", **changes: Any) -> StageStatus:
         "state": "running",
         "revision": 0,
         "generation": 1,
+        "switch": None,
         "link": GOOD_LINK,
         "listening": True,
         "problem": "",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqworker.ipc.messages import Desired, LinkState, StageStatus
+from mqworker.ipc.messages import Desired, Generation, LinkState, StageStatus
 from mqworker.ipc.spawn import Death
 from mqworker.service.lifecycle import (
     FRUITLESS_MAX,
@@ -21,7 +21,7 @@ from mqworker.service.lifecycle import (
 )
 
 DRAIN = 30.0
-DESIRED = Desired(0, True, 2, 1, 1, ["a:b"], None, b"{}", 0.0, 0.0, 20)
+DESIRED = Desired(0, True, 2, Generation(1, 1, ["a:b"], None, b"{}"), None, 0.0, 0.0, 20)
 KILLED, FAILED, ORDERLY = Death(-9, 0), Death(1, 0), Death(0, 0)
 
 
@@ -37,6 +37,7 @@ def status(revision: int = 0, *, connected: bool = True, **more: Any) -> StageSt
         "counters": {},
         "times": {},
         "idle": False,
+        "switch": None,
     }
     numbers = ("pid", "generation", "prefetch", "held", "dispatched", "settling", "held_bytes", "kept")
     numbers += ("p95", "rate", "last_settled", "stall")

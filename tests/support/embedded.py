@@ -157,7 +157,13 @@ def put(service: ServiceProcess, path: str, body: Any = None, method: str = "PUT
     status, told = service.ask(method, f"/api/v1/stages/work/{path}?wait=30", body)
     assert (status, told.get("applied")) in {(200, True), (202, False)}, told
     if status == 202:  # on a slow machine it may take longer than a request may wait
-        wait_for(lambda: service.stage("work")["applied"] >= told["revision"], 30, "the change to be applied")
+
+        def applied() -> bool:
+            view = service.stage("work")
+            preparing = view["change"] is not None and view["change"]["state"] == "preparing"
+            return not preparing and view["applied"] >= told["revision"]
+
+        wait_for(applied, 30, "the change to be applied")
     return told
 
 

@@ -1,0 +1,63 @@
+"""How a change of a stage's jobs or code ends: committed, undone, or taken back after its first messages.
+
+Pure; owned by a StageSupervisor, and asked by the Service's main loop, which stores the answer. A report of the
+Producer counts only if it is about the last state that the Producer was sent.
+"""
+
+from mqworker.control.desired_state import Commit, Revert, Undo
+from mqworker.control.stage_desired import StageDesired
+from mqworker.control.switch import Previous
+from mqworker.ipc.messages import StageStatus
+from mqworker.producer.staffing import TRIAL
+
+
+class SwitchFollower:
+    """See the module head; times are CLOCK_MONOTONIC."""
+
+    def __init__(self, stage: str) -> None:
+        self._name = stage
+        self._stage: StageDesired | None = None
+        self._previous: Previous | None = None  # the generation that the last commit has replaced
+        self._committed_at = 0.0
+        self._lost = ""  # how the Producer died that a change was in progress in
+
+    def want(self, stage: StageDesired, now: float) -> None:
+        """Note the stage's desired state; a commit is seen by its code."""
+        was, self._stage = self._stage, stage
+        if was is None:
+            return
+        if (stage.code, stage.candidate and stage.candidate.code) != (was.code, was.candidate and was.candidate.code):
+            self._previous, self._lost = None, ""  # a newer change ends what is left of an older one
+        if was.candidate is not None and stage.code == was.candidate.code:
+            self._previous, self._committed_at = Previous(was.version, was.code), now
+
+    def producer_died(self, how: str, now: float) -> None:
+        """Note that the Producer died without being ordered to."""
+        stage = self._stage
+        if stage is not None and stage.candidate is not None:
+            self._lost = how
+        elif self._previous is not None:
+            if now - self._committed_at < TRIAL:
+                self._lost = f"{how} before the new code had finished a message"
+            else:
+                self._previous = None
+
+    def due(self, status: StageStatus | None, told: int) -> Commit | Undo | Revert | None:
+        """Return how the change in progress ends; `told`: the revision of the last state that the Producer was sent."""
+        stage, switch = self._stage, status.switch if status is not None else None
+        if stage is None:
+            return None
+        candidate, previous = stage.candidate, self._previous
+        reason = self._lost
+        if not reason and switch is not None and switch.revision == told:
+            if switch.code == (candidate.code if candidate is not None else stage.code):
+                reason = switch.failed
+                if candidate is not None and not reason and switch.ready >= switch.wanted > 0:
+                    return Commit(self._name, candidate.code)
+        elif not reason and previous is not None and status is not None and told and status.revision == told:
+            self._previous = None  # the new code has finished a message
+        if not reason:
+            return None
+        if candidate is not None:
+            return Undo(self._name, candidate.code, reason)
+        return None if previous is None else Revert(self._name, stage.code, previous, reason)

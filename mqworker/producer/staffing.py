@@ -89,8 +89,8 @@ class Staffing:
 
     @property
     def crash_loop(self) -> bool:
-        """Whether some slot keeps dying without having finished a message."""
-        return any(budget.crash_loop for budget in self._budgets.values())
+        """Whether some slot of those at work keeps dying without having finished a message."""
+        return any(budget.crash_loop for (code, _), budget in self._budgets.items() if code in self.at_work)
 
     @property
     def at_work(self) -> frozenset[int]:
@@ -109,10 +109,11 @@ class Staffing:
 
     def want(self, wanted: Wanted, now: float) -> None:
         """Aim at this from now on."""
+        looping = self.crash_loop
         was, self.wanted = self.wanted, wanted
         if was.code and wanted.code != was.code:
             committed = wanted.code == was.candidate
-            self.on_trial = committed and not self.crash_loop  # there is nothing to go back to in a crash loop
+            self.on_trial = committed and not looping  # there is nothing to go back to in a crash loop
             self._before = (self._before | {was.code} if committed else self._before) - {wanted.code}
             self._stay_until, self._fed = now + TRIAL, None
             self.failed = self.problem = ""

@@ -67,7 +67,7 @@ def show(snapshot: dict[str, Any]) -> None:
     for name, view in snapshot["stages"].items():
         if view["problem"]:
             output.note(f"{name}: {output.clean(view['problem'])}")
-        if view["change"]:
+        if view.get("change"):
             output.note(f"{name}: {output.clean(progress(view['change']))}")
 
 

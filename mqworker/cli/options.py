@@ -140,14 +140,15 @@ class ServiceClient:
                 raise Failed(Exit.NO_ANSWER, self._not_applied(answer["revision"], stage))
             time.sleep(POLL)
             view = self.client.get(stage_path(stage))
-            change = view["change"] or {"change": 0}
-            if "change" in answer and change["change"] == answer["change"]:
-                if change["state"] == "undone":
+            if "change" in answer:
+                change = view["change"] or {"change": 0, "state": ""}
+                mine = change["change"] == answer["change"]
+                if mine and change["state"] == "undone":
                     raise Failed(Exit.CONFIG, output.clean(f"stage {stage}: {progress(change)}"))
-                if change["state"] == "preparing":
+                if mine and change["state"] == "preparing":
                     continue
+                answer["generation"] = view["desired"]["generation"]
             answer["applied"] = view["applied"] >= answer["revision"]
-            answer["generation"] = view["desired"]["generation"]
         return answer
 
     def _not_applied(self, revision: int, stage: str) -> str:

@@ -13,7 +13,7 @@ from mqworker.ipc.messages import Birth, Desired, Generation, StageSpec, SwitchS
 from mqworker.ipc.spawn import Death
 from mqworker.producer.lane import Lane, LaneOwner
 from mqworker.producer.room import room_for
-from mqworker.producer.staffing import OVERDUE, ConsumerFacts, Kill, Retire, Staffing, Start, Update, Wanted
+from mqworker.producer.staffing import OVERDUE, ConsumerFacts, Kill, Retire, Staffing, Start, Update, Staff
 
 log = logging.getLogger("mqworker.fleet")
 
@@ -43,7 +43,7 @@ class Fleet:
         if candidate is not None and candidate.code != before.candidate:
             update = self._update(max(1, desired.consumers))
         code, number = (candidate.code, candidate.number) if candidate is not None else (0, 0)
-        self._staffing.want(Wanted(desired.consumers, desired.generation.code, code, number, update), now)
+        self._staffing.want(Staff(desired.consumers, desired.generation.code, code, number, update), now)
 
     def _update(self, count: int) -> Update:
         """Return how the Consumers are to be replaced: as configured, unless there is no room for a second set."""
@@ -167,7 +167,7 @@ class Fleet:
 
     def retire_all(self) -> None:
         """Retire all Consumers; busy ones finish first."""
-        self._staffing.want(Wanted(0, self._desired.generation.code), 0.0)
+        self._staffing.want(Staff(0, self._desired.generation.code), 0.0)
         for lane in list(self.lanes.values()):
             self._retire(lane)
 

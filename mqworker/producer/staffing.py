@@ -25,7 +25,7 @@ OVERDUE = "it was not set up within"
 Update = Literal["switch", "rolling", "old-first"]
 
 
-class Wanted(NamedTuple):
+class Staff(NamedTuple):
     """What a stage should have."""
 
     consumers: int = 0  # how many
@@ -74,7 +74,7 @@ class Staffing:
     """What is wanted, the record of each slot, and how the last change of code goes."""
 
     def __init__(self, setup_deadline: float) -> None:
-        self.wanted = Wanted()
+        self.wanted = Staff()
         self.problem = ""  # why the last Consumer could not be set up or started
         self.on_trial = False  # the code is committed, and has not finished a message since
         self.failed = ""  # why the candidate, or the code on trial, has to be undone
@@ -107,7 +107,7 @@ class Staffing:
 
     # --- events
 
-    def want(self, wanted: Wanted, now: float) -> None:
+    def want(self, wanted: Staff, now: float) -> None:
         """Aim at this from now on."""
         looping = self.crash_loop
         was, self.wanted = self.wanted, wanted

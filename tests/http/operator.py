@@ -22,7 +22,7 @@ from mqworker.brokers.base import LinkState
 from mqworker.config.load import Loaded, load
 from mqworker.control import desired_state, generations
 from mqworker.control.chain import Add, ChainError, Edit, edited
-from mqworker.control.control import ChangeRefused, Control, ControlError, Snapshot, StageView
+from mqworker.control.control import ChangeRefused, Control, ControlError, Snapshot, StageView, Stored
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
 from mqworker.ipc.messages import BUCKETS, ConsumerStatus, StageStatus, Times
@@ -171,24 +171,35 @@ class LittleService:
         self.changes.append(asked)
         self.document = desired_state.change(self.document, asked, self.loaded.config)
         if self.applying:
+            for name, desired in self.document.stages.items():
+                if desired.candidate is not None:
+                    end = desired_state.Commit(name, desired.candidate.code)
+                    self.document = desired_state.change(self.document, end, self.loaded.config)
             self.applied = self.document.revision
         self.publish()
         return self.document.revision
 
-    async def reload(self, stage: str, params: dict[str, Any], patience: float) -> int:
-        self._known(stage)
-        return await self.change(desired_state.Reload(stage, None, self.document.stages[stage].params | params))
+    async def _checked(self, asked: desired_state.Change) -> Stored:
+        before = self.document.stages[asked.stage]
+        number, revision = before.next_number, await self.change(asked)
+        now = self.document.stages[asked.stage]
+        codes = (now.code, now.candidate.code if now.candidate is not None else 0)
+        return Stored(revision, number if number in codes else 0)
 
-    async def go_back(self, stage: str, generation: int | None, patience: float) -> int:
+    async def reload(self, stage: str, params: dict[str, Any], patience: float) -> Stored:
+        self._known(stage)
+        return await self._checked(desired_state.Reload(stage, None, self.document.stages[stage].params | params))
+
+    async def go_back(self, stage: str, generation: int | None, patience: float) -> Stored:
         self._known(stage)
         version = generations.earlier(self.document.stages[stage], generation)
         if version is None:
             raise ControlError("refused", f"stage {stage} cannot go back")
-        return await self.change(desired_state.GoBack(stage, version))
+        return await self._checked(desired_state.GoBack(stage, version))
 
     async def edit_jobs(
         self, stage: str, edit: Edit, params: dict[str, Any], expected: tuple[str, ...] | None, patience: float
-    ) -> int:
+    ) -> Stored:
         self._known(stage)
         desired = self.document.stages[stage]
         if expected is not None and str(desired.generation) not in expected:
@@ -199,19 +210,19 @@ class LittleService:
             if error.field == "name" and not isinstance(edit, Add):
                 raise ControlError("unknown_job", str(error)) from None
             raise ChangeRefused([(error.field, str(error))], []) from None
-        return await self.change(desired_state.SetJobs(stage, jobs, desired.params | params))
+        return await self._checked(desired_state.SetJobs(stage, jobs, desired.params | params))
 
-    async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> int:
+    async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> Stored:
         self._known(stage)
         if patch.get("particles", 1) == 0:
             raise ChangeRefused([("particles", "must be at least 1")], [])
-        return await self.change(desired_state.SetParams(stage, self.document.stages[stage].params | patch))
+        return await self._checked(desired_state.SetParams(stage, self.document.stages[stage].params | patch))
 
-    async def rollback_params(self, stage: str, patience: float) -> int:
+    async def rollback_params(self, stage: str, patience: float) -> Stored:
         back = desired_state.rollback(self.document, stage)
         if back is None:
             raise ControlError("refused", f"stage {stage} has no earlier parameters")
-        return await self.change(back)
+        return await self._checked(back)
 
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         self.asked.append((verb, arguments, deadline))

@@ -16,7 +16,7 @@ from mqworker.producer.staffing import (
     Retire,
     Staffing,
     Start,
-    Wanted,
+    Staff,
 )
 
 DEADLINE = 600.0  # for setting up
@@ -31,14 +31,14 @@ def one(lane: int, state: str = "idle", code: int = 1, **facts) -> ConsumerFacts
 def staffed(consumers: int, code: int = 1, candidate: int = 0, update: str = "switch") -> Staffing:
     """Return a Staffing that wants this."""
     staffing = Staffing(DEADLINE)
-    staffing.want(Wanted(consumers, code, candidate, candidate, update), 0.0)
+    staffing.want(Staff(consumers, code, candidate, candidate, update), 0.0)
     return staffing
 
 
 def switched(consumers: int = 2, update: str = "switch") -> Staffing:
     """Return a Staffing at time 0, right after the commit of code 2 in the place of code 1."""
     staffing = staffed(consumers, 1, 2, update)
-    staffing.want(Wanted(consumers, 2, update=update), 0.0)
+    staffing.want(Staff(consumers, 2, update=update), 0.0)
     return staffing
 
 
@@ -126,7 +126,7 @@ def test_who_gets_messages():
     """With `switch` one code alone, at every moment; with the others also those that are not yet replaced."""
     staffing = staffed(2, 1, 2)
     assert staffing.at_work == {1}
-    staffing.want(Wanted(2, 2), 0.0)
+    staffing.want(Staff(2, 2), 0.0)
     assert (staffing.at_work, staffing.on_trial) == ({2}, True)
     assert switched(update="rolling").at_work == {1, 2}
     assert staffed(2, 1, 2, "old-first").at_work == {1}
@@ -158,7 +158,7 @@ def test_a_death_on_trial_is_the_codes_and_stops_all_until_there_is_an_answer():
     assert (staffing.failed, staffing.at_work, staffing.decide([*OLD, NEW[0]], 2.0)) == ("it died", set(), [])
     back = switched()
     back.fails(2, "it died", 1.0)
-    back.want(Wanted(2, 1), 1.0)
+    back.want(Staff(2, 1), 1.0)
     assert (back.at_work, back.failed, back.on_trial) == ({1}, "", False)
     assert back.decide(OLD + NEW, 1.0) == [Retire(2), Retire(3)]
     assert staffing.decide([*OLD, NEW[0]], 1.0 + PATIENCE + 0.1) == [Start(3, 2), Retire(0)]
@@ -174,8 +174,8 @@ def test_a_crash_loop_is_nothing_to_go_back_to():
     staffing = staffed(1)
     for _ in range(9):
         staffing.died(0, 1, 0.0, fruitful=False, problem="it died")
-    staffing.want(Wanted(1, 1, 2, 2), 0.0)
-    staffing.want(Wanted(1, 2), 0.0)
+    staffing.want(Staff(1, 1, 2, 2), 0.0)
+    staffing.want(Staff(1, 2), 0.0)
     assert (staffing.on_trial, staffing.crash_loop, staffing.problem) == (False, False, "")
 
 
@@ -192,18 +192,18 @@ def test_a_candidate_fails(ends):
     assert staffing.failed == ("a Consumer could not be started: no memory" if ends == "not started" else "it died")
     assert staffing.decide(OLD + NEW, 0.0) == [Retire(2), Retire(3)]
     assert (staffing.problem, staffing.crash_loop) == ("", False), "those at work have none"
-    staffing.want(Wanted(2, 1, 2, 3), 0.0)
+    staffing.want(Staff(2, 1, 2, 3), 0.0)
     assert (staffing.failed, staffing.decide(OLD, 0.0)) == ("", [Start(2, 2)]), (
         "with other parameters it is tried again"
     )
-    staffing.want(Wanted(2, 1), 0.0)
+    staffing.want(Staff(2, 1), 0.0)
     assert staffing.decide(OLD + NEW, 0.0) == [Retire(2), Retire(3)]
 
 
 def test_a_newer_candidate_ends_the_trial():
     """There are Consumers for two generations, not for three."""
     staffing = switched()
-    staffing.want(Wanted(2, 2, 3, 3), 0.0)
+    staffing.want(Staff(2, 2, 3, 3), 0.0)
     assert not staffing.on_trial
     assert staffing.decide(OLD + NEW, 0.0) == [Start(4, 3), Retire(0), Retire(1)]
     assert not staffing.fails(2, "it died", 0.0)
@@ -267,7 +267,7 @@ def test_new_code_deserves_a_new_chance():
     for _ in range(9):
         staffing.start_failed(0, 1, 0.0, "no memory")
     assert staffing.decide([], 0.1) == []
-    staffing.want(Wanted(1, 2), 0.1)
+    staffing.want(Staff(1, 2), 0.1)
     assert staffing.decide([], 0.1) == [Start(0, 2)]
     assert not staffing.crash_loop
     assert staffing.problem == ""
@@ -297,11 +297,11 @@ def test_it_arrives_at_what_is_wanted_and_keeps_working_on_the_way(update, order
     """
     staffing, consumers, code, lanes = Staffing(DEADLINE), [], 1, 0
     for wanted, order in orders:
-        steps = [Wanted(wanted, code, update=update)]
+        steps = [Staff(wanted, code, update=update)]
         if order != "scale":
-            steps += [Wanted(wanted, code, code + 1, code + 1, update)]
+            steps += [Staff(wanted, code, code + 1, code + 1, update)]
             code += order == "commit"
-            steps += [Wanted(wanted, code, update=update)]
+            steps += [Staff(wanted, code, update=update)]
         for step in steps:
             had = len([each for each in consumers if each.code in staffing.at_work])
             staffing.want(step, 0.0)

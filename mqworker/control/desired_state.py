@@ -183,7 +183,9 @@ def _begin_stage(old: StageDesired | None, name: str, stage: StageConfig, notes:
             )
     generation = old.next_number  # the code may have changed while nothing ran
     kept = {key: old.configured[key] for key in (*live, "code") if key in old.configured}
-    new = msgspec.structs.replace(old, generation=generation, code=generation, configured=kept, **now | live)
+    new = msgspec.structs.replace(
+        old, generation=generation, code=generation, configured=kept, refused="", **now | live
+    )
     if same(new.params, old.params) and new.jobs == (old.jobs or new.jobs):
         return new
     return msgspec.structs.replace(new, history=old.kept, of=0, params_of=0)

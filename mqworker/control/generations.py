@@ -31,6 +31,7 @@ class FoundCode(NamedTuple):
     chosen: bool = True  # the copy that a rollback chose is there
     jobs: bool = True  # the code that will run has the jobs that were set live
     params: bool = True  # and accepts the parameters that were set live
+    refused: str = ""  # why it is not used: the generation that was in use last works on, whose code is there
 
 
 def begin(
@@ -39,8 +40,15 @@ def begin(
     """Return the stage with the code that it begins with, and what to report.
 
     That is the code in the folder, unless a rollback chose other code and the folder has not changed since. If it has,
-    the jobs and parameters that came with the chosen code go with it.
+    the jobs and parameters that came with the chosen code go with it. What cannot be used leaves the generation in use
+    that was in use last; nothing is noted about what is configured, so that the next start tries it again.
     """
+    if found.refused and old is not None:
+        last = {key: getattr(old, key) for key in ("jobs", "params", "copy", "of", "params_of", "folder", "history")}
+        live = {key: old.configured[key] for key in GENERATION if key in old.configured}
+        configured = without_live(stage, *GENERATION) | live
+        new = msgspec.structs.replace(stage, refused=found.refused, configured=configured, **last)
+        return new, new.degraded
     note, keys = "", ["code"]
     if "code" in stage.configured:
         changed = found.folder is not None and found.folder.digest != stage.configured["code"]

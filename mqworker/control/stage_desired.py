@@ -66,8 +66,16 @@ class StageDesired(msgspec.Struct, frozen=True):
     history: tuple[Version, ...] = ()  # earlier generations that differ from the next, the newest last
     folder: str = ""  # the digest of the code in the folder, as of the last start or reload
     configured: dict[str, Any] = {}  # for each value changed live: the configured value (of the code: `folder`) then
+    refused: str = ""  # why a start did not take the code in the folder, or what is configured
     candidate: Candidate | None = None
     undone: tuple[Undone, ...] = ()  # the newest last
+
+    @property
+    def degraded(self) -> str:
+        """Return that an earlier generation works, and why, in one sentence; "" if the latest one does."""
+        if not self.refused:
+            return ""
+        return f"generation {self.generation} works on, because what is there now is refused: {self.refused}"
 
     @property
     def next_number(self) -> int:

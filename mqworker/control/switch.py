@@ -76,6 +76,7 @@ def committed(stage: StageDesired) -> StageDesired:
         folder=candidate.folder,
         history=stage.kept if differ(version, stage.version) else stage.history,
         configured=without_live(stage, *GENERATION) | candidate.live,
+        refused="",
         candidate=None,
     )
 

@@ -39,7 +39,7 @@ def unreadiness(snapshot: Snapshot | None, now: float) -> list[str]:
         return [stale]
     reasons = [f"the service is {snapshot.state}"] if snapshot.state != "running" else []
     running = [view for view in snapshot.stages.values() if view.desired.running]
-    faults = ((view.name, _unready(view, paused=snapshot.paused)) for view in running)
+    faults = ((view.name, view.desired.degraded or _unready(view, paused=snapshot.paused)) for view in running)
     return reasons + [f"stage {name}: {fault}" for name, fault in faults if fault]
 
 

@@ -13,7 +13,7 @@ from mqworker.ipc.messages import Birth, Desired, Generation, StageSpec, SwitchS
 from mqworker.ipc.spawn import Death
 from mqworker.producer.lane import Lane, LaneOwner
 from mqworker.producer.room import room_for
-from mqworker.producer.staffing import OVERDUE, ConsumerFacts, Kill, Retire, Staffing, Start, Update, Staff
+from mqworker.producer.staffing import OVERDUE, ConsumerFacts, Kill, Retire, Staff, Staffing, Start, Update
 
 log = logging.getLogger("mqworker.fleet")
 

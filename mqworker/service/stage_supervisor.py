@@ -95,7 +95,7 @@ class StageSupervisor:
             desired=self._document.stages[self.name],
             state=life.state,
             actual=life.status,
-            problem=life.problem,
+            problem=life.problem or self._document.stages[self.name].degraded,
             restarts=life.restarts,
             applied=life.applied,
         )

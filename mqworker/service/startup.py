@@ -35,7 +35,7 @@ async def start_up(loaded: Loaded, server: HttpServer, store: Store, on_log: Cal
     await _bind(server, loaded.config.control)
     old, notes = _load(store)
     document, _ = desired_state.begin(old, loaded.config)
-    found = await _check_user_code(loaded, document, on_log)
+    found = await _check_user_code(loaded, old, document, on_log)
     document, more = desired_state.begin(old, loaded.config, found)
     for note in (*notes, *more, *loaded.warnings):
         logs.report(log, logging.WARNING, "configuration", note)
@@ -72,10 +72,11 @@ def _load(store: Store) -> tuple[Document | None, list[str]]:
 
 
 async def _check_user_code(
-    loaded: Loaded, document: Document, on_log: Callable[[LogEvent], None]
+    loaded: Loaded, old: Document | None, document: Document, on_log: Callable[[LogEvent], None]
 ) -> dict[str, FoundCode]:
     """Check the code that will run; return what was found, by stage."""
-    checks = [_StageCheck(loaded, document, name, on_log).run() for name in document.stages]
+    before = old.stages if old is not None else {}
+    checks = [_StageCheck(loaded, before.get(name), document, name, on_log).run() for name in document.stages]
     found = dict(zip(document.stages, await asyncio.gather(*checks), strict=True))
     for warning in dict.fromkeys(warning for _, report in found.values() for warning in report.warnings):
         logs.report(log, logging.WARNING, "user_code", warning)
@@ -85,8 +86,7 @@ async def _check_user_code(
             for problem in report.problems:
                 logs.report(log, logging.ERROR, "user_code", f"stage {name}: {problem}", stage_name=name)
             continue
-        problems += [f"stage {name}: {problem}" for problem in report.problems]
-        problems += [f"stage {name}: params.{field}: {problem}" for field, problem in report.fields]
+        problems += [f"stage {name}: {problem}" for problem in _problems(report)]
     if problems:
         parts = [problem.partition("\n") for problem in problems]
         summary, tracebacks = "; ".join(line for line, _, _ in parts), (rest for _, _, rest in parts)
@@ -94,11 +94,28 @@ async def _check_user_code(
     return {name: each for name, (each, _) in found.items()}
 
 
+def _problems(report: CodeReport) -> list[str]:
+    return report.problems + [f"params.{field}: {problem}" for field, problem in report.fields]
+
+
+def _first_lines(report: CodeReport) -> list[str]:
+    """Return the problems without tracebacks."""
+    return [problem.partition("\n")[0] for problem in _problems(report)]
+
+
 class _StageCheck:
     """Finds out which code a stage will run, and checks that alone: what a rollback left behind is not imported."""
 
-    def __init__(self, loaded: Loaded, document: Document, name: str, on_log: Callable[[LogEvent], None]) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        old: StageDesired | None,
+        document: Document,
+        name: str,
+        on_log: Callable[[LogEvent], None],
+    ) -> None:
         self._loaded, self._name, self._on_log = loaded, name, on_log
+        self._old = old
         self._stage = document.stages[name]
         self._needed = desired_state.copies(document)
 
@@ -119,7 +136,17 @@ class _StageCheck:
                 other = await self._ask_begun(without)
                 if not (other.problems or other.fields):
                     return without, other
+        if not report.died and (report.problems or report.fields) and (last := await self._ask_last()) is not None:
+            return found._replace(refused="; ".join(_first_lines(report))), last
         return found, report
+
+    async def _ask_last(self) -> CodeReport | None:
+        """Return the report on the generation that was in use last; None if it cannot be used."""
+        old = self._old
+        if old is None or old.copy is None or not old.copy.path(self._loaded.state_dir).is_dir():
+            return None
+        report = await self._ask(old, old.copy)
+        return None if report.problems or report.fields else report
 
     def _begun(self, found: FoundCode) -> StageDesired:
         return generations.begin(self._stage, None, self._loaded.config.stages[self._name], found)[0]

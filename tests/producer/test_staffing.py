@@ -14,9 +14,9 @@ from mqworker.producer.staffing import (
     ConsumerFacts,
     Kill,
     Retire,
+    Staff,
     Staffing,
     Start,
-    Staff,
 )
 
 DEADLINE = 600.0  # for setting up

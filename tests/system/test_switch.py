@@ -314,3 +314,33 @@ def test_without_consumers_one_is_set_up_to_try_the_change(service):
         client.send(5)
         assert {one.body["code"] for one in client.finish()} == {"d"}
     assert running.stop() == 0
+
+
+def test_a_start_with_code_that_is_refused_runs_the_last_generation_and_says_so(service):
+    """As it was, with its chain and parameters; /readyz and status name the fault, and the next start tries again."""
+    running = service(of("params = { n = 1 }"), {"jobs.py": code("a")}).start()
+    put(running, "jobs", {"job": "jobs:other"}, method="POST")
+    assert running.stop() == 0
+    running.write("jobs.py", code("b", top="raise ValueError('no import')"))
+    for starts in (2, 3):
+        running.start(ready=None)
+
+        def begun(starts: int = starts) -> bool:
+            return [event["event"] for event in running.events()].count("started") == starts
+
+        wait_for(begun, 20, "the start")
+        status, told = running.ask("GET", "/readyz")
+        assert (status, "works on, because what is there now is refused" in told["detail"]) == (503, True), told
+        with Client(running) as client:
+            client.sent = client.ready(OUTPUT)
+            client.send(5)
+            assert {(one.body["code"], "other" in one.body) for one in client.finish()} == {("a", True)}
+        assert "no import" in running.cli("status").stderr
+        assert running.stop() == 0
+    running.write("jobs.py", code("c"))
+    running.start()
+    with Client(running) as client:
+        client.sent = client.ready(OUTPUT)
+        client.send(5)
+        assert {(one.body["code"], "other" in one.body) for one in client.finish()[-5:]} == {("c", True)}
+    assert running.stop() == 0

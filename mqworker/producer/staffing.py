@@ -75,6 +75,7 @@ class Staffing:
 
     def __init__(self, setup_deadline: float) -> None:
         self.wanted = Staff()
+        self.at_work: frozenset[int] = frozenset()  # the code whose Consumers may get messages
         self.problem = ""  # why the last Consumer could not be set up or started
         self.on_trial = False  # the code is committed, and has not finished a message since
         self.failed = ""  # why the candidate, or the code on trial, has to be undone
@@ -91,12 +92,6 @@ class Staffing:
     def crash_loop(self) -> bool:
         """Whether some slot of those at work keeps dying without having finished a message."""
         return any(budget.crash_loop for (code, _), budget in self._budgets.items() if code in self.at_work)
-
-    @property
-    def at_work(self) -> frozenset[int]:
-        """The code whose Consumers may get messages."""
-        before = frozenset() if self.wanted.update == "switch" else frozenset(self._before)
-        return before if self.on_trial and self.failed else before | {self.wanted.code}
 
     @property
     def candidates_wanted(self) -> int:
@@ -121,6 +116,7 @@ class Staffing:
             self.failed, self._tries = "", 0
             if wanted.candidate:
                 self.on_trial = False  # there are Consumers for two generations, not for three
+        self._decide_who_works()
         codes = {wanted.code, *self._before}
         self._budgets = {place: budget for place, budget in self._budgets.items() if place[0] in codes}
 
@@ -179,6 +175,7 @@ class Staffing:
             return False
         if not self.failed:
             self.failed, self._failed_at = reason, now
+            self._decide_who_works()
         return True
 
     def _candidate_died(self, problem: str, *, final: bool = False) -> None:
@@ -191,6 +188,7 @@ class Staffing:
     def decide(self, consumers: Sequence[ConsumerFacts], now: float) -> list[Action]:
         """Return the actions to take now; may be called at any time."""
         self._end_trial(now)
+        self._before &= {one.code for one in consumers}
         wanted, target = self.wanted, self._target
         staying = [one for one in consumers if not one.leaving]
         fresh = [one for one in staying if one.code == wanted.code and not one.replace]
@@ -222,6 +220,11 @@ class Staffing:
 
     # --- inside
 
+    def _decide_who_works(self) -> None:
+        before = frozenset() if self.wanted.update == "switch" else frozenset(self._before)
+        failed = self.on_trial and self.failed  # until the Service goes back, or does not answer
+        self.at_work = before if failed else before | {self.wanted.code}
+
     @property
     def _target(self) -> int:
         """How many Consumers there should be with the code in use."""
@@ -235,6 +238,7 @@ class Staffing:
         since, most = (self._failed_at, PATIENCE) if self.failed else (self._fed, TRIAL)
         if since is not None and now - since > most:
             self.on_trial, self.failed = False, ""
+            self._decide_who_works()
 
     def _starts(self, consumers: Sequence[ConsumerFacts], fresh: int, others: bool, now: float) -> list[Action]:
         """Return the starts that are due: at once from nothing, else a few at a time, so that work goes on beside."""

@@ -13,10 +13,11 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import pika
 
@@ -86,6 +87,7 @@ class Load:
     def end(self) -> None:
         """Stop publishing, and return when every message has a result."""
         self.over.set()
+        self._threads[0].join(10)
         wait_for(lambda: len({body["n"] for _, _, body in self.results}) >= self.sent, 120, "all results")
         self.done.set()
         for thread in self._threads:
@@ -116,8 +118,16 @@ class Load:
         connection.close()
 
 
-def changes(service: ServiceProcess, count: int) -> Iterator[tuple[str, float]]:
-    """Make changes one after the other; yields what each was and the seconds until its answer."""
+class Made(NamedTuple):
+    """A change, and when it was asked for and answered (monotonic)."""
+
+    kind: str
+    asked: float
+    answered: float
+
+
+def changes(service: ServiceProcess, count: int) -> Iterator[Made]:
+    """Make changes one after the other."""
     kinds = random.Random(1)
     for number in range(count):
         began = time.monotonic()
@@ -138,16 +148,21 @@ def changes(service: ServiceProcess, count: int) -> Iterator[tuple[str, float]]:
             chain = ["jobs:Job", *kinds.sample(["jobs:second", "jobs:third"], kinds.randint(0, 2))]
             status, told = service.ask("PUT", f"{PATH}/jobs?wait=30", {"jobs": chain})
             assert status == 200, told
-        yield kind, time.monotonic() - began
+        yield Made(kind, began, time.monotonic())
 
 
-def gaps(load: Load) -> list[float]:
-    """Return the times without a result, the longest first."""
-    times = [arrival for arrival, _, _ in load.results]
-    return sorted((later - earlier for earlier, later in itertools.pairwise(times)), reverse=True)
+def gaps(load: Load, made: Sequence[Made]) -> list[str]:
+    """Return the longest times without a result in ms, each with the change that was in progress."""
+    pairs = itertools.pairwise(arrival for arrival, _, _ in load.results)
+    longest = sorted(pairs, key=lambda pair: pair[0] - pair[1])[:5]
+    return [
+        f"{1000 * (end - begin):.0f}"
+        + "".join(f" ({each.kind})" for each in made if each.asked < end and begin < each.answered)
+        for begin, end in longest
+    ]
 
 
-def report(name: str, load: Load) -> None:
+def report(name: str, load: Load, made: Sequence[Made] = ()) -> None:
     """Print what the results say."""
     found = defaultdict(set)
     seen: dict[int, int] = defaultdict(int)
@@ -161,8 +176,8 @@ def report(name: str, load: Load) -> None:
             newest, since = generation, began
         elif generation < newest:
             late, latest = late + 1, max(latest, began - since)
-    longest = ", ".join(f"{1000 * gap:.0f}" for gap in gaps(load)[:5])
-    print(f"{name}: {load.sent} messages, {len(found)} generations; longest times without a result, ms: {longest}")
+    print(f"{name}: {load.sent} messages, {len(found)} generations")
+    print(f"  longest times without a result, ms: {', '.join(gaps(load, made))}")
     print(
         f"  mixed generations {sum(len(what) > 1 for what in found.values())}, missing {load.sent - len(seen)},"
         f" repeated {sum(count > 1 for count in seen.values())}; begun under an earlier generation after a later one"
@@ -190,11 +205,12 @@ def main() -> None:
                 calm.end()
                 report("without changes", calm)
                 load = Load(node.url(), asked.rate)
-                took: dict[str, list[float]] = defaultdict(list)
-                for kind, seconds in changes(service, asked.changes):
-                    took[kind].append(seconds)
+                made = list(changes(service, asked.changes))
                 load.end()
-                report(f"with {asked.changes} changes", load)
+                report(f"with {asked.changes} changes", load, made)
+                took: dict[str, list[float]] = defaultdict(list)
+                for kind, began, ended in made:
+                    took[kind].append(ended - began)
                 for kind, each in took.items():
                     print(f"  {kind}: {len(each)}, {min(each):.2f} to {max(each):.2f} s until the answer")
                 assert service.stop() == 0

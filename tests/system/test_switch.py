@@ -6,6 +6,9 @@ import os
 import signal
 import socket
 import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -343,4 +346,60 @@ def test_a_start_with_code_that_is_refused_runs_the_last_generation_and_says_so(
         client.sent = client.ready(OUTPUT)
         client.send(5)
         assert {(one.body["code"], "other" in one.body) for one in client.finish()[-5:]} == {("c", True)}
+    assert running.stop() == 0
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A control group for memory, of either version; skipped for a user who may not make one."""
+    group = memory_group()
+    if group is None:
+        pytest.skip("this user may not limit memory by a control group")
+    yield group
+    wait_for(lambda: not (group / "cgroup.procs").read_text(), 60, "the control group to be empty")
+    group.rmdir()
+
+
+def memory_group() -> Path | None:
+    """Make a control group that can limit memory."""
+    for parent in (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")):
+        group = parent / f"mqworker-test-{uuid.uuid4().hex[:8]}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            if limit_file(group) is not None:
+                return group
+            group.rmdir()
+    return None
+
+
+def limit_file(group: Path) -> Path | None:
+    """Return the file of its limit."""
+    files = (group / name for name in ("memory.max", "memory.limit_in_bytes"))
+    return next((file for file in files if file.exists()), None)
+
+
+def test_without_memory_for_a_second_set_consumers_are_replaced_one_by_one(service, memory):
+    """A container that holds four Consumers, and one more, but not eight: log and status say what is done instead."""
+    setup = "self.model = b'x' * (64 << 20)"
+    running = service(of(consumers=4), {"jobs.py": code("a", setup=setup)}).start()
+    for pid in running.pids():
+        (memory / "cgroup.procs").write_text(str(pid))
+    sizes = [
+        Path(f"/proc/{one['pid']}/statm").read_text().split() for one in running.stage("work")["actual"]["consumers"]
+    ]
+    own = max(int(resident) - int(shared) for _, resident, shared, *_ in sizes) * os.sysconf("SC_PAGE_SIZE")
+    limit = limit_file(memory)
+    assert own > 64 << 20
+    assert limit is not None
+    limit.write_text(str(2 * own))  # what they have now was charged elsewhere, before they came
+    with Client(running) as client:
+        client.send(500)
+        running.write("jobs.py", code("b", setup=setup))
+        thread, answers = asked(running, "POST", "/restart")
+        assert "one by one" in running.event("update")["msg"]
+        limit.write_text(str(1 << 40))
+        thread.join(30)
+        assert answers[0][0] == 200, answers
+        client.send(10)
+        assert {one.body["code"] for one in client.finish()[-10:]} == {"b"}
     assert running.stop() == 0

@@ -141,11 +141,12 @@ class ServiceClient:
             time.sleep(POLL)
             view = self.client.get(stage_path(stage))
             if "change" in answer:
+                for undone in view["undone"]:
+                    if undone["change"] == answer["change"]:
+                        what = progress(undone | {"state": "undone"})
+                        raise Failed(Exit.CONFIG, output.clean(f"stage {stage}: {what}"))
                 change = view["change"] or {"change": 0, "state": ""}
-                mine = change["change"] == answer["change"]
-                if mine and change["state"] == "undone":
-                    raise Failed(Exit.CONFIG, output.clean(f"stage {stage}: {progress(change)}"))
-                if mine and change["state"] == "preparing":
+                if (change["change"], change["state"]) == (answer["change"], "preparing"):
                     continue
                 answer["generation"] = view["desired"]["generation"]
             answer["applied"] = view["applied"] >= answer["revision"]

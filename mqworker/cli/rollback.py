@@ -38,9 +38,15 @@ def rollback(service: ServiceClient, generation: int | None, list_: bool, no_wai
     answer = service.change("POST", stage, "/rollback", payload, wait=not no_wait)
     if service.as_json:
         output.data(answer)
-    elif answer["of"] and answer["changed"]:
-        how = "stored, not yet applied" if no_wait else "applied"
-        output.note(f"{output.clean(stage)}: generation {answer['generation']}, as {answer['of']} was ({how})")
+    elif answer["changed"] and not answer["applied"]:
+        output.note(
+            f"{output.clean(stage)}: to be as generation {answer['of']} was; `mqworker status` shows how far it is"
+        )
+    elif answer["changed"]:
+        output.note(f"{output.clean(stage)}: generation {answer['generation']}, as {answer['of']} was (applied)")
+    elif answer["taken_back"]:
+        what = f"what was being prepared is taken back; generation {answer['generation']} stays"
+        output.note(f"{output.clean(stage)}: {what}")
     else:
         output.note(f"{output.clean(stage)}: generation {answer['generation']} is as that one: nothing was changed")
 

@@ -14,7 +14,7 @@ from mqworker.config.model import Config, StageConfig
 from mqworker.control import generations, switch
 from mqworker.control.chain import ChainLink, links
 from mqworker.control.generations import FoundCode
-from mqworker.control.stage_desired import StageDesired, Version, configured_values, same, set_live
+from mqworker.control.stage_desired import StageDesired, UndoneKind, Version, configured_values, same, set_live
 from mqworker.control.switch import Previous
 from mqworker.ipc.messages import CodeCopy
 
@@ -99,7 +99,7 @@ class Undo(_Change, frozen=True):
 
     code: int
     reason: str
-    asked: bool = False  # an operator takes it back; else it cannot be set up
+    kind: UndoneKind = "failed"
 
 
 class Revert(_Change, frozen=True):
@@ -154,7 +154,7 @@ def begin(
         was = old.stages.get(name)
         if was is not None and was.candidate is not None:
             notes.append(f"stage {name}: generation {was.candidate.version.generation} {GONE}")
-            was = switch.taken_back(was, f"it {GONE}", now)
+            was = switch.without_candidate(was, "lost", f"it {GONE}", now)
         stage = _begin_stage(was, name, config_of_stage, notes)
         if name in found:
             stage, note = generations.begin(stage, was, config_of_stage, found[name])
@@ -211,7 +211,8 @@ def _change_stage(stage: StageDesired, asked: Change, config: StageConfig, now: 
         case SetWorking():
             return msgspec.structs.replace(stage, working=asked.enabled)
         case SetRunning():
-            stays = stage if asked.enabled else switch.taken_back(stage, "the stage was stopped", now)
+            why = "the stage was stopped"
+            stays = stage if asked.enabled else switch.without_candidate(stage, "taken back", why, now)
             return msgspec.structs.replace(stays, running=asked.enabled)
         case SetConsumers():
             return set_live(stage, config, consumers=asked.count)
@@ -230,8 +231,7 @@ def _change_generation(stage: StageDesired, asked: Change, config: StageConfig, 
         case Commit():
             return switch.committed(stage)
         case Undo():
-            end = switch.taken_back if asked.asked else switch.undone
-            return end(stage, asked.reason, now)
+            return switch.without_candidate(stage, asked.kind, asked.reason, now)
         case Revert():
             last = stage.code == asked.code
             return switch.reverted(stage, asked.previous, asked.reason, now, config) if last else stage

@@ -89,6 +89,7 @@ def reloaded(
         code=number,
         copy=copy,
         folder=digest_of(copy),
+        refused="",
     )
     new = msgspec.structs.replace(new, configured=without_live(new, "code"))
     if digest_of(copy) == digest_of(stage.copy) and not changed:
@@ -122,6 +123,7 @@ def gone_back(stage: StageDesired, version: Version, config: StageConfig, code: 
         code=code,
         of=version.of or version.generation,
         params_of=0,
+        refused="",
         history=stage.kept if differ(version, stage.version) else stage.history,
         configured=without_live(stage, *GENERATION) | live,
     )

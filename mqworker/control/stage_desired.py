@@ -5,7 +5,7 @@ holds until the *configured* value of the same thing changes; then the configura
 code, what the folder has is the configured value.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -34,17 +34,24 @@ class Candidate(msgspec.Struct, frozen=True):
     version: Version
     code: int  # as StageDesired.code
     folder: str  # as StageDesired.folder
+    refused: str  # as StageDesired.refused
     live: dict[str, Any]  # which of jobs, params and code it makes live, as in StageDesired.configured
 
 
+UndoneKind = Literal["failed", "lost", "taken back"]
+
+
 class Undone(msgspec.Struct, frozen=True):
-    """A change that was stored and did not last."""
+    """A change that was stored and did not last.
+
+    It has failed, or was lost with the Producer that set it up, or an operator or a newer change has taken it back.
+    """
 
     generation: int
     code: int
     reason: str
     time: float  # wall clock
-    superseded: bool = False  # by a newer change, or taken back; else it failed
+    kind: UndoneKind
 
 
 class StageDesired(msgspec.Struct, frozen=True):

@@ -12,7 +12,17 @@ import msgspec
 
 from mqworker.config.model import StageConfig
 from mqworker.control.generations import GENERATION, gone_back, with_params
-from mqworker.control.stage_desired import UNDONE, Candidate, StageDesired, Undone, Version, differ, same, without_live
+from mqworker.control.stage_desired import (
+    UNDONE,
+    Candidate,
+    StageDesired,
+    Undone,
+    UndoneKind,
+    Version,
+    differ,
+    same,
+    without_live,
+)
 
 
 class Previous(NamedTuple):
@@ -29,14 +39,17 @@ def stored(stage: StageDesired, ahead: StageDesired, new: StageDesired, now: flo
     a candidate if it needs other Consumers and there are processes to set them up. An older candidate gives way.
     """
     candidate = stage.candidate
-    if new is ahead or (candidate is not None and not differ(new.version, candidate.version)):
+    if new is ahead:
         return stage
     if not stage.running or (candidate is None and new.code == stage.code):
         return new
-    if candidate is None or new.code != candidate.code:
-        stage = taken_back(stage, f"generation {new.generation} was asked for", now)
+    version, code = new.version, new.code
+    if candidate is not None and not differ(version, candidate.version):
+        version, code = candidate.version, candidate.code  # it is being prepared
+    elif candidate is not None and code != candidate.code:
+        stage = without_candidate(stage, "taken back", f"generation {new.generation} was asked for", now)
     live = {key: new.configured[key] for key in GENERATION if key in new.configured}
-    return msgspec.structs.replace(stage, candidate=Candidate(new.version, new.code, new.folder, live))
+    return msgspec.structs.replace(stage, candidate=Candidate(version, code, new.folder, new.refused, live))
 
 
 def carried(
@@ -76,16 +89,19 @@ def committed(stage: StageDesired) -> StageDesired:
         folder=candidate.folder,
         history=stage.kept if differ(version, stage.version) else stage.history,
         configured=without_live(stage, *GENERATION) | candidate.live,
-        refused="",
+        refused=candidate.refused,
         candidate=None,
     )
 
 
-def undone(stage: StageDesired, reason: str, now: float) -> StageDesired:
-    """Return the stage without its candidate; code in the folder that could not be set up is not taken at a start."""
+def without_candidate(stage: StageDesired, kind: UndoneKind, reason: str, now: float) -> StageDesired:
+    """Return the stage without its candidate; code in the folder that has failed is not taken at a start either."""
     candidate = stage.candidate
-    new = _without_candidate(stage, reason, now, superseded=False)
-    if candidate is None or candidate.folder == stage.folder:
+    if candidate is None:
+        return stage
+    entry = Undone(candidate.version.generation, candidate.code, reason, now, kind)
+    new = msgspec.structs.replace(stage, candidate=None, undone=(*stage.undone, entry)[-UNDONE:])
+    if kind != "failed" or candidate.folder == stage.folder:
         return new
     configured = stage.configured | {"code": candidate.folder}
     return msgspec.structs.replace(new, folder=candidate.folder, configured=configured)
@@ -93,19 +109,6 @@ def undone(stage: StageDesired, reason: str, now: float) -> StageDesired:
 
 def reverted(stage: StageDesired, previous: Previous, reason: str, now: float, config: StageConfig) -> StageDesired:
     """Return the stage at the generation of before the last commit, under a new number, with its former Consumers."""
-    entry = Undone(stage.generation, stage.code, reason, now)
+    entry = Undone(stage.generation, stage.code, reason, now, "failed")
     new = gone_back(stage, previous.version, config, previous.code)
     return msgspec.structs.replace(new, undone=(*stage.undone, entry)[-UNDONE:])
-
-
-def taken_back(stage: StageDesired, reason: str, now: float) -> StageDesired:
-    """Return the stage without its candidate, which was not at fault."""
-    return _without_candidate(stage, reason, now, superseded=True)
-
-
-def _without_candidate(stage: StageDesired, reason: str, now: float, *, superseded: bool) -> StageDesired:
-    candidate = stage.candidate
-    if candidate is None:
-        return stage
-    entry = Undone(candidate.version.generation, candidate.code, reason, now, superseded)
-    return msgspec.structs.replace(stage, candidate=None, undone=(*stage.undone, entry)[-UNDONE:])

@@ -139,7 +139,9 @@ def _switched(api: Api, stage: str, stored: Stored, wait: float) -> tuple[dict[s
     view = api.stage(stage)
     for undone in _undone(view, stored):
         what = f"generation {undone.generation} was undone: {undone.reason}; it works on as generation"
-        raise Problem(409 if undone.superseded else 422, f"{what} {view.desired.generation}", kind="undone", **answer)
+        raise Problem(
+            409 if undone.kind == "taken back" else 422, f"{what} {view.desired.generation}", kind="undone", **answer
+        )
     return answer | {"applied": applied}, 200 if wait and applied else 202
 
 
@@ -212,10 +214,13 @@ def _link(link: ChainLink) -> dict[str, Any]:
 
 
 def rollback(api: Api, stage: str) -> Any:
-    """Go back to an earlier generation: its jobs, parameters and code."""
-    wanted, before = body(Earlier).generation, api.stage(stage).desired.generation
+    """Go back to an earlier generation: its jobs, parameters and code; or take back one that is being prepared."""
+    wanted, before = body(Earlier).generation, api.stage(stage).desired
     answer, status, desired = _change_checked(api, stage, lambda patience: api.control.go_back(stage, wanted, patience))
-    return answer | {"of": desired.of or None, "changed": desired.generation != before}, status
+    candidate = before.candidate
+    taken_back = candidate is not None and any(each.code == candidate.code for each in desired.undone)
+    changed = "change" in answer or desired.generation != before.generation
+    return answer | {"of": committed(desired).of or None, "changed": changed, "taken_back": taken_back}, status
 
 
 def generations(api: Api, stage: str) -> Any:

@@ -14,6 +14,7 @@ from mqworker.config.model import Seconds
 from mqworker.control.chain import enabled
 from mqworker.control.control import StageView
 from mqworker.control.desired_state import SetConsumers, SetLimits, SetListening, SetRunning
+from mqworker.control.stage_desired import Undone, digest_of
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body, flag
 from mqworker.ipc.messages import ConsumerStatus, StageStatus, SwitchState
@@ -57,6 +58,7 @@ def describe(view: StageView, now: float) -> dict[str, Any]:
             "time_limit": {"soft": desired.soft_limit, "hard": desired.hard_limit},
             "params": desired.params,
             "live": sorted(desired.configured),
+            "folder_differs": "code" in desired.configured and desired.folder != digest_of(desired.copy),
         },
         "change": _change(view),
         "actual": None if view.actual is None else _actual(view.actual, now),
@@ -73,14 +75,7 @@ def _change(view: StageView) -> dict[str, Any] | None:
     elif switch is not None and switch.code == desired.code:
         number, code, state = desired.generation, desired.code, "committed"
     elif last is not None and last.code > desired.code:
-        ago = round(time.time() - last.time, 3)
-        return {
-            "generation": last.generation,
-            "change": last.code,
-            "state": "undone",
-            "reason": last.reason,
-            "seconds": ago,
-        }
+        return _undone(last) | {"state": "undone"}
     else:
         return None
     if switch is None or switch.code != code:
@@ -94,6 +89,12 @@ def _change(view: StageView) -> dict[str, Any] | None:
         "ready": switch.ready,
         "wanted": switch.wanted,
     }
+
+
+def _undone(entry: Undone) -> dict[str, Any]:
+    ago = round(time.time() - entry.time, 3)
+    names = {"generation": entry.generation, "change": entry.code}
+    return names | {"kind": entry.kind, "reason": entry.reason, "seconds": ago}
 
 
 _UNCHANGED = (
@@ -125,7 +126,8 @@ def stages(api: Api) -> Any:
 
 def one(api: Api, stage: str) -> Any:
     """Return one stage."""
-    return describe(api.stage(stage), time.monotonic())
+    view = api.stage(stage)
+    return describe(view, time.monotonic()) | {"undone": [_undone(each) for each in view.desired.undone]}
 
 
 def listening(api: Api, stage: str) -> Any:

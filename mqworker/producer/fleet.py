@@ -27,7 +27,7 @@ class Fleet:
         self._desired = desired
         self._register = register
         self._owner = owner
-        self._staffing = Staffing(spec.config.setup_deadline)
+        self._staffing = Staffing(spec.config.setup_deadline, spec.config.update)
         self._generations: dict[int, Generation] = {}  # by the code that a Consumer may be started with
         self._leaving: set[int] = set()  # lanes that get no more work
         self._last_number = 0
@@ -39,11 +39,13 @@ class Fleet:
         candidate, before = desired.candidate, self._staffing.wanted
         self._desired = desired
         self._generations = {each.code: each for each in (desired.generation, candidate) if each is not None}
-        update = before.update
+        update = before.update if self._staffing.replacing else self._spec.config.update
         if candidate is not None and candidate.code != before.candidate:
             update = self._update(max(1, desired.consumers))
-        code, number = (candidate.code, candidate.number) if candidate is not None else (0, 0)
-        self._staffing.want(Staff(desired.consumers, desired.generation.code, code, number, update), now)
+        present, code, number = desired.generation, 0, 0
+        if candidate is not None:
+            code, number = candidate.code, candidate.number
+        self._staffing.want(Staff(desired.consumers, present.code, present.number, code, number, update), now)
 
     def _update(self, count: int) -> Update:
         """Return how the Consumers are to be replaced: as configured, unless there is no room for a second set."""
@@ -162,12 +164,13 @@ class Fleet:
                 fruitful=lane.done > 0,
                 problem=problem,
                 attributed=attributed,
+                limit=bool(lane.kill_reason) and not unfit,
                 unfit=unfit,
             )
 
     def retire_all(self) -> None:
         """Retire all Consumers; busy ones finish first."""
-        self._staffing.want(Staff(0, self._desired.generation.code), 0.0)
+        self._staffing.want(self._staffing.wanted._replace(consumers=0, candidate=0, number=0), 0.0)
         for lane in list(self.lanes.values()):
             self._retire(lane)
 

@@ -30,8 +30,9 @@ class Staff(NamedTuple):
 
     consumers: int = 0  # how many
     code: int = 0  # the generation whose code they run
+    generation: int = 0  # in use
     candidate: int = 0  # the generation whose code is to be set up beside it; 0: none
-    number: int = 0  # of the candidate; another one has other parameters
+    number: int = 0  # of the candidate's generation; another one has other parameters
     update: Update = "switch"
 
 
@@ -73,8 +74,8 @@ Action = Start | Retire | Kill
 class Staffing:
     """What is wanted, the record of each slot, and how the last change of code goes."""
 
-    def __init__(self, setup_deadline: float) -> None:
-        self.wanted = Staff()
+    def __init__(self, setup_deadline: float, update: Update = "switch") -> None:
+        self.wanted = Staff(update=update)
         self.at_work: frozenset[int] = frozenset()  # the code whose Consumers may get messages
         self.problem = ""  # why the last Consumer could not be set up or started
         self.on_trial = False  # the code is committed, and has not finished a message since
@@ -90,8 +91,13 @@ class Staffing:
 
     @property
     def crash_loop(self) -> bool:
-        """Whether some slot of those at work keeps dying without having finished a message."""
-        return any(budget.crash_loop for (code, _), budget in self._budgets.items() if code in self.at_work)
+        """Whether some slot keeps dying without having finished a message."""
+        return any(budget.crash_loop for (code, _), budget in self._budgets.items() if code == self.wanted.code)
+
+    @property
+    def replacing(self) -> bool:
+        """Whether a change of code is not over."""
+        return bool(self.wanted.candidate or self.on_trial or self._before)
 
     @property
     def candidates_wanted(self) -> int:
@@ -110,8 +116,10 @@ class Staffing:
             committed = wanted.code == was.candidate
             self.on_trial = committed and not looping  # there is nothing to go back to in a crash loop
             self._before = (self._before | {was.code} if committed else self._before) - {wanted.code}
-            self._stay_until, self._fed = now + TRIAL, None
+            self._stay_until, self._fed, self._tries = now + TRIAL, None, 0
             self.failed = self.problem = ""
+        elif wanted.generation != was.generation and self.on_trial:
+            self.on_trial, self.failed = False, ""  # parameters for the new code: there is no way back any more
         if (wanted.candidate, wanted.number) != (was.candidate, was.number):
             self.failed, self._tries = "", 0
             if wanted.candidate:
@@ -137,7 +145,7 @@ class Staffing:
         """Note that a Consumer could not be started: try again later."""
         what = f"a Consumer could not be started: {reason}"
         if code == self.wanted.candidate:
-            self._candidate_died(what)
+            self._new_code_died(what, now)
             return
         self.problem = what
         self._budget(code, slot).died(now, fruitful=False)
@@ -151,16 +159,20 @@ class Staffing:
         fruitful: bool,
         problem: str,
         attributed: bool = False,
+        limit: bool = False,
         unfit: bool = False,
     ) -> None:
         """Note an unwanted end of a Consumer; `problem` describes it, if the Consumer had not finished a message.
 
         `attributed`: it died of a message that had killed before. The message is charged, not the slot, so that good
         messages do not wait for a new Consumer; but a stage in which nothing else happens is in a crash loop.
-        `unfit`: it reported why it cannot be set up, or was not set up in time.
+        `limit`: we killed it, for what its message did. `unfit`: it reported why it cannot be set up, or was not set up
+        in time.
         """
+        blameless = fruitful or attributed or limit
+        if code == self.wanted.candidate or (code == self.wanted.code and self.on_trial and not blameless):
+            self._new_code_died(problem, now, final=unfit)
         if code == self.wanted.candidate:
-            self._candidate_died(problem, final=unfit)
             return
         self._excused += attributed
         if attributed and self._excused <= EXCUSED_MAX:
@@ -173,22 +185,27 @@ class Staffing:
         """Note that a Consumer died of a message; returns whether its code, on trial, is to blame."""
         if not self.on_trial or code != self.wanted.code:
             return False
+        self._fail(reason, now)
+        return True
+
+    def _new_code_died(self, problem: str, now: float, *, final: bool = False) -> None:
+        self._tries += 1
+        if final or self._tries >= TRIES:
+            self._fail(problem, now)
+
+    def _fail(self, reason: str, now: float) -> None:
         if not self.failed:
             self.failed, self._failed_at = reason, now
             self._decide_who_works()
-        return True
-
-    def _candidate_died(self, problem: str, *, final: bool = False) -> None:
-        self._tries += 1
-        if final or self._tries >= TRIES:
-            self.failed = self.failed or problem
 
     # --- the decision
 
     def decide(self, consumers: Sequence[ConsumerFacts], now: float) -> list[Action]:
         """Return the actions to take now; may be called at any time."""
         self._end_trial(now)
-        self._before &= {one.code for one in consumers}
+        if gone := self._before - {one.code for one in consumers}:
+            self._before -= gone
+            self._decide_who_works()
         wanted, target = self.wanted, self._target
         staying = [one for one in consumers if not one.leaving]
         fresh = [one for one in staying if one.code == wanted.code and not one.replace]
@@ -197,13 +214,13 @@ class Staffing:
         candidates = [one for one in staying if one.code == wanted.candidate]
         known = (wanted.code, wanted.candidate, *self._before)
         actions: list[Action] = []
-        if not self.failed:
+        if not (self.on_trial and self.failed):
             actions += self._starts(consumers, len(fresh), bool(worn or before), now)
         actions += [Retire(one.lane) for one in staying if one.code not in known]
         stays = self.on_trial and wanted.update == "switch" and now < self._stay_until
         actions += self._replaced(consumers, fresh, worn if stays else worn + before)
         actions += _retire(fresh, len(fresh) - target)
-        actions += _retire(candidates, len(candidates) - (0 if self.failed else self.candidates_wanted))
+        actions += _retire(candidates, len(candidates) - self._candidates)
         return actions + self._overdue(consumers, now)
 
     def as_wanted(self, consumers: Sequence[ConsumerFacts]) -> bool:
@@ -214,9 +231,7 @@ class Staffing:
         current = [one for one in consumers if one.code == self.wanted.code]
         if self.wanted.update != "switch" and any(one.code in self._before for one in consumers):
             return False
-        return len(current) == self.wanted.consumers and all(
-            not one.leaving and one.state != "starting" for one in current
-        )
+        return len(current) == self._target and all(not one.leaving and one.state != "starting" for one in current)
 
     # --- inside
 
@@ -231,6 +246,11 @@ class Staffing:
         wanted = self.wanted
         room = wanted.update == "old-first" and wanted.candidate and not self.failed
         return max(0, wanted.consumers - 1) if room else wanted.consumers
+
+    @property
+    def _candidates(self) -> int:
+        """How many Consumers of the candidate there should be."""
+        return 0 if self.failed else self.candidates_wanted
 
     def _end_trial(self, now: float) -> None:
         if not self.on_trial:
@@ -249,7 +269,7 @@ class Staffing:
         starts: list[Action] = []
         for code, there, most, slowly in (
             (wanted.code, fresh, self._target, others),
-            (wanted.candidate, self._count(consumers, wanted.candidate), self.candidates_wanted, True),
+            (wanted.candidate, self._count(consumers, wanted.candidate), self._candidates, True),
         ):
             missing = most - there
             if slowly:
@@ -273,7 +293,8 @@ class Staffing:
         target = self._target
         if self.wanted.update == "old-first":
             turning = any(one.leaving or one.state == "starting" for one in consumers)
-            return _retire(stale, 0 if turning else max(len(fresh) + len(stale) - target, 1))
+            more = len(fresh) + len(stale) - target
+            return _retire(stale, 0 if turning or more < 0 else max(more, 1))
         ready = sum(one.state != "starting" for one in fresh)
         return _retire(stale, ready + len(stale) - target)
 

@@ -21,7 +21,7 @@ from mqworker.control import desired_state, generations
 from mqworker.control.chain import Alter, ChainError, Edit, Remove, edited, enabled
 from mqworker.control.control import ChangeRefused, ControlError, Stored
 from mqworker.control.desired_state import Change, Document, GoBack, Reload, SetJobs, SetParams, Undo
-from mqworker.control.stage_desired import StageDesired, Version
+from mqworker.control.stage_desired import StageDesired, Version, same
 from mqworker.control.switch import committed
 from mqworker.ipc import logs
 from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
@@ -84,7 +84,12 @@ class CheckedChanges:
     async def rollback_params(self, stage: str, patience: float) -> Stored:
         """Go back to earlier parameters."""
 
-        def back(_desired: StageDesired, _params: dict[str, Any]) -> SetParams:
+        def back(desired: StageDesired, _params: dict[str, Any]) -> SetParams:
+            if desired.candidate is not None and not same(desired.candidate.version.params, desired.params):
+                what = (
+                    f"a change to generation {desired.candidate.version.generation} is being prepared, with parameters"
+                )
+                raise ControlError("refused", f"stage {stage}: {what} of its own; `mqworker rollback` takes it back")
             asked = desired_state.rollback(self._owner.document, stage)
             if asked is None:
                 raise ControlError("refused", f"stage {stage} has no earlier parameters")
@@ -181,7 +186,7 @@ class CheckedChanges:
         async def check(desired: StageDesired) -> Change:
             candidate = desired.candidate
             if candidate is not None and generation in (None, desired.generation):
-                return Undo(stage, candidate.code, "a rollback took it back", asked=True)
+                return Undo(stage, candidate.code, "a rollback took it back", "taken back")
             version = self._earlier(stage, desired, generation)
             await self._check(stage, version.params, version.copy, self._loaded.state_dir, enabled(version.jobs))
             return GoBack(stage, version)

@@ -149,7 +149,7 @@ def _report(asked: Change, document: Document) -> None:
                 f"committed{_generation(document.stages[asked.stage].version)}",
             )
         case Undo():
-            level, event = logging.INFO if asked.asked else logging.WARNING, "undone"
+            level, event = logging.INFO if asked.kind == "taken back" else logging.WARNING, "undone"
             what = f"a change was undone{_generation(document.stages[asked.stage].version)} stays: {asked.reason}"
         case Revert():
             level, event = logging.WARNING, "undone"

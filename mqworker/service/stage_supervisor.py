@@ -163,7 +163,7 @@ class StageSupervisor:
         self._child = None
         self._cancel_kill()
         orderly = self.life.ended
-        if not orderly:
+        if not orderly and self.life.told:
             self.switch.producer_died(f"the Producer {death}{why}", time.monotonic())
         actions = self.life.died(death, time.monotonic())
         if not orderly:

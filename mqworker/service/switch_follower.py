@@ -26,7 +26,7 @@ class SwitchFollower:
         was, self._stage = self._stage, stage
         if was is None:
             return
-        if (stage.code, stage.candidate and stage.candidate.code) != (was.code, was.candidate and was.candidate.code):
+        if _newest(stage) != _newest(was) or not stage.running:
             self._previous, self._lost = None, ""  # a newer change ends what is left of an older one
         if was.candidate is not None and stage.code == was.candidate.code:
             self._previous, self._committed_at = Previous(was.version, was.code), now
@@ -59,5 +59,10 @@ class SwitchFollower:
         if not reason:
             return None
         if candidate is not None:
-            return Undo(self._name, candidate.code, reason)
+            return Undo(self._name, candidate.code, reason, "lost" if self._lost else "failed")
         return None if previous is None else Revert(self._name, stage.code, previous, reason)
+
+
+def _newest(stage: StageDesired) -> tuple[int, int]:
+    """Return the stage's generation, and the code of its candidate."""
+    return stage.generation, stage.candidate.code if stage.candidate is not None else 0

@@ -59,7 +59,8 @@ def test_what_cannot_be_set_up_is_given_up_with_its_reason():
     document = after(Reload("s", B, {}), Undo("s", 2, "no model"))
     now = document.stages["s"]
     assert (now.version, now.candidate) == (START.stages["s"].version, None)
-    assert [(each.generation, each.code, each.reason, each.time) for each in now.undone] == [(2, 2, "no model", 7.0)]
+    told = [(each.generation, each.code, each.reason, each.time, each.kind) for each in now.undone]
+    assert told == [(2, 2, "no model", 7.0, "failed")]
     assert stage(Reload("s", C, {}), document=document).candidate.version.generation == 3
     again, told = begin(document, CONFIG, {"s": FoundCode(B)})
     assert (again.stages["s"].copy, again.stages["s"].generation, told) == (A, 3, [])
@@ -97,9 +98,8 @@ def test_a_newer_change_builds_on_the_candidate_and_takes_its_place():
     document = after(SetJobs("s", ahead.jobs, {}), Reload("s", B, {}))
     now = document.stages["s"]
     assert (now.candidate.version.jobs, now.candidate.version.copy) == (links(["a:b", "c:d"]), B)
-    assert [(each.code, each.superseded, each.reason) for each in now.undone] == [
-        (2, True, "generation 3 was asked for")
-    ]
+    told = [(each.code, each.kind, each.reason) for each in now.undone]
+    assert told == [(2, "taken back", "generation 3 was asked for")]
     done = stage(Commit("s", 3), document=document)
     assert (done.generation, done.configured) == (3, {"jobs": ["a:b"]})
     assert [each.generation for each in done.history] == [1]
@@ -109,6 +109,32 @@ def test_the_same_change_twice_is_one():
     """Somebody who asks again does not begin the set-up anew."""
     document = after(Reload("s", B, {}))
     assert after(Reload("s", B, {}), document=document) is document
+
+
+def test_a_restart_makes_the_code_that_is_being_prepared_the_folders():
+    """It was prepared as a rollback, while the folder had other code; now the folder has the same."""
+    back = after(Reload("s", B, {}), Commit("s", 2))
+    document = after(GoBack("s", back.stages["s"].history[0]), document=back)
+    assert document.stages["s"].candidate.live == {"code": "b"}
+    now = stage(Reload("s", A, {}), document=document)
+    assert (now.candidate.code, now.candidate.folder, now.candidate.live) == (3, "a", {})
+
+
+def test_what_is_lost_with_its_producer_is_not_to_blame():
+    """A start takes the code in the folder."""
+    document = after(Reload("s", B, {}), Undo("s", 2, "it was killed", "lost"))
+    assert begin(document, CONFIG, {"s": FoundCode(B)})[0].stages["s"].copy == B
+
+
+def test_a_stage_that_runs_an_earlier_generation_does_so_until_its_code_is_repaired():
+    """A change of the chain does not repair it; other code does, also while the stage is stopped."""
+    document, told = begin(START, CONFIG, {"s": FoundCode(B, refused="no import")})
+    assert told == ["stage s: generation 2 works on, because what is there now is refused: no import"]
+    assert document.stages["s"].copy == A
+    chain = stage(SetJobs("s", links(["a:b", "c:d"]), {}), Commit("s", 3), document=document)
+    assert chain.degraded
+    assert not stage(Reload("s", B, {}), Commit("s", 3), document=document).degraded
+    assert not stage(SetRunning("s", False), Reload("s", B, {}), document=document).degraded
 
 
 def test_other_names_of_the_same_jobs_keep_the_consumers():
@@ -139,7 +165,7 @@ def test_a_stage_without_processes_takes_a_change_at_once():
     now = stage(SetRunning("s", False), Reload("s", B, {}))
     assert (now.copy, now.candidate) == (B, None)
     stopped = stage(Reload("s", B, {}), SetRunning("s", False))
-    assert (stopped.copy, stopped.candidate, stopped.undone[-1].superseded) == (A, None, True)
+    assert (stopped.copy, stopped.candidate, stopped.undone[-1].kind) == (A, None, "taken back")
 
 
 def test_a_start_gives_up_what_was_in_progress_and_says_so():
@@ -181,7 +207,7 @@ def test_numbers_never_go_back(happens):
             case "undo":
                 document = after(Undo("s", code, "no"), document=document)
             case "take back":
-                document = after(Undo("s", code, "no", asked=True), document=document)
+                document = after(Undo("s", code, "no", "taken back"), document=document)
             case "revert" if previous is not None and was.candidate is None:
                 document = after(Revert("s", was.code, previous, "no"), document=document)
             case "back" if (version := earlier(was, None)) is not None:

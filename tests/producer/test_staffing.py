@@ -31,7 +31,7 @@ def one(lane: int, state: str = "idle", code: int = 1, **facts) -> ConsumerFacts
 def staffed(consumers: int, code: int = 1, candidate: int = 0, update: str = "switch") -> Staffing:
     """Return a Staffing that wants this."""
     staffing = Staffing(DEADLINE)
-    staffing.want(Staff(consumers, code, candidate, candidate, update), 0.0)
+    staffing.want(Staff(consumers, code, 0, candidate, candidate, update), 0.0)
     return staffing
 
 
@@ -169,12 +169,63 @@ def test_a_death_on_trial_is_the_codes_and_stops_all_until_there_is_an_answer():
     assert rolling.at_work == {1}
 
 
+@pytest.mark.parametrize("unfit", [True, False])
+def test_code_on_trial_that_cannot_be_set_up_again_has_failed(unfit):
+    """Without a message in hand, too: the Consumers of before are still there."""
+    staffing = switched()
+    for _ in range(1 if unfit else TRIES):
+        assert not staffing.failed
+        staffing.died(2, 2, 1.0, fruitful=False, problem="it died", unfit=unfit)
+    assert (staffing.failed, staffing.at_work) == ("it died", set())
+    blameless = switched()
+    for _ in range(TRIES):
+        blameless.died(2, 2, 1.0, fruitful=False, problem="it died", limit=True)
+        blameless.died(3, 2, 1.0, fruitful=False, problem="it died", attributed=True)
+    assert not blameless.failed
+
+
+def test_other_parameters_end_the_trial():
+    """They were accepted by the new code alone: there is no way back any more."""
+    staffing = switched()
+    staffing.fails(2, "it died", 1.0)
+    staffing.want(Staff(2, 2, 7), 1.0)
+    assert (staffing.on_trial, staffing.failed, staffing.at_work) == (False, "", {2})
+
+
+def test_an_old_first_that_gets_stuck_keeps_the_rest_at_work():
+    """The second new Consumer cannot be set up: no third one leaves for it."""
+    staffing = switched(4, "old-first")
+    consumers = [one(0), one(1), one(2, code=2)]
+    for _ in range(5):
+        staffing.prospered(2, 2)
+        staffing.died(3, 2, 0.0, fruitful=False, problem="it died", unfit=True)
+    assert (staffing.decide(consumers, 0.1), staffing.at_work) == ([], {1, 2})
+
+
+def test_a_crash_loop_that_new_code_has_cured_is_over():
+    """However it was replaced."""
+    staffing = staffed(1, 1, 2, "rolling")
+    for _ in range(9):
+        staffing.died(0, 1, 0.0, fruitful=False, problem="it died")
+    assert staffing.crash_loop
+    staffing.want(Staff(1, 2, update="rolling"), 0.0)
+    staffing.decide([one(2, code=2)], 0.0)
+    assert (staffing.crash_loop, staffing.at_work, staffing.replacing) == (False, {2}, False)
+
+
+def test_a_failed_candidate_keeps_nobody_from_starting():
+    """Its end may not be stored for a while: the disk is full."""
+    staffing = staffed(2, 1, 2)
+    staffing.died(2, 2, 0.0, fruitful=False, problem="it died", unfit=True)
+    assert staffing.decide([one(0)], 9.0) == [Start(1, 1)]
+
+
 def test_a_crash_loop_is_nothing_to_go_back_to():
     """A fix that crashes at its first message is charged as ever: the code before was no better."""
     staffing = staffed(1)
     for _ in range(9):
         staffing.died(0, 1, 0.0, fruitful=False, problem="it died")
-    staffing.want(Staff(1, 1, 2, 2), 0.0)
+    staffing.want(Staff(1, 1, 0, 2, 2), 0.0)
     staffing.want(Staff(1, 2), 0.0)
     assert (staffing.on_trial, staffing.crash_loop, staffing.problem) == (False, False, "")
 
@@ -192,7 +243,7 @@ def test_a_candidate_fails(ends):
     assert staffing.failed == ("a Consumer could not be started: no memory" if ends == "not started" else "it died")
     assert staffing.decide(OLD + NEW, 0.0) == [Retire(2), Retire(3)]
     assert (staffing.problem, staffing.crash_loop) == ("", False), "those at work have none"
-    staffing.want(Staff(2, 1, 2, 3), 0.0)
+    staffing.want(Staff(2, 1, 0, 2, 3), 0.0)
     assert (staffing.failed, staffing.decide(OLD, 0.0)) == ("", [Start(2, 2)]), (
         "with other parameters it is tried again"
     )
@@ -203,7 +254,7 @@ def test_a_candidate_fails(ends):
 def test_a_newer_candidate_ends_the_trial():
     """There are Consumers for two generations, not for three."""
     staffing = switched()
-    staffing.want(Staff(2, 2, 3, 3), 0.0)
+    staffing.want(Staff(2, 2, 0, 3, 3), 0.0)
     assert not staffing.on_trial
     assert staffing.decide(OLD + NEW, 0.0) == [Start(4, 3), Retire(0), Retire(1)]
     assert not staffing.fails(2, "it died", 0.0)
@@ -216,6 +267,7 @@ def test_as_wanted_asks_for_those_at_work():
     assert not switched(update="rolling").as_wanted([one(0, "busy"), *NEW])
     assert not staffed(2).as_wanted([*OLD, one(2, "leaving", leaving=True)])
     assert not staffed(2).as_wanted([one(0), one(1, "starting")])
+    assert staffed(2, 1, 2, "old-first").as_wanted([one(0), one(1, "starting", 2)])
 
 
 def test_without_a_free_slot_nothing_starts():
@@ -295,11 +347,11 @@ def test_it_arrives_at_what_is_wanted_and_keeps_working_on_the_way(update, order
     While some Consumers are desired and some were at work, at least one is, all the time; with `old-first` that holds
     for two and more, and there are never more than are desired.
     """
-    staffing, consumers, code, lanes = Staffing(DEADLINE), [], 1, 0
+    staffing, consumers, code, lanes = Staffing(DEADLINE, update), [], 1, 0
     for wanted, order in orders:
         steps = [Staff(wanted, code, update=update)]
         if order != "scale":
-            steps += [Staff(wanted, code, code + 1, code + 1, update)]
+            steps += [Staff(wanted, code, 0, code + 1, code + 1, update)]
             code += order == "commit"
             steps += [Staff(wanted, code, update=update)]
         for step in steps:

@@ -11,8 +11,8 @@ from mqworker.service.switch_follower import SwitchFollower
 from tests.http.operator import stage_status
 
 ONE = StageDesired()
-TWO = msgspec.structs.replace(ONE, candidate=Candidate(Version(2, {}), 2, "", {}))
-THREE = msgspec.structs.replace(ONE, candidate=Candidate(Version(3, {}), 3, "", {}))
+TWO = msgspec.structs.replace(ONE, candidate=Candidate(Version(2, {}), 2, "", "", {}))
+THREE = msgspec.structs.replace(ONE, candidate=Candidate(Version(3, {}), 3, "", "", {}))
 DONE = committed(TWO)
 BEFORE = Previous(ONE.version, 1)
 TOLD = 10  # the revision that the Producer was sent last
@@ -53,8 +53,9 @@ def test_a_producer_that_dies_takes_its_candidate_with_it():
     """Whatever its successor reports; a newer change is not to blame for it."""
     made = follower(ONE, TWO)
     made.producer_died("it was killed", 1.0)
-    assert made.due(None, 0) == Undo("s", 2, "it was killed")
-    assert made.due(report(2, ready=2, wanted=2), TOLD) == Undo("s", 2, "it was killed"), "it could not be stored"
+    lost = Undo("s", 2, "it was killed", "lost")
+    assert made.due(None, 0) == lost
+    assert made.due(report(2, ready=2, wanted=2), TOLD) == lost, "it could not be stored"
     made.want(THREE, 2.0)
     assert made.due(None, 0) is None
 
@@ -74,6 +75,8 @@ def test_what_has_finished_a_message_is_not_reverted_any_more():
     assert made.due(report(2, failed="it crashed"), TOLD) is None
     newer = follower(ONE, TWO, DONE, msgspec.structs.replace(DONE, candidate=THREE.candidate))
     assert newer.due(report(2, failed="it crashed"), TOLD) is None
+    tuned = follower(ONE, TWO, DONE, msgspec.structs.replace(DONE, generation=3, params={"n": 1}))
+    assert tuned.due(report(2, failed="it crashed"), TOLD) is None, "it has parameters of its own by now"
     assert follower(ONE, DONE).due(report(2, failed="it crashed"), TOLD) is None, "the stage was stopped"
 
 
@@ -82,6 +85,9 @@ def test_a_producer_that_dies_soon_after_a_commit_takes_it_back():
     soon = follower(ONE, TWO, DONE)
     soon.producer_died("it was killed", TRIAL - 1)
     assert soon.due(None, 0) == Revert("s", 2, BEFORE, "it was killed before the new code had finished a message")
+    stopped = follower(ONE, TWO, DONE, msgspec.structs.replace(DONE, running=False))
+    stopped.producer_died("it was killed", 1.0)
+    assert stopped.due(None, 0) is None
     late = follower(ONE, TWO, DONE)
     late.producer_died("it was killed", TRIAL + 1)
     assert late.due(None, 0) is None

@@ -211,7 +211,8 @@ def test_a_newer_change_builds_on_the_one_in_progress_and_takes_its_place(servic
         before = running.stage("work")["desired"]["generation"]
         third, last = asked(running, "PUT", "/jobs", {"jobs": ["jobs:Slow"]})
         preparing(running)
-        assert running.cli("rollback").returncode == 0
+        told = running.cli("rollback")
+        assert (told.returncode, "what was being prepared is taken back" in told.stderr) == (0, True), told
         third.join(30)
         assert (last[0][0], running.stage("work")["desired"]["generation"]) == (409, before), last
         client.send(10)
@@ -279,6 +280,8 @@ def test_old_first_gives_up_the_port_before_its_successor_takes_it(service):
         of('update = "old-first"', "max_messages = 20", consumers=1), {"jobs.py": code("a", setup=setup)}
     ).start()
     with Client(running) as client:
+        client.send(70)
+        wait_for(lambda: client.ready(OUTPUT) == 70, 30, "some Consumers to be replaced")
         client.send(70)
         running.write("jobs.py", code("b", setup=setup))
         put(running, "restart", method="POST")

@@ -27,9 +27,9 @@ def test_consumers_have_nothing_of_each_other(service):
     running = service(embedded(consumers=3), {"jobs.py": HANDLER}).start()
     with Client(running) as client:
         for round_ in range(2):
-            consumers = wait_for(lambda: len(found := running.named("mqw-consumer")) == 3 and found, 20, "3 Consumers")
             client.send(20)
             client.finish()
+            consumers = wait_for(lambda: len(found := running.named("mqw-consumer")) == 3 and found, 20, "3 Consumers")
             both = [pipes(one) & pipes(other) for one, other in itertools.combinations(consumers, 2)]
             # The one that is left is multiprocessing's: all of a tree write to one tracker of resources.
             assert len(set().union(*both)) <= 1, both

@@ -140,11 +140,21 @@ def test_what_must_not_be_named_is_refused_with_a_sentence(service, tmp_path):
         "linked:handle": "must be a file in",
         "boxed.inside:handle": "cannot be found",
         "builtins:eval": "may not be named here",
+        "subprocess:run": "may not be named here",
+        "importlib:import_module": "may not be named here",
+        "mqworker.testing:run_job": "may not be named here",
+        "jobs.helpers:borrowed": "may not be named here",
+        "msgspec:json": "may not be named here",
+        "jobs:handle.__globals__": "without dots",
+        "jobs:Path.unlink": "without dots",
+        "jobs:__builtins__": "cannot be called",
+        "jobs:__loader__": "it is",
+        "jobs:__name__": "cannot be called",
     }
     for job, words in refused.items():
         status, told = running.ask("POST", path, {"job": job})
         assert (status, words in told["detail"]) == (422, True), (job, told)
-    for job in ("jobs:a b", "jobs", ":x", "../x:y", "jobs:", "jobs/x:y", "jobs:x\n", "", "a:b:c"):
+    for job in ("jobs:a b", "jobs", ":x", "../x:y", "jobs:", "jobs/x:y", "jobs:x\n", "", "a:b:c", "..jobs:x", "jobs:1"):
         assert running.ask("POST", path, {"job": job})[0] == 422, job
     assert not list(running.folder.rglob("imported"))
     assert not list(tmp_path.rglob("imported"))

@@ -258,8 +258,10 @@ def _refusal(answer: Answer, address: Address) -> CallError:
 
 
 def _code(status: int, problem: Mapping[str, Any]) -> Exit:
-    if problem.get("kind") == "undone":
+    if problem.get("kind") in ("undone", "code"):
         return Exit.CONFIG
+    if problem.get("kind") == "taken_back":
+        return Exit.GIVEN_BACK
     if status < 500:
         return Exit.USAGE
     if problem.get("kind") == "unavailable":

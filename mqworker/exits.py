@@ -13,6 +13,6 @@ class Exit(IntEnum):
     NO_ANSWER = 4  # the service was reached and did not answer in time
     BROKER_UNREACHABLE = 69  # a one-shot verb could not reach the broker (`run` never exits for that)
     RESTARTS_EXHAUSTED = 70  # the Producer's restart budget is used up: supervisord starts the service again
-    GIVEN_BACK = 75  # the drain deadline passed, or a second TERM came: unfinished work went back to the broker
+    GIVEN_BACK = 75  # unfinished work went back to the broker at the end; or a change gave way to another one
     REFUSED = 77  # the control API answered 401 or 403
     CONFIG = 78  # the configuration or the user's code cannot be used

@@ -67,8 +67,8 @@ def show(snapshot: dict[str, Any]) -> None:
     for name, view in snapshot["stages"].items():
         if view["problem"]:
             output.note(f"{name}: {output.clean(view['problem'])}")
-        if view["desired"].get("folder_differs"):
-            output.note(f"{name}: the code in the folder is not the code in use; `mqworker restart` takes it")
+        if view["desired"].get("folder_differs") and not view["change"]:
+            output.note(f"{name}: the folder had other code when it was last looked at; `mqworker restart` takes it")
         if view.get("change"):
             output.note(f"{name}: {output.clean(progress(view['change']))}")
 

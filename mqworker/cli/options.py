@@ -134,7 +134,16 @@ class ServiceClient:
         path = stage_path(stage, rest)
         if wait:
             path += f"{'&' if '?' in path else '?'}wait={wait_seconds:g}"
-        answer: dict[str, Any] = self.client.call(method, path, payload, self.timeout + ANSWER, headers)
+        try:
+            return self._applied(
+                stage, self.client.call(method, path, payload, self.timeout + ANSWER, headers), end, wait
+            )
+        except KeyboardInterrupt:
+            output.note("interrupted; what was asked for goes on: `mqworker status` shows how far it is")
+            raise
+
+    def _applied(self, stage: str, answer: dict[str, Any], end: float, wait: bool) -> dict[str, Any]:
+        """Wait until a change is applied."""
         while wait and not answer.get("applied"):
             if time.monotonic() > end:
                 raise Failed(Exit.NO_ANSWER, self._not_applied(answer["revision"], stage))
@@ -144,11 +153,13 @@ class ServiceClient:
                 for undone in view["undone"]:
                     if undone["change"] == answer["change"]:
                         what = progress(undone | {"state": "undone"})
-                        raise Failed(Exit.CONFIG, output.clean(f"stage {stage}: {what}"))
+                        code = Exit.GIVEN_BACK if undone["kind"] == "taken back" else Exit.CONFIG
+                        raise Failed(code, output.clean(f"stage {stage}: {what}"))
                 change = view["change"] or {"change": 0, "state": ""}
                 if (change["change"], change["state"]) == (answer["change"], "preparing"):
                     continue
                 answer["generation"] = view["desired"]["generation"]
+                answer["revision"] = view["revision"]  # of the commit, or a later one
             answer["applied"] = view["applied"] >= answer["revision"]
         return answer
 
@@ -168,8 +179,12 @@ def progress(change: Mapping[str, Any]) -> str:
         case "preparing":
             how = f", {change['update']}" if change["update"] not in (None, "switch") else ""
             return f"{generation} is being prepared: {change['ready']} of {change['wanted']} Consumers are ready{how}"
-        case _:
+        case _ if change["on_trial"]:
             return f"{generation} is committed, and has not finished a message yet"
+        case _:
+            left = change["left"]
+            who = "1 Consumer works" if left == 1 else f"{left} Consumers work"
+            return f"{generation} is committed; {who} with the code of before"
 
 
 def stage_path(stage: str, rest: str = "") -> str:

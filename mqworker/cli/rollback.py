@@ -19,9 +19,9 @@ SHOWN = 12  # characters of the digest of code
 def rollback(service: ServiceClient, generation: int | None, list_: bool, no_wait: bool) -> None:
     """Go back to an earlier GENERATION of a stage, or to the one before: jobs, parameters and code together.
 
-    Its code is checked first; new Consumers start with it, then the others leave. It stays until you change something:
-    also after a restart of the service, as long as the code in the folder is the same. `mqworker params rollback` goes
-    back to earlier parameters alone.
+    Without GENERATION it takes back a change that is being prepared, if there is one. The earlier code is imported and
+    set up first, as for `restart`. It stays until you change something: also after a restart of the service, as long
+    as the code in the folder is the same. `mqworker params rollback` goes back to earlier parameters alone.
 
     Examples:
       mqworker rollback --list
@@ -56,10 +56,13 @@ def _print(service: ServiceClient, stage: str) -> None:
     if service.as_json:
         output.data(answer)
         return
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for each in answer["generations"]:
         code = (each["code"] or "not kept")[:SHOWN]
         number = f"{each['generation']}" + (f" (as {each['of']})" if each["of"] else "")
         chain = [link["name"] if link["enabled"] else f"({link['name']})" for link in each["chain"] or ()]
-        rows.append((number, code, ", ".join(chain) or "not kept", json.dumps(each["params"])))
-    output.table(("generation", "code", "jobs", "parameters"), rows)
+        note = "" if rows else "in use"
+        if each["undone"]:
+            note = f"undone: {output.clean(each['undone'])}"
+        rows.append((number, code, ", ".join(chain) or "not kept", json.dumps(each["params"]), note))
+    output.table(("generation", "code", "jobs", "parameters", ""), rows)

@@ -107,9 +107,10 @@ def stop(service: ServiceClient, no_wait: bool, force: bool) -> None:
 @no_wait
 @uses_service(DRAIN_TIMEOUT)
 def restart(service: ServiceClient, params: tuple[str, ...], no_wait: bool) -> None:
-    """Let new Consumers run the code that is in the folder now; they start first, so work goes on.
+    """Let new Consumers run the code that is in the folder now; work goes on until they are set up.
 
-    Code that cannot be imported, or that does not accept the parameters, is refused and changes nothing.
+    Code that cannot be imported or set up, or that does not accept the parameters, is refused and changes nothing.
+    Without --stage it is done for every stage.
 
     Examples:
       mqworker restart --stage energy
@@ -186,6 +187,8 @@ def _each(service: ServiceClient, method: str, rest: str, payload: Any, result: 
         answers[stage] = answer = service.change(method, stage, rest, payload, wait=not no_wait)
         if not service.as_json:
             how = "stored, not yet applied" if no_wait else "applied"
+            if "change" in answer and not no_wait:
+                how = f"generation {answer['generation']}, {how}"
             output.note(f"{output.clean(stage)}: {result} (revision {answer['revision']}, {how})")
     if service.as_json:
         output.data(answers)

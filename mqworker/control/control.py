@@ -88,10 +88,14 @@ class ControlError(Exception):
 
 
 class ChangeRefused(Exception):  # noqa: N818 - the program is not at fault
-    """The user's code refused parameters, or cannot be imported; `fields` says (field, what is wrong)."""
+    """The user's code refused parameters, or cannot be imported; `fields` says (field, what is wrong).
 
-    def __init__(self, fields: list[tuple[str, str]], problems: list[str]) -> None:
+    `code`: it is the code in the folder, or that of an earlier generation, that cannot be used.
+    """
+
+    def __init__(self, fields: list[tuple[str, str]], problems: list[str], *, code: bool = False) -> None:
         self.fields = fields
+        self.code = code
         self.problems = problems
         super().__init__("; ".join([f"{field}: {problem}" for field, problem in fields] + problems))
 

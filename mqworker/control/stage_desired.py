@@ -133,6 +133,15 @@ def digest_of(copy: CodeCopy | None) -> str:
     return "" if copy is None else copy.digest
 
 
+def described(version: Version) -> str:
+    """Return what a generation is, for the log."""
+    chain = ", ".join(link.job if link.enabled else f"({link.job})" for link in version.jobs)
+    params = msgspec.json.encode(version.params).decode()
+    code = version.copy.digest[:12] if version.copy else "as found"
+    of = f", as {version.of} was" if version.of else ""
+    return f"generation {version.generation}{of}: jobs {chain}; parameters {params}; code {code}"
+
+
 def differ(one: Version, other: Version) -> bool:
     """Return whether two generations have other jobs, parameters or code; 1, 1.0 and true are different parameters."""
     if (one.jobs, digest_of(one.copy)) != (other.jobs, digest_of(other.copy)):

@@ -132,16 +132,19 @@ def _switched(api: Api, stage: str, stored: Stored, wait: float) -> tuple[dict[s
     applied = api.wait_for(over, wait)
     revision = api.snapshot().document.revision
     if applied:
+        answer["revision"] = revision  # of the commit, or a later one
         left = max(0.0, end - time.monotonic())
         applied = api.wait_for(in_force, min(left, PROOF)) or api.wait_for(
             lambda snapshot: snapshot.stages[stage].applied >= revision, max(0.0, left - PROOF)
         )
     view = api.stage(stage)
     for undone in _undone(view, stored):
-        what = f"generation {undone.generation} was undone: {undone.reason}; it works on as generation"
-        raise Problem(
-            409 if undone.kind == "taken back" else 422, f"{what} {view.desired.generation}", kind="undone", **answer
+        what = (
+            f"generation {undone.generation} was undone: {undone.reason}; generation {view.desired.generation} works on"
         )
+        if undone.kind == "taken back":
+            raise Problem(409, what, kind="taken_back", **answer)
+        raise Problem(422, what, kind="undone", **answer)
     return answer | {"applied": applied}, 200 if wait and applied else 202
 
 
@@ -154,7 +157,7 @@ def _proved(view: StageView, stored: Stored) -> bool:
     status = view.actual
     if status is None or status.switch is None or status.switch.code != stored.change:
         return True
-    return not (status.held or status.dispatched or status.switch.failed)
+    return not (status.held or status.dispatched or status.rate or status.switch.failed)
 
 
 def jobs(api: Api, stage: str) -> Any:
@@ -226,7 +229,9 @@ def rollback(api: Api, stage: str) -> Any:
 def generations(api: Api, stage: str) -> Any:
     """Return the present generation and earlier ones, the newest first."""
     desired = api.stage(stage).desired
-    return {"generations": [_generation(version) for version in (desired.version, *reversed(desired.history))]}
+    failed = {each.generation: each.reason for each in desired.undone if each.kind == "failed"}
+    versions = (desired.version, *reversed(desired.history))
+    return {"generations": [_generation(version) | {"undone": failed.get(version.generation)} for version in versions]}
 
 
 def _generation(version: Version) -> dict[str, Any]:

@@ -81,7 +81,10 @@ def problem_of(error: Exception) -> Problem:
             return error
         case ChangeRefused():
             detail = "; ".join(error.problems) or "the change was refused"
-            return Problem(422, detail, fields=error.fields)
+            problem = Problem(422, detail, fields=error.fields)
+            if error.code:
+                problem.more["kind"] = "code"
+            return problem
         case ControlError() if error.kind in KINDS:
             status = KINDS[error.kind]
             headers = {"Retry-After": "5"} if status == 503 else None

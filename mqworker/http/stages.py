@@ -72,7 +72,7 @@ def _change(view: StageView) -> dict[str, Any] | None:
     last = desired.undone[-1] if desired.undone else None
     if candidate is not None:
         number, code, state = candidate.version.generation, candidate.code, "preparing"
-    elif switch is not None and switch.code == desired.code:
+    elif switch is not None and switch.code == desired.code and (switch.on_trial or switch.left):
         number, code, state = desired.generation, desired.code, "committed"
     elif last is not None and last.code > desired.code:
         return _undone(last) | {"state": "undone"}
@@ -88,6 +88,8 @@ def _change(view: StageView) -> dict[str, Any] | None:
         "update": switch.update or None,
         "ready": switch.ready,
         "wanted": switch.wanted,
+        "on_trial": switch.on_trial,
+        "left": switch.left,
     }
 
 
@@ -126,8 +128,9 @@ def stages(api: Api) -> Any:
 
 def one(api: Api, stage: str) -> Any:
     """Return one stage."""
-    view = api.stage(stage)
-    return describe(view, time.monotonic()) | {"undone": [_undone(each) for each in view.desired.undone]}
+    snapshot, view = api.snapshot(), api.stage(stage)
+    more = {"revision": snapshot.document.revision}
+    return describe(view, time.monotonic()) | more | {"undone": [_undone(each) for each in view.desired.undone]}
 
 
 def listening(api: Api, stage: str) -> Any:

@@ -168,13 +168,15 @@ def _exchanges(names: tuple[str, ...]) -> str:
 
 
 class SwitchState(msgspec.Struct, frozen=True):
-    """How far the Consumers of a candidate are; or of a generation that has not finished a message since its commit."""
+    """How far a change of jobs or code is, until nothing is left of it to do."""
 
     revision: int  # of the Desired that it is about
     code: int
     update: str  # switch | rolling | old-first: as it is done
     ready: int = 0  # Consumers that are set up
     wanted: int = 0  # how many must be, until it is committed; 0: it is committed
+    on_trial: bool = False  # it is committed, and has not finished a message
+    left: int = 0  # Consumers of the code of before that are at work, or finish what they have
     failed: str = ""  # why it has to be undone
 
 

@@ -17,7 +17,7 @@ from mqworker.ipc.messages import Chunk, Desired, Item, LogEvent, Outcomes, Stag
 from mqworker.ipc.spawn import Death
 from mqworker.producer import evidence
 from mqworker.producer.entry import Entry, Isolation
-from mqworker.producer.fleet import Fleet
+from mqworker.producer.fleet import NOT_WANTED, Fleet
 from mqworker.producer.lane import Lane
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.limits import TIME_LIMIT
@@ -98,7 +98,7 @@ class Dispatch:
         """Settle what is finished, and feed the lane again when its chunk has ended."""
         now = time.monotonic()
         if outcomes.outcomes:
-            self.fleet.prospered(lane)
+            self.fleet.staffing.prospered(lane.slot, lane.code)
         publishes: list[AnyPublish] = []
         try:
             for outcome in outcomes.outcomes:
@@ -196,7 +196,7 @@ class Dispatch:
         params = desired.generation.params if self._behind(lane) else None
         generation = desired.generation.number if lane.code == desired.generation.code else lane.sent
         if entries:
-            self.fleet.fed(lane, now)
+            self.fleet.staffing.switch.fed(lane.code, now)
         lane.feed(Chunk(lane.chunk, generation, params, desired.soft_limit, desired.log_level, items))
 
     def _behind(self, lane: Lane) -> bool:
@@ -249,6 +249,8 @@ class Dispatch:
 def _exit_reason(lane: Lane, death: Death) -> str:
     if lane.unfit is not None:
         return "setup"
+    if lane.kill_reason == NOT_WANTED:
+        return "asked"
     if lane.kill_reason:
         return "timeout" if lane.kill_reason.startswith(TIME_LIMIT) else "killed"
     if death.code < 0:

@@ -11,9 +11,12 @@ from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Birth, Desired, Generation, StageSpec, SwitchState
 from mqworker.ipc.spawn import Death
+from mqworker.producer.code_switch import Staff, Update
 from mqworker.producer.lane import Lane, LaneOwner
 from mqworker.producer.room import room_for
-from mqworker.producer.staffing import OVERDUE, ConsumerFacts, Kill, Retire, Staff, Staffing, Start, Update
+from mqworker.producer.staffing import OVERDUE, ConsumerFacts, Kill, Retire, Staffing, Start
+
+NOT_WANTED = "it is not wanted any more"  # the reason for killing a Consumer that is still being set up
 
 log = logging.getLogger("mqworker.fleet")
 
@@ -27,7 +30,7 @@ class Fleet:
         self._desired = desired
         self._register = register
         self._owner = owner
-        self._staffing = Staffing(spec.config.setup_deadline, spec.config.update)
+        self.staffing = Staffing(spec.config.setup_deadline, spec.config.update)
         self._generations: dict[int, Generation] = {}  # by the code that a Consumer may be started with
         self._leaving: set[int] = set()  # lanes that get no more work
         self._last_number = 0
@@ -36,16 +39,16 @@ class Fleet:
 
     def want(self, desired: Desired, now: float) -> None:
         """Converge to the number of Consumers and the code of `desired`, and set up its candidate."""
-        candidate, before = desired.candidate, self._staffing.wanted
+        candidate, switch = desired.candidate, self.staffing.switch
         self._desired = desired
         self._generations = {each.code: each for each in (desired.generation, candidate) if each is not None}
-        update = before.update if self._staffing.replacing else self._spec.config.update
-        if candidate is not None and candidate.code != before.candidate:
+        update = self._spec.config.update if switch.over else switch.wanted.update
+        if candidate is not None and candidate.code != switch.wanted.candidate:
             update = self._update(max(1, desired.consumers))
         present, code, number = desired.generation, 0, 0
         if candidate is not None:
             code, number = candidate.code, candidate.number
-        self._staffing.want(Staff(desired.consumers, present.code, present.number, code, number, update), now)
+        self.staffing.want(Staff(desired.consumers, present.code, present.number, code, number, update), now)
 
     def _update(self, count: int) -> Update:
         """Return how the Consumers are to be replaced: as configured, unless there is no room for a second set."""
@@ -60,7 +63,7 @@ class Fleet:
     def reconcile(self, now: float) -> None:
         """Start and retire Consumers, as far as that is possible now."""
         can_start = True
-        for action in self._staffing.decide(self._facts(), now):
+        for action in self.staffing.decide(self._facts(), now):
             match action:
                 case Start(slot, code):
                     can_start = can_start and self._start(slot, code, now)
@@ -72,7 +75,7 @@ class Fleet:
     def as_wanted(self) -> bool:
         """Whether number, code and parameters of the Consumers at work are as wanted."""
         wanted = self._desired.generation
-        return self._staffing.as_wanted(self._facts()) and all(
+        return self.staffing.as_wanted(self._facts()) and all(
             lane.generation >= wanted.number for lane in self.lanes.values() if lane.code == wanted.code
         )
 
@@ -80,7 +83,7 @@ class Fleet:
 
     def idle(self) -> Iterator[Lane]:
         """Lanes that can be fed now."""
-        at_work = self._staffing.at_work
+        at_work = self.staffing.switch.at_work
         return (
             lane
             for lane in self.lanes.values()
@@ -89,7 +92,7 @@ class Fleet:
 
     def at_work(self, lane: Lane) -> bool:
         """Whether its Consumer may get messages, once it is set up."""
-        return lane.code in self._staffing.at_work
+        return lane.code in self.staffing.switch.at_work
 
     def busy(self) -> list[Lane]:
         """Lanes with a chunk."""
@@ -100,20 +103,10 @@ class Fleet:
         return sum(lane.state in ("idle", "busy") and self.at_work(lane) for lane in self.lanes.values())
 
     @property
-    def crash_loop(self) -> bool:
-        """Whether some slot keeps dying without having finished a message."""
-        return self._staffing.crash_loop
-
-    @property
-    def problem(self) -> str:
-        """Why the last Consumer could not be set up or started; empty if there is no problem."""
-        return self._staffing.problem
-
-    @property
     def switch(self) -> SwitchState | None:
         """How far the last change of jobs or code is; None once its code has finished a message."""
-        staffing, wanted = self._staffing, self._staffing.wanted
-        if not (wanted.candidate or staffing.on_trial):
+        switch, wanted = self.staffing.switch, self.staffing.switch.wanted
+        if switch.over:
             return None
         ready = sum(lane.state == "idle" and lane.code == wanted.candidate for lane in self.lanes.values())
         return SwitchState(
@@ -121,29 +114,23 @@ class Fleet:
             code=wanted.candidate or wanted.code,
             update=wanted.update,
             ready=ready,
-            wanted=staffing.candidates_wanted,
-            failed=staffing.failed,
+            wanted=switch.candidates_wanted,
+            on_trial=switch.on_trial,
+            left=sum(lane.code in switch.before and lane.state != "idle" for lane in self.lanes.values()),
+            failed=switch.failed,
         )
 
     # --- what dispatch passes on
 
-    def fed(self, lane: Lane, now: float) -> None:
-        """A lane gets messages."""
-        self._staffing.fed(lane.code, now)
-
     def fails(self, lane: Lane, death: Death, now: float) -> bool:
         """Return whether a Consumer died of a message because its code is new, and has finished none."""
-        why = f"a Consumer {death} before the new code had finished a message"
-        return not lane.kill_reason and self._staffing.fails(lane.code, why, now)
+        why = f"a Consumer {death}; the new code had not finished a message"
+        return not lane.kill_reason and self.staffing.switch.killed(lane.code, why, now)
 
     def idled(self, lane: Lane) -> None:
         """Let an idle lane leave, if it must leave."""
         if lane.number in self._leaving and lane.state == "idle":
             lane.leave()
-
-    def prospered(self, lane: Lane) -> None:
-        """A Consumer has finished messages."""
-        self._staffing.prospered(lane.slot, lane.code)
 
     def died(self, lane: Lane, death: Death, now: float, *, attributed: bool) -> None:
         """Remove a dead lane; `attributed`: it died of a message that had killed before."""
@@ -159,7 +146,7 @@ class Fleet:
             problem = f"Consumers end before their first message: {death}{why}"
         if not wanted:
             unfit = lane.unfit is not None or lane.kill_reason.startswith(OVERDUE)
-            self._staffing.died(
+            self.staffing.died(
                 *(lane.slot, lane.code, now),
                 fruitful=lane.done > 0,
                 problem=problem,
@@ -170,7 +157,7 @@ class Fleet:
 
     def retire_all(self) -> None:
         """Retire all Consumers; busy ones finish first."""
-        self._staffing.want(self._staffing.wanted._replace(consumers=0, candidate=0, number=0), 0.0)
+        self.staffing.want(self.staffing.switch.wanted._replace(consumers=0, candidate=0, number=0), 0.0)
         for lane in list(self.lanes.values()):
             self._retire(lane)
 
@@ -202,7 +189,7 @@ class Fleet:
         try:
             lane = Lane(self._last_number, self._spec, birth, self._register.slot(slot), self._owner)
         except OSError as error:
-            self._staffing.start_failed(slot, code, now, error.strerror or str(error))
+            self.staffing.start_failed(slot, code, now, error.strerror or str(error))
             return False
         self.lanes[lane.number] = lane
         return True
@@ -210,6 +197,6 @@ class Fleet:
     def _retire(self, lane: Lane) -> None:
         self._leaving.add(lane.number)
         if lane.state == "starting":
-            lane.kill("not wanted any more")
+            lane.kill(NOT_WANTED)
         else:
             self.idled(lane)

@@ -1,14 +1,12 @@
 """Changes that the user's code has to accept before they are stored: its code, its chain of jobs, its parameters.
 
-Runs on the Service's main loop; part of Operations. Owns the code checks in progress: for each stage one at a time, in
-the order in which they were asked for, and only a few may wait. Whoever asks waits for a while; the change goes on
-without them. Fails with ChangeRefused if the code does not accept it, else with ControlError.
+Runs on the Service's main loop; part of Operations. Owns the code checks in progress, for each stage one at a time
+(turns.py). A check that the stage has changed under is made again. Fails with ChangeRefused if the code does not accept
+a change, else with ControlError.
 """
 
 import asyncio
-import functools
 import logging
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,9 +24,9 @@ from mqworker.control.switch import committed
 from mqworker.ipc import logs
 from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
 from mqworker.jobs.params import merge_patch
+from mqworker.service.turns import Carried, Turns
 
 AFTER_AN_EDIT = "jobs are taken from the code that runs: after an edit, `mqworker restart` first"
-WAITING = 32  # changes of a stage that may be in progress or wait for their turn
 
 log = logging.getLogger("mqworker.service.operations")
 
@@ -53,109 +51,68 @@ class CheckedChanges:
         self._config = loaded.config
         self._on_log = on_log
         self._owner = owner
-        self._turns = {name: asyncio.Lock() for name in loaded.config.stages}
-        self._waiting: Counter[str] = Counter()  # stage -> changes in progress or waiting
-        self._tasks: set[asyncio.Task[Stored]] = set()
+        self._turns = Turns(loaded.config.stages)
         self._reloads: dict[str, asyncio.Task[Stored]] = {}  # that have not begun to look at the folder, by stage
 
     async def reload(self, stage: str, params: dict[str, Any], patience: float) -> Stored:
         """Take the code in the folder; whoever asks while a reload waits for its turn is answered by the same."""
-        task = self._begin(stage, self._reload(stage, params)) if params else self._begin_reload(stage)
-        return await self._answer(stage, task, patience, "not_reloaded")
+        if params:
+            return await self._do(stage, self._reload(stage, params), patience, "not_reloaded")
+        return await self._turns.answer(stage, self._begin_reload(stage), patience, "not_reloaded")
 
     async def go_back(self, stage: str, generation: int | None, patience: float) -> Stored:
-        """Go back to an earlier generation."""
-        return await self._answer(
-            stage, self._begin(stage, self._go_back(stage, generation)), patience, "not_rolled_back"
-        )
+        """Go back to an earlier generation, or take back what is being prepared."""
+        return await self._do(stage, self._go_back(stage, generation), patience, "not_rolled_back")
 
     async def edit_jobs(
         self, stage: str, edit: Edit, params: dict[str, Any], expected: tuple[str, ...] | None, patience: float
     ) -> Stored:
         """Change the chain, and parameters with it."""
-        change = self._edit_jobs(stage, edit, params, expected)
-        return await self._answer(stage, self._begin(stage, change), patience, "jobs_refused")
+        return await self._do(stage, self._edit_jobs(stage, edit, params, expected), patience, "jobs_refused")
 
     async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> Stored:
         """Merge a patch into the parameters."""
         change = self._set_params(stage, lambda _desired, params: SetParams(stage, merge_patch(params, patch)))
-        return await self._answer(stage, self._begin(stage, change), patience, "params_refused")
+        return await self._do(stage, change, patience, "params_refused")
 
     async def rollback_params(self, stage: str, patience: float) -> Stored:
         """Go back to earlier parameters."""
 
         def back(desired: StageDesired, _params: dict[str, Any]) -> SetParams:
-            if desired.candidate is not None and not same(desired.candidate.version.params, desired.params):
-                what = (
-                    f"a change to generation {desired.candidate.version.generation} is being prepared, with parameters"
-                )
-                raise ControlError("refused", f"stage {stage}: {what} of its own; `mqworker rollback` takes it back")
+            candidate = desired.candidate
+            if candidate is not None and not same(candidate.version.params, desired.params):
+                what = f"generation {candidate.version.generation} is being prepared, with parameters of its own"
+                raise ControlError("refused", f"stage {stage}: {what}; `mqworker rollback` takes it back")
             asked = desired_state.rollback(self._owner.document, stage)
             if asked is None:
                 raise ControlError("refused", f"stage {stage} has no earlier parameters")
             return asked
 
-        return await self._answer(stage, self._begin(stage, self._set_params(stage, back)), patience, "params_refused")
+        return await self._do(stage, self._set_params(stage, back), patience, "params_refused")
 
     def reload_all(self) -> None:
         """Let every stage take the code in the folder; nobody waits for it."""
-        for name in self._turns:
+        for name in self._config.stages:
             try:
-                self._begin_reload(name).add_done_callback(functools.partial(_report_refused, "not_reloaded", name))
+                self._turns.report(name, self._begin_reload(name), "not_reloaded")
             except ControlError as error:
                 logs.report(log, logging.ERROR, "not_reloaded", f"stage {name} is not reloaded: {error}")
 
-    # --- turns
-
     def _begin_reload(self, stage: str) -> asyncio.Task[Stored]:
+        self._owner.changeable(stage)
         waiting = self._reloads.get(stage)
         if waiting is None or waiting.done():
-            waiting = self._reloads[stage] = self._begin(stage, self._reload(stage, {}))
+            waiting = self._reloads[stage] = self._turns.begin(stage, self._reload(stage, {}))
         return waiting
 
-    def _begin(self, stage: str, change: Coroutine[Any, Any, Stored]) -> asyncio.Task[Stored]:
-        """Carry out a change of a stage when it is its turn."""
+    async def _do(self, stage: str, change: Carried, patience: float, refused: str) -> Stored:
+        """Carry out a change in its turn, and wait for it."""
         try:
-            self._admit(stage)
+            self._owner.changeable(stage)
         except ControlError:
             change.close()
             raise
-        self._waiting[stage] += 1
-        task = asyncio.create_task(self._in_turn(stage, change))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # the caller may have left
-        return task
-
-    def _admit(self, stage: str) -> None:
-        self._owner.changeable(stage)
-        if self._waiting[stage] >= WAITING:
-            what = f"{WAITING} changes of stage {stage} are being checked or wait for it: try again later"
-            raise ControlError("busy", what)
-
-    async def _in_turn(self, stage: str, change: Coroutine[Any, Any, Stored]) -> Stored:
-        try:
-            async with self._turns[stage]:
-                self._owner.changeable(stage)
-                return await change
-        finally:
-            self._waiting[stage] -= 1
-            change.close()
-
-    async def _answer(self, stage: str, task: asyncio.Task[Stored], patience: float, refused: str) -> Stored:
-        """Return a change once the user's code has accepted it; the caller waits `patience` seconds.
-
-        `refused`: the event to log if it is refused after that.
-        """
-        done, _ = await asyncio.wait({task}, timeout=patience)
-        if done:
-            return task.result()
-        task.add_done_callback(functools.partial(_report_refused, refused, stage))
-        raise ControlError(
-            "deadline",
-            f"the code is still being checked after {patience:g} s; the change is stored if it accepts it, after those"
-            " that were asked for before, and the log says so",
-        )
+        return await self._turns.answer(stage, self._turns.begin(stage, change), patience, refused)
 
     # --- the changes
 
@@ -287,7 +244,8 @@ class CheckedChanges:
             logs.report(log, logging.WARNING, "user_code", warning)
         if report.fields or report.problems:
             hint = [AFTER_AN_EDIT] if named and report.problems else []
-            raise ChangeRefused(report.fields, report.problems + hint)
+            code = bool(report.problems) and not named
+            raise ChangeRefused(report.fields, report.problems + hint, code=code)
         return report
 
 
@@ -304,9 +262,3 @@ def _refuse_unseen(stage: str, ahead: StageDesired, expected: tuple[str, ...] | 
     seen = " or ".join(expected) or "another"
     what = f"stage {stage} is at generation {ahead.generation} by now, not at {seen}; its chain is: {now}"
     raise ControlError("conflict", what)
-
-
-def _report_refused(event: str, stage: str, task: asyncio.Task[Stored]) -> None:
-    """Log why a change was not stored, when no caller waits any more; if it was stored, that is logged elsewhere."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logs.report(log, logging.WARNING, event, f"stage {stage} was not changed: {error}", stage_name=stage)

@@ -27,7 +27,7 @@ from mqworker.control.desired_state import (
     SetParams,
     Undo,
 )
-from mqworker.control.stage_desired import StageDesired, Version
+from mqworker.control.stage_desired import StageDesired, Version, described
 from mqworker.control.store import Store
 from mqworker.ipc import logs
 from mqworker.ipc.messages import LogEvent
@@ -146,20 +146,20 @@ def _report(asked: Change, document: Document) -> None:
             level, event, what = (
                 logging.INFO,
                 "committed",
-                f"committed{_generation(document.stages[asked.stage].version)}",
+                f"committed{_about(document.stages[asked.stage].version)}",
             )
         case Undo():
             level, event = logging.INFO if asked.kind == "taken back" else logging.WARNING, "undone"
-            what = f"a change was undone{_generation(document.stages[asked.stage].version)} stays: {asked.reason}"
+            what = f"a change was undone{_about(document.stages[asked.stage].version)} stays: {asked.reason}"
         case Revert():
             level, event = logging.WARNING, "undone"
-            what = f"the last change was undone{_generation(document.stages[asked.stage].version)}: {asked.reason}"
+            what = f"the last change was undone{_about(document.stages[asked.stage].version)}: {asked.reason}"
         case Reload() | GoBack() | SetJobs() | SetParams():
             stage = document.stages[asked.stage]
             level, event = logging.INFO, "changed"
-            what = f"changed: {type(asked).__name__}{_generation(stage.version)}"
+            what = f"changed: {type(asked).__name__}{_about(stage.version)}"
             if stage.candidate is not None:
-                what = f"changed: {type(asked).__name__}, to be prepared{_generation(stage.candidate.version)}"
+                what = f"changed: {type(asked).__name__}, to be prepared{_about(stage.candidate.version)}"
         case _:
             values = ", ".join(str(value) for value in msgspec.structs.astuple(asked)[1:])
             level, event, what = logging.INFO, "changed", f"changed: {type(asked).__name__}, to {values}"
@@ -167,10 +167,5 @@ def _report(asked: Change, document: Document) -> None:
     logs.report(log, level, event, what, revision=document.revision, stage_name=asked.stage)
 
 
-def _generation(version: Version) -> str:
-    """Return what a generation is, for the log."""
-    chain = ", ".join(link.job if link.enabled else f"({link.job})" for link in version.jobs)
-    params = msgspec.json.encode(version.params).decode()
-    code = version.copy.digest[:12] if version.copy else "as found"
-    of = f", as {version.of} was" if version.of else ""
-    return f", generation {version.generation}{of}: jobs {chain}; parameters {params}; code {code}"
+def _about(version: Version) -> str:
+    return f", {described(version)}"

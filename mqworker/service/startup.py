@@ -16,7 +16,7 @@ from mqworker.control import desired_state, generations
 from mqworker.control.chain import enabled
 from mqworker.control.desired_state import Document
 from mqworker.control.generations import FoundCode
-from mqworker.control.stage_desired import StageDesired
+from mqworker.control.stage_desired import StageDesired, described
 from mqworker.control.store import Store
 from mqworker.exits import Exit
 from mqworker.http.server import HttpServer
@@ -39,6 +39,8 @@ async def start_up(loaded: Loaded, server: HttpServer, store: Store, on_log: Cal
     document, more = desired_state.begin(old, loaded.config, found)
     for note in (*notes, *more, *loaded.warnings):
         logs.report(log, logging.WARNING, "configuration", note)
+    for name, stage in document.stages.items():
+        logs.report(log, logging.INFO, "generation", f"stage {name}: {described(stage.version)}", stage_name=name)
     try:
         store.save(document)
     except OSError as error:  # do not give up for good: supervisord tries again, and there may be space then

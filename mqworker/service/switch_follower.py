@@ -8,7 +8,7 @@ from mqworker.control.desired_state import Commit, Revert, Undo
 from mqworker.control.stage_desired import StageDesired
 from mqworker.control.switch import Previous
 from mqworker.ipc.messages import StageStatus
-from mqworker.producer.staffing import TRIAL
+from mqworker.producer.code_switch import TRIAL
 
 
 class SwitchFollower:
@@ -48,14 +48,14 @@ class SwitchFollower:
         if stage is None:
             return None
         candidate, previous = stage.candidate, self._previous
+        if status is not None and told and status.revision == told and not (switch is not None and switch.on_trial):
+            previous = self._previous = None  # the new code has finished a message
         reason = self._lost
-        if not reason and switch is not None and switch.revision == told:
-            if switch.code == (candidate.code if candidate is not None else stage.code):
-                reason = switch.failed
-                if candidate is not None and not reason and switch.ready >= switch.wanted > 0:
-                    return Commit(self._name, candidate.code)
-        elif not reason and previous is not None and status is not None and told and status.revision == told:
-            self._previous = None  # the new code has finished a message
+        code = candidate.code if candidate is not None else stage.code
+        if not reason and switch is not None and (switch.revision, switch.code) == (told, code):
+            reason = switch.failed
+            if candidate is not None and not reason and switch.ready >= switch.wanted > 0:
+                return Commit(self._name, code)
         if not reason:
             return None
         if candidate is not None:

@@ -5,19 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqworker.config.stop_budget import LEAVE
-from mqworker.producer.staffing import (
-    EXCUSED_MAX,
-    PATIENCE,
-    TRIAL,
-    TRIES,
-    Action,
-    ConsumerFacts,
-    Kill,
-    Retire,
-    Staff,
-    Staffing,
-    Start,
-)
+from mqworker.producer.code_switch import PATIENCE, TRIAL, TRIES, Staff
+from mqworker.producer.staffing import EXCUSED_MAX, Action, ConsumerFacts, Kill, Retire, Staffing, Start
 
 DEADLINE = 600.0  # for setting up
 
@@ -60,7 +49,7 @@ OLD, NEW = [one(0), one(1)], [one(2, code=2), one(3, code=2)]
         pytest.param(
             1,
             [one(0, "starting", since=-DEADLINE - 1)],
-            [Kill(0, "it was not set up within 600 s")],
+            [Kill(0, "its import and `setup` took longer than setup_deadline, 600 s")],
             id="one that is not set up in time",
         ),
         pytest.param(
@@ -125,11 +114,11 @@ def test_a_committed_change_is_completed(update, consumers, actions):
 def test_who_gets_messages():
     """With `switch` one code alone, at every moment; with the others also those that are not yet replaced."""
     staffing = staffed(2, 1, 2)
-    assert staffing.at_work == {1}
+    assert staffing.switch.at_work == {1}
     staffing.want(Staff(2, 2), 0.0)
-    assert (staffing.at_work, staffing.on_trial) == ({2}, True)
-    assert switched(update="rolling").at_work == {1, 2}
-    assert staffed(2, 1, 2, "old-first").at_work == {1}
+    assert (staffing.switch.at_work, staffing.switch.on_trial) == ({2}, True)
+    assert switched(update="rolling").switch.at_work == {1, 2}
+    assert staffed(2, 1, 2, "old-first").switch.at_work == {1}
 
 
 def test_the_trial_ends_with_the_first_message_or_with_time():
@@ -137,36 +126,40 @@ def test_the_trial_ends_with_the_first_message_or_with_time():
     both = OLD + NEW
     proved = switched()
     proved.prospered(0, 1)
-    assert proved.on_trial, "the old code says nothing about the new"
+    assert proved.switch.on_trial, "the old code says nothing about the new"
     proved.prospered(2, 2)
-    assert (proved.on_trial, proved.decide(both, 0.0)) == (False, [Retire(0), Retire(1)])
+    assert (proved.switch.on_trial, proved.decide(both, 0.0)) == (False, [Retire(0), Retire(1)])
     waiting = switched()
     assert waiting.decide(both, TRIAL) == [Retire(0), Retire(1)]
-    assert waiting.on_trial, "its first message is still to come"
-    waiting.fed(2, 100.0)
+    assert waiting.switch.on_trial, "its first message is still to come"
+    waiting.switch.fed(2, 100.0)
     waiting.decide(NEW, 100.0 + TRIAL + 1)
-    assert not waiting.on_trial
+    assert not waiting.switch.on_trial
 
 
 def test_a_death_on_trial_is_the_codes_and_stops_all_until_there_is_an_answer():
     """Nobody gets messages and nothing starts; a later success changes nothing; without an answer it goes on."""
     staffing = switched()
-    assert not staffing.fails(1, "the old code", 0.0)
-    assert staffing.fails(2, "it died", 1.0)
-    assert staffing.fails(2, "another one died", 1.0)
+    assert not staffing.switch.killed(1, "the old code", 0.0)
+    assert staffing.switch.killed(2, "it died", 1.0)
+    assert staffing.switch.killed(2, "another one died", 1.0)
     staffing.prospered(3, 2)
-    assert (staffing.failed, staffing.at_work, staffing.decide([*OLD, NEW[0]], 2.0)) == ("it died", set(), [])
+    assert (staffing.switch.failed, staffing.switch.at_work, staffing.decide([*OLD, NEW[0]], 2.0)) == (
+        "it died",
+        set(),
+        [],
+    )
     back = switched()
-    back.fails(2, "it died", 1.0)
+    back.switch.killed(2, "it died", 1.0)
     back.want(Staff(2, 1), 1.0)
-    assert (back.at_work, back.failed, back.on_trial) == ({1}, "", False)
+    assert (back.switch.at_work, back.switch.failed, back.switch.on_trial) == ({1}, "", False)
     assert back.decide(OLD + NEW, 1.0) == [Retire(2), Retire(3)]
     assert staffing.decide([*OLD, NEW[0]], 1.0 + PATIENCE + 0.1) == [Start(3, 2), Retire(0)]
-    assert (staffing.at_work, staffing.failed) == ({2}, "")
-    assert not staffing.fails(2, "it died", 9.0), "now the message is charged"
+    assert (staffing.switch.at_work, staffing.switch.failed) == ({2}, "")
+    assert not staffing.switch.killed(2, "it died", 9.0), "now the message is charged"
     rolling = switched(update="rolling")
-    rolling.fails(2, "it died", 1.0)
-    assert rolling.at_work == {1}
+    rolling.switch.killed(2, "it died", 1.0)
+    assert rolling.switch.at_work == {1}
 
 
 @pytest.mark.parametrize("unfit", [True, False])
@@ -174,22 +167,22 @@ def test_code_on_trial_that_cannot_be_set_up_again_has_failed(unfit):
     """Without a message in hand, too: the Consumers of before are still there."""
     staffing = switched()
     for _ in range(1 if unfit else TRIES):
-        assert not staffing.failed
+        assert not staffing.switch.failed
         staffing.died(2, 2, 1.0, fruitful=False, problem="it died", unfit=unfit)
-    assert (staffing.failed, staffing.at_work) == ("it died", set())
+    assert (staffing.switch.failed, staffing.switch.at_work) == ("it died", set())
     blameless = switched()
     for _ in range(TRIES):
         blameless.died(2, 2, 1.0, fruitful=False, problem="it died", limit=True)
         blameless.died(3, 2, 1.0, fruitful=False, problem="it died", attributed=True)
-    assert not blameless.failed
+    assert not blameless.switch.failed
 
 
 def test_other_parameters_end_the_trial():
     """They were accepted by the new code alone: there is no way back any more."""
     staffing = switched()
-    staffing.fails(2, "it died", 1.0)
+    staffing.switch.killed(2, "it died", 1.0)
     staffing.want(Staff(2, 2, 7), 1.0)
-    assert (staffing.on_trial, staffing.failed, staffing.at_work) == (False, "", {2})
+    assert (staffing.switch.on_trial, staffing.switch.failed, staffing.switch.at_work) == (False, "", {2})
 
 
 def test_an_old_first_that_gets_stuck_keeps_the_rest_at_work():
@@ -199,7 +192,7 @@ def test_an_old_first_that_gets_stuck_keeps_the_rest_at_work():
     for _ in range(5):
         staffing.prospered(2, 2)
         staffing.died(3, 2, 0.0, fruitful=False, problem="it died", unfit=True)
-    assert (staffing.decide(consumers, 0.1), staffing.at_work) == ([], {1, 2})
+    assert (staffing.decide(consumers, 0.1), staffing.switch.at_work) == ([], {1, 2})
 
 
 def test_a_crash_loop_that_new_code_has_cured_is_over():
@@ -210,7 +203,7 @@ def test_a_crash_loop_that_new_code_has_cured_is_over():
     assert staffing.crash_loop
     staffing.want(Staff(1, 2, update="rolling"), 0.0)
     staffing.decide([one(2, code=2)], 0.0)
-    assert (staffing.crash_loop, staffing.at_work, staffing.replacing) == (False, {2}, False)
+    assert (staffing.crash_loop, staffing.switch.at_work, staffing.switch.over) == (False, {2}, True)
 
 
 def test_a_failed_candidate_keeps_nobody_from_starting():
@@ -227,7 +220,7 @@ def test_a_crash_loop_is_nothing_to_go_back_to():
         staffing.died(0, 1, 0.0, fruitful=False, problem="it died")
     staffing.want(Staff(1, 1, 0, 2, 2), 0.0)
     staffing.want(Staff(1, 2), 0.0)
-    assert (staffing.on_trial, staffing.crash_loop, staffing.problem) == (False, False, "")
+    assert (staffing.switch.on_trial, staffing.crash_loop, staffing.problem) == (False, False, "")
 
 
 @pytest.mark.parametrize("ends", ["unfit", "died", "not started"])
@@ -235,16 +228,18 @@ def test_a_candidate_fails(ends):
     """One that says why is enough; others are tried a few times, whether they were ready or not."""
     staffing = staffed(2, 1, 2)
     for _ in range(1 if ends == "unfit" else TRIES):
-        assert not staffing.failed
+        assert not staffing.switch.failed
         if ends == "not started":
             staffing.start_failed(2, 2, 0.0, "no memory")
         else:
             staffing.died(2, 2, 0.0, fruitful=False, problem="it died", unfit=ends == "unfit")
-    assert staffing.failed == ("a Consumer could not be started: no memory" if ends == "not started" else "it died")
+    assert staffing.switch.failed == (
+        "a Consumer could not be started: no memory" if ends == "not started" else "it died"
+    )
     assert staffing.decide(OLD + NEW, 0.0) == [Retire(2), Retire(3)]
     assert (staffing.problem, staffing.crash_loop) == ("", False), "those at work have none"
     staffing.want(Staff(2, 1, 0, 2, 3), 0.0)
-    assert (staffing.failed, staffing.decide(OLD, 0.0)) == ("", [Start(2, 2)]), (
+    assert (staffing.switch.failed, staffing.decide(OLD, 0.0)) == ("", [Start(2, 2)]), (
         "with other parameters it is tried again"
     )
     staffing.want(Staff(2, 1), 0.0)
@@ -255,9 +250,9 @@ def test_a_newer_candidate_ends_the_trial():
     """There are Consumers for two generations, not for three."""
     staffing = switched()
     staffing.want(Staff(2, 2, 0, 3, 3), 0.0)
-    assert not staffing.on_trial
+    assert not staffing.switch.on_trial
     assert staffing.decide(OLD + NEW, 0.0) == [Start(4, 3), Retire(0), Retire(1)]
-    assert not staffing.fails(2, "it died", 0.0)
+    assert not staffing.switch.killed(2, "it died", 0.0)
 
 
 def test_as_wanted_asks_for_those_at_work():
@@ -355,7 +350,7 @@ def test_it_arrives_at_what_is_wanted_and_keeps_working_on_the_way(update, order
             code += order == "commit"
             steps += [Staff(wanted, code, update=update)]
         for step in steps:
-            had = len([each for each in consumers if each.code in staffing.at_work])
+            had = len([each for each in consumers if each.code in staffing.switch.at_work])
             staffing.want(step, 0.0)
             if proves:
                 staffing.prospered(0, step.code)
@@ -366,7 +361,7 @@ def test_it_arrives_at_what_is_wanted_and_keeps_working_on_the_way(update, order
                 consumers = apply(consumers, actions, lanes)
                 lanes += 40
                 assert len({consumer.slot for consumer in consumers}) == len(consumers)
-                working = [each for each in consumers if each.code in staffing.at_work]
+                working = [each for each in consumers if each.code in staffing.switch.at_work]
                 if update == "old-first":
                     assert len(consumers) <= max(1, wanted, had)
                     assert working or min(had, wanted) < 2
@@ -374,5 +369,5 @@ def test_it_arrives_at_what_is_wanted_and_keeps_working_on_the_way(update, order
                     assert working or not min(had, wanted)
             assert not staffing.decide(consumers, 0.0)
             candidates = sum(each.code == step.candidate for each in consumers)
-            assert candidates == staffing.candidates_wanted
+            assert candidates == staffing.switch.candidates_wanted
         assert staffing.as_wanted(consumers)

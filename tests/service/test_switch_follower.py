@@ -6,7 +6,7 @@ from mqworker.control.desired_state import Commit, Revert, Undo
 from mqworker.control.stage_desired import Candidate, StageDesired, Version
 from mqworker.control.switch import Previous, committed
 from mqworker.ipc.messages import StageStatus, SwitchState
-from mqworker.producer.staffing import TRIAL
+from mqworker.producer.code_switch import TRIAL
 from mqworker.service.switch_follower import SwitchFollower
 from tests.http.operator import stage_status
 
@@ -63,16 +63,16 @@ def test_a_producer_that_dies_takes_its_candidate_with_it():
 def test_what_fails_on_trial_is_reverted():
     """To the generation that its commit replaced."""
     made = follower(ONE, TWO, DONE)
-    assert made.due(report(2), TOLD) is None
-    assert made.due(report(2, failed="it crashed"), TOLD) == Revert("s", 2, BEFORE, "it crashed")
+    assert made.due(report(2, on_trial=True), TOLD) is None
+    assert made.due(report(2, on_trial=True, failed="it crashed"), TOLD) == Revert("s", 2, BEFORE, "it crashed")
 
 
 def test_what_has_finished_a_message_is_not_reverted_any_more():
     """Nor after a newer change, nor without a commit."""
     made = follower(ONE, TWO, DONE)
-    made.due(report(2, revision=9), TOLD)
-    made.due(report(), TOLD)
-    assert made.due(report(2, failed="it crashed"), TOLD) is None
+    made.due(report(2, revision=9, on_trial=True), TOLD)
+    made.due(report(2, left=1), TOLD)
+    assert made.due(report(2, on_trial=True, failed="it crashed"), TOLD) is None
     newer = follower(ONE, TWO, DONE, msgspec.structs.replace(DONE, candidate=THREE.candidate))
     assert newer.due(report(2, failed="it crashed"), TOLD) is None
     tuned = follower(ONE, TWO, DONE, msgspec.structs.replace(DONE, generation=3, params={"n": 1}))

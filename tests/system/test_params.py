@@ -9,6 +9,7 @@ from typing import Self
 
 import pytest
 
+from mqworker.exits import Exit
 from tests.support.embedded import OUTPUT, Client, Result, config, put, steady
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
@@ -259,7 +260,7 @@ def test_new_code_that_cannot_be_imported_leaves_the_old_consumers_at_work(servi
             assert status == 422
             assert "RuntimeError: the table of tariffs is missing" in told["detail"]
             refused = running.cli("restart")
-            assert refused.returncode == 2
+            assert refused.returncode == Exit.CONFIG
             assert refused.stderr.splitlines()[-1] == "RuntimeError: the table of tariffs is missing"
             running.signal(signal.SIGHUP)
             assert "the table of tariffs is missing" in running.event("not_reloaded")["msg"]

@@ -138,6 +138,8 @@ def _switched(api: Api, stage: str, stored: Stored, wait: float) -> tuple[dict[s
             lambda snapshot: snapshot.stages[stage].applied >= revision, max(0.0, left - PROOF)
         )
     view = api.stage(stage)
+    if not wait:
+        return answer | {"applied": applied and not _undone(view, stored)}, 202
     for undone in _undone(view, stored):
         what = (
             f"generation {undone.generation} was undone: {undone.reason}; generation {view.desired.generation} works on"
@@ -145,7 +147,7 @@ def _switched(api: Api, stage: str, stored: Stored, wait: float) -> tuple[dict[s
         if undone.kind == "taken back":
             raise Problem(409, what, kind="taken_back", **answer)
         raise Problem(422, what, kind="undone", **answer)
-    return answer | {"applied": applied}, 200 if wait and applied else 202
+    return answer | {"applied": applied}, 200 if applied else 202
 
 
 def _undone(view: StageView, stored: Stored) -> list[Undone]:

@@ -4,12 +4,23 @@ Lives in the Producer, on its loop, and is called with each tick. Reads the in-h
 receives their deaths) and reads their outboxes.
 """
 
+from typing import NamedTuple
+
 from mqworker.producer.fleet import Fleet
 
 TIME_LIMIT = "hard time limit"  # the reason for killing a Consumer that took too long begins with this
 LONG = 0.005  # seconds that finished outcomes may wait behind a running message
 STALL = 10.0  # seconds that a Consumer may hold a chunk without working on a message: it is stopped, or stuck
-STACK_WAIT = 0.2  # seconds for a Consumer to write its stacks before it is killed
+STACK_WAIT = 1.0  # seconds for a Consumer to write its stacks before it is killed; sooner once it has written them
+
+
+class _Asked(NamedTuple):
+    """A Consumer that was asked for its stacks, because of this message."""
+
+    message: int
+    at: float
+    before: str  # its last output then
+    last: str  # the same, as last seen: what has changed and then stays is all that it writes
 
 
 class Limits:
@@ -17,7 +28,7 @@ class Limits:
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._stacks: dict[int, tuple[int, float]] = {}  # lane -> (message, when its stacks were asked for)
+        self._stacks: dict[int, _Asked] = {}  # by lane
         self._stalled: dict[int, tuple[int, int]] = {}  # lane -> (chunk, ticks that found none of its messages in hand)
 
     def enforce(self, hard_limit: float, now: float, tick: float) -> None:
@@ -35,12 +46,12 @@ class Limits:
                     lane.kill(f"it began no message of its chunk for {STALL:g} s")
                 continue
             if hard_limit and now - began > hard_limit:
-                message, asked = stacks.get(lane.number, (0, 0.0))
-                if message != seq:
+                asked, tail = stacks.get(lane.number), lane.output_tail
+                if asked is None or asked.message != seq:
                     lane.ask_stack()
-                    asked = now
-                elif now - asked > STACK_WAIT:
+                    asked = _Asked(seq, now, tail, tail)
+                elif now - asked.at > STACK_WAIT or asked.before != tail == asked.last:
                     lane.kill(f"{TIME_LIMIT} of {hard_limit:g} s")
-                self._stacks[lane.number] = (seq, asked)
+                self._stacks[lane.number] = asked._replace(last=tail)
             if now - began > LONG:
                 lane.read_outbox()

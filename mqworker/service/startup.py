@@ -39,13 +39,13 @@ async def start_up(loaded: Loaded, server: HttpServer, store: Store, on_log: Cal
     document, more = desired_state.begin(old, loaded.config, found)
     for note in (*notes, *more, *loaded.warnings):
         logs.report(log, logging.WARNING, "configuration", note)
-    for name, stage in document.stages.items():
-        logs.report(log, logging.INFO, "generation", f"stage {name}: {described(stage.version)}", stage_name=name)
     try:
         store.save(document)
     except OSError as error:  # do not give up for good: supervisord tries again, and there may be space then
         what = f"the state in {loaded.state_dir} cannot be written: {error.strerror}"
         raise StartError(Exit.INTERNAL, f"{what}; free some space, or set service.state_dir") from None
+    for name, stage in document.stages.items():
+        logs.report(log, logging.INFO, "generation", f"stage {name}: {described(stage.version)}", stage_name=name)
     return document
 
 

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import faulthandler
 import multiprocessing
+import multiprocessing.spawn
 import os
 import secrets
 import signal
@@ -24,6 +25,11 @@ from typing import Any, ClassVar, NamedTuple
 
 SPAWN = multiprocessing.get_context("spawn")
 
+QUIET = (  # what the parent did not finish to send cannot be read
+    "import sys; sys.excepthook = lambda kind, *rest:"
+    " kind.__name__ in ('EOFError', 'UnpicklingError') or sys.__excepthook__(kind, *rest)"
+)
+_command_line = multiprocessing.spawn.get_command_line
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
@@ -58,6 +64,15 @@ def keep_path_safe() -> None:
     os.environ.setdefault(SAFE_PATH, OURS)
 
 
+def command_line(**handles: int) -> list[str]:
+    """Return the command that starts a child, as multiprocessing's, but silent if its parent dies before it has begun.
+
+    The child still has the Service's stderr then: a traceback would break the log, in which each line is an event.
+    """
+    *command, program, mark = _command_line(**handles)
+    return [*command, f"{QUIET}; {program}", mark]
+
+
 def be_plain() -> None:
     """Undo what a process of ours has and an ordinary Python process has not; called before user code is imported.
 
@@ -66,6 +81,7 @@ def be_plain() -> None:
     """
     if os.environ.get(SAFE_PATH) == OURS:
         del os.environ[SAFE_PATH]
+    sys.excepthook = sys.__excepthook__
     multiprocessing.set_start_method(None, force=True)  # unset, as in a new interpreter
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forked)
 
@@ -172,7 +188,12 @@ class Spawned(multiprocessing.Process):
 
     @staticmethod
     def _Popen(process: Any) -> Any:  # noqa: N802 - the name that multiprocessing calls
-        return SpawnProcess._Popen(process)
+        ordinary = multiprocessing.spawn.get_command_line
+        multiprocessing.spawn.get_command_line = command_line
+        try:
+            return SpawnProcess._Popen(process)
+        finally:
+            multiprocessing.spawn.get_command_line = ordinary
 
 
 class Death(NamedTuple):

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
 
 from mqworker.ipc.proc import rss
-from mqworker.ipc.spawn import SPAWN, Death, Spawned, reap
+from mqworker.ipc.spawn import SPAWN, Death, Spawned, command_line, reap
 from tests.support.waiting import wait_for
 
 MIB = 1 << 20
@@ -206,3 +207,21 @@ def test_a_child_is_named_and_deaf_but_its_own_children_are_not():
     """
     with family(script) as parent:
         assert parent.communicate(timeout=60)[0].splitlines() == ["mqw-test-name", "[False, False]", "True (0, 0)"]
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x80\x04\x95"])
+def test_a_child_whose_parent_dies_before_it_has_begun_is_silent(sent):
+    """It has the stderr of the Service still, whose log it would break with a traceback."""
+    ours, theirs = os.pipe()
+    tracker = resource_tracker.getfd()
+    os.write(theirs, sent)
+    os.close(theirs)
+    with os.fdopen(ours, "rb"):
+        done = subprocess.run(
+            command_line(tracker_fd=tracker, pipe_handle=ours),
+            pass_fds=(ours, tracker),
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")

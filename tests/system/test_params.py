@@ -1,5 +1,6 @@
 """A whole service's parameters and code, changed while messages flow: which message was computed with what."""
 
+import contextlib
 import json
 import os
 import signal
@@ -211,6 +212,13 @@ def consumers(service: ServiceProcess) -> set[int]:
     return {one["pid"] for one in service.stage("work")["actual"]["consumers"]}
 
 
+def kill_consumers(service: ServiceProcess) -> None:
+    """Kill all of them, also those that are about to leave after a switch."""
+    for pid in consumers(service):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_a_restart_imports_the_code_afresh_without_a_gap(service):
     """POST /restart and SIGHUP under load: new code in new processes, one ready at every moment, nothing lost."""
     running = service(config(), {"jobs.py": code(1)}).start()
@@ -301,8 +309,7 @@ def test_a_consumer_that_starts_after_an_edit_runs_the_code_of_its_generation(se
     running.start()
     with Client(running) as client:
         write_version(running, 2)
-        for pid in consumers(running):
-            os.kill(pid, signal.SIGKILL)
+        kill_consumers(running)
         client.send(20)
         wait_for(lambda: client.ready(OUTPUT) == 20, 20, "the results")
         before = running.stage("work")["desired"]["generation"]
@@ -339,8 +346,7 @@ def test_a_rollback_brings_the_code_back_and_keeps_it(service):
         assert (told.returncode, f"as {listed[2]['generation']} was (applied)" in told.stderr) == (0, True), told.stderr
         assert next_code() == 1
         assert running.stage("work")["desired"]["params"] == {"factor": 3}
-        for pid in consumers(running):
-            os.kill(pid, signal.SIGKILL)
+        kill_consumers(running)
         assert next_code() == 1
         assert running.stop() == 0
         running.start()
@@ -367,8 +373,7 @@ def test_a_module_that_becomes_a_package_harms_no_consumer_that_starts(service):
         (running.folder / "jobs.py").unlink()
         (running.folder / "jobs").mkdir()
         (running.folder / "jobs/__init__.py").write_text(code(2))
-        for pid in consumers(running):
-            os.kill(pid, signal.SIGKILL)
+        kill_consumers(running)
         client.send(5)
         assert {one.body["code"] for one in client.finish()} == {1}
         put(running, "restart", method="POST")

@@ -69,7 +69,7 @@ def show(snapshot: dict[str, Any]) -> None:
             output.note(f"{name}: {output.clean(view['problem'])}")
         if view["desired"].get("folder_differs") and not view["change"]:
             output.note(f"{name}: the folder had other code when it was last looked at; `mqworker restart` takes it")
-        if view.get("change"):
+        if view["change"]:
             output.note(f"{name}: {output.clean(progress(view['change']))}")
 
 

@@ -104,7 +104,7 @@ class Fleet:
 
     @property
     def switch(self) -> SwitchState | None:
-        """How far the last change of jobs or code is; None once its code has finished a message."""
+        """How far the last change of jobs or code is; None once nothing is left of it."""
         switch, wanted = self.staffing.switch, self.staffing.switch.wanted
         if switch.over:
             return None

@@ -173,6 +173,8 @@ def steady(service: ServiceProcess, deadline: float = 30) -> dict[str, Any]:
     def look() -> dict[str, Any] | None:
         status, told = service.ask("GET", "/api/v1/status")
         assert status == 200, told
-        return told["stages"][0] if told["applied"] >= told["revision"] else None
+        stage = told["stages"][0]
+        preparing = stage["change"] is not None and stage["change"]["state"] == "preparing"
+        return stage if told["applied"] >= told["revision"] and not preparing else None
 
     return wait_for(look, deadline, "desired to equal actual")

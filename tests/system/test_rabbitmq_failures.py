@@ -117,6 +117,7 @@ def test_what_is_above_the_limit_of_the_broker(rabbit, queue, service):
             assert got.headers["x-mqworker-generation"] == 1
         finally:
             rabbit.limit_messages()
+    wait_for(lambda: rabbit.queue(queue)["messages_unacknowledged"] == 1, 20, "the ack of the other message")
     rabbit.close_connections()  # the limit was raised
     with Client(rabbit.url()) as client:
         (got,) = client.take(f"{queue}.dlq", 1, 30)

@@ -135,5 +135,5 @@ consumers = 1
     running.write("mqworker.toml", settings.replace('["eu.*"]', '["*.found"]'))
     running.start()
     wait_for(lambda: running.stage("eu")["actual"]["counters"]["settled"] == 2, 20, "both results")
-    assert running.stage("cut")["actual"]["counters"]["settled"] == 1
+    wait_for(lambda: running.stage("cut")["actual"]["counters"]["settled"] == 1, 20, "the report of the other stage")
     assert running.stop() == 0

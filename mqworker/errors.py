@@ -24,3 +24,23 @@ class SoftTimeLimit(Exception):  # noqa: N818 - named as in the configuration
     It is raised wherever the handler is, also inside a library that is just taking a lock in Python code, which may
     then stay locked. Set a hard limit too: it ends what hangs, and the Consumer with it.
     """
+
+
+class SharedValueError(TypeError):
+    """Raised in a handler: an argument or answer of a shared object's call would not arrive as it is."""
+
+
+class SharedCallError(Exception):
+    """Raised in a handler: its call of a shared object has failed; the traceback from there is a note of this one."""
+
+    def __init__(self, type: str, message: str, traceback: str = "") -> None:  # noqa: A002 - the word for it
+        super().__init__(f"{type}: {message}" if message else type)
+        self.type = type  # of the exception there, "ValueError" or "module.Type"
+        self.message = message
+        self.traceback = traceback
+        if traceback:
+            self.add_note(traceback)
+
+
+class SharedUnavailable(Exception):  # noqa: N818 - a fact about the shared object, not about the call
+    """Raised in a handler: a shared object has not answered in time. The call may have its effect later, once."""

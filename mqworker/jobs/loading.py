@@ -57,6 +57,12 @@ def load_job(spec: str, root: str | Path, copy: Path | None = None) -> Job:
 
     `copy`: where the code of that folder is imported from (`use_copy`).
     """
+    target, module = load_target(spec, root, copy)
+    return make_job(target, module, spec)
+
+
+def load_target(spec: str, root: str | Path, copy: Path | None = None) -> tuple[Any, ModuleType]:
+    """Import what a job names, and return it with its module; raises `JobLoadError`."""
     place = f'job "{spec}"'
     module_name, _, name = spec.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *name.split(".")]):
@@ -67,7 +73,7 @@ def load_job(spec: str, root: str | Path, copy: Path | None = None) -> Job:
     if sys.path[:1] != [str(folder)]:
         sys.path.insert(0, str(folder))
     module = _import(module_name, folder, copy or folder, place)
-    return make_job(_attribute(module, name, place), module, spec)
+    return _attribute(module, name, place), module
 
 
 def make_job(target: Any, module: ModuleType | None, spec: str) -> Job:

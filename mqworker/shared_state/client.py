@@ -1,0 +1,303 @@
+"""Calls of a shared object, from a Consumer.
+
+Runs where the handler runs. Each thread has a connection of its own, and a process that user code has forked too. A
+call waits until it is answered: when the object's process is restarted meanwhile, it is sent again, unseen, and has its
+effect once. Whatever interrupts a call (a soft limit, the deadline) closes the connection, so that its late answer
+never becomes that of the next call; answers carry their call's number besides.
+
+Raises SharedValueError for a value that would not arrive as it is, SharedUnavailable at the deadline, Reject and Retry
+as the method raised them, SharedCallError for whatever else it raised.
+"""
+
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from mqworker.errors import SharedUnavailable, SharedValueError
+from mqworker.ipc.frames import READ_SIZE, FrameError, FrameParser, pack
+from mqworker.shared_state import answers, values
+from mqworker.shared_state.folder import connect, folder_of
+from mqworker.shared_state.identity import NO_MESSAGE, link_key, proxy_key
+from mqworker.shared_state.messages import Answers, Call, Caller, Calls
+
+DEADLINE: Final = 60.0  # seconds of one call, with all that it waits for
+POLL: Final = 0.5  # seconds after which a wait looks at its deadline
+BACKOFF: Final = (0.002, 0.05)  # seconds between attempts to connect: at first, at most
+GROUP: Final = 4 << 20  # bytes of the calls in one frame, and one call
+_TIMEVAL = struct.Struct("@ll")
+
+_encode = msgspec.msgpack.Encoder().encode
+_answers = msgspec.msgpack.Decoder(Answers)
+
+
+class Argument(NamedTuple):
+    """The argument of a link's call, and the message that it belongs to."""
+
+    message: bytes  # its key (identity.message_key)
+    has_id: bool
+    value: Any
+    part: int = 0  # counts the values that jobs before the link have yielded
+
+
+class LinkAnswer(NamedTuple):
+    """The answer to a link's call of a group; the handler's turn comes later."""
+
+    answer: bytes
+    value: Any  # the argument
+    error: SharedValueError | None = None
+
+    def result(self) -> Any:
+        """Return what the link has returned, or raise what it has raised."""
+        if self.error is not None:
+            raise self.error
+        return answers.result(self.answer, self.value)
+
+
+class SharedClient:
+    """One shared object, called from one stage.
+
+    `deadline`: seconds until a call raises SharedUnavailable. `waits` is called with True when a call begins to wait
+    for an object that is down, and with False when that wait ends: it should count toward nobody's time limit.
+    """
+
+    def __init__(
+        self,
+        state_dir: str | Path,
+        name: str,
+        stage: str,
+        *,
+        deadline: float = DEADLINE,
+        waits: Callable[[bool], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.deadline = deadline
+        self._folder = folder_of(state_dir, name)
+        self._caller = Caller(stage, b"{}")
+        self._waits = waits
+        self._local = threading.local()
+        self._links: dict[tuple[str, int], bytes] = {}
+        self._before: dict[tuple[str, bytes], int] = {}  # equal calls that this run has made before
+        self._number = 0
+        self.end()
+
+    def use_params(self, params: bytes) -> None:
+        """Pass other parameters, a JSON object, with the calls from now on."""
+        self._caller = Caller(self._caller.stage, params)
+
+    def begin(self, message: bytes, *, has_id: bool) -> None:
+        """Begin a run of a message: the calls of this thread and process belong to it until `end`."""
+        self._message, self._has_id = message, has_id
+        self._owner = threading.get_ident(), os.getpid()
+        self._before.clear()
+
+    def end(self) -> None:
+        """End the run; calls after it belong to no message, and are not remembered."""
+        self._message, self._has_id = NO_MESSAGE, False
+        self._owner = (0, 0)
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the object and return its result."""
+        body, canonical = _arguments(method, args, kwargs)
+        message, key = self._message, NO_MESSAGE
+        if message and self._owner != (threading.get_ident(), os.getpid()):
+            message = NO_MESSAGE
+        if message:
+            same = method, canonical
+            before = self._before.get(same, 0)
+            self._before[same] = before + 1
+            key = proxy_key(method, canonical, before)
+        self._number += 1
+        call = Call(self._number, message, self._has_id and bool(message), key, method, body)
+        return answers.result(self._exchange([call])[0])
+
+    def link(self, link: str, value: Any, part: int = 0) -> Any:
+        """Call `handle` as a link of the chain that has this name, for the message of this run."""
+        argument = Argument(self._message, self._has_id, value, part)
+        return self.links(link, [argument])[0].result()
+
+    def links(self, link: str, arguments: Iterable[Argument]) -> list[LinkAnswer]:
+        """Call `handle` for several messages at once, in order; their answers say what each has returned or raised."""
+        found: list[LinkAnswer | None] = []
+        calls: list[Call] = []
+        taken: list[tuple[int, Any]] = []
+        for argument in arguments:
+            try:
+                body = values.encode(argument.value, "the argument")
+            except SharedValueError as error:
+                found.append(LinkAnswer(b"", None, error))
+                continue
+            self._number += 1
+            taken.append((len(found), argument.value))
+            found.append(None)
+            key = self._link_key(link, argument.part)
+            calls.append(Call(self._number, argument.message, argument.has_id, key, "", body))
+        made = [answer for group in _groups(calls) for answer in self._exchange(group)]
+        for (at, value), answer in zip(taken, made, strict=True):
+            found[at] = LinkAnswer(answer, value)
+        return [each for each in found if each is not None]
+
+    def proxy(self) -> "SharedProxy":
+        """Return what a handler gets by an argument of the object's name."""
+        return SharedProxy(self)
+
+    def close(self) -> None:
+        """Close this thread's connection; the next call opens one."""
+        self._local.__dict__.pop("line", None)
+
+    def _link_key(self, link: str, part: int) -> bytes:
+        key = self._links.get((link, part))
+        if key is None:
+            if len(self._links) > 4096:
+                self._links.clear()
+            key = self._links[link, part] = link_key(link, part)
+        return key
+
+    def _exchange(self, calls: list[Call]) -> list[bytes]:
+        """Send a group of calls and return their answers, however often the object is restarted meanwhile."""
+        frame = pack(_encode(Calls(calls)))
+        until = time.monotonic() + self.deadline
+        while True:
+            line = self._connected(until)
+            try:
+                line.send(frame, self._caller, until)
+                return line.receive(calls, until)
+            except (OSError, EOFError, FrameError, msgspec.MsgspecError):
+                self.close()
+                if time.monotonic() > until:
+                    raise self._unavailable("was not answered") from None
+            except BaseException:  # a soft limit, or whatever else interrupts: the answer must not be the next call's
+                self.close()
+                raise
+
+    def _connected(self, until: float) -> "_Line":
+        line: _Line | None = getattr(self._local, "line", None)
+        if line is not None and line.pid == os.getpid():
+            return line
+        self.close()
+        pause, waiting = BACKOFF[0], False
+        try:
+            while True:
+                try:
+                    line = self._local.line = _Line(self._folder)
+                except OSError as error:
+                    if time.monotonic() > until:
+                        raise self._unavailable(f"is down ({error.strerror})") from None
+                else:
+                    return line
+                if not waiting and self._waits is not None:
+                    waiting = True
+                    self._waits(True)
+                time.sleep(pause)
+                pause = min(2 * pause, BACKOFF[1])
+        finally:
+            if waiting and self._waits is not None:
+                self._waits(False)
+
+    def _unavailable(self, why: str) -> SharedUnavailable:
+        return SharedUnavailable(f"the shared object {self.name!r} {why}, within {self.deadline:g} s")
+
+
+class SharedProxy:
+    """A shared object as a handler sees it: `proxy.method(...)` is called there."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: SharedClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):
+            raise AttributeError(f"{name} of the shared object {self._client.name!r} cannot be used from here")
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            return self._client.call(name, *args, **kwargs)
+
+        return method
+
+    def __repr__(self) -> str:
+        return f"<the shared object {self._client.name!r}>"
+
+
+class _Line:
+    """A connection, used by one thread of one process; it closes when it is dropped."""
+
+    def __init__(self, folder: Path) -> None:
+        """Connect; raises OSError."""
+        self.pid = os.getpid()
+        self._caller: Caller | None = None
+        self._parser = FrameParser()
+        self._socket = connect(folder, POLL)
+        self._socket.settimeout(None)  # the kernel's own time limit takes no further system call
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(POLL), int(POLL % 1 * 1e6)))
+
+    def __del__(self) -> None:
+        if hasattr(self, "_socket"):
+            self._socket.close()
+
+    def send(self, frame: bytes, caller: Caller, until: float) -> None:
+        """Send a frame of calls, after who calls if that was not said; raises OSError."""
+        if caller is not self._caller:
+            frame = pack(_encode(caller)) + frame
+            self._caller = caller
+        left = memoryview(frame)
+        while left:
+            try:
+                left = left[self._socket.send(left) :]
+            except BlockingIOError:
+                _look_at(until)
+
+    def receive(self, calls: Sequence[Call], until: float) -> list[bytes]:
+        """Return the answers to these calls; raises OSError, EOFError, FrameError."""
+        while True:
+            try:
+                data = self._socket.recv(READ_SIZE)
+            except BlockingIOError:
+                _look_at(until)
+                continue
+            if not data:
+                raise EOFError
+            for payload in self._parser.feed(data):
+                made = _answers.decode(payload).answers
+                if len(made) == len(calls) and made[0].number == calls[0].number:
+                    return [each.answer for each in made]
+
+
+def _look_at(until: float) -> None:
+    if time.monotonic() > until:
+        raise TimeoutError
+
+
+def _arguments(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, bytes]:
+    """Return the arguments as they are sent, and as they are recognised."""
+    value = [[*args], kwargs]
+    try:
+        body = values.encode(value, "")
+    except SharedValueError as error:
+        for name, argument in [
+            *((f"argument {at} of {method}", each) for at, each in enumerate(args, 1)),
+            *kwargs.items(),
+        ]:
+            values.encode(argument, name)  # names it
+        raise SharedValueError(f"the arguments of {method} cannot be passed:{error}") from None
+    return body, values.canonical(value, body)
+
+
+def _groups(calls: list[Call]) -> list[list[Call]]:
+    """Divide calls into frames of bounded size."""
+    groups: list[list[Call]] = []
+    size = GROUP
+    for call in calls:
+        if size >= GROUP:
+            groups.append([])
+            size = 0
+        groups[-1].append(call)
+        size += len(call.body)
+    return groups

@@ -1,0 +1,141 @@
+"""The connections of a shared object: frames of calls and words in, frames of answers out.
+
+Lives on the loop of the process of the shared object. Calls are made as they are read; the answers wait until the
+journal has been handed to the kernel (`send`), so one flush serves the frames of all connections that were ready
+together. A caller that does not read its answers is not read from; bytes that are no frames end their connection only.
+"""
+
+import select
+import socket
+from collections.abc import Callable
+
+import msgspec
+
+from mqworker.ipc.frames import READ_SIZE, FrameError, FrameParser, pack
+from mqworker.shared_state.messages import Answer, Answers, Caller, Calls, Received, Words
+from mqworker.shared_state.state import SharedState
+
+UNREAD = 4 << 20  # bytes of answers that a caller may leave unread
+_encode = msgspec.msgpack.Encoder().encode
+_received = msgspec.msgpack.Decoder(Received)
+
+
+class Connection:
+    """One caller, or a Producer."""
+
+    def __init__(self, peer: socket.socket) -> None:
+        self.peer = peer
+        self.parser = FrameParser()
+        self.out = bytearray()
+        self.caller = Caller("", b"")
+        self.events = select.EPOLLIN
+
+
+class Connections:
+    """All of them; `state` makes the calls."""
+
+    def __init__(self, poll: select.epoll, state: SharedState, log: Callable[[str], None]) -> None:
+        self._poll = poll
+        self._state = state
+        self._log = log
+        self._all: dict[int, Connection] = {}
+        self._answered: list[Connection] = []
+        self._paused = False
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def accept(self, listening: socket.socket) -> None:
+        """Accept who is waiting."""
+        while True:
+            try:
+                peer, _ = listening.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:  # no descriptor left: whoever waits is accepted later
+                self._log(f"a connection could not be accepted: {error.strerror}")
+                return
+            peer.setblocking(False)
+            self._all[peer.fileno()] = connection = Connection(peer)
+            connection.events = 0 if self._paused else select.EPOLLIN
+            self._poll.register(peer, connection.events)
+
+    def ready(self, fd: int, events: int) -> None:
+        """Read from, or write to, a connection."""
+        connection = self._all.get(fd)
+        if connection is None:
+            return  # closed in this turn
+        if events & select.EPOLLOUT:
+            self._write(connection)
+        if events & select.EPOLLIN and not self._paused:
+            self._read(connection)
+        elif events & (select.EPOLLHUP | select.EPOLLERR):
+            self._close(connection)
+
+    def send(self) -> None:
+        """Send the answers; called when the journal was flushed."""
+        for connection in self._answered:
+            self._write(connection)
+        self._answered.clear()
+
+    def pause(self, *, paused: bool) -> None:
+        """Read nothing more, or go on."""
+        self._paused = paused
+        for connection in list(self._all.values()):
+            self._listen(connection)
+
+    def _read(self, connection: Connection) -> None:
+        try:
+            data = connection.peer.recv(READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close(connection)
+            return
+        try:
+            for payload in connection.parser.feed(data):
+                self._handle(connection, _received.decode(payload))
+        except (FrameError, msgspec.MsgspecError) as error:
+            self._log(f"a connection was closed, because it sent what is no call: {error}")
+            self._close(connection)
+
+    def _handle(self, connection: Connection, received: Received) -> None:
+        if type(received) is Calls:
+            caller, call = connection.caller, self._state.call
+            made = [Answer(each.number, call(caller.stage, caller.params, each)) for each in received.calls]
+            connection.out += pack(_encode(Answers(made)))
+            self._answered.append(connection)
+        elif isinstance(received, Words):
+            self._state.words(received)
+        elif isinstance(received, Caller):
+            connection.caller = received
+
+    def _write(self, connection: Connection) -> None:
+        out = connection.out
+        try:
+            while out:
+                del out[: connection.peer.send(out)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._close(connection)
+            return
+        self._listen(connection)
+
+    def _listen(self, connection: Connection) -> None:
+        """Ask for the events that are wanted now."""
+        reads = not self._paused and len(connection.out) < UNREAD
+        events = (select.EPOLLIN if reads else 0) | (select.EPOLLOUT if connection.out else 0)
+        fd = connection.peer.fileno()
+        if fd >= 0 and events != connection.events:
+            connection.events = events
+            self._poll.modify(fd, events)
+
+    def _close(self, connection: Connection) -> None:
+        fd = connection.peer.fileno()
+        if fd >= 0:
+            del self._all[fd]
+            self._poll.unregister(fd)
+            connection.peer.close()

@@ -1,0 +1,69 @@
+"""The call in execution, in memory shared with whoever may kill the process: so they know whose message it was.
+
+A memory-mapped file in the object's folder. The process of the shared object alone writes, before and after each call;
+the Service reads since when a call has been running, and which one, once the process is dead. There is no lock: the
+start time is written last and cleared first, and is valid alone.
+"""
+
+import mmap
+import os
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+_HEAD = struct.Struct("<d16s16sH")  # started, message, call, length of what follows: stage, zero byte, method
+_TEXT = 512  # bytes at most
+SIZE = _HEAD.size + _TEXT
+_fields = struct.Struct("<16s16sH")
+
+
+class Execution(NamedTuple):
+    """A call that is or was in execution."""
+
+    started: float  # CLOCK_MONOTONIC
+    stage: str
+    message: bytes  # empty: it belongs to no message
+    call: bytes
+    method: str  # "tick" and "describe" too, of no stage
+
+
+class ExecutionNote:
+    """The file, mapped by the process of the shared object."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, SIZE)  # on a full disk this fails now, instead of a SIGBUS at some later write
+            self._map = mmap.mmap(fd, SIZE)
+        finally:
+            os.close(fd)
+        self._started = memoryview(self._map)[:8].cast("d")
+        self.end()
+
+    def begin(self, stage: str, message: bytes, call: bytes, method: str, now: float) -> None:
+        """Note that a call begins."""
+        name = b"%s\0%s" % (stage.encode()[: _TEXT // 2], method.encode()[: _TEXT // 2 - 1])
+        _fields.pack_into(self._map, 8, message, call, len(name))
+        self._map[_HEAD.size : _HEAD.size + len(name)] = name
+        self._started[0] = now
+
+    def end(self) -> None:
+        """Note that it has ended."""
+        self._started[0] = 0.0
+
+
+def read_execution(path: Path) -> Execution | None:
+    """Return the call in execution, None if there is none or no file."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if len(data) < SIZE:
+        return None
+    started, message, call, length = _HEAD.unpack_from(data)
+    if not started:
+        return None
+    name = data[_HEAD.size : _HEAD.size + min(length, _TEXT)].decode(errors="replace")
+    stage, _, method = name.partition("\0")
+    return Execution(started, stage, message if any(message) else b"", call, method)

@@ -1,0 +1,36 @@
+"""What a message is, and what a call is, for remembering calls.
+
+Pure; used by Consumers, which name the message of each call, and by the Producer, which names the messages that are
+settled. A message is its `message_id` and its body: nothing else counts, because a retry, a renewal, a dead letter that
+is replayed and a broker that was killed change the other properties. A call is known within its message and stage.
+"""
+
+from hashlib import blake2b
+from typing import Final
+
+SIZE: Final = 16  # bytes of every key
+NO_MESSAGE: Final = b""  # in place of a message's key: the call belongs to none, and is not remembered
+
+
+def message_key(message_id: str, body: bytes) -> bytes:
+    """Return the key of a message, 16 bytes; `message_id` may contain half a surrogate pair, as it was received."""
+    name = message_id.encode(errors="surrogatepass")
+    digest = blake2b(len(name).to_bytes(4), digest_size=SIZE)
+    digest.update(name)
+    digest.update(body)
+    return digest.digest()
+
+
+def link_key(link: str, part: int) -> bytes:
+    """Return the key of a link's call, 16 bytes: `part` counts the values that jobs before it have yielded."""
+    return blake2b(b"link %d %s" % (part, link.encode()), digest_size=SIZE).digest()
+
+
+def proxy_key(method: str, arguments: bytes, before: int) -> bytes:
+    """Return the key of a proxy's call, 16 bytes: `before` counts the equal calls that this run has made before.
+
+    `arguments` are encoded so that the order of a dict does not count: it may differ between two runs.
+    """
+    digest = blake2b(b"proxy %d %d %s" % (before, len(method.encode()), method.encode()), digest_size=SIZE)
+    digest.update(arguments)
+    return digest.digest()

@@ -1,0 +1,136 @@
+"""The journal: what has changed a shared object and what is remembered, appended before anybody is answered.
+
+Owned by the process of the shared object. `append` gathers records, `flush` hands them to the kernel, which keeps them
+when this process is killed; a helper process (`JournalSync`) brings them to the disk once a second, so that no call
+waits for a slow disk, and a power failure costs a second. Every failure raises OSError, and ends the process: what it
+has in memory must not be answered from. `segments` has the form of the files.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+
+from mqworker.ipc.frames import write_all
+from mqworker.ipc.spawn import PR_SET_PDEATHSIG, prctl
+from mqworker.shared_state import segments
+from mqworker.shared_state.folder import sync_folder
+from mqworker.shared_state.messages import Entry
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Journal:
+    """The segment that is written now."""
+
+    def __init__(self, folder: Path, digest: str) -> None:
+        self.number = 0
+        self.records = 0  # since the last snapshot
+        self.bytes = 0  # the same
+        self._folder = folder
+        self._digest = digest
+        self._fd = -1
+        self._gathered: list[bytes] = []
+
+    def resume(self, number: int, salt: bytes, end: int) -> None:
+        """Go on with a segment that was written under the same code, and cut what follows `end` off."""
+        self._fd = os.open(self._path(number), os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        if os.fstat(self._fd).st_size != end:
+            os.ftruncate(self._fd, end)
+            os.fdatasync(self._fd)
+        os.lseek(self._fd, 0, os.SEEK_END)
+        self.number, self._salt = number, salt
+
+    def begin(self, number: int) -> None:
+        """Begin a segment; the one before is on the disk by then, so that only the last one can have a torn tail."""
+        self.flush()
+        path, salt = self._path(number), os.urandom(8)
+        new = path.with_suffix(".new")
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            write_all(fd, segments.head(self._digest, salt))
+            os.fdatasync(fd)
+            if self._fd >= 0:
+                os.fdatasync(self._fd)
+            new.rename(path)
+            sync_folder(self._folder)
+        except BaseException:
+            os.close(fd)
+            raise
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self.number, self._salt = fd, number, salt
+
+    def append(self, entry: Entry) -> None:
+        """Gather one record."""
+        record = segments.record(_encode(entry), self._salt)
+        self._gathered.append(record)
+        self.records += 1
+        self.bytes += len(record)
+
+    def flush(self) -> None:
+        """Hand what is gathered to the kernel."""
+        if self._gathered:
+            write_all(self._fd, self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered))
+            self._gathered.clear()
+
+    def sync(self) -> None:
+        """Bring everything to the disk."""
+        self.flush()
+        os.fdatasync(self._fd)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / segments.segment_name(number)
+
+
+class JournalSync:
+    """A helper process that brings a segment to the disk when it is told to.
+
+    It is forked before user code is loaded, while this process has one thread and little memory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        reading, self._pipe = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._pipe, False)
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                os.close(self._pipe)
+                prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                if os.getppid() == parent:
+                    _sync_segments(reading, folder)
+                    code = 0
+            finally:
+                os._exit(code)
+        os.close(reading)
+
+    def request(self, number: int) -> None:
+        """Have a segment synced, without waiting; raises OSError if an earlier one could not be."""
+        try:
+            os.write(self._pipe, number.to_bytes(8))
+        except BlockingIOError:
+            return  # the disk is slow, and thousands of requests wait already
+        except BrokenPipeError:
+            raise OSError("the journal could not be brought to the disk") from None
+
+    def close(self) -> None:
+        """End it."""
+        os.close(self._pipe)
+        os.waitpid(self.pid, 0)
+
+
+def _sync_segments(reading: int, folder: Path) -> None:
+    """Sync what is asked for, until the asking side is closed."""
+    os.closerange(3, reading)
+    os.closerange(reading + 1, 1 << 16)
+    while asked := os.read(reading, 1 << 16):
+        for number in sorted({int.from_bytes(asked[at : at + 8]) for at in range(0, len(asked) - 7, 8)}):
+            try:
+                fd = os.open(folder / segments.segment_name(number), os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # a snapshot has replaced it
+            os.fdatasync(fd)
+            os.close(fd)

@@ -1,0 +1,59 @@
+"""The life of a shared object from its spec to its end: folder, lock, class, state, then the loop.
+
+Runs in the main thread of its process. What keeps it from serving is sent as a SharedUnfit, and the process ends.
+"""
+
+import logging
+import time
+from pathlib import Path
+
+from mqworker.ipc.spawn import be_plain
+from mqworker.jobs.code_finder import use_copy
+from mqworker.jobs.loading import JobLoadError
+from mqworker.shared_state import folder as folders
+from mqworker.shared_state.instance import SharedClass
+from mqworker.shared_state.journal import JournalSync
+from mqworker.shared_state.messages import SharedSpec, SharedUnfit
+from mqworker.shared_state.recovery import recover
+from mqworker.shared_state.schedule import REPORT
+from mqworker.shared_state.serving import Outside, Serving, Trial, status
+from mqworker.shared_state.state import SharedState
+
+
+def live(spec: SharedSpec, outside: Outside, log: logging.Logger) -> None:
+    """Serve a shared object until its end; `log` is what its methods get."""
+    try:
+        _live(spec, outside, log)
+    except JobLoadError as error:
+        outside.send(SharedUnfit("code", f"{error.place}: {error.cause}; {error.fix}", error.detail))
+    except folders.StateError as error:
+        outside.send(SharedUnfit("state", str(error)))
+    except OSError as error:
+        outside.send(SharedUnfit("disk", str(error)))
+
+
+def _live(spec: SharedSpec, outside: Outside, log: logging.Logger) -> None:
+    folder = folders.folder_of(spec.state_dir, spec.name)
+    folders.open_folder(folder)
+    lock = -1 if spec.trial else folders.lock(folder)
+    sync = JournalSync(folder)
+    be_plain()
+    root, copy = Path(spec.root), None
+    if spec.copy is not None:
+        root, copy = spec.copy.root(spec.root), spec.copy.path(spec.state_dir)
+        use_copy(root, copy)
+    kind = SharedClass(spec.job, root, copy)
+    reported = 0.0
+
+    def report_loading(state: SharedState) -> None:
+        nonlocal reported
+        if time.monotonic() >= reported + REPORT:
+            reported = time.monotonic()
+            outside.send(status(spec, "loading", state))
+
+    recovered = recover(folder, kind, spec.digest, log, fresh=spec.fresh, pulse=report_loading)
+    if lock < 0:
+        if not Trial(spec, outside, recovered.state).passed():
+            return
+        lock = folders.lock(folder)
+    Serving(spec, folder, recovered, outside, sync).run()

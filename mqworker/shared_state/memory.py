@@ -1,0 +1,226 @@
+"""Which calls are remembered, and for how long: what makes an effect happen once although a message comes twice.
+
+Pure; lives in the process of a shared object, which tells it of every call, of the Producer's words and of the time.
+The time is always the one in the journal, so that a replay forgets what the process before it has forgotten.
+
+The answers to a message's calls are in one record. A record is forgotten
+
+- when its message was *settled* (its result is placed, or it was dropped) and MOST_NAMED later ones of the stage were;
+- KEEP seconds after the last event that concerned it, if its message may come back by other ways than a redelivery: a
+  second run has met the record, or the message is published again (retry, renewal, dead letter);
+- likewise if the message was not settled yet, or if the word about that was lost.
+
+There are at most MOST_KEPT records of the second and third kind; the oldest are evicted, and counted.
+"""
+
+from collections import deque
+from typing import Final
+
+import msgspec
+
+MOST_NAMED: Final = 65_536  # of a stage
+MOST_KEPT: Final = 1_000_000  # of all stages
+KEEP: Final = 7 * 86_400  # seconds
+RENEW: Final = 3_600  # seconds; a record that is met again is not renewed more often
+BATCH: Final = 4_096  # records that are evicted together: to find the oldest costs as much for one as for many
+
+
+class Record(msgspec.Struct, array_like=True, gc=False):
+    """The answers to the calls of one message."""
+
+    call: bytes  # the key of its first call
+    answer: bytes
+    more: dict[bytes, bytes] | None  # further calls
+    mark: int  # named: its place in the ring; kept: seconds since the epoch until when
+    again: bool  # it was met by a second run, or its message was published again
+
+    def find(self, call: bytes) -> bytes | None:
+        """Return the answer to a call."""
+        if call == self.call:
+            return self.answer
+        return None if self.more is None else self.more.get(call)
+
+    def add(self, call: bytes, answer: bytes) -> None:
+        """Remember the answer to a further call."""
+        if self.more is None:
+            self.more = {}
+        self.more[call] = answer
+
+
+class _Stage:
+    """The records of one stage; each is either kept or named."""
+
+    def __init__(self) -> None:
+        self.kept: dict[bytes, Record] = {}  # by message; in the order of `mark`
+        self.named: dict[bytes, Record] = {}  # by message
+        self.ring: deque[bytes | None] = deque()  # the last messages that were named; None: without a record
+        self.count = 0  # of the messages that were named
+
+
+class SavedStage(msgspec.Struct, array_like=True):
+    """The records of one stage, as a snapshot has them."""
+
+    kept: dict[bytes, Record]
+    named: dict[bytes, Record]
+    ring: list[bytes | None]
+    count: int
+
+
+class Memory:
+    """See the module head; `most_named`, `most_kept` and `keep` are the constants there, except in tests."""
+
+    def __init__(self, most_named: int = MOST_NAMED, most_kept: int = MOST_KEPT, keep: int = KEEP) -> None:
+        self.evicted = 0
+        self._most_named, self._most_kept, self._keep = most_named, most_kept, keep
+        self._stages: dict[str, _Stage] = {}
+        self._kept = 0  # records of all stages that are kept
+        self._last_call = b""
+        self._last_answer = b""
+
+    def __len__(self) -> int:
+        """Return how many records there are."""
+        return self._kept + sum(len(stage.named) for stage in self._stages.values())
+
+    @property
+    def kept(self) -> int:
+        """Return how many records are kept by time."""
+        return self._kept
+
+    def find(self, stage: str, message: bytes, call: bytes) -> bytes | None:
+        """Return the remembered answer to a call, None if it was not made yet. Changes nothing: see `meets`."""
+        place = self._stages.get(stage)
+        record = None if place is None else place.kept.get(message) or place.named.get(message)
+        return None if record is None else record.find(call)
+
+    def meets(self, stage: str, message: bytes, now: float) -> bool:
+        """Return whether `published_again` would change the record of a message that a second run has met."""
+        place = self._stages[stage]
+        if message in place.named:
+            return True
+        record = place.kept.get(message)
+        return record is not None and (not record.again or record.mark < now + self._keep - RENEW)
+
+    def store(self, stage: str, message: bytes, call: bytes, answer: bytes, now: float) -> None:
+        """Remember the answer to a call that was not remembered."""
+        place = self._stages.get(stage)
+        if place is None:
+            place = self._stages[stage] = _Stage()
+        record = place.kept.get(message) or place.named.get(message)
+        if record is not None:
+            record.add(call, answer)
+            return
+        self._last_call = call = self._last_call if self._last_call == call else call  # those of a link are all equal
+        self._last_answer = answer = self._last_answer if self._last_answer == answer else answer
+        place.kept[message] = Record(call, answer, None, int(now) + self._keep, False)
+        self._kept += 1
+        if self._kept > self._most_kept:
+            self._evict()
+
+    def settled(self, stage: str, messages: list[bytes]) -> None:
+        """Note that these messages were acked after a result or drop; called in the order of the acks."""
+        place = self._stages.get(stage)
+        if place is None:
+            place = self._stages[stage] = _Stage()
+        for message in messages:
+            place.count += 1
+            record = place.kept.get(message)
+            if record is not None and not record.again:
+                del place.kept[message]
+                self._kept -= 1
+                record.mark = place.count
+                place.named[message] = record
+                place.ring.append(message)
+            elif message in place.named:  # it came back without running again, and may do so once more
+                place.named[message].mark = place.count
+                place.ring.append(message)
+            else:
+                place.ring.append(None)
+            if len(place.ring) > self._most_named:
+                self._forget_named(place)
+
+    def published_again(self, stage: str, messages: list[bytes], now: float) -> None:
+        """Keep the records of these messages for a time: they may come back by other ways than a redelivery."""
+        place = self._stages.get(stage)
+        if place is None:
+            return
+        for message in messages:
+            record = place.named.pop(message, None)
+            if record is None:
+                record = place.kept.pop(message, None)
+                if record is None:
+                    continue
+                self._kept -= 1
+            record.again = True
+            record.mark = int(now) + self._keep
+            place.kept[message] = record
+            self._kept += 1
+        if self._kept > self._most_kept:
+            self._evict()
+
+    def expire(self, now: float) -> None:
+        """Forget what was kept for long enough; called from time to time, with a time that is in the journal."""
+        for place in self._stages.values():
+            gone = []
+            for message, record in place.kept.items():
+                if record.mark > now:
+                    break
+                gone.append(message)
+            for message in gone:
+                del place.kept[message]
+            self._kept -= len(gone)
+
+    def forget_answers(self, kind: int) -> None:
+        """Forget every answer whose first byte is `kind`."""
+        for place in self._stages.values():
+            for records in (place.kept, place.named):
+                for message in [message for message, record in records.items() if _without(record, kind)]:
+                    del records[message]
+        self._kept = sum(len(place.kept) for place in self._stages.values())
+
+    def save(self) -> dict[str, SavedStage]:
+        """Return everything, to be encoded at once."""
+        return {
+            name: SavedStage(place.kept, place.named, list(place.ring), place.count)
+            for name, place in self._stages.items()
+        }
+
+    def load(self, saved: dict[str, SavedStage]) -> None:
+        """Take over what `save` has returned."""
+        for name, each in saved.items():
+            place = self._stages[name] = _Stage()
+            place.kept, place.named, place.ring, place.count = each.kept, each.named, deque(each.ring), each.count
+            for records in (place.kept, place.named):
+                for record in records.values():  # equal ones become one object again
+                    self._last_call = record.call = self._last_call if self._last_call == record.call else record.call
+                    if record.answer == self._last_answer:
+                        record.answer = self._last_answer
+                    self._last_answer = record.answer
+            self._kept += len(place.kept)
+
+    def _forget_named(self, place: _Stage) -> None:
+        message = place.ring.popleft()
+        if message is None:
+            return
+        record = place.named.get(message)
+        if record is not None and record.mark == place.count - len(place.ring):
+            del place.named[message]
+
+    def _evict(self) -> None:
+        """Evict the oldest records of the stage that keeps the most."""
+        place = max(self._stages.values(), key=lambda each: len(each.kept))
+        count = min(BATCH, max(1, self._most_kept // 64))
+        for message in [message for message, _ in zip(place.kept, range(count), strict=False)]:
+            del place.kept[message]
+            self._kept -= 1
+            self.evicted += 1
+
+
+def _without(record: Record, kind: int) -> bool:
+    """Take the answers of a kind out of a record; returns whether none is left."""
+    answers = {record.call: record.answer, **(record.more or {})}
+    left = {call: answer for call, answer in answers.items() if answer[0] != kind}
+    if not left:
+        return True
+    record.call, record.answer = left.popitem()
+    record.more = left or None
+    return False

@@ -1,0 +1,142 @@
+"""Snapshots: a shared object and what is remembered, in one file that replaces the journal before it.
+
+Used by the process of the shared object. `write` runs in a copy that it has forked, so that calls go on meanwhile, or
+in place at an orderly end. The file is `mark, three sections, checksum, length`: facts and what is remembered as
+MessagePack, the object pickled. Pickle, and only here: the object is any Python object of the user's own class, and
+whoever can write into a folder that only our user can enter could as well change the code that we import. `read` checks
+owner and rights of the file, and its checksum, before anything is unpickled.
+
+Raises OSError, DamagedState (the file), StateError (whose it is), and whatever the user's class raises.
+"""
+
+import os
+import pickle
+import signal
+import struct
+import zlib
+from pathlib import Path
+from typing import IO, Any, Final, NamedTuple
+
+import msgspec
+
+from mqworker.ipc.spawn import PR_SET_PDEATHSIG, prctl
+from mqworker.shared_state.folder import check_private, sync_folder
+from mqworker.shared_state.memory import SavedStage
+from mqworker.shared_state.segments import DamagedState, snapshot_name
+
+MARK: Final = b"MQWSNAP1"
+_LENGTH = struct.Struct("<Q")
+_TAIL = struct.Struct("<IQ")  # checksum and length of what is before
+_remembered = msgspec.msgpack.Decoder(dict[str, SavedStage])
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What a snapshot says of itself."""
+
+    job: str
+    digest: str  # of the code under which it was made
+    made: float  # seconds since the epoch
+
+
+_facts = msgspec.msgpack.Decoder(Facts)
+
+
+class Snapshot(NamedTuple):
+    """What was read, the object still pickled: to load it is up to the class."""
+
+    facts: Facts
+    remembered: dict[str, SavedStage]
+    pickled: bytes
+
+    def load(self) -> Any:
+        """Unpickle the object; raises whatever its class raises."""
+        return pickle.loads(self.pickled)  # noqa: S301 - ours, see the module head
+
+
+class _Sink:
+    """A file that counts and checks what is written to it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.checksum, self.length = 0, 0
+
+    def write(self, data: bytes) -> int:
+        self.checksum = zlib.crc32(data, self.checksum)
+        size = memoryview(data).nbytes
+        self.length += size
+        self._file.write(data)
+        return size
+
+
+def write(path: Path, facts: Facts, remembered: dict[str, SavedStage], state: Any) -> None:
+    """Write a snapshot to `path` and bring it to the disk."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(fd, "wb", buffering=1 << 20) as file:
+        sink = _Sink(file)
+        sink.write(MARK)
+        for section in (msgspec.msgpack.encode(facts), msgspec.msgpack.encode(remembered)):
+            sink.write(_LENGTH.pack(len(section)))
+            sink.write(section)
+        pickle.Pickler(sink, protocol=5).dump(state)
+        file.write(_TAIL.pack(sink.checksum, sink.length))
+        file.flush()
+        os.fsync(fd)
+
+
+def read(path: Path) -> Snapshot:
+    """Read a snapshot; raises StateError, DamagedState."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with os.fdopen(fd, "rb") as file:
+        check_private(os.fstat(fd), path)
+        data = file.read()
+    body = memoryview(data)[: -_TAIL.size]
+    if len(data) < _TAIL.size or _TAIL.unpack(data[-_TAIL.size :]) != (zlib.crc32(body), len(body)):
+        raise DamagedState(f"{path.name} is damaged")
+    if bytes(body[: len(MARK)]) != MARK:
+        raise DamagedState(f"{path.name} was written by another version of mqworker")
+    at = len(MARK)
+    sections = []
+    for _ in range(2):
+        (length,) = _LENGTH.unpack_from(body, at)
+        at += _LENGTH.size
+        sections.append(body[at : at + length])
+        at += length
+    return Snapshot(_facts.decode(sections[0]), _remembered.decode(sections[1]), bytes(body[at:]))
+
+
+def publish(folder: Path, new: Path, number: int) -> None:
+    """Give a finished snapshot its name."""
+    new.rename(folder / snapshot_name(number))
+    sync_folder(folder)
+
+
+def new_path(folder: Path, number: int) -> Path:
+    """Return where a snapshot is written before it is finished."""
+    return folder / f"{snapshot_name(number)}.new"
+
+
+def fork_writer(path: Path, facts: Facts, remembered: dict[str, SavedStage], state: Any, deadline: float) -> int:
+    """Fork a copy of this process that writes a snapshot, and return its pid; exits with 0 when it is written.
+
+    It dies with this process, and after `deadline` seconds. What the user's class prints or raises goes to stderr.
+    """
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, deadline)
+        os.closerange(3, 1 << 16)
+        write(path, facts, remembered, state)
+        code = 0
+    except BaseException:  # noqa: BLE001 - the user's class may raise anything, and nothing may leave this copy
+        import traceback  # noqa: PLC0415 - rarely
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)

@@ -1,0 +1,173 @@
+"""A shared object with what is remembered: every call looks first, is made once, and is journaled.
+
+Lives in the process of the shared object. Owns the user's object, the memory and the journal, and keeps the three in
+step: whatever changes one is in the journal, in the order in which it happened, before anybody is answered (`flush`).
+`replay` takes the same ways without the journal. Raises OSError when the journal fails; its process must end then.
+"""
+
+import time
+from collections import Counter
+from typing import Any, Final
+
+from mqworker.shared_state import answers
+from mqworker.shared_state.execution import ExecutionNote
+from mqworker.shared_state.identity import NO_MESSAGE, SIZE
+from mqworker.shared_state.instance import SharedInstance
+from mqworker.shared_state.journal import Journal
+from mqworker.shared_state.memory import Memory
+from mqworker.shared_state.messages import (
+    Call,
+    CallEntry,
+    Charge,
+    Entry,
+    ParamsEntry,
+    ResetEntry,
+    TickEntry,
+    Words,
+    WordsEntry,
+)
+
+GATHER: Final = 8 << 20  # bytes that are gathered for the kernel at most, and one record
+
+
+class SharedState:
+    """See the module head."""
+
+    def __init__(self, instance: SharedInstance, memory: Memory) -> None:
+        self.instance = instance
+        self.memory = memory
+        self.counts: Counter[str] = Counter()  # calls, repeated, without_id, failed, ticks, replayed
+        self.diverged: Counter[str] = Counter()  # by method
+        self.charge: Charge | None = None
+        self._params: dict[bytes, int] = {}  # numbers of parameters
+        self._written: set[int] = set()  # those that are in the segment that is written now
+        self._replayed_params: dict[int, bytes] = {}
+
+    def open(self, journal: Journal, note: ExecutionNote) -> None:
+        """Write from now on: the replay is over."""
+        self._journal, self._note = journal, note
+        self._gathered = journal.bytes
+        self._replayed_params.clear()
+        self.instance.speak()
+
+    def call(self, stage: str, params: bytes, call: Call) -> bytes:
+        """Return the remembered answer to a call, or make it."""
+        counts, memory, message = self.counts, self.memory, call.message
+        counts["calls"] += 1
+        now = time.time()
+        if message:
+            known = memory.find(stage, message, call.call)
+            if known is not None:
+                counts["repeated"] += 1
+                if memory.meets(stage, message, now):
+                    self._journal.append(WordsEntry(stage, b"", message, now))
+                    memory.published_again(stage, [message], now)
+                return known
+        if not call.has_id:
+            counts["without_id"] += 1
+        if self.charge is not None and self._is_charged(stage, call):
+            reason, self.charge = self.charge.reason, None
+            return answers.not_run("unavailable", reason)
+        number = self._number(params) if self.instance.kind.takes_params else 0
+        self._note.begin(stage, message, call.call, call.method or "handle", time.monotonic())
+        answer = self.instance.call(call.method, call.body, params, now)
+        self._note.end()
+        if answer[0] >= answers.RAISED:
+            counts["failed"] += 1
+            if answer[0] == answers.NOT_RUN:
+                return answer
+        self._journal.append(CallEntry(stage, message, call.call, call.method, call.body, number, now, answer))
+        if message and answers.is_remembered(answer):
+            memory.store(stage, message, call.call, answer, now)
+        if self._journal.bytes - self._gathered > GATHER:
+            self.flush()
+        return answer
+
+    def words(self, words: Words) -> None:
+        """Take the Producer's words."""
+        now = time.time()
+        self._journal.append(WordsEntry(words.stage, words.settled, words.again, now))
+        self._take(words.stage, words.settled, words.again, now)
+
+    def tick(self) -> None:
+        """Let the object know the time, and forget what is too old."""
+        now = time.time()
+        self.counts["ticks"] += 1
+        self._note.begin("", NO_MESSAGE, NO_MESSAGE, "tick", time.monotonic())
+        answer = self.instance.tick(now)
+        self._note.end()
+        self.memory.expire(now)
+        self._journal.append(TickEntry(now, answer))
+
+    def describe(self) -> tuple[Any, str]:
+        """Return what the object says of itself, and what was wrong with that."""
+        self._note.begin("", NO_MESSAGE, NO_MESSAGE, "describe", time.monotonic())
+        described = self.instance.described()
+        self._note.end()
+        return described
+
+    def reset(self) -> None:
+        """Go on with a new object; raises JobLoadError."""
+        self.instance.replace(self.instance.kind.new())
+        self._journal.append(ResetEntry(time.time()))
+
+    def flush(self) -> None:
+        """Hand the journal to the kernel; only then may the calls be answered."""
+        self._journal.flush()
+        self._gathered = self._journal.bytes
+
+    def next_segment(self) -> int:
+        """Begin the next segment, which the state as it is now precedes, and return its number."""
+        self._journal.begin(self._journal.number + 1)
+        self._params.clear()
+        self._written.clear()
+        return self._journal.number
+
+    def replay(self, entry: Entry, *, execute: bool = True) -> None:
+        """Apply what a process before this one has journaled; without `execute` only to what is remembered."""
+        match entry:
+            case CallEntry():
+                if execute:
+                    self._replay_call(entry)
+                if entry.message and answers.is_remembered(entry.answer):
+                    self.memory.store(entry.stage, entry.message, entry.call, entry.answer, entry.now)
+            case WordsEntry():
+                self._take(entry.stage, entry.settled, entry.again, entry.now)
+            case TickEntry():
+                if execute and not answers.is_equal(self.instance.tick(entry.now), entry.answer):
+                    self.diverged["tick"] += 1
+                self.memory.expire(entry.now)
+            case ParamsEntry():
+                self._replayed_params[entry.number] = entry.params
+            case ResetEntry():
+                if execute:
+                    self.instance.replace(self.instance.kind.new())
+
+    def _replay_call(self, entry: CallEntry) -> None:
+        params = self._replayed_params.get(entry.params, b"")
+        self.counts["replayed"] += 1
+        answer = self.instance.call(entry.method, entry.body, params, entry.now)
+        if not answers.is_equal(answer, entry.answer):
+            self.diverged[entry.method or "handle"] += 1
+
+    def _take(self, stage: str, settled: bytes, again: bytes, now: float) -> None:
+        if again:
+            self.memory.published_again(stage, _keys(again), now)
+        if settled:
+            self.memory.settled(stage, _keys(settled))
+
+    def _is_charged(self, stage: str, call: Call) -> bool:
+        charge = self.charge
+        return charge is not None and (charge.stage, charge.message, charge.call) == (stage, call.message, call.call)
+
+    def _number(self, params: bytes) -> int:
+        """Return the number under which this segment of the journal has these parameters."""
+        number = self._params.setdefault(params, len(self._params) + 1)
+        if number not in self._written:
+            self._written.add(number)
+            self._journal.append(ParamsEntry(number, params))
+        return number
+
+
+def _keys(joined: bytes) -> list[bytes]:
+    return [joined[at : at + SIZE] for at in range(0, len(joined), SIZE)]

@@ -1,0 +1,116 @@
+"""Values on their way to a shared object and back: they arrive as they were, or are refused with the place named.
+
+Pure; used by both sides. What is accepted decodes to an equal value of equal types: None, bool, int of 64 bits, float,
+str, bytes, list, dict with such keys, and datetime in UTC. Everything else (tuple, set, Decimal, a class derived from
+these, a dataclass, ...) would arrive as something else or not at all, and a rule that compares values would then decide
+differently in a test and in production. Raises SharedValueError.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from mqworker.errors import SharedValueError
+from mqworker.ipc.json_safe import text
+
+MOST: Final = 1 << 20  # bytes of the arguments or the answer of one call
+DEPTH: Final = 500  # levels of lists and dicts; the codec allows twice as many, less those of the Python stack
+_INT: Final = range(-(1 << 63), 1 << 64)
+
+_SCALARS = frozenset((type(None), bool, float, bytes))
+_KEYS = _SCALARS | {str, int}
+_FIXES: dict[type, str] = {
+    tuple: "pass a list",
+    set: "pass a sorted list",
+    frozenset: "pass a sorted list",
+    bytearray: "pass bytes",
+    memoryview: "pass bytes",
+}
+
+_encode = msgspec.msgpack.Encoder().encode
+_encode_sorted = msgspec.msgpack.Encoder(order="deterministic").encode
+decode = msgspec.msgpack.Decoder().decode  # of what `encode` has returned
+
+
+def encode(value: Any, name: str) -> bytes:
+    """Return a value as it is sent; `name` stands for it in the sentence of SharedValueError."""
+    kind = type(value)
+    if kind not in _SCALARS:
+        refuse_changing(value, name)
+    try:
+        data = _encode(value)
+    except UnicodeEncodeError:
+        raise SharedValueError(f"{name} has text that UTF-8 cannot encode (half a surrogate pair)") from None
+    if len(data) > MOST:
+        raise SharedValueError(f"{name} has {len(data):,} bytes; {MOST:,} can be passed in a call of a shared object")
+    return data
+
+
+def canonical(value: Any, encoded: bytes) -> bytes:
+    """Return an encoding of an accepted value in which the order of a dict does not count, if its keys are text."""
+    try:
+        return _encode_sorted(value)
+    except TypeError:  # other keys have no order
+        return encoded
+
+
+def refuse_changing(value: Any, name: str) -> None:
+    """Raise SharedValueError for the first part of a value that would not arrive as it is."""
+    level: list[tuple[tuple[Any, ...], Any]] = [((), value)]  # (steps, value)
+    for _ in range(DEPTH):
+        below: list[tuple[tuple[Any, ...], Any]] = []
+        for steps, item in level:
+            kind = type(item)
+            if kind is list:
+                below += [((*steps, at), part) for at, part in enumerate(item) if not _is_plain(part)]
+            elif kind is dict:
+                for key in item:
+                    if type(key) not in _KEYS or (type(key) is int and key not in _INT):
+                        raise SharedValueError(f"{_place(name, steps)} has the key {_short(key)} {_of(key)}")
+                below += [((*steps, key), part) for key, part in item.items() if not _is_plain(part)]
+            elif why := _refusal(item, kind):
+                raise SharedValueError(f"{_place(name, steps)} {why}")
+        if not below:
+            return
+        if len(below) > MOST:  # one list in a list twice, that in another one twice, and so on
+            raise SharedValueError(f"{name} is too large to be passed in a call of a shared object")
+        level = below
+    raise SharedValueError(f"{name} is nested more than {DEPTH} levels deep, or contains itself")
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    return kind is str or kind in _SCALARS or (kind is int and value in _INT)
+
+
+def _refusal(value: Any, kind: type) -> str:
+    """Return why a value that is no container would not arrive as it is; "" if it would."""
+    if kind is str or kind in _SCALARS:
+        return ""
+    if kind is int:
+        return "" if value in _INT else "is an integer of more than 64 bits: pass it as text"
+    if kind is datetime:
+        if value.tzinfo is UTC and not value.fold:
+            return ""
+        fix = "give it a time zone, UTC" if value.tzinfo is None else "pass value.astimezone(timezone.utc)"
+        return f"is a datetime that is not in UTC, which would arrive as something else: {fix}"
+    fix = _FIXES.get(kind, "pass a plain form of it (numbers, text, bytes, lists, dicts)")
+    return f"is {_of(value)}, which would not arrive as such: {fix}"
+
+
+def _place(name: str, steps: tuple[Any, ...]) -> str:
+    return name + "".join(f"[{_short(step)}]" for step in steps)
+
+
+def _of(value: Any) -> str:
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"of type {name}"
+
+
+def _short(key: Any) -> str:
+    try:
+        return text(repr(key)[:60])
+    except Exception:  # noqa: BLE001 - a repr may raise anything
+        return "(without a repr)"

@@ -7,6 +7,7 @@ together. A caller that does not read its answers is not read from; bytes that a
 
 import select
 import socket
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -103,12 +104,12 @@ class Connections:
 
     def _handle(self, connection: Connection, received: Received) -> None:
         if type(received) is Calls:
-            caller, call = connection.caller, self._state.call
-            made = [Answer(each.number, call(caller.stage, caller.params, each)) for each in received.calls]
+            caller, call, now = connection.caller, self._state.call, time.time
+            made = [Answer(each.number, call(caller, each, now())) for each in received.calls]
             connection.out += pack(_encode(Answers(made)))
             self._answered.append(connection)
         elif isinstance(received, Words):
-            self._state.words(received)
+            self._state.words(received, time.time())
         elif isinstance(received, Caller):
             connection.caller = received
 

@@ -80,6 +80,10 @@ class Journal:
         self.flush()
         os.fdatasync(self._fd)
 
+    def close(self) -> None:
+        """Close the file, without what is gathered."""
+        os.close(self._fd)
+
     def _path(self, number: int) -> Path:
         return self._folder / segments.segment_name(number)
 

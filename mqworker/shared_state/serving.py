@@ -126,7 +126,7 @@ class Serving:
     def _do(self, what: str) -> None:
         """Do what is due."""
         if what == "tick" and not self._paused:
-            self._state.tick()
+            self._state.tick(time.time())
         elif what == "sync":
             self._sync.request(self._journal.number)
         elif what == "snapshot":
@@ -152,6 +152,8 @@ class Serving:
             self._ending = True  # the parent is gone, and so are we soon
         for payload in self._orders.feed(data):
             self._obey(_order.decode(payload))
+            if self._ending:
+                return
             self._report()
 
     def _obey(self, order: SharedOrder) -> None:
@@ -163,7 +165,7 @@ class Serving:
                 self._take_snapshot()
             case ResetState():
                 try:
-                    self._state.reset()
+                    self._state.reset(time.time())
                 except JobLoadError as error:
                     self._outside.log(f"the object could not be reset: {error}")
             case StopSharing():

@@ -18,6 +18,7 @@ from mqworker.shared_state.memory import Memory
 from mqworker.shared_state.messages import (
     Call,
     CallEntry,
+    Caller,
     Charge,
     Entry,
     ParamsEntry,
@@ -50,11 +51,10 @@ class SharedState:
         self._replayed_params.clear()
         self.instance.speak()
 
-    def call(self, stage: str, params: bytes, call: Call) -> bytes:
-        """Return the remembered answer to a call, or make it."""
-        counts, memory, message = self.counts, self.memory, call.message
+    def call(self, caller: Caller, call: Call, now: float) -> bytes:
+        """Return the remembered answer to a call, or make it; `now`, here as below, is in seconds since the epoch."""
+        counts, memory, message, stage = self.counts, self.memory, call.message, caller.stage
         counts["calls"] += 1
-        now = time.time()
         if message:
             known = memory.find(stage, message, call.call)
             if known is not None:
@@ -68,9 +68,9 @@ class SharedState:
         if self.charge is not None and self._is_charged(stage, call):
             reason, self.charge = self.charge.reason, None
             return answers.not_run("unavailable", reason)
-        number = self._number(params) if self.instance.kind.takes_params else 0
+        number = self._number(caller.params) if self.instance.kind.takes_params else 0
         self._note.begin(stage, message, call.call, call.method or "handle", time.monotonic())
-        answer = self.instance.call(call.method, call.body, params, now)
+        answer = self.instance.call(call.method, call.body, caller.params, now)
         self._note.end()
         if answer[0] >= answers.RAISED:
             counts["failed"] += 1
@@ -83,15 +83,13 @@ class SharedState:
             self.flush()
         return answer
 
-    def words(self, words: Words) -> None:
+    def words(self, words: Words, now: float) -> None:
         """Take the Producer's words."""
-        now = time.time()
         self._journal.append(WordsEntry(words.stage, words.settled, words.again, now))
         self._take(words.stage, words.settled, words.again, now)
 
-    def tick(self) -> None:
+    def tick(self, now: float) -> None:
         """Let the object know the time, and forget what is too old."""
-        now = time.time()
         self.counts["ticks"] += 1
         self._note.begin("", NO_MESSAGE, NO_MESSAGE, "tick", time.monotonic())
         answer = self.instance.tick(now)
@@ -106,10 +104,10 @@ class SharedState:
         self._note.end()
         return described
 
-    def reset(self) -> None:
+    def reset(self, now: float) -> None:
         """Go on with a new object; raises JobLoadError."""
         self.instance.replace(self.instance.kind.new())
-        self._journal.append(ResetEntry(time.time()))
+        self._journal.append(ResetEntry(now))
 
     def flush(self) -> None:
         """Hand the journal to the kernel; only then may the calls be answered."""

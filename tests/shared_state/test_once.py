@@ -83,7 +83,7 @@ class Once(RuleBasedStateMachine):
     def send(self):
         self.messages.append(Message(str(len(self.messages))))
 
-    @precondition(lambda self: any(each.copies for each in self.messages))
+    @precondition(lambda self: any(map(self.is_there, self.messages)))
     @rule(which=st.integers(0, 99), calls=st.integers(0, len(CALLS)), flushed=st.booleans())
     def run_partly(self, which, calls, flushed):
         """A Consumer takes a message and dies after some calls, or they are answered and it is retried."""
@@ -91,7 +91,7 @@ class Once(RuleBasedStateMachine):
         if flushed:
             self.answer()
 
-    @precondition(lambda self: any(each.copies for each in self.messages))
+    @precondition(lambda self: any(map(self.is_there, self.messages)))
     @rule(which=st.integers(0, 99), ack_is_lost=st.booleans(), word_is_lost=st.booleans())
     def finish(self, which, ack_is_lost, word_is_lost):
         """A message is computed, its result placed, its ack sent and named."""
@@ -108,7 +108,7 @@ class Once(RuleBasedStateMachine):
             self.state.words(Words("s", message.key, b""), self.now)
         message.finished = True
 
-    @precondition(lambda self: any(each.copies for each in self.messages))
+    @precondition(lambda self: any(map(self.is_there, self.messages)))
     @rule(which=st.integers(0, 99), dead=st.booleans())
     def publish_again(self, which, dead):
         """A message fails: it is named, then published to a delay queue or as a dead letter, then acked."""
@@ -177,12 +177,16 @@ class Once(RuleBasedStateMachine):
     def may_return(self, message):
         """Whether it may come back and must have no second effect: within the ring, or while it is kept."""
         within = message.named > 0 and self.named - message.named < RING
-        return message.copies > 0 or within or self.now < message.kept_until
+        return message.named < 0 or within or self.now < message.kept_until
 
     def pick(self, which):
         """Return a message that the broker may deliver, also a second copy of one that is out."""
-        there = [each for each in self.messages if each.copies]
+        there = [each for each in self.messages if self.is_there(each)]
         return there[which % len(there)]
+
+    def is_there(self, message):
+        """Whether the broker may deliver it, and must not too late for the promise."""
+        return message.copies > 0 and self.may_return(message)
 
     def compute(self, message, calls):
         """Run a message; what it was answered before, it is answered again."""

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from mqworker.errors import SharedUnavailable, SharedValueError
-from mqworker.ipc.frames import READ_SIZE, FrameError, FrameParser, pack
+from mqworker.ipc.frames import READ_SIZE, FrameError, FrameParser, close_fd, pack
 from mqworker.shared_state import answers, values
 from mqworker.shared_state.folder import connect, folder_of
 from mqworker.shared_state.identity import NO_MESSAGE, link_key, proxy_key
@@ -31,6 +31,7 @@ DEADLINE: Final = 60.0  # seconds of one call, with all that it waits for
 POLL: Final = 0.5  # seconds after which a wait looks at its deadline
 BACKOFF: Final = (0.002, 0.05)  # seconds between attempts to connect: at first, at most
 GROUP: Final = 4 << 20  # bytes of the calls in one frame, and one call
+GROUP_CALLS: Final = 256  # in one frame: each may have an answer of a MiB
 _TIMEVAL = struct.Struct("@ll")
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -233,14 +234,16 @@ class _Line:
         self.pid = os.getpid()
         self._caller: Caller | None = None
         self._parser = FrameParser()
-        self._socket = connect(folder, POLL)
-        self._socket.settimeout(None)  # the kernel's own time limit takes no further system call
+        self._fd = -1
+        calling = connect(folder, POLL)
+        calling.settimeout(None)  # the kernel's own time limit takes no further system call
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            self._socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(POLL), int(POLL % 1 * 1e6)))
+            calling.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(POLL), int(POLL % 1 * 1e6)))
+        self._fd = calling.detach()
 
     def __del__(self) -> None:
-        if hasattr(self, "_socket"):
-            self._socket.close()
+        if self._fd >= 0:
+            close_fd(self._fd)
 
     def send(self, frame: bytes, caller: Caller, until: float) -> None:
         """Send a frame of calls, after who calls if that was not said; raises OSError."""
@@ -250,7 +253,7 @@ class _Line:
         left = memoryview(frame)
         while left:
             try:
-                left = left[self._socket.send(left) :]
+                left = left[os.write(self._fd, left) :]
             except BlockingIOError:
                 _look_at(until)
 
@@ -258,7 +261,7 @@ class _Line:
         """Return the answers to these calls; raises OSError, EOFError, FrameError."""
         while True:
             try:
-                data = self._socket.recv(READ_SIZE)
+                data = os.read(self._fd, READ_SIZE)
             except BlockingIOError:
                 _look_at(until)
                 continue
@@ -295,7 +298,7 @@ def _groups(calls: list[Call]) -> list[list[Call]]:
     groups: list[list[Call]] = []
     size = GROUP
     for call in calls:
-        if size >= GROUP:
+        if size >= GROUP or len(groups[-1]) == GROUP_CALLS:
             groups.append([])
             size = 0
         groups[-1].append(call)

@@ -8,7 +8,7 @@ together. A caller that does not read its answers is not read from; bytes that a
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -28,6 +28,7 @@ class Connection:
         self.peer = peer
         self.parser = FrameParser()
         self.out = bytearray()
+        self.frames: Iterator[bytes] | None = None  # received; they wait until the answers before them are read
         self.caller = Caller("", b"")
         self.events = select.EPOLLIN
 
@@ -68,7 +69,8 @@ class Connections:
             return  # closed in this turn
         if events & select.EPOLLOUT:
             self._write(connection)
-        if events & select.EPOLLIN and not self._paused:
+            self._handle_frames(connection)
+        elif events & select.EPOLLIN and not self._paused:
             self._read(connection)
         elif events & (select.EPOLLHUP | select.EPOLLERR):
             self._close(connection)
@@ -95,12 +97,23 @@ class Connections:
         if not data:
             self._close(connection)
             return
+        connection.frames = connection.parser.feed(data)
+        self._handle_frames(connection)
+
+    def _handle_frames(self, connection: Connection) -> None:
+        """Handle what was received, as long as the answers are read."""
         try:
-            for payload in connection.parser.feed(data):
-                self._handle(connection, _received.decode(payload))
+            while connection.frames is not None and len(connection.out) < UNREAD and not self._paused:
+                payload = next(connection.frames, None)
+                if payload is None:
+                    connection.frames = None
+                else:
+                    self._handle(connection, _received.decode(payload))
         except (FrameError, msgspec.MsgspecError) as error:
             self._log(f"a connection was closed, because it sent what is no call: {error}")
             self._close(connection)
+            return
+        self._listen(connection)
 
     def _handle(self, connection: Connection, received: Received) -> None:
         if type(received) is Calls:
@@ -127,8 +140,9 @@ class Connections:
 
     def _listen(self, connection: Connection) -> None:
         """Ask for the events that are wanted now."""
-        reads = not self._paused and len(connection.out) < UNREAD
-        events = (select.EPOLLIN if reads else 0) | (select.EPOLLOUT if connection.out else 0)
+        goes_on = connection.frames is not None and not self._paused
+        reads = connection.frames is None and not self._paused and len(connection.out) < UNREAD
+        events = (select.EPOLLIN if reads else 0) | (select.EPOLLOUT if connection.out or goes_on else 0)
         fd = connection.peer.fileno()
         if fd >= 0 and events != connection.events:
             connection.events = events

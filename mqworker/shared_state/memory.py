@@ -21,7 +21,7 @@ import msgspec
 MOST_NAMED: Final = 65_536  # of a stage
 MOST_KEPT: Final = 1_000_000  # of all stages
 KEEP: Final = 7 * 86_400  # seconds
-RENEW: Final = 3_600  # seconds; a record that is met again is not renewed more often
+RENEWALS: Final = 168  # in that time: a record that is met again and again is renewed once an hour
 BATCH: Final = 4_096  # records that are evicted together: to find the oldest costs as much for one as for many
 
 
@@ -98,7 +98,7 @@ class Memory:
         if message in place.named:
             return True
         record = place.kept.get(message)
-        return record is not None and (not record.again or record.mark < now + self._keep - RENEW)
+        return record is not None and (not record.again or record.mark < now + self._keep - self._keep // RENEWALS)
 
     def store(self, stage: str, message: bytes, call: bytes, answer: bytes, now: float) -> None:
         """Remember the answer to a call that was not remembered."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqworker.shared_state.identity import link_key, message_key
-from mqworker.shared_state.memory import BATCH, KEEP, RENEW, Memory, SavedStage
+from mqworker.shared_state.memory import BATCH, KEEP, RENEWALS, Memory, SavedStage
 
 M = [bytes((number,)) * 16 for number in range(20)]  # messages
 C, D = b"c" * 16, b"d" * 16  # calls
@@ -65,8 +65,8 @@ def test_what_may_come_back_later_is_kept_for_days(settled_first):
         named(memory, M[0])
     assert memory.meets("s", M[0], NOW)
     memory.published_again("s", [M[0]], NOW)
-    assert not memory.meets("s", M[0], NOW + RENEW - 1)
-    assert memory.meets("s", M[0], NOW + RENEW + 1)
+    assert not memory.meets("s", M[0], NOW + KEEP // RENEWALS - 1)
+    assert memory.meets("s", M[0], NOW + KEEP // RENEWALS + 1)
     named(memory, M[0], *M[1:10])
     memory.expire(NOW + KEEP - 1)
     assert memory.find("s", M[0], C) is not None

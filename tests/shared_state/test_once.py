@@ -22,7 +22,7 @@ from mqworker.shared_state import snapshot, values
 from mqworker.shared_state.execution import ExecutionNote
 from mqworker.shared_state.identity import link_key, message_key, proxy_key
 from mqworker.shared_state.instance import SharedClass
-from mqworker.shared_state.memory import Memory
+from mqworker.shared_state.memory import RENEWALS, Memory
 from mqworker.shared_state.messages import Call, Caller, Words
 from mqworker.shared_state.recovery import obsolete, recover, remove, take_over
 
@@ -30,6 +30,7 @@ pytestmark = pytest.mark.untraced  # slow under it, and other tests show what is
 
 RING = 4  # messages
 KEPT = 1000  # seconds
+SLACK = KEPT // RENEWALS + 2  # seconds
 CALLS = ("link", "one", "two")  # of each message: a link's, and two equal ones of a proxy
 CALLER = Caller("s", b"{}")
 
@@ -44,7 +45,9 @@ class Message:
         self.named = -1  # how many had been named when it was acked
         self.copies = 1  # in the queue
         self.finished = False
-        self.kept_until = 0.0  # published again, or acked without a word
+        self.runs = 0
+        self.again = False  # its publishing again was named
+        self.kept_until = float("inf")  # at least
 
 
 class Once(RuleBasedStateMachine):
@@ -100,12 +103,11 @@ class Once(RuleBasedStateMachine):
         self.answer()
         if not ack_is_lost:
             message.copies -= 1
-        if word_is_lost:
-            message.kept_until = max(message.kept_until, self.now + KEPT - 1)
-        else:
+        if not word_is_lost:
             self.named += 1
             message.named = self.named
             self.state.words(Words("s", message.key, b""), self.now)
+            self.state.flush()
         message.finished = True
 
     @precondition(lambda self: any(map(self.is_there, self.messages)))
@@ -116,11 +118,10 @@ class Once(RuleBasedStateMachine):
         self.compute(message, 1)
         self.answer()
         self.state.words(Words("s", b"", message.key), self.now)
-        message.kept_until = self.now + KEPT - 1
+        self.state.flush()
+        message.again, message.kept_until = True, self.now + KEPT - SLACK
         if dead:
             message.copies -= 1
-        self.named += 1
-        self.state.words(Words("s", message.key, b""), self.now)
 
     @precondition(lambda self: any(self.may_return(each) for each in self.messages))
     @rule(which=st.integers(0, 99))
@@ -177,7 +178,9 @@ class Once(RuleBasedStateMachine):
     def may_return(self, message):
         """Whether it may come back and must have no second effect: within the ring, or while it is kept."""
         within = message.named > 0 and self.named - message.named < RING
-        return message.named < 0 or within or self.now < message.kept_until
+        if within and message.runs == 1:
+            return True
+        return (within or message.again or message.named < 0) and self.now < message.kept_until
 
     def pick(self, which):
         """Return a message that the broker may deliver, also a second copy of one that is out."""
@@ -190,6 +193,9 @@ class Once(RuleBasedStateMachine):
 
     def compute(self, message, calls):
         """Run a message; what it was answered before, it is answered again."""
+        if calls:
+            message.runs += 1
+            message.kept_until = min(message.kept_until, self.now + KEPT - SLACK)  # a kill may have cost a later start
         for name in CALLS[:calls]:
             answer = self.state.call(CALLER, self.call(message, name), self.now)
             self.now += 0.001

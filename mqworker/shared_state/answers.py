@@ -38,8 +38,9 @@ _raised = msgspec.msgpack.Decoder(Raised).decode
 
 def returned(value: Any, argument: bytes | None) -> bytes:
     """Return the answer for a method's result; `argument` is the encoded one of a link. Raises SharedValueError."""
-    data = values.encode(value, "the answer")
-    return _SAME if data == argument else _VALUE + data
+    if argument is not None and values.is_encoded(value, argument):
+        return _SAME
+    return _VALUE + values.encode(value, "the answer")
 
 
 def raised(error: BaseException) -> bytes:

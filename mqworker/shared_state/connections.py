@@ -109,7 +109,7 @@ class Connections:
                     connection.frames = None
                 else:
                     self._handle(connection, _received.decode(payload))
-        except (FrameError, msgspec.MsgspecError) as error:
+        except (FrameError, msgspec.MsgspecError, ValueError) as error:
             self._log(f"a connection was closed, because it sent what is no call: {error}")
             self._close(connection)
             return

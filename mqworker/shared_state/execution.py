@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 _HEAD = struct.Struct("<d16s16sH")  # started, message, call, length of what follows: stage, zero byte, method
+_KEYS = slice(8, 40)
+_NO_KEYS = bytes(32)
 _TEXT = 512  # bytes at most
 SIZE = _HEAD.size + _TEXT
-_fields = struct.Struct("<16s16sH")
 
 
 class Execution(NamedTuple):
@@ -39,13 +40,17 @@ class ExecutionNote:
         finally:
             os.close(fd)
         self._started = memoryview(self._map)[:8].cast("d")
+        self._name = ("", "")  # stage and method that the file has now
         self.end()
 
     def begin(self, stage: str, message: bytes, call: bytes, method: str, now: float) -> None:
-        """Note that a call begins."""
-        name = b"%s\0%s" % (stage.encode()[: _TEXT // 2], method.encode()[: _TEXT // 2 - 1])
-        _fields.pack_into(self._map, 8, message, call, len(name))
-        self._map[_HEAD.size : _HEAD.size + len(name)] = name
+        """Note that a call begins; both keys have 16 bytes, or none."""
+        if self._name != (stage, method):
+            self._name = stage, method
+            name = b"%s\0%s" % (stage.encode()[: _TEXT // 2], method.encode()[: _TEXT // 2 - 1])
+            _HEAD.pack_into(self._map, 0, 0.0, b"", b"", len(name))
+            self._map[_HEAD.size : _HEAD.size + len(name)] = name
+        self._map[_KEYS] = message + call or _NO_KEYS
         self._started[0] = now
 
     def end(self) -> None:

@@ -40,7 +40,8 @@ class Journal:
             os.ftruncate(self._fd, end)
             os.fdatasync(self._fd)
         os.lseek(self._fd, 0, os.SEEK_END)
-        self.number, self._salt = number, salt
+        self.number = number
+        self._mark, self._seed = segments.mark_and_seed(salt)
 
     def begin(self, number: int) -> None:
         """Begin a segment; the one before is on the disk by then, so that only the last one can have a torn tail."""
@@ -60,11 +61,12 @@ class Journal:
             raise
         if self._fd >= 0:
             os.close(self._fd)
-        self._fd, self.number, self._salt = fd, number, salt
+        self._fd, self.number = fd, number
+        self._mark, self._seed = segments.mark_and_seed(salt)
 
     def append(self, entry: Entry) -> None:
         """Gather one record."""
-        record = segments.record(_encode(entry), self._salt)
+        record = segments.record(_encode(entry), self._mark, self._seed)
         self._gathered.append(record)
         self.records += 1
         self.bytes += len(record)

@@ -87,14 +87,20 @@ def read_head(data: bytes) -> Segment:
     raise DamagedState("its head is damaged")
 
 
-def record(payload: bytes, salt: bytes) -> bytes:
-    """Return one record."""
-    return _RECORD.pack(salt[:4], len(payload), zlib.crc32(payload, _seed(salt))) + payload
+def mark_and_seed(salt: bytes) -> tuple[bytes, int]:
+    """Return what each record of a segment begins with, and what its checksum begins from."""
+    return salt[:4], int.from_bytes(salt[4:])
+
+
+def record(payload: bytes, mark: bytes, seed: int) -> bytes:
+    """Return one record; `mark_and_seed` makes the other two of the segment's salt."""
+    return _RECORD.pack(mark, len(payload), zlib.crc32(payload, seed)) + payload
 
 
 def read_records(data: bytes, segment: Segment) -> Iterator[tuple[bytes, int]]:
     """Yield each record's payload and where the record ends, up to the first that is cut short or damaged."""
-    at, mark, seed = segment.begin, segment.salt[:4], _seed(segment.salt)
+    at = segment.begin
+    mark, seed = mark_and_seed(segment.salt)
     while (end := _end(data, at, mark, seed)) > 0:
         yield data[at + _RECORD.size : end], end
         at = end
@@ -109,7 +115,7 @@ def check_tail(data: bytes, end: int, segment: Segment, *, last: bool) -> None:
         return
     if not last:
         raise DamagedState(f"a record at byte {end:,} is damaged, and there are later segments")
-    mark, seed = segment.salt[:4], _seed(segment.salt)
+    mark, seed = mark_and_seed(segment.salt)
     at = data.find(mark, end + 1)
     while at > 0:
         if _end(data, at, mark, seed):
@@ -127,7 +133,3 @@ def _end(data: bytes, at: int, mark: bytes, seed: int) -> int:
     if found != mark or length > MOST or end > len(data) or zlib.crc32(memoryview(data)[begin:end], seed) != checksum:
         return 0
     return end
-
-
-def _seed(salt: bytes) -> int:
-    return int.from_bytes(salt[4:])

@@ -28,6 +28,7 @@ from mqworker.shared_state.messages import (
     WordsEntry,
 )
 
+_LENGTHS = (0, SIZE)
 GATHER: Final = 8 << 20  # bytes that are gathered for the kernel at most, and one record
 
 
@@ -52,41 +53,55 @@ class SharedState:
         self.instance.speak()
 
     def call(self, caller: Caller, call: Call, now: float) -> bytes:
-        """Return the remembered answer to a call, or make it; `now`, here as below, is in seconds since the epoch."""
-        counts, memory, message, stage = self.counts, self.memory, call.message, caller.stage
+        """Return the remembered answer to a call, or make it; `now`, here as below, is in seconds since the epoch.
+
+        Raises ValueError for keys that are none.
+        """
+        counts, message = self.counts, call.message
+        if len(call.call) != len(message) or len(message) not in _LENGTHS:
+            raise ValueError("keys have 16 bytes")
         counts["calls"] += 1
         if message:
-            known = memory.find(stage, message, call.call)
+            known = self.memory.find(caller.stage, message, call.call)
             if known is not None:
-                counts["repeated"] += 1
-                if memory.meets(stage, message, now):
-                    self._journal.append(WordsEntry(stage, b"", message, now))
-                    memory.published_again(stage, [message], now)
+                self._meet(caller.stage, message, now)
                 return known
         if not call.has_id:
             counts["without_id"] += 1
-        if self.charge is not None and self._is_charged(stage, call):
+        if self.charge is not None and self._is_charged(self.charge, caller.stage, call):
             reason, self.charge = self.charge.reason, None
             return answers.not_run("unavailable", reason)
+        return self._make(caller, call, now)
+
+    def _meet(self, stage: str, message: bytes, now: float) -> None:
+        """Keep the record of a message that runs again."""
+        self.counts["repeated"] += 1
+        if self.memory.meets(stage, message, now):
+            self._journal.append(WordsEntry(stage, b"", message, now))
+            self.memory.published_again(stage, [message], now)
+
+    def _make(self, caller: Caller, call: Call, now: float) -> bytes:
+        """Make a call, journal it, remember it."""
+        stage, message, method = caller.stage, call.message, call.method
         number = self._number(caller.params) if self.instance.kind.takes_params else 0
-        self._note.begin(stage, message, call.call, call.method or "handle", time.monotonic())
-        answer = self.instance.call(call.method, call.body, caller.params, now)
+        self._note.begin(stage, message, call.call, method or "handle", time.monotonic())
+        answer = self.instance.call(method, call.body, caller.params, now)
         self._note.end()
         if answer[0] >= answers.RAISED:
-            counts["failed"] += 1
+            self.counts["failed"] += 1
             if answer[0] == answers.NOT_RUN:
                 return answer
-        self._journal.append(CallEntry(stage, message, call.call, call.method, call.body, number, now, answer))
+        self._journal.append(CallEntry(stage, message, call.call, method, call.body, number, now, answer))
         if message and answers.is_remembered(answer):
-            memory.store(stage, message, call.call, answer, now)
+            self.memory.store(stage, message, call.call, answer, now)
         if self._journal.bytes - self._gathered > GATHER:
             self.flush()
         return answer
 
     def words(self, words: Words, now: float) -> None:
-        """Take the Producer's words."""
-        self._journal.append(WordsEntry(words.stage, words.settled, words.again, now))
+        """Take the Producer's words; raises ValueError for keys that are none."""
         self._take(words.stage, words.settled, words.again, now)
+        self._journal.append(WordsEntry(words.stage, words.settled, words.again, now))
 
     def tick(self, now: float) -> None:
         """Let the object know the time, and forget what is too old."""
@@ -149,14 +164,15 @@ class SharedState:
             self.diverged[entry.method or "handle"] += 1
 
     def _take(self, stage: str, settled: bytes, again: bytes, now: float) -> None:
-        if again:
-            self.memory.published_again(stage, _keys(again), now)
-        if settled:
-            self.memory.settled(stage, _keys(settled))
+        published, done = _keys(again), _keys(settled)
+        if published:
+            self.memory.published_again(stage, published, now)
+        if done:
+            self.memory.settled(stage, done)
 
-    def _is_charged(self, stage: str, call: Call) -> bool:
-        charge = self.charge
-        return charge is not None and (charge.stage, charge.message, charge.call) == (stage, call.message, call.call)
+    @staticmethod
+    def _is_charged(charge: Charge, stage: str, call: Call) -> bool:
+        return (charge.stage, charge.message, charge.call) == (stage, call.message, call.call)
 
     def _number(self, params: bytes) -> int:
         """Return the number under which this segment of the journal has these parameters."""
@@ -168,4 +184,6 @@ class SharedState:
 
 
 def _keys(joined: bytes) -> list[bytes]:
+    if len(joined) % SIZE:
+        raise ValueError("keys have 16 bytes")
     return [joined[at : at + SIZE] for at in range(0, len(joined), SIZE)]

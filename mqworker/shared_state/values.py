@@ -47,6 +47,14 @@ def encode(value: Any, name: str) -> bytes:
     return data
 
 
+def is_encoded(value: Any, data: bytes) -> bool:
+    """Return whether a value would be sent as these bytes; a quick look, for one that has perhaps not changed."""
+    try:
+        return _encode(value) == data
+    except Exception:  # noqa: BLE001 - `encode` finds out why
+        return False
+
+
 def canonical(value: Any, encoded: bytes) -> bytes:
     """Return an encoding of an accepted value in which the order of a dict does not count, if its keys are text."""
     try:

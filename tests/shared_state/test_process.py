@@ -14,6 +14,7 @@ import pytest
 from mqworker.errors import SharedCallError, SharedUnavailable
 from mqworker.ipc import proc
 from mqworker.ipc.child import living
+from mqworker.ipc.frames import pack
 from mqworker.ipc.messages import CodeCopy
 from mqworker.shared_state import segments
 from mqworker.shared_state.client import Argument
@@ -21,6 +22,8 @@ from mqworker.shared_state.execution import read_execution
 from mqworker.shared_state.folder import EXECUTION, SOCKET, connect
 from mqworker.shared_state.identity import message_key
 from mqworker.shared_state.messages import (
+    Call,
+    Calls,
     Charge,
     Pause,
     ResetState,
@@ -29,6 +32,7 @@ from mqworker.shared_state.messages import (
     SharedUnfit,
     StopSharing,
     TakeSnapshot,
+    Words,
 )
 from tests.support.children import end_children
 from tests.support.loop import on_loop
@@ -258,7 +262,9 @@ async def test_bytes_that_are_no_calls_end_their_connection_only(tmp_path):
     shared = await Shared(tmp_path).start()
     caller = client(tmp_path, "m1")
     assert await in_thread(caller.call, "add", "a") == 1
-    for data in (b"GET / HTTP/1.1\r\n\r\n" * 10, b"\0\0\0\1\0\0\0\0\xc1"):
+    short_key = pack(msgspec.msgpack.encode(Calls([Call(1, b"short", True, b"short", "all", b"\x92\x90\x80")])))
+    short_word = pack(msgspec.msgpack.encode(Words("s", b"short", b"")))
+    for data in (b"GET / HTTP/1.1\r\n\r\n" * 10, b"\0\0\0\1\0\0\0\0\xc1", short_key, short_word):
         other = connect(shared.folder, 5.0)
         other.sendall(data)
         assert await in_thread(other.recv, 1) == b""

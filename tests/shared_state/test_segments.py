@@ -8,9 +8,15 @@ from mqworker.shared_state import segments
 from mqworker.shared_state.segments import DamagedState, Files, choose
 
 SALT = b"saltsalt"
+
+
+def record(payload, salt=SALT):
+    return segments.record(payload, *segments.mark_and_seed(salt))
+
+
 PAYLOADS = [b"one", b"", b"three" * 4, b"four"]
-WHOLE = segments.head("digest", SALT) + b"".join(segments.record(payload, SALT) for payload in PAYLOADS)
-ENDS = [len(segments.head("digest", SALT) + b"".join(segments.record(each, SALT) for each in PAYLOADS[:count]))
+WHOLE = segments.head("digest", SALT) + b"".join(record(payload) for payload in PAYLOADS)
+ENDS = [len(segments.head("digest", SALT) + b"".join(record(each) for each in PAYLOADS[:count]))
         for count in range(len(PAYLOADS) + 1)]  # fmt: skip
 
 
@@ -64,8 +70,8 @@ def test_a_damaged_head_is_found(at, change):
 
 def test_a_record_inside_a_message_is_none():
     """Whoever sends a message does not know the salt: what looks like a record there is not taken for one."""
-    forged = segments.head("digest", b"another!") + segments.record(b"forged", b"another!")
-    data = WHOLE + segments.record(forged, SALT)[:-1]
+    forged = segments.head("digest", b"another!") + record(b"forged", b"another!")
+    data = WHOLE + record(forged)[:-1]
     assert read(data) == PAYLOADS
 
 

@@ -87,6 +87,11 @@ class Connections:
         for connection in list(self._all.values()):
             self._listen(connection)
 
+    def close_copies(self) -> None:
+        """Close the connections in a process that user code has forked."""
+        for connection in self._all.values():
+            connection.peer.close()
+
     def _read(self, connection: Connection) -> None:
         try:
             data = connection.peer.recv(READ_SIZE)

@@ -11,6 +11,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 SHARED = "shared"  # the folder of all shared objects, in the state folder
@@ -44,8 +45,11 @@ def check_private(status: os.stat_result, path: Path, kind: Callable[[int], bool
         raise StateError(f"{path} is open to other users: remove their rights with chmod go= {path}")
 
 
-def lock(path: Path) -> int:
-    """Become the only process that writes in a folder, and return the lock's descriptor; raises StateError."""
+def lock(path: Path) -> None:
+    """Become the only process that writes in a folder, until it ends; raises StateError.
+
+    A process that user code forks does not hold the lock: it may outlive this one.
+    """
     fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     end = time.monotonic() + LOCK_PATIENCE
     while True:
@@ -57,7 +61,14 @@ def lock(path: Path) -> int:
                 raise StateError(f"another process uses the state in {path}") from None
             time.sleep(0.01)
         else:
-            return fd
+            os.register_at_fork(after_in_child=partial(_close_once, [fd]))
+            return
+
+
+def _close_once(fds: list[int]) -> None:
+    """Close in a forked process; what that forks has another file under the number, or none."""
+    while fds:
+        os.close(fds.pop())
 
 
 @contextlib.contextmanager

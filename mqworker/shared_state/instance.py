@@ -10,6 +10,7 @@ that does not fit the class; whatever a method raises becomes the answer to its 
 import inspect
 import json
 import logging
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,7 @@ class SharedInstance:
         self._loud = log
         self._methods: dict[str, tuple[Callable[..., Any], frozenset[str]]] = {}
         self._params: dict[bytes, Any] = {}
+        self._pid = os.getpid()
 
     def speak(self) -> None:
         """Pass what the object logs on: the replay is over."""
@@ -133,6 +135,8 @@ class SharedInstance:
             return answers.returned(function(*argument[0], **argument[1], **bound), None)
         except BaseException as error:  # noqa: BLE001 - also SystemExit: it would hurt the calls of all messages
             return answers.raised(error)
+        finally:
+            self._end_copy()
 
     def tick(self, now: float) -> bytes:
         """Call `tick`, if there is one, and return its answer."""
@@ -143,6 +147,8 @@ class SharedInstance:
         except BaseException as error:
             self.log.exception("tick raised %s", type(error).__name__)
             return answers.raised(error)
+        finally:
+            self._end_copy()
         return answers.returned(None, None)
 
     def described(self) -> tuple[Any, str]:
@@ -154,9 +160,16 @@ class SharedInstance:
             encoded = msgspec.msgpack.encode(value)
         except BaseException as error:  # noqa: BLE001 - as above
             return None, text(f"{type(error).__name__}: {message_of(error)}")
+        finally:
+            self._end_copy()
         if len(encoded) > LARGEST_DESCRIPTION:
             return None, f"describe returned {len(encoded):,} bytes; {LARGEST_DESCRIPTION:,} are passed on"
         return value, ""
+
+    def _end_copy(self) -> None:
+        """End a copy of this process that a method has forked and that has returned: nothing here belongs to it."""
+        if os.getpid() != self._pid:
+            os._exit(0)
 
     def _find(self, method: str) -> tuple[Callable[..., Any], frozenset[str]]:
         asked = self.kind.asked(method or "handle")

@@ -83,8 +83,10 @@ class Journal:
         os.fdatasync(self._fd)
 
     def close(self) -> None:
-        """Close the file, without what is gathered."""
-        os.close(self._fd)
+        """Close the file, without what is gathered; harmless when it is closed."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def _path(self, number: int) -> Path:
         return self._folder / segments.segment_name(number)

@@ -35,7 +35,8 @@ def live(spec: SharedSpec, outside: Outside, log: logging.Logger) -> None:
 def _live(spec: SharedSpec, outside: Outside, log: logging.Logger) -> None:
     folder = folders.folder_of(spec.state_dir, spec.name)
     folders.open_folder(folder)
-    lock = -1 if spec.trial else folders.lock(folder)
+    if not spec.trial:
+        folders.lock(folder)
     sync = JournalSync(folder)
     be_plain()
     root, copy = Path(spec.root), None
@@ -52,8 +53,8 @@ def _live(spec: SharedSpec, outside: Outside, log: logging.Logger) -> None:
             outside.send(status(spec, "loading", state))
 
     recovered = recover(folder, kind, spec.digest, log, fresh=spec.fresh, pulse=report_loading)
-    if lock < 0:
+    if spec.trial:
         if not Trial(spec, outside, recovered.state).passed():
             return
-        lock = folders.lock(folder)
+        folders.lock(folder)
     Serving(spec, folder, recovered, outside, sync).run()

@@ -206,8 +206,9 @@ class Memory:
             del place.named[message]
 
     def _evict(self) -> None:
-        """Evict the oldest records of the stage that keeps the most."""
-        place = max(self._stages.values(), key=lambda each: len(each.kept))
+        """Evict the oldest records, of one stage at a time."""
+        keeping = [place for place in self._stages.values() if place.kept]
+        place = min(keeping, key=lambda each: next(iter(each.kept.values())).mark)
         count = min(BATCH, max(1, self._most_kept // 64))
         for message in [message for message, _ in zip(place.kept, range(count), strict=False)]:
             del place.kept[message]

@@ -101,6 +101,14 @@ class Serving:
         os.set_blocking(outside.down, False)
         for file in (outside.down, self._listening):
             self._poll.register(file, select.EPOLLIN)
+        os.register_at_fork(after_in_child=self._close_copies)
+
+    def _close_copies(self) -> None:
+        """Close, in a process that user code has forked, what would outlive us there: callers would wait for it."""
+        self._poll.close()
+        self._listening.close()
+        self._connections.close_copies()
+        self._journal.close()
 
     def run(self) -> None:
         """Serve until the end."""
@@ -136,7 +144,8 @@ class Serving:
 
     def _begin_snapshot(self) -> None:
         self._snapshots.begin()
-        self._poll.register(self._snapshots.pidfd, select.EPOLLIN)
+        if self._snapshots.pidfd >= 0:
+            self._poll.register(self._snapshots.pidfd, select.EPOLLIN)
 
     def _snapshot_finished(self, failed: bool) -> None:
         self._schedule.written(time.monotonic(), failed=failed)

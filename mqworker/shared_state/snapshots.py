@@ -50,9 +50,13 @@ class Snapshots:
         self._finished, self._log = finished, log
 
     def begin(self) -> None:
-        """Fork a copy that writes a snapshot; the caller waits for `pidfd`, and calls `finish`."""
+        """Fork a copy that writes a snapshot; if there is a `pidfd` then, the caller waits for it and calls `finish`."""
         self._replaced = replaced = self._next()
-        self._pid = snapshot.fork_writer(*self._content(replaced), self._spec.snapshot_deadline)
+        try:
+            self._pid = snapshot.fork_writer(*self._content(replaced), self._spec.snapshot_deadline)
+        except OSError as error:  # no memory, or no process left
+            self._fail(replaced, f"a process could not be started: {error.strerror}")
+            return
         self.pidfd = os.pidfd_open(self._pid)
 
     def finish(self) -> None:

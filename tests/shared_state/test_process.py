@@ -454,3 +454,44 @@ async def test_the_helper_that_syncs_dies_with_it(tmp_path):
     (helper,) = children_of(shared.child.pid)
     await shared.kill()
     await until(lambda: getattr(proc.stat(helper), "state", "X") in proc.DEAD, DEADLINE, "the helper's end")
+
+
+@on_loop
+async def test_a_copy_that_a_method_forks_keeps_nothing_of_it(tmp_path):
+    """One that returns ends there; one that outlives the process holds up neither its callers nor its successor."""
+    shared = await Shared(tmp_path).start()
+    caller = client(tmp_path, "m1")
+    flag = tmp_path / "flag"
+    assert await in_thread(caller.call, "fork", str(flag)) > 0
+    flag.touch()
+    copy = await in_thread(client(tmp_path, "m3").call, "fork", str(flag))
+    assert await in_thread(caller.call, "add", "a") == 1
+    waiting = asyncio.create_task(in_thread(client(tmp_path, "m2").call, "sleep", 1.0))
+    await until(lambda: read_execution(shared.folder / EXECUTION), DEADLINE, "the call to begin")
+    await shared.kill()
+    assert proc.stat(copy) is not None
+    shared = await shared.again()  # the replay forks too
+    assert await waiting is None
+    await shared.kill()
+    shared = await shared.again()
+    assert await in_thread(client(tmp_path).call, "all") == {"a": 1}
+    flag.unlink()
+    await until(lambda: getattr(proc.stat(copy), "state", "X") in proc.DEAD, DEADLINE, "the copy's end")
+
+
+@on_loop
+async def test_the_producers_words_decide_how_long_a_call_is_remembered(tmp_path):
+    """On a connection of their own, never answered: what was settled goes by its number, what comes back is kept."""
+    shared = await Shared(tmp_path).start()
+    for name in ("settled", "failed", "open"):
+        await in_thread(client(tmp_path, name).call, "add", name)
+    keys = {name: message_key(name, b"body") for name in ("settled", "failed", "open")}
+    producer = connect(shared.folder, DEADLINE)
+    for words in (Words("s", b"", keys["failed"]), Words("s", keys["settled"] + keys["failed"], b"")):
+        producer.sendall(pack(msgspec.msgpack.encode(words)))
+    await shared.until(lambda: shared.status.kept == 2, "the words to be heard")
+    assert shared.status.remembered == 3
+    await shared.kill()
+    shared = await shared.again()
+    assert (shared.status.remembered, shared.status.kept) == (3, 2)
+    producer.close()

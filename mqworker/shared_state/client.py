@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from mqworker.errors import SharedUnavailable, SharedValueError
-from mqworker.ipc.frames import READ_SIZE, FrameError, FrameParser, close_fd, pack
+from mqworker.ipc.frames import FrameError, FrameParser, close_fd, pack
 from mqworker.shared_state import answers, values
 from mqworker.shared_state.folder import connect, folder_of
 from mqworker.shared_state.identity import NO_MESSAGE, link_key, proxy_key
@@ -30,6 +30,7 @@ from mqworker.shared_state.messages import Answers, Call, Caller, Calls
 DEADLINE: Final = 60.0  # seconds of one call, with all that it waits for
 POLL: Final = 0.5  # seconds after which a wait looks at its deadline
 BACKOFF: Final = (0.002, 0.05)  # seconds between attempts to connect: at first, at most
+READ: Final = 1 << 16  # bytes; memory for more comes from the system each time
 GROUP: Final = 4 << 20  # bytes of the calls in one frame, and one call
 GROUP_CALLS: Final = 256  # in one frame: each may have an answer of a MiB
 _TIMEVAL = struct.Struct("@ll")
@@ -261,7 +262,7 @@ class _Line:
         """Return the answers to these calls; raises OSError, EOFError, FrameError."""
         while True:
             try:
-                data = os.read(self._fd, READ_SIZE)
+                data = os.read(self._fd, READ)
             except BlockingIOError:
                 _look_at(until)
                 continue

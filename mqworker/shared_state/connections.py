@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from mqworker.ipc.frames import READ_SIZE, FrameError, FrameParser, pack
-from mqworker.shared_state.messages import Answer, Answers, Caller, Calls, Received, Words
+from mqworker.ipc.frames import FrameError, FrameParser, pack
+from mqworker.shared_state.messages import Answers, CallAnswer, Caller, Calls, Received, Words
 from mqworker.shared_state.state import SharedState
 
+READ = 1 << 16  # bytes; memory for more comes from the system each time, which costs as much as a call
 UNREAD = 4 << 20  # bytes of answers that a caller may leave unread
 _encode = msgspec.msgpack.Encoder().encode
 _received = msgspec.msgpack.Decoder(Received)
@@ -70,6 +71,7 @@ class Connections:
         if events & select.EPOLLOUT:
             self._write(connection)
             self._handle_frames(connection)
+            self._listen(connection)
         elif events & select.EPOLLIN and not self._paused:
             self._read(connection)
         elif events & (select.EPOLLHUP | select.EPOLLERR):
@@ -94,7 +96,7 @@ class Connections:
 
     def _read(self, connection: Connection) -> None:
         try:
-            data = connection.peer.recv(READ_SIZE)
+            data = connection.peer.recv(READ)
         except BlockingIOError:
             return
         except OSError:
@@ -117,13 +119,11 @@ class Connections:
         except (FrameError, msgspec.MsgspecError, ValueError) as error:
             self._log(f"a connection was closed, because it sent what is no call: {error}")
             self._close(connection)
-            return
-        self._listen(connection)
 
     def _handle(self, connection: Connection, received: Received) -> None:
         if type(received) is Calls:
             caller, call, now = connection.caller, self._state.call, time.time
-            made = [Answer(each.number, call(caller, each, now())) for each in received.calls]
+            made = [CallAnswer(each.number, call(caller, each, now())) for each in received.calls]
             connection.out += pack(_encode(Answers(made)))
             self._answered.append(connection)
         elif isinstance(received, Words):
@@ -140,8 +140,6 @@ class Connections:
             pass
         except OSError:
             self._close(connection)
-            return
-        self._listen(connection)
 
     def _listen(self, connection: Connection) -> None:
         """Ask for the events that are wanted now."""

@@ -66,7 +66,7 @@ class SavedStage(msgspec.Struct, array_like=True):
     count: int
 
 
-class Memory:
+class CallMemory:
     """See the module head; `most_named`, `most_kept` and `keep` are the constants there, except in tests."""
 
     def __init__(self, most_named: int = MOST_NAMED, most_kept: int = MOST_KEPT, keep: int = KEEP) -> None:

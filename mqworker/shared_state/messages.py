@@ -158,7 +158,7 @@ class Words(msgspec.Struct, frozen=True, array_like=True, tag=3):
     again: bytes  # about to be published again: a retry, a renewal, a dead letter
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class CallAnswer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The answer to one call (`answers`)."""
 
     number: int
@@ -168,7 +168,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Answers(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """The answers to one frame of calls, in its order."""
 
-    answers: list[Answer]
+    answers: list[CallAnswer]
 
 
 Received = Caller | Calls | Words

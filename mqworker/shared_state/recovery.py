@@ -17,7 +17,7 @@ from mqworker.shared_state import answers, segments, snapshot
 from mqworker.shared_state.folder import StateError, check_private
 from mqworker.shared_state.instance import SharedClass, SharedInstance
 from mqworker.shared_state.journal import Journal
-from mqworker.shared_state.memory import Memory
+from mqworker.shared_state.memory import CallMemory
 from mqworker.shared_state.messages import Entry
 from mqworker.shared_state.segments import DamagedState, Files, Segment
 from mqworker.shared_state.state import SharedState
@@ -46,14 +46,14 @@ def recover(
     *,
     fresh: bool = False,
     pulse: Callable[[SharedState], None] = lambda _: None,
-    memory: Memory | None = None,
+    memory: CallMemory | None = None,
 ) -> Recovered:
     """Read the state in a folder; `fresh`: only what is remembered, with a new object.
 
     `pulse` is called after each record that was replayed.
     """
     try:
-        return _recover(folder, kind, digest, log, fresh, pulse, Memory() if memory is None else memory)
+        return _recover(folder, kind, digest, log, fresh, pulse, CallMemory() if memory is None else memory)
     except DamagedState as error:
         what = f"the state of the shared object in {folder} is damaged: {error}"
         raise StateError(f"{what}; nothing was changed: restore the folder, or move it away") from None
@@ -68,7 +68,7 @@ def _recover(
     log: Logger,
     fresh: bool,
     pulse: Callable[[SharedState], None],
-    memory: Memory,
+    memory: CallMemory,
 ) -> Recovered:
     files = segments.choose(path.name for path in folder.iterdir())
     found = snapshot.read(folder / segments.snapshot_name(files.snapshot)) if files.snapshot else None

@@ -39,6 +39,8 @@ from mqworker.shared_state.schedule import REPORT, Schedule
 from mqworker.shared_state.snapshots import Snapshots
 from mqworker.shared_state.state import SharedState
 
+READY = 64  # connections that are served before the journal is flushed
+
 _order = msgspec.msgpack.Decoder(SharedOrder)
 
 
@@ -113,7 +115,7 @@ class Serving:
     def run(self) -> None:
         """Serve until the end."""
         while not self._ending:
-            for fd, events in self._poll.poll(self._schedule.wait(time.monotonic())):
+            for fd, events in self._poll.poll(self._schedule.wait(time.monotonic()), READY):
                 self._ready(fd, events)
             self._state.flush()
             self._connections.send()

@@ -30,7 +30,7 @@ _TAIL = struct.Struct("<IQ")  # checksum and length of what is before
 _remembered = msgspec.msgpack.Decoder(dict[str, SavedStage])
 
 
-class Facts(msgspec.Struct, frozen=True):
+class SnapshotFacts(msgspec.Struct, frozen=True):
     """What a snapshot says of itself."""
 
     job: str
@@ -38,13 +38,13 @@ class Facts(msgspec.Struct, frozen=True):
     made: float  # seconds since the epoch
 
 
-_facts = msgspec.msgpack.Decoder(Facts)
+_facts = msgspec.msgpack.Decoder(SnapshotFacts)
 
 
-class Snapshot(NamedTuple):
+class SavedState(NamedTuple):
     """What was read, the object still pickled: to load it is up to the class."""
 
-    facts: Facts
+    facts: SnapshotFacts
     remembered: dict[str, SavedStage]
     pickled: bytes
 
@@ -68,7 +68,7 @@ class _Sink:
         return size
 
 
-def write(path: Path, facts: Facts, remembered: dict[str, SavedStage], state: Any) -> None:
+def write(path: Path, facts: SnapshotFacts, remembered: dict[str, SavedStage], state: Any) -> None:
     """Write a snapshot to `path` and bring it to the disk."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "wb", buffering=1 << 20) as file:
@@ -83,7 +83,7 @@ def write(path: Path, facts: Facts, remembered: dict[str, SavedStage], state: An
         os.fsync(fd)
 
 
-def read(path: Path) -> Snapshot:
+def read(path: Path) -> SavedState:
     """Read a snapshot; raises StateError, DamagedState."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     with os.fdopen(fd, "rb") as file:
@@ -101,7 +101,7 @@ def read(path: Path) -> Snapshot:
         at += _LENGTH.size
         sections.append(body[at : at + length])
         at += length
-    return Snapshot(_facts.decode(sections[0]), _remembered.decode(sections[1]), bytes(body[at:]))
+    return SavedState(_facts.decode(sections[0]), _remembered.decode(sections[1]), bytes(body[at:]))
 
 
 def publish(folder: Path, new: Path, number: int) -> None:
@@ -115,7 +115,9 @@ def new_path(folder: Path, number: int) -> Path:
     return folder / f"{snapshot_name(number)}.new"
 
 
-def fork_writer(path: Path, facts: Facts, remembered: dict[str, SavedStage], state: Any, deadline: float) -> int:
+def fork_writer(
+    path: Path, facts: SnapshotFacts, remembered: dict[str, SavedStage], state: Any, deadline: float
+) -> int:
     """Fork a copy of this process that writes a snapshot, and return its pid; exits with 0 when it is written.
 
     It dies with this process, and after `deadline` seconds. What the user's class prints or raises goes to stderr.

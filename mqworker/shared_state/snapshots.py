@@ -50,7 +50,7 @@ class Snapshots:
         self._finished, self._log = finished, log
 
     def begin(self) -> None:
-        """Fork a copy that writes a snapshot; if there is a `pidfd` then, the caller waits for it and calls `finish`."""
+        """Fork a copy that writes a snapshot; if there is a `pidfd` then, the caller waits for it, then `finish`es."""
         self._replaced = replaced = self._next()
         try:
             self._pid = snapshot.fork_writer(*self._content(replaced), self._spec.snapshot_deadline)
@@ -87,8 +87,8 @@ class Snapshots:
         before = self._journal.records, self._journal.bytes
         return _Replaced(self._state.next_segment(), time.time(), *before)
 
-    def _content(self, replaced: _Replaced) -> tuple[Path, snapshot.Facts, dict[str, SavedStage], Any]:
-        facts = snapshot.Facts(self._spec.job, self._spec.digest, replaced.made)
+    def _content(self, replaced: _Replaced) -> tuple[Path, snapshot.SnapshotFacts, dict[str, SavedStage], Any]:
+        facts = snapshot.SnapshotFacts(self._spec.job, self._spec.digest, replaced.made)
         path = snapshot.new_path(self._folder, replaced.number)
         return path, facts, self._state.memory.save(), self._state.instance.state
 

@@ -14,7 +14,7 @@ from mqworker.shared_state.execution import ExecutionNote
 from mqworker.shared_state.identity import NO_MESSAGE, SIZE
 from mqworker.shared_state.instance import SharedInstance
 from mqworker.shared_state.journal import Journal
-from mqworker.shared_state.memory import Memory
+from mqworker.shared_state.memory import CallMemory
 from mqworker.shared_state.messages import (
     Call,
     CallEntry,
@@ -35,7 +35,7 @@ GATHER: Final = 8 << 20  # bytes that are gathered for the kernel at most, and o
 class SharedState:
     """See the module head."""
 
-    def __init__(self, instance: SharedInstance, memory: Memory) -> None:
+    def __init__(self, instance: SharedInstance, memory: CallMemory) -> None:
         self.instance = instance
         self.memory = memory
         self.counts: Counter[str] = Counter()  # calls, repeated, without_id, failed, ticks, replayed

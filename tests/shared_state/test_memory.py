@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqworker.shared_state.identity import link_key, message_key
-from mqworker.shared_state.memory import BATCH, KEEP, RENEWALS, Memory, SavedStage
+from mqworker.shared_state.memory import BATCH, KEEP, RENEWALS, CallMemory, SavedStage
 
 M = [bytes((number,)) * 16 for number in range(20)]  # messages
 C, D = b"c" * 16, b"d" * 16  # calls
@@ -20,7 +20,7 @@ def named(memory, *messages, stage="s"):
 
 
 def stored(*messages, **options):
-    memory = Memory(**options)
+    memory = CallMemory(**options)
     for message in messages:
         memory.store("s", message, C, b"\0" + message, NOW)
     return memory
@@ -144,7 +144,7 @@ def play(memory, events, at):
 @given(EVENTS, EVENTS)
 def test_a_saved_memory_goes_on_as_the_one_that_was_saved(before, after):
     """Through the bytes of a snapshot: the same events then leave the same records."""
-    first, second = (Memory(most_named=3, most_kept=4, keep=9) for _ in range(2))
+    first, second = (CallMemory(most_named=3, most_kept=4, keep=9) for _ in range(2))
     at = play(first, before, NOW)
     saved = msgspec.msgpack.decode(msgspec.msgpack.encode(first.save()), type=dict[str, SavedStage])
     second.load(saved)
@@ -157,7 +157,7 @@ def test_a_saved_memory_goes_on_as_the_one_that_was_saved(before, after):
 @given(EVENTS)
 def test_the_count_of_kept_records_is_right_and_bounded(events):
     """Whatever happens, and no record is in two places."""
-    memory = Memory(most_named=3, most_kept=4, keep=9)
+    memory = CallMemory(most_named=3, most_kept=4, keep=9)
     play(memory, events, NOW)
     stages = memory.save().values()
     assert memory.kept == sum(len(stage.kept) for stage in stages) <= 4
@@ -170,7 +170,7 @@ def test_a_record_of_a_links_call_takes_less_than_the_bound():
     key = link_key("rule", 0)
     count = 20_000
     tracemalloc.start()
-    memory = Memory()
+    memory = CallMemory()
     for number in range(count):
         message = message_key(str(number), b"body")
         memory.store("s", message, key, bytes((1,)), NOW)

@@ -6,9 +6,9 @@ import pytest
 from mqworker.ipc.messages import CodeCopy
 from mqworker.shared_state import messages
 from mqworker.shared_state.messages import (
-    Answer,
     Answers,
     Call,
+    CallAnswer,
     CallEntry,
     Caller,
     Calls,
@@ -48,7 +48,7 @@ EXAMPLES = [
     (Caller("s", b"{}"), Received),
     (Calls([Call(1, K, True, K, "add", b"\x90")]), Received),
     (Words("s", K, K + K), Received),
-    (Answers([Answer(1, b"\1")]), Answers),
+    (Answers([CallAnswer(1, b"\1")]), Answers),
     (ParamsEntry(1, b"{}"), Entry),
     (CallEntry("s", K, K, "", b"\x90", 0, 1.5, b"\1"), Entry),
     (WordsEntry("s", K, b"", 1.5), Entry),
@@ -66,5 +66,5 @@ def test_a_record_arrives_as_it_was(record, kind):
 def test_every_record_has_an_example():
     """None is left out above; LogEvent has its own test."""
     known = {kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, msgspec.Struct)}
-    inside = {CodeCopy, Charge, Call, Answer, messages.LogEvent}
+    inside = {CodeCopy, Charge, Call, CallAnswer, messages.LogEvent}
     assert known - inside == {type(record) for record, _ in EXAMPLES}

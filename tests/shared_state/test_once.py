@@ -22,7 +22,7 @@ from mqworker.shared_state import snapshot, values
 from mqworker.shared_state.execution import ExecutionNote
 from mqworker.shared_state.identity import link_key, message_key, proxy_key
 from mqworker.shared_state.instance import SharedClass
-from mqworker.shared_state.memory import RENEWALS, Memory
+from mqworker.shared_state.memory import RENEWALS, CallMemory
 from mqworker.shared_state.messages import Call, Caller, Words
 from mqworker.shared_state.recovery import obsolete, recover, remove, take_over
 
@@ -69,8 +69,8 @@ class Once(RuleBasedStateMachine):
         self.journal.close()
         shutil.rmtree(self.folder)
 
-    def memory(self) -> Memory:
-        return Memory(most_named=self.ring, most_kept=10_000, keep=KEPT)
+    def memory(self) -> CallMemory:
+        return CallMemory(most_named=self.ring, most_kept=10_000, keep=KEPT)
 
     def start(self) -> None:
         log = logging.getLogger("mqworker.test.once")
@@ -155,7 +155,7 @@ class Once(RuleBasedStateMachine):
         """And a kill may come between its steps."""
         number = self.state.next_segment()
         path = snapshot.new_path(self.folder, number)
-        facts = snapshot.Facts(self.kind.job, "digest", self.now)
+        facts = snapshot.SnapshotFacts(self.kind.job, "digest", self.now)
         snapshot.write(path, facts, self.state.memory.save(), self.state.instance.state)
         if published:
             snapshot.publish(self.folder, path, number)

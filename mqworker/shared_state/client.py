@@ -291,7 +291,7 @@ def _arguments(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
         ]:
             values.encode(argument, name)  # names it
         raise SharedValueError(f"the arguments of {method} cannot be passed:{error}") from None
-    return body, values.canonical(value, body)
+    return body, values.canonical(value, body) if kwargs or not values.are_flat(args) else body
 
 
 def _groups(calls: list[Call]) -> list[list[Call]]:

@@ -15,6 +15,7 @@ import msgspec
 from mqworker.ipc.frames import FrameError, FrameParser, pack
 from mqworker.shared_state.messages import Answers, CallAnswer, Caller, Calls, Received, Words
 from mqworker.shared_state.state import SharedState
+from mqworker.shared_state.values import MOST
 
 READ = 1 << 16  # bytes; memory for more comes from the system each time, which costs as much as a call
 UNREAD = 4 << 20  # bytes of answers that a caller may leave unread
@@ -63,11 +64,11 @@ class Connections:
             connection.events = 0 if self._paused else select.EPOLLIN
             self._poll.register(peer, connection.events)
 
-    def ready(self, fd: int, events: int) -> None:
-        """Read from, or write to, a connection."""
+    def ready(self, fd: int, events: int) -> bool:
+        """Read from, or write to, a connection; returns False if this is none."""
         connection = self._all.get(fd)
         if connection is None:
-            return  # closed in this turn
+            return False
         if events & select.EPOLLOUT:
             self._write(connection)
             self._handle_frames(connection)
@@ -76,6 +77,7 @@ class Connections:
             self._read(connection)
         elif events & (select.EPOLLHUP | select.EPOLLERR):
             self._close(connection)
+        return True
 
     def send(self) -> None:
         """Send the answers; called when the journal was flushed."""
@@ -122,13 +124,19 @@ class Connections:
 
     def _handle(self, connection: Connection, received: Received) -> None:
         if type(received) is Calls:
+            if any(len(each.body) > MOST for each in received.calls):
+                raise ValueError("a call is too large")
             caller, call, now = connection.caller, self._state.call, time.time
             made = [CallAnswer(each.number, call(caller, each, now())) for each in received.calls]
             connection.out += pack(_encode(Answers(made)))
             self._answered.append(connection)
         elif isinstance(received, Words):
+            if len(received.settled) + len(received.again) > MOST:
+                raise ValueError("there are too many words at once")
             self._state.words(received, time.time())
         elif isinstance(received, Caller):
+            if len(received.params) > MOST:
+                raise ValueError("the parameters are too large")
             connection.caller = received
 
     def _write(self, connection: Connection) -> None:

@@ -151,7 +151,7 @@ class Calls(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 class Words(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """What became of messages; each is its key of 16 bytes, one after another. It is never answered."""
+    """What became of messages; each is its key of 16 bytes, one after another, at most 1 MiB. It is never answered."""
 
     stage: str
     settled: bytes  # acked after a result or drop

@@ -23,6 +23,9 @@ class Schedule:
 
     def due(self, now: float, journal_bytes: int) -> list[str]:
         """Return what is to be done now, of `tick`, `sync`, `snapshot` and `report`, each once."""
+        wants_snapshot = journal_bytes > self._snapshot_bytes and now >= self._snapshot and not self._writing
+        if now < min(self._report, self._sync, self._tick) and not wants_snapshot:
+            return []  # as nearly always
         found = []
         if now >= self._tick:
             self._tick = now + self._tick_seconds
@@ -30,7 +33,7 @@ class Schedule:
         if now >= self._sync:
             self._sync = now + SYNC
             found.append("sync")
-        if journal_bytes > self._snapshot_bytes and now >= self._snapshot and not self._writing:
+        if wants_snapshot:
             self._writing = True
             found.append("snapshot")
         if now >= self._report:

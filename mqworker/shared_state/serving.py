@@ -116,13 +116,14 @@ class Serving:
         """Serve until the end."""
         while not self._ending:
             for fd, events in self._poll.poll(self._schedule.wait(time.monotonic()), READY):
-                self._ready(fd, events)
+                if not self._connections.ready(fd, events):
+                    self._ready(fd)
             self._state.flush()
             self._connections.send()
             for what in self._schedule.due(time.monotonic(), self._journal.bytes):
                 self._do(what)
 
-    def _ready(self, fd: int, events: int) -> None:
+    def _ready(self, fd: int) -> None:
         if fd == self._outside.down:
             self._take_orders()
         elif fd == self._listening.fileno():
@@ -130,8 +131,6 @@ class Serving:
         elif fd == self._snapshots.pidfd:
             self._poll.unregister(fd)
             self._snapshots.finish()
-        else:
-            self._connections.ready(fd, events)
 
     def _do(self, what: str) -> None:
         """Do what is due."""

@@ -55,8 +55,13 @@ def is_encoded(value: Any, data: bytes) -> bool:
         return False
 
 
+def are_flat(accepted: tuple[Any, ...]) -> bool:
+    """Return whether there is no list or dict among these values."""
+    return all(type(value) in _KEYS for value in accepted)
+
+
 def canonical(value: Any, encoded: bytes) -> bytes:
-    """Return an encoding of an accepted value in which the order of a dict does not count, if its keys are text."""
+    """Return an encoding of accepted arguments in which the order of a dict does not count, if its keys are text."""
     try:
         return _encode_sorted(value)
     except TypeError:  # other keys have no order

@@ -263,8 +263,11 @@ async def test_bytes_that_are_no_calls_end_their_connection_only(tmp_path):
     caller = client(tmp_path, "m1")
     assert await in_thread(caller.call, "add", "a") == 1
     short_key = pack(msgspec.msgpack.encode(Calls([Call(1, b"short", True, b"short", "all", b"\x92\x90\x80")])))
+    large = pack(
+        msgspec.msgpack.encode(Calls([Call(1, b"", True, b"", "add", b"\x92\x91\xc6\0\x20\0\0" + bytes(1 << 21))]))
+    )
     short_word = pack(msgspec.msgpack.encode(Words("s", b"short", b"")))
-    for data in (b"GET / HTTP/1.1\r\n\r\n" * 10, b"\0\0\0\1\0\0\0\0\xc1", short_key, short_word):
+    for data in (b"GET / HTTP/1.1\r\n\r\n" * 10, b"\0\0\0\1\0\0\0\0\xc1", short_key, short_word, large):
         other = connect(shared.folder, 5.0)
         other.sendall(data)
         assert await in_thread(other.recv, 1) == b""

@@ -44,7 +44,7 @@ class Connections:
         self._log = log
         self._all: dict[int, Connection] = {}
         self._answered: list[Connection] = []
-        self._paused = False
+        self._paused = self._refusing = False
 
     def __len__(self) -> int:
         return len(self._all)
@@ -57,8 +57,11 @@ class Connections:
             except BlockingIOError:
                 return
             except OSError as error:  # no descriptor left: whoever waits is accepted later
-                self._log(f"a connection could not be accepted: {error.strerror}")
+                if not self._refusing:
+                    self._log(f"connections cannot be accepted: {error.strerror}")
+                self._refusing = True
                 return
+            self._refusing = False
             peer.setblocking(False)
             self._all[peer.fileno()] = connection = Connection(peer)
             connection.events = 0 if self._paused else select.EPOLLIN

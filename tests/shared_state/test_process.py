@@ -25,7 +25,6 @@ from mqworker.shared_state.messages import (
     Call,
     Calls,
     Charge,
-    Pause,
     ResetState,
     Resume,
     SharedEnded,
@@ -247,7 +246,7 @@ async def test_a_reset_gives_a_new_object_and_keeps_what_is_remembered(tmp_path)
     """Also after a kill; a message that ran before has no second effect on the new one."""
     shared = await Shared(tmp_path).start()
     assert await in_thread(client(tmp_path, "m1").call, "add", "a") == 1
-    await shared.ask(ResetState())
+    shared.child.send(ResetState())
     await shared.until(lambda: shared.status.described == {"entries": 0, "wrong": 0}, "the new object")
     assert await in_thread(client(tmp_path, "m1").call, "add", "a") == 1
     await shared.kill()
@@ -315,16 +314,16 @@ async def test_new_code_takes_the_state_over_only_when_it_can(tmp_path):
     unfit = await Shared(tmp_path, digest="new", trial=True, **good).refused()
     assert "was written by other code (old, not new)" in unfit.reason
 
-    await old.ask(Pause())
+    await old.pause()
     waiting = asyncio.create_task(in_thread(client(tmp_path, "m2").call, "add", 2))
-    assert (await old.ask(TakeSnapshot())).journaled == 0
+    assert (await old.take_snapshot()).journaled == 0
     unfit = await Shared(tmp_path, digest="bad", trial=True, **bad).refused()
     assert "ValueError: too old" in unfit.reason
-    await old.ask(Resume())
+    await old.resume()
     assert await waiting == 2
 
-    await old.ask(Pause())
-    await old.ask(TakeSnapshot())
+    await old.pause()
+    await old.take_snapshot()
     new = await Shared(tmp_path, digest="new", trial=True, **good).start("trial")
     assert new.status.described == 2
     waiting = asyncio.create_task(in_thread(client(tmp_path, "m3").call, "add", 3))
@@ -401,21 +400,18 @@ async def test_it_runs_the_code_of_the_generation(tmp_path):
 
 
 @on_loop
-async def test_a_snapshot_holds_up_no_call(tmp_path):
-    """While a copy writes the state, calls are answered; afterwards the older files are gone, and nothing is lost."""
+async def test_snapshots_under_load_lose_nothing(tmp_path):
+    """While copies write the state, calls are made; afterwards the older files are gone, and everything is there."""
     shared = await Shared(tmp_path, snapshot_bytes=1 << 20).start()
-    stop = threading.Event()
-    longest, calls = [0.0], [0]
+    stop, calls = threading.Event(), [0]
 
     def load():
         caller = client(tmp_path)
         while not stop.is_set():
             names = [f"{calls[0]}.{each}" for each in range(200)]
-            began = time.monotonic()
             arguments = [Argument(message_key(name, b""), True, {"id": name}) for name in names]
             for each in caller.links("tally", arguments):
                 each.result()
-            longest[0] = max(longest[0], time.monotonic() - began)
             calls[0] += 1
 
     loading = asyncio.create_task(in_thread(load))
@@ -425,12 +421,41 @@ async def test_a_snapshot_holds_up_no_call(tmp_path):
     status = await shared.fresh_status()
     assert status.snapshot_problem == ""
     assert status.counts["calls"] == 200 * calls[0]
-    assert longest[0] < 5.0  # on a busy machine; what it costs is measured elsewhere
     assert len([name for name in files(shared.folder) if name.startswith("snapshot")]) == 1
     await shared.kill()
     shared = await shared.again()
     assert await in_thread(client(tmp_path).call, "get", "link 0.0") == 1
     assert shared.status.described == {"entries": 200 * calls[0], "wrong": 0}
+
+
+@on_loop
+async def test_a_snapshot_holds_up_no_call(tmp_path):
+    """Of a large object: the longest call meanwhile takes a fraction of what writing it in place takes."""
+    shared = await Shared(tmp_path).start()
+    await in_thread(client(tmp_path).call, "fill", 400_000)
+    began = time.monotonic()
+    await shared.pause()
+    assert (await shared.take_snapshot()).journaled == 0
+    in_place = time.monotonic() - began
+    await shared.resume()
+    stop, longest = threading.Event(), [0.0]
+
+    def load():
+        caller = client(tmp_path)
+        while not stop.is_set():
+            began = time.monotonic()
+            caller.call("get", "filled 1")
+            longest[0] = max(longest[0], time.monotonic() - began)
+
+    loading = asyncio.create_task(in_thread(load))
+    held_up = []
+    for _ in range(4):
+        longest[0] = 0.0
+        await shared.take_snapshot()
+        held_up.append(longest[0])
+    stop.set()
+    await loading
+    assert min(held_up) < in_place / 2
 
 
 @on_loop

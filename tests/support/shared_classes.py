@@ -38,6 +38,9 @@ class Tally:
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def fill(self, count: int) -> None:
+        self.entries.update((f"filled {number}", 1) for number in range(count))
+
     def fork(self, flag: str) -> int:
         """Fork a copy that goes on as long as a file is there, a minute at most, and then returns like this one."""
         pid = os.fork()

@@ -14,7 +14,7 @@ from mqworker.ipc.spawn import Death
 from mqworker.shared_state.client import SharedClient
 from mqworker.shared_state.folder import folder_of
 from mqworker.shared_state.identity import message_key
-from mqworker.shared_state.messages import SharedReport, SharedSpec, SharedStatus
+from mqworker.shared_state.messages import Pause, Resume, SharedReport, SharedSpec, SharedStatus, TakeSnapshot
 from mqworker.shared_state.process import SharedObject
 from tests.support.waiting import until
 
@@ -66,11 +66,19 @@ class Shared:
     def status(self) -> SharedStatus:
         return [each for each in self.reports if isinstance(each, SharedStatus)][-1]
 
-    async def ask(self, order: msgspec.Struct) -> SharedStatus:
-        """Send an order, and return the report that follows."""
-        before = len(self.reports)
-        self.child.send(order)
-        await until(lambda: len(self.reports) > before, DEADLINE, "the report after an order")
+    async def pause(self) -> None:
+        self.child.send(Pause())
+        await self.until(lambda: self.status.state == "paused", "the pause")
+
+    async def resume(self) -> None:
+        self.child.send(Resume())
+        await self.until(lambda: self.status.state == "serving", "the end of the pause")
+
+    async def take_snapshot(self) -> SharedStatus:
+        """The report that tells that another snapshot was made."""
+        before = self.status.snapshots
+        self.child.send(TakeSnapshot())
+        await self.until(lambda: self.status.snapshots > before, "a snapshot")
         return self.status
 
     async def fresh_status(self) -> SharedStatus:

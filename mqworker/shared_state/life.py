@@ -42,7 +42,11 @@ def _live(spec: SharedSpec, outside: Outside, log: logging.Logger) -> None:
     root, copy = Path(spec.root), None
     if spec.copy is not None:
         root, copy = spec.copy.root(spec.root), spec.copy.path(spec.state_dir)
-        use_copy(root, copy)
+        try:
+            use_copy(root, copy)
+        except FileNotFoundError as error:
+            outside.send(SharedUnfit("code", str(error)))
+            return
     kind = SharedClass(spec.job, root, copy)
     reported = 0.0
 

@@ -397,6 +397,12 @@ async def test_it_runs_the_code_of_the_generation(tmp_path):
     shared.spec = msgspec.structs.replace(shared.spec, copy=copy)
     await shared.start()
     assert await in_thread(client(tmp_path, "m1").call, "add", 1) == "from the copy"
+    await shared.kill()
+    gone = Shared(tmp_path, **rule)
+    gone.spec = msgspec.structs.replace(shared.spec, copy=CodeCopy("gone", str(tmp_path / "user")))
+    unfit = await gone.refused()
+    assert unfit.kind == "code"
+    assert "is gone" in unfit.reason
 
 
 @on_loop

@@ -119,7 +119,9 @@ def same(one, other):
     return one == other
 
 
-@pytest.mark.parametrize(("value", "what"), REFUSED, ids=[repr(value)[:30] for value, _ in REFUSED])
+@pytest.mark.parametrize(
+    ("value", "what"), REFUSED, ids=[f"{at}-{type(value).__name__}" for at, (value, _) in enumerate(REFUSED)]
+)
 def test_what_would_change_is_refused_with_its_place(value, what):
     """Alone, and inside of lists and dicts."""
     with pytest.raises(SharedValueError) as alone:

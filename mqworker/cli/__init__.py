@@ -37,6 +37,7 @@ VERBS = {  # verb: (module below mqworker.cli, what it does)
     "drain": ("steer", "End the service: finish what is in hand, give the rest back."),
     "params": ("params", "Show, change and roll back a stage's parameters."),
     "jobs": ("jobs", "Show and change a stage's chain of jobs."),
+    "shared": ("shared", "Show and reset the objects that all Consumers share."),
     "queues": ("queues", "Show, purge and delete queues."),
     "dlq": ("dlq", "Show, replay, drop and export dead letters."),
     "config": ("config", "Show the configuration and where each value comes from."),

@@ -9,18 +9,22 @@ sends one CodeReport; after that, or at the deadline, its parent kills it.
 import contextlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mqworker.code_check.names import refuse_after, refuse_before
 from mqworker.ipc import frames
 from mqworker.ipc.json_safe import text
-from mqworker.ipc.messages import CODE, CodeCopy, CodeFound, CodeQuestion, CodeReport
+from mqworker.ipc.messages import CODE, CodeCopy, CodeFound, CodeQuestion, CodeReport, SharedUse
 from mqworker.ipc.spawn import Spawned, be_plain
 from mqworker.jobs.code_copy import TooMuchCode, copy_code, digest_of, remove_unneeded
 from mqworker.jobs.code_finder import use_copy
+
+if TYPE_CHECKING:
+    from mqworker.jobs.loading import Job
 
 
 class CodeCheck(Spawned):
@@ -59,12 +63,12 @@ class CodeCheck(Spawned):
         if problems := [each for job in question.named if (each := refuse_before(job, question.allowed, root))]:
             return CodeReport(problems, [], {})
         if question.named:  # also those that are disabled, whose parameters do not count
-            report = look(root, copy, question.named, None)
+            report = look(root, copy, question.named, None, question.shared)
             if report.problems:
                 return report
         if problems := [each for job in question.named if (each := refuse_after(job))]:
             return CodeReport(problems, [], {})
-        return look(root, copy, question.jobs, json.loads(question.params))
+        return look(root, copy, question.jobs, json.loads(question.params), question.shared)
 
     def _send(self, record: CodeFound | CodeReport) -> None:
         frames.write_all(self.up.fileno(), frames.pack(msgspec.msgpack.encode(record)))
@@ -87,15 +91,22 @@ def _find(question: CodeQuestion) -> CodeFound:
     return CodeFound(copy)
 
 
-def look(root: Path, copy: Path | None, jobs: tuple[str, ...], params: dict[str, Any] | None) -> CodeReport:
-    """Import the jobs and validate the parameters, if there are any, in this process."""
+def look(
+    root: Path,
+    copy: Path | None,
+    jobs: tuple[str, ...],
+    params: dict[str, Any] | None,
+    shared: dict[str, str] | None = None,
+) -> CodeReport:
+    """Import the jobs and validate the parameters, if there are any, in this process; `shared`: see CodeQuestion."""
     from mqworker.jobs.chain import check_params  # noqa: PLC0415 - only this process may come near user code
     from mqworker.jobs.failures import describe  # noqa: PLC0415 - as above
     from mqworker.jobs.loading import JobLoadError, load_chain  # noqa: PLC0415 - as above
     from mqworker.jobs.params import ParamsError, to_plain  # noqa: PLC0415 - as above
 
     try:
-        chain = load_chain(jobs, root, copy)
+        chain = load_chain(jobs, root, copy, shared or {})
+        uses = _uses(chain, shared or {}, root, copy)
         if params is None or not jobs:
             return CodeReport([], [], {})
         validated = check_params(chain, params)
@@ -112,4 +123,15 @@ def look(root: Path, copy: Path | None, jobs: tuple[str, ...], params: dict[str,
         defaults = json.loads(msgspec.json.encode(to_plain(list(validated.values()))))
     except (TypeError, ValueError, OverflowError):
         defaults = {}
-    return CodeReport([], [], defaults)
+    return CodeReport([], [], defaults, shared=uses)
+
+
+def _uses(chain: "Sequence[Job]", shared: dict[str, str], root: Path, copy: Path | None) -> tuple[SharedUse, ...]:
+    """Return the shared objects that these jobs use, whose classes can be used; raises JobLoadError."""
+    from mqworker.shared_state.instance import SharedClass  # noqa: PLC0415 - only this process may come near user code
+
+    found = {job.shared: job.spec for job in chain if job.shared}
+    found |= {name: shared[name] for job in chain for name in sorted(job.arguments & shared.keys())}
+    for job in found.values():
+        SharedClass(job, root, copy)
+    return tuple(SharedUse(name, job) for name, job in found.items())

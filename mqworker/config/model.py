@@ -13,6 +13,7 @@ from msgspec import Meta
 from mqworker.config.processors import usable
 
 MIB, TIB = 1 << 20, 1 << 40
+HANDLE_NAMES = ("params", "message", "log")  # what a handler gets by an argument of this name
 
 Seconds = Annotated[float, Meta(ge=0, le=4_000_000)]  # AMQP's time to live is 32 bits of milliseconds
 Deadline = Annotated[float, Meta(gt=0, le=3600)]
@@ -249,6 +250,15 @@ class StageConfig(_Base, frozen=True):
         return f"{self.input.queue}.dlq"
 
 
+class SharedConfig(_Base, frozen=True):
+    """`[shared.NAME]`: an object that all Consumers share; handlers get it by an argument of this name."""
+
+    job: Annotated[JobSpec, about("The class of which there is one instance, as `module:Class`.")]
+    deadline: Annotated[
+        Deadline, about("Seconds that one call may take; after that its process is killed, and the message charged.")
+    ] = 5.0
+
+
 class Config(_Base, frozen=True):
     """The whole file."""
 
@@ -256,6 +266,12 @@ class Config(_Base, frozen=True):
     service: ServiceConfig = ServiceConfig()
     control: ControlConfig = ControlConfig()
     broker: BrokerConfig = BrokerConfig()
+    shared: dict[Name, SharedConfig] = {}
+
+    @property
+    def shared_classes(self) -> dict[str, str]:
+        """Return the class of each shared object that has a name."""
+        return {name: each.job for name, each in self.shared.items()}
 
     @property
     def modules(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ first; the caller drops a violation that concerns a key with an invalid value.
 import os
 import re
 from collections.abc import Iterable, Iterator
+from keyword import iskeyword
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,16 @@ from msgspec import Struct
 from mqworker.amqp.topics import matches
 from mqworker.config import urls
 from mqworker.config.errors import TOKEN, URL, Key, quoted
-from mqworker.config.model import BrokerConfig, Config, ControlConfig, InputConfig, OutputConfig, StageConfig
+from mqworker.config.model import (
+    HANDLE_NAMES,
+    BrokerConfig,
+    Config,
+    ControlConfig,
+    InputConfig,
+    OutputConfig,
+    SharedConfig,
+    StageConfig,
+)
 
 MAX_SOCKET_PATH = 107  # bytes; Linux keeps 108 with the final zero
 _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1|\[::1\]")
@@ -72,6 +82,26 @@ def violations(config: Config, root: Path) -> Iterator[RuleViolation]:
                 "give each stage its own queue, or combine both chains in one stage",
             )
     yield from _loops(config.stages, embedded=embedded)
+    yield from _shared(config.shared)
+
+
+def _shared(shared: dict[str, SharedConfig]) -> Iterator[RuleViolation]:
+    """Check that handlers can ask for each shared object by its name, and that there is one object of a class."""
+    by_class: dict[str, str] = {}
+    for name, each in shared.items():
+        where = ("shared", name)
+        if not name.isidentifier() or iskeyword(name):
+            yield RuleViolation((where,), "handlers could not have an argument of this name", "write a name of Python")
+        elif name in HANDLE_NAMES:
+            what = f"handlers get something else by the name {name}"
+            yield RuleViolation((where,), what, f"choose another name than {', '.join(HANDLE_NAMES)}")
+        other = by_class.setdefault(each.job, name)
+        if other != name:
+            yield RuleViolation(
+                ((*where, "job"), ("shared", other, "job")),
+                f"{{value}} is shared already, as {quoted(other)}",
+                "use that object, or derive a class of its own for this one",
+            )
 
 
 def _loops(stages: dict[str, StageConfig], *, embedded: bool) -> Iterator[RuleViolation]:

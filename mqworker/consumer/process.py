@@ -27,7 +27,7 @@ from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.labels import labels
 from mqworker.consumer.outbox import Outbox
 from mqworker.consumer.register import open_slot
-from mqworker.consumer.work import Alarm, Worker
+from mqworker.consumer.work import Alarm, RunOwner, Worker
 from mqworker.ipc import frames, logs
 from mqworker.ipc.marks import Mark
 from mqworker.ipc.messages import Birth, Chunk, Failure, Hello, Item, Outcomes, StageSpec, Unfit, Uplink
@@ -63,6 +63,7 @@ class Consumer(Spawned):
         self._alarm = Alarm()
         self._mark = Mark(1, self.token, (sys.stdout, sys.stderr))
         self._item: Item | None = None  # the message in hand
+        self._shared: RunOwner | None = None
         self._labelled: tuple[int, dict[str, Any]] = (0, {})  # the last message that was logged about
         self._spec = spec = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=StageSpec)
         self._birth = birth = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=Birth)
@@ -80,7 +81,13 @@ class Consumer(Spawned):
             if generation.copy is not None:
                 root, copy = generation.copy.root(spec.root), generation.copy.path(spec.state_dir)
                 use_copy(root, copy)
-            chain = Chain(load_chain(generation.jobs, root, copy), json.loads(generation.params), spec.stage, log)
+            jobs = load_chain(generation.jobs, root, copy, {name: each.job for name, each in spec.shared.items()})
+            shared = None
+            if generation.shared:
+                from mqworker.consumer.shared_calls import SharedCalls  # noqa: PLC0415 - where there are any
+
+                self._shared = shared = SharedCalls(spec, self._alarm)
+            chain = Chain(jobs, json.loads(generation.params), spec.stage, log, shared)
             chain.setup()
         except (SystemExit, KeyboardInterrupt):
             raise
@@ -100,7 +107,7 @@ class Consumer(Spawned):
     def _work(self, chain: Chain) -> None:
         spec = self._spec
         slot = open_slot(Path(self._birth.register), self._birth.slot)
-        worker = Worker(chain, spec.stage, spec.config, spec.broker, self._alarm)
+        worker = Worker(chain, spec.stage, spec.config, spec.broker, self._alarm, self._shared)
         worker.begin_generation(self._birth.generation.number)
         level = self._birth.log_level
         done = 0

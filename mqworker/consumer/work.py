@@ -13,7 +13,7 @@ import time
 
 # `signal.getsignal` looks for an enumeration before it answers, which costs 4.6 us for each message instead of 0.1.
 from _signal import getsignal as handler_of  # type: ignore[import-not-found]  # it has no stub
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -53,6 +53,7 @@ class Alarm:
         self._armed = 0.0
         self._held = 0
         self._late = False
+        self._left = 0.0  # seconds, while it stands still
         self._told = False
         self._thread = threading.get_ident()  # the only one that it interrupts
         self._handler = self._ring
@@ -77,6 +78,15 @@ class Alarm:
         if armed and taken:
             self._tell()
 
+    def wait(self, waiting: bool) -> None:
+        """Let the limit stand still while the handler waits for something that is not its own."""
+        if threading.get_ident() != self._thread:
+            return
+        if waiting:
+            self._left = signal.setitimer(signal.ITIMER_REAL, 0.0)[0] if self._armed else 0.0
+        elif self._armed and self._left:
+            signal.setitimer(signal.ITIMER_REAL, self._left)
+
     def _tell(self) -> None:
         if not self._told:
             self._told = True
@@ -98,12 +108,29 @@ class Alarm:
             raise SoftTimeLimit(f"the soft time limit of {self._armed:g} s has passed")
 
 
+class RunOwner(Protocol):
+    """What has to know which message is being computed."""
+
+    def begin(self, item: Item, properties: Properties) -> None:
+        """Note that a message is computed from now on."""
+
+    def end(self) -> None:
+        """Note that none is."""
+
+
 class Worker:
     """Computes items with a chain; `soft_limit` and `generation` follow the chunks."""
 
     def __init__(
-        self, chain: Chain, stage: str, config: StageConfig, broker: BrokerConfig, alarm: Alarm | None = None
+        self,
+        chain: Chain,
+        stage: str,
+        config: StageConfig,
+        broker: BrokerConfig,
+        alarm: Alarm | None = None,
+        shared: RunOwner | None = None,
     ) -> None:
+        """`shared` is told which message the calls of shared objects belong to."""
         self.soft_limit = 0.0
         self.generation = 0
         self.out_of_memory = False
@@ -111,6 +138,7 @@ class Worker:
         self._config = config
         self._messages = ResultMessages(stage, config, broker)
         self._alarm = alarm or Alarm()
+        self._shared = shared
         self._pid = os.getpid()
 
     def begin_generation(self, generation: int) -> None:
@@ -174,12 +202,16 @@ class Worker:
                 routing_key=item.routing_key,
                 attempt=self._attempt(properties),
             )
+        if self._shared is not None:
+            self._shared.begin(item, properties)
         self._alarm.set(self.soft_limit)
         try:
             value = self._chain.run(body, message)
             return self._messages.encode_all(value, self._alarm) if type(value) is Several else value
         finally:
             self._alarm.clear()
+            if self._shared is not None:
+                self._shared.end()
             if os.getpid() != self._pid:
                 os._exit(0)  # a copy that the handler forked has returned: the lane does not belong to it
 

@@ -21,6 +21,7 @@ from mqworker.control.desired_state import Change, Document
 from mqworker.control.stage_desired import StageDesired
 from mqworker.ipc.logs import LogWriter
 from mqworker.ipc.messages import StageStatus
+from mqworker.shared_state.messages import SharedStatus
 
 T = TypeVar("T")
 
@@ -50,6 +51,17 @@ class StageView(msgspec.Struct, frozen=True):
         return f"the input of stage {self.name} is auto-delete: unless others consume it, it is deleted with {messages}"
 
 
+class SharedView(msgspec.Struct, frozen=True):
+    """One shared object."""
+
+    name: str
+    job: str  # "module:Class"
+    state: str  # starting | loading | serving | paused | down
+    problem: str  # one sentence, or ""
+    restarts: int
+    status: SharedStatus | None  # None while there is no process
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """The whole service at one moment."""
 
@@ -61,6 +73,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     paused: bool  # by SIGTSTP
     document: Document
     stages: dict[str, StageView]
+    shared: dict[str, SharedView] = {}
 
     @property
     def applied(self) -> int:
@@ -137,6 +150,9 @@ class Operator(Protocol):
 
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Let the broker admin carry out a verb. Raises ControlError, also with the kinds of the broker admin."""
+
+    async def reset_shared(self, name: str) -> None:
+        """Replace a shared object by a new one. Raises ControlError."""
 
     async def drain(self) -> None:
         """Begin to end the service, as SIGTERM does."""
@@ -217,6 +233,10 @@ class Control:
     def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Let the broker admin carry out a verb within `deadline` seconds."""
         return self._run(lambda operator: operator.ask_admin(verb, arguments, deadline), deadline + ADMIN_GRACE)
+
+    def reset_shared(self, name: str) -> None:
+        """Replace a shared object by a new one."""
+        self._run(lambda operator: operator.reset_shared(name), STORE_DEADLINE)
 
     def drain(self) -> None:
         """Begin the end of the service."""

@@ -16,7 +16,7 @@ from mqworker.control.chain import ChainLink, links
 from mqworker.control.generations import FoundCode
 from mqworker.control.stage_desired import StageDesired, UndoneKind, Version, configured_values, same, set_live
 from mqworker.control.switch import Previous
-from mqworker.ipc.messages import CodeCopy
+from mqworker.ipc.messages import CodeCopy, SharedUse
 
 GONE = "was not committed before the service ended"
 
@@ -65,6 +65,7 @@ class Reload(_Change, frozen=True):
 
     copy: CodeCopy | None
     params: dict[str, Any]
+    shared: tuple[SharedUse, ...] = ()
 
 
 class SetJobs(_Change, frozen=True):
@@ -72,6 +73,7 @@ class SetJobs(_Change, frozen=True):
 
     jobs: list[ChainLink]
     params: dict[str, Any]
+    shared: tuple[SharedUse, ...] = ()
 
 
 class GoBack(_Change, frozen=True):
@@ -243,11 +245,11 @@ def _change_generation(stage: StageDesired, asked: Change, config: StageConfig, 
 def _next_generation(stage: StageDesired, asked: Change, config: StageConfig) -> StageDesired:
     match asked:
         case Reload():
-            return generations.reloaded(stage, asked.copy, asked.params, config)
+            return generations.reloaded(stage, asked.copy, asked.params, config, asked.shared)
         case GoBack():
             return generations.gone_back(stage, asked.version, config)
         case SetJobs():
-            return generations.with_jobs(stage, asked.jobs, asked.params, config)
+            return generations.with_jobs(stage, asked.jobs, asked.params, config, asked.shared)
         case _:
             raise TypeError(type(asked))
 

@@ -19,7 +19,7 @@ from mqworker.control.stage_desired import (
     set_live,
     without_live,
 )
-from mqworker.ipc.messages import CodeCopy
+from mqworker.ipc.messages import CodeCopy, SharedUse
 
 GENERATION = ("jobs", "params", "code")  # what makes a generation, as keys of StageDesired.configured
 
@@ -31,6 +31,7 @@ class FoundCode(NamedTuple):
     chosen: bool = True  # the copy that a rollback chose is there
     jobs: bool = True  # the code that will run has the jobs that were set live
     params: bool = True  # and accepts the parameters that were set live
+    shared: tuple[SharedUse, ...] | None = None  # the shared objects that its jobs use; None: it is not known
     refused: str = ""  # why it is not used: the generation that was in use last works on, whose code is there
 
 
@@ -44,7 +45,10 @@ def begin(
     that was in use last; nothing is noted about what is configured, so that the next start tries it again.
     """
     if found.refused and old is not None:
-        last = {key: getattr(old, key) for key in ("jobs", "params", "copy", "of", "params_of", "folder", "history")}
+        last = {
+            key: getattr(old, key)
+            for key in ("jobs", "params", "copy", "shared", "of", "params_of", "folder", "history")
+        }
         live = {key: old.configured[key] for key in GENERATION if key in old.configured}
         configured = without_live(stage, *GENERATION) | live
         new = msgspec.structs.replace(stage, refused=found.refused, configured=configured, **last)
@@ -53,7 +57,7 @@ def begin(
     if "code" in stage.configured:
         changed = found.folder is not None and found.folder.digest != stage.configured["code"]
         if found.chosen and not changed:
-            return stage, ""
+            return _using(stage, found), ""
         note = "the code in the folder has changed" if changed else "the code that a rollback chose is gone"
         note += ": the code in the folder takes its place"
         if stage.of:
@@ -71,14 +75,22 @@ def begin(
     values = {"jobs": links(config.jobs), "params": configured["params"]}
     back = {key: values[key] for key in keys if key in values and key in stage.configured}
     new = msgspec.structs.replace(stage, configured=without_live(stage, *keys), copy=found.folder, **back)
-    new = msgspec.structs.replace(new, folder=digest_of(found.folder))
+    new = _using(msgspec.structs.replace(new, folder=digest_of(found.folder)), found)
     if old is not None and old.jobs and differ(new.version, old.version):
         new = msgspec.structs.replace(new, history=old.kept, of=0, params_of=0)
     return new, note
 
 
+def _using(stage: StageDesired, found: FoundCode) -> StageDesired:
+    return stage if found.shared is None else msgspec.structs.replace(stage, shared=found.shared)
+
+
 def reloaded(
-    stage: StageDesired, copy: CodeCopy | None, params: dict[str, object], config: StageConfig
+    stage: StageDesired,
+    copy: CodeCopy | None,
+    params: dict[str, object],
+    config: StageConfig,
+    shared: tuple[SharedUse, ...] = (),
 ) -> StageDesired:
     """Return the stage with new Consumers, which run this code, and the parameters that go with it."""
     number = stage.next_number
@@ -88,6 +100,7 @@ def reloaded(
         generation=number,
         code=number,
         copy=copy,
+        shared=shared,
         folder=digest_of(copy),
         refused="",
     )
@@ -119,6 +132,7 @@ def gone_back(stage: StageDesired, version: Version, config: StageConfig, code: 
         jobs=version.jobs,
         params=version.params,
         copy=version.copy,
+        shared=version.shared,
         generation=number,
         code=code,
         of=version.of or version.generation,
@@ -130,12 +144,16 @@ def gone_back(stage: StageDesired, version: Version, config: StageConfig, code: 
 
 
 def with_jobs(
-    stage: StageDesired, jobs: list[ChainLink], params: dict[str, object], config: StageConfig
+    stage: StageDesired,
+    jobs: list[ChainLink],
+    params: dict[str, object],
+    config: StageConfig,
+    shared: tuple[SharedUse, ...] = (),
 ) -> StageDesired:
     """Return the stage with another chain, and the parameters that go with it."""
     if jobs == stage.jobs and same(params, stage.params):
         return stage
-    new = set_live(stage, config, jobs=jobs)
+    new = msgspec.structs.replace(set_live(stage, config, jobs=jobs), shared=shared)
     if not same(params, stage.params):
         new = set_live(new, config, params=params)
     number = stage.next_number

@@ -11,7 +11,7 @@ import msgspec
 
 from mqworker.config.model import StageConfig
 from mqworker.control.chain import ChainLink
-from mqworker.ipc.messages import CodeCopy
+from mqworker.ipc.messages import CodeCopy, SharedUse
 
 HISTORY = 20  # earlier generations kept for rollback
 UNDONE = 20  # changes that were undone that are kept to be shown
@@ -26,6 +26,7 @@ class Version(msgspec.Struct, frozen=True, omit_defaults=True):
     jobs: list[ChainLink] = []  # none, and no copy: it was stored by a version of mqworker that kept parameters only
     copy: CodeCopy | None = None
     params_of: int = 0
+    shared: tuple[SharedUse, ...] = ()  # the shared objects that the jobs use
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -70,6 +71,7 @@ class StageDesired(msgspec.Struct, frozen=True):
     copy: CodeCopy | None = None  # of the code; None: it is whatever the folder has
     of: int = 0  # the generation that a rollback brought back; 0: it is a new one
     params_of: int = 0  # the generation of which a rollback brought back the parameters alone; 0: they are new
+    shared: tuple[SharedUse, ...] = ()  # the shared objects that the jobs use
     history: tuple[Version, ...] = ()  # earlier generations that differ from the next, the newest last
     folder: str = ""  # the digest of the code in the folder, as of the last start or reload
     configured: dict[str, Any] = {}  # for each value changed live: the configured value (of the code: `folder`) then
@@ -95,7 +97,7 @@ class StageDesired(msgspec.Struct, frozen=True):
     @property
     def version(self) -> Version:
         """Return the present generation."""
-        return Version(self.generation, self.params, self.of, self.jobs, self.copy, self.params_of)
+        return Version(self.generation, self.params, self.of, self.jobs, self.copy, self.params_of, self.shared)
 
     @property
     def kept(self) -> tuple[Version, ...]:

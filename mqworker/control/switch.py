@@ -86,6 +86,7 @@ def committed(stage: StageDesired) -> StageDesired:
         code=candidate.code,
         of=version.of,
         params_of=version.params_of,
+        shared=version.shared,
         folder=candidate.folder,
         history=stage.kept if differ(version, stage.version) else stage.history,
         configured=without_live(stage, *GENERATION) | candidate.live,

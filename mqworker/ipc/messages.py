@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from mqworker.amqp.headers import ROOM
-from mqworker.config.model import BrokerConfig, StageConfig
+from mqworker.config.model import BrokerConfig, SharedConfig, StageConfig
 
 BUCKETS = (
     *(base * 10.0**power for power in range(-4, 3) for base in (1, 2.5, 5)),
@@ -60,6 +60,7 @@ class StageSpec(_Record, frozen=True):
     root: str  # the folder of the configuration and of the user's code
     state_dir: str
     drain_deadline: float  # seconds for work in hand when the Producer itself gets a TERM
+    shared: dict[str, SharedConfig] = {}  # the shared objects that have a name
 
 
 class CodeCopy(msgspec.Struct, frozen=True):
@@ -78,6 +79,13 @@ class CodeCopy(msgspec.Struct, frozen=True):
         return Path(state_dir) / CODE / self.digest
 
 
+class SharedUse(msgspec.Struct, frozen=True):
+    """A shared object that a stage uses."""
+
+    name: str
+    job: str  # "module:Class"
+
+
 class Generation(msgspec.Struct, frozen=True):
     """Jobs, code and parameters of a stage together."""
 
@@ -86,6 +94,7 @@ class Generation(msgspec.Struct, frozen=True):
     jobs: list[str]
     copy: CodeCopy | None  # None: whatever is in the folder
     params: bytes  # JSON object
+    shared: tuple[SharedUse, ...] = ()
 
 
 class Desired(_Record, frozen=True, tag="desired"):
@@ -349,6 +358,7 @@ class CodeQuestion(_Record, frozen=True, tag="check"):
     needed: tuple[str, ...] = ()  # digests of the copies to keep
     named: tuple[str, ...] = ()  # jobs that a caller has named, and that must follow the rules for that
     allowed: tuple[str, ...] = ()  # modules whose jobs a caller may name
+    shared: dict[str, str] = {}  # the classes of the shared objects that have a name
 
 
 class CodeFound(_Record, frozen=True, tag="found"):
@@ -367,4 +377,5 @@ class CodeReport(_Record, frozen=True, tag="code"):
     died: bool = False  # the user's code ended or stopped the code check instead of raising
     copy: CodeCopy | None = None  # what was looked at; None: the folder itself
     warnings: tuple[str, ...] = ()
+    shared: tuple[SharedUse, ...] = ()  # the shared objects that the jobs use
     edited: bool = False  # the folder has other code by now: its import may have made some

@@ -10,7 +10,8 @@ from difflib import get_close_matches
 from inspect import Parameter
 from typing import Any, Final
 
-HANDLE_NAMES: Final = ("params", "message", "log")
+from mqworker.config.model import HANDLE_NAMES
+
 SETUP_NAMES: Final = ("params", "log")
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL)
 _VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
@@ -25,13 +26,13 @@ class BindingError(Exception):
         self.fix = fix
 
 
-def bind_function(function: Callable[..., Any]) -> frozenset[str]:
-    """Return which of `HANDLE_NAMES` a function takes besides the body."""
+def bind_function(function: Callable[..., Any], shared: Iterable[str] = ()) -> frozenset[str]:
+    """Return which of `HANDLE_NAMES`, and of the names of shared objects, a function takes besides the body."""
     _refuse_async(function)
-    return _bind(_parameters(function), what="it", takes_body=True, names=HANDLE_NAMES)
+    return _bind(_parameters(function), what="it", takes_body=True, names=(*HANDLE_NAMES, *shared))
 
 
-def bind_class(kind: type) -> tuple[frozenset[str], frozenset[str]]:
+def bind_class(kind: type, shared: Iterable[str] = ()) -> tuple[frozenset[str], frozenset[str]]:
     """Return which arguments a job class takes by name in `handle` and in `setup`."""
     handle = getattr(kind, "handle", None)
     if not callable(handle):
@@ -44,7 +45,8 @@ def bind_class(kind: type) -> tuple[frozenset[str], frozenset[str]]:
     except ValueError:
         pass  # implemented in C: nothing is known about its arguments
     _refuse_async(handle)
-    arguments = _bind(_method(kind, "handle"), what="its handle", takes_body=True, names=HANDLE_NAMES)
+    names = (*HANDLE_NAMES, *shared)
+    arguments = _bind(_method(kind, "handle"), what="its handle", takes_body=True, names=names)
     for name in ("setup", "teardown"):
         if hasattr(kind, name):
             _refuse_async(getattr(kind, name))

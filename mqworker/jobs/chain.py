@@ -7,15 +7,30 @@ Whatever the user's code raises passes through; `ParamsError` is raised before a
 
 import functools
 import logging
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from types import GeneratorType
-from typing import Any
+from typing import Any, Protocol
 
 from mqworker.jobs.loading import Job
 from mqworker.jobs.message import Message
 from mqworker.jobs.params import validate
 from mqworker.jobs.result import Result, Several
+
+
+class SharedObjects(Protocol):
+    """What makes the calls of objects that all Consumers share."""
+
+    def link(self, name: str, link: str, value: Any) -> Any:
+        """Call `handle` of an object, as a link of the chain."""
+
+    def proxy(self, name: str) -> Any:
+        """Return what a handler gets by an argument of the object's name."""
+
+    def use_params(self, params: Mapping[str, Any]) -> None:
+        """Pass these parameters with the calls from now on."""
+
 
 _SPECIAL = frozenset((GeneratorType, Result))
 
@@ -33,14 +48,22 @@ class Chain:
     """Jobs called one after another, each with the result of the one before."""
 
     def __init__(
-        self, jobs: Sequence[Job], params: Mapping[str, Any], stage: str = "", log: logging.Logger | None = None
+        self,
+        jobs: Sequence[Job],
+        params: Mapping[str, Any],
+        stage: str = "",
+        log: logging.Logger | None = None,
+        shared: SharedObjects | None = None,
     ) -> None:
-        """`log` is what jobs get as `log`; without it, a logger named after the stage."""
+        """`log` is what jobs get as `log`; without it, a logger named after the stage. `shared` makes shared calls."""
         self._jobs = tuple(jobs)
         self._params = check_params(jobs, params)
         self._log = log or logging.getLogger(f"mqworker.job.{stage}" if stage else "mqworker.job")
         self._functions: list[Callable[..., Any]] = []  # per job: the function, or the bound `handle`
         self._instances: list[Any] = []  # of the job classes that were set up
+        self._shared = shared
+        if shared is not None:
+            shared.use_params(params)
         self._calls: tuple[
             tuple[Callable[..., Any], bool], ...
         ]  # filled by `setup`: what to call, and whether to pass the message
@@ -49,10 +72,16 @@ class Chain:
     def setup(self) -> None:
         """Make the instances and call their `setup`, once per process; after a failure, tear down those made so far."""
         try:
+            links: Counter[str] = Counter()
             for job in self._jobs:
-                self._functions.append(
-                    job.target if job.setup_arguments is None else self._make(job, job.setup_arguments)
-                )
+                if job.shared:
+                    links[job.spec] += 1
+                    function = self._link(job, links[job.spec])
+                elif job.setup_arguments is None:
+                    function = job.target
+                else:
+                    function = self._make(job, job.setup_arguments)
+                self._functions.append(function)
         except BaseException:
             self.teardown()
             raise
@@ -95,6 +124,8 @@ class Chain:
     def apply_params(self, params: Mapping[str, Any]) -> None:
         """Pass other parameters to the calls from now on; on `ParamsError` the old ones stay."""
         self._params = check_params(self._jobs, params)
+        if self._shared is not None:
+            self._shared.use_params(params)
         self._bind()
 
     def teardown(self) -> None:
@@ -119,6 +150,11 @@ class Chain:
         handle: Callable[..., Any] = instance.handle
         return handle
 
+    def _link(self, job: Job, times: int) -> Callable[..., Any]:
+        """Return a call of a shared object; where a chain has it several times, each is a link of its own."""
+        assert self._shared is not None
+        return functools.partial(self._shared.link, job.shared, job.spec if times == 1 else f"{job.spec}#{times}")
+
     def _bind(self) -> None:
         """Bind every argument but body and message in advance, so that a call costs next to nothing."""
         calls = []
@@ -129,4 +165,9 @@ class Chain:
 
     def _arguments(self, job: Job, names: frozenset[str]) -> dict[str, Any]:
         known = {"log": self._log, "params": self._params.get(job.spec)}
-        return {name: known[name] for name in known if name in names}
+        given = {name: known[name] for name in known if name in names}
+        proxies = names - known.keys() - {"message"}
+        if proxies:
+            assert self._shared is not None
+            given |= {name: self._shared.proxy(name) for name in proxies}
+        return given

@@ -8,10 +8,10 @@ first on `sys.path`, and reads the signatures. New code is loaded by a new proce
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import msgspec
@@ -19,6 +19,8 @@ import msgspec
 from mqworker.jobs.binding import BindingError, bind_class, bind_function
 from mqworker.jobs.failures import describe
 from mqworker.jobs.params import kind_of
+
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class JobLoadError(Exception):
@@ -40,6 +42,7 @@ class Job(msgspec.Struct, frozen=True):
     params_type: type | None  # the `Params` of its module
     arguments: frozenset[str]  # passed by name to every call
     setup_arguments: frozenset[str] | None  # the same for `setup`; None: it is a function
+    shared: str = ""  # the name of the object that all Consumers share, whose `handle` it is; "": it is not shared
 
     @property
     def takes_params(self) -> bool:
@@ -47,18 +50,21 @@ class Job(msgspec.Struct, frozen=True):
         return "params" in self.arguments or "params" in (self.setup_arguments or ())
 
 
-def load_chain(specs: Sequence[str], root: str | Path, copy: Path | None = None) -> list[Job]:
+def load_chain(
+    specs: Sequence[str], root: str | Path, copy: Path | None = None, shared: Mapping[str, str] = NONE
+) -> list[Job]:
     """Import the jobs of a stage, in order; raises `JobLoadError` for the first that fails."""
-    return [load_job(spec, root, copy) for spec in specs]
+    return [load_job(spec, root, copy, shared) for spec in specs]
 
 
-def load_job(spec: str, root: str | Path, copy: Path | None = None) -> Job:
+def load_job(spec: str, root: str | Path, copy: Path | None = None, shared: Mapping[str, str] = NONE) -> Job:
     """Import one job, "module:name" (both may be dotted), from the folder `root` or from anywhere Python finds it.
 
-    `copy`: where the code of that folder is imported from (`use_copy`).
+    `copy`: where the code of that folder is imported from (`use_copy`). `shared`: the classes of the shared objects
+    that have a name.
     """
     target, module = load_target(spec, root, copy)
-    return make_job(target, module, spec)
+    return make_job(target, module, spec, shared)
 
 
 def load_target(spec: str, root: str | Path, copy: Path | None = None) -> tuple[Any, ModuleType]:
@@ -76,17 +82,26 @@ def load_target(spec: str, root: str | Path, copy: Path | None = None) -> tuple[
     return _attribute(module, name, place), module
 
 
-def make_job(target: Any, module: ModuleType | None, spec: str) -> Job:
+def shared_name(spec: str, shared: Mapping[str, str]) -> str:
+    """Return the name of the shared object of a class: the configured one, or that of the class."""
+    return next((name for name, job in shared.items() if job == spec), spec.replace(":", "."))
+
+
+def make_job(target: Any, module: ModuleType | None, spec: str, shared: Mapping[str, str] = NONE) -> Job:
     """Make a job from a user's object; `module` is searched for its `Params`."""
     place = f'job "{spec}"'
     if not callable(target):
         fix = "name a function, or a class with a method handle"
         raise JobLoadError(place, f"it is {_a(type(target).__name__)}, which cannot be called", fix)
+    if inspect.isclass(target) and getattr(target, "shared", False) is True:
+        if not callable(getattr(target, "handle", None)):
+            raise JobLoadError(place, "a shared class has no method handle", "write def handle(self, body)")
+        return Job(spec, target, _params_type(module, place), frozenset(), None, shared_name(spec, shared))
     try:
         if inspect.isclass(target):
-            arguments, setup_arguments = bind_class(target)
+            arguments, setup_arguments = bind_class(target, shared)
         else:
-            arguments, setup_arguments = bind_function(target), None
+            arguments, setup_arguments = bind_function(target, shared), None
     except BindingError as exc:
         raise JobLoadError(place, exc.cause, exc.fix) from None
     return Job(spec, target, _params_type(module, place), arguments, setup_arguments)

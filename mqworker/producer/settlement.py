@@ -23,6 +23,7 @@ from mqworker.producer.failure_messages import Circumstances
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.policy import plan_crash, plan_failure, plan_renewal, plan_result, plan_too_large
 from mqworker.producer.publications import AnyPublish, Publish
+from mqworker.producer.shared_words import SharedWords
 
 GAP_LOOK = 0.006  # seconds until acks behind a gap are due
 
@@ -33,6 +34,7 @@ class Settlement:
     """See the module head."""
 
     def __init__(self, spec: StageSpec, ledger: Ledger, link: Link) -> None:
+        self.words = SharedWords(spec.stage, spec.config.input.queue, spec.state_dir)
         self.processed = {"processed_result": 0, "processed_dropped": 0, "processed_failed": 0}
         self.retry_until = 0.0  # the time by which all our retries have come back
         self.last_settled = 0.0
@@ -59,6 +61,7 @@ class Settlement:
                 about, seconds = self._labels(entry), round(outcome.duration, 6)
                 message = f"done in {seconds:g} s: {plan.outcome}"
                 logs.report(log, logging.DEBUG, plan.outcome, message, **about, duration_s=seconds)
+        self.words.planned(entry, plan)
         return self._ledger.finished(outcome.seq, plan, now)
 
     def crashed(self, entry: Entry, failure: Failure, generation: int, duration: float) -> None:
@@ -76,6 +79,7 @@ class Settlement:
         if plan := plan_renewal(entry, self._config, self._link.state.header_room):
             message = "given out so often without an outcome that the broker may drop it: put back as a new message"
             logs.report(log, logging.WARNING, "renewed", message, **self._labels(entry))
+            self.words.planned(entry, plan)
             self.send(self._ledger.finished(entry.seq, plan, time.monotonic()))
 
     def send(self, publishes: Sequence[AnyPublish]) -> None:
@@ -108,6 +112,7 @@ class Settlement:
             failure, plan = plan_too_large(entry, reason, self._config, self._about(self.generation))
             if failure is not None:
                 self._report(entry, failure, plan, 0.0, self.generation)
+                self.words.planned(entry, plan)
             self.send(publications.place(entry, plan, now))
         if first and publications.unplaced:
             message = f"a publication was not placed: {reason}; it is tried again"
@@ -126,6 +131,7 @@ class Settlement:
 
     def republish(self, now: float) -> None:
         """Publish again the refused publications that are due."""
+        self.words.flush()
         self.send(self._ledger.tick(now))
 
     def repeat_now(self) -> None:
@@ -149,6 +155,7 @@ class Settlement:
         self, entry: Entry, failure: Failure, plan: Plan, duration: float, generation: int
     ) -> None:
         self._report(entry, failure, plan, duration, generation)
+        self.words.planned(entry, plan)
         self.send(self._ledger.finished(entry.seq, plan, time.monotonic()))
 
     def _report(self, entry: Entry, failure: Failure, plan: Plan, duration: float, generation: int) -> None:

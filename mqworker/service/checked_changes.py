@@ -135,7 +135,7 @@ class CheckedChanges:
             ahead = committed(desired)
             params = merge_patch(ahead.params, patch)
             report = await self._check(stage, params, None, self._loaded.state_dir, enabled(ahead.jobs))
-            return Reload(stage, report.copy, params)
+            return Reload(stage, report.copy, params, report.shared)
 
         return await self._apply_checked(stage, check)
 
@@ -145,8 +145,10 @@ class CheckedChanges:
             if candidate is not None and generation in (None, desired.generation):
                 return Undo(stage, candidate.code, "a rollback took it back", "taken back")
             version = self._earlier(stage, desired, generation)
-            await self._check(stage, version.params, version.copy, self._loaded.state_dir, enabled(version.jobs))
-            return GoBack(stage, version)
+            report = await self._check(
+                *(stage, version.params, version.copy, self._loaded.state_dir, enabled(version.jobs))
+            )
+            return GoBack(stage, msgspec.structs.replace(version, shared=report.shared))
 
         return await self._apply_checked(stage, check)
 
@@ -180,8 +182,8 @@ class CheckedChanges:
             params = merge_patch(ahead.params, patch)
             known = self._known_jobs(ahead)
             named = tuple(dict.fromkeys(link.job for link in jobs if link.job not in known))
-            await self._check(stage, params, ahead.copy, self._folder_of(ahead.copy), enabled(jobs), named)
-            return SetJobs(stage, jobs, params)
+            report = await self._check(stage, params, ahead.copy, self._folder_of(ahead.copy), enabled(jobs), named)
+            return SetJobs(stage, jobs, params, report.shared)
 
         return await self._apply_checked(stage, check)
 
@@ -239,6 +241,7 @@ class CheckedChanges:
             needed=desired_state.copies(self._owner.document),
             named=named,
             allowed=self._config.modules,
+            shared=self._config.shared_classes,
         )
         for warning in report.warnings:
             logs.report(log, logging.WARNING, "user_code", warning)

@@ -32,9 +32,11 @@ from mqworker.service.burst import Burst
 from mqworker.service.instance import StartError, acquire_lock, prepare
 from mqworker.service.operations import Operations
 from mqworker.service.orphans import Orphans
+from mqworker.service.shared_objects import SharedObjects
 from mqworker.service.signals import Signals, dump_stacks
 from mqworker.service.stages import Stages
 from mqworker.service.startup import start_up
+from mqworker.service.switches import Switches
 
 BEAT = 0.5  # seconds between two checks for work that is due, and between snapshots when nothing changes
 SAME_TERM = 0.5  # seconds within which two signals to end are one: a wrapper gets it, and so does its whole group
@@ -89,6 +91,8 @@ class Service:
         self._burst = Burst(self._broker_admin) if burst else None
         self._orphans = Orphans()
         self._stages = Stages(loaded, lock, self._wake.set, writer.put)
+        self._shared = SharedObjects(loaded, self._wake.set, writer.put)
+        self._switches: Switches  # set once the start has ended
         self._operations: Operations  # set once the start has ended
         self._state = "starting"  # starting | running | draining
         self._paused = False
@@ -117,6 +121,7 @@ class Service:
             logs.report(log, logging.INFO, "stopped", "stopped before it had started", exit_code=int(Exit.OK))
             return Exit.OK
         self._operations = Operations(self._loaded, document, store, self._broker_admin, self._writer.put, self)
+        self._switches = Switches(self._loaded, self._shared, self._operations.end_switch, self._wake.set)
         try:
             self._begin(server)
             await self._serve()
@@ -165,8 +170,7 @@ class Service:
             if now >= due:
                 due = now + BEAT
                 self._beat()
-            for end in self._stages.due():
-                self._operations.end_switch(end)
+            self._switches.end(self._stages.due(), lambda: self._operations.document)
             self._publish()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), due - now)
@@ -179,6 +183,7 @@ class Service:
         """Do everything that is due. An error here ends the Service: no part of this work may stop unnoticed."""
         self._orphans.look()
         self._stages.beat()
+        self._shared.beat()
         if self._state != "running":
             return
         if reason := self._stages.given_up:
@@ -196,6 +201,7 @@ class Service:
         await asyncio.gather(
             asyncio.to_thread(server.stop, left / 2),
             self._orphans.end(left / 2),
+            self._shared.close(left / 2),
             self._broker_admin.stop("the service ends", left / 2),
         )
 
@@ -223,6 +229,10 @@ class Service:
         """Return the seconds that the next step of the end may take."""
         left = CLOSE if self._stop is None else self._stop.service - time.monotonic()
         return max(0.25, min(CLOSE, left))
+
+    def reset_shared(self, name: str) -> bool:
+        """Replace a shared object by a new one; returns False if there is none of this name."""
+        return self._shared.reset(name)
 
     # --- signals
 
@@ -264,6 +274,8 @@ class Service:
         """Bring about the state in the document, and publish it before the change is answered."""
         document = self._operations.document
         logs.set_level(logs.LEVELS[document.log_level])
+        if self._state != "draining":
+            self._shared.want(document)
         self._stages.want(document, paused=self._paused)
         self._publish()
 
@@ -278,5 +290,6 @@ class Service:
                 paused=self._paused,
                 document=self._operations.document,
                 stages=self._stages.views(),
+                shared=self._shared.views(),
             )
         )

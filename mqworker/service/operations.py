@@ -47,6 +47,9 @@ class OperationsOwner(Protocol):
     def begin_drain(self) -> None:
         """Begin to end, unless the end has begun."""
 
+    def reset_shared(self, name: str) -> bool:
+        """Replace a shared object by a new one; returns False if there is none of this name."""
+
 
 class Operations:
     """See the module head; implements control.Operator."""
@@ -84,6 +87,15 @@ class Operations:
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Let the broker admin ask the broker."""
         return await self._broker_admin.ask(verb, arguments, deadline)
+
+    async def reset_shared(self, name: str) -> None:
+        """Replace a shared object by a new one."""
+        self._refuse_at_the_end()
+        if not self._owner.reset_shared(name):
+            raise ControlError("unknown_stage", f"there is no shared object {name}")
+        logs.report(
+            log, logging.WARNING, "shared_reset", f"the shared object {name} is replaced by a new one", shared=name
+        )
 
     async def drain(self) -> None:
         """Begin the end, as SIGTERM does."""

@@ -190,4 +190,4 @@ def _desired(document: Document, name: str, *, paused: bool) -> Desired:
 
 def _generation(version: Version, code: int) -> Generation:
     params = msgspec.json.encode(version.params)
-    return Generation(version.generation, code, enabled(version.jobs), version.copy, params)
+    return Generation(version.generation, code, enabled(version.jobs), version.copy, params, version.shared)

@@ -131,13 +131,15 @@ class _StageCheck:
         else:
             report = await self._ask(stage, None)
             found = FoundCode(report.copy)
+        if not report.died:
+            found = found._replace(shared=report.shared)
         for without in (found._replace(params=False), found._replace(jobs=False, params=False)):
             if report.died or not (report.problems or report.fields):
                 break
             if self._begun(without) != self._begun(found):  # live values may be the reason
                 other = await self._ask_begun(without)
                 if not (other.problems or other.fields):
-                    return without, other
+                    return without._replace(shared=other.shared), other
         if not report.died and (report.problems or report.fields) and (last := await self._ask_last()) is not None:
             return found._replace(refused="; ".join(_first_lines(report))), last
         return found, report
@@ -165,4 +167,5 @@ class _StageCheck:
             state_dir=self._loaded.state_dir,
             copy=copy,
             needed=self._needed,
+            shared=self._loaded.config.shared_classes,
         )

@@ -1,0 +1,51 @@
+"""Routes for shared objects: what there is, and a reset.
+
+Runs in the server's threads. Reads snapshots; a reset goes through Control to the main thread.
+"""
+
+from typing import Any
+
+import msgspec
+
+from mqworker.control.control import SharedView
+from mqworker.http.problems import Problem
+from mqworker.http.routing import API, Api, Route
+
+
+def shared(api: Api) -> Any:
+    """Return all shared objects."""
+    return {"shared": [_described(view) for view in api.snapshot().shared.values()]}
+
+
+def one(api: Api, name: str) -> Any:
+    """Return one shared object."""
+    return _described(_view(api, name))
+
+
+def reset(api: Api, name: str) -> Any:
+    """Replace a shared object by a new one; what is remembered of its calls stays."""
+    _view(api, name)
+    api.control.reset_shared(name)
+    return {"status": "reset"}, 202
+
+
+def _view(api: Api, name: str) -> SharedView:
+    views = api.snapshot().shared
+    if name not in views:
+        there = f"there are: {', '.join(views)}" if views else "no stage uses any"
+        raise Problem(404, f"there is no shared object {name!r}; {there}", shared=list(views))
+    return views[name]
+
+
+def _described(view: SharedView) -> dict[str, Any]:
+    document: dict[str, Any] = msgspec.to_builtins(view)
+    document["class"] = document.pop("job")
+    return document
+
+
+_ONE = f"{API}/shared/<name>"
+ROUTES = [
+    Route("GET", f"{API}/shared", shared, "All shared objects"),
+    Route("GET", _ONE, one, "One shared object: its calls, its journal, what it says of itself"),
+    Route("POST", f"{_ONE}/reset", reset, "Replace a shared object by a new one"),
+]

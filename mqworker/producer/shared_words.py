@@ -1,0 +1,114 @@
+"""What the Producer says to the shared objects of its stage: which messages are settled, and which come again.
+
+Lives in the Producer, on its loop, and never blocks it. Owns a connection to each object that the stage uses, with a
+buffer. An object remembers the calls of a message until it is told that the message is settled, and longer if the
+message is published again: that is said before it is published. A word that is lost, because an object is down for
+long, costs memory there, and nothing else.
+"""
+
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from mqworker.amqp.labels import derived_id
+from mqworker.amqp.properties import decode_leniently
+from mqworker.ipc import frames
+from mqworker.producer.entry import Entry, Plan
+from mqworker.shared_state.folder import connect, folder_of
+from mqworker.shared_state.identity import SIZE, message_key
+from mqworker.shared_state.messages import Words
+
+LATER = 1.0  # seconds until a connection is tried again
+PATIENCE = 0.05  # seconds that a connection may take
+MOST = 1 << 20  # bytes that wait for an object; what is more is dropped
+TOGETHER = 256  # messages in one frame
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _Listener:
+    """One shared object."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._socket: socket.socket | None = None
+        self._buffer = bytearray()
+        self._try_at = 0.0
+
+    def say(self, frame: bytes) -> None:
+        if len(self._buffer) + len(frame) <= MOST:
+            self._buffer += frame
+
+    def send(self, now: float) -> None:
+        try:
+            if self._socket is None:
+                if now < self._try_at:
+                    return
+                self._try_at = now + LATER
+                self._socket = connect(self._folder, PATIENCE)
+                self._socket.setblocking(False)
+            while self._buffer:
+                del self._buffer[: self._socket.send(self._buffer)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+            self._buffer.clear()  # the frame that was cut would not be read
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+class SharedWords:
+    """See the module head."""
+
+    def __init__(self, stage: str, queue: str, state_dir: str) -> None:
+        self._stage, self._queue, self._state_dir = stage, queue, state_dir
+        self._listeners: dict[str, _Listener] = {}
+        self._settled = bytearray()
+        self._again = bytearray()
+
+    def use(self, names: Iterable[str]) -> None:
+        """Speak to these objects from now on."""
+        wanted = set(names)
+        for name in self._listeners.keys() - wanted:
+            self._listeners.pop(name).close()
+        for name in wanted - self._listeners.keys():
+            self._listeners[name] = _Listener(folder_of(self._state_dir, name))
+
+    def planned(self, entry: Entry, plan: Plan) -> None:
+        """Say what becomes of a message, before anything is published for it."""
+        if not self._listeners:
+            return
+        if plan.outcome in ("result", "dropped"):
+            self._settled += self._key(entry)
+            if len(self._settled) >= TOGETHER * SIZE:
+                self.flush()
+        else:  # it comes again: a retry, a renewal, a dead letter that may be replayed
+            self._again += self._key(entry)
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what was said."""
+        if not self._listeners:
+            return
+        if self._settled or self._again:
+            words = Words(self._stage, bytes(self._settled), bytes(self._again))
+            self._settled.clear()
+            self._again.clear()
+            frame = frames.pack(_encode(words))
+            for listener in self._listeners.values():
+                listener.say(frame)
+        now = time.monotonic()
+        for listener in self._listeners.values():
+            listener.send(now)
+
+    def _key(self, entry: Entry) -> bytes:
+        properties = decode_leniently(entry.properties)
+        name = properties.message_id or derived_id(properties, entry.properties, entry.body, self._queue)
+        return message_key(name, entry.body)

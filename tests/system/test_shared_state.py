@@ -1,0 +1,118 @@
+"""Objects that all Consumers share, in a whole service: each effect once, also under new code."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from tests.support.embedded import OUTPUT, Client, config, put
+from tests.support.service import ServiceProcess
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.system
+
+JOBS = """\
+import os, time
+from pathlib import Path
+
+class Counts:
+    def __init__(self):
+        self.counts = {}
+    def add(self, name, params):
+        self.counts[name] = self.counts.get(name, 0) + 1
+        return self.counts[name]
+    def describe(self):
+        return {"entries": len(self.counts), "most": max(self.counts.values(), default=0)}
+
+class Gate:
+    shared = True
+    def __init__(self):
+        self.last = -10
+    def handle(self, body):
+        if body.get("gate") and body["n"] - self.last < 3:
+            return None
+        self.last = body["n"]
+        return body
+
+def handle(body, counts):
+    times = counts.add(str(body["n"]))
+    time.sleep(0.003)
+    if body.get("kill") and times == 1 and not Path(__file__).with_name(f"killed-{body['n']}").exists():
+        Path(__file__).with_name(f"killed-{body['n']}").touch()
+        os._exit(3)
+    return body | {"times": times}
+"""
+SHARED = '[shared.counts]\njob = "jobs:Counts"\n'
+WITH_SIZE = JOBS.replace(
+    "def describe(self):", "def size(self):\n        return len(self.counts)\n    def describe(self):"
+).replace('"times": times', '"size": counts.size(), "times": times')
+CHOOSY = JOBS.replace("def add(", "def __setstate__(self, state):\n        raise ValueError('not this')\n    def add(")
+
+
+def shared(running: ServiceProcess, name: str = "counts") -> dict:
+    status, told = running.ask("GET", f"/api/v1/shared/{name}")
+    assert status == 200, told
+    return told
+
+
+def test_each_message_has_its_effect_once_whatever_is_killed(service):
+    """Consumers, the Producer, the object's process and the Service are killed: every entry is exactly 1."""
+    running = service(config("crash = { max = 20 }") + SHARED, {"jobs.py": JOBS}).start()
+    with Client(running) as client:
+        client.send(200)
+        client.send(5, kill=True)
+        for victim in ("mqw-consumer", "mqw-shared", "mqw-producer", "mqw-shared", "mqw-consumer"):
+            before = client.ready(OUTPUT)
+            wait_for(lambda: client.ready(OUTPUT) > before + 10, 30, "some results")  # noqa: B023 - at once
+            os.kill(running.named(victim)[0], signal.SIGKILL)
+            client.send(40)
+        running.signal(signal.SIGKILL)
+        running.process.wait(10)
+        running.start()
+        client.send(40)
+        wait_for(lambda: client.ready(OUTPUT) >= client.sent, 60, "all results")
+        results = client.results()
+        assert {one.body["times"] for one in results} == {1}
+        wait_for(lambda: shared(running)["status"]["described"]["entries"] == client.sent, 10, "a new report")
+        told = shared(running)
+    assert told["status"]["described"] == {"entries": client.sent, "most": 1}
+    assert told["status"]["diverged"] == {}
+    assert running.stop() == 0
+
+
+def test_new_code_takes_the_state_over(service):
+    """Its class goes on where the old one was; what cannot be loaded is refused, and the old one goes on."""
+    running = service(config() + SHARED, {"jobs.py": JOBS}).start()
+    with Client(running) as client:
+        client.send(50)
+        client.finish()
+        running.write("jobs.py", WITH_SIZE)
+        put(running, "restart", method="POST")
+        client.send(1)
+        assert client.finish()[-1].body["size"] == 51
+        running.write("jobs.py", CHOOSY)
+        status, told = running.ask("POST", "/api/v1/stages/work/restart?wait=30")
+        assert (status, "not this" in told["detail"]) == (422, True), told
+        client.send(1)
+        assert client.finish()[-1].body["size"] == 52
+        put(running, "rollback", {}, method="POST")
+        client.send(1)
+        assert client.finish()[-1].body["times"] == 1
+        wait_for(lambda: shared(running)["status"]["described"]["entries"] == client.sent, 10, "a new report")
+    assert running.stop() == 0
+
+
+def test_a_shared_link_decides_for_all_consumers(service):
+    """One call at a time, before the jobs that take time: what it drops is dropped."""
+    text = config(consumers=1).replace('"jobs:handle"', '"jobs:Gate", "jobs:handle"')
+    running = service(text + SHARED, {"jobs.py": JOBS}).start()
+    with Client(running) as client:
+        client.send(30, gate=True)
+        wait_for(lambda: client.ready(OUTPUT) == 10 and client.ready() == 0, 30, "what the gate lets through")
+        assert [one.body["n"] for one in client.results()] == list(range(0, 30, 3))
+        told = json.loads(running.cli("shared", "list", "--json").stdout)
+        assert [each["name"] for each in told] == ["counts", "jobs.Gate"]
+        assert running.cli("shared", "reset", "counts").returncode == 0
+        wait_for(lambda: shared(running)["status"]["described"]["entries"] == 0, 10, "an empty object")
+    assert running.stop() == 0

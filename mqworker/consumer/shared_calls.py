@@ -21,7 +21,7 @@ from mqworker.shared_state.identity import NO_MESSAGE, message_key
 
 
 class SharedCalls:
-    """See the module head; implements jobs.chain.SharedObjects."""
+    """See the module head; implements jobs.chain.SharedCaller."""
 
     def __init__(self, spec: StageSpec, alarm: Alarm) -> None:
         self._spec = spec

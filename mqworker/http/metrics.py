@@ -5,7 +5,7 @@ from messages, so that the number of series is bounded.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 
 from flask import Response
@@ -19,15 +19,23 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from mqworker import __version__
-from mqworker.control.control import StageView
+from mqworker.control.control import SharedView, StageView
 from mqworker.http.routing import API, Api, Route
 from mqworker.http.totals import BUCKET, RECONNECTS, SUM, TIMES, Values
 from mqworker.ipc.messages import BUCKETS, StageStatus
+from mqworker.shared_state.messages import SharedStatus
 
 DURATIONS = {
     "process": "Time in the chain of jobs",
     "wait": "Time from delivery to a Consumer",
     "confirm": "Time from publishing to the broker's confirm",
+}
+SHARED_COUNTS = {
+    "shared_calls": ("Calls of shared objects", "calls"),
+    "shared_repeated": ("Calls that were answered from what is remembered", "repeated"),
+    "shared_without_id": ("Calls for messages without an id, or for none", "without_id"),
+    "shared_failed": ("Calls that raised", "failed"),
+    "shared_replayed": ("Calls that were made again at the start, from the journal", "replayed"),
 }
 OUTCOMES = ("result", "dropped", "retried", "dead", "renewed")
 EXITS = "exit_"
@@ -58,6 +66,7 @@ class SnapshotCollector(Collector):
         yield from _counters({view.name: api.totals.of(view.name) for view in views})
         yield from _stage_gauges(views)
         yield from _consumer_gauges(views, {n: c.queue_size for n, c in api.control.loaded.config.stages.items()})
+        yield from _shared(list(snapshot.shared.values()))
 
 
 def _family(
@@ -176,6 +185,32 @@ def _consumer_gauges(views: list[StageView], capacity: dict[str, int]) -> Iterat
             ({"stage": stage, "consumer": str(slot)}, sums[number]) for (stage, slot), sums in used.items()
         ]
         yield _family(GaugeMetricFamily, name, description, rows)
+
+
+def _shared(views: list[SharedView]) -> Iterator[Metric]:
+    """Yield what the processes of shared objects report; their counters begin again with each process."""
+    statuses = [view.status for view in views if view.status is not None]
+
+    def rows(value: Callable[[SharedStatus], float]) -> list[Row]:
+        return [({"shared": status.name}, value(status)) for status in statuses]
+
+    if not views:
+        return
+    serving: list[Row] = [({"shared": view.name}, view.state == "serving") for view in views]
+    yield _gauge("shared_serving", "1: the shared object answers calls", serving)
+    yield _counter("shared_restarts", "Deaths of its process", [({"shared": v.name}, v.restarts) for v in views])
+    for name, (description, count) in SHARED_COUNTS.items():
+        yield _counter(name, description, [({"shared": s.name}, s.counts[count]) for s in statuses])
+    yield _counter("shared_evicted", "Remembered calls given up before their time", rows(lambda s: s.evicted))
+    yield _counter(
+        "shared_diverged",
+        "Calls that gave another answer in a replay: the class is not deterministic",
+        rows(lambda s: sum(s.diverged.values())),
+    )
+    yield _gauge("shared_remembered", "Remembered calls", rows(lambda s: s.remembered))
+    yield _gauge("shared_journal_bytes", "Journal since the last snapshot", rows(lambda s: s.journal_bytes))
+    ages: list[Row] = [({"shared": s.name}, s.snapshot_age) for s in statuses if s.snapshot_age is not None]
+    yield _gauge("shared_snapshot_age_seconds", "Age of the last snapshot", ages)
 
 
 def metrics(api: Api) -> Response:

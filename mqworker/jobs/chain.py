@@ -19,7 +19,7 @@ from mqworker.jobs.params import validate
 from mqworker.jobs.result import Result, Several
 
 
-class SharedObjects(Protocol):
+class SharedCaller(Protocol):
     """What makes the calls of objects that all Consumers share."""
 
     def link(self, name: str, link: str, value: Any) -> Any:
@@ -53,7 +53,7 @@ class Chain:
         params: Mapping[str, Any],
         stage: str = "",
         log: logging.Logger | None = None,
-        shared: SharedObjects | None = None,
+        shared: SharedCaller | None = None,
     ) -> None:
         """`log` is what jobs get as `log`; without it, a logger named after the stage. `shared` makes shared calls."""
         self._jobs = tuple(jobs)

@@ -801,7 +801,7 @@ def test_secrets_are_in_no_text(folder):
 
 def test_shown_has_every_key():
     """`config show` lists each key of the schema once, each with an origin."""
-    rows = [key for key, _, _ in display_rows(good(SIX_LINES))]
+    rows = [key for key, _, _ in display_rows(good(f'{SIX_LINES}\n[shared.energy]\njob = "m:C"\n'))]
     leaves = [key for key, field in schema.keys(["energy"]) if not schema.table_of(field.type)]
     assert sorted(rows) == sorted(".".join(key) for key in leaves)
 

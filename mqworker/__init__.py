@@ -6,14 +6,23 @@ and every verb of the command line does it.
 
 from typing import TYPE_CHECKING, Any
 
-from mqworker.errors import Reject, Retry, SoftTimeLimit
+from mqworker.errors import Reject, Retry, SharedCallError, SharedUnavailable, SharedValueError, SoftTimeLimit
 
 if TYPE_CHECKING:
     from mqworker.jobs.message import Message
     from mqworker.jobs.result import Result
 
 __version__ = "0.1.0"
-__all__ = ["Message", "Reject", "Result", "Retry", "SoftTimeLimit"]
+__all__ = [
+    "Message",
+    "Reject",
+    "Result",
+    "Retry",
+    "SharedCallError",
+    "SharedUnavailable",
+    "SharedValueError",
+    "SoftTimeLimit",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import mqworker
-from mqworker import Result
+from mqworker import Result, SharedValueError
 from mqworker.jobs.codecs import UndecodableError, UnencodableError
-from mqworker.testing import run_job
+from mqworker.testing import SharedObjects, run_job
 
 
 def double(body, message, params):
@@ -85,3 +85,44 @@ def test_several_results_are_a_list():
     for wrong in ({"content_type": "text/csv"}, {"headers": {"x-mqworker-a": 1}}, {"headers": {"h": object()}}):
         with pytest.raises(UnencodableError):
             run_job(lambda body, wrong=wrong: Result(body, **wrong), 1)
+
+
+SHARED = """\
+import random
+
+class Counts:
+    def __init__(self):
+        self.counts = {}
+    def add(self, name, now):
+        self.counts[name] = self.counts.get(name, 0) + 1
+        return [self.counts[name], now]
+    def guess(self):
+        return random.random()
+    def pair(self):
+        return (1, 2)
+
+def handle(body, counts):
+    times, now = counts.add(body["name"])
+    assert now > 0
+    return {"times": times}
+
+def guesses(body, counts):
+    return counts.guess()
+
+def pairs(body, counts):
+    return counts.pair()
+"""
+
+
+def test_shared_objects_keep_their_state_between_runs_and_are_called_as_in_production(tmp_path):
+    """What would not arrive as it is, is refused; a method that depends on chance is found by its replay."""
+    (tmp_path / "shared_here.py").write_text(SHARED)
+    shared = SharedObjects({"counts": "shared_here:Counts"}, tmp_path)
+    for times in (1, 2):
+        answer = run_job("shared_here:handle", {"name": "a"}, root=tmp_path, shared=shared)
+        assert answer == {"times": times}
+    assert shared["counts"].counts == {"a": 2}
+    with pytest.raises(SharedValueError, match="tuple"):
+        run_job("shared_here:pairs", {}, root=tmp_path, shared={"counts": "shared_here:Counts"})
+    with pytest.raises(AssertionError, match="guess of counts gives another answer in a replay"):
+        run_job("shared_here:guesses", {}, root=tmp_path, shared={"counts": "shared_here:Counts"})

@@ -3,7 +3,7 @@
 Semaphores get the test's mark into their names, so that a test finds what its own service left behind, whatever else
 runs on the machine. With MQWORKER_TEST_CLOCK the wall clock can jump: the file of that name holds the seconds to add.
 Monotonic clocks stay as they are, as when an operator or NTP sets the clock of a machine. (libfaketime 0.9.10 makes
-every `time.sleep` of Python 3.11 fail where it is to leave the monotonic clock alone.)
+every `time.sleep` of Python 3.11 fail where it is to leave the monotonic clock alone.) With MQWORKER_TEST_BROKEN shared objects forget what they should remember.
 """
 
 import multiprocessing.process
@@ -25,5 +25,18 @@ def _jumping(file: Path) -> None:
     time.time_ns = lambda: real_ns() + ahead() * 1_000_000_000
 
 
+def _break(what: str) -> None:
+    """Turn off what lets a call have its effect once: a negative control (tests/chaos/once.py)."""
+    from mqworker.shared_state.memory import CallMemory  # noqa: PLC0415 - only where it is broken
+
+    if what == "remembering":
+        CallMemory.find = lambda *_: None
+    else:
+        _, *others = CallMemory.__init__.__defaults__
+        CallMemory.__init__.__defaults__ = (0, *others)
+
+
+if "MQWORKER_TEST_BROKEN" in os.environ:
+    _break(os.environ["MQWORKER_TEST_BROKEN"])
 if "MQWORKER_TEST_CLOCK" in os.environ:
     _jumping(Path(os.environ["MQWORKER_TEST_CLOCK"]))

@@ -3,7 +3,9 @@
 Semaphores get the test's mark into their names, so that a test finds what its own service left behind, whatever else
 runs on the machine. With MQWORKER_TEST_CLOCK the wall clock can jump: the file of that name holds the seconds to add.
 Monotonic clocks stay as they are, as when an operator or NTP sets the clock of a machine. (libfaketime 0.9.10 makes
-every `time.sleep` of Python 3.11 fail where it is to leave the monotonic clock alone.) With MQWORKER_TEST_BROKEN shared objects forget what they should remember.
+every `time.sleep` of Python 3.11 fail where it is to leave the monotonic clock alone.)
+
+With MQWORKER_TEST_BROKEN shared objects forget what they should remember.
 """
 
 import multiprocessing.process

@@ -133,5 +133,5 @@ def _uses(chain: "Sequence[Job]", shared: dict[str, str], root: Path, copy: Path
     found = {job.shared: job.spec for job in chain if job.shared}
     found |= {name: shared[name] for job in chain for name in sorted(job.arguments & shared.keys())}
     for job in found.values():
-        SharedClass(job, root, copy)
+        SharedClass(job, root, copy).new()
     return tuple(SharedUse(name, job) for name, job in found.items())

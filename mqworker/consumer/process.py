@@ -86,7 +86,8 @@ class Consumer(Spawned):
             if generation.shared:
                 from mqworker.consumer.shared_calls import SharedCalls  # noqa: PLC0415 - where there are any
 
-                self._shared = shared = SharedCalls(spec, self._alarm)
+                slot = open_slot(Path(birth.register), birth.slot)
+                self._shared = shared = SharedCalls(spec, slot, self._alarm)
             chain = Chain(jobs, json.loads(generation.params), spec.stage, log, shared)
             chain.setup()
         except (SystemExit, KeyboardInterrupt):

@@ -129,6 +129,15 @@ class Slot:
         """Note that the work on it has ended."""
         self._words[0] = 0
 
+    def wait(self) -> float:
+        """Note that the message in hand waits for something that is not its own; returns when it began."""
+        began, self._times[1] = self._times[1], 0.0
+        return began
+
+    def go_on(self, began: float) -> None:
+        """Note that it goes on; `began`: as if it had not waited."""
+        self._times[1] = began
+
     @property
     def seq(self) -> int:
         """The message in hand; 0: none."""
@@ -136,7 +145,7 @@ class Slot:
 
     @property
     def started(self) -> float:
-        """When it began; valid only if `seq` is the same before and after reading this."""
+        """When it began, 0 while it waits; valid only if `seq` is the same before and after reading this."""
         return self._times[1]
 
     @property

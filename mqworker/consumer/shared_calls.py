@@ -5,6 +5,8 @@ however often the message runs; so every run is begun with the message's key and
 object that is down does not count toward the soft time limit. Raises what the clients raise.
 """
 
+import threading
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +16,7 @@ import msgspec
 from mqworker.amqp import headers
 from mqworker.amqp.labels import derived_id
 from mqworker.amqp.properties import Properties
+from mqworker.consumer.register import Slot
 from mqworker.consumer.work import Alarm
 from mqworker.ipc.messages import Item, StageSpec
 from mqworker.shared_state.client import SharedClient, SharedProxy
@@ -23,9 +26,12 @@ from mqworker.shared_state.identity import NO_MESSAGE, message_key
 class SharedCalls:
     """See the module head; implements jobs.chain.SharedCaller."""
 
-    def __init__(self, spec: StageSpec, alarm: Alarm) -> None:
+    def __init__(self, spec: StageSpec, slot: Slot, alarm: Alarm) -> None:
         self._spec = spec
+        self._slot = slot
+        self._waits = (0.0, 0.0)  # when the message began, and when it began to wait
         self._params = b"{}"
+        self._thread = threading.get_ident()
         self._alarm = alarm
         self._clients: dict[str, SharedClient] = {}
         self._run = (NO_MESSAGE, False)
@@ -63,10 +69,22 @@ class SharedCalls:
         for client in self._clients.values():
             client.end()
 
+    def _wait(self, waiting: bool) -> None:
+        """Let the time limits stand still while a call waits for an object that is down."""
+        if threading.get_ident() != self._thread:
+            return
+        self._alarm.wait(waiting)
+        now = time.monotonic()
+        if waiting:
+            self._waits = self._slot.wait(), now
+        else:
+            began, since = self._waits
+            self._slot.go_on(began + now - since)
+
     def _client(self, name: str) -> SharedClient:
         client = self._clients.get(name)
         if client is None:
-            client = SharedClient(self._spec.state_dir, name, self._spec.stage, waits=self._alarm.wait)
+            client = SharedClient(self._spec.state_dir, name, self._spec.stage, waits=self._wait)
             client.use_params(self._params)
             message, has_id = self._run
             if message:

@@ -66,12 +66,14 @@ class Alarm:
                 self._tell()
                 signal.signal(signal.SIGALRM, self._handler)
             self._late = False
+            self._left = 0.0
             self._armed = seconds
             signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def clear(self) -> None:
         """Disarm, also an alarm that user code has set and left: it must not ring in the next message."""
         armed, self._armed = self._armed, 0.0
+        self._left = 0.0
         taken = handler_of(signal.SIGALRM) is not self._handler
         if armed or taken:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
@@ -85,7 +87,8 @@ class Alarm:
         if waiting:
             self._left = signal.setitimer(signal.ITIMER_REAL, 0.0)[0] if self._armed else 0.0
         elif self._armed and self._left:
-            signal.setitimer(signal.ITIMER_REAL, self._left)
+            left, self._left = self._left, 0.0
+            signal.setitimer(signal.ITIMER_REAL, left)
 
     def _tell(self) -> None:
         if not self._told:

@@ -52,7 +52,7 @@ def begin(
         live = {key: old.configured[key] for key in GENERATION if key in old.configured}
         configured = without_live(stage, *GENERATION) | live
         new = msgspec.structs.replace(stage, refused=found.refused, configured=configured, **last)
-        return new, new.degraded
+        return _using(new, found), new.degraded
     note, keys = "", ["code"]
     if "code" in stage.configured:
         changed = found.folder is not None and found.folder.digest != stage.configured["code"]

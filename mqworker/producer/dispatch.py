@@ -133,7 +133,7 @@ class Dispatch:
             if charged.key:
                 self._clear(charged)
             if not self._draining:
-                self._charge(charged, lane, death, now - began)
+                self._charge(charged, lane, death, now - began if began else 0.0)
         self.fleet.reconcile(now)
         self._ask_turn()
         self._changed()

@@ -54,6 +54,7 @@ class Entry:
         "redelivered",
         "routing_key",
         "seq",
+        "shared_key",
         "since",
         "state",
         "tag",
@@ -73,6 +74,7 @@ class Entry:
         self.lane: int | None = None
         self.void = False
         self.key = b""  # its fingerprint, once it has been void or if the suspects remember it
+        self.shared_key = b""  # by which shared objects know it; "": its stage uses none
         self.window = 0.0  # seconds for which it runs isolated from the stage
         self.plan: Plan | None = None
         self.left: dict[int, Publication] = {}  # those of its plan that are not confirmed, by their place in it

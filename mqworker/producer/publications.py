@@ -44,6 +44,7 @@ class Publications:
     def __init__(self, counters: Counters, held_bytes: HeldBytes, acks: Acks, cache: RedeliveryCache) -> None:
         self.confirm_time = Histogram()
         self.refusal = ""  # why the last refused publication was not placed
+        self.settled_keys = bytearray()  # of messages that shared objects have to be told of, in the order of settling
         self._counters = counters
         self._held_bytes = held_bytes
         self._acks = acks
@@ -220,6 +221,8 @@ class Publications:
         self._held_bytes.weigh(entry, 0)
         self._acks.settled(entry)
         self._counters.settle(entry.plan.outcome)
+        if entry.shared_key and entry.plan.outcome in ("result", "dropped"):
+            self.settled_keys += entry.shared_key
 
     def _keep(self, entry: Entry, state: State, now: float) -> None:
         self._refused.pop(entry.seq, None)

@@ -67,10 +67,11 @@ class _Listener:
 class SharedWords:
     """See the module head."""
 
-    def __init__(self, stage: str, queue: str, state_dir: str) -> None:
+    def __init__(self, stage: str, queue: str, state_dir: str, settled: bytearray) -> None:
+        """`settled` receives the keys of messages that are settled."""
         self._stage, self._queue, self._state_dir = stage, queue, state_dir
         self._listeners: dict[str, _Listener] = {}
-        self._settled = bytearray()
+        self._settled = settled
         self._again = bytearray()
 
     def use(self, names: Iterable[str]) -> None:
@@ -82,15 +83,14 @@ class SharedWords:
             self._listeners[name] = _Listener(folder_of(self._state_dir, name))
 
     def planned(self, entry: Entry, plan: Plan) -> None:
-        """Say what becomes of a message, before anything is published for it."""
+        """Note a message's key; if it is about to be published again (retry, renewal, dead letter), say so first."""
         if not self._listeners:
             return
-        if plan.outcome in ("result", "dropped"):
-            self._settled += self._key(entry)
-            if len(self._settled) >= TOGETHER * SIZE:
-                self.flush()
-        else:  # it comes again: a retry, a renewal, a dead letter that may be replayed
-            self._again += self._key(entry)
+        entry.shared_key = self._key(entry)
+        if plan.outcome not in ("result", "dropped"):
+            self._again += entry.shared_key
+            self.flush()
+        elif len(self._settled) >= TOGETHER * SIZE:
             self.flush()
 
     def flush(self) -> None:

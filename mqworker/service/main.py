@@ -121,7 +121,7 @@ class Service:
             logs.report(log, logging.INFO, "stopped", "stopped before it had started", exit_code=int(Exit.OK))
             return Exit.OK
         self._operations = Operations(self._loaded, document, store, self._broker_admin, self._writer.put, self)
-        self._switches = Switches(self._loaded, self._shared, self._operations.end_switch, self._wake.set)
+        self._switches = Switches(self._loaded, self._shared, self._operations, self._wake.set)
         try:
             self._begin(server)
             await self._serve()
@@ -170,7 +170,7 @@ class Service:
             if now >= due:
                 due = now + BEAT
                 self._beat()
-            self._switches.end(self._stages.due(), lambda: self._operations.document)
+            self._switches.end(self._stages.due())
             self._publish()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), due - now)
@@ -230,8 +230,8 @@ class Service:
         left = CLOSE if self._stop is None else self._stop.service - time.monotonic()
         return max(0.25, min(CLOSE, left))
 
-    def reset_shared(self, name: str) -> bool:
-        """Replace a shared object by a new one; returns False if there is none of this name."""
+    def reset_shared(self, name: str) -> str | None:
+        """Replace a shared object by a new one; returns why that cannot be now, or "", or None if there is none."""
         return self._shared.reset(name)
 
     # --- signals

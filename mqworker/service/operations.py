@@ -47,8 +47,8 @@ class OperationsOwner(Protocol):
     def begin_drain(self) -> None:
         """Begin to end, unless the end has begun."""
 
-    def reset_shared(self, name: str) -> bool:
-        """Replace a shared object by a new one; returns False if there is none of this name."""
+    def reset_shared(self, name: str) -> str | None:
+        """Replace a shared object by a new one; returns why that cannot be now, or "", or None if there is none."""
 
 
 class Operations:
@@ -91,8 +91,11 @@ class Operations:
     async def reset_shared(self, name: str) -> None:
         """Replace a shared object by a new one."""
         self._refuse_at_the_end()
-        if not self._owner.reset_shared(name):
+        why = self._owner.reset_shared(name)
+        if why is None:
             raise ControlError("unknown_stage", f"there is no shared object {name}")
+        if why:
+            raise ControlError("busy", f"the shared object {name}: {why}")
         logs.report(
             log, logging.WARNING, "shared_reset", f"the shared object {name} is replaced by a new one", shared=name
         )

@@ -1,7 +1,8 @@
 """All shared objects of a service: which there are, with which code, and their part in a change of code.
 
 Lives in the Service's main thread, on its loop. Owns a SharedSupervisor of each object that a running stage uses, or is
-about to use. One object serves all stages; the code that was committed last serves it.
+about to use. One object serves all stages; the code that was committed last serves it. An object that no stage uses any
+more stays for as long as a drain may take: Consumers of before may still call it.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from mqworker.ipc import logs
 from mqworker.ipc.messages import LogEvent
 from mqworker.service.shared_supervisor import SharedCode, SharedSupervisor
 
-Moves = list[tuple[SharedSupervisor, SharedCode]]  # which objects take over which code
+Moves = dict[str, SharedCode]  # the code that each object has to be ready to serve
 
 
 class SharedObjects:
@@ -27,53 +28,62 @@ class SharedObjects:
         self._loaded = loaded
         self._on_change, self._on_log = on_change, on_log
         self._supervisors: dict[str, SharedSupervisor] = {}
-        self._leaving: list[SharedSupervisor] = []
-        self._wanted: dict[tuple[str, str], SharedCode] = {}  # (object, stage) -> the code that the stage has for it
+        self._committed: dict[tuple[str, str], SharedCode] = {}  # (object, stage) -> the code that the stage has for it
+        self._needed: dict[str, SharedCode] = {}  # the code with which each object is to be served
+        self._unneeded: dict[str, float] = {}  # object -> when it is to end (CLOCK_MONOTONIC)
 
     def want(self, document: Document) -> None:
         """Serve the objects that the running stages use, or will use once a change is committed."""
-        level = logs.LEVELS[document.log_level]
-        needed: set[str] = set()
-        for stage_name, stage in document.stages.items():
-            for name, code in _codes(stage.version).items() if stage.running else ():
-                needed.add(name)
-                changed = self._wanted.get((name, stage_name)) != code
-                self._wanted[name, stage_name] = code
-                if name not in self._supervisors or changed:
-                    self._supervisor(name).want(code, level)
-            if stage.candidate is not None:
-                for name, code in _codes(stage.candidate.version).items():
-                    needed.add(name)
-                    if name not in self._supervisors:
-                        self._supervisor(name).want(code, level)
-        for name in self._supervisors.keys() - needed:
-            leaving = self._supervisors.pop(name)
-            leaving.end(time.monotonic() + self._loaded.config.service.drain_deadline)
-            self._leaving.append(leaving)
-            self._wanted = {key: code for key, code in self._wanted.items() if key[0] != name}
+        now, before = time.monotonic(), self._needed
+        self._needed = needed = self._wanted(document)
+        for name in self._supervisors.keys() - needed.keys() - self._unneeded.keys():
+            self._unneeded[name] = now + self._loaded.config.service.drain_deadline
+        for name, code in needed.items():
+            self._unneeded.pop(name, None)
+            if before.get(name) != code or name not in self._supervisors:
+                self._supervisor(name).want(code)
         for supervisor in self._supervisors.values():
-            supervisor.use_level(level)
+            supervisor.use_level(logs.LEVELS[document.log_level])
+
+    def _wanted(self, document: Document) -> Moves:
+        """Return which objects are needed, each with the code that was committed last."""
+        needed: Moves = {}
+        for stage_name, stage in document.stages.items():
+            for name, code in _codes(stage.version, stage.code).items() if stage.running else ():
+                newly = self._committed.get((name, stage_name)) != code and name in self._needed
+                self._committed[name, stage_name] = code
+                if newly:
+                    needed[name] = code
+                else:
+                    needed.setdefault(name, self._needed.get(name, code))
+            for name, code in self.moves(stage).items():
+                needed.setdefault(name, self._needed.get(name, code))
+        return needed
 
     def beat(self) -> None:
         """Do everything that is due; called every half second."""
-        for supervisor in self._supervisors.values():
-            supervisor.beat()
-        self._leaving = [each for each in self._leaving if each.alive]
+        now = time.monotonic()
+        for name, supervisor in list(self._supervisors.items()):
+            if not supervisor.ending and self._unneeded.get(name, now) < now:
+                supervisor.end(now + self._loaded.config.service.drain_deadline)
+            if supervisor.ending and not supervisor.alive:
+                del self._supervisors[name]
+                self._unneeded.pop(name, None)
+                if name in self._needed:  # it is used again by now
+                    self._supervisor(name).want(self._needed[name])
+            else:
+                supervisor.beat()
 
-    def reset(self, name: str) -> bool:
-        """Replace an object by a new one; returns False if there is none of this name."""
-        if name not in self._supervisors:
-            return False
-        self._supervisors[name].reset()
-        return True
+    def reset(self, name: str) -> str | None:
+        """Replace an object by a new one; returns why that cannot be now, or "", or None if there is none."""
+        return self._supervisors[name].reset() if name in self._supervisors else None
 
     async def close(self, seconds: float) -> None:
         """End all, each with a snapshot, within this time."""
         until = time.monotonic() + seconds
-        everyone = [*self._supervisors.values(), *self._leaving]
-        for supervisor in everyone:
+        for supervisor in self._supervisors.values():
             supervisor.end(until)
-        while any(each.alive for each in everyone) and time.monotonic() < until + 1:  # noqa: ASYNC110 - once, at the end
+        while any(each.alive for each in self._supervisors.values()) and time.monotonic() < until + 1:  # noqa: ASYNC110 - once, at the end
             await asyncio.sleep(0.01)
 
     def views(self) -> dict[str, SharedView]:
@@ -83,27 +93,29 @@ class SharedObjects:
     # --- a change of a stage's code
 
     def moves(self, stage: StageDesired) -> Moves:
-        """Return the objects that have to take over other code before a stage's candidate is committed."""
-        if stage.candidate is None:
-            return []
-        return [
-            (self._supervisors[name], code)
-            for name, code in _codes(stage.candidate.version).items()
-            if name in self._supervisors and self._supervisors[name].needs_move(code)
-        ]
+        """Return the code that objects have to be ready to serve before a stage's candidate is committed."""
+        candidate = stage.candidate
+        return _codes(candidate.version, candidate.code) if candidate is not None else {}
+
+    def are_prepared(self, moves: Moves) -> bool:
+        """Return whether all are ready."""
+        return all(
+            name in self._supervisors and self._supervisors[name].is_prepared(code) for name, code in moves.items()
+        )
 
     async def prepare(self, moves: Moves, deadline: float) -> str:
-        """Load the state of these objects under other code; returns why that cannot be, or ""."""
-        for supervisor, code in moves:
-            if why := await supervisor.prepare(code, deadline):
+        """Make all ready; returns why that cannot be, or ""."""
+        for name, code in moves.items():
+            if name in self._supervisors and (why := await self._supervisors[name].prepare(code, deadline)):
                 self.give_up(moves)
                 return why
         return ""
 
     def give_up(self, moves: Moves) -> None:
-        """Let the objects go on with the code of before."""
-        for supervisor, _ in moves:
-            supervisor.give_up()
+        """Let the objects go on with the code that serves."""
+        for name, code in moves.items():
+            if name in self._supervisors:
+                self._supervisors[name].give_up(code)
 
     def _supervisor(self, name: str) -> SharedSupervisor:
         if name not in self._supervisors:
@@ -115,6 +127,7 @@ class SharedObjects:
         return self._supervisors[name]
 
 
-def _codes(version: Version) -> dict[str, SharedCode]:
+def _codes(version: Version, build: int) -> Moves:
     """Return the code of each shared object that a generation uses."""
-    return {use.name: SharedCode(use.job, version.copy) for use in version.shared}
+    unknown = build if version.copy is None else 0
+    return {use.name: SharedCode(use.job, version.copy, unknown) for use in version.shared}

@@ -1,20 +1,21 @@
-"""The supervisor of one shared object: keeps its process alive, ends a call that takes too long, takes new code over.
+"""The supervisor of one shared object: keeps its process alive, ends calls that take too long, moves it to new code.
 
-Lives in the Service's main thread, on its loop. Owns the process that serves the object, and during a change of code a
-second one, on trial. Sends SharedSpecs and SharedOrders, receives SharedReports. A process that dies is started again,
-with backoff when it achieves nothing; the call that it died in is charged, once. One that says why it cannot serve
-(its class, its files) is not started again with the same code until somebody asks for it.
+Lives in the Service's main thread, on its loop. Owns the process that serves the object, and during a move a second
+one, on trial. Sends SharedSpecs and SharedOrders, receives SharedReports. A process that dies is started again, with
+backoff when it achieves nothing; the call that it died in is charged, once. One that says why it cannot serve (its
+class, its files) is tried again now and then, and whenever somebody asks.
 
-New code: the object is paused and writes a snapshot; a second process loads that under the new class. Only when it has
-done so may the change be committed; then it takes over. Callers wait meanwhile, and notice nothing.
+A move to new code: the object is paused and writes a snapshot; a second process loads that under the new class. Only
+when it has done so may the change be committed; then it takes over. Callers wait meanwhile. There is one move at a
+time; if either process dies, it has failed, and nothing has changed.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -46,6 +47,8 @@ from mqworker.shared_state.written_by import written_by
 
 FRUITFUL_AGE = 10.0  # seconds after which a life counts as fruitful
 MOVE_DEADLINE = 600.0  # seconds to load the state under the code of a start
+PAUSED = 30.0  # seconds that a loaded trial may wait for its commit, while callers wait
+RETRY = 30.0  # seconds until one that cannot serve is tried again
 STOP_GRACE = 0.5  # seconds that a process may take to end beyond the deadline it was told
 
 _reports = msgspec.msgpack.Decoder(SharedReport)
@@ -54,15 +57,19 @@ log = logging.getLogger("mqworker.service.shared_supervisor")
 
 
 class SharedCode(NamedTuple):
-    """The code of a shared object."""
+    """The code of a shared object; `build` tells code apart that is not kept in copies."""
 
     job: str  # "module:Class"
     copy: CodeCopy | None
+    build: int = 0
 
     @property
     def digest(self) -> str:
-        """Return what tells it from other code."""
-        return self.copy.digest if self.copy is not None else f"in the folder: {self.job}"
+        """Return what names it in the journal."""
+        return self.copy.digest if self.copy is not None else UNKNOWN
+
+
+UNKNOWN = "not kept"  # the digest of code without a copy
 
 
 class _Life:
@@ -74,8 +81,24 @@ class _Life:
         self.status: SharedStatus | None = None
         self.unfit: SharedUnfit | None = None
         self.ended = False
+        self.judged = 0.0  # when the call began for which we killed it
         self.child: Child
         self.news = asyncio.Event()
+
+    @property
+    def state(self) -> str:
+        """What it last reported."""
+        return self.status.state if self.status is not None else "starting"
+
+
+class _Move:
+    """A move to other code."""
+
+    def __init__(self, code: SharedCode) -> None:
+        self.code = code
+        self.trial: _Life | None = None
+        self.task: asyncio.Task[str]
+        self.ready_at: float | None = None
 
 
 class SharedSupervisor:
@@ -93,35 +116,31 @@ class SharedSupervisor:
         self.name = name
         self.restarts = 0
         self.problem = ""
+        self.ending = False
         self._root, self._state_dir, self._deadline = root, state_dir, deadline
+        self._folder = folder_of(state_dir, name)
         self._on_change, self._on_log = on_change, on_log
         self._level = logging.INFO
-        self._code: SharedCode | None = None  # that should serve
+        self._code: SharedCode | None = None  # that serves, or with which it is started again
         self._serving: _Life | None = None
-        self._trial: _Life | None = None
+        self._move: _Move | None = None
         self._charge: Charge | None = None
-        self._stuck = False  # it has said why it cannot serve
-        self._ending = False
+        self._retry_at = 0.0  # when one that could not serve is tried again
         self._budget = Budget()
-        self._task: asyncio.Task[str] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # --- what is wanted
 
-    def want(self, code: SharedCode, level: int) -> None:
-        """Serve the object with this code; if it is served with other code, that gives way, or has been prepared to."""
-        self.use_level(level)
-        if self._code is None:
+    def want(self, code: SharedCode) -> None:
+        """Serve the object with this code, which is committed: at once if that was prepared, else after a move."""
+        self._retry_at = 0.0
+        if self._move is not None and self._move.code == code and self._move.ready_at is not None:
+            self._take_over(self._move)
+        elif self._code is None or self._serving is None:
             self._code = code
-        elif self._trial is not None and self._trial.code == code:
-            self.take_over(code)
-        elif self.needs_move(code):
-            self._stuck = False
-            self._task = asyncio.create_task(self._move(code))
+        elif self._code != code:
+            self._go(self._moved(code))
         self.beat()
-
-    def needs_move(self, code: SharedCode) -> bool:
-        """Return whether the state has to be loaded under this code before it can serve."""
-        return self._code is not None and self._code != code
 
     def use_level(self, level: int) -> None:
         """Log from this level on."""
@@ -132,111 +151,156 @@ class SharedSupervisor:
     def beat(self) -> None:
         """Do everything that is due; called every half second."""
         now = time.monotonic()
-        life = self._serving
+        life, move = self._serving, self._move
+        if move is not None and move.ready_at is not None and now - move.ready_at > PAUSED:
+            self.give_up(move.code)
         if life is not None:
-            found = read_execution(folder_of(self._state_dir, self.name) / EXECUTION)
-            if found is not None and now - found.started > self._deadline and life.child.alive:
-                life.child.kill(f"its call of {found.method or 'handle'} took longer than {self._deadline:g} s")
-        elif not self._ending and not self._stuck and self._code is not None and self._budget.may_start(now):
+            if life.state in ("serving", "paused"):
+                self._judge(life, now)
+        elif not self.ending and self._code is not None and now >= self._retry_at and self._budget.may_start(now):
             self._begin(self._code)
 
-    def reset(self) -> None:
-        """Replace the object by a new one; what is remembered of calls stays."""
-        if self._serving is not None:
+    def reset(self) -> str:
+        """Replace the object by a new one, and keep what is remembered of calls; returns why that cannot be, or ""."""
+        if self._move is not None:
+            return "its state is being loaded under other code: try again in a moment"
+        if self._serving is not None and self._serving.unfit is None:
             self._send(self._serving, ResetState())
-        elif self._code is not None:
-            self._stuck = False
+        elif self._code is not None and self._serving is None:
             self._serving = self._start(self._code, fresh=True)
+        return ""
 
     def end(self, until: float) -> None:
         """End for good, with a snapshot, until `until` (CLOCK_MONOTONIC) at most."""
-        self._ending = True
-        for life in (self._serving, self._trial):
-            if life is not None and life.child.alive:
-                self._send(life, StopSharing())
-                life.child.kill_after(max(0.0, until - time.monotonic()) + STOP_GRACE, "it did not end in time")
+        self.ending = True
+        if self._move is not None:
+            self.give_up(self._move.code)
+        life = self._serving
+        if life is not None and life.child.alive:
+            self._send(life, StopSharing())
+            life.child.kill_after(max(0.0, until - time.monotonic()) + STOP_GRACE, "it did not end in time")
 
     @property
     def alive(self) -> bool:
-        """Whether any process is left."""
-        return any(life is not None and life.child.alive for life in (self._serving, self._trial))
+        """Whether its process is left."""
+        return self._serving is not None
 
     def view(self) -> SharedView:
         """Return the object for the snapshot."""
-        status = self._serving.status if self._serving is not None else None
-        state = status.state if status is not None else "starting" if self._serving is not None else "down"
-        return SharedView(self.name, self._code.job if self._code else "", state, self.problem, self.restarts, status)
+        life = self._serving
+        state = "down" if life is None else life.state
+        job = self._code.job if self._code is not None else ""
+        return SharedView(self.name, job, state, self.problem, self.restarts, life.status if life is not None else None)
 
-    # --- a change of code
+    # --- a move to other code
+
+    def needs_move(self, code: SharedCode) -> bool:
+        """Return whether this code is not ready to serve."""
+        life = self._serving
+        return self._code != code or life is None or life.state not in ("serving", "paused")
+
+    def is_prepared(self, code: SharedCode) -> bool:
+        """Return whether this code may be committed."""
+        move = self._move
+        if move is not None:
+            return move.code == code and move.ready_at is not None
+        return not self.needs_move(code)
 
     async def prepare(self, code: SharedCode, deadline: float) -> str:
         """Load the state under other code, beside the process that serves; returns why that cannot be, or "".
 
-        Afterwards either `take_over` or `give_up` has to be called.
+        Afterwards `want` lets it serve; `give_up`, a dead process, or too long a wait undoes it.
         """
-        life = self._serving
-        if life is None or not life.child.alive:
-            return ""  # the next start takes care of it
         try:
             async with asyncio.timeout(deadline):
-                self._send(life, Pause())
-                self._send(life, TakeSnapshot())
-                why = await self._reported(life, lambda status: status.state == "paused" and not status.journaled)
-                if not why and life.status is not None and life.status.snapshot_problem:
-                    why = life.status.snapshot_problem
-                if not why:
-                    self._trial = trial = self._start(code, trial=True)
-                    why = await self._reported(trial, lambda status: status.state == "trial")
+                while self._move is not None and self._move.code != code:
+                    await asyncio.wait({self._move.task})
+                    if self._move is not None and self._move.code != code:
+                        await asyncio.sleep(0.05)  # it waits for its commit
+                if self._code == code:
+                    why = await self._reported(self._serving, "serving", "paused")
+                else:
+                    if self._move is None:
+                        self._move = move = _Move(code)
+                        move.task = asyncio.create_task(self._load(move))
+                    (done,), _ = await asyncio.wait({self._move.task})
+                    why = "the move was given up" if done.cancelled() else done.result()
         except TimeoutError:
-            return f"the state of the shared object {self.name} could not be taken over within {deadline:g} s"
+            self.give_up(code)
+            why = f"its state could not be loaded within {deadline:g} s"
         return why and f"the shared object {self.name}: {why}"
 
-    def take_over(self, code: SharedCode) -> None:
-        """Let the prepared process serve, in the place of the other."""
-        self._code = code
-        old, self._serving, self._trial = self._serving, self._trial, None
-        if self._serving is None:
-            self._serving = old  # there was no state to take over: nothing served then
+    def give_up(self, code: SharedCode) -> None:
+        """Go on with the code that serves, if there is a move to this code."""
+        move = self._move
+        if move is None or move.code != code:
             return
+        self._move = None
+        if move.task is not asyncio.current_task():
+            move.task.cancel()
+        if move.trial is not None:
+            move.trial.child.kill("the change was undone")
+        self._send(self._serving, Resume())
+
+    async def _load(self, move: _Move) -> str:
+        """Pause, write a snapshot, and load it under the other code."""
+        life = self._serving
+        if life is None:
+            why = "it is down: " + (self.problem or "it is being started")
+        else:
+            why = await self._reported(life, "serving", "paused")
+        if not why and life is not None:
+            self._send(life, Pause())
+            self._send(life, TakeSnapshot())
+            why = await self._reported(life, "paused", empty=True)
+            if not why and life.status is not None:
+                why = life.status.snapshot_problem
+        if not why:
+            move.trial = self._start(move.code, trial=True)
+            why = await self._reported(move.trial, "trial")
+        if why:
+            self.give_up(move.code)
+        else:
+            move.ready_at = time.monotonic()
+        return why
+
+    async def _moved(self, code: SharedCode) -> None:
+        """Move to code that is committed already."""
+        why = await self.prepare(code, MOVE_DEADLINE)
+        if not why and self.is_prepared(code):
+            self.want(code)
+        elif why:
+            what = f"{why}; the code of before serves it"
+            logs.report(log, logging.ERROR, "shared_code", what, shared=self.name)
+            self._send(self._serving, Resume())
+
+    def _take_over(self, move: _Move) -> None:
+        """Let the trial serve, in the place of the process that has served so far."""
+        old, self._move = self._serving, None
+        self._code, self._serving = move.code, move.trial
         if old is not None:
             old.child.kill("other code has taken its state over")
         self._send(self._serving, Resume())
 
-    def give_up(self) -> None:
-        """Go on with the code that served before."""
-        trial, self._trial = self._trial, None
-        if trial is not None:
-            trial.child.kill("the change was undone")
-        self._send(self._serving, Resume())
+    def _go(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # --- processes
 
     def _begin(self, code: SharedCode) -> None:
-        """Start it; if its journal was written by other code, by that code first, which then gives way."""
-        digest = written_by(folder_of(self._state_dir, self.name))
-        first = code
-        if digest and digest != code.digest:
-            copy = CodeCopy(digest, str(self._root))
-            if copy.path(self._state_dir).is_dir():
-                first = SharedCode(code.job, copy)
-        self._serving = self._start(first)
-        if first != code and self._serving is not None:
-            self._task = asyncio.create_task(self._move(code))
+        """Start it; if its state needs other code, with that, which serves nobody before the move has succeeded."""
+        digest = written_by(self._folder)
+        copy = CodeCopy(digest, str(self._root))
+        if not digest or digest == code.digest or not copy.path(self._state_dir).is_dir():
+            self._serving = self._start(code)
+            return
+        self._code = SharedCode(code.job, copy)
+        self._serving = self._start(self._code, held=True)
+        self._go(self._moved(code))
 
-    async def _move(self, code: SharedCode) -> str:
-        """Load the state under other code, and let that serve."""
-        life = self._serving
-        why = await self._reported(life, lambda status: status.state == "serving") if life is not None else ""
-        why = why or await self.prepare(code, MOVE_DEADLINE)
-        if why:
-            self.give_up()
-            what = f"{why}; the code of before serves the shared object {self.name}"
-            logs.report(log, logging.ERROR, "shared_code", what, shared=self.name)
-        else:
-            self.take_over(code)
-        return why
-
-    def _start(self, code: SharedCode, *, trial: bool = False, fresh: bool = False) -> _Life | None:
+    def _start(self, code: SharedCode, *, trial: bool = False, fresh: bool = False, held: bool = False) -> _Life | None:
         life = _Life(code)
         life.child = child = Child(
             _reports,
@@ -250,7 +314,9 @@ class SharedSupervisor:
             self.problem = f"its process could not be started: {error.strerror}"
             self._budget.died(time.monotonic(), fruitful=False)
             return None
-        charge, self._charge = (None if trial else self._charge), (self._charge if trial else None)
+        charge = None
+        if not trial:
+            charge, self._charge = self._charge, None
         child.send(
             SharedSpec(
                 name=self.name,
@@ -262,27 +328,37 @@ class SharedSupervisor:
                 log_level=self._level,
                 fresh=fresh,
                 trial=trial,
+                held=held,
                 charge=charge,
             )
         )
         return life
 
+    def _judge(self, life: _Life, now: float) -> None:
+        """Kill the process if its call takes too long."""
+        found = read_execution(self._folder / EXECUTION)
+        if found is not None and found.started >= life.began and now - found.started > self._deadline:
+            life.judged = found.started
+            life.child.kill(f"its call of {found.method or 'handle'} took longer than {self._deadline:g} s")
+
     def _send(self, life: _Life | None, order: SharedOrder) -> None:
         if life is not None:
             life.child.send(order)
 
-    async def _reported(self, life: _Life | None, fits: Callable[[SharedStatus], bool]) -> str:
-        """Wait for a report that fits; returns why there will be none, or ""."""
+    async def _reported(self, life: _Life | None, *states: str, empty: bool = False) -> str:
+        """Wait until it reports one of these states, `empty`: with an empty journal; returns why it will not, or ""."""
         if life is None:
-            return self.problem
-        while not (life.status is not None and fits(life.status)):
+            return self.problem or "it is down"
+        while True:
+            status = life.status
             if life.unfit is not None:
                 return life.unfit.reason
             if not life.child.alive:
                 return f"its process {life.child.death}"
+            if status is not None and status.state in states and not (empty and status.journaled):
+                return ""
             life.news.clear()
             await life.news.wait()
-        return ""
 
     # --- what the processes report
 
@@ -303,34 +379,38 @@ class SharedSupervisor:
     def _refused(self, life: _Life, report: SharedUnfit) -> None:
         if life is not self._serving:
             return
-        self._stuck = report.kind != "disk"
+        self._retry_at = time.monotonic() + RETRY
+        if self.problem != report.reason:
+            what = f"the shared object {self.name} cannot be served: {report.reason}"
+            trace = report.traceback or None
+            logs.report(log, logging.ERROR, "shared_unfit", what, shared=self.name, traceback=trace)
         self.problem = report.reason
-        logs.report(
-            *(log, logging.ERROR, "shared_unfit", f"the shared object {self.name} cannot be served: {report.reason}"),
-            shared=self.name,
-            traceback=report.traceback or None,
-        )
 
     def _on_death(self, life: _Life, death: Death) -> None:
         life.news.set()
-        if life is self._trial:
-            self._trial = None
+        move = self._move
+        if move is not None and (life is move.trial or life is self._serving):
+            self.give_up(move.code)
         if life is not self._serving:
             return
-        self._serving = None
+        self._serving, now = None, time.monotonic()
         if life.ended or life.unfit is not None:
-            self._budget.died(time.monotonic(), fruitful=life.ended)
-            return
-        now = time.monotonic()
+            self._budget.died(now, fruitful=life.ended)
+        else:
+            self._died(life, death, now)
+        self.beat()
+        self._on_change()
+
+    def _died(self, life: _Life, death: Death, now: float) -> None:
+        """Note an end that nobody ordered, and whose call it was."""
         self.restarts += 1
         self._budget.died(now, fruitful=now - life.began > FRUITFUL_AGE)
+        self.problem = f"its last process {death}"
         why = life.child.kill_reason or f"it {death}"
-        found = read_execution(folder_of(self._state_dir, self.name) / EXECUTION)
+        found = read_execution(self._folder / EXECUTION)
         what = f"the process of the shared object {self.name} {death}"
-        if found is not None and found.message:
+        guilty = found is not None and found.started >= life.began and life.judged in (0.0, found.started)
+        if found is not None and guilty and found.message:
             self._charge = Charge(found.stage, found.message, found.call, f"the shared object died in this call: {why}")
             what += f" in a call of {found.method or 'handle'} for stage {found.stage}, whose message is charged"
         logs.report(log, logging.ERROR, "shared_died", f"{what}: {why}", shared=self.name)
-        self.problem = f"its last process {death}"
-        self.beat()
-        self._on_change()

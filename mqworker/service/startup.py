@@ -141,7 +141,7 @@ class _StageCheck:
                 if not (other.problems or other.fields):
                     return without._replace(shared=other.shared), other
         if not report.died and (report.problems or report.fields) and (last := await self._ask_last()) is not None:
-            return found._replace(refused="; ".join(_first_lines(report))), last
+            return found._replace(refused="; ".join(_first_lines(report)), shared=last.shared), last
         return found, report
 
     async def _ask_last(self) -> CodeReport | None:

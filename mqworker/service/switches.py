@@ -6,55 +6,66 @@ objects whose class changes are loaded under it; if that fails, the change is un
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from mqworker.config.load import Loaded
 from mqworker.control.desired_state import Commit, Document, Revert, Undo
 from mqworker.service.shared_objects import Moves, SharedObjects
 
 
-class Switches:
-    """See the module head. `store` stores an end, `wake` lets the loop ask again."""
+class Storing(Protocol):
+    """Operations, as the switches know them."""
 
-    def __init__(
-        self,
-        loaded: Loaded,
-        shared: SharedObjects,
-        store: Callable[[Commit | Undo | Revert], None],
-        wake: Callable[[], None],
-    ) -> None:
+    document: Document
+    ending: bool
+
+    def end_switch(self, asked: Commit | Undo | Revert) -> None:
+        """Store how a change ends, if it can be stored now."""
+
+
+class _Preparing(NamedTuple):
+    moves: Moves
+    task: asyncio.Task[str]
+
+
+class Switches:
+    """See the module head. `wake` lets the loop ask again."""
+
+    def __init__(self, loaded: Loaded, shared: SharedObjects, operations: Storing, wake: Callable[[], None]) -> None:
         self._config = loaded.config
         self._shared = shared
-        self._store = store
+        self._operations = operations
         self._wake = wake
-        self._preparing: dict[tuple[str, int], tuple[Moves, asyncio.Task[str]]] = {}  # (stage, code of its candidate)
+        self._preparing: dict[tuple[str, int], _Preparing] = {}  # (stage, code of its candidate)
 
-    def end(self, due: Sequence[Commit | Undo | Revert], document: Callable[[], Document]) -> None:
+    def end(self, due: Sequence[Commit | Undo | Revert]) -> None:
         """Bring these changes to their end, as far as that can be now."""
-        for each in due:
+        for each in due if not self._operations.ending else ():
             if isinstance(each, Commit):
-                self._commit(each, document())
+                self._commit(each)
             else:
-                self._store(each)
+                self._operations.end_switch(each)
         for stage, code in list(self._preparing):
-            now = document().stages[stage]
-            if now.candidate is None or now.candidate.code != code:  # it is over
+            now = self._operations.document.stages[stage]
+            if now.candidate is None or now.candidate.code != code or self._operations.ending:
                 moves, task = self._preparing.pop((stage, code))
                 task.cancel()
-                if now.code != code:
+                if now.code != code:  # it was not committed
                     self._shared.give_up(moves)
 
-    def _commit(self, commit: Commit, document: Document) -> None:
-        stage, key = document.stages[commit.stage], (commit.stage, commit.code)
-        if key not in self._preparing:
-            moves = self._shared.moves(stage)
-            if not moves:
-                self._store(commit)
-                return
+    def _commit(self, commit: Commit) -> None:
+        key = commit.stage, commit.code
+        moves = self._shared.moves(self._operations.document.stages[commit.stage])
+        preparing = self._preparing.get(key)
+        if preparing is None and not self._shared.are_prepared(moves):
             deadline = self._config.stages[commit.stage].setup_deadline
             task = asyncio.create_task(self._shared.prepare(moves, deadline))
             task.add_done_callback(lambda _: self._wake())
-            self._preparing[key] = moves, task
-        _, task = self._preparing[key]
-        if task.done():
-            why = task.result()
-            self._store(Undo(commit.stage, commit.code, why) if why else commit)
+            self._preparing[key] = _Preparing(moves, task)
+        elif preparing is None or (preparing.task.done() and self._shared.are_prepared(moves)):
+            self._operations.end_switch(commit)
+        elif preparing.task.done():
+            why = preparing.task.result() if not preparing.task.cancelled() else ""
+            del self._preparing[key]  # without a reason: it was ready, and is not any more
+            if why:
+                self._operations.end_switch(Undo(commit.stage, commit.code, why))

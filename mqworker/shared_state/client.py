@@ -27,7 +27,7 @@ from mqworker.shared_state.folder import connect, folder_of
 from mqworker.shared_state.identity import NO_MESSAGE, link_key, proxy_key
 from mqworker.shared_state.messages import Answers, Call, Caller, Calls
 
-DEADLINE: Final = 60.0  # seconds of one call, with all that it waits for
+DEADLINE: Final = 3600.0  # seconds of one call, with all that it waits for: an object may be down until it is repaired
 POLL: Final = 0.5  # seconds after which a wait looks at its deadline
 BACKOFF: Final = (0.002, 0.05)  # seconds between attempts to connect: at first, at most
 READ: Final = 1 << 16  # bytes; memory for more comes from the system each time

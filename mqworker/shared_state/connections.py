@@ -44,7 +44,7 @@ class Connections:
         self._log = log
         self._all: dict[int, Connection] = {}
         self._answered: list[Connection] = []
-        self._paused = self._refusing = False
+        self._refusing = False
 
     def __len__(self) -> int:
         return len(self._all)
@@ -64,7 +64,6 @@ class Connections:
             self._refusing = False
             peer.setblocking(False)
             self._all[peer.fileno()] = connection = Connection(peer)
-            connection.events = 0 if self._paused else select.EPOLLIN
             self._poll.register(peer, connection.events)
 
     def ready(self, fd: int, events: int) -> bool:
@@ -76,7 +75,7 @@ class Connections:
             self._write(connection)
             self._handle_frames(connection)
             self._listen(connection)
-        elif events & select.EPOLLIN and not self._paused:
+        elif events & select.EPOLLIN:
             self._read(connection)
         elif events & (select.EPOLLHUP | select.EPOLLERR):
             self._close(connection)
@@ -88,11 +87,11 @@ class Connections:
             self._write(connection)
         self._answered.clear()
 
-    def pause(self, *, paused: bool) -> None:
-        """Read nothing more, or go on."""
-        self._paused = paused
+    def close(self) -> None:
+        """Close all: callers send again what was not answered."""
         for connection in list(self._all.values()):
-            self._listen(connection)
+            self._close(connection)
+        self._answered.clear()
 
     def close_copies(self) -> None:
         """Close the connections in a process that user code has forked."""
@@ -115,7 +114,7 @@ class Connections:
     def _handle_frames(self, connection: Connection) -> None:
         """Handle what was received, as long as the answers are read."""
         try:
-            while connection.frames is not None and len(connection.out) < UNREAD and not self._paused:
+            while connection.frames is not None and len(connection.out) < UNREAD:
                 payload = next(connection.frames, None)
                 if payload is None:
                     connection.frames = None
@@ -154,8 +153,8 @@ class Connections:
 
     def _listen(self, connection: Connection) -> None:
         """Ask for the events that are wanted now."""
-        goes_on = connection.frames is not None and not self._paused
-        reads = connection.frames is None and not self._paused and len(connection.out) < UNREAD
+        goes_on = connection.frames is not None
+        reads = connection.frames is None and len(connection.out) < UNREAD
         events = (select.EPOLLIN if reads else 0) | (select.EPOLLOUT if connection.out or goes_on else 0)
         fd = connection.peer.fileno()
         if fd >= 0 and events != connection.events:

@@ -39,6 +39,7 @@ class SharedSpec(msgspec.Struct, frozen=True):
     log_level: int
     fresh: bool = False  # begin with a new object, also if the state cannot be loaded; what is remembered stays
     trial: bool = False  # load, report, and serve only when told: another process still has the folder
+    held: bool = False  # begin as after a Pause
     charge: Charge | None = None
     snapshot_bytes: int = 64 << 20  # of journal after which a snapshot is made
     snapshot_deadline: float = 300.0  # seconds until the process that writes it is killed

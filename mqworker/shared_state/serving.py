@@ -7,6 +7,7 @@ at StopSharing, or when its parent is gone. An OSError of the journal passes thr
 
 import os
 import select
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -95,20 +96,23 @@ class Serving:
             self._snapshots.write_now()
         else:
             self._snapshots.made = recovered.made
-        self._ending = self._paused = False
+        self._ending, self._paused = False, spec.held
         self._orders = frames.FrameParser()
         self._poll = select.epoll()
         self._connections = Connections(self._poll, state, outside.log)
-        self._listening = folders.listen(folder)
+        self._folder = folder
+        self._listening: socket.socket | None = None
         os.set_blocking(outside.down, False)
-        for file in (outside.down, self._listening):
-            self._poll.register(file, select.EPOLLIN)
+        self._poll.register(outside.down, select.EPOLLIN)
+        if not spec.held:
+            self._listen()
         os.register_at_fork(after_in_child=self._close_copies)
 
     def _close_copies(self) -> None:
         """Close, in a process that user code has forked, what would outlive us there: callers would wait for it."""
         self._poll.close()
-        self._listening.close()
+        if self._listening is not None:
+            self._listening.close()
         self._connections.close_copies()
         self._journal.close()
 
@@ -126,7 +130,7 @@ class Serving:
     def _ready(self, fd: int) -> None:
         if fd == self._outside.down:
             self._take_orders()
-        elif fd == self._listening.fileno():
+        elif self._listening is not None and fd == self._listening.fileno():
             self._connections.accept(self._listening)
         elif fd == self._snapshots.pidfd:
             self._poll.unregister(fd)
@@ -168,9 +172,11 @@ class Serving:
 
     def _obey(self, order: SharedOrder) -> None:
         match order:
-            case Pause() | Resume():
-                self._paused = isinstance(order, Pause)
-                self._connections.pause(paused=self._paused)
+            case Pause():
+                self._pause()
+            case Resume():
+                self._paused = False
+                self._listen()
             case TakeSnapshot():
                 self._take_snapshot()
             case ResetState():
@@ -184,6 +190,20 @@ class Serving:
                 self._ending = True
             case SetLevel():
                 logs.set_level(order.log_level)
+
+    def _listen(self) -> None:
+        if self._listening is None:
+            self._listening = folders.listen(self._folder)
+            self._poll.register(self._listening, select.EPOLLIN)
+
+    def _pause(self) -> None:
+        """Be as if there were no process: callers then know that they wait, and it counts toward nobody's limit."""
+        self._paused = True
+        if self._listening is not None:
+            self._poll.unregister(self._listening)
+            self._listening.close()
+            self._listening = None
+            self._connections.close()
 
     def _take_snapshot(self) -> None:
         if self._paused:

@@ -1,25 +1,45 @@
-"""Which code has written the journal of a shared object that lies in its folder.
+"""Which code has written the state of a shared object that lies in its folder.
 
 Read by the Service before it starts the object's process: a journal is replayed only under the code that wrote it.
+Reads the beginning of files, never a whole one.
 """
 
+import struct
 from pathlib import Path
+from typing import IO
 
-from mqworker.shared_state import segments
+import msgspec
+
+from mqworker.shared_state import segments, snapshot
+
+HEAD = 1 << 16  # bytes, in which the head of a segment is
+FACTS = 1 << 16  # bytes at most of what a snapshot says of itself
+_LENGTH = struct.Struct("<Q")
 
 
 def written_by(folder: Path) -> str:
-    """Return the digest of the code whose calls have to be replayed; "" if there are none, or they cannot be read.
+    """Return the digest of the code that the state needs, or was served by last; "" if there is none to be read.
 
     What cannot be read is the object's process to say.
     """
     try:
         files = segments.choose(path.name for path in folder.iterdir())
         for number in files.journal:
-            data = (folder / segments.segment_name(number)).read_bytes()
-            head = segments.read_head(data)
-            if next(iter(segments.read_records(data, head)), None) is not None:
+            path = folder / segments.segment_name(number)
+            with path.open("rb") as file:
+                head = segments.read_head(file.read(HEAD))
+            if path.stat().st_size > head.begin:
                 return head.digest
-    except (OSError, segments.DamagedState):
+        if files.snapshot:
+            with (folder / segments.snapshot_name(files.snapshot)).open("rb") as file:
+                return _facts_of(file).digest
+    except (OSError, segments.DamagedState, msgspec.MsgspecError, struct.error):
         pass
     return ""
+
+
+def _facts_of(file: IO[bytes]) -> snapshot.SnapshotFacts:
+    if file.read(len(snapshot.MARK)) != snapshot.MARK:
+        raise segments.DamagedState("another form")
+    (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+    return msgspec.msgpack.decode(file.read(min(length, FACTS)), type=snapshot.SnapshotFacts)

@@ -32,7 +32,7 @@ from mqworker.service.burst import Burst
 from mqworker.service.instance import StartError, acquire_lock, prepare
 from mqworker.service.operations import Operations
 from mqworker.service.orphans import Orphans
-from mqworker.service.shared_objects import SharedObjects
+from mqworker.service.shared_supervisors import SharedSupervisors
 from mqworker.service.signals import Signals, dump_stacks
 from mqworker.service.stages import Stages
 from mqworker.service.startup import start_up
@@ -91,7 +91,7 @@ class Service:
         self._burst = Burst(self._broker_admin) if burst else None
         self._orphans = Orphans()
         self._stages = Stages(loaded, lock, self._wake.set, writer.put)
-        self._shared = SharedObjects(loaded, self._wake.set, writer.put)
+        self._shared = SharedSupervisors(loaded, self._wake.set, writer.put)
         self._switches: Switches  # set once the start has ended
         self._operations: Operations  # set once the start has ended
         self._state = "starting"  # starting | running | draining

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from mqworker.config.load import Loaded
 from mqworker.control.desired_state import Commit, Document, Revert, Undo
-from mqworker.service.shared_objects import Moves, SharedObjects
+from mqworker.service.shared_supervisors import Moves, SharedSupervisors
 
 
 class Storing(Protocol):
@@ -31,7 +31,9 @@ class _Preparing(NamedTuple):
 class Switches:
     """See the module head. `wake` lets the loop ask again."""
 
-    def __init__(self, loaded: Loaded, shared: SharedObjects, operations: Storing, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, loaded: Loaded, shared: SharedSupervisors, operations: Storing, wake: Callable[[], None]
+    ) -> None:
         self._config = loaded.config
         self._shared = shared
         self._operations = operations

@@ -21,7 +21,7 @@ from mqworker.service.shared_supervisor import SharedCode, SharedSupervisor
 Moves = dict[str, SharedCode]  # the code that each object has to be ready to serve
 
 
-class SharedObjects:
+class SharedSupervisors:
     """See the module head."""
 
     def __init__(self, loaded: Loaded, on_change: Callable[[], None], on_log: Callable[[LogEvent], None]) -> None:

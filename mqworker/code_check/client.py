@@ -15,6 +15,7 @@ from mqworker.code_check.process import CodeCheck
 from mqworker.ipc.child import Child
 from mqworker.ipc.messages import CodeCopy, CodeFound, CodeQuestion, CodeReport, LogEvent
 from mqworker.ipc.spawn import Death
+from mqworker.shared_state.written_by import digests_needed
 
 _reports = msgspec.msgpack.Decoder(CodeFound | CodeReport)
 
@@ -42,6 +43,8 @@ async def check_code(
     classes of the shared objects that have a name.
     """
     digests = tuple(each.digest for each in needed)
+    if state_dir is not None:
+        digests += digests_needed(state_dir)
     where = "" if state_dir is None else str(state_dir)
     question = CodeQuestion(
         *(str(root), jobs, msgspec.json.encode(params), where, copy, digests, named, allowed, shared or {})

@@ -55,7 +55,7 @@ class InHandRegister:
         in_hand: dict[bytes, float] = {}
         for number in range(COUNT):
             slot = Slot(memoryview(self._map)[number * SLOT : (number + 1) * SLOT])
-            if slot.seq:
+            if slot.seq and slot.started:  # one that waited for a shared object has killed nobody
                 in_hand[slot.fingerprint] = min(slot.started, in_hand.get(slot.fingerprint, slot.started))
         return LastLife(
             self._words[_LIFE],

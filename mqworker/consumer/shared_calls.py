@@ -5,6 +5,7 @@ however often the message runs; so every run is begun with the message's key and
 object that is down does not count toward the soft time limit. Raises what the clients raise.
 """
 
+import os
 import threading
 import time
 from collections import Counter
@@ -31,7 +32,7 @@ class SharedCalls:
         self._slot = slot
         self._waits = (0.0, 0.0)  # when the message began, and when it began to wait
         self._params = b"{}"
-        self._thread = threading.get_ident()
+        self._here = threading.get_ident(), os.getpid()
         self._alarm = alarm
         self._clients: dict[str, SharedClient] = {}
         self._run = (NO_MESSAGE, False)
@@ -71,7 +72,7 @@ class SharedCalls:
 
     def _wait(self, waiting: bool) -> None:
         """Let the time limits stand still while a call waits for an object that is down."""
-        if threading.get_ident() != self._thread:
+        if (threading.get_ident(), os.getpid()) != self._here:
             return
         self._alarm.wait(waiting)
         now = time.monotonic()

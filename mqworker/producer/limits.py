@@ -45,8 +45,9 @@ class Limits:
                 if ticks * tick > STALL:
                     lane.kill(f"it began no message of its chunk for {STALL:g} s")
                 continue
-            if not began:
-                continue  # it waits for a shared object
+            if not began:  # it waits for a shared object
+                lane.read_outbox()
+                continue
             if hard_limit and now - began > hard_limit:
                 asked, tail = stacks.get(lane.number), lane.output_tail
                 if asked is None or asked.message != seq:

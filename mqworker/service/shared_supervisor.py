@@ -92,10 +92,11 @@ class _Life:
 
 
 class _Move:
-    """A move to other code."""
+    """A move to other code; `owners` are those who have asked for it."""
 
     def __init__(self, code: SharedCode) -> None:
         self.code = code
+        self.owners: set[object] = set()
         self.trial: _Life | None = None
         self.task: asyncio.Task[str]
         self.ready_at: float | None = None
@@ -121,11 +122,14 @@ class SharedSupervisor:
         self._folder = folder_of(state_dir, name)
         self._on_change, self._on_log = on_change, on_log
         self._level = logging.INFO
-        self._code: SharedCode | None = None  # that serves, or with which it is started again
+        self._wanted: SharedCode | None = None  # committed: it serves, or is moved to
+        self._code: SharedCode | None = None  # of the process that serves
         self._serving: _Life | None = None
         self._move: _Move | None = None
         self._charge: Charge | None = None
-        self._retry_at = 0.0  # when one that could not serve is tried again
+        self._retry_at = 0.0  # when what could not be is tried again
+        self._fresh = False  # the next process begins with a new object
+        self._without_before = False  # the code that wrote the state cannot be used: try the wanted code at once
         self._budget = Budget()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -133,13 +137,12 @@ class SharedSupervisor:
 
     def want(self, code: SharedCode) -> None:
         """Serve the object with this code, which is committed: at once if that was prepared, else after a move."""
-        self._retry_at = 0.0
-        if self._move is not None and self._move.code == code and self._move.ready_at is not None:
-            self._take_over(self._move)
-        elif self._code is None or self._serving is None:
-            self._code = code
-        elif self._code != code:
-            self._go(self._moved(code))
+        self._wanted, self._retry_at = code, 0.0
+        move = self._move
+        if move is not None and move.code == code and move.ready_at is not None:
+            self._take_over(move)
+        elif move is not None and move.code != code:
+            self.give_up(move.code, self)
         self.beat()
 
     def use_level(self, level: int) -> None:
@@ -153,28 +156,34 @@ class SharedSupervisor:
         now = time.monotonic()
         life, move = self._serving, self._move
         if move is not None and move.ready_at is not None and now - move.ready_at > PAUSED:
-            self.give_up(move.code)
-        if life is not None:
-            if life.state in ("serving", "paused"):
-                self._judge(life, now)
-        elif not self.ending and self._code is not None and now >= self._retry_at and self._budget.may_start(now):
-            self._begin(self._code)
+            self._drop(move)
+        if life is not None and life.state in ("serving", "paused"):
+            self._judge(life, now)
+        if self._move is not None or self._wanted is None or self.ending or now < self._retry_at:
+            return
+        if life is None and self._budget.may_start(now):
+            self._begin(self._wanted)
+        elif life is not None and life.state in ("serving", "paused") and self._code != self._wanted:
+            self._retry_at = now + RETRY
+            self._go(self._moved())
 
     def reset(self) -> str:
         """Replace the object by a new one, and keep what is remembered of calls; returns why that cannot be, or ""."""
-        if self._move is not None:
-            return "its state is being loaded under other code: try again in a moment"
-        if self._serving is not None and self._serving.unfit is None:
-            self._send(self._serving, ResetState())
-        elif self._code is not None and self._serving is None:
-            self._serving = self._start(self._code, fresh=True)
+        life = self._serving
+        if self._move is not None or (life is not None and life.unfit is not None):
+            return "its process is being replaced: try again in a moment"
+        if life is not None:
+            self._send(life, ResetState())
+        else:
+            self._fresh, self._retry_at = True, 0.0
+            self.beat()
         return ""
 
     def end(self, until: float) -> None:
         """End for good, with a snapshot, until `until` (CLOCK_MONOTONIC) at most."""
         self.ending = True
         if self._move is not None:
-            self.give_up(self._move.code)
+            self._drop(self._move)
         life = self._serving
         if life is not None and life.child.alive:
             self._send(life, StopSharing())
@@ -189,24 +198,19 @@ class SharedSupervisor:
         """Return the object for the snapshot."""
         life = self._serving
         state = "down" if life is None else life.state
-        job = self._code.job if self._code is not None else ""
+        job = self._wanted.job if self._wanted is not None else ""
         return SharedView(self.name, job, state, self.problem, self.restarts, life.status if life is not None else None)
 
     # --- a move to other code
 
-    def needs_move(self, code: SharedCode) -> bool:
-        """Return whether this code is not ready to serve."""
-        life = self._serving
-        return self._code != code or life is None or life.state not in ("serving", "paused")
-
     def is_prepared(self, code: SharedCode) -> bool:
         """Return whether this code may be committed."""
-        move = self._move
+        move, life = self._move, self._serving
         if move is not None:
             return move.code == code and move.ready_at is not None
-        return not self.needs_move(code)
+        return self._code == code and life is not None and life.state in ("serving", "paused")
 
-    async def prepare(self, code: SharedCode, deadline: float) -> str:
+    async def prepare(self, code: SharedCode, deadline: float, owner: object) -> str:
         """Load the state under other code, beside the process that serves; returns why that cannot be, or "".
 
         Afterwards `want` lets it serve; `give_up`, a dead process, or too long a wait undoes it.
@@ -217,24 +221,30 @@ class SharedSupervisor:
                     await asyncio.wait({self._move.task})
                     if self._move is not None and self._move.code != code:
                         await asyncio.sleep(0.05)  # it waits for its commit
-                if self._code == code:
+                if self._code == code and self._serving is not None:
                     why = await self._reported(self._serving, "serving", "paused")
                 else:
                     if self._move is None:
                         self._move = move = _Move(code)
                         move.task = asyncio.create_task(self._load(move))
+                    self._move.owners.add(owner)
                     (done,), _ = await asyncio.wait({self._move.task})
-                    why = "the move was given up" if done.cancelled() else done.result()
+                    why = "its process was replaced meanwhile" if done.cancelled() else done.result()
         except TimeoutError:
-            self.give_up(code)
+            self.give_up(code, owner)
             why = f"its state could not be loaded within {deadline:g} s"
         return why and f"the shared object {self.name}: {why}"
 
-    def give_up(self, code: SharedCode) -> None:
-        """Go on with the code that serves, if there is a move to this code."""
+    def give_up(self, code: SharedCode, owner: object) -> None:
+        """Go on with the code that serves, if there is a move to this code that nobody else has asked for."""
         move = self._move
-        if move is None or move.code != code:
-            return
+        if move is not None and move.code == code:
+            move.owners.discard(owner)
+            if not move.owners:
+                self._drop(move)
+
+    def _drop(self, move: _Move) -> None:
+        """End a move, and go on with the process that serves."""
         self._move = None
         if move.task is not asyncio.current_task():
             move.task.cancel()
@@ -243,36 +253,39 @@ class SharedSupervisor:
         self._send(self._serving, Resume())
 
     async def _load(self, move: _Move) -> str:
-        """Pause, write a snapshot, and load it under the other code."""
-        life = self._serving
-        if life is None:
-            why = "it is down: " + (self.problem or "it is being started")
-        else:
-            why = await self._reported(life, "serving", "paused")
-        if not why and life is not None:
-            self._send(life, Pause())
-            self._send(life, TakeSnapshot())
-            why = await self._reported(life, "paused", empty=True)
-            if not why and life.status is not None:
-                why = life.status.snapshot_problem
-        if not why:
-            move.trial = self._start(move.code, trial=True)
-            why = await self._reported(move.trial, "trial")
+        """Pause, write a snapshot, and load it under the other code; returns why that cannot be, or ""."""
+        try:
+            life, why = self._serving, ""
+            if life is not None and not await self._reported(life, "serving", "paused"):
+                life.status = None  # what it says from now on counts
+                self._send(life, Pause())
+                self._send(life, TakeSnapshot())
+                why = await self._reported(life, "paused", empty=True)
+            if not why:  # one that cannot serve has written everything
+                move.trial = self._start(move.code, trial=True)
+                why = await self._reported(move.trial, "trial")
+        except Exception as error:  # otherwise callers would wait for ever
+            log.exception("the shared object %s could not be moved", self.name, extra={"event": "failed"})
+            why = f"{type(error).__name__}: {error}"
         if why:
-            self.give_up(move.code)
+            self._drop(move)
         else:
             move.ready_at = time.monotonic()
         return why
 
-    async def _moved(self, code: SharedCode) -> None:
-        """Move to code that is committed already."""
-        why = await self.prepare(code, MOVE_DEADLINE)
-        if not why and self.is_prepared(code):
-            self.want(code)
-        elif why:
-            what = f"{why}; the code of before serves it"
+    async def _moved(self) -> None:
+        """Move to the code that is committed; until that succeeds, the code of before serves."""
+        code = self._wanted
+        if code is None:
+            return
+        why = await self.prepare(code, MOVE_DEADLINE, self)
+        if why:
+            what = f"{why}; the code of before serves it, and this is tried again"
             logs.report(log, logging.ERROR, "shared_code", what, shared=self.name)
-            self._send(self._serving, Resume())
+            if self._move is None:
+                self._send(self._serving, Resume())  # it may have begun paused
+        elif code == self._wanted and self._move is not None and self._move.code == code:
+            self._take_over(self._move)
 
     def _take_over(self, move: _Move) -> None:
         """Let the trial serve, in the place of the process that has served so far."""
@@ -280,6 +293,7 @@ class SharedSupervisor:
         self._code, self._serving = move.code, move.trial
         if old is not None:
             old.child.kill("other code has taken its state over")
+        self._send(self._serving, SetLevel(self._level))
         self._send(self._serving, Resume())
 
     def _go(self, work: Coroutine[Any, Any, None]) -> None:
@@ -290,15 +304,16 @@ class SharedSupervisor:
     # --- processes
 
     def _begin(self, code: SharedCode) -> None:
-        """Start it; if its state needs other code, with that, which serves nobody before the move has succeeded."""
+        """Start it; if its state needs other code, with that, which serves nobody before the move was tried."""
         digest = written_by(self._folder)
         copy = CodeCopy(digest, str(self._root))
-        if not digest or digest == code.digest or not copy.path(self._state_dir).is_dir():
-            self._serving = self._start(code)
-            return
-        self._code = SharedCode(code.job, copy)
-        self._serving = self._start(self._code, held=True)
-        self._go(self._moved(code))
+        there = digest and digest != code.digest and copy.path(self._state_dir).is_dir()
+        if not there or self._without_before or self._fresh:
+            self._code = code
+            self._serving = self._start(code, fresh=self._fresh)
+        else:
+            self._code = SharedCode(code.job, copy)
+            self._serving = self._start(self._code, held=True)
 
     def _start(self, code: SharedCode, *, trial: bool = False, fresh: bool = False, held: bool = False) -> _Life | None:
         life = _Life(code)
@@ -355,8 +370,11 @@ class SharedSupervisor:
                 return life.unfit.reason
             if not life.child.alive:
                 return f"its process {life.child.death}"
-            if status is not None and status.state in states and not (empty and status.journaled):
-                return ""
+            if status is not None and status.state in states:
+                if not (empty and status.journaled):
+                    return ""
+                if status.snapshot_problem:
+                    return status.snapshot_problem
             life.news.clear()
             await life.news.wait()
 
@@ -367,6 +385,7 @@ class SharedSupervisor:
             case SharedStatus():
                 life.status = report
                 if life is self._serving and report.state in ("serving", "paused"):
+                    self._fresh = self._without_before = False
                     self.problem = report.snapshot_problem or report.describe_problem
             case SharedUnfit():
                 life.unfit = report
@@ -380,6 +399,8 @@ class SharedSupervisor:
         if life is not self._serving:
             return
         self._retry_at = time.monotonic() + RETRY
+        if life.code != self._wanted:
+            self._without_before, self._retry_at = True, 0.0
         if self.problem != report.reason:
             what = f"the shared object {self.name} cannot be served: {report.reason}"
             trace = report.traceback or None
@@ -389,8 +410,8 @@ class SharedSupervisor:
     def _on_death(self, life: _Life, death: Death) -> None:
         life.news.set()
         move = self._move
-        if move is not None and (life is move.trial or life is self._serving):
-            self.give_up(move.code)
+        if move is not None and (life is move.trial or (life is self._serving and life.unfit is None)):
+            self._drop(move)
         if life is not self._serving:
             return
         self._serving, now = None, time.monotonic()
@@ -404,7 +425,8 @@ class SharedSupervisor:
     def _died(self, life: _Life, death: Death, now: float) -> None:
         """Note an end that nobody ordered, and whose call it was."""
         self.restarts += 1
-        self._budget.died(now, fruitful=now - life.began > FRUITFUL_AGE)
+        served = life.status is not None and life.status.counts["calls"] > 0
+        self._budget.died(now, fruitful=served or now - life.began > FRUITFUL_AGE)
         self.problem = f"its last process {death}"
         why = life.child.kill_reason or f"it {death}"
         found = read_execution(self._folder / EXECUTION)

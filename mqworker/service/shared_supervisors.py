@@ -103,19 +103,20 @@ class SharedSupervisors:
             name in self._supervisors and self._supervisors[name].is_prepared(code) for name, code in moves.items()
         )
 
-    async def prepare(self, moves: Moves, deadline: float) -> str:
-        """Make all ready; returns why that cannot be, or ""."""
-        for name, code in moves.items():
-            if name in self._supervisors and (why := await self._supervisors[name].prepare(code, deadline)):
-                self.give_up(moves)
-                return why
-        return ""
+    async def prepare(self, moves: Moves, deadline: float, owner: object) -> str:
+        """Make all ready, for this owner; returns why that cannot be, or ""."""
+        there = [(self._supervisors[name], code) for name, code in moves.items() if name in self._supervisors]
+        found = await asyncio.gather(*(each.prepare(code, deadline, owner) for each, code in there))
+        why = "; ".join(filter(None, found))
+        if why:
+            self.give_up(moves, owner)
+        return why
 
-    def give_up(self, moves: Moves) -> None:
-        """Let the objects go on with the code that serves."""
+    def give_up(self, moves: Moves, owner: object) -> None:
+        """Let the objects go on with the code that serves, unless others have asked for these moves too."""
         for name, code in moves.items():
             if name in self._supervisors:
-                self._supervisors[name].give_up(code)
+                self._supervisors[name].give_up(code, owner)
 
     def _supervisor(self, name: str) -> SharedSupervisor:
         if name not in self._supervisors:

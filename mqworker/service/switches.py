@@ -23,9 +23,13 @@ class Storing(Protocol):
         """Store how a change ends, if it can be stored now."""
 
 
+TRIES = 3  # times that shared objects may be ready and then not be any more, before the change is undone
+
+
 class _Preparing(NamedTuple):
     moves: Moves
     task: asyncio.Task[str]
+    tries: int
 
 
 class Switches:
@@ -50,24 +54,30 @@ class Switches:
         for stage, code in list(self._preparing):
             now = self._operations.document.stages[stage]
             if now.candidate is None or now.candidate.code != code or self._operations.ending:
-                moves, task = self._preparing.pop((stage, code))
+                moves, task, _ = self._preparing.pop((stage, code))
                 task.cancel()
                 if now.code != code:  # it was not committed
-                    self._shared.give_up(moves)
+                    self._shared.give_up(moves, (stage, code))
 
     def _commit(self, commit: Commit) -> None:
         key = commit.stage, commit.code
         moves = self._shared.moves(self._operations.document.stages[commit.stage])
         preparing = self._preparing.get(key)
-        if preparing is None and not self._shared.are_prepared(moves):
-            deadline = self._config.stages[commit.stage].setup_deadline
-            task = asyncio.create_task(self._shared.prepare(moves, deadline))
-            task.add_done_callback(lambda _: self._wake())
-            self._preparing[key] = _Preparing(moves, task)
-        elif preparing is None or (preparing.task.done() and self._shared.are_prepared(moves)):
+        if self._shared.are_prepared(moves):
             self._operations.end_switch(commit)
+        elif preparing is None or (preparing.task.done() and not _why(preparing) and preparing.tries < TRIES):
+            deadline = self._config.stages[commit.stage].setup_deadline
+            task = asyncio.create_task(self._shared.prepare(moves, deadline, key))
+            task.add_done_callback(lambda _: self._wake())
+            self._preparing[key] = _Preparing(moves, task, 1 if preparing is None else preparing.tries + 1)
         elif preparing.task.done():
-            why = preparing.task.result() if not preparing.task.cancelled() else ""
-            del self._preparing[key]  # without a reason: it was ready, and is not any more
-            if why:
-                self._operations.end_switch(Undo(commit.stage, commit.code, why))
+            why = _why(preparing) or "a shared object was ready for the new code, and did not stay so"
+            self._operations.end_switch(Undo(commit.stage, commit.code, why))
+
+
+def _why(preparing: _Preparing) -> str:
+    """Return why shared objects could not be made ready, or ""."""
+    if preparing.task.cancelled():
+        return ""
+    error = preparing.task.exception()
+    return preparing.task.result() if error is None else f"{type(error).__name__}: {error}"

@@ -199,6 +199,7 @@ class Serving:
     def _pause(self) -> None:
         """Be as if there were no process: callers then know that they wait, and it counts toward nobody's limit."""
         self._paused = True
+        self._snapshots.problem = ""
         if self._listening is not None:
             self._poll.unregister(self._listening)
             self._listening.close()

@@ -11,6 +11,7 @@ from typing import IO
 import msgspec
 
 from mqworker.shared_state import segments, snapshot
+from mqworker.shared_state.folder import SHARED
 
 HEAD = 1 << 16  # bytes, in which the head of a segment is
 FACTS = 1 << 16  # bytes at most of what a snapshot says of itself
@@ -36,6 +37,15 @@ def written_by(folder: Path) -> str:
     except (OSError, segments.DamagedState, msgspec.MsgspecError, struct.error):
         pass
     return ""
+
+
+def digests_needed(state_dir: Path) -> tuple[str, ...]:
+    """Return the digests of the code that the state of all shared objects needs."""
+    try:
+        folders = list((state_dir / SHARED).iterdir())
+    except OSError:
+        return ()
+    return tuple(filter(None, map(written_by, folders)))
 
 
 def _facts_of(file: IO[bytes]) -> snapshot.SnapshotFacts:

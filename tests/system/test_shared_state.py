@@ -65,7 +65,7 @@ def test_each_message_has_its_effect_once_whatever_is_killed(service):
         for victim in ("mqw-consumer", "mqw-shared", "mqw-producer", "mqw-shared", "mqw-consumer"):
             before = client.ready(OUTPUT)
             wait_for(lambda: client.ready(OUTPUT) > before + 10, 30, "some results")  # noqa: B023 - at once
-            os.kill(running.named(victim)[0], signal.SIGKILL)
+            os.kill(wait_for(lambda: running.named(victim), 20, victim)[0], signal.SIGKILL)  # noqa: B023 - at once
             client.send(40)
         running.signal(signal.SIGKILL)
         running.process.wait(10)

@@ -116,3 +116,79 @@ def test_a_shared_link_decides_for_all_consumers(service):
         assert running.cli("shared", "reset", "counts").returncode == 0
         wait_for(lambda: shared(running)["status"]["described"]["entries"] == 0, 10, "an empty object")
     assert running.stop() == 0
+
+
+def test_a_killed_service_with_other_code_in_its_folder_replays_under_the_code_of_before(service):
+    """Its journal was written by code that is in the folder no more; then the new class takes the state over."""
+    running = service(config() + SHARED, {"jobs.py": JOBS}).start()
+    with Client(running) as client:
+        client.send(40)
+        client.finish()
+        running.signal(signal.SIGKILL)
+        running.process.wait(10)
+        running.write("jobs.py", WITH_SIZE)
+        running.start()
+        client.send(1)
+        assert client.finish()[-1].body["size"] == 41
+        told = shared(running)
+        assert (told["status"]["diverged"], told["restarts"], told["problem"]) == ({}, 0, "")
+        running.signal(signal.SIGKILL)
+        running.process.wait(10)
+        running.write("jobs.py", CHOOSY)
+        running.start()
+        assert "not this" in running.event("shared_code")["msg"]
+        client.send(1)
+        assert client.finish()[-1].body["times"] == 1, "the code of before serves"
+        running.write("jobs.py", JOBS)
+        put(running, "restart", method="POST")
+        client.send(1)
+        assert client.finish()[-1].body["times"] == 1
+        wait_for(lambda: shared(running)["status"]["described"]["entries"] == client.sent, 10, "a new report")
+    assert running.stop() == 0
+
+
+SLOW = JOBS.replace(
+    "def add(self, name, params):",
+    "def add(self, name, params):\n        if name == '7' and not Path(__file__).with_name('slow').exists():\n"
+    "            Path(__file__).with_name('slow').touch()\n            time.sleep(60)",
+)
+
+
+def test_a_call_that_takes_too_long_costs_its_message_one_attempt_and_nobody_else_anything(service):
+    """The object's process is killed and restored; who waits is served, and the message runs again."""
+    running = service(
+        config("retry = { base = 0.1 }", "time_limit = { hard = 20.0 }", consumers=3) + SHARED + "deadline = 1.0\n",
+        {"jobs.py": SLOW},
+    ).start()
+    with Client(running) as client:
+        client.send(60)
+        results = client.finish()
+        assert {one.body["times"] for one in results} == {1}
+        assert {
+            one.body["n"]: one.properties.headers["x-mqworker-attempt"] for one in results if one.body["n"] == 7
+        } == {7: 2}
+        actual = running.stage("work")["actual"]["counters"]
+        assert (actual["retried"], actual["dead"]) == (1, 0)
+        assert "took longer than 1 s" in running.event("shared_died")["msg"]
+        assert shared(running)["restarts"] == 1
+    assert running.stop() == 0
+
+
+def test_two_stages_that_share_an_object_change_their_code_at_once(service):
+    """A HUP reloads both: the state is moved once, and both changes are committed."""
+    second = '[stages.second]\ninput = "second"\njobs = ["jobs:handle"]\noutput = "second.out"\nconsumers = 1\n'
+    running = service(config() + second + SHARED, {"jobs.py": JOBS}).start()
+    with Client(running) as client:
+        client.send(20)
+        client.finish()
+        running.write("jobs.py", WITH_SIZE)
+        running.signal(signal.SIGHUP)
+
+        def both() -> bool:
+            return [event["event"] for event in running.events()].count("committed") == 2
+
+        wait_for(both, 30, "both commits")
+        client.send(1)
+        assert client.finish()[-1].body["size"] == 21
+    assert not [event for event in running.events() if event["event"] in ("undone", "shared_died", "shared_unfit")]
+    assert running.stop() == 0

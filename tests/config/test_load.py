@@ -355,6 +355,28 @@ BAD_FILES = {
             )
         ],
     ),
+    "a shared object by a name that handlers know": (
+        STAGE + "[shared.params]\njob = 'm:C'",
+        [
+            (
+                "mqworker.toml:4: shared.params: handlers get something else by the name params; "
+                "choose another name than params, message, log"
+            )
+        ],
+    ),
+    "a shared object by a name that no argument can have": (
+        STAGE + "[shared.a-b]\njob = 'm:C'",
+        ["mqworker.toml:4: shared.a-b: handlers could not have an argument of this name; write a name of Python"],
+    ),
+    "a class shared twice": (
+        STAGE + "[shared.a]\njob = 'm:C'\n[shared.b]\njob = 'm:C'",
+        [
+            (
+                'mqworker.toml:7: shared.b.job: "m:C" is shared already, as "a"; '
+                "use that object, or derive a class of its own for this one"
+            )
+        ],
+    ),
     "output to own input": (
         STAGE + "output.queue = 'in'",
         [

@@ -161,3 +161,28 @@ def test_a_file_and_a_package_of_one_name_are_one_module(folder):
     root = folder(both_here="", both_here__f="")
     (root / "both_here" / "__init__.py").write_text("def f(body): return 'package'")
     assert load_job("both_here:f", root).target(1) == "package"
+
+
+SHARED = """\
+class Rule:
+    shared = True
+    def handle(self, body, now): return body
+
+class Lame:
+    shared = True
+
+def asks(body, counts): return counts.add(body)
+"""
+
+
+def test_shared_objects_are_links_and_arguments(folder):
+    """A shared class is a link, under its configured name or that of the class; others ask for one by its name."""
+    root = folder(shared_jobs_here=SHARED)
+    named = {"counts": "shared_jobs_here:Counts", "rule": "shared_jobs_here:Rule"}
+    rule, asks = load_chain(["shared_jobs_here:Rule", "shared_jobs_here:asks"], root, shared=named)
+    assert (rule.shared, asks.shared, asks.arguments) == ("rule", "", {"counts"})
+    assert load_job("shared_jobs_here:Rule", root).shared == "shared_jobs_here.Rule"
+    with pytest.raises(JobLoadError, match="takes 'counts', which mqworker does not pass"):
+        load_job("shared_jobs_here:asks", root)
+    with pytest.raises(JobLoadError, match="a shared class has no method handle"):
+        load_job("shared_jobs_here:Lame", root)

@@ -12,7 +12,13 @@ from mqworker.cli.options import ServiceClient, VerbGroup, uses_service
 
 @click.group(cls=VerbGroup)
 def shared() -> None:
-    """Show and reset the objects that all Consumers share."""
+    """Show and reset the objects that all Consumers share.
+
+    Examples:
+      mqworker shared list
+      mqworker shared show neighbours
+      mqworker shared reset neighbours
+    """
 
 
 @shared.command("list")

@@ -81,7 +81,7 @@ class Consumer(Spawned):
             if generation.copy is not None:
                 root, copy = generation.copy.root(spec.root), generation.copy.path(spec.state_dir)
                 use_copy(root, copy)
-            jobs = load_chain(generation.jobs, root, copy, {name: each.job for name, each in spec.shared.items()})
+            jobs = load_chain(generation.jobs, root, copy, spec.shared)
             shared = None
             if generation.shared:
                 from mqworker.consumer.shared_calls import SharedCalls  # noqa: PLC0415 - where there are any

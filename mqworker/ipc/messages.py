@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from mqworker.amqp.headers import ROOM
-from mqworker.config.model import BrokerConfig, SharedConfig, StageConfig
+from mqworker.config.model import BrokerConfig, StageConfig
 
 BUCKETS = (
     *(base * 10.0**power for power in range(-4, 3) for base in (1, 2.5, 5)),
@@ -60,7 +60,7 @@ class StageSpec(_Record, frozen=True):
     root: str  # the folder of the configuration and of the user's code
     state_dir: str
     drain_deadline: float  # seconds for work in hand when the Producer itself gets a TERM
-    shared: dict[str, SharedConfig] = {}  # the shared objects that have a name
+    shared: dict[str, str] = {}  # the classes of the shared objects that have a name
 
 
 class CodeCopy(msgspec.Struct, frozen=True):

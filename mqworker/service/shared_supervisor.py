@@ -410,8 +410,8 @@ class SharedSupervisor:
     def _on_death(self, life: _Life, death: Death) -> None:
         life.news.set()
         move = self._move
-        if move is not None and (life is move.trial or (life is self._serving and life.unfit is None)):
-            self._drop(move)
+        if move is not None and life is move.trial and move.ready_at is not None:
+            self._drop(move)  # until then, whoever loads it sees that, and why
         if life is not self._serving:
             return
         self._serving, now = None, time.monotonic()

@@ -99,5 +99,5 @@ def _spec(loaded: Loaded, name: str) -> StageSpec:
         root=str(loaded.root),
         state_dir=str(loaded.state_dir),
         drain_deadline=config.service.drain_deadline,
-        shared=config.shared,
+        shared=config.shared_classes,
     )

@@ -33,8 +33,8 @@ class SharedValueError(TypeError):
 class SharedCallError(Exception):
     """Raised in a handler: its call of a shared object has failed; the traceback from there is a note of this one."""
 
-    def __init__(self, type: str, message: str, traceback: str = "") -> None:  # noqa: A002 - the word for it
-        super().__init__(f"{type}: {message}" if message else type)
+    def __init__(self, type: str, message: str, traceback: str = "", call: str = "") -> None:  # noqa: A002 - its name
+        super().__init__((f"{call} raised " if call else "") + (f"{type}: {message}" if message else type))
         self.type = type  # of the exception there, "ValueError" or "module.Type"
         self.message = message
         self.traceback = traceback

@@ -139,7 +139,7 @@ class ConsumerStatus(_Record, frozen=True):
 
 
 class Times(msgspec.Struct, frozen=True, array_like=True):
-    """A histogram of durations in seconds over BUCKETS, since the Producer started."""
+    """A histogram of durations in seconds over BUCKETS, since its process started."""
 
     counts: tuple[int, ...]
     total: float

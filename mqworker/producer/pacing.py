@@ -8,9 +8,8 @@ Long messages travel alone. Messages that wait in a chunk while another Consumer
 """
 
 import math
-from bisect import bisect_left
 
-from mqworker.ipc.messages import BUCKETS
+from mqworker.ipc.histogram import Histogram
 
 CHUNK_SECONDS = 0.064  # work that a chunk should carry
 HELD_SECONDS = 1.0  # work that the prefetch should keep ready for each Consumer
@@ -19,19 +18,6 @@ FIXED_EACH = 64  # messages for each Consumer on a queue where the prefetch must
 QUANTILE = 0.95
 SHORTEST = 2.0**-21  # seconds; used instead of zero, for which frexp returns no magnitude
 WINDOW = 512  # observations after which all older ones are halved
-
-
-class Histogram:
-    """Durations since the start of the Producer, for the metrics."""
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BUCKETS) + 1)
-        self.total = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Count one duration."""
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.total += seconds
 
 
 class ServiceTime:

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from mqworker.brokers.base import Publication
+from mqworker.ipc.histogram import Histogram
 from mqworker.producer.acks import Acks
 from mqworker.producer.entry import KEPT, PLACED, PLACING, Counters, Entry, HeldBytes, Plan, State
-from mqworker.producer.pacing import Histogram
 from mqworker.producer.redelivery_cache import RedeliveryCache
 
 REPUBLISH_FIRST = 0.5  # seconds until a refused publication is published again, then doubled ...

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from mqworker.amqp.properties import decode_leniently
 from mqworker.ipc.json_safe import text
-from mqworker.ipc.messages import ConsumerStatus, StageStatus, Times
+from mqworker.ipc.messages import ConsumerStatus, StageStatus
 from mqworker.producer.lane import Lane
 from mqworker.producer.stage import Stage
 from mqworker.producer.timers import Timers
@@ -53,7 +53,7 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
         kept=ledger.cache.kept,
         backlog=backlog,
         counters=asdict(ledger.counters) | settlement.processed | exits,
-        times={name: Times(tuple(time.counts), time.total) for name, time in times.items()},
+        times={name: time.times for name, time in times.items()},
         p95=stage.service_time.quantile() or 0.0,
         rate=round(timers.rate, 3),
         last_settled=settlement.last_settled,

@@ -36,11 +36,11 @@ _encode = msgspec.msgpack.Encoder().encode
 _raised = msgspec.msgpack.Decoder(Raised).decode
 
 
-def returned(value: Any, argument: bytes | None) -> bytes:
+def returned(value: Any, argument: bytes | None, name: str = "the answer") -> bytes:
     """Return the answer for a method's result; `argument` is the encoded one of a link. Raises SharedValueError."""
     if argument is not None and values.is_encoded(value, argument):
         return _SAME
-    return _VALUE + values.encode(value, "the answer")
+    return _VALUE + values.encode(value, name)
 
 
 def raised(error: BaseException) -> bytes:
@@ -69,6 +69,11 @@ def is_remembered(answer: bytes) -> bool:
     return answer[0] < RETRY
 
 
+def is_error(answer: bytes) -> bool:
+    """Return whether the method has failed by itself; a Reject is what it has decided."""
+    return answer[0] == RAISED and _raised(answer[1:]).kind != "reject"
+
+
 def is_equal(one: bytes, other: bytes) -> bool:
     """Return whether two answers say the same, whatever the tracebacks."""
     if one == other:
@@ -81,8 +86,8 @@ def is_equal(one: bytes, other: bytes) -> bool:
     )
 
 
-def result(answer: bytes, argument: Any = None) -> Any:
-    """Return what a method has returned, or raise in the handler what it has raised there."""
+def result(answer: bytes, argument: Any = None, call: str = "") -> Any:
+    """Return what a method has returned, or raise in the handler what it has raised there; `call` names it."""
     if answer[0] == VALUE:
         return values.decode(answer[1:])
     if answer[0] == SAME:
@@ -97,7 +102,7 @@ def result(answer: bytes, argument: Any = None) -> Any:
             raise SharedValueError(what.message)
         case "unavailable":
             raise SharedUnavailable(what.message)
-    raise SharedCallError(what.type, what.message, what.traceback)
+    raise SharedCallError(what.type, what.message, what.traceback, call)
 
 
 def _seconds(after: Any) -> float | None:

@@ -2,14 +2,16 @@
 
 Runs where the handler runs. Each thread has a connection of its own, and a process that user code has forked too. A
 call waits until it is answered: when the object's process is restarted meanwhile, it is sent again, unseen, and has its
-effect once. Whatever interrupts a call (a soft limit, the deadline) closes the connection, so that its late answer
-never becomes that of the next call; answers carry their call's number besides.
+effect once. A call that belongs to no message is not sent again. Whatever interrupts a call (a soft limit, the
+deadline) closes the connection, so that its late answer never becomes that of the next call; answers carry their call's
+number besides.
 
 Raises SharedValueError for a value that would not arrive as it is, SharedUnavailable at the deadline, Reject and Retry
 as the method raised them, SharedCallError for whatever else it raised.
 """
 
 import os
+import select
 import socket
 import struct
 import threading
@@ -26,6 +28,7 @@ from mqworker.shared_state import answers, values
 from mqworker.shared_state.folder import connect, folder_of
 from mqworker.shared_state.identity import NO_MESSAGE, link_key, proxy_key
 from mqworker.shared_state.messages import Answers, Call, Caller, Calls
+from mqworker.shared_state.proxy import SharedProxy, encode_arguments
 
 DEADLINE: Final = 3600.0  # seconds of one call, with all that it waits for: an object may be down until it is repaired
 POLL: Final = 0.5  # seconds after which a wait looks at its deadline
@@ -53,13 +56,14 @@ class LinkAnswer(NamedTuple):
 
     answer: bytes
     value: Any  # the argument
+    call: str  # "object.handle", for errors
     error: SharedValueError | None = None
 
     def result(self) -> Any:
         """Return what the link has returned, or raise what it has raised."""
         if self.error is not None:
             raise self.error
-        return answers.result(self.answer, self.value)
+        return answers.result(self.answer, self.value, self.call)
 
 
 class SharedClient:
@@ -106,7 +110,7 @@ class SharedClient:
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the object and return its result."""
-        body, canonical = _arguments(method, args, kwargs)
+        body, canonical = encode_arguments(method, args, kwargs)
         message, key = self._message, NO_MESSAGE
         if message and self._owner != (threading.get_ident(), os.getpid()):
             message = NO_MESSAGE
@@ -117,7 +121,7 @@ class SharedClient:
             key = proxy_key(method, canonical, before)
         self._number += 1
         call = Call(self._number, message, self._has_id and bool(message), key, method, body)
-        return answers.result(self._exchange([call])[0])
+        return answers.result(self._exchange([call])[0], call=f"{self.name}.{method}")
 
     def link(self, link: str, value: Any, part: int = 0) -> Any:
         """Call `handle` as a link of the chain that has this name, for the message of this run."""
@@ -129,11 +133,12 @@ class SharedClient:
         found: list[LinkAnswer | None] = []
         calls: list[Call] = []
         taken: list[tuple[int, Any]] = []
+        name = f"{self.name}.handle"
         for argument in arguments:
             try:
                 body = values.encode(argument.value, "the argument")
             except SharedValueError as error:
-                found.append(LinkAnswer(b"", None, error))
+                found.append(LinkAnswer(b"", None, name, error))
                 continue
             self._number += 1
             taken.append((len(found), argument.value))
@@ -142,10 +147,10 @@ class SharedClient:
             calls.append(Call(self._number, argument.message, argument.has_id, key, "", body))
         made = [answer for group in _groups(calls) for answer in self._exchange(group)]
         for (at, value), answer in zip(taken, made, strict=True):
-            found[at] = LinkAnswer(answer, value)
+            found[at] = LinkAnswer(answer, value, name)
         return [each for each in found if each is not None]
 
-    def proxy(self) -> "SharedProxy":
+    def proxy(self) -> SharedProxy:
         """Return what a handler gets by an argument of the object's name."""
         return SharedProxy(self)
 
@@ -165,8 +170,12 @@ class SharedClient:
         """Send a group of calls and return their answers, however often the object is restarted meanwhile."""
         frame = pack(_encode(Calls(calls)))
         until = time.monotonic() + self.deadline
+        pause, once = BACKOFF[0], not all(call.message for call in calls)
         while True:
             line = self._connected(until)
+            if once and line.is_closed():  # that of a process that has ended since
+                self.close()
+                continue
             try:
                 line.send(frame, self._caller, until)
                 return line.receive(calls, until)
@@ -174,6 +183,13 @@ class SharedClient:
                 self.close()
                 if time.monotonic() > until:
                     raise self._unavailable("was not answered") from None
+                if once:
+                    what = f"the process of the shared object {self.name!r} has ended in this call"
+                    raise SharedUnavailable(
+                        f"{what}; it belongs to no message, so it is not repeated: it may have had its effect"
+                    ) from None
+                time.sleep(pause)
+                pause = min(2 * pause, BACKOFF[1])
             except BaseException:  # a soft limit, or whatever else interrupts: the answer must not be the next call's
                 self.close()
                 raise
@@ -190,7 +206,7 @@ class SharedClient:
                     line = self._local.line = _Line(self._folder)
                 except OSError as error:
                     if time.monotonic() > until:
-                        raise self._unavailable(f"is down ({error.strerror})") from None
+                        raise self._unavailable(f"is down ({error.strerror or error})") from None
                 else:
                     return line
                 if not waiting and self._waits is not None:
@@ -204,27 +220,6 @@ class SharedClient:
 
     def _unavailable(self, why: str) -> SharedUnavailable:
         return SharedUnavailable(f"the shared object {self.name!r} {why}, within {self.deadline:g} s")
-
-
-class SharedProxy:
-    """A shared object as a handler sees it: `proxy.method(...)` is called there."""
-
-    __slots__ = ("_client",)
-
-    def __init__(self, client: SharedClient) -> None:
-        self._client = client
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name.startswith("_"):
-            raise AttributeError(f"{name} of the shared object {self._client.name!r} cannot be used from here")
-
-        def method(*args: Any, **kwargs: Any) -> Any:
-            return self._client.call(name, *args, **kwargs)
-
-        return method
-
-    def __repr__(self) -> str:
-        return f"<the shared object {self._client.name!r}>"
 
 
 class _Line:
@@ -245,6 +240,12 @@ class _Line:
     def __del__(self) -> None:
         if self._fd >= 0:
             close_fd(self._fd)
+
+    def is_closed(self) -> bool:
+        """Return whether the object has closed it; to be asked before a call only."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(0))
 
     def send(self, frame: bytes, caller: Caller, until: float) -> None:
         """Send a frame of calls, after who calls if that was not said; raises OSError."""
@@ -277,21 +278,6 @@ class _Line:
 def _look_at(until: float) -> None:
     if time.monotonic() > until:
         raise TimeoutError
-
-
-def _arguments(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, bytes]:
-    """Return the arguments as they are sent, and as they are recognised."""
-    value = [[*args], kwargs]
-    try:
-        body = values.encode(value, "")
-    except SharedValueError as error:
-        for name, argument in [
-            *((f"argument {at} of {method}", each) for at, each in enumerate(args, 1)),
-            *kwargs.items(),
-        ]:
-            values.encode(argument, name)  # names it
-        raise SharedValueError(f"the arguments of {method} cannot be passed:{error}") from None
-    return body, values.canonical(value, body) if kwargs or not values.are_flat(args) else body
 
 
 def _groups(calls: list[Call]) -> list[list[Call]]:

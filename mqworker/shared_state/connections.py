@@ -45,6 +45,7 @@ class Connections:
         self._all: dict[int, Connection] = {}
         self._answered: list[Connection] = []
         self._refusing = False
+        self._refused = ""  # what was said last about what is no call
 
     def __len__(self) -> int:
         return len(self._all)
@@ -85,6 +86,8 @@ class Connections:
         """Send the answers; called when the journal was flushed."""
         for connection in self._answered:
             self._write(connection)
+            if connection.out or connection.frames is not None:  # it reads slowly
+                self._listen(connection)
         self._answered.clear()
 
     def close(self) -> None:
@@ -121,7 +124,10 @@ class Connections:
                 else:
                     self._handle(connection, _received.decode(payload))
         except (FrameError, msgspec.MsgspecError, ValueError) as error:
-            self._log(f"a connection was closed, because it sent what is no call: {error}")
+            what = f"a connection was closed, because it sent what is no call: {error}"
+            if what != self._refused:  # whoever sends it may do so again and again
+                self._log(what)
+            self._refused = what
             self._close(connection)
 
     def _handle(self, connection: Connection, received: Received) -> None:

@@ -58,7 +58,9 @@ def lock(path: Path) -> None:
         except BlockingIOError:
             if time.monotonic() > end:
                 os.close(fd)
-                raise StateError(f"another process uses the state in {path}") from None
+                raise StateError(
+                    f"another process uses the state in {path}: of a service with the same state_dir, or an ending one"
+                ) from None
             time.sleep(0.01)
         else:
             os.register_at_fork(after_in_child=partial(_close_once, [fd]))

@@ -1,12 +1,18 @@
 """What a message is, and what a call is, for remembering calls.
 
 Pure; used by Consumers, which name the message of each call, and by the Producer, which names the messages that are
-settled. A message is its `message_id` and its body: nothing else counts, because a retry, a renewal, a dead letter that
-is replayed and a broker that was killed change the other properties. A call is known within its message and stage.
+settled. A message is its `message_id` and its body, or its body alone where the stage says so: nothing else counts,
+because a retry, a renewal, a dead letter that is replayed and a broker that was killed change the other properties. A
+call is known within its message and stage.
 """
 
 from hashlib import blake2b
 from typing import Final
+
+from mqworker.amqp import headers
+from mqworker.amqp.labels import derived_id
+from mqworker.amqp.properties import Properties
+from mqworker.config.model import StageConfig
 
 SIZE: Final = 16  # bytes of every key
 NO_MESSAGE: Final = b""  # in place of a message's key: the call belongs to none, and is not remembered
@@ -19,6 +25,19 @@ def message_key(message_id: str, body: bytes) -> bytes:
     digest.update(name)
     digest.update(body)
     return digest.digest()
+
+
+def identify(config: StageConfig, properties: Properties, block: bytes, body: bytes) -> tuple[bytes, bool]:
+    """Return the key of a message of a stage, and whether it is the same however the message comes back.
+
+    `block` are its properties as bytes. Without an id the key comes from the message as it first came to the stage.
+    """
+    if config.identity == "body":
+        return message_key("", body), True
+    name = properties.message_id
+    if name:
+        return message_key(name, body), headers.DERIVED_ID not in properties.headers
+    return message_key(derived_id(properties, block, body, config.input.queue), body), False
 
 
 def link_key(link: str, part: int) -> bytes:

@@ -14,30 +14,29 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Self
 
 import msgspec
 
 from mqworker.ipc.json_safe import text
 from mqworker.ipc.logs import JobLogger
+from mqworker.jobs.binding import BindingError, bind_shared
 from mqworker.jobs.failures import describe, message_of
 from mqworker.jobs.loading import JobLoadError, load_target
 from mqworker.jobs.params import validate
 from mqworker.shared_state import answers, values
 from mqworker.shared_state.folder import StateError
 
-NAMES = ("params", "log", "now")
 LARGEST_DESCRIPTION = 65_536  # bytes
 NEVER_CALLED = frozenset(("tick", "setup", "teardown"))
-_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 class SharedClass:
     """The user's class: which of its methods can be called, and what each asks for."""
 
-    def __init__(self, job: str, root: Path, copy: Path | None = None) -> None:
-        """Import it; raises JobLoadError."""
-        target, module = load_target(job, root, copy)
+    def __init__(self, target: Any, module: ModuleType | None, job: str) -> None:
+        """Look at it; raises JobLoadError."""
         place = f'job "{job}"'
         if not inspect.isclass(target):
             raise JobLoadError(place, "what is shared must be a class", "name a class")
@@ -48,12 +47,16 @@ class SharedClass:
         self.target: type = target
         self.job = job
         self.params_type: type | None = getattr(module, "Params", None)
-        self._asked: dict[str, frozenset[str]] = {}
-        for name in dir(target):
-            method = inspect.getattr_static(target, name)
-            if not name.startswith("_") and callable(getattr(target, name)) and not inspect.isclass(method):
-                self._asked[name] = _asked_by(getattr(target, name), f"{place}: its method {name}")
+        try:
+            self._asked = bind_shared(target)
+        except BindingError as error:
+            raise JobLoadError(place, error.cause, error.fix) from None
         self.takes_params = any("params" in names for names in self._asked.values())
+
+    @classmethod
+    def load(cls, job: str, root: Path, copy: Path | None = None) -> Self:
+        """Import it; raises JobLoadError."""
+        return cls(*load_target(job, root, copy), job)
 
     def asked(self, method: str) -> frozenset[str] | None:
         """Return what a method asks for by name; None if it cannot be called from outside."""
@@ -75,13 +78,15 @@ class SharedClass:
         try:
             pickle.dumps(state, protocol=5)
         except BaseException as error:  # noqa: BLE001 - as above
-            what = describe(error)
             fix = "leave out what cannot be pickled, or write __getstate__ and __setstate__"
-            raise JobLoadError(place, f"the object cannot be kept: {what.type}: {what.message}", fix) from None
+            raise JobLoadError(place, f"the object cannot be kept: {cannot_be_kept(state, error)}", fix) from None
         return state
 
-    def adopt(self, load: Callable[[], Any]) -> Any:
-        """Return an object that a snapshot holds; raises StateError if the class does not take it."""
+    def adopt(self, load: Callable[[], Any], *, changed: bool) -> Any:
+        """Return an object that a snapshot holds; raises StateError if the class does not take it.
+
+        `changed`: the class may be another one than that which the snapshot was made of.
+        """
         try:
             state = load()
         except BaseException as error:  # noqa: BLE001 - as above
@@ -90,7 +95,25 @@ class SharedClass:
             raise StateError(f"{cause}; write a __setstate__ that takes it, or reset the object") from None
         if not isinstance(state, self.target):
             raise StateError(f"the state is one of {type(state).__qualname__}, not of {self.job}: reset the object")
+        if changed:
+            there = getattr(self.new(), "__dict__", {})
+            missing = [name for name in there if not hasattr(state, name)]
+            if missing:
+                cause = f"the state of {self.job} has no {', '.join(missing)}, which its class sets in __init__"
+                raise StateError(f"{cause}; write a __setstate__ that adds what is new, or reset the object")
         return state
+
+
+def cannot_be_kept(state: Any, error: BaseException) -> str:
+    """Return why a state cannot be pickled, with the attributes that are to blame."""
+    what = f"{type(error).__name__}: {message_of(error)}"
+    named = []
+    for name, value in getattr(state, "__dict__", {}).items():
+        try:
+            pickle.dumps(value, protocol=5)
+        except BaseException:  # noqa: BLE001 - as above
+            named.append(name)
+    return text(f"{what} (attribute {', '.join(named)})" if named else what)
 
 
 class SharedInstance:
@@ -103,6 +126,8 @@ class SharedInstance:
         self._loud = log
         self._methods: dict[str, tuple[Callable[..., Any], frozenset[str]]] = {}
         self._params: dict[bytes, Any] = {}
+        self._answers: dict[str, str] = {}  # method -> what its answer is called
+        self.tick_problem = ""  # what the last `tick` has raised
         self._pid = os.getpid()
 
     def speak(self) -> None:
@@ -131,8 +156,8 @@ class SharedInstance:
             return answers.not_run("error", what.message, what.type)
         try:
             if not method:
-                return answers.returned(function(argument, **bound), body)
-            return answers.returned(function(*argument[0], **argument[1], **bound), None)
+                return answers.returned(function(argument, **bound), body, self._answer_of("handle"))
+            return answers.returned(function(*argument[0], **argument[1], **bound), None, self._answer_of(method))
         except BaseException as error:  # noqa: BLE001 - also SystemExit: it would hurt the calls of all messages
             return answers.raised(error)
         finally:
@@ -145,10 +170,14 @@ class SharedInstance:
         try:
             self.state.tick(now)
         except BaseException as error:
-            self.log.exception("tick raised %s", type(error).__name__)
+            what = text(f"tick raised {type(error).__name__}: {message_of(error)}")
+            if what != self.tick_problem:
+                self.log.exception("%s", what)
+            self.tick_problem = what
             return answers.raised(error)
         finally:
             self._end_copy()
+        self.tick_problem = ""
         return answers.returned(None, None)
 
     def described(self) -> tuple[Any, str]:
@@ -165,6 +194,12 @@ class SharedInstance:
         if len(encoded) > LARGEST_DESCRIPTION:
             return None, f"describe returned {len(encoded):,} bytes; {LARGEST_DESCRIPTION:,} are passed on"
         return value, ""
+
+    def _answer_of(self, method: str) -> str:
+        name = self._answers.get(method)
+        if name is None:
+            name = self._answers[method] = f"the answer of {self.kind.target.__qualname__}.{method}"
+        return name
 
     def _end_copy(self) -> None:
         """End a copy of this process that a method has forked and that has returned: nothing here belongs to it."""
@@ -193,20 +228,6 @@ class SharedInstance:
                 known = self._params[params] = validate(mapping, (self.kind.params_type, None))[0]
             bound["params"] = known
         return bound
-
-
-def _asked_by(method: Callable[..., Any], place: str) -> frozenset[str]:
-    called = getattr(method, "__call__", method)  # noqa: B004 - an instance's own __call__ may be the coroutine
-    for candidate in (method, called):
-        if inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate):
-            raise JobLoadError(place, "it is an async function", "write a plain one")
-    if inspect.isgeneratorfunction(method):
-        raise JobLoadError(place, "it yields", "return a list: one call has one answer")
-    try:
-        parameters = inspect.signature(method).parameters.values()
-    except (TypeError, ValueError):
-        return frozenset()  # implemented in C
-    return frozenset(each.name for each in parameters if each.name in NAMES and each.kind in _BY_NAME)
 
 
 _SILENT = JobLogger("mqworker.job.silent", logging.NullHandler(), logging.CRITICAL + 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from mqworker.ipc.frames import write_all
-from mqworker.ipc.spawn import PR_SET_PDEATHSIG, prctl
+from mqworker.ipc.spawn import PR_SET_PDEATHSIG, prctl, set_name
 from mqworker.shared_state import segments
 from mqworker.shared_state.folder import sync_folder
 from mqworker.shared_state.messages import Entry
@@ -77,11 +77,6 @@ class Journal:
             write_all(self._fd, self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered))
             self._gathered.clear()
 
-    def sync(self) -> None:
-        """Bring everything to the disk."""
-        self.flush()
-        os.fdatasync(self._fd)
-
     def close(self) -> None:
         """Close the file, without what is gathered; harmless when it is closed."""
         if self._fd >= 0:
@@ -108,6 +103,7 @@ class JournalSync:
             try:
                 os.close(self._pipe)
                 prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                set_name("mqw-sync")
                 if os.getppid() == parent:
                     _sync_segments(reading, folder)
                     code = 0
@@ -116,18 +112,19 @@ class JournalSync:
         os.close(reading)
 
     def request(self, number: int) -> None:
-        """Have a segment synced, without waiting; raises OSError if an earlier one could not be."""
+        """Have a segment synced, without waiting; raises OSError if an earlier one could not be.
+
+        If the helper was killed, so is this process: its successor has another, which is small again.
+        """
         try:
             os.write(self._pipe, number.to_bytes(8))
         except BlockingIOError:
             return  # the disk is slow, and thousands of requests wait already
         except BrokenPipeError:
+            _, status = os.waitpid(self.pid, 0)
+            if os.WIFSIGNALED(status):
+                os.kill(os.getpid(), signal.SIGKILL)
             raise OSError("the journal could not be brought to the disk") from None
-
-    def close(self) -> None:
-        """End it."""
-        os.close(self._pipe)
-        os.waitpid(self.pid, 0)
 
 
 def _sync_segments(reading: int, folder: Path) -> None:

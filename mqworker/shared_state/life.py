@@ -14,9 +14,11 @@ from mqworker.shared_state import folder as folders
 from mqworker.shared_state.instance import SharedClass
 from mqworker.shared_state.journal import JournalSync
 from mqworker.shared_state.messages import SharedSpec, SharedUnfit
+from mqworker.shared_state.outside import Outside
 from mqworker.shared_state.recovery import recover
 from mqworker.shared_state.schedule import REPORT
-from mqworker.shared_state.serving import Outside, Serving, Trial, status
+from mqworker.shared_state.segments import DamagedState
+from mqworker.shared_state.serving import Serving, Trial, status
 from mqworker.shared_state.state import SharedState
 
 
@@ -28,8 +30,12 @@ def live(spec: SharedSpec, outside: Outside, log: logging.Logger) -> None:
         outside.send(SharedUnfit("code", f"{error.place}: {error.cause}; {error.fix}", error.detail))
     except folders.StateError as error:
         outside.send(SharedUnfit("state", str(error)))
+    except DamagedState as error:
+        outside.send(SharedUnfit("state", f"the files of the shared object have changed since they were read: {error}"))
     except OSError as error:
-        outside.send(SharedUnfit("disk", str(error)))
+        folder = folders.folder_of(spec.state_dir, spec.name)
+        what = f"its files in {folder} cannot be written: {error.strerror or error}; free some space, or see its rights"
+        outside.send(SharedUnfit("disk", what))
 
 
 def _live(spec: SharedSpec, outside: Outside, log: logging.Logger) -> None:
@@ -47,7 +53,7 @@ def _live(spec: SharedSpec, outside: Outside, log: logging.Logger) -> None:
         except FileNotFoundError as error:
             outside.send(SharedUnfit("code", str(error)))
             return
-    kind = SharedClass(spec.job, root, copy)
+    kind = SharedClass.load(spec.job, root, copy)
     reported = 0.0
 
     def report_loading(state: SharedState) -> None:

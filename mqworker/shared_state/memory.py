@@ -14,6 +14,7 @@ There are at most MOST_KEPT records of the second and third kind; the oldest are
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -169,11 +170,11 @@ class CallMemory:
                 del place.kept[message]
             self._kept -= len(gone)
 
-    def forget_answers(self, kind: int) -> None:
-        """Forget every answer whose first byte is `kind`."""
+    def forget_answers(self, chosen: Callable[[bytes], bool]) -> None:
+        """Forget the chosen answers."""
         for place in self._stages.values():
             for records in (place.kept, place.named):
-                for message in [message for message, record in records.items() if _without(record, kind)]:
+                for message in [message for message, record in records.items() if _without(record, chosen)]:
                     del records[message]
         self._kept = sum(len(place.kept) for place in self._stages.values())
 
@@ -216,10 +217,10 @@ class CallMemory:
             self.evicted += 1
 
 
-def _without(record: Record, kind: int) -> bool:
-    """Take the answers of a kind out of a record; returns whether none is left."""
+def _without(record: Record, chosen: Callable[[bytes], bool]) -> bool:
+    """Take the chosen answers out of a record; returns whether none is left."""
     answers = {record.call: record.answer, **(record.more or {})}
-    left = {call: answer for call, answer in answers.items() if answer[0] != kind}
+    left = {call: answer for call, answer in answers.items() if not chosen(answer)}
     if not left:
         return True
     record.call, record.answer = left.popitem()

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from mqworker.ipc.messages import CodeCopy, LogEvent
+from mqworker.ipc.messages import CodeCopy, LogEvent, Times
 
 # --- Service and shared object --------------------------------------------------------------------------------------
 
@@ -25,6 +25,12 @@ class Charge(msgspec.Struct, frozen=True):
     message: bytes
     call: bytes
     reason: str
+    made: float = 0.0  # CLOCK_MONOTONIC
+
+    @property
+    def key(self) -> tuple[str, bytes, bytes]:
+        """Return which call it is."""
+        return self.stage, self.message, self.call
 
 
 class SharedSpec(msgspec.Struct, frozen=True):
@@ -40,7 +46,7 @@ class SharedSpec(msgspec.Struct, frozen=True):
     fresh: bool = False  # begin with a new object, also if the state cannot be loaded; what is remembered stays
     trial: bool = False  # load, report, and serve only when told: another process still has the folder
     held: bool = False  # begin as after a Pause
-    charge: Charge | None = None
+    charges: tuple[Charge, ...] = ()
     snapshot_bytes: int = 64 << 20  # of journal after which a snapshot is made
     snapshot_deadline: float = 300.0  # seconds until the process that writes it is killed
     tick_seconds: float = 5.0
@@ -103,8 +109,22 @@ class SharedStatus(msgspec.Struct, frozen=True, tag="status"):
     snapshots: int = 0
     snapshot_problem: str = ""  # why the last attempt at one has failed
     connections: int = 0
+    times: Times | None = None  # how long calls have taken, those that were made
     described: Any = None  # what its `describe` returns
     describe_problem: str = ""
+    tick_problem: str = ""
+
+
+class SharedReset(msgspec.Struct, frozen=True, tag="reset"):
+    """A ResetState was obeyed, or could not be: then `problem` says why."""
+
+    problem: str
+
+
+class ChargeEnded(msgspec.Struct, frozen=True, tag="charge_ended"):
+    """A charge of the spec is over: its message has failed, or its call would be made again."""
+
+    charge: Charge
 
 
 class SharedUnfit(msgspec.Struct, frozen=True, tag="unfit"):
@@ -116,12 +136,10 @@ class SharedUnfit(msgspec.Struct, frozen=True, tag="unfit"):
 
 
 class SharedEnded(msgspec.Struct, frozen=True, tag="ended"):
-    """The last report of a process that ends as ordered."""
-
-    snapshot_problem: str  # "" if its snapshot was made
+    """The last report of a process that ends as ordered; if it could make no snapshot, its journal has everything."""
 
 
-SharedReport = SharedStatus | SharedUnfit | SharedEnded | LogEvent
+SharedReport = SharedStatus | SharedReset | ChargeEnded | SharedUnfit | SharedEnded | LogEvent
 
 
 # --- Consumer or Producer, and shared object ------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class SharedObject(Spawned):
     def main(self) -> None:
         """Load, serve, end."""
         from mqworker.shared_state.life import live  # noqa: PLC0415 - user code's neighbours; the Service imports this
-        from mqworker.shared_state.serving import Outside  # noqa: PLC0415 - as above
+        from mqworker.shared_state.outside import Outside  # noqa: PLC0415 - as above
 
         sys.dont_write_bytecode = True  # a .pyc hides the second of two edits in one second from a restart
         spec = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=SharedSpec)

@@ -75,8 +75,9 @@ def _recover(
     if found is not None:
         memory.load(found.remembered)
         if found.facts.digest != digest:
-            memory.forget_answers(answers.RAISED)  # what was wrong may be right under this code
-    content = kind.new() if found is None or fresh else kind.adopt(found.load)
+            memory.forget_answers(answers.is_error)  # what was wrong may be right under this code
+    other = found is not None and found.facts.digest != digest
+    content = kind.new() if found is None or fresh else kind.adopt(found.load, changed=other)
     state = SharedState(SharedInstance(kind, content, log), memory)
     last, end, size, records, total = None, 0, 0, 0, 0
     for number in files.journal:

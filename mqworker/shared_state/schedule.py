@@ -7,23 +7,27 @@ from typing import Final
 
 REPORT: Final = 1.0  # seconds
 SYNC: Final = 1.0
-RETRY_SNAPSHOT: Final = 60.0  # seconds after a snapshot has failed
+FIRST_SNAPSHOT: Final = 300.0  # seconds after the start: an object that cannot be kept is found out early
+NEXT_SNAPSHOT: Final = 3600.0  # seconds after the last one, if there is anything new: it bounds the replay
+RETRY_SNAPSHOT: Final = 300.0  # seconds after a snapshot has failed
 SHARE_OF_REPORTS: Final = 20  # a report that takes long (`describe`) comes again after so many times its duration
 
 
 class Schedule:
-    """Times are monotonic; `snapshot_bytes` of journal bring about a snapshot."""
+    """Times are monotonic; `snapshot_bytes` of journal bring about a snapshot, or time."""
 
     def __init__(self, now: float, tick_seconds: float, snapshot_bytes: int) -> None:
         self._tick_seconds = tick_seconds
         self._snapshot_bytes = snapshot_bytes
         self._report, self._sync, self._tick = now, now + SYNC, now + tick_seconds
         self._snapshot = now  # not before
+        self._old = now + FIRST_SNAPSHOT
         self._writing = False
 
     def due(self, now: float, journal_bytes: int) -> list[str]:
         """Return what is to be done now, of `tick`, `sync`, `snapshot` and `report`, each once."""
-        wants_snapshot = journal_bytes > self._snapshot_bytes and now >= self._snapshot and not self._writing
+        enough = journal_bytes > self._snapshot_bytes or (journal_bytes > 0 and now >= self._old)
+        wants_snapshot = enough and now >= self._snapshot and not self._writing
         if now < min(self._report, self._sync, self._tick) and not wants_snapshot:
             return []  # as nearly always
         found = []
@@ -53,6 +57,7 @@ class Schedule:
         """Note that the snapshot is finished, or has failed."""
         self._writing = False
         self._snapshot = now + RETRY_SNAPSHOT if failed else now
+        self._old = now + NEXT_SNAPSHOT
 
     def reported(self, began: float, ended: float) -> None:
         """Note how long a report took."""

@@ -9,47 +9,38 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from mqworker.ipc import frames, logs
+from mqworker.ipc import logs
 from mqworker.jobs.loading import JobLoadError
 from mqworker.shared_state import folder as folders
+from mqworker.shared_state.charges import Charges
 from mqworker.shared_state.connections import Connections
 from mqworker.shared_state.execution import ExecutionNote
 from mqworker.shared_state.journal import JournalSync
 from mqworker.shared_state.messages import (
     COUNTS,
+    ChargeEnded,
     Pause,
     ResetState,
     Resume,
     SetLevel,
     SharedEnded,
     SharedOrder,
-    SharedReport,
+    SharedReset,
     SharedSpec,
     SharedStatus,
     StopSharing,
     TakeSnapshot,
 )
+from mqworker.shared_state.outside import Outside
 from mqworker.shared_state.recovery import Recovered, take_over
 from mqworker.shared_state.schedule import REPORT, Schedule
 from mqworker.shared_state.snapshots import Snapshots
 from mqworker.shared_state.state import SharedState
 
 READY = 64  # connections that are served before the journal is flushed
-
-_order = msgspec.msgpack.Decoder(SharedOrder)
-
-
-class Outside:
-    """What the loop has from its process: orders come from `down`, the rest is to be called."""
-
-    def __init__(self, down: int, send: Callable[[SharedReport], None], log: Callable[[str], None]) -> None:
-        self.down, self.send, self.log = down, send, log
 
 
 class Trial:
@@ -61,19 +52,20 @@ class Trial:
     def passed(self) -> bool:
         """Wait for the order; False if it is to end."""
         described, problem = self._state.instance.described()
-        parser = frames.FrameParser()
+        outside = self._outside
         while True:
-            self._outside.send(status(self._spec, "trial", self._state, described=described, describe_problem=problem))
-            if not select.select([self._outside.down], [], [], REPORT)[0]:
-                continue
-            if not (data := os.read(self._outside.down, frames.READ_SIZE)):
+            outside.send(status(self._spec, "trial", self._state, described=described, describe_problem=problem))
+            select.select([outside.down], [], [], REPORT)
+            if not outside.read():
                 return False
-            for payload in parser.feed(data):
-                match _order.decode(payload):
+            while (order := outside.order()) is not None:
+                match order:
                     case Resume():
-                        return True
+                        return True  # what follows is for the loop
+                    case SetLevel():
+                        logs.set_level(order.log_level)
                     case StopSharing():
-                        self._outside.send(SharedEnded(""))
+                        outside.send(SharedEnded())
                         return False
 
 
@@ -83,26 +75,26 @@ class Serving:
     def __init__(
         self, spec: SharedSpec, folder: Path, recovered: Recovered, outside: Outside, sync: JournalSync
     ) -> None:
-        """Begin to write and to listen; raises StateError, OSError."""
+        """Begin to write and to listen; raises StateError, OSError, DamagedState."""
         self._spec, self._outside, self._sync = spec, outside, sync
         note = ExecutionNote(folder / folders.EXECUTION)
         self._journal = take_over(folder, recovered, spec.digest)
         self._state = state = recovered.state
-        state.charge = spec.charge
+        state.charges = Charges(spec.charges, lambda charge: outside.send(ChargeEnded(charge)))
         state.open(self._journal, note)
         self._schedule = Schedule(time.monotonic(), spec.tick_seconds, spec.snapshot_bytes)
         self._snapshots = Snapshots(spec, folder, state, self._journal, self._snapshot_finished, outside.log)
         if spec.fresh:
             self._snapshots.write_now()
+            if self._snapshots.problem:  # otherwise the next process would find the object of before
+                raise folders.StateError(f"the new object could not be kept: {self._snapshots.problem}")
         else:
             self._snapshots.made = recovered.made
         self._ending, self._paused = False, spec.held
-        self._orders = frames.FrameParser()
         self._poll = select.epoll()
         self._connections = Connections(self._poll, state, outside.log)
         self._folder = folder
         self._listening: socket.socket | None = None
-        os.set_blocking(outside.down, False)
         self._poll.register(outside.down, select.EPOLLIN)
         if not spec.held:
             self._listen()
@@ -118,6 +110,7 @@ class Serving:
 
     def run(self) -> None:
         """Serve until the end."""
+        self._take_orders()
         while not self._ending:
             for fd, events in self._poll.poll(self._schedule.wait(time.monotonic()), READY):
                 if not self._connections.ready(fd, events):
@@ -133,7 +126,7 @@ class Serving:
         elif self._listening is not None and fd == self._listening.fileno():
             self._connections.accept(self._listening)
         elif fd == self._snapshots.pidfd:
-            self._poll.unregister(fd)
+            self._forget_copy()
             self._snapshots.finish()
 
     def _do(self, what: str) -> None:
@@ -152,23 +145,28 @@ class Serving:
         if self._snapshots.pidfd >= 0:
             self._poll.register(self._snapshots.pidfd, select.EPOLLIN)
 
+    def _forget_copy(self) -> None:
+        """Look no more at the copy that writes a snapshot."""
+        if self._snapshots.pidfd >= 0:
+            self._poll.unregister(self._snapshots.pidfd)
+
+    def _write_snapshot(self) -> None:
+        """Write a snapshot in this process; a copy that writes one is given up."""
+        self._forget_copy()
+        self._snapshots.write_now()
+
     def _snapshot_finished(self, failed: bool) -> None:
         self._schedule.written(time.monotonic(), failed=failed)
 
     # --- orders
 
     def _take_orders(self) -> None:
-        try:
-            data = os.read(self._outside.down, frames.READ_SIZE)
-        except BlockingIOError:
-            return
-        if not data:
+        if not self._outside.read():
             self._ending = True  # the parent is gone, and so are we soon
-        for payload in self._orders.feed(data):
-            self._obey(_order.decode(payload))
-            if self._ending:
-                return
-            self._report()
+        while not self._ending and (order := self._outside.order()) is not None:
+            self._obey(order)
+            if not self._ending:
+                self._report()
 
     def _obey(self, order: SharedOrder) -> None:
         match order:
@@ -180,16 +178,22 @@ class Serving:
             case TakeSnapshot():
                 self._take_snapshot()
             case ResetState():
-                try:
-                    self._state.reset(time.time())
-                except JobLoadError as error:
-                    self._outside.log(f"the object could not be reset: {error}")
+                self._reset()
             case StopSharing():
-                self._snapshots.write_now()
-                self._outside.send(SharedEnded(self._snapshots.problem))
+                self._write_snapshot()
+                self._outside.send(SharedEnded())
                 self._ending = True
             case SetLevel():
                 logs.set_level(order.log_level)
+
+    def _reset(self) -> None:
+        problem = ""
+        try:
+            self._state.reset(time.time())
+        except JobLoadError as error:
+            problem = str(error)
+        self._state.flush()  # before it is told: the process may die in the next call
+        self._outside.send(SharedReset(problem))
 
     def _listen(self) -> None:
         if self._listening is None:
@@ -208,7 +212,7 @@ class Serving:
 
     def _take_snapshot(self) -> None:
         if self._paused:
-            self._snapshots.write_now()
+            self._write_snapshot()
         elif self._snapshots.pidfd < 0:
             self._schedule.writing()
             self._begin_snapshot()
@@ -230,6 +234,7 @@ class Serving:
                 snapshots=snapshots.count,
                 snapshot_problem=snapshots.problem,
                 connections=len(self._connections),
+                times=self._state.times.times,
                 described=described,
                 describe_problem=problem,
             )
@@ -247,6 +252,7 @@ def status(spec: SharedSpec, mode: str, state: SharedState, **others: Any) -> Sh
         mode,
         spec.digest,
         counts,
+        tick_problem=state.instance.tick_problem,
         remembered=len(memory),
         kept=memory.kept,
         evicted=memory.evicted,

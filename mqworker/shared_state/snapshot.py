@@ -19,8 +19,9 @@ from typing import IO, Any, Final, NamedTuple
 
 import msgspec
 
-from mqworker.ipc.spawn import PR_SET_PDEATHSIG, prctl
+from mqworker.ipc.spawn import PR_SET_PDEATHSIG, prctl, set_name
 from mqworker.shared_state.folder import check_private, sync_folder
+from mqworker.shared_state.instance import cannot_be_kept
 from mqworker.shared_state.memory import SavedStage
 from mqworker.shared_state.segments import DamagedState, snapshot_name
 
@@ -28,6 +29,7 @@ MARK: Final = b"MQWSNAP1"
 _LENGTH = struct.Struct("<Q")
 _TAIL = struct.Struct("<IQ")  # checksum and length of what is before
 _remembered = msgspec.msgpack.Decoder(dict[str, SavedStage])
+FAILED: Final = 3  # exit code of a copy that could not write the state
 
 
 class SnapshotFacts(msgspec.Struct, frozen=True):
@@ -115,12 +117,21 @@ def new_path(folder: Path, number: int) -> Path:
     return folder / f"{snapshot_name(number)}.new"
 
 
+def read_failure(path: Path) -> str:
+    """Return why a copy that has exited with FAILED could not write."""
+    try:
+        return path.read_text()
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
 def fork_writer(
     path: Path, facts: SnapshotFacts, remembered: dict[str, SavedStage], state: Any, deadline: float
 ) -> int:
     """Fork a copy of this process that writes a snapshot, and return its pid; exits with 0 when it is written.
 
-    It dies with this process, and after `deadline` seconds. What the user's class prints or raises goes to stderr.
+    It dies with this process, and after `deadline` seconds. If the state cannot be written it exits with FAILED, and
+    the file has the reason.
     """
     parent = os.getpid()
     pid = os.fork()
@@ -129,6 +140,7 @@ def fork_writer(
     code = 1
     try:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        set_name("mqw-snapshot")
         if os.getppid() != parent:
             os._exit(1)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -136,9 +148,8 @@ def fork_writer(
         os.closerange(3, 1 << 16)
         write(path, facts, remembered, state)
         code = 0
-    except BaseException:  # noqa: BLE001 - the user's class may raise anything, and nothing may leave this copy
-        import traceback  # noqa: PLC0415 - rarely
-
-        traceback.print_exc()
+    except BaseException as error:  # noqa: BLE001 - user code may raise anything; nothing may leave this copy
+        path.write_text(cannot_be_kept(state, error))
+        code = FAILED
     finally:
         os._exit(code)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mqworker.shared_state import recovery, snapshot
+from mqworker.shared_state.instance import cannot_be_kept
 from mqworker.shared_state.journal import Journal
 from mqworker.shared_state.memory import SavedStage
 from mqworker.shared_state.messages import SharedSpec
@@ -65,8 +66,13 @@ class Snapshots:
         if code == 0:
             self._publish(self._replaced)
             return
-        late = f"it took longer than {self._spec.snapshot_deadline:g} s"
-        self._fail(self._replaced, late if code == -signal.SIGALRM else f"its writer ended with {code}")
+        if code == -signal.SIGALRM:
+            why = f"it took longer than {self._spec.snapshot_deadline:g} s"
+        elif code == snapshot.FAILED:
+            why = snapshot.read_failure(snapshot.new_path(self._folder, self._replaced.number))
+        else:
+            why = f"its writer ended with {code}"
+        self._fail(self._replaced, why)
 
     def write_now(self) -> None:
         """Write a snapshot in this process, unless the last one still holds everything; a copy is given up."""
@@ -78,8 +84,8 @@ class Snapshots:
         replaced = self._next()
         try:
             snapshot.write(*self._content(replaced))
-        except Exception as error:  # noqa: BLE001 - the user's class may raise anything; the journal has it all
-            self._fail(replaced, f"{type(error).__name__}: {error}")
+        except BaseException as error:  # noqa: BLE001 - the user's class may raise anything; the journal has it all
+            self._fail(replaced, cannot_be_kept(self._state.instance.state, error))
         else:
             self._publish(replaced)
 
@@ -109,6 +115,7 @@ class Snapshots:
 
     def _fail(self, replaced: _Replaced, why: str) -> None:
         snapshot.new_path(self._folder, replaced.number).unlink(missing_ok=True)
+        if why != self.problem:
+            self._log(f"the snapshot of {self._spec.name} was not made: {why}; the journal has everything, and grows")
         self.problem = why
-        self._log(f"the snapshot of {self._spec.name} was not made: {why}")
         self._finished(True)

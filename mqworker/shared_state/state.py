@@ -9,7 +9,9 @@ import time
 from collections import Counter
 from typing import Any, Final
 
+from mqworker.ipc.histogram import Histogram
 from mqworker.shared_state import answers
+from mqworker.shared_state.charges import Charges
 from mqworker.shared_state.execution import ExecutionNote
 from mqworker.shared_state.identity import NO_MESSAGE, SIZE
 from mqworker.shared_state.instance import SharedInstance
@@ -19,7 +21,6 @@ from mqworker.shared_state.messages import (
     Call,
     CallEntry,
     Caller,
-    Charge,
     Entry,
     ParamsEntry,
     ResetEntry,
@@ -40,7 +41,8 @@ class SharedState:
         self.memory = memory
         self.counts: Counter[str] = Counter()  # calls, repeated, without_id, failed, ticks, replayed
         self.diverged: Counter[str] = Counter()  # by method
-        self.charge: Charge | None = None
+        self.times = Histogram()  # of the calls that were made
+        self.charges = Charges()
         self._params: dict[bytes, int] = {}  # numbers of parameters
         self._written: set[int] = set()  # those that are in the segment that is written now
         self._replayed_params: dict[int, bytes] = {}
@@ -68,9 +70,10 @@ class SharedState:
                 return known
         if not call.has_id:
             counts["without_id"] += 1
-        if self.charge is not None and self._is_charged(self.charge, caller.stage, call):
-            reason, self.charge = self.charge.reason, None
-            return answers.not_run("unavailable", reason)
+        if self.charges:
+            charge = self.charges.find(caller.stage, message, call.call, time.monotonic())
+            if charge is not None:
+                return answers.not_run("unavailable", charge.reason)
         return self._make(caller, call, now)
 
     def _meet(self, stage: str, message: bytes, now: float) -> None:
@@ -84,9 +87,11 @@ class SharedState:
         """Make a call, journal it, remember it."""
         stage, message, method = caller.stage, call.message, call.method
         number = self._number(caller.params) if self.instance.kind.takes_params else 0
-        self._note.begin(stage, message, call.call, method or "handle", time.monotonic())
+        began = time.monotonic()
+        self._note.begin(stage, message, call.call, method or "handle", began)
         answer = self.instance.call(method, call.body, caller.params, now)
         self._note.end()
+        self.times.observe(time.monotonic() - began)
         if answer[0] >= answers.RAISED:
             self.counts["failed"] += 1
             if answer[0] == answers.NOT_RUN:
@@ -101,6 +106,8 @@ class SharedState:
     def words(self, words: Words, now: float) -> None:
         """Take the Producer's words; raises ValueError for keys that are none."""
         self._take(words.stage, words.settled, words.again, now)
+        if self.charges:
+            self.charges.named(words.stage, _keys(words.settled + words.again))
         self._journal.append(WordsEntry(words.stage, words.settled, words.again, now))
 
     def tick(self, now: float) -> None:
@@ -169,10 +176,6 @@ class SharedState:
             self.memory.published_again(stage, published, now)
         if done:
             self.memory.settled(stage, done)
-
-    @staticmethod
-    def _is_charged(charge: Charge, stage: str, call: Call) -> bool:
-        return (charge.stage, charge.message, charge.call) == (stage, call.message, call.call)
 
     def _number(self, params: bytes) -> int:
         """Return the number under which this segment of the journal has these parameters."""

@@ -21,11 +21,11 @@ _INT: Final = range(-(1 << 63), 1 << 64)
 _SCALARS = frozenset((type(None), bool, float, bytes))
 _KEYS = _SCALARS | {str, int}
 _FIXES: dict[type, str] = {
-    tuple: "pass a list",
-    set: "pass a sorted list",
-    frozenset: "pass a sorted list",
-    bytearray: "pass bytes",
-    memoryview: "pass bytes",
+    tuple: "make it a list",
+    set: "make it a sorted list",
+    frozenset: "make it a sorted list",
+    bytearray: "make it bytes",
+    memoryview: "make it bytes",
 }
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -102,13 +102,13 @@ def _refusal(value: Any, kind: type) -> str:
     if kind is str or kind in _SCALARS:
         return ""
     if kind is int:
-        return "" if value in _INT else "is an integer of more than 64 bits: pass it as text"
+        return "" if value in _INT else "is an integer of more than 64 bits: make it a text"
     if kind is datetime:
         if value.tzinfo is UTC and not value.fold:
             return ""
-        fix = "give it a time zone, UTC" if value.tzinfo is None else "pass value.astimezone(timezone.utc)"
+        fix = "give it a time zone, UTC" if value.tzinfo is None else "make it value.astimezone(timezone.utc)"
         return f"is a datetime that is not in UTC, which would arrive as something else: {fix}"
-    fix = _FIXES.get(kind, "pass a plain form of it (numbers, text, bytes, lists, dicts)")
+    fix = _FIXES.get(kind, "make it a plain form (numbers, text, bytes, lists, dicts)")
     return f"is {_of(value)}, which would not arrive as such: {fix}"
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mqworker.ipc.messages import BUCKETS
 from mqworker.producer.pacing import (
-    BUCKETS,
     CHUNK_SECONDS,
     PREFETCH_MAX,
     WINDOW,

@@ -58,7 +58,7 @@ def load(tmp_path, monkeypatch):
     def load_class(source, name="Rule"):
         (tmp_path / "rules.py").write_text(source)
         sys.modules.pop("rules", None)
-        return SharedClass(f"rules:{name}", tmp_path)
+        return SharedClass.load(f"rules:{name}", tmp_path)
 
     yield load_class
     sys.modules.pop("rules", None)
@@ -115,7 +115,7 @@ def test_whatever_a_method_raises_is_its_answer(instance, what, raised):
 
 def test_an_answer_that_would_change_is_the_calls_error(instance):
     """With the place named."""
-    with pytest.raises(SharedValueError, match="the answer is of type tuple"):
+    with pytest.raises(SharedValueError, match=r"the answer of Rule\.wrong is of type tuple"):
         call(instance, "wrong")
 
 
@@ -156,7 +156,9 @@ def test_a_replay_is_silent(load, caplog):
         ("class Rule:\n def setup(self): pass", "has no setup"),
         ("class Rule:\n def teardown(self): pass", "has no teardown"),
         ("class Rule:\n async def handle(self, x): pass", "async"),
-        ("class Rule:\n def handle(self, x): yield 1", "it yields"),
+        ("class Rule:\n def handle(self, x, message): pass", "takes 'message', which mqworker does not pass"),
+        ("class Rule:\n def tick(self): pass", r"write def tick\(self, now\)"),
+        ("class Rule:\n def handle(self, x): yield 1", "handle yields"),
         ("class Rule:\n def __init__(self, x): pass", "made without arguments"),
         ("class Rule:\n def __init__(self): 1/0", "ZeroDivisionError"),
         ("import threading\nclass Rule:\n def __init__(self): self.lock = threading.Lock()", "cannot be kept"),
@@ -173,6 +175,6 @@ def test_a_state_that_the_class_does_not_take_is_refused(load):
     """A snapshot of another class, or one that raises."""
     kind = load(SOURCE)
     with pytest.raises(StateError, match="not of rules:Rule"):
-        kind.adopt(lambda: [1])
+        kind.adopt(lambda: [1], changed=False)
     with pytest.raises(StateError, match="ZeroDivisionError"):
-        kind.adopt(lambda: 1 / 0)
+        kind.adopt(lambda: 1 / 0, changed=False)

@@ -13,6 +13,7 @@ from mqworker.shared_state.messages import (
     Caller,
     Calls,
     Charge,
+    ChargeEnded,
     Entry,
     ParamsEntry,
     Pause,
@@ -24,6 +25,7 @@ from mqworker.shared_state.messages import (
     SharedEnded,
     SharedOrder,
     SharedReport,
+    SharedReset,
     SharedSpec,
     SharedStatus,
     SharedUnfit,
@@ -38,13 +40,15 @@ K = b"k" * 16
 COUNTS = dict.fromkeys(messages.COUNTS, 1)
 EXAMPLES = [
     (
-        SharedSpec("n", "m:C", "/r", CodeCopy("d", "/r"), "d", "/s", 20, charge=Charge("s", K, K, "why")),
+        SharedSpec("n", "m:C", "/r", CodeCopy("d", "/r"), "d", "/s", 20, charges=(Charge("s", K, K, "why"),)),
         SharedSpec,
     ),
     *((order, SharedOrder) for order in (Pause(), Resume(), TakeSnapshot(), ResetState(), StopSharing(), SetLevel(10))),
     (SharedStatus("n", 1, "serving", "d", COUNTS, 1, 1, 0, {"add": 1}, described={"a": [1]}), SharedReport),
     (SharedUnfit("code", "why", "traceback"), SharedReport),
-    (SharedEnded("why"), SharedReport),
+    (SharedEnded(), SharedReport),
+    (SharedReset("why"), SharedReport),
+    (ChargeEnded(Charge("s", K, K, "why")), SharedReport),
     (Caller("s", b"{}"), Received),
     (Calls([Call(1, K, True, K, "add", b"\x90")]), Received),
     (Words("s", K, K + K), Received),
@@ -66,5 +70,5 @@ def test_a_record_arrives_as_it_was(record, kind):
 def test_every_record_has_an_example():
     """None is left out above; LogEvent has its own test."""
     known = {kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, msgspec.Struct)}
-    inside = {CodeCopy, Charge, Call, CallAnswer, messages.LogEvent}
+    inside = {messages.Times, CodeCopy, Charge, Call, CallAnswer, messages.LogEvent}
     assert known - inside == {type(record) for record, _ in EXAMPLES}

@@ -58,7 +58,7 @@ class Once(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="mqw-once-"))
-        self.kind = SharedClass("tests.support.shared_classes:Tally", Path.cwd())
+        self.kind = SharedClass.load("tests.support.shared_classes:Tally", Path.cwd())
         self.now = 1_000_000.0
         self.messages: list[Message] = []
         self.named = 0

@@ -28,7 +28,6 @@ from mqworker.shared_state.messages import (
     ResetState,
     Resume,
     SharedEnded,
-    SharedUnfit,
     StopSharing,
     TakeSnapshot,
     Words,
@@ -109,7 +108,7 @@ async def test_a_call_that_kills_it_is_charged_and_harms_no_other(tmp_path):
     assert found is not None
     assert (found.stage, found.message, found.method) == ("s", message_key("fatal", b"body"), "die")
     charge = Charge(found.stage, found.message, found.call, "the shared object died in this call")
-    shared = await shared.again(charge=charge)
+    shared = await shared.again(charges=(charge,))
     assert await innocent == 1
     with pytest.raises(SharedUnavailable, match="died in this call"):
         await fatal
@@ -127,7 +126,7 @@ async def test_a_call_that_takes_too_long_is_seen_and_ended_from_outside(tmp_pat
     assert found is not None
     assert 0 <= time.monotonic() - found.started < DEADLINE
     await shared.kill()
-    await shared.again(charge=Charge(found.stage, found.message, found.call, "it took longer than 5 s"))
+    await shared.again(charges=(Charge(found.stage, found.message, found.call, "it took longer than 5 s"),))
     assert await behind == 1
     with pytest.raises(SharedUnavailable, match="longer than 5 s"):
         await slow
@@ -140,7 +139,7 @@ async def test_an_orderly_end_leaves_a_snapshot_and_nothing_to_replay(tmp_path):
     assert await in_thread(client(tmp_path, "m1").call, "add", "a") == 1
     shared.child.send(StopSharing())
     assert (await shared.child.wait(DEADLINE)).code == 0
-    assert shared.reports[-2] == SharedEnded("")
+    assert shared.reports[-2] == SharedEnded()
     assert sorted(files(shared.folder)) == ["journal-0000000002", "lock", "snapshot-0000000002"]
     shared = await shared.again()
     assert shared.status.counts["replayed"] == 0
@@ -237,7 +236,8 @@ async def test_only_one_process_has_the_folder(tmp_path):
     """A second one is refused, and harms nothing."""
     shared = await Shared(tmp_path).start()
     unfit = await Shared(tmp_path).refused()
-    assert unfit == SharedUnfit("state", f"another process uses the state in {shared.folder}")
+    assert unfit.kind == "state"
+    assert f"another process uses the state in {shared.folder}" in unfit.reason
     assert await in_thread(client(tmp_path, "m").call, "add", "a") == 1
 
 
@@ -476,7 +476,7 @@ async def test_a_snapshot_that_fails_is_told_and_changes_nothing(tmp_path):
     assert any("cannot pickle" in event.msg for event in shared.logged)
     shared.child.send(StopSharing())
     await shared.child.wait(DEADLINE)
-    assert "cannot pickle" in shared.reports[-2].snapshot_problem
+    assert any("was not made: TypeError: cannot pickle" in event.msg for event in shared.logged)
     shared = await shared.again()
     assert await in_thread(client(tmp_path, "m3").call, "add", 3) == 2
 

@@ -1,13 +1,12 @@
 """A caller of a shared object in a process of its own: runs messages, some several times or not to their end.
 
-`python -m tests.support.shared_caller STATE_DIR PREFIX SECONDS`; prints how many messages it has finished, and exits
+`python -m tests.support.shared_caller STATE_DIR PREFIX MESSAGES`; prints how many messages it has finished, and exits
 with 1 if a run of a message was answered otherwise than the one before it.
 """
 
 import contextlib
 import random
 import sys
-import time
 from pathlib import Path
 
 from mqworker.errors import SharedUnavailable
@@ -34,19 +33,17 @@ def run(client: SharedClient, name: str, calls: int) -> list[object]:
 
 
 def main() -> None:
-    state_dir, prefix, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    state_dir, prefix, most = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     chance = random.Random(prefix)
     client = SharedClient(state_dir, NAME, "s")
-    end, done = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
+    for done in range(most):
         name = f"{prefix}{done}"
         if chance.random() < 0.3:
             run(client, name, chance.randrange(3))
         answers = run(client, name, 3)
         if chance.random() < 0.3 and run(client, name, 3) != answers:
             sys.exit(1)
-        done += 1
-    print(done)
+    print(most)
 
 
 if __name__ == "__main__":

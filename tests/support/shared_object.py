@@ -31,6 +31,7 @@ class Shared:
         job = spec.pop("job", "tests.support.shared_classes:Tally")
         root = str(spec.pop("root", ROOT))
         digest = spec.pop("digest", "digest")
+        spec.setdefault("tick_seconds", 3600.0)  # each tick is in the journal
         self.spec = SharedSpec(NAME, job, root, None, digest, str(state_dir), logging.INFO, **spec)
         self.folder = folder_of(state_dir, NAME)
         self.reports: list[Any] = []
@@ -82,9 +83,9 @@ class Shared:
         return self.status
 
     async def fresh_status(self) -> SharedStatus:
-        """The next report: what had happened by now is in it."""
+        """The report after the next one, which may have been sent already: what had happened by now is in it."""
         before = len(self.reports)
-        await until(lambda: len(self.reports) > before, DEADLINE, "the next report")
+        await until(lambda: len(self.reports) > before + 1, DEADLINE, "a later report")
         return self.status
 
     async def kill(self) -> None:

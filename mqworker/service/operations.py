@@ -93,11 +93,15 @@ class Operations:
         self._refuse_at_the_end()
         why = self._owner.reset_shared(name)
         if why is None:
-            raise ControlError("unknown_stage", f"there is no shared object {name}")
+            raise ControlError("busy", f"no stage uses the shared object {name} any more")
         if why:
             raise ControlError("busy", f"the shared object {name}: {why}")
         logs.report(
-            log, logging.WARNING, "shared_reset", f"the shared object {name} is replaced by a new one", shared=name
+            log,
+            logging.WARNING,
+            "shared_reset",
+            f"the shared object {name} is to be replaced by a new one",
+            shared=name,
         )
 
     async def drain(self) -> None:

@@ -6,6 +6,7 @@ more stays for as long as a drain may take: Consumers of before may still call i
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 
@@ -16,7 +17,12 @@ from mqworker.control.desired_state import Document
 from mqworker.control.stage_desired import StageDesired, Version
 from mqworker.ipc import logs
 from mqworker.ipc.messages import LogEvent
-from mqworker.service.shared_supervisor import SharedCode, SharedSupervisor
+from mqworker.service.shared_life import SharedCode
+from mqworker.service.shared_supervisor import SharedSupervisor
+from mqworker.shared_state.folder import SHARED, folder_of
+from mqworker.shared_state.written_by import written_by
+
+log = logging.getLogger("mqworker.service.shared_supervisors")
 
 Moves = dict[str, SharedCode]  # the code that each object has to be ready to serve
 
@@ -35,7 +41,10 @@ class SharedSupervisors:
     def want(self, document: Document) -> None:
         """Serve the objects that the running stages use, or will use once a change is committed."""
         now, before = time.monotonic(), self._needed
+        first = not self._committed
         self._needed = needed = self._wanted(document)
+        if first:
+            self._report_unused(needed)
         for name in self._supervisors.keys() - needed.keys() - self._unneeded.keys():
             self._unneeded[name] = now + self._loaded.config.service.drain_deadline
         for name, code in needed.items():
@@ -46,19 +55,33 @@ class SharedSupervisors:
             supervisor.use_level(logs.LEVELS[document.log_level])
 
     def _wanted(self, document: Document) -> Moves:
-        """Return which objects are needed, each with the code that was committed last."""
+        """Return which objects are needed, each with the code that was committed last.
+
+        At a start, that is the code which wrote the state, if a stage has it.
+        """
         needed: Moves = {}
         for stage_name, stage in document.stages.items():
             for name, code in _codes(stage.version, stage.code).items() if stage.running else ():
                 newly = self._committed.get((name, stage_name)) != code and name in self._needed
                 self._committed[name, stage_name] = code
-                if newly:
+                if newly or (name in needed and name not in self._needed and self._wrote(name, code)):
                     needed[name] = code
                 else:
                     needed.setdefault(name, self._needed.get(name, code))
             for name, code in self.moves(stage).items():
                 needed.setdefault(name, self._needed.get(name, code))
         return needed
+
+    def _report_unused(self, needed: Moves) -> None:
+        """Say at the start which objects have a state that no stage uses: they may have got another name."""
+        folder = self._loaded.state_dir / SHARED
+        for name in sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ():
+            if name not in needed:
+                what = f"no running stage uses the shared object {name}; its state stays in {folder / name}"
+                logs.report(log, logging.WARNING, "shared_unused", what, shared=name)
+
+    def _wrote(self, name: str, code: SharedCode) -> bool:
+        return written_by(folder_of(self._loaded.state_dir, name)) == code.digest
 
     def beat(self) -> None:
         """Do everything that is due; called every half second."""

@@ -161,11 +161,14 @@ class _StageCheck:
 
     async def _ask(self, stage: StageDesired, copy: CodeCopy | None, *, look: bool = True) -> CodeReport:
         """Check what this stage runs, from a copy; without one, from what the folder has, which is copied."""
+        config, deadline = self._loaded.config, CHECK_DEADLINE
+        if config.shared or stage.shared:  # only the check tells which shared objects the jobs use
+            deadline = config.stages[self._name].setup_deadline
         return await check_code(
             *(self._name, self._loaded.root, tuple(enabled(stage.jobs)) if look else ()),
-            *(stage.params, CHECK_DEADLINE, self._on_log),
+            *(stage.params, deadline, self._on_log),
             state_dir=self._loaded.state_dir,
             copy=copy,
             needed=self._needed,
-            shared=self._loaded.config.shared_classes,
+            shared=config.shared_classes,
         )

@@ -1,0 +1,219 @@
+"""The lives of a shared object's process, one after another: who serves the object, and what follows when it dies.
+
+Lives in the Service's main thread, on its loop; part of a SharedSupervisor. Owns the process that serves the object,
+and the charges that are not over. A process that dies is started again, with backoff when it achieves nothing; the call
+that it died in is charged, once. One that says why it cannot serve (its class, its files) is tried again now and then,
+and whenever somebody asks. A reset that a process did not make is made by its successor.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from mqworker.ipc import logs
+from mqworker.ipc.messages import CodeCopy, LogEvent
+from mqworker.ipc.restart_budget import Budget
+from mqworker.ipc.spawn import Death
+from mqworker.service.shared_life import SharedCode, SharedLife
+from mqworker.shared_state.folder import folder_of
+from mqworker.shared_state.messages import (
+    Charge,
+    ChargeEnded,
+    ResetState,
+    Resume,
+    SetLevel,
+    SharedOrder,
+    SharedReport,
+    SharedReset,
+    SharedSpec,
+    SharedStatus,
+    SharedUnfit,
+    StopSharing,
+)
+from mqworker.shared_state.written_by import written_by
+
+FRUITFUL_AGE = 10.0  # seconds after which a life counts as fruitful
+CHARGED = 3600.0  # seconds after which nobody asks for the call any more that was charged
+MOST_CHARGES = 1000
+RETRY = 30.0  # seconds until one that cannot serve is tried again
+STOP_GRACE = 0.5  # seconds that a process may take to end beyond the deadline it was told
+
+log = logging.getLogger("mqworker.service.shared_lives")
+
+
+class Owner(Protocol):
+    """What hears of the lives."""
+
+    def life_ended(self, life: SharedLife) -> None:
+        """A process has ended, whether it served or was on trial."""
+
+    def changed(self) -> None:
+        """There is something new to show."""
+
+
+class SharedLives:
+    """See the module head. `serving` is None while there is no process."""
+
+    def __init__(
+        self, name: str, root: Path, state_dir: Path, owner: Owner, on_log: Callable[[LogEvent], None]
+    ) -> None:
+        self.name = name
+        self.serving: SharedLife | None = None
+        self.restarts = 0
+        self.problem = ""
+        self._root, self._state_dir = root, state_dir
+        self._owner, self._on_log = owner, on_log
+        self._level = logging.INFO
+        self._charges: dict[tuple[str, bytes, bytes], Charge] = {}  # that are not over
+        self._retry_at = 0.0  # when one that could not serve is tried again
+        self._resetting = False  # a reset is ordered; if this process does not make it, the next one begins anew
+        self._without_before = False  # the code that wrote the state cannot be used: try the wanted code at once
+        self._refused_code: SharedCode | None = None  # the code that could not serve, and why
+        self._refused_why = ""
+        self._budget = Budget()
+
+    # --- what is wanted
+
+    def begin(self, code: SharedCode, now: float) -> None:
+        """Start a process that serves, unless there is one, or it is too early.
+
+        If the state needs other code than this, it gets that, and serves nobody before a move was tried.
+        """
+        if self.serving is not None or now < self._retry_at or not self._budget.may_start(now):
+            return
+        digest = written_by(folder_of(self._state_dir, self.name))
+        copy = CodeCopy(digest, str(self._root))
+        there = digest and digest != code.digest and copy.path(self._state_dir).is_dir()
+        if not there or self._without_before or self._resetting:
+            self.serving = self.start(code, fresh=self._resetting)
+        else:
+            self.serving = self.start(SharedCode(code.job, copy), held=True)
+
+    def retry(self) -> None:
+        """Let the next `begin` be early enough."""
+        self._retry_at = 0.0
+
+    def start(
+        self, code: SharedCode, *, trial: bool = False, fresh: bool = False, held: bool = False
+    ) -> SharedLife | None:
+        """Start a process; see SharedSpec. None if that could not be."""
+        spec = SharedSpec(
+            name=self.name,
+            job=code.job,
+            root=str(self._root),
+            copy=code.copy,
+            digest=code.digest,
+            state_dir=str(self._state_dir),
+            log_level=self._level,
+            fresh=fresh,
+            trial=trial,
+            held=held,
+            charges=tuple(each for each in self._charges.values() if each.made > time.monotonic() - CHARGED),
+        )
+        try:
+            return SharedLife(code, spec, self._on_report, self._on_death, self._on_log)
+        except OSError as error:
+            self.problem = f"its process could not be started: {error.strerror}"
+            self._budget.died(time.monotonic(), fruitful=False)
+            return None
+
+    def replace(self, successor: SharedLife) -> None:
+        """Let a process that was on trial serve."""
+        old, self.serving = self.serving, successor
+        if old is not None:
+            old.child.kill("other code has taken its state over")
+        self.send(SetLevel(self._level))
+        self.send(Resume())
+
+    def send(self, order: SharedOrder) -> None:
+        """Give an order to the process that serves, if there is one."""
+        if self.serving is not None:
+            self.serving.send(order)
+
+    def use_level(self, level: int) -> None:
+        """Log from this level on."""
+        if level != self._level:
+            self._level = level
+            self.send(SetLevel(level))
+
+    def reset(self, code: SharedCode) -> None:
+        """Replace the object by a new one of this code; if no process is there that can, the next one does."""
+        self._resetting = True
+        self._retry_at = 0.0
+        if self.serving is not None and self.serving.code != code:
+            self.serving.child.kill("the object is replaced by a new one of other code")
+        else:
+            self.send(ResetState())
+
+    def end(self, until: float) -> None:
+        """End the process for good, with a snapshot, until `until` (CLOCK_MONOTONIC) at most."""
+        life = self.serving
+        if life is not None and life.child.alive:
+            life.send(StopSharing())
+            life.child.kill_after(max(0.0, until - time.monotonic()) + STOP_GRACE, "it did not end in time")
+
+    # --- what the processes report
+
+    def _on_report(self, life: SharedLife, report: SharedReport) -> None:
+        match report:
+            case SharedStatus() if life is self.serving and life.serves:
+                self._without_before, self._refused_why = False, ""
+                if life.fresh:
+                    life.fresh = self._resetting = False
+                self.problem = report.snapshot_problem or report.tick_problem or report.describe_problem
+            case SharedReset():
+                self._resetting = False
+                if report.problem:
+                    what = f"the shared object {self.name} was not reset: {report.problem}"
+                    logs.report(log, logging.ERROR, "shared_reset", what, shared=self.name)
+            case ChargeEnded():
+                self._charges.pop(report.charge.key, None)
+            case SharedUnfit() if life is self.serving:
+                self._refused(life, report)
+        self._owner.changed()
+
+    def _refused(self, life: SharedLife, report: SharedUnfit) -> None:
+        reason = report.reason
+        self._without_before = report.kind == "code" and life.held
+        self._retry_at = 0.0 if self._without_before else time.monotonic() + RETRY
+        if life.fresh:  # a later attempt must not replace what an operator has brought back meanwhile
+            self._resetting, reason = False, f"it was not reset: {reason}"
+        if life.code != self._refused_code and report.kind == "state" and self._refused_why:
+            reason = f"{self._refused_why}; and under the wanted code: {reason}"  # the first is the cause
+        else:
+            self._refused_code, self._refused_why = life.code, reason
+        if self.problem != reason and not (reason == self._refused_why and self.problem.startswith(reason)):
+            what = f"the shared object {self.name} cannot be served: {reason}"
+            trace = report.traceback or None
+            logs.report(log, logging.ERROR, "shared_unfit", what, shared=self.name, traceback=trace)
+        self.problem = reason
+
+    def _on_death(self, life: SharedLife, death: Death) -> None:
+        if life is self.serving:
+            self.serving, now = None, time.monotonic()
+            if not life.ended and life.unfit is None:  # RETRY is for those that cannot serve
+                self._died(life, death, now)
+        self._owner.life_ended(life)
+
+    def _died(self, life: SharedLife, death: Death, now: float) -> None:
+        """Note an end that nobody ordered, and whose call it was."""
+        if self._resetting and life.child.kill_reason:
+            return  # by `reset`
+        self.restarts += 1
+        served = life.status is not None and life.status.counts["calls"] > 0
+        self.problem = f"its last process was ended: {death}"
+        what = f"the process of the shared object {self.name} was ended ({life.child.kill_reason or death})"
+        found = life.culprit()
+        if found is not None:
+            what += f" in a call of {found.method or 'handle'}"
+        charged = found is not None and bool(found.message)
+        if found is not None and charged:
+            charge = life.charge_for(found, death)
+            self._charges[charge.key] = charge
+            if len(self._charges) > MOST_CHARGES:
+                del self._charges[next(iter(self._charges))]
+            what += f" for stage {found.stage}, whose message is charged"
+        self._budget.died(now, fruitful=served or charged or now - life.began > FRUITFUL_AGE)
+        logs.report(log, logging.ERROR, "shared_died", what, shared=self.name)

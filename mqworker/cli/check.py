@@ -95,7 +95,9 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
     from mqworker.code_check.client import check_code
 
     for name, stage in loaded.config.stages.items():
-        answer = asyncio.run(check_code(name, loaded.root, stage.jobs, dict(stage.params), timeout, _show_output))
+        shared = loaded.config.shared_classes
+        question = check_code(name, loaded.root, stage.jobs, dict(stage.params), timeout, _show_output, shared=shared)
+        answer = asyncio.run(question)
         for problem in answer.problems:
             fix = f"correct stages.{name}.jobs or the code in {loaded.root}"
             yield CheckResult(FAIL, f"jobs {name}", problem, fix)
@@ -103,6 +105,12 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
             yield CheckResult(FAIL, f"params {name}", f"{field}: {reason}", f"correct stages.{name}.params.{field}")
         if not answer.problems and not answer.fields:
             yield CheckResult(OK, f"jobs {name}", ", ".join(stage.jobs))
+            if answer.shared:
+                told = ", ".join(use.name for use in answer.shared)
+                once = "has its effect once"
+                if stage.identity == "message_id":
+                    once += ' if it has a message_id; for publishers that set none there is `identity = "body"`'
+                yield CheckResult(OK, f"shared {name}", f"{told}: each message {once}")
 
 
 def _show_output(event: "LogEvent") -> None:

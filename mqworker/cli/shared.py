@@ -1,6 +1,7 @@
 """`mqworker shared`: the objects that all Consumers share."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -34,7 +35,7 @@ def list_(service: ServiceClient) -> None:
         output.data(found)
         return
     rows = [(one["name"], one["class"], one["state"], *_numbers(one["status"])) for one in found]
-    output.table(("name", "class", "state", "calls", "remembered", "journal", "snapshot"), rows)
+    output.table(("name", "class", "state", "pid", "calls since start", "remembered", "journal", "snapshot"), rows)
     for one in found:
         if one["problem"]:
             output.note(f"{output.clean(one['name'])}: {output.clean(one['problem'])}")
@@ -49,7 +50,19 @@ def show(service: ServiceClient, name: str) -> None:
     Example:
       mqworker shared show neighbours
     """
-    click.echo(json.dumps(service.client.get(_path(name)), indent=1))
+    found = service.client.get(_path(name))
+    if service.as_json:
+        output.data(found)
+        return
+    output.note(f"{output.clean(name)}: {output.clean(found['class'])}, {found['state']}, {found['restarts']} deaths")
+    if found["problem"]:
+        output.note(f"problem: {output.clean(found['problem'])}")
+    status = found["status"]
+    if status is None:
+        return
+    rows = [(what, _shown(value(status))) for what, value in ROWS]
+    output.table(("", "of this process, at most a second ago"), rows)
+    click.echo(json.dumps(status["described"], indent=1))
 
 
 @shared.command()
@@ -68,13 +81,41 @@ def reset(service: ServiceClient, name: str) -> None:
         output.note(f"{output.clean(name)}: reset")
 
 
+ROWS: tuple[tuple[str, Callable[[dict[str, Any]], Any]], ...] = (
+    ("pid", lambda status: status["pid"]),
+    ("calls", lambda status: status["counts"]["calls"]),
+    ("of those, answered from what is remembered", lambda status: status["counts"]["repeated"]),
+    ("of those, for messages without an id", lambda status: status["counts"]["without_id"]),
+    ("of those, raised", lambda status: status["counts"]["failed"]),
+    ("made again at the start, from the journal", lambda status: status["counts"]["replayed"]),
+    ("of those, with another answer", lambda status: sum(status["diverged"].values())),
+    ("messages whose calls are remembered", lambda status: status["remembered"]),
+    ("of those, for seven days", lambda status: status["kept"]),
+    ("forgotten before their time", lambda status: status["evicted"]),
+    ("bytes of journal since the last snapshot", lambda status: status["journal_bytes"]),
+    ("seconds since the last snapshot", lambda status: status["snapshot_age"]),
+    ("mean seconds of a call", lambda status: status["mean_seconds"]),
+    ("code", lambda status: status["digest"][:12]),
+)
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def _path(name: str) -> str:
     return f"/shared/{quote(name, safe='')}"
 
 
 def _numbers(status: dict[str, Any] | None) -> tuple[Any, ...]:
     if status is None:
-        return ("-",) * 4
+        return ("-",) * 5
     age = status["snapshot_age"]
     snapshot = "none" if age is None else f"{output.seconds(age)} ago"
-    return status["counts"]["calls"], status["remembered"], f"{status['journal_bytes'] / 1024:.0f} KiB", snapshot
+    return (
+        status["pid"],
+        status["counts"]["calls"],
+        status["remembered"],
+        f"{status['journal_bytes'] / 1024:.0f} KiB",
+        snapshot,
+    )

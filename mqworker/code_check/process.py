@@ -128,10 +128,15 @@ def look(
 
 def _uses(chain: "Sequence[Job]", shared: dict[str, str], root: Path, copy: Path | None) -> tuple[SharedUse, ...]:
     """Return the shared objects that these jobs use, whose classes can be used; raises JobLoadError."""
+    from mqworker.jobs.loading import JobLoadError  # noqa: PLC0415 - as below
     from mqworker.shared_state.instance import SharedClass  # noqa: PLC0415 - only this process may come near user code
 
     found = {job.shared: job.spec for job in chain if job.shared}
     found |= {name: shared[name] for job in chain for name in sorted(job.arguments & shared.keys())}
-    for job in found.values():
-        SharedClass(job, root, copy).new()
+    for name, job in found.items():
+        try:
+            SharedClass.load(job, root, copy).new()
+        except JobLoadError as error:
+            key = f"shared.{name}.{error.place}" if name in shared else error.place
+            raise JobLoadError(key, error.cause, error.fix, error.detail) from None
     return tuple(SharedUse(name, job) for name, job in found.items())

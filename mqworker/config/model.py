@@ -242,6 +242,13 @@ class StageConfig(_Base, frozen=True):
         Literal["null", "error"], about("What NaN and infinities in a JSON result become: null, or an error.")
     ] = "null"
     queue_type: Annotated[Literal["classic", "quorum"], about("Type of the queues that are created here.")] = "classic"
+    identity: Annotated[
+        Literal["message_id", "body"],
+        about(
+            "What makes two messages one for shared objects: the same `message_id` and body; or the same body alone,"
+            " for publishers that set no `message_id`, where equal bodies are one event."
+        ),
+    ] = "message_id"
     params: Annotated[dict[str, Any], about("Passed to the jobs, which may validate them. Not secret.")] = {}
 
     @property

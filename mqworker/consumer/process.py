@@ -71,6 +71,7 @@ class Consumer(Spawned):
         handler = logs.ForwardingHandler(self._send, self.name, spec.stage)
         handler.labels = self._labels
         logs.use(handler, birth.log_level)
+        self._level = birth.log_level
         self._log = log = logs.JobLogger(f"mqworker.job.{spec.stage}", handler, birth.log_level)
         be_plain()
         if spec.config.memory_limit:
@@ -110,21 +111,14 @@ class Consumer(Spawned):
         slot = open_slot(Path(self._birth.register), self._birth.slot)
         worker = Worker(chain, spec.stage, spec.config, spec.broker, self._alarm, self._shared)
         worker.begin_generation(self._birth.generation.number)
-        level = self._birth.log_level
         done = 0
         outbox = self._outbox
         pid, up, mark, labels_now = os.getpid(), self.up.fileno(), self._mark.end, self._labels
-        holds = _holds(up)
+        holds, asks_ahead = _holds(up), worker.asks_ahead
         while (packed := self._queue.get()) is not None:
             chunk = _chunks.decode(packed)
-            worker.soft_limit = chunk.soft_limit
-            if chunk.params is not None:
-                chain.apply_params(json.loads(chunk.params))
-            if chunk.generation != worker.generation:
-                worker.begin_generation(chunk.generation)
-            if chunk.log_level != level:
-                level = chunk.log_level
-                logs.set_level(level)
+            self._begin(chunk, chain, worker)
+            level = self._level
             outcomes: list[Any] = []  # each encoded, because what cannot be is a failure of its message
             last, printed = b"", False
             handed_up = time.monotonic()
@@ -139,6 +133,8 @@ class Consumer(Spawned):
                 if slot.stop == chunk.number:  # after begin: otherwise this message could be dispatched elsewhere too
                     slot.end()
                     break
+                if asks_ahead and item is chunk.items[0]:
+                    worker.ask_ahead(chunk.items)
                 self._item = item
                 if level <= DEBUG:
                     logs.report(self._log, logging.DEBUG, "begun", "started")
@@ -159,6 +155,17 @@ class Consumer(Spawned):
             self._send(ended)
             outbox.clear()
         self._queue.task_done()
+
+    def _begin(self, chunk: Chunk, chain: Chain, worker: Worker) -> None:
+        """Take over what has changed since the last chunk."""
+        worker.soft_limit = chunk.soft_limit
+        if chunk.params is not None:
+            chain.apply_params(json.loads(chunk.params))
+        if chunk.generation != worker.generation:
+            worker.begin_generation(chunk.generation)
+        if chunk.log_level != self._level:
+            self._level = chunk.log_level
+            logs.set_level(self._level)
 
     def _labels(self) -> dict[str, Any]:
         """Return the labels of the message in hand, if there is one."""

@@ -1,27 +1,27 @@
 """The calls of shared objects that the jobs of one Consumer make, each for the message in hand.
 
 Runs in a Consumer's main thread. Owns a client of each object that is used. A call has its effect once a message,
-however often the message runs; so every run is begun with the message's key and ended. Time that a call waits for an
-object that is down does not count toward the soft time limit. Raises what the clients raise.
+however often the message runs; so every run is begun with the message's key and ended. Where the chain begins with a
+shared link, its calls for the messages of a chunk are made together, ahead of their turns. Time that a call waits for
+an object that is down does not count toward the time limits. Raises what the clients raise.
 """
 
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from mqworker.amqp import headers
-from mqworker.amqp.labels import derived_id
 from mqworker.amqp.properties import Properties
 from mqworker.consumer.register import Slot
 from mqworker.consumer.work import Alarm
 from mqworker.ipc.messages import Item, StageSpec
-from mqworker.shared_state.client import SharedClient, SharedProxy
-from mqworker.shared_state.identity import NO_MESSAGE, message_key
+from mqworker.shared_state.client import Argument, LinkAnswer, SharedClient
+from mqworker.shared_state.identity import NO_MESSAGE, identify
+from mqworker.shared_state.proxy import SharedProxy
 
 
 class SharedCalls:
@@ -37,12 +37,41 @@ class SharedCalls:
         self._clients: dict[str, SharedClient] = {}
         self._run = (NO_MESSAGE, False)
         self._parts: Counter[str] = Counter()  # how often each link was called in this run
+        self._waiting = 0  # blocks within which the time limits stand still
+        self._ahead: dict[int, LinkAnswer] = {}  # seq -> the answer to the first link's call
+        self._answer: LinkAnswer | None = None  # that of the message in hand, until its turn
 
     def link(self, name: str, link: str, value: Any) -> Any:
         """Call `handle` of an object, as a link of the chain; behind a job that yields, once for each value."""
+        answer, self._answer = self._answer, None
+        if answer is not None:  # the chain begins with this link
+            return answer.result()
         part = self._parts[link]
         self._parts[link] += 1
         return self._client(name).link(link, value, part)
+
+    def ask_ahead(self, name: str, link: str, messages: Sequence[tuple[Item, Properties, Any]]) -> None:
+        """Call `handle` for messages of a chunk at once, as the first link; each gets its answer at its turn.
+
+        They share the time that this takes, so it counts toward the limit of none. A message that is then computed
+        elsewhere gets the same answer there, because it is remembered.
+        """
+        self._ahead = {}
+        if not messages:
+            return
+        config = self._spec.config
+        arguments = [
+            Argument(*identify(config, properties, item.properties, item.body), body)
+            for item, properties, body in messages
+        ]
+        self._wait(True)
+        try:
+            answers = self._client(name).links(link, arguments)
+        except Exception:  # noqa: BLE001 - no memory, or it waited for too long: each asks for itself, and says so
+            answers = []
+        finally:
+            self._wait(False)
+        self._ahead = {item.seq: answer for (item, *_), answer in zip(messages, answers, strict=False)}
 
     def proxy(self, name: str) -> SharedProxy:
         """Return what a handler gets by an argument of the object's name."""
@@ -56,13 +85,12 @@ class SharedCalls:
 
     def begin(self, item: Item, properties: Properties) -> None:
         """Let the calls from now on belong to this message."""
-        queue = self._spec.config.input.queue
-        has_id = bool(properties.message_id) and headers.DERIVED_ID not in properties.headers
-        name = properties.message_id or derived_id(properties, item.properties, item.body, queue)
-        self._run = message_key(name, item.body), has_id
+        self._run = message, has_id = identify(self._spec.config, properties, item.properties, item.body)
         self._parts.clear()
+        self._waiting = 0
+        self._answer = self._ahead.pop(item.seq, None)
         for client in self._clients.values():
-            client.begin(self._run[0], has_id=has_id)
+            client.begin(message, has_id=has_id)
 
     def end(self) -> None:
         """Let the calls from now on belong to no message."""
@@ -74,13 +102,18 @@ class SharedCalls:
         """Let the time limits stand still while a call waits for an object that is down."""
         if (threading.get_ident(), os.getpid()) != self._here:
             return
-        self._alarm.wait(waiting)
-        now = time.monotonic()
-        if waiting:
-            self._waits = self._slot.wait(), now
-        else:
-            began, since = self._waits
-            self._slot.go_on(began + now - since)
+        with self._alarm:  # it rings before or after this, never within
+            before = self._waiting
+            self._waiting = before + 1 if waiting else max(0, before - 1)
+            if bool(before) == bool(self._waiting):
+                return
+            now = time.monotonic()
+            if waiting:
+                self._waits = self._slot.wait(), now
+            else:
+                began, since = self._waits
+                self._slot.go_on(began + now - since)
+            self._alarm.wait(waiting)
 
     def _client(self, name: str) -> SharedClient:
         client = self._clients.get(name)

@@ -116,11 +116,16 @@ def _counters(totals: dict[str, Values]) -> Iterator[Metric]:
 def _durations(name: str, description: str, totals: dict[str, Values]) -> Metric:
     family = HistogramMetricFamily(f"mqworker_{name}_duration_seconds", description, labels=["stage"])
     prefix = TIMES[name]
-    bounds = [*map(str, map(float, BUCKETS)), "+Inf"]
     for stage, total in totals.items():
-        counts = accumulate(total.get(f"{prefix}{BUCKET}{number}", 0) for number in range(len(bounds)))
-        family.add_metric([stage], list(zip(bounds, counts, strict=True)), total.get(prefix + SUM, 0.0))
+        counts = [total.get(f"{prefix}{BUCKET}{number}", 0) for number in range(len(BUCKETS) + 1)]
+        family.add_metric([stage], _buckets(counts), total.get(prefix + SUM, 0.0))
     return family
+
+
+def _buckets(counts: Iterable[float]) -> list[tuple[str, float]]:
+    """Return upper bounds with the counts up to there."""
+    bounds = [*map(str, map(float, BUCKETS)), "+Inf"]
+    return list(zip(bounds, accumulate(counts), strict=True))
 
 
 def _exits(totals: dict[str, Values]) -> Iterator[Row]:
@@ -201,13 +206,20 @@ def _shared(views: list[SharedView]) -> Iterator[Metric]:
     yield _counter("shared_restarts", "Deaths of its process", [({"shared": v.name}, v.restarts) for v in views])
     for name, (description, count) in SHARED_COUNTS.items():
         yield _counter(name, description, [({"shared": s.name}, s.counts[count]) for s in statuses])
-    yield _counter("shared_evicted", "Remembered calls given up before their time", rows(lambda s: s.evicted))
+    yield _counter("shared_evicted", "Messages whose calls were forgotten before their time", rows(lambda s: s.evicted))
     yield _counter(
         "shared_diverged",
         "Calls that gave another answer in a replay: the class is not deterministic",
         rows(lambda s: sum(s.diverged.values())),
     )
-    yield _gauge("shared_remembered", "Remembered calls", rows(lambda s: s.remembered))
+    calls = HistogramMetricFamily(
+        "mqworker_shared_call_duration_seconds", "Time that calls of shared objects take there", labels=["shared"]
+    )
+    for status in statuses:
+        if status.times is not None:
+            calls.add_metric([status.name], _buckets(status.times.counts), status.times.total)
+    yield calls
+    yield _gauge("shared_remembered", "Messages whose calls are remembered", rows(lambda s: s.remembered))
     yield _gauge("shared_journal_bytes", "Journal since the last snapshot", rows(lambda s: s.journal_bytes))
     ages: list[Row] = [({"shared": s.name}, s.snapshot_age) for s in statuses if s.snapshot_age is not None]
     yield _gauge("shared_snapshot_age_seconds", "Age of the last snapshot", ages)

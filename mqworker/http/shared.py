@@ -40,6 +40,11 @@ def _view(api: Api, name: str) -> SharedView:
 def _described(view: SharedView) -> dict[str, Any]:
     document: dict[str, Any] = msgspec.to_builtins(view)
     document["class"] = document.pop("job")
+    if view.status is not None:
+        del document["status"]["times"]  # for the metrics
+        times = view.status.times
+        made = sum(times.counts) if times is not None else 0
+        document["status"]["mean_seconds"] = times.total / made if times is not None and made else None
     return document
 
 

@@ -13,7 +13,10 @@ from typing import Any, Final
 from mqworker.config.model import HANDLE_NAMES
 
 SETUP_NAMES: Final = ("params", "log")
+_FIXED: Final = {"tick": (1, "def tick(self, now)"), "describe": (0, "def describe(self)")}  # how many arguments
+SHARED_NAMES: Final = ("params", "log", "now")  # what a method of a shared class may ask for
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL)
+_BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
@@ -57,6 +60,38 @@ def bind_class(kind: type, shared: Iterable[str] = ()) -> tuple[frozenset[str], 
     return arguments, setup
 
 
+def bind_shared(kind: type) -> dict[str, frozenset[str]]:
+    """Return what each method of a shared class takes by name, of SHARED_NAMES; its private ones are left out."""
+    found = {}
+    for name in dir(kind):
+        method = getattr(kind, name)
+        if name.startswith("_") or not callable(method) or inspect.isclass(inspect.getattr_static(kind, name)):
+            continue
+        try:
+            _refuse_async(method)
+        except BindingError as error:
+            raise BindingError(f"its method {name}: {error.cause}", "write a plain one") from None
+        if inspect.isgeneratorfunction(method):
+            raise BindingError(f"its method {name} yields", "return a list: one call has one answer")
+        parameters = _method(kind, name)
+        if name == "handle":
+            found[name] = _bind(parameters, what="its handle", takes_body=True, names=SHARED_NAMES)
+        elif name in _FIXED:
+            count, fix = _FIXED[name]
+            needed = [
+                each for each in parameters or () if each.default is Parameter.empty and each.kind not in _VARIADIC
+            ]
+            most = len(parameters or ())
+            varied = any(each.kind is Parameter.VAR_POSITIONAL for each in parameters or ())
+            if parameters is not None and not (len(needed) <= count <= most or (len(needed) <= count and varied)):
+                raise BindingError(f"{kind.__name__}.{name} takes other arguments than it gets", f"write {fix}")
+            found[name] = frozenset()
+        else:
+            named = [each for each in parameters or () if each.kind in _BY_NAME and each.name in SHARED_NAMES]
+            found[name] = frozenset(each.name for each in named)
+    return found
+
+
 def _refuse_async(function: Callable[..., Any]) -> None:
     called = getattr(function, "__call__", function)  # noqa: B004 - an instance's own __call__ may be the coroutine
     for candidate in (function, called):
@@ -91,8 +126,7 @@ def _bind(parameters: list[Parameter] | None, *, what: str, takes_body: bool, na
         parameters = parameters[1:]
     arguments = set()
     for parameter in parameters:
-        by_name = parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-        if by_name and parameter.name in names:
+        if parameter.kind in _BY_NAME and parameter.name in names:
             arguments.add(parameter.name)
         elif parameter.default is Parameter.empty and parameter.kind not in _VARIADIC:
             raise BindingError(
@@ -104,6 +138,7 @@ def _bind(parameters: list[Parameter] | None, *, what: str, takes_body: bool, na
 def _offer(parameter: Parameter, names: Iterable[str], takes_body: bool) -> str:
     names = tuple(names)
     first = "the first argument is the body; " if takes_body else ""
+    more = " (or be the name of a [shared.NAME])" if takes_body else ""
     if not names:
         return "it must take no arguments"
     if parameter.name in names:
@@ -111,4 +146,4 @@ def _offer(parameter: Parameter, names: Iterable[str], takes_body: bool) -> str:
     near = get_close_matches(parameter.name, names, 1)
     if near:
         return f"did you mean {near[0]!r}?"
-    return f"{first}by name it may take {', '.join(names)}; any other needs a default"
+    return f"{first}by name it may take {', '.join(names)}{more}; any other needs a default"

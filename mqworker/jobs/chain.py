@@ -38,10 +38,12 @@ _SPECIAL = frozenset((GeneratorType, Result))
 def check_params(jobs: Sequence[Job], params: Mapping[str, Any]) -> dict[str, Any]:
     """Return each job's own parameters by its spec; raises `ParamsError`.
 
-    Jobs that have no `Params` and never take parameters do not count: only what a job reads can be wrong.
+    Jobs that have no `Params` and never take parameters do not count: only what a job reads can be wrong. What the
+    shared objects read that the jobs call is checked with it.
     """
     readers = {job.spec: job.params_type for job in jobs if job.params_type is not None or job.takes_params}
-    return dict(zip(readers, validate(params, list(readers.values())), strict=True))
+    shared = [kind for job in jobs for kind in job.shared_params]
+    return dict(zip(readers, validate(params, [*readers.values(), *shared]), strict=False))
 
 
 class Chain:
@@ -68,6 +70,9 @@ class Chain:
             tuple[Callable[..., Any], bool], ...
         ]  # filled by `setup`: what to call, and whether to pass the message
         self.takes_message = any("message" in job.arguments for job in jobs)
+        first = self._jobs[0] if self._jobs else None
+        # the object and the link that a chain begins with: its calls for several messages may be made together
+        self.first_link = (first.shared, first.spec) if first is not None and first.shared else None
 
     def setup(self) -> None:
         """Make the instances and call their `setup`, once per process; after a failure, tear down those made so far."""
@@ -152,8 +157,9 @@ class Chain:
 
     def _link(self, job: Job, times: int) -> Callable[..., Any]:
         """Return a call of a shared object; where a chain has it several times, each is a link of its own."""
-        assert self._shared is not None
-        return functools.partial(self._shared.link, job.shared, job.spec if times == 1 else f"{job.spec}#{times}")
+        return functools.partial(
+            self._calls_of(job).link, job.shared, job.spec if times == 1 else f"{job.spec}#{times}"
+        )
 
     def _bind(self) -> None:
         """Bind every argument but body and message in advance, so that a call costs next to nothing."""
@@ -168,6 +174,11 @@ class Chain:
         given = {name: known[name] for name in known if name in names}
         proxies = names - known.keys() - {"message"}
         if proxies:
-            assert self._shared is not None
-            given |= {name: self._shared.proxy(name) for name in proxies}
+            given |= {name: self._calls_of(job).proxy(name) for name in proxies}
         return given
+
+    def _calls_of(self, job: Job) -> SharedCaller:
+        if self._shared is None:
+            what = "uses a shared object that was not there when the code was checked (did the check take too long?)"
+            raise RuntimeError(f'job "{job.spec}" {what}: check it again with mqworker restart')
+        return self._shared

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from mqworker.jobs.binding import BindingError, bind_class, bind_function
+from mqworker.jobs.binding import BindingError, bind_class, bind_function, bind_shared
 from mqworker.jobs.failures import describe
 from mqworker.jobs.params import kind_of
 
@@ -43,6 +43,7 @@ class Job(msgspec.Struct, frozen=True):
     arguments: frozenset[str]  # passed by name to every call
     setup_arguments: frozenset[str] | None  # the same for `setup`; None: it is a function
     shared: str = ""  # the name of the object that all Consumers share, whose `handle` it is; "": it is not shared
+    shared_params: tuple[type | None, ...] = ()  # the `Params` of the shared objects that it calls, if they take any
 
     @property
     def takes_params(self) -> bool:
@@ -64,7 +65,15 @@ def load_job(spec: str, root: str | Path, copy: Path | None = None, shared: Mapp
     that have a name.
     """
     target, module = load_target(spec, root, copy)
-    return make_job(target, module, spec, shared)
+    job = make_job(target, module, spec, shared)
+    called = {name: load_target(shared[name], root, copy) for name in sorted(job.arguments & shared.keys())}
+    return with_shared(job, called, shared)
+
+
+def with_shared(job: Job, called: Mapping[str, tuple[Any, ModuleType | None]], shared: Mapping[str, str]) -> Job:
+    """Return the job with the `Params` of the shared objects that it calls, given as class and module by name."""
+    more = [each for name, (kind, where) in called.items() for each in _shared_params(kind, where, shared[name])]
+    return msgspec.structs.replace(job, shared_params=(*job.shared_params, *more)) if more else job
 
 
 def load_target(spec: str, root: str | Path, copy: Path | None = None) -> tuple[Any, ModuleType]:
@@ -93,10 +102,15 @@ def make_job(target: Any, module: ModuleType | None, spec: str, shared: Mapping[
     if not callable(target):
         fix = "name a function, or a class with a method handle"
         raise JobLoadError(place, f"it is {_a(type(target).__name__)}, which cannot be called", fix)
-    if inspect.isclass(target) and getattr(target, "shared", False) is True:
+    shares = getattr(target, "shared", False) if inspect.isclass(target) else False
+    if isinstance(shares, str | int) and not isinstance(shares, bool):
+        raise JobLoadError(place, f"its attribute shared is {_a(type(shares).__name__)}", "write shared = True")
+    if shares is True:
         if not callable(getattr(target, "handle", None)):
-            raise JobLoadError(place, "a shared class has no method handle", "write def handle(self, body)")
-        return Job(spec, target, _params_type(module, place), frozenset(), None, shared_name(spec, shared))
+            what = f"the class {target.__name__} has no method handle, which a link of a chain needs"
+            raise JobLoadError(place, what, "write def handle(self, body)")
+        params = _shared_params(target, module, spec)
+        return Job(spec, target, None, frozenset(), None, shared_name(spec, shared), params)
     try:
         if inspect.isclass(target):
             arguments, setup_arguments = bind_class(target, shared)
@@ -105,6 +119,16 @@ def make_job(target: Any, module: ModuleType | None, spec: str, shared: Mapping[
     except BindingError as exc:
         raise JobLoadError(place, exc.cause, exc.fix) from None
     return Job(spec, target, _params_type(module, place), arguments, setup_arguments)
+
+
+def _shared_params(kind: Any, module: ModuleType | None, spec: str) -> tuple[type | None, ...]:
+    """Return the `Params` of a shared class, None if it takes them as they are; empty if it takes none."""
+    place = f'job "{spec}"'
+    try:
+        takes = inspect.isclass(kind) and any("params" in names for names in bind_shared(kind).values())
+    except BindingError as error:
+        raise JobLoadError(place, error.cause, error.fix) from None
+    return (_params_type(module, place),) if takes else ()
 
 
 def _import(name: str, folder: Path, code: Path, place: str) -> ModuleType:

@@ -13,6 +13,7 @@ from typing import Any
 from mqworker.amqp.labels import labels
 from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import logs
+from mqworker.ipc.histogram import Histogram
 from mqworker.ipc.messages import Chunk, Desired, Item, LogEvent, Outcomes, StageSpec
 from mqworker.ipc.spawn import Death
 from mqworker.producer import evidence
@@ -21,7 +22,7 @@ from mqworker.producer.fleet import NOT_WANTED, Fleet
 from mqworker.producer.lane import Lane
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.limits import TIME_LIMIT
-from mqworker.producer.pacing import Histogram, ServiceTime, chunk_size
+from mqworker.producer.pacing import ServiceTime, chunk_size
 from mqworker.producer.publications import AnyPublish
 from mqworker.producer.quarantine import May, may_begin, outlived
 from mqworker.producer.settlement import Settlement
@@ -124,7 +125,9 @@ class Dispatch:
         seq, began = lane.in_hand()
         entry = self._ledger.entry(seq)
         known_killer = entry is not None and entry.isolation is not Isolation.NONE
-        if seq and not known_killer and not self._draining and self.fleet.fails(lane, death, now):
+        if not began:  # it waited for a shared object, or there is none: nobody is to blame
+            seq = 0
+        elif seq and not known_killer and not self._draining and self.fleet.fails(lane, death, now):
             seq = 0  # the stage goes back to the code of before, which computes this message
         charged = self._ledger.lane_died(lane.number, seq)
         self.fleet.died(lane, death, now, attributed=charged is not None and known_killer)
@@ -133,7 +136,7 @@ class Dispatch:
             if charged.key:
                 self._clear(charged)
             if not self._draining:
-                self._charge(charged, lane, death, now - began if began else 0.0)
+                self._charge(charged, lane, death, now - began)
         self.fleet.reconcile(now)
         self._ask_turn()
         self._changed()
@@ -220,7 +223,10 @@ class Dispatch:
         begun = []
         for lane in self.fleet.busy() if window is not None else ():
             self._take_back(lane)  # otherwise its Consumer would begin more messages
-            begun.append(lane.in_hand()[1] if len(assignments.on(lane.number)) == 1 else 0.0)
+            seq, began = lane.in_hand()
+            if seq and not began and window is not None:
+                began = now - window  # it waits for a shared object, and harms nobody meanwhile
+            begun.append(began if len(assignments.on(lane.number)) == 1 else 0.0)
         return may_begin(now, begun, window)
 
     def _clear(self, entry: Entry) -> None:

@@ -35,7 +35,7 @@ class Settlement:
 
     def __init__(self, spec: StageSpec, ledger: Ledger, link: Link) -> None:
         settled = ledger.publications.settled_keys
-        self.words = SharedWords(spec.stage, spec.config.input.queue, spec.state_dir, settled)
+        self.words = SharedWords(spec.stage, spec.config, spec.state_dir, settled)
         self.processed = {"processed_result": 0, "processed_dropped": 0, "processed_failed": 0}
         self.retry_until = 0.0  # the time by which all our retries have come back
         self.last_settled = 0.0

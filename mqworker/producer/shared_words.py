@@ -8,17 +8,18 @@ long, costs memory there, and nothing else.
 
 import socket
 import time
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
-from mqworker.amqp.labels import derived_id
 from mqworker.amqp.properties import decode_leniently
+from mqworker.config.model import StageConfig
 from mqworker.ipc import frames
 from mqworker.producer.entry import Entry, Plan
 from mqworker.shared_state.folder import connect, folder_of
-from mqworker.shared_state.identity import SIZE, message_key
+from mqworker.shared_state.identity import SIZE, identify
 from mqworker.shared_state.messages import Words
 
 LATER = 1.0  # seconds until a connection is tried again
@@ -35,41 +36,64 @@ class _Listener:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._socket: socket.socket | None = None
-        self._buffer = bytearray()
+        self._frames: deque[bytes] = deque()
+        self._size = 0  # of them, in bytes
+        self._sent = 0  # bytes of the first one
         self._try_at = 0.0
 
     def say(self, frame: bytes) -> None:
-        if len(self._buffer) + len(frame) <= MOST:
-            self._buffer += frame
+        if self._size + len(frame) <= MOST:
+            self._frames.append(frame)
+            self._size += len(frame)
 
     def send(self, now: float) -> None:
-        try:
-            if self._socket is None:
-                if now < self._try_at:
-                    return
-                self._try_at = now + LATER
-                self._socket = connect(self._folder, PATIENCE)
-                self._socket.setblocking(False)
-            while self._buffer:
-                del self._buffer[: self._socket.send(self._buffer)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.close()
-            self._buffer.clear()  # the frame that was cut would not be read
+        """Send what waits; if the object has ended since, to its successor, if there is one already."""
+        for _ in range(2):
+            if not self._connected(now):
+                return
+            try:
+                self._send()
+            except BlockingIOError:
+                return
+            except OSError:
+                self.close()
+            else:
+                return
 
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        if self._sent:  # the rest of a frame would not be read
+            self._drop()
+
+    def _connected(self, now: float) -> bool:
+        if self._socket is None and now >= self._try_at:
+            try:
+                self._socket = connect(self._folder, PATIENCE)
+            except OSError:
+                self._try_at = now + LATER
+                return False
+            self._socket.setblocking(False)
+        return self._socket is not None
+
+    def _send(self) -> None:
+        while self._frames and self._socket is not None:
+            self._sent += self._socket.send(memoryview(self._frames[0])[self._sent :])
+            if self._sent == len(self._frames[0]):
+                self._drop()
+
+    def _drop(self) -> None:
+        self._size -= len(self._frames.popleft())
+        self._sent = 0
 
 
 class SharedWords:
     """See the module head."""
 
-    def __init__(self, stage: str, queue: str, state_dir: str, settled: bytearray) -> None:
+    def __init__(self, stage: str, config: StageConfig, state_dir: str, settled: bytearray) -> None:
         """`settled` receives the keys of messages that are settled."""
-        self._stage, self._queue, self._state_dir = stage, queue, state_dir
+        self._stage, self._config, self._state_dir = stage, config, state_dir
         self._listeners: dict[str, _Listener] = {}
         self._settled = settled
         self._again = bytearray()
@@ -110,5 +134,4 @@ class SharedWords:
 
     def _key(self, entry: Entry) -> bytes:
         properties = decode_leniently(entry.properties)
-        name = properties.message_id or derived_id(properties, entry.properties, entry.body, self._queue)
-        return message_key(name, entry.body)
+        return identify(self._config, properties, entry.properties, entry.body)[0]

@@ -802,3 +802,72 @@ def test_no_bytes_raise(body, block):
     outcome = msgspec.msgpack.decode(encoded, type=Outcome)
     with contextlib.suppress(AttributeError):
         assert outcome.failure.reason in {"undecodable", "error", "oversized"}
+
+
+class Asked:
+    """Notes what is asked ahead of the messages' turns."""
+
+    def __init__(self):
+        self.ahead = []
+        self.begun = []
+
+    def ask_ahead(self, name, link, messages):
+        self.ahead.append((name, link, [(item.seq, body) for item, _, body in messages]))
+
+    def begin(self, item, properties):
+        self.begun.append(item.seq)
+
+    def end(self):
+        pass
+
+    def link(self, name, link, value):
+        return {"linked": value}
+
+    def use_params(self, params):
+        pass
+
+
+class Quiet(Alarm):
+    """One that owns no signal."""
+
+    def __init__(self):
+        pass
+
+    def set(self, seconds):
+        pass
+
+    def clear(self):
+        pass
+
+
+def plain(body):
+    return body
+
+
+class SharedLink:
+    shared = True
+
+    def handle(self, body):
+        raise AssertionError("it runs elsewhere")
+
+
+@pytest.mark.parametrize("jobs", [(SharedLink, plain), (plain, SharedLink)], ids=["first", "later"])
+def test_a_chunk_is_asked_ahead_where_the_chain_begins_with_a_shared_link(jobs):
+    """What cannot be decoded is left out, and fails at its turn; the others keep what was decoded."""
+    asked = Asked()
+    chain = Chain([make_job(job, None, f"jobs:{job.__name__}") for job in jobs], {}, "s", shared=asked)
+    chain.setup()
+    stage = StageConfig(input=InputConfig(queue="in"), jobs=("a:b",))
+    made = Worker(chain, "energy", stage, BrokerConfig(), Quiet(), asked)
+    items = [Item(seq, b"", body, False, "", "") for seq, body in enumerate((b'{"n": 1}', b"{", b'{"n": 3}'), 1)]
+    assert made.asks_ahead == (jobs[0] is SharedLink)
+    made.ask_ahead(items)
+    outcomes = [made.compute(item) for item in items]
+    made.ask_ahead(items[:1])
+    if made.asks_ahead:
+        assert asked.ahead[0] == ("jobs.SharedLink", "jobs:SharedLink", [(1, {"n": 1}), (3, {"n": 3})])
+        assert asked.ahead[1][2] == [], "one alone asks at its turn"
+    else:
+        assert not asked.ahead
+    assert [outcome.failure and outcome.failure.reason for outcome in outcomes] == [None, "undecodable", None]
+    assert asked.begun == [1, 3]

@@ -34,9 +34,9 @@ REFUSED = {
     "def f(*, body): pass": f"it takes no positional argument; its {SELF}",
     "def f(body, parms): pass": "it takes 'parms', which mqworker does not pass; did you mean 'params'?",
     "def f(body, x): pass": "it takes 'x', which mqworker does not pass; the first argument is the body; "
-    "by name it may take params, message, log; any other needs a default",
+    "by name it may take params, message, log (or be the name of a [shared.NAME]); any other needs a default",
     "def f(body, *, x): pass": "it takes 'x', which mqworker does not pass; the first argument is the body; "
-    "by name it may take params, message, log; any other needs a default",
+    "by name it may take params, message, log (or be the name of a [shared.NAME]); any other needs a default",
     "def f(body, log, /): pass": "it takes 'log', which mqworker does not pass; 'log' is passed by name: "
     "write it after the '/'",
     "async def f(body): pass": "it is an async function; write a plain one that calls asyncio.run itself",
@@ -168,6 +168,9 @@ class Rule:
     shared = True
     def handle(self, body, now): return body
 
+class Counts:
+    def add(self, body): return body
+
 class Lame:
     shared = True
 
@@ -184,5 +187,5 @@ def test_shared_objects_are_links_and_arguments(folder):
     assert load_job("shared_jobs_here:Rule", root).shared == "shared_jobs_here.Rule"
     with pytest.raises(JobLoadError, match="takes 'counts', which mqworker does not pass"):
         load_job("shared_jobs_here:asks", root)
-    with pytest.raises(JobLoadError, match="a shared class has no method handle"):
+    with pytest.raises(JobLoadError, match="the class Lame has no method handle"):
         load_job("shared_jobs_here:Lame", root)

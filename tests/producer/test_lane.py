@@ -195,7 +195,7 @@ async def test_a_start_that_fails_leaves_nothing_behind(make):
     gc.collect()  # close now, not in between, what other tests left to the collector
     before = open_descriptors()
     for spare in range(18):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (before + spare, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_descriptors() + spare, hard))
         try:
             lane = make(owner)
         except OSError:

@@ -1,12 +1,14 @@
 """What a Producer says to the shared objects of its stage, through a real socket."""
 
 import os
+import select
 
 import msgspec
 import pytest
 
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Delivery
+from mqworker.config.model import InputConfig, StageConfig
 from mqworker.ipc.frames import FrameParser
 from mqworker.producer.entry import Entry, Isolation, Plan
 from mqworker.producer.ledger import Ledger
@@ -14,6 +16,7 @@ from mqworker.producer.shared_words import MOST, SharedWords
 from mqworker.shared_state.folder import folder_of, listen
 from mqworker.shared_state.identity import message_key
 from mqworker.shared_state.messages import Words
+from tests.support.waiting import wait_for
 
 
 class Object:
@@ -21,7 +24,7 @@ class Object:
 
     def __init__(self, state_dir, name="counts"):
         folder = folder_of(state_dir, name)
-        folder.mkdir(parents=True, mode=0o700)
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
         self._listening = listen(folder)
         self._peer, self._parser = None, FrameParser()
 
@@ -32,6 +35,13 @@ class Object:
         self._listening.close()
         if self._peer is not None:
             self._peer.close()
+
+    def accept(self):
+        """Return whether somebody speaks."""
+        if self._peer is None and select.select([self._listening], [], [], 0)[0]:
+            self._peer, _ = self._listening.accept()
+            self._peer.setblocking(False)
+        return self._peer is not None
 
     def heard(self):
         """Return what has been said."""
@@ -61,7 +71,7 @@ def key(n):
 def words(tmp_path):
     """Words, and what the ledger says is settled."""
     settled = bytearray()
-    made = SharedWords("s", "in", str(tmp_path), settled)
+    made = SharedWords("s", StageConfig(input=InputConfig(queue="in"), jobs=("a:b",)), str(tmp_path), settled)
     made.use(["counts"])
     yield made, settled
     made.use([])
@@ -100,12 +110,28 @@ def test_an_object_that_is_down_costs_bounded_memory_and_no_time(tmp_path, words
     for _ in range(5000):
         settled += os.urandom(16) * 64
         said.flush()
-    assert len(said._listeners["counts"]._buffer) <= MOST
+    assert said._listeners["counts"]._size <= MOST
     said.use([])
     said.use(["counts"])
     with Object(tmp_path) as there:
         said.planned(entry(1), Plan("dead"))
         assert there.heard() == [Words("s", b"", key(1))]
+
+
+def test_what_was_said_while_an_object_was_down_is_heard_by_its_successor(tmp_path, words):
+    """Before it was there, and when it has ended without a word: the next process hears it first."""
+    said, _ = words
+    said.planned(entry(1), Plan("dead"))
+    with Object(tmp_path) as there:
+
+        def heard():
+            said.flush()
+            return there.accept() and there.heard()
+
+        assert wait_for(heard, 10, "the word") == [Words("s", b"", key(1))]
+    with Object(tmp_path) as there:
+        said.planned(entry(2), Plan("retried"))
+        assert there.heard() == [Words("s", b"", key(2))]
 
 
 def test_a_stage_without_shared_objects_says_nothing(words):

@@ -12,8 +12,10 @@ import inspect
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import msgspec
@@ -24,11 +26,13 @@ from mqworker.consumer.result_messages import ResultMessages
 from mqworker.ipc.messages import Item
 from mqworker.jobs.chain import Chain
 from mqworker.jobs.codecs import decode, encode
-from mqworker.jobs.loading import Job, load_job, make_job
+from mqworker.jobs.loading import Job, load_target, make_job, with_shared
 from mqworker.jobs.message import Message
 from mqworker.jobs.result import Several
 from mqworker.shared_state import answers, values
+from mqworker.shared_state.identity import identify, link_key, proxy_key
 from mqworker.shared_state.instance import SharedClass, SharedInstance
+from mqworker.shared_state.proxy import SharedProxy, encode_arguments
 
 JobLike = str | Callable[..., Any]
 
@@ -64,7 +68,7 @@ def run_job(
     message = Message(body, block, redelivered=redelivered, exchange=exchange, routing_key=routing_key, attempt=attempt)
     job_list = [jobs] if isinstance(jobs, str) or callable(jobs) else jobs
     objects = shared if isinstance(shared, SharedObjects) else SharedObjects(shared or {}, root)
-    chain = Chain([_job(job, root, objects.specs) for job in job_list], params or {}, "test", shared=objects)
+    chain = Chain([_job(job, root, objects) for job in job_list], params or {}, "test", shared=objects)
     stage = StageConfig(input=InputConfig(queue="test"), jobs=("test:test",), codec=cast("Any", codec))
     messages = ResultMessages("test", stage, BrokerConfig())
     item = Item(1, block, body, redelivered, exchange, routing_key)
@@ -78,6 +82,7 @@ def run_job(
     try:
         compression = message.headers.get("compression")
         value = decode(body, message.content_type, message.content_encoding, codec, compression=compression)
+        objects.begin(stage, message.properties, block, item.body)
         result = chain.run(value, message)
         made = [checked(each) for each in result] if isinstance(result, Several) else result
         objects.check_replay()
@@ -89,19 +94,29 @@ def run_job(
 class SharedObjects:
     """Shared objects in a test's own process, called as in production: what they receive and return is encoded.
 
-        shared = SharedObjects({"neighbours": NeighbourRule})
+        shared = SharedObjects({"neighbours": NeighbourRule}, now=0.0)
         run_job(handle, {"cid": 7}, shared=shared)
         assert shared["neighbours"].heard == {...}
+        shared.now += 300
+        shared.tick()
 
-    Every call belongs to a message of its own, so none is answered from memory.
+    A message that runs again, with the same `message_id` and body, gets the answers of its first run, as in production;
+    a message without an id is one of its own. `now` is what methods get as `now`, in seconds since the epoch; None: the
+    clock's.
     """
 
-    def __init__(self, classes: Mapping[str, JobLike], root: str | Path = ".") -> None:
+    def __init__(self, classes: Mapping[str, JobLike], root: str | Path = ".", *, now: float | None = None) -> None:
         """`classes`: by the name of the object; a class with `shared = True` that is a link needs none."""
+        self.now = now
         self.specs = {name: _spec(job) for name, job in classes.items()}
+        self._classes = {name: job for name, job in classes.items() if not isinstance(job, str)}
         self._root = Path(root)
         self._instances: dict[str, SharedInstance] = {}
+        self._again: dict[str, SharedInstance] = {}  # the same, made again
         self._params = b"{}"
+        self._remembered: dict[tuple[str, bytes, bytes], bytes] = {}  # object, message, call -> answer
+        self._message = b""  # the key of the message that runs; empty: without an id
+        self._before: Counter[tuple[str, bytes]] = Counter()  # equal calls of this run
         self._calls: list[tuple[str, str, bytes, bytes, float, bytes]] = []  # name, method, body, params, now, answer
         self._log = logging.getLogger("mqworker.job.test")
 
@@ -109,68 +124,120 @@ class SharedObjects:
         """Return an object, to look at its state."""
         return self._instance(name).state
 
+    def add(self, name: str, job: JobLike) -> None:
+        """Let an object be of this class, if there is none of its name."""
+        if name not in self.specs:
+            self.specs[name] = _spec(job)
+            if not isinstance(job, str):
+                self._classes[name] = job
+
+    def begin(self, config: StageConfig, properties: Properties, block: bytes, body: bytes) -> None:
+        """Let the calls from now on belong to this message."""
+        key, has_id = identify(config, properties, block, body)
+        self._message = key if has_id else b""
+        self._before.clear()
+
     def link(self, name: str, link: str, value: Any) -> Any:
         """Call `handle` of an object, as a link of the chain."""
-        self.specs.setdefault(name, link.partition("#")[0])
-        return answers.result(self._call(name, "", values.encode(value, "the argument")), value)
+        self.add(name, link.partition("#")[0])
+        part = self._before[name, link.encode()]
+        self._before[name, link.encode()] += 1
+        made = self._call(name, "", values.encode(value, "the argument"), link_key(link, part))
+        return answers.result(made, value, f"{name}.handle")
 
-    def proxy(self, name: str) -> Any:
+    def proxy(self, name: str) -> SharedProxy:
         """Return what a handler gets by an argument of the object's name."""
-        return _Proxy(self, name)
+        return SharedProxy(_Calls(self, name))
 
     def use_params(self, params: Mapping[str, Any]) -> None:
         """Pass these parameters with the calls from now on."""
         self._params = msgspec.json.encode(params)
 
+    def tick(self) -> None:
+        """Call `tick` of every object that was called so far; whatever it raises passes through."""
+        now = self._time()
+        for name, instance in self._instances.items():
+            if instance.kind.has("tick"):
+                instance.state.tick(now)
+                self._calls.append((name, "tick", b"", b"", now, b""))
+
     def check_replay(self) -> None:
-        """Make all calls again, on new objects; raises AssertionError if one gives another answer."""
-        again: dict[str, SharedInstance] = {}
-        for name, method, body, params, now, answer in self._calls:
-            if name not in again:
-                again[name] = self._new(name)
-            other = again[name].call(method, body, params, now)
+        """Make the calls since the last check again, on objects of their own; raises AssertionError if one differs."""
+        calls, self._calls = self._calls, []
+        for name, method, body, params, now, answer in calls:
+            if name not in self._again:
+                self._again[name] = self._new(name)
+            if method == "tick":
+                self._again[name].state.tick(now)
+                continue
+            other = self._again[name].call(method, body, params, now)
             assert answers.is_equal(answer, other), (
                 f"{method or 'handle'} of {name} gives another answer in a replay: it depends on something else than"
                 " its state, its arguments and `now`"
             )
 
-    def _call(self, name: str, method: str, body: bytes) -> bytes:
-        now = time.time()
+    def _call(self, name: str, method: str, body: bytes, call: bytes) -> bytes:
+        key = name, self._message, call
+        if self._message and key in self._remembered:
+            return self._remembered[key]
+        now = self._time()
         answer = self._instance(name).call(method, body, self._params, now)
         self._calls.append((name, method, body, self._params, now, answer))
+        if answers.is_remembered(answer):
+            self._remembered[key] = answer
         return answer
+
+    def _proxy_call(self, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        body, canonical = encode_arguments(method, args, kwargs)
+        same = name, method.encode() + b" " + canonical
+        call = proxy_key(method, canonical, self._before[same])
+        self._before[same] += 1
+        return answers.result(self._call(name, method, body, call), call=f"{name}.{method}")
+
+    def _time(self) -> float:
+        return time.time() if self.now is None else self.now
 
     def _instance(self, name: str) -> SharedInstance:
         if name not in self._instances:
             self._instances[name] = self._new(name)
         return self._instances[name]
 
+    def target(self, name: str) -> tuple[Any, ModuleType | None]:
+        """Return the class of an object, and its module."""
+        if name in self._classes:
+            return self._classes[name], _module(self._classes[name])
+        return load_target(self.specs[name], self._root)
+
     def _new(self, name: str) -> SharedInstance:
-        kind = SharedClass(self.specs[name], self._root)
+        kind = SharedClass(*self.target(name), self.specs[name])
         return SharedInstance(kind, kind.new(), self._log)
 
 
-class _Proxy:
+class _Calls:
+    """The calls of one object, as a proxy makes them."""
+
     def __init__(self, objects: SharedObjects, name: str) -> None:
-        self._objects, self._name = objects, name
+        self.name = name
+        self._objects = objects
 
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            body = values.encode([[*args], kwargs], f"the arguments of {method}")
-            return answers.result(self._objects._call(self._name, method, body))
-
-        return call
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return self._objects._proxy_call(self.name, method, args, kwargs)
 
 
-def _job(job: JobLike, root: str | Path, shared: Mapping[str, str]) -> Job:
-    if isinstance(job, str):
-        return load_job(job, root, shared=shared)
-    module = inspect.getmodule(job) or sys.modules.get(getattr(job, "__module__", ""))
-    return make_job(job, module, _spec(job), shared)
+def _job(job: JobLike, root: str | Path, shared: SharedObjects) -> Job:
+    target, module = load_target(job, root) if isinstance(job, str) else (job, _module(job))
+    made = make_job(target, module, _spec(job), shared.specs)
+    if made.shared:
+        shared.add(made.shared, job)
+    called = {name: shared.target(name) for name in sorted(made.arguments & shared.specs.keys())}
+    return with_shared(made, called, shared.specs)
 
 
 def _spec(job: JobLike) -> str:
     if isinstance(job, str):
         return job
-    module = inspect.getmodule(job) or sys.modules.get(getattr(job, "__module__", ""))
-    return f"{getattr(module, '__name__', '')}:{getattr(job, '__qualname__', repr(job))}"
+    return f"{getattr(_module(job), '__name__', '')}:{getattr(job, '__qualname__', repr(job))}"
+
+
+def _module(job: Any) -> ModuleType | None:
+    return inspect.getmodule(job) or sys.modules.get(getattr(job, "__module__", ""))

@@ -1,33 +1,56 @@
 """The camera example: with many Consumers its rule decides as one process does; as a class attribute it does not."""
 
+import contextlib
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
+from redis import Redis
 
+from mqworker import Reject
+from mqworker.shared_state import segments, values
+from mqworker.shared_state.messages import CallEntry, Entry
 from mqworker.testing import SharedObjects, run_job
+from tests.support import redis
 from tests.support.embedded import Client
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "camera_events"
 CODE = (EXAMPLE / "camera_events.py").read_text()
+REDIS = (EXAMPLE / "camera_redis.py").read_text()
 CONSUMERS = 8
 COUNT = 600
 PARAMS = {"rounds": 1000}
+
+
+NAMES = ("camera_events", "camera_redis", "generate")
 
 
 @pytest.fixture
 def module(monkeypatch):
     """Import the example."""
     monkeypatch.syspath_prepend(str(EXAMPLE))
-    for name in ("camera_events", "generate"):
+    for name in NAMES:
         sys.modules.pop(name, None)
     yield importlib.import_module("camera_events"), importlib.import_module("generate")
-    for name in ("camera_events", "generate"):
+    for name in NAMES:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def redis_url(short_path):
+    """A Redis server for this test."""
+    if not redis.available():
+        if os.environ.get("CI"):
+            pytest.fail("CI needs redis-server")
+        pytest.skip("redis-server is not installed")
+    with redis.server(short_path) as url:
+        yield url
 
 
 def passed(events, module):
@@ -61,30 +84,56 @@ def config(jobs, consumers):
     )
 
 
-def results(jobs, consumers, events, code=CODE):
-    """Return what a service lets through of these events."""
+def results(jobs, consumers, events, code=CODE, look=lambda _: None):
+    """Return what a service lets through of these events; `look` is given the service before it ends."""
     with ServiceProcess(config(jobs, consumers), {"camera_events.py": code}) as service:
         service.start()
         with Client(service) as client:
             client.send_raw(json.dumps(event).encode() for event in events)
-
-            def settled():
-                return service.stage("work")["actual"]["counters"]["settled"] >= len(events)
-
-            wait_for(settled, 60, "all events")
+            settled(service, len(events))
             found = [one.body for one in client.results()]
+        look(service)
         assert service.stop() == 0
     return found
 
 
+def settled(service, count):
+    """Wait until this many messages have a result, or were dropped."""
+
+    def done():
+        counters = service.stage("work")["actual"]["counters"]
+        return counters["result"] + counters["dropped"] >= count
+
+    wait_for(done, 60, "all events")
+
+
+def heard(service):
+    """Yield the events in the order in which the shared rule was asked, from its journal."""
+    folder = service.folder / ".mqworker/shared/camera_events.NeighbourRule"
+    files = segments.choose(path.name for path in folder.iterdir())
+    assert not files.snapshot, "the journal has everything"
+    for number in files.journal:
+        data = (folder / segments.segment_name(number)).read_bytes()
+        for payload, _ in segments.read_records(data, segments.read_head(data)):
+            entry = msgspec.msgpack.decode(payload, type=Entry)
+            if isinstance(entry, CallEntry):
+                yield values.decode(entry.body)
+
+
 @pytest.mark.system
 def test_the_shared_rule_decides_as_one_process_does(module):
-    """With one Consumer exactly, in the order of the input; with many, no two that passed are neighbours too soon."""
+    """With one Consumer in the order of the input; with many in the order in which it was asked, and no two that passed
+    are neighbours too soon.
+    """
     rule, generate = module
     events = list(generate.events(COUNT, cameras=60))
     jobs = ["camera_events:NeighbourRule", "camera_events:look"]
     assert [one["n"] for one in results(jobs, 1, events)] == passed(events, rule)
-    many = sorted(results(jobs, CONSUMERS, events), key=lambda event: event["time"])
+    asked = []
+    found = results(jobs, CONSUMERS, events, look=lambda service: asked.extend(heard(service)))
+    assert sorted(event["n"] for event in asked) == list(range(COUNT)), "each was asked about once"
+    assert sorted(one["n"] for one in found) == sorted(passed(asked, rule))
+    many = sorted(found, key=lambda event: event["time"])
     assert many
     assert not broken(many)
 
@@ -113,3 +162,61 @@ def broken(events):
         for other in events[at + 1 :]
         if abs(one["cid"] - other["cid"]) <= 1 and other["time"] - one["time"] < 300
     ]
+
+
+def test_the_rule_in_redis_decides_as_the_shared_one_does_once_a_message(module, redis_url, monkeypatch):
+    """Whoever asks again for a message gets the answer of the first time; without an id nothing is decided."""
+    rule, generate = module
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    events = list(generate.events(300, cameras=60))
+
+    def asked(event, **properties):
+        return run_job("camera_redis:NeighbourRule", event, root=EXAMPLE, **properties) is not None
+
+    found = [(asked(event, message_id=str(event["n"])), asked(event, message_id=str(event["n"]))) for event in events]
+    let_through = set(passed(events, rule))
+    assert found == [(event["n"] in let_through,) * 2 for event in events]
+    with pytest.raises(Reject, match="message_id"):
+        asked(events[0])
+
+
+KILLER = """\
+import os, signal
+from pathlib import Path
+
+def once(event):
+    mark = Path(__file__).with_name(f"killed-{event['n']}")
+    if event["n"] % 8 == 0 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return event
+"""
+
+
+@pytest.mark.system
+def test_the_rule_in_redis_decides_for_several_services_whatever_is_killed(module, redis_url):
+    """Two services, as on two machines: no neighbours pass too soon, and what passed has a result after a crash."""
+    _, generate = module
+    events = list(generate.events(COUNT, cameras=60))
+    text = config(["camera_redis:NeighbourRule", "killer:once", "camera_events:look"], 2)
+    files = {"camera_events.py": CODE, "camera_redis.py": REDIS, "killer.py": KILLER}
+    with contextlib.ExitStack() as stack:
+        services = [stack.enter_context(ServiceProcess(text, files, REDIS_URL=redis_url)) for _ in range(2)]
+        for service in services:
+            service.start()
+        clients = [stack.enter_context(Client(service)) for service in services]
+        for number, client in enumerate(clients):
+            for event in events[number::2]:
+                client.send_raw([json.dumps(event).encode()], first=event["n"])
+        for number, service in enumerate(services):
+            settled(service, len(events[number::2]))
+        found = sorted((one.body for client in clients for one in client.results()), key=lambda event: event["time"])
+        killed = {int(path.name[7:]) for service in services for path in service.folder.glob("killed-*")}
+        assert all(service.stop() == 0 for service in services)
+        with Redis.from_url(redis_url) as asked:
+            keys = list(asked.scan_iter("{cameras}:answer:*"))
+            answers = {int(key.rpartition(b"-")[2]): int(asked.get(key)) for key in keys}
+    assert sorted(answers) == list(range(COUNT))
+    assert [one["n"] for one in found] == [n for n, passes in sorted(answers.items()) if passes]
+    assert not broken(found)
+    assert killed & {one["n"] for one in found}, "some that passed were computed again"

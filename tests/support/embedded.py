@@ -87,14 +87,14 @@ class Client:
         self._runner.run(self._admin._ask(work, 20))
         return numbers
 
-    def send_raw(self, bodies: Iterable[bytes]) -> None:
-        """Store bodies unchanged."""
-        for number, body in enumerate(bodies):
+    def send_raw(self, bodies: Iterable[bytes], first: int = 0) -> None:
+        """Store bodies unchanged, with ids that count from `first`."""
+        for number, body in enumerate(bodies, first):
             properties = self._message(body, f"raw-{number}").properties
             self._runner.run(self._admin.send(INPUT, properties, body, 20))
 
     @staticmethod
-    def _message(body: bytes, message_id: str) -> Publication:
+    def _message(body: bytes, message_id: str | None) -> Publication:
         block = Properties(content_type="application/json", delivery_mode=2, message_id=message_id).encode()
         return Publication("", INPUT, block, body)
 

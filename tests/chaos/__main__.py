@@ -25,7 +25,11 @@ ROUND = 45.0  # seconds of faults in a round of a release campaign
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser("scripts/chaos", description="Proves that nothing is lost, or shows what is.")
+    parser = argparse.ArgumentParser(
+        "scripts/chaos",
+        description="Proves that nothing is lost, or shows what is.",
+        epilog="scripts/chaos --shared --help: kills around a shared object, whether each effect happened once.",
+    )
     parser.add_argument("--quick", action="store_true", help="about two minutes (the default)")
     parser.add_argument("--release", action="store_true", help="for --minutes, with every negative control")
     parser.add_argument("--minutes", type=float, default=20.0, help="of a release campaign (default 20)")

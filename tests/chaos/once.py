@@ -1,7 +1,8 @@
-"""Whether each message has its effect on a shared object once: `.venv/bin/python -m tests.chaos.once --help`.
+"""Whether each message has its effect on a shared object once: `scripts/chaos --shared --help`.
 
-A service is sent messages with ids; each increments its own entry of a shared object, and a part of them fails once,
-runs into the hard limit, kills its Consumer, or becomes a dead letter that an operator replays; some are sent twice.
+A service is sent messages with ids; each increments its own entry of two shared objects, of one by a link that is asked
+for whole chunks, of one by a call, and a part of them fails once, runs into the hard limit, kills its Consumer, or
+becomes a dead letter that an operator replays; some are sent twice.
 Meanwhile Consumers, Producers, the object's process, the Service and the broker are killed at random. At the end every
 entry must be 1, and every result must have got that answer. `--broken` turns off what makes it so: then it must show.
 """
@@ -42,6 +43,11 @@ class Entries:
     def describe(self):
         return {"entries": len(self.entries), "above": sum(times > 1 for times in self.entries.values())}
 
+class Links(Entries):
+    shared = True
+    def handle(self, body):
+        return body | {"linked": self.add(body["n"])}
+
 def once(name):
     try:
         (HERE / "marks" / name).touch(exist_ok=False)
@@ -62,7 +68,7 @@ def handle(body, entries):
     if kind == 4 and not (HERE / "replay").exists():
         raise Reject("until it is replayed")
     time.sleep(random.random() * 0.004)
-    return {"n": n, "times": times}
+    return {"n": n, "times": times, "linked": body["linked"]}
 """
 CONFIG = """\
 [service]
@@ -72,7 +78,7 @@ port = 0
 {broker}
 [stages.work]
 input = "in"
-jobs = ["jobs:handle"]
+jobs = ["jobs:Links", "jobs:handle"]
 output = "out"
 consumers = 4
 queue_type = "{queue_type}"
@@ -97,8 +103,8 @@ class Embedded:
     def begin(self, service: ServiceProcess) -> None:
         self._client = embedded.Client(service)
 
-    def send(self, numbers: list[int]) -> None:
-        bodies = [embedded.Client._message(json.dumps({"n": n}).encode(), f"id-{n}") for n in numbers]
+    def send(self, numbers: list[int], ids: bool) -> None:
+        bodies = [embedded.Client._message(json.dumps({"n": n}).encode(), f"id-{n}" if ids else None) for n in numbers]
 
         def work(db: Any) -> None:
             embedded.store.make_queue(db, "in")
@@ -133,12 +139,13 @@ class Rabbit:
     def begin(self, service: ServiceProcess) -> None:
         self._client = foreign.Client(self._node.url())
 
-    def send(self, numbers: list[int]) -> None:
+    def send(self, numbers: list[int], ids: bool) -> None:
         left = list(numbers)
         while left:
             with self._again():
                 while left:
-                    told = pika.BasicProperties("application/json", delivery_mode=2, message_id=f"id-{left[0]}")
+                    name = f"id-{left[0]}" if ids else None
+                    told = pika.BasicProperties("application/json", delivery_mode=2, message_id=name)
                     self._client.channel.basic_publish(
                         "", "in", json.dumps({"n": left[0]}).encode(), told, mandatory=True
                     )
@@ -176,7 +183,9 @@ class Rabbit:
 
 def main() -> int:
     """See the module head; returns 0 if every effect happened once (with --broken: if one did not)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "scripts/chaos --shared", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--broker", choices=("sqlite", "classic", "quorum"), default="sqlite")
     parser.add_argument("--consumers", type=int, default=1000, help="kills of Consumers")
     parser.add_argument("--producers", type=int, default=100)
@@ -184,12 +193,19 @@ def main() -> int:
     parser.add_argument("--services", type=int, default=30)
     parser.add_argument("--brokers", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--without-ids",
+        action="store_true",
+        help="messages without a message_id: kills of Consumers and of the objects' processes only",
+    )
     parser.add_argument("--broken", choices=("remembering", "ring"), help="a negative control")
     asked = parser.parse_args()
     chance = random.Random(asked.seed)
     kills = [name for name in (*VICTIMS, "services", "brokers") for _ in range(getattr(asked, name))]
     if asked.broker == "sqlite":
         kills = [name for name in kills if name != "brokers"]
+    if asked.without_ids:
+        kills = [name for name in kills if name in ("consumers", "shared")]
     chance.shuffle(kills)
     with TemporaryDirectory(prefix="mqw-once-") as folder:
         broker = Embedded() if asked.broker == "sqlite" else Rabbit(Path(folder) / "node", asked.broker)
@@ -199,21 +215,23 @@ def main() -> int:
             (service.folder / "marks").mkdir()
             service.start()
             broker.begin(service)
-            sent, done = run(service, broker, kills, chance)
-            good = judge(service, broker, sent, done)
+            sent, done = run(service, broker, kills, chance, ids=not asked.without_ids)
+            good, twice = judge(service, broker, sent, done)
             service.stop()
         broker.close()
-    return int(good == bool(asked.broken))
+    return int(not (twice if asked.broken else good))
 
 
-def run(service: ServiceProcess, broker: Any, kills: list[str], chance: random.Random) -> tuple[int, Counter[str]]:
+def run(
+    service: ServiceProcess, broker: Any, kills: list[str], chance: random.Random, *, ids: bool
+) -> tuple[int, Counter[str]]:
     """Send and kill; returns how many messages were sent, and the kills."""
     sent, done = 0, Counter[str]()
     for victim in kills:
         if broker.ready("in") < AHEAD:
             numbers = list(range(sent, sent + BATCH))
             sent += BATCH
-            broker.send(numbers + chance.sample(numbers, 3))
+            broker.send(numbers + (chance.sample(numbers, 3) if ids else []), ids)
         time.sleep(STEP * chance.random() * 2)
         if victim == "brokers":
             broker.kill()
@@ -223,19 +241,24 @@ def run(service: ServiceProcess, broker: Any, kills: list[str], chance: random.R
             service.process.wait(10)
             service.start(ready=None)
         else:
-            found = service.named(VICTIMS[victim])
-            if not found:
-                continue
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(chance.choice(found), signal.SIGKILL)
+            wait_for(lambda: kill_one(service, VICTIMS[victim], chance), 60, victim)  # noqa: B023 - at once
         done[victim] += 1
         if sum(done.values()) % 100 == 0:
             say(f"{dict(done)}, {sent} messages sent")
     return sent, done
 
 
-def judge(service: ServiceProcess, broker: Any, sent: int, done: Counter[str]) -> bool:
-    """Let it settle, replay what is dead, and look at every entry; returns whether each is 1."""
+def kill_one(service: ServiceProcess, kind: str, chance: random.Random) -> bool:
+    """Kill a process of this kind, if there is one now."""
+    with contextlib.suppress(ProcessLookupError):
+        if found := service.named(kind):
+            os.kill(chance.choice(found), signal.SIGKILL)
+            return True
+    return False
+
+
+def judge(service: ServiceProcess, broker: Any, sent: int, done: Counter[str]) -> tuple[bool, bool]:
+    """Let it settle, replay what is dead, and look at every entry; returns whether each is 1, and if any is above."""
     service.wait_ready(120)
     dead = sum(n % 100 == 4 for n in range(sent))
     wait_for(lambda: broker.ready("in") == 0 and broker.ready("in.dlq") >= dead, 600, "the dead letters")
@@ -248,14 +271,23 @@ def judge(service: ServiceProcess, broker: Any, sent: int, done: Counter[str]) -
 
     wait_for(lambda: missing() == 0, 600, "a result of every message")
     time.sleep(3.0)  # a report is at most a second old, and repeats come last
-    found = Counter(one["times"] for one in broker.results())
-    code, view = service.ask("GET", "/api/v1/shared/entries")
+    found = Counter((one["linked"], one["times"]) for one in broker.results())
+    say(f"kills {dict(done)}; {sent} messages, {sum(found.values())} results; effects by link and call: {dict(found)}")
+    good, twice = set(found) == {(1, 1)}, False
+    for name in ("jobs.Links", "entries"):
+        status = wait_for(lambda: reported(service, name), 30, f"a report of {name}")  # noqa: B023 - at once
+        say(f"{name}: {status['described']}, diverged {status['diverged']}; its last life {status['counts']}")
+        good = good and status["described"] == {"entries": sent, "above": 0} and not status["diverged"]
+        twice = twice or status["described"]["above"] > 0
+    return good, twice
+
+
+def reported(service: ServiceProcess, name: str) -> dict[str, Any] | None:
+    """Return the status of an object that says what it has."""
+    code, view = service.ask("GET", f"/api/v1/shared/{name}")
     assert code == 200, view
-    status = view["status"]
-    say(f"kills {dict(done)}; {sent} messages, {sum(found.values())} results")
-    say(f"the results say {dict(found)}, the object {status['described']}")
-    say(f"counts of its last life {status['counts']}, remembered {status['remembered']}, diverged {status['diverged']}")
-    return set(found) == {1} and status["described"] == {"entries": sent, "above": 0} and not status["diverged"]
+    status: dict[str, Any] | None = view["status"]
+    return status if status is not None and status["described"] else None
 
 
 def say(what: str) -> None:

@@ -2,7 +2,8 @@
 
 (a) 179-byte JSON, persistent, through a handler that returns it, 2 Consumers, from a backlog;
 (b) the CPU time a message of the whole process tree in the same rounds;
-(c) 10 ms of pure CPU time a message, 2 Consumers, from a backlog.
+(c) 10 ms of pure CPU time a message, 2 Consumers, from a backlog;
+(d) calls of a shared object from four processes, one by one, and (e) a chunk's together; not with --against.
 A round runs each contestant twice, in mirrored order (A B B A, then B A A B), so that neither a drift of the machine
 nor going first counts for anybody. Every result is checked.
 """
@@ -13,6 +14,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,6 +25,7 @@ from typing import NamedTuple
 from tests.benchmarks.figures import Case
 from tests.benchmarks.handlers import burn
 from tests.benchmarks.queues import INPUT, OUTPUT, Queues
+from tests.benchmarks.shared_calls import CHUNK, managers, ours
 from tests.benchmarks.stage import measure
 
 RELAY = Path(__file__).with_name("relay.py")
@@ -30,6 +33,8 @@ PAD = "x" * 150
 AGAINST = 0.97  # "not slower", with 3 % for the accuracy of the measurement
 RATE, COST = "JSON through a handler that returns it", "CPU time a message, the whole tree"
 WORK = "10 ms of CPU time a message"
+SINGLE = "calls of a shared object from four processes, one by one"
+TOGETHER = f"the same, {CHUNK} calls together (the BaseManager's are single)"
 
 
 class Sizes(NamedTuple):
@@ -38,6 +43,7 @@ class Sizes(NamedTuple):
     rounds: int
     small: int  # messages of one run of (a) and (b)
     heavy: int  # messages of one run of (c)
+    calls: int  # of each of four processes in one run of (d) and (e)
 
 
 class Figures(NamedTuple):
@@ -103,7 +109,26 @@ def references(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[
             "Pool": partial(pool, workers, bodies),
         }
         _compare(contestants, work, None, sizes, say)
-    return [rate, cost, work]
+    return [rate, cost, work, *shared(sizes, say)]
+
+
+def shared(sizes: Sizes, say: Progress) -> list[Case]:
+    """Compare calls of a shared object with those of a BaseManager's proxy."""
+    single = Case("d", SINGLE, "calls/s", "mqworker", {"BaseManager": 3.0})
+    together = Case("e", TOGETHER, "calls/s", "mqworker", {"BaseManager": 20.0})
+    for case, chunk in ((single, 1), (together, CHUNK)):
+        contestants = {
+            "mqworker": partial(calls, ours, sizes.calls, chunk),
+            "BaseManager": partial(calls, managers, sizes.calls),
+        }
+        _compare(contestants, case, None, sizes, say)
+    return [single, together]
+
+
+def calls(measured: Callable[..., float], *arguments: int) -> Figures:
+    """Measure calls in a folder of their own."""
+    with tempfile.TemporaryDirectory(prefix="mqw-bench-") as folder:
+        return Figures(measured(Path(folder), *arguments), 0.0)
 
 
 def _compare(contestants: Contestants, rate: Case, cost: Case | None, sizes: Sizes, say: Progress) -> None:

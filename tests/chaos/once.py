@@ -196,7 +196,7 @@ def main() -> int:
     parser.add_argument(
         "--without-ids",
         action="store_true",
-        help="messages without a message_id: kills of Consumers and of the objects' processes only",
+        help="messages without a message_id: no replays, and kills of Consumers and of the objects' processes only",
     )
     parser.add_argument("--broken", choices=("remembering", "ring"), help="a negative control")
     asked = parser.parse_args()
@@ -213,6 +213,10 @@ def main() -> int:
         text = CONFIG.format(broker=broker.config, queue_type=broker.queue_type)
         with ServiceProcess(text, {"jobs.py": JOBS}, **env) as service:
             (service.folder / "marks").mkdir()
+            if asked.without_ids:
+                (
+                    service.folder / "replay"
+                ).touch()  # nothing becomes a dead letter: its replay would be another message
             service.start()
             broker.begin(service)
             sent, done = run(service, broker, kills, chance, ids=not asked.without_ids)
@@ -260,11 +264,12 @@ def kill_one(service: ServiceProcess, kind: str, chance: random.Random) -> bool:
 def judge(service: ServiceProcess, broker: Any, sent: int, done: Counter[str]) -> tuple[bool, bool]:
     """Let it settle, replay what is dead, and look at every entry; returns whether each is 1, and if any is above."""
     service.wait_ready(120)
-    dead = sum(n % 100 == 4 for n in range(sent))
-    wait_for(lambda: broker.ready("in") == 0 and broker.ready("in.dlq") >= dead, 600, "the dead letters")
-    (service.folder / "replay").touch()
-    told = service.cli("dlq", "replay", "--all", "--timeout", "60")
-    assert told.returncode == 0, told.stderr
+    if not (service.folder / "replay").exists():
+        dead = sum(n % 100 == 4 for n in range(sent))
+        wait_for(lambda: broker.ready("in") == 0 and broker.ready("in.dlq") >= dead, 600, "the dead letters")
+        (service.folder / "replay").touch()
+        told = service.cli("dlq", "replay", "--all", "--timeout", "60")
+        assert told.returncode == 0, told.stderr
 
     def missing() -> int:
         return sent - len({one["n"] for one in broker.results()})

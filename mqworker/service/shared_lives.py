@@ -37,6 +37,7 @@ from mqworker.shared_state.written_by import written_by
 FRUITFUL_AGE = 10.0  # seconds after which a life counts as fruitful
 CHARGED = 3600.0  # seconds after which nobody asks for the call any more that was charged
 MOST_CHARGES = 1000
+REPLACED = "the object is replaced by a new one of other code"
 RETRY = 30.0  # seconds until one that cannot serve is tried again
 STOP_GRACE = 0.5  # seconds that a process may take to end beyond the deadline it was told
 
@@ -143,7 +144,7 @@ class SharedLives:
         self._resetting = True
         self._retry_at = 0.0
         if self.serving is not None and self.serving.code != code:
-            self.serving.child.kill("the object is replaced by a new one of other code")
+            self.serving.child.kill(REPLACED)
         else:
             self.send(ResetState())
 
@@ -199,7 +200,7 @@ class SharedLives:
 
     def _died(self, life: SharedLife, death: Death, now: float) -> None:
         """Note an end that nobody ordered, and whose call it was."""
-        if self._resetting and life.child.kill_reason:
+        if life.child.kill_reason == REPLACED:
             return  # by `reset`
         self.restarts += 1
         served = life.status is not None and life.status.counts["calls"] > 0

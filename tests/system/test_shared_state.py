@@ -257,7 +257,8 @@ def test_a_reset_of_an_object_that_hangs_is_made_by_its_successor(service):
         client.send(1)
         wait_for((running.folder / "slow").exists, 10, "the call that hangs")
         assert running.cli("shared", "reset", "counts").returncode == 0
-        client.finish()
+        result = client.finish()[-1]
+        assert result.properties.headers["x-mqworker-attempt"] == 2, "the call that hung is charged all the same"
         wait_for(lambda: entries(running) == 1, 10, "the new object")
     assert running.stop() == 0
 

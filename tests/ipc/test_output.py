@@ -187,7 +187,6 @@ async def test_a_full_pipe_that_does_not_block_gets_its_mark(pipe):
     """A program that shares the pipe may make it non-blocking: what fills it is still of the message that wrote it."""
     near, far = pipe
     consumer, events = Consumer(far), []
-    OutputReader(near, "c", 42, "s", events.append, TOKEN, lambda: consumer.seq, labels)
     consumer.seq = 1
     os.set_blocking(far, False)
     line = b"x" * 63 + b"\n"
@@ -196,6 +195,8 @@ async def test_a_full_pipe_that_does_not_block_gets_its_mark(pipe):
             pass
     ending = threading.Thread(target=consumer.end, args=(2,), daemon=True)
     ending.start()
+    await until(lambda: os.get_blocking(far), 20, "the mark to be held up")
+    OutputReader(near, "c", 42, "s", events.append, TOKEN, lambda: consumer.seq, labels)
     await until(lambda: not ending.is_alive(), 20, "the mark")
     os.write(far, b"next\n")
     await until(lambda: told(events)[-1:] == [("next", "2")], 20, "the next line")

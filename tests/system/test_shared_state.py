@@ -337,3 +337,46 @@ def test_a_class_that_does_not_fit_the_state_is_refused_and_a_reset_takes_the_ne
         assert client.finish()[-1].body["times"] == 1
         assert (shared(running)["problem"], shared(running)["restarts"]) == ("", 0)
     assert running.stop() == 0
+
+
+WAITS = WITH_SIZE.replace(
+    "def add(",
+    "def __setstate__(self, state):\n"
+    "        end = time.monotonic() + 60\n"
+    "        while not Path(__file__).with_name('go').exists() and time.monotonic() < end:\n"
+    "            time.sleep(0.01)\n"
+    "        self.__dict__.update(state)\n    def add(",
+)
+
+
+@pytest.mark.parametrize("victim", ["service", "producer", "object", "trial"])
+def test_a_kill_while_the_state_moves_to_new_code_leaves_one_code_and_every_effect_once(service, victim):
+    """Whoever dies while the new class loads the state: then one generation runs, and no effect is lost or twice."""
+    running = service(config("crash = { max = 20 }") + SHARED, {"jobs.py": JOBS}).start()
+    with Client(running) as client:
+        client.send(40)
+        client.finish()
+        serving = shared(running)["status"]["pid"]
+        running.write("jobs.py", WAITS)
+        assert running.ask("POST", "/api/v1/stages/work/restart")[0] == 202
+        others = wait_for(lambda: set(running.named("mqw-shared")) - {serving}, 30, "the process on trial")
+        client.send(20)  # they wait, or have the old code
+        if victim == "service":
+            running.signal(signal.SIGKILL)
+            running.process.wait(10)
+            running.start(ready=None)
+        elif victim == "producer":
+            kill_one(running, "mqw-producer")
+        else:
+            os.kill(serving if victim == "object" else others.pop(), signal.SIGKILL)
+        running.write("go", "")
+        running.wait_ready()
+        results = client.finish(90)
+        assert {one.body["times"] for one in results} == {1}
+        wait_for(lambda: entries(running) == 60, 20, "all entries")
+        wait_for(lambda: (running.stage("work")["change"] or {"state": "undone"})["state"] == "undone", 30, "its end")
+        put(running, "restart", method="POST")
+        client.send(10)
+        assert {one.body["size"] for one in client.finish()[-10:]} <= set(range(61, 71))
+        assert shared(running)["problem"] == ""
+    assert running.stop() == 0

@@ -10,7 +10,9 @@ The answers to a message's calls are in one record. A record is forgotten
   second run has met the record, or the message is published again (retry, renewal, dead letter);
 - likewise if the message was not settled yet, or if the word about that was lost.
 
-There are at most MOST_KEPT records of the second and third kind; the oldest are evicted, and counted.
+There are at most MOST_KEPT records of the second and third kind, and the answers of all records have at most
+MOST_BYTES; what is more is evicted, the oldest first (of the bytes, those that were settled before the others), and
+counted.
 """
 
 from collections import deque
@@ -21,6 +23,7 @@ import msgspec
 
 MOST_NAMED: Final = 65_536  # of a stage
 MOST_KEPT: Final = 1_000_000  # of all stages
+MOST_BYTES: Final = 1 << 30  # of answers; a link that answers with its argument takes one byte
 KEEP: Final = 7 * 86_400  # seconds
 RENEWALS: Final = 168  # in that time: a record that is met again and again is renewed once an hour
 BATCH: Final = 4_096  # records that are evicted together: to find the oldest costs as much for one as for many
@@ -40,6 +43,11 @@ class Record(msgspec.Struct, array_like=True, gc=False):
         if call == self.call:
             return self.answer
         return None if self.more is None else self.more.get(call)
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of its answers."""
+        return len(self.answer) + (sum(map(len, self.more.values())) if self.more is not None else 0)
 
     def add(self, call: bytes, answer: bytes) -> None:
         """Remember the answer to a further call."""
@@ -68,11 +76,18 @@ class SavedStage(msgspec.Struct, array_like=True):
 
 
 class CallMemory:
-    """See the module head; `most_named`, `most_kept` and `keep` are the constants there, except in tests."""
+    """See the module head; the arguments are the constants there, except in tests."""
 
-    def __init__(self, most_named: int = MOST_NAMED, most_kept: int = MOST_KEPT, keep: int = KEEP) -> None:
+    def __init__(
+        self,
+        most_named: int = MOST_NAMED,
+        most_kept: int = MOST_KEPT,
+        keep: int = KEEP,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
         self.evicted = 0
-        self._most_named, self._most_kept, self._keep = most_named, most_kept, keep
+        self._most_named, self._most_kept, self._keep, self._most_bytes = most_named, most_kept, keep, most_bytes
+        self._bytes = 0  # of all answers
         self._stages: dict[str, _Stage] = {}
         self._kept = 0  # records of all stages that are kept
         self._last_call = b""
@@ -106,16 +121,17 @@ class CallMemory:
         place = self._stages.get(stage)
         if place is None:
             place = self._stages[stage] = _Stage()
+        self._bytes += len(answer)
         record = place.kept.get(message) or place.named.get(message)
         if record is not None:
             record.add(call, answer)
+            self._bound()
             return
         self._last_call = call = self._last_call if self._last_call == call else call  # those of a link are all equal
         self._last_answer = answer = self._last_answer if self._last_answer == answer else answer
         place.kept[message] = Record(call, answer, None, int(now) + self._keep, False)
         self._kept += 1
-        if self._kept > self._most_kept:
-            self._evict()
+        self._bound()
 
     def settled(self, stage: str, messages: list[bytes]) -> None:
         """Note that these messages were acked after a result or drop; called in the order of the acks."""
@@ -155,8 +171,7 @@ class CallMemory:
             record.mark = int(now) + self._keep
             place.kept[message] = record
             self._kept += 1
-        if self._kept > self._most_kept:
-            self._evict()
+        self._bound()
 
     def expire(self, now: float) -> None:
         """Forget what was kept for long enough; called from time to time, with a time that is in the journal."""
@@ -167,7 +182,7 @@ class CallMemory:
                     break
                 gone.append(message)
             for message in gone:
-                del place.kept[message]
+                self._bytes -= place.kept.pop(message).size
             self._kept -= len(gone)
 
     def forget_answers(self, chosen: Callable[[bytes], bool]) -> None:
@@ -176,7 +191,7 @@ class CallMemory:
             for records in (place.kept, place.named):
                 for message in [message for message, record in records.items() if _without(record, chosen)]:
                     del records[message]
-        self._kept = sum(len(place.kept) for place in self._stages.values())
+        self._count()
 
     def save(self) -> dict[str, SavedStage]:
         """Return everything, to be encoded at once."""
@@ -196,7 +211,12 @@ class CallMemory:
                     if record.answer == self._last_answer:
                         record.answer = self._last_answer
                     self._last_answer = record.answer
-            self._kept += len(place.kept)
+        self._count()
+
+    def _count(self) -> None:
+        places = self._stages.values()
+        self._kept = sum(len(place.kept) for place in places)
+        self._bytes = sum(each.size for place in places for of in (place.kept, place.named) for each in of.values())
 
     def _forget_named(self, place: _Stage) -> None:
         message = place.ring.popleft()
@@ -204,15 +224,33 @@ class CallMemory:
             return
         record = place.named.get(message)
         if record is not None and record.mark == place.count - len(place.ring):
-            del place.named[message]
+            self._bytes -= place.named.pop(message).size
+
+    def _bound(self) -> None:
+        """Evict what is too much."""
+        if self._kept > self._most_kept:
+            self._evict()
+        while self._bytes > self._most_bytes and len(self) > 1:
+            if any(place.named for place in self._stages.values()):
+                self._evict_named()  # those that may not come back at all
+            else:
+                self._evict()
+
+    def _evict_named(self) -> None:
+        """Evict the oldest records of the stage that has most of those that were named."""
+        place = max(self._stages.values(), key=lambda each: len(each.named))
+        before = len(place.named)
+        for _ in range(min(BATCH, len(place.ring))):
+            self._forget_named(place)
+        self.evicted += before - len(place.named)
 
     def _evict(self) -> None:
-        """Evict the oldest records, of one stage at a time."""
+        """Evict the oldest records that are kept, of one stage at a time."""
         keeping = [place for place in self._stages.values() if place.kept]
         place = min(keeping, key=lambda each: next(iter(each.kept.values())).mark)
-        count = min(BATCH, max(1, self._most_kept // 64))
+        count = min(BATCH, max(1, self._most_kept // 64), max(1, len(place.kept) - 1))  # not the one just stored
         for message in [message for message, _ in zip(place.kept, range(count), strict=False)]:
-            del place.kept[message]
+            self._bytes -= place.kept.pop(message).size
             self._kept -= 1
             self.evicted += 1
 

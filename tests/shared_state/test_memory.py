@@ -110,6 +110,25 @@ def test_too_many_kept_records_lose_the_oldest_and_are_counted():
     assert BATCH > 1
 
 
+def test_what_is_remembered_is_bounded_in_bytes():
+    """Those that were settled go first, the oldest first; then the oldest of the others; never the one just stored."""
+    memory = CallMemory(most_bytes=100)
+    for message in M[:4]:
+        memory.store("s", message, C, bytes(20), NOW)
+    named(memory, M[0], M[2])
+    memory.store("s", M[4], C, bytes(20), NOW)
+    assert memory.evicted == 0
+    memory.store("s", M[4], D, bytes(10), NOW)
+    assert [memory.find("s", message, C) is None for message in M[:5]] == [True, False, True, False, False]
+    assert memory.evicted == 2
+    again = CallMemory(most_bytes=100)
+    again.load(msgspec.msgpack.decode(msgspec.msgpack.encode(memory.save()), type=dict[str, SavedStage]))
+    for each in (memory, again):
+        each.store("s", M[5], C, bytes(90), NOW)
+        assert [each.find("s", message, C) is None for message in M[:6]] == [True] * 5 + [False]
+        assert len(each) == each.kept == 1
+
+
 def test_failures_can_be_forgotten():
     """The chosen answers go, also where a message has others; the rest stays."""
     memory = stored(M[0], M[1])

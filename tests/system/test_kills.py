@@ -116,7 +116,9 @@ def judge_consumer_kills(service: ServiceProcess, traffic: Traffic, deaths: dict
     # A Consumer killed in the microseconds between the journal's notes and its slot's may be charged or not.
     assert (charged - certain).total() <= len(deaths) - len(held)
     for n, pid in held:
-        again = min(note.time for note in notes if note.n == n and note.sign == "begin" and note.time > deaths[pid])
+        # The killed one may have begun it between the note of its death and the death.
+        begins = [note for note in notes if note.n == n and note.sign == "begin" and note.pid != pid]
+        again = min(note.time for note in begins if note.time > deaths[pid])
         assert again - deaths[pid] >= 1.0, "it comes back over the 1 s rung"
     begun_again = sum(note.sign == "begin" for note in notes) - traffic.sent
     print(f"{traffic.sent} messages, {charged.total()} charges for {len(deaths)} deaths, {begun_again} begun again")

@@ -226,7 +226,8 @@ async def test_what_is_raised_there_is_raised_here(tmp_path):
         proxy.reject()
     with pytest.raises(SharedCallError) as failed:
         proxy.fail(0)
-    assert (failed.value.type, failed.value.message) == ("ZeroDivisionError", "integer division or modulo by zero")
+    assert failed.value.type == "ZeroDivisionError"
+    assert "by zero" in failed.value.message  # the rest of it differs between versions of Python
     assert "return 1 // x" in failed.value.traceback
     with pytest.raises(SharedValueError, match=r"the answer of Rule\.pair is of type tuple"):
         proxy.pair()

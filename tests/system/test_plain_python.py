@@ -106,7 +106,8 @@ import multiprocessing, os, queue, signal, sys, threading, time
 LOOK = 5.0  # seconds between looks at the other side, as torch has it
 
 
-def work(numbers, results, done, parent):
+def work(numbers, results, done):
+    parent = os.getppid()  # from Python 3.14 on it is a fork server
     while os.getppid() == parent:
         try:
             number = numbers.get(timeout=LOOK)
@@ -146,7 +147,7 @@ class Loader:
         for _ in range(workers):
             numbers = multiprocessing.Queue()
             numbers.cancel_join_thread()
-            arguments = (numbers, self.results, self.done, os.getpid())
+            arguments = (numbers, self.results, self.done)
             worker = multiprocessing.Process(target=work, args=arguments, daemon=True)
             worker.start()
             self.queues.append(numbers)

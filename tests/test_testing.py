@@ -126,3 +126,37 @@ def test_shared_objects_keep_their_state_between_runs_and_are_called_as_in_produ
         run_job("shared_here:pairs", {}, root=tmp_path, shared={"counts": "shared_here:Counts"})
     with pytest.raises(AssertionError, match="guess of counts gives another answer in a replay"):
         run_job("shared_here:guesses", {}, root=tmp_path, shared={"counts": "shared_here:Counts"})
+
+
+class Quiet:
+    """Answers how often it was asked in this minute, and forgets the others."""
+
+    shared = True
+
+    def __init__(self):
+        self.asked = {}
+
+    def handle(self, body, now):
+        minute = now // 60
+        self.asked[minute] = self.asked.get(minute, 0) + 1
+        return body | {"times": self.asked[minute]}
+
+    def tick(self, now):
+        self.asked = {minute: times for minute, times in self.asked.items() if now // 60 - minute < 2}
+
+
+def test_a_message_that_runs_again_gets_its_first_answer_and_time_passes_when_told():
+    """Known by id and body; without an id each is a message of its own. `tick` is called when the test says so."""
+    shared = SharedObjects({}, now=0.0)
+
+    def times(n, **properties):
+        return run_job(Quiet, {"n": n}, shared=shared, **properties)["times"]
+
+    assert [times(1, message_id="a"), times(1, message_id="a"), times(2, message_id="a"), times(1)] == [1, 1, 2, 3]
+    shared.now = 180.0
+    assert times(3) == 1
+    (name,) = shared.specs
+    assert shared[name].asked == {0: 3, 3: 1}
+    shared.tick()
+    assert shared[name].asked == {3: 1}
+    assert times(4) == 2, "and a replay of all that gives the same"

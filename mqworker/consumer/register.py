@@ -14,6 +14,7 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
+from mqworker.ipc.mapped import map_private
 from mqworker.ipc.proc import boot_id
 
 SLOT = 64  # bytes: seq (8) started (8) stop (8) fingerprint (32), and 8 free
@@ -40,12 +41,7 @@ class InHandRegister:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            os.posix_fallocate(fd, 0, SIZE)  # on a full disk this fails now, instead of a SIGBUS at some later write
-            self._map = mmap.mmap(fd, SIZE)
-        finally:
-            os.close(fd)
+        self._map = map_private(path, SIZE)
         self._header = memoryview(self._map)[HEADER:]
         self._words = self._header.cast("Q")
         self._times = self._header.cast("d")

@@ -78,13 +78,12 @@ def bind_shared(kind: type) -> dict[str, frozenset[str]]:
             found[name] = _bind(parameters, what="its handle", takes_body=True, names=SHARED_NAMES)
         elif name in _FIXED:
             count, fix = _FIXED[name]
-            needed = [
-                each for each in parameters or () if each.default is Parameter.empty and each.kind not in _VARIADIC
-            ]
-            most = len(parameters or ())
-            varied = any(each.kind is Parameter.VAR_POSITIONAL for each in parameters or ())
-            if parameters is not None and not (len(needed) <= count <= most or (len(needed) <= count and varied)):
-                raise BindingError(f"{kind.__name__}.{name} takes other arguments than it gets", f"write {fix}")
+            try:
+                if parameters is not None:
+                    inspect.Signature(parameters).bind(*[None] * count)
+            except TypeError:
+                what = f"{kind.__name__}.{name} takes other arguments than it gets"
+                raise BindingError(what, f"write {fix}") from None
             found[name] = frozenset()
         else:
             named = [each for each in parameters or () if each.kind in _BY_NAME and each.name in SHARED_NAMES]

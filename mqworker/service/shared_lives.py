@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from mqworker.ipc import logs
 from mqworker.ipc.messages import CodeCopy, LogEvent
@@ -44,35 +43,34 @@ STOP_GRACE = 0.5  # seconds that a process may take to end beyond the deadline i
 log = logging.getLogger("mqworker.service.shared_lives")
 
 
-class Owner(Protocol):
-    """What hears of the lives."""
-
-    def life_ended(self, life: SharedLife) -> None:
-        """A process has ended, whether it served or was on trial."""
-
-    def changed(self) -> None:
-        """There is something new to show."""
-
-
 class SharedLives:
-    """See the module head. `serving` is None while there is no process."""
+    """See the module head. `serving` is None while there is no process.
+
+    `on_change` is called when there is something new to show, `on_end` with each process that has ended, whether it
+    served or was on trial.
+    """
 
     def __init__(
-        self, name: str, root: Path, state_dir: Path, owner: Owner, on_log: Callable[[LogEvent], None]
+        self,
+        name: str,
+        root: Path,
+        state_dir: Path,
+        on_change: Callable[[], None],
+        on_end: Callable[[SharedLife], None],
+        on_log: Callable[[LogEvent], None],
     ) -> None:
         self.name = name
         self.serving: SharedLife | None = None
         self.restarts = 0
         self.problem = ""
         self._root, self._state_dir = root, state_dir
-        self._owner, self._on_log = owner, on_log
+        self._on_change, self._on_end, self._on_log = on_change, on_end, on_log
         self._level = logging.INFO
         self._charges: dict[tuple[str, bytes, bytes], Charge] = {}  # that are not over
         self._retry_at = 0.0  # when one that could not serve is tried again
         self._resetting = False  # a reset is ordered; if this process does not make it, the next one begins anew
         self._without_before = False  # the code that wrote the state cannot be used: try the wanted code at once
-        self._refused_code: SharedCode | None = None  # the code that could not serve, and why
-        self._refused_why = ""
+        self._held_why = ""  # why the code that wrote the state could not serve
         self._budget = Budget()
 
     # --- what is wanted
@@ -160,7 +158,7 @@ class SharedLives:
     def _on_report(self, life: SharedLife, report: SharedReport) -> None:
         match report:
             case SharedStatus() if life is self.serving and life.serves:
-                self._without_before, self._refused_why = False, ""
+                self._without_before, self._held_why = False, ""
                 if life.fresh:
                     life.fresh = self._resetting = False
                 self.problem = report.snapshot_problem or report.tick_problem or report.describe_problem
@@ -173,7 +171,7 @@ class SharedLives:
                 self._charges.pop(report.charge.key, None)
             case SharedUnfit() if life is self.serving:
                 self._refused(life, report)
-        self._owner.changed()
+        self._on_change()
 
     def _refused(self, life: SharedLife, report: SharedUnfit) -> None:
         reason = report.reason
@@ -181,22 +179,22 @@ class SharedLives:
         self._retry_at = 0.0 if self._without_before else time.monotonic() + RETRY
         if life.fresh:  # a later attempt must not replace what an operator has brought back meanwhile
             self._resetting, reason = False, f"it was not reset: {reason}"
-        if life.code != self._refused_code and report.kind == "state" and self._refused_why:
-            reason = f"{self._refused_why}; and under the wanted code: {reason}"  # the first is the cause
-        else:
-            self._refused_code, self._refused_why = life.code, reason
-        if self.problem != reason and not (reason == self._refused_why and self.problem.startswith(reason)):
-            what = f"the shared object {self.name} cannot be served: {reason}"
-            trace = report.traceback or None
-            logs.report(log, logging.ERROR, "shared_unfit", what, shared=self.name, traceback=trace)
+        if life.held:
+            self._held_why = reason
+        elif self._held_why:
+            reason = f"{self._held_why}; and under the wanted code: {reason}"  # the first is the cause
+        if reason in self.problem:
+            return  # both are tried in turn, and both were told
         self.problem = reason
+        what = f"the shared object {self.name} cannot be served: {reason}"
+        logs.report(log, logging.ERROR, "shared_unfit", what, shared=self.name, traceback=report.traceback or None)
 
     def _on_death(self, life: SharedLife, death: Death) -> None:
         if life is self.serving:
             self.serving, now = None, time.monotonic()
             if not life.ended and life.unfit is None:  # RETRY is for those that cannot serve
                 self._died(life, death, now)
-        self._owner.life_ended(life)
+        self._on_end(life)
 
     def _died(self, life: SharedLife, death: Death, now: float) -> None:
         """Note an end that nobody ordered, and whose call it was."""

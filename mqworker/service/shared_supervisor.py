@@ -11,9 +11,8 @@ time; if either process dies, it has failed, and nothing has changed.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from mqworker.control.control import SharedView
 from mqworker.ipc import logs
@@ -56,12 +55,12 @@ class SharedSupervisor:
         self.ending = False
         self._deadline = deadline
         self._on_change = on_change
-        self._lives = SharedLives(name, root, state_dir, self, on_log)
+        self._lives = SharedLives(name, root, state_dir, on_change, self._life_ended, on_log)
         self._wanted: SharedCode | None = None  # committed: it serves, or is moved to
         self._move: _Move | None = None
         self._move_at = 0.0  # when a move that has failed is tried again
         self._move_problem = ""  # why the committed code does not serve
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._moving: asyncio.Task[None] | None = None  # to the code that is committed
 
     # --- what is wanted
 
@@ -98,7 +97,7 @@ class SharedSupervisor:
                 life.send(Resume())
         elif life.serves and now >= self._move_at:
             self._move_at = now + RETRY
-            self._go(self._moved())
+            self._moving = asyncio.create_task(self._moved())
 
     def reset(self) -> str:
         """Replace the object by a new one, and keep what is remembered of calls; returns why that cannot be, or ""."""
@@ -131,18 +130,12 @@ class SharedSupervisor:
         problem = lives.problem or self._move_problem
         return SharedView(self.name, job, state, problem, lives.restarts, life.status if life is not None else None)
 
-    # --- what the processes report
-
-    def life_ended(self, life: SharedLife) -> None:
+    def _life_ended(self, life: SharedLife) -> None:
         """Go on after the end of a process."""
         move = self._move
         if move is not None and life is move.trial and move.ready_at is not None:
             self._drop(move)  # until then, whoever loads it sees that, and why
         self.beat()
-        self._on_change()
-
-    def changed(self) -> None:
-        """There is something new to show."""
         self._on_change()
 
     # --- a move to other code
@@ -209,7 +202,7 @@ class SharedSupervisor:
             if not why:  # one that cannot serve has written everything
                 move.trial = trial = self._lives.start(move.code, trial=True)
                 why = self._lives.problem if trial is None else await trial.until("trial")
-                why = why or self._described_worse(life, trial)
+                why = why or _described_worse(life, trial)
         except Exception as error:  # otherwise callers would wait for ever
             log.exception("the shared object %s could not be moved", self.name, extra={"event": "failed"})
             why = f"{type(error).__name__}: {error}"
@@ -219,14 +212,6 @@ class SharedSupervisor:
             move.ready_at = time.monotonic()
             self.beat()
         return why
-
-    def _described_worse(self, before: SharedLife | None, trial: SharedLife | None) -> str:
-        """Return why the new class does not fit the state, judged by its `describe`, which is called once, or ""."""
-        found = trial.status.describe_problem if trial is not None and trial.status is not None else ""
-        had = before.status.describe_problem if before is not None and before.status is not None else ""
-        if not found or had:
-            return ""
-        return f"describe of the new class fails with this state ({found}): write a __setstate__ that fits it"
 
     async def _moved(self) -> None:
         """Move to the code that is committed; until that succeeds, the code of before serves."""
@@ -251,7 +236,11 @@ class SharedSupervisor:
         assert move.trial is not None
         self._lives.replace(move.trial)
 
-    def _go(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+def _described_worse(before: SharedLife | None, trial: SharedLife | None) -> str:
+    """Return why the new class does not fit the state, judged by its `describe`, which is called once, or ""."""
+    found = trial.status.describe_problem if trial is not None and trial.status is not None else ""
+    had = before.status.describe_problem if before is not None and before.status is not None else ""
+    if not found or had:
+        return ""
+    return f"describe of the new class fails with this state ({found}): write a __setstate__ that fits it"

@@ -36,14 +36,15 @@ class SharedSupervisors:
         self._supervisors: dict[str, SharedSupervisor] = {}
         self._committed: dict[tuple[str, str], SharedCode] = {}  # (object, stage) -> the code that the stage has for it
         self._needed: dict[str, SharedCode] = {}  # the code with which each object is to be served
+        self._looked = False  # for the state of objects that no stage uses
         self._unneeded: dict[str, float] = {}  # object -> when it is to end (CLOCK_MONOTONIC)
 
     def want(self, document: Document) -> None:
         """Serve the objects that the running stages use, or will use once a change is committed."""
         now, before = time.monotonic(), self._needed
-        first = not self._committed
         self._needed = needed = self._wanted(document)
-        if first:
+        if not self._looked:
+            self._looked = True
             self._report_unused(needed)
         for name in self._supervisors.keys() - needed.keys() - self._unneeded.keys():
             self._unneeded[name] = now + self._loaded.config.service.drain_deadline

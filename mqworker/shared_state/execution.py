@@ -5,11 +5,11 @@ the Service reads since when a call has been running, and which one, once the pr
 start time is written last and cleared first, and is valid alone.
 """
 
-import mmap
-import os
 import struct
 from pathlib import Path
 from typing import NamedTuple
+
+from mqworker.ipc.mapped import map_private
 
 _HEAD = struct.Struct("<d16s16sH")  # started, message, call, length of what follows: stage, zero byte, method
 _KEYS = slice(8, 40)
@@ -33,12 +33,7 @@ class ExecutionNote:
 
     def __init__(self, path: Path) -> None:
         """Raises OSError."""
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            os.posix_fallocate(fd, 0, SIZE)  # on a full disk this fails now, instead of a SIGBUS at some later write
-            self._map = mmap.mmap(fd, SIZE)
-        finally:
-            os.close(fd)
+        self._map = map_private(path, SIZE)
         self._started = memoryview(self._map)[:8].cast("d")
         self._name = ("", "")  # stage and method that the file has now
         self.end()

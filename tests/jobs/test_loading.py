@@ -174,6 +174,10 @@ class Counts:
 class Lame:
     shared = True
 
+class Odd:
+    shared = "yes"
+    def handle(self, body): return body
+
 def asks(body, counts): return counts.add(body)
 """
 
@@ -189,3 +193,5 @@ def test_shared_objects_are_links_and_arguments(folder):
         load_job("shared_jobs_here:asks", root)
     with pytest.raises(JobLoadError, match="the class Lame has no method handle"):
         load_job("shared_jobs_here:Lame", root)
+    with pytest.raises(JobLoadError, match="its attribute shared is a str; write shared = True"):
+        load_job("shared_jobs_here:Odd", root)

@@ -157,6 +157,7 @@ def test_a_replay_is_silent(load, caplog):
         ("class Rule:\n def teardown(self): pass", "has no teardown"),
         ("class Rule:\n async def handle(self, x): pass", "async"),
         ("class Rule:\n def handle(self, x, message): pass", "takes 'message', which mqworker does not pass"),
+        ("class Rule:\n def describe(self, now): pass", r"write def describe\(self\)"),
         ("class Rule:\n def tick(self): pass", r"write def tick\(self, now\)"),
         ("class Rule:\n def handle(self, x): yield 1", "handle yields"),
         ("class Rule:\n def __init__(self, x): pass", "made without arguments"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mqworker.shared_state.schedule import REPORT, RETRY_SNAPSHOT, Schedule
+from mqworker.shared_state.schedule import FIRST_SNAPSHOT, NEXT_SNAPSHOT, REPORT, RETRY_SNAPSHOT, Schedule
 
 EVENTS = [
     # (time, journal bytes, what is due)
@@ -43,6 +43,17 @@ def test_a_snapshot_that_fails_is_tried_again_later():
     assert "snapshot" in schedule.due(1.0 + RETRY_SNAPSHOT, 101)
     schedule.written(100.0, failed=False)
     assert "snapshot" in schedule.due(100.0, 101)
+
+
+def test_a_snapshot_is_made_in_time_where_there_is_something_new():
+    """The first soon after the start, then once an hour, whatever the size; none of an empty journal."""
+    schedule = Schedule(0.0, 5.0, 100)
+    assert "snapshot" not in schedule.due(FIRST_SNAPSHOT - 1, 1)
+    assert "snapshot" not in schedule.due(FIRST_SNAPSHOT, 0)
+    assert "snapshot" in schedule.due(FIRST_SNAPSHOT + 1, 1)
+    schedule.written(400.0, failed=False)
+    assert "snapshot" not in schedule.due(400.0 + NEXT_SNAPSHOT - 1, 1)
+    assert "snapshot" in schedule.due(400.0 + NEXT_SNAPSHOT, 1)
 
 
 def test_a_report_that_takes_long_comes_less_often():

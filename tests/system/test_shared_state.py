@@ -3,11 +3,12 @@
 import contextlib
 import json
 import os
+import re
 import signal
 
 import pytest
 
-from tests.support.embedded import OUTPUT, Client, config, put
+from tests.support.embedded import DEAD, OUTPUT, Client, config, put
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
@@ -132,6 +133,10 @@ def test_a_shared_link_decides_for_all_consumers(service):
         assert [one.body["n"] for one in client.results()] == list(range(0, 30, 3))
         told = json.loads(running.cli("shared", "list", "--json").stdout)
         assert [each["name"] for each in told] == ["counts", "jobs.Gate"]
+        wait_for(lambda: entries(running) == 10, 10, "a new report")
+        shown = running.cli("shared", "show", "counts").stdout
+        assert '"entries": 10' in shown
+        assert re.search(r"^calls +10$", shown, re.MULTILINE), shown
         assert running.cli("shared", "reset", "counts").returncode == 0
         wait_for(lambda: entries(running) == 0, 10, "an empty object")
     assert running.stop() == 0
@@ -380,3 +385,34 @@ def test_a_kill_while_the_state_moves_to_new_code_leaves_one_code_and_every_effe
         assert {one.body["size"] for one in client.finish()[-10:]} <= set(range(61, 71))
         assert shared(running)["problem"] == ""
     assert running.stop() == 0
+
+
+GREEDY = """\
+class Counts:
+    def __init__(self):
+        self.fails = 1
+    def add(self, name):
+        return {1, 2} if name == "set" else len(name)
+    def tick(self, now):
+        raise RuntimeError("no time")
+
+def handle(body, counts):
+    return {"n": counts.add(body["name"])}
+"""
+
+
+def test_what_an_object_does_wrong_is_named_once(service):
+    """A wrong answer makes its message dead at once; a tick that fails is shown; a state that nobody uses is told."""
+    running = service(config() + SHARED, {"jobs.py": GREEDY})
+    (running.folder / ".mqworker" / "shared" / "before").mkdir(parents=True)
+    running.start()
+    assert "no running stage uses the shared object before" in running.event("shared_unused")["msg"]
+    with Client(running) as client:
+        client.send(1, name="set")
+        dead = wait_for(lambda: client.results(DEAD), 20, "the dead letter")[0].properties.headers
+        assert (dead["x-mqworker-reason"], dead["x-mqworker-attempt"]) == ("unencodable", 1)
+        assert "the answer of Counts.add is of type set" in dead["x-mqworker-message"]
+        wait_for(lambda: "tick raised RuntimeError: no time" in shared(running)["problem"], 20, "the problem")
+        put(running, "consumers", {"count": 1})
+    assert running.stop() == 0
+    assert [event["event"] for event in running.events()].count("shared_unused") == 1

@@ -1,11 +1,10 @@
 """The Consumer: a process that computes, and does no network I/O.
 
 Runs the user's jobs in its main thread. Owns the far end of one lane, its slot of the in-hand register, its outbox and
-the write end of its own pipe up. Receives its StageSpec and a Birth once, then chunks from its JoinableQueue; `None` is
-the sentinel that ends it. Sends outcomes and log events as frames; writes the outcomes that it has gathered to its
-outbox before the next message begins. It calls `task_done` before it sends a chunk's last outcomes, so that no `put`
-can overlap it. When its Producer dies, the kernel kills it; when user code damages its descriptors, it ends itself and
-is replaced.
+the write end of its own pipe up. Receives its StageSpec and a Birth once, then chunks from its lane, until the sentinel
+ends it. Sends outcomes, which chunks it has taken and ended, and log events as frames; writes the outcomes that it has
+gathered to its outbox before the next message begins. When its Producer dies, the kernel kills it; when user code
+damages its descriptors, it ends itself and is replaced.
 """
 
 import atexit
@@ -25,6 +24,7 @@ import msgspec
 
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.labels import labels
+from mqworker.consumer.lane_end import LaneEnd
 from mqworker.consumer.outbox import Outbox
 from mqworker.consumer.register import open_slot
 from mqworker.consumer.work import Alarm, RunOwner, Worker
@@ -42,7 +42,6 @@ DEBUG = logging.DEBUG
 HAND_UP = 0.005  # seconds of work after which outcomes are sent up before the chunk ends
 
 _encoder = msgspec.msgpack.Encoder()
-_chunks = msgspec.msgpack.Decoder(Chunk)
 
 
 class Consumer(Spawned):
@@ -58,7 +57,7 @@ class Consumer(Spawned):
     def main(self) -> None:
         """Set up, send Hello, compute until the sentinel."""
         sys.dont_write_bytecode = True  # a .pyc hides the second of two edits in one second from a restart
-        self._queue._writer.close()  # type: ignore[attr-defined]  # otherwise the Producer's death would never show as end of file
+        self._lane = LaneEnd(self._queue)
         self._sending = threading.Lock()
         self._alarm = Alarm()
         self._mark = Mark(1, self.token, (sys.stdout, sys.stderr))
@@ -115,9 +114,11 @@ class Consumer(Spawned):
         outbox = self._outbox
         pid, up, mark, labels_now = os.getpid(), self.up.fileno(), self._mark.end, self._labels
         holds, asks_ahead = _holds(up), worker.asks_ahead
-        while (packed := self._queue.get()) is not None:
-            chunk = _chunks.decode(packed)
+        chunk, told = self._lane.wait(), False  # told: the Producer knows that it is taken
+        while chunk is not None:
             self._begin(chunk, chain, worker)
+            if chunk.more and not told:
+                self._send(Outcomes([], worker.generation, taken=chunk.number))
             level = self._level
             outcomes: list[Any] = []  # each encoded, because what cannot be is a failure of its message
             last, printed = b"", False
@@ -125,12 +126,12 @@ class Consumer(Spawned):
             for item in chunk.items:
                 now = time.monotonic()
                 if outcomes and (now - handed_up > HAND_UP or not outbox.add(last)):
-                    self._send(Outcomes(outcomes, end=False, generation=worker.generation, printed=printed))
+                    self._send(Outcomes(outcomes, worker.generation, printed=printed))
                     outbox.clear()
                     outcomes, printed = [], False
                     handed_up = now
                 slot.begin(item.seq, fingerprint(item.properties, item.body), now)
-                if slot.stop == chunk.number:  # after begin: otherwise this message could be dispatched elsewhere too
+                if slot.stop >= chunk.number:  # after begin: otherwise this message could be dispatched elsewhere too
                     slot.end()
                     break
                 if asks_ahead and item is chunk.items[0]:
@@ -147,14 +148,12 @@ class Consumer(Spawned):
                 slot.end()
                 done += 1
             memory = rss(pid)
-            self._queue.task_done()
             leaving = self._leaving(worker, done, memory)
-            ended = Outcomes(
-                outcomes, end=True, generation=worker.generation, rss=memory, leaving=leaving, printed=printed
-            )
-            self._send(ended)
+            following = self._lane.present()
+            taken = 0 if following is None else following.number
+            self._send(Outcomes(outcomes, worker.generation, taken, chunk.number, memory, leaving, printed))
             outbox.clear()
-        self._queue.task_done()
+            chunk, told = following or self._lane.wait(), following is not None
 
     def _begin(self, chunk: Chunk, chain: Chain, worker: Worker) -> None:
         """Take over what has changed since the last chunk."""

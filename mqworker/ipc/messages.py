@@ -254,12 +254,13 @@ class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The content of one `put` into a lane: deliveries, and the state under which to compute them."""
 
-    number: int  # counts the chunks of this lane
+    number: int  # counts the chunks of this lane, from 1
     generation: int
     params: bytes | None  # JSON; sent when the lane's Consumer does not have this generation yet
     soft_limit: float
     log_level: int
     items: list[Item]
+    more: bool = False  # more messages wait, so the Consumer reports at once that it has taken this chunk
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -313,11 +314,15 @@ class Unfit(_Record, frozen=True, tag="unfit"):
 
 
 class Outcomes(_Record, frozen=True, tag="outcomes"):
-    """Finished deliveries; `end`: the chunk is done and `task_done` was called, so the lane may be fed again."""
+    """Finished deliveries, and how far the Consumer is with its chunks.
+
+    It has called `task_done` for what it has *taken*, so the next chunk may be put; the end of a chunk says that too.
+    """
 
     outcomes: list[Outcome]
-    end: bool
     generation: int
+    taken: int = 0  # the number of the chunk that it has just taken; 0: none
+    ended: int = 0  # the number of the chunk that has just ended; 0: none
     rss: int = 0
     leaving: str = ""  # why this Consumer asks to be replaced
     printed: bool = False  # the pipe of its output may hold lines of these messages

@@ -1,7 +1,6 @@
 """Which deliveries are out on which lane. Pure; part of the ledger.
 
-A lane is open from the moment it takes a chunk until its chunk has ended or its Consumer has died, even when all of its
-deliveries have an outcome: it may still be at work.
+A lane may have several chunks, one behind the other; they end in their order.
 """
 
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from mqworker.producer.entry import HELD, OUT, Entry, Isolation
 
 
 class Assignments:
-    """The open lanes and the deliveries that are out on each, in the order of its chunk."""
+    """The deliveries that are out on each lane, in the order of its chunks."""
 
     def __init__(self) -> None:
         self._lanes: dict[int, dict[int, Entry]] = {}  # lane -> seq -> entry
@@ -28,12 +27,12 @@ class Assignments:
         """Return the deliveries that are out on a lane."""
         return list(self._lanes.get(lane, {}).values())
 
-    def assign(self, lane: int, entries: Sequence[Entry]) -> None:
-        """Open a lane with these deliveries."""
+    def assign(self, lane: int, chunk: int, entries: Sequence[Entry]) -> None:
+        """Note that these deliveries are the next chunk of a lane."""
         mine = self._lanes.setdefault(lane, {})
         for entry in entries:
             entry.state = OUT
-            entry.lane = lane
+            entry.lane, entry.chunk = lane, chunk
             mine[entry.seq] = entry
             if entry.isolation is Isolation.STAGE:
                 self._isolated = entry
@@ -54,8 +53,15 @@ class Assignments:
         seqs = list(mine)
         return self._return([mine[other] for other in seqs[seqs.index(seq) + 1 :]])
 
+    def end(self, lane: int, chunk: int) -> list[Entry]:
+        """End the chunks of a lane up to this number; returns the deliveries that have no outcome."""
+        entries = self._return([entry for entry in self.on(lane) if entry.chunk <= chunk])
+        if not self._lanes.get(lane, True):
+            del self._lanes[lane]
+        return entries
+
     def close(self, lane: int) -> list[Entry]:
-        """Close a lane; returns the deliveries that were out on it without an outcome."""
+        """Forget a lane; returns the deliveries that were out on it without an outcome."""
         entries = self._return(self.on(lane))
         self._lanes.pop(lane, None)
         return entries

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from mqworker.producer.entry import Entry, Isolation
 
+CHUNK_BYTES = 1 << 20  # they are copied on their way, and again when they are taken back
+
 
 class Backlog:
     """First come, first served."""
@@ -40,12 +42,25 @@ class Backlog:
         """Remove a delivery that no longer has to wait."""
         self._queue(entry).remove(entry)
 
+    @property
+    def ready(self) -> Entry | None:
+        """The delivery that `take` would return first."""
+        return self._alone[0] if self._alone else self._waiting[0] if self._waiting else None
+
     def take(self, most: int) -> list[Entry]:
-        """Remove and return the next chunk: at most `most` deliveries, or a single one that has to be alone."""
+        """Remove and return the next chunk: at most `most` deliveries, or a single one that has to be alone.
+
+        A chunk of several has at most CHUNK_BYTES.
+        """
         if self._alone:
             return [self._alone.popleft()]
-        waiting = self._waiting
-        return [waiting.popleft() for _ in range(min(most, len(waiting)))]
+        waiting, chunk, size = self._waiting, [], 0
+        while waiting and len(chunk) < most:
+            size += waiting[0].weight
+            if size > CHUNK_BYTES and chunk:
+                break
+            chunk.append(waiting.popleft())
+        return chunk
 
     def take_suspect(self) -> list[Entry]:
         """Remove and return the suspect with the shortest window, if there is one."""

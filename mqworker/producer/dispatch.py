@@ -22,13 +22,14 @@ from mqworker.producer.fleet import NOT_WANTED, Fleet
 from mqworker.producer.lane import Lane
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.limits import TIME_LIMIT
-from mqworker.producer.pacing import ServiceTime, chunk_size
+from mqworker.producer.pacing import AHEAD_BYTES, ServiceTime, chunk_size, may_wait
 from mqworker.producer.publications import AnyPublish
 from mqworker.producer.quarantine import May, may_begin, outlived
 from mqworker.producer.settlement import Settlement
 from mqworker.producer.suspects import Suspects
 
 REVOKE_AFTER = 0.02  # seconds that a chunk may take while some of it waits and another Consumer is idle
+REVOKE_ANYHOW = 1.0  # seconds that a message may take while others wait behind it, also if no Consumer is idle
 _EXIT_LEVELS = {"asked": logging.DEBUG, "max_messages": logging.INFO, "max_rss": logging.INFO}
 
 log = logging.getLogger("mqworker.dispatch")
@@ -109,8 +110,8 @@ class Dispatch:
                     if entry.key:
                         self._clear(entry)
                     publishes += self._settlement.finished(entry, outcome, now)
-            if outcomes.end:
-                self._ledger.chunk_ended(lane.number)
+            if outcomes.ended:
+                self._ledger.chunk_ended(lane.number, outcomes.ended)
                 if lane.replace_reason:
                     self.fleet.reconcile(now)
                 self.fleet.idled(lane)
@@ -162,20 +163,33 @@ class Dispatch:
             entries: list[Entry] = []
             if held := len(ledger.backlog):
                 most = chunk_size(high, held, working, self._spec.config.queue_size)
-                entries = ledger.take(lane.number, most, may)
+                entries = ledger.take(lane.number, lane.chunk + 1, most, may)
                 if entries and may is May.SUSPECT:
                     self._register.isolate(entries[0].key)
                     may = May.NOBODY
             if entries or self._behind(lane):
                 self._send(lane, entries)
+        if len(ledger.backlog) and may is May.OTHERS and may_wait(high):
+            self._feed_ahead(high, working)
+
+    def _feed_ahead(self, high: float | None, working: int) -> None:
+        """Put the next chunk behind the one that a Consumer works on, so that it need not wait for it."""
+        ledger, now = self._ledger, time.monotonic()
+        for lane in self.fleet.open():
+            held, ready = len(ledger.backlog), ledger.backlog.ready
+            if ready is None or ready.weight > AHEAD_BYTES:
+                return
+            seq, began = lane.in_hand()
+            if not self._behind(lane) and (not seq or (began and now - began < REVOKE_AFTER)):
+                most = chunk_size(high, held, working, self._spec.config.queue_size)
+                self._send(lane, ledger.take(lane.number, lane.chunk + 1, most))
 
     def revoke(self, now: float) -> None:
-        """Take back messages that wait behind others while another Consumer is idle (decisions 2, for whole chunks)."""
-        if len(self._ledger.backlog) or not any(self.fleet.idle()):
-            return
+        """Take back messages that wait behind others: while another Consumer is idle, or behind a long one."""
+        soon = not len(self._ledger.backlog) and any(self.fleet.idle())
         for lane in self.fleet.busy():
-            seq, _ = lane.in_hand()
-            if seq and now - lane.since > REVOKE_AFTER:
+            seq, began = lane.in_hand()
+            if seq and ((soon and now - lane.since > REVOKE_AFTER) or (began and now - began > REVOKE_ANYHOW)):
                 waiting = self._ledger.assignments.on(lane.number)
                 if len(waiting) > 1 and waiting[-1].seq != seq:
                     self._take_back(lane)
@@ -191,7 +205,6 @@ class Dispatch:
 
     def _send(self, lane: Lane, entries: list[Entry]) -> None:
         desired = self._desired
-        lane.chunk += 1
         now = time.monotonic()
         for entry in entries:
             self.wait_time.observe(now - entry.received)
@@ -200,7 +213,9 @@ class Dispatch:
         generation = desired.generation.number if lane.code == desired.generation.code else lane.sent
         if entries:
             self.fleet.staffing.switch.fed(lane.code, now)
-        lane.feed(Chunk(lane.chunk, generation, params, desired.soft_limit, desired.log_level, items))
+        more = len(self._ledger.backlog) > 0
+        limit, level = desired.soft_limit, desired.log_level
+        lane.feed(Chunk(lane.chunk + 1, generation, params, limit, level, items, more))
 
     def _behind(self, lane: Lane) -> bool:
         """Whether a lane needs the present parameters; one that will be replaced keeps those of its own generation."""

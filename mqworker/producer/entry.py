@@ -42,6 +42,7 @@ class Entry:
     __slots__ = (
         "asked",
         "body",
+        "chunk",
         "epoch",
         "exchange",
         "isolation",
@@ -72,6 +73,7 @@ class Entry:
         self.received = now
         self.state = HELD
         self.lane: int | None = None
+        self.chunk = 0  # the number of its chunk in that lane
         self.void = False
         self.key = b""  # its fingerprint, once it has been void or if the suspects remember it
         self.shared_key = b""  # by which shared objects know it; "": its stage uses none

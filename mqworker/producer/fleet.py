@@ -90,6 +90,15 @@ class Fleet:
             if lane.state == "idle" and lane.number not in self._leaving and lane.code in at_work
         )
 
+    def open(self) -> Iterator[Lane]:
+        """Lanes that can be given a second chunk."""
+        at_work = self.staffing.switch.at_work
+        return (
+            lane
+            for lane in self.lanes.values()
+            if lane.open and lane.number not in self._leaving and lane.code in at_work
+        )
+
     def at_work(self, lane: Lane) -> bool:
         """Whether its Consumer may get messages, once it is set up."""
         return lane.code in self.staffing.switch.at_work

@@ -34,7 +34,7 @@ class LaneOwner(Protocol):
         """Note that its Consumer is set up and idle."""
 
     def lane_outcomes(self, lane: "Lane", outcomes: Outcomes) -> None:
-        """Receive outcomes; after those with `outcomes.end` the lane is idle again."""
+        """Receive outcomes; `outcomes.ended` and `outcomes.taken` have changed what the lane may be fed."""
 
     def lane_died(self, lane: "Lane", death: Death) -> None:
         """Note that its Consumer is gone and everything that it sent was read. Called exactly once, and last."""
@@ -57,14 +57,16 @@ class Lane:
         self.generation = birth.generation.number  # applied, as the Consumer reported it
         self.sent = birth.generation.number  # the newest generation that was sent down
         self.state = "starting"
-        self.since = time.monotonic()  # when the state began
+        self.since = time.monotonic()  # when the state began, or the present chunk
         self.done = 0
         self.rss = 0
         self.unfit: Unfit | None = None
         self.replace_reason = ""  # why the Consumer asks to be replaced
         self.left = False  # the sentinel was put
         self.oom_kills = oom_kills()  # at its birth
-        self.chunk = 0  # counts its chunks
+        self.chunk = 0  # counts the chunks that were put
+        self.taken = 0  # the newest that the Consumer has taken out of the queue
+        self.ended = 0  # the newest that has ended
         self._owner = owner
         self._labelled: tuple[int, dict[str, Any]] = (0, {})  # the message whose output was last logged
         with contextlib.ExitStack() as undo:
@@ -101,16 +103,24 @@ class Lane:
 
     # --- called by the owner
 
+    @property
+    def open(self) -> bool:
+        """Whether a chunk may be put behind the one that the Consumer works on."""
+        return self.state == "busy" and self.taken == self.chunk
+
     def feed(self, chunk: Chunk) -> None:
-        """Put one chunk into an idle lane. The next put comes only after the chunk has ended, so no put can block."""
-        assert self.state == "idle"
-        packed = _encoder.encode(chunk)  # first: what raises leaves the lane idle
-        self._become("busy")
+        """Put one chunk into an idle or open lane: the Consumer has taken the previous one, so no put can block."""
+        assert self.state == "idle" or self.open
+        assert chunk.number == self.chunk + 1
+        packed = _encoder.encode(chunk)  # first: what raises leaves the lane as it is
+        if self.state == "idle":
+            self._become("busy")
+        self.chunk = chunk.number
         self.sent = chunk.generation
         self._queue.put(packed)
 
     def stop_after_message(self) -> int:
-        """Ask the Consumer to begin nothing more of its chunk; returns the message in hand (0: none)."""
+        """Ask the Consumer to begin nothing more of what was put; returns the message in hand (0: none)."""
         self.in_hand_slot.stop = self.chunk
         return self.in_hand_slot.seq
 
@@ -149,7 +159,7 @@ class Lane:
         if outcomes:
             if self._child.alive:  # otherwise all its lines have been read
                 self._child.catch_up_output(read=True)
-            self._owner.lane_outcomes(self, Outcomes(outcomes, end=False, generation=self.generation))
+            self._owner.lane_outcomes(self, Outcomes(outcomes, self.generation))
         return len(outcomes)
 
     # --- called by the child
@@ -169,11 +179,13 @@ class Lane:
                 self._child.catch_up_output(read=uplink.printed)  # its lines come before what becomes of it
                 self.done += len(uplink.outcomes)
                 self.generation = uplink.generation
-                if uplink.end:
+                self.taken = max(self.taken, uplink.taken, uplink.ended)
+                if uplink.ended:
+                    self.ended = uplink.ended
                     self.rss = uplink.rss
                     self.replace_reason = uplink.leaving
                     if self.state == "busy" and self._child.alive:  # a dead Consumer gets nothing more
-                        self._become("idle")
+                        self._become("idle" if self.ended == self.chunk else "busy")
                 self._owner.lane_outcomes(self, uplink)
             case Hello():
                 if self.state == "starting" and self._child.alive:

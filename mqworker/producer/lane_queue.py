@@ -2,9 +2,9 @@
 
 Lives in the Producer, on its loop; its far end is inherited by one Consumer, which is why the Producer is its parent.
 Owns the queue with its feeder thread, its pipe and its named semaphores. Sends packed chunks, and None, the sentinel; a
-put never blocks, because the lane puts a chunk only when the previous one is done. A chunk for a dead Consumer is
-dropped silently: its messages are dispatched again. A start that lacks threads or descriptors raises OSError and leaves
-nothing behind.
+put never blocks, because the lane puts a chunk only when the Consumer has taken the previous one. A chunk for a dead
+Consumer is dropped silently: its messages are dispatched again. A start that lacks threads or descriptors raises
+OSError and leaves nothing behind.
 """
 
 import errno

@@ -69,14 +69,14 @@ class Ledger:
         self.backlog.add(entry)
         return []
 
-    def take(self, lane: int, most: int, may: May = May.OTHERS) -> list[Entry]:
-        """Move deliveries that may begin now to an idle lane, and return them: up to `most`, or one suspect."""
+    def take(self, lane: int, chunk: int, most: int, may: May = May.OTHERS) -> list[Entry]:
+        """Move deliveries that may begin now to a lane, as its next chunk: up to `most`, or one suspect."""
         if most < 1 or may is May.NOBODY or self.assignments.isolated is not None:
             return []
-        chunk = self.backlog.take(most) if may is May.OTHERS else self.backlog.take_suspect()
-        if chunk:
-            self.assignments.assign(lane, chunk)
-        return chunk
+        entries = self.backlog.take(most) if may is May.OTHERS else self.backlog.take_suspect()
+        if entries:
+            self.assignments.assign(lane, chunk, entries)
+        return entries
 
     def revoke(self, lane: int, after: int) -> int:
         """Take back what a lane has not begun: all behind the delivery `after`. Returns how many to dispatch again."""
@@ -99,9 +99,9 @@ class Ledger:
         self.publications.confirmed(publish_ids, now)
         return self.acks.due(now)
 
-    def chunk_ended(self, lane: int) -> int:
-        """Close an idle lane, and dispatch again the deliveries without an outcome. Returns how many."""
-        return self._put_back(self.assignments.close(lane))
+    def chunk_ended(self, lane: int, chunk: int) -> int:
+        """Dispatch again the deliveries of a chunk that has ended without their outcomes. Returns how many."""
+        return self._put_back(self.assignments.end(lane, chunk))
 
     def lane_died(self, lane: int, seq: int) -> Entry | None:
         """Take everything back from a dead lane except the delivery in hand, which is returned to be charged.

@@ -29,7 +29,9 @@ class Limits:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._stacks: dict[int, _Asked] = {}  # by lane
-        self._stalled: dict[int, tuple[int, int]] = {}  # lane -> (chunk, ticks that found none of its messages in hand)
+        self._stalled: dict[
+            int, tuple[int, int]
+        ] = {}  # lane -> (last chunk that ended, ticks that found no message in hand)
 
     def enforce(self, hard_limit: float, now: float, tick: float) -> None:
         """Check every busy lane; `tick` is the time between two calls while Consumers are busy."""
@@ -40,8 +42,8 @@ class Limits:
             if not seq:
                 # Count ticks instead of seconds: a Consumer must not be killed because this process paused.
                 chunk, ticks = stalled.get(lane.number, (0, 0))
-                ticks = ticks + 1 if chunk == lane.chunk else 1
-                self._stalled[lane.number] = (lane.chunk, ticks)
+                ticks = ticks + 1 if chunk == lane.ended else 1
+                self._stalled[lane.number] = (lane.ended, ticks)
                 if ticks * tick > STALL:
                     lane.kill(f"it began no message of its chunk for {STALL:g} s")
                 continue

@@ -11,7 +11,8 @@ import math
 
 from mqworker.ipc.histogram import Histogram
 
-CHUNK_SECONDS = 0.064  # work that a chunk should carry
+CHUNK_SECONDS = 0.016  # work that a chunk should carry
+AHEAD_BYTES = 1 << 16  # the largest message that may wait behind another in a lane
 HELD_SECONDS = 1.0  # work that the prefetch should keep ready for each Consumer
 PREFETCH_MAX = 1000
 FIXED_EACH = 64  # messages for each Consumer on a queue where the prefetch must not change (decisions 9)
@@ -58,6 +59,11 @@ def chunk_size(high: float | None, held: int, lanes: int, bound: int) -> int:
     by_time = int(CHUNK_SECONDS / high)
     fair = -(-held // max(1, lanes))
     return max(1, min(by_time, fair, bound))
+
+
+def may_wait(high: float | None) -> bool:
+    """Whether a message may wait for the one that its Consumer works on: not if that usually takes long."""
+    return high is not None and high <= CHUNK_SECONDS
 
 
 def derive_prefetch(high: float | None, consumers: int, present: int) -> int:

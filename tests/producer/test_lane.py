@@ -28,7 +28,8 @@ def handle(body, params):
     if body == "hold":
         time.sleep(60)
     if isinstance(body, dict):
-        print(body["print"])
+        print(body.get("print", ""))
+        time.sleep(body.get("wait", 0))
     if body == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     return [body, len(params.get("text", ""))]
@@ -42,7 +43,7 @@ class Owner:
     def __init__(self):
         self.ready = 0
         self.outcomes = []
-        self.fed_when_ended = False
+        self.steps = []  # the numbers of the chunk that ended and of the one that was taken, by report
         self.deaths = []
         self.logged = []
         self.reports = []  # lines and numbers of messages that have ended, in their order
@@ -54,6 +55,7 @@ class Owner:
         assert not self.deaths, "a death comes last"
         self.outcomes += [outcome for outcome in outcomes.outcomes if outcome.seq not in self.seqs()]
         self.reports += [outcome.seq for outcome in outcomes.outcomes]
+        self.steps.append((outcomes.ended, outcomes.taken))
         self.idle_at_the_end = lane.state == "idle"
 
     def lane_died(self, _lane, death):
@@ -93,12 +95,13 @@ def make(tmp_path):
     assert not end_children()
 
 
+def item(number, body):
+    return Item(number, b"\0\0", json.dumps(body).encode(), False, "", "in")
+
+
 def chunk(lane, *bodies):
-    lane.chunk += 1
-    items = [
-        Item(number, b"\0\0", json.dumps(body).encode(), False, "", "in") for number, body in enumerate(bodies, start=1)
-    ]
-    return Chunk(lane.chunk, 1, None, 0.0, 20, items)
+    items = [item(number, body) for number, body in enumerate(bodies, start=1)]
+    return Chunk(lane.chunk + 1, 1, None, 0.0, 20, items)
 
 
 def open_descriptors():
@@ -180,6 +183,44 @@ async def test_what_a_killed_consumer_had_finished_counts_and_it_gets_nothing_mo
     assert not owner.idle_at_the_end
     assert lane.in_hand()[0] == 3
     assert owner.deaths[0].code == -signal.SIGKILL
+
+
+@on_loop
+async def test_a_second_chunk_may_be_put_when_the_first_was_taken(make):
+    """The Consumer goes on with it without a pause, and the lane is idle when both have ended."""
+    owner = Owner()
+    lane = make(owner)
+    await ready(lane, owner)
+    lane.feed(msgspec.structs.replace(chunk(lane, "a", {"wait": 0.2}), more=True))
+    assert not lane.open
+    await until(lambda: lane.open, DEADLINE, "the first chunk to be taken")
+    assert lane.ended == 0
+    lane.feed(msgspec.structs.replace(chunk(lane, "b"), items=[item(7, "b")]))
+    assert not lane.open
+    await until(lambda: lane.state == "idle", DEADLINE, "the end of both")
+    assert (owner.seqs(), lane.taken, lane.ended) == ([1, 2, 7], 2, 2)
+    assert (1, 2) in owner.steps, "the end of the first and the taking of the second are one report"
+    lane.kill("enough")
+    await until(lambda: owner.deaths, DEADLINE, "its end")
+
+
+@on_loop
+async def test_nothing_of_what_was_put_begins_after_a_stop(make):
+    """The stop word holds for the chunk at work and for the one behind it; the next chunk is computed."""
+    owner = Owner()
+    lane = make(owner)
+    await ready(lane, owner)
+    lane.feed(msgspec.structs.replace(chunk(lane, {"wait": 0.2}, "a"), more=True))
+    await until(lambda: lane.open and lane.in_hand()[0] == 1, DEADLINE, "the first message to begin")
+    lane.feed(msgspec.structs.replace(chunk(lane), items=[item(7, "b")]))
+    assert lane.stop_after_message() == 1
+    await until(lambda: lane.state == "idle", DEADLINE, "the end of both")
+    assert (owner.seqs(), lane.ended) == ([1], 2)
+    lane.feed(msgspec.structs.replace(chunk(lane), items=[item(8, "c")]))
+    await until(lambda: lane.state == "idle", DEADLINE, "the end of the next")
+    assert owner.seqs() == [1, 8]
+    lane.kill("enough")
+    await until(lambda: owner.deaths, DEADLINE, "its end")
 
 
 @on_loop

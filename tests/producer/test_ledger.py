@@ -33,7 +33,7 @@ def filled(messages: int, *, lane: int | None = LANE, **bounds: int) -> tuple[Le
     ledger = Ledger(**bounds)
     for tag in range(1, messages + 1):
         assert ledger.delivered(delivery(tag), 0.0) == []
-    return ledger, seqs(ledger.take(lane, messages)) if lane is not None else []
+    return ledger, seqs(ledger.take(lane, 1, messages)) if lane is not None else []
 
 
 def seqs(entries: list[Entry]) -> list[int]:
@@ -109,8 +109,8 @@ def test_a_long_message_keeps_nothing_of_the_others():
     ledger, out = filled(1)
     for tag in range(2, 100):
         ledger.delivered(delivery(tag), 0.0)
-        finish(ledger, seqs(ledger.take(OTHER, 1)), DROPPED)
-        ledger.chunk_ended(OTHER)
+        finish(ledger, seqs(ledger.take(OTHER, 1, 1)), DROPPED)
+        ledger.chunk_ended(OTHER, 1)
         assert ledger.acks.due(1.0) == [Ack(1, tag, multiple=False)]
     assert len(ledger.acks._order) == len(ledger) == 1
     assert seqs(ledger.assignments.on(LANE)) == out
@@ -122,9 +122,9 @@ def test_a_long_message_keeps_nothing_of_the_others():
 def test_chunks_are_taken_oldest_first():
     """A lane gets the deliveries that have waited longest, at most as many as it requests."""
     ledger, _ = filled(5, lane=None)
-    assert [entry.tag for entry in ledger.take(LANE, 3)] == [1, 2, 3]
-    assert [entry.tag for entry in ledger.take(OTHER, 3)] == [4, 5]
-    assert ledger.take(2, 3) == ledger.take(2, 0) == []
+    assert [entry.tag for entry in ledger.take(LANE, 1, 3)] == [1, 2, 3]
+    assert [entry.tag for entry in ledger.take(OTHER, 1, 3)] == [4, 5]
+    assert ledger.take(2, 1, 3) == ledger.take(2, 1, 0) == []
     assert (len(ledger.backlog), len(ledger.assignments)) == (0, 5)
 
 
@@ -134,7 +134,7 @@ def test_revoked_ones_go_to_the_next_lane_in_their_order():
     ledger.delivered(delivery(5), 0.0)
     assert ledger.revoke(LANE, out[1]) == 2
     assert seqs(ledger.assignments.on(LANE)) == out[:2]
-    assert [entry.tag for entry in ledger.take(OTHER, 9)] == [3, 4, 5]
+    assert [entry.tag for entry in ledger.take(OTHER, 1, 9)] == [3, 4, 5]
     assert ledger.counters.redispatched == 2
 
 
@@ -152,7 +152,7 @@ def test_the_first_outcome_of_a_revoked_message_wins(taken: bool):
     ledger, out = filled(2)
     ledger.revoke(LANE, out[0])
     if taken:
-        ledger.take(OTHER, 1)
+        ledger.take(OTHER, 1, 1)
     publish_id = finish(ledger, out[1:])
     assert (len(publish_id), len(ledger.backlog), len(ledger.assignments.on(OTHER))) == (1, 0, 0)
     assert finish(ledger, out[1:]) == []
@@ -163,9 +163,9 @@ def test_a_chunk_end_dispatches_what_had_no_outcome():
     """After a chunk has ended, its lane holds nothing."""
     ledger, out = filled(3)
     finish(ledger, out[:1], DROPPED)
-    assert ledger.chunk_ended(LANE) == 2
+    assert ledger.chunk_ended(LANE, 1) == 2
     assert (len(ledger.backlog), len(ledger.assignments)) == (2, 0)
-    assert seqs(ledger.take(LANE, 9)) == out[1:]
+    assert seqs(ledger.take(LANE, 1, 9)) == out[1:]
 
 
 def test_a_dead_lane_charges_one_message():
@@ -177,7 +177,7 @@ def test_a_dead_lane_charges_one_message():
     assert guilty is not None
     assert guilty.seq == out[1]
     assert (len(ledger.backlog), len(ledger.assignments)) == (2, 0)
-    assert [entry.tag for entry in ledger.take(OTHER, 9)] == [3, 4]
+    assert [entry.tag for entry in ledger.take(OTHER, 1, 9)] == [3, 4]
     finish(ledger, out[1:2], Plan("dead"))
     assert ledger.counters.dead == 1
 
@@ -196,7 +196,7 @@ def test_what_killed_a_consumer_goes_alone_in_its_chunk():
     ledger = Ledger()
     for tag, isolation in enumerate([Isolation.NONE, Isolation.CHUNK, Isolation.CHUNK, Isolation.NONE], 1):
         ledger.delivered(delivery(tag), 0.0, isolation)
-    chunks = [[entry.tag for entry in ledger.take(lane, 9)] for lane in range(4)]
+    chunks = [[entry.tag for entry in ledger.take(lane, 1, 9)] for lane in range(4)]
     assert chunks == [[2], [3], [1, 4], []]
 
 
@@ -212,12 +212,12 @@ def test_a_suspect_is_taken_when_it_may_begin_and_nothing_beside_it():
     ledger = Ledger()
     suspect(ledger, 1, 15.0)
     ledger.delivered(delivery(2), 0.0)
-    assert ledger.take(LANE, 9, May.NOBODY) == []
-    (isolated,) = ledger.take(LANE, 9, May.SUSPECT)
+    assert ledger.take(LANE, 1, 9, May.NOBODY) == []
+    (isolated,) = ledger.take(LANE, 1, 9, May.SUSPECT)
     assert (isolated.tag, ledger.assignments.isolated) == (1, isolated)
-    assert ledger.take(OTHER, 9) == ledger.take(OTHER, 9, May.SUSPECT) == []
+    assert ledger.take(OTHER, 1, 9) == ledger.take(OTHER, 1, 9, May.SUSPECT) == []
     finish(ledger, [isolated.seq], DROPPED)
-    assert [entry.tag for entry in ledger.take(OTHER, 9)] == [2]
+    assert [entry.tag for entry in ledger.take(OTHER, 1, 9)] == [2]
 
 
 def test_others_begin_beside_a_suspect_that_has_outlived_its_window():
@@ -225,9 +225,9 @@ def test_others_begin_beside_a_suspect_that_has_outlived_its_window():
     ledger = Ledger()
     suspect(ledger, 1, 15.0)
     ledger.delivered(delivery(2), 0.0)
-    (isolated,) = ledger.take(LANE, 9, May.SUSPECT)
+    (isolated,) = ledger.take(LANE, 1, 9, May.SUSPECT)
     ledger.assignments.end_isolation()
-    assert [entry.tag for entry in ledger.take(OTHER, 9)] == [2]
+    assert [entry.tag for entry in ledger.take(OTHER, 1, 9)] == [2]
     assert (isolated.isolation, ledger.assignments.isolated) == (Isolation.CHUNK, None)
 
 
@@ -238,10 +238,10 @@ def test_the_suspect_with_the_shortest_window_begins_first():
         suspect(ledger, tag, window)
     order = []
     while ledger.backlog.shortest_window is not None:
-        (isolated,) = ledger.take(LANE, 9, May.SUSPECT)
+        (isolated,) = ledger.take(LANE, 1, 9, May.SUSPECT)
         order.append((isolated.tag, isolated.window))
         finish(ledger, [isolated.seq], DROPPED)
-        ledger.chunk_ended(LANE)
+        ledger.chunk_ended(LANE, 1)
     assert order == [(2, 6.0), (3, 15.0), (1, 60.0)]
 
 
@@ -249,10 +249,10 @@ def test_a_suspect_that_was_not_begun_waits_again():
     """A revoked suspect, or one whose lane died before it started, is isolated again at its turn."""
     ledger = Ledger()
     suspect(ledger, 1, 15.0)
-    ledger.take(LANE, 9, May.SUSPECT)
+    ledger.take(LANE, 1, 9, May.SUSPECT)
     assert ledger.lane_died(LANE, 0) is None
     assert (ledger.assignments.isolated, ledger.backlog.shortest_window) == (None, 15.0)
-    assert ledger.take(OTHER, 9) == []
+    assert ledger.take(OTHER, 1, 9) == []
 
 
 def test_an_entry_is_found_by_its_number_until_its_outcome_and_by_its_tag_until_its_ack():
@@ -552,7 +552,7 @@ def test_a_redelivery_is_known_by_its_content_without_the_delivery_count():
         properties.headers["x-delivery-count"] = times
         blocks.append(properties.encode())
     ledger.delivered(Delivery(1, 1, blocks[0], b"body", False, "", "in"), 0.0)
-    ledger.take(LANE, 1)
+    ledger.take(LANE, 1, 1)
     ledger.consuming_lost(0.0)
     ledger.delivered(Delivery(2, 1, blocks[1], b"body", True, "", "in"), 0.0)
     assert ledger.counters.adopted == 1
@@ -624,7 +624,7 @@ def test_held_bytes_count_inputs_and_results_until_they_are_settled():
     ledger = Ledger()
     ledger.delivered(Delivery(1, 1, b"1234", b"123456", False, "", "in"), 0.0)
     assert ledger.held_bytes.total == 10
-    publish_id = finish(ledger, seqs(ledger.take(LANE, 1)))
+    publish_id = finish(ledger, seqs(ledger.take(LANE, 1, 1)))
     assert ledger.held_bytes.total == 10 + len(b"result")
     ledger.publications.confirmed(publish_id, 0.0)
     assert ledger.held_bytes.total == 0
@@ -634,7 +634,7 @@ def test_what_was_refused_goes_again_at_once_when_a_connection_is_back():
     """The backoff of a refused publication ends with its cause."""
     ledger = Ledger()
     ledger.delivered(Delivery(1, 1, b"", b"a", False, "", "in"), 0.0)
-    (entry,) = ledger.take(1, 1)
+    (entry,) = ledger.take(1, 1, 1)
     (first,) = ledger.finished(entry.seq, Plan("result", (Publication("", "out", b"", b"A"),)), 0.0)
     ledger.publications.refused(first.publish_id, "not connected", 0.0)
     assert ledger.tick(0.1) == []

@@ -7,6 +7,7 @@ instance took over, eviction of kept outcomes.
 
 from collections import Counter, deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import pytest
 from hypothesis import settings
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.untraced  # slow under it, and other tests show what is
 PREFETCH = 12
 MOST_PARTS = 3
 SLOTS = 3
+MOST_CHUNKS = 2  # in a lane
 FORWARD = ["send", "deliver", "take", "work", "end_chunks", "confirm", "ack", "ack_arrives", "time_passes"]
 HARMLESS = [
     "refuse",
@@ -206,6 +208,14 @@ def waiting_queues(ledger: Ledger) -> tuple[deque[Entry], ...]:
     return backlog._waiting, backlog._alone, backlog._suspects
 
 
+class Chunk(NamedTuple):
+    """A chunk in a lane: its deliveries, and those of them that the ledger counts as out."""
+
+    number: int
+    all: set[int]
+    out: set[int]
+
+
 class RecordingVoided(RedeliveryCache):
     """Counts the only event that causes a duplicate: forgetting that results were placed."""
 
@@ -237,8 +247,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.sent: Counter[int] = Counter()
         self.messages: dict[int, Message] = {}  # seq -> message
         self.lanes: dict[int, deque[int]] = {lane: deque() for lane in range(SLOTS)}  # what each will work on
-        self.chunks: dict[int, set[int]] = {}  # lane with a chunk -> deliveries that the ledger counts as out on it
+        self.chunks: dict[int, list[Chunk]] = {lane: [] for lane in range(SLOTS)}  # those that have not ended
         self.next_lane = SLOTS
+        self.last_chunk = 0
         self.faultless = True
 
     def publish(self, actions: list[Publish | PublishTogether]) -> None:
@@ -246,9 +257,12 @@ class LedgerMachine(RuleBasedStateMachine):
             self.broker.publish(action)
 
     def finish(self, seq: int, outcome: str = "result") -> None:
-        for chunk in self.chunks.values():
-            chunk.discard(seq)
+        for chunk in self.all_chunks():
+            chunk.out.discard(seq)
         self.publish(self.ledger.finished(seq, self.messages[seq].plan(outcome), self.now))
+
+    def all_chunks(self) -> list[Chunk]:
+        return [chunk for chunks in self.chunks.values() for chunk in chunks]
 
     def pick(self, data: st.DataObject, choice: Iterable[int]) -> int | None:
         found = sorted(choice)
@@ -285,14 +299,16 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.messages[self.ledger._seq] = message
 
     def take(self, data: st.DataObject) -> None:
-        lane = self.pick(data, self.lanes.keys() - self.chunks.keys())
+        lane = self.pick(data, (lane for lane, chunks in self.chunks.items() if len(chunks) < MOST_CHUNKS))
         if lane is not None:
-            self.take_chunk(lane, data.draw(st.integers(0, 5)), data.draw(st.sampled_from(May)))
+            may = May.OTHERS if self.chunks[lane] else data.draw(st.sampled_from(May))
+            self.take_chunk(lane, data.draw(st.integers(0, 5)), may)
 
     def take_chunk(self, lane: int, most: int, may: May) -> None:
         isolated = self.ledger.assignments.isolated
-        assert isolated is None or any(isolated.seq in chunk for chunk in self.chunks.values())
-        chunk = self.ledger.take(lane, most, may)
+        assert isolated is None or any(isolated.seq in chunk.out for chunk in self.all_chunks())
+        self.last_chunk += 1
+        chunk = self.ledger.take(lane, self.last_chunk, most, may)
         assert len(chunk) <= most
         assert all(entry.state is OUT and not entry.void for entry in chunk)
         for isolation in {entry.isolation for entry in chunk} - {Isolation.NONE}:
@@ -300,9 +316,11 @@ class LedgerMachine(RuleBasedStateMachine):
             assert (isolation is Isolation.STAGE) == (may is May.SUSPECT)
         assert not chunk or (may is not May.NOBODY and isolated is None), "began beside an isolated one"
         if chunk:
-            self.chunks[lane] = {entry.seq for entry in chunk}
-            self.lanes[lane] = deque(entry.seq for entry in chunk)
-        assert [entry.seq for entry in self.ledger.assignments.on(lane)] == list(self.lanes[lane])
+            seqs = [entry.seq for entry in chunk]
+            self.chunks[lane].append(Chunk(self.last_chunk, set(seqs), set(seqs)))
+            self.lanes[lane].extend(seqs)
+        out = [entry.seq for entry in self.ledger.assignments.on(lane)]
+        assert out[len(out) - len(chunk) :] == [entry.seq for entry in chunk]
 
     def work(self, data: st.DataObject) -> None:
         lane = self.pick(data, (lane for lane, seqs in self.lanes.items() if seqs))
@@ -311,10 +329,11 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.finish(self.lanes[lane].popleft())
 
     def end_chunks(self, data: st.DataObject) -> None:
-        for lane in [lane for lane in self.chunks if not self.lanes[lane]]:
-            left, held = self.chunks.pop(lane), len(self.ledger.backlog)
-            back = self.ledger.chunk_ended(lane)
-            assert len(self.ledger.backlog) - held == back <= len(left)
+        for lane, chunks in self.chunks.items():
+            while chunks and not chunks[0].all.intersection(self.lanes[lane]):
+                chunk, held = chunks.pop(0), len(self.ledger.backlog)
+                back = self.ledger.chunk_ended(lane, chunk.number)
+                assert len(self.ledger.backlog) - held == back <= len(chunk.out)
 
     def confirm(self, data: st.DataObject) -> None:
         publish_ids = sorted(self.broker.outstanding)
@@ -412,7 +431,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if lane is None:
             return
         seqs = self.lanes[lane]
-        known = seqs[0] in self.chunks[lane]
+        known = any(seqs[0] in chunk.out for chunk in self.chunks[lane])
         held = len(self.ledger.backlog)
         back = self.ledger.revoke(lane, seqs[0])
         assert len(self.ledger.backlog) == held + back
@@ -420,7 +439,8 @@ class LedgerMachine(RuleBasedStateMachine):
             assert back == 0
             return
         assert self.ledger.assignments.on(lane)[-1].seq == seqs[0]
-        self.chunks[lane].difference_update(list(seqs)[1:])
+        for chunk in self.chunks[lane]:
+            chunk.out.difference_update(list(seqs)[1:])
         begun = data.draw(st.integers(0, 1))
         while len(seqs) > 1 + begun:  # the Consumer may have begun one more
             seqs.pop()
@@ -430,12 +450,12 @@ class LedgerMachine(RuleBasedStateMachine):
         lane = self.pick(data, busy or self.lanes.keys())
         assert lane is not None
         seqs = self.lanes.pop(lane)
-        self.lanes[self.next_lane] = deque()
+        self.lanes[self.next_lane], self.chunks[self.next_lane] = deque(), []
         self.next_lane += 1
-        chunk = self.chunks.pop(lane, set())
+        out = {seq for chunk in self.chunks.pop(lane) for seq in chunk.out}
         current = seqs[0] if seqs and data.draw(st.integers(0, 3)) else 0
         entry = self.ledger._entries.get(current)
-        charged = current in chunk and entry is not None and not entry.void
+        charged = current in out and entry is not None and not entry.void
         guilty = self.ledger.lane_died(lane, current)
         assert (guilty is not None) == charged
         if guilty is None:
@@ -473,7 +493,7 @@ class LedgerMachine(RuleBasedStateMachine):
             id(entry) for queue in waiting_queues(ledger) for entry in queue
         }
         assert len(ledger.assignments) == sum(entry.state is OUT for entry in entries)
-        assert {seq for chunk in self.chunks.values() for seq in chunk} >= {
+        assert {seq for chunk in self.all_chunks() for seq in chunk.out} >= {
             entry.seq for entry in entries if entry.state is OUT
         }
         assert len(ledger.publications) == len(placing)
@@ -515,7 +535,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def drain_step(self) -> bool:
         self.deliver_some(PREFETCH)
         for lane in self.lanes:
-            if lane not in self.chunks:
+            if not self.chunks[lane]:
                 suspects = self.ledger.backlog.shortest_window is not None
                 self.take_chunk(lane, 5, May.SUSPECT if suspects else May.OTHERS)
             while self.lanes[lane]:
@@ -532,7 +552,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.broker.process_ack()
         for check in (self.counters_add_up, self.numbers_are_right, self.void_ones_are_remembered_once):
             check()
-        return bool(self.broker.queue or self.broker.unacked or self.chunks)
+        return bool(self.broker.queue or self.broker.unacked or self.all_chunks())
 
     def settled_exactly_once(self) -> None:
         broker = self.broker

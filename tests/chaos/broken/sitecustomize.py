@@ -12,7 +12,7 @@ import time
 from multiprocessing.connection import Connection, reduce_connection
 from multiprocessing.reduction import ForkingPickler
 
-MOST_AHEAD = 2  # chunks in a lane
+MOST_AHEAD = 3  # chunks in a lane
 
 
 def ack_before_confirm(module):
@@ -110,38 +110,8 @@ def put_ahead_queue(module):
 
 
 def put_ahead_lane(module):
-    """A lane takes the next chunk before the last one is done."""
-    feed, on_uplink = module.Lane.feed, module.Lane._on_uplink
-
-    def feed_ahead(self, chunk):
-        self.state = "idle"
-        self.ahead = getattr(self, "ahead", 0) + 1
-        feed(self, chunk)
-
-    def heard(self, uplink):
-        if type(uplink).__name__ == "Outcomes" and uplink.end:
-            self.ahead -= 1
-        on_uplink(self, uplink)
-        if getattr(self, "ahead", 0) and self.state == "idle":
-            self.state = "busy"
-
-    module.Lane.feed, module.Lane._on_uplink = feed_ahead, heard
-
-
-def put_ahead_fleet(module):
-    """The same, in the choice of the lane."""
-
-    def idle(self):
-        for lane in list(self.lanes.values()):
-            if lane.state in ("idle", "busy") and getattr(lane, "ahead", 0) < MOST_AHEAD:
-                yield lane
-
-    module.Fleet.idle = idle
-
-
-def put_ahead_ledger(module):
-    """The end of one chunk is not the end of what is in the lane."""
-    module.Ledger.chunk_ended = lambda self, lane: 0
+    """A lane takes the next chunk before its Consumer has taken the last one."""
+    module.Lane.open = property(lambda self: self.state == "busy" and self.chunk - self.ended < MOST_AHEAD)
 
 
 def slow_task_done(module):
@@ -172,8 +142,6 @@ PATCHES = {
     "put-ahead": {
         "mqworker.producer.lane_queue": put_ahead_queue,
         "mqworker.producer.lane": put_ahead_lane,
-        "mqworker.producer.fleet": put_ahead_fleet,
-        "mqworker.producer.ledger": put_ahead_ledger,
     },
     "slow-task-done": {"multiprocessing.queues": slow_task_done},
 }

@@ -20,10 +20,11 @@ class LaneEnd:
     """See the module head."""
 
     def __init__(self, queue: "JoinableQueue[bytes | None]") -> None:
-        self._queue: Any = queue
-        self._queue._writer.close()  # otherwise the Producer's death would never show as end of file
+        inside: Any = queue
+        inside._writer.close()  # otherwise the Producer's death would never show as end of file
+        self._queue = queue
         self._arrived = select.poll()  # that of the queue takes 15 us
-        self._arrived.register(self._queue._reader.fileno(), select.POLLIN)
+        self._arrived.register(inside._reader.fileno(), select.POLLIN)
 
     def wait(self) -> Chunk | None:
         """Take the next chunk; None: it was the sentinel."""

@@ -54,7 +54,8 @@ class Backlog:
         """
         if self._alone:
             return [self._alone.popleft()]
-        waiting, chunk, size = self._waiting, [], 0
+        waiting, size = self._waiting, 0
+        chunk: list[Entry] = []
         while waiting and len(chunk) < most:
             size += waiting[0].weight
             if size > CHUNK_BYTES and chunk:

@@ -29,9 +29,7 @@ class Limits:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._stacks: dict[int, _Asked] = {}  # by lane
-        self._stalled: dict[
-            int, tuple[int, int]
-        ] = {}  # lane -> (last chunk that ended, ticks that found no message in hand)
+        self._stalled: dict[int, tuple[int, int]] = {}  # lane -> (its last ended chunk, ticks with nothing in hand)
 
     def enforce(self, hard_limit: float, now: float, tick: float) -> None:
         """Check every busy lane; `tick` is the time between two calls while Consumers are busy."""

@@ -41,6 +41,11 @@ def died(client: Client, count: int = 1) -> list[dict]:
     return [dict(letter.properties.headers) for letter in client.results(DEAD)]
 
 
+def both(pids: list[int]) -> list[int]:
+    """Return the two, once there are two: one that has just started has no name yet."""
+    return pids if len(pids) == 2 else []
+
+
 def shown(service: ServiceProcess) -> str:
     """Return what `mqworker dlq show` prints for the only dead letter."""
     listed = service.cli("dlq", "list", "--json")
@@ -140,7 +145,7 @@ def test_memory_that_cannot_be_had_ends_the_message_and_replaces_its_consumer(se
     lines = ("memory_limit = 1_000_000_000", "retry = { max_attempts = 1 }")
     running = service(config(*lines), {"jobs.py": HANDLER}).start()
     with Client(running) as client:
-        before = set(running.named("mqw-consumer"))
+        before = set(wait_for(lambda: both(running.named("mqw-consumer")), 20, "both Consumers"))
         client.send(30)
         client.send(1, how="memory")
         client.send(30)

@@ -176,12 +176,12 @@ class Dispatch:
         """Put the next chunk behind the one that a Consumer works on, so that it need not wait for it."""
         ledger, now = self._ledger, time.monotonic()
         for lane in self.fleet.open():
-            held, ready = len(ledger.backlog), ledger.backlog.ready
-            if ready is None or ready.weight > AHEAD_BYTES:
+            held, ready, bound = len(ledger.backlog), ledger.backlog.ready, self._spec.config.queue_size
+            most = chunk_size(high, held, working, bound)
+            if ready is None or ready.weight > AHEAD_BYTES or most < chunk_size(high, bound, 1, bound):
                 return
             seq, began = lane.in_hand()
             if not self._behind(lane) and (not seq or (began and now - began < REVOKE_AFTER)):
-                most = chunk_size(high, held, working, self._spec.config.queue_size)
                 self._send(lane, ledger.take(lane.number, lane.chunk + 1, most))
 
     def revoke(self, now: float) -> None:

@@ -1,10 +1,10 @@
 """The size of chunks and the prefetch, both derived from the measured service time.
 
 Pure; used by the Producer. Between two chunks a Consumer waits for half a millisecond (its outcomes go up, the Producer
-wakes on a busy machine, a put needs another thread), so a chunk holds several messages: with 10 ms of work in each
-message, a stage reached 0.90 of the rate of multiprocessing.Pool with 4 ms of work in a chunk, and 0.95 with 64 ms.
-Long messages travel alone. Messages that wait in a chunk while another Consumer is idle are revoked after 20 ms
-(mqworker/producer/dispatch.py).
+wakes on a busy machine, a put needs another thread), so a chunk holds several messages, and the next one may be put
+ahead: with 10 ms of work in each message, a stage reached 0.90 of the rate of multiprocessing.Pool with 4 ms of work in
+a chunk and nothing ahead. Long messages travel alone and wait for an idle Consumer. Messages that wait in a lane while
+another Consumer is idle are revoked after 20 ms (mqworker/producer/dispatch.py).
 """
 
 import math

@@ -127,6 +127,8 @@ class _Sending:
         else:
             for each in answer.get("results", [answer]):
                 click.echo(_text(each))
+                if "result" not in each:
+                    output.note(output.clean(f"in base64: {each['content_type']}"))
         computed = f", computed in {output.seconds(answer['duration_ms'] / 1000)}" if answer.get("duration_ms") else ""
         output.note(f"after {output.seconds(answer['waited_ms'] / 1000)}{computed}; message id {answer['message_id']}")
 

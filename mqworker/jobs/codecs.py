@@ -16,6 +16,7 @@ import msgspec
 
 from mqworker.jobs.compression import ENCODINGS, CompressionError, LimitError, decompress, is_compression
 from mqworker.jobs.encode_errors import describe_unencodable
+from mqworker.jobs.npy import NPY_TYPE, ArrayError, extension, from_npy, is_array, packable, to_npy
 from mqworker.jobs.plain import nan_at, plain, with_plain_keys
 
 JSON_TYPE: Final = "application/json"
@@ -105,8 +106,20 @@ def encode(value: Any, codec: str, *, nan: str = "null") -> tuple[bytes, str]:
 
     Results that are bytes are sent unchanged (as application/octet-stream), except with `msgpack`, which has a type for
     them. JSON has no NaN and no infinity: both become null, or are refused where `nan` is "error". Values of numpy,
-    pandas and pydantic and other containers get the form that `mqworker.jobs.plain` gives them.
+    pandas and pydantic and other containers get the form that `mqworker.jobs.plain` gives them; with `msgpack` arrays
+    stay arrays, and one alone is sent as application/x-npy.
     """
+    if codec == "msgpack" and is_array(value):
+        return _to_npy(value), NPY_TYPE
+    return _encode(value, codec, nan)
+
+
+def encode_msgpack(value: Any) -> bytes:
+    """Return a value as MessagePack."""
+    return _encode(value, "msgpack", "null")[0]
+
+
+def _encode(value: Any, codec: str, nan: str) -> tuple[bytes, str]:
     try:
         if codec == "msgpack":
             return _shallow(_to_msgpack, value), MSGPACK_TYPE
@@ -137,7 +150,7 @@ def encode_as(value: Any, content_type: str, *, nan: str = "null") -> bytes:
     """Return the body of a result for which its handler names the content type.
 
     Bytes are sent unchanged, and so is text, in the charset of the content type. Other values are encoded, for a type
-    of JSON or MessagePack.
+    of JSON or MessagePack; arrays also for application/x-npy.
     """
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
@@ -145,7 +158,9 @@ def encode_as(value: Any, content_type: str, *, nan: str = "null") -> bytes:
     codec = _codec_of(media.strip().lower())
     charset = _charset(parameters) or "utf-8"
     if codec == "msgpack":
-        return encode(value, codec)[0]
+        return encode_msgpack(value)
+    if codec == "npy":
+        return _to_npy(value)
     if codec == "json" and not isinstance(value, str):
         body = encode(value, codec, nan=nan)[0]
         if charset in _UTF8:
@@ -181,9 +196,9 @@ def _shallow(convert: Callable[[Any], Any], value: Any) -> Any:
 
 
 _json_encode = msgspec.json.Encoder(enc_hook=plain).encode
-_msgpack_encode = msgspec.msgpack.Encoder(enc_hook=plain).encode
+_msgpack_encode = msgspec.msgpack.Encoder(enc_hook=packable).encode
 _json_parse = msgspec.json.Decoder().decode
-_msgpack_parse = msgspec.msgpack.Decoder().decode
+_msgpack_parse = msgspec.msgpack.Decoder(ext_hook=extension).decode
 
 
 def _to_json(value: Any) -> bytes:
@@ -197,7 +212,14 @@ def _to_msgpack(value: Any) -> bytes:
     try:
         return _msgpack_encode(value)
     except TypeError:
-        return _msgpack_encode(with_plain_keys(value))
+        return _msgpack_encode(with_plain_keys(value, packable))
+
+
+def _to_npy(value: Any) -> bytes:
+    try:
+        return to_npy(value)
+    except ArrayError as error:
+        raise UnencodableError(f"the result cannot be encoded as npy: {error}") from None
 
 
 @lru_cache(maxsize=256)
@@ -214,6 +236,8 @@ def _decoder(content_type: str, charset: str, default: str, forced: str | None) 
             return _json if charset in _UTF8 else _json_in(charset)
         case "msgpack":
             return _msgpack
+        case "npy":
+            return _npy
         case "text":
             return _text(charset)
     return bytes
@@ -224,13 +248,15 @@ def _codec_of(media: str) -> str:
         return "json"
     if media in _MSGPACK_TYPES:
         return "msgpack"
+    if media == NPY_TYPE:
+        return "npy"
     return "text" if media.startswith("text/") else "bytes"
 
 
 @lru_cache(maxsize=256)
 def is_binary(content_type: str) -> bool:
     """Return whether a body of this type is neither JSON nor text."""
-    return _codec_of(content_type.partition(";")[0].strip().lower()) in ("msgpack", "bytes")
+    return _codec_of(content_type.partition(";")[0].strip().lower()) in ("msgpack", "npy", "bytes")
 
 
 def _charset(parameters: str) -> str:
@@ -266,9 +292,15 @@ def _msgpack(body: bytes) -> Any:
     return _parse(_msgpack_parse, body, "MessagePack")
 
 
+def _npy(body: bytes) -> Any:
+    return _parse(from_npy, body, "npy")
+
+
 def _parse(parse: Callable[[bytes], Any], body: bytes, form: str) -> Any:
     try:
         return _shallow(parse, body)
+    except ArrayError as error:
+        raise UndecodableError(f"the body is not accepted as {form}: {error}") from None
     except RecursionError:
         raise UndecodableError(f"the body is not accepted as {form}: it is nested too deeply") from None
     except UnicodeDecodeError as exc:

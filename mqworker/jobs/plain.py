@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import date, datetime
 from enum import Enum
@@ -80,16 +80,19 @@ def _pandas(pandas: Any, value: Any) -> Any:
     return str(value) if isinstance(value, pandas.Period | pandas.Interval) else _UNKNOWN
 
 
-def with_plain_keys(value: Any) -> Any:
-    """Return the value with keys that JSON and MessagePack have: what they do not know becomes plain, or text."""
+def with_plain_keys(value: Any, form: Callable[[Any], Any] = plain) -> Any:
+    """Return the value with keys that JSON and MessagePack have: what they do not know becomes plain, or text.
+
+    `form` gives other values their form, as the encoder would.
+    """
     if isinstance(value, dict):
-        return {_key(key): with_plain_keys(item) for key, item in value.items()}
+        return {_key(key): with_plain_keys(item, form) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [with_plain_keys(item) for item in value]
+        return [with_plain_keys(item, form) for item in value]
     if type(value) in _NATIVE:
         return value
     try:
-        return with_plain_keys(plain(value))
+        return with_plain_keys(form(value), form)
     except TypeError:
         return value
 

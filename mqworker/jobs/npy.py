@@ -1,0 +1,118 @@
+"""Arrays of numpy as bytes and back, exactly: an .npy of version 1.0, no pickle; in MessagePack as extension type 78.
+
+Runs in Consumers, publishers and tests; pure. numpy is imported for the first array that arrives. Nothing is unpickled,
+and nothing is allocated before the header and the number of bytes agree. Raises `ArrayError` with one sentence.
+"""
+
+import io
+import math
+import sys
+from typing import Any, Final
+
+import msgspec
+
+from mqworker.jobs.plain import plain
+
+EXTENSION: Final = 78
+NPY_TYPE: Final = "application/x-npy"
+_MAGIC = b"\x93NUMPY\x01\x00"
+_MOST_HEADER = 65_535  # bytes; numpy would read 10,000, and write what it then does not read
+
+
+class ArrayError(ValueError):
+    """An array has no exact form as .npy, or bytes are not an array."""
+
+
+def is_array(value: Any) -> bool:
+    """Return whether this is an array that is sent as .npy: one without a mask, of anything but Python objects."""
+    numpy = sys.modules.get("numpy")
+    return (
+        numpy is not None
+        and isinstance(value, numpy.ndarray)
+        and not value.dtype.hasobject
+        and not isinstance(value, numpy.ma.MaskedArray)
+    )
+
+
+def to_npy(array: Any) -> bytes:
+    """Return an array as .npy, in the order in which it lies in memory if that is C's or Fortran's, else in C's."""
+    if not is_array(array):
+        raise ArrayError(f"{_kind(array)} is not an array that .npy holds: no masks, no Python objects")
+    numpy = _numpy()
+    form, plain_array = numpy.lib.format, numpy.asarray(array)
+    header = io.BytesIO()
+    try:
+        _refuse_inexact(array.dtype)
+        about = form.header_data_from_array_1_0(plain_array)
+        form.write_array_header_1_0(header, about)
+        exact = form.descr_to_dtype(about["descr"]) == array.dtype
+    except ValueError as error:  # numpy raises it too: a header over 64 kB, names of fields that are not Latin-1
+        raise ArrayError(f"no .npy holds this array exactly: {error}; its dtype is {array.dtype!r:.100}") from None
+    if not exact:
+        raise ArrayError(f"no .npy holds this array exactly: its dtype is {array.dtype!r:.100}")
+    if not plain_array.flags.forc:
+        plain_array = numpy.zeros(array.shape, array.dtype)  # what is between its fields would be anything in memory
+        plain_array[...] = array
+    return b"".join((header.getvalue(), plain_array.ravel("F" if about["fortran_order"] else "C").view(numpy.uint8)))
+
+
+def from_npy(data: bytes | bytearray | memoryview) -> Any:
+    """Return the array of an .npy: a copy that is writable and aligned."""
+    numpy, view = _numpy(), memoryview(data)
+    start = len(_MAGIC) + 2 + int.from_bytes(view[8:10], "little")
+    if view[: len(_MAGIC)] != _MAGIC:
+        raise ArrayError("an array is not an .npy of version 1.0: it begins otherwise")
+    try:
+        header = io.BytesIO(view[len(_MAGIC) : start])
+        shape, fortran, dtype = numpy.lib.format.read_array_header_1_0(header, max_header_size=_MOST_HEADER)
+    except Exception as error:  # noqa: BLE001 - Python's parser and numpy's dtypes read it, and fail in many ways
+        text = str(error).partition("\n")[0]
+        raise ArrayError(
+            f"an array has a header that is not one of .npy: {type(error).__name__}: {text:.200}"
+        ) from None
+    if dtype.hasobject:
+        raise ArrayError("an array holds Python objects: it would have to be unpickled, which is never done")
+    size, there = math.prod(shape) * dtype.itemsize, len(view) - start
+    if size != there or not dtype.itemsize:  # elements of no bytes could be any number of them
+        raise ArrayError(
+            f"an array has {there:,} bytes, which its header contradicts: {dtype!r:.100} and {shape!r:.100}"
+        )
+    try:
+        return numpy.ndarray(shape, dtype, bytearray(view[start:]), order="F" if fortran else "C")
+    except (ValueError, OverflowError) as error:  # more dimensions than numpy has, negative ones
+        raise ArrayError(f"an array cannot be made of shape {shape!r:.100}: {error}") from None
+
+
+def extension(code: int, data: memoryview) -> Any:
+    """Return what an extension type of MessagePack stands for: an array, or a msgspec `Ext` of any other type."""
+    return from_npy(data) if code == EXTENSION else msgspec.msgpack.Ext(code, bytes(data))
+
+
+def packable(value: Any) -> Any:
+    """Return a form, for MessagePack, of a value that its encoder does not know."""
+    return msgspec.msgpack.Ext(EXTENSION, to_npy(value)) if is_array(value) else plain(value)
+
+
+def _refuse_inexact(dtype: Any) -> None:
+    """Raise ValueError for what a header of .npy would leave out quietly."""
+    if dtype.metadata:
+        raise ValueError("the metadata of its dtype would be lost")
+    if not dtype.itemsize:
+        raise ValueError("its elements have no bytes")
+    if dtype.subdtype:
+        _refuse_inexact(dtype.subdtype[0])
+    for name in dtype.names or ():
+        _refuse_inexact(dtype.fields[name][0])
+
+
+def _kind(value: Any) -> str:
+    dtype = getattr(value, "dtype", "")
+    return f"{type(value).__qualname__} of {dtype}" if dtype else type(value).__qualname__
+
+
+def _numpy() -> Any:
+    try:
+        import numpy as np  # noqa: PLC0415 - optional, and only for those who use arrays
+    except ImportError as error:
+        raise ArrayError(f"arrays need numpy, which cannot be imported ({error}): pip install numpy") from None
+    return np

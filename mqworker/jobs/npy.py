@@ -50,10 +50,8 @@ def to_npy(array: Any) -> bytes:
         raise ArrayError(f"no .npy holds this array exactly: {error}; its dtype is {array.dtype!r:.100}") from None
     if not exact:
         raise ArrayError(f"no .npy holds this array exactly: its dtype is {array.dtype!r:.100}")
-    if not plain_array.flags.forc:
-        plain_array = numpy.zeros(array.shape, array.dtype)  # what is between its fields would be anything in memory
-        plain_array[...] = array
-    return b"".join((header.getvalue(), plain_array.ravel("F" if about["fortran_order"] else "C").view(numpy.uint8)))
+    elements = plain_array.view(f"V{array.itemsize}")  # numpy copies these whole, also what is between their fields
+    return b"".join((header.getvalue(), elements.ravel("F" if about["fortran_order"] else "C").view(numpy.uint8)))
 
 
 def from_npy(data: bytes | bytearray | memoryview) -> Any:

@@ -13,8 +13,8 @@ raises only ValueError, with one sentence.
 
 from typing import Any
 
-from mqworker.jobs.codecs import MSGPACK_TYPE as MSGPACK
 from mqworker.jobs.codecs import UndecodableError, UnencodableError, decode, encode_msgpack
+from mqworker.jobs.content_types import MSGPACK_TYPE as MSGPACK
 from mqworker.jobs.npy import NPY_TYPE as NPY
 from mqworker.jobs.npy import from_npy, to_npy
 

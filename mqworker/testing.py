@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import msgspec
 
+from mqworker.amqp.headers import SIGNATURE
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
 from mqworker.consumer.result_messages import ResultMessages
@@ -33,6 +34,9 @@ from mqworker.shared_state import answers, values
 from mqworker.shared_state.identity import identify, link_key, proxy_key
 from mqworker.shared_state.instance import SharedClass, SharedInstance
 from mqworker.shared_state.proxy import SharedProxy, encode_arguments
+from mqworker.signing import sign
+
+KEY = "the key of mqworker.testing's pickles"
 
 JobLike = str | Callable[..., Any]
 
@@ -62,14 +66,17 @@ def run_job(
     `ParamsError`, `UndecodableError`, `UnencodableError` or `OversizedError`; `AssertionError` if a shared object would
     give other answers in a replay.
     """
+    headers, keys = dict(headers or {}), (KEY,) if codec == "pickle" else ()
     if "content_type" not in properties:
         body, properties["content_type"] = encode(body, codec)
-    block = Properties(headers=Headers(dict(headers or {})), **properties).encode()
+        headers |= {SIGNATURE: sign(body, keys[0])} if keys else {}
+    block = Properties(headers=Headers(headers), **properties).encode()
     message = Message(body, block, redelivered=redelivered, exchange=exchange, routing_key=routing_key, attempt=attempt)
     job_list = [jobs] if isinstance(jobs, str) or callable(jobs) else jobs
     objects = shared if isinstance(shared, SharedObjects) else SharedObjects(shared or {}, root)
     chain = Chain([_job(job, root, objects) for job in job_list], params or {}, "test", shared=objects)
-    stage = StageConfig(input=InputConfig(queue="test"), jobs=("test:test",), codec=cast("Any", codec))
+    source = InputConfig(queue="test")
+    stage = StageConfig(input=source, jobs=("test:test",), codec=cast("Any", codec), pickle_key=keys or None)
     messages = ResultMessages("test", stage, BrokerConfig())
     item = Item(1, block, body, redelivered, exchange, routing_key)
 
@@ -80,8 +87,12 @@ def run_job(
 
     chain.setup()
     try:
-        compression = message.headers.get("compression")
-        value = decode(body, message.content_type, message.content_encoding, codec, compression=compression)
+        value = decode(
+            *(body, message.content_type, message.content_encoding, codec),
+            compression=message.headers.get("compression"),
+            keys=keys,
+            signature=message.headers.get(SIGNATURE),
+        )
         objects.begin(stage, message.properties, block, item.body)
         result = chain.run(value, message)
         made = [checked(each) for each in result] if isinstance(result, Several) else result

@@ -19,6 +19,9 @@ DERIVED_ID = (
 )  # of a result: its input had no id, and this one is derived from its content; of a retry: that id, for its result
 PART = PREFIX + "part"  # which of several results of its message this is, from 1
 PARTS = PREFIX + "parts"  # how many there are
+SIGNATURE = (
+    PREFIX + "signature"
+)  # of a pickle: an HMAC of the body (mqworker/signing.py); stays through retries and replays
 OUTCOME = PREFIX + "outcome"  # in a reply: result | dropped | dead
 REASON = PREFIX + "reason"
 ERROR_TYPE = PREFIX + "error-type"

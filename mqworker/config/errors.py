@@ -16,13 +16,18 @@ Key = tuple[str, ...]  # ("stages", "energy", "consumers")
 
 TOKEN: Key = ("control", "token")
 URL: Key = ("broker", "url")
-SECRETS = (TOKEN, URL)
+PICKLE_KEY = "pickle_key"  # of each stage
 FROM_FILE = "_FILE "  # in the origin of a value read from the file that an environment variable names
 MASK = "***"
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
 _LONGEST = 100  # characters of a value in a message
+
+
+def is_secret(key: Key) -> bool:
+    """Return whether the value of a key is never shown."""
+    return key in (TOKEN, URL) or (key[:1] == ("stages",) and key[2:] == (PICKLE_KEY,))
 
 
 class ConfigProblem(msgspec.Struct, frozen=True):
@@ -87,7 +92,7 @@ def display(key: Key, value: Any, origin: str) -> str:
         if isinstance(value, list | tuple):
             return f"[{', '.join(display(URL, item, origin) for item in value)}]"
         return quoted(redact_url(value)) if isinstance(value, str) else MASK
-    if FROM_FILE in origin or (key == TOKEN and value != ""):
+    if FROM_FILE in origin or (is_secret(key) and value not in ("", None)):
         return MASK
     return render(value)
 

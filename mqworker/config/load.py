@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from mqworker.config import schema, urls
 from mqworker.config.check import DEFAULT, Checker
-from mqworker.config.errors import TOKEN, URL, ConfigError, ConfigProblem, Key, display, dotted, excerpt
+from mqworker.config.errors import PICKLE_KEY, TOKEN, URL, ConfigError, ConfigProblem, Key, display, dotted, excerpt
 from mqworker.config.file import ConfigFile, read
 from mqworker.config.model import Config
 from mqworker.config.rules import RuleViolation, violations
@@ -149,9 +149,11 @@ def _file_warnings(file: ConfigFile, config: Config, origins: dict[str, str]) ->
     """Warn about secrets in a configuration file that other users can read."""
     mode = file.mode()
     with_password = [url for url in config.broker.urls if redact_url(url) != url and "://guest:guest@" not in url]
+    secrets: list[tuple[Key, Any]] = [(TOKEN, config.control.token), (URL, with_password)]
+    secrets += [(("stages", name, PICKLE_KEY), stage.pickle_key) for name, stage in config.stages.items()]
     return [
         f"{origin}: {dotted(key)}: holds a secret that other users can read (mode {mode:04o}); chmod 600 {file.name}"
-        for key, present in ((TOKEN, config.control.token), (URL, with_password))
+        for key, present in secrets
         if present and mode & 0o044 and (origin := origins[dotted(key)]).startswith(f"{file.name}:")
     ]
 

@@ -28,6 +28,9 @@ Name = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z", title="at most 64 letters, digits, `.`, `-` or `_`")
 ]
 Token = Annotated[str, Meta(pattern=r"^[\x21-\x7e]*\Z", title="printable ASCII without blanks")]
+PickleKey = Annotated[  # no pattern: msgspec 0.22 crashes on a union of a text with a pattern and a list
+    str, Meta(min_length=32, title="a text of at least 32 characters")
+]
 ModuleName = Annotated[str, Meta(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*\Z", title="the name of a module")]
 JobSpec = Annotated[str, Meta(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*\Z", title="`module:name`")]
 
@@ -232,11 +235,20 @@ class StageConfig(_Base, frozen=True):
         about("Seconds that a Consumer may take to import the code and for `setup`; also for the check of a change."),
     ] = 600.0
     codec: Annotated[
-        Literal["json", "msgpack", "text", "bytes"], about("For bodies without a content type, and for results.")
+        Literal["json", "msgpack", "text", "bytes", "pickle"],
+        about("For bodies without a content type, and for results. `pickle` needs a `pickle_key`."),
     ] = "json"
     decode: Annotated[
         Literal["json", "msgpack", "text", "bytes"] | None,
         about("How every body is decoded, whatever its content type says.", default="by its content type"),
+    ] = None
+    pickle_key: Annotated[
+        PickleKey | tuple[PickleKey, ...] | None,
+        about(
+            "Secret. Pickles that it has signed are loaded, others are dead (a list: signed by any of them; results by"
+            " the first). Whoever has it runs code in the Consumers.",
+            default="none: pickles are bytes",
+        ),
     ] = None
     nan: Annotated[
         Literal["null", "error"], about("What NaN and infinities in a JSON result become: null, or an error.")
@@ -250,6 +262,15 @@ class StageConfig(_Base, frozen=True):
         ),
     ] = "message_id"
     params: Annotated[dict[str, Any], about("Passed to the jobs, which may validate them. Not secret.")] = {}
+
+    @property
+    def pickle_keys(self) -> tuple[str, ...]:
+        """Return the keys that may sign pickles."""
+        return (self.pickle_key,) if isinstance(self.pickle_key, str) else self.pickle_key or ()
+
+    def __repr__(self) -> str:
+        """Leave the key of pickles out: representations end up in logs."""
+        return f"StageConfig(input={self.input!r}, jobs={self.jobs!r}, ...)"
 
     @property
     def dead(self) -> str:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from mqworker.amqp.topics import matches
 from mqworker.config import urls
-from mqworker.config.errors import TOKEN, URL, Key, quoted
+from mqworker.config.errors import PICKLE_KEY, TOKEN, URL, Key, quoted
 from mqworker.config.model import (
     HANDLE_NAMES,
     BrokerConfig,
@@ -72,6 +72,7 @@ def violations(config: Config, root: Path) -> Iterator[RuleViolation]:
     for name, stage in config.stages.items():
         yield from _stage(("stages", name), stage)
         yield from _limits(("stages", name), stage, config.broker)
+        yield from _pickles(("stages", name), stage)
         if embedded:
             yield from _types(("stages", name), stage)
         other = by_input.setdefault(stage.input.queue, name)
@@ -228,6 +229,17 @@ def _stage(at: Key, stage: StageConfig) -> Iterator[RuleViolation]:
         most = 255 - len(".retry.4194304s") if key == (*source, "queue") else 255
         if text and len(text.encode()) > most:
             yield RuleViolation((key,), f"has {len(text.encode())} bytes, too many for AMQP", "use a shorter name")
+
+
+def _pickles(at: Key, stage: StageConfig) -> Iterator[RuleViolation]:
+    key, codec = (*at, PICKLE_KEY), (*at, "codec")
+    if stage.codec == "pickle" and not stage.pickle_keys:
+        fix = "set pickle_key, or its variable with _FILE, to a secret such as `openssl rand -hex 32` prints"
+        yield RuleViolation((codec, key), "is {value}, but there is no pickle_key", fix)
+    if stage.pickle_keys:
+        yield RuleViolation(
+            (key,), "this stage loads pickles: whoever has the key runs code in its Consumers", warning=True
+        )
 
 
 def _input(at: Key, source: InputConfig) -> Iterator[RuleViolation]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mqworker.config import schema
-from mqworker.config.errors import SECRETS, ConfigProblem, Key, dotted, nearest
+from mqworker.config.errors import ConfigProblem, Key, dotted, is_secret, nearest
 
 PREFIX = "MQWORKER_"
 CONFIG_FILE = "MQWORKER_CONFIG"
@@ -85,7 +85,7 @@ class Environment:
             yield from assign(key, annotation, parse(_content(text, key), annotation), f"{name} {text}")
             return
         key, annotation = self._find(name)
-        if key in SECRETS and not text.strip():
+        if is_secret(key) and not text.strip():
             raise SourceError("is empty", "unset it or set a value")
         yield from assign(key, annotation, parse(text, annotation), f"environment {name}")
 
@@ -120,14 +120,14 @@ def _content(path: str, key: Key) -> str:
     try:
         with open(path, encoding="utf-8", newline="") as file:  # noqa: PTH123 - the mode is read from its descriptor
             mode = os.fstat(file.fileno()).st_mode & 0o777
-            if key in SECRETS and mode & 0o077:
+            if is_secret(key) and mode & 0o077:
                 raise SourceError(f"{path} is accessible to other users (mode {mode:04o})", f"chmod 600 {path}")
             text = file.read().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
         raise SourceError(f"{path} is not UTF-8") from None
     except (OSError, ValueError) as error:
         raise SourceError(f"{path} cannot be read ({getattr(error, 'strerror', error)})") from None
-    if key in SECRETS and not text.strip():
+    if is_secret(key) and not text.strip():
         raise SourceError(f"{path} is empty", "write the secret into it")
     return text
 

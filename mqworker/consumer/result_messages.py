@@ -12,13 +12,15 @@ from typing import Any
 
 import msgspec
 
+from mqworker import signing
 from mqworker.amqp import headers
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.labels import derived_id
 from mqworker.amqp.properties import Properties, encode_value, header_name
 from mqworker.config.model import BrokerConfig, StageConfig
 from mqworker.ipc.messages import Item, ResultMessage
-from mqworker.jobs.codecs import BINARY, OversizedError, UnencodableError, encode, encode_as, is_binary
+from mqworker.jobs.codecs import BINARY, OversizedError, UnencodableError, encode, encode_as
+from mqworker.jobs.content_types import is_binary
 from mqworker.jobs.result import MOST_BYTES, Result, Several
 
 OVERHEAD = 512  # bytes that count for each of several results as long as its properties are not made
@@ -138,6 +140,8 @@ class ResultMessages:
 
     def _message(self, properties: Properties, result: Encoded) -> ResultMessage:
         body, properties.content_type, wishes = result
+        if self._config.codec == "pickle" and (wishes is None or wishes.content_type is None):  # only what we pickled
+            properties.headers[headers.SIGNATURE] = signing.sign(body, self._config.pickle_keys[0])
         properties.content_encoding = BINARY if is_binary(properties.content_type) else None
         if wishes is None:
             return ResultMessage(_block(properties), body)

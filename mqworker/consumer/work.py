@@ -144,6 +144,7 @@ class Worker:
         self.out_of_memory = False
         self._chain = chain
         self._config = config
+        self._keys = config.pickle_keys
         self._messages = ResultMessages(stage, config, broker)
         self._alarm = alarm or Alarm()
         self._shared = shared
@@ -175,6 +176,8 @@ class Worker:
                 properties = Properties.decode(item.properties)
                 if properties.content_encoding or "compression" in properties.headers:
                     continue  # it may be large
+                if self._keys and headers.SIGNATURE in properties.headers:
+                    continue  # a pickle runs code, and does so at its turn
                 self._bodies[item.seq] = body = self._decode(item, properties)
             except Exception:  # noqa: BLE001, S112 - it fails at its turn
                 continue
@@ -226,6 +229,8 @@ class Worker:
             compression=properties.headers.get("compression"),
             limit=self._config.max_body,
             forced=self._config.decode,
+            keys=self._keys,
+            signature=properties.headers.get(headers.SIGNATURE) if self._keys else None,
         )
 
     def _run(self, item: Item, properties: Properties) -> Any:

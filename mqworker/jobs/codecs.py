@@ -1,40 +1,39 @@
 """Decodes bodies to Python values and encodes results to bodies.
 
 Runs in Consumers, code checks and users' tests; pure functions of their arguments. A message's content type is compared
-with a fixed list and never selects code: no module is imported for it and nothing is unpickled. Raises only
-`UndecodableError` or `UnencodableError`, with one sentence for the dead letter; `MemoryError` passes through, because
-it may not be the message's fault.
+with a fixed list and never selects code: no module is imported for it, and nothing is unpickled but what a key of the
+stage has signed. Raises only `UndecodableError` or `UnencodableError`, with one sentence for the dead letter;
+`MemoryError` passes through, because it may not be the message's fault.
 """
 
 import json
+import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 
+from mqworker import signing
 from mqworker.jobs.compression import ENCODINGS, CompressionError, LimitError, decompress, is_compression
+from mqworker.jobs.content_types import (
+    BYTES_TYPE,
+    CHARSETS,
+    JSON_TYPE,
+    MSGPACK_TYPE,
+    TEXT_TYPE,
+    charset_of,
+    codec_for,
+    codec_of,
+)
 from mqworker.jobs.encode_errors import describe_unencodable
 from mqworker.jobs.npy import NPY_TYPE, ArrayError, extension, from_npy, is_array, packable, to_npy
 from mqworker.jobs.plain import nan_at, plain, with_plain_keys
 
-JSON_TYPE: Final = "application/json"
-MSGPACK_TYPE: Final = "application/msgpack"
-TEXT_TYPE: Final = "text/plain; charset=utf-8"
-BYTES_TYPE: Final = "application/octet-stream"
 BINARY: Final = "binary"  # content_encoding of results that are no text: without it kombu decodes them as UTF-8
 
-_JSON_TYPES = frozenset((JSON_TYPE, "application/x-json", "text/json", "text/x-json", "json"))
-_MSGPACK_TYPES = frozenset((MSGPACK_TYPE, "application/x-msgpack", "application/vnd.msgpack"))
 _PLAIN_ENCODINGS = frozenset(("", "identity", "binary", "8bit", "7bit", "utf-8", "utf8"))
-# Python would take a charset as the name of any codec, and some are not charsets at all (zlib, punycode): hence a list.
-_CHARSETS = frozenset(
-    [f"iso-8859-{part}" for part in range(1, 17) if part != 12]
-    + [f"windows-{page}" for page in (874, *range(1250, 1259))]
-    + ["utf-8", "utf8", "us-ascii", "ascii", "latin-1", "latin1", "utf-16", "utf-16le", "utf-16be", "utf-32"]
-    + ["gbk", "gb2312", "gb18030", "big5", "shift-jis", "euc-jp", "iso-2022-jp", "euc-kr", "koi8-r", "koi8-u"]
-)
 _NOT_HERE = frozenset(("zstd", "zstandard", "application/zstd", "br", "brotli", "application/x-brotli"))
 _UTF8 = frozenset(("utf-8", "utf8", "us-ascii", "ascii"))
 _PYTHON_JSON = (b"NaN", b"Infinity", b"\\ud", b"\\uD")  # Python's own json writes these, and half a surrogate pair
@@ -66,17 +65,40 @@ def decode(
     compression: object = None,
     limit: int = 1 << 40,
     forced: str | None = None,
+    keys: Sequence[str] = (),
+    signature: object = None,
 ) -> Any:
     """Return the value of a body.
 
     `default` names the codec for a body without a content type, `forced` the one for every body. A body is decompressed
     if `content_encoding` or `compression` (kombu's header) says so, to at most `limit` bytes. One of a type that is not
-    known here stays bytes, and so does a pickle.
+    known here stays bytes. So does a pickle, unless there are `keys`: then it must have a `signature` of one of them.
     """
+    signed = bool(keys) and codec_for(content_type or "", default, forced) == "pickle"
+    if signed:
+        _verify(body, signature, keys)
     charset = ""
     if content_encoding is not None or compression is not None:
         body, charset = _unpacked(body, content_encoding or "", compression, limit)
-    return _decoder(content_type or "", charset, default, forced)(body)
+    value = _decoder(content_type or "", charset, default, forced)(body)
+    return _unpickle(value) if signed else value
+
+
+def _verify(body: bytes, signature: object, keys: Sequence[str]) -> None:
+    try:
+        signing.verify(body, signature, keys)
+    except ValueError as error:
+        raise UndecodableError(str(error)) from None
+
+
+def _unpickle(body: bytes) -> Any:
+    """Load a pickle; its signature has been verified."""
+    try:
+        return pickle.loads(body)  # noqa: S301 - made by somebody who has the stage's key
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - classes of the user's code are imported and called
+        raise UndecodableError(f"the pickle cannot be loaded: {type(error).__qualname__}: {error!s:.500}") from None
 
 
 def _unpacked(body: bytes, content_encoding: str, compression: object, limit: int) -> tuple[bytes, str]:
@@ -90,7 +112,7 @@ def _unpacked(body: bytes, content_encoding: str, compression: object, limit: in
         for name in map(str.strip, reversed(names)):
             if is_compression(name):
                 body = decompress(body, name, limit)
-            elif name.replace("_", "-") in _CHARSETS:
+            elif name.replace("_", "-") in CHARSETS:
                 charset = name.replace("_", "-")
             elif name not in _PLAIN_ENCODINGS:
                 raise UndecodableError(f"the encoding {name!r} is not accepted; accepted: {ENCODINGS}")
@@ -104,10 +126,10 @@ def _unpacked(body: bytes, content_encoding: str, compression: object, limit: in
 def encode(value: Any, codec: str, *, nan: str = "null") -> tuple[bytes, str]:
     """Return the body and the content type of a result.
 
-    Results that are bytes are sent unchanged (as application/octet-stream), except with `msgpack`, which has a type for
-    them. JSON has no NaN and no infinity: both become null, or are refused where `nan` is "error". Values of numpy,
-    pandas and pydantic and other containers get the form that `mqworker.jobs.plain` gives them; with `msgpack` arrays
-    stay arrays, and one alone is sent as application/x-npy.
+    Results that are bytes are sent unchanged (as application/octet-stream), except with `msgpack` and `pickle`, which
+    have a type for them. JSON has no NaN and no infinity: both become null, or are refused where `nan` is "error".
+    Values of numpy, pandas and pydantic and other containers get the form that `mqworker.jobs.plain` gives them, except
+    with `pickle`; with `msgpack` arrays stay arrays, and one alone is sent as application/x-npy.
     """
     if codec == "msgpack" and is_array(value):
         return _to_npy(value), NPY_TYPE
@@ -121,8 +143,9 @@ def encode_msgpack(value: Any) -> bytes:
 
 def _encode(value: Any, codec: str, nan: str) -> tuple[bytes, str]:
     try:
-        if codec == "msgpack":
-            return _shallow(_to_msgpack, value), MSGPACK_TYPE
+        if codec in _OWN_BYTES:
+            convert, content_type = _OWN_BYTES[codec]
+            return _shallow(convert, value), content_type
         if isinstance(value, bytes | bytearray | memoryview):
             return bytes(value), BYTES_TYPE
         if codec == "json":
@@ -138,7 +161,7 @@ def _encode(value: Any, codec: str, nan: str) -> tuple[bytes, str]:
     except Exception as exc:  # noqa: BLE001 - a result may be any object, and may fail in any way
         if isinstance(value, str):
             raise UnencodableError("the result has characters that UTF-8 cannot encode (lone surrogates)") from None
-        encoder = _to_msgpack if codec == "msgpack" else _to_json
+        encoder = _OWN_BYTES[codec][0] if codec in _OWN_BYTES else _to_json
         raise UnencodableError(
             f"the result cannot be encoded as {codec}: {describe_unencodable(value, encoder, exc)}"
         ) from None
@@ -154,9 +177,7 @@ def encode_as(value: Any, content_type: str, *, nan: str = "null") -> bytes:
     """
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
-    media, _, parameters = content_type.partition(";")
-    codec = _codec_of(media.strip().lower())
-    charset = _charset(parameters) or "utf-8"
+    codec, charset = codec_of(content_type), charset_of(content_type) or "utf-8"
     if codec == "msgpack":
         return encode_msgpack(value)
     if codec == "npy":
@@ -171,7 +192,7 @@ def encode_as(value: Any, content_type: str, *, nan: str = "null") -> bytes:
             f"the result has the content type {content_type!r}, for which it must be bytes or text, but it is"
             f" {type(value).__qualname__}"
         )
-    if charset not in _CHARSETS:
+    if charset not in CHARSETS:
         raise UnencodableError(f"the result has the content type {content_type!r}, of which the charset is not known")
     try:
         return value.encode(charset)
@@ -215,6 +236,13 @@ def _to_msgpack(value: Any) -> bytes:
         return _msgpack_encode(with_plain_keys(value, packable))
 
 
+def _to_pickle(value: Any) -> bytes:
+    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+_OWN_BYTES: Final = {"msgpack": (_to_msgpack, MSGPACK_TYPE), "pickle": (_to_pickle, signing.CONTENT_TYPE)}
+
+
 def _to_npy(value: Any) -> bytes:
     try:
         return to_npy(value)
@@ -224,14 +252,9 @@ def _to_npy(value: Any) -> bytes:
 
 @lru_cache(maxsize=256)
 def _decoder(content_type: str, charset: str, default: str, forced: str | None) -> Callable[[bytes], Any]:
-    """Return the decoder for a content type; without one, that of the stage's codec."""
-    media, _, parameters = content_type.partition(";")
-    media = media.strip().lower()
-    charset = _charset(parameters) or charset or "utf-8"
-    codec = forced or default
-    if not forced and media:
-        codec = _codec_of(media)
-    match codec:
+    """Return the decoder for a content type; without one, that of the stage's codec. A pickle stays bytes here."""
+    charset = charset_of(content_type) or charset or "utf-8"
+    match codec_for(content_type, default, forced):
         case "json":
             return _json if charset in _UTF8 else _json_in(charset)
         case "msgpack":
@@ -241,30 +264,6 @@ def _decoder(content_type: str, charset: str, default: str, forced: str | None) 
         case "text":
             return _text(charset)
     return bytes
-
-
-def _codec_of(media: str) -> str:
-    if media in _JSON_TYPES or media.endswith("+json"):
-        return "json"
-    if media in _MSGPACK_TYPES:
-        return "msgpack"
-    if media == NPY_TYPE:
-        return "npy"
-    return "text" if media.startswith("text/") else "bytes"
-
-
-@lru_cache(maxsize=256)
-def is_binary(content_type: str) -> bool:
-    """Return whether a body of this type is neither JSON nor text."""
-    return _codec_of(content_type.partition(";")[0].strip().lower()) in ("msgpack", "npy", "bytes")
-
-
-def _charset(parameters: str) -> str:
-    for parameter in parameters.split(";"):
-        name, _, value = parameter.partition("=")
-        if name.strip().lower() == "charset":
-            return value.strip().strip('"').lower().replace("_", "-")
-    return ""
 
 
 def _json(body: bytes) -> Any:
@@ -310,7 +309,7 @@ def _parse(parse: Callable[[bytes], Any], body: bytes, form: str) -> Any:
 
 
 def _text(charset: str) -> Callable[[bytes], str]:
-    if charset not in _CHARSETS:
+    if charset not in CHARSETS:
         raise UndecodableError(f"the charset {charset!r} is not accepted: send UTF-8")
 
     def text(body: bytes) -> str:

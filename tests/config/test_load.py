@@ -676,6 +676,64 @@ def test_an_empty_secret_is_refused():
     ]
 
 
+PICKLES = f"{STAGE}pickle_key ="
+SHORT = "must be a text of at least 32 characters or a list, each a text of at least 32 characters"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (f"{PICKLES} '{CANARY[:31]}'", f"mqworker.toml:4: stages.s.pickle_key: is ***, {SHORT}"),
+        (f"{PICKLES} ''", f'mqworker.toml:4: stages.s.pickle_key: is "", {SHORT}'),
+        (
+            f"{PICKLES} ['{CANARY * 9}', '{CANARY[:5]}']",
+            "mqworker.toml:4: stages.s.pickle_key: item 2 is ***, must be a text of at least 32 characters",
+        ),
+        (
+            f"{STAGE}codec = 'pickle'",
+            (
+                'mqworker.toml:4: stages.s.codec: is "pickle", but there is no pickle_key; set pickle_key, or its '
+                "variable with _FILE, to a secret such as `openssl rand -hex 32` prints"
+            ),
+        ),
+    ],
+)
+def test_a_key_of_pickles_that_is_none(text, problem):
+    """A key that is too short or missing is an error that does not show it."""
+    assert problems(text) == [problem]
+
+
+def test_a_key_of_pickles_comes_from_anywhere_and_is_shown_nowhere(folder):
+    """A file that others can read is refused, a warning at each start tells of the key, and no text has it."""
+    key = CANARY * 9
+    write(f"{key}\n", "key")
+    variable = "MQWORKER_STAGES__S__PICKLE_KEY"
+    found = [
+        good(f"{PICKLES} '{key}'"),
+        good(f"{PICKLES} ['{key}']"),
+        good(STAGE, {variable: key}),
+        good(STAGE, {variable: f'["{key}"]'}),
+        good(STAGE, {f"{variable}_FILE": "key"}),
+    ]
+    for loaded in found:
+        assert loaded.config.stages["s"].pickle_keys == (key,)
+        (row,) = [row for row in display_rows(loaded) if row[0] == "stages.s.pickle_key"]
+        assert row[1] == "***"
+        (warning,) = loaded.warnings
+        assert warning.endswith(
+            "stages.s.pickle_key: this stage loads pickles: whoever has the key runs code in its Consumers"
+        )
+        assert CANARY not in f"{loaded!r} {loaded.config!s} {loaded.config.stages['s']!r} {warning}"
+    assert good(STAGE).config.stages["s"].pickle_keys == ()
+    write(f"{PICKLES} '{key}'", mode=0o644)
+    assert "holds a secret that other users can read" in load(None, {}).warnings[0]
+    write(key, "key", mode=0o644)
+    assert problems(STAGE, {f"{variable}_FILE": "key"}) == [
+        f"environment {variable}_FILE: key is accessible to other users (mode 0644); chmod 600 key"
+    ]
+    assert problems(STAGE, {variable: " "}) == [f"environment {variable}: is empty; unset it or set a value"]
+
+
 def test_no_file(folder):
     """A requested file must exist; without any file, the missing stage is reported with its fix."""
     with pytest.raises(ConfigError, match=r"^x\.toml: no such file; `mqworker init` creates an example$"):
@@ -843,6 +901,10 @@ def test_shown_has_every_key():
         f"[broker]\nurl = [['amqp://u:{CANARY}@h']]",
         f"[broker]\nurl = 'amqp://u:{CANARY}@h\n",
         f"{STAGE}params = '{CANARY}'",
+        f"{STAGE}pickle_key = '{CANARY}'",
+        f"{STAGE}pickle_key = {{ a = '{CANARY}' }}",
+        f"{STAGE}pickle_key = [['{CANARY}']]",
+        f"{STAGE}pickle_keys = '{CANARY}'",
     ],
 )
 def test_no_mistake_spills_a_secret(text):

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqworker import Reject, Retry, SoftTimeLimit
+from mqworker import Reject, Retry, SoftTimeLimit, signing
 from mqworker.amqp import headers
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.properties import Headers, Properties
@@ -440,6 +440,38 @@ def test_a_result_that_is_no_text_says_so(codec, result, encoding):
     assert Properties.decode(outcome.results[0].properties).content_encoding == encoding
 
 
+OLD, NEW = "o" * 32, "n" * 32
+
+
+def test_a_stage_with_a_key_loads_signed_pickles_and_signs_its_own():
+    """The input may be signed by any key of the list, a result is by the first, and inherits no signature."""
+    body, about = signing.pickled({(1, 2)}, OLD)
+    told = Properties(content_type=about["content_type"], headers=Headers(about["headers"]))
+    for codec, jobs in (("pickle", lambda value: value | {3}), ("json", sorted)):
+        outcome = worker(jobs, codec=codec, pickle_key=(NEW, OLD)).compute(item(body, told))
+        (made,) = outcome.results
+        got = Properties.decode(made.properties)
+        if codec == "pickle":
+            assert signing.unpickled(made.body, got.headers[headers.SIGNATURE], NEW) == {(1, 2), 3}
+            assert (got.content_type, got.content_encoding) == (signing.CONTENT_TYPE, "binary")
+        else:
+            assert (made.body, headers.SIGNATURE in got.headers) == (b"[[1,2]]", False)
+    failure = fails(lambda value: value, body, told, pickle_key=NEW)
+    assert (failure.reason, failure.final) == ("undecodable", True)
+    (made,) = worker(lambda value: value).compute(item(body, told)).results
+    assert made.body == body, "without a key it is bytes"
+
+
+def test_only_what_a_stage_pickled_itself_is_signed():
+    """Bytes that a handler names a pickle are published as they are, without a signature; so are its JSON results."""
+    whatever = Result(b"from anywhere", content_type=signing.CONTENT_TYPE)
+    for answer in (whatever, Result([1], content_type="application/json")):
+        outcome = worker(lambda _, answer=answer: answer, codec="pickle", pickle_key=NEW).compute(
+            item(b"1", Properties(content_type="application/json"))
+        )
+        assert headers.SIGNATURE not in Properties.decode(outcome.results[0].properties).headers
+
+
 def test_a_result_says_where_it_comes_from():
     """It has stage, generation, attempt and duration; old headers of ours and of the broker's deaths are gone."""
     old = {
@@ -857,9 +889,12 @@ def test_a_chunk_is_asked_ahead_where_the_chain_begins_with_a_shared_link(jobs):
     asked = Asked()
     chain = Chain([make_job(job, None, f"jobs:{job.__name__}") for job in jobs], {}, "s", shared=asked)
     chain.setup()
-    stage = StageConfig(input=InputConfig(queue="in"), jobs=("a:b",))
+    stage = StageConfig(input=InputConfig(queue="in"), jobs=("a:b",), pickle_key=NEW)
     made = Worker(chain, "energy", stage, BrokerConfig(), Quiet(), asked)
     items = [Item(seq, b"", body, False, "", "") for seq, body in enumerate((b'{"n": 1}', b"{", b'{"n": 3}'), 1)]
+    pickled, about = signing.pickled({"n": 4}, NEW)
+    told = Properties(content_type=about["content_type"], headers=Headers(about["headers"])).encode()
+    items.append(Item(4, told, pickled, False, "", ""))  # it runs code, so it waits for its turn
     assert made.asks_ahead == (jobs[0] is SharedLink)
     made.ask_ahead(items)
     outcomes = [made.compute(item) for item in items]
@@ -869,5 +904,5 @@ def test_a_chunk_is_asked_ahead_where_the_chain_begins_with_a_shared_link(jobs):
         assert asked.ahead[1][2] == [], "one alone asks at its turn"
     else:
         assert not asked.ahead
-    assert [outcome.failure and outcome.failure.reason for outcome in outcomes] == [None, "undecodable", None]
-    assert asked.begun == [1, 3]
+    assert [outcome.failure and outcome.failure.reason for outcome in outcomes] == [None, "undecodable", None, None]
+    assert asked.begun == [1, 3, 4]

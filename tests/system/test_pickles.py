@@ -11,8 +11,10 @@ import pytest
 from mqworker import signing
 from mqworker.amqp.headers import MESSAGE, REASON, SIGNATURE
 from mqworker.amqp.properties import Headers, Properties
+from tests.support import foreign
 from tests.support.embedded import DEAD, INPUT, OUTPUT, Client
 from tests.support.waiting import wait_for
+from tests.system.stage import config
 
 pytestmark = pytest.mark.system
 
@@ -122,6 +124,19 @@ def test_what_a_key_has_signed_is_loaded_and_nothing_else(service, tmp_path):
     for text in (running.log.read_text(), *(each.stdout + each.stderr for each in told)):
         assert not any(secret in text for secret in secrets)
     assert "whoever has the key runs code" in running.log.read_text()
+    assert running.stop() == 0
+
+
+@pytest.mark.rabbitmq
+def test_the_publishers_helper_is_for_pika(rabbit, queue, service):
+    """What the documents show: body and properties for pika; the result is read with the header that it has."""
+    settings = config(rabbit.url(), queue, 'codec = "pickle"', f'pickle_key = ["{KEY}"]', consumers=1)
+    running = service(settings, {"jobs.py": "def handle(body): return body | {2j}\n"}).start()
+    body, properties = signing.pickled({1, (2,)}, KEY)
+    with foreign.Client(rabbit.url()) as client:
+        client.publish_to("", queue, body, **properties)
+        (got,) = client.take(f"{queue}.out", 1, 60)
+    assert signing.unpickled(got.body, got.headers[SIGNATURE], KEY) == {1, (2,), 2j}
     assert running.stop() == 0
 
 

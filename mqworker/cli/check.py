@@ -87,7 +87,7 @@ def _results(config: Path | None, timeout: float) -> Iterator[CheckResult]:
     yield CheckResult(OK, "configuration", str(loaded.path or "from the environment only"))
     for warning in loaded.warnings:
         yield CheckResult(WARN, "configuration", warning)
-    for part in (_jobs, _broker, _state_dir, _control, _supervisor):
+    for part in (_jobs, _resources, _broker, _state_dir, _control, _supervisor):
         yield from part(loaded, timeout)
 
 
@@ -111,6 +111,13 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
                 if stage.identity == "message_id":
                     once += ' if it has a message_id; for publishers that set none there is `identity = "body"`'
                 yield CheckResult(OK, f"shared {name}", f"{told}: each message {once}")
+
+
+def _resources(loaded: "Loaded", _timeout: float) -> Iterator[CheckResult]:
+    from mqworker.service.resources import unmet
+
+    for each in unmet(loaded.config.stages):
+        yield CheckResult(FAIL, "resources", f"{each.key}: {each.message}", each.fix)
 
 
 def _show_output(event: "LogEvent") -> None:

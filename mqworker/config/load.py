@@ -18,7 +18,8 @@ from mqworker.config import schema, urls
 from mqworker.config.check import DEFAULT, Checker
 from mqworker.config.errors import PICKLE_KEY, TOKEN, URL, ConfigError, ConfigProblem, Key, display, dotted, excerpt
 from mqworker.config.file import ConfigFile, read
-from mqworker.config.model import Config
+from mqworker.config.model import Config, StageConfig
+from mqworker.config.processors import usable
 from mqworker.config.rules import RuleViolation, violations
 from mqworker.config.sources import Assignment, Environment, flags
 from mqworker.config.urls import redact_url
@@ -159,7 +160,7 @@ def _file_warnings(file: ConfigFile, config: Config, origins: dict[str, str]) ->
 
 
 def _resolved(config: Config, path: Path | None, root: Path, origins: dict[str, str], warnings: list[str]) -> Loaded:
-    """Make every path absolute."""
+    """Make every path absolute, and fill in the defaults that follow from other keys."""
     state_dir = root / config.service.state_dir
     socket = root / config.control.socket if config.control.socket else state_dir / "control.sock"
     url = config.broker.url or urls.embedded(state_dir / "broker.db")
@@ -167,6 +168,7 @@ def _resolved(config: Config, path: Path | None, root: Path, origins: dict[str, 
     return Loaded(
         config=replace(
             config,
+            stages={name: _staffed(name, stage, origins) for name, stage in config.stages.items()},
             service=replace(config.service, state_dir=str(state_dir)),
             control=replace(config.control, socket=str(socket)),
             broker=replace(
@@ -185,6 +187,13 @@ def _resolved(config: Config, path: Path | None, root: Path, origins: dict[str, 
         warnings=warnings,
         chosen=bool(config.broker.url),
     )
+
+
+def _staffed(name: str, stage: StageConfig, origins: dict[str, str]) -> StageConfig:
+    """Give a stage with CPUs of its own as many Consumers, unless it says how many."""
+    if not stage.cpus or origins[dotted(("stages", name, "consumers"))] != DEFAULT:
+        return stage
+    return replace(stage, consumers=usable(cpus=stage.cpus))
 
 
 def display_rows(loaded: Loaded) -> list[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ from mqworker.config.processors import usable
 
 MIB, TIB = 1 << 20, 1 << 40
 HANDLE_NAMES = ("params", "message", "log")  # what a handler gets by an argument of this name
+SLOT = "MQWORKER_SLOT"  # a variable that handlers find; it sets no key
 
 Seconds = Annotated[float, Meta(ge=0, le=4_000_000)]  # AMQP's time to live is 32 bits of milliseconds
 Deadline = Annotated[float, Meta(gt=0, le=3600)]
@@ -195,7 +196,7 @@ class StageConfig(_Base, frozen=True):
     consumers: Annotated[
         int,
         Meta(ge=0, le=1024),
-        about("Number of worker processes.", default="number of usable CPUs, also by a container's quota"),
+        about("Number of worker processes.", default="number of its usable CPUs, also by a container's quota"),
     ] = msgspec.field(default_factory=usable)
     prefetch: Annotated[
         Annotated[int, Meta(ge=1, le=65535)] | None,
@@ -222,6 +223,23 @@ class StageConfig(_Base, frozen=True):
         BytesOrNone, about("Resident bytes above which a Consumer is replaced after its message in hand; 0: never.")
     ] = 0
     memory_limit: Annotated[BytesOrNone, about("`RLIMIT_AS` of a Consumer, in bytes; 0: none.")] = 0
+    cpus: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=8191)], ...],
+        about("CPUs that its Consumers are bound to, such as `[2, 3]`.", default="those of the service"),
+    ] = ()
+    nice: Annotated[
+        int,
+        Meta(ge=-20, le=19),
+        about("Added to the niceness of its Consumers: above 0 they give way to others; below 0 needs a privilege."),
+    ] = 0
+    native_threads: Annotated[
+        Annotated[int, Meta(ge=0, le=1024)] | None,
+        about(
+            "Threads that native libraries (BLAS, OpenMP, ...) may use in one Consumer, set by their usual variables;"
+            " 0: nothing is set.",
+            default="its CPUs / `consumers`",
+        ),
+    ] = None
     update: Annotated[
         Literal["switch", "rolling", "old-first"],
         about(

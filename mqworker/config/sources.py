@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from mqworker.config import schema
 from mqworker.config.errors import ConfigProblem, Key, dotted, is_secret, nearest
+from mqworker.config.model import SLOT
 
 PREFIX = "MQWORKER_"
 CONFIG_FILE = "MQWORKER_CONFIG"
@@ -48,7 +49,7 @@ class Environment:
         self._variables = {
             name: value
             for name, value in sorted(environ.items())
-            if name.startswith(PREFIX) and name != CONFIG_FILE and not name.startswith(_NOT_KEYS)
+            if name.startswith(PREFIX) and name not in (CONFIG_FILE, SLOT) and not name.startswith(_NOT_KEYS)
         }
         self._keys: dict[str, list[tuple[Key, Any]]] = {}
         for key, field in schema.keys([*stages, *self._new_stages(stages)]):
@@ -140,6 +141,8 @@ def parse(text: str, annotation: Any) -> Any:
         if schema.takes_text(annotation):  # URLs, which may themselves contain commas
             urls = re.split(r"\s*,\s*(?=[a-z]+://)", text)
             return urls if len(urls) > 1 else text
+        if not schema.takes_text(schema.item_of(annotation)):
+            return _toml_value(f"[{text}]", text)
         return [item.strip() for item in text.split(",") if item.strip()]
     verbatim = schema.takes_text(annotation) or (schema.text_is(annotation) and not text.lstrip().startswith("{"))
     return text if verbatim else _toml_value(text, text)

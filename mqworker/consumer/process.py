@@ -1,6 +1,6 @@
 """The Consumer: a process that computes, and does no network I/O.
 
-Runs the user's jobs in its main thread. Owns the far end of one lane, its slot of the in-hand register, its outbox and
+Runs the user's jobs in its main thread. Owns the far end of one lane, its place in the in-hand register, its outbox and
 the write end of its own pipe up. Receives its StageSpec and a Birth once, then chunks from its lane, until the sentinel
 ends it. Sends outcomes, which chunks it has taken and ended, and log events as frames; writes the outcomes that it has
 gathered to its outbox before the next message begins. When its Producer dies, the kernel kills it; when user code
@@ -12,7 +12,6 @@ import fcntl
 import json
 import logging
 import os
-import resource
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ import msgspec
 
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.labels import labels
+from mqworker.consumer import resources
 from mqworker.consumer.lane_end import LaneEnd
 from mqworker.consumer.outbox import Outbox
 from mqworker.consumer.register import open_slot
@@ -73,9 +73,8 @@ class Consumer(Spawned):
         self._level = birth.log_level
         self._log = log = logs.JobLogger(f"mqworker.job.{spec.stage}", handler, birth.log_level)
         be_plain()
-        if spec.config.memory_limit:
-            resource.setrlimit(resource.RLIMIT_AS, (spec.config.memory_limit,) * 2)
         try:
+            resources.take(spec.config, birth.slot, birth.consumers)
             root, copy = Path(spec.root), None
             generation = birth.generation
             if generation.copy is not None:
@@ -86,7 +85,7 @@ class Consumer(Spawned):
             if generation.shared:
                 from mqworker.consumer.shared_calls import SharedCalls  # noqa: PLC0415 - where there are any
 
-                slot = open_slot(Path(birth.register), birth.slot)
+                slot = open_slot(Path(birth.register), birth.place)
                 self._shared = shared = SharedCalls(spec, slot, self._alarm)
             chain = Chain(jobs, json.loads(generation.params), spec.stage, log, shared)
             chain.setup()
@@ -107,7 +106,7 @@ class Consumer(Spawned):
 
     def _work(self, chain: Chain) -> None:
         spec = self._spec
-        slot = open_slot(Path(self._birth.register), self._birth.slot)
+        slot = open_slot(Path(self._birth.register), self._birth.place)
         worker = Worker(chain, spec.stage, spec.config, spec.broker, self._alarm, self._shared)
         worker.begin_generation(self._birth.generation.number)
         done = 0

@@ -234,8 +234,10 @@ Report = StageStatus | Ended | LogEvent
 class Birth(_Record, frozen=True, tag="birth"):
     """What a Consumer receives first, after its StageSpec."""
 
-    slot: int
+    slot: int  # 0, 1, ... among the Consumers of its stage: MQWORKER_SLOT
     register: str  # the path of the in-hand register
+    place: int  # in the register, where no other living Consumer writes
+    consumers: int  # how many share the CPUs of the stage
     generation: Generation
     log_level: int
 

@@ -7,7 +7,7 @@ time. If a Consumer cannot be started (no processes, descriptors or memory), its
 import logging
 from collections.abc import Iterator
 
-from mqworker.consumer.register import InHandRegister
+from mqworker.consumer.register import COUNT, InHandRegister
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Birth, Desired, Generation, StageSpec, SwitchState
 from mqworker.ipc.spawn import Death
@@ -194,9 +194,13 @@ class Fleet:
 
     def _start(self, slot: int, code: int, now: float) -> bool:
         self._last_number += 1
-        birth = Birth(slot, str(self._register.path), self._generations[code], self._desired.log_level)
+        place = min(set(range(COUNT)) - {lane.place for lane in self.lanes.values()})
+        birth = Birth(
+            *(slot, str(self._register.path), place, self._desired.consumers),
+            *(self._generations[code], self._desired.log_level),
+        )
         try:
-            lane = Lane(self._last_number, self._spec, birth, self._register.slot(slot), self._owner)
+            lane = Lane(self._last_number, self._spec, birth, self._register.slot(place), self._owner)
         except OSError as error:
             self.staffing.start_failed(slot, code, now, error.strerror or str(error))
             return False

@@ -1,7 +1,7 @@
 """A lane: one Consumer, the queue down to it, and the messages that it sends up.
 
 Lives in the Producer, on its loop. Owns the Consumer's process (a Child), its LaneQueue and its outbox, and writes the
-stop word of its slot in the in-hand register. A lane ends with its Consumer and is never used again. Sends the
+stop word of its place in the in-hand register. A lane ends with its Consumer and is never used again. Sends the
 StageSpec and a Birth once, then chunks; receives Uplinks. Reports to its LaneOwner: ready, outcomes, death. A start
 that fails raises OSError and leaves nothing behind. Decisions 1 to 4 are the rules that keep it sound.
 """
@@ -47,11 +47,16 @@ class LaneOwner(Protocol):
 
 
 class Lane:
-    """See the module head. `number` is unique in the Producer's life, `slot` is its place among the Consumers."""
+    """See the module head.
+
+    `number` is unique in the Producer's life; `slot` is the number of its Consumer among those of the stage, which its
+    successor takes over; `place` is that of its words in the in-hand register.
+    """
 
     def __init__(self, number: int, spec: StageSpec, birth: Birth, slot: Slot, owner: LaneOwner) -> None:
         self.number = number
         self.slot = birth.slot
+        self.place = birth.place
         self.in_hand_slot = slot
         self.code = birth.generation.code  # the generation whose code it imported
         self.generation = birth.generation.number  # applied, as the Consumer reported it

@@ -1,12 +1,17 @@
 """Which Consumers a stage needs: how many, with which code, which start and which leave.
 
 Pure: events, facts and time in, actions out; the fleet carries them out. New Consumers start first, and old ones leave
-when a new one is ready, idle ones before busy ones; with `old-first` it is the other way round. A slot whose Consumers
-keep dying before they have finished a message waits longer each time. What a change of code asks for is decided in
-code_switch.py.
+when a new one is ready, idle ones before busy ones; with `old-first` it is the other way round. What a change of code
+asks for is decided in code_switch.py.
+
+Each Consumer has a slot, which its code may use to choose a device or a file. N Consumers come to have the slots 0 to
+N-1, and each successor takes the slot over: at once with `old-first`, where no two ever have the same; otherwise both
+have it while one replaces the other. A slot whose Consumers keep dying before they have finished a message waits longer
+each time, and holds up no other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from mqworker.config.stop_budget import LEAVE
@@ -134,14 +139,15 @@ class Staffing:
         switch.look({one.code for one in consumers}, now)
         wanted = switch.wanted
         staying = [one for one in consumers if not one.leaving]
-        fresh = [one for one in staying if one.code == wanted.code and not one.replace]
-        worn = [one for one in staying if one.code == wanted.code and one.replace]
+        current = [one for one in staying if one.code == wanted.code]
+        worn = [one for one in current if one.replace or one.slot >= wanted.consumers]
+        fresh = [one for one in current if not one.replace and one.slot < wanted.consumers]
         before = [one for one in staying if one.code in switch.before]
         candidates = [one for one in staying if one.code == wanted.candidate]
         known = (wanted.code, wanted.candidate, *switch.before)
         actions: list[Action] = []
         if not switch.halted:
-            actions += self._starts(consumers, len(fresh), bool(worn or before), now)
+            actions += self._starts(consumers, fresh, candidates, now, slowly=bool(worn or before))
         actions += [Retire(one.lane) for one in staying if one.code not in known]
         actions += self._replaced(consumers, fresh, worn if switch.before_stays(now) else worn + before)
         actions += _retire(fresh, len(fresh) - switch.target)
@@ -163,38 +169,46 @@ class Staffing:
 
     # --- inside
 
-    def _starts(self, consumers: Sequence[ConsumerFacts], fresh: int, others: bool, now: float) -> list[Action]:
+    def _starts(
+        self,
+        consumers: Sequence[ConsumerFacts],
+        fresh: list[ConsumerFacts],
+        candidates: list[ConsumerFacts],
+        now: float,
+        *,
+        slowly: bool,
+    ) -> list[Start]:
         """Return the starts that are due: at once from nothing, else a few at a time, so that work goes on beside."""
         wanted = self.switch.wanted
+        exclusive = wanted.update == "old-first"
         few = max(1, wanted.consumers // 4) if wanted.update == "switch" else 1
-        room = max(1, wanted.consumers) - len(consumers) if wanted.update == "old-first" else COUNT
-        free = iter(sorted(set(range(COUNT)) - {one.slot for one in consumers}))
-        starts: list[Action] = []
-        for code, there, most, slowly in (
-            (wanted.code, fresh, self.switch.target, others),
-            (wanted.candidate, _count(consumers, wanted.candidate), self.switch.candidates, True),
+        room = (max(1, wanted.consumers) if exclusive else COUNT) - len(consumers)
+        starts: list[Start] = []
+        for code, there, most, gradual in (
+            (wanted.code, fresh, self.switch.target, slowly),
+            (wanted.candidate, candidates, self.switch.candidates, True),
         ):
-            missing = most - there
-            if slowly:
-                missing = min(missing, few - _count(consumers, code, "starting"))
-            for _ in range(min(missing, room - len(starts))):
-                slot = next(free, None)
-                if slot is None or (code == wanted.code and not self._budget(code, slot).may_start(now)):
-                    break
-                starts.append(Start(slot, code))
+            missing = most - len(there)
+            if gradual:
+                missing = min(missing, few - sum(one.state == "starting" for one in there))
+            missing = min(missing, room - len(starts))
+            taken = {one.slot for one in (consumers if exclusive else there)}
+            taken |= {start.slot for start in starts if exclusive}
+            free = (slot for slot in range(max(1, wanted.consumers)) if slot not in taken)
+            ready = (slot for slot in free if code != wanted.code or self._budget(code, slot).may_start(now))
+            starts += [Start(slot, code) for slot in islice(ready, max(0, missing))]
         return starts
 
     def _replaced(
         self, consumers: Sequence[ConsumerFacts], fresh: list[ConsumerFacts], stale: list[ConsumerFacts]
     ) -> list[Action]:
         """Return which of those that are to be replaced leave now."""
-        target = self.switch.target
-        if self.switch.wanted.update == "old-first":
-            turning = any(one.leaving or one.state == "starting" for one in consumers)
-            more = len(fresh) + len(stale) - target
-            return _retire(stale, 0 if turning or more < 0 else max(more, 1))
-        ready = sum(one.state != "starting" for one in fresh)
-        return _retire(stale, ready + len(stale) - target)
+        wanted = self.switch.wanted
+        ready = {one.slot for one in fresh if one.state != "starting"}
+        more = len(ready) + len(stale) - self.switch.target
+        if wanted.update == "old-first" and more == 0:
+            more = not any(one.leaving or one.state == "starting" for one in consumers)
+        return _retire(stale, more, keep=set(range(wanted.consumers)) - ready)
 
     def _budget(self, code: int, slot: int) -> Budget:
         return self._budgets.setdefault((code, slot), Budget())
@@ -209,12 +223,7 @@ class Staffing:
         return late
 
 
-def _count(consumers: Sequence[ConsumerFacts], code: int, state: str = "") -> int:
-    return sum(
-        one.code == code and not one.leaving and not one.replace and state in ("", one.state) for one in consumers
-    )
-
-
-def _retire(consumers: list[ConsumerFacts], count: int) -> list[Action]:
-    ordered = sorted(consumers, key=lambda one: one.state == "busy")
+def _retire(consumers: list[ConsumerFacts], count: int, keep: Container[int] = ()) -> list[Action]:
+    """Retire so many: first those whose slot is not to be kept, then idle ones, then those with the highest slots."""
+    ordered = sorted(consumers, key=lambda one: (one.slot in keep, one.state == "busy", -one.slot))
     return [Retire(one.lane) for one in ordered[: max(0, count)]]

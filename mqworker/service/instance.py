@@ -21,6 +21,7 @@ from mqworker.exits import Exit
 from mqworker.ipc import logs
 from mqworker.ipc.spawn import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
 from mqworker.service.broker_kind import lost_url
+from mqworker.service.resources import unmet
 
 REMAINS_PATIENCE = 3.0  # seconds that a killed instance's processes may take to end
 FILES = 4096  # descriptors that are asked for
@@ -58,6 +59,8 @@ def prepare(loaded: Loaded) -> None:
     if min(max(soft, FILES), hard) < needed:
         raise StartError(Exit.CONFIG, f"{needed} descriptors are needed, {hard} are allowed: raise `ulimit -n`")
     _check_semaphores()
+    if missing := [f"{each.key}: {each.message}; {each.fix}" for each in unmet(loaded.config.stages)]:
+        raise StartError(Exit.CONFIG, "; ".join(missing))
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     if "SUPERVISOR_ENABLED" in os.environ:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -84,6 +84,7 @@ def test_check_says_a_line_and_a_fix_in_words(project):
         (("primes:largest", "prims:largest"), "jobs primes", "prims"),
         (("primes:largest", "primes:isqrt_"), "jobs primes", "isqrt_"),
         (("output", "params = { largest_n = 1 }\noutput"), "params primes", "at least 2"),
+        (("output", "cpus = [8000]\noutput"), "resources", "stages.primes.cpus: this service may not run on 8000"),
     ],
 )
 def test_check_of_a_bad_project(project, change, what, words):

@@ -79,6 +79,16 @@ def test_six_lines(folder):
     assert loaded.origins["stages.energy.consumers"] == "default"
 
 
+def test_a_stage_with_cpus_of_its_own_has_as_many_consumers():
+    """Unless it says how many; the list may come from the environment, with commas."""
+    ours = min(os.sched_getaffinity(0))
+    assert good(STAGE + f"cpus = [{ours}]\n").config.stages["s"].consumers == 1
+    assert good(STAGE + f"cpus = [{ours}]\nconsumers = 3\n").config.stages["s"].consumers == 3
+    loaded = good(STAGE, {"MQWORKER_STAGES__S__CPUS": f"{ours}, 8000"})
+    assert (loaded.config.stages["s"].cpus, loaded.config.stages["s"].consumers) == ((ours, 8000), 1)
+    assert loaded.origins["stages.s.consumers"] == "default"
+
+
 def test_all_paths_are_absolute(folder):
     """Relative paths start at the file's folder, not at the working directory; the default broker is embedded."""
     (folder / "etc").mkdir()
@@ -258,8 +268,11 @@ def test_only_secrets_need_a_closed_file():
 
 
 def test_variables_that_are_no_keys_are_left_alone():
-    """Internal variables, those of test runs and those of others are ignored."""
-    good(STAGE, {"MQWORKER_INTERNAL_X": "1", "MQWORKER_TEST_Y": "1", "MQWORKERS": "1", "PATH": "/bin"})
+    """Internal variables, those of test runs, those of others and what a Consumer finds are ignored."""
+    good(
+        STAGE,
+        {"MQWORKER_INTERNAL_X": "1", "MQWORKER_TEST_Y": "1", "MQWORKERS": "1", "PATH": "/bin", "MQWORKER_SLOT": "0"},
+    )
 
 
 # --- bad ones

@@ -46,6 +46,8 @@ def test_the_quota_of_a_container_counts(tmp_path, ours, files, quota):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert usable(tmp_path / "cgroup", tmp_path / "self") == min(ALL, quota)
+    some = [*os.sched_getaffinity(0)][: ALL // 2 + 1]
+    assert usable(tmp_path / "cgroup", tmp_path / "self", cpus=[*some, 8000]) == min(len(some), quota)
 
 
 def test_a_real_quota_counts():

@@ -15,6 +15,7 @@ import pytest
 
 from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
 from mqworker.consumer.register import InHandRegister
+from mqworker.consumer.resources import BY_OPENMP, OPENMP, OTHERS
 from mqworker.ipc import child
 from mqworker.ipc.messages import Birth, Chunk, Generation, Item, StageSpec
 from mqworker.producer.lane import Lane
@@ -23,8 +24,16 @@ from tests.support.loop import on_loop
 from tests.support.waiting import until, wait_for
 
 HANDLER = """
-import os, signal, time
+import os, signal, sys, time
+VARIABLES = ("MQWORKER_SLOT", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+FOUND = [sorted(os.sched_getaffinity(0)), os.nice(0), *map(os.environ.get, VARIABLES)]
 def handle(body, params):
+    if body == "found":
+        return FOUND
+    if body == "numpy":
+        import numpy
+        numpy.ones((400, 400)) @ numpy.ones((400, 400))
+        return len(os.listdir("/proc/self/task"))
     if body == "hold":
         time.sleep(60)
     if isinstance(body, dict):
@@ -82,13 +91,12 @@ def make(tmp_path):
     """Make lanes; no process of theirs may be left afterwards."""
     (tmp_path / "jobs.py").write_text(HANDLER)
     register = InHandRegister(tmp_path / "s.slots")
-    config = StageConfig(input=InputConfig(queue="in"), jobs=("jobs:handle",))
-    spec = StageSpec("svc", "s", config, BrokerConfig(), str(tmp_path), str(tmp_path), 30.0)
 
-    def made(owner, params=None):
-        birth = Birth(
-            0, str(register.path), Generation(1, 1, ["jobs:handle"], None, json.dumps(params or {}).encode()), 20
-        )
+    def made(owner, params=None, *, slot=0, consumers=1, **stage):
+        config = StageConfig(input=InputConfig(queue="in"), jobs=("jobs:handle",), **stage)
+        spec = StageSpec("svc", "s", config, BrokerConfig(), str(tmp_path), str(tmp_path), 30.0)
+        generation = Generation(1, 1, ["jobs:handle"], None, json.dumps(params or {}).encode())
+        birth = Birth(slot, str(register.path), 0, consumers, generation, 20)
         return Lane(1, spec, birth, register.slot(0), owner)
 
     yield made
@@ -133,6 +141,62 @@ async def test_a_chunk_goes_down_and_its_outcomes_come_up(make):
     await until(lambda: owner.deaths, DEADLINE, "its end")
     assert [death.code for death in owner.deaths] == [0]
     assert (lane.kill_reason, lane.left, lane.state) == ("", True, "dead")
+
+
+async def answer(make, body, **options):
+    """Return what a Consumer with these resources makes of one message."""
+    owner = Owner()
+    lane = make(owner, **options)
+    await ready(lane, owner)
+    lane.feed(chunk(lane, body))
+    await until(lambda: lane.state == "idle", DEADLINE, "the end of the chunk")
+    lane.leave()
+    await until(lambda: owner.deaths, DEADLINE, "its end")
+    (found,) = owner.bodies()
+    return found
+
+
+@pytest.fixture
+def no_thread_variables(monkeypatch):
+    """The environment of a service in which nobody has set a number of threads."""
+    for name in (OPENMP, *BY_OPENMP, *OTHERS):
+        monkeypatch.delenv(name, raising=False)
+
+
+@on_loop
+async def test_user_code_is_imported_with_the_resources_of_its_stage(make, monkeypatch, no_thread_variables):
+    """CPUs, niceness, slot and numbers of threads are there before the import; what the user has set stays."""
+    cpu = max(os.sched_getaffinity(0))
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "7")
+    found = await answer(make, "found", slot=5, cpus=(cpu,), nice=3, native_threads=2)
+    assert found == [[cpu], min(19, os.nice(0) + 3), "5", "2", "2", "7"]
+
+
+@on_loop
+async def test_without_a_configuration_consumers_share_the_cpus(make, no_thread_variables):
+    """A Consumer that is alone keeps the numbers of its libraries; one of many gets its share, at least one thread."""
+    cpus = sorted(os.sched_getaffinity(0))
+    assert await answer(make, "found") == [cpus, os.nice(0), "0", None, None, None]
+    share = None if len(cpus) == 1 else "1"
+    assert await answer(make, "found", consumers=1000) == [cpus, os.nice(0), "0", share, share, share]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="on one CPU numpy has one thread anyway")
+@on_loop
+async def test_numpy_starts_as_many_threads_as_it_is_told(make, no_thread_variables):
+    """The variables are set before anything in the Consumer has imported numpy."""
+    alone = await answer(make, "numpy")
+    assert await answer(make, "numpy", consumers=1000) == 1 < alone
+    assert await answer(make, "numpy", consumers=1000, native_threads=0) == alone
+
+
+@on_loop
+async def test_cpus_that_are_gone_are_told(make):
+    """A CPU may go while the service runs: the Consumer says so and ends, as when `setup` fails."""
+    owner = Owner()
+    lane = make(owner, cpus=(8000,))
+    await until(lambda: owner.deaths, DEADLINE, "its end")
+    assert lane.unfit.failure.message == "the CPUs [8000] of the stage cannot be used: Invalid argument"
 
 
 @on_loop

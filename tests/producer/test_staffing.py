@@ -31,7 +31,7 @@ def switched(consumers: int = 2, update: str = "switch") -> Staffing:
     return staffing
 
 
-OLD, NEW = [one(0), one(1)], [one(2, code=2), one(3, code=2)]
+OLD, NEW = [one(0), one(1)], [one(2, code=2, slot=0), one(3, code=2, slot=1)]
 
 
 @pytest.mark.parametrize(
@@ -42,9 +42,20 @@ OLD, NEW = [one(0), one(1)], [one(2, code=2), one(3, code=2)]
         pytest.param(2, [one(1)], [Start(0, 1)], id="the lowest free slot"),
         pytest.param(1, [one(0, "busy"), one(1)], [Retire(1)], id="fewer: the idle goes before the busy"),
         pytest.param(0, [one(0, "busy"), one(1, "starting")], [Retire(1), Retire(0)], id="none"),
-        pytest.param(1, [one(0, replace=True)], [Start(1, 1)], id="one that is to be replaced"),
-        pytest.param(1, [one(0, replace=True), one(1)], [Retire(0)], id="it goes when the new one is ready"),
-        pytest.param(1, [one(0, leaving=True)], [Start(1, 1)], id="one that leaves does not count"),
+        pytest.param(2, [one(0), one(1, leaving=True), one(2, slot=1)], [], id="a successor has the slot at once"),
+        pytest.param(1, [one(0, "busy"), one(1, "busy")], [Retire(1)], id="fewer: the highest slot goes"),
+        pytest.param(1, [one(0, "starting"), one(1)], [], id="fewer: not before the others are ready"),
+        pytest.param(1, [one(1)], [Start(0, 1)], id="a slot beyond the number is replaced by one within it"),
+        pytest.param(1, [one(1), one(2, slot=0)], [Retire(1)], id="and goes then"),
+        pytest.param(1, [one(0, replace=True)], [Start(0, 1)], id="one that is to be replaced"),
+        pytest.param(1, [one(0, replace=True), one(1, slot=0)], [Retire(0)], id="it goes when the new one is ready"),
+        pytest.param(
+            2,
+            [one(0, replace=True), one(1, "busy", replace=True), one(2, slot=1)],
+            [Start(0, 1), Retire(1)],
+            id="the one goes whose slot was taken over",
+        ),
+        pytest.param(1, [one(0, leaving=True)], [Start(0, 1)], id="one that leaves does not count"),
         pytest.param(1, [one(0), one(1, code=9)], [Retire(1)], id="one whose code nobody wants"),
         pytest.param(
             1,
@@ -68,17 +79,17 @@ def test_what_is_decided(wanted, consumers, actions):
 @pytest.mark.parametrize(
     ("update", "wanted", "consumers", "actions"),
     [
-        pytest.param("switch", 2, OLD, [Start(2, 2)], id="switch: beside those at work, a few at a time"),
-        pytest.param("switch", 8, [one(n) for n in range(8)], [Start(8, 2), Start(9, 2)], id="switch: a quarter"),
-        pytest.param("switch", 2, [*OLD, one(2, "starting", 2)], [], id="switch: not more at the same time"),
-        pytest.param("switch", 2, [*OLD, one(2, code=2)], [Start(3, 2)], id="switch: the next"),
+        pytest.param("switch", 2, OLD, [Start(0, 2)], id="switch: beside those at work, a few at a time"),
+        pytest.param("switch", 8, [one(n) for n in range(8)], [Start(0, 2), Start(1, 2)], id="switch: a quarter"),
+        pytest.param("switch", 2, [*OLD, one(2, "starting", 2, slot=0)], [], id="switch: not more at the same time"),
+        pytest.param("switch", 2, [*OLD, NEW[0]], [Start(1, 2)], id="switch: the next"),
         pytest.param("switch", 2, OLD + NEW, [], id="switch: all stay until the commit"),
-        pytest.param("switch", 1, OLD + NEW, [Retire(0), Retire(2)], id="switch: scaling resizes both"),
+        pytest.param("switch", 1, OLD + NEW, [Retire(1), Retire(3)], id="switch: scaling resizes both"),
         pytest.param("switch", 0, [], [Start(0, 2)], id="switch: without Consumers one is tried"),
-        pytest.param("switch", 2, [one(0), one(1, replace=True)], [Start(2, 1), Start(3, 2)], id="switch: recycling"),
-        pytest.param("rolling", 2, OLD, [Start(2, 2)], id="rolling: one"),
+        pytest.param("switch", 2, [one(0), one(1, replace=True)], [Start(1, 1), Start(0, 2)], id="switch: recycling"),
+        pytest.param("rolling", 2, OLD, [Start(0, 2)], id="rolling: one"),
         pytest.param("rolling", 2, [*OLD, NEW[0]], [], id="rolling: and no more until the commit"),
-        pytest.param("old-first", 2, OLD, [Retire(0)], id="old-first: one leaves"),
+        pytest.param("old-first", 2, OLD, [Retire(1)], id="old-first: one leaves"),
         pytest.param("old-first", 2, [one(0, "leaving", leaving=True), one(1)], [], id="old-first: until it is gone"),
         pytest.param("old-first", 2, [one(1)], [Start(0, 2)], id="old-first: then one is set up"),
         pytest.param("old-first", 2, [one(1), one(0, "starting", 2)], [], id="old-first: in its place"),
@@ -95,15 +106,13 @@ def test_a_candidate_is_set_up(update, wanted, consumers, actions):
     ("update", "consumers", "actions"),
     [
         pytest.param("switch", OLD + NEW, [], id="switch: the old stay, and get nothing, while the code is on trial"),
-        pytest.param("switch", [*OLD, NEW[0]], [Start(3, 2)], id="switch: one that died is started again"),
-        pytest.param("rolling", [*OLD, NEW[0]], [Start(3, 2), Retire(0)], id="rolling: an old one goes for a new one"),
-        pytest.param("rolling", [one(1), NEW[0], one(3, "starting", 2)], [], id="rolling: one at a time"),
+        pytest.param("switch", [*OLD, NEW[0]], [Start(1, 2)], id="switch: one that died is started again"),
+        pytest.param("rolling", [*OLD, NEW[0]], [Start(1, 2), Retire(0)], id="rolling: an old one goes for a new one"),
+        pytest.param("rolling", [one(1), NEW[0], one(3, "starting", 2, slot=1)], [], id="rolling: one at a time"),
         pytest.param("rolling", [one(1), *NEW], [Retire(1)], id="rolling: the last"),
-        pytest.param("old-first", [one(0), one(2, code=2)], [Retire(0)], id="old-first: the next one leaves"),
-        pytest.param(
-            "old-first", [one(0, "leaving", leaving=True), one(2, code=2)], [], id="old-first: until it is gone, too"
-        ),
-        pytest.param("old-first", [one(2, code=2)], [Start(0, 2)], id="old-first: then the next one starts"),
+        pytest.param("old-first", [one(0), NEW[1]], [Retire(0)], id="old-first: the next one leaves"),
+        pytest.param("old-first", [one(0, "leaving", leaving=True), NEW[1]], [], id="old-first: until it is gone, too"),
+        pytest.param("old-first", [NEW[1]], [Start(0, 2)], id="old-first: then the next one starts"),
     ],
 )
 def test_a_committed_change_is_completed(update, consumers, actions):
@@ -128,9 +137,9 @@ def test_the_trial_ends_with_the_first_message_or_with_time():
     proved.prospered(0, 1)
     assert proved.switch.on_trial, "the old code says nothing about the new"
     proved.prospered(2, 2)
-    assert (proved.switch.on_trial, proved.decide(both, 0.0)) == (False, [Retire(0), Retire(1)])
+    assert (proved.switch.on_trial, proved.decide(both, 0.0)) == (False, [Retire(1), Retire(0)])
     waiting = switched()
-    assert waiting.decide(both, TRIAL) == [Retire(0), Retire(1)]
+    assert waiting.decide(both, TRIAL) == [Retire(1), Retire(0)]
     assert waiting.switch.on_trial, "its first message is still to come"
     waiting.switch.fed(2, 100.0)
     waiting.decide(NEW, 100.0 + TRIAL + 1)
@@ -154,7 +163,7 @@ def test_a_death_on_trial_is_the_codes_and_stops_all_until_there_is_an_answer():
     back.want(Staff(2, 1), 1.0)
     assert (back.switch.at_work, back.switch.failed, back.switch.on_trial) == ({1}, "", False)
     assert back.decide(OLD + NEW, 1.0) == [Retire(2), Retire(3)]
-    assert staffing.decide([*OLD, NEW[0]], 1.0 + PATIENCE + 0.1) == [Start(3, 2), Retire(0)]
+    assert staffing.decide([*OLD, NEW[0]], 1.0 + PATIENCE + 0.1) == [Start(1, 2), Retire(0)]
     assert (staffing.switch.at_work, staffing.switch.failed) == ({2}, "")
     assert not staffing.switch.killed(2, "it died", 9.0), "now the message is charged"
     rolling = switched(update="rolling")
@@ -236,10 +245,10 @@ def test_a_candidate_fails(ends):
     assert staffing.switch.failed == (
         "a Consumer could not be started: no memory" if ends == "not started" else "it died"
     )
-    assert staffing.decide(OLD + NEW, 0.0) == [Retire(2), Retire(3)]
+    assert staffing.decide(OLD + NEW, 0.0) == [Retire(3), Retire(2)]
     assert (staffing.problem, staffing.crash_loop) == ("", False), "those at work have none"
     staffing.want(Staff(2, 1, 0, 2, 3), 0.0)
-    assert (staffing.switch.failed, staffing.decide(OLD, 0.0)) == ("", [Start(2, 2)]), (
+    assert (staffing.switch.failed, staffing.decide(OLD, 0.0)) == ("", [Start(0, 2)]), (
         "with other parameters it is tried again"
     )
     staffing.want(Staff(2, 1), 0.0)
@@ -251,7 +260,7 @@ def test_a_newer_candidate_ends_the_trial():
     staffing = switched()
     staffing.want(Staff(2, 2, 0, 3, 3), 0.0)
     assert not staffing.switch.on_trial
-    assert staffing.decide(OLD + NEW, 0.0) == [Start(4, 3), Retire(0), Retire(1)]
+    assert staffing.decide(OLD + NEW, 0.0) == [Start(0, 3), Retire(1), Retire(0)]
     assert not staffing.switch.killed(2, "it died", 0.0)
 
 
@@ -304,7 +313,7 @@ def test_a_known_killer_costs_its_slot_nothing_unless_nothing_else_happens():
         staffing.died(0, 1, 0.0, fruitful=False, problem="it died", attributed=True)
         deaths += 1
     assert deaths == EXCUSED_MAX + 5
-    assert staffing.decide([], 0.0) == []
+    assert staffing.decide([], 0.0) == [Start(1, 1)], "a slot holds up no other"
     assert staffing.problem == "it died"
 
 
@@ -332,20 +341,25 @@ def apply(consumers: list[ConsumerFacts], actions: list[Action], lanes: int) -> 
 
 
 updates = st.sampled_from(["switch", "rolling", "old-first"])
-orders = st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["scale", "commit", "undo"])), min_size=1, max_size=6)
+orders = st.lists(
+    st.tuples(st.integers(0, 9), st.sampled_from(["scale", "wear", "commit", "undo"])), min_size=1, max_size=6
+)
 
 
 @given(updates, orders, st.booleans())
 def test_it_arrives_at_what_is_wanted_and_keeps_working_on_the_way(update, orders, proves):
-    """From any state, the number and code are soon the desired ones, and no slot is used twice.
+    """From any state, number and code are soon the desired ones, and the slots those from 0 to one below the number.
 
-    While some Consumers are desired and some were at work, at least one is, all the time; with `old-first` that holds
-    for two and more, and there are never more than are desired.
+    Meanwhile two Consumers have the same slot only while one replaces the other, with `old-first` never. While some
+    Consumers are desired and some were at work, at least one is, all the time; with `old-first` that holds for two and
+    more, and there are never more than are desired.
     """
     staffing, consumers, code, lanes = Staffing(DEADLINE, update), [], 1, 0
     for wanted, order in orders:
         steps = [Staff(wanted, code, update=update)]
-        if order != "scale":
+        if order == "wear":
+            consumers = [each._replace(replace=True) for each in consumers]
+        if order in ("commit", "undo"):
             steps += [Staff(wanted, code, 0, code + 1, code + 1, update)]
             code += order == "commit"
             steps += [Staff(wanted, code, update=update)]
@@ -360,7 +374,8 @@ def test_it_arrives_at_what_is_wanted_and_keeps_working_on_the_way(update, order
                     break
                 consumers = apply(consumers, actions, lanes)
                 lanes += 40
-                assert len({consumer.slot for consumer in consumers}) == len(consumers)
+                kinds = [() if update == "old-first" else (each.code, each.replace) for each in consumers]
+                assert len({(each.slot, kind) for each, kind in zip(consumers, kinds, strict=True)}) == len(consumers)
                 working = [each for each in consumers if each.code in staffing.switch.at_work]
                 if update == "old-first":
                     assert len(consumers) <= max(1, wanted, had)
@@ -371,3 +386,4 @@ def test_it_arrives_at_what_is_wanted_and_keeps_working_on_the_way(update, order
             candidates = sum(each.code == step.candidate for each in consumers)
             assert candidates == staffing.switch.candidates_wanted
         assert staffing.as_wanted(consumers)
+        assert {each.slot for each in consumers if each.code == step.code} == set(range(wanted))

@@ -33,8 +33,8 @@ output = { queue = "energy.out" }
 
 **Environment.** Every key is also a variable: `MQWORKER_`, then its parts in capitals, joined by two underscores,
 such as `MQWORKER_BROKER__URL` or `MQWORKER_STAGES__ENERGY__CONSUMERS`; in a stage's name `-` and `.` become `_`.
-A text is taken verbatim, anything else is a TOML value (`4`, `[1, 2]`, `{ base = 2 }`); a list of texts may also
-be separated by commas. A stage that is not in the file is defined by its `INPUT` variable.
+A text is taken verbatim, anything else is a TOML value (`4`, `[1, 2]`, `{ base = 2 }`); a list may also be
+separated by commas (`1, 2`). A stage that is not in the file is defined by its `INPUT` variable.
 `MQWORKER_STAGES__ENERGY__PARAMS__CAPACITY` sets one parameter. An unknown variable that begins with `MQWORKER_`
 is an error.
 

@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--against", metavar="REF", help="compare with the code of this commit")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--messages", type=int, default=25_000, help="messages of one run of (a) and (b)")
-    parser.add_argument("--heavy", type=int, default=500, help="messages of one run of (c)")
+    parser.add_argument("--heavy", type=int, default=500, help="messages of one run of (c) and (f)")
     parser.add_argument("--calls", type=int, default=20_000, help="calls of each process in one run of (d) and (e)")
     parser.add_argument("--json", action="store_true", help="print one JSON document with every round")
     options = parser.parse_args()

@@ -3,7 +3,9 @@
 (a) 179-byte JSON, persistent, through a handler that returns it, 2 Consumers, from a backlog;
 (b) the CPU time a message of the whole process tree in the same rounds;
 (c) 10 ms of pure CPU time a message, 2 Consumers, from a backlog;
-(d) calls of a shared object from four processes, one by one, and (e) a chunk's together; not with --against.
+(d) calls of a shared object from four processes, one by one, and (e) a chunk's together; not with --against;
+(f) matrix products of numpy, 2 Consumers, from a backlog: with each Consumer's share of the CPUs, which is the default,
+    beside native libraries that use all CPUs in each Consumer (`native_threads = 0`); not with --against.
 A round runs each contestant twice, in mirrored order (A B B A, then B A A B), so that neither a drift of the machine
 nor going first counts for anybody. Every result is checked.
 """
@@ -30,10 +32,12 @@ from tests.benchmarks.stage import measure
 
 RELAY = Path(__file__).with_name("relay.py")
 PAD = "x" * 150
+SIZE = 600  # of a matrix: about 10 ms of work on one CPU
 AGAINST = 0.97  # "not slower", with 3 % for the accuracy of the measurement
 RATE, COST = "JSON through a handler that returns it", "CPU time a message, the whole tree"
 WORK = "10 ms of CPU time a message"
 SINGLE = "calls of a shared object from four processes, one by one"
+MATRICES = f"products of two matrices of {SIZE}x{SIZE} by numpy"
 TOGETHER = f"the same, {CHUNK} calls together (the BaseManager's are single)"
 
 
@@ -42,7 +46,7 @@ class Sizes(NamedTuple):
 
     rounds: int
     small: int  # messages of one run of (a) and (b)
-    heavy: int  # messages of one run of (c)
+    heavy: int  # messages of one run of (c) and (f)
     calls: int  # of each of four processes in one run of (d) and (e)
 
 
@@ -109,7 +113,7 @@ def references(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[
             "Pool": partial(pool, workers, bodies),
         }
         _compare(contestants, work, None, sizes, say)
-    return [rate, cost, work, *shared(sizes, say)]
+    return [rate, cost, work, *shared(sizes, say), threads(queues, code, sizes, say)]
 
 
 def shared(sizes: Sizes, say: Progress) -> list[Case]:
@@ -123,6 +127,18 @@ def shared(sizes: Sizes, say: Progress) -> list[Case]:
         }
         _compare(contestants, case, None, sizes, say)
     return [single, together]
+
+
+def threads(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> Case:
+    """Compare native libraries that have a Consumer's share of the CPUs with those that use all in each Consumer."""
+    case = Case("f", MATRICES, "messages/s", "shared", {"unlimited": 1.0})
+    bodies = [json.dumps({"id": number, "size": SIZE}).encode() for number in range(sizes.heavy)]
+    contestants = {
+        "shared": partial(mqworker, queues, code, "multiply", bodies),
+        "unlimited": partial(mqworker, queues, code, "multiply", bodies, "native_threads = 0"),
+    }
+    _compare(contestants, case, None, sizes, say)
+    return case
 
 
 def calls(measured: Callable[..., float], *arguments: int) -> Figures:
@@ -151,10 +167,12 @@ def mirrored(names: list[str], number: int) -> Iterator[str]:
     yield from reversed(turn)
 
 
-def mqworker(queues: Queues, code: Path, job: str, bodies: list[bytes]) -> Figures:
+def mqworker(queues: Queues, code: Path, job: str, bodies: list[bytes], more: str = "") -> Figures:
     """Measure a stage; AssertionError unless every result is right."""
-    measured = measure(queues, job, code, bodies)
+    measured = measure(queues, job, code, bodies, more)
     right = [json.loads(body) for body in bodies]
+    if job == "multiply":
+        right = [{"id": body["id"], "total": SIZE**3} for body in right]
     if job == "burn":
         total = burn(right[0])["total"]
         right = [{"id": body["id"], "total": total} for body in right]

@@ -31,6 +31,7 @@ input = "bench.in"
 jobs = ["bench_jobs:{job}"]
 output = {{ queue = "bench.out" }}
 consumers = 2
+{more}
 """
 
 
@@ -42,18 +43,17 @@ class Measured(NamedTuple):
     results: list[dict]  # in the order of the inputs
 
 
-def measure(queues: Queues, job: str, code: Path, bodies: list[bytes]) -> Measured:
-    """Run the bodies through a stage with this job whose code is `code`/mqworker."""
-    with _running(queues.url, job, code) as service:
+def measure(queues: Queues, job: str, code: Path, bodies: list[bytes], more: str = "") -> Measured:
+    """Run the bodies through a stage with this job and `more` lines of configuration, whose code is `code`/mqworker."""
+    with _running(CONFIG.format(url=queues.url, job=job, more=more), code) as service:
         _relay(queues, service, bodies[: max(1, len(bodies) // 10)])
         seconds, cpu = _relay(queues, service, bodies)
     return Measured(seconds, cpu, queues.results(len(bodies)))
 
 
 @contextlib.contextmanager
-def _running(url: str, job: str, code: Path) -> Iterator[ServiceProcess]:
+def _running(config: str, code: Path) -> Iterator[ServiceProcess]:
     handlers = RIGHT_CODE + HANDLERS.read_text()
-    config = CONFIG.format(url=url, job=job)
     with ServiceProcess(config, {"bench_jobs.py": handlers}, BENCH_CODE=str(code)) as service:
         service.env["PYTHONPATH"] = str(code)  # comes before what is installed
         service.start()

@@ -71,8 +71,8 @@ class Staffing:
     @property
     def crash_loop(self) -> bool:
         """Whether some slot keeps dying without having finished a message."""
-        code = self.switch.wanted.code
-        return any(budget.crash_loop for (of, _), budget in self._budgets.items() if of == code)
+        code, most = self.switch.wanted.code, max(1, self.switch.wanted.consumers)
+        return any(budget.crash_loop for (of, slot), budget in self._budgets.items() if of == code and slot < most)
 
     # --- events
 

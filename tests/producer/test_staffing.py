@@ -300,6 +300,18 @@ def test_a_slot_that_keeps_dying_waits_longer_each_time():
     assert staffing.decide([], now) == [Start(0, 1)]
 
 
+def test_a_slot_that_is_not_wanted_any_more_is_no_crash_loop():
+    """Scaled down, the stage is well; scaled up again, the slot is where it was, and holds up no other meanwhile."""
+    staffing = staffed(3)
+    for _ in range(9):
+        staffing.died(1, 1, 0.0, fruitful=False, problem="its device is gone")
+    assert (staffing.crash_loop, staffing.decide([one(0)], 0.1)) == (True, [Start(2, 1)])
+    staffing.want(Staff(1, 1), 0.1)
+    assert not staffing.crash_loop
+    staffing.want(Staff(3, 1), 0.1)
+    assert (staffing.crash_loop, staffing.decide([one(0)], 0.1)) == (True, [Start(2, 1)])
+
+
 def test_a_known_killer_costs_its_slot_nothing_unless_nothing_else_happens():
     """The good messages behind a few killers do not wait for a Consumer; a stage of killers alone is a crash loop."""
     staffing = staffed(2)

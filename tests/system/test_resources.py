@@ -44,6 +44,7 @@ def found(client: Client, count: int) -> dict[int, int]:
 def agree(service: ServiceProcess, client: Client, number: int) -> dict[int, int]:
     """Wait until so many Consumers are there, each has another slot and finds it itself; return the slots by pid."""
     steady(service, 60)
+    found(client, 4)  # those of before a switch stay until there is a message
     wait_for(lambda: sorted(slots(service).values()) == list(range(number)), 60, f"the slots 0 to {number - 1}")
     known: dict[int, int] = {}
 
@@ -84,9 +85,9 @@ def test_with_old_first_no_two_have_the_same_slot_at_once(service):
     lines = ('update = "old-first"', "max_messages = 15")
     running = service(config(*lines, consumers=2), {"jobs.py": HANDLER}).start()
     with Client(running) as client:
-        client.send(120)
+        client.send(120, seconds=0.03)
         asked = running.ask("POST", "/api/v1/stages/work/restart")
-        assert asked[0] == 202, asked
+        assert asked[0] in {200, 202}, asked
 
         def over() -> bool:
             shared = [slot for slot, times in Counter(slots(running).values()).items() if times > 1]

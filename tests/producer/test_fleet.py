@@ -1,0 +1,134 @@
+"""A fleet and its Consumers, real processes: the slots that user code finds in its environment."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
+from mqworker.consumer.register import InHandRegister
+from mqworker.ipc.messages import Desired, Generation, StageSpec
+from mqworker.producer.fleet import Fleet
+from tests.support.children import end_children
+from tests.support.loop import on_loop
+from tests.support.waiting import until
+
+HANDLER = """
+import os
+from pathlib import Path
+Path(__file__).with_name(str(os.getpid())).write_text(os.environ["MQWORKER_SLOT"])
+def handle(body):
+    return body
+"""
+DEADLINE = 30.0
+
+
+class Stage:
+    """Reconciles a fleet after each of its events, as a Producer does; it has no messages."""
+
+    def __init__(self, folder, update):
+        (folder / "jobs.py").write_text(HANDLER)
+        config = StageConfig(input=InputConfig(queue="in"), jobs=("jobs:handle",), update=update)
+        spec = StageSpec("svc", "s", config, BrokerConfig(), str(folder), str(folder), 30.0)
+        self.folder = folder
+        self.fleet = Fleet(spec, self.desired(0), InHandRegister(folder / "s.slots"), self)
+        self.most = 0  # Consumers that had the same slot at one moment
+
+    @staticmethod
+    def desired(consumers, code=1, candidate=0):
+        made = [Generation(each, each, ["jobs:handle"], None, b"{}") if each else None for each in (code, candidate)]
+        return Desired(1, True, consumers, made[0], made[1], 0.0, 0.0, 20)
+
+    def want(self, consumers, code=1, candidate=0):
+        self.fleet.want(self.desired(consumers, code, candidate), time.monotonic())
+        self.turn()
+
+    def turn(self):
+        self.fleet.reconcile(time.monotonic())
+        slots = [lane.slot for lane in self.fleet.lanes.values()]
+        self.most = max([self.most, *map(slots.count, slots)])
+
+    def lane_ready(self, _lane):
+        self.turn()
+
+    def lane_died(self, lane, death):
+        assert lane.unfit is None, lane.unfit
+        self.fleet.died(lane, death, time.monotonic(), attributed=False)
+        self.turn()
+
+    def lane_log(self, event):
+        pass
+
+    async def settled(self, count, code=1):
+        """Wait for so many Consumers with this code and no others; return their slots by pid, as they found them."""
+
+        def so():
+            lanes = self.fleet.lanes.values()
+            return len(lanes) == count and all(lane.state == "idle" and lane.code == code for lane in lanes)
+
+        await until(so, DEADLINE, f"{count} Consumers")
+        told = {lane.pid: lane.slot for lane in self.fleet.lanes.values()}
+        assert {pid: int((self.folder / str(pid)).read_text()) for pid in told} == told
+        assert sorted(told.values()) == list(range(count))
+        assert len({lane.place for lane in self.fleet.lanes.values()}) == count
+        return told
+
+    async def end(self):
+        """Let all leave."""
+        self.fleet.retire_all()
+        await until(lambda: not self.fleet.lanes, DEADLINE, "their end")
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Make a stage; no process of it may be left afterwards."""
+    yield lambda update="switch": Stage(tmp_path, update)
+    assert not end_children()
+
+
+@on_loop
+async def test_a_successor_has_the_slot_and_n_consumers_have_n(make):
+    """After a kill, scaling down and up, and a switch of code, the slots are 0 to N-1, each once."""
+    stage = make()
+    stage.want(3)
+    before = await stage.settled(3)
+    victim = next(pid for pid, slot in before.items() if slot == 1)
+    os.kill(victim, signal.SIGKILL)
+    await until(lambda: victim not in {lane.pid for lane in stage.fleet.lanes.values()}, DEADLINE, "its end")
+    after = await stage.settled(3)
+    (successor,) = after.keys() - before.keys()
+    assert (after[successor], stage.most) == (1, 1)
+    stage.want(2)
+    fewer = await stage.settled(2)
+    assert fewer == {pid: slot for pid, slot in after.items() if slot < 2}
+    stage.want(3)
+    more = await stage.settled(3)
+    assert more.items() > fewer.items()
+    stage.want(3, 1, 2)
+    await until(lambda: stage.fleet.switch.ready == 3, DEADLINE, "the candidate")
+    assert stage.most == 2, "while one set replaces the other, two have each slot"
+    stage.want(3, 2)
+    stage.fleet.staffing.prospered(0, 2)
+    stage.turn()
+    assert not (await stage.settled(3, 2)).keys() & more.keys()
+    await stage.end()
+
+
+@on_loop
+async def test_with_old_first_no_two_have_the_same_slot_at_once(make):
+    """Whoever has a device by its slot has it alone, also while Consumers are recycled or run new code."""
+    stage = make("old-first")
+    stage.want(2)
+    before = await stage.settled(2)
+    for lane in stage.fleet.lanes.values():
+        lane.replace_reason = "max_messages"
+    stage.turn()
+    await until(lambda: not before.keys() & {lane.pid for lane in stage.fleet.lanes.values()}, DEADLINE, "others")
+    await stage.settled(2)
+    stage.want(2, 1, 2)
+    await until(lambda: stage.fleet.switch.ready == 1, DEADLINE, "the candidate")
+    stage.want(2, 2)
+    await stage.settled(2, 2)
+    assert stage.most == 1
+    await stage.end()

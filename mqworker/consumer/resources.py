@@ -20,7 +20,7 @@ BY_OPENMP = (  # without its own variable, each of these libraries goes by OpenM
     "NUMEXPR_NUM_THREADS",
 )
 OTHERS = ("NUMBA_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
-NUMEXPR_MAX = 8  # it takes no more by itself, and fails with more than its limit, which has changed with its versions
+NUMEXPR_MAX = 8  # it took no more by itself for long, and fails with more than its own limit of 64
 
 
 def take(config: StageConfig, slot: int, consumers: int) -> None:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import Failed, Verb, config_option, load_config
+from mqworker.cli.options import Failed, Verb, config_option, load_config, stages_option
 from mqworker.client import Address, CallError, Client
 from mqworker.config.stop_budget import StopBudget
 from mqworker.exits import Exit
 
 if TYPE_CHECKING:
     from mqworker.config.load import Loaded
-    from mqworker.ipc.messages import LogEvent
+    from mqworker.ipc.messages import LogEvent, SharedUse
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 STYLE = {OK: "green", WARN: "yellow", FAIL: "red"}
@@ -38,6 +38,7 @@ class CheckResult(NamedTuple):
 
 @click.command(cls=Verb)
 @config_option
+@stages_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--timeout",
@@ -47,17 +48,17 @@ class CheckResult(NamedTuple):
     metavar="SECONDS",
     help="For importing the jobs, and for each request to the broker.",
 )
-def check(config: Path | None, as_json: bool, timeout: float) -> int:
+def check(config: Path | None, stages: tuple[str, ...], as_json: bool, timeout: float) -> int:
     """Check everything that `mqworker run` needs: one line each, with the fix.
 
-    Exits with 78 when something fails; warnings are not failures.
+    Exits with 78 when something fails; warnings are not failures. With --stage it checks what `run --stage` needs.
 
     Examples:
       mqworker check
       mqworker check --config /etc/mqworker/energy.toml --json
     """
     results: list[CheckResult] = []
-    for result in _results(config, timeout):
+    for result in _results(config, stages, timeout):
         results.append(result)
         if not as_json:
             _show(result)
@@ -76,11 +77,12 @@ def _show(result: CheckResult) -> None:
         click.echo(f"{'':21}fix: {output.clean(result.fix)}")
 
 
-def _results(config: Path | None, timeout: float) -> Iterator[CheckResult]:
+def _results(config: Path | None, stages: tuple[str, ...], timeout: float) -> Iterator[CheckResult]:
     try:
-        loaded = load_config(config)
+        loaded = load_config(config, stages=stages)
     except Failed as error:
-        for line in str(error).splitlines()[1:]:
+        first, *lines = str(error).splitlines()
+        for line in lines or [first]:
             message, _, fix = line.strip().partition("; ")
             yield CheckResult(FAIL, "configuration", message, fix)
         return
@@ -93,7 +95,9 @@ def _results(config: Path | None, timeout: float) -> Iterator[CheckResult]:
 
 def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
     from mqworker.code_check.client import check_code
+    from mqworker.service.part import used_elsewhere
 
+    uses: list[SharedUse] = []
     for name, stage in loaded.config.stages.items():
         shared = loaded.config.shared_classes
         question = check_code(name, loaded.root, stage.jobs, dict(stage.params), timeout, _show_output, shared=shared)
@@ -105,12 +109,15 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
             yield CheckResult(FAIL, f"params {name}", f"{field}: {reason}", f"correct stages.{name}.params.{field}")
         if not answer.problems and not answer.fields:
             yield CheckResult(OK, f"jobs {name}", ", ".join(stage.jobs))
+            uses += answer.shared
             if answer.shared:
                 told = ", ".join(use.name for use in answer.shared)
                 once = "has its effect once"
                 if stage.identity == "message_id":
                     once += ' if it has a message_id; for publishers that set none there is `identity = "body"`'
                 yield CheckResult(OK, f"shared {name}", f"{told}: each message {once}")
+    for name, problem in asyncio.run(used_elsewhere(loaded, uses, _show_output)).items():
+        yield CheckResult(FAIL, f"shared {name}", *problem.split("; ", 1))
 
 
 def _resources(loaded: "Loaded", _timeout: float) -> Iterator[CheckResult]:
@@ -128,8 +135,11 @@ def _show_output(event: "LogEvent") -> None:
 def _broker(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
     from mqworker.config.urls import embedded_path, redact_url
     from mqworker.service.broker_kind import lost_url
+    from mqworker.service.part import own_broker
 
     url = ", ".join(map(redact_url, loaded.config.broker.urls))
+    for warning in own_broker(loaded):
+        yield CheckResult(WARN, "stages", *warning.split("; ", 1))
     if lost := lost_url(loaded):
         yield CheckResult(FAIL, "broker", *lost.split(": ", 1))
         return

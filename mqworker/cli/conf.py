@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mqworker.cli.options import VerbGroup, command, config_option, load_config
+from mqworker.cli.options import VerbGroup, command, config_option, load_config, stages_option
 from mqworker.config.sources import CONFIG_FILE
 from mqworker.config.stop_budget import StopBudget
 
@@ -22,7 +22,7 @@ SUPERVISOR = """\
 ;   supervisorctl reread && supervisorctl update && supervisorctl tail -f {name}
 {environment}
 [program:{name}]
-command={command} run{config}
+command={command} run{config}{part}
 directory={root}
 ;user=mqworker                 ; an unprivileged user, when supervisord runs as root; it leaves HOME as root's, so also
 ;environment=HOME="/home/mqworker",USER="mqworker"
@@ -65,7 +65,7 @@ StartLimitBurst=5
 
 [Service]
 Type=exec
-ExecStart={command} run{config}
+ExecStart={command} run{config}{part}
 WorkingDirectory={root}
 # An unprivileged user that may write {state_dir}:
 #User=mqworker
@@ -97,15 +97,19 @@ def conf() -> None:
 
 @conf.command()
 @config_option
-def supervisor(config: Path | None) -> None:
+@stages_option
+def supervisor(config: Path | None, stages: tuple[str, ...]) -> None:
     """Print the supervisord sections for this configuration: the service and its watchdog.
+
+    With --stage for a service that runs these stages alone.
 
     Examples:
       mqworker conf supervisor > /etc/supervisor/conf.d/energy.conf
+      mqworker conf supervisor --stage decode > /etc/supervisor/conf.d/decode.conf
       supervisorctl reread && supervisorctl update
       supervisorctl tail -f mqworker
     """
-    loaded = load_config(config)
+    loaded = load_config(config, stages=stages)
 
     def quoted(path: Path | str) -> str:
         return shlex.quote(str(path)).replace("%", "%%")
@@ -115,7 +119,8 @@ def supervisor(config: Path | None) -> None:
 
     click.echo(
         SUPERVISOR.format(
-            name=loaded.config.service.name,
+            name="-".join((loaded.config.service.name, *stages)),
+            part="".join(f" --stage {name}" for name in stages),
             command=" ".join(map(quoted, command())),
             python=quoted(sys.executable),
             config=f" --config {quoted(loaded.path)}" if loaded.path else "",
@@ -133,13 +138,14 @@ def supervisor(config: Path | None) -> None:
 
 @conf.command()
 @config_option
-def systemd(config: Path | None) -> None:
+@stages_option
+def systemd(config: Path | None, stages: tuple[str, ...]) -> None:
     """Print a systemd unit for this configuration.
 
     Example:
       mqworker conf systemd | sudo tee /etc/systemd/system/mqworker.service
     """
-    loaded = load_config(config)
+    loaded = load_config(config, stages=stages)
 
     def quoted(path: Path | str) -> str:
         text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
@@ -147,7 +153,8 @@ def systemd(config: Path | None) -> None:
 
     click.echo(
         SYSTEMD.format(
-            name=loaded.config.service.name,
+            name="-".join((loaded.config.service.name, *stages)),
+            part="".join(f" --stage {name}" for name in stages),
             command=" ".join(map(quoted, command())),
             config=f" --config {quoted(loaded.path)}" if loaded.path else "",
             root=str(loaded.root).replace("%", "%%"),

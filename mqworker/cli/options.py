@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -67,17 +67,25 @@ class VerbGroup(click.Group):
     command_class = Verb
 
 
-def load_config(path: Path | None, overrides: dict[str, Any] | None = None) -> "Loaded":
-    """Load the configuration; raises `Failed` with everything that is wrong with it."""
+def load_config(path: Path | None, overrides: dict[str, Any] | None = None, stages: Collection[str] = ()) -> "Loaded":
+    """Load the configuration, with these stages alone if any are named.
+
+    Raises `Failed` with everything that is wrong with it, or with the stage that it does not have.
+    """
     from mqworker.config.load import ConfigError, load
 
     try:
-        return load(path, os.environ, overrides or {})
+        loaded = load(path, os.environ, overrides or {})
     except ConfigError as error:
         rows = str(error).splitlines()
         raise Failed(
             Exit.CONFIG, "the configuration cannot be used:\n" + "\n".join(f"  {row}" for row in rows)
         ) from None
+    try:
+        return loaded.part(stages) if stages else loaded
+    except KeyError as error:
+        known = ", ".join(loaded.config.stages)
+        raise Failed(Exit.CONFIG, f"--stage {error.args[0]}: there is no such stage; there are: {known}") from None
 
 
 class ServiceClient:
@@ -230,6 +238,11 @@ config_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Configuration file.  [default: $MQWORKER_CONFIG, else mqworker.toml here]",
+)
+
+
+stages_option = click.option(
+    "--stage", "-s", "stages", metavar="NAME", multiple=True, help="Only this stage; may be given several times."
 )
 
 

@@ -6,27 +6,33 @@ from typing import Any
 
 import click
 
-from mqworker.cli.options import Verb, config_option, load_config
+from mqworker.cli.options import Verb, config_option, load_config, stages_option
 
 
 @click.command(cls=Verb)
 @config_option
 @click.option("--burst", is_flag=True, help="Stop when the input, the processes and the retry queues are empty.")
+@stages_option
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Overrides the file.")
-def run(config: Path | None, burst: bool, log_level: str | None) -> int:
+def run(config: Path | None, burst: bool, stages: tuple[str, ...], log_level: str | None) -> int:
     """Run the service in the foreground; this is what supervisord starts.
 
     Log lines go to stdout. TERM or Ctrl-C drains: work in hand is finished until the deadline, the rest goes back to
     the broker (exit 0, or 75 when something had to go back). A second signal gives everything back at once.
 
+    With --stage it runs a part of the stages; another service, here or on another machine, runs the others. On one
+    machine each service needs its own service.state_dir and control.port.
+
     Examples:
       mqworker run
       mqworker run --config /etc/mqworker/energy.toml
       mqworker run --burst                            process what is waiting, then stop
+      mqworker run --stage decode --stage detect      only these stages
+      MQWORKER_SERVICE__STATE_DIR=.other MQWORKER_CONTROL__PORT=5003 mqworker run --stage store
       MQWORKER_BROKER__URL=amqp://user@host/ mqworker run
     """
     overrides: dict[str, Any] = {} if log_level is None else {"service.log_level": log_level}
-    loaded = load_config(config, overrides)
+    loaded = load_config(config, overrides, stages)
 
     from mqworker.service.main import run as serve
 

@@ -6,7 +6,7 @@ Reads the file, the files that `..._FILE` variables name, and checks that TLS fi
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -38,6 +38,14 @@ class Loaded(msgspec.Struct, frozen=True):
     origins: dict[str, str]  # dotted key to "default", "mqworker.toml:12", "environment NAME", "NAME_FILE path", "flag"
     warnings: list[str]
     chosen: bool  # `broker.url` was given; otherwise the embedded broker is used
+    elsewhere: dict[str, StageConfig] = {}  # stages of the file that this service leaves to others
+
+    def part(self, names: Collection[str]) -> "Loaded":
+        """Return it with these stages alone; raises KeyError with the first name that no stage has."""
+        for name in names:
+            self.config.stages[name]
+        here, elsewhere = ({n: c for n, c in self.config.stages.items() if (n in names) is on} for on in (True, False))
+        return replace(self, config=replace(self.config, stages=here), elsewhere=elsewhere)
 
 
 def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any] = MappingProxyType({})) -> Loaded:

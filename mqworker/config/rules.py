@@ -6,16 +6,15 @@ first; the caller drops a violation that concerns a key with an invalid value.
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from keyword import iskeyword
 from pathlib import Path
-from typing import NamedTuple
 
 from msgspec import Struct
 
-from mqworker.amqp.topics import matches
 from mqworker.config import urls
 from mqworker.config.errors import PICKLE_KEY, TOKEN, URL, Key, quoted
+from mqworker.config.line import feeds, is_embedded
 from mqworker.config.model import (
     HANDLE_NAMES,
     BrokerConfig,
@@ -44,15 +43,6 @@ _OWN_INPUT = {  # by the key of the output that is at fault: what happens, and t
 }
 
 
-class _Binding(NamedTuple):
-    """A queue that a stage binds to an exchange, whose type it may say."""
-
-    queue: str
-    exchange: str
-    key: str
-    type: str | None
-
-
 class RuleViolation(Struct, frozen=True):
     """What a rule found; {value} in the message stands for the first key's value, masked where needed."""
 
@@ -67,7 +57,7 @@ def violations(config: Config, root: Path) -> Iterator[RuleViolation]:
     yield from _control(config.control, root / config.service.state_dir)
     yield from _broker(config.broker)
     yield from _tls(config.broker, root)
-    embedded = _embedded(config.broker)
+    embedded = is_embedded(config.broker)
     by_input: dict[str, str] = {}
     for name, stage in config.stages.items():
         yield from _stage(("stages", name), stage)
@@ -107,11 +97,7 @@ def _shared(shared: dict[str, SharedConfig]) -> Iterator[RuleViolation]:
 
 def _loops(stages: dict[str, StageConfig], *, embedded: bool) -> Iterator[RuleViolation]:
     """Find stages whose results come back to them, at once or through other stages; each ring at its first stage."""
-    bindings = tuple(_bindings(stages.values(), embedded=embedded))
-    leads = {
-        name: {other: key for other, to in stages.items() if (key := _leads(stage.output, to.input.queue, bindings))}
-        for name, stage in stages.items()
-    }
+    leads = feeds(stages, embedded=embedded)
     seen: set[str] = set()
     for first, after in leads.items():
         if first in after:
@@ -139,33 +125,6 @@ def _way_back(first: str, leads: dict[str, dict[str, str]]) -> list[str]:
     return []
 
 
-def _bindings(stages: Iterable[StageConfig], *, embedded: bool) -> Iterator[_Binding]:
-    """Yield the bindings that the stages make."""
-    for stage in stages:
-        source, output = stage.input, stage.output
-        for key in source.bindings:
-            yield _Binding(source.queue, source.exchange, key, None if embedded else source.type)
-        if output is not None and output.queue and output.exchange:
-            yield _Binding(output.queue, output.exchange, output.routing_key, None if embedded else output.type)
-
-
-def _leads(output: OutputConfig | None, queue: str, bindings: Iterable[_Binding]) -> str:
-    """Return the key of an output because of which its results come to a queue; "" if they do not.
-
-    Only results with the output's own routing key are considered. An exchange of unknown type counts as a topic one.
-    """
-    if output is None or output.queue == queue:
-        return "" if output is None else "queue"
-    for binding in bindings:
-        if binding.queue == queue and output.exchange and binding.exchange == output.exchange:
-            types = {each.type for each in bindings if each.exchange == output.exchange} - {None}
-            if types & {"fanout", "headers"}:
-                return "exchange"
-            if binding.key == output.routing_key or (types != {"direct"} and matches(binding.key, output.routing_key)):
-                return "routing_key"
-    return ""
-
-
 def _control(control: ControlConfig, state_dir: Path) -> Iterator[RuleViolation]:
     host: Key = ("control", "host")
     if not control.token and not _LOOPBACK.fullmatch(control.host):
@@ -183,17 +142,13 @@ def _control(control: ControlConfig, state_dir: Path) -> Iterator[RuleViolation]
         )
 
 
-def _embedded(broker: BrokerConfig) -> bool:
-    return any(url.startswith("sqlite:") or not url for url in broker.urls)
-
-
 def _broker(broker: BrokerConfig) -> Iterator[RuleViolation]:
     urls_set = tuple(url for url in broker.urls if url)
     for url in urls_set:
         if fault := urls.fault(url):
             message, fix = fault
             yield RuleViolation((URL,), f"{quoted(urls.redact_url(url))} {message}", fix)
-    if _embedded(broker) and len(broker.urls) > 1:
+    if is_embedded(broker) and len(broker.urls) > 1:
         yield RuleViolation(
             (URL,), "an embedded broker cannot be combined with other URLs", "keep either it or the amqp URLs"
         )

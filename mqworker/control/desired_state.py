@@ -4,7 +4,7 @@ Pure; used by the Service's main thread, which keeps the document in a file (sto
 *configured* value of the same thing changes; then the configuration file wins (decisions 28).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -30,6 +30,12 @@ class Document(msgspec.Struct, frozen=True):
     stages: dict[str, StageDesired] = {}
     log_level: LogLevel = "info"
     configured_log_level: str = ""  # set while log_level is live
+    elsewhere: dict[str, StageDesired] = {}  # kept for stages of the configuration that do not run this time
+
+    @property
+    def known(self) -> dict[str, StageDesired]:
+        """All stages, also those that do not run this time."""
+        return self.elsewhere | self.stages
 
 
 class _Change(msgspec.Struct, frozen=True, tag=True):
@@ -143,17 +149,22 @@ Change = (
 
 
 def begin(
-    old: Document | None, config: Config, found: Mapping[str, FoundCode] = MappingProxyType({}), now: float = 0.0
+    old: Document | None,
+    config: Config,
+    found: Mapping[str, FoundCode] = MappingProxyType({}),
+    now: float = 0.0,
+    elsewhere: Collection[str] = (),
 ) -> tuple[Document, list[str]]:
     """Return the initial document, made from the stored one and the configuration, and what to report about it.
 
-    `found`: what is known of each stage's code; without it, the stored code stays. `now`: wall clock.
+    `found`: what is known of each stage's code; without it, the stored code stays. `now`: wall clock. `elsewhere`:
+    stages that do not run this time; what is stored of them stays as it is.
     """
     old = old or Document(revision=0)
     notes: list[str] = []
     stages = {}
     for name, config_of_stage in config.stages.items():
-        was = old.stages.get(name)
+        was = old.known.get(name)
         if was is not None and was.candidate is not None:
             notes.append(f"stage {name}: generation {was.candidate.version.generation} {GONE}")
             was = switch.without_candidate(was, "lost", f"it {GONE}", now)
@@ -167,7 +178,8 @@ def begin(
         level, configured = old.log_level, old.configured_log_level
     elif old.configured_log_level:
         notes.append("log_level in the configuration has changed and replaces the value that was set live")
-    return Document(old.revision + 1, stages, level, configured), notes
+    kept = {name: stage for name, stage in old.known.items() if name in elsewhere}
+    return Document(old.revision + 1, stages, level, configured, kept), notes
 
 
 def _begin_stage(old: StageDesired | None, name: str, stage: StageConfig, notes: list[str]) -> StageDesired:
@@ -256,8 +268,9 @@ def _next_generation(stage: StageDesired, asked: Change, config: StageConfig) ->
 
 def copies(document: Document) -> list[CodeCopy]:
     """Return the copies of code that the stages use, or that they may go back to."""
-    versions = [version for stage in document.stages.values() for version in (stage.version, *stage.history)]
-    versions += [stage.candidate.version for stage in document.stages.values() if stage.candidate is not None]
+    stages = document.known.values()
+    versions = [version for stage in stages for version in (stage.version, *stage.history)]
+    versions += [stage.candidate.version for stage in stages if stage.candidate is not None]
     return [version.copy for version in versions if version.copy is not None]
 
 

@@ -24,6 +24,7 @@ from mqworker.control.switch import committed
 from mqworker.ipc import logs
 from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
 from mqworker.jobs.params import merge_patch
+from mqworker.service.part import used_elsewhere
 from mqworker.service.turns import Carried, Turns
 
 AFTER_AN_EDIT = "jobs are taken from the code that runs: after an edit, `mqworker restart` first"
@@ -249,6 +250,8 @@ class CheckedChanges:
             hint = [AFTER_AN_EDIT] if named and report.problems else []
             code = bool(report.problems) and not named
             raise ChangeRefused(report.fields, report.problems + hint, code=code)
+        if wrong := await used_elsewhere(self._loaded, report.shared, self._on_log):
+            raise ChangeRefused([], list(wrong.values()))
         return report
 
 

@@ -24,6 +24,7 @@ from mqworker.service.broker_kind import lost_url
 from mqworker.service.resources import unmet
 
 REMAINS_PATIENCE = 3.0  # seconds that a killed instance's processes may take to end
+OWN = "service.state_dir and control.port (MQWORKER_SERVICE__STATE_DIR, MQWORKER_CONTROL__PORT)"
 FILES = 4096  # descriptors that are asked for
 _NO_ROOM = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOENT, errno.ENOSYS)  # /dev/shm is missing or unfit
 
@@ -97,7 +98,7 @@ def acquire_lock(path: Path, drain_deadline: float) -> int:
                 reported = True
             if time.monotonic() > end:
                 what = f"another instance (pid {owner}) runs with the state folder {path.parent}"
-                raise StartError(Exit.INTERNAL, f"{what}: stop it, or set service.state_dir") from None
+                raise StartError(Exit.INTERNAL, f"{what}: stop it, or give this one its own {OWN}") from None
             time.sleep(0.1)
         else:
             with contextlib.suppress(OSError):  # the disk is full; the lock works all the same

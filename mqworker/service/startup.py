@@ -23,7 +23,9 @@ from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
 from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
 from mqworker.service.instance import StartError
+from mqworker.service.part import own_broker, used_elsewhere
 
+PORT = "control.port (MQWORKER_CONTROL__PORT)"
 PORT_PATIENCE = 10.0  # seconds to wait for a taken port to become free
 CHECK_DEADLINE = 60.0  # seconds for the check of the code; code that takes longer is left to the Consumers
 
@@ -34,10 +36,10 @@ async def start_up(loaded: Loaded, server: HttpServer, store: Store, on_log: Cal
     """Bind the port, check the code, and store the initial desired state; returns that state."""
     await _bind(server, loaded.config.control)
     old, notes = _load(store)
-    document, _ = desired_state.begin(old, loaded.config)
+    document, _ = desired_state.begin(old, loaded.config, elsewhere=loaded.elsewhere)
     found = await _check_user_code(loaded, old, document, on_log)
-    document, more = desired_state.begin(old, loaded.config, found)
-    for note in (*notes, *more, *loaded.warnings):
+    document, more = desired_state.begin(old, loaded.config, found, elsewhere=loaded.elsewhere)
+    for note in (*notes, *more, *loaded.warnings, *own_broker(loaded)):
         logs.report(log, logging.WARNING, "configuration", note)
     try:
         store.save(document)
@@ -57,7 +59,7 @@ async def _bind(server: HttpServer, control: ControlConfig) -> None:
         except OSError as error:
             if time.monotonic() > end:
                 what = f"the control address {control.host}:{control.port} cannot be used ({error.strerror})"
-                raise StartError(Exit.INTERNAL, f"{what}: stop what listens there, or set control.port") from None
+                raise StartError(Exit.INTERNAL, f"{what}: stop what listens there, or set {PORT}") from None
             await asyncio.sleep(0.2)
         else:
             return
@@ -77,7 +79,7 @@ async def _check_user_code(
     loaded: Loaded, old: Document | None, document: Document, on_log: Callable[[LogEvent], None]
 ) -> dict[str, FoundCode]:
     """Check the code that will run; return what was found, by stage."""
-    before = old.stages if old is not None else {}
+    before = old.known if old is not None else {}
     checks = [_StageCheck(loaded, before.get(name), document, name, on_log).run() for name in document.stages]
     found = dict(zip(document.stages, await asyncio.gather(*checks), strict=True))
     for warning in dict.fromkeys(warning for _, report in found.values() for warning in report.warnings):
@@ -89,6 +91,8 @@ async def _check_user_code(
                 logs.report(log, logging.ERROR, "user_code", f"stage {name}: {problem}", stage_name=name)
             continue
         problems += [f"stage {name}: {problem}" for problem in _problems(report)]
+    uses = [use for each, _ in found.values() for use in each.shared or ()]
+    problems = problems or list((await used_elsewhere(loaded, uses, on_log)).values())
     if problems:
         parts = [problem.partition("\n") for problem in problems]
         summary, tracebacks = "; ".join(line for line, _, _ in parts), (rest for _, _, rest in parts)

@@ -16,6 +16,20 @@ from mqworker.exits import Exit
 from tests.support.cli import environment, mqworker
 
 ROOT = Path(__file__).parents[2]
+STAGES = """\
+[stages.one]
+input = "one"
+jobs = ["jobs:Seen"]
+output = "two"
+[stages.two]
+input = "two"
+jobs = ["jobs:Seen"]
+output = "three"
+[stages.three]
+input = "three"
+jobs = ["jobs:last"]
+"""
+JOBS = "class Seen:\n    shared = True\n    def handle(self, body): return body\ndef last(body): return body\n"
 
 
 @pytest.fixture
@@ -53,9 +67,11 @@ def test_init_never_overwrites(project):
     assert (project / "primes.py").read_text() == "mine\n"
 
 
-def findings(folder: Path, env: dict[str, str] | None = None) -> tuple[int, dict[str, tuple[str, str, str]]]:
+def findings(
+    folder: Path, env: dict[str, str] | None = None, *arguments: str
+) -> tuple[int, dict[str, tuple[str, str, str]]]:
     """Return the exit code of `check`, and its results by subject."""
-    done = mqworker("check", "--json", cwd=folder, env={"MQWORKER_CONTROL__PORT": "0", **(env or {})})
+    done = mqworker("check", "--json", *arguments, cwd=folder, env={"MQWORKER_CONTROL__PORT": "0", **(env or {})})
     lines = {row["what"]: (row["grade"], row["message"], row["fix"]) for row in json.loads(done.stdout)}
     return done.returncode, lines
 
@@ -155,6 +171,34 @@ def test_conf_supervisor(project, drain):
     assert shlex.split(watchdog["command"])[-4:] == ["--program", "energy", "--config", str(project / "mqworker.toml")]
     assert watchdog["events"] == "TICK_5"
     assert "MQWORKER_SERVICE__DRAIN_DEADLINE" in text
+
+
+def test_a_part_of_the_stages_is_a_program_of_its_own(project):
+    """`conf --stage` runs these stages, under a name that another part does not have."""
+    (project / "mqworker.toml").write_text(STAGES)
+    command = ["run", "--config", str(project / "mqworker.toml"), "--stage", "one", "--stage", "two"]
+    parser = sections(mqworker("conf", "supervisor", "-s", "one", "-s", "two", cwd=project).stdout)
+    assert shlex.split(parser["program:mqworker-one-two"]["command"])[-7:] == command
+    assert "--program mqworker-one-two" in parser["eventlistener:mqworker-one-two-watchdog"]["command"]
+    assert f"{shlex.join(command)}\n" in mqworker("conf", "systemd", "-s", "one", "-s", "two", cwd=project).stdout
+
+
+def test_check_of_a_part_of_the_stages(project):
+    """Only these are checked; a name that no stage has, and an object that both parts share, fail with the reason."""
+    (project / "mqworker.toml").write_text(STAGES)
+    (project / "jobs.py").write_text(JOBS)
+    code, lines = findings(project, None, "--stage", "three")
+    assert (code, lines["stages"][0]) == (Exit.OK, "warn"), "the other part does not have this broker"
+    assert {what for what in lines if what.startswith("jobs")} == {"jobs three"}
+    code, lines = findings(project, None, "--stage", "tree")
+    assert code == Exit.CONFIG
+    assert lines["configuration"][1] == "--stage tree: there is no such stage"
+    assert lines["configuration"][2] == "there are: one, two, three"
+    code, lines = findings(project, None, "--stage", "one")
+    assert code == Exit.CONFIG
+    assert lines["shared jobs.Seen"][1].startswith("the shared object jobs.Seen is also used by stage two")
+    code, lines = findings(project, None, "--stage", "one", "--stage", "two")
+    assert code == Exit.OK
 
 
 def test_conf_supervisor_tells_no_secret(project):

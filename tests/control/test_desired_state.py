@@ -447,6 +447,22 @@ def test_stages_come_and_go_with_the_configuration():
     assert begin(document, PLAIN)[0].stages["t"].consumers == 2
 
 
+def test_a_stage_that_does_not_run_this_time_keeps_everything():
+    """A part of the stages runs, twice in a row and the other part too: live values, numbers and copies are kept."""
+    old = after(START, [SetConsumers("t", 9), SetParams("t", {"a": 1}), Reload("t", B, {"a": 2})])
+    s, t = (Config(stages={name: PLAIN.stages[name]}) for name in "st")
+    part = begin(old, s, elsewhere="t")[0]
+    assert (list(part.stages), part.elsewhere) == (["s"], {"t": old.stages["t"]})
+    assert set(copies(part)) >= set(copies(old))
+    part = begin(change(part, SetConsumers("s", 5), s), s, elsewhere="t")[0]
+    other = begin(part, t, elsewhere="s")[0]
+    assert (other.stages["t"].consumers, other.elsewhere) == (9, {"s": part.stages["s"]})
+    whole = begin(other, PLAIN)[0]
+    assert (whole.stages["s"].consumers, whole.stages["t"].consumers, whole.elsewhere) == (5, 9, {})
+    assert whole.stages["t"].history == begin(old, PLAIN)[0].stages["t"].history
+    assert begin(part, s)[0].elsewhere == {}, "what has left the configuration is forgotten"
+
+
 def test_parameters_changed_in_the_file_can_be_rolled_back():
     """The previous parameters are in the history."""
     new, told = begin(change(START, SetParams("s", {"a": 1}), PLAIN), config(params={"b": 2}))

@@ -18,7 +18,12 @@ KEPT = 2000  # that the service has
 @click.command(cls=Verb)
 @uses_service()
 def status(service: ServiceClient) -> None:
-    """Show the desired and the actual state of the service and of each stage.
+    """Show the desired and the actual state of the service and of each stage, and the stages as a line.
+
+    In the line each stage follows those that feed it: messages arriving per second, the mean time of one in its
+    handlers, the share of their time in which its Consumers have messages, how many messages are unfinished (waiting
+    in the input queue, or taken and not settled), the time until they are done at the present rates, and what holds
+    the stage back.
 
     It asks the running service, never the broker, so it answers while the broker is down. With --stage it also shows
     what each Consumer is doing and for how long.
@@ -33,6 +38,7 @@ def status(service: ServiceClient) -> None:
         if service.stage not in snapshot["stages"]:
             raise click.UsageError(f"There is no stage {service.stage}; there are: {', '.join(snapshot['stages'])}.")
         snapshot["stages"] = {service.stage: snapshot["stages"][service.stage]}
+        snapshot["line"] = [place for place in snapshot.get("line", ()) if place["name"] == service.stage]
     if service.as_json:
         output.data(snapshot | {"stages": list(snapshot["stages"].values())})
         return
@@ -63,7 +69,12 @@ def show(snapshot: dict[str, Any]) -> None:
         "dead",
         "backlog",
     )
-    output.table(head, [_row(name, view) for name, view in snapshot["stages"].items()])
+    line = snapshot.get("line", ())  # a service of an earlier version has none
+    names = [place["name"] for place in line if place["here"]] or list(snapshot["stages"])
+    output.table(head, [_row(name, snapshot["stages"][name]) for name in names])
+    if line:
+        click.echo()
+        show_line(snapshot)
     for name, view in snapshot["stages"].items():
         if view["problem"]:
             output.note(f"{name}: {output.clean(view['problem'])}")
@@ -71,6 +82,31 @@ def show(snapshot: dict[str, Any]) -> None:
             output.note(f"{name}: the folder had other code when it was last looked at; `mqworker restart` takes it")
         if view["change"]:
             output.note(f"{name}: {output.clean(progress(view['change']))}")
+
+
+def show_line(snapshot: dict[str, Any]) -> None:
+    """Print the stages as a line: each after those that feed it, farther right the more stages are before it."""
+    first = min((place["level"] for place in snapshot["line"]), default=0)
+    rows = []
+    for place in snapshot["line"]:
+        depth = place["level"] - first
+        view = snapshot["stages"].get(place["name"])
+        name = "   " * (depth - 1) + "-> " * bool(depth) + place["name"]
+        rows.append([name, *(_flow(view, snapshot["bottleneck"]) if view else ["-"] * 5 + ["runs elsewhere"])])
+    output.table(("line", "arriving/s", "service time", "utilisation", "unfinished", "done in", "held back by"), rows)
+
+
+def _flow(view: dict[str, Any], bottleneck: str | None) -> list[str]:
+    actual = view["actual"] or dict.fromkeys(("arrival_rate", "service_time", "utilisation"))
+    left, unfinished = view["seconds_left"], view["unfinished"]
+    return [
+        "?" if actual["arrival_rate"] is None else f"{actual['arrival_rate']:.1f}",
+        "-" if actual["service_time"] is None else output.seconds(actual["service_time"]),
+        "-" if actual["utilisation"] is None else f"{actual['utilisation']:.0%}",
+        "?" if unfinished is None else f"{unfinished:,}",
+        "never: growing" if view["growing"] else "-" if left is None else output.seconds(left) if left else "0 s",
+        view["held_back_by"] + (": the bottleneck" if view["name"] == bottleneck else ""),
+    ]
 
 
 def show_consumers(view: dict[str, Any]) -> None:

@@ -38,14 +38,24 @@ class Loaded(msgspec.Struct, frozen=True):
     origins: dict[str, str]  # dotted key to "default", "mqworker.toml:12", "environment NAME", "NAME_FILE path", "flag"
     warnings: list[str]
     chosen: bool  # `broker.url` was given; otherwise the embedded broker is used
-    elsewhere: dict[str, StageConfig] = {}  # stages of the file that this service leaves to others
+    whole: Config | None = None  # with the stages that this service leaves to others; None: there are none
+
+    @property
+    def all_stages(self) -> dict[str, StageConfig]:
+        """All stages of the file."""
+        return (self.whole or self.config).stages
+
+    @property
+    def elsewhere(self) -> dict[str, StageConfig]:
+        """The stages that this service leaves to others."""
+        return {name: stage for name, stage in self.all_stages.items() if name not in self.config.stages}
 
     def part(self, names: Collection[str]) -> "Loaded":
         """Return it with these stages alone; raises KeyError with the first name that no stage has."""
         for name in names:
-            self.config.stages[name]
-        here, elsewhere = ({n: c for n, c in self.config.stages.items() if (n in names) is on} for on in (True, False))
-        return replace(self, config=replace(self.config, stages=here), elsewhere=elsewhere)
+            self.all_stages[name]
+        here = {name: stage for name, stage in self.all_stages.items() if name in names}
+        return replace(self, config=replace(self.config, stages=here), whole=self.whole or self.config)
 
 
 def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any] = MappingProxyType({})) -> Loaded:

@@ -4,16 +4,18 @@ Health reads only the snapshot and never waits: it answers while the main thread
 """
 
 import time
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
 
 from mqworker import __version__
+from mqworker.config.line import Place
 from mqworker.control.control import Snapshot, StageView
 from mqworker.control.desired_state import SetLogLevel
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body
-from mqworker.http.stages import describe, refuse_to_destroy
+from mqworker.http.stages import overview, refuse_to_destroy
 
 OLD = 10.0  # seconds after which an old snapshot means that the main thread hangs
 
@@ -73,9 +75,8 @@ def ready(api: Api) -> Any:
     return {"status": "ready"}
 
 
-def status_document(snapshot: Snapshot) -> dict[str, Any]:
+def status_document(snapshot: Snapshot, line: Iterable[Place]) -> dict[str, Any]:
     """Return the state of the whole service as plain data."""
-    now = time.monotonic()
     return {
         "service": snapshot.service,
         "version": __version__,
@@ -86,14 +87,14 @@ def status_document(snapshot: Snapshot) -> dict[str, Any]:
         "revision": snapshot.document.revision,
         "applied": snapshot.applied,
         "log_level": snapshot.document.log_level,
-        "age": round(now - snapshot.time, 3),
-        "stages": [describe(view, now) for view in snapshot.stages.values()],
+        "age": round(time.monotonic() - snapshot.time, 3),
+        **overview(snapshot, line),
     }
 
 
 def status(api: Api) -> Any:
     """Return the state of the whole service."""
-    return status_document(api.snapshot())
+    return status_document(api.snapshot(), api.line)
 
 
 def log_level(api: Api) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_args
 import msgspec
 from flask import Response, request
 
+from mqworker.config.line import is_embedded, line
 from mqworker.config.model import JobSpec, Name
 from mqworker.control.control import Control, Snapshot, StageView
 from mqworker.control.desired_state import Change, SetLogLevel
@@ -59,6 +60,8 @@ class Api:
         self.stopping = threading.Event()
         self.legacy_turn = threading.Lock()
         self._waits = threading.BoundedSemaphore(WAITS)
+        loaded = control.loaded
+        self.line = line(loaded.all_stages, embedded=is_embedded(loaded.config.broker))
 
     def snapshot(self) -> Snapshot:
         """Return the newest snapshot; raises a 503 Problem when there is none yet."""

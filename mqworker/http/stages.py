@@ -10,10 +10,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from mqworker.config.line import Place
 from mqworker.config.model import Seconds
 from mqworker.control.chain import enabled
-from mqworker.control.control import StageView
+from mqworker.control.control import Snapshot, StageView
 from mqworker.control.desired_state import SetConsumers, SetLimits, SetListening, SetRunning
+from mqworker.control.outlook import Outlook, bottleneck, outlook
 from mqworker.control.stage_desired import Undone, digest_of
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body, flag
@@ -39,7 +41,7 @@ class TimeLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hard: Seconds
 
 
-def describe(view: StageView, now: float) -> dict[str, Any]:
+def describe(view: StageView, now: float, expected: Outlook) -> dict[str, Any]:
     """Return the state of one stage as plain data; `now` is CLOCK_MONOTONIC."""
     desired = view.desired
     return {
@@ -60,6 +62,7 @@ def describe(view: StageView, now: float) -> dict[str, Any]:
             "live": sorted(desired.configured),
             "folder_differs": "code" in desired.configured and desired.folder != digest_of(desired.copy),
         },
+        **msgspec.structs.asdict(expected),
         "change": _change(view),
         "actual": None if view.actual is None else _actual(view.actual, now),
     }
@@ -102,6 +105,7 @@ def _undone(entry: Undone) -> dict[str, Any]:
 _UNCHANGED = (
     *("pid", "state", "revision", "generation", "link", "listening", "problem", "crash_loop", "prefetch", "held"),
     *("dispatched", "settling", "held_bytes", "kept", "backlog", "counters", "p95", "rate", "stall", "idle"),
+    *("arrival_rate", "service_time", "utilisation", "capacity"),
 )
 
 
@@ -120,17 +124,27 @@ def _consumer(consumer: ConsumerStatus, now: float) -> dict[str, Any]:
     return document
 
 
+def overview(snapshot: Snapshot, line: Iterable[Place]) -> dict[str, Any]:
+    """Return all stages, how they follow each other, and the one whose Consumers hold the others back."""
+    now, views = time.monotonic(), snapshot.stages
+    expected = {name: outlook(view, paused=snapshot.paused) for name, view in views.items()}
+    return {
+        "line": [place._asdict() | {"here": place.name in views} for place in line],
+        "bottleneck": bottleneck(views, expected),
+        "stages": [describe(view, now, expected[name]) for name, view in views.items()],
+    }
+
+
 def stages(api: Api) -> Any:
     """Return all stages."""
-    now = time.monotonic()
-    return {"stages": [describe(view, now) for view in api.snapshot().stages.values()]}
+    return overview(api.snapshot(), api.line)
 
 
 def one(api: Api, stage: str) -> Any:
     """Return one stage."""
     snapshot, view = api.snapshot(), api.stage(stage)
-    more = {"revision": snapshot.document.revision}
-    return describe(view, time.monotonic()) | more | {"undone": [_undone(each) for each in view.desired.undone]}
+    more = {"revision": snapshot.document.revision, "undone": [_undone(each) for each in view.desired.undone]}
+    return describe(view, time.monotonic(), outlook(view, paused=snapshot.paused)) | more
 
 
 def listening(api: Api, stage: str) -> Any:

@@ -217,6 +217,11 @@ class StageStatus(_Record, frozen=True, tag="status"):
     last_settled: float
     stall: float  # the longest time that this Producer's loop was blocked, seconds
     idle: bool  # input, process tree and retry queues are empty, as far as the Producer knows
+    arrival_rate: float | None = None  # messages per second that come to the input queue, lately
+    service_time: float | None = None  # seconds that recent messages took in their handlers, on average
+    utilisation: float | None = None  # share of time in which the Consumers had messages lately, 0 to 1
+    capacity: float | None = None  # messages per second that the present Consumers can settle
+    hold_back: str = "no"  # why nothing comes although it should: no | bytes | unplaced | retries
 
 
 class Ended(_Record, frozen=True, tag="ended"):

@@ -34,6 +34,7 @@ class Fleet:
         self._generations: dict[int, Generation] = {}  # by the code that a Consumer may be started with
         self._leaving: set[int] = set()  # lanes that get no more work
         self._last_number = 0
+        self._busy_before = 0.0  # seconds that lanes had messages which have ended
 
     # --- what is wanted
 
@@ -111,6 +112,10 @@ class Fleet:
         """How many Consumers share the work."""
         return sum(lane.state in ("idle", "busy") and self.at_work(lane) for lane in self.lanes.values())
 
+    def busy_seconds(self, now: float) -> float:
+        """Return for how long Consumers have had messages, all of them together, since the start."""
+        return self._busy_before + sum(lane.busy_seconds(now) for lane in self.lanes.values())
+
     @property
     def switch(self) -> SwitchState | None:
         """How far the last change of jobs or code is; None once nothing is left of it."""
@@ -144,6 +149,7 @@ class Fleet:
     def died(self, lane: Lane, death: Death, now: float, *, attributed: bool) -> None:
         """Remove a dead lane; `attributed`: it died of a message that had killed before."""
         del self.lanes[lane.number]
+        self._busy_before += lane.busy_seconds(now)
         wanted = lane.number in self._leaving
         self._leaving.discard(lane.number)
         lane.in_hand_slot.end()

@@ -41,6 +41,7 @@ class Intake:
     ) -> None:
         self.prefetch = 0  # in force; 0: nothing is taken
         self.problem = ""  # why nothing is taken although messages are wanted
+        self.hold_back = HoldBack.NO
         self.draining = False
         self._spec = spec
         self._ledger = ledger
@@ -95,7 +96,7 @@ class Intake:
             unplaced=publications.unplaced,
         )
         decision = self._admission.decide(facts, now)
-        self.problem = self._explain(decision)
+        self.problem, self.hold_back = self._explain(decision), decision.hold_back
         self._set_prefetch(decision.prefetch)
         if decision.give_back:
             self.give_back_held()

@@ -64,6 +64,7 @@ class Lane:
         self.state = "starting"
         self.since = time.monotonic()  # when the state began, or the present chunk
         self.done = 0
+        self._busy = 0.0  # seconds that it had chunks, without the present one
         self.rss = 0
         self.unfit: Unfit | None = None
         self.replace_reason = ""  # why the Consumer asks to be replaced
@@ -105,6 +106,10 @@ class Lane:
     def output_tail(self) -> str:
         """The last output of the Consumer to stdout and stderr."""
         return self._child.output_tail
+
+    def busy_seconds(self, now: float) -> float:
+        """Return for how long it has had messages, since its birth."""
+        return self._busy + (now - self.since if self.state == "busy" else 0.0)
 
     # --- called by the owner
 
@@ -175,8 +180,10 @@ class Lane:
         return self._labelled[1]
 
     def _become(self, state: str) -> None:
+        now = time.monotonic()
+        self._busy = self.busy_seconds(now)
         self.state = state
-        self.since = time.monotonic()
+        self.since = now
 
     def _on_uplink(self, uplink: Uplink) -> None:
         match uplink:

@@ -22,13 +22,14 @@ WINDOW = 512  # observations after which all older ones are halved
 
 
 class ServiceTime:
-    """Handler times of the stage: a histogram for the metrics, and a recent high quantile for decisions."""
+    """Handler times of the stage: all of them for the metrics, recent ones for decisions and for who looks."""
 
     def __init__(self) -> None:
         self.histogram = Histogram()
         self.count = 0
         self._recent = [0.0] * 40  # weight for each power of two, from 2^-20 s (1 us)
         self._weight = 0.0
+        self._total = 0.0  # seconds, weighted alike
 
     def observe(self, seconds: float) -> None:
         """Count one message."""
@@ -36,9 +37,16 @@ class ServiceTime:
         self.count += 1
         self._recent[min(39, max(0, math.frexp(seconds or SHORTEST)[1] + 20))] += 1
         self._weight += 1
+        self._total += seconds
         if self._weight >= WINDOW:
             self._recent = [weight / 2 for weight in self._recent]
             self._weight /= 2
+            self._total /= 2
+
+    @property
+    def mean(self) -> float | None:
+        """The mean of the recent messages, in seconds; None before the first message."""
+        return self._total / self._weight if self.count else None
 
     def quantile(self, share: float = QUANTILE) -> float | None:
         """Return an upper bound, in seconds, for this share of the recent messages; None before the first message."""

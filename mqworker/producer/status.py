@@ -24,7 +24,8 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
     lanes = sorted(fleet.lanes.values(), key=lambda lane: (lane.slot, lane.number))
     now = time.monotonic()
     starting = stage.desired.consumers and not fleet.working() and not stage.as_wanted()
-    backlog = link.depth()
+    backlog, flow = link.depth(), timers.flow
+    empty = backlog == 0 and len(ledger) == 0 and link.state.connected
     times = {
         "process": stage.service_time.histogram,
         "wait": dispatch.wait_time,
@@ -55,10 +56,15 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
         counters=asdict(ledger.counters) | settlement.processed | exits,
         times={name: time.times for name, time in times.items()},
         p95=stage.service_time.quantile() or 0.0,
-        rate=round(timers.rate, 3),
+        rate=round(flow.rate, 3),
         last_settled=settlement.last_settled,
         stall=round(timers.stall, 4),
-        idle=backlog == 0 and len(ledger) == 0 and link.state.connected and now > settlement.retry_until,
+        idle=empty and now > settlement.retry_until,
+        arrival_rate=flow.arrival_rate,
+        service_time=stage.service_time.mean,
+        utilisation=flow.utilisation,
+        capacity=flow.capacity(fleet.working(), stage.service_time.mean),
+        hold_back="retries" if empty and now <= settlement.retry_until else intake.hold_back.name.lower(),
     )
 
 

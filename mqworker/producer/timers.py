@@ -8,13 +8,13 @@ import logging
 import time
 
 from mqworker.ipc import logs
+from mqworker.producer.flow import EVERY, Flow, Sample
 from mqworker.producer.limits import Limits
 from mqworker.producer.stage import Stage
 
 BUSY = 0.02  # seconds between ticks while Consumers are busy
 QUIET = 0.25
 SUMMARY = 60.0  # seconds between summaries
-RATE_WINDOW = 5.0  # seconds over which the rate is measured
 
 log = logging.getLogger("mqworker.timers")
 
@@ -23,12 +23,13 @@ class Timers:
     """Ticks for one stage."""
 
     def __init__(self, stage: Stage) -> None:
-        self.rate = 0.0  # settled per second
+        self.flow = Flow()
         self.stall = 0.0  # the longest delay of a tick so far
         self._stage = stage
         self._limits = Limits(stage.dispatch.fleet)
         self._due = time.monotonic()
-        self._counts = [(time.monotonic(), 0)]  # (time, settled) over the last RATE_WINDOW
+        self._measured = 0.0  # when `flow` got its last sample
+        self._available = 0.0  # seconds of Consumers until then
         self._summary_due = time.monotonic() + SUMMARY
         self._summary_from = (0, 0)
 
@@ -51,13 +52,13 @@ class Timers:
         return wait
 
     def _measure(self, now: float) -> None:
-        counts = self._counts
-        if now - counts[-1][0] >= 0.25:
-            counts.append((now, self._stage.ledger.counters.settled))
-            while len(counts) > 2 and now - counts[0][0] > RATE_WINDOW:
-                counts.pop(0)
-            (first, settled_first), (last, settled_last) = counts[0], counts[-1]
-            self.rate = (settled_last - settled_first) / max(last - first, 1e-9)
+        since, ledger, fleet = now - self._measured, self._stage.ledger, self._stage.dispatch.fleet
+        if since >= EVERY:
+            if self._measured:
+                self._available += since * max(fleet.working(), len(fleet.busy()))
+            self._measured = now
+            depth, busy = self._stage.link.depth(), fleet.busy_seconds(now)
+            self.flow.observe(Sample(now, ledger.counters.settled, len(ledger), depth, busy, self._available))
 
     def _summarise(self, now: float) -> None:
         stage = self._stage

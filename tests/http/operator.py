@@ -85,11 +85,19 @@ def stage_status(stage: str = "alpha", **changes: Any) -> StageStatus:
 class LittleService:
     """See the module head."""
 
-    def __init__(self, folder: Path, token: str = "", toml: str = TOML, hosts: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        token: str = "",
+        toml: str = TOML,
+        hosts: tuple[str, ...] = (),
+        part: tuple[str, ...] | None = None,
+    ) -> None:
         path = folder / "mqworker.toml"
         path.write_text(toml)
         path.chmod(0o600)
-        self.loaded: Loaded = load(path, {}, {})
+        loaded = load(path, {}, {})
+        self.loaded: Loaded = loaded if part is None else loaded.part(part)
         self._null = os.open(os.devnull, os.O_WRONLY)
         self.writer = logs.LogWriter("test", self._null)
         self.control = Control(self.loaded, self.writer)

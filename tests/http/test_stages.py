@@ -18,10 +18,25 @@ from mqworker.control.desired_state import (
     SetRunning,
 )
 from mqworker.ipc.messages import CodeCopy
-from tests.http.operator import GOOD_LINK, stage_status
+from tests.http.operator import GOOD_LINK, LittleService, stage_status
 from tests.support.waiting import wait_for
 
 ALPHA = "/api/v1/stages/alpha"
+LINE = """
+[control]
+port = 0
+[stages.store]
+input = "found"
+jobs = ["m:f"]
+[stages.decode]
+input = "frames"
+jobs = ["m:f"]
+output = "images"
+[stages.detect]
+input = "images"
+jobs = ["m:f"]
+output = { exchange = "results", queue = "found", routing_key = "found" }
+"""
 
 
 def test_stages_tell_desired_and_actual(service):
@@ -35,6 +50,30 @@ def test_stages_tell_desired_and_actual(service):
     assert (consumer["slot"], consumer["generation"], consumer["message_id"]) == (1, 1, "id-1")
     assert 2 <= consumer["message_seconds"] < 30
     assert service.ask("GET", "/api/v1/status").json["stages"][0]["name"] == "alpha"
+
+
+def test_stages_are_shown_as_a_line(tmp_path):
+    """Status and stages tell the order, also of stages that run elsewhere, and the bottleneck; a stage its figures."""
+    little = LittleService(tmp_path, toml=LINE, part=("store", "decode"))
+    try:
+        busy = {"arrival_rate": 3.0, "service_time": 0.5, "utilisation": 1.0, "capacity": 4.0}
+        little.tell("store", stage_status("store", **busy))
+        for path in ("stages", "status"):
+            told = little.ask("GET", f"/api/v1/{path}").json
+            assert [stage["name"] for stage in told["stages"]] == ["store", "decode"], "the order of the file"
+            assert told["bottleneck"] == "store"
+            assert told["line"] == [
+                {"name": "decode", "level": 0, "feeds": ["detect"], "here": True},
+                {"name": "detect", "level": 1, "feeds": ["store"], "here": False},
+                {"name": "store", "level": 2, "feeds": [], "here": True},
+            ]
+        store = little.ask("GET", "/api/v1/stages/store").json
+        assert busy.items() <= store["actual"].items()
+        shown = {name: store[name] for name in ("unfinished", "seconds_left", "growing", "held_back_by")}
+        assert shown == {"unfinished": 18, "seconds_left": 18.0, "growing": False, "held_back_by": "consumers"}
+        assert little.ask("GET", "/api/v1/stages/detect").status == 404
+    finally:
+        little.close()
 
 
 @pytest.mark.parametrize(

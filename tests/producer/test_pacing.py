@@ -112,3 +112,15 @@ def test_a_steady_load_does_not_move_the_prefetch_to_and_fro(noise, consumers, h
         new = derive_prefetch(high * factor, consumers, value)
         moves, value = moves + (new != value), new
     assert moves <= 1
+
+
+@given(st.lists(durations, min_size=1, max_size=WINDOW - 1))
+def test_the_mean_is_that_of_the_recent_messages(values):
+    """Within the window it is exact; after a change of load the recent messages decide."""
+    assert measured(values).mean == pytest.approx(math.fsum(values) / len(values))
+    assert measured([1.0] * 10_000 + [0.001] * 6_000).mean <= 0.002
+
+
+def test_there_is_no_mean_before_the_first():
+    """Without an observation there is none."""
+    assert ServiceTime().mean is None

@@ -1,0 +1,86 @@
+"""What holds a stage back, and when it will be done, from its desired state and its Producer's report.
+
+Pure; used by whoever shows a stage. A forecast supposes that everything goes on as in the last half minute.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from mqworker.control.control import StageView
+from mqworker.ipc.messages import StageStatus
+
+CONSUMERS, NOTHING = "consumers", "nothing"
+SATURATED = 0.8  # utilisation from which on the Consumers hold back what waits
+_REASONS = {"bytes": "max_held_bytes", "unplaced": "output"}  # other names for a Producer's reasons; no: there is none
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """What is to be expected of a stage."""
+
+    unfinished: int | None  # messages ready in the input queue, or taken and not settled; None: not known
+    seconds_left: float | None  # until all of them are settled, if it goes on like this; None: never, or not known
+    growing: bool  # they become more and more
+    held_back_by: str
+
+
+def outlook(view: StageView, *, paused: bool) -> Outlook:
+    """Return what is to be expected of a stage; `paused`: the whole service is."""
+    status, held_back_by = view.actual, _held_back_by(view, paused=paused)
+    if status is None or (unfinished := _unfinished(status)) is None:
+        return Outlook(None, None, False, held_back_by)
+    if held_back_by not in (CONSUMERS, NOTHING) or status.capacity is None:
+        return Outlook(unfinished, None if unfinished or held_back_by != NOTHING else 0.0, False, held_back_by)
+    left = status.capacity - (status.arrival_rate or 0.0)
+    growing = left <= 0 and unfinished > _ready(status)
+    seconds = None if growing else _seconds(unfinished, left if left > 0 else status.capacity, status.service_time)
+    return Outlook(unfinished, seconds, growing, held_back_by)
+
+
+def bottleneck(views: Mapping[str, StageView], outlooks: Mapping[str, Outlook]) -> str | None:
+    """Return the stage whose Consumers hold the others back most: the one with the highest utilisation."""
+    saturated = [name for name, each in outlooks.items() if each.held_back_by == CONSUMERS]
+
+    def utilisation(name: str) -> float:
+        status = views[name].actual
+        return (status.utilisation if status is not None else None) or 0.0
+
+    return max(saturated, key=utilisation, default=None)
+
+
+def _seconds(unfinished: int, rate: float, service_time: float | None) -> float:
+    """Return the time until these are settled; the last of them takes as long as a message takes."""
+    return round(max(unfinished / rate, service_time or 0.0), 3) if unfinished else 0.0
+
+
+def _unfinished(status: StageStatus) -> int | None:
+    return None if status.backlog is None else status.backlog + status.held + status.dispatched + status.settling
+
+
+def _ready(status: StageStatus) -> int:
+    """Return how many Consumers are set up."""
+    return sum(consumer.state in ("idle", "busy") for consumer in status.consumers)
+
+
+def _held_back_by(view: StageView, *, paused: bool) -> str:  # noqa: PLR0911 - one return a reason, the first that applies
+    desired, status = view.desired, view.actual
+    if not desired.running:
+        return "stopped"
+    if status is None or status.crash_loop:
+        return "crash loop" if status is not None else view.state
+    if paused or not desired.listening:
+        return "paused"
+    if not desired.working or not desired.consumers:
+        return "no consumers"
+    if not status.link.connected:
+        return "broker"
+    if status.link.blocked:
+        return "blocked"
+    if not _ready(status):
+        return "starting"
+    if status.hold_back != "no":
+        return _REASONS.get(status.hold_back, status.hold_back)
+    if status.problem or not status.link.consuming:
+        return "problem" if status.problem else "starting"
+    waits = (_unfinished(status) or 0) > _ready(status)
+    return CONSUMERS if waits and (status.utilisation or 0.0) >= SATURATED else NOTHING

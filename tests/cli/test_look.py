@@ -1,0 +1,51 @@
+"""How `status` prints the stages as a line."""
+
+from typing import Any
+
+from mqworker.cli.look import show_line
+
+
+def view(name: str, left: float | None, reason: str = "nothing", **changes: Any) -> dict[str, Any]:
+    """Return what the service tells of a stage."""
+    actual = {"arrival_rate": 12.0, "service_time": 0.02, "utilisation": 0.25} | changes
+    rest = {"unfinished": 3, "seconds_left": left, "growing": False, "held_back_by": reason}
+    return {"name": name, "actual": actual} | rest
+
+
+def lines(capsys, *stages: tuple[int, str, dict[str, Any] | None], bottleneck: str | None = None) -> list[str]:
+    """Return what is printed, with single blanks between columns, after the head."""
+    line = [{"name": name, "level": level, "feeds": [], "here": shown is not None} for level, name, shown in stages]
+    views = {name: shown for _, name, shown in stages if shown is not None}
+    show_line({"line": line, "stages": views, "bottleneck": bottleneck})
+    head, *rows = capsys.readouterr().out.splitlines()
+    columns = ("line", "arriving/s", "service time", "utilisation", "unfinished", "done in", "held back by")
+    places = [head.index(column) for column in columns]
+    return ["|".join(row[at:to].rstrip() for at, to in zip(places, [*places[1:], None], strict=True)) for row in rows]
+
+
+def test_it_reads_as_a_line(capsys):
+    """Each stage is below those that feed it, with its figures and what holds it back; others' stages are named."""
+    detect = view("detect", None, "consumers", service_time=2.5, utilisation=0.996) | {
+        "growing": True,
+        "unfinished": 1204,
+    }
+    unknown = {"arrival_rate": None, "service_time": None, "utilisation": None}
+    store = view("store", None, "broker", **unknown) | {"unfinished": None}
+    assert lines(
+        capsys,
+        *((0, "decode", view("decode", 0.0)), (1, "detect", detect), (2, "store", store), (2, "mail", None)),
+        *((0, "apart", view("apart", 90.0)), (0, "stopped", store | {"actual": None, "held_back_by": "stopped"})),
+        bottleneck="detect",
+    ) == [
+        "decode|12.0|20 ms|25%|3|0 s|nothing",
+        "-> detect|12.0|2.5 s|100%|1,204|never: growing|consumers: the bottleneck",
+        "   -> store|?|-|-|?|-|broker",
+        "   -> mail|-|-|-|-|-|runs elsewhere",
+        "apart|12.0|20 ms|25%|3|90 s|nothing",
+        "stopped|?|-|-|?|-|stopped",
+    ]
+
+
+def test_one_stage_stands_at_the_margin(capsys):
+    """With --stage there is no line to show, and no arrow."""
+    assert lines(capsys, (2, "store", view("store", 0.0))) == ["store|12.0|20 ms|25%|3|0 s|nothing"]

@@ -35,18 +35,16 @@ async def used_elsewhere(
     if not names or not loaded.elsewhere:
         return {}
     reports = await asyncio.gather(*(_look(loaded, stage, on_log) for stage in loaded.elsewhere))
-    wrong = {}
+    wrong: dict[str, str] = {}
     for stage, report in zip(loaded.elsewhere, reports, strict=True):
         if wrong_code := report.problems or [f"params.{field}: {what}" for field, what in report.fields]:
             why = wrong_code[0].partition("\n")[0]
             what = f"stage {stage} does not run here, and it is not known which shared objects it uses: {why}"
             logs.report(log, logging.WARNING, "user_code", what)
         for use in report.shared:
-            if use.job in names:
-                wrong[names[use.job]] = (
-                    f"the shared object {names[use.job]} is also used by stage {stage}, which does not run here: its"
-                    " state is in one service; run all stages that use it in the same one"
-                )
+            if name := names.get(use.job):
+                what = f"the shared object {name} is also used by stage {stage}, which does not run here: its state is"
+                wrong.setdefault(name, f"{what} in one service; run all stages that use it in the same one")
     return wrong
 
 

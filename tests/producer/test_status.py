@@ -1,0 +1,103 @@
+"""What a Producer reports, from a real stage on the embedded broker, in the test's process."""
+
+import logging
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mqworker.amqp.properties import Properties
+from mqworker.brokers.base import Publication
+from mqworker.brokers.sqlite import store
+from mqworker.brokers.sqlite.file import File
+from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
+from mqworker.ipc.messages import Desired, Generation, Report, StageSpec, StageStatus
+from mqworker.producer.stage import Stage
+from mqworker.producer.status import stage_status
+from mqworker.producer.timers import Timers
+from tests.support.loop import on_loop
+from tests.support.waiting import until
+
+
+def put(path: Path, count: int) -> None:
+    """Store messages."""
+    file = File(path)
+    with file.transaction() as db:
+        store.make_queue(db, "in")
+        for number in range(count):
+            store.publish(db, Publication("", "in", Properties(message_id=str(number)).encode(), b"{}"))
+    file.close()
+
+
+class Reporting:
+    """A stage, and its reports as they cross to the Service."""
+
+    def __init__(self, folder: Path, consumers: int) -> None:
+        config = StageConfig(input=InputConfig(queue="in"), jobs=("jobs:handle",))
+        self.broker = folder / "broker.db"
+        where = BrokerConfig(url=f"sqlite:///{self.broker}")
+        spec = StageSpec("t", "s", config, where, str(folder), str(folder), 1.0)
+        generation = Generation(1, 1, ["jobs:handle"], None, b"{}")
+        desired = Desired(1, True, consumers, generation, None, 0.0, 0.0, logging.WARNING)
+        self.stage = Stage(spec, desired, lambda _event: None, lambda: None)
+        self.timers = Timers(self.stage)
+        self.stage.start()
+
+    def told(self) -> StageStatus:
+        """Do what is due, and return the next report."""
+        self.timers.tick()
+        report = msgspec.msgpack.decode(msgspec.msgpack.encode(stage_status(self.stage, self.timers)), type=Report)
+        assert isinstance(report, StageStatus)
+        return report
+
+    async def close(self) -> None:
+        """End its Consumers and its connection."""
+        fleet = self.stage.dispatch.fleet
+        self.stage.quiet()
+        fleet.kill_all("the test is over")
+        await until(lambda: not fleet.lanes, 20, "no Consumer")
+        await self.stage.link.close(5)
+
+
+@on_loop
+async def test_a_stage_without_consumers_knows_what_waits_and_what_comes(tmp_path):
+    """Backlog and arrival rate are there, and crossing to the Service keeps them; what Consumers do is not known."""
+    it = Reporting(tmp_path, consumers=0)
+    try:
+        await until(lambda: it.told().backlog == 0 and it.told().arrival_rate == 0, 20, "an empty queue")
+        put(it.broker, 30)
+        began = time.monotonic()
+        status = await until(lambda: (now := it.told()).backlog == 30 and now.arrival_rate and now, 20, "30 messages")
+        assert 30 / (time.monotonic() - began + 30) <= status.arrival_rate <= 30
+        assert (status.utilisation, status.service_time, status.capacity, status.hold_back) == (None, None, None, "no")
+    finally:
+        await it.close()
+
+
+@on_loop
+async def test_a_consumer_is_utilised_while_it_has_messages(tmp_path):
+    """One that waits has a utilisation of 0; one with a long message is utilised before that is done."""
+    (tmp_path / "jobs.py").write_text(
+        "import time\nfrom pathlib import Path\n"
+        "def handle(body):\n"
+        "    began = time.monotonic()\n"
+        "    while not Path(__file__).with_name('go').exists():\n        time.sleep(0.01)\n"
+        "    time.sleep(0.02)\n"
+    )
+    it = Reporting(tmp_path, consumers=1)
+    try:
+        status = await until(lambda: (now := it.told()).utilisation is not None and now, 60, "a Consumer for a while")
+        assert (status.utilisation, status.service_time, status.capacity) == (0.0, None, None)
+        put(it.broker, 100)
+        status = await until(lambda: (now := it.told()).utilisation > 0.5 and now, 60, "half of the time is used")
+        assert (status.service_time, status.capacity, status.counters["settled"]) == (None, None, 0)
+        (tmp_path / "go").touch()
+        status = await until(lambda: (now := it.told()).counters["settled"] == 100 and now, 60, "all messages")
+        first = status.times["process"].total - 99 * 0.02
+        assert status.service_time == pytest.approx(status.times["process"].total / 100)
+        assert status.service_time > 0.02 + first / 200
+        status = await until(lambda: (now := it.told()).capacity and now, 20, "a sample with all messages")
+        assert status.capacity <= 100 / status.times["process"].total + 0.01
+    finally:
+        await it.close()

@@ -92,11 +92,11 @@ def show_line(snapshot: dict[str, Any]) -> None:
         depth = place["level"] - first
         view = snapshot["stages"].get(place["name"])
         name = "   " * (depth - 1) + "-> " * bool(depth) + place["name"]
-        rows.append([name, *(_flow(view, snapshot["bottleneck"]) if view else ["-"] * 5 + ["runs elsewhere"])])
+        rows.append([name, *(_flow(view, snapshot["bottlenecks"]) if view else ["-"] * 5 + ["runs elsewhere"])])
     output.table(("line", "arriving/s", "service time", "utilisation", "unfinished", "done in", "held back by"), rows)
 
 
-def _flow(view: dict[str, Any], bottleneck: str | None) -> list[str]:
+def _flow(view: dict[str, Any], bottlenecks: list[str]) -> list[str]:
     actual = view["actual"] or dict.fromkeys(("arrival_rate", "service_time", "utilisation"))
     left, unfinished = view["seconds_left"], view["unfinished"]
     return [
@@ -104,8 +104,8 @@ def _flow(view: dict[str, Any], bottleneck: str | None) -> list[str]:
         "-" if actual["service_time"] is None else output.seconds(actual["service_time"]),
         "-" if actual["utilisation"] is None else f"{actual['utilisation']:.0%}",
         "?" if unfinished is None else f"{unfinished:,}",
-        "never: growing" if view["growing"] else "-" if left is None else output.seconds(left) if left else "0 s",
-        view["held_back_by"] + (": the bottleneck" if view["name"] == bottleneck else ""),
+        "growing" if view["growing"] else "-" if left is None else output.seconds(left) if left else "0 s",
+        view["held_back_by"] + (": the bottleneck" if view["name"] in bottlenecks else ""),
     ]
 
 

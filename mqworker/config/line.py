@@ -57,6 +57,17 @@ def in_order(after: Mapping[str, Collection[str]]) -> list[Place]:
     return [Place(name, level, tuple(after[name])) for name, level in levels.items()]
 
 
+def lines(places: Iterable[Place]) -> list[list[str]]:
+    """Return the stages that hang together, each line by the names of its stages."""
+    found: list[list[str]] = []
+    for place in places:
+        near = {place.name, *place.feeds}
+        joined = [line for line in found if near & set(line)]
+        found = [line for line in found if line not in joined]
+        found.append(list(dict.fromkeys(name for line in (*joined, (place.name, *place.feeds)) for name in line)))
+    return found
+
+
 def feeds(stages: Mapping[str, StageConfig], *, embedded: bool) -> dict[str, dict[str, str]]:
     """Return for each stage those that its results come to, each with the key of its output that brings them there."""
     bindings = tuple(_bindings(stages.values(), embedded=embedded))

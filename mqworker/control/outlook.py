@@ -3,7 +3,7 @@
 Pure; used by whoever shows a stage. A forecast supposes that everything goes on as in the last half minute.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -37,15 +37,14 @@ def outlook(view: StageView, *, paused: bool) -> Outlook:
     return Outlook(unfinished, seconds, growing, held_back_by)
 
 
-def bottleneck(views: Mapping[str, StageView], outlooks: Mapping[str, Outlook]) -> str | None:
-    """Return the stage whose Consumers hold the others back most: the one with the highest utilisation."""
-    saturated = [name for name, each in outlooks.items() if each.held_back_by == CONSUMERS]
-
-    def utilisation(name: str) -> float:
-        status = views[name].actual
-        return (status.utilisation if status is not None else None) or 0.0
-
-    return max(saturated, key=utilisation, default=None)
+def bottleneck(views: Iterable[StageView], outlooks: Mapping[str, Outlook]) -> str | None:
+    """Return which of these stages holds the others back most: of those whose Consumers do, the most utilised one."""
+    saturated = {
+        view.name: view.actual.utilisation or 0.0
+        for view in views
+        if view.actual is not None and outlooks[view.name].held_back_by == CONSUMERS
+    }
+    return max(saturated, key=saturated.__getitem__, default=None)
 
 
 def _seconds(unfinished: int, rate: float, service_time: float | None) -> float:

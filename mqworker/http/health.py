@@ -4,7 +4,7 @@ Health reads only the snapshot and never waits: it answers while the main thread
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -75,7 +75,7 @@ def ready(api: Api) -> Any:
     return {"status": "ready"}
 
 
-def status_document(snapshot: Snapshot, line: Iterable[Place]) -> dict[str, Any]:
+def status_document(snapshot: Snapshot, line: Sequence[Place]) -> dict[str, Any]:
     """Return the state of the whole service as plain data."""
     return {
         "service": snapshot.service,

@@ -4,13 +4,13 @@ Runs in the server's threads. Reads snapshots; sends changes through Control to 
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from mqworker.config.line import Place
+from mqworker.config.line import Place, lines
 from mqworker.config.model import Seconds
 from mqworker.control.chain import enabled
 from mqworker.control.control import Snapshot, StageView
@@ -124,13 +124,14 @@ def _consumer(consumer: ConsumerStatus, now: float) -> dict[str, Any]:
     return document
 
 
-def overview(snapshot: Snapshot, line: Iterable[Place]) -> dict[str, Any]:
-    """Return all stages, how they follow each other, and the one whose Consumers hold the others back."""
+def overview(snapshot: Snapshot, line: Sequence[Place]) -> dict[str, Any]:
+    """Return all stages, how they follow each other, and in each line the one whose Consumers hold the others back."""
     now, views = time.monotonic(), snapshot.stages
     expected = {name: outlook(view, paused=snapshot.paused) for name, view in views.items()}
+    found = (bottleneck([views[name] for name in names if name in views], expected) for names in lines(line))
     return {
         "line": [place._asdict() | {"here": place.name in views} for place in line],
-        "bottleneck": bottleneck(views, expected),
+        "bottlenecks": [name for name in found if name is not None],
         "stages": [describe(view, now, expected[name]) for name, view in views.items()],
     }
 

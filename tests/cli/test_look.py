@@ -12,11 +12,11 @@ def view(name: str, left: float | None, reason: str = "nothing", **changes: Any)
     return {"name": name, "actual": actual} | rest
 
 
-def lines(capsys, *stages: tuple[int, str, dict[str, Any] | None], bottleneck: str | None = None) -> list[str]:
+def lines(capsys, *stages: tuple[int, str, dict[str, Any] | None], bottleneck: str = "") -> list[str]:
     """Return what is printed, with single blanks between columns, after the head."""
     line = [{"name": name, "level": level, "feeds": [], "here": shown is not None} for level, name, shown in stages]
     views = {name: shown for _, name, shown in stages if shown is not None}
-    show_line({"line": line, "stages": views, "bottleneck": bottleneck})
+    show_line({"line": line, "stages": views, "bottlenecks": [bottleneck]})
     head, *rows = capsys.readouterr().out.splitlines()
     columns = ("line", "arriving/s", "service time", "utilisation", "unfinished", "done in", "held back by")
     places = [head.index(column) for column in columns]
@@ -38,7 +38,7 @@ def test_it_reads_as_a_line(capsys):
         bottleneck="detect",
     ) == [
         "decode|12.0|20 ms|25%|3|0 s|nothing",
-        "-> detect|12.0|2.5 s|100%|1,204|never: growing|consumers: the bottleneck",
+        "-> detect|12.0|2.5 s|100%|1,204|growing|consumers: the bottleneck",
         "   -> store|?|-|-|?|-|broker",
         "   -> mail|-|-|-|-|-|runs elsewhere",
         "apart|12.0|20 ms|25%|3|90 s|nothing",

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqworker.config.line import Place, in_order, line
+from mqworker.config.line import Place, in_order, line, lines
 from mqworker.config.model import InputConfig, OutputConfig, StageConfig
 
 
@@ -54,6 +54,12 @@ def test_any_graph_is_ordered(edges):
     order = list(level)
     for name, to in forward.items():
         assert all(order.index(name) < order.index(other) and level[name] < level[other] for other in to)
+
+
+def test_what_hangs_together_is_one_line():
+    """Forks and joins are; stages without a way between them are not."""
+    after = {"a": ["c"], "b": [], "c": [], "d": ["c", "f"], "e": ["b"], "f": []}
+    assert sorted(map(sorted, lines(in_order(after)))) == [["a", "c", "d", "f"], ["b", "e"]]
 
 
 def test_results_come_by_queue_exchange_and_binding():

@@ -92,12 +92,14 @@ def test_when_it_is_done(changes, unfinished, seconds, growing):
 
 def test_the_bottleneck_has_the_highest_utilisation_of_those_that_wait_for_their_consumers():
     """A stage that is busier, but where nothing waits, is none; neither is one that is stopped."""
-    views = {
-        "busy": stage(utilisation=1.0, dispatched=2),
-        "full": stage(**(FULL | {"utilisation": 0.9})),
-        "fuller": stage(**FULL),
-        "stopped": stage(desired={"running": False}, **FULL),
-    }
-    expected = {name: outlook(view, paused=False) for name, view in views.items()}
+    busy = stage(utilisation=1.0, dispatched=2)
+    full = stage(**(FULL | {"utilisation": 0.9}))
+    stopped = stage(desired={"running": False}, **FULL)
+    views = [
+        msgspec.structs.replace(view, name=name)
+        for name, view in {"busy": busy, "full": full, "fuller": stage(**FULL), "stopped": stopped}.items()
+    ]
+    expected = {view.name: outlook(view, paused=False) for view in views}
     assert bottleneck(views, expected) == "fuller"
-    assert bottleneck(views, {"busy": expected["busy"]}) is None
+    assert bottleneck(views[:2], expected) == "full"
+    assert bottleneck(views[:1], expected) is None

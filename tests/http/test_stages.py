@@ -61,7 +61,7 @@ def test_stages_are_shown_as_a_line(tmp_path):
         for path in ("stages", "status"):
             told = little.ask("GET", f"/api/v1/{path}").json
             assert [stage["name"] for stage in told["stages"]] == ["store", "decode"], "the order of the file"
-            assert told["bottleneck"] == "store"
+            assert told["bottlenecks"] == ["store"]
             assert told["line"] == [
                 {"name": "decode", "level": 0, "feeds": ["detect"], "here": True},
                 {"name": "detect", "level": 1, "feeds": ["store"], "here": False},

@@ -94,10 +94,10 @@ def test_three_stages_in_one_service(service):
 
         def saturated() -> dict | None:
             told = status(running)
-            return told if told["bottleneck"] is not None else None
+            return told if told["bottlenecks"] else None
 
         told = wait_for(saturated, 90, "a bottleneck")
-        assert told["bottleneck"] == "detect"
+        assert told["bottlenecks"] == ["detect"]
         assert [(place["name"], place["level"], place["feeds"], place["here"]) for place in told["line"]] == [
             ("decode", 0, ["detect"], True),
             ("detect", 1, ["store"], True),
@@ -176,6 +176,22 @@ def test_two_services_run_a_part_each_on_rabbitmq(rabbit, names, service):
     assert sorted(result["n"] for result in results) == list(range(500))
     assert all(result["via"] == VIA for result in results)
     assert (first.stop(), second.stop()) == (0, 0)
+
+
+def test_the_line_is_shown_while_the_broker_is_away(service):
+    """What is at the broker is not known then, and shown so; the reason is the broker."""
+    broker = f'[broker]\nurl = "amqp://guest:guest@127.0.0.1:{free_port()}/"'
+    running = service(STAGES.format(broker=broker, to=""), {"jobs.py": JOBS}).start(ready=None)
+    running.event("started")
+
+    def away() -> bool:
+        return {each["held_back_by"] for each in status(running)["stages"].values()} == {"broker"}
+
+    wait_for(away, 30, "every stage to tell of the broker")
+    assert {each["unfinished"] for each in status(running)["stages"].values()} == {None}
+    assert line_of(running) == [
+        [name, "?", "-", "-", "?", "-", "broker"] for name in ("decode", "-> detect", "-> store")
+    ]
 
 
 def test_what_was_set_live_outlives_runs_of_other_parts(service):

@@ -5,12 +5,14 @@ arrivals follow from what is settled and from how the number of unsettled ones c
 other services consume from the same queue, what they take counts as not arrived.
 """
 
+import math
 from collections import deque
 from typing import NamedTuple
 
 EVERY = 0.25  # seconds between two samples
 RATE_WINDOW = 5.0  # seconds over which the rate is measured
-WINDOW = 30.0  # seconds over which everything else is
+WINDOW = 30.0  # seconds over which utilisation and capacity are
+SOON, FEW, LONG = 10.0, 10, 1800.0  # arrivals: seconds at least; more until there are so many messages; seconds at most
 SAME = 5.0  # seconds after which a depth that has not changed counts as read again
 SHORTEST = 1.0  # seconds of observation before anything is said
 ENOUGH = 100  # messages in the window: from then on, what the Consumers have done tells what they can do
@@ -33,7 +35,7 @@ class Sample(NamedTuple):
 
 
 class Flow:
-    """The samples of the last WINDOW seconds, and what they tell."""
+    """The samples of the last while, and what they tell."""
 
     def __init__(self) -> None:
         self._samples: deque[Sample] = deque()
@@ -47,8 +49,8 @@ class Flow:
             self._read.clear()
         elif not self._read or sample.depth != before or sample.time - self._read[-1].time >= SAME:
             self._read.append(sample)
-        for samples in (self._samples, self._read):
-            while len(samples) > 2 and sample.time - samples[1].time >= WINDOW:
+        for samples, seconds in ((self._samples, WINDOW), (self._read, LONG)):
+            while len(samples) > 2 and sample.time - samples[1].time >= seconds:
                 samples.popleft()
 
     @property
@@ -59,11 +61,19 @@ class Flow:
 
     @property
     def arrival_rate(self) -> float | None:
-        """Messages that came to the input queue, per second; None while it is not known."""
-        if not self._read or (seconds := self._read[-1].time - self._read[0].time) < SHORTEST:
-            return None
-        first, last = self._read[0], self._read[-1]
-        return max(0.0, (last.settled - first.settled + last.unsettled - first.unsettled) / seconds)
+        """Messages that came to the input queue, per second; None while it is not known.
+
+        Rare ones are counted over a longer time: otherwise one of them would look like many for a while.
+        """
+        seconds, arrived, most = 0.0, 0, math.inf
+        for first in reversed(self._read):
+            last = self._read[-1]
+            seconds = last.time - first.time
+            arrived = last.settled - first.settled + last.unsettled - first.unsettled
+            if seconds >= SOON and arrived >= FEW:
+                break
+            most = FEW / seconds if seconds >= SOON else most  # fewer than FEW have come since then
+        return max(0.0, min(arrived / seconds, most)) if seconds >= SHORTEST else None
 
     @property
     def utilisation(self) -> float | None:

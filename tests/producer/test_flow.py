@@ -90,7 +90,25 @@ def test_what_is_long_ago_is_forgotten():
     for step in range(1, int(WINDOW / EVERY) + 2):
         flow.observe(Sample(60 + step * EVERY, settled, 0, 0, busy, 60 + step * EVERY))
     assert flow.utilisation == pytest.approx(0.0, abs=0.01)
-    assert flow.arrival_rate == pytest.approx(0.0, abs=0.01)
+    assert flow.arrival_rate < 1
+
+
+def test_rare_arrivals_are_counted_over_a_longer_time():
+    """One message in ten minutes is one in ten minutes, also just after it has come."""
+    flow = Flow()
+    for second in range(0, 1200, 5):
+        flow.observe(Sample(second, 0, 0, 1 + second // 600, 0.0, 0.0))
+    assert flow.arrival_rate == pytest.approx(1 / 1200, rel=0.1)
+
+
+def test_the_end_of_many_arrivals_shows_soon():
+    """Ten seconds after 100 a second have ended, they look like one a second at most."""
+    flow = Flow()
+    for second in range(120):
+        flow.observe(Sample(second, 0, 0, 100 * min(second, 100), 0.0, 0.0))
+    for second in range(120, 160):
+        flow.observe(Sample(second, 0, 0, 10_000, 0.0, 0.0))
+    assert flow.arrival_rate < 2
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 9), st.none() | st.integers(0, 9)), max_size=60))

@@ -129,6 +129,9 @@ class Sink(Protocol):
     def link_changed(self, state: LinkState) -> None:
         """Take the new state."""
 
+    def output_depth(self, messages: int) -> None:
+        """Take the answer to `Link.ask_output_depth`."""
+
 
 class Link(Protocol):
     """A stage's connection to its broker. It never stops reconnecting; no method raises because of the broker."""
@@ -167,6 +170,14 @@ class Link(Protocol):
 
     def depth(self) -> int | None:
         """Return how many messages are ready in the input queue, as of the last few seconds; None when unknown."""
+
+    def ask_output_depth(self) -> None:
+        """Ask how many messages are ready in the output queue, which the topology must name; 0 when it is missing.
+
+        The answer goes to the Sink, counted after this call. A question without an answer yet is not asked again, and
+        one that the end of a connection leaves unanswered is forgotten. The answer may take long: a queue may be
+        silent, and the embedded broker spends at most a hundredth of the time on counting.
+        """
 
     async def close(self, deadline: float) -> None:
         """End within `deadline` seconds: pending acks are sent, unsettled deliveries go back to the broker."""

@@ -156,6 +156,13 @@ class OutputConfig(_Base, frozen=True):
         ),
     ] = None
     routing_key: Annotated[ShortText, about("Of the results; also binds `queue` to `exchange`.", default="none")] = ""
+    max_backlog: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000_000)] | None,
+        about(
+            "Messages in `queue` at which nothing more is dispatched; it goes on below 80 % of that.",
+            default="no limit",
+        ),
+    ] = None
 
 
 class RetryConfig(_Base, frozen=True):

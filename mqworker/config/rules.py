@@ -224,6 +224,13 @@ def _output(at: Key, output: OutputConfig) -> Iterator[RuleViolation]:
     if not output.queue and not output.exchange:
         yield RuleViolation(((*at, "queue"), (*at, "exchange")), "is missing, and so is exchange", "set one of them")
         return
+    if output.max_backlog is not None and not output.queue:
+        keys = ((*at, "max_backlog"), (*at, "queue"))
+        yield RuleViolation(
+            keys,
+            "has no effect without a queue: what an exchange leads to cannot be counted",
+            "set queue, or remove it",
+        )
     for name in ("routing_key", "type"):
         if getattr(output, name) and not output.exchange:
             keys = ((*at, name), (*at, "exchange"))

@@ -12,7 +12,11 @@ from mqworker.ipc.messages import StageStatus
 
 CONSUMERS, NOTHING = "consumers", "nothing"
 SATURATED = 0.8  # utilisation from which on the Consumers hold back what waits
-_REASONS = {"bytes": "max_held_bytes", "unplaced": "output"}  # other names for a Producer's reasons; no: there is none
+_REASONS = {  # other names for a Producer's reasons; no: there is none
+    "bytes": "max_held_bytes",
+    "output": "max_backlog",
+    "unplaced": "output",
+}
 
 
 class Outlook(msgspec.Struct, frozen=True):

@@ -165,6 +165,8 @@ def _status_gauges(statuses: list[StageStatus]) -> Iterator[Metric]:
     yield _gauge("in_flight_messages", "Deliveries received and not yet settled", flight)
     ready: list[Row] = [({"stage": s.stage, "state": "ready"}, s.backlog) for s in statuses if s.backlog is not None]
     yield _gauge("queue_messages", "Messages in the input queue", ready)
+    output: list[Row] = [(s.stage, s.output_backlog) for s in statuses if s.output_backlog is not None]
+    yield _gauge("output_queue_messages", "Messages in an output queue with max_backlog", output)
     offset = time.time() - time.monotonic()
     settled: list[Row] = [(s.stage, s.last_settled + offset) for s in statuses if s.last_settled]
     yield _gauge("last_settled_timestamp_seconds", "When a delivery was last settled", settled)

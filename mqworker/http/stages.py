@@ -104,8 +104,8 @@ def _undone(entry: Undone) -> dict[str, Any]:
 
 _UNCHANGED = (
     *("pid", "state", "revision", "generation", "link", "listening", "problem", "crash_loop", "prefetch", "held"),
-    *("dispatched", "settling", "held_bytes", "kept", "backlog", "counters", "p95", "rate", "stall", "idle"),
-    *("arrival_rate", "service_time", "utilisation", "capacity"),
+    *("dispatched", "settling", "held_bytes", "kept", "backlog", "output_backlog", "counters", "p95", "rate", "stall"),
+    *("idle", "arrival_rate", "service_time", "utilisation", "capacity"),
 )
 
 

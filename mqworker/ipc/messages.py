@@ -222,6 +222,7 @@ class StageStatus(_Record, frozen=True, tag="status"):
     utilisation: float | None = None  # share of time in which the Consumers had messages lately, 0 to 1
     capacity: float | None = None  # messages per second that the present Consumers can settle
     hold_back: str = "no"  # why nothing comes although it should: no | bytes | unplaced | retries
+    output_backlog: int | None = None  # messages ready in the output queue; None: unknown, or without max_backlog
 
 
 class Ended(_Record, frozen=True, tag="ended"):

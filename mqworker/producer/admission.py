@@ -2,9 +2,12 @@
 
 Pure: facts and time in, a decision out; used by intake. Holding back has hysteresis, so that the consumer does not come
 and go around a limit: the input stops above `max_held_bytes` and resumes at half of that; it stops when
-results that cannot be placed reach half the prefetch, and resumes below a quarter.
+results that cannot be placed reach half the prefetch, and resumes below a quarter. While the output queue is full,
+throttle.py holds dispatch back, and what was delivered waits here; it goes back to the broker, and nothing more is
+taken, before the broker takes it back because nobody has acknowledged it.
 """
 
+import math
 from enum import Enum
 from typing import NamedTuple
 
@@ -17,6 +20,7 @@ class HoldBack(Enum):
     NO = 0
     BYTES = 1
     UNPLACED = 2
+    OUTPUT = 3
 
 
 class Facts(NamedTuple):
@@ -28,6 +32,7 @@ class Facts(NamedTuple):
     prefetch: int  # the prefetch that would suit the work, whether or not anything is taken now
     held_bytes: int
     unplaced: int  # publications that were refused and are not placed yet
+    output_full: float = 0.0  # seconds for which the output queue has been full
 
 
 class Decision(NamedTuple):
@@ -41,8 +46,10 @@ class Decision(NamedTuple):
 class Admission:
     """Remembers why it holds back, what it decided last, and when the last Consumer was there."""
 
-    def __init__(self, max_held_bytes: int, now: float) -> None:
+    def __init__(self, max_held_bytes: int, now: float, full_max: float = math.inf) -> None:
+        """`full_max`: seconds with a full output queue until held deliveries go back to the broker."""
         self._max_held_bytes = max_held_bytes
+        self._full_max = full_max
         self._hold_back = HoldBack.NO
         self._prefetch = 0
         self._nobody_since = now
@@ -57,10 +64,12 @@ class Admission:
             self._prefetch = 0
         elif facts.working:
             self._prefetch = facts.prefetch
-        return Decision(self._prefetch, nobody, self._hold_back)
+        return Decision(self._prefetch, nobody or self._hold_back is HoldBack.OUTPUT, self._hold_back)
 
     def _reason(self, facts: Facts) -> HoldBack:
         limit, before = self._max_held_bytes, self._hold_back
+        if facts.output_full > self._full_max:
+            return HoldBack.OUTPUT
         if facts.held_bytes > (limit // 2 if before is HoldBack.BYTES else limit):
             return HoldBack.BYTES
         share = 4 if before is HoldBack.UNPLACED else 2

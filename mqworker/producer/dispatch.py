@@ -2,10 +2,12 @@
 
 Lives in the Producer, on its loop; owns the fleet. Receives what lanes report: ready, outcomes, death. Sends chunks
 down the lanes, and passes outcomes on to settlement. Messages that wait behind long work are revoked and dispatched to
-another lane; a message that may have killed the whole tree runs isolated (quarantine.py decides when).
+another lane; a message that may have killed the whole tree runs isolated (quarantine.py decides when). With a throttle,
+not more is dispatched than it allows, because the output queue is bounded.
 """
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +29,7 @@ from mqworker.producer.publications import AnyPublish
 from mqworker.producer.quarantine import May, may_begin, outlived
 from mqworker.producer.settlement import Settlement
 from mqworker.producer.suspects import Suspects
+from mqworker.producer.throttle import Throttle
 
 REVOKE_AFTER = 0.02  # seconds that a chunk may take while some of it waits and another Consumer is idle
 REVOKE_ANYHOW = 1.0  # seconds that a message may take while others wait behind it, also if no Consumer is idle
@@ -51,6 +54,7 @@ class Dispatch:
         suspects: Suspects,
         register: InHandRegister,
         service_time: ServiceTime,
+        throttle: Throttle | None,
         ask_turn: Callable[[], None],
         changed: Callable[[], None],
         forward: Callable[[LogEvent], None],
@@ -67,6 +71,7 @@ class Dispatch:
         self._suspects = suspects
         self._register = register
         self._service_time = service_time
+        self._throttle = throttle
         self._ask_turn = ask_turn
         self._changed = changed
 
@@ -159,30 +164,36 @@ class Dispatch:
             may = self._observe_quarantine(time.monotonic())
         high = self._service_time.quantile() if len(ledger.backlog) else None
         working = self.fleet.working()
+        room = sys.maxsize if self._throttle is None else self._throttle.room()
         for lane in self.fleet.idle():
             entries: list[Entry] = []
             if held := len(ledger.backlog):
                 most = chunk_size(high, held, working, self._spec.config.queue_size)
-                entries = ledger.take(lane.number, lane.chunk + 1, most, may)
+                entries = ledger.take(lane.number, lane.chunk + 1, min(most, room), may)
+                room -= len(entries)
                 if entries and may is May.SUSPECT:
                     self._register.isolate(entries[0].key)
                     may = May.NOBODY
             if entries or self._behind(lane):
                 self._send(lane, entries)
         if len(ledger.backlog) and may is May.OTHERS and may_wait(high):
-            self._feed_ahead(high, working)
+            self._feed_ahead(high, working, room)
+        if self._throttle is not None:
+            self._throttle.look(time.monotonic())
 
-    def _feed_ahead(self, high: float | None, working: int) -> None:
+    def _feed_ahead(self, high: float | None, working: int, room: int) -> None:
         """Put the next chunk behind the one that a Consumer works on, so that it need not wait for it."""
         ledger, now = self._ledger, time.monotonic()
         for lane in self.fleet.open():
             held, ready, bound = len(ledger.backlog), ledger.backlog.ready, self._spec.config.queue_size
-            most = chunk_size(high, held, working, bound)
+            most = min(chunk_size(high, held, working, bound), room)
             if ready is None or ready.weight > AHEAD_BYTES or most < chunk_size(high, bound, 1, bound):
                 return
             seq, began = lane.in_hand()
             if not self._behind(lane) and (not seq or (began and now - began < REVOKE_AFTER)):
-                self._send(lane, ledger.take(lane.number, lane.chunk + 1, most))
+                entries = ledger.take(lane.number, lane.chunk + 1, most)
+                room -= len(entries)
+                self._send(lane, entries)
 
     def revoke(self, now: float) -> None:
         """Take back messages that wait behind others: while another Consumer is idle, or behind a long one."""

@@ -6,6 +6,7 @@ messages are put aside or isolated.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ from mqworker.producer.pacing import ServiceTime, derive_prefetch, fixed_prefetc
 from mqworker.producer.policy import isolation, worn
 from mqworker.producer.settlement import Settlement
 from mqworker.producer.suspects import CONVICTED, Suspects
+from mqworker.producer.throttle import Throttle
 
 log = logging.getLogger("mqworker.intake")
 
@@ -36,6 +38,7 @@ class Intake:
         settlement: Settlement,
         suspects: Suspects,
         service_time: ServiceTime,
+        throttle: Throttle | None,
         ask_turn: Callable[[], None],
         changed: Callable[[], None],
     ) -> None:
@@ -49,12 +52,14 @@ class Intake:
         self._settlement = settlement
         self._suspects = suspects
         self._service_time = service_time
+        self._throttle = throttle
         self._ask_turn = ask_turn
         self._changed = changed
         self._wished = 0  # the prefetch that suits the work
         self._lasting = 0  # the prefetch to keep on a queue where it cannot be changed
         self._asked = (0, 0)  # the last values of both that were sent to the link
-        self._admission = Admission(spec.config.max_held_bytes, time.monotonic())
+        ack_timeout = spec.broker.ack_timeout or math.inf
+        self._admission = Admission(spec.config.max_held_bytes, time.monotonic(), ack_timeout / 2)
 
     # --- what the broker reports (Sink)
 
@@ -94,9 +99,12 @@ class Intake:
             prefetch=self._link.state.fixed_prefetch or self._wished,
             held_bytes=self._ledger.held_bytes.total,
             unplaced=publications.unplaced,
+            output_full=0.0 if self._throttle is None else self._throttle.full_for(now),
         )
         decision = self._admission.decide(facts, now)
         self.problem, self.hold_back = self._explain(decision), decision.hold_back
+        if self._throttle is not None and not self.problem and (problem := self._throttle.problem(now)):
+            self.problem, self.hold_back = problem, HoldBack.OUTPUT
         self._set_prefetch(decision.prefetch)
         if decision.give_back:
             self.give_back_held()

@@ -49,7 +49,7 @@ class Publications:
         self._held_bytes = held_bytes
         self._acks = acks
         self._cache = cache
-        self._last_id = 0
+        self.last_id = 0  # of a publication; they are numbered without gaps
         self._waiting: dict[int, tuple[Entry, int]] = {}  # publish_id -> entry, and which of its publications
         self._open = 0  # entries that have something on its way
         self._again: list[tuple[float, int, Entry]] = []  # heap of entries to publish again, by time
@@ -68,6 +68,12 @@ class Publications:
     def too_large(self) -> int:
         """How many of those were refused for their size."""
         return sum(entry.too_large for entry in self._refused.values())
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many publications the broker may still store: on their way, or waiting to be published again."""
+        again = dict.fromkeys((*self._refused.values(), *(entry for _, _, entry in self._again)))
+        return len(self._waiting) + sum(len(entry.left) - entry.asked for entry in again)
 
     def place(self, entry: Entry, plan: Plan, now: float) -> list[AnyPublish]:
         """Carry out a plan; the plan of a void delivery is kept for its redelivery."""
@@ -168,8 +174,8 @@ class Publications:
         if replies:
             entry.plan = Plan(outcome, publications)  # a reply is tried once
             for reply in replies:
-                self._last_id += 1
-                actions.append(Publish(self._last_id, reply))
+                self.last_id += 1
+                actions.append(Publish(self.last_id, reply))
         left = entry.left
         if not left:
             self._settle(entry, now)
@@ -179,7 +185,7 @@ class Publications:
         self._held_bytes.weigh(entry, entry.size)
         entry.asked = len(left)
         self._open += 1
-        settles, publish_id = (entry.epoch, entry.tag), self._last_id
+        settles, publish_id = (entry.epoch, entry.tag), self.last_id
         each = []
         for part, publication in left.items():
             publish_id += 1
@@ -187,7 +193,7 @@ class Publications:
             if publication.settles != settles:
                 publication = publication._replace(settles=settles)  # noqa: PLW2901 - not a result, or redelivered
             each.append(publication)
-        first, self._last_id = self._last_id + 1, publish_id
+        first, self.last_id = self.last_id + 1, publish_id
         if len(each) == 1:
             actions.append(Publish(first, each[0]))
         else:

@@ -24,6 +24,7 @@ from mqworker.producer.ledger import Ledger
 from mqworker.producer.pacing import ServiceTime
 from mqworker.producer.settlement import Settlement
 from mqworker.producer.suspects import Suspects
+from mqworker.producer.throttle import Throttle
 
 log = logging.getLogger("mqworker.stage")
 
@@ -55,8 +56,9 @@ class Stage:
         name = f"{spec.service}.{spec.stage}"
         self.link = link = open_link(spec.broker, topology(config), self, name=name)
         self.settlement = Settlement(spec, self.ledger, link)
+        self.throttle = throttle = self._make_throttle(changed)
         self.intake = Intake(
-            spec, self.ledger, link, self.settlement, suspects, self.service_time, self.ask_turn, changed
+            spec, self.ledger, link, self.settlement, suspects, self.service_time, throttle, self.ask_turn, changed
         )
         self.dispatch = Dispatch(
             spec,
@@ -66,6 +68,7 @@ class Stage:
             suspects,
             self.register,
             self.service_time,
+            throttle,
             self.ask_turn,
             changed,
             forward,
@@ -118,7 +121,18 @@ class Stage:
         """Whether the actual state is the desired one."""
         return self.dispatch.fleet.as_wanted() and self.intake.as_wanted(self.desired)
 
-    # --- the link's state (Sink)
+    def _make_throttle(self, changed: Callable[[], None]) -> Throttle | None:
+        output = self.spec.config.output
+        if output is None or output.max_backlog is None:
+            return None
+        return Throttle(output.queue, output.max_backlog, self.ledger, self.link, self.ask_turn, changed)
+
+    # --- the link's state and answers (Sink)
+
+    def output_depth(self, messages: int) -> None:
+        """Pass it to whoever asked."""
+        if self.throttle is not None:
+            self.throttle.output_depth(messages)
 
     def link_changed(self, state: LinkState) -> None:
         """Report it; after a new connection or a repair, publish at once what was refused."""

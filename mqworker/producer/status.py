@@ -59,6 +59,7 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
         rate=round(flow.rate, 3),
         last_settled=settlement.last_settled,
         stall=round(timers.stall, 4),
+        output_backlog=None if stage.throttle is None else stage.throttle.depth,
         idle=empty and now > settlement.retry_until,
         arrival_rate=flow.arrival_rate,
         service_time=stage.service_time.mean,

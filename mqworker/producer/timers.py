@@ -48,6 +48,8 @@ class Timers:
         if now >= self._summary_due:
             self._summarise(now)
         wait = BUSY if stage.dispatch.fleet.busy() else QUIET
+        if stage.throttle is not None:
+            wait = min(wait, max(BUSY, stage.throttle.due() - now))
         self._due = time.monotonic() + wait
         return wait
 

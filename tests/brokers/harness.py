@@ -27,6 +27,7 @@ class Recorder:
         self.publishes_lost_for: list[str] = []
         self.consuming_lost_for: list[tuple[int, str]] = []
         self.states: list[LinkState] = []
+        self.depths: list[int] = []  # of the output queue
 
     def delivered(self, delivery: Delivery) -> None:
         self.deliveries.append(delivery)
@@ -50,6 +51,9 @@ class Recorder:
 
     def link_changed(self, state: LinkState) -> None:
         self.states.append(state)
+
+    def output_depth(self, messages: int) -> None:
+        self.depths.append(messages)
 
     @property
     def bodies(self) -> list[bytes]:

@@ -276,6 +276,53 @@ async def test_the_state_says_how_things_are(broker):
 
 
 @contract
+async def test_the_depth_of_the_output_is_what_was_stored_before_the_question(broker):
+    """Each question is answered with the ready messages, of which confirmed ones are some; the consumer is unharmed."""
+    link, sink = await broker.started(prefetch=1)
+    output = broker.topology.output.queue
+
+    async def depth() -> int:
+        before = len(sink.depths)
+        link.ask_output_depth()
+        link.ask_output_depth()  # changes nothing: the first has no answer yet
+        await until(lambda: len(sink.depths) > before, AMPLE, "the depth of the output")
+        return sink.depths[-1]
+
+    assert await depth() == 0
+    for number in range(1, 4):
+        link.publish(number, Publication("", output, b"", b"x"))
+        assert await sink.answer(number) == ""
+        assert await depth() == number
+    await broker.take(output)
+    assert await depth() == 2
+    await broker.make_admin().delete(output, AMPLE)
+    assert await depth() == 0
+    assert len(sink.depths) == 6
+    await broker.publish(broker.topology.input, b"", b"still consuming")
+    await sink.has(1)
+    assert not sink.consuming_lost_for
+
+
+@contract
+async def test_a_depth_is_asked_again_on_a_new_channel(broker):
+    """Questions while the queue is missing, and after it is back, are answered; so is one after a reconnect."""
+    link, sink = await broker.started()
+    output = broker.topology.output.queue
+    await broker.make_admin().delete(output, AMPLE)
+    link.ask_output_depth()
+    await until(lambda: sink.depths, AMPLE, "an answer")
+    assert sink.depths == [0]
+    other, _ = await broker.started()  # makes the queue again
+    other.publish(1, Publication("", output, b"", b"x"))
+
+    def stored() -> bool:
+        link.ask_output_depth()
+        return sink.depths[-1] == 1
+
+    await until(stored, AMPLE, "the depth of the new queue")
+
+
+@contract
 async def test_existing_topology_is_used(broker):
     """A second link uses what the first one declared and shares the queue with it."""
     await broker.started(prefetch=1)

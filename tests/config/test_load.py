@@ -408,6 +408,15 @@ BAD_FILES = {
             )
         ],
     ),
+    "the backlog of an exchange": (
+        STAGE + "output = { exchange = 'x', max_backlog = 10 }",
+        [
+            (
+                "mqworker.toml:4: stages.s.output.max_backlog: has no effect without a queue: "
+                "what an exchange leads to cannot be counted; set queue, or remove it"
+            )
+        ],
+    ),
     "an output that is nothing": (
         STAGE + "output = { routing_key = 'r' }",
         ["mqworker.toml:4: stages.s.output.queue: is missing, and so is exchange; set one of them"],

@@ -71,6 +71,7 @@ def stage_status(stage: str = "alpha", **changes: Any) -> StageStatus:
         "held_bytes": 10,
         "kept": 0,
         "backlog": 12,
+        "output_backlog": 34,
         "counters": {"received": 9, "settled": 6, "result": 4, "dead": 2, "refused": 1, "exit_signal": 1},
         "times": {"process": Times((1,) * (len(BUCKETS) + 1), 3.5)},
         "p95": 0.1,

@@ -27,6 +27,7 @@ NAMES = {
     "mqworker_broker_blocked",
     "mqworker_broker_reconnects",
     "mqworker_queue_messages",
+    "mqworker_output_queue_messages",
     "mqworker_last_settled_timestamp_seconds",
     "mqworker_loop_stall_seconds",
     "mqworker_control_commands",
@@ -60,6 +61,7 @@ def test_numbers(service):
     assert samples["mqworker_consumer_exits_total", ("reason", "signal"), alpha] == 1
     assert samples["mqworker_in_flight_messages", alpha, ("state", "settling")] == 3
     assert samples["mqworker_queue_messages", alpha, ("state", "ready")] == 12
+    assert samples["mqworker_output_queue_messages", alpha] == 34
     assert samples["mqworker_consumers_desired", alpha] == 2
     assert samples["mqworker_lane_used", ("consumer", "1"), alpha] == 1
     assert samples["mqworker_lane_capacity", ("consumer", "1"), alpha] == 64

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from mqworker.producer.admission import NOBODY_GRACE, Admission, Facts, HoldBack
 
 LIMIT = 1000
+FULL = 900.0
 AT_WORK = Facts(wanted=True, consumers=4, working=4, prefetch=100, held_bytes=0, unplaced=0)
 
 
@@ -47,11 +48,17 @@ AT_WORK = Facts(wanted=True, consumers=4, working=4, prefetch=100, held_bytes=0,
             [False] * 2,
             id="a prefetch of one stops at one and goes on at none",
         ),
+        pytest.param(
+            [(0, {"output_full": 0.1}), (1, {"output_full": FULL}), (2, {"output_full": FULL + 1}), (3, {})],
+            [100, 100, 0, 100],
+            [False, False, True, False],
+            id="a full output: what was delivered waits, and goes back before the broker takes it back",
+        ),
     ],
 )
 def test_what_is_decided(events, prefetches, given_back):
     """Each situation leads to the decision in the table."""
-    admission = Admission(LIMIT, 0.0)
+    admission = Admission(LIMIT, 0.0, FULL)
     decisions = [admission.decide(AT_WORK._replace(**facts), float(now)) for now, facts in events]
     assert [decision.prefetch for decision in decisions] == prefetches
     assert [decision.give_back for decision in decisions] == given_back

@@ -49,6 +49,25 @@ def finish(ledger: Ledger, numbers: list[int], plan: Plan = RESULT, now: float =
     return [publish_id for seq in numbers for publish_id in publish_ids(ledger.finished(seq, plan, now))]
 
 
+def test_what_the_broker_may_still_store_is_counted():
+    """Unanswered, refused and lost publications count until each is confirmed; those of one message count singly."""
+    ledger, out = filled(3)
+    publications = ledger.publications
+    two = Plan("result", RESULT.publications * 2)
+    finish(ledger, out[:2])
+    (together,) = ledger.finished(out[2], two, 0.0)
+    assert (publications.last_id, publications.unconfirmed) == (4, 4)
+    publications.refused(1, "no", 0.0)
+    publications.refused(3, "no", 0.0)
+    assert publications.unconfirmed == 4
+    publications.confirmed([together.publish_ids[1]], 0.0)
+    assert publications.unconfirmed == 3
+    publications.lost(0.0)
+    assert publications.unconfirmed == 3
+    publications.confirmed(publish_ids(publications.due(REPUBLISH_MAX)), 0.0)
+    assert publications.unconfirmed == 0
+
+
 # --- acks
 
 

@@ -12,6 +12,7 @@ from mqworker.brokers.base import CONNECTING, LinkState, Publication, Sink, Topo
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.consuming import Consuming
 from mqworker.brokers.rabbitmq.exchanges import InputBindings
+from mqworker.brokers.rabbitmq.output_depth import OutputDepth
 from mqworker.brokers.rabbitmq.publishing import Publishing
 from mqworker.brokers.rabbitmq.queues import Found
 from mqworker.brokers.rabbitmq.reconnector import Reconnector
@@ -48,6 +49,7 @@ class RabbitLink:
             Reconnector(config, f"{name} (consume)", self._consuming, self._report_consuming),
             Reconnector(config, f"{name} (publish)", self._publishing, self._report_publishing),
         )
+        self._output_depth = OutputDepth(topology.output, sink)
         # What is called for each message goes straight to its role.
         self.ack = self._consuming.ack
         self.publish = self._publishing.publish
@@ -85,8 +87,13 @@ class RabbitLink:
         """See `Link.depth`."""
         return self._consuming.depth
 
+    def ask_output_depth(self) -> None:
+        """See `Link.ask_output_depth`."""
+        self._output_depth.ask(self._consuming.connection)
+
     async def close(self, deadline: float) -> None:
         """See `Link.close`."""
+        await self._output_depth.close()
         if self._repairing is not None:
             self._repairing.cancel()
             await asyncio.gather(self._repairing, return_exceptions=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mqworker.brokers.base import LinkState, Publication, Sink, Topology
 from mqworker.brokers.sqlite.session import AckCommand, Call, PublishCommand, Release
-from mqworker.brokers.sqlite.writer import Close, Consume, Writer
+from mqworker.brokers.sqlite.writer import Close, Consume, CountOutput, Writer
 
 
 class SqliteLink:
@@ -25,6 +25,7 @@ class SqliteLink:
         self._era = 0
         self._prefetch = 0
         self._closed = False
+        self._output_asked = False  # how much the output holds, without an answer yet
         self._ended = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer = Writer(path, topology, sink, self, name=f"{name} {uuid.uuid4().hex}")
@@ -64,6 +65,12 @@ class SqliteLink:
         """See `Link.depth`; at most a second old."""
         return self._writer.depth
 
+    def ask_output_depth(self) -> None:
+        """See `Link.ask_output_depth`."""
+        if not self._output_asked:
+            self._output_asked = True
+            self._writer.commands.put(CountOutput())
+
     @property
     def stale_acks(self) -> int:
         """The number of acks and releases for an epoch that was over."""
@@ -100,6 +107,11 @@ class SqliteLink:
         """Begin a new era: publications of the present one get no more answers."""
         self._era += 1
         self._sink.publishes_lost(reason)
+
+    def output_counted(self, depth: int) -> None:
+        """Pass on the answer."""
+        self._output_asked = False
+        self._sink.output_depth(depth)
 
     def _call_all(self, calls: list[Call]) -> None:
         for call in calls:

@@ -68,6 +68,7 @@ class Session:
         self.chores = False  # the next `run` does them; it always writes, so it also tests the disk
         self._changed = True  # `depth` may be outdated
         self._count_from = 0.0  # when to count again
+        self._count_output_from = 0.0  # the same for the output queue
         self._takeable = True  # there may be messages to take
         self._file = File(path)
         try:
@@ -111,6 +112,17 @@ class Session:
         self.depth = 0 if queue is None else store.count_ready(self._file.db, queue)
         self._changed = False
         self._count_from = began + 100 * (time.monotonic() - began)
+
+    def count_output(self) -> int | None:
+        """Count the ready messages of the output queue; None when it is too early to spend time on it again."""
+        began = time.monotonic()
+        output = self._topology.output
+        if output is None or began < self._count_output_from:
+            return None
+        queue = store.queue_id(self._file.db, output.queue)
+        depth = 0 if queue is None else store.count_ready(self._file.db, queue)
+        self._count_output_from = began + 100 * (time.monotonic() - began)
+        return depth
 
     def has_work(self, prefetch: int) -> bool:
         """Return whether `run` has something to do even without commands."""

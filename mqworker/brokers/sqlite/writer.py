@@ -37,6 +37,10 @@ class Consume(msgspec.Struct, frozen=True):
     prefetch: int
 
 
+class CountOutput(msgspec.Struct, frozen=True):
+    """Command: report how many messages are ready in the output queue."""
+
+
 class Close(msgspec.Struct, frozen=True):
     """Command: give the unsettled deliveries back by this time (monotonic clock), and end."""
 
@@ -55,6 +59,9 @@ class WriterEvents(Protocol):
     def lost(self, reason: str) -> None:
         """Begin a new era: publications of the present one get no more answers."""
 
+    def output_counted(self, depth: int) -> None:
+        """Take the answer to CountOutput."""
+
     def ended(self) -> None:
         """Note that the thread is about to end."""
 
@@ -64,7 +71,7 @@ class Writer(threading.Thread):
 
     def __init__(self, path: Path, topology: Topology, sink: Sink, events: WriterEvents, *, name: str) -> None:
         super().__init__(name="sqlite-writer", daemon=True)
-        self.commands: queue.SimpleQueue[Command | Consume | Close] = queue.SimpleQueue()
+        self.commands: queue.SimpleQueue[Command | Consume | CountOutput | Close] = queue.SimpleQueue()
         self.depth: int | None = None
         self.stale_acks = 0
         self._path, self._topology, self._sink, self._owner_name = path, topology, sink, name
@@ -77,6 +84,7 @@ class Writer(threading.Thread):
         self._pending: list[Command] = []  # not executed yet
         self._locked_since = 0.0  # since when another process holds the lock; 0: none does
         self._poll = POLL[0]
+        self._output_asked = False
 
     def run(self) -> None:
         """Open the file, serve, and begin again."""
@@ -108,6 +116,7 @@ class Writer(threading.Thread):
                     self.depth = session.depth
                     next_tick = time.monotonic() + TICK
                 self._step(session)
+                self._count_output(session)
                 if self._until is not None and time.monotonic() > self._until:
                     break
             self._finish(session)
@@ -142,6 +151,12 @@ class Writer(threading.Thread):
             self._events.post(calls)
         if self._state.blocked or self._state.consuming != session.consuming:
             self._report(blocked=False, consuming=session.consuming, reason="")
+
+    def _count_output(self, session: Session) -> None:
+        depth = session.count_output() if self._output_asked else None
+        if depth is not None:
+            self._output_asked = False
+            self._events.post([partial(self._events.output_counted, depth)])
 
     def _tolerate(self, error: sqlite3.Error) -> None:
         """Keep what was rolled back because of a temporary error; raise any other."""
@@ -188,6 +203,8 @@ class Writer(threading.Thread):
             while True:
                 if isinstance(command, Consume):
                     self._prefetch = command.prefetch
+                elif isinstance(command, CountOutput):
+                    self._output_asked = True
                 elif isinstance(command, Close):
                     self._until = command.until
                 elif self._is_valid(command):

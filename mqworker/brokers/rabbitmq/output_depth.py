@@ -1,0 +1,47 @@
+"""Asks how many messages are ready in the output queue.
+
+Runs on the loop of the Link. Asks on a channel of its own, because the broker closes the channel when the queue is
+missing, and because a queue that does not answer (a quorum queue without a leader) keeps a channel silent; on the
+consuming connection, because during an alarm the broker reads nothing from the other. One question at a time; it is
+given up only with its connection, whose own deadlines show whether the broker is alive.
+"""
+
+import asyncio
+
+from mqworker.brokers.base import Placement, Sink
+from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
+from mqworker.brokers.rabbitmq.channel import Channel
+from mqworker.brokers.rabbitmq.queues import NOT_FOUND
+
+
+class OutputDepth:
+    """See the module head; answers go to the Sink."""
+
+    def __init__(self, output: Placement | None, sink: Sink) -> None:
+        self._queue = "" if output is None else output.queue
+        self._sink = sink
+        self._channel: Channel | None = None  # kept for the next question
+        self._question: asyncio.Task[None] | None = None
+
+    def ask(self, connection: AmqpConnection | None) -> None:
+        """Ask on this connection, unless a question has no answer yet; without a connection nothing is asked."""
+        if connection is not None and self._queue and (self._question is None or self._question.done()):
+            self._question = asyncio.create_task(self._ask(connection))
+
+    async def close(self) -> None:
+        """Give up the question."""
+        if self._question is not None:
+            self._question.cancel()
+            await asyncio.gather(self._question, return_exceptions=True)
+
+    async def _ask(self, connection: AmqpConnection) -> None:
+        try:
+            channel = self._channel
+            if channel is None or not channel.usable:
+                channel = self._channel = await Channel.open(connection, watched=False)
+            messages = (await channel.ask("queue_declare", queue=self._queue, passive=True)).message_count
+        except Lost as lost:
+            if lost.code != NOT_FOUND:
+                return
+            messages = 0  # what is published to it is refused, and makes the Link create it again
+        self._sink.output_depth(messages)

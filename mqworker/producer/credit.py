@@ -1,0 +1,90 @@
+"""How many messages may be dispatched before the output queue holds `max_backlog`, and when to ask how much it holds.
+
+Pure: answers of the broker and time in, decisions out; used by throttle.py. The credit is what is free below the mark
+after everything that may still arrive: results that were published since the question or not confirmed when it was
+asked, and one result for each message in a lane. So with one result a message nothing of this stage goes above the
+mark; messages that yield several exceed it by what was in hand when it was reached. Whoever else publishes into the
+queue is seen with the next answer, which is at most a second away.
+
+When the credit is used up, the broker is asked again. If the queue holds less than 80 % of the mark, there is new
+credit; otherwise the queue is *full*, and nothing is dispatched until it holds less than 80 %. While it is full, each
+pause between two questions is as long as all before it together: that costs few questions, and by the answer the queue
+has lost at most twice what it had to lose, so it does not run empty.
+"""
+
+import math
+from typing import NamedTuple
+
+LOW = 0.8  # share of the mark below which dispatch goes on
+SOON = 0.02  # seconds between two questions when the credit is used up ...
+LONGEST = 0.5  # ... growing up to this while the queue is full
+FRESH = 1.0  # seconds after which an answer is outdated, because others may publish; or a question without one is lost
+STEADY = 5.0  # seconds without a full queue until the stage counts as no longer held back
+
+
+class Flow(NamedTuple):
+    """What this stage has sent and may send, at one moment."""
+
+    published: int  # publications so far, those to other queues and repeated ones too
+    unconfirmed: int  # of them, those that the broker may store after this moment
+    dispatched: int  # messages in lanes
+
+
+class Credit:
+    """See the module head. `depth` is the last answer, None before the first."""
+
+    def __init__(self, mark: int) -> None:
+        self.depth: int | None = None
+        self.full = False
+        self.full_since = 0.0
+        self._mark = mark
+        self._counted: Flow | None = None  # when the question was asked whose answer is `depth`
+        self._asked: Flow | None = None  # when the question was asked that has no answer yet
+        self._asked_first = self._asked_last = -math.inf  # when
+        self._wait = SOON
+        self._last_full = -math.inf
+
+    def room(self, flow: Flow) -> int:
+        """Return how many messages may be dispatched now."""
+        return 0 if self.full else max(0, self._free(flow))
+
+    def held_back(self, now: float) -> bool:
+        """Whether to tell that the stage is held back; a queue that is full again and again counts as full."""
+        return self.full or now - self._last_full < STEADY
+
+    def unanswered(self, now: float) -> float:
+        """Return for how many seconds a question has had no answer; 0 when all have."""
+        return 0.0 if self._asked is None else now - self._asked_first
+
+    def due(self, flow: Flow) -> float:
+        """Return when to ask next."""
+        return self._asked_last + (FRESH if self._asked is not None or self.room(flow) else self._wait)
+
+    def must_ask(self, flow: Flow, now: float) -> bool:
+        """Return whether to ask now; counts as asked if so."""
+        if now < self.due(flow):
+            return False
+        self._asked_last = now
+        if self._asked is None:  # otherwise the answer may be that to the question before, so that one counts
+            self._asked, self._asked_first = flow, now
+        return True
+
+    def answered(self, depth: int, flow: Flow, now: float) -> None:
+        """Take the number of messages in the queue, counted after the last question without an answer."""
+        if self._asked is None:
+            return
+        used_up = self._counted is not None and self._free(flow) <= 0
+        self.depth, self._counted, self._asked = depth, self._asked, None
+        before, self.full = self.full, depth >= LOW * self._mark and (self.full or used_up or self._free(flow) <= 0)
+        if self.full and not before:
+            self.full_since = now
+        if self.full or before:
+            self._last_full = now
+        self._wait = min(2 * self._wait, LONGEST) if self.full else SOON
+
+    def _free(self, flow: Flow) -> int:
+        """Return what is free below the mark after all that may still arrive."""
+        if self.depth is None or self._counted is None:
+            return 0
+        sent = self._counted.unconfirmed + flow.published - self._counted.published
+        return self._mark - self.depth - sent - flow.dispatched

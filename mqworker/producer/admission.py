@@ -32,7 +32,8 @@ class Facts(NamedTuple):
     prefetch: int  # the prefetch that would suit the work, whether or not anything is taken now
     held_bytes: int
     unplaced: int  # publications that were refused and are not placed yet
-    output_full: float = 0.0  # seconds for which the output queue has been full
+    output_full: bool = False  # dispatch is held back because of the output queue
+    waited: float = 0.0  # seconds for which the oldest delivery has waited for a lane
 
 
 class Decision(NamedTuple):
@@ -46,10 +47,10 @@ class Decision(NamedTuple):
 class Admission:
     """Remembers why it holds back, what it decided last, and when the last Consumer was there."""
 
-    def __init__(self, max_held_bytes: int, now: float, full_max: float = math.inf) -> None:
-        """`full_max`: seconds with a full output queue until held deliveries go back to the broker."""
+    def __init__(self, max_held_bytes: int, now: float, wait_max: float = math.inf) -> None:
+        """`wait_max`: seconds for which a delivery may wait because the output queue is full."""
         self._max_held_bytes = max_held_bytes
-        self._full_max = full_max
+        self._wait_max = wait_max
         self._hold_back = HoldBack.NO
         self._prefetch = 0
         self._nobody_since = now
@@ -68,7 +69,7 @@ class Admission:
 
     def _reason(self, facts: Facts) -> HoldBack:
         limit, before = self._max_held_bytes, self._hold_back
-        if facts.output_full > self._full_max:
+        if facts.output_full and (before is HoldBack.OUTPUT or facts.waited > self._wait_max):
             return HoldBack.OUTPUT
         if facts.held_bytes > (limit // 2 if before is HoldBack.BYTES else limit):
             return HoldBack.BYTES

@@ -29,6 +29,12 @@ class Backlog:
         """The shortest window among the waiting suspects, in seconds; None: no suspect is waiting."""
         return min(entry.window for entry in self._suspects) if self._suspects else None
 
+    @property
+    def waiting_since(self) -> float | None:
+        """When the delivery came that has waited longest; None: none is waiting."""
+        queues = (self._waiting, self._alone, self._suspects)
+        return min((queue[0].received for queue in queues if queue), default=None)
+
     def add(self, entry: Entry) -> None:
         """Append a new delivery."""
         self._queue(entry).append(entry)

@@ -36,7 +36,6 @@ class Credit:
     def __init__(self, mark: int) -> None:
         self.depth: int | None = None
         self.full = False
-        self.full_since = 0.0
         self._mark = mark
         self._counted: Flow | None = None  # when the question was asked whose answer is `depth`
         self._asked: Flow | None = None  # when the question was asked that has no answer yet
@@ -76,8 +75,6 @@ class Credit:
         used_up = self._counted is not None and self._free(flow) <= 0
         self.depth, self._counted, self._asked = depth, self._asked, None
         before, self.full = self.full, depth >= LOW * self._mark and (self.full or used_up or self._free(flow) <= 0)
-        if self.full and not before:
-            self.full_since = now
         if self.full or before:
             self._last_full = now
         self._wait = min(2 * self._wait, LONGEST) if self.full else SOON

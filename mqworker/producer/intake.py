@@ -99,7 +99,8 @@ class Intake:
             prefetch=self._link.state.fixed_prefetch or self._wished,
             held_bytes=self._ledger.held_bytes.total,
             unplaced=publications.unplaced,
-            output_full=0.0 if self._throttle is None else self._throttle.full_for(now),
+            output_full=self._throttle is not None and self._throttle.held_back,
+            waited=now - (self._ledger.backlog.waiting_since or now),
         )
         decision = self._admission.decide(facts, now)
         self.problem, self.hold_back = self._explain(decision), decision.hold_back

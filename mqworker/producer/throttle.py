@@ -39,7 +39,7 @@ class Throttle:
         self._ask_turn = ask_turn
         self._changed = changed
         self._credit = Credit(mark)
-        self._told = False  # that the stage is held back
+        self.held_back = False  # as was told
 
     @property
     def depth(self) -> int | None:
@@ -54,17 +54,13 @@ class Throttle:
         """Return when to look next."""
         return self._credit.due(self._flow())
 
-    def full_for(self, now: float) -> float:
-        """Return for how many seconds the queue has been full without a break; 0 when it is not."""
-        return now - self._credit.full_since if self._credit.full else 0.0
-
     def look(self, now: float) -> None:
         """Ask the link if it is time to, and tell if the stage is held back from now on, or no longer."""
         if self._link.state.connected and self._credit.must_ask(self._flow(), now):
             self._link.ask_output_depth()
         held_back = self._credit.held_back(now)
-        if held_back != self._told:
-            self._told = held_back
+        if held_back != self.held_back:
+            self.held_back = held_back
             message = self._sentence() if held_back else f"no longer {self._sentence()}"
             logs.report(log, logging.INFO, "held_back" if held_back else "not_held_back", message, depth=self.depth)
             self._changed()
@@ -76,7 +72,7 @@ class Throttle:
 
     def problem(self, now: float) -> str:
         """Return why nothing is dispatched, in one sentence; "" when something is."""
-        if self._told:
+        if self.held_back:
             return self._sentence()
         silent = self._credit.unanswered(now)
         if silent < SILENT or not self._link.state.connected or self.room():

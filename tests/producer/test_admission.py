@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mqworker.producer.admission import NOBODY_GRACE, Admission, Facts, HoldBack
 
 LIMIT = 1000
-FULL = 900.0
+WAIT_MAX = 900.0
 AT_WORK = Facts(wanted=True, consumers=4, working=4, prefetch=100, held_bytes=0, unplaced=0)
 
 
@@ -49,16 +49,21 @@ AT_WORK = Facts(wanted=True, consumers=4, working=4, prefetch=100, held_bytes=0,
             id="a prefetch of one stops at one and goes on at none",
         ),
         pytest.param(
-            [(0, {"output_full": 0.1}), (1, {"output_full": FULL}), (2, {"output_full": FULL + 1}), (3, {})],
-            [100, 100, 0, 100],
-            [False, False, True, False],
-            id="a full output: what was delivered waits, and goes back before the broker takes it back",
+            [
+                (0, {"output_full": True, "waited": WAIT_MAX}),
+                (1, {"output_full": True, "waited": WAIT_MAX + 1}),
+                (2, {"output_full": True, "waited": 0.0}),
+                (3, {"output_full": False, "waited": 0.0}),
+            ],
+            [100, 0, 0, 100],
+            [False, True, True, False],
+            id="a full output: deliveries wait here, but go back before the broker takes them back",
         ),
     ],
 )
 def test_what_is_decided(events, prefetches, given_back):
     """Each situation leads to the decision in the table."""
-    admission = Admission(LIMIT, 0.0, FULL)
+    admission = Admission(LIMIT, 0.0, WAIT_MAX)
     decisions = [admission.decide(AT_WORK._replace(**facts), float(now)) for now, facts in events]
     assert [decision.prefetch for decision in decisions] == prefetches
     assert [decision.give_back for decision in decisions] == given_back

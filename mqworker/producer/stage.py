@@ -2,8 +2,9 @@
 
 Lives in the Producer, on its loop, and never blocks it. Owns the ledger, the link to the broker, the in-hand register,
 and the three parts that work on them: intake (deliveries in), dispatch (to the Consumers and back), settlement (results
-out, then acks). The link calls intake and settlement directly, lanes call dispatch. What may give an idle lane
-something to do asks for a turn; one turn then feeds the lanes, for all events since the last turn.
+out, then acks). The link calls intake and settlement directly, lanes call dispatch. A bounded output also has a
+throttle, which limits dispatch. What may give an idle lane something to do asks for a turn; one turn then feeds the
+lanes, for all events since the last turn.
 """
 
 import asyncio

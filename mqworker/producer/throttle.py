@@ -7,6 +7,7 @@ Without answers (no connection, a queue that is silent) the last credit is used 
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -51,8 +52,8 @@ class Throttle:
         return self._credit.room(self._flow())
 
     def due(self) -> float:
-        """Return when to look next."""
-        return self._credit.due(self._flow())
+        """Return when to look next; infinity while the link is not connected, which will ask for a turn."""
+        return self._credit.due(self._flow()) if self._link.state.connected else math.inf
 
     def look(self, now: float) -> None:
         """Ask the link if it is time to, and tell if the stage is held back from now on, or no longer."""

@@ -175,8 +175,8 @@ class Link(Protocol):
         """Ask how many messages are ready in the output queue, which the topology must name; 0 when it is missing.
 
         The answer goes to the Sink, counted after this call. A question without an answer yet is not asked again, and
-        one that the end of a connection leaves unanswered is forgotten. The answer may take long: a queue may be
-        silent, and the embedded broker spends at most a hundredth of the time on counting.
+        one that the end of a connection leaves unanswered is forgotten. The answer may take long, or not come at
+        all: a queue may be silent, and the embedded broker spends at most a hundredth of the time on counting.
         """
 
     async def close(self, deadline: float) -> None:

@@ -304,8 +304,8 @@ async def test_the_depth_of_the_output_is_what_was_stored_before_the_question(br
 
 
 @contract
-async def test_a_depth_is_asked_again_on_a_new_channel(broker):
-    """Questions while the queue is missing, and after it is back, are answered; so is one after a reconnect."""
+async def test_a_missing_output_counts_as_empty_until_it_is_back(broker):
+    """Questions while the queue is missing, and after it was made again, are answered."""
     link, sink = await broker.started()
     output = broker.topology.output.queue
     await broker.make_admin().delete(output, AMPLE)

@@ -287,6 +287,34 @@ async def test_a_policy_that_expires_takes_no_queue_that_is_empty(broker, monkey
 
 @pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
 @contract
+async def test_a_silent_output_costs_the_answer_on_its_depth_alone(broker):
+    """The link works on, an answer comes when the queue is no longer silent, and so it does on another connection."""
+    link, sink = await broker.started(prefetch=5)
+    async with silenced(broker, broker.topology.output.queue):
+        link.ask_output_depth()
+        began = asyncio.get_running_loop().time()
+        await until(lambda: asyncio.get_running_loop().time() - began > 10, 60, "more than an answer's deadline")
+        await broker.publish(broker.topology.input, b"", b"x")
+        await sink.has(1)
+        assert not sink.depths
+
+    def answered() -> list[int]:
+        link.ask_output_depth()  # changes nothing while the first has no answer; one of a quorum queue was given up
+        return sink.depths
+
+    await until(answered, 10, "the answer")
+    assert (link.state.reconnects, sink.consuming_lost_for) == (0, [])
+    async with silenced(broker, broker.topology.output.queue):
+        link.ask_output_depth()
+        link._consuming.connection.abort("the test")
+        await until(lambda: sink.consuming_lost_for, 10, "the loss seen")
+    await back(link)
+    sink.depths.clear()
+    await until(answered, 10, "an answer on the new connection")
+
+
+@pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
+@contract
 async def test_upkeep_of_a_queue_that_does_not_answer_costs_the_link_nothing(broker, monkeypatch):
     """A dead-letter queue that is silent for longer than any deadline neither ends a connection nor hides the depth."""
     monkeypatch.setattr(reconnector, "PING_EVERY", 1.0)

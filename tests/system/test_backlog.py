@@ -18,6 +18,7 @@ CYCLES = 3
 FAST = "def handle(body):\n    return body\n"
 SLOW = """\
 import time
+from pathlib import Path
 
 def handle(body):
     if not Path(__file__).with_name("fast").exists():

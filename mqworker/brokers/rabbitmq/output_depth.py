@@ -4,6 +4,9 @@ Runs on the loop of the Link. Asks on a channel of its own, because the broker c
 missing, and because a queue that does not answer (a quorum queue without a leader) keeps a channel silent; on the
 consuming connection, because during an alarm the broker reads nothing from the other. One question at a time; it is
 given up only with its connection, whose own deadlines show whether the broker is alive.
+
+Of a quorum queue that has not answered within 250 ms, the broker says that it has neither messages nor consumers. So
+that answer counts only when it came sooner.
 """
 
 import asyncio
@@ -12,6 +15,8 @@ from mqworker.brokers.base import Placement, Sink
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.queues import NOT_FOUND
+
+DOUBTFUL = 0.2  # seconds after which "no messages and no consumers" may mean that a quorum queue has not answered
 
 
 class OutputDepth:
@@ -39,9 +44,13 @@ class OutputDepth:
             channel = self._channel
             if channel is None or not channel.usable:
                 channel = self._channel = await Channel.open(connection, watched=False)
-            messages = (await channel.ask("queue_declare", queue=self._queue, passive=True)).message_count
+            began = asyncio.get_running_loop().time()
+            status = await channel.ask("queue_declare", queue=self._queue, passive=True)
         except Lost as lost:
             if lost.code != NOT_FOUND:
                 return
-            messages = 0  # what is published to it is refused, and makes the Link create it again
-        self._sink.output_depth(messages)
+            self._sink.output_depth(0)  # what is published to it is refused, and makes the Link create it again
+        else:
+            doubtful = asyncio.get_running_loop().time() - began >= DOUBTFUL
+            if status.message_count or status.consumer_count or not doubtful:
+                self._sink.output_depth(status.message_count)

@@ -1,15 +1,16 @@
 """How many messages may be dispatched before the output queue holds `max_backlog`, and when to ask how much it holds.
 
-Pure: answers of the broker and time in, decisions out; used by throttle.py. The credit is what is free below the mark
-after everything that may still arrive: results that were published since the question or not confirmed when it was
-asked, and one result for each message in a lane. So with one result a message nothing of this stage goes above the
-mark; messages that yield several exceed it by what was in hand when it was reached. Whoever else publishes into the
-queue is seen with the next answer, which is at most a second away.
+Pure: answers of the broker, time and a random number in, decisions out; used by throttle.py. The credit is what is free
+below the mark after everything that may still arrive: results that were published since the question or not confirmed
+when it was asked, and one result for each message in a lane. So with one result a message nothing of this stage goes
+above the mark; messages that yield several exceed it by what was in hand when it was reached. Whoever else publishes
+into the queue is seen with the next answer, which is at most a second away.
 
 When the credit is used up, the broker is asked again. If the queue holds less than 80 % of the mark, there is new
 credit; otherwise the queue is *full*, and nothing is dispatched until it holds less than 80 %. While it is full, each
-pause between two questions is as long as all before it together: that costs few questions, and by the answer the queue
-has lost at most twice what it had to lose, so it does not run empty.
+pause between two questions is about as long as all before it together: that costs few questions, and by the answer the
+queue has lost about twice what it had to lose at most, so it does not run empty. Pauses are random by half, because of
+several stages that fill one queue the first to ask goes on, and with equal pauses that can always be the same one.
 """
 
 import math
@@ -40,7 +41,7 @@ class Credit:
         self._counted: Flow | None = None  # when the question was asked whose answer is `depth`
         self._asked: Flow | None = None  # when the question was asked that has no answer yet
         self._asked_first = self._asked_last = -math.inf  # when
-        self._wait = SOON
+        self._pause = self._wait = SOON  # as it grows, and with its random part
         self._last_full = -math.inf
 
     def room(self, flow: Flow) -> int:
@@ -68,8 +69,11 @@ class Credit:
             self._asked, self._asked_first = flow, now
         return True
 
-    def answered(self, depth: int, flow: Flow, now: float) -> None:
-        """Take the number of messages in the queue, counted after the last question without an answer."""
+    def answered(self, depth: int, flow: Flow, now: float, chance: float = 0.5) -> None:
+        """Take the number of messages in the queue, counted after the last question without an answer.
+
+        `chance`: a random number from 0 to 1.
+        """
         if self._asked is None:
             return
         used_up = self._counted is not None and self._free(flow) <= 0
@@ -77,7 +81,8 @@ class Credit:
         before, self.full = self.full, depth >= LOW * self._mark and (self.full or used_up or self._free(flow) <= 0)
         if self.full or before:
             self._last_full = now
-        self._wait = min(2 * self._wait, LONGEST) if self.full else SOON
+        self._pause = min(2 * self._pause, LONGEST) if self.full else SOON
+        self._wait = self._pause * (0.5 + chance) if self.full else SOON
 
     def _free(self, flow: Flow) -> int:
         """Return what is free below the mark after all that may still arrive."""

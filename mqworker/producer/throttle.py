@@ -8,6 +8,7 @@ Without answers (no connection, a queue that is silent) the last credit is used 
 
 import logging
 import math
+import random
 import time
 from collections.abc import Callable
 
@@ -68,7 +69,8 @@ class Throttle:
 
     def output_depth(self, messages: int) -> None:
         """Take the answer of the link, and feed the lanes if there is credit again."""
-        self._credit.answered(messages, self._flow(), time.monotonic())
+        chance = random.random()  # noqa: S311 - jitter, no secret
+        self._credit.answered(messages, self._flow(), time.monotonic(), chance)
         self._ask_turn()
 
     def problem(self, now: float) -> str:

@@ -1,5 +1,7 @@
 """Credit: how many messages may be dispatched before the output queue is full, and when the broker is asked."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,6 +110,28 @@ def test_a_full_queue_is_asked_rarely_and_never_runs_empty():
             questions += 1
         assert questions <= 3 + 0.21 * MARK / rate / LONGEST + 5
         assert credit.depth >= 0.55 * MARK - rate * SOON
+
+
+@pytest.mark.parametrize("seconds", [1.0, 3.0, 3.119, 5.119])
+def test_of_two_that_fill_one_queue_each_goes_on_now_and_then(seconds):
+    """Whoever asks first when the queue is below 80 % fills it again; by chance that is sometimes the other one."""
+    chances = random.Random(7)
+    one, other = Credit(MARK), Credit(MARK)
+    now, filled, winners = 0.0, 0.0, []
+    for credit in (one, other):
+        asked(credit, MARK, now)
+    while len(winners) < 40:
+        credit = min(one, other, key=lambda each: each.due(NOTHING))
+        now = credit.due(NOTHING)
+        assert credit.must_ask(NOTHING, now)
+        credit.answered(MARK - int(21 * (now - filled) / seconds), NOTHING, now, chances.random())
+        if not credit.full:
+            winners.append(credit)
+            filled = now
+            now += SOON
+            credit.must_ask(Flow(MARK, 0, 0), now)
+            credit.answered(MARK, Flow(MARK, 0, 0), now, chances.random())
+    assert 8 <= winners.count(one) <= 32
 
 
 def test_what_is_told_changes_at_most_every_five_seconds():

@@ -23,7 +23,7 @@ FRESH = 1.0  # seconds after which an answer is outdated, because others may pub
 STEADY = 5.0  # seconds without a full queue until the stage counts as no longer held back
 
 
-class Flow(NamedTuple):
+class Sent(NamedTuple):
     """What this stage has sent and may send, at one moment."""
 
     published: int  # publications so far, those to other queues and repeated ones too
@@ -38,15 +38,15 @@ class Credit:
         self.depth: int | None = None
         self.full = False
         self._mark = mark
-        self._counted: Flow | None = None  # when the question was asked whose answer is `depth`
-        self._asked: Flow | None = None  # when the question was asked that has no answer yet
+        self._counted: Sent | None = None  # when the question was asked whose answer is `depth`
+        self._asked: Sent | None = None  # when the question was asked that has no answer yet
         self._asked_first = self._asked_last = -math.inf  # when
         self._pause = self._wait = SOON  # as it grows, and with its random part
         self._last_full = -math.inf
 
-    def room(self, flow: Flow) -> int:
+    def room(self, sent: Sent) -> int:
         """Return how many messages may be dispatched now."""
-        return 0 if self.full else max(0, self._free(flow))
+        return 0 if self.full else max(0, self._free(sent))
 
     def held_back(self, now: float) -> bool:
         """Whether to tell that the stage is held back; a queue that is full again and again counts as full."""
@@ -56,37 +56,37 @@ class Credit:
         """Return for how many seconds a question has had no answer; 0 when all have."""
         return 0.0 if self._asked is None else now - self._asked_first
 
-    def due(self, flow: Flow) -> float:
+    def due(self, sent: Sent) -> float:
         """Return when to ask next."""
-        return self._asked_last + (FRESH if self._asked is not None or self.room(flow) else self._wait)
+        return self._asked_last + (FRESH if self._asked is not None or self.room(sent) else self._wait)
 
-    def must_ask(self, flow: Flow, now: float) -> bool:
+    def must_ask(self, sent: Sent, now: float) -> bool:
         """Return whether to ask now; counts as asked if so."""
-        if now < self.due(flow):
+        if now < self.due(sent):
             return False
         self._asked_last = now
         if self._asked is None:  # otherwise the answer may be that to the question before, so that one counts
-            self._asked, self._asked_first = flow, now
+            self._asked, self._asked_first = sent, now
         return True
 
-    def answered(self, depth: int, flow: Flow, now: float, chance: float = 0.5) -> None:
+    def answered(self, depth: int, sent: Sent, now: float, chance: float = 0.5) -> None:
         """Take the number of messages in the queue, counted after the last question without an answer.
 
         `chance`: a random number from 0 to 1.
         """
         if self._asked is None:
             return
-        used_up = self._counted is not None and self._free(flow) <= 0
+        used_up = self._counted is not None and self._free(sent) <= 0
         self.depth, self._counted, self._asked = depth, self._asked, None
-        before, self.full = self.full, depth >= LOW * self._mark and (self.full or used_up or self._free(flow) <= 0)
+        before, self.full = self.full, depth >= LOW * self._mark and (self.full or used_up or self._free(sent) <= 0)
         if self.full or before:
             self._last_full = now
         self._pause = min(2 * self._pause, LONGEST) if self.full else SOON
         self._wait = self._pause * (0.5 + chance) if self.full else SOON
 
-    def _free(self, flow: Flow) -> int:
+    def _free(self, sent: Sent) -> int:
         """Return what is free below the mark after all that may still arrive."""
         if self.depth is None or self._counted is None:
             return 0
-        sent = self._counted.unconfirmed + flow.published - self._counted.published
-        return self._mark - self.depth - sent - flow.dispatched
+        since = self._counted.unconfirmed + sent.published - self._counted.published
+        return self._mark - self.depth - since - sent.dispatched

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from mqworker.brokers.base import Link
 from mqworker.ipc import logs
-from mqworker.producer.credit import Credit, Flow
+from mqworker.producer.credit import Credit, Sent
 from mqworker.producer.ledger import Ledger
 
 SILENT = 10.0  # seconds without an answer after which the status tells of it
@@ -50,15 +50,15 @@ class Throttle:
 
     def room(self) -> int:
         """Return how many messages may be dispatched now."""
-        return self._credit.room(self._flow())
+        return self._credit.room(self._sent())
 
     def due(self) -> float:
         """Return when to look next; infinity while the link is not connected, which will ask for a turn."""
-        return self._credit.due(self._flow()) if self._link.state.connected else math.inf
+        return self._credit.due(self._sent()) if self._link.state.connected else math.inf
 
     def look(self, now: float) -> None:
         """Ask the link if it is time to, and tell if the stage is held back from now on, or no longer."""
-        if self._link.state.connected and self._credit.must_ask(self._flow(), now):
+        if self._link.state.connected and self._credit.must_ask(self._sent(), now):
             self._link.ask_output_depth()
         held_back = self._credit.held_back(now)
         if held_back != self.held_back:
@@ -70,7 +70,7 @@ class Throttle:
     def output_depth(self, messages: int) -> None:
         """Take the answer of the link, and feed the lanes if there is credit again."""
         chance = random.random()  # noqa: S311 - jitter, no secret
-        self._credit.answered(messages, self._flow(), time.monotonic(), chance)
+        self._credit.answered(messages, self._sent(), time.monotonic(), chance)
         self._ask_turn()
 
     def problem(self, now: float) -> str:
@@ -87,6 +87,6 @@ class Throttle:
     def _sentence(self) -> str:
         return f"held back: output queue {self._queue} holds {self.depth:,} (max_backlog {self._mark:,})"
 
-    def _flow(self) -> Flow:
+    def _sent(self) -> Sent:
         publications = self._ledger.publications
-        return Flow(publications.last_id, publications.unconfirmed, len(self._ledger.assignments))
+        return Sent(publications.last_id, publications.unconfirmed, len(self._ledger.assignments))

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mqworker.producer.credit import FRESH, LONGEST, SOON, STEADY, Credit, Flow
+from mqworker.producer.credit import FRESH, LONGEST, SOON, STEADY, Credit, Sent
 
 MARK = 100
-NOTHING = Flow(0, 0, 0)
+NOTHING = Sent(0, 0, 0)
 
 
-def asked(credit: Credit, depth: int, now: float, flow: Flow = NOTHING, later: Flow | None = None) -> None:
+def asked(credit: Credit, depth: int, now: float, flow: Sent = NOTHING, later: Sent | None = None) -> None:
     """Let the credit ask and take this answer, which comes when the flow is `later`."""
     assert credit.must_ask(flow, now)
     credit.answered(depth, later or flow, now)
@@ -46,10 +46,10 @@ def test_answers_become_credit(depths, rooms):
 @pytest.mark.parametrize(
     ("flow", "room"),
     [
-        pytest.param(Flow(0, 0, 10), 90, id="a message in a lane counts as one result"),
-        pytest.param(Flow(10, 10, 0), 90, id="published since"),
-        pytest.param(Flow(40, 0, 60), 0, id="used up"),
-        pytest.param(Flow(500, 0, 10), 0, id="messages that yielded many"),
+        pytest.param(Sent(0, 0, 10), 90, id="a message in a lane counts as one result"),
+        pytest.param(Sent(10, 10, 0), 90, id="published since"),
+        pytest.param(Sent(40, 0, 60), 0, id="used up"),
+        pytest.param(Sent(500, 0, 10), 0, id="messages that yielded many"),
     ],
 )
 def test_what_was_sent_since_the_question_uses_credit(flow, room):
@@ -62,13 +62,13 @@ def test_what_was_sent_since_the_question_uses_credit(flow, room):
 def test_what_was_not_confirmed_at_the_question_uses_credit():
     """It may have come to the queue after the count; what was confirmed before is in the count."""
     credit = Credit(MARK)
-    asked(credit, 50, 0.0, Flow(1000, 7, 3), Flow(1005, 0, 3))
-    assert credit.room(Flow(1005, 0, 3)) == MARK - 50 - 7 - 5 - 3
+    asked(credit, 50, 0.0, Sent(1000, 7, 3), Sent(1005, 0, 3))
+    assert credit.room(Sent(1005, 0, 3)) == MARK - 50 - 7 - 5 - 3
 
 
 def test_when_it_asks():
     """At once; every second while there is credit; soon when it is used up; and again when no answer comes."""
-    credit, used = Credit(MARK), Flow(MARK, 0, 0)
+    credit, used = Credit(MARK), Sent(MARK, 0, 0)
     asked(credit, 0, 10.0)
     assert not credit.must_ask(NOTHING, 10 + 0.99 * FRESH)
     assert not credit.must_ask(used, 10 + 0.9 * SOON)
@@ -82,10 +82,10 @@ def test_an_answer_to_the_first_of_two_questions_counts_from_the_first():
     """If the link has dropped the second question, what was published between the two is not forgotten."""
     credit = Credit(MARK)
     assert credit.must_ask(NOTHING, 0.0)
-    assert credit.must_ask(Flow(20, 0, 0), FRESH)
-    credit.answered(0, Flow(20, 0, 0), FRESH)
-    assert credit.room(Flow(20, 0, 0)) == MARK - 20
-    credit.answered(99, Flow(20, 0, 0), FRESH)  # nobody has asked
+    assert credit.must_ask(Sent(20, 0, 0), FRESH)
+    credit.answered(0, Sent(20, 0, 0), FRESH)
+    assert credit.room(Sent(20, 0, 0)) == MARK - 20
+    credit.answered(99, Sent(20, 0, 0), FRESH)  # nobody has asked
     assert credit.depth == 0
 
 
@@ -93,9 +93,9 @@ def test_used_up_and_more_than_low_is_full():
     """The stage stops once its credit is used up, instead of trickling on below the mark."""
     credit = Credit(MARK)
     asked(credit, 0, 0.0)
-    asked(credit, 95, 1.0, Flow(MARK, 0, 0))
+    asked(credit, 95, 1.0, Sent(MARK, 0, 0))
     assert credit.full
-    assert credit.room(Flow(MARK, 0, 0)) == 0
+    assert credit.room(Sent(MARK, 0, 0)) == 0
 
 
 def test_a_full_queue_is_asked_rarely_and_never_runs_empty():
@@ -129,8 +129,8 @@ def test_of_two_that_fill_one_queue_each_goes_on_now_and_then(seconds):
             winners.append(credit)
             filled = now
             now += SOON
-            credit.must_ask(Flow(MARK, 0, 0), now)
-            credit.answered(MARK, Flow(MARK, 0, 0), now, chances.random())
+            credit.must_ask(Sent(MARK, 0, 0), now)
+            credit.answered(MARK, Sent(MARK, 0, 0), now, chances.random())
     assert 8 <= winners.count(one) <= 32
 
 
@@ -170,8 +170,8 @@ class Stages(RuleBasedStateMachine):
         self.question = False  # on its way to the broker
         self.answers: list[int] = []  # on their way back
 
-    def flow(self) -> Flow:
-        return Flow(self.published, self.sent + self.unconfirmed, self.dispatched)
+    def flow(self) -> Sent:
+        return Sent(self.published, self.sent + self.unconfirmed, self.dispatched)
 
     @rule(most=st.integers(1, 30))
     def dispatch(self, most):
@@ -245,9 +245,9 @@ def test_messages_that_yield_exceed_the_mark_by_what_was_in_hand(steps):
     credit, published, queue, now = Credit(MARK), 0, 0, 0.0
     for most, results, taken in steps:
         now += FRESH
-        asked(credit, queue, now, Flow(published, 0, 0))
-        hand = min(most, credit.room(Flow(published, 0, 0)))
+        asked(credit, queue, now, Sent(published, 0, 0))
+        hand = min(most, credit.room(Sent(published, 0, 0)))
         assert not hand or queue + hand <= MARK
         published, queue = published + hand * results, queue + hand * results
-        assert credit.room(Flow(published, 0, 0)) <= max(0, MARK - queue)
+        assert credit.room(Sent(published, 0, 0)) <= max(0, MARK - queue)
         queue = max(0, queue - taken)

@@ -27,6 +27,7 @@ from mqworker.producer.limits import TIME_LIMIT
 from mqworker.producer.pacing import AHEAD_BYTES, ServiceTime, chunk_size, may_wait
 from mqworker.producer.publications import AnyPublish
 from mqworker.producer.quarantine import May, may_begin, outlived
+from mqworker.producer.revoking import Revoking
 from mqworker.producer.settlement import Settlement
 from mqworker.producer.suspects import Suspects
 from mqworker.producer.throttle import Throttle
@@ -66,6 +67,7 @@ class Dispatch:
         self._spec = spec
         self._desired = desired
         self._draining = False
+        self._revoking = Revoking()
         self._ledger = ledger
         self._settlement = settlement
         self._suspects = suspects
@@ -117,6 +119,8 @@ class Dispatch:
                     publishes += self._settlement.finished(entry, outcome, now)
             if outcomes.ended:
                 self._ledger.chunk_ended(lane.number, outcomes.ended)
+                if lane.state != "busy":
+                    self._revoking.forget(lane.number)
                 if lane.replace_reason:
                     self.fleet.reconcile(now)
                 self.fleet.idled(lane)
@@ -136,6 +140,7 @@ class Dispatch:
         elif seq and not known_killer and not self._draining and self.fleet.fails(lane, death, now):
             seq = 0  # the stage goes back to the code of before, which computes this message
         charged = self._ledger.lane_died(lane.number, seq)
+        self._revoking.forget(lane.number)
         self.fleet.died(lane, death, now, attributed=charged is not None and known_killer)
         self._report_end(lane, death)
         if charged is not None:
@@ -190,7 +195,9 @@ class Dispatch:
             if ready is None or ready.weight > AHEAD_BYTES or most < chunk_size(high, bound, 1, bound):
                 return
             seq, began = lane.in_hand()
-            if not self._behind(lane) and (not seq or (began and now - began < REVOKE_AFTER)):
+            if lane.number in self._revoking or self._behind(lane):
+                continue
+            if not seq or (began and now - began < REVOKE_AFTER):
                 entries = ledger.take(lane.number, lane.chunk + 1, most)
                 room -= len(entries)
                 self._send(lane, entries)
@@ -204,15 +211,14 @@ class Dispatch:
                 waiting = self._ledger.assignments.on(lane.number)
                 if len(waiting) > 1 and waiting[-1].seq != seq:
                     self._take_back(lane)
+            if lane.number in self._revoking and self._revoking.certain(lane.number, seq, now):
+                self._ledger.revoke(lane.number, seq)
 
     # --- inside
 
     def _take_back(self, lane: Lane) -> None:
-        """Stop a lane after its message in hand, and take back the rest of its chunk.
-
-        Between two messages nothing is taken back here: the chunk is about to end, and its end gives the rest back.
-        """
-        self._ledger.revoke(lane.number, lane.stop_after_message() or lane.in_hand()[0])
+        """Stop a lane after its message in hand; `revoke` takes the rest back, or the end of its chunks does."""
+        self._revoking.told(lane.number, lane.stop_after_message(), time.monotonic())
 
     def _send(self, lane: Lane, entries: list[Entry]) -> None:
         desired = self._desired

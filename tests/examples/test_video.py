@@ -236,11 +236,11 @@ def test_the_tracks_are_those_of_one_process(example):
                 os.kill(pid, signal.SIGKILL)
         assert len(example.compare.stored(service.folder / "tracks.db")) < total
         wait_for(lambda: len(example.compare.stored(service.folder / "tracks.db")) >= total, 120, "all to be stored")
-        waited = "some frame to have waited for an earlier one"
-        wait_for(lambda: service.stage("track")["actual"]["counters"]["dropped"] > 0, 10, waited)
         assert service.cli("dlq", "list").stderr == "0 dead\n"
         command = [sys.executable, "compare.py", "frames.jsonl"]
         compared = subprocess.run(command, cwd=service.folder, capture_output=True, text=True, timeout=60, check=False)
         assert compared.stdout == f"{total} of {total} frames have equal tracks\n", compared.stderr
         assert compared.returncode == 0
+        waited = "some frame to have waited for an earlier one"
+        wait_for(lambda: service.stage("track")["actual"]["counters"]["dropped"] > 0, 10, waited)
         assert service.stop() == 0

@@ -39,7 +39,7 @@ class Scene:
 
     def _ground(self) -> Floats:
         """Make slow waves in several directions, and a fine grain."""
-        ground = 90 + self.random.normal(0, 2, X.shape)
+        ground: Floats = 90 + self.random.normal(0, 2, X.shape)
         for _ in range(4):
             angle, length = self.random.uniform(0, 2 * math.pi), self.random.uniform(50, 150)
             phase = self.random.uniform(0, 2 * math.pi)
@@ -49,7 +49,8 @@ class Scene:
     def positions(self, frame: int) -> Floats:
         """Return x and y of each disc."""
         size = np.array([WIDTH - 1, HEIGHT - 1])
-        return size - np.abs((self.start + self.velocity * frame) % (2 * size) - size)
+        places: Floats = size - np.abs((self.start + self.velocity * frame) % (2 * size) - size)
+        return places
 
     def picture(self, frame: int) -> bytes:
         """Return the JPEG of a frame; call it for one frame after the other, for the noise."""

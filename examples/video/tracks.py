@@ -28,8 +28,11 @@ class Params:
     patience: Annotated[int, Meta(ge=1)] = 200  # frames of a camera that wait for a missing one before it is given up
 
 
-def track(body: dict[str, Any], tracks: "Tracks") -> Iterator[dict[str, Any]]:
-    """Yield the tracks of this frame, and of those that have waited for it: none, one or several results."""
+def track(body: dict[str, Any], tracks: Any) -> Iterator[dict[str, Any]]:
+    """Yield the tracks of this frame, and of those that have waited for it: none, one or several results.
+
+    `tracks` is `[shared.tracks]` of the configuration, a `Tracks`.
+    """
     yield from tracks.add(body["camera"], body["frame"], body["blobs"].tolist())
 
 
@@ -80,19 +83,24 @@ class Tracker:
         free, new = set(range(len(self.tracks))), set(range(len(blobs)))
         for distance, place, number in pairs:
             if distance <= params.reach and place in free and number in new:
-                self.tracks[place].see(*blobs[number][:2])
+                x, y, _ = blobs[number]
+                self.tracks[place].see(x, y)
                 free.remove(place)
                 new.remove(number)
         self.tracks = [each for each in self.tracks if each.unseen <= params.coast]
         for number in sorted(new):
             self.ids += 1
-            self.tracks.append(Track(self.ids, *blobs[number][:2]))
+            x, y, _ = blobs[number]
+            self.tracks.append(Track(self.ids, x, y))
         return [{"id": each.id, "x": each.x, "y": each.y} for each in self.tracks if not each.unseen]
 
 
 @dataclass
 class Order:
-    """The frames of one camera, from number 0 on, put back into order: a frame waits until all before it were there."""
+    """The frames of one camera, from number 0 on, put back into order: a frame waits until all before it were there.
+
+    It goes when `track` can be `ordered_by = "header:camera"`; README.md says how.
+    """
 
     due: int = 0
     waiting: dict[int, Blobs] = field(default_factory=dict)

@@ -148,6 +148,9 @@ class Consumer(Spawned):
                 done += 1
             memory = rss(pid)
             leaving = self._leaving(worker, done, memory)
+            if outcomes and not outbox.add(last):  # taking the next chunk may end this process
+                self._send(Outcomes(outcomes, worker.generation, printed=printed))
+                outcomes, printed = [], False
             following = self._lane.present()
             taken = 0 if following is None else following.number
             self._send(Outcomes(outcomes, worker.generation, taken, chunk.number, memory, leaving, printed))

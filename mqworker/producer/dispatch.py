@@ -107,7 +107,7 @@ class Dispatch:
         """Settle what is finished, and feed the lane again when its chunk has ended."""
         now = time.monotonic()
         if outcomes.outcomes:
-            self.fleet.staffing.prospered(lane.slot, lane.code)
+            self.fleet.prospered(lane)
         publishes: list[AnyPublish] = []
         try:
             for outcome in outcomes.outcomes:
@@ -192,11 +192,16 @@ class Dispatch:
         for lane in self.fleet.open():
             held, ready, bound = len(ledger.backlog), ledger.backlog.ready, self._spec.config.queue_size
             most = min(chunk_size(high, held, working, bound), room)
-            if ready is None or ready.weight > AHEAD_BYTES or most < chunk_size(high, bound, 1, bound):
+            if ready is None or ready.weight > AHEAD_BYTES or ready.isolation is not Isolation.NONE:
+                return
+            if most < chunk_size(high, bound, 1, bound):
                 return
             seq, began = lane.in_hand()
             if lane.number in self._revoking or self._behind(lane):
                 continue
+            before = ledger.assignments.on(lane.number)
+            if len(before) == 1 and before[0].isolation is not Isolation.NONE:
+                continue  # it may kill its Consumer
             if not seq or (began and now - began < REVOKE_AFTER):
                 entries = ledger.take(lane.number, lane.chunk + 1, most)
                 room -= len(entries)

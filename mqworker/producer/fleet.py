@@ -141,6 +141,11 @@ class Fleet:
         why = f"a Consumer {death}; the new code had not finished a message"
         return not lane.kill_reason and self.staffing.switch.killed(lane.code, why, now)
 
+    def prospered(self, lane: Lane) -> None:
+        """Note that a Consumer has finished messages."""
+        going = bool(lane.replace_reason) or lane.number in self._leaving
+        self.staffing.prospered(lane.slot, lane.code, going=going)
+
     def idled(self, lane: Lane) -> None:
         """Let an idle lane leave, if it must leave."""
         if lane.number in self._leaving and lane.state == "idle":
@@ -168,6 +173,7 @@ class Fleet:
                 attributed=attributed,
                 limit=bool(lane.kill_reason) and not unfit,
                 unfit=unfit,
+                going=bool(lane.replace_reason),
             )
 
     def retire_all(self) -> None:

@@ -195,7 +195,7 @@ class Lane:
                 if uplink.ended:
                     self.ended = uplink.ended
                     self.rss = uplink.rss
-                    self.replace_reason = uplink.leaving
+                    self.replace_reason = uplink.leaving or self.replace_reason  # it does not change its mind
                     if self.state == "busy" and self._child.alive:  # a dead Consumer gets nothing more
                         self._become("idle" if self.ended == self.chunk else "busy")
                 self._owner.lane_outcomes(self, uplink)

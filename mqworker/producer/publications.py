@@ -71,9 +71,10 @@ class Publications:
 
     @property
     def unconfirmed(self) -> int:
-        """How many publications the broker may still store: on their way, or waiting to be published again."""
+        """How many publications are on their way, and how many results wait to be published again."""
         again = dict.fromkeys((*self._refused.values(), *(entry for _, _, entry in self._again)))
-        return len(self._waiting) + sum(len(entry.left) - entry.asked for entry in again)
+        results = (entry for entry in again if entry.plan is not None and entry.plan.outcome == "result")
+        return len(self._waiting) + sum(len(entry.left) - entry.asked for entry in results)
 
     def place(self, entry: Entry, plan: Plan, now: float) -> list[AnyPublish]:
         """Carry out a plan; the plan of a void delivery is kept for its redelivery."""

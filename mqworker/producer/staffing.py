@@ -84,13 +84,18 @@ class Staffing:
         codes = {wanted.code, *self.switch.before}
         self._budgets = {place: budget for place, budget in self._budgets.items() if place[0] in codes}
 
-    def prospered(self, slot: int, code: int) -> None:
-        """Note that a Consumer has finished messages: its slot works, and so does its code."""
+    def prospered(self, slot: int, code: int, *, going: bool = False) -> None:
+        """Note that a Consumer has finished messages: its slot works, and so does its code.
+
+        `going`: it leaves, or is to be replaced, so it says nothing of whether a new one works in that slot.
+        """
         self._excused = 0
+        self.switch.prospered(code)
+        if going:
+            return
         self._budget(code, slot).prospered()
         if code == self.switch.wanted.code and not self.crash_loop:
             self.problem = ""
-        self.switch.prospered(code)
 
     def start_failed(self, slot: int, code: int, now: float, reason: str) -> None:
         """Note that a Consumer could not be started: try again later."""
@@ -112,17 +117,18 @@ class Staffing:
         attributed: bool = False,
         limit: bool = False,
         unfit: bool = False,
+        going: bool = False,
     ) -> None:
         """Note an unwanted end of a Consumer; `problem` describes it, if the Consumer had not finished a message.
 
         `attributed`: it died of a message that had killed before. The message is charged, not the slot, so that good
         messages do not wait for a new Consumer; but a stage in which nothing else happens is in a crash loop.
         `limit`: we killed it, for what its message did. `unfit`: it reported why it cannot be set up, or was not set up
-        in time.
+        in time. `going`: as for `prospered`.
         """
         if not (fruitful or attributed or limit):
             self.switch.ended(code, problem, now, final=unfit)
-        if code == self.switch.wanted.candidate:
+        if code == self.switch.wanted.candidate or going:
             return
         self._excused += attributed
         if attributed and self._excused <= EXCUSED_MAX:
@@ -140,8 +146,8 @@ class Staffing:
         wanted = switch.wanted
         staying = [one for one in consumers if not one.leaving]
         current = [one for one in staying if one.code == wanted.code]
-        worn = [one for one in current if one.replace or one.slot >= wanted.consumers]
-        fresh = [one for one in current if not one.replace and one.slot < wanted.consumers]
+        fresh = _fresh(current, wanted.consumers)
+        worn = [one for one in current if one not in fresh]
         before = [one for one in staying if one.code in switch.before]
         candidates = [one for one in staying if one.code == wanted.candidate]
         known = (wanted.code, wanted.candidate, *switch.before)
@@ -163,7 +169,7 @@ class Staffing:
         current = [one for one in consumers if one.code == wanted.code]
         if wanted.update != "switch" and any(one.code in self.switch.before for one in consumers):
             return False
-        return len(current) == self.switch.target and all(
+        return sorted(one.slot for one in current) == [*range(self.switch.target)] and all(
             not one.leaving and one.state != "starting" for one in current
         )
 
@@ -182,7 +188,9 @@ class Staffing:
         wanted = self.switch.wanted
         exclusive = wanted.update == "old-first"
         few = max(1, wanted.consumers // 4) if wanted.update == "switch" else 1
-        room = (max(1, wanted.consumers) if exclusive else COUNT) - len(consumers)
+        room = COUNT - len(consumers)
+        if exclusive:
+            room = max(1, wanted.consumers) - sum(one.slot < max(1, wanted.consumers) for one in consumers)
         starts: list[Start] = []
         for code, there, most, gradual in (
             (wanted.code, fresh, self.switch.target, slowly),
@@ -206,7 +214,9 @@ class Staffing:
         wanted = self.switch.wanted
         ready = {one.slot for one in fresh if one.state != "starting"}
         more = len(ready) + len(stale) - self.switch.target
-        if wanted.update == "old-first" and more == 0:
+        if wanted.update != "old-first":
+            more = max(more, sum(one.slot in ready for one in stale))
+        elif more == 0:
             more = not any(one.leaving or one.state == "starting" for one in consumers)
         return _retire(stale, more, keep=set(range(wanted.consumers)) - ready)
 
@@ -221,6 +231,15 @@ class Staffing:
             elif one.state == "leaving" and now - one.since > LEAVE:
                 late.append(Kill(one.lane, f"it did not end within {LEAVE:g} s"))
         return late
+
+
+def _fresh(consumers: Sequence[ConsumerFacts], count: int) -> list[ConsumerFacts]:
+    """Return those that may stay, at most one for each slot; one that is set up rather than one that starts."""
+    by_slot: dict[int, ConsumerFacts] = {}
+    for one in sorted(consumers, key=lambda one: one.state == "starting"):
+        if not one.replace and one.slot < count:
+            by_slot.setdefault(one.slot, one)
+    return list(by_slot.values())
 
 
 def _retire(consumers: list[ConsumerFacts], count: int, keep: Container[int] = ()) -> list[Action]:

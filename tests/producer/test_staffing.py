@@ -399,3 +399,26 @@ def test_it_arrives_at_what_is_wanted_and_keeps_working_on_the_way(update, order
             assert candidates == staffing.switch.candidates_wanted
         assert staffing.as_wanted(consumers)
         assert {each.slot for each in consumers if each.code == step.code} == set(range(wanted))
+
+
+def test_one_that_is_to_be_replaced_says_nothing_of_its_successors():
+    """While it goes on with its work, successors in its slot that cannot be set up are a crash loop, with pauses."""
+    staffing, now, starts = staffed(1), 0.0, 0
+    worn = one(0, replace=True)
+    while now < 4.0:
+        now += 0.02
+        staffing.prospered(0, 1, going=True)
+        for action in staffing.decide([worn], now):
+            assert isinstance(action, Start)
+            starts += 1
+            staffing.died(0, 1, now, fruitful=False, problem="no", unfit=True)
+    assert starts < 10
+    assert (staffing.crash_loop, staffing.problem) == (True, "no")
+
+
+def test_two_in_one_slot_are_one_too_many():
+    """Whatever led to it: the slots come to be 0 and 1 again, and until then the number is not as wanted."""
+    staffing = staffed(2)
+    twice = [one(0), one(1, slot=0)]
+    assert not staffing.as_wanted(twice)
+    assert staffing.decide(twice, 0.0) == [Start(1, 1), Retire(1)]

@@ -6,10 +6,11 @@ consuming connection, because during an alarm the broker reads nothing from the 
 given up only with its connection, whose own deadlines show whether the broker is alive.
 
 Of a quorum queue that has not answered within 250 ms, the broker says that it has neither messages nor consumers. So
-that answer counts only when it came sooner.
+that answer counts only when it came sooner, the way to the broker and back not counted.
 """
 
 import asyncio
+import contextlib
 
 from mqworker.brokers.base import Placement, Sink
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
@@ -51,6 +52,16 @@ class OutputDepth:
                 return
             self._sink.output_depth(0)  # what is published to it is refused, and makes the Link create it again
         else:
-            doubtful = asyncio.get_running_loop().time() - began >= DOUBTFUL
-            if status.message_count or status.consumer_count or not doubtful:
+            took = asyncio.get_running_loop().time() - began
+            if status.message_count or status.consumer_count or took - await _way(channel, took) < DOUBTFUL:
                 self._sink.output_depth(status.message_count)
+
+
+async def _way(channel: Channel, took: float) -> float:
+    """Return how long the way to the broker and back takes, where that matters."""
+    if took < DOUBTFUL:
+        return 0.0
+    began = asyncio.get_running_loop().time()
+    with contextlib.suppress(Lost):
+        await channel.ping()
+    return asyncio.get_running_loop().time() - began

@@ -53,7 +53,7 @@ def show(config: Path | None, origin: bool, as_json: bool) -> None:
 
 
 def _live(loaded: "Loaded") -> dict[str, tuple[str, str]]:
-    """Return the values of a running service that differ from its configuration; empty when none is running."""
+    """Return what a running service has that its configuration does not tell; empty when none is running."""
     control = loaded.config.control
     try:
         with Client(Address(control.host, control.port, str(loaded.socket), control.token), TIMEOUT) as client:
@@ -66,7 +66,7 @@ def _live(loaded: "Loaded") -> dict[str, tuple[str, str]]:
     for view in status["stages"]:
         desired, stage = view["desired"], f"stages.{view['name']}"
         values = {
-            "consumers": {"consumers": desired["consumers"]},
+            "consumers": {"consumers": "auto" if desired.get("auto") else desired["consumers"]},
             "soft_limit": {"time_limit.soft": desired["time_limit"]["soft"]},
             "hard_limit": {"time_limit.hard": desired["time_limit"]["hard"]},
             "params": {f"params.{name}": value for name, value in desired["params"].items()},
@@ -74,4 +74,7 @@ def _live(loaded: "Loaded") -> dict[str, tuple[str, str]]:
         }
         for kind in desired["live"]:
             rows |= {f"{stage}.{key}": (json.dumps(value), LIVE) for key, value in values.get(kind, {}).items()}
+        if desired.get("auto"):
+            source = LIVE if "consumers" in desired["live"] else loaded.origins.get(f"{stage}.consumers", LIVE)
+            rows[f"{stage}.consumers"] = ('"auto"', f"{source}, now {desired['consumers']}")
     return rows

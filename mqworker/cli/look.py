@@ -129,9 +129,10 @@ def show_consumers(view: dict[str, Any]) -> None:
 def _row(name: str, view: dict[str, Any]) -> list[Any]:
     desired, actual = view["desired"], view["actual"]
     target = desired["consumers"] if desired["working"] and desired["running"] else 0
+    consumers = f"{{}}/{target}{' auto' if desired.get('auto') else ''}"
     listening = "yes" if desired["listening"] else "no"
     if actual is None:
-        return [name, view["state"], listening, f"0/{target}", *["-"] * 7]
+        return [name, view["state"], listening, consumers.format(0), *["-"] * 7]
     ready = sum(consumer["state"] in ("idle", "busy") for consumer in actual["consumers"])
     counters = actual["counters"]
     if desired["listening"] and not actual["link"]["consuming"]:
@@ -140,7 +141,7 @@ def _row(name: str, view: dict[str, Any]) -> list[Any]:
         name,
         view["state"],
         listening,
-        f"{ready}/{target}",
+        consumers.format(ready),
         f"{actual['rate']:.1f}",
         output.seconds(actual["p95"]) if actual["p95"] else "-",
         counters.get("result", 0),

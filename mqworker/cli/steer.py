@@ -48,24 +48,28 @@ def resume(service: ServiceClient, no_wait: bool) -> None:
 
 
 @click.command(cls=Verb, context_settings={"ignore_unknown_options": True})
-@click.argument("count", metavar="N|+N|-N")
+@click.argument("count", metavar="N|+N|-N|auto")
 @no_wait
 @uses_service(CHANGE_TIMEOUT)
 def scale(service: ServiceClient, count: str, no_wait: bool) -> None:
     """Set the number of Consumers, or change it by N. Busy Consumers finish first.
 
+    With auto: a share of service.processes, which follows the load. A number ends that for this stage, until `scale
+    auto` or until the configuration changes.
+
     Examples:
       mqworker scale 4
       mqworker scale +2 --stage energy
       mqworker scale -1
+      mqworker scale auto --stage energy
     """
-    if not re.fullmatch(r"[+-]?\d{1,4}", count):
-        raise click.BadParameter(f"{count!r} is not a number, +number or -number", param_hint="N|+N|-N")
+    if not re.fullmatch(r"[+-]?\d{1,4}|auto", count):
+        raise click.BadParameter(f"{count!r} is not a number, +number, -number or auto", param_hint="N|+N|-N|auto")
     stage = service.one_stage()
-    target = int(count)
+    target = count if count == "auto" else int(count)
     if count[0] in "+-":
-        target = max(0, service.client.get(stage_path(stage))["desired"]["consumers"] + target)
-    result = f"{target} Consumer{'' if target == 1 else 's'}"
+        target = max(0, service.client.get(stage_path(stage))["desired"]["consumers"] + int(count))
+    result = "a share of service.processes" if target == "auto" else f"{target} Consumer{'' if target == 1 else 's'}"
     service.stage = stage
     _each(service, "PUT", "/consumers", {"count": target}, result, no_wait=no_wait)
 

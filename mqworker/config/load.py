@@ -18,7 +18,7 @@ from mqworker.config import schema, urls
 from mqworker.config.check import DEFAULT, Checker
 from mqworker.config.errors import PICKLE_KEY, TOKEN, URL, ConfigError, ConfigProblem, Key, display, dotted, excerpt
 from mqworker.config.file import ConfigFile, read
-from mqworker.config.model import Config, StageConfig
+from mqworker.config.model import AUTO, Config, StageConfig
 from mqworker.config.processors import usable
 from mqworker.config.rules import RuleViolation, violations
 from mqworker.config.sources import Assignment, Environment, flags
@@ -186,7 +186,9 @@ def _resolved(config: Config, path: Path | None, root: Path, origins: dict[str, 
     return Loaded(
         config=replace(
             config,
-            stages={name: _staffed(name, stage, origins) for name, stage in config.stages.items()},
+            stages={
+                name: _staffed(name, stage, origins, config.service.processes) for name, stage in config.stages.items()
+            },
             service=replace(config.service, state_dir=str(state_dir)),
             control=replace(config.control, socket=str(socket)),
             broker=replace(
@@ -207,8 +209,10 @@ def _resolved(config: Config, path: Path | None, root: Path, origins: dict[str, 
     )
 
 
-def _staffed(name: str, stage: StageConfig, origins: dict[str, str]) -> StageConfig:
-    """Give a stage with CPUs of its own as many Consumers, unless it says how many."""
+def _staffed(name: str, stage: StageConfig, origins: dict[str, str], processes: int) -> StageConfig:
+    """Give a stage with CPUs of its own as many Consumers, unless it says how many; with "auto", fix their threads."""
+    if stage.consumers == AUTO and stage.native_threads is None:
+        return replace(stage, native_threads=max(1, usable(cpus=stage.cpus) // processes))
     if not stage.cpus or origins[dotted(("stages", name, "consumers"))] != DEFAULT:
         return stage
     return replace(stage, consumers=usable(cpus=stage.cpus))

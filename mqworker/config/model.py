@@ -5,7 +5,7 @@ error messages; nothing here does I/O but `processors`, for one default. The des
 written only here: error messages and docs/configuration.md are generated from them.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -15,6 +15,7 @@ from mqworker.config.processors import usable
 MIB, TIB = 1 << 20, 1 << 40
 HANDLE_NAMES = ("params", "message", "log")  # what a handler gets by an argument of this name
 SLOT = "MQWORKER_SLOT"  # a variable that handlers find; it sets no key
+AUTO: Final = "auto"  # a number of Consumers that follows the load
 
 Seconds = Annotated[float, Meta(ge=0, le=4_000_000)]  # AMQP's time to live is 32 bits of milliseconds
 Deadline = Annotated[float, Meta(gt=0, le=3600)]
@@ -61,6 +62,14 @@ class ServiceConfig(_Base, frozen=True):
     log_format: Annotated[
         Literal["auto", "json", "text"], about("`auto`: text on a terminal, JSON Lines elsewhere.")
     ] = "auto"
+    processes: Annotated[
+        int,
+        Meta(ge=1, le=1024),
+        about(
+            'How many Consumers the stages with `consumers = "auto"` share.',
+            default="number of usable CPUs, also by a container's quota",
+        ),
+    ] = msgspec.field(default_factory=usable)
 
 
 class ControlConfig(_Base, frozen=True):
@@ -201,9 +210,11 @@ class StageConfig(_Base, frozen=True):
         about("Where results go; a text is the name of the queue. Without it nothing is published.", default="none"),
     ] = None
     consumers: Annotated[
-        int,
-        Meta(ge=0, le=1024),
-        about("Number of worker processes.", default="number of its usable CPUs, also by a container's quota"),
+        Annotated[int, Meta(ge=0, le=1024)] | Literal["auto"],
+        about(
+            "Number of worker processes. `auto`: a share of `service.processes`, which follows the load.",
+            default="number of its usable CPUs, also by a container's quota",
+        ),
     ] = msgspec.field(default_factory=usable)
     prefetch: Annotated[
         Annotated[int, Meta(ge=1, le=65535)] | None,
@@ -244,7 +255,7 @@ class StageConfig(_Base, frozen=True):
         about(
             "Threads that native libraries (BLAS, OpenMP, ...) may use in one Consumer, set by their usual variables;"
             " 0: nothing is set.",
-            default="its CPUs / `consumers`",
+            default="its CPUs / `consumers`, or / `service.processes` where that is `auto`",
         ),
     ] = None
     update: Annotated[

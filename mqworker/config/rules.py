@@ -16,6 +16,7 @@ from mqworker.config import urls
 from mqworker.config.errors import PICKLE_KEY, TOKEN, URL, Key, quoted
 from mqworker.config.line import feeds, is_embedded
 from mqworker.config.model import (
+    AUTO,
     HANDLE_NAMES,
     BrokerConfig,
     Config,
@@ -74,6 +75,7 @@ def violations(config: Config, root: Path) -> Iterator[RuleViolation]:
             )
     yield from _loops(config.stages, embedded=embedded)
     yield from _shared(config.shared)
+    yield from _processes(config)
 
 
 def _shared(shared: dict[str, SharedConfig]) -> Iterator[RuleViolation]:
@@ -93,6 +95,15 @@ def _shared(shared: dict[str, SharedConfig]) -> Iterator[RuleViolation]:
                 f"{{value}} is shared already, as {quoted(other)}",
                 "use that object, or derive a class of its own for this one",
             )
+
+
+def _processes(config: Config) -> Iterator[RuleViolation]:
+    """Check that what stages share is used, and enough for all of them."""
+    key: Key = ("service", "processes")
+    sharing = [name for name, stage in config.stages.items() if stage.consumers == AUTO]
+    if sharing and config.service.processes < len(sharing):
+        what = f"is {{value}}, less than the {len(sharing)} stages with consumers = {quoted(AUTO)}: they take turns"
+        yield RuleViolation((key, ("stages", sharing[0], "consumers")), what, warning=True)
 
 
 def _loops(stages: dict[str, StageConfig], *, embedded: bool) -> Iterator[RuleViolation]:

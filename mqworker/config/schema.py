@@ -60,8 +60,9 @@ def is_free_table(annotation: Any) -> bool:
 
 
 def takes_text(annotation: Any) -> bool:
-    """Return whether a text is a possible value."""
-    return any(one is str or get_origin(one) is Literal for one in options(annotation))
+    """Return whether a text is a possible value, and a number is not."""
+    possible = options(annotation)
+    return int not in possible and any(one is str or get_origin(one) is Literal for one in possible)
 
 
 def takes_list(annotation: Any) -> bool:
@@ -101,7 +102,7 @@ def expected(annotation: Any) -> str:
     return _describe(inspect.type_info(annotation))
 
 
-def _describe(node: inspect.Type) -> str:  # noqa: PLR0911 - one case for each type
+def _describe(node: inspect.Type) -> str:  # noqa: C901, PLR0911 - one case for each type
     match node:
         case inspect.Metadata(type=inner, extra_json_schema=schema):
             return cast("str", (schema or {}).get("title")) or _describe(inner)
@@ -111,6 +112,8 @@ def _describe(node: inspect.Type) -> str:  # noqa: PLR0911 - one case for each t
             return f"a whole number{_range(node)}"
         case inspect.FloatType():
             return f"a number{_range(node)}"
+        case inspect.LiteralType(values=(only,)):
+            return f"`{only}`"
         case inspect.LiteralType(values=values):
             return f"one of {', '.join(map(str, values))}"
         case inspect.StrType(min_length=low, max_length=high):

@@ -40,6 +40,7 @@ class StageView(msgspec.Struct, frozen=True):
     problem: str  # one sentence, or ""
     restarts: int  # of the Producer
     applied: int  # the newest revision that is wholly applied here
+    received: int = 0  # Consumers that other stages gave up for it (control/balance)
 
     @property
     def stop_destroys(self) -> str:

@@ -14,7 +14,16 @@ from mqworker.config.model import Config, StageConfig
 from mqworker.control import generations, switch
 from mqworker.control.chain import ChainLink, links
 from mqworker.control.generations import FoundCode
-from mqworker.control.stage_desired import StageDesired, UndoneKind, Version, configured_values, same, set_live
+from mqworker.control.stage_desired import (
+    StageDesired,
+    UndoneKind,
+    Version,
+    configured_values,
+    same,
+    set_live,
+    value_of,
+    with_values,
+)
 from mqworker.control.switch import Previous
 from mqworker.ipc.messages import CodeCopy, SharedUse
 
@@ -55,9 +64,9 @@ class SetWorking(_Change, frozen=True):
 
 
 class SetConsumers(_Change, frozen=True):
-    """How many Consumers."""
+    """How many Consumers; "auto": a share of `service.processes`."""
 
-    count: int
+    count: int | Literal["auto"]
 
 
 class SetRunning(_Change, frozen=True):
@@ -186,20 +195,19 @@ def _begin_stage(old: StageDesired | None, name: str, stage: StageConfig, notes:
     configured = configured_values(stage)
     now = configured | {"jobs": links(stage.jobs)}
     if old is None:
-        return StageDesired(**now)
+        return with_values(StageDesired(), **now)
     live = {}
     for key in [key for key in now if key in old.configured]:
         if old.configured[key] == configured[key]:
-            live[key] = getattr(old, key)
+            live[key] = value_of(old, key)
         else:
             notes.append(
                 f"stage {name}: {key} in the configuration has changed and replaces the value that was set live"
             )
     generation = old.next_number  # the code may have changed while nothing ran
     kept = {key: old.configured[key] for key in (*live, "code") if key in old.configured}
-    new = msgspec.structs.replace(
-        old, generation=generation, code=generation, configured=kept, refused="", **now | live
-    )
+    new = msgspec.structs.replace(old, generation=generation, code=generation, configured=kept, refused="")
+    new = with_values(new, **now | live)
     if same(new.params, old.params) and new.jobs == (old.jobs or new.jobs):
         return new
     return msgspec.structs.replace(new, history=old.kept, of=0, params_of=0)

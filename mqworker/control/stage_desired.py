@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from mqworker.config.model import StageConfig
+from mqworker.config.model import AUTO, StageConfig
 from mqworker.control.chain import ChainLink
 from mqworker.ipc.messages import CodeCopy, SharedUse
 
@@ -61,7 +61,8 @@ class StageDesired(msgspec.Struct, frozen=True):
     running: bool = True  # the tree exists
     listening: bool = True
     working: bool = True
-    consumers: int = 1
+    consumers: int = 1  # while they are automatic, what is shown is the stage's present share (control/balance)
+    auto: bool = False  # their number is a share of `service.processes`
     soft_limit: float = 0.0
     hard_limit: float = 0.0
     jobs: list[ChainLink] = []
@@ -116,13 +117,26 @@ def configured_values(stage: StageConfig) -> dict[str, Any]:
     }
 
 
+def value_of(stage: StageDesired, key: str) -> Any:
+    """Return a value of a stage as it would be configured."""
+    return AUTO if key == "consumers" and stage.auto else getattr(stage, key)
+
+
+def with_values(stage: StageDesired, **values: Any) -> StageDesired:
+    """Return a stage with these values, as they are configured."""
+    if "consumers" in values:
+        values["auto"] = values["consumers"] == AUTO
+        values["consumers"] = stage.consumers if values["auto"] else values["consumers"]
+    return msgspec.structs.replace(stage, **values)
+
+
 def set_live(stage: StageDesired, config: StageConfig, **values: Any) -> StageDesired:
     """Set values, and remember what is configured for them now."""
-    if all(getattr(stage, key) == value for key, value in values.items()):
+    if all(value_of(stage, key) == value for key, value in values.items()):
         return stage
     configured = configured_values(config)
     live = stage.configured | {key: configured[key] for key in values}
-    return msgspec.structs.replace(stage, configured=live, **values)
+    return msgspec.structs.replace(with_values(stage, **values), configured=live)
 
 
 def without_live(stage: StageDesired, *keys: str) -> dict[str, Any]:

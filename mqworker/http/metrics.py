@@ -146,6 +146,8 @@ def _stage_gauges(views: list[StageView]) -> Iterator[Metric]:
     yield _gauge(
         "consumers", "Actual number of Consumers", [(v.name, len(v.actual.consumers) if v.actual else 0) for v in views]
     )
+    received: list[Row] = [(v.name, v.received) for v in views]
+    yield _counter("consumers_moved", "Consumers that other stages gave up for this one", received)
     linked = [(v.name, v.actual.link if v.actual else None) for v in views]
     yield _gauge("broker_connected", "1: connected", [(name, bool(link and link.connected)) for name, link in linked])
     yield _gauge(

@@ -5,7 +5,7 @@ Runs in the server's threads. Reads snapshots; sends changes through Control to 
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -29,9 +29,9 @@ class Enabled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Count(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many."""
+    """How many; "auto": a share of `service.processes`."""
 
-    count: Annotated[int, Meta(ge=0, le=1024)]
+    count: Annotated[int, Meta(ge=0, le=1024)] | Literal["auto"]
 
 
 class TimeLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,6 +55,7 @@ def describe(view: StageView, now: float, expected: Outlook) -> dict[str, Any]:
             "listening": desired.listening,
             "working": desired.working,
             "consumers": desired.consumers,
+            "auto": desired.auto,
             "generation": desired.generation,
             "jobs": enabled(desired.jobs),
             "time_limit": {"soft": desired.soft_limit, "hard": desired.hard_limit},

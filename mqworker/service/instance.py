@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from mqworker.config.load import Loaded
+from mqworker.config.model import AUTO, Config
 from mqworker.config.stop_budget import StopBudget
 from mqworker.exits import Exit
 from mqworker.ipc import logs
@@ -56,7 +57,7 @@ def prepare(loaded: Loaded) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < FILES:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard), hard))
-    needed = 64 + sum(13 * max(stage.consumers, 8) for stage in loaded.config.stages.values())
+    needed = 64 + 13 * _consumers(loaded.config)
     if min(max(soft, FILES), hard) < needed:
         raise StartError(Exit.CONFIG, f"{needed} descriptors are needed, {hard} are allowed: raise `ulimit -n`")
     _check_semaphores()
@@ -65,6 +66,13 @@ def prepare(loaded: Loaded) -> None:
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     if "SUPERVISOR_ENABLED" in os.environ:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _consumers(config: Config) -> int:
+    """Return how many Consumers the stages may come to have, but at least 8 each."""
+    counts = [stage.consumers for stage in config.stages.values()]
+    shared = config.service.processes if AUTO in counts else 0
+    return shared + sum(8 if count == AUTO else max(count, 8) for count in counts)
 
 
 def _check_semaphores() -> None:

@@ -1,7 +1,7 @@
 """All stages of a service, handled as one: each has a StageSupervisor.
 
-Lives in the Service's main thread, on its loop. Owns the supervisors; passes their reports to the Service's callbacks.
-An error in one of them is raised to the Service's loop.
+Lives in the Service's main thread, on its loop. Owns the supervisors and the balancer; passes their reports to the
+Service's callbacks. An error in one of them is raised to the Service's loop.
 """
 
 import asyncio
@@ -9,11 +9,14 @@ import contextlib
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from mqworker.config.load import Loaded
 from mqworker.config.stop_budget import StopBudget
 from mqworker.control.control import StageView
 from mqworker.control.desired_state import Commit, Document, Revert, Undo
-from mqworker.ipc.messages import LogEvent, StageSpec
+from mqworker.ipc.messages import LogEvent, StageSpec, StageStatus
+from mqworker.service.balancer import Balancer
 from mqworker.service.stage_supervisor import StageSupervisor
 
 
@@ -25,16 +28,23 @@ class Stages:
     ) -> None:
         specs = (_spec(loaded, name) for name in loaded.config.stages)
         self._supervisors = [StageSupervisor(spec, lock, on_change, on_log) for spec in specs]
+        self._balancer = Balancer(loaded.config)
+        self._document = Document()  # without the numbers that the balancer gives
+        self._paused = False
+        self._ending = False
 
     def want(self, document: Document, *, paused: bool) -> None:
         """Bring this about in every stage."""
-        for supervisor in self._supervisors:
-            supervisor.want(document, paused=paused)
+        self._document, self._paused = document, paused
+        self._balancer.want(document, self._statuses(), paused=paused)
+        self._bring_about()
 
     def beat(self) -> None:
         """Do everything that is due; called every half second."""
         for supervisor in self._supervisors:
             supervisor.beat()
+        if not self._ending and self._balancer.beat(self._document, self._statuses(), time.monotonic()):
+            self._bring_about()
 
     def due(self) -> list[Commit | Undo | Revert]:
         """Return how changes that are in progress have to end, as far as that is known."""
@@ -42,6 +52,7 @@ class Stages:
 
     def end(self, until: float) -> None:
         """Drain for good, until `until` at most (CLOCK_MONOTONIC); a second call can only bring that forward."""
+        self._ending = True
         for supervisor in self._supervisors:
             supervisor.end(until)
 
@@ -61,7 +72,9 @@ class Stages:
 
     def views(self) -> dict[str, StageView]:
         """Return the desired and the actual state of every stage."""
-        return {supervisor.name: supervisor.view() for supervisor in self._supervisors}
+        received = self._balancer.received
+        views = (supervisor.view() for supervisor in self._supervisors)
+        return {view.name: msgspec.structs.replace(view, received=received[view.name]) for view in views}
 
     @property
     def alive(self) -> bool:
@@ -71,8 +84,7 @@ class Stages:
     @property
     def idle(self) -> bool:
         """Whether every Producer reports that there is nothing to do."""
-        reports = [supervisor.life.status for supervisor in self._supervisors]
-        return all(status is not None and status.idle for status in reports)
+        return all(status is not None and status.idle for status in self._statuses().values())
 
     @property
     def given_back(self) -> int:
@@ -87,6 +99,14 @@ class Stages:
                 deaths = supervisor.life.budget.fruitless
                 return f"the Producer of {supervisor.name} died {deaths} times in a row: giving up"
         return ""
+
+    def _statuses(self) -> dict[str, StageStatus | None]:
+        return {supervisor.name: supervisor.life.status for supervisor in self._supervisors}
+
+    def _bring_about(self) -> None:
+        document = self._balancer.applied(self._document)
+        for supervisor in self._supervisors:
+            supervisor.want(document, paused=self._paused)
 
 
 def _spec(loaded: Loaded, name: str) -> StageSpec:

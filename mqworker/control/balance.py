@@ -1,0 +1,165 @@
+"""How many Consumers each stage with `consumers = "auto"` has: which stage gives one to which, and when.
+
+Pure: facts and time in, numbers and moves out; service/balancer.py carries them out. The *weight* of a stage is the
+work that it has and will get, in seconds: (waiting + 30 s x arrivals) x service time. Its *pressure* is its weight
+divided by its Consumers: 30 s means that they can just do what arrives. Every 5 s one Consumer at most moves, to the
+stage with the highest pressure; `Balance.decide` says when.
+
+A stage's *share* is how many Consumers it is to have; its *count* follows, down at once, up when the Consumers that
+others give up have left. So there are never more than the budget, however long a message takes that one of them ends.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+EVERY = 5.0  # seconds between two moves
+HORIZON = 30.0  # seconds of arrivals that count as if they were there
+URGENT = 30.0  # pressure in seconds that a stage must exceed to get a Consumer
+GAIN = 0.8  # a stage gives if its pressure is then at most this share of the one that the receiver has
+HOLD = 30.0  # seconds for which a stage that has received a Consumer gives none: at least these
+STARTS = 10.0  # and at least so many times as long as its Consumers take to start
+TURN = 10.0  # seconds instead of both where there are fewer Consumers than stages
+NONE = 0.5  # what no Consumer counts as
+UNKNOWN = 1.0  # seconds that a message takes in a stage that has not finished one
+
+
+class Facts(NamedTuple):
+    """What matters of one stage."""
+
+    waiting: int = 0  # messages that more Consumers could take on: at the broker or held here, and in no lane
+    arrivals: float = 0.0  # messages per second
+    service_time: float = UNKNOWN  # seconds for one message
+    present: int = 0  # its Consumers, also those that are starting or leaving
+    ready: int = 0  # those of them that are set up
+    prompt: bool = True  # the next one to leave is idle, or will soon be
+    steady: bool = True  # a Producer runs, and no change of jobs or code is in progress
+    failing: bool = False  # its Consumers keep dying: none of them is waited for
+
+    @property
+    def weight(self) -> float:
+        """Seconds of work."""
+        return (self.waiting + HORIZON * self.arrivals) * self.service_time
+
+
+NOBODY = Facts(steady=False)
+
+
+class Move(NamedTuple):
+    """One Consumer goes from one stage to another."""
+
+    giver: str
+    receiver: str
+    why: str
+
+
+class Balance:
+    """The shares of the stages, and what was moved lately; times are CLOCK_MONOTONIC."""
+
+    def __init__(self) -> None:
+        self.shares: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
+        self._budget = 0
+        self._due = 0.0
+        self._starting: dict[str, float] = {}  # since when a stage waits for a Consumer that it was given
+        self._start_up: dict[str, float] = {}  # seconds that the last of these took to start
+        self._received: dict[str, float] = {}  # when it was set up
+        self._waiting: dict[str, float] = {}  # since when messages wait where there is no Consumer
+
+    def fit(self, stages: Iterable[str], budget: int) -> None:
+        """Let these stages share this many: as before, and evenly where that is not possible."""
+        shares = {stage: self.shares.get(stage, 0) for stage in stages}
+        self.shares, self._budget = shares, budget
+        if not shares:
+            return
+        for _ in range(sum(shares.values()), budget):
+            shares[min(shares, key=shares.__getitem__)] += 1
+        for _ in range(budget, sum(shares.values())):
+            shares[max(reversed(shares), key=shares.__getitem__)] -= 1
+        while 0 in shares.values() and max(shares.values()) > 1:
+            shares[max(reversed(shares), key=shares.__getitem__)] -= 1
+            shares[min(shares, key=shares.__getitem__)] += 1
+
+    def settle(self, present: Mapping[str, int], others: int = 0) -> bool:
+        """Adapt the counts to the shares, as far as there is room; returns whether any has changed.
+
+        `present`: the Consumers that these stages have now, also those that leave. `others`: what is left of Consumers
+        of stages that have no share any more.
+        """
+        before = self.counts
+        self.counts = {stage: min(share, before.get(stage, 0)) for stage, share in self.shares.items()}
+        room = self._budget - others - sum(max(count, present.get(each, 0)) for each, count in self.counts.items())
+        for stage, share in self.shares.items():
+            more = min(share - self.counts[stage], room)
+            if more > 0 and present.get(stage, 0) <= self.counts[stage]:  # none of its own is leaving
+                self.counts[stage] += more
+                room -= more
+        return self.counts != before
+
+    def decide(self, facts: Mapping[str, Facts], now: float) -> Move | None:
+        """Return the move to make now, if there is one, and count it into the shares; may be called at any time.
+
+        One moves if the highest pressure exceeds 30 s, and that of the giver stays at least 20 % below it. So it does
+        not come back, and the higher one of the two pressures falls. Who has received one keeps what it has for a
+        while. Each stage keeps one; where there are too few for that they take turns, and the time for which messages
+        have waited where there is no Consumer is added to the pressure there.
+        """
+        self._look(facts, now)
+        if now < self._due:
+            return None
+        pressures = {stage: self._pressure(stage, each, now) for stage, each in facts.items() if stage in self.shares}
+        able = [stage for stage in pressures if facts[stage].steady and facts[stage].waiting]
+        receiver = max(able, key=pressures.__getitem__, default=None)
+        if receiver is None or (high := pressures[receiver]) <= URGENT:
+            return None
+        after = {
+            stage: facts[stage].weight / (self.shares[stage] - 1 or NONE)
+            for stage in pressures
+            if stage != receiver and self._may_give(stage, facts[stage], now)
+        }
+        givers = [stage for stage, low in after.items() if low <= GAIN * high]
+        giver = min(givers, key=lambda stage: (not facts[stage].prompt, after[stage]), default=None)
+        if giver is None:
+            return None
+        self._due = now + EVERY
+        self.shares[giver] -= 1
+        self.shares[receiver] += 1
+        self._starting[receiver] = now
+        return Move(giver, receiver, self._why(giver, receiver, facts[receiver], pressures))
+
+    # --- inside
+
+    def _look(self, facts: Mapping[str, Facts], now: float) -> None:
+        """Note which Consumers are set up by now, and where messages wait in vain."""
+        for stage in [stage for stage in self._starting if stage not in self.shares]:
+            del self._starting[stage]
+        for stage, since in list(self._starting.items()):
+            there = facts.get(stage, NOBODY)
+            if there.ready >= self.shares[stage]:
+                self._start_up[stage] = now - since
+            if there.failing or there.ready >= self.shares[stage]:
+                self._received[stage] = now
+                del self._starting[stage]
+        in_vain = [stage for stage, each in facts.items() if each.waiting and self.shares.get(stage) == 0]
+        self._waiting = {stage: self._waiting.get(stage, now) for stage in in_vain}
+
+    def _pressure(self, stage: str, facts: Facts, now: float) -> float:
+        waited = now - self._waiting.get(stage, now)
+        return facts.weight / (self.shares[stage] or NONE) + waited
+
+    def _may_give(self, stage: str, facts: Facts, now: float) -> bool:
+        few = len(self.shares) > self._budget
+        if not facts.steady or self.shares[stage] <= (0 if few else 1) or stage in self._starting:
+            return False
+        hold = TURN if few else max(HOLD, STARTS * self._start_up.get(stage, 0.0))
+        return now - self._received.get(stage, -hold) >= hold
+
+    def _why(self, giver: str, receiver: str, facts: Facts, pressures: Mapping[str, float]) -> str:
+        """Return a move in one sentence, after it."""
+        there, left = self.shares[receiver], self.shares[giver]
+        work = f"{facts.waiting:,} messages wait there, {facts.arrivals:.3g} arrive per second, each takes"
+        before = f"its {there - 1} had" if there > 1 else "without a Consumer that was"
+        return (
+            f"one Consumer moves from {giver} (now {left}) to {receiver} (now {there}): {work}"
+            f" {facts.service_time:.3g} s; {before} a pressure of {pressures[receiver]:.3g} s, {giver}"
+            f" {pressures[giver]:.3g} s"
+        )

@@ -1,0 +1,97 @@
+"""Gives each stage with `consumers = "auto"` its number of Consumers, as control/balance.py decides.
+
+Lives in the Service's main thread, within Stages. Owns the present numbers, which are not stored: a service begins with
+an even split. Reads the document and the Producers' reports; returns the document with the numbers in it, under the
+revision that it has, so that no move looks like a change that somebody has made. Logs each move.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+
+import msgspec
+
+from mqworker.config.model import AUTO, Config
+from mqworker.control.balance import EVERY, NOBODY, UNKNOWN, Balance, Facts
+from mqworker.control.desired_state import Document
+from mqworker.control.stage_desired import StageDesired
+from mqworker.ipc import logs
+from mqworker.ipc.messages import StageStatus
+
+Statuses = Mapping[str, StageStatus | None]
+
+log = logging.getLogger("mqworker.service.balancer")
+
+
+class Balancer:
+    """See the module head."""
+
+    def __init__(self, config: Config) -> None:
+        self.received: Counter[str] = Counter()  # Consumers that each stage got from others
+        self._balance = Balance()
+        self._processes = config.service.processes
+        self._configured = {name for name, stage in config.stages.items() if stage.consumers == AUTO}
+        self._pool: dict[str, int] = {}  # stages that have no share now: how many Consumers each is to have
+        self._paused = False
+
+    def want(self, document: Document, statuses: Statuses, *, paused: bool) -> None:
+        """Share anew if other stages take part, or others are fixed, than before."""
+        self._paused = paused
+        active = {name: stage for name, stage in document.stages.items() if stage.running and stage.working}
+        sharing = [name for name, stage in active.items() if stage.auto]
+        self._pool = {
+            name: active[name].consumers if name in active else 0 for name in self._configured if name not in sharing
+        }
+        self._balance.fit(sharing, max(1, self._processes - sum(self._pool.values())))
+        self._settle(statuses)
+
+    def beat(self, document: Document, statuses: Statuses, now: float) -> bool:
+        """Make a move if one is due; returns whether any stage has another number of Consumers now."""
+        facts = {
+            name: facts_of(document.stages[name], statuses[name], now, paused=self._paused)
+            for name in self._balance.shares
+        }
+        if move := self._balance.decide(facts, now):
+            self.received[move.receiver] += 1
+            logs.report(log, logging.INFO, "balanced", move.why, giver=move.giver, receiver=move.receiver)
+        return self._settle(statuses)
+
+    def applied(self, document: Document) -> Document:
+        """Return the document with the present numbers."""
+        stages = {
+            name: msgspec.structs.replace(stage, consumers=self._balance.counts.get(name, 0)) if stage.auto else stage
+            for name, stage in document.stages.items()
+        }
+        return msgspec.structs.replace(document, stages=stages)
+
+    def _settle(self, statuses: Statuses) -> bool:
+        present = {name: _present(status) for name, status in statuses.items()}
+        others = sum(max(0, present[name] - count) for name, count in self._pool.items())
+        return self._balance.settle(present, others)
+
+
+def facts_of(stage: StageDesired, status: StageStatus | None, now: float, *, paused: bool) -> Facts:
+    """Return what matters of a stage; `now`: CLOCK_MONOTONIC."""
+    if status is None:
+        return NOBODY
+    takes = stage.listening and not paused and status.hold_back != "unplaced"
+    waiting = 0 if status.crash_loop else status.held + (status.backlog or 0 if takes else 0)
+    mine = [each for each in status.consumers if each.code == stage.code and each.state != "spare"]
+    last = max(mine, key=lambda each: each.slot, default=None)
+    oldest = max((now - each.message_since for each in mine if each.message_since), default=0.0)
+    time = max(UNKNOWN, oldest) if status.service_time is None else status.service_time
+    return Facts(
+        waiting=waiting,
+        arrivals=(status.arrival_rate or 0.0) if takes and not status.crash_loop else 0.0,
+        service_time=time,
+        present=_present(status),
+        ready=sum(each.state in ("idle", "busy") for each in mine),
+        prompt=last is None or last.state != "busy" or time <= EVERY,
+        steady=stage.candidate is None,
+        failing=status.crash_loop,
+    )
+
+
+def _present(status: StageStatus | None) -> int:
+    """Return how many Consumers there are, but for those of a candidate or of the code before it."""
+    return sum(each.state != "spare" for each in status.consumers) if status is not None else 0

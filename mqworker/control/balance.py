@@ -23,7 +23,7 @@ NONE = 0.5  # what no Consumer counts as
 UNKNOWN = 1.0  # seconds that a message takes in a stage that has not finished one
 
 
-class Facts(NamedTuple):
+class Demand(NamedTuple):
     """What matters of one stage."""
 
     waiting: int = 0  # messages that more Consumers could take on: at the broker or held here, and in no lane
@@ -41,7 +41,7 @@ class Facts(NamedTuple):
         return (self.waiting + HORIZON * self.arrivals) * self.service_time
 
 
-NOBODY = Facts(steady=False)
+NOBODY = Demand(steady=False)
 
 
 class Move(NamedTuple):
@@ -95,7 +95,7 @@ class Balance:
                 room -= more
         return self.counts != before
 
-    def decide(self, facts: Mapping[str, Facts], now: float) -> Move | None:
+    def decide(self, facts: Mapping[str, Demand], now: float) -> Move | None:
         """Return the move to make now, if there is one, and count it into the shares; may be called at any time.
 
         One moves if the highest pressure exceeds 30 s, and that of the giver stays at least 20 % below it. So it does
@@ -128,7 +128,7 @@ class Balance:
 
     # --- inside
 
-    def _look(self, facts: Mapping[str, Facts], now: float) -> None:
+    def _look(self, facts: Mapping[str, Demand], now: float) -> None:
         """Note which Consumers are set up by now, and where messages wait in vain."""
         for stage in [stage for stage in self._starting if stage not in self.shares]:
             del self._starting[stage]
@@ -142,18 +142,18 @@ class Balance:
         in_vain = [stage for stage, each in facts.items() if each.waiting and self.shares.get(stage) == 0]
         self._waiting = {stage: self._waiting.get(stage, now) for stage in in_vain}
 
-    def _pressure(self, stage: str, facts: Facts, now: float) -> float:
+    def _pressure(self, stage: str, facts: Demand, now: float) -> float:
         waited = now - self._waiting.get(stage, now)
         return facts.weight / (self.shares[stage] or NONE) + waited
 
-    def _may_give(self, stage: str, facts: Facts, now: float) -> bool:
+    def _may_give(self, stage: str, facts: Demand, now: float) -> bool:
         few = len(self.shares) > self._budget
         if not facts.steady or self.shares[stage] <= (0 if few else 1) or stage in self._starting:
             return False
         hold = TURN if few else max(HOLD, STARTS * self._start_up.get(stage, 0.0))
         return now - self._received.get(stage, -hold) >= hold
 
-    def _why(self, giver: str, receiver: str, facts: Facts, pressures: Mapping[str, float]) -> str:
+    def _why(self, giver: str, receiver: str, facts: Demand, pressures: Mapping[str, float]) -> str:
         """Return a move in one sentence, after it."""
         there, left = self.shares[receiver], self.shares[giver]
         work = f"{facts.waiting:,} messages wait there, {facts.arrivals:.3g} arrive per second, each takes"

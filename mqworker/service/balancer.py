@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from mqworker.config.model import AUTO, Config
-from mqworker.control.balance import EVERY, NOBODY, UNKNOWN, Balance, Facts
+from mqworker.control.balance import EVERY, NOBODY, UNKNOWN, Balance, Demand
 from mqworker.control.desired_state import Document
 from mqworker.control.stage_desired import StageDesired
 from mqworker.ipc import logs
@@ -48,7 +48,7 @@ class Balancer:
     def beat(self, document: Document, statuses: Statuses, now: float) -> bool:
         """Make a move if one is due; returns whether any stage has another number of Consumers now."""
         facts = {
-            name: facts_of(document.stages[name], statuses[name], now, paused=self._paused)
+            name: demand_of(document.stages[name], statuses[name], now, paused=self._paused)
             for name in self._balance.shares
         }
         if move := self._balance.decide(facts, now):
@@ -70,7 +70,7 @@ class Balancer:
         return self._balance.settle(present, others)
 
 
-def facts_of(stage: StageDesired, status: StageStatus | None, now: float, *, paused: bool) -> Facts:
+def demand_of(stage: StageDesired, status: StageStatus | None, now: float, *, paused: bool) -> Demand:
     """Return what matters of a stage; `now`: CLOCK_MONOTONIC."""
     if status is None:
         return NOBODY
@@ -80,7 +80,7 @@ def facts_of(stage: StageDesired, status: StageStatus | None, now: float, *, pau
     last = max(mine, key=lambda each: each.slot, default=None)
     oldest = max((now - each.message_since for each in mine if each.message_since), default=0.0)
     time = max(UNKNOWN, oldest) if status.service_time is None else status.service_time
-    return Facts(
+    return Demand(
         waiting=waiting,
         arrivals=(status.arrival_rate or 0.0) if takes and not status.crash_loop else 0.0,
         service_time=time,

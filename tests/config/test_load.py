@@ -89,6 +89,22 @@ def test_a_stage_with_cpus_of_its_own_has_as_many_consumers():
     assert loaded.origins["stages.s.consumers"] == "default"
 
 
+def test_consumers_may_be_automatic():
+    """A number or "auto", also in the environment; what shares `processes` gets its share of native threads."""
+    ours = len(os.sched_getaffinity(0))
+    loaded = good(STAGE + 'consumers = "auto"\n')
+    stage = loaded.config.stages["s"]
+    assert (stage.consumers, stage.native_threads, loaded.config.service.processes) == ("auto", 1, ours)
+    for text, expected in (("auto", "auto"), ("3", 3)):
+        loaded = good(STAGE, {"MQWORKER_STAGES__S__CONSUMERS": text, "MQWORKER_SERVICE__PROCESSES": "5"})
+        assert (loaded.config.stages["s"].consumers, loaded.config.service.processes) == (expected, 5)
+    two = STAGE.replace("stages.s", "stages.t").replace('"in"', '"j"') + 'consumers = "auto"\n'
+    both = STAGE + 'consumers = "auto"\n' + two + "[service]\nprocesses = 1\n"
+    assert [text.partition(": ")[2] for text in good(both).warnings] == [
+        'service.processes: is 1, less than the 2 stages with consumers = "auto": they take turns'
+    ]
+
+
 def test_all_paths_are_absolute(folder):
     """Relative paths start at the file's folder, not at the working directory; the default broker is embedded."""
     (folder / "etc").mkdir()
@@ -294,7 +310,7 @@ BAD_FILES = {
     "wrong types": (
         STAGE + 'consumers = "four"\nretry = 5\nprefetch = true\n[service]\nname = 5\n[control]\nport = 80.5',
         [
-            'mqworker.toml:4: stages.s.consumers: is "four", must be a whole number from 0 to 1024',
+            'mqworker.toml:4: stages.s.consumers: is "four", must be a whole number from 0 to 1024 or `auto`',
             "mqworker.toml:5: stages.s.retry: is a single value, must be a table; with max_attempts, base, max, final",
             "mqworker.toml:6: stages.s.prefetch: is true, must be a whole number from 1 to 65535",
             "mqworker.toml:8: service.name: is 5, must be at most 64 letters, digits, `.`, `-` or `_`",
@@ -304,7 +320,7 @@ BAD_FILES = {
     "out of range": (
         STAGE + "consumers = 5000\ntime_limit = { soft = -1, hard = inf }\n[broker]\nconfirm_deadline = nan",
         [
-            "mqworker.toml:4: stages.s.consumers: is 5000, must be a whole number from 0 to 1024",
+            "mqworker.toml:4: stages.s.consumers: is 5000, must be a whole number from 0 to 1024 or `auto`",
             "mqworker.toml:5: stages.s.time_limit.soft: is -1, must be a number from 0 to 4000000",
             "mqworker.toml:5: stages.s.time_limit.hard: is inf, must be a number from 0 to 4000000",
             "mqworker.toml:7: broker.confirm_deadline: is nan, must be a number above 0 and at most 3600",
@@ -650,7 +666,7 @@ def test_bad_variables_and_flags(folder):
         "environment MQWORKER_STAGES__SS__PREFETCH: unknown variable; did you mean MQWORKER_STAGES__S__PREFETCH?",
         (
             'environment MQWORKER_STAGES__S__CONSUMERS: stages.s.consumers: is "many", '
-            "must be a whole number from 0 to 1024"
+            "must be a whole number from 0 to 1024 or `auto`"
         ),
         (
             "environment MQWORKER_STAGES__S__RETRY: stages.s.retry: is text, must be a table; "

@@ -1,10 +1,12 @@
 """Which stage gives a Consumer to which: a table of decisions, and simulated stages under load."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mqworker.control.balance import EVERY, HOLD, STARTS, TURN, Balance, Facts
+from mqworker.control.balance import EVERY, HOLD, STARTS, TURN, Balance, Demand
 
 BEAT = 0.5  # seconds between two looks of the service, and a step of the simulation
 WINDOW = 10.0  # seconds over which arrivals are measured
@@ -20,9 +22,9 @@ def balance(budget, **stages):
     return one
 
 
-IDLE = Facts(0, 0.0, 0.1, ready=9)
-STEADY = Facts(2, 39.0, 0.1, ready=9)  # 117 s of work in the next 30 s: 4 Consumers can just do it
-LATE = Facts(1_000, 40.0, 0.1, ready=9)  # and 100 s that wait
+IDLE = Demand(0, 0.0, 0.1, ready=9)
+STEADY = Demand(2, 39.0, 0.1, ready=9)  # 117 s of work in the next 30 s: 4 Consumers can just do it
+LATE = Demand(1_000, 40.0, 0.1, ready=9)  # and 100 s that wait
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_one_that_keeps_dying_gives_back_what_it_has_received():
 def test_a_few_messages_are_not_forgotten_where_there_is_no_consumer():
     """The time for which they have waited counts, even beside a stage that always has work."""
     one = balance(1, a=1, b=0)
-    facts = {"a": LATE._replace(arrivals=5.0), "b": Facts(1, 0.0, 0.01)}
+    facts = {"a": LATE._replace(arrivals=5.0), "b": Demand(1, 0.0, 0.01)}
     moved = [second for second in range(0, 1_500, 5) if one.decide(facts, float(second))]
     assert moved
     assert one.shares["b"] == 1
@@ -164,7 +166,7 @@ class Stage:
             self.feeds.fed += done
 
     def facts(self):
-        return Facts(int(self.waiting), sum(self.came) / WINDOW, self.service_time, self.present, self.ready)
+        return Demand(int(self.waiting), sum(self.came) / WINDOW, self.service_time, self.present, self.ready)
 
 
 class World:
@@ -197,7 +199,7 @@ class World:
         assert all(0 <= counts[name] <= shares[name] for name in shares)
         if self.budget >= len(shares):
             assert min(shares.values()) >= 1
-        assert all(later - earlier >= EVERY for earlier, later in zip(self.moves, self.moves[1:], strict=False))
+        assert all(later - earlier >= EVERY for earlier, later in pairwise(self.moves))
 
 
 @pytest.mark.parametrize("line", [False, True], ids=["independent", "line"])

@@ -28,7 +28,7 @@ from mqworker.control.desired_state import (
 )
 from mqworker.control.desired_state import change as stored
 from mqworker.control.generations import FoundCode, earlier
-from mqworker.control.stage_desired import HISTORY, Version
+from mqworker.control.stage_desired import HISTORY, Version, value_of
 from mqworker.control.store import Store
 from mqworker.ipc.messages import CodeCopy
 
@@ -56,7 +56,7 @@ START, _ = begin(None, PLAIN, found(A))
 
 params = st.dictionaries(st.sampled_from("ab"), st.integers(0, 2) | st.lists(st.booleans(), max_size=2), max_size=2)
 stages = st.sampled_from("st")
-counts = st.integers(0, 3)
+counts = st.integers(0, 3) | st.just("auto")
 limits = st.sampled_from([0.0, 1.0, 2.5])
 settings_changes = (
     st.builds(SetListening, stages, st.booleans())
@@ -117,6 +117,23 @@ def test_a_change_made_twice_changes_once(before, asked):
 def test_asking_for_the_configured_state_changes_nothing(asked):
     """Nor does it make the value a live one, which would outlast the file's."""
     assert change(START, asked, PLAIN) is START
+
+
+def test_a_number_given_by_hand_ends_what_is_automatic():
+    """Until `auto` is given, or the configuration changes; the same number as the present share does it too."""
+    automatic = config(consumers="auto")
+    document, _ = begin(None, automatic)
+    assert document.stages["s"].auto
+    assert change(document, SetConsumers("s", "auto"), automatic) is document
+    by_hand = change(document, SetConsumers("s", 1), automatic)
+    assert (by_hand.stages["s"].auto, by_hand.stages["s"].consumers) == (False, 1)
+    again, told = begin(by_hand, automatic)
+    assert (again.stages["s"].auto, again.stages["t"].auto, told) == (False, True, [])
+    given_back = change(again, SetConsumers("s", "auto"), automatic)
+    assert given_back.stages["s"].auto
+    other, told = begin(by_hand, config(consumers=3))
+    assert (other.stages["s"].auto, other.stages["s"].consumers) == (False, 3)
+    assert [note for note in told if "stage s: consumers" in note]
 
 
 @given(st.lists(changes, max_size=10))
@@ -421,7 +438,7 @@ def test_a_live_value_holds_until_the_configured_one_changes(one, other, asked, 
         for key in keys:
             live = key in was.configured
             holds = live and in_file[key][0] == in_file[key][1]
-            assert getattr(stage, key) == (getattr(was, key) if holds else in_file[key][1])
+            assert value_of(stage, key) == (value_of(was, key) if holds else in_file[key][1])
             assert (key in stage.configured) == holds
             said = any(words.startswith(f"stage {name}: {key} ") for words in told)
             assert said == (live and not holds)

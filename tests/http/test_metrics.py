@@ -20,6 +20,7 @@ NAMES = {
     "mqworker_lane_capacity",
     "mqworker_consumers",
     "mqworker_consumers_desired",
+    "mqworker_consumers_moved",
     "mqworker_consumer_exits",
     "mqworker_consumer_resident_bytes",
     "mqworker_published",

@@ -81,6 +81,7 @@ def test_stages_are_shown_as_a_line(tmp_path):
     [
         ("PUT", f"{ALPHA}/listening", {"enabled": False}, SetListening("alpha", enabled=False)),
         ("PUT", f"{ALPHA}/consumers", {"count": 0}, SetConsumers("alpha", 0)),
+        ("PUT", f"{ALPHA}/consumers", {"count": "auto"}, SetConsumers("alpha", "auto")),
         ("PUT", f"{ALPHA}/time-limit", {"soft": 1, "hard": 2.5}, SetLimits("alpha", 1, 2.5)),
         ("POST", f"{ALPHA}/stop", None, SetRunning("alpha", enabled=False)),
         ("POST", f"{ALPHA}/start", None, SetRunning("alpha", enabled=True)),

@@ -64,6 +64,8 @@ class SnapshotCollector(Collector):
             return
         views = list(snapshot.stages.values())
         yield from _counters({view.name: api.totals.of(view.name) for view in views})
+        moved: list[Row] = [(view.name, view.received) for view in views]
+        yield _counter("consumers_moved", "Consumers that other stages gave up for this one", moved)
         yield from _stage_gauges(views)
         yield from _consumer_gauges(views, {n: c.queue_size for n, c in api.control.loaded.config.stages.items()})
         yield from _shared(list(snapshot.shared.values()))
@@ -146,8 +148,6 @@ def _stage_gauges(views: list[StageView]) -> Iterator[Metric]:
     yield _gauge(
         "consumers", "Actual number of Consumers", [(v.name, len(v.actual.consumers) if v.actual else 0) for v in views]
     )
-    received: list[Row] = [(v.name, v.received) for v in views]
-    yield _counter("consumers_moved", "Consumers that other stages gave up for this one", received)
     linked = [(v.name, v.actual.link if v.actual else None) for v in views]
     yield _gauge("broker_connected", "1: connected", [(name, bool(link and link.connected)) for name, link in linked])
     yield _gauge(

@@ -78,14 +78,17 @@ def demand_of(stage: StageDesired, status: StageStatus | None, now: float, *, pa
     waiting = 0 if status.crash_loop else status.held + (status.backlog or 0 if takes else 0)
     mine = [each for each in status.consumers if each.code == stage.code and each.state != "spare"]
     last = max(mine, key=lambda each: each.slot, default=None)
+    ready = sum(each.state in ("idle", "busy") for each in mine)
     oldest = max((now - each.message_since for each in mine if each.message_since), default=0.0)
     time = max(UNKNOWN, oldest) if status.service_time is None else status.service_time
+    if ready and status.capacity:  # follows a change sooner, and the way to a Consumer counts too
+        time = ready / status.capacity
     return Demand(
         waiting=waiting,
         arrivals=(status.arrival_rate or 0.0) if takes and not status.crash_loop else 0.0,
         service_time=time,
         present=_present(status),
-        ready=sum(each.state in ("idle", "busy") for each in mine),
+        ready=ready,
         prompt=last is None or last.state != "busy" or time <= EVERY,
         steady=stage.candidate is None,
         failing=status.crash_loop,

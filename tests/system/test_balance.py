@@ -1,6 +1,7 @@
 """Stages that share Consumers: a service follows the load. MQWORKER_TEST_BALANCE=full: minutes, beside fixed splits."""
 
 import os
+import re
 import threading
 import time
 from datetime import datetime
@@ -17,10 +18,11 @@ from tests.support.waiting import wait_for
 pytestmark = pytest.mark.system
 
 FULL = os.environ.get("MQWORKER_TEST_BALANCE") == "full"
-RATE = 46 if FULL else 40  # messages per second; seven Consumers at their best can do 50
+UNIT = 0.02 if FULL else 0.06  # seconds; the short form leaves more room for what a busy machine costs
+RATE = 46 if FULL else 13  # messages per second; seven Consumers at their best can do 50, or 17
 KEPT = 300.0 if FULL else 15.0  # seconds for which a good split is watched
-FOUND = 60.0  # seconds within which it is found
-TICK = 0.5
+FOUND = 60.0 if FULL else 120.0  # seconds within which it is found
+TICK = 0.5 if FULL else 1.0
 STAGES = """\
 [service]
 log_format = "json"
@@ -43,7 +45,7 @@ jobs = ["jobs:store"]
 output = "out"
 consumers = {2}
 """
-JOBS = """\
+JOBS = f"""\
 import time
 from pathlib import Path
 
@@ -51,15 +53,15 @@ def turned():
     return Path(__file__).with_name("turned").exists()
 
 def decode(body):
-    time.sleep(0.08 if turned() else 0.02)
+    time.sleep({4 * UNIT} if turned() else {UNIT})
     return body
 
 def detect(body):
-    time.sleep(0.02 if turned() else 0.08)
+    time.sleep({UNIT} if turned() else {4 * UNIT})
     return body
 
 def store(body):
-    time.sleep(0.04)
+    time.sleep({2 * UNIT})
     return body
 """
 AUTO = STAGES.format(*['"auto"'] * 3)
@@ -134,7 +136,7 @@ def fixed(service, split: dict[str, int], *, turned: bool) -> float:
 @pytest.mark.long
 @pytest.mark.timeout(2400 if FULL else 400)
 def test_consumers_follow_the_load(service):
-    """The best split is there within a minute, stays, and comes again when the load turns; never more than seven."""
+    """The best split is there soon (full: within a minute), stays, and comes again when the load turns."""
     best = [fixed(service, BEST, turned=False), fixed(service, TURNED, turned=True)] if FULL else [RATE, RATE]
     running = service(AUTO, {"jobs.py": JOBS}).start()
     assert {name: each["desired"]["consumers"] for name, each in status(running).items()} == {
@@ -162,8 +164,8 @@ def test_consumers_follow_the_load(service):
     assert min(later - earlier for earlier, later in pairwise(times)) >= 4.9
     assert "messages wait there" in told[0]["msg"]
     assert running.ask("GET", "/api/v1/status")[1]["revision"] == revision, "no move is a change"
-    metrics = running.ask("GET", "/metrics")[1]
-    assert 'mqworker_consumers_moved_total{stage="detect"} 2.0' in metrics
+    counted = re.findall(r"^mqworker_consumers_moved_total{.*} (.*)$", running.ask("GET", "/metrics")[1], re.MULTILINE)
+    assert sum(map(float, counted)) == len(told)
 
 
 def test_an_operator_and_the_balance(service):

@@ -1,8 +1,10 @@
 """The redelivery cache: void deliveries, whose connection was lost while work on them went on.
 
-Pure; part of the ledger. A redelivery finds the void delivery of its message by fingerprint, and removes it from the
-cache. The outcome of a void delivery is *kept*, within three bounds (number, bytes, age); if it is evicted, the
-redelivery is computed again, and its result is published again if it had been placed.
+Pure; part of the ledger. A redelivery finds the void delivery of its message by fingerprint, exchange and routing key,
+and removes it from the cache. The outcome of a void delivery is *kept*, within three bounds (number, bytes, age); if it
+is evicted, the redelivery is computed again, and its result is published again if it had been placed.
+
+Equal content under another exchange or routing key is another message: handlers may look at both.
 """
 
 from collections import OrderedDict, deque
@@ -13,14 +15,16 @@ from mqworker.producer.entry import PLACED, Entry
 
 KEEP = 3600.0  # seconds that an outcome without a valid delivery is kept
 
+Identity = tuple[bytes, str, str]  # fingerprint, exchange, routing key
+
 
 class RedeliveryCache:
-    """Void entries by fingerprint, and the kept ones in the order in which they were kept."""
+    """Void entries by identity, and the kept ones in the order in which they were kept."""
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self._most = most
         self._most_bytes = most_bytes
-        self._by_key: dict[bytes, deque[Entry]] = {}
+        self._by_identity: dict[Identity, deque[Entry]] = {}
         self._kept: OrderedDict[int, Entry] = OrderedDict()  # seq -> entry, the oldest first
         self._bytes = 0  # of the kept ones
 
@@ -33,7 +37,7 @@ class RedeliveryCache:
         """Mark a delivery as void and remember it."""
         entry.void = True
         entry.key = entry.key or fingerprint(entry.properties, entry.body)
-        self._by_key.setdefault(entry.key, deque()).append(entry)
+        self._by_identity.setdefault(_identity(entry), deque()).append(entry)
 
     def keep(self, entry: Entry, now: float) -> None:
         """Keep the outcome of finished work, without the message that led to it."""
@@ -54,9 +58,10 @@ class RedeliveryCache:
 
     def claim(self, delivery: Delivery) -> Entry | None:
         """Remove and return the entry that matches this redelivery, valid again; None if there is none."""
-        if not self._by_key:
+        if not self._by_identity:
             return None
-        same = self._by_key.get(fingerprint(delivery.properties, delivery.body))
+        key = fingerprint(delivery.properties, delivery.body)
+        same = self._by_identity.get((key, delivery.exchange, delivery.routing_key))
         if same is None:
             return None
         entry = same[0]
@@ -66,12 +71,17 @@ class RedeliveryCache:
 
     def remove(self, entry: Entry) -> None:
         """Forget an entry."""
-        same = self._by_key[entry.key]
+        identity = _identity(entry)
+        same = self._by_identity[identity]
         same.remove(entry)
         if not same:
-            del self._by_key[entry.key]
+            del self._by_identity[identity]
         if self._kept.pop(entry.seq, None) is not None:
             self._bytes -= entry.size
 
     def _evict(self) -> None:
         self.remove(next(iter(self._kept.values())))
+
+
+def _identity(entry: Entry) -> Identity:
+    return entry.key, entry.exchange, entry.routing_key

@@ -562,6 +562,22 @@ def test_only_a_redelivery_adopts():
     assert (ledger.counters.adopted, len(ledger.backlog)) == (0, 1)
 
 
+@pytest.mark.parametrize("other", [("", "key 2"), ("other exchange", "key 1")])
+def test_equal_content_under_another_exchange_or_key_is_another_message(other: tuple[str, str]):
+    """Handlers may look at both: of two twins, a redelivery adopts the outcome of its own, or none."""
+    ledger = Ledger(kept_max=1)
+    twins = [("", "key 1"), other]
+    for tag, place in enumerate(twins, 1):
+        ledger.delivered(Delivery(1, tag, b"", b"twin", False, *place), 0.0)
+    out = seqs(ledger.take(LANE, 1, 2))
+    ledger.consuming_lost(0.0)
+    finish(ledger, out)  # keeping the second outcome evicts the first
+    for tag, place in enumerate(twins, 1):
+        actions = ledger.delivered(Delivery(2, tag, b"", b"twin", True, *place), 0.0)
+        assert [action.publication.settles for action in actions] == [(2, 2)] * (tag == 2)
+    assert (len(ledger.backlog), ledger.counters.adopted) == (1, 1)
+
+
 def test_a_redelivery_is_known_by_its_content_without_the_delivery_count():
     """A quorum queue counts deliveries in a header; that does not make it a different message."""
     ledger = Ledger()

@@ -513,11 +513,11 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def void_ones_are_remembered_once(self) -> None:
         voided, kept = self.voided, list(self.voided._kept.values())
-        remembered = [entry for same in voided._by_key.values() for entry in same]
+        remembered = [entry for same in voided._by_identity.values() for entry in same]
         going_on = [*self.ledger._entries.values(), *(entry for entry, _ in self.ledger.publications._waiting.values())]
         assert {id(entry) for entry in remembered} == {id(entry) for entry in [*going_on, *kept] if entry.void}
         assert len({id(entry) for entry in remembered}) == len(remembered)
-        assert all(voided._by_key.values())
+        assert all(voided._by_identity.values())
         assert self.ledger.cache.kept == len(kept) <= voided._most
         assert voided._bytes == sum(entry.size for entry in kept) <= voided._most_bytes
 
@@ -591,7 +591,7 @@ class LedgerMachine(RuleBasedStateMachine):
             ledger.held_bytes.total,
         ) == (0,) * 6
         ledger.tick(self.now + KEEP + 1)
-        assert (ledger.cache.kept, self.voided._bytes, self.voided._by_key) == (0, 0, {})
+        assert (ledger.cache.kept, self.voided._bytes, self.voided._by_identity) == (0, 0, {})
 
 
 class TestLedgerModel(LedgerMachine.TestCase):

@@ -14,6 +14,7 @@ DURATION = PREFIX + "duration-ms"
 ATTEMPT = PREFIX + "attempt"  # the number of the attempt that this message is for, from 1
 QUEUE = PREFIX + "queue"  # the input of the stage that counts attempts and crashes here; another stage starts from zero
 CRASHES = PREFIX + "crashes"
+KEY = PREFIX + "key"  # of a retry, under the stage's QUEUE: the routing key under which the message first came
 DERIVED_ID = (
     PREFIX + "derived-id"
 )  # of a result: its input had no id, and this one is derived from its content; of a retry: that id, for its result

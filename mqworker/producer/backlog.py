@@ -49,8 +49,13 @@ class Backlog:
         self._queue(entry).remove(entry)
 
     @property
-    def ready(self) -> Entry | None:
-        """The delivery that `take` would return first."""
+    def ready(self) -> int:
+        """How many may begin now."""
+        return len(self)
+
+    @property
+    def ahead(self) -> Entry | None:
+        """The delivery with which a chunk would begin that is put behind another one; None: none may be put there."""
         return self._alone[0] if self._alone else self._waiting[0] if self._waiting else None
 
     def take(self, most: int) -> list[Entry]:

@@ -167,13 +167,13 @@ class Dispatch:
         may = May.OTHERS
         if ledger.assignments.isolated is not None or ledger.backlog.shortest_window is not None:
             may = self._observe_quarantine(time.monotonic())
-        high = self._service_time.quantile() if len(ledger.backlog) else None
+        high = self._service_time.quantile() if ledger.backlog.ready else None
         working = self.fleet.working()
         room = sys.maxsize if self._throttle is None else self._throttle.room()
         for lane in self.fleet.idle():
             entries: list[Entry] = []
-            if held := len(ledger.backlog):
-                most = chunk_size(high, held, working, self._spec.config.queue_size)
+            if ready := ledger.backlog.ready:
+                most = chunk_size(high, ready, working, self._spec.config.queue_size)
                 entries = ledger.take(lane.number, lane.chunk + 1, min(most, room), may)
                 room -= len(entries)
                 if entries and may is May.SUSPECT:
@@ -181,7 +181,7 @@ class Dispatch:
                     may = May.NOBODY
             if entries or self._behind(lane):
                 self._send(lane, entries)
-        if len(ledger.backlog) and may is May.OTHERS and may_wait(high):
+        if ledger.backlog.ahead is not None and may is May.OTHERS and may_wait(high):
             self._feed_ahead(high, working, room)
         if self._throttle is not None:
             self._throttle.look(time.monotonic())
@@ -190,10 +190,10 @@ class Dispatch:
         """Put the next chunk behind the one that a Consumer works on, so that it need not wait for it."""
         ledger, now = self._ledger, time.monotonic()
         for lane in self.fleet.open():
-            held, ready, bound = len(ledger.backlog), ledger.backlog.ready, self._spec.config.queue_size
-            most = min(chunk_size(high, held, working, bound), room)
-            if ready is None or ready.weight > AHEAD_BYTES or ready.isolation is not Isolation.NONE:
+            first, bound = ledger.backlog.ahead, self._spec.config.queue_size
+            if first is None or first.weight > AHEAD_BYTES or first.isolation is not Isolation.NONE:
                 return
+            most = min(chunk_size(high, ledger.backlog.ready, working, bound), room)
             if most < chunk_size(high, bound, 1, bound):
                 return
             seq, began = lane.in_hand()
@@ -209,7 +209,7 @@ class Dispatch:
 
     def revoke(self, now: float) -> None:
         """Take back messages that wait behind others: while another Consumer is idle, or behind a long one."""
-        soon = not len(self._ledger.backlog) and any(self.fleet.idle())
+        soon = not self._ledger.backlog.ready and any(self.fleet.idle())
         for lane in self.fleet.busy():
             seq, began = lane.in_hand()
             if seq and ((soon and now - lane.since > REVOKE_AFTER) or (began and now - began > REVOKE_ANYHOW)):
@@ -235,7 +235,7 @@ class Dispatch:
         generation = desired.generation.number if lane.code == desired.generation.code else lane.sent
         if entries:
             self.fleet.staffing.switch.fed(lane.code, now)
-        more = len(self._ledger.backlog) > 0
+        more = self._ledger.backlog.ahead is not None
         limit, level = desired.soft_limit, desired.log_level
         lane.feed(Chunk(lane.chunk + 1, generation, params, limit, level, items, more))
 

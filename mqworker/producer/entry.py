@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mqworker.brokers.base import Delivery, Publication
+
+if TYPE_CHECKING:
+    from mqworker.producer.ordering import Unit
 
 
 class State(IntEnum):
@@ -15,9 +18,13 @@ class State(IntEnum):
     PLACING = 2  # its publication is on the way
     PLACED = 3  # everything that had to be placed is confirmed
     KEPT = 4  # void; its plan is kept until the message is redelivered
+    DELAYED = 5  # has failed, and waits for its next attempt; only in ordered stages, as the next one
+    COMPUTED = 6  # has a plan, and waits for its turn to publish
 
 
-HELD, OUT, PLACING, PLACED, KEPT = State  # looking up a member in its class costs more than the ledger's other steps
+HELD, OUT, PLACING, PLACED, KEPT, DELAYED, COMPUTED = (
+    State  # looking up a member in its class costs more than the ledger's other steps
+)
 
 
 class Isolation(IntEnum):
@@ -43,6 +50,7 @@ class Entry:
         "asked",
         "body",
         "chunk",
+        "due",
         "epoch",
         "exchange",
         "isolation",
@@ -61,6 +69,7 @@ class Entry:
         "tag",
         "too_large",
         "tries",
+        "unit",
         "void",
         "weight",
         "window",
@@ -77,6 +86,8 @@ class Entry:
         self.void = False
         self.key = b""  # its fingerprint, once it has been void or if the suspects remember it
         self.shared_key = b""  # by which shared objects know it; "": its stage uses none
+        self.unit: Unit | None = None  # in which order it stands; None: in none, as in most stages
+        self.due = 0.0  # when a delayed one may begin
         self.window = 0.0  # seconds for which it runs isolated from the stage
         self.plan: Plan | None = None
         self.left: dict[int, Publication] = {}  # those of its plan that are not confirmed, by their place in it

@@ -1,0 +1,261 @@
+"""The deliveries that wait for a lane in a stage that keeps an order, and which of them go next.
+
+Pure; part of the ledger, in the place of the backlog of other stages. Who waits longest goes first, also among what
+comes back from a lane: a delivery's place is its tag. Where the whole input is in order, any delivery may begin, and so
+may what is free of order. By key, one lane has a key at a time: a chunk takes those of a key that wait, one behind the
+other (a run), then those of the next key, and a key is locked until its whole run has an outcome or is back. With one
+message of each key in a chunk Consumers would be idle: the most frequent key decides how long all keys take.
+
+A delivery that is delayed keeps its place; by key, all behind it wait. To be isolated is a property of a delivery, not
+another queue: it goes at its turn, alone.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from mqworker.producer.backlog import CHUNK_BYTES
+from mqworker.producer.entry import DELAYED, HELD, Entry, Isolation
+from mqworker.producer.ordering import Ordering, Unit
+
+
+class _Heads:
+    """Those that may begin, the oldest first; of a key only the first one."""
+
+    def __init__(self, ordering: Ordering) -> None:
+        self.narrow = False
+        self._ordering = ordering
+        self._heap: list[tuple[int, Entry]] = []  # by tag
+        self._suspects: list[Entry] = []
+
+    def __len__(self) -> int:
+        if self.narrow:
+            return sum(1 for _ in self._firsts()) + len(self.suspects)
+        return len(self._heap) + len(self._suspects)
+
+    @property
+    def oldest(self) -> Entry | None:
+        """The oldest that is no suspect."""
+        head = min(self._firsts(), default=None) if self.narrow else self._heap[0] if self._heap else None
+        return None if head is None else head[1]
+
+    @property
+    def suspects(self) -> list[Entry]:
+        """The suspects among them."""
+        return [each for each in self._suspects if self._is_first(each)] if self.narrow else self._suspects
+
+    def add(self, entry: Entry) -> None:
+        if entry.isolation is Isolation.STAGE:
+            self._suspects.append(entry)
+        else:
+            heapq.heappush(self._heap, (entry.tag, entry))
+
+    def remove(self, entry: Entry) -> None:
+        if entry.isolation is Isolation.STAGE:
+            self._suspects.remove(entry)
+        elif self._heap[0][1] is entry:
+            heapq.heappop(self._heap)
+        else:
+            self._heap.remove((entry.tag, entry))
+            heapq.heapify(self._heap)
+
+    def clear(self) -> list[Entry]:
+        entries = [*self._suspects, *(entry for _, entry in self._heap)]
+        self._suspects.clear()
+        self._heap.clear()
+        return entries
+
+    def _firsts(self) -> Iterator[tuple[int, Entry]]:
+        return (head for head in self._heap if self._is_first(head[1]))
+
+    def _is_first(self, entry: Entry) -> bool:
+        return entry.unit is None or self._ordering.is_turn(entry)
+
+
+class OrderedBacklog:
+    """See the module head."""
+
+    ahead: Entry | None = None  # nothing is put behind another chunk
+
+    def __init__(self, ordering: Ordering) -> None:
+        self._ordering = ordering
+        self._heads = _Heads(ordering)
+        self._delayed: list[tuple[float, int, Entry]] = []  # heap, by time
+        self._behind = 0  # how many wait behind heads of their keys
+        self._all = 0
+
+    def __len__(self) -> int:
+        return self._all
+
+    @property
+    def ready(self) -> int:
+        """How many may begin now; of a key whose first one may, all that wait behind it count."""
+        return len(self._heads) + (0 if self._heads.narrow else self._behind)
+
+    @property
+    def shortest_window(self) -> float | None:
+        """The shortest window among the suspects that may begin, in seconds; None: there is none."""
+        return min((entry.window for entry in self._heads.suspects), default=None)
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next delayed delivery may begin; None: none is delayed."""
+        return self._delayed[0][0] if self._delayed else None
+
+    def narrow(self, narrow: bool) -> None:
+        """Let only the first of each unit begin, and alone, or end that: each of them frees memory when it is done."""
+        self._heads.narrow = narrow
+
+    def add(self, entry: Entry) -> None:
+        """Append a new delivery."""
+        self._all += 1
+        unit = self._key(entry)
+        if unit is None:
+            self._heads.add(entry)
+        else:
+            unit.waiting.append(entry)
+            self._look(unit)
+
+    def put_back(self, entries: Sequence[Entry]) -> None:
+        """Put deliveries that come back from a lane in their places."""
+        for entry in entries:
+            self._all += 1
+            unit = self._key(entry)
+            if unit is None:
+                self._heads.add(entry)
+            else:
+                unit.out.discard(entry)
+                _insert(unit.waiting, entry)
+                self._look(unit)
+
+    def delay(self, entry: Entry) -> None:
+        """Put a delivery in its place that may begin at its time `due`; it is in no lane any more."""
+        self._all += 1
+        heapq.heappush(self._delayed, (entry.due, entry.seq, entry))
+        unit = self._key(entry)
+        if unit is not None:
+            unit.out.discard(entry)
+            _insert(unit.waiting, entry)
+            self._look(unit)
+
+    def wake(self, now: float) -> None:
+        """Let the delayed ones begin that are due."""
+        while self._delayed and self._delayed[0][0] <= now:
+            entry = heapq.heappop(self._delayed)[2]
+            entry.state = HELD
+            unit = self._key(entry)
+            if unit is None:
+                self._heads.add(entry)
+            else:
+                self._look(unit)
+
+    def ended(self, entry: Entry) -> None:
+        """Unlock the key of a delivery that has left its lane for good, unless others of its run are still there."""
+        unit = entry.unit
+        assert unit is not None
+        if entry.void:
+            entry.unit = None
+        if self._ordering.serial:
+            unit.out.discard(entry)
+            self._look(unit)
+        self._ordering.tidy(unit)
+
+    def remove(self, entry: Entry) -> None:
+        """Remove a delivery that no longer has to wait."""
+        self._all -= 1
+        if entry.state is DELAYED:
+            self._delayed.remove((entry.due, entry.seq, entry))
+            heapq.heapify(self._delayed)
+        unit = self._key(entry)
+        if unit is not None:
+            unit.waiting.remove(entry)
+            self._look(unit)
+        elif entry.state is HELD:
+            self._heads.remove(entry)
+
+    def take(self, most: int) -> list[Entry]:
+        """Remove and return the next chunk: at most `most` deliveries, or a single one that has to be alone.
+
+        A chunk of several has at most CHUNK_BYTES.
+        """
+        heads = self._heads
+        chunk: list[Entry] = []
+        size = 0
+        while (entry := heads.oldest) is not None and len(chunk) < most:
+            alone = heads.narrow or entry.isolation is not Isolation.NONE
+            if chunk and (alone or size + entry.weight > CHUNK_BYTES):
+                break
+            run = self._begin(entry, 1 if alone else most - len(chunk), CHUNK_BYTES - size)
+            chunk += run
+            size += sum(entry.weight for entry in run)
+            if alone:
+                break
+        return chunk
+
+    def take_suspect(self) -> list[Entry]:
+        """Remove and return the suspect with the shortest window among those that may begin, if there is one."""
+        suspect = min(self._heads.suspects, key=lambda entry: entry.window, default=None)
+        return [] if suspect is None else self._begin(suspect, 1, 0)
+
+    def clear(self) -> list[Entry]:
+        """Remove and return all."""
+        entries = self._heads.clear()
+        delayed = [entry for _, _, entry in self._delayed]
+        for unit in self._ordering.units:
+            entries += [entry for entry in unit.waiting if entry is not unit.offered and entry.state is HELD]
+            unit.waiting.clear()
+            unit.offered, unit.behind = None, 0
+        self._delayed.clear()
+        self._all = self._behind = 0
+        return entries + delayed
+
+    # --- inside
+
+    def _key(self, entry: Entry) -> Unit | None:
+        """Return the unit of which one is computed at a time, if the delivery belongs to one."""
+        return entry.unit if self._ordering.serial else None
+
+    def _begin(self, entry: Entry, most: int, room: int) -> list[Entry]:
+        """Remove a delivery that may begin, and of its key those behind it that go with it, within `room` bytes."""
+        self._heads.remove(entry)
+        unit = self._key(entry)
+        if unit is None:
+            self._all -= 1
+            return [entry]
+        waiting = unit.waiting
+        run = [waiting.popleft()]
+        room -= entry.weight
+        while waiting and len(run) < most:
+            after = waiting[0]
+            room -= after.weight
+            if after.state is not HELD or after.isolation is not Isolation.NONE or room < 0:
+                break
+            run.append(waiting.popleft())
+        unit.out.update(run)
+        unit.offered = None
+        self._all -= len(run)
+        self._behind -= unit.behind
+        unit.behind = 0
+        return run
+
+    def _look(self, unit: Unit) -> None:
+        """Offer the first one of a key that waits, if it may begin, in the place of the one that was offered before."""
+        waiting = unit.waiting
+        head = waiting[0] if waiting and not unit.out and waiting[0].state is HELD else None
+        if head is not unit.offered:
+            if unit.offered is not None:
+                self._heads.remove(unit.offered)
+            if head is not None:
+                self._heads.add(head)
+            unit.offered = head
+        behind = len(waiting) - 1 if head is not None else 0
+        self._behind += behind - unit.behind
+        unit.behind = behind
+
+
+def _insert(waiting: deque[Entry], entry: Entry) -> None:
+    """Insert a delivery in its place, which is mostly the first."""
+    place = 0
+    while place < len(waiting) and waiting[place].tag < entry.tag:
+        place += 1
+    waiting.insert(place, entry)

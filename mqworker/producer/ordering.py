@@ -1,0 +1,132 @@
+"""Whose turn it is to publish, in a stage that keeps an order.
+
+Pure; part of the ledger. A *unit* is what is in order: the whole input, or the messages with one key. Its deliveries
+stand in the order in which they arrived, and only the first one may publish: results, replies, a dead letter. It leaves
+when it is settled, and the next one has its turn. This one rule keeps the order through refusals, lost answers,
+revoking, lost connections and changes of code, whatever begins when; who may begin is the ordered backlog's matter.
+
+After a lost connection every unit is empty, and what the broker delivers again stands in line as it arrives.
+
+With `hold`, a message that fails keeps its place until it succeeds or is dead. Without, it leaves its unit at once.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from mqworker.brokers.base import Delivery
+from mqworker.producer.entry import COMPUTED, DELAYED, OUT, Entry, Plan
+from mqworker.producer.ordering_key import INPUT, key_of
+
+
+class Unit:
+    """The messages with one key."""
+
+    __slots__ = ("behind", "key", "offered", "order", "out", "waiting")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.order: deque[Entry] = deque()  # valid and unsettled, as they arrived
+        # The rest belongs to the ordered backlog, and is used where one of a unit is computed at a time:
+        self.waiting: deque[Entry] = deque()  # those of them that are held or delayed
+        self.out: set[Entry] = set()  # in a lane, without an outcome; some may be void
+        self.offered: Entry | None = None  # the first one that waits, if it may begin
+        self.behind = 0  # how many wait behind that
+
+
+class Blocked(NamedTuple):
+    """A unit that does not get on."""
+
+    first: Entry  # it waits for its next attempt, or cannot be placed
+    behind: int  # how many wait for it
+
+
+class Ordering:
+    """The units of a stage, by key; `ordered_by` is the stage's setting, `queue` its input."""
+
+    def __init__(self, ordered_by: str, queue: str, *, hold: bool) -> None:
+        self.hold = hold
+        self.serial = ordered_by != INPUT  # one of a unit is computed at a time
+        self._ordered_by = ordered_by
+        self._queue = queue
+        self._units: dict[bytes, Unit] = {}
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    @property
+    def units(self) -> Iterable[Unit]:
+        """All units that have a delivery, or one in a lane."""
+        return self._units.values()
+
+    def stand(self, entry: Entry, delivery: Delivery) -> None:
+        """Let a delivery that has just arrived stand behind the others of its unit, if it has a key."""
+        key = key_of(self._ordered_by, self._queue, delivery)
+        if key is None:
+            return
+        unit = self._units.get(key)
+        if unit is None:
+            unit = self._units[key] = Unit(key)
+        unit.order.append(entry)
+        entry.unit = unit
+
+    def is_turn(self, entry: Entry) -> bool:
+        """Whether a delivery is the first of its unit."""
+        assert entry.unit is not None
+        return entry.unit.order[0] is entry
+
+    def needs_turn(self, plan: Plan) -> bool:
+        """Whether a plan is carried out only at the turn of its delivery.
+
+        What publishes nothing need not wait. A message that is put back as a new one has lost its place in any case.
+        """
+        if not plan.publications and not plan.replies:
+            return False
+        if plan.outcome in ("result", "dropped"):
+            return True
+        return self.hold and plan.outcome != "renewed"
+
+    def leave(self, entry: Entry) -> Entry | None:
+        """Let a delivery leave its unit; returns the one whose turn has come by that and that can use it, if any."""
+        unit, entry.unit = entry.unit, None
+        assert unit is not None
+        order = unit.order
+        if order[0] is not entry:
+            order.remove(entry)
+            return None
+        order.popleft()
+        if not order:
+            self.tidy(unit)
+            return None
+        return order[0] if order[0].state is COMPUTED else None
+
+    def void(self) -> None:
+        """Empty all units: the connection was lost. What is in a lane goes on, and knows its unit until its outcome."""
+        for unit in list(self._units.values()):
+            for entry in unit.order:
+                if entry.state is not OUT:
+                    entry.unit = None
+            unit.order.clear()
+            self.tidy(unit)
+
+    def tidy(self, unit: Unit) -> None:
+        """Forget a unit without deliveries."""
+        if not unit.order and not unit.out and self._units.get(unit.key) is unit:  # else a later one with its key
+            del self._units[unit.key]
+
+    def blocked(self) -> Blocked | None:
+        """Return the unit with most deliveries behind a first one that is delayed or was refused; None: there is none.
+
+        A unit with a single delivery blocks nobody.
+        """
+        most: Blocked | None = None
+        for unit in self._units.values():
+            behind = len(unit.order) - 1
+            if behind > (most.behind if most else 0) and (unit.order[0].state is DELAYED or unit.order[0].tries):
+                most = Blocked(unit.order[0], behind)
+        return most
+
+    def hottest(self) -> tuple[bytes, int] | None:
+        """Return the key with most deliveries, and how many they are; None without a delivery."""
+        unit = max(self._units.values(), key=lambda unit: len(unit.order), default=None)
+        return (unit.key, len(unit.order)) if unit is not None and unit.order else None

@@ -9,6 +9,9 @@ ledger returns what must be done. Therefore tables and a model can test each rul
 
     backlog        assignments          publications            acks
 
+In a stage that keeps an order, a delivery is *computed* between out and placing, until it has the turn to publish; the
+ordering knows whose turn it is, and an ordered backlog decides who begins.
+
 A delivery whose connection was lost is *void*: it can no longer be acked. If it is out or placing, its work goes on,
 and its outcome is kept until the broker delivers the message again: the new delivery *adopts* the kept state (decisions
 17, mqworker/producer/redelivery_cache.py).
@@ -26,7 +29,9 @@ from mqworker.brokers.base import Delivery
 from mqworker.producer.acks import Ack, Acks
 from mqworker.producer.assignments import Assignments
 from mqworker.producer.backlog import Backlog
-from mqworker.producer.entry import HELD, PLACED, Counters, Entry, HeldBytes, Isolation, Plan
+from mqworker.producer.entry import COMPUTED, HELD, KEPT, PLACED, Counters, Entry, HeldBytes, Isolation, Plan
+from mqworker.producer.ordered_backlog import OrderedBacklog
+from mqworker.producer.ordering import Ordering
 from mqworker.producer.publications import AnyPublish, Publications
 from mqworker.producer.quarantine import May
 from mqworker.producer.redelivery_cache import RedeliveryCache
@@ -35,14 +40,16 @@ from mqworker.producer.redelivery_cache import RedeliveryCache
 class Ledger:
     """See the module head. `kept_max` and `kept_bytes` bound the outcomes kept for lost deliveries."""
 
-    def __init__(self, kept_max: int = 1000, kept_bytes: int = 256 << 20) -> None:
+    def __init__(self, kept_max: int = 1000, kept_bytes: int = 256 << 20, ordering: Ordering | None = None) -> None:
         self.counters = Counters()
         self.held_bytes = HeldBytes()  # of the deliveries that are held, out or placing
-        self.backlog = Backlog()
+        self._ordering = ordering
+        self._ordered = None if ordering is None else OrderedBacklog(ordering)
+        self.backlog = Backlog() if self._ordered is None else self._ordered
         self.assignments = Assignments()
         self.acks = Acks()
         self.cache = RedeliveryCache(kept_max, kept_bytes)
-        self.publications = Publications(self.counters, self.held_bytes, self.acks, self.cache)
+        self.publications = Publications(self.counters, self.held_bytes, self.acks, self.cache, ordering)
         self._seq = 0
         self._entries: dict[int, Entry] = {}  # seq -> delivery that is held or out
 
@@ -66,6 +73,8 @@ class Ledger:
         self._entries[entry.seq] = entry
         self.acks.opened(entry)
         self.held_bytes.weigh(entry, entry.size)
+        if self._ordering is not None:
+            self._ordering.stand(entry, delivery)
         self.backlog.add(entry)
         return []
 
@@ -92,10 +101,16 @@ class Ledger:
             self.backlog.remove(entry)
         elif entry.lane is not None:
             self.assignments.remove(entry)
-        return self.publications.place(entry, plan, now)
+        if entry.unit is None:
+            return self.publications.place(entry, plan, now)
+        self._ended(entry)
+        return self.publications.place(entry, plan, now) + self.publications.take_turns(now)
 
     def confirmed(self, publish_ids: Iterable[int], now: float) -> list[Ack]:
-        """Settle the deliveries of these publications, which the broker has stored; returns the acks that are due."""
+        """Settle the deliveries of these publications, which the broker has stored; returns the acks that are due.
+
+        Others may have their turn by that: publications.take_turns.
+        """
         self.publications.confirmed(publish_ids, now)
         return self.acks.due(now)
 
@@ -113,7 +128,7 @@ class Ledger:
             self.assignments.remove(charged)
         self._put_back(self.assignments.close(lane))
         if charged is not None and charged.void:
-            self._forget(charged)
+            self._give_up(charged)
             return None
         return charged
 
@@ -127,14 +142,23 @@ class Ledger:
             self.counters.voided += 1
             if entry.state is HELD:
                 self._forget(entry)
-            else:
-                self.cache.add(entry)
+                continue
+            self.cache.add(entry)
+            if entry.state is COMPUTED:
+                self.publications.keep(entry, KEPT, now)
         self.publications.void(now)
         self.backlog.clear()
+        if self._ordering is not None:
+            self._ordering.void()
 
     def release_held(self) -> dict[int, list[int]]:
-        """Give up all deliveries that wait for a lane; returns their tags by epoch, which go back to the broker."""
+        """Give up all deliveries that wait for a lane; returns their tags by epoch, which go back to the broker.
+
+        Where there is an order none, because the broker may not put them in their places.
+        """
         released: dict[int, list[int]] = {}
+        if self._ordering is not None:
+            return released
         for entry in self.backlog.clear():
             released.setdefault(entry.epoch, []).append(entry.tag)
             self.acks.forget(entry)
@@ -151,10 +175,21 @@ class Ledger:
         valid = [entry for entry in entries if not entry.void]
         for entry in entries:
             if entry.void:
-                self._forget(entry)
+                self._give_up(entry)
         self.backlog.put_back(valid)
         self.counters.redispatched += len(valid)
         return len(valid)
+
+    def _ended(self, entry: Entry) -> None:
+        """Let those of its unit begin that a delivery kept from that; it is in no lane any more."""
+        assert self._ordered is not None
+        self._ordered.ended(entry)
+
+    def _give_up(self, entry: Entry) -> None:
+        """Forget a void delivery without an outcome: its redelivery starts anew."""
+        if entry.unit is not None:
+            self._ended(entry)
+        self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:
         del self._entries[entry.seq]
@@ -167,4 +202,6 @@ class Ledger:
         entry.epoch, entry.tag = delivery.epoch, delivery.tag
         entry.properties, entry.body = delivery.properties, delivery.body  # another plan may be needed
         self.acks.opened(entry)
+        if self._ordering is not None and entry.state is not PLACED:
+            self._ordering.stand(entry, delivery)
         return self.publications.adopt(entry, now)

@@ -47,6 +47,7 @@ class Ordering:
     def __init__(self, ordered_by: str, queue: str, *, hold: bool) -> None:
         self.hold = hold
         self.serial = ordered_by != INPUT  # one of a unit is computed at a time
+        self.turned: list[Entry] = []  # they have their plans, and their turn has come
         self._ordered_by = ordered_by
         self._queue = queue
         self._units: dict[bytes, Unit] = {}
@@ -75,30 +76,30 @@ class Ordering:
         assert entry.unit is not None
         return entry.unit.order[0] is entry
 
-    def needs_turn(self, plan: Plan) -> bool:
-        """Whether a plan is carried out only at the turn of its delivery.
+    def proceeds(self, entry: Entry) -> bool:
+        """Whether the plan of a delivery is carried out now; what needs no turn leaves its unit for that.
 
-        What publishes nothing need not wait. A message that is put back as a new one has lost its place in any case.
+        What publishes nothing need not wait. A message that is put back as a new one loses its place in any case.
         """
-        if not plan.publications and not plan.replies:
-            return False
-        if plan.outcome in ("result", "dropped"):
-            return True
-        return self.hold and plan.outcome != "renewed"
+        assert entry.plan is not None
+        if self._needs_turn(entry.plan):
+            return self.is_turn(entry)
+        self.leave(entry)
+        return True
 
-    def leave(self, entry: Entry) -> Entry | None:
-        """Let a delivery leave its unit; returns the one whose turn has come by that and that can use it, if any."""
+    def leave(self, entry: Entry) -> None:
+        """Let a delivery leave its unit; if the next one has its plan already, its turn has come."""
         unit, entry.unit = entry.unit, None
         assert unit is not None
         order = unit.order
         if order[0] is not entry:
             order.remove(entry)
-            return None
+            return
         order.popleft()
         if not order:
             self.tidy(unit)
-            return None
-        return order[0] if order[0].state is COMPUTED else None
+        elif order[0].state is COMPUTED:
+            self.turned.append(order[0])
 
     def void(self) -> None:
         """Empty all units: the connection was lost. What is in a lane goes on, and knows its unit until its outcome."""
@@ -108,6 +109,7 @@ class Ordering:
                     entry.unit = None
             unit.order.clear()
             self.tidy(unit)
+        self.turned.clear()
 
     def tidy(self, unit: Unit) -> None:
         """Forget a unit without deliveries."""
@@ -130,3 +132,10 @@ class Ordering:
         """Return the key with most deliveries, and how many they are; None without a delivery."""
         unit = max(self._units.values(), key=lambda unit: len(unit.order), default=None)
         return (unit.key, len(unit.order)) if unit is not None and unit.order else None
+
+    def _needs_turn(self, plan: Plan) -> bool:
+        if not plan.publications and not plan.replies:
+            return False
+        if plan.outcome in ("result", "dropped"):
+            return True
+        return self.hold and plan.outcome != "renewed"

@@ -3,7 +3,8 @@
 Pure; part of the ledger. A delivery may have several publications; it is settled once all are confirmed. What was
 refused is published again later, after growing waits; what has lost its answer is published again at once, with the
 same message id. If the connection of a delivery was lost meanwhile, nothing more is published for it: its plan is kept
-for the redelivery (mqworker/producer/redelivery_cache.py).
+for the redelivery (mqworker/producer/redelivery_cache.py). Where there is an order (mqworker/producer/ordering.py), a
+plan waits here for the turn of its delivery.
 """
 
 import heapq
@@ -14,7 +15,8 @@ from typing import NamedTuple
 from mqworker.brokers.base import Publication
 from mqworker.ipc.histogram import Histogram
 from mqworker.producer.acks import Acks
-from mqworker.producer.entry import KEPT, PLACED, PLACING, Counters, Entry, HeldBytes, Plan, State
+from mqworker.producer.entry import COMPUTED, KEPT, PLACED, PLACING, Counters, Entry, HeldBytes, Plan, State
+from mqworker.producer.ordering import Ordering
 from mqworker.producer.redelivery_cache import RedeliveryCache
 
 REPUBLISH_FIRST = 0.5  # seconds until a refused publication is published again, then doubled ...
@@ -41,7 +43,10 @@ AnyPublish = Publish | PublishTogether
 class Publications:
     """Every publication without a confirm; settles its delivery when the last confirm comes."""
 
-    def __init__(self, counters: Counters, held_bytes: HeldBytes, acks: Acks, cache: RedeliveryCache) -> None:
+    def __init__(
+        self, counters: Counters, held_bytes: HeldBytes, acks: Acks, cache: RedeliveryCache, ordering: Ordering | None
+    ) -> None:
+        self.turned: list[Entry] = [] if ordering is None else ordering.turned  # for take_turns
         self.confirm_time = Histogram()
         self.refusal = ""  # why the last refused publication was not placed
         self.settled_keys = bytearray()  # of messages that shared objects have to be told of, in the order of settling
@@ -49,6 +54,7 @@ class Publications:
         self._held_bytes = held_bytes
         self._acks = acks
         self._cache = cache
+        self._ordering = ordering
         self.last_id = 0  # of a publication; they are numbered without gaps
         self._waiting: dict[int, tuple[Entry, int]] = {}  # publish_id -> entry, and which of its publications
         self._open = 0  # entries that have something on its way
@@ -88,9 +94,16 @@ class Publications:
         if self._refused:
             self._refused.pop(entry.seq, None)
         if entry.void:
-            self._keep(entry, KEPT, now)
+            self.keep(entry, KEPT, now)
             return []
         return self._publish(entry, now)
+
+    def take_turns(self, now: float) -> list[AnyPublish]:
+        """Carry out the plans whose turn has come; of those that settle at once, also the ones behind."""
+        actions: list[AnyPublish] = []
+        while self.turned:
+            actions += self._publish(self.turned.pop(), now)
+        return actions
 
     def adopt(self, entry: Entry, now: float) -> list[AnyPublish]:
         """Continue with a kept delivery that is valid again."""
@@ -154,7 +167,14 @@ class Publications:
         """Keep the plans that wait to be published again: their deliveries are void from now on."""
         again, self._again = self._again, []
         for _, _, entry in again:
-            self._keep(entry, KEPT, now)
+            self.keep(entry, KEPT, now)
+
+    def keep(self, entry: Entry, state: State, now: float) -> None:
+        """Keep the plan of a void delivery."""
+        self._refused.pop(entry.seq, None)
+        self._held_bytes.weigh(entry, 0)
+        entry.state = state
+        self._cache.keep(entry, now)
 
     def due(self, now: float) -> list[AnyPublish]:
         """Return the publications that are due again."""
@@ -170,6 +190,8 @@ class Publications:
 
     def _publish(self, entry: Entry, now: float) -> list[AnyPublish]:
         assert entry.plan is not None
+        if entry.unit is not None and not self._has_turn(entry):
+            return []
         outcome, publications, replies = entry.plan
         actions: list[AnyPublish] = []
         if replies:
@@ -201,6 +223,15 @@ class Publications:
             actions.append(PublishTogether(tuple(range(first, publish_id + 1)), tuple(each)))
         return actions
 
+    def _has_turn(self, entry: Entry) -> bool:
+        """Whether a plan is carried out now; otherwise it waits for that."""
+        assert self._ordering is not None
+        if self._ordering.proceeds(entry):
+            return True
+        entry.state = COMPUTED
+        self._held_bytes.weigh(entry, entry.size)
+        return False
+
     def _answered(self, entry: Entry, now: float) -> None:
         """Settle a delivery, or publish again what was refused: nothing of it is on its way any more."""
         if entry.left:
@@ -211,13 +242,13 @@ class Publications:
         if self._refused:
             self._refused.pop(entry.seq, None)
         if entry.void:
-            self._keep(entry, PLACED, now)
+            self.keep(entry, PLACED, now)
         else:
             self._settle(entry, now)
 
     def _repeat(self, entry: Entry, due: float, now: float) -> None:
         if entry.void:
-            self._keep(entry, KEPT, now)
+            self.keep(entry, KEPT, now)
         else:
             heapq.heappush(self._again, (due, entry.seq, entry))
 
@@ -227,12 +258,8 @@ class Publications:
         entry.since = now
         self._held_bytes.weigh(entry, 0)
         self._acks.settled(entry)
+        if entry.unit is not None and self._ordering is not None:
+            self._ordering.leave(entry)
         self._counters.settle(entry.plan.outcome)
         if entry.shared_key and entry.plan.outcome in ("result", "dropped"):
             self.settled_keys += entry.shared_key
-
-    def _keep(self, entry: Entry, state: State, now: float) -> None:
-        self._refused.pop(entry.seq, None)
-        self._held_bytes.weigh(entry, 0)
-        entry.state = state
-        self._cache.keep(entry, now)

@@ -99,9 +99,11 @@ class Settlement:
     # --- what the broker reports (Sink)
 
     def confirmed(self, publish_ids: Sequence[int]) -> None:
-        """Settle the deliveries of these publications, and send the acks that are due."""
+        """Settle the deliveries of these publications, send the acks that are due, and publish whose turn has come."""
         now = time.monotonic()
         self._ack(self._ledger.confirmed(publish_ids, now), now)
+        if self._ledger.publications.turned:
+            self.send(self._ledger.publications.take_turns(now))
 
     def refused(self, publish_id: int, reason: str, *, too_large: bool = False) -> None:
         """Keep the publication and try it again later; if it is a result that is too large, dead-letter its message."""
@@ -114,7 +116,7 @@ class Settlement:
             if failure is not None:
                 self._report(entry, failure, plan, 0.0, self.generation)
                 self.words.planned(entry, plan)
-            self.send(publications.place(entry, plan, now))
+            self.send(publications.place(entry, plan, now) + publications.take_turns(now))
         if first and publications.unplaced:
             message = f"a publication was not placed: {reason}; it is tried again"
             logs.report(log, logging.WARNING, "not_placed", message)

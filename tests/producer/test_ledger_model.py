@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Delivery, Publication
 from mqworker.producer.acks import Ack
-from mqworker.producer.entry import HELD, OUT, PLACED, PLACING, Entry, Isolation, Plan
+from mqworker.producer.backlog import Backlog
+from mqworker.producer.entry import COMPUTED, DELAYED, HELD, OUT, PLACED, PLACING, Entry, Isolation, Plan
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.publications import Publish, PublishTogether
 from mqworker.producer.quarantine import May
@@ -28,7 +29,6 @@ pytestmark = pytest.mark.untraced  # slow under it, and other tests show what is
 PREFETCH = 12
 MOST_PARTS = 3
 SLOTS = 3
-MOST_CHUNKS = 2  # in a lane
 FORWARD = ["send", "deliver", "take", "work", "end_chunks", "confirm", "ack", "ack_arrives", "time_passes"]
 HARMLESS = [
     "refuse",
@@ -45,6 +45,8 @@ CONTENTS = st.lists(st.integers(0, 21) | st.integers(0, 10**6), min_size=1, max_
 
 class Message:
     """One message of the input queue; the ledger cannot distinguish messages with equal content."""
+
+    routing_key = "input"
 
     def __init__(self, content: int) -> None:
         self.content = content
@@ -123,7 +125,9 @@ class Broker:
         self.tag += 1
         self.unacked[self.tag] = message
         redelivered = message.count > 0
-        delivery = Delivery(self.epoch, self.tag, message.properties, message.body, redelivered, "", "input")
+        delivery = Delivery(
+            self.epoch, self.tag, message.properties, message.body, redelivered, "", message.routing_key
+        )
         message.count += 1
         return message, delivery
 
@@ -203,11 +207,6 @@ class Broker:
         self.queue.extendleft([self.unacked.pop(tag) for tag in sorted(tags, reverse=True)])
 
 
-def waiting_queues(ledger: Ledger) -> tuple[deque[Entry], ...]:
-    backlog = ledger.backlog
-    return backlog._waiting, backlog._alone, backlog._suspects
-
-
 class Chunk(NamedTuple):
     """A chunk in a lane: its deliveries, and those of them that the ledger counts as out."""
 
@@ -232,16 +231,23 @@ class RecordingVoided(RedeliveryCache):
 class LedgerMachine(RuleBasedStateMachine):
     """Steps of the Producer, the broker and the Consumers, in any order."""
 
+    most_chunks = 2  # in a lane
+    begun = 1  # how many a Consumer may begin that are already revoked
+    may_wait = False  # what was refused may have to wait for its turn
+
     @initialize(
         calm=st.booleans(),
         kept_max=st.sampled_from([2, 1000, 1000]),
         kept_bytes=st.sampled_from([12, 1 << 20, 1 << 20]),
     )
     def start(self, calm: bool, kept_max: int, kept_bytes: int) -> None:
+        self.begin(Broker(), Ledger(), calm, kept_max, kept_bytes)
+
+    def begin(self, broker: Broker, ledger: Ledger, calm: bool, kept_max: int, kept_bytes: int) -> None:
         self.calm = calm
         self.now = 100.0
-        self.broker = Broker()
-        self.ledger = Ledger()
+        self.broker = broker
+        self.ledger = ledger
         self.voided = self.ledger.cache = RecordingVoided(kept_max, kept_bytes)
         self.ledger.publications._cache = self.voided
         self.sent: Counter[int] = Counter()
@@ -255,6 +261,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def publish(self, actions: list[Publish | PublishTogether]) -> None:
         for action in actions:
             self.broker.publish(action)
+
+    def confirm_all(self, publish_ids: list[int]) -> None:
+        for publish_id in publish_ids:
+            self.broker.confirm(publish_id)
+        self.ledger.publications.confirmed([*publish_ids, 10**9], self.now)
+        self.publish(self.ledger.publications.take_turns(self.now))
 
     def finish(self, seq: int, outcome: str = "result") -> None:
         for chunk in self.all_chunks():
@@ -274,6 +286,9 @@ class LedgerMachine(RuleBasedStateMachine):
         data=st.data(),
     )
     def go_on(self, steps: list[str], trouble: str | None, data: st.DataObject) -> None:
+        self.carry_out(steps, trouble, data)
+
+    def carry_out(self, steps: list[str], trouble: str | None, data: st.DataObject) -> None:
         for step in steps:
             getattr(self, step)(data)
         if trouble is not None and not (self.calm and trouble in HARMFUL):
@@ -296,10 +311,12 @@ class LedgerMachine(RuleBasedStateMachine):
             self.publish(self.ledger.delivered(delivery, self.now, message.isolation))
             assert delivery.redelivered or self.ledger.counters.adopted == before
             if self.ledger.counters.adopted == before:
-                self.messages[self.ledger._seq] = message
+                entry = self.ledger.acks.find(delivery.epoch, delivery.tag)
+                assert entry is not None
+                self.messages[entry.seq] = message
 
     def take(self, data: st.DataObject) -> None:
-        lane = self.pick(data, (lane for lane, chunks in self.chunks.items() if len(chunks) < MOST_CHUNKS))
+        lane = self.pick(data, (lane for lane, chunks in self.chunks.items() if len(chunks) < self.most_chunks))
         if lane is not None:
             may = May.OTHERS if self.chunks[lane] else data.draw(st.sampled_from(May))
             self.take_chunk(lane, data.draw(st.integers(0, 5)), may)
@@ -338,9 +355,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def confirm(self, data: st.DataObject) -> None:
         publish_ids = sorted(self.broker.outstanding)
         publish_ids = data.draw(st.lists(st.sampled_from(publish_ids), unique=True)) if publish_ids else []
-        for publish_id in publish_ids:
-            self.broker.confirm(publish_id)
-        self.ledger.publications.confirmed([*publish_ids, 10**9], self.now)
+        self.confirm_all(publish_ids)
 
     def ack(self, data: st.DataObject) -> None:
         acks = self.ledger.acks.due(self.now)
@@ -360,7 +375,8 @@ class LedgerMachine(RuleBasedStateMachine):
         again = self.ledger.publications._again
         due = again[0][0] if again else None
         actions = self.ledger.tick(self.now)
-        assert bool(actions) == (due is not None and due <= self.now)
+        assert not actions or (due is not None and due <= self.now)
+        assert actions or due is None or due > self.now or self.may_wait
         self.publish(actions)
         assert all(after > self.now for after, _, _ in self.ledger.publications._again)
 
@@ -393,6 +409,7 @@ class LedgerMachine(RuleBasedStateMachine):
                         self.broker.store(publication)
                         self.broker.abandoned += 1
                 self.publish(self.ledger.publications.place(entry, Message(content).dead_for_size(), self.now))
+                self.publish(self.ledger.publications.take_turns(self.now))
 
     def lose_publisher(self, data: st.DataObject) -> None:
         stored = data.draw(st.integers(0, 2 ** (PREFETCH * MOST_PARTS) - 1))
@@ -441,7 +458,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.ledger.assignments.on(lane)[-1].seq == seqs[0]
         for chunk in self.chunks[lane]:
             chunk.out.difference_update(list(seqs)[1:])
-        begun = data.draw(st.integers(0, 1))
+        begun = data.draw(st.integers(0, self.begun))
         while len(seqs) > 1 + begun:  # the Consumer may have begun one more
             seqs.pop()
 
@@ -474,6 +491,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # --- what holds after each step
 
+    def waiting(self) -> list[Entry]:
+        backlog = self.ledger.backlog
+        assert isinstance(backlog, Backlog)
+        return [*backlog._waiting, *backlog._alone, *backlog._suspects]
+
     @invariant()
     def counters_add_up(self) -> None:
         counters = self.ledger.counters
@@ -488,10 +510,9 @@ class LedgerMachine(RuleBasedStateMachine):
         entries = list(ledger._entries.values())
         asked = {id(entry): entry for entry, _ in ledger.publications._waiting.values()}
         placing = [*asked.values(), *(entry for _, _, entry in ledger.publications._again)]
-        assert len(ledger.backlog) == sum(entry.state is HELD for entry in entries)
-        assert {id(entry) for entry in entries if entry.state is HELD} == {
-            id(entry) for queue in waiting_queues(ledger) for entry in queue
-        }
+        waiting = [entry for entry in entries if entry.state in (HELD, DELAYED)]
+        assert len(ledger.backlog) == len(waiting) == len(self.waiting())
+        assert {id(entry) for entry in waiting} == {id(entry) for entry in self.waiting()}
         assert len(ledger.assignments) == sum(entry.state is OUT for entry in entries)
         assert {seq for chunk in self.all_chunks() for seq in chunk.out} >= {
             entry.seq for entry in entries if entry.state is OUT
@@ -503,7 +524,8 @@ class LedgerMachine(RuleBasedStateMachine):
         for entry in placing:
             assert entry.asked == sum(each is entry for each, _ in ledger.publications._waiting.values())
             assert entry.left
-        assert ledger.held_bytes.total == sum(entry.size for entry in [*entries, *placing])
+        computed = [entry for entry in ledger.acks._order.values() if entry.state is COMPUTED]
+        assert ledger.held_bytes.total == sum(entry.size for entry in [*entries, *placing, *computed])
 
     @invariant()
     def broker_and_ledger_agree(self) -> None:
@@ -542,10 +564,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.finish(self.lanes[lane].popleft())
         self.end_chunks(None)
         self.let_pass(20.0)
-        publish_ids = list(self.broker.outstanding)
-        for publish_id in publish_ids:
-            self.broker.confirm(publish_id)
-        self.ledger.publications.confirmed(publish_ids, self.now)
+        self.confirm_all(list(self.broker.outstanding))
         self.let_pass(0.005)
         self.ack(None)
         while self.broker.acks:
@@ -577,7 +596,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def nothing_is_left(self) -> None:
         ledger = self.ledger
         publications, acks = ledger.publications, ledger.acks
-        left = [ledger._entries, *waiting_queues(ledger), ledger.assignments._lanes, acks._order, acks._settled]
+        left = [ledger._entries, self.waiting(), ledger.assignments._lanes, acks._order, acks._settled]
         left += [publications._waiting, publications._again, publications._refused]
         assert not any(left), left
         assert ledger.assignments.isolated is None

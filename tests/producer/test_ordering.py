@@ -124,11 +124,25 @@ def test_who_leaves_gives_the_turn_to_the_next_one_that_can_use_it(state):
     ordering = by_key()
     first, second, third = standing(ordering, "a", "a", "a")
     second.state = state
-    assert ordering.leave(first) is (second if state is COMPUTED else None)
+    ordering.leave(first)
+    assert ordering.turned == ([second] if state is COMPUTED else [])
     assert first.unit is None
-    assert ordering.leave(third) is None  # it was not the first
-    assert ordering.leave(second) is None
-    assert len(ordering) == 0
+    ordering.turned.clear()
+    third.state = COMPUTED
+    ordering.leave(third)  # it was not the first
+    ordering.leave(second)
+    assert (ordering.turned, len(ordering)) == ([], 0)
+
+
+def waits_for_turn(plan: Plan, *, hold: bool) -> bool:
+    """Whether the second of a unit waits with this plan; if not, it has left, and with its turn the first goes on."""
+    ordering = by_key(hold=hold)
+    first, second = standing(ordering, "a", "a")
+    first.plan = second.plan = plan
+    assert ordering.proceeds(first)
+    waits = not ordering.proceeds(second)
+    assert (second.unit is not None) is waits
+    return waits
 
 
 @pytest.mark.parametrize(
@@ -147,13 +161,13 @@ def test_who_leaves_gives_the_turn_to_the_next_one_that_can_use_it(state):
 )
 def test_what_waits_for_its_turn(outcome, publications, hold, waits):
     """Results do; a failure only where it holds up those behind; a message that goes back to its queue never."""
-    assert by_key(hold=hold).needs_turn(Plan(outcome, publications)) is waits
+    assert waits_for_turn(Plan(outcome, publications), hold=hold) is waits
 
 
 @pytest.mark.parametrize("outcome", ["result", "dropped"])
 def test_replies_wait_for_their_turn(outcome):
     """Whoever waits for answers gets them in order, also where there is no output."""
-    assert by_key(hold=False).needs_turn(Plan(outcome, (), (RESULT,)))
+    assert waits_for_turn(Plan(outcome, (), (RESULT,)), hold=False)
 
 
 def test_a_lost_connection_empties_every_unit():

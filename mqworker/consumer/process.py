@@ -129,7 +129,7 @@ class Consumer(Spawned):
                     outbox.clear()
                     outcomes, printed = [], False
                     handed_up = now
-                slot.begin(item.seq, fingerprint(item.properties, item.body), now)
+                slot.begin(item.seq, item.fingerprint or fingerprint(item.properties, item.body), now)
                 if slot.stop >= chunk.number:  # after begin: otherwise this message could be dispatched elsewhere too
                     slot.end()
                     break

@@ -257,6 +257,7 @@ class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
     redelivered: bool
     exchange: str
     routing_key: str
+    fingerprint: bytes = b""  # what the in-hand register knows it by, if that is not the one of these properties
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -115,7 +115,8 @@ class Dispatch:
                 if entry is not None:  # otherwise it came before, from the outbox or another lane
                     self._service_time.observe(outcome.duration)
                     if entry.key:
-                        self._clear(entry)
+                        held = outcome.failure is not None and self._ledger.holds(entry)
+                        self._clear(entry, suspected=held)  # a further attempt may still kill the tree
                     publishes += self._settlement.finished(entry, outcome, now)
             if outcomes.ended:
                 self._ledger.chunk_ended(lane.number, outcomes.ended)
@@ -230,7 +231,7 @@ class Dispatch:
         now = time.monotonic()
         for entry in entries:
             self.wait_time.observe(now - entry.received)
-        items = [Item(e.seq, e.properties, e.body, e.redelivered, e.exchange, e.routing_key) for e in entries]
+        items = [Item(e.seq, e.properties, e.body, e.redelivered, e.exchange, e.routing_key, e.key) for e in entries]
         params = desired.generation.params if self._behind(lane) else None
         generation = desired.generation.number if lane.code == desired.generation.code else lane.sent
         if entries:
@@ -266,11 +267,12 @@ class Dispatch:
             begun.append(began if len(assignments.on(lane.number)) == 1 else 0.0)
         return may_begin(now, begun, window)
 
-    def _clear(self, entry: Entry) -> None:
-        """Clear a message of suspicion: it has an outcome, or is charged with a death."""
+    def _clear(self, entry: Entry, *, suspected: bool = False) -> None:
+        """Clear a message of suspicion, unless it stays suspected: it has an outcome, or is charged with a death."""
         if entry.isolation is Isolation.STAGE:
             self._register.end_isolation()
-        self._suspects.clear(entry.key)
+        if not suspected:
+            self._suspects.clear(entry.key)
 
     def _charge(self, entry: Entry, lane: Lane, death: Death, duration: float) -> None:
         reason = "timeout" if lane.kill_reason.startswith(TIME_LIMIT) else "crash"

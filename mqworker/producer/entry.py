@@ -17,7 +17,7 @@ class State(IntEnum):
     OUT = 1  # in a lane
     PLACING = 2  # its publication is on the way
     PLACED = 3  # everything that had to be placed is confirmed
-    KEPT = 4  # void; its plan is kept until the message is redelivered
+    KEPT = 4  # void; its plan, or how often it has failed, is kept until the message is redelivered
     DELAYED = 5  # has failed, and waits for its next attempt; only in ordered stages, as the next one
     COMPUTED = 6  # has a plan, and waits for its turn to publish
 
@@ -43,6 +43,13 @@ class Plan(NamedTuple):
     replies: tuple[Publication, ...] = ()  # best effort
 
 
+class Again(NamedTuple):
+    """A message that has failed keeps its place in its order, and is tried again."""
+
+    properties: bytes  # for the next attempt: those of a retry
+    after: float  # seconds
+
+
 class Entry:
     """One delivery in the ledger; body and properties are empty once its outcome is kept."""
 
@@ -57,6 +64,7 @@ class Entry:
         "key",
         "lane",
         "left",
+        "original",
         "plan",
         "properties",
         "received",
@@ -87,6 +95,9 @@ class Entry:
         self.key = b""  # its fingerprint, once it has been void or if the suspects remember it
         self.shared_key = b""  # by which shared objects know it; "": its stage uses none
         self.unit: Unit | None = None  # in which order it stands; None: in none, as in most stages
+        self.original: bytes | None = (
+            None  # its properties as delivered, if those of a further attempt are in their place
+        )
         self.due = 0.0  # when a delayed one may begin
         self.window = 0.0  # seconds for which it runs isolated from the stage
         self.plan: Plan | None = None
@@ -101,6 +112,8 @@ class Entry:
     def size(self) -> int:
         """Bytes that its messages take: the input, and the messages to be published for it."""
         size = len(self.body) + len(self.properties)
+        if self.original is not None:
+            size += len(self.original)
         if self.plan is not None:
             _, publications, replies = self.plan
             for publication in publications:
@@ -132,6 +145,7 @@ class Counters:
     released: int = 0
     adopted: int = 0
     redispatched: int = 0
+    delayed: int = 0  # failures after which a message kept its place
     confirmed: int = 0
     refused: int = 0
     ambiguous: int = 0  # publications whose answer was lost: besides lost acks, the only source of duplicates

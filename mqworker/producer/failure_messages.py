@@ -40,6 +40,7 @@ class Circumstances(NamedTuple):
     time: str  # RFC 3339
     chance: float  # uniform in [0, 1), for the jitter
     room: int = headers.ROOM  # bytes of properties that a publication may have
+    hold: bool = False  # the message keeps its place in its order while it is tried again
 
 
 def retry(

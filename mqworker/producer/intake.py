@@ -16,7 +16,7 @@ from mqworker.brokers.base import Delivery, Link
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Desired, Failure, StageSpec
 from mqworker.producer.admission import Admission, Decision, Facts, HoldBack
-from mqworker.producer.entry import HELD, Entry, Isolation
+from mqworker.producer.entry import DELAYED, HELD, Entry, Isolation
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.pacing import ServiceTime, derive_prefetch, fixed_prefetch
 from mqworker.producer.policy import isolation, worn
@@ -141,7 +141,7 @@ class Intake:
             beside = Isolation.STAGE
         self._settlement.send(self._ledger.delivered(delivery, now, beside))
         entry = self._ledger.acks.find(delivery.epoch, delivery.tag)
-        if entry is None or entry.state is not HELD:  # adopted: it is already being computed here, or was
+        if entry is None or entry.state not in (HELD, DELAYED):  # adopted: it is already being computed here, or was
             return
         if suspect is None or key is None:
             if worn(delivery.properties):

@@ -9,8 +9,9 @@ ledger returns what must be done. Therefore tables and a model can test each rul
 
     backlog        assignments          publications            acks
 
-In a stage that keeps an order, a delivery is *computed* between out and placing, until it has the turn to publish; the
-ordering knows whose turn it is, and an ordered backlog decides who begins.
+In a stage that keeps an order, a delivery is *computed* between out and placing, until it has the turn to publish, and
+one that fails may be *delayed* until its next attempt (mqworker/producer/held_attempts.py). The ordering knows whose
+turn it is, and an ordered backlog decides who begins.
 
 A delivery whose connection was lost is *void*: it can no longer be acked. If it is out or placing, its work goes on,
 and its outcome is kept until the broker delivers the message again: the new delivery *adopts* the kept state (decisions
@@ -24,12 +25,27 @@ What holds at every moment:
 """
 
 from collections.abc import Iterable
+from itertools import count
 
 from mqworker.brokers.base import Delivery
 from mqworker.producer.acks import Ack, Acks
 from mqworker.producer.assignments import Assignments
 from mqworker.producer.backlog import Backlog
-from mqworker.producer.entry import COMPUTED, HELD, KEPT, PLACED, Counters, Entry, HeldBytes, Isolation, Plan
+from mqworker.producer.entry import (
+    COMPUTED,
+    DELAYED,
+    HELD,
+    KEPT,
+    OUT,
+    PLACED,
+    Again,
+    Counters,
+    Entry,
+    HeldBytes,
+    Isolation,
+    Plan,
+)
+from mqworker.producer.held_attempts import HeldAttempts
 from mqworker.producer.ordered_backlog import OrderedBacklog
 from mqworker.producer.ordering import Ordering
 from mqworker.producer.publications import AnyPublish, Publications
@@ -50,8 +66,13 @@ class Ledger:
         self.acks = Acks()
         self.cache = RedeliveryCache(kept_max, kept_bytes)
         self.publications = Publications(self.counters, self.held_bytes, self.acks, self.cache, ordering)
-        self._seq = 0
-        self._entries: dict[int, Entry] = {}  # seq -> delivery that is held or out
+        self._numbers = count(1)
+        self._entries: dict[int, Entry] = {}  # seq -> delivery that is held, delayed or out
+        self._attempts = None
+        if self._ordered is not None:
+            self._attempts = HeldAttempts(
+                self._ordered, self._entries, self._numbers, self.counters, self.held_bytes, self.cache
+            )
 
     def __len__(self) -> int:
         """Deliveries that are valid and unsettled."""
@@ -68,8 +89,7 @@ class Ledger:
             adopted = self.cache.claim(delivery)
             if adopted is not None:
                 return self._adopt(adopted, delivery, now)
-        self._seq += 1
-        entry = Entry(self._seq, delivery, isolation, now)
+        entry = Entry(next(self._numbers), delivery, isolation, now)
         self._entries[entry.seq] = entry
         self.acks.opened(entry)
         self.held_bytes.weigh(entry, entry.size)
@@ -97,7 +117,7 @@ class Ledger:
         if entry is None:
             self.counters.late += 1
             return []
-        if entry.state is HELD:  # revoked, and computed all the same
+        if entry.state is not OUT:  # revoked, and computed all the same; or delayed, and let go
             self.backlog.remove(entry)
         elif entry.lane is not None:
             self.assignments.remove(entry)
@@ -105,6 +125,26 @@ class Ledger:
             return self.publications.place(entry, plan, now)
         self._ended(entry)
         return self.publications.place(entry, plan, now) + self.publications.take_turns(now)
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether a delivery keeps its place when it fails, and those behind it wait."""
+        return entry.unit is not None and self._ordering is not None and self._ordering.hold
+
+    def delay(self, entry: Entry, again: Again, isolation: Isolation, now: float) -> None:
+        """Let a delivery that has failed wait in its place for its next attempt, under a new number."""
+        assert self._attempts is not None
+        if entry.state is not OUT:
+            self.backlog.remove(entry)
+        elif entry.lane is not None:
+            self.assignments.remove(entry)
+        self._attempts.delay(entry, again, isolation, now)
+
+    def wake(self, now: float) -> float | None:
+        """Let the delayed deliveries begin that are due; returns when the next one will be, None: none is delayed."""
+        if self._ordered is None:
+            return None
+        self._ordered.wake(now)
+        return self._ordered.next_due
 
     def confirmed(self, publish_ids: Iterable[int], now: float) -> list[Ack]:
         """Settle the deliveries of these publications, which the broker has stored; returns the acks that are due.
@@ -140,12 +180,14 @@ class Ledger:
                 self.cache.keep(entry, now)
                 continue
             self.counters.voided += 1
-            if entry.state is HELD:
+            if entry.state is HELD and entry.original is None:
                 self._forget(entry)
                 continue
             self.cache.add(entry)
             if entry.state is COMPUTED:
                 self.publications.keep(entry, KEPT, now)
+            elif entry.state is HELD or entry.state is DELAYED:
+                self._keep_attempts(entry)
         self.publications.void(now)
         self.backlog.clear()
         if self._ordering is not None:
@@ -186,10 +228,17 @@ class Ledger:
         self._ordered.ended(entry)
 
     def _give_up(self, entry: Entry) -> None:
-        """Forget a void delivery without an outcome: its redelivery starts anew."""
+        """Forget a void delivery without an outcome, but not its attempts: its redelivery goes on with them."""
         if entry.unit is not None:
             self._ended(entry)
-        self._forget(entry)
+        if entry.original is None:
+            self._forget(entry)
+        else:
+            self._keep_attempts(entry)
+
+    def _keep_attempts(self, entry: Entry) -> None:
+        assert self._attempts is not None
+        self._attempts.keep(entry)
 
     def _forget(self, entry: Entry) -> None:
         del self._entries[entry.seq]
@@ -200,8 +249,16 @@ class Ledger:
     def _adopt(self, entry: Entry, delivery: Delivery, now: float) -> list[AnyPublish]:
         self.counters.adopted += 1
         entry.epoch, entry.tag = delivery.epoch, delivery.tag
-        entry.properties, entry.body = delivery.properties, delivery.body  # another plan may be needed
+        entry.body = delivery.body
+        if entry.original is None:
+            entry.properties = delivery.properties  # another plan may be needed
+        else:
+            entry.original = delivery.properties
         self.acks.opened(entry)
         if self._ordering is not None and entry.state is not PLACED:
             self._ordering.stand(entry, delivery)
+        if entry.state is KEPT and entry.plan is None:
+            assert self._attempts is not None
+            self._attempts.adopt(entry)
+            return []
         return self.publications.adopt(entry, now)

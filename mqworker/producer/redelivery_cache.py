@@ -39,13 +39,20 @@ class RedeliveryCache:
         entry.key = entry.key or fingerprint(entry.properties, entry.body)
         self._by_identity.setdefault(_identity(entry), deque()).append(entry)
 
-    def keep(self, entry: Entry, now: float) -> None:
-        """Keep the outcome of finished work, without the message that led to it."""
-        assert entry.plan is not None
-        if entry.state is PLACED:
+    def keep(self, entry: Entry, since: float) -> None:
+        """Keep the outcome of finished work without the message that led to it, or the attempts of an ordered message.
+
+        It may be evicted KEEP seconds after `since`. Attempts are kept until they are due and as long again: an outcome
+        behind such an entry stays longer, which costs only room that the other bounds allow.
+        """
+        if entry.plan is not None and entry.state is PLACED:
             entry.plan = entry.plan._replace(publications=())
-        entry.body = entry.properties = b""
-        entry.since = now
+        entry.body = b""
+        if entry.original is None:
+            entry.properties = b""
+        else:
+            entry.original = b""  # the properties say how often it has failed
+        entry.since = since
         self._kept[entry.seq] = entry
         self._bytes += entry.size
         while len(self._kept) > self._most or self._bytes > self._most_bytes:

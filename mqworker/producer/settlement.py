@@ -18,10 +18,18 @@ from mqworker.brokers.base import Link
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Failure, Outcome, StageSpec
 from mqworker.producer.acks import Ack
-from mqworker.producer.entry import Entry, Plan
+from mqworker.producer.entry import Again, Entry, Plan
 from mqworker.producer.failure_messages import Circumstances
 from mqworker.producer.ledger import Ledger
-from mqworker.producer.policy import plan_crash, plan_failure, plan_renewal, plan_result, plan_too_large
+from mqworker.producer.policy import (
+    isolation,
+    plan_crash,
+    plan_dead,
+    plan_failure,
+    plan_renewal,
+    plan_result,
+    plan_too_large,
+)
 from mqworker.producer.publications import AnyPublish, Publish
 from mqworker.producer.shared_words import SharedWords
 
@@ -53,27 +61,26 @@ class Settlement:
         """Settle a message that a Consumer finished; returns the publications for it."""
         if outcome.failure is not None:
             self.processed["processed_failed"] += 1
-            plan = plan_failure(entry, outcome.failure, self._config, self._about(outcome.generation))
-            self._report(entry, outcome.failure, plan, outcome.duration, outcome.generation)
-        else:
-            plan = plan_result(entry, outcome, self._config)
-            self.processed["processed_dropped" if outcome.dropped else "processed_result"] += 1
-            if log.isEnabledFor(logging.DEBUG):
-                about, seconds = self._labels(entry), round(outcome.duration, 6)
-                message = f"done in {seconds:g} s: {plan.outcome}"
-                logs.report(log, logging.DEBUG, plan.outcome, message, **about, duration_s=seconds)
+            plan_or_again = plan_failure(entry, outcome.failure, self._config, self._about(outcome.generation, entry))
+            return self._fail(entry, outcome.failure, plan_or_again, outcome.duration, outcome.generation, now)
+        plan = plan_result(entry, outcome, self._config)
+        self.processed["processed_dropped" if outcome.dropped else "processed_result"] += 1
+        if log.isEnabledFor(logging.DEBUG):
+            about, seconds = self._labels(entry), round(outcome.duration, 6)
+            message = f"done in {seconds:g} s: {plan.outcome}"
+            logs.report(log, logging.DEBUG, plan.outcome, message, **about, duration_s=seconds)
         self.words.planned(entry, plan)
         return self._ledger.finished(outcome.seq, plan, now)
 
     def crashed(self, entry: Entry, failure: Failure, generation: int, duration: float) -> None:
         """Charge a message with the death of its Consumer."""
-        plan = plan_crash(entry, failure, self._config, self._about(generation))
-        self._settle_without_outcome(entry, failure, plan, duration, generation)
+        plan = plan_crash(entry, failure, self._config, self._about(generation, entry))
+        self.send(self._fail(entry, failure, plan, duration, generation, time.monotonic()))
 
     def convicted(self, entry: Entry, failure: Failure) -> None:
         """Put aside a message that must not be computed again."""
-        plan = plan_failure(entry, failure, self._config, self._about(self.generation))
-        self._settle_without_outcome(entry, failure, plan, 0.0, self.generation)
+        plan = plan_dead(entry, failure, self._config, self._about(self.generation))
+        self.send(self._fail(entry, failure, plan, 0.0, self.generation, time.monotonic()))
 
     def renew(self, entry: Entry) -> None:
         """Put a message back as a new one, because the broker may soon drop it after so many deliveries."""
@@ -154,23 +161,31 @@ class Settlement:
         self._gap_look = None
         self.send_acks(time.monotonic())
 
-    def _settle_without_outcome(
-        self, entry: Entry, failure: Failure, plan: Plan, duration: float, generation: int
-    ) -> None:
+    def _fail(
+        self, entry: Entry, failure: Failure, plan: Plan | Again, duration: float, generation: int, now: float
+    ) -> list[AnyPublish]:
+        """Report a failure, and return what is published for it; nothing if the message waits for its next attempt."""
         self._report(entry, failure, plan, duration, generation)
+        if isinstance(plan, Again):
+            self._ledger.delay(entry, plan, isolation(plan.properties), now)
+            return []
         self.words.planned(entry, plan)
-        self.send(self._ledger.finished(entry.seq, plan, time.monotonic()))
+        return self._ledger.finished(entry.seq, plan, now)
 
-    def _report(self, entry: Entry, failure: Failure, plan: Plan, duration: float, generation: int) -> None:
-        retried = plan.outcome == "retried"
-        ending = f"tried again in {plan.publications[0].delay} s" if retried else f"moved to {self._config.dead}"
+    def _report(self, entry: Entry, failure: Failure, plan: Plan | Again, duration: float, generation: int) -> None:
+        if isinstance(plan, Again):
+            outcome, ending = "retried", f"tried again in {plan.after:.3g} s, in its place"
+        else:
+            outcome = plan.outcome
+            retried = outcome == "retried"
+            ending = f"tried again in {plan.publications[0].delay} s" if retried else f"moved to {self._config.dead}"
         logs.report(
             log,
-            logging.WARNING if retried else logging.ERROR,
-            plan.outcome,
+            logging.WARNING if outcome == "retried" else logging.ERROR,
+            outcome,
             f"{failure.reason}: {failure.type}: {failure.message[:500]}; {ending}",
             **self._labels(entry),
-            outcome=plan.outcome,
+            outcome=outcome,
             reason=failure.reason,
             error_type=failure.type,
             duration_s=round(duration, 6),
@@ -180,7 +195,8 @@ class Settlement:
     def _labels(self, entry: Entry) -> dict[str, Any]:
         return labels(entry.properties, entry.body, self._config.input.queue)
 
-    def _about(self, generation: int) -> Circumstances:
+    def _about(self, generation: int, entry: Entry | None = None) -> Circumstances:
         chance = random.random()  # noqa: S311 - jitter, no secret
         now = logs.timestamp(time.time())
-        return Circumstances(self._spec.stage, self._host, generation, now, chance, self._link.state.header_room)
+        hold = entry is not None and self._ledger.holds(entry)
+        return Circumstances(self._spec.stage, self._host, generation, now, chance, self._link.state.header_room, hold)

@@ -10,8 +10,9 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
 
+from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Publication
-from mqworker.producer.entry import HELD, OUT, Entry
+from mqworker.producer.entry import HELD, OUT, Again, Entry, Isolation
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.ordered_backlog import OrderedBacklog
 from mqworker.producer.ordering import Ordering
@@ -21,19 +22,35 @@ from tests.producer.test_ledger_model import DEAD, Broker, LedgerMachine, Messag
 pytestmark = pytest.mark.untraced  # slow under it, and other tests show what is covered
 
 FORWARD = ["send", "deliver", "take", "work", "work", "end_chunks", "confirm", "confirm", "ack", "ack_arrives"]
-FORWARD += ["time_passes"]
+FORWARD += ["time_passes", "outcome_again"]
 HARMLESS = ["refuse", "refuse_for_size", "end_epoch", "skip", "revoke", "die", "outlive", "narrow"]
 HARMFUL = ["lose_publisher", "lose_consumer", "another_instance", "hours_pass"]
 KEYS = ["", "1", "2"]
+ATTEMPT = "attempt"
+MOST_ATTEMPTS = 3
 DIFFERENT = 1680  # added to contents to make them different: what they mean depends on remainders
 
 
 class OrderedMessage(Message):
     """A message that stands in line; its key is its routing key."""
 
-    def __init__(self, content: int, key: str) -> None:
+    def __init__(self, content: int, key: str, fails: int) -> None:
         super().__init__(content)
         self.routing_key = key
+        self.fails = fails  # in so many attempts
+
+    def again(self, attempt: int, after: float) -> Again:
+        """Return what follows from this attempt, which has failed."""
+        properties = Properties(headers=Headers({ATTEMPT: attempt + 1})).encode()
+        return Again(properties, after)
+
+
+def attempt_of(entry: Entry) -> int:
+    if entry.original is None:
+        return 1
+    attempt = Properties.decode(entry.properties).headers[ATTEMPT]
+    assert isinstance(attempt, int)
+    return attempt
 
 
 class OrderedBroker(Broker):
@@ -96,10 +113,14 @@ class OrderedLedgerMachine(LedgerMachine):
     def start(self, ordered_by: str, hold: bool, calm: bool, kept_max: int, kept_bytes: int) -> None:
         self.ordering = Ordering(ordered_by, "input", hold=hold)
         self.begin(OrderedBroker(ordered_by, hold=hold), Ledger(ordering=self.ordering), calm, kept_max, kept_bytes)
+        assert self.ledger._attempts is not None
+        self.ledger._attempts._cache = self.voided
         self.is_narrow = False
         self.number = 0
         self.known: set[int] = set()  # contents that have had an outcome
         self.begun_before: set[int] = set()
+        self.old: list[int] = []  # numbers that have had an outcome
+        self.delays = [0.0, 0.01, 1.0, 5.0]
 
     @rule(
         steps=st.lists(st.sampled_from(FORWARD), max_size=14),
@@ -121,7 +142,8 @@ class OrderedLedgerMachine(LedgerMachine):
 
     def send(self, data: st.DataObject) -> None:
         for content in data.draw(st.lists(st.integers(0, 21), min_size=1, max_size=4)):
-            message = OrderedMessage(content + DIFFERENT * self.number, data.draw(st.sampled_from(KEYS)))
+            key, fails = data.draw(st.sampled_from(KEYS)), data.draw(st.sampled_from([0, 0, 0, 0, 1, 2, 99]))
+            message = OrderedMessage(content + DIFFERENT * self.number, key, fails)
             self.number += 1
             self.broker.send(message)
             self.sent[message.content] += 1
@@ -139,7 +161,8 @@ class OrderedLedgerMachine(LedgerMachine):
         lane = self.pick(data, (lane for lane, seqs in self.lanes.items() if seqs))
         if lane is not None:
             for _ in range(data.draw(st.integers(1, len(self.lanes[lane])))):
-                self.compute(lane)
+                if self.lanes[lane]:
+                    self.compute(lane)
 
     def compute(self, lane: int) -> None:
         seq = self.lanes[lane].popleft()
@@ -149,20 +172,49 @@ class OrderedLedgerMachine(LedgerMachine):
             for before in self.broker.before(message.content):
                 settled_elsewhere = self.broker.acked[before.content]
                 assert before.content in self.known or settled_elsewhere, "begun before its predecessor had an outcome"
-        self.finish(seq)
+        entry = self.ledger.entry(seq)
+        failed = entry is not None and attempt_of(entry) <= message.fails
+        self.finish(seq, "dead" if failed else "result")
+        if failed and self.ordering.hold and self.ordering.serial:
+            self.lanes[lane].clear()  # the Consumer ends its chunk
 
     def finish(self, seq: int, outcome: str = "result") -> None:
         message = self.messages[seq]
+        assert isinstance(message, OrderedMessage)
+        entry = self.ledger.entry(seq)
+        attempt = attempt_of(entry) if entry is not None else MOST_ATTEMPTS
+        assert attempt <= MOST_ATTEMPTS
+        self.old.append(seq)
+        for chunk in self.all_chunks():
+            chunk.out.discard(seq)
+        if outcome != "result" and self.ordering.hold and entry is not None and attempt < MOST_ATTEMPTS:
+            again = message.again(attempt, self.delays[seq % len(self.delays)])
+            self.ledger.delay(entry, again, Isolation(seq % 3 == 0), self.now)
+            assert entry.seq != seq
+            self.messages[entry.seq] = message
+            return
         self.known.add(message.content)
         if outcome == "result":
             super().finish(seq)
             return
-        for chunk in self.all_chunks():
-            chunk.out.discard(seq)
         if not self.ordering.hold:
             self.broker.passed.add(message.content)  # its reply leaves out of turn too
         plan = message.dead_for_size()._replace(replies=message.plan("dead").replies)
         self.publish(self.ledger.finished(seq, plan, self.now))
+
+    def outcome_again(self, data: st.DataObject) -> None:
+        """Read an outcome from the outbox that has come through the pipe, or the other way round."""
+        seq = self.pick(data, self.old[-5:])
+        if seq is not None:
+            late = self.ledger.counters.late
+            assert self.ledger.entry(seq) is None
+            assert self.ledger.finished(seq, self.messages[seq].plan("result"), self.now) == []
+            assert self.ledger.counters.late == late + 1
+
+    def let_pass(self, seconds: float) -> None:
+        super().let_pass(seconds)
+        due = self.ledger.wake(self.now)
+        assert due is None or due > self.now
 
     # --- something goes wrong
 

@@ -11,11 +11,12 @@ from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Delivery
 from mqworker.config.model import CrashConfig, InputConfig, OutputConfig, RetryConfig, StageConfig
 from mqworker.ipc.messages import Failure, Outcome, ResultMessage
-from mqworker.producer.entry import Entry, Isolation
+from mqworker.producer.entry import Again, Entry, Isolation
 from mqworker.producer.failure_messages import TEXT_LIMIT, TRACEBACK_LIMIT, Circumstances
 from mqworker.producer.policy import (
     CRASH_RUNG,
     LONGEST_RUNG,
+    held_delay,
     isolation,
     plan_crash,
     plan_failure,
@@ -97,6 +98,50 @@ def test_no_wish_is_longer_than_a_queue_can_hold(seconds):
     """A queue's time to live has 32 bits of milliseconds; infinity is cut to that, too."""
     assert rung_above(seconds) == LONGEST_RUNG
     assert LONGEST_RUNG * 1000 < 1 << 32 < LONGEST_RUNG * 2 * 1000
+
+
+# --- attempts in place
+
+HOLD = ABOUT._replace(hold=True)
+
+
+@given(base=st.floats(0, 4e6), most=st.floats(0, 4e6), attempt=st.integers(1, 999_999), chance=st.floats(0, 0.9999999))
+def test_a_held_delay_is_the_backoff_up_to_a_quarter_off(base, most, attempt, chance):
+    """It needs no queue, so it is as exact as was asked for, and never above `retry.max`."""
+    wish = min(most, base * 2.0 ** min(attempt - 1, 40))
+    delay = held_delay(RetryConfig(base=base, max=most), attempt, chance)
+    assert 0.75 * wish <= delay <= min(most, 1.25 * wish)
+
+
+def test_a_message_that_keeps_its_place_is_tried_again_as_its_retry_would_be():
+    """Its properties are those of the retry: attempts, crashes and ids count on in the same way."""
+    was = entry(Properties(expiration="5", headers=Headers({"h": 1})))
+    again = plan_failure(was, ERROR, STAGE, HOLD)
+    assert again == Again(plan_failure(was, ERROR, STAGE, ABOUT).publications[0].properties, again.after)
+    assert 0.75 * STAGE.retry.base <= again.after <= 1.25 * STAGE.retry.base
+    crashed = plan_crash(was, ERROR, STAGE, HOLD)
+    assert crashed == Again(plan_crash(was, ERROR, STAGE, ABOUT).publications[0].properties, CRASH_RUNG)
+    assert isolation(crashed.properties) is Isolation.CHUNK
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"), [(0.05, 0.05), (0.0, 0.0), (-3.0, 0.0), (3600.0, 3600.0), (math.inf, LONGEST_RUNG)]
+)
+def test_a_message_that_keeps_its_place_waits_as_long_as_it_asked(after, expected):
+    """Retry(after=) is exact there."""
+    assert plan_failure(entry(), Failure("error", "Retry", "", after=after), STAGE, HOLD).after == expected
+
+
+def test_a_message_that_keeps_its_place_is_dead_in_the_end():
+    """After its last attempt or crash, after a final failure, and if its headers leave no room to count in."""
+    failed = entry()
+    for _ in range(STAGE.retry.max_attempts - 1):
+        failed = entry(Properties.decode(plan_failure(failed, ERROR, STAGE, HOLD).properties))
+    full = entry(Properties(headers=Headers({"h": "x" * 119_950})))
+    once = stage(crash=CrashConfig(max=1))
+    plans = [plan_failure(failed, ERROR, STAGE, HOLD), plan_crash(entry(), ERROR, once, HOLD)]
+    plans += [plan_failure(entry(), Failure("reject", "T", ""), STAGE, HOLD), plan_failure(full, ERROR, STAGE, HOLD)]
+    assert [plan.outcome for plan in plans] == ["dead"] * 4
 
 
 # --- results

@@ -121,9 +121,9 @@ class Ledger:
             self.backlog.remove(entry)
         elif entry.lane is not None:
             self.assignments.remove(entry)
-        if entry.unit is None:
+        if entry.unit is None or self._ordered is None:
             return self.publications.place(entry, plan, now)
-        self._ended(entry)
+        self._ordered.ended(entry)
         return self.publications.place(entry, plan, now) + self.publications.take_turns(now)
 
     def holds(self, entry: Entry) -> bool:
@@ -168,7 +168,7 @@ class Ledger:
             self.assignments.remove(charged)
         self._put_back(self.assignments.close(lane))
         if charged is not None and charged.void:
-            self._give_up(charged)
+            self._put_back([charged])
             return None
         return charged
 
@@ -187,7 +187,7 @@ class Ledger:
             if entry.state is COMPUTED:
                 self.publications.keep(entry, KEPT, now)
             elif entry.state is HELD or entry.state is DELAYED:
-                self._keep_attempts(entry)
+                self._forget(entry)
         self.publications.void(now)
         self.backlog.clear()
         if self._ordering is not None:
@@ -217,30 +217,18 @@ class Ledger:
         valid = [entry for entry in entries if not entry.void]
         for entry in entries:
             if entry.void:
-                self._give_up(entry)
+                if entry.unit is not None and self._ordered is not None:
+                    self._ordered.ended(entry)
+                self._forget(entry)
         self.backlog.put_back(valid)
         self.counters.redispatched += len(valid)
         return len(valid)
 
-    def _ended(self, entry: Entry) -> None:
-        """Let those of its unit begin that a delivery kept from that; it is in no lane any more."""
-        assert self._ordered is not None
-        self._ordered.ended(entry)
-
-    def _give_up(self, entry: Entry) -> None:
-        """Forget a void delivery without an outcome, but not its attempts: its redelivery goes on with them."""
-        if entry.unit is not None:
-            self._ended(entry)
-        if entry.original is None:
-            self._forget(entry)
-        else:
-            self._keep_attempts(entry)
-
-    def _keep_attempts(self, entry: Entry) -> None:
-        assert self._attempts is not None
-        self._attempts.keep(entry)
-
     def _forget(self, entry: Entry) -> None:
+        """Forget a delivery without an outcome; if it is void and has failed before, its attempts are kept."""
+        if entry.original is not None and self._attempts is not None:
+            self._attempts.keep(entry)
+            return
         del self._entries[entry.seq]
         self.held_bytes.weigh(entry, 0)
         if entry.void:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
+from mqworker.amqp.fingerprint import fingerprint
 from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
 from mqworker.consumer.register import InHandRegister
 from mqworker.consumer.resources import BY_OPENMP, OPENMP, OTHERS
@@ -101,6 +103,9 @@ def make(tmp_path):
 
     yield made
     assert not end_children()
+
+
+B = b"b" * 32
 
 
 def item(number, body):
@@ -197,6 +202,21 @@ async def test_cpus_that_are_gone_are_told(make):
     lane = make(owner, cpus=(8000,))
     await until(lambda: owner.deaths, DEADLINE, "its end")
     assert lane.unfit.failure.message == "the CPUs [8000] of the stage cannot be used: Invalid argument"
+
+
+@on_loop
+async def test_the_register_knows_a_message_by_the_fingerprint_that_its_item_brings(make):
+    """A further attempt has other properties than were delivered; without one it is that of properties and body."""
+    owner = Owner()
+    lane = make(owner)
+    await ready(lane, owner)
+    plain = item(1, "a")
+    for each, known in ((plain, fingerprint(plain.properties, plain.body)), (replace(plain, fingerprint=B), B)):
+        lane.feed(Chunk(lane.chunk + 1, 1, None, 0.0, 20, [each]))
+        await until(lambda: lane.state == "idle", DEADLINE, "the end of the chunk")
+        assert lane.in_hand_slot.fingerprint == known
+    lane.leave()
+    await until(lambda: owner.deaths, DEADLINE, "its end")
 
 
 @on_loop

@@ -76,6 +76,7 @@ class OrderedBacklog:
     """See the module head."""
 
     ahead: Entry | None = None  # nothing is put behind another chunk
+    waiting_since: float | None = None  # nothing goes back to the broker for having waited: it would come out of order
 
     def __init__(self, ordering: Ordering) -> None:
         self._ordering = ordering

@@ -14,8 +14,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from mqworker.amqp import headers
-from mqworker.amqp.properties import MalformedProperties, Properties, decode_leniently
+from mqworker.amqp.properties import MalformedProperties, Properties
 from mqworker.ipc.messages import LinkState
 
 __all__ = [
@@ -23,6 +22,7 @@ __all__ = [
     "DROP",
     "STOP",
     "Admin",
+    "Answers",
     "Bindings",
     "BrokerRefused",
     "BrokerUnavailable",
@@ -33,7 +33,6 @@ __all__ = [
     "Placement",
     "Publication",
     "QueueInfo",
-    "Replies",
     "Show",
     "Sink",
     "Topology",
@@ -97,6 +96,7 @@ class Topology(msgspec.Struct, frozen=True):
     dead: str  # the dead-letter queue
     queue_type: str = "classic"  # type of the queues that are created here: classic | quorum
     bindings: Bindings | None = None  # of the input
+    ordered: bool = False  # the input is consumed by one at a time, in its order; see `Link.consume`
 
     @property
     def queues(self) -> tuple[str, ...]:
@@ -105,11 +105,8 @@ class Topology(msgspec.Struct, frozen=True):
         return tuple(dict.fromkeys((self.input, self.dead, *others)))
 
 
-class Sink(Protocol):
-    """Receives what happens on a Link. Calls come on the loop's thread, in the order of the events."""
-
-    def delivered(self, delivery: Delivery) -> None:
-        """Take a new message; `delivery.epoch` never decreases."""
+class Answers(Protocol):
+    """Receives the answers to publications."""
 
     def confirmed(self, publish_ids: Sequence[int]) -> None:
         """Count these publications as stored: the broker has routed and persisted them."""
@@ -123,8 +120,18 @@ class Sink(Protocol):
     def publishes_lost(self, reason: str) -> None:
         """Count the publications without an answer as possibly stored: the publishing connection ended."""
 
+
+class Sink(Answers, Protocol):
+    """Receives what happens on a Link. Calls come on the loop's thread, in the order of the events."""
+
+    def delivered(self, delivery: Delivery) -> None:
+        """Take a new message; `delivery.epoch` never decreases."""
+
     def consuming_lost(self, epoch: int, reason: str) -> None:
-        """Count all deliveries of `epoch` and before as void: the broker will deliver them again."""
+        """Count all deliveries of `epoch` and before as void: the broker will deliver them again.
+
+        `reason` is "" if `Link.end_epoch` has ended the epoch; that is the last call about it, after all confirms.
+        """
 
     def link_changed(self, state: LinkState) -> None:
         """Take the new state."""
@@ -148,13 +155,30 @@ class Link(Protocol):
         deliveries never exceed the larger of the old and the new one. Where a change would harm the queue (it reorders
         a quorum queue, and may end an auto-delete queue), `fixed` is used instead, if it is given: the value with which
         an epoch begins to consume stays until the epoch ends, and is reported as `state.fixed_prefetch`.
+
+        With `Topology.ordered`, an epoch begins when nobody else consumes the queue; until then `state.waits` says for
+        whom. It keeps its prefetch and its consumer to its end, so 0 only has no other one begin: `end_epoch` ends it.
+        The prefetch must be the same in all epochs and instances while anything is in the queue: a quorum queue gives
+        out what comes back before all else, in the order in which it came back.
+        """
+
+    def end_epoch(self) -> None:
+        """Stop consuming and end the epoch: what is unsettled goes back to its place, marked as redelivered.
+
+        For a stage at rest, which has sent its acks and publishes nothing now: they are taken before the epoch ends, so
+        that nothing settled comes again. From this call on nothing is delivered; then follow `consuming_lost`, without
+        a reason, and `state.resting`, until `consume` begins the next epoch. It is no loss of a connection. On an
+        auto-delete queue it does nothing, because the broker would delete the queue with all its messages.
         """
 
     def ack(self, epoch: int, tag: int, *, multiple: bool) -> None:
         """Settle a delivery, or with `multiple` all up to it in its epoch; acks of an old epoch are only counted."""
 
     def release(self, epoch: int, tags: Sequence[int]) -> None:
-        """Return deliveries to the broker unsettled; those of an old epoch are ignored."""
+        """Return deliveries to the broker unsettled; those of an old epoch are ignored.
+
+        With `Topology.ordered` it does nothing: what was returned would come out of order. `end_epoch` returns it.
+        """
 
     def publish(self, publish_id: int, publication: Publication) -> None:
         """Publish; exactly one of confirmed, refused or publishes_lost follows within the confirm deadline.
@@ -165,7 +189,8 @@ class Link(Protocol):
     def publish_together(self, publish_ids: Sequence[int], publications: Sequence[Publication]) -> None:
         """Publish several; each is answered as for `publish`, each further one by a somewhat later deadline.
 
-        The embedded broker stores all of them or none.
+        The embedded broker stores all of them or none. With `Topology.ordered`, RabbitMQ gets each one when the one
+        before is confirmed, and those behind a refused one are refused.
         """
 
     def depth(self) -> int | None:
@@ -197,38 +222,6 @@ class Peeked(NamedTuple):
     position: int
     properties: bytes
     body: bytes
-
-
-class Replies:
-    """The replies to one question, until all are there: a message that yields has one for each result."""
-
-    def __init__(self) -> None:
-        self._parts: dict[int, tuple[bytes, bytes]] = {}
-        self._all = 0  # how many there are, as the newest says
-
-    @property
-    def came(self) -> str:
-        """How many came, for whoever has waited in vain for all."""
-        return f"{len(self._parts)} of {self._all} results came" if self._parts else "nobody has replied"
-
-    def add(self, properties: bytes, body: bytes) -> bool:
-        """Take one; returns whether it was the last that is missing.
-
-        Another number of parts is that of another attempt, whose results are not mixed with those of the one before.
-        """
-        table = decode_leniently(properties).headers
-        part, parts = table.get(headers.PART), table.get(headers.PARTS)
-        if type(part) is not int or type(parts) is not int or not 1 <= part <= parts:
-            self._parts = {1: (properties, body)}
-            return True
-        if parts != self._all:
-            self._parts, self._all = {}, parts
-        self._parts[part] = properties, body
-        return len(self._parts) >= parts
-
-    def all(self) -> list[tuple[bytes, bytes]]:
-        """Return them in the order of the results."""
-        return [reply for _, reply in sorted(self._parts.items())]
 
 
 class BrokerUnavailable(Exception):  # noqa: N818 - named after the state of the broker

@@ -150,6 +150,11 @@ class LinkState(msgspec.Struct, frozen=True):
 
     connected: bool = False  # both connections are up and the topology is declared
     consuming: bool = False  # the broker has registered our consumer
+    resting: bool = False  # there is no epoch, because none is wanted; another consumer may take over
+    waits: str = ""  # for which other consumer, if the stage is ordered
+    delivery_limit: int | None = (
+        None  # deliveries of a message until the broker drops it; -1: any number; None: unknown
+    )
     fixed_prefetch: int = 0  # in use because it must not change on this queue; 0: it follows what is wanted
     blocked: bool = False  # the broker refuses publishes for now (an alarm)
     header_room: int = ROOM  # bytes of properties that a publication may have

@@ -81,8 +81,9 @@ class Intake:
     def consuming_lost(self, epoch: int, reason: str) -> None:
         """Mark everything that was delivered as void."""
         self._ledger.consuming_lost(time.monotonic())
-        level = logging.DEBUG if self.draining else logging.WARNING
-        logs.report(log, level, "consuming_lost", f"deliveries were voided: {reason}", epoch=epoch)
+        level = logging.WARNING if reason and not self.draining else logging.DEBUG
+        voided = f"deliveries were voided: {reason or 'the stage rests'}"
+        logs.report(log, level, "consuming_lost", voided, epoch=epoch)
 
     # --- how many
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from typing import Protocol
 from uuid import uuid4
 
+from msgspec import structs
+
 from mqworker.brokers import open_admin, open_link
 from mqworker.brokers.base import Admin, Delivery, Link, LinkState, Placement, Topology
 from mqworker.config.model import BrokerConfig
@@ -104,6 +106,10 @@ class Common:
         output = Placement(f"{unique}.out", f"{unique}.exchange", "key")
         self.topology = Topology(f"{unique}.in", output, f"{unique}.in.dlq", queue_type)
         self._open: list[Link | Admin] = []
+
+    def order(self, ordered: bool = True) -> None:
+        """Make Links of an ordered stage from now on, or of one that is not."""
+        self.topology = structs.replace(self.topology, ordered=ordered)
 
     def make_link(self, sink: Recorder, **config) -> Link:
         link = open_link(BrokerConfig(url=self.url, **config), self.topology, sink, "contract")

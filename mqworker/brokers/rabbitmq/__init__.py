@@ -5,8 +5,10 @@
     reconnector                                  a connection that is kept
     queues, exchanges, topology                  what must exist, what others made of it, and the whole of a stage
     upkeep, anchor                               what keeps queues from being deleted
-    consumer_channel, consuming                  the consuming role of a Link: one epoch, and one after the other
+    arrivals, consumer_channel, consuming        the consuming role of a Link: one epoch, and one after the other
+    ordered_channel, sole_consumer               the same for an ordered stage, which consumes alone
     result_route, destinations, sender, publishing   its publishing role: where to, one channel, and one after the other
+    parts                                        several results of an ordered stage, one after the other
     link                                         the Link
     shared_connection, placer, taker, admin      the Admin
 

@@ -28,7 +28,6 @@ from mqworker.brokers.base import (
     Peeked,
     Publication,
     QueueInfo,
-    Replies,
     Show,
     Wanted,
     decode_or_refuse,
@@ -42,7 +41,8 @@ from mqworker.brokers.rabbitmq.queues import (
     queue_status,
 )
 from mqworker.brokers.rabbitmq.shared_connection import SharedConnection
-from mqworker.brokers.rabbitmq.taker import Taker, delivery_limit
+from mqworker.brokers.rabbitmq.taker import Taker, limit_of
+from mqworker.brokers.replies import Replies
 from mqworker.config.model import BrokerConfig
 
 PERSISTENT = 2
@@ -165,7 +165,7 @@ class RabbitAdmin:
     @asynccontextmanager
     async def _taking(self, connection: AmqpConnection, queue: str, deadline: float) -> AsyncIterator[Taker]:
         until = asyncio.get_running_loop().time() + LOOKING * deadline
-        limit = await delivery_limit(connection, queue)
+        limit = await limit_of(connection, queue)
         async with self._placing(connection) as placer, _channel(connection) as channel:
             taker = Taker(channel, placer, queue, limit)
             failure: Exception | None = None

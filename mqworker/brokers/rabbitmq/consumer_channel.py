@@ -36,8 +36,8 @@ class ConsumerChannel:
         self.channel = channel
         self.fixed_prefetch = 0  # in use, where it must not change
         self._queue = queue
-        self._auto_delete = found.auto_delete
-        self._keeps_prefetch = found.queue_type == "quorum" or self._auto_delete
+        self.auto_delete = found.auto_delete
+        self._keeps_prefetch = found.queue_type == "quorum" or self.auto_delete
         self._anchor: Anchor | None = None
         self._prefetch = 0  # wanted
         self._unsettled: dict[int, None] = {}  # delivery tags in order
@@ -63,6 +63,8 @@ class ConsumerChannel:
 
     def want(self, prefetch: int, fixed: int) -> None:
         """Use this prefetch from now on; where it must not change, use the first `fixed` that is given, and keep it."""
+        if self._stopped:
+            return
         if self._keeps_prefetch and prefetch and fixed:
             self.fixed_prefetch = self.fixed_prefetch or fixed
         if prefetch and self.fixed_prefetch:
@@ -106,7 +108,11 @@ class ConsumerChannel:
     def stop(self) -> None:
         """Stop delivering."""
         self._stopped = True
-        self._limit = 0
+        self._prefetch = self._limit = 0
+
+    async def end(self) -> None:
+        """Close the channel and wait for the answer, which comes when the queue has taken all acks; raises Lost."""
+        await self.channel.closed()
 
     def close(self) -> None:
         """Close the channel; unsettled deliveries go back to the queue."""
@@ -118,7 +124,7 @@ class ConsumerChannel:
 
     async def _replace_consumer(self) -> None:
         if self._limit and (self._limit > self._prefetch or self._worthwhile()):
-            if self._auto_delete and self._anchor is None:
+            if self.auto_delete and self._anchor is None:
                 self._anchor = await Anchor.drop(self.channel.connection, self._queue)
             await self.channel.cancel(self._tag)
             self._limit = 0

@@ -5,9 +5,9 @@ new channel, because a delivery tag means nothing on another channel. It sends d
 Sink; it receives acks, and drops (and counts) those of an old epoch or of a tag that is already settled. A channel that
 ends (an acknowledgement timeout, a deleted queue) ends its epoch and is replaced, with growing delays.
 
-When the queue was deleted and made again, it lacks the bindings that others had made, and AMQP tells nobody which those
-were. So it remembers through which exchanges messages came: until one comes that way again, the binding is missing.
-(Not so of the configured exchange: what others bound to it by other keys is not noticed.)
+An epoch that `end_epoch` ends is no loss: its channel is closed, and the next one is opened when it is wanted, without
+a delay. Until then this role rests, and counts as ready. For an ordered stage an epoch begins only when it is wanted
+and nobody else consumes the queue (`sole_consumer`).
 """
 
 import asyncio
@@ -17,10 +17,13 @@ from functools import partial
 
 from mqworker.brokers.base import Delivery, Sink
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
+from mqworker.brokers.rabbitmq.arrivals import Arrivals
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.consumer_channel import ConsumerChannel
+from mqworker.brokers.rabbitmq.ordered_channel import OrderedChannel
 from mqworker.brokers.rabbitmq.queues import Found, queue_status
 from mqworker.brokers.rabbitmq.reconnector import STABLE_AFTER, retry_delay
+from mqworker.brokers.rabbitmq.sole_consumer import POLL, SoleConsumer
 
 
 class Consuming:
@@ -34,6 +37,8 @@ class Consuming:
         upkeep: Callable[[AmqpConnection], Awaitable[None]],
         report: Callable[[str], None],
         changed: Callable[[], None],
+        *,
+        ordered: bool = False,
     ) -> None:
         """`prepare` is awaited before each channel and returns what the queue is; `upkeep` is awaited with each ping.
 
@@ -47,19 +52,33 @@ class Consuming:
         self._report = report
         self._changed = changed
         self._current: ConsumerChannel | None = None
-        self._ended = asyncio.Event()  # the current one
+        self._ended = asyncio.Event()  # the current one, or it has to
         self._wanted = (0, 0)  # the prefetch, and the one to keep where it must not change
         self.connection: AmqpConnection | None = None  # while there is one
         self.epoch = 0
         self.stale = 0  # acks that were dropped
         self.depth: int | None = None
-        self.exchanges: set[str] = set()  # through which messages have come since the queue was made
-        self.unbound: set[str] = set()  # through which messages came before it was deleted and made again
+        self.arrivals = Arrivals()
+        self._idle = False  # there is no epoch, and nothing is missing for one
+        self._rest = ordered  # no further epoch is wanted
+        self._sole = SoleConsumer(queue) if ordered else None
+        self._woken = asyncio.Event()  # one is wanted
 
     @property
     def ready(self) -> bool:
-        """Whether there is a channel, and everything that it needs exists."""
-        return self._current is not None
+        """Whether there is a channel, or there need not be one, and everything that it needs exists."""
+        return self._current is not None or self._idle
+
+    @property
+    def resting(self) -> bool:
+        """Whether there is no epoch because none is wanted."""
+        return self._idle and self._rest
+
+    @property
+    def waits(self) -> str:
+        """For which other consumer an ordered stage waits; "" for none."""
+        active = isinstance(self._current, OrderedChannel) and self._current.active
+        return "" if self._sole is None or active else self._sole.waits
 
     @property
     def consuming(self) -> bool:
@@ -76,8 +95,25 @@ class Consuming:
     def consume(self, prefetch: int, fixed: int) -> None:
         """Allow at most `prefetch` unsettled deliveries; see `Link.consume`."""
         self._wanted = prefetch, fixed
+        if prefetch:
+            self._rest = False
+            self._woken.set()
+        elif self._sole is not None:
+            self._rest = True
+            self._woken.clear()
         if self._current is not None:
             self._current.want(prefetch, fixed)
+
+    def end_epoch(self) -> None:
+        """End the epoch, at rest; see `Link.end_epoch`."""
+        if self._current is not None and self._current.auto_delete:
+            return
+        self._wanted = 0, 0
+        self._rest = True
+        self._woken.clear()
+        if self._current is not None:
+            self._current.stop()
+            self._ended.set()
 
     def ack(self, epoch: int, tag: int, *, multiple: bool) -> None:
         """Settle at the broker."""
@@ -90,11 +126,6 @@ class Consuming:
         if self._current is not None and epoch == self.epoch:
             self._current.release(tags)
 
-    def made_again(self, bound: str) -> None:
-        """Note that the queue was deleted and is new: only the exchange `bound` is bound to it again."""
-        self.unbound |= self.exchanges - {bound}
-        self.exchanges.clear()
-
     # -- what the connection calls
 
     async def serve(self, connection: AmqpConnection) -> None:
@@ -104,10 +135,19 @@ class Consuming:
         while True:
             began = loop.time()
             try:
-                await self._consume_on(connection, await self._prepare(connection))
+                found = await self._prepare(connection)
+                if self._rest:
+                    await self._wait_until_wanted()
+                    continue  # what the queue is may have changed meanwhile
+                if self._sole is not None and not await self._is_alone(self._sole, connection, found):
+                    continue
+                await self._consume_on(connection, found)
+                if self._idle:
+                    continue
             except Lost as lost:
                 if not connection.usable:
                     raise
+                self._idle = False
                 self._report(f"the topology is incomplete: {lost}")
             failures = 1 if loop.time() - began > STABLE_AFTER else failures + 1
             await asyncio.sleep(retry_delay(failures, refused=False))
@@ -123,6 +163,8 @@ class Consuming:
                 self._lose(self._current, Lost(f"queue {self._queue!r} is gone"))
                 return
             self.depth = status.message_count
+            if self._sole is not None and self.consuming:
+                self._sole.look(status.consumer_count - 1)
             await self._upkeep(connection)
 
     def check_deadlines(self, now: float) -> None:
@@ -132,6 +174,9 @@ class Consuming:
         """End the epoch: the connection has ended."""
         self.connection = None
         self.depth = None
+        self._idle = False
+        if self._sole is not None:
+            self._sole.look(0)
         self._lose(self._current, Lost(reason))
 
     # -- inside
@@ -140,7 +185,11 @@ class Consuming:
         self._ended.clear()
         channel = await Channel.open(connection)
         self.epoch += 1
-        current = self._current = ConsumerChannel(channel, self.epoch, self._queue, self._deliver, found)
+        kind = OrderedChannel if self._sole is not None else ConsumerChannel
+        current = self._current = kind(channel, self.epoch, self._queue, self._deliver, found)
+        self._idle = False
+        if self._rest:  # since the channel was asked for
+            self._ended.set()
         current.want(*self._wanted)
         channel.on_lost = partial(self._lose, current)
         channel.raw.add_on_cancel_callback(
@@ -150,18 +199,46 @@ class Consuming:
         self._report("")
         try:
             await self._ended.wait()
+            if current is self._current:
+                await self._end(current, keeping)
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
             current.close()
 
+    async def _is_alone(self, sole: SoleConsumer, connection: AmqpConnection, found: Found) -> bool:
+        """Wait until nobody else consumes; returns False if no epoch is wanted any more."""
+        while not self._rest:
+            if await sole.may_consume(connection, found):
+                return True
+            self._idle = True
+            self._report("")
+            await asyncio.sleep(POLL)
+        await sole.release()
+        return False
+
+    async def _wait_until_wanted(self) -> None:
+        self._idle = True
+        self._report("")
+        await self._woken.wait()
+
+    async def _end(self, current: ConsumerChannel, keeping: asyncio.Task[None]) -> None:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        current.channel.on_lost = lambda _: None
+        with contextlib.suppress(Lost):
+            await current.end()
+            if self._sole is not None:
+                await self._sole.release()
+        if current is self._current:  # else the connection was lost meanwhile, and the Sink knows
+            self._current = None
+            self._idle = True
+            self._sink.consuming_lost(self.epoch, "")
+            self._changed()
+
     def _deliver(self, delivery: Delivery) -> None:
-        exchange = delivery.exchange
-        if exchange and exchange not in self.exchanges:
-            self.exchanges.add(exchange)
-            if exchange in self.unbound:
-                self.unbound.discard(exchange)
-                self._changed()
+        if delivery.exchange and self.arrivals.came(delivery.exchange):
+            self._changed()
         self._sink.delivered(delivery)
 
     async def _keep_consumer(self, current: ConsumerChannel) -> None:

@@ -13,6 +13,7 @@ from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.consuming import Consuming
 from mqworker.brokers.rabbitmq.exchanges import InputBindings
 from mqworker.brokers.rabbitmq.output_depth import OutputDepth
+from mqworker.brokers.rabbitmq.parts import PartsInTurn
 from mqworker.brokers.rabbitmq.publishing import Publishing
 from mqworker.brokers.rabbitmq.queues import Found
 from mqworker.brokers.rabbitmq.reconnector import Reconnector
@@ -42,9 +43,18 @@ class RabbitLink:
         self._bindings = InputBindings(topology)
         self._upkeep = Upkeep(topology)
         self._consuming = Consuming(
-            topology.input, sink, self._prepare, self._touch, self._report_consuming, self._changed
+            topology.input,
+            sink,
+            self._prepare,
+            self._touch,
+            self._report_consuming,
+            self._changed,
+            ordered=topology.ordered,
         )
-        self._publishing = Publishing(config, topology, sink, self._report_publishing, self._repair, self._changed)
+        self._parts = PartsInTurn(sink) if topology.ordered else None
+        self._publishing = Publishing(
+            config, topology, self._parts or sink, self._report_publishing, self._repair, self._changed
+        )
         self._reconnectors = (
             Reconnector(config, f"{name} (consume)", self._consuming, self._report_consuming),
             Reconnector(config, f"{name} (publish)", self._publishing, self._report_publishing),
@@ -53,6 +63,8 @@ class RabbitLink:
         # What is called for each message goes straight to its role.
         self.ack = self._consuming.ack
         self.publish = self._publishing.publish
+        if self._parts is not None:
+            self._parts.publish = self.publish
         one, other = self._reconnectors
         one.on_open, other.on_open = other.retry_now, one.retry_now  # the link works once both are open
 
@@ -72,8 +84,15 @@ class RabbitLink:
         """See `Link.consume`."""
         self._consuming.consume(prefetch, fixed)
 
+    def end_epoch(self) -> None:
+        """See `Link.end_epoch`."""
+        self._consuming.end_epoch()
+
     def publish_together(self, publish_ids: Sequence[int], publications: Sequence[Publication]) -> None:
         """See `Link.publish_together`."""
+        if self._parts is not None:
+            self._parts.begin(publish_ids, publications)
+            return
         later = 0.0
         for publish_id, publication in zip(publish_ids, publications, strict=True):
             self.publish(publish_id, publication, later)
@@ -115,7 +134,7 @@ class RabbitLink:
     def _input_made(self) -> None:
         if self._found is not None:
             bindings = self._topology.bindings
-            self._consuming.made_again("" if bindings is None else bindings.exchange)
+            self._consuming.arrivals.made_again("" if bindings is None else bindings.exchange)
 
     async def _prepare(self, connection: AmqpConnection) -> Found:
         """Ensure that everything exists, for a new channel; what was learned about the exchange is tried anew."""
@@ -168,12 +187,15 @@ class RabbitLink:
         state = LinkState(
             connected=self._consuming.ready and self._publishing.ready,
             consuming=self._consuming.consuming,
+            resting=self._consuming.resting,
+            waits=self._consuming.waits,
+            delivery_limit=found.delivery_limit,
             fixed_prefetch=self._consuming.fixed_prefetch,
             blocked=blocked,
             header_room=self._publishing.header_room,
             reason=reasons[0] if reasons else ALARM if blocked else "",
             auto_delete=found.auto_delete,
-            unbound=tuple(sorted(self._consuming.unbound)),
+            unbound=tuple(sorted(self._consuming.arrivals.unbound)),
             input_problem=unbound,
             warnings=tuple(dict.fromkeys(found.warnings + self._bindings.warnings + self._publishing.route.warnings)),
             reconnects=sum(max(reconnector.opened - 1, 0) for reconnector in self._reconnectors),

@@ -13,6 +13,9 @@ from mqworker.brokers.rabbitmq.channel import Channel
 
 NOT_FOUND, REFUSED, LOCKED, MISMATCH = 404, 403, 405, 406
 TYPE = "x-queue-type"
+SINGLE_ACTIVE = "x-single-active-consumer"
+DELIVERY_LIMIT = "x-delivery-limit"
+DEFAULT_LIMIT = 20  # deliveries of one message, in a quorum queue of RabbitMQ 4 for which nobody chose a number
 NO_TYPE = "mqworker-looks"  # no queue is of this type: a declaration with it creates nothing
 YOUNG = (
     1.0  # seconds; a quorum queue that is younger may lose what it has confirmed when its broker is killed (measured)
@@ -29,7 +32,7 @@ def queue_arguments(connection: AmqpConnection, queue_type: str) -> dict[str, An
     By default RabbitMQ 4 drops a message from a quorum queue after 20 deliveries.
     """
     unlimited = queue_type == "quorum" and major_version(connection) >= 4  # RabbitMQ 3 has no limit, and refuses -1
-    return {TYPE: queue_type} | ({"x-delivery-limit": -1} if unlimited else {})
+    return {TYPE: queue_type} | ({DELIVERY_LIMIT: -1} if unlimited else {})
 
 
 def delay_arguments(input_queue: str, delay: int) -> dict[str, Any]:
@@ -136,6 +139,8 @@ class Found(NamedTuple):
 
     queue_type: str
     auto_delete: bool = False
+    single_active: bool = False  # a consumer gets nothing while another one was there first
+    delivery_limit: int | None = None  # as in LinkState
     made: bool = False  # it did not exist before
     repaired: bool = False  # some queue of the topology did not exist before
     delaying: bool = False  # the exchange for results returns what it will deliver later
@@ -150,12 +155,13 @@ async def ensure_queue(connection: AmqpConnection, name: str, arguments: dict[st
     So it is with a long name: the broker cuts its answer at 255 bytes, before the difference.
     """
     existed = await queue_status(connection, name) is not None
+    known = True
     try:
         found = await differences(connection, name, arguments)
     except Lost as lost:
         if not (existed and lost.code in (REFUSED, MISMATCH)):
             raise
-        found = []
+        found, known = [], False
         if (actual := await _type_for_consumers(connection, name)) not in ("", arguments[TYPE]):
             found.append(Difference(TYPE, arguments[TYPE], actual))
     values = {argument: value for argument, _, value in found}
@@ -163,7 +169,28 @@ async def ensure_queue(connection: AmqpConnection, name: str, arguments: dict[st
     warnings = tuple(f"queue {name!r} {what}" for what in consequences(found))
     quorum = frozenset([name] if queue_type == "quorum" else [])
     auto_delete = bool(values.get("auto_delete"))
-    return Found(queue_type, auto_delete, made=not existed, quorum=quorum, warnings=warnings)
+    return Found(
+        queue_type,
+        auto_delete,
+        single_active=known and bool(values.get(SINGLE_ACTIVE, arguments.get(SINGLE_ACTIVE))),
+        delivery_limit=delivery_limit(major_version(connection), queue_type, arguments, values) if known else None,
+        made=not existed,
+        quorum=quorum,
+        warnings=warnings,
+    )
+
+
+def delivery_limit(version: int, queue_type: str, declared: dict[str, Any], found: dict[str, Any]) -> int:
+    """Return how many deliveries of a message a queue allows; -1 for any number. Policies are not seen.
+
+    `found` has the values that differ from those `declared`.
+    """
+    limit = found.get(DELIVERY_LIMIT, declared.get(DELIVERY_LIMIT))
+    if queue_type != "quorum":
+        return -1
+    if version < 4:
+        return -1 if limit is None else max(limit, 0)  # it takes -1 for 0
+    return DEFAULT_LIMIT if limit is None else max(limit, -1)
 
 
 async def _type_for_consumers(connection: AmqpConnection, name: str) -> str:
@@ -180,7 +207,7 @@ async def _type_for_consumers(connection: AmqpConnection, name: str) -> str:
     return ""
 
 
-def consequences(found: list[Difference]) -> list[str]:
+def consequences(found: list[Difference]) -> list[str]:  # noqa: C901 - one case for each argument
     """Return what follows from the properties of a queue that others declared; nothing for those that cost nothing."""
     values = {argument: value for argument, _, value in found}
     told = []
@@ -200,6 +227,11 @@ def consequences(found: list[Difference]) -> list[str]:
                 if not str(values.get("x-overflow", "")).startswith("reject-publish"):
                     unit = "bytes" if argument.endswith("bytes") else "messages"
                     told.append(f"drops its oldest messages when it holds {value:,} {unit}{_or_moves(values)}")
+            case "x-single-active-consumer" if declared:
+                told.append(
+                    "has no single active consumer: its ordered stage begins when nobody else consumes it, and cannot"
+                    " keep others from coming later; declare it with that argument, or delete it and it is made so"
+                )
             case "x-delivery-limit" if value is not None and value >= 0:
                 told.append(f"drops a message after {value} deliveries that nobody acknowledged{_or_moves(values)}")
     return told

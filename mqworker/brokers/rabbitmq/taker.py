@@ -12,9 +12,15 @@ from mqworker.brokers.base import BrokerRefused, Publication
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.placer import Placer
-from mqworker.brokers.rabbitmq.queues import differences, major_version, queue_arguments, queue_status
+from mqworker.brokers.rabbitmq.queues import (
+    DEFAULT_LIMIT,
+    delivery_limit,
+    differences,
+    major_version,
+    queue_arguments,
+    queue_status,
+)
 
-DEFAULT_LIMIT = 20  # deliveries of one message, in a quorum queue of RabbitMQ 4 for which nobody chose a number
 # How many copies are confirmed, and originals acknowledged, at once: of 1,000 acks just before its channel closed, a
 # quorum queue (3.10.8) had not taken all.
 TOGETHER = 30
@@ -59,19 +65,17 @@ class Taker:
                     self._channel.raw.basic_ack(method.delivery_tag)
 
 
-async def delivery_limit(connection: AmqpConnection, queue: str) -> int | None:
+async def limit_of(connection: AmqpConnection, queue: str) -> int | None:
     """Return how many deliveries of a message a queue allows; None for any number, or if we may not know."""
     if await queue_status(connection, queue) is None:
         raise BrokerRefused(f"there is no queue {queue!r}")
+    version, declared = major_version(connection), queue_arguments(connection, "quorum")
     try:
-        found = await differences(connection, queue, queue_arguments(connection, "quorum"))
+        found = await differences(connection, queue, declared)
     except Lost:  # we are not allowed to declare it
-        return DEFAULT_LIMIT if major_version(connection) >= 4 else None
-    values = {argument: value for argument, _, value in found}
-    if "x-delivery-limit" not in values:
-        return None
-    limit = DEFAULT_LIMIT if values["x-delivery-limit"] is None else int(values["x-delivery-limit"])
-    return None if limit < 0 and major_version(connection) >= 4 else max(limit, 0)  # RabbitMQ 3 takes -1 for 0
+        return DEFAULT_LIMIT if version >= 4 else None
+    limit = delivery_limit(version, "quorum", declared, {argument: value for argument, _, value in found})
+    return None if limit < 0 else limit
 
 
 def _as_new(properties: bytes) -> bytes:

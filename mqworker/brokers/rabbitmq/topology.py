@@ -10,7 +10,7 @@ from collections.abc import Callable
 from mqworker.brokers.base import Topology
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.exchanges import bind, ensure_bindings, ensure_exchange
-from mqworker.brokers.rabbitmq.queues import LOCKED, YOUNG, Found, ensure_queue, queue_arguments
+from mqworker.brokers.rabbitmq.queues import LOCKED, SINGLE_ACTIVE, YOUNG, Found, ensure_queue, queue_arguments
 
 
 async def ensure(connection: AmqpConnection, topology: Topology, on_made: Callable[[], None]) -> Found:
@@ -20,13 +20,17 @@ async def ensure(connection: AmqpConnection, topology: Topology, on_made: Callab
     """
     arguments = queue_arguments(connection, topology.queue_type)
     try:
-        found = await ensure_queue(connection, topology.input, arguments)
+        single = {SINGLE_ACTIVE: True} if topology.ordered else {}
+        found = await ensure_queue(connection, topology.input, arguments | single)
     except Lost as lost:
         if lost.code == LOCKED:
             raise Lost(f"queue {topology.input!r} is exclusive to another connection: choose another input") from None
         raise
     if found.made:
         on_made()
+    if topology.ordered and found.auto_delete:
+        pause = f"queue {topology.input!r} is auto-delete: a pause of its ordered stage keeps what it has taken"
+        found = found._replace(warnings=(*found.warnings, pause))
     if found.queue_type == "stream":
         raise Lost(
             f"queue {topology.input!r} is a stream, and what is taken from a stream stays in it: it would be computed"

@@ -5,6 +5,7 @@ What was confirmed has been synced to the disk.
 
     file.py     the file: opening, transactions, what its errors mean
     store.py    queues, routes, messages, leases, delays, as functions on the open file
+    sole_consumer.py  who else consumes the input of an ordered stage
     owners.py   which process holds a lease, and whether it is alive
     session.py  a Link's state while the file is open: one transaction for many commands
     writer.py   the thread that runs sessions, and what happens when the file fails

@@ -26,11 +26,11 @@ from mqworker.brokers.base import (
     Peeked,
     Publication,
     QueueInfo,
-    Replies,
     Show,
     Wanted,
     decode_or_refuse,
 )
+from mqworker.brokers.replies import Replies
 from mqworker.brokers.sqlite import store
 from mqworker.brokers.sqlite.file import File, Unsure, Unusable, explain, is_busy
 

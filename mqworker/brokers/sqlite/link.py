@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mqworker.brokers.base import LinkState, Publication, Sink, Topology
 from mqworker.brokers.sqlite.session import AckCommand, Call, PublishCommand, Release
-from mqworker.brokers.sqlite.writer import Close, Consume, CountOutput, Writer
+from mqworker.brokers.sqlite.writer import Close, Consume, CountOutput, EndEpoch, Writer
 
 
 class SqliteLink:
@@ -22,6 +22,7 @@ class SqliteLink:
     def __init__(self, path: Path, topology: Topology, sink: Sink, *, name: str) -> None:
         self.state = LinkState()
         self._sink = sink
+        self._ordered = topology.ordered
         self._era = 0
         self._prefetch = 0
         self._closed = False
@@ -41,12 +42,19 @@ class SqliteLink:
             self._prefetch = prefetch
             self._writer.commands.put(Consume(prefetch))
 
+    def end_epoch(self) -> None:
+        """See `Link.end_epoch`."""
+        self._prefetch = 0
+        self._writer.commands.put(EndEpoch())
+
     def ack(self, epoch: int, tag: int, *, multiple: bool) -> None:
         """See `Link.ack`."""
         self._writer.commands.put(AckCommand(epoch, tag, multiple))
 
     def release(self, epoch: int, tags: Sequence[int]) -> None:
         """See `Link.release`; they keep their places in the queue, marked as redelivered."""
+        if self._ordered:
+            return
         self._writer.commands.put(Release(epoch, tuple(tags)))
 
     def publish(self, publish_id: int, publication: Publication) -> None:

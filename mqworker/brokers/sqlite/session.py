@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mqworker.brokers.base import Delivery, Publication, Sink, Topology
-from mqworker.brokers.sqlite import store
+from mqworker.brokers.sqlite import sole_consumer, store
 from mqworker.brokers.sqlite.file import File, Unusable
 
 Call = Callable[[], None]
@@ -62,6 +62,7 @@ class Session:
         self.epoch = epoch
         self.depth = 0
         self.consuming = False  # as registered
+        self.waits = ""  # for whom, if the stage is ordered and is not alone
         self._path, self._topology, self._sink = path, topology, sink
         self._held: dict[int, int] = {}  # tag to message; tags only grow, so it is in order
         self._tag = 0
@@ -101,7 +102,14 @@ class Session:
             or store.has_due(db)
             or not store.is_declared(db, self._topology)
         )
+        if self.waits and not sole_consumer.others(db, self._topology.input, self._owner, alive=True):
+            self.waits = ""
         self._count()
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether another owner may consume in this one's place."""
+        return not (self.consuming or self._held)
 
     def _count(self) -> None:
         """Count the ready messages if their number may have changed; spends at most a hundredth of the time on it."""
@@ -126,34 +134,47 @@ class Session:
 
     def has_work(self, prefetch: int) -> bool:
         """Return whether `run` has something to do even without commands."""
-        if self.chores or self.consuming != bool(prefetch):
+        if self.chores:
+            return True
+        if self.waits and prefetch:
+            return False  # until the next tick
+        if self.consuming != bool(prefetch):
             return True
         if prefetch <= len(self._held) or not self._takeable:
             return False
         self._takeable = store.has_ready(self._file.db, self._topology.input)
         return self._takeable
 
-    def run(self, commands: Iterable[Command], prefetch: int) -> list[Call]:
-        """Do everything in one transaction; returns the calls that report it to the Sink."""
+    def run(self, commands: Iterable[Command], prefetch: int, *, end: bool = False) -> list[Call]:
+        """Do everything in one transaction; returns the calls that report it to the Sink.
+
+        `end`: end the epoch after the commands, and begin the next one.
+        """
         changes = _Changes()
         with self._file.transaction() as db:
             if not store.has_owner(db, self._owner):
                 raise Unusable(f"the leases in {self._path} were taken away: do all its users share one /proc?")
             if self.chores:
                 self._do_chores(db)
+            waits = ""
+            if prefetch and self._topology.ordered:
+                waits = sole_consumer.wait_for(db, self._topology.input, self._owner)
+                prefetch = 0 if waits else prefetch
             if self.consuming != bool(prefetch):
                 name = self._topology.input if prefetch else None
                 db.execute("UPDATE owner SET consumes = ? WHERE id = ?", (name, self._owner))
             for command in commands:
                 self._do(db, command, changes)
+            if end:
+                self._settle(tuple(self._held), changes.released, changes)
             store.remove(db, list(changes.settled.values()))
             store.release(db, changes.released.values())
             room = prefetch - len(self._held) + len(changes.settled) + len(changes.released)
             taken = store.take(db, self._topology.input, room, self._owner) if room > 0 else []
-        self.consuming = bool(prefetch)
+        self.consuming, self.waits = bool(prefetch), waits
         self._takeable = self.chores = False
         self._changed = True
-        return self._apply(changes, taken, prefetch)
+        return self._apply(changes, taken, prefetch, end=end)
 
     def _do_chores(self, db: sqlite3.Connection) -> None:
         for owner in store.dead_owners(db):
@@ -194,7 +215,7 @@ class Session:
             if message is not None and tag not in changes.settled and tag not in changes.released:
                 into[tag] = message
 
-    def _apply(self, changes: _Changes, taken: list[store.Taken], prefetch: int) -> list[Call]:
+    def _apply(self, changes: _Changes, taken: list[store.Taken], prefetch: int, *, end: bool) -> list[Call]:
         for tag in (*changes.settled, *changes.released):
             del self._held[tag]
         calls: list[Call] = []
@@ -202,6 +223,9 @@ class Session:
             calls.append(partial(self._sink.confirmed, changes.confirmed))
         for publish_id, refusal in changes.refused:
             calls.append(partial(self._sink.refused, publish_id, str(refusal), too_large=refusal.too_large))
+        if end:
+            calls.append(partial(self._sink.consuming_lost, self.epoch, ""))
+            self.epoch, self._tag = self.epoch + 1, 0
         for row in taken:
             self._tag += 1
             self._held[self._tag] = row.id

@@ -41,6 +41,10 @@ class CountOutput(msgspec.Struct, frozen=True):
     """Command: report how many messages are ready in the output queue."""
 
 
+class EndEpoch(msgspec.Struct, frozen=True):
+    """Command: take nothing, and give the unsettled deliveries back after all commands before this one."""
+
+
 class Close(msgspec.Struct, frozen=True):
     """Command: give the unsettled deliveries back by this time (monotonic clock), and end."""
 
@@ -71,7 +75,7 @@ class Writer(threading.Thread):
 
     def __init__(self, path: Path, topology: Topology, sink: Sink, events: WriterEvents, *, name: str) -> None:
         super().__init__(name="sqlite-writer", daemon=True)
-        self.commands: queue.SimpleQueue[Command | Consume | CountOutput | Close] = queue.SimpleQueue()
+        self.commands: queue.SimpleQueue[Command | Consume | CountOutput | EndEpoch | Close] = queue.SimpleQueue()
         self.depth: int | None = None
         self.stale_acks = 0
         self._path, self._topology, self._sink, self._owner_name = path, topology, sink, name
@@ -80,6 +84,8 @@ class Writer(threading.Thread):
         self._epoch = 1
         self._era = 0
         self._prefetch = 0
+        self._ending = False  # the epoch has to end
+        self._rest = topology.ordered  # no further epoch is wanted
         self._until: float | None = None  # when closing must end; None: not closing
         self._pending: list[Command] = []  # not executed yet
         self._locked_since = 0.0  # since when another process holds the lock; 0: none does
@@ -108,7 +114,7 @@ class Writer(threading.Thread):
     def _serve(self, session: Session) -> str:
         """Work until the session ends; returns why it did."""
         try:
-            self._report(connected=True, reason="", reconnects=self._epoch - 1)
+            self._report(connected=True, reason="", reconnects=self._era, resting=self._rest)
             next_tick = 0.0
             while self._until is None or self._pending:
                 if time.monotonic() >= next_tick:
@@ -134,23 +140,27 @@ class Writer(threading.Thread):
         if self._state.blocked:
             self._receive(TICK)
         else:
-            self._receive(0 if self._pending or session.has_work(self._prefetch) else self._poll)
+            self._receive(0 if self._has_work(session) else self._poll)
         changed = session.notice_writes()
-        if not (self._pending or self._state.blocked or session.has_work(self._prefetch)):
+        if not (self._state.blocked or self._has_work(session)):
             self._poll = POLL[0] if changed else min(self._poll * 1.2, POLL[1])
             return
         self._poll = POLL[0]
         try:
-            calls = session.run(self._pending, self._prefetch)
+            calls = session.run(self._pending, self._prefetch, end=self._ending)
         except sqlite3.Error as error:
             self._tolerate(error)
             session.chores = True
             return
         self._pending, self._locked_since = [], 0.0
+        self._epoch, self._ending = session.epoch, False
         if calls:
             self._events.post(calls)
-        if self._state.blocked or self._state.consuming != session.consuming:
-            self._report(blocked=False, consuming=session.consuming, reason="")
+        resting = self._rest and session.at_rest
+        self._report(blocked=False, consuming=session.consuming, resting=resting, waits=session.waits, reason="")
+
+    def _has_work(self, session: Session) -> bool:
+        return bool(self._pending) or self._ending or session.has_work(self._prefetch)
 
     def _count_output(self, session: Session) -> None:
         depth = session.count_output() if self._output_asked else None
@@ -188,7 +198,7 @@ class Writer(threading.Thread):
         lost: list[Call] = [partial(self._events.lost, reason), partial(self._sink.consuming_lost, self._epoch, reason)]
         self._epoch += 1
         self._events.post(lost)
-        self._report(connected=False, consuming=False, blocked=False, reason=reason)
+        self._report(connected=False, consuming=False, resting=False, waits="", blocked=False, reason=reason)
 
     def _wait_to_reopen(self, seconds: float, reason: str) -> None:
         until = time.monotonic() + seconds
@@ -203,8 +213,11 @@ class Writer(threading.Thread):
             while True:
                 if isinstance(command, Consume):
                     self._prefetch = command.prefetch
+                    self._rest = not command.prefetch and (self._rest or self._topology.ordered)
                 elif isinstance(command, CountOutput):
                     self._output_asked = True
+                elif isinstance(command, EndEpoch):
+                    self._prefetch, self._ending, self._rest = 0, True, True
                 elif isinstance(command, Close):
                     self._until = command.until
                 elif self._is_valid(command):

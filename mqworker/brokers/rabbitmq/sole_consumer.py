@@ -1,0 +1,65 @@
+"""The right to consume the input of an ordered stage alone.
+
+Runs on the loop of the Link, for `consuming`. Also one instance needs it: when we give a connection up that does not
+answer, the broker keeps what it has sent there until it notices too (two heartbeats), and what stands behind that would
+come first to our next connection.
+
+A queue with `x-single-active-consumer`, as we make it, sees to that itself: our consumer gets nothing while another one
+was there first. On any other queue we wait until it has no consumer. Whoever does so holds a lock, an exclusive queue
+of that connection: two that saw no consumer at one moment would both begin, and giving back what they have got would
+reorder a quorum queue. Consumers that know nothing of the lock can still come later; a warning says so.
+
+Owns the lock. Raises `Lost` with the connection, or when the queue is gone.
+"""
+
+from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
+from mqworker.brokers.rabbitmq.queues import LOCKED, NOT_FOUND, TYPE, Found, attempt, queue_status
+
+POLL = 1.0  # seconds between two looks while others consume
+
+
+class SoleConsumer:
+    """See the module head."""
+
+    def __init__(self, queue: str) -> None:
+        self.waits = ""  # for which other consumer, in one sentence
+        self._queue = queue
+        self._lock = f"{queue}.order"
+        self._locked_on: AmqpConnection | None = None
+
+    async def may_consume(self, connection: AmqpConnection, found: Found) -> bool:
+        """Return whether a consumer may be registered now; if not, ask again after POLL."""
+        alone = found.single_active or await self._locks(connection)
+        status = await queue_status(connection, self._queue)
+        if status is None:
+            raise Lost(f"queue {self._queue!r} is gone", NOT_FOUND)
+        self.look(0 if alone and not status.consumer_count else 1)
+        return found.single_active or not self.waits
+
+    def look(self, others: int) -> None:
+        """Note how many other consumers there are."""
+        self.waits = ""
+        if others:
+            self.waits = (
+                f"queue {self._queue!r} has another consumer: this stage is ordered, and waits until that one is gone"
+            )
+
+    async def release(self) -> None:
+        """Let another stage consume; raises Lost."""
+        connection, self._locked_on = self._locked_on, None
+        self.waits = ""
+        if connection is not None and connection.usable:
+            await attempt(connection, "queue_delete", queue=self._lock)
+
+    async def _locks(self, connection: AmqpConnection) -> bool:
+        """Take the lock; returns False while another connection has it. Where we may have none, there is none."""
+        if self._locked_on is connection:
+            return True
+        try:
+            await attempt(connection, "queue_declare", queue=self._lock, exclusive=True, arguments={TYPE: "classic"})
+        except Lost as lost:
+            if not connection.usable:
+                raise
+            return lost.code != LOCKED
+        self._locked_on = connection
+        return True

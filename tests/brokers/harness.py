@@ -112,7 +112,7 @@ class Common:
         self.topology = structs.replace(self.topology, ordered=ordered)
 
     def make_link(self, sink: Recorder, **config) -> Link:
-        link = open_link(BrokerConfig(url=self.url, **config), self.topology, sink, "contract")
+        link = open_link(BrokerConfig(**{"url": self.url} | config), self.topology, sink, "contract")
         self._open.append(link)
         return link
 

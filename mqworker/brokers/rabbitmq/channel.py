@@ -75,6 +75,10 @@ class Channel:
             pika.spec.Basic.Cancel(consumer_tag=consumer, nowait=False),
             (pika.spec.Basic.CancelOk, {"consumer_tag": consumer}),
         )
+        self.forget_consumer(consumer)
+
+    def forget_consumer(self, consumer: str) -> None:
+        """Have pika forget a consumer: it cancels all that it knows before it closes a channel or a connection."""
         self.raw._cleanup_consumer_ref(consumer)
 
     async def ping(self) -> None:

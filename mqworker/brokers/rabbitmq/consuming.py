@@ -53,6 +53,7 @@ class Consuming:
         self._changed = changed
         self._current: ConsumerChannel | None = None
         self._ended = asyncio.Event()  # the current one, or it has to
+        self._over = asyncio.Event()  # there is no current one
         self._wanted = (0, 0)  # the prefetch, and the one to keep where it must not change
         self.connection: AmqpConnection | None = None  # while there is one
         self.epoch = 0
@@ -114,6 +115,14 @@ class Consuming:
         if self._current is not None:
             self._current.stop()
             self._ended.set()
+
+    async def finish(self, deadline: float) -> None:
+        """End the epoch, in order, before the connection is closed; for at most `deadline` seconds."""
+        self.end_epoch()
+        if self._current is not None and not self._current.auto_delete:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(deadline):
+                    await self._over.wait()
 
     def ack(self, epoch: int, tag: int, *, multiple: bool) -> None:
         """Settle at the broker."""
@@ -182,8 +191,9 @@ class Consuming:
     # -- inside
 
     async def _consume_on(self, connection: AmqpConnection, found: Found) -> None:
-        self._ended.clear()
         channel = await Channel.open(connection)
+        self._ended.clear()
+        self._over.clear()
         self.epoch += 1
         kind = OrderedChannel if self._sole is not None else ConsumerChannel
         current = self._current = kind(channel, self.epoch, self._queue, self._deliver, found)
@@ -232,6 +242,7 @@ class Consuming:
                 await self._sole.release()
         if current is self._current:  # else the connection was lost meanwhile, and the Sink knows
             self._current = None
+            self._over.set()
             self._idle = True
             self._sink.consuming_lost(self.epoch, "")
             self._changed()
@@ -254,5 +265,6 @@ class Consuming:
         self._current = None
         current.stop()
         self._ended.set()
+        self._over.set()
         self._report(f"consuming stopped: {lost}")
         self._sink.consuming_lost(self.epoch, str(lost))

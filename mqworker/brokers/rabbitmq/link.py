@@ -116,6 +116,9 @@ class RabbitLink:
         if self._repairing is not None:
             self._repairing.cancel()
             await asyncio.gather(self._repairing, return_exceptions=True)
+        if self._topology.ordered:
+            deadline /= 2
+            await self._consuming.finish(deadline)
         await asyncio.gather(*(reconnector.close(deadline) for reconnector in self._reconnectors))
         self._reasons = {"consuming": "closed", "publishing": "closed"}
         self._changed()

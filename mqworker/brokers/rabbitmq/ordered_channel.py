@@ -3,8 +3,9 @@
 Runs on the loop of the Link; made by `consuming` for each epoch. A quorum queue puts whatever is nacked, or is on its
 way to a cancelled consumer, behind its backlog, and what two consumers had back in the order of their names. What a
 channel had when it ended returns to its place (both types of queue). So there is one tag, which is never replaced, with
-one prefetch; nothing is nacked; and there is no anchor, which would take a message, and with a single active consumer
-the queue. Pausing is for the caller: it begins nothing, and ends the epoch.
+one prefetch; nothing is nacked or cancelled, not even right before a channel or connection closes, because a cancel
+hands a queue with a single active consumer over before what is unsettled is back; and there is no anchor, which would
+take a message, or the whole queue. Pausing is for the caller: it begins nothing, and ends the epoch.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,4 +47,5 @@ class OrderedChannel(ConsumerChannel):
         if self._prefetch and not self._limit:
             await self.channel.ask("basic_qos", prefetch_count=self._prefetch)
             await self.channel.ask("basic_consume", queue=self._queue, on_message_callback=unexpected, consumer_tag=TAG)
+            self.channel.forget_consumer(TAG)
             self._limit = self._prefetch

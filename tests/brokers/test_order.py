@@ -1,0 +1,307 @@
+"""`Topology.ordered`: one consumer at a time, and what comes, comes in order, whoever dies and whatever is lost."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from mqworker.brokers.base import Publication
+from tests.brokers.harness import Recorder, contract
+from tests.brokers.test_epochs import fill
+from tests.chaos.proxy import TO_BROKER, TO_SERVICE, Proxy
+from tests.chaos.wire import Wire
+from tests.support.rabbitmq import major_version
+from tests.support.waiting import until
+
+PREFETCH, ACKED, COUNT = 10, 3, 60
+RABBITMQ = ["rabbitmq-classic", "rabbitmq-quorum"]
+rabbitmq = pytest.mark.rabbitmq
+
+
+def numbers(*which: int) -> list[bytes]:
+    return [b"%d" % number for number in range(*which)]
+
+
+async def foreign(broker) -> None:
+    """Make the input as others would, without a single active consumer."""
+    if not hasattr(broker, "node"):
+        pytest.skip("the embedded broker has one kind of queue")
+    channel = await broker.channel()
+    arguments = {"x-queue-type": broker.topology.queue_type}
+    await channel.ask("queue_declare", queue=broker.topology.input, durable=True, arguments=arguments)
+
+
+class Acking(Recorder):
+    """Acks all that comes."""
+
+    link = None
+
+    def delivered(self, delivery) -> None:
+        super().delivered(delivery)
+        self.link.ack(delivery.epoch, delivery.tag, multiple=False)
+
+
+def following(broker, **config) -> tuple:
+    """Return an ordered Link that has been started and acks what comes, and its Recorder."""
+    sink = Acking()
+    sink.link = link = broker.make_link(sink, **config)
+    link.consume(PREFETCH, PREFETCH)
+    link.start()
+    return link, sink
+
+
+@contextlib.asynccontextmanager
+async def holder(broker) -> AsyncIterator[int]:
+    """The pid of a process that has the first PREFETCH messages behind ACKED, and keeps them."""
+    topology = msgspec.json.encode(broker.topology).decode()
+    command = [sys.executable, "-m", "tests.support.holder", broker.url, topology, str(PREFETCH), str(ACKED)]
+    child = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    try:
+        for number in numbers(PREFETCH + ACKED):
+            assert await child.stdout.readline() == number + b"\n"
+        yield child.pid
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # the test has killed it
+            child.kill()
+        await child.wait()
+
+
+@pytest.mark.parametrize("made_by_others", [False, True])
+@contract
+async def test_another_link_goes_on_in_order_after_a_kill(broker, made_by_others):
+    """While one consumes, the other gets nothing; 5 s after it is killed the other has everything, in its order."""
+    broker.order()
+    if made_by_others:
+        await foreign(broker)
+    filler, answers = await broker.started()
+    await fill(filler, answers, broker.topology.input, COUNT)
+    await filler.close(5)
+    async with holder(broker) as pid:
+        link, sink = following(broker)
+        await until(lambda: link.state.connected and link.state.waits, 15, "the other one waits")
+        assert broker.topology.input in link.state.waits
+        os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(2)  # it is alive, so it keeps what it has
+        assert not sink.bodies
+        killed = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        await sink.has(1, 10)
+        assert time.monotonic() - killed < 5
+    await sink.has(COUNT - ACKED, 10)
+    assert sink.bodies == numbers(ACKED, COUNT)
+    assert [each.redelivered for each in sink.deliveries] == [n < PREFETCH for n in range(COUNT - ACKED)]
+    await until(lambda: not link.state.waits, 10, "it waits for nobody")
+    assert link.state.consuming
+
+
+@pytest.mark.parametrize("made_by_others", [False, True])
+@contract
+async def test_another_link_goes_on_in_order_after_a_close(broker, made_by_others):
+    """What a link had unsettled when it closed comes first, and nothing of the hundreds that it had just acked."""
+    broker.order()
+    if made_by_others:
+        await foreign(broker)
+    one, first = await broker.started()
+    await fill(one, first, broker.topology.input, 2000)
+    one.consume(1000, 1000)
+    await first.has(1000)
+    link, sink = following(broker)
+    await until(lambda: link.state.waits, 15, "the other one waits")
+    for tag in range(1, 901):
+        one.ack(1, tag, multiple=False)
+    await first.has(1900, 20)
+    await one.close(5)
+    await sink.has(1100, 20)
+    assert sink.bodies == numbers(900, 2000)
+
+
+@rabbitmq
+@pytest.mark.parametrize("broker", RABBITMQ, indirect=True)
+@pytest.mark.parametrize("made_by_others", [False, True])
+@contract
+async def test_another_link_goes_on_in_order_once_the_broker_gives_a_stopped_one_up(broker, made_by_others):
+    """A stopped process keeps what it has until the broker misses its heartbeats; then the other one has it first."""
+    broker.order()
+    if made_by_others:
+        await foreign(broker)
+    filler, answers = await broker.started()
+    await fill(filler, answers, broker.topology.input, COUNT)
+    await filler.close(5)
+    async with holder(broker) as pid:
+        os.kill(pid, signal.SIGSTOP)
+        link, sink = following(broker)
+        await sink.has(COUNT - ACKED, 60)
+        assert sink.bodies == numbers(ACKED, COUNT)
+    await until(lambda: not link.state.waits, 10, "it waits for nobody")
+
+
+@rabbitmq
+@pytest.mark.parametrize("broker", RABBITMQ, indirect=True)
+@pytest.mark.parametrize("made_by_others", [False, True])
+@contract
+async def test_one_link_alone_keeps_the_order_over_a_connection_that_falls_silent(broker, made_by_others):
+    """What the broker still holds for a connection that we have given up is not overtaken by what stands behind it."""
+    broker.order()
+    if made_by_others:
+        await foreign(broker)
+    filler, answers = await broker.started()
+    await fill(filler, answers, broker.topology.input, COUNT)
+    await filler.close(5)
+    proxy = Proxy(broker.node.port, Wire())
+    try:
+        sink = Recorder()
+        link = broker.make_link(sink, url=broker.url.replace(f":{broker.node.port}", f":{proxy.port}"), heartbeat=3)
+        link.consume(PREFETCH, PREFETCH)
+        link.start()
+        await sink.has(PREFETCH)
+        proxy.halt(TO_BROKER, TO_SERVICE)
+        await until(lambda: sink.consuming_lost_for, 30, "the connection given up")
+        settled = PREFETCH
+        while settled < COUNT + PREFETCH:
+            await sink.has(settled + 1, 60)
+            link.ack(2, settled + 1 - PREFETCH, multiple=False)
+            settled += 1
+    finally:
+        proxy.close()
+    assert sink.bodies == numbers(PREFETCH) + numbers(COUNT)
+    assert [epoch for epoch, _ in sink.consuming_lost_for] == [1]
+
+
+@rabbitmq
+@pytest.mark.parametrize("broker", RABBITMQ, indirect=True)
+@pytest.mark.parametrize("made_by_others", [False, True])
+@contract
+async def test_two_that_begin_at_one_moment_do_not_both_begin(broker, made_by_others):
+    """However their requests meet, one of two has the first messages; the other one goes on in order behind it."""
+    broker.order()
+    if made_by_others:
+        await foreign(broker)
+    filler, answers = await broker.started()
+    for _ in range(5):
+        await fill(filler, answers, broker.topology.input, COUNT)
+        links = [await broker.started() for _ in range(2)]
+        for link, _ in links:
+            link.consume(PREFETCH, PREFETCH)
+        sinks = [sink for _, sink in links]
+        await until(lambda sinks=sinks: any(sink.deliveries for sink in sinks), 10, "one has begun")
+        (one, first), (two, second) = links if sinks[0].deliveries else links[::-1]
+        await first.has(PREFETCH)
+        one.ack(1, ACKED, multiple=True)
+        await first.has(PREFETCH + ACKED)
+        assert first.bodies == numbers(PREFETCH + ACKED)
+        assert not second.deliveries
+        one.end_epoch()
+        for tag in range(1, COUNT - ACKED + 1):
+            await second.has(tag, 10)
+            two.ack(second.deliveries[-1].epoch, tag, multiple=False)
+        assert second.bodies == numbers(ACKED, COUNT)
+        assert one.state.resting
+        await asyncio.gather(one.close(5), two.close(5))
+
+
+@contract
+async def test_the_consumer_stays_as_it_began(broker):
+    """No wish for another prefetch, or for none, and no release replaces it or moves a message."""
+    broker.order()
+    link, sink = await broker.started()
+    await fill(link, sink, broker.topology.input, 200)
+    acked = 0
+    for wish in (4, 100, 2, 4):
+        link.consume(wish, wish)
+        for _ in range(40):
+            await sink.has(acked + 1)
+            link.release(1, [acked + 1])
+            acked += 1
+            link.ack(1, acked, multiple=False)
+    assert sink.bodies[:160] == numbers(160)
+    if hasattr(broker, "node"):  # a change harms no order in the embedded broker
+        assert link.state.fixed_prefetch == 4
+        link.consume(0)
+        await sink.has(164)
+        assert link.state.consuming
+        assert len(sink.deliveries) == 164
+    assert not any(delivery.redelivered for delivery in sink.deliveries)
+    assert not sink.consuming_lost_for
+
+
+@rabbitmq
+@pytest.mark.parametrize("broker", ["rabbitmq-quorum"], indirect=True)
+@pytest.mark.parametrize(("second", "third"), [(20, range(20)), (5, range(5, 10))])
+@contract
+async def test_a_prefetch_that_shrinks_between_epochs_reorders_a_quorum_queue(broker, second, third):
+    """A fact of the broker on which the design rests: what came back goes out first, in the order of coming back."""
+    broker.order()
+    link, sink = await broker.started()
+    await fill(link, sink, broker.topology.input, COUNT)
+    began = 0
+    for prefetch, expected in ((20, range(20)), (second, range(second)), (second, third)):
+        link.consume(prefetch, prefetch)
+        await sink.has(began + prefetch)
+        assert sink.bodies[began:] == [b"%d" % number for number in expected]
+        began += prefetch
+        link.end_epoch()
+        await until(lambda: link.state.resting, 10, "the end of the epoch")
+
+
+@rabbitmq
+@pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
+@contract
+async def test_what_an_input_means_for_an_ordered_stage_is_told(broker):
+    """A queue that others made is used as found; whether others can come later, and when it drops, is known."""
+    broker.order()
+    channel = await broker.channel()
+    single = {"x-single-active-consumer": True}
+    for arguments, alone, limit in (
+        ({}, False, -1),
+        (single, True, -1),
+        ({"x-queue-type": "quorum"} | single, True, -1 if major_version() == 3 else 20),
+        ({"x-queue-type": "quorum", "x-delivery-limit": 7}, False, 7),
+    ):
+        await channel.ask("queue_declare", queue=broker.topology.input, durable=True, arguments=arguments)
+        link, _ = await broker.started(prefetch=5)
+        told = [warning for warning in link.state.warnings if "no single active consumer" in warning]
+        assert bool(told) is not alone
+        assert link.state.delivery_limit == limit
+        await link.close(5)
+        await channel.ask("queue_delete", queue=broker.topology.input)
+    link, _ = await broker.started(prefetch=5)
+    assert (link.state.warnings, link.state.delivery_limit) == ((), -1)
+
+
+@rabbitmq
+@pytest.mark.parametrize("broker", RABBITMQ, indirect=True)
+@contract
+async def test_several_results_are_stored_in_their_order_whatever_is_refused(broker):
+    """A part is sent when the one before is stored, and nothing behind a refused one is, however often it is tried."""
+    broker.order()
+    link, sink = await broker.started()
+    channel = await broker.channel()
+    queue, ids = f"{broker.topology.input}.full", itertools.count(1)
+    arguments = {"x-queue-type": broker.topology.queue_type, "x-max-length": 1, "x-overflow": "reject-publish"}
+    await channel.ask("queue_declare", queue=queue, durable=True, arguments=arguments)
+    left, stored, refusals = numbers(8), [], 0
+    try:
+        while left or stored != numbers(8):
+            together = list(itertools.islice(ids, len(left)))
+            link.publish_together(together, [Publication("", queue, b"", body) for body in left])
+            await until(lambda ids=together: all(each in sink.answers for each in ids), 10, "an answer to each")
+            refused = [bool(sink.answers[each]) for each in together]
+            assert refused == sorted(refused), "nothing is stored behind a refused one"
+            refusals += sum(refused)
+            left = left[refused.count(False) :]
+            while (message := await channel.get(queue)) is not None:
+                channel.raw.basic_ack(message[0].delivery_tag)
+                stored.append(message[2])
+            assert stored == numbers(len(stored))
+    finally:
+        await channel.ask("queue_delete", queue=queue)
+    assert refusals
+    assert not sink.publishes_lost_for

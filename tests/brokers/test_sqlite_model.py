@@ -20,6 +20,7 @@ OPERATIONS = st.lists(
         st.tuples(st.just("release"), PICK),
         st.tuples(st.just("result"), PICK),
         st.tuples(st.just("consume"), PICK),
+        st.tuples(st.just("end epoch"), PICK),
         st.tuples(st.just("reopen"), PICK),
     ),
     max_size=30,
@@ -34,7 +35,8 @@ class Model:
         self.held: list[tuple[int, int]] = []  # tag and number
         self.out: list[int] = []
         self.prefetch = self.tag = self.next = 0
-        self.seen: list[tuple[int, int, bool]] = []
+        self.epoch = 1
+        self.seen: list[tuple[int, int, int, bool]] = []  # epoch, tag, number, redelivered
 
     def publish(self):
         self.ready.append((self.next, False))
@@ -49,7 +51,7 @@ class Model:
             number, redelivered = self.ready.pop(0)
             self.tag += 1
             self.held.append((self.tag, number))
-            self.seen.append((self.tag, number, redelivered))
+            self.seen.append((self.epoch, self.tag, number, redelivered))
 
 
 def settle(name, pick, model, link, sink):
@@ -59,20 +61,20 @@ def settle(name, pick, model, link, sink):
     chosen = model.held[pick % len(model.held)]
     if name == "release":
         model.give_back([chosen])
-        link.release(1, [chosen[0]])
+        link.release(model.epoch, [chosen[0]])
         return
     upto = [each for each in model.held if each[0] <= chosen[0]] if name == "ack multiple" else [chosen]
     model.held = [each for each in model.held if each not in upto]
     if name == "result":
         model.out.append(chosen[1])
-        sink.publish(link, b"%d" % chosen[1], "key", "exchange", settles=(1, chosen[0]))
-    link.ack(1, chosen[0], multiple=name == "ack multiple")
+        sink.publish(link, b"%d" % chosen[1], "key", "exchange", settles=(model.epoch, chosen[0]))
+    link.ack(model.epoch, chosen[0], multiple=name == "ack multiple")
 
 
 async def play(path, operations, model):
     """Execute the operations up to the next reopening; return the remaining ones."""
     async with opened(path) as (link, sink):
-        model.tag, model.prefetch, model.seen = 0, 0, []
+        model.epoch, model.tag, model.prefetch, model.seen = 1, 0, 0, []
         while operations:
             name, pick = operations.pop(0)
             if name == "reopen":
@@ -83,6 +85,11 @@ async def play(path, operations, model):
             elif name == "consume":
                 model.prefetch = pick
                 link.consume(pick)
+            elif name == "end epoch":
+                model.give_back(model.held)
+                model.epoch, model.tag, model.prefetch = model.epoch + 1, 0, 0
+                link.end_epoch()
+                await until(lambda: len(sink.voided) == model.epoch - 1, 5, "the end of the epoch")
             else:
                 settle(name, pick, model, link, sink)
             model.deliver()
@@ -90,7 +97,8 @@ async def play(path, operations, model):
             await until(lambda: len(sink.confirmed_ids) == sink.published, 5, "confirms")
             await until(lambda: len(sink.deliveries) >= len(model.seen), 5, "deliveries")
             await until(link._writer.commands.empty, 5, "an idle writer")
-        assert [(d.tag, int(d.body), d.redelivered) for d in sink.deliveries] == model.seen
+        assert [(d.epoch, d.tag, int(d.body), d.redelivered) for d in sink.deliveries] == model.seen
+        assert sink.voided == [(epoch, "") for epoch in range(1, model.epoch)]
     model.give_back(model.held)
 
 

@@ -154,9 +154,11 @@ class Writer(threading.Thread):
             return
         self._pending, self._locked_since = [], 0.0
         self._epoch, self._ending = session.epoch, False
+        resting = self._rest and session.at_rest
+        if self._state.resting and not resting:
+            self._report(resting=False)  # before its first delivery
         if calls:
             self._events.post(calls)
-        resting = self._rest and session.at_rest
         self._report(blocked=False, consuming=session.consuming, resting=resting, waits=session.waits, reason="")
 
     def _has_work(self, session: Session) -> bool:

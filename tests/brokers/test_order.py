@@ -306,3 +306,42 @@ async def test_several_results_are_stored_in_their_order_whatever_is_refused(bro
         await channel.ask("queue_delete", queue=queue)
     assert refusals
     assert not sink.publishes_lost_for
+
+
+@contract
+async def test_no_result_behind_a_refused_one_is_stored(broker):
+    """Of three results whose second has no route the third is refused too: published again, it comes behind it."""
+    broker.order()
+    link, sink = await broker.started()
+    queue = broker.topology.output.queue
+    places = (queue, "no.such.queue", queue)
+    link.publish_together((1, 2, 3), [Publication("", place, b"", b"x") for place in places])
+    answers = [await sink.answer(publish_id) for publish_id in (1, 2, 3)]
+    embedded = not hasattr(broker, "node")  # which stores all or none
+    assert [bool(answer) for answer in answers] == [embedded, True, True]
+    await broker.counts(queue, 0 if embedded else 1)
+    link.publish_together((4, 5), [Publication("", queue, b"", b"%d" % number) for number in (4, 5)])
+    assert [await sink.answer(publish_id) for publish_id in (4, 5)] == ["", ""]
+    await broker.counts(queue, 2 if embedded else 3)
+
+
+@rabbitmq
+@pytest.mark.parametrize("broker", RABBITMQ, indirect=True)
+@contract
+async def test_results_that_were_not_sent_when_the_connection_is_lost_are_refused(broker):
+    """Only what is on its way may be stored; what stands behind it was not sent, and each one is answered once."""
+    broker.order()
+    link, sink = await broker.started()
+    queue = broker.topology.output.queue
+    broker.node.freeze()
+    try:
+        link.publish_together((1, 2, 3), [Publication("", queue, b"", b"x")] * 3)
+        await until(lambda: sink.publishes_lost_for, 20, "the connection given up")
+    finally:
+        broker.node.thaw()
+    assert sink.answers.keys() == {2, 3}
+    assert all(sink.answers.values())
+    await until(lambda: link.state.connected, 40, "the link back")
+    link.publish_together((4, 5), [Publication("", queue, b"", b"x")] * 2)
+    assert [await sink.answer(publish_id) for publish_id in (4, 5)] == ["", ""]
+    assert sink.answers.keys() == {2, 3, 4, 5}

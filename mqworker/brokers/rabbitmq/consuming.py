@@ -172,8 +172,8 @@ class Consuming:
                 self._lose(self._current, Lost(f"queue {self._queue!r} is gone"))
                 return
             self.depth = status.message_count
-            if self._sole is not None and self.consuming:
-                self._sole.look(status.consumer_count - 1)
+            if self._sole is not None and self.consuming and status.consumer_count == 1:
+                self._sole.alone()
             await self._upkeep(connection)
 
     def check_deadlines(self, now: float) -> None:
@@ -185,7 +185,7 @@ class Consuming:
         self.depth = None
         self._idle = False
         if self._sole is not None:
-            self._sole.look(0)
+            self._sole.alone()
         self._lose(self._current, Lost(reason))
 
     # -- inside

@@ -33,21 +33,21 @@ class SoleConsumer:
         status = await queue_status(connection, self._queue)
         if status is None:
             raise Lost(f"queue {self._queue!r} is gone", NOT_FOUND)
-        self.look(0 if alone and not status.consumer_count else 1)
-        return found.single_active or not self.waits
-
-    def look(self, others: int) -> None:
-        """Note how many other consumers there are."""
         self.waits = ""
-        if others:
+        if not alone or status.consumer_count:
             self.waits = (
                 f"queue {self._queue!r} has another consumer: this stage is ordered, and waits until that one is gone"
             )
+        return found.single_active or not self.waits
+
+    def alone(self) -> None:
+        """Note that there is no other consumer now."""
+        self.waits = ""
 
     async def release(self) -> None:
         """Let another stage consume; raises Lost."""
         connection, self._locked_on = self._locked_on, None
-        self.waits = ""
+        self.alone()
         if connection is not None and connection.usable:
             await attempt(connection, "queue_delete", queue=self._lock)
 

@@ -102,7 +102,7 @@ class Session:
             or store.has_due(db)
             or not store.is_declared(db, self._topology)
         )
-        if self.waits and not sole_consumer.others(db, self._topology.input, self._owner, alive=True):
+        if self.waits and not any(other.alive for other in sole_consumer.others(db, self._topology.input, self._owner)):
             self.waits = ""
         self._count()
 

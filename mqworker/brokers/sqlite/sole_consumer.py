@@ -7,26 +7,39 @@ held returns to its places *before* anything is taken: otherwise what stands beh
 """
 
 import sqlite3
+from typing import NamedTuple
 
 from mqworker.brokers.sqlite import owners, store
 
+# An owner holds messages of the one queue that it consumes, or has consumed; of those only few have to be searched for.
 _OTHERS = (
-    "SELECT id, boot, pid, started FROM owner WHERE id <> ? AND (consumes = ? OR EXISTS"
+    "SELECT id, boot, pid, started FROM owner WHERE id <> ? AND (consumes = ? OR consumes IS NULL AND EXISTS"
     " (SELECT 1 FROM message m WHERE m.owner = owner.id AND m.queue = (SELECT q.id FROM queue q WHERE q.name = ?)))"
 )
 
 
-def others(db: sqlite3.Connection, name: str, owner: int, *, alive: bool) -> list[tuple[int, int]]:
-    """Return the other owners, alive or dead, that consume a queue or hold messages of it, with their process ids."""
+class Other(NamedTuple):
+    """An owner that consumes the queue, or holds messages of it."""
+
+    id: int
+    pid: int
+    alive: bool
+
+
+def others(db: sqlite3.Connection, name: str, owner: int) -> list[Other]:
+    """Return who else consumes a queue or holds messages of it."""
     rows = db.execute(_OTHERS, (owner, name, name)).fetchall()
-    return [(row[0], row[2]) for row in rows if owners.is_alive(owners.Process._make(row[1:])) is alive]
+    return [Other(row[0], row[2], owners.is_alive(owners.Process._make(row[1:]))) for row in rows]
 
 
 def wait_for(db: sqlite3.Connection, name: str, owner: int) -> str:
     """Release what the dead held, and return for whom `owner` has to wait, in one sentence; "" for nobody."""
-    for dead, _ in others(db, name, owner, alive=False):
-        store.remove_owner(db, dead)
-    alive = others(db, name, owner, alive=True)
-    if not alive:
-        return ""
-    return f"another consumer of queue {name!r} is at work (process {alive[0][1]}): this stage is ordered, and waits"
+    waits = ""
+    for other in others(db, name, owner):
+        if other.alive:
+            waits = (
+                f"another consumer of queue {name!r} is at work (process {other.pid}): this stage is ordered, and waits"
+            )
+        else:
+            store.remove_owner(db, other.id)
+    return waits

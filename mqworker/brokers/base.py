@@ -22,7 +22,6 @@ __all__ = [
     "DROP",
     "STOP",
     "Admin",
-    "Answers",
     "Bindings",
     "BrokerRefused",
     "BrokerUnavailable",
@@ -32,6 +31,7 @@ __all__ = [
     "Peeked",
     "Placement",
     "Publication",
+    "PublishAnswers",
     "QueueInfo",
     "Show",
     "Sink",
@@ -105,7 +105,7 @@ class Topology(msgspec.Struct, frozen=True):
         return tuple(dict.fromkeys((self.input, self.dead, *others)))
 
 
-class Answers(Protocol):
+class PublishAnswers(Protocol):
     """Receives the answers to publications."""
 
     def confirmed(self, publish_ids: Sequence[int]) -> None:
@@ -121,7 +121,7 @@ class Answers(Protocol):
         """Count the publications without an answer as possibly stored: the publishing connection ended."""
 
 
-class Sink(Answers, Protocol):
+class Sink(PublishAnswers, Protocol):
     """Receives what happens on a Link. Calls come on the loop's thread, in the order of the events."""
 
     def delivered(self, delivery: Delivery) -> None:

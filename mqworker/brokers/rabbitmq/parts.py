@@ -7,7 +7,7 @@ gone out; behind a refused one, and when the channel ends, it is refused too.
 
 from collections.abc import Callable, Sequence
 
-from mqworker.brokers.base import Answers, Publication
+from mqworker.brokers.base import Publication, PublishAnswers
 
 Part = tuple[int, Publication]
 
@@ -15,7 +15,7 @@ Part = tuple[int, Publication]
 class PartsInTurn:
     """See the module head; it takes the answers to all publications, and passes them on."""
 
-    def __init__(self, sink: Answers) -> None:
+    def __init__(self, sink: PublishAnswers) -> None:
         self.publish: Callable[[int, Publication], None] = lambda *_: None  # how to publish one
         self._sink = sink
         self._behind: dict[int, list[Part]] = {}  # publish_id of what is on its way -> what follows, the last one first

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 from mqworker.amqp.headers import HEADER_FRAME, ROOM
-from mqworker.brokers.base import Answers, Publication, Topology
+from mqworker.brokers.base import Publication, PublishAnswers, Topology
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, AnswerOverdue, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.destinations import Destination, Pending, Preparation, SilentDestinations, destination
@@ -38,7 +38,7 @@ class Publishing:
         self,
         config: BrokerConfig,
         topology: Topology,
-        sink: Answers,
+        sink: PublishAnswers,
         report: Callable[[str], None],
         missing: Callable[[], None],
         changed: Callable[[], None],

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pika.spec
 
-from mqworker.brokers.base import Answers, Publication
+from mqworker.brokers.base import Publication, PublishAnswers
 from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.destinations import Destination, Pending, SilentDestinations
@@ -37,7 +37,7 @@ class Sender:
     def __init__(
         self,
         channel: Channel,
-        sink: Answers,
+        sink: PublishAnswers,
         silent: SilentDestinations,
         destination: Callable[[Publication], Destination],
         returned: Callable[[Publication | None], None],

@@ -33,7 +33,7 @@ def outlook(view: StageView, *, paused: bool) -> Outlook:
     status, held_back_by = view.actual, _held_back_by(view, paused=paused)
     if status is None or (unfinished := _unfinished(status)) is None:
         return Outlook(None, None, False, held_back_by)
-    if held_back_by not in (CONSUMERS, NOTHING) or status.capacity is None:
+    if held_back_by not in (CONSUMERS, NOTHING) or not status.capacity:
         return Outlook(unfinished, None if unfinished or held_back_by != NOTHING else 0.0, False, held_back_by)
     left = status.capacity - (status.arrival_rate or 0.0)
     growing = left <= 0 and unfinished > _ready(status)

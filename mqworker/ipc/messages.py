@@ -225,8 +225,8 @@ class StageStatus(_Record, frozen=True, tag="status"):
     arrival_rate: float | None = None  # messages per second that come to the input queue, lately
     service_time: float | None = None  # seconds that recent messages took in their handlers, on average
     utilisation: float | None = None  # share of time in which the Consumers had messages lately, 0 to 1
-    capacity: float | None = None  # messages per second that the present Consumers can settle
-    hold_back: str = "no"  # why nothing comes although it should: no | bytes | unplaced | retries
+    capacity: float | None = None  # messages per second that the present Consumers can settle; never 0
+    hold_back: str = "no"  # why nothing comes although it should: no | bytes | output | unplaced | retries
     output_backlog: int | None = None  # messages ready in the output queue; None: unknown, or without max_backlog
 
 

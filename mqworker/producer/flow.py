@@ -83,10 +83,12 @@ class Flow:
         return min(1.0, (last.busy - first.busy) / available) if available >= SHORTEST else None
 
     def capacity(self, consumers: int, service_time: float | None) -> float | None:
-        """Return how many messages this many Consumers can settle per second; None while it is not known.
+        """Return how many messages this many Consumers can settle per second; None while it is not known, and for none.
 
         `service_time`: seconds. Where there are enough messages, their way to and from the Consumers counts too.
         """
+        if not consumers:
+            return None
         first, last = self._since(WINDOW)
         settled, busy = last.settled - first.settled, last.busy - first.busy
         if settled >= ENOUGH and busy > 0:

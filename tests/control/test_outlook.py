@@ -74,14 +74,15 @@ def test_a_pause_of_the_whole_service_holds_back():
         (FULL | {"arrival_rate": 20.0}, 300, None, True),
         (FULL | {"arrival_rate": 50.0}, 300, None, True),
         (FULL | {"capacity": None}, 300, None, False),
+        ({"dispatched": 1, "capacity": 0.0, "arrival_rate": 0.0}, 1, None, False),
         (FULL | {"backlog": None}, None, None, False),
         ({"dispatched": 2, "arrival_rate": 25.0}, 2, 0.1, False),
         ({"dispatched": 1, "service_time": 3600.0, "capacity": 2 / 3600, "arrival_rate": 0.0}, 1, 3600.0, False),
         (FULL | {"hold_back": "unplaced"}, 300, None, False),
     ],
     ids=[
-        *("empty", "drains", "arrivals unknown", "just not", "grows", "service time unknown", "depth unknown"),
-        *("nothing waits", "one long message", "held back"),
+        *("empty", "drains", "arrivals unknown", "just not", "grows", "service time unknown", "no capacity"),
+        *("depth unknown", "nothing waits", "one long message", "held back"),
     ],
 )
 def test_when_it_is_done(changes, unfinished, seconds, growing):

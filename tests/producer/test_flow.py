@@ -82,6 +82,13 @@ def test_nothing_is_said_of_what_is_not_known():
     assert flow.arrival_rate == pytest.approx(2.5)
 
 
+def test_without_consumers_that_share_the_work_there_is_no_capacity():
+    """While a change of code is on, those that are busy may all be of the code of before."""
+    flow, times, _ = run(10, 0.05, 1, 60)
+    assert flow.capacity(0, times.mean) is None
+    assert Flow().capacity(0, 0.05) is None
+
+
 def test_what_is_long_ago_is_forgotten():
     """After a busy minute, half a minute without messages leaves nothing of it."""
     flow, _, _ = run(50, 0.01, 1, 60)

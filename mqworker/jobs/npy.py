@@ -4,6 +4,7 @@ Runs in Consumers, publishers and tests; pure. numpy is imported for the first a
 and nothing is allocated before the header and the number of bytes agree. Raises `ArrayError` with one sentence.
 """
 
+import ast
 import io
 import math
 import sys
@@ -16,7 +17,6 @@ from mqworker.jobs.plain import plain
 EXTENSION: Final = 78
 NPY_TYPE: Final = "application/x-npy"
 _MAGIC = b"\x93NUMPY\x01\x00"
-_MOST_HEADER = 65_535  # bytes; numpy would read 10,000, and write what it then does not read
 
 
 class ArrayError(ValueError):
@@ -56,13 +56,12 @@ def to_npy(array: Any) -> bytes:
 
 def from_npy(data: bytes | bytearray | memoryview) -> Any:
     """Return the array of an .npy: a copy that is writable and aligned."""
-    numpy, view = _numpy(), memoryview(data)
+    numpy, view = _numpy(), memoryview(data).cast("B")
     start = len(_MAGIC) + 2 + int.from_bytes(view[8:10], "little")
     if view[: len(_MAGIC)] != _MAGIC:
         raise ArrayError("an array is not an .npy of version 1.0: it begins otherwise")
     try:
-        header = io.BytesIO(view[len(_MAGIC) : start])
-        shape, fortran, dtype = numpy.lib.format.read_array_header_1_0(header, max_header_size=_MOST_HEADER)
+        shape, fortran, dtype = _header(str(view[len(_MAGIC) + 2 : start], "latin-1"))
     except Exception as error:  # noqa: BLE001 - Python's parser and numpy's dtypes read it, and fail in many ways
         text = str(error).partition("\n")[0]
         raise ArrayError(
@@ -77,8 +76,32 @@ def from_npy(data: bytes | bytearray | memoryview) -> Any:
         )
     try:
         return numpy.ndarray(shape, dtype, bytearray(view[start:]), order="F" if fortran else "C")
-    except (ValueError, OverflowError) as error:  # more dimensions than numpy has, negative ones
+    except (ValueError, OverflowError) as error:  # more dimensions than numpy has, or larger ones
         raise ArrayError(f"an array cannot be made of shape {shape!r:.100}: {error}") from None
+
+
+def _header(text: str) -> tuple[tuple[int, ...], bool, Any]:
+    """Return shape, order and dtype; numpy would also read, slowly, headers of Python 2 and many types in one text."""
+    header = ast.literal_eval(text)
+    descr, fortran, shape = (header[name] for name in ("descr", "fortran_order", "shape"))
+    if len(header) > 3 or not _is_descr(descr) or not isinstance(fortran, bool) or not _is_shape(shape):
+        raise ValueError(f"numpy does not write {text[:100]!r}")
+    return shape, fortran, _numpy().lib.format.descr_to_dtype(descr)
+
+
+def _is_descr(descr: Any) -> bool:
+    """Return whether numpy describes a dtype like this: the text of one type, a type with a shape, a list of fields."""
+    if isinstance(descr, str):
+        return "," not in descr
+    if isinstance(descr, tuple):
+        return _is_descr(descr[0]) and all(map(_is_shape, descr[1:]))
+    return isinstance(descr, list) and all(
+        isinstance(field, tuple) and _is_descr(field[1]) and all(map(_is_shape, field[2:])) for field in descr
+    )
+
+
+def _is_shape(shape: Any) -> bool:
+    return isinstance(shape, tuple) and all(isinstance(length, int) and 0 <= length <= sys.maxsize for length in shape)
 
 
 def extension(code: int, data: memoryview) -> Any:

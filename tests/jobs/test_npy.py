@@ -254,15 +254,28 @@ MALFORMED = {
     "elements of no bytes": (described("V0", (1 << 50,)), "which its header contradicts"),
     "too few bytes": (described("<f8", (2,), b"\0" * 15), "which its header contradicts"),
     "too many bytes": (described("<f8", (2,), b"\0" * 17), "which its header contradicts"),
-    "negative": (described("<f8", (-1, -1), b"\0" * 8), "cannot be made of shape"),
+    "negative": (described("<f8", (-1, -1), b"\0" * 8), "not one of .npy"),
+    "a hexadecimal number without end": (
+        npy("{'descr': '<f8', 'fortran_order': False, 'shape': (0, 0x" + "f" * 60_000 + ")}"),
+        "not one of .npy",
+    ),
+    "Python 2": (
+        npy("{'descr': '<f8', 'fortran_order': False, 'shape': (" + "0L, " * 15_000 + ")}"),
+        "not one of .npy",
+    ),
+    "many fields in one text": (described("b" + ",b" * 30_000, (0,)), "not one of .npy"),
+    "many fields inside one": (described([("a", ("b" + ",b" * 30_000, (1,)))], (0,)), "not one of .npy"),
+    "many fields in place of a shape": (described([("a", "V9", "b,b,b")], (0,)), "not one of .npy"),
     "70 dimensions": (described("<f8", (1,) * 70, b"\0" * 8), "cannot be made of shape"),
-    "none of 2**100": (described("<f8", (0, 1 << 100)), "cannot be made of shape"),
+    "none of 2**100": (described("<f8", (0, 1 << 100)), "not one of .npy"),
+    "none of 2**62 by 2**62": (described("<f8", (0, 1 << 62, 1 << 62)), "cannot be made of shape"),
     "objects": (described("|O", (1,), b"\0" * 8), "never"),
     "an object in a field": (described([("a", [("b", "|O")])], (1,), b"\0" * 8), "never"),
     "a pickle": (pickled(), "never"),
 }
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", MALFORMED)
 def test_a_malformed_array_is_undecodable_and_costs_nothing(name):
     """Whatever the bytes say, it is a sentence: nothing is executed, unpickled, or allocated for what is not there."""
@@ -277,6 +290,13 @@ def test_a_malformed_array_is_undecodable_and_costs_nothing(name):
     assert not Canary.built
     with pytest.raises(ValueError, match=re.escape(why)):
         arrays.unpack(packed(data))
+
+
+def test_views_of_any_items_are_bytes():
+    """What is in a memoryview of another format, as numpy and `array` give it, is read as its bytes."""
+    data = arrays.to_npy(np.arange(4))
+    same(arrays.from_npy(memoryview(data).cast("c")), np.arange(4))
+    same(arrays.from_npy(memoryview(data).cast("q")), np.arange(4))
 
 
 def packed(data: bytes) -> bytes:

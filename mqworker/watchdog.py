@@ -122,7 +122,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, help="the configuration of the service")
     options = parser.parse_args()
     try:
-        loaded = load(options.config, os.environ)
+        loaded = load(options.config, os.environ, runs=())
     except ConfigError as error:
         log(str(error))
         return Exit.CONFIG

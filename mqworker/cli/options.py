@@ -67,15 +67,17 @@ class VerbGroup(click.Group):
     command_class = Verb
 
 
-def load_config(path: Path | None, overrides: dict[str, Any] | None = None, stages: Collection[str] = ()) -> "Loaded":
-    """Load the configuration, with these stages alone if any are named.
+def load_config(
+    path: Path | None, overrides: dict[str, Any] | None = None, stages: Collection[str] = (), *, secrets: bool = True
+) -> "Loaded":
+    """Load the configuration, with these stages alone if any are named; without `secrets` none of theirs are needed.
 
     Raises `Failed` with everything that is wrong with it, or with the stage that it does not have.
     """
     from mqworker.config.load import ConfigError, load
 
     try:
-        loaded = load(path, os.environ, overrides or {})
+        loaded = load(path, os.environ, overrides or {}, (stages or None) if secrets else ())
     except ConfigError as error:
         rows = str(error).splitlines()
         raise Failed(
@@ -203,7 +205,7 @@ def stage_path(stage: str, rest: str = "") -> str:
 def _address(config: Path | None, url: str | None, socket: Path | None) -> Address:
     """Return the service's address: --url, --socket, else the control socket of the configuration."""
     if url is None and socket is None:
-        loaded = load_config(config)
+        loaded = load_config(config, secrets=False)
         control = loaded.config.control
         return Address(control.host, control.port, str(loaded.socket), control.token)
     token = _token(config)
@@ -220,10 +222,10 @@ def _token(config: Path | None) -> str:
     from mqworker.config.load import ConfigError, load
 
     try:
-        return load(config, os.environ).config.control.token
+        return load(config, os.environ, runs=()).config.control.token
     except ConfigError:
         if config is not None:
-            load_config(config)  # it was named explicitly: fail with what is wrong with it
+            load_config(config, secrets=False)  # it was named explicitly: fail with what is wrong with it
     if path := os.environ.get(f"{TOKEN}_FILE"):
         try:
             return Path(path).read_text().strip()

@@ -58,11 +58,16 @@ class Loaded(msgspec.Struct, frozen=True):
         return replace(self, config=replace(self.config, stages=here), whole=self.whole or self.config)
 
 
-def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any] = MappingProxyType({})) -> Loaded:
+def load(
+    path: Path | None,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+    runs: Collection[str] | None = None,
+) -> Loaded:
     """Load `path`, else the file MQWORKER_CONFIG names, else mqworker.toml here if there is one.
 
-    `overrides` are flags by dotted key; texts among them are parsed like environment variables.
-    Raises `ConfigError`.
+    `overrides` are flags by dotted key; texts among them are parsed like environment variables. `runs`: the stages that
+    the caller runs, whose secrets are needed; None: all. Raises `ConfigError`.
     """
     file = read(path, environ)
     root = file.path.parent if file.path else Path.cwd()
@@ -80,7 +85,7 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
     checker = Checker(origin_of)
     config = checker.config(raw)
     warnings = _file_warnings(file, config, checker.origins)
-    for violation in violations(config, root):
+    for violation in violations(config, root, config.stages if runs is None else runs):
         if checker.bad.isdisjoint(violation.keys):
             problem = _problem(violation, config, checker.origins, origin_of)
             if violation.warning:

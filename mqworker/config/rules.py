@@ -6,7 +6,7 @@ first; the caller drops a violation that concerns a key with an invalid value.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from keyword import iskeyword
 from pathlib import Path
 
@@ -53,8 +53,8 @@ class RuleViolation(Struct, frozen=True):
     warning: bool = False
 
 
-def violations(config: Config, root: Path) -> Iterator[RuleViolation]:
-    """Check all rules."""
+def violations(config: Config, root: Path, runs: Collection[str]) -> Iterator[RuleViolation]:
+    """Check all rules; those about secrets of a stage where it `runs`."""
     yield from _control(config.control, root / config.service.state_dir)
     yield from _broker(config.broker)
     yield from _tls(config.broker, root)
@@ -63,7 +63,8 @@ def violations(config: Config, root: Path) -> Iterator[RuleViolation]:
     for name, stage in config.stages.items():
         yield from _stage(("stages", name), stage)
         yield from _limits(("stages", name), stage, config.broker)
-        yield from _pickles(("stages", name), stage)
+        if name in runs:
+            yield from _pickles(("stages", name), stage)
         if embedded:
             yield from _types(("stages", name), stage)
         other = by_input.setdefault(stage.input.queue, name)
@@ -199,7 +200,12 @@ def _stage(at: Key, stage: StageConfig) -> Iterator[RuleViolation]:
 
 def _pickles(at: Key, stage: StageConfig) -> Iterator[RuleViolation]:
     key, codec = (*at, PICKLE_KEY), (*at, "codec")
-    if stage.codec == "pickle" and not stage.pickle_keys:
+    if stage.pickle_key == ():
+        yield RuleViolation((key,), "is an empty list", "name a key, or remove it")
+    elif isinstance(stage.pickle_key, str) and stage.pickle_key.lstrip().startswith("["):
+        fix = 'write ["NEW", "OLD"], or choose a key that begins otherwise'
+        yield RuleViolation((key,), "begins with [ but is no list of TOML", fix)
+    elif stage.codec == "pickle" and not stage.pickle_keys:
         fix = "set pickle_key, or its variable with _FILE, to a secret such as `openssl rand -hex 32` prints"
         yield RuleViolation((codec, key), "is {value}, but there is no pickle_key", fix)
     if stage.pickle_keys:

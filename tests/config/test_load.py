@@ -734,6 +734,14 @@ SHORT = "must be a text of at least 32 characters or a list, each a text of at l
                 "variable with _FILE, to a secret such as `openssl rand -hex 32` prints"
             ),
         ),
+        (f"{PICKLES} []", "mqworker.toml:4: stages.s.pickle_key: is an empty list; name a key, or remove it"),
+        (
+            f"{PICKLES} '[\"{CANARY * 9}\",'",
+            (
+                "mqworker.toml:4: stages.s.pickle_key: begins with [ but is no list of TOML; write "
+                '["NEW", "OLD"], or choose a key that begins otherwise'
+            ),
+        ),
     ],
 )
 def test_a_key_of_pickles_that_is_none(text, problem):
@@ -770,6 +778,32 @@ def test_a_key_of_pickles_comes_from_anywhere_and_is_shown_nowhere(folder):
         f"environment {variable}_FILE: key is accessible to other users (mode 0644); chmod 600 key"
     ]
     assert problems(STAGE, {variable: " "}) == [f"environment {variable}: is empty; unset it or set a value"]
+
+
+def test_a_list_of_keys_from_outside_is_one_or_an_error(folder):
+    """A broken list in a variable or its file does not become a key itself; what has no brackets is one key."""
+    old, new, variable = CANARY * 9, CANARY[::-1] * 9, "MQWORKER_STAGES__S__PICKLE_KEY"
+    write(f'["{new}", "{old}"]\n', "keys")
+    for environ in ({f"{variable}_FILE": "keys"}, {variable: f'["{new}", "{old}"]'}):
+        assert good(STAGE, environ).config.stages["s"].pickle_keys == (new, old)
+    assert good(STAGE, {variable: f"{new},{old}"}).config.stages["s"].pickle_keys == (f"{new},{old}",)
+    write(f'["{new}", {old}]\n', "keys")
+    for environ in ({f"{variable}_FILE": "keys"}, {variable: f'["{new}",'}, {variable: f" [{new}]"}):
+        (problem,) = problems(STAGE, environ)
+        assert "stages.s.pickle_key: begins with [ but is no list of TOML" in problem
+        assert CANARY not in problem
+
+
+def test_a_stage_that_runs_elsewhere_needs_no_secret_here(folder):
+    """The key of its pickles is in the environment of the service that runs it; here nothing warns of it either."""
+    other = "[stages.t]\ninput = 'u'\njobs = ['m:f']\n"
+    write(f"{STAGE}codec = 'pickle'\n{other}")
+    for runs in (("t",), ()):
+        assert load(None, {}, {}, runs).warnings == []
+        with_key = load(None, {"MQWORKER_STAGES__S__PICKLE_KEY": CANARY * 9}, {}, runs)
+        assert with_key.warnings == []
+    with pytest.raises(ConfigError, match=r"stages\.s\.codec"):
+        load(None, {}, {}, ("s", "t"))
 
 
 def test_no_file(folder):

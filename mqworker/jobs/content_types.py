@@ -29,7 +29,12 @@ CHARSETS = frozenset(
 
 
 def codec_for(content_type: str, default: str, forced: str | None) -> str:
-    """Return which codec reads a body: `forced` if there is one, else by content type; without one, `default`."""
+    """Return which codec reads a body: `forced` if there is one, else by content type; without one, `default`.
+
+    What a stage with the codec msgpack sends is read by `msgpack`, an array alone too.
+    """
+    if forced == "msgpack" and codec_of(content_type) == "npy":
+        return "npy"
     return forced or (codec_of(content_type) if content_type.partition(";")[0].strip() else default)
 
 

@@ -109,6 +109,8 @@ def _refusal(value: Any, kind: type) -> str:
         fix = "give it a time zone, UTC" if value.tzinfo is None else "make it value.astimezone(timezone.utc)"
         return f"is a datetime that is not in UTC, which would arrive as something else: {fix}"
     fix = _FIXES.get(kind, "make it a plain form (numbers, text, bytes, lists, dicts)")
+    if kind.__module__ == "numpy" and hasattr(value, "tolist"):
+        fix = "pass value.tolist(), for a shared job in the job before it"
     return f"is {_of(value)}, which would not arrive as such: {fix}"
 
 

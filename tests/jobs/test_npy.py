@@ -140,6 +140,7 @@ def test_arrays_arrive_as_they_were_however_nested(value):
     body, content_type = encode(value, "msgpack")
     assert content_type == (arrays.NPY if isinstance(value, np.ndarray) else arrays.MSGPACK)
     compare(decode(body, content_type, None, "json"), value)
+    compare(decode(body, content_type, None, "json", forced="msgpack"), value)
 
 
 @settings(max_examples=150, deadline=None)

@@ -68,7 +68,7 @@ REFUSED = [
     (-(1 << 63) - 1, "more than 64 bits"),
     (np.float64(1), "numpy.float64"),
     (np.int64(1), "numpy.int64"),
-    (np.zeros(2), "numpy.ndarray"),
+    (np.zeros(2), "numpy.ndarray, which would not arrive as such: pass value.tolist()"),
     (pathlib.Path("a"), "Path"),
     (len, "builtin_function_or_method"),
     (object(), "is of type object"),

@@ -116,7 +116,7 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
                 if stage.identity == "message_id":
                     once += ' if it has a message_id; for publishers that set none there is `identity = "body"`'
                 yield CheckResult(OK, f"shared {name}", f"{told}: each message {once}")
-    for name, problem in asyncio.run(used_elsewhere(loaded, uses, _show_output)).items():
+    for name, problem in asyncio.run(used_elsewhere(loaded, uses, _show_output, timeout)).items():
         yield CheckResult(FAIL, f"shared {name}", *problem.split("; ", 1))
 
 

@@ -13,6 +13,8 @@ from mqworker.config.load import Loaded
 from mqworker.ipc import logs
 from mqworker.ipc.messages import CodeReport, LogEvent, SharedUse
 
+DEADLINE = 60.0  # seconds for the code of stages that do not run here; no change waits longer for it
+
 log = logging.getLogger("mqworker.service.part")
 
 
@@ -25,16 +27,17 @@ def own_broker(loaded: Loaded) -> list[str]:
 
 
 async def used_elsewhere(
-    loaded: Loaded, uses: Iterable[SharedUse], on_log: Callable[[LogEvent], None]
+    loaded: Loaded, uses: Iterable[SharedUse], on_log: Callable[[LogEvent], None], deadline: float = DEADLINE
 ) -> dict[str, str]:
     """Return which of these shared objects stages use that run elsewhere: by name, what is wrong, with the fix.
 
-    The code of those stages is imported for it. Where it cannot be, that is logged, and they count as using none.
+    The code of those stages is imported for it. Where it cannot be within `deadline` seconds, that is logged, and
+    they count as using none.
     """
     names = {use.job: use.name for use in uses}
     if not names or not loaded.elsewhere:
         return {}
-    reports = await asyncio.gather(*(_look(loaded, stage, on_log) for stage in loaded.elsewhere))
+    reports = await asyncio.gather(*(_look(loaded, stage, on_log, deadline) for stage in loaded.elsewhere))
     wrong: dict[str, str] = {}
     for stage, report in zip(loaded.elsewhere, reports, strict=True):
         if wrong_code := report.problems or [f"params.{field}: {what}" for field, what in report.fields]:
@@ -48,9 +51,9 @@ async def used_elsewhere(
     return wrong
 
 
-async def _look(loaded: Loaded, stage: str, on_log: Callable[[LogEvent], None]) -> CodeReport:
+async def _look(loaded: Loaded, stage: str, on_log: Callable[[LogEvent], None], deadline: float) -> CodeReport:
     config = loaded.elsewhere[stage]
     return await check_code(
-        *(stage, loaded.root, config.jobs, dict(config.params), config.setup_deadline, on_log),
+        *(stage, loaded.root, config.jobs, dict(config.params), min(deadline, config.setup_deadline), on_log),
         shared=loaded.config.shared_classes,
     )

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import ServiceClient, Verb, progress, uses_service
+from mqworker.cli.options import ServiceClient, Verb, progress, stage_path, uses_service
 
 LINES = 20  # shown at first
 KEPT = 2000  # that the service has
@@ -36,7 +36,7 @@ def status(service: ServiceClient) -> None:
     snapshot = service.status()
     if service.stage:
         if service.stage not in snapshot["stages"]:
-            raise click.UsageError(f"There is no stage {service.stage}; there are: {', '.join(snapshot['stages'])}.")
+            service.client.get(stage_path(service.stage))  # fails, and says why
         snapshot["stages"] = {service.stage: snapshot["stages"][service.stage]}
         snapshot["line"] = [place for place in snapshot.get("line", ()) if place["name"] == service.stage]
     if service.as_json:

@@ -16,7 +16,18 @@ from msgspec.structs import replace
 
 from mqworker.config import schema, urls
 from mqworker.config.check import DEFAULT, Checker
-from mqworker.config.errors import PICKLE_KEY, TOKEN, URL, ConfigError, ConfigProblem, Key, display, dotted, excerpt
+from mqworker.config.errors import (
+    PICKLE_KEY,
+    TOKEN,
+    URL,
+    ConfigError,
+    ConfigProblem,
+    Key,
+    display,
+    dotted,
+    excerpt,
+    quoted,
+)
 from mqworker.config.file import ConfigFile, read
 from mqworker.config.model import AUTO, Config, StageConfig
 from mqworker.config.processors import usable
@@ -49,6 +60,14 @@ class Loaded(msgspec.Struct, frozen=True):
     def elsewhere(self) -> dict[str, StageConfig]:
         """The stages that this service leaves to others."""
         return {name: stage for name, stage in self.all_stages.items() if name not in self.config.stages}
+
+    def no_stage(self, name: str) -> str:
+        """Return a sentence on a stage that this service does not have."""
+        here = ", ".join(self.config.stages)
+        if name not in self.elsewhere:
+            return f"there is no stage {quoted(name)}; there are: {here}"
+        there = "name the service that has it, by --url or by its MQWORKER_SERVICE__STATE_DIR"
+        return f"stage {quoted(name)} runs elsewhere: {there}; here are: {here}"
 
     def part(self, names: Collection[str]) -> "Loaded":
         """Return it with these stages alone; raises KeyError with the first name that no stage has."""

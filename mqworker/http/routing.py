@@ -74,7 +74,7 @@ class Api:
         """Return one stage; raises a 404 Problem when there is none of this name."""
         stages = self.snapshot().stages
         if name not in stages:
-            raise Problem(404, f"there is no stage {name!r}; there are: {', '.join(stages)}", stages=list(stages))
+            raise Problem(404, self.control.loaded.no_stage(name), stages=list(stages))
         return stages[name]
 
     def take_wait(self) -> None:

@@ -140,8 +140,7 @@ class Operations:
         try:
             return self.document.stages[stage]
         except KeyError:
-            known = ", ".join(self.document.stages)
-            raise ControlError("unknown_stage", f"there is no stage {stage}; there is {known}") from None
+            raise ControlError("unknown_stage", self._loaded.no_stage(stage)) from None
 
     def _refuse_at_the_end(self) -> None:
         if self.ending:

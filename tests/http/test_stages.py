@@ -71,7 +71,13 @@ def test_stages_are_shown_as_a_line(tmp_path):
         assert busy.items() <= store["actual"].items()
         shown = {name: store[name] for name in ("unfinished", "seconds_left", "growing", "held_back_by")}
         assert shown == {"unfinished": 18, "seconds_left": 18.0, "growing": False, "held_back_by": "consumers"}
-        assert little.ask("GET", "/api/v1/stages/detect").status == 404
+        missing = [little.ask("GET", f"/api/v1/stages/{name}") for name in ("detect", "other")]
+        assert [answer.status for answer in missing] == [404, 404]
+        there = "name the service that has it, by --url or by its MQWORKER_SERVICE__STATE_DIR"
+        assert [answer.json["detail"] for answer in missing] == [
+            f'stage "detect" runs elsewhere: {there}; here are: store, decode',
+            'there is no stage "other"; there are: store, decode',
+        ]
     finally:
         little.close()
 

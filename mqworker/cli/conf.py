@@ -20,7 +20,7 @@ SUPERVISOR = """\
 ; supervisord.conf reads (Debian: /etc/supervisor/conf.d/{name}.conf), then:
 ;   mkdir -p {logs_dir}
 ;   supervisorctl reread && supervisorctl update && supervisorctl tail -f {name}
-{environment}
+{environment}{own}
 [program:{name}]
 command={command} run{config}{part}
 directory={root}
@@ -55,7 +55,7 @@ stderr_logfile_backups=2
 SYSTEMD = """\
 # mqworker under systemd; printed by `mqworker conf systemd`. As /etc/systemd/system/{name}.service, then:
 #   systemctl daemon-reload && systemctl enable --now {name} && journalctl -fu {name}
-{environment}
+{environment}{own}
 [Unit]
 Description=mqworker: {name}
 After=network-online.target
@@ -130,6 +130,7 @@ def supervisor(config: Path | None, stages: tuple[str, ...]) -> None:
             logs=escaped(loaded.state_dir / "mqworker.log"),
             logs_dir=shlex.quote(str(loaded.state_dir)),
             watchdog_logs=escaped(loaded.state_dir / "watchdog.log"),
+            own=_own(loaded, ";"),
             environment=_environment(loaded, ";", 'environment=NAME="value", with each % of a value doubled'),
         ),
         nl=False,
@@ -161,6 +162,7 @@ def systemd(config: Path | None, stages: tuple[str, ...]) -> None:
             state_dir=loaded.state_dir,
             drain=loaded.config.service.drain_deadline,
             stop=StopBudget(loaded.config.service.drain_deadline).advised,
+            own=_own(loaded, "#"),
             environment=_environment(loaded, "#", 'Environment="NAME=value", with each % of a value doubled'),
         ),
         nl=False,
@@ -175,3 +177,13 @@ def _environment(loaded: "Loaded", comment: str, how: str) -> str:
     set_here = ", ".join(sorted(names))
     what = f"set here and not in the file: {set_here}" if names else "there is no configuration file"
     return f"{comment} Mind: {what}; the service needs them in its own environment:\n{comment} {how}.\n"
+
+
+def _own(loaded: "Loaded", comment: str) -> str:
+    """Return a comment if a part of the stages has no state folder or port of its own yet; its paths are printed."""
+    keys = {"service.state_dir": "MQWORKER_SERVICE__STATE_DIR", "control.port": "MQWORKER_CONTROL__PORT"}
+    missing = [name for key, name in keys.items() if not loaded.origins[key].startswith("environment ")]
+    if not loaded.elsewhere or not missing:
+        return ""
+    what = f"beside another service here, this one needs its own {' and '.join(missing)}"
+    return f"{comment} Mind: {what};\n{comment} set them also for the command that prints this.\n"

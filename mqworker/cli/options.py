@@ -244,7 +244,13 @@ config_option = click.option(
 
 
 stages_option = click.option(
-    "--stage", "-s", "stages", metavar="NAME", multiple=True, help="Only this stage; may be given several times."
+    "--stage",
+    "-s",
+    "stages",
+    metavar="NAME",
+    multiple=True,
+    callback=lambda _context, _option, names: tuple(dict.fromkeys(names)),
+    help="Only this stage; may be given several times.",
 )
 
 

@@ -177,10 +177,25 @@ def test_a_part_of_the_stages_is_a_program_of_its_own(project):
     """`conf --stage` runs these stages, under a name that another part does not have."""
     (project / "mqworker.toml").write_text(STAGES)
     command = ["run", "--config", str(project / "mqworker.toml"), "--stage", "one", "--stage", "two"]
-    parser = sections(mqworker("conf", "supervisor", "-s", "one", "-s", "two", cwd=project).stdout)
+    parser = sections(mqworker("conf", "supervisor", "-s", "one", "-s", "two", "-s", "one", cwd=project).stdout)
     assert shlex.split(parser["program:mqworker-one-two"]["command"])[-7:] == command
     assert "--program mqworker-one-two" in parser["eventlistener:mqworker-one-two-watchdog"]["command"]
     assert f"{shlex.join(command)}\n" in mqworker("conf", "systemd", "-s", "one", "-s", "two", cwd=project).stdout
+
+
+@pytest.mark.parametrize("manager", ["supervisor", "systemd"])
+def test_conf_tells_what_a_part_needs_of_its_own(project, manager):
+    """Two parts would otherwise have the same log, lock and port; nothing is said where they are set, or of a whole."""
+    (project / "mqworker.toml").write_text(STAGES)
+    own = {"MQWORKER_SERVICE__STATE_DIR": ".one", "MQWORKER_CONTROL__PORT": "5003"}
+    mind = "Mind: beside another service here, this one needs its own "
+    printed = mqworker("conf", manager, "-s", "one", cwd=project).stdout
+    assert f"{mind}{' and '.join(own)};\n" in printed
+    assert mind not in mqworker("conf", manager, "-s", "one", cwd=project, env=own).stdout
+    assert mind not in mqworker("conf", manager, cwd=project).stdout
+    for missing in own:
+        rest = {name: value for name, value in own.items() if name != missing}
+        assert f"{mind}{missing};\n" in mqworker("conf", manager, "-s", "one", cwd=project, env=rest).stdout
 
 
 def test_check_of_a_part_of_the_stages(project):

@@ -18,10 +18,16 @@ from typing import Any, Final
 from mqworker.amqp.headers import SIGNATURE
 
 CONTENT_TYPE: Final = "application/x-python-serialize"
+KEY_LENGTH: Final = 32  # characters that a key has at least
 
 
 def pickled(value: Any, key: str) -> tuple[bytes, dict[str, Any]]:
-    """Return the body for a value, and the properties that a message with it must have (`headers` among them)."""
+    """Return the body for a value, and the properties that a message with it must have (`headers` among them).
+
+    Raises ValueError for a key that is too short to be the `pickle_key` of a stage.
+    """
+    if len(key) < KEY_LENGTH:
+        raise ValueError(f"the key has {len(key)} characters; it needs at least {KEY_LENGTH}, as `pickle_key` does")
     body = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
     about = {"content_type": CONTENT_TYPE, "content_encoding": "binary", "headers": {SIGNATURE: sign(body, key)}}
     return body, about

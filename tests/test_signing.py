@@ -60,6 +60,12 @@ def test_a_pickle_signed_by_a_key_of_the_stage_is_loaded(content_type):
     assert signing.unpickled(body, signature, OLD)["a"].x == 7
 
 
+def test_a_key_that_no_stage_would_take_signs_no_pickle():
+    """A publisher learns at once that its key is shorter than a `pickle_key` may be."""
+    with pytest.raises(ValueError, match="the key has 31 characters; it needs at least 32"):
+        signing.pickled(1, "k" * 31)
+
+
 def test_the_signature_is_hmac_sha256_of_the_body():
     """Any language can make it: the hex digits of an HMAC-SHA256 by the UTF-8 of the key."""
     assert signing.sign(b"body", "schlüssel") == hmac.new("schlüssel".encode(), b"body", hashlib.sha256).hexdigest()

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from mqworker.config.processors import usable
+from mqworker.signing import KEY_LENGTH
 
 MIB, TIB = 1 << 20, 1 << 40
 HANDLE_NAMES = ("params", "message", "log")  # what a handler gets by an argument of this name
@@ -31,7 +32,7 @@ Name = Annotated[
 ]
 Token = Annotated[str, Meta(pattern=r"^[\x21-\x7e]*\Z", title="printable ASCII without blanks")]
 PickleKey = Annotated[  # no pattern: msgspec 0.22 crashes on a union of a text with a pattern and a list
-    str, Meta(min_length=32, title="a text of at least 32 characters")
+    str, Meta(min_length=KEY_LENGTH, title=f"a text of at least {KEY_LENGTH} characters")
 ]
 ModuleName = Annotated[str, Meta(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*\Z", title="the name of a module")]
 JobSpec = Annotated[str, Meta(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*\Z", title="`module:name`")]

@@ -30,7 +30,7 @@ def send(api: Api, stage: str) -> Any:
     config = api.control.loaded.config.stages[stage]
     data, wait = request.get_data(), requested_wait()
     if len(data) > config.max_body:
-        raise Problem(413, f"the body has {len(data)} bytes; max_body of this stage is {config.max_body}")
+        raise Problem(413, f"the body has {len(data)} bytes; max_body of this stage allows {config.max_body}")
     properties = _properties()
     message_id = properties.message_id
     question = {"queue": config.input.queue, "properties": _encoded(properties), "body": data}

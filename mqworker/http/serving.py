@@ -58,6 +58,8 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]  # as above
         error = self.request.error
         most = self.request.adj.max_request_body_size - 1
         message = f"the body is larger than {most} bytes" if error.code == 413 else error.body
+        if error.code == 413 and self.request.path.endswith(MESSAGES):
+            message += "; max_body of the stage says how large a message may be"
         data = Problem(error.code, message).document()
         self.status = f"{error.code} {error.reason}"
         self.response_headers += [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(data))), *HEADERS]

@@ -129,7 +129,9 @@ def test_too_large_for_the_stage(service):
     connection.putrequest("POST", MESSAGES)
     connection.putheader("Content-Length", "200001")
     connection.endheaders()
-    assert connection.getresponse().status == 413
+    refused = connection.getresponse()
+    assert refused.status == 413
+    assert b"larger than 200000 bytes; max_body of the stage" in refused.read()
     connection.close()
     assert len(service.asked) == 2
 

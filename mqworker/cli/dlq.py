@@ -45,8 +45,11 @@ def list_(service: ServiceClient, limit: int) -> None:
     ]
     if rows:
         output.table(("id", "stage", "failed at", "reason", "message id", "why"), rows)
-    first = rows[0][0] if rows else ""
-    output.note(f"{len(rows)} dead" + (f"; `mqworker dlq show {first}` shows the first in full" if rows else ""))
+    hint = ""
+    if rows:
+        first = f"{rows[0][0]} --stage {output.clean(rows[0][1])}" if service.stage or len(found) > 1 else rows[0][0]
+        hint = f"; `mqworker dlq show {first}` shows the first in full"
+    output.note(f"{len(rows)} dead{hint}")
 
 
 def _letters(service: ServiceClient, stage: str, limit: int) -> list[dict[str, Any]]:
@@ -78,8 +81,9 @@ def show(service: ServiceClient, letter_id: str) -> None:
     for key, value in letter.items():
         if key not in shown_below and value is not None:
             click.echo(f"{key + ':':17} {output.clean(value)}")
+    shown = {f"x-mqworker-{key.replace('_', '-')}" for key in letter}
     for name in letter.get("headers") or {}:
-        if not name.startswith("x-mqworker-"):
+        if name not in shown:
             click.echo(f"header {output.clean(name)}: {output.clean(letter['headers'][name])}")
     if letter.get("traceback"):
         click.echo("traceback:")

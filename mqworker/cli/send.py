@@ -37,12 +37,15 @@ def send(
 ) -> None:
     """Send BODY to a stage, or each line of stdin (JSON Lines). A message counts as sent once the broker has it.
 
+    If the content type is neither JSON nor text, all of stdin is one message, unchanged.
+
     With --wait, results go to stdout; their duration, message id and failed attempts go to stderr.
 
     Examples:
       mqworker send '{"n": 1000000}' --wait
       mqworker send '{"n": 7}' --count 1000 --rate 50
       mqworker send --stage energy < requests.jsonl
+      mqworker send --content-type application/msgpack < frame.msgpack
       printf 'plain words' | xargs -0 mqworker send --content-type text/plain
     """
     if body is None and (count > 1 or sys.stdin.isatty()):
@@ -50,10 +53,14 @@ def send(
     if body is not None and content_type == JSON:
         _must_be_json(body.encode(), "BODY")
     stage = service.one_stage()
-    bodies = _lines(content_type) if body is None else repeat(body.encode("utf-8", "surrogateescape"), count)
+    lines = body is None and not _is_binary(content_type)
     sending = _Sending(service, stage, content_type, wait=wait)
     try:
-        sending.all(bodies, rate, 0 if body is None else count)
+        if lines:
+            sending.all(_lines(content_type), rate, 0)
+        else:
+            whole = sys.stdin.buffer.read() if body is None else body.encode("utf-8", "surrogateescape")
+            sending.all(repeat(whole, count), rate, count)
     except KeyboardInterrupt:
         sending.report("interrupted: ")
         raise
@@ -189,6 +196,12 @@ class _Attempts:
             if self._wanted <= record.items() and which not in self._told:  # an older service tells of all messages
                 self._told.add(which)
                 self._note(f"attempt {record.get('attempt')} failed: {record.get('msg')}")
+
+
+def _is_binary(content_type: str) -> bool:
+    from mqworker.jobs.content_types import is_binary
+
+    return bool(content_type.strip()) and is_binary(content_type)
 
 
 def _lines(content_type: str) -> Iterator[bytes]:

@@ -72,6 +72,8 @@ def scale(service: ServiceClient, count: str, no_wait: bool) -> None:
     result = "a share of service.processes" if target == "auto" else f"{target} Consumer{'' if target == 1 else 's'}"
     service.stage = stage
     _each(service, "PUT", "/consumers", {"count": target}, result, no_wait=no_wait)
+    if not target:
+        output.note(f"{output.clean(stage)}: nothing computes now; `mqworker scale N` gives it Consumers again")
 
 
 @click.command(cls=Verb)

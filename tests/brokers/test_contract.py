@@ -1,6 +1,7 @@
 """What every broker must do: the contract of `mqworker.brokers.base`, run against each implementation."""
 
 import asyncio
+import random
 import struct
 
 import pytest
@@ -113,6 +114,19 @@ async def test_publications_are_confirmed_and_stored(broker):
     assert [await sink.answer(1), await sink.answer(2)] == ["", ""]
     taken = [plain(await broker.take(output.queue)) for _ in range(2)]
     assert taken == [plain((properties, b"direct")), plain((properties, b"bound"))]
+
+
+@contract
+async def test_large_publications_among_small_ones_are_stored_in_order_and_unharmed(broker):
+    """Whatever a body's size, each publication is stored as it is, in the order of publishing, and answered once."""
+    link, sink = await broker.started()
+    queue, mib = broker.topology.output.queue, random.Random(1).randbytes(1 << 20)
+    bodies = [b"1", mib * 24, b"2", mib, mib * 3 + b"x", b"", mib * 8, b"3"]
+    for number, body in enumerate(bodies):
+        link.publish(number, Publication("", queue, block(message_id=str(number)), body))
+    assert [await sink.answer(number, AMPLE) for number in range(len(bodies))] == [""] * len(bodies)
+    for body in bodies:
+        assert (await broker.take(queue))[1] == body
 
 
 @contract

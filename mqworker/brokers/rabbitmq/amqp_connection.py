@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pika.exceptions
@@ -139,6 +139,10 @@ class AmqpConnection(asyncio.Protocol, LoopAdapter):
         self.bytes_sent += len(frames)
         self._adapter_emit_data(frames)
 
+    def send_gradually(self, frames: Iterator[bytes]) -> None:
+        """Send frames that are made while they are written."""
+        self._emit_gradually(frames)
+
     # -- what asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -168,6 +172,17 @@ class AmqpConnection(asyncio.Protocol, LoopAdapter):
                 self._loop.call_exception_handler({"message": "error in the AMQP connection", "exception": error})
             self._terminate_stream(error if isinstance(error, Lost) else Lost(f"broken frame: {error!r:.200}"))
         self._frame_buffer = buffer[at:]
+
+    def pause_writing(self) -> None:
+        """Let a large message wait: the peer is slower than we are."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """Go on; a peer that takes what is written has had no time to answer meanwhile."""
+        self._paused = False
+        if self._before:
+            self._unblocked_at = self._loop.time()
+            self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Notify all channels that the connection has ended."""

@@ -2,12 +2,16 @@
 
 Runs on the loop of an AmqpConnection. Everything else (handshake, channels, requests, heartbeats) is left to pika; with
 pika these two are half of what a message costs. A name that is not UTF-8 is delivered with escapes, because it has to
-pass from process to process as text. Layout: AMQP 0-9-1, sections 4.2.2 to 4.2.6, and the class basic.
+pass from process to process as text. Of a large body there is never a second copy: its frames are made one by one while
+they are written, and it is put together while they arrive. Layout: AMQP 0-9-1, sections 4.2.2 to 4.2.6, and the class
+basic.
 """
 
 import functools
+import itertools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from io import BytesIO
 from typing import NamedTuple
 
 METHOD, HEADER, BODY = 1, 2, 3
@@ -45,19 +49,34 @@ def encode_publish(
     channel: int, exchange: str, routing_key: str, properties: bytes, body: bytes, *, mandatory: bool, frame_max: int
 ) -> bytes:
     """Return all frames of one basic.publish; ValueError when a name is too long."""
-    properties = properties or b"\x00\x00"
-    pieces = [
-        _publish_method(channel, exchange, routing_key, mandatory),
-        _FRAME.pack(HEADER, channel, _CONTENT.size + len(properties)),
-        _CONTENT.pack(_BASIC, 0, len(body)),
-        properties,
-        FRAME_END,
-    ]
+    pieces = _head(channel, exchange, routing_key, properties, len(body), mandatory)
     room = frame_max - _FRAME.size - len(FRAME_END)
     for start in range(0, len(body), room):
         part = body[start : start + room]
         pieces += (_FRAME.pack(BODY, channel, len(part)), part, FRAME_END)
     return b"".join(pieces)
+
+
+def encode_by_frames(
+    channel: int, exchange: str, routing_key: str, properties: bytes, body: bytes, *, mandatory: bool, frame_max: int
+) -> Iterator[bytes]:
+    """Return the same, but each frame of the body is made when it is asked for."""
+    head = b"".join(_head(channel, exchange, routing_key, properties, len(body), mandatory))
+    room, view = frame_max - _FRAME.size - len(FRAME_END), memoryview(body)
+    parts = (view[start : start + room] for start in range(0, len(body), room))
+    frames = (b"".join((_FRAME.pack(BODY, channel, len(part)), part, FRAME_END)) for part in parts)
+    return itertools.chain((head,), frames)
+
+
+def _head(channel: int, exchange: str, routing_key: str, properties: bytes, size: int, mandatory: bool) -> list[bytes]:
+    properties = properties or b"\x00\x00"
+    return [
+        _publish_method(channel, exchange, routing_key, mandatory),
+        _FRAME.pack(HEADER, channel, _CONTENT.size + len(properties)),
+        _CONTENT.pack(_BASIC, 0, size),
+        properties,
+        FRAME_END,
+    ]
 
 
 class Deliveries:
@@ -68,7 +87,8 @@ class Deliveries:
         self._method: tuple[int, bool, str, str] | None = None
         self._properties = b""
         self._missing = 0  # bytes of the body
-        self._parts: list[bytes] = []
+        self._body = b""
+        self._parts: BytesIO | None = None  # of a body in several frames
 
     def takes(self, kind: int, buffer: bytes, start: int, end: int) -> bool:
         """Take one frame's payload, buffer[start:end], if it belongs to a delivery; returns whether it does."""
@@ -85,14 +105,19 @@ class Deliveries:
         if kind == HEADER:
             self._missing = int.from_bytes(buffer[start + 4 : start + 12])
             self._properties = buffer[start + 12 : end]
-            self._parts = []
         elif kind == BODY:
-            self._parts.append(buffer[start:end])
             self._missing -= end - start
+            if self._parts is None and self._missing <= 0:
+                self._body = buffer[start:end]
+            else:
+                self._parts = self._parts or BytesIO()
+                self._parts.write(memoryview(buffer)[start:end])
         else:
             raise ValueError("a method came in the middle of a delivery")
         if self._missing <= 0:
             method, self._method = self._method, None
-            body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            body, self._body = self._body, b""
+            if self._parts is not None:
+                body, self._parts = self._parts.getvalue(), None  # shared with the BytesIO, not copied
             self._deliver(Arrival(*method, self._properties, body))
         return True

@@ -1,14 +1,19 @@
 """The I/O loop that pika's protocol engine needs, on the transport of a running asyncio loop.
 
 Runs on the loop of the connection. Owns the transport and the bytes written during the present turn of the loop, which
-one system call sends at the end of the turn. Nothing here reads, decides or reconnects.
+one system call sends at the end of the turn. The frames of a large message are made and written as the peer takes them,
+a few MiB in a turn; what comes after them waits, because they must stay together. Nothing here reads, decides or
+reconnects.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pika.connection
+
+TURN_BYTES = 1 << 22  # bytes of large messages that are written in one turn of the loop: a millisecond or two
 
 
 class LoopAdapter(pika.connection.Connection):  # type: ignore[misc]  # pika is untyped
@@ -18,6 +23,8 @@ class LoopAdapter(pika.connection.Connection):  # type: ignore[misc]  # pika is 
         self._loop = asyncio.get_running_loop()
         self._socket: asyncio.Transport | None = None
         self._out: list[bytes] = []
+        self._before: deque[Iterator[bytes]] = deque()  # what has to be written before `_out`
+        self._paused = False  # the peer does not take what was written
         super().__init__(
             parameters,
             on_open_callback=on_open,
@@ -31,9 +38,32 @@ class LoopAdapter(pika.connection.Connection):  # type: ignore[misc]  # pika is 
         return self._socket is not None and not self._socket.is_closing()
 
     def _flush(self) -> None:
+        if self._before and not self._write_gradually():
+            return
         out, self._out = self._out, []
-        if self._socket is not None and not self._socket.is_closing():
-            self._socket.writelines(out)
+        if self._writable:
+            self._socket.writelines(out)  # type: ignore[union-attr]  # see `_writable`
+
+    def _write_gradually(self) -> bool:
+        """Write from what comes before `_out`; returns whether all of it is written."""
+        written = 0
+        while self._before and self._writable and not self._paused:
+            if written > TURN_BYTES:
+                self._loop.call_soon(self._flush)
+                break
+            frame = next(self._before[0], None)
+            if frame is None:
+                self._before.popleft()
+                continue
+            self._socket.write(frame)  # type: ignore[union-attr]  # see `_writable`
+            written += len(frame)
+        return not self._before
+
+    def _emit_gradually(self, frames: Iterator[bytes]) -> None:
+        out, self._out = self._out, []
+        if not self._before and not out:
+            self._loop.call_soon(self._flush)
+        self._before += (iter(out), frames)
 
     # -- what pika calls
 
@@ -54,6 +84,6 @@ class LoopAdapter(pika.connection.Connection):  # type: ignore[misc]  # pika is 
             self._socket.abort()
 
     def _adapter_emit_data(self, data: bytes) -> None:
-        if not self._out:
+        if not self._out and not self._before:
             self._loop.call_soon(self._flush)
         self._out.append(data)

@@ -20,7 +20,9 @@ from mqworker.brokers.base import Publication, PublishAnswers
 from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.destinations import Destination, Pending, SilentDestinations
-from mqworker.brokers.rabbitmq.fast_frames import encode_publish
+from mqworker.brokers.rabbitmq.fast_frames import encode_by_frames, encode_publish
+
+LARGE = 1 << 18  # bytes of a body that are better not copied; its frames go out one by one
 
 
 class Abandoned(NamedTuple):
@@ -76,20 +78,18 @@ class Sender:
             return
         publication, channel = pending.publication, self.channel
         exchange, routing_key = self._destination(publication)
+        properties, body, mandatory = publication.properties, publication.body, publication.mandatory
+        names, most = (channel.number, exchange, routing_key), channel.connection.params.frame_max
         try:
-            frames = encode_publish(
-                channel.number,
-                exchange,
-                routing_key,
-                publication.properties,
-                publication.body,
-                mandatory=publication.mandatory,
-                frame_max=channel.connection.params.frame_max,
-            )
+            if len(body) <= LARGE:
+                frames = encode_publish(*names, properties, body, mandatory=mandatory, frame_max=most)
+                channel.connection.send_frames(frames)
+            else:
+                pieces = encode_by_frames(*names, properties, body, mandatory=mandatory, frame_max=most)
+                channel.connection.send_gradually(pieces)
         except ValueError as error:
             self._sink.refused(pending.publish_id, f"cannot be published: {error}")
             return
-        channel.connection.send_frames(frames)
         self._sequence += 1
         if self.careful:
             self._alone = self._sequence

@@ -1,8 +1,8 @@
 """The far end of a lane: takes chunks out of its queue.
 
-Runs in a Consumer's main thread. Owns its end of the JoinableQueue; receives packed chunks and the sentinel. It calls
-`task_done` at once, so when the Consumer reports a chunk as taken, the next `put` overlaps nothing. Once its Producer
-has died, it raises EOFError.
+Runs in a Consumer's main thread. Owns its end of the JoinableQueue and the inbox; receives packed chunks and the
+sentinel. It calls `task_done` at once, so when the Consumer reports a chunk as taken, the next `put` overlaps nothing.
+Once its Producer has died, it raises EOFError; OSError when user code has closed the inbox.
 """
 
 import select
@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from mqworker.consumer.inbox import Inbox
 from mqworker.ipc.messages import Chunk
 
 _chunks = msgspec.msgpack.Decoder(Chunk)
@@ -19,10 +20,11 @@ _chunks = msgspec.msgpack.Decoder(Chunk)
 class LaneEnd:
     """See the module head."""
 
-    def __init__(self, queue: "JoinableQueue[bytes | None]") -> None:
+    def __init__(self, queue: "JoinableQueue[bytes | None]", inbox: Inbox) -> None:
         inside: Any = queue
         inside._writer.close()  # otherwise the Producer's death would never show as end of file
         self._queue = queue
+        self._inbox = inbox
         self._arrived = select.poll()  # that of the queue takes 15 us
         self._arrived.register(inside._reader.fileno(), select.POLLIN)
 
@@ -30,7 +32,12 @@ class LaneEnd:
         """Take the next chunk; None: it was the sentinel."""
         packed = self._queue.get()
         self._queue.task_done()
-        return None if packed is None else _chunks.decode(packed)
+        if packed is None:
+            return None
+        chunk = _chunks.decode(packed)
+        if chunk.in_inbox:
+            chunk.items[0] = msgspec.structs.replace(chunk.items[0], body=self._inbox.take(chunk.in_inbox))
+        return chunk
 
     def present(self) -> Chunk | None:
         """Take the next chunk if it is there; the sentinel cannot be, because it is put into an idle lane only."""

@@ -2,9 +2,9 @@
 
 Runs the user's jobs in its main thread. Owns the far end of one lane, its place in the in-hand register, its outbox and
 the write end of its own pipe up. Receives its StageSpec and a Birth once, then chunks from its lane, until the sentinel
-ends it. Sends outcomes, which chunks it has taken and ended, and log events as frames; writes the outcomes that it has
-gathered to its outbox before the next message begins. When its Producer dies, the kernel kills it; when user code
-damages its descriptors, it ends itself and is replaced.
+ends it. Sends outcomes (after the pieces of large results), which chunks it has taken and ended, and log events as
+frames; writes the outcomes that it has gathered to its outbox before the next message begins. When its Producer dies,
+the kernel kills it; when user code damages its descriptors, it ends itself and is replaced.
 """
 
 import atexit
@@ -24,6 +24,7 @@ import msgspec
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.labels import labels
 from mqworker.consumer import resources
+from mqworker.consumer.inbox import Inbox
 from mqworker.consumer.lane_end import LaneEnd
 from mqworker.consumer.outbox import Outbox
 from mqworker.consumer.register import open_slot
@@ -31,6 +32,7 @@ from mqworker.consumer.work import Alarm, RunOwner, Worker
 from mqworker.ipc import frames, logs
 from mqworker.ipc.marks import Mark
 from mqworker.ipc.messages import Birth, Chunk, Failure, Hello, Item, Outcomes, StageSpec, Unfit, Uplink
+from mqworker.ipc.pieces import cut
 from mqworker.ipc.proc import rss
 from mqworker.ipc.spawn import Spawned, be_plain
 from mqworker.jobs.chain import Chain
@@ -49,15 +51,18 @@ class Consumer(Spawned):
 
     title = "mqw-consumer"
 
-    def __init__(self, stage: str, slot: int, queue: "JoinableQueue[bytes | None]", outbox: Outbox) -> None:
+    def __init__(
+        self, stage: str, slot: int, queue: "JoinableQueue[bytes | None]", inbox: Inbox, outbox: Outbox
+    ) -> None:
         super().__init__(f"{stage}.consumer-{slot}", stage)
         self._queue = queue
+        self._inbox = inbox
         self._outbox = outbox
 
     def main(self) -> None:
         """Set up, send Hello, compute until the sentinel."""
         sys.dont_write_bytecode = True  # a .pyc hides the second of two edits in one second from a restart
-        self._lane = LaneEnd(self._queue)
+        self._lane = LaneEnd(self._queue, self._inbox)
         self._sending = threading.Lock()
         self._alarm = Alarm()
         self._mark = Mark(1, self.token, (sys.stdout, sys.stderr))
@@ -138,7 +143,7 @@ class Consumer(Spawned):
                 self._item = item
                 if level <= DEBUG:
                     logs.report(self._log, logging.DEBUG, "begun", "started")
-                last = worker.compute_encoded(item)
+                last, large = worker.compute_encoded(item)
                 outcomes.append(msgspec.Raw(last))
                 if _holds(up) != holds:  # user code closed the pipe: an end now charges the right message
                     os._exit(1)
@@ -146,6 +151,9 @@ class Consumer(Spawned):
                 self._item = None
                 slot.end()
                 done += 1
+                if large:
+                    self._send_in_pieces(large)
+                    handed_up = 0.0  # their outcome follows at once
             memory = rss(pid)
             leaving = self._leaving(worker, done, memory)
             if outcomes and not outbox.add(last):  # taking the next chunk may end this process
@@ -189,6 +197,12 @@ class Consumer(Spawned):
         if config.max_rss and memory >= config.max_rss:
             return "max_rss"
         return ""
+
+    def _send_in_pieces(self, bodies: list[bytes]) -> None:
+        for body in bodies:
+            for piece in cut(body):
+                self._send(piece)
+        bodies.clear()  # they need no memory while the next message is computed
 
     def _send(self, uplink: Uplink) -> None:
         data = frames.pack(_encoder.encode(uplink))

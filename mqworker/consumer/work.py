@@ -26,6 +26,7 @@ from mqworker.errors import Reject, Retry, SharedValueError, SoftTimeLimit
 from mqworker.ipc.frames import MAX_FRAME
 from mqworker.ipc.logs import report
 from mqworker.ipc.messages import Failure, Item, Outcome
+from mqworker.ipc.pieces import take_out
 from mqworker.jobs.chain import Chain
 from mqworker.jobs.codecs import OversizedError, UndecodableError, UnencodableError, decode
 from mqworker.jobs.failures import describe
@@ -198,24 +199,24 @@ class Worker:
             failure = self._failure(error)
         return Outcome(item.seq, time.monotonic() - began, self.generation, failure=failure)
 
-    def compute_encoded(self, item: Item) -> bytes:
-        """Compute it, and return the outcome as it is sent up.
+    def compute_encoded(self, item: Item) -> tuple[bytes, list[bytes]]:
+        """Compute it, and return the outcome as it is sent up, and the large bodies that are sent before it.
 
         Nothing after this may fail because of the message: its death would be charged to nobody.
         """
-        outcome = self.compute(item)
+        outcome, large = take_out(self.compute(item))
         try:
             encoded = _encode(outcome)
             error: Exception | None = None
         except Exception as raised:  # noqa: BLE001 - no memory, or a text that is none
             error = raised
         else:
-            if len(encoded) > LARGEST:
-                error = OversizedError(f"the outcome has {len(encoded):,} bytes; {LARGEST:,} can be passed on")
+            if (size := len(encoded) + sum(map(len, large))) > LARGEST:
+                error = OversizedError(f"the outcome has {size:,} bytes; {LARGEST:,} can be passed on")
         if error is not None:
             failure = self._failure(error)
-            encoded = _encode(Outcome(item.seq, outcome.duration, self.generation, failure=failure))
-        return encoded
+            encoded, large = _encode(Outcome(item.seq, outcome.duration, self.generation, failure=failure)), []
+        return encoded, large
 
     def _decode(self, item: Item, properties: Properties) -> Any:
         if len(item.body) > self._config.max_body:

@@ -27,6 +27,7 @@ BUCKETS = (
 )  # of handler time: upper bounds in seconds, 0.1 ms to half an hour; one more bucket is open
 
 
+LARGE = 1 << 18  # bytes of a body above which it is passed on by itself, so that it is not copied more than necessary
 CODE = "code"  # the folder of the copies of code, in the state folder
 
 
@@ -275,6 +276,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
     log_level: int
     items: list[Item]
     more: bool = False  # more messages wait, so the Consumer reports at once that it has taken this chunk
+    in_inbox: int = 0  # bytes of the body of the only item: it is in the lane's inbox, here it is empty
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -296,6 +298,7 @@ class ResultMessage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     body: bytes | None
     routing_key: str | None = None  # as the handler wants it; None: the output's
     reply: bytes = b""  # the properties of the reply, if they differ
+    in_pieces: bool = False  # its body came up before, here it is empty
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -327,6 +330,13 @@ class Unfit(_Record, frozen=True, tag="unfit"):
     failure: Failure
 
 
+class Piece(_Record, frozen=True, tag="piece"):
+    """A part of the body of a large result; the outcome follows its pieces."""
+
+    data: bytes
+    last: bool  # of this body
+
+
 class Outcomes(_Record, frozen=True, tag="outcomes"):
     """Finished deliveries, and how far the Consumer is with its chunks.
 
@@ -342,7 +352,7 @@ class Outcomes(_Record, frozen=True, tag="outcomes"):
     printed: bool = False  # the pipe of its output may hold lines of these messages
 
 
-Uplink = Hello | Unfit | Outcomes | LogEvent
+Uplink = Hello | Unfit | Outcomes | Piece | LogEvent
 
 
 # --- Service and broker admin, code check ---------------------------------------------------------------------------

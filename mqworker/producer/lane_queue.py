@@ -1,10 +1,10 @@
 """The way down of a lane: a JoinableQueue for one chunk, made safe against a reader that is killed.
 
 Lives in the Producer, on its loop; its far end is inherited by one Consumer, which is why the Producer is its parent.
-Owns the queue with its feeder thread, its pipe and its named semaphores. Sends packed chunks, and None, the sentinel; a
-put never blocks, because the lane puts a chunk only when the Consumer has taken the previous one. A chunk for a dead
-Consumer is dropped silently: its messages are dispatched again. A start that lacks threads or descriptors raises
-OSError and leaves nothing behind.
+Owns the queue with its feeder thread, which also writes large bodies into the inbox, its pipe and its named semaphores.
+Sends packed chunks, and None, the sentinel; a put never blocks, because the lane puts a chunk only when the Consumer
+has taken the previous one. A chunk for a dead Consumer is dropped silently: its messages are dispatched again. A start
+that lacks threads or descriptors raises OSError and leaves nothing behind.
 """
 
 import errno
@@ -12,16 +12,42 @@ from multiprocessing import util
 from multiprocessing.queues import JoinableQueue
 from typing import Any
 
+import msgspec
+
+from mqworker.consumer.inbox import Inbox
+from mqworker.ipc.messages import LARGE, Chunk
 from mqworker.ipc.spawn import SPAWN
 
 CHUNKS = 1  # the size of the queue; a chunk may hold many messages
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class LargeChunk:
+    """A chunk of one large message; the feeder thread pickles it, and writes its body into the inbox by that."""
+
+    def __init__(self, chunk: Chunk, inbox: Inbox) -> None:
+        self._chunk = chunk
+        self._inbox = inbox
+
+    def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
+        """Become a packed chunk, with its body only if there was no room for that in the inbox."""
+        chunk, item = self._chunk, self._chunk.items[0]
+        if self._inbox.put(item.body):
+            items = [msgspec.structs.replace(item, body=b"")]
+            chunk = msgspec.structs.replace(chunk, items=items, in_inbox=len(item.body))
+        return bytes, (_encode(chunk),)
+
+
+Packed = bytes | LargeChunk
 
 
 class LaneQueue:
     """See the module head."""
 
-    def __init__(self) -> None:
-        self.far: JoinableQueue[bytes | None] = SPAWN.JoinableQueue(CHUNKS)  # the Consumer inherits it
+    def __init__(self, inbox: Inbox) -> None:
+        self.far: JoinableQueue[Any] = SPAWN.JoinableQueue(CHUNKS)  # the Consumer inherits it, and gets bytes
+        self._inbox = inbox
         queue: Any = self.far
         # When the reader was killed, the feeder must print nothing, and must close the writing end before it ends (with
         # `_ignore_epipe` it would not). Our exit must not wait for the feeder.
@@ -35,7 +61,12 @@ class LaneQueue:
             self.close()
             raise OSError(errno.EAGAIN, str(error)) from None
 
-    def put(self, chunk: bytes | None) -> None:
+    def pack(self, chunk: Chunk) -> Packed:
+        """Return the chunk as it can be put."""
+        large = len(chunk.items) == 1 and len(chunk.items[0].body) > LARGE
+        return LargeChunk(chunk, self._inbox) if large else _encode(chunk)
+
+    def put(self, chunk: Packed | None) -> None:
         """Put one chunk, or the sentinel, into an empty queue."""
         self.far.put_nowait(chunk)
 

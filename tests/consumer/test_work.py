@@ -661,7 +661,7 @@ def test_headers_count_for_what_a_message_yields():
 def test_what_is_no_text_is_passed_on_and_fails_nothing(name):
     """A property that is not UTF-8 goes back to its sender byte for byte; a caller with such a name gets no reply."""
     properties = Properties(**{name: "\udcff"})
-    encoded = worker(lambda body: body).compute_encoded(item(b"1", properties))
+    encoded, _ = worker(lambda body: body).compute_encoded(item(b"1", properties))
     outcome = msgspec.msgpack.decode(encoded, type=Outcome)
     assert outcome.failure is None
     assert outcome.reply_to == ""
@@ -672,7 +672,7 @@ def test_what_is_no_text_is_passed_on_and_fails_nothing(name):
 def test_what_cannot_be_sent_up_is_a_failure_of_its_message(monkeypatch):
     """Otherwise the Consumer would end, charged to nobody, again and again."""
     monkeypatch.setattr(work, "LARGEST", 1_000)
-    encoded = worker(lambda body: "x" * 2_000).compute_encoded(item())
+    encoded, _ = worker(lambda body: "x" * 2_000).compute_encoded(item())
     failure = msgspec.msgpack.decode(encoded, type=Outcome).failure
     assert (failure.reason, failure.final) == ("oversized", True)
     assert "1,000 can be passed on" in failure.message
@@ -830,7 +830,7 @@ def test_the_handler_sees_its_message():
 @given(st.binary(max_size=100), st.binary(max_size=60))
 def test_no_bytes_raise(body, block):
     """Whatever arrives, an outcome is returned, and can be sent up."""
-    encoded = worker(lambda value: value).compute_encoded(item(body, block))
+    encoded, _ = worker(lambda value: value).compute_encoded(item(body, block))
     outcome = msgspec.msgpack.decode(encoded, type=Outcome)
     with contextlib.suppress(AttributeError):
         assert outcome.failure.reason in {"undecodable", "error", "oversized"}

@@ -308,6 +308,25 @@ async def test_nothing_of_what_was_put_begins_after_a_stop(make):
 
 
 @on_loop
+async def test_large_bodies_pass_in_both_directions(make):
+    """A large message and its result arrive unharmed between small ones, also without memory for the lane's inbox."""
+    owner = Owner()
+    lane = make(owner)
+    await ready(lane, owner)
+    large = "".join(map(str, range(400_000)))
+    for number, bodies in enumerate((["a", "b"], [large], ["c"], [large + "!"])):
+        if number == 3:
+            lane._inbox.close()
+        items = [item(10 * number + place, body) for place, body in enumerate(bodies)]
+        lane.feed(msgspec.structs.replace(chunk(lane), items=items))
+        await until(lambda: lane.state == "idle", DEADLINE, "the end of the chunk")
+    assert owner.seqs() == [0, 1, 10, 20, 30]
+    assert [body for body, _ in owner.bodies()] == ["a", "b", large, "c", large + "!"]
+    lane.kill("enough")
+    await until(lambda: owner.deaths, DEADLINE, "its end")
+
+
+@on_loop
 async def test_a_start_that_fails_leaves_nothing_behind(make):
     """Without descriptors it raises OSError; no process, descriptor, thread, semaphore or report remains."""
     owner = Owner()

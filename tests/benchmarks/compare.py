@@ -5,13 +5,15 @@
 (c) 10 ms of pure CPU time a message, 2 Consumers, from a backlog;
 (d) calls of a shared object from four processes, one by one, and (e) a chunk's together; not with --against;
 (f) matrix products of numpy, 2 Consumers, from a backlog: with each Consumer's share of the CPUs, which is the default,
-    beside native libraries that use all CPUs in each Consumer (`native_threads = 0`); not with --against.
+    beside native libraries that use all CPUs in each Consumer (`native_threads = 0`); not with --against;
+(g) bodies of 1 MB and (h) of 8 MB through a handler that returns them, 2 Consumers, from a backlog.
 A round runs each contestant twice, in mirrored order (A B B A, then B A A B), so that neither a drift of the machine
 nor going first counts for anybody. Every result is checked.
 """
 
 import json
 import multiprocessing
+import random
 import signal
 import statistics
 import subprocess
@@ -38,6 +40,7 @@ RATE, COST = "JSON through a handler that returns it", "CPU time a message, the 
 WORK = "10 ms of CPU time a message"
 SINGLE = "calls of a shared object from four processes, one by one"
 MATRICES = f"products of two matrices of {SIZE}x{SIZE} by numpy"
+LARGE = {"g": 1, "h": 8}  # MB of a body
 TOGETHER = f"the same, {CHUNK} calls together (the BaseManager's are single)"
 
 
@@ -47,6 +50,7 @@ class Sizes(NamedTuple):
     rounds: int
     small: int  # messages of one run of (a) and (b)
     heavy: int  # messages of one run of (c) and (f)
+    large: int  # MB of one run of (g) and (h)
     calls: int  # of each of four processes in one run of (d) and (e)
 
 
@@ -89,7 +93,7 @@ def against(queues: Queues, codes: dict[str, Path], sizes: Sizes, say: Progress)
     _compare(
         {name: partial(mqworker, queues, code, "burn", bodies) for name, code in codes.items()}, work, None, sizes, say
     )
-    return [rate, cost, work]
+    return [rate, cost, work, *large(queues, codes, {}, goals, sizes, say)]
 
 
 def references(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[Case]:
@@ -113,7 +117,8 @@ def references(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[
             "Pool": partial(pool, workers, bodies),
         }
         _compare(contestants, work, None, sizes, say)
-    return [rate, cost, work, *shared(sizes, say), threads(queues, code, sizes, say)]
+    cases = [rate, cost, work, *shared(sizes, say), threads(queues, code, sizes, say)]
+    return [*cases, *large(queues, {"mqworker": code}, {"relay": relay}, {"relay": 0.8}, sizes, say)]
 
 
 def shared(sizes: Sizes, say: Progress) -> list[Case]:
@@ -139,6 +144,36 @@ def threads(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> Case:
     }
     _compare(contestants, case, None, sizes, say)
     return case
+
+
+def large(
+    queues: Queues,
+    codes: dict[str, Path],
+    others: dict[str, Callable[[Queues, list[bytes]], Figures]],
+    goals: dict[str, float],
+    sizes: Sizes,
+    say: Progress,
+) -> list[Case]:
+    """Compare copies of the code, of which the first is the subject, and others on large bodies."""
+    cases = []
+    for key, megabytes in LARGE.items():
+        case = Case(
+            key, f"bodies of {megabytes} MB through a handler that returns them", "MB/s", next(iter(codes)), goals
+        )
+        rest = random.Random(key).randbytes(megabytes * 1_000_000 - 8)
+        bodies = [b"%08d" % number + rest for number in range(max(2, sizes.large // megabytes))]
+        contestants = {name: partial(mqworker, queues, code, "same", bodies) for name, code in codes.items()}
+        contestants |= {name: partial(other, queues, bodies) for name, other in others.items()}
+        weighed = {name: partial(_weighed, measured, megabytes) for name, measured in contestants.items()}
+        _compare(weighed, case, None, sizes, say)
+        cases.append(case)
+    return cases
+
+
+def _weighed(measured: Callable[[], Figures], megabytes: int) -> Figures:
+    """Measure MB instead of messages."""
+    figures = measured()
+    return figures._replace(rate=figures.rate * megabytes)
 
 
 def calls(measured: Callable[..., float], *arguments: int) -> Figures:
@@ -170,14 +205,21 @@ def mirrored(names: list[str], number: int) -> Iterator[str]:
 def mqworker(queues: Queues, code: Path, job: str, bodies: list[bytes], more: str = "") -> Figures:
     """Measure a stage; AssertionError unless every result is right."""
     measured = measure(queues, job, code, bodies, more)
-    right = [json.loads(body) for body in bodies]
-    if job == "multiply":
-        right = [{"id": body["id"], "total": SIZE**3} for body in right]
-    if job == "burn":
-        total = burn(right[0])["total"]
-        right = [{"id": body["id"], "total": total} for body in right]
-    assert measured.results == right
+    if not bodies[0].startswith(b"{"):
+        assert measured.results == bodies
+    else:
+        assert list(map(json.loads, measured.results)) == _right(job, list(map(json.loads, bodies)))
     return Figures(len(bodies) / measured.seconds, measured.cpu_seconds / len(bodies) * 1e6)
+
+
+def _right(job: str, bodies: list[dict]) -> list[dict]:
+    """Return the results that the job has to have."""
+    if job == "multiply":
+        return [{"id": body["id"], "total": SIZE**3} for body in bodies]
+    if job == "burn":
+        total = burn(bodies[0])["total"]
+        return [{"id": body["id"], "total": total} for body in bodies]
+    return bodies
 
 
 def relay(queues: Queues, bodies: list[bytes], *options: str) -> Figures:

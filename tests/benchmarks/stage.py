@@ -40,7 +40,7 @@ class Measured(NamedTuple):
 
     seconds: float  # from the start of listening to the last result
     cpu_seconds: float  # of the whole process tree
-    results: list[dict]  # in the order of the inputs
+    results: list[bytes]  # in the order of the inputs
 
 
 def measure(queues: Queues, job: str, code: Path, bodies: list[bytes], more: str = "") -> Measured:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqworker.amqp.properties import Properties
-from mqworker.brokers.rabbitmq.fast_frames import Arrival, Deliveries, encode_by_frames, encode_publish
+from mqworker.brokers.rabbitmq.fast_frames import Arrival, Deliveries, encode_in_pieces, encode_publish
 
 names = st.text(max_size=60)
 FRAME_MAX = 4096
@@ -46,7 +46,7 @@ def test_a_publish_is_the_same_bytes_as_pika_sends(exchange, routing_key, body, 
     method = pika.spec.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory)
     ours = encode_publish(7, exchange, routing_key, properties, body, mandatory=mandatory, frame_max=FRAME_MAX)
     assert ours == by_pika(7, method, properties, body)
-    pieces = encode_by_frames(7, exchange, routing_key, properties, body, mandatory=mandatory, frame_max=FRAME_MAX)
+    pieces = encode_in_pieces(7, exchange, routing_key, properties, body, mandatory=mandatory, frame_max=FRAME_MAX)
     assert b"".join(pieces) == ours
 
 
@@ -85,6 +85,6 @@ def test_a_method_in_the_middle_of_a_delivery_ends_the_connection():
 
 def test_a_name_that_is_too_long_is_refused():
     """AMQP's short strings hold at most 255 bytes."""
-    for encode in (encode_publish, encode_by_frames):
+    for encode in (encode_publish, encode_in_pieces):
         with pytest.raises(ValueError):
             encode(1, "", "x" * 256, b"", b"", mandatory=True, frame_max=FRAME_MAX)

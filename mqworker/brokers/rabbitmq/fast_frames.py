@@ -2,8 +2,8 @@
 
 Runs on the loop of an AmqpConnection. Everything else (handshake, channels, requests, heartbeats) is left to pika; with
 pika these two are half of what a message costs. A name that is not UTF-8 is delivered with escapes, because it has to
-pass from process to process as text. Of a large body there is never a second copy: its frames are made one by one while
-they are written, and it is put together while they arrive. Layout: AMQP 0-9-1, sections 4.2.2 to 4.2.6, and the class
+pass from process to process as text. Of a large body there is never a second copy: its frames are made while they are
+written, and it is put together while they arrive. Layout: AMQP 0-9-1, sections 4.2.2 to 4.2.6, and the class
 basic.
 """
 
@@ -20,6 +20,9 @@ _DELIVER = b"\x00\x3c\x00\x3c"
 _FRAME = struct.Struct(">BHI")
 _CONTENT = struct.Struct(">HHQ")
 _BASIC = 60
+_AROUND = _FRAME.size + len(FRAME_END)
+PIECE = 1 << 20  # bytes of a large body that are written at once
+Buffer = bytes | memoryview
 
 
 class Arrival(NamedTuple):
@@ -49,26 +52,23 @@ def encode_publish(
     channel: int, exchange: str, routing_key: str, properties: bytes, body: bytes, *, mandatory: bool, frame_max: int
 ) -> bytes:
     """Return all frames of one basic.publish; ValueError when a name is too long."""
-    pieces = _head(channel, exchange, routing_key, properties, len(body), mandatory)
-    room = frame_max - _FRAME.size - len(FRAME_END)
-    for start in range(0, len(body), room):
-        part = body[start : start + room]
-        pieces += (_FRAME.pack(BODY, channel, len(part)), part, FRAME_END)
-    return b"".join(pieces)
+    frames = _head(channel, exchange, routing_key, properties, len(body), mandatory)
+    _add_body(frames, channel, body, frame_max)
+    return b"".join(frames)
 
 
-def encode_by_frames(
+def encode_in_pieces(
     channel: int, exchange: str, routing_key: str, properties: bytes, body: bytes, *, mandatory: bool, frame_max: int
 ) -> Iterator[bytes]:
-    """Return the same, but each frame of the body is made when it is asked for."""
+    """Return the same frames, those of the body some at a time, when they are asked for."""
     head = b"".join(_head(channel, exchange, routing_key, properties, len(body), mandatory))
-    room, view = frame_max - _FRAME.size - len(FRAME_END), memoryview(body)
-    parts = (view[start : start + room] for start in range(0, len(body), room))
-    frames = (b"".join((_FRAME.pack(BODY, channel, len(part)), part, FRAME_END)) for part in parts)
-    return itertools.chain((head,), frames)
+    step = max(1, PIECE // (frame_max - _AROUND)) * (frame_max - _AROUND)
+    view = memoryview(body)
+    parts = (view[start : start + step] for start in range(0, len(body), step))
+    return itertools.chain((head,), (_body(channel, part, frame_max) for part in parts))
 
 
-def _head(channel: int, exchange: str, routing_key: str, properties: bytes, size: int, mandatory: bool) -> list[bytes]:
+def _head(channel: int, exchange: str, routing_key: str, properties: bytes, size: int, mandatory: bool) -> list[Buffer]:
     properties = properties or b"\x00\x00"
     return [
         _publish_method(channel, exchange, routing_key, mandatory),
@@ -77,6 +77,19 @@ def _head(channel: int, exchange: str, routing_key: str, properties: bytes, size
         properties,
         FRAME_END,
     ]
+
+
+def _add_body(frames: list[Buffer], channel: int, body: Buffer, frame_max: int) -> None:
+    room = frame_max - _AROUND
+    for start in range(0, len(body), room):
+        part = body[start : start + room]
+        frames += (_FRAME.pack(BODY, channel, len(part)), part, FRAME_END)
+
+
+def _body(channel: int, body: Buffer, frame_max: int) -> bytes:
+    frames: list[Buffer] = []
+    _add_body(frames, channel, body, frame_max)
+    return b"".join(frames)
 
 
 class Deliveries:

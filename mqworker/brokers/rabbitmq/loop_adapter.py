@@ -13,7 +13,7 @@ from typing import Any
 
 import pika.connection
 
-TURN_BYTES = 1 << 22  # bytes of large messages that are written in one turn of the loop: a millisecond or two
+TURN_BYTES = 1 << 22  # bytes of large messages after which the loop has its turn: two milliseconds
 
 
 class LoopAdapter(pika.connection.Connection):  # type: ignore[misc]  # pika is untyped

@@ -20,9 +20,9 @@ from mqworker.brokers.base import Publication, PublishAnswers
 from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.destinations import Destination, Pending, SilentDestinations
-from mqworker.brokers.rabbitmq.fast_frames import encode_by_frames, encode_publish
+from mqworker.brokers.rabbitmq.fast_frames import PIECE, encode_in_pieces, encode_publish
 
-LARGE = 1 << 18  # bytes of a body that are better not copied; its frames go out one by one
+LARGE = PIECE  # bytes of a body whose frames are not made and written all at once
 
 
 class Abandoned(NamedTuple):
@@ -85,7 +85,7 @@ class Sender:
                 frames = encode_publish(*names, properties, body, mandatory=mandatory, frame_max=most)
                 channel.connection.send_frames(frames)
             else:
-                pieces = encode_by_frames(*names, properties, body, mandatory=mandatory, frame_max=most)
+                pieces = encode_in_pieces(*names, properties, body, mandatory=mandatory, frame_max=most)
                 channel.connection.send_gradually(pieces)
         except ValueError as error:
             self._sink.refused(pending.publish_id, f"cannot be published: {error}")

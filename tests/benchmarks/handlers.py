@@ -1,5 +1,7 @@
 """The handlers that are measured; each stage gets a copy of this file, and the process pool imports it."""
 
+from mqworker import Result
+
 
 def same(body: dict) -> dict:
     """Cases (a) and (b): nothing but what mqworker itself costs."""
@@ -20,3 +22,8 @@ def burn(body: dict) -> dict:
     for number in range(body["loops"]):
         total += number * number % 7
     return {"id": body["id"], "total": total}
+
+
+def sorted_by_size(body: bytes) -> bytes | Result:
+    """`large_bodies`: what is large goes to a queue of its own."""
+    return Result(body, routing_key="large.big") if len(body) > 100_000 else body

@@ -1,14 +1,15 @@
 """The benchmark's reference: a plain pika relay in one process, written for speed, that loses nothing. No workers.
 
-    relay.py AMQP_URL IN OUT COUNT [--like-mqworker]
+    relay.py AMQP_URL IN OUT COUNT [--like-mqworker | --large QUEUE]
 
 One thread, one connection (asyncio; pika's select loop was no faster), one channel: prefetch 1000, each body published
 persistent to OUT through the default exchange, with publisher confirms, and its input acked once the confirm is there.
 The channel publishes once per delivery, in order, so the number of a confirm is the delivery tag to ack. Acks are
 gathered: one `multiple` ack for all that one turn of the loop confirmed. Both queues must exist. With --like-mqworker
-each result has properties and headers of the size that mqworker's have. When COUNT results are confirmed and acked it
-prints one JSON line with messages, seconds and CPU seconds (user + system), both from the moment it begins to consume;
-at a refused or returned message or a lost connection it ends with 1 and the reason on stderr.
+each result has properties and headers of the size that mqworker's have. With --large, bodies above 100 kB go to a queue
+of their own. When COUNT results are confirmed and acked it prints one JSON line with messages, seconds and CPU seconds
+(user + system), both from the moment it begins to consume; at a refused or returned message or a lost connection it
+ends with 1 and the reason on stderr.
 """
 
 import json
@@ -21,6 +22,7 @@ import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 PREFETCH = 1000
+LARGE = 100_000  # bytes
 BARE = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Persistent.value)
 LIKE_MQWORKER = pika.BasicProperties(
     content_type="application/json",
@@ -44,9 +46,12 @@ def cpu_seconds() -> float:
 class Relay:
     """One relay; its callbacks run on the connection's loop, in the main thread."""
 
-    def __init__(self, url: str, source: str, target: str, count: int, properties: pika.BasicProperties) -> None:
+    def __init__(
+        self, url: str, source: str, target: str, count: int, properties: pika.BasicProperties, large: str
+    ) -> None:
         self.properties = properties
         self.source, self.target, self.count = source, target, count
+        self.large = large
         self.acked = 0  # all up to this tag are acked
         self.prefix = 0  # all up to this tag are confirmed
         self.beyond = set()  # confirmed tags behind a gap
@@ -88,7 +93,8 @@ class Relay:
 
     def delivered(self, channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
         """Pass a message on."""
-        channel.basic_publish("", self.target, body, self.properties, mandatory=True)
+        target = self.large if len(body) > LARGE else self.target
+        channel.basic_publish("", target, body, self.properties, mandatory=True)
 
     def confirmed(self, frame: Any) -> None:
         """Extend the prefix of confirmed messages, and have it acked at the end of this turn of the loop."""
@@ -126,4 +132,6 @@ class Relay:
 
 if __name__ == "__main__":
     url, source, target, count, *options = sys.argv[1:]
-    Relay(url, source, target, int(count), LIKE_MQWORKER if options else BARE).run()
+    properties = LIKE_MQWORKER if options == ["--like-mqworker"] else BARE
+    large = options[1] if options[:1] == ["--large"] else target
+    Relay(url, source, target, int(count), properties, large).run()

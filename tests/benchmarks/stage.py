@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from tests.benchmarks.queues import OUTPUT, Queues
 from tests.support.service import ServiceProcess
+from tests.support.waiting import wait_for
 
 HANDLERS = Path(__file__).with_name("handlers.py")
 STALLED = 30.0  # seconds without a new result after which a measurement is given up
@@ -64,7 +65,7 @@ def _running(config: str, code: Path) -> Iterator[ServiceProcess]:
 def _relay(queues: Queues, service: ServiceProcess, bodies: list[bytes]) -> tuple[float, float]:
     """Return (seconds, CPU seconds of the tree) from the start of listening to the last result."""
     queues.fill(bodies)
-    cpu = _cpu(service)
+    settled, cpu = _settled(service), _cpu(service)
     began = progress = time.monotonic()
     _listen(service, enabled=True)
     done = 0
@@ -76,8 +77,14 @@ def _relay(queues: Queues, service: ServiceProcess, bodies: list[bytes]) -> tupl
         assert time.monotonic() - progress < STALLED, f"{done} of {len(bodies)} results, and no more"
     seconds = time.monotonic() - began
     cpu = _cpu(service) - cpu
+    # What is not acked would come again, once the service is killed.
+    wait_for(lambda: _settled(service) == settled + len(bodies), STALLED, "the acks")
     _listen(service, enabled=False)
     return seconds, cpu
+
+
+def _settled(service: ServiceProcess) -> int:
+    return int(service.stage("bench")["actual"]["counters"]["settled"])
 
 
 def _listen(service: ServiceProcess, *, enabled: bool) -> None:

@@ -368,18 +368,21 @@ async def test_closing_during_an_alarm_is_bounded(broker):
             await link.close(1)
 
 
+@pytest.mark.parametrize("size", [1, 32 << 20])
 @contract
-async def test_confirm_deadline_without_an_alarm(broker):
-    """A publication not confirmed in time costs the publishing connection and nothing else."""
+async def test_confirm_deadline_without_an_alarm(broker, size):
+    """A publication not confirmed in time, or not even taken, costs the publishing connection and nothing else."""
     link, sink = await broker.started(prefetch=5, confirm_deadline=1)
     broker.node.freeze()
     try:
-        link.publish(1, Publication("", broker.topology.output.queue, b"", b"x"))
+        link.publish(1, Publication("", broker.topology.output.queue, b"", bytes(size)))
         await until(lambda: sink.publishes_lost_for, 7, "the publication given up")
         assert not sink.consuming_lost_for
     finally:
         broker.node.thaw()
     await back(link)
+    link.publish(2, Publication("", broker.topology.output.queue, b"", bytes(size)))
+    assert await sink.answer(2, AMPLE) == ""
 
 
 @contract

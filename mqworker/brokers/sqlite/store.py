@@ -14,6 +14,8 @@ from mqworker.brokers.base import Publication, Topology
 from mqworker.brokers.sqlite import owners
 from mqworker.ipc.proc import boot_id
 
+LARGE = 8 << 20  # bytes of a body above which it is written in pieces: SQLite would copy it twice ...
+PIECE = 1 << 20  # ... but smaller ones are stored sooner so
 MAX_SIZE = 512 << 20  # bytes of one message; SQLite's own limit is a little under 1 GB
 TAKE_BYTES = 32 << 20  # bytes of bodies taken in one transaction, during which other processes wait for the lock
 
@@ -169,11 +171,16 @@ def _route(db: sqlite3.Connection, publication: Publication) -> list[int]:
 def place(db: sqlite3.Connection, queue: int, publication: Publication) -> None:
     """Put a message at the end of a queue."""
     new = db.execute("INSERT INTO message (queue) VALUES (?)", (queue,)).lastrowid
+    assert new is not None
     exchange = "" if publication.delay else publication.exchange
-    db.execute(
-        "INSERT INTO content VALUES (?, ?, ?, ?, ?)",
-        (new, exchange, publication.routing_key, publication.properties, publication.body),
-    )
+    head, body = (new, exchange, publication.routing_key, publication.properties), publication.body
+    if len(body) <= LARGE:
+        db.execute("INSERT INTO content VALUES (?, ?, ?, ?, ?)", (*head, body))
+    else:
+        db.execute("INSERT INTO content VALUES (?, ?, ?, ?, zeroblob(?))", (*head, len(body)))
+        with db.blobopen("content", "body", new) as blob:
+            for start in range(0, len(body), PIECE):
+                blob.write(body[start : start + PIECE])
     if publication.delay:
         delay = publication.delay
         due, wall = time.clock_gettime(time.CLOCK_BOOTTIME) + delay, time.time() + delay

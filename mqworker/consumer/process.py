@@ -110,60 +110,72 @@ class Consumer(Spawned):
                 atexit._run_exitfuncs()  # multiprocessing ends its children without that
 
     def _work(self, chain: Chain) -> None:
-        spec = self._spec
-        slot = open_slot(Path(self._birth.register), self._birth.place)
+        spec, done, pid = self._spec, 0, os.getpid()
+        self._slot = open_slot(Path(self._birth.register), self._birth.place)
         worker = Worker(chain, spec.stage, spec.config, spec.broker, self._alarm, self._shared)
         worker.begin_generation(self._birth.generation.number)
-        done = 0
-        outbox = self._outbox
-        pid, up, mark, labels_now = os.getpid(), self.up.fileno(), self._mark.end, self._labels
-        holds, asks_ahead = _holds(up), worker.asks_ahead
+        self._pipe_holds = _holds(self.up.fileno())
         chunk, told = self._lane.wait(), False  # told: the Producer knows that it is taken
         while chunk is not None:
             self._begin(chunk, chain, worker)
             if chunk.more and not told:
                 self._send(Outcomes([], worker.generation, taken=chunk.number))
-            level = self._level
-            outcomes: list[Any] = []  # each encoded, because what cannot be is a failure of its message
-            last, printed = b"", False
-            handed_up = time.monotonic()
-            for item in chunk.items:
-                now = time.monotonic()
-                if outcomes and (now - handed_up > HAND_UP or not outbox.add(last)):
-                    self._send(Outcomes(outcomes, worker.generation, printed=printed))
-                    outbox.clear()
-                    outcomes, printed = [], False
-                    handed_up = now
-                slot.begin(item.seq, item.fingerprint or fingerprint(item.properties, item.body), now)
-                if slot.stop >= chunk.number:  # after begin: otherwise this message could be dispatched elsewhere too
-                    slot.end()
-                    break
-                if asks_ahead and item is chunk.items[0]:
-                    worker.ask_ahead(chunk.items)
-                self._item = item
-                if level <= DEBUG:
-                    logs.report(self._log, logging.DEBUG, "begun", "started")
-                last, large = worker.compute_encoded(item)
-                outcomes.append(msgspec.Raw(last))
-                if _holds(up) != holds:  # user code closed the pipe: an end now charges the right message
-                    os._exit(1)
-                printed = mark(labels_now) or printed
-                self._item = None
-                slot.end()
-                done += 1
-                if large:
-                    self._send_in_pieces(large)
-                    handed_up = 0.0  # their outcome follows at once
+            outcomes, computed, printed = self._compute(chunk, worker)
+            done += computed
             memory = rss(pid)
             leaving = self._leaving(worker, done, memory)
-            if outcomes and not outbox.add(last):  # taking the next chunk may end this process
-                self._send(Outcomes(outcomes, worker.generation, printed=printed))
-                outcomes, printed = [], False
             following = self._lane.present()
             taken = 0 if following is None else following.number
             self._send(Outcomes(outcomes, worker.generation, taken, chunk.number, memory, leaving, printed))
-            outbox.clear()
+            self._outbox.clear()
             chunk, told = following or self._lane.wait(), following is not None
+
+    def _compute(self, chunk: Chunk, worker: Worker) -> tuple[list[Any], int, bool]:
+        """Compute the messages of a chunk, until one must not begin.
+
+        Returns the outcomes that were not sent up, which are in the outbox, the number of messages, and whether they
+        have printed anything.
+        """
+        slot, outbox, up, mark, labels_now = self._slot, self._outbox, self.up.fileno(), self._mark.end, self._labels
+        level, holds, asks_ahead = self._level, self._pipe_holds, worker.asks_ahead
+        outcomes: list[Any] = []  # each encoded, because what cannot be is a failure of its message
+        last, printed, computed = b"", False, 0
+        handed_up = time.monotonic()
+        for item in chunk.items:
+            now = time.monotonic()
+            if outcomes and (now - handed_up > HAND_UP or not outbox.add(last)):
+                self._hand_up(outcomes, worker, printed)
+                outcomes, printed = [], False
+                handed_up = now
+            slot.begin(item.seq, item.fingerprint or fingerprint(item.properties, item.body), now)
+            if slot.stop >= chunk.number:  # after begin: otherwise this message could be dispatched elsewhere too
+                slot.end()
+                return outcomes, computed, printed  # they are in the outbox already
+            if asks_ahead and item is chunk.items[0]:
+                worker.ask_ahead(chunk.items)
+            self._item = item
+            if level <= DEBUG:
+                logs.report(self._log, logging.DEBUG, "begun", "started")
+            last, large = worker.compute_encoded(item)
+            outcomes.append(msgspec.Raw(last))
+            if _holds(up) != holds:  # user code closed the pipe: an end now charges the right message
+                os._exit(1)
+            printed = mark(labels_now) or printed
+            self._item = None
+            slot.end()
+            computed += 1
+            if large:
+                self._send_in_pieces(large)
+                self._hand_up(outcomes, worker, printed)  # without its bodies it must not be in the outbox
+                outcomes, printed = [], False
+        if outcomes and not outbox.add(last):  # what follows may end this process
+            self._hand_up(outcomes, worker, printed)
+            outcomes, printed = [], False
+        return outcomes, computed, printed
+
+    def _hand_up(self, outcomes: list[Any], worker: Worker, printed: bool) -> None:
+        self._send(Outcomes(outcomes, worker.generation, printed=printed))
+        self._outbox.clear()
 
     def _begin(self, chunk: Chunk, chain: Chain, worker: Worker) -> None:
         """Take over what has changed since the last chunk."""

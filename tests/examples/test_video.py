@@ -22,6 +22,7 @@ from scipy import ndimage
 from mqworker import Reject
 from mqworker.jobs.codecs import encode
 from mqworker.testing import SharedObjects, run_job
+from tests.support.environment import plain
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
@@ -238,7 +239,9 @@ def test_the_tracks_are_those_of_one_process(example):
         wait_for(lambda: len(example.compare.stored(service.folder / "tracks.db")) >= total, 120, "all to be stored")
         assert service.cli("dlq", "list").stderr == "0 dead\n"
         command = [sys.executable, "compare.py", "frames.jsonl"]
-        compared = subprocess.run(command, cwd=service.folder, capture_output=True, text=True, timeout=60, check=False)
+        compared = subprocess.run(
+            command, cwd=service.folder, env=plain(), capture_output=True, text=True, timeout=60, check=False
+        )
         assert compared.stdout == f"{total} of {total} frames have equal tracks\n", compared.stderr
         assert compared.returncode == 0
         waited = "some frame to have waited for an earlier one"

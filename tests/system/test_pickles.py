@@ -13,6 +13,7 @@ from mqworker.amqp.headers import MESSAGE, REASON, SIGNATURE
 from mqworker.amqp.properties import Headers, Properties
 from tests.support import foreign
 from tests.support.embedded import DEAD, INPUT, OUTPUT, Client
+from tests.support.environment import plain
 from tests.support.waiting import wait_for
 from tests.system.stage import config
 
@@ -71,7 +72,9 @@ def test_what_a_key_has_signed_is_loaded_and_nothing_else(service, tmp_path):
 
     def user_code(code: str, *arguments: str, data: bytes = b"") -> bytes:
         command = [sys.executable, "-c", code, *arguments]
-        done = subprocess.run(command, cwd=running.folder, input=data, capture_output=True, timeout=60, check=True)
+        done = subprocess.run(
+            command, cwd=running.folder, env=plain(), input=data, capture_output=True, timeout=60, check=True
+        )
         return done.stdout
 
     evil = pickle.dumps(_Maker(str(canary)))

@@ -68,6 +68,7 @@ CODECS = {  # what describes the body of the input to a library: with a result's
     "springBatchFormat": "Spring would take the result apart as a batch",
     "Content-Type": "MassTransit would look for its envelope in the result",
 }
+NOT_KEYS = BROKERS.keys() | {"CC", "BCC"}  # nobody means these by the header that keeps an order
 _NOT_FOR_RESULTS = BROKERS.keys() | CODECS.keys() | {"CC", "BCC"}  # CC, BCC: they would send copies of the result
 
 

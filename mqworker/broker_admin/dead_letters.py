@@ -105,8 +105,9 @@ def replay(properties: bytes, body: bytes, queue: str) -> Publication:
     decoded = decode_leniently(properties)
     table = decoded.headers
     headers.strip_brokers(decoded)
+    kept = (headers.QUEUE,) if headers.KEY in table else ()  # together they say where its place in the order is
     for name in list(table):
-        if name in _GONE_ON_REPLAY:
+        if name in _GONE_ON_REPLAY and name not in kept:
             del table[name]
     if not decoded.message_id:
         table.pop(headers.DERIVED_ID, None)  # of its retries

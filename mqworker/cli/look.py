@@ -78,6 +78,8 @@ def show(snapshot: dict[str, Any]) -> None:
     for name, view in snapshot["stages"].items():
         if view["problem"]:
             output.note(f"{name}: {output.clean(view['problem'])}")
+        if view["actual"] and (blocked := (view["actual"].get("order") or {}).get("blocked")):
+            output.note(f"{name}: {output.clean(_blocked(blocked))}")
         if view["desired"].get("folder_differs") and not view["change"]:
             output.note(f"{name}: the folder had other code when it was last looked at; `mqworker restart` takes it")
         if view["change"]:
@@ -94,6 +96,15 @@ def show_line(snapshot: dict[str, Any]) -> None:
         name = "   " * (depth - 1) + "-> " * bool(depth) + place["name"]
         rows.append([name, *(_flow(view, snapshot["bottlenecks"]) if view else ["-"] * 5 + ["runs elsewhere"])])
     output.table(("line", "arriving/s", "service time", "utilisation", "unfinished", "done in", "held back by"), rows)
+
+
+def _blocked(blocked: dict[str, Any]) -> str:
+    of = f" of {blocked['key']}" if blocked["key"] else ""
+    since = output.seconds(blocked["seconds"])
+    return (
+        f"blocked by message {blocked['message_id'] or '(without an id)'}{of}, here for {since}: {blocked['reason']};"
+        f" {blocked['behind']:,} wait behind it"
+    )
 
 
 def _flow(view: dict[str, Any], bottlenecks: list[str]) -> list[str]:

@@ -31,9 +31,10 @@ from mqworker.config.errors import (
 from mqworker.config.file import ConfigFile, read
 from mqworker.config.model import AUTO, Config, StageConfig
 from mqworker.config.processors import usable
-from mqworker.config.rules import RuleViolation, violations
+from mqworker.config.rules import violations
 from mqworker.config.sources import Assignment, Environment, flags
 from mqworker.config.urls import redact_url
+from mqworker.config.violation import RuleViolation
 
 __all__ = ["ConfigError", "ConfigProblem", "Loaded", "display_rows", "load", "redact_url"]
 

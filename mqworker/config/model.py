@@ -34,6 +34,13 @@ Token = Annotated[str, Meta(pattern=r"^[\x21-\x7e]*\Z", title="printable ASCII w
 PickleKey = Annotated[  # no pattern: msgspec 0.22 crashes on a union of a text with a pattern and a list
     str, Meta(min_length=KEY_LENGTH, title=f"a text of at least {KEY_LENGTH} characters")
 ]
+OrderKey = Annotated[
+    str,
+    Meta(
+        pattern=r"^(input|routing_key|correlation_id|header:.+)\Z",
+        title="`input`, `routing_key`, `correlation_id` or `header:NAME`",
+    ),
+]
 ModuleName = Annotated[str, Meta(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*\Z", title="the name of a module")]
 JobSpec = Annotated[str, Meta(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*\Z", title="`module:name`")]
 
@@ -290,6 +297,22 @@ class StageConfig(_Base, frozen=True):
     nan: Annotated[
         Literal["null", "error"], about("What NaN and infinities in a JSON result become: null, or an error.")
     ] = "null"
+    ordered_by: Annotated[
+        OrderKey | None,
+        about(
+            "Keeps an order: `input` (results leave as the messages came), or by key, one message of a key at a time:"
+            " `routing_key`, `correlation_id` or `header:NAME`. A message without the key is free of it.",
+            default="none",
+        ),
+    ] = None
+    on_failure: Annotated[
+        Literal["hold", "pass"] | None,
+        about(
+            "In a stage with an order, a message that fails: holds up those behind it until it succeeds or is dead; or"
+            " lets them pass.",
+            default="`hold`",
+        ),
+    ] = None
     queue_type: Annotated[Literal["classic", "quorum"], about("Type of the queues that are created here.")] = "classic"
     identity: Annotated[
         Literal["message_id", "body"],
@@ -308,6 +331,11 @@ class StageConfig(_Base, frozen=True):
     def __repr__(self) -> str:
         """Leave the key of pickles out: representations end up in logs."""
         return f"StageConfig(input={self.input!r}, jobs={self.jobs!r}, ...)"
+
+    @property
+    def holds(self) -> bool:
+        """Return whether a message that fails holds up those behind it."""
+        return self.ordered_by is not None and self.on_failure != "pass"
 
     @property
     def dead(self) -> str:

@@ -10,8 +10,6 @@ from collections.abc import Collection, Iterator
 from keyword import iskeyword
 from pathlib import Path
 
-from msgspec import Struct
-
 from mqworker.config import urls
 from mqworker.config.errors import PICKLE_KEY, TOKEN, URL, Key, quoted
 from mqworker.config.line import feeds, is_embedded
@@ -26,6 +24,8 @@ from mqworker.config.model import (
     SharedConfig,
     StageConfig,
 )
+from mqworker.config.order_rules import order_violations
+from mqworker.config.violation import RuleViolation
 
 MAX_SOCKET_PATH = 107  # bytes; Linux keeps 108 with the final zero
 _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1|\[::1\]")
@@ -44,15 +44,6 @@ _OWN_INPUT = {  # by the key of the output that is at fault: what happens, and t
 }
 
 
-class RuleViolation(Struct, frozen=True):
-    """What a rule found; {value} in the message stands for the first key's value, masked where needed."""
-
-    keys: tuple[Key, ...]
-    message: str
-    fix: str = ""
-    warning: bool = False
-
-
 def violations(config: Config, root: Path, runs: Collection[str]) -> Iterator[RuleViolation]:
     """Check all rules; those about secrets of a stage where it `runs`."""
     yield from _control(config.control, root / config.service.state_dir)
@@ -63,6 +54,7 @@ def violations(config: Config, root: Path, runs: Collection[str]) -> Iterator[Ru
     for name, stage in config.stages.items():
         yield from _stage(("stages", name), stage)
         yield from _limits(("stages", name), stage, config.broker)
+        yield from order_violations(("stages", name), stage, config.broker, embedded=embedded)
         if name in runs:
             yield from _pickles(("stages", name), stage)
         if embedded:

@@ -151,7 +151,7 @@ class Consumer(Spawned):
             if slot.stop >= chunk.number:  # after begin: otherwise this message could be dispatched elsewhere too
                 slot.end()
                 return outcomes, computed, printed  # they are in the outbox already
-            if asks_ahead and item is chunk.items[0]:
+            if asks_ahead and item is chunk.items[0] and not chunk.stop_at_failure:
                 worker.ask_ahead(chunk.items)
             self._item = item
             if level <= DEBUG:
@@ -168,6 +168,8 @@ class Consumer(Spawned):
                 self._send_in_pieces(large)
                 self._hand_up(outcomes, worker, printed)  # without its bodies it must not be in the outbox
                 outcomes, printed = [], False
+            if worker.failed and chunk.stop_at_failure:
+                break  # the end of the chunk gives the others back
         if outcomes and not outbox.add(last):  # what follows may end this process
             self._hand_up(outcomes, worker, printed)
             outcomes, printed = [], False

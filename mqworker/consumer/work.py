@@ -143,6 +143,7 @@ class Worker:
         self.soft_limit = 0.0
         self.generation = 0
         self.out_of_memory = False
+        self.failed = False  # the last message
         self._chain = chain
         self._config = config
         self._keys = config.pickle_keys
@@ -188,6 +189,7 @@ class Worker:
     def compute(self, item: Item) -> Outcome:
         """Return the outcome of one delivery, from the bytes of the input to the bytes of the result."""
         began = time.monotonic()
+        self.failed = False
         try:
             properties = Properties.decode(item.properties)
             value = self._run(item, properties)
@@ -274,6 +276,7 @@ class Worker:
         return headers.attempt(properties, self._config.input.queue)
 
     def _failure(self, error: BaseException) -> Failure:  # noqa: PLR0911 - one line per kind
+        self.failed = True
         text = describe(error)
         match error:
             case Reject():

@@ -19,7 +19,7 @@ from mqworker.control.outlook import Outlook, bottleneck, outlook
 from mqworker.control.stage_desired import Undone, digest_of
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body, flag
-from mqworker.ipc.messages import ConsumerStatus, StageStatus, SwitchState
+from mqworker.ipc.messages import ConsumerStatus, OrderStatus, StageStatus, SwitchState
 
 
 class Enabled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,6 +114,15 @@ def _actual(status: StageStatus, now: float) -> dict[str, Any]:
     document = {name: getattr(status, name) for name in _UNCHANGED}
     document["last_settled_ago"] = round(now - status.last_settled, 3) if status.last_settled else None
     document["consumers"] = [_consumer(consumer, now) for consumer in status.consumers]
+    document["order"] = None if status.order is None else _order(status.order, now)
+    return document
+
+
+def _order(order: OrderStatus, now: float) -> dict[str, Any]:
+    document = msgspec.structs.asdict(order)
+    if order.blocked is not None:
+        blocked = document["blocked"] = msgspec.structs.asdict(order.blocked)
+        blocked["seconds"] = round(now - blocked.pop("since"), 3)
     return document
 
 

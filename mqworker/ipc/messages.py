@@ -182,6 +182,25 @@ def _exchanges(names: tuple[str, ...]) -> str:
     return f"exchange{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
 
 
+class BlockedOrder(msgspec.Struct, frozen=True):
+    """A message that holds up those behind it, in a stage that keeps an order."""
+
+    message_id: str
+    key: str  # of its order; "": that of the whole input
+    since: float  # CLOCK_MONOTONIC: when it was delivered
+    behind: int  # how many wait for it
+    reason: str
+
+
+class OrderStatus(msgspec.Struct, frozen=True):
+    """How a stage that keeps an order gets on."""
+
+    delayed: int  # messages that wait in their places for their next attempt
+    blocked: BlockedOrder | None = None  # the one with most messages behind it
+    hottest: str | None = None  # the key with most messages here; None: none has any
+    hottest_messages: int = 0
+
+
 class SwitchState(msgspec.Struct, frozen=True):
     """How far a change of jobs or code is, until nothing is left of it to do."""
 
@@ -229,6 +248,7 @@ class StageStatus(_Record, frozen=True, tag="status"):
     capacity: float | None = None  # messages per second that the present Consumers can settle; never 0
     hold_back: str = "no"  # why nothing comes although it should: no | bytes | output | unplaced | retries
     output_backlog: int | None = None  # messages ready in the output queue; None: unknown, or without max_backlog
+    order: OrderStatus | None = None  # None: it keeps none
 
 
 class Ended(_Record, frozen=True, tag="ended"):
@@ -277,6 +297,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
     items: list[Item]
     more: bool = False  # more messages wait, so the Consumer reports at once that it has taken this chunk
     in_inbox: int = 0  # bytes of the body of the only item: it is in the lane's inbox, here it is empty
+    stop_at_failure: bool = False  # what follows a failed message must not begin before it was tried again
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):

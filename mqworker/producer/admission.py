@@ -42,13 +42,20 @@ class Decision(NamedTuple):
     prefetch: int  # 0: take nothing
     give_back: bool  # deliveries that wait for a lane go back to the broker
     hold_back: HoldBack
+    frozen: bool = False  # nothing begins, and the epoch ends once nothing is in hand; only in ordered stages, as next:
+    narrow: bool = False  # only what frees memory soon may begin
 
 
 class Admission:
     """Remembers why it holds back, what it decided last, and when the last Consumer was there."""
 
-    def __init__(self, max_held_bytes: int, now: float, wait_max: float = math.inf) -> None:
-        """`wait_max`: seconds for which a delivery may wait because the output queue is full."""
+    def __init__(self, max_held_bytes: int, now: float, wait_max: float = math.inf, *, ordered: bool = False) -> None:
+        """`wait_max`: seconds for which a delivery may wait because the output queue is full.
+
+        An `ordered` stage keeps its deliveries and its prefetch for as long as it takes any: to give some back, or to
+        take fewer, would bring them out of order. Too many bytes only narrow what may begin.
+        """
+        self._ordered = ordered
         self._max_held_bytes = max_held_bytes
         self._wait_max = wait_max
         self._hold_back = HoldBack.NO
@@ -61,11 +68,21 @@ class Admission:
             self._nobody_since = now
         self._hold_back = self._reason(facts)
         nobody = not facts.working and (now - self._nobody_since >= NOBODY_GRACE or facts.consumers == 0)
+        if self._ordered:
+            return self._in_order(facts, taking=facts.wanted and not nobody)
         if not facts.wanted or self._hold_back is not HoldBack.NO or nobody:
             self._prefetch = 0
         elif facts.working:
             self._prefetch = facts.prefetch
         return Decision(self._prefetch, nobody or self._hold_back is HoldBack.OUTPUT, self._hold_back)
+
+    def _in_order(self, facts: Facts, *, taking: bool) -> Decision:
+        if not taking:
+            self._prefetch = 0
+        elif facts.working:
+            self._prefetch = facts.prefetch
+        narrow = self._hold_back is HoldBack.BYTES
+        return Decision(self._prefetch, False, self._hold_back, frozen=not taking, narrow=narrow)
 
     def _reason(self, facts: Facts) -> HoldBack:
         limit, before = self._max_held_bytes, self._hold_back

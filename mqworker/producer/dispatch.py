@@ -24,6 +24,7 @@ from mqworker.producer.fleet import NOT_WANTED, Fleet
 from mqworker.producer.lane import Lane
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.limits import TIME_LIMIT
+from mqworker.producer.ordering_key import INPUT
 from mqworker.producer.pacing import AHEAD_BYTES, ServiceTime, chunk_size, may_wait
 from mqworker.producer.publications import AnyPublish
 from mqworker.producer.quarantine import May, may_begin, outlived
@@ -67,7 +68,10 @@ class Dispatch:
         self._spec = spec
         self._desired = desired
         self._draining = False
+        self._frozen = False
         self._revoking = Revoking()
+        config = spec.config
+        self._stop_at_failure = config.holds and config.ordered_by != INPUT
         self._ledger = ledger
         self._settlement = settlement
         self._suspects = suspects
@@ -93,6 +97,13 @@ class Dispatch:
         for lane in self.fleet.busy():
             self._take_back(lane)
         self.fleet.retire_all()
+
+    def freeze(self, frozen: bool) -> None:
+        """Let nothing begin, and take back what no Consumer has begun; or end that."""
+        if frozen and not self._frozen:
+            for lane in self.fleet.busy():
+                self._take_back(lane)
+        self._frozen = frozen
 
     # --- what the lanes report (LaneOwner)
 
@@ -165,8 +176,8 @@ class Dispatch:
         ledger = self._ledger
         if self._draining:
             return
-        may = May.OTHERS
-        if ledger.assignments.isolated is not None or ledger.backlog.shortest_window is not None:
+        may = May.NOBODY if self._frozen else May.OTHERS
+        if not self._frozen and (ledger.assignments.isolated is not None or ledger.backlog.shortest_window is not None):
             may = self._observe_quarantine(time.monotonic())
         high = self._service_time.quantile() if ledger.backlog.ready else None
         working = self.fleet.working()
@@ -238,7 +249,8 @@ class Dispatch:
             self.fleet.staffing.switch.fed(lane.code, now)
         more = self._ledger.backlog.ahead is not None
         limit, level = desired.soft_limit, desired.log_level
-        lane.feed(Chunk(lane.chunk + 1, generation, params, limit, level, items, more))
+        stops = self._stop_at_failure
+        lane.feed(Chunk(lane.chunk + 1, generation, params, limit, level, items, more, stop_at_failure=stops))
 
     def _behind(self, lane: Lane) -> bool:
         """Whether a lane needs the present parameters; one that will be replaced keeps those of its own generation."""

@@ -15,6 +15,7 @@ from mqworker.config.model import StageConfig
 from mqworker.ipc.messages import Failure
 from mqworker.jobs.failures import cut
 from mqworker.producer.entry import Entry
+from mqworker.producer.ordering_key import ROUTING_KEY
 
 TEXT_LIMIT = 2_000  # bytes of a header that carries text
 TRACEBACK_LIMIT = 16_000  # bytes
@@ -67,6 +68,7 @@ def renewed(entry: Entry, properties: Properties, stage: StageConfig, room: int,
             table[headers.QUEUE] = queue
             for name in (headers.ATTEMPT, headers.CRASHES):  # another stage's
                 table.pop(name, None)
+    _keep_key(entry, table, stage)
     _set_aside(properties)
     headers.strip_brokers(properties)
     block = fitted(properties, room)
@@ -97,6 +99,7 @@ def dead_letter(
         table.pop(name, None)  # of an earlier failure
         if value != "":
             table[name] = value
+    _keep_key(entry, table, stage)
     return dead_letter_in(entry, properties, stage, about.room)
 
 
@@ -155,6 +158,18 @@ def fitted(properties: Properties, room: int) -> bytes:
 def _is_ours(name: str, value: object) -> bool:
     """Whether a header of the record is as we write it: these two may come from anybody."""
     return name not in (headers.FIRST_FAILED_AT, headers.CRASHES) or len(str(value)) <= len("2026-01-01T00:00:00.000Z")
+
+
+def _keep_key(entry: Entry, table: Headers, stage: StageConfig) -> None:
+    """Note the routing key where it keeps the order: the message will come back under the name of the queue."""
+    queue = stage.input.queue
+    if stage.ordered_by != ROUTING_KEY or (headers.KEY in table and table.get(headers.QUEUE) == queue):
+        return
+    if table.get(headers.QUEUE) != queue:
+        table[headers.QUEUE] = queue
+        for name in (headers.ATTEMPT, headers.CRASHES):  # another stage's
+            table.pop(name, None)
+    table[headers.KEY] = entry.routing_key
 
 
 def _set_aside(properties: Properties) -> None:

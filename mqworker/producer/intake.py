@@ -15,10 +15,12 @@ from mqworker.amqp.labels import labels
 from mqworker.brokers.base import Delivery, Link
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Desired, Failure, StageSpec
+from mqworker.producer.acks import GAP_WAIT
 from mqworker.producer.admission import Admission, Decision, Facts, HoldBack
 from mqworker.producer.entry import DELAYED, HELD, Entry, Isolation
 from mqworker.producer.ledger import Ledger
-from mqworker.producer.pacing import ServiceTime, derive_prefetch, fixed_prefetch
+from mqworker.producer.ordered_backlog import OrderedBacklog
+from mqworker.producer.pacing import ServiceTime, derive_prefetch, fixed_prefetch, ordered_prefetch
 from mqworker.producer.policy import isolation, worn
 from mqworker.producer.settlement import Settlement
 from mqworker.producer.suspects import CONVICTED, Suspects
@@ -46,6 +48,9 @@ class Intake:
         self.problem = ""  # why nothing is taken although messages are wanted
         self.hold_back = HoldBack.NO
         self.draining = False
+        self.frozen = False  # nothing may begin, and the epoch ends when nothing is in hand
+        self._ordered = spec.config.ordered_by is not None
+        self._epoch_ends = False  # the link was asked for that
         self._spec = spec
         self._ledger = ledger
         self._link = link
@@ -59,7 +64,9 @@ class Intake:
         self._lasting = 0  # the prefetch to keep on a queue where it cannot be changed
         self._asked = (0, 0)  # the last values of both that were sent to the link
         ack_timeout = spec.broker.ack_timeout or math.inf
-        self._admission = Admission(spec.config.max_held_bytes, time.monotonic(), ack_timeout / 2)
+        self._admission = Admission(
+            spec.config.max_held_bytes, time.monotonic(), ack_timeout / 2, ordered=self._ordered
+        )
 
     # --- what the broker reports (Sink)
 
@@ -81,6 +88,7 @@ class Intake:
     def consuming_lost(self, epoch: int, reason: str) -> None:
         """Mark everything that was delivered as void."""
         self._ledger.consuming_lost(time.monotonic())
+        self._epoch_ends = False
         level = logging.WARNING if reason and not self.draining else logging.DEBUG
         voided = f"deliveries were voided: {reason or 'the stage rests'}"
         logs.report(log, level, "consuming_lost", voided, epoch=epoch)
@@ -90,9 +98,7 @@ class Intake:
     def reconcile(self, desired: Desired, working: int, now: float) -> None:
         """Take as many messages as suit the work and the present Consumers, or none."""
         publications = self._ledger.publications
-        configured, high = self._spec.config.prefetch, self._service_time.quantile()
-        self._wished = configured or derive_prefetch(high, desired.consumers, self._wished)
-        self._lasting = configured or fixed_prefetch(high, desired.consumers)
+        self._suit_prefetch(desired.consumers)
         facts = Facts(
             wanted=desired.listening and desired.consumers > 0 and not self.draining,
             consumers=desired.consumers,
@@ -110,6 +116,8 @@ class Intake:
         self._set_prefetch(decision.prefetch)
         if decision.give_back:
             self.give_back_held()
+        if self._ordered:
+            self._keep_order(decision, now)
 
     def quiet(self) -> None:
         """Stop taking messages for good, and give back those that wait for a lane."""
@@ -128,9 +136,38 @@ class Intake:
             return True
         wanted = desired.listening and desired.consumers > 0
         as_wanted = (self.prefetch > 0) == wanted or bool(self.problem)
-        return as_wanted and self._link.state.consuming == (self.prefetch > 0)
+        state = self._link.state
+        if self.frozen:
+            return as_wanted and (state.resting or (state.auto_delete and self._at_rest()))
+        if self._ordered and state.waits:
+            return as_wanted
+        return as_wanted and state.consuming == (self.prefetch > 0)
 
     # --- inside
+
+    def _suit_prefetch(self, consumers: int) -> None:
+        config, high = self._spec.config, self._service_time.quantile()
+        if self._ordered:
+            configured = config.consumers if isinstance(config.consumers, int) else 0
+            self._wished = self._lasting = config.prefetch or ordered_prefetch(configured)
+            return
+        self._wished = config.prefetch or derive_prefetch(high, consumers, self._wished)
+        self._lasting = config.prefetch or fixed_prefetch(high, consumers)
+
+    def _keep_order(self, decision: Decision, now: float) -> None:
+        """Narrow what may begin; and end the epoch at rest, which gives everything back in its place."""
+        self.frozen = decision.frozen
+        backlog = self._ledger.backlog
+        if isinstance(backlog, OrderedBacklog):
+            backlog.narrow(decision.narrow)
+        if self.frozen and not (self._epoch_ends or self._link.state.resting) and self._at_rest():
+            self._epoch_ends = True
+            self._settlement.send_acks(now + GAP_WAIT)  # also those that would wait behind a gap
+            self._link.end_epoch()
+
+    def _at_rest(self) -> bool:
+        """Whether nothing is computed, and nothing published is unanswered."""
+        return not len(self._ledger.assignments) and not self._ledger.publications.unanswered
 
     def _redelivered(self, delivery: Delivery, now: float) -> None:
         suspect = key = None
@@ -145,7 +182,7 @@ class Intake:
         if entry is None or entry.state not in (HELD, DELAYED):  # adopted: it is already being computed here, or was
             return
         if suspect is None or key is None:
-            if worn(delivery.properties):
+            if self._must_renew(delivery):
                 self._settlement.renew(entry)
             return
         entry.key = key
@@ -153,8 +190,12 @@ class Intake:
             self._convict(entry)
         elif suspect.suspected:
             entry.window = suspect.window
-        elif worn(delivery.properties):
+        elif self._must_renew(delivery):
             self._settlement.renew(entry)
+
+    def _must_renew(self, delivery: Delivery) -> bool:
+        """Whether the broker may soon drop a message; in an order, which it then loses, only if a limit is possible."""
+        return worn(delivery.properties) and not (self._ordered and self._link.state.delivery_limit == -1)
 
     def _convict(self, entry: Entry) -> None:
         """Put a message aside without computing it: it took the whole tree down while it ran isolated."""
@@ -167,10 +208,11 @@ class Intake:
         match decision.hold_back:
             case HoldBack.BYTES:
                 held = self._ledger.held_bytes.total
-                return f"holding {held:,} bytes, more than max_held_bytes allows: the input waits"
+                waits = "only the first of each order begins" if self._ordered else "the input waits"
+                return f"holding {held:,} bytes, more than max_held_bytes allows: {waits}"
             case HoldBack.UNPLACED:
                 refused = f"the results of {publications.unplaced} messages cannot be placed ({publications.refusal})"
-                return f"{refused}: the input waits"
+                return f"{refused}: {'those behind them wait' if self._ordered else 'the input waits'}"
         return ""
 
     def _set_prefetch(self, prefetch: int) -> None:

@@ -99,6 +99,11 @@ class OrderedBacklog:
         return min((entry.window for entry in self._heads.suspects), default=None)
 
     @property
+    def delayed(self) -> int:
+        """How many wait for their next attempt."""
+        return len(self._delayed)
+
+    @property
     def next_due(self) -> float | None:
         """When the next delayed delivery may begin; None: none is delayed."""
         return self._delayed[0][0] if self._delayed else None

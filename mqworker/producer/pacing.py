@@ -16,6 +16,7 @@ AHEAD_BYTES = 1 << 16  # the largest message that may wait behind another in a l
 HELD_SECONDS = 1.0  # work that the prefetch should keep ready for each Consumer
 PREFETCH_MAX = 1000
 FIXED_EACH = 64  # messages for each Consumer on a queue where the prefetch must not change (decisions 9)
+ORDERED_LEAST = 256  # messages; frequent keys need room for others between theirs
 QUANTILE = 0.95
 SHORTEST = 2.0**-21  # seconds; used instead of zero, for which frexp returns no magnitude
 WINDOW = 512  # observations after which all older ones are halved
@@ -88,6 +89,15 @@ def derive_prefetch(high: float | None, consumers: int, present: int) -> int:
     if wish < most:
         wish = max(low, 1 << (wish.bit_length() - 1))
     return present if low <= present <= most and present / 2 <= wish <= present * 2 and wish != most else wish
+
+
+def ordered_prefetch(configured_consumers: int) -> int:
+    """Return the prefetch of an ordered stage without a configured one: it follows from the configuration alone.
+
+    A quorum queue gives out first, in the order in which it came back, what an epoch with another prefetch had, so live
+    changes must not change it.
+    """
+    return min(PREFETCH_MAX, max(ORDERED_LEAST, FIXED_EACH * configured_consumers))
 
 
 def fixed_prefetch(high: float | None, consumers: int) -> int:

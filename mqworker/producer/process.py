@@ -173,6 +173,8 @@ class Producer(Spawned):
             stage.intake.give_back_held()  # messages that a dying Consumer left
             await asyncio.sleep(0.01)
         drained, given_back = time.monotonic(), len(ledger)
+        if stage.ordering is not None:  # what nobody has begun goes back with the connection, in its place
+            given_back = len(ledger.assignments) + len(ledger.publications)
         if given_back:
             fleet.kill_all("the drain deadline has passed")
         stage.settlement.send_acks(drained + GAP_WAIT)  # also those that would wait behind a gap

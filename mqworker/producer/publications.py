@@ -71,6 +71,11 @@ class Publications:
         return len(self._refused)
 
     @property
+    def unanswered(self) -> int:
+        """How many publications are on their way."""
+        return len(self._waiting)
+
+    @property
     def too_large(self) -> int:
         """How many of those were refused for their size."""
         return sum(entry.too_large for entry in self._refused.values())

@@ -22,6 +22,7 @@ from mqworker.ipc.messages import Desired, LogEvent, StageSpec
 from mqworker.producer.dispatch import Dispatch
 from mqworker.producer.intake import Intake
 from mqworker.producer.ledger import Ledger
+from mqworker.producer.ordering import Ordering
 from mqworker.producer.pacing import ServiceTime
 from mqworker.producer.settlement import Settlement
 from mqworker.producer.suspects import Suspects
@@ -35,7 +36,9 @@ def topology(config: StageConfig) -> Topology:
     source, out = config.input, config.output
     output = Placement(out.queue, out.exchange, out.routing_key, out.type or "") if out is not None else None
     bindings = Bindings(source.exchange, source.bindings, source.type or "") if source.bindings else None
-    return Topology(source.queue, output, config.dead, config.queue_type, bindings)
+    return Topology(
+        source.queue, output, config.dead, config.queue_type, bindings, ordered=config.ordered_by is not None
+    )
 
 
 class Stage:
@@ -50,7 +53,10 @@ class Stage:
         self.applied_revision = 0  # the newest that was wholly applied
         self.draining = False
         self.service_time = ServiceTime()
-        self.ledger = Ledger(kept_max=config.prefetch or 1000, kept_bytes=config.max_held_bytes)
+        self.ordering: Ordering | None = None
+        if config.ordered_by is not None:
+            self.ordering = Ordering(config.ordered_by, config.input.queue, hold=config.holds)
+        self.ledger = Ledger(config.prefetch or 1000, config.max_held_bytes, self.ordering)
         self.register = InHandRegister(folder / f"{spec.stage}.slots")
         suspects = Suspects(folder / f"{spec.stage}.suspects", self.register.last_life())
         self.register.begin_life(time.monotonic())
@@ -83,6 +89,7 @@ class Stage:
         self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._turn_asked = False
+        self._due: asyncio.TimerHandle | None = None  # when the next delayed message may begin
         self._link_state = LinkState()  # as last reported
 
     def start(self) -> None:
@@ -114,6 +121,7 @@ class Stage:
         """Bring fleet and prefetch to the desired state, and note the revision once it is applied."""
         self.dispatch.fleet.reconcile(now)
         self.intake.reconcile(self.desired, self.dispatch.fleet.working(), now)
+        self.dispatch.freeze(self.intake.frozen)
         if self.applied_revision != self.desired.revision and self.as_wanted():
             self.applied_revision = self.desired.revision
             self._changed()
@@ -168,5 +176,14 @@ class Stage:
         self._turn_asked = False
         if self.draining:
             self.intake.give_back_held()
-        else:
-            self.dispatch.feed()
+            return
+        if self.ordering is not None:
+            self._wake()
+        self.dispatch.feed()
+
+    def _wake(self) -> None:
+        """Let delayed messages begin that are due, and come again when the next one is."""
+        if self._due is not None:
+            self._due.cancel()
+        due = self.ledger.wake(time.monotonic())
+        self._due = None if due is None else self._loop.call_at(due, self.ask_turn)

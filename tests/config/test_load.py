@@ -749,6 +749,59 @@ def test_a_key_of_pickles_that_is_none(text, problem):
     assert problems(text) == [problem]
 
 
+ORDERED = f"{STAGE}ordered_by ="
+HELD = f"{STAGE}time_limit = {{ hard = 60.0 }}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            f"{ORDERED} 'camera'",
+            (
+                'mqworker.toml:4: stages.s.ordered_by: is "camera", must be `input`, `routing_key`, `correlation_id` or'
+                " `header:NAME`"
+            ),
+        ),
+        (
+            f"{ORDERED} 'header:x-mqworker-attempt'",
+            (
+                "mqworker.toml:4: stages.s.ordered_by: x-mqworker-attempt is set by brokers, or by mqworker itself;"
+                " name a header that the publishers set"
+            ),
+        ),
+        (
+            f"{STAGE}on_failure = 'pass'",
+            (
+                "mqworker.toml:4: stages.s.on_failure: has no effect: this stage keeps no order; set ordered_by, or"
+                " leave on_failure out"
+            ),
+        ),
+    ],
+)
+def test_an_order_that_cannot_be_kept(text, problem):
+    """Only a header of the publishers can be a key, and who keeps no order holds nothing up."""
+    assert problems(text) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("text", "warnings"),
+    [
+        (f"{HELD}ordered_by = 'input'", 0),
+        (f"{ORDERED} 'input'\non_failure = 'pass'", 0),
+        (f"{ORDERED} 'input'", 1),  # nothing ends a message that hangs
+        (f"{HELD}ordered_by = 'routing_key'", 1),  # no bindings: one key
+        (f"{HELD}ordered_by = 'input'\nconsumers = 4\nprefetch = 63", 1),
+        (f"{HELD}ordered_by = 'input'\nconsumers = 'auto'\nprefetch = 3", 0),
+        (f"{HELD}ordered_by = 'input'\n[broker]\nurl = 'amqp://h'\nack_timeout = 1800", 1),  # retry.max is an hour
+        (f"{HELD}ordered_by = 'input'\nretry = {{ max = 900 }}\n[broker]\nurl = 'amqp://h'", 0),
+    ],
+)
+def test_what_order_costs_is_said(text, warnings):
+    """What will hold up others for long, or leave Consumers without work, is a warning."""
+    assert len(good(text).warnings) == warnings
+
+
 def test_a_key_of_pickles_comes_from_anywhere_and_is_shown_nowhere(folder):
     """A file that others can read is refused, a warning at each start tells of the key, and no text has it."""
     key = CANARY * 9

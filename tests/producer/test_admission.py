@@ -89,3 +89,30 @@ def test_the_limit_does_not_make_the_consumer_come_and_go(unplaced):
         before = admission.decide(AT_WORK._replace(unplaced=first), 0.0)
         for count in unplaced:
             assert admission.decide(AT_WORK._replace(unplaced=count), 0.0) == before
+
+
+@pytest.mark.parametrize(
+    ("events", "decided"),
+    [
+        pytest.param([{}], [(100, False, False)], id="at work"),
+        pytest.param(
+            [{}, {"wanted": False}, {}], [(100, False, False), (0, True, False), (100, False, False)], id="paused"
+        ),
+        pytest.param([{"working": 0}], [(0, False, False)], id="nobody is set up yet"),
+        pytest.param(
+            [{}, {"working": 0, "consumers": 0}], [(100, False, False), (0, True, False)], id="no Consumer is wanted"
+        ),
+        pytest.param(
+            [{}, {"held_bytes": LIMIT + 1}, {"held_bytes": LIMIT // 2}],
+            [(100, False, False), (100, False, True), (100, False, False)],
+            id="too many bytes narrow what begins, and change nothing else",
+        ),
+        pytest.param([{}, {"unplaced": 100}], [(100, False, False)] * 2, id="what cannot be placed changes nothing"),
+    ],
+)
+def test_an_order_is_kept_by_taking_as_before_or_nothing(events, decided):
+    """Prefetch, whether nothing may begin, whether little may; nothing is ever given back."""
+    admission = Admission(LIMIT, 0.0, WAIT_MAX, ordered=True)
+    decisions = [admission.decide(AT_WORK._replace(**facts), 1.0) for facts in events]
+    assert [(one.prefetch, one.frozen, one.narrow) for one in decisions] == decided
+    assert not any(one.give_back for one in decisions)

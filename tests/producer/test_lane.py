@@ -41,6 +41,7 @@ def handle(body, params):
     if isinstance(body, dict):
         print(body.get("print", ""))
         time.sleep(body.get("wait", 0))
+        1 / (1 - body.get("fail", 0))
     if body == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     return [body, len(params.get("text", ""))]
@@ -322,6 +323,22 @@ async def test_large_bodies_pass_in_both_directions(make):
         await until(lambda: lane.state == "idle", DEADLINE, "the end of the chunk")
     assert owner.seqs() == [0, 1, 10, 20, 30]
     assert [body for body, _ in owner.bodies()] == ["a", "b", large, "c", large + "!"]
+    lane.kill("enough")
+    await until(lambda: owner.deaths, DEADLINE, "its end")
+
+
+@on_loop
+async def test_a_chunk_may_end_at_a_failure(make):
+    """Where order demands it, nothing behind a failed message begins; where it does not, everything does."""
+    owner = Owner()
+    lane = make(owner)
+    await ready(lane, owner)
+    lane.feed(msgspec.structs.replace(chunk(lane, "a", {"fail": 1}, "b"), stop_at_failure=True))
+    await until(lambda: lane.state == "idle", DEADLINE, "the end of the chunk")
+    assert [(outcome.seq, outcome.failure is None) for outcome in owner.outcomes] == [(1, True), (2, False)]
+    lane.feed(msgspec.structs.replace(chunk(lane), items=[item(5, {"fail": 1}), item(6, "c")]))
+    await until(lambda: lane.state == "idle", DEADLINE, "the end of the next")
+    assert owner.seqs() == [1, 2, 5, 6]
     lane.kill("enough")
     await until(lambda: owner.deaths, DEADLINE, "its end")
 

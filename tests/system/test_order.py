@@ -1,0 +1,194 @@
+"""A stage that keeps an order: results leave as the messages came, whatever fails, is killed, paused or scaled."""
+
+import json
+import os
+import signal
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from mqworker.amqp.properties import Headers, Properties
+from mqworker.brokers.base import Publication
+from mqworker.brokers.sqlite import store
+from tests.support import foreign
+from tests.support.embedded import DEAD, INPUT, OUTPUT, Client, put
+from tests.support.embedded import config as embedded
+from tests.support.service import ServiceProcess
+from tests.support.waiting import wait_for
+from tests.system.stage import config
+
+pytestmark = pytest.mark.system
+
+HANDLER = """\
+import random, time
+
+def handle(body, message):
+    time.sleep(random.random() * body.get("seconds", 0.01))
+    if body["n"] % 20 == 7 and message.attempt == 1:
+        raise RuntimeError("not at once")
+    if body["n"] % 50 == 13:
+        raise RuntimeError("never")
+    return body
+"""
+KEYS = 5
+RETRIES = "retry = { base = 0.05, max_attempts = 3 }"
+BY_KEY, BY_INPUT = "header:camera", "input"
+
+
+def message(n: int, queue: str = INPUT, **more: Any) -> Publication:
+    """Return message number n, of one of KEYS cameras."""
+    key = f"camera-{n * 7 % 11 % KEYS}"
+    block = Properties(
+        content_type="application/json", delivery_mode=2, message_id=str(n), headers=Headers({"camera": key})
+    )
+    return Publication("", queue, block.encode(), json.dumps({"n": n, "key": key} | more).encode())
+
+
+def send(client: Client, numbers: Iterable[int]) -> None:
+    """Store messages in the embedded broker's input, in one transaction."""
+
+    def work(db) -> None:
+        store.make_queue(db, INPUT)
+        for n in numbers:
+            store.publish(db, message(n))
+
+    client._runner.run(client._admin._ask(work, 20))
+
+
+def first_ones(bodies: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return each result where it first appears."""
+    return list({body["n"]: body for body in reversed(list(bodies))}.values())[::-1]
+
+
+def in_order(bodies: list[dict[str, Any]], ordered_by: str, *, but: Iterable[int] = ()) -> bool:
+    """Whether numbers only rise, of each key or of all; messages that may pass do not count."""
+    units: dict[str, list[int]] = {}
+    for body in bodies:
+        if body["n"] not in but:
+            units.setdefault(body["key"] if ordered_by == BY_KEY else "", []).append(body["n"])
+    return all(numbers == sorted(numbers) for numbers in units.values())
+
+
+def order(running: ServiceProcess) -> dict[str, Any]:
+    """Return what the status says of the order."""
+    told: dict[str, Any] = running.stage("work")["actual"]["order"]
+    return told
+
+
+def pause_and_resume(running: ServiceProcess) -> None:
+    """Pause the stage until everything is back at the broker, and let it go on."""
+    put(running, "listening", {"enabled": False})
+    actual = wait_for(lambda: (now := running.stage("work")["actual"])["link"]["resting"] and now, 30, "a rest")
+    assert (actual["held"], actual["dispatched"], actual["link"]["connected"]) == (0, 0, True)
+    put(running, "listening", {"enabled": True})
+
+
+@pytest.mark.parametrize("on_failure", ["hold", "pass"])
+@pytest.mark.parametrize("ordered_by", [BY_INPUT, BY_KEY])
+def test_results_leave_in_order(service, ordered_by, on_failure):
+    """With four Consumers and messages that fail; what fails holds up those behind it, or lets them pass, as told."""
+    lines = (RETRIES, f'ordered_by = "{ordered_by}"', f'on_failure = "{on_failure}"')
+    running = service(embedded(*lines, consumers=4), {"jobs.py": HANDLER}).start()
+    count = 400
+    dead = [n for n in range(count) if n % 50 == 13]
+    late = [n for n in range(count) if n % 20 == 7] if on_failure == "pass" else []
+    with Client(running) as client:
+        send(client, range(count))
+        wait_for(lambda: client.ready(OUTPUT) + client.ready(DEAD) == count, 60, "all results")
+        bodies = [one.body for one in client.results()]
+        assert sorted(body["n"] for body in bodies) == [n for n in range(count) if n not in dead]
+        assert in_order(bodies, ordered_by, but=late)
+        if late:
+            assert not in_order(bodies, ordered_by)
+        assert sorted(int(one.properties.message_id) for one in client.results(DEAD)) == dead
+    counters = running.stage("work")["actual"]["counters"]
+    assert (counters["delayed"] > 0) == (on_failure == "hold")
+    assert running.stop() == 0
+
+
+@pytest.mark.parametrize("ordered_by", [BY_INPUT, BY_KEY])
+def test_order_survives_kills_pauses_and_scaling(service, ordered_by):
+    """Consumers and Producers are killed, the stage is paused, scaled and restarted: first results are in order."""
+    lines = (RETRIES, f'ordered_by = "{ordered_by}"')
+    running = service(embedded(*lines, consumers=4), {"jobs.py": HANDLER}).start()
+    count = 1500
+    dead = {n for n in range(count) if n % 50 == 13}
+
+    def killed(title: str) -> None:
+        os.kill(wait_for(lambda: running.named(title), 30, f"a {title}")[0], signal.SIGKILL)
+
+    steps = [
+        lambda: killed("mqw-consumer"),
+        lambda: pause_and_resume(running),
+        lambda: killed("mqw-producer"),
+        lambda: put(running, "consumers", {"count": 1}),
+        lambda: killed("mqw-consumer"),
+        lambda: put(running, "consumers", {"count": 3}),
+        lambda: put(running, "restart", method="POST"),
+    ]
+    with Client(running) as client:
+        send(client, range(count))
+        for number, step in enumerate(steps, 1):
+            goal = number * count // (len(steps) + 2)
+            wait_for(lambda g=goal: client.ready(OUTPUT) >= g, 60, f"{goal} results")
+            step()
+        wanted = set(range(count)) - dead
+        wait_for(lambda: {one.body["n"] for one in client.results()} >= wanted, 90, "all results")
+        wait_for(lambda: client.ready() == 0 and running.stage("work")["actual"]["held"] == 0, 30, "the end")
+        bodies = first_ones(one.body for one in client.results())
+        assert {body["n"] for body in bodies} == wanted
+        assert in_order(bodies, ordered_by)
+    assert running.stop() == 0
+
+
+def test_a_held_message_is_told(service):
+    """Status names the message that holds others up, since when, why, and how many; the others of its key wait."""
+    jobs = "def handle(body):\n    if body['n'] == 3:\n        raise RuntimeError('later')\n    return body\n"
+    lines = ("retry = { base = 60, max_attempts = 3 }", f'ordered_by = "{BY_KEY}"')
+    running = service(embedded(*lines), {"jobs.py": jobs}).start()
+    key = json.loads(message(3).body)["key"]
+    with Client(running) as client:
+        send(client, range(60))
+        behind = [n for n in range(4, 60) if json.loads(message(n).body)["key"] == key]
+        wait_for(lambda: client.ready(OUTPUT) == 60 - 1 - len(behind), 30, "the results of the others")
+        told = wait_for(lambda: order(running)["blocked"], 20, "a message that blocks")
+        assert (told["message_id"], told["key"], told["behind"]) == ("3", key, len(behind))
+        assert "next attempt" in told["reason"]
+        assert (order(running)["hottest"], order(running)["delayed"]) == (key, 1)
+        assert "blocked by message 3" in running.cli("status").stderr
+    assert running.stop() == 0
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+@pytest.mark.parametrize("ordered_by", [BY_INPUT, BY_KEY])
+def test_order_on_rabbitmq(rabbit, queue, service, ordered_by, queue_type):
+    """The same with real queues: a Consumer, a Producer and the connections are lost, and the stage is paused."""
+    lines = (RETRIES, f'ordered_by = "{ordered_by}"', f'queue_type = "{queue_type}"')
+    running = service(config(rabbit.url(), queue, *lines, consumers=4), {"jobs.py": HANDLER}).start()
+    count = 1200
+    dead = {n for n in range(count) if n % 50 == 13}
+    steps = [
+        lambda: os.kill(running.named("mqw-consumer")[0], signal.SIGKILL),
+        lambda: pause_and_resume(running),
+        lambda: os.kill(running.named("mqw-producer")[0], signal.SIGKILL),
+        lambda: rabbit.ctl("close_all_connections", "a test"),
+    ]
+    with foreign.Client(rabbit.url()) as client:
+        for n in range(count):
+            one = message(n, queue)
+            properties = Properties.decode(one.properties)
+            headers = properties.headers.to_dict()
+            client.publish(queue, one.body, headers=headers, message_id=str(n), content_type="application/json")
+    for number, step in enumerate(steps, 1):
+        goal = number * count // (len(steps) + 2)
+        wait_for(lambda g=goal: rabbit.queue(f"{queue}.out")["messages_ready"] >= g, 90, f"{goal} results")
+        step()
+    wait_for(lambda: rabbit.queue(queue)["messages"] == 0, 120, "an empty input")
+    with foreign.Client(rabbit.url()) as client:
+        bodies = [json.loads(got.body) for got in client.rest(f"{queue}.out")]
+    firsts = first_ones(bodies)
+    assert {body["n"] for body in firsts} == set(range(count)) - dead
+    assert in_order(firsts, ordered_by)
+    assert running.stop() == 0

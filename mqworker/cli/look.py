@@ -147,7 +147,8 @@ def _row(name: str, view: dict[str, Any]) -> list[Any]:
     ready = sum(consumer["state"] in ("idle", "busy") for consumer in actual["consumers"])
     counters = actual["counters"]
     if desired["listening"] and not actual["link"]["consuming"]:
-        listening = "not yet" if actual["link"]["connected"] else "no broker"
+        waits = "standby" if actual["link"].get("waits") else "not yet"
+        listening = waits if actual["link"]["connected"] else "no broker"
     return [
         name,
         view["state"],

@@ -11,6 +11,7 @@ from mqworker.control.control import StageView
 from mqworker.ipc.messages import StageStatus
 
 CONSUMERS, NOTHING = "consumers", "nothing"
+STANDBY = "standby"  # another service has the messages of an ordered stage
 SATURATED = 0.8  # utilisation from which on the Consumers hold back what waits
 _REASONS = {  # other names for a Producer's reasons; no: there is none
     "bytes": "max_held_bytes",
@@ -65,7 +66,7 @@ def _ready(status: StageStatus) -> int:
     return sum(consumer.state in ("idle", "busy") for consumer in status.consumers)
 
 
-def _held_back_by(view: StageView, *, paused: bool) -> str:  # noqa: PLR0911 - one return a reason, the first that applies
+def _held_back_by(view: StageView, *, paused: bool) -> str:  # noqa: C901, PLR0911 - one return a reason, the first that applies
     desired, status = view.desired, view.actual
     if not desired.running:
         return "stopped"
@@ -83,6 +84,8 @@ def _held_back_by(view: StageView, *, paused: bool) -> str:  # noqa: PLR0911 - o
         return "starting"
     if status.hold_back != "no":
         return _REASONS.get(status.hold_back, status.hold_back)
+    if status.link.waits:
+        return STANDBY
     if status.problem or not status.link.consuming:
         return "problem" if status.problem else "starting"
     waits = (_unfinished(status) or 0) > _ready(status)

@@ -51,6 +51,7 @@ def stage(state: str = "running", actual: bool = True, desired: dict | None = No
         (stage(hold_back="unplaced", problem="x", **FULL), "output"),
         (stage(hold_back="bytes", problem="x"), "max_held_bytes"),
         (stage(hold_back="retries"), "retries"),
+        (stage(link=msgspec.structs.replace(GOOD_LINK, consuming=False, waits="x")), "standby"),
         (stage(problem="the input was deleted"), "problem"),
     ],
 )

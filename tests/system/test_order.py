@@ -142,6 +142,28 @@ def test_order_survives_kills_pauses_and_scaling(service, ordered_by):
     assert running.stop() == 0
 
 
+def test_another_service_goes_on_where_the_active_one_was_killed(service, tmp_path):
+    """One of two services takes messages at a time; the other one stands by, is ready, and goes on in order."""
+    broker = f'\n[broker]\nurl = "sqlite:///{tmp_path}/broker.db"\n'
+    settings = embedded(RETRIES, f'ordered_by = "{BY_INPUT}"', consumers=2) + broker
+    first = service(settings, {"jobs.py": HANDLER}).start()
+    with Client(first, f"{tmp_path}/broker.db") as client:
+        send(client, range(600))
+        wait_for(lambda: client.ready(OUTPUT) > 50, 30, "the first results")
+        second = service(settings, {"jobs.py": HANDLER}).start()
+        waits = wait_for(lambda: second.stage("work")["actual"]["link"]["waits"], 30, "the second to stand by")
+        assert "this stage is ordered" in waits
+        assert "standby" in second.cli("status").stdout
+        assert second.ask("GET", "/readyz")[0] == 200
+        done = client.ready(OUTPUT)
+        first.process.send_signal(signal.SIGKILL)
+        wait_for(lambda: client.ready(OUTPUT) > done + 50, 30, "results of the second")
+        dead = {n for n in range(600) if n % 50 == 13}
+        wait_for(lambda: {one.body["n"] for one in client.results()} >= set(range(600)) - dead, 60, "all results")
+        assert in_order(first_ones(one.body for one in client.results()), BY_INPUT)
+    assert second.stop() == 0
+
+
 def test_a_held_message_is_told(service):
     """Status names the message that holds others up, since when, why, and how many; the others of its key wait."""
     jobs = "def handle(body):\n    if body['n'] == 3:\n        raise RuntimeError('later')\n    return body\n"

@@ -39,6 +39,7 @@ VERBS = {  # verb: (module below mqworker.cli, what it does)
     "jobs": ("jobs", "Show and change a stage's chain of jobs."),
     "shared": ("shared", "Show and reset the objects that all Consumers share."),
     "queues": ("queues", "Show, purge and delete queues."),
+    "held": ("held", "Show and skip failed messages that hold up those behind them."),
     "dlq": ("dlq", "Show, replay, drop and export dead letters."),
     "config": ("config", "Show the configuration and where each value comes from."),
     "conf": ("conf", "Print a configuration for supervisord or systemd."),

@@ -20,7 +20,7 @@ from mqworker.control.chain import Edit
 from mqworker.control.desired_state import Change, Document
 from mqworker.control.stage_desired import StageDesired
 from mqworker.ipc.logs import LogWriter
-from mqworker.ipc.messages import StageStatus
+from mqworker.ipc.messages import Held, StageStatus
 from mqworker.shared_state.messages import SharedStatus
 
 T = TypeVar("T")
@@ -92,8 +92,8 @@ class Stored(NamedTuple):
 class ControlError(Exception):
     """A request that cannot be carried out.
 
-    `kind` is conflict | unknown_job | unknown_stage | busy | storage | deadline | draining | refused | unavailable |
-    internal; the broker admin uses the last four as well.
+    `kind` is conflict | unknown_job | unknown_message | unknown_stage | busy | storage | deadline | draining |
+    refused | unavailable | internal; the broker admin uses the last four as well.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -154,6 +154,9 @@ class Operator(Protocol):
 
     async def reset_shared(self, name: str) -> None:
         """Replace a shared object by a new one. Raises ControlError."""
+
+    async def ask_held(self, stage: str, skip: str) -> Held:
+        """Return the failed messages that a stage holds, or let the one with this id go. Raises ControlError."""
 
     async def drain(self) -> None:
         """Begin to end the service, as SIGTERM does."""
@@ -238,6 +241,14 @@ class Control:
     def reset_shared(self, name: str) -> None:
         """Replace a shared object by a new one."""
         self._run(lambda operator: operator.reset_shared(name), STORE_DEADLINE)
+
+    def held(self, stage: str) -> Held:
+        """Return the failed messages that wait in their places, the oldest ones, and how many there are."""
+        return self._run(lambda operator: operator.ask_held(stage, ""), STORE_DEADLINE)
+
+    def skip(self, stage: str, message_id: str) -> None:
+        """Let a failed message go that waits in its place: it becomes a dead letter."""
+        self._run(lambda operator: operator.ask_held(stage, message_id), STORE_DEADLINE)
 
     def drain(self) -> None:
         """Begin the end of the service."""

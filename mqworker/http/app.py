@@ -7,7 +7,19 @@ from typing import Any
 
 from flask import Flask, Response, request
 
-from mqworker.http import generations, health, legacy_routes, metrics, openapi, queues, sending, shared, stages, streams
+from mqworker.http import (
+    generations,
+    health,
+    held,
+    legacy_routes,
+    metrics,
+    openapi,
+    queues,
+    sending,
+    shared,
+    stages,
+    streams,
+)
 from mqworker.http.access import refuse_foreign
 from mqworker.http.problems import Problem, problem_of
 from mqworker.http.routing import SMALL_BODY, Api, Route, json_response
@@ -18,6 +30,7 @@ ROUTES: list[Route] = [
     *stages.ROUTES,
     *generations.ROUTES,
     *sending.ROUTES,
+    *held.ROUTES,
     *queues.ROUTES,
     *shared.ROUTES,
     *streams.ROUTES,

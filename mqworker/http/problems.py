@@ -18,6 +18,7 @@ CONTENT_TYPE = "application/problem+json"
 KINDS = {  # of ControlError, which includes the broker admin's kinds
     "unknown_stage": 404,
     "unknown_job": 404,
+    "unknown_message": 404,
     "busy": 503,
     "storage": 507,
     "deadline": 504,

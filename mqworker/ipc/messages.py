@@ -121,7 +121,14 @@ class DumpStacks(_Record, frozen=True, tag="stacks"):
     """Write the stacks of this process and its Consumers to the log."""
 
 
-Order = Desired | Drain | DumpStacks
+class AskHeld(_Record, frozen=True, tag="ask_held"):
+    """List the failed messages that wait in their places, or let one of them go; the answer is a Held."""
+
+    number: int  # of this question
+    skip: str = ""  # the id of the message to let go; "": list them
+
+
+Order = Desired | Drain | DumpStacks | AskHeld
 
 
 class ConsumerStatus(_Record, frozen=True):
@@ -257,7 +264,29 @@ class Ended(_Record, frozen=True, tag="ended"):
     given_back: int
 
 
-Report = StageStatus | Ended | LogEvent
+class HeldMessage(msgspec.Struct, frozen=True):
+    """A failed message that waits in its place for its next attempt."""
+
+    message_id: str  # derived from its content if it has none
+    key: str  # of its order; "": that of the whole input
+    attempt: int  # the next one
+    seconds: float  # until that begins
+    behind: int  # how many wait behind it
+    error_type: str  # of its last failure
+    error: str
+
+
+class Held(_Record, frozen=True, tag="held"):
+    """The answer to an AskHeld with this number."""
+
+    number: int
+    messages: tuple[HeldMessage, ...] = ()  # the oldest ones
+    total: int = 0
+    refused: str = ""  # why the message was not let go, in one sentence
+    unknown: bool = False  # because there is none with this id
+
+
+Report = StageStatus | Ended | LogEvent | Held
 
 
 # --- Producer and Consumer ------------------------------------------------------------------------------------------
@@ -303,7 +332,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Failure(msgspec.Struct, frozen=True, array_like=True):
     """Why a message has no result, in text; `reason` is the value of the dead-letter header."""
 
-    reason: str  # error | reject | undecodable | unencodable | timeout | memory | oversized | crash
+    reason: str  # error | reject | undecodable | unencodable | timeout | memory | oversized | crash | skipped
     type: str
     message: str
     traceback: str = ""

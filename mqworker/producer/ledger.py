@@ -82,6 +82,11 @@ class Ledger:
         """Return the delivery with this number if it is held or out; None once it has an outcome."""
         return self._entries.get(seq)
 
+    @property
+    def unfinished(self) -> Iterable[Entry]:
+        """All deliveries that are held, delayed or out; those that are out may be void."""
+        return self._entries.values()
+
     def delivered(self, delivery: Delivery, now: float, isolation: Isolation = Isolation.NONE) -> list[AnyPublish]:
         """Open an entry for a delivery, or let it adopt the state of a void one."""
         self.counters.received += 1

@@ -25,9 +25,10 @@ from mqworker.exits import Exit
 from mqworker.ipc import logs
 from mqworker.ipc.frame_streams import FrameReader, FrameWriter
 from mqworker.ipc.frames import read_frame
-from mqworker.ipc.messages import Desired, Drain, DumpStacks, Ended, LogEvent, Order, StageSpec
+from mqworker.ipc.messages import AskHeld, Desired, Drain, DumpStacks, Ended, LogEvent, Order, StageSpec
 from mqworker.ipc.spawn import Spawned
 from mqworker.producer.acks import GAP_WAIT
+from mqworker.producer.held_messages import answer
 from mqworker.producer.stage import Stage
 from mqworker.producer.status import stage_status
 from mqworker.producer.timers import Timers
@@ -111,6 +112,8 @@ class Producer(Spawned):
                 self._changed()
             case Drain():
                 self._drain(order.until)
+            case AskHeld():
+                self._writer.send(_encoder.encode(answer(self._stage, order)))
             case DumpStacks():
                 faulthandler.dump_traceback(file=2, all_threads=True)
                 for lane in self._stage.dispatch.fleet.lanes.values():

@@ -11,6 +11,7 @@ from mqworker.amqp.properties import decode_leniently
 from mqworker.ipc.json_safe import text
 from mqworker.ipc.messages import BlockedOrder, ConsumerStatus, OrderStatus, StageStatus
 from mqworker.producer.entry import DELAYED
+from mqworker.producer.held_messages import id_of
 from mqworker.producer.lane import Lane
 from mqworker.producer.ordering import Ordering
 from mqworker.producer.stage import Stage
@@ -82,7 +83,7 @@ def _order(stage: Stage, ordering: Ordering, now: float) -> OrderStatus:
     if entry.state is not DELAYED:
         reason = f"it cannot be placed: {stage.ledger.publications.refusal}"
     unit = entry.unit.key if entry.unit is not None else b""
-    name = text(decode_leniently(entry.properties).message_id or "")
+    name = id_of(entry, stage.spec.config.input.queue)
     blocked = BlockedOrder(name, text(unit.decode(errors="replace")), entry.received, found.behind, reason)
     return OrderStatus(delayed, blocked, key, messages)
 

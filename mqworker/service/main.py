@@ -26,6 +26,7 @@ from mqworker.control.store import Store
 from mqworker.exits import Exit
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
+from mqworker.ipc.messages import Held
 from mqworker.ipc.spawn import forget_main
 from mqworker.service.broker_kind import remember
 from mqworker.service.burst import Burst
@@ -233,6 +234,10 @@ class Service:
     def reset_shared(self, name: str) -> str | None:
         """Replace a shared object by a new one; returns why that cannot be now, or "", or None if there is none."""
         return self._shared.reset(name)
+
+    async def ask_held(self, stage: str, skip: str) -> Held:
+        """Return the failed messages that a stage holds, or let one go. Raises ControlError."""
+        return await self._stages.ask_held(stage, skip)
 
     # --- signals
 

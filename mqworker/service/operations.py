@@ -30,7 +30,7 @@ from mqworker.control.desired_state import (
 from mqworker.control.stage_desired import StageDesired, Version, described
 from mqworker.control.store import Store
 from mqworker.ipc import logs
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.messages import Held, LogEvent
 from mqworker.service.checked_changes import CheckedChanges
 
 TRY_AGAIN = 1.0  # seconds until the end of a change that could not be stored is tried again
@@ -49,6 +49,9 @@ class OperationsOwner(Protocol):
 
     def reset_shared(self, name: str) -> str | None:
         """Replace a shared object by a new one; returns why that cannot be now, or "", or None if there is none."""
+
+    async def ask_held(self, stage: str, skip: str) -> Held:
+        """Return the failed messages that a stage holds, or let the one with this id go. Raises ControlError."""
 
 
 class Operations:
@@ -103,6 +106,14 @@ class Operations:
             f"the shared object {name} is to be replaced by a new one",
             shared=name,
         )
+
+    async def ask_held(self, stage: str, skip: str) -> Held:
+        """Return the failed messages that a stage holds, or let one go."""
+        self.changeable(stage)
+        held = await self._owner.ask_held(stage, skip)
+        if held.refused:
+            raise ControlError("unknown_message" if held.unknown else "refused", held.refused)
+        return held
 
     async def drain(self) -> None:
         """Begin the end, as SIGTERM does."""

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from mqworker.control.chain import enabled
-from mqworker.control.control import StageView
+from mqworker.control.control import ControlError, StageView
 from mqworker.control.desired_state import Commit, Document, Revert, Undo
 from mqworker.control.stage_desired import Version
 from mqworker.ipc import logs
@@ -26,6 +26,7 @@ from mqworker.ipc.messages import (
     DumpStacks,
     Ended,
     Generation,
+    Held,
     LogEvent,
     Order,
     Report,
@@ -35,6 +36,7 @@ from mqworker.ipc.messages import (
 from mqworker.ipc.spawn import Death
 from mqworker.producer.process import Producer
 from mqworker.service.lifecycle import Action, KillProducer, Lifecycle, SendDesired, StartProducer, StopProducer
+from mqworker.service.questions import Questions
 from mqworker.service.switch_follower import SwitchFollower
 
 _reports = msgspec.msgpack.Decoder(Report)
@@ -51,6 +53,7 @@ class StageSupervisor:
         self.name = spec.stage
         self.life = Lifecycle(spec.drain_deadline)
         self.switch = SwitchFollower(spec.stage)
+        self._questions = Questions(self._send)
         self._spec = spec
         self._on_change = on_change
         self._on_log = on_log
@@ -79,6 +82,12 @@ class StageSupervisor:
     def dump_stacks(self) -> None:
         """Order the tree to write its stacks to the log."""
         self._send(DumpStacks())
+
+    async def ask_held(self, skip: str) -> Held:
+        """Return the failed messages that wait in their places, or let the one with this id go. Raises ControlError."""
+        if self._child is None:
+            raise ControlError("refused", f"stage {self.name} is {self.life.state}: no message waits here")
+        return await self._questions.ask(skip)
 
     def due(self) -> Commit | Undo | Revert | None:
         """Return how the change in progress has to end, if that is known."""
@@ -149,18 +158,21 @@ class StageSupervisor:
 
     # --- what the Producer sends
 
-    def _on_report(self, report: StageStatus | Ended) -> None:
+    def _on_report(self, report: StageStatus | Ended | Held) -> None:
         match report:
             case StageStatus():
                 self.life.reported(report)
                 self._on_change()
             case Ended():
                 self.life.ends(report.given_back)
+            case Held():
+                self._questions.answered(report)
 
     def _on_death(self, death: Death) -> None:
         assert self._child is not None
         why = f" ({self._child.kill_reason})" if self._child.kill_reason else ""
         self._child = None
+        self._questions.producer_died()
         self._cancel_kill()
         orderly = self.life.ended
         if not orderly and self.life.told:

@@ -15,7 +15,7 @@ from mqworker.config.load import Loaded
 from mqworker.config.stop_budget import StopBudget
 from mqworker.control.control import StageView
 from mqworker.control.desired_state import Commit, Document, Revert, Undo
-from mqworker.ipc.messages import LogEvent, StageSpec, StageStatus
+from mqworker.ipc.messages import Held, LogEvent, StageSpec, StageStatus
 from mqworker.service.balancer import Balancer
 from mqworker.service.stage_supervisor import StageSupervisor
 
@@ -69,6 +69,10 @@ class Stages:
         """Order every tree to write its stacks to the log."""
         for supervisor in self._supervisors:
             supervisor.dump_stacks()
+
+    async def ask_held(self, stage: str, skip: str) -> Held:
+        """Return the messages that a stage holds, or let one go. Raises ControlError."""
+        return await next(each for each in self._supervisors if each.name == stage).ask_held(skip)
 
     def views(self) -> dict[str, StageView]:
         """Return the desired and the actual state of every stage."""

@@ -68,6 +68,7 @@ def test_every_verb_has_help_with_an_example(project, verb):
         "params": "set",
         "jobs": "list",
         "queues": "purge",
+        "held": "skip",
         "dlq": "replay",
         "config": "show",
         "conf": "supervisor",
@@ -84,6 +85,7 @@ ASKING = [
     ["params", "get"], ["params", "set", "a=1"], ["params", "rollback"], ["jobs", "list"], ["queues", "list"],
     ["jobs", "add", "a:b"], ["jobs", "remove", "b"], ["jobs", "move", "b", "--at", "1"], ["jobs", "disable", "b"],
     ["jobs", "enable", "b"], ["jobs", "set", "a:b"],
+    ["held", "list"], ["held", "skip", "1"],
     ["queues", "purge", "q", "--yes"], ["dlq", "list"], ["dlq", "replay", "--all"], ["dlq", "export"], ["send", "{}"],
 ]  # fmt: skip
 

@@ -25,7 +25,7 @@ from mqworker.control.chain import Add, ChainError, Edit, edited
 from mqworker.control.control import ChangeRefused, Control, ControlError, Snapshot, StageView, Stored
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
-from mqworker.ipc.messages import BUCKETS, ConsumerStatus, StageStatus, Times
+from mqworker.ipc.messages import BUCKETS, ConsumerStatus, Held, HeldMessage, StageStatus, Times
 from tests.support.waiting import AMPLE
 
 TOML = """
@@ -107,6 +107,8 @@ class LittleService:
         self.applying = True
         self.applied = self.document.revision
         self.drained = False
+        self.held: list[HeldMessage] = []
+        self.held_refused = ""
         self.changes: list[Any] = []
         self.admin: dict[str, Any] = {}  # verb to a value, an exception, or a function of the arguments
         self.asked: list[tuple[str, dict[str, Any], float]] = []
@@ -243,6 +245,18 @@ class LittleService:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    async def ask_held(self, stage: str, skip: str) -> Held:
+        self._known(stage)
+        if not skip:
+            return Held(1, tuple(self.held), len(self.held))
+        if self.held_refused:
+            raise ControlError("refused", self.held_refused)
+        for message in self.held:
+            if message.message_id == skip:
+                self.held.remove(message)
+                return Held(1)
+        raise ControlError("unknown_message", f"no message {skip} waits here")
 
     async def drain(self) -> None:
         self.drained = True

@@ -182,6 +182,36 @@ def test_a_held_message_is_told(service):
     assert running.stop() == 0
 
 
+def test_a_held_message_is_skipped(service):
+    """It is told and let go by the command line: a dead letter that says so, and those behind it follow in order."""
+    jobs = "def handle(body):\n    if body['n'] == 3:\n        raise RuntimeError('later')\n    return body\n"
+    lines = ("retry = { base = 60, max_attempts = 3 }", f'ordered_by = "{BY_KEY}"')
+    running = service(embedded(*lines), {"jobs.py": jobs}).start()
+    with Client(running) as client:
+        send(client, range(60))
+        wait_for(lambda: order(running)["blocked"], 30, "a message that blocks")
+        (told,) = json.loads(running.cli("held", "list", "--json").stdout)["work"]
+        assert (told["message_id"], told["attempt"], told["error_type"], told["error"]) == (
+            *("3", 2, "RuntimeError"),
+            "later",
+        )
+        assert "RuntimeError: later" in running.cli("held", "list", "--stage", "work").stdout
+        unknown = running.cli("held", "skip", "61")
+        assert (unknown.returncode, unknown.stdout) == (2, "")
+        assert "no message 61 waits here" in unknown.stderr
+        assert running.cli("held", "skip", "3").returncode == 0
+        wait_for(lambda: client.ready(OUTPUT) == 59, 30, "the results of the others")
+        bodies = [one.body for one in client.results()]
+        assert in_order(bodies, BY_KEY)
+        assert {body["n"] for body in bodies} == set(range(60)) - {3}
+        (letter,) = json.loads(running.cli("dlq", "list", "--json").stdout)["work"]
+        assert (letter["message_id"], letter["reason"], letter["attempt"]) == ("3", "skipped", 2)
+        assert (letter["error_type"], letter["message"]) == ("RuntimeError", "skipped by an operator, after: later")
+        assert running.ask("GET", "/api/v1/stages/work/held") == (200, {"held": [], "total": 0})
+        assert running.ask("POST", "/api/v1/stages/work/held/3/skip")[0] == 404
+    assert running.stop() == 0
+
+
 @pytest.mark.rabbitmq
 @pytest.mark.parametrize("queue_type", ["classic", "quorum"])
 @pytest.mark.parametrize("ordered_by", [BY_INPUT, BY_KEY])

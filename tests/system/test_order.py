@@ -212,6 +212,47 @@ def test_a_held_message_is_skipped(service):
     assert running.stop() == 0
 
 
+SECOND = """\
+import time
+from pathlib import Path
+from mqworker import Retry
+
+def handle(body, message):
+    if message.attempt == 1:
+        raise RuntimeError("not at once")
+    Path(__file__).with_name("begun").touch()
+    while not Path(__file__).with_name("go").exists():
+        time.sleep(0.01)
+    raise Retry(after=60)
+"""
+
+
+def test_only_a_message_that_waits_is_skipped(service):
+    """Not one that runs, nor while the stage is paused; afterwards it waits again, with the attempts that it had."""
+    running = service(embedded(RETRIES, f'ordered_by = "{BY_INPUT}"'), {"jobs.py": SECOND}).start()
+    skip = ("POST", "/api/v1/stages/work/held/3/skip")
+    begun = running.folder / "begun"
+    with Client(running) as client:
+        send(client, [3])
+        wait_for(begun.exists, 30, "the second attempt")
+        status, refused = running.ask(*skip)
+        assert status == 409
+        assert "message 3 is being computed" in refused["detail"]
+        running.write("go", "")
+        wait_for(lambda: order(running)["delayed"] == 1, 30, "a failure of the second attempt")
+        put(running, "listening", {"enabled": False})
+        status, refused = running.ask(*skip)
+        assert status == 404
+        assert "the stage takes nothing now" in refused["detail"]
+        put(running, "listening", {"enabled": True})
+        (told,) = wait_for(lambda: running.ask("GET", skip[1].removesuffix("/3/skip"))[1]["held"], 30, "its return")
+        assert (told["attempt"], told["behind"], told["seconds"] > 0) == (3, 0, True)
+        assert running.ask(*skip) == (200, {"skipped": "3"})
+        wait_for(lambda: client.ready(DEAD) == 1, 30, "the dead letter")
+        wait_for(lambda: running.stage("work")["actual"]["counters"]["dead"] == 1, 30, "its confirm")
+    assert running.stop() == 0
+
+
 @pytest.mark.rabbitmq
 @pytest.mark.parametrize("queue_type", ["classic", "quorum"])
 @pytest.mark.parametrize("ordered_by", [BY_INPUT, BY_KEY])

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.untraced  # slow under it, and other tests show what is
 
 FORWARD = ["send", "deliver", "take", "work", "work", "end_chunks", "confirm", "confirm", "ack", "ack_arrives"]
 FORWARD += ["time_passes", "outcome_again"]
-HARMLESS = ["refuse", "refuse_for_size", "end_epoch", "skip", "revoke", "die", "outlive", "narrow"]
+HARMLESS = ["refuse", "refuse_for_size", "end_epoch", "skip", "revoke", "die", "outlive", "narrow", "let_go"]
 HARMFUL = ["lose_publisher", "lose_consumer", "another_instance", "hours_pass"]
 KEYS = ["", "1", "2"]
 ATTEMPT = "attempt"
@@ -199,6 +199,9 @@ class OrderedLedgerMachine(LedgerMachine):
             return
         if not self.ordering.hold:
             self.broker.passed.add(message.content)  # its reply leaves out of turn too
+        self.give_up(seq, message)
+
+    def give_up(self, seq: int, message: OrderedMessage) -> None:
         plan = message.dead_for_size()._replace(replies=message.plan("dead").replies)
         self.publish(self.ledger.finished(seq, plan, self.now))
 
@@ -235,6 +238,16 @@ class OrderedLedgerMachine(LedgerMachine):
         lane = self.pick(data, (lane for lane, seqs in self.lanes.items() if seqs))
         if lane is not None:
             self.lanes[lane].clear()
+
+    def let_go(self, data: st.DataObject) -> None:
+        """Have an operator skip a message that waits for its next attempt."""
+        seq = self.pick(data, (entry.seq for _, _, entry in self.backlog._delayed))
+        if seq is not None:
+            message = self.messages[seq]
+            assert isinstance(message, OrderedMessage)
+            self.old.append(seq)
+            self.known.add(message.content)
+            self.give_up(seq, message)
 
     def narrow(self, data: st.DataObject) -> None:
         self.is_narrow = not self.is_narrow

@@ -162,12 +162,12 @@ class Consumer(Spawned):
                 os._exit(1)
             printed = mark(labels_now) or printed
             self._item = None
-            slot.end()
-            computed += 1
-            if large:
+            if large:  # while it is in hand: a death now is that of this message
                 self._send_in_pieces(large)
                 self._hand_up(outcomes, worker, printed)  # without its bodies it must not be in the outbox
                 outcomes, printed = [], False
+            slot.end()
+            computed += 1
             if worker.failed and chunk.stop_at_failure:
                 break  # the end of the chunk gives the others back
         if outcomes and not outbox.add(last):  # what follows may end this process

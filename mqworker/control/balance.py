@@ -10,6 +10,7 @@ others give up have left. So there are never more than the budget, however long 
 """
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 EVERY = 5.0  # seconds between two moves
@@ -65,9 +66,13 @@ class Balance:
         self._received: dict[str, float] = {}  # when it was set up
         self._waiting: dict[str, float] = {}  # since when messages wait where there is no Consumer
 
-    def fit(self, stages: Iterable[str], budget: int) -> None:
-        """Let these stages share this many: as before, and evenly where that is not possible."""
+    def fit(self, stages: Iterable[str], budget: int, having: Mapping[str, int] = MappingProxyType({})) -> None:
+        """Let these stages share this many: as before, and evenly where that is not possible.
+
+        `having`: the Consumers of stages that had a number of their own until now.
+        """
         shares = {stage: self.shares.get(stage, 0) for stage in stages}
+        self.counts |= {stage: count for stage, count in having.items() if stage not in self.shares}
         self.shares, self._budget = shares, budget
         if not shares:
             return

@@ -348,7 +348,7 @@ class ResultMessage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     body: bytes | None
     routing_key: str | None = None  # as the handler wants it; None: the output's
     reply: bytes = b""  # the properties of the reply, if they differ
-    in_pieces: bool = False  # its body came up before, here it is empty
+    in_pieces: int = 0  # bytes of its body, which came up before: here it is empty
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -24,7 +24,7 @@ def take_out(outcome: Outcome) -> tuple[Outcome, list[bytes]]:
 
 def _without(result: ResultMessage) -> ResultMessage:
     large = result.body is not None and len(result.body) > LARGE
-    return msgspec.structs.replace(result, body=b"", in_pieces=True) if large else result
+    return msgspec.structs.replace(result, body=b"", in_pieces=len(result.body or b"")) if large else result
 
 
 def cut(body: bytes) -> Iterator[Piece]:
@@ -39,25 +39,34 @@ class Pieces:
     def __init__(self) -> None:
         self._whole: list[bytes] = []
         self._begun = BytesIO()
+        self._some = False
 
     def __bool__(self) -> bool:
-        return bool(self._whole)
+        """Whether any has arrived since the last outcome."""
+        return self._some
 
     def add(self, piece: Piece) -> None:
         """Append a piece to the body that it continues or begins."""
+        self._some = True
         self._begun.write(piece.data)
         if piece.last:
             self._whole.append(self._begun.getvalue())  # shared with the BytesIO, not copied
             self._begun = BytesIO()
 
     def put_back(self, outcomes: Outcomes) -> Outcomes:
-        """Return the outcomes with the bodies that came before them."""
-        whole, self._whole = iter(self._whole), []
+        """Return the outcomes with the bodies that came before them; ValueError if a piece is missing."""
+        whole, begun, expected = iter(self._whole), self._begun.tell(), 0
+        for outcome in outcomes.outcomes:
+            for result in outcome.results:
+                expected += result.in_pieces
+        if begun or expected != sum(map(len, self._whole)):
+            raise ValueError(f"{expected:,} bytes of large results were to come, and others came")
+        self._whole, self._some = [], False
         finished = [
             msgspec.structs.replace(
                 outcome,
                 results=tuple(
-                    msgspec.structs.replace(result, body=next(whole), in_pieces=False) if result.in_pieces else result
+                    msgspec.structs.replace(result, body=next(whole), in_pieces=0) if result.in_pieces else result
                     for result in outcome.results
                 ),
             )

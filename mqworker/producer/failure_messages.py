@@ -50,6 +50,7 @@ def retry(
     """Return the message that comes back after `delay` seconds; None if its headers leave no room for ours."""
     table = properties.headers
     _first_failed(properties, about)
+    _keep_key(entry, table, stage)
     table[headers.QUEUE] = stage.input.queue
     table[headers.ERROR_TYPE] = cut(failure.type, TEXT_LIMIT)
     table[headers.MESSAGE] = cut(failure.message, TEXT_LIMIT)
@@ -62,13 +63,13 @@ def renewed(entry: Entry, properties: Properties, stage: StageConfig, room: int,
     One without an id keeps the id that is derived from it now.
     """
     table, queue = properties.headers, stage.input.queue
+    _keep_key(entry, table, stage)
     if not properties.message_id:
         table[headers.DERIVED_ID] = derived_id(properties, entry.properties, entry.body, queue)
-        if table.get(headers.QUEUE) != queue:
-            table[headers.QUEUE] = queue
-            for name in (headers.ATTEMPT, headers.CRASHES):  # another stage's
-                table.pop(name, None)
-    _keep_key(entry, table, stage)
+    if table.get(headers.QUEUE) != queue and (not properties.message_id or headers.KEY in table):
+        table[headers.QUEUE] = queue
+        for name in (headers.ATTEMPT, headers.CRASHES):  # another stage's
+            table.pop(name, None)
     _set_aside(properties)
     headers.strip_brokers(properties)
     block = fitted(properties, room)
@@ -81,6 +82,7 @@ def dead_letter(
     """Return the dead letter: body untouched, all properties kept, headers that give the reason."""
     _set_aside(properties)
     table = properties.headers
+    _keep_key(entry, table, stage)
     _first_failed(properties, about)
     record: dict[str, str | int] = {
         headers.REASON: failure.reason,
@@ -99,7 +101,6 @@ def dead_letter(
         table.pop(name, None)  # of an earlier failure
         if value != "":
             table[name] = value
-    _keep_key(entry, table, stage)
     return dead_letter_in(entry, properties, stage, about.room)
 
 
@@ -162,14 +163,8 @@ def _is_ours(name: str, value: object) -> bool:
 
 def _keep_key(entry: Entry, table: Headers, stage: StageConfig) -> None:
     """Note the routing key where it keeps the order: the message will come back under the name of the queue."""
-    queue = stage.input.queue
-    if stage.ordered_by != ROUTING_KEY or (headers.KEY in table and table.get(headers.QUEUE) == queue):
-        return
-    if table.get(headers.QUEUE) != queue:
-        table[headers.QUEUE] = queue
-        for name in (headers.ATTEMPT, headers.CRASHES):  # another stage's
-            table.pop(name, None)
-    table[headers.KEY] = entry.routing_key
+    if stage.ordered_by == ROUTING_KEY and not (headers.KEY in table and table.get(headers.QUEUE) == stage.input.queue):
+        table[headers.KEY] = entry.routing_key
 
 
 def _set_aside(properties: Properties) -> None:

@@ -104,7 +104,7 @@ class Intake:
             consumers=desired.consumers,
             working=working,
             prefetch=self._link.state.fixed_prefetch or self._wished,
-            held_bytes=self._ledger.held_bytes.total,
+            held_bytes=self._ledger.held_bytes.total - self._waiting_bytes(),
             unplaced=publications.unplaced,
             output_full=self._throttle is not None and self._throttle.held_back,
             waited=now - (self._ledger.backlog.waiting_since or now),
@@ -145,6 +145,11 @@ class Intake:
 
     # --- inside
 
+    def _waiting_bytes(self) -> int:
+        """Return the bytes of messages that wait in an order, which nothing can lower: only what is begun counts."""
+        backlog = self._ledger.backlog
+        return backlog.bytes if isinstance(backlog, OrderedBacklog) else 0
+
     def _suit_prefetch(self, consumers: int) -> None:
         config, high = self._spec.config, self._service_time.quantile()
         if self._ordered:
@@ -160,7 +165,9 @@ class Intake:
         backlog = self._ledger.backlog
         if isinstance(backlog, OrderedBacklog):
             backlog.narrow(decision.narrow)
-        if self.frozen and not (self._epoch_ends or self._link.state.resting) and self._at_rest():
+        if not self.frozen:
+            self._epoch_ends = False  # also if it was asked for while there was none, and nothing came of it
+        elif not (self._epoch_ends or self._link.state.resting) and self._at_rest():
             self._epoch_ends = True
             self._settlement.send_acks(now + GAP_WAIT)  # also those that would wait behind a gap
             self._link.end_epoch()

@@ -193,7 +193,11 @@ class Lane:
         match uplink:
             case Outcomes():
                 if self._pieces:
-                    uplink = self._pieces.put_back(uplink)
+                    try:
+                        uplink = self._pieces.put_back(uplink)
+                    except ValueError as error:
+                        self.kill(f"a large result arrived damaged: {error}")
+                        return
                 self._child.catch_up_output(read=uplink.printed)  # its lines come before what becomes of it
                 self.done += len(uplink.outcomes)
                 self.generation = uplink.generation

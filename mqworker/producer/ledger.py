@@ -216,7 +216,7 @@ class Ledger:
     def tick(self, now: float) -> list[AnyPublish]:
         """Return the publications that are due again, and forget kept outcomes that are too old."""
         self.cache.expire(now)
-        return self.publications.due(now)
+        return self.publications.due(now) + self.publications.take_turns(now)
 
     def _put_back(self, entries: list[Entry]) -> int:
         valid = [entry for entry in entries if not entry.void]
@@ -248,7 +248,7 @@ class Ledger:
         else:
             entry.original = delivery.properties
         self.acks.opened(entry)
-        if self._ordering is not None and entry.state is not PLACED:
+        if self._ordering is not None and self._ordering.stands(entry):
             self._ordering.stand(entry, delivery)
         if entry.state is KEPT and entry.plan is None:
             assert self._attempts is not None

@@ -84,6 +84,7 @@ class OrderedBacklog:
         self._delayed: list[tuple[float, int, Entry]] = []  # heap, by time
         self._behind = 0  # how many wait behind heads of their keys
         self._all = 0
+        self.bytes = 0  # of all that wait
 
     def __len__(self) -> int:
         return self._all
@@ -114,7 +115,7 @@ class OrderedBacklog:
 
     def add(self, entry: Entry) -> None:
         """Append a new delivery."""
-        self._all += 1
+        self._count(entry)
         unit = self._key(entry)
         if unit is None:
             self._heads.add(entry)
@@ -125,7 +126,7 @@ class OrderedBacklog:
     def put_back(self, entries: Sequence[Entry]) -> None:
         """Put deliveries that come back from a lane in their places."""
         for entry in entries:
-            self._all += 1
+            self._count(entry)
             unit = self._key(entry)
             if unit is None:
                 self._heads.add(entry)
@@ -136,7 +137,7 @@ class OrderedBacklog:
 
     def delay(self, entry: Entry) -> None:
         """Put a delivery in its place that may begin at its time `due`; it is in no lane any more."""
-        self._all += 1
+        self._count(entry)
         heapq.heappush(self._delayed, (entry.due, entry.seq, entry))
         unit = self._key(entry)
         if unit is not None:
@@ -168,7 +169,7 @@ class OrderedBacklog:
 
     def remove(self, entry: Entry) -> None:
         """Remove a delivery that no longer has to wait."""
-        self._all -= 1
+        self._count(entry, -1)
         if entry.state is DELAYED:
             self._delayed.remove((entry.due, entry.seq, entry))
             heapq.heapify(self._delayed)
@@ -212,10 +213,14 @@ class OrderedBacklog:
             unit.waiting.clear()
             unit.offered, unit.behind = None, 0
         self._delayed.clear()
-        self._all = self._behind = 0
+        self._all = self._behind = self.bytes = 0
         return entries + delayed
 
     # --- inside
+
+    def _count(self, entry: Entry, step: int = 1) -> None:
+        self._all += step
+        self.bytes += step * entry.weight
 
     def _key(self, entry: Entry) -> Unit | None:
         """Return the unit of which one is computed at a time, if the delivery belongs to one."""
@@ -226,7 +231,7 @@ class OrderedBacklog:
         self._heads.remove(entry)
         unit = self._key(entry)
         if unit is None:
-            self._all -= 1
+            self._count(entry, -1)
             return [entry]
         waiting = unit.waiting
         run = [waiting.popleft()]
@@ -239,7 +244,8 @@ class OrderedBacklog:
             run.append(waiting.popleft())
         unit.out.update(run)
         unit.offered = None
-        self._all -= len(run)
+        for each in run:
+            self._count(each, -1)
         self._behind -= unit.behind
         unit.behind = 0
         return run

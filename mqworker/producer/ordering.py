@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from mqworker.brokers.base import Delivery
-from mqworker.producer.entry import COMPUTED, DELAYED, OUT, Entry, Plan
+from mqworker.producer.entry import COMPUTED, DELAYED, OUT, PLACED, Entry, Plan
 from mqworker.producer.ordering_key import INPUT, key_of
 
 
@@ -86,6 +86,10 @@ class Ordering:
             return self.is_turn(entry)
         self.leave(entry)
         return True
+
+    def stands(self, entry: Entry) -> bool:
+        """Whether a delivery that is valid again stands in line: not if it is placed, or its plan needs no turn."""
+        return entry.state is not PLACED and (entry.plan is None or self._needs_turn(entry.plan))
 
     def leave(self, entry: Entry) -> None:
         """Let a delivery leave its unit; if the next one has its plan already, its turn has come."""

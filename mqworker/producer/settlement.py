@@ -146,7 +146,8 @@ class Settlement:
 
     def repeat_now(self) -> None:
         """Publish again at once everything that was refused: the reason for the refusals is gone."""
-        self.send(self._ledger.publications.repeat_now(time.monotonic()))
+        now = time.monotonic()
+        self.send(self._ledger.publications.repeat_now(now) + self._ledger.publications.take_turns(now))
 
     # --- inside
 
@@ -167,6 +168,7 @@ class Settlement:
         """Report a failure, and return what is published for it; nothing if the message waits for its next attempt."""
         self._report(entry, failure, plan, duration, generation)
         if isinstance(plan, Again):
+            self.words.planned(entry, Plan("retried"))
             self._ledger.delay(entry, plan, isolation(plan.properties), now)
             return []
         self.words.planned(entry, plan)

@@ -39,10 +39,11 @@ class Balancer:
         self._paused = paused
         active = {name: stage for name, stage in document.stages.items() if stage.running and stage.working}
         sharing = [name for name, stage in active.items() if stage.auto]
+        having = {name: self._pool[name] for name in sharing if self._pool.get(name)}
         self._pool = {
             name: active[name].consumers if name in active else 0 for name in self._configured if name not in sharing
         }
-        self._balance.fit(sharing, max(1, self._processes - sum(self._pool.values())))
+        self._balance.fit(sharing, max(1, self._processes - sum(self._pool.values())), having)
         self._settle(statuses)
 
     def beat(self, document: Document, statuses: Statuses, now: float) -> bool:
@@ -74,8 +75,10 @@ def demand_of(stage: StageDesired, status: StageStatus | None, now: float, *, pa
     """Return what matters of a stage; `now`: CLOCK_MONOTONIC."""
     if status is None:
         return NOBODY
-    takes = stage.listening and not paused and status.hold_back != "unplaced"
-    waiting = 0 if status.crash_loop else status.held + (status.backlog or 0 if takes else 0)
+    takes = stage.listening and not paused and status.hold_back not in ("unplaced", "output")
+    waiting = 0
+    if not status.crash_loop and status.hold_back != "output":  # more Consumers could do nothing about that
+        waiting = status.held + (status.backlog or 0 if takes else 0)
     mine = [each for each in status.consumers if each.code == stage.code and each.state != "spare"]
     last = max(mine, key=lambda each: each.slot, default=None)
     ready = sum(each.state in ("idle", "busy") for each in mine)

@@ -262,3 +262,13 @@ def test_whatever_the_load(budget, stages):
         stage.arrivals = load * budget / len(stages) / service_time
     world.run(120)
     assert sum(stage.present for stage in made.values()) <= budget
+
+
+def test_a_stage_that_shares_again_keeps_the_consumers_that_it_has():
+    """As many as its share allows: they go on with their messages."""
+    balance = Balance()
+    balance.fit(["a", "c"], 4)
+    balance.settle({})
+    balance.fit(["a", "b", "c"], 7, {"b": 3})
+    balance.settle({"a": 2, "b": 3, "c": 2})
+    assert balance.counts["b"] == balance.shares["b"] == 2

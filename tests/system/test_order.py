@@ -142,24 +142,45 @@ def test_order_survives_kills_pauses_and_scaling(service, ordered_by):
     assert running.stop() == 0
 
 
+@pytest.mark.rabbitmq
+def test_each_pause_ends_its_epoch(rabbit, queue, service):
+    """Also the second one, of a stage that was paused before it had connected, or lost its connection in a pause."""
+    lines = (RETRIES, f'ordered_by = "{BY_INPUT}"')
+    running = service(config(rabbit.url(), queue, *lines), {"jobs.py": HANDLER}).start()
+    put(running, "listening", {"enabled": False})
+    assert running.stop() == 0
+    running.start()  # paused, as it was left
+    put(running, "listening", {"enabled": True})
+    wait_for(lambda: running.stage("work")["actual"]["link"]["consuming"], 30, "a first epoch")
+    pause_and_resume(running)
+    put(running, "listening", {"enabled": False})
+    wait_for(lambda: running.stage("work")["actual"]["link"]["resting"], 30, "a rest")
+    rabbit.ctl("close_all_connections", "a test")
+    wait_for(lambda: running.stage("work")["actual"]["link"]["reconnects"], 30, "another connection")
+    put(running, "listening", {"enabled": True})
+    wait_for(lambda: running.stage("work")["actual"]["link"]["consuming"], 30, "a next epoch")
+    pause_and_resume(running)
+    assert running.stop() == 0
+
+
 def test_another_service_goes_on_where_the_active_one_was_killed(service, tmp_path):
     """One of two services takes messages at a time; the other one stands by, is ready, and goes on in order."""
     broker = f'\n[broker]\nurl = "sqlite:///{tmp_path}/broker.db"\n'
     settings = embedded(RETRIES, f'ordered_by = "{BY_INPUT}"', consumers=2) + broker
     first = service(settings, {"jobs.py": HANDLER}).start()
     with Client(first, f"{tmp_path}/broker.db") as client:
-        send(client, range(600))
+        send(client, range(100))
         wait_for(lambda: client.ready(OUTPUT) > 50, 30, "the first results")
         second = service(settings, {"jobs.py": HANDLER}).start()
         waits = wait_for(lambda: second.stage("work")["actual"]["link"]["waits"], 30, "the second to stand by")
         assert "this stage is ordered" in waits
         assert "standby" in second.cli("status").stdout
         assert second.ask("GET", "/readyz")[0] == 200
-        done = client.ready(OUTPUT)
+        send(client, range(100, 1500))
+        wait_for(lambda: client.ready(OUTPUT) > 200, 30, "more results of the first")
         first.process.send_signal(signal.SIGKILL)
-        wait_for(lambda: client.ready(OUTPUT) > done + 50, 30, "results of the second")
-        dead = {n for n in range(600) if n % 50 == 13}
-        wait_for(lambda: {one.body["n"] for one in client.results()} >= set(range(600)) - dead, 60, "all results")
+        wanted = {n for n in range(1500) if n % 50 != 13}
+        wait_for(lambda: {one.body["n"] for one in client.results()} >= wanted, 60, "all results")
         assert in_order(first_ones(one.body for one in client.results()), BY_INPUT)
     assert second.stop() == 0
 

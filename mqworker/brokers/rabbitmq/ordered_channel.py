@@ -33,6 +33,7 @@ class OrderedChannel(ConsumerChannel):
             deliver(delivery)
 
         super().__init__(channel, epoch, queue, deliver_as_active, found)
+        self._tag = TAG  # forgotten at the end also if the broker had not answered yet
 
     def want(self, prefetch: int, fixed: int) -> None:
         """Consume with this prefetch until the channel ends, unless it has begun with another one."""

@@ -15,7 +15,10 @@ AFTER = 2.0  # seconds that a fault works on after it was healed: reconnecting, 
 WRITTEN = 0.5  # seconds after which a classic queue has written what happened before a message was stored in it
 LONG_AFTER = 12.0  # the same for one that shows only by a deadline
 SLOW = frozenset(
-    {"producer-stop", "service-stop", "broker-freeze", "halt", "long-halt", "disk-alarm", "delay", "broker-kill"}
+    {
+        *("producer-stop", "service-stop", "broker-freeze", "halt", "long-halt", "silent-death"),
+        *("disk-alarm", "delay", "broker-kill"),
+    }
 )
 # These cost both connections, one after the other: a result that was sent twice because nobody knew, may be computed
 # again because its ack was on the other one.

@@ -21,8 +21,8 @@ SHOWN = 5  # examples in a sentence
 def check(round_: Round) -> list[str]:
     """Return everything that is wrong, each with the number of its invariant."""
     checks = (
-        *(_loss, _invention, _ack_after_confirm, _one_kind, _duplicates, _attempts, _isolation, _backpressure, _leaks),
-        *(_broker_log, _control, _numbers, _unexplained_restarts, _noticed),
+        *(*DELIVERY, _attempts, _isolation, _backpressure, _leaks),
+        *(_control, _numbers, _unexplained_restarts, _noticed),
     )
     problems = [problem for each in checks for problem in each(round_)]
     return problems + logcheck.check(round_.log, round_.secrets)
@@ -164,6 +164,9 @@ def _broker_log(round_: Round) -> Iterator[str]:
     stale = [line for line in round_.broker_log.splitlines() if "unknown delivery tag" in line]
     if stale:
         yield f"14 the broker was told unknown delivery tags, {len(stale)} times: {stale[0]}"
+
+
+DELIVERY = (_loss, _invention, _ack_after_confirm, _one_kind, _duplicates, _broker_log)  # for every kind of round
 
 
 def answered(round_: Round) -> list[Answer]:

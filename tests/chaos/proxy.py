@@ -30,6 +30,7 @@ class _Pair:
         self.harm: dict[bool, str] = {}  # direction -> what to do with its next frame
         self.gates = {TO_BROKER: asyncio.Event(), TO_SERVICE: asyncio.Event()}
         self.halted = False
+        self.task = asyncio.current_task()
         for gate in self.gates.values():
             gate.set()
         self._proxy = proxy
@@ -86,6 +87,7 @@ class _Pair:
                     await self._harm(harm, data[passing : whole[0].end] if whole else b"", writer)
                     return
                 await writer.drain()
+        await self.gates[way].wait()  # an end does not pass either
 
     async def _harm(self, harm: str, frame: bytes, writer: asyncio.StreamWriter) -> None:
         """End this connection in a harmful way, at a frame that is not forwarded."""
@@ -130,7 +132,7 @@ class Proxy:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._count += 1
         pair = self._pairs[self._count] = _Pair(self, self._count)
-        task = asyncio.current_task()
+        task = pair.task
         assert task is not None
         self._tasks.add(task)
         try:
@@ -186,8 +188,9 @@ class Proxy:
             self.delay = 0.0
             for pair in list(self._pairs.values()):
                 pair.harm.clear()
-                if pair.halted:
+                if pair.halted and pair.task is not None:
                     pair.reset()
+                    pair.task.cancel()  # what is held back never passes
 
         self._ask(reset)
 

@@ -157,8 +157,8 @@ class Rabbit:
         self._looking = pika.BlockingConnection(parameters)
         return self._looking.channel()
 
-    def prepare(self, queues: Queues, kind: str) -> None:
-        """Begin with a new set of queues.
+    def prepare(self, queues: Queues, kind: str, *, limit: int = 0) -> None:
+        """Begin with a new set of queues; with a limit, the stage makes its own, and that of results refuses more.
 
         Delay queues too, seconds before the first fault: RabbitMQ 3.10 that is killed within a second of making a
         quorum queue brings it back without its messages and without a leader (docs/guarantees.md).
@@ -168,7 +168,9 @@ class Rabbit:
         self.wire.__init__()  # the proxy keeps it
         arguments = {"x-queue-type": "quorum"} if kind == "quorum" else {}
         channel = self.channel()
-        for queue in (queues.input, queues.output, queues.dead):
+        bounded = arguments | ({"x-max-length": limit, "x-overflow": "reject-publish"} if limit else {})
+        channel.queue_declare(queues.output, durable=True, arguments=bounded)
+        for queue in () if limit else (queues.input, queues.dead):
             channel.queue_declare(queue, durable=True, arguments=arguments)
         for delay in DELAYS:
             name = delay_queue(queues.input, delay)

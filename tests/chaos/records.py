@@ -12,12 +12,13 @@ DISRUPTIVE = frozenset(
         *("producer-kill", "producer-stop", "service-kill", "service-stop", "service-term"),
         *("broker-kill", "broker-freeze", "close-connections", "disk-alarm"),
         *("cut", "reset", "reset-all", "corrupt", "half-close", "halt", "long-halt", "delay"),
+        "silent-death",
         *("output-unbound", "output-deleted"),
     }
 )
 GROWTH = 6  # descriptors or threads that may be more at the end: a connection, a lane in exchange
 KILLS_CONSUMER = frozenset({"consumer-kill", "consumer-stop", "consumer-kill-idle"})
-KILLS_TREE = frozenset({"producer-kill", "service-kill", "producer-stop", "service-stop"})
+KILLS_TREE = frozenset({"producer-kill", "silent-death", "service-kill", "producer-stop", "service-stop"})
 
 
 @dataclass

@@ -55,6 +55,7 @@ class Wire:
     most_unsettled: int = 0
     frames: int = 0
     acks: int = 0
+    refused: int = 0  # publications that the broker did not take
     _channels: dict[tuple[int, int], _Channel] = field(default_factory=dict)
     _copies: dict[Label, int] = field(default_factory=dict)  # step of the first delivery
     _confirmed: dict[str, int] = field(default_factory=dict)  # id -> step of its newest confirmed publication
@@ -91,6 +92,7 @@ class Wire:
             case amqp.NACK:
                 for number in _upto(channel.unconfirmed, *amqp.settled(payload)):
                     del channel.unconfirmed[number]
+                    self.refused += 1
             case amqp.DELIVER | amqp.PUBLISH | amqp.RETURN:
                 channel.content[client] = payload
             case amqp.SELECT if client:

@@ -126,6 +126,25 @@ def slow_task_done(module):
     module.JoinableQueue.task_done = slow
 
 
+def out_of_turn(module):
+    """Whoever has a plan publishes."""
+    module.Ordering.is_turn = lambda self, entry: True
+
+
+def not_alone_declared(module):
+    """The input of an ordered stage is a queue like any other."""
+    module.SINGLE_ACTIVE = "x-of-no-effect"
+
+
+def not_alone_consuming(module):
+    """An ordered stage consumes beside others."""
+
+    async def at_once(self, connection, found):
+        return True
+
+    module.SoleConsumer.may_consume = at_once
+
+
 PATCHES = {
     "ack-before-confirm": {"mqworker.producer.publications": ack_before_confirm},
     "mandatory-off": {"mqworker.brokers.rabbitmq.sender": mandatory_off},
@@ -142,6 +161,11 @@ PATCHES = {
     "put-ahead": {
         "mqworker.producer.lane_queue": put_ahead_queue,
         "mqworker.producer.lane": put_ahead_lane,
+    },
+    "release-out-of-turn": {"mqworker.producer.ordering": out_of_turn},
+    "no-single-consumer": {
+        "mqworker.brokers.rabbitmq.topology": not_alone_declared,
+        "mqworker.brokers.rabbitmq.sole_consumer": not_alone_consuming,
     },
     "slow-task-done": {"multiprocessing.queues": slow_task_done},
 }

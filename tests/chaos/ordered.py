@@ -1,0 +1,313 @@
+"""Whether a stage keeps its order whatever happens: `scripts/chaos --ordered --help`.
+
+A stage with four Consumers gets messages of 20 keys, or in one single order, that take from 0.1 to 20 ms; 1 % fail
+once, 0.2 % for good (three attempts, `retry.base` 0.05). On RabbitMQ the queue of results holds few and refuses more,
+and its receiver stops now and then. Meanwhile Consumers, Producers, Services and connections are killed or stopped at
+random, and the stage is paused, scaled and restarted. Then the first result of each message must have come in order,
+each once or as a repeat that a fault explains, with `hold` and with `pass` as they are written
+(tests/chaos/ordered_checker.py).
+
+Two builds that are broken on purpose must show: one that publishes out of turn, and (RabbitMQ) one that consumes while
+the broker still holds what it sent to a dead connection.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tests.chaos.attribution import repeated
+from tests.chaos.campaign import broker_for
+from tests.chaos.controls import BROKEN
+from tests.chaos.faults import READY, Faults
+from tests.chaos.load import Queues
+from tests.chaos.ordered_checker import Run, check, late
+from tests.chaos.ordered_load import BY, CONSUMERS, HANDLER, config, make
+from tests.chaos.ordered_output import LIMIT, Receiver
+from tests.chaos.records import Round
+from tests.chaos.round import journal, say
+from tests.chaos.source import Source
+from tests.support.service import ServiceProcess
+from tests.support.waiting import wait_for
+
+BROKERS = ("sqlite", "classic", "quorum")
+MODES = ("hold", "pass")
+MESSAGES = 50_000  # by key
+LEAST = 500  # messages in one single order; otherwise a tenth of those by key
+BACKLOG = 1000  # messages that wait in the input
+GAP = 0.7  # mean seconds between two faults
+PATIENCE = 300.0  # seconds until nothing is left
+REST = 5.0  # seconds for a pause to be complete
+SETTLE = 1.5  # seconds without anything left
+CONTROL_MESSAGES = 1500
+
+# How often each comes beside the others; first, each comes once.
+TREE = {"consumer-kill": 12, "consumer-stop": 1, "producer-kill": 2, "producer-stop": 1, "service-kill": 1}
+TREE |= {"service-term": 1, "pause": 3, "scale": 4, "restart": 1}
+WIRE = {"cut": 2, "reset": 2, "half-close": 1, "reset-all": 2, "halt": 1, "silent-death": 1}
+SILENT = 8.0  # seconds; less than two heartbeats
+
+
+class OrderedFaults(Faults):
+    """The faults of every campaign, and what an operator does."""
+
+    def _put(self, path: str, body: Any = None, method: str = "PUT") -> None:
+        """Change the stage; ask again while the Service is busy starting."""
+
+        def done() -> bool:
+            with contextlib.suppress(OSError):
+                return self._service.ask(method, f"/api/v1/stages/work/{path}", body)[0] < 300
+            return False
+
+        wait_for(done, READY, f"an answer to {path}")
+
+    def _pause(self) -> None:
+        self._put("listening", {"enabled": False})
+        if self._chance.random() < 0.7:  # else it is resumed before everything is back
+            with contextlib.suppress(AssertionError, OSError):  # results may be refused just now
+                wait_for(self._rests, REST, "a rest")
+        self._put("listening", {"enabled": True})
+
+    def _rests(self) -> bool:
+        actual = self._service.stage("work")["actual"]
+        return bool(actual and actual["link"]["resting"])
+
+    def _scale(self) -> None:
+        self._put("consumers", {"count": self._chance.randint(1, CONSUMERS + 1)})
+
+    def _restart(self) -> None:
+        self._put("restart", method="POST")
+
+    def _silent_death(self) -> None:
+        """A Producer dies and the broker does not see it: it keeps what it has sent, while the next one is there."""
+        self._rabbit.proxy.halt(True, False)
+        self._producer_kill()
+        time.sleep(SILENT)  # this is the fault
+        self._rabbit.proxy.heal()
+
+    def settle(self) -> None:
+        """Leave the stage as it was found."""
+        self._put("consumers", {"count": CONSUMERS})
+        self._put("listening", {"enabled": True})
+
+
+@dataclass
+class Setting:
+    """How a run is made; `scenario` does the harm while messages flow."""
+
+    name: str
+    kind: str
+    by: str
+    on_failure: str
+    seed: int
+    most: int
+    scenario: Callable[[OrderedFaults, Source], None] | None = None  # None: faults of all kinds
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def under_fire(setting: Setting, faults: OrderedFaults, source: Source) -> None:
+    """Inject faults until every message was sent."""
+    chance = random.Random(f"{setting.name}.{setting.seed}.faults")
+    known = TREE if setting.kind == "sqlite" else TREE | WIRE
+
+    def kinds() -> Iterator[str]:
+        yield from chance.sample(list(known), len(known))
+        while True:
+            yield from chance.choices(list(known), list(known.values()))
+
+    for kind in kinds():
+        if source.used_up:
+            return
+        faults.inject(kind)
+        time.sleep(min(3.0, chance.expovariate(1 / GAP)))
+
+
+def play(broker: Any, setting: Setting) -> Run:
+    """Make one run."""
+    queues = Queues(f"{setting.name}.{setting.seed}")
+    round_ = Round(setting.name, setting.kind, secrets=broker.secrets)
+    run = Run(round_, setting.by, setting.on_failure, [])
+    receiver = None
+    if setting.kind == "sqlite":
+        broker.prepare(queues, setting.kind)
+    else:
+        broker.prepare(queues, setting.kind, limit=LIMIT)
+        receiver = Receiver(broker.node.url(), queues.output, queues.run)
+        receiver.start()
+    text = config(queues, broker.url, setting.kind, setting.by, setting.on_failure)
+    with ServiceProcess(text, {"work.py": HANDLER}) as service:
+        service.env |= setting.environment
+        try:
+            _play(broker, queues, setting, service, round_)
+        finally:
+            broker.heal()
+            round_.log = service.log.read_text(errors="replace")
+            round_.starts, run.ended = journal(service.folder / "journal"), journal(service.folder / "ended")
+    if receiver is None:
+        round_.outcomes = broker.drain(queues)
+    else:
+        receiver.stop()
+        run.refused = broker.wire.refused
+        round_.outcomes = receiver.outcomes + broker.take(queues.dead, "dead")
+    broker.account(round_)
+    broker.close(queues)
+    return run
+
+
+def _play(broker: Any, queues: Queues, setting: Setting, service: ServiceProcess, round_: Round) -> None:
+    source = Source(lambda number: make(queues.run, number), setting.most, min(BACKLOG, setting.most // 3))
+    faults = OrderedFaults(service, broker, queues, random.Random(f"{setting.name}.{setting.seed}"))
+    service.start(ready=READY)
+    round_.began, round_.clock = time.monotonic(), time.time() - time.monotonic()
+    publisher = broker.publisher(queues, source)
+    publisher.start()
+    try:
+        if setting.scenario is None:
+            under_fire(setting, faults, source)
+        else:
+            setting.scenario(faults, source)
+        broker.heal()
+        faults.settle()
+        wait_for(lambda: source.used_up, PATIENCE, "all messages to be sent")
+        publisher.stop()
+        _quiet(broker, queues, service, round_)
+    finally:
+        round_.ended = time.monotonic()
+        publisher.stop()
+        round_.tried, round_.confirmed, round_.stored = source.tried, source.safe, source.stored
+        round_.faults = faults.log
+        round_.violations += faults.violations
+    round_.exits = [*faults.exits, service.stop(60)]
+
+
+def _quiet(broker: Any, queues: Queues, service: ServiceProcess, round_: Round) -> None:
+    """Wait until nothing is left for a while, neither in the queues nor in the tree."""
+    since = time.monotonic()
+
+    def quiet() -> bool:
+        nonlocal since
+        looked = time.monotonic()
+        actual = service.stage("work")["actual"]
+        held = bool(actual and actual["held"] + actual["dispatched"] + actual["settling"])
+        round_.unquiet = broker.left(queues) or ("messages in the tree" if held or not actual else "")
+        if round_.unquiet:
+            since = time.monotonic()
+        return looked - since >= SETTLE
+
+    with contextlib.suppress(AssertionError):
+        wait_for(quiet, PATIENCE, "rest")
+        round_.quiet = True
+
+
+def one(broker: Any, setting: Setting) -> bool:
+    """Make a run and tell what came of it; returns whether every promise was kept."""
+    say(f"{setting.name}: {setting.most} messages, seed {setting.seed}")
+    run = play(broker, setting)
+    problems = check(run)
+    round_ = run.round
+    repeats = sum(len(each) - 1 for each in repeated(round_).values())
+    words = f"{len(round_.confirmed)} messages in {round_.ended - round_.began:.0f} s, {repeats} repeats"
+    faults = ", ".join(
+        f"{kind} {count}" for kind, count in Counter(fault.kind for fault in round_.faults).most_common()
+    )
+    dead = sum(outcome.queue == "dead" for outcome in round_.outcomes)
+    words += f", {dead} dead, {run.refused} refused, {len(late(run))} late"
+    say(f"{setting.name}: {words}, faults: {faults or 'none'}")
+    for problem in problems:
+        say(f"{setting.name}: BROKEN {problem}")
+    return not problems
+
+
+# --- negative controls
+
+
+def _calm(_faults: OrderedFaults, source: Source) -> None:
+    """Load and nothing else."""
+    wait_for(lambda: source.used_up, PATIENCE, "all messages to be sent")
+
+
+def _silent_death(faults: OrderedFaults, _source: Source) -> None:
+    """While messages flow, a Producer dies, and the broker does not see it."""
+    time.sleep(1.0)
+    faults.inject("silent-death")
+
+
+CONTROLS = {"release-out-of-turn": _calm, "no-single-consumer": _silent_death}
+
+
+def control(broker: Any, kind: str, name: str, seed: int) -> bool:
+    """Return whether the checker distinguishes the broken build from the sound one."""
+    path = os.pathsep.join(filter(None, (str(BROKEN), os.environ.get("PYTHONPATH"))))
+
+    def problems(build: str, broken: str) -> list[str]:
+        environment = {"PYTHONPATH": path, "CHAOS_BROKEN": broken}
+        title = f"control-{name}-{build}-{kind}"
+        return check(
+            play(broker, Setting(title, kind, "input", "hold", seed, CONTROL_MESSAGES, CONTROLS[name], environment))
+        )
+
+    sound, broken = problems("sound", ""), problems("broken", name)
+    for problem in sound:
+        say(f"control {name}: the sound build failed: {problem}")
+    seen = [problem for problem in broken if problem.startswith("20 ")]
+    passed = not sound and bool(seen)
+    words = seen[0][:200] if seen else "the checker saw nothing"
+    say(f"control {name}, {kind}: {'seen' if passed else 'FAILED'} {words}")
+    return passed
+
+
+def main() -> int:
+    """See the module head; returns 0 when every order was kept and every control was seen."""
+    parser = argparse.ArgumentParser(
+        "scripts/chaos --ordered", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--broker", choices=(*BROKERS, "all"), default="all")
+    parser.add_argument("--by", choices=(*BY, "all"), default="all", help="what is in order")
+    parser.add_argument("--on-failure", choices=(*MODES, "all"), default="all")
+    parser.add_argument(
+        "--messages",
+        type=int,
+        default=MESSAGES,
+        help=f"of each run by key (default {MESSAGES}); one in a single order has a tenth, at least {LEAST}",
+    )
+    parser.add_argument("--seed", type=int, help="repeats a run's choice of faults (default: any)")
+    parser.add_argument("--controls", choices=("yes", "no", "only"), default="yes", help="negative controls")
+    asked = parser.parse_args()
+    seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1_000_000)
+    say(f"seed {seed}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    good = True
+    with TemporaryDirectory(prefix="mqw-order-") as folder, contextlib.ExitStack() as stack:
+        brokers: dict[str, Any] = {}
+        for kind in _chosen(asked.broker, BROKERS):
+            name = "sqlite" if kind == "sqlite" else "rabbit"
+            if name not in brokers:
+                brokers[name] = broker_for(kind, Path(folder))
+                stack.callback(brokers[name].close)
+            broker = brokers[name]
+            for by in _chosen(asked.by, BY) if asked.controls != "only" else ():
+                most = asked.messages if by == "key" else max(LEAST, asked.messages // 10)
+                for mode in _chosen(asked.on_failure, MODES):
+                    good &= one(broker, Setting(f"{kind}-{by}-{mode}", kind, by, mode, seed, most))
+            if asked.controls != "no":
+                for title in CONTROLS if kind == "classic" else list(CONTROLS)[:1]:
+                    good &= control(broker, kind, title, seed)
+    say("every order was kept" if good else "FAILED")
+    return int(not good)
+
+
+def _chosen(asked: str, known: Any) -> tuple[str, ...]:
+    return tuple(known) if asked == "all" else (asked,)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,8 +7,8 @@ random, and the stage is paused, scaled and restarted. Then the first result of 
 each once or as a repeat that a fault explains, with `hold` and with `pass` as they are written
 (tests/chaos/ordered_checker.py).
 
-Two builds that are broken on purpose must show: one that publishes out of turn, and (RabbitMQ) one that consumes while
-the broker still holds what it sent to a dead connection.
+Builds that are broken on purpose must show: one that publishes out of turn and (with a classic queue) one that computes
+messages of a key side by side, and one that consumes while the broker still holds what it sent to a dead Producer.
 """
 
 import argparse
@@ -141,7 +141,7 @@ def play(broker: Any, setting: Setting) -> Run:
         broker.prepare(queues, setting.kind)
     else:
         broker.prepare(queues, setting.kind, limit=LIMIT)
-        receiver = Receiver(broker.node.url(), queues.output, queues.run)
+        receiver = Receiver(broker.node.url(), queues.output, setting.by)
         receiver.start()
     text = config(queues, broker.url, setting.kind, setting.by, setting.on_failure)
     with ServiceProcess(text, {"work.py": HANDLER}) as service:
@@ -241,7 +241,12 @@ def _silent_death(faults: OrderedFaults, _source: Source) -> None:
     faults.inject("silent-death")
 
 
-CONTROLS = {"release-out-of-turn": _calm, "no-single-consumer": _silent_death}
+# What is broken, by what it is in order, and what has to happen. The embedded broker has the first one only.
+CONTROLS: dict[str, tuple[str, Callable[[OrderedFaults, Source], None]]] = {
+    "release-out-of-turn": ("input", _calm),
+    "key-side-by-side": ("key", _calm),
+    "no-single-consumer": ("input", _silent_death),
+}
 
 
 def control(broker: Any, kind: str, name: str, seed: int) -> bool:
@@ -250,10 +255,8 @@ def control(broker: Any, kind: str, name: str, seed: int) -> bool:
 
     def problems(build: str, broken: str) -> list[str]:
         environment = {"PYTHONPATH": path, "CHAOS_BROKEN": broken}
-        title = f"control-{name}-{build}-{kind}"
-        return check(
-            play(broker, Setting(title, kind, "input", "hold", seed, CONTROL_MESSAGES, CONTROLS[name], environment))
-        )
+        (by, scenario), title = CONTROLS[name], f"control-{name}-{build}-{kind}"
+        return check(play(broker, Setting(title, kind, by, "hold", seed, CONTROL_MESSAGES, scenario, environment)))
 
     sound, broken = problems("sound", ""), problems("broken", name)
     for problem in sound:

@@ -12,21 +12,23 @@ import pika
 
 from tests.chaos.records import Outcome
 
-LIMIT = 8  # messages in the queue
-AHEAD = 8  # messages that are on their way to the receiver
-EVERY, STOPS = 3.0, (0.1, 0.4)  # mean seconds between two stops, and how long they are
+LIMIT = 4  # messages in the queue
+AHEAD = 4  # messages that are on their way to the receiver
+STOPS = (0.1, 0.4)  # seconds that it stops
+# Mean seconds between two stops. By key a stop makes up to 20 refusals; in one order it makes a single one.
+EVERY = {"key": 4.0, "input": 1.0}
 
 
 class Receiver(threading.Thread):
     """See the module head."""
 
-    def __init__(self, url: str, queue: str, seed: str) -> None:
+    def __init__(self, url: str, queue: str, by: str) -> None:
         super().__init__(name="receiver", daemon=True)
         self.outcomes: list[Outcome] = []
         self._parameters = pika.URLParameters(url)
         self._parameters.heartbeat = 0
-        self._queue = queue
-        self._chance = random.Random(seed)
+        self._queue, self._every = queue, EVERY[by]
+        self._chance = random.Random(queue)
         self._over = threading.Event()
 
     def stop(self) -> None:
@@ -38,7 +40,7 @@ class Receiver(threading.Thread):
         connection = pika.BlockingConnection(self._parameters)
         channel = connection.channel()
         channel.basic_qos(prefetch_count=AHEAD)
-        due = time.monotonic() + EVERY
+        due = time.monotonic() + self._every
         for method, properties, body in channel.consume(self._queue, inactivity_timeout=0.5):
             if method is not None:
                 headers = dict(properties.headers or {})
@@ -49,6 +51,6 @@ class Receiver(threading.Thread):
                 break
             if time.monotonic() > due and not self._over.is_set():
                 time.sleep(self._chance.uniform(*STOPS))  # this is what makes the queue full
-                due = time.monotonic() + self._chance.expovariate(1 / EVERY)
+                due = time.monotonic() + self._chance.expovariate(1 / self._every)
         channel.close()
         connection.close()

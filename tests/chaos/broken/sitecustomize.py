@@ -131,6 +131,17 @@ def out_of_turn(module):
     module.Ordering.is_turn = lambda self, entry: True
 
 
+def side_by_side(module):
+    """Several messages of a key are computed at a time."""
+    prepare = module.Ordering.__init__
+
+    def never_serial(self, *arguments, **more):
+        prepare(self, *arguments, **more)
+        self.serial = False
+
+    module.Ordering.__init__ = never_serial
+
+
 def not_alone_declared(module):
     """The input of an ordered stage is a queue like any other."""
     module.SINGLE_ACTIVE = "x-of-no-effect"
@@ -163,6 +174,7 @@ PATCHES = {
         "mqworker.producer.lane": put_ahead_lane,
     },
     "release-out-of-turn": {"mqworker.producer.ordering": out_of_turn},
+    "key-side-by-side": {"mqworker.producer.ordering": side_by_side},
     "no-single-consumer": {
         "mqworker.brokers.rabbitmq.topology": not_alone_declared,
         "mqworker.brokers.rabbitmq.sole_consumer": not_alone_consuming,

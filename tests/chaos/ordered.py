@@ -28,10 +28,11 @@ from typing import Any
 from tests.chaos.attribution import repeated
 from tests.chaos.campaign import broker_for
 from tests.chaos.controls import BROKEN
-from tests.chaos.faults import READY, Faults
+from tests.chaos.faults import READY
 from tests.chaos.load import Queues
 from tests.chaos.ordered_checker import Run, check, late
-from tests.chaos.ordered_load import BY, CONSUMERS, HANDLER, config, make
+from tests.chaos.ordered_faults import OrderedFaults
+from tests.chaos.ordered_load import BY, HANDLER, config, make
 from tests.chaos.ordered_output import LIMIT, Receiver
 from tests.chaos.records import Round
 from tests.chaos.round import journal, say
@@ -46,7 +47,6 @@ LEAST = 500  # messages in one single order; otherwise a tenth of those by key
 BACKLOG = 1000  # messages that wait in the input
 GAP = 0.7  # mean seconds between two faults
 PATIENCE = 300.0  # seconds until nothing is left
-REST = 5.0  # seconds for a pause to be complete
 SETTLE = 1.5  # seconds without anything left
 CONTROL_MESSAGES = 1500
 
@@ -54,50 +54,6 @@ CONTROL_MESSAGES = 1500
 TREE = {"consumer-kill": 12, "consumer-stop": 1, "producer-kill": 2, "producer-stop": 1, "service-kill": 1}
 TREE |= {"service-term": 1, "pause": 3, "scale": 4, "restart": 1}
 WIRE = {"cut": 2, "reset": 2, "half-close": 1, "reset-all": 2, "halt": 1, "silent-death": 1}
-SILENT = 8.0  # seconds; less than two heartbeats
-
-
-class OrderedFaults(Faults):
-    """The faults of every campaign, and what an operator does."""
-
-    def _put(self, path: str, body: Any = None, method: str = "PUT") -> None:
-        """Change the stage; ask again while the Service is busy starting."""
-
-        def done() -> bool:
-            with contextlib.suppress(OSError):
-                return self._service.ask(method, f"/api/v1/stages/work/{path}", body)[0] < 300
-            return False
-
-        wait_for(done, READY, f"an answer to {path}")
-
-    def _pause(self) -> None:
-        self._put("listening", {"enabled": False})
-        if self._chance.random() < 0.7:  # else it is resumed before everything is back
-            with contextlib.suppress(AssertionError, OSError):  # results may be refused just now
-                wait_for(self._rests, REST, "a rest")
-        self._put("listening", {"enabled": True})
-
-    def _rests(self) -> bool:
-        actual = self._service.stage("work")["actual"]
-        return bool(actual and actual["link"]["resting"])
-
-    def _scale(self) -> None:
-        self._put("consumers", {"count": self._chance.randint(1, CONSUMERS + 1)})
-
-    def _restart(self) -> None:
-        self._put("restart", method="POST")
-
-    def _silent_death(self) -> None:
-        """A Producer dies and the broker does not see it: it keeps what it has sent, while the next one is there."""
-        self._rabbit.proxy.halt(True, False)
-        self._producer_kill()
-        time.sleep(SILENT)  # this is the fault
-        self._rabbit.proxy.heal()
-
-    def settle(self) -> None:
-        """Leave the stage as it was found."""
-        self._put("consumers", {"count": CONSUMERS})
-        self._put("listening", {"enabled": True})
 
 
 @dataclass

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 from mqworker.amqp import headers
 from mqworker.config.errors import Key
-from mqworker.config.model import BrokerConfig, StageConfig
+from mqworker.config.model import HEADER, ROUTING_KEY, BrokerConfig, StageConfig
 from mqworker.config.violation import RuleViolation
 
-HEADER = "header:"
 EACH = 16  # messages that the prefetch should have for each Consumer; below that some have nothing to do
 
 
@@ -26,7 +25,7 @@ def order_violations(at: Key, stage: StageConfig, broker: BrokerConfig, *, embed
     if name != stage.ordered_by and (name in headers.NOT_KEYS or name.startswith(headers.PREFIX)):
         fix = "name a header that the publishers set"
         yield RuleViolation((ordered_by,), f"{name} is set by brokers, or by mqworker itself", fix)
-    if stage.ordered_by == "routing_key" and not stage.input.bindings:
+    if stage.ordered_by == ROUTING_KEY and not stage.input.bindings:
         fix = "bind the queue to an exchange, or name a header"
         what = "messages that are published to the queue itself all have its name as their routing key: one order"
         yield RuleViolation((ordered_by, (*at, "input", "bindings")), what, fix, warning=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mqworker.amqp.labels import labels
+from mqworker.config.model import INPUT
 from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import logs
 from mqworker.ipc.histogram import Histogram
@@ -24,7 +25,6 @@ from mqworker.producer.fleet import NOT_WANTED, Fleet
 from mqworker.producer.lane import Lane
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.limits import TIME_LIMIT
-from mqworker.producer.ordering_key import INPUT
 from mqworker.producer.pacing import AHEAD_BYTES, ServiceTime, chunk_size, may_wait
 from mqworker.producer.publications import AnyPublish
 from mqworker.producer.quarantine import May, may_begin, outlived

@@ -11,11 +11,10 @@ from mqworker.amqp import headers, wrapper
 from mqworker.amqp.labels import derived_id
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Publication
-from mqworker.config.model import StageConfig
+from mqworker.config.model import ROUTING_KEY, StageConfig
 from mqworker.ipc.messages import Failure
 from mqworker.jobs.failures import cut
 from mqworker.producer.entry import Entry
-from mqworker.producer.ordering_key import ROUTING_KEY
 
 TEXT_LIMIT = 2_000  # bytes of a header that carries text
 TRACEBACK_LIMIT = 16_000  # bytes

@@ -15,8 +15,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from mqworker.brokers.base import Delivery
+from mqworker.config.model import INPUT
 from mqworker.producer.entry import COMPUTED, DELAYED, OUT, PLACED, Entry, Plan
-from mqworker.producer.ordering_key import INPUT, key_of
+from mqworker.producer.ordering_key import key_of
 
 
 class Unit:

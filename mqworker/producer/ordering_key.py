@@ -10,8 +10,8 @@ from typing import Any
 from mqworker.amqp import headers
 from mqworker.amqp.properties import decode_leniently
 from mqworker.brokers.base import Delivery
+from mqworker.config.model import CORRELATION_ID, HEADER, INPUT, ROUTING_KEY
 
-INPUT, ROUTING_KEY, CORRELATION_ID, HEADER = "input", "routing_key", "correlation_id", "header:"
 WHOLE = b""  # the key of all messages where the whole input is in order
 LONGEST = 255  # bytes of a key; a longer text counts by its digest
 

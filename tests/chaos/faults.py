@@ -23,6 +23,7 @@ from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
 ORPHAN_DEADLINE = 5.0
+ARRIVAL = 0.5  # seconds until everything that was sent before has passed the proxy and the broker
 LONG = 22.0  # seconds; longer than any deadline of mqworker
 READY = 40.0  # seconds for a Service to be ready after it was killed
 
@@ -191,16 +192,23 @@ class Faults:
             channel.close()
 
     def _output_deleted(self) -> None:
-        """Happens under load, but the content is taken first, so that only mqworker can lose something."""
-        queues, rabbit = self._queues, self._rabbit
-        for _ in range(5):
+        """Happens under load, but the content is taken first, so that only mqworker can lose something.
+
+        What is on its way into a queue that is being deleted RabbitMQ confirms and drops, also "if empty": so the
+        Producer, which binds the queue again as well, stands still until what it has sent has arrived.
+        """
+        queues, rabbit, producer = self._queues, self._rabbit, self._one("mqw-producer")
+        self._signal(producer, signal.SIGSTOP)
+        try:
             channel = rabbit.channel()
-            with contextlib.suppress(AMQPChannelError):  # it has got something meanwhile, and is bound again
+            with contextlib.suppress(AMQPChannelError):  # something has come all the same: then it is not deleted
                 channel.queue_unbind(queues.output, queues.exchange, "out")
+                time.sleep(ARRIVAL)
                 self.outcomes += rabbit.take(queues.output, "result")
                 channel.queue_delete(queues.output, if_empty=True)
                 channel.close()
-                return
+        finally:
+            self._signal(producer, signal.SIGCONT)
 
     def _source_remade(self) -> None:
         """Its owner declares the exchange of the input anew; the bindings are gone."""

@@ -17,6 +17,7 @@ MIB, TIB = 1 << 20, 1 << 40
 HANDLE_NAMES = ("params", "message", "log")  # what a handler gets by an argument of this name
 SLOT = "MQWORKER_SLOT"  # a variable that handlers find; it sets no key
 INPUT, ROUTING_KEY, CORRELATION_ID, HEADER = "input", "routing_key", "correlation_id", "header:"  # of `ordered_by`
+ORDER_LOCK = ".order"  # follows the name of an input: an exclusive queue of its ordered stage, where it needs a lock
 AUTO: Final = "auto"  # a number of Consumers that follows the load
 
 Seconds = Annotated[float, Meta(ge=0, le=4_000_000)]  # AMQP's time to live is 32 bits of milliseconds

@@ -24,7 +24,7 @@ from mqworker.config.model import (
     SharedConfig,
     StageConfig,
 )
-from mqworker.config.order_rules import order_violations
+from mqworker.config.order_rules import lock_violations, order_violations
 from mqworker.config.violation import RuleViolation
 
 MAX_SOCKET_PATH = 107  # bytes; Linux keeps 108 with the final zero
@@ -67,6 +67,8 @@ def violations(config: Config, root: Path, runs: Collection[str]) -> Iterator[Ru
                 "give each stage its own queue, or combine both chains in one stage",
             )
     yield from _loops(config.stages, embedded=embedded)
+    if not embedded:
+        yield from lock_violations(config.stages)
     yield from _shared(config.shared)
     yield from _processes(config)
 

@@ -802,6 +802,25 @@ def test_what_order_costs_is_said(text, warnings):
     assert len(good(text).warnings) == warnings
 
 
+RABBIT, OTHER = "[broker]\nurl = 'amqp://h'\n", "[stages.other]\njobs = ['m:f']\n"
+
+
+@pytest.mark.parametrize(
+    ("other", "place"),
+    [
+        ("input = 'in.order'", "10: stages.other.input"),
+        ("input = 'else'\noutput = 'in.order'", "11: stages.other.output"),
+    ],
+)
+def test_no_queue_has_the_name_of_a_lock(other, place):
+    """Of the two one could not be made; where nobody keeps an order, or the broker is a file, there is no lock."""
+    (problem,) = problems(f"{HELD}ordered_by = 'input'\n{RABBIT}{OTHER}{other}")
+    what = '"in.order" is the name of the lock of stage "s", which keeps an order; give the queue another name'
+    assert problem == f"mqworker.toml:{place}.queue: {what}"
+    for unlocked in (f"{HELD}{RABBIT}", f"{HELD}ordered_by = 'input'\n"):
+        assert "other" in good(f"{unlocked}{OTHER}{other}").config.stages
+
+
 def test_a_key_of_pickles_comes_from_anywhere_and_is_shown_nowhere(folder):
     """A file that others can read is refused, a warning at each start tells of the key, and no text has it."""
     key = CANARY * 9

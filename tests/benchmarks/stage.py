@@ -1,4 +1,4 @@
-"""An mqworker under measurement: a whole service with 2 Consumers, run from a given copy of the code.
+"""An mqworker under measurement: a whole service with one stage, run from a given copy of the code.
 
 The service is a child of the benchmark, started anew for each measurement, so that no accident of one process's life
 (its memory layout, its hash seed) counts more than once. A first tenth of the messages warms it up.
@@ -6,7 +6,7 @@ The service is a child of the benchmark, started anew for each measurement, so t
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ port = 0
 input = "bench.in"
 jobs = ["bench_jobs:{job}"]
 output = {{ queue = "bench.out" }}
-consumers = 2
+consumers = {consumers}
 {more}
 """
 
@@ -44,11 +44,24 @@ class Measured(NamedTuple):
     results: list[bytes]  # in the order of the inputs
 
 
-def measure(queues: Queues, job: str, code: Path, bodies: list[bytes], more: str = "") -> Measured:
-    """Run the bodies through a stage with this job and `more` lines of configuration, whose code is `code`/mqworker."""
-    with _running(CONFIG.format(url=queues.url, job=job, more=more), code) as service:
-        _relay(queues, service, bodies[: max(1, len(bodies) // 10)])
-        seconds, cpu = _relay(queues, service, bodies)
+def measure(
+    queues: Queues,
+    job: str,
+    code: Path,
+    bodies: list[bytes],
+    more: str = "",
+    *,
+    consumers: int = 2,
+    keys: Sequence[str] = (),
+) -> Measured:
+    """Run the bodies through a stage with this job and `more` lines of configuration, whose code is `code`/mqworker.
+
+    `keys` has the correlation id of each, if they have any.
+    """
+    config = CONFIG.format(url=queues.url, job=job, consumers=consumers, more=more)
+    with _running(config, code) as service:
+        _relay(queues, service, bodies[: max(1, len(bodies) // 10)], keys)
+        seconds, cpu = _relay(queues, service, bodies, keys)
     return Measured(seconds, cpu, queues.results(len(bodies)))
 
 
@@ -62,9 +75,9 @@ def _running(config: str, code: Path) -> Iterator[ServiceProcess]:
         yield service
 
 
-def _relay(queues: Queues, service: ServiceProcess, bodies: list[bytes]) -> tuple[float, float]:
+def _relay(queues: Queues, service: ServiceProcess, bodies: list[bytes], keys: Sequence[str]) -> tuple[float, float]:
     """Return (seconds, CPU seconds of the tree) from the start of listening to the last result."""
-    queues.fill(bodies)
+    queues.fill(bodies, keys)
     settled, cpu = _settled(service), _cpu(service)
     began = progress = time.monotonic()
     _listen(service, enabled=True)

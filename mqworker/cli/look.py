@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -78,8 +79,8 @@ def show(snapshot: dict[str, Any]) -> None:
     for name, view in snapshot["stages"].items():
         if view["problem"]:
             output.note(f"{name}: {output.clean(view['problem'])}")
-        if view["actual"] and (blocked := (view["actual"].get("order") or {}).get("blocked")):
-            output.note(f"{name}: {output.clean(_blocked(blocked))}")
+        for sentence in _order(view):
+            output.note(f"{name}: {output.clean(sentence)}")
         if view["desired"].get("folder_differs") and not view["change"]:
             output.note(f"{name}: the folder had other code when it was last looked at; `mqworker restart` takes it")
         if view["change"]:
@@ -96,6 +97,19 @@ def show_line(snapshot: dict[str, Any]) -> None:
         name = "   " * (depth - 1) + "-> " * bool(depth) + place["name"]
         rows.append([name, *(_flow(view, snapshot["bottlenecks"]) if view else ["-"] * 5 + ["runs elsewhere"])])
     output.table(("line", "arriving/s", "service time", "utilisation", "unfinished", "done in", "held back by"), rows)
+
+
+def _order(view: dict[str, Any]) -> Iterator[str]:
+    """Yield what an operator should know of a stage's order: who blocks it, and the key that most messages have."""
+    actual = view["actual"] or {}
+    if not (order := actual.get("order")):
+        return
+    if order["blocked"]:
+        yield _blocked(order["blocked"])
+    if view.get("held_back_by") == "order" and order["hottest"]:
+        here = sum(actual.get(state, 0) for state in ("held", "dispatched", "computed", "settling"))
+        share = f"{order['hottest_messages']:,} of the {here:,} messages here"
+        yield f"the hottest key is {order['hottest']}: {share} have it"
 
 
 def _blocked(blocked: dict[str, Any]) -> str:

@@ -162,7 +162,7 @@ def _status_gauges(statuses: list[StageStatus]) -> Iterator[Metric]:
     flight: list[Row] = [
         ({"stage": s.stage, "state": state}, getattr(s, state))
         for s in statuses
-        for state in ("held", "dispatched", "settling")
+        for state in ("held", "dispatched", "computed", "settling")
     ]
     yield _gauge("in_flight_messages", "Deliveries received and not yet settled", flight)
     ready: list[Row] = [({"stage": s.stage, "state": "ready"}, s.backlog) for s in statuses if s.backlog is not None]

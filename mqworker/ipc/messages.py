@@ -203,7 +203,9 @@ class OrderStatus(msgspec.Struct, frozen=True):
     """How a stage that keeps an order gets on."""
 
     delayed: int  # messages that wait in their places for their next attempt
-    blocked: BlockedOrder | None = None  # the one with most messages behind it
+    locked: int  # messages held that cannot begin now: delayed ones, and those behind another one of their key
+    stuck: bool  # nothing that is here can begin, and no more comes before something here is settled
+    blocked: BlockedOrder | None = None  # of those that do not get on, the one with most messages behind it
     hottest: str | None = None  # the key with most messages here; None: none has any
     hottest_messages: int = 0
 
@@ -238,6 +240,7 @@ class StageStatus(_Record, frozen=True, tag="status"):
     prefetch: int
     held: int
     dispatched: int
+    computed: int  # have a result, and wait for their turn to publish it; only in a stage that keeps an order
     settling: int
     held_bytes: int
     kept: int  # outcomes of lost deliveries, kept for their redelivery

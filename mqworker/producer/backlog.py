@@ -21,8 +21,6 @@ class Backlog:
         self._alone: deque[Entry] = deque()  # each in a chunk of its own
         self._suspects: deque[Entry] = deque()
 
-    delayed = 0  # without an order, who fails waits at the broker
-
     def __len__(self) -> int:
         return len(self._waiting) + len(self._alone) + len(self._suspects)
 

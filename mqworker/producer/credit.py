@@ -4,7 +4,8 @@ Pure: answers of the broker, time and a random number in, decisions out; used by
 below the mark after everything that may still arrive: results that were published since the question or not confirmed
 when it was asked, and one result for each message in a lane. So with one result a message nothing of this stage goes
 above the mark; messages that yield several exceed it by what was in hand when it was reached. Whoever else publishes
-into the queue is seen with the next answer, which is at most a second away.
+into the queue is seen with the next answer, which is at most a second away. In an ordered stage, results that wait for
+their turn reserve none: they would use up the credit of the very message that they wait for (docs/architecture.md).
 
 When the credit is used up, the broker is asked again. If the queue holds less than 80 % of the mark, there is new
 credit; otherwise the queue is *full*, and nothing is dispatched until it holds less than 80 %. While it is full, each

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from mqworker.producer.backlog import CHUNK_BYTES
-from mqworker.producer.entry import DELAYED, HELD, Entry, Isolation
+from mqworker.producer.entry import HELD, Entry, Isolation
 from mqworker.producer.ordering import Ordering, Unit
 
 
@@ -59,11 +59,9 @@ class _Heads:
             self._heap.remove((entry.tag, entry))
             heapq.heapify(self._heap)
 
-    def clear(self) -> list[Entry]:
-        entries = [*self._suspects, *(entry for _, entry in self._heap)]
+    def clear(self) -> None:
         self._suspects.clear()
         self._heap.clear()
-        return entries
 
     def _firsts(self) -> Iterator[tuple[int, Entry]]:
         return (head for head in self._heap if self._is_first(head[1]))
@@ -81,7 +79,6 @@ class OrderedBacklog:
     def __init__(self, ordering: Ordering) -> None:
         self._ordering = ordering
         self._heads = _Heads(ordering)
-        self._delayed: list[tuple[float, int, Entry]] = []  # heap, by time
         self._behind = 0  # how many wait behind heads of their keys
         self._all = 0
         self.bytes = 0  # of all that wait
@@ -98,16 +95,6 @@ class OrderedBacklog:
     def shortest_window(self) -> float | None:
         """The shortest window among the suspects that may begin, in seconds; None: there is none."""
         return min((entry.window for entry in self._heads.suspects), default=None)
-
-    @property
-    def delayed(self) -> int:
-        """How many wait for their next attempt."""
-        return len(self._delayed)
-
-    @property
-    def next_due(self) -> float | None:
-        """When the next delayed delivery may begin; None: none is delayed."""
-        return self._delayed[0][0] if self._delayed else None
 
     def narrow(self, narrow: bool) -> None:
         """Let only the first of each unit begin, and alone, or end that: each of them frees memory when it is done."""
@@ -136,25 +123,21 @@ class OrderedBacklog:
                 self._look(unit)
 
     def delay(self, entry: Entry) -> None:
-        """Put a delivery in its place that may begin at its time `due`; it is in no lane any more."""
+        """Put a delayed delivery in its place, where it waits until `wake`; it is in no lane any more."""
         self._count(entry)
-        heapq.heappush(self._delayed, (entry.due, entry.seq, entry))
         unit = self._key(entry)
         if unit is not None:
             unit.out.discard(entry)
             _insert(unit.waiting, entry)
             self._look(unit)
 
-    def wake(self, now: float) -> None:
-        """Let the delayed ones begin that are due."""
-        while self._delayed and self._delayed[0][0] <= now:
-            entry = heapq.heappop(self._delayed)[2]
-            entry.state = HELD
-            unit = self._key(entry)
-            if unit is None:
-                self._heads.add(entry)
-            else:
-                self._look(unit)
+    def wake(self, entry: Entry) -> None:
+        """Let one begin that was delayed; it is held again."""
+        unit = self._key(entry)
+        if unit is None:
+            self._heads.add(entry)
+        else:
+            self._look(unit)
 
     def ended(self, entry: Entry) -> None:
         """Unlock the key of a delivery that has left its lane for good, unless others of its run are still there."""
@@ -170,9 +153,6 @@ class OrderedBacklog:
     def remove(self, entry: Entry) -> None:
         """Remove a delivery that no longer has to wait."""
         self._count(entry, -1)
-        if entry.state is DELAYED:
-            self._delayed.remove((entry.due, entry.seq, entry))
-            heapq.heapify(self._delayed)
         unit = self._key(entry)
         if unit is not None:
             unit.waiting.remove(entry)
@@ -204,17 +184,13 @@ class OrderedBacklog:
         suspect = min(self._heads.suspects, key=lambda entry: entry.window, default=None)
         return [] if suspect is None else self._begin(suspect, 1, 0)
 
-    def clear(self) -> list[Entry]:
-        """Remove and return all."""
-        entries = self._heads.clear()
-        delayed = [entry for _, _, entry in self._delayed]
+    def clear(self) -> None:
+        """Forget all."""
+        self._heads.clear()
         for unit in self._ordering.units:
-            entries += [entry for entry in unit.waiting if entry is not unit.offered and entry.state is HELD]
             unit.waiting.clear()
             unit.offered, unit.behind = None, 0
-        self._delayed.clear()
         self._all = self._behind = self.bytes = 0
-        return entries + delayed
 
     # --- inside
 

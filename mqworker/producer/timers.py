@@ -65,16 +65,18 @@ class Timers:
     def _summarise(self, now: float) -> None:
         stage = self._stage
         counters = stage.ledger.counters
-        failures = counters.dead + counters.retried
+        failures = counters.dead + counters.retried + counters.delayed
         settled, failed = counters.settled - self._summary_from[0], failures - self._summary_from[1]
         self._summary_from = (counters.settled, failures)
         self._summary_due = now + SUMMARY
         p95 = stage.service_time.quantile()
         backlog = stage.link.depth()
+        delayed = None if stage.ledger.attempts is None else len(stage.ledger.attempts)
         message = (
             f"{settled:,} settled in a minute ({settled / SUMMARY:,.1f}/s), {failed} failed, "
             f"p95 {_milliseconds(p95)}, backlog {'unknown' if backlog is None else f'{backlog:,}'}, "
-            f"{len(stage.ledger)} in hand, {stage.dispatch.fleet.working()} Consumers"
+            f"{len(stage.ledger)} in hand{f', {delayed} of them delayed' if delayed else ''}, "
+            f"{stage.dispatch.fleet.working()} Consumers"
         )
         logs.report(
             log,
@@ -86,6 +88,7 @@ class Timers:
             backlog=backlog,
             failures=failed,
             in_flight=len(stage.ledger),
+            delayed=delayed,
         )
 
 

@@ -75,10 +75,12 @@ def demand_of(stage: StageDesired, status: StageStatus | None, now: float, *, pa
     """Return what matters of a stage; `now`: CLOCK_MONOTONIC."""
     if status is None:
         return NOBODY
-    takes = stage.listening and not paused and status.hold_back not in ("unplaced", "output")
+    order = status.order
+    stuck = status.link.waits or (order is not None and order.stuck)  # another service has them, or another message
+    takes = stage.listening and not paused and not stuck and status.hold_back not in ("unplaced", "output")
     waiting = 0
     if not status.crash_loop and status.hold_back != "output":  # more Consumers could do nothing about that
-        waiting = status.held + (status.backlog or 0 if takes else 0)
+        waiting = status.held - (0 if order is None else order.locked) + (status.backlog or 0 if takes else 0)
     mine = [each for each in status.consumers if each.code == stage.code and each.state != "spare"]
     last = max(mine, key=lambda each: each.slot, default=None)
     ready = sum(each.state in ("idle", "busy") for each in mine)

@@ -153,7 +153,7 @@ def _quiet(broker: Any, queues: Queues, service: ServiceProcess, round_: Round) 
         nonlocal since
         looked = time.monotonic()
         actual = service.stage("work")["actual"]
-        held = bool(actual and actual["held"] + actual["dispatched"] + actual["settling"])
+        held = bool(actual and any(actual[state] for state in ("held", "dispatched", "computed", "settling")))
         round_.unquiet = broker.left(queues) or ("messages in the tree" if held or not actual else "")
         if round_.unquiet:
             since = time.monotonic()

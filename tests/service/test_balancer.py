@@ -15,7 +15,7 @@ from mqworker.control.desired_state import (
     begin,
     change,
 )
-from mqworker.ipc.messages import CodeCopy, ConsumerStatus
+from mqworker.ipc.messages import CodeCopy, ConsumerStatus, LinkState, OrderStatus
 from mqworker.service.balancer import Balancer, demand_of
 from tests.http.operator import stage_status
 
@@ -92,7 +92,7 @@ def test_a_move():
 
 
 def test_what_a_stage_demands():
-    """Only what more Consumers could do: nothing that is paused, refused by the output, or dying."""
+    """Only what more Consumers could do: nothing paused, refused by the output, dying, or kept back by an order."""
     document, _ = begin(None, CONFIG)
     stage = document.stages["a"]
     told = {"held": 5, "backlog": 100, "arrival_rate": 3.0, "service_time": 0.5, "consumers": staff(2)}
@@ -111,6 +111,10 @@ def test_what_a_stage_demands():
     assert demand(hold_back="bytes") == full
     assert demand(crash_loop=True) == full._replace(waiting=0, arrivals=0.0, failing=True)
     assert demand(backlog=None).waiting == 5
+    assert demand(order=OrderStatus(delayed=1, locked=4, stuck=False)) == full._replace(waiting=101)
+    assert demand(order=OrderStatus(delayed=0, locked=5, stuck=True)) == full._replace(waiting=0, arrivals=0.0)
+    standby = LinkState(connected=True, consuming=True, waits="another consumer is at work", reason="")
+    assert demand(link=standby, held=0) == full._replace(waiting=0, arrivals=0.0)
     long = demand(service_time=None, consumers=staff(2, message_since=40.0))
     assert (long.service_time, long.prompt) == (60.0, False)
     assert demand(service_time=None).service_time == UNKNOWN

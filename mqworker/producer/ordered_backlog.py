@@ -12,7 +12,7 @@ another queue: it goes at its turn, alone.
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from mqworker.producer.backlog import CHUNK_BYTES
 from mqworker.producer.entry import HELD, Entry, Isolation
@@ -20,24 +20,42 @@ from mqworker.producer.ordering import Ordering, Unit
 
 
 class _Heads:
-    """Those that may begin, the oldest first; of a key only the first one."""
+    """Those that may begin, the oldest first; of a key only the first one. If it is narrow, others are set aside."""
 
     def __init__(self, ordering: Ordering) -> None:
-        self.narrow = False
         self._ordering = ordering
         self._heap: list[tuple[int, Entry]] = []  # by tag
         self._suspects: list[Entry] = []
+        self._aside: set[Entry] = set()  # no suspects; they may begin when they are the first of their units
 
     def __len__(self) -> int:
-        if self.narrow:
-            return sum(1 for _ in self._firsts()) + len(self.suspects)
-        return len(self._heap) + len(self._suspects)
+        return len(self.in_turn) + len(self.suspects)
 
     @property
-    def oldest(self) -> Entry | None:
-        """The oldest that is no suspect."""
-        head = min(self._firsts(), default=None) if self.narrow else self._heap[0] if self._heap else None
-        return None if head is None else head[1]
+    def narrow(self) -> bool:
+        """Whether only the first of each unit may begin."""
+        return self._ordering.risen is not None
+
+    @narrow.setter
+    def narrow(self, narrow: bool) -> None:
+        if narrow is self.narrow:
+            return
+        entries = [*self._aside, *(entry for _, entry in self._heap)]
+        self._ordering.risen = [] if narrow else None
+        self._aside.clear()
+        self._heap.clear()
+        for entry in entries:
+            self.add(entry)
+
+    @property
+    def in_turn(self) -> list[tuple[int, Entry]]:
+        """A heap of those that are no suspects, by tag."""
+        risen = self._ordering.risen
+        while risen:
+            if (entry := risen.pop()) in self._aside:
+                self._aside.remove(entry)
+                heapq.heappush(self._heap, (entry.tag, entry))
+        return self._heap
 
     @property
     def suspects(self) -> list[Entry]:
@@ -47,12 +65,16 @@ class _Heads:
     def add(self, entry: Entry) -> None:
         if entry.isolation is Isolation.STAGE:
             self._suspects.append(entry)
+        elif self.narrow and not self._is_first(entry):
+            self._aside.add(entry)
         else:
             heapq.heappush(self._heap, (entry.tag, entry))
 
     def remove(self, entry: Entry) -> None:
         if entry.isolation is Isolation.STAGE:
             self._suspects.remove(entry)
+        elif entry in self._aside:
+            self._aside.remove(entry)
         elif self._heap[0][1] is entry:
             heapq.heappop(self._heap)
         else:
@@ -62,9 +84,7 @@ class _Heads:
     def clear(self) -> None:
         self._suspects.clear()
         self._heap.clear()
-
-    def _firsts(self) -> Iterator[tuple[int, Entry]]:
-        return (head for head in self._heap if self._is_first(head[1]))
+        self._aside.clear()
 
     def _is_first(self, entry: Entry) -> bool:
         return entry.unit is None or self._ordering.is_turn(entry)
@@ -168,7 +188,8 @@ class OrderedBacklog:
         heads = self._heads
         chunk: list[Entry] = []
         size = 0
-        while (entry := heads.oldest) is not None and len(chunk) < most:
+        while (heap := heads.in_turn) and len(chunk) < most:
+            entry = heap[0][1]
             alone = heads.narrow or entry.isolation is not Isolation.NONE
             if chunk and (alone or size + entry.weight > CHUNK_BYTES):
                 break

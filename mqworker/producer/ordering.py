@@ -41,6 +41,7 @@ class Ordering:
         self.hold = hold
         self.serial = ordered_by != INPUT  # one of a unit is computed at a time
         self.turned: list[Entry] = []  # they have their plans, and their turn has come
+        self.risen: list[Entry] | None = None  # they are held, and their turn has come; None: nobody wants to know
         self._ordered_by = ordered_by
         self._queue = queue
         self._units: dict[bytes, Unit] = {}
@@ -97,6 +98,8 @@ class Ordering:
             self.tidy(unit)
         elif order[0].state is COMPUTED:
             self.turned.append(order[0])
+        elif self.risen is not None:
+            self.risen.append(order[0])
 
     def void(self) -> None:
         """Empty all units: the connection was lost. What is in a lane goes on, and knows its unit until its outcome."""
@@ -107,6 +110,8 @@ class Ordering:
             unit.order.clear()
             self.tidy(unit)
         self.turned.clear()
+        if self.risen:
+            self.risen.clear()
 
     def tidy(self, unit: Unit) -> None:
         """Forget a unit without deliveries."""

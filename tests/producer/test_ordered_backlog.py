@@ -256,6 +256,29 @@ def test_if_memory_is_short_only_the_first_of_each_unit_begins_and_alone():
     assert held.take(9) == [second]
 
 
+@pytest.mark.parametrize("ordered_by", ["input", "correlation_id"])
+def test_to_find_who_may_begin_takes_no_look_at_all_that_wait(ordered_by, monkeypatch):
+    """Also when memory is short: a Producer may hold 65,535 messages, and asks several times in each turn."""
+    held, looks = Held(ordered_by), 0
+    held.deliver_all("a" * 500 + "b" * 500)
+    held.backlog.narrow(True)
+    is_turn = held.ordering.is_turn
+
+    def counted(entry: Entry) -> bool:
+        nonlocal looks
+        looks += 1
+        return is_turn(entry)
+
+    monkeypatch.setattr(held.ordering, "is_turn", counted)
+    for _ in range(100):
+        assert held.backlog.ready > 0
+        (entry,) = held.take(9)
+        held.finish(entry)
+        if entry.unit is not None:
+            held.ordering.leave(entry)
+    assert looks <= 200
+
+
 # --- against the definition
 
 

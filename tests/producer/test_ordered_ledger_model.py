@@ -266,7 +266,7 @@ class OrderedLedgerMachine(LedgerMachine):
 
     def waiting(self) -> list[Entry]:
         backlog = self.backlog
-        heads = [entry for _, entry in backlog._heads._heap] + backlog._heads._suspects
+        heads = [entry for _, entry in backlog._heads._heap] + backlog._heads._suspects + list(backlog._heads._aside)
         behind = [each for unit in self.ordering.units for each in unit.waiting if each is not unit.offered]
         delayed = [entry for _, _, entry in self.attempts._due]
         return heads + delayed + [entry for entry in behind if entry.state is HELD]

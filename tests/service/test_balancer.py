@@ -74,6 +74,29 @@ def test_those_of_a_stopped_stage_count_until_they_have_left():
     assert numbers(balancer, document) == [0, 4, 3]
 
 
+def test_those_of_any_stage_that_had_a_share_count_until_they_have_left():
+    """Also of one with a fixed number in the configuration; it keeps what it has when it begins to share."""
+    fixed = msgspec.structs.replace(CONFIG.stages["c"], consumers=2)
+    config = msgspec.structs.replace(CONFIG, stages=CONFIG.stages | {"c": fixed}, service=ServiceConfig(processes=6))
+    balancer = Balancer(config)
+    document, _ = begin(None, config)
+    balancer.want(document, NEVER, paused=False)
+    assert numbers(balancer, document) == [3, 3, 2]
+    there = {name: stage_status(name, consumers=staff(count)) for name, count in zip(NAMES, (3, 3, 2), strict=True)}
+    document = change(document, SetConsumers("c", "auto"), config)
+    balancer.want(document, there, paused=False)
+    assert numbers(balancer, document) == [3, 2, 1]
+    there |= {name: stage_status(name, consumers=staff(count)) for name, count in (("b", 2), ("c", 1))}
+    for asked in (SetRunning("c", enabled=False), SetWorking("c", enabled=False)):
+        gone = change(document, asked, config)
+        balancer.want(gone, there, paused=False)
+        assert numbers(balancer, gone) == [3, 2, 0], "three, two, and one that leaves"
+        assert balancer.beat(gone, there | {"c": None}, 1.0)
+        assert numbers(balancer, gone) == [3, 3, 0]
+        balancer.want(document, there | {"c": None}, paused=False)
+        assert numbers(balancer, document) == [3, 2, 1]
+
+
 def test_a_move():
     """It is counted at the receiver, and its number rises when the giver's Consumer has left."""
     balancer = Balancer(CONFIG)

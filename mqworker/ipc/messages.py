@@ -109,6 +109,7 @@ class Desired(_Record, frozen=True, tag="desired"):
     soft_limit: float  # seconds for one message, 0: none
     hard_limit: float
     log_level: int
+    auto: bool = False  # their number follows the load: no change waits for one that ends its last message
 
 
 class Drain(_Record, frozen=True, tag="drain"):

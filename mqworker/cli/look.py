@@ -23,7 +23,8 @@ def status(service: ServiceClient) -> None:
     In the line each stage follows those that feed it: messages arriving per second, the mean time of one in its
     handlers, the share of their time in which its Consumers have messages, how many messages are unfinished (waiting
     in the input queue, or taken and not settled), the time until they are done at the present rates, and what holds
-    the stage back.
+    the stage back. `done` is what handlers have finished since the start; `no result` are those of them for which
+    nothing was published, because the handler returned None: all of them in a stage that has no results.
 
     It asks the running service, never the broker, so it answers while the broker is down. With --stage it also shows
     what each Consumer is doing and for how long.
@@ -64,7 +65,7 @@ def show(snapshot: dict[str, Any]) -> None:
         "rate/s",
         "p95",
         "done",
-        "dropped",
+        "no result",
         "retried",
         "dead",
         "backlog",
@@ -109,15 +110,25 @@ def _blocked(blocked: dict[str, Any]) -> str:
 
 def _flow(view: dict[str, Any], bottlenecks: list[str]) -> list[str]:
     actual = view["actual"] or dict.fromkeys(("arrival_rate", "service_time", "utilisation"))
-    left, unfinished = view["seconds_left"], view["unfinished"]
+    unfinished = view["unfinished"]
     return [
         "?" if actual["arrival_rate"] is None else f"{actual['arrival_rate']:.1f}",
         "-" if actual["service_time"] is None else output.seconds(actual["service_time"]),
         "-" if actual["utilisation"] is None else f"{actual['utilisation']:.0%}",
         "?" if unfinished is None else f"{unfinished:,}",
-        "growing" if view["growing"] else "-" if left is None else output.seconds(left) if left else "0 s",
+        _done_in(view),
         view["held_back_by"] + (": the bottleneck" if view["name"] in bottlenecks else ""),
     ]
+
+
+def _done_in(view: dict[str, Any]) -> str:
+    """Return when a stage is done, if it goes on like this; only where its Consumers decide that."""
+    if view["growing"]:
+        return "growing"
+    if view["seconds_left"] is not None:
+        return output.seconds(view["seconds_left"]) if view["seconds_left"] else "0 s"
+    held = view["unfinished"] and view["held_back_by"] not in ("consumers", "nothing")
+    return "held back" if held else "-"
 
 
 def show_consumers(view: dict[str, Any]) -> None:
@@ -156,7 +167,7 @@ def _row(name: str, view: dict[str, Any]) -> list[Any]:
         consumers.format(ready),
         f"{actual['rate']:.1f}",
         output.seconds(actual["p95"]) if actual["p95"] else "-",
-        counters.get("result", 0),
+        counters.get("result", 0) + counters.get("dropped", 0),
         counters.get("dropped", 0),
         counters.get("retried", 0),
         counters.get("dead", 0),

@@ -11,6 +11,7 @@ from mqworker.control.control import StageView
 from mqworker.ipc.messages import StageStatus
 
 CONSUMERS, NOTHING = "consumers", "nothing"
+ORDER = "order"  # an ordered stage: what waits has to wait for what is before it
 STANDBY = "standby"  # another service has the messages of an ordered stage
 SATURATED = 0.8  # utilisation from which on the Consumers hold back what waits
 _REASONS = {  # other names for a Producer's reasons; no: there is none
@@ -88,5 +89,15 @@ def _held_back_by(view: StageView, *, paused: bool) -> str:  # noqa: C901, PLR09
         return STANDBY
     if status.problem or not status.link.consuming:
         return "problem" if status.problem else "starting"
-    waits = (_unfinished(status) or 0) > _ready(status)
-    return CONSUMERS if waits and (status.utilisation or 0.0) >= SATURATED else NOTHING
+    return _while_it_works(status)
+
+
+def _while_it_works(status: StageStatus) -> str:
+    """Return what holds a stage back in which messages flow."""
+    if status.order is not None and status.order.blocked is not None and not status.order.blocked.key:
+        return ORDER
+    if (_unfinished(status) or 0) <= _ready(status):
+        return NOTHING
+    if (status.utilisation or 0.0) >= SATURATED:
+        return CONSUMERS
+    return _REASONS.get(status.held_up_by, status.held_up_by) or NOTHING  # between two pauses, or with one hot key

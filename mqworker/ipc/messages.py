@@ -255,6 +255,7 @@ class StageStatus(_Record, frozen=True, tag="status"):
     utilisation: float | None = None  # share of time in which the Consumers had messages lately, 0 to 1
     capacity: float | None = None  # messages per second that the present Consumers can settle; never 0
     hold_back: str = "no"  # why nothing comes although it should: no | bytes | output | unplaced | retries
+    held_up_by: str = ""  # what kept Consumers idle lately although messages waited here: output | order
     output_backlog: int | None = None  # messages ready in the output queue; None: unknown, or without max_backlog
     order: OrderStatus | None = None  # None: it keeps none
 

@@ -67,6 +67,7 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
         arrival_rate=flow.arrival_rate,
         service_time=stage.service_time.mean,
         utilisation=flow.utilisation,
+        held_up_by=flow.held_up_by,
         capacity=flow.capacity(fleet.working(), stage.service_time.mean),
         order=None if stage.ordering is None else _order(stage, stage.ordering, now),
         hold_back="retries" if empty and now <= settlement.retry_until else intake.hold_back.name.lower(),

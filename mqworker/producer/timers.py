@@ -60,7 +60,20 @@ class Timers:
                 self._available += since * max(fleet.working(), len(fleet.busy()))
             self._measured = now
             depth, busy = self._stage.link.depth(), fleet.busy_seconds(now)
-            self.flow.observe(Sample(now, ledger.counters.settled, len(ledger), depth, busy, self._available))
+            self.flow.observe(
+                Sample(now, ledger.counters.settled, len(ledger), depth, busy, self._available, self._held_up_by())
+            )
+
+    def _held_up_by(self) -> str:
+        """Return what keeps Consumers idle just after they were fed: `output`, `order`, or "" if nothing does."""
+        stage = self._stage
+        ledger, throttle = stage.ledger, stage.throttle
+        if not any(stage.dispatch.fleet.idle()):
+            return ""
+        if throttle is not None and len(ledger.backlog) and not throttle.room():
+            return "output"
+        full = 0 < stage.intake.prefetch <= len(ledger)  # all that may be here is here, also what waits for its turn
+        return "order" if stage.ordering is not None and (len(ledger.backlog) or full) else ""
 
     def _summarise(self, now: float) -> None:
         stage = self._stage

@@ -6,7 +6,7 @@ import pytest
 from mqworker.control.control import StageView
 from mqworker.control.outlook import bottleneck, outlook
 from mqworker.control.stage_desired import StageDesired
-from mqworker.ipc.messages import ConsumerStatus, LinkState
+from mqworker.ipc.messages import BlockedOrder, ConsumerStatus, LinkState, OrderStatus
 from tests.http.operator import GOOD_LINK, stage_status
 
 IDLE = ConsumerStatus(1, 1, "idle", 1, 1, 0, 0.0, "", 0, 0)
@@ -51,6 +51,12 @@ def stage(state: str = "running", actual: bool = True, desired: dict | None = No
         (stage(hold_back="unplaced", problem="x", **FULL), "output"),
         (stage(hold_back="bytes", problem="x"), "max_held_bytes"),
         (stage(hold_back="retries"), "retries"),
+        (stage(held_up_by="output", **(FULL | {"utilisation": 0.5})), "max_backlog"),
+        (stage(held_up_by="order", **(FULL | {"utilisation": 0.5})), "order"),
+        (stage(held_up_by="order", **FULL), "consumers"),
+        (stage(held_up_by="order", utilisation=0.5), "nothing"),
+        (stage(order=OrderStatus(1, BlockedOrder("7", "", 0.0, 290, "x")), **FULL), "order"),
+        (stage(order=OrderStatus(1, BlockedOrder("7", "camera-2", 0.0, 9, "x")), **FULL), "consumers"),
         (stage(link=msgspec.structs.replace(GOOD_LINK, consuming=False, waits="x")), "standby"),
         (stage(problem="the input was deleted"), "problem"),
     ],
@@ -80,10 +86,11 @@ def test_a_pause_of_the_whole_service_holds_back():
         ({"dispatched": 2, "arrival_rate": 25.0}, 2, 0.1, False),
         ({"dispatched": 1, "service_time": 3600.0, "capacity": 2 / 3600, "arrival_rate": 0.0}, 1, 3600.0, False),
         (FULL | {"hold_back": "unplaced"}, 300, None, False),
+        (FULL | {"held_up_by": "output", "utilisation": 0.5}, 300, None, False),
     ],
     ids=[
         *("empty", "drains", "arrivals unknown", "just not", "grows", "service time unknown", "no capacity"),
-        *("depth unknown", "nothing waits", "one long message", "held back"),
+        *("depth unknown", "nothing waits", "one long message", "held back", "between two pauses"),
     ],
 )
 def test_when_it_is_done(changes, unfinished, seconds, growing):

@@ -3,15 +3,16 @@
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from mqworker.amqp.properties import Properties
+from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Publication
 from mqworker.brokers.sqlite import store
 from mqworker.brokers.sqlite.file import File
-from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
+from mqworker.config.model import BrokerConfig, InputConfig, OutputConfig, StageConfig
 from mqworker.ipc.messages import Desired, Generation, Report, StageSpec, StageStatus
 from mqworker.producer.stage import Stage
 from mqworker.producer.status import stage_status
@@ -20,21 +21,22 @@ from tests.support.loop import on_loop
 from tests.support.waiting import until
 
 
-def put(path: Path, count: int) -> None:
+def put(path: Path, count: int, **headers: str) -> None:
     """Store messages."""
     file = File(path)
     with file.transaction() as db:
         store.make_queue(db, "in")
         for number in range(count):
-            store.publish(db, Publication("", "in", Properties(message_id=str(number)).encode(), b"{}"))
+            block = Properties(message_id=str(number), headers=Headers(headers)).encode()
+            store.publish(db, Publication("", "in", block, b"{}"))
     file.close()
 
 
 class Reporting:
     """A stage, and its reports as they cross to the Service."""
 
-    def __init__(self, folder: Path, consumers: int) -> None:
-        config = StageConfig(input=InputConfig(queue="in"), jobs=("jobs:handle",))
+    def __init__(self, folder: Path, consumers: int, **settings: Any) -> None:
+        config = StageConfig(input=InputConfig(queue="in"), jobs=("jobs:handle",), **settings)
         self.broker = folder / "broker.db"
         where = BrokerConfig(url=f"sqlite:///{self.broker}")
         spec = StageSpec("t", "s", config, where, str(folder), str(folder), 1.0)
@@ -99,5 +101,31 @@ async def test_a_consumer_is_utilised_while_it_has_messages(tmp_path):
         assert status.service_time > 0.02 + first / 200
         status = await until(lambda: (now := it.told()).capacity and now, 20, "a sample with all messages")
         assert status.capacity <= 100 / status.times["process"].total + 0.01
+    finally:
+        await it.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, ""),
+        ({"ordered_by": "header:camera"}, "order"),
+        ({"output": OutputConfig(queue="out", max_backlog=4)}, "output"),
+    ],
+    ids=["nothing", "one hot key", "a full output queue"],
+)
+@on_loop
+async def test_what_keeps_consumers_idle_is_told(tmp_path, settings, reason):
+    """Messages wait here and a Consumer has none: because of the order, or of what the output queue may hold."""
+    (tmp_path / "jobs.py").write_text("import time\ndef handle(body):\n    time.sleep(0.02)\n    return body\n")
+    it = Reporting(tmp_path, consumers=2, **settings)
+    try:
+        await until(lambda: len([one for one in it.told().consumers if one.state == "idle"]) == 2, 60, "two Consumers")
+        put(it.broker, 100, camera="north")
+        if reason:
+            await until(lambda: it.told().held_up_by == reason, 60, "the reason")
+        else:
+            status = await until(lambda: (now := it.told()).counters["settled"] == 100 and now, 60, "all messages")
+            assert status.held_up_by == reason
     finally:
         await it.close()

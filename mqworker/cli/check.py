@@ -135,11 +135,11 @@ def _show_output(event: "LogEvent") -> None:
 def _broker(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
     from mqworker.config.urls import embedded_path, redact_url
     from mqworker.service.broker_kind import lost_url
-    from mqworker.service.part import own_broker
+    from mqworker.service.part import cut_line
 
     url = ", ".join(map(redact_url, loaded.config.broker.urls))
-    for warning in own_broker(loaded):
-        yield CheckResult(WARN, "stages", *warning.split("; ", 1))
+    if cut := cut_line(loaded):
+        yield CheckResult(FAIL, "stages", *cut.split("; ", 1))
     if lost := lost_url(loaded):
         yield CheckResult(FAIL, "broker", *lost.split(": ", 1))
         return

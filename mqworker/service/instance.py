@@ -22,6 +22,7 @@ from mqworker.exits import Exit
 from mqworker.ipc import logs
 from mqworker.ipc.spawn import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
 from mqworker.service.broker_kind import lost_url
+from mqworker.service.part import cut_line
 from mqworker.service.resources import unmet
 
 REMAINS_PATIENCE = 3.0  # seconds that a killed instance's processes may take to end
@@ -42,8 +43,8 @@ class StartError(Exception):
 
 def prepare(loaded: Loaded) -> None:
     """Set this process up as the parent of the tree: folder, limits, prctl; raises StartError."""
-    if lost := lost_url(loaded):
-        raise StartError(Exit.CONFIG, lost)
+    if wrong := lost_url(loaded) or cut_line(loaded):
+        raise StartError(Exit.CONFIG, wrong)
     folder = loaded.state_dir
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

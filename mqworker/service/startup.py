@@ -23,7 +23,7 @@ from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
 from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
 from mqworker.service.instance import StartError
-from mqworker.service.part import own_broker, used_elsewhere
+from mqworker.service.part import used_elsewhere
 
 PORT = "control.port (MQWORKER_CONTROL__PORT)"
 PORT_PATIENCE = 10.0  # seconds to wait for a taken port to become free
@@ -39,7 +39,7 @@ async def start_up(loaded: Loaded, server: HttpServer, store: Store, on_log: Cal
     document, _ = desired_state.begin(old, loaded.config, elsewhere=loaded.elsewhere)
     found = await _check_user_code(loaded, old, document, on_log)
     document, more = desired_state.begin(old, loaded.config, found, elsewhere=loaded.elsewhere)
-    for note in (*notes, *more, *loaded.warnings, *own_broker(loaded)):
+    for note in (*notes, *more, *loaded.warnings):
         logs.report(log, logging.WARNING, "configuration", note)
     try:
         store.save(document)

@@ -1,10 +1,11 @@
-"""What the broker admin can be asked: queues, sending, waiting for a result, dead letters.
+"""What the broker admin can be asked: queues, sending, waiting for a result, receiving, dead letters.
 
 Runs in the broker admin, on its loop. Owns the broker connection, which is opened when it is first needed. Each verb
 takes its deadline in seconds first and returns plain values; it raises BrokerUnavailable, BrokerRefused, TimeoutError.
 """
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,7 +15,8 @@ from mqworker.brokers.base import DROP, STOP, Publication
 from mqworker.config.model import Config
 
 LOOK_AT = 10_000  # dead letters that one question goes through
-PAGE = 8 << 20  # bytes of bodies after which an answer with whole dead letters ends
+PAGE = 8 << 20  # bytes of bodies after which an answer with whole messages ends
+MOVED = 200  # messages behind those that were taken among which one of them may be by now
 
 
 class Verbs:
@@ -65,6 +67,25 @@ class Verbs:
     async def call(self, deadline: float, queue: str, properties: bytes, body: bytes) -> list[tuple[bytes, bytes]]:
         """Publish one message and wait for its results."""
         return await self._admin.call(queue, properties, body, deadline)
+
+    async def receive(self, deadline: float, name: str, limit: int, taken: list[str]) -> list[dict[str, Any]]:
+        """Remove the messages of a queue that have been taken, by id, and return the next ones in full.
+
+        So none is removed before whoever takes it has said that it is safe there; equal messages have the same id.
+        """
+        end, left = time.monotonic() + deadline, Counter(taken)
+
+        def wanted(properties: bytes, body: bytes) -> str | None:
+            if not left.total():
+                return STOP
+            letter = dead_letters.letter_id(properties, body)
+            found = left[letter] > 0
+            left[letter] -= found
+            return DROP if found else None
+
+        if taken:  # they are the first ones, unless others have come back or been taken elsewhere since
+            await self._admin.move(name, len(taken) + MOVED, wanted, deadline)
+        return await self._in_full(name, limit, max(0.1, end - time.monotonic())) if limit else []
 
     async def dlq_list(self, deadline: float, stage: str, limit: int = 100) -> list[dict[str, Any]]:
         """Return the dead letters of a stage, the oldest first."""
@@ -129,6 +150,20 @@ class Verbs:
 
         return await self._admin.move(self._dead(stage), LOOK_AT, wanted, deadline)
 
+    async def _in_full(self, queue: str, limit: int, deadline: float) -> list[dict[str, Any]]:
+        """Return the first messages of a queue; fewer when they are large."""
+        size = 0
+
+        def show(properties: bytes, body: bytes) -> bool | str:  # noqa: ARG001 - the interface of `peek`
+            nonlocal size
+            if size and size + len(body) > PAGE:
+                return STOP
+            size += len(body)
+            return True
+
+        found = await self._admin.peek(queue, limit, deadline, show)
+        return [dead_letters.describe(message.properties, message.body, whole=True) for message in found]
+
     def _dead(self, stage: str) -> str:
         return self._config.stages[stage].dead
 
@@ -142,6 +177,7 @@ VERBS: dict[str, Callable[..., Awaitable[Any]]] = {
         "delete",
         "send",
         "call",
+        "receive",
         "dlq_list",
         "dlq_show",
         "dlq_replay",

@@ -24,6 +24,7 @@ VERBS = {  # verb: (module below mqworker.cli, what it does)
     "init": ("init", "Start a project: a job, mqworker.toml and a test."),
     "check": ("check", "Report what would keep the service from running, and the fix."),
     "send": ("send", "Send messages to a stage; with --wait, print the results."),
+    "receive": ("receive", "Take messages out of a queue and print them: results, for example."),
     "status": ("look", "Show the desired and the actual state."),
     "logs": ("look", "Show the last log lines, or follow the log."),
     "log-level": ("steer", "Set what is logged from now on: debug, info, warning or error."),

@@ -30,10 +30,19 @@ JSON = "application/json"
     "--rate", "-r", type=click.FloatRange(0, min_open=True), metavar="N", help="At most N messages per second."
 )
 @click.option("--content-type", default=JSON, show_default=True, metavar="TYPE", help="Content type of the bodies.")
+@click.option(
+    "--header", "-H", "headers", multiple=True, metavar="NAME=VALUE", help="A header of the messages; may be repeated."
+)
 @click.option("--wait", "-w", is_flag=True, help=f"Wait for each result and print it; at most {WAIT_MAX:g} s each.")
 @uses_service(WAIT_MAX)
 def send(
-    service: ServiceClient, body: str | None, count: int, rate: float | None, content_type: str, wait: bool
+    service: ServiceClient,
+    body: str | None,
+    count: int,
+    rate: float | None,
+    content_type: str,
+    headers: tuple[str, ...],
+    wait: bool,
 ) -> None:
     """Send BODY to a stage, or each line of stdin (JSON Lines). A message counts as sent once the broker has it.
 
@@ -41,10 +50,13 @@ def send(
 
     With --wait, results go to stdout; their duration, message id and failed attempts go to stderr.
 
+    The value of a header is text. What mqworker or a broker sets (x-mqworker-..., x-death) is refused.
+
     Examples:
       mqworker send '{"n": 1000000}' --wait
       mqworker send '{"n": 7}' --count 1000 --rate 50
       mqworker send --stage energy < requests.jsonl
+      mqworker send --header camera=entrance < frames.jsonl
       mqworker send --content-type application/msgpack < frame.msgpack
       printf 'plain words' | xargs -0 mqworker send --content-type text/plain
     """
@@ -52,9 +64,10 @@ def send(
         raise click.UsageError("--count needs a BODY." if count > 1 else "Give a BODY, or lines on stdin.")
     if body is not None and content_type == JSON:
         _must_be_json(body.encode(), "BODY")
+    table = _table(headers)
     stage = service.one_stage()
     lines = body is None and not _is_binary(content_type)
-    sending = _Sending(service, stage, content_type, wait=wait)
+    sending = _Sending(service, stage, content_type, table, wait=wait)
     try:
         if lines:
             sending.all(_lines(content_type), rate, 0)
@@ -75,13 +88,16 @@ def send(
 class _Sending:
     """Sends one body after another and counts them."""
 
-    def __init__(self, service: ServiceClient, stage: str, content_type: str, *, wait: bool) -> None:
+    def __init__(
+        self, service: ServiceClient, stage: str, content_type: str, headers: dict[str, str], *, wait: bool
+    ) -> None:
         self.sent = 0
         self.total = 0  # 0: unknown
         self.progress = output.Progress()
         self._service = service
         self._stage = stage
         self._content_type = content_type
+        self._headers = {"X-Message-Headers": json.dumps(headers)} if headers else {}
         self._wait = min(WAIT_MAX, service.timeout) if wait else 0.0
         self._began = time.monotonic()
         self._last: dict[str, Any] = {}
@@ -106,7 +122,7 @@ class _Sending:
             with told:
                 answer = self._service.client.request(
                     *("POST", path, body, self._content_type, self._service.timeout + 5.0),
-                    {"X-Message-Id": message_id},
+                    {"X-Message-Id": message_id} | self._headers,
                 )
         except CallError as error:
             if reason := error.problem.get("reason"):
@@ -130,7 +146,7 @@ class _Sending:
             return
         self.progress.done()
         if answer["outcome"] != "result":
-            output.note(f"no result: the message was {answer['outcome']}")
+            output.note("done, without a result: its handler gave none")
         else:
             for each in answer.get("results", [answer]):
                 click.echo(_text(each))
@@ -202,6 +218,18 @@ def _is_binary(content_type: str) -> bool:
     from mqworker.jobs.content_types import is_binary
 
     return bool(content_type.strip()) and is_binary(content_type)
+
+
+def _table(headers: tuple[str, ...]) -> dict[str, str]:
+    table: dict[str, str] = {}
+    for header in headers:
+        name, equals, value = header.partition("=")
+        if not name or not equals:
+            raise click.UsageError(f"--header {output.clean(header)}: write NAME=VALUE.")
+        if name in table:
+            raise click.UsageError(f"--header {output.clean(name)} is given twice.")
+        table[name] = value
+    return table
 
 
 def _lines(content_type: str) -> Iterator[bytes]:

@@ -23,6 +23,7 @@ QUERY = {
 HEADERS = {
     "X-Message-Id": "The id of the message, in UTF-8; without it one is made",
     "X-Correlation-Id": "The correlation id of the message, in UTF-8",
+    "X-Message-Headers": "The headers of the message: a JSON object of texts, numbers and booleans",
     "If-Match": "The generation that was seen, as in the ETag: 412 if there is another one by now",
 }
 PROBLEM = {

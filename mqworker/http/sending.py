@@ -2,7 +2,8 @@
 
 The body goes unchanged to the stage's input queue, by way of the broker admin. curl labels every body a form unless
 given another type, so that content type counts as none: the stage's codec decides. The caller may choose the message id
-(`X-Message-Id`): then it can follow the message in the log while it waits.
+(`X-Message-Id`): then it can follow the message in the log while it waits. Headers of the message come as a JSON object
+in `X-Message-Headers`, because names of HTTP headers have no case.
 """
 
 import base64
@@ -14,7 +15,7 @@ import msgspec
 from flask import request
 
 from mqworker.amqp import headers
-from mqworker.amqp.properties import Properties, decode_leniently
+from mqworker.amqp.properties import Headers, Properties, decode_leniently
 from mqworker.control.control import ControlError
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, requested_wait
@@ -22,6 +23,7 @@ from mqworker.ipc.json_safe import text, tree
 
 SEND_DEADLINE = 10.0  # seconds for the broker to confirm
 FORM = "application/x-www-form-urlencoded"
+TABLE = "X-Message-Headers"
 
 
 def send(api: Api, stage: str) -> Any:
@@ -61,7 +63,21 @@ def _properties() -> Properties:
         correlation_id=_header("X-Correlation-Id"),
         message_id=_header("X-Message-Id") or str(uuid.uuid4()),
         timestamp=int(time.time()),
+        headers=_table(),
     )
+
+
+def _table() -> Headers:
+    """Return the headers that the message is to have; raises a 422 Problem."""
+    try:
+        values = msgspec.json.decode(_header(TABLE) or b"{}", type=dict[str, bool | int | float | str])
+        table = Headers(values)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise Problem(422, f"{TABLE} must be a JSON object of texts, numbers and booleans: {error}") from None
+    for name in table:
+        if why := headers.reserved(name):
+            raise Problem(422, f"the header {name} of a message {why}", fields=[(TABLE, f"{name} {why}")])
+    return table
 
 
 def _header(name: str) -> str | None:
@@ -119,6 +135,6 @@ ROUTES = [
     Route(
         *("POST", f"{API}/stages/<stage>/messages", send, "Send one message, any content type", ("wait",)),
         any_body=True,
-        headers=("X-Message-Id", "X-Correlation-Id"),
+        headers=("X-Message-Id", "X-Correlation-Id", TABLE),
     )
 ]

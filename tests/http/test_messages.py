@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import uuid
 
 import pytest
@@ -61,6 +62,36 @@ def test_ids_in_utf_8_are_taken_as_they_are(service):
     assert (properties.message_id, properties.correlation_id) == ("größe-€", "größe-€")
     refused = service.ask("POST", MESSAGES, {"n": 1}, X_Message_Id="\xff")
     assert (refused.status, refused.json["detail"]) == (422, "the header X-Message-Id is not UTF-8")
+
+
+def test_headers_of_a_message(service):
+    """`X-Message-Headers` is a JSON object of texts, numbers and booleans; names keep their case."""
+    service.admin["send"] = None
+    table = {"Camera": "größe", "n": 7, "share": 0.5, "last": True}
+    assert service.ask("POST", MESSAGES, {"n": 1}, X_Message_Headers=json.dumps(table)).status == 202
+    assert Properties.decode(service.asked[0][1]["properties"]).headers.to_dict() == table
+    assert service.ask("POST", MESSAGES, {"n": 1}, X_Message_Headers='{"x-mqworker-signature": "ab"}').status == 202
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ('{"x-mqworker-attempt": 3}', "the header x-mqworker-attempt of a message is set by mqworker alone"),
+        ('{"x-death": "no"}', "the header x-death of a message is set by brokers alone"),
+        ('{"x-first-death-queue": "q"}', "is set by brokers alone"),
+        ('{"CC": "other"}', "the header CC of a message has the broker send copies to other queues"),
+        ('{"a": [1]}', "X-Message-Headers must be a JSON object of texts, numbers and booleans"),
+        ("camera=1", "must be a JSON object"),
+        ('["camera"]', "must be a JSON object"),
+        (f'{{"{"x" * 256}": 1}}', "must be a JSON object"),
+        (f'{{"n": {1 << 64}}}', "must be a JSON object"),
+    ],
+)
+def test_headers_that_no_message_may_have(service, given, told):
+    """What mqworker or a broker sets, and what AMQP or JSON cannot say, is refused with a sentence."""
+    service.admin["send"] = None
+    refused = service.ask("POST", MESSAGES, {"n": 1}, X_Message_Headers=given)
+    assert (refused.status, told in refused.json["detail"], service.asked) == (422, True, [])
 
 
 @pytest.mark.parametrize(
@@ -157,6 +188,20 @@ def test_queues(service):
     ]
     service.admin["delete"] = ControlError("refused", "there is no queue x")
     assert service.ask("DELETE", "/api/v1/queues/x").status == 409
+
+
+def test_receiving(service):
+    """Messages are taken in two steps, from a queue of any name; ids and limits that make no sense are refused."""
+    message = {"id": "ab12", "message_id": "m", "headers": {}, "properties": b"\x00\x00", "body": b"1"}
+    service.admin["receive"] = lambda _asked: [dict(message)]
+    path = "/api/v1/queues/receive"
+    told = service.ask("POST", path, {"name": "a/receive", "limit": 3, "taken": ["ab12"]}).json["messages"]
+    assert [(each["id"], base64.b64decode(each["body_base64"])) for each in told] == [("ab12", b"1")]
+    assert service.asked[0][:2] == ("receive", {"name": "a/receive", "limit": 3, "taken": ["ab12"]})
+    for wrong in ({}, {"name": "q", "limit": 201}, {"name": "q", "taken": "ab12"}, {"name": "q", "taken": ["a"] * 201}):
+        assert service.ask("POST", path, wrong).status == 422
+    service.admin["receive"] = ControlError("refused", "there is no queue q")
+    assert service.ask("POST", path, {"name": "q"}).status == 409
 
 
 def test_dead_letters(service):

@@ -1,10 +1,11 @@
 """The Consumer: a process that computes, and does no network I/O.
 
-Runs the user's jobs in its main thread. Owns the far end of one lane, its place in the in-hand register, its outbox and
-the write end of its own pipe up. Receives its StageSpec and a Birth once, then chunks from its lane, until the sentinel
-ends it. Sends outcomes (after the pieces of large results), which chunks it has taken and ended, and log events as
-frames; writes the outcomes that it has gathered to its outbox before the next message begins. When its Producer dies,
-the kernel kills it; when user code damages its descriptors, it ends itself and is replaced.
+Runs the user's jobs in its main thread. Owns the far end of one lane, its place in the in-hand register, its hatch, its
+outbox and the write end of its own pipe up. Receives its StageSpec and a Birth once, then chunks from its lane, until
+the sentinel ends it. Sends outcomes (after the pieces of large results, which are in the hatch), which chunks it has
+taken and ended, and log events as frames; writes the outcomes that it has gathered to its outbox before the next
+message begins. When its Producer dies, the kernel kills it; when user code damages its descriptors, it ends itself and
+is replaced.
 """
 
 import atexit
@@ -24,6 +25,7 @@ import msgspec
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.labels import labels
 from mqworker.consumer import resources
+from mqworker.consumer.hatch import Hatch
 from mqworker.consumer.inbox import Inbox
 from mqworker.consumer.lane_end import LaneEnd
 from mqworker.consumer.outbox import Outbox
@@ -32,7 +34,6 @@ from mqworker.consumer.work import Alarm, RunOwner, Worker
 from mqworker.ipc import frames, logs
 from mqworker.ipc.marks import Mark
 from mqworker.ipc.messages import Birth, Chunk, Failure, Hello, Item, Outcomes, StageSpec, Unfit, Uplink
-from mqworker.ipc.pieces import cut
 from mqworker.ipc.proc import rss
 from mqworker.ipc.spawn import Spawned, be_plain
 from mqworker.jobs.chain import Chain
@@ -52,11 +53,12 @@ class Consumer(Spawned):
     title = "mqw-consumer"
 
     def __init__(
-        self, stage: str, slot: int, queue: "JoinableQueue[bytes | None]", inbox: Inbox, outbox: Outbox
+        self, stage: str, slot: int, queue: "JoinableQueue[bytes | None]", inbox: Inbox, hatch: Hatch, outbox: Outbox
     ) -> None:
         super().__init__(f"{stage}.consumer-{slot}", stage)
         self._queue = queue
         self._inbox = inbox
+        self._hatch = hatch
         self._outbox = outbox
 
     def main(self) -> None:
@@ -137,7 +139,7 @@ class Consumer(Spawned):
         have printed anything.
         """
         slot, outbox, up, mark, labels_now = self._slot, self._outbox, self.up.fileno(), self._mark.end, self._labels
-        level, holds, asks_ahead = self._level, self._pipe_holds, worker.asks_ahead
+        level, holds, asks_ahead, lost = self._level, self._pipe_holds, worker.asks_ahead, self._lane.lost
         outcomes: list[Any] = []  # each encoded, because what cannot be is a failure of its message
         last, printed, computed = b"", False, 0
         handed_up = time.monotonic()
@@ -156,7 +158,9 @@ class Consumer(Spawned):
             self._item = item
             if level <= DEBUG:
                 logs.report(self._log, logging.DEBUG, "begun", "started")
-            last, large = worker.compute_encoded(item)
+            if isinstance(lost, OSError):  # user code has damaged what is ours, perhaps this message: it is charged
+                raise lost
+            last, large = worker.compute_encoded(item, lost)
             outcomes.append(msgspec.Raw(last))
             if _holds(up) != holds:  # user code closed the pipe: an end now charges the right message
                 os._exit(1)
@@ -214,7 +218,7 @@ class Consumer(Spawned):
 
     def _send_in_pieces(self, bodies: list[bytes]) -> None:
         for body in bodies:
-            for piece in cut(body):
+            for piece in self._hatch.put(body):
                 self._send(piece)
         bodies.clear()  # they need no memory while the next message is computed
 

@@ -186,11 +186,16 @@ class Worker:
             asked.append((item, properties, body))
         self._shared.ask_ahead(*self._chain.first_link, asked)
 
-    def compute(self, item: Item) -> Outcome:
-        """Return the outcome of one delivery, from the bytes of the input to the bytes of the result."""
+    def compute(self, item: Item, lost: MemoryError | None = None) -> Outcome:
+        """Return the outcome of one delivery, from the bytes of the input to the bytes of the result.
+
+        `lost` says why its body is not there; then it has failed.
+        """
         began = time.monotonic()
         self.failed = False
         try:
+            if lost is not None:
+                raise lost
             properties = Properties.decode(item.properties)
             value = self._run(item, properties)
             duration = time.monotonic() - began
@@ -201,12 +206,12 @@ class Worker:
             failure = self._failure(error)
         return Outcome(item.seq, time.monotonic() - began, self.generation, failure=failure)
 
-    def compute_encoded(self, item: Item) -> tuple[bytes, list[bytes]]:
+    def compute_encoded(self, item: Item, lost: MemoryError | None = None) -> tuple[bytes, list[bytes]]:
         """Compute it, and return the outcome as it is sent up, and the large bodies that are sent before it.
 
         Nothing after this may fail because of the message: its death would be charged to nobody.
         """
-        outcome, large = take_out(self.compute(item))
+        outcome, large = take_out(self.compute(item, lost))
         try:
             encoded = _encode(outcome)
             error: Exception | None = None

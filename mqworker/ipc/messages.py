@@ -326,6 +326,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
     items: list[Item]
     more: bool = False  # more messages wait, so the Consumer reports at once that it has taken this chunk
     in_inbox: int = 0  # bytes of the body of the only item: it is in the lane's inbox, here it is empty
+    unsent: str = ""  # why the body of the only item is neither there nor here: its message fails
     stop_at_failure: bool = False  # what follows a failed message must not begin before it was tried again
 
 
@@ -348,7 +349,7 @@ class ResultMessage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     body: bytes | None
     routing_key: str | None = None  # as the handler wants it; None: the output's
     reply: bytes = b""  # the properties of the reply, if they differ
-    in_pieces: int = 0  # bytes of its body, which came up before: here it is empty
+    in_pieces: int = 0  # bytes of its body, which came up before, through the hatch: here it is empty
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -381,10 +382,11 @@ class Unfit(_Record, frozen=True, tag="unfit"):
 
 
 class Piece(_Record, frozen=True, tag="piece"):
-    """A part of the body of a large result; the outcome follows its pieces."""
+    """A part of the body of a large result, which is in the hatch; the outcome follows its pieces."""
 
-    data: bytes
-    last: bool  # of this body
+    place: int  # in the hatch
+    size: int
+    whole: int  # bytes of that body
 
 
 class Outcomes(_Record, frozen=True, tag="outcomes"):

@@ -17,7 +17,7 @@ from mqworker.config.model import INPUT
 from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import logs
 from mqworker.ipc.histogram import Histogram
-from mqworker.ipc.messages import Chunk, Desired, Item, LogEvent, Outcomes, StageSpec
+from mqworker.ipc.messages import LARGE, Chunk, Desired, Item, LogEvent, Outcomes, StageSpec
 from mqworker.ipc.spawn import Death
 from mqworker.producer import evidence
 from mqworker.producer.entry import Entry, Isolation
@@ -212,8 +212,8 @@ class Dispatch:
             if lane.number in self._revoking or self._behind(lane):
                 continue
             before = ledger.assignments.on(lane.number)
-            if len(before) == 1 and before[0].isolation is not Isolation.NONE:
-                continue  # it may kill its Consumer
+            if len(before) == 1 and (before[0].isolation is not Isolation.NONE or before[0].weight > LARGE):
+                continue  # it may kill its Consumer, or take long
             if not seq or (began and now - began < REVOKE_AFTER):
                 entries = ledger.take(lane.number, lane.chunk + 1, most)
                 room -= len(entries)

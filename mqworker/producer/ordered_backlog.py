@@ -7,13 +7,14 @@ other (a run), then those of the next key, and a key is locked until its whole r
 message of each key in a chunk Consumers would be idle: the most frequent key decides how long all keys take.
 
 A delivery that is delayed keeps its place; by key, all behind it wait. To be isolated is a property of a delivery, not
-another queue: it goes at its turn, alone.
+another queue: it goes at its turn, alone. So does a large one.
 """
 
 import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
 
+from mqworker.ipc.messages import LARGE
 from mqworker.producer.backlog import CHUNK_BYTES
 from mqworker.producer.entry import DELAYED, HELD, Entry, Isolation
 from mqworker.producer.ordering import Ordering, Unit
@@ -183,13 +184,13 @@ class OrderedBacklog:
     def take(self, most: int) -> list[Entry]:
         """Remove and return the next chunk: at most `most` deliveries, or a single one that has to be alone.
 
-        A chunk of several has at most CHUNK_BYTES.
+        A chunk of several has at most CHUNK_BYTES, and nothing LARGE.
         """
         heads = self._heads
         chunk: list[Entry] = []
         size = 0
         while (entry := heads.oldest) is not None and len(chunk) < most:
-            alone = heads.narrow or entry.isolation is not Isolation.NONE
+            alone = heads.narrow or _goes_alone(entry)
             if chunk and (alone or size + entry.weight > CHUNK_BYTES):
                 break
             run = self._begin(entry, 1 if alone else most - len(chunk), CHUNK_BYTES - size)
@@ -239,7 +240,7 @@ class OrderedBacklog:
         while waiting and len(run) < most:
             after = waiting[0]
             room -= after.weight
-            if after.state is not HELD or after.isolation is not Isolation.NONE or room < 0:
+            if after.state is not HELD or _goes_alone(after) or room < 0:
                 break
             run.append(waiting.popleft())
         unit.out.update(run)
@@ -263,6 +264,10 @@ class OrderedBacklog:
         behind = len(waiting) - 1 if head is not None else 0
         self._behind += behind - unit.behind
         unit.behind = behind
+
+
+def _goes_alone(entry: Entry) -> bool:
+    return entry.isolation is not Isolation.NONE or entry.weight > LARGE
 
 
 def _insert(waiting: deque[Entry], entry: Entry) -> None:

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Delivery
+from mqworker.ipc.messages import LARGE
 from mqworker.producer.backlog import CHUNK_BYTES
 from mqworker.producer.entry import DELAYED, HELD, OUT, PLACING, Entry, Isolation
 from mqworker.producer.ordered_backlog import OrderedBacklog
@@ -212,14 +213,26 @@ def test_only_a_suspect_that_may_begin_counts():
 
 
 def test_a_chunk_is_bounded_in_bytes():
-    """As in other stages; a single message may be larger."""
+    """As in other stages."""
     held = Held()
-    for key in "aab":
-        held.deliver(key, weight=CHUNK_BYTES // 2)
-    held.deliver("c", weight=CHUNK_BYTES * 2)
-    assert tags(held.take(9)) == [1, 2]
-    assert tags(held.take(9)) == [3]
-    assert tags(held.take(9)) == [4]
+    for key in "aaaaab":
+        held.deliver(key, weight=CHUNK_BYTES // 4)
+    assert tags(held.take(9)) == [1, 2, 3, 4]
+    assert tags(held.take(9)) == [6]
+
+
+@pytest.mark.parametrize("ordered_by", ["input", "correlation_id"])
+def test_a_large_one_goes_at_its_turn_and_alone(ordered_by):
+    """As in other stages, also within the run of its key."""
+    held = Held(ordered_by)
+    for weight in (1, LARGE + 1, 1, LARGE):
+        held.deliver("a" if ordered_by == "correlation_id" else None, weight=weight)
+    chunks = []
+    while chunk := held.take(9):
+        chunks.append(tags(chunk))
+        for entry in chunk:
+            held.finish(entry)
+    assert chunks == [[1], [2], [3, 4]]
 
 
 # --- narrow
@@ -253,11 +266,15 @@ MESSAGES = st.lists(
     st.tuples(
         st.sampled_from(["a", "b", "c", None]),
         st.sampled_from([NONE, NONE, NONE, CHUNK, STAGE]),
-        st.sampled_from([1, 1, CHUNK_BYTES // 3, CHUNK_BYTES * 2]),
+        st.sampled_from([1, 1, CHUNK_BYTES // 4, LARGE + 1]),
     ),
     min_size=1,
     max_size=4,
 )
+
+
+def goes_alone(entry: Entry) -> bool:
+    return entry.isolation is not NONE or entry.weight > LARGE
 
 
 class BacklogMachine(RuleBasedStateMachine):
@@ -307,12 +324,12 @@ class BacklogMachine(RuleBasedStateMachine):
         for head in self.heads(lambda isolation: isolation is not STAGE):
             for number, entry in enumerate(self.together(head)):
                 too_large = bool(chunk) and sum(each.weight for each in [*chunk, entry]) > CHUNK_BYTES
-                if number and (entry.state is not HELD or entry.isolation is not NONE or too_large):
+                if number and (entry.state is not HELD or goes_alone(entry) or too_large):
                     break  # the next key may go along
-                if len(chunk) == most or too_large or (chunk and entry.isolation is not NONE):
+                if len(chunk) == most or too_large or (chunk and goes_alone(entry)):
                     return chunk
                 chunk.append(entry)
-                if self.is_narrow or entry.isolation is not NONE:
+                if self.is_narrow or goes_alone(entry):
                     return chunk
         return chunk
 

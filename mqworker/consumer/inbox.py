@@ -12,7 +12,7 @@ import threading
 from multiprocessing import reduction
 from typing import Any
 
-STEP = 1 << 20  # bytes that are written at once; closing waits for no more
+STEP = 1 << 22  # bytes that are written at once; closing waits for no more
 
 
 class Inbox:

@@ -158,8 +158,6 @@ class Consumer(Spawned):
             self._item = item
             if level <= DEBUG:
                 logs.report(self._log, logging.DEBUG, "begun", "started")
-            if isinstance(lost, OSError):  # user code has damaged what is ours, perhaps this message: it is charged
-                raise lost
             last, large = worker.compute_encoded(item, lost)
             outcomes.append(msgspec.Raw(last))
             if _holds(up) != holds:  # user code closed the pipe: an end now charges the right message

@@ -186,16 +186,11 @@ class Worker:
             asked.append((item, properties, body))
         self._shared.ask_ahead(*self._chain.first_link, asked)
 
-    def compute(self, item: Item, lost: MemoryError | None = None) -> Outcome:
-        """Return the outcome of one delivery, from the bytes of the input to the bytes of the result.
-
-        `lost` says why its body is not there; then it has failed.
-        """
+    def compute(self, item: Item) -> Outcome:
+        """Return the outcome of one delivery, from the bytes of the input to the bytes of the result."""
         began = time.monotonic()
         self.failed = False
         try:
-            if lost is not None:
-                raise lost
             properties = Properties.decode(item.properties)
             value = self._run(item, properties)
             duration = time.monotonic() - began
@@ -206,12 +201,16 @@ class Worker:
             failure = self._failure(error)
         return Outcome(item.seq, time.monotonic() - began, self.generation, failure=failure)
 
-    def compute_encoded(self, item: Item, lost: MemoryError | None = None) -> tuple[bytes, list[bytes]]:
+    def compute_encoded(self, item: Item, lost: MemoryError | OSError | None = None) -> tuple[bytes, list[bytes]]:
         """Compute it, and return the outcome as it is sent up, and the large bodies that are sent before it.
 
-        Nothing after this may fail because of the message: its death would be charged to nobody.
+        Nothing after this may fail because of the message: its death would be charged to nobody. `lost` says why its
+        body is not there. If user code has damaged what is ours, perhaps for this message, that is raised: the Consumer
+        ends, and the message, which is in hand, is charged.
         """
-        outcome, large = take_out(self.compute(item, lost))
+        if isinstance(lost, OSError):
+            raise lost
+        outcome, large = take_out(self.compute(item) if lost is None else self._lost(item, lost))
         try:
             encoded = _encode(outcome)
             error: Exception | None = None
@@ -224,6 +223,9 @@ class Worker:
             failure = self._failure(error)
             encoded, large = _encode(Outcome(item.seq, outcome.duration, self.generation, failure=failure)), []
         return encoded, large
+
+    def _lost(self, item: Item, error: MemoryError) -> Outcome:
+        return Outcome(item.seq, 0.0, self.generation, failure=self._failure(error))
 
     def _decode(self, item: Item, properties: Properties) -> Any:
         if len(item.body) > self._config.max_body:

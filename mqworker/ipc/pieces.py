@@ -31,9 +31,7 @@ def put_back(outcomes: Outcomes, bodies: Sequence[bytes], problem: Exception | N
     `problem` says why they may not be.
     """
     left = iter(bodies)
-    return msgspec.structs.replace(
-        outcomes, outcomes=[_whole(outcome, left, problem) for outcome in outcomes.outcomes]
-    )
+    return msgspec.structs.replace(outcomes, outcomes=[_whole(outcome, left, problem) for outcome in outcomes.outcomes])
 
 
 def _whole(outcome: Outcome, bodies: Iterator[bytes], problem: Exception | None) -> Outcome:

@@ -17,7 +17,7 @@ from tests.support.memory import no_more_memory
 
 sizes = st.sampled_from([0, 1, LARGE, LARGE + 1, PIECE, PIECE + 1, 2 * PIECE + 1])
 bodies = st.builds(lambda size, byte: bytes((byte,)) * size, sizes, st.integers(0, 255))
-results = st.lists(st.none() | bodies, max_size=2)| bodies, max_size=3)
+results = st.lists(st.none() | bodies, max_size=2)
 
 
 def both() -> tuple[Hatch, Hatch]:

@@ -165,7 +165,8 @@ def _not_plain(value: Any, levels: int) -> str | None:
 def _suggestion(name: str, known: dict[str, FieldInfo], at: Key) -> str:
     if close := nearest(name.lower().replace("-", "_"), known):
         return f"did you mean {close}?"
-    for key, _field in schema.keys(at[1:2] or ("NAME",)):
+    names = {kind: at[1:2] if at[:1] == (kind,) else ("NAME",) for kind in schema.NAMED}
+    for key, _field in schema.keys(names):
         if key[-1] == name:
             return f"did you mean {dotted(key)}?"
     return f"known keys: {', '.join(known)}" if at else "the tables are [service], [control], [broker], [stages.NAME]"

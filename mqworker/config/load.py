@@ -95,10 +95,10 @@ def load(
     raw = file.tree
     _expand(raw, Config)
     assigned: dict[Key, str] = {}
-    for assignment in Environment(environ, _stages(raw)).read(problems):
+    for assignment in Environment(environ, _named(raw)).read(problems):
         _place(raw, assignment)
         assigned[assignment.key] = assignment.origin
-    for assignment in flags(overrides, _stages(raw), problems):
+    for assignment in flags(overrides, _named(raw), problems):
         _place(raw, assignment)
         assigned[assignment.key] = assignment.origin
     origin_of = _origin_of(file, assigned)
@@ -133,9 +133,10 @@ def _expand(raw: Any, struct: schema.Struct) -> None:
             _expand(value, table)
 
 
-def _stages(raw: dict[str, Any]) -> dict[str, Any]:
-    stages = raw.get("stages", {})
-    return stages if isinstance(stages, dict) else {}
+def _named(raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the tables that have names, by kind: the stages, the shared objects."""
+    found = ((kind, raw.get(kind)) for kind in schema.NAMED)
+    return {kind: tables if isinstance(tables, dict) else {} for kind, tables in found}
 
 
 def _place(raw: dict[str, Any], assignment: Assignment) -> None:
@@ -246,7 +247,7 @@ def _staffed(name: str, stage: StageConfig, origins: dict[str, str], processes: 
 def display_rows(loaded: Loaded) -> list[tuple[str, str, str]]:
     """Return (key, value, origin) of every key for display: secrets are masked."""
     rows = []
-    for key, field in schema.keys(loaded.config.stages):
+    for key, field in schema.keys({kind: getattr(loaded.config, kind) for kind in schema.NAMED}):
         value = _value(loaded.config, key)
         if dotted(key) in loaded.origins and not (schema.is_free_table(field.type) and value):
             rows.append((key, value))

@@ -223,13 +223,14 @@ def test_order_of_sources():
         ("STAGES__A_B_C__PARAMS__CAPACITY", "1.5", "stages.A-b.c.params.capacity", 1.5),
         ("STAGES__A_B_C__PARAMS__INPUT", "some text", "stages.A-b.c.params.input", "some text"),
         ("STAGES__A_B_C__PARAMS__MAXPOWER", "2", "stages.A-b.c.params.maxPower", 2),
+        ("SHARED__CACHE__JOB", "m:D", "shared.cache.job", "m:D"),
+        ("SHARED__CACHE__DEADLINE", "2", "shared.cache.deadline", 2.0),
     ],
 )
 def test_every_key_is_a_variable(name, text, key, value):
     """Texts are taken verbatim, anything else is TOML; stage names match in any case, with - and . as _."""
-    loaded = good(
-        '[stages."A-b.c"]\ninput = "in"\njobs = ["m:f"]\nparams = { maxPower = 1 }', {f"MQWORKER_{name}": text}
-    )
+    file = '[stages."A-b.c"]\ninput = "in"\njobs = ["m:f"]\nparams = { maxPower = 1 }\n[shared.cache]\njob = "m:C"'
+    loaded = good(file, {f"MQWORKER_{name}": text})
     node = loaded.config
     for part in key.replace("A-b.c", "STAGE").split("."):
         node = node["A-b.c" if part == "STAGE" else part] if isinstance(node, dict) else getattr(node, part)
@@ -1006,8 +1007,9 @@ def test_secrets_are_in_no_text(folder):
 
 def test_shown_has_every_key():
     """`config show` lists each key of the schema once, each with an origin."""
-    rows = [key for key, _, _ in display_rows(good(f'{SIX_LINES}\n[shared.energy]\njob = "m:C"\n'))]
-    leaves = [key for key, field in schema.keys(["energy"]) if not schema.table_of(field.type)]
+    rows = [key for key, _, _ in display_rows(good(f'{SIX_LINES}\n[shared.cache]\njob = "m:C"\n'))]
+    names = {"stages": ["energy"], "shared": ["cache"]}
+    leaves = [key for key, field in schema.keys(names) if not schema.table_of(field.type)]
     assert sorted(rows) == sorted(".".join(key) for key in leaves)
 
 
@@ -1055,7 +1057,8 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-KEYS = sorted(".".join(key) for key, _ in schema.keys(["s"]))
+NAMES = {"stages": ["s"], "shared": ["s"]}
+KEYS = sorted(".".join(key) for key, _ in schema.keys(NAMES))
 TOML_VALUES = st.one_of(
     st.integers().map(str),
     st.floats().map(repr),
@@ -1142,7 +1145,7 @@ def test_page_is_current():
 
 def test_every_key_is_explained():
     """Each key has a description."""
-    for key, field in schema.keys(["s"]):
+    for key, field in schema.keys(NAMES):
         table = schema.table_of(field.type)
         assert schema.description(field)[0] or (table and table.__doc__), key
 

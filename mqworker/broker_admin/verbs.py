@@ -62,6 +62,10 @@ class Verbs:
         """Publish one message, confirmed."""
         await self._admin.send(queue, properties, body, deadline)
 
+    async def send_many(self, deadline: float, queue: str, messages: list[tuple[bytes, bytes]]) -> list[str]:
+        """Publish messages, each (properties, body); returns for each why it was refused, "" if it is confirmed."""
+        return await self._admin.send_many(queue, messages, deadline)
+
     async def call(self, deadline: float, queue: str, properties: bytes, body: bytes) -> list[tuple[bytes, bytes]]:
         """Publish one message and wait for its results."""
         return await self._admin.call(queue, properties, body, deadline)
@@ -141,6 +145,7 @@ VERBS: dict[str, Callable[..., Awaitable[Any]]] = {
         "purge",
         "delete",
         "send",
+        "send_many",
         "call",
         "dlq_list",
         "dlq_show",

@@ -261,6 +261,13 @@ class Admin(Protocol):
     async def send(self, queue: str, properties: bytes, body: bytes, deadline: float) -> None:
         """Publish one persistent message to `queue` through the default exchange and wait for its confirm."""
 
+    async def send_many(self, queue: str, messages: Sequence[tuple[bytes, bytes]], deadline: float) -> list[str]:
+        """Publish messages to `queue` in this order, each (properties, body), and wait for all confirms.
+
+        The properties are taken as they are, so their delivery mode is to be persistent; to tell them apart, each has
+        an id of its own. Returns for each why it was refused, "" if it is stored.
+        """
+
     async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> list[tuple[bytes, bytes]]:
         """Send with `reply_to` and a fresh `correlation_id`, and wait for the reply, or all its parts.
 

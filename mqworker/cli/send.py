@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from mqworker.cli import output
+from mqworker.cli.bulk import JSON, must_be_json, send_lines
 from mqworker.cli.options import Failed, ServiceClient, Verb, stage_path, uses_service
 from mqworker.client import API, CallError, Client
 from mqworker.exits import Exit
@@ -20,7 +21,6 @@ from mqworker.exits import Exit
 WAIT_MAX = 30.0  # seconds that the service waits for a result
 LOOK = 0.25  # seconds between looks into the log while a result is waited for; no retry comes sooner than 1 s
 LOOK_MAX = 2.0  # seconds that the last look may take when the result is there
-JSON = "application/json"
 
 
 @click.command(cls=Verb)
@@ -37,7 +37,8 @@ def send(
 ) -> None:
     """Send BODY to a stage, or each line of stdin (JSON Lines). A message counts as sent once the broker has it.
 
-    If the content type is neither JSON nor text, all of stdin is one message, unchanged.
+    Lines go in batches; each is confirmed, and what is refused is named. If the content type is neither JSON nor text,
+    all of stdin is one message, unchanged.
 
     With --wait, results go to stdout; their duration, message id and failed attempts go to stderr.
 
@@ -51,9 +52,12 @@ def send(
     if body is None and (count > 1 or sys.stdin.isatty()):
         raise click.UsageError("--count needs a BODY." if count > 1 else "Give a BODY, or lines on stdin.")
     if body is not None and content_type == JSON:
-        _must_be_json(body.encode(), "BODY")
+        must_be_json(body.encode(), "BODY")
     stage = service.one_stage()
     lines = body is None and not _is_binary(content_type)
+    if lines and not wait:
+        send_lines(service, stage, content_type, rate)
+        return
     sending = _Sending(service, stage, content_type, wait=wait)
     try:
         if lines:
@@ -211,13 +215,5 @@ def _lines(content_type: str) -> Iterator[bytes]:
         if not body.strip():
             continue
         if content_type == JSON:
-            _must_be_json(body, f"line {number}")
+            must_be_json(body, f"line {number}")
         yield body
-
-
-def _must_be_json(body: bytes, what: str) -> None:
-    try:
-        json.loads(body)
-    except (ValueError, RecursionError) as error:
-        text = f"{what} is not JSON ({error}) and was not sent. For other bodies: --content-type text/plain"
-        raise Failed(Exit.USAGE, output.clean(text)) from None

@@ -12,6 +12,8 @@ from mqworker.http.routing import API, Api, Route
 QUERY = {
     "force": ("boolean", "Stop although the broker then deletes messages"),
     "wait": ("number", "Seconds, at most 30, to wait for the change to be applied, or for the result"),
+    "each": ("string", "line: each line of the body that is not blank is a message; at most 5,000 lines"),
+    "first": ("integer", "With each: the number of the first line; the id of line N is the message id, a dot and N"),
     "stage": ("string", "Only this stage"),
     "lines": ("integer", "How many lines, at most 2,000"),
     "follow": ("string", "1: stream them as server-sent events"),

@@ -10,6 +10,7 @@ from mqworker.amqp.properties import Headers, Properties
 from mqworker.control.control import ControlError
 
 MESSAGES = "/api/v1/stages/alpha/messages"
+LINES = f"{MESSAGES}?each=line"
 
 
 def reply(body: bytes, content_type: str | None = "application/json", **table) -> list:
@@ -134,6 +135,65 @@ def test_too_large_for_the_stage(service):
     assert b"larger than 200000 bytes; max_body of the stage" in refused.read()
     connection.close()
     assert len(service.asked) == 2
+
+
+def test_each_line_is_a_message(service):
+    """With `?each=line` each line that is not blank is a message with an id of its own; those refused are named."""
+    service.admin["send_many"] = ["", "returned: NO_ROUTE", ""]
+    body = b'{"n": 1}\r\n\n {"n": 2}\n{"n": 3}'
+    named = {"Content_Type": "application/json", "X_Message_Id": "run", "X_Correlation_Id": "c-1"}
+    answer = service.ask("POST", f"{LINES}&first=7", body, **named)
+    refused = [{"line": 9, "reason": "returned: NO_ROUTE"}]
+    assert (answer.status, answer.json) == (200, {"message_id": "run", "confirmed": 2, "refused": refused})
+    ((verb, asked, _deadline),) = service.asked
+    assert (verb, asked["queue"]) == ("send_many", "alpha.in")
+    assert [sent for _, sent in asked["messages"]] == [b'{"n": 1}', b' {"n": 2}', b'{"n": 3}']
+    told = [Properties.decode(block) for block, _ in asked["messages"]]
+    assert [each.message_id for each in told] == ["run.7", "run.9", "run.10"]
+    assert {(each.content_type, each.correlation_id, each.delivery_mode) for each in told} == {
+        ("application/json", "c-1", 2)
+    }
+
+
+def test_lines_get_an_id_where_the_caller_names_none(service):
+    """The answer holds it, so that the id of each line is known; of blank lines nothing is sent."""
+    service.admin["send_many"] = [""]
+    run = service.ask("POST", LINES, b"x", Content_Type="text/plain").json["message_id"]
+    assert run == str(uuid.UUID(run))
+    ((block, _),) = service.asked[0][1]["messages"]
+    assert Properties.decode(block).message_id == f"{run}.1"
+    assert service.ask("POST", LINES, b"\n \r\n\t\n").json["confirmed"] == 0
+    assert len(service.asked) == 1
+
+
+def test_a_line_that_is_too_large_ends_the_lines(service):
+    """It is named, those before it are sent and none behind it; together they may have more bytes than one message."""
+    beta = "/api/v1/stages/beta/messages?each=line"
+    service.admin["send_many"] = lambda asked: [""] * len(asked["messages"])
+    lines = [b"x" * 1000] * 2000
+    assert service.ask("POST", beta, b"\n".join(lines)).json["confirmed"] == 2000
+    lines[1500] += b"x"
+    answer = service.ask("POST", beta, b"\n".join(lines)).json
+    reason = "it has 1001 bytes; max_body of this stage allows 1000"
+    assert (answer["confirmed"], answer["refused"]) == (1500, [{"line": 1501, "reason": reason}])
+    assert len(service.asked[1][1]["messages"]) == 1500
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "status"),
+    [
+        ("each=word", b"x", 422),
+        ("each=line&wait=1", b"x", 422),
+        ("each=line&first=0", b"x", 422),
+        ("each=line", b"x\n" * 5001, 422),
+        ("each=line", b"x" * ((4 << 20) + 1), 413),
+    ],
+)
+def test_lines_that_are_asked_for_wrongly(service, query, body, status):
+    """Another way to divide, a wait for results, too many lines or bytes: refused before anything is sent."""
+    service.admin["send_many"] = []
+    assert service.ask("POST", f"{MESSAGES}?{query}", body).status == status
+    assert service.asked == []
 
 
 @pytest.mark.parametrize("header", [{"X_Correlation_Id": "x" * 300}, {"Content_Type": "a/" + "b" * 300}])

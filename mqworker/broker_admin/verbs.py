@@ -4,6 +4,7 @@ Runs in the broker admin, on its loop. Owns the broker connection, which is open
 takes its deadline in seconds first and returns plain values; it raises BrokerUnavailable, BrokerRefused, TimeoutError.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,6 +14,7 @@ from mqworker.brokers import open_admin
 from mqworker.brokers.base import DROP, STOP, Publication
 from mqworker.config.model import Config
 
+MOVING = 0.5  # seconds in which a message gets from a retry queue to the input
 LOOK_AT = 10_000  # dead letters that one question goes through
 PAGE = 8 << 20  # bytes of bodies after which an answer with whole dead letters ends
 
@@ -40,15 +42,26 @@ class Verbs:
                 found.append(row)
         return found
 
-    async def retries(self, deadline: float) -> int:
-        """Count the messages that wait to be tried again, in every stage."""
-        end = time.monotonic() + deadline
-        return sum(
-            [
-                await self._admin.delayed(config.input.queue, max(0.1, end - time.monotonic()))
-                for config in self._config.stages.values()
-            ]
-        )
+    async def left(self, deadline: float) -> dict[str, tuple[int, int, int]]:
+        """Count the messages of each stage that wait for their next attempt, that are ready, and that are dead.
+
+        The inputs come a moment after the retry queues: what was on its way from there to the input is not missed.
+        """
+        end, stages = time.monotonic() + deadline, self._config.stages
+
+        def until() -> float:
+            return max(0.1, end - time.monotonic())
+
+        async def ready(queue: str) -> int:
+            info = await self._admin.queue(queue, until())
+            return 0 if info is None else info.messages
+
+        retries = [await self._admin.delayed(stage.input.queue, until()) for stage in stages.values()]
+        await asyncio.sleep(MOVING)
+        return {
+            name: (waiting, await ready(stage.input.queue), await ready(stage.dead))
+            for (name, stage), waiting in zip(stages.items(), retries, strict=True)
+        }
 
     async def purge(self, deadline: float, name: str) -> int:
         """Remove all ready messages of a queue."""
@@ -141,7 +154,7 @@ VERBS: dict[str, Callable[..., Awaitable[Any]]] = {
     name: getattr(Verbs, name)
     for name in (
         "queues",
-        "retries",
+        "left",
         "purge",
         "delete",
         "send",

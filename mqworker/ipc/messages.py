@@ -256,6 +256,7 @@ class StageStatus(_Record, frozen=True, tag="status"):
     hold_back: str = "no"  # why nothing comes although it should: no | bytes | output | unplaced | retries
     output_backlog: int | None = None  # messages ready in the output queue; None: unknown, or without max_backlog
     order: OrderStatus | None = None  # None: it keeps none
+    at: float = 0.0  # CLOCK_MONOTONIC: when it was made
 
 
 class Ended(_Record, frozen=True, tag="ended"):

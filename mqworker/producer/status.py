@@ -70,6 +70,7 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
         capacity=flow.capacity(fleet.working(), stage.service_time.mean),
         order=None if stage.ordering is None else _order(stage, stage.ordering, now),
         hold_back="retries" if empty and now <= settlement.retry_until else intake.hold_back.name.lower(),
+        at=now,
     )
 
 

@@ -69,7 +69,7 @@ def run(loaded: Loaded, *, burst: bool = False) -> NoReturn:
     except Exception:
         log.exception("the service failed", extra={"event": "failed"})
         code = Exit.INTERNAL
-    failed = code not in (Exit.OK, Exit.GIVEN_BACK, Exit.CONFIG)
+    failed = code not in (Exit.OK, Exit.DEAD, Exit.GIVEN_BACK, Exit.CONFIG)
     if failed and began and not began.terms and "SUPERVISOR_ENABLED" in os.environ:
         time.sleep(EXIT_DELAY)
     writer.close(began.time_left() if began else CLOSE)
@@ -192,9 +192,9 @@ class Service:
             self._code = Exit.RESTARTS_EXHAUSTED
             self._end(time.monotonic())
         elif self._burst is not None:
-            self._burst.beat(idle=self._stages.idle)
-            if self._burst.done:
-                logs.report(log, logging.INFO, "burst_done", "the input is empty: ending")
+            code = self._burst.beat(self._stages.views().values(), paused=self._paused)
+            if code is not None:
+                self._code = code
                 self.begin_drain()
 
     async def _close(self, server: HttpServer) -> None:

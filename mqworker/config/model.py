@@ -343,6 +343,14 @@ class StageConfig(_Base, frozen=True):
         """Return the name of the dead-letter queue."""
         return f"{self.input.queue}.dlq"
 
+    def position_queue(self, source: str) -> str:
+        """Return the name of the queue that holds the position of a source which publishes into this stage."""
+        return f"{self.input.queue}.source.{source}"
+
+    def source_lock(self, source: str) -> str:
+        """Return the name of the queue that one service has to itself: that one runs the source, others stand by."""
+        return f"{self.input.queue}.lock.{source}"
+
 
 class SharedConfig(_Base, frozen=True):
     """`[shared.NAME]`: an object that all Consumers share; handlers get it by an argument of this name."""
@@ -353,6 +361,36 @@ class SharedConfig(_Base, frozen=True):
     ] = 5.0
 
 
+class SourceConfig(_Base, frozen=True):
+    """`[sources.NAME]`: a generator or a scheduled function of yours, whose messages go into a stage."""
+
+    job: Annotated[JobSpec, about("A function that yields, or one that is called at each tick, as `module:name`.")]
+    into: Annotated[Name, about("The stage whose input queue its messages go to.")]
+    every: Annotated[
+        Text | None,
+        about('A tick at each multiple of this since 1970 UTC, as `"10 s"`, `"5 min"` or `"1.5 h"`.', default="none"),
+    ] = None
+    cron: Annotated[Text | None, about("A tick at these times; five fields.", default="none")] = None
+    timezone: Annotated[str, about('Of `cron`, as `"Europe/Berlin"`.', default="that of the machine")] = ""
+    catch_up: Annotated[
+        Literal["last"] | None,
+        about("`last`: of the ticks that were missed, the newest one is made up.", default="none is made up"),
+    ] = None
+    max_backlog: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000_000)],
+        about(
+            "Messages in the stage's input queue at which it waits, with all other sources of the stage; it goes on"
+            " below 80 % of that."
+        ),
+    ] = 10_000
+    params: Annotated[dict[str, Any], about("Passed to the job, which may validate them. Not secret.")] = {}
+
+    @property
+    def scheduled(self) -> bool:
+        """Return whether it is called at ticks."""
+        return self.every is not None or self.cron is not None
+
+
 class Config(_Base, frozen=True):
     """The whole file."""
 
@@ -361,6 +399,7 @@ class Config(_Base, frozen=True):
     control: ControlConfig = ControlConfig()
     broker: BrokerConfig = BrokerConfig()
     shared: dict[Name, SharedConfig] = {}
+    sources: dict[Name, SourceConfig] = {}
 
     @property
     def shared_classes(self) -> dict[str, str]:
@@ -373,3 +412,7 @@ class Config(_Base, frozen=True):
         if self.control.jobs is not None:
             return self.control.jobs
         return tuple(dict.fromkeys(job.partition(":")[0] for stage in self.stages.values() for job in stage.jobs))
+
+    def sources_into(self, stage: str) -> list[str]:
+        """Return the sources that publish into a stage."""
+        return [name for name, source in self.sources.items() if source.into == stage]

@@ -25,6 +25,7 @@ from mqworker.config.model import (
     StageConfig,
 )
 from mqworker.config.order_rules import order_violations
+from mqworker.config.source_rules import source_violations
 from mqworker.config.violation import RuleViolation
 
 MAX_SOCKET_PATH = 107  # bytes; Linux keeps 108 with the final zero
@@ -68,6 +69,7 @@ def violations(config: Config, root: Path, runs: Collection[str]) -> Iterator[Ru
             )
     yield from _loops(config.stages, embedded=embedded)
     yield from _shared(config.shared)
+    yield from source_violations(config)
     yield from _processes(config)
 
 

@@ -1006,7 +1006,8 @@ def test_secrets_are_in_no_text(folder):
 
 def test_shown_has_every_key():
     """`config show` lists each key of the schema once, each with an origin."""
-    rows = [key for key, _, _ in display_rows(good(f'{SIX_LINES}\n[shared.energy]\njob = "m:C"\n'))]
+    more = '[shared.energy]\njob = "m:C"\n[sources.energy]\njob = "m:g"\ninto = "energy"\n'
+    rows = [key for key, _, _ in display_rows(good(f"{SIX_LINES}\n{more}"))]
     leaves = [key for key, field in schema.keys(["energy"]) if not schema.table_of(field.type)]
     assert sorted(rows) == sorted(".".join(key) for key in leaves)
 

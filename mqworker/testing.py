@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -25,9 +26,10 @@ from mqworker.amqp.properties import Headers, Properties
 from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
 from mqworker.consumer.result_messages import ResultMessages
 from mqworker.ipc.messages import Item
-from mqworker.jobs.chain import Chain
+from mqworker.jobs.chain import Chain, check_params
 from mqworker.jobs.codecs import decode, encode
-from mqworker.jobs.loading import Job, load_target, make_job, with_shared
+from mqworker.jobs.item import NOWHERE, SourceItem
+from mqworker.jobs.loading import Job, load_target, make_job, make_source, with_shared
 from mqworker.jobs.message import Message
 from mqworker.jobs.result import Several
 from mqworker.shared_state import answers, values
@@ -35,6 +37,8 @@ from mqworker.shared_state.identity import identify, link_key, proxy_key
 from mqworker.shared_state.instance import SharedClass, SharedInstance
 from mqworker.shared_state.proxy import SharedProxy, encode_arguments
 from mqworker.signing import sign
+from mqworker.sources.ids import Ids
+from mqworker.sources.items import publication
 
 KEY = "the key of mqworker.testing's pickles"
 
@@ -100,6 +104,53 @@ def run_job(
         return made if made is None or isinstance(result, Several) else checked(made)
     finally:
         chain.teardown()
+
+
+def run_source(
+    job: JobLike,
+    params: Mapping[str, Any] | None = None,
+    *,
+    position: Any = None,
+    due: datetime | None = None,
+    most: int | None = None,
+    codec: str = "json",
+    root: str | Path = ".",
+) -> list[SourceItem]:
+    """Return the items of a source: what its generator yields, at most so many, or what it makes of a tick.
+
+    Whatever it yields is an `mqworker.Item` here. `position` is the one that was stored last, `due` the tick: with one
+    it counts as scheduled. Each is made into a message, with its id. Raises what the source raises, or what ends it.
+    """
+    target, module = load_target(job, root) if isinstance(job, str) else (job, _module(job))
+    made = make_source(target, module, _spec(job), scheduled=due is not None)
+    validated = check_params([made], params or {}).get(made.spec)
+    log = logging.getLogger("mqworker.job.test")
+    known = {"position": position, "params": validated, "log": log, "due": due}
+    result = made.target(**{name: known[name] for name in made.arguments})
+    if due is None and not hasattr(result, "__next__"):
+        raise TypeError(f"a source without every or cron must yield its items, but {made.spec} returned one")
+    stage = StageConfig(
+        input=InputConfig(queue="test"),
+        jobs=("test:test",),
+        codec=cast("Any", codec),
+        pickle_key=KEY if codec == "pickle" else None,
+    )
+    ids = Ids("test", "run", NOWHERE if position is None else position)
+    values = result if hasattr(result, "__next__") else iter([] if result is None else [result])
+    items: list[SourceItem] = []
+    try:
+        while most is None or len(items) < most:
+            value = next(values)
+            if value is not None:
+                item = value if isinstance(value, SourceItem) else SourceItem(value)
+                publication(item, ids.of(item), stage, BrokerConfig())
+                items.append(item)
+    except StopIteration:
+        pass
+    finally:
+        if hasattr(values, "close"):
+            values.close()
+    return items
 
 
 class SharedObjects:

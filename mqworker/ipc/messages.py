@@ -438,6 +438,7 @@ class CodeQuestion(_Record, frozen=True, tag="check"):
     named: tuple[str, ...] = ()  # jobs that a caller has named, and that must follow the rules for that
     allowed: tuple[str, ...] = ()  # modules whose jobs a caller may name
     shared: dict[str, str] = {}  # the classes of the shared objects that have a name
+    source: str = ""  # "generator" or "schedule": the only job is a source, and of which kind; "": they are handlers
 
 
 class CodeFound(_Record, frozen=True, tag="found"):

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from mqworker.jobs.binding import BindingError, bind_class, bind_function, bind_shared
+from mqworker.jobs.binding import BindingError, bind_class, bind_function, bind_shared, bind_source
 from mqworker.jobs.failures import describe
 from mqworker.jobs.params import kind_of
 
@@ -68,6 +68,24 @@ def load_job(spec: str, root: str | Path, copy: Path | None = None, shared: Mapp
     job = make_job(target, module, spec, shared)
     called = {name: load_target(shared[name], root, copy) for name in sorted(job.arguments & shared.keys())}
     return with_shared(job, called, shared)
+
+
+def load_source(spec: str, root: str | Path, copy: Path | None = None, *, scheduled: bool) -> Job:
+    """Import the function of a source; raises `JobLoadError`."""
+    target, module = load_target(spec, root, copy)
+    return make_source(target, module, spec, scheduled=scheduled)
+
+
+def make_source(target: Any, module: ModuleType | None, spec: str, *, scheduled: bool) -> Job:
+    """Make a source's job from a user's function; `module` is searched for its `Params`."""
+    place = f'source "{spec}"'
+    if not callable(target):
+        raise JobLoadError(place, f"it is {_a(type(target).__name__)}, which cannot be called", "name a function")
+    try:
+        arguments = bind_source(target, scheduled=scheduled)
+    except BindingError as exc:
+        raise JobLoadError(place, exc.cause, exc.fix) from None
+    return Job(spec, target, _params_type(module, place), arguments, None)
 
 
 def with_shared(job: Job, called: Mapping[str, tuple[Any, ModuleType | None]], shared: Mapping[str, str]) -> Job:

@@ -1,4 +1,4 @@
-"""A broker as the rest of mqworker sees it: two small interfaces and the records they exchange.
+"""A broker as the rest of mqworker sees it: two small interfaces (a third is in outlet.py) and what they exchange.
 
 Runs wherever an asyncio loop uses a broker: in a stage's Producer (`Link`) and in the broker admin (`Admin`).
 Everything here is called on that loop's thread and never blocks it. `rabbitmq` and `sqlite` implement both interfaces;

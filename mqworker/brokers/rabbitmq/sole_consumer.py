@@ -13,7 +13,8 @@ Owns the lock. Raises `Lost` with the connection, or when the queue is gone.
 """
 
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
-from mqworker.brokers.rabbitmq.queues import LOCKED, NOT_FOUND, TYPE, Found, attempt, queue_status
+from mqworker.brokers.rabbitmq.exclusive_lock import release_lock, take_lock
+from mqworker.brokers.rabbitmq.queues import NOT_FOUND, Found, queue_status
 
 POLL = 1.0  # seconds between two looks while others consume
 
@@ -48,18 +49,19 @@ class SoleConsumer:
         """Let another stage consume; raises Lost."""
         connection, self._locked_on = self._locked_on, None
         self.alone()
-        if connection is not None and connection.usable:
-            await attempt(connection, "queue_delete", queue=self._lock)
+        if connection is not None:
+            await release_lock(connection, self._lock)
 
     async def _locks(self, connection: AmqpConnection) -> bool:
         """Take the lock; returns False while another connection has it. Where we may have none, there is none."""
         if self._locked_on is connection:
             return True
         try:
-            await attempt(connection, "queue_declare", queue=self._lock, exclusive=True, arguments={TYPE: "classic"})
-        except Lost as lost:
+            if not await take_lock(connection, self._lock):
+                return False
+        except Lost:
             if not connection.usable:
                 raise
-            return lost.code != LOCKED
+            return True
         self._locked_on = connection
         return True

@@ -29,10 +29,11 @@ class Verbs:
         found = []
         end = time.monotonic() + deadline
         for stage, config in self._config.stages.items():
-            roles = {"input": config.input.queue, "dead": config.dead}
+            roles = [("input", config.input.queue), ("dead", config.dead)]
             if config.output is not None and config.output.queue:
-                roles["output"] = config.output.queue
-            for role, name in roles.items():
+                roles.append(("output", config.output.queue))
+            roles += [("position", config.position_queue(source)) for source in self._config.sources_into(stage)]
+            for role, name in roles:
                 info = await self._admin.queue(name, max(0.1, end - time.monotonic()))
                 row: dict[str, Any] = {"name": name, "stage": stage, "role": role, "exists": info is not None}
                 if info is not None:

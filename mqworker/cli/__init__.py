@@ -38,6 +38,7 @@ VERBS = {  # verb: (module below mqworker.cli, what it does)
     "params": ("params", "Show, change and roll back a stage's parameters."),
     "jobs": ("jobs", "Show and change a stage's chain of jobs."),
     "shared": ("shared", "Show and reset the objects that all Consumers share."),
+    "sources": ("sources", "Show, start, stop and run sources: generators and schedules."),
     "queues": ("queues", "Show, purge and delete queues."),
     "held": ("held", "Show and skip failed messages that hold up those behind them."),
     "dlq": ("dlq", "Show, replay, drop and export dead letters."),

@@ -7,7 +7,9 @@ import asyncio
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +23,7 @@ from mqworker.exits import Exit
 
 if TYPE_CHECKING:
     from mqworker.config.load import Loaded
+    from mqworker.config.model import SourceConfig
     from mqworker.ipc.messages import LogEvent, SharedUse
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -89,7 +92,7 @@ def _results(config: Path | None, stages: tuple[str, ...], timeout: float) -> It
     yield CheckResult(OK, "configuration", str(loaded.path or "from the environment only"))
     for warning in loaded.warnings:
         yield CheckResult(WARN, "configuration", warning)
-    for part in (_jobs, _resources, _broker, _state_dir, _control, _supervisor):
+    for part in (_jobs, _sources, _resources, _broker, _state_dir, _control, _supervisor):
         yield from part(loaded, timeout)
 
 
@@ -118,6 +121,38 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
                 yield CheckResult(OK, f"shared {name}", f"{told}: each message {once}")
     for name, problem in asyncio.run(used_elsewhere(loaded, uses, _show_output, timeout)).items():
         yield CheckResult(FAIL, f"shared {name}", *problem.split("; ", 1))
+
+
+def _sources(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
+    from mqworker.code_check.client import check_code
+    from mqworker.control.source_desired import source_kind
+
+    for name, source in loaded.config.sources.items():
+        answer = asyncio.run(
+            check_code(
+                *(f"source {name}", loaded.root, (source.job,), dict(source.params), timeout, _show_output),
+                source=source_kind(source),
+            )
+        )
+        for problem in answer.problems:
+            fix = f"correct sources.{name}.job or the code in {loaded.root}"
+            yield CheckResult(FAIL, f"source {name}", problem, fix)
+        for field, reason in answer.fields:
+            fix = f"correct sources.{name}.params.{field}"
+            yield CheckResult(FAIL, f"source {name}", f"params.{field}: {reason}", fix)
+        if not answer.problems and not answer.fields:
+            ticks = f"; {_ticks(source)}" if source.scheduled else ""
+            yield CheckResult(OK, f"source {name}", f"{source.job}, into {source.into}{ticks}")
+
+
+def _ticks(source: "SourceConfig") -> str:
+    """Return the next three ticks of a schedule."""
+    from mqworker.sources.schedule import make_schedule
+
+    schedule = make_schedule(source)
+    following = schedule.ticks(time.time_ns() // 1_000_000)
+    times = [datetime.fromtimestamp(next(following) / 1000, schedule.zone) for _ in range(3)]
+    return "next ticks: " + ", ".join(f"{each:%Y-%m-%d %H:%M:%S}" for each in times) + f" ({schedule.zone})"
 
 
 def _resources(loaded: "Loaded", _timeout: float) -> Iterator[CheckResult]:

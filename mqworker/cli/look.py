@@ -10,6 +10,7 @@ import click
 
 from mqworker.cli import output
 from mqworker.cli.options import ServiceClient, Verb, progress, stage_path, uses_service
+from mqworker.cli.sources import show_all
 
 LINES = 20  # shown at first
 KEPT = 2000  # that the service has
@@ -39,6 +40,7 @@ def status(service: ServiceClient) -> None:
             service.client.get(stage_path(service.stage))  # fails, and says why
         snapshot["stages"] = {service.stage: snapshot["stages"][service.stage]}
         snapshot["line"] = [place for place in snapshot.get("line", ()) if place["name"] == service.stage]
+        snapshot["sources"] = [one for one in snapshot.get("sources", ()) if one["into"] == service.stage]
     if service.as_json:
         output.data(snapshot | {"stages": list(snapshot["stages"].values())})
         return
@@ -75,6 +77,9 @@ def show(snapshot: dict[str, Any]) -> None:
     if line:
         click.echo()
         show_line(snapshot)
+    if snapshot.get("sources"):
+        click.echo()
+        show_all(snapshot["sources"])
     for name, view in snapshot["stages"].items():
         if view["problem"]:
             output.note(f"{name}: {output.clean(view['problem'])}")

@@ -34,12 +34,23 @@ def queues(api: Api) -> Any:
 
 def purge(api: Api, queue: str) -> Any:
     """Remove the ready messages of a queue."""
+    _refuse_position(api, queue)
     return {"purged": api.control.ask_admin("purge", {"name": queue}, DEADLINE)}
 
 
 def delete(api: Api, queue: str) -> Any:
     """Delete a queue, with its messages."""
+    _refuse_position(api, queue)
     return {"deleted": api.control.ask_admin("delete", {"name": queue}, DEADLINE)}
+
+
+def _refuse_position(api: Api, queue: str) -> None:
+    """Raise a Problem for the queue with the position of a source that runs: it would be put there again at once."""
+    stages = api.control.loaded.config.stages
+    for view in api.snapshot().sources.values():
+        if view.status is not None and queue == stages[view.into].position_queue(view.name):
+            what = f"it holds the position of source {view.name}, which is {view.state}"
+            raise Problem(409, f"{what}: stop it first (`mqworker sources stop {view.name}`)")
 
 
 def dlq_list(api: Api, stage: str) -> Any:

@@ -57,7 +57,7 @@ def prepare(loaded: Loaded) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < FILES:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard), hard))
-    needed = 64 + 13 * _consumers(loaded.config)
+    needed = 64 + 13 * (_consumers(loaded.config) + len(loaded.config.sources))
     if min(max(soft, FILES), hard) < needed:
         raise StartError(Exit.CONFIG, f"{needed} descriptors are needed, {hard} are allowed: raise `ulimit -n`")
     _check_semaphores()

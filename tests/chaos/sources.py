@@ -29,10 +29,14 @@ from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
 JOBS = """\
+from pathlib import Path
 import time
 from mqworker import Item
 
 def rows(position, params):
+    while not Path("go").exists():
+        yield None
+        time.sleep(0.01)
     for n in range((position or 0) + 1, params["last"] + 1):
         if n % 50 == 0:
             time.sleep(params["pace"])
@@ -196,7 +200,9 @@ def main() -> int:
         services = [stack.enter_context(ServiceProcess(text, {"jobs.py": JOBS}, **env)) for _ in range(2)]
         for service in services:
             service.start()
-            assert service.ask("PUT", "/api/v1/stages/work/listening", {"enabled": False})[0] == 202
+            assert service.ask("PUT", "/api/v1/stages/work/listening?wait=30", {"enabled": False})[0] == 200
+        for service in services:
+            service.write("go", "")
         broker.begin(services[0])
         seen, done = run(services, broker, kills, chance, asked.rows)
         good, lost = judge(broker, seen, done, asked.rows)

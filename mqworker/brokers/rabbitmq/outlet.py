@@ -38,7 +38,7 @@ from mqworker.brokers.records import PositionRecord, newest
 from mqworker.config.model import BrokerConfig
 
 STANDBY = (3.0, 5.0)  # seconds between two looks whether the lock is free; each is a line in the broker's log
-HEARTBEAT = 10  # seconds at most: after two the broker gives up a host that has vanished, and the lock is free
+HEARTBEAT = 10  # seconds at most: after two to three the broker gives up a host that has vanished, and the lock is free
 
 RECORD = 0  # what the sender knows a record by; items have their numbers
 _RECORD = Properties(content_type="application/json", delivery_mode=2).encode()

@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--heavy", type=int, default=500, help="messages of one run of (c) and (f)")
     parser.add_argument("--large", type=int, default=256, help="MB of one run of (g) and (h)")
     parser.add_argument("--calls", type=int, default=20_000, help="calls of each process in one run of (d) and (e)")
+    parser.add_argument("--lines", type=int, default=20_000, help="lines of the file of one run of (i)")
     parser.add_argument("--json", action="store_true", help="print one JSON document with every round")
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -55,7 +56,7 @@ def main() -> int:
 def _measure(options: argparse.Namespace, commit: str, folder: Path) -> list[Case]:
     now = code.present(folder / "now")
     codes = {"now": now} | ({options.against: code.checkout(commit, folder / "ref")} if commit else {})
-    sizes = compare.Sizes(options.rounds, options.messages, options.heavy, options.large, options.calls)
+    sizes = compare.Sizes(options.rounds, options.messages, options.heavy, options.large, options.calls, options.lines)
     node = temporary(folder / "node")
     try:
         queues = Queues(node.url())

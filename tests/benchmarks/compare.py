@@ -6,7 +6,9 @@
 (d) calls of a shared object from four processes, one by one, and (e) a chunk's together; not with --against;
 (f) matrix products of numpy, 2 Consumers, from a backlog: with each Consumer's share of the CPUs, which is the default,
     beside native libraries that use all CPUs in each Consumer (`native_threads = 0`); not with --against;
-(g) bodies of 1 MB and (h) of 8 MB through a handler that returns them, 2 Consumers, from a backlog.
+(g) bodies of 1 MB and (h) of 8 MB through a handler that returns them, 2 Consumers, from a backlog;
+(i) 1 ms of CPU time for each line of a file, by `mqworker map`, Pool.imap and, if it is installed, GNU parallel; not with
+    --against.
 A round runs each contestant twice, in mirrored order (A B B A, then B A A B), so that neither a drift of the machine
 nor going first counts for anybody. Every result is checked.
 """
@@ -28,6 +30,7 @@ from typing import NamedTuple
 
 from tests.benchmarks.figures import Case
 from tests.benchmarks.handlers import burn
+from tests.benchmarks.lines import rates
 from tests.benchmarks.queues import INPUT, OUTPUT, Queues
 from tests.benchmarks.shared_calls import CHUNK, managers, ours
 from tests.benchmarks.stage import measure
@@ -52,6 +55,7 @@ class Sizes(NamedTuple):
     heavy: int  # messages of one run of (c) and (f)
     large: int  # MB of one run of (g) and (h)
     calls: int  # of each of four processes in one run of (d) and (e)
+    lines: int  # of the file of one run of (i)
 
 
 class Figures(NamedTuple):
@@ -118,7 +122,8 @@ def references(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[
         }
         _compare(contestants, work, None, sizes, say)
     cases = [rate, cost, work, *shared(sizes, say), threads(queues, code, sizes, say)]
-    return [*cases, *large(queues, {"mqworker": code}, {"relay": relay}, {"relay": 0.8}, sizes, say)]
+    cases += large(queues, {"mqworker": code}, {"relay": relay}, {"relay": 0.8}, sizes, say)
+    return [*cases, files(code, sizes, say)]
 
 
 def shared(sizes: Sizes, say: Progress) -> list[Case]:
@@ -144,6 +149,23 @@ def threads(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> Case:
     }
     _compare(contestants, case, None, sizes, say)
     return case
+
+
+def files(code: Path, sizes: Sizes, say: Progress) -> Case:
+    """Compare `mqworker map` with others that compute the lines of a file."""
+    measured = rates(code, sizes.lines)
+    others = {"Pool.imap": 0.9, "parallel": 0.9}
+    if "parallel" not in measured:
+        say("(i) GNU parallel is not installed")
+        del others["parallel"]
+    case = Case("i", "1 ms of CPU time for each line of a file", "lines/s", "mqworker", others)
+    contestants = {name: partial(_lines, rate) for name, rate in measured.items()}
+    _compare(contestants, case, None, sizes, say)
+    return case
+
+
+def _lines(measured: Callable[[], float]) -> Figures:
+    return Figures(measured(), 0.0)
 
 
 def large(

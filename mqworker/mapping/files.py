@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from mqworker.brokers.files.window import Place, Portion
+from mqworker.brokers.files.window import Extent, Portion
 from mqworker.exits import Exit
 from mqworker.mapping.work import MapError, Work
 
@@ -31,7 +31,7 @@ class MapState(msgspec.Struct, frozen=True):
 
     work: Work
     dead_file: str
-    place: Place = Place()
+    place: Extent = Extent()
     results: int = 0
     dead: int = 0
     results_length: int = 0  # bytes of OUT.part

@@ -41,7 +41,7 @@ from mqworker.service.orphans import Orphans
 SAVE = 1.0  # seconds between two portions that are stored
 LOOK = 0.5  # seconds between two figures
 GRACE = 2.5  # seconds for lines in hand after a signal; together with the rest it ends within 5
-LAST = 1.0  # seconds for Consumers to leave after that, and for the last portion
+LAST = 0.5  # seconds for each of the steps after that
 STUCK = 5.0  # seconds after which a line that others wait for is named
 INTERRUPTED, BROKEN_PIPE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 _ENDS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: Exit.GIVEN_BACK, signal.SIGHUP: Exit.GIVEN_BACK}
@@ -128,7 +128,7 @@ class MapRun:
             return self._result(self._ended_by())
         self._files.open()
         self._begin(generation)
-        reading = asyncio.create_task(self._read())
+        reading = self._begin_task(self._read())
         try:
             await self._serve()
         finally:
@@ -217,6 +217,17 @@ class MapRun:
         self._fault = self._fault or (code, message)
         self._wake.set()
 
+    def _begin_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin a task; an error in it ends the run."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._look_at)
+        return task
+
+    def _look_at(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the run failed", exc_info=error, extra={"event": "failed"})
+            self._fails(Exit.INTERNAL, f"{type(error).__name__}: {error}")
+
     def _tick(self) -> None:
         try:
             wait = self._timers.tick()
@@ -301,7 +312,7 @@ class MapRun:
         """Go on until all is stored, or it cannot go on, or must not."""
         while not (self._signals or self._fault or self._all_stored()):
             if self._storing is None or self._storing.done():
-                self._storing = asyncio.create_task(self._store())
+                self._storing = self._begin_task(self._store())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), SAVE)
             self._wake.clear()
@@ -313,27 +324,28 @@ class MapRun:
 
     async def _end(self) -> None:
         """End all processes: those with a line in hand get GRACE seconds, those without one may leave in order."""
-        stage, loop = self._stage, asyncio.get_running_loop()
+        stage, before = self._stage, len(self._signals)
         ledger, fleet = stage.ledger, stage.dispatch.fleet
         stage.register.end_life()  # whatever is in hand from now on is not to blame
         stage.quiet()
-        end, signals = loop.time() + (0.0 if self._fault else GRACE), len(self._signals)
-        while (len(ledger.assignments) or len(ledger.publications)) and loop.time() < end:
-            if len(self._signals) > max(signals, 1):
+        end = time.monotonic() + (0.0 if self._fault else GRACE)
+        while (len(ledger.assignments) or len(ledger.publications)) and time.monotonic() < end:
+            if len(self._signals) > max(before, 1):
                 break
-            stage.intake.give_back_held()
+            stage.intake.give_back_held()  # what a dying Consumer left
             await asyncio.sleep(0.01)
         if len(ledger.assignments):
             fleet.kill_all("the run ends")
         stage.settlement.send_acks(time.monotonic() + GAP_WAIT)  # also those that would wait behind a gap
-        await self._emptied(LEAVE if self._all_stored() else LAST)
+        await self._emptied(LEAVE if self._all_stored() else max(LAST, end - time.monotonic()), before)
         fleet.kill_all("it did not end in time")
-        await self._emptied(LAST)
+        await self._emptied(LAST, len(self._signals))
         await self._orphans.end(LAST)
 
-    async def _emptied(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while self._stage.dispatch.fleet.lanes and time.monotonic() < end:  # noqa: ASYNC110 - runs once, at the end
+    async def _emptied(self, seconds: float, signals: int) -> None:
+        """Wait until no Consumer is left, or another signal comes."""
+        end, lanes = time.monotonic() + seconds, self._stage.dispatch.fleet.lanes
+        while lanes and time.monotonic() < end and len(self._signals) <= max(signals, 1):
             await asyncio.sleep(0.005)
 
     async def _conclude(self) -> MapResult:
@@ -345,7 +357,7 @@ class MapRun:
         if not self._fault:
             if self._storing is not None:
                 await asyncio.wait([self._storing], timeout=LAST)
-            await asyncio.wait([asyncio.create_task(self._store())], timeout=LAST)
+            await asyncio.wait([self._begin_task(self._store())], timeout=LAST)
         if self._fault:
             return self._result(*self._fault)
         if self._damage:

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from mqworker.brokers.files.window import Place, Portion
+from mqworker.brokers.files.window import Extent, Portion
 from mqworker.mapping.files import MapFiles
 from mqworker.mapping.work import Work
 
@@ -30,9 +30,9 @@ def letters(number: int) -> list[bytes]:
     return [b"letter %d" % number] if number % 3 == 0 else []
 
 
-def place(line: int) -> Place:
+def place(line: int) -> Extent:
     """Return the place behind a line."""
-    return Place(line, 10 * line, sha256(b"%d" % line).hexdigest())
+    return Extent(line, 10 * line, sha256(b"%d" % line).hexdigest())
 
 
 def portion(first: int, last: int) -> Portion:
@@ -49,7 +49,7 @@ def write(out: Path, each: int) -> None:
     if not files.state.complete:
         files.open()
         while (line := files.state.place.line) < LINES:
-            assert files.state.place == (place(line) if line else Place())
+            assert files.state.place == (place(line) if line else Extent())
             files.store(portion(line + 1, min(LINES, line + each)))
         files.complete()
     files.finish()

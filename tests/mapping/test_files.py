@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mqworker.brokers.files.window import Place, Portion
+from mqworker.brokers.files.window import Extent, Portion
 from mqworker.exits import Exit
 from mqworker.mapping.files import MapFiles
 from mqworker.mapping.work import MapError, Work
@@ -26,7 +26,7 @@ def made(folder, work=WORK, output="out", *, resume=False, resumable=True, dead=
 
 def portion(line, *results, dead=()):
     """Return a portion that ends behind a line."""
-    return Portion(list(results), list(dead), Place(line, line, "digest"), 1, 0)
+    return Portion(list(results), list(dead), Extent(line, line, "digest"), 1, 0)
 
 
 def release(files):

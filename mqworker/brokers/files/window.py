@@ -40,7 +40,7 @@ class Line:
         return len(self.body) + len(self.dead) + sum(map(len, self.results))
 
 
-class Place(NamedTuple):
+class Extent(NamedTuple):
     """How far the input is done."""
 
     line: int = 0  # so many lines
@@ -53,7 +53,7 @@ class Portion(NamedTuple):
 
     results: list[bytes]
     dead: list[bytes]
-    place: Place  # behind the last of its lines
+    place: Extent  # behind the last of its lines
     lines: int
     weight: int
 
@@ -61,7 +61,7 @@ class Portion(NamedTuple):
 class Window:
     """See the module head. `begin`: what is stored already."""
 
-    def __init__(self, begin: Place, most_lines: int = MOST_LINES, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, begin: Extent, most_lines: int = MOST_LINES, most_bytes: int = MOST_BYTES) -> None:
         self.ended = False  # no batch will come any more
         self.line = begin.line  # so many lines are settled, and so are all before them
         self.behind = 0  # settled lines that wait for others
@@ -139,7 +139,7 @@ class Window:
         results = [result for line in ready for result in line.results]
         dead = [line.dead for line in ready if line.dead]
         last = ready[-1]
-        place = Place(last.number, last.offset + last.size, self._digest_here())
+        place = Extent(last.number, last.offset + last.size, self._digest_here())
         return Portion(results, dead, place, len(ready), sum(line.weight for line in ready))
 
     def stored(self, portion: Portion) -> None:

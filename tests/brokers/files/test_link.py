@@ -10,7 +10,7 @@ from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Placement, Publication, Topology
 from mqworker.brokers.files import FileLink
 from mqworker.brokers.files.reader import LineBatch
-from mqworker.brokers.files.window import Place, Window
+from mqworker.brokers.files.window import Extent, Window
 from tests.support.loop import on_loop
 from tests.support.waiting import until
 
@@ -42,7 +42,7 @@ class Opened:
 
     def __init__(self, *lines, begun=0):
         data = b"".join(line + b"\n" for line in lines)
-        self.window = Window(Place())
+        self.window = Window(Extent())
         self.window.add(LineBatch(1, 0, list(lines), len(data), sha256(), sha256(data), len(data)))
         self.window.ended = True
         self.sink = Recorder()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mqworker.brokers.files.reader import LineBatch
-from mqworker.brokers.files.window import Place, Window
+from mqworker.brokers.files.window import Extent, Window
 
 MOST_LINES, MOST_BYTES = 12, 400
 TEXTS = st.sampled_from([b"", b"  ", b"a", b"bcd", b"\r", b"x" * 30])
@@ -25,7 +25,7 @@ class Windows(RuleBasedStateMachine):
         super().__init__()
         self.data = b""  # all that was read
         self.texts = []  # its lines, and whether they are blank
-        self.begin(Place())
+        self.begin(Extent())
 
     def begin(self, place):
         """Start a run that goes on at a place."""
@@ -140,7 +140,7 @@ TestWindows.settings = settings(max_examples=200, stateful_step_count=60)
 
 def test_blank_lines_need_no_computing():
     """Lines of blanks are settled when they are passed, and leave nothing."""
-    window = Window(Place())
+    window = Window(Extent())
     data = b"\n \n\t\r\n1\n\n"
     window.add(LineBatch(1, 0, data.split(b"\n")[:-1], len(data), digest(b""), digest(data), len(data)))
     window.ended = True
@@ -155,7 +155,7 @@ def test_blank_lines_need_no_computing():
 
 def test_a_line_that_takes_long_bounds_what_waits_for_it():
     """With the first line out, no more lines are taken than the bound, however many are settled behind it."""
-    window = Window(Place(), most_lines=10)
+    window = Window(Extent(), most_lines=10)
     window.add(LineBatch(1, 0, [b"1"] * 50, 100, digest(b""), digest(b""), 100))
     first = window.take()
     taken = 1

@@ -1,7 +1,7 @@
 """The loop of `mqworker map`: reads lines, has them computed, stores what is ready, and ends.
 
 Runs on the main thread of the verb's process, which is the Producer of one stage and starts its Consumers. Two threads
-read and write; whatever decides is here or in the Window. Hears signals, the Stage and its FileLink; says what a Watcher
+read and write; what decides is here or in the Window. Hears signals, the Stage and its FileLink; says what a Watcher
 wants to know. `main` returns how it ended, and never leaves a process behind. The first INT, TERM or HUP lets lines in
 hand finish for GRACE seconds, a second one does not wait; what is ready is stored in any case.
 """
@@ -88,7 +88,7 @@ class Watcher(Protocol):
 def run(stage: MapStage, files: MapFiles, fd: int, watcher: Watcher) -> MapResult:
     """Compute the lines of an open file; `files` are claimed. Raises MapError or StartError if nothing was begun."""
     forget_main()
-    be_parent({stage.name: stage.config}, stage.config.consumers)
+    be_parent({stage.name: stage.config}, stage.consumers)
     gc.freeze()
     logs.use(logs.ForwardingHandler(watcher.event, "map"), logging.INFO)
     return asyncio.run(MapRun(stage, files, fd, watcher).main())
@@ -178,8 +178,7 @@ class MapRun:
             *("map", stage.name, config, BrokerConfig(url="file:", ack_timeout=0.0)),
             *(str(stage.root), str(self._files.folder), GRACE),
         )
-        assert isinstance(config.consumers, int)
-        desired = Desired(1, True, config.consumers, generation, None, limits.soft, limits.hard, logging.INFO)
+        desired = Desired(1, True, stage.consumers, generation, None, limits.soft, limits.hard, logging.INFO)
         self._stage = Stage(spec, desired, self._watcher.event, self._changed, self._open_link)
         self._timers = Timers(self._stage)
         self._stage.start()
@@ -345,7 +344,7 @@ class MapRun:
     async def _emptied(self, seconds: float, signals: int) -> None:
         """Wait until no Consumer is left, or another signal comes."""
         end, lanes = time.monotonic() + seconds, self._stage.dispatch.fleet.lanes
-        while lanes and time.monotonic() < end and len(self._signals) <= max(signals, 1):
+        while lanes and time.monotonic() < end and len(self._signals) <= max(signals, 1):  # noqa: ASYNC110 - runs once, at the end
             await asyncio.sleep(0.005)
 
     async def _conclude(self) -> MapResult:
@@ -369,7 +368,6 @@ class MapRun:
 
     def _result(self, code: int, message: str = "", *, finished: bool = False) -> MapResult:
         return MapResult(code, message, self._files.state, finished)
-
 
 
 def _problems(report: CodeReport) -> list[str]:

@@ -52,6 +52,7 @@ class MapStage(msgspec.Struct, frozen=True):
     root: Path  # the folder of the code
     work: Work
     shared: dict[str, str] = {}  # the classes of the shared objects that have a name; they cannot be used
+    consumers: int = 1
 
 
 def of_job(job: str, folder: Path) -> MapStage:
@@ -76,13 +77,9 @@ def adapted(stage: MapStage, params: Mapping[str, Any], consumers: int | None, *
     """Return it for lines instead of a broker's messages, with these parameters beside its own."""
     count = stage.config.consumers if consumers is None else consumers
     codec = "text" if text else "json"
-    config = replace(
-        stage.config,
-        **_NO_BROKERS,
-        codec=codec,
-        decode=codec,
-        consumers=max(1, usable(cpus=stage.config.cpus) if count == AUTO else count),
-        prefetch=stage.config.prefetch or PREFETCH,
-    )
+    number = max(1, usable(cpus=stage.config.cpus) if count == AUTO else count)
+    own = {"codec": codec, "decode": codec, "consumers": number, "prefetch": stage.config.prefetch or PREFETCH}
+    config = replace(stage.config, **_NO_BROKERS, **own)
     plain = msgspec.json.decode(msgspec.json.encode(stage.work.params | dict(params)))  # as it is stored
-    return replace(stage, config=config, work=replace(stage.work, params=plain, text=text))
+    work = replace(stage.work, params=plain, text=text)
+    return replace(stage, config=config, work=work, consumers=number)

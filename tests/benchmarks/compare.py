@@ -7,8 +7,8 @@
 (f) matrix products of numpy, 2 Consumers, from a backlog: with each Consumer's share of the CPUs, which is the default,
     beside native libraries that use all CPUs in each Consumer (`native_threads = 0`); not with --against;
 (g) bodies of 1 MB and (h) of 8 MB through a handler that returns them, 2 Consumers, from a backlog;
-(i) 1 ms of CPU time for each line of a file, by `mqworker map`, Pool.imap and, if it is installed, GNU parallel; not with
-    --against.
+(i) 1 ms of CPU time for each line of a file, by `mqworker map`, Pool.imap and, if it is installed, GNU parallel; not
+    with --against.
 A round runs each contestant twice, in mirrored order (A B B A, then B A A B), so that neither a drift of the machine
 nor going first counts for anybody. Every result is checked.
 """

@@ -1,4 +1,4 @@
-"""1 ms of CPU time for each line of a file, its results in order: `mqworker map`, multiprocessing.Pool.imap, GNU parallel.
+"""1 ms of CPU time for each line of a file, results in order: `mqworker map`, multiprocessing.Pool.imap, GNU parallel.
 
 Each is a whole program that reads a file, decodes each line, computes it in two processes and writes the results in
 order. What it takes to start and end is measured by a short file, and does not count.
@@ -34,7 +34,11 @@ def programs(code: Path) -> dict[str, list[str]]:
     found = {"mqworker": ours, "Pool.imap": [*python, "tests.benchmarks.lines", "pool"]}
     if parallel := shutil.which("parallel"):
         worker = f"{sys.executable} -m tests.benchmarks.lines worker"
-        found["parallel"] = ["sh", "-c", f"{parallel} --will-cite --pipe -k -N {BLOCK} -j {PROCESSES} '{worker}' < in > out"]
+        found["parallel"] = [
+            "sh",
+            "-c",
+            f"{parallel} --will-cite --pipe -k -N {BLOCK} -j {PROCESSES} '{worker}' < in > out",
+        ]
     path = f"{code}:{ROOT}"
     return {name: ["env", f"PYTHONPATH={path}", *command] for name, command in found.items()}
 
@@ -73,8 +77,7 @@ def pool() -> None:
         Path("in").open() as source,
         Path("out").open("w") as target,
     ):
-        for answer in workers.imap(_line, source, CHUNK):
-            target.write(answer)
+        target.writelines(workers.imap(_line, source, CHUNK))
         target.flush()
         os.fsync(target.fileno())
 

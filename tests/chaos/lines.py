@@ -1,7 +1,7 @@
 """Whether each line of a file is in the output once, in order, whatever is killed: `scripts/chaos --map --help`.
 
-`mqworker map` computes lines of which some fail once, some for good, some kill their Consumer, some give nothing and some
-two results. The run is killed (or stopped by a signal) at random moments and gone on with by `--resume`; meanwhile
+`mqworker map` computes lines of which some fail once, some for good, some kill their Consumer, some give nothing and
+some two results. The run is killed (or stopped by a signal) at random moments and gone on with by `--resume`; meanwhile
 Consumers are killed too. Then output and dead letters must be exactly those of a run without any fault.
 
 Builds that are broken on purpose must show: one that stores how far it is before what it has written, and one that does
@@ -153,8 +153,13 @@ def judge(lines: int, kills: int, seed: int, broken: str = "", pause: float = 0.
         began = time.monotonic()
         code = campaign.play(kills)
         seconds = time.monotonic() - began
-        faults = list(campaign.faults()) if code == 65 else [f"exit code {code}: {(campaign.folder / 'log').read_text()[-2000:]}"]
-        say(f"{lines:,} lines in {seconds:.0f} s, {dict(campaign.done)}: {'; '.join(faults) or 'each line once, in order'}")
+        faults = (
+            list(campaign.faults())
+            if code == 65
+            else [f"exit code {code}: {(campaign.folder / 'log').read_text()[-2000:]}"]
+        )
+        told = "; ".join(faults) or "each line once, in order"
+        say(f"{lines:,} lines in {seconds:.0f} s, {dict(campaign.done)}: {told}")
     return faults
 
 

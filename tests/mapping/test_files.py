@@ -35,7 +35,7 @@ def release(files):
 
 
 def test_a_kill_at_any_step_leaves_what_another_run_goes_on_with(tmp_path):
-    """Killed before, in and after each of its system calls, and again while it goes on, a run ends with each line once."""
+    """Killed in and after each of its system calls, and again while it goes on, a run ends with each line once."""
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("kills.py"), tmp_path],
         cwd=Path(__file__).parents[2],

@@ -24,7 +24,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class FileLink:
-    """Implements `mqworker.brokers.base.Link`. `most`: bytes of a line; up to line `begun` they may be computed again."""
+    """Implements `mqworker.brokers.base.Link`. `most`: bytes a line; an earlier run may have come to line `begun`."""
 
     def __init__(
         self,

@@ -60,10 +60,10 @@ class LineReader:
         self._rest = b""  # of what was read, behind the last newline
         self._ahead = b""  # read, and not looked at yet
         self._passed = 0  # bytes that were passed over of a line that is too long ...
-        self._before = self._digest  # ... and what came before that
+        self._before: Digest = self._digest  # ... and what came before that
 
     def skip(self, line: int, offset: int, digest: str) -> None:
-        """Go to where an earlier run had come: `line` lines, `offset` bytes; InputFault if those are other bytes now."""
+        """Go to where an earlier run was: `line` lines, `offset` bytes; InputFault if those are other bytes now."""
         while self._offset < offset:
             data = self._read(offset - self._offset)
             if not data:

@@ -1,4 +1,4 @@
-"""The Link of a file: each line a message, results where they belong, retries after their delay, the rest a dead letter."""
+"""The Link of a file: each line a message, results where they belong, retries after their delay, other dead letters."""
 
 import asyncio
 import json
@@ -166,7 +166,15 @@ async def test_a_dead_letter_says_why_and_where():
         it.publish(it.tags[1], b"\xff", exchange="", key="in.dlq", properties=properties.encode())
         it.link.ack(1, it.tags[1], multiple=True)
         assert it.portion()[1] == [
-            {"line": 2, "offset": 2, "length": 1, "reason": "error", "error": "ValueError: no", "attempt": 5, "input": "\\xff"}
+            {
+                "line": 2,
+                "offset": 2,
+                "length": 1,
+                "reason": "error",
+                "error": "ValueError: no",
+                "attempt": 5,
+                "input": "\\xff",
+            }
         ]
         assert it.failures == [(2, "error: ValueError: no")]
 
@@ -202,7 +210,7 @@ async def test_a_result_with_a_line_break_fails_its_line():
 
 @on_loop
 async def test_what_may_have_begun_before_is_marked():
-    """Up to the line that an earlier run may have reached, deliveries are redeliveries; a mark at the file's head goes."""
+    """Lines that an earlier run may have reached are redeliveries; a mark at the head is left out."""
     async with link(b"\xef\xbb\xbf1", b"2", b"3", begun=2) as it:
         assert [each.redelivered for each in it.sink.deliveries] == [True, True, False]
         assert it.bodies == [b"1", b"2", b"3"]

@@ -1,4 +1,4 @@
-"""Lines of a file, in batches: all of them, wherever reads end; what is too long is not held; what came before is known."""
+"""Lines of a file, in batches: all of them, wherever reads end; long ones are not held; what came before is known."""
 
 import gzip
 import os
@@ -48,9 +48,7 @@ def batches(data, most=1 << 20, sizes=()):
 
 def lines_of(found):
     """Return (number, line) of each line; of one that is too long, its length."""
-    return [
-        (batch.first + place, batch.too_long or line) for batch in found for place, line in enumerate(batch.lines)
-    ]
+    return [(batch.first + place, batch.too_long or line) for batch in found for place, line in enumerate(batch.lines)]
 
 
 TEXTS = st.lists(st.sampled_from([b"", b"\r", b"a", b"bc", b"def\r", b"x" * 9, b"y" * 40]), max_size=30)
@@ -124,8 +122,7 @@ def test_a_cut_gzip_file_gives_its_whole_lines(monkeypatch):
     with opened(gzip.compress(whole)[:-400]) as fd:
         lines, found = LineReader(fd, 1000), []
         with pytest.raises(InputFault, match=r"cut off behind byte [\d,]+") as fault:
-            while batch := lines.read():
-                found.append(batch)
+            found.extend(iter(lines.read, None))
     told = int(str(fault.value).partition("behind byte ")[2].partition(" ")[0].replace(",", ""))
     expected = whole[:told].split(b"\n")[:-1]
     assert [line for _, line in lines_of(found)] == expected

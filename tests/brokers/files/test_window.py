@@ -1,4 +1,4 @@
-"""The window against a list: whatever is settled when, results leave once, in the order of the lines, within the bound."""
+"""The window against a list: whatever is settled when, results leave once, in the order of the lines, and bounded."""
 
 from hashlib import sha256
 

@@ -46,7 +46,7 @@ def handle(body, message):
 ROOT = Path(__file__).parents[2]
 ENDS = (signal.SIGKILL,) * 8 + (signal.SIGTERM, signal.SIGINT)
 CONTROLS = ("state-before-lines", "files-not-cut")
-CONTROL_LINES, CONTROL_KILLS = 30_000, 12
+CONTROL_LINES, CONTROL_KILLS = 10_000, 7
 
 
 def results(n: int) -> list[dict[str, int]]:
@@ -70,6 +70,7 @@ class Campaign:
         self.lines = lines
         self.done: Counter[str] = Counter()
         self._chance = random.Random(seed)
+        self._ends = (signal.SIGKILL,) if broken else ENDS
         path = f"{BROKEN}:{ROOT}" if broken else str(ROOT)
         self._env = environment({"PYTHONPATH": path, "CHAOS_BROKEN": broken})
         (folder / "jobs.py").write_text(JOBS.replace("PAUSE", str(pause)))
@@ -109,7 +110,7 @@ class Campaign:
             time.sleep(self._chance.random() * 1.2)
             if process.poll() is not None:
                 return process.returncode
-            number = self._chance.choice(ENDS)
+            number = self._chance.choice(self._ends)
             process.send_signal(number)
             process.wait(10)
             self.done[number.name] += 1

@@ -45,13 +45,3 @@ def test_an_order_is_kept_under_fire(broker):
     controls = "yes" if broker == "sqlite" else "no"
     flags = ("--broker", broker, "--by", "key", "--on-failure", "hold", "--messages", "1500", "--controls", controls)
     passes("tests.chaos.ordered", *flags, timeout=580)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(600)
-def test_each_line_of_a_file_is_there_once_under_fire():
-    """`mqworker map`, killed eight times, and Consumers beside: its output is that of a run without a fault.
-
-    Builds that store how far they are too early, or do not cut their files, are seen.
-    """
-    passes("tests.chaos.lines", "--lines", "60000", "--kills", "8", timeout=580)

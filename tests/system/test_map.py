@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +19,12 @@ import pytest
 
 from mqworker.exits import Exit
 from tests.support.cli import MQWORKER, environment, mqworker
+from tests.support.environment import plain
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.system
+
+ROOT = Path(__file__).parents[2]
 
 JOBS = """\
 import os, signal, sys, time
@@ -490,3 +494,16 @@ def test_on_a_terminal_there_is_a_bar_and_the_line_that_holds_up_the_others(fold
     assert "line 1 has kept others waiting for" in words
     assert words.splitlines()[-1] == "5 lines, 5 results"
     assert read(folder / "out") == [6.5, 0, 0, 0, 0]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_each_line_of_a_file_is_there_once_under_fire():
+    """Killed three times, and Consumers beside, with lines that fail, kill, or have two results: as without a fault.
+
+    Builds that store how far they are too early, or do not cut their files, are seen.
+    """
+    command = [sys.executable, "-m", "tests.chaos.lines", "--lines", "20000", "--kills", "3"]
+    done = subprocess.run(command, cwd=ROOT, env=plain(), capture_output=True, text=True, timeout=580, check=False)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0

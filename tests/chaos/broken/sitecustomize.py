@@ -162,7 +162,7 @@ def state_before_lines(module):
 
     def early(self, portion):
         self._save(module.replace(self.state, place=portion.place))
-        time.sleep(0.3)
+        time.sleep(0.8)
         store(self, portion)
 
     module.MapFiles.store = early
@@ -177,7 +177,7 @@ def files_not_cut(module):
     sync = module._OutFile.sync
 
     def late(self):
-        time.sleep(0.3)
+        time.sleep(0.5)
         sync(self)
 
     module._open, module._OutFile.sync = end_of, late

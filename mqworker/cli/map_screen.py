@@ -14,14 +14,14 @@ from mqworker.cli import output
 
 if TYPE_CHECKING:
     from mqworker.ipc.messages import LogEvent
-    from mqworker.mapping.run import MapFigures
+    from mqworker.mapping.watcher import MapFigures
 
 MOST = 20  # lines of one kind that are shown; of the others, the number
 _TOLD = frozenset(("retried", "dead"))  # events of which the failures tell
 
 
 class Screen:
-    """Implements `mqworker.mapping.run.Watcher`. `size`: of the input in bytes; None: unknown."""
+    """Implements `mqworker.mapping.watcher.Watcher`. `size`: of the input in bytes; None: unknown."""
 
     def __init__(self, size: int | None) -> None:
         self._size = size

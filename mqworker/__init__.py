@@ -6,7 +6,15 @@ and every verb of the command line does it.
 
 from typing import TYPE_CHECKING, Any
 
-from mqworker.errors import Reject, Retry, SharedCallError, SharedUnavailable, SharedValueError, SoftTimeLimit
+from mqworker.errors import (
+    ProgramError,
+    Reject,
+    Retry,
+    SharedCallError,
+    SharedUnavailable,
+    SharedValueError,
+    SoftTimeLimit,
+)
 
 if TYPE_CHECKING:
     from mqworker.jobs.message import Message
@@ -15,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Message",
+    "ProgramError",
     "Reject",
     "Result",
     "Retry",

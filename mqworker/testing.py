@@ -22,13 +22,14 @@ import msgspec
 
 from mqworker.amqp.headers import SIGNATURE
 from mqworker.amqp.properties import Headers, Properties
-from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
+from mqworker.config.model import BrokerConfig, InputConfig, ProgramConfig, StageConfig
 from mqworker.consumer.result_messages import ResultMessages
 from mqworker.ipc.messages import Item
 from mqworker.jobs.chain import Chain
 from mqworker.jobs.codecs import decode, encode
-from mqworker.jobs.loading import Job, load_target, make_job, with_shared
+from mqworker.jobs.loading import Job, load_program, load_target, make_job, with_shared
 from mqworker.jobs.message import Message
+from mqworker.jobs.program import Programs
 from mqworker.jobs.result import Several
 from mqworker.shared_state import answers, values
 from mqworker.shared_state.identity import identify, link_key, proxy_key
@@ -39,10 +40,11 @@ from mqworker.signing import sign
 KEY = "the key of mqworker.testing's pickles"
 
 JobLike = str | Callable[..., Any]
+LinkLike = JobLike | Mapping[str, Any]
 
 
 def run_job(
-    jobs: JobLike | Sequence[JobLike],
+    jobs: LinkLike | Sequence[LinkLike],
     body: Any,
     params: Mapping[str, Any] | None = None,
     *,
@@ -59,7 +61,8 @@ def run_job(
     """Return a chain's result for one message, after setup, run and teardown; None when a job dropped it.
 
     A job that yields gives the list of all results; a `Result` is returned as such. A job is "module:name", found in
-    the folder `root`, or the function or class itself. `body` is a value, which is encoded by `codec` and decoded
+    the folder `root`, or the function or class itself, or a program as in the configuration: {"exec": ["./solver"]},
+    which has no time limit here. `body` is a value, which is encoded by `codec` and decoded
     again; or, with the property `content_type`, the bytes as they would arrive.
     `properties` are AMQP's (message_id, correlation_id, ...). `shared` are the classes of shared objects by name, or
     `SharedObjects`, which keep their state between runs. Raises whatever a job raises, and `JobLoadError`,
@@ -72,11 +75,13 @@ def run_job(
         headers |= {SIGNATURE: sign(body, keys[0])} if keys else {}
     block = Properties(headers=Headers(headers), **properties).encode()
     message = Message(body, block, redelivered=redelivered, exchange=exchange, routing_key=routing_key, attempt=attempt)
-    job_list = [jobs] if isinstance(jobs, str) or callable(jobs) else jobs
+    job_list = [jobs] if isinstance(jobs, str | Mapping) or callable(jobs) else jobs
     objects = shared if isinstance(shared, SharedObjects) else SharedObjects(shared or {}, root)
-    chain = Chain([_job(job, root, objects) for job in job_list], params or {}, "test", shared=objects)
     source = InputConfig(queue="test")
     stage = StageConfig(input=source, jobs=("test:test",), codec=cast("Any", codec), pickle_key=keys or None)
+    loaded = [_job(job, root, objects) for job in job_list]
+    programs = Programs("test", stage) if any(job.program is not None for job in loaded) else None
+    chain = Chain(loaded, params or {}, "test", shared=objects, programs=programs)
     messages = ResultMessages("test", stage, BrokerConfig())
     item = Item(1, block, body, redelivered, exchange, routing_key)
 
@@ -90,6 +95,7 @@ def run_job(
         value = decode(
             *(body, message.content_type, message.content_encoding, codec),
             compression=message.headers.get("compression"),
+            forced="bytes" if chain.takes_bytes else None,
             keys=keys,
             signature=message.headers.get(SIGNATURE),
         )
@@ -235,7 +241,9 @@ class _Calls:
         return self._objects._proxy_call(self.name, method, args, kwargs)
 
 
-def _job(job: JobLike, root: str | Path, shared: SharedObjects) -> Job:
+def _job(job: LinkLike, root: str | Path, shared: SharedObjects) -> Job:
+    if isinstance(job, Mapping):
+        return load_program(msgspec.convert(job, ProgramConfig).spec, root)
     target, module = load_target(job, root) if isinstance(job, str) else (job, _module(job))
     made = make_job(target, module, _spec(job), shared.specs)
     if made.shared:

@@ -95,12 +95,13 @@ def _results(config: Path | None, stages: tuple[str, ...], timeout: float) -> It
 
 def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
     from mqworker.code_check.client import check_code
+    from mqworker.config.programs import shown
     from mqworker.service.part import used_elsewhere
 
     uses: list[SharedUse] = []
     for name, stage in loaded.config.stages.items():
         shared = loaded.config.shared_classes
-        question = check_code(name, loaded.root, stage.jobs, dict(stage.params), timeout, _show_output, shared=shared)
+        question = check_code(name, loaded.root, stage.specs, dict(stage.params), timeout, _show_output, shared=shared)
         answer = asyncio.run(question)
         for problem in answer.problems:
             fix = f"correct stages.{name}.jobs or the code in {loaded.root}"
@@ -108,7 +109,7 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
         for field, reason in answer.fields:
             yield CheckResult(FAIL, f"params {name}", f"{field}: {reason}", f"correct stages.{name}.params.{field}")
         if not answer.problems and not answer.fields:
-            yield CheckResult(OK, f"jobs {name}", ", ".join(stage.jobs))
+            yield CheckResult(OK, f"jobs {name}", ", ".join(map(shown, stage.specs)))
             uses += answer.shared
             if answer.shared:
                 told = ", ".join(use.name for use in answer.shared)

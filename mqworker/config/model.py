@@ -11,11 +11,13 @@ import msgspec
 from msgspec import Meta
 
 from mqworker.config.processors import usable
+from mqworker.config.programs import is_program, spec_of
 from mqworker.signing import KEY_LENGTH
 
 MIB, TIB = 1 << 20, 1 << 40
 HANDLE_NAMES = ("params", "message", "log")  # what a handler gets by an argument of this name
 SLOT = "MQWORKER_SLOT"  # a variable that handlers find; it sets no key
+MESSAGE_ID, STAGE, ATTEMPT = "MQWORKER_MESSAGE_ID", "MQWORKER_STAGE", "MQWORKER_ATTEMPT"  # what programs find besides
 INPUT, ROUTING_KEY, CORRELATION_ID, HEADER = "input", "routing_key", "correlation_id", "header:"  # of `ordered_by`
 AUTO: Final = "auto"  # a number of Consumers that follows the load
 
@@ -207,12 +209,29 @@ class TimeLimitConfig(_Base, frozen=True):
     hard: Annotated[Seconds, about("Seconds after which its Consumer is killed; 0: none.")] = 0.0
 
 
+class ProgramConfig(_Base, frozen=True):
+    """`{ exec = [...] }` among the jobs of a stage: a program, with the body on stdin and the result on stdout."""
+
+    exec: Annotated[tuple[Text, ...], Meta(min_length=1), about("The program and its arguments; no shell sees them.")]
+    name: Annotated[Name | None, about("How the chain calls it.", default="the name of its file")] = None
+
+    @property
+    def spec(self) -> str:
+        """Return it as text, as everything that names jobs holds it."""
+        return spec_of(self.exec)
+
+
 class StageConfig(_Base, frozen=True):
     """`[stages.NAME]`: one input queue, one Producer, N Consumers, one output."""
 
     input: Annotated[InputConfig, about("Where messages come from; a text is the name of the queue.")]
     jobs: Annotated[
-        tuple[JobSpec, ...], Meta(min_length=1), about("The chain: functions or classes, run in this order.")
+        tuple[JobSpec | ProgramConfig, ...],
+        Meta(min_length=1),
+        about(
+            "The chain, run in this order: a function or class as `module:name`, a program as"
+            ' `{ exec = ["./solver", "--fast"], name = "solver" }`.'
+        ),
     ]
     output: Annotated[
         OutputConfig | None,
@@ -325,6 +344,11 @@ class StageConfig(_Base, frozen=True):
     params: Annotated[dict[str, Any], about("Passed to the jobs, which may validate them. Not secret.")] = {}
 
     @property
+    def specs(self) -> tuple[str, ...]:
+        """Return the jobs, each as text."""
+        return tuple(job if isinstance(job, str) else job.spec for job in self.jobs)
+
+    @property
     def pickle_keys(self) -> tuple[str, ...]:
         """Return the keys that may sign pickles."""
         return (self.pickle_key,) if isinstance(self.pickle_key, str) else self.pickle_key or ()
@@ -372,4 +396,5 @@ class Config(_Base, frozen=True):
         """Return the modules whose jobs may be named over HTTP."""
         if self.control.jobs is not None:
             return self.control.jobs
-        return tuple(dict.fromkeys(job.partition(":")[0] for stage in self.stages.values() for job in stage.jobs))
+        jobs = (job for stage in self.stages.values() for job in stage.specs if not is_program(job))
+        return tuple(dict.fromkeys(job.partition(":")[0] for job in jobs))

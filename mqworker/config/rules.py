@@ -21,6 +21,7 @@ from mqworker.config.model import (
     ControlConfig,
     InputConfig,
     OutputConfig,
+    ProgramConfig,
     SharedConfig,
     StageConfig,
 )
@@ -180,6 +181,11 @@ def _stage(at: Key, stage: StageConfig) -> Iterator[RuleViolation]:
     texts = {(*source, "queue"): stage.input.queue, (*source, "exchange"): stage.input.exchange}
     texts |= {(*source, "bindings"): max(stage.input.bindings, key=lambda key: len(key.encode()), default="")}
     yield from _input(source, stage.input)
+    named = [job.name for job in stage.jobs or () if isinstance(job, ProgramConfig) and job.name]  # None: it is bad
+    for name in dict.fromkeys(named):
+        if named.count(name) > 1:
+            what = f"has {named.count(name)} programs with the name {quoted(name)}"
+            yield RuleViolation(((*at, "jobs"),), what, "a chain knows its jobs by their names: give each its own")
     if output := stage.output:
         where = (*at, "output")
         texts |= {(*where, name): getattr(output, name) for name in ("queue", "exchange", "routing_key")}

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 from mqworker.config import schema
 from mqworker.config.errors import ConfigProblem, Key, dotted, is_secret, nearest
-from mqworker.config.model import SLOT
+from mqworker.config.model import ATTEMPT, MESSAGE_ID, SLOT, STAGE
 
 PREFIX = "MQWORKER_"
 CONFIG_FILE = "MQWORKER_CONFIG"
-_NOT_KEYS = ("MQWORKER_INTERNAL_", "MQWORKER_TEST_")  # used between our own processes, and by test runs
+_NOT_KEYS = (CONFIG_FILE, SLOT, MESSAGE_ID, STAGE, ATTEMPT)  # the last four are for handlers and programs to read
+_NO_KEYS_BEGIN = ("MQWORKER_INTERNAL_", "MQWORKER_TEST_")  # used between our own processes, and by test runs
 _FILE = "_FILE"
 _NEW_STAGE = re.compile(r"(MQWORKER_STAGES__([A-Z0-9]+(?:_[A-Z0-9]+)*))__INPUT(__QUEUE)?(_FILE)?")
 
@@ -49,7 +50,7 @@ class Environment:
         self._variables = {
             name: value
             for name, value in sorted(environ.items())
-            if name.startswith(PREFIX) and name not in (CONFIG_FILE, SLOT) and not name.startswith(_NOT_KEYS)
+            if name.startswith(PREFIX) and name not in _NOT_KEYS and not name.startswith(_NO_KEYS_BEGIN)
         }
         self._keys: dict[str, list[tuple[Key, Any]]] = {}
         for key, field in schema.keys([*stages, *self._new_stages(stages)]):

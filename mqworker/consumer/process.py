@@ -26,6 +26,7 @@ from mqworker.amqp.labels import labels
 from mqworker.consumer import resources
 from mqworker.consumer.inbox import Inbox
 from mqworker.consumer.lane_end import LaneEnd
+from mqworker.consumer.message_clock import MessageClock
 from mqworker.consumer.outbox import Outbox
 from mqworker.consumer.register import open_slot
 from mqworker.consumer.work import Alarm, RunOwner, Worker
@@ -79,20 +80,7 @@ class Consumer(Spawned):
         self._log = log = logs.JobLogger(f"mqworker.job.{spec.stage}", handler, birth.log_level)
         be_plain()
         try:
-            resources.take(spec.config, birth.slot, birth.consumers)
-            root, copy = Path(spec.root), None
-            generation = birth.generation
-            if generation.copy is not None:
-                root, copy = generation.copy.root(spec.root), generation.copy.path(spec.state_dir)
-                use_copy(root, copy)
-            jobs = load_chain(generation.jobs, root, copy, spec.shared)
-            shared = None
-            if generation.shared:
-                from mqworker.consumer.shared_calls import SharedCalls  # noqa: PLC0415 - where there are any
-
-                slot = open_slot(Path(birth.register), birth.place)
-                self._shared = shared = SharedCalls(spec, slot, self._alarm)
-            chain = Chain(jobs, json.loads(generation.params), spec.stage, log, shared)
+            chain = self._load(log)
             chain.setup()
         except (SystemExit, KeyboardInterrupt):
             raise
@@ -100,7 +88,7 @@ class Consumer(Spawned):
             what = describe(error)
             self._send(Unfit(Failure("setup", what.type, what.message, what.traceback)))
             return
-        self._send(Hello(os.getpid(), generation.number))
+        self._send(Hello(os.getpid(), birth.generation.number))
         try:
             self._work(chain)
         finally:
@@ -109,9 +97,30 @@ class Consumer(Spawned):
             finally:
                 atexit._run_exitfuncs()  # multiprocessing ends its children without that
 
+    def _load(self, log: logging.Logger) -> Chain:
+        """Take what the stage gives, import the code, and return its chain, which is not set up."""
+        spec, birth, generation = self._spec, self._birth, self._birth.generation
+        resources.take(spec.config, birth.slot, birth.consumers)
+        root, copy = Path(spec.root), None
+        if generation.copy is not None:
+            root, copy = generation.copy.root(spec.root), generation.copy.path(spec.state_dir)
+            use_copy(root, copy)
+        jobs = load_chain(generation.jobs, root, copy, spec.shared)
+        self._slot = open_slot(Path(birth.register), birth.place)
+        self._clock = MessageClock(self._alarm, self._slot)
+        shared = programs = None
+        if generation.shared:
+            from mqworker.consumer.shared_calls import SharedCalls  # noqa: PLC0415 - where there are any
+
+            self._shared = shared = SharedCalls(spec, self._slot, self._alarm)
+        if any(job.program is not None for job in jobs):
+            from mqworker.jobs.program import Programs  # noqa: PLC0415 - as above
+
+            programs = Programs(spec.stage, spec.config, self._clock)
+        return Chain(jobs, json.loads(generation.params), spec.stage, log, shared, programs)
+
     def _work(self, chain: Chain) -> None:
         spec, done, pid = self._spec, 0, os.getpid()
-        self._slot = open_slot(Path(self._birth.register), self._birth.place)
         worker = Worker(chain, spec.stage, spec.config, spec.broker, self._alarm, self._shared)
         worker.begin_generation(self._birth.generation.number)
         self._pipe_holds = _holds(self.up.fileno())
@@ -182,6 +191,7 @@ class Consumer(Spawned):
     def _begin(self, chunk: Chunk, chain: Chain, worker: Worker) -> None:
         """Take over what has changed since the last chunk."""
         worker.soft_limit = chunk.soft_limit
+        self._clock.hard_limit = chunk.hard_limit
         if chunk.params is not None:
             chain.apply_params(json.loads(chunk.params))
         if chunk.generation != worker.generation:

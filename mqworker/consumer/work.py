@@ -22,7 +22,7 @@ from mqworker.amqp import headers
 from mqworker.amqp.properties import MalformedProperties, Properties
 from mqworker.config.model import BrokerConfig, StageConfig
 from mqworker.consumer.result_messages import EncodedAll, ResultMessages
-from mqworker.errors import Reject, Retry, SharedValueError, SoftTimeLimit
+from mqworker.errors import HardTimeLimit, Reject, Retry, SharedValueError, SoftTimeLimit
 from mqworker.ipc.frames import MAX_FRAME
 from mqworker.ipc.logs import report
 from mqworker.ipc.messages import Failure, Item, Outcome
@@ -93,6 +93,15 @@ class Alarm:
             left, self._left = self._left, 0.0
             signal.setitimer(signal.ITIMER_REAL, left)
 
+    def lend(self) -> float:
+        """Stand still until `go_on`, and return how many seconds are left; 0: there is no limit."""
+        return signal.setitimer(signal.ITIMER_REAL, 0.0)[0] if self._armed else 0.0
+
+    def go_on(self, seconds: float) -> None:
+        """Ring in so many seconds; 0: not any more."""
+        if self._armed and seconds:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
     def _tell(self) -> None:
         if not self._told:
             self._told = True
@@ -146,6 +155,7 @@ class Worker:
         self.failed = False  # the last message
         self._chain = chain
         self._config = config
+        self._form = "bytes" if chain.takes_bytes else config.decode  # how every body is decoded; None: by its type
         self._keys = config.pickle_keys
         self._messages = ResultMessages(stage, config, broker)
         self._alarm = alarm or Alarm()
@@ -231,7 +241,7 @@ class Worker:
             self._config.codec,
             compression=properties.headers.get("compression"),
             limit=self._config.max_body,
-            forced=self._config.decode,
+            forced=self._form,
             keys=self._keys,
             signature=properties.headers.get(headers.SIGNATURE) if self._keys else None,
         )
@@ -283,7 +293,7 @@ class Worker:
                 return Failure("reject", text.type, text.message, text.traceback, final=True)
             case Retry():
                 return Failure("error", text.type, text.message, text.traceback, after=_seconds(error))
-            case SoftTimeLimit():
+            case SoftTimeLimit() | HardTimeLimit():
                 return Failure("timeout", text.type, text.message, text.traceback)
             case MemoryError():
                 self.out_of_memory = True

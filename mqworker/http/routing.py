@@ -17,6 +17,7 @@ from flask import Response, request
 
 from mqworker.config.line import is_embedded, line
 from mqworker.config.model import JobSpec, Name
+from mqworker.control.chain import LinkSpec
 from mqworker.control.control import Control, Snapshot, StageView
 from mqworker.control.desired_state import Change, SetLogLevel
 from mqworker.http.problems import Problem, retry_later
@@ -157,7 +158,7 @@ def requested_wait() -> float:
 
 
 _FORMS = {  # what msgspec would tell by its pattern
-    repr(info.pattern): f"must be {info.title}" for form in (JobSpec, Name) for info in get_args(form)[1:]
+    repr(info.pattern): f"must be {info.title}" for form in (JobSpec, LinkSpec, Name) for info in get_args(form)[1:]
 }
 
 

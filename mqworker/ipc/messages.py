@@ -327,6 +327,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
     more: bool = False  # more messages wait, so the Consumer reports at once that it has taken this chunk
     in_inbox: int = 0  # bytes of the body of the only item: it is in the lane's inbox, here it is empty
     stop_at_failure: bool = False  # what follows a failed message must not begin before it was tried again
+    hard_limit: float = 0.0  # for programs, which the Consumer kills itself
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):

@@ -248,9 +248,8 @@ class Dispatch:
         if entries:
             self.fleet.staffing.switch.fed(lane.code, now)
         more = self._ledger.backlog.ahead is not None
-        limit, level = desired.soft_limit, desired.log_level
-        stops = self._stop_at_failure
-        lane.feed(Chunk(lane.chunk + 1, generation, params, limit, level, items, more, stop_at_failure=stops))
+        soft, hard, level, stops = desired.soft_limit, desired.hard_limit, desired.log_level, self._stop_at_failure
+        lane.feed(Chunk(lane.chunk + 1, generation, params, soft, level, items, more, 0, stops, hard))
 
     def _behind(self, lane: Lane) -> bool:
         """Whether a lane needs the present parameters; one that will be replaced keeps those of its own generation."""

@@ -39,7 +39,7 @@ class Timers:
         self.stall = max(self.stall, now - self._due)
         stage = self._stage
         stage.register.pulse(now)
-        self._limits.enforce(stage.desired.hard_limit, now, BUSY)
+        self._limits.enforce(stage.desired, now, BUSY)
         stage.dispatch.revoke(now)
         stage.settlement.republish(now)
         stage.reconcile(now)

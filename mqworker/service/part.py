@@ -54,6 +54,6 @@ async def used_elsewhere(
 async def _look(loaded: Loaded, stage: str, on_log: Callable[[LogEvent], None], deadline: float) -> CodeReport:
     config = loaded.elsewhere[stage]
     return await check_code(
-        *(stage, loaded.root, config.jobs, dict(config.params), min(deadline, config.setup_deadline), on_log),
+        *(stage, loaded.root, config.specs, dict(config.params), min(deadline, config.setup_deadline), on_log),
         shared=loaded.config.shared_classes,
     )

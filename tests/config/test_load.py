@@ -284,11 +284,27 @@ def test_only_secrets_need_a_closed_file():
 
 
 def test_variables_that_are_no_keys_are_left_alone():
-    """Internal variables, those of test runs, those of others and what a Consumer finds are ignored."""
+    """Internal variables, those of test runs, those of others and what handlers and programs find are ignored."""
     good(
         STAGE,
         {"MQWORKER_INTERNAL_X": "1", "MQWORKER_TEST_Y": "1", "MQWORKERS": "1", "PATH": "/bin", "MQWORKER_SLOT": "0"},
     )
+    good(STAGE, {"MQWORKER_MESSAGE_ID": "m", "MQWORKER_STAGE": "s", "MQWORKER_ATTEMPT": "1"})
+
+
+def test_programs_stand_among_the_jobs():
+    """As tables, in the file and the environment; jobs as text, modules and the display know them."""
+    jobs = '["m:f", { exec = ["./a b", "--fast"], name = "fast" }, { exec = ["awk"] }]'
+    text = f'[stages.s]\ninput = "in"\njobs = {jobs}\n'
+    loaded = good(text)
+    stage = loaded.config.stages["s"]
+    assert stage.specs == ("m:f", 'exec:["./a b","--fast"]', 'exec:["awk"]')
+    assert [getattr(job, "name", "-") for job in stage.jobs] == ["-", "fast", None]
+    assert loaded.config.modules == ("m",)
+    shown = 'jobs = ["m:f", {exec = ["./a b", "--fast"], name = "fast"}, {exec = ["awk"]}]'
+    assert shown in [f"{key.rpartition('.')[2]} = {value}" for key, value, _ in display_rows(loaded)]
+    environ = {"MQWORKER_STAGES__S__JOBS": '["m:g", { exec = ["./b"] }]'}
+    assert good(text, environ).config.stages["s"].specs == ("m:g", 'exec:["./b"]')
 
 
 # --- bad ones
@@ -351,8 +367,28 @@ BAD_FILES = {
     "jobs": (
         '[stages.s]\ninput = "in"\njobs = ["m:f", "m.f"]\n[stages.t]\ninput = "t"\njobs = []',
         [
-            'mqworker.toml:3: stages.s.jobs: item 2 is "m.f", must be `module:name`',
-            "mqworker.toml:6: stages.t.jobs: is [], must be a list of at least one, each `module:name`",
+            'mqworker.toml:3: stages.s.jobs: item 2 is "m.f", must be `module:name` or a table',
+            "mqworker.toml:6: stages.t.jobs: is [], must be a list of at least one, each `module:name` or a table",
+        ],
+    ),
+    "programs": (
+        (
+            '[stages.s]\ninput = "in"\n'
+            'jobs = ["m:f", { exek = ["a"] }, { exec = [] }, { exec = ["a", ""], name = "x y" }]\n'
+            '[stages.t]\ninput = "t"\njobs = [{ exec = "a b" }]\n'
+            '[stages.u]\ninput = "u"\njobs = [{ exec = ["a"], name = "n" }, { exec = ["b"], name = "n" }]'
+        ),
+        [
+            "mqworker.toml:3: stages.s.jobs.2.exek: unknown key; did you mean exec?",
+            'mqworker.toml:3: stages.s.jobs.2.exec: missing; write { exec = ["./program"] }',
+            "mqworker.toml:3: stages.s.jobs.3.exec: is [], must be a list of at least one, each text, not empty",
+            'mqworker.toml:3: stages.s.jobs.4.exec: item 2 is "", must be text, not empty',
+            'mqworker.toml:3: stages.s.jobs.4.name: is "x y", must be at most 64 letters, digits, `.`, `-` or `_`',
+            'mqworker.toml:6: stages.t.jobs.1.exec: is "a b", must be a list of at least one, each text, not empty',
+            (
+                'mqworker.toml:9: stages.u.jobs: has 2 programs with the name "n"; a chain knows its jobs by their'
+                " names: give each its own"
+            ),
         ],
     ),
     "stage name": (

@@ -1,4 +1,7 @@
-"""The exceptions that a handler raises or receives. Imported by user code in Consumers; imports nothing."""
+"""The exceptions that a handler raises or receives, and those by which a program fails its message.
+
+Imported by user code in Consumers; imports nothing.
+"""
 
 
 class Reject(Exception):  # noqa: N818 - `raise Reject(...)` is an instruction, not an error
@@ -44,3 +47,11 @@ class SharedCallError(Exception):
 
 class SharedUnavailable(Exception):  # noqa: N818 - a fact about the shared object, not about the call
     """Raised in a handler: a shared object has not answered in time. The call may have its effect later, once."""
+
+
+class ProgramError(Exception):
+    """A program of the chain has failed; its note has the last of what it wrote to stderr."""
+
+
+class HardTimeLimit(Exception):  # noqa: N818 - named as in the configuration
+    """A program of the chain was killed at the stage's hard time limit."""

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -22,27 +23,32 @@ import msgspec
 
 from mqworker.amqp.headers import SIGNATURE
 from mqworker.amqp.properties import Headers, Properties
-from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
+from mqworker.config.model import BrokerConfig, InputConfig, ProgramConfig, StageConfig
 from mqworker.consumer.result_messages import ResultMessages
 from mqworker.ipc.messages import Item
-from mqworker.jobs.chain import Chain
+from mqworker.jobs.chain import Chain, check_params
 from mqworker.jobs.codecs import decode, encode
-from mqworker.jobs.loading import Job, load_target, make_job, with_shared
+from mqworker.jobs.item import NOWHERE, SourceItem
+from mqworker.jobs.loading import Job, load_program, load_target, make_job, make_source, with_shared
 from mqworker.jobs.message import Message
+from mqworker.jobs.program import Programs
 from mqworker.jobs.result import Several
 from mqworker.shared_state import answers, values
 from mqworker.shared_state.identity import identify, link_key, proxy_key
 from mqworker.shared_state.instance import SharedClass, SharedInstance
 from mqworker.shared_state.proxy import SharedProxy, encode_arguments
 from mqworker.signing import sign
+from mqworker.sources.ids import Ids
+from mqworker.sources.items import publication
 
 KEY = "the key of mqworker.testing's pickles"
 
 JobLike = str | Callable[..., Any]
+LinkLike = JobLike | Mapping[str, Any]
 
 
 def run_job(
-    jobs: JobLike | Sequence[JobLike],
+    jobs: LinkLike | Sequence[LinkLike],
     body: Any,
     params: Mapping[str, Any] | None = None,
     *,
@@ -59,7 +65,8 @@ def run_job(
     """Return a chain's result for one message, after setup, run and teardown; None when a job dropped it.
 
     A job that yields gives the list of all results; a `Result` is returned as such. A job is "module:name", found in
-    the folder `root`, or the function or class itself. `body` is a value, which is encoded by `codec` and decoded
+    the folder `root`, or the function or class itself, or a program as in the configuration: {"exec": ["./solver"]},
+    which has no time limit here. `body` is a value, which is encoded by `codec` and decoded
     again; or, with the property `content_type`, the bytes as they would arrive.
     `properties` are AMQP's (message_id, correlation_id, ...). `shared` are the classes of shared objects by name, or
     `SharedObjects`, which keep their state between runs. Raises whatever a job raises, and `JobLoadError`,
@@ -72,11 +79,13 @@ def run_job(
         headers |= {SIGNATURE: sign(body, keys[0])} if keys else {}
     block = Properties(headers=Headers(headers), **properties).encode()
     message = Message(body, block, redelivered=redelivered, exchange=exchange, routing_key=routing_key, attempt=attempt)
-    job_list = [jobs] if isinstance(jobs, str) or callable(jobs) else jobs
+    job_list = [jobs] if isinstance(jobs, str | Mapping) or callable(jobs) else jobs
     objects = shared if isinstance(shared, SharedObjects) else SharedObjects(shared or {}, root)
-    chain = Chain([_job(job, root, objects) for job in job_list], params or {}, "test", shared=objects)
     source = InputConfig(queue="test")
     stage = StageConfig(input=source, jobs=("test:test",), codec=cast("Any", codec), pickle_key=keys or None)
+    loaded = [_job(job, root, objects) for job in job_list]
+    programs = Programs("test", stage) if any(job.program is not None for job in loaded) else None
+    chain = Chain(loaded, params or {}, "test", shared=objects, programs=programs)
     messages = ResultMessages("test", stage, BrokerConfig())
     item = Item(1, block, body, redelivered, exchange, routing_key)
 
@@ -90,6 +99,7 @@ def run_job(
         value = decode(
             *(body, message.content_type, message.content_encoding, codec),
             compression=message.headers.get("compression"),
+            forced="bytes" if chain.takes_bytes else None,
             keys=keys,
             signature=message.headers.get(SIGNATURE),
         )
@@ -100,6 +110,53 @@ def run_job(
         return made if made is None or isinstance(result, Several) else checked(made)
     finally:
         chain.teardown()
+
+
+def run_source(
+    job: JobLike,
+    params: Mapping[str, Any] | None = None,
+    *,
+    position: Any = None,
+    due: datetime | None = None,
+    most: int | None = None,
+    codec: str = "json",
+    root: str | Path = ".",
+) -> list[SourceItem]:
+    """Return the items of a source: what its generator yields, at most so many, or what it makes of a tick.
+
+    Whatever it yields is an `mqworker.Item` here. `position` is the one that was stored last, `due` the tick: with one
+    it counts as scheduled. Each is made into a message, with its id. Raises what the source raises, or what ends it.
+    """
+    target, module = load_target(job, root) if isinstance(job, str) else (job, _module(job))
+    made = make_source(target, module, _spec(job), scheduled=due is not None)
+    validated = check_params([made], params or {}).get(made.spec)
+    log = logging.getLogger("mqworker.job.test")
+    known = {"position": position, "params": validated, "log": log, "due": due}
+    result = made.target(**{name: known[name] for name in made.arguments})
+    if due is None and not hasattr(result, "__next__"):
+        raise TypeError(f"a source without every or cron must yield its items, but {made.spec} returned one")
+    stage = StageConfig(
+        input=InputConfig(queue="test"),
+        jobs=("test:test",),
+        codec=cast("Any", codec),
+        pickle_key=KEY if codec == "pickle" else None,
+    )
+    ids = Ids("test", "run", NOWHERE if position is None else position)
+    values = result if hasattr(result, "__next__") else iter([] if result is None else [result])
+    items: list[SourceItem] = []
+    try:
+        while most is None or len(items) < most:
+            value = next(values)
+            if value is not None:
+                item = value if isinstance(value, SourceItem) else SourceItem(value)
+                publication(item, ids.of(item), stage, BrokerConfig())
+                items.append(item)
+    except StopIteration:
+        pass
+    finally:
+        if hasattr(values, "close"):
+            values.close()
+    return items
 
 
 class SharedObjects:
@@ -235,7 +292,9 @@ class _Calls:
         return self._objects._proxy_call(self.name, method, args, kwargs)
 
 
-def _job(job: JobLike, root: str | Path, shared: SharedObjects) -> Job:
+def _job(job: LinkLike, root: str | Path, shared: SharedObjects) -> Job:
+    if isinstance(job, Mapping):
+        return load_program(msgspec.convert(job, ProgramConfig).spec, root)
     target, module = load_target(job, root) if isinstance(job, str) else (job, _module(job))
     made = make_job(target, module, _spec(job), shared.specs)
     if made.shared:

@@ -1,7 +1,7 @@
 """Computes the same frames in this one process, one after the other, and compares: `python compare.py frames.jsonl`.
 
-Uses the functions of the stages with their default parameters, without the shared object and without `Order`: here the
-frames are in order. Ends with 1 if any track of any frame in `tracks.db` is not the same, or missing.
+Uses the functions of the stages with their default parameters, without the shared object: here the frames are in order.
+Ends with 1 if any track of any frame in `tracks.db` is not the same, or missing.
 """
 
 import json

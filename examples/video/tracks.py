@@ -1,12 +1,11 @@
 """The stage `track`: from the blobs of frames to tracks, by camera.
 
-A track needs the frames of its camera in order, and `detect` has several Consumers, which overtake each other. What is
-known of a camera is in a shared object, `Tracks`: one for all Consumers, in a process of its own, which survives their
-kills and its own. It puts the frames back into order (`Order`) before the `Tracker` sees them.
+A track needs the frames of its camera in order, which the stages see to (`ordered_by` in mqworker.toml). What is known
+of a camera is in a shared object, `Tracks`: one for all Consumers, in a process of its own, which survives their kills
+and its own.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -21,19 +20,16 @@ FORGET = 3600.0  # seconds after which a camera that sends nothing is forgotten
 
 @dataclass
 class Params:
-    """How blobs become tracks, and how long a missing frame is waited for."""
+    """How blobs become tracks."""
 
     reach: Annotated[float, Meta(gt=0)] = 8.0  # pixels from where a track is expected to a blob that can be it
     coast: Annotated[int, Meta(ge=0)] = 5  # frames for which a track may be out of sight
-    patience: Annotated[int, Meta(ge=1)] = 200  # frames of a camera that wait for a missing one before it is given up
 
 
-def track(body: dict[str, Any], tracks: Any) -> Iterator[dict[str, Any]]:
-    """Yield the tracks of this frame, and of those that have waited for it: none, one or several results.
-
-    `tracks` is `[shared.tracks]` of the configuration, a `Tracks`.
-    """
-    yield from tracks.add(body["camera"], body["frame"], body["blobs"].tolist())
+def track(body: dict[str, Any], tracks: Any) -> dict[str, Any]:
+    """Return the tracks of a frame; `tracks` is `[shared.tracks]` of the configuration, a `Tracks`."""
+    camera, frame = body["camera"], body["frame"]
+    return {"camera": camera, "frame": frame, "tracks": tracks.add(camera, frame, body["blobs"].tolist())}
 
 
 @dataclass
@@ -71,7 +67,8 @@ class Tracker:
 
     def step(self, frame: int, blobs: Blobs, params: Params) -> list[dict[str, Any]]:
         """Return the tracks seen in a frame: each blob goes to the nearest track within reach, nearest pairs first."""
-        assert frame > self.last, f"frame {frame} after frame {self.last}"
+        if frame <= self.last:
+            raise Reject(f"frame {frame} comes again, or after frame {self.last}")
         for each in self.tracks:
             each.expect(frame - self.last)
         self.last = frame
@@ -96,34 +93,9 @@ class Tracker:
 
 
 @dataclass
-class Order:
-    """The frames of one camera, from number 0 on, put back into order: a frame waits until all before it were there.
-
-    It goes when `track` can be `ordered_by = "header:camera"`; README.md says how.
-    """
-
-    due: int = 0
-    waiting: dict[int, Blobs] = field(default_factory=dict)
-
-    def put(self, frame: int, blobs: Blobs, patience: int) -> list[tuple[int, Blobs]]:
-        """Take a frame; return those whose turn it is now."""
-        if frame < self.due or frame in self.waiting:
-            raise Reject(f"frame {frame} comes again, or after it was given up")
-        self.waiting[frame] = blobs
-        if len(self.waiting) > patience:  # the one that is due is a dead letter, most likely
-            self.due = min(self.waiting)
-        ready = []
-        while self.due in self.waiting:
-            ready.append((self.due, self.waiting.pop(self.due)))
-            self.due += 1
-        return ready
-
-
-@dataclass
 class Camera:
     """What is known of one camera."""
 
-    order: Order = field(default_factory=Order)
     tracker: Tracker = field(default_factory=Tracker)
     heard: float = 0.0  # when its last frame came
 
@@ -135,22 +107,18 @@ class Tracks:
     cameras: dict[str, Camera] = field(default_factory=dict)
 
     def add(self, camera: str, frame: int, blobs: Blobs, params: Params, now: float) -> list[dict[str, Any]]:
-        """Take the blobs of a frame; return the tracks of all frames that are now in order."""
+        """Take the blobs of a frame; return the tracks in it."""
         known = self.cameras.setdefault(camera, Camera())
         known.heard = now
-        return [
-            {"camera": camera, "frame": number, "tracks": known.tracker.step(number, found, params)}
-            for number, found in known.order.put(frame, blobs, params.patience)
-        ]
+        return known.tracker.step(frame, blobs, params)
 
     def tick(self, now: float) -> None:
-        """Forget the cameras that send nothing any more; not those with frames that wait."""
-        self.cameras = {
-            name: each for name, each in self.cameras.items() if each.order.waiting or now - each.heard < FORGET
-        }
+        """Forget the cameras that send nothing any more."""
+        self.cameras = {name: each for name, each in self.cameras.items() if now - each.heard < FORGET}
 
     def describe(self) -> dict[str, Any]:
-        """Return what `mqworker shared show` prints: which frame of each camera is due, and how many wait for it."""
+        """Return what `mqworker shared show` prints: the last frame of each camera, and how many tracks go on."""
         return {
-            name: {"due": each.order.due, "waiting": len(each.order.waiting)} for name, each in self.cameras.items()
+            name: {"frame": each.tracker.last, "tracks": len(each.tracker.tracks)}
+            for name, each in self.cameras.items()
         }

@@ -1,6 +1,7 @@
 """The names of our headers: the one list that code, documentation and tests use; and which headers a result inherits.
 
-Pure; used where results (Consumer), retries and dead letters (Producer) and replays (broker admin) are built.
+Pure; used where results (Consumer), retries and dead letters (Producer) and replays (broker admin) are built, and where
+an operator sends messages (HTTP).
 """
 
 from mqworker.amqp.fingerprint import DELIVERY_COUNT
@@ -94,6 +95,15 @@ def _count(properties: Properties, name: str, queue: str) -> int:
         return 0
     value = properties.headers.get(name)
     return value if type(value) is int and 0 <= value < 1_000_000 else 0
+
+
+def reserved(name: str) -> str:
+    """Return why no publisher may set this header of a message; "" if it may."""
+    if name.startswith(PREFIX) and name != SIGNATURE:
+        return "is set by mqworker alone"
+    if name in BROKERS or name.startswith(_DEATHS):
+        return "is set by brokers alone"
+    return "has the broker send copies to other queues" if name in {"CC", "BCC"} else ""
 
 
 def strip_brokers(properties: Properties) -> None:

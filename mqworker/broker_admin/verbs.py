@@ -1,10 +1,12 @@
-"""What the broker admin can be asked: queues, sending, waiting for a result, dead letters.
+"""What the broker admin can be asked: queues, sending, waiting for a result, receiving, dead letters.
 
 Runs in the broker admin, on its loop. Owns the broker connection, which is opened when it is first needed. Each verb
 takes its deadline in seconds first and returns plain values; it raises BrokerUnavailable, BrokerRefused, TimeoutError.
 """
 
+import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,8 +15,10 @@ from mqworker.brokers import open_admin
 from mqworker.brokers.base import DROP, STOP, Publication
 from mqworker.config.model import Config
 
+MOVING = 0.5  # seconds in which a message gets from a retry queue to the input
 LOOK_AT = 10_000  # dead letters that one question goes through
-PAGE = 8 << 20  # bytes of bodies after which an answer with whole dead letters ends
+PAGE = 8 << 20  # bytes of bodies after which an answer with whole messages ends
+MOVED = 200  # messages behind those that were taken among which one of them may be by now
 
 
 class Verbs:
@@ -29,10 +33,11 @@ class Verbs:
         found = []
         end = time.monotonic() + deadline
         for stage, config in self._config.stages.items():
-            roles = {"input": config.input.queue, "dead": config.dead}
+            roles = [("input", config.input.queue), ("dead", config.dead)]
             if config.output is not None and config.output.queue:
-                roles["output"] = config.output.queue
-            for role, name in roles.items():
+                roles.append(("output", config.output.queue))
+            roles += [("position", config.position_queue(source)) for source in self._config.sources_into(stage)]
+            for role, name in roles:
                 info = await self._admin.queue(name, max(0.1, end - time.monotonic()))
                 row: dict[str, Any] = {"name": name, "stage": stage, "role": role, "exists": info is not None}
                 if info is not None:
@@ -40,15 +45,26 @@ class Verbs:
                 found.append(row)
         return found
 
-    async def retries(self, deadline: float) -> int:
-        """Count the messages that wait to be tried again, in every stage."""
-        end = time.monotonic() + deadline
-        return sum(
-            [
-                await self._admin.delayed(config.input.queue, max(0.1, end - time.monotonic()))
-                for config in self._config.stages.values()
-            ]
-        )
+    async def left(self, deadline: float) -> dict[str, tuple[int, int, int]]:
+        """Count the messages of each stage that wait for their next attempt, that are ready, and that are dead.
+
+        The inputs come a moment after the retry queues: what was on its way from there to the input is not missed.
+        """
+        end, stages = time.monotonic() + deadline, self._config.stages
+
+        def until() -> float:
+            return max(0.1, end - time.monotonic())
+
+        async def ready(queue: str) -> int:
+            info = await self._admin.queue(queue, until())
+            return 0 if info is None else info.messages
+
+        retries = [await self._admin.delayed(stage.input.queue, until()) for stage in stages.values()]
+        await asyncio.sleep(MOVING)
+        return {
+            name: (waiting, await ready(stage.input.queue), await ready(stage.dead))
+            for (name, stage), waiting in zip(stages.items(), retries, strict=True)
+        }
 
     async def purge(self, deadline: float, name: str) -> int:
         """Remove all ready messages of a queue."""
@@ -62,9 +78,32 @@ class Verbs:
         """Publish one message, confirmed."""
         await self._admin.send(queue, properties, body, deadline)
 
+    async def send_many(self, deadline: float, queue: str, messages: list[tuple[bytes, bytes]]) -> list[str]:
+        """Publish messages, each (properties, body); returns for each why it was refused, "" if it is confirmed."""
+        return await self._admin.send_many(queue, messages, deadline)
+
     async def call(self, deadline: float, queue: str, properties: bytes, body: bytes) -> list[tuple[bytes, bytes]]:
         """Publish one message and wait for its results."""
         return await self._admin.call(queue, properties, body, deadline)
+
+    async def receive(self, deadline: float, name: str, limit: int, taken: list[str]) -> list[dict[str, Any]]:
+        """Remove the messages of a queue that have been taken, by id, and return the next ones in full.
+
+        So none is removed before whoever takes it has said that it is safe there; equal messages have the same id.
+        """
+        end, left = time.monotonic() + deadline, Counter(taken)
+
+        def wanted(properties: bytes, body: bytes) -> str | None:
+            if not left.total():
+                return STOP
+            letter = dead_letters.letter_id(properties, body)
+            found = left[letter] > 0
+            left[letter] -= found
+            return DROP if found else None
+
+        if taken:  # they are the first ones, unless others have come back or been taken elsewhere since
+            await self._admin.move(name, len(taken) + MOVED, wanted, deadline)
+        return await self._in_full(name, limit, max(0.1, end - time.monotonic())) if limit else []
 
     async def dlq_list(self, deadline: float, stage: str, limit: int = 100) -> list[dict[str, Any]]:
         """Return the dead letters of a stage, the oldest first."""
@@ -129,6 +168,20 @@ class Verbs:
 
         return await self._admin.move(self._dead(stage), LOOK_AT, wanted, deadline)
 
+    async def _in_full(self, queue: str, limit: int, deadline: float) -> list[dict[str, Any]]:
+        """Return the first messages of a queue; fewer when they are large."""
+        size = 0
+
+        def show(properties: bytes, body: bytes) -> bool | str:  # noqa: ARG001 - the interface of `peek`
+            nonlocal size
+            if size and size + len(body) > PAGE:
+                return STOP
+            size += len(body)
+            return True
+
+        found = await self._admin.peek(queue, limit, deadline, show)
+        return [dead_letters.describe(message.properties, message.body, whole=True) for message in found]
+
     def _dead(self, stage: str) -> str:
         return self._config.stages[stage].dead
 
@@ -137,11 +190,13 @@ VERBS: dict[str, Callable[..., Awaitable[Any]]] = {
     name: getattr(Verbs, name)
     for name in (
         "queues",
-        "retries",
+        "left",
         "purge",
         "delete",
         "send",
+        "send_many",
         "call",
+        "receive",
         "dlq_list",
         "dlq_show",
         "dlq_replay",

@@ -1,10 +1,11 @@
 """Brokers: `base` defines the interfaces, `rabbitmq` and `sqlite` implement them; the URL selects one.
 
-Runs in the Producer (Links) and in the broker admin. Imports an implementation only when it is needed, so that a verb
-that needs no broker, or only the embedded one, does not load pika.
+Runs in the Producer (Links), in sources and in the broker admin. Imports an implementation only when it is needed, so
+that a verb that needs no broker, or only the embedded one, does not load pika.
 """
 
 from mqworker.brokers.base import Admin, Link, Sink, Topology
+from mqworker.brokers.outlet import Inlet, Outlet, OutletSink
 from mqworker.config.model import BrokerConfig
 from mqworker.config.urls import embedded_path
 
@@ -31,3 +32,15 @@ def open_admin(config: BrokerConfig) -> Admin:
     from mqworker.brokers.rabbitmq import RabbitAdmin  # noqa: PLC0415 - as above
 
     return RabbitAdmin(config)
+
+
+def open_outlet(config: BrokerConfig, inlet: Inlet, sink: OutletSink, name: str) -> Outlet:
+    """Return a source's Outlet on the running loop, not yet started; ValueError for an unknown URL scheme."""
+    path = embedded_path(config.urls[0])
+    if path is not None:
+        from mqworker.brokers.sqlite import SqliteOutlet  # noqa: PLC0415 - as above
+
+        return SqliteOutlet(path, inlet, sink, name=name)
+    from mqworker.brokers.rabbitmq import RabbitOutlet  # noqa: PLC0415 - as above
+
+    return RabbitOutlet(config, inlet, sink, name=name)

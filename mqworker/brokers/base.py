@@ -1,4 +1,4 @@
-"""A broker as the rest of mqworker sees it: two small interfaces and the records they exchange.
+"""A broker as the rest of mqworker sees it: two small interfaces (a third is in outlet.py) and what they exchange.
 
 Runs wherever an asyncio loop uses a broker: in a stage's Producer (`Link`) and in the broker admin (`Admin`).
 Everything here is called on that loop's thread and never blocks it. `rabbitmq` and `sqlite` implement both interfaces;
@@ -260,6 +260,13 @@ class Admin(Protocol):
 
     async def send(self, queue: str, properties: bytes, body: bytes, deadline: float) -> None:
         """Publish one persistent message to `queue` through the default exchange and wait for its confirm."""
+
+    async def send_many(self, queue: str, messages: Sequence[tuple[bytes, bytes]], deadline: float) -> list[str]:
+        """Publish messages to `queue` in this order, each (properties, body), and wait for all confirms.
+
+        The properties are taken as they are, so their delivery mode is to be persistent; to tell them apart, each has
+        an id of its own. Returns for each why it was refused, "" if it is stored.
+        """
 
     async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> list[tuple[bytes, bytes]]:
         """Send with `reply_to` and a fresh `correlation_id`, and wait for the reply, or all its parts.

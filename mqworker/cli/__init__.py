@@ -24,6 +24,8 @@ VERBS = {  # verb: (module below mqworker.cli, what it does)
     "init": ("init", "Start a project: a job, mqworker.toml and a test."),
     "check": ("check", "Report what would keep the service from running, and the fix."),
     "send": ("send", "Send messages to a stage; with --wait, print the results."),
+    "map": ("map", "Compute each line of a file, and write the results in their order."),
+    "receive": ("receive", "Take messages out of a queue and print them: results, for example."),
     "status": ("look", "Show the desired and the actual state."),
     "logs": ("look", "Show the last log lines, or follow the log."),
     "log-level": ("steer", "Set what is logged from now on: debug, info, warning or error."),
@@ -38,6 +40,7 @@ VERBS = {  # verb: (module below mqworker.cli, what it does)
     "params": ("params", "Show, change and roll back a stage's parameters."),
     "jobs": ("jobs", "Show and change a stage's chain of jobs."),
     "shared": ("shared", "Show and reset the objects that all Consumers share."),
+    "sources": ("sources", "Show, start, stop and run sources: generators and schedules."),
     "queues": ("queues", "Show, purge and delete queues."),
     "held": ("held", "Show and skip failed messages that hold up those behind them."),
     "dlq": ("dlq", "Show, replay, drop and export dead letters."),
@@ -86,7 +89,7 @@ def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     subcommand_metavar="VERB ...",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="`mqworker VERB --help` shows examples. Exit codes: 0 done, 1 internal, 2 usage, 3 not running, 4 no answer,"
-    " 69 broker unreachable, 70 restarts used up, 75 given back, 77 refused, 78 configuration.",
+    " 65 dead letters, 69 broker unreachable, 70 restarts used up, 75 given back, 77 refused, 78 configuration.",
 )
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit."

@@ -7,7 +7,9 @@ import asyncio
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +23,7 @@ from mqworker.exits import Exit
 
 if TYPE_CHECKING:
     from mqworker.config.load import Loaded
+    from mqworker.config.model import SourceConfig
     from mqworker.ipc.messages import LogEvent, SharedUse
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -89,18 +92,19 @@ def _results(config: Path | None, stages: tuple[str, ...], timeout: float) -> It
     yield CheckResult(OK, "configuration", str(loaded.path or "from the environment only"))
     for warning in loaded.warnings:
         yield CheckResult(WARN, "configuration", warning)
-    for part in (_jobs, _resources, _broker, _state_dir, _control, _supervisor):
+    for part in (_jobs, _sources, _resources, _broker, _state_dir, _control, _supervisor):
         yield from part(loaded, timeout)
 
 
 def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
     from mqworker.code_check.client import check_code
+    from mqworker.config.programs import shown
     from mqworker.service.part import used_elsewhere
 
     uses: list[SharedUse] = []
     for name, stage in loaded.config.stages.items():
         shared = loaded.config.shared_classes
-        question = check_code(name, loaded.root, stage.jobs, dict(stage.params), timeout, _show_output, shared=shared)
+        question = check_code(name, loaded.root, stage.specs, dict(stage.params), timeout, _show_output, shared=shared)
         answer = asyncio.run(question)
         for problem in answer.problems:
             fix = f"correct stages.{name}.jobs or the code in {loaded.root}"
@@ -108,7 +112,7 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
         for field, reason in answer.fields:
             yield CheckResult(FAIL, f"params {name}", f"{field}: {reason}", f"correct stages.{name}.params.{field}")
         if not answer.problems and not answer.fields:
-            yield CheckResult(OK, f"jobs {name}", ", ".join(stage.jobs))
+            yield CheckResult(OK, f"jobs {name}", ", ".join(map(shown, stage.specs)))
             uses += answer.shared
             if answer.shared:
                 told = ", ".join(use.name for use in answer.shared)
@@ -118,6 +122,38 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
                 yield CheckResult(OK, f"shared {name}", f"{told}: each message {once}")
     for name, problem in asyncio.run(used_elsewhere(loaded, uses, _show_output, timeout)).items():
         yield CheckResult(FAIL, f"shared {name}", *problem.split("; ", 1))
+
+
+def _sources(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
+    from mqworker.code_check.client import check_code
+    from mqworker.control.source_desired import source_kind
+
+    for name, source in loaded.config.sources.items():
+        answer = asyncio.run(
+            check_code(
+                *(f"source {name}", loaded.root, (source.job,), dict(source.params), timeout, _show_output),
+                source=source_kind(source),
+            )
+        )
+        for problem in answer.problems:
+            fix = f"correct sources.{name}.job or the code in {loaded.root}"
+            yield CheckResult(FAIL, f"source {name}", problem, fix)
+        for field, reason in answer.fields:
+            fix = f"correct sources.{name}.params.{field}"
+            yield CheckResult(FAIL, f"source {name}", f"params.{field}: {reason}", fix)
+        if not answer.problems and not answer.fields:
+            ticks = f"; {_ticks(source)}" if source.scheduled else ""
+            yield CheckResult(OK, f"source {name}", f"{source.job}, into {source.into}{ticks}")
+
+
+def _ticks(source: "SourceConfig") -> str:
+    """Return the next three ticks of a schedule."""
+    from mqworker.sources.schedule import make_schedule
+
+    schedule = make_schedule(source)
+    following = schedule.ticks(time.time_ns() // 1_000_000)
+    times = [datetime.fromtimestamp(next(following) / 1000, schedule.zone) for _ in range(3)]
+    return "next ticks: " + ", ".join(f"{each:%Y-%m-%d %H:%M:%S}" for each in times) + f" ({schedule.zone})"
 
 
 def _resources(loaded: "Loaded", _timeout: float) -> Iterator[CheckResult]:
@@ -135,11 +171,11 @@ def _show_output(event: "LogEvent") -> None:
 def _broker(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
     from mqworker.config.urls import embedded_path, redact_url
     from mqworker.service.broker_kind import lost_url
-    from mqworker.service.part import own_broker
+    from mqworker.service.part import cut_line
 
     url = ", ".join(map(redact_url, loaded.config.broker.urls))
-    for warning in own_broker(loaded):
-        yield CheckResult(WARN, "stages", *warning.split("; ", 1))
+    if cut := cut_line(loaded):
+        yield CheckResult(FAIL, "stages", *cut.split("; ", 1))
     if lost := lost_url(loaded):
         yield CheckResult(FAIL, "broker", *lost.split(": ", 1))
         return

@@ -202,20 +202,28 @@ def drop(service: ServiceClient, ids: tuple[str, ...], every: bool, reason: str,
 
 
 @dlq.command()
+@click.argument("ids", nargs=-1, metavar="[ID...]")
+@click.option("--all", "every", is_flag=True, help="All dead letters, as without any choice.")
+@click.option("--reason", default="", help="All with this reason, e.g. error or crash.")
 @click.option("--limit", type=click.IntRange(1, LIMIT), default=LIMIT, show_default=True, help="At most this many.")
 @click.option("--bodies", is_flag=True, help="Only the bodies, one per line, as `mqworker send` reads them.")
 @uses_service(TIMEOUT)
-def export(service: ServiceClient, limit: int, bodies: bool) -> None:
+def export(service: ServiceClient, ids: tuple[str, ...], every: bool, reason: str, limit: int, bodies: bool) -> None:
     """Print dead letters in full, one JSON document per line; they stay in the queue.
 
     Examples:
-      mqworker dlq export > dead.jsonl
+      mqworker dlq export --all > dead.jsonl
+      mqworker dlq export --reason crash > crashed.jsonl
       mqworker dlq export --bodies > again.jsonl
     """
+    if not _chosen(ids, every, reason) and (ids or every or reason):
+        raise click.UsageError("Give dead letters by ID, or --all, or --reason.")
     stage = service.one_stage()
     progress = output.Progress()
     done = 0
-    left = dict.fromkeys(_ids(service, stage, "")[:limit])
+    found = list(dict.fromkeys(ids)) if ids else _ids(service, stage, reason)
+    chosen = found[:limit]
+    left = dict.fromkeys(chosen)
     while left:
         batch = list(left)[:BATCH]
         letters = service.client.get(stage_path(stage, f"/dlq?ids={','.join(batch)}"))["dead_letters"]
@@ -230,4 +238,7 @@ def export(service: ServiceClient, limit: int, bodies: bool) -> None:
         done += len(letters)
         progress.update(f"{done} exported")
     progress.done()
-    output.note(f"{done} exported")
+    more = " (the oldest ones; there may be more)" if not ids and len(found) >= limit else ""
+    output.note(f"{done} exported{more}")
+    if ids and done < len(chosen):
+        raise Failed(Exit.USAGE, f"{len(chosen) - done} of the given IDs are not in the dead-letter queue")

@@ -35,12 +35,14 @@ def list_(service: ServiceClient) -> None:
     Example:
       mqworker jobs list --stage energy
     """
+    from mqworker.config.programs import shown
+
     answers = {stage: service.client.get(stage_path(stage, "/jobs")) for stage in service.stages()}
     if service.as_json:
         output.data(answers)
         return
     rows = [
-        (stage, place, link["name"], link["job"], "" if link["enabled"] else "disabled", answer["generation"])
+        (stage, place, link["name"], shown(link["job"]), "" if link["enabled"] else "disabled", answer["generation"])
         for stage, answer in answers.items()
         for place, link in enumerate(answer["chain"], 1)
     ]

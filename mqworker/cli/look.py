@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -10,6 +11,7 @@ import click
 
 from mqworker.cli import output
 from mqworker.cli.options import ServiceClient, Verb, progress, stage_path, uses_service
+from mqworker.cli.sources import show_all
 
 LINES = 20  # shown at first
 KEPT = 2000  # that the service has
@@ -23,7 +25,8 @@ def status(service: ServiceClient) -> None:
     In the line each stage follows those that feed it: messages arriving per second, the mean time of one in its
     handlers, the share of their time in which its Consumers have messages, how many messages are unfinished (waiting
     in the input queue, or taken and not settled), the time until they are done at the present rates, and what holds
-    the stage back.
+    the stage back. `done` is what handlers have finished since the start; `no result` are those of them for which
+    nothing was published, because the handler returned None: all of them in a stage that has no results.
 
     It asks the running service, never the broker, so it answers while the broker is down. With --stage it also shows
     what each Consumer is doing and for how long.
@@ -39,6 +42,7 @@ def status(service: ServiceClient) -> None:
             service.client.get(stage_path(service.stage))  # fails, and says why
         snapshot["stages"] = {service.stage: snapshot["stages"][service.stage]}
         snapshot["line"] = [place for place in snapshot.get("line", ()) if place["name"] == service.stage]
+        snapshot["sources"] = [one for one in snapshot.get("sources", ()) if one["into"] == service.stage]
     if service.as_json:
         output.data(snapshot | {"stages": list(snapshot["stages"].values())})
         return
@@ -64,7 +68,7 @@ def show(snapshot: dict[str, Any]) -> None:
         "rate/s",
         "p95",
         "done",
-        "dropped",
+        "no result",
         "retried",
         "dead",
         "backlog",
@@ -75,11 +79,14 @@ def show(snapshot: dict[str, Any]) -> None:
     if line:
         click.echo()
         show_line(snapshot)
+    if snapshot.get("sources"):
+        click.echo()
+        show_all(snapshot["sources"])
     for name, view in snapshot["stages"].items():
         if view["problem"]:
             output.note(f"{name}: {output.clean(view['problem'])}")
-        if view["actual"] and (blocked := (view["actual"].get("order") or {}).get("blocked")):
-            output.note(f"{name}: {output.clean(_blocked(blocked))}")
+        for sentence in _order(view):
+            output.note(f"{name}: {output.clean(sentence)}")
         if view["desired"].get("folder_differs") and not view["change"]:
             output.note(f"{name}: the folder had other code when it was last looked at; `mqworker restart` takes it")
         if view["change"]:
@@ -98,6 +105,19 @@ def show_line(snapshot: dict[str, Any]) -> None:
     output.table(("line", "arriving/s", "service time", "utilisation", "unfinished", "done in", "held back by"), rows)
 
 
+def _order(view: dict[str, Any]) -> Iterator[str]:
+    """Yield what an operator should know of a stage's order: who blocks it, and the key that most messages have."""
+    actual = view["actual"] or {}
+    if not (order := actual.get("order")):
+        return
+    if order["blocked"]:
+        yield _blocked(order["blocked"])
+    if view.get("held_back_by") == "order" and order["hottest"]:
+        here = sum(actual.get(state, 0) for state in ("held", "dispatched", "computed", "settling"))
+        share = f"{order['hottest_messages']:,} of the {here:,} messages here"
+        yield f"the hottest key is {order['hottest']}: {share} have it"
+
+
 def _blocked(blocked: dict[str, Any]) -> str:
     of = f" of {blocked['key']}" if blocked["key"] else ""
     since = output.seconds(blocked["seconds"])
@@ -109,15 +129,25 @@ def _blocked(blocked: dict[str, Any]) -> str:
 
 def _flow(view: dict[str, Any], bottlenecks: list[str]) -> list[str]:
     actual = view["actual"] or dict.fromkeys(("arrival_rate", "service_time", "utilisation"))
-    left, unfinished = view["seconds_left"], view["unfinished"]
+    unfinished = view["unfinished"]
     return [
         "?" if actual["arrival_rate"] is None else f"{actual['arrival_rate']:.1f}",
         "-" if actual["service_time"] is None else output.seconds(actual["service_time"]),
         "-" if actual["utilisation"] is None else f"{actual['utilisation']:.0%}",
         "?" if unfinished is None else f"{unfinished:,}",
-        "growing" if view["growing"] else "-" if left is None else output.seconds(left) if left else "0 s",
+        _done_in(view),
         view["held_back_by"] + (": the bottleneck" if view["name"] in bottlenecks else ""),
     ]
+
+
+def _done_in(view: dict[str, Any]) -> str:
+    """Return when a stage is done, if it goes on like this; only where its Consumers decide that."""
+    if view["growing"]:
+        return "growing"
+    if view["seconds_left"] is not None:
+        return output.seconds(view["seconds_left"]) if view["seconds_left"] else "0 s"
+    held = view["unfinished"] and view["held_back_by"] not in ("consumers", "nothing")
+    return "held back" if held else "-"
 
 
 def show_consumers(view: dict[str, Any]) -> None:
@@ -156,7 +186,7 @@ def _row(name: str, view: dict[str, Any]) -> list[Any]:
         consumers.format(ready),
         f"{actual['rate']:.1f}",
         output.seconds(actual["p95"]) if actual["p95"] else "-",
-        counters.get("result", 0),
+        counters.get("result", 0) + counters.get("dropped", 0),
         counters.get("dropped", 0),
         counters.get("retried", 0),
         counters.get("dead", 0),

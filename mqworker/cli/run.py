@@ -11,7 +11,7 @@ from mqworker.cli.options import Verb, config_option, load_config, stages_option
 
 @click.command(cls=Verb)
 @config_option
-@click.option("--burst", is_flag=True, help="Stop when the input, the processes and the retry queues are empty.")
+@click.option("--burst", is_flag=True, help="End when nothing is left to do.")
 @stages_option
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Overrides the file.")
 def run(config: Path | None, burst: bool, stages: tuple[str, ...], log_level: str | None) -> int:
@@ -19,6 +19,9 @@ def run(config: Path | None, burst: bool, stages: tuple[str, ...], log_level: st
 
     Log lines go to stdout. TERM or Ctrl-C drains: work in hand is finished until the deadline, the rest goes back to
     the broker (exit 0, or 75 when something had to go back). A second signal gives everything back at once.
+
+    With --burst it ends when nothing is ready, in hand or waiting for its next attempt in any stage: exit 65 if there
+    are new dead letters, 70 if only a stage in a crash loop is left, else 0.
 
     With --stage it runs a part of the stages; another service, here or on another machine, runs the others. On one
     machine each service needs its own service.state_dir and control.port.

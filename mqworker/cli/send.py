@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from mqworker.cli import output
+from mqworker.cli.bulk import JSON, must_be_json, send_lines
 from mqworker.cli.options import Failed, ServiceClient, Verb, stage_path, uses_service
 from mqworker.client import API, CallError, Client
 from mqworker.exits import Exit
@@ -20,7 +21,6 @@ from mqworker.exits import Exit
 WAIT_MAX = 30.0  # seconds that the service waits for a result
 LOOK = 0.25  # seconds between looks into the log while a result is waited for; no retry comes sooner than 1 s
 LOOK_MAX = 2.0  # seconds that the last look may take when the result is there
-JSON = "application/json"
 
 
 @click.command(cls=Verb)
@@ -30,31 +30,48 @@ JSON = "application/json"
     "--rate", "-r", type=click.FloatRange(0, min_open=True), metavar="N", help="At most N messages per second."
 )
 @click.option("--content-type", default=JSON, show_default=True, metavar="TYPE", help="Content type of the bodies.")
+@click.option(
+    "--header", "-H", "headers", multiple=True, metavar="NAME=VALUE", help="A header of the messages; may be repeated."
+)
 @click.option("--wait", "-w", is_flag=True, help=f"Wait for each result and print it; at most {WAIT_MAX:g} s each.")
 @uses_service(WAIT_MAX)
 def send(
-    service: ServiceClient, body: str | None, count: int, rate: float | None, content_type: str, wait: bool
+    service: ServiceClient,
+    body: str | None,
+    count: int,
+    rate: float | None,
+    content_type: str,
+    headers: tuple[str, ...],
+    wait: bool,
 ) -> None:
     """Send BODY to a stage, or each line of stdin (JSON Lines). A message counts as sent once the broker has it.
 
-    If the content type is neither JSON nor text, all of stdin is one message, unchanged.
+    Lines go in batches; each is confirmed, and what is refused is named. If the content type is neither JSON nor text,
+    all of stdin is one message, unchanged.
 
     With --wait, results go to stdout; their duration, message id and failed attempts go to stderr.
+
+    The value of a header is text. What mqworker or a broker sets (x-mqworker-..., x-death) is refused.
 
     Examples:
       mqworker send '{"n": 1000000}' --wait
       mqworker send '{"n": 7}' --count 1000 --rate 50
       mqworker send --stage energy < requests.jsonl
+      mqworker send --header camera=entrance < frames.jsonl
       mqworker send --content-type application/msgpack < frame.msgpack
       printf 'plain words' | xargs -0 mqworker send --content-type text/plain
     """
     if body is None and (count > 1 or sys.stdin.isatty()):
         raise click.UsageError("--count needs a BODY." if count > 1 else "Give a BODY, or lines on stdin.")
     if body is not None and content_type == JSON:
-        _must_be_json(body.encode(), "BODY")
+        must_be_json(body.encode(), "BODY")
+    more = _request_headers(headers)
     stage = service.one_stage()
     lines = body is None and not _is_binary(content_type)
-    sending = _Sending(service, stage, content_type, wait=wait)
+    if lines and not wait:
+        send_lines(service, stage, content_type, more, rate)
+        return
+    sending = _Sending(service, stage, content_type, more, wait=wait)
     try:
         if lines:
             sending.all(_lines(content_type), rate, 0)
@@ -75,13 +92,16 @@ def send(
 class _Sending:
     """Sends one body after another and counts them."""
 
-    def __init__(self, service: ServiceClient, stage: str, content_type: str, *, wait: bool) -> None:
+    def __init__(
+        self, service: ServiceClient, stage: str, content_type: str, headers: dict[str, str], *, wait: bool
+    ) -> None:
         self.sent = 0
         self.total = 0  # 0: unknown
         self.progress = output.Progress()
         self._service = service
         self._stage = stage
         self._content_type = content_type
+        self._headers = headers
         self._wait = min(WAIT_MAX, service.timeout) if wait else 0.0
         self._began = time.monotonic()
         self._last: dict[str, Any] = {}
@@ -106,7 +126,7 @@ class _Sending:
             with told:
                 answer = self._service.client.request(
                     *("POST", path, body, self._content_type, self._service.timeout + 5.0),
-                    {"X-Message-Id": message_id},
+                    {"X-Message-Id": message_id} | self._headers,
                 )
         except CallError as error:
             if reason := error.problem.get("reason"):
@@ -130,7 +150,7 @@ class _Sending:
             return
         self.progress.done()
         if answer["outcome"] != "result":
-            output.note(f"no result: the message was {answer['outcome']}")
+            output.note("done, without a result: its handler gave none")
         else:
             for each in answer.get("results", [answer]):
                 click.echo(_text(each))
@@ -204,6 +224,19 @@ def _is_binary(content_type: str) -> bool:
     return bool(content_type.strip()) and is_binary(content_type)
 
 
+def _request_headers(headers: tuple[str, ...]) -> dict[str, str]:
+    """Return the header of a request that gives its messages these, if there are any."""
+    table: dict[str, str] = {}
+    for header in headers:
+        name, equals, value = header.partition("=")
+        if not name or not equals:
+            raise click.UsageError(f"--header {output.clean(header)}: write NAME=VALUE.")
+        if name in table:
+            raise click.UsageError(f"--header {output.clean(name)} is given twice.")
+        table[name] = value
+    return {"X-Message-Headers": json.dumps(table)} if table else {}
+
+
 def _lines(content_type: str) -> Iterator[bytes]:
     """Yield each line of stdin that is not empty; raises `Failed` at a line that is not JSON, before it is sent."""
     for number, line in enumerate(sys.stdin.buffer, 1):
@@ -211,13 +244,5 @@ def _lines(content_type: str) -> Iterator[bytes]:
         if not body.strip():
             continue
         if content_type == JSON:
-            _must_be_json(body, f"line {number}")
+            must_be_json(body, f"line {number}")
         yield body
-
-
-def _must_be_json(body: bytes, what: str) -> None:
-    try:
-        json.loads(body)
-    except (ValueError, RecursionError) as error:
-        text = f"{what} is not JSON ({error}) and was not sent. For other bodies: --content-type text/plain"
-        raise Failed(Exit.USAGE, output.clean(text)) from None

@@ -182,8 +182,9 @@ def log_level(service: ServiceClient, level: str) -> None:
 
 
 def _in_hand(snapshot: dict[str, Any]) -> int:
-    keys = ("held", "dispatched", "settling")
-    return sum(view["actual"][key] for view in snapshot["stages"].values() if view["actual"] for key in keys)
+    keys = ("held", "dispatched", "computed", "settling")
+    views = [view["actual"] for view in snapshot["stages"].values() if view["actual"]]
+    return sum(actual.get(key, 0) for actual in views for key in keys)  # a service of an earlier version tells fewer
 
 
 def _each(service: ServiceClient, method: str, rest: str, payload: Any, result: str, *, no_wait: bool) -> None:

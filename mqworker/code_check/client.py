@@ -34,20 +34,21 @@ async def check_code(
     named: tuple[str, ...] = (),
     allowed: tuple[str, ...] = (),
     shared: dict[str, str] | None = None,
+    source: str = "",
 ) -> CodeReport:
     """Import jobs and validate parameters, within `deadline` seconds; what the code prints goes to `on_log`.
 
     With a `state_dir` it looks at `copy`, or makes a copy there and removes those that are not `needed`. If that fails
     and the code has changed meanwhile (some packages write modules while they are imported), it looks once more.
     `named`: jobs that must follow the rules for names that a caller gives, in modules of `allowed`. `shared`: the
-    classes of the shared objects that have a name.
+    classes of the shared objects that have a name. `source`: the job is one, and of which kind (CodeQuestion).
     """
     digests = tuple(each.digest for each in needed)
     if state_dir is not None:
         digests += digests_needed(state_dir)
     where = "" if state_dir is None else str(state_dir)
     question = CodeQuestion(
-        *(str(root), jobs, msgspec.json.encode(params), where, copy, digests, named, allowed, shared or {})
+        *(str(root), jobs, msgspec.json.encode(params), where, copy, digests, named, allowed, shared or {}, source)
     )
     report = await _ask(stage, question, deadline, on_log)
     return await _ask(stage, question, deadline, on_log) if report.edited else report

@@ -68,7 +68,7 @@ class CodeCheck(Spawned):
                 return report
         if problems := [each for job in question.named if (each := refuse_after(job))]:
             return CodeReport(problems, [], {})
-        return look(root, copy, question.jobs, json.loads(question.params), question.shared)
+        return look(root, copy, question.jobs, json.loads(question.params), question.shared, question.source)
 
     def _send(self, record: CodeFound | CodeReport) -> None:
         frames.write_all(self.up.fileno(), frames.pack(msgspec.msgpack.encode(record)))
@@ -97,15 +97,19 @@ def look(
     jobs: tuple[str, ...],
     params: dict[str, Any] | None,
     shared: dict[str, str] | None = None,
+    source: str = "",
 ) -> CodeReport:
-    """Import the jobs and validate the parameters, if there are any, in this process; `shared`: see CodeQuestion."""
+    """Import the jobs and validate the parameters, if there are any, in this process; for the rest see CodeQuestion."""
     from mqworker.jobs.chain import check_params  # noqa: PLC0415 - only this process may come near user code
     from mqworker.jobs.failures import describe  # noqa: PLC0415 - as above
-    from mqworker.jobs.loading import JobLoadError, load_chain  # noqa: PLC0415 - as above
+    from mqworker.jobs.loading import JobLoadError, load_chain, load_source  # noqa: PLC0415 - as above
     from mqworker.jobs.params import ParamsError, to_plain  # noqa: PLC0415 - as above
 
     try:
-        chain = load_chain(jobs, root, copy, shared or {})
+        if source:
+            chain = [load_source(job, root, copy, scheduled=source == "schedule") for job in jobs]
+        else:
+            chain = load_chain(jobs, root, copy, shared or {})
         uses = _uses(chain, shared or {}, root, copy)
         if params is None or not jobs:
             return CodeReport([], [], {})

@@ -96,6 +96,9 @@ class Checker:
 
     def _leaf(self, field: FieldInfo, value: Any, here: Key) -> Any:
         self.origins[dotted(here)] = self._origin_of(here)
+        if self._bad_items(field.type, value, here):
+            self.bad.add(here)
+            return None if field.required else msgspec.UNSET
         fault = self._fault(field.type, value, here)
         if fault is None and isinstance(value, dict):
             self._user_keys(value, here)
@@ -103,6 +106,17 @@ class Checker:
             return msgspec.convert(value, field.type)
         self._problem(here, fault if "must" in fault else f"{fault}, must be {schema.expected(field.type)}")
         return None if field.required else msgspec.UNSET
+
+    def _bad_items(self, annotation: Any, value: Any, here: Key) -> bool:
+        """Check the tables in a list, if it may hold any; their keys are told with the number of their place."""
+        table = schema.table_of(schema.item_of(annotation)) if schema.takes_list(annotation) else None
+        before = len(self.problems)
+        if table is None or not isinstance(value, list):
+            return False
+        for number, item in enumerate(value, 1):
+            if isinstance(item, dict):
+                self._table(table, item, (*here, str(number)))
+        return len(self.problems) > before
 
     def _fault(self, annotation: Any, value: Any, here: Key) -> str | None:
         if _fits(value, annotation):
@@ -165,7 +179,8 @@ def _not_plain(value: Any, levels: int) -> str | None:
 def _suggestion(name: str, known: dict[str, FieldInfo], at: Key) -> str:
     if close := nearest(name.lower().replace("-", "_"), known):
         return f"did you mean {close}?"
-    for key, _field in schema.keys(at[1:2] or ("NAME",)):
+    names = {kind: at[1:2] if at[:1] == (kind,) else ("NAME",) for kind in schema.NAMED}
+    for key, _field in schema.keys(names):
         if key[-1] == name:
             return f"did you mean {dotted(key)}?"
     return f"known keys: {', '.join(known)}" if at else "the tables are [service], [control], [broker], [stages.NAME]"
@@ -177,5 +192,7 @@ def _how_to_add(key: Key) -> str:
             return "add a table [stages.NAME] with input and jobs; `mqworker init` creates an example"
         case "jobs":
             return 'add jobs = ["module:name"]'
+        case "exec":
+            return 'write { exec = ["./program"] }'
         case last:
             return f"add {last} = {quoted('NAME')}"

@@ -34,9 +34,9 @@ output = { queue = "energy.out" }
 **Environment.** Every key is also a variable: `MQWORKER_`, then its parts in capitals, joined by two underscores,
 such as `MQWORKER_BROKER__URL` or `MQWORKER_STAGES__ENERGY__CONSUMERS`; in a stage's name `-` and `.` become `_`.
 A text is taken verbatim, anything else is a TOML value (`4`, `[1, 2]`, `{ base = 2 }`); a list may also be
-separated by commas (`1, 2`). A stage that is not in the file is defined by its `INPUT` variable.
-`MQWORKER_STAGES__ENERGY__PARAMS__CAPACITY` sets one parameter. An unknown variable that begins with `MQWORKER_`
-is an error.
+separated by commas (`1, 2`). A stage that is not in the file is defined by its `INPUT` variable; a shared object
+has to be in the file. `MQWORKER_STAGES__ENERGY__PARAMS__CAPACITY` sets one parameter. An unknown variable that begins
+with `MQWORKER_` is an error.
 
 **Secrets.** A text may also come from a file, named by the same variable with `_FILE` appended
 (`MQWORKER_CONTROL__TOKEN_FILE=/run/secrets/token`); one trailing newline is removed. Other users must have no access
@@ -69,7 +69,7 @@ def _section(at: Key, table: schema.Struct) -> str:
         "| key | must be | default | meaning |",
         "|---|---|---|---|",
     ]
-    for key, field in schema.keys((), table):
+    for key, field in schema.keys({}, table):
         if schema.table_of(field.type) and not field.required and field.default is not None:
             continue  # its keys follow one by one
         meaning, _ = schema.description(field)

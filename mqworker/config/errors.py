@@ -81,6 +81,8 @@ def render(value: Any) -> str:
         return f"[{', '.join(map(render, value))}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{dotted((name,))} = {render(item)}' for name, item in value.items())}}}"
+    if isinstance(value, msgspec.Struct):
+        return render({name: item for name, item in msgspec.structs.asdict(value).items() if item is not None})
     if value is None or isinstance(value, bool):
         return str(value).lower()
     return str(value)

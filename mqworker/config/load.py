@@ -29,7 +29,7 @@ from mqworker.config.errors import (
     quoted,
 )
 from mqworker.config.file import ConfigFile, read
-from mqworker.config.model import AUTO, Config, StageConfig
+from mqworker.config.model import AUTO, Config, SourceConfig, StageConfig
 from mqworker.config.processors import usable
 from mqworker.config.rules import violations
 from mqworker.config.sources import Assignment, Environment, flags
@@ -58,6 +58,11 @@ class Loaded(msgspec.Struct, frozen=True):
         return (self.whole or self.config).stages
 
     @property
+    def all_sources(self) -> dict[str, SourceConfig]:
+        """All sources of the file; each runs where its stage runs."""
+        return (self.whole or self.config).sources
+
+    @property
     def elsewhere(self) -> dict[str, StageConfig]:
         """The stages that this service leaves to others."""
         return {name: stage for name, stage in self.all_stages.items() if name not in self.config.stages}
@@ -70,12 +75,21 @@ class Loaded(msgspec.Struct, frozen=True):
         there = "name the service that has it, by --url or by its MQWORKER_SERVICE__STATE_DIR"
         return f"stage {quoted(name)} runs elsewhere: {there}; here are: {here}"
 
+    def no_source(self, name: str) -> str:
+        """Return a sentence on a source that this service does not have."""
+        here = ", ".join(self.config.sources) or "none"
+        if name not in self.all_sources:
+            return f"there is no source {quoted(name)}; there are: {here}"
+        return f"source {quoted(name)} runs elsewhere, with stage {self.all_sources[name].into}; here are: {here}"
+
     def part(self, names: Collection[str]) -> "Loaded":
         """Return it with these stages alone; raises KeyError with the first name that no stage has."""
         for name in names:
             self.all_stages[name]
         here = {name: stage for name, stage in self.all_stages.items() if name in names}
-        return replace(self, config=replace(self.config, stages=here), whole=self.whole or self.config)
+        sources = {name: source for name, source in self.all_sources.items() if source.into in here}
+        part = replace(self.config, stages=here, sources=sources)
+        return replace(self, config=part, whole=self.whole or self.config)
 
 
 def load(
@@ -95,10 +109,10 @@ def load(
     raw = file.tree
     _expand(raw, Config)
     assigned: dict[Key, str] = {}
-    for assignment in Environment(environ, _stages(raw)).read(problems):
+    for assignment in Environment(environ, _named(raw)).read(problems):
         _place(raw, assignment)
         assigned[assignment.key] = assignment.origin
-    for assignment in flags(overrides, _stages(raw), problems):
+    for assignment in flags(overrides, _named(raw), problems):
         _place(raw, assignment)
         assigned[assignment.key] = assignment.origin
     origin_of = _origin_of(file, assigned)
@@ -133,9 +147,10 @@ def _expand(raw: Any, struct: schema.Struct) -> None:
             _expand(value, table)
 
 
-def _stages(raw: dict[str, Any]) -> dict[str, Any]:
-    stages = raw.get("stages", {})
-    return stages if isinstance(stages, dict) else {}
+def _named(raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the tables that have names, by kind: the stages, the shared objects."""
+    found = ((kind, raw.get(kind)) for kind in schema.NAMED)
+    return {kind: tables if isinstance(tables, dict) else {} for kind, tables in found}
 
 
 def _place(raw: dict[str, Any], assignment: Assignment) -> None:
@@ -246,7 +261,7 @@ def _staffed(name: str, stage: StageConfig, origins: dict[str, str], processes: 
 def display_rows(loaded: Loaded) -> list[tuple[str, str, str]]:
     """Return (key, value, origin) of every key for display: secrets are masked."""
     rows = []
-    for key, field in schema.keys(loaded.config.stages):
+    for key, field in schema.keys({kind: getattr(loaded.config, kind) for kind in schema.NAMED}):
         value = _value(loaded.config, key)
         if dotted(key) in loaded.origins and not (schema.is_free_table(field.type) and value):
             rows.append((key, value))

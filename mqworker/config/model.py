@@ -11,12 +11,15 @@ import msgspec
 from msgspec import Meta
 
 from mqworker.config.processors import usable
+from mqworker.config.programs import is_program, spec_of
 from mqworker.signing import KEY_LENGTH
 
 MIB, TIB = 1 << 20, 1 << 40
 HANDLE_NAMES = ("params", "message", "log")  # what a handler gets by an argument of this name
 SLOT = "MQWORKER_SLOT"  # a variable that handlers find; it sets no key
+MESSAGE_ID, STAGE, ATTEMPT = "MQWORKER_MESSAGE_ID", "MQWORKER_STAGE", "MQWORKER_ATTEMPT"  # what programs find besides
 INPUT, ROUTING_KEY, CORRELATION_ID, HEADER = "input", "routing_key", "correlation_id", "header:"  # of `ordered_by`
+ORDER_LOCK = ".order"  # follows the name of an input: an exclusive queue of its ordered stage, where it needs a lock
 AUTO: Final = "auto"  # a number of Consumers that follows the load
 
 Seconds = Annotated[float, Meta(ge=0, le=4_000_000)]  # AMQP's time to live is 32 bits of milliseconds
@@ -207,12 +210,29 @@ class TimeLimitConfig(_Base, frozen=True):
     hard: Annotated[Seconds, about("Seconds after which its Consumer is killed; 0: none.")] = 0.0
 
 
+class ProgramConfig(_Base, frozen=True):
+    """`{ exec = [...] }` among the jobs of a stage: a program, with the body on stdin and the result on stdout."""
+
+    exec: Annotated[tuple[Text, ...], Meta(min_length=1), about("The program and its arguments; no shell sees them.")]
+    name: Annotated[Name | None, about("How the chain calls it.", default="the name of its file")] = None
+
+    @property
+    def spec(self) -> str:
+        """Return it as text, as everything that names jobs holds it."""
+        return spec_of(self.exec)
+
+
 class StageConfig(_Base, frozen=True):
     """`[stages.NAME]`: one input queue, one Producer, N Consumers, one output."""
 
     input: Annotated[InputConfig, about("Where messages come from; a text is the name of the queue.")]
     jobs: Annotated[
-        tuple[JobSpec, ...], Meta(min_length=1), about("The chain: functions or classes, run in this order.")
+        tuple[JobSpec | ProgramConfig, ...],
+        Meta(min_length=1),
+        about(
+            "The chain, run in this order: a function or class as `module:name`, a program as"
+            ' `{ exec = ["./solver", "--fast"], name = "solver" }`.'
+        ),
     ]
     output: Annotated[
         OutputConfig | None,
@@ -325,6 +345,11 @@ class StageConfig(_Base, frozen=True):
     params: Annotated[dict[str, Any], about("Passed to the jobs, which may validate them. Not secret.")] = {}
 
     @property
+    def specs(self) -> tuple[str, ...]:
+        """Return the jobs, each as text."""
+        return tuple(job if isinstance(job, str) else job.spec for job in self.jobs)
+
+    @property
     def pickle_keys(self) -> tuple[str, ...]:
         """Return the keys that may sign pickles."""
         return (self.pickle_key,) if isinstance(self.pickle_key, str) else self.pickle_key or ()
@@ -343,6 +368,14 @@ class StageConfig(_Base, frozen=True):
         """Return the name of the dead-letter queue."""
         return f"{self.input.queue}.dlq"
 
+    def position_queue(self, source: str) -> str:
+        """Return the name of the queue that holds the position of a source which publishes into this stage."""
+        return f"{self.input.queue}.source.{source}"
+
+    def source_lock(self, source: str) -> str:
+        """Return the name of the queue that one service has to itself: that one runs the source, others stand by."""
+        return f"{self.input.queue}.lock.{source}"
+
 
 class SharedConfig(_Base, frozen=True):
     """`[shared.NAME]`: an object that all Consumers share; handlers get it by an argument of this name."""
@@ -353,6 +386,36 @@ class SharedConfig(_Base, frozen=True):
     ] = 5.0
 
 
+class SourceConfig(_Base, frozen=True):
+    """`[sources.NAME]`: a generator or a scheduled function of yours, whose messages go into a stage."""
+
+    job: Annotated[JobSpec, about("A function that yields, or one that is called at each tick, as `module:name`.")]
+    into: Annotated[Name, about("The stage whose input queue its messages go to.")]
+    every: Annotated[
+        Text | None,
+        about('A tick at each multiple of this since 1970 UTC, as `"10 s"`, `"5 min"` or `"1.5 h"`.', default="none"),
+    ] = None
+    cron: Annotated[Text | None, about("A tick at these times; five fields.", default="none")] = None
+    timezone: Annotated[str, about('Of `cron`, as `"Europe/Berlin"`.', default="that of the machine")] = ""
+    catch_up: Annotated[
+        Literal["last"] | None,
+        about("`last`: of the ticks that were missed, the newest one is made up.", default="none is made up"),
+    ] = None
+    max_backlog: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000_000)],
+        about(
+            "Messages in the stage's input queue at which it waits, with all other sources of the stage; it goes on"
+            " below 80 % of that."
+        ),
+    ] = 10_000
+    params: Annotated[dict[str, Any], about("Passed to the job, which may validate them. Not secret.")] = {}
+
+    @property
+    def scheduled(self) -> bool:
+        """Return whether it is called at ticks."""
+        return self.every is not None or self.cron is not None
+
+
 class Config(_Base, frozen=True):
     """The whole file."""
 
@@ -361,6 +424,7 @@ class Config(_Base, frozen=True):
     control: ControlConfig = ControlConfig()
     broker: BrokerConfig = BrokerConfig()
     shared: dict[Name, SharedConfig] = {}
+    sources: dict[Name, SourceConfig] = {}
 
     @property
     def shared_classes(self) -> dict[str, str]:
@@ -372,4 +436,9 @@ class Config(_Base, frozen=True):
         """Return the modules whose jobs may be named over HTTP."""
         if self.control.jobs is not None:
             return self.control.jobs
-        return tuple(dict.fromkeys(job.partition(":")[0] for stage in self.stages.values() for job in stage.jobs))
+        jobs = (job for stage in self.stages.values() for job in stage.specs if not is_program(job))
+        return tuple(dict.fromkeys(job.partition(":")[0] for job in jobs))
+
+    def sources_into(self, stage: str) -> list[str]:
+        """Return the sources that publish into a stage."""
+        return [name for name, source in self.sources.items() if source.into == stage]

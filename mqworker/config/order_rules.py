@@ -3,11 +3,11 @@
 Pure; used by the rules.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from mqworker.amqp import headers
-from mqworker.config.errors import Key
-from mqworker.config.model import HEADER, ROUTING_KEY, BrokerConfig, StageConfig
+from mqworker.config.errors import Key, quoted
+from mqworker.config.model import HEADER, ORDER_LOCK, ROUTING_KEY, BrokerConfig, StageConfig
 from mqworker.config.violation import RuleViolation
 
 EACH = 16  # messages that the prefetch should have for each Consumer; below that some have nothing to do
@@ -51,3 +51,14 @@ def _held(at: Key, stage: StageConfig, broker: BrokerConfig, *, embedded: bool) 
         )
         fix = f"set retry.max to {longest:g} or less"
         yield RuleViolation(((*at, "retry", "max"), ("broker", "ack_timeout")), what, fix, warning=True)
+
+
+def lock_violations(stages: Mapping[str, StageConfig]) -> Iterator[RuleViolation]:
+    """Find queues with the name of the lock of an ordered stage: they would be in each other's way at the broker."""
+    locks = {f"{stage.input.queue}{ORDER_LOCK}": name for name, stage in stages.items() if stage.ordered_by is not None}
+    for name, stage in stages.items():
+        for key, place in (("input", stage.input), ("output", stage.output)):
+            if place is not None and (owner := locks.get(place.queue)) is not None:
+                keys: tuple[Key, ...] = (("stages", name, key, "queue"), ("stages", owner, "ordered_by"))
+                what = f"{{value}} is the name of the lock of stage {quoted(owner)}, which keeps an order"
+                yield RuleViolation(keys, what, "give the queue another name")

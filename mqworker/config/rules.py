@@ -21,10 +21,12 @@ from mqworker.config.model import (
     ControlConfig,
     InputConfig,
     OutputConfig,
+    ProgramConfig,
     SharedConfig,
     StageConfig,
 )
-from mqworker.config.order_rules import order_violations
+from mqworker.config.order_rules import lock_violations, order_violations
+from mqworker.config.source_rules import source_violations
 from mqworker.config.violation import RuleViolation
 
 MAX_SOCKET_PATH = 107  # bytes; Linux keeps 108 with the final zero
@@ -67,7 +69,10 @@ def violations(config: Config, root: Path, runs: Collection[str]) -> Iterator[Ru
                 "give each stage its own queue, or combine both chains in one stage",
             )
     yield from _loops(config.stages, embedded=embedded)
+    if not embedded:
+        yield from lock_violations(config.stages)
     yield from _shared(config.shared)
+    yield from source_violations(config)
     yield from _processes(config)
 
 
@@ -180,6 +185,11 @@ def _stage(at: Key, stage: StageConfig) -> Iterator[RuleViolation]:
     texts = {(*source, "queue"): stage.input.queue, (*source, "exchange"): stage.input.exchange}
     texts |= {(*source, "bindings"): max(stage.input.bindings, key=lambda key: len(key.encode()), default="")}
     yield from _input(source, stage.input)
+    named = [job.name for job in stage.jobs or () if isinstance(job, ProgramConfig) and job.name]  # None: it is bad
+    for name in dict.fromkeys(named):
+        if named.count(name) > 1:
+            what = f"has {named.count(name)} programs with the name {quoted(name)}"
+            yield RuleViolation(((*at, "jobs"),), what, "a chain knows its jobs by their names: give each its own")
     if output := stage.output:
         where = (*at, "output")
         texts |= {(*where, name): getattr(output, name) for name in ("queue", "exchange", "routing_key")}

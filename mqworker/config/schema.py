@@ -4,7 +4,7 @@ Pure. Three shapes besides plain values: a struct is a table, a dict of structs 
 any other dict is a table of the user's own keys (params).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
@@ -54,6 +54,9 @@ def named_tables(annotation: Any) -> tuple[Any, Struct] | None:
     return (name, struct) if struct else None
 
 
+NAMED = tuple(name for name, field in fields(Config).items() if named_tables(field.type))  # one table for each name
+
+
 def is_free_table(annotation: Any) -> bool:
     """Return whether this is a table of the user's own keys."""
     return get_origin(options(annotation)[0]) is dict and named_tables(annotation) is None
@@ -75,17 +78,17 @@ def item_of(annotation: Any) -> Any:
     return next(get_args(one)[0] for one in options(annotation) if get_origin(one) is tuple)
 
 
-def keys(stages: Iterable[str], struct: Struct = Config, at: Key = ()) -> Iterator[tuple[Key, FieldInfo]]:
-    """Yield all keys for stages with these names, each table before its content."""
+def keys(names: Mapping[str, Iterable[str]], struct: Struct = Config, at: Key = ()) -> Iterator[tuple[Key, FieldInfo]]:
+    """Yield all keys, each table before its content; `names` are those of the tables of each kind in NAMED."""
     for name, field in fields(struct).items():
         here = (*at, name)
         if named := named_tables(field.type):
-            for stage in stages:
-                yield from keys((), named[1], (*here, stage))
+            for each in names.get(name, ()):
+                yield from keys({}, named[1], (*here, each))
             continue
         yield here, field
         if inner := table_of(field.type):
-            yield from keys((), inner, here)
+            yield from keys({}, inner, here)
 
 
 def description(field: FieldInfo) -> tuple[str, str]:

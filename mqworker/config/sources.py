@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 from mqworker.config import schema
 from mqworker.config.errors import ConfigProblem, Key, dotted, is_secret, nearest
-from mqworker.config.model import SLOT
+from mqworker.config.model import ATTEMPT, MESSAGE_ID, SLOT, STAGE
 
 PREFIX = "MQWORKER_"
 CONFIG_FILE = "MQWORKER_CONFIG"
-_NOT_KEYS = ("MQWORKER_INTERNAL_", "MQWORKER_TEST_")  # used between our own processes, and by test runs
+_NOT_KEYS = (CONFIG_FILE, SLOT, MESSAGE_ID, STAGE, ATTEMPT)  # the last four are for handlers and programs to read
+_NO_KEYS_BEGIN = ("MQWORKER_INTERNAL_", "MQWORKER_TEST_")  # used between our own processes, and by test runs
 _FILE = "_FILE"
 _NEW_STAGE = re.compile(r"(MQWORKER_STAGES__([A-Z0-9]+(?:_[A-Z0-9]+)*))__INPUT(__QUEUE)?(_FILE)?")
 
@@ -43,16 +44,18 @@ def variable(key: Key) -> str:
 
 
 class Environment:
-    """The variables of one environment, matched against the stages of the file."""
+    """The variables of one environment, matched against the tables of the file that have names."""
 
-    def __init__(self, environ: Mapping[str, str], stages: Mapping[str, Any]) -> None:
+    def __init__(self, environ: Mapping[str, str], named: Mapping[str, Mapping[str, Any]]) -> None:
         self._variables = {
             name: value
             for name, value in sorted(environ.items())
-            if name.startswith(PREFIX) and name not in (CONFIG_FILE, SLOT) and not name.startswith(_NOT_KEYS)
+            if name.startswith(PREFIX) and name not in _NOT_KEYS and not name.startswith(_NO_KEYS_BEGIN)
         }
         self._keys: dict[str, list[tuple[Key, Any]]] = {}
-        for key, field in schema.keys([*stages, *self._new_stages(stages)]):
+        stages = named["stages"]
+        names = {**named, "stages": [*stages, *self._new_stages(stages)]}
+        for key, field in schema.keys(names):
             self._register(key, field.type)
         for stage, table in stages.items():
             params = table.get("params") if isinstance(table, dict) else None
@@ -169,9 +172,11 @@ def assign(key: Key, annotation: Any, value: Any, origin: str) -> Iterator[Assig
         yield Assignment(key, value, origin)
 
 
-def flags(overrides: Mapping[str, Any], stages: Iterable[str], problems: list[ConfigProblem]) -> Iterator[Assignment]:
+def flags(
+    overrides: Mapping[str, Any], named: Mapping[str, Iterable[str]], problems: list[ConfigProblem]
+) -> Iterator[Assignment]:
     """Yield what flags assign by dotted key; None means that a flag was not given."""
-    known = {key: field.type for key, field in schema.keys(stages)}
+    known = {key: field.type for key, field in schema.keys(named)}
     for name, value in overrides.items():
         if value is None:
             continue

@@ -27,6 +27,10 @@ class StopBudget:
         """
         return max(min(drained + LEAVE, self.drain), min(drained, self.drain) + 1.0)
 
+    def sources(self, began: float) -> float:
+        """Return when sources are killed, which stop at once when the order comes, at `began`; see source_lifecycle."""
+        return min(began + 4.5, self.drain + 3.0)
+
     @property
     def producer(self) -> float:
         """Return when the Producer has ended, if need be without reporting what it gave back."""

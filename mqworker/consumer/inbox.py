@@ -3,7 +3,7 @@
 Through a pipe, the Producer would make two more copies of it, one of them on its loop, and write it in a thousand
 steps. One memory file of the kernel for each lane, without a name. The Producer writes one body, then puts its chunk;
 the Consumer takes the body, which empties the file, before it reports the chunk as taken. So neither ever waits for the
-other. It is empty when the Producer has no memory for a body, which is then in the chunk.
+other. It stays empty when the Producer has no memory for a body; its message is told so, and fails.
 """
 
 import contextlib
@@ -11,6 +11,8 @@ import os
 import threading
 from multiprocessing import reduction
 from typing import Any
+
+STEP = 1 << 22  # bytes that are written at once; closing waits for no more
 
 
 class Inbox:
@@ -28,40 +30,55 @@ class Inbox:
 
     def _open(self, fd: int) -> None:
         self._fd = fd
-        self._same = _identity(fd)
+        self._same = identity(fd)
         self._using = threading.Lock()  # the Producer's feeder thread writes, its main thread closes
 
-    def put(self, body: bytes) -> bool:
-        """Write a body into the empty inbox; returns False, and leaves it empty, if there is no memory for it."""
+    def put(self, body: bytes) -> None:
+        """Write a body into the empty inbox; raises OSError, and leaves it empty, if there is no memory for it."""
         left = memoryview(body)
-        with self._using:
-            try:
-                while left:
-                    left = left[os.pwrite(self._fd, left, len(body) - len(left)) :]
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(self._fd, 0)
-                return False
-        return True
+        try:
+            while left:
+                with self._using:
+                    left = left[os.pwrite(self._fd, left[:STEP], len(body) - len(left)) :]
+        except OSError:
+            with self._using:
+                self._empty()
+            raise
 
     def take(self, size: int) -> bytes:
-        """Remove and return the body, which has this size; OSError when user code has closed the descriptor."""
-        if _identity(self._fd) != self._same:
+        """Remove and return the body, which has this size.
+
+        Raises MemoryError if there is no room for it here, OSError when user code has closed or changed the file.
+        """
+        if identity(self._fd) != self._same:
             raise OSError("the memory for large messages was closed")
-        body = os.pread(self._fd, size, 0)
+        try:
+            body = os.pread(self._fd, size, 0)
+        except MemoryError:
+            raise MemoryError(f"no memory for its body of {size:,} bytes") from None
+        finally:
+            os.ftruncate(self._fd, 0)
         if len(body) != size:
             raise OSError(f"{len(body):,} bytes of {size:,} are there")
-        os.ftruncate(self._fd, 0)
         return body
 
     def close(self) -> None:
-        """Close our descriptor; may be called again."""
+        """Free the memory, also where a process that user code has forked holds it, and close our descriptor.
+
+        May be called again.
+        """
         with self._using:
             if self._fd >= 0:
+                self._empty()
                 os.close(self._fd)
                 self._fd = -1
 
+    def _empty(self) -> None:
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
 
-def _identity(fd: int) -> tuple[int, int]:
+
+def identity(fd: int) -> tuple[int, int]:
+    """Return which file a descriptor stands for: user code may have closed ours and opened another in its place."""
     found = os.fstat(fd)
     return found.st_dev, found.st_ino

@@ -2,7 +2,8 @@
 
 Runs in a Consumer's main thread. Owns its end of the JoinableQueue and the inbox; receives packed chunks and the
 sentinel. It calls `task_done` at once, so when the Consumer reports a chunk as taken, the next `put` overlaps nothing.
-Once its Producer has died, it raises EOFError; OSError when user code has closed the inbox.
+Once its Producer has died, it raises EOFError. If the body of a large message cannot be had, `lost` says why, because
+what comes of that must come while the message is in hand.
 """
 
 import select
@@ -23,6 +24,7 @@ class LaneEnd:
     def __init__(self, queue: "JoinableQueue[bytes | None]", inbox: Inbox) -> None:
         inside: Any = queue
         inside._writer.close()  # otherwise the Producer's death would never show as end of file
+        self.lost: MemoryError | OSError | None = None  # why the body of the last chunk's only message is not there
         self._queue = queue
         self._inbox = inbox
         self._arrived = select.poll()  # that of the queue takes 15 us
@@ -32,11 +34,19 @@ class LaneEnd:
         """Take the next chunk; None: it was the sentinel."""
         packed = self._queue.get()
         self._queue.task_done()
+        self.lost = None
         if packed is None:
             return None
         chunk = _chunks.decode(packed)
-        if chunk.in_inbox:
-            chunk.items[0] = msgspec.structs.replace(chunk.items[0], body=self._inbox.take(chunk.in_inbox))
+        if chunk.unsent:
+            self.lost = MemoryError(chunk.unsent)
+        elif chunk.in_inbox:
+            try:
+                body = self._inbox.take(chunk.in_inbox)
+            except (MemoryError, OSError) as error:
+                self.lost = error
+            else:
+                chunk.items[0] = msgspec.structs.replace(chunk.items[0], body=body)
         return chunk
 
     def present(self) -> Chunk | None:

@@ -1,10 +1,11 @@
 """The Consumer: a process that computes, and does no network I/O.
 
-Runs the user's jobs in its main thread. Owns the far end of one lane, its place in the in-hand register, its outbox and
-the write end of its own pipe up. Receives its StageSpec and a Birth once, then chunks from its lane, until the sentinel
-ends it. Sends outcomes (after the pieces of large results), which chunks it has taken and ended, and log events as
-frames; writes the outcomes that it has gathered to its outbox before the next message begins. When its Producer dies,
-the kernel kills it; when user code damages its descriptors, it ends itself and is replaced.
+Runs the user's jobs in its main thread. Owns the far end of one lane, its place in the in-hand register, its hatch, its
+outbox and the write end of its own pipe up. Receives its StageSpec and a Birth once, then chunks from its lane, until
+the sentinel ends it. Sends outcomes (after the pieces of large results, which are in the hatch), which chunks it has
+taken and ended, and log events as frames; writes the outcomes that it has gathered to its outbox before the next
+message begins. When its Producer dies, the kernel kills it; when user code damages its descriptors, it ends itself and
+is replaced.
 """
 
 import atexit
@@ -24,15 +25,16 @@ import msgspec
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.labels import labels
 from mqworker.consumer import resources
+from mqworker.consumer.hatch import Hatch
 from mqworker.consumer.inbox import Inbox
 from mqworker.consumer.lane_end import LaneEnd
+from mqworker.consumer.message_clock import MessageClock
 from mqworker.consumer.outbox import Outbox
 from mqworker.consumer.register import open_slot
 from mqworker.consumer.work import Alarm, RunOwner, Worker
 from mqworker.ipc import frames, logs
 from mqworker.ipc.marks import Mark
 from mqworker.ipc.messages import Birth, Chunk, Failure, Hello, Item, Outcomes, StageSpec, Unfit, Uplink
-from mqworker.ipc.pieces import cut
 from mqworker.ipc.proc import rss
 from mqworker.ipc.spawn import Spawned, be_plain
 from mqworker.jobs.chain import Chain
@@ -52,11 +54,12 @@ class Consumer(Spawned):
     title = "mqw-consumer"
 
     def __init__(
-        self, stage: str, slot: int, queue: "JoinableQueue[bytes | None]", inbox: Inbox, outbox: Outbox
+        self, stage: str, slot: int, queue: "JoinableQueue[bytes | None]", inbox: Inbox, hatch: Hatch, outbox: Outbox
     ) -> None:
         super().__init__(f"{stage}.consumer-{slot}", stage)
         self._queue = queue
         self._inbox = inbox
+        self._hatch = hatch
         self._outbox = outbox
 
     def main(self) -> None:
@@ -79,20 +82,7 @@ class Consumer(Spawned):
         self._log = log = logs.JobLogger(f"mqworker.job.{spec.stage}", handler, birth.log_level)
         be_plain()
         try:
-            resources.take(spec.config, birth.slot, birth.consumers)
-            root, copy = Path(spec.root), None
-            generation = birth.generation
-            if generation.copy is not None:
-                root, copy = generation.copy.root(spec.root), generation.copy.path(spec.state_dir)
-                use_copy(root, copy)
-            jobs = load_chain(generation.jobs, root, copy, spec.shared)
-            shared = None
-            if generation.shared:
-                from mqworker.consumer.shared_calls import SharedCalls  # noqa: PLC0415 - where there are any
-
-                slot = open_slot(Path(birth.register), birth.place)
-                self._shared = shared = SharedCalls(spec, slot, self._alarm)
-            chain = Chain(jobs, json.loads(generation.params), spec.stage, log, shared)
+            chain = self._load(log)
             chain.setup()
         except (SystemExit, KeyboardInterrupt):
             raise
@@ -100,7 +90,7 @@ class Consumer(Spawned):
             what = describe(error)
             self._send(Unfit(Failure("setup", what.type, what.message, what.traceback)))
             return
-        self._send(Hello(os.getpid(), generation.number))
+        self._send(Hello(os.getpid(), birth.generation.number))
         try:
             self._work(chain)
         finally:
@@ -109,9 +99,30 @@ class Consumer(Spawned):
             finally:
                 atexit._run_exitfuncs()  # multiprocessing ends its children without that
 
+    def _load(self, log: logging.Logger) -> Chain:
+        """Take what the stage gives, import the code, and return its chain, which is not set up."""
+        spec, birth, generation = self._spec, self._birth, self._birth.generation
+        resources.take(spec.config, birth.slot, birth.consumers)
+        root, copy = Path(spec.root), None
+        if generation.copy is not None:
+            root, copy = generation.copy.root(spec.root), generation.copy.path(spec.state_dir)
+            use_copy(root, copy)
+        jobs = load_chain(generation.jobs, root, copy, spec.shared)
+        self._slot = open_slot(Path(birth.register), birth.place)
+        self._clock = MessageClock(self._alarm, self._slot)
+        shared = programs = None
+        if generation.shared:
+            from mqworker.consumer.shared_calls import SharedCalls  # noqa: PLC0415 - where there are any
+
+            self._shared = shared = SharedCalls(spec, self._slot, self._alarm)
+        if any(job.program is not None for job in jobs):
+            from mqworker.jobs.program import Programs  # noqa: PLC0415 - as above
+
+            programs = Programs(spec.stage, spec.config, self._clock)
+        return Chain(jobs, json.loads(generation.params), spec.stage, log, shared, programs)
+
     def _work(self, chain: Chain) -> None:
         spec, done, pid = self._spec, 0, os.getpid()
-        self._slot = open_slot(Path(self._birth.register), self._birth.place)
         worker = Worker(chain, spec.stage, spec.config, spec.broker, self._alarm, self._shared)
         worker.begin_generation(self._birth.generation.number)
         self._pipe_holds = _holds(self.up.fileno())
@@ -137,7 +148,7 @@ class Consumer(Spawned):
         have printed anything.
         """
         slot, outbox, up, mark, labels_now = self._slot, self._outbox, self.up.fileno(), self._mark.end, self._labels
-        level, holds, asks_ahead = self._level, self._pipe_holds, worker.asks_ahead
+        level, holds, asks_ahead, lost = self._level, self._pipe_holds, worker.asks_ahead, self._lane.lost
         outcomes: list[Any] = []  # each encoded, because what cannot be is a failure of its message
         last, printed, computed = b"", False, 0
         handed_up = time.monotonic()
@@ -156,7 +167,7 @@ class Consumer(Spawned):
             self._item = item
             if level <= DEBUG:
                 logs.report(self._log, logging.DEBUG, "begun", "started")
-            last, large = worker.compute_encoded(item)
+            last, large = worker.compute_encoded(item, lost)
             outcomes.append(msgspec.Raw(last))
             if _holds(up) != holds:  # user code closed the pipe: an end now charges the right message
                 os._exit(1)
@@ -182,6 +193,7 @@ class Consumer(Spawned):
     def _begin(self, chunk: Chunk, chain: Chain, worker: Worker) -> None:
         """Take over what has changed since the last chunk."""
         worker.soft_limit = chunk.soft_limit
+        self._clock.hard_limit = chunk.hard_limit
         if chunk.params is not None:
             chain.apply_params(json.loads(chunk.params))
         if chunk.generation != worker.generation:
@@ -214,7 +226,7 @@ class Consumer(Spawned):
 
     def _send_in_pieces(self, bodies: list[bytes]) -> None:
         for body in bodies:
-            for piece in cut(body):
+            for piece in self._hatch.put(body):
                 self._send(piece)
         bodies.clear()  # they need no memory while the next message is computed
 

@@ -22,7 +22,7 @@ from mqworker.amqp import headers
 from mqworker.amqp.properties import MalformedProperties, Properties
 from mqworker.config.model import BrokerConfig, StageConfig
 from mqworker.consumer.result_messages import EncodedAll, ResultMessages
-from mqworker.errors import Reject, Retry, SharedValueError, SoftTimeLimit
+from mqworker.errors import HardTimeLimit, Reject, Retry, SharedValueError, SoftTimeLimit
 from mqworker.ipc.frames import MAX_FRAME
 from mqworker.ipc.logs import report
 from mqworker.ipc.messages import Failure, Item, Outcome
@@ -93,6 +93,15 @@ class Alarm:
             left, self._left = self._left, 0.0
             signal.setitimer(signal.ITIMER_REAL, left)
 
+    def lend(self) -> float:
+        """Stand still until `go_on`, and return how many seconds are left; 0: there is no limit."""
+        return signal.setitimer(signal.ITIMER_REAL, 0.0)[0] if self._armed else 0.0
+
+    def go_on(self, seconds: float) -> None:
+        """Ring in so many seconds; 0: not any more."""
+        if self._armed and seconds:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
     def _tell(self) -> None:
         if not self._told:
             self._told = True
@@ -146,6 +155,7 @@ class Worker:
         self.failed = False  # the last message
         self._chain = chain
         self._config = config
+        self._form = "bytes" if chain.takes_bytes else config.decode  # how every body is decoded; None: by its type
         self._keys = config.pickle_keys
         self._messages = ResultMessages(stage, config, broker)
         self._alarm = alarm or Alarm()
@@ -201,12 +211,16 @@ class Worker:
             failure = self._failure(error)
         return Outcome(item.seq, time.monotonic() - began, self.generation, failure=failure)
 
-    def compute_encoded(self, item: Item) -> tuple[bytes, list[bytes]]:
+    def compute_encoded(self, item: Item, lost: MemoryError | OSError | None = None) -> tuple[bytes, list[bytes]]:
         """Compute it, and return the outcome as it is sent up, and the large bodies that are sent before it.
 
-        Nothing after this may fail because of the message: its death would be charged to nobody.
+        Nothing after this may fail because of the message: its death would be charged to nobody. `lost` says why its
+        body is not there. If user code has damaged what is ours, perhaps for this message, that is raised: the Consumer
+        ends, and the message, which is in hand, is charged.
         """
-        outcome, large = take_out(self.compute(item))
+        if isinstance(lost, OSError):
+            raise lost
+        outcome, large = take_out(self.compute(item) if lost is None else self._lost(item, lost))
         try:
             encoded = _encode(outcome)
             error: Exception | None = None
@@ -220,6 +234,9 @@ class Worker:
             encoded, large = _encode(Outcome(item.seq, outcome.duration, self.generation, failure=failure)), []
         return encoded, large
 
+    def _lost(self, item: Item, error: MemoryError) -> Outcome:
+        return Outcome(item.seq, 0.0, self.generation, failure=self._failure(error))
+
     def _decode(self, item: Item, properties: Properties) -> Any:
         if len(item.body) > self._config.max_body:
             limit = self._config.max_body
@@ -231,7 +248,7 @@ class Worker:
             self._config.codec,
             compression=properties.headers.get("compression"),
             limit=self._config.max_body,
-            forced=self._config.decode,
+            forced=self._form,
             keys=self._keys,
             signature=properties.headers.get(headers.SIGNATURE) if self._keys else None,
         )
@@ -283,7 +300,7 @@ class Worker:
                 return Failure("reject", text.type, text.message, text.traceback, final=True)
             case Retry():
                 return Failure("error", text.type, text.message, text.traceback, after=_seconds(error))
-            case SoftTimeLimit():
+            case SoftTimeLimit() | HardTimeLimit():
                 return Failure("timeout", text.type, text.message, text.traceback)
             case MemoryError():
                 self.out_of_memory = True

@@ -9,6 +9,7 @@ A stage's *share* is how many Consumers it is to have; its *count* follows, down
 others give up have left. So there are never more than the budget, however long a message takes that one of them ends.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -20,6 +21,8 @@ GAIN = 0.8  # a stage gives if its pressure is then at most this share of the on
 HOLD = 30.0  # seconds for which a stage that has received a Consumer gives none: at least these
 STARTS = 10.0  # and at least so many times as long as its Consumers take to start
 TURN = 10.0  # seconds instead of both where there are fewer Consumers than stages
+PATIENCE = 60.0  # seconds for which messages wait where there is no Consumer; then it is their turn in any case
+LONGEST = 600.0  # seconds for which a new Consumer is waited for: as long as one may take, unless it is configured
 NONE = 0.5  # what no Consumer counts as
 UNKNOWN = 1.0  # seconds that a message takes in a stage that has not finished one
 
@@ -61,7 +64,8 @@ class Balance:
         self.counts: dict[str, int] = {}
         self._budget = 0
         self._due = 0.0
-        self._starting: dict[str, float] = {}  # since when a stage waits for a Consumer that it was given
+        self._given: dict[str, float] = {}  # since when a stage waits for a Consumer that it was given
+        self._starting: dict[str, float] = {}  # since when that one may start: the giver's has left
         self._start_up: dict[str, float] = {}  # seconds that the last of these took to start
         self._received: dict[str, float] = {}  # when it was set up
         self._waiting: dict[str, float] = {}  # since when messages wait where there is no Consumer
@@ -105,16 +109,21 @@ class Balance:
 
         One moves if the highest pressure exceeds 30 s, and that of the giver stays at least 20 % below it. So it does
         not come back, and the higher one of the two pressures falls. Who has received one keeps what it has for a
-        while. Each stage keeps one; where there are too few for that they take turns, and the time for which messages
-        have waited where there is no Consumer is added to the pressure there.
+        while, from when it is set up. Each stage keeps one; where there are too few for that they take turns, and the
+        time for which messages have waited where there is no Consumer is added to the pressure there. Beside a stage
+        with work for days that would take days, so after a minute they are next, whatever the pressures.
         """
         self._look(facts, now)
         if now < self._due:
             return None
         pressures = {stage: self._pressure(stage, each, now) for stage, each in facts.items() if stage in self.shares}
         able = [stage for stage in pressures if facts[stage].steady and facts[stage].waiting]
-        receiver = max(able, key=pressures.__getitem__, default=None)
-        if receiver is None or (high := pressures[receiver]) <= URGENT:
+        overdue = {stage: waited for stage in able if (waited := self._waited(stage, now)) >= PATIENCE}
+        receiver = max(overdue or able, key=lambda stage: overdue.get(stage, pressures[stage]), default=None)
+        if receiver is None:
+            return None
+        high = math.inf if overdue else pressures[receiver]
+        if high <= URGENT:
             return None
         after = {
             stage: facts[stage].weight / (self.shares[stage] - 1 or NONE)
@@ -122,49 +131,72 @@ class Balance:
             if stage != receiver and self._may_give(stage, facts[stage], now)
         }
         givers = [stage for stage, low in after.items() if low <= GAIN * high]
-        giver = min(givers, key=lambda stage: (not facts[stage].prompt, after[stage]), default=None)
+        giver = min(givers, key=lambda stage: (not self._is_prompt(stage, facts[stage]), after[stage]), default=None)
         if giver is None:
             return None
         self._due = now + EVERY
         self.shares[giver] -= 1
         self.shares[receiver] += 1
-        self._starting[receiver] = now
-        return Move(giver, receiver, self._why(giver, receiver, facts[receiver], pressures))
+        self._forget(giver)
+        self._forget(receiver)
+        self._given[receiver] = now
+        return Move(giver, receiver, self._why(giver, receiver, facts[receiver], pressures, overdue.get(receiver)))
 
     # --- inside
 
     def _look(self, facts: Mapping[str, Demand], now: float) -> None:
-        """Note which Consumers are set up by now, and where messages wait in vain."""
-        for stage in [stage for stage in self._starting if stage not in self.shares]:
-            del self._starting[stage]
-        for stage, since in list(self._starting.items()):
-            there = facts.get(stage, NOBODY)
-            if there.ready >= self.shares[stage]:
-                self._start_up[stage] = now - since
-            if there.failing or there.ready >= self.shares[stage]:
-                self._received[stage] = now
-                del self._starting[stage]
-        in_vain = [stage for stage, each in facts.items() if each.waiting and self.shares.get(stage) == 0]
+        """Note which Consumers may start, which are set up by now, and where messages wait in vain."""
+        for stage in list(self._given):
+            if stage not in self.shares:
+                self._forget(stage)
+            elif self.counts.get(stage, 0) >= self.shares[stage]:
+                self._starting.setdefault(stage, now)
+                self._look_at_start(stage, facts.get(stage, NOBODY), now)
+        in_vain = [stage for stage, each in facts.items() if each.waiting and not self.counts.get(stage)]
         self._waiting = {stage: self._waiting.get(stage, now) for stage in in_vain}
 
+    def _look_at_start(self, stage: str, facts: Demand, now: float) -> None:
+        since = self._starting[stage]
+        ready = facts.ready >= self.shares[stage]
+        if ready:
+            self._start_up[stage] = now - since
+        if ready or facts.failing or now - since >= LONGEST:
+            self._received[stage] = now
+            self._forget(stage)
+
+    def _forget(self, stage: str) -> None:
+        """Wait no longer for a Consumer that this stage was given."""
+        self._given.pop(stage, None)
+        self._starting.pop(stage, None)
+
+    def _waited(self, stage: str, now: float) -> float:
+        """Return for how long messages have waited where there is no Consumer, and none is on its way."""
+        return 0.0 if self.shares[stage] else now - self._waiting.get(stage, now)
+
     def _pressure(self, stage: str, facts: Demand, now: float) -> float:
-        waited = now - self._waiting.get(stage, now)
-        return facts.weight / (self.shares[stage] or NONE) + waited
+        return facts.weight / (self.shares[stage] or NONE) + self._waited(stage, now)
 
     def _may_give(self, stage: str, facts: Demand, now: float) -> bool:
         few = len(self.shares) > self._budget
         if not facts.steady or self.shares[stage] <= (0 if few else 1) or stage in self._starting:
             return False
+        if stage in self._given:  # the giver's takes long to leave: what has not come can be passed on
+            return not few and now - self._given[stage] >= HOLD
         hold = TURN if few else max(HOLD, STARTS * self._start_up.get(stage, 0.0))
         return now - self._received.get(stage, -hold) >= hold
 
-    def _why(self, giver: str, receiver: str, facts: Demand, pressures: Mapping[str, float]) -> str:
+    def _is_prompt(self, stage: str, facts: Demand) -> bool:
+        """Whether a stage gives soon; what has not come to it is given at once."""
+        return facts.prompt or stage in self._given
+
+    def _why(
+        self, giver: str, receiver: str, facts: Demand, pressures: Mapping[str, float], overdue: float | None
+    ) -> str:
         """Return a move in one sentence, after it."""
         there, left = self.shares[receiver], self.shares[giver]
-        work = f"{facts.waiting:,} messages wait there, {facts.arrivals:.3g} arrive per second, each takes"
+        what = f"one Consumer moves from {giver} (now {left}) to {receiver} (now {there}): {facts.waiting:,} messages"
+        if overdue is not None:
+            return f"{what} have waited there for {overdue:.0f} s without a Consumer"
+        work = f"{what} wait there, {facts.arrivals:.3g} arrive per second, each takes {facts.service_time:.3g} s"
         before = f"its {there - 1} had" if there > 1 else "without a Consumer that was"
-        return (
-            f"one Consumer moves from {giver} (now {left}) to {receiver} (now {there}): {work}"
-            f" {facts.service_time:.3g} s; {before} a pressure of {pressures[receiver]:.3g} s, {giver}"
-            f" {pressures[giver]:.3g} s"
-        )
+        return f"{work}; {before} a pressure of {pressures[receiver]:.3g} s, {giver} {pressures[giver]:.3g} s"

@@ -1,7 +1,8 @@
 """The chain of jobs of a stage, and what an operator can make of it.
 
 Pure; used by the desired state and by the Service's main thread. Each link of a chain has a name, unique in the chain,
-by which it is changed. A change that cannot be made raises `ChainError`, which names the field and says why.
+by which it is changed. A change that cannot be made raises `ChainError`, which names the field and says why. Programs
+are links as jobs are; nobody but the configuration adds one (`service/checked_changes`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,9 +11,17 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from mqworker.config.model import JobSpec, Name
+from mqworker.config.model import JobSpec, Name, ProgramConfig
+from mqworker.config.programs import command_of, is_program
 
 Place = Annotated[int, Meta(ge=1, le=1000)]
+LinkSpec = Annotated[  # a JobSpec, or a program as text
+    str,
+    Meta(
+        pattern=r"^([^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*|exec:\[.+\])\Z",
+        title="`module:name`, or a program that the configuration names",
+    ),
+]
 MOST = 100  # jobs of a chain
 LONGEST = 60  # characters of a name without the number behind it
 
@@ -20,7 +29,7 @@ LONGEST = 60  # characters of a name without the number behind it
 class ChainLink(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One job of a chain; one that is not enabled is passed over."""
 
-    job: JobSpec
+    job: LinkSpec
     name: Name
     enabled: bool = True
 
@@ -28,7 +37,7 @@ class ChainLink(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
 class NewChainLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One job of a new chain; without a name it gets that of its function or class."""
 
-    job: JobSpec
+    job: LinkSpec
     name: Name | None = None
     enabled: bool = True
 
@@ -58,7 +67,7 @@ class Remove(msgspec.Struct, frozen=True):
 class Replace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Put another chain in its place."""
 
-    jobs: Annotated[list[JobSpec | NewChainLink], Meta(max_length=MOST)]
+    jobs: Annotated[list[LinkSpec | NewChainLink], Meta(max_length=MOST)]
 
 
 Edit = Add | Alter | Remove | Replace
@@ -72,10 +81,10 @@ class ChainError(ValueError):
         super().__init__(message)
 
 
-def links(jobs: Iterable[str | NewChainLink]) -> list[ChainLink]:
+def links(jobs: Iterable[str | ProgramConfig | NewChainLink]) -> list[ChainLink]:
     """Return a chain of jobs, with names that are free for those that have none; raises ChainError."""
     made: list[ChainLink] = []
-    given = [each if isinstance(each, NewChainLink) else NewChainLink(each) for each in jobs]
+    given = [_new(each) for each in jobs]
     taken = {each.name for each in given if each.name is not None}
     used: set[str] = set()
     for each in given:
@@ -86,6 +95,12 @@ def links(jobs: Iterable[str | NewChainLink]) -> list[ChainLink]:
         taken.add(name)
         made.append(ChainLink(each.job, name, each.enabled))
     return made
+
+
+def _new(job: str | ProgramConfig | NewChainLink) -> NewChainLink:
+    if isinstance(job, ProgramConfig):
+        return NewChainLink(job.spec, job.name)
+    return NewChainLink(job) if isinstance(job, str) else job
 
 
 def enabled(chain: Iterable[ChainLink]) -> list[str]:
@@ -142,10 +157,20 @@ def _find(chain: Sequence[ChainLink], name: str) -> ChainLink:
 
 
 def _free(job: str, taken: set[str]) -> str:
-    """Return the name of a job's function or class; with a number behind it, if it is taken."""
-    plain = "".join(c if c.isascii() else "_" for c in job.partition(":")[2])[:LONGEST].lstrip("_") or "job"
+    """Return the name of a job's function or class, or of a program's file; with a number behind it, if it is taken."""
+    called = _file_of(job) if is_program(job) else job.partition(":")[2]
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in called)[:LONGEST]
+    plain = plain.lstrip("_.-") or "job"
     name, number = plain, 1
     while name in taken:
         number += 1
         name = f"{plain}-{number}"
     return name
+
+
+def _file_of(program: str) -> str:
+    """Return the name of a program's file; "" for a text that is no program, which is refused later."""
+    try:
+        return command_of(program)[0].rpartition("/")[2]
+    except ValueError:
+        return ""

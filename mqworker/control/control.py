@@ -18,9 +18,11 @@ import msgspec
 from mqworker.config.load import Loaded
 from mqworker.control.chain import Edit
 from mqworker.control.desired_state import Change, Document
+from mqworker.control.source_desired import SourceDesired
 from mqworker.control.stage_desired import StageDesired
 from mqworker.ipc.logs import LogWriter
 from mqworker.ipc.messages import Held, StageStatus
+from mqworker.ipc.source_messages import RunDone, SourceStatus
 from mqworker.shared_state.messages import SharedStatus
 
 T = TypeVar("T")
@@ -63,6 +65,22 @@ class SharedView(msgspec.Struct, frozen=True):
     status: SharedStatus | None  # None while there is no process
 
 
+class SourceView(msgspec.Struct, frozen=True):
+    """One source."""
+
+    name: str
+    into: str  # the stage
+    kind: str  # generator | schedule
+    desired: SourceDesired
+    state: str  # stopped | starting | ending | finished | backoff | crash loop, or as its process reports
+    problem: str  # one sentence, or ""
+    restarts: int
+    starts: int  # of its process
+    items: int  # that were confirmed since the service started
+    missed: int  # ticks since then
+    status: SourceStatus | None  # None while there is no process
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """The whole service at one moment."""
 
@@ -75,6 +93,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     document: Document
     stages: dict[str, StageView]
     shared: dict[str, SharedView] = {}
+    sources: dict[str, SourceView] = {}
 
     @property
     def applied(self) -> int:
@@ -92,8 +111,8 @@ class Stored(NamedTuple):
 class ControlError(Exception):
     """A request that cannot be carried out.
 
-    `kind` is conflict | unknown_job | unknown_message | unknown_stage | busy | storage | deadline | draining |
-    refused | unavailable | internal; the broker admin uses the last four as well.
+    `kind` is conflict | unknown_job | unknown_message | unknown_source | unknown_stage | busy | storage | deadline |
+    draining | refused | unavailable | internal; the broker admin uses the last four as well.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -157,6 +176,15 @@ class Operator(Protocol):
 
     async def ask_held(self, stage: str, skip: str) -> Held:
         """Return the failed messages that a stage holds, or let the one with this id go. Raises ControlError."""
+
+    async def start_source(self, name: str, patience: float) -> int:
+        """Check the code of a source in the folder, and run it; returns the revision.
+
+        A source that has finished begins again; one that runs this code goes on. Raises ChangeRefused, ControlError.
+        """
+
+    async def run_source(self, name: str, patience: float) -> RunDone:
+        """Call a scheduled function now, and return when it has ended. Raises ControlError."""
 
     async def drain(self) -> None:
         """Begin to end the service, as SIGTERM does."""
@@ -249,6 +277,14 @@ class Control:
     def skip(self, stage: str, message_id: str) -> None:
         """Let a failed message go that waits in its place: it becomes a dead letter."""
         self._run(lambda operator: operator.ask_held(stage, message_id), STORE_DEADLINE)
+
+    def start_source(self, name: str, patience: float) -> int:
+        """Check the code of a source in the folder, and run it; returns the revision that contains it."""
+        return self._run(lambda operator: operator.start_source(name, patience), patience)
+
+    def run_source(self, name: str, patience: float) -> RunDone:
+        """Call a scheduled function now, and return when it has ended."""
+        return self._run(lambda operator: operator.run_source(name, patience), patience)
 
     def drain(self) -> None:
         """Begin the end of the service."""

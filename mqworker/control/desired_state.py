@@ -11,9 +11,10 @@ from typing import Any, Literal
 import msgspec
 
 from mqworker.config.model import Config, StageConfig
-from mqworker.control import generations, switch
+from mqworker.control import generations, source_desired, switch
 from mqworker.control.chain import ChainLink, links
 from mqworker.control.generations import FoundCode
+from mqworker.control.source_desired import FoundSource, SourceCode, SourceDesired
 from mqworker.control.stage_desired import (
     StageDesired,
     UndoneKind,
@@ -40,6 +41,7 @@ class Document(msgspec.Struct, frozen=True):
     log_level: LogLevel = "info"
     configured_log_level: str = ""  # set while log_level is live
     elsewhere: dict[str, StageDesired] = {}  # kept for stages of the configuration that do not run this time
+    sources: dict[str, SourceDesired] = {}
 
     @property
     def known(self) -> dict[str, StageDesired]:
@@ -134,6 +136,15 @@ class SetLimits(_Change, frozen=True):
     hard: float
 
 
+class SetSource(msgspec.Struct, frozen=True, tag=True):
+    """Whether a source runs; with `code`, which was checked, also what."""
+
+    source: str
+    running: bool
+    code: SourceCode | None = None
+    refused: str = ""  # why the code in the folder is not taken
+
+
 class SetLogLevel(msgspec.Struct, frozen=True, tag=True):
     """What is logged, everywhere."""
 
@@ -154,6 +165,7 @@ Change = (
     | Revert
     | SetLimits
     | SetLogLevel
+    | SetSource
 )
 
 
@@ -163,11 +175,12 @@ def begin(
     found: Mapping[str, FoundCode] = MappingProxyType({}),
     now: float = 0.0,
     elsewhere: Collection[str] = (),
+    sources: Mapping[str, FoundSource] = MappingProxyType({}),
 ) -> tuple[Document, list[str]]:
     """Return the initial document, made from the stored one and the configuration, and what to report about it.
 
     `found`: what is known of each stage's code; without it, the stored code stays. `now`: wall clock. `elsewhere`:
-    stages that do not run this time; what is stored of them stays as it is.
+    stages that do not run this time; what is stored of them stays as it is. `sources`: what is known of their code.
     """
     old = old or Document(revision=0)
     notes: list[str] = []
@@ -188,7 +201,10 @@ def begin(
     elif old.configured_log_level:
         notes.append("log_level in the configuration has changed and replaces the value that was set live")
     kept = {name: stage for name, stage in old.known.items() if name in elsewhere}
-    return Document(old.revision + 1, stages, level, configured, kept), notes
+    begun = old.sources if elsewhere else {}
+    for name, source in config.sources.items():
+        begun = begun | {name: source_desired.begin(old.sources.get(name), source, sources.get(name))}
+    return Document(old.revision + 1, stages, level, configured, kept, begun), notes
 
 
 def _begin_stage(old: StageDesired | None, name: str, stage: StageConfig, notes: list[str]) -> StageDesired:
@@ -219,6 +235,12 @@ def change(document: Document, asked: Change, config: Config, now: float = 0.0) 
         if asked.level == document.log_level:
             return document
         new = msgspec.structs.replace(document, log_level=asked.level, configured_log_level=config.service.log_level)
+    elif isinstance(asked, SetSource):
+        was = document.sources[asked.source]
+        code = was.code if asked.code is None else asked.code
+        refused = asked.refused or (was.refused if asked.code is None else "")
+        changed_source = SourceDesired(code, asked.running, refused)
+        new = msgspec.structs.replace(document, sources=document.sources | {asked.source: changed_source})
     else:
         stage = document.stages[asked.stage]
         changed = _change_stage(stage, asked, config.stages[asked.stage], now)
@@ -275,11 +297,12 @@ def _next_generation(stage: StageDesired, asked: Change, config: StageConfig) ->
 
 
 def copies(document: Document) -> list[CodeCopy]:
-    """Return the copies of code that the stages use, or that they may go back to."""
+    """Return the copies of code that stages and sources use, or that stages may go back to."""
     stages = document.known.values()
     versions = [version for stage in stages for version in (stage.version, *stage.history)]
     versions += [stage.candidate.version for stage in stages if stage.candidate is not None]
-    return [version.copy for version in versions if version.copy is not None]
+    found = [version.copy for version in versions] + [source.code.copy for source in document.sources.values()]
+    return [copy for copy in found if copy is not None]
 
 
 def rollback(document: Document, name: str) -> SetParams | None:

@@ -10,8 +10,9 @@ import msgspec
 from mqworker.control.control import StageView
 from mqworker.ipc.messages import StageStatus
 
-CONSUMERS, NOTHING = "consumers", "nothing"
+CONSUMERS, NOTHING, RETRIES = "consumers", "nothing", "retries"
 STANDBY = "standby"  # another service has the messages of an ordered stage
+ORDER = "order"  # messages of an ordered stage wait for one that does not get on, or for others of their key
 SATURATED = 0.8  # utilisation from which on the Consumers hold back what waits
 _REASONS = {  # other names for a Producer's reasons; no: there is none
     "bytes": "max_held_bytes",
@@ -37,8 +38,10 @@ def outlook(view: StageView, *, paused: bool) -> Outlook:
     if held_back_by not in (CONSUMERS, NOTHING) or not status.capacity:
         return Outlook(unfinished, None if unfinished or held_back_by != NOTHING else 0.0, False, held_back_by)
     left = status.capacity - (status.arrival_rate or 0.0)
-    growing = left <= 0 and unfinished > _ready(status)
-    seconds = None if growing else _seconds(unfinished, left if left > 0 else status.capacity, status.service_time)
+    work = _work(status, unfinished)
+    growing = left <= 0 and work > _ready(status)
+    rate = left if left > 0 else status.capacity
+    seconds = None if growing else _seconds(work, rate, status.service_time) if unfinished else 0.0
     return Outlook(unfinished, seconds, growing, held_back_by)
 
 
@@ -52,13 +55,22 @@ def bottleneck(views: Iterable[StageView], outlooks: Mapping[str, Outlook]) -> s
     return max(saturated, key=saturated.__getitem__, default=None)
 
 
-def _seconds(unfinished: int, rate: float, service_time: float | None) -> float:
+def _seconds(work: int, rate: float, service_time: float | None) -> float:
     """Return the time until these are settled; the last of them takes as long as a message takes."""
-    return round(max(unfinished / rate, service_time or 0.0), 3) if unfinished else 0.0
+    return round(max(work / rate, service_time or 0.0), 3)
 
 
 def _unfinished(status: StageStatus) -> int | None:
-    return None if status.backlog is None else status.backlog + status.held + status.dispatched + status.settling
+    if status.backlog is None:
+        return None
+    return status.backlog + status.held + status.dispatched + status.computed + status.settling
+
+
+def _work(status: StageStatus, unfinished: int) -> int:
+    """Return how many of the unfinished messages are work for Consumers: not those that an order keeps from them."""
+    order = status.order
+    locked = order.locked if order is not None and order.blocked is not None else 0
+    return unfinished - status.computed - locked
 
 
 def _ready(status: StageStatus) -> int:
@@ -88,5 +100,20 @@ def _held_back_by(view: StageView, *, paused: bool) -> str:  # noqa: C901, PLR09
         return STANDBY
     if status.problem or not status.link.consuming:
         return "problem" if status.problem else "starting"
-    waits = (_unfinished(status) or 0) > _ready(status)
-    return CONSUMERS if waits and (status.utilisation or 0.0) >= SATURATED else NOTHING
+    return _by_its_work(status)
+
+
+def _by_its_work(status: StageStatus) -> str:
+    """Return what holds a stage back where messages come, and Consumers are there for them."""
+    unfinished, order = _unfinished(status) or 0, status.order
+    if order is not None and order.stuck:
+        return ORDER
+    waits = _work(status, unfinished) > _ready(status)
+    if waits and (status.utilisation or 0.0) >= SATURATED:
+        return CONSUMERS
+    if order is not None and order.blocked is not None:
+        return ORDER
+    if order is not None and 0 < order.delayed == unfinished:
+        return RETRIES
+    idle = status.held_up_by if waits else ""  # between two pauses, or with one hot key
+    return _REASONS.get(idle, idle) or NOTHING

@@ -112,7 +112,7 @@ def configured_values(stage: StageConfig) -> dict[str, Any]:
         "consumers": stage.consumers,
         "soft_limit": stage.time_limit.soft,
         "hard_limit": stage.time_limit.hard,
-        "jobs": list(stage.jobs),
+        "jobs": list(stage.specs),
         "params": stage.params,
     }
 

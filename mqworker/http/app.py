@@ -17,6 +17,7 @@ from mqworker.http import (
     queues,
     sending,
     shared,
+    sources,
     stages,
     streams,
 )
@@ -33,6 +34,7 @@ ROUTES: list[Route] = [
     *held.ROUTES,
     *queues.ROUTES,
     *shared.ROUTES,
+    *sources.ROUTES,
     *streams.ROUTES,
     *metrics.ROUTES,
 ]

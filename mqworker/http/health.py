@@ -11,10 +11,11 @@ import msgspec
 
 from mqworker import __version__
 from mqworker.config.line import Place
-from mqworker.control.control import Snapshot, StageView
+from mqworker.control.control import Snapshot, SourceView, StageView
 from mqworker.control.desired_state import SetLogLevel
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body
+from mqworker.http.sources import described
 from mqworker.http.stages import overview, refuse_to_destroy
 
 OLD = 10.0  # seconds after which an old snapshot means that the main thread hangs
@@ -42,7 +43,8 @@ def unreadiness(snapshot: Snapshot | None, now: float) -> list[str]:
     reasons = [f"the service is {snapshot.state}"] if snapshot.state != "running" else []
     running = [view for view in snapshot.stages.values() if view.desired.running]
     faults = ((view.name, view.desired.degraded or _unready(view, paused=snapshot.paused)) for view in running)
-    return reasons + [f"stage {name}: {fault}" for name, fault in faults if fault]
+    reasons += [f"stage {name}: {fault}" for name, fault in faults if fault]
+    return reasons + [f"source {view.name}: {fault}" for view in snapshot.sources.values() if (fault := _faulty(view))]
 
 
 def _unready(view: StageView, *, paused: bool) -> str:
@@ -59,6 +61,13 @@ def _unready(view: StageView, *, paused: bool) -> str:
     if should_consume and not (status.link.consuming or status.link.waits):  # who stands by is ready
         return f"not consuming: {status.problem or status.link.reason or 'not yet'}"
     return ""
+
+
+def _faulty(view: SourceView) -> str:
+    """Return why messages do not come from a source as they should; who waits or stands by is ready."""
+    if view.state == "crash loop":
+        return f"crash loop: {view.problem}"
+    return f"its code was refused: {view.desired.refused}" if view.desired.refused else ""
 
 
 def alive(api: Api) -> Any:
@@ -89,6 +98,7 @@ def status_document(snapshot: Snapshot, line: Sequence[Place]) -> dict[str, Any]
         "log_level": snapshot.document.log_level,
         "age": round(time.monotonic() - snapshot.time, 3),
         **overview(snapshot, line),
+        "sources": [described(view, time.monotonic()) for view in snapshot.sources.values()],
     }
 
 

@@ -19,7 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from mqworker import __version__
-from mqworker.control.control import SharedView, StageView
+from mqworker.control.control import SharedView, SourceView, StageView
 from mqworker.http.routing import API, Api, Route
 from mqworker.http.totals import BUCKET, RECONNECTS, SUM, TIMES, Values
 from mqworker.ipc.messages import BUCKETS, StageStatus
@@ -38,6 +38,7 @@ SHARED_COUNTS = {
     "shared_replayed": ("Calls that were made again at the start, from the journal", "replayed"),
 }
 OUTCOMES = ("result", "dropped", "retried", "dead", "renewed")
+AT_WORK = ("running", "waiting", "held back", "blocked")  # states of a source that runs here
 EXITS = "exit_"
 EXIT_REASONS = frozenset(
     {"asked", "exit", "killed", "setup", "signal", "timeout"}
@@ -69,6 +70,7 @@ class SnapshotCollector(Collector):
         yield from _stage_gauges(views)
         yield from _consumer_gauges(views, {n: c.queue_size for n, c in api.control.loaded.config.stages.items()})
         yield from _shared(list(snapshot.shared.values()))
+        yield from _sources(list(snapshot.sources.values()))
 
 
 def _family(
@@ -162,7 +164,7 @@ def _status_gauges(statuses: list[StageStatus]) -> Iterator[Metric]:
     flight: list[Row] = [
         ({"stage": s.stage, "state": state}, getattr(s, state))
         for s in statuses
-        for state in ("held", "dispatched", "settling")
+        for state in ("held", "dispatched", "computed", "settling")
     ]
     yield _gauge("in_flight_messages", "Deliveries received and not yet settled", flight)
     ready: list[Row] = [({"stage": s.stage, "state": "ready"}, s.backlog) for s in statuses if s.backlog is not None]
@@ -227,6 +229,27 @@ def _shared(views: list[SharedView]) -> Iterator[Metric]:
     yield _gauge("shared_journal_bytes", "Journal since the last snapshot", rows(lambda s: s.journal_bytes))
     ages: list[Row] = [({"shared": s.name}, s.snapshot_age) for s in statuses if s.snapshot_age is not None]
     yield _gauge("shared_snapshot_age_seconds", "Age of the last snapshot", ages)
+
+
+def _sources(views: list[SourceView]) -> Iterator[Metric]:
+    """Yield how sources get on."""
+
+    def rows(value: Callable[[SourceView], float]) -> list[Row]:
+        return [({"source": view.name}, value(view)) for view in views]
+
+    if not views:
+        return
+    yield _counter("source_items", "Messages of sources that are confirmed", rows(lambda view: view.items))
+    yield _counter("source_restarts", "Deaths of its process", rows(lambda view: view.restarts))
+    yield _counter("source_missed_ticks", "Ticks that were missed", rows(lambda view: view.missed))
+    yield _gauge("source_running", "1: it runs in this service", rows(lambda view: view.state in AT_WORK))
+    yield _gauge("source_held_back", "1: its stage's queue is full", rows(lambda view: view.state == "held back"))
+    statuses = {view.name: view.status for view in views if view.status is not None}
+    offset = time.time() - time.monotonic()
+    last: list[Row] = [({"source": n}, s.last_item + offset) for n, s in statuses.items() if s.last_item]
+    yield _gauge("source_last_item_timestamp_seconds", "When a message was last confirmed", last)
+    due: list[Row] = [({"source": n}, s.due / 1000) for n, s in statuses.items() if s.due is not None]
+    yield _gauge("source_next_due_timestamp_seconds", "The next tick", due)
 
 
 def metrics(api: Api) -> Response:

@@ -12,6 +12,8 @@ from mqworker.http.routing import API, Api, Route
 QUERY = {
     "force": ("boolean", "Stop although the broker then deletes messages"),
     "wait": ("number", "Seconds, at most 30, to wait for the change to be applied, or for the result"),
+    "each": ("string", "line: each line of the body that is not blank is a message; at most 5,000 lines"),
+    "first": ("integer", "With each: the number of the first line; the id of line N is the message id, a dot and N"),
     "stage": ("string", "Only this stage"),
     "lines": ("integer", "How many lines, at most 2,000"),
     "follow": ("string", "1: stream them as server-sent events"),
@@ -23,6 +25,7 @@ QUERY = {
 HEADERS = {
     "X-Message-Id": "The id of the message, in UTF-8; without it one is made",
     "X-Correlation-Id": "The correlation id of the message, in UTF-8",
+    "X-Message-Headers": "The headers of the message: a JSON object of texts, numbers and booleans",
     "If-Match": "The generation that was seen, as in the ETag: 412 if there is another one by now",
 }
 PROBLEM = {

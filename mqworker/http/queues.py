@@ -27,6 +27,14 @@ class Replay(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     dry: bool = False
 
 
+class Receive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which queue, how many messages at most, and which of those before are safe with the caller, by their ids."""
+
+    name: str
+    limit: Annotated[int, Meta(ge=0, le=200)] = 100
+    taken: Annotated[list[str], Meta(max_length=200)] = []
+
+
 def queues(api: Api) -> Any:
     """List every queue of the configuration."""
     return {"queues": api.control.ask_admin("queues", {}, LOOK_DEADLINE)}
@@ -34,12 +42,30 @@ def queues(api: Api) -> Any:
 
 def purge(api: Api, queue: str) -> Any:
     """Remove the ready messages of a queue."""
+    _refuse_position(api, queue)
     return {"purged": api.control.ask_admin("purge", {"name": queue}, DEADLINE)}
 
 
 def delete(api: Api, queue: str) -> Any:
     """Delete a queue, with its messages."""
+    _refuse_position(api, queue)
     return {"deleted": api.control.ask_admin("delete", {"name": queue}, DEADLINE)}
+
+
+def _refuse_position(api: Api, queue: str) -> None:
+    """Raise a Problem for the queue with the position of a source that runs: it would be put there again at once."""
+    stages = api.control.loaded.config.stages
+    for view in api.snapshot().sources.values():
+        if view.status is not None and queue == stages[view.into].position_queue(view.name):
+            what = f"it holds the position of source {view.name}, which is {view.state}"
+            raise Problem(409, f"{what}: stop it first (`mqworker sources stop {view.name}`)")
+
+
+def receive(api: Api) -> Any:
+    """Remove the messages that have been taken, and return the next ones, which stay until they are named as taken."""
+    asked = body(Receive)
+    question = {"name": asked.name, "limit": asked.limit, "taken": asked.taken}
+    return {"messages": [_in_full(message) for message in api.control.ask_admin("receive", question, SEARCH)]}
 
 
 def dlq_list(api: Api, stage: str) -> Any:
@@ -96,6 +122,7 @@ ROUTES = [
     Route("GET", f"{API}/queues", queues, "The queues that the configuration names"),
     Route("POST", f"{API}/queues/<path:queue>/purge", purge, "Remove all ready messages of a queue"),
     Route("DELETE", f"{API}/queues/<path:queue>", delete, "Delete a queue, with its messages"),
+    Route("POST", f"{API}/queues/receive", receive, "Take messages out of a queue, in two steps", body=Receive),
     Route("GET", _DLQ, dlq_list, "Dead letters, oldest first; looking changes nothing", ("limit", "ids")),
     Route("GET", f"{_DLQ}/<letter>", dlq_show, "One dead letter, with all the evidence"),
     Route("POST", f"{_DLQ}/replay", dlq_replay, "Send dead letters back to the input", body=Replay),

@@ -17,8 +17,9 @@ from flask import Response, request
 
 from mqworker.config.line import is_embedded, line
 from mqworker.config.model import JobSpec, Name
+from mqworker.control.chain import LinkSpec
 from mqworker.control.control import Control, Snapshot, StageView
-from mqworker.control.desired_state import Change, SetLogLevel
+from mqworker.control.desired_state import Change, SetLogLevel, SetSource
 from mqworker.http.problems import Problem, retry_later
 from mqworker.http.totals import Totals
 
@@ -98,7 +99,7 @@ class Api:
     def change(self, change: Change) -> tuple[dict[str, Any], int]:
         """Store a change and answer; with `?wait=`, once it is applied."""
         wait = requested_wait()
-        if isinstance(change, SetLogLevel):  # no process has to be replaced for it, so there is nothing to wait for
+        if isinstance(change, SetLogLevel | SetSource):  # of a stage nothing has to be replaced, so nobody waits
             return {"revision": self.control.change(change), "applied": True}, 200 if wait else 202
         stage = self.stage(change.stage).name
         if not wait:
@@ -157,7 +158,7 @@ def requested_wait() -> float:
 
 
 _FORMS = {  # what msgspec would tell by its pattern
-    repr(info.pattern): f"must be {info.title}" for form in (JobSpec, Name) for info in get_args(form)[1:]
+    repr(info.pattern): f"must be {info.title}" for form in (JobSpec, LinkSpec, Name) for info in get_args(form)[1:]
 }
 
 

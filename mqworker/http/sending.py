@@ -1,8 +1,12 @@
-"""The route that sends a message and, with `?wait=`, returns its result. Runs in the server's threads.
+"""The route that sends a message and, with `?wait=`, returns its result, or sends many. Runs in the server's threads.
 
 The body goes unchanged to the stage's input queue, by way of the broker admin. curl labels every body a form unless
 given another type, so that content type counts as none: the stage's codec decides. The caller may choose the message id
-(`X-Message-Id`): then it can follow the message in the log while it waits.
+(`X-Message-Id`): then it can follow the message in the log while it waits. Headers of the message come as a JSON object
+in `X-Message-Headers`, because names of HTTP headers have no case.
+
+With `?each=line` each line of the body that is not blank is a message, which is confirmed or refused for itself. The id
+of line N, counted from `first`, is the message id, a dot and N: whoever sends lines again sends them with the same ids.
 """
 
 import base64
@@ -14,20 +18,25 @@ import msgspec
 from flask import request
 
 from mqworker.amqp import headers
-from mqworker.amqp.properties import Properties, decode_leniently
+from mqworker.amqp.properties import Headers, Properties, decode_leniently
+from mqworker.config.model import StageConfig
 from mqworker.control.control import ControlError
 from mqworker.http.problems import Problem
-from mqworker.http.routing import API, Api, Route, requested_wait
+from mqworker.http.routing import API, Api, Route, number, requested_wait
 from mqworker.ipc.json_safe import text, tree
 
 SEND_DEADLINE = 10.0  # seconds for the broker to confirm
+LINES = 5000  # of one request
 FORM = "application/x-www-form-urlencoded"
+TABLE = "X-Message-Headers"
 
 
 def send(api: Api, stage: str) -> Any:
-    """Send one message."""
+    """Send one message, or each line of the body as one."""
     api.stage(stage)
     config = api.control.loaded.config.stages[stage]
+    if "each" in request.args:
+        return _send_lines(api, config)
     data, wait = request.get_data(), requested_wait()
     if len(data) > config.max_body:
         raise Problem(413, f"the body has {len(data)} bytes; max_body of this stage allows {config.max_body}")
@@ -50,6 +59,34 @@ def send(api: Api, stage: str) -> Any:
     return _answer(replies) | {"message_id": message_id, "waited_ms": round(took * 1000, 3)}
 
 
+def _send_lines(api: Api, config: StageConfig) -> Any:
+    """Send each line, up to the first that is too large; say how many are confirmed, and which were refused."""
+    if request.args["each"] != "line" or "wait" in request.args:
+        reason = "must be line, without wait"
+        raise Problem(422, f"each {reason}", fields=[("each", reason)])
+    lines = request.get_data().split(b"\n")
+    if len(lines) > LINES + 1:  # behind the last end of a line there is an empty one
+        raise Problem(422, f"the body has more than {LINES:,} lines; send them in several requests")
+    properties, first = _properties(), int(number("first", 1, 1, 1e15))
+    run = properties.message_id
+    numbers, messages, refused = [], [], []
+    for at, line in enumerate(lines, first):
+        data = line.rstrip(b"\r")
+        if not data.strip():
+            continue
+        if len(data) > config.max_body:
+            reason = f"it has {len(data)} bytes; max_body of this stage allows {config.max_body}"
+            refused.append({"line": at, "reason": reason})
+            break
+        properties.message_id = f"{run}.{at}"
+        numbers.append(at)
+        messages.append((_encoded(properties), data))
+    question = {"queue": config.input.queue, "messages": messages}
+    told = api.control.ask_admin("send_many", question, SEND_DEADLINE) if messages else []
+    refused[:0] = [{"line": at, "reason": reason} for at, reason in zip(numbers, told, strict=True) if reason]
+    return {"message_id": run, "confirmed": told.count(""), "refused": refused}
+
+
 def _properties() -> Properties:
     content_type = _header("Content-Type")
     if content_type is not None and content_type.partition(";")[0].strip().lower() == FORM:
@@ -61,7 +98,21 @@ def _properties() -> Properties:
         correlation_id=_header("X-Correlation-Id"),
         message_id=_header("X-Message-Id") or str(uuid.uuid4()),
         timestamp=int(time.time()),
+        headers=_table(),
     )
+
+
+def _table() -> Headers:
+    """Return the headers that the message is to have; raises a 422 Problem."""
+    try:
+        values = msgspec.json.decode(_header(TABLE) or b"{}", type=dict[str, bool | int | float | str])
+        table = Headers(values)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise Problem(422, f"{TABLE} must be a JSON object of texts, numbers and booleans: {error}") from None
+    for name in table:
+        if why := headers.reserved(name):
+            raise Problem(422, f"the header {name} of a message {why}", fields=[(TABLE, f"{name} {why}")])
+    return table
 
 
 def _header(name: str) -> str | None:
@@ -117,8 +168,9 @@ def json_body(content_type: str | None, data: bytes) -> dict[str, Any]:
 
 ROUTES = [
     Route(
-        *("POST", f"{API}/stages/<stage>/messages", send, "Send one message, any content type", ("wait",)),
+        *("POST", f"{API}/stages/<stage>/messages", send, "Send one message, any content type; or many"),
+        query=("wait", "each", "first"),
         any_body=True,
-        headers=("X-Message-Id", "X-Correlation-Id"),
+        headers=("X-Message-Id", "X-Correlation-Id", TABLE),
     )
 ]

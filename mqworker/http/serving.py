@@ -36,6 +36,7 @@ UNREAD = 30.0  # seconds that a client may leave its answer unread
 LINGER = 10.0  # seconds in which the rest of a refused body is thrown away
 HEALTH = frozenset(f"{at}/{name}" for at in ("", API) for name in ("livez", "readyz"))
 MESSAGES = "/messages"  # the end of the paths that take large bodies
+LINES_BODY = 4 << 20  # bytes of a body whose lines are messages, also where each of them must be smaller
 
 log = logging.getLogger("mqworker.http")
 
@@ -49,6 +50,8 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
         super().parse_header(header_plus)
         if not self.path.endswith(MESSAGES):
             self.adj = self.adj.small
+        elif "each=" in self.query:
+            self.adj = self.adj.lines
 
 
 class _ErrorTask(ErrorTask):  # type: ignore[misc]  # as above
@@ -235,6 +238,7 @@ def _adjustments(max_body: int) -> Any:
         channel_request_lookahead=1,  # so that a client's disconnect is noticed while it is being answered
         log_socket_errors=False,
     )
-    adjustments.small = copy.copy(adjustments)
+    adjustments.small, adjustments.lines = copy.copy(adjustments), copy.copy(adjustments)
     adjustments.small.max_request_body_size = SMALL_BODY + 1
+    adjustments.lines.max_request_body_size = max(max_body, LINES_BODY) + 1
     return adjustments

@@ -105,8 +105,8 @@ def _undone(entry: Undone) -> dict[str, Any]:
 
 _UNCHANGED = (
     *("pid", "state", "revision", "generation", "link", "listening", "problem", "crash_loop", "prefetch", "held"),
-    *("dispatched", "settling", "held_bytes", "kept", "backlog", "output_backlog", "counters", "p95", "rate", "stall"),
-    *("idle", "arrival_rate", "service_time", "utilisation", "capacity"),
+    *("dispatched", "computed", "settling", "held_bytes", "kept", "backlog", "output_backlog", "counters", "p95"),
+    *("rate", "stall", "idle", "arrival_rate", "service_time", "utilisation", "capacity"),
 )
 
 

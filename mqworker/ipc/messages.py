@@ -109,6 +109,7 @@ class Desired(_Record, frozen=True, tag="desired"):
     soft_limit: float  # seconds for one message, 0: none
     hard_limit: float
     log_level: int
+    auto: bool = False  # their number follows the load: no change waits for one that ends its last message
 
 
 class Drain(_Record, frozen=True, tag="drain"):
@@ -203,7 +204,9 @@ class OrderStatus(msgspec.Struct, frozen=True):
     """How a stage that keeps an order gets on."""
 
     delayed: int  # messages that wait in their places for their next attempt
-    blocked: BlockedOrder | None = None  # the one with most messages behind it
+    locked: int  # messages held that cannot begin now: delayed ones, and those behind another one of their key
+    stuck: bool  # nothing that is here can begin, and no more comes before something here is settled
+    blocked: BlockedOrder | None = None  # of those that do not get on, the one with most messages behind it
     hottest: str | None = None  # the key with most messages here; None: none has any
     hottest_messages: int = 0
 
@@ -238,6 +241,7 @@ class StageStatus(_Record, frozen=True, tag="status"):
     prefetch: int
     held: int
     dispatched: int
+    computed: int  # have a result, and wait for their turn to publish it; only in a stage that keeps an order
     settling: int
     held_bytes: int
     kept: int  # outcomes of lost deliveries, kept for their redelivery
@@ -254,8 +258,10 @@ class StageStatus(_Record, frozen=True, tag="status"):
     utilisation: float | None = None  # share of time in which the Consumers had messages lately, 0 to 1
     capacity: float | None = None  # messages per second that the present Consumers can settle; never 0
     hold_back: str = "no"  # why nothing comes although it should: no | bytes | output | unplaced | retries
+    held_up_by: str = ""  # what kept Consumers idle lately although messages waited here: output | order
     output_backlog: int | None = None  # messages ready in the output queue; None: unknown, or without max_backlog
     order: OrderStatus | None = None  # None: it keeps none
+    at: float = 0.0  # CLOCK_MONOTONIC: when it was made
 
 
 class Ended(_Record, frozen=True, tag="ended"):
@@ -327,6 +333,8 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
     more: bool = False  # more messages wait, so the Consumer reports at once that it has taken this chunk
     in_inbox: int = 0  # bytes of the body of the only item: it is in the lane's inbox, here it is empty
     stop_at_failure: bool = False  # what follows a failed message must not begin before it was tried again
+    hard_limit: float = 0.0  # for programs, which the Consumer kills itself
+    unsent: str = ""  # why the body of the only item is neither there nor here: its message fails
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -348,7 +356,7 @@ class ResultMessage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     body: bytes | None
     routing_key: str | None = None  # as the handler wants it; None: the output's
     reply: bytes = b""  # the properties of the reply, if they differ
-    in_pieces: int = 0  # bytes of its body, which came up before: here it is empty
+    in_pieces: int = 0  # bytes of its body, which came up before, through the hatch: here it is empty
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -381,10 +389,11 @@ class Unfit(_Record, frozen=True, tag="unfit"):
 
 
 class Piece(_Record, frozen=True, tag="piece"):
-    """A part of the body of a large result; the outcome follows its pieces."""
+    """A part of the body of a large result, which is in the hatch; the outcome follows its pieces."""
 
-    data: bytes
-    last: bool  # of this body
+    place: int  # in the hatch
+    size: int
+    whole: int  # bytes of that body
 
 
 class Outcomes(_Record, frozen=True, tag="outcomes"):
@@ -438,6 +447,7 @@ class CodeQuestion(_Record, frozen=True, tag="check"):
     named: tuple[str, ...] = ()  # jobs that a caller has named, and that must follow the rules for that
     allowed: tuple[str, ...] = ()  # modules whose jobs a caller may name
     shared: dict[str, str] = {}  # the classes of the shared objects that have a name
+    source: str = ""  # "generator" or "schedule": the only job is a source, and of which kind; "": they are handlers
 
 
 class CodeFound(_Record, frozen=True, tag="found"):

@@ -15,6 +15,8 @@ from mqworker.config.model import HANDLE_NAMES
 SETUP_NAMES: Final = ("params", "log")
 _FIXED: Final = {"tick": (1, "def tick(self, now)"), "describe": (0, "def describe(self)")}  # how many arguments
 SHARED_NAMES: Final = ("params", "log", "now")  # what a method of a shared class may ask for
+SOURCE_NAMES: Final = ("position", "params", "log")  # what a source may ask for ...
+TICK_NAMES: Final = (*SOURCE_NAMES, "due")  # ... and one that is called at ticks
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL)
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
@@ -89,6 +91,15 @@ def bind_shared(kind: type) -> dict[str, frozenset[str]]:
             named = [each for each in parameters or () if each.kind in _BY_NAME and each.name in SHARED_NAMES]
             found[name] = frozenset(each.name for each in named)
     return found
+
+
+def bind_source(function: Callable[..., Any], *, scheduled: bool) -> frozenset[str]:
+    """Return what a source takes by name."""
+    if inspect.isclass(function):
+        raise BindingError(f"it is the class {function.__name__}", "a source is a function: write one that makes it")
+    _refuse_async(function)
+    names = TICK_NAMES if scheduled else SOURCE_NAMES
+    return _bind(_parameters(function), what="it", takes_body=False, names=names)
 
 
 def _refuse_async(function: Callable[..., Any]) -> None:

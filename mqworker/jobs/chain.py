@@ -32,6 +32,19 @@ class SharedCaller(Protocol):
         """Pass these parameters with the calls from now on."""
 
 
+class ProgramRunner(Protocol):
+    """What runs the programs of a chain."""
+
+    def setup(self) -> None:
+        """Get ready for that."""
+
+    def teardown(self) -> None:
+        """End what that needed."""
+
+    def make(self, job: Job) -> Callable[..., Any]:
+        """Return the function that runs the program of a job."""
+
+
 _SPECIAL = frozenset((GeneratorType, Result))
 
 
@@ -56,8 +69,12 @@ class Chain:
         stage: str = "",
         log: logging.Logger | None = None,
         shared: SharedCaller | None = None,
+        programs: ProgramRunner | None = None,
     ) -> None:
-        """`log` is what jobs get as `log`; without it, a logger named after the stage. `shared` makes shared calls."""
+        """`log` is what jobs get as `log`; without it, a logger named after the stage.
+
+        `shared` makes the calls of shared objects, `programs` runs programs.
+        """
         self._jobs = tuple(jobs)
         self._params = check_params(jobs, params)
         self._log = log or logging.getLogger(f"mqworker.job.{stage}" if stage else "mqworker.job")
@@ -66,6 +83,7 @@ class Chain:
         self._shared = shared
         if shared is not None:
             shared.use_params(params)
+        self._programs = programs
         self._calls: tuple[
             tuple[Callable[..., Any], bool], ...
         ]  # filled by `setup`: what to call, and whether to pass the message
@@ -73,15 +91,22 @@ class Chain:
         first = self._jobs[0] if self._jobs else None
         # the object and the link that a chain begins with: its calls for several messages may be made together
         self.first_link = (first.shared, first.spec) if first is not None and first.shared else None
+        self.takes_bytes = first is not None and first.program is not None  # whatever the content type says
 
     def setup(self) -> None:
         """Make the instances and call their `setup`, once per process; after a failure, tear down those made so far."""
         try:
+            if self._programs is not None:
+                self._programs.setup()
+                self._instances.append(self._programs)
             links: Counter[str] = Counter()
             for job in self._jobs:
                 if job.shared:
                     links[job.spec] += 1
                     function = self._link(job, links[job.spec])
+                elif job.program is not None:
+                    assert self._programs is not None, "who makes a chain with a program gives it a runner"
+                    function = self._programs.make(job)
                 elif job.setup_arguments is None:
                     function = job.target
                 else:

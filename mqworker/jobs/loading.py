@@ -1,4 +1,4 @@
-"""Turns "module:name" into jobs that can be run.
+"""Turns "module:name" into jobs that can be run, and finds the files of programs.
 
 Runs once in a fresh process (Consumer, code check, a user's test): imports the user's modules, whose folder it puts
 first on `sys.path`, and reads the signatures. New code is loaded by a new process, never by reloading. Raises
@@ -7,6 +7,9 @@ first on `sys.path`, and reads the signatures. New code is loaded by a new proce
 
 import importlib
 import inspect
+import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -16,7 +19,8 @@ from typing import Any
 
 import msgspec
 
-from mqworker.jobs.binding import BindingError, bind_class, bind_function, bind_shared
+from mqworker.config.programs import command_of, is_program
+from mqworker.jobs.binding import BindingError, bind_class, bind_function, bind_shared, bind_source
 from mqworker.jobs.failures import describe
 from mqworker.jobs.params import kind_of
 
@@ -34,6 +38,13 @@ class JobLoadError(Exception):
         self.detail = detail
 
 
+class ProgramFile(msgspec.Struct, frozen=True):
+    """Where a program is, and the folder that it runs in."""
+
+    file: str
+    folder: str
+
+
 class Job(msgspec.Struct, frozen=True):
     """One link of a chain: what to call, and with which arguments."""
 
@@ -44,6 +55,7 @@ class Job(msgspec.Struct, frozen=True):
     setup_arguments: frozenset[str] | None  # the same for `setup`; None: it is a function
     shared: str = ""  # the name of the object that all Consumers share, whose `handle` it is; "": it is not shared
     shared_params: tuple[type | None, ...] = ()  # the `Params` of the shared objects that it calls, if they take any
+    program: ProgramFile | None = None  # what it runs instead of calling `target`
 
     @property
     def takes_params(self) -> bool:
@@ -62,12 +74,67 @@ def load_job(spec: str, root: str | Path, copy: Path | None = None, shared: Mapp
     """Import one job, "module:name" (both may be dotted), from the folder `root` or from anywhere Python finds it.
 
     `copy`: where the code of that folder is imported from (`use_copy`). `shared`: the classes of the shared objects
-    that have a name.
+    that have a name. A program is found in the folder `root`, or on the PATH.
     """
+    if is_program(spec):
+        return load_program(spec, root)
     target, module = load_target(spec, root, copy)
     job = make_job(target, module, spec, shared)
     called = {name: load_target(shared[name], root, copy) for name in sorted(job.arguments & shared.keys())}
     return with_shared(job, called, shared)
+
+
+def load_program(spec: str, root: str | Path) -> Job:
+    """Find the program of a job; raises `JobLoadError` if it could not be run."""
+    folder = Path(root).resolve()
+    try:
+        command = command_of(spec)
+    except ValueError as error:
+        raise JobLoadError(f"job {spec[:100]!r}", str(error), 'write exec = ["./program", "argument"]') from None
+    place = f"program {shlex.quote(command[0])}"
+    if any("\0" in part for part in command):
+        raise JobLoadError(place, "an argument has a character NUL, which no program can get", "leave it out")
+    file = folder / command[0] if "/" in command[0] else _on_path(command[0], folder, place)
+    if not file.is_file():
+        what = f"{file} is no file" if file.exists() else f"there is no file {file}"
+        raise JobLoadError(place, what, f"name the program itself; a relative path starts at {folder}")
+    if not os.access(file, os.X_OK):
+        raise JobLoadError(place, f"{file} is not executable", f"chmod +x {shlex.quote(str(file))}")
+    given = frozenset(("message", "log"))
+    return Job(spec, _never_called, None, given, None, program=ProgramFile(str(file), str(folder)))
+
+
+def _on_path(name: str, folder: Path, place: str) -> Path:
+    found = shutil.which(name)
+    if found is not None:
+        return Path(found).absolute()
+    fix = "install it, or give its path"
+    if (folder / name).is_file():
+        fix = f'write "./{name}" for the one in {folder}'
+    raise JobLoadError(place, f"there is no program {name} on the PATH", fix)
+
+
+def _never_called(_body: object) -> None:
+    """Stand for a program, which the chain runs."""
+    raise AssertionError
+
+
+def load_source(spec: str, root: str | Path, copy: Path | None = None, *, scheduled: bool) -> Job:
+    """Import the function of a source; raises `JobLoadError`."""
+    target, module = load_target(spec, root, copy)
+    return make_source(target, module, spec, scheduled=scheduled)
+
+
+def make_source(target: Any, module: ModuleType | None, spec: str, *, scheduled: bool) -> Job:
+    """Make a source's job from a user's function; `module` is searched for its `Params`."""
+    place = f'source "{spec}"'
+    if not callable(target):
+        raise JobLoadError(place, f"it is {_a(type(target).__name__)}, which cannot be called", "name a function")
+    try:
+        arguments = bind_source(target, scheduled=scheduled)
+    except BindingError as exc:
+        raise JobLoadError(place, exc.cause, exc.fix) from None
+    return Job(spec, target, _params_type(module, place), arguments, None)
 
 
 def with_shared(job: Job, called: Mapping[str, tuple[Any, ModuleType | None]], shared: Mapping[str, str]) -> Job:

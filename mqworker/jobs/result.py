@@ -39,15 +39,15 @@ class Result:
         if isinstance(body, Result | GeneratorType):
             raise TypeError(f"the body of a Result must be a value, but is a {body.__class__.__name__}")
         self.body = body
-        self.routing_key = _text("routing_key", routing_key)
+        self.routing_key = short_text("routing_key", routing_key)
         self.headers = {} if headers is None else dict(headers)
-        self.content_type = _text("content_type", content_type)
+        self.content_type = short_text("content_type", content_type)
         self.priority = None if priority is None else operator.index(priority)
         self.expiration = expiration
-        self.type = _text("type", type)
-        self.correlation_id = _text("correlation_id", correlation_id)
+        self.type = short_text("type", type)
+        self.correlation_id = short_text("correlation_id", correlation_id)
         for name in self.headers:
-            if _text("the name of a header", name) == "":
+            if short_text("the name of a header", name) == "":
                 raise ValueError("the name of a header must not be empty")
         if priority is not None and not 0 <= priority <= 255:
             raise ValueError(f"priority must be 0 to 255, but is {priority}")
@@ -89,7 +89,7 @@ class Several:
         self._values.close()
 
 
-def _text(name: str, value: Any) -> str | None:
+def short_text(name: str, value: Any) -> str | None:
     """Return a value that AMQP's short strings can hold."""
     if value is None:
         return None

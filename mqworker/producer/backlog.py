@@ -1,13 +1,15 @@
 """The deliveries that wait for a lane, and which of them go next.
 
-Pure; part of the ledger, and its only part with a strategy: first come, first served, but a message that must be alone
-in its chunk goes before the others, and a message that comes back from a lane goes to the front. Suspects, which may
+Pure; part of the ledger, and its only part with a strategy: first come, first served, but a message that may kill its
+Consumer goes before the others, alone in its chunk, and a message that comes back from a lane goes to the front. A
+large one is alone too: what would be behind it in its chunk goes to another lane meanwhile. Suspects, which may
 have killed the whole tree, wait separately until they are asked for: the one with the shortest window first.
 """
 
 from collections import deque
 from collections.abc import Sequence
 
+from mqworker.ipc.messages import LARGE
 from mqworker.producer.entry import Entry, Isolation
 
 CHUNK_BYTES = 1 << 20  # they are copied on their way, and again when they are taken back
@@ -20,8 +22,6 @@ class Backlog:
         self._waiting: deque[Entry] = deque()
         self._alone: deque[Entry] = deque()  # each in a chunk of its own
         self._suspects: deque[Entry] = deque()
-
-    delayed = 0  # without an order, who fails waits at the broker
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._alone) + len(self._suspects)
@@ -63,17 +63,20 @@ class Backlog:
     def take(self, most: int) -> list[Entry]:
         """Remove and return the next chunk: at most `most` deliveries, or a single one that has to be alone.
 
-        A chunk of several has at most CHUNK_BYTES.
+        A chunk of several has at most CHUNK_BYTES, and nothing LARGE.
         """
         if self._alone:
             return [self._alone.popleft()]
         waiting, size = self._waiting, 0
         chunk: list[Entry] = []
         while waiting and len(chunk) < most:
-            size += waiting[0].weight
-            if size > CHUNK_BYTES and chunk:
+            weight = waiting[0].weight
+            size += weight
+            if chunk and (size > CHUNK_BYTES or weight > LARGE):
                 break
             chunk.append(waiting.popleft())
+            if weight > LARGE:
+                break
         return chunk
 
     def take_suspect(self) -> list[Entry]:

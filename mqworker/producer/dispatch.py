@@ -17,7 +17,7 @@ from mqworker.config.model import INPUT
 from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import logs
 from mqworker.ipc.histogram import Histogram
-from mqworker.ipc.messages import Chunk, Desired, Item, LogEvent, Outcomes, StageSpec
+from mqworker.ipc.messages import LARGE, Chunk, Desired, Item, LogEvent, Outcomes, StageSpec
 from mqworker.ipc.spawn import Death
 from mqworker.producer import evidence
 from mqworker.producer.entry import Entry, Isolation
@@ -212,8 +212,8 @@ class Dispatch:
             if lane.number in self._revoking or self._behind(lane):
                 continue
             before = ledger.assignments.on(lane.number)
-            if len(before) == 1 and before[0].isolation is not Isolation.NONE:
-                continue  # it may kill its Consumer
+            if len(before) == 1 and (before[0].isolation is not Isolation.NONE or before[0].weight > LARGE):
+                continue  # it may kill its Consumer, or take long
             if not seq or (began and now - began < REVOKE_AFTER):
                 entries = ledger.take(lane.number, lane.chunk + 1, most)
                 room -= len(entries)
@@ -248,9 +248,8 @@ class Dispatch:
         if entries:
             self.fleet.staffing.switch.fed(lane.code, now)
         more = self._ledger.backlog.ahead is not None
-        limit, level = desired.soft_limit, desired.log_level
-        stops = self._stop_at_failure
-        lane.feed(Chunk(lane.chunk + 1, generation, params, limit, level, items, more, stop_at_failure=stops))
+        soft, hard, level, stops = desired.soft_limit, desired.hard_limit, desired.log_level, self._stop_at_failure
+        lane.feed(Chunk(lane.chunk + 1, generation, params, soft, level, items, more, 0, stops, hard))
 
     def _behind(self, lane: Lane) -> bool:
         """Whether a lane needs the present parameters; one that will be replaced keeps those of its own generation."""

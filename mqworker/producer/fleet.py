@@ -5,7 +5,7 @@ time. If a Consumer cannot be started (no processes, descriptors or memory), its
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mqworker.consumer.register import COUNT, InHandRegister
 from mqworker.ipc import logs
@@ -64,7 +64,7 @@ class Fleet:
     def reconcile(self, now: float) -> None:
         """Start and retire Consumers, as far as that is possible now."""
         can_start = True
-        for action in self.staffing.decide(self._facts(), now):
+        for action in self.staffing.decide(self._facts(self.lanes.values()), now):
             match action:
                 case Start(slot, code):
                     can_start = can_start and self._start(slot, code, now)
@@ -74,10 +74,16 @@ class Fleet:
                     self.lanes[lane].kill(reason)
 
     def as_wanted(self) -> bool:
-        """Whether number, code and parameters of the Consumers at work are as wanted."""
+        """Whether number, code and parameters of the Consumers at work are as wanted.
+
+        Where the number follows the load, nobody waits for those that end their last messages: they are no part of what
+        was asked for.
+        """
         wanted = self._desired.generation
-        return self.staffing.as_wanted(self._facts()) and all(
-            lane.generation >= wanted.number for lane in self.lanes.values() if lane.code == wanted.code
+        going = self._leaving if self._desired.auto else ()
+        lanes = [lane for lane in self.lanes.values() if lane.number not in going or lane.code != wanted.code]
+        return self.staffing.as_wanted(self._facts(lanes)) and all(
+            lane.generation >= wanted.number for lane in lanes if lane.code == wanted.code
         )
 
     # --- what there is
@@ -190,7 +196,7 @@ class Fleet:
 
     # --- inside
 
-    def _facts(self) -> list[ConsumerFacts]:
+    def _facts(self, lanes: Iterable[Lane]) -> list[ConsumerFacts]:
         return [
             ConsumerFacts(
                 lane.number,
@@ -201,7 +207,7 @@ class Fleet:
                 bool(lane.replace_reason),
                 lane.number in self._leaving,
             )
-            for lane in self.lanes.values()
+            for lane in lanes
         ]
 
     def _start(self, slot: int, code: int, now: float) -> bool:

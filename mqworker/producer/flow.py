@@ -27,6 +27,7 @@ class Sample(NamedTuple):
     depth: int | None  # messages ready in the input queue, as last read from the broker; None: unknown
     busy: float  # seconds in which Consumers had messages, of all Consumers together
     available: float  # seconds in which they were set up
+    held_up_by: str = ""  # what keeps Consumers idle at this moment although messages wait here
 
     @property
     def unsettled(self) -> int:
@@ -81,6 +82,11 @@ class Flow:
         first, last = self._since(WINDOW)
         available = last.available - first.available
         return min(1.0, (last.busy - first.busy) / available) if available >= SHORTEST else None
+
+    @property
+    def held_up_by(self) -> str:
+        """What last kept Consumers idle although messages waited here; "" if nothing has for a while."""
+        return next((sample.held_up_by for sample in reversed(self._samples) if sample.held_up_by), "")
 
     def capacity(self, consumers: int, service_time: float | None) -> float | None:
         """Return how many messages this many Consumers can settle per second; None while it is not known, and for none.

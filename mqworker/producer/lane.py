@@ -1,9 +1,9 @@
 """A lane: one Consumer, the queue down to it, and the messages that it sends up.
 
-Lives in the Producer, on its loop. Owns the Consumer's process (a Child), its LaneQueue, its inbox and its outbox, and
-writes the stop word of its place in the in-hand register. A lane ends with its Consumer and is never used again. Sends
-the StageSpec and a Birth once, then chunks; receives Uplinks. Reports to its LaneOwner: ready, outcomes, death. A start
-that fails raises OSError and leaves nothing behind. Decisions 1 to 4 are the rules that keep it sound.
+Lives in the Producer, on its loop. Owns the Consumer's process (a Child), its LaneQueue, its inbox, hatch and outbox,
+and writes the stop word of its place in the in-hand register. A lane ends with its Consumer and is never used again.
+Sends the StageSpec and a Birth once, then chunks; receives Uplinks. Reports to its LaneOwner: ready, outcomes, death. A
+start that fails raises OSError and leaves nothing behind. Decisions 1 to 4 are the rules that keep it sound.
 """
 
 import contextlib
@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+from mqworker.consumer.hatch import Hatch
 from mqworker.consumer.inbox import Inbox
 from mqworker.consumer.outbox import Outbox
 from mqworker.consumer.process import Consumer
 from mqworker.consumer.register import Slot
 from mqworker.ipc.child import Child
 from mqworker.ipc.messages import Birth, Chunk, Hello, LogEvent, Outcome, Outcomes, Piece, StageSpec, Unfit, Uplink
-from mqworker.ipc.pieces import Pieces
 from mqworker.ipc.spawn import Death
 from mqworker.producer.evidence import oom_kills
 from mqworker.producer.lane_queue import LaneQueue
@@ -75,11 +75,12 @@ class Lane:
         self.taken = 0  # the newest that the Consumer has taken out of the queue
         self.ended = 0  # the newest that has ended
         self._owner = owner
-        self._pieces = Pieces()
         self._labelled: tuple[int, dict[str, Any]] = (0, {})  # the message whose output was last logged
         with contextlib.ExitStack() as undo:
             self._inbox = Inbox()
             undo.callback(self._inbox.close)
+            self._hatch = Hatch()
+            undo.callback(self._hatch.close)
             self._queue = LaneQueue(self._inbox)
             undo.callback(self._queue.close)
             self._outbox = Outbox()
@@ -89,7 +90,7 @@ class Lane:
                 in_hand=lambda: slot.seq,
                 labels=self._labels_of,
             )
-            self._child.start(Consumer(spec.stage, birth.slot, self._queue.far, self._inbox, self._outbox))
+            self._child.start(Consumer(spec.stage, birth.slot, self._queue.far, self._inbox, self._hatch, self._outbox))
             undo.pop_all()
         self._queue.consumer_started()
         self._outbox.settle()
@@ -192,12 +193,8 @@ class Lane:
     def _on_uplink(self, uplink: Uplink) -> None:
         match uplink:
             case Outcomes():
-                if self._pieces:
-                    try:
-                        uplink = self._pieces.put_back(uplink)
-                    except ValueError as error:
-                        self.kill(f"a large result arrived damaged: {error}")
-                        return
+                if self._hatch.used:
+                    uplink = self._hatch.put_back(uplink)
                 self._child.catch_up_output(read=uplink.printed)  # its lines come before what becomes of it
                 self.done += len(uplink.outcomes)
                 self.generation = uplink.generation
@@ -210,7 +207,7 @@ class Lane:
                         self._become("idle" if self.ended == self.chunk else "busy")
                 self._owner.lane_outcomes(self, uplink)
             case Piece():
-                self._pieces.add(uplink)
+                self._hatch.take(uplink)
             case Hello():
                 if self.state == "starting" and self._child.alive:
                     self._queue.unlink_semaphores()
@@ -226,4 +223,5 @@ class Lane:
         self._queue.unlink_semaphores()
         self._queue.close()
         self._inbox.close()
+        self._hatch.close()
         self._owner.lane_died(self, death)

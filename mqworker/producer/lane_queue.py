@@ -24,18 +24,26 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class LargeChunk:
-    """A chunk of one large message; the feeder thread pickles it, and writes its body into the inbox by that."""
+    """A chunk of one large message; the feeder thread pickles it, and writes its body into the inbox by that.
+
+    Nothing of its size is allocated there, so what the feeder does cannot fail for want of memory.
+    """
 
     def __init__(self, chunk: Chunk, inbox: Inbox) -> None:
         self._chunk = chunk
         self._inbox = inbox
 
     def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
-        """Become a packed chunk, with its body only if there was no room for that in the inbox."""
-        chunk, item = self._chunk, self._chunk.items[0]
-        if self._inbox.put(item.body):
-            items = [msgspec.structs.replace(item, body=b"")]
-            chunk = msgspec.structs.replace(chunk, items=items, in_inbox=len(item.body))
+        """Become a packed chunk without the body, which is in the inbox, unless there is no memory for it."""
+        item = self._chunk.items[0]
+        size, unsent = len(item.body), ""
+        try:
+            self._inbox.put(item.body)
+        except OSError as error:
+            unsent = f"no memory to pass its {size:,} bytes on to a Consumer: {error.strerror}"
+            size = 0
+        items = [msgspec.structs.replace(item, body=b"")]
+        chunk = msgspec.structs.replace(self._chunk, items=items, in_inbox=size, unsent=unsent)
         return bytes, (_encode(chunk),)
 
 

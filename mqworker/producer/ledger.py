@@ -1,7 +1,8 @@
 """The ledger: every unsettled delivery of a stage, and what happens to it next.
 
 Pure: no clock, no I/O, no process. The Producer reports what happened and passes the time (monotonic seconds); the
-ledger returns what must be done. Therefore tables and a model can test each rule (tests/producer).
+ledger returns what must be done. Therefore tables and a model can test each rule (tests/producer). It has many methods,
+because it has one for each event; what they do is in its parts.
 
     held ──take──> out ──finished──> placing ──confirmed──> placed (settled; acked with the next due acks)
       ^             │                   └─refused, lost─> published again, later
@@ -68,9 +69,9 @@ class Ledger:
         self.publications = Publications(self.counters, self.held_bytes, self.acks, self.cache, ordering)
         self._numbers = count(1)
         self._entries: dict[int, Entry] = {}  # seq -> delivery that is held, delayed or out
-        self._attempts = None
+        self.attempts: HeldAttempts | None = None
         if self._ordered is not None:
-            self._attempts = HeldAttempts(
+            self.attempts = HeldAttempts(
                 self._ordered, self._entries, self._numbers, self.counters, self.held_bytes, self.cache
             )
 
@@ -122,10 +123,7 @@ class Ledger:
         if entry is None:
             self.counters.late += 1
             return []
-        if entry.state is not OUT:  # revoked, and computed all the same; or delayed, and let go
-            self.backlog.remove(entry)
-        elif entry.lane is not None:
-            self.assignments.remove(entry)
+        self._take_out(entry)
         if entry.unit is None or self._ordered is None:
             return self.publications.place(entry, plan, now)
         self._ordered.ended(entry)
@@ -137,19 +135,13 @@ class Ledger:
 
     def delay(self, entry: Entry, again: Again, isolation: Isolation, now: float) -> None:
         """Let a delivery that has failed wait in its place for its next attempt, under a new number."""
-        assert self._attempts is not None
-        if entry.state is not OUT:
-            self.backlog.remove(entry)
-        elif entry.lane is not None:
-            self.assignments.remove(entry)
-        self._attempts.delay(entry, again, isolation, now)
+        assert self.attempts is not None
+        self._take_out(entry)
+        self.attempts.delay(entry, again, isolation, now)
 
     def wake(self, now: float) -> float | None:
         """Let the delayed deliveries begin that are due; returns when the next one will be, None: none is delayed."""
-        if self._ordered is None:
-            return None
-        self._ordered.wake(now)
-        return self._ordered.next_due
+        return None if self.attempts is None else self.attempts.wake(now)
 
     def confirmed(self, publish_ids: Iterable[int], now: float) -> list[Ack]:
         """Settle the deliveries of these publications, which the broker has stored; returns the acks that are due.
@@ -195,7 +187,8 @@ class Ledger:
                 self._forget(entry)
         self.publications.void(now)
         self.backlog.clear()
-        if self._ordering is not None:
+        if self._ordering is not None and self.attempts is not None:
+            self.attempts.void()
             self._ordering.void()
 
     def release_held(self) -> dict[int, list[int]]:
@@ -204,9 +197,10 @@ class Ledger:
         Where there is an order none, because the broker may not put them in their places.
         """
         released: dict[int, list[int]] = {}
-        if self._ordering is not None:
+        backlog = self.backlog
+        if isinstance(backlog, OrderedBacklog):
             return released
-        for entry in self.backlog.clear():
+        for entry in backlog.clear():
             released.setdefault(entry.epoch, []).append(entry.tag)
             self.acks.forget(entry)
             self._forget(entry)
@@ -217,6 +211,16 @@ class Ledger:
         """Return the publications that are due again, and forget kept outcomes that are too old."""
         self.cache.expire(now)
         return self.publications.due(now) + self.publications.take_turns(now)
+
+    def _take_out(self, entry: Entry) -> None:
+        """Remove a delivery that has an outcome from its lane, or from those that wait."""
+        if entry.state is OUT:
+            if entry.lane is not None:
+                self.assignments.remove(entry)
+            return
+        self.backlog.remove(entry)  # revoked, and computed all the same; or let go while it was delayed
+        if entry.state is DELAYED and self.attempts is not None:
+            self.attempts.remove(entry)
 
     def _put_back(self, entries: list[Entry]) -> int:
         valid = [entry for entry in entries if not entry.void]
@@ -231,8 +235,8 @@ class Ledger:
 
     def _forget(self, entry: Entry) -> None:
         """Forget a delivery without an outcome; if it is void and has failed before, its attempts are kept."""
-        if entry.original is not None and self._attempts is not None:
-            self._attempts.keep(entry)
+        if entry.original is not None and self.attempts is not None:
+            self.attempts.keep(entry)
             return
         del self._entries[entry.seq]
         self.held_bytes.weigh(entry, 0)
@@ -251,7 +255,7 @@ class Ledger:
         if self._ordering is not None and self._ordering.stands(entry):
             self._ordering.stand(entry, delivery)
         if entry.state is KEPT and entry.plan is None:
-            assert self._attempts is not None
-            self._attempts.adopt(entry)
+            assert self.attempts is not None
+            self.attempts.adopt(entry)
             return []
         return self.publications.adopt(entry, now)

@@ -1,17 +1,21 @@
 """What no Consumer may do: run over the hard time limit, stall in the middle of a chunk, keep outcomes to itself.
 
 Lives in the Producer, on its loop, and is called with each tick. Reads the in-hand register; kills Consumers (dispatch
-receives their deaths) and reads their outboxes.
+receives their deaths) and reads their outboxes. Where a chain has programs, its Consumer kills them at the limit, and
+has a moment for that.
 """
 
 from typing import NamedTuple
 
+from mqworker.config.programs import is_program
+from mqworker.ipc.messages import Desired
 from mqworker.producer.fleet import Fleet
 
 TIME_LIMIT = "hard time limit"  # the reason for killing a Consumer that took too long begins with this
 LONG = 0.005  # seconds that finished outcomes may wait behind a running message
 STALL = 10.0  # seconds that a Consumer may hold a chunk without working on a message: it is stopped, or stuck
 STACK_WAIT = 1.0  # seconds for a Consumer to write its stacks before it is killed; sooner once it has written them
+KILLS_ITSELF = 3.0  # seconds more for a Consumer to kill its program, and the keeper of that if it does not answer
 
 
 class _Asked(NamedTuple):
@@ -31,8 +35,10 @@ class Limits:
         self._stacks: dict[int, _Asked] = {}  # by lane
         self._stalled: dict[int, tuple[int, int]] = {}  # lane -> (its last ended chunk, ticks with nothing in hand)
 
-    def enforce(self, hard_limit: float, now: float, tick: float) -> None:
+    def enforce(self, desired: Desired, now: float, tick: float) -> None:
         """Check every busy lane; `tick` is the time between two calls while Consumers are busy."""
+        hard_limit = desired.hard_limit
+        patience = hard_limit + (KILLS_ITSELF if _has_program(desired) else 0.0)
         stacks, self._stacks = self._stacks, {}
         stalled, self._stalled = self._stalled, {}
         for lane in self._fleet.busy():
@@ -48,7 +54,7 @@ class Limits:
             if not began:  # it waits for a shared object
                 lane.read_outbox()
                 continue
-            if hard_limit and now - began > hard_limit:
+            if hard_limit and now - began > patience:
                 asked, tail = stacks.get(lane.number), lane.output_tail
                 if asked is None or asked.message != seq:
                     lane.ask_stack()
@@ -58,3 +64,9 @@ class Limits:
                 self._stacks[lane.number] = asked._replace(last=tail)
             if now - began > LONG:
                 lane.read_outbox()
+
+
+def _has_program(desired: Desired) -> bool:
+    """Return whether a chain that is in use, or is about to be, has one."""
+    generations = (desired.generation, desired.candidate)
+    return any(is_program(job) for each in generations if each is not None for job in each.jobs)

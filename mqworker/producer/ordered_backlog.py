@@ -7,37 +7,56 @@ other (a run), then those of the next key, and a key is locked until its whole r
 message of each key in a chunk Consumers would be idle: the most frequent key decides how long all keys take.
 
 A delivery that is delayed keeps its place; by key, all behind it wait. To be isolated is a property of a delivery, not
-another queue: it goes at its turn, alone.
+another queue: it goes at its turn, alone. So does a large one.
 """
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
+from mqworker.ipc.messages import LARGE
 from mqworker.producer.backlog import CHUNK_BYTES
-from mqworker.producer.entry import DELAYED, HELD, Entry, Isolation
+from mqworker.producer.entry import HELD, Entry, Isolation
 from mqworker.producer.ordering import Ordering, Unit
 
 
 class _Heads:
-    """Those that may begin, the oldest first; of a key only the first one."""
+    """Those that may begin, the oldest first; of a key only the first one. If it is narrow, others are set aside."""
 
     def __init__(self, ordering: Ordering) -> None:
-        self.narrow = False
         self._ordering = ordering
         self._heap: list[tuple[int, Entry]] = []  # by tag
         self._suspects: list[Entry] = []
+        self._aside: set[Entry] = set()  # no suspects; they may begin when they are the first of their units
 
     def __len__(self) -> int:
-        if self.narrow:
-            return sum(1 for _ in self._firsts()) + len(self.suspects)
-        return len(self._heap) + len(self._suspects)
+        return len(self.in_turn) + len(self.suspects)
 
     @property
-    def oldest(self) -> Entry | None:
-        """The oldest that is no suspect."""
-        head = min(self._firsts(), default=None) if self.narrow else self._heap[0] if self._heap else None
-        return None if head is None else head[1]
+    def narrow(self) -> bool:
+        """Whether only the first of each unit may begin."""
+        return self._ordering.risen is not None
+
+    @narrow.setter
+    def narrow(self, narrow: bool) -> None:
+        if narrow is self.narrow:
+            return
+        entries = [*self._aside, *(entry for _, entry in self._heap)]
+        self._ordering.risen = [] if narrow else None
+        self._aside.clear()
+        self._heap.clear()
+        for entry in entries:
+            self.add(entry)
+
+    @property
+    def in_turn(self) -> list[tuple[int, Entry]]:
+        """A heap of those that are no suspects, by tag."""
+        risen = self._ordering.risen
+        while risen:
+            if (entry := risen.pop()) in self._aside:
+                self._aside.remove(entry)
+                heapq.heappush(self._heap, (entry.tag, entry))
+        return self._heap
 
     @property
     def suspects(self) -> list[Entry]:
@@ -47,26 +66,26 @@ class _Heads:
     def add(self, entry: Entry) -> None:
         if entry.isolation is Isolation.STAGE:
             self._suspects.append(entry)
+        elif self.narrow and not self._is_first(entry):
+            self._aside.add(entry)
         else:
             heapq.heappush(self._heap, (entry.tag, entry))
 
     def remove(self, entry: Entry) -> None:
         if entry.isolation is Isolation.STAGE:
             self._suspects.remove(entry)
+        elif entry in self._aside:
+            self._aside.remove(entry)
         elif self._heap[0][1] is entry:
             heapq.heappop(self._heap)
         else:
             self._heap.remove((entry.tag, entry))
             heapq.heapify(self._heap)
 
-    def clear(self) -> list[Entry]:
-        entries = [*self._suspects, *(entry for _, entry in self._heap)]
+    def clear(self) -> None:
         self._suspects.clear()
         self._heap.clear()
-        return entries
-
-    def _firsts(self) -> Iterator[tuple[int, Entry]]:
-        return (head for head in self._heap if self._is_first(head[1]))
+        self._aside.clear()
 
     def _is_first(self, entry: Entry) -> bool:
         return entry.unit is None or self._ordering.is_turn(entry)
@@ -81,7 +100,6 @@ class OrderedBacklog:
     def __init__(self, ordering: Ordering) -> None:
         self._ordering = ordering
         self._heads = _Heads(ordering)
-        self._delayed: list[tuple[float, int, Entry]] = []  # heap, by time
         self._behind = 0  # how many wait behind heads of their keys
         self._all = 0
         self.bytes = 0  # of all that wait
@@ -98,16 +116,6 @@ class OrderedBacklog:
     def shortest_window(self) -> float | None:
         """The shortest window among the suspects that may begin, in seconds; None: there is none."""
         return min((entry.window for entry in self._heads.suspects), default=None)
-
-    @property
-    def delayed(self) -> int:
-        """How many wait for their next attempt."""
-        return len(self._delayed)
-
-    @property
-    def next_due(self) -> float | None:
-        """When the next delayed delivery may begin; None: none is delayed."""
-        return self._delayed[0][0] if self._delayed else None
 
     def narrow(self, narrow: bool) -> None:
         """Let only the first of each unit begin, and alone, or end that: each of them frees memory when it is done."""
@@ -136,25 +144,21 @@ class OrderedBacklog:
                 self._look(unit)
 
     def delay(self, entry: Entry) -> None:
-        """Put a delivery in its place that may begin at its time `due`; it is in no lane any more."""
+        """Put a delayed delivery in its place, where it waits until `wake`; it is in no lane any more."""
         self._count(entry)
-        heapq.heappush(self._delayed, (entry.due, entry.seq, entry))
         unit = self._key(entry)
         if unit is not None:
             unit.out.discard(entry)
             _insert(unit.waiting, entry)
             self._look(unit)
 
-    def wake(self, now: float) -> None:
-        """Let the delayed ones begin that are due."""
-        while self._delayed and self._delayed[0][0] <= now:
-            entry = heapq.heappop(self._delayed)[2]
-            entry.state = HELD
-            unit = self._key(entry)
-            if unit is None:
-                self._heads.add(entry)
-            else:
-                self._look(unit)
+    def wake(self, entry: Entry) -> None:
+        """Let one begin that was delayed; it is held again."""
+        unit = self._key(entry)
+        if unit is None:
+            self._heads.add(entry)
+        else:
+            self._look(unit)
 
     def ended(self, entry: Entry) -> None:
         """Unlock the key of a delivery that has left its lane for good, unless others of its run are still there."""
@@ -170,9 +174,6 @@ class OrderedBacklog:
     def remove(self, entry: Entry) -> None:
         """Remove a delivery that no longer has to wait."""
         self._count(entry, -1)
-        if entry.state is DELAYED:
-            self._delayed.remove((entry.due, entry.seq, entry))
-            heapq.heapify(self._delayed)
         unit = self._key(entry)
         if unit is not None:
             unit.waiting.remove(entry)
@@ -183,13 +184,14 @@ class OrderedBacklog:
     def take(self, most: int) -> list[Entry]:
         """Remove and return the next chunk: at most `most` deliveries, or a single one that has to be alone.
 
-        A chunk of several has at most CHUNK_BYTES.
+        A chunk of several has at most CHUNK_BYTES, and nothing LARGE.
         """
         heads = self._heads
         chunk: list[Entry] = []
         size = 0
-        while (entry := heads.oldest) is not None and len(chunk) < most:
-            alone = heads.narrow or entry.isolation is not Isolation.NONE
+        while (heap := heads.in_turn) and len(chunk) < most:
+            entry = heap[0][1]
+            alone = heads.narrow or _goes_alone(entry)
             if chunk and (alone or size + entry.weight > CHUNK_BYTES):
                 break
             run = self._begin(entry, 1 if alone else most - len(chunk), CHUNK_BYTES - size)
@@ -204,17 +206,13 @@ class OrderedBacklog:
         suspect = min(self._heads.suspects, key=lambda entry: entry.window, default=None)
         return [] if suspect is None else self._begin(suspect, 1, 0)
 
-    def clear(self) -> list[Entry]:
-        """Remove and return all."""
-        entries = self._heads.clear()
-        delayed = [entry for _, _, entry in self._delayed]
+    def clear(self) -> None:
+        """Forget all."""
+        self._heads.clear()
         for unit in self._ordering.units:
-            entries += [entry for entry in unit.waiting if entry is not unit.offered and entry.state is HELD]
             unit.waiting.clear()
             unit.offered, unit.behind = None, 0
-        self._delayed.clear()
         self._all = self._behind = self.bytes = 0
-        return entries + delayed
 
     # --- inside
 
@@ -239,7 +237,7 @@ class OrderedBacklog:
         while waiting and len(run) < most:
             after = waiting[0]
             room -= after.weight
-            if after.state is not HELD or after.isolation is not Isolation.NONE or room < 0:
+            if after.state is not HELD or _goes_alone(after) or room < 0:
                 break
             run.append(waiting.popleft())
         unit.out.update(run)
@@ -263,6 +261,10 @@ class OrderedBacklog:
         behind = len(waiting) - 1 if head is not None else 0
         self._behind += behind - unit.behind
         unit.behind = behind
+
+
+def _goes_alone(entry: Entry) -> bool:
+    return entry.isolation is not Isolation.NONE or entry.weight > LARGE
 
 
 def _insert(waiting: deque[Entry], entry: Entry) -> None:

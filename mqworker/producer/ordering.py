@@ -12,11 +12,10 @@ With `hold`, a message that fails keeps its place until it succeeds or is dead. 
 
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from mqworker.brokers.base import Delivery
 from mqworker.config.model import INPUT
-from mqworker.producer.entry import COMPUTED, DELAYED, OUT, PLACED, Entry, Plan
+from mqworker.producer.entry import COMPUTED, OUT, PLACED, Entry, Plan
 from mqworker.producer.ordering_key import key_of
 
 
@@ -35,13 +34,6 @@ class Unit:
         self.behind = 0  # how many wait behind that
 
 
-class Blocked(NamedTuple):
-    """A unit that does not get on."""
-
-    first: Entry  # it waits for its next attempt, or cannot be placed
-    behind: int  # how many wait for it
-
-
 class Ordering:
     """The units of a stage, by key; `ordered_by` is the stage's setting, `queue` its input."""
 
@@ -49,6 +41,7 @@ class Ordering:
         self.hold = hold
         self.serial = ordered_by != INPUT  # one of a unit is computed at a time
         self.turned: list[Entry] = []  # they have their plans, and their turn has come
+        self.risen: list[Entry] | None = None  # they are held, and their turn has come; None: nobody wants to know
         self._ordered_by = ordered_by
         self._queue = queue
         self._units: dict[bytes, Unit] = {}
@@ -105,6 +98,8 @@ class Ordering:
             self.tidy(unit)
         elif order[0].state is COMPUTED:
             self.turned.append(order[0])
+        elif self.risen is not None:
+            self.risen.append(order[0])
 
     def void(self) -> None:
         """Empty all units: the connection was lost. What is in a lane goes on, and knows its unit until its outcome."""
@@ -115,28 +110,13 @@ class Ordering:
             unit.order.clear()
             self.tidy(unit)
         self.turned.clear()
+        if self.risen:
+            self.risen.clear()
 
     def tidy(self, unit: Unit) -> None:
         """Forget a unit without deliveries."""
         if not unit.order and not unit.out and self._units.get(unit.key) is unit:  # else a later one with its key
             del self._units[unit.key]
-
-    def blocked(self) -> Blocked | None:
-        """Return the unit with most deliveries behind a first one that is delayed or was refused; None: there is none.
-
-        A unit with a single delivery blocks nobody.
-        """
-        most: Blocked | None = None
-        for unit in self._units.values():
-            behind = len(unit.order) - 1
-            if behind > (most.behind if most else 0) and (unit.order[0].state is DELAYED or unit.order[0].tries):
-                most = Blocked(unit.order[0], behind)
-        return most
-
-    def hottest(self) -> tuple[bytes, int] | None:
-        """Return the key with most deliveries, and how many they are; None without a delivery."""
-        unit = max(self._units.values(), key=lambda unit: len(unit.order), default=None)
-        return (unit.key, len(unit.order)) if unit is not None and unit.order else None
 
     def _needs_turn(self, plan: Plan) -> bool:
         if not plan.publications and not plan.replies:

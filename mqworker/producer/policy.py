@@ -23,7 +23,7 @@ from mqworker.producer.failure_messages import (
     retry,
 )
 
-CRASH_RUNG = 1  # seconds until a message that killed its Consumer runs again (decisions 15)
+CRASH_RUNG = 1  # seconds until a message that killed its Consumer comes back through a delay queue (decisions 15)
 WORN = 18  # redeliveries; by default a quorum queue of RabbitMQ 4 drops a message after 20 (decisions 22)
 LONGEST_RUNG = 1 << 22  # seconds, 48 days: a queue's time to live is 32 bits of milliseconds
 RETRIED = frozenset({"error", "timeout", "memory"})
@@ -117,7 +117,10 @@ def plan_dead(entry: Entry, failure: Failure, stage: StageConfig, about: Circums
 
 
 def plan_crash(entry: Entry, failure: Failure, stage: StageConfig, about: Circumstances) -> Plan | Again:
-    """Return the plan for a delivery that a Consumer died of: again, alone, up to `crash.max` times."""
+    """Return the plan for a delivery that a Consumer died of: again, alone, up to `crash.max` times.
+
+    One that keeps its place needs no delay queue, and is the next to begin: everything behind it waits.
+    """
     properties = _read(entry, stage)
     crashes = headers.crashes(properties, stage.input.queue) + 1
     attempt = headers.attempt(properties, stage.input.queue)
@@ -125,7 +128,7 @@ def plan_crash(entry: Entry, failure: Failure, stage: StageConfig, about: Circum
     properties.headers[headers.ATTEMPT] = attempt
     if crashes >= stage.crash.max:
         return _dead(entry, properties, failure, stage, about, attempt)
-    return _again(entry, properties, failure, stage, about, CRASH_RUNG)
+    return _again(entry, properties, failure, stage, about, 0.0 if about.hold else CRASH_RUNG)
 
 
 def plan_too_large(entry: Entry, reason: str, stage: StageConfig, about: Circumstances) -> tuple[Failure | None, Plan]:

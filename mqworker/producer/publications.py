@@ -5,6 +5,9 @@ refused is published again later, after growing waits; what has lost its answer 
 same message id. If the connection of a delivery was lost meanwhile, nothing more is published for it: its plan is kept
 for the redelivery (mqworker/producer/redelivery_cache.py). Where there is an order (mqworker/producer/ordering.py), a
 plan waits here for the turn of its delivery.
+
+It has a method for each answer of the broker and each way on from there, so it has many; all of them work on the same
+few numbers, and each part of them would need most of those.
 """
 
 import heapq
@@ -47,6 +50,7 @@ class Publications:
         self, counters: Counters, held_bytes: HeldBytes, acks: Acks, cache: RedeliveryCache, ordering: Ordering | None
     ) -> None:
         self.turned: list[Entry] = [] if ordering is None else ordering.turned  # for take_turns
+        self.computed = 0  # entries that have their plans, and wait for their turn
         self.confirm_time = Histogram()
         self.refusal = ""  # why the last refused publication was not placed
         self.settled_keys = bytearray()  # of messages that shared objects have to be told of, in the order of settling
@@ -177,6 +181,7 @@ class Publications:
     def keep(self, entry: Entry, state: State, now: float) -> None:
         """Keep the plan of a void delivery."""
         self._refused.pop(entry.seq, None)
+        self.computed -= entry.state is COMPUTED
         self._held_bytes.weigh(entry, 0)
         entry.state = state
         self._cache.keep(entry, now)
@@ -231,8 +236,11 @@ class Publications:
     def _has_turn(self, entry: Entry) -> bool:
         """Whether a plan is carried out now; otherwise it waits for that."""
         assert self._ordering is not None
+        waited = entry.state is COMPUTED
         if self._ordering.proceeds(entry):
+            self.computed -= waited
             return True
+        self.computed += not waited
         entry.state = COMPUTED
         self._held_bytes.weigh(entry, entry.size)
         return False

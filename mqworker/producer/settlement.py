@@ -67,7 +67,7 @@ class Settlement:
         self.processed["processed_dropped" if outcome.dropped else "processed_result"] += 1
         if log.isEnabledFor(logging.DEBUG):
             about, seconds = self._labels(entry), round(outcome.duration, 6)
-            message = f"done in {seconds:g} s: {plan.outcome}"
+            message = f"done in {seconds:g} s" + (", without a result" if outcome.dropped else "")
             logs.report(log, logging.DEBUG, plan.outcome, message, **about, duration_s=seconds)
         self.words.planned(entry, plan)
         return self._ledger.finished(outcome.seq, plan, now)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mqworker.brokers import open_link
-from mqworker.brokers.base import CONNECTING, Bindings, LinkState, Placement, Topology
+from mqworker.brokers.base import CONNECTING, Bindings, Link, LinkState, Placement, Topology
 from mqworker.config.model import StageConfig
 from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import logs
@@ -42,10 +42,18 @@ def topology(config: StageConfig) -> Topology:
 
 
 class Stage:
-    """See the module head. `changed` is called when a new state should soon be reported."""
+    """See the module head. `changed` is called when a new state should soon be reported.
+
+    `link_factory` is called with the arguments of `open_link`.
+    """
 
     def __init__(
-        self, spec: StageSpec, desired: Desired, forward: Callable[[LogEvent], None], changed: Callable[[], None]
+        self,
+        spec: StageSpec,
+        desired: Desired,
+        forward: Callable[[LogEvent], None],
+        changed: Callable[[], None],
+        link_factory: Callable[..., Link] = open_link,
     ) -> None:
         config, folder = spec.config, Path(spec.state_dir)
         self.spec = spec
@@ -61,7 +69,7 @@ class Stage:
         suspects = Suspects(folder / f"{spec.stage}.suspects", self.register.last_life())
         self.register.begin_life(time.monotonic())
         name = f"{spec.service}.{spec.stage}"
-        self.link = link = open_link(spec.broker, topology(config), self, name=name)
+        self.link = link = link_factory(spec.broker, topology(config), self, name=name)
         self.settlement = Settlement(spec, self.ledger, link)
         self.throttle = throttle = self._make_throttle(changed)
         self.intake = Intake(

@@ -9,10 +9,9 @@ from dataclasses import asdict
 
 from mqworker.amqp.properties import decode_leniently
 from mqworker.ipc.json_safe import text
-from mqworker.ipc.messages import BlockedOrder, ConsumerStatus, OrderStatus, StageStatus
-from mqworker.producer.entry import DELAYED
-from mqworker.producer.held_messages import id_of
+from mqworker.ipc.messages import ConsumerStatus, OrderStatus, StageStatus
 from mqworker.producer.lane import Lane
+from mqworker.producer.order_status import order_status
 from mqworker.producer.ordering import Ordering
 from mqworker.producer.stage import Stage
 from mqworker.producer.timers import Timers
@@ -52,6 +51,7 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
         prefetch=intake.prefetch,
         held=len(ledger.backlog),
         dispatched=len(ledger.assignments),
+        computed=publications.computed,
         settling=len(publications),
         held_bytes=ledger.held_bytes.total,
         kept=ledger.cache.kept,
@@ -67,25 +67,18 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
         arrival_rate=flow.arrival_rate,
         service_time=stage.service_time.mean,
         utilisation=flow.utilisation,
+        held_up_by=flow.held_up_by,
         capacity=flow.capacity(fleet.working(), stage.service_time.mean),
-        order=None if stage.ordering is None else _order(stage, stage.ordering, now),
+        order=None if stage.ordering is None else _order(stage, stage.ordering, lanes, now),
         hold_back="retries" if empty and now <= settlement.retry_until else intake.hold_back.name.lower(),
+        at=now,
     )
 
 
-def _order(stage: Stage, ordering: Ordering, now: float) -> OrderStatus:
-    found, hottest, delayed = ordering.blocked(), ordering.hottest(), stage.ledger.backlog.delayed
-    key, messages = (None, 0) if hottest is None else (text(hottest[0].decode(errors="replace")), hottest[1])
-    if found is None:
-        return OrderStatus(delayed, None, key, messages)
-    entry = found.first
-    reason = f"its next attempt begins in {max(0.0, entry.due - now):.3g} s"
-    if entry.state is not DELAYED:
-        reason = f"it cannot be placed: {stage.ledger.publications.refusal}"
-    unit = entry.unit.key if entry.unit is not None else b""
-    name = id_of(entry, stage.spec.config.input.queue)
-    blocked = BlockedOrder(name, text(unit.decode(errors="replace")), entry.received, found.behind, reason)
-    return OrderStatus(delayed, blocked, key, messages)
+def _order(stage: Stage, ordering: Ordering, lanes: list[Lane], now: float) -> OrderStatus:
+    busy = ((lane, *lane.in_hand()) for lane in lanes if lane.state == "busy")
+    begun = {seq: since or lane.since for lane, seq, since in busy if seq}  # 0: it waits for a shared object
+    return order_status(stage.ledger, ordering, stage.spec.config.input.queue, stage.intake.prefetch, begun, now)
 
 
 def _too_large(stage: Stage) -> str:

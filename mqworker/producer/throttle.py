@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 
 from mqworker.brokers.base import Link
+from mqworker.brokers.credit import Credit, Sent
 from mqworker.ipc import logs
-from mqworker.producer.credit import Credit, Sent
 from mqworker.producer.ledger import Ledger
 
 SILENT = 10.0  # seconds without an answer after which the status tells of it

@@ -39,7 +39,7 @@ class Timers:
         self.stall = max(self.stall, now - self._due)
         stage = self._stage
         stage.register.pulse(now)
-        self._limits.enforce(stage.desired.hard_limit, now, BUSY)
+        self._limits.enforce(stage.desired, now, BUSY)
         stage.dispatch.revoke(now)
         stage.settlement.republish(now)
         stage.reconcile(now)
@@ -60,21 +60,36 @@ class Timers:
                 self._available += since * max(fleet.working(), len(fleet.busy()))
             self._measured = now
             depth, busy = self._stage.link.depth(), fleet.busy_seconds(now)
-            self.flow.observe(Sample(now, ledger.counters.settled, len(ledger), depth, busy, self._available))
+            self.flow.observe(
+                Sample(now, ledger.counters.settled, len(ledger), depth, busy, self._available, self._held_up_by())
+            )
+
+    def _held_up_by(self) -> str:
+        """Return what keeps Consumers idle just after they were fed: `output`, `order`, or "" if nothing does."""
+        stage = self._stage
+        ledger, throttle = stage.ledger, stage.throttle
+        if not any(stage.dispatch.fleet.idle()):
+            return ""
+        if throttle is not None and len(ledger.backlog) and not throttle.room():
+            return "output"
+        full = 0 < stage.intake.prefetch <= len(ledger)  # all that may be here is here, also what waits for its turn
+        return "order" if stage.ordering is not None and (len(ledger.backlog) or full) else ""
 
     def _summarise(self, now: float) -> None:
         stage = self._stage
         counters = stage.ledger.counters
-        failures = counters.dead + counters.retried
+        failures = counters.dead + counters.retried + counters.delayed
         settled, failed = counters.settled - self._summary_from[0], failures - self._summary_from[1]
         self._summary_from = (counters.settled, failures)
         self._summary_due = now + SUMMARY
         p95 = stage.service_time.quantile()
         backlog = stage.link.depth()
+        delayed = None if stage.ledger.attempts is None else len(stage.ledger.attempts)
         message = (
             f"{settled:,} settled in a minute ({settled / SUMMARY:,.1f}/s), {failed} failed, "
             f"p95 {_milliseconds(p95)}, backlog {'unknown' if backlog is None else f'{backlog:,}'}, "
-            f"{len(stage.ledger)} in hand, {stage.dispatch.fleet.working()} Consumers"
+            f"{len(stage.ledger)} in hand{f', {delayed} of them delayed' if delayed else ''}, "
+            f"{stage.dispatch.fleet.working()} Consumers"
         )
         logs.report(
             log,
@@ -86,6 +101,7 @@ class Timers:
             backlog=backlog,
             failures=failed,
             in_flight=len(stage.ledger),
+            delayed=delayed,
         )
 
 

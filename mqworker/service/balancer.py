@@ -31,7 +31,8 @@ class Balancer:
         self._balance = Balance()
         self._processes = config.service.processes
         self._configured = {name for name, stage in config.stages.items() if stage.consumers == AUTO}
-        self._pool: dict[str, int] = {}  # stages that have no share now: how many Consumers each is to have
+        self._counted = set(self._configured)  # stages whose Consumers count: also those that have had a share since
+        self._own: dict[str, int] = {}  # stages that have no share now: how many Consumers each is to have
         self._paused = False
 
     def want(self, document: Document, statuses: Statuses, *, paused: bool) -> None:
@@ -39,11 +40,13 @@ class Balancer:
         self._paused = paused
         active = {name: stage for name, stage in document.stages.items() if stage.running and stage.working}
         sharing = [name for name, stage in active.items() if stage.auto]
-        having = {name: self._pool[name] for name in sharing if self._pool.get(name)}
-        self._pool = {
-            name: active[name].consumers if name in active else 0 for name in self._configured if name not in sharing
+        having = {name: self._own[name] for name in sharing if self._own.get(name)}
+        self._counted.update(sharing)
+        self._own = {
+            name: active[name].consumers if name in active else 0 for name in document.stages if name not in sharing
         }
-        self._balance.fit(sharing, max(1, self._processes - sum(self._pool.values())), having)
+        fixed = sum(count for name, count in self._own.items() if name in self._configured)
+        self._balance.fit(sharing, max(1, self._processes - fixed), having)
         self._settle(statuses)
 
     def beat(self, document: Document, statuses: Statuses, now: float) -> bool:
@@ -67,7 +70,7 @@ class Balancer:
 
     def _settle(self, statuses: Statuses) -> bool:
         present = {name: _present(status) for name, status in statuses.items()}
-        others = sum(max(0, present[name] - count) for name, count in self._pool.items())
+        others = sum(max(0, present[name] - count) for name, count in self._own.items() if name in self._counted)
         return self._balance.settle(present, others)
 
 
@@ -75,10 +78,12 @@ def demand_of(stage: StageDesired, status: StageStatus | None, now: float, *, pa
     """Return what matters of a stage; `now`: CLOCK_MONOTONIC."""
     if status is None:
         return NOBODY
-    takes = stage.listening and not paused and status.hold_back not in ("unplaced", "output")
+    order = status.order
+    stuck = status.link.waits or (order is not None and order.stuck)  # another service has them, or another message
+    takes = stage.listening and not paused and not stuck and status.hold_back not in ("unplaced", "output")
     waiting = 0
     if not status.crash_loop and status.hold_back != "output":  # more Consumers could do nothing about that
-        waiting = status.held + (status.backlog or 0 if takes else 0)
+        waiting = status.held - (0 if order is None else order.locked) + (status.backlog or 0 if takes else 0)
     mine = [each for each in status.consumers if each.code == stage.code and each.state != "spare"]
     last = max(mine, key=lambda each: each.slot, default=None)
     ready = sum(each.state in ("idle", "busy") for each in mine)

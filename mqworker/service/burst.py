@@ -1,49 +1,74 @@
-"""When `run --burst` is done: as soon as the input, the tree and the retry queues are empty.
+"""How `run --burst` ends: asks the broker when the rule wants it, counts what was done, and says the exit code.
 
-Runs on the Service's main loop. A Producer knows only its own retries, but those of an earlier Producer or run wait at
-the broker too, so the broker is asked before the end. It is asked twice, because a message on its way from a retry
-queue to the input is in neither. If it does not answer, it is asked again.
+Runs on the Service's main loop; burst_rule.py decides when it is over. The broker is asked by way of the broker admin;
+while it does not answer, it is asked again. Dead letters are found in two ways: the Producers count them, and the
+dead-letter queues hold more than at the start, where a Producer was killed before it could report.
 """
 
 import asyncio
 import contextlib
+import logging
+import time
+from collections.abc import Collection
 
 from mqworker.broker_admin.client import BrokerAdminClient
-from mqworker.control.control import ControlError
+from mqworker.control.control import ControlError, StageView
+from mqworker.exits import Exit
+from mqworker.http.totals import Totals
+from mqworker.ipc import logs
+from mqworker.service.burst_rule import Ask, BurstRule, End, Left
 
-IDLE_BEATS = 2  # beats, half a second each, during which every stage must be idle before each question
-ANSWERS = 2  # answers in a row that must report no waiting retry
 ASK_DEADLINE = 5.0  # seconds for the broker's answer
+COUNTED = {"result": "results", "dropped": "dropped", "retried": "retried", "dead": "dead"}  # counters and their words
+
+log = logging.getLogger("mqworker.service.burst")
 
 
 class Burst:
-    """Counts idle beats, then asks the broker."""
+    """See the module head."""
 
     def __init__(self, broker_admin: BrokerAdminClient) -> None:
         self._broker_admin = broker_admin
-        self._idle = 0  # beats since the last work or question
-        self._empty = 0  # answers in a row that reported no waiting retry
+        self._rule = BurstRule()
+        self._totals = Totals()
+        self._before: dict[str, Left] | None = None  # at the broker, when it first answered
         self._question: asyncio.Task[None] | None = None
 
-    @property
-    def done(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self._empty >= ANSWERS
-
-    def beat(self, *, idle: bool) -> None:
-        """Note a beat of the Service; `idle`: every stage is idle, as far as its Producer knows."""
-        if not idle:
-            self._idle = self._empty = 0
-            return
-        self._idle += 1
+    def beat(self, stages: Collection[StageView], *, paused: bool, sources_over: bool) -> Exit | None:
+        """Do what is due; returns the exit code once it is over, which it is not before the sources are."""
+        for stage in stages:
+            if stage.actual is not None:
+                self._totals.count(stage.name, stage.actual.pid, stage.actual.counters)
         if self._question is not None and self._question.done():
             self._question.result()  # raises our own faults, which end the Service
             self._question = None
-        if self._idle >= IDLE_BEATS and self._question is None:
-            self._question = asyncio.create_task(self._ask())
+        todo = self._rule.look(stages, time.monotonic(), paused=paused) if sources_over else None
+        if isinstance(todo, End):
+            return self._end(todo, stages)
+        if self._question is None and (todo is not None or self._before is None):
+            self._question = asyncio.create_task(self._ask(todo))
+        return None
 
-    async def _ask(self) -> None:
+    async def _ask(self, asked: Ask | None) -> None:
         with contextlib.suppress(ControlError):
-            retries = await self._broker_admin.ask("retries", {}, ASK_DEADLINE)
-            self._empty = self._empty + 1 if self._idle and not retries else 0
-        self._idle = 0
+            answer = await self._broker_admin.ask("left", {}, ASK_DEADLINE)
+            left = {name: Left(*counts) for name, counts in answer.items()}
+            if self._before is None:
+                self._before = left
+            if asked is not None:
+                self._rule.answered(asked.number, left, time.monotonic())
+
+    def _end(self, end: End, stages: Collection[StageView]) -> Exit:
+        before = self._before or {}
+        done = {name: sum(int(self._totals.of(stage.name).get(name, 0)) for stage in stages) for name in COUNTED}
+        left = {name: here.retries + here.ready for name, here in end.left.items() if here.retries + here.ready}
+        died = any(here.dead > before.get(name, here).dead for name, here in end.left.items())
+        what = ", ".join(f"{count} {COUNTED[name]}" for name, count in done.items())
+        rest = "".join(f"; {count} are left in {name}" for name, count in left.items())
+        loops = "".join(f"; {name} is in a crash loop" for name in end.stuck)
+        level, message = logging.ERROR if end.stuck else logging.INFO, f"nothing more to do: {what}{rest}{loops}"
+        total, stuck = sum(left.values()), ", ".join(end.stuck) or None
+        logs.report(log, level, "burst_done", message, **done, left=total, crash_loops=stuck)
+        if end.stuck:
+            return Exit.RESTARTS_EXHAUSTED
+        return Exit.DEAD if done["dead"] or died else Exit.OK

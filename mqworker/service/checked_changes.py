@@ -15,6 +15,7 @@ import msgspec
 
 from mqworker.code_check.client import check_code
 from mqworker.config.load import Loaded
+from mqworker.config.programs import is_program, shown
 from mqworker.control import desired_state, generations
 from mqworker.control.chain import Alter, ChainError, Edit, Remove, edited, enabled
 from mqworker.control.control import ChangeRefused, ControlError, Stored
@@ -183,6 +184,9 @@ class CheckedChanges:
             params = merge_patch(ahead.params, patch)
             known = self._known_jobs(ahead)
             named = tuple(dict.fromkeys(link.job for link in jobs if link.job not in known))
+            for program in filter(is_program, named):
+                what = f"programs are named in the configuration, and {shown(program)} is not"
+                raise ChangeRefused([], [what])
             report = await self._check(stage, params, ahead.copy, self._folder_of(ahead.copy), enabled(jobs), named)
             return SetJobs(stage, jobs, params, report.shared)
 
@@ -190,7 +194,7 @@ class CheckedChanges:
 
     def _known_jobs(self, desired: StageDesired) -> set[str]:
         """Return the jobs that may be named in any case: the configuration or a generation of the stage names them."""
-        known = {job for each in self._config.stages.values() for job in each.jobs}
+        known = {job for each in self._config.stages.values() for job in each.specs}
         return known | {link.job for version in (desired.version, *desired.history) for link in version.jobs}
 
     async def _set_params(self, stage: str, make: Callable[[StageDesired, dict[str, Any]], SetParams]) -> Stored:

@@ -13,15 +13,17 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from mqworker.config.load import Loaded
-from mqworker.config.model import AUTO, Config
+from mqworker.config.model import AUTO, Config, StageConfig
 from mqworker.config.stop_budget import StopBudget
 from mqworker.exits import Exit
 from mqworker.ipc import logs
 from mqworker.ipc.spawn import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
 from mqworker.service.broker_kind import lost_url
+from mqworker.service.part import cut_line
 from mqworker.service.resources import unmet
 
 REMAINS_PATIENCE = 3.0  # seconds that a killed instance's processes may take to end
@@ -42,8 +44,8 @@ class StartError(Exception):
 
 def prepare(loaded: Loaded) -> None:
     """Set this process up as the parent of the tree: folder, limits, prctl; raises StartError."""
-    if lost := lost_url(loaded):
-        raise StartError(Exit.CONFIG, lost)
+    if wrong := lost_url(loaded) or cut_line(loaded):
+        raise StartError(Exit.CONFIG, wrong)
     folder = loaded.state_dir
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -54,18 +56,23 @@ def prepare(loaded: Loaded) -> None:
         raise StartError(
             Exit.CONFIG, f"the state folder {folder} cannot be written ({error.strerror}); set service.state_dir"
         ) from None
+    be_parent(loaded.config.stages, _consumers(loaded.config) + len(loaded.config.sources))
+    if "SUPERVISOR_ENABLED" in os.environ:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def be_parent(stages: Mapping[str, StageConfig], consumers: int) -> None:
+    """Make sure that these stages can have so many Consumers below this process, whatever those start; StartError."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < FILES:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard), hard))
-    needed = 64 + 13 * _consumers(loaded.config)
+    needed = 64 + 15 * consumers
     if min(max(soft, FILES), hard) < needed:
         raise StartError(Exit.CONFIG, f"{needed} descriptors are needed, {hard} are allowed: raise `ulimit -n`")
     _check_semaphores()
-    if missing := [f"{each.key}: {each.message}; {each.fix}" for each in unmet(loaded.config.stages)]:
+    if missing := [f"{each.key}: {each.message}; {each.fix}" for each in unmet(stages)]:
         raise StartError(Exit.CONFIG, "; ".join(missing))
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    if "SUPERVISOR_ENABLED" in os.environ:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _consumers(config: Config) -> int:

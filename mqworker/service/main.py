@@ -2,7 +2,7 @@
 
 Its main thread runs one asyncio loop and is the only one that starts processes and changes anything; it runs no user
 code and holds no broker connection. Owns the lock of the instance, the log's writer, the control server, the broker
-admin and the stages. Receives signals, the HTTP threads' commands (operations.py) and the stages' reports; publishes
+admin, stages and sources. Receives signals, the HTTP threads' commands (operations.py), the stages' reports; publishes
 Snapshots. Its loop: wait, take signals, do what is due, publish. Ends with the codes of mqworker.exits: a TERM drains
 (0, or 75 when work had to be given back), a second one gives everything back at once (75). An error in the loop also
 gives everything back and ends the process with 1, so that supervisord or its like starts it again.
@@ -27,6 +27,7 @@ from mqworker.exits import Exit
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Held
+from mqworker.ipc.source_messages import RunDone
 from mqworker.ipc.spawn import forget_main
 from mqworker.service.broker_kind import remember
 from mqworker.service.burst import Burst
@@ -35,6 +36,7 @@ from mqworker.service.operations import Operations
 from mqworker.service.orphans import Orphans
 from mqworker.service.shared_supervisors import SharedSupervisors
 from mqworker.service.signals import Signals, dump_stacks
+from mqworker.service.sources import Sources
 from mqworker.service.stages import Stages
 from mqworker.service.startup import start_up
 from mqworker.service.switches import Switches
@@ -69,7 +71,7 @@ def run(loaded: Loaded, *, burst: bool = False) -> NoReturn:
     except Exception:
         log.exception("the service failed", extra={"event": "failed"})
         code = Exit.INTERNAL
-    failed = code not in (Exit.OK, Exit.GIVEN_BACK, Exit.CONFIG)
+    failed = code not in (Exit.OK, Exit.DEAD, Exit.GIVEN_BACK, Exit.CONFIG)
     if failed and began and not began.terms and "SUPERVISOR_ENABLED" in os.environ:
         time.sleep(EXIT_DELAY)
     writer.close(began.time_left() if began else CLOSE)
@@ -93,6 +95,7 @@ class Service:
         self._orphans = Orphans()
         self._stages = Stages(loaded, lock, self._wake.set, writer.put)
         self._shared = SharedSupervisors(loaded, self._wake.set, writer.put)
+        self._sources = Sources(loaded, self._wake.set, writer.put, burst=burst)
         self._switches: Switches  # set once the start has ended
         self._operations: Operations  # set once the start has ended
         self._state = "starting"  # starting | running | draining
@@ -178,13 +181,15 @@ class Service:
             self._wake.clear()
 
     def _over(self) -> bool:
-        return self._stop is not None and (not self._stages.alive or time.monotonic() >= self._stop.abandon)
+        left = self._stages.alive or self._sources.alive
+        return self._stop is not None and (not left or time.monotonic() >= self._stop.abandon)
 
     def _beat(self) -> None:
         """Do everything that is due. An error here ends the Service: no part of this work may stop unnoticed."""
         self._orphans.look()
         self._stages.beat()
         self._shared.beat()
+        self._sources.beat()
         if self._state != "running":
             return
         if reason := self._stages.given_up:
@@ -192,9 +197,10 @@ class Service:
             self._code = Exit.RESTARTS_EXHAUSTED
             self._end(time.monotonic())
         elif self._burst is not None:
-            self._burst.beat(idle=self._stages.idle)
-            if self._burst.done:
-                logs.report(log, logging.INFO, "burst_done", "the input is empty: ending")
+            over, views = self._sources.over, self._stages.views().values()
+            code = self._burst.beat(views, paused=self._paused, sources_over=over)
+            if code is not None:
+                self._code = code
                 self.begin_drain()
 
     async def _close(self, server: HttpServer) -> None:
@@ -223,6 +229,7 @@ class Service:
                 logs.report(log, logging.WARNING, "destroys", view.stop_destroys)
         self._stop = StopBudget(until)
         asyncio.get_running_loop().call_at(self._stop.abandon, self._wake.set)
+        self._sources.end(self._stop.sources(time.monotonic()))
         self._stages.end(until)
         self._wake.set()
 
@@ -234,6 +241,14 @@ class Service:
     def reset_shared(self, name: str) -> str | None:
         """Replace a shared object by a new one; returns why that cannot be now, or "", or None if there is none."""
         return self._shared.reset(name)
+
+    def source_again(self, name: str) -> None:
+        """Let a source that has finished begin again."""
+        self._sources.again(name)
+
+    async def run_source(self, name: str, patience: float) -> RunDone:
+        """Call a scheduled function now, and return when it has ended. Raises ControlError."""
+        return await self._sources.run(name, patience)
 
     async def ask_held(self, stage: str, skip: str) -> Held:
         """Return the failed messages that a stage holds, or let one go. Raises ControlError."""
@@ -249,6 +264,7 @@ class Service:
                 case signal.SIGUSR2:
                     dump_stacks()
                     self._stages.dump_stacks()
+                    self._sources.dump_stacks()
                 case signal.SIGHUP if self._state == "running":
                     self._operations.reload_all()
                 case signal.SIGTSTP | signal.SIGCONT if self._state == "running":
@@ -281,6 +297,7 @@ class Service:
         logs.set_level(logs.LEVELS[document.log_level])
         if self._state != "draining":
             self._shared.want(document)
+            self._sources.want(document)
         self._stages.want(document, paused=self._paused)
         self._publish()
 
@@ -296,5 +313,6 @@ class Service:
                 document=self._operations.document,
                 stages=self._stages.views(),
                 shared=self._shared.views(),
+                sources=self._sources.views(),
             )
         )

@@ -25,13 +25,16 @@ from mqworker.control.desired_state import (
     SetJobs,
     SetLogLevel,
     SetParams,
+    SetSource,
     Undo,
 )
 from mqworker.control.stage_desired import StageDesired, Version, described
 from mqworker.control.store import Store
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Held, LogEvent
+from mqworker.ipc.source_messages import RunDone
 from mqworker.service.checked_changes import CheckedChanges
+from mqworker.service.source_changes import SourceChanges
 
 TRY_AGAIN = 1.0  # seconds until the end of a change that could not be stored is tried again
 
@@ -49,6 +52,12 @@ class OperationsOwner(Protocol):
 
     def reset_shared(self, name: str) -> str | None:
         """Replace a shared object by a new one; returns why that cannot be now, or "", or None if there is none."""
+
+    def source_again(self, name: str) -> None:
+        """Let a source that has finished begin again."""
+
+    async def run_source(self, name: str, patience: float) -> RunDone:
+        """Call a scheduled function now, and return when it has ended. Raises ControlError."""
 
     async def ask_held(self, stage: str, skip: str) -> Held:
         """Return the failed messages that a stage holds, or let the one with this id go. Raises ControlError."""
@@ -81,7 +90,8 @@ class Operations:
         self.edit_jobs = checked.edit_jobs
         self.patch_params = checked.patch_params
         self.rollback_params = checked.rollback_params
-        self.reload_all = checked.reload_all
+        self._reload_stages = checked.reload_all
+        self._sources = SourceChanges(loaded, on_log, self, owner.source_again)
 
     async def change(self, asked: Change) -> int:
         """Store a change and bring it about."""
@@ -115,14 +125,32 @@ class Operations:
             raise ControlError("unknown_message" if held.unknown else "refused", held.refused)
         return held
 
+    async def start_source(self, name: str, patience: float) -> int:
+        """Check the code of a source in the folder, and run it."""
+        self._refuse_at_the_end()
+        return await self._sources.start(name, patience)
+
+    async def run_source(self, name: str, patience: float) -> RunDone:
+        """Call a scheduled function now."""
+        self._refuse_at_the_end()
+        self._sources.known(name)
+        return await self._owner.run_source(name, patience)
+
+    def reload_all(self) -> None:
+        """Let every stage and every source take the code in the folder; nobody waits for it."""
+        self._reload_stages()
+        self._sources.reload_all()
+
     async def drain(self) -> None:
         """Begin the end, as SIGTERM does."""
         self._owner.begin_drain()
 
     def apply(self, asked: Change) -> int:
         """Store a change and bring it about; returns the revision that contains it. Raises ControlError."""
-        if isinstance(asked, SetLogLevel):
+        if isinstance(asked, SetLogLevel | SetSource):
             self._refuse_at_the_end()
+            if isinstance(asked, SetSource):
+                self._sources.known(asked.source)
         else:
             self.changeable(asked.stage)
         new = desired_state.change(self.document, asked, self._config, time.time())
@@ -170,6 +198,11 @@ def _report(asked: Change, document: Document) -> None:
     match asked:
         case SetLogLevel():
             logs.report(log, logging.INFO, "changed", f"changed: SetLogLevel, to {asked.level}")
+            return
+        case SetSource():
+            what = asked.refused or ("started" if asked.running else "stopped")
+            what = f"changed: source {asked.source}, {what}"
+            logs.report(log, logging.INFO, "changed", what, revision=document.revision)
             return
         case Commit():
             level, event, what = (

@@ -1,7 +1,8 @@
-"""A service that runs a part of the stages: which shared objects it must not have, because others use them too.
+"""A service that runs a part of the stages: what it cannot do without the others.
 
-Runs on the Service's main loop; changes nothing. The state of a shared object is in one service: where stages of two
-services use the same one, each service would have its own, and both would be wrong.
+Runs at the start of the Service and on its main loop; changes nothing. Where the line is cut, both parts need one
+broker, and that of a state folder belongs to one service. The state of a shared object is in one service too: where
+stages of two services use the same one, each service would have its own, and both would be wrong.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from mqworker.code_check.client import check_code
+from mqworker.config.line import feeds
 from mqworker.config.load import Loaded
 from mqworker.ipc import logs
 from mqworker.ipc.messages import CodeReport, LogEvent, SharedUse
@@ -18,12 +20,20 @@ DEADLINE = 60.0  # seconds for the code of stages that do not run here; no chang
 log = logging.getLogger("mqworker.service.part")
 
 
-def own_broker(loaded: Loaded) -> list[str]:
-    """Return a warning if the other stages cannot have the broker of this service, because nobody has chosen it."""
+def cut_line(loaded: Loaded) -> str:
+    """Return what is wrong if the line is cut on an embedded broker that this service alone has; "" if it is not."""
     if loaded.chosen or not loaded.elsewhere:
-        return []
-    what = "only a part of the stages runs here, on the embedded broker in the state folder"
-    return [f"{what}, which a service with another state folder does not have; set broker.url for both"]
+        return ""
+    here, leads = loaded.config.stages, feeds(loaded.all_stages, embedded=True)
+    cuts = ((name, other) for name, to in leads.items() for other in to if (name in here) != (other in here))
+    if (cut := next(cuts, None)) is None:
+        return ""
+    gone = next(name for name in cut if name not in here)
+    return (
+        f"stage {cut[0]} feeds stage {cut[1]}, and {gone} does not run here: without broker.url the broker is in the"
+        " state folder of this service, and no other service can have it; set broker.url for both, to RabbitMQ or to"
+        f' one file, such as this one: "{loaded.config.broker.urls[0]}"'
+    )
 
 
 async def used_elsewhere(
@@ -54,6 +64,6 @@ async def used_elsewhere(
 async def _look(loaded: Loaded, stage: str, on_log: Callable[[LogEvent], None], deadline: float) -> CodeReport:
     config = loaded.elsewhere[stage]
     return await check_code(
-        *(stage, loaded.root, config.jobs, dict(config.params), min(deadline, config.setup_deadline), on_log),
+        *(stage, loaded.root, config.specs, dict(config.params), min(deadline, config.setup_deadline), on_log),
         shared=loaded.config.shared_classes,
     )

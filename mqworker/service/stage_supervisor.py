@@ -197,6 +197,7 @@ def _desired(document: Document, name: str, *, paused: bool) -> Desired:
         soft_limit=stage.soft_limit,
         hard_limit=stage.hard_limit,
         log_level=logs.LEVELS[document.log_level],
+        auto=stage.auto and stage.working,
     )
 
 

@@ -86,11 +86,6 @@ class Stages:
         return any(supervisor.life.alive for supervisor in self._supervisors)
 
     @property
-    def idle(self) -> bool:
-        """Whether every Producer reports that there is nothing to do."""
-        return all(status is not None and status.idle for status in self._statuses().values())
-
-    @property
     def given_back(self) -> int:
         """How many messages went back to the broker unfinished."""
         return sum(supervisor.life.given_back for supervisor in self._supervisors)

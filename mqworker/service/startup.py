@@ -16,6 +16,7 @@ from mqworker.control import desired_state, generations
 from mqworker.control.chain import enabled
 from mqworker.control.desired_state import Document
 from mqworker.control.generations import FoundCode
+from mqworker.control.source_desired import FoundSource
 from mqworker.control.stage_desired import StageDesired, described
 from mqworker.control.store import Store
 from mqworker.exits import Exit
@@ -23,7 +24,8 @@ from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
 from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
 from mqworker.service.instance import StartError
-from mqworker.service.part import own_broker, used_elsewhere
+from mqworker.service.part import used_elsewhere
+from mqworker.service.source_changes import check_source, problem
 
 PORT = "control.port (MQWORKER_CONTROL__PORT)"
 PORT_PATIENCE = 10.0  # seconds to wait for a taken port to become free
@@ -37,9 +39,11 @@ async def start_up(loaded: Loaded, server: HttpServer, store: Store, on_log: Cal
     await _bind(server, loaded.config.control)
     old, notes = _load(store)
     document, _ = desired_state.begin(old, loaded.config, elsewhere=loaded.elsewhere)
-    found = await _check_user_code(loaded, old, document, on_log)
-    document, more = desired_state.begin(old, loaded.config, found, elsewhere=loaded.elsewhere)
-    for note in (*notes, *more, *loaded.warnings, *own_broker(loaded)):
+    found, sources = await asyncio.gather(
+        _check_user_code(loaded, old, document, on_log), _check_sources(loaded, document, on_log)
+    )
+    document, more = desired_state.begin(old, loaded.config, found, elsewhere=loaded.elsewhere, sources=sources)
+    for note in (*notes, *more, *loaded.warnings):
         logs.report(log, logging.WARNING, "configuration", note)
     try:
         store.save(document)
@@ -98,6 +102,27 @@ async def _check_user_code(
         summary, tracebacks = "; ".join(line for line, _, _ in parts), (rest for _, _, rest in parts)
         raise StartError(Exit.CONFIG, "\n".join([summary, *tracebacks]))
     return {name: each for name, (each, _) in found.items()}
+
+
+async def _check_sources(
+    loaded: Loaded, document: Document, on_log: Callable[[LogEvent], None]
+) -> dict[str, FoundSource]:
+    """Check the code of the sources; what is refused leaves the code of before, if that is kept."""
+    names = list(loaded.config.sources)
+    reports = await asyncio.gather(*(check_source(loaded, name, document, on_log) for name in names))
+    found, problems = {}, []
+    for name, report in zip(names, reports, strict=True):
+        why = problem(report)
+        if why and (report.died or document.sources[name].code.is_there(loaded.state_dir)):
+            logs.report(log, logging.ERROR, "user_code", f"source {name}: {why}")
+            found[name] = FoundSource(report.copy, "" if report.died else why)
+        elif why:
+            problems += [f"source {name}: {each}" for each in _problems(report)]
+        else:
+            found[name] = FoundSource(report.copy)
+    if problems:
+        raise StartError(Exit.CONFIG, "; ".join(each.partition("\n")[0] for each in problems))
+    return found
 
 
 def _problems(report: CodeReport) -> list[str]:

@@ -29,12 +29,18 @@ def main() -> int:
     )
     parser.add_argument("--against", metavar="REF", help="compare with the code of this commit")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--messages", type=int, default=25_000, help="messages of one run of (a) and (b)")
+    parser.add_argument("--messages", type=int, default=25_000, help="messages of one run of (a), (b), (i), (j)")
     parser.add_argument("--heavy", type=int, default=500, help="messages of one run of (c) and (f)")
     parser.add_argument("--large", type=int, default=256, help="MB of one run of (g) and (h)")
     parser.add_argument("--calls", type=int, default=20_000, help="calls of each process in one run of (d) and (e)")
+    parser.add_argument("--lines", type=int, default=20_000, help="lines of the file of one run of (k)")
+    parser.add_argument("--cases", metavar="LETTERS", help="only these of the cases below (default: all)")
     parser.add_argument("--json", action="store_true", help="print one JSON document with every round")
     options = parser.parse_args()
+    known = compare.CASES_AGAINST if options.against else compare.CASES
+    options.cases = options.cases or known
+    if not set(options.cases) <= set(known):
+        parser.error(f"--cases: the letters are {known}")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     head = {}
@@ -55,7 +61,9 @@ def main() -> int:
 def _measure(options: argparse.Namespace, commit: str, folder: Path) -> list[Case]:
     now = code.present(folder / "now")
     codes = {"now": now} | ({options.against: code.checkout(commit, folder / "ref")} if commit else {})
-    sizes = compare.Sizes(options.rounds, options.messages, options.heavy, options.large, options.calls)
+    sizes = compare.Sizes(
+        options.rounds, options.messages, options.heavy, options.large, options.calls, options.lines, options.cases
+    )
     node = temporary(folder / "node")
     try:
         queues = Queues(node.url())

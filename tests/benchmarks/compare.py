@@ -6,7 +6,11 @@
 (d) calls of a shared object from four processes, one by one, and (e) a chunk's together; not with --against;
 (f) matrix products of numpy, 2 Consumers, from a backlog: with each Consumer's share of the CPUs, which is the default,
     beside native libraries that use all CPUs in each Consumer (`native_threads = 0`); not with --against;
-(g) bodies of 1 MB and (h) of 8 MB through a handler that returns them, 2 Consumers, from a backlog.
+(g) bodies of 1 MB and (h) of 8 MB through a handler that returns them, 2 Consumers, from a backlog;
+(i) the messages of (a) through four stages in a row, each with 2 Consumers, beside one stage: how many pass a stage in
+    a second, and (j) the CPU time a message and stage in the same rounds; not with --against;
+(k) 1 ms of CPU time for each line of a file, by `mqworker map`, Pool.imap and, if it is installed, GNU parallel; not
+    with --against.
 A round runs each contestant twice, in mirrored order (A B B A, then B A A B), so that neither a drift of the machine
 nor going first counts for anybody. Every result is checked.
 """
@@ -28,14 +32,17 @@ from typing import NamedTuple
 
 from tests.benchmarks.figures import Case
 from tests.benchmarks.handlers import burn
+from tests.benchmarks.lines import rates
 from tests.benchmarks.queues import INPUT, OUTPUT, Queues
 from tests.benchmarks.shared_calls import CHUNK, managers, ours
 from tests.benchmarks.stage import measure
 
+CASES, CASES_AGAINST = "abcdefghijk", "abcgh"
 RELAY = Path(__file__).with_name("relay.py")
 PAD = "x" * 150
 SIZE = 600  # of a matrix: about 10 ms of work on one CPU
 AGAINST = 0.97  # "not slower", with 3 % for the accuracy of the measurement
+STAGES, IN_A_ROW = 4, 1 / 1.1  # in a row a message and stage may cost 10 % more than in one stage
 RATE, COST = "JSON through a handler that returns it", "CPU time a message, the whole tree"
 WORK = "10 ms of CPU time a message"
 SINGLE = "calls of a shared object from four processes, one by one"
@@ -48,10 +55,12 @@ class Sizes(NamedTuple):
     """How much is measured."""
 
     rounds: int
-    small: int  # messages of one run of (a) and (b)
+    small: int  # messages of one run of (a), (b), (i) and (j)
     heavy: int  # messages of one run of (c) and (f)
     large: int  # MB of one run of (g) and (h)
     calls: int  # of each of four processes in one run of (d) and (e)
+    lines: int  # of the file of one run of (k)
+    cases: str  # letters; what is measured in the same rounds, or by the same function, comes together
 
 
 class Figures(NamedTuple):
@@ -82,22 +91,45 @@ def against(queues: Queues, codes: dict[str, Path], sizes: Sizes, say: Progress)
     """Compare two copies of the code, the first of which is the subject."""
     subject, other = codes
     goals = {other: AGAINST}
-    bodies = small_bodies(sizes.small)
-    rate = Case("a", f"{len(bodies[0])}-byte {RATE}", "messages/s", subject, goals)
-    cost = Case("b", COST, "us", subject, goals, cost=True)
-    _compare(
-        {name: partial(mqworker, queues, code, "same", bodies) for name, code in codes.items()}, rate, cost, sizes, say
-    )
-    work = Case("c", WORK, "messages/s", subject, goals)
-    bodies = heavy_bodies(sizes.heavy)
-    _compare(
-        {name: partial(mqworker, queues, code, "burn", bodies) for name, code in codes.items()}, work, None, sizes, say
-    )
-    return [rate, cost, work, *large(queues, codes, {}, goals, sizes, say)]
+
+    def same() -> list[Case]:
+        bodies = small_bodies(sizes.small)
+        rate = Case("a", f"{len(bodies[0])}-byte {RATE}", "messages/s", subject, goals)
+        cost = Case("b", COST, "us", subject, goals, cost=True)
+        contestants = {name: partial(mqworker, queues, code, "same", bodies) for name, code in codes.items()}
+        return _compare(contestants, rate, cost, sizes, say)
+
+    def work() -> list[Case]:
+        bodies = heavy_bodies(sizes.heavy)
+        contestants = {name: partial(mqworker, queues, code, "burn", bodies) for name, code in codes.items()}
+        return _compare(contestants, Case("c", WORK, "messages/s", subject, goals), None, sizes, say)
+
+    return _wanted(sizes, {"ab": same, "c": work, "gh": partial(large, queues, codes, {}, goals, sizes, say)})
 
 
 def references(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[Case]:
-    """Compare this code with a bare pika relay, that relay when its results have properties like ours, and a Pool."""
+    """Compare this code with a bare pika relay, a process pool, a BaseManager, and with itself in other settings."""
+    these = queues, code, sizes, say
+    against_relay = partial(large, queues, {"mqworker": code}, {"relay": relay}, {"relay": 0.8}, sizes, say)
+    cases: dict[str, Callable[[], list[Case]]] = {
+        "ab": partial(relays, *these),
+        "c": partial(processes, *these),
+        "de": partial(shared, sizes, say),
+        "f": partial(threads, *these),
+        "gh": against_relay,
+        "ij": partial(in_a_row, *these),
+        "k": partial(files, code, sizes, say),
+    }
+    return _wanted(sizes, cases)
+
+
+def _wanted(sizes: Sizes, cases: dict[str, Callable[[], list[Case]]]) -> list[Case]:
+    """Measure those cases, by their letters, that are asked for."""
+    return [case for letters, measured in cases.items() if set(letters) & set(sizes.cases) for case in measured()]
+
+
+def relays(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[Case]:
+    """Compare with a bare pika relay, and with that relay when its results have properties like ours."""
     bodies = small_bodies(sizes.small)
     rate = Case("a", f"{len(bodies[0])}-byte {RATE}", "messages/s", "mqworker", {"relay": 0.9, "relay like ours": 0.9})
     cost = Case("b", COST, "us", "mqworker", {"relay": 1 / 1.6}, cost=True)
@@ -106,7 +138,11 @@ def references(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[
         "relay": partial(relay, queues, bodies),
         "relay like ours": partial(relay, queues, bodies, "--like-mqworker"),
     }
-    _compare(contestants, rate, cost, sizes, say)
+    return _compare(contestants, rate, cost, sizes, say)
+
+
+def processes(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[Case]:
+    """Compare with a process pool."""
     work = Case("c", WORK, "messages/s", "mqworker", {"Pool": 0.97})
     bodies = heavy_bodies(sizes.heavy)
     ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the workers too; they end with the pool
@@ -116,9 +152,7 @@ def references(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[
             "mqworker": partial(mqworker, queues, code, "burn", bodies),
             "Pool": partial(pool, workers, bodies),
         }
-        _compare(contestants, work, None, sizes, say)
-    cases = [rate, cost, work, *shared(sizes, say), threads(queues, code, sizes, say)]
-    return [*cases, *large(queues, {"mqworker": code}, {"relay": relay}, {"relay": 0.8}, sizes, say)]
+        return _compare(contestants, work, None, sizes, say)
 
 
 def shared(sizes: Sizes, say: Progress) -> list[Case]:
@@ -134,7 +168,7 @@ def shared(sizes: Sizes, say: Progress) -> list[Case]:
     return [single, together]
 
 
-def threads(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> Case:
+def threads(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[Case]:
     """Compare native libraries that have a Consumer's share of the CPUs with those that use all in each Consumer."""
     case = Case("f", MATRICES, "messages/s", "shared", {"unlimited": 1.0})
     bodies = [json.dumps({"id": number, "size": SIZE}).encode() for number in range(sizes.heavy)]
@@ -142,8 +176,35 @@ def threads(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> Case:
         "shared": partial(mqworker, queues, code, "multiply", bodies),
         "unlimited": partial(mqworker, queues, code, "multiply", bodies, "native_threads = 0"),
     }
-    _compare(contestants, case, None, sizes, say)
-    return case
+    return _compare(contestants, case, None, sizes, say)
+
+
+def in_a_row(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[Case]:
+    """Compare several stages in a row with one, by message and stage."""
+    row, bodies = f"{STAGES} in a row", small_bodies(sizes.small)
+    rate = Case("i", f"{len(bodies[0])}-byte {RATE}, stages passed", "messages/s", row, {"one": IN_A_ROW})
+    cost = Case("j", "CPU time a message and stage, the whole tree", "us", row, {"one": IN_A_ROW}, cost=True)
+    contestants = {
+        row: partial(mqworker, queues, code, "same", bodies, stages=STAGES),
+        "one": partial(mqworker, queues, code, "same", bodies),
+    }
+    return _compare(contestants, rate, cost, sizes, say)
+
+
+def files(code: Path, sizes: Sizes, say: Progress) -> list[Case]:
+    """Compare `mqworker map` with others that compute the lines of a file."""
+    measured = rates(code, sizes.lines)
+    others = {"Pool.imap": 0.9, "parallel": 0.9}
+    if "parallel" not in measured:
+        say("(k) GNU parallel is not installed")
+        del others["parallel"]
+    case = Case("k", "1 ms of CPU time for each line of a file", "lines/s", "mqworker", others)
+    contestants = {name: partial(_lines, rate) for name, rate in measured.items()}
+    return _compare(contestants, case, None, sizes, say)
+
+
+def _lines(measured: Callable[[], float]) -> Figures:
+    return Figures(measured(), 0.0)
 
 
 def large(
@@ -182,8 +243,9 @@ def calls(measured: Callable[..., float], *arguments: int) -> Figures:
         return Figures(measured(Path(folder), *arguments), 0.0)
 
 
-def _compare(contestants: Contestants, rate: Case, cost: Case | None, sizes: Sizes, say: Progress) -> None:
-    """Add every round to the cases."""
+def _compare(contestants: Contestants, rate: Case, cost: Case | None, sizes: Sizes, say: Progress) -> list[Case]:
+    """Add every round to the cases; returns them."""
+    cases = [case for case in (rate, cost) if case is not None]
     for number in range(sizes.rounds):
         found: dict[str, list[Figures]] = {name: [] for name in contestants}
         for name in mirrored(list(contestants), number):
@@ -191,8 +253,9 @@ def _compare(contestants: Contestants, rate: Case, cost: Case | None, sizes: Siz
         rate.rounds.append({name: statistics.harmonic_mean([run.rate for run in runs]) for name, runs in found.items()})
         if cost is not None:
             cost.rounds.append({name: statistics.mean(run.cpu_us for run in runs) for name, runs in found.items()})
-        words = "; ".join(case.last() for case in (rate, cost) if case is not None)
+        words = "; ".join(case.last() for case in cases)
         say(f"round {number + 1} of {sizes.rounds}: {words}")
+    return cases
 
 
 def mirrored(names: list[str], number: int) -> Iterator[str]:
@@ -202,14 +265,15 @@ def mirrored(names: list[str], number: int) -> Iterator[str]:
     yield from reversed(turn)
 
 
-def mqworker(queues: Queues, code: Path, job: str, bodies: list[bytes], more: str = "") -> Figures:
-    """Measure a stage; AssertionError unless every result is right."""
-    measured = measure(queues, job, code, bodies, more)
+def mqworker(queues: Queues, code: Path, job: str, bodies: list[bytes], more: str = "", *, stages: int = 1) -> Figures:
+    """Measure a stage, or several in a row by message and stage; AssertionError unless every result is right."""
+    measured = measure(queues, job, code, bodies, more, stages=stages)
     if not bodies[0].startswith(b"{"):
         assert measured.results == bodies
     else:
         assert list(map(json.loads, measured.results)) == _right(job, list(map(json.loads, bodies)))
-    return Figures(len(bodies) / measured.seconds, measured.cpu_seconds / len(bodies) * 1e6)
+    passed = stages * len(bodies)
+    return Figures(passed / measured.seconds, measured.cpu_seconds / passed * 1e6)
 
 
 def _right(job: str, bodies: list[dict]) -> list[dict]:

@@ -1,5 +1,7 @@
 """The handlers that are measured; each stage gets a copy of this file, and the process pool imports it."""
 
+import time
+
 from mqworker import Result
 
 
@@ -22,6 +24,12 @@ def burn(body: dict) -> dict:
     for number in range(body["loops"]):
         total += number * number % 7
     return {"id": body["id"], "total": total}
+
+
+def wait(body: dict) -> dict:
+    """`order`: takes as long as the message says, and no CPU time."""
+    time.sleep(body["seconds"])
+    return body
 
 
 def sorted_by_size(body: bytes) -> bytes | Result:

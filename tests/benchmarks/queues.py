@@ -3,6 +3,8 @@
 Runs in the benchmark's process, with a connection of its own to the node.
 """
 
+from collections.abc import Sequence
+
 import pika
 
 from tests.support.waiting import wait_for
@@ -22,13 +24,17 @@ class Queues:
         for queue in (INPUT, OUTPUT):
             self._channel.queue_declare(queue, durable=True)
 
-    def fill(self, bodies: list[bytes]) -> None:
-        """Empty both queues and publish the bodies as a backlog, persistent, with their position as message id."""
+    def fill(self, bodies: list[bytes], keys: Sequence[str] = ()) -> None:
+        """Empty both queues and publish the bodies as a backlog, persistent, with their position as message id.
+
+        `keys` has a correlation id for each, if they have any.
+        """
         kind = "application/json" if bodies[0].startswith(b"{") else "application/octet-stream"
         for queue in (INPUT, OUTPUT):
             self._channel.queue_purge(queue)
         for number, body in enumerate(bodies):
-            properties = pika.BasicProperties(kind, delivery_mode=2, message_id=str(number))
+            key = keys[number] if keys else None
+            properties = pika.BasicProperties(kind, delivery_mode=2, message_id=str(number), correlation_id=key)
             self._channel.basic_publish("", INPUT, body, properties)
         wait_for(lambda: self.ready(INPUT) == len(bodies), DEADLINE, "the backlog")
 

@@ -1,16 +1,19 @@
-"""An mqworker under measurement: a whole service with 2 Consumers, run from a given copy of the code.
+"""An mqworker under measurement: a whole service, run from a given copy of the code.
 
-The service is a child of the benchmark, started anew for each measurement, so that no accident of one process's life
-(its memory layout, its hash seed) counts more than once. A first tenth of the messages warms it up.
+It has one stage, or several in a row with the same job, each with 2 Consumers. The service is a child of the benchmark,
+started anew for each measurement, so that no accident of one process's life (its memory layout, its hash seed) counts
+more than once. A first tenth of the messages warms it up.
 """
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.benchmarks.queues import OUTPUT, Queues
+from mqworker.consumer.resources import BY_OPENMP, OPENMP, OTHERS
+from tests.benchmarks.queues import INPUT, OUTPUT, Queues
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
@@ -27,13 +30,16 @@ CONFIG = """
 url = "{url}"
 [control]
 port = 0
-[stages.bench]
-input = "bench.in"
+"""
+STAGE = """
+[stages.{name}]
+input = "{source}"
 jobs = ["bench_jobs:{job}"]
-output = {{ queue = "bench.out" }}
-consumers = 2
+output = {{ queue = "{target}" }}
+consumers = {consumers}
 {more}
 """
+FIRST = "bench"
 
 
 class Measured(NamedTuple):
@@ -44,11 +50,29 @@ class Measured(NamedTuple):
     results: list[bytes]  # in the order of the inputs
 
 
-def measure(queues: Queues, job: str, code: Path, bodies: list[bytes], more: str = "") -> Measured:
-    """Run the bodies through a stage with this job and `more` lines of configuration, whose code is `code`/mqworker."""
-    with _running(CONFIG.format(url=queues.url, job=job, more=more), code) as service:
-        _relay(queues, service, bodies[: max(1, len(bodies) // 10)])
-        seconds, cpu = _relay(queues, service, bodies)
+def measure(
+    queues: Queues,
+    job: str,
+    code: Path,
+    bodies: list[bytes],
+    more: str = "",
+    *,
+    consumers: int = 2,
+    keys: Sequence[str] = (),
+    stages: int = 1,
+) -> Measured:
+    """Run the bodies through a stage with this job and `more` lines of configuration, whose code is `code`/mqworker.
+
+    Or through several `stages` in a row. `keys` has the correlation id of each body, if they have any.
+    """
+    places = [INPUT, *(f"bench.{number}" for number in range(1, stages)), OUTPUT]
+    config = CONFIG.format(url=queues.url)
+    for number, (source, target) in enumerate(pairwise(places), 1):
+        name = FIRST if number == 1 else f"{FIRST}{number}"
+        config += STAGE.format(name=name, source=source, target=target, job=job, consumers=consumers, more=more)
+    with _running(config, code) as service:
+        _relay(queues, service, bodies[: max(1, len(bodies) // 10)], keys, stages)
+        seconds, cpu = _relay(queues, service, bodies, keys, stages)
     return Measured(seconds, cpu, queues.results(len(bodies)))
 
 
@@ -57,14 +81,18 @@ def _running(config: str, code: Path) -> Iterator[ServiceProcess]:
     handlers = RIGHT_CODE + HANDLERS.read_text()
     with ServiceProcess(config, {"bench_jobs.py": handlers}, BENCH_CODE=str(code)) as service:
         service.env["PYTHONPATH"] = str(code)  # comes before what is installed
+        for name in (OPENMP, *BY_OPENMP, *OTHERS):
+            service.env.pop(name, None)  # mqworker leaves alone what is set, so it would decide all measurements
         service.start()
         _listen(service, enabled=False)
         yield service
 
 
-def _relay(queues: Queues, service: ServiceProcess, bodies: list[bytes]) -> tuple[float, float]:
+def _relay(
+    queues: Queues, service: ServiceProcess, bodies: list[bytes], keys: Sequence[str], stages: int
+) -> tuple[float, float]:
     """Return (seconds, CPU seconds of the tree) from the start of listening to the last result."""
-    queues.fill(bodies)
+    queues.fill(bodies, keys)
     settled, cpu = _settled(service), _cpu(service)
     began = progress = time.monotonic()
     _listen(service, enabled=True)
@@ -78,19 +106,22 @@ def _relay(queues: Queues, service: ServiceProcess, bodies: list[bytes]) -> tupl
     seconds = time.monotonic() - began
     cpu = _cpu(service) - cpu
     # What is not acked would come again, once the service is killed.
-    wait_for(lambda: _settled(service) == settled + len(bodies), STALLED, "the acks")
+    wait_for(lambda: _settled(service) == settled + stages * len(bodies), STALLED, "the acks")
     _listen(service, enabled=False)
     return seconds, cpu
 
 
 def _settled(service: ServiceProcess) -> int:
-    return int(service.stage("bench")["actual"]["counters"]["settled"])
+    """Return how many messages all stages have settled."""
+    status, told = service.ask("GET", "/api/v1/stages")
+    assert status == 200, told
+    return sum(int(stage["actual"]["counters"]["settled"]) for stage in told["stages"])
 
 
 def _listen(service: ServiceProcess, *, enabled: bool) -> None:
-    """Resume the stage at once, or pause it and wait until it is so."""
+    """Resume the first stage at once, or pause it and wait until it is so."""
     wait = "" if enabled else "?wait=20"
-    status, told = service.ask("PUT", f"/api/v1/stages/bench/listening{wait}", {"enabled": enabled})
+    status, told = service.ask("PUT", f"/api/v1/stages/{FIRST}/listening{wait}", {"enabled": enabled})
     assert status < 300, told
 
 

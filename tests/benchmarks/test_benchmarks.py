@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import order
 from tests.benchmarks.code import ROOT, NoSuchCommitError, checkout, commit
 from tests.benchmarks.compare import mirrored
 from tests.benchmarks.figures import Case
@@ -47,6 +48,16 @@ def test_a_steady_drift_harms_nobody(number):
     for place, name in enumerate(mirrored(["now", "before", "relay"], number)):
         places[name] = places.get(name, 0) + place
     assert len(set(places.values())) == 1
+
+
+@pytest.mark.parametrize("kind", order.KINDS)
+def test_the_messages_of_an_order_are_as_told(kind):
+    """Their service times have the mean that was asked for, one key has its share, and each run has the same ones."""
+    times, names = order.service_times(kind, 20_000, 0.005), order.keys(20_000)
+    assert sum(times) == pytest.approx(20_000 * 0.005, rel=0.05)
+    assert names.count("hot") == pytest.approx(0.15 * 20_000, rel=0.05)
+    assert len(set(names)) == order.KEYS
+    assert (times, names) == (order.service_times(kind, 20_000, 0.005), order.keys(20_000))
 
 
 def test_a_commit_is_measured_as_it_was_committed(tmp_path):

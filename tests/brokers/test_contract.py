@@ -367,6 +367,22 @@ async def test_admin_knows_purges_and_deletes_queues(broker):
 
 
 @contract
+async def test_admin_sends_many(broker):
+    """Many messages are stored in their order, each confirmed; without the queue, each is refused with a reason."""
+    await broker.started()
+    admin, queue = broker.make_admin(), broker.topology.dead
+    messages = [(block(message_id=f"run.{number}"), b"%d" % number) for number in range(300)]
+    assert await admin.send_many(queue, messages, AMPLE) == [""] * 300
+    found = await admin.peek(queue, 1000, AMPLE)
+    assert [plain(each[1:]) for each in found] == [
+        (Properties.decode(properties), body) for properties, body in messages
+    ]
+    told = await admin.send_many("no.such.queue", messages[:3], AMPLE)
+    assert len(told) == 3
+    assert all("returned" in why and "no.such.queue" in why for why in told), told
+
+
+@contract
 async def test_admin_calls_and_waits_for_the_reply(broker):
     """A call reaches the queue with a reply address, and returns what is sent there."""
     link, sink = await broker.started(prefetch=5)

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 import pytest
 
 from mqworker.brokers.base import Publication
+from mqworker.brokers.rabbitmq.channel import Channel
 from tests.brokers.harness import Recorder, contract
 from tests.brokers.test_epochs import fill
 from tests.chaos.proxy import TO_BROKER, TO_SERVICE, Proxy
@@ -22,8 +23,17 @@ from tests.support.rabbitmq import major_version
 from tests.support.waiting import until
 
 PREFETCH, ACKED, COUNT = 10, 3, 60
-RABBITMQ = ["rabbitmq-classic", "rabbitmq-quorum"]
-rabbitmq = pytest.mark.rabbitmq
+on_either_input = pytest.mark.parametrize("made_by_others", [False, True])
+
+
+def on_rabbitmq(*types: str) -> Callable:
+    """Run a test on these types of queue of RabbitMQ alone; on both by default."""
+    brokers = [f"rabbitmq-{each}" for each in types or ("classic", "quorum")]
+
+    def mark(test: Callable) -> Callable:
+        return pytest.mark.rabbitmq(pytest.mark.parametrize("broker", brokers, indirect=True)(test))
+
+    return mark
 
 
 def numbers(*which: int) -> list[bytes]:
@@ -37,6 +47,16 @@ async def foreign(broker) -> None:
     channel = await broker.channel()
     arguments = {"x-queue-type": broker.topology.queue_type}
     await channel.ask("queue_declare", queue=broker.topology.input, durable=True, arguments=arguments)
+
+
+async def filled(broker, count: int, *, made_by_others: bool = False) -> None:
+    """Make Links of an ordered stage from now on, and have numbers in their input, which others may have made."""
+    broker.order()
+    if made_by_others:
+        await foreign(broker)
+    filler, answers = await broker.started()
+    await fill(filler, answers, broker.topology.input, count)
+    await filler.close(5)
 
 
 class Acking(Recorder):
@@ -74,16 +94,11 @@ async def holder(broker) -> AsyncIterator[int]:
         await child.wait()
 
 
-@pytest.mark.parametrize("made_by_others", [False, True])
+@on_either_input
 @contract
 async def test_another_link_goes_on_in_order_after_a_kill(broker, made_by_others):
     """While one consumes, the other gets nothing; 5 s after it is killed the other has everything, in its order."""
-    broker.order()
-    if made_by_others:
-        await foreign(broker)
-    filler, answers = await broker.started()
-    await fill(filler, answers, broker.topology.input, COUNT)
-    await filler.close(5)
+    await filled(broker, COUNT, made_by_others=made_by_others)
     async with holder(broker) as pid:
         link, sink = following(broker)
         await until(lambda: link.state.connected and link.state.waits, 15, "the other one waits")
@@ -103,15 +118,12 @@ async def test_another_link_goes_on_in_order_after_a_kill(broker, made_by_others
     assert link.state.consuming
 
 
-@pytest.mark.parametrize("made_by_others", [False, True])
+@on_either_input
 @contract
 async def test_another_link_goes_on_in_order_after_a_close(broker, made_by_others):
     """What a link had unsettled when it closed comes first, and nothing of the hundreds that it had just acked."""
-    broker.order()
-    if made_by_others:
-        await foreign(broker)
+    await filled(broker, 2000, made_by_others=made_by_others)
     one, first = await broker.started()
-    await fill(one, first, broker.topology.input, 2000)
     one.consume(1000, 1000)
     await first.has(1000)
     link, sink = following(broker)
@@ -124,18 +136,12 @@ async def test_another_link_goes_on_in_order_after_a_close(broker, made_by_other
     assert sink.bodies == numbers(900, 2000)
 
 
-@rabbitmq
-@pytest.mark.parametrize("broker", RABBITMQ, indirect=True)
-@pytest.mark.parametrize("made_by_others", [False, True])
+@on_rabbitmq()
+@on_either_input
 @contract
 async def test_another_link_goes_on_in_order_once_the_broker_gives_a_stopped_one_up(broker, made_by_others):
     """A stopped process keeps what it has until the broker misses its heartbeats; then the other one has it first."""
-    broker.order()
-    if made_by_others:
-        await foreign(broker)
-    filler, answers = await broker.started()
-    await fill(filler, answers, broker.topology.input, COUNT)
-    await filler.close(5)
+    await filled(broker, COUNT, made_by_others=made_by_others)
     async with holder(broker) as pid:
         os.kill(pid, signal.SIGSTOP)
         link, sink = following(broker)
@@ -144,18 +150,12 @@ async def test_another_link_goes_on_in_order_once_the_broker_gives_a_stopped_one
     await until(lambda: not link.state.waits, 10, "it waits for nobody")
 
 
-@rabbitmq
-@pytest.mark.parametrize("broker", RABBITMQ, indirect=True)
-@pytest.mark.parametrize("made_by_others", [False, True])
+@on_rabbitmq()
+@on_either_input
 @contract
 async def test_one_link_alone_keeps_the_order_over_a_connection_that_falls_silent(broker, made_by_others):
     """What the broker still holds for a connection that we have given up is not overtaken by what stands behind it."""
-    broker.order()
-    if made_by_others:
-        await foreign(broker)
-    filler, answers = await broker.started()
-    await fill(filler, answers, broker.topology.input, COUNT)
-    await filler.close(5)
+    await filled(broker, COUNT, made_by_others=made_by_others)
     proxy = Proxy(broker.node.port, Wire())
     try:
         sink = Recorder()
@@ -176,18 +176,13 @@ async def test_one_link_alone_keeps_the_order_over_a_connection_that_falls_silen
     assert [epoch for epoch, _ in sink.consuming_lost_for] == [1]
 
 
-@rabbitmq
-@pytest.mark.parametrize("broker", RABBITMQ, indirect=True)
-@pytest.mark.parametrize("made_by_others", [False, True])
+@on_rabbitmq()
+@on_either_input
 @contract
 async def test_two_that_begin_at_one_moment_do_not_both_begin(broker, made_by_others):
     """However their requests meet, one of two has the first messages; the other one goes on in order behind it."""
-    broker.order()
-    if made_by_others:
-        await foreign(broker)
-    filler, answers = await broker.started()
     for _ in range(5):
-        await fill(filler, answers, broker.topology.input, COUNT)
+        await filled(broker, COUNT, made_by_others=made_by_others)
         links = [await broker.started() for _ in range(2)]
         for link, _ in links:
             link.consume(PREFETCH, PREFETCH)
@@ -208,12 +203,48 @@ async def test_two_that_begin_at_one_moment_do_not_both_begin(broker, made_by_ot
         await asyncio.gather(one.close(5), two.close(5))
 
 
+@on_rabbitmq("classic")
+@on_either_input
+@contract
+async def test_a_queue_of_others_with_the_name_of_the_lock_is_refused(broker, made_by_others):
+    """Nothing is consumed, and the queue is named, until it is gone; where no lock is needed, it is in nobody's way."""
+    await filled(broker, COUNT, made_by_others=made_by_others)
+    channel, lock = await broker.channel(), f"{broker.topology.input}.order"
+    await channel.ask("queue_declare", queue=lock, durable=True)
+    link, sink = following(broker)
+    if made_by_others:
+        await until(lambda: f"queue {lock!r} is in the way" in link.state.reason, 15, "the queue named")
+        assert not link.state.consuming
+        assert not link.state.waits
+        await channel.ask("queue_delete", queue=lock)
+    await sink.has(COUNT, 20)
+    assert sink.bodies == numbers(COUNT)
+    await link.close(5)
+    await channel.ask("queue_delete", queue=lock)
+
+
+@on_rabbitmq("classic")
+@contract
+async def test_a_lock_that_somebody_else_has_is_named(broker):
+    """The stage waits for whoever has it, also while nobody consumes the input, and then goes on."""
+    await filled(broker, COUNT, made_by_others=True)
+    lock = f"{broker.topology.input}.order"
+    other = await broker.another_connection()
+    channel = await Channel.open(other)
+    await channel.ask("queue_declare", queue=lock, exclusive=True, arguments={"x-queue-type": "classic"})
+    link, sink = following(broker)
+    await until(lambda: lock in link.state.waits, 15, "the lock named")
+    assert not sink.deliveries
+    await other.shutdown(5)
+    await sink.has(COUNT, 20)
+    assert sink.bodies == numbers(COUNT)
+
+
 @contract
 async def test_the_consumer_stays_as_it_began(broker):
     """No wish for another prefetch, or for none, and no release replaces it or moves a message."""
-    broker.order()
+    await filled(broker, 200)
     link, sink = await broker.started()
-    await fill(link, sink, broker.topology.input, 200)
     acked = 0
     for wish in (4, 100, 2, 4):
         link.consume(wish, wish)
@@ -233,15 +264,13 @@ async def test_the_consumer_stays_as_it_began(broker):
     assert not sink.consuming_lost_for
 
 
-@rabbitmq
-@pytest.mark.parametrize("broker", ["rabbitmq-quorum"], indirect=True)
+@on_rabbitmq("quorum")
 @pytest.mark.parametrize(("second", "third"), [(20, range(20)), (5, range(5, 10))])
 @contract
 async def test_a_prefetch_that_shrinks_between_epochs_reorders_a_quorum_queue(broker, second, third):
     """A fact of the broker on which the design rests: what came back goes out first, in the order of coming back."""
-    broker.order()
+    await filled(broker, COUNT)
     link, sink = await broker.started()
-    await fill(link, sink, broker.topology.input, COUNT)
     began = 0
     for prefetch, expected in ((20, range(20)), (second, range(second)), (second, third)):
         link.consume(prefetch, prefetch)
@@ -252,8 +281,7 @@ async def test_a_prefetch_that_shrinks_between_epochs_reorders_a_quorum_queue(br
         await until(lambda: link.state.resting, 10, "the end of the epoch")
 
 
-@rabbitmq
-@pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
+@on_rabbitmq("classic")
 @contract
 async def test_what_an_input_means_for_an_ordered_stage_is_told(broker):
     """A queue that others made is used as found; whether others can come later, and when it drops, is known."""
@@ -277,8 +305,7 @@ async def test_what_an_input_means_for_an_ordered_stage_is_told(broker):
     assert (link.state.warnings, link.state.delivery_limit) == ((), -1)
 
 
-@rabbitmq
-@pytest.mark.parametrize("broker", RABBITMQ, indirect=True)
+@on_rabbitmq()
 @contract
 async def test_several_results_are_stored_in_their_order_whatever_is_refused(broker):
     """A part is sent when the one before is stored, and nothing behind a refused one is, however often it is tried."""
@@ -325,8 +352,7 @@ async def test_no_result_behind_a_refused_one_is_stored(broker):
     await broker.counts(queue, 2 if embedded else 3)
 
 
-@rabbitmq
-@pytest.mark.parametrize("broker", RABBITMQ, indirect=True)
+@on_rabbitmq()
 @contract
 async def test_results_that_were_not_sent_when_the_connection_is_lost_are_refused(broker):
     """Only what is on its way may be stored; what stands behind it was not sent, and each one is answered once."""

@@ -17,6 +17,7 @@ from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink, anchor, exchanges
 from mqworker.brokers.rabbitmq import link as link_module
 from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
+from mqworker.brokers.rabbitmq.placer import Placer
 from mqworker.brokers.rabbitmq.reconnector import retry_delay
 from mqworker.brokers.rabbitmq.sender import Sender
 from mqworker.config.model import BrokerConfig, TlsConfig
@@ -1003,6 +1004,32 @@ async def test_a_message_that_is_put_back_as_new_goes_to_its_queue_alone(broker)
     assert await broker.count(elsewhere) == 0
     (found, *_) = await admin.peek(broker.topology.dead, 1, AMPLE)
     assert Properties.decode(found.properties).message_id == "m"
+
+
+@contract
+async def test_of_many_only_what_was_returned_or_nacked_is_refused(broker):
+    """Each publication has an answer of its own: ids tell which ones had no route, and a full queue nacks some."""
+    await broker.started()
+    channel, there = await broker.channel(), broker.topology.dead
+    placer = Placer(channel, 1 << 20)
+    await placer.start()
+
+    def publications(*messages: tuple[str, str | None]) -> list[Publication]:
+        return [Publication("", queue, Properties(message_id=name).encode(), b"x") for queue, name in messages]
+
+    mixed = [("nowhere" if number % 3 else there, str(number)) for number in range(30)]
+    told = await placer.place_all(publications(*mixed))
+    assert ["NO_ROUTE" in why for why in told] == [queue == "nowhere" for queue, _ in mixed]
+    assert [why == "" for why in told] == [queue == there for queue, _ in mixed]
+    await broker.counts(there, 10)
+    unknown = await placer.place_all(publications((there, None), ("nowhere", None), (there, "1")))
+    assert ["NO_ROUTE" in why for why in unknown] == [True, True, False], "which of those without an id, nobody knows"
+    full = f"{broker.topology.input}.retry.1s"
+    arguments = {"x-max-length": 5, "x-overflow": "reject-publish"}
+    await channel.ask("queue_declare", queue=full, durable=True, arguments=arguments)
+    told = await placer.place_all(publications(*[(full, str(number)) for number in range(200)]))
+    assert sum("nacked" in why for why in told) >= 100
+    await broker.counts(full, told.count(""))
 
 
 @contract

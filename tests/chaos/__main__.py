@@ -29,7 +29,8 @@ def arguments() -> argparse.Namespace:
         "scripts/chaos",
         description="Proves that nothing is lost, or shows what is.",
         epilog="scripts/chaos --shared --help: kills around a shared object, whether each effect happened once."
-        " scripts/chaos --ordered --help: whether a stage keeps its order.",
+        " scripts/chaos --ordered --help: whether a stage keeps its order."
+        " scripts/chaos --sources --help: whether every row of a source arrives.",
     )
     parser.add_argument("--quick", action="store_true", help="about two minutes (the default)")
     parser.add_argument("--release", action="store_true", help="for --minutes, with every negative control")

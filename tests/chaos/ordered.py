@@ -1,14 +1,17 @@
 """Whether a stage keeps its order whatever happens: `scripts/chaos --ordered --help`.
 
 A stage with four Consumers gets messages of 20 keys, or in one single order, that take from 0.1 to 20 ms; 1 % fail
-once, 0.2 % for good (three attempts, `retry.base` 0.05). On RabbitMQ the queue of results holds few and refuses more,
-and its receiver stops now and then. Meanwhile Consumers, Producers, Services and connections are killed or stopped at
-random, and the stage is paused, scaled and restarted. Then the first result of each message must have come in order,
-each once or as a repeat that a fault explains, with `hold` and with `pass` as they are written
-(tests/chaos/ordered_checker.py).
+once, 0.2 % for good (three attempts, `retry.base` 0.05). On RabbitMQ the queue of results holds few and refuses more:
+its receiver stops now and then, so that 1 % of the results are refused. Meanwhile Consumers, Producers, Services and
+connections are killed or stopped at random, and the stage is paused, scaled and restarted. Then the first result of
+each message must have come in order, each once or as a repeat that a fault explains, with `hold` and with `pass` as
+they are written (tests/chaos/ordered_checker.py); and a run of 5,000 messages or more must have had each fault.
 
 Builds that are broken on purpose must show: one that publishes out of turn and (with a classic queue) one that computes
 messages of a key side by side, and one that consumes while the broker still holds what it sent to a dead Producer.
+
+Progress goes to stderr. At the end, two tables go to stdout: what came of each run, and which faults it had. On
+RabbitMQ 4: `scripts/chaos --rabbitmq 4 --ordered`.
 """
 
 import argparse
@@ -18,25 +21,27 @@ import random
 import signal
 import sys
 import time
-from collections import Counter
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tests.chaos.attribution import repeated
+from tests.chaos import ordered_report
 from tests.chaos.campaign import broker_for
 from tests.chaos.controls import BROKEN
 from tests.chaos.faults import READY
 from tests.chaos.load import Queues
-from tests.chaos.ordered_checker import Run, check, late
-from tests.chaos.ordered_faults import OrderedFaults
+from tests.chaos.ordered_checker import Run, check
+from tests.chaos.ordered_faults import OrderedFaults, plan
 from tests.chaos.ordered_load import BY, HANDLER, config, make
 from tests.chaos.ordered_output import LIMIT, Receiver
+from tests.chaos.ordered_report import Row
 from tests.chaos.records import Round
 from tests.chaos.round import journal, say
 from tests.chaos.source import Source
+from tests.support.rabbitmq import major_version
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
@@ -49,11 +54,6 @@ GAP = 0.7  # mean seconds between two faults
 PATIENCE = 300.0  # seconds until nothing is left
 SETTLE = 1.5  # seconds without anything left
 CONTROL_MESSAGES = 1500
-
-# How often each comes beside the others; first, each comes once.
-TREE = {"consumer-kill": 12, "consumer-stop": 1, "producer-kill": 2, "producer-stop": 1, "service-kill": 1}
-TREE |= {"service-term": 1, "pause": 3, "scale": 4, "restart": 1}
-WIRE = {"cut": 2, "reset": 2, "half-close": 1, "reset-all": 2, "halt": 1, "silent-death": 1}
 
 
 @dataclass
@@ -73,14 +73,7 @@ class Setting:
 def under_fire(setting: Setting, faults: OrderedFaults, source: Source) -> None:
     """Inject faults until every message was sent."""
     chance = random.Random(f"{setting.name}.{setting.seed}.faults")
-    known = TREE if setting.kind == "sqlite" else TREE | WIRE
-
-    def kinds() -> Iterator[str]:
-        yield from chance.sample(list(known), len(known))
-        while True:
-            yield from chance.choices(list(known), list(known.values()))
-
-    for kind in kinds():
+    for kind in plan(setting.kind, chance):
         if source.used_up:
             return
         faults.inject(kind)
@@ -92,31 +85,39 @@ def play(broker: Any, setting: Setting) -> Run:
     queues = Queues(f"{setting.name}.{setting.seed}")
     round_ = Round(setting.name, setting.kind, secrets=broker.secrets)
     run = Run(round_, setting.by, setting.on_failure, [])
-    receiver = None
     if setting.kind == "sqlite":
         broker.prepare(queues, setting.kind)
+        results: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     else:
         broker.prepare(queues, setting.kind, limit=LIMIT)
-        receiver = Receiver(broker.node.url(), queues.output, setting.by)
-        receiver.start()
-    text = config(queues, broker.url, setting.kind, setting.by, setting.on_failure)
-    with ServiceProcess(text, {"work.py": HANDLER}) as service:
-        service.env |= setting.environment
-        try:
-            _play(broker, queues, setting, service, round_)
-        finally:
-            broker.heal()
-            round_.log = service.log.read_text(errors="replace")
-            round_.starts, run.ended = journal(service.folder / "journal"), journal(service.folder / "ended")
-    if receiver is None:
-        round_.outcomes = broker.drain(queues)
-    else:
-        receiver.stop()
-        run.refused = broker.wire.refused
-        round_.outcomes = receiver.outcomes + broker.take(queues.dead, "dead")
+        results = _receiving(broker, queues, run)
+    with results:
+        text = config(queues, broker.url, setting.kind, setting.by, setting.on_failure)
+        with ServiceProcess(text, {"work.py": HANDLER}) as service:
+            service.env |= setting.environment
+            try:
+                _play(broker, queues, setting, service, round_)
+            finally:
+                broker.heal()
+                round_.log = service.log.read_text(errors="replace")
+                round_.starts, run.ended = journal(service.folder / "journal"), journal(service.folder / "ended")
+    round_.outcomes += broker.drain(queues)
     broker.account(round_)
     broker.close(queues)
     return run
+
+
+@contextlib.contextmanager
+def _receiving(broker: Any, queues: Queues, run: Run) -> Iterator[None]:
+    """Take the results off their queue as they come."""
+    receiver = Receiver(broker.node.url(), queues.output, lambda: broker.wire.refused)
+    receiver.start()
+    try:
+        yield
+    finally:
+        receiver.stop()
+        run.refused = broker.wire.refused
+        run.round.outcomes = receiver.outcomes
 
 
 def _play(broker: Any, queues: Queues, setting: Setting, service: ServiceProcess, round_: Round) -> None:
@@ -153,7 +154,7 @@ def _quiet(broker: Any, queues: Queues, service: ServiceProcess, round_: Round) 
         nonlocal since
         looked = time.monotonic()
         actual = service.stage("work")["actual"]
-        held = bool(actual and actual["held"] + actual["dispatched"] + actual["settling"])
+        held = bool(actual and any(actual[state] for state in ("held", "dispatched", "computed", "settling")))
         round_.unquiet = broker.left(queues) or ("messages in the tree" if held or not actual else "")
         if round_.unquiet:
             since = time.monotonic()
@@ -164,23 +165,20 @@ def _quiet(broker: Any, queues: Queues, service: ServiceProcess, round_: Round) 
         round_.quiet = True
 
 
-def one(broker: Any, setting: Setting) -> bool:
-    """Make a run and tell what came of it; returns whether every promise was kept."""
+def one(broker: Any, setting: Setting) -> Row:
+    """Make a run and tell what came of it; one that breaks off is a broken promise too, and no reason to end."""
     say(f"{setting.name}: {setting.most} messages, seed {setting.seed}")
-    run = play(broker, setting)
-    problems = check(run)
-    round_ = run.round
-    repeats = sum(len(each) - 1 for each in repeated(round_).values())
-    words = f"{len(round_.confirmed)} messages in {round_.ended - round_.began:.0f} s, {repeats} repeats"
-    faults = ", ".join(
-        f"{kind} {count}" for kind, count in Counter(fault.kind for fault in round_.faults).most_common()
-    )
-    dead = sum(outcome.queue == "dead" for outcome in round_.outcomes)
-    words += f", {dead} dead, {run.refused} refused, {len(late(run))} late"
-    say(f"{setting.name}: {words}, faults: {faults or 'none'}")
-    for problem in problems:
+    row = Row(setting.kind, setting.by, setting.on_failure, [])
+    try:
+        row.run = run = play(broker, setting)
+        row.problems += check(run) + ordered_report.missing(run)
+        say(f"{setting.name}: {ordered_report.words(run)}")
+    except Exception as error:  # noqa: BLE001 - whatever it was, the other runs are of interest
+        traceback.print_exc()
+        row.problems.append(f"0 the run broke off: {error!r}")
+    for problem in row.problems:
         say(f"{setting.name}: BROKEN {problem}")
-    return not problems
+    return row
 
 
 # --- negative controls
@@ -214,7 +212,11 @@ def control(broker: Any, kind: str, name: str, seed: int) -> bool:
         (by, scenario), title = CONTROLS[name], f"control-{name}-{build}-{kind}"
         return check(play(broker, Setting(title, kind, by, "hold", seed, CONTROL_MESSAGES, scenario, environment)))
 
-    sound, broken = problems("sound", ""), problems("broken", name)
+    try:
+        sound, broken = problems("sound", ""), problems("broken", name)
+    except Exception:  # noqa: BLE001 - as in a run
+        traceback.print_exc()
+        return False
     for problem in sound:
         say(f"control {name}: the sound build failed: {problem}")
     seen = [problem for problem in broken if problem.startswith("20 ")]
@@ -242,9 +244,25 @@ def main() -> int:
     parser.add_argument("--controls", choices=("yes", "no", "only"), default="yes", help="negative controls")
     asked = parser.parse_args()
     seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(1_000_000)
-    say(f"seed {seed}")
+    say(f"seed {seed}, RabbitMQ {major_version()}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    good = True
+    rows: list[Row] = []
+    controls: dict[str, bool] = {}
+    try:
+        _campaign(asked, seed, rows, controls)
+    finally:
+        print(f"Seed {seed}, RabbitMQ {major_version()}, {time.strftime('%Y-%m-%d')}.\n")
+        if rows:
+            print(ordered_report.tables(rows) + "\n")
+        for name, passed in controls.items():
+            print(f"- broken on purpose: {name}: {'seen' if passed else 'NOT SEEN'}")
+    good = not any(row.problems for row in rows) and all(controls.values())
+    say("every order was kept" if good else "FAILED")
+    return int(not good)
+
+
+def _campaign(asked: argparse.Namespace, seed: int, rows: list[Row], controls: dict[str, bool]) -> None:
+    """Make all runs that are asked for, and add what came of them."""
     with TemporaryDirectory(prefix="mqw-order-") as folder, contextlib.ExitStack() as stack:
         brokers: dict[str, Any] = {}
         for kind in _chosen(asked.broker, BROKERS):
@@ -256,12 +274,11 @@ def main() -> int:
             for by in _chosen(asked.by, BY) if asked.controls != "only" else ():
                 most = asked.messages if by == "key" else max(LEAST, asked.messages // 10)
                 for mode in _chosen(asked.on_failure, MODES):
-                    good &= one(broker, Setting(f"{kind}-{by}-{mode}", kind, by, mode, seed, most))
+                    setting = Setting(f"{kind}-{by}-{mode}", kind, by, mode, seed, most)
+                    rows.append(one(broker, setting))
             if asked.controls != "no":
                 for title in CONTROLS if kind == "classic" else list(CONTROLS)[:1]:
-                    good &= control(broker, kind, title, seed)
-    say("every order was kept" if good else "FAILED")
-    return int(not good)
+                    controls[f"{title}, {kind}"] = control(broker, kind, title, seed)
 
 
 def _chosen(asked: str, known: Any) -> tuple[str, ...]:

@@ -42,9 +42,15 @@ class Run:
         return message.key if self.by == "key" else ""
 
     @property
-    def charged(self) -> set[str]:
-        """The ids of all messages that were charged with a failure or a crash."""
-        return {charge.id for charge in logcheck.charges(self.round.log)}
+    def free(self) -> set[str]:
+        """The ids of messages that may leave their order: with `pass`, those that fail, or were charged with a crash.
+
+        What fails as asked needs no charge in the log: a Service that is killed takes its last lines along.
+        """
+        if self.on_failure == "hold":
+            return set()
+        asked = {message.id for message in self.messages if message.fails}
+        return asked | {charge.id for charge in logcheck.charges(self.round.log)}
 
 
 def check(run: Run) -> list[str]:
@@ -78,7 +84,7 @@ def late(run: Run) -> list[tuple[Keyed, Keyed]]:
 
 
 def _results(run: Run) -> Iterator[str]:
-    free = run.charged if run.on_failure == "pass" else set()
+    free = run.free
     all_late = late(run)
     wrong = [(message.id, before.id) for message, before in all_late if message.id not in free]
     if wrong:
@@ -96,7 +102,7 @@ def _begins(run: Run) -> Iterator[str]:
         return
     begins = _first(run.round.starts)
     ends = _first(run.ended)
-    free = run.charged if run.on_failure == "pass" else set()
+    free = run.free
     units: dict[str, list[str]] = {}
     for message in run.messages:
         if message.id in begins and message.id not in free:

@@ -84,6 +84,7 @@ class _Pair:
                         self._proxy.wire.saw(now, self.number, frame, client=way)
                 writer.write(data[:passing])
                 if harm:
+                    self._proxy.harmed += 1
                     await self._harm(harm, data[passing : whole[0].end] if whole else b"", writer)
                     return
                 await writer.drain()
@@ -115,6 +116,7 @@ class Proxy:
         self.target = target
         self.wire = wire
         self.delay = 0.0  # seconds added to each read
+        self.harmed = 0  # connections that were harmed so far
         self.port = 0
         self._pairs: dict[int, _Pair] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -146,6 +148,11 @@ class Proxy:
 
     def _ask(self, what: Callable[..., Any], *arguments: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(what(*arguments), self._loop).result(10)
+
+    @property
+    def connections(self) -> int:
+        """Return how many there are."""
+        return len(self._pairs)
 
     # --- misbehaviour
 

@@ -64,7 +64,7 @@ class Sample(NamedTuple):
     time: float
     pid: int  # of the Producer
     counters: dict[str, int]
-    in_tree: int  # held + dispatched + settling
+    in_tree: int  # held + dispatched + computed + settling
     prefetch: int
     stall: float
     restarts: int

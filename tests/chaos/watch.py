@@ -127,7 +127,7 @@ class Control(Looker):
             told = self.ask("GET", "/api/v1/stages/work")
             actual = told.get("actual") if isinstance(told, dict) else None
             if actual:
-                tree = actual["held"] + actual["dispatched"] + actual["settling"]
+                tree = sum(actual[state] for state in ("held", "dispatched", "computed", "settling"))
                 self.samples.append(
                     Sample(
                         *(time.monotonic(), actual["pid"], actual["counters"], tree),

@@ -203,7 +203,10 @@ def test_check_of_a_part_of_the_stages(project):
     (project / "mqworker.toml").write_text(STAGES)
     (project / "jobs.py").write_text(JOBS)
     code, lines = findings(project, None, "--stage", "three")
-    assert (code, lines["stages"][0]) == (Exit.OK, "warn"), "the other part does not have this broker"
+    assert (code, lines["stages"][0]) == (Exit.CONFIG, "fail"), "the other part does not have this broker"
+    (project / "mqworker.toml").write_text('[broker]\nurl = "sqlite:///broker.db"\n' + STAGES)
+    code, lines = findings(project, None, "--stage", "three")
+    assert (code, "stages" in lines) == (Exit.OK, False)
     assert {what for what in lines if what.startswith("jobs")} == {"jobs three"}
     code, lines = findings(project, None, "--stage", "tree")
     assert code == Exit.CONFIG

@@ -1,8 +1,9 @@
 """How `status` prints the stages as a line."""
 
+import re
 from typing import Any
 
-from mqworker.cli.look import show_line
+from mqworker.cli.look import show, show_line
 
 
 def view(name: str, left: float | None, reason: str = "nothing", **changes: Any) -> dict[str, Any]:
@@ -49,3 +50,60 @@ def test_it_reads_as_a_line(capsys):
 def test_one_stage_stands_at_the_margin(capsys):
     """With --stage there is no line to show, and no arrow."""
     assert lines(capsys, (2, "store", view("store", 0.0))) == ["store|12.0|20 ms|25%|3|0 s|nothing"]
+
+
+def test_who_blocks_an_order_is_named_and_the_hottest_key(capsys):
+    """The key is named where the order holds the stage back; where it does not, the most frequent one is no matter."""
+    blocked = {"message_id": "7", "key": "camera-1", "seconds": 90, "behind": 5, "reason": "it is in hand"}
+    order = {"blocked": blocked, "hottest": "camera-1", "hottest_messages": 40}
+    counts = {"held": 30, "dispatched": 1, "computed": 9, "settling": 0, "backlog": 12, "rate": 0.0, "p95": 0.0}
+    link = {"consuming": True, "connected": True}
+    told = view("detect", None, "order", order=order, consumers=[], counters={}, link=link, **counts)
+    desired = {"consumers": 1, "working": True, "running": True, "listening": True}
+    told |= {"state": "running", "problem": "", "change": None, "desired": desired}
+    service = {"service": "s", "state": "running", "started": 0.0, "revision": 1, "applied": 1, "pid": 1}
+
+    def notes() -> list[str]:
+        show(service | {"stages": {"detect": told}})
+        return capsys.readouterr().err.splitlines()
+
+    assert notes() == [
+        "detect: blocked by message 7 of camera-1, here for 90 s: it is in hand; 5 wait behind it",
+        "detect: the hottest key is camera-1: 40 of the 40 messages here have it",
+    ]
+    told["held_back_by"] = "consumers"
+    order["blocked"] = None
+    assert notes() == []
+
+
+def test_no_time_is_told_that_cannot_come_true(capsys):
+    """Where something else than its Consumers decides when a stage is done, that is said instead of a time."""
+    assert lines(
+        capsys,
+        *((0, "decode", view("decode", None, "max_backlog")), (1, "track", view("track", None, "order"))),
+        (2, "store", view("store", None, "paused") | {"unfinished": 0}),
+    ) == [
+        "decode|12.0|20 ms|25%|3|held back|max_backlog",
+        "-> track|12.0|20 ms|25%|3|held back|order",
+        "   -> store|12.0|20 ms|25%|0|-|paused",
+    ]
+
+
+def test_what_has_no_result_is_done(capsys):
+    """A stage whose handler returns None has done its messages; nothing says that they were dropped."""
+    desired = {"running": True, "working": True, "listening": True, "consumers": 1}
+    actual = {
+        "consumers": [{"state": "idle"}],
+        "counters": {"result": 3, "dropped": 997, "retried": 0, "dead": 2},
+        "link": {"connected": True, "consuming": True},
+        "rate": 1.0,
+        "p95": 0.1,
+        "backlog": 0,
+    }
+    stage = {"state": "running", "problem": "", "change": None, "desired": desired, "actual": actual}
+    fixed = {"service": "s", "state": "running", "pid": 1, "started": 0.0, "revision": 1, "applied": 1}
+    show(fixed | {"stages": {"sink": stage}})
+    _, head, row = capsys.readouterr().out.splitlines()
+    told = dict(zip(re.split(r"  +", head), re.split(r"  +", row), strict=True))
+    assert (told["done"], told["no result"], told["dead"]) == ("1000", "997", "2")
+    assert "dropped" not in head

@@ -87,6 +87,7 @@ ASKING = [
     ["jobs", "enable", "b"], ["jobs", "set", "a:b"],
     ["held", "list"], ["held", "skip", "1"],
     ["queues", "purge", "q", "--yes"], ["dlq", "list"], ["dlq", "replay", "--all"], ["dlq", "export"], ["send", "{}"],
+    ["receive"], ["receive", "q"],
 ]  # fmt: skip
 
 
@@ -105,6 +106,8 @@ def test_without_a_service_every_asking_verb_ends_with_3(project, arguments):
     [
         ["log-level", "loud"],
         ["statsu"], ["scale"], ["scale", "many"], ["status", "--bogus"], ["params", "set", "a"], ["dlq", "replay"],
+        ["dlq", "export", "--all", "--reason", "x"], ["send", "{}", "--header", "a"],
+        ["send", "{}", "-H", "a=1", "-H", "a=2"], ["receive", "-n", "0"],
         ["send", "--count", "2"], ["status", "--url", "ftp://x"], ["status", "--timeout", "0"], ["send", "{"],
     ],
     ids=" ".join,

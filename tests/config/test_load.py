@@ -223,13 +223,14 @@ def test_order_of_sources():
         ("STAGES__A_B_C__PARAMS__CAPACITY", "1.5", "stages.A-b.c.params.capacity", 1.5),
         ("STAGES__A_B_C__PARAMS__INPUT", "some text", "stages.A-b.c.params.input", "some text"),
         ("STAGES__A_B_C__PARAMS__MAXPOWER", "2", "stages.A-b.c.params.maxPower", 2),
+        ("SHARED__CACHE__JOB", "m:D", "shared.cache.job", "m:D"),
+        ("SHARED__CACHE__DEADLINE", "2", "shared.cache.deadline", 2.0),
     ],
 )
 def test_every_key_is_a_variable(name, text, key, value):
     """Texts are taken verbatim, anything else is TOML; stage names match in any case, with - and . as _."""
-    loaded = good(
-        '[stages."A-b.c"]\ninput = "in"\njobs = ["m:f"]\nparams = { maxPower = 1 }', {f"MQWORKER_{name}": text}
-    )
+    file = '[stages."A-b.c"]\ninput = "in"\njobs = ["m:f"]\nparams = { maxPower = 1 }\n[shared.cache]\njob = "m:C"'
+    loaded = good(file, {f"MQWORKER_{name}": text})
     node = loaded.config
     for part in key.replace("A-b.c", "STAGE").split("."):
         node = node["A-b.c" if part == "STAGE" else part] if isinstance(node, dict) else getattr(node, part)
@@ -284,11 +285,27 @@ def test_only_secrets_need_a_closed_file():
 
 
 def test_variables_that_are_no_keys_are_left_alone():
-    """Internal variables, those of test runs, those of others and what a Consumer finds are ignored."""
+    """Internal variables, those of test runs, those of others and what handlers and programs find are ignored."""
     good(
         STAGE,
         {"MQWORKER_INTERNAL_X": "1", "MQWORKER_TEST_Y": "1", "MQWORKERS": "1", "PATH": "/bin", "MQWORKER_SLOT": "0"},
     )
+    good(STAGE, {"MQWORKER_MESSAGE_ID": "m", "MQWORKER_STAGE": "s", "MQWORKER_ATTEMPT": "1"})
+
+
+def test_programs_stand_among_the_jobs():
+    """As tables, in the file and the environment; jobs as text, modules and the display know them."""
+    jobs = '["m:f", { exec = ["./a b", "--fast"], name = "fast" }, { exec = ["awk"] }]'
+    text = f'[stages.s]\ninput = "in"\njobs = {jobs}\n'
+    loaded = good(text)
+    stage = loaded.config.stages["s"]
+    assert stage.specs == ("m:f", 'exec:["./a b","--fast"]', 'exec:["awk"]')
+    assert [getattr(job, "name", "-") for job in stage.jobs] == ["-", "fast", None]
+    assert loaded.config.modules == ("m",)
+    shown = 'jobs = ["m:f", {exec = ["./a b", "--fast"], name = "fast"}, {exec = ["awk"]}]'
+    assert shown in [f"{key.rpartition('.')[2]} = {value}" for key, value, _ in display_rows(loaded)]
+    environ = {"MQWORKER_STAGES__S__JOBS": '["m:g", { exec = ["./b"] }]'}
+    assert good(text, environ).config.stages["s"].specs == ("m:g", 'exec:["./b"]')
 
 
 # --- bad ones
@@ -351,8 +368,28 @@ BAD_FILES = {
     "jobs": (
         '[stages.s]\ninput = "in"\njobs = ["m:f", "m.f"]\n[stages.t]\ninput = "t"\njobs = []',
         [
-            'mqworker.toml:3: stages.s.jobs: item 2 is "m.f", must be `module:name`',
-            "mqworker.toml:6: stages.t.jobs: is [], must be a list of at least one, each `module:name`",
+            'mqworker.toml:3: stages.s.jobs: item 2 is "m.f", must be `module:name` or a table',
+            "mqworker.toml:6: stages.t.jobs: is [], must be a list of at least one, each `module:name` or a table",
+        ],
+    ),
+    "programs": (
+        (
+            '[stages.s]\ninput = "in"\n'
+            'jobs = ["m:f", { exek = ["a"] }, { exec = [] }, { exec = ["a", ""], name = "x y" }]\n'
+            '[stages.t]\ninput = "t"\njobs = [{ exec = "a b" }]\n'
+            '[stages.u]\ninput = "u"\njobs = [{ exec = ["a"], name = "n" }, { exec = ["b"], name = "n" }]'
+        ),
+        [
+            "mqworker.toml:3: stages.s.jobs.2.exek: unknown key; did you mean exec?",
+            'mqworker.toml:3: stages.s.jobs.2.exec: missing; write { exec = ["./program"] }',
+            "mqworker.toml:3: stages.s.jobs.3.exec: is [], must be a list of at least one, each text, not empty",
+            'mqworker.toml:3: stages.s.jobs.4.exec: item 2 is "", must be text, not empty',
+            'mqworker.toml:3: stages.s.jobs.4.name: is "x y", must be at most 64 letters, digits, `.`, `-` or `_`',
+            'mqworker.toml:6: stages.t.jobs.1.exec: is "a b", must be a list of at least one, each text, not empty',
+            (
+                'mqworker.toml:9: stages.u.jobs: has 2 programs with the name "n"; a chain knows its jobs by their'
+                " names: give each its own"
+            ),
         ],
     ),
     "stage name": (
@@ -802,6 +839,25 @@ def test_what_order_costs_is_said(text, warnings):
     assert len(good(text).warnings) == warnings
 
 
+RABBIT, OTHER = "[broker]\nurl = 'amqp://h'\n", "[stages.other]\njobs = ['m:f']\n"
+
+
+@pytest.mark.parametrize(
+    ("other", "place"),
+    [
+        ("input = 'in.order'", "10: stages.other.input"),
+        ("input = 'else'\noutput = 'in.order'", "11: stages.other.output"),
+    ],
+)
+def test_no_queue_has_the_name_of_a_lock(other, place):
+    """Of the two one could not be made; where nobody keeps an order, or the broker is a file, there is no lock."""
+    (problem,) = problems(f"{HELD}ordered_by = 'input'\n{RABBIT}{OTHER}{other}")
+    what = '"in.order" is the name of the lock of stage "s", which keeps an order; give the queue another name'
+    assert problem == f"mqworker.toml:{place}.queue: {what}"
+    for unlocked in (f"{HELD}{RABBIT}", f"{HELD}ordered_by = 'input'\n"):
+        assert "other" in good(f"{unlocked}{OTHER}{other}").config.stages
+
+
 def test_a_key_of_pickles_comes_from_anywhere_and_is_shown_nowhere(folder):
     """A file that others can read is refused, a warning at each start tells of the key, and no text has it."""
     key = CANARY * 9
@@ -1006,8 +1062,10 @@ def test_secrets_are_in_no_text(folder):
 
 def test_shown_has_every_key():
     """`config show` lists each key of the schema once, each with an origin."""
-    rows = [key for key, _, _ in display_rows(good(f'{SIX_LINES}\n[shared.energy]\njob = "m:C"\n'))]
-    leaves = [key for key, field in schema.keys(["energy"]) if not schema.table_of(field.type)]
+    more = '[shared.cache]\njob = "m:C"\n[sources.rows]\njob = "m:g"\ninto = "energy"\n'
+    rows = [key for key, _, _ in display_rows(good(f"{SIX_LINES}\n{more}"))]
+    names = {"stages": ["energy"], "shared": ["cache"], "sources": ["rows"]}
+    leaves = [key for key, field in schema.keys(names) if not schema.table_of(field.type)]
     assert sorted(rows) == sorted(".".join(key) for key in leaves)
 
 
@@ -1055,7 +1113,8 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-KEYS = sorted(".".join(key) for key, _ in schema.keys(["s"]))
+NAMES = {"stages": ["s"], "shared": ["s"]}
+KEYS = sorted(".".join(key) for key, _ in schema.keys(NAMES))
 TOML_VALUES = st.one_of(
     st.integers().map(str),
     st.floats().map(repr),
@@ -1142,7 +1201,7 @@ def test_page_is_current():
 
 def test_every_key_is_explained():
     """Each key has a description."""
-    for key, field in schema.keys(["s"]):
+    for key, field in schema.keys(NAMES):
         table = schema.table_of(field.type)
         assert schema.description(field)[0] or (table and table.__doc__), key
 

@@ -25,6 +25,8 @@ from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
 from mqworker.consumer import work
+from mqworker.consumer.message_clock import MessageClock
+from mqworker.consumer.register import InHandRegister
 from mqworker.consumer.work import Alarm, Worker
 from mqworker.ipc.logs import ForwardingHandler, report
 from mqworker.ipc.messages import Item, Outcome
@@ -289,6 +291,31 @@ def test_a_handler_may_answer_after_its_soft_limit():
             return "short"
 
     assert json.loads(worker(handler, soft_limit=0.5).compute(item()).results[0].body) == "short"
+
+
+@rings
+def test_a_limit_that_a_program_has_taken_over_rings_no_more_until_it_is_given_back(tmp_path):
+    """The run of a program heeds both limits itself; what is left of the soft one holds for the jobs behind it."""
+    slot, alarm = InHandRegister(tmp_path / "s.slots").slot(0), Alarm()
+    clock, seen = MessageClock(alarm, slot), []
+    clock.hard_limit = 9.0
+
+    def handler(left):
+        seen.append(clock.take_over())
+        time.sleep(0.6)
+        clock.give_back(left)
+        time.sleep(0.6)
+
+    made = worker(handler, soft_limit=0.4, alarm=alarm)
+    slot.begin(1, bytes(32), time.monotonic() - 2.0)
+    assert made.compute(item(b"0.0")).failure is None
+    assert made.compute(item(b"0.05")).failure.reason == "timeout"
+    made.soft_limit = clock.hard_limit = 0.0
+    assert made.compute(item(b"0.05")).failure is None
+    (soft, hard), _, none = seen
+    assert 0.0 < soft <= 0.4
+    assert 0.0 < hard <= 7.0
+    assert none == (math.inf, math.inf)
 
 
 @rings

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mqworker.control.balance import EVERY, HOLD, STARTS, TURN, Balance, Demand
+from mqworker.control.balance import EVERY, HOLD, LONGEST, PATIENCE, STARTS, TURN, Balance, Demand
 
 BEAT = 0.5  # seconds between two looks of the service, and a step of the simulation
 WINDOW = 10.0  # seconds over which arrivals are measured
@@ -63,34 +63,77 @@ def test_one_moves_where_it_is_worth_it(budget, shares, facts, expected):
         assert move.why.startswith(f"one Consumer moves from {move.giver} (now {one.shares[move.giver]}) to ")
 
 
+CALM = IDLE._replace(ready=3)
+
+
 def test_who_has_received_keeps_it_for_a_while():
     """Thirty seconds from when its Consumer is set up, or ten times as long as that took."""
     for start_up, hold in ((1.0, HOLD), (6.0, STARTS * 6.0)):
         one = balance(6, a=3, b=3)
         assert one.decide({"a": IDLE, "b": LATE}, 100.0)
-        turned = {"a": LATE, "b": IDLE._replace(ready=3)}
+        one.settle({"a": 2, "b": 3})
+        turned = {"a": LATE, "b": CALM}
+        assert not one.decide(turned, 100.0)
         assert not one.decide(turned, 100.0 + start_up)
         assert not one.decide(turned | {"b": IDLE}, 100.0 + start_up)
         assert not one.decide(turned | {"b": IDLE}, 99.9 + start_up + hold)
         assert one.decide(turned | {"b": IDLE}, 100.0 + start_up + hold)
 
 
-def test_one_that_keeps_dying_gives_back_what_it_has_received():
-    """A stage whose new Consumer never starts does not keep it for ever."""
+def test_the_time_until_the_givers_consumer_has_left_is_no_start_up():
+    """It may end a message of an hour first: the receiver keeps its Consumer no longer than if that had been idle."""
+    one = balance(6, a=3, b=3)
+    assert one.decide({"a": IDLE, "b": LATE}, 0.0)
+    one.settle({"a": 3, "b": 3})
+    assert not one.decide({"a": CALM, "b": CALM}, 3_600.0)
+    one.settle({"a": 2, "b": 3})
+    assert not one.decide({"a": CALM, "b": CALM}, 3_601.0)
+    assert not one.decide({"a": CALM, "b": CALM._replace(ready=4)}, 3_603.0)
+    assert not one.decide({"a": LATE, "b": IDLE}, 3_602.9 + HOLD)
+    assert one.decide({"a": LATE, "b": IDLE}, 3_603.0 + HOLD)
+
+
+def test_a_consumer_that_does_not_come_can_go_to_another_stage():
+    """While the giver's still ends its message, the receiver may pass it on, and gets no less than it has."""
+    one = balance(6, a=2, b=2, c=2)
+    there = {"a": 2, "b": 2, "c": 2}
+    assert one.decide({"a": IDLE, "b": LATE, "c": STEADY}, 0.0)
+    one.settle(there)
+    turned = {"a": IDLE, "b": IDLE._replace(ready=2, prompt=False), "c": LATE}
+    assert not one.decide(turned, HOLD - 0.1)
+    move = one.decide(turned, HOLD)
+    assert move
+    assert (move.giver, move.receiver) == ("b", "c")
+    one.settle(there)
+    assert one.counts == {"a": 1, "b": 2, "c": 2}
+    one.settle(there | {"a": 1})
+    assert one.counts == {"a": 1, "b": 2, "c": 3}
+
+
+@pytest.mark.parametrize(("failing", "seconds"), [(True, 10.0), (False, LONGEST)], ids=["it dies", "it is never ready"])
+def test_one_that_never_starts_goes_back(failing, seconds):
+    """A stage whose new Consumer keeps dying, or is never set up, does not keep it for ever."""
     one = balance(4, a=2, b=2)
     assert one.decide({"a": IDLE, "b": LATE}, 0.0)
-    facts = {"a": LATE, "b": IDLE._replace(ready=0, failing=True)}
-    assert not one.decide(facts, 10.0)
-    assert one.decide(facts, 10.0 + HOLD)
+    one.settle({"a": 1, "b": 2})
+    facts = {"a": LATE, "b": IDLE._replace(ready=0)}
+    assert not one.decide(facts, 0.0)
+    facts["b"] = facts["b"]._replace(failing=failing)
+    assert not one.decide(facts, seconds)
+    assert not one.decide(facts, seconds + HOLD - 0.1)
+    assert one.decide(facts, seconds + HOLD)
 
 
-def test_a_few_messages_are_not_forgotten_where_there_is_no_consumer():
-    """The time for which they have waited counts, even beside a stage that always has work."""
+def test_messages_wait_for_a_minute_at_most_until_it_is_their_turn():
+    """Where there is no Consumer, the next one comes then, even beside a stage that has work for days."""
     one = balance(1, a=1, b=0)
-    facts = {"a": LATE._replace(arrivals=5.0), "b": Demand(1, 0.0, 0.01)}
-    moved = [second for second in range(0, 1_500, 5) if one.decide(facts, float(second))]
-    assert moved
-    assert one.shares["b"] == 1
+    facts = {"a": LATE._replace(waiting=1_000_000), "b": Demand(3, 0.0, 0.01)}
+    assert not one.decide(facts, 0.0)
+    assert not one.decide(facts, PATIENCE - 0.1)
+    move = one.decide(facts, PATIENCE)
+    assert move
+    assert (move.giver, move.receiver) == ("a", "b")
+    assert move.why.endswith(" to b (now 1): 3 messages have waited there for 60 s without a Consumer")
 
 
 def test_shares_are_even_at_first_and_are_kept():
@@ -233,6 +276,23 @@ def test_stages_take_turns_where_there_are_more_than_consumers():
     assert sum(rates.values()) >= 0.95 * 4
     assert min(rates.values()) >= 0.9
     assert max(stage.waiting for stage in world.stages.values()) < 120 * TURN / 10
+
+
+def test_turns_come_beside_a_stage_that_never_ends():
+    """Two Consumers, three stages, one of them with work for days: the others do all that comes to them, and soon."""
+    huge = Stage(0.1)
+    huge.waiting = 1e7
+    world = World(2, huge=huge, b=Stage(0.1, 0.5), c=Stage(0.1, 0.5))
+    longest = {"b": 0.0, "c": 0.0}
+    since = dict.fromkeys(longest, 0.0)
+    for _ in range(1_800):
+        world.run(1.0)
+        for name, most in longest.items():
+            since[name] = since[name] if world.stages[name].waiting else world.now
+            longest[name] = max(most, world.now - since[name])
+    assert max(longest.values()) < PATIENCE + 3 * TURN
+    assert min(world.stages[name].done for name in longest) > 0.5 * 1_800 - 0.5 * (PATIENCE + 3 * TURN)
+    assert huge.done > 1_800 / 0.1, "it has more than one of the two, most of the time"
 
 
 def test_many_consumers_follow_too():

@@ -1,9 +1,11 @@
 """The chain of jobs: what each change makes of it, and what cannot be made."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mqworker.config.model import ProgramConfig
 from mqworker.control.chain import (
     Add,
     Alter,
@@ -90,3 +92,21 @@ def test_names_are_unique_and_fit_an_address(jobs):
         assert 1 <= len(link.name) <= 64
         assert "/" not in link.name
         assert edited([*chain, ChainLink("m:z", "z")], Remove(link.name))
+
+
+def test_programs_are_links_as_jobs_are():
+    """They have the configured name, else that of their file; they are moved, disabled and stored as text."""
+    programs = [
+        ProgramConfig(exec=command) for command in (("./a b/solve.sh", "-x"), ("awk", "1"), ("./x/awk",), ("..",))
+    ]
+    chain = links([ProgramConfig(exec=("./solve.sh",), name="first"), "m:f", *programs])
+    assert [link.name for link in chain] == ["first", "f", "solve.sh", "awk", "awk-2", "job"]
+    assert chain[0].job == 'exec:["./solve.sh"]'
+    moved = edited(edited(chain, Alter("first", at=3)), Alter("awk", enabled=False))
+    assert enabled(moved)[:3] == ["m:f", 'exec:["./a b/solve.sh","-x"]', 'exec:["./solve.sh"]']
+    assert edited(chain, Replace([NewChainLink(link.job, link.name) for link in chain])) == chain
+    stored = msgspec.json.encode(chain)
+    assert msgspec.json.decode(stored, type=list[ChainLink]) == chain
+    for text in ('exec:["a"]x', "exec:", "exec:[]\n", 'm:["a"]'):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({"job": text, "name": "n"}, ChainLink)

@@ -6,12 +6,12 @@ import pytest
 from mqworker.control.control import StageView
 from mqworker.control.outlook import bottleneck, outlook
 from mqworker.control.stage_desired import StageDesired
-from mqworker.ipc.messages import ConsumerStatus, LinkState
+from mqworker.ipc.messages import BlockedOrder, ConsumerStatus, LinkState, OrderStatus
 from tests.http.operator import GOOD_LINK, stage_status
 
 IDLE = ConsumerStatus(1, 1, "idle", 1, 1, 0, 0.0, "", 0, 0)
 STARTING = msgspec.structs.replace(IDLE, state="starting")
-EMPTY = dict.fromkeys(("backlog", "held", "dispatched", "settling"), 0)
+EMPTY = dict.fromkeys(("backlog", "held", "dispatched", "computed", "settling"), 0)
 CALM = EMPTY | {
     "arrival_rate": 5.0,
     "service_time": 0.1,
@@ -20,6 +20,8 @@ CALM = EMPTY | {
     "consumers": (IDLE, IDLE),
 }
 FULL = {"backlog": 270, "held": 20, "dispatched": 7, "settling": 3, "utilisation": 0.99}
+BLOCKED = BlockedOrder("1", "", 0.0, 19, "its next attempt begins in 60 s")
+IN_ORDER = OrderStatus(delayed=0, locked=0, stuck=False)
 
 
 def stage(state: str = "running", actual: bool = True, desired: dict | None = None, **changes) -> StageView:
@@ -51,8 +53,19 @@ def stage(state: str = "running", actual: bool = True, desired: dict | None = No
         (stage(hold_back="unplaced", problem="x", **FULL), "output"),
         (stage(hold_back="bytes", problem="x"), "max_held_bytes"),
         (stage(hold_back="retries"), "retries"),
+        (stage(held_up_by="output", **(FULL | {"utilisation": 0.5})), "max_backlog"),
+        (stage(held_up_by="order", **(FULL | {"utilisation": 0.5})), "order"),
+        (stage(held_up_by="order", **FULL), "consumers"),
+        (stage(held_up_by="order", utilisation=0.5), "nothing"),
         (stage(link=msgspec.structs.replace(GOOD_LINK, consuming=False, waits="x")), "standby"),
         (stage(problem="the input was deleted"), "problem"),
+        (stage(order=IN_ORDER, **FULL), "consumers"),
+        (stage(order=OrderStatus(1, 20, False, BLOCKED), held=20), "order"),
+        (stage(order=OrderStatus(0, 20, True), **FULL), "order"),
+        (stage(order=OrderStatus(1, 1, False, BLOCKED), computed=19, held=1, utilisation=0.99), "order"),
+        (stage(order=OrderStatus(1, 2, False, BLOCKED), **FULL), "consumers"),
+        (stage(order=OrderStatus(1, 1, False), held=1), "retries"),
+        (stage(order=OrderStatus(1, 1, False), held=1, dispatched=1), "nothing"),
     ],
 )
 def test_the_first_reason_is_told(view, reason):
@@ -80,10 +93,18 @@ def test_a_pause_of_the_whole_service_holds_back():
         ({"dispatched": 2, "arrival_rate": 25.0}, 2, 0.1, False),
         ({"dispatched": 1, "service_time": 3600.0, "capacity": 2 / 3600, "arrival_rate": 0.0}, 1, 3600.0, False),
         (FULL | {"hold_back": "unplaced"}, 300, None, False),
+        (FULL | {"computed": 40, "order": IN_ORDER}, 340, 20.0, False),
+        (FULL | {"computed": 40, "order": OrderStatus(1, 15, False, BLOCKED)}, 340, 19.0, False),
+        (FULL | {"computed": 40, "order": OrderStatus(0, 20, True)}, 340, None, False),
+        (EMPTY | {"computed": 5, "order": IN_ORDER}, 5, 0.1, False),
+        ({"computed": 5, "order": IN_ORDER, "arrival_rate": 25.0}, 5, 0.1, False),
+        (FULL | {"held_up_by": "output", "utilisation": 0.5}, 300, None, False),
     ],
     ids=[
         *("empty", "drains", "arrivals unknown", "just not", "grows", "service time unknown", "no capacity"),
         *("depth unknown", "nothing waits", "one long message", "held back"),
+        *("results wait", "some are blocked", "all are", "only results", "only results, and many come"),
+        "between two pauses",
     ],
 )
 def test_when_it_is_done(changes, unfinished, seconds, growing):

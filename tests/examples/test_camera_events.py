@@ -4,7 +4,9 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -97,14 +99,14 @@ def results(jobs, consumers, events, code=CODE, look=lambda _: None):
     return found
 
 
-def settled(service, count):
+def settled(service, count, deadline=60):
     """Wait until this many messages have a result, or were dropped."""
 
     def done():
         counters = service.stage("work")["actual"]["counters"]
         return counters["result"] + counters["dropped"] >= count
 
-    wait_for(done, 60, "all events")
+    wait_for(done, deadline, "all events")
 
 
 def heard(service):
@@ -136,6 +138,49 @@ def test_the_shared_rule_decides_as_one_process_does(module):
     many = sorted(found, key=lambda event: event["time"])
     assert many
     assert not broken(many)
+
+
+KILLS = int(os.environ.get("MQWORKER_TEST_KILLS", "5"))
+SLOW = """\
+import os, time
+from pathlib import Path
+
+def slow(event):
+    Path(__file__).with_name(f"begun-{os.getpid()}").touch()
+    time.sleep(0.01)
+    return event
+"""
+
+
+def begun(service):
+    """Return a Consumer that has begun to look at an event; 0 if there is none."""
+    return next((pid for pid in service.named("mqw-consumer") if (service.folder / f"begun-{pid}").exists()), 0)
+
+
+@pytest.mark.system
+@pytest.mark.timeout(400 + 5 * KILLS)
+def test_with_an_order_a_consumer_that_is_killed_every_second_decides_as_one_process_does(module):
+    """The same events pass as in a single process that is fed in the order of the input, and leave in this order,
+    although the one Consumer is killed with an event in hand about every second, MQWORKER_TEST_KILLS times.
+    """
+    rule, generate = module
+    events = list(generate.events(150 * KILLS, cameras=2000))
+    text = config(["camera_events:NeighbourRule", "slow:slow", "camera_events:look"], 1) + 'ordered_by = "input"\n'
+    with ServiceProcess(text, {"camera_events.py": CODE, "slow.py": SLOW}) as service:
+        service.start()
+        with Client(service) as client:
+            client.store_all(Client._message(json.dumps(event).encode(), str(event["n"])) for event in events)
+            for _ in range(KILLS):
+                due = time.monotonic() + 1.0
+                pid = wait_for(lambda due=due: time.monotonic() > due and begun(service), 60, "a Consumer at work")
+                os.kill(pid, signal.SIGKILL)
+            settled(service, len(events), 60 + 3 * KILLS)
+            found = [one.body["n"] for one in client.results()]
+        assert len(list(service.folder.glob("begun-*"))) == KILLS + 1, "each was at work, and so was the last one"
+        reasons = [event["reason"] for event in service.events() if event["event"] == "retried"]
+        assert set(reasons) == {"crash"}, "some had an event in hand"
+        assert service.stop() == 0
+    assert found == passed(events, rule)
 
 
 ATTRIBUTE = CODE.replace("    shared: ClassVar[bool] = True  # one instance for all Consumers\n", "")

@@ -150,44 +150,28 @@ def test_most_discs_keep_one_id(example):
     assert sum(whole) >= 3
 
 
-@given(frames=st.permutations(range(12)))
-def test_frames_come_out_in_order(example, frames):
-    """In whatever order they come, each is there once, in order, and none waits at the end."""
-    order = example.tracks.Order()
-    assert [frame for each in frames for frame, _ in order.put(each, [], 20)] == list(range(12))
-    assert not order.waiting
-
-
-def test_a_missing_frame_is_given_up(example):
-    """When too many wait for it, they go on without; when it comes then, or any comes twice, it is a dead letter."""
-    order = example.tracks.Order()
-    put = [[frame for frame, _ in order.put(number, [], 3)] for number in (0, 2, 3, 5, 6)]
-    assert put == [[0], [], [], [], [2, 3]]
-    assert (order.due, sorted(order.waiting)) == (4, [5, 6])
-    for late in (1, 3, 5):
-        with pytest.raises(Reject, match=f"frame {late}"):
-            order.put(late, [], 3)
-    assert [frame for frame, _ in order.put(4, [], 3)] == [4, 5, 6]
-
-
-def test_the_stage_yields_what_has_waited(example):
-    """A frame that is early has no result, the one that was due has both; a message that runs again has the same."""
+def test_the_stage_has_the_tracks_of_each_camera(example):
+    """A message that runs again has the same tracks; a frame that comes again, or after a later one, is refused."""
     shared = SharedObjects({"tracks": "tracks:Tracks"}, EXAMPLE, now=0.0)
 
-    def run(frame, camera="north"):
+    def run(frame, camera="north", message_id=""):
         body = {"camera": camera, "frame": frame, "blobs": np.array([[5.0, 6.0, 20.0]])}
-        options = {"codec": "msgpack", "root": EXAMPLE, "shared": shared, "message_id": f"{camera}{frame}"}
-        found = run_job("tracks:track", body, **options)
-        return [(each["camera"], each["frame"], each["tracks"]) for each in found or []]
+        options = {"codec": "msgpack", "root": EXAMPLE, "shared": shared}
+        return run_job("tracks:track", body, message_id=message_id or f"{camera}{frame}", **options)
 
     there = [{"id": 1, "x": 5.0, "y": 6.0}]
-    assert [run(1), run(0, "east")] == [[], [("east", 0, there)]]
-    assert run(0) == [("north", 0, there), ("north", 1, there)] == run(0)
-    assert run(3, "east") == []
+    assert run(0) == {"camera": "north", "frame": 0, "tracks": there} == run(0)
+    assert run(2)["tracks"] == there == run(2)["tracks"]
+    for late in (1, 2):
+        with pytest.raises(Reject, match=f"frame {late} comes again, or after frame 2"):
+            run(late, message_id="another")
     shared.now += example.tracks.FORGET
+    assert run(0, "east")["tracks"] == there
     shared.tick()
     shared.check_replay()
-    assert shared["tracks"].describe() == {"east": {"due": 1, "waiting": 1}}, "only what waits for nothing is forgotten"
+    assert shared["tracks"].describe() == {"east": {"frame": 0, "tracks": 1}}, (
+        "a camera that sends nothing is forgotten"
+    )
 
 
 # --- store, compare, and all of it
@@ -216,7 +200,7 @@ def test_a_message_that_comes_twice_is_one_row(example, tmp_path, monkeypatch, c
 
 @pytest.mark.system
 def test_the_tracks_are_those_of_one_process(example):
-    """Although frames overtake each other in `detect`, and although all Producers, all Consumers and the process that
+    """Although four processes detect at once, and although all Producers, all Consumers and the process that
     has the tracks are killed on the way: what is stored is equal, to the last digit.
     """
     files = {path.name: path.read_text() for path in EXAMPLE.glob("*.py")}
@@ -229,14 +213,19 @@ def test_the_tracks_are_those_of_one_process(example):
         sent = service.cli("send", "--stage", "decode", input=lines.encode())
         assert sent.returncode == 0, sent.stderr
         victims = [pid for kind in ("mqw-producer", "mqw-consumer", "mqw-shared") for pid in service.named(kind)]
-        assert len(victims) == 4 + 7 + 1
+        assert len(victims) == 4 + 8 + 1
         assert service.cli("resume", "--stage", "detect", "--no-wait").returncode == 0
         wait_for(lambda: len(example.compare.stored(service.folder / "tracks.db")) > 0, 60, "a frame to be stored")
         for pid in victims:
             with contextlib.suppress(ProcessLookupError):  # it has died with its Producer
                 os.kill(pid, signal.SIGKILL)
         assert len(example.compare.stored(service.folder / "tracks.db")) < total
-        wait_for(lambda: len(example.compare.stored(service.folder / "tracks.db")) >= total, 120, "all to be stored")
+
+        def whole():
+            assert not [event for event in service.events() if event["event"] == "dead"], "a frame came out of order"
+            return len(example.compare.stored(service.folder / "tracks.db")) >= total
+
+        wait_for(whole, 120, "all to be stored")
         assert service.cli("dlq", "list").stderr == "0 dead\n"
         command = [sys.executable, "compare.py", "frames.jsonl"]
         compared = subprocess.run(
@@ -244,6 +233,4 @@ def test_the_tracks_are_those_of_one_process(example):
         )
         assert compared.stdout == f"{total} of {total} frames have equal tracks\n", compared.stderr
         assert compared.returncode == 0
-        waited = "some frame to have waited for an earlier one"
-        wait_for(lambda: service.stage("track")["actual"]["counters"]["dropped"] > 0, 10, waited)
         assert service.stop() == 0

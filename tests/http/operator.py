@@ -67,6 +67,7 @@ def stage_status(stage: str = "alpha", **changes: Any) -> StageStatus:
         "prefetch": 4,
         "held": 1,
         "dispatched": 2,
+        "computed": 0,
         "settling": 3,
         "held_bytes": 10,
         "kept": 0,

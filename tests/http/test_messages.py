@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import uuid
 
 import pytest
@@ -10,6 +11,7 @@ from mqworker.amqp.properties import Headers, Properties
 from mqworker.control.control import ControlError
 
 MESSAGES = "/api/v1/stages/alpha/messages"
+LINES = f"{MESSAGES}?each=line"
 
 
 def reply(body: bytes, content_type: str | None = "application/json", **table) -> list:
@@ -61,6 +63,36 @@ def test_ids_in_utf_8_are_taken_as_they_are(service):
     assert (properties.message_id, properties.correlation_id) == ("größe-€", "größe-€")
     refused = service.ask("POST", MESSAGES, {"n": 1}, X_Message_Id="\xff")
     assert (refused.status, refused.json["detail"]) == (422, "the header X-Message-Id is not UTF-8")
+
+
+def test_headers_of_a_message(service):
+    """`X-Message-Headers` is a JSON object of texts, numbers and booleans; names keep their case."""
+    service.admin["send"] = None
+    table = {"Camera": "größe", "n": 7, "share": 0.5, "last": True}
+    assert service.ask("POST", MESSAGES, {"n": 1}, X_Message_Headers=json.dumps(table)).status == 202
+    assert Properties.decode(service.asked[0][1]["properties"]).headers.to_dict() == table
+    assert service.ask("POST", MESSAGES, {"n": 1}, X_Message_Headers='{"x-mqworker-signature": "ab"}').status == 202
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ('{"x-mqworker-attempt": 3}', "the header x-mqworker-attempt of a message is set by mqworker alone"),
+        ('{"x-death": "no"}', "the header x-death of a message is set by brokers alone"),
+        ('{"x-first-death-queue": "q"}', "is set by brokers alone"),
+        ('{"CC": "other"}', "the header CC of a message has the broker send copies to other queues"),
+        ('{"a": [1]}', "X-Message-Headers must be a JSON object of texts, numbers and booleans"),
+        ("camera=1", "must be a JSON object"),
+        ('["camera"]', "must be a JSON object"),
+        (f'{{"{"x" * 256}": 1}}', "must be a JSON object"),
+        (f'{{"n": {1 << 64}}}', "must be a JSON object"),
+    ],
+)
+def test_headers_that_no_message_may_have(service, given, told):
+    """What mqworker or a broker sets, and what AMQP or JSON cannot say, is refused with a sentence."""
+    service.admin["send"] = None
+    refused = service.ask("POST", MESSAGES, {"n": 1}, X_Message_Headers=given)
+    assert (refused.status, told in refused.json["detail"], service.asked) == (422, True, [])
 
 
 @pytest.mark.parametrize(
@@ -136,6 +168,65 @@ def test_too_large_for_the_stage(service):
     assert len(service.asked) == 2
 
 
+def test_each_line_is_a_message(service):
+    """With `?each=line` each line that is not blank is a message with an id of its own; those refused are named."""
+    service.admin["send_many"] = ["", "returned: NO_ROUTE", ""]
+    body = b'{"n": 1}\r\n\n {"n": 2}\n{"n": 3}'
+    named = {"Content_Type": "application/json", "X_Message_Id": "run", "X_Correlation_Id": "c-1"}
+    answer = service.ask("POST", f"{LINES}&first=7", body, **named)
+    refused = [{"line": 9, "reason": "returned: NO_ROUTE"}]
+    assert (answer.status, answer.json) == (200, {"message_id": "run", "confirmed": 2, "refused": refused})
+    ((verb, asked, _deadline),) = service.asked
+    assert (verb, asked["queue"]) == ("send_many", "alpha.in")
+    assert [sent for _, sent in asked["messages"]] == [b'{"n": 1}', b' {"n": 2}', b'{"n": 3}']
+    told = [Properties.decode(block) for block, _ in asked["messages"]]
+    assert [each.message_id for each in told] == ["run.7", "run.9", "run.10"]
+    assert {(each.content_type, each.correlation_id, each.delivery_mode) for each in told} == {
+        ("application/json", "c-1", 2)
+    }
+
+
+def test_lines_get_an_id_where_the_caller_names_none(service):
+    """The answer holds it, so that the id of each line is known; of blank lines nothing is sent."""
+    service.admin["send_many"] = [""]
+    run = service.ask("POST", LINES, b"x", Content_Type="text/plain").json["message_id"]
+    assert run == str(uuid.UUID(run))
+    ((block, _),) = service.asked[0][1]["messages"]
+    assert Properties.decode(block).message_id == f"{run}.1"
+    assert service.ask("POST", LINES, b"\n \r\n\t\n").json["confirmed"] == 0
+    assert len(service.asked) == 1
+
+
+def test_a_line_that_is_too_large_ends_the_lines(service):
+    """It is named, those before it are sent and none behind it; together they may have more bytes than one message."""
+    beta = "/api/v1/stages/beta/messages?each=line"
+    service.admin["send_many"] = lambda asked: [""] * len(asked["messages"])
+    lines = [b"x" * 1000] * 2000
+    assert service.ask("POST", beta, b"\n".join(lines)).json["confirmed"] == 2000
+    lines[1500] += b"x"
+    answer = service.ask("POST", beta, b"\n".join(lines)).json
+    reason = "it has 1001 bytes; max_body of this stage allows 1000"
+    assert (answer["confirmed"], answer["refused"]) == (1500, [{"line": 1501, "reason": reason}])
+    assert len(service.asked[1][1]["messages"]) == 1500
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "status"),
+    [
+        ("each=word", b"x", 422),
+        ("each=line&wait=1", b"x", 422),
+        ("each=line&first=0", b"x", 422),
+        ("each=line", b"x\n" * 5001, 422),
+        ("each=line", b"x" * ((4 << 20) + 1), 413),
+    ],
+)
+def test_lines_that_are_asked_for_wrongly(service, query, body, status):
+    """Another way to divide, a wait for results, too many lines or bytes: refused before anything is sent."""
+    service.admin["send_many"] = []
+    assert service.ask("POST", f"{MESSAGES}?{query}", body).status == status
+    assert service.asked == []
+
+
 @pytest.mark.parametrize("header", [{"X_Correlation_Id": "x" * 300}, {"Content_Type": "a/" + "b" * 300}])
 def test_headers_that_do_not_fit(service, header):
     """A header that no AMQP property can hold gets 422."""
@@ -157,6 +248,20 @@ def test_queues(service):
     ]
     service.admin["delete"] = ControlError("refused", "there is no queue x")
     assert service.ask("DELETE", "/api/v1/queues/x").status == 409
+
+
+def test_receiving(service):
+    """Messages are taken in two steps, from a queue of any name; ids and limits that make no sense are refused."""
+    message = {"id": "ab12", "message_id": "m", "headers": {}, "properties": b"\x00\x00", "body": b"1"}
+    service.admin["receive"] = lambda _asked: [dict(message)]
+    path = "/api/v1/queues/receive"
+    told = service.ask("POST", path, {"name": "a/receive", "limit": 3, "taken": ["ab12"]}).json["messages"]
+    assert [(each["id"], base64.b64decode(each["body_base64"])) for each in told] == [("ab12", b"1")]
+    assert service.asked[0][:2] == ("receive", {"name": "a/receive", "limit": 3, "taken": ["ab12"]})
+    for wrong in ({}, {"name": "q", "limit": 201}, {"name": "q", "taken": "ab12"}, {"name": "q", "taken": ["a"] * 201}):
+        assert service.ask("POST", path, wrong).status == 422
+    service.admin["receive"] = ControlError("refused", "there is no queue q")
+    assert service.ask("POST", path, {"name": "q"}).status == 409
 
 
 def test_dead_letters(service):

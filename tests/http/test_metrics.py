@@ -55,12 +55,14 @@ def test_names(service):
 
 def test_numbers(service):
     """The samples match the Producers' reports."""
+    service.tell("beta", stage_status("beta", computed=4))
     samples = scrape(service)
     alpha = ("stage", "alpha")
     assert samples["mqworker_messages_received_total", alpha] == 9
     assert samples["mqworker_messages_settled_total", ("outcome", "dead"), alpha] == 2
     assert samples["mqworker_consumer_exits_total", ("reason", "signal"), alpha] == 1
     assert samples["mqworker_in_flight_messages", alpha, ("state", "settling")] == 3
+    assert samples["mqworker_in_flight_messages", ("stage", "beta"), ("state", "computed")] == 4
     assert samples["mqworker_queue_messages", alpha, ("state", "ready")] == 12
     assert samples["mqworker_output_queue_messages", alpha] == 34
     assert samples["mqworker_consumers_desired", alpha] == 2

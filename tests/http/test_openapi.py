@@ -40,7 +40,8 @@ def test_references_lead_somewhere(service):
     assert {name for route in ROUTES for name in route.query} == set(QUERY)
     assert {name for route in ROUTES for name in route.headers} == set(HEADERS)
     sending = answer.json["paths"]["/api/v1/stages/{stage}/messages"]["post"]["parameters"]
-    assert {each["name"] for each in sending if each["in"] == "header"} == {"X-Message-Id", "X-Correlation-Id"}
+    names = {"X-Message-Id", "X-Correlation-Id", "X-Message-Headers"}
+    assert {each["name"] for each in sending if each["in"] == "header"} == names
     assert schemas["NewJob"]["required"] == ["job"]
 
 

@@ -17,7 +17,7 @@ from mqworker.control.desired_state import (
     SetParams,
     SetRunning,
 )
-from mqworker.ipc.messages import CodeCopy
+from mqworker.ipc.messages import BlockedOrder, CodeCopy, OrderStatus
 from tests.http.operator import GOOD_LINK, LittleService, stage_status
 from tests.support.waiting import wait_for
 
@@ -50,6 +50,19 @@ def test_stages_tell_desired_and_actual(service):
     assert (consumer["slot"], consumer["generation"], consumer["message_id"]) == (1, 1, "id-1")
     assert 2 <= consumer["message_seconds"] < 30
     assert service.ask("GET", "/api/v1/status").json["stages"][0]["name"] == "alpha"
+
+
+def test_a_stage_tells_its_order(service):
+    """Results that wait for their turn are unfinished, and who blocks them is told with how long it has been here."""
+    blocked = BlockedOrder("7", "camera-1", time.monotonic() - 60, 5, "it cannot be placed: no route")
+    order = OrderStatus(delayed=0, locked=3, stuck=False, blocked=blocked, hottest="camera-1", hottest_messages=6)
+    service.tell("alpha", stage_status(computed=5, order=order))
+    alpha = service.ask("GET", ALPHA).json
+    assert (alpha["actual"]["computed"], alpha["unfinished"], alpha["held_back_by"]) == (5, 23, "order")
+    told = alpha["actual"]["order"]
+    assert (told["locked"], told["stuck"], told["hottest"], told["hottest_messages"]) == (3, False, "camera-1", 6)
+    assert (told["blocked"]["message_id"], told["blocked"]["behind"]) == ("7", 5)
+    assert 60 <= told["blocked"]["seconds"] < 90
 
 
 def test_stages_are_shown_as_a_line(tmp_path):

@@ -1,32 +1,46 @@
-"""Large results in pieces."""
+"""Large results, taken out of their outcomes and put back."""
 
-import msgspec
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
-from mqworker.ipc.messages import LARGE, Outcome, Outcomes, ResultMessage, Uplink
-from mqworker.ipc.pieces import Pieces, cut, take_out
+from mqworker.ipc.messages import LARGE, Failure, Outcome, Outcomes, ResultMessage
+from mqworker.ipc.pieces import put_back, take_out
 
-sizes = st.sampled_from([0, 1, LARGE, LARGE + 1, 2 * LARGE, 3 * LARGE - 1])
-bodies = st.builds(lambda size, byte: bytes((byte,)) * size, sizes, st.integers(0, 255))
-results = st.lists(st.none() | bodies, max_size=3)
+A, B = b"a" * (LARGE + 1), b"b" * (LARGE + 2)
 
 
-@given(st.lists(results, max_size=4))
-def test_results_of_any_size_arrive_unharmed(several):
-    """Whatever large and small results follow each other, the Producer has them as they were, and no frame is large."""
-    pieces, arrived, sent = Pieces(), [], []
-    for seq, values in enumerate(several):
-        outcome = Outcome(seq, 0.5, 1, tuple(ResultMessage(b"properties", value) for value in values))
-        sent.append(outcome)
-        without, large = take_out(outcome)
-        for body in large:
-            for piece in cut(body):
-                packed = msgspec.msgpack.encode(piece)
-                assert len(packed) < LARGE + 100
-                pieces.add(msgspec.msgpack.decode(packed, type=Uplink))
-        packed = msgspec.msgpack.encode(Outcomes([without], 1))
-        assert len(packed) < 3 * LARGE + 1000
-        outcomes = msgspec.msgpack.decode(packed, type=Uplink)
-        arrived += (pieces.put_back(outcomes) if pieces else outcomes).outcomes
-    assert arrived == sent
+def outcome(*bodies: bytes | None) -> Outcome:
+    return Outcome(1, 0.5, 7, tuple(ResultMessage(b"properties", body, "key") for body in bodies), "caller")
+
+
+@pytest.mark.parametrize(
+    ("bodies", "large"),
+    [((), []), ((None,), []), ((b"x" * LARGE, b""), []), ((A,), [A]), ((b"x", A, None, B, b""), [A, B])],
+)
+def test_what_is_taken_out_can_be_put_back(bodies, large):
+    """Only what is large is taken out, and everything is as it was after that."""
+    without, taken = take_out(outcome(*bodies))
+    assert taken == large
+    assert all(len(result.body or b"") <= LARGE for result in without.results)
+    assert put_back(Outcomes([without], 7), taken).outcomes == [outcome(*bodies)]
+
+
+@pytest.mark.parametrize("bodies", [[], [A], [A, B[1:]], [B, A], [A, b""]])
+@pytest.mark.parametrize(
+    ("problem", "reason"), [(None, "error"), (ValueError("torn"), "error"), (MemoryError(), "memory")]
+)
+def test_what_is_not_whole_fails_its_message_and_no_other(bodies, problem, reason):
+    """Whatever is missing, no result of the message is published, and the reason is told."""
+    without, _ = take_out(outcome(A, b"x", B))
+    failed, other = Outcome(2, 0.1, 7, failure=Failure("error", "ValueError", "no")), outcome(b"small")
+    arrived = put_back(Outcomes([failed, other, without], 7, taken=3, ended=2, rss=5), bodies, problem)
+    assert arrived.outcomes[:2] == [failed, other]
+    last = arrived.outcomes[2]
+    assert (last.seq, last.generation, last.results, last.failure.reason) == (1, 7, (), reason)
+    assert "torn" in last.failure.message or not isinstance(problem, ValueError)
+    assert (arrived.taken, arrived.ended, arrived.rss) == (3, 2, 5)
+
+
+def test_a_failure_needs_no_pieces():
+    """What has come before a failure is dropped."""
+    failed = Outcomes([Outcome(2, 0.1, 7, failure=Failure("error", "ValueError", "no"))], 7)
+    assert put_back(failed, [A]) == failed

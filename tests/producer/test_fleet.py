@@ -36,12 +36,12 @@ class Stage:
         self.most = 0  # Consumers that had the same slot at one moment
 
     @staticmethod
-    def desired(consumers, code=1, candidate=0):
+    def desired(consumers, code=1, candidate=0, *, auto=False):
         made = [Generation(each, each, ["jobs:handle"], None, b"{}") if each else None for each in (code, candidate)]
-        return Desired(1, True, consumers, made[0], made[1], 0.0, 0.0, 20)
+        return Desired(1, True, consumers, made[0], made[1], 0.0, 0.0, 20, auto)
 
-    def want(self, consumers, code=1, candidate=0):
-        self.fleet.want(self.desired(consumers, code, candidate), time.monotonic())
+    def want(self, consumers, code=1, candidate=0, *, auto=False):
+        self.fleet.want(self.desired(consumers, code, candidate, auto=auto), time.monotonic())
         self.turn()
 
     def turn(self):
@@ -131,4 +131,24 @@ async def test_with_old_first_no_two_have_the_same_slot_at_once(make):
     stage.want(2, 2)
     await stage.settled(2, 2)
     assert stage.most == 1
+    await stage.end()
+
+
+@on_loop
+async def test_one_that_leaves_with_the_load_is_not_waited_for(make):
+    """A change is applied while a Consumer that another stage will get ends its message; not so after a `scale`."""
+    stage = make()
+    stage.want(3)
+    await stage.settled(3)
+    stage.want(2)
+    assert len(stage.fleet.lanes) == 3
+    assert not stage.fleet.as_wanted()
+    stage.want(2, auto=True)
+    assert len(stage.fleet.lanes) == 3
+    assert stage.fleet.as_wanted()
+    await stage.settled(2)
+    stage.want(3, auto=True)
+    assert not stage.fleet.as_wanted(), "one that comes is waited for"
+    await stage.settled(3)
+    assert stage.fleet.as_wanted()
     await stage.end()

@@ -128,3 +128,14 @@ def test_figures_are_never_absurd(steps):
         assert flow.rate >= 0
         assert (flow.arrival_rate or 0) >= 0
         assert 0 <= (flow.utilisation or 0) <= 1
+
+
+def test_what_kept_consumers_idle_is_told_for_half_a_minute():
+    """The last reason counts, as long as utilisation may still show it; then it is forgotten."""
+    flow = Flow()
+    for step in range(8):
+        flow.observe(Sample(step * EVERY, 0, 5, 5, 0.0, 0.0, ("output", "order", "")[min(step, 2)]))
+    assert flow.held_up_by == "order"
+    flow.observe(Sample(8 * EVERY + WINDOW, 0, 5, 5, 0.0, 0.0))
+    flow.observe(Sample(9 * EVERY + WINDOW, 0, 5, 5, 0.0, 0.0))
+    assert flow.held_up_by == ""

@@ -23,6 +23,7 @@ from mqworker.ipc.messages import Birth, Chunk, Generation, Item, StageSpec
 from mqworker.producer.lane import Lane
 from tests.support.children import end_children
 from tests.support.loop import on_loop
+from tests.support.memory import no_more_memory
 from tests.support.waiting import until, wait_for
 
 HANDLER = """
@@ -38,7 +39,17 @@ def handle(body, params):
         return len(os.listdir("/proc/self/task"))
     if body == "hold":
         time.sleep(60)
+    if body == "memory":
+        return int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGESIZE")
     if isinstance(body, dict):
+        for fd in map(int, os.listdir("/proc/self/fd")) if "close" in body else ():
+            try:
+                if body["close"] in os.readlink(f"/proc/self/fd/{fd}"):
+                    os.close(fd)
+            except OSError:
+                pass
+        if "size" in body:
+            return "x" * body["size"]
         print(body.get("print", ""))
         time.sleep(body.get("wait", 0))
         1 / (1 - body.get("fail", 0))
@@ -47,6 +58,7 @@ def handle(body, params):
     return [body, len(params.get("text", ""))]
 """
 DEADLINE = 20.0
+MUCH = 64 << 20  # bytes
 
 
 class Owner:
@@ -310,14 +322,12 @@ async def test_nothing_of_what_was_put_begins_after_a_stop(make):
 
 @on_loop
 async def test_large_bodies_pass_in_both_directions(make):
-    """A large message and its result arrive unharmed between small ones, also without memory for the lane's inbox."""
+    """A large message and its result arrive unharmed between small ones."""
     owner = Owner()
     lane = make(owner)
     await ready(lane, owner)
     large = "".join(map(str, range(400_000)))
     for number, bodies in enumerate((["a", "b"], [large], ["c"], [large + "!"])):
-        if number == 3:
-            lane._inbox.close()
         items = [item(10 * number + place, body) for place, body in enumerate(bodies)]
         lane.feed(msgspec.structs.replace(chunk(lane), items=items))
         await until(lambda: lane.state == "idle", DEADLINE, "the end of the chunk")
@@ -325,6 +335,75 @@ async def test_large_bodies_pass_in_both_directions(make):
     assert [body for body, _ in owner.bodies()] == ["a", "b", large, "c", large + "!"]
     lane.kill("enough")
     await until(lambda: owner.deaths, DEADLINE, "its end")
+
+
+async def memory_failure(lane, owner, large):
+    """Return what is told of a message for which there is no memory somewhere; its Consumer goes on after it."""
+    lane.feed(large)
+    await until(lambda: lane.state == "idle", DEADLINE, "the end of the chunk")
+    lane.feed(msgspec.structs.replace(chunk(lane), items=[item(7, "small")]))
+    await until(lambda: lane.state == "idle", DEADLINE, "the end of the next")
+    failed, after = owner.outcomes
+    assert (failed.seq, failed.failure.reason, failed.failure.final) == (1, "memory", False)
+    assert (after.seq, json.loads(after.results[0].body)) == (7, ["small", 0])
+    lane.kill("enough")
+    await until(lambda: owner.deaths, DEADLINE, "its end")
+    return failed.failure.message
+
+
+@on_loop
+async def test_a_body_for_which_its_consumer_has_no_memory_is_a_failure_of_its_message(make):
+    """Below `memory_limit` too: an attempt of this message, not the end of a Consumer that nobody is charged with."""
+    needed = await answer(make, "memory")
+    owner = Owner()
+    lane = make(owner, memory_limit=needed + MUCH // 2)
+    await ready(lane, owner)
+    told = await memory_failure(lane, owner, chunk(lane, "x" * MUCH))
+    assert told == f"no memory for its body of {MUCH + 2:,} bytes"
+    assert lane.replace_reason == "memory"
+
+
+@on_loop
+async def test_a_body_for_which_the_producer_has_no_memory_is_a_failure_of_its_message(make):
+    """It is told at once, not when a Consumer that waits for its chunk counts as stuck."""
+    owner = Owner()
+    lane = make(owner)
+    await ready(lane, owner)
+    lane._inbox.close()  # as little room as in a full one
+    large = chunk(lane, "x" * MUCH)
+    with no_more_memory():
+        told = await memory_failure(lane, owner, large)
+    assert told == f"no memory to pass its {MUCH + 2:,} bytes on to a Consumer: Bad file descriptor"
+
+
+@on_loop
+async def test_a_result_for_which_the_producer_has_no_memory_is_a_failure_of_its_message(make):
+    """It costs neither the Consumer nor another message anything."""
+    owner = Owner()
+    lane = make(owner)
+    await ready(lane, owner)
+    with no_more_memory():
+        told = await memory_failure(lane, owner, chunk(lane, {"size": 120 << 20}))
+    assert told == f"the Producer had no memory for its result of {(120 << 20) + 2:,} bytes"
+
+
+@pytest.mark.parametrize(("name", "body"), [("mqw-inbox", "x" * (1 << 20)), ("mqw-hatch", {"size": 1 << 20})])
+def test_a_consumer_without_its_shared_memory_dies_of_the_message_that_needs_it(make, name, body):
+    """Whatever user code has closed, the message is in hand at the end, and charged, so this cannot go on for ever."""
+
+    @on_loop
+    async def run():
+        owner = Owner()
+        lane = make(owner)
+        await ready(lane, owner)
+        lane.feed(chunk(lane, {"close": name}))
+        await until(lambda: lane.state == "idle", DEADLINE, "the end of the chunk")
+        lane.feed(msgspec.structs.replace(chunk(lane), items=[item(7, body)]))
+        await until(lambda: owner.deaths, DEADLINE, "its end")
+        assert (owner.seqs(), lane.in_hand()[0]) == ([1], 7)
+        assert "OSError" in lane.output_tail
+
+    run()
 
 
 @on_loop

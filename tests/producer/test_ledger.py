@@ -6,6 +6,7 @@ import pytest
 
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Delivery, Publication
+from mqworker.ipc.messages import LARGE
 from mqworker.producer.acks import GAP_WAIT, Ack
 from mqworker.producer.entry import Entry, Isolation, Plan
 from mqworker.producer.ledger import Ledger
@@ -217,6 +218,15 @@ def test_what_killed_a_consumer_goes_alone_in_its_chunk():
         ledger.delivered(delivery(tag), 0.0, isolation)
     chunks = [[entry.tag for entry in ledger.take(lane, 1, 9)] for lane in range(4)]
     assert chunks == [[2], [3], [1, 4], []]
+
+
+def test_a_large_message_goes_alone_in_its_chunk_at_its_turn():
+    """Small ones do not wait for it in its chunk, and it takes nobody's turn."""
+    ledger = Ledger()
+    for tag, size in enumerate([9, 9, LARGE + 1, LARGE + 1, 9, LARGE, 9], 1):
+        ledger.delivered(delivery(tag, bytes(size)), 0.0)
+    chunks = [[entry.tag for entry in ledger.take(lane, 1, 9)] for lane in range(5)]
+    assert chunks == [[1, 2], [3], [4], [5, 6, 7], []]
 
 
 def suspect(ledger: Ledger, tag: int, window: float) -> None:

@@ -524,6 +524,9 @@ class LedgerMachine(RuleBasedStateMachine):
             assert entry.asked == sum(each is entry for each, _ in ledger.publications._waiting.values())
             assert entry.left
         computed = [entry for entry in ledger.acks._order.values() if entry.state is COMPUTED]
+        assert ledger.publications.computed == len(computed)
+        told = [*waiting, *(entry for entry in entries if entry.state is OUT), *computed, *placing]
+        assert len(ledger) == sum(not entry.void for entry in told), "unfinished, and told nowhere"
         assert ledger.held_bytes.total == sum(entry.size for entry in [*entries, *placing, *computed])
 
     @invariant()

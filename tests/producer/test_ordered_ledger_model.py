@@ -13,6 +13,7 @@ from hypothesis.stateful import initialize, invariant, rule, run_state_machine_a
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Publication
 from mqworker.producer.entry import HELD, OUT, Again, Entry, Isolation
+from mqworker.producer.held_attempts import HeldAttempts
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.ordered_backlog import OrderedBacklog
 from mqworker.producer.ordering import Ordering
@@ -113,8 +114,7 @@ class OrderedLedgerMachine(LedgerMachine):
     def start(self, ordered_by: str, hold: bool, calm: bool, kept_max: int, kept_bytes: int) -> None:
         self.ordering = Ordering(ordered_by, "input", hold=hold)
         self.begin(OrderedBroker(ordered_by, hold=hold), Ledger(ordering=self.ordering), calm, kept_max, kept_bytes)
-        assert self.ledger._attempts is not None
-        self.ledger._attempts._cache = self.voided
+        self.attempts._cache = self.voided
         self.is_narrow = False
         self.number = 0
         self.known: set[int] = set()  # contents that have had an outcome
@@ -134,6 +134,11 @@ class OrderedLedgerMachine(LedgerMachine):
     def backlog(self) -> OrderedBacklog:
         assert isinstance(self.ledger.backlog, OrderedBacklog)
         return self.ledger.backlog
+
+    @property
+    def attempts(self) -> HeldAttempts:
+        assert self.ledger.attempts is not None
+        return self.ledger.attempts
 
     def unit_of(self, entry: Entry) -> str:
         return entry.routing_key if self.ordering.serial else ""
@@ -241,7 +246,7 @@ class OrderedLedgerMachine(LedgerMachine):
 
     def let_go(self, data: st.DataObject) -> None:
         """Have an operator skip a message that waits for its next attempt."""
-        seq = self.pick(data, (entry.seq for _, _, entry in self.backlog._delayed))
+        seq = self.pick(data, (entry.seq for _, _, entry in self.attempts._due))
         if seq is not None:
             message = self.messages[seq]
             assert isinstance(message, OrderedMessage)
@@ -261,9 +266,9 @@ class OrderedLedgerMachine(LedgerMachine):
 
     def waiting(self) -> list[Entry]:
         backlog = self.backlog
-        heads = [entry for _, entry in backlog._heads._heap] + backlog._heads._suspects
+        heads = [entry for _, entry in backlog._heads._heap] + backlog._heads._suspects + list(backlog._heads._aside)
         behind = [each for unit in self.ordering.units for each in unit.waiting if each is not unit.offered]
-        delayed = [entry for _, _, entry in backlog._delayed]
+        delayed = [entry for _, _, entry in self.attempts._due]
         return heads + delayed + [entry for entry in behind if entry.state is HELD]
 
     @invariant()
@@ -281,7 +286,7 @@ class OrderedLedgerMachine(LedgerMachine):
     def nothing_is_left(self) -> None:
         super().nothing_is_left()
         assert len(self.ordering) == 0
-        assert (self.backlog.ready, self.backlog.next_due) == (0, None)
+        assert (self.backlog.ready, len(self.attempts)) == (0, 0)
 
 
 class TestOrderedLedgerModel(OrderedLedgerMachine.TestCase):

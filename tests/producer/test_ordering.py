@@ -5,8 +5,8 @@ import pytest
 from mqworker.amqp import headers
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Delivery, Publication
-from mqworker.producer.entry import COMPUTED, DELAYED, OUT, Entry, Isolation, Plan
-from mqworker.producer.ordering import Blocked, Ordering
+from mqworker.producer.entry import COMPUTED, OUT, Entry, Isolation, Plan
+from mqworker.producer.ordering import Ordering
 from mqworker.producer.ordering_key import LONGEST, WHOLE, key_of
 
 RESULT = Publication("", "out", b"", b"result")
@@ -192,30 +192,3 @@ def test_a_key_with_a_void_run_is_remembered():
     ordering.void()
     (again,) = standing(ordering, "a")
     assert again.unit is unit
-
-
-# --- what an operator sees
-
-
-def test_a_unit_is_blocked_by_a_first_one_that_is_delayed_or_refused():
-    """The one with most behind it is told; one with nothing behind it blocks nobody."""
-    ordering = by_key()
-    a1, b1, _, c1, c2, c3 = standing(ordering, "a", "b", "b", "c", "c", "c")
-    assert ordering.blocked() is None
-    a1.state = DELAYED
-    assert ordering.blocked() is None
-    b1.tries = 1
-    assert ordering.blocked() == Blocked(b1, 1)
-    c2.state = DELAYED
-    assert ordering.blocked() == Blocked(b1, 1)
-    c1.state = DELAYED
-    assert ordering.blocked() == Blocked(c1, 2)
-    assert c3.unit is c1.unit
-
-
-def test_the_key_with_most_deliveries_is_the_hottest():
-    """Without any there is none."""
-    ordering = by_key()
-    assert ordering.hottest() is None
-    standing(ordering, "a", "b", "b")
-    assert ordering.hottest() == (b"b", 2)

@@ -15,7 +15,7 @@ from mqworker.control.desired_state import (
     begin,
     change,
 )
-from mqworker.ipc.messages import CodeCopy, ConsumerStatus
+from mqworker.ipc.messages import CodeCopy, ConsumerStatus, LinkState, OrderStatus
 from mqworker.service.balancer import Balancer, demand_of
 from tests.http.operator import stage_status
 
@@ -74,6 +74,29 @@ def test_those_of_a_stopped_stage_count_until_they_have_left():
     assert numbers(balancer, document) == [0, 4, 3]
 
 
+def test_those_of_any_stage_that_had_a_share_count_until_they_have_left():
+    """Also of one with a fixed number in the configuration; it keeps what it has when it begins to share."""
+    fixed = msgspec.structs.replace(CONFIG.stages["c"], consumers=2)
+    config = msgspec.structs.replace(CONFIG, stages=CONFIG.stages | {"c": fixed}, service=ServiceConfig(processes=6))
+    balancer = Balancer(config)
+    document, _ = begin(None, config)
+    balancer.want(document, NEVER, paused=False)
+    assert numbers(balancer, document) == [3, 3, 2]
+    there = {name: stage_status(name, consumers=staff(count)) for name, count in zip(NAMES, (3, 3, 2), strict=True)}
+    document = change(document, SetConsumers("c", "auto"), config)
+    balancer.want(document, there, paused=False)
+    assert numbers(balancer, document) == [3, 2, 1]
+    there |= {name: stage_status(name, consumers=staff(count)) for name, count in (("b", 2), ("c", 1))}
+    for asked in (SetRunning("c", enabled=False), SetWorking("c", enabled=False)):
+        gone = change(document, asked, config)
+        balancer.want(gone, there, paused=False)
+        assert numbers(balancer, gone) == [3, 2, 0], "three, two, and one that leaves"
+        assert balancer.beat(gone, there | {"c": None}, 1.0)
+        assert numbers(balancer, gone) == [3, 3, 0]
+        balancer.want(document, there | {"c": None}, paused=False)
+        assert numbers(balancer, document) == [3, 2, 1]
+
+
 def test_a_move():
     """It is counted at the receiver, and its number rises when the giver's Consumer has left."""
     balancer = Balancer(CONFIG)
@@ -92,7 +115,7 @@ def test_a_move():
 
 
 def test_what_a_stage_demands():
-    """Only what more Consumers could do: nothing that is paused, refused by the output, or dying."""
+    """Only what more Consumers could do: nothing paused, refused by the output, dying, or kept back by an order."""
     document, _ = begin(None, CONFIG)
     stage = document.stages["a"]
     told = {"held": 5, "backlog": 100, "arrival_rate": 3.0, "service_time": 0.5, "consumers": staff(2)}
@@ -111,6 +134,10 @@ def test_what_a_stage_demands():
     assert demand(hold_back="bytes") == full
     assert demand(crash_loop=True) == full._replace(waiting=0, arrivals=0.0, failing=True)
     assert demand(backlog=None).waiting == 5
+    assert demand(order=OrderStatus(delayed=1, locked=4, stuck=False)) == full._replace(waiting=101)
+    assert demand(order=OrderStatus(delayed=0, locked=5, stuck=True)) == full._replace(waiting=0, arrivals=0.0)
+    standby = LinkState(connected=True, consuming=True, waits="another consumer is at work", reason="")
+    assert demand(link=standby, held=0) == full._replace(waiting=0, arrivals=0.0)
     long = demand(service_time=None, consumers=staff(2, message_since=40.0))
     assert (long.service_time, long.prompt) == (60.0, False)
     assert demand(service_time=None).service_time == UNKNOWN

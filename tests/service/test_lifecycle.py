@@ -39,7 +39,7 @@ def status(revision: int = 0, *, connected: bool = True, **more: Any) -> StageSt
         "idle": False,
         "switch": None,
     }
-    numbers = ("pid", "generation", "prefetch", "held", "dispatched", "settling", "held_bytes", "kept")
+    numbers = ("pid", "generation", "prefetch", "held", "dispatched", "computed", "settling", "held_bytes", "kept")
     numbers += ("p95", "rate", "last_settled", "stall")
     link = LinkState(connected=connected, reason="" if connected else "refused")
     return StageStatus(stage="s", revision=revision, link=link, **(dict.fromkeys(numbers, 0) | values | more))

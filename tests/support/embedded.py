@@ -77,15 +77,19 @@ class Client:
         """Store this many messages in one transaction; return their numbers."""
         numbers = range(self.sent, self.sent + count)
         self.sent += count
-        messages = [self._message(json.dumps({"n": n} | body).encode(), str(n)) for n in numbers]
+        self.store_all(self._message(json.dumps({"n": n} | body).encode(), str(n)) for n in numbers)
+        return numbers
+
+    def store_all(self, messages: Iterable[Publication]) -> None:
+        """Store messages for the input in one transaction."""
+        ready = list(messages)
 
         def work(db: sqlite3.Connection) -> None:
             store.make_queue(db, INPUT)
-            for message in messages:
+            for message in ready:
                 store.publish(db, message)
 
         self._runner.run(self._admin._ask(work, 20))
-        return numbers
 
     def send_raw(self, bodies: Iterable[bytes], first: int = 0) -> None:
         """Store bodies unchanged, with ids that count from `first`."""

@@ -196,3 +196,55 @@ def test_an_operator_and_the_balance(service):
     assert running.cli("scale", "auto", "--stage", "detect").returncode == 0
     wait_for(lambda: sum(counts().values()) == 7, 30, "seven to be shared again")
     assert all(each["desired"]["auto"] for each in status(running).values())
+
+
+LONG = """\
+[service]
+log_format = "json"
+processes = 3
+[control]
+port = 0
+[stages.slow]
+input = "in"
+jobs = ["jobs:slow"]
+consumers = "auto"
+[stages.quick]
+input = "b"
+jobs = ["jobs:quick"]
+output = "out"
+consumers = "auto"
+"""
+LONG_JOBS = """\
+import time
+from pathlib import Path
+
+def slow(body):
+    while not Path(__file__).with_name("go").exists():
+        time.sleep(0.01)
+
+def quick(body):
+    time.sleep(0.5)
+    return body
+"""
+
+
+def test_a_change_does_not_wait_for_a_consumer_that_moves(service):
+    """One that has to end a long message before another stage gets it holds up no change of its stage."""
+    running = service(LONG, {"jobs.py": LONG_JOBS}).start()
+
+    def busy() -> int:
+        return [one["state"] for one in status(running)["slow"]["actual"]["consumers"]].count("busy")
+
+    with Client(running) as client:
+        client.send(2)
+        wait_for(lambda: busy() == 2, 60, "two long messages to begin")
+        assert running.cli("send", "{}", "-n", "600", "--stage", "quick").returncode == 0
+        (move, *_) = wait_for(lambda: moves(running), 60, "a move")
+        assert (move["giver"], move["receiver"]) == ("slow", "quick")
+        code, told = running.ask("PUT", "/api/v1/stages/slow/time-limit?wait=20", {"soft": 0, "hard": 3000})
+        assert (code, told["applied"]) == (200, True)
+        assert busy() == 2, "neither has ended its message"
+        wanted = {name: each["desired"]["consumers"] for name, each in status(running).items()}
+        assert wanted == {"slow": 1, "quick": 1}
+        (running.folder / "go").touch()
+        wait_for(lambda: status(running)["quick"]["desired"]["consumers"] == 2, 60, "the Consumer to come")

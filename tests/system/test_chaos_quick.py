@@ -45,3 +45,13 @@ def test_an_order_is_kept_under_fire(broker):
     controls = "yes" if broker == "sqlite" else "no"
     flags = ("--broker", broker, "--by", "key", "--on-failure", "hold", "--messages", "1500", "--controls", controls)
     passes("tests.chaos.ordered", *flags, timeout=580)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "flags", [("--broker", "classic"), ("--broker", "sqlite"), ("--broker", "classic", "--broken")]
+)
+def test_every_row_of_a_source_arrives_under_fire(flags):
+    """Whoever is killed; where positions are stored before their items are confirmed, that is seen."""
+    passes("tests.chaos.sources", *flags, "--rows", "10000", timeout=580)

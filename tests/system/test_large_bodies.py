@@ -11,6 +11,8 @@ from mqworker.amqp.properties import Properties
 from mqworker.brokers import open_admin
 from mqworker.brokers.base import DROP, Admin
 from mqworker.config.model import BrokerConfig
+from mqworker.ipc.messages import LARGE
+from tests.support import embedded
 from tests.support.service import ServiceProcess
 from tests.support.waiting import AMPLE, wait_for
 
@@ -128,3 +130,28 @@ def test_large_bodies_pass_beside_small_ones_within_three_bodies_of_memory(runni
         if size == max(SIZES):
             assert grown < BODIES * size * MIB
     assert service.named("mqw-producer") == [producer]
+
+
+SLOW = """
+import time
+
+
+def handle(body):
+    time.sleep(0.9 if "pad" in body else 0.0003)
+    return {"n": body["n"]}
+"""
+
+
+def test_small_messages_do_not_wait_in_the_lane_of_a_large_one(service):
+    """However many wait, none is put behind it: when it is done, all that came soon after it are done long since."""
+    running = service(embedded.config(), {"jobs.py": SLOW}).start()
+    with embedded.Client(running) as client:
+        warm = client.send(100)  # until it is known that they are short, nothing is put ahead
+        wait_for(lambda: client.ready(embedded.OUTPUT) == len(warm), AMPLE, "the first results")
+        embedded.put(running, "listening", {"enabled": False})
+        (large,) = client.send(1, pad="x" * (LARGE + 1))
+        client.send(5000)
+        embedded.put(running, "listening", {"enabled": True})
+        order = [result.body["n"] for result in client.finish()]
+    done = order.index(large) - len(warm)
+    assert min(order[order.index(large) + 1 :]) - large > done / 2, f"{done} were done before it"

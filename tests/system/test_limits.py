@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.embedded import DEAD, OUTPUT, Client, config, put, steady
+from tests.support.memory import virtual_memory
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
@@ -158,3 +159,25 @@ def test_memory_that_cannot_be_had_ends_the_message_and_replaces_its_consumer(se
         wait_for(lambda: len(set(running.named("mqw-consumer")) & before) == 1, 30, "one to be replaced")
         client.send(10)
         wait_for(lambda: client.ready(OUTPUT) == 70, 20, "the new one at work")
+
+
+def test_a_body_for_which_no_consumer_has_memory_ends_dead_and_harms_nobody(service):
+    """Below `memory_limit` too: each attempt is charged to it alone, and its dead letter says what was missing."""
+    running = service(config(), {"jobs.py": HANDLER}).start()
+    with Client(running) as client:
+        client.send(10)
+        client.finish()
+        needed = max(map(virtual_memory, running.named("mqw-consumer")))
+        assert running.stop() == 0
+        lines = (f"memory_limit = {needed + (32 << 20)}", "max_body = 134_217_728", "retry = { max_attempts = 2 }")
+        running.write("mqworker.toml", config(*lines))
+        running.start()
+        client.send_raw([b'{"pad": "' + b"x" * (64 << 20) + b'"}'])
+        client.send(100)
+        (headers,) = died(client)
+        assert (headers["x-mqworker-reason"], headers["x-mqworker-error-type"]) == ("memory", "MemoryError")
+        assert headers["x-mqworker-message"] == "no memory for its body of 67,108,875 bytes"
+        assert (headers["x-mqworker-attempt"], headers.get("x-mqworker-crashes", 0)) == (2, 0)
+        wait_for(lambda: client.ready(OUTPUT) == 110, 20, "all the others")
+        assert {(result.body["crashes"], result.body["attempt"]) for result in client.results()} == {(0, 1)}
+        assert running.stage("work")["restarts"] == 0

@@ -10,6 +10,9 @@
     result_route, destinations, sender, publishing   its publishing role: where to, one channel, and one after the other
     parts                                        several results of an ordered stage, one after the other
     link                                         the Link
+    exclusive_lock                               what one connection has to itself
+    queue_depth                                  how much a queue holds
+    confirmed_prefix, outlet                     the Outlet of a source
     shared_connection, placer, taker, admin      the Admin
 
 Everything runs on the asyncio loop of the process that owns it.
@@ -17,5 +20,6 @@ Everything runs on the asyncio loop of the process that owns it.
 
 from mqworker.brokers.rabbitmq.admin import RabbitAdmin
 from mqworker.brokers.rabbitmq.link import RabbitLink
+from mqworker.brokers.rabbitmq.outlet import RabbitOutlet
 
-__all__ = ["RabbitAdmin", "RabbitLink"]
+__all__ = ["RabbitAdmin", "RabbitLink", "RabbitOutlet"]

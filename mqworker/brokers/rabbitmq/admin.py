@@ -14,7 +14,7 @@ in another order if there are many.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -86,6 +86,12 @@ class RabbitAdmin:
         """See `Admin.send`."""
         async with self._shared.question(deadline) as connection, self._placing(connection) as placer:
             await placer.place(Publication("", queue, _persistent(properties), body))
+
+    async def send_many(self, queue: str, messages: Sequence[tuple[bytes, bytes]], deadline: float) -> list[str]:
+        """See `Admin.send_many`."""
+        publications = [Publication("", queue, properties, body) for properties, body in messages]
+        async with self._shared.question(deadline) as connection, self._placing(connection) as placer:
+            return await placer.place_all(publications)
 
     async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> list[tuple[bytes, bytes]]:
         """See `Admin.call`; the reply queue is exclusive and ends with the question."""

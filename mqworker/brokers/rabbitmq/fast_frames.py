@@ -81,8 +81,9 @@ def _head(channel: int, exchange: str, routing_key: str, properties: bytes, size
 
 def _add_body(frames: list[Buffer], channel: int, body: Buffer, frame_max: int) -> None:
     room = frame_max - _AROUND
+    view = body if len(body) <= room else memoryview(body)  # parts of it are no copies
     for start in range(0, len(body), room):
-        part = body[start : start + room]
+        part = view[start : start + room]
         frames += (_FRAME.pack(BODY, channel, len(part)), part, FRAME_END)
 
 
@@ -119,12 +120,13 @@ class Deliveries:
             self._missing = int.from_bytes(buffer[start + 4 : start + 12])
             self._properties = buffer[start + 12 : end]
         elif kind == BODY:
-            self._missing -= end - start
-            if self._parts is None and self._missing <= 0:
+            if self._parts is None and end - start >= self._missing:
                 self._body = buffer[start:end]
             else:
-                self._parts = self._parts or BytesIO()
+                if self._parts is None:
+                    self._parts = BytesIO(bytes(self._missing))  # it never grows, so it is never copied
                 self._parts.write(memoryview(buffer)[start:end])
+            self._missing -= end - start
         else:
             raise ValueError("a method came in the middle of a delivery")
         if self._missing <= 0:

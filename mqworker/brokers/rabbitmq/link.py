@@ -12,9 +12,9 @@ from mqworker.brokers.base import CONNECTING, LinkState, Publication, Sink, Topo
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.consuming import Consuming
 from mqworker.brokers.rabbitmq.exchanges import InputBindings
-from mqworker.brokers.rabbitmq.output_depth import OutputDepth
 from mqworker.brokers.rabbitmq.parts import PartsInTurn
 from mqworker.brokers.rabbitmq.publishing import Publishing
+from mqworker.brokers.rabbitmq.queue_depth import QueueDepth
 from mqworker.brokers.rabbitmq.queues import Found
 from mqworker.brokers.rabbitmq.reconnector import Reconnector
 from mqworker.brokers.rabbitmq.topology import ensure
@@ -59,7 +59,8 @@ class RabbitLink:
             Reconnector(config, f"{name} (consume)", self._consuming, self._report_consuming),
             Reconnector(config, f"{name} (publish)", self._publishing, self._report_publishing),
         )
-        self._output_depth = OutputDepth(topology.output, sink)
+        output = topology.output
+        self._output_depth = QueueDepth("" if output is None else output.queue, sink.output_depth)
         # What is called for each message goes straight to its role.
         self.ack = self._consuming.ack
         self.publish = self._publishing.publish

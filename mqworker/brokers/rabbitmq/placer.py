@@ -8,13 +8,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-import pika.exceptions
 import pika.spec
 
 from mqworker.amqp.headers import HEADER_FRAME
+from mqworker.amqp.properties import decode_leniently
 from mqworker.brokers.base import BrokerRefused, Publication
 from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
+from mqworker.brokers.rabbitmq.fast_frames import encode_publish
 
 
 class Placer:
@@ -26,7 +27,7 @@ class Placer:
         self._sent = 0
         self._waiting: set[int] = set()  # numbers of those that have no answer
         self._refused: dict[int, str] = {}  # number -> why
-        self._returned = ""  # why the last one that had no route came back
+        self._returned: dict[str | None, str] = {}  # message id -> why that one, which had no route, came back
         self._answered: asyncio.Queue[str] = asyncio.Queue()  # an item whenever all have their answers
 
     async def start(self) -> None:
@@ -34,8 +35,8 @@ class Placer:
         self._channel.raw.add_on_return_callback(self._on_return)
         await self._channel.ask("confirm_delivery", ack_nack_callback=self._on_answer)
 
-    def _on_return(self, _channel: object, method: Any, *_: Any) -> None:
-        self._returned = f"returned: {method.reply_text}"
+    def _on_return(self, _channel: object, method: Any, properties: RawProperties, _body: bytes) -> None:
+        self._returned[decode_leniently(properties.block).message_id] = f"returned: {method.reply_text}"
 
     def _on_answer(self, frame: Any) -> None:
         tag = frame.method.delivery_tag
@@ -54,20 +55,29 @@ class Placer:
     async def place_all(self, publications: Sequence[Publication]) -> list[str]:
         """Publish all, then wait for their confirms; returns why each was refused, "" if it is stored.
 
-        It is not known which ones were returned, so that one counts as the reason of all.
+        Which ones were returned is known by their message ids: those with the same id, or without any, count together,
+        and all count if the id is that of none.
         """
         told, numbers = [], {}
-        self._returned = ""
+        self._returned = {}
         for publication in publications:
             told.append(self._publish(publication))
             if not told[-1]:
                 numbers[len(told) - 1] = self._sent
         if numbers:
             await self._channel.first(self._answered)
+        returned = self._why_returned(publications)
         for at, number in numbers.items():
-            if reason := self._refused.pop(number, "") or self._returned:
+            if reason := self._refused.pop(number, "") or returned[at]:
                 told[at] = f"{reason} (queue {publications[at].routing_key!r})"
         return told
+
+    def _why_returned(self, publications: Sequence[Publication]) -> list[str]:
+        if not self._returned:
+            return [""] * len(publications)
+        ids = [decode_leniently(publication.properties).message_id for publication in publications]
+        unknown = next((self._returned[message_id] for message_id in self._returned.keys() - set(ids)), "")
+        return [self._returned.get(message_id, unknown) for message_id in ids]
 
     def _publish(self, publication: Publication) -> str:
         if len(publication.body) > self._largest:
@@ -75,16 +85,15 @@ class Placer:
         size, most = len(publication.properties), self._channel.connection.params.frame_max - HEADER_FRAME
         if size > most:  # otherwise the broker would close the connection, with all questions on it
             return f"properties and headers have {size:,} bytes; {most:,} fit into the broker's frame_max"
+        if not self._channel.usable:
+            return "cannot be published: the channel is closed"
+        exchange, key, properties, body, mandatory, *_ = publication
+        names, frame_max = (self._channel.number, exchange, key), self._channel.connection.params.frame_max
         try:
-            self._channel.raw.basic_publish(
-                publication.exchange,
-                publication.routing_key,
-                publication.body,
-                RawProperties(publication.properties),
-                mandatory=publication.mandatory,
-            )
-        except (pika.exceptions.AMQPError, ValueError) as error:
-            return f"cannot be published: {error!r}"
+            frames = encode_publish(*names, properties, body, mandatory=mandatory, frame_max=frame_max)
+        except ValueError as error:
+            return f"cannot be published: {error}"
+        self._channel.connection.send_frames(frames)
         self._sent += 1
         self._waiting.add(self._sent)
         return ""

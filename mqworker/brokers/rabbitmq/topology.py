@@ -6,11 +6,17 @@ which names what neither exists nor can be created, or says why the input cannot
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from mqworker.brokers.base import Topology
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.exchanges import bind, ensure_bindings, ensure_exchange
 from mqworker.brokers.rabbitmq.queues import LOCKED, SINGLE_ACTIVE, YOUNG, Found, ensure_queue, queue_arguments
+
+
+def input_arguments(connection: AmqpConnection, queue_type: str, *, ordered: bool) -> dict[str, Any]:
+    """Return the arguments of a stage's input queue, where it is made here."""
+    return queue_arguments(connection, queue_type) | ({SINGLE_ACTIVE: True} if ordered else {})
 
 
 async def ensure(connection: AmqpConnection, topology: Topology, on_made: Callable[[], None]) -> Found:
@@ -20,8 +26,8 @@ async def ensure(connection: AmqpConnection, topology: Topology, on_made: Callab
     """
     arguments = queue_arguments(connection, topology.queue_type)
     try:
-        single = {SINGLE_ACTIVE: True} if topology.ordered else {}
-        found = await ensure_queue(connection, topology.input, arguments | single)
+        single = input_arguments(connection, topology.queue_type, ordered=topology.ordered)
+        found = await ensure_queue(connection, topology.input, single)
     except Lost as lost:
         if lost.code == LOCKED:
             raise Lost(f"queue {topology.input!r} is exclusive to another connection: choose another input") from None

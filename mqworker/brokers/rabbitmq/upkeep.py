@@ -71,14 +71,14 @@ class Upkeep:
                 async with asyncio.timeout(PATIENCE):
                     channel = await Channel.open(connection, watched=False)
                     consumed = name in delays or name in quorum
-                    if not await _touch(channel, name, quorum=consumed, take=take and name in delays):
+                    if not await touch(channel, name, quorum=consumed, take=take and name in delays):
                         self._delays.discard(delays.get(name, 0))
             except TimeoutError:
                 if channel is not None:
                     self._stuck[name] = channel
 
 
-async def _touch(channel: Channel, name: str, *, quorum: bool, take: bool) -> bool:
+async def touch(channel: Channel, name: str, *, quorum: bool, take: bool) -> bool:
     """Use a queue that has no consumer; returns whether it exists. Closes the channel.
 
     `take`: on RabbitMQ 4 a message may be taken for that; it goes back with the end of the channel.

@@ -10,10 +10,12 @@ What was confirmed has been synced to the disk.
     session.py  a Link's state while the file is open: one transaction for many commands
     writer.py   the thread that runs sessions, and what happens when the file fails
     link.py     the Link: sends commands to that thread
+    outlet.py   the Outlet of a source, with a thread of its own
     admin.py    the Admin
 """
 
 from mqworker.brokers.sqlite.admin import SqliteAdmin
 from mqworker.brokers.sqlite.link import SqliteLink
+from mqworker.brokers.sqlite.outlet import SqliteOutlet
 
-__all__ = ["SqliteAdmin", "SqliteLink"]
+__all__ = ["SqliteAdmin", "SqliteLink", "SqliteOutlet"]

@@ -11,7 +11,7 @@ import contextlib
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -77,6 +77,19 @@ class SqliteAdmin:
         """See `Admin.send`."""
         publication = Publication("", queue, properties, body)
         await self._ask(lambda db: store.publish(db, publication), deadline)
+
+    async def send_many(self, queue: str, messages: Sequence[tuple[bytes, bytes]], deadline: float) -> list[str]:
+        """See `Admin.send_many`; all are stored in one transaction, or all refused."""
+        publications = [Publication("", queue, properties, body) for properties, body in messages]
+
+        def work(db: sqlite3.Connection) -> list[str]:
+            try:
+                store.publish_together(db, publications)
+            except store.Refused as refusal:
+                return [str(refusal)] * len(publications)
+            return [""] * len(publications)
+
+        return await self._ask(work, deadline)
 
     async def call(self, queue: str, properties: bytes, body: bytes, deadline: float) -> list[tuple[bytes, bytes]]:
         """See `Admin.call`; the reply queue ends with the question."""

@@ -156,6 +156,33 @@ def not_alone_consuming(module):
     module.SoleConsumer.may_consume = at_once
 
 
+def state_before_lines(module):
+    """How far a run is gets stored before what it has written."""
+    store = module.MapFiles.store
+
+    def early(self, portion):
+        self._save(module.replace(self.state, place=portion.place))
+        time.sleep(0.8)
+        store(self, portion)
+
+    module.MapFiles.store = early
+
+
+def files_not_cut(module):
+    """A run goes on behind whatever the one before has written, which may be more than it has stored."""
+
+    def end_of(path, _length):
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+
+    sync = module._OutFile.sync
+
+    def late(self):
+        time.sleep(0.5)
+        sync(self)
+
+    module._open, module._OutFile.sync = end_of, late
+
+
 PATCHES = {
     "ack-before-confirm": {"mqworker.producer.publications": ack_before_confirm},
     "mandatory-off": {"mqworker.brokers.rabbitmq.sender": mandatory_off},
@@ -179,6 +206,8 @@ PATCHES = {
         "mqworker.brokers.rabbitmq.topology": not_alone_declared,
         "mqworker.brokers.rabbitmq.sole_consumer": not_alone_consuming,
     },
+    "state-before-lines": {"mqworker.mapping.files": state_before_lines},
+    "files-not-cut": {"mqworker.mapping.files": files_not_cut},
     "slow-task-done": {"multiprocessing.queues": slow_task_done},
 }
 

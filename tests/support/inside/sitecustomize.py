@@ -5,7 +5,7 @@ runs on the machine. With MQWORKER_TEST_CLOCK the wall clock can jump: the file 
 Monotonic clocks stay as they are, as when an operator or NTP sets the clock of a machine. (libfaketime 0.9.10 makes
 every `time.sleep` of Python 3.11 fail where it is to leave the monotonic clock alone.)
 
-With MQWORKER_TEST_BROKEN shared objects forget what they should remember.
+With MQWORKER_TEST_BROKEN shared objects forget what they should remember, or sources store positions too soon.
 """
 
 import multiprocessing.process
@@ -27,8 +27,25 @@ def _jumping(file: Path) -> None:
     time.time_ns = lambda: real_ns() + ahead() * 1_000_000_000
 
 
+def _store_too_soon() -> None:
+    """Let each position of a source be stored with an item of long before."""
+    from mqworker.sources.handover import Handover  # noqa: PLC0415 - only where it is broken
+
+    hand_over, held = Handover.put, []
+
+    def late(self, publication, record) -> None:
+        held.append(publication)
+        if len(held) > 200:
+            hand_over(self, held.pop(0), record)
+
+    Handover.put = late
+
+
 def _break(what: str) -> None:
-    """Turn off what lets a call have its effect once: a negative control (tests/chaos/once.py)."""
+    """Turn off what keeps a promise: a negative control (tests/chaos/once.py, tests/chaos/sources.py)."""
+    if what == "positions":
+        _store_too_soon()
+        return
     from mqworker.shared_state.memory import CallMemory  # noqa: PLC0415 - only where it is broken
 
     if what == "remembering":

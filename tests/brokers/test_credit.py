@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mqworker.producer.credit import FRESH, LONGEST, SOON, STEADY, Credit, Sent
+from mqworker.brokers.credit import FRESH, LONGEST, SOON, STEADY, Credit, Sent
 
 MARK = 100
 NOTHING = Sent(0, 0, 0)
@@ -251,3 +251,117 @@ def test_messages_that_yield_exceed_the_mark_by_what_was_in_hand(steps):
         published, queue = published + hand * results, queue + hand * results
         assert credit.room(Sent(published, 0, 0)) <= max(0, MARK - queue)
         queue = max(0, queue - taken)
+
+
+class Sharing(RuleBasedStateMachine):
+    """Several sources that fill one queue, each with its own answers, which may be old; some are killed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 3
+        self.mark = 60
+        self.now = 0.0
+        self.queue = 0
+        self.sources = [self.source() for _ in range(self.count)]
+
+    def source(self) -> "SharingSource":
+        return SharingSource(Credit(self.mark, self.count))
+
+    @rule(which=st.integers(0, 2), most=st.integers(1, 30))
+    def pull(self, which, most):
+        source = self.sources[which]
+        source.pulled += min(most, source.credit.room(source.flow()))
+
+    @rule(which=st.integers(0, 2))
+    def publish(self, which):
+        source = self.sources[which]
+        source.unstored += source.pulled
+        source.published += source.pulled
+        source.pulled = 0
+
+    @rule(which=st.integers(0, 2), data=st.data())
+    def store(self, which, data):
+        source = self.sources[which]
+        count = data.draw(st.integers(0, source.unstored))
+        source.unstored -= count
+        source.unconfirmed += count
+        self.queue += count
+
+    @rule(which=st.integers(0, 2))
+    def confirm(self, which):
+        self.sources[which].unconfirmed = 0
+
+    @precondition(lambda self: self.queue)
+    @rule(data=st.data())
+    def consume(self, data):
+        self.queue -= data.draw(st.integers(1, self.queue))
+
+    @rule(which=st.integers(0, 2), seconds=st.sampled_from([0.01, 0.6, 1.1]))
+    def ask(self, which, seconds):
+        self.now += seconds
+        source = self.sources[which]
+        if source.credit.must_ask(source.flow(), self.now) and source.answer is None:
+            source.question = True
+
+    @rule(which=st.integers(0, 2))
+    def look_at_the_queue(self, which):
+        source = self.sources[which]
+        if source.question:
+            source.question, source.answer = False, self.queue
+
+    @rule(which=st.integers(0, 2))
+    def answer(self, which):
+        source = self.sources[which]
+        if source.answer is not None:
+            source.credit.answered(source.answer, source.flow(), self.now)
+            source.answer = None
+
+    @rule(which=st.integers(0, 2))
+    def kill(self, which):
+        """What it had on its way is gone with its connection; its successor knows nothing."""
+        self.sources[which] = self.source()
+
+    @invariant()
+    def never_above_the_mark(self):
+        """Not even when all that is on its way arrives at once."""
+        assert self.queue + sum(source.unstored + source.pulled for source in self.sources) <= self.mark
+
+
+class SharingSource:
+    """One source of the model."""
+
+    def __init__(self, credit: Credit) -> None:
+        self.credit = credit
+        self.pulled = self.published = self.unstored = self.unconfirmed = 0
+        self.question = False
+        self.answer: int | None = None
+
+    def flow(self) -> Sent:
+        return Sent(self.published, self.unstored + self.unconfirmed, self.pulled)
+
+
+TestSharing = Sharing.TestCase
+TestSharing.__doc__ = "Several sources of one stage never exceed its mark together, whatever answers are late."
+
+
+@pytest.mark.parametrize(("mark", "sources"), [(3, 3), (10, 2), (100, 3), (10_000, 7)])
+def test_each_of_several_may_send_and_together_they_use_most_of_the_mark(mark, sources):
+    """An empty queue lets each send, and what they leave free is at most a tenth, or one for each of the others."""
+    credit = Credit(mark, sources)
+    asked(credit, 0, 0.0)
+    most = credit.room(NOTHING)
+    assert 1 <= most <= max(1, mark // sources)
+    used = mark - (sources - 1) * most - 1
+    assert used >= min(0.9 * mark - 1, mark - sources)
+    other = Credit(mark, sources)
+    asked(other, max(0, used), 0.0)
+    assert other.room(NOTHING) >= 1
+
+
+def test_a_share_of_what_is_free_is_not_enough():
+    """Why there is a part for each: with (mark - depth) / sources a slow and a fast one together exceed the mark."""
+    mark, queue = 100, 0
+    slow = (mark - queue) // 2  # granted, and not used yet
+    for _ in range(20):
+        queue += (mark - queue) // 2  # the fast one asks again and again
+    assert queue + slow > mark

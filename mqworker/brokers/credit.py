@@ -1,16 +1,22 @@
-"""How many messages may be dispatched before the output queue holds `max_backlog`, and when to ask how much it holds.
+"""How many messages may be sent before a queue holds `max_backlog`, and when to ask how many it holds.
 
-Pure: answers of the broker, time and a random number in, decisions out; used by throttle.py. The credit is what is free
-below the mark after everything that may still arrive: results that were published since the question or not confirmed
-when it was asked, and one result for each message in a lane. So with one result a message nothing of this stage goes
-above the mark; messages that yield several exceed it by what was in hand when it was reached. Whoever else publishes
-into the queue is seen with the next answer, which is at most a second away.
+Pure: answers of the broker, time and a random number in, decisions out. Used by a Producer for its output queue
+(throttle.py) and by a source for the input queue of its stage (sources/pump.py). The credit is what is free below the
+mark after everything that may still arrive: results that were published since the question or not confirmed when it was
+asked, and one result for each message in a lane. So with one result a message nothing of this stage goes above the
+mark; messages that yield several exceed it by what was in hand when it was reached. Whoever else publishes into the
+queue is seen with the next answer, which is at most a second away. In an ordered stage, results that wait for their
+turn reserve none: they would use up the credit of the very message that they wait for (docs/architecture.md).
 
 When the credit is used up, the broker is asked again. If the queue holds less than 80 % of the mark, there is new
 credit; otherwise the queue is *full*, and nothing is dispatched until it holds less than 80 %. While it is full, each
 pause between two questions is about as long as all before it together: that costs few questions, and by the answer the
 queue has lost about twice what it had to lose at most, so it does not run empty. Pauses are random by half, because of
 several stages that fill one queue the first to ask goes on, and with equal pauses that can always be the same one.
+
+Several sources that must not exceed the mark *together* (`shared`) may each send at most a tenth of their part of it
+after an answer, and leave room for what all others may send after theirs, whose answers may be old. So the mark holds
+whatever comes late; to divide what is free among them would not do, because nothing shows what a slow one still has.
 """
 
 import math
@@ -21,6 +27,7 @@ SOON = 0.02  # seconds between two questions when the credit is used up ...
 LONGEST = 0.5  # ... growing up to this while the queue is full
 FRESH = 1.0  # seconds after which an answer is outdated, because others may publish; or a question without one is lost
 STEADY = 5.0  # seconds without a full queue until the stage counts as no longer held back
+SHARE = 10  # of several, each may send so much less than its part of the mark after one answer
 
 
 class Sent(NamedTuple):
@@ -28,16 +35,18 @@ class Sent(NamedTuple):
 
     published: int  # publications so far, those to other queues and repeated ones too
     unconfirmed: int  # of them, those that the broker may store after this moment
-    dispatched: int  # messages in lanes
+    dispatched: int  # messages in lanes; of a source: those that it is about to send
 
 
 class Credit:
-    """See the module head. `depth` is the last answer, None before the first."""
+    """See the module head. `depth` is the last answer, None before the first; `shared`: how many fill the queue."""
 
-    def __init__(self, mark: int) -> None:
+    def __init__(self, mark: int, shared: int = 1) -> None:
         self.depth: int | None = None
         self.full = False
         self._mark = mark
+        self._most = mark if shared == 1 else max(1, mark // (SHARE * shared))  # after one answer
+        self._others = (shared - 1) * self._most
         self._counted: Sent | None = None  # when the question was asked whose answer is `depth`
         self._asked: Sent | None = None  # when the question was asked that has no answer yet
         self._asked_first = self._asked_last = -math.inf  # when
@@ -89,4 +98,4 @@ class Credit:
         if self.depth is None or self._counted is None:
             return 0
         since = self._counted.unconfirmed + sent.published - self._counted.published
-        return self._mark - self.depth - since - sent.dispatched
+        return min(self._most, self._mark - self._others - self.depth) - since - sent.dispatched

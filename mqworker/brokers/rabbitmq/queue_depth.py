@@ -1,9 +1,10 @@
-"""Asks how many messages are ready in the output queue.
+"""Asks how many messages are ready in a queue.
 
-Runs on the loop of the Link. Asks on a channel of its own, because the broker closes the channel when the queue is
-missing, and because a queue that does not answer (a quorum queue without a leader) keeps a channel silent; on the
-consuming connection, because during an alarm the broker reads nothing from the other. One question at a time; it is
-given up only with its connection, whose own deadlines show whether the broker is alive.
+Runs on the loop of a Link or an Outlet, on the connection that these name. Asks on a channel of its own, because the
+broker closes the channel when the queue is missing, and because a queue that does not answer (a quorum queue without a
+leader) keeps a channel silent. A Link asks on its consuming connection, because during an alarm the broker reads
+nothing from the other. One question at a time; it is given up only with its connection, whose own deadlines show
+whether the broker is alive.
 
 Of a quorum queue that has not answered within 250 ms, the broker says that it has neither messages nor consumers. So
 that answer counts only when it came sooner, the way to the broker and back not counted.
@@ -11,8 +12,8 @@ that answer counts only when it came sooner, the way to the broker and back not 
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
-from mqworker.brokers.base import Placement, Sink
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.queues import NOT_FOUND
@@ -20,12 +21,12 @@ from mqworker.brokers.rabbitmq.queues import NOT_FOUND
 DOUBTFUL = 0.2  # seconds after which "no messages and no consumers" may mean that a quorum queue has not answered
 
 
-class OutputDepth:
-    """See the module head; answers go to the Sink."""
+class QueueDepth:
+    """See the module head; answers go to `on_depth`. The queue "" is none."""
 
-    def __init__(self, output: Placement | None, sink: Sink) -> None:
-        self._queue = "" if output is None else output.queue
-        self._sink = sink
+    def __init__(self, queue: str, on_depth: Callable[[int], None]) -> None:
+        self._queue = queue
+        self._on_depth = on_depth
         self._channel: Channel | None = None  # kept for the next question
         self._question: asyncio.Task[None] | None = None
 
@@ -50,11 +51,11 @@ class OutputDepth:
         except Lost as lost:
             if lost.code != NOT_FOUND:
                 return
-            self._sink.output_depth(0)  # what is published to it is refused, and makes the Link create it again
+            self._on_depth(0)  # what is published to it is refused, and makes the Link create it again
         else:
             took = asyncio.get_running_loop().time() - began
             if status.message_count or status.consumer_count or took - await _way(channel, took) < DOUBTFUL:
-                self._sink.output_depth(status.message_count)
+                self._on_depth(status.message_count)
 
 
 async def _way(channel: Channel, took: float) -> float:

@@ -1,0 +1,10 @@
+"""Files as a stage's broker: the lines of one are its messages, and the results are written in their order.
+
+Runs in `mqworker map`, whose process is the stage's Producer: `link` is a Link like those of the brokers, `reader`
+reads lines in a thread, `window` (pure) knows which lines are settled, and `letters` writes dead letters as JSON. What
+is stored, and when, is decided in mqworker/mapping.
+"""
+
+from mqworker.brokers.files.link import FileLink
+
+__all__ = ["FileLink"]

@@ -1,0 +1,230 @@
+"""A source's Outlet to RabbitMQ.
+
+Runs on the loop of the source's process. Has one connection, for the lock, the items and the records: whoever has lost
+the connection has lost the lock, and nothing that it has sent can come after what its successor sends. Until it is
+open it tries again for ever, also while another connection has the lock. From then on every loss, refusal and return
+loses the Outlet; the process ends, and its successor goes on from the record that was stored.
+
+The record is the only message of its queue, which is read by fetching without acknowledging: all that is there, because
+a broker that was killed can leave two.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from msgspec.structs import replace
+
+from mqworker.amqp.properties import Properties
+from mqworker.brokers.base import Publication
+from mqworker.brokers.outlet import RUNS_ELSEWHERE, Inlet, OutletSink
+from mqworker.brokers.rabbitmq.address import explain, parameters, refused
+from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, AnswerOverdue, Lost
+from mqworker.brokers.rabbitmq.channel import Channel
+from mqworker.brokers.rabbitmq.confirmed_prefix import ConfirmedPrefix
+from mqworker.brokers.rabbitmq.destinations import Pending, SilentDestinations, destination
+from mqworker.brokers.rabbitmq.exclusive_lock import take_lock
+from mqworker.brokers.rabbitmq.link import ALARM
+from mqworker.brokers.rabbitmq.queue_depth import QueueDepth
+from mqworker.brokers.rabbitmq.queues import YOUNG, ensure_queue, queue_arguments
+from mqworker.brokers.rabbitmq.reconnector import CONNECT_DEADLINE, PING_EVERY, retry_delay
+from mqworker.brokers.rabbitmq.sender import Sender
+from mqworker.brokers.rabbitmq.topology import input_arguments
+from mqworker.brokers.rabbitmq.upkeep import PATIENCE, TAKE_EVERY, touch
+from mqworker.brokers.records import PositionRecord, newest
+from mqworker.config.model import BrokerConfig
+
+STANDBY = (3.0, 5.0)  # seconds between two looks whether the lock is free; each is a line in the broker's log
+HEARTBEAT = 10  # seconds at most: after two to three the broker gives up a host that has vanished, and the lock is free
+
+RECORD = 0  # what the sender knows a record by; items have their numbers
+_RECORD = Properties(content_type="application/json", delivery_mode=2).encode()
+
+
+class RabbitOutlet:
+    """Implements `mqworker.brokers.outlet.Outlet`; see the module head."""
+
+    def __init__(self, config: BrokerConfig, inlet: Inlet, sink: OutletSink, *, name: str) -> None:
+        """`name` is the name that the broker shows for our connection."""
+        self._config = replace(config, heartbeat=min(HEARTBEAT, config.heartbeat))
+        self._inlet, self._sink, self._name = inlet, sink, name
+        self._loop = asyncio.get_running_loop()
+        self._prefix = ConfirmedPrefix()
+        self._queue_depth = QueueDepth(inlet.queue, sink.depth)
+        self._connection: AmqpConnection | None = None
+        self._sender: Sender | None = None
+        self._quorum = inlet.queue_type == "quorum"  # the queue of the record
+        self._over = False  # lost or closed
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """See `Outlet.start`."""
+        self._task = asyncio.create_task(self._keep())
+
+    def send(self, publication: Publication, record: bytes | None) -> None:
+        """See `Outlet.send`."""
+        self._send(Pending(self._prefix.send(record), publication, self._loop.time()))
+
+    def store(self, record: bytes) -> None:
+        """See `Outlet.store`."""
+        self._prefix.mark(record)
+        self._store()
+
+    def ask_depth(self) -> None:
+        """See `Outlet.ask_depth`."""
+        self._queue_depth.ask(self._connection)
+
+    async def close(self, deadline: float) -> None:
+        """See `Outlet.close`."""
+        self._over = True
+        await self._queue_depth.close()
+        if self._connection is not None:
+            await self._connection.shutdown(deadline)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    # -- PublishAnswers: what the sender calls
+
+    def confirmed(self, publish_ids: Sequence[int]) -> None:
+        """Note confirms of items, and of the record."""
+        before = self._prefix.confirmed
+        for number in publish_ids:
+            if number == RECORD:
+                self._sink.stored(self._prefix.stored(self._loop.time()))
+            else:
+                self._prefix.confirm(number)
+        if self._prefix.confirmed != before:
+            self._sink.confirmed(self._prefix.confirmed)
+        self._store()
+
+    def refused(self, publish_id: int, reason: str, *, too_large: bool = False) -> None:  # noqa: ARG002 - as for a Link
+        """Lose everything: what comes after it must not count."""
+        self._end(f"{'its position' if publish_id == RECORD else 'a message'} was refused: {reason}")
+
+    def publishes_lost(self, reason: str) -> None:
+        """Lose everything."""
+        self._end(reason)
+
+    # -- inside
+
+    def _send(self, pending: Pending) -> None:
+        if self._sender is not None and self._sender.channel.usable:
+            self._sender.send(pending)  # otherwise it is lost, or about to be
+
+    def _store(self) -> None:
+        if (record := self._prefix.due(self._loop.time())) is not None:
+            publication = Publication("", self._inlet.position, _RECORD, record)
+            self._send(Pending(RECORD, publication, self._loop.time()))
+
+    def _end(self, reason: str) -> None:
+        if not self._over:
+            self._over = True
+            self._sink.lost(reason)
+            if self._connection is not None:
+                self._connection.abort(reason)
+
+    async def _keep(self) -> None:
+        """Open, until that succeeds; then serve until the connection is lost."""
+        urls, failures = self._config.urls, 0
+        while True:
+            url = urls[failures % len(urls)]
+            error: BaseException
+            try:
+                connection = await AmqpConnection.open(parameters(url, self._config, self._name), CONNECT_DEADLINE)
+            except Exception as caught:  # noqa: BLE001 - whatever it is, the next attempt may succeed
+                error = caught
+            else:
+                error = await self._session(connection)
+            if self._over:
+                return
+            failures += 1
+            self._sink.waits(explain(error, url), standby=False)
+            await asyncio.sleep(retry_delay(failures, refused=refused(error)))
+
+    async def _session(self, connection: AmqpConnection) -> BaseException:
+        """Use a connection until it ends; returns why it has."""
+        self._connection = connection
+        connection.on_blocked = lambda: self._sink.blocked(ALARM if connection.blocked else "")
+        tasks = [asyncio.create_task(self._serve(connection)), asyncio.create_task(self._watch(connection))]
+        try:
+            futures: list[asyncio.Future[Any]] = [connection.closed, *tasks]
+            await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+            failed = next((task.exception() for task in tasks if task.done() and task.exception()), None)
+            connection.abort(str(failed or ""))
+            error: BaseException = failed or await connection.closed
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            connection.abort("given up")
+            self._connection = None
+        if self._sender is not None:
+            self._end(f"the connection to the broker was lost: {error}")
+        return error
+
+    async def _serve(self, connection: AmqpConnection) -> None:
+        """Lock, read the record, open."""
+        while not await take_lock(connection, self._inlet.lock):
+            self._sink.waits(RUNS_ELSEWHERE, standby=True)
+            await asyncio.sleep(random.uniform(*STANDBY))  # noqa: S311 - jitter, no secret
+        queue_type = self._inlet.queue_type
+        arguments = input_arguments(connection, queue_type, ordered=self._inlet.ordered)
+        found = await ensure_queue(connection, self._inlet.queue, arguments)
+        arguments = queue_arguments(connection, queue_type) | {"x-max-length": 1}
+        position = await ensure_queue(connection, self._inlet.position, arguments)
+        self._quorum = bool(position.quorum)
+        if (found.made and found.quorum) or (position.made and position.quorum):
+            await asyncio.sleep(YOUNG)
+        record = await self._read(connection)
+        channel = await Channel.open(connection)
+        silent = SilentDestinations()
+        sender = Sender(channel, self, silent, partial(destination, self._inlet.queue), lambda _: None, 0)
+        await sender.start()
+        channel.on_lost = lambda lost: self._end(f"the broker closed the channel: {lost}")
+        self._sender = sender
+        self._sink.opened(record)
+        await connection.closed
+
+    async def _read(self, connection: AmqpConnection) -> PositionRecord | None:
+        channel = await Channel.open(connection)
+        bodies = []
+        while (message := await channel.get(self._inlet.position)) is not None:
+            bodies.append(message[2])
+        await channel.closed()  # before anything is published: what was fetched is back by then
+        return newest(bodies)
+
+    async def _watch(self, connection: AmqpConnection) -> None:
+        """Watch the deadlines, keep the queue of the record from expiring, and store what has become due."""
+        ping: asyncio.Task[None] | None = None
+        next_ping = next_take = self._loop.time()
+        try:
+            while True:
+                now = self._loop.time()
+                connection.check_deadlines(now)
+                sender = self._sender
+                if sender is not None:
+                    self._store()
+                    if connection.waited(min(sender.oldest, default=now), now) > self._config.confirm_deadline:
+                        connection.abort(AnswerOverdue(f"no confirm within {self._config.confirm_deadline:g} s"))
+                    if now >= next_ping and not connection.blocked and (ping is None or ping.done()):
+                        next_ping = now + PING_EVERY
+                        if take := now >= next_take:
+                            next_take = now + TAKE_EVERY
+                        ping = asyncio.create_task(self._ping(connection, sender, take=take))
+                await asyncio.sleep(1)
+        finally:
+            if ping is not None:
+                ping.cancel()
+                await asyncio.gather(ping, return_exceptions=True)
+
+    async def _ping(self, connection: AmqpConnection, sender: Sender, *, take: bool) -> None:
+        """Make a request that shows whether the broker is alive; use the queue of the record, which only waits."""
+        with contextlib.suppress(Lost, TimeoutError):
+            await sender.channel.ping()
+            async with asyncio.timeout(PATIENCE):
+                channel = await Channel.open(connection, watched=False)
+                await touch(channel, self._inlet.position, quorum=self._quorum, take=take)

@@ -1,0 +1,41 @@
+"""A program among the jobs of a stage, as text: `exec:["./solver","--fast"]`, beside `module:name`.
+
+Pure. Everything that names jobs holds text: generations, their history, the state file, HTTP. So a program is text
+there too; a `module:name` can hold no bracket, which tells the two apart.
+"""
+
+import json
+import shlex
+from collections.abc import Sequence
+
+PREFIX = "exec:["
+LONGEST = 200  # characters of a command in a sentence
+
+
+def spec_of(command: Sequence[str]) -> str:
+    """Return a program with its arguments as a job."""
+    return "exec:" + json.dumps(list(command), separators=(",", ":"))
+
+
+def is_program(job: str) -> bool:
+    """Return whether a job is a program."""
+    return job.startswith(PREFIX)
+
+
+def command_of(job: str) -> tuple[str, ...]:
+    """Return a program with its arguments; raises ValueError if it is none."""
+    command = json.loads(job.partition(":")[2])
+    if not (isinstance(command, list) and command and all(isinstance(part, str) and part for part in command)):
+        raise ValueError("a program is a list of texts, none of them empty")
+    return tuple(command)
+
+
+def shown(job: str) -> str:
+    """Return a job for people: a program as one would type it."""
+    if not is_program(job):
+        return job
+    try:
+        line = shlex.join(command_of(job))
+    except ValueError:
+        return job
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."

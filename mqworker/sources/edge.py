@@ -1,0 +1,206 @@
+"""The edge of a source's process: its pipes and its end, on a loop in a thread of its own.
+
+Receives SourceOrders and sends SourceReports, once a second at least. The user's code runs in the main thread
+(user.py); what it yields comes through the handover, and the pump brings it to the broker. A lost Outlet ends the
+process at once: the lock is gone, and somebody else may run the source. So do the end of the Service, and an error on
+the loop.
+"""
+
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import math
+import os
+import threading
+import time
+import traceback
+from typing import Any
+
+import msgspec
+
+from mqworker.exits import Exit
+from mqworker.ipc import logs
+from mqworker.ipc.frame_streams import FrameReader, FrameWriter
+from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.source_messages import (
+    DumpSourceStacks,
+    RunDone,
+    RunNow,
+    SetSourceLevel,
+    SourceEnded,
+    SourceOrder,
+    SourceReport,
+    SourceSpec,
+    StopSource,
+)
+from mqworker.sources.handover import Handover
+from mqworker.sources.pump import Pump
+from mqworker.sources.status import Statuses
+
+PULSE = 1.0  # seconds between reports
+CONFIRMS = 2.0  # seconds at the end for confirms and the position
+CLOSE = 0.5  # seconds to close the broker connection normally
+FLUSH = 0.5  # seconds to write the last reports
+POLL = 0.01  # seconds between two looks at the end
+
+_encoder = msgspec.msgpack.Encoder()
+_orders = msgspec.msgpack.Decoder(SourceOrder)
+
+log = logging.getLogger("mqworker.sources")
+
+
+class Edge:
+    """See the module head. What the main thread calls comes first."""
+
+    def __init__(self, spec: SourceSpec, down: int, up: int) -> None:
+        self.handover = Handover(lambda: self._soon(self._take))
+        self._spec = spec
+        self._fds = down, up
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="edge", daemon=True)
+        self._ending: asyncio.Task[None] | None = None
+        self._until = math.inf  # CLOCK_MONOTONIC: when it has to have ended
+        self._said: SourceEnded | None = None  # by the main thread
+        self._code = Exit.OK
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+        self._ready.wait()
+
+    def forward(self, event: LogEvent) -> None:
+        """Send a log event to the Service."""
+        self._soon(self._forward, event)
+
+    def say(self, report: SourceReport) -> None:
+        """Send a report to the Service."""
+        self._soon(self._send, report)
+
+    def end(self, ended: SourceEnded) -> None:
+        """Say that the user's code has ended, and wait for the end of the process."""
+        self._soon(self._on_ended, ended)
+        self._thread.join()
+
+    def _soon(self, call: Any, *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the process is about to
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+    # --- the loop
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except BaseException:  # noqa: BLE001 - whatever it is, the main thread must not wait for ever
+            traceback.print_exc()
+            os._exit(Exit.INTERNAL)
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._failed)
+        self._over = asyncio.Event()
+        down, up = self._fds
+        self._writer = FrameWriter(up)
+        self._pump = Pump(self._spec, self.handover, self._report, self._lost)
+        self._statuses = Statuses(self._spec, self._pump, self.handover)
+        self._reader = FrameReader(down, self._on_order, lambda _reason: os._exit(1))
+        self._ready.set()
+        self._pump.start()
+        self._pulse(self._loop.time())
+        await self._over.wait()
+        await self._writer.flush(FLUSH)
+        os._exit(self._code)
+
+    def _failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """End after an error in a callback: nothing here may stop unnoticed."""
+        log.error("source %s: %s", self._spec.name, context["message"], exc_info=context.get("exception"))
+        self._code = Exit.INTERNAL
+        self._leave(SourceEnded("lost", "an error inside mqworker; the log has the details"))
+
+    def _forward(self, event: LogEvent) -> None:
+        self._writer.send(_encoder.encode(event), droppable=True)
+
+    def _send(self, report: SourceReport) -> None:
+        self._writer.send(_encoder.encode(report))
+
+    def _report(self) -> None:
+        self._send(self._statuses.status(ending=self._ending is not None))
+
+    def _pulse(self, expected: float) -> None:
+        now = self._loop.time()
+        self._statuses.pulse(now, now - expected)
+        self._report()
+        self._loop.call_at(now + PULSE, self._pulse, now + PULSE)
+
+    def _take(self) -> None:
+        self._pump.take()
+
+    # --- orders
+
+    def _on_order(self, payload: bytes) -> None:
+        order = _orders.decode(payload)
+        match order:
+            case StopSource():
+                self._stop(order.until)
+            case RunNow():
+                self._run_now(order.id)
+            case SetSourceLevel():
+                logs.set_level(order.level)
+            case DumpSourceStacks():
+                faulthandler.dump_traceback(file=2, all_threads=True)
+
+    def _run_now(self, run: str) -> None:
+        why = ""
+        if not self._pump.is_open:
+            why = f"it is not at work here: {self._pump.reason}"
+        elif not self.handover.ask_run(run):
+            why = "a run is asked for already"
+        if why:
+            self._send(RunDone(run, 0, why))
+
+    # --- the end
+
+    def _stop(self, until: float) -> None:
+        self._until = min(self._until, until)
+        self.handover.stop()
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._finish(SourceEnded("stopped")))
+            self._report()
+
+    def _on_ended(self, ended: SourceEnded) -> None:
+        self._said = ended
+        self._pump.take()
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._finish(ended))
+
+    async def _finish(self, ended: SourceEnded) -> None:
+        """Wait for what is on its way, release the lock, let the user's code end."""
+        began = time.monotonic()
+        while not self._pump.settled:
+            patient = ended.how == "finished" and self._until == math.inf
+            if not patient and time.monotonic() > min(began + CONFIRMS, self._until):
+                break
+            await asyncio.sleep(POLL)
+        await self._pump.close(CLOSE)
+        while self._said is None and time.monotonic() < self._until:  # noqa: ASYNC110 - runs once, at the end
+            await asyncio.sleep(POLL)
+        if self._said is None:
+            logs.report(log, logging.WARNING, "source_stuck", f"source {self._spec.name} did not end in time")
+        if ended.how in ("failed", "unfit"):
+            self._code = Exit.INTERNAL
+        self._leave(ended)
+
+    def _lost(self, reason: str) -> None:
+        """End at once: there is nothing to wait for."""
+        stall = self._statuses.stall
+        fields = {"stall": round(stall, 3)} if stall > PULSE else {}
+        what = f"source {self._spec.name} ends, and begins again: {reason}"
+        logs.report(log, logging.WARNING, "source_lost", what, **fields)
+        self._code = Exit.INTERNAL
+        self._leave(SourceEnded("lost", reason))
+
+    def _leave(self, ended: SourceEnded) -> None:
+        if not self._over.is_set():
+            self._report()
+            self._send(ended)
+            self._over.set()

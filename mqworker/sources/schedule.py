@@ -1,0 +1,137 @@
+"""When a scheduled function is called: which tick runs now, which are missed, how long to wait.
+
+Pure: the wall clock is an argument. Times are whole milliseconds since the epoch. A tick that cannot begin in time
+begins late, by at most GRACE or half its period; later it is missed. Ticks never overlap, because the next decision is
+made when one is over.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, tzinfo
+from itertools import islice
+from typing import NamedTuple, Protocol
+
+from cronsim import CronSim
+
+from mqworker.config import durations
+from mqworker.config.model import SourceConfig
+from mqworker.config.zone import zone
+
+GRACE = 300_000  # how late a tick may begin at most
+CORRECTION = 3 * 3_600_000  # a clock that is set back by more has been wrong before
+COUNTED = 1000  # missed ticks are counted up to here
+_HOUR = 3_600_000
+_BACK = (_HOUR, 24 * _HOUR, 32 * 24 * _HOUR, 366 * 24 * _HOUR, 8 * 366 * 24 * _HOUR)
+
+
+class Ticks(Protocol):
+    """When there are ticks."""
+
+    zone: tzinfo
+
+    def ticks(self, after: int) -> Iterator[int]:
+        """Yield all ticks later than this, in order."""
+
+    def newest(self, at: int) -> int | None:
+        """Return the last tick that is not later than this; None if there is none for years."""
+
+
+class Every:
+    """Whole multiples of a period since the epoch."""
+
+    zone: tzinfo = UTC
+
+    def __init__(self, period: int) -> None:
+        self._period = period
+
+    def ticks(self, after: int) -> Iterator[int]:
+        """See Ticks."""
+        tick = after // self._period * self._period
+        while True:
+            tick += self._period
+            yield tick
+
+    def newest(self, at: int) -> int | None:
+        """See Ticks."""
+        return at // self._period * self._period
+
+
+class Cron:
+    """Five fields in a time zone; at the ends of summer time as Debian's cron (cronsim)."""
+
+    def __init__(self, expression: str, where: tzinfo) -> None:
+        self.zone = where
+        self._expression = expression
+
+    def ticks(self, after: int) -> Iterator[int]:
+        """See Ticks."""
+        last = after
+        for found in CronSim(self._expression, datetime.fromtimestamp(after / 1000, self.zone)):
+            tick = round(found.timestamp()) * 1000
+            if tick > last:  # in an hour that comes twice it also answers with the first one, which is past
+                last = tick
+                yield tick
+
+    def newest(self, at: int) -> int | None:
+        """See Ticks; looks back step by step, so that a year of minutes is not gone through."""
+        for back in _BACK:
+            last = None
+            for tick in self.ticks(at - back):
+                if tick > at:
+                    break
+                last = tick
+            if last is not None:
+                return last
+        return None
+
+
+def make_schedule(config: SourceConfig) -> Ticks:
+    """Return the schedule of a source; raises ValueError if this machine does not know its time zone."""
+    if config.every is not None:
+        period = durations.milliseconds(config.every)
+        assert period is not None, "the configuration was checked"
+        return Every(period)
+    assert config.cron is not None
+    return Cron(config.cron, zone(config.timezone))
+
+
+class Wait(NamedTuple):
+    """There is nothing to do before this."""
+
+    until: int
+
+
+class RunTick(NamedTuple):
+    """Call the function for this tick; so many before it are missed."""
+
+    due: int
+    missed: int
+
+
+class Missed(NamedTuple):
+    """So many ticks are missed, up to this one; none is to be run."""
+
+    ticks: int
+    newest: int
+
+
+def decide(schedule: Ticks, now: int, done: int, *, catch_up: bool) -> Wait | RunTick | Missed:
+    """Return what to do now; `done`: the last tick that was run or missed, or when the schedule began."""
+    due = next(schedule.ticks(done))
+    if due > now:
+        return Wait(due)
+    newest = schedule.newest(now) or due
+    following = next(schedule.ticks(newest))
+    before = _count(schedule, done, newest)
+    if catch_up or now - newest <= min(GRACE, (following - newest) // 2):
+        return RunTick(newest, before)
+    return Missed(before + 1, newest)
+
+
+def _count(schedule: Ticks, after: int, before: int) -> int:
+    """Count the ticks between two times, up to COUNTED."""
+    count = 0
+    for tick in islice(schedule.ticks(after), COUNTED):
+        if tick >= before:
+            break
+        count += 1
+    return count

@@ -1,0 +1,143 @@
+"""`mqworker send` from stdin, against a server that answers as a test wants: what a user is told, and when it ends."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from mqworker.exits import Exit
+from tests.support.cli import MQWORKER, environment, mqworker
+from tests.support.tiny_http import response, tiny_server
+from tests.support.waiting import AMPLE, wait_for
+
+SEND = ["send", "--socket", "s", "--stage", "primes"]
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A folder with a configuration and no service."""
+    (tmp_path / "mqworker.toml").write_text('[stages.primes]\ninput = "primes"\njobs = ["primes:largest"]\n')
+    return tmp_path
+
+
+def answer(confirmed: int, *refused: tuple[int, str]) -> bytes:
+    """Return what the service answers for a batch."""
+    told = [{"line": line, "reason": reason} for line, reason in refused]
+    return response("200 OK", json.dumps({"message_id": "run", "confirmed": confirmed, "refused": told}).encode())
+
+
+def problem(status: str, **document: object) -> bytes:
+    """Return a refusal."""
+    return response(status, json.dumps(document).encode(), "application/problem+json")
+
+
+def sender(project: Path) -> subprocess.Popen[bytes]:
+    """Start one whose stdin stays open."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [*MQWORKER, *SEND], cwd=project, env=environment(), stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0
+    )
+
+
+def test_ctrl_c_tells_what_is_confirmed_and_what_may_have_been_sent(project):
+    """Ctrl-C while a batch has no answer ends it soon, and tells how many are confirmed and what nobody knows of."""
+    first = answer(1)
+    with (
+        tiny_server(project / "s", lambda head: first if b"first=1 " in head else None) as server,
+        sender(project) as sending,
+    ):
+        try:
+            sending.stdin.write(b"{}\n")
+            wait_for(lambda: len(server.requests) == 1, AMPLE, "the first batch")
+            sending.stdin.write(b'{"n": 2}\n{"n": 3}\n')
+            wait_for(lambda: len(server.requests) == 2, AMPLE, "the second batch")
+            sending.send_signal(signal.SIGINT)
+            _, told = sending.communicate(timeout=AMPLE / 3)  # the server hangs up after AMPLE
+        finally:
+            sending.kill()
+    assert sending.returncode == 130
+    assert b"interrupted: 1 sent" in told
+    assert b"2 more may have been sent, because no answer came: lines 2 to 3" in told
+    assert b"Traceback" not in told
+
+
+def test_ctrl_c_waits_for_the_answer_to_the_batch_under_way(project):
+    """What is confirmed within a moment after Ctrl-C is counted, and no line is said to be unknown."""
+
+    def late(_head: bytes) -> bytes:
+        sending.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        return answer(1)
+
+    with tiny_server(project / "s", late), sender(project) as sending:
+        try:
+            sending.stdin.write(b"{}\n")
+            _, told = sending.communicate(timeout=AMPLE)
+        finally:
+            sending.kill()
+    assert sending.returncode == 130
+    assert b"interrupted: 1 sent" in told
+    assert b"may have been" not in told
+
+
+def test_a_failure_is_told_while_no_line_comes(project):
+    """Without a broker the command ends at once, although stdin stays open; what it had sent is uncertain."""
+    refusal = problem("503 Service Unavailable", detail="the broker is gone", kind="unavailable")
+    with tiny_server(project / "s", lambda _: refusal), sender(project) as sending:
+        try:
+            sending.stdin.write(b"{}\n")
+            assert sending.wait(AMPLE) == Exit.BROKER_UNREACHABLE
+            told = sending.stderr.read()
+        finally:
+            sending.kill()
+    assert b"stopped: 0 sent" in told
+    assert b"1 more may have been sent, because no answer came: line 1" in told
+    assert b"the broker is gone" in told
+
+
+def test_refused_lines_are_named(project):
+    """Each line that the broker refused is named with the reason, and no line behind that batch is sent."""
+    refused = answer(2, (2, "queue full"), (3, "queue full"), (5, "queue full"))
+    with tiny_server(project / "s", lambda _: refused) as server:
+        done = mqworker(*SEND, cwd=project, stdin="\n".join(["1"] * 5000))
+    assert done.returncode == Exit.USAGE
+    assert "stopped: 2 sent" in done.stderr
+    assert "lines 2 to 3, 5 were not sent: queue full" in done.stderr
+    assert len(server.requests) == 1
+
+
+def test_an_older_service_is_named_as_the_cause(project):
+    """A service that knows no lines refuses the first batch: the message says what to do instead of quoting it."""
+    fields = [{"field": "each", "problem": "is unknown; known are: wait"}]
+    refusal = problem("422 Unprocessable Entity", detail="the query parameter 'each' is unknown", fields=fields)
+    with tiny_server(project / "s", lambda _: refusal):
+        done = mqworker(*SEND, cwd=project, stdin="{}\n")
+    assert done.returncode == Exit.USAGE
+    assert "older than this command" in done.stderr
+    assert "may have been" not in done.stderr
+
+
+def test_a_rate_holds_for_lines_too(project):
+    """With --rate 20 lines go two at a time, so that twenty of them take most of a second."""
+    times: list[float] = []
+
+    def note(_head: bytes) -> bytes:
+        times.append(time.monotonic())
+        return answer(2)
+
+    with tiny_server(project / "s", note):
+        done = mqworker(*SEND, "--rate", "20", cwd=project, stdin="1\n" * 20)
+    assert done.returncode == Exit.OK, done.stderr
+    assert "20 sent" in done.stderr
+    assert len(times) == 10
+    assert times[-1] - times[0] > 0.5
+
+
+def test_each_answer_is_a_document_with_json(project):
+    """With --json stdout has what the service answered, one document for each batch."""
+    with tiny_server(project / "s", lambda _: answer(3)):
+        done = mqworker(*SEND, "--json", cwd=project, stdin="1\n2\n3\n")
+    assert json.loads(done.stdout) == {"message_id": "run", "confirmed": 3, "refused": []}

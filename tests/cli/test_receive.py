@@ -1,0 +1,45 @@
+"""Which queue `receive` takes results from, when none is named."""
+
+import json
+
+import pytest
+
+from mqworker.exits import Exit
+from tests.support.cli import mqworker
+from tests.support.tiny_http import response, tiny_server
+
+ENDS = {"decode": ["store"], "store": [], "mail": []}  # a line of two, and a stage alone
+BOTH = {"decode": "b", "store": "out"}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "arguments", "told"),
+    [
+        ({"mail": "sent"}, (), "0 received from sent"),
+        (BOTH, (), "0 received from out"),
+        (BOTH, ("--stage", "store"), "0 received from out"),
+        (BOTH | {"mail": "out"}, (), "0 received from out"),
+        (BOTH, ("b",), "0 received from b"),
+        (BOTH, ("--stage", "decode"), "The results go to stage store; name a QUEUE"),
+        (BOTH | {"mail": "sent"}, (), "several queues with results (out, sent)"),
+        (BOTH | {"mail": "sent"}, ("--stage", "mail"), "0 received from sent"),
+        ({}, (), "No output queue is configured"),
+    ],
+)
+def test_results_are_those_that_no_stage_takes(tmp_path, outputs, arguments, told):
+    """The output of the stage, or of the last one of the line; what is not clear is asked for, and nothing is taken."""
+    line = [{"name": name, "level": 0, "feeds": feeds, "here": True} for name, feeds in ENDS.items()]
+    rows = [{"name": queue, "stage": stage, "role": "output"} for stage, queue in outputs.items()]
+    rows += [{"name": "in", "stage": stage, "role": "input"} for stage in ENDS]
+
+    def answer(head: bytes) -> bytes:
+        if head.startswith(b"POST"):
+            return response("200 OK", b'{"messages": []}')
+        whole = {"stages": [], "line": line} if b"/status" in head else {"queues": rows}
+        return response("200 OK", json.dumps(whole).encode())
+
+    with tiny_server(tmp_path / "s", answer) as server:
+        done = mqworker("receive", *arguments, "--socket", "s", cwd=tmp_path)
+        taken = [head for head in server.requests if head.startswith(b"POST")]
+    assert told in done.stderr
+    assert (done.returncode, len(taken)) == ((Exit.OK, 1) if told.startswith("0 received") else (Exit.USAGE, 0))

@@ -1,0 +1,137 @@
+"""Sources on a RabbitMQ that fails: away, killed, blocked by an alarm; and a source that is frozen."""
+
+import os
+import signal
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from tests.support.foreign import Client
+from tests.support.rabbitmq import temporary
+from tests.support.waiting import wait_for
+from tests.system.test_sources import CODE, config, finished, source, state, until
+
+pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
+
+HIGH, LOW = (
+    "rabbit_disk_monitor:set_disk_free_limit(1000000000000000)",
+    'rabbit_disk_monitor:set_disk_free_limit("1MB")',
+)
+
+
+@pytest.fixture(scope="module")
+def own(rabbit, tmp_path_factory):
+    """A node for this file only, which may be stopped."""
+    made = temporary(tmp_path_factory.mktemp("rabbit"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def node(own):
+    """That node, running again after the test."""
+    yield own
+    if not own.running():
+        own.start()
+
+
+def rows(last: int, pace: float) -> str:
+    return source("rows", "rows", f"params = {{ last = {last}, pace = {pace} }}")
+
+
+def numbers(node, queue: str, count: int) -> list[int]:
+    """Take messages off a queue that nobody consumes; return their rows, in order."""
+    with Client(node.url()) as client:
+        return [int(got.properties.message_id.removeprefix("rows:")) for got in client.take(queue, count, 60)]
+
+
+def quiet(running) -> None:
+    """Let the stage take nothing, so that the queue shows what the source has published."""
+    assert running.ask("PUT", "/api/v1/stages/work/listening?wait=20", {"enabled": False})[0] == 200
+
+
+def test_a_source_that_starts_before_its_broker_waits_for_it(node, service):
+    """In one process, without restarts; the service tells why."""
+    node.stop()
+    running = service(config(rows(500, 0.0), url=node.url(), queue="absent"), {"jobs.py": CODE}).start(ready=None)
+    running.event("started", 30)
+    told = until(running, "rows", lambda told: "cannot be reached" in told["problem"])
+    assert told["state"] == "connecting"
+    (pid,) = running.named("mqw-source")
+    node.start()
+    told = until(running, "rows", finished)
+    assert (told["items"], told["restarts"]) == (500, 0)
+    assert any(event["pid"] == pid for event in running.events() if event["event"] == "source_started")
+
+
+def test_an_alarm_holds_a_source_and_loses_nothing(node, service):
+    """It is blocked as long as the broker takes nothing, keeps its lock and its process, and goes on."""
+    running = service(config(rows(3000, 0.002), url=node.url(), queue="alarm"), {"jobs.py": CODE, "hold": "0"}).start()
+    quiet(running)
+    running.write("hold", "1000000")
+    until(running, "rows", lambda told: told["items"] > 100)
+    (pid,) = running.named("mqw-source")
+    node.eval(HIGH)
+    try:
+        told = until(running, "rows", lambda told: told["state"] == "blocked")
+        assert "alarm" in told["problem"]
+        assert running.named("mqw-source") == [pid]
+    finally:
+        node.eval(LOW)
+    told = until(running, "rows", finished)
+    assert told["restarts"] == 0
+    assert numbers(node, "alarm", 3000) == list(range(1, 3001))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+def test_a_killed_broker_costs_no_row(node, service, queue_type):
+    """Three kills: every row is there, and what came twice is not more than what was ahead of the position."""
+    queue, stage = f"killed-{queue_type}", f'queue_type = "{queue_type}"'
+    running = service(
+        config(rows(6000, 0.002), url=node.url(), queue=queue, stage=stage), {"jobs.py": CODE, "hold": "0"}
+    ).start()
+    quiet(running)
+    running.write("hold", "1000000")
+    for kill in range(3):
+        until(running, "rows", lambda told, kill=kill: told["items"] > 1000 * (kill + 1))
+        node.kill()
+        node.start()
+    until(running, "rows", finished, 120)
+    with Client(node.url()) as client:
+        found = [int(got.properties.message_id.removeprefix("rows:")) for got in client.take(queue, 6000, 60)]
+        found += [int(got.properties.message_id.removeprefix("rows:")) for got in client.rest(queue)]
+    counts = Counter(found)
+    assert set(counts) == set(range(1, 6001)), set(range(1, 6001)) - set(counts)
+    assert len(found) - 6000 <= 3 * 1000
+    assert state(running, "rows")["restarts"] >= 3
+
+
+@pytest.mark.long
+def test_a_frozen_source_is_replaced_and_publishes_nothing_more(node, service):
+    """Another service takes over within 35 s; when the old one thaws, its connection is dead: nothing comes late."""
+    text = config(rows(1_000_000, 0.005), url=node.url(), queue="frozen-source")
+    first = service(text, {"jobs.py": CODE, "hold": "0"}).start()
+    quiet(first)
+    second = service(text, {"jobs.py": CODE}).start()
+    quiet(second)
+    until(second, "rows", lambda told: told["state"] == "standby")
+    first.write("hold", "1000000")
+    until(first, "rows", lambda told: told["items"] > 50)
+    (pid,) = first.named("mqw-source")
+    os.kill(pid, signal.SIGSTOP)
+    until(second, "rows", lambda told: told["items"] > 50, 45)
+    os.kill(pid, signal.SIGCONT)
+    until(first, "rows", lambda told: told["state"] == "standby", 30)
+    before = state(second, "rows")["items"]
+    until(second, "rows", lambda told: told["items"] > before + 50)
+    for each in (first, second):
+        assert each.cli("sources", "stop", "rows").returncode == 0
+    with Client(node.url()) as client:
+        wait_for(lambda: client.ready("frozen-source") > 150, 20, "the rows")
+        found = [int(got.properties.message_id.removeprefix("rows:")) for got in client.rest("frozen-source")]
+    falls = [(one, other) for one, other in pairwise(found) if other <= one]
+    assert len(falls) <= 1, falls  # at the takeover
+    assert all(one - other < 1000 for one, other in falls)
+    assert set(found) == set(range(1, max(found) + 1))

@@ -119,11 +119,11 @@ class _Bulk:
     def last_answer(self) -> None:
         """Wait a little for the answer to the batch under way; what it refuses is not counted."""
         if self._under_way is not None:
+            self._unanswered = self._under_way  # also if the wait is interrupted
             if self._under_way.over.wait(PATIENCE):
+                self._unanswered = None
                 with contextlib.suppress(CallError, Failed):
                     self._settle()
-            else:
-                self._unanswered = self._under_way
 
     def report(self, prefix: str) -> None:
         """Print how many were sent."""

@@ -146,7 +146,7 @@ def _dead(dead: Path | None, out: Path | None) -> Path:
 
 def _must_differ(fd: int, *paths: Path) -> None:
     """Make sure that no file is read and written, or written twice."""
-    found = [os.fstat(fd)] if fd else []
+    found = [os.fstat(fd)]
     for path in paths:
         if path.is_file():
             status = path.stat()

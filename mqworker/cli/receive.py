@@ -36,7 +36,7 @@ def receive(service: ServiceClient, queue: str | None, count: int | None, follow
       mqworker receive
       mqworker receive -n 1 --json
       mqworker receive --follow > results.jsonl
-      mqworker receive old.results | mqworker send --stage energy
+      mqworker receive old.results > old.jsonl && mqworker send --stage energy < old.jsonl
     """
     receiving = _Receiving(service, queue if queue is not None else _output(service))
     try:
@@ -129,4 +129,16 @@ def _readable(body: bytes, *, plain: bool) -> str | None:
         return None
     if "\n" not in text and "\r" not in text:
         return text
-    return None if plain else json.dumps(value, ensure_ascii=False)
+    return None if plain else _as_one_line(value)
+
+
+def _as_one_line(value: Any) -> str | None:
+    """Return JSON as one line; None for a number that is too large for it."""
+    try:
+        line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        line.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return json.dumps(value)
+    except ValueError:
+        return None
+    return line

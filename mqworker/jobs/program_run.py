@@ -32,6 +32,7 @@ LATE = 1.0  # seconds for the pipes to be empty after the end: all that could wr
 DEAF = 1.5  # seconds for the keeper to tell that a program is killed: one may have stopped it
 ENDING = 1.0  # seconds for the keeper to end
 READ = 1 << 16  # bytes of one read
+LOOK = 3600.0  # seconds of one wait at most: poll(2) takes no more than 24 days
 
 
 class KeeperLost(Exception):  # noqa: N818 - a fact about the keeper
@@ -206,7 +207,7 @@ class _Watch:
                     break
                 self._stop_in_time(now)
             due = min(self._soft, self._hard, self._lost) if answer is None else until
-            for fd, _ in poll.poll(None if due == math.inf else max(0.0, due - now) * 1000 + 1):
+            for fd, _ in poll.poll(None if due == math.inf else min(max(0.0, due - now), LOOK) * 1000 + 1):
                 if fd == self._link.fileno():
                     answer = self._answer()
                     poll.unregister(fd)

@@ -105,7 +105,7 @@ class MapFiles:
             self._results = _OutFile(_open(self._part, self.state.results_length), gz=gz)
             _sync_folder(self._part.parent)
         gz = self._dead_path.suffix == ".gz"
-        self._dead = _OutFile(_open(self._dead_path, self.state.dead_length), gz=gz)
+        self._dead = _OutFile(_open(self._dead_path, self.state.dead_length, alone=True), gz=gz)
 
     # --- the run; in a thread
 
@@ -214,12 +214,18 @@ class _OutFile:
             os.fdatasync(self._fd)
 
 
-def _open(path: Path, length: int) -> int:
-    """Open a file with its first `length` bytes."""
+def _open(path: Path, length: int, *, alone: bool = False) -> int:
+    """Open a file with its first `length` bytes; `alone`: no other run may write it, whatever its output."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         return fd
+    if alone:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise MapError(Exit.USAGE, f"another run writes its dead letters to {path}: name another file") from None
     if status.st_size < length:
         what = f"{path} has {status.st_size:,} bytes, of {length:,} that the unfinished run had written"
         raise MapError(Exit.INTERNAL, f"{what}: it was cut or replaced, and the run cannot go on")

@@ -83,6 +83,8 @@ class MapRun:
     async def main(self) -> MapResult:
         """Do all of it."""
         for number in _ENDS:
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # started by nohup
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
         generation = await self._unless_ended(checked(self._stage, self._files.folder, self._watcher))
         if generation is not None:
@@ -222,10 +224,10 @@ class MapRun:
             await self._in("writer", self._files.complete)
             self._files.finish()
             return MapResult(Exit.DEAD if self._files.state.dead else Exit.OK, "", self._files.state, finished=True)
-        if self._fault is None:
-            for storing in (self._storing, self._begin_task(self._store())):
-                if storing is not None:
-                    await asyncio.wait([storing], timeout=LAST)
+        if self._fault is None and self._storing is not None:
+            await asyncio.wait([self._storing], timeout=LAST)
+        if self._fault is None and (self._storing is None or self._storing.done()):  # not behind one that may fail
+            await asyncio.wait([self._begin_task(self._store())], timeout=LAST)
         code, message = self._fault or (Exit.INTERNAL, self._damage)
         if not message and self._signals:
             code = _ENDS[self._signals[0]]

@@ -32,12 +32,13 @@ def order_status(
 ) -> OrderStatus:
     """Return it; `begun`: when each message in hand was begun, by its number. `queue`: the stage's input."""
     waiting, ready = len(ledger.backlog), ledger.backlog.ready
+    kept = waiting + ledger.publications.computed
     hottest = max(ordering.units, key=lambda unit: len(unit.order), default=None)
     found = blocked(ordering, ledger.publications.refusal, begun, now)
     return OrderStatus(
         delayed=0 if ledger.attempts is None else len(ledger.attempts),
         locked=waiting - ready,
-        stuck=not ready and len(ledger) >= FULL * prefetch > 0,
+        stuck=not ready and kept > 0 and len(ledger) >= FULL * prefetch > 0,  # not if all are in hand
         blocked=None if found is None else _told(found, queue),
         hottest=_key(hottest) if hottest is not None and hottest.order else None,
         hottest_messages=0 if hottest is None else len(hottest.order),

@@ -18,7 +18,7 @@ from mqworker.http.totals import Totals
 from mqworker.ipc import logs
 from mqworker.service.burst_rule import Ask, BurstRule, End, Left
 
-ASK_DEADLINE = 5.0  # seconds for the broker's answer
+ASK_DEADLINE = 30.0  # seconds for the broker's answer: it is asked for some 25 queues a stage, one by one
 COUNTED = {"result": "results", "dropped": "dropped", "retried": "retried", "dead": "dead"}  # counters and their words
 
 log = logging.getLogger("mqworker.service.burst")

@@ -121,8 +121,8 @@ class Source:
         item = value if isinstance(value, SourceItem) else SourceItem(value)
         message = publication(item, self._ids.of(item), self._spec.stage, self._spec.broker)
         record = None
-        if item.position is not NOWHERE:
-            self._position = item.position
+        if item.position_json is not None:
+            self._position = msgspec.json.decode(item.position_json)  # the user's object may change
             record = self._record()
         self._handover.put(message, record)
 
@@ -142,8 +142,9 @@ class Source:
         done = self._done
         while True:
             now = time.time_ns() // 1_000_000
-            if done is None:
-                done = now  # before the first run nothing is missed
+            if done is None:  # before the first run nothing is missed; from now on a tick that fails is known
+                done = self._done = now
+                self._handover.put(None, self._record())
             if done - now > CORRECTION:
                 what = f"the clock was set back: the ticks after {tick_text(now)} come (again)"
                 logs.report(self._log, logging.WARNING, "clock_set_back", f"source {self._spec.name}: {what}")

@@ -32,6 +32,8 @@ def portion(line, *results, dead=()):
 def release(files):
     """Give up the lock, as the end of a process does."""
     os.close(files._lock)
+    if hasattr(files, "_dead"):
+        os.close(files._dead._fd)
 
 
 def test_a_kill_at_any_step_leaves_what_another_run_goes_on_with(tmp_path):
@@ -94,6 +96,19 @@ def test_two_runs_do_not_write_one_output(tmp_path):
     assert (tmp_path / "out").read_bytes() == b"r\n"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     release(first)
+
+
+def test_two_runs_do_not_write_one_file_of_dead_letters(tmp_path):
+    """Also where their outputs differ: the second is refused, and nothing of the first is touched."""
+    first = made(tmp_path)
+    first.open()
+    first.store(portion(1, b"a", dead=[b"letter"]))
+    second = made(tmp_path, output="other")
+    with pytest.raises(MapError, match="another run writes its dead letters"):
+        second.open()
+    assert (tmp_path / "out.dead").read_bytes() == b"letter\n"
+    release(first)
+    os.close(second._lock)
 
 
 def test_what_no_state_belongs_to_is_not_overwritten(tmp_path):

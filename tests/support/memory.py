@@ -6,7 +6,8 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-SPARE = 8 << 20  # bytes, for what is small; the allocator asks for more than that for each large block
+SPARE = 8 << 20  # bytes, for what is small
+LARGE = 31 << 20  # bytes of what the allocator may still have from before, and would give out again
 
 
 def virtual_memory(pid: int | str = "self") -> int:
@@ -20,7 +21,11 @@ def no_more_memory() -> Iterator[None]:
     gc.collect()  # what is freed later could be allocated again
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (virtual_memory() + SPARE, before[1]))
+    taken = []
     try:
+        with contextlib.suppress(MemoryError):
+            while True:
+                taken.append(bytearray(LARGE))
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)

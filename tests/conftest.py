@@ -25,10 +25,11 @@ STDERR = pytest.StashKey[int]()  # of this process, whatever is captured
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hear SIGINT, also in a job that a script has put into the background, and have what is started here hear it."""
+    """Hear SIGINT and SIGHUP, also in the background or below nohup, and have what is started here hear them."""
     config.stash[STDERR] = os.dup(2)  # nothing is captured at this moment
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

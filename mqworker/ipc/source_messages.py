@@ -86,7 +86,7 @@ class SourceStatus(_Record, frozen=True, tag="status"):
     last_tick: Tick | None = None
     missed: int = 0  # ticks
     ticks: int = 0  # that are done
-    progress: int = 0  # items confirmed, ticks and runs done
+    progress: int = 0  # positions stored, ticks and runs done
     since: float = 0.0  # when the user's code began; 0: it has not
     stall: float = 0.0  # the longest time that the loop was blocked, seconds
 

@@ -1,7 +1,7 @@
 """When the process of a source is started, stopped and killed.
 
 Pure: events and time (CLOCK_MONOTONIC) in, actions out; carried out by the source's supervisor. A life that has
-published something, or has run for a while, costs nothing: its successor starts at once. After fruitless ones in a row
+made progress (a stored position, a tick, a run), or has run for a while, costs nothing: its successor starts at once. After fruitless ones in a row
 each start waits longer, and the source is in a crash loop; it is never given up, and nothing is ever skipped.
 """
 
@@ -101,11 +101,11 @@ class SourceLifecycle:
         self._problem = problem
         self.budget.died(now, fruitful=False)
 
-    def reported(self, status: SourceStatus) -> None:
+    def reported(self, status: SourceStatus, now: float) -> None:
         """Note a report, which is also its pulse."""
         self._silent = 0
         self.status = status
-        if status.progress:
+        if _is_fruitful(status, now):
             self.budget.prospered()
             self._problem = ""
 
@@ -118,7 +118,7 @@ class SourceLifecycle:
         """Note that the process is gone, and everything that it sent was read."""
         status, ended, ordered = self.status, self._ended, self._until is not None
         self.alive, self.status, self._ended, self._until, self._runs = False, None, None, None, None
-        if ended is not None and ended.how == "finished":
+        if ended is not None and ended.how == "finished" and not ordered:  # an order may mean that it begins again
             self.finished = True
         if ordered or self.finished:
             self.budget.died(now, fruitful=True)
@@ -126,8 +126,7 @@ class SourceLifecycle:
         else:
             self.restarts += 1
             self._problem = (ended.reason if ended is not None else "") or f"its last process {death}"
-            ran = 0.0 if status is None or not status.since else now - status.since
-            self.budget.died(now, fruitful=ran > FRUITFUL_AGE or (status is not None and status.progress > 0))
+            self.budget.died(now, fruitful=status is not None and _is_fruitful(status, now))
         return self._due(now)
 
     # --- what is shown
@@ -179,3 +178,8 @@ class SourceLifecycle:
             return []
         self._until = until
         return [EndSource(until, kill_at)]
+
+
+def _is_fruitful(status: SourceStatus, now: float) -> bool:
+    """Return whether a life has got on, or its code has run for a while."""
+    return status.progress > 0 or (status.since > 0 and now - status.since > FRUITFUL_AGE)

@@ -189,7 +189,7 @@ class SourceSupervisor:
     def _on_report(self, report: SourceStatus | RunDone | SourceEnded) -> None:
         match report:
             case SourceStatus():
-                self.life.reported(report)
+                self.life.reported(report, time.monotonic())
             case RunDone():
                 answer = self._runs.get(report.id)
                 if answer is not None and not answer.done():

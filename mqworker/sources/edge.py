@@ -69,6 +69,10 @@ class Edge:
         self._thread.start()
         self._ready.wait()
 
+    def connect(self) -> None:
+        """Connect to the broker, now that the user's code is loaded: nobody holds the lock and cannot work."""
+        self._soon(self._connect)
+
     def forward(self, event: LogEvent) -> None:
         """Send a log event to the Service."""
         self._soon(self._forward, event)
@@ -105,7 +109,6 @@ class Edge:
         self._statuses = Statuses(self._spec, self._pump, self.handover)
         self._reader = FrameReader(down, self._on_order, lambda _reason: os._exit(1))
         self._ready.set()
-        self._pump.start()
         self._pulse(self._loop.time())
         await self._over.wait()
         await self._writer.flush(FLUSH)
@@ -131,6 +134,10 @@ class Edge:
         self._statuses.pulse(now, now - expected)
         self._report()
         self._loop.call_at(now + PULSE, self._pulse, now + PULSE)
+
+    def _connect(self) -> None:
+        if self._ending is None:
+            self._pump.start()
 
     def _take(self) -> None:
         self._pump.take()

@@ -47,11 +47,11 @@ class Pump:
     ) -> None:
         self.ahead = Ahead()
         self.credit = Credit(spec.config.max_backlog, spec.sharing)
-        self.sent = self.confirmed_count = 0
+        self.sent = self.confirmed_count = self.records_stored = 0
         self.last_item = 0.0  # CLOCK_MONOTONIC
         self.position: str | None = None  # as stored, for display
         self.is_open = self.standby = self.held_back = False
-        self.reason = "connecting"  # why it is not open
+        self.reason = "its code is being loaded"  # why it is not open
         self.blocked_for = ""  # why the broker stores nothing
         self._lost = lost
         self._spec = spec
@@ -65,6 +65,7 @@ class Pump:
 
     def start(self) -> None:
         """Begin to connect."""
+        self.waits("connecting", standby=False)
         self._outlet.start()
 
     @property
@@ -145,6 +146,7 @@ class Pump:
             _, record = self._positions.popleft()
         if record:
             self.position = _shown(_record(record))
+        self.records_stored = number
         self.ahead.stored(number)
         self._allow()
 

@@ -49,7 +49,7 @@ class Statuses:
             last_tick=told.last_tick,
             missed=told.missed,
             ticks=told.ticks,
-            progress=pump.confirmed_count + told.ticks + told.runs,
+            progress=pump.records_stored + told.ticks + told.runs,
             since=told.began,
             stall=round(self.stall, 3),
         )

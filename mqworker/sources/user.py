@@ -8,7 +8,7 @@ stop. Whatever the user's code raises ends this life; the next one goes on from 
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,17 @@ class Source:
         self._job: Job
         self._ids: Ids
 
-    def run(self, run: str) -> SourceEnded:
-        """Load, run to the end, and say what kind of end it is. `run` names this life in ids."""
+    def run(self, run: str, loaded: Callable[[], None]) -> SourceEnded:
+        """Load, run to the end, and say what kind of end it is. `run` names this life in ids.
+
+        `loaded` is called when the code can begin: only then may the lock be taken.
+        """
         try:
             self._job, params = self._load()
             schedule = make_schedule(self._spec.config) if self._spec.config.scheduled else None
         except BaseException as error:  # noqa: BLE001 - user code may raise anything
             return self._failed(error, "unfit")
+        loaded()
         try:
             record = self._handover.wait_opened()
             if record is not None:

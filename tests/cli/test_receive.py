@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mqworker.cli.receive import _readable
 from mqworker.exits import Exit
 from tests.support.cli import mqworker
 from tests.support.tiny_http import response, tiny_server
@@ -43,3 +44,22 @@ def test_results_are_those_that_no_stage_takes(tmp_path, outputs, arguments, tol
         taken = [head for head in server.requests if head.startswith(b"POST")]
     assert told in done.stderr
     assert (done.returncode, len(taken)) == ((Exit.OK, 1) if told.startswith("0 received") else (Exit.USAGE, 0))
+
+
+@pytest.mark.parametrize(
+    ("body", "plain", "line"),
+    [
+        (b'{"n": 1}', False, '{"n": 1}'),
+        (b'{\n "n": 1\n}', False, '{"n": 1}'),
+        (b'{\n "n": "\\ud800"\n}', False, '{"n": "\\ud800"}'),
+        (b"[\n1e999]", False, None),
+        (b"not JSON", False, None),
+        (b"[" * 100_000, False, None),
+        (b"\xff", True, None),
+        (b"one line", True, "one line"),
+        (b"two\nlines", True, None),
+    ],
+)
+def test_a_body_is_one_line_or_base64(body, plain, line):
+    """JSON over several lines is put on one; text is not."""
+    assert _readable(body, plain=plain) == line

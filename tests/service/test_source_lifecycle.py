@@ -42,7 +42,7 @@ class Driver:
         return self.do(self.life.beat(self.now))
 
     def report(self, state: Any = "running", **more: Any) -> None:
-        self.life.reported(status(state, **more))
+        self.life.reported(status(state, **more), self.now)
 
     def die(self, how: Any = "", death: Death = FAILED, reason: str = "") -> str:
         if how:
@@ -102,6 +102,14 @@ def test_a_stop_and_a_start(driver):
     assert driver.life.restarts == 0
 
 
+def test_a_start_that_meets_a_generator_which_is_just_finishing_is_not_lost(driver):
+    """It was ordered to end, ended by itself meanwhile, and begins again with the code that is wanted now."""
+    driver.want()
+    driver.report()
+    assert driver.want(NEW) == f"end in {STOP:g} s"
+    assert driver.die("finished", Death(0, 0)) == "start m:new"
+
+
 def test_other_code_takes_the_place_of_the_old(driver):
     """The old process ends in order; then the new one starts."""
     driver.want()
@@ -145,6 +153,21 @@ def test_one_that_waited_long_for_something_to_yield_was_fruitful(driver):
         driver.report(since=driver.now)
         driver.now += FRUITFUL_AGE + 1
         assert driver.die() == "start m:old"
+
+
+def test_a_crash_loop_is_over_when_the_code_has_run_for_a_while(driver):
+    """Also if it has nothing to yield."""
+    driver.want()
+    for _ in range(5):
+        driver.die("failed", reason="ValueError: no")
+        while not driver.life.alive:
+            driver.beat()
+    began = driver.now
+    driver.report("waiting", since=began)
+    assert driver.life.state == "crash loop"
+    driver.now += FRUITFUL_AGE + 1
+    driver.report("waiting", since=began)
+    assert driver.life.state == "waiting"
 
 
 def test_time_on_standby_is_no_progress(driver):

@@ -426,3 +426,14 @@ def test_a_tick_that_raises_is_tried_again_in_its_time_and_then_missed(service):
     assert "OSError: down" in told["problem"]
     running.write("mended", "")
     until(running, "failing", lambda told: told["actual"] and told["actual"]["ticks"] >= 1)
+
+
+def test_a_first_tick_that_has_published_and_fails_is_tried_again_with_backoff(service):
+    """What it yields comes again with the same ids, and each try waits longer: items without an end are no progress."""
+    code = CODE + "\n\ndef half(due):\n    yield {'n': 1}\n    raise OSError('down')\n"
+    running = service(config(source("half", "half", 'every = "20 s"')), {"jobs.py": code}).start()
+    until(running, "half", lambda told: told["state"] == "backoff" and told["restarts"] >= 3)
+    with FileClient(running) as client:
+        wait_for(lambda: client.ready("in.out") >= 3, 30, "what each try has published")
+        ids = [each.properties.message_id for each in client.results("in.out")]
+    assert max(Counter(ids).values()) >= 3

@@ -1,8 +1,9 @@
 """When the process of a source is started, stopped and killed.
 
-Pure: events and time (CLOCK_MONOTONIC) in, actions out; carried out by the source's supervisor. A life that has
-made progress (a stored position, a tick, a run), or has run for a while, costs nothing: its successor starts at once. After fruitless ones in a row
-each start waits longer, and the source is in a crash loop; it is never given up, and nothing is ever skipped.
+Pure: events and time (CLOCK_MONOTONIC) in, actions out; carried out by the source's supervisor. A life that has made
+progress (a stored position, a tick, a run) or has run for a while costs nothing: its successor starts at once. After
+fruitless ones in a row each start waits longer, and the source is in a crash loop; it is never given up, and nothing is
+ever skipped.
 """
 
 from typing import NamedTuple

@@ -38,7 +38,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave campaigns out unless they are asked for; put what waits and what computes side by side; what takes longest begins first.
+    """Put what waits and what computes side by side; the longest begin first, and campaigns only where asked for.
 
     What holds only on another version of RabbitMQ is skipped, with its reason.
     """

@@ -38,7 +38,7 @@ class Patience:
 def wait_for(predicate: Callable[[], T], deadline: float, what: str) -> T:
     """Poll until `predicate()` is true and return its value; AssertionError after `deadline` seconds (see Patience).
 
-    A predicate that takes long, or has been asked for long, is asked less often: what is waited for needs the processor.
+    A predicate that takes long, or was asked for long, is asked less often: what is waited for needs the processor.
     """
     patience, began, asked = Patience(deadline), time.monotonic(), time.monotonic()
     while not (value := predicate()):

@@ -1,6 +1,6 @@
 """When and how the Service ends: from the first order to end to the exit code.
 
-Pure: events and times (CLOCK_MONOTONIC) come in, a `Drain` goes out where there is one to carry out. Owned by the
+Pure: events and times (CLOCK_MONOTONIC) come in, a `DrainBy` goes out where there is one to carry out. Owned by the
 Service. The rules:
 
 - The first TERM or INT, an operator's order or the end of `--burst` begins to drain, for at most the drain deadline.
@@ -19,8 +19,8 @@ from mqworker.exits import Exit
 SAME_TERM = 0.5  # seconds within which two signals to end are one
 
 
-class Drain(NamedTuple):
-    """Take nothing new, and give back at `until` what is still in hand; another one can only bring that forward."""
+class DrainBy(NamedTuple):
+    """Take nothing new, and give back at `until` what is still in hand; a second one never postpones that."""
 
     until: float
     first: bool = True
@@ -42,7 +42,7 @@ class Ending:
         """Note that the service runs."""
         self.state = "running"
 
-    def terminated(self, now: float) -> Drain | None:
+    def terminated(self, now: float) -> DrainBy | None:
         """Take a signal that asks for the end."""
         if self.terms and now - self._last_term < SAME_TERM:
             return None
@@ -53,16 +53,16 @@ class Ending:
             return self._drain(now, hurried=True)
         return self.drain(now)
 
-    def drain(self, now: float) -> Drain | None:
+    def drain(self, now: float) -> DrainBy | None:
         """Begin to end as on a first signal, unless the end has begun or the service is still starting."""
         return self._drain(now + self._drain_deadline) if self.state == "running" else None
 
-    def done(self, code: Exit, now: float) -> Drain | None:
+    def done(self, code: Exit, now: float) -> DrainBy | None:
         """Take the exit code of a run that has done all there was to do."""
         self.code = code
         return self.drain(now)
 
-    def give_up(self, now: float) -> Drain:
+    def give_up(self, now: float) -> DrainBy:
         """End at once, because a stage cannot be kept running."""
         self.code = Exit.RESTARTS_EXHAUSTED
         return self._drain(now)
@@ -85,8 +85,10 @@ class Ending:
         left = CLOSE if self.stop is None else self.stop.service - now
         return max(0.25, min(CLOSE, left))
 
-    def _drain(self, until: float, *, hurried: bool = False) -> Drain:
+    def _drain(self, until: float, *, hurried: bool = False) -> DrainBy:
         first = self.stop is None
+        if self.stop is not None:
+            until = min(until, self.stop.drain)  # a second signal may come when the deadline is over
         self.state = "draining"
         self.stop = StopBudget(until)
-        return Drain(until, first, hurried)
+        return DrainBy(until, first, hurried)

@@ -29,7 +29,7 @@ from mqworker.ipc import logs
 from mqworker.ipc.spawn import forget_main
 from mqworker.service.broker_kind import remember
 from mqworker.service.burst import Burst
-from mqworker.service.ending import Drain, Ending
+from mqworker.service.ending import DrainBy, Ending
 from mqworker.service.instance import StartError, acquire_lock, prepare
 from mqworker.service.operations import Operations, Trees
 from mqworker.service.orphans import Orphans
@@ -206,7 +206,7 @@ class Service:
         """Begin to end as on a first TERM, unless the end has begun."""
         self._end(self.ending.drain(time.monotonic()))
 
-    def _end(self, drain: Drain | None) -> None:
+    def _end(self, drain: DrainBy | None) -> None:
         """Carry out what `ending` has decided; None: nothing."""
         stop, now = self.ending.stop, time.monotonic()
         if drain is None or stop is None:

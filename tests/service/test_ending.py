@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mqworker.config.stop_budget import CLOSE, StopBudget
 from mqworker.exits import Exit
-from mqworker.service.ending import SAME_TERM, Drain, Ending
+from mqworker.service.ending import SAME_TERM, DrainBy, Ending
 
 DRAIN = 30.0
 
@@ -42,7 +42,7 @@ class Driver:
                 return ""
         raise AssertionError(event)
 
-    def told(self, drain: Drain | None) -> str:
+    def told(self, drain: DrainBy | None) -> str:
         if drain is None:
             return ""
         assert self.ending.stop == StopBudget(drain.until)
@@ -76,6 +76,12 @@ TABLES = {
         ("term", "", "draining 0"),
         ("sleep 0.45", "", "draining 0"),
         ("term", "drain 0 hurried", "draining 75"),
+    ],
+    "a second signal after the deadline postpones nothing": [
+        ("start", "", "running 0"),
+        ("term", "drain 30 first", "draining 0"),
+        ("sleep 32", "", "draining 0"),
+        ("term", "drain -2 hurried", "draining 75"),
     ],
     "an operator's order drains, and the first signal after it does not hurry": [
         ("start", "", "running 0"),

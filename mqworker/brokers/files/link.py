@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from mqworker.brokers.base import Delivery, LinkState, Publication, Sink, Topology
-from mqworker.brokers.files.outcomes import Outcomes
+from mqworker.brokers.files.outcomes import LineOutcomes
 from mqworker.brokers.files.window import Line, Window
 
 EPOCH = 1
@@ -41,7 +41,7 @@ class FileLink:
         self.state = LinkState()
         self._input = topology.input
         self._window = window
-        self._outcomes = Outcomes(window, topology, failed)
+        self._outcomes = LineOutcomes(window, topology, failed)
         self._sink = sink
         self._most = most
         self._begun = begun

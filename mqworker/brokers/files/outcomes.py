@@ -12,7 +12,7 @@ from mqworker.brokers.files.window import Line, Window
 from mqworker.ipc.messages import Failure
 
 
-class Outcomes:
+class LineOutcomes:
     """See the module head. `failed` receives the number of the line and a short text."""
 
     def __init__(self, window: Window, topology: Topology, failed: Callable[[int, str], None]) -> None:

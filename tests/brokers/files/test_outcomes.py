@@ -8,7 +8,7 @@ import pytest
 from mqworker.amqp import headers
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Placement, Publication, Topology
-from mqworker.brokers.files.outcomes import Outcomes
+from mqworker.brokers.files.outcomes import LineOutcomes
 from mqworker.brokers.files.reader import LineBatch
 from mqworker.brokers.files.window import Extent, Window
 
@@ -21,7 +21,7 @@ def result(body):
 
 def letter():
     properties = Properties()
-    properties.headers |= {headers.REASON: "rejected", headers.ERROR_TYPE: "Reject", headers.MESSAGE: "no"}
+    properties.headers.update({headers.REASON: "rejected", headers.ERROR_TYPE: "Reject", headers.MESSAGE: "no"})
     return Publication("", "in.dlq", properties.encode(), b"x")
 
 
@@ -49,7 +49,7 @@ def test_what_each_publication_means(publications, results, reason, again):
     """The results, or one dead letter that is reported once; another attempt has the new properties and no tag."""
     window, failures, last = Window(Extent()), [], False
     window.add(LineBatch(1, 0, [b"x"], 2, sha256(), sha256(b"x\n"), 2))
-    outcomes = Outcomes(window, TOPOLOGY, lambda number, about: failures.append((number, about)))
+    outcomes = LineOutcomes(window, TOPOLOGY, lambda number, about: failures.append((number, about)))
     line = window.take()
     line.tag = 7
     for publication in publications:
@@ -66,7 +66,7 @@ def test_a_line_that_is_too_long_is_settled_as_dead():
     """Its body is not there; the letter says how long it is, and what is allowed."""
     window, failures = Window(Extent()), []
     window.add(LineBatch(1, 0, [b""], 5001, sha256(), sha256(b"x" * 5000 + b"\n"), 5001, 5000))
-    outcomes = Outcomes(window, TOPOLOGY, lambda number, about: failures.append((number, about)))
+    outcomes = LineOutcomes(window, TOPOLOGY, lambda number, about: failures.append((number, about)))
     line = window.take()
     outcomes.too_long(line, 1000)
     assert line.settled

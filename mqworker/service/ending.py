@@ -1,14 +1,15 @@
 """When and how the Service ends: from the first order to end to the exit code.
 
-Pure: events and times (CLOCK_MONOTONIC) come in, a `DrainBy` goes out where there is one to carry out. Owned by the
-Service. The rules:
+Pure: events and times (CLOCK_MONOTONIC) come in, and where something is to be done, a `DrainBy` goes out. Owned by the
+Service, which carries it out at once. The rules:
 
 - The first TERM or INT, an operator's order or the end of `--burst` begins to drain, for at most the drain deadline.
   One that comes while the service is starting ends the start, which is up to the Service.
-- A second signal while it drains gives everything back at once; so does a stage whose Producers die too often.
+- A second signal while it drains gives everything back at once; so does a stage whose Producers die too often. Nothing
+  postpones an end that has begun.
 - Signals within SAME_TERM are one: a wrapper gets it, and so does its whole group.
 - The exit code is that of what ended the service: a signal (0), `--burst`, a stage that was given up, a fault of the
-  service itself. Where it would be 0 although work went back unfinished, it is 75.
+  service itself. Where it would be 0 although a second signal came or work went back unfinished, it is 75.
 """
 
 from typing import NamedTuple

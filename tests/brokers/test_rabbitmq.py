@@ -329,7 +329,7 @@ async def test_upkeep_of_a_queue_that_does_not_answer_costs_the_link_nothing(bro
         await broker.publish(broker.topology.input, b"", b"y")
         await until(lambda: link.depth() == 1, 20, "the depth")
     assert (link.state.reconnects, sink.consuming_lost_for, sink.publishes_lost_for) == (0, [], [])
-    upkeep = link._upkeep
+    upkeep = link._recovery._upkeep
     assert len(upkeep._stuck) <= 1  # one channel for the queue, however often it was its turn
     await until(lambda: not upkeep._stuck, 30, "the queue to be asked again, now that it answers")
 

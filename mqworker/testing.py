@@ -6,6 +6,8 @@
         assert run_job("primes:largest", {"n": 20}) == {"prime": 19}
 
 Body and result go through the stage's codec as in a Consumer, so that a test fails where the stage would dead-letter.
+
+Longer than most modules, because users import all of it from here: jobs, sources and shared objects.
 """
 
 import inspect

@@ -8,6 +8,8 @@ connection nor be altered in passing. Raises only `MalformedProperties`, when a 
 
 Layout: AMQP 0-9-1, sections 4.2.5 and 4.2.6.1, with the field types of RabbitMQ's errata (there `s` is a signed 16 bit
 integer, `l` and `L` are signed 64 bit ones, and `x` is a byte array).
+
+Longer than most modules: it is one codec, in which the block, its tables and its field types call each other.
 """
 
 import functools

@@ -7,6 +7,9 @@ the same contract tests (tests/brokers) run against each. Only `brokers/rabbitmq
 A message is two byte strings: `properties`, the AMQP 0-9-1 basic property block (flags and values, decoded on demand by
 `mqworker.amqp.properties`), and `body`. A Link inspects neither, so any legal message of a foreign client passes
 through unchanged.
+
+Longer than most modules, because all that a broker must do, and all that it exchanges with its users, is to be read in
+one place.
 """
 
 from collections.abc import Sequence

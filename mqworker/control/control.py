@@ -4,6 +4,9 @@
 replaces an immutable Snapshot whenever something changes. A change is posted to the main loop, which stores it before
 it answers; a caller that wants to know when it is applied waits for a snapshot that says so. Every wait has a deadline;
 a request that fails raises ControlError.
+
+All that the threads exchange is in this module. `Control` is as wide as `Operator`: it has a method of one line for
+each operation, so that the deadline of each stands in one place, and HTTP routes know nothing of the main loop.
 """
 
 import asyncio

@@ -2,6 +2,8 @@
 
 Pure; used by the Service's main thread, which keeps the document in a file (store.py). A live change is kept until the
 *configured* value of the same thing changes; then the configuration file wins (decisions 28).
+
+Longer than most modules, because every change and what it makes of the document stand together.
 """
 
 from collections.abc import Collection, Mapping

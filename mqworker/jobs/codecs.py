@@ -4,6 +4,8 @@ Runs in Consumers, code checks and users' tests; pure functions of their argumen
 with a fixed list and never selects code: no module is imported for it, and nothing is unpickled but what a key of the
 stage has signed. Raises only `UndecodableError` or `UnencodableError`, with one sentence for the dead letter;
 `MemoryError` passes through, because it may not be the message's fault.
+
+Longer than most modules, because each content type's decoder and encoder stand together.
 """
 
 import json

@@ -1,34 +1,32 @@
 """Changes that the user's code has to accept before they are stored: its code, its chain of jobs, its parameters.
 
-Runs on the Service's main loop; part of Operations. Owns the code checks in progress, for each stage one at a time
-(turns.py). A check that the stage has changed under is made again. Fails with ChangeRefused if the code does not accept
-a change, else with ControlError.
+Runs on the Service's main loop; part of Operations. Owns the changes that are being checked, for each stage one at a
+time (turns.py); stage_check.py asks the code. A check during which the stage has changed is made again. Fails with
+ChangeRefused if the code does not accept a change, else with ControlError.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
-from mqworker.code_check.client import check_code
 from mqworker.config.load import Loaded
+from mqworker.config.model import Config
 from mqworker.config.programs import is_program, shown
 from mqworker.control import desired_state, generations
-from mqworker.control.chain import Alter, ChainError, Edit, Remove, edited, enabled
+from mqworker.control.chain import Alter, ChainError, ChainLink, Edit, Remove, edited, enabled
 from mqworker.control.control import ChangeRefused, ControlError, Stored
 from mqworker.control.desired_state import Change, Document, GoBack, Reload, SetJobs, SetParams, Undo
 from mqworker.control.stage_desired import StageDesired, Version, same
 from mqworker.control.switch import committed
 from mqworker.ipc import logs
-from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
+from mqworker.ipc.messages import LogEvent
 from mqworker.jobs.params import merge_patch
-from mqworker.service.part import used_elsewhere
+from mqworker.service.stage_check import StageCheck
 from mqworker.service.turns import Carried, Turns
-
-AFTER_AN_EDIT = "jobs are taken from the code that runs: after an edit, `mqworker restart` first"
 
 log = logging.getLogger("mqworker.service.operations")
 
@@ -51,8 +49,8 @@ class CheckedChanges:
     def __init__(self, loaded: Loaded, on_log: Callable[[LogEvent], None], owner: ChangesOwner) -> None:
         self._loaded = loaded
         self._config = loaded.config
-        self._on_log = on_log
         self._owner = owner
+        self._check = StageCheck(loaded, on_log, lambda: owner.document)
         self._turns = Turns(loaded.config.stages)
         self._reloads: dict[str, asyncio.Task[Stored]] = {}  # that have not begun to look at the folder, by stage
 
@@ -136,7 +134,7 @@ class CheckedChanges:
         async def check(desired: StageDesired) -> Change:
             ahead = committed(desired)
             params = merge_patch(ahead.params, patch)
-            report = await self._check(stage, params, None, self._loaded.state_dir, enabled(ahead.jobs))
+            report = await self._check.folder(stage, params, enabled(ahead.jobs))
             return Reload(stage, report.copy, params, report.shared)
 
         return await self._apply_checked(stage, check)
@@ -146,28 +144,11 @@ class CheckedChanges:
             candidate = desired.candidate
             if candidate is not None and generation in (None, desired.generation):
                 return Undo(stage, candidate.code, "a rollback took it back", "taken back")
-            version = self._earlier(stage, desired, generation)
-            report = await self._check(
-                *(stage, version.params, version.copy, self._loaded.state_dir, enabled(version.jobs))
-            )
+            version = _earlier(stage, desired, generation, self._loaded.state_dir)
+            report = await self._check.copy(stage, version.params, version.copy, enabled(version.jobs))
             return GoBack(stage, msgspec.structs.replace(version, shared=report.shared))
 
         return await self._apply_checked(stage, check)
-
-    def _earlier(self, stage: str, desired: StageDesired, generation: int | None) -> Version:
-        """Return the generation to go back to; raises ControlError."""
-        version = generations.earlier(desired, generation)
-        if version is None or version.copy is None:
-            wanted = (
-                f"to generation {generation}" if generation is not None else "further: it is at the first that is kept"
-            )
-            known = ", ".join(str(each.generation) for each in desired.history if each.copy is not None and each.jobs)
-            there = f"by its number it can go back to {known}" if known else "there is no earlier one"
-            raise ControlError("refused", f"stage {stage} cannot go back {wanted}; {there}")
-        if not version.copy.path(self._loaded.state_dir).is_dir():
-            what = f"the code of generation {version.generation} is gone from {self._loaded.state_dir}"
-            raise ControlError("refused", f"stage {stage} cannot go back: {what}")
-        return version
 
     async def _edit_jobs(
         self, stage: str, edit: Edit, patch: dict[str, Any], expected: tuple[str, ...] | None
@@ -175,27 +156,13 @@ class CheckedChanges:
         async def check(desired: StageDesired) -> Change:
             ahead = committed(desired)
             _refuse_unseen(stage, ahead, expected)
-            try:
-                jobs = edited(ahead.jobs, edit)
-            except ChainError as error:
-                if error.field == "name" and isinstance(edit, Alter | Remove):
-                    raise ControlError("unknown_job", str(error)) from None
-                raise ChangeRefused([(error.field, str(error))], []) from None
+            jobs = _edited(ahead, edit)
+            named = _newly_named(jobs, ahead, self._config)
             params = merge_patch(ahead.params, patch)
-            known = self._known_jobs(ahead)
-            named = tuple(dict.fromkeys(link.job for link in jobs if link.job not in known))
-            for program in filter(is_program, named):
-                what = f"programs are named in the configuration, and {shown(program)} is not"
-                raise ChangeRefused([], [what])
-            report = await self._check(stage, params, ahead.copy, self._folder_of(ahead.copy), enabled(jobs), named)
+            report = await self._check.copy(stage, params, ahead.copy, enabled(jobs), named)
             return SetJobs(stage, jobs, params, report.shared)
 
         return await self._apply_checked(stage, check)
-
-    def _known_jobs(self, desired: StageDesired) -> set[str]:
-        """Return the jobs that may be named in any case: the configuration or a generation of the stage names them."""
-        known = {job for each in self._config.stages.values() for job in each.specs}
-        return known | {link.job for version in (desired.version, *desired.history) for link in version.jobs}
 
     async def _set_params(self, stage: str, make: Callable[[StageDesired, dict[str, Any]], SetParams]) -> Stored:
         """Store parameters that the code of the stage's Consumers accepts, whatever the folder has by now.
@@ -205,58 +172,19 @@ class CheckedChanges:
 
         async def check(desired: StageDesired) -> Change:
             asked = make(desired, desired.params)
-            await self._check(
-                *(stage, asked.params, desired.copy, self._folder_of(desired.copy), enabled(desired.jobs))
-            )
+            await self._check.copy(stage, asked.params, desired.copy, enabled(desired.jobs))
             if desired.candidate is None:
                 return asked
             version = desired.candidate.version
             params = make(desired, version.params).params
             try:
-                await self._check(stage, params, version.copy, self._folder_of(version.copy), enabled(version.jobs))
+                await self._check.copy(stage, params, version.copy, enabled(version.jobs))
             except ChangeRefused as error:
                 what = f"the change to generation {version.generation}, which is in progress, does not accept it"
                 raise ChangeRefused(error.fields, [*error.problems, what]) from None
             return msgspec.structs.replace(asked, candidates=params)
 
         return await self._apply_checked(stage, check)
-
-    def _folder_of(self, copy: CodeCopy | None) -> Path | None:
-        """Return where a copy of code is; None: there is none, the code is in the folder itself."""
-        return None if copy is None else self._loaded.state_dir
-
-    async def _check(
-        self,
-        stage: str,
-        params: dict[str, Any],
-        copy: CodeCopy | None,
-        state_dir: Path | None,
-        jobs: Sequence[str],
-        named: tuple[str, ...] = (),
-    ) -> CodeReport:
-        """Return what the code check says; raises ChangeRefused if that is a problem.
-
-        `named`: jobs that are to be used because a caller named them.
-        """
-        deadline = self._config.stages[stage].setup_deadline
-        report = await check_code(
-            *(stage, self._loaded.root, tuple(jobs), params, deadline, self._on_log),
-            state_dir=state_dir,
-            copy=copy,
-            needed=desired_state.copies(self._owner.document),
-            named=named,
-            allowed=self._config.modules,
-            shared=self._config.shared_classes,
-        )
-        for warning in report.warnings:
-            logs.report(log, logging.WARNING, "user_code", warning)
-        if report.fields or report.problems:
-            hint = [AFTER_AN_EDIT] if named and report.problems else []
-            code = bool(report.problems) and not named
-            raise ChangeRefused(report.fields, report.problems + hint, code=code)
-        if wrong := await used_elsewhere(self._loaded, report.shared, self._on_log):
-            raise ChangeRefused([], list(wrong.values()))
-        return report
 
 
 def _basis(stage: StageDesired) -> tuple[int, int]:
@@ -272,3 +200,40 @@ def _refuse_unseen(stage: str, ahead: StageDesired, expected: tuple[str, ...] | 
     seen = " or ".join(expected) or "another"
     what = f"stage {stage} is at generation {ahead.generation} by now, not at {seen}; its chain is: {now}"
     raise ControlError("conflict", what)
+
+
+def _edited(ahead: StageDesired, edit: Edit) -> list[ChainLink]:
+    """Return the chain after an edit; raises ChangeRefused, and ControlError if the job to edit is not there."""
+    try:
+        return edited(ahead.jobs, edit)
+    except ChainError as error:
+        if error.field == "name" and isinstance(edit, Alter | Remove):
+            raise ControlError("unknown_job", str(error)) from None
+        raise ChangeRefused([(error.field, str(error))], []) from None
+
+
+def _newly_named(jobs: list[ChainLink], ahead: StageDesired, config: Config) -> tuple[str, ...]:
+    """Return the jobs of a chain that neither the configuration nor a generation of the stage names.
+
+    Raises ChangeRefused if there is a program among them.
+    """
+    known = {job for each in config.stages.values() for job in each.specs}
+    known |= {link.job for version in (ahead.version, *ahead.history) for link in version.jobs}
+    named = tuple(dict.fromkeys(link.job for link in jobs if link.job not in known))
+    for program in filter(is_program, named):
+        raise ChangeRefused([], [f"programs are named in the configuration, and {shown(program)} is not"])
+    return named
+
+
+def _earlier(stage: str, desired: StageDesired, generation: int | None, state_dir: Path) -> Version:
+    """Return the generation to go back to; raises ControlError."""
+    version = generations.earlier(desired, generation)
+    if version is None or version.copy is None:
+        wanted = f"to generation {generation}" if generation is not None else "further: it is at the first that is kept"
+        known = ", ".join(str(each.generation) for each in desired.history if each.copy is not None and each.jobs)
+        there = f"by its number it can go back to {known}" if known else "there is no earlier one"
+        raise ControlError("refused", f"stage {stage} cannot go back {wanted}; {there}")
+    if not version.copy.path(state_dir).is_dir():
+        what = f"the code of generation {version.generation} is gone from {state_dir}"
+        raise ControlError("refused", f"stage {stage} cannot go back: {what}")
+    return version

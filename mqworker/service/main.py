@@ -3,9 +3,9 @@
 Its main thread runs one asyncio loop and is the only one that starts processes and changes anything; it runs no user
 code and holds no broker connection. Owns the lock of the instance, the log's writer, the control server, the broker
 admin, stages and sources. Receives signals, the HTTP threads' commands (operations.py), the stages' reports; publishes
-Snapshots. Its loop: wait, take signals, do what is due, publish. Ends with the codes of mqworker.exits: a TERM drains
-(0, or 75 when work had to be given back), a second one gives everything back at once (75). An error in the loop also
-gives everything back and ends the process with 1, so that supervisord or its like starts it again.
+Snapshots. Its loop: wait, take signals, do what is due, publish. `ending` decides when and how it ends, with the codes
+of mqworker.exits. An error in the loop gives everything back and ends the process with 1, so that supervisord or its
+like starts it again.
 """
 
 import asyncio
@@ -19,20 +19,19 @@ from typing import NoReturn
 from mqworker import __version__
 from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.config.load import Loaded, redact_url
-from mqworker.config.stop_budget import CLOSE, StopBudget
+from mqworker.config.stop_budget import CLOSE
 from mqworker.control.control import Control, Snapshot
 from mqworker.control.desired_state import Document
 from mqworker.control.store import Store
 from mqworker.exits import Exit
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
-from mqworker.ipc.messages import Held
-from mqworker.ipc.source_messages import RunDone
 from mqworker.ipc.spawn import forget_main
 from mqworker.service.broker_kind import remember
 from mqworker.service.burst import Burst
+from mqworker.service.ending import DrainBy, Ending
 from mqworker.service.instance import StartError, acquire_lock, prepare
-from mqworker.service.operations import Operations
+from mqworker.service.operations import Operations, Trees
 from mqworker.service.orphans import Orphans
 from mqworker.service.shared_supervisors import SharedSupervisors
 from mqworker.service.signals import Signals, dump_stacks
@@ -42,7 +41,6 @@ from mqworker.service.startup import start_up
 from mqworker.service.switches import Switches
 
 BEAT = 0.5  # seconds between two checks for work that is due, and between snapshots when nothing changes
-SAME_TERM = 0.5  # seconds within which two signals to end are one: a wrapper gets it, and so does its whole group
 EXIT_DELAY = 5.0  # seconds to wait before a failing exit under supervisord, which restarts a late exit at once
 
 log = logging.getLogger("mqworker.service.main")
@@ -72,9 +70,9 @@ def run(loaded: Loaded, *, burst: bool = False) -> NoReturn:
         log.exception("the service failed", extra={"event": "failed"})
         code = Exit.INTERNAL
     failed = code not in (Exit.OK, Exit.DEAD, Exit.GIVEN_BACK, Exit.CONFIG)
-    if failed and began and not began.terms and "SUPERVISOR_ENABLED" in os.environ:
+    if failed and began and not began.ending.terms and "SUPERVISOR_ENABLED" in os.environ:
         time.sleep(EXIT_DELAY)
-    writer.close(began.time_left() if began else CLOSE)
+    writer.close(began.ending.time_left(time.monotonic()) if began else CLOSE)
     os._exit(code)  # an ordinary exit is slow, and would wait for a Producer that cannot be killed
 
 
@@ -82,8 +80,7 @@ class Service:
     """See the module head; everything here runs on the main loop."""
 
     def __init__(self, loaded: Loaded, writer: logs.LogWriter, lock: int, *, burst: bool) -> None:
-        self.terms = 0  # signals that asked for the end
-        self._last_term = 0.0
+        self.ending = Ending(loaded.config.service.drain_deadline)
         self._loaded = loaded
         self._config = loaded.config
         self._writer = writer
@@ -98,11 +95,8 @@ class Service:
         self._sources = Sources(loaded, self._wake.set, writer.put, burst=burst)
         self._switches: Switches  # set once the start has ended
         self._operations: Operations  # set once the start has ended
-        self._state = "starting"  # starting | running | draining
         self._paused = False
         self._started = time.time()
-        self._stop: StopBudget | None = None  # in CLOCK_MONOTONIC; set once the end has begun
-        self._code = Exit.OK
 
     # --- life
 
@@ -124,7 +118,8 @@ class Service:
             server.stop(0.0)
             logs.report(log, logging.INFO, "stopped", "stopped before it had started", exit_code=int(Exit.OK))
             return Exit.OK
-        self._operations = Operations(self._loaded, document, store, self._broker_admin, self._writer.put, self)
+        trees = Trees(self._stages, self._shared, self._sources)
+        self._operations = Operations(self._loaded, document, store, self._broker_admin, self._writer.put, trees, self)
         self._switches = Switches(self._loaded, self._shared, self._operations, self._wake.set)
         try:
             self._begin(server)
@@ -132,15 +127,14 @@ class Service:
             await self._close(server)
         except Exception:
             log.exception("the service failed, and ends", extra={"event": "failed"})
-            self._code = Exit.INTERNAL
+            self.ending.failed()
             await self._stages.give_all_back()
             with contextlib.suppress(Exception):
                 await self._close(server)
-        if self._code == Exit.OK and self._stages.given_back:
-            self._code = Exit.GIVEN_BACK
-        what = f"stopped with exit code {int(self._code)}"
-        logs.report(log, logging.INFO, "stopped", what, exit_code=int(self._code))
-        return self._code
+        self.ending.ended(self._stages.given_back)
+        code = self.ending.code
+        logs.report(log, logging.INFO, "stopped", f"stopped with exit code {int(code)}", exit_code=int(code))
+        return code
 
     async def _start(self, server: HttpServer, store: Store) -> Document | None:
         """Return the initial desired state; None when a signal has ended the start."""
@@ -150,14 +144,14 @@ class Service:
             await self._wake.wait()
             self._wake.clear()
             self._take_signals()
-            if self.terms:
+            if self.ending.terms:
                 starting.cancel()
         document = None if starting.cancelled() else starting.result()
-        return None if self.terms else document
+        return None if self.ending.terms else document
 
     def _begin(self, server: HttpServer) -> None:
         """Start the desired stages, and begin to answer over HTTP."""
-        self._state = "running"
+        self.ending.started()
         self.document_changed()
         self._control.attach(asyncio.get_running_loop(), self._operations)
         server.start()
@@ -168,7 +162,7 @@ class Service:
     async def _serve(self) -> None:
         """Loop until the last Producer has ended or is given up."""
         due = 0.0
-        while not self._over():
+        while not self.ending.over(time.monotonic(), alive=self._stages.alive or self._sources.alive):
             self._take_signals()
             now = time.monotonic()
             if now >= due:
@@ -180,31 +174,25 @@ class Service:
                 await asyncio.wait_for(self._wake.wait(), due - now)
             self._wake.clear()
 
-    def _over(self) -> bool:
-        left = self._stages.alive or self._sources.alive
-        return self._stop is not None and (not left or time.monotonic() >= self._stop.abandon)
-
     def _beat(self) -> None:
         """Do everything that is due. An error here ends the Service: no part of this work may stop unnoticed."""
         self._orphans.look()
         self._stages.beat()
         self._shared.beat()
         self._sources.beat()
-        if self._state != "running":
+        if self.ending.state != "running":
             return
         if reason := self._stages.given_up:
             logs.report(log, logging.ERROR, "restarts_exhausted", reason)
-            self._code = Exit.RESTARTS_EXHAUSTED
-            self._end(time.monotonic())
+            self._end(self.ending.give_up(time.monotonic()))
         elif self._burst is not None:
             over, views = self._sources.over, self._stages.views().values()
             code = self._burst.beat(views, paused=self._paused, sources_over=over)
             if code is not None:
-                self._code = code
-                self.begin_drain()
+                self._end(self.ending.done(code, time.monotonic()))
 
     async def _close(self, server: HttpServer) -> None:
-        left = self.time_left()
+        left = self.ending.time_left(time.monotonic())
         await asyncio.gather(
             asyncio.to_thread(server.stop, left / 2),
             self._orphans.end(left / 2),
@@ -216,43 +204,24 @@ class Service:
 
     def begin_drain(self) -> None:
         """Begin to end as on a first TERM, unless the end has begun."""
-        if self._state == "running":
-            self._end(time.monotonic() + self._config.service.drain_deadline)
+        self._end(self.ending.drain(time.monotonic()))
 
-    def _end(self, until: float) -> None:
-        self._state = "draining"
+    def _end(self, drain: DrainBy | None) -> None:
+        """Carry out what `ending` has decided; None: nothing."""
+        stop, now = self.ending.stop, time.monotonic()
+        if drain is None or stop is None:
+            return
+        if drain.hurried:
+            logs.report(log, logging.WARNING, "giving_back", "second signal: giving everything back at once")
         self._operations.ending = True
-        patience = max(0.0, until - time.monotonic())
-        logs.report(log, logging.INFO, "draining", f"draining, at most {patience:.3g} s")
-        for view in self._stages.views().values() if self._stop is None else ():
+        logs.report(log, logging.INFO, "draining", f"draining, at most {max(0.0, drain.until - now):.3g} s")
+        for view in self._stages.views().values() if drain.first else ():
             if view.stop_destroys:
                 logs.report(log, logging.WARNING, "destroys", view.stop_destroys)
-        self._stop = StopBudget(until)
-        asyncio.get_running_loop().call_at(self._stop.abandon, self._wake.set)
-        self._sources.end(self._stop.sources(time.monotonic()))
-        self._stages.end(until)
+        asyncio.get_running_loop().call_at(stop.abandon, self._wake.set)
+        self._sources.end(stop.sources(now))
+        self._stages.end(drain.until)
         self._wake.set()
-
-    def time_left(self) -> float:
-        """Return the seconds that the next step of the end may take."""
-        left = CLOSE if self._stop is None else self._stop.service - time.monotonic()
-        return max(0.25, min(CLOSE, left))
-
-    def reset_shared(self, name: str) -> str | None:
-        """Replace a shared object by a new one; returns why that cannot be now, or "", or None if there is none."""
-        return self._shared.reset(name)
-
-    def source_again(self, name: str) -> None:
-        """Let a source that has finished begin again."""
-        self._sources.again(name)
-
-    async def run_source(self, name: str, patience: float) -> RunDone:
-        """Call a scheduled function now, and return when it has ended. Raises ControlError."""
-        return await self._sources.run(name, patience)
-
-    async def ask_held(self, stage: str, skip: str) -> Held:
-        """Return the failed messages that a stage holds, or let one go. Raises ControlError."""
-        return await self._stages.ask_held(stage, skip)
 
     # --- signals
 
@@ -260,28 +229,15 @@ class Service:
         for number in self._signals.take():
             match number:
                 case signal.SIGTERM | signal.SIGINT:
-                    self._terminate()
+                    self._end(self.ending.terminated(time.monotonic()))
                 case signal.SIGUSR2:
                     dump_stacks()
                     self._stages.dump_stacks()
                     self._sources.dump_stacks()
-                case signal.SIGHUP if self._state == "running":
+                case signal.SIGHUP if self.ending.state == "running":
                     self._operations.reload_all()
-                case signal.SIGTSTP | signal.SIGCONT if self._state == "running":
+                case signal.SIGTSTP | signal.SIGCONT if self.ending.state == "running":
                     self._pause(number == signal.SIGTSTP)
-
-    def _terminate(self) -> None:
-        now = time.monotonic()
-        if self.terms and now - self._last_term < SAME_TERM:
-            return
-        self.terms += 1
-        self._last_term = now
-        if self._state == "running":
-            self.begin_drain()
-        elif self._state == "draining" and self.terms == 2:
-            logs.report(log, logging.WARNING, "giving_back", "second signal: giving everything back at once")
-            self._code = self._code or Exit.GIVEN_BACK
-            self._end(time.monotonic())
 
     def _pause(self, paused: bool) -> None:
         if paused != self._paused:
@@ -295,7 +251,7 @@ class Service:
         """Bring about the state in the document, and publish it before the change is answered."""
         document = self._operations.document
         logs.set_level(logs.LEVELS[document.log_level])
-        if self._state != "draining":
+        if self.ending.state != "draining":
             self._shared.want(document)
             self._sources.want(document)
         self._stages.want(document, paused=self._paused)
@@ -308,7 +264,7 @@ class Service:
                 service=self._config.service.name,
                 pid=os.getpid(),
                 started=self._started,
-                state=self._state,
+                state=self.ending.state,
                 paused=self._paused,
                 document=self._operations.document,
                 stages=self._stages.views(),

@@ -7,7 +7,7 @@ a change before it carries it out or answers. Fails with ControlError and Change
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -34,11 +34,22 @@ from mqworker.ipc import logs
 from mqworker.ipc.messages import Held, LogEvent
 from mqworker.ipc.source_messages import RunDone
 from mqworker.service.checked_changes import CheckedChanges
+from mqworker.service.shared_supervisors import SharedSupervisors
 from mqworker.service.source_changes import SourceChanges
+from mqworker.service.sources import Sources
+from mqworker.service.stages import Stages
 
 TRY_AGAIN = 1.0  # seconds until the end of a change that could not be stored is tried again
 
 log = logging.getLogger("mqworker.service.operations")
+
+
+class Trees(NamedTuple):
+    """What the Service keeps running; Operations ask it for what changes no document."""
+
+    stages: Stages
+    shared: SharedSupervisors
+    sources: Sources
 
 
 class OperationsOwner(Protocol):
@@ -49,18 +60,6 @@ class OperationsOwner(Protocol):
 
     def begin_drain(self) -> None:
         """Begin to end, unless the end has begun."""
-
-    def reset_shared(self, name: str) -> str | None:
-        """Replace a shared object by a new one; returns why that cannot be now, or "", or None if there is none."""
-
-    def source_again(self, name: str) -> None:
-        """Let a source that has finished begin again."""
-
-    async def run_source(self, name: str, patience: float) -> RunDone:
-        """Call a scheduled function now, and return when it has ended. Raises ControlError."""
-
-    async def ask_held(self, stage: str, skip: str) -> Held:
-        """Return the failed messages that a stage holds, or let the one with this id go. Raises ControlError."""
 
 
 class Operations:
@@ -73,6 +72,7 @@ class Operations:
         store: Store,
         broker_admin: BrokerAdminClient,
         on_log: Callable[[LogEvent], None],
+        trees: Trees,
         owner: OperationsOwner,
     ) -> None:
         self.document = document
@@ -82,6 +82,7 @@ class Operations:
         self._config = loaded.config
         self._store = store
         self._broker_admin = broker_admin
+        self._trees = trees
         self._owner = owner
         checked = CheckedChanges(loaded, on_log, self)
         # What the user's code has to accept first goes straight to the part that asks it.
@@ -91,7 +92,7 @@ class Operations:
         self.patch_params = checked.patch_params
         self.rollback_params = checked.rollback_params
         self._reload_stages = checked.reload_all
-        self._sources = SourceChanges(loaded, on_log, self, owner.source_again)
+        self._sources = SourceChanges(loaded, on_log, self, trees.sources.again)
 
     async def change(self, asked: Change) -> int:
         """Store a change and bring it about."""
@@ -104,7 +105,7 @@ class Operations:
     async def reset_shared(self, name: str) -> None:
         """Replace a shared object by a new one."""
         self._refuse_at_the_end()
-        why = self._owner.reset_shared(name)
+        why = self._trees.shared.reset(name)
         if why is None:
             raise ControlError("busy", f"no stage uses the shared object {name} any more")
         if why:
@@ -120,7 +121,7 @@ class Operations:
     async def ask_held(self, stage: str, skip: str) -> Held:
         """Return the failed messages that a stage holds, or let one go."""
         self.changeable(stage)
-        held = await self._owner.ask_held(stage, skip)
+        held = await self._trees.stages.ask_held(stage, skip)
         if held.refused:
             raise ControlError("unknown_message" if held.unknown else "refused", held.refused)
         return held
@@ -134,7 +135,7 @@ class Operations:
         """Call a scheduled function now."""
         self._refuse_at_the_end()
         self._sources.known(name)
-        return await self._owner.run_source(name, patience)
+        return await self._trees.sources.run(name, patience)
 
     def reload_all(self) -> None:
         """Let every stage and every source take the code in the folder; nobody waits for it."""

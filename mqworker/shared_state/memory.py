@@ -13,6 +13,9 @@ The answers to a message's calls are in one record. A record is forgotten
 There are at most MOST_KEPT records of the second and third kind, and the answers of all records have at most
 MOST_BYTES; what is more is evicted, the oldest first (of the bytes, those that were settled before the others), and
 counted.
+
+`CallMemory` is one class, because almost every event moves records between both kinds and changes what all stages hold
+together: cut by stage, each half would have to keep the books of the other.
 """
 
 from collections import deque

@@ -13,8 +13,7 @@ import pytest
 from mqworker.amqp.fingerprint import without_delivery_count
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable, Publication
-from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink, anchor, exchanges, reconnector, upkeep
-from mqworker.brokers.rabbitmq import link as link_module
+from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink, anchor, exchanges, reconnector, topology_recovery, upkeep
 from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.placer import Placer
@@ -330,7 +329,7 @@ async def test_upkeep_of_a_queue_that_does_not_answer_costs_the_link_nothing(bro
         await broker.publish(broker.topology.input, b"", b"y")
         await until(lambda: link.depth() == 1, 20, "the depth")
     assert (link.state.reconnects, sink.consuming_lost_for, sink.publishes_lost_for) == (0, [], [])
-    upkeep = link._upkeep
+    upkeep = link._recovery._upkeep
     assert len(upkeep._stuck) <= 1  # one channel for the queue, however often it was its turn
     await until(lambda: not upkeep._stuck, 30, "the queue to be asked again, now that it answers")
 
@@ -438,7 +437,7 @@ async def test_a_delaying_exchange_is_not_asked_for_a_route(broker, monkeypatch)
 @contract
 async def test_an_exchange_that_returns_what_it_delivers_repeats_nothing_for_ever(broker, monkeypatch):
     """If results come back although their queue is bound, they soon go straight to the queue, and are placed."""
-    monkeypatch.setattr(link_module, "REPAIR_EVERY", 0.1)
+    monkeypatch.setattr(topology_recovery, "REPAIR_EVERY", 0.1)
     output = broker.topology.output
     send, straight = Sender.send, []
 

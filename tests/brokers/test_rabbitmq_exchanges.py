@@ -8,8 +8,7 @@ import msgspec
 import pytest
 
 from mqworker.brokers.base import Bindings, Placement, Publication, Topology
-from mqworker.brokers.rabbitmq import exchanges, reconnector
-from mqworker.brokers.rabbitmq import link as link_module
+from mqworker.brokers.rabbitmq import exchanges, reconnector, topology_recovery
 from mqworker.brokers.rabbitmq.amqp_connection import Lost, RawProperties
 from mqworker.brokers.rabbitmq.fast_frames import encode_publish
 from mqworker.brokers.rabbitmq.queues import attempt
@@ -226,7 +225,7 @@ async def test_a_name_is_never_taken_from_the_owner_of_an_exchange(broker, monke
 async def test_an_exchange_of_results_that_comes_back_is_noticed(broker, monkeypatch):
     """After one result was returned and the repair failed, the reason stays until the owner is back, and no longer."""
     monkeypatch.setattr(reconnector, "PING_EVERY", 0.2)
-    monkeypatch.setattr(link_module, "REPAIR_EVERY", 0.0)
+    monkeypatch.setattr(topology_recovery, "REPAIR_EVERY", 0.0)
     await broker.declare(broker.cameras, broker.results)
     link, sink = await broker.started(prefetch=5)
     channel = await broker.channel()
@@ -289,7 +288,7 @@ async def refused_often(link, sink, publication: Publication) -> None:
 @contract
 async def test_a_result_nobody_has_bound_a_queue_for_is_refused_until_somebody_has(broker, monkeypatch):
     """It never goes anywhere else, however often it is returned: not to a queue, and not without `mandatory`."""
-    monkeypatch.setattr(link_module, "REPAIR_EVERY", 0.0)
+    monkeypatch.setattr(topology_recovery, "REPAIR_EVERY", 0.0)
     await broker.declare(broker.cameras, broker.results)
     link, sink = await broker.started(prefetch=5)
     await refused_often(link, sink, Publication(broker.results, "detected", b"", b"x"))
@@ -304,7 +303,7 @@ async def test_a_result_nobody_has_bound_a_queue_for_is_refused_until_somebody_h
 @contract
 async def test_a_routing_key_without_a_queue_changes_nothing_for_the_others(broker, monkeypatch):
     """A handler's own key that nobody has bound is refused each time; the others stay with their exchange."""
-    monkeypatch.setattr(link_module, "REPAIR_EVERY", 0.0)
+    monkeypatch.setattr(topology_recovery, "REPAIR_EVERY", 0.0)
     await broker.declare(broker.cameras, broker.results)
     name = f"{broker.results}.q"
     output = Placement(name, broker.results, "detected")

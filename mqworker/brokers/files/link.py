@@ -2,9 +2,11 @@
 
 Runs on the asyncio loop of `mqworker map`. Owns the deliveries that are not acknowledged. Each line is a message, whose
 id is the number of the line. A publication counts as confirmed once it is in memory: the input is a file, so an
-acknowledgement destroys nothing, and a run that is killed goes on with the last line that is stored. Results and dead
-letters go to the window; a retry is the same line again, after its delay. Says `moved` when the window may want a batch
-or be done, and `failed` for each dead letter.
+acknowledgement destroys nothing, and a run that is killed goes on with the last line that is stored. `outcomes` says
+what a publication means for its line: results and dead letters go to the window; a retry is the same line again, after
+its delay. Calls `moved` when the window may want a batch or be done, and `failed` for each dead letter.
+
+Its size is that of the interface: ten of its methods are a Link's.
 """
 
 import asyncio
@@ -14,9 +16,8 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from mqworker.brokers.base import Delivery, LinkState, Publication, Sink, Topology
-from mqworker.brokers.files.letters import letter_for, letter_of
+from mqworker.brokers.files.outcomes import LineOutcomes
 from mqworker.brokers.files.window import Line, Window
-from mqworker.ipc.messages import Failure
 
 EPOCH = 1
 _WITH_ID = b"\x00\x80"  # flags of properties that are a message id and nothing else
@@ -38,15 +39,13 @@ class FileLink:
         failed: Callable[[int, str], None],
     ) -> None:
         self.state = LinkState()
-        assert topology.output is not None
-        self._results = topology.output.exchange
-        self._input, self._dead = topology.input, topology.dead
+        self._input = topology.input
         self._window = window
+        self._outcomes = LineOutcomes(window, topology, failed)
         self._sink = sink
         self._most = most
         self._begun = begun
         self._moved = moved
-        self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._prefetch = 0
         self._tag = 0
@@ -92,8 +91,8 @@ class FileLink:
         """See `Link.publish_together`."""
         for publication in publications:
             line = self._out.get(publication.settles[1]) if publication.settles is not None else None
-            if line is not None:
-                self._take(line, publication)
+            if line is not None and self._outcomes.take(line, publication):
+                self._loop.call_later(publication.delay, self._again, line)
         if not self._stored:
             self._loop.call_soon(self._confirm)
         self._stored += publish_ids
@@ -120,9 +119,7 @@ class FileLink:
         self._pumps = False
         while len(self._out) < self._prefetch and (line := self._window.take()) is not None:
             if line.length > self._most:
-                message = f"the line has {line.length:,} bytes; max_body allows {self._most:,}"
-                self._kill(line, *letter_for(line, Failure("oversized", "TooLarge", message)))
-                self._window.settle(line)
+                self._outcomes.too_long(line, self._most)
             else:
                 self._deliver(line)
         self._moved()
@@ -139,29 +136,6 @@ class FileLink:
             body = body.removeprefix(_BOM)
         again = line.number <= self._begun
         self._sink.delivered(Delivery(EPOCH, self._tag, line.properties, body, again, "", self._input))
-
-    def _take(self, line: Line, publication: Publication) -> None:
-        if publication.exchange == self._results:
-            self._add(line, publication.body)
-        elif publication.routing_key == self._dead:
-            self._kill(line, *letter_of(line, publication.properties))
-        else:
-            assert publication.routing_key == self._input
-            line.properties, line.tag = publication.properties, 0
-            self._loop.call_later(publication.delay, self._again, line)
-
-    def _add(self, line: Line, body: bytes) -> None:
-        if line.dead:
-            return
-        if b"\n" not in body:
-            self._window.add_result(line, body)
-            return
-        message = "a result has a line break in it: yield its lines one by one, or return something else"
-        self._kill(line, *letter_for(line, Failure("unencodable", "LineBreak", message)))
-
-    def _kill(self, line: Line, letter: bytes, about: str) -> None:
-        self._window.kill(line, letter)
-        self._failed(line.number, about)
 
     def _again(self, line: Line) -> None:
         self._window.back(line)

@@ -8,6 +8,9 @@ is notified, and `closed` receives a `Lost` with the reason. Nothing here reconn
 
 pika's own asyncio adapter is not used: its time limits cannot bound name lookup, login and TLS together, and it makes
 a system call for each frame.
+
+`AmqpConnection` is as wide as its three neighbours need: five of its methods are asyncio's protocol, three are called
+by pika, and the others are what the roles of a Link use. Its `AnswerClock` knows how long answers take.
 """
 
 import asyncio
@@ -21,6 +24,7 @@ import pika.exceptions
 import pika.frame
 import pika.spec
 
+from mqworker.brokers.rabbitmq.answer_clock import AnswerClock
 from mqworker.brokers.rabbitmq.fast_frames import HEADER, Deliveries
 from mqworker.brokers.rabbitmq.loop_adapter import LoopAdapter
 
@@ -65,9 +69,8 @@ class AmqpConnection(asyncio.Protocol, LoopAdapter):
         self._error: Lost | None = None  # why it ended (pika reads it too)
         self.deliveries: dict[int, Deliveries] = {}  # by channel number
         self._frame_buffer = b""  # pika's name for the bytes of an incomplete frame
-        self._asked: dict[asyncio.Future[Any], float] = {}  # requests without an answer -> when they were made
-        self._unblocked_at = 0.0
-        self.blocked = False
+        self._answers = AnswerClock[asyncio.Future[Any]]()
+        self.waited = self._answers.waited
         self.on_blocked: Callable[[], None] = lambda: None
         self.opened: asyncio.Future[Lost | None] = loop.create_future()
         self.closed: asyncio.Future[Lost] = loop.create_future()
@@ -102,6 +105,11 @@ class AmqpConnection(asyncio.Protocol, LoopAdapter):
         """Whether requests can be made now."""
         return bool(self.is_open) and self._writable
 
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker has an alarm and reads nothing from us."""
+        return self._answers.blocked
+
     def abort(self, reason: str | Lost) -> None:
         """End the connection at once, without notice to the peer."""
         if self._socket is not None and not self.closed.done():
@@ -120,18 +128,13 @@ class AmqpConnection(asyncio.Protocol, LoopAdapter):
     def expect_answer(self) -> asyncio.Future[Any]:
         """Return a future for the answer to a request that is about to be made; its deadline runs from now."""
         future = self._loop.create_future()
-        self._asked[future] = self._loop.time()
-        future.add_done_callback(lambda _: self._asked.pop(future, None))
+        self._answers.ask(future, self._loop.time())
+        future.add_done_callback(self._answers.answered)
         return future
-
-    def waited(self, since: float, now: float) -> float:
-        """Return how many seconds the broker had to answer, without the time during which it blocked us."""
-        return 0.0 if self.blocked else now - max(since, self._unblocked_at)
 
     def check_deadlines(self, now: float) -> None:
         """Abort the connection when an answer is overdue."""
-        oldest = next(iter(self._asked.values()), now)
-        if self.waited(oldest, now) > ANSWER_DEADLINE:
+        if self._answers.longest(now) > ANSWER_DEADLINE:
             self.abort(AnswerOverdue(f"the broker has not answered for {ANSWER_DEADLINE:.0f} s"))
 
     def send_frames(self, frames: bytes) -> None:
@@ -181,7 +184,7 @@ class AmqpConnection(asyncio.Protocol, LoopAdapter):
         """Go on; a peer that takes what is written has had no time to answer meanwhile."""
         self._paused = False
         if self._before:
-            self._unblocked_at = self._loop.time()
+            self._answers.caught_up(self._loop.time())
             self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -198,7 +201,7 @@ class AmqpConnection(asyncio.Protocol, LoopAdapter):
 
     def _on_ended(self, _connection: object, error: Exception) -> None:
         lost = error if isinstance(error, Lost) else Lost(str(error) or type(error).__name__)
-        for future in list(self._asked):
+        for future in list(self._answers.open):
             if not future.done():
                 future.set_exception(lost)
         if not self.opened.done():
@@ -207,8 +210,7 @@ class AmqpConnection(asyncio.Protocol, LoopAdapter):
             self.closed.set_result(lost)
 
     def _set_blocked(self, blocked: bool) -> None:
-        self.blocked = blocked
-        self._unblocked_at = self._loop.time()
+        self._answers.block(blocked, self._loop.time())
         self.on_blocked()
 
 

@@ -39,11 +39,12 @@ class Publishing:
         config: BrokerConfig,
         topology: Topology,
         sink: PublishAnswers,
+        route: ResultRoute,
         report: Callable[[str], None],
         missing: Callable[[], None],
         changed: Callable[[], None],
     ) -> None:
-        """`report` is called with a sentence on what prevents publishing now, "" for nothing.
+        """`route` says which way results take; `report` is called with what prevents publishing now, "" for nothing.
 
         `missing` is called when something that a publication needs does not exist, `changed` when the broker blocks us.
         """
@@ -60,7 +61,7 @@ class Publishing:
         self._careful = 0  # publications that the next sender sends one at a time
         self._destination: Callable[[Publication], Destination] = partial(destination, topology.input)
         self._silent = SilentDestinations()
-        self.route = ResultRoute(topology.output)
+        self._route = route
         self._preparation = Preparation(topology.input, self._send_prepared, self._refuse, missing)
 
     @property
@@ -92,8 +93,8 @@ class Publishing:
         """Send it, keep it until it can be sent, or refuse it; its deadline is so many seconds `later` than usual."""
         sender, connection, now = self._sender, self._connection, self._loop.time()
         size, silent = len(publication.body), self._silent
-        if self.route.altered:
-            publication = self.route.of(publication)
+        if self._route.altered:
+            publication = self._route.of(publication)
         if silent.entries:
             publication = self._detour(publication, now)
         if sender is None or connection is None or not sender.channel.usable:
@@ -176,7 +177,7 @@ class Publishing:
         if publication is not None and publication.delay:
             self._preparation.ready.discard(publication.delay)  # its delay queue is gone
         elif publication is not None:
-            self.route.returned(publication)
+            self._route.returned(publication)
         self._missing()
 
     def _lose(self, sender: Sender | None, lost: Lost) -> None:

@@ -47,7 +47,7 @@ def epochs_off_consuming(module):
     """Any tag is acked on whatever channel is open."""
 
     def ack(self, epoch, tag, *, multiple):
-        current = self._current
+        current = None if self._current is None else self._current.consumer
         if current is not None and current.channel.usable:
             current._unsettled.pop(tag, None)
             current.channel.raw.basic_ack(tag, multiple)

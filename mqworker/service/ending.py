@@ -1,0 +1,95 @@
+"""When and how the Service ends: from the first order to end to the exit code.
+
+Pure: events and times (CLOCK_MONOTONIC) come in, and where something is to be done, a `DrainBy` goes out. Owned by the
+Service, which carries it out at once. The rules:
+
+- The first TERM or INT, an operator's order or the end of `--burst` begins to drain, for at most the drain deadline.
+  One that comes while the service is starting ends the start, which is up to the Service.
+- A second signal while it drains gives everything back at once; so does a stage whose Producers die too often. Nothing
+  postpones an end that has begun.
+- Signals within SAME_TERM are one: a wrapper gets it, and so does its whole group.
+- The exit code is that of what ended the service: a signal (0), `--burst`, a stage that was given up, a fault of the
+  service itself. Where it would be 0 although a second signal came or work went back unfinished, it is 75.
+"""
+
+from typing import NamedTuple
+
+from mqworker.config.stop_budget import CLOSE, StopBudget
+from mqworker.exits import Exit
+
+SAME_TERM = 0.5  # seconds within which two signals to end are one
+
+
+class DrainBy(NamedTuple):
+    """Take nothing new, and give back at `until` what is still in hand; a second one never postpones that."""
+
+    until: float
+    first: bool = True
+    hurried: bool = False  # by a second signal
+
+
+class Ending:
+    """See the module head."""
+
+    def __init__(self, drain_deadline: float) -> None:
+        self.state = "starting"  # starting | running | draining
+        self.terms = 0  # signals that asked for the end
+        self.code = Exit.OK
+        self.stop: StopBudget | None = None  # set once the end has begun
+        self._drain_deadline = drain_deadline
+        self._last_term = 0.0
+
+    def started(self) -> None:
+        """Note that the service runs."""
+        self.state = "running"
+
+    def terminated(self, now: float) -> DrainBy | None:
+        """Take a signal that asks for the end."""
+        if self.terms and now - self._last_term < SAME_TERM:
+            return None
+        self.terms += 1
+        self._last_term = now
+        if self.state == "draining" and self.terms == 2:
+            self.code = self.code or Exit.GIVEN_BACK
+            return self._drain(now, hurried=True)
+        return self.drain(now)
+
+    def drain(self, now: float) -> DrainBy | None:
+        """Begin to end as on a first signal, unless the end has begun or the service is still starting."""
+        return self._drain(now + self._drain_deadline) if self.state == "running" else None
+
+    def done(self, code: Exit, now: float) -> DrainBy | None:
+        """Take the exit code of a run that has done all there was to do."""
+        self.code = code
+        return self.drain(now)
+
+    def give_up(self, now: float) -> DrainBy:
+        """End at once, because a stage cannot be kept running."""
+        self.code = Exit.RESTARTS_EXHAUSTED
+        return self._drain(now)
+
+    def ended(self, given_back: int) -> None:
+        """Take how many messages went back to the broker unfinished."""
+        if self.code == Exit.OK and given_back:
+            self.code = Exit.GIVEN_BACK
+
+    def failed(self) -> None:
+        """Note a fault of the service itself."""
+        self.code = Exit.INTERNAL
+
+    def over(self, now: float, *, alive: bool) -> bool:
+        """Return whether nothing is left to wait for; `alive`: some process has not ended."""
+        return self.stop is not None and (not alive or now >= self.stop.abandon)
+
+    def time_left(self, now: float) -> float:
+        """Return the seconds that the next step of the end may take."""
+        left = CLOSE if self.stop is None else self.stop.service - now
+        return max(0.25, min(CLOSE, left))
+
+    def _drain(self, until: float, *, hurried: bool = False) -> DrainBy:
+        first = self.stop is None
+        if self.stop is not None:
+            until = min(until, self.stop.drain)  # a second signal may come when the deadline is over
+        self.state = "draining"
+        self.stop = StopBudget(until)
+        return DrainBy(until, first, hurried)

@@ -1,0 +1,81 @@
+"""Whether the code of a stage accepts a change: asks a code check, and makes a refusal of what that finds.
+
+Runs on the Service's main loop, for checked_changes.py. Logs the warnings of the check. What it returns says which
+shared objects the code uses; one that a stage of another service uses too is refused. Raises ChangeRefused, and
+ControlError if there is no answer.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mqworker.code_check.client import check_code
+from mqworker.config.load import Loaded
+from mqworker.control import desired_state
+from mqworker.control.control import ChangeRefused
+from mqworker.control.desired_state import Document
+from mqworker.ipc import logs
+from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
+from mqworker.service.part import used_elsewhere
+
+AFTER_AN_EDIT = "jobs are taken from the code that runs: after an edit, `mqworker restart` first"
+
+log = logging.getLogger("mqworker.service.operations")
+
+
+class StageCheck:
+    """See the module head. `document` returns the present one: the copies that it names are kept."""
+
+    def __init__(self, loaded: Loaded, on_log: Callable[[LogEvent], None], document: Callable[[], Document]) -> None:
+        self._loaded = loaded
+        self._on_log = on_log
+        self._document = document
+
+    async def folder(self, stage: str, params: dict[str, Any], jobs: Sequence[str]) -> CodeReport:
+        """Check the code in the folder, which is copied."""
+        return await self._check(stage, params, jobs, self._loaded.state_dir)
+
+    async def copy(
+        self,
+        stage: str,
+        params: dict[str, Any],
+        copy: CodeCopy | None,
+        jobs: Sequence[str],
+        named: tuple[str, ...] = (),
+    ) -> CodeReport:
+        """Check a copy of the code; None: there is none, the code is in the folder itself.
+
+        `named`: jobs that are to be used because a caller named them.
+        """
+        state_dir = None if copy is None else self._loaded.state_dir
+        return await self._check(stage, params, jobs, state_dir, copy, named)
+
+    async def _check(
+        self,
+        stage: str,
+        params: dict[str, Any],
+        jobs: Sequence[str],
+        state_dir: Path | None,
+        copy: CodeCopy | None = None,
+        named: tuple[str, ...] = (),
+    ) -> CodeReport:
+        config = self._loaded.config
+        report = await check_code(
+            *(stage, self._loaded.root, tuple(jobs), params, config.stages[stage].setup_deadline, self._on_log),
+            state_dir=state_dir,
+            copy=copy,
+            needed=desired_state.copies(self._document()),
+            named=named,
+            allowed=config.modules,
+            shared=config.shared_classes,
+        )
+        for warning in report.warnings:
+            logs.report(log, logging.WARNING, "user_code", warning)
+        if report.fields or report.problems:
+            hint = [AFTER_AN_EDIT] if named and report.problems else []
+            code = bool(report.problems) and not named
+            raise ChangeRefused(report.fields, report.problems + hint, code=code)
+        if wrong := await used_elsewhere(self._loaded, report.shared, self._on_log):
+            raise ChangeRefused([], list(wrong.values()))
+        return report

@@ -33,6 +33,7 @@ def arguments() -> argparse.Namespace:
         " scripts/chaos --sources --help: whether every row of a source arrives.",
     )
     parser.add_argument("--quick", action="store_true", help="about two minutes (the default)")
+    parser.add_argument("--seconds", type=float, help="of faults in each round of a quick campaign (default 5 to 45)")
     parser.add_argument("--release", action="store_true", help="for --minutes, with every negative control")
     parser.add_argument("--minutes", type=float, default=20.0, help="of a release campaign (default 20)")
     parser.add_argument("--kills", type=int, default=2000, help="Consumers killed in a last round of it (default 2000)")
@@ -92,7 +93,7 @@ def main() -> int:
 def _schedule(told: argparse.Namespace, kinds: tuple[str, ...]) -> list[tuple[str, str, int, float]]:
     """Return (broker, name, number, seconds of faults) of each round."""
     if not told.release:
-        return [(kind, f"quick-{kind}", 0, QUICK_SECONDS[kind]) for kind in kinds]
+        return [(kind, f"quick-{kind}", 0, told.seconds or QUICK_SECONDS[kind]) for kind in kinds]
     count = max(len(kinds), round(told.minutes * 60 / (ROUND + 25)))
     return [(kinds[n % len(kinds)], f"round-{n}-{kinds[n % len(kinds)]}", n, ROUND) for n in range(count)]
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 PROCESSORS = os.cpu_count() or 1
+LATER = 0.05  # of the time waited so far: by how much later than it could be an event may be noticed
 AMPLE = 60.0  # seconds; the deadline of a question whose answer is needed: it has to be finite, and is never waited for
 
 
@@ -37,22 +38,23 @@ class Patience:
 def wait_for(predicate: Callable[[], T], deadline: float, what: str) -> T:
     """Poll until `predicate()` is true and return its value; AssertionError after `deadline` seconds (see Patience).
 
-    A predicate that takes long is asked less often: what is waited for needs the processor too.
+    A predicate that takes long, or was asked for long, is asked less often: what is waited for needs the processor.
     """
-    patience, asked = Patience(deadline), time.monotonic()
+    patience, began, asked = Patience(deadline), time.monotonic(), time.monotonic()
     while not (value := predicate()):
         assert not patience.over(), f"{what}: not within {deadline} s"
-        time.sleep(min(max(0.01, 3 * (time.monotonic() - asked)), 0.25))
+        now = time.monotonic()
+        time.sleep(min(max(0.01, 3 * (now - asked), LATER * (now - began)), 0.25))
         asked = time.monotonic()
     return value
 
 
 async def until(predicate: Callable[[], T], deadline: float, what: str) -> T:
     """Like `wait_for`, on a running event loop."""
-    patience = Patience(deadline)
+    patience, began = Patience(deadline), time.monotonic()
     while not (value := predicate()):
         assert not patience.over(), f"{what}: not within {deadline} s"
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(min(max(0.005, LATER * (time.monotonic() - began)), 0.1))
     return value
 
 

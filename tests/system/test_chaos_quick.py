@@ -1,4 +1,7 @@
-"""The campaigns as tests: `scripts/chaos`, as a separate program, with a node and a proxy to break."""
+"""The campaigns as tests: `scripts/chaos`, as a separate program, with a node and a proxy to break.
+
+Short ones run with all tests; those marked `campaign`, with controls, by `scripts/test --campaigns`.
+"""
 
 import os
 import subprocess
@@ -10,6 +13,7 @@ import pytest
 from tests.support import rabbitmq
 
 ROOT = Path(__file__).parents[2]
+HOLD = ("--by", "key", "--on-failure", "hold")
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
 
@@ -24,34 +28,40 @@ def passes(module: str, *flags: str, timeout: float) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("flags", [(), ("--broker", "foreign", "--controls", "no")], ids=["ours", "foreign"])
-def test_nothing_is_lost_under_fire(flags, tmp_path):
-    """Faults of every kind on three brokers lose nothing, and the checker notices what is broken on purpose.
-
-    Nor do they where exchanges, policies and a small frame are as others have chosen.
-    """
-    passes("tests.chaos", "--quick", *flags, "--keep", str(tmp_path), timeout=880)
+def test_nothing_is_lost_under_fire(tmp_path):
+    """Faults of every kind on three brokers lose nothing."""
+    passes("tests.chaos", "--quick", "--seconds", "5", "--controls", "no", "--keep", str(tmp_path), timeout=380)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("broker", ["sqlite", "quorum"])
 def test_an_order_is_kept_under_fire(broker):
-    """First results leave in order, by key with `hold`, whatever is killed, cut, paused or scaled.
-
-    On the embedded broker a build that publishes out of turn is seen.
-    """
-    controls = "yes" if broker == "sqlite" else "no"
-    flags = ("--broker", broker, "--by", "key", "--on-failure", "hold", "--messages", "1500", "--controls", controls)
-    passes("tests.chaos.ordered", *flags, timeout=580)
+    """First results leave in order, by key with `hold`, whatever is killed, cut, paused or scaled."""
+    passes("tests.chaos.ordered", "--broker", broker, *HOLD, "--messages", "500", "--controls", "no", timeout=380)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+def test_every_row_of_a_source_arrives_under_fire():
+    """Whoever is killed."""
+    passes("tests.chaos.sources", "--broker", "classic", "--rows", "2500", timeout=380)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "flags", [("--broker", "classic"), ("--broker", "sqlite"), ("--broker", "classic", "--broken")]
+    ("module", "flags"),
+    [
+        ("chaos", ("--quick",)),
+        ("chaos", ("--quick", "--broker", "foreign", "--controls", "no")),
+        ("chaos.ordered", ("--broker", "sqlite", *HOLD, "--messages", "1500")),
+        ("chaos.ordered", ("--broker", "quorum", *HOLD, "--messages", "1500", "--controls", "no")),
+        ("chaos.sources", ("--broker", "classic", "--rows", "10000")),
+        ("chaos.sources", ("--broker", "sqlite", "--rows", "10000")),
+        ("chaos.sources", ("--broker", "classic", "--rows", "10000", "--broken")),
+        ("chaos.lines", ("--lines", "20000", "--kills", "3")),
+    ],
 )
-def test_every_row_of_a_source_arrives_under_fire(flags):
-    """Whoever is killed; where positions are stored before their items are confirmed, that is seen."""
-    passes("tests.chaos.sources", *flags, "--rows", "10000", timeout=580)
+def test_a_campaign_keeps_every_promise_and_sees_what_is_broken(module, flags, tmp_path):
+    """Longer, also where exchanges, policies and a small frame are as others have chosen, with negative controls."""
+    keep = ("--keep", str(tmp_path)) if module == "chaos" else ()
+    passes(f"tests.{module}", *flags, *keep, timeout=880)

@@ -120,7 +120,7 @@ class Pulse:
         self.bad: list[object] = []
 
     def _run(self) -> None:
-        while not self._over.wait(0.01):
+        while not self._over.wait(0.04):
             began, patience = time.monotonic(), Patience(5)
             try:
                 status = self._ask()

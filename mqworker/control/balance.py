@@ -96,8 +96,8 @@ class Balance:
     def settle(self, present: Mapping[str, int], others: int = 0) -> bool:
         """Adapt the counts to the shares, as far as there is room; returns whether any has changed.
 
-        `present`: the Consumers that these stages have now, also those that leave (`taken`). `others`: what is left of Consumers
-        of stages that have no share any more.
+        `present`: the Consumers that these stages have now, also those that leave (`taken`). `others`: what is left of
+        Consumers of stages that have no share any more.
         """
         before = self.counts
         self.counts = {stage: min(share, before.get(stage, 0)) for stage, share in self.shares.items()}

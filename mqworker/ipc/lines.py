@@ -1,27 +1,24 @@
 """Cuts what a process writes into lines, for the log, and keeps the last of it as evidence.
 
 Used by whoever reads the pipe: a parent for its child, a Consumer for a program. Trusts nothing: of a long line only
-the beginning is said, bytes that are not UTF-8 are escaped, blank lines are passed over.
+the beginning is returned, bytes that are not UTF-8 are escaped, blank lines are passed over.
 """
-
-from collections.abc import Callable
 
 LINE = 8192  # bytes of a line that are logged
 
 
 class LineCutter:
-    """See the module head. `say` is called with each line; `keeps`: bytes of the tail."""
+    """See the module head. `keeps`: bytes of the tail."""
 
-    def __init__(self, say: Callable[[str], None], keeps: int) -> None:
-        self._say = say
+    def __init__(self, keeps: int) -> None:
         self._keeps = keeps
         self._line = bytearray()  # the beginning of a line
-        self._cut = False  # of the present line the beginning was said, and no more is
+        self._cut = False  # of the present line the beginning was returned, and no more is
         self._tail = bytearray()
 
     @property
     def unfinished(self) -> bool:
-        """Whether there is the beginning of a line that was not said."""
+        """Whether there is the beginning of a line that was not returned."""
         return bool(self._line)
 
     @property
@@ -34,21 +31,22 @@ class LineCutter:
         self._tail += data[-self._keeps :]
         del self._tail[: -self._keeps]
 
-    def take(self, data: bytes) -> None:
-        """Say the lines that this ends, and keep the beginning of the next."""
+    def take(self, data: bytes) -> list[str]:
+        """Return the lines that this ends, and keep the beginning of the next."""
         self.keep(data)
         *lines, rest = data.split(b"\n")
+        found = []
         for line in lines:
             self._line += line
-            self.end()
+            found += self.end()
         self._line += rest
         if len(self._line) > LINE:
-            self.end()
+            found += self.end()
             self._cut = True
+        return found
 
-    def end(self) -> None:
-        """End the line that has begun."""
+    def end(self) -> list[str]:
+        """End the line that has begun, and return it if there is something in it."""
         line, self._line = self._line[:LINE], bytearray()
         cut, self._cut = self._cut, False
-        if not cut and line.strip():
-            self._say(line.decode("utf-8", "backslashreplace"))
+        return [] if cut or not line.strip() else [line.decode("utf-8", "backslashreplace")]

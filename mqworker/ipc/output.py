@@ -57,7 +57,7 @@ class OutputReader:
         self._token = token
         self._in_hand = in_hand
         self._labels = labels
-        self._lines = LineCutter(self._say, TAIL)
+        self._lines = LineCutter(TAIL)
         self._line_labels: dict[str, Any] = {}
         self._failed = False  # a line could not be logged
         self._unsure: tuple[bytes, dict[str, Any]] = (b"", {})  # read while a message ended, and that message's labels
@@ -80,7 +80,7 @@ class OutputReader:
     def finish(self) -> None:
         """Read only what the dead child left in the pipe: a copy that it forked may keep writing."""
         self.catch_up()
-        self._lines.end()
+        self._log_lines(self._lines.end())
         self._loop.remove_reader(self._fd)
 
     def _catch_up(self, *, read: bool) -> None:
@@ -94,7 +94,7 @@ class OutputReader:
         if self._lines.unfinished and self._line_labels:
             in_hand = self._in_hand()
             if not in_hand or self._labels(in_hand) != self._line_labels:
-                self._lines.end()
+                self._log_lines(self._lines.end())
 
     def _read(self) -> int:
         before = self._in_hand()
@@ -112,7 +112,7 @@ class OutputReader:
         self._settle(marked[0][1] if marked else {})
         for text, labels in marked:
             self._take(text, labels)
-            self._lines.end()
+            self._log_lines(self._lines.end())
         labels = self._labels(before) if before and rest else {}
         if sure or not labels:
             self._take(rest, labels)
@@ -129,16 +129,17 @@ class OutputReader:
     def _take(self, text: bytes, labels: dict[str, Any]) -> None:
         """Log the lines of a text that one message has written, and keep the beginning of the next."""
         if labels != self._line_labels:
-            self._lines.end()
+            self._log_lines(self._lines.end())
         self._line_labels = labels
-        self._lines.take(text)
+        self._log_lines(self._lines.take(text))
 
-    def _say(self, said: str) -> None:
+    def _log_lines(self, lines: list[str]) -> None:
         who = self._process, self._pid, self._stage
-        try:
-            self._log(LogEvent(time.time(), logging.INFO, "output", said, *who, self._line_labels))
-        except Exception as error:  # noqa: BLE001 - only this line is lost
-            self._report_failure(error)
+        for line in lines:
+            try:
+                self._log(LogEvent(time.time(), logging.INFO, "output", line, *who, self._line_labels))
+            except Exception as error:  # noqa: BLE001 - only this line is lost
+                self._report_failure(error)
 
     def _report_failure(self, error: Exception) -> None:
         if not self._failed:

@@ -6,8 +6,9 @@ left becomes its child, wherever it went. So all its children belong to the mess
 ended they are killed before that is told.
 
 Hears runs, one at a time, and signals for the program, on its socket. Says when it is ready, and for each run how it
-ended, or why it could not begin. When its Consumer dies (which its pidfd tells: a copy that user code has forked may hold the socket) or
-closes the socket, it kills all its children and ends. When it is killed itself, the kernel kills the program.
+ended, or why it could not begin. When its Consumer dies (which its pidfd tells: a copy that user code has forked may
+hold the socket) or closes the socket, it kills all its children and ends. When it is killed itself, the kernel kills
+the program.
 """
 
 import contextlib

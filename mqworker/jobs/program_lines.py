@@ -16,7 +16,7 @@ class Lines:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._cutter = LineCutter(self._said, TAIL)
+        self._cutter = LineCutter(TAIL)
         self._count = 0
 
     @property
@@ -30,15 +30,16 @@ class Lines:
             self._cutter.keep(data)
             self._count += data.count(b"\n")
         else:
-            self._cutter.take(data)
+            self._log(self._cutter.take(data))
 
     def end(self) -> None:
         """Log what is left, and how many lines were not logged."""
-        self._cutter.end()
+        self._log(self._cutter.end())
         if self._count > LINES:
             self._say(f"... and {self._count - LINES:,} more lines")
 
-    def _said(self, line: str) -> None:
-        self._count += 1
-        if self._count <= LINES:
-            self._say(line)
+    def _log(self, lines: list[str]) -> None:
+        for line in lines:
+            self._count += 1
+            if self._count <= LINES:
+                self._say(line)

@@ -239,7 +239,7 @@ def _open(path: Path, length: int, *, alone: bool = False, full: bool = True) ->
         status = os.fstat(fd)
     if status.st_size and not full:
         os.close(fd)
-        raise MapError(Exit.USAGE, f"{path} has the dead letters of another run: take it away, or name another file")
+        raise MapError(Exit.USAGE, f"{path} has dead letters of an earlier run: take it away, or name another file")
     if status.st_size < length:
         what = f"{path} has {status.st_size:,} bytes, of {length:,} that the unfinished run had written"
         raise MapError(Exit.INTERNAL, f"{what}: it was cut or replaced, and the run cannot go on")

@@ -161,7 +161,9 @@ def main() -> int:
         kills = [name for name in kills if name != "brokers"]
     chance.shuffle(kills)
     with TemporaryDirectory(prefix="mqw-sources-") as folder, contextlib.ExitStack() as stack:
-        broker: Any = Embedded(Path(folder)) if asked.broker == "sqlite" else Rabbit(Path(folder) / "node", asked.broker)
+        broker: Any = (
+            Embedded(Path(folder)) if asked.broker == "sqlite" else Rabbit(Path(folder) / "node", asked.broker)
+        )
         stack.callback(broker.close)
         text = CONFIG.format(
             broker=broker.config, queue_type=broker.queue_type, mark=MARK, rows=asked.rows, pace=asked.pace

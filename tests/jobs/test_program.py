@@ -238,7 +238,7 @@ os.write(2, b"two\\n")
 
 
 def test_what_is_in_a_large_pipe_at_the_end_is_read_to_its_end(stage, monkeypatch):
-    """A program that has enlarged its stdout gets its whole result, however long its Consumer stands still meanwhile."""
+    """A program that has enlarged its stdout has its whole result, however long its Consumer stands still meanwhile."""
 
     class Slow(logging.Handler):
         def emit(self, record):

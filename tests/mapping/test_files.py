@@ -120,7 +120,7 @@ def test_a_run_does_not_take_the_letters_of_an_earlier_one(tmp_path):
     first.store(portion(1, b"a", dead=[b"letter"]))
     release(first)
     second = made(tmp_path, output="other", dead="letters")
-    with pytest.raises(MapError, match="has the dead letters of another run") as error:
+    with pytest.raises(MapError, match="has dead letters of an earlier run") as error:
         second.open()
     second.leave()
     os.close(second._lock)

@@ -31,7 +31,7 @@ class ConfirmedPrefix:
         return self.sent
 
     def mark(self, record: bytes) -> None:
-        """Note a record that may be stored once all publications so far are confirmed; it replaces one that waits too."""
+        """Note a record that may be stored once all publications so far are confirmed, instead of one before it."""
         self._made += 1
         if self._records and self._records[-1][0] == self.sent:
             self._records.pop()

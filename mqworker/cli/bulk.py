@@ -194,6 +194,9 @@ class _Bulk:
             asked = error.status == 409 or not 400 <= error.status < 500  # 409: perhaps in the middle of the batch
             if asked and error.code != Exit.NOT_RUNNING:
                 self._unanswered = batch
+            if error.status == 413:  # a line that is larger than a batch goes alone
+                which = _ranges(range(batch.first, batch.last + 1))
+                raise Failed(error.code, output.clean(f"{which} not sent: {error}")) from None
         raise error
 
     def _speed(self) -> float:

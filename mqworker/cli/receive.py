@@ -1,7 +1,7 @@
 """`mqworker receive`: takes messages out of a queue, by way of the running service, and prints them.
 
 A message is removed from its queue once it is written to stdout: the next request names those that are. So if this ends
-in between, they are printed again the next time, and none is lost.
+in between, or the broker dies before it has stored that, they are printed again the next time, and none is lost.
 """
 
 import base64
@@ -30,7 +30,8 @@ def receive(service: ServiceClient, queue: str | None, count: int | None, follow
 
     Without QUEUE it is the output queue of the stage, or of the last one of the line. Messages that are JSON or text
     are printed as they are, others in base64; with --json, properties and headers too. Each is removed once it is
-    written: whoever is killed meanwhile gets some of them again.
+    written, to a file or into a pipe, whatever the other end makes of it. Whoever is killed meanwhile gets some of them
+    again, as does everybody when the broker dies before it has stored that they are removed.
 
     Examples:
       mqworker receive

@@ -10,7 +10,7 @@ others give up have left. So there are never more than the budget, however long 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -88,11 +88,16 @@ class Balance:
             shares[max(reversed(shares), key=shares.__getitem__)] -= 1
             shares[min(shares, key=shares.__getitem__)] += 1
 
+    def taken(self, stage: str, slots: Collection[int]) -> int:
+        """Return for how many a stage counts whose Consumers have these slots: it will start those that are missing."""
+        count = min(self.shares.get(stage, 0), self.counts.get(stage, 0))
+        return max(len(slots), count + sum(slot >= count for slot in slots))
+
     def settle(self, present: Mapping[str, int], others: int = 0) -> bool:
         """Adapt the counts to the shares, as far as there is room; returns whether any has changed.
 
-        `present`: the Consumers that these stages have now, also those that leave. `others`: what is left of Consumers
-        of stages that have no share any more.
+        `present`: the Consumers that these stages have now, also those that leave (`taken`). `others`: what is left of
+        Consumers of stages that have no share any more.
         """
         before = self.counts
         self.counts = {stage: min(share, before.get(stage, 0)) for stage, share in self.shares.items()}

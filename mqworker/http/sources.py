@@ -34,11 +34,11 @@ def start(api: Api, name: str) -> Any:
     """Start a source with the code in the folder, also one that has finished."""
     before = _view(api.snapshot(), api, name).starts
     wait = requested_wait()
-    if not wait:
-        return {"revision": api.control.start_source(name, WAIT_MAX), "applied": False}, 202
-    with api.waiting():
+    with api.waiting():  # its code is checked first, which takes long where that imports much
         end = time.monotonic() + wait
-        revision = api.control.start_source(name, wait)
+        revision = api.control.start_source(name, wait or WAIT_MAX)
+        if not wait:
+            return {"revision": revision, "applied": False}, 202
 
         def at_work(view: SourceView) -> bool:
             return view.state in AT_WORK or (view.state == "finished" and view.starts > before)

@@ -1,8 +1,7 @@
 """What a child writes to its stdout and stderr: logs it line by line, keeps the tail as evidence.
 
-OutputReader runs on the parent's loop, as a part of a Child. It never trusts the text: long lines are cut, bytes that
-are not UTF-8 are escaped, and a child that writes endlessly delays itself, not its parent. A line that cannot be logged
-is lost alone; the first is reported.
+OutputReader runs on the parent's loop, as a part of a Child. A child that writes endlessly delays itself, not its
+parent. A line that cannot be logged is lost alone; the first is reported.
 
 The lines of a Consumer carry the labels of the message that wrote them (`ipc/marks.py`).
 """
@@ -17,11 +16,11 @@ from collections.abc import Callable
 from typing import Any
 
 from mqworker.ipc.frames import unread
+from mqworker.ipc.lines import LineCutter
 from mqworker.ipc.marks import split
 from mqworker.ipc.messages import LogEvent
 
 TAIL = 8192  # bytes kept
-LINE = 8192  # bytes after which a line without an end is cut
 HOLDS = 16384  # bytes that the pipe should hold, and one read takes: thousands of lines, and the loop has other work
 
 log = logging.getLogger("mqworker.ipc.output")
@@ -58,12 +57,10 @@ class OutputReader:
         self._token = token
         self._in_hand = in_hand
         self._labels = labels
-        self._line = bytearray()  # the beginning of a line, or what follows a line that was cut
+        self._lines = LineCutter(TAIL)
         self._line_labels: dict[str, Any] = {}
-        self._cut = False  # the rest of the present line is not logged
         self._failed = False  # a line could not be logged
         self._unsure: tuple[bytes, dict[str, Any]] = (b"", {})  # read while a message ended, and that message's labels
-        self._tail = bytearray()
         self._loop = asyncio.get_running_loop()
         os.set_blocking(fd, False)
         self._loop.add_reader(fd, self._read)
@@ -71,7 +68,7 @@ class OutputReader:
     @property
     def tail(self) -> str:
         """Return the last 8 kB, as text."""
-        return self._tail.decode("utf-8", "backslashreplace")
+        return self._lines.tail
 
     def catch_up(self, *, read: bool = True) -> None:
         """Read what is in the pipe now, not what is written meanwhile; a line ends with its message. Never raises."""
@@ -83,7 +80,7 @@ class OutputReader:
     def finish(self) -> None:
         """Read only what the dead child left in the pipe: a copy that it forked may keep writing."""
         self.catch_up()
-        self._end_line()
+        self._log_lines(self._lines.end())
         self._loop.remove_reader(self._fd)
 
     def _catch_up(self, *, read: bool) -> None:
@@ -94,10 +91,10 @@ class OutputReader:
         while left > 0 and (taken := self._read()):
             left -= taken
         self._settle({})
-        if self._line and self._line_labels:
+        if self._lines.unfinished and self._line_labels:
             in_hand = self._in_hand()
             if not in_hand or self._labels(in_hand) != self._line_labels:
-                self._end_line()
+                self._log_lines(self._lines.end())
 
     def _read(self) -> int:
         before = self._in_hand()
@@ -115,7 +112,7 @@ class OutputReader:
         self._settle(marked[0][1] if marked else {})
         for text, labels in marked:
             self._take(text, labels)
-            self._end_line()
+            self._log_lines(self._lines.end())
         labels = self._labels(before) if before and rest else {}
         if sure or not labels:
             self._take(rest, labels)
@@ -132,30 +129,17 @@ class OutputReader:
     def _take(self, text: bytes, labels: dict[str, Any]) -> None:
         """Log the lines of a text that one message has written, and keep the beginning of the next."""
         if labels != self._line_labels:
-            self._end_line()
+            self._log_lines(self._lines.end())
         self._line_labels = labels
-        self._tail += text
-        del self._tail[:-TAIL]
-        *lines, rest = text.split(b"\n")
-        for line in lines:
-            self._line += line
-            self._end_line()
-        self._line += rest
-        if len(self._line) > LINE:
-            self._end_line()
-            self._cut = True
+        self._log_lines(self._lines.take(text))
 
-    def _end_line(self) -> None:
-        line, self._line = self._line, bytearray()
-        cut, self._cut = self._cut, False
-        if cut or not line.strip():
-            return
-        said = line[:LINE].decode("utf-8", "backslashreplace")
+    def _log_lines(self, lines: list[str]) -> None:
         who = self._process, self._pid, self._stage
-        try:
-            self._log(LogEvent(time.time(), logging.INFO, "output", said, *who, self._line_labels))
-        except Exception as error:  # noqa: BLE001 - only this line is lost
-            self._report_failure(error)
+        for line in lines:
+            try:
+                self._log(LogEvent(time.time(), logging.INFO, "output", line, *who, self._line_labels))
+            except Exception as error:  # noqa: BLE001 - only this line is lost
+                self._report_failure(error)
 
     def _report_failure(self, error: Exception) -> None:
         if not self._failed:

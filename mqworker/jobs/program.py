@@ -62,7 +62,7 @@ class Programs:
         self._keeper = Keeper()
 
     def setup(self) -> None:
-        """Start the keeper; raises OSError."""
+        """Start the keeper; raises OSError and CannotStart."""
         self._keeper.start()
 
     def teardown(self) -> None:

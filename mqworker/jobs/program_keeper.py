@@ -5,9 +5,10 @@ of the user's. It has one thread, so that it may fork; it is a child subreaper, 
 left becomes its child, wherever it went. So all its children belong to the message in hand, and when the program has
 ended they are killed before that is told.
 
-Hears runs, one at a time, and signals for the program, on its socket. Says for each run how it ended, or why it could
-not begin. When its Consumer dies (which its pidfd tells: a copy that user code has forked may hold the socket) or
-closes the socket, it kills all its children and ends. When it is killed itself, the kernel kills the program.
+Hears runs, one at a time, and signals for the program, on its socket. Says when it is ready, and for each run how it
+ended, or why it could not begin. When its Consumer dies (which its pidfd tells: a copy that user code has forked may
+hold the socket) or closes the socket, it kills all its children and ends. When it is killed itself, the kernel kills
+the program.
 """
 
 import contextlib
@@ -38,6 +39,10 @@ class Keeping:
         self._link = link
         self._pid = 0  # of the program; it is not reaped before all is over, so that the number stays its own
         self._ignored = [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
+
+    def greet(self) -> None:
+        """Say that it is ready."""
+        self._say({"ready": True})
 
     def hear(self) -> bool:
         """Do what the Consumer asks; returns False if it has closed the socket."""
@@ -224,6 +229,7 @@ def main(consumer: int, fd: int) -> None:
     keeping, poll = Keeping(link), select.poll()
     for each in (parent, reading, fd):
         poll.register(each, select.POLLIN)
+    keeping.greet()
     try:
         while True:
             ready = {each for each, _ in poll.poll()}

@@ -2,9 +2,10 @@
 
 Runs in a Consumer's main thread (or a user's test). Owns the keeper, which is the programs' parent (program_keeper),
 and its end of the socket to it. A program reads the body from a file in memory, so it may read it late, in part or not
-at all; its stdout and stderr are pipes, read here while it runs. Raises KeeperLost if something has killed the keeper,
-and OSError where the machine has no process or descriptor left; after whatever is raised during a run, the next one has
-a keeper of its own.
+at all; its stdout and stderr are pipes, read here while it runs. A keeper that something has stopped goes on: while
+nothing happens, it is woken now and then. Raises KeeperLost if something has killed the keeper, CannotStart, and
+OSError where the machine has no process or descriptor left; after whatever is raised during a run, the next one has a
+keeper of its own.
 """
 
 import contextlib
@@ -24,15 +25,17 @@ from typing import Any
 
 import msgspec
 
+from mqworker.ipc.frames import unread
+from mqworker.ipc.spawn import Death
 from mqworker.jobs import program_keeper
 from mqworker.jobs.program_keeper import MOST
 from mqworker.jobs.program_lines import Lines
 
-LATE = 1.0  # seconds for the pipes to be empty after the end: all that could write to them is dead
-DEAF = 1.5  # seconds for the keeper to tell that a program is killed: one may have stopped it
+STARTING = 30.0  # seconds for the keeper to begin
+DEAF = 1.5  # seconds for the keeper to tell that a program is killed: one may have stopped it again and again
 ENDING = 1.0  # seconds for the keeper to end
 READ = 1 << 16  # bytes of one read
-LOOK = 3600.0  # seconds of one wait at most: poll(2) takes no more than 24 days
+LOOK = 2.0  # seconds of one wait at most; then the keeper is woken
 
 
 class KeeperLost(Exception):  # noqa: N818 - a fact about the keeper
@@ -40,7 +43,7 @@ class KeeperLost(Exception):  # noqa: N818 - a fact about the keeper
 
 
 class CannotStart(Exception):  # noqa: N818 - a fact about the program
-    """The program could not be started; the text says why."""
+    """The program, or the keeper, could not be started; the text says why."""
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -71,7 +74,7 @@ class Keeper:
         self._link: socket.socket | None = None
 
     def start(self) -> None:
-        """Start the process; raises OSError."""
+        """Start the process, and wait until it is ready; raises OSError and CannotStart."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -85,6 +88,11 @@ class Keeper:
                 ours.close()
                 raise
         self._link = ours
+        try:
+            self._begun(ours, self._process)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the process, and all that programs have left."""
@@ -124,7 +132,7 @@ class Keeper:
                 for _, writing in pipes:
                     writing.close()
                 (output, _), (errors, _) = pipes
-                end = _Watch(link, output.fileno(), errors.fileno(), soft, hard, most, say).watch()
+                end = _Watch(link, output.fileno(), errors.fileno(), soft, hard, most, say, self._wake).watch()
             over = not end.stuck
         except CannotStart:
             over = True
@@ -134,6 +142,17 @@ class Keeper:
                 self.close()
         return end
 
+    @staticmethod
+    def _begun(link: socket.socket, process: subprocess.Popen[bytes]) -> None:
+        poll = select.poll()
+        poll.register(link, select.POLLIN)
+        if not poll.poll(STARTING * 1000):
+            raise CannotStart(f"the process that runs programs has not begun within {STARTING:g} s")
+        with contextlib.suppress(ConnectionError):
+            if link.recv(MOST):
+                return
+        raise CannotStart(f"the process that runs programs {Death(process.wait(ENDING), 0)} as it began")
+
     def _ready(self) -> socket.socket:
         """Return the socket to a keeper that lives."""
         if self._link is None or self._process is None or self._process.poll() is not None:
@@ -141,6 +160,12 @@ class Keeper:
             self.start()
         assert self._link is not None
         return self._link
+
+    def _wake(self) -> None:
+        """Let the keeper go on if something has stopped it."""
+        if self._process is not None:
+            with contextlib.suppress(PermissionError):  # user code has changed our user
+                self._process.send_signal(signal.SIGCONT)
 
 
 def _ask(link: socket.socket, command: Command, environment: Mapping[str, str], files: list[FileIO]) -> None:
@@ -169,7 +194,10 @@ def _as_file(body: bytes) -> Iterator[FileIO]:
 
 
 class _Watch:
-    """One run: reads what the program writes, heeds its time, until it has ended and the pipes are empty."""
+    """One run: reads what the program writes, heeds its time, until it has ended and the pipes are empty.
+
+    `wake` lets a keeper go on that was stopped.
+    """
 
     def __init__(
         self,
@@ -180,12 +208,14 @@ class _Watch:
         hard: float,
         most: int,
         say: Callable[[str], None],
+        wake: Callable[[], None],
     ) -> None:
         self._link = link
         self._output = output
         self._errors = errors
         self._soft, self._hard, self._lost = soft, hard, math.inf  # when to send a signal, or to do without an answer
         self._most = most
+        self._wake = wake
         self._written = bytearray()
         self._lines = Lines(say)
         self._stopped = ""
@@ -193,30 +223,29 @@ class _Watch:
     def watch(self) -> ProgramEnd:
         """Return how it ended; raises KeeperLost or CannotStart."""
         answer: dict[str, Any] | None = None
-        until = math.inf  # when to give up on the pipes
-        poll, opened = select.poll(), {self._output, self._errors}
-        for fd in (self._link.fileno(), *opened):
+        poll = select.poll()
+        for fd in (self._link.fileno(), self._output, self._errors):
             poll.register(fd, select.POLLIN)
-        while answer is None or opened:
+        while answer is None:
             now = time.monotonic()
-            if now >= until:
+            if now >= self._lost:
+                answer = {"code": -signal.SIGKILL, "peak_rss": 0, "left": 0, "stuck": 1}
                 break
-            if answer is None:
-                if now >= self._lost:
-                    answer = {"code": -signal.SIGKILL, "peak_rss": 0, "left": 0, "stuck": 1}
-                    break
-                self._stop_in_time(now)
-            due = min(self._soft, self._hard, self._lost) if answer is None else until
-            for fd, _ in poll.poll(None if due == math.inf else min(max(0.0, due - now), LOOK) * 1000 + 1):
+            self._stop_in_time(now)
+            due = min(self._soft, self._hard, self._lost)
+            ready = poll.poll(min(max(0.0, due - now), LOOK) * 1000 + 1)
+            if not ready:
+                self._wake()
+            for fd, _ in ready:
                 if fd == self._link.fileno():
                     answer = self._answer()
-                    poll.unregister(fd)
-                    until = time.monotonic() + LATE
                 elif not self._read(fd):
                     poll.unregister(fd)
-                    opened.discard(fd)
+        for fd in (self._output, self._errors):  # all that could write to them is dead
+            left = unread(fd)
+            while left > 0:
+                left -= self._read(fd)
         self._lines.end()
-        assert answer is not None
         return ProgramEnd(
             code=answer["code"],
             peak_rss=answer["peak_rss"],
@@ -251,13 +280,14 @@ class _Watch:
         self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
+        self._wake()
         try:
             self._link.send(json.dumps({"signal": number}).encode(), socket.MSG_NOSIGNAL)
         except ConnectionError:
             raise KeeperLost from None
 
-    def _read(self, fd: int) -> bool:
-        """Read once; returns False at the end."""
+    def _read(self, fd: int) -> int:
+        """Read once; returns how many bytes, 0 at the end."""
         data = os.read(fd, READ)
         if fd == self._errors:
             self._lines.take(data)
@@ -266,7 +296,7 @@ class _Watch:
             if len(self._written) > self._most:
                 self._written.clear()
                 self._kill("output", time.monotonic())
-        return bool(data)
+        return len(data)
 
 
 def _why(step: str, number: int) -> str:

@@ -3,7 +3,8 @@
 Used by `mqworker map`: opened on its main thread, written in one other. The order of the steps is what makes a kill at
 any moment harmless. A portion: append to both files and sync them, then write the state beside the old one, sync it and
 rename it. A start: cut both files to the lengths in the state. An end: store a state that is complete, rename OUT.part
-to OUT, then remove OUT.map; whoever finds a complete state does the rest. Raises MapError and OSError.
+to OUT, then remove OUT.map; whoever finds a complete state does the rest. OUT.dead is written anew with OUT; a file of
+dead letters with another name is not, because another run may need what is in it. Raises MapError and OSError.
 """
 
 import contextlib
@@ -48,6 +49,7 @@ class MapFiles:
         self._output = output
         self._stream = output is None or (output.exists() and not output.is_file())
         self._dead_path = dead
+        self._beside = output is not None and dead.absolute() == output.with_name(f"{output.name}.dead").absolute()
         self.resumable = resumable and not self._stream
         self.resumed = False  # there is an earlier run
         self._begun = False  # there is a state, of whichever run
@@ -92,7 +94,10 @@ class MapFiles:
         self.state = found
 
     def open(self) -> None:
-        """Open what is written; from here on there is an unfinished run."""
+        """Open what is written; unless that raises, there is an unfinished run from here on."""
+        full = self._begun or self._beside
+        dead = _open(self._dead_path, self.state.dead_length, alone=True, full=full)
+        self._dead = _OutFile(dead, gz=self._dead_path.suffix == ".gz")
         if self.resumable and not self._begun:
             self._save(self.state)
             self._begun = True
@@ -104,8 +109,6 @@ class MapFiles:
             gz = self._output.suffix == ".gz"
             self._results = _OutFile(_open(self._part, self.state.results_length), gz=gz)
             _sync_folder(self._part.parent)
-        gz = self._dead_path.suffix == ".gz"
-        self._dead = _OutFile(_open(self._dead_path, self.state.dead_length, alone=True), gz=gz)
 
     # --- the run; in a thread
 
@@ -123,8 +126,9 @@ class MapFiles:
         self._store(state)
 
     def complete(self) -> None:
-        """Store that all is written."""
-        self._store(replace(self.state, complete=True))
+        """Store that all is written; also an empty .gz is one."""
+        length = self.state.results_length or self._results.append([], always=True)
+        self._store(replace(self.state, results_length=length, complete=True))
 
     # --- the end
 
@@ -196,9 +200,12 @@ class _OutFile:
         self._gz = gz
         self._stored = stat.S_ISREG(os.fstat(fd).st_mode)
 
-    def append(self, lines: list[bytes]) -> int:
-        """Append lines, compressed as a member of their own, so that the file can be cut there; returns their bytes."""
-        if not lines:
+    def append(self, lines: list[bytes], *, always: bool = False) -> int:
+        """Append lines, compressed as a member of their own, so that the file can be cut there; returns their bytes.
+
+        `always`: also a member without lines.
+        """
+        if not (lines or always):
             return 0
         data = b"\n".join((*lines, b""))
         if self._gz:
@@ -214,8 +221,11 @@ class _OutFile:
             os.fdatasync(self._fd)
 
 
-def _open(path: Path, length: int, *, alone: bool = False) -> int:
-    """Open a file with its first `length` bytes; `alone`: no other run may write it, whatever its output."""
+def _open(path: Path, length: int, *, alone: bool = False, full: bool = True) -> int:
+    """Open a file with its first `length` bytes.
+
+    `alone`: no other run may write it, whatever its output; `full`: there may be more in it, which is cut off.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
@@ -226,6 +236,10 @@ def _open(path: Path, length: int, *, alone: bool = False) -> int:
         except BlockingIOError:
             os.close(fd)
             raise MapError(Exit.USAGE, f"another run writes its dead letters to {path}: name another file") from None
+        status = os.fstat(fd)
+    if status.st_size and not full:
+        os.close(fd)
+        raise MapError(Exit.USAGE, f"{path} has dead letters of an earlier run: take it away, or name another file")
     if status.st_size < length:
         what = f"{path} has {status.st_size:,} bytes, of {length:,} that the unfinished run had written"
         raise MapError(Exit.INTERNAL, f"{what}: it was cut or replaced, and the run cannot go on")

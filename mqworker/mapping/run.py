@@ -79,6 +79,7 @@ class MapRun:
         self._fault: tuple[int, str] | None = None  # why it cannot go on: exit code and sentence
         self._damage = ""  # why the input cannot be read to its end
         self._storing: asyncio.Task[None] | None = None
+        self._writable = True  # nothing has failed at being stored
 
     async def main(self) -> MapResult:
         """Do all of it."""
@@ -193,6 +194,7 @@ class MapRun:
         portion = self._window.portion()
         if portion is None:
             return
+        self._writable = False  # until it is stored
         try:
             await self._in("writer", self._files.store, portion)
         except BrokenPipeError:
@@ -201,6 +203,7 @@ class MapRun:
             where = f" {error.filename}" if error.filename else ""
             self._fails(Exit.INTERNAL, f"the output{where} cannot be written: {error.strerror}")
         else:
+            self._writable = True
             self._window.stored(portion)
             self._link.pump()
             if self._window.done:
@@ -224,9 +227,9 @@ class MapRun:
             await self._in("writer", self._files.complete)
             self._files.finish()
             return MapResult(Exit.DEAD if self._files.state.dead else Exit.OK, "", self._files.state, finished=True)
-        if self._fault is None and self._storing is not None:
+        if self._storing is not None:
             await asyncio.wait([self._storing], timeout=LAST)
-        if self._fault is None and (self._storing is None or self._storing.done()):  # not behind one that may fail
+        if self._writable:  # nothing is stored behind what is not
             await asyncio.wait([self._begin_task(self._store())], timeout=LAST)
         code, message = self._fault or (Exit.INTERNAL, self._damage)
         if not message and self._signals:

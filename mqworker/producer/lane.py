@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from mqworker.config.programs import is_program
 from mqworker.consumer.hatch import Hatch
 from mqworker.consumer.inbox import Inbox
 from mqworker.consumer.outbox import Outbox
@@ -60,6 +61,7 @@ class Lane:
         self.place = birth.place
         self.in_hand_slot = slot
         self.code = birth.generation.code  # the generation whose code it imported
+        self.has_program = any(map(is_program, birth.generation.jobs))  # which the Consumer kills at a limit
         self.generation = birth.generation.number  # applied, as the Consumer reported it
         self.sent = birth.generation.number  # the newest generation that was sent down
         self.state = "starting"

@@ -1,13 +1,12 @@
 """What no Consumer may do: run over the hard time limit, stall in the middle of a chunk, keep outcomes to itself.
 
 Lives in the Producer, on its loop, and is called with each tick. Reads the in-hand register; kills Consumers (dispatch
-receives their deaths) and reads their outboxes. Where a chain has programs, its Consumer kills them at the limit, and
-has a moment for that.
+receives their deaths) and reads their outboxes. A Consumer whose chain has programs kills them at the limit, and has a
+moment for that.
 """
 
 from typing import NamedTuple
 
-from mqworker.config.programs import is_program
 from mqworker.ipc.messages import Desired
 from mqworker.producer.fleet import Fleet
 
@@ -38,7 +37,6 @@ class Limits:
     def enforce(self, desired: Desired, now: float, tick: float) -> None:
         """Check every busy lane; `tick` is the time between two calls while Consumers are busy."""
         hard_limit = desired.hard_limit
-        patience = hard_limit + (KILLS_ITSELF if _has_program(desired) else 0.0)
         stacks, self._stacks = self._stacks, {}
         stalled, self._stalled = self._stalled, {}
         for lane in self._fleet.busy():
@@ -54,7 +52,7 @@ class Limits:
             if not began:  # it waits for a shared object
                 lane.read_outbox()
                 continue
-            if hard_limit and now - began > patience:
+            if hard_limit and now - began > hard_limit + (KILLS_ITSELF if lane.has_program else 0.0):
                 asked, tail = stacks.get(lane.number), lane.output_tail
                 if asked is None or asked.message != seq:
                     lane.ask_stack()
@@ -64,9 +62,3 @@ class Limits:
                 self._stacks[lane.number] = asked._replace(last=tail)
             if now - began > LONG:
                 lane.read_outbox()
-
-
-def _has_program(desired: Desired) -> bool:
-    """Return whether a chain that is in use, or is about to be, has one."""
-    generations = (desired.generation, desired.candidate)
-    return any(is_program(job) for each in generations if each is not None for job in each.jobs)

@@ -175,11 +175,12 @@ class Producer(Spawned):
         while (len(ledger.assignments) or len(ledger.publications)) and time.monotonic() < self._until:
             stage.intake.give_back_held()  # messages that a dying Consumer left
             await asyncio.sleep(0.01)
-        drained, given_back = time.monotonic(), len(ledger)
+        drained, unfinished = time.monotonic(), len(ledger)
         if stage.ordering is not None:  # what nobody has begun goes back with the connection, in its place
-            given_back = len(ledger.assignments) + len(ledger.publications)
-        if given_back:
+            unfinished = len(ledger.assignments) + len(ledger.publications)
+        if unfinished:
             fleet.kill_all("the drain deadline has passed")
+        given_back = unfinished + ledger.publications.computed  # whose turn did not come
         stage.settlement.send_acks(drained + GAP_WAIT)  # also those that would wait behind a gap
         closing = asyncio.create_task(stage.link.close(CLOSE_DEADLINE))
         await self._emptied(lambda: StopBudget(self._until).consumers(drained))

@@ -69,7 +69,7 @@ class Balancer:
         return msgspec.structs.replace(document, stages=stages)
 
     def _settle(self, statuses: Statuses) -> bool:
-        present = {name: _present(status) for name, status in statuses.items()}
+        present = {name: self._balance.taken(name, _slots(status)) for name, status in statuses.items()}
         others = sum(max(0, present[name] - count) for name, count in self._own.items() if name in self._counted)
         return self._balance.settle(present, others)
 
@@ -95,7 +95,7 @@ def demand_of(stage: StageDesired, status: StageStatus | None, now: float, *, pa
         waiting=waiting,
         arrivals=(status.arrival_rate or 0.0) if takes and not status.crash_loop else 0.0,
         service_time=time,
-        present=_present(status),
+        present=len(_slots(status)),
         ready=ready,
         prompt=last is None or last.state != "busy" or time <= EVERY,
         steady=stage.candidate is None,
@@ -103,6 +103,6 @@ def demand_of(stage: StageDesired, status: StageStatus | None, now: float, *, pa
     )
 
 
-def _present(status: StageStatus | None) -> int:
-    """Return how many Consumers there are, but for those of a candidate or of the code before it."""
-    return sum(each.state != "spare" for each in status.consumers) if status is not None else 0
+def _slots(status: StageStatus | None) -> list[int]:
+    """Return the slot of each Consumer, but for those of a candidate or of the code before it."""
+    return [each.slot for each in status.consumers if each.state != "spare"] if status is not None else []

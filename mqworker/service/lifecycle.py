@@ -139,7 +139,7 @@ class Lifecycle:
             failed = death.code > 0  # its own fault, which the next one will have too
             self.budget.died(now, fruitful=now - self._born > FRUITFUL_AGE or (connected and not failed))
         if self._until is not None and not self.ended and self.status is not None:
-            self.given_back += self.status.dispatched + self.status.settling
+            self.given_back += self.status.dispatched + self.status.computed + self.status.settling
         self.status, self._until = None, None
         return self._due(now)
 

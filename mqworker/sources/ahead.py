@@ -19,6 +19,8 @@ class Ahead:
     def sent(self, item: int, record: int | None) -> None:
         """Note an item, and the record that came with it."""
         if record is not None:
+            if self._open and self._open[-1][1] == item:
+                self._open.pop()  # this record replaces it
             self._open.append((record, item))
 
     def confirmed(self, item: int) -> None:

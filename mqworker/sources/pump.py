@@ -84,6 +84,8 @@ class Pump:
         for publication, record in self._handover.take():
             if record is not None:
                 self._records += 1
+                if publication is None and self._positions:
+                    self._positions.pop()  # it is stored with this one, or was about to be
                 self._positions.append((self._records, record))
             if publication is not None:
                 self.sent += 1

@@ -37,6 +37,34 @@ def test_one_store_is_under_way_at_a_time():
     assert prefix.stored(100.0) == 2
 
 
+def test_what_is_stored_is_stored_anew():
+    """Unless a newer one is on its way; it counts as no other record, and the next one waits for it."""
+    prefix = ConfirmedPrefix()
+    assert prefix.again() is None
+    prefix.found(b"0")
+    assert prefix.again() == b"0"
+    assert prefix.again() is None
+    prefix.confirm(prefix.send(b"1"))
+    assert prefix.due(100.0) is None
+    assert prefix.stored(100.0) == 0
+    assert prefix.due(100.0) == b"1"
+    assert prefix.again() is None
+    assert prefix.stored(100.0) == 1
+    assert prefix.again() == b"1"
+
+
+def test_records_without_publications_replace_each_other():
+    """However many come while nothing is stored, the newest is what waits."""
+    prefix = ConfirmedPrefix()
+    prefix.send(b"item")
+    for number in range(1000):
+        prefix.mark(b"%d" % number)
+    assert len(prefix._records) == 1
+    prefix.confirm(1)
+    assert prefix.due(100.0) == b"999"
+    assert prefix.stored(100.0) == 1001
+
+
 @pytest.mark.parametrize(
     ("confirmed", "seconds", "expected"),
     [

@@ -11,7 +11,10 @@ from mqworker.amqp.properties import Properties
 from mqworker.brokers import open_outlet
 from mqworker.brokers.base import BrokerRefused, Publication
 from mqworker.brokers.outlet import Inlet, Outlet
+from mqworker.brokers.rabbitmq import outlet as rabbit_outlet
+from mqworker.brokers.rabbitmq.queues import TYPE
 from mqworker.brokers.records import PositionRecord
+from mqworker.brokers.sqlite import outlet as sqlite_outlet
 from mqworker.config.model import BrokerConfig
 from tests.brokers.harness import Common, contract
 from tests.support.waiting import AMPLE, until
@@ -240,3 +243,66 @@ async def test_the_newest_of_two_records_counts(place):
         await place.broker.publish(place.inlet.position, b"", record(number))
     _, other = await place.opened()
     assert other.records == [PositionRecord(9, 9)]
+
+
+def test_records_alone_are_no_queue_while_nothing_is_stored(tmp_path):
+    """Ticks that yield nothing, on a full disk: the newest record waits, and stands for those before it."""
+    inlet = Inlet("in", "in.source.a", "in.lock.a")
+    writer = sqlite_outlet._Writer(tmp_path / "broker.db", inlet, Recorder(), lambda _: None, "test")
+    for number in range(1, 5000):
+        writer.commands.put(sqlite_outlet._Send(None, record(number), 1))
+    writer._receive(0)
+    assert writer._pending == [sqlite_outlet._Send(None, record(4999), 4999)]
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("broker", ["rabbitmq-quorum"], indirect=True)
+def test_no_limit_of_deliveries_drops_the_record(broker, monkeypatch):
+    """A queue that drops a message after two deliveries keeps the record, through idle times and fruitless lives."""
+    taken = 0
+
+    async def counted(channel, name, **how):
+        nonlocal taken
+        taken += how["take"]
+        return await touch(channel, name, **how)
+
+    touch = rabbit_outlet.touch
+    monkeypatch.setattr(rabbit_outlet, "touch", counted)
+    monkeypatch.setattr(rabbit_outlet, "PING_EVERY", 0.1)
+    monkeypatch.setattr(rabbit_outlet, "TAKE_EVERY", 0.1)
+
+    @at_a_place
+    async def test(place):
+        arguments = {TYPE: "quorum", "x-delivery-limit": 2, "x-max-length": 1}
+        channel = await place.broker.channel()
+        await channel.ask("queue_declare", queue=place.inlet.position, durable=True, arguments=arguments)
+        outlet, sink = await place.opened()
+        outlet.send(place.item(1), record(1))
+        await sink.has(1, 1)
+        before = taken
+        await until(lambda: taken >= before + 4, 20, "idle times in which the record was taken")
+        await outlet.close(AMPLE)
+        for _ in range(4):
+            outlet, sink = await place.opened()
+            assert sink.records == [PositionRecord(1, 1)]
+            await outlet.close(AMPLE)
+
+    test(broker)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("broker", ["rabbitmq-classic"], indirect=True)
+@at_a_place
+async def test_a_record_that_comes_back_after_the_lock_is_found(place):
+    """What a predecessor had fetched is not there yet when its lock is free: that is no source without a position."""
+    outlet, sink = await place.opened()
+    outlet.send(place.item(1), record(1))
+    await sink.has(1, 1)
+    await outlet.close(AMPLE)
+    fetched = await place.broker.channel()
+    assert await fetched.get(place.inlet.position)
+    _, other = place.make()
+    await asyncio.sleep(rabbit_outlet.BACK / 4)  # long enough for it to read, if it does not wait
+    fetched.close()
+    await until(lambda: other.records, 20, "the record")
+    assert other.records == [PositionRecord(1, 1)]

@@ -22,8 +22,8 @@ from typing import Any
 
 import pika
 
-from tests.support import embedded, foreign
-from tests.support.rabbitmq import RabbitNode
+from tests.chaos.private_node import PrivateNode
+from tests.support import embedded
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
@@ -126,18 +126,12 @@ class Embedded:
         self._client.__exit__()
 
 
-class Rabbit:
-    """A private RabbitMQ node."""
+class Rabbit(PrivateNode):
+    """RabbitMQ."""
 
     def __init__(self, folder: Path, queue_type: str) -> None:
-        self.queue_type = queue_type
-        self._node = RabbitNode(folder)
-        self._node.start()
-        self.config = f'[broker]\nurl = "{self._node.url()}"'
+        super().__init__(folder, queue_type)
         self._taken: list[dict[str, Any]] = []
-
-    def begin(self, service: ServiceProcess) -> None:
-        self._client = foreign.Client(self._node.url())
 
     def send(self, numbers: list[int], ids: bool) -> None:
         left = list(numbers)
@@ -160,25 +154,6 @@ class Rabbit:
         with self._again():
             self._taken += [json.loads(got.body) for got in self._client.rest("out")]
         return self._taken
-
-    def kill(self) -> None:
-        self._node.kill()
-        self._node.start()
-
-    def close(self) -> None:
-        with contextlib.suppress(Exception):
-            self._client.__exit__()
-        self._node.stop()
-
-    @contextlib.contextmanager
-    def _again(self) -> Any:
-        """Connect again after an error; what was done may have been done twice."""
-        try:
-            yield
-        except pika.exceptions.AMQPError:
-            time.sleep(0.2)
-            with contextlib.suppress(pika.exceptions.AMQPError, OSError):
-                self._client = foreign.Client(self._node.url())
 
 
 def main() -> int:

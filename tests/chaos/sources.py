@@ -19,12 +19,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pika
-
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import DROP
-from tests.support import embedded, foreign
-from tests.support.rabbitmq import RabbitNode
+from tests.chaos.private_node import PrivateNode
+from tests.support import embedded
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
@@ -107,19 +105,10 @@ class Embedded:
         self._client.__exit__()
 
 
-class Rabbit:
-    """A private RabbitMQ node."""
+class Rabbit(PrivateNode):
+    """RabbitMQ."""
 
     exact = False
-
-    def __init__(self, folder: Path, queue_type: str) -> None:
-        self.queue_type = queue_type
-        self._node = RabbitNode(folder / "node")
-        self._node.start()
-        self.config = f'[broker]\nurl = "{self._node.url()}"'
-
-    def begin(self, service: ServiceProcess) -> None:
-        self._client = foreign.Client(self._node.url())
 
     def take(self) -> list[str]:
         with self._again():
@@ -130,25 +119,6 @@ class Rabbit:
         with self._again():
             return self._client.ready("in")
         return 0
-
-    def kill(self) -> None:
-        self._node.kill()
-        self._node.start()
-
-    def close(self) -> None:
-        with contextlib.suppress(Exception):
-            self._client.__exit__()
-        self._node.stop()
-
-    @contextlib.contextmanager
-    def _again(self) -> Any:
-        """Connect again after an error; what was taken and not acknowledged comes again."""
-        try:
-            yield
-        except (pika.exceptions.AMQPError, AssertionError):
-            time.sleep(0.2)
-            with contextlib.suppress(pika.exceptions.AMQPError, OSError):
-                self._client = foreign.Client(self._node.url())
 
 
 class Seen:
@@ -191,7 +161,9 @@ def main() -> int:
         kills = [name for name in kills if name != "brokers"]
     chance.shuffle(kills)
     with TemporaryDirectory(prefix="mqw-sources-") as folder, contextlib.ExitStack() as stack:
-        broker: Any = Embedded(Path(folder)) if asked.broker == "sqlite" else Rabbit(Path(folder), asked.broker)
+        broker: Any = (
+            Embedded(Path(folder)) if asked.broker == "sqlite" else Rabbit(Path(folder) / "node", asked.broker)
+        )
         stack.callback(broker.close)
         text = CONFIG.format(
             broker=broker.config, queue_type=broker.queue_type, mark=MARK, rows=asked.rows, pace=asked.pace

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mqworker.cli.bulk import BYTES
 from mqworker.exits import Exit
 from tests.support.cli import MQWORKER, environment, mqworker
 from tests.support.tiny_http import response, tiny_server
@@ -107,6 +108,17 @@ def test_refused_lines_are_named(project):
     assert "stopped: 2 sent" in done.stderr
     assert "lines 2 to 3, 5 were not sent: queue full" in done.stderr
     assert len(server.requests) == 1
+
+
+def test_a_line_that_the_service_does_not_even_read_is_named(project):
+    """One so large that its request is refused as a whole is told by its number, as one above `max_body` is."""
+    refusal = problem("413 Content Too Large", detail="the body is larger than 4194304 bytes")
+    with tiny_server(project / "s", lambda head: answer(1) if b"first=1 " in head else refusal):
+        done = mqworker(*SEND, cwd=project, stdin=f'1\n\n"{"x" * BYTES}"\n4\n')
+    assert "stopped: 1 sent" in done.stderr
+    assert "line 3 was not sent: the body is larger than 4194304 bytes" in done.stderr
+    assert "may have been" not in done.stderr
+    assert done.returncode == Exit.USAGE
 
 
 def test_an_older_service_is_named_as_the_cause(project):

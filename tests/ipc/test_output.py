@@ -11,9 +11,10 @@ import time
 
 import pytest
 
+from mqworker.ipc.lines import LINE
 from mqworker.ipc.logs import line_text
 from mqworker.ipc.marks import Mark, mark
-from mqworker.ipc.output import HOLDS, LINE, TAIL, OutputReader
+from mqworker.ipc.output import HOLDS, TAIL, OutputReader
 from tests.support.loop import on_loop
 from tests.support.waiting import until
 

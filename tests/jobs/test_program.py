@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from pathlib import Path
 
@@ -19,11 +20,13 @@ from mqworker.amqp.properties import Properties
 from mqworker.config.model import InputConfig, StageConfig
 from mqworker.config.programs import command_of, is_program, shown, spec_of
 from mqworker.errors import HardTimeLimit
+from mqworker.jobs import program_keeper
 from mqworker.jobs.chain import Chain
 from mqworker.jobs.codecs import OversizedError, UnencodableError
 from mqworker.jobs.loading import JobLoadError, load_job, make_job
 from mqworker.jobs.message import Message
 from mqworker.jobs.program import Programs
+from mqworker.jobs.program_run import CannotStart
 from mqworker.testing import run_job
 from tests.support.waiting import wait_for, within
 
@@ -225,6 +228,32 @@ def test_too_much_output_is_stopped(stage):
     assert stage.sh("head -c 1048576 /dev/zero", most=MIB, codec="bytes").run() == bytes(MIB)
 
 
+LARGE_PIPE = """\
+import fcntl, os, sys
+fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 1 << 20)
+os.write(2, b"one\\n")
+os.write(1, b"x" * (1 << 20))
+os.write(2, b"two\\n")
+"""
+
+
+def test_what_is_in_a_large_pipe_at_the_end_is_read_to_its_end(stage, monkeypatch):
+    """A program that has enlarged its stdout has its whole result, however long its Consumer stands still meanwhile."""
+
+    class Slow(logging.Handler):
+        def emit(self, record):
+            time.sleep(1.2)  # the program ends, and then more than a second passes
+
+    slow = Slow()
+    logger = logging.getLogger("test.program")
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    logger.addHandler(slow)
+    try:
+        assert stage.use((sys.executable, "-c", LARGE_PIPE), codec="bytes").run() == b"x" * MIB
+    finally:
+        logger.removeHandler(slow)
+
+
 # --- time
 
 TIMES = {
@@ -269,16 +298,22 @@ def test_what_it_returns_after_the_soft_limit_counts(stage):
     assert 0.0 < stage.limits.left < 30.0
 
 
+def test_a_program_that_stops_its_parent_hangs_nothing(stage):
+    """A keeper that was stopped goes on soon, so that the end of the program is told without any limit."""
+    stage.sh("kill -STOP $PPID; echo 1")
+    with within(20, "the end of the program"):
+        assert stage.run() == 1
+
+
 def test_a_program_that_stops_its_parent_meets_its_hard_limit(stage):
-    """A keeper that does not answer is replaced: the message is a timeout, as if it had been killed in order."""
+    """The message is a timeout, and all that the program has started is dead, as if nobody had stopped the keeper."""
     stage.limits = Limits(math.inf, 0.3)
     stage.sh('[ "$(cat)" = good ] && echo 1 && exit; kill -STOP $PPID; sleep 1000 & exec sleep 1000')
     with within(20, "the end of the program"), pytest.raises(HardTimeLimit):
         stage.run(b"bad")
+    assert list(stage.processes().values()) == ["mqw-keeper"]
     stage.limits.hard = math.inf
     assert stage.run(b"good") == 1
-    for pid in [pid for pid, name in stage.processes().items() if name == "sleep"]:
-        os.kill(pid, signal.SIGKILL)  # a child of the program; in a Consumer it is the Service's to kill
 
 
 # --- what it leaves behind
@@ -411,6 +446,16 @@ def test_what_cannot_be_started_any_more_fails_its_message(stage, tmp_path):
     file.unlink()
     with pytest.raises(ProgramError, match=r"\./solver could not be started: it cannot be executed: No such file"):
         stage.run()
+
+
+def test_a_keeper_that_cannot_begin_is_told_before_any_message(stage, tmp_path, monkeypatch):
+    """Whoever sets a chain up hears that its programs cannot run, and nothing is left of the attempt."""
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise SystemExit(3)")
+    monkeypatch.setattr(program_keeper, "__file__", str(broken))
+    with pytest.raises(CannotStart, match="the process that runs programs exited with code 3 as it began"):
+        stage.sh("echo 1")
+    assert stage.processes() == {}
 
 
 def test_a_program_as_text_is_read_back():

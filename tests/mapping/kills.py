@@ -44,7 +44,7 @@ def portion(first: int, last: int) -> Portion:
 
 def write(out: Path, each: int) -> None:
     """Do a run, or go on with one."""
-    files = MapFiles(out, out.with_name("dead"), WORK, resumable=True)
+    files = MapFiles(out, out.with_name("out.dead"), WORK, resumable=True)
     files.claim(resume=True)
     if not files.state.complete:
         files.open()
@@ -103,8 +103,8 @@ def whole(out: Path) -> None:
     expected = [each for number in range(1, LINES + 1) for each in result(number)]
     dead = [each for number in range(1, LINES + 1) for each in letters(number)]
     assert out.read_bytes().splitlines() == expected
-    assert out.with_name("dead").read_bytes().splitlines() == dead
-    assert sorted(path.name for path in out.parent.iterdir()) == ["dead", out.name]
+    assert out.with_name("out.dead").read_bytes().splitlines() == dead
+    assert sorted(path.name for path in out.parent.iterdir()) == [out.name, "out.dead"]
 
 
 def main(folder: Path) -> None:

@@ -106,9 +106,54 @@ def test_two_runs_do_not_write_one_file_of_dead_letters(tmp_path):
     second = made(tmp_path, output="other")
     with pytest.raises(MapError, match="another run writes its dead letters"):
         second.open()
+    second.leave()
     assert (tmp_path / "out.dead").read_bytes() == b"letter\n"
+    assert not (tmp_path / "other.map").exists()
     release(first)
     os.close(second._lock)
+
+
+def test_a_run_does_not_take_the_letters_of_an_earlier_one(tmp_path):
+    """A named file with letters is refused, finished or not is the run of them, and nothing of a run is left behind."""
+    first = made(tmp_path, dead="letters")
+    first.open()
+    first.store(portion(1, b"a", dead=[b"letter"]))
+    release(first)
+    second = made(tmp_path, output="other", dead="letters")
+    with pytest.raises(MapError, match="has dead letters of an earlier run") as error:
+        second.open()
+    second.leave()
+    os.close(second._lock)
+    assert error.value.code == Exit.USAGE
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["letters", "out.map", "out.part"]
+    again = made(tmp_path, dead="letters", resume=True)
+    again.open()
+    assert (tmp_path / "letters").read_bytes() == b"letter\n"
+    release(again)
+
+
+def test_the_letters_beside_an_output_are_written_anew_with_it(tmp_path):
+    """They belong to it: to compute a file once more needs no cleaning."""
+    for letter in (b"old", b"new"):
+        files = made(tmp_path)
+        files.open()
+        files.store(portion(1, b"a", dead=[letter]))
+        files.complete()
+        files.finish()
+        release(files)
+    assert (tmp_path / "out.dead").read_bytes() == b"new\n"
+
+
+def test_a_compressed_output_without_results_is_one(tmp_path):
+    """What reads .gz files reads an empty one too."""
+    files = made(tmp_path, output="out.gz")
+    files.open()
+    files.store(portion(1))
+    files.complete()
+    files.finish()
+    release(files)
+    assert gzip.decompress((tmp_path / "out.gz").read_bytes()) == b""
+    assert (tmp_path / "out.gz").stat().st_size
 
 
 def test_what_no_state_belongs_to_is_not_overwritten(tmp_path):

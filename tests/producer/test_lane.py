@@ -9,6 +9,7 @@ import signal
 import time
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -16,11 +17,13 @@ from msgspec.structs import replace
 
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
+from mqworker.config.programs import spec_of
 from mqworker.consumer.register import InHandRegister
 from mqworker.consumer.resources import BY_OPENMP, OPENMP, OTHERS
 from mqworker.ipc import child
-from mqworker.ipc.messages import Birth, Chunk, Generation, Item, StageSpec
+from mqworker.ipc.messages import Birth, Chunk, Desired, Generation, Item, StageSpec
 from mqworker.producer.lane import Lane
+from mqworker.producer.limits import KILLS_ITSELF, STACK_WAIT, Limits
 from tests.support.children import end_children
 from tests.support.loop import on_loop
 from tests.support.memory import no_more_memory
@@ -107,12 +110,12 @@ def make(tmp_path):
     (tmp_path / "jobs.py").write_text(HANDLER)
     register = InHandRegister(tmp_path / "s.slots")
 
-    def made(owner, params=None, *, slot=0, consumers=1, **stage):
+    def made(owner, params=None, *, slot=0, consumers=1, jobs=("jobs:handle",), **stage):
         config = StageConfig(input=InputConfig(queue="in"), jobs=("jobs:handle",), **stage)
         spec = StageSpec("svc", "s", config, BrokerConfig(), str(tmp_path), str(tmp_path), 30.0)
-        generation = Generation(1, 1, ["jobs:handle"], None, json.dumps(params or {}).encode())
-        birth = Birth(slot, str(register.path), 0, consumers, generation, 20)
-        return Lane(1, spec, birth, register.slot(0), owner)
+        generation = Generation(1, 1, list(jobs), None, json.dumps(params or {}).encode())
+        birth = Birth(slot, str(register.path), slot, consumers, generation, 20)
+        return Lane(1 + slot, spec, birth, register.slot(slot), owner)
 
     yield made
     assert not end_children()
@@ -404,6 +407,27 @@ def test_a_consumer_without_its_shared_memory_dies_of_the_message_that_needs_it(
         assert "OSError" in lane.output_tail
 
     run()
+
+
+@on_loop
+async def test_only_a_consumer_with_programs_has_time_to_kill_them(make):
+    """Over the hard limit a Consumer is killed at once unless its own chain has a program, whatever chain is wanted."""
+    owners = [Owner(), Owner()]
+    lanes = [make(owners[0]), make(owners[1], slot=1, jobs=("jobs:handle", spec_of(("cat",))))]
+    for lane, owner in zip(lanes, owners, strict=True):
+        await ready(lane, owner)
+        lane.feed(chunk(lane, "hold"))
+    await until(lambda: all(lane.in_hand()[0] for lane in lanes), DEADLINE, "both messages to begin")
+    limits = Limits(SimpleNamespace(busy=lambda: lanes))
+    wanted = Desired(1, True, 2, Generation(2, 2, ["jobs:handle"], None, b"{}"), None, 0.0, 1.0, 20)
+    late = max(lane.in_hand()[1] for lane in lanes) + 1.1
+    limits.enforce(wanted, late, 0.1)
+    limits.enforce(wanted, late + STACK_WAIT + 0.1, 0.1)
+    assert [lane.kill_reason for lane in lanes] == ["hard time limit of 1 s", ""]
+    limits.enforce(wanted, late + KILLS_ITSELF, 0.1)
+    limits.enforce(wanted, late + KILLS_ITSELF + STACK_WAIT + 0.1, 0.1)
+    assert lanes[1].kill_reason == "hard time limit of 1 s"
+    await until(lambda: all(owner.deaths for owner in owners), DEADLINE, "both ends")
 
 
 @on_loop

@@ -114,6 +114,23 @@ def test_a_move():
     assert not balancer.beat(document, there, 3.0)
 
 
+def test_a_slot_that_is_missing_at_a_move_counts():
+    """A Consumer that the giver starts again is no room for the receiver, however long the one that leaves takes."""
+    balancer = Balancer(CONFIG)
+    document, _ = begin(None, CONFIG)
+    balancer.want(document, NEVER, paused=False)
+    calm = {"backlog": 0, "held": 0, "arrival_rate": 0.0, "service_time": 0.1}
+    there = {name: stage_status(name, consumers=staff(2), **calm) for name in ("a", "b")}
+    there["a"] = stage_status("a", consumers=staff(3)[1:], **calm)  # that in slot 0 has just died
+    there["c"] = stage_status("c", consumers=staff(2), **(calm | {"backlog": 5_000}))
+    assert balancer.beat(document, there, 1.0)
+    assert numbers(balancer, document) == [2, 2, 2]
+    assert not balancer.beat(document, there, 2.0), "the giver starts one in slot 0, and the one in slot 2 has not left"
+    there["a"] = stage_status("a", consumers=staff(2)[1:], **calm)
+    assert balancer.beat(document, there, 3.0)
+    assert numbers(balancer, document) == [2, 2, 3]
+
+
 def test_what_a_stage_demands():
     """Only what more Consumers could do: nothing paused, refused by the output, dying, or kept back by an order."""
     document, _ = begin(None, CONFIG)

@@ -236,10 +236,10 @@ def test_what_was_in_hand_at_a_kill_counts_as_given_back():
     """A Producer killed while stopping cannot report it; one that ends in order does."""
     driver = Driver()
     driver.want(1)
-    driver.report(1, dispatched=3, settling=2)
+    driver.report(1, dispatched=3, computed=4, settling=2)
     driver.end(0)
     driver.die()
-    assert (driver.life.given_back, driver.life.restarts) == (5, 1)
+    assert (driver.life.given_back, driver.life.restarts) == (9, 1)
     driver = Driver()
     driver.want(1)
     driver.report(1, dispatched=3, settling=2)

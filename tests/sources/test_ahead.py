@@ -42,3 +42,18 @@ def test_one_position_in_five_thousand():
         if number % 5000 == 900:
             ahead.stored(records)
     assert ahead.limit == 15_000 - 1 + MOST
+
+
+def test_records_without_items_replace_each_other():
+    """Ticks that yield nothing while nothing is stored take no memory; all is stored when the last one is."""
+    ahead = Ahead()
+    ahead.sent(1, 1)
+    for record in range(2, 1000):
+        ahead.sent(1, record)
+    assert len(ahead._open) == 1
+    ahead.confirmed(1)
+    ahead.stored(500)
+    assert not ahead.all_stored
+    ahead.stored(999)
+    assert ahead.all_stored
+    assert ahead.limit == 1 + MOST

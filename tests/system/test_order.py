@@ -12,6 +12,7 @@ import pytest
 
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Publication
+from mqworker.exits import Exit
 from tests.support import foreign
 from tests.support.embedded import DEAD, INPUT, OUTPUT, Client, put
 from tests.support.embedded import config as embedded
@@ -219,6 +220,19 @@ def test_a_held_message_is_told(service):
         assert (order(running)["hottest"], order(running)["delayed"]) == (key, 1)
         assert "blocked by message 3" in running.cli("status").stderr
     assert running.stop() == 0
+
+
+def test_a_stop_tells_of_results_whose_turn_has_not_come(service):
+    """What is computed behind a message that waits goes back unpublished, so it counts, and the exit code says so."""
+    jobs = "def handle(body):\n    if body['n'] == 3:\n        raise RuntimeError('later')\n    return body\n"
+    lines = ("retry = { base = 60, max_attempts = 3 }", f'ordered_by = "{BY_INPUT}"')
+    running = service(embedded(*lines), {"jobs.py": jobs}).start()
+    with Client(running) as client:
+        send(client, range(20))
+        wait_for(lambda: running.stage("work")["actual"]["computed"] == 16, 30, "the results behind the third")
+        assert running.stop() == Exit.GIVEN_BACK
+        assert client.ready(OUTPUT) == 3
+        assert client.ready(INPUT) == 17
 
 
 def test_a_held_message_is_skipped(service):

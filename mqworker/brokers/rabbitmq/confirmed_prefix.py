@@ -18,7 +18,8 @@ class ConfirmedPrefix:
         self._beyond: set[int] = set()  # confirmed ones that come later
         self._records: deque[tuple[int, int, bytes]] = deque()  # publication, number, content; not stored yet
         self._made = 0  # the number of the last record
-        self._storing: tuple[int, int] | None = None  # publication and number of the one on its way
+        self._storing: tuple[int, int, bytes] | None = None  # the one on its way; number 0: it was stored before
+        self._last: bytes | None = None  # what is stored
         self._stored = 0  # the publication whose record is stored
         self._stored_at = 0.0
 
@@ -30,8 +31,10 @@ class ConfirmedPrefix:
         return self.sent
 
     def mark(self, record: bytes) -> None:
-        """Note a record that may be stored once all publications so far are confirmed."""
+        """Note a record that may be stored once all publications so far are confirmed, instead of one before it."""
         self._made += 1
+        if self._records and self._records[-1][0] == self.sent:
+            self._records.pop()
         self._records.append((self.sent, self._made, record))
 
     def confirm(self, number: int) -> None:
@@ -50,12 +53,23 @@ class ConfirmedPrefix:
             return None
         while self._records and self._records[0][0] <= self.confirmed:
             at, number, record = self._records.popleft()
-        self._storing = at, number
+        self._storing = at, number, record
         return record
 
+    def found(self, record: bytes) -> None:
+        """Note what an earlier life has stored."""
+        self._last = record
+
+    def again(self) -> bytes | None:
+        """Return what is stored, to store it anew; None if there is nothing, or a newer one is on its way."""
+        if self._storing is not None or self._last is None:
+            return None
+        self._storing = self._stored, 0, self._last
+        return self._last
+
     def stored(self, now: float) -> int:
-        """Note that the record on its way is stored; returns its number."""
+        """Note that the record on its way is stored; returns its number, 0 if it was stored before."""
         assert self._storing is not None
-        self._stored, number = self._storing
+        self._stored, number, self._last = self._storing
         self._storing, self._stored_at = None, now
         return number

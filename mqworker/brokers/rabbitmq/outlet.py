@@ -6,7 +6,10 @@ open it tries again for ever, also while another connection has the lock. From t
 loses the Outlet; the process ends, and its successor goes on from the record that was stored.
 
 The record is the only message of its queue, which is read by fetching without acknowledging: all that is there, because
-a broker that was killed can leave two.
+a broker that was killed can leave two. What a predecessor has fetched is back some milliseconds after its lock is free;
+so a queue that looks empty is read again for a while. A quorum queue may have a limit of deliveries, by a policy of the
+broker for example, and drop what exceeds it. So each time that the record was fetched, it is stored anew: the new one
+counts from zero, and replaces the old.
 """
 
 import asyncio
@@ -16,6 +19,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from mqworker.amqp.properties import Properties
@@ -39,6 +43,8 @@ from mqworker.config.model import BrokerConfig
 
 STANDBY = (3.0, 5.0)  # seconds between two looks whether the lock is free; each is a line in the broker's log
 HEARTBEAT = 10  # seconds at most: after two to three the broker gives up a host that has vanished, and the lock is free
+BACK = 2.0  # seconds for what a predecessor has fetched to be back in the queue
+READ_AGAIN = 0.1  # seconds between two looks meanwhile
 
 RECORD = 0  # what the sender knows a record by; items have their numbers
 _RECORD = Properties(content_type="application/json", delivery_mode=2).encode()
@@ -93,10 +99,10 @@ class RabbitOutlet:
         """Note confirms of items, and of the record."""
         before = self._prefix.confirmed
         for number in publish_ids:
-            if number == RECORD:
-                self._sink.stored(self._prefix.stored(self._loop.time()))
-            else:
+            if number != RECORD:
                 self._prefix.confirm(number)
+            elif stored := self._prefix.stored(self._loop.time()):
+                self._sink.stored(stored)
         if self._prefix.confirmed != before:
             self._sink.confirmed(self._prefix.confirmed)
         self._store()
@@ -116,7 +122,15 @@ class RabbitOutlet:
             self._sender.send(pending)  # otherwise it is lost, or about to be
 
     def _store(self) -> None:
-        if (record := self._prefix.due(self._loop.time())) is not None:
+        self._send_record(self._prefix.due(self._loop.time()))
+
+    def _store_again(self) -> None:
+        """Let the broker count the deliveries of the record from zero."""
+        if self._quorum:
+            self._send_record(self._prefix.again())
+
+    def _send_record(self, record: bytes | None) -> None:
+        if record is not None:
             publication = Publication("", self._inlet.position, _RECORD, record)
             self._send(Pending(RECORD, publication, self._loop.time()))
 
@@ -179,23 +193,30 @@ class RabbitOutlet:
         self._quorum = bool(position.quorum)
         if (found.made and found.quorum) or (position.made and position.quorum):
             await asyncio.sleep(YOUNG)
-        record = await self._read(connection)
+        record = await self._read(connection, 0.0 if position.made else BACK)
         channel = await Channel.open(connection)
         silent = SilentDestinations()
         sender = Sender(channel, self, silent, partial(destination, self._inlet.queue), lambda _: None, 0)
         await sender.start()
         channel.on_lost = lambda lost: self._end(f"the broker closed the channel: {lost}")
         self._sender = sender
+        if record is not None:
+            self._prefix.found(msgspec.json.encode(record))
+            self._store_again()
         self._sink.opened(record)
         await connection.closed
 
-    async def _read(self, connection: AmqpConnection) -> PositionRecord | None:
-        channel = await Channel.open(connection)
-        bodies = []
-        while (message := await channel.get(self._inlet.position)) is not None:
-            bodies.append(message[2])
-        await channel.closed()  # before anything is published: what was fetched is back by then
-        return newest(bodies)
+    async def _read(self, connection: AmqpConnection, patience: float) -> PositionRecord | None:
+        """Read the record; a queue without a message is read again for so many seconds."""
+        end, bodies = self._loop.time() + patience, list[bytes]()
+        while True:
+            channel = await Channel.open(connection)
+            while (message := await channel.get(self._inlet.position)) is not None:
+                bodies.append(message[2])
+            await channel.closed()  # before anything is published: what was fetched is back by then
+            if bodies or self._loop.time() >= end:
+                return newest(bodies)
+            await asyncio.sleep(READ_AGAIN)
 
     async def _watch(self, connection: AmqpConnection) -> None:
         """Watch the deadlines, keep the queue of the record from expiring, and store what has become due."""
@@ -228,3 +249,5 @@ class RabbitOutlet:
             async with asyncio.timeout(PATIENCE):
                 channel = await Channel.open(connection, watched=False)
                 await touch(channel, self._inlet.position, quorum=self._quorum, take=take)
+            if take:
+                self._store_again()

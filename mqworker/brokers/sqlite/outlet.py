@@ -40,6 +40,7 @@ _RECORD = Properties(content_type="application/json", delivery_mode=2).encode()
 class _Send(NamedTuple):
     publication: Publication | None
     record: bytes | None
+    records: int  # for so many it stands; only the newest is stored
 
 
 class _Ask(NamedTuple):
@@ -65,11 +66,11 @@ class SqliteOutlet:
 
     def send(self, publication: Publication, record: bytes | None) -> None:
         """See `Outlet.send`; confirmed means synced to the disk."""
-        self._thread.commands.put(_Send(publication, record))
+        self._thread.commands.put(_Send(publication, record, int(record is not None)))
 
     def store(self, record: bytes) -> None:
         """See `Outlet.store`."""
-        self._thread.commands.put(_Send(None, record))
+        self._thread.commands.put(_Send(None, record, 1))
 
     def ask_depth(self) -> None:
         """See `Outlet.ask_depth`."""
@@ -178,7 +179,10 @@ class _Writer(threading.Thread):
         try:
             command = self.commands.get(timeout=timeout) if timeout > 0 else self.commands.get_nowait()
             while True:
-                if isinstance(command, _Send):
+                if isinstance(command, _Send) and command.publication is None and self._pending:
+                    last = self._pending[-1]  # so that records alone are no queue while nothing is stored
+                    self._pending[-1] = _Send(last.publication, command.record, last.records + 1)
+                elif isinstance(command, _Send):
                     self._pending.append(command)
                 elif isinstance(command, _Ask):
                     self._asked = True
@@ -207,9 +211,10 @@ class _Writer(threading.Thread):
                 raise
             self._tell(explain(error, self._path))
             return
+        self._sent += len(publications)
+        self._stored += sum(each.records for each in self._pending)
         self._pending = []
         self._tell("")
-        self._sent, self._stored = self._sent + len(publications), self._stored + len(records)
         self._post(partial(self._sink.confirmed, self._sent))
         if records:
             self._post(partial(self._sink.stored, self._stored))

@@ -92,6 +92,11 @@ class Load:
         later = itertools.takewhile(lambda result: result.arrived > since, reversed(self._came))
         return sum(host in ("", result.host) for result in later)
 
+    def pause(self, since: float) -> float:
+        """Return the longest time without a result since a moment (monotonic), in seconds."""
+        times = [since, *(result.arrived for result in self._came if result.arrived > since), time.monotonic()]
+        return round(max(later - earlier for earlier, later in itertools.pairwise(times)), 2)
+
     def repeats(self) -> dict[str, list[Result]]:
         """Return the ids that have several results, with these."""
         return {message_id: results for message_id, results in self.results.items() if len(results) > 1}

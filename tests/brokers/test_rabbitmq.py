@@ -848,6 +848,28 @@ async def test_no_answer_from_a_host_is_bounded(broker):
         await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
+@contract
+async def test_a_host_that_does_not_answer_keeps_no_question_from_the_next_host(broker):
+    """Behind a silent host, a question is answered by its deadline, and the next one does not try the silent one."""
+    await broker.started()
+    writers = []
+    silent = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
+    url = f"amqp://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+    admin = RabbitAdmin(BrokerConfig(url=(url, broker.url)))
+    try:
+        assert await admin.queue(broker.topology.input, 5.0) is not None
+        assert len(writers) == 1
+        for connection in admin._shared.questions:
+            connection.abort("the test ends it")
+        assert await admin.queue(broker.topology.input, AMPLE) is not None
+        assert len(writers) == 1
+    finally:
+        await admin.close()
+        for opened in (*writers, silent):
+            opened.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+
+
 async def placed(link, sink, publication: Publication) -> int:
     """Publish again and again, as a ledger does, until confirmed; return how often the result was ambiguous."""
     unknown = 0

@@ -17,8 +17,10 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
+from tests.support.hosts import Host
 from tests.support.ports import free_port
 from tests.support.waiting import Patience, wait_for
 
@@ -29,6 +31,18 @@ INSTALLED = Path("/usr/lib/rabbitmq")  # below ROOT
 SCRIPTS = INSTALLED / "bin"  # not the wrapper of Debian in /usr/sbin, which switches the user
 MARKER = "MQWORKER_TEST_BROKER"
 COUNTS = ("messages_ready", "messages_unacknowledged", "messages", "consumers")
+
+
+class Rights(NamedTuple):
+    """What a user may do with queues and exchanges, each by a regular expression over their names."""
+
+    configure: str
+    write: str
+    read: str
+
+    def in_erlang(self) -> str:
+        """Return them as three binaries."""
+        return ", ".join('<<"' + each.replace("\\", "\\\\") + '">>' for each in self)
 
 
 def available() -> bool:
@@ -53,11 +67,19 @@ class RabbitNode:
         config: tuple[str, ...] = (),
         advanced: str = "",
         plugins: tuple[str, ...] = (),
+        erl_args: str = "",
+        host: Host | None = None,
         detached: bool = False,
     ) -> None:
-        """Prepare the folder; `config` are lines of rabbitmq.conf, `advanced` Erlang terms of its `rabbit` section."""
+        """Prepare the folder; `config` are lines of rabbitmq.conf, `advanced` Erlang terms of its `rabbit` section.
+
+        `erl_args` are further arguments of the VM; `host`: where the node and its tools run, instead of here.
+        """
         self.folder = folder
         self.port = port or free_port()
+        self._erl_args = erl_args
+        self._host = host
+        self._into = (*(host.enter if host else ()), *INTO_ROOT)
         self._detached = detached
         self._server: subprocess.Popen | None = None
         self._epmd: subprocess.Popen | None = None
@@ -96,7 +118,7 @@ class RabbitNode:
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
             "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
             "RABBITMQ_LOG_BASE": str(self.folder / "log"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-kernel inet_dist_use_interface {{127,0,0,1}} {self._erl_args}",
             "RABBITMQ_CTL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
             "RUNNING_UNDER_SYSTEMD": "true",  # the script then becomes the VM instead of waiting for it
         }
@@ -106,10 +128,14 @@ class RabbitNode:
         """The process id of the Erlang VM."""
         return int((self.folder / "pid").read_text())
 
+    def inside(self) -> contextlib.AbstractContextManager[None]:
+        """Sockets that this thread makes in the block are on the node's host."""
+        return self._host.inside() if self._host else contextlib.nullcontext()
+
     def running(self) -> bool:
         """Return whether the node answers AMQP."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as probe:
+            with self.inside(), socket.create_connection(("127.0.0.1", self.port), 1) as probe:
                 probe.settimeout(1)
                 probe.sendall(b"AMQP\0\0\x09\x01")
                 return probe.recv(1) == b"\x01"
@@ -129,7 +155,7 @@ class RabbitNode:
 
     def spawn(self) -> None:
         """Start the node without waiting; from the main thread, because it dies with the thread that started it."""
-        guard = [*([] if self._detached else ["setpriv", "--pdeathsig", "KILL"]), *INTO_ROOT]
+        guard = [*([] if self._detached else ["setpriv", "--pdeathsig", "KILL"]), *self._into]
         output = (self.folder / "output").open("ab")
         spawn = {"env": self.env, "stdin": subprocess.DEVNULL, "stdout": output, "stderr": output, "cwd": self.folder}
         if self._epmd is None or self._epmd.poll() is not None:
@@ -156,11 +182,13 @@ class RabbitNode:
     def close(self) -> None:
         """Kill the node and its port mapper, at the end of a test session."""
         self.kill()
-        with contextlib.suppress(OSError, ValueError):
-            os.kill(int((self.folder / "epmd.pid").read_text()), signal.SIGKILL)
-            (self.folder / "epmd.pid").unlink()
         if self._epmd is not None:
+            self._epmd.kill()  # does nothing to another process that has got the number of one that has ended
             self._epmd.wait(10)
+        else:
+            with contextlib.suppress(OSError, ValueError):
+                os.kill(int((self.folder / "epmd.pid").read_text()), signal.SIGKILL)
+        (self.folder / "epmd.pid").unlink(missing_ok=True)
 
     def freeze(self) -> None:
         """SIGSTOP: connections stay open and nothing answers; returns when it has taken effect."""
@@ -176,7 +204,7 @@ class RabbitNode:
 
     def ctl(self, *args: str, tool: str = "rabbitmqctl", deadline: float = 60) -> str:
         """Run `rabbitmqctl --quiet ARGS` and return its output; raises RuntimeError when it fails."""
-        command = [*INTO_ROOT, str(SCRIPTS / tool), "--quiet", "--node", self.name, *args]
+        command = [*self._into, str(SCRIPTS / tool), "--quiet", "--node", self.name, *args]
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=deadline, check=False)
         if done.returncode:
             raise RuntimeError(f"{tool} {' '.join(args)}: {done.stdout}{done.stderr}")
@@ -187,7 +215,7 @@ class RabbitNode:
         cookie = (self.folder / ".erlang.cookie").read_text()
         for left in range(ASKED, 0, -1):
             done = subprocess.run(
-                [*INTO_ROOT, "erl_call", "-e", "-sname", self.name, "-c", cookie],
+                [*self._into, "erl_call", "-e", "-sname", self.name, "-c", cookie],
                 env=self.env,
                 input=f"{expression.rstrip('. ')}.\n",
                 capture_output=True,
@@ -200,6 +228,19 @@ class RabbitNode:
         if not done.stdout.startswith("{ok, "):
             raise RuntimeError(f"erl_call {expression}: {done.stdout}{done.stderr}")
         return done.stdout.removeprefix("{ok, ").removesuffix("}")
+
+    def allow(self, user: str, password: str, rights: Rights, vhost: str = "/") -> None:
+        """Make a user, and the virtual host, and permit both this user and guest to use it."""
+        permit = 'rabbit_auth_backend_internal:set_permissions(<<"{}">>, Vhost, {}, <<"test">>)'
+        self.eval(
+            f'Vhost = <<"{vhost}">>, rabbit_vhost:exists(Vhost) orelse rabbit_vhost:add(Vhost, <<"test">>), '
+            f'rabbit_auth_backend_internal:add_user(<<"{user}">>, <<"{password}">>, <<"test">>), '
+            f"{permit.format('guest', Rights('.*', '.*', '.*').in_erlang())}, {permit.format(user, rights.in_erlang())}"
+        )
+
+    def refusals(self, user: str) -> list[str]:
+        """Return the lines of the log that say what was refused to a user."""
+        return [line for line in self.log().splitlines() if f"refused for user '{user}'" in line]
 
     def close_connections(self) -> None:
         """Close all connections, as `rabbitmqctl close_all_connections` does, in a hundredth of the time."""

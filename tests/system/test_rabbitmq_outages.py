@@ -1,7 +1,6 @@
 """A whole service while its broker is away, refuses it or is the wrong one: it stays, reports why, goes on."""
 
 import json
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,6 +12,7 @@ from tests.support.foreign import Client
 from tests.support.ports import free_port
 from tests.support.rabbitmq import available, temporary
 from tests.support.service import ServiceProcess
+from tests.support.tls import certificates, tls_lines
 from tests.support.waiting import wait_for, within
 from tests.system.stage import config, settled
 
@@ -22,26 +22,11 @@ JOBS = "import time\n\ndef handle(body):\n    time.sleep(0.02)\n    return body\
 SECRET = "s3cret-word"  # a password that must not be told to anybody
 
 
-def openssl(folder: Path, *arguments: str) -> None:
-    """Run one openssl command in the folder."""
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
-
-
-def certificates(folder: Path) -> None:
-    """Make an authority and a certificate only for `localhost`."""
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-sha256")
-    openssl(folder, "req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=Test CA")
-    openssl(folder, "req", *key, "-keyout", "key.pem", "-out", "request.pem", "-subj", "/CN=localhost")
-    (folder / "names").write_text("subjectAltName = DNS:localhost\n")
-    signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names", "-days", "2")
-    openssl(folder, "x509", "-req", "-in", "request.pem", *signed, "-out", "cert.pem")
-
-
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory) -> Path:
     """The folder of the certificates."""
     folder = tmp_path_factory.mktemp("tls")
-    certificates(folder)
+    certificates(folder, "DNS:localhost")
     return folder
 
 
@@ -50,9 +35,7 @@ def own(rabbit, tls, tmp_path_factory):
     """A node for this file only, which may be stopped, with TLS on its own port."""
     assert available()
     port = free_port()
-    options = {"cacertfile": tls / "ca.pem", "certfile": tls / "cert.pem", "keyfile": tls / "key.pem"}
-    lines = [f"listeners.ssl.1 = 127.0.0.1:{port}", *(f"ssl_options.{name} = {path}" for name, path in options.items())]
-    made = temporary(tmp_path_factory.mktemp("rabbit"), config=tuple(lines))
+    made = temporary(tmp_path_factory.mktemp("rabbit"), config=tls_lines(tls, f"127.0.0.1:{port}"))
     made.tls_port = port
     yield made
     made.close()

@@ -4,6 +4,9 @@ Runs on the loop of the broker admin process. Each question has channels of its 
 not answer (a quorum queue without a leader) blocks the channel that asked it, which then does not even close. So a
 connection on which a question passed its deadline gets no further questions, and is closed when those that are on it
 have ended: a slow question costs only its own answer, and what it blocked does not accumulate.
+
+Of several hosts each gets a part of the first question's time, and one that failed is tried last by the next: a host
+that does not answer (it is frozen, or switched off) keeps no question from the others.
 """
 
 import asyncio
@@ -26,6 +29,7 @@ class SharedConnection:
         self._name = name
         self._current: AmqpConnection | None = None  # for new questions
         self._connecting = asyncio.Lock()
+        self._host = 0  # which URL is tried next; it counts on
         self.questions: dict[AmqpConnection, int] = {}  # how many are on each connection
 
     @asynccontextmanager
@@ -34,7 +38,7 @@ class SharedConnection:
         connection: AmqpConnection | None = None
         try:
             async with asyncio.timeout(deadline):
-                connection = await self._connected()
+                connection = await self._connected(min(CONNECT_DEADLINE, deadline / len(self._config.urls)))
                 self.questions[connection] += 1
                 yield connection
         except TimeoutError:
@@ -62,21 +66,25 @@ class SharedConnection:
                 del self.questions[connection]
                 connection.abort("a question passed its deadline on it")
 
-    async def _connected(self) -> AmqpConnection:
+    async def _connected(self, deadline: float) -> AmqpConnection:
+        """Return the connection, made anew if need be; `deadline`: seconds for each host."""
         async with self._connecting:
             if self._current is not None and self._current.usable:
                 return self._current
             self._current = None
             self._end_unused()
-            reason = "no broker.url"
-            for url in self._config.urls:
+            urls, reason = self._config.urls, "no broker.url"
+            for _ in urls:
+                url = urls[self._host % len(urls)]
+                self._host += 1  # already now: the question's deadline may pass while we wait
                 try:
-                    connection = await AmqpConnection.open(parameters(url, self._config, self._name), CONNECT_DEADLINE)
+                    connection = await AmqpConnection.open(parameters(url, self._config, self._name), deadline)
                 except (Lost, OSError, ValueError) as error:
                     reason = explain(error, url)
                     if refused(error):
                         raise BrokerRefused(reason) from None
                 else:
+                    self._host -= 1
                     self._current, self.questions[connection] = connection, 0
                     return connection
         raise BrokerUnavailable(reason)

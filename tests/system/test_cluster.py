@@ -1,0 +1,154 @@
+"""A whole service on a cluster of three RabbitMQ nodes, of which one after the other is killed under load."""
+
+import shutil
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.cluster import RabbitCluster
+from tests.support.load import HANDLER, Load
+from tests.support.rabbitmq import RabbitNode, available
+from tests.support.service import ServiceProcess
+from tests.system.stage import config, settled
+
+pytestmark = [pytest.mark.system, pytest.mark.rabbitmq, pytest.mark.long]
+
+PREFETCH = 60
+LEAST = 100  # messages that wait for their outcome, at any time
+SOURCE = """
+import time
+from pathlib import Path
+
+from mqworker import Item
+
+
+def rows(position):
+    n = position or 0
+    while not Path(__file__).with_name("enough").exists():
+        n += 1
+        yield Item({"n": 0}, position=n)
+        time.sleep(0.1)
+    Path(__file__).with_name("last").write_text(str(n))
+"""
+CLASSIC = """
+[stages.classic]
+input = "classic"
+jobs = ["jobs:handle"]
+consumers = 1
+params = { host = "here", seconds = 0.0 }
+"""
+SOURCES = '[sources.rows]\njob = "rows:rows"\ninto = "work"\n'
+QUEUES = ("in", "in.out", "in.dlq", "in.retry.1s", "in.source.rows")
+AHEAD = 1000  # items of a source that may come again after a death
+
+
+@pytest.fixture
+def cluster(rabbit, tmp_path) -> Iterator[RabbitCluster]:
+    """Three nodes; `rabbit` only says whether there is RabbitMQ here."""
+    assert available()
+    with RabbitCluster(tmp_path) as made:
+        yield made
+    shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def test_a_node_of_the_cluster_may_die_at_any_time(cluster, service):
+    """A node dies that leads the queues and has our connections, then one that only leads: nothing is lost.
+
+    What comes twice was in hand, or on its way, when the first one died. The source and its lock move as well.
+    """
+    first, second, third = cluster.nodes
+    running: ServiceProcess = service(
+        config(
+            [node.url() for node in cluster.nodes],
+            "in",
+            'queue_type = "quorum"',
+            f"prefetch = {PREFETCH}",
+            'params = { host = "here", seconds = 0.03 }',
+        )
+        + CLASSIC
+        + SOURCES,
+        {"jobs.py": HANDLER, "rows.py": SOURCE},
+    ).start()
+    with Load(second.url(), "in") as load:
+        load.until(lambda: load.came(0) > 100 and "7" in load.results, 60, "the work to begin", least=LEAST)
+        assert {cluster.members(name, second) for name in QUEUES} == {3}
+        assert cluster.leader("in", second) is first
+
+        killed = time.monotonic(), time.time()
+        first.kill()
+        told = follow(running, load, cluster, second, killed[0], 2)
+        away = "queue 'classic' in vhost '/' is down or inaccessible"
+        load.until(lambda: away in link(running, "classic")["reason"], 30, "the classic queue's reason", least=LEAST)
+        first.spawn()
+        load.until(first.running, 60, "the killed node to run again", least=LEAST)
+        load.until(lambda: cluster.together(second) == 3, 60, "three nodes", least=LEAST)
+        load.until(lambda: link(running, "classic")["consuming"], 60, "the classic queue again", least=LEAST)
+
+        cluster.lead("in", third)
+        led = time.monotonic(), time.time()
+        third.kill()
+        again = follow(running, load, cluster, second, led[0], 2)
+        third.spawn()
+        load.until(third.running, 60, "the killed node to run again", least=LEAST)
+
+        running.write("enough", "")
+        load.until(lambda: source(running)["state"] == "finished", 30, "the source to end")
+        rows = int((running.folder / "last").read_text())
+        load.finish(60)
+        load.until(lambda: set(load.results) >= {f"rows:{n}" for n in range(1, rows + 1)}, 30, "all rows")
+        settled(second, "in")
+        settled(second, "in.retry.1s")
+    unknown = set(load.results) - {f"rows:{n}" for n in range(1, rows + 1)} - {str(n) for n in range(load.sent)}
+    assert not unknown
+    repeats = {message_id: min(result.began for result in results) for message_id, results in load.repeats().items()}
+    of_source = {message_id for message_id in repeats if message_id.startswith("rows:")}
+    assert len(of_source) <= PREFETCH + AHEAD
+    assert len(repeats) - len(of_source) <= PREFETCH
+    for message_id, began in repeats.items():
+        late = 60 if message_id in of_source else 2  # what a source has sent twice waits in the queue first
+        assert any(kill - 2 < began < kill + late for _, kill in (killed, led)), (message_id, load.results[message_id])
+    print(f"killed with our connections: {told}; the leader alone: {again}")
+    print(f"{load.sent} sent, {rows} rows; repeats: {len(repeats)}, {len(of_source)} of them rows")
+    assert running.stage("work")["restarts"] == 0
+    assert running.stop() == 0
+
+
+def follow(
+    running: ServiceProcess, load: Load, cluster: RabbitCluster, asked: RabbitNode, since: float, connections: int
+) -> dict[str, float]:
+    """Wait until everything goes on after a kill; return after how many seconds each thing did.
+
+    `connections`: how many the stage must have made in all, since its first two.
+    """
+    sent, rows = load.sent, source(running)["items"]
+    load.send(1)
+    goes_on = {
+        "another leader": lambda: cluster.leader("in", asked),
+        "a confirm": lambda: sent + 1 not in load.unconfirmed,
+        "connected": lambda: (told := link(running))["connected"] and told["reconnects"] == connections,
+        "the source": lambda: source(running)["state"] == "running" and source(running)["items"] != rows,
+        "a result": lambda: str(sent) in load.results or str(sent) in load.dead,  # of what was sent then
+    }
+    told = {}
+
+    def look() -> bool:
+        for what, predicate in goes_on.items():
+            if what not in told and predicate():
+                told[what] = round(time.monotonic() - since, 2)
+        return len(told) == len(goes_on)
+
+    load.until(look, 60, f"all of {', '.join(goes_on)}", least=LEAST)
+    return told | {"longest time without a result": load.pause(since)}
+
+
+def link(running: ServiceProcess, stage: str = "work") -> dict:
+    """Return what a stage says of its connections."""
+    return running.stage(stage)["actual"]["link"]
+
+
+def source(running: ServiceProcess) -> dict:
+    """Return what the service says of the source."""
+    status, told = running.ask("GET", "/api/v1/sources/rows")
+    assert status == 200, told
+    return told

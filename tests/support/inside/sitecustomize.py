@@ -5,7 +5,8 @@ runs on the machine. With MQWORKER_TEST_CLOCK the wall clock can jump: the file 
 Monotonic clocks stay as they are, as when an operator or NTP sets the clock of a machine. (libfaketime 0.9.10 makes
 every `time.sleep` of Python 3.11 fail where it is to leave the monotonic clock alone.)
 
-With MQWORKER_TEST_BROKEN shared objects forget what they should remember, or sources store positions too soon.
+With MQWORKER_TEST_BROKEN shared objects forget what they should remember, sources store positions too soon, or
+Producers leak a descriptor with each Consumer.
 """
 
 import multiprocessing.process
@@ -41,10 +42,23 @@ def _store_too_soon() -> None:
     Handover.put = late
 
 
+def _leak() -> None:
+    """Let each lane of a Producer leave a descriptor open."""
+    from mqworker.producer.lane import Lane  # noqa: PLC0415 - only where it is broken
+
+    begin = Lane.__init__
+
+    def leaking(self, *arguments, **named) -> None:
+        os.dup(0)
+        begin(self, *arguments, **named)
+
+    Lane.__init__ = leaking
+
+
 def _break(what: str) -> None:
-    """Turn off what keeps a promise: a negative control (tests/chaos/once.py, tests/chaos/sources.py)."""
-    if what == "positions":
-        _store_too_soon()
+    """Turn off what keeps a promise: a negative control (tests/chaos/once.py and sources.py, tests/rounds)."""
+    if what in {"positions", "lanes"}:
+        (_store_too_soon if what == "positions" else _leak)()
         return
     from mqworker.shared_state.memory import CallMemory  # noqa: PLC0415 - only where it is broken
 

@@ -1,0 +1,178 @@
+"""Whether a service that is built up and torn down again and again leaves anything behind: `scripts/rounds --help`.
+
+One service, over HTTP: each round chooses a kind of work (plain jobs, programs, shared objects, arrays, large bodies,
+sources, messages that fail or kill), a stage, its chain, parameters and number of Consumers; sends some messages and
+checks every result, while the stage is scaled, paused or updated; then it tears the process tree down again. Processes,
+descriptors, threads, semaphores, shared memory, temporary files, files in the state folder and memory are counted
+after some rounds of warm-up, in the middle and at the end, with all Consumers gone. They must not grow: what did is
+named, and the exit code is 1. `--broken` runs a service that leaks a descriptor with each Consumer: then 0 means that
+it was seen.
+"""
+
+import argparse
+import contextlib
+import random
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.rounds import census
+from tests.rounds.kinds import ROWS
+from tests.rounds.operator import Operator
+from tests.rounds.project import FILES, SOURCES, STAGES, STOPPED, config
+from tests.rounds.round import Plan, Round, draw
+from tests.support.rabbitmq import RabbitNode
+from tests.support.service import ServiceProcess, gone
+from tests.support.waiting import Patience
+
+REST = 45.0  # seconds: beyond the life of the broker admin without questions
+TOLD = 10  # rounds between two lines
+
+
+class Broker:
+    """The embedded broker, or a private RabbitMQ node."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self._node = RabbitNode(folder / "node") if name == "rabbitmq" else None
+        if self._node is not None:
+            self._node.start()
+        self.config = f'[broker]\nurl = "{self._node.url()}"' if self._node is not None else ""
+
+    def count(self) -> Counter[str]:
+        """Return what the node has of us."""
+        if self._node is None:
+            return Counter()
+        asked = {
+            "queues at the broker": "length(rabbit_amqqueue:list())",
+            "connections at the broker": "length(rabbit_networking:connections())",
+        }
+        return Counter({what: int(self._node.eval(expression)) for what, expression in asked.items()})
+
+    def close(self) -> None:
+        """End the node."""
+        if self._node is not None:
+            self._node.close()
+
+
+class Rounds:
+    """The rounds of one service, and what it held in between."""
+
+    def __init__(self, service: ServiceProcess, broker: Broker, temporary: Path, seed: int) -> None:
+        self.done: Counter[str] = Counter()
+        self.messages = 0
+        self._service, self._broker, self._temporary = service, broker, temporary
+        self._chance = random.Random(seed)
+        self._operator = Operator(service)
+
+    def begin(self) -> None:
+        """Stop what runs from the start of the service on."""
+        for source in SOURCES:
+            self._operator.stop_source(source)
+
+    def play(self, count: int) -> None:
+        """Play so many rounds."""
+        for _ in range(count):
+            plan = draw(self.done["rounds"], self._chance)
+            try:
+                Round(self._service, self._operator, plan, self.messages).play()
+            except AssertionError as error:
+                raise AssertionError(f"round {self.done['rounds']} ({plan.words}): {error}") from error
+            self._note(plan)
+
+    def _note(self, plan: Plan) -> None:
+        self.messages += plan.messages
+        self.done.update(
+            ["rounds", f"kind: {plan.source or plan.kind.name}", f"twist: {plan.twist}", f"end: {plan.end}"]
+        )
+        if self.done["rounds"] % TOLD == 0:
+            say(f"{self.done['rounds']} rounds, {self.messages} messages")
+
+    def _rest(self) -> None:
+        """Let all stages be as at any other count, whatever the last rounds have left."""
+        for stage in STAGES:
+            self._operator.change(stage, "PUT", "jobs", {"jobs": ROWS.jobs, "params": {"factor": 1}})
+        self._operator.change(STOPPED, "POST", "stop")
+
+    def count(self, before: Counter[str] | None = None) -> Counter[str]:
+        """Count when all is at rest: nothing has grown, or it is still so after REST seconds; a leak stays."""
+        self._rest()
+        patience = Patience(REST)
+        last: Counter[str] = Counter()
+        while True:
+            now = census.count(self._service, self._temporary) + self._broker.count()
+            done = not census.grown(before, now) if before is not None else not census.grown(last, now)
+            if done or patience.over():
+                return now
+            last = now
+            time.sleep(1.0)
+
+
+def main() -> int:
+    """See the module head."""
+    parser = argparse.ArgumentParser(
+        "scripts/rounds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=500, help="besides those of the warm-up")
+    parser.add_argument("--warm-up", type=int, default=45, help="rounds before the first count")
+    parser.add_argument("--broker", choices=("sqlite", "rabbitmq"), default="sqlite")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--broken", action="store_true", help="a negative control")
+    asked = parser.parse_args()
+    with TemporaryDirectory(prefix="mqw-rounds-") as folder, contextlib.ExitStack() as stack:
+        temporary = Path(folder, "tmp")
+        temporary.mkdir()
+        broker = Broker(asked.broker, Path(folder))
+        stack.callback(broker.close)
+        env = {"TMPDIR": str(temporary)} | ({"MQWORKER_TEST_BROKEN": "lanes"} if asked.broken else {})
+        service = stack.enter_context(ServiceProcess(config(broker.config), FILES, **env))
+        (service.folder / "solver").chmod(0o755)
+        service.start()
+        rounds = Rounds(service, broker, temporary, asked.seed)
+        columns, began = run(rounds, asked.warm_up, asked.rounds), time.monotonic()
+        assert service.stop() == 0
+        gone(service, 10)
+        left = service.leaked_semaphores()
+        say(f"stopped within {time.monotonic() - began:.1f} s; semaphores left: {sorted(left) or 'none'}")
+    (before, *_), (after, *_) = list(columns.values()), list(columns.values())[::-1]
+    return judged(census.grown(before, after) + sorted(left), broken=asked.broken)
+
+
+def run(rounds: Rounds, warm_up: int, count: int) -> dict[str, Counter[str]]:
+    """Play the rounds; return and print the figures before, in the middle and after."""
+    rounds.begin()
+    rounds.play(warm_up)
+    before = rounds.count()
+    rounds.play(count // 2)
+    halfway = rounds.count(before)
+    rounds.play(count - count // 2)
+    columns = {
+        f"after {warm_up} rounds": before,
+        f"after {warm_up + count // 2}": halfway,
+        f"after {warm_up + count}": rounds.count(before),
+    }
+    say(f"{rounds.messages} messages, every result checked; {dict(sorted(rounds.done.items()))}\n")
+    print(census.table(columns), flush=True)
+    return columns
+
+
+def judged(problems: list[str], *, broken: bool) -> int:
+    """Print what has grown; return the exit code."""
+    for problem in problems:
+        print(f"grown: {problem}", flush=True)
+    if not problems:
+        print("nothing has grown", flush=True)
+    return int(not problems if broken else bool(problems))
+
+
+def say(what: str) -> None:
+    """Print it at once."""
+    print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except AssertionError as error:
+        sys.exit(f"scripts/rounds: {error}")

@@ -7,7 +7,7 @@ time. If a Consumer cannot be started (no processes, descriptors or memory), its
 import logging
 from collections.abc import Iterable, Iterator
 
-from mqworker.consumer.register import COUNT, InHandRegister
+from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Birth, Desired, Generation, StageSpec, SwitchState
 from mqworker.ipc.spawn import Death
@@ -30,7 +30,7 @@ class Fleet:
         self._desired = desired
         self._register = register
         self._owner = owner
-        self.staffing = Staffing(spec.config.setup_deadline, spec.config.update)
+        self.staffing = Staffing(spec.config.setup_deadline, spec.config.update, register.places)
         self._generations: dict[int, Generation] = {}  # by the code that a Consumer may be started with
         self._leaving: set[int] = set()  # lanes that get no more work
         self._last_number = 0
@@ -212,7 +212,7 @@ class Fleet:
 
     def _start(self, slot: int, code: int, now: float) -> bool:
         self._last_number += 1
-        place = min(set(range(COUNT)) - {lane.place for lane in self.lanes.values()})
+        place = min(set(range(self._register.places)) - {lane.place for lane in self.lanes.values()})
         birth = Birth(
             *(slot, str(self._register.path), place, self._desired.consumers),
             *(self._generations[code], self._desired.log_level),

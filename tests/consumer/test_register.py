@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mqworker.consumer.register import COUNT, SIZE, SLOT, InHandRegister, open_slot
+from mqworker.consumer.register import BLOCKS, COUNT, SLOT, InHandRegister, open_slot
 
 
 def test_both_sides_see_the_same_words(tmp_path):
@@ -36,7 +36,7 @@ def test_the_last_slot_is_inside_the_file(tmp_path):
     """All slots exist, and no others."""
     file = InHandRegister(tmp_path / "s.slots")
     file.slot(COUNT - 1).begin(1, b"z" * 32, 1.0)
-    assert file.path.stat().st_size == SIZE
+    assert file.path.stat().st_size == BLOCKS + COUNT * SLOT
     assert file.last_life().in_hand == {b"z" * 32: 1.0}
     with pytest.raises(IndexError):
         file.slot(COUNT)

@@ -15,7 +15,7 @@ from mqworker.config.programs import is_program, spec_of
 from mqworker.signing import KEY_LENGTH
 
 MIB, TIB = 1 << 20, 1 << 40
-HANDLE_NAMES = ("params", "message", "log")  # what a handler gets by an argument of this name
+HANDLE_NAMES = ("params", "message", "log", "deadline")  # what a handler gets by an argument of this name
 SLOT = "MQWORKER_SLOT"  # a variable that handlers find; it sets no key
 MESSAGE_ID, STAGE, ATTEMPT = "MQWORKER_MESSAGE_ID", "MQWORKER_STAGE", "MQWORKER_ATTEMPT"  # what programs find besides
 INPUT, ROUTING_KEY, CORRELATION_ID, HEADER = "input", "routing_key", "correlation_id", "header:"  # of `ordered_by`

@@ -8,7 +8,7 @@ import math
 import time
 
 from mqworker.consumer.register import Slot
-from mqworker.consumer.work import Alarm
+from mqworker.consumer.alarm import Alarm
 
 
 class MessageClock:

@@ -17,7 +17,7 @@ import msgspec
 
 from mqworker.amqp.properties import Properties
 from mqworker.consumer.register import Slot
-from mqworker.consumer.work import Alarm
+from mqworker.consumer.alarm import Alarm
 from mqworker.ipc.messages import Item, StageSpec
 from mqworker.shared_state.client import Argument, LinkAnswer, SharedClient
 from mqworker.shared_state.identity import NO_MESSAGE, identify

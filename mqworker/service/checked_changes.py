@@ -247,6 +247,8 @@ class CheckedChanges:
             named=named,
             allowed=self._config.modules,
             shared=self._config.shared_classes,
+            concurrency=self._config.stages[stage].concurrency,
+            soft_limit=self._owner.document.stages[stage].soft_limit,
         )
         for warning in report.warnings:
             logs.report(log, logging.WARNING, "user_code", warning)

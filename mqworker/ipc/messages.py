@@ -411,8 +411,8 @@ class Outcomes(_Record, frozen=True, tag="outcomes"):
     """Finished deliveries, and how far the Consumer is with its chunks.
 
     It has called `task_done` for what it has *taken*, so the next chunk may be put; the end of a chunk says that too.
-    One with seats begins all messages of a chunk when it takes it, so its chunks have no end: it says what it has taken,
-    and which messages it gives back. Its frames have `rss` whenever it is measured.
+    One with seats begins all messages of a chunk when it takes it, so its chunks have no end: it says what it has
+    taken, and which messages it gives back. Its frames have `rss` whenever it is measured.
     """
 
     outcomes: list[Outcome]

@@ -47,10 +47,7 @@ class Seated:
 
     def work(self) -> None:
         """Work on what comes down the lane."""
-        if isinstance(self._crew, ThreadSeats):
-            self._pump.run(self._crew)
-        else:
-            self._crew.work(self._pump)
+        self._crew.work(self._pump)
 
     def teardown(self) -> None:
         """Tear the user's jobs down."""

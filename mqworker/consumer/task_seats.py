@@ -50,7 +50,7 @@ class TaskSeats:
         self._main = threading.get_ident()
         self._ending = False
         self._timer: asyncio.TimerHandle | None = None
-        self._looked = (0.0, 0.0, 0.0)  # when the next look is due; when the last was, and the seconds in steps until then
+        self._looked = (0.0, 0.0)  # when the next look is due, and the seconds in steps when that was decided
 
     # --- its life, in the main thread
 
@@ -173,14 +173,14 @@ class TaskSeats:
             if self._looked[0] <= at:
                 return
             self._timer.cancel()
-        self._looked = at, now, self._hold.spent
+        self._looked = at, self._hold.spent
         self._timer = self._loop.call_later(max(0.0, at - now), self._look)
 
     def _look(self) -> None:
         self._timer = None
-        now, (due, last, spent) = time.monotonic(), self._looked
+        now, (due, spent) = time.monotonic(), self._looked
         still = now - due - (self._hold.spent - spent)  # neither waited nor ran: the process was stopped, or callbacks ran
-        if still > LONG and now - due < now - last:
+        if still > LONG:
             self._move(self.deadlines.held(None, still), still)
         for seat in self.deadlines.pass_now(now):
             self._places[seat].cancel()

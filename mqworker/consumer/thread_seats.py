@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 
 from mqworker.consumer.place import OVER, Maker, Place
+from mqworker.consumer.pump import Pump
 from mqworker.consumer.register import Seats
 from mqworker.consumer.seats import Finished, Work, current
 
@@ -46,6 +47,10 @@ class ThreadSeats:
             self.end()
             common.teardown()
             raise failures[0]
+
+    def work(self, pump: Pump) -> None:
+        """Work on messages until the sentinel comes."""
+        pump.run(self)
 
     def begin(self, works: list[Work]) -> None:
         """Begin these messages."""

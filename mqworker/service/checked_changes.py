@@ -19,7 +19,7 @@ from mqworker.config.programs import is_program, shown
 from mqworker.control import desired_state, generations
 from mqworker.control.chain import Alter, ChainError, Edit, Remove, edited, enabled
 from mqworker.control.control import ChangeRefused, ControlError, Stored
-from mqworker.control.desired_state import Change, Document, GoBack, Reload, SetJobs, SetParams, Undo
+from mqworker.control.desired_state import Change, Document, GoBack, Reload, SetJobs, SetLimits, SetParams, Undo
 from mqworker.control.stage_desired import StageDesired, Version, same
 from mqworker.control.switch import committed
 from mqworker.ipc import logs
@@ -91,6 +91,17 @@ class CheckedChanges:
             return asked
 
         return await self._do(stage, self._set_params(stage, back), patience, "params_refused")
+
+    async def check_limits(self, asked: SetLimits) -> None:
+        """Raise ChangeRefused if a soft limit cannot interrupt the jobs, those at work or those being prepared."""
+        desired = self._owner.changeable(asked.stage)
+        if not asked.soft or self._config.stages[asked.stage].concurrency == 1:
+            return
+        candidate = [] if desired.candidate is None else [desired.candidate.version]
+        for version in (desired.version, *candidate):
+            where = self._folder_of(version.copy)
+            jobs = enabled(version.jobs)
+            await self._check(asked.stage, version.params, version.copy, where, jobs, soft_limit=asked.soft)
 
     def reload_all(self) -> None:
         """Let every stage take the code in the folder; nobody waits for it."""
@@ -233,10 +244,11 @@ class CheckedChanges:
         state_dir: Path | None,
         jobs: Sequence[str],
         named: tuple[str, ...] = (),
+        soft_limit: float | None = None,
     ) -> CodeReport:
         """Return what the code check says; raises ChangeRefused if that is a problem.
 
-        `named`: jobs that are to be used because a caller named them.
+        `named`: jobs that are to be used because a caller named them. `soft_limit`: another one than now.
         """
         deadline = self._config.stages[stage].setup_deadline
         report = await check_code(
@@ -247,6 +259,8 @@ class CheckedChanges:
             named=named,
             allowed=self._config.modules,
             shared=self._config.shared_classes,
+            concurrency=self._config.stages[stage].concurrency,
+            soft_limit=self._owner.document.stages[stage].soft_limit if soft_limit is None else soft_limit,
         )
         for warning in report.warnings:
             logs.report(log, logging.WARNING, "user_code", warning)

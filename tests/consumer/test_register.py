@@ -48,7 +48,7 @@ def test_what_was_in_hand_outlives_the_tree(tmp_path):
     code = f"""
 import os, signal
 from pathlib import Path
-from mqworker.consumer.register import InHandRegister, open_slot
+from mqworker.consumer.register import InHandRegister, open_seats, open_slot
 path = Path({str(path)!r})
 file = InHandRegister(path)
 file.begin_life(3.0)
@@ -155,3 +155,48 @@ def test_the_file_is_private_and_no_link(tmp_path):
     with pytest.raises(OSError, match="symbolic"):
         InHandRegister(tmp_path / "link")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_n_messages_of_each_consumer_are_told_to_the_next_life(tmp_path):
+    """Of threads all that are in hand; of tasks only the one that had the loop: those that wait kill nobody."""
+    path = tmp_path / "s.slots"
+    file = InHandRegister(path, 4)
+    file.begin_life(1.0)
+    for place, kind in enumerate(("threads", "tasks", "tasks")):
+        file.seats(place)
+        far = open_seats(path, place, 4)
+        far.begin(kind)
+        for seat in (0, 1, 3):
+            seq = 10 * place + seat + 1
+            far.slots[seat].begin(seq, bytes([seq]) * 32, float(seq))
+        far.slots[3].wait()  # it waits for a shared object
+    open_seats(path, 1, 4).run(12, 99.0)
+    found = InHandRegister(path, 64).last_life().in_hand  # whatever is configured now
+    assert found == {bytes([seq]) * 32: float(seq) for seq in (1, 2, 12)}
+    file.begin_life(2.0)
+    assert InHandRegister(path).last_life().in_hand == {}
+
+
+def test_both_sides_see_the_same_words_of_a_consumer_with_seats(tmp_path):
+    """Each Consumer has its own block; a new one finds it empty, and the words of a serial one are where they were."""
+    file = InHandRegister(tmp_path / "s.slots", 64)
+    assert file.places == 2 * 128
+    near, other = file.seats(3), file.seats(4)
+    far = open_seats(file.path, 3, 64)
+    far.begin("tasks")
+    far.slots[63].begin(7, b"f" * 32, 12.5)
+    far.slots[63].thread = 1 << 47
+    far.run(7, 13.5)
+    far.pulse = 14.5
+    assert (near.working(), near.thread_of(7), near.running, near.running_since, near.pulse) == (
+        *({7: 12.5}, 1 << 47, 7, 13.5, 14.5),
+    )
+    near.stop = 9
+    assert far.stop == 9
+    assert (other.working(), other.running) == ({}, 0)
+    far.run(0, 0.0)
+    assert near.running == 0
+    assert file.seats(3).working() == {}
+    last = file.seats(file.places - 1)
+    last.slots[63].begin(1, b"z" * 32, 1.0)
+    assert last.working() == {1: 1.0}

@@ -166,46 +166,46 @@ class Seats:
     """
 
     def __init__(self, own: "Slot", block: memoryview) -> None:
-        self._own = own
+        self.own = own
         self.slots = tuple(Slot(block[at : at + SLOT]) for at in range(0, len(block), SLOT))
 
     def begin(self, kind: str) -> None:
         """Note that this Consumer has seats, and how it works on messages: in threads or tasks."""
-        self._own.kind = kind
+        self.own.kind = kind
 
     def run(self, seq: int, now: float) -> None:
         """Note that the task of this message has the loop from now on; 0: none has it."""
         if seq:
-            self._own._times[1] = now
-        self._own._words[0] = seq
+            self.own._times[1] = now
+        self.own._words[0] = seq
 
     @property
     def running(self) -> int:
         """The message whose task has the loop; 0: none."""
-        return self._own._words[0]
+        return self.own._words[0]
 
     @property
     def running_since(self) -> float:
         """Since when; valid only if `running` is the same before and after reading this."""
-        return self._own._times[1]
+        return self.own._times[1]
 
     @property
     def pulse(self) -> float:
         """When the Consumer last showed that its threads get on, while it had messages."""
-        return self._own._times[3]
+        return self.own._times[3]
 
     @pulse.setter
     def pulse(self, now: float) -> None:
-        self._own._times[3] = now
+        self.own._times[3] = now
 
     @property
     def stop(self) -> int:
         """The number of the chunk of which the Consumer must begin nothing more; 0: none."""
-        return self._own.stop
+        return self.own.stop
 
     @stop.setter
     def stop(self, chunk: int) -> None:
-        self._own.stop = chunk
+        self.own.stop = chunk
 
     def working(self) -> dict[int, float]:
         """Return the messages in hand, and when each began, as if it had not waited; 0: it waits."""

@@ -22,6 +22,7 @@ from mqworker.ipc.messages import LogEvent
 
 TAIL = 8192  # bytes kept
 LINE = 8192  # bytes after which a line without an end is cut
+CRASH = b"Current thread 0x"  # with this begins what faulthandler writes about the thread in which a process crashed
 HOLDS = 16384  # bytes that the pipe should hold, and one read takes: thousands of lines, and the loop has other work
 
 log = logging.getLogger("mqworker.ipc.output")
@@ -64,6 +65,8 @@ class OutputReader:
         self._failed = False  # a line could not be logged
         self._unsure: tuple[bytes, dict[str, Any]] = (b"", {})  # read while a message ended, and that message's labels
         self._tail = bytearray()
+        self._crash = bytearray()  # the stack of the thread that crashed: those of others may fill the tail
+        self._crashing = False  # it has not ended
         self._loop = asyncio.get_running_loop()
         os.set_blocking(fd, False)
         self._loop.add_reader(fd, self._read)
@@ -72,6 +75,11 @@ class OutputReader:
     def tail(self) -> str:
         """Return the last 8 kB, as text."""
         return self._tail.decode("utf-8", "backslashreplace")
+
+    @property
+    def crash(self) -> str:
+        """Return the last stack that faulthandler wrote of a thread that crashed, as text; "" for none."""
+        return self._crash.decode("utf-8", "backslashreplace")
 
     def catch_up(self, *, read: bool = True) -> None:
         """Read what is in the pipe now, not what is written meanwhile; a line ends with its message. Never raises."""
@@ -148,6 +156,8 @@ class OutputReader:
     def _end_line(self) -> None:
         line, self._line = self._line, bytearray()
         cut, self._cut = self._cut, False
+        if self._crashing or line.startswith(CRASH):
+            self._keep_crash(line)
         if cut or not line.strip():
             return
         said = line[:LINE].decode("utf-8", "backslashreplace")
@@ -156,6 +166,14 @@ class OutputReader:
             self._log(LogEvent(time.time(), logging.INFO, "output", said, *who, self._line_labels))
         except Exception as error:  # noqa: BLE001 - only this line is lost
             self._report_failure(error)
+
+    def _keep_crash(self, line: bytearray) -> None:
+        if line.startswith(CRASH):
+            self._crash, self._crashing = bytearray(), True
+        elif not line.startswith(b"  ") or len(self._crash) > TAIL:
+            self._crashing = False
+            return
+        self._crash += line + b"\n"
 
     def _report_failure(self, error: Exception) -> None:
         if not self._failed:

@@ -112,7 +112,7 @@ def make(tmp_path):
         spec = StageSpec("svc", "s", config, BrokerConfig(), str(tmp_path), str(tmp_path), 30.0)
         generation = Generation(1, 1, ["jobs:handle"], None, json.dumps(params or {}).encode())
         birth = Birth(slot, str(register.path), 0, consumers, generation, 20)
-        return Lane(1, spec, birth, register.slot(0), owner)
+        return Lane(1, spec, birth, register.seats(0), owner)
 
     yield made
     assert not end_children()

@@ -68,8 +68,8 @@ def run_job(
 
     A job that yields gives the list of all results; a `Result` is returned as such. A job is "module:name", found in
     the folder `root`, or the function or class itself, or a program as in the configuration: {"exec": ["./solver"]},
-    which has no time limit here. Jobs that are `async def` run on a loop that is made for them. `body` is a value, which is encoded by `codec` and decoded
-    again; or, with the property `content_type`, the bytes as they would arrive.
+    which has no time limit here. Jobs that are `async def` run on a loop that is made for them. `body` is a value,
+    which is encoded by `codec` and decoded again; or, with the property `content_type`, the bytes as they would arrive.
     `properties` are AMQP's (message_id, correlation_id, ...). `shared` are the classes of shared objects by name, or
     `SharedObjects`, which keep their state between runs. Raises whatever a job raises, and `JobLoadError`,
     `ParamsError`, `UndecodableError`, `UnencodableError` or `OversizedError`; `AssertionError` if a shared object would

@@ -1,7 +1,7 @@
 """Somebody else's HTTP server, which takes 50 ms for each answer: `python server.py [PORT]`.
 
-GET /meters/NUMBER answers {"meter": NUMBER, "reading": ...}. A number that ends in 13 is unknown (404); one that ends in
-07 is busy the first time (503). GET /calls tells how many connections it has seen, and how many calls at once.
+GET /meters/NUMBER answers {"meter": NUMBER, "reading": ...}. A number that ends in 13 is unknown (404); one that ends
+in 07 is busy the first time (503). GET /calls tells how many connections it has seen, and how many calls at once.
 """
 
 import asyncio

@@ -9,6 +9,7 @@ import threading
 
 # `signal.getsignal` looks for an enumeration before it answers, which costs 4.6 us for each message instead of 0.1.
 from _signal import getsignal as handler_of  # type: ignore[import-not-found]  # it has no stub
+from typing import Protocol
 
 from mqworker.errors import SoftTimeLimit
 from mqworker.ipc.logs import report
@@ -112,3 +113,22 @@ class Uninterrupted:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+class Waits(Protocol):
+    """What learns when a message begins to wait for a shared object that is down, and when that has ended."""
+
+    def __call__(self, *, waiting: bool) -> None:
+        """Note it."""
+
+
+class SeatAlarm(Uninterrupted):
+    """Stands for the alarm in the calls of shared objects: what they wait is told to whoever keeps the limits."""
+
+    def __init__(self, waits: Waits | None) -> None:
+        self._waits = waits
+
+    def wait(self, waiting: bool) -> None:
+        """Note that the message in this seat waits, or goes on."""
+        if self._waits is not None:
+            self._waits(waiting=waiting)

@@ -1,7 +1,8 @@
 """Where a suspended coroutine is: the frames along what it awaits. `Task.get_stack` returns only the first of them."""
 
+import gc
 import traceback
-from types import FrameType
+from types import AsyncGeneratorType, CoroutineType, FrameType
 from typing import Any
 
 MOST = 64  # frames
@@ -16,7 +17,11 @@ def frames(awaited: Any) -> list[FrameType]:
         frame = _first(awaited, _FRAME)
         if frame is not None:
             found.append(frame)
-        awaited = _first(awaited, _NEXT)
+        following = _first(awaited, _NEXT)
+        if following is None and frame is None:  # what stands between shows its inside to the garbage collector alone
+            inside = gc.get_referents(awaited)
+            following = next((each for each in inside if isinstance(each, AsyncGeneratorType | CoroutineType)), None)
+        awaited = following
     return found
 
 

@@ -45,7 +45,8 @@ class Companion:
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
             future, context, function, arguments = call
-            value, failure = None, None
+            value: Any = None
+            failure: BaseException | None = None
             try:
                 value = context.run(function, *arguments)
             except StopIteration as error:

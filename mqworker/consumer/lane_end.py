@@ -1,9 +1,9 @@
 """The far end of a lane: takes chunks out of its queue.
 
-Runs in a Consumer's main thread, or its pump. Owns its end of the JoinableQueue and the inbox; receives packed chunks and the
-sentinel. It calls `task_done` at once, so when the Consumer reports a chunk as taken, the next `put` overlaps nothing.
-Once its Producer has died, it raises EOFError. If the body of a large message cannot be had, `lost` says why, because
-what comes of that must come while the message is in hand.
+Runs in a Consumer's main thread, or its pump. Owns its end of the JoinableQueue and the inbox; receives packed chunks
+and the sentinel. It calls `task_done` at once, so when the Consumer reports a chunk as taken, the next `put` overlaps
+nothing. Once its Producer has died, it raises EOFError. If the body of a large message cannot be had, `lost` says why,
+because what comes of that must come while the message is in hand.
 """
 
 import select

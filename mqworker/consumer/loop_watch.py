@@ -14,10 +14,12 @@ class LoopWatch:
     def __init__(self) -> None:
         self._step = (0, 0.0)
         self._told = 0  # how many of AFTER were reached in this step
-        self._places: dict[str, tuple[float, int]] = {}  # when one was last named, and how often it would have been since
+        self._places: dict[
+            str, tuple[float, int]
+        ] = {}  # when one was last named, and how often it would have been since
 
     def is_due(self, seq: int, since: float, now: float) -> bool:
-        """Return whether something is to be said about the step that this message has begun then; seq 0: there is none."""
+        """Return whether something is to be said about the step that a message has begun then; seq 0: there is none."""
         if (seq, since) != self._step:
             self._step, self._told = (seq, since), 0
         reached = sum(now - since >= each for each in AFTER) if seq else 0

@@ -9,35 +9,15 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Protocol
 
-from mqworker.consumer.alarm import Uninterrupted
+from mqworker.consumer.alarm import SeatAlarm, Uninterrupted, Waits
 from mqworker.consumer.register import Slot
-from mqworker.consumer.seats import Setting
+from mqworker.consumer.seats import Setting, Work
 from mqworker.consumer.work import RunOwner, Worker
 from mqworker.ipc.messages import Generation, StageSpec
 from mqworker.jobs.chain import Aside, Chain, ProgramRunner
 
 OVER = 1.0  # seconds beyond the hard limit, where the Consumer itself ends what takes too long
-
-
-class Waits(Protocol):
-    """What learns when a message begins to wait for a shared object that is down, and when that has ended."""
-
-    def __call__(self, *, waiting: bool) -> None:
-        """Note it."""
-
-
-class SeatAlarm(Uninterrupted):
-    """Stands for the alarm in the calls of shared objects: what they wait is told to whoever keeps the limits."""
-
-    def __init__(self, waits: Waits | None) -> None:
-        self._waits = waits
-
-    def wait(self, waiting: bool) -> None:
-        """Note that the message in this seat waits, or goes on."""
-        if self._waits is not None:
-            self._waits(waiting=waiting)
 
 
 class SeatClock:
@@ -105,14 +85,24 @@ class Place:
         self.worker.begin_generation(generation.number)
         self._params = generation.params
 
-    def use(self, setting: Setting) -> None:
-        """Work with this from now on; raises what the validation of parameters raises."""
-        if setting is self._setting:
-            return
+    def use(self, work: Work) -> Exception | None:
+        """Get ready for a message and the setting that it has; returns why it cannot even begin, if it cannot.
+
+        Raises OSError if user code has damaged what is ours: the Consumer ends with the message in hand.
+        """
+        setting = work.setting
+        if isinstance(work.lost, OSError):
+            raise work.lost
+        if setting is self._setting or work.lost is not None:
+            return work.lost
         if setting.params != self._params:
-            self.chain.apply_params(json.loads(setting.params))
+            try:
+                self.chain.apply_params(json.loads(setting.params))
+            except Exception as error:  # noqa: BLE001 - the user's validation code may raise anything
+                return error
             self._params = setting.params
         if setting.generation != self.worker.generation:
             self.worker.begin_generation(setting.generation)
         self.worker.soft_limit, self.worker.hard_limit = setting.soft, setting.hard
         self._clock.setting = self._setting = setting
+        return None

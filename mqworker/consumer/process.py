@@ -1,12 +1,12 @@
 """The Consumer: a process that computes, and does no network I/O.
 
 Runs the user's jobs in its main thread, one message at a time; or several at once, in threads or as tasks of a loop:
-what is said here of outcomes and chunks is the pump's then (`seated`, `pump`). Owns the far end of one lane, its place in the in-hand register, its hatch, its
-outbox and the write end of its own pipe up. Receives its StageSpec and a Birth once, then chunks from its lane, until
-the sentinel ends it. Sends outcomes (after the pieces of large results, which are in the hatch), which chunks it has
-taken and ended, and log events as frames; writes the outcomes that it has gathered to its outbox before the next
-message begins. When its Producer dies, the kernel kills it; when user code damages its descriptors, it ends itself and
-is replaced.
+what is said here of outcomes and chunks is the pump's then (`seated`, `pump`). Owns the far end of one lane, its place
+in the in-hand register, its hatch, its outbox and the write end of its own pipe up. Receives its StageSpec and a Birth
+once, then chunks from its lane, until the sentinel ends it. Sends outcomes (after the pieces of large results, which
+are in the hatch), which chunks it has taken and ended, and log events as frames; writes the outcomes that it has
+gathered to its outbox before the next message begins. When its Producer dies, the kernel kills it; when user code
+damages its descriptors, it ends itself and is replaced.
 """
 
 import atexit
@@ -25,13 +25,13 @@ import msgspec
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.labels import labels
 from mqworker.consumer import resources
+from mqworker.consumer.alarm import Alarm
 from mqworker.consumer.hatch import Hatch
 from mqworker.consumer.inbox import Inbox
 from mqworker.consumer.lane_end import LaneEnd
 from mqworker.consumer.message_clock import MessageClock
 from mqworker.consumer.outbox import Outbox
 from mqworker.consumer.register import open_slot
-from mqworker.consumer.alarm import Alarm
 from mqworker.consumer.work import RunOwner, Worker
 from mqworker.ipc import frames, logs
 from mqworker.ipc.marks import Mark

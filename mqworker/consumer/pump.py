@@ -28,7 +28,7 @@ from mqworker.consumer.loop_watch import LoopWatch
 from mqworker.consumer.register import Seats
 from mqworker.consumer.seats import Finished, SeatTable, Setting, Work, current
 from mqworker.ipc import logs
-from mqworker.ipc.messages import Chunk, Generation, Outcome, Outcomes, Piece, Stack, StageSpec, Uplink
+from mqworker.ipc.messages import Chunk, Generation, Outcome, Outcomes, Stack, StageSpec, Uplink
 from mqworker.ipc.pipes import capacity
 from mqworker.ipc.proc import rss
 
@@ -116,7 +116,8 @@ class Pump:
                 before = self._seats.pulse = now
             if self._wake in ready:
                 os.eventfd_read(self._wake)
-            taken, back = 0, ()
+            taken = 0
+            back: tuple[int, ...] = ()
             if len(ready) > (self._wake in ready):
                 chunk = self._lane.wait()
                 if chunk is None:
@@ -181,9 +182,7 @@ class Pump:
         for each in finished:
             self._leaving = self._table.written(each, self._rss)
         outcomes: list[Outcome] = [msgspec.Raw(each.outcome) for each in finished]  # type: ignore[misc]  # encoded
-        self._send(
-            Outcomes(outcomes, self._setting.generation, taken, rss=self._rss, leaving=self._leaving, back=back)
-        )
+        self._send(Outcomes(outcomes, self._setting.generation, taken, rss=self._rss, leaving=self._leaving, back=back))
         for each in finished:
             self._seats.slots[each.work.seat].end()
 

@@ -63,9 +63,7 @@ class SeatTable:
         self._done = 0
         self._leaving = ""
 
-    def take(
-        self, items: Sequence[Item], setting: Setting, lost: MemoryError | OSError | None = None
-    ) -> list[Work]:
+    def take(self, items: Sequence[Item], setting: Setting, lost: MemoryError | OSError | None = None) -> list[Work]:
         """Give each message a seat; there are enough, because the Producer knows how many are free."""
         works = [Work(self._free.pop(), item, setting, self._config.input.queue, lost) for item in items]
         self.in_hand |= {work.item.seq: work for work in works}

@@ -179,7 +179,9 @@ class TaskSeats:
     def _look(self) -> None:
         self._timer = None
         now, (due, spent) = time.monotonic(), self._looked
-        still = now - due - (self._hold.spent - spent)  # neither waited nor ran: the process was stopped, or callbacks ran
+        still = (
+            now - due - (self._hold.spent - spent)
+        )  # neither waited nor ran: the process was stopped, or callbacks ran
         if still > LONG:
             self._move(self.deadlines.held(None, still), still)
         for seat in self.deadlines.pass_now(now):
@@ -194,7 +196,7 @@ class TaskSeats:
         for place in self._places:
             if place.task is not None and not place.task.done():
                 seconds = now - self.seats.slots[place.number].started
-                print(f"message {place.name}, {seconds:.1f} s:\n{place.where()}", file=sys.stderr)
+                sys.stderr.write(f"message {place.name}, {seconds:.1f} s:\n{place.where()}\n")
 
 
 class TaskSeat:
@@ -249,14 +251,8 @@ class TaskSeat:
         assert place is not None
         worker = place.worker
         assert isinstance(worker, AsyncWorker)
-        try:
-            if isinstance(work.lost, OSError):
-                raise work.lost
-            place.use(work.setting)
-            if work.lost is not None:
-                raise work.lost
-        except Exception as error:  # noqa: BLE001 - the user's validation code may raise anything
-            outcome = worker.refuse(work.item, error)
+        if (refused := place.use(work)) is not None:
+            outcome = worker.refuse(work.item, refused)
         else:
             outcome = await worker.compute_async(work.item, self)
         encoded, large = worker.encode(work.item, outcome)

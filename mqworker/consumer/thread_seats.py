@@ -119,11 +119,8 @@ class _SeatThread(threading.Thread):
     def _work(self, place: Place, work: Work) -> None:
         current.set(work)
         worker = place.worker
-        try:
-            place.use(work.setting)
-        except Exception as error:  # noqa: BLE001 - the user's validation code may raise anything
-            encoded, large = worker.encode(work.item, worker.refuse(work.item, error))
-        else:
-            encoded, large = worker.compute_encoded(work.item, work.lost)
+        refused = place.use(work)
+        outcome = worker.compute(work.item) if refused is None else worker.refuse(work.item, refused)
+        encoded, large = worker.encode(work.item, outcome)
         out_of_memory, worker.out_of_memory = worker.out_of_memory, False
         self._crew.report(Finished(work, encoded, large, out_of_memory))

@@ -130,8 +130,8 @@ class Chain:
         `common`: what is there once a process; `own`: what each thread has for itself, after which it can be run.
         """
         try:
-            for _ in self._make_all(common=common, own=own):
-                raise TypeError("an async setup needs a loop")
+            for waiting in self._make_all(common=common, own=own):
+                _refuse(waiting)
         except BaseException:
             self.teardown()
             raise
@@ -285,6 +285,10 @@ class AsyncProxy:
 
     def __repr__(self) -> str:
         return repr(self._proxy)
+
+
+def _refuse(_made: Any) -> None:
+    raise TypeError("its setup returned a coroutine, but its handle is not async: write a plain setup")
 
 
 def hidden(value: Any, spec: str) -> TypeError:

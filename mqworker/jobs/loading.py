@@ -197,7 +197,7 @@ def make_job(target: Any, module: ModuleType | None, spec: str, shared: Mapping[
             arguments, setup_arguments = bind_function(target, shared), None
     except BindingError as exc:
         raise JobLoadError(place, exc.cause, exc.fix) from None
-    called = target.handle if inspect.isclass(target) else target
+    called = getattr(target, "handle", target) if inspect.isclass(target) else target
     return Job(
         *(spec, target, _params_type(module, place), arguments, setup_arguments),
         is_async=is_async(called),

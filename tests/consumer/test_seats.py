@@ -104,7 +104,7 @@ def test_limits_stand_still_while_a_call_waits():
 def test_a_blocked_loop_is_named_soon_and_then_seldom():
     """After half a second, 5 and 50; another step begins anew; the same place in the code is named once a minute."""
     watch = LoopWatch()
-    told = [now for now in range(0, 600) if watch.is_due(7, 100.0, 100.0 + now / 10)]
+    told = [now for now in range(600) if watch.is_due(7, 100.0, 100.0 + now / 10)]
     assert told == [5, 50, 500]
     assert not watch.is_due(0, 100.0, 200.0)
     assert watch.is_due(7, 201.0, 201.6)

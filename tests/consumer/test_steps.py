@@ -1,7 +1,6 @@
 """Which message has the loop, and where those are that wait."""
 
 import asyncio
-import sys
 import time
 
 import pytest
@@ -64,7 +63,7 @@ def test_a_long_step_is_told_with_its_message(seats):
 
     async def main():
         await asyncio.sleep(0.1)
-        time.sleep(0.08)
+        time.sleep(0.08)  # noqa: ASYNC251 - this is what is looked for
         await asyncio.sleep(0)
 
     run(seats, 9, main, lambda seq, seconds: told.append((seq, seconds)))
@@ -136,5 +135,5 @@ def test_the_frames_along_what_is_awaited():
 
     names, text = asyncio.run(main())
     assert names[0] == "outer"
-    assert names[-2:] == ["innermost", "sleep"] or sys.version_info >= (3, 13)
+    assert names == ["outer", "generator", "innermost", "sleep"]
     assert "await innermost()" in text

@@ -1,7 +1,5 @@
 """A Consumer that works on several messages at once as tasks of a loop: real processes, without a Producer."""
 
-import asyncio
-import json
 import os
 import signal
 import time
@@ -213,7 +211,7 @@ async def test_however_a_task_ends_its_neighbours_do_not_notice(consumer, tmp_pa
         ("crash", "KeyboardInterrupt"),
         "went on",
         "the original",
-        ("error", "CancelledError"),
+        ("error", "asyncio.exceptions.CancelledError"),
         [],
     ]
     assert results[1] == results[2] == ["go", None, False]
@@ -236,8 +234,8 @@ async def test_limits_hit_the_guilty_one_alone(consumer, tmp_path):
     results = one.results()
     assert [results[n] for n in (2, 3, 4, 6)] == [
         "cleaned up",
-        ("timeout", "SoftTimeLimit"),
-        ("timeout", "HardTimeLimit"),
+        ("timeout", "mqworker.errors.SoftTimeLimit"),
+        ("timeout", "mqworker.errors.HardTimeLimit"),
         2.0,
     ]
     (event,) = one.events("loop_blocked")[:1]
@@ -304,8 +302,5 @@ async def test_a_large_result_arrives_whole_among_others(consumer):
     one = await consumer(seats=8).ready()
     await one.take(*(["twice", "ab" * (1 << 20) if n % 2 else "x"] for n in range(8)))
     await one.done(8)
-    assert [len(result) for result in one.results().values()] == [2, 1 << 23] * 4 or json.dumps(
-        [len(result) for result in one.results().values()]
-    ) == json.dumps([2, 1 << 22] * 4)
+    assert [len(result) for result in one.results().values()] == [2, 1 << 22] * 4
     await one.leave()
-    await asyncio.sleep(0)

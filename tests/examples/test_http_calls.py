@@ -29,7 +29,7 @@ def server():
 
 @pytest.mark.system
 def test_one_consumer_makes_64_calls_at_once(server):
-    """1,000 calls of 50 ms take a few seconds, with one client; what is busy is asked again, what is unknown is dead."""
+    """1,000 calls of 50 ms take a few seconds, with one client; who is busy is asked again, an unknown one is dead."""
     text = (EXAMPLE / "mqworker.toml").read_text()
     for old, new in (('"meters"\n', '"in"\n'), ('"readings"\n', '"out"\n')):
         assert text.count(old) == 1, old
@@ -43,10 +43,12 @@ def test_one_consumer_makes_64_calls_at_once(server):
             began = time.monotonic()
             wait_for(lambda: client.ready(OUTPUT) > CALLS * 0.9, 60, "most results")
             took = time.monotonic() - began
-            wait_for(lambda: (client.ready(OUTPUT), client.ready(DEAD)) == (len(known), CALLS // 100), 60, "all outcomes")
+            wait_for(
+                lambda: (client.ready(OUTPUT), client.ready(DEAD)) == (len(known), CALLS // 100), 60, "all outcomes"
+            )
             found = {one.body["meter"]: one.body["reading"] for one in client.results()}
             dead = {one.body["meter"] for one in client.results(DEAD)}
-        with urllib.request.urlopen(f"{server}/calls") as answer:  # noqa: S310 - our own server
+        with urllib.request.urlopen(f"{server}/calls") as answer:
             calls = json.load(answer)
         assert service.stop() == 0
     assert found == {n: n * 7 % 1000 for n in known}

@@ -56,7 +56,8 @@ REFUSED = {
     "does nothing; write it without yield",
     "class f:\n scope = 'threads'\n def handle(self, body): pass": "its scope is 'threads'; write scope = \"thread\"",
     "class f:\n scope = 'thread'\n async def handle(self, body): pass": "its scope is a thread, but its handle is an "
-    "async function, which runs in the only thread of the loop; leave the scope out: there is one instance for the loop",
+    "async function, which runs in the only thread of the loop; leave the scope out: there is one instance "
+    "for the loop",
     "class f:\n def handle(self, body): pass\n def setup(self): yield": "its setup yields, so calling it does nothing; "
     "write it without yield",
     "f = 3": "it is an int, which cannot be called; name a function, or a class with a method handle",

@@ -12,7 +12,19 @@ from mqworker.consumer.outbox import Outbox
 from mqworker.consumer.process import Consumer
 from mqworker.consumer.register import InHandRegister
 from mqworker.ipc.child import Child
-from mqworker.ipc.messages import Birth, Chunk, Generation, Hello, Item, Outcomes, Piece, Stack, StageSpec, Unfit, Uplink
+from mqworker.ipc.messages import (
+    Birth,
+    Chunk,
+    Generation,
+    Hello,
+    Item,
+    Outcomes,
+    Piece,
+    Stack,
+    StageSpec,
+    Unfit,
+    Uplink,
+)
 from mqworker.producer.lane_queue import LaneQueue
 from tests.support.waiting import until
 
@@ -57,7 +69,9 @@ class SeatedConsumer:
     def put(self, *bodies, first=1, generation=1, params=None, soft=0.0, hard=0.0, properties=b"\0\0"):
         """Put messages numbered from `first`; the one before must be taken."""
         self.chunk += 1
-        items = [Item(n, properties, json.dumps(body).encode(), False, "", "in") for n, body in enumerate(bodies, first)]
+        items = [
+            Item(n, properties, json.dumps(body).encode(), False, "", "in") for n, body in enumerate(bodies, first)
+        ]
         chunk = Chunk(self.chunk, generation, params, soft, 20, items, hard_limit=hard)
         self.queue.put(self.queue.pack(chunk))
 

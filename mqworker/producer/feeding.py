@@ -9,7 +9,7 @@ decides when). With a throttle, not more is sent than it allows, because the out
 
 import sys
 import time
-from itertools import islice
+from heapq import nsmallest
 
 from mqworker.config.model import INPUT
 from mqworker.consumer.register import InHandRegister
@@ -23,7 +23,7 @@ from mqworker.producer.ledger import Ledger
 from mqworker.producer.pacing import AHEAD_BYTES, ServiceTime, chunk_size, may_wait
 from mqworker.producer.quarantine import May, may_begin, outlived
 from mqworker.producer.revoking import Revoking
-from mqworker.producer.seating import WINDOW, Keeping, Seating, roomiest, seat
+from mqworker.producer.seating import WINDOW, Alone, Keeping, Seating, roomiest, seat
 from mqworker.producer.suspects import Suspects
 from mqworker.producer.throttle import Throttle
 
@@ -127,7 +127,7 @@ class Feeding:
         lanes = self._fleet.with_seats()
         for _, seats in lanes:
             self._look_at_alone(seats, now)
-        alone = list(islice(backlog.alone, len(lanes))) if may is May.OTHERS else []
+        alone = nsmallest(len(lanes), backlog.alone, key=_is_doubted) if may is May.OTHERS else []
         kept = self.keeping.kept(now)
         facts = [
             Seating(
@@ -140,8 +140,8 @@ class Feeding:
         if may is May.SUSPECT:
             given = self._give_suspect(roomiest(facts)) if room > 0 else 0
         elif may is May.OTHERS:
-            windows = [entry.window or WINDOW for entry in alone]
-            for number, most, which in seat(facts, backlog.beside, windows, now, room):
+            apart = [Alone(entry.window or WINDOW, not _is_doubted(entry)) for entry in alone]
+            for number, most, which in seat(facts, backlog.beside, apart, now, room):
                 given += self._give(self._fleet.lanes[number], most, None if which is None else alone[which], now)
         for lane, _ in lanes:
             if (lane.state == "idle" or lane.open) and self._behind(lane):
@@ -233,6 +233,11 @@ class Feeding:
                 began = waited
             begun.append(began if len(assignments.on(lane.number)) == 1 else 0.0)
         return may_begin(now, begun, window)
+
+
+def _is_doubted(entry: Entry) -> bool:
+    """Return whether a message that must be alone is only doubted; one that has killed goes first."""
+    return entry.doubt is not None and entry.doubt.doubted
 
 
 def _began(lane: Lane, seq: int) -> float:

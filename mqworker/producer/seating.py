@@ -31,6 +31,13 @@ class Seating(NamedTuple):
     kept: bool = False  # it is kept empty for one
 
 
+class Alone(NamedTuple):
+    """A message that must be alone for so many seconds; a `killer` has been charged, and is not only doubted."""
+
+    window: float
+    killer: bool = True
+
+
 class Give(NamedTuple):
     """Give this lane so many messages now; `alone`: which one of those that must be alone, and nothing else."""
 
@@ -44,21 +51,21 @@ def window(longest: float, deaths: int) -> float:
     return min(longest + MARGIN, WINDOW * GROWTH ** min(max(0, deaths - 2), 20))
 
 
-def seat(lanes: Sequence[Seating], ready: int, windows: Sequence[float], now: float, most: int) -> list[Give]:
-    """Return who gets what: `ready` messages may begin anywhere, and with these `windows` those that must be alone.
+def seat(lanes: Sequence[Seating], ready: int, alone: Sequence[Alone], now: float, most: int) -> list[Give]:
+    """Return who gets what: `ready` messages may begin anywhere, and these must be `alone`, the first ones first.
 
-    `most`: how many messages may be given in all.
+    `most`: how many messages may be given in all. A Consumer that is kept for a killer is for no other one.
     """
     gives: list[Give] = []
     usable = [lane for lane in lanes if not lane.alone]
     serving = len(lanes) - len(usable)
     reserved: set[int] = set()
-    for number, seconds in enumerate(windows):
+    for number, (seconds, killer) in enumerate(alone):
         if serving + len(reserved) >= max(1, len(lanes) // 2):
             break
-        free = [lane for lane in usable if lane.room and lane.lane not in reserved]
+        free = [lane for lane in usable if lane.room and lane.lane not in reserved and (killer or not lane.kept)]
         if not free:
-            break
+            continue
         first = min(free, key=lambda lane: (_free_at(lane, seconds, now), not lane.kept, len(lane.began)))
         reserved.add(first.lane)
         if first.open and _free_at(first, seconds, now) <= now and len(gives) < most:

@@ -18,7 +18,7 @@ from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Publication
 from mqworker.brokers.sqlite import store
 from mqworker.brokers.sqlite.file import File
-from mqworker.config.model import BrokerConfig, CrashConfig, InputConfig, RetryConfig, StageConfig
+from mqworker.config.model import BrokerConfig, CrashConfig, InputConfig, StageConfig
 from mqworker.ipc.messages import ConsumerStatus, Desired, Generation, StageSpec, StageStatus
 from mqworker.producer import lane, seat_limits
 from mqworker.producer.stage import Stage
@@ -205,7 +205,7 @@ async def test_a_task_or_thread_that_ended_is_a_crash_of_its_message(seated):
     """It is tried again as after the death of a Consumer, and counts the same; the Consumer lives on."""
     it = seated("threads", crash=CrashConfig(max=2))
     try:
-        it.put("wait", "crash")
+        it.put("crash")
         await it.until(lambda now: now.counters["dead"] == 1, "the dead letter")
         (letter,) = it.dead().values()
         assert (letter.headers[headers.CRASHES], it.stage.dispatch.exits) == (2, {})
@@ -219,7 +219,7 @@ async def test_the_hard_limit_hits_the_overdue_message_alone(seated, monkeypatch
     """Its Consumer is closed, a successor starts; neighbours that end in time count, others run again uncharged."""
     monkeypatch.setattr(seat_limits, "STACK_WAIT", 0.1)
     monkeypatch.setattr(seat_limits, "CANCELS", 0.2)
-    it = seated("tasks", hard_limit=1.0, retry=RetryConfig(max_attempts=1))
+    it = seated("tasks", hard_limit=1.0, crash=CrashConfig(max=1))
     try:
         it.put(body)
         first = await it.in_hand(1)

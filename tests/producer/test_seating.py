@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqworker.producer.seating import KEPT, WINDOW, WORTH, Give, Keeping, Seating, roomiest, seat, window
+from mqworker.producer.seating import KEPT, WINDOW, WORTH, Alone, Give, Keeping, Seating, roomiest, seat, window
 
 NOW = 1000.0
 MANY = 10**6
@@ -17,7 +17,7 @@ def lane(number, room, began=(), *, is_open=True, alone=False, kept=False):
 
 
 @pytest.mark.parametrize(
-    ("lanes", "ready", "windows", "most", "gives"),
+    ("lanes", "ready", "alone", "most", "gives"),
     [
         pytest.param([], 5, [15.0], MANY, [], id="nobody is there"),
         pytest.param([lane(1, 4)], 2, [], MANY, [Give(1, 2)], id="one gets all that is ready"),
@@ -44,7 +44,7 @@ def lane(number, room, began=(), *, is_open=True, alone=False, kept=False):
             id="the one that is ready first is reserved",
         ),
         pytest.param(
-            [lane(1, 3, [NOW - 15]), lane(2, 2)],
+            [lane(1, 3, [NOW - 15]), lane(2, 2, [NOW - 14])],
             9,
             [15.0],
             MANY,
@@ -72,7 +72,7 @@ def lane(number, room, began=(), *, is_open=True, alone=False, kept=False):
             9,
             [5.0],
             MANY,
-            [Give(2, 1, 0)],
+            [Give(2, 1, 0), Give(1, 3)],
             id="one that is kept is taken before one that is ready too",
         ),
         pytest.param(
@@ -93,9 +93,9 @@ def lane(number, room, began=(), *, is_open=True, alone=False, kept=False):
         ),
     ],
 )
-def test_who_gets_what(lanes, ready, windows, most, gives):
+def test_who_gets_what(lanes, ready, alone, most, gives):
     """Most free seats first, each its share; one that must be alone goes where it can begin first."""
-    assert seat(lanes, ready, windows, NOW, most) == gives
+    assert seat(lanes, ready, [Alone(each) for each in alone], NOW, most) == gives
 
 
 seatings = st.builds(
@@ -112,12 +112,12 @@ seatings = st.builds(
 @given(
     st.lists(seatings, max_size=6, unique_by=lambda each: each.lane),
     st.integers(0, 30),
-    st.lists(st.sampled_from([1.0, WINDOW, 60.0]), max_size=4),
+    st.lists(st.builds(Alone, st.sampled_from([1.0, WINDOW, 60.0]), st.booleans()), max_size=4),
     st.integers(0, 30),
 )
-def test_whatever_there_is(lanes, ready, windows, most):
+def test_whatever_there_is(lanes, ready, apart, most):
     """Nobody gets more than it has room for, and nothing begins beside one that is alone."""
-    gives = seat(lanes, ready, windows, NOW, most)
+    gives = seat(lanes, ready, apart, NOW, most)
     by_number = {each.lane: each for each in lanes}
     assert len({give.lane for give in gives}) == len(gives)
     assert sum(give.most for give in gives) <= most
@@ -131,12 +131,13 @@ def test_whatever_there_is(lanes, ready, windows, most):
         assert 1 <= give.most <= taker.room
         if give.alone is not None:
             assert give.most == 1
-            assert all(began and NOW - began >= windows[give.alone] for began in taker.began)
+            assert apart[give.alone].killer or not taker.kept
+            assert all(began and NOW - began >= apart[give.alone].window for began in taker.began)
         else:
             assert not taker.kept
     serving = sum(each.alone for each in lanes) + len(alone)
     assert not alone or serving <= max(1, len(lanes) // 2)
-    if not windows and most >= ready and not any(each.alone or each.kept for each in lanes):
+    if not apart and most >= ready and not any(each.alone or each.kept for each in lanes):
         room = sum(each.room for each in lanes if each.open)
         assert sum(give.most for give in gives) == min(ready, room), "a seat is free and a message waits"
 
@@ -162,7 +163,7 @@ def test_one_that_must_be_alone_begins_within_a_window(seats, durations, seconds
             lane(number, seats[number - 1] - len(there), [began for began, _ in there])
             for number, there in running.items()
         ]
-        for give in seat(facts, MANY, [seconds] if begin else [], now, MANY):
+        for give in seat(facts, MANY, [Alone(seconds)] if begin else [], now, MANY):
             if give.alone is not None:
                 return give.lane
             running[give.lane] += [(now, now + next(lengths)) for _ in range(give.most)]
@@ -180,6 +181,15 @@ def test_one_that_must_be_alone_begins_within_a_window(seats, durations, seconds
         now += step
         assert free_since is None or now <= free_since + seconds + step
     assert all(now - began >= seconds for began, _ in running[chosen])
+
+
+def test_one_that_is_only_doubted_does_not_take_what_is_kept_for_a_killer():
+    """The killer is about to come back; the doubted one goes elsewhere, or waits for as long."""
+    kept = lane(1, 4, kept=True)
+    assert seat([kept], 9, [Alone(2.0, killer=False)], NOW, MANY) == []
+    assert seat([kept], 9, [Alone(2.0, killer=False), Alone(WINDOW)], NOW, MANY) == [Give(1, 1, 1)]
+    others = [lane(2, 4, [NOW - 3]), lane(3, 4), lane(4, 4)]
+    assert seat([kept, *others], 2, [Alone(2.0, killer=False)], NOW, MANY) == [Give(3, 1, 0), Give(2, 1), Give(4, 1)]
 
 
 def test_a_suspect_of_the_stage_goes_where_most_seats_are_free():

@@ -255,7 +255,7 @@ def test_what_is_in_hand_is_finished_when_the_code_changes(kind, request):
     put(service, "params", {"tag": "new"}, method="PATCH")
     later = client.send(8)
     innocent(client, later)
-    assert service.cli("restart", "--wait", "30").returncode == 0
+    put(service, "restart", method="POST")
     innocent(client, client.send(8))
     go(service, f"after the switch of {kind}")
     innocent(client, numbers)

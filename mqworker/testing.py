@@ -10,6 +10,7 @@ Body and result go through the stage's codec as in a Consumer, so that a test fa
 Longer than most modules, because users import all of it from here: jobs, sources and shared objects.
 """
 
+import asyncio
 import inspect
 import logging
 import sys
@@ -28,7 +29,8 @@ from mqworker.amqp.properties import Headers, Properties
 from mqworker.config.model import BrokerConfig, InputConfig, ProgramConfig, StageConfig
 from mqworker.consumer.result_messages import ResultMessages
 from mqworker.ipc.messages import Item
-from mqworker.jobs.chain import Chain, check_params
+from mqworker.jobs.async_chain import AsyncRun, AsyncSeveral
+from mqworker.jobs.chain import Chain, check_params, kind_of
 from mqworker.jobs.codecs import decode, encode
 from mqworker.jobs.item import NOWHERE, SourceItem
 from mqworker.jobs.loading import Job, load_program, load_target, make_job, make_source, with_shared
@@ -68,8 +70,8 @@ def run_job(
 
     A job that yields gives the list of all results; a `Result` is returned as such. A job is "module:name", found in
     the folder `root`, or the function or class itself, or a program as in the configuration: {"exec": ["./solver"]},
-    which has no time limit here. `body` is a value, which is encoded by `codec` and decoded
-    again; or, with the property `content_type`, the bytes as they would arrive.
+    which has no time limit here. Jobs that are `async def` run on a loop that is made for them. `body` is a value,
+    which is encoded by `codec` and decoded again; or, with the property `content_type`, the bytes as they would arrive.
     `properties` are AMQP's (message_id, correlation_id, ...). `shared` are the classes of shared objects by name, or
     `SharedObjects`, which keep their state between runs. Raises whatever a job raises, and `JobLoadError`,
     `ParamsError`, `UndecodableError`, `UnencodableError` or `OversizedError`; `AssertionError` if a shared object would
@@ -96,15 +98,40 @@ def run_job(
         messages.one(item, Properties.decode(block), attempt, 0.0, messages.encode(result))
         return result
 
-    chain.setup()
-    try:
-        value = decode(
+    async def aside(function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+    async def run_async(value: Any) -> Any:
+        local = chain.local(params or {}, objects, programs, aside)
+        await chain.setup_common()
+        try:
+            local.setup(common=False)
+            try:
+                objects.begin(stage, message.properties, block, item.body)
+                result = await AsyncRun(local, message, None, aside).run(value)
+                several = isinstance(result, AsyncSeveral)
+                made = [checked(each) async for each in result] if isinstance(result, AsyncSeveral) else result
+                objects.check_replay()
+                return made if made is None or several else checked(made)
+            finally:
+                local.teardown()
+        finally:
+            await chain.teardown_async()
+
+    def decoded() -> Any:
+        return decode(
             *(body, message.content_type, message.content_encoding, codec),
             compression=message.headers.get("compression"),
             forced="bytes" if chain.takes_bytes else None,
             keys=keys,
             signature=message.headers.get(SIGNATURE),
         )
+
+    if kind_of(loaded, 1) == "tasks":
+        return asyncio.run(run_async(decoded()))
+    chain.setup()
+    try:
+        value = decoded()
         objects.begin(stage, message.properties, block, item.body)
         result = chain.run(value, message)
         made = [checked(each) for each in result] if isinstance(result, Several) else result

@@ -152,11 +152,12 @@ def _done_in(view: dict[str, Any]) -> str:
 
 def show_consumers(view: dict[str, Any]) -> None:
     """Print what each Consumer of a stage is doing, and for how long."""
-    head = ("slot", "pid", "state", "generation", "done", "memory", "in hand for", "message id")
+    head = ("slot", "pid", "state", "generation", "done", "memory", "in hand", "for", "message id")
     rows = [
         (
             *(one[key] for key in ("slot", "pid", "state", "generation", "done")),
             f"{one['rss'] / (1 << 20):.0f} MiB",
+            f"{len(one['messages'])}/{one['seats']}" if one["seats"] else f"{int(bool(one['message_seconds']))}/1",
             output.seconds(one["message_seconds"]) if one["message_seconds"] else "-",
             one["message_id"] or "-",
         )

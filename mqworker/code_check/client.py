@@ -35,6 +35,8 @@ async def check_code(
     allowed: tuple[str, ...] = (),
     shared: dict[str, str] | None = None,
     source: str = "",
+    concurrency: int = 1,
+    soft_limit: float = 0.0,
 ) -> CodeReport:
     """Import jobs and validate parameters, within `deadline` seconds; what the code prints goes to `on_log`.
 
@@ -42,13 +44,16 @@ async def check_code(
     and the code has changed meanwhile (some packages write modules while they are imported), it looks once more.
     `named`: jobs that must follow the rules for names that a caller gives, in modules of `allowed`. `shared`: the
     classes of the shared objects that have a name. `source`: the job is one, and of which kind (CodeQuestion).
+    `concurrency` and `soft_limit` are the stage's.
     """
     digests = tuple(each.digest for each in needed)
     if state_dir is not None:
         digests += digests_needed(state_dir)
     where = "" if state_dir is None else str(state_dir)
     question = CodeQuestion(
-        *(str(root), jobs, msgspec.json.encode(params), where, copy, digests, named, allowed, shared or {}, source)
+        *(str(root), jobs, msgspec.json.encode(params), where, copy, digests, named, allowed, shared or {}, source),
+        concurrency=concurrency,
+        soft_limit=soft_limit,
     )
     report = await _ask(stage, question, deadline, on_log)
     return await _ask(stage, question, deadline, on_log) if report.edited else report

@@ -68,7 +68,11 @@ class CodeCheck(Spawned):
                 return report
         if problems := [each for job in question.named if (each := refuse_after(job))]:
             return CodeReport(problems, [], {})
-        return look(root, copy, question.jobs, json.loads(question.params), question.shared, question.source)
+        report = look(root, copy, question.jobs, json.loads(question.params), question.shared, question.source)
+        if question.soft_limit and not report.problems and not question.source:
+            problems = soft_limit_problems(question, root, copy)
+            report = msgspec.structs.replace(report, problems=problems)
+        return report
 
     def _send(self, record: CodeFound | CodeReport) -> None:
         frames.write_all(self.up.fileno(), frames.pack(msgspec.msgpack.encode(record)))
@@ -128,6 +132,20 @@ def look(
     except (TypeError, ValueError, OverflowError):
         defaults = {}
     return CodeReport([], [], defaults, shared=uses)
+
+
+def soft_limit_problems(question: CodeQuestion, root: Path, copy: Path | None) -> list[str]:
+    """Return what is wrong with a soft limit for these jobs: it cannot interrupt a thread."""
+    from mqworker.jobs.chain import kind_of  # noqa: PLC0415 - only this process may come near user code
+    from mqworker.jobs.loading import load_chain  # noqa: PLC0415 - as above
+
+    chain = load_chain(question.jobs, root, copy, question.shared)
+    if kind_of(chain, question.concurrency) == "serial":
+        return []
+    plain = [job.spec for job in chain if not job.is_async and job.program is None and not job.shared]
+    why = "nothing can interrupt it there"
+    fix = "let it ask for `deadline` and heed that, write it as `async def`, or set time_limit.hard instead"
+    return [f'time_limit.soft: job "{job}" runs in a thread beside others, and {why}; {fix}' for job in plain]
 
 
 def _uses(chain: "Sequence[Job]", shared: dict[str, str], root: Path, copy: Path | None) -> tuple[SharedUse, ...]:

@@ -15,12 +15,14 @@ from mqworker.config.programs import is_program, spec_of
 from mqworker.signing import KEY_LENGTH
 
 MIB, TIB = 1 << 20, 1 << 40
-HANDLE_NAMES = ("params", "message", "log")  # what a handler gets by an argument of this name
+HANDLE_NAMES = ("params", "message", "log", "deadline")  # what a handler gets by an argument of this name
 SLOT = "MQWORKER_SLOT"  # a variable that handlers find; it sets no key
 MESSAGE_ID, STAGE, ATTEMPT = "MQWORKER_MESSAGE_ID", "MQWORKER_STAGE", "MQWORKER_ATTEMPT"  # what programs find besides
 INPUT, ROUTING_KEY, CORRELATION_ID, HEADER = "input", "routing_key", "correlation_id", "header:"  # of `ordered_by`
 ORDER_LOCK = ".order"  # follows the name of an input: an exclusive queue of its ordered stage, where it needs a lock
 AUTO: Final = "auto"  # a number of Consumers that follows the load
+
+MOST_SEATS = 1000  # messages that one Consumer may work on at once
 
 Seconds = Annotated[float, Meta(ge=0, le=4_000_000)]  # AMQP's time to live is 32 bits of milliseconds
 Deadline = Annotated[float, Meta(gt=0, le=3600)]
@@ -222,6 +224,11 @@ class ProgramConfig(_Base, frozen=True):
         return spec_of(self.exec)
 
 
+def most_consumers(concurrency: int) -> int:
+    """Return how many Consumers a stage may have: while they are replaced, twice as many are in its register."""
+    return min(1024, max(16, 8192 // concurrency))
+
+
 class StageConfig(_Base, frozen=True):
     """`[stages.NAME]`: one input queue, one Producer, N Consumers, one output."""
 
@@ -245,6 +252,14 @@ class StageConfig(_Base, frozen=True):
             default="number of its usable CPUs, also by a container's quota",
         ),
     ] = msgspec.field(default_factory=usable)
+    concurrency: Annotated[
+        int,
+        Meta(ge=1, le=MOST_SEATS),
+        about(
+            "Messages that one Consumer works on at once: a plain function in threads, an `async def` in tasks of one"
+            " loop. For work that waits; for work that computes, use more `consumers`."
+        ),
+    ] = 1
     prefetch: Annotated[
         Annotated[int, Meta(ge=1, le=65535)] | None,
         about(

@@ -24,6 +24,7 @@ from mqworker.config.model import (
     ProgramConfig,
     SharedConfig,
     StageConfig,
+    most_consumers,
 )
 from mqworker.config.order_rules import lock_violations, order_violations
 from mqworker.config.source_rules import source_violations
@@ -267,6 +268,13 @@ def _limits(at: Key, stage: StageConfig, broker: BrokerConfig) -> Iterator[RuleV
         base, longest = (*at, "retry", "base"), (*at, "retry", "max")
         yield RuleViolation(
             (base, longest), f"is {{value}}, above retry.max of {retry.max:g} s", "set base to at most max"
+        )
+    most = most_consumers(stage.concurrency)
+    if stage.consumers != AUTO and stage.consumers > most:
+        yield RuleViolation(
+            ((*at, "consumers"), (*at, "concurrency")),
+            f"is {{value}}; with a concurrency of {stage.concurrency} a stage has at most {most}",
+            "lower one of the two",
         )
     key, seconds = (hard, limit.hard) if limit.hard else (soft, limit.soft)
     if broker.ack_timeout and seconds > broker.ack_timeout and broker.urls[0].startswith("amqp"):

@@ -1,9 +1,9 @@
 """The far end of a lane: takes chunks out of its queue.
 
-Runs in a Consumer's main thread. Owns its end of the JoinableQueue and the inbox; receives packed chunks and the
-sentinel. It calls `task_done` at once, so when the Consumer reports a chunk as taken, the next `put` overlaps nothing.
-Once its Producer has died, it raises EOFError. If the body of a large message cannot be had, `lost` says why, because
-what comes of that must come while the message is in hand.
+Runs in a Consumer's main thread, or its pump. Owns its end of the JoinableQueue and the inbox; receives packed chunks
+and the sentinel. It calls `task_done` at once, so when the Consumer reports a chunk as taken, the next `put` overlaps
+nothing. Once its Producer has died, it raises EOFError. If the body of a large message cannot be had, `lost` says why,
+because what comes of that must come while the message is in hand.
 """
 
 import select
@@ -29,6 +29,12 @@ class LaneEnd:
         self._inbox = inbox
         self._arrived = select.poll()  # that of the queue takes 15 us
         self._arrived.register(inside._reader.fileno(), select.POLLIN)
+
+    def fileno(self) -> int:
+        """Return what becomes readable when a chunk or the sentinel is there."""
+        inside: Any = self._queue
+        number: int = inside._reader.fileno()
+        return number
 
     def wait(self) -> Chunk | None:
         """Take the next chunk; None: it was the sentinel."""

@@ -7,8 +7,8 @@ soft limit is taken over for that time, and the run itself heeds both limits.
 import math
 import time
 
+from mqworker.consumer.alarm import Alarm
 from mqworker.consumer.register import Slot
-from mqworker.consumer.work import Alarm
 
 
 class MessageClock:

@@ -1,15 +1,15 @@
 """The Consumer: a process that computes, and does no network I/O.
 
-Runs the user's jobs in its main thread. Owns the far end of one lane, its place in the in-hand register, its hatch, its
-outbox and the write end of its own pipe up. Receives its StageSpec and a Birth once, then chunks from its lane, until
-the sentinel ends it. Sends outcomes (after the pieces of large results, which are in the hatch), which chunks it has
-taken and ended, and log events as frames; writes the outcomes that it has gathered to its outbox before the next
-message begins. When its Producer dies, the kernel kills it; when user code damages its descriptors, it ends itself and
-is replaced.
+Runs the user's jobs in its main thread, one message at a time; or several at once, in threads or as tasks of a loop:
+what is said here of outcomes and chunks is the pump's then (`seated`, `pump`). Owns the far end of one lane, its place
+in the in-hand register, its hatch, its outbox and the write end of its own pipe up. Receives its StageSpec and a Birth
+once, then chunks from its lane, until the sentinel ends it. Sends outcomes (after the pieces of large results, which
+are in the hatch), which chunks it has taken and ended, and log events as frames; writes the outcomes that it has
+gathered to its outbox before the next message begins. When its Producer dies, the kernel kills it; when user code
+damages its descriptors, it ends itself and is replaced.
 """
 
 import atexit
-import fcntl
 import json
 import logging
 import os
@@ -18,29 +18,34 @@ import threading
 import time
 from multiprocessing.queues import JoinableQueue
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.labels import labels
 from mqworker.consumer import resources
+from mqworker.consumer.alarm import Alarm
 from mqworker.consumer.hatch import Hatch
 from mqworker.consumer.inbox import Inbox
 from mqworker.consumer.lane_end import LaneEnd
 from mqworker.consumer.message_clock import MessageClock
 from mqworker.consumer.outbox import Outbox
 from mqworker.consumer.register import open_slot
-from mqworker.consumer.work import Alarm, RunOwner, Worker
+from mqworker.consumer.work import RunOwner, Worker
 from mqworker.ipc import frames, logs
 from mqworker.ipc.marks import Mark
 from mqworker.ipc.messages import Birth, Chunk, Failure, Hello, Item, Outcomes, StageSpec, Unfit, Uplink
+from mqworker.ipc.pipes import capacity
 from mqworker.ipc.proc import rss
 from mqworker.ipc.spawn import Spawned, be_plain
-from mqworker.jobs.chain import Chain
+from mqworker.jobs.chain import Chain, kind_of
 from mqworker.jobs.code_finder import use_copy
 from mqworker.jobs.failures import describe
 from mqworker.jobs.loading import load_chain
+
+if TYPE_CHECKING:
+    from mqworker.consumer.seated import Seated
 
 DEBUG = logging.DEBUG
 HAND_UP = 0.005  # seconds of work after which outcomes are sent up before the chunk ends
@@ -75,32 +80,36 @@ class Consumer(Spawned):
         self._spec = spec = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=StageSpec)
         self._birth = birth = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=Birth)
         self.down.close()
-        handler = logs.ForwardingHandler(self._send, self.name, spec.stage)
+        self._handler = handler = logs.ForwardingHandler(self._send, self.name, spec.stage)
         handler.labels = self._labels
         logs.use(handler, birth.log_level)
         self._level = birth.log_level
         self._log = log = logs.JobLogger(f"mqworker.job.{spec.stage}", handler, birth.log_level)
         be_plain()
         try:
-            chain = self._load(log)
-            chain.setup()
+            working = self._load(log)
+            working.setup()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # noqa: BLE001 - user code may raise anything; the Producer decides what follows
             what = describe(error)
             self._send(Unfit(Failure("setup", what.type, what.message, what.traceback)))
             return
-        self._send(Hello(os.getpid(), birth.generation.number))
+        kind, seats = ("serial", 0) if isinstance(working, Chain) else (working.kind, working.count)
+        self._send(Hello(os.getpid(), birth.generation.number, kind, seats))
         try:
-            self._work(chain)
+            if isinstance(working, Chain):
+                self._work(working)
+            else:
+                working.work()
         finally:
             try:
-                chain.teardown()
+                working.teardown()
             finally:
                 atexit._run_exitfuncs()  # multiprocessing ends its children without that
 
-    def _load(self, log: logging.Logger) -> Chain:
-        """Take what the stage gives, import the code, and return its chain, which is not set up."""
+    def _load(self, log: logging.Logger) -> "Chain | Seated":
+        """Take what the stage gives, import the code, and return what works with it, which is not set up."""
         spec, birth, generation = self._spec, self._birth, self._birth.generation
         resources.take(spec.config, birth.slot, birth.consumers)
         root, copy = Path(spec.root), None
@@ -108,6 +117,13 @@ class Consumer(Spawned):
             root, copy = generation.copy.root(spec.root), generation.copy.path(spec.state_dir)
             use_copy(root, copy)
         jobs = load_chain(generation.jobs, root, copy, spec.shared)
+        kind = kind_of(jobs, spec.config.concurrency)
+        if kind != "serial":
+            from mqworker.consumer.seated import Seated, labels_of_current  # noqa: PLC0415 - where it is used
+
+            self._handler.labels = labels_of_current
+            common = Chain(jobs, json.loads(generation.params), spec.stage, log)
+            return Seated(spec, birth, kind, common, log, self._lane, self._hatch, self.up.fileno(), self._send)
         self._slot = open_slot(Path(birth.register), birth.place)
         self._clock = MessageClock(self._alarm, self._slot)
         shared = programs = None
@@ -125,7 +141,7 @@ class Consumer(Spawned):
         spec, done, pid = self._spec, 0, os.getpid()
         worker = Worker(chain, spec.stage, spec.config, spec.broker, self._alarm, self._shared)
         worker.begin_generation(self._birth.generation.number)
-        self._pipe_holds = _holds(self.up.fileno())
+        self._pipe_holds = capacity(self.up.fileno())
         chunk, told = self._lane.wait(), False  # told: the Producer knows that it is taken
         while chunk is not None:
             self._begin(chunk, chain, worker)
@@ -169,7 +185,7 @@ class Consumer(Spawned):
                 logs.report(self._log, logging.DEBUG, "begun", "started")
             last, large = worker.compute_encoded(item, lost)
             outcomes.append(msgspec.Raw(last))
-            if _holds(up) != holds:  # user code closed the pipe: an end now charges the right message
+            if capacity(up) != holds:  # user code closed the pipe: an end now charges the right message
                 os._exit(1)
             printed = mark(labels_now) or printed
             self._item = None
@@ -193,7 +209,7 @@ class Consumer(Spawned):
     def _begin(self, chunk: Chunk, chain: Chain, worker: Worker) -> None:
         """Take over what has changed since the last chunk."""
         worker.soft_limit = chunk.soft_limit
-        self._clock.hard_limit = chunk.hard_limit
+        worker.hard_limit = self._clock.hard_limit = chunk.hard_limit
         if chunk.params is not None:
             chain.apply_params(json.loads(chunk.params))
         if chunk.generation != worker.generation:
@@ -234,11 +250,3 @@ class Consumer(Spawned):
         data = frames.pack(_encoder.encode(uplink))
         with self._alarm, self._sending:  # a frame cut short by the soft time limit would end this Consumer
             frames.write_all(self.up.fileno(), data)
-
-
-def _holds(fd: int) -> int:
-    """Return how many bytes a pipe can hold; 0 if it is none. Costs a third of what `fstat` does."""
-    try:
-        return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
-    except OSError:
-        return 0

@@ -5,8 +5,12 @@ slot, before the handler runs; only the Producer writes `stop`, and the header b
 this is, when it was last seen alive, whether it is ending by order, and which message runs isolated. There is no lock:
 each word has one writer. The file outlives the tree, so after the whole tree has died the next Producer knows which
 messages were in hand.
+
+A Consumer that works on several messages at once has a slot for each of them in a block of its own, behind the header;
+in its first slot are words about itself then. How many slots a block has is in the header; none if it is 0.
 """
 
+import contextlib
 import mmap
 import os
 import secrets
@@ -14,15 +18,19 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
+from mqworker.config.model import MOST_SEATS, most_consumers
 from mqworker.ipc.mapped import map_private
 from mqworker.ipc.proc import boot_id
 
 SLOT = 64  # bytes: seq (8) started (8) stop (8) fingerprint (32), and 8 free
 COUNT = 2048
 HEADER = SLOT * COUNT  # offset of: boot id (16) fingerprint (32) isolated (8) ending (8) pulse (8) life (8)
-SIZE = HEADER + 128
+BLOCKS = 1 << 18  # offset of the blocks; what is before it has the form that versions without blocks know
+LARGEST = BLOCKS + SLOT * 2 * 16 * MOST_SEATS  # bytes of a file
 _BOOT, _FINGERPRINT = slice(0, 16), slice(16, 48)
-_ISOLATED, _ENDING, _PULSE, _LIFE = 6, 7, 8, 9  # words of 8 bytes
+_ISOLATED, _ENDING, _PULSE, _LIFE, _SEATS = 6, 7, 8, 9, 10  # words of 8 bytes
+_WHOLE = 128  # bytes of the header
+_KINDS = ("", "threads", "tasks")  # by the number in the last word of a Consumer's first slot
 
 
 class LastLife(NamedTuple):
@@ -39,20 +47,34 @@ class LastLife(NamedTuple):
 class InHandRegister:
     """The file, mapped; owned by the Producer."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seats: int = 1) -> None:
+        """`seats`: how many messages one Consumer may work on at once."""
         self.path = path
-        self._map = map_private(path, SIZE)
-        self._header = memoryview(self._map)[HEADER:]
+        self.places = places(seats)  # for Consumers
+        self._seats = seats
+        wanted = BLOCKS + self.places * seats * SLOT
+        with contextlib.suppress(FileNotFoundError):
+            wanted = max(wanted, min(path.stat().st_size, LARGEST))  # the blocks of the life before
+        self._map = map_private(path, wanted)
+        self._header = memoryview(self._map)[HEADER : HEADER + _WHOLE]
         self._words = self._header.cast("Q")
         self._times = self._header.cast("d")
 
     def last_life(self) -> LastLife:
         """Return what the previous tree left behind."""
         in_hand: dict[bytes, float] = {}
+        seats = self._words[_SEATS] if self._words[_SEATS] <= (len(self._map) - BLOCKS) // SLOT else 0
         for number in range(COUNT):
-            slot = Slot(memoryview(self._map)[number * SLOT : (number + 1) * SLOT])
-            if slot.seq and slot.started:  # one that waited for a shared object has killed nobody
-                in_hand[slot.fingerprint] = min(slot.started, in_hand.get(slot.fingerprint, slot.started))
+            own = self._slot(number * SLOT)
+            block = range(BLOCKS + number * seats * SLOT, BLOCKS + (number + 1) * seats * SLOT, SLOT)
+            slots = [own]
+            if own.kind and block and block.stop <= len(self._map):
+                slots = [self._slot(at) for at in block]
+            if own.kind == "tasks":  # those that wait kill nobody, and would all be suspects
+                slots = [slot for slot in slots if slot.seq == own.seq]
+            for slot in slots:
+                if slot.seq and slot.started:  # one that waited for a shared object has killed nobody
+                    in_hand[slot.fingerprint] = min(slot.started, in_hand.get(slot.fingerprint, slot.started))
         return LastLife(
             self._words[_LIFE],
             bytes(self._header[_BOOT]) == uuid.UUID(boot_id()).bytes,
@@ -65,6 +87,8 @@ class InHandRegister:
     def begin_life(self, now: float) -> None:
         """Forget the previous tree; the life's number is written last, so a kill in between begins no new life."""
         self._map[:HEADER] = bytes(HEADER)
+        self._map[BLOCKS:] = bytes(len(self._map) - BLOCKS)
+        self._words[_SEATS] = self._seats
         self.end_isolation()
         self._words[_ENDING] = 0
         self._times[_PULSE] = now
@@ -89,26 +113,118 @@ class InHandRegister:
         self._words[_ISOLATED] = 0
 
     def slot(self, number: int) -> "Slot":
-        """Return one slot, cleared."""
-        if not 0 <= number < COUNT:
-            raise IndexError(f"slot {number}: there are {COUNT}")
+        """Return the slot of a Consumer, cleared."""
+        if not 0 <= number < self.places:
+            raise IndexError(f"slot {number}: there are {self.places}")
         view = memoryview(self._map)[number * SLOT : (number + 1) * SLOT]
         view[:] = bytes(SLOT)
         return Slot(view)
 
+    def seats(self, number: int) -> "Seats":
+        """Return the words of a Consumer that works on several messages at once, cleared; its slot is one of them."""
+        own = self.slot(number)
+        block = memoryview(self._map)[_block(number, self._seats)]
+        block[:] = bytes(len(block))
+        return Seats(own, block)
+
+    def _slot(self, at: int) -> "Slot":
+        return Slot(memoryview(self._map)[at : at + SLOT])
+
+
+def places(seats: int) -> int:
+    """Return how many Consumers there can be, if each works on so many messages at once."""
+    return 2 * most_consumers(seats)
+
+
+def _block(number: int, seats: int) -> slice:
+    return slice(BLOCKS + number * seats * SLOT, BLOCKS + (number + 1) * seats * SLOT)
+
 
 def open_slot(path: Path, number: int) -> "Slot":
-    """Map one slot, in its Consumer; raises OSError."""
+    """Map the slot of a Consumer, in that process; raises OSError."""
+    return Slot(memoryview(_map(path))[number * SLOT : (number + 1) * SLOT])
+
+
+def open_seats(path: Path, number: int, seats: int) -> "Seats":
+    """Map the words of a Consumer that works on several messages at once, in that process; raises OSError."""
+    whole = memoryview(_map(path))
+    return Seats(Slot(whole[number * SLOT : (number + 1) * SLOT]), whole[_block(number, seats)])
+
+
+def _map(path: Path) -> mmap.mmap:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        whole = mmap.mmap(fd, SLOT * COUNT)
+        return mmap.mmap(fd, 0)
     finally:
         os.close(fd)
-    return Slot(memoryview(whole)[number * SLOT : (number + 1) * SLOT])
+
+
+class Seats:
+    """The words of a Consumer that works on several messages at once; a seat is one of the positions for them.
+
+    The Consumer alone writes, but for `stop`.
+    """
+
+    def __init__(self, own: "Slot", block: memoryview) -> None:
+        self.own = own
+        self.slots = tuple(Slot(block[at : at + SLOT]) for at in range(0, len(block), SLOT))
+
+    def begin(self, kind: str) -> None:
+        """Note that this Consumer has seats, and how it works on messages: in threads or tasks."""
+        self.own.kind = kind
+
+    def run(self, seq: int, now: float) -> None:
+        """Note that the task of this message has the loop from now on; 0: none has it."""
+        if seq:
+            self.own._times[1] = now
+        self.own._words[0] = seq
+
+    @property
+    def running(self) -> int:
+        """The message whose task has the loop; 0: none."""
+        return self.own._words[0]
+
+    @property
+    def running_since(self) -> float:
+        """Since when; valid only if `running` is the same before and after reading this."""
+        return self.own._times[1]
+
+    @property
+    def pulse(self) -> float:
+        """When the Consumer last showed that its threads get on, while it had messages."""
+        return self.own._times[3]
+
+    @pulse.setter
+    def pulse(self, now: float) -> None:
+        self.own._times[3] = now
+
+    @property
+    def stop(self) -> int:
+        """The number of the chunk of which the Consumer must begin nothing more; 0: none."""
+        return self.own.stop
+
+    @stop.setter
+    def stop(self, chunk: int) -> None:
+        self.own.stop = chunk
+
+    def working(self) -> dict[int, float]:
+        """Return the messages in hand, and when each began, as if it had not waited; 0: it waits."""
+        found = {}
+        for slot in self.slots:
+            seq = slot.seq
+            if seq:
+                started = slot.started
+                if slot.seq == seq:
+                    found[seq] = started
+        return found
+
+    def thread_of(self, seq: int) -> int:
+        """Return the thread that a message runs in, as `threading.get_ident` names it; 0: it is not known."""
+        return next((slot.thread for slot in self.slots if slot.seq == seq), 0)
 
 
 class Slot:
-    """One Consumer's bytes; each word is written in one store."""
+    """One Consumer's bytes, or in a block those of one message; each word is written in one store."""
 
     def __init__(self, view: memoryview) -> None:
         self._words = view.cast("Q")
@@ -150,8 +266,26 @@ class Slot:
         return bytes(self._bytes[24:56])
 
     @property
+    def kind(self) -> str:
+        """In which way its Consumer works on several messages at once: threads or tasks; "": it does not."""
+        return _KINDS[self._words[7]] if self._words[7] < len(_KINDS) else ""
+
+    @kind.setter
+    def kind(self, kind: str) -> None:
+        self._words[7] = _KINDS.index(kind)
+
+    @property
+    def thread(self) -> int:
+        """In a block: the thread that the message runs in; 0: none of its own."""
+        return self._words[2]
+
+    @thread.setter
+    def thread(self, ident: int) -> None:
+        self._words[2] = ident
+
+    @property
     def stop(self) -> int:
-        """The number of the chunk of which the Consumer must begin nothing more; 0: none."""
+        """In a Consumer's own: the number of the chunk of which it must begin nothing more; 0: none."""
         return self._words[2]
 
     @stop.setter

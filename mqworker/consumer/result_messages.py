@@ -7,7 +7,7 @@ message: of several results none is published then.
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, aclosing, closing, contextmanager
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from mqworker.amqp.labels import derived_id
 from mqworker.amqp.properties import Properties, encode_value, header_name
 from mqworker.config.model import BrokerConfig, StageConfig
 from mqworker.ipc.messages import Item, ResultMessage
+from mqworker.jobs.async_chain import AsyncSeveral
 from mqworker.jobs.codecs import BINARY, OversizedError, UnencodableError, encode, encode_as
 from mqworker.jobs.content_types import is_binary
 from mqworker.jobs.result import MOST_BYTES, Result, Several
@@ -59,6 +60,18 @@ class ResultMessages:
         with closing(values):
             for number, value in enumerate(values, 1):
                 with alarm, _naming(number):
+                    found.append(self.encode(value))
+                size += len(found[-1][0]) + OVERHEAD
+                self._check(number, size)
+        return found
+
+    async def encode_all_async(self, values: AsyncSeveral) -> EncodedAll:
+        """As `encode_all`, on a loop."""
+        size, number, found = 0, 0, EncodedAll()
+        async with aclosing(values):
+            async for value in values:
+                number += 1
+                with _naming(number):
                     found.append(self.encode(value))
                 size += len(found[-1][0]) + OVERHEAD
                 self._check(number, size)

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from mqworker.amqp.properties import Properties
+from mqworker.consumer.alarm import Alarm, SeatAlarm
 from mqworker.consumer.register import Slot
-from mqworker.consumer.work import Alarm
 from mqworker.ipc.messages import Item, StageSpec
 from mqworker.shared_state.client import Argument, LinkAnswer, SharedClient
 from mqworker.shared_state.identity import NO_MESSAGE, identify
@@ -27,7 +27,7 @@ from mqworker.shared_state.proxy import SharedProxy
 class SharedCalls:
     """See the module head; implements jobs.chain.SharedCaller."""
 
-    def __init__(self, spec: StageSpec, slot: Slot, alarm: Alarm) -> None:
+    def __init__(self, spec: StageSpec, slot: Slot, alarm: "Alarm | SeatAlarm") -> None:
         self._spec = spec
         self._slot = slot
         self._waits = (0.0, 0.0)  # when the message began, and when it began to wait

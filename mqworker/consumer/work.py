@@ -1,18 +1,13 @@
 """One delivery in, one outcome out: decode, the job chain, encode, and every way in which that can fail.
 
-Runs in a Consumer's main thread (and nowhere else: it owns SIGALRM for the soft time limit). It never raises because of
-a message; SystemExit and KeyboardInterrupt end the Consumer, as a signal does, and are charged as a crash.
+Runs in a Consumer's main thread, where it owns SIGALRM for the soft time limit; or, in a Consumer that works on several
+messages at once, in the thread or the task of one of them, without an alarm. It never raises because of a message; but
+SystemExit and KeyboardInterrupt end a serial Consumer, as a signal does, and are charged as a crash.
 """
 
-import logging
 import math
 import os
-import signal
-import threading
 import time
-
-# `signal.getsignal` looks for an enumeration before it answers, which costs 4.6 us for each message instead of 0.1.
-from _signal import getsignal as handler_of  # type: ignore[import-not-found]  # it has no stub
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -21,10 +16,10 @@ import msgspec
 from mqworker.amqp import headers
 from mqworker.amqp.properties import MalformedProperties, Properties
 from mqworker.config.model import BrokerConfig, StageConfig
+from mqworker.consumer.alarm import Alarm, Uninterrupted
 from mqworker.consumer.result_messages import EncodedAll, ResultMessages
 from mqworker.errors import HardTimeLimit, Reject, Retry, SharedValueError, SoftTimeLimit
 from mqworker.ipc.frames import MAX_FRAME
-from mqworker.ipc.logs import report
 from mqworker.ipc.messages import Failure, Item, Outcome
 from mqworker.ipc.pieces import take_out
 from mqworker.jobs.chain import Chain
@@ -33,94 +28,10 @@ from mqworker.jobs.failures import describe
 from mqworker.jobs.message import Message
 from mqworker.jobs.result import Several
 
-TAKEN = (
-    "user code has replaced the handler of SIGALRM, which the soft time limit needs: in a message that does so the"
-    " limit has no effect; use one of the two"
-)
-
 LARGEST = MAX_FRAME // 2  # bytes of one outcome
 AHEAD = 1 << 20  # bytes of bodies that are decoded ahead of their turns
 
 _encode = msgspec.msgpack.Encoder().encode
-
-log = logging.getLogger("mqworker.consumer.work")
-
-
-class Alarm:
-    """The soft time limit: raises SoftTimeLimit in the handler, and never outside of it.
-
-    `with alarm:` postpones it to the end of the block, for work that must not be interrupted: writing a frame.
-    """
-
-    def __init__(self) -> None:
-        self._armed = 0.0
-        self._held = 0
-        self._late = False
-        self._left = 0.0  # seconds, while it stands still
-        self._told = False
-        self._thread = threading.get_ident()  # the only one that it interrupts
-        self._handler = self._ring
-        signal.signal(signal.SIGALRM, self._handler)
-
-    def set(self, seconds: float) -> None:
-        """Arm it for a limit of `seconds`; 0 does nothing."""
-        if seconds:
-            if handler_of(signal.SIGALRM) is not self._handler:
-                self._tell()
-                signal.signal(signal.SIGALRM, self._handler)
-            self._late = False
-            self._left = 0.0
-            self._armed = seconds
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-
-    def clear(self) -> None:
-        """Disarm, also an alarm that user code has set and left: it must not ring in the next message."""
-        armed, self._armed = self._armed, 0.0
-        self._left = 0.0
-        taken = handler_of(signal.SIGALRM) is not self._handler
-        if armed or taken:
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
-        if armed and taken:
-            self._tell()
-
-    def wait(self, waiting: bool) -> None:
-        """Let the limit stand still while the handler waits for something that is not its own."""
-        if threading.get_ident() != self._thread:
-            return
-        if waiting:
-            self._left = signal.setitimer(signal.ITIMER_REAL, 0.0)[0] if self._armed else 0.0
-        elif self._armed and self._left:
-            left, self._left = self._left, 0.0
-            signal.setitimer(signal.ITIMER_REAL, left)
-
-    def lend(self) -> float:
-        """Stand still until `go_on`, and return how many seconds are left; 0: there is no limit."""
-        return signal.setitimer(signal.ITIMER_REAL, 0.0)[0] if self._armed else 0.0
-
-    def go_on(self, seconds: float) -> None:
-        """Ring in so many seconds; 0: not any more."""
-        if self._armed and seconds:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-
-    def _tell(self) -> None:
-        if not self._told:
-            self._told = True
-            report(log, logging.WARNING, "sigalrm_taken", TAKEN)
-
-    def __enter__(self) -> None:
-        if threading.get_ident() == self._thread:
-            self._held += 1
-
-    def __exit__(self, *_: object) -> None:
-        if threading.get_ident() == self._thread:
-            self._held -= 1
-            if self._late:
-                self._ring(0, None)
-
-    def _ring(self, _signal: int, _frame: object) -> None:
-        self._late = self._held > 0
-        if self._armed and not self._late:
-            raise SoftTimeLimit(f"the soft time limit of {self._armed:g} s has passed")
 
 
 class RunOwner(Protocol):
@@ -145,11 +56,14 @@ class Worker:
         stage: str,
         config: StageConfig,
         broker: BrokerConfig,
-        alarm: Alarm | None = None,
+        alarm: Alarm | Uninterrupted | None = None,
         shared: RunOwner | None = None,
+        *,
+        contained: bool = False,
     ) -> None:
-        """`shared` makes the calls of shared objects."""
+        """`shared` makes the calls of shared objects. `contained`: whatever user code raises fails its message only."""
         self.soft_limit = 0.0
+        self.hard_limit = 0.0  # it only tells the deadline
         self.generation = 0
         self.out_of_memory = False
         self.failed = False  # the last message
@@ -162,6 +76,7 @@ class Worker:
         self._shared = shared
         self._bodies: dict[int, Any] = {}  # seq -> what was decoded ahead
         self._pid = os.getpid()
+        self._contained = contained
 
     def begin_generation(self, generation: int) -> None:
         """Stamp results with this generation from now on."""
@@ -202,11 +117,13 @@ class Worker:
         self.failed = False
         try:
             properties = Properties.decode(item.properties)
-            value = self._run(item, properties)
+            value = self._run(item, properties, began)
             duration = time.monotonic() - began
             return self._outcome(item, properties, value, duration)
-        except (SystemExit, KeyboardInterrupt):
-            raise
+        except (SystemExit, KeyboardInterrupt) as error:
+            if not self._contained:
+                raise
+            failure = self._failure(error)
         except BaseException as error:  # noqa: BLE001 - a user's code may raise anything, as a panic of Rust code
             failure = self._failure(error)
         return Outcome(item.seq, time.monotonic() - began, self.generation, failure=failure)
@@ -220,7 +137,11 @@ class Worker:
         """
         if isinstance(lost, OSError):
             raise lost
-        outcome, large = take_out(self.compute(item) if lost is None else self._lost(item, lost))
+        return self.encode(item, self.compute(item) if lost is None else self.refuse(item, lost))
+
+    def encode(self, item: Item, outcome: Outcome) -> tuple[bytes, list[bytes]]:
+        """Return an outcome as it is sent up, and the large bodies that are sent before it; see above."""
+        outcome, large = take_out(outcome)
         try:
             encoded = _encode(outcome)
             error: Exception | None = None
@@ -234,7 +155,8 @@ class Worker:
             encoded, large = _encode(Outcome(item.seq, outcome.duration, self.generation, failure=failure)), []
         return encoded, large
 
-    def _lost(self, item: Item, error: MemoryError) -> Outcome:
+    def refuse(self, item: Item, error: Exception) -> Outcome:
+        """Return the outcome of a message that cannot even begin."""
         return Outcome(item.seq, 0.0, self.generation, failure=self._failure(error))
 
     def _decode(self, item: Item, properties: Properties) -> Any:
@@ -253,7 +175,8 @@ class Worker:
             signature=properties.headers.get(headers.SIGNATURE) if self._keys else None,
         )
 
-    def _run(self, item: Item, properties: Properties) -> Any:
+    def _open(self, item: Item, properties: Properties) -> tuple[Any, Message | None]:
+        """Return the body as jobs get it, and the message if any of them takes it."""
         body = self._bodies.pop(item.seq) if item.seq in self._bodies else self._decode(item, properties)
         message = None
         if self._chain.takes_message:
@@ -265,11 +188,21 @@ class Worker:
                 routing_key=item.routing_key,
                 attempt=self._attempt(properties),
             )
+        return body, message
+
+    def _deadline(self, began: float) -> float | None:
+        """Return when the limit passes that a handler should heed, on the clock of `time.monotonic()`."""
+        limit = self.soft_limit or self.hard_limit
+        return began + limit if limit else None
+
+    def _run(self, item: Item, properties: Properties, began: float) -> Any:
+        body, message = self._open(item, properties)
+        deadline = self._deadline(began) if self._chain.takes_deadline else None
         if self._shared is not None:
             self._shared.begin(item, properties)
         self._alarm.set(self.soft_limit)
         try:
-            value = self._chain.run(body, message)
+            value = self._chain.run(body, message, deadline)
             return self._messages.encode_all(value, self._alarm) if type(value) is Several else value
         finally:
             self._alarm.clear()
@@ -302,6 +235,8 @@ class Worker:
                 return Failure("error", text.type, text.message, text.traceback, after=_seconds(error))
             case SoftTimeLimit() | HardTimeLimit():
                 return Failure("timeout", text.type, text.message, text.traceback)
+            case SystemExit() | KeyboardInterrupt():
+                return Failure("crash", text.type, text.message, text.traceback)
             case MemoryError():
                 self.out_of_memory = True
                 return Failure("memory", text.type, text.message or "out of memory", text.traceback)

@@ -184,11 +184,11 @@ def _consumer_gauges(views: list[StageView], capacity: dict[str, int]) -> Iterat
         for consumer in view.actual.consumers if view.actual else ():
             sums = used.setdefault((view.name, consumer.slot), [0, 0, 0])
             sums[0] += consumer.used
-            sums[1] += capacity[view.name]
+            sums[1] += consumer.seats or capacity[view.name]
             sums[2] += consumer.rss
     names = {
         "lane_used": "Messages in the lane",
-        "lane_capacity": "Capacity of the lane, in messages",
+        "lane_capacity": "Capacity of the lane, in messages: where a Consumer works on several at once, how many",
         "consumer_resident_bytes": "Resident memory of the Consumer",
     }
     for number, (name, description) in enumerate(names.items()):

@@ -129,9 +129,17 @@ def _order(order: OrderStatus, now: float) -> dict[str, Any]:
 def _consumer(consumer: ConsumerStatus, now: float) -> dict[str, Any]:
     document = msgspec.structs.asdict(consumer)
     since = document.pop("message_since")
-    document["message_seconds"] = round(now - since, 3) if since else None
+    document["message_seconds"] = _seconds(since, now)
     document["message_id"] = consumer.message_id or None
+    document["messages"] = [
+        {"seconds": _seconds(each.since, now), "message_id": each.message_id or None} for each in consumer.messages
+    ]
     return document
+
+
+def _seconds(since: float, now: float) -> float | None:
+    """Return for how long a message is in hand; None for none, and for one that waits for a shared object."""
+    return round(now - since, 3) if since else None
 
 
 def overview(snapshot: Snapshot, line: Sequence[Place]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class Child:
         self._process: Spawned | None = None
         self._gone = asyncio.Event()
         self._grace: asyncio.TimerHandle | None = None  # runs from the end of `up` to the end of the child
-        self._last_output = ""
+        self._last_output = self._last_crash = ""
         self._refused_signal = False
 
     def start(self, process: Spawned) -> None:
@@ -129,6 +129,11 @@ class Child:
     def output_tail(self) -> str:
         """Return the last 8 kB that it wrote to stdout and stderr."""
         return self._lines.tail if self.alive else self._last_output
+
+    @property
+    def crash(self) -> str:
+        """Return the stack of the thread in which it crashed, as faulthandler wrote it to its stderr; "": none."""
+        return self._lines.crash if self.alive else self._last_crash
 
     # --- called by the owner
 
@@ -240,7 +245,7 @@ class Child:
             pipe.close()
         assert self._process is not None
         self._process.close()
-        self._last_output = self._lines.tail
+        self._last_output, self._last_crash = self._lines.tail, self._lines.crash
         del self._reader, self._lines
         self._forget_owner()
 

@@ -132,6 +132,13 @@ class AskHeld(_Record, frozen=True, tag="ask_held"):
 Order = Desired | Drain | DumpStacks | AskHeld
 
 
+class InHand(msgspec.Struct, frozen=True, array_like=True):
+    """A message that a Consumer works on."""
+
+    since: float  # when it was started
+    message_id: str
+
+
 class ConsumerStatus(_Record, frozen=True):
     """One Consumer as its Producer sees it."""
 
@@ -141,10 +148,12 @@ class ConsumerStatus(_Record, frozen=True):
     generation: int  # applied
     code: int  # the generation whose code it imported
     done: int  # messages finished
-    message_since: float  # when its message in hand was started; 0: none
-    message_id: str  # of the message in hand, once it has run for a while
+    message_since: float  # when its message in hand was started, of several the oldest; 0: none
+    message_id: str  # of that message, once it has run for a while
     rss: int  # bytes, as last reported
     used: int  # messages in its lane
+    seats: int = 0  # how many messages it works on at once; 0: one, and it is serial
+    messages: tuple[InHand, ...] = ()  # where it has seats: all that it works on, the oldest first
 
 
 class Times(msgspec.Struct, frozen=True, array_like=True):
@@ -333,7 +342,7 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, gc=False):
     more: bool = False  # more messages wait, so the Consumer reports at once that it has taken this chunk
     in_inbox: int = 0  # bytes of the body of the only item: it is in the lane's inbox, here it is empty
     stop_at_failure: bool = False  # what follows a failed message must not begin before it was tried again
-    hard_limit: float = 0.0  # for programs, which the Consumer kills itself
+    hard_limit: float = 0.0  # for what the Consumer ends itself: programs, coroutines
     unsent: str = ""  # why the body of the only item is neither there nor here: its message fails
 
 
@@ -380,6 +389,8 @@ class Hello(_Record, frozen=True, tag="hello"):
 
     pid: int
     generation: int
+    kind: str = "serial"  # serial | threads | tasks: how it works on messages
+    seats: int = 0  # how many it works on at once; 0: it is serial
 
 
 class Unfit(_Record, frozen=True, tag="unfit"):
@@ -400,6 +411,8 @@ class Outcomes(_Record, frozen=True, tag="outcomes"):
     """Finished deliveries, and how far the Consumer is with its chunks.
 
     It has called `task_done` for what it has *taken*, so the next chunk may be put; the end of a chunk says that too.
+    One with seats begins all messages of a chunk when it takes it, so its chunks have no end: it says what it has
+    taken, and which messages it gives back. Its frames have `rss` whenever it is measured.
     """
 
     outcomes: list[Outcome]
@@ -409,9 +422,17 @@ class Outcomes(_Record, frozen=True, tag="outcomes"):
     rss: int = 0
     leaving: str = ""  # why this Consumer asks to be replaced
     printed: bool = False  # the pipe of its output may hold lines of these messages
+    back: tuple[int, ...] = ()  # taken and not begun, because the stop word says so: these may begin elsewhere
 
 
-Uplink = Hello | Unfit | Outcomes | Piece | LogEvent
+class Stack(_Record, frozen=True, tag="stack"):
+    """Where a message is that has exceeded the hard limit and goes on: sent once, before its Consumer is killed."""
+
+    seq: int
+    text: str
+
+
+Uplink = Hello | Unfit | Outcomes | Piece | Stack | LogEvent
 
 
 # --- Service and broker admin, code check ---------------------------------------------------------------------------
@@ -448,6 +469,8 @@ class CodeQuestion(_Record, frozen=True, tag="check"):
     allowed: tuple[str, ...] = ()  # modules whose jobs a caller may name
     shared: dict[str, str] = {}  # the classes of the shared objects that have a name
     source: str = ""  # "generator" or "schedule": the only job is a source, and of which kind; "": they are handlers
+    concurrency: int = 1
+    soft_limit: float = 0.0
 
 
 class CodeFound(_Record, frozen=True, tag="found"):

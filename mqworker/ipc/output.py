@@ -21,6 +21,7 @@ from mqworker.ipc.marks import split
 from mqworker.ipc.messages import LogEvent
 
 TAIL = 8192  # bytes kept
+CRASH = "Current thread 0x"  # with this begins what faulthandler writes about the thread in which a process crashed
 HOLDS = 16384  # bytes that the pipe should hold, and one read takes: thousands of lines, and the loop has other work
 
 log = logging.getLogger("mqworker.ipc.output")
@@ -61,6 +62,8 @@ class OutputReader:
         self._line_labels: dict[str, Any] = {}
         self._failed = False  # a line could not be logged
         self._unsure: tuple[bytes, dict[str, Any]] = (b"", {})  # read while a message ended, and that message's labels
+        self._crash = ""  # the stack of the thread that crashed: those of others may fill the tail
+        self._crashing = False  # it has not ended
         self._loop = asyncio.get_running_loop()
         os.set_blocking(fd, False)
         self._loop.add_reader(fd, self._read)
@@ -69,6 +72,11 @@ class OutputReader:
     def tail(self) -> str:
         """Return the last 8 kB, as text."""
         return self._lines.tail
+
+    @property
+    def crash(self) -> str:
+        """Return the last stack that faulthandler wrote of a thread that crashed, as text; "" for none."""
+        return self._crash
 
     def catch_up(self, *, read: bool = True) -> None:
         """Read what is in the pipe now, not what is written meanwhile; a line ends with its message. Never raises."""
@@ -136,10 +144,20 @@ class OutputReader:
     def _log_lines(self, lines: list[str]) -> None:
         who = self._process, self._pid, self._stage
         for line in lines:
+            if self._crashing or line.startswith(CRASH):
+                self._keep_crash(line)
             try:
                 self._log(LogEvent(time.time(), logging.INFO, "output", line, *who, self._line_labels))
             except Exception as error:  # noqa: BLE001 - only this line is lost
                 self._report_failure(error)
+
+    def _keep_crash(self, line: str) -> None:
+        if line.startswith(CRASH):
+            self._crash, self._crashing = "", True
+        elif not line.startswith("  ") or len(self._crash) > TAIL:
+            self._crashing = False
+            return
+        self._crash += f"{line}\n"
 
     def _report_failure(self, error: Exception) -> None:
         if not self._failed:

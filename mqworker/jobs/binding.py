@@ -33,7 +33,6 @@ class BindingError(Exception):
 
 def bind_function(function: Callable[..., Any], shared: Iterable[str] = ()) -> frozenset[str]:
     """Return which of `HANDLE_NAMES`, and of the names of shared objects, a function takes besides the body."""
-    _refuse_async(function)
     return _bind(_parameters(function), what="it", takes_body=True, names=(*HANDLE_NAMES, *shared))
 
 
@@ -49,13 +48,14 @@ def bind_class(kind: type, shared: Iterable[str] = ()) -> tuple[frozenset[str], 
         raise BindingError(f"the class {kind.__name__} cannot be instantiated without arguments", fix) from None
     except ValueError:
         pass  # implemented in C: nothing is known about its arguments
-    _refuse_async(handle)
     names = (*HANDLE_NAMES, *shared)
     arguments = _bind(_method(kind, "handle"), what="its handle", takes_body=True, names=names)
     for name in ("setup", "teardown"):
         if hasattr(kind, name):
-            _refuse_async(getattr(kind, name))
-            if inspect.isgeneratorfunction(getattr(kind, name)):
+            method = getattr(kind, name)
+            if is_async(method) and not is_async(handle):
+                raise BindingError(f"its {name} is an async function, but its handle is not", "write a plain one")
+            if inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method):
                 raise BindingError(f"its {name} yields, so calling it does nothing", "write it without yield")
     setup = _bind(_method(kind, "setup"), what="its setup", takes_body=False, names=SETUP_NAMES)
     _bind(_method(kind, "teardown"), what="its teardown", takes_body=False, names=())
@@ -102,11 +102,28 @@ def bind_source(function: Callable[..., Any], *, scheduled: bool) -> frozenset[s
     return _bind(_parameters(function), what="it", takes_body=False, names=names)
 
 
-def _refuse_async(function: Callable[..., Any]) -> None:
+def is_async(function: Callable[..., Any]) -> bool:
+    """Return whether calling it makes a coroutine, or an async generator."""
     called = getattr(function, "__call__", function)  # noqa: B004 - an instance's own __call__ may be the coroutine
-    for candidate in (function, called):
-        if inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate):
-            raise BindingError("it is an async function", "write a plain one that calls asyncio.run itself")
+    return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in (function, called))
+
+
+def is_for_each_thread(kind: type) -> bool:
+    """Return whether a job class asks for an instance for each thread, by `scope = "thread"`."""
+    scope = getattr(kind, "scope", None)
+    if not isinstance(scope, str) or not get_close_matches(scope, ("thread",)):
+        return False  # the class may have an attribute of this name for itself
+    if scope != "thread":
+        raise BindingError(f"its scope is {scope!r}", 'write scope = "thread"')
+    if is_async(kind.handle):  # type: ignore[attr-defined]  # a job class: bind_class has looked
+        what = "its scope is a thread, but its handle is an async function, which runs in the only thread of the loop"
+        raise BindingError(what, "leave the scope out: there is one instance for the loop")
+    return True
+
+
+def _refuse_async(function: Callable[..., Any]) -> None:
+    if is_async(function):
+        raise BindingError("it is an async function", "write a plain one that calls asyncio.run itself")
 
 
 def _parameters(function: Callable[..., Any]) -> list[Parameter] | None:

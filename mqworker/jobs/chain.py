@@ -1,16 +1,19 @@
 """The jobs of a stage, ready to run: what turns a decoded body into a result.
 
-Lives in one Consumer (or code check, or user's test), whose main thread alone uses it. Owns the instances of the user's
-job classes. Receives `setup`, then one `run` for each message, with `apply_params` between messages, then `teardown`.
-Whatever the user's code raises passes through; `ParamsError` is raised before anything is changed.
+Lives in one Consumer (or code check, or user's test); only one thread uses it at a time. Owns the instances of the
+user's job classes. Receives `setup`, then one `run` for each message, with `apply_params` between messages, then
+`teardown`. A Consumer that works on several messages at once has one chain for the process, which owns what they share,
+and a `local` one for each message at a time; jobs that are `async def` are run by `async_chain`. Whatever the user's
+code raises passes through; `ParamsError` is raised before anything is changed.
 """
 
 import functools
+import inspect
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from types import GeneratorType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Protocol
 
 from mqworker.jobs.loading import Job
@@ -45,7 +48,12 @@ class ProgramRunner(Protocol):
         """Return the function that runs the program of a job."""
 
 
-_SPECIAL = frozenset((GeneratorType, Result))
+Aside = Callable[..., Awaitable[Any]]  # calls a plain function with arguments, in a thread beside the loop
+Passing = Callable[[Callable[..., Any], Any, Message | None, float | None], Any]
+Calls = tuple[tuple[Callable[..., Any], Passing | None], ...]  # what to call, and how, if not with the body alone
+
+_SPECIAL = frozenset((GeneratorType, Result, CoroutineType, AsyncGeneratorType))
+_PER_MESSAGE = frozenset(("message", "deadline"))
 
 
 def check_params(jobs: Sequence[Job], params: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,6 +65,13 @@ def check_params(jobs: Sequence[Job], params: Mapping[str, Any]) -> dict[str, An
     readers = {job.spec: job.params_type for job in jobs if job.params_type is not None or job.takes_params}
     shared = [kind for job in jobs for kind in job.shared_params]
     return dict(zip(readers, validate(params, [*readers.values(), *shared]), strict=False))
+
+
+def kind_of(jobs: Sequence[Job], concurrency: int) -> str:
+    """Return how a Consumer works on the messages for these jobs: serial, in threads, or in tasks of a loop."""
+    if any(job.is_async for job in jobs):
+        return "tasks"
+    return "threads" if concurrency > 1 else "serial"
 
 
 class Chain:
@@ -75,85 +90,87 @@ class Chain:
 
         `shared` makes the calls of shared objects, `programs` runs programs.
         """
-        self._jobs = tuple(jobs)
+        self.jobs = tuple(jobs)
         self._params = check_params(jobs, params)
         self._log = log or logging.getLogger(f"mqworker.job.{stage}" if stage else "mqworker.job")
         self._functions: list[Callable[..., Any]] = []  # per job: the function, or the bound `handle`
         self._instances: list[Any] = []  # of the job classes that were set up
+        self._process: Chain | None = None  # the chain that owns what is made once a process
+        self._aside: Aside | None = None
         self._shared = shared
         if shared is not None:
             shared.use_params(params)
         self._programs = programs
-        self._calls: tuple[
-            tuple[Callable[..., Any], bool], ...
-        ]  # filled by `setup`: what to call, and whether to pass the message
+        self.calls: Calls  # filled by `setup`
         self.takes_message = any("message" in job.arguments for job in jobs)
-        first = self._jobs[0] if self._jobs else None
+        self.takes_deadline = any("deadline" in job.arguments for job in jobs)
+        first = self.jobs[0] if self.jobs else None
         # the object and the link that a chain begins with: its calls for several messages may be made together
         self.first_link = (first.shared, first.spec) if first is not None and first.shared else None
         self.takes_bytes = first is not None and first.program is not None  # whatever the content type says
 
-    def setup(self) -> None:
-        """Make the instances and call their `setup`, once per process; after a failure, tear down those made so far."""
+    def local(
+        self,
+        params: Mapping[str, Any],
+        shared: SharedCaller | None,
+        programs: ProgramRunner | None,
+        aside: Aside | None = None,
+    ) -> "Chain":
+        """Return a chain for one message at a time, not set up, with the instances of this one.
+
+        What each thread has for itself is its own. `aside`: what calls shared objects for jobs that are `async def`.
+        """
+        local = Chain(self.jobs, params, log=self._log, shared=shared, programs=programs)
+        local._process, local._aside = self, aside
+        return local
+
+    def setup(self, *, common: bool = True, own: bool = True) -> None:
+        """Make the instances and call their `setup`; after a failure, tear down those made so far.
+
+        `common`: what is there once a process; `own`: what each thread has for itself, after which it can be run.
+        """
         try:
-            if self._programs is not None:
-                self._programs.setup()
-                self._instances.append(self._programs)
-            links: Counter[str] = Counter()
-            for job in self._jobs:
-                if job.shared:
-                    links[job.spec] += 1
-                    function = self._link(job, links[job.spec])
-                elif job.program is not None:
-                    assert self._programs is not None, "who makes a chain with a program gives it a runner"
-                    function = self._programs.make(job)
-                elif job.setup_arguments is None:
-                    function = job.target
-                else:
-                    function = self._make(job, job.setup_arguments)
-                self._functions.append(function)
+            for waiting in self._make_all(common=common, own=own):
+                _refuse(waiting)
         except BaseException:
             self.teardown()
             raise
-        self._bind()
+        if own:
+            self._bind()
 
-    def run(self, body: Any, message: Message | None = None) -> Any:
+    async def setup_common(self) -> None:
+        """Make what is there once a process, where some `setup` may be `async def`."""
+        try:
+            for waiting in self._make_all(common=True, own=False):
+                await waiting
+        except BaseException:
+            await self.teardown_async()
+            raise
+
+    def run(self, body: Any, message: Message | None = None, deadline: float | None = None) -> Any:
         """Return the last job's result, or None as soon as a job returns None: the message is dropped.
 
         When a job yields, each value goes through the rest of the chain: the result is a `Several`, which may turn out
         to be empty. `message` may be None unless `takes_message`.
         """
+        calls = self.calls
         value, wishes = body, None
-        for place, (call, with_message) in enumerate(self._calls, 1):
-            value = call(value, message=message) if with_message else call(value)
+        for place, (call, passing) in enumerate(calls, 1):
+            value = call(value) if passing is None else passing(call, value, message, deadline)
             if type(value) in _SPECIAL:
                 if isinstance(value, GeneratorType):
-                    return Several(self._rest(value, place, message), wishes)
+                    return Several(_rest(calls, value, place, message, deadline), wishes)
+                if not isinstance(value, Result):
+                    raise hidden(value, self.jobs[place - 1].spec)
                 wishes = value if wishes is None else wishes.then(value)
                 value = value.body
             if value is None:
                 return None
         return value if wishes is None else wishes.then(value)
 
-    def _rest(self, value: Any, place: int, message: Message | None) -> Generator[Any, None, None]:
-        """Yield every value that the jobs from `place` on make of this one."""
-        if isinstance(value, GeneratorType):
-            with closing(value):
-                for each in value:
-                    yield from self._rest(each, place, message)
-        elif isinstance(value, Result):
-            if value.body is not None:
-                yield from map(value.then, self._rest(value.body, place, message))
-        elif value is not None and place == len(self._calls):
-            yield value
-        elif value is not None:
-            call, with_message = self._calls[place]
-            later = call(value, message=message) if with_message else call(value)
-            yield from self._rest(later, place + 1, message)
-
     def apply_params(self, params: Mapping[str, Any]) -> None:
         """Pass other parameters to the calls from now on; on `ParamsError` the old ones stay."""
-        self._params = check_params(self._jobs, params)
+        self._params = check_params(self.jobs, params)
         if self._shared is not None:
             self._shared.use_params(params)
         self._bind()
@@ -171,14 +188,54 @@ class Chain:
         if failure is not None:
             raise failure
 
-    def _make(self, job: Job, setup_arguments: frozenset[str]) -> Callable[..., Any]:
-        instance = job.target()
-        setup = getattr(instance, "setup", None)
-        if setup is not None:
-            setup(**self._arguments(job, setup_arguments))
-        self._instances.append(instance)
-        handle: Callable[..., Any] = instance.handle
-        return handle
+    async def teardown_async(self) -> None:
+        """As `teardown`, where some may be `async def`."""
+        failure: BaseException | None = None
+        while self._instances:
+            teardown = getattr(self._instances.pop(), "teardown", None)
+            try:
+                made = teardown() if teardown is not None else None
+                if inspect.isawaitable(made):
+                    await made
+            except BaseException as exc:  # noqa: BLE001 - the other teardowns come first
+                failure = failure or exc
+        if failure is not None:
+            raise failure
+
+    def _make_all(self, *, common: bool, own: bool) -> Iterator[Awaitable[Any]]:
+        """Make what is to be called for each job: what is there once a process, and what each thread has for itself.
+
+        Yields what a `setup` that is `async def` has returned, which is to be awaited.
+        """
+        if own and self._programs is not None:
+            self._programs.setup()
+            self._instances.append(self._programs)
+        links: Counter[str] = Counter()
+        for place, job in enumerate(self.jobs):
+            mine = common if job.setup_arguments is not None and not job.for_each_thread else own
+            function: Callable[..., Any] = job.target
+            if not mine:
+                function = self._process.calls_of(place) if self._process is not None else job.target
+            elif job.shared:
+                links[job.spec] += 1
+                function = self._link(job, links[job.spec])
+            elif job.program is not None:
+                assert self._programs is not None, "who makes a chain with a program gives it a runner"
+                function = self._programs.make(job)
+            elif job.setup_arguments is not None:
+                instance = job.target()
+                setup = getattr(instance, "setup", None)
+                if setup is not None:
+                    made = setup(**self._arguments(job, job.setup_arguments))
+                    if inspect.isawaitable(made):
+                        yield made
+                self._instances.append(instance)
+                function = instance.handle
+            self._functions.append(function)
+
+    def calls_of(self, place: int) -> Callable[..., Any]:
+        """Return what is called for the job at this place."""
+        return self._functions[place]
 
     def _link(self, job: Job, times: int) -> Callable[..., Any]:
         """Return a call of a shared object; where a chain has it several times, each is a link of its own."""
@@ -189,21 +246,93 @@ class Chain:
     def _bind(self) -> None:
         """Bind every argument but body and message in advance, so that a call costs next to nothing."""
         calls = []
-        for job, function in zip(self._jobs, self._functions, strict=True):
+        for job, function in zip(self.jobs, self._functions, strict=True):
             bound = self._arguments(job, job.arguments)
-            calls.append((functools.partial(function, **bound) if bound else function, "message" in job.arguments))
-        self._calls = tuple(calls)
+            passing = _PASSING[job.arguments & _PER_MESSAGE]
+            calls.append((functools.partial(function, **bound) if bound else function, passing))
+        self.calls = tuple(calls)
 
     def _arguments(self, job: Job, names: frozenset[str]) -> dict[str, Any]:
         known = {"log": self._log, "params": self._params.get(job.spec)}
         given = {name: known[name] for name in known if name in names}
-        proxies = names - known.keys() - {"message"}
+        proxies = names - known.keys() - _PER_MESSAGE
         if proxies:
-            given |= {name: self._calls_of(job).proxy(name) for name in proxies}
+            given |= {name: self._proxy(job, name) for name in proxies}
         return given
+
+    def _proxy(self, job: Job, name: str) -> Any:
+        proxy = self._calls_of(job).proxy(name)
+        return AsyncProxy(proxy, self._aside) if job.is_async and self._aside is not None else proxy
 
     def _calls_of(self, job: Job) -> SharedCaller:
         if self._shared is None:
             what = "uses a shared object that was not there when the code was checked (did the check take too long?)"
             raise RuntimeError(f'job "{job.spec}" {what}: check it again with mqworker restart')
         return self._shared
+
+
+class AsyncProxy:
+    """A shared object as a handler that is `async def` sees it: `await proxy.method(...)` is called there."""
+
+    __slots__ = ("_aside", "_proxy")
+
+    def __init__(self, proxy: Any, aside: Aside) -> None:
+        self._proxy = proxy
+        self._aside = aside
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        return functools.partial(self._aside, getattr(self._proxy, name))
+
+    def __repr__(self) -> str:
+        return repr(self._proxy)
+
+
+def _refuse(_made: Any) -> None:
+    raise TypeError("its setup returned a coroutine, but its handle is not async: write a plain setup")
+
+
+def hidden(value: Any, spec: str) -> TypeError:
+    """Return the error of a job that is `async def`, which cannot be seen from outside."""
+    if isinstance(value, CoroutineType):
+        value.close()  # otherwise Python complains that it was never awaited
+    what = "a coroutine" if isinstance(value, CoroutineType) else "an async generator"
+    return TypeError(f'job "{spec}" returned {what}: something around it hides that it is async; write an async def')
+
+
+def _rest(
+    calls: Calls, value: Any, place: int, message: Message | None, deadline: float | None
+) -> Generator[Any, None, None]:
+    """Yield every value that the jobs from `place` on make of this one."""
+    if isinstance(value, GeneratorType):
+        with closing(value):
+            for each in value:
+                yield from _rest(calls, each, place, message, deadline)
+    elif isinstance(value, Result):
+        if value.body is not None:
+            yield from map(value.then, _rest(calls, value.body, place, message, deadline))
+    elif value is not None and place == len(calls):
+        yield value
+    elif value is not None:
+        call, passing = calls[place]
+        later = call(value) if passing is None else passing(call, value, message, deadline)
+        yield from _rest(calls, later, place + 1, message, deadline)
+
+
+def _with_message(call: Callable[..., Any], value: Any, message: Message | None, _deadline: float | None) -> Any:
+    return call(value, message=message)
+
+
+def _with_deadline(call: Callable[..., Any], value: Any, _message: Message | None, deadline: float | None) -> Any:
+    return call(value, deadline=deadline)
+
+
+def _with_both(call: Callable[..., Any], value: Any, message: Message | None, deadline: float | None) -> Any:
+    return call(value, message=message, deadline=deadline)
+
+
+_PASSING: Mapping[frozenset[str], Passing | None] = {
+    frozenset(): None,
+    frozenset(("message",)): _with_message,
+    frozenset(("deadline",)): _with_deadline,
+    _PER_MESSAGE: _with_both,
+}

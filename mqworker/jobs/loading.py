@@ -20,7 +20,15 @@ from typing import Any
 import msgspec
 
 from mqworker.config.programs import command_of, is_program
-from mqworker.jobs.binding import BindingError, bind_class, bind_function, bind_shared, bind_source
+from mqworker.jobs.binding import (
+    BindingError,
+    bind_class,
+    bind_function,
+    bind_shared,
+    bind_source,
+    is_async,
+    is_for_each_thread,
+)
 from mqworker.jobs.failures import describe
 from mqworker.jobs.params import kind_of
 
@@ -56,6 +64,8 @@ class Job(msgspec.Struct, frozen=True):
     shared: str = ""  # the name of the object that all Consumers share, whose `handle` it is; "": it is not shared
     shared_params: tuple[type | None, ...] = ()  # the `Params` of the shared objects that it calls, if they take any
     program: ProgramFile | None = None  # what it runs instead of calling `target`
+    is_async: bool = False
+    for_each_thread: bool = False  # it is a class, of which each thread has an instance of its own
 
     @property
     def takes_params(self) -> bool:
@@ -178,14 +188,21 @@ def make_job(target: Any, module: ModuleType | None, spec: str, shared: Mapping[
             raise JobLoadError(place, what, "write def handle(self, body)")
         params = _shared_params(target, module, spec)
         return Job(spec, target, None, frozenset(), None, shared_name(spec, shared), params)
+    own = False
     try:
         if inspect.isclass(target):
             arguments, setup_arguments = bind_class(target, shared)
+            own = is_for_each_thread(target)
         else:
             arguments, setup_arguments = bind_function(target, shared), None
     except BindingError as exc:
         raise JobLoadError(place, exc.cause, exc.fix) from None
-    return Job(spec, target, _params_type(module, place), arguments, setup_arguments)
+    called = getattr(target, "handle", target) if inspect.isclass(target) else target
+    return Job(
+        *(spec, target, _params_type(module, place), arguments, setup_arguments),
+        is_async=is_async(called),
+        for_each_thread=own,
+    )
 
 
 def _shared_params(kind: Any, module: ModuleType | None, spec: str) -> tuple[type | None, ...]:

@@ -38,6 +38,8 @@ async def checked(stage: MapStage, folder: Path, watcher: Watcher) -> Generation
         *(stage.name, stage.root, stage.work.jobs, stage.work.params, stage.config.setup_deadline, watcher.event),
         state_dir=folder,
         shared=stage.shared,
+        concurrency=stage.config.concurrency,
+        soft_limit=stage.config.time_limit.soft,
     )
     if problems := report.problems + [f"params.{field}: {problem}" for field, problem in report.fields]:
         raise MapError(Exit.CONFIG, "\n".join(problems))

@@ -3,7 +3,7 @@
 A lane may have several chunks, one behind the other; they end in their order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mqworker.producer.entry import HELD, OUT, Entry, Isolation
 
@@ -52,6 +52,11 @@ class Assignments:
             return []
         seqs = list(mine)
         return self._return([mine[other] for other in seqs[seqs.index(seq) + 1 :]])
+
+    def pick(self, lane: int, seqs: Iterable[int]) -> list[Entry]:
+        """Remove these from a lane, as far as they are out on it."""
+        mine = self._lanes.get(lane, {})
+        return self._return([mine[seq] for seq in seqs if seq in mine])
 
     def end(self, lane: int, chunk: int) -> list[Entry]:
         """End the chunks of a lane up to this number; returns the deliveries that have no outcome."""

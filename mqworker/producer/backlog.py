@@ -56,6 +56,16 @@ class Backlog:
         return len(self)
 
     @property
+    def beside(self) -> int:
+        """How many may begin now beside others in a Consumer, at most one of each key."""
+        return len(self._waiting)
+
+    @property
+    def alone(self) -> Sequence[Entry]:
+        """Those that have to be alone in a Consumer for a while, in the order in which they should begin."""
+        return self._alone
+
+    @property
     def ahead(self) -> Entry | None:
         """The delivery with which a chunk would begin that is put behind another one; None: none may be put there."""
         return self._alone[0] if self._alone else self._waiting[0] if self._waiting else None
@@ -65,8 +75,10 @@ class Backlog:
 
         A chunk of several has at most CHUNK_BYTES, and nothing LARGE.
         """
-        if self._alone:
-            return [self._alone.popleft()]
+        return [self._alone.popleft()] if self._alone else self.take_beside(most)
+
+    def take_beside(self, most: int) -> list[Entry]:
+        """Remove and return the next chunk of those that may run beside others."""
         waiting, size = self._waiting, 0
         chunk: list[Entry] = []
         while waiting and len(chunk) < most:
@@ -78,6 +90,11 @@ class Backlog:
             if weight > LARGE:
                 break
         return chunk
+
+    def take_alone(self, entry: Entry) -> list[Entry]:
+        """Remove and return one of those that have to be alone."""
+        self._alone.remove(entry)
+        return [entry]
 
     def take_suspect(self) -> list[Entry]:
         """Remove and return the suspect with the shortest window, if there is one."""

@@ -5,6 +5,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from mqworker.brokers.base import Delivery, Publication
+from mqworker.producer.blame import Doubt
 
 if TYPE_CHECKING:
     from mqworker.producer.ordering import Unit
@@ -31,7 +32,7 @@ class Isolation(IntEnum):
     """What may be computed beside a delivery."""
 
     NONE = 0
-    CHUNK = 1  # alone in its chunk: it killed a Consumer before
+    CHUNK = 1  # alone in its chunk, and for a while in its Consumer: it killed one before, or may have
     STAGE = 2  # a suspect: nothing else begins for a while, because it may have killed the whole tree
 
 
@@ -57,6 +58,7 @@ class Entry:
         "asked",
         "body",
         "chunk",
+        "doubt",
         "due",
         "epoch",
         "exchange",
@@ -99,7 +101,8 @@ class Entry:
             None  # its properties as delivered, if those of a further attempt are in their place
         )
         self.due = 0.0  # when a delayed one may begin
-        self.window = 0.0  # seconds for which it runs isolated from the stage
+        self.window = 0.0  # seconds for which it runs isolated: from the stage, or if it is doubted in its Consumer
+        self.doubt: Doubt | None = None  # it was in hand at deaths of Consumers of which nobody was found guilty
         self.plan: Plan | None = None
         self.left: dict[int, Publication] = {}  # those of its plan that are not confirmed, by their place in it
         self.asked = 0  # how many of them are on their way

@@ -49,10 +49,14 @@ def _count(file: Path) -> int:
     raise ValueError(f"{file} has no oom_kill")
 
 
-def describe(reason: str, death: Death, kill_reason: str, output: str, duration: float, *, oom: bool) -> Failure:
-    """Return the failure of the message in hand; `kill_reason` says why we killed its Consumer, if we did."""
-    stack = ""
-    if kill_reason or -death.code in FATAL:
+def describe(
+    reason: str, death: Death, kill_reason: str, output: str, duration: float, *, oom: bool, stack: str = ""
+) -> Failure:
+    """Return the failure of the message in hand; `kill_reason` says why we killed its Consumer, if we did.
+
+    `stack`: where the message was, if that is known; otherwise it is looked for in the output.
+    """
+    if not stack and (kill_reason or -death.code in FATAL):
         stack, output = split_stack(output)
     how = f"{death}"
     if oom and not kill_reason and death.code == -signal.SIGKILL:

@@ -7,12 +7,13 @@ time. If a Consumer cannot be started (no processes, descriptors or memory), its
 import logging
 from collections.abc import Iterable, Iterator
 
-from mqworker.consumer.register import COUNT, InHandRegister
+from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Birth, Desired, Generation, StageSpec, SwitchState
 from mqworker.ipc.spawn import Death
 from mqworker.producer.code_switch import Staff, Update
 from mqworker.producer.lane import Lane, LaneOwner
+from mqworker.producer.lane_seats import LaneSeats
 from mqworker.producer.room import room_for
 from mqworker.producer.staffing import OVERDUE, ConsumerFacts, Kill, Retire, Staffing, Start
 
@@ -26,11 +27,12 @@ class Fleet:
 
     def __init__(self, spec: StageSpec, desired: Desired, register: InHandRegister, owner: LaneOwner) -> None:
         self.lanes: dict[int, Lane] = {}
+        self.seated: dict[int, Lane] = {}  # those of them whose Consumers work on several messages at once
         self._spec = spec
         self._desired = desired
         self._register = register
         self._owner = owner
-        self.staffing = Staffing(spec.config.setup_deadline, spec.config.update)
+        self.staffing = Staffing(spec.config.setup_deadline, spec.config.update, register.places)
         self._generations: dict[int, Generation] = {}  # by the code that a Consumer may be started with
         self._leaving: set[int] = set()  # lanes that get no more work
         self._last_number = 0
@@ -89,22 +91,40 @@ class Fleet:
     # --- what there is
 
     def idle(self) -> Iterator[Lane]:
-        """Lanes that can be fed now."""
+        """Lanes for one message at a time that can be fed now."""
         at_work = self.staffing.switch.at_work
         return (
             lane
             for lane in self.lanes.values()
-            if lane.state == "idle" and lane.number not in self._leaving and lane.code in at_work
+            if lane.state == "idle" and lane.seats is None and lane.number not in self._leaving and lane.code in at_work
         )
 
     def open(self) -> Iterator[Lane]:
-        """Lanes that can be given a second chunk."""
+        """Lanes for one message at a time that can be given a second chunk."""
         at_work = self.staffing.switch.at_work
         return (
             lane
             for lane in self.lanes.values()
-            if lane.open and lane.number not in self._leaving and lane.code in at_work
+            if lane.open and lane.seats is None and lane.number not in self._leaving and lane.code in at_work
         )
+
+    def with_seats(self) -> list[tuple[Lane, LaneSeats]]:
+        """Lanes for several messages at once that get any, with what they know of those."""
+        at_work = self.staffing.switch.at_work
+        return [
+            (lane, lane.seats)
+            for lane in self.seated.values()
+            if lane.seats is not None
+            and not lane.seats.closed_at
+            and lane.state in ("idle", "busy")
+            and lane.number not in self._leaving
+            and lane.code in at_work
+        ]
+
+    @property
+    def vacant(self) -> bool:
+        """Whether a Consumer that gets messages could begin one now."""
+        return any(self.idle()) or any(seats.room for _, seats in self.with_seats())
 
     def at_work(self, lane: Lane) -> bool:
         """Whether its Consumer may get messages, once it is set up."""
@@ -160,6 +180,7 @@ class Fleet:
     def died(self, lane: Lane, death: Death, now: float, *, attributed: bool) -> None:
         """Remove a dead lane; `attributed`: it died of a message that had killed before."""
         del self.lanes[lane.number]
+        self.seated.pop(lane.number, None)
         self._busy_before += lane.busy_seconds(now)
         wanted = lane.number in self._leaving
         self._leaving.discard(lane.number)
@@ -212,13 +233,13 @@ class Fleet:
 
     def _start(self, slot: int, code: int, now: float) -> bool:
         self._last_number += 1
-        place = min(set(range(COUNT)) - {lane.place for lane in self.lanes.values()})
+        place = min(set(range(self._register.places)) - {lane.place for lane in self.lanes.values()})
         birth = Birth(
             *(slot, str(self._register.path), place, self._desired.consumers),
             *(self._generations[code], self._desired.log_level),
         )
         try:
-            lane = Lane(self._last_number, self._spec, birth, self._register.slot(place), self._owner)
+            lane = Lane(self._last_number, self._spec, birth, self._register.seats(place), self._owner)
         except OSError as error:
             self.staffing.start_failed(slot, code, now, error.strerror or str(error))
             return False

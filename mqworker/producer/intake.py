@@ -154,10 +154,12 @@ class Intake:
         config, high = self._spec.config, self._service_time.quantile()
         if self._ordered:
             configured = config.consumers if isinstance(config.consumers, int) else 0
-            self._wished = self._lasting = config.prefetch or ordered_prefetch(configured)
+            wish = ordered_prefetch(configured * config.concurrency)
+            self._wished = self._lasting = config.prefetch or wish
             return
-        self._wished = config.prefetch or derive_prefetch(high, consumers, self._wished)
-        self._lasting = config.prefetch or fixed_prefetch(high, consumers)
+        at_once = consumers * config.concurrency  # messages
+        self._wished = config.prefetch or derive_prefetch(high, at_once, self._wished)
+        self._lasting = config.prefetch or fixed_prefetch(high, at_once)
 
     def _keep_order(self, decision: Decision, now: float) -> None:
         """Narrow what may begin; and end the epoch at rest, which gives everything back in its place."""

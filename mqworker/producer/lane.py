@@ -18,12 +18,25 @@ from mqworker.consumer.hatch import Hatch
 from mqworker.consumer.inbox import Inbox
 from mqworker.consumer.outbox import Outbox
 from mqworker.consumer.process import Consumer
-from mqworker.consumer.register import Slot
+from mqworker.consumer.register import Seats
 from mqworker.ipc.child import Child
-from mqworker.ipc.messages import Birth, Chunk, Hello, LogEvent, Outcome, Outcomes, Piece, StageSpec, Unfit, Uplink
+from mqworker.ipc.messages import (
+    Birth,
+    Chunk,
+    Hello,
+    LogEvent,
+    Outcome,
+    Outcomes,
+    Piece,
+    Stack,
+    StageSpec,
+    Unfit,
+    Uplink,
+)
 from mqworker.ipc.spawn import Death
 from mqworker.producer.evidence import oom_kills
 from mqworker.producer.lane_queue import LaneQueue
+from mqworker.producer.lane_seats import LaneSeats
 
 _uplinks = msgspec.msgpack.Decoder(Uplink)
 _outcomes = msgspec.msgpack.Decoder(Outcome)
@@ -36,7 +49,7 @@ class LaneOwner(Protocol):
         """Note that its Consumer is set up and idle."""
 
     def lane_outcomes(self, lane: "Lane", outcomes: Outcomes) -> None:
-        """Receive outcomes; `outcomes.ended` and `outcomes.taken` have changed what the lane may be fed."""
+        """Receive outcomes; they and what has ended or was taken have changed what the lane may be fed."""
 
     def lane_died(self, lane: "Lane", death: Death) -> None:
         """Note that its Consumer is gone and everything that it sent was read. Called exactly once, and last."""
@@ -55,11 +68,12 @@ class Lane:
     successor takes over; `place` is that of its words in the in-hand register.
     """
 
-    def __init__(self, number: int, spec: StageSpec, birth: Birth, slot: Slot, owner: LaneOwner) -> None:
+    def __init__(self, number: int, spec: StageSpec, birth: Birth, words: Seats, owner: LaneOwner) -> None:
         self.number = number
         self.slot = birth.slot
         self.place = birth.place
-        self.in_hand_slot = slot
+        self.in_hand_slot = words.own
+        self.seats: LaneSeats | None = None  # None: one message at a time
         self.code = birth.generation.code  # the generation whose code it imported
         self.has_program = any(map(is_program, birth.generation.jobs))  # which the Consumer kills at a limit
         self.generation = birth.generation.number  # applied, as the Consumer reported it
@@ -76,6 +90,7 @@ class Lane:
         self.chunk = 0  # counts the chunks that were put
         self.taken = 0  # the newest that the Consumer has taken out of the queue
         self.ended = 0  # the newest that has ended
+        self._words = words
         self._owner = owner
         self._labelled: tuple[int, dict[str, Any]] = (0, {})  # the message whose output was last logged
         with contextlib.ExitStack() as undo:
@@ -89,7 +104,7 @@ class Lane:
             undo.callback(self._outbox.settle)
             self._child = Child(  # a cycle until it has ended
                 *(_uplinks, self._on_uplink, self._on_death, owner.lane_log),
-                in_hand=lambda: slot.seq,
+                in_hand=self._printing,
                 labels=self._labels_of,
             )
             self._child.start(Consumer(spec.stage, birth.slot, self._queue.far, self._inbox, self._hatch, self._outbox))
@@ -110,19 +125,26 @@ class Lane:
         return self._child.kill_reason
 
     @property
+    def crash(self) -> str:
+        """What faulthandler has written about the thread in which the Consumer crashed; "": nothing."""
+        return self._child.crash
+
+    @property
     def output_tail(self) -> str:
         """The last output of the Consumer to stdout and stderr."""
         return self._child.output_tail
 
     def busy_seconds(self, now: float) -> float:
-        """Return for how long it has had messages, since its birth."""
+        """Return for how long it has had messages, since its birth; of one with seats, their share counts."""
+        if self.seats is not None:
+            return self.seats.busy_seconds(now)
         return self._busy + (now - self.since if self.state == "busy" else 0.0)
 
     # --- called by the owner
 
     @property
     def open(self) -> bool:
-        """Whether a chunk may be put behind the one that the Consumer works on."""
+        """Whether a chunk may be put behind the one that the Consumer works on, or beside it."""
         return self.state == "busy" and self.taken == self.chunk
 
     def feed(self, chunk: Chunk) -> None:
@@ -134,6 +156,8 @@ class Lane:
             self._become("busy")
         self.chunk = chunk.number
         self.sent = chunk.generation
+        if self.seats is not None:
+            self.seats.put(chunk.items, time.monotonic())
         self._queue.put(packed)
 
     def stop_after_message(self) -> int:
@@ -181,6 +205,10 @@ class Lane:
 
     # --- called by the child
 
+    def _printing(self) -> int:
+        """Return the message that what is printed now belongs to; 0: it may be of several."""
+        return self.in_hand_slot.seq if self.seats is None else self.seats.only
+
     def _labels_of(self, seq: int) -> dict[str, Any]:
         if self._labelled[0] != seq:
             self._labelled = seq, self._owner.lane_labels(seq)
@@ -195,28 +223,46 @@ class Lane:
     def _on_uplink(self, uplink: Uplink) -> None:
         match uplink:
             case Outcomes():
-                if self._hatch.used:
-                    uplink = self._hatch.put_back(uplink)
-                self._child.catch_up_output(read=uplink.printed)  # its lines come before what becomes of it
-                self.done += len(uplink.outcomes)
-                self.generation = uplink.generation
-                self.taken = max(self.taken, uplink.taken, uplink.ended)
-                if uplink.ended:
-                    self.ended = uplink.ended
-                    self.rss = uplink.rss
-                    self.replace_reason = uplink.leaving or self.replace_reason  # it does not change its mind
-                    if self.state == "busy" and self._child.alive:  # a dead Consumer gets nothing more
-                        self._become("idle" if self.ended == self.chunk else "busy")
-                self._owner.lane_outcomes(self, uplink)
+                self._on_outcomes(uplink)
             case Piece():
                 self._hatch.take(uplink)
+            case Stack():
+                if self.seats is not None:
+                    self.seats.stacks[uplink.seq] = uplink.text
             case Hello():
                 if self.state == "starting" and self._child.alive:
                     self._queue.unlink_semaphores()
+                    if uplink.seats:
+                        self.seats = LaneSeats(uplink.kind, uplink.seats, self._words)
                     self._become("idle")
                     self._owner.lane_ready(self)
             case Unfit():
                 self.unfit = uplink
+
+    def _on_outcomes(self, uplink: Outcomes) -> None:
+        if self._hatch.used:
+            uplink = self._hatch.put_back(uplink)
+        self._child.catch_up_output(read=uplink.printed)  # its lines come before what becomes of it
+        self.done += len(uplink.outcomes)
+        self.generation = uplink.generation
+        self.taken = max(self.taken, uplink.taken, uplink.ended)
+        if self.seats is not None:
+            self._seats_changed(self.seats, uplink)
+        elif uplink.ended:
+            self.ended = uplink.ended
+            self.rss = uplink.rss
+            self.replace_reason = uplink.leaving or self.replace_reason  # it does not change its mind
+            if self.state == "busy" and self._child.alive:  # a dead Consumer gets nothing more
+                self._become("idle" if self.ended == self.chunk else "busy")
+        self._owner.lane_outcomes(self, uplink)
+
+    def _seats_changed(self, seats: LaneSeats, news: Outcomes) -> None:
+        """Note which messages are done or back, and whether any is left."""
+        seats.settle(news, time.monotonic())
+        self.rss = news.rss or self.rss
+        self.replace_reason = news.leaving or self.replace_reason
+        if self.open and not seats.out and self._child.alive:
+            self._become("idle")
 
     def _on_death(self, death: Death) -> None:
         """Take the outcomes that it left in its outbox; its frames have already been read."""

@@ -25,7 +25,7 @@ What holds at every moment:
 - received = settled + voided + released + in flight.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from itertools import count
 
 from mqworker.brokers.base import Delivery
@@ -109,9 +109,19 @@ class Ledger:
         if most < 1 or may is May.NOBODY or self.assignments.isolated is not None:
             return []
         entries = self.backlog.take(most) if may is May.OTHERS else self.backlog.take_suspect()
-        if entries:
-            self.assignments.assign(lane, chunk, entries)
-        return entries
+        return self._assigned(lane, chunk, entries)
+
+    def take_beside(self, lane: int, chunk: int, most: int) -> list[Entry]:
+        """Move deliveries to a lane whose Consumer works on several at once: up to `most`, none that must be alone."""
+        return [] if self.assignments.isolated else self._assigned(lane, chunk, self.backlog.take_beside(most))
+
+    def take_alone(self, lane: int, chunk: int, entry: Entry) -> list[Entry]:
+        """Move one that must be alone to such a lane."""
+        return [] if self.assignments.isolated else self._assigned(lane, chunk, self.backlog.take_alone(entry))
+
+    def give_back(self, lane: int, seqs: Sequence[int]) -> int:
+        """Take back what a Consumer that works on several has taken and not begun. Returns how many."""
+        return self._put_back(self.assignments.pick(lane, seqs))
 
     def revoke(self, lane: int, after: int) -> int:
         """Take back what a lane has not begun: all behind the delivery `after`. Returns how many to dispatch again."""
@@ -155,19 +165,17 @@ class Ledger:
         """Dispatch again the deliveries of a chunk that has ended without their outcomes. Returns how many."""
         return self._put_back(self.assignments.end(lane, chunk))
 
-    def lane_died(self, lane: int, seq: int) -> Entry | None:
-        """Take everything back from a dead lane except the delivery in hand, which is returned to be charged.
+    def lane_died(self, lane: int, seqs: Container[int]) -> list[Entry]:
+        """Take everything back from a dead lane except these deliveries, which are returned to be charged.
 
-        The caller passes its plan to finished(). A void delivery is not charged: its redelivery starts anew.
+        The caller passes their plans to finished(). A void delivery is not charged: its redelivery starts anew.
         """
-        charged = next((entry for entry in self.assignments.on(lane) if entry.seq == seq), None)
-        if charged is not None:
-            self.assignments.remove(charged)
+        charged = [entry for entry in self.assignments.on(lane) if entry.seq in seqs]
+        for entry in charged:
+            self.assignments.remove(entry)
         self._put_back(self.assignments.close(lane))
-        if charged is not None and charged.void:
-            self._put_back([charged])
-            return None
-        return charged
+        self._put_back([entry for entry in charged if entry.void])
+        return [entry for entry in charged if not entry.void]
 
     def consuming_lost(self, now: float) -> None:
         """Mark all deliveries as void: forget the held ones; work on the others goes on, for their redelivery."""
@@ -221,6 +229,11 @@ class Ledger:
         self.backlog.remove(entry)  # revoked, and computed all the same; or let go while it was delayed
         if entry.state is DELAYED and self.attempts is not None:
             self.attempts.remove(entry)
+
+    def _assigned(self, lane: int, chunk: int, entries: list[Entry]) -> list[Entry]:
+        if entries:
+            self.assignments.assign(lane, chunk, entries)
+        return entries
 
     def _put_back(self, entries: list[Entry]) -> int:
         valid = [entry for entry in entries if not entry.void]

@@ -26,11 +26,12 @@ class _Heads:
     def __init__(self, ordering: Ordering) -> None:
         self._ordering = ordering
         self._heap: list[tuple[int, Entry]] = []  # by tag
+        self._alone: list[tuple[int, Entry]] = []  # by tag: those that have killed a Consumer, or may have
         self._suspects: list[Entry] = []
         self._aside: set[Entry] = set()  # no suspects; they may begin when they are the first of their units
 
     def __len__(self) -> int:
-        return len(self.in_turn) + len(self.suspects)
+        return len(self.beside) + len(self.alone) + len(self.suspects)
 
     @property
     def narrow(self) -> bool:
@@ -41,22 +42,32 @@ class _Heads:
     def narrow(self, narrow: bool) -> None:
         if narrow is self.narrow:
             return
-        entries = [*self._aside, *(entry for _, entry in self._heap)]
+        entries = [*self._aside, *(entry for _, entry in (*self._heap, *self._alone))]
         self._ordering.risen = [] if narrow else None
         self._aside.clear()
         self._heap.clear()
+        self._alone.clear()
         for entry in entries:
             self.add(entry)
 
     @property
-    def in_turn(self) -> list[tuple[int, Entry]]:
-        """A heap of those that are no suspects, by tag."""
-        risen = self._ordering.risen
-        while risen:
-            if (entry := risen.pop()) in self._aside:
-                self._aside.remove(entry)
-                heapq.heappush(self._heap, (entry.tag, entry))
+    def beside(self) -> list[tuple[int, Entry]]:
+        """A heap of those that may run beside others in a Consumer, by tag."""
+        self._look()
         return self._heap
+
+    @property
+    def alone(self) -> list[tuple[int, Entry]]:
+        """A heap of those that have to be alone, by tag."""
+        self._look()
+        return self._alone
+
+    def first(self) -> Entry | None:
+        """Return the oldest one that is no suspect."""
+        heap = self.beside
+        if self._alone and (not heap or self._alone[0] < heap[0]):
+            heap = self._alone
+        return heap[0][1] if heap else None
 
     @property
     def suspects(self) -> list[Entry]:
@@ -69,23 +80,35 @@ class _Heads:
         elif self.narrow and not self._is_first(entry):
             self._aside.add(entry)
         else:
-            heapq.heappush(self._heap, (entry.tag, entry))
+            heapq.heappush(self._heap_of(entry), (entry.tag, entry))
 
     def remove(self, entry: Entry) -> None:
         if entry.isolation is Isolation.STAGE:
             self._suspects.remove(entry)
         elif entry in self._aside:
             self._aside.remove(entry)
-        elif self._heap[0][1] is entry:
-            heapq.heappop(self._heap)
+        elif (heap := self._heap_of(entry))[0][1] is entry:
+            heapq.heappop(heap)
         else:
-            self._heap.remove((entry.tag, entry))
-            heapq.heapify(self._heap)
+            heap.remove((entry.tag, entry))
+            heapq.heapify(heap)
 
     def clear(self) -> None:
         self._suspects.clear()
         self._heap.clear()
+        self._alone.clear()
         self._aside.clear()
+
+    def _heap_of(self, entry: Entry) -> list[tuple[int, Entry]]:
+        return self._heap if entry.isolation is Isolation.NONE else self._alone
+
+    def _look(self) -> None:
+        """Let those begin that are now the first of their units, and were set aside for that."""
+        risen = self._ordering.risen
+        while risen:
+            if (entry := risen.pop()) in self._aside:
+                self._aside.remove(entry)
+                heapq.heappush(self._heap_of(entry), (entry.tag, entry))
 
     def _is_first(self, entry: Entry) -> bool:
         return entry.unit is None or self._ordering.is_turn(entry)
@@ -111,6 +134,16 @@ class OrderedBacklog:
     def ready(self) -> int:
         """How many may begin now; of a key whose first one may, all that wait behind it count."""
         return len(self._heads) + (0 if self._heads.narrow else self._behind)
+
+    @property
+    def beside(self) -> int:
+        """How many may begin now beside others in a Consumer, at most one of each key."""
+        return len(self._heads.beside)
+
+    @property
+    def alone(self) -> Sequence[Entry]:
+        """Those that may begin and have to be alone in a Consumer for a while, the oldest first."""
+        return [entry for _, entry in sorted(self._heads.alone)]
 
     @property
     def shortest_window(self) -> float | None:
@@ -189,8 +222,7 @@ class OrderedBacklog:
         heads = self._heads
         chunk: list[Entry] = []
         size = 0
-        while (heap := heads.in_turn) and len(chunk) < most:
-            entry = heap[0][1]
+        while (entry := heads.first()) is not None and len(chunk) < most:
             alone = heads.narrow or _goes_alone(entry)
             if chunk and (alone or size + entry.weight > CHUNK_BYTES):
                 break
@@ -200,6 +232,28 @@ class OrderedBacklog:
             if alone:
                 break
         return chunk
+
+    def take_beside(self, most: int) -> list[Entry]:
+        """Remove and return the next chunk of those that may run beside others: of a key one, as all begin at once.
+
+        A chunk of several has at most CHUNK_BYTES, and nothing LARGE.
+        """
+        heads = self._heads
+        chunk: list[Entry] = []
+        size = 0
+        while (heap := heads.beside) and len(chunk) < most:
+            entry = heap[0][1]
+            size += entry.weight
+            if chunk and (size > CHUNK_BYTES or entry.weight > LARGE):
+                break
+            chunk += self._begin(entry, 1, 0)
+            if entry.weight > LARGE:
+                break
+        return chunk
+
+    def take_alone(self, entry: Entry) -> list[Entry]:
+        """Remove and return one of those that have to be alone."""
+        return self._begin(entry, 1, 0)
 
     def take_suspect(self) -> list[Entry]:
         """Remove and return the suspect with the shortest window among those that may begin, if there is one."""

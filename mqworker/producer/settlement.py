@@ -61,7 +61,8 @@ class Settlement:
         """Settle a message that a Consumer finished; returns the publications for it."""
         if outcome.failure is not None:
             self.processed["processed_failed"] += 1
-            plan_or_again = plan_failure(entry, outcome.failure, self._config, self._about(outcome.generation, entry))
+            plan_for = plan_crash if outcome.failure.reason == "crash" else plan_failure  # it ended a thread or task
+            plan_or_again = plan_for(entry, outcome.failure, self._config, self._about(outcome.generation, entry))
             return self._fail(entry, outcome.failure, plan_or_again, outcome.duration, outcome.generation, now)
         plan = plan_result(entry, outcome, self._config)
         self.processed["processed_dropped" if outcome.dropped else "processed_result"] += 1
@@ -72,10 +73,11 @@ class Settlement:
         self.words.planned(entry, plan)
         return self._ledger.finished(outcome.seq, plan, now)
 
-    def crashed(self, entry: Entry, failure: Failure, generation: int, duration: float) -> None:
-        """Charge a message with the death of its Consumer."""
+    def crashed(self, entry: Entry, failure: Failure, generation: int, duration: float) -> bool:
+        """Charge a message with the death of its Consumer; return whether it comes back."""
         plan = plan_crash(entry, failure, self._config, self._about(generation, entry))
         self.send(self._fail(entry, failure, plan, duration, generation, time.monotonic()))
+        return isinstance(plan, Again) or plan.outcome == "retried"
 
     def convicted(self, entry: Entry, failure: Failure) -> None:
         """Put aside a message that must not be computed again."""

@@ -61,10 +61,12 @@ Action = Start | Retire | Kill
 class Staffing:
     """What is wanted, and the record of each slot."""
 
-    def __init__(self, setup_deadline: float, update: Update = "switch") -> None:
+    def __init__(self, setup_deadline: float, update: Update = "switch", places: int = COUNT) -> None:
+        """`places`: how many Consumers the in-hand register has room for."""
         self.switch = CodeSwitch(update)
         self.problem = ""  # why the last Consumer could not be set up or started
         self._setup_deadline = setup_deadline
+        self._places = places
         self._budgets: dict[tuple[int, int], Budget] = {}  # (code, slot)
         self._excused = 0  # deaths by known killers since a Consumer last finished a message
 
@@ -188,7 +190,7 @@ class Staffing:
         wanted = self.switch.wanted
         exclusive = wanted.update == "old-first"
         few = max(1, wanted.consumers // 4) if wanted.update == "switch" else 1
-        room = COUNT - len(consumers)
+        room = self._places - len(consumers)
         if exclusive:
             room = max(1, wanted.consumers) - sum(one.slot < max(1, wanted.consumers) for one in consumers)
         starts: list[Start] = []

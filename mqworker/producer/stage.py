@@ -65,7 +65,7 @@ class Stage:
         if config.ordered_by is not None:
             self.ordering = Ordering(config.ordered_by, config.input.queue, hold=config.holds)
         self.ledger = Ledger(config.prefetch or 1000, config.max_held_bytes, self.ordering)
-        self.register = InHandRegister(folder / f"{spec.stage}.slots")
+        self.register = InHandRegister(folder / f"{spec.stage}.slots", config.concurrency)
         suspects = Suspects(folder / f"{spec.stage}.suspects", self.register.last_life())
         self.register.begin_life(time.monotonic())
         name = f"{spec.service}.{spec.stage}"

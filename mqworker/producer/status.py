@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from mqworker.amqp.properties import decode_leniently
 from mqworker.ipc.json_safe import text
-from mqworker.ipc.messages import ConsumerStatus, OrderStatus, StageStatus
+from mqworker.ipc.messages import ConsumerStatus, InHand, OrderStatus, StageStatus
 from mqworker.producer.lane import Lane
 from mqworker.producer.order_status import order_status
 from mqworker.producer.ordering import Ordering
@@ -68,17 +68,30 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
         service_time=stage.service_time.mean,
         utilisation=flow.utilisation,
         held_up_by=flow.held_up_by,
-        capacity=flow.capacity(fleet.working(), stage.service_time.mean),
+        capacity=flow.capacity(fleet.working(), _time_of_a_consumer(stage)),
         order=None if stage.ordering is None else _order(stage, stage.ordering, lanes, now),
         hold_back="retries" if empty and now <= settlement.retry_until else intake.hold_back.name.lower(),
         at=now,
     )
 
 
+def _time_of_a_consumer(stage: Stage) -> float | None:
+    """Return the seconds of a whole Consumer that recent messages took: its messages share it."""
+    mean = stage.service_time.mean
+    return None if mean is None else mean / stage.spec.config.concurrency
+
+
 def _order(stage: Stage, ordering: Ordering, lanes: list[Lane], now: float) -> OrderStatus:
-    busy = ((lane, *lane.in_hand()) for lane in lanes if lane.state == "busy")
-    begun = {seq: since or lane.since for lane, seq, since in busy if seq}  # 0: it waits for a shared object
+    begun = {seq: since or lane.since for lane in lanes for seq, since in _in_hand(lane).items()}
     return order_status(stage.ledger, ordering, stage.spec.config.input.queue, stage.intake.prefetch, begun, now)
+
+
+def _in_hand(lane: Lane) -> dict[int, float]:
+    """Return when each message that a Consumer works on began; 0: it waits for a shared object."""
+    if lane.seats is not None:
+        return lane.seats.working()
+    seq, since = lane.in_hand() if lane.state == "busy" else (0, 0.0)
+    return {seq: since} if seq else {}
 
 
 def _too_large(stage: Stage) -> str:
@@ -93,11 +106,9 @@ def _too_large(stage: Stage) -> str:
 
 
 def _consumer(stage: Stage, lane: Lane, now: float) -> ConsumerStatus:
-    seq, since = lane.in_hand() if lane.state == "busy" else (0, 0.0)
-    message_id = ""
-    if seq and now - since > LONG:
-        entry = stage.ledger.entry(seq)
-        message_id = text(decode_leniently(entry.properties).message_id or "") if entry is not None else ""
+    begun = sorted(_in_hand(lane).items(), key=lambda each: each[1] or now)
+    messages = tuple(InHand(since, _id_of(stage, seq) if now - since > LONG else "") for seq, since in begun)
+    oldest = messages[0] if messages else InHand(0.0, "")
     return ConsumerStatus(
         slot=lane.slot,
         pid=lane.pid,
@@ -105,8 +116,15 @@ def _consumer(stage: Stage, lane: Lane, now: float) -> ConsumerStatus:
         generation=lane.generation,
         code=lane.code,
         done=lane.done,
-        message_since=since if seq else 0.0,
-        message_id=message_id,
+        message_since=oldest.since,
+        message_id=oldest.message_id,
         rss=lane.rss,
         used=len(stage.ledger.assignments.on(lane.number)),
+        seats=0 if lane.seats is None else lane.seats.count,
+        messages=() if lane.seats is None else messages,
     )
+
+
+def _id_of(stage: Stage, seq: int) -> str:
+    entry = stage.ledger.entry(seq)
+    return text(decode_leniently(entry.properties).message_id or "") if entry is not None else ""

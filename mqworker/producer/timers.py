@@ -26,7 +26,7 @@ class Timers:
         self.flow = Flow()
         self.stall = 0.0  # the longest delay of a tick so far
         self._stage = stage
-        self._limits = Limits(stage.dispatch.fleet)
+        self._limits = Limits(stage.dispatch.fleet, stage.dispatch.lane_labels)
         self._due = time.monotonic()
         self._measured = 0.0  # when `flow` got its last sample
         self._available = 0.0  # seconds of Consumers until then
@@ -68,7 +68,7 @@ class Timers:
         """Return what keeps Consumers idle just after they were fed: `output`, `order`, or "" if nothing does."""
         stage = self._stage
         ledger, throttle = stage.ledger, stage.throttle
-        if not any(stage.dispatch.fleet.idle()):
+        if not stage.dispatch.fleet.vacant:
             return ""
         if throttle is not None and len(ledger.backlog) and not throttle.room():
             return "output"

@@ -88,7 +88,8 @@ def demand_of(stage: StageDesired, status: StageStatus | None, now: float, *, pa
     last = max(mine, key=lambda each: each.slot, default=None)
     ready = sum(each.state in ("idle", "busy") for each in mine)
     oldest = max((now - each.message_since for each in mine if each.message_since), default=0.0)
-    time = max(UNKNOWN, oldest) if status.service_time is None else status.service_time
+    seats = max((each.seats for each in mine), default=0) or 1  # messages that share the time of a Consumer
+    time = (max(UNKNOWN, oldest) if status.service_time is None else status.service_time) / seats
     if ready and status.capacity:  # follows a change sooner, and the way to a Consumer counts too
         time = ready / status.capacity
     return Demand(

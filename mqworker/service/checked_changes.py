@@ -19,7 +19,7 @@ from mqworker.config.programs import is_program, shown
 from mqworker.control import desired_state, generations
 from mqworker.control.chain import Alter, ChainError, ChainLink, Edit, Remove, edited, enabled
 from mqworker.control.control import ChangeRefused, ControlError, Stored
-from mqworker.control.desired_state import Change, Document, GoBack, Reload, SetJobs, SetParams, Undo
+from mqworker.control.desired_state import Change, Document, GoBack, Reload, SetJobs, SetLimits, SetParams, Undo
 from mqworker.control.stage_desired import StageDesired, Version, same
 from mqworker.control.switch import committed
 from mqworker.ipc import logs
@@ -89,6 +89,16 @@ class CheckedChanges:
             return asked
 
         return await self._do(stage, self._set_params(stage, back), patience, "params_refused")
+
+    async def check_limits(self, asked: SetLimits) -> None:
+        """Raise ChangeRefused if a soft limit cannot interrupt the jobs, those at work or those being prepared."""
+        desired = self._owner.changeable(asked.stage)
+        if not asked.soft or self._config.stages[asked.stage].concurrency == 1:
+            return
+        candidate = [] if desired.candidate is None else [desired.candidate.version]
+        for version in (desired.version, *candidate):
+            jobs = enabled(version.jobs)
+            await self._check.copy(asked.stage, version.params, version.copy, jobs, soft_limit=asked.soft)
 
     def reload_all(self) -> None:
         """Let every stage take the code in the folder; nobody waits for it."""

@@ -23,6 +23,7 @@ from mqworker.control.desired_state import (
     Reload,
     Revert,
     SetJobs,
+    SetLimits,
     SetLogLevel,
     SetParams,
     SetSource,
@@ -84,7 +85,7 @@ class Operations:
         self._broker_admin = broker_admin
         self._trees = trees
         self._owner = owner
-        checked = CheckedChanges(loaded, on_log, self)
+        self._checked = checked = CheckedChanges(loaded, on_log, self)
         # What the user's code has to accept first goes straight to the part that asks it.
         self.reload = checked.reload
         self.go_back = checked.go_back
@@ -96,6 +97,8 @@ class Operations:
 
     async def change(self, asked: Change) -> int:
         """Store a change and bring it about."""
+        if isinstance(asked, SetLimits):
+            await self._checked.check_limits(asked)
         return self.apply(asked)
 
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:

@@ -43,13 +43,14 @@ class StageCheck:
         copy: CodeCopy | None,
         jobs: Sequence[str],
         named: tuple[str, ...] = (),
+        soft_limit: float | None = None,
     ) -> CodeReport:
         """Check a copy of the code; None: there is none, the code is in the folder itself.
 
-        `named`: jobs that are to be used because a caller named them.
+        `named`: jobs that are to be used because a caller named them. `soft_limit`: another one than now.
         """
         state_dir = None if copy is None else self._loaded.state_dir
-        return await self._check(stage, params, jobs, state_dir, copy, named)
+        return await self._check(stage, params, jobs, state_dir, copy, named, soft_limit)
 
     async def _check(
         self,
@@ -59,16 +60,19 @@ class StageCheck:
         state_dir: Path | None,
         copy: CodeCopy | None = None,
         named: tuple[str, ...] = (),
+        soft_limit: float | None = None,
     ) -> CodeReport:
-        config = self._loaded.config
+        config, document = self._loaded.config, self._document()
         report = await check_code(
             *(stage, self._loaded.root, tuple(jobs), params, config.stages[stage].setup_deadline, self._on_log),
             state_dir=state_dir,
             copy=copy,
-            needed=desired_state.copies(self._document()),
+            needed=desired_state.copies(document),
             named=named,
             allowed=config.modules,
             shared=config.shared_classes,
+            concurrency=config.stages[stage].concurrency,
+            soft_limit=document.stages[stage].soft_limit if soft_limit is None else soft_limit,
         )
         for warning in report.warnings:
             logs.report(log, logging.WARNING, "user_code", warning)

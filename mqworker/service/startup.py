@@ -200,4 +200,6 @@ class _StageCheck:
             copy=copy,
             needed=self._needed,
             shared=config.shared_classes,
+            concurrency=config.stages[self._name].concurrency,
+            soft_limit=stage.soft_limit,
         )

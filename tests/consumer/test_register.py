@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mqworker.consumer.register import COUNT, SIZE, SLOT, InHandRegister, open_slot
+from mqworker.consumer.register import BLOCKS, COUNT, SLOT, InHandRegister, open_seats, open_slot
 
 
 def test_both_sides_see_the_same_words(tmp_path):
@@ -36,7 +36,7 @@ def test_the_last_slot_is_inside_the_file(tmp_path):
     """All slots exist, and no others."""
     file = InHandRegister(tmp_path / "s.slots")
     file.slot(COUNT - 1).begin(1, b"z" * 32, 1.0)
-    assert file.path.stat().st_size == SIZE
+    assert file.path.stat().st_size == BLOCKS + COUNT * SLOT
     assert file.last_life().in_hand == {b"z" * 32: 1.0}
     with pytest.raises(IndexError):
         file.slot(COUNT)
@@ -48,7 +48,7 @@ def test_what_was_in_hand_outlives_the_tree(tmp_path):
     code = f"""
 import os, signal
 from pathlib import Path
-from mqworker.consumer.register import InHandRegister, open_slot
+from mqworker.consumer.register import InHandRegister, open_seats, open_slot
 path = Path({str(path)!r})
 file = InHandRegister(path)
 file.begin_life(3.0)
@@ -85,6 +85,51 @@ def test_what_the_producer_notes_is_read_by_the_next_one(tmp_path):
     assert InHandRegister(file.path).last_life().ending is False
 
 
+@pytest.mark.parametrize(
+    ("kind", "running", "in_hand"),
+    [
+        ("threads", 0, {b"1" * 32: 1.0, b"2" * 32: 2.0}),
+        ("tasks", 12, {b"2" * 32: 2.0}),
+        ("tasks", 0, {}),
+        ("tasks", 99, {}),
+    ],
+)
+def test_of_several_at_once_the_next_life_learns_which_may_have_killed(tmp_path, kind, running, in_hand):
+    """In threads all that have not waited for a shared object; of tasks the one that had the loop."""
+    file = InHandRegister(tmp_path / "s.slots", 4)
+    file.begin_life(3.0)
+    near, far = file.seats(5), open_seats(file.path, 5, 4)
+    far.begin(kind)
+    far.slots[0].begin(11, b"1" * 32, 1.0)
+    far.slots[3].begin(12, b"2" * 32, 2.0)
+    far.slots[2].begin(13, b"3" * 32, 2.0)
+    far.slots[2].wait()
+    far.slots[3].thread = 4711
+    far.run(running, 2.5)
+    assert near.working() == {11: 1.0, 12: 2.0, 13: 0.0}
+    assert (near.running, near.running_since, near.thread_of(12), near.thread_of(11)) == (
+        *(running, 2.5 if running else 0.0),
+        *(4711, 0),
+    )
+    last = InHandRegister(file.path, 2)
+    assert last.last_life().in_hand == in_hand, "also under another number of seats"
+    last.begin_life(4.0)
+    assert last.last_life().in_hand == InHandRegister(file.path, 4).last_life().in_hand == {}
+
+
+def test_a_consumer_with_seats_finds_them_empty(tmp_path):
+    """Nothing of its predecessor is left, and its neighbour keeps what it has."""
+    file = InHandRegister(tmp_path / "s.slots", 3)
+    for number in (6, 7):
+        seats = file.seats(number)
+        seats.slots[2].begin(number, b"f" * 32, 1.0)
+        seats.run(number, 1.0)
+        seats.stop = 4
+    seats = file.seats(6)
+    assert (seats.working(), seats.running, seats.stop, seats.pulse) == ({}, 0, 0, 0.0)
+    assert open_seats(file.path, 7, 3).working() == {7: 1.0}
+
+
 def test_a_file_of_an_earlier_version_counts_for_nothing(tmp_path):
     """It ends after the slots: it records no life, whatever was in hand."""
     path = tmp_path / "s.slots"
@@ -110,3 +155,48 @@ def test_the_file_is_private_and_no_link(tmp_path):
     with pytest.raises(OSError, match="symbolic"):
         InHandRegister(tmp_path / "link")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_n_messages_of_each_consumer_are_told_to_the_next_life(tmp_path):
+    """Of threads all that are in hand; of tasks only the one that had the loop: those that wait kill nobody."""
+    path = tmp_path / "s.slots"
+    file = InHandRegister(path, 4)
+    file.begin_life(1.0)
+    for place, kind in enumerate(("threads", "tasks", "tasks")):
+        file.seats(place)
+        far = open_seats(path, place, 4)
+        far.begin(kind)
+        for seat in (0, 1, 3):
+            seq = 10 * place + seat + 1
+            far.slots[seat].begin(seq, bytes([seq]) * 32, float(seq))
+        far.slots[3].wait()  # it waits for a shared object
+    open_seats(path, 1, 4).run(12, 99.0)
+    found = InHandRegister(path, 64).last_life().in_hand  # whatever is configured now
+    assert found == {bytes([seq]) * 32: float(seq) for seq in (1, 2, 12)}
+    file.begin_life(2.0)
+    assert InHandRegister(path).last_life().in_hand == {}
+
+
+def test_both_sides_see_the_same_words_of_a_consumer_with_seats(tmp_path):
+    """Each Consumer has its own block; a new one finds it empty, and the words of a serial one are where they were."""
+    file = InHandRegister(tmp_path / "s.slots", 64)
+    assert file.places == 2 * 128
+    near, other = file.seats(3), file.seats(4)
+    far = open_seats(file.path, 3, 64)
+    far.begin("tasks")
+    far.slots[63].begin(7, b"f" * 32, 12.5)
+    far.slots[63].thread = 1 << 47
+    far.run(7, 13.5)
+    far.pulse = 14.5
+    assert (near.working(), near.thread_of(7), near.running, near.running_since, near.pulse) == (
+        *({7: 12.5}, 1 << 47, 7, 13.5, 14.5),
+    )
+    near.stop = 9
+    assert far.stop == 9
+    assert (other.working(), other.running) == ({}, 0)
+    far.run(0, 0.0)
+    assert near.running == 0
+    assert file.seats(3).working() == {}
+    last = file.seats(file.places - 1)
+    last.slots[63].begin(1, b"z" * 32, 1.0)
+    assert last.working() == {1: 1.0}

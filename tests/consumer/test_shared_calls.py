@@ -8,9 +8,9 @@ import pytest
 
 from mqworker.amqp.properties import Properties
 from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
+from mqworker.consumer.alarm import Alarm
 from mqworker.consumer.register import InHandRegister, open_slot
 from mqworker.consumer.shared_calls import SharedCalls
-from mqworker.consumer.work import Alarm
 from mqworker.ipc.child import living
 from mqworker.ipc.messages import Item, StageSpec
 from tests.support.children import end_children

@@ -25,9 +25,10 @@ from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
 from mqworker.consumer import work
+from mqworker.consumer.alarm import Alarm
 from mqworker.consumer.message_clock import MessageClock
 from mqworker.consumer.register import InHandRegister
-from mqworker.consumer.work import Alarm, Worker
+from mqworker.consumer.work import Worker
 from mqworker.ipc.logs import ForwardingHandler, report
 from mqworker.ipc.messages import Item, Outcome
 from mqworker.jobs.chain import Chain

@@ -27,6 +27,17 @@ ACCEPTED = {
     "class f:\n @classmethod\n def handle(cls, body, message): pass": ({"message"}, set()),
     "class C:\n def __call__(self, body, log): pass\nf = C()": ({"log"}, None),
     "class f(dict):\n def handle(self, body): pass": (set(), set()),
+    "def f(body, deadline): pass": ({"deadline"}, None),
+    "class f:\n scope = 'global'\n def handle(self, body): pass": (set(), set()),
+}
+ASYNC = {
+    "async def f(body, log): pass": True,
+    "async def f(body): yield 1": True,
+    "import functools\nasync def g(body, k): pass\nf = functools.partial(g, k=1)": True,
+    "class C:\n async def __call__(self, body): pass\nf = C()": True,
+    "class f:\n async def handle(self, body): pass\n def setup(self): pass\n async def teardown(self): pass": True,
+    "def f(body): pass": False,
+    "class f:\n scope = 'thread'\n def handle(self, body): pass": False,
 }
 SELF = "first argument is the decoded body, passed by position"
 REFUSED = {
@@ -34,22 +45,24 @@ REFUSED = {
     "def f(*, body): pass": f"it takes no positional argument; its {SELF}",
     "def f(body, parms): pass": "it takes 'parms', which mqworker does not pass; did you mean 'params'?",
     "def f(body, x): pass": "it takes 'x', which mqworker does not pass; the first argument is the body; "
-    "by name it may take params, message, log (or be the name of a [shared.NAME]); any other needs a default",
+    "by name it may take params, message, log, deadline (or be the name of a [shared.NAME]); any other needs a default",
     "def f(body, *, x): pass": "it takes 'x', which mqworker does not pass; the first argument is the body; "
-    "by name it may take params, message, log (or be the name of a [shared.NAME]); any other needs a default",
+    "by name it may take params, message, log, deadline (or be the name of a [shared.NAME]); any other needs a default",
     "def f(body, log, /): pass": "it takes 'log', which mqworker does not pass; 'log' is passed by name: "
     "write it after the '/'",
-    "async def f(body): pass": "it is an async function; write a plain one that calls asyncio.run itself",
-    "async def f(body): yield 1": "it is an async function; write a plain one that calls asyncio.run itself",
-    "class C:\n async def __call__(self, body): pass\nf = C()": "it is an async function; "
-    "write a plain one that calls asyncio.run itself",
+    "class f:\n def handle(self, body): pass\n async def setup(self): pass": "its setup is an async function, but its "
+    "handle is not; write a plain one",
+    "class f:\n async def handle(self, body): pass\n async def setup(self): yield": "its setup yields, so calling it "
+    "does nothing; write it without yield",
+    "class f:\n scope = 'threads'\n def handle(self, body): pass": "its scope is 'threads'; write scope = \"thread\"",
+    "class f:\n scope = 'thread'\n async def handle(self, body): pass": "its scope is a thread, but its handle is an "
+    "async function, which runs in the only thread of the loop; leave the scope out: there is one instance "
+    "for the loop",
     "class f:\n def handle(self, body): pass\n def setup(self): yield": "its setup yields, so calling it does nothing; "
     "write it without yield",
     "f = 3": "it is an int, which cannot be called; name a function, or a class with a method handle",
     "class f: pass": "the class f has no method handle; write def handle(self, body)",
     "class f:\n def handle(self): pass": f"its handle takes no positional argument; its {SELF}",
-    "class f:\n async def handle(self, body): pass": "it is an async function; "
-    "write a plain one that calls asyncio.run itself",
     "class f:\n def __init__(self, n): pass\n def handle(self, body): pass": "the class f cannot be instantiated "
     "without arguments; give its arguments defaults, and move what needs parameters to def setup(self, params)",
     "class f:\n def handle(self, body): pass\n def setup(self, message): pass": "its setup takes 'message', "
@@ -69,6 +82,14 @@ def test_jobs_are_bound_by_their_signature(folder, source):
     arguments, setup_arguments = ACCEPTED[source]
     job = load_job("jobs_here:f", folder(jobs_here=source))
     assert (job.arguments, job.setup_arguments) == (arguments, setup_arguments)
+
+
+@pytest.mark.parametrize("source", ASYNC)
+def test_jobs_may_be_async(folder, source):
+    """Functions, generators, callables and classes, and what wraps them openly."""
+    job = load_job("jobs_here:f", folder(jobs_here=source))
+    assert job.is_async is ASYNC[source]
+    assert job.for_each_thread is ("scope" in source)
 
 
 @pytest.mark.parametrize("source", REFUSED)

@@ -79,7 +79,7 @@ def test_attempts_outlive_a_connection_that_is_lost_while_they_run():
         if how == "given back":
             assert ledger.chunk_ended(1, 2) == 0
         elif how == "died":
-            assert ledger.lane_died(1, first.seq) is None
+            assert ledger.lane_died(1, [first.seq]) == []
         else:
             ledger.delay(first, Again(SECOND + b"", 5.0), NONE, 6.0)
         ledger.delivered(delivery(1, first_tag=1), 7.0)

@@ -115,7 +115,7 @@ def make(tmp_path):
         spec = StageSpec("svc", "s", config, BrokerConfig(), str(tmp_path), str(tmp_path), 30.0)
         generation = Generation(1, 1, list(jobs), None, json.dumps(params or {}).encode())
         birth = Birth(slot, str(register.path), slot, consumers, generation, 20)
-        return Lane(1 + slot, spec, birth, register.slot(slot), owner)
+        return Lane(1 + slot, spec, birth, register.seats(slot), owner)
 
     yield made
     assert not end_children()

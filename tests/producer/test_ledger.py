@@ -193,9 +193,7 @@ def test_a_dead_lane_charges_one_message():
     ledger, out = filled(3)
     ledger.delivered(delivery(4), 0.0)
     finish(ledger, out[:1], DROPPED)
-    guilty = ledger.lane_died(LANE, out[1])
-    assert guilty is not None
-    assert guilty.seq == out[1]
+    assert seqs(ledger.lane_died(LANE, [out[1]])) == [out[1]]
     assert (len(ledger.backlog), len(ledger.assignments)) == (2, 0)
     assert [entry.tag for entry in ledger.take(OTHER, 1, 9)] == [3, 4]
     finish(ledger, out[1:2], Plan("dead"))
@@ -207,7 +205,7 @@ def test_a_death_between_messages_charges_nobody(in_hand: int):
     """When a lane dies idle, or after its message's outcome arrived, no message is charged."""
     ledger, out = filled(3)
     finish(ledger, out[:1], DROPPED)
-    assert ledger.lane_died(LANE, out[0] if in_hand else 0) is None
+    assert ledger.lane_died(LANE, [out[0]] if in_hand else []) == []
     assert len(ledger.backlog) == 2
 
 
@@ -279,7 +277,7 @@ def test_a_suspect_that_was_not_begun_waits_again():
     ledger = Ledger()
     suspect(ledger, 1, 15.0)
     ledger.take(LANE, 1, 9, May.SUSPECT)
-    assert ledger.lane_died(LANE, 0) is None
+    assert ledger.lane_died(LANE, []) == []
     assert (ledger.assignments.isolated, ledger.backlog.shortest_window) == (None, 15.0)
     assert ledger.take(OTHER, 1, 9) == []
 
@@ -608,7 +606,7 @@ def test_a_void_message_is_not_dispatched_again():
     ledger, out = filled(4)
     ledger.consuming_lost(0.0)
     assert ledger.revoke(LANE, out[2]) == 0
-    assert ledger.lane_died(LANE, out[0]) is None
+    assert ledger.lane_died(LANE, [out[0]]) == []
     assert (len(ledger.backlog), len(ledger.assignments), ledger.held_bytes.total, ledger.counters.redispatched) == (
         0,
         0,
@@ -686,3 +684,43 @@ def test_what_was_refused_goes_again_at_once_when_a_connection_is_back():
     (again,) = ledger.publications.repeat_now(0.2)
     assert again.publication == first.publication
     assert ledger.publications.repeat_now(0.3) == []
+
+
+# --- Consumers that work on several messages at once
+
+
+def test_a_dead_consumer_charges_whom_the_verdict_names_and_the_others_go_first():
+    """One, several or nobody; and what was charged or is done comes from no other lane again."""
+    ledger, out = filled(5)
+    finish(ledger, out[:1], DROPPED)
+    assert seqs(ledger.lane_died(LANE, {out[1], out[3], out[0], 999})) == [out[1], out[3]]
+    assert seqs(ledger.take_beside(OTHER, 1, 9)) == [out[2], out[4]]
+    finish(ledger, [out[1], out[3]], Plan("dead"))
+    assert (ledger.counters.dead, ledger.counters.redispatched, len(ledger.assignments)) == (2, 2, 2)
+
+
+def test_what_a_consumer_gives_back_goes_first():
+    """It has taken these and not begun them; what it has finished, or another lane has, stays where it is."""
+    ledger, out = filled(4)
+    ledger.delivered(delivery(5), 0.0)
+    finish(ledger, out[:1], DROPPED)
+    assert ledger.give_back(LANE, (out[0], out[2], out[3], 999)) == 2
+    assert [entry.tag for entry in ledger.take_beside(OTHER, 1, 9)] == [3, 4, 5]
+    assert ledger.give_back(LANE, (out[2],)) == 0
+
+
+def test_who_must_be_alone_is_chosen_by_name_and_nothing_begins_beside_a_suspect_of_the_stage():
+    """A known killer is no part of a chunk, and waits like all others while the stage is in quarantine."""
+    ledger = Ledger()
+    ledger.delivered(delivery(1), 0.0, Isolation.CHUNK)
+    ledger.delivered(delivery(2), 0.0)
+    ledger.delivered(delivery(3), 0.0, Isolation.CHUNK)
+    first, second = ledger.backlog.alone
+    assert (first.tag, second.tag, ledger.backlog.beside) == (1, 3, 1)
+    assert ledger.take_alone(LANE, 1, second) == [second]
+    suspect(ledger, 4, 15.0)
+    ledger.take(OTHER, 1, 1, May.SUSPECT)
+    assert ledger.take_beside(LANE, 2, 9) == ledger.take_alone(LANE, 2, first) == []
+    ledger.assignments.end_isolation()
+    assert [entry.tag for entry in ledger.take_beside(LANE, 2, 9)] == [2]
+    assert ledger.take_alone(LANE, 3, first) == [first]

@@ -234,12 +234,16 @@ class LedgerMachine(RuleBasedStateMachine):
     begun = 1  # how many a Consumer may begin that are already revoked
     may_wait = False  # what was refused may have to wait for its turn
 
+    seats = False  # each Consumer works on several messages at once, and ends them in any order
+
     @initialize(
+        seats=st.booleans(),
         calm=st.booleans(),
         kept_max=st.sampled_from([2, 1000, 1000]),
         kept_bytes=st.sampled_from([12, 1 << 20, 1 << 20]),
     )
-    def start(self, calm: bool, kept_max: int, kept_bytes: int) -> None:
+    def start(self, seats: bool, calm: bool, kept_max: int, kept_bytes: int) -> None:
+        self.seats = seats
         self.begin(Broker(), Ledger(), calm, kept_max, kept_bytes)
 
     def begin(self, broker: Broker, ledger: Ledger, calm: bool, kept_max: int, kept_bytes: int) -> None:
@@ -324,7 +328,15 @@ class LedgerMachine(RuleBasedStateMachine):
         isolated = self.ledger.assignments.isolated
         assert isolated is None or any(isolated.seq in chunk.out for chunk in self.all_chunks())
         self.last_chunk += 1
-        chunk = self.ledger.take(lane, self.last_chunk, most, may)
+        if not self.seats or may is not May.OTHERS:
+            chunk = self.ledger.take(lane, self.last_chunk, most, may)
+        elif most % 2 and (alone := self.ledger.backlog.alone):
+            chunk = self.ledger.take_alone(lane, self.last_chunk, alone[most // 2 % len(alone)])
+        else:
+            beside = self.ledger.backlog.beside
+            chunk = self.ledger.take_beside(lane, self.last_chunk, most)
+            assert len(chunk) == min(most, beside) or isolated is not None
+            assert all(entry.isolation is Isolation.NONE for entry in chunk)
         assert len(chunk) <= most
         assert all(entry.state is OUT and not entry.void for entry in chunk)
         for isolation in {entry.isolation for entry in chunk} - {Isolation.NONE}:
@@ -341,13 +353,21 @@ class LedgerMachine(RuleBasedStateMachine):
     def work(self, data: st.DataObject) -> None:
         lane = self.pick(data, (lane for lane, seqs in self.lanes.items() if seqs))
         if lane is not None:
+            self.shuffle(lane, data)
             for _ in range(data.draw(st.integers(1, len(self.lanes[lane])))):
                 self.finish(self.lanes[lane].popleft())
+
+    def shuffle(self, lane: int, data: st.DataObject) -> None:
+        """Choose which message ends next, where any may."""
+        if self.seats:
+            self.lanes[lane].rotate(data.draw(st.integers(0, len(self.lanes[lane]))))
 
     def end_chunks(self, data: st.DataObject) -> None:
         for lane, chunks in self.chunks.items():
             while chunks and not chunks[0].all.intersection(self.lanes[lane]):
                 chunk, held = chunks.pop(0), len(self.ledger.backlog)
+                if self.seats:
+                    continue  # no end of it is told
                 back = self.ledger.chunk_ended(lane, chunk.number)
                 assert len(self.ledger.backlog) - held == back <= len(chunk.out)
 
@@ -439,12 +459,21 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def skip(self, data: st.DataObject) -> None:
         lane = self.pick(data, (lane for lane, seqs in self.lanes.items() if seqs))
-        if lane is not None:
+        if lane is None:
+            return
+        if not self.seats:
             self.lanes[lane].popleft()  # no outcome: the end of the chunk reports that
+            return
+        self.shuffle(lane, data)
+        back = [self.lanes[lane].popleft() for _ in range(data.draw(st.integers(1, len(self.lanes[lane]))))]
+        known = {entry.seq for entry in self.ledger.assignments.on(lane) if not entry.void}
+        assert self.ledger.give_back(lane, back) == len(known.intersection(back))
+        for chunk in self.chunks[lane]:
+            chunk.out.difference_update(back)
 
     def revoke(self, data: st.DataObject) -> None:
         lane = self.pick(data, (lane for lane, seqs in self.lanes.items() if len(seqs) > 1))
-        if lane is None:
+        if lane is None or self.seats:
             return
         seqs = self.lanes[lane]
         known = any(seqs[0] in chunk.out for chunk in self.chunks[lane])
@@ -469,17 +498,16 @@ class LedgerMachine(RuleBasedStateMachine):
         self.lanes[self.next_lane], self.chunks[self.next_lane] = deque(), []
         self.next_lane += 1
         out = {seq for chunk in self.chunks.pop(lane) for seq in chunk.out}
-        current = seqs[0] if seqs and data.draw(st.integers(0, 3)) else 0
-        entry = self.ledger._entries.get(current)
-        charged = current in out and entry is not None and not entry.void
-        guilty = self.ledger.lane_died(lane, current)
-        assert (guilty is not None) == charged
-        if guilty is None:
-            return
-        assert guilty.seq == current
-        if not self.calm and data.draw(st.booleans()):
+        most = len(seqs) if self.seats else 1
+        blamed = list(seqs)[: data.draw(st.integers(0, most))] if seqs else []
+        entries = (self.ledger.entry(seq) for seq in blamed)
+        charged = [entry.seq for entry in entries if entry is not None and entry.seq in out and not entry.void]
+        guilty = [entry.seq for entry in self.ledger.lane_died(lane, blamed)]
+        assert sorted(guilty) == sorted(charged)
+        if guilty and not self.calm and data.draw(st.booleans()):
             self.lose_consumer(data)
-        self.finish(current, "dead")
+        for seq in guilty:
+            self.finish(seq, "dead")
 
     def outlive(self, data: st.DataObject) -> None:
         self.ledger.assignments.end_isolation()
@@ -598,8 +626,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def nothing_is_left(self) -> None:
         ledger = self.ledger
         publications, acks = ledger.publications, ledger.acks
-        left = [ledger._entries, self.waiting(), ledger.assignments._lanes, acks._order, acks._settled]
+        left = [ledger._entries, self.waiting(), len(ledger.assignments), acks._order, acks._settled]
         left += [publications._waiting, publications._again, publications._refused]
+        left += [not self.seats and ledger.assignments._lanes]  # chunks of those have an end
         assert not any(left), left
         assert ledger.assignments.isolated is None
         assert not ledger.acks.waiting

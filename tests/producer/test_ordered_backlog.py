@@ -478,3 +478,54 @@ class TestBacklogMachine(BacklogMachine.TestCase):
     """See the machine."""
 
     settings = settings(max_examples=300, stateful_step_count=15, deadline=None)
+
+
+# --- several at once in a Consumer
+
+
+def test_of_a_key_one_begins_in_a_chunk_of_seats():
+    """All of such a chunk begin together: the next of a key may begin when the one before it has an outcome."""
+    held = Held()
+    held.deliver_all("aab-ba")
+    assert held.backlog.beside == 3
+    chunk = held.note(held.backlog.take_beside(9))
+    assert (tags(chunk), held.backlog.beside, held.backlog.ready) == ([1, 3, 4], 0, 0)
+    held.finish(chunk[0])
+    assert tags(held.note(held.backlog.take_beside(9))) == [2]
+    held.put_back(chunk[1])
+    assert tags(held.note(held.backlog.take_beside(9))) == [3]
+
+
+def test_what_must_be_alone_is_passed_over_and_its_key_waits():
+    """It is offered by itself, the oldest first; a serial lane still meets it at its turn."""
+    held = Held()
+    first = held.deliver("a", CHUNK)
+    held.deliver_all("ab")
+    second = held.deliver("c", CHUNK)
+    assert (held.backlog.beside, list(held.backlog.alone)) == (1, [first, second])
+    assert tags(held.note(held.backlog.take_beside(9))) == [3]
+    assert held.note(held.backlog.take_alone(second)) == [second]
+    assert held.take(9) == [first]
+    assert list(held.backlog.alone) == []
+    held.finish(first)
+    assert tags(held.note(held.backlog.take_beside(9))) == [2]
+
+
+def test_a_large_one_goes_down_by_itself_and_runs_beside_others():
+    """A lane carries one at a time; a chunk of several stays small."""
+    held = Held("input")
+    for weight in (1, LARGE + 1, LARGE, LARGE, LARGE, LARGE, 1):
+        held.deliver(weight=weight)
+    assert [tags(held.note(held.backlog.take_beside(9))) for _ in range(4)] == [[1], [2], [3, 4, 5, 6], [7]]
+
+
+def test_while_memory_is_short_the_first_of_each_order_begin():
+    """Also where several are computed at once, and those that must be alone."""
+    held = Held("input")
+    chunk = held.deliver_all("--")
+    alone = held.deliver(isolation=CHUNK)
+    held.backlog.narrow(True)
+    assert (tags(held.note(held.backlog.take_beside(9))), held.backlog.beside, list(held.backlog.alone)) == ([1], 0, [])
+    for entry in chunk:
+        held.ordering.leave(entry)
+    assert list(held.backlog.alone) == [alone]

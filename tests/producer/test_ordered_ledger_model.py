@@ -107,11 +107,13 @@ class OrderedLedgerMachine(LedgerMachine):
     @initialize(
         ordered_by=st.sampled_from(["input", "routing_key"]),
         hold=st.booleans(),
+        seats=st.booleans(),
         calm=st.booleans(),
         kept_max=st.sampled_from([2, 1000, 1000]),
         kept_bytes=st.sampled_from([12, 1 << 20, 1 << 20]),
     )
-    def start(self, ordered_by: str, hold: bool, calm: bool, kept_max: int, kept_bytes: int) -> None:
+    def start(self, ordered_by: str, hold: bool, seats: bool, calm: bool, kept_max: int, kept_bytes: int) -> None:
+        self.seats = seats
         self.ordering = Ordering(ordered_by, "input", hold=hold)
         self.begin(OrderedBroker(ordered_by, hold=hold), Ledger(ordering=self.ordering), calm, kept_max, kept_bytes)
         self.attempts._cache = self.voided
@@ -161,10 +163,13 @@ class OrderedLedgerMachine(LedgerMachine):
                 for entry in seqs.values():
                     lanes.setdefault(entry.routing_key, set()).add(number)
             assert all(len(each) == 1 for each in lanes.values()), "a key is on two lanes"
+            begun = [entry.routing_key for seqs in self.ledger.assignments._lanes.values() for entry in seqs.values()]
+            assert not self.seats or len(set(begun)) == len(begun), "two of a key begin together"
 
     def work(self, data: st.DataObject) -> None:
         lane = self.pick(data, (lane for lane, seqs in self.lanes.items() if seqs))
         if lane is not None:
+            self.shuffle(lane, data)
             for _ in range(data.draw(st.integers(1, len(self.lanes[lane])))):
                 if self.lanes[lane]:
                     self.compute(lane)
@@ -180,7 +185,7 @@ class OrderedLedgerMachine(LedgerMachine):
         entry = self.ledger.entry(seq)
         failed = entry is not None and attempt_of(entry) <= message.fails
         self.finish(seq, "dead" if failed else "result")
-        if failed and self.ordering.hold and self.ordering.serial:
+        if failed and self.ordering.hold and self.ordering.serial and not self.seats:
             self.lanes[lane].clear()  # the Consumer ends its chunk
 
     def finish(self, seq: int, outcome: str = "result") -> None:
@@ -240,6 +245,9 @@ class OrderedLedgerMachine(LedgerMachine):
         self.ledger.consuming_lost(self.now)
 
     def skip(self, data: st.DataObject) -> None:
+        if self.seats:
+            super().skip(data)
+            return
         lane = self.pick(data, (lane for lane, seqs in self.lanes.items() if seqs))
         if lane is not None:
             self.lanes[lane].clear()
@@ -266,7 +274,8 @@ class OrderedLedgerMachine(LedgerMachine):
 
     def waiting(self) -> list[Entry]:
         backlog = self.backlog
-        heads = [entry for _, entry in backlog._heads._heap] + backlog._heads._suspects + list(backlog._heads._aside)
+        heads = [entry for _, entry in backlog._heads._heap + backlog._heads._alone]
+        heads += backlog._heads._suspects + list(backlog._heads._aside)
         behind = [each for unit in self.ordering.units for each in unit.waiting if each is not unit.offered]
         delayed = [entry for _, _, entry in self.attempts._due]
         return heads + delayed + [entry for entry in behind if entry.state is HELD]

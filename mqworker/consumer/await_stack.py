@@ -1,0 +1,35 @@
+"""Where a suspended coroutine is: the frames along what it awaits. `Task.get_stack` returns only the first of them."""
+
+import gc
+import traceback
+from types import AsyncGeneratorType, CoroutineType, FrameType
+from typing import Any
+
+MOST = 64  # frames
+_FRAME = ("cr_frame", "gi_frame", "ag_frame")
+_NEXT = ("cr_await", "gi_yieldfrom", "ag_await")
+
+
+def frames(awaited: Any) -> list[FrameType]:
+    """Return the frames of a coroutine, the outermost first, as far as they can be seen."""
+    found: list[FrameType] = []
+    while awaited is not None and len(found) < MOST:
+        frame = _first(awaited, _FRAME)
+        if frame is not None:
+            found.append(frame)
+        following = _first(awaited, _NEXT)
+        if following is None and frame is None:  # what stands between shows its inside to the garbage collector alone
+            inside = gc.get_referents(awaited)
+            following = next((each for each in inside if isinstance(each, AsyncGeneratorType | CoroutineType)), None)
+        awaited = following
+    return found
+
+
+def text(found: list[FrameType]) -> str:
+    """Return frames as a traceback shows them."""
+    lines = traceback.StackSummary.extract((frame, frame.f_lineno) for frame in found)
+    return "".join(lines.format())
+
+
+def _first(of: Any, names: tuple[str, ...]) -> Any:
+    return next((value for name in names if (value := getattr(of, name, None)) is not None), None)

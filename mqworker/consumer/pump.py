@@ -1,0 +1,242 @@
+"""The pump of a Consumer that works on several messages at once: takes chunks from the lane, and sends outcomes up.
+
+Runs in a thread of its own, beside a loop that may be blocked; where messages run in threads, in the main thread. It
+alone reads the lane, and it alone sends outcomes and the pieces of large results. Owns the seats (SeatTable) and writes
+the Consumer's words in the in-hand register. Gives messages to a Crew, which works on them and reports each to
+`finished`, from any thread. When it cannot go on, the process ends: every message in hand runs again.
+
+It is also the one that sees what the loop cannot say of itself: who holds it, and where a message is whose time is up.
+"""
+
+import collections
+import logging
+import os
+import select
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import msgspec
+
+from mqworker.amqp.fingerprint import fingerprint
+from mqworker.consumer.hatch import Hatch
+from mqworker.consumer.lane_end import LaneEnd
+from mqworker.consumer.loop_watch import LoopWatch
+from mqworker.consumer.register import Seats
+from mqworker.consumer.seats import Finished, SeatTable, Setting, Work, current
+from mqworker.ipc import logs
+from mqworker.ipc.messages import Chunk, Generation, Outcome, Outcomes, Stack, StageSpec, Uplink
+from mqworker.ipc.pipes import capacity
+from mqworker.ipc.proc import rss
+
+PULSE = 0.25  # seconds between two looks, while anything is in hand
+GAP = 1.0  # seconds that a look may come too late before somebody is thought to hold the interpreter
+FRAME = 1 << 22  # bytes of outcomes in a frame
+MEASURE = 0.1  # seconds between two measurements of the memory
+
+log = logging.getLogger("mqworker.consumer.pump")
+
+
+class Crew(Protocol):
+    """What works on messages; called by the pump."""
+
+    over: float  # seconds beyond the hard limit in which it ends a message itself
+    has_loop: bool  # it sees itself for how long nothing went on
+
+    def begin(self, works: list[Work]) -> None:
+        """Begin these messages."""
+
+    def where(self, work: Work) -> str:
+        """Return where in the code a message is."""
+
+    def end(self) -> None:
+        """Stop working: nothing is in hand, and nothing more comes."""
+
+
+class Pump:
+    """See the module head."""
+
+    def __init__(
+        self, spec: StageSpec, born: Generation, lane: LaneEnd, hatch: Hatch, up: int, seats: Seats,
+        send: Callable[[Uplink], None],
+    ) -> None:  # fmt: skip
+        """`born`: the generation that the Consumer was set up with. `up` is the pipe that `send` writes to."""
+        self._crew: Crew
+        self._lane = lane
+        self._hatch = hatch
+        self._up = up
+        self._holds = capacity(up)
+        self._seats = seats
+        self._send = send
+        self._table = SeatTable(len(seats.slots), spec.config)
+        self._setting = Setting(born.number, born.params, 0.0, 0.0)
+        self._level = 0
+        self._finished: collections.deque[Finished] = collections.deque()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._watch = LoopWatch()
+        self._rss, self._measured = 0, 0.0
+        self._leaving = ""
+        self._pid = os.getpid()
+
+    # --- called by the crew, from any thread
+
+    def finished(self, finished: Finished) -> None:
+        """Send an outcome up, soon."""
+        if os.getpid() != self._pid:
+            os._exit(0)  # a copy that user code has forked
+        self._finished.append(finished)
+        os.eventfd_write(self._wake, 1)
+
+    # --- its own thread
+
+    def run(self, crew: Crew) -> None:
+        """Pump until the sentinel comes."""
+        self._crew = crew
+        try:
+            self._run()
+        except BaseException:  # noqa: BLE001 - without it nothing goes on here
+            traceback.print_exc()
+            os._exit(1)
+        crew.end()
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._lane.fileno(), select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        table, before = self._table, 0.0
+        while True:
+            ready = [fd for fd, _ in poll.poll(PULSE * 1000 if table.in_hand else None)]
+            if table.in_hand:
+                now = time.monotonic()
+                if before and now - before > PULSE + GAP:
+                    self._stood_still(now - before)
+                before = self._seats.pulse = now
+            if self._wake in ready:
+                os.eventfd_read(self._wake)
+            taken = 0
+            back: tuple[int, ...] = ()
+            if len(ready) > (self._wake in ready):
+                chunk = self._lane.wait()
+                if chunk is None:
+                    return
+                taken, back = chunk.number, self._take(chunk)
+            self._write(taken, back)
+            if table.in_hand:
+                self._look(time.monotonic())
+            else:
+                before = 0.0
+
+    def _take(self, chunk: Chunk) -> tuple[int, ...]:
+        """Begin the messages of a chunk, or none if that must not be; returns which are given back then."""
+        seats, now = self._seats, time.monotonic()
+        setting = self._setting
+        params = setting.params if chunk.params is None else chunk.params
+        wanted = Setting(chunk.generation, params, chunk.soft_limit, chunk.hard_limit)
+        if wanted != setting:
+            self._setting = setting = wanted
+        if chunk.log_level != self._level:
+            self._level = chunk.log_level
+            logs.set_level(self._level)
+        seats.pulse = now
+        works = self._table.take(chunk.items, setting, self._lane.lost)
+        for work in works:
+            item = work.item
+            seats.slots[work.seat].begin(item.seq, item.fingerprint or fingerprint(item.properties, item.body), now)
+        if seats.stop >= chunk.number:  # after begin: otherwise these messages could be dispatched elsewhere too
+            for work in works:
+                seats.slots[work.seat].end()
+                self._table.leave(work)
+            return tuple(work.item.seq for work in works)
+        self._crew.begin(works)
+        return ()
+
+    def _write(self, taken: int, back: tuple[int, ...]) -> None:
+        """Send all outcomes that are there, and what was taken."""
+        finished: list[Finished] = []
+        size = 0
+        while self._finished:
+            finished.append(self._finished.popleft())
+            size += len(finished[-1].outcome)
+            if finished[-1].large or size > FRAME:
+                self._frame(finished)
+                finished, size = [], 0
+        if finished or taken:
+            self._frame(finished, taken, back)
+
+    def _frame(self, finished: list[Finished], taken: int = 0, back: tuple[int, ...] = ()) -> None:
+        if capacity(self._up) != self._holds:
+            os._exit(1)  # user code has closed the pipe
+        if finished and finished[-1].large:  # before its outcome, and behind all others
+            if finished[:-1]:
+                self._frame(finished[:-1])
+            del finished[:-1]
+            for body in finished[-1].large:
+                for piece in self._hatch.put(body):
+                    self._send(piece)
+        now = time.monotonic()
+        if now - self._measured > MEASURE:
+            self._measured, self._rss = now, rss(self._pid)
+        for each in finished:
+            self._leaving = self._table.written(each, self._rss)
+        outcomes: list[Outcome] = [msgspec.Raw(each.outcome) for each in finished]  # type: ignore[misc]  # encoded
+        self._send(Outcomes(outcomes, self._setting.generation, taken, rss=self._rss, leaving=self._leaving, back=back))
+        for each in finished:
+            self._seats.slots[each.work.seat].end()
+
+    # --- what the crew cannot say
+
+    def _look(self, now: float) -> None:
+        seats, over = self._seats, self._crew.over
+        seq, since = seats.running, seats.running_since
+        if seats.running == seq and self._watch.is_due(seq, since, now):
+            self._blocked(seq, now - since, now)
+        for work in list(self._table.in_hand.values()):
+            if work.setting.hard and not work.told:
+                started = seats.slots[work.seat].started
+                if started and now - started > work.setting.hard + over:
+                    work.told = True
+                    self._send(Stack(work.item.seq, self._crew.where(work)))
+
+    def _blocked(self, seq: int, seconds: float, now: float) -> None:
+        work = self._table.in_hand.get(seq)
+        if work is None:
+            return
+        where = self._crew.where(work)
+        place = _place(where)
+        held_back = self._watch.count(place, now)
+        if held_back is None:
+            return
+        others = len(self._table.in_hand) - 1
+        what = f"this message has held the loop for {seconds:.1f} s, so {others} others stand still: {place}"
+        more = f" ({held_back} more times since this was last said)" if held_back else ""
+        with _about(work):
+            logs.report(log, logging.WARNING, "loop_blocked", what + more, traceback=where)
+
+    def _stood_still(self, seconds: float) -> None:
+        """Count time in which not even this thread went on against no message."""
+        if self._crew.has_loop:
+            return
+        for slot in self._seats.slots:
+            if slot.seq and (started := slot.started):
+                slot.go_on(started + seconds)
+
+
+@contextmanager
+def _about(work: Work) -> Iterator[None]:
+    """Log in the name of a message."""
+    token = current.set(work)
+    try:
+        yield
+    finally:
+        current.reset(token)
+
+
+def _place(where: str) -> str:
+    """Return the innermost place in the user's code, as far as that can be told."""
+    lines = [line.strip() for line in where.splitlines() if line.startswith('  File "')]
+    ours = ("<frozen", f'File "{sys.prefix}', f'File "{sys.base_prefix}', "site-packages", "/mqworker/consumer/")
+    mine = [line for line in lines if not any(each in line for each in ours)]
+    return (mine or lines or ["it is not known where"])[-1]

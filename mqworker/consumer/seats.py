@@ -1,0 +1,91 @@
+"""The seats of a Consumer that works on several messages at once: what is in hand, and what becomes of it.
+
+Pure; used by the pump. A seat is one of the positions for a message. It is free again when the outcome of its message
+is written, and not when that is computed: so a Producer that does not read bounds everything that a Consumer holds.
+"""
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from mqworker.amqp.labels import labels
+from mqworker.config.model import StageConfig
+from mqworker.ipc.messages import Item
+
+
+class Setting(NamedTuple):
+    """The state under which a message is computed, as it is when that begins."""
+
+    generation: int
+    params: bytes  # JSON object
+    soft: float
+    hard: float
+
+
+class Work:
+    """A message in hand."""
+
+    def __init__(self, seat: int, item: Item, setting: Setting, queue: str, lost: MemoryError | OSError | None) -> None:
+        """`queue` is the stage's input; `lost` says why the body is not there."""
+        self.seat = seat
+        self.item = item
+        self.setting = setting
+        self.lost = lost
+        self.told = False  # where it was when its time was up
+        self._queue = queue
+
+    @cached_property
+    def labels(self) -> dict[str, Any]:
+        """Return what names it in the log."""
+        return labels(self.item.properties, self.item.body, self._queue)
+
+
+class Finished(NamedTuple):
+    """A message that is computed, and not yet written."""
+
+    work: Work
+    outcome: bytes  # encoded
+    large: list[bytes]  # bodies that are sent before it
+    out_of_memory: bool
+
+
+current: ContextVar[Work | None] = ContextVar("mqworker_message", default=None)  # the message that this code runs for
+
+
+class SeatTable:
+    """See the module head."""
+
+    def __init__(self, count: int, config: StageConfig) -> None:
+        self.in_hand: dict[int, Work] = {}  # by seq
+        self._config = config
+        self._free = list(range(count - 1, -1, -1))  # the next one is the last
+        self._done = 0
+        self._leaving = ""
+
+    def take(self, items: Sequence[Item], setting: Setting, lost: MemoryError | OSError | None = None) -> list[Work]:
+        """Give each message a seat; there are enough, because the Producer knows how many are free."""
+        works = [Work(self._free.pop(), item, setting, self._config.input.queue, lost) for item in items]
+        self.in_hand |= {work.item.seq: work for work in works}
+        return works
+
+    def leave(self, work: Work) -> None:
+        """Free the seat of a message that is given back, or whose outcome is written."""
+        del self.in_hand[work.item.seq]
+        self._free.append(work.seat)
+
+    def written(self, finished: Finished, rss: int) -> str:
+        """Note that an outcome is written; returns why this Consumer should be replaced by a fresh one, if it should.
+
+        It does not change its mind.
+        """
+        self.leave(finished.work)
+        self._done += 1
+        config = self._config
+        if finished.out_of_memory:
+            self._leaving = self._leaving or "memory"
+        elif config.max_messages and self._done >= config.max_messages:
+            self._leaving = self._leaving or "max_messages"
+        elif config.max_rss and rss >= config.max_rss:
+            self._leaving = self._leaving or "max_rss"
+        return self._leaving

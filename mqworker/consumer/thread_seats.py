@@ -1,0 +1,126 @@
+"""Several messages at once in threads, one for each seat; each works as a serial Consumer does, but for the soft limit.
+
+Runs in a Consumer whose jobs are plain functions. Each thread owns a Place, made and torn down in it. Receives messages
+from the pump, and reports each to it when it is finished. A thread cannot be interrupted; so the Producer kills the
+Consumer of a message that exceeds the hard limit.
+"""
+
+import contextvars
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+
+from mqworker.consumer.place import OVER, Maker, Place
+from mqworker.consumer.pump import Pump
+from mqworker.consumer.register import Seats
+from mqworker.consumer.seats import Finished, Work, current
+
+
+class ThreadSeats:
+    """See the module head; implements pump.Crew."""
+
+    has_loop = False
+
+    def __init__(self, maker: Maker, seats: Seats, finished: Callable[[Finished], None]) -> None:
+        self.over = OVER if maker.has_programs else 0.0
+        self._maker = maker
+        self._finished = finished
+        self._threads = [_SeatThread(self, number) for number in range(len(seats.slots))]
+        self.seats = seats
+
+    def setup(self) -> None:
+        """Set up what is there once a process, then every thread, all at once; raises the first failure."""
+        common = self._maker.common
+        common.setup(own=False)
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self.end()
+            common.teardown()
+            raise
+        failures = [failure for thread in self._threads if (failure := thread.is_set_up()) is not None]
+        if failures:
+            self.end()
+            common.teardown()
+            raise failures[0]
+
+    def work(self, pump: Pump) -> None:
+        """Work on messages until the sentinel comes."""
+        pump.run(self)
+
+    def begin(self, works: list[Work]) -> None:
+        """Begin these messages."""
+        for work in works:
+            self._threads[work.seat].works.put(work)
+
+    def where(self, work: Work) -> str:
+        """Return where in the code a message is."""
+        frame = sys._current_frames().get(self._threads[work.seat].ident or 0)
+        return "".join(traceback.format_stack(frame)) if frame is not None else ""
+
+    def end(self) -> None:
+        """Let every thread tear down what it has, and end."""
+        for thread in self._threads:
+            thread.works.put(None)
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def teardown(self) -> None:
+        """Tear down what is there once a process."""
+        self._maker.common.teardown()
+
+    def make_place(self, number: int) -> Place:
+        """Return the place of a seat, made in its thread."""
+        slot = self.seats.slots[number]
+        slot.thread = threading.get_ident()
+        return Place(self._maker, slot)
+
+    def report(self, finished: Finished) -> None:
+        """Pass an outcome on to the pump."""
+        self._finished(finished)
+
+
+class _SeatThread(threading.Thread):
+    def __init__(self, crew: ThreadSeats, number: int) -> None:
+        super().__init__(name=f"seat-{number}", daemon=True)
+        self.works: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._crew = crew
+        self._number = number
+        self._ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def is_set_up(self) -> BaseException | None:
+        """Wait until it is, and return what has failed."""
+        return self._ready.get()
+
+    def run(self) -> None:
+        try:
+            place = self._crew.make_place(self._number)
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything
+            self._ready.put(error)
+            return
+        self._ready.put(None)
+        while (work := self.works.get()) is not None:
+            try:
+                contextvars.copy_context().run(self._work, place, work)
+            except BaseException:  # noqa: BLE001 - user code has damaged what is ours, perhaps for this message
+                traceback.print_exc()
+                os._exit(1)
+            del work  # its body needs no memory while this waits
+        try:
+            place.chain.teardown()
+        except BaseException:  # noqa: BLE001 - as a serial Consumer, whose teardown fails at its end
+            traceback.print_exc()
+
+    def _work(self, place: Place, work: Work) -> None:
+        current.set(work)
+        worker = place.worker
+        refused = place.use(work)
+        outcome = worker.compute(work.item) if refused is None else worker.refuse(work.item, refused)
+        encoded, large = worker.encode(work.item, outcome)
+        out_of_memory, worker.out_of_memory = worker.out_of_memory, False
+        self._crew.report(Finished(work, encoded, large, out_of_memory))

@@ -1,0 +1,80 @@
+"""Which messages have exceeded the hard limit in a Consumer that works on several, and what becomes of the Consumer.
+
+Pure: facts and time in, a decision out; used by limits. The time of a message is its own: while another one holds the
+loop it stands still (one that holds it for a minute makes itself overdue and nobody else), and while nothing in its
+Consumer gets on, which shows as a pulse that stays away, nobody's goes on. What the Consumer itself knows of such times
+it has added to when the message began.
+
+A Consumer with an overdue message is *closed*: it gets nothing more, a successor starts, and its other messages have
+one more hard limit to finish. Then it is killed; at once where nothing else is in hand, or the overdue one holds the
+loop. If the overdue message ends by itself before, its outcome counts, and the Consumer leaves when it is empty.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import NamedTuple
+
+HELD = 0.05  # seconds from which on a step of a task counts as holding the loop: shorter ones delay nobody
+PULSE = 1.0  # seconds without a pulse after which nothing in a Consumer gets on
+
+
+class Do(Enum):
+    """What to do with the Consumer."""
+
+    NOTHING = 0
+    CLOSE = 1
+    KILL = 2  # for the overdue messages
+    KILL_STILL = 3  # nothing in it gets on
+
+
+class Moment(NamedTuple):
+    """One look at a Consumer."""
+
+    began: Mapping[int, float]  # of each message in hand; 0: it waits for a shared object
+    running: int = 0  # the message whose task has the loop; 0: none
+    running_since: float = 0.0
+    pulse: float = 0.0  # the last one
+    closed_at: float = 0.0  # 0: it is open
+    patience: float = 0.0  # seconds that the Consumer has to end a message itself
+
+
+class Judged(NamedTuple):
+    """What to do, and for which messages."""
+
+    do: Do
+    overdue: frozenset[int] = frozenset()
+
+
+def look(moment: Moment, hard_limit: float, now: float) -> Judged:
+    """Decide; a `hard_limit` of 0 is none."""
+    if not hard_limit or not moment.began:
+        return Judged(Do.NOTHING)
+    most = hard_limit + moment.patience
+    late = frozenset(seq for seq, age in ages(moment, now).items() if age > most)
+    holds = moment.running in late and now - moment.running_since > HELD
+    if late and (holds or len(late) == len(moment.began) or _closed_for(moment, now) > hard_limit):
+        return Judged(Do.KILL, late)
+    if now - _pulse(moment) > max(most, PULSE):
+        return Judged(Do.KILL_STILL)
+    return Judged(Do.CLOSE if late and not moment.closed_at else Do.NOTHING, late)
+
+
+def ages(moment: Moment, now: float) -> dict[int, float]:
+    """Return for how many seconds of its own each message has run."""
+    held = bool(moment.running) and now - moment.running_since > HELD
+    until = moment.running_since if held else now
+    if now - _pulse(moment) > PULSE:
+        until = min(until, _pulse(moment))
+    return {
+        seq: max(0.0, (now if held and seq == moment.running else until) - began) if began else 0.0
+        for seq, began in moment.began.items()
+    }
+
+
+def _pulse(moment: Moment) -> float:
+    """Return when something in the Consumer last got on: a message that begins shows that too."""
+    return max([moment.pulse, *moment.began.values()])
+
+
+def _closed_for(moment: Moment, now: float) -> float:
+    return now - moment.closed_at if moment.closed_at else 0.0

@@ -1,0 +1,260 @@
+"""What a Producer makes of Consumers that work on several messages at once: a real stage, and real processes.
+
+They are no Consumers, but say what those say in each state (tests/support/seat_speaker.py).
+"""
+
+import json
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mqworker.amqp import headers
+from mqworker.amqp.properties import Properties
+from mqworker.brokers.base import Publication
+from mqworker.brokers.sqlite import store
+from mqworker.brokers.sqlite.file import File
+from mqworker.config.model import BrokerConfig, CrashConfig, InputConfig, StageConfig
+from mqworker.ipc.messages import ConsumerStatus, Desired, Generation, StageSpec, StageStatus
+from mqworker.producer import lane, seat_limits
+from mqworker.producer.stage import Stage
+from mqworker.producer.status import stage_status
+from mqworker.producer.timers import Timers
+from tests.support.loop import on_loop
+from tests.support.seat_speaker import SeatSpeaker
+from tests.support.waiting import until
+
+SOON = 30.0
+
+
+class Seated:
+    """A stage whose Consumers have seats."""
+
+    def __init__(self, folder: Path, kind: str, consumers: int = 1, *, hard_limit: float = 0.0, **config: Any) -> None:
+        settings = StageConfig(input=InputConfig(queue="in"), jobs=("jobs:handle",), **{"concurrency": 4} | config)
+        self.folder, self.broker = folder, folder / "broker.db"
+        where = BrokerConfig(url=f"sqlite:///{self.broker}")
+        spec = StageSpec("t", "s", settings, where, str(folder), str(folder), 1.0)
+        generation = Generation(1, 1, ["jobs:handle"], None, json.dumps({"kind": kind}).encode())
+        self.desired = Desired(1, True, consumers, generation, None, 0.0, hard_limit, logging.WARNING)
+        self.stage = Stage(spec, self.desired, lambda _event: None, lambda: None)
+        self.timers = Timers(self.stage)
+        self.stage.start()
+
+    def put(self, *bodies: str, **own: str) -> None:
+        """Store messages; the id of each is its number and what it does."""
+        file = File(self.broker)
+        with file.transaction() as db:
+            store.make_queue(db, "in")
+            for number, body in enumerate(bodies):
+                properties = Properties(message_id=f"{number} {body}")
+                properties.headers.update(own)
+                store.publish(db, Publication("", "in", properties.encode(), json.dumps(body).encode()))
+        file.close()
+
+    def told(self) -> StageStatus:
+        """Do what is due, and return the next report."""
+        self.timers.tick()
+        return stage_status(self.stage, self.timers)
+
+    async def until(self, found: Any, what: str) -> StageStatus:
+        """Wait until a report is as wanted, and return it."""
+
+        def looked() -> StageStatus | None:
+            now = self.told()
+            return now if found(now) else None
+
+        return await until(looked, SOON, what)
+
+    async def in_hand(self, count: int) -> ConsumerStatus:
+        """Wait until the first Consumer works on so many messages."""
+        status = await self.until(
+            lambda now: now.consumers and len(now.consumers[0].messages) == count, f"{count} in hand"
+        )
+        return status.consumers[0]
+
+    def dead(self) -> dict[str, Properties]:
+        """Return the properties of the dead letters, by id."""
+        file = File(self.broker)
+        with file.transaction() as db:
+            queue = store.queue_id(db, "in.dlq")
+            found = [store.content(db, number) for number in store.ready_ids(db, queue, 99)]
+        file.close()
+        letters = [Properties.decode(block) for block, _ in found]
+        return {letter.message_id: letter for letter in letters}
+
+    async def close(self) -> None:
+        """End its Consumers and its connection."""
+        fleet = self.stage.dispatch.fleet
+        self.stage.quiet()
+        fleet.kill_all("the test is over")
+        await until(lambda: not fleet.lanes, SOON, "no Consumer")
+        await self.stage.link.close(5)
+
+
+@pytest.fixture
+def seated(tmp_path, monkeypatch):
+    """Make stages whose Consumers are speakers."""
+    monkeypatch.setattr(lane, "Consumer", SeatSpeaker)
+    return lambda kind, *args, **config: Seated(tmp_path, kind, *args, **config)
+
+
+def count(status: StageStatus, *names: str) -> list[int]:
+    return [status.counters[name] for name in names]
+
+
+@on_loop
+async def test_every_seat_is_filled_and_every_outcome_frees_one(seated):
+    """All messages in hand are told, each with its time; utilisation is the share of seats."""
+    it = seated("tasks")
+    try:
+        it.put("wait", "wait", "wait")
+        one = await it.in_hand(3)
+        assert (one.seats, one.used, one.state) == (4, 3, "busy")
+        await it.until(
+            lambda now: [each.message_id for each in now.consumers[0].messages] == ["0 wait", "1 wait", "2 wait"],
+            "their ids",
+        )
+        it.put("now", "now", "now", "now", "now", "now", "wait")
+        status = await it.until(lambda now: now.counters["dropped"] == 6 and now.dispatched == 4, "the last seat")
+        assert status.consumers[0].message_since <= min(each.since for each in status.consumers[0].messages)
+        await it.until(lambda now: (now.utilisation or 0.0) > 0.5, "most seats are used")
+        (it.folder / "go").touch()
+        status = await it.until(
+            lambda now: now.counters["settled"] == 10 and now.consumers[0].state == "idle", "the end"
+        )
+        assert count(status, "dropped", "redispatched", "retried", "dead") == [10, 0, 0, 0]
+    finally:
+        await it.close()
+
+
+@on_loop
+async def test_what_is_taken_back_begins_once_and_parameters_reach_a_busy_consumer(seated):
+    """A drain ends while messages are in hand, and a new generation counts as applied without waiting for them."""
+    it = seated("tasks", 2)
+    try:
+        it.put("wait", "wait")
+        await it.until(lambda now: now.dispatched == 2 and now.held == 0, "both")
+        generation = Generation(2, 1, ["jobs:handle"], None, it.desired.generation.params)
+        it.stage.want(Desired(2, True, 2, generation, None, 0.0, 0.0, logging.WARNING))
+        status = await it.until(lambda now: now.revision == 2, "the new generation")
+        assert (status.generation, status.dispatched) == (2, 2)
+        (it.folder / "go").touch()
+        await it.until(lambda now: now.counters["settled"] == 2, "the end")
+    finally:
+        await it.close()
+
+
+@pytest.mark.parametrize("kind", ["tasks", "threads"])
+@on_loop
+async def test_whoever_kills_it_from_outside_costs_nobody_anything(seated, kind):
+    """All that were in hand run again, uncharged: waiting tasks at once, threads after a second death one by one."""
+    it = seated(kind)
+    try:
+        it.put(*["wait"] * 4)
+        for deaths in (1, 2):
+            before = (await it.in_hand(4)).pid
+            os.kill(before, signal.SIGKILL)
+            await it.until(
+                lambda now, before=before: now.consumers and now.consumers[0].pid != before, "another Consumer"
+            )
+            assert it.stage.dispatch.exits == {"signal": deaths}
+        if kind == "threads":
+            first = await it.in_hand(1)
+            began = time.monotonic()
+            second = await it.in_hand(2)
+            assert second.messages[0].since == first.messages[0].since
+            assert time.monotonic() - began < 10, "as long as it had run, and a second"
+        await it.in_hand(4)
+        (it.folder / "go").touch()
+        status = await it.until(lambda now: now.counters["settled"] == 4, "the end")
+        assert count(status, "dropped", "retried", "dead") == [4, 0, 0]
+    finally:
+        await it.close()
+
+
+@pytest.mark.parametrize(("kind", "body"), [("tasks", "fault"), ("threads", "fault"), ("threads", "leave")])
+@on_loop
+async def test_what_kills_its_consumer_ends_alone_and_dead(seated, kind, body):
+    """With evidence, within seconds although its neighbours run on for hours, and they are charged nothing."""
+    it = seated(kind, crash=CrashConfig(max=2))
+    began = time.monotonic()
+    try:
+        it.put("wait", "wait", body, "wait")
+        await it.until(lambda now: now.counters["dead"] == 1, "the dead letter")
+        assert time.monotonic() - began < 20
+        (letter,) = it.dead().values()
+        assert letter.message_id == f"2 {body}"
+        assert letter.headers[headers.CRASHES] == 2
+        evidence = " ".join(map(str, letter.headers.values()))
+        assert ("SIGSEGV" in evidence) == (body == "fault")
+        assert ("seat_speaker.py" in evidence) == (body == "fault"), "the stack of the guilty thread"
+        (it.folder / "go").touch()
+        status = await it.until(lambda now: now.counters["dropped"] == 3, "the neighbours")
+        assert count(status, "retried", "dead", "settled") == [1, 1, 5]
+    finally:
+        await it.close()
+
+
+@on_loop
+async def test_a_task_or_thread_that_ended_is_a_crash_of_its_message(seated):
+    """It is tried again as after the death of a Consumer, and counts the same; the Consumer lives on."""
+    it = seated("threads", crash=CrashConfig(max=2))
+    try:
+        it.put("crash")
+        await it.until(lambda now: now.counters["dead"] == 1, "the dead letter")
+        (letter,) = it.dead().values()
+        assert (letter.headers[headers.CRASHES], it.stage.dispatch.exits) == (2, {})
+    finally:
+        await it.close()
+
+
+@pytest.mark.parametrize("body", ["never", "hold"])
+@on_loop
+async def test_the_hard_limit_hits_the_overdue_message_alone(seated, monkeypatch, body):
+    """Its Consumer is closed, a successor starts; neighbours that end in time count, others run again uncharged."""
+    monkeypatch.setattr(seat_limits, "STACK_WAIT", 0.1)
+    monkeypatch.setattr(seat_limits, "CANCELS", 0.2)
+    it = seated("tasks", hard_limit=1.0, crash=CrashConfig(max=1))
+    try:
+        it.put(body)
+        first = await it.in_hand(1)
+        await it.until(lambda now: now.consumers[0].message_since < time.monotonic() - 0.5, "half of the limit")
+        it.put("wait", "wait")
+        if body == "never":
+            status = await it.until(lambda now: len(now.consumers) == 2, "a successor")
+            closed = next(one for one in status.consumers if one.pid == first.pid)
+            assert len(closed.messages) == 3, "it is not killed while they have time"
+            (it.folder / "go").touch()
+        await it.until(lambda now: all(one.pid != first.pid for one in now.consumers), "its end")
+        (it.folder / "go").touch()
+        status = await it.until(lambda now: now.counters["settled"] == 3, "the end")
+        (letter,) = it.dead().values()
+        assert (letter.message_id, letter.headers[headers.REASON]) == (f"0 {body}", "timeout")
+        assert count(status, "dropped", "dead", "retried") == [2, 1, 0]
+        assert it.stage.dispatch.exits == {"timeout": 1}
+    finally:
+        await it.close()
+
+
+@on_loop
+async def test_of_a_key_one_is_computed_at_a_time_however_many_seats_there_are(seated):
+    """And messages of other keys run beside it."""
+    it = seated("tasks", ordered_by="header:camera")
+    try:
+        it.put("wait", "wait", camera="north")
+        it.put("wait", "wait", camera="south")
+        one = await it.in_hand(2)
+        await it.until(
+            lambda now: [each.message_id for each in now.consumers[0].messages] == ["0 wait", "0 wait"],
+            "the first ones",
+        )
+        assert (one.used, it.told().held) == (2, 2)
+        (it.folder / "go").touch()
+        await it.until(lambda now: now.counters["settled"] == 4, "the end")
+    finally:
+        await it.close()

@@ -32,6 +32,7 @@ async def test_what_the_code_says_is_a_report_or_a_refusal(tmp_path):
     (tmp_path / "mqworker.toml").write_text(TOML)
     (tmp_path / "jobs.py").write_text(JOBS)
     (tmp_path / "broken.py").write_text("raise ValueError('at import')\n")
+    (tmp_path / ".mqworker").mkdir()
     check = StageCheck(load(tmp_path / "mqworker.toml", {}), lambda _event: None, Document)
     good, params, code, named = await asyncio.gather(
         check.folder("s", {"size": 4}, ["jobs:handle"]),

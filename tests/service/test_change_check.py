@@ -8,7 +8,7 @@ from mqworker.config.load import load
 from mqworker.control.control import ChangeRefused
 from mqworker.control.desired_state import Document
 from mqworker.ipc.messages import CodeReport
-from mqworker.service.stage_check import AFTER_AN_EDIT, StageCheck
+from mqworker.service.change_check import AFTER_AN_EDIT, ChangeCheck
 from tests.support.loop import on_loop
 
 TOML = """\
@@ -33,7 +33,7 @@ async def test_what_the_code_says_is_a_report_or_a_refusal(tmp_path):
     (tmp_path / "jobs.py").write_text(JOBS)
     (tmp_path / "broken.py").write_text("raise ValueError('at import')\n")
     (tmp_path / ".mqworker").mkdir()
-    check = StageCheck(load(tmp_path / "mqworker.toml", {}), lambda _event: None, Document)
+    check = ChangeCheck(load(tmp_path / "mqworker.toml", {}), lambda _event: None, Document)
     good, params, code, named = await asyncio.gather(
         check.folder("s", {"size": 4}, ["jobs:handle"]),
         check.folder("s", {"size": "x"}, ["jobs:handle"]),

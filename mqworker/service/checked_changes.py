@@ -1,7 +1,7 @@
 """Changes that the user's code has to accept before they are stored: its code, its chain of jobs, its parameters.
 
 Runs on the Service's main loop; part of Operations. Owns the changes that are being checked, for each stage one at a
-time (turns.py); stage_check.py asks the code. A check during which the stage has changed is made again. Fails with
+time (turns.py); change_check.py asks the code. A check during which the stage has changed is made again. Fails with
 ChangeRefused if the code does not accept a change, else with ControlError.
 """
 
@@ -25,7 +25,7 @@ from mqworker.control.switch import committed
 from mqworker.ipc import logs
 from mqworker.ipc.messages import LogEvent
 from mqworker.jobs.params import merge_patch
-from mqworker.service.stage_check import StageCheck
+from mqworker.service.change_check import ChangeCheck
 from mqworker.service.turns import Carried, Turns
 
 log = logging.getLogger("mqworker.service.operations")
@@ -50,7 +50,7 @@ class CheckedChanges:
         self._loaded = loaded
         self._config = loaded.config
         self._owner = owner
-        self._check = StageCheck(loaded, on_log, lambda: owner.document)
+        self._check = ChangeCheck(loaded, on_log, lambda: owner.document)
         self._turns = Turns(loaded.config.stages)
         self._reloads: dict[str, asyncio.Task[Stored]] = {}  # that have not begun to look at the folder, by stage
 

@@ -24,7 +24,7 @@ AFTER_AN_EDIT = "jobs are taken from the code that runs: after an edit, `mqworke
 log = logging.getLogger("mqworker.service.operations")
 
 
-class StageCheck:
+class ChangeCheck:
     """See the module head. `document` returns the present one: the copies that it names are kept."""
 
     def __init__(self, loaded: Loaded, on_log: Callable[[LogEvent], None], document: Callable[[], Document]) -> None:

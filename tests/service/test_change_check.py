@@ -6,9 +6,9 @@ import pytest
 
 from mqworker.config.load import load
 from mqworker.control.control import ChangeRefused
-from mqworker.control.desired_state import Document
+from mqworker.control.desired_state import begin
 from mqworker.ipc.messages import CodeReport
-from mqworker.service.stage_check import AFTER_AN_EDIT, StageCheck
+from mqworker.service.change_check import AFTER_AN_EDIT, ChangeCheck
 from tests.support.loop import on_loop
 
 TOML = """\
@@ -32,7 +32,10 @@ async def test_what_the_code_says_is_a_report_or_a_refusal(tmp_path):
     (tmp_path / "mqworker.toml").write_text(TOML)
     (tmp_path / "jobs.py").write_text(JOBS)
     (tmp_path / "broken.py").write_text("raise ValueError('at import')\n")
-    check = StageCheck(load(tmp_path / "mqworker.toml", {}), lambda _event: None, Document)
+    (tmp_path / ".mqworker").mkdir()
+    loaded = load(tmp_path / "mqworker.toml", {})
+    document, _ = begin(None, loaded.config)
+    check = ChangeCheck(loaded, lambda _event: None, lambda: document)
     good, params, code, named = await asyncio.gather(
         check.folder("s", {"size": 4}, ["jobs:handle"]),
         check.folder("s", {"size": "x"}, ["jobs:handle"]),

@@ -38,14 +38,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put what waits and what computes side by side; the longest begin first, and campaigns only where asked for.
+    """Put what waits and what computes side by side; the longest begin first. A release has more tests (`-m release`).
 
     What holds only on another version of RabbitMQ is skipped, with its reason.
     """
-    if "campaign" not in config.option.markexpr:
-        campaigns = [item for item in items if item.get_closest_marker("campaign")]
-        config.hook.pytest_deselected(items=campaigns)
-        items[:] = [item for item in items if item.get_closest_marker("campaign") is None]
+    if "release" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("release")])
+        items[:] = [item for item in items if item.get_closest_marker("release") is None]
     version = rabbitmq.major_version()
     for item in items:
         only = item.get_closest_marker("rabbitmq_only")

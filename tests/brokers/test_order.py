@@ -24,6 +24,9 @@ from tests.support.waiting import until
 
 PREFETCH, ACKED, COUNT = 10, 3, 60
 on_either_input = pytest.mark.parametrize("made_by_others", [False, True])
+on_ours = pytest.mark.parametrize(
+    "made_by_others", [False, pytest.param(True, marks=pytest.mark.release)]
+)  # it takes long
 
 
 def on_rabbitmq(*types: str) -> Callable:
@@ -137,7 +140,7 @@ async def test_another_link_goes_on_in_order_after_a_close(broker, made_by_other
 
 
 @on_rabbitmq()
-@on_either_input
+@on_ours
 @contract
 async def test_another_link_goes_on_in_order_once_the_broker_gives_a_stopped_one_up(broker, made_by_others):
     """A stopped process keeps what it has until the broker misses its heartbeats; then the other one has it first."""
@@ -151,7 +154,7 @@ async def test_another_link_goes_on_in_order_once_the_broker_gives_a_stopped_one
 
 
 @on_rabbitmq()
-@on_either_input
+@on_ours
 @contract
 async def test_one_link_alone_keeps_the_order_over_a_connection_that_falls_silent(broker, made_by_others):
     """What the broker still holds for a connection that we have given up is not overtaken by what stands behind it."""
@@ -177,7 +180,7 @@ async def test_one_link_alone_keeps_the_order_over_a_connection_that_falls_silen
 
 
 @on_rabbitmq()
-@on_either_input
+@on_ours
 @contract
 async def test_two_that_begin_at_one_moment_do_not_both_begin(broker, made_by_others):
     """However their requests meet, one of two has the first messages; the other one goes on in order behind it."""

@@ -1091,7 +1091,7 @@ async def test_tls_checks_who_the_broker_is(special):
 
 
 @pytest.mark.xdist_group("special")
-@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+@pytest.mark.parametrize("queue_type", [pytest.param("classic", marks=pytest.mark.release), "quorum"])
 @on_loop
 async def test_ack_timeout_costs_an_epoch(special, queue_type):
     """A message held too long costs its channel; the next epoch receives it, on the same connection."""

@@ -92,7 +92,7 @@ def test_a_fast_stage_waits_for_a_slow_one_on_the_embedded_broker(service):
 
 @pytest.mark.long
 @pytest.mark.rabbitmq
-@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@pytest.mark.parametrize("kind", [pytest.param("classic", marks=pytest.mark.release), "quorum"])
 def test_a_fast_stage_waits_for_a_slow_one_on_rabbitmq(rabbit, queue, service, kind):
     """The same on RabbitMQ."""
     mid, out = f"{queue}.out", f"{queue}.out.out"

@@ -1,6 +1,6 @@
 """The campaigns as tests: `scripts/chaos`, as a separate program, with a node and a proxy to break.
 
-Short ones run with all tests; those marked `campaign`, with controls, by `scripts/test --campaigns`.
+Short ones run with all tests; those marked `release`, with controls, by `scripts/test --release`.
 """
 
 import os
@@ -46,7 +46,7 @@ def test_every_row_of_a_source_arrives_under_fire():
     passes("tests.chaos.sources", "--broker", "classic", "--rows", "2500", timeout=380)
 
 
-@pytest.mark.campaign
+@pytest.mark.release
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("module", "flags"),

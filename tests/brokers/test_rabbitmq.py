@@ -825,6 +825,27 @@ async def test_several_hosts_are_tried(broker):
 
 
 @contract
+async def test_after_a_loss_the_next_host_has_its_turn(broker, monkeypatch):
+    """A host that has had a good connection is not the first to be tried again: it may be the one that has died."""
+    monkeypatch.setattr(reconnector, "STABLE_AFTER", 0.0)  # a short session counts as good too
+    writers = []
+    other = await asyncio.start_server(lambda _, writer: writers.append(writer) or writer.close(), "127.0.0.1", 0)
+    url = f"amqp://127.0.0.1:{other.sockets[0].getsockname()[1]}"
+    link = RabbitLink(BrokerConfig(url=("amqp://127.0.0.1:1", broker.url, url)), broker.topology, Recorder(), name="x")
+    link.start()
+    try:
+        await until(lambda: link.state.connected, 10, "the second host")
+        assert not writers
+        broker.node.close_connections()
+        await until(lambda: len(writers) >= 2, 10, "both connections at the third")
+        await until(lambda: link.state.connected, 20, "the second host again")
+    finally:
+        await link.close(2)
+        other.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+
+
+@contract
 async def test_no_answer_from_a_host_is_bounded(broker):
     """A peer that accepts and sends nothing, or garbage, costs at most five seconds each time."""
     writers = []

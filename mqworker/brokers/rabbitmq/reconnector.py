@@ -2,11 +2,13 @@
 
 Runs as one task on the loop of its owner. There are four steps: wait (full jitter), open (bounded), serve (the owner's
 coroutine, while the deadlines of answers are checked), end; an error at any step leads to the end, and from there to
-the wait. The owner (`Role`) gets `serve` for each new connection, and `lost` once for each connection that was served.
+the wait. Of several hosts the next one has its turn each time. The owner (`Role`) gets `serve` for each new connection,
+and `lost` once for each connection that was served.
 """
 
 import asyncio
 import contextlib
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -88,9 +90,9 @@ class Reconnector:
 
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
-        urls, failures = self._config.urls, 0
+        urls, failures = itertools.cycle(self._config.urls), 0
         while True:
-            url = urls[failures % len(urls)]
+            url = next(urls)  # also after a connection that was good: its host may be the one that has died
             began = loop.time()
             error: BaseException
             try:

@@ -111,7 +111,8 @@ class Rounds:
         patience = Patience(REST)
         last: Counter[str] = Counter()
         while True:
-            now = census.count(self._service, self._temporary) + self._broker.count()
+            now = census.count(self._service, self._temporary)
+            now.update(self._broker.count())
             done = not census.grown(before, now) if before is not None else not census.grown(last, now)
             if done or patience.over():
                 return now

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import Failed, ServiceClient, VerbGroup, stage_path, uses_service
+from mqworker.cli.options import Failed, ServiceClient, VerbGroup, must_confirm, stage_path, uses_service
 from mqworker.exits import Exit
 
 TIMEOUT = 30.0  # seconds; reading through a long dead-letter queue takes time
@@ -191,7 +191,7 @@ def drop(service: ServiceClient, ids: tuple[str, ...], every: bool, reason: str,
     if not ids:
         ids = tuple(_ids(service, stage, reason))
     if not yes:
-        click.confirm(f"Remove {len(ids)} dead letters of {output.clean(stage)} for good?", abort=True, err=True)
+        must_confirm(f"Remove {len(ids)} dead letters of {output.clean(stage)} for good?")
     dropped = 0
     for letter_id in ids:
         dropped += service.client.call("DELETE", stage_path(stage, f"/dlq/{quote(letter_id, safe='')}"))["dropped"]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mqworker.mapping.work import MapStage
 
 PIPE = "-"
+SUCH_PARAMS = "it must be an object, such as '{\"iterations\": 800}'"
 
 
 @click.command(cls=Verb)
@@ -71,7 +72,9 @@ def map(  # noqa: A001 - the name of the verb
         fd, size = _open(source)
         out = None if target == PIPE else Path(target)
         letters = _dead(dead, out)
-        _must_differ(fd, *(path for path in (out, letters) if path is not None))
+        written = [path for path in (out, letters) if path is not None]
+        _must_have_folders(*written)
+        _must_differ(fd, *written)
         files = MapFiles(out, letters, stage.work, resumable=size is not None)
     except MapError as error:
         raise Failed(error.code, str(error)) from None
@@ -118,9 +121,9 @@ def _params(text: str | None) -> dict[str, Any]:
     try:
         params = json.loads(text)
     except ValueError as error:
-        raise click.BadParameter(f"it is not JSON ({error})", param_hint="--params") from None
+        raise click.BadParameter(f"it is not JSON ({error}); {SUCH_PARAMS}", param_hint="--params") from None
     if not isinstance(params, dict):
-        raise click.BadParameter('it must be an object, such as {"iterations": 800}', param_hint="--params")
+        raise click.BadParameter(SUCH_PARAMS, param_hint="--params")
     return params
 
 
@@ -142,6 +145,12 @@ def _dead(dead: Path | None, out: Path | None) -> Path:
     if out is None or (out.exists() and not out.is_file()):
         raise click.UsageError("With an output that is no file, --dead must say where lines go that fail for good.")
     return out.with_name(f"{out.name}.dead")
+
+
+def _must_have_folders(*paths: Path) -> None:
+    for path in paths:
+        if not path.absolute().parent.is_dir():
+            raise Failed(Exit.INTERNAL, f"{path}: there is no folder {path.parent}; make it first")
 
 
 def _must_differ(fd: int, *paths: Path) -> None:

@@ -40,6 +40,17 @@ class Failed(Exception):  # noqa: N818 - it ends a verb
         super().__init__(message)
 
 
+def must_confirm(question: str) -> None:
+    """Ask; raises Abort unless the answer is yes, and `Failed` where nobody answers."""
+    try:
+        click.confirm(question, abort=True, err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        click.echo(err=True)
+        raise Failed(Exit.USAGE, "nothing was removed, because nobody has confirmed it: add --yes") from None
+
+
 def command() -> list[str]:
     """Return the command that starts this installation."""
     script = Path(sys.executable).parent / "mqworker"

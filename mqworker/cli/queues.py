@@ -5,7 +5,7 @@ from urllib.parse import quote
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import ServiceClient, VerbGroup, uses_service
+from mqworker.cli.options import ServiceClient, VerbGroup, must_confirm, uses_service
 
 TIMEOUT = 15.0  # seconds; the service queries the broker
 
@@ -49,7 +49,7 @@ def purge(service: ServiceClient, queue: str, yes: bool) -> None:
       mqworker queues purge energy.dlq --yes
     """
     if not yes:
-        click.confirm(f"Remove all waiting messages from {output.clean(queue)} for good?", abort=True, err=True)
+        must_confirm(f"Remove all waiting messages from {output.clean(queue)} for good?")
     answer = service.client.call("POST", f"/queues/{quote(queue, safe='')}/purge")
     if service.as_json:
         output.data(answer)
@@ -68,7 +68,7 @@ def delete(service: ServiceClient, queue: str, yes: bool) -> None:
       mqworker queues delete old.queue --yes
     """
     if not yes:
-        click.confirm(f"Delete {output.clean(queue)} and its messages for good?", abort=True, err=True)
+        must_confirm(f"Delete {output.clean(queue)} and its messages for good?")
     answer = service.client.call("DELETE", f"/queues/{quote(queue, safe='')}")
     if service.as_json:
         output.data(answer)

@@ -64,7 +64,8 @@ def scale(service: ServiceClient, count: str, no_wait: bool) -> None:
       mqworker scale auto --stage energy
     """
     if not re.fullmatch(r"[+-]?\d{1,4}|auto", count):
-        raise click.BadParameter(f"{count!r} is not a number, +number, -number or auto", param_hint="N|+N|-N|auto")
+        what = f"{count!r} is neither auto nor a number from 0 to 1024, nor one with + or - before it"
+        raise click.BadParameter(what, param_hint="N|+N|-N|auto")
     stage = service.one_stage()
     target = count if count == "auto" else int(count)
     if count[0] in "+-":

@@ -77,6 +77,8 @@ class Loaded(msgspec.Struct, frozen=True):
 
     def no_source(self, name: str) -> str:
         """Return a sentence on a source that this service does not have."""
+        if not self.all_sources:
+            return f"there is no source {quoted(name)}: the configuration has no [sources.NAME]"
         here = ", ".join(self.config.sources) or "none"
         if name not in self.all_sources:
             return f"there is no source {quoted(name)}; there are: {here}"

@@ -12,6 +12,7 @@ it was seen.
 import argparse
 import contextlib
 import random
+import resource
 import sys
 import time
 from collections import Counter
@@ -59,7 +60,11 @@ class Broker:
 class Rounds:
     """The rounds of one service, and what it held in between."""
 
-    def __init__(self, service: ServiceProcess, broker: Broker, temporary: Path, seed: int) -> None:
+    def __init__(
+        self, service: ServiceProcess, broker: Broker, temporary: Path, seed: int, minutes: float, *, verbose: bool
+    ) -> None:
+        self._until = time.monotonic() + minutes * 60
+        self._every = 1 if verbose else TOLD
         self.done: Counter[str] = Counter()
         self.messages = 0
         self._service, self._broker, self._temporary = service, broker, temporary
@@ -67,27 +72,32 @@ class Rounds:
         self._operator = Operator(service)
 
     def begin(self) -> None:
-        """Stop what runs from the start of the service on."""
+        """Stop what runs from the start of the service on, and leave the configured chain two generations back."""
         for source in SOURCES:
             self._operator.stop_source(source)
+        for stage in STAGES:
+            for factor in (2, 1):
+                self._operator.change(stage, "PUT", "jobs", {"jobs": ROWS.jobs, "params": {"factor": factor}})
 
     def play(self, count: int) -> None:
-        """Play so many rounds."""
+        """Play so many rounds, as long as there is time."""
         for _ in range(count):
-            plan = draw(self.done["rounds"], self._chance)
+            if time.monotonic() > self._until:
+                break
+            plan, began = draw(self.done["rounds"], self._chance), time.monotonic()
             try:
                 Round(self._service, self._operator, plan, self.messages).play()
             except AssertionError as error:
                 raise AssertionError(f"round {self.done['rounds']} ({plan.words}): {error}") from error
-            self._note(plan)
+            self._note(plan, time.monotonic() - began)
 
-    def _note(self, plan: Plan) -> None:
+    def _note(self, plan: Plan, seconds: float) -> None:
         self.messages += plan.messages
         self.done.update(
             ["rounds", f"kind: {plan.source or plan.kind.name}", f"twist: {plan.twist}", f"end: {plan.end}"]
         )
-        if self.done["rounds"] % TOLD == 0:
-            say(f"{self.done['rounds']} rounds, {self.messages} messages")
+        if self.done["rounds"] % self._every == 0:
+            say(f"{self.done['rounds']} rounds, {self.messages} messages; the last: {plan.words}; {seconds:.1f} s")
 
     def _rest(self) -> None:
         """Let all stages be as at any other count, whatever the last rounds have left."""
@@ -101,7 +111,8 @@ class Rounds:
         patience = Patience(REST)
         last: Counter[str] = Counter()
         while True:
-            now = census.count(self._service, self._temporary) + self._broker.count()
+            now = census.count(self._service, self._temporary)
+            now.update(self._broker.count())
             done = not census.grown(before, now) if before is not None else not census.grown(last, now)
             if done or patience.over():
                 return now
@@ -117,7 +128,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=500, help="besides those of the warm-up")
     parser.add_argument("--warm-up", type=int, default=45, help="rounds before the first count")
     parser.add_argument("--broker", choices=("sqlite", "rabbitmq"), default="sqlite")
+    parser.add_argument("--minutes", type=float, default=720, help="after which no further round begins")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--verbose", action="store_true", help="a line for each round")
     parser.add_argument("--broken", action="store_true", help="a negative control")
     asked = parser.parse_args()
     with TemporaryDirectory(prefix="mqw-rounds-") as folder, contextlib.ExitStack() as stack:
@@ -129,12 +142,14 @@ def main() -> int:
         service = stack.enter_context(ServiceProcess(config(broker.config), FILES, **env))
         (service.folder / "solver").chmod(0o755)
         service.start()
-        rounds = Rounds(service, broker, temporary, asked.seed)
+        rounds = Rounds(service, broker, temporary, asked.seed, asked.minutes, verbose=asked.verbose)
         columns, began = run(rounds, asked.warm_up, asked.rounds), time.monotonic()
         assert service.stop() == 0
         gone(service, 10)
         left = service.leaked_semaphores()
         say(f"stopped within {time.monotonic() - began:.1f} s; semaphores left: {sorted(left) or 'none'}")
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        say(f"CPU time of all processes: {spent.ru_utime + spent.ru_stime:.0f} s")
     (before, *_), (after, *_) = list(columns.values()), list(columns.values())[::-1]
     return judged(census.grown(before, after) + sorted(left), broken=asked.broken)
 
@@ -142,16 +157,12 @@ def main() -> int:
 def run(rounds: Rounds, warm_up: int, count: int) -> dict[str, Counter[str]]:
     """Play the rounds; return and print the figures before, in the middle and after."""
     rounds.begin()
-    rounds.play(warm_up)
-    before = rounds.count()
-    rounds.play(count // 2)
-    halfway = rounds.count(before)
-    rounds.play(count - count // 2)
-    columns = {
-        f"after {warm_up} rounds": before,
-        f"after {warm_up + count // 2}": halfway,
-        f"after {warm_up + count}": rounds.count(before),
-    }
+    columns: dict[str, Counter[str]] = {}
+    before = None
+    for more in (warm_up, count // 2, count - count // 2):
+        rounds.play(more)
+        columns[f"after {rounds.done['rounds']} rounds"] = rounds.count(before)
+        before = before or next(iter(columns.values()))
     say(f"{rounds.messages} messages, every result checked; {dict(sorted(rounds.done.items()))}\n")
     print(census.table(columns), flush=True)
     return columns

@@ -15,6 +15,7 @@ MEMORY = "KiB of memory"
 MAPPINGS = "mappings"
 DESCRIPTORS = "descriptors"
 THREADS = "threads"
+TRACKER = "resource tracker of multiprocessing"
 ALLOWED = {MEMORY: 4096, MAPPINGS: 12}  # by how much a figure may grow; others may not
 
 
@@ -22,7 +23,9 @@ def count(service: ServiceProcess, temporary: Path) -> Counter[str]:
     """Return all figures, by what is counted."""
     found: Counter[str] = Counter()
     pids = service.pids()
-    for pid, name in pids.items():
+    own = service.process.pid if service.process is not None else 0
+    for pid, comm in pids.items():
+        name = "Service" if pid == own else TRACKER if comm == "python" else comm
         found[f"processes: {name}"] += 1
         with contextlib.suppress(OSError):
             found[f"{DESCRIPTORS}: {name}"] += _entries(f"/proc/{pid}/fd")

@@ -10,7 +10,7 @@ from tests.rounds.project import ROWS, TAGS, code
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
-SOON = 60.0  # seconds for anything
+SOON = 30.0  # seconds for anything
 API = "/api/v1"
 
 
@@ -45,10 +45,15 @@ class Operator:
         self._service.write("jobs.py", code(tag))
         self.edition = tag
 
+    def at_work(self, stage: str) -> tuple[tuple[str, ...], int, str]:
+        """Return with which jobs, which factor and which edition of the code a stage works."""
+        (now, *_) = self.ask("GET", f"stages/{stage}/generations")["generations"]
+        tag = self._tags.setdefault(now["code"], self.edition)  # new ones are always those in the folder
+        return tuple(now["jobs"]), now["params"]["factor"], tag
+
     def tag(self, stage: str) -> str:
         """Return which edition a stage works with."""
-        (now, *_) = self.ask("GET", f"stages/{stage}/generations")["generations"]
-        return self._tags.setdefault(now["code"], self.edition)  # new ones are always those in the folder
+        return self.at_work(stage)[2]
 
     def send(self, stage: str, n: int, message: Message) -> None:
         """Send one message."""

@@ -105,7 +105,7 @@ def killing(body, message):
 
 
 def hanging(body, message):
-    if message.attempt == 1 and not body["calm"]:
+    if not body["calm"] and not message.headers.get("x-mqworker-crashes"):
         time.sleep(1000)
     return body
 

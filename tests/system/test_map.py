@@ -446,7 +446,8 @@ def test_what_cannot_run_is_said_and_leaves_nothing(folder, job, code, told):
         (("-i", "in", "-o", "out", "--dead", "in"), "named twice"),
         (("-i", "missing", "-o", "out"), "No such file"),
         (("-i", "in", "-o", "out", "--params", "[1]"), "must be an object"),
-        (("-i", "in", "-o", "out", "--params", "{"), "not JSON"),
+        (("-i", "in", "-o", "out", "--params", "n=3"), "it must be an object, such as '{"),
+        (("-i", "in", "-o", "no/out"), "there is no folder no; make it first"),
         (("-i", "in", "-o", "out", "-c", "mqworker.toml"), "--config"),
     ],
 )

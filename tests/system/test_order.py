@@ -31,6 +31,10 @@ def handle(body, message):
         raise RuntimeError("never")
     return body
 """
+ASYNC = HANDLER.replace("def handle", "async def handle").replace("time.sleep", "await asyncio.sleep").replace(
+    "import random, time", "import asyncio, random"
+)
+SEVERAL = {"serial": (HANDLER, ()), "threads": (HANDLER, ("concurrency = 8",)), "tasks": (ASYNC, ("concurrency = 8",))}
 KEYS = 5
 RETRIES = "retry = { base = 0.05, max_attempts = 3 }"
 BY_KEY, BY_INPUT = "header:camera", "input"
@@ -86,12 +90,22 @@ def pause_and_resume(running: ServiceProcess) -> None:
     put(running, "listening", {"enabled": True})
 
 
-@pytest.mark.parametrize("on_failure", ["hold", "pass"])
-@pytest.mark.parametrize("ordered_by", [BY_INPUT, BY_KEY])
-def test_results_leave_in_order(service, ordered_by, on_failure):
+@pytest.mark.parametrize(
+    ("ordered_by", "on_failure", "kind"),
+    [
+        (BY_INPUT, "hold", "serial"),
+        (BY_INPUT, "pass", "serial"),
+        (BY_KEY, "hold", "serial"),
+        (BY_KEY, "pass", "serial"),
+        (BY_INPUT, "hold", "tasks"),
+        (BY_KEY, "hold", "threads"),
+    ],
+)
+def test_results_leave_in_order(service, ordered_by, on_failure, kind):
     """With four Consumers and messages that fail; what fails holds up those behind it, or lets them pass, as told."""
-    lines = (RETRIES, f'ordered_by = "{ordered_by}"', f'on_failure = "{on_failure}"')
-    running = service(embedded(*lines, consumers=4), {"jobs.py": HANDLER}).start()
+    handler, more = SEVERAL[kind]
+    lines = (RETRIES, f'ordered_by = "{ordered_by}"', f'on_failure = "{on_failure}"', *more)
+    running = service(embedded(*lines, consumers=4), {"jobs.py": handler}).start()
     count = 400
     dead = [n for n in range(count) if n % 50 == 13]
     late = [n for n in range(count) if n % 20 == 7] if on_failure == "pass" else []
@@ -109,11 +123,14 @@ def test_results_leave_in_order(service, ordered_by, on_failure):
     assert running.stop() == 0
 
 
-@pytest.mark.parametrize("ordered_by", [BY_INPUT, BY_KEY])
-def test_order_survives_kills_pauses_and_scaling(service, ordered_by):
+@pytest.mark.parametrize(
+    ("ordered_by", "kind"), [(BY_INPUT, "serial"), (BY_KEY, "serial"), (BY_INPUT, "threads"), (BY_KEY, "tasks")]
+)
+def test_order_survives_kills_pauses_and_scaling(service, ordered_by, kind):
     """Consumers and Producers are killed, the stage is paused, scaled and restarted: first results are in order."""
-    lines = (RETRIES, f'ordered_by = "{ordered_by}"')
-    running = service(embedded(*lines, consumers=4), {"jobs.py": HANDLER}).start()
+    handler, more = SEVERAL[kind]
+    lines = (RETRIES, f'ordered_by = "{ordered_by}"', *more)
+    running = service(embedded(*lines, consumers=4), {"jobs.py": handler}).start()
     count = 1500
     dead = {n for n in range(count) if n % 50 == 13}
 

@@ -1,0 +1,295 @@
+"""Several messages at once in one Consumer, in a whole service: who is charged with a death, and that nobody else is."""
+
+import os
+import signal
+import time
+from collections import Counter
+
+import pytest
+
+from tests.support.embedded import DEAD, OUTPUT, Client, config, put, steady
+from tests.support.service import ServiceProcess
+from tests.support.waiting import wait_for, within
+
+pytestmark = pytest.mark.system
+
+SEATS = 64
+THREADS = 16
+
+JOBS = """
+import asyncio, ctypes, os, resource, signal, time
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+HERE = Path(__file__).parent
+
+
+def begun(body):
+    with (HERE / "starts").open("a") as file:
+        file.write(f"{body['n']}\\n")
+
+
+def answer(body, message, params):
+    return {"n": body["n"], "pid": os.getpid(), "params": dict(params), "attempt": message.attempt,
+            "crashes": message.headers.get("x-mqworker-crashes", 0)}
+
+
+async def task(body, message, params):
+    begun(body)
+    while "until" in body and not (HERE / body["until"]).exists():
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(body.get("seconds", 0.003))
+    match body.get("does"):
+        case "segfault":
+            ctypes.string_at(0)
+        case "exit":
+            os._exit(3)
+        case "hold":
+            time.sleep(body["holds"])
+        case "stubborn":
+            while True:
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    pass
+    return answer(body, message, params)
+
+
+def thread(body, message, params):
+    begun(body)
+    while "until" in body and not (HERE / body["until"]).exists():
+        time.sleep(0.02)
+    time.sleep(body.get("seconds", 0.003))
+    match body.get("does"):
+        case "segfault":
+            ctypes.string_at(0)
+        case "exit":
+            os._exit(3)
+        case "stubborn":
+            time.sleep(600)
+    return answer(body, message, params)
+"""
+
+
+def of(kind: str, seats: int, *lines: str, consumers: int = 1) -> str:
+    """Return a configuration with this job."""
+    more = (f"concurrency = {seats}", *lines)
+    return config(*more, consumers=consumers, service="drain_deadline = 60").replace("jobs:handle", f"jobs:{kind}")
+
+
+@pytest.fixture(scope="module")
+def tasks(module_service):
+    """A service with one Consumer of 64 tasks."""
+    made = module_service(of("task", SEATS, "retry = { max_attempts = 1 }"), {"jobs.py": JOBS}).start()
+    with Client(made) as client:
+        yield made, client
+    assert made.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def threads(module_service):
+    """A service with one Consumer of 16 threads."""
+    made = module_service(of("thread", THREADS, "retry = { max_attempts = 1 }"), {"jobs.py": JOBS}).start()
+    with Client(made) as client:
+        yield made, client
+    assert made.stop() == 0
+
+
+def starts(service: ServiceProcess) -> Counter[int]:
+    """Return how often each message was begun."""
+    file = service.folder / "starts"
+    return Counter(map(int, file.read_text().split())) if file.exists() else Counter()
+
+
+def begun(service: ServiceProcess, numbers: range, times: int = 1) -> None:
+    """Wait until each of these messages was begun so often."""
+    wait_for(lambda: all(starts(service)[n] >= times for n in numbers), 30, f"{len(numbers)} begun {times} times")
+
+
+def go(service: ServiceProcess, name: str) -> None:
+    """Let the messages end that wait for this."""
+    (service.folder / name).touch()
+
+
+def consumer(service: ServiceProcess) -> int:
+    """Return the pid of the only Consumer."""
+    (pid,) = wait_for(lambda: service.named("mqw-consumer"), 20, "a Consumer")
+    return pid
+
+
+def innocent(client: Client, numbers: range) -> None:
+    """Each of these messages has one result, of a first attempt that was never charged with anything."""
+    wait_for(lambda: set(numbers) <= {one.body["n"] for one in client.results()}, 30, "their results")
+    found = [one.body for one in client.results() if one.body["n"] in numbers]
+    assert sorted(one["n"] for one in found) == list(numbers)
+    assert {(one["attempt"], one["crashes"]) for one in found} == {(1, 0)}
+
+
+def dead(client: Client, number: int, deadline: float) -> dict:
+    """Wait for the dead letter of a message, and return its headers."""
+
+    def letter() -> dict | None:
+        return next((dict(one.properties.headers) for one in client.results(DEAD) if one.body["n"] == number), None)
+
+    return wait_for(letter, deadline, f"the dead letter of {number}")
+
+
+def test_64_messages_at_once_are_shown_with_their_times(tasks):
+    """Status lists all that are in hand; 64 of 50 ms take little longer than one; nothing of them is left behind."""
+    service, client = tasks
+    numbers = client.send(SEATS, until="shown")
+    begun(service, numbers)
+    (one,) = wait_for(
+        lambda: [each for each in service.stage("work")["actual"]["consumers"] if len(each["messages"]) == SEATS],
+        10,
+        "64 messages to be shown",
+    )
+    assert one["seats"] == SEATS
+    assert service.stage("work")["actual"]["consumers"][0]["used"] == SEATS
+    go(service, "shown")
+    innocent(client, numbers)
+    began = time.monotonic()
+    innocent(client, client.send(10 * SEATS, seconds=0.05))
+    assert time.monotonic() - began < 10 * SEATS * 0.05 / 4
+    assert max(starts(service).values()) == 1
+
+
+def test_a_killed_consumer_with_64_waiting_runs_all_again_uncharged(tasks):
+    """However often it is killed while all wait: each time all 64 run again at once, and none is charged."""
+    service, client = tasks
+    numbers = client.send(SEATS, until="after the kills")
+    for times in (1, 2, 3):
+        begun(service, numbers, times)
+        os.kill(consumer(service), signal.SIGKILL)
+    with within(20, "all 64 to run again"):
+        begun(service, numbers, 4)
+    go(service, "after the kills")
+    innocent(client, numbers)
+    assert {starts(service)[n] for n in numbers} == {4}
+
+
+@pytest.mark.parametrize("kind", ["tasks", "threads"])
+def test_a_segfault_among_many_is_one_dead_letter(kind, request):
+    """It is dead within seconds, with its stack, while its neighbours go on for long; they are never charged."""
+    service, client = request.getfixturevalue(kind)
+    seats = SEATS if kind == "tasks" else THREADS
+    first = client.send(seats // 2, until="after the segfaults")
+    (bad,) = client.send(1, does="segfault")
+    second = client.send(seats // 2 - 1, until="after the segfaults")
+    with within(15, "the dead letter"):
+        found = dead(client, bad, 60)
+    assert found["x-mqworker-reason"] == "crash"
+    assert found["x-mqworker-crashes"] == 3
+    assert "SIGSEGV" in found["x-mqworker-exit"]
+    assert "string_at" in found["x-mqworker-traceback"] + found["x-mqworker-exit"]
+    assert starts(service)[bad] == 3
+    go(service, "after the segfaults")
+    innocent(client, first)
+    innocent(client, second)
+    assert max(starts(service)[n] for n in (*first, *second)) <= 4
+
+
+def test_a_task_that_ends_its_process_is_charged_alone(tasks):
+    """The register says who had the loop."""
+    service, client = tasks
+    numbers = client.send(10, until="after the exit")
+    (bad,) = client.send(1, does="exit")
+    found = dead(client, bad, 30)
+    assert found["x-mqworker-crashes"] == 3
+    go(service, "after the exit")
+    innocent(client, numbers)
+
+
+def test_who_holds_the_loop_is_named_and_pays_alone(tasks):
+    """Its neighbours stand still meanwhile, which costs them no limit; and it is killed at its own."""
+    service, client = tasks
+    put(service, "time-limit", {"soft": 0, "hard": 2.0})
+    numbers = client.send(20, seconds=1.2)
+    (bad,) = client.send(1, does="hold", holds=60)
+    begun(service, range(bad, bad + 1))
+    found = dead(client, bad, 40)
+    assert found["x-mqworker-reason"] == "timeout"
+    assert "time.sleep" in found["x-mqworker-traceback"] + found["x-mqworker-exit"]
+    innocent(client, numbers)
+    named = [event for event in service.events() if event["event"] == "loop_blocked"]
+    assert {event["message_id"] for event in named} == {str(bad)}
+    assert "in task" in named[0]["msg"]
+    put(service, "time-limit", {"soft": 0, "hard": 0})
+
+
+@pytest.mark.parametrize("kind", ["tasks", "threads"])
+def test_who_exceeds_the_hard_limit_and_does_not_end_is_charged_alone(kind, request):
+    """Its Consumer takes nothing more, a successor goes on, and neighbours have time to finish before it is killed."""
+    service, client = request.getfixturevalue(kind)
+    put(service, "time-limit", {"soft": 0, "hard": 2.0})
+    (bad,) = client.send(1, does="stubborn")
+    begun(service, range(bad, bad + 1))
+    time.sleep(0.8)  # they begin later, and are still at work when it is overdue
+    numbers = client.send(10, seconds=1.8)
+    begun(service, numbers)
+    found = dead(client, bad, 40)
+    assert found["x-mqworker-reason"] == "timeout"
+    innocent(client, numbers)
+    assert max(starts(service)[n] for n in numbers) == 1
+    put(service, "time-limit", {"soft": 0, "hard": 0})
+
+
+def test_a_thread_that_ends_its_process_is_found(threads):
+    """Nothing names it at first; those in hand at two such deaths run one by one, and its next death is its own."""
+    service, client = threads
+    numbers = client.send(4, until="after the exits")
+    (bad,) = client.send(1, does="exit")
+    found = dead(client, bad, 60)
+    assert found["x-mqworker-reason"] == "crash"
+    go(service, "after the exits")
+    innocent(client, numbers)
+
+
+@pytest.mark.parametrize("kind", ["tasks", "threads"])
+def test_what_is_in_hand_is_finished_when_the_code_changes(kind, request):
+    """A switch waits for nobody and mixes nothing: what has begun ends with its parameters, what follows has the new."""
+    service, client = request.getfixturevalue(kind)
+    put(service, "params", {"tag": "old"}, method="PATCH")
+    numbers = client.send(8, until=f"after the switch of {kind}")
+    begun(service, numbers)
+    put(service, "params", {"tag": "new"}, method="PATCH")
+    later = client.send(8)
+    innocent(client, later)
+    put(service, "restart", method="POST")
+    innocent(client, client.send(8))
+    go(service, f"after the switch of {kind}")
+    innocent(client, numbers)
+    tags = {one.body["n"]: one.body["params"]["tag"] for one in client.results() if one.body["n"] >= numbers[0]}
+    assert {tags[n] for n in numbers} == {"old"}
+    assert {tags[n] for n in later} == {"new"}
+    steady(service)
+
+
+@pytest.mark.parametrize("kind", ["tasks", "threads"])
+def test_pause_and_drain_finish_what_has_begun(kind, request):
+    """While the stage does not listen nothing begins; what has begun ends."""
+    service, client = request.getfixturevalue(kind)
+    numbers = client.send(8, until=f"after the pause of {kind}")
+    begun(service, numbers)
+    put(service, "listening", {"enabled": False})
+    later = client.send(8)
+    go(service, f"after the pause of {kind}")
+    innocent(client, numbers)
+    assert not set(later) & starts(service).keys()
+    put(service, "listening", {"enabled": True})
+    innocent(client, later)
+
+
+@pytest.mark.parametrize("seats", [SEATS, THREADS])
+def test_a_stop_waits_for_what_is_in_hand(service, seats):
+    """At SIGTERM the messages in hand end and are settled, the others stay in the queue; nobody is charged."""
+    kind = "task" if seats == SEATS else "thread"
+    running = service(of(kind, seats, "prefetch = 200"), {"jobs.py": JOBS}).start()
+    with Client(running) as client:
+        client.send(3 * seats, seconds=1.0)
+        begun(running, range(seats))
+        assert running.stop() == 0
+        done, left = client.ready(OUTPUT), client.ready()
+        assert (done + left, client.ready(DEAD)) == (3 * seats, 0)
+        assert done >= seats
+        assert done == len(starts(running)), "whatever has begun has a result"

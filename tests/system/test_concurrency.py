@@ -1,4 +1,4 @@
-"""Several messages at once in one Consumer, in a whole service: who is charged with a death, and that nobody else is."""
+"""Several messages at once in one Consumer, in a whole service: who is charged with a death, and nobody else is."""
 
 import os
 import signal
@@ -247,7 +247,7 @@ def test_a_thread_that_ends_its_process_is_found(threads):
 
 @pytest.mark.parametrize("kind", ["tasks", "threads"])
 def test_what_is_in_hand_is_finished_when_the_code_changes(kind, request):
-    """A switch waits for nobody and mixes nothing: what has begun ends with its parameters, what follows has the new."""
+    """A switch waits for nobody and mixes nothing: what has begun keeps its parameters, what follows has the new."""
     service, client = request.getfixturevalue(kind)
     put(service, "params", {"tag": "old"}, method="PATCH")
     numbers = client.send(8, until=f"after the switch of {kind}")

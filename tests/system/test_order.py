@@ -31,8 +31,10 @@ def handle(body, message):
         raise RuntimeError("never")
     return body
 """
-ASYNC = HANDLER.replace("def handle", "async def handle").replace("time.sleep", "await asyncio.sleep").replace(
-    "import random, time", "import asyncio, random"
+ASYNC = (
+    HANDLER.replace("def handle", "async def handle")
+    .replace("time.sleep", "await asyncio.sleep")
+    .replace("import random, time", "import asyncio, random")
 )
 SEVERAL = {"serial": (HANDLER, ()), "threads": (HANDLER, ("concurrency = 8",)), "tasks": (ASYNC, ("concurrency = 8",))}
 KEYS = 5

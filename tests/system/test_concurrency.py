@@ -1,5 +1,6 @@
 """Several messages at once in one Consumer, in a whole service: who is charged with a death, and nobody else is."""
 
+import json
 import os
 import signal
 import time
@@ -152,6 +153,15 @@ def test_64_messages_at_once_are_shown_with_their_times(tasks):
     innocent(client, client.send(10 * SEATS, seconds=0.05))
     assert time.monotonic() - began < 10 * SEATS * 0.05 / 4
     assert max(starts(service).values()) == 1
+
+
+def test_a_soft_limit_is_taken_for_coroutines_alone(tasks, threads):
+    """For threads it is refused, with the name of the job."""
+    status, told = threads[0].ask("PUT", "/api/v1/stages/work/time-limit?wait=30", {"soft": 5, "hard": 10})
+    assert status == 422
+    assert "jobs:thread" in json.dumps(told)
+    put(tasks[0], "time-limit", {"soft": 5, "hard": 10})
+    put(tasks[0], "time-limit", {"soft": 0, "hard": 0})
 
 
 def test_a_killed_consumer_with_64_waiting_runs_all_again_uncharged(tasks):

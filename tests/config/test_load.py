@@ -426,7 +426,7 @@ BAD_FILES = {
         [
             (
                 "mqworker.toml:4: shared.params: handlers get something else by the name params; "
-                "choose another name than params, message, log"
+                "choose another name than params, message, log, deadline"
             )
         ],
     ),

@@ -1,5 +1,6 @@
 """Several messages at once in one Consumer, in a whole service: who is charged with a death, and nobody else is."""
 
+import json
 import os
 import signal
 import time
@@ -7,9 +8,11 @@ from collections import Counter
 
 import pytest
 
+from tests.support import foreign
 from tests.support.embedded import DEAD, OUTPUT, Client, config, put, steady
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for, within
+from tests.system.stage import config as on_rabbitmq
 
 pytestmark = pytest.mark.system
 
@@ -154,6 +157,15 @@ def test_64_messages_at_once_are_shown_with_their_times(tasks):
     assert max(starts(service).values()) == 1
 
 
+def test_a_soft_limit_is_taken_for_coroutines_alone(tasks, threads):
+    """For threads it is refused, with the name of the job."""
+    status, told = threads[0].ask("PUT", "/api/v1/stages/work/time-limit?wait=30", {"soft": 5, "hard": 10})
+    assert status == 422
+    assert "jobs:thread" in json.dumps(told)
+    put(tasks[0], "time-limit", {"soft": 5, "hard": 10})
+    put(tasks[0], "time-limit", {"soft": 0, "hard": 0})
+
+
 def test_a_killed_consumer_with_64_waiting_runs_all_again_uncharged(tasks):
     """However often it is killed while all wait: each time all 64 run again at once, and none is charged."""
     service, client = tasks
@@ -293,3 +305,28 @@ def test_a_stop_waits_for_what_is_in_hand(service, seats):
         assert (done + left, client.ready(DEAD)) == (3 * seats, 0)
         assert done >= seats
         assert done == len(starts(running)), "whatever has begun has a result"
+
+
+@pytest.mark.rabbitmq
+def test_on_rabbitmq_a_kill_charges_nobody_and_a_segfault_its_message(rabbit, queue, service):
+    """64 that wait run again at once after a kill; then one of them ends dead, and the others have one result each."""
+    text = on_rabbitmq(rabbit.url(), queue, f"concurrency = {SEATS}", consumers=1).replace("jobs:handle", "jobs:task")
+    running = service(text, {"jobs.py": JOBS}).start()
+    with foreign.Client(rabbit.url()) as client:
+        bodies = [{"n": n, "until": "go"} for n in range(SEATS)]
+        bodies[40]["does"], bodies[40]["until"] = "segfault", "crash"
+        for body in bodies:
+            client.publish(queue, json.dumps(body).encode(), message_id=str(body["n"]), content_type="application/json")
+        begun(running, range(SEATS))
+        os.kill(consumer(running), signal.SIGKILL)
+        begun(running, range(SEATS), 2)
+        go(running, "crash")
+        (letter,) = client.take(f"{queue}.dlq", 1, 30)
+        assert json.loads(letter.body)["n"] == 40
+        assert letter.headers["x-mqworker-crashes"] == 3
+        go(running, "go")
+        found = [json.loads(one.body) for one in client.take(f"{queue}.out", SEATS - 1, 30)]
+        assert sorted(one["n"] for one in found) == [n for n in range(SEATS) if n != 40]
+        assert {(one["attempt"], one["crashes"]) for one in found} == {(1, 0)}
+        assert client.rest(f"{queue}.out") == []
+    assert running.stop() == 0

@@ -273,7 +273,7 @@ async def test_beside_a_message_that_may_have_killed_the_tree_nothing_begins(sea
         suspects.Suspects(tmp_path / "s.suspects", register.last_life())
         register.begin_life(time.monotonic())
         words = register.seats(0)
-        words.begin("threads")
+        words.begin("threads", 0)
         words.slots[2].begin(1, fingerprint(block, body), time.monotonic())
     it = seated("threads")
     try:

@@ -38,7 +38,7 @@ class SeatSpeaker(Spawned):
         self.go, count = Path(spec.root) / "go", spec.config.concurrency
         self.kind = json.loads(birth.generation.params)["kind"]
         self.seats = open_seats(Path(birth.register), birth.place, count)
-        self.seats.begin(self.kind)
+        self.seats.begin(self.kind, threading.get_ident() if self.kind == "tasks" else 0)
         generation, in_hand = birth.generation.number, {}
         self.send(Hello(os.getpid(), generation, self.kind, count))
         while True:

@@ -22,7 +22,8 @@ from mqworker.ipc.messages import LogEvent
 
 TAIL = 8192  # bytes kept
 LINE = 8192  # bytes after which a line without an end is cut
-CRASH = b"Current thread 0x"  # with this begins what faulthandler writes about the thread in which a process crashed
+# With these begins what faulthandler writes about a crash, and in that the stack of the thread in which it happened:
+FATAL, CRASH = b"Fatal Python error: ", b"Current thread 0x"
 HOLDS = 16384  # bytes that the pipe should hold, and one read takes: thousands of lines, and the loop has other work
 
 log = logging.getLogger("mqworker.ipc.output")
@@ -67,6 +68,7 @@ class OutputReader:
         self._tail = bytearray()
         self._crash = bytearray()  # the stack of the thread that crashed: those of others may fill the tail
         self._crashing = False  # it has not ended
+        self._fatal = bytearray()  # what kind of crash it is
         self._loop = asyncio.get_running_loop()
         os.set_blocking(fd, False)
         self._loop.add_reader(fd, self._read)
@@ -156,7 +158,7 @@ class OutputReader:
     def _end_line(self) -> None:
         line, self._line = self._line, bytearray()
         cut, self._cut = self._cut, False
-        if self._crashing or line.startswith(CRASH):
+        if self._crashing or line.startswith((FATAL, CRASH)):
             self._keep_crash(line)
         if cut or not line.strip():
             return
@@ -168,8 +170,11 @@ class OutputReader:
             self._report_failure(error)
 
     def _keep_crash(self, line: bytearray) -> None:
+        if line.startswith(FATAL):
+            self._fatal = line + b"\n\n"
+            return
         if line.startswith(CRASH):
-            self._crash, self._crashing = bytearray(), True
+            self._crash, self._fatal, self._crashing = self._fatal, bytearray(), True
         elif not line.startswith(b"  ") or len(self._crash) > TAIL:
             self._crashing = False
             return

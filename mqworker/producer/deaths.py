@@ -34,7 +34,7 @@ def death_facts(lane: Lane, death: Death, ages: Mapping[int, float], ledger: Led
     seats = lane.seats
     if seats is None:
         return DeathFacts([Suspect(entry.seq, ages[entry.seq]) for entry in entries])
-    found = _THREAD.match(lane.crash) if -death.code in evidence.FATAL else None
+    found = _THREAD.search(lane.crash) if -death.code in evidence.FATAL else None
     return DeathFacts(
         [_suspect(entry, ages[entry.seq], seats.words.thread_of(entry.seq)) for entry in entries],
         excused=draining,

@@ -107,7 +107,8 @@ class Dispatch:
         now = time.monotonic()
         if lane.seats is not None:
             self.fleet.seated[lane.number] = lane
-            self._feeding.keeping.ready(lane.number, now)
+            if self.fleet.at_work(lane):
+                self._feeding.keeping.ready(lane.number, now)
         self.fleet.reconcile(now)
         self.fleet.idled(lane)
         self._ask_turn()

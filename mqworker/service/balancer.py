@@ -98,7 +98,7 @@ def demand_of(stage: StageDesired, status: StageStatus | None, now: float, *, pa
         service_time=time,
         present=_present(status),
         ready=ready,
-        prompt=last is None or last.state != "busy" or time <= EVERY,
+        prompt=last is None or last.state != "busy" or time * seats <= EVERY,
         steady=stage.candidate is None,
         failing=status.crash_loop,
     )

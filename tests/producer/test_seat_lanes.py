@@ -31,6 +31,18 @@ from tests.support.seat_speaker import SeatSpeaker
 from tests.support.waiting import until
 
 SOON = 30.0
+NATIVE = """
+import asyncio, ctypes, resource
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+async def handle(body):
+    if body == "native":
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(ctypes.string_at, 0)
+    while not Path(__file__).with_name("go").exists():
+        sum(range(10_000))
+        await asyncio.sleep(0)
+"""
 
 
 class Seated:
@@ -202,6 +214,24 @@ async def test_what_kills_its_consumer_ends_alone_and_dead(seated, kind, body):
         (it.folder / "go").touch()
         status = await it.until(lambda now: now.counters["dropped"] == 3, "the neighbours")
         assert count(status, "retried", "dead", "settled") == [1, 1, 5]
+    finally:
+        await it.close()
+
+
+@on_loop
+async def test_a_crash_in_a_thread_of_a_coroutine_is_not_charged_to_whoever_has_the_loop(tmp_path):
+    """With real Consumers: faulthandler names a thread that is not the loop's, so what had the loop is no evidence."""
+    (tmp_path / "jobs.py").write_text(NATIVE)
+    it = Seated(tmp_path, "tasks", concurrency=3, crash=CrashConfig(max=1))
+    try:
+        it.put("busy", "native", "busy")
+        await it.until(lambda now: now.counters["dead"] == 1, "the dead letter")
+        (letter,) = it.dead().values()
+        assert letter.message_id == "1 native"
+        assert "Segmentation fault" in letter.headers[headers.TRACEBACK]
+        (it.folder / "go").touch()
+        status = await it.until(lambda now: now.counters["settled"] == 3, "the others")
+        assert count(status, "dropped", "dead", "retried") == [2, 1, 0]
     finally:
         await it.close()
 

@@ -5,6 +5,7 @@ sentinel.
 """
 
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class Seated:
         self.kind = kind
         self.count = spec.config.concurrency
         seats = open_seats(Path(birth.register), birth.place, self.count)
-        seats.begin(kind)
+        seats.begin(kind, threading.get_ident() if kind == "tasks" else 0)
         self._pump = Pump(spec, birth.generation, lane, hatch, up, seats, send)
         maker = Maker(spec, birth.generation, common, log)
         if kind == "tasks":

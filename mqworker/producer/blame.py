@@ -5,8 +5,8 @@ Pure: what is known about the death in, a verdict out; used by dispatch. The fir
 1. We ended it for a reason that is no message's, or its code is given up: nobody.
 2. We killed it at the hard limit: the messages that had exceeded it; nobody if these have just ended.
 3. One message was in hand: that one.
-4. The register names a task that had the loop: its message.
-5. faulthandler names a thread, and one message runs in that: that one.
+4. faulthandler names the thread that crashed, and one message runs in that: that one.
+5. The register names a task that had the loop: its message, unless faulthandler names another thread than the loop's.
 6. Exactly one is alone in its window, or has killed before: that one.
 7. All were waiting in their tasks, and SIGKILL came from outside (a process that waits does not kill itself, and the
    kernel has not killed for want of memory): nobody. The fifth such death of a message counts as one of row 8, because
@@ -61,7 +61,8 @@ class DeathFacts(NamedTuple):
     overdue: frozenset[int] = frozenset()  # for which we killed it
     tasks: bool = False  # it worked in tasks, not in threads
     running: int = 0  # the message whose task had the loop; 0: none
-    thread: int = 0  # that faulthandler names; 0: none
+    loop: int = 0  # the thread of the loop; 0: there is none
+    thread: int = 0  # that crashed, as faulthandler says; 0: it says nothing
     killed: bool = False  # by SIGKILL
     no_memory: bool = False  # the kernel has killed for that meanwhile
 
@@ -93,8 +94,8 @@ def _named(facts: DeathFacts) -> tuple[tuple[int, ...], ...]:
     return (
         tuple(seq for seq in seqs if seq in facts.overdue),
         _only(seqs),
-        tuple(seq for seq in seqs if seq == facts.running),
         _only(tuple(each.seq for each in facts.in_hand if facts.thread and each.thread == facts.thread)),
+        tuple(seq for seq in seqs if seq == facts.running and facts.thread in (0, facts.loop)),
         _only(tuple(each.seq for each in facts.in_hand if each.isolated)),
     )
 

@@ -41,6 +41,7 @@ def death_facts(lane: Lane, death: Death, ages: Mapping[int, float], ledger: Led
         overdue=seats.overdue,
         tasks=seats.kind == "tasks",
         running=seats.words.running,
+        loop=seats.words.loop,
         thread=int(found[1], 16) if found else 0,
         killed=death.code == -signal.SIGKILL and not lane.kill_reason,
         no_memory=evidence.oom_kills() > lane.oom_kills,

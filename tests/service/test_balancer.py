@@ -142,6 +142,7 @@ def test_what_a_stage_demands():
     assert (long.service_time, long.prompt) == (60.0, False)
     assert demand(service_time=None).service_time == UNKNOWN
     assert demand(capacity=8.0).service_time == 0.25
+    assert demand(consumers=staff(2, seats=10)).service_time == 0.05, "ten messages share the time of a Consumer"
     assert demand(capacity=0.0, consumers=()).service_time == 0.5
     assert demand(service_time=60.0, consumers=(BUSY, msgspec.structs.replace(BUSY, slot=1, state="idle"))).prompt
     spare = staff(2, code=2, state="spare")

@@ -50,7 +50,7 @@ class TaskSeat:
     def _make(self) -> Place:
         crew = self._crew
         slot = crew.seats.slots[self.number]
-        return Place(crew.maker, slot, AsyncWorker, self.aside, crew.waits(self.number))
+        return Place(crew.maker, slot, AsyncWorker, self.call, crew.waits(self.number))
 
     async def tear_down(self) -> None:
         """Tear it down there."""
@@ -136,11 +136,15 @@ class TaskSeat:
         return SoftTimeLimit(f"the soft time limit of {work.setting.soft:g} s has passed")
 
     async def aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function in the companion, and wait until it has returned, also when that is cancelled.
+        """Call a job in the companion; what it returns or raises counts, also when a limit has passed meanwhile."""
+        return await self._ask(function, arguments, job=True)
 
-        A limit does not interrupt it, but what it returns or raises comes after that; a cancellation by the handler is
-        raised once it has returned.
-        """
+    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a shared object in the companion, for an `async def` that awaits it."""
+        return await self._ask(function, arguments, job=False)
+
+    async def _ask(self, function: Callable[..., Any], arguments: tuple[Any, ...], *, job: bool) -> Any:
+        """Wait until it has returned, also when that is cancelled: nothing interrupts it, and the next one waits."""
         if self._companion is None:
             return function(*arguments)
         asked = self._companion.ask(function, *arguments)
@@ -150,7 +154,7 @@ class TaskSeat:
                 await asyncio.wait((asked,))
             except asyncio.CancelledError as error:
                 cancelled = error
-        if cancelled is not None and self.passed() is None:
+        if cancelled is not None and not (job and self.passed() is not None):
             asked.exception()  # it was looked at
             raise cancelled
         return asked.result()

@@ -43,7 +43,7 @@ class Doubt(NamedTuple):
         return self._replace(deaths=1)
 
 
-class Suspect(NamedTuple):
+class Accused(NamedTuple):
     """A message that was in hand."""
 
     seq: int
@@ -56,7 +56,7 @@ class Suspect(NamedTuple):
 class DeathFacts(NamedTuple):
     """What is known about a death."""
 
-    in_hand: Sequence[Suspect]
+    in_hand: Sequence[Accused]
     excused: bool = False  # row 1
     overdue: frozenset[int] = frozenset()  # for which we killed it
     tasks: bool = False  # it worked in tasks, not in threads
@@ -104,8 +104,8 @@ def _only(seqs: tuple[int, ...]) -> tuple[int, ...]:
     return seqs if len(seqs) == 1 else ()
 
 
-def _doubt(suspect: Suspect, *, waited: bool) -> Doubt:
-    deaths, killed, longest = suspect.doubt
+def _doubt(accused: Accused, *, waited: bool) -> Doubt:
+    deaths, killed, longest = accused.doubt
     killed += waited
     deaths += not waited or killed >= PATIENCE
-    return Doubt(deaths, killed, max(longest, suspect.age))
+    return Doubt(deaths, killed, max(longest, accused.age))

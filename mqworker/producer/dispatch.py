@@ -108,7 +108,7 @@ class Dispatch:
         if lane.seats is not None:
             self.fleet.seated[lane.number] = lane
             if self.fleet.at_work(lane):
-                self._feeding.keeping.ready(lane.number, now)
+                self._feeding.successor.ready(lane.number, now)
         self.fleet.reconcile(now)
         self.fleet.idled(lane)
         self._ask_turn()
@@ -218,7 +218,7 @@ class Dispatch:
         failure = deaths.failure(entry.seq, lane, death, duration)
         comes_back = self._settlement.crashed(entry, failure, lane.sent, duration)
         if comes_back and lane.seats is not None:
-            self._feeding.keeping.killed(time.monotonic())
+            self._feeding.successor.killed(time.monotonic())
 
     def _report_end(self, lane: Lane, death: Death, again: int) -> None:
         reason = deaths.exit_reason(lane, death)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqworker.producer.blame import DOUBTED, PATIENCE, DeathFacts, Doubt, Suspect, Verdict, judge
+from mqworker.producer.blame import DOUBTED, PATIENCE, Accused, DeathFacts, Doubt, Verdict, judge
 
-A, B, C = (Suspect(seq, age, thread=seq + 100) for seq, age in ((1, 5.0), (2, 3.0), (3, 0.5)))
+A, B, C = (Accused(seq, age, thread=seq + 100) for seq, age in ((1, 5.0), (2, 3.0), (3, 0.5)))
 ALL = [A, B, C]
 
 
@@ -95,8 +95,8 @@ def test_whoever_kills_waiting_tasks_makes_nobody_doubted_soon():
         assert doubt.doubted == (count >= PATIENCE + DOUBTED - 1)
 
 
-suspects = st.builds(
-    Suspect,
+accused = st.builds(
+    Accused,
     seq=st.integers(1, 9),
     age=st.floats(0, 10**5),
     thread=st.integers(0, 4),
@@ -108,7 +108,7 @@ suspects = st.builds(
 @given(
     st.builds(
         DeathFacts,
-        in_hand=st.lists(suspects, max_size=6, unique_by=lambda each: each.seq),
+        in_hand=st.lists(accused, max_size=6, unique_by=lambda each: each.seq),
         excused=st.booleans(),
         overdue=st.frozensets(st.integers(1, 12), max_size=3),
         tasks=st.booleans(),

@@ -150,6 +150,9 @@ class Pump:
                 seats.slots[work.seat].end()
                 self._table.leave(work)
             return tuple(work.item.seq for work in works)
+        for work in works if self._level <= logging.DEBUG else ():
+            with _about(work):
+                logs.report(log, logging.DEBUG, "begun", "started")
         self._crew.begin(works)
         return ()
 

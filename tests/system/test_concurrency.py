@@ -20,7 +20,7 @@ SEATS = 64
 THREADS = 16
 
 JOBS = """
-import asyncio, ctypes, os, resource, signal, time
+import asyncio, ctypes, itertools, os, resource, signal, time
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -47,6 +47,8 @@ async def task(body, message, params):
             ctypes.string_at(0)
         case "exit":
             os._exit(3)
+        case "native":
+            all(itertools.repeat(1))  # holds the interpreter for ever
         case "hold":
             time.sleep(body["holds"])
         case "stubborn":
@@ -68,6 +70,8 @@ def thread(body, message, params):
             ctypes.string_at(0)
         case "exit":
             os._exit(3)
+        case "native":
+            all(itertools.repeat(1))  # holds the interpreter for ever
         case "stubborn":
             time.sleep(600)
     return answer(body, message, params)
@@ -243,6 +247,21 @@ def test_who_exceeds_the_hard_limit_and_does_not_end_is_charged_alone(kind, requ
     assert found["x-mqworker-reason"] == "timeout"
     innocent(client, numbers)
     assert max(starts(service)[n] for n in numbers) == 1
+    put(service, "time-limit", {"soft": 0, "hard": 0})
+
+
+@pytest.mark.parametrize("kind", ["tasks", "threads"])
+def test_who_holds_the_interpreter_is_found(kind, request):
+    """Nothing in its Consumer gets on: that is killed at the hard limit, and in the end the guilty one pays."""
+    service, client = request.getfixturevalue(kind)
+    put(service, "time-limit", {"soft": 0, "hard": 2.0})
+    numbers = client.send(4, seconds=0.5)
+    (bad,) = client.send(1, does="native")
+    later = client.send(4, seconds=0.5)
+    found = dead(client, bad, 90)
+    assert found["x-mqworker-reason"] in {"timeout", "crash"}
+    innocent(client, numbers)
+    innocent(client, later)
     put(service, "time-limit", {"soft": 0, "hard": 0})
 
 

@@ -1,6 +1,6 @@
 """One seat of a Consumer whose loop works on several messages: the task of the message in it, and what that needs.
 
-Runs on the loop; a part of TaskSeats. Owns a Place and, where the chain has anything that is not `async def`, a
+Runs on the loop; a part of TaskSeats. Owns a Desk and, where the chain has anything that is not `async def`, a
 companion thread. Reports the outcome of its message, whatever becomes of the task.
 """
 
@@ -17,8 +17,8 @@ from mqworker.consumer import await_stack
 from mqworker.consumer.async_work import AsyncWorker
 from mqworker.consumer.companion import Companion
 from mqworker.consumer.deadlines import HARD
-from mqworker.consumer.place import Place
-from mqworker.consumer.seats import Finished, Work, current
+from mqworker.consumer.desk import Desk
+from mqworker.consumer.seats import Finished, SeatedMessage, current
 from mqworker.consumer.steps import Hold, Steps
 from mqworker.errors import HardTimeLimit, SoftTimeLimit
 
@@ -27,36 +27,36 @@ if TYPE_CHECKING:
 
 
 class TaskSeat:
-    """See the module head; implements async_work.Limits."""
+    """See the module head; implements async_work.TaskLimits."""
 
     def __init__(self, crew: "TaskSeats", number: int) -> None:
         self.number = number
         self.task: asyncio.Task[tuple[bytes, list[bytes]]] | None = None
         self._crew = crew
-        self._work: Work | None = None
+        self._work: SeatedMessage | None = None
         self._companion: Companion | None = None
-        self._place: Place | None = None
+        self._desk: Desk | None = None
 
     async def set_up(self) -> None:
-        """Make the place, in the thread that it belongs to."""
+        """Make the desk, in the thread that it belongs to."""
         crew = self._crew
         if not crew.maker.has_plain_work:
-            self._place = self._make()
+            self._desk = self._make()
             return
         self._companion = Companion(self.number)
-        crew.seats.slots[self.number].thread = self._companion.ident
-        self._place = await self._companion.ask(self._make)
+        crew.words.slots[self.number].thread = self._companion.ident
+        self._desk = await self._companion.ask(self._make)
 
-    def _make(self) -> Place:
+    def _make(self) -> Desk:
         crew = self._crew
-        slot = crew.seats.slots[self.number]
-        return Place(crew.maker, slot, AsyncWorker, self.call, crew.waits(self.number))
+        slot = crew.words.slots[self.number]
+        return Desk(crew.maker, slot, AsyncWorker, self.call, crew.waits(self.number))
 
     async def tear_down(self) -> None:
         """Tear it down there."""
         try:
-            if self._place is not None:
-                await self.aside(self._place.chain.teardown)
+            if self._desk is not None:
+                await self.aside(self._desk.chain.teardown)
         finally:
             if self._companion is not None:
                 self._companion.end()
@@ -71,7 +71,7 @@ class TaskSeat:
         """How the log names it."""
         return str(self._work.labels["message_id"]) if self._work is not None else ""
 
-    def begin(self, work: Work, loop: asyncio.AbstractEventLoop, hold: Hold) -> None:
+    def begin(self, work: SeatedMessage, loop: asyncio.AbstractEventLoop, hold: Hold) -> None:
         """Begin a message."""
         self._work = work
         context = contextvars.copy_context()
@@ -82,20 +82,20 @@ class TaskSeat:
 
     @property
     def _worker(self) -> AsyncWorker:
-        assert self._place is not None, "it is set up"
-        assert isinstance(self._place.worker, AsyncWorker)
-        return self._place.worker
+        assert self._desk is not None, "it is set up"
+        assert isinstance(self._desk.worker, AsyncWorker)
+        return self._desk.worker
 
-    async def _compute(self, work: Work) -> tuple[bytes, list[bytes]]:
-        worker, place = self._worker, self._place
-        assert place is not None
-        if (refused := place.use(work)) is not None:
+    async def _compute(self, work: SeatedMessage) -> tuple[bytes, list[bytes]]:
+        worker, desk = self._worker, self._desk
+        assert desk is not None
+        if (refused := desk.use(work)) is not None:
             outcome = worker.refuse(work.item, refused)
         else:
             outcome = await worker.compute_async(work.item, self)
         return worker.encode(work.item, outcome)
 
-    def _end(self, work: Work, task: "asyncio.Task[tuple[bytes, list[bytes]]]") -> None:
+    def _end(self, work: SeatedMessage, task: "asyncio.Task[tuple[bytes, list[bytes]]]") -> None:
         """Report the outcome."""
         worker = self._worker
         if task.cancelled():  # by another message's handler, before it began
@@ -103,7 +103,7 @@ class TaskSeat:
             encoded, large = worker.encode(work.item, worker.refuse(work.item, error))
         elif (failure := task.exception()) is not None:  # user code has damaged what is ours, perhaps for this message
             traceback.print_exception(failure)
-            self._crew.seats.run(work.item.seq, time.monotonic())  # it is charged
+            self._crew.words.run(work.item.seq, time.monotonic())  # it is charged
             os._exit(1)
         else:
             encoded, large = task.result()
@@ -124,7 +124,7 @@ class TaskSeat:
             return ""
         return await_stack.text(await_stack.frames(task.get_coro()))
 
-    # --- Limits
+    # --- TaskLimits
 
     def passed(self) -> SoftTimeLimit | HardTimeLimit | None:
         """Return the limit that has passed."""

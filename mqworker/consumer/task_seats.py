@@ -1,6 +1,6 @@
 """Several messages at once as tasks of one loop, for chains in which a job is `async def`.
 
-Runs in the main thread of a Consumer. Owns the loop and the seats' tasks, each with a Place, and beside each seat a
+Runs in the main thread of a Consumer. Owns the loop and the seats' tasks, each with a Desk, and beside each seat a
 companion thread where the chain has anything that is not `async def`. Receives messages from the pump, and reports each
 to it when it is finished. Keeps both time limits: a task that exceeds one is cancelled. One that does not end after
 that, or does not let go of the loop, is the Producer's affair, which kills the Consumer.
@@ -18,10 +18,10 @@ import traceback
 from collections.abc import Callable
 
 from mqworker.consumer.deadlines import Deadlines
-from mqworker.consumer.place import OVER, Maker
-from mqworker.consumer.pump import Pump
+from mqworker.consumer.desk import OVER, Maker
+from mqworker.consumer.pump import LanePump
 from mqworker.consumer.register import Seats
-from mqworker.consumer.seats import Finished, Work
+from mqworker.consumer.seats import Finished, SeatedMessage
 from mqworker.consumer.steps import LONG, Hold, task_factory
 from mqworker.consumer.task_seat import TaskSeat
 
@@ -30,19 +30,19 @@ LEFT = 2.0  # seconds for tasks that handlers have left behind, when they are ca
 
 
 class TaskSeats:
-    """See the module head; implements pump.Crew."""
+    """See the module head; implements pump.SeatCrew."""
 
     has_loop = True
     over = OVER
 
     def __init__(self, maker: Maker, seats: Seats, finished: Callable[[Finished], None]) -> None:
         self.maker = maker
-        self.seats = seats
+        self.words = seats
         self.finished = finished
         self.deadlines = Deadlines()
         self._hold = Hold(seats, self._held)
         self._loop = asyncio.new_event_loop()
-        self._places = [TaskSeat(self, number) for number in range(len(seats.slots))]
+        self._seats = [TaskSeat(self, number) for number in range(len(seats.slots))]
         self._main = threading.get_ident()
         self._ending = False
         self._timer: asyncio.TimerHandle | None = None
@@ -58,13 +58,13 @@ class TaskSeats:
 
     async def _set_up(self) -> None:
         await self.maker.common.setup_common()
-        made = await asyncio.gather(*(place.set_up() for place in self._places), return_exceptions=True)
+        made = await asyncio.gather(*(seat.set_up() for seat in self._seats), return_exceptions=True)
         failures = [each for each in made if isinstance(each, BaseException)]
         if failures:
             await self._tear_down()
             raise failures[0]
 
-    def work(self, pump: Pump) -> None:
+    def work(self, pump: LanePump) -> None:
         """Work on messages until the sentinel comes, whatever user code does to the loop."""
         if signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL:  # otherwise user code has taken it
             signal.signal(signal.SIGUSR2, self._show)
@@ -98,7 +98,7 @@ class TaskSeats:
 
     async def _tear_down(self) -> None:
         """Tear down the seats, then what is there once a process; raises the first failure."""
-        made = await asyncio.gather(*(place.tear_down() for place in self._places), return_exceptions=True)
+        made = await asyncio.gather(*(seat.tear_down() for seat in self._seats), return_exceptions=True)
         failures = [each for each in made if isinstance(each, BaseException)]
         await self.maker.common.teardown_async()
         if failures:
@@ -106,16 +106,16 @@ class TaskSeats:
 
     # --- called by the pump
 
-    def begin(self, works: list[Work]) -> None:
+    def begin(self, works: list[SeatedMessage]) -> None:
         """Begin these messages, as soon as the loop comes to it."""
         self._loop.call_soon_threadsafe(self._begin, works)
 
-    def where(self, work: Work) -> str:
+    def where(self, work: SeatedMessage) -> str:
         """Return where in the code a message is: where the loop is, if it has the loop."""
-        if self.seats.running == work.item.seq:
+        if self.words.running == work.item.seq:
             frame = sys._current_frames().get(self._main)
             return "".join(traceback.format_stack(frame)) if frame is not None else ""
-        return self._places[work.seat].where()
+        return self._seats[work.seat].where()
 
     def end(self) -> None:
         """Stop working."""
@@ -127,12 +127,12 @@ class TaskSeats:
         self._ending = True
         self._loop.stop()
 
-    def _begin(self, works: list[Work]) -> None:
+    def _begin(self, works: list[SeatedMessage]) -> None:
         now = time.monotonic()
         for work in works:
-            self.seats.slots[work.seat].go_on(now)  # until now somebody else may have had the loop
+            self.words.slots[work.seat].go_on(now)  # until now somebody else may have had the loop
             self.deadlines.begin(work.seat, now, work.setting.soft, work.setting.hard)
-            self._places[work.seat].begin(work, self._loop, self._hold)
+            self._seats[work.seat].begin(work, self._loop, self._hold)
         self._arm(now)
 
     def note_wait(self, seat: int, *, waiting: bool) -> None:
@@ -149,12 +149,12 @@ class TaskSeats:
 
     def _held(self, seq: int, seconds: float) -> None:
         """Count a long step against its message alone."""
-        holder = next((place.number for place in self._places if place.seq == seq), None)
+        holder = next((seat.number for seat in self._seats if seat.seq == seq), None)
         self._move(self.deadlines.held(holder, seconds), seconds)
 
     def _move(self, seats: list[int], seconds: float) -> None:
         for seat in seats:
-            slot = self.seats.slots[seat]
+            slot = self.words.slots[seat]
             if started := slot.started:
                 slot.go_on(started + seconds)
 
@@ -174,13 +174,11 @@ class TaskSeats:
     def _look(self) -> None:
         self._timer = None
         now, (due, spent) = time.monotonic(), self._looked
-        still = (
-            now - due - (self._hold.spent - spent)
-        )  # neither waited nor ran: the process was stopped, or callbacks ran
-        if still > LONG:
+        still = now - due - (self._hold.spent - spent)
+        if still > LONG:  # in no step of a task: the process was stopped, or callbacks ran
             self._move(self.deadlines.held(None, still), still)
         for seat in self.deadlines.pass_now(now):
-            self._places[seat].cancel()
+            self._seats[seat].cancel()
         self._arm(now)
 
     # --- SIGUSR2
@@ -188,7 +186,7 @@ class TaskSeats:
     def _show(self, _signal: int, _frame: object) -> None:
         """Write where every message is."""
         now = time.monotonic()
-        for place in self._places:
-            if place.task is not None and not place.task.done():
-                seconds = now - self.seats.slots[place.number].started
-                sys.stderr.write(f"message {place.name}, {seconds:.1f} s:\n{place.where()}\n")
+        for seat in self._seats:
+            if seat.task is not None and not seat.task.done():
+                seconds = now - self.words.slots[seat.number].started
+                sys.stderr.write(f"message {seat.name}, {seconds:.1f} s:\n{seat.where()}\n")

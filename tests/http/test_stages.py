@@ -110,6 +110,19 @@ def test_stages_are_shown_as_a_line(tmp_path):
         little.close()
 
 
+def test_no_more_consumers_than_their_register_has_room_for(tmp_path):
+    """Each takes the more room the more messages it works on at once."""
+    little = LittleService(tmp_path, toml='[stages.s]\ninput = "in"\njobs = ["m:f"]\nconcurrency = 1000\n')
+    try:
+        path = "/api/v1/stages/s/consumers"
+        refused = little.ask("PUT", path, {"count": 17})
+        problem = "is above 16, the most with a concurrency of 1000"
+        assert (refused.status, refused.json["fields"]) == (422, [{"field": "count", "problem": problem}])
+        assert little.ask("PUT", path, {"count": 16}).status == 202
+    finally:
+        little.close()
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "change"),
     [

@@ -39,6 +39,15 @@ def numbers(balancer: Balancer, document: Document) -> list[int]:
     return [applied.stages[name].consumers for name in NAMES]
 
 
+def test_no_share_is_larger_than_the_register_of_its_stage():
+    """A Consumer that works on many messages at once takes much room there."""
+    stage = StageConfig(input=InputConfig(queue="a"), jobs=("m:f",), consumers="auto", concurrency=1000)
+    config = Config(stages={"a": stage}, service=ServiceConfig(processes=64))
+    balancer, (document, _) = Balancer(config), begin(None, config)
+    balancer.want(document, {"a": None}, paused=False)
+    assert balancer.applied(document).stages["a"].consumers == 16
+
+
 def test_who_takes_part():
     """Stages that run and compute share what stages fixed by hand leave, at least one."""
     balancer = Balancer(CONFIG)

@@ -1,5 +1,6 @@
 """`mqworker.testing`, and the project that `mqworker init` creates."""
 
+import asyncio
 import shutil
 import subprocess
 import sys
@@ -160,3 +161,46 @@ def test_a_message_that_runs_again_gets_its_first_answer_and_time_passes_when_to
     shared.tick()
     assert shared[name].asked == {3: 1}
     assert times(4) == 2, "and a replay of all that gives the same"
+
+
+class Doubled:
+    """An async job with a client, in a chain with a plain one and a shared object."""
+
+    async def setup(self, params):
+        await asyncio.sleep(0)
+        self.factor = params["factor"]
+
+    async def handle(self, body, counts, message):
+        await asyncio.sleep(0)
+        return [body, self.factor * body, await counts.add("x"), message.attempt]
+
+    async def teardown(self):
+        torn_down.append(self.factor)
+
+
+torn_down = []
+
+
+class Adds:
+    """A shared object."""
+
+    def __init__(self):
+        self.count = 0
+
+    def add(self, _name):
+        self.count += 1
+        return self.count
+
+
+async def each(body):
+    for value in body:
+        await asyncio.sleep(0)
+        yield value
+
+
+def test_async_jobs_run_on_a_loop_of_their_own():
+    """With setup and teardown, plain jobs, shared objects and generators in the chain."""
+    shared = {"counts": Adds}
+    assert run_job([lambda body: body + 1, Doubled], 1, {"factor": 10}, shared=shared) == [2, 20, 1, 1]
+    assert torn_down == [10]
+    assert run_job([each, lambda body: body or None, Doubled], [0, 3], {"factor": 1}, shared=shared) == [[3, 3, 1, 1]]

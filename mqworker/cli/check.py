@@ -117,7 +117,8 @@ def _jobs(loaded: "Loaded", timeout: float) -> Iterator[CheckResult]:
         for field, reason in answer.fields:
             yield CheckResult(FAIL, f"params {name}", f"{field}: {reason}", f"correct stages.{name}.params.{field}")
         if not answer.problems and not answer.fields:
-            yield CheckResult(OK, f"jobs {name}", ", ".join(map(shown, stage.specs)))
+            at_once = f"; each Consumer works on {stage.concurrency} at once" if stage.concurrency > 1 else ""
+            yield CheckResult(OK, f"jobs {name}", ", ".join(map(shown, stage.specs)) + at_once)
             uses += answer.shared
             if answer.shared:
                 told = ", ".join(use.name for use in answer.shared)

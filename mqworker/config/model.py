@@ -208,7 +208,9 @@ class CrashConfig(_Base, frozen=True):
 class TimeLimitConfig(_Base, frozen=True):
     """`time_limit` of a stage, in seconds for one message; 0: none."""
 
-    soft: Annotated[Seconds, about("Seconds after which the handler receives an exception; 0: none.")] = 0.0
+    soft: Annotated[
+        Seconds, about("Seconds after which the handler receives an exception, or is cancelled; 0: none.")
+    ] = 0.0
     hard: Annotated[Seconds, about("Seconds after which its Consumer is killed; 0: none.")] = 0.0
 
 

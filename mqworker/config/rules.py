@@ -276,6 +276,15 @@ def _limits(at: Key, stage: StageConfig, broker: BrokerConfig) -> Iterator[RuleV
             f"is {{value}}; with a concurrency of {stage.concurrency} a stage has at most {most}",
             "lower one of the two",
         )
+    seats = stage.concurrency * (stage.consumers if isinstance(stage.consumers, int) else 1)
+    if stage.prefetch is not None and stage.concurrency > 1 and stage.prefetch < seats:
+        yield RuleViolation(
+            ((*at, "prefetch"), (*at, "concurrency")),
+            f"is {{value}}: of the {seats:,} messages that its Consumers can work on at once, no more than these are"
+            " here",
+            "raise prefetch, or leave it out",
+            warning=True,
+        )
     key, seconds = (hard, limit.hard) if limit.hard else (soft, limit.soft)
     if broker.ack_timeout and seconds > broker.ack_timeout and broker.urls[0].startswith("amqp"):
         yield RuleViolation(

@@ -15,7 +15,7 @@ from mqworker.ipc.messages import Item, Outcome
 from mqworker.jobs.async_chain import AsyncRun, AsyncSeveral
 
 
-class Limits(Protocol):
+class TaskLimits(Protocol):
     """The time limits of the message that a task works on, and the thread beside the loop that belongs to it."""
 
     def passed(self) -> SoftTimeLimit | HardTimeLimit | None:
@@ -28,7 +28,7 @@ class Limits(Protocol):
 class AsyncWorker(Worker):
     """See the module head."""
 
-    async def compute_async(self, item: Item, limits: Limits) -> Outcome:
+    async def compute_async(self, item: Item, limits: TaskLimits) -> Outcome:
         """As `compute`, for a chain with jobs that are `async def`."""
         began = time.monotonic()
         self.failed = False
@@ -41,7 +41,7 @@ class AsyncWorker(Worker):
             failure = self._failure(error)
         return Outcome(item.seq, time.monotonic() - began, self.generation, failure=failure)
 
-    async def _run_async(self, item: Item, properties: Properties, began: float, limits: Limits) -> Any:
+    async def _run_async(self, item: Item, properties: Properties, began: float, limits: TaskLimits) -> Any:
         body, message = self._open(item, properties)
         deadline = self._deadline(began) if self._chain.takes_deadline else None
         if self._shared is not None:

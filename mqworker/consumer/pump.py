@@ -2,7 +2,7 @@
 
 Runs in a thread of its own, beside a loop that may be blocked; where messages run in threads, in the main thread. It
 alone reads the lane, and it alone sends outcomes and the pieces of large results. Owns the seats (SeatTable) and writes
-the Consumer's words in the in-hand register. Gives messages to a Crew, which works on them and reports each to
+the Consumer's words in the in-hand register. Gives messages to a SeatCrew, which works on them and reports each to
 `finished`, from any thread. When it cannot go on, the process ends: every message in hand runs again.
 
 It is also the one that sees what the loop cannot say of itself: who holds it, and where a message is whose time is up.
@@ -26,7 +26,7 @@ from mqworker.consumer.hatch import Hatch
 from mqworker.consumer.lane_end import LaneEnd
 from mqworker.consumer.loop_watch import LoopWatch
 from mqworker.consumer.register import Seats
-from mqworker.consumer.seats import Finished, SeatTable, Setting, Work, current
+from mqworker.consumer.seats import Finished, SeatedMessage, SeatTable, Setting, current
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Chunk, Generation, Outcome, Outcomes, Stack, StageSpec, Uplink
 from mqworker.ipc.pipes import capacity
@@ -40,23 +40,23 @@ MEASURE = 0.1  # seconds between two measurements of the memory
 log = logging.getLogger("mqworker.consumer.pump")
 
 
-class Crew(Protocol):
+class SeatCrew(Protocol):
     """What works on messages; called by the pump."""
 
     over: float  # seconds beyond the hard limit in which it ends a message itself
     has_loop: bool  # it sees itself for how long nothing went on
 
-    def begin(self, works: list[Work]) -> None:
+    def begin(self, works: list[SeatedMessage]) -> None:
         """Begin these messages."""
 
-    def where(self, work: Work) -> str:
+    def where(self, work: SeatedMessage) -> str:
         """Return where in the code a message is."""
 
     def end(self) -> None:
         """Stop working: nothing is in hand, and nothing more comes."""
 
 
-class Pump:
+class LanePump:
     """See the module head."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Pump:
         send: Callable[[Uplink], None],
     ) -> None:  # fmt: skip
         """`born`: the generation that the Consumer was set up with. `up` is the pipe that `send` writes to."""
-        self._crew: Crew
+        self._crew: SeatCrew
         self._lane = lane
         self._hatch = hatch
         self._up = up
@@ -92,8 +92,8 @@ class Pump:
 
     # --- its own thread
 
-    def run(self, crew: Crew) -> None:
-        """Pump until the sentinel comes."""
+    def run(self, crew: SeatCrew) -> None:
+        """LanePump until the sentinel comes."""
         self._crew = crew
         try:
             self._run()
@@ -150,6 +150,9 @@ class Pump:
                 seats.slots[work.seat].end()
                 self._table.leave(work)
             return tuple(work.item.seq for work in works)
+        for work in works if self._level <= logging.DEBUG else ():
+            with _about(work):
+                logs.report(log, logging.DEBUG, "begun", "started")
         self._crew.begin(works)
         return ()
 
@@ -225,7 +228,7 @@ class Pump:
 
 
 @contextmanager
-def _about(work: Work) -> Iterator[None]:
+def _about(work: SeatedMessage) -> Iterator[None]:
     """Log in the name of a message."""
     token = current.set(work)
     try:

@@ -169,9 +169,15 @@ class Seats:
         self.own = own
         self.slots = tuple(Slot(block[at : at + SLOT]) for at in range(0, len(block), SLOT))
 
-    def begin(self, kind: str) -> None:
-        """Note that this Consumer has seats, and how it works on messages: in threads or tasks."""
+    def begin(self, kind: str, loop: int) -> None:
+        """Note that this Consumer has seats, how it works on messages: in threads or tasks, and the loop's thread."""
+        self.own._words[4] = loop
         self.own.kind = kind
+
+    @property
+    def loop(self) -> int:
+        """The thread of the loop, as `threading.get_ident` names it; 0: there is none."""
+        return self.own._words[4]
 
     def run(self, seq: int, now: float) -> None:
         """Note that the task of this message has the loop from now on; 0: none has it."""

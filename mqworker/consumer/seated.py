@@ -5,14 +5,15 @@ sentinel.
 """
 
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mqworker.consumer.desk import Maker
 from mqworker.consumer.hatch import Hatch
 from mqworker.consumer.lane_end import LaneEnd
-from mqworker.consumer.place import Maker
-from mqworker.consumer.pump import Pump
+from mqworker.consumer.pump import LanePump
 from mqworker.consumer.register import open_seats
 from mqworker.consumer.seats import current
 from mqworker.consumer.thread_seats import ThreadSeats
@@ -31,8 +32,8 @@ class Seated:
         self.kind = kind
         self.count = spec.config.concurrency
         seats = open_seats(Path(birth.register), birth.place, self.count)
-        seats.begin(kind)
-        self._pump = Pump(spec, birth.generation, lane, hatch, up, seats, send)
+        seats.begin(kind, threading.get_ident() if kind == "tasks" else 0)
+        self._pump = LanePump(spec, birth.generation, lane, hatch, up, seats, send)
         maker = Maker(spec, birth.generation, common, log)
         if kind == "tasks":
             from mqworker.consumer.task_seats import TaskSeats  # noqa: PLC0415 - asyncio only where it is used

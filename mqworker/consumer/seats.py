@@ -23,7 +23,7 @@ class Setting(NamedTuple):
     hard: float
 
 
-class Work:
+class SeatedMessage:
     """A message in hand."""
 
     def __init__(self, seat: int, item: Item, setting: Setting, queue: str, lost: MemoryError | OSError | None) -> None:
@@ -44,32 +44,36 @@ class Work:
 class Finished(NamedTuple):
     """A message that is computed, and not yet written."""
 
-    work: Work
+    work: SeatedMessage
     outcome: bytes  # encoded
     large: list[bytes]  # bodies that are sent before it
     out_of_memory: bool
 
 
-current: ContextVar[Work | None] = ContextVar("mqworker_message", default=None)  # the message that this code runs for
+current: ContextVar[SeatedMessage | None] = ContextVar(
+    "mqworker_message", default=None
+)  # the message that this code runs for
 
 
 class SeatTable:
     """See the module head."""
 
     def __init__(self, count: int, config: StageConfig) -> None:
-        self.in_hand: dict[int, Work] = {}  # by seq
+        self.in_hand: dict[int, SeatedMessage] = {}  # by seq
         self._config = config
         self._free = list(range(count - 1, -1, -1))  # the next one is the last
         self._done = 0
         self._leaving = ""
 
-    def take(self, items: Sequence[Item], setting: Setting, lost: MemoryError | OSError | None = None) -> list[Work]:
+    def take(
+        self, items: Sequence[Item], setting: Setting, lost: MemoryError | OSError | None = None
+    ) -> list[SeatedMessage]:
         """Give each message a seat; there are enough, because the Producer knows how many are free."""
-        works = [Work(self._free.pop(), item, setting, self._config.input.queue, lost) for item in items]
+        works = [SeatedMessage(self._free.pop(), item, setting, self._config.input.queue, lost) for item in items]
         self.in_hand |= {work.item.seq: work for work in works}
         return works
 
-    def leave(self, work: Work) -> None:
+    def leave(self, work: SeatedMessage) -> None:
         """Free the seat of a message that is given back, or whose outcome is written."""
         del self.in_hand[work.item.seq]
         self._free.append(work.seat)

@@ -1,6 +1,6 @@
 """Several messages at once as tasks of one loop, for chains in which a job is `async def`.
 
-Runs in the main thread of a Consumer. Owns the loop and the seats' tasks, each with a Place, and beside each seat a
+Runs in the main thread of a Consumer. Owns the loop and the seats' tasks, each with a Desk, and beside each seat a
 companion thread where the chain has anything that is not `async def`. Receives messages from the pump, and reports each
 to it when it is finished. Keeps both time limits: a task that exceeds one is cancelled. One that does not end after
 that, or does not let go of the loop, is the Producer's affair, which kills the Consumer.
@@ -8,7 +8,7 @@ that, or does not let go of the loop, is the Producer's affair, which kills the 
 
 import asyncio
 import contextlib
-import contextvars
+import faulthandler
 import math
 import signal
 import sys
@@ -16,37 +16,33 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
 
-from mqworker.consumer import await_stack
-from mqworker.consumer.async_work import AsyncWorker
-from mqworker.consumer.companion import Companion
-from mqworker.consumer.deadlines import HARD, Deadlines
-from mqworker.consumer.place import OVER, Maker, Place
-from mqworker.consumer.pump import Pump
+from mqworker.consumer.deadlines import Deadlines
+from mqworker.consumer.desk import OVER, Maker
+from mqworker.consumer.pump import LanePump
 from mqworker.consumer.register import Seats
-from mqworker.consumer.seats import Finished, Work, current
-from mqworker.consumer.steps import LONG, Hold, Steps, task_factory
-from mqworker.errors import HardTimeLimit, SoftTimeLimit
+from mqworker.consumer.seats import Finished, SeatedMessage
+from mqworker.consumer.steps import LONG, Hold, task_factory
+from mqworker.consumer.task_seat import TaskSeat
 
 BEAT = 0.25  # seconds between two looks at the limits
 LEFT = 2.0  # seconds for tasks that handlers have left behind, when they are cancelled at the end
 
 
 class TaskSeats:
-    """See the module head; implements pump.Crew."""
+    """See the module head; implements pump.SeatCrew."""
 
     has_loop = True
     over = OVER
 
     def __init__(self, maker: Maker, seats: Seats, finished: Callable[[Finished], None]) -> None:
         self.maker = maker
-        self.seats = seats
+        self.words = seats
         self.finished = finished
         self.deadlines = Deadlines()
         self._hold = Hold(seats, self._held)
         self._loop = asyncio.new_event_loop()
-        self._places = [TaskSeat(self, number) for number in range(len(seats.slots))]
+        self._seats = [TaskSeat(self, number) for number in range(len(seats.slots))]
         self._main = threading.get_ident()
         self._ending = False
         self._timer: asyncio.TimerHandle | None = None
@@ -62,15 +58,18 @@ class TaskSeats:
 
     async def _set_up(self) -> None:
         await self.maker.common.setup_common()
-        made = await asyncio.gather(*(place.set_up() for place in self._places), return_exceptions=True)
+        made = await asyncio.gather(*(seat.set_up() for seat in self._seats), return_exceptions=True)
         failures = [each for each in made if isinstance(each, BaseException)]
         if failures:
             await self._tear_down()
             raise failures[0]
 
-    def work(self, pump: Pump) -> None:
+    def work(self, pump: LanePump) -> None:
         """Work on messages until the sentinel comes, whatever user code does to the loop."""
-        signal.signal(signal.SIGUSR2, self._show)
+        if signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL:  # otherwise user code has taken it
+            signal.signal(signal.SIGUSR2, self._show)
+            # What faulthandler writes comes at once, also while native code holds the interpreter; ours comes after it.
+            faulthandler.register(signal.SIGUSR2, file=2, all_threads=True, chain=True)
         pumping = threading.Thread(target=pump.run, args=(self,), name="pump", daemon=True)
         pumping.start()
         while not self._ending:
@@ -99,7 +98,7 @@ class TaskSeats:
 
     async def _tear_down(self) -> None:
         """Tear down the seats, then what is there once a process; raises the first failure."""
-        made = await asyncio.gather(*(place.tear_down() for place in self._places), return_exceptions=True)
+        made = await asyncio.gather(*(seat.tear_down() for seat in self._seats), return_exceptions=True)
         failures = [each for each in made if isinstance(each, BaseException)]
         await self.maker.common.teardown_async()
         if failures:
@@ -107,16 +106,16 @@ class TaskSeats:
 
     # --- called by the pump
 
-    def begin(self, works: list[Work]) -> None:
+    def begin(self, works: list[SeatedMessage]) -> None:
         """Begin these messages, as soon as the loop comes to it."""
         self._loop.call_soon_threadsafe(self._begin, works)
 
-    def where(self, work: Work) -> str:
+    def where(self, work: SeatedMessage) -> str:
         """Return where in the code a message is: where the loop is, if it has the loop."""
-        if self.seats.running == work.item.seq:
+        if self.words.running == work.item.seq:
             frame = sys._current_frames().get(self._main)
             return "".join(traceback.format_stack(frame)) if frame is not None else ""
-        return self._places[work.seat].where()
+        return self._seats[work.seat].where()
 
     def end(self) -> None:
         """Stop working."""
@@ -128,16 +127,12 @@ class TaskSeats:
         self._ending = True
         self._loop.stop()
 
-    def _begin(self, works: list[Work]) -> None:
+    def _begin(self, works: list[SeatedMessage]) -> None:
         now = time.monotonic()
         for work in works:
-            self.seats.slots[work.seat].go_on(now)  # until now somebody else may have had the loop
+            self.words.slots[work.seat].go_on(now)  # until now somebody else may have had the loop
             self.deadlines.begin(work.seat, now, work.setting.soft, work.setting.hard)
-            context = contextvars.copy_context()
-            context.run(current.set, work)
-            place = self._places[work.seat]
-            steps = Steps(place.work(work), work.item.seq, self._hold)
-            place.task = asyncio.Task(steps, loop=self._loop, context=context, name=f"message-{work.item.seq}")
+            self._seats[work.seat].begin(work, self._loop, self._hold)
         self._arm(now)
 
     def note_wait(self, seat: int, *, waiting: bool) -> None:
@@ -154,12 +149,12 @@ class TaskSeats:
 
     def _held(self, seq: int, seconds: float) -> None:
         """Count a long step against its message alone."""
-        holder = next((place.number for place in self._places if place.seq == seq), None)
+        holder = next((seat.number for seat in self._seats if seat.seq == seq), None)
         self._move(self.deadlines.held(holder, seconds), seconds)
 
     def _move(self, seats: list[int], seconds: float) -> None:
         for seat in seats:
-            slot = self.seats.slots[seat]
+            slot = self.words.slots[seat]
             if started := slot.started:
                 slot.go_on(started + seconds)
 
@@ -179,13 +174,11 @@ class TaskSeats:
     def _look(self) -> None:
         self._timer = None
         now, (due, spent) = time.monotonic(), self._looked
-        still = (
-            now - due - (self._hold.spent - spent)
-        )  # neither waited nor ran: the process was stopped, or callbacks ran
-        if still > LONG:
+        still = now - due - (self._hold.spent - spent)
+        if still > LONG:  # in no step of a task: the process was stopped, or callbacks ran
             self._move(self.deadlines.held(None, still), still)
         for seat in self.deadlines.pass_now(now):
-            self._places[seat].cancel()
+            self._seats[seat].cancel()
         self._arm(now)
 
     # --- SIGUSR2
@@ -193,113 +186,7 @@ class TaskSeats:
     def _show(self, _signal: int, _frame: object) -> None:
         """Write where every message is."""
         now = time.monotonic()
-        for place in self._places:
-            if place.task is not None and not place.task.done():
-                seconds = now - self.seats.slots[place.number].started
-                sys.stderr.write(f"message {place.name}, {seconds:.1f} s:\n{place.where()}\n")
-
-
-class TaskSeat:
-    """One seat: the message that its task works on, and the limits of that; implements async_work.Limits."""
-
-    def __init__(self, crew: TaskSeats, number: int) -> None:
-        self.number = number
-        self.task: asyncio.Task[None] | None = None
-        self._crew = crew
-        self._work: Work | None = None
-        self._companion: Companion | None = None
-        self._place: Place | None = None
-
-    async def set_up(self) -> None:
-        """Make the place, in the thread that it belongs to."""
-        crew = self._crew
-        if not crew.maker.has_plain_work:
-            self._place = self._make()
-            return
-        self._companion = Companion(self.number)
-        crew.seats.slots[self.number].thread = self._companion.ident
-        self._place = await self._companion.ask(self._make)
-
-    def _make(self) -> Place:
-        crew = self._crew
-        slot = crew.seats.slots[self.number]
-        return Place(crew.maker, slot, AsyncWorker, self.aside, crew.waits(self.number))
-
-    async def tear_down(self) -> None:
-        """Tear it down there."""
-        try:
-            if self._place is not None:
-                await self.aside(self._place.chain.teardown)
-        finally:
-            if self._companion is not None:
-                self._companion.end()
-
-    @property
-    def seq(self) -> int:
-        """The message in hand; 0: none."""
-        return self._work.item.seq if self._work is not None else 0
-
-    @property
-    def name(self) -> str:
-        """How the log names it."""
-        return str(self._work.labels["message_id"]) if self._work is not None else ""
-
-    async def work(self, work: Work) -> None:
-        """Work on a message, and report its outcome."""
-        self._work = work
-        crew, place = self._crew, self._place
-        assert place is not None
-        worker = place.worker
-        assert isinstance(worker, AsyncWorker)
-        if (refused := place.use(work)) is not None:
-            outcome = worker.refuse(work.item, refused)
-        else:
-            outcome = await worker.compute_async(work.item, self)
-        encoded, large = worker.encode(work.item, outcome)
-        crew.deadlines.end(self.number)
-        out_of_memory, worker.out_of_memory = worker.out_of_memory, False
-        self._work = None
-        crew.finished(Finished(work, encoded, large, out_of_memory))
-
-    def cancel(self) -> None:
-        """Cancel the message in hand, because a limit has passed."""
-        if self.task is not None:
-            self.task.cancel()
-
-    def where(self) -> str:
-        """Return where in the code the message is that waits."""
-        task = self.task
-        if task is None:
-            return ""
-        return await_stack.text(await_stack.frames(task.get_coro()))
-
-    # --- Limits
-
-    def passed(self) -> SoftTimeLimit | HardTimeLimit | None:
-        """Return the limit that has passed."""
-        passed, work = self._crew.deadlines.passed(self.number), self._work
-        if not passed or work is None:
-            return None
-        if passed == HARD:
-            return HardTimeLimit(f"the hard time limit of {work.setting.hard:g} s has passed")
-        return SoftTimeLimit(f"the soft time limit of {work.setting.soft:g} s has passed")
-
-    async def aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function in the companion, and wait until it has returned, also when that is cancelled.
-
-        A limit does not interrupt it, but what it returns or raises comes after that; a cancellation by the handler is
-        raised once it has returned.
-        """
-        if self._companion is None:
-            return function(*arguments)
-        asked = self._companion.ask(function, *arguments)
-        cancelled: asyncio.CancelledError | None = None
-        while not asked.done():
-            try:
-                await asyncio.wait((asked,))
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None and self.passed() is None:
-            asked.exception()  # it was looked at
-            raise cancelled
-        return asked.result()
+        for seat in self._seats:
+            if seat.task is not None and not seat.task.done():
+                seconds = now - self.words.slots[seat.number].started
+                sys.stderr.write(f"message {seat.name}, {seconds:.1f} s:\n{seat.where()}\n")

@@ -1,6 +1,6 @@
 """Several messages at once in threads, one for each seat; each works as a serial Consumer does, but for the soft limit.
 
-Runs in a Consumer whose jobs are plain functions. Each thread owns a Place, made and torn down in it. Receives messages
+Runs in a Consumer whose jobs are plain functions. Each thread owns a Desk, made and torn down in it. Receives messages
 from the pump, and reports each to it when it is finished. A thread cannot be interrupted; so the Producer kills the
 Consumer of a message that exceeds the hard limit.
 """
@@ -13,14 +13,14 @@ import threading
 import traceback
 from collections.abc import Callable
 
-from mqworker.consumer.place import OVER, Maker, Place
-from mqworker.consumer.pump import Pump
+from mqworker.consumer.desk import OVER, Desk, Maker
+from mqworker.consumer.pump import LanePump
 from mqworker.consumer.register import Seats
-from mqworker.consumer.seats import Finished, Work, current
+from mqworker.consumer.seats import Finished, SeatedMessage, current
 
 
 class ThreadSeats:
-    """See the module head; implements pump.Crew."""
+    """See the module head; implements pump.SeatCrew."""
 
     has_loop = False
 
@@ -29,7 +29,7 @@ class ThreadSeats:
         self._maker = maker
         self._finished = finished
         self._threads = [_SeatThread(self, number) for number in range(len(seats.slots))]
-        self.seats = seats
+        self.words = seats
 
     def setup(self) -> None:
         """Set up what is there once a process, then every thread, all at once; raises the first failure."""
@@ -48,16 +48,16 @@ class ThreadSeats:
             common.teardown()
             raise failures[0]
 
-    def work(self, pump: Pump) -> None:
+    def work(self, pump: LanePump) -> None:
         """Work on messages until the sentinel comes."""
         pump.run(self)
 
-    def begin(self, works: list[Work]) -> None:
+    def begin(self, works: list[SeatedMessage]) -> None:
         """Begin these messages."""
         for work in works:
             self._threads[work.seat].works.put(work)
 
-    def where(self, work: Work) -> str:
+    def where(self, work: SeatedMessage) -> str:
         """Return where in the code a message is."""
         frame = sys._current_frames().get(self._threads[work.seat].ident or 0)
         return "".join(traceback.format_stack(frame)) if frame is not None else ""
@@ -74,11 +74,11 @@ class ThreadSeats:
         """Tear down what is there once a process."""
         self._maker.common.teardown()
 
-    def make_place(self, number: int) -> Place:
-        """Return the place of a seat, made in its thread."""
-        slot = self.seats.slots[number]
+    def make_desk(self, number: int) -> Desk:
+        """Return the desk of a seat, made in its thread."""
+        slot = self.words.slots[number]
         slot.thread = threading.get_ident()
-        return Place(self._maker, slot)
+        return Desk(self._maker, slot)
 
     def report(self, finished: Finished) -> None:
         """Pass an outcome on to the pump."""
@@ -88,7 +88,7 @@ class ThreadSeats:
 class _SeatThread(threading.Thread):
     def __init__(self, crew: ThreadSeats, number: int) -> None:
         super().__init__(name=f"seat-{number}", daemon=True)
-        self.works: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self.works: queue.SimpleQueue[SeatedMessage | None] = queue.SimpleQueue()
         self._crew = crew
         self._number = number
         self._ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -99,27 +99,27 @@ class _SeatThread(threading.Thread):
 
     def run(self) -> None:
         try:
-            place = self._crew.make_place(self._number)
+            desk = self._crew.make_desk(self._number)
         except BaseException as error:  # noqa: BLE001 - user code may raise anything
             self._ready.put(error)
             return
         self._ready.put(None)
         while (work := self.works.get()) is not None:
             try:
-                contextvars.copy_context().run(self._work, place, work)
+                contextvars.copy_context().run(self._work, desk, work)
             except BaseException:  # noqa: BLE001 - user code has damaged what is ours, perhaps for this message
                 traceback.print_exc()
                 os._exit(1)
             del work  # its body needs no memory while this waits
         try:
-            place.chain.teardown()
+            desk.chain.teardown()
         except BaseException:  # noqa: BLE001 - as a serial Consumer, whose teardown fails at its end
             traceback.print_exc()
 
-    def _work(self, place: Place, work: Work) -> None:
+    def _work(self, desk: Desk, work: SeatedMessage) -> None:
         current.set(work)
-        worker = place.worker
-        refused = place.use(work)
+        worker = desk.worker
+        refused = desk.use(work)
         outcome = worker.compute(work.item) if refused is None else worker.refuse(work.item, refused)
         encoded, large = worker.encode(work.item, outcome)
         out_of_memory, worker.out_of_memory = worker.out_of_memory, False

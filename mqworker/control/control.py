@@ -20,7 +20,7 @@ import msgspec
 
 from mqworker.config.load import Loaded
 from mqworker.control.chain import Edit
-from mqworker.control.desired_state import Change, Document
+from mqworker.control.desired_state import Change, Document, SetLimits
 from mqworker.control.source_desired import SourceDesired
 from mqworker.control.stage_desired import StageDesired
 from mqworker.ipc.logs import LogWriter
@@ -31,6 +31,7 @@ from mqworker.shared_state.messages import SharedStatus
 T = TypeVar("T")
 
 STORE_DEADLINE = 5.0  # seconds for the main thread to store a change
+LOOK_DEADLINE = 60.0  # seconds to look at the code before that, which a soft limit may need
 ADMIN_GRACE = 2.0  # seconds beyond a question's deadline until a broker admin that does not answer is killed
 MARGIN = 3.0  # seconds that a caller waits beyond the deadline that the main thread enforces
 
@@ -241,7 +242,8 @@ class Control:
 
     def change(self, asked: Change) -> int:
         """Store a change; returns the revision that contains it."""
-        return self._run(lambda operator: operator.change(asked), STORE_DEADLINE)
+        deadline = LOOK_DEADLINE if isinstance(asked, SetLimits) else STORE_DEADLINE
+        return self._run(lambda operator: operator.change(asked), deadline)
 
     def reload(self, stage: str, params: dict[str, Any], patience: float) -> Stored:
         """Check the code in the folder (in a code check), and replace all Consumers with new ones that run it."""

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from mqworker.config.line import Place, lines
-from mqworker.config.model import Seconds
+from mqworker.config.model import AUTO, Seconds, most_consumers
 from mqworker.control.chain import enabled
 from mqworker.control.control import Snapshot, StageView
 from mqworker.control.desired_state import SetConsumers, SetLimits, SetListening, SetRunning
@@ -173,7 +173,12 @@ def listening(api: Api, stage: str) -> Any:
 
 def consumers(api: Api, stage: str) -> Any:
     """Set the number of Consumers."""
-    return api.change(SetConsumers(stage, body(Count).count))
+    count = body(Count).count
+    concurrency = api.control.loaded.config.stages[api.stage(stage).name].concurrency
+    if count != AUTO and count > most_consumers(concurrency):
+        reason = f"is above {most_consumers(concurrency)}, the most with a concurrency of {concurrency}"
+        raise Problem(422, f"count {reason}", fields=[("count", reason)])
+    return api.change(SetConsumers(stage, count))
 
 
 def time_limit(api: Api, stage: str) -> Any:

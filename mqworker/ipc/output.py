@@ -21,7 +21,8 @@ from mqworker.ipc.marks import split
 from mqworker.ipc.messages import LogEvent
 
 TAIL = 8192  # bytes kept
-CRASH = "Current thread 0x"  # with this begins what faulthandler writes about the thread in which a process crashed
+# With these begins what faulthandler writes about a crash, and in that the stack of the thread in which it happened:
+FATAL, CRASH = "Fatal Python error: ", "Current thread 0x"
 HOLDS = 16384  # bytes that the pipe should hold, and one read takes: thousands of lines, and the loop has other work
 
 log = logging.getLogger("mqworker.ipc.output")
@@ -64,6 +65,7 @@ class OutputReader:
         self._unsure: tuple[bytes, dict[str, Any]] = (b"", {})  # read while a message ended, and that message's labels
         self._crash = ""  # the stack of the thread that crashed: those of others may fill the tail
         self._crashing = False  # it has not ended
+        self._fatal = ""  # what kind of crash it is
         self._loop = asyncio.get_running_loop()
         os.set_blocking(fd, False)
         self._loop.add_reader(fd, self._read)
@@ -144,7 +146,7 @@ class OutputReader:
     def _log_lines(self, lines: list[str]) -> None:
         who = self._process, self._pid, self._stage
         for line in lines:
-            if self._crashing or line.startswith(CRASH):
+            if self._crashing or line.startswith((FATAL, CRASH)):
                 self._keep_crash(line)
             try:
                 self._log(LogEvent(time.time(), logging.INFO, "output", line, *who, self._line_labels))
@@ -152,8 +154,11 @@ class OutputReader:
                 self._report_failure(error)
 
     def _keep_crash(self, line: str) -> None:
+        if line.startswith(FATAL):
+            self._fatal = f"{line}\n\n"
+            return
         if line.startswith(CRASH):
-            self._crash, self._crashing = "", True
+            self._crash, self._fatal, self._crashing = self._fatal, "", True
         elif not line.startswith("  ") or len(self._crash) > TAIL:
             self._crashing = False
             return

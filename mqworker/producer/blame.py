@@ -5,8 +5,8 @@ Pure: what is known about the death in, a verdict out; used by dispatch. The fir
 1. We ended it for a reason that is no message's, or its code is given up: nobody.
 2. We killed it at the hard limit: the messages that had exceeded it; nobody if these have just ended.
 3. One message was in hand: that one.
-4. The register names a task that had the loop: its message.
-5. faulthandler names a thread, and one message runs in that: that one.
+4. faulthandler names the thread that crashed, and one message runs in that: that one.
+5. The register names a task that had the loop: its message, unless faulthandler names another thread than the loop's.
 6. Exactly one is alone in its window, or has killed before: that one.
 7. All were waiting in their tasks, and SIGKILL came from outside (a process that waits does not kill itself, and the
    kernel has not killed for want of memory): nobody. The fifth such death of a message counts as one of row 8, because
@@ -43,7 +43,7 @@ class Doubt(NamedTuple):
         return self._replace(deaths=1)
 
 
-class Suspect(NamedTuple):
+class Accused(NamedTuple):
     """A message that was in hand."""
 
     seq: int
@@ -56,12 +56,13 @@ class Suspect(NamedTuple):
 class DeathFacts(NamedTuple):
     """What is known about a death."""
 
-    in_hand: Sequence[Suspect]
+    in_hand: Sequence[Accused]
     excused: bool = False  # row 1
     overdue: frozenset[int] = frozenset()  # for which we killed it
     tasks: bool = False  # it worked in tasks, not in threads
     running: int = 0  # the message whose task had the loop; 0: none
-    thread: int = 0  # that faulthandler names; 0: none
+    loop: int = 0  # the thread of the loop; 0: there is none
+    thread: int = 0  # that crashed, as faulthandler says; 0: it says nothing
     killed: bool = False  # by SIGKILL
     no_memory: bool = False  # the kernel has killed for that meanwhile
 
@@ -93,8 +94,8 @@ def _named(facts: DeathFacts) -> tuple[tuple[int, ...], ...]:
     return (
         tuple(seq for seq in seqs if seq in facts.overdue),
         _only(seqs),
-        tuple(seq for seq in seqs if seq == facts.running),
         _only(tuple(each.seq for each in facts.in_hand if facts.thread and each.thread == facts.thread)),
+        tuple(seq for seq in seqs if seq == facts.running and facts.thread in (0, facts.loop)),
         _only(tuple(each.seq for each in facts.in_hand if each.isolated)),
     )
 
@@ -103,8 +104,8 @@ def _only(seqs: tuple[int, ...]) -> tuple[int, ...]:
     return seqs if len(seqs) == 1 else ()
 
 
-def _doubt(suspect: Suspect, *, waited: bool) -> Doubt:
-    deaths, killed, longest = suspect.doubt
+def _doubt(accused: Accused, *, waited: bool) -> Doubt:
+    deaths, killed, longest = accused.doubt
     killed += waited
     deaths += not waited or killed >= PATIENCE
-    return Doubt(deaths, killed, max(longest, suspect.age))
+    return Doubt(deaths, killed, max(longest, accused.age))

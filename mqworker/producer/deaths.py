@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from mqworker.ipc.messages import Failure
 from mqworker.ipc.spawn import Death
 from mqworker.producer import evidence
-from mqworker.producer.blame import DeathFacts, Doubt, Suspect
+from mqworker.producer.blame import Accused, DeathFacts, Doubt
 from mqworker.producer.entry import Entry, Isolation
 from mqworker.producer.fleet import NOT_WANTED
 from mqworker.producer.lane import Lane
@@ -33,14 +33,15 @@ def death_facts(lane: Lane, death: Death, ages: Mapping[int, float], ledger: Led
     entries = [entry for entry in ledger.assignments.on(lane.number) if entry.seq in ages]
     seats = lane.seats
     if seats is None:
-        return DeathFacts([Suspect(entry.seq, ages[entry.seq]) for entry in entries])
-    found = _THREAD.match(lane.crash) if -death.code in evidence.FATAL else None
+        return DeathFacts([Accused(entry.seq, ages[entry.seq]) for entry in entries])
+    found = _THREAD.search(lane.crash) if -death.code in evidence.FATAL else None
     return DeathFacts(
-        [_suspect(entry, ages[entry.seq], seats.words.thread_of(entry.seq)) for entry in entries],
+        [_accused(entry, ages[entry.seq], seats.words.thread_of(entry.seq)) for entry in entries],
         excused=draining,
         overdue=seats.overdue,
         tasks=seats.kind == "tasks",
         running=seats.words.running,
+        loop=seats.words.loop,
         thread=int(found[1], 16) if found else 0,
         killed=death.code == -signal.SIGKILL and not lane.kill_reason,
         no_memory=evidence.oom_kills() > lane.oom_kills,
@@ -70,5 +71,5 @@ def exit_reason(lane: Lane, death: Death) -> str:
     return lane.replace_reason or ("asked" if death.code == 0 and lane.left else "exit")
 
 
-def _suspect(entry: Entry, age: float, thread: int) -> Suspect:
-    return Suspect(entry.seq, age, thread, entry.isolation is not Isolation.NONE, entry.doubt or Doubt())
+def _accused(entry: Entry, age: float, thread: int) -> Accused:
+    return Accused(entry.seq, age, thread, entry.isolation is not Isolation.NONE, entry.doubt or Doubt())

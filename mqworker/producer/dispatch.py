@@ -7,7 +7,7 @@ Messages that wait behind long work are revoked and dispatched to another lane.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mqworker.amqp.labels import labels
@@ -107,7 +107,8 @@ class Dispatch:
         now = time.monotonic()
         if lane.seats is not None:
             self.fleet.seated[lane.number] = lane
-            self._feeding.keeping.ready(lane.number, now)
+            if self.fleet.at_work(lane):
+                self._feeding.successor.ready(lane.number, now)
         self.fleet.reconcile(now)
         self.fleet.idled(lane)
         self._ask_turn()
@@ -151,8 +152,7 @@ class Dispatch:
         known_killer = any(self._is_killer(seq) for seq in verdict.charged)
         if ages and not known_killer and not self._draining and self.fleet.fails(lane, death, now):
             verdict = Verdict(1)  # the stage goes back to the code of before, which computes these messages
-        for seq, doubt in verdict.doubts.items():
-            self._doubt(seq, doubt)
+        self._doubt(verdict.doubts)
         charged = self._ledger.lane_died(lane.number, verdict.charged)
         self._feeding.forget(lane.number, now)
         self.fleet.died(lane, death, now, attributed=bool(charged) and known_killer)
@@ -205,19 +205,25 @@ class Dispatch:
         entry = self._ledger.entry(seq)
         return entry is not None and entry.isolation is not Isolation.NONE
 
-    def _doubt(self, seq: int, doubt: Doubt) -> None:
-        """Hold a death against a message that nobody was found guilty of; it may have to be alone from now on."""
-        entry = self._ledger.entry(seq)
-        if entry is not None:
-            entry.doubt = doubt
-            if doubt.doubted and entry.isolation is not Isolation.STAGE:
-                entry.isolation, entry.window = Isolation.CHUNK, seating.window(doubt.longest, doubt.deaths)
+    def _doubt(self, doubts: Mapping[int, Doubt]) -> None:
+        """Hold a death against messages of which none was found guilty; some may have to be alone from now on."""
+        for seq, doubt in doubts.items():
+            entry = self._ledger.entry(seq)
+            if entry is not None:
+                entry.doubt = doubt
+                if doubt.doubted and entry.isolation is not Isolation.STAGE:
+                    entry.isolation, entry.window = Isolation.CHUNK, seating.window(doubt.longest, doubt.deaths)
+        if doubted := sum(doubt.doubted for doubt in doubts.values()):
+            message = (
+                f"nothing tells which of {doubted} messages ended two Consumers: each is alone in one for a while now"
+            )
+            logs.report(log, logging.WARNING, "doubted", message)
 
     def _charge(self, entry: Entry, lane: Lane, death: Death, duration: float) -> None:
         failure = deaths.failure(entry.seq, lane, death, duration)
         comes_back = self._settlement.crashed(entry, failure, lane.sent, duration)
         if comes_back and lane.seats is not None:
-            self._feeding.keeping.killed(time.monotonic())
+            self._feeding.successor.killed(time.monotonic())
 
     def _report_end(self, lane: Lane, death: Death, again: int) -> None:
         reason = deaths.exit_reason(lane, death)

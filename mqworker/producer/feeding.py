@@ -23,7 +23,7 @@ from mqworker.producer.ledger import Ledger
 from mqworker.producer.pacing import AHEAD_BYTES, ServiceTime, chunk_size, may_wait
 from mqworker.producer.quarantine import May, may_begin, outlived
 from mqworker.producer.revoking import Revoking
-from mqworker.producer.seating import WINDOW, Alone, Keeping, Seating, roomiest, seat
+from mqworker.producer.seating import WINDOW, Alone, KeptSuccessor, Seating, roomiest, seat
 from mqworker.producer.suspects import Suspects
 from mqworker.producer.throttle import Throttle
 
@@ -47,7 +47,7 @@ class Feeding:
         self.desired = desired
         self.wait_time = Histogram()  # from a delivery's arrival to a lane
         self.revoking = Revoking()
-        self.keeping = Keeping()
+        self.successor = KeptSuccessor()
         self._spec = spec
         config = spec.config
         self._stop_at_failure = config.holds and config.ordered_by != INPUT
@@ -94,7 +94,7 @@ class Feeding:
     def forget(self, lane: int, now: float) -> None:
         """Note that a lane is gone."""
         self.revoking.forget(lane)
-        self.keeping.ended(lane, now)
+        self.successor.ended(lane, now)
 
     # --- one message at a time
 
@@ -128,7 +128,7 @@ class Feeding:
         for _, seats in lanes:
             self._look_at_alone(seats, now)
         alone = nsmallest(len(lanes), backlog.alone, key=_is_doubted) if may is May.OTHERS else []
-        kept = self.keeping.kept(now)
+        kept = self.successor.kept(now)
         facts = [
             Seating(
                 *(lane.number, seats.room, lane.state == "idle" or lane.open, seats.begun() if alone else ()),
@@ -156,7 +156,7 @@ class Feeding:
             assert lane.seats is not None
             entries = self._ledger.take_alone(lane.number, number, alone)
             lane.seats.alone = alone.seq if entries else 0
-            self.keeping.ended(lane.number, now)
+            self.successor.ended(lane.number, now)
         if entries:
             self._send(lane, entries)
         return len(entries)

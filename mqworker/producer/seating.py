@@ -92,7 +92,7 @@ def _free_at(lane: Seating, seconds: float, now: float) -> float:
     return max(now, *((began or now) + seconds for began in lane.began)) if lane.began else now
 
 
-class Keeping:
+class KeptSuccessor:
     """Which Consumer is kept empty for a message that has killed, so that it need not wait for its window.
 
     It comes back after about a second, when the successor of its Consumer is ready and its neighbours would fill that.

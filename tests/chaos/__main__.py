@@ -40,6 +40,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="repeats a run's choice of faults (default: any)")
     parser.add_argument("--broker", choices=(*BROKERS, FOREIGN, "all"), default="all")
     parser.add_argument("--controls", choices=("yes", "no", "only"), default="yes", help="negative controls")
+    parser.add_argument("--seats", type=int, default=1, help="messages that one Consumer works on at once (default 1)")
+    parser.add_argument("--tasks", action="store_true", help="as coroutines; otherwise in threads")
     parser.add_argument("--report", type=Path, help="write this Markdown file, and the same as .json beside it")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep all that was noted of each round, pickled")
     return parser.parse_args()
@@ -69,7 +71,8 @@ def main() -> int:
         try:
             if told.controls != "only":
                 for kind, name, number, seconds in _schedule(told, kinds):
-                    done = one_round(broker(kind), kind, name, seed + number, seconds, 10 if told.release else 3)
+                    settle, more = 10 if told.release else 3, {"seats": told.seats, "tasks": told.tasks}
+                    done = one_round(broker(kind), kind, name, seed + number, seconds, settle, **more)
                     rounds.append(done)
                     if told.keep:
                         told.keep.mkdir(parents=True, exist_ok=True)

@@ -30,15 +30,17 @@ def under_fire(faults: Faults, kind: str, seconds: float, chance: random.Random)
         time.sleep(min(3.0, chance.expovariate(1 / GAP)))
 
 
-def one_round(broker: Any, kind: str, name: str, seed: int, seconds: float, settle: float) -> tuple[Round, list[str]]:
-    """Play one round and check it."""
+def one_round(
+    broker: Any, kind: str, name: str, seed: int, seconds: float, settle: float, **setting: Any
+) -> tuple[Round, list[str]]:
+    """Play one round and check it; `setting`: more about it."""
     chance = random.Random(f"{name}.{seed}.faults")
 
     def scenario(faults: Faults, _source: Source) -> None:
         under_fire(faults, kind, seconds, chance)
 
     say(f"{name}: {kind}, {seconds:.0f} s of faults, seed {seed}")
-    return _checked(broker, kind, Setting(name, seed, scenario, settle=settle))
+    return _checked(broker, kind, Setting(name, seed, scenario, settle=settle, **setting))
 
 
 def many_kills(broker: Any, seed: int, count: int) -> tuple[Round, list[str]]:

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from tests.chaos import logcheck
 from tests.chaos.attribution import between, bound, causes, repeated
-from tests.chaos.load import CRASH_MAX, MAX_ATTEMPTS, POISON, PREFETCH
+from tests.chaos.load import CRASH_MAX, KILLERS, MAX_ATTEMPTS, POISON, PREFETCH
 from tests.chaos.records import DISRUPTIVE, KILLS_CONSUMER, KILLS_TREE, Answer, Round, grown
 
 NOTICED = 15.0  # seconds until dead connections are given up and work goes on over new ones
@@ -111,9 +111,12 @@ def _excusable(round_: Round, reason: object, told: dict[str, object]) -> bool:
 
 
 def _starts(round_: Round) -> Iterator[str]:
-    times: dict[str, list[float]] = defaultdict(list)
+    times: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for start in round_.starts:
-        times[start.id].append(start.time)
+        times[start.id].append((start.time, start.pid))
+    # What kills a Consumer that works on several messages at once costs its neighbours another start.
+    killers = {name for name, message in round_.tried.items() if message.kind in KILLERS} if round_.seats > 1 else set()
+    died = {start.pid for start in round_.starts if start.id in killers}
     unexplained = []
     for name, began in times.items():
         message = round_.tried.get(name)
@@ -125,8 +128,8 @@ def _starts(round_: Round) -> Iterator[str]:
             continue
         began.sort()
         explained = sum(
-            bool(between(round_.faults, DISRUPTIVE | KILLS_CONSUMER, first, second))
-            for first, second in pairwise(began)
+            pid in died or bool(between(round_.faults, DISRUPTIVE | KILLS_CONSUMER, first, second))
+            for (first, pid), (second, _) in pairwise(began)
         )
         if explained < extra:
             unexplained.append(name)

@@ -54,6 +54,14 @@ def work(body):
 """
 
 
+TASKS = (
+    HANDLER.replace("def work", "async def work")
+    .replace("time.sleep", "await asyncio.sleep")
+    .replace("import ctypes", "import asyncio, ctypes")
+)
+KILLERS = ("exit", "segfault")  # kinds of messages
+
+
 @dataclass(frozen=True)
 class Message:
     """One input: what is published, and what must become of it."""
@@ -91,7 +99,7 @@ def make(run: str, number: int, *, poison: float = 0.01, killers: bool = False, 
     if chance.random() < poison:
         kind = chance.choice(("reject", "raise"))
     elif killers and chance.random() < 1 / 400:
-        kind = chance.choice(("exit", "segfault"))
+        kind = chance.choice(KILLERS)
     draw = chance.random()
     size = next(size for size, share in SIZES if draw <= share)
     if kind == "sum" and chance.random() < 0.1:
@@ -140,7 +148,7 @@ class Queues:
         return f"{self.run}.events"
 
 
-def config(queues: Queues, url: str, kind: str, consumers: int = 3) -> str:
+def config(queues: Queues, url: str, kind: str, consumers: int = 3, seats: int = 1) -> str:
     """Return the configuration of the service under test: one stage `work`."""
     source, output = f'"{queues.input}"', f'"{queues.output}"'
     if kind == "foreign":
@@ -165,6 +173,7 @@ jobs = ["work:work"]
 output = {output}
 queue_type = "{"quorum" if kind == "quorum" else "classic"}"
 consumers = {consumers}
+concurrency = {seats}
 prefetch = {PREFETCH}
 retry = {{ max_attempts = {MAX_ATTEMPTS}, base = 1, max = 2 }}
 crash = {{ max = {CRASH_MAX} }}

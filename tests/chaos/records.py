@@ -122,3 +122,4 @@ class Round:
     broker_log: str = ""
     exits: list[int] = field(default_factory=list)  # codes of Services that ended without being killed by us
     secrets: tuple[str, ...] = ()
+    seats: int = 1  # messages that one Consumer works on at once

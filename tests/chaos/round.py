@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.faults import READY, Faults
-from tests.chaos.load import HANDLER, Queues, config, make
+from tests.chaos.load import HANDLER, TASKS, Queues, config, make
 from tests.chaos.records import Round, Start
 from tests.chaos.source import Source
 from tests.chaos.watch import Control, Operator, Processes, of_kind, size, size_at_rest
@@ -32,6 +32,8 @@ class Setting:
     most: int = 1_000_000  # messages
     backlog: int = 1500
     consumers: int = 3
+    seats: int = 1  # messages that one of them works on at once ...
+    tasks: bool = False  # ... as coroutines, not in threads
     seconds: float = 0.001  # mean time of a message
     poison: float = 0.01
     killers: bool = True
@@ -50,10 +52,10 @@ def say(words: str) -> None:
 def play(broker: Any, kind: str, setting: Setting) -> Round:
     """Play the round; see the module head."""
     queues = Queues(f"{setting.name}.{setting.seed}")
-    round_ = Round(setting.name, kind, secrets=broker.secrets)
+    round_ = Round(setting.name, kind, secrets=broker.secrets, seats=setting.seats)
     broker.prepare(queues, kind)
-    text = config(queues, broker.url, kind, setting.consumers)
-    with ServiceProcess(text, {"work.py": HANDLER}) as service:
+    text = config(queues, broker.url, kind, setting.consumers, setting.seats)
+    with ServiceProcess(text, {"work.py": TASKS if setting.tasks else HANDLER}) as service:
         service.env |= setting.environment
         try:
             _play(broker, queues, setting, service, round_)

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from mqworker.cli.look import show, show_line
+from mqworker.cli.look import show, show_consumers, show_line
 
 
 def view(name: str, left: float | None, reason: str = "nothing", **changes: Any) -> dict[str, Any]:
@@ -107,3 +107,24 @@ def test_what_has_no_result_is_done(capsys):
     told = dict(zip(re.split(r"  +", head), re.split(r"  +", row), strict=True))
     assert (told["done"], told["no result"], told["dead"]) == ("1000", "997", "2")
     assert "dropped" not in head
+
+
+def test_what_each_consumer_works_on(capsys):
+    """How many messages are in hand of how many it works on at once, and the oldest of them."""
+    one = {"slot": 0, "pid": 41, "state": "busy", "generation": 1, "done": 7, "rss": 3 << 20}
+    oldest = {"message_seconds": 2.5, "message_id": "a"}
+    messages = [{"seconds": 2.5, "message_id": "a"}, {"seconds": 0.1, "message_id": None}]
+    idle = {"message_seconds": None, "message_id": None, "seats": 0, "messages": []}
+    consumers = [
+        one | oldest | {"seats": 64, "messages": messages},
+        one | oldest | {"seats": 0, "messages": []},
+        one | idle,
+    ]
+    show_consumers({"actual": {"consumers": consumers}})
+    _, head, *rows = capsys.readouterr().out.splitlines()
+    told = [dict(zip(re.split(r"  +", head), re.split(r"  +", row), strict=True)) for row in rows]
+    assert [(each["in hand"], each["for"], each["message id"]) for each in told] == [
+        ("2/64", "2.5 s", "a"),
+        ("1/1", "2.5 s", "a"),
+        ("0/1", "-", "-"),
+    ]

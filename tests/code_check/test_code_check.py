@@ -32,9 +32,10 @@ def events():
 def ask(tmp_path, events):
     """Write a module and have it looked at."""
 
-    def asked(source, params=None, deadline=30.0):
+    def asked(source, params=None, deadline=30.0, **stage):
         (tmp_path / "job.py").write_text(source)
-        return asyncio.run(check_code("s", tmp_path, ("job:handle",), params or {}, deadline, events.append))
+        question = check_code("s", tmp_path, ("job:handle",), params or {}, deadline, events.append, **stage)
+        return asyncio.run(question)
 
     return asked
 
@@ -44,6 +45,27 @@ def test_good_code_has_no_problems_and_tells_its_defaults(ask):
     answer = ask(GOOD, {"size": 3})
     assert (answer.problems, answer.fields, answer.died) == ([], [], False)
     assert answer.defaults == {"size": 3, "names": ["a"]}
+
+
+ASYNC = "async def handle(body):\n    return body\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "concurrency", "soft_limit", "refused"),
+    [
+        (GOOD, 1, 5.0, False),
+        (GOOD, 2, 0.0, False),
+        (GOOD, 2, 5.0, True),
+        (ASYNC, 1, 5.0, False),
+        (ASYNC, 64, 5.0, False),
+    ],
+)
+def test_a_soft_limit_is_refused_where_it_cannot_interrupt(ask, source, concurrency, soft_limit, refused):
+    """A plain function that runs in a thread beside others: it is named, with what to do."""
+    answer = ask(source, {"size": 1}, concurrency=concurrency, soft_limit=soft_limit)
+    assert bool(answer.problems) is refused
+    if refused:
+        assert 'job "job:handle" runs in a thread beside others' in answer.problems[0]
 
 
 def test_nothing_is_left_beside_the_code(ask, tmp_path):

@@ -426,7 +426,7 @@ BAD_FILES = {
         [
             (
                 "mqworker.toml:4: shared.params: handlers get something else by the name params; "
-                "choose another name than params, message, log"
+                "choose another name than params, message, log, deadline"
             )
         ],
     ),
@@ -1002,6 +1002,24 @@ token = "{CANARY}"
     ]
     write(text.replace("amqp:", "amqps:") + STAGE)
     assert load(None, {}).warnings == []
+
+
+def test_how_many_messages_at_once_the_rest_allows(folder):
+    """Too many Consumers for the register are refused; a prefetch that leaves seats empty is a warning."""
+    assert problems(STAGE + "concurrency = 1000\nconsumers = 17") == [
+        (
+            "mqworker.toml:5: stages.s.consumers: is 17; with a concurrency of 1000 a stage has at most 16;"
+            " lower one of the two"
+        )
+    ]
+    assert good(STAGE + "concurrency = 64\nconsumers = 2\nprefetch = 127").warnings == [
+        (
+            "mqworker.toml:6: stages.s.prefetch: is 127: of the 128 messages that its Consumers can work on at once,"
+            " no more than these are here; raise prefetch, or leave it out"
+        )
+    ]
+    assert good(STAGE + "concurrency = 64\nconsumers = 2\nprefetch = 128").warnings == []
+    assert good(STAGE + "consumers = 2\nprefetch = 1").warnings == []
 
 
 # --- secrets

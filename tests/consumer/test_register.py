@@ -85,51 +85,6 @@ def test_what_the_producer_notes_is_read_by_the_next_one(tmp_path):
     assert InHandRegister(file.path).last_life().ending is False
 
 
-@pytest.mark.parametrize(
-    ("kind", "running", "in_hand"),
-    [
-        ("threads", 0, {b"1" * 32: 1.0, b"2" * 32: 2.0}),
-        ("tasks", 12, {b"2" * 32: 2.0}),
-        ("tasks", 0, {}),
-        ("tasks", 99, {}),
-    ],
-)
-def test_of_several_at_once_the_next_life_learns_which_may_have_killed(tmp_path, kind, running, in_hand):
-    """In threads all that have not waited for a shared object; of tasks the one that had the loop."""
-    file = InHandRegister(tmp_path / "s.slots", 4)
-    file.begin_life(3.0)
-    near, far = file.seats(5), open_seats(file.path, 5, 4)
-    far.begin(kind)
-    far.slots[0].begin(11, b"1" * 32, 1.0)
-    far.slots[3].begin(12, b"2" * 32, 2.0)
-    far.slots[2].begin(13, b"3" * 32, 2.0)
-    far.slots[2].wait()
-    far.slots[3].thread = 4711
-    far.run(running, 2.5)
-    assert near.working() == {11: 1.0, 12: 2.0, 13: 0.0}
-    assert (near.running, near.running_since, near.thread_of(12), near.thread_of(11)) == (
-        *(running, 2.5 if running else 0.0),
-        *(4711, 0),
-    )
-    last = InHandRegister(file.path, 2)
-    assert last.last_life().in_hand == in_hand, "also under another number of seats"
-    last.begin_life(4.0)
-    assert last.last_life().in_hand == InHandRegister(file.path, 4).last_life().in_hand == {}
-
-
-def test_a_consumer_with_seats_finds_them_empty(tmp_path):
-    """Nothing of its predecessor is left, and its neighbour keeps what it has."""
-    file = InHandRegister(tmp_path / "s.slots", 3)
-    for number in (6, 7):
-        seats = file.seats(number)
-        seats.slots[2].begin(number, b"f" * 32, 1.0)
-        seats.run(number, 1.0)
-        seats.stop = 4
-    seats = file.seats(6)
-    assert (seats.working(), seats.running, seats.stop, seats.pulse) == ({}, 0, 0, 0.0)
-    assert open_seats(file.path, 7, 3).working() == {7: 1.0}
-
-
 def test_a_file_of_an_earlier_version_counts_for_nothing(tmp_path):
     """It ends after the slots: it records no life, whatever was in hand."""
     path = tmp_path / "s.slots"
@@ -165,7 +120,7 @@ def test_n_messages_of_each_consumer_are_told_to_the_next_life(tmp_path):
     for place, kind in enumerate(("threads", "tasks", "tasks")):
         file.seats(place)
         far = open_seats(path, place, 4)
-        far.begin(kind)
+        far.begin(kind, 99)
         for seat in (0, 1, 3):
             seq = 10 * place + seat + 1
             far.slots[seat].begin(seq, bytes([seq]) * 32, float(seq))
@@ -183,7 +138,7 @@ def test_both_sides_see_the_same_words_of_a_consumer_with_seats(tmp_path):
     assert file.places == 2 * 128
     near, other = file.seats(3), file.seats(4)
     far = open_seats(file.path, 3, 64)
-    far.begin("tasks")
+    far.begin("tasks", 1 << 46)
     far.slots[63].begin(7, b"f" * 32, 12.5)
     far.slots[63].thread = 1 << 47
     far.run(7, 13.5)
@@ -191,6 +146,7 @@ def test_both_sides_see_the_same_words_of_a_consumer_with_seats(tmp_path):
     assert (near.working(), near.thread_of(7), near.running, near.running_since, near.pulse) == (
         *({7: 12.5}, 1 << 47, 7, 13.5, 14.5),
     )
+    assert (near.loop, other.loop) == (1 << 46, 0)
     near.stop = 9
     assert far.stop == 9
     assert (other.working(), other.running) == ({}, 0)

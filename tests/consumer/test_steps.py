@@ -7,7 +7,7 @@ import pytest
 
 from mqworker.consumer import await_stack
 from mqworker.consumer.register import InHandRegister
-from mqworker.consumer.seats import Setting, Work, current
+from mqworker.consumer.seats import SeatedMessage, Setting, current
 from mqworker.consumer.steps import Hold, Steps, task_factory
 from mqworker.ipc.messages import Item
 
@@ -19,7 +19,7 @@ def seats(tmp_path):
 
 
 def work(seq):
-    return Work(0, Item(seq, b"\0\0", b"", False, "", "in"), Setting(1, b"{}", 0, 0), "in", None)
+    return SeatedMessage(0, Item(seq, b"\0\0", b"", False, "", "in"), Setting(1, b"{}", 0, 0), "in", None)
 
 
 def run(seats, seq, main, held=None):

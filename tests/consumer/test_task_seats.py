@@ -59,6 +59,10 @@ class Handle:
         asyncio.current_task().cancel()
         await asyncio.sleep(0)
 
+    async def cancel_all(self, value, *_):
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
     async def exit(self, value, *_):
         raise SystemExit(value)
 
@@ -215,6 +219,12 @@ async def test_however_a_task_ends_its_neighbours_do_not_notice(consumer, tmp_pa
         [],
     ]
     assert results[1] == results[2] == ["go", None, False]
+    await one.take(["wait", "never"], first=20)
+    await one.take(["cancel_all", 1], ["twice", 1], first=21)
+    await one.done(len(results) + 3)
+    assert [one.results()[n] for n in (20, 21, 22)] == [
+        *(("error", "asyncio.exceptions.CancelledError"), [], ("error", "RuntimeError")),
+    ]
     await one.leave()
     assert (tmp_path / "cancelled").exists()
 

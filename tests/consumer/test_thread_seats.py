@@ -1,7 +1,8 @@
 """A Consumer that works on several messages at once in threads: real processes, without a Producer."""
 
-import os
-import signal
+import fcntl
+import sys
+import termios
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from mqworker.amqp.properties import Headers, Properties
 from tests.support.children import end_children
 from tests.support.loop import on_loop
 from tests.support.seated import DEADLINE, SeatedConsumer
-from tests.support.waiting import until
+from tests.support.waiting import until, wait_for
 
 CODE = """
 import os, sys, threading, time
@@ -27,6 +28,14 @@ def handle(body, message, log, deadline):
         return [value, deadline is not None]
     if kind == "exit":
         sys.exit(3)
+    if kind == "flood":
+        (HERE / "flooding").touch()
+        for n in range(value):
+            log.info("%s", str(n) * 30_000)
+        return None
+    if kind == "large":
+        (HERE / f"large{value}").touch()
+        return str(value) * 400_000
     if kind == "fork" and os.fork() == 0:
         return "the copy"
     time.sleep(0.05)
@@ -120,16 +129,28 @@ async def test_a_setup_that_fails_in_one_thread_is_told(consumer, tmp_path):
 
 
 @on_loop
-async def test_a_frozen_reader_bounds_what_is_in_hand(consumer):
-    """A seat is free only when its outcome is written; whoever does not read the pipe stops the Consumer at that."""
+async def test_a_frozen_reader_bounds_what_is_in_hand(consumer, tmp_path):
+    """A seat is free when its outcome is written, whatever was computed; lines, results and pieces arrive whole."""
     one = await consumer(seats=4, max_messages=6).ready()
-    os.kill(one.child.pid, signal.SIGSTOP)
-    one.put(*(["x", n] for n in range(4)))
-    os.kill(one.child.pid, signal.SIGCONT)
+    one.put(["flood", 10], ["large", 1], ["large", 2], ["large", 3])
+    names = ("flooding", "large1", "large2", "large3")
+    # While this waits, the test's loop stands still, and nobody reads what the Consumer sends.
+    wait_for(lambda: all((tmp_path / name).exists() for name in names), DEADLINE, "the messages to be computed")
+    wait_for(lambda: unread(one) > 50_000, DEADLINE, "a full pipe")
+    assert len(one.seats.working()) == 4
     await one.done(4)
-    await until(lambda: one.taken == 1, DEADLINE, "the chunk to be taken")
-    assert one.leaving == ""
+    assert [one.results()[n] for n in (2, 3, 4)] == [str(n) * 400_000 for n in (1, 2, 3)]
+    assert [event.msg for event in one.events("log")] == [f"{n}" * 30_000 for n in range(10)]
+    assert (one.taken, one.leaving) == (1, "")
     await one.take(["x", 5], ["x", 6], first=5)
     await one.done(6)
     assert one.leaving == "max_messages"
+    assert one.seats.working() == {}
     await one.leave()
+
+
+def unread(one):
+    """Return how many bytes are in the pipe up."""
+    held = bytearray(4)
+    fcntl.ioctl(one.child._pipes[1].fileno(), termios.FIONREAD, held)
+    return int.from_bytes(held, sys.byteorder)

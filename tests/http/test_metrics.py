@@ -55,7 +55,8 @@ def test_names(service):
 
 def test_numbers(service):
     """The samples match the Producers' reports."""
-    service.tell("beta", stage_status("beta", computed=4))
+    seated = ConsumerStatus(0, 4242, "busy", 1, 1, 7, 0.0, "", 5, 12, seats=16)
+    service.tell("beta", stage_status("beta", computed=4, consumers=(seated,)))
     samples = scrape(service)
     alpha = ("stage", "alpha")
     assert samples["mqworker_messages_received_total", alpha] == 9
@@ -68,6 +69,8 @@ def test_numbers(service):
     assert samples["mqworker_consumers_desired", alpha] == 2
     assert samples["mqworker_lane_used", ("consumer", "1"), alpha] == 1
     assert samples["mqworker_lane_capacity", ("consumer", "1"), alpha] == 64
+    assert samples["mqworker_lane_used", ("consumer", "0"), ("stage", "beta")] == 12
+    assert samples["mqworker_lane_capacity", ("consumer", "0"), ("stage", "beta")] == 16, "its seats"
     assert samples["mqworker_broker_connected", alpha] == 1
     assert samples["mqworker_process_duration_seconds_count", alpha] == len(BUCKETS) + 1
     assert samples["mqworker_process_duration_seconds_bucket", ("le", "1800.0"), alpha] == len(BUCKETS)

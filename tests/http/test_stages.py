@@ -17,7 +17,7 @@ from mqworker.control.desired_state import (
     SetParams,
     SetRunning,
 )
-from mqworker.ipc.messages import BlockedOrder, CodeCopy, OrderStatus
+from mqworker.ipc.messages import BlockedOrder, CodeCopy, ConsumerStatus, InHand, OrderStatus
 from tests.http.operator import GOOD_LINK, LittleService, stage_status
 from tests.support.waiting import wait_for
 
@@ -49,7 +49,22 @@ def test_stages_tell_desired_and_actual(service):
     consumer = alpha["actual"]["consumers"][0]
     assert (consumer["slot"], consumer["generation"], consumer["message_id"]) == (1, 1, "id-1")
     assert 2 <= consumer["message_seconds"] < 30
+    assert (consumer["seats"], consumer["messages"]) == (0, [])
     assert service.ask("GET", "/api/v1/status").json["stages"][0]["name"] == "alpha"
+
+
+def test_a_stage_tells_all_messages_in_hand_each_with_its_time(service):
+    """Of one that waits for a shared object no time is told, and no id of one that has just begun."""
+    began = time.monotonic() - 9
+    messages = (InHand(began, "id-9"), InHand(time.monotonic(), ""), InHand(0.0, "id-0"))
+    one = ConsumerStatus(0, 4242, "busy", 1, 1, 7, began, "id-9", 5, 3, 64, messages)
+    service.tell("alpha", stage_status(consumers=(one,)))
+    (consumer,) = service.ask("GET", ALPHA).json["actual"]["consumers"]
+    assert (consumer["seats"], consumer["used"], consumer["message_id"]) == (64, 3, "id-9")
+    assert [each["message_id"] for each in consumer["messages"]] == ["id-9", None, "id-0"]
+    first, second, third = [each["seconds"] for each in consumer["messages"]]
+    assert consumer["message_seconds"] == first >= 9
+    assert (second < 5, third) == (True, None)
 
 
 def test_a_stage_tells_its_order(service):
@@ -91,6 +106,19 @@ def test_stages_are_shown_as_a_line(tmp_path):
             f'stage "detect" runs elsewhere: {there}; here are: store, decode',
             'there is no stage "other"; there are: store, decode',
         ]
+    finally:
+        little.close()
+
+
+def test_no_more_consumers_than_their_register_has_room_for(tmp_path):
+    """Each takes the more room the more messages it works on at once."""
+    little = LittleService(tmp_path, toml='[stages.s]\ninput = "in"\njobs = ["m:f"]\nconcurrency = 1000\n')
+    try:
+        path = "/api/v1/stages/s/consumers"
+        refused = little.ask("PUT", path, {"count": 17})
+        problem = "is above 16, the most with a concurrency of 1000"
+        assert (refused.status, refused.json["fields"]) == (422, [{"field": "count", "problem": problem}])
+        assert little.ask("PUT", path, {"count": 16}).status == 202
     finally:
         little.close()
 

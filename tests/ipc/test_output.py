@@ -309,6 +309,43 @@ async def test_the_tail_is_kept(pipe):
     assert found.tail.endswith("0039Segmentation fault\n")
 
 
+CRASHING = """
+import ctypes, faulthandler, resource, threading
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+faulthandler.enable(2)
+def deep(left, then):
+    deep(left - 1, then) if left else then()
+def crash():
+    print(f"{threading.get_ident():#018x}", flush=True)
+    ctypes.string_at(0)
+for _ in range(12):
+    threading.Thread(target=deep, args=(60, threading.Event().wait), daemon=True).start()
+crashing = threading.Thread(target=crash)
+crashing.start()
+for _ in range(12):
+    threading.Thread(target=deep, args=(60, threading.Event().wait), daemon=True).start()
+crashing.join()
+"""
+
+
+@on_loop
+async def test_the_stack_of_the_thread_that_crashed_is_kept_whatever_others_follow(pipe):
+    """The stacks of the other threads fill the tail, on both sides of it."""
+    near, far = pipe
+    events = []
+    found = reader(near, events)
+    done = await asyncio.create_subprocess_exec(sys.executable, "-c", CRASHING, stdout=far, stderr=far)
+    assert await done.wait() < 0
+    os.close(far)
+    found.finish()
+    first, *_ = words(events)
+    kind, _, current, *stack = found.crash.splitlines()
+    assert kind == "Fatal Python error: Segmentation fault"
+    assert current.startswith(f"Current thread {first}")
+    assert [line.rpartition(" in ")[2] for line in stack][:2] == ["string_at", "crash"]
+    assert len(found.crash) < len(found.tail) == TAIL
+
+
 @on_loop
 async def test_what_a_dead_child_left_is_read_though_a_copy_lives(pipe):
     """A process that it forked may keep the pipe open, so nothing waits for end of file."""

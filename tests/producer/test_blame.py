@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqworker.producer.blame import DOUBTED, PATIENCE, DeathFacts, Doubt, Suspect, Verdict, judge
+from mqworker.producer.blame import DOUBTED, PATIENCE, Accused, DeathFacts, Doubt, Verdict, judge
 
-A, B, C = (Suspect(seq, age, thread=seq + 100) for seq, age in ((1, 5.0), (2, 3.0), (3, 0.5)))
+A, B, C = (Accused(seq, age, thread=seq + 100) for seq, age in ((1, 5.0), (2, 3.0), (3, 0.5)))
 ALL = [A, B, C]
 
 
@@ -24,13 +24,27 @@ def doubts(*counts, killed=0):
         pytest.param(DeathFacts(ALL, overdue=frozenset({1, 3})), Verdict(2, (1, 3)), id="2: two were overdue"),
         pytest.param(DeathFacts(ALL, overdue=frozenset({9}), running=1), Verdict(2), id="2: it had just ended"),
         pytest.param(DeathFacts([B], tasks=True, killed=True), Verdict(3, (2,)), id="3: one was in hand"),
-        pytest.param(DeathFacts(ALL, tasks=True, running=2, killed=True), Verdict(4, (2,)), id="4: one had the loop"),
-        pytest.param(DeathFacts(ALL, running=3, thread=101), Verdict(4, (3,)), id="4: before what faulthandler says"),
-        pytest.param(DeathFacts(ALL, thread=102), Verdict(5, (2,)), id="5: faulthandler names its thread"),
+        pytest.param(DeathFacts(ALL, thread=102), Verdict(4, (2,)), id="4: faulthandler names its thread"),
+        pytest.param(
+            DeathFacts(ALL, tasks=True, running=3, loop=50, thread=101),
+            Verdict(4, (1,)),
+            id="4: before the running one",
+        ),
+        pytest.param(DeathFacts(ALL, tasks=True, running=2, killed=True), Verdict(5, (2,)), id="5: one had the loop"),
+        pytest.param(
+            DeathFacts(ALL, tasks=True, running=2, loop=50, thread=50),
+            Verdict(5, (2,)),
+            id="5: the loop's thread crashed",
+        ),
+        pytest.param(
+            DeathFacts(ALL, tasks=True, running=2, loop=50, thread=999),
+            Verdict(8, (), {each.seq: Doubt(1, 0, each.age) for each in ALL}),
+            id="5: a thread crashed that somebody has started",
+        ),
         pytest.param(
             DeathFacts([A, B._replace(thread=101)], thread=101),
             Verdict(8, (), {1: Doubt(1, 0, 5.0), 2: Doubt(1, 0, 3.0)}),
-            id="5: two are in the thread that it names",
+            id="4: two are in the thread that it names",
         ),
         pytest.param(DeathFacts([A._replace(isolated=True), B]), Verdict(6, (1,)), id="6: one has killed before"),
         pytest.param(
@@ -81,8 +95,8 @@ def test_whoever_kills_waiting_tasks_makes_nobody_doubted_soon():
         assert doubt.doubted == (count >= PATIENCE + DOUBTED - 1)
 
 
-suspects = st.builds(
-    Suspect,
+accused = st.builds(
+    Accused,
     seq=st.integers(1, 9),
     age=st.floats(0, 10**5),
     thread=st.integers(0, 4),
@@ -94,11 +108,12 @@ suspects = st.builds(
 @given(
     st.builds(
         DeathFacts,
-        in_hand=st.lists(suspects, max_size=6, unique_by=lambda each: each.seq),
+        in_hand=st.lists(accused, max_size=6, unique_by=lambda each: each.seq),
         excused=st.booleans(),
         overdue=st.frozensets(st.integers(1, 12), max_size=3),
         tasks=st.booleans(),
         running=st.integers(0, 12),
+        loop=st.integers(0, 5),
         thread=st.integers(0, 5),
         killed=st.booleans(),
         no_memory=st.booleans(),

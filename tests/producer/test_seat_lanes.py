@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 
 from mqworker.amqp import headers
+from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Publication
 from mqworker.brokers.sqlite import store
 from mqworker.brokers.sqlite.file import File
 from mqworker.config.model import BrokerConfig, CrashConfig, InputConfig, StageConfig
+from mqworker.consumer.register import InHandRegister
 from mqworker.ipc.messages import ConsumerStatus, Desired, Generation, StageSpec, StageStatus
-from mqworker.producer import lane, seat_limits
+from mqworker.producer import lane, seat_limits, suspects
 from mqworker.producer.stage import Stage
 from mqworker.producer.status import stage_status
 from mqworker.producer.timers import Timers
@@ -29,6 +31,18 @@ from tests.support.seat_speaker import SeatSpeaker
 from tests.support.waiting import until
 
 SOON = 30.0
+NATIVE = """
+import asyncio, ctypes, resource
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+async def handle(body):
+    if body == "native":
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(ctypes.string_at, 0)
+    while not Path(__file__).with_name("go").exists():
+        sum(range(10_000))
+        await asyncio.sleep(0)
+"""
 
 
 class Seated:
@@ -45,8 +59,8 @@ class Seated:
         self.timers = Timers(self.stage)
         self.stage.start()
 
-    def put(self, *bodies: str, **own: str) -> None:
-        """Store messages; the id of each is its number and what it does."""
+    def put(self, *bodies: str, again: bool = False, **own: str) -> None:
+        """Store messages; the id of each is its number and what it does. `again`: they were delivered before."""
         file = File(self.broker)
         with file.transaction() as db:
             store.make_queue(db, "in")
@@ -54,6 +68,10 @@ class Seated:
                 properties = Properties(message_id=f"{number} {body}")
                 properties.headers.update(own)
                 store.publish(db, Publication("", "in", properties.encode(), json.dumps(body).encode()))
+            if again:
+                queue = store.queue_id(db, "in")
+                assert queue is not None
+                store.release(db, store.ready_ids(db, queue, 99))
         file.close()
 
     def told(self) -> StageStatus:
@@ -201,6 +219,24 @@ async def test_what_kills_its_consumer_ends_alone_and_dead(seated, kind, body):
 
 
 @on_loop
+async def test_a_crash_in_a_thread_of_a_coroutine_is_not_charged_to_whoever_has_the_loop(tmp_path):
+    """With real Consumers: faulthandler names a thread that is not the loop's, so what had the loop is no evidence."""
+    (tmp_path / "jobs.py").write_text(NATIVE)
+    it = Seated(tmp_path, "tasks", concurrency=3, crash=CrashConfig(max=1))
+    try:
+        it.put("busy", "native", "busy")
+        await it.until(lambda now: now.counters["dead"] == 1, "the dead letter")
+        (letter,) = it.dead().values()
+        assert letter.message_id == "1 native"
+        assert "Segmentation fault" in letter.headers[headers.TRACEBACK]
+        (it.folder / "go").touch()
+        status = await it.until(lambda now: now.counters["settled"] == 3, "the others")
+        assert count(status, "dropped", "dead", "retried") == [2, 1, 0]
+    finally:
+        await it.close()
+
+
+@on_loop
 async def test_a_task_or_thread_that_ended_is_a_crash_of_its_message(seated):
     """It is tried again as after the death of a Consumer, and counts the same; the Consumer lives on."""
     it = seated("threads", crash=CrashConfig(max=2))
@@ -237,6 +273,50 @@ async def test_the_hard_limit_hits_the_overdue_message_alone(seated, monkeypatch
         assert (letter.message_id, letter.headers[headers.REASON]) == (f"0 {body}", "timeout")
         assert count(status, "dropped", "dead", "retried") == [2, 1, 0]
         assert it.stage.dispatch.exits == {"timeout": 1}
+    finally:
+        await it.close()
+
+
+@on_loop
+async def test_what_stops_its_whole_consumer_is_found_and_its_neighbours_are_not_charged(seated, monkeypatch):
+    """Nobody's time goes on meanwhile; it is killed, and those in hand at two such deaths run alone."""
+    monkeypatch.setattr(seat_limits, "STACK_WAIT", 0.1)
+    it = seated("threads", hard_limit=1.0, crash=CrashConfig(max=1))
+    try:
+        it.put("short", "still", "short")
+        await it.until(lambda now: now.counters["dead"] == 1, "the dead letter")
+        (letter,) = it.dead().values()
+        assert (letter.message_id, letter.headers[headers.REASON]) == ("1 still", "timeout")
+        status = await it.until(lambda now: now.counters["settled"] == 3, "the end")
+        assert count(status, "dropped", "dead", "retried") == [2, 1, 0]
+    finally:
+        await it.close()
+
+
+@on_loop
+async def test_beside_a_message_that_may_have_killed_the_tree_nothing_begins(seated, tmp_path, monkeypatch):
+    """It was in hand at two deaths of the tree; when it has outlived its window, all others begin."""
+    monkeypatch.setattr(suspects, "MARGIN", 1.0)
+    block, body = Properties(message_id="0 wait").encode(), b'"wait"'
+    for _ in range(2):
+        register = InHandRegister(tmp_path / "s.slots", 4)
+        suspects.Suspects(tmp_path / "s.suspects", register.last_life())
+        register.begin_life(time.monotonic())
+        words = register.seats(0)
+        words.begin("threads", 0)
+        words.slots[2].begin(1, fingerprint(block, body), time.monotonic())
+    it = seated("threads")
+    try:
+        it.put("wait", "wait", "wait", again=True)
+        status = await it.until(lambda now: now.dispatched > 0, "one")
+        assert (status.dispatched, status.held) == (1, 2)
+        alone = await it.in_hand(1)
+        others = await it.in_hand(3)
+        assert others.messages[0].since == alone.messages[0].since
+        assert others.messages[1].since - others.messages[0].since >= 1.0
+        assert others.messages[0].message_id in ("0 wait", "")
+        (it.folder / "go").touch()
+        await it.until(lambda now: now.counters["dropped"] == 3, "the end")
     finally:
         await it.close()
 

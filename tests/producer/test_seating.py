@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqworker.producer.seating import KEPT, WINDOW, WORTH, Alone, Give, Keeping, Seating, roomiest, seat, window
+from mqworker.producer.seating import KEPT, WINDOW, WORTH, Alone, Give, KeptSuccessor, Seating, roomiest, seat, window
 
 NOW = 1000.0
 MANY = 10**6
@@ -206,45 +206,45 @@ def test_the_window_of_a_doubted_message_follows_its_age():
 
 def test_a_successor_is_kept_for_a_message_that_has_killed():
     """The first that is ready after a charged death, until one that is alone begins there, or 3 s have passed."""
-    keeping = Keeping()
-    keeping.ready(1, 100.0)
-    assert keeping.kept(100.0) == 0, "nobody has killed"
-    keeping.killed(101.0)
-    keeping.ready(2, 101.3)
-    keeping.ready(3, 101.4)
-    assert keeping.kept(102.0) == 2, "one only"
-    keeping.ended(3, 102.1)
-    keeping.ended(2, 102.2)
-    assert keeping.kept(102.2) == 0, "it has come"
-    keeping.killed(102.3)
-    keeping.ready(4, 102.6)
-    assert keeping.kept(103.5) == 4, "three crashes end within some seconds"
-    assert keeping.kept(105.2) == 0, "it has gone to another instance"
-    keeping.killed(105.3)
-    keeping.ready(5, 105.4)
-    assert keeping.kept(105.4) == 0, "not in a row for ever"
-    keeping.ready(6, 109.0)
-    assert keeping.kept(109.0) == 0, "that death is forgotten"
-    keeping.killed(110.0)
-    keeping.ready(7, 110.0 + KEPT)
-    assert keeping.kept(110.0 + KEPT) == 0, "the message waits already"
+    successor = KeptSuccessor()
+    successor.ready(1, 100.0)
+    assert successor.kept(100.0) == 0, "nobody has killed"
+    successor.killed(101.0)
+    successor.ready(2, 101.3)
+    successor.ready(3, 101.4)
+    assert successor.kept(102.0) == 2, "one only"
+    successor.ended(3, 102.1)
+    successor.ended(2, 102.2)
+    assert successor.kept(102.2) == 0, "it has come"
+    successor.killed(102.3)
+    successor.ready(4, 102.6)
+    assert successor.kept(103.5) == 4, "three crashes end within some seconds"
+    assert successor.kept(105.2) == 0, "it has gone to another instance"
+    successor.killed(105.3)
+    successor.ready(5, 105.4)
+    assert successor.kept(105.4) == 0, "not in a row for ever"
+    successor.ready(6, 109.0)
+    assert successor.kept(109.0) == 0, "that death is forgotten"
+    successor.killed(110.0)
+    successor.ready(7, 110.0 + KEPT)
+    assert successor.kept(110.0 + KEPT) == 0, "the message waits already"
 
 
 @given(st.lists(st.tuples(st.sampled_from(["killed", "ready", "ended", "look"]), st.floats(0.0, 4.0)), max_size=60))
 def test_whatever_kills_consumers_are_kept_for_half_of_the_time_at_most(events):
     """A stream of messages that kill cannot keep Consumers empty all the time."""
-    keeping, now, number, kept, began = Keeping(), NOW, 0, 0.0, NOW
+    successor, now, number, kept, began = KeptSuccessor(), NOW, 0, 0.0, NOW
     for what, seconds in events:
         for start, end in pairwise([now, *(now + seconds * part / 20 for part in range(1, 21))]):
-            kept += (end - start) * bool(keeping.kept(start))
+            kept += (end - start) * bool(successor.kept(start))
         now += seconds
         if what == "killed":
-            keeping.killed(now)
+            successor.killed(now)
         elif what == "ready":
             number += 1
-            keeping.ready(number, now)
+            successor.ready(number, now)
         elif what == "ended":
-            keeping.ended(keeping.lane, now)
+            successor.ended(successor.lane, now)
         assert kept <= (now - began) / 2 + KEPT + 1e-6
-        assert keeping.kept(now) in (0, number) or number > 1
+        assert successor.kept(now) in (0, number) or number > 1
     assert 0 < WORTH < KEPT

@@ -39,6 +39,15 @@ def numbers(balancer: Balancer, document: Document) -> list[int]:
     return [applied.stages[name].consumers for name in NAMES]
 
 
+def test_no_share_is_larger_than_the_register_of_its_stage():
+    """A Consumer that works on many messages at once takes much room there."""
+    stage = StageConfig(input=InputConfig(queue="a"), jobs=("m:f",), consumers="auto", concurrency=1000)
+    config = Config(stages={"a": stage}, service=ServiceConfig(processes=64))
+    balancer, (document, _) = Balancer(config), begin(None, config)
+    balancer.want(document, {"a": None}, paused=False)
+    assert balancer.applied(document).stages["a"].consumers == 16
+
+
 def test_who_takes_part():
     """Stages that run and compute share what stages fixed by hand leave, at least one."""
     balancer = Balancer(CONFIG)
@@ -159,6 +168,8 @@ def test_what_a_stage_demands():
     assert (long.service_time, long.prompt) == (60.0, False)
     assert demand(service_time=None).service_time == UNKNOWN
     assert demand(capacity=8.0).service_time == 0.25
+    assert demand(consumers=staff(2, seats=10)).service_time == 0.05, "ten messages share the time of a Consumer"
+    assert not demand(service_time=60.0, consumers=staff(2, seats=1000)).prompt, "but each of them takes its own"
     assert demand(capacity=0.0, consumers=()).service_time == 0.5
     assert demand(service_time=60.0, consumers=(BUSY, msgspec.structs.replace(BUSY, slot=1, state="idle"))).prompt
     spare = staff(2, code=2, state="spare")

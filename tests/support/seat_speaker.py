@@ -1,9 +1,9 @@
 """A process in the place of a Consumer that works on several messages at once: it only speaks the records.
 
 So what its Producer makes of each state of such a Consumer can be seen at once and alone. What becomes of a message is
-its body: `now` ends at once, `wait` when there is a file `go` in the folder of the configuration, `never` not at all;
-`crash` fails as a thread that ended; `fault` is a native crash, in a thread or in the task that has the loop; `leave`
-ends the process, `hold` has the loop for ever, `still` stops everything.
+its body: `now` ends at once, `short` soon, `wait` when there is a file `go` in the folder of the configuration, `never`
+not at all; `crash` fails as a thread that ended; `fault` is a native crash, in a thread or in the task that has the
+loop; `leave` ends the process, `hold` has the loop for ever, `still` stops everything.
 """
 
 import ctypes
@@ -38,7 +38,7 @@ class SeatSpeaker(Spawned):
         self.go, count = Path(spec.root) / "go", spec.config.concurrency
         self.kind = json.loads(birth.generation.params)["kind"]
         self.seats = open_seats(Path(birth.register), birth.place, count)
-        self.seats.begin(self.kind)
+        self.seats.begin(self.kind, threading.get_ident() if self.kind == "tasks" else 0)
         generation, in_hand = birth.generation.number, {}
         self.send(Hello(os.getpid(), generation, self.kind, count))
         while True:
@@ -75,6 +75,8 @@ class SeatSpeaker(Spawned):
         match what:
             case "now":
                 return False
+            case "short":
+                return False if time.monotonic() - slot.started > 0.3 else None
             case "wait":
                 return False if self.go.exists() else None
             case "crash":

@@ -1,5 +1,6 @@
-"""Several messages at once in one Consumer, in a whole service: who is charged with a death, and who is not."""
+"""Several messages at once in one Consumer, in a whole service: who is charged with a death, and nobody else is."""
 
+import json
 import os
 import signal
 import time
@@ -7,9 +8,11 @@ from collections import Counter
 
 import pytest
 
+from tests.support import foreign
 from tests.support.embedded import DEAD, OUTPUT, Client, config, put, steady
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for, within
+from tests.system.stage import config as on_rabbitmq
 
 pytestmark = pytest.mark.system
 
@@ -17,7 +20,7 @@ SEATS = 64
 THREADS = 16
 
 JOBS = """
-import asyncio, ctypes, os, resource, signal, time
+import asyncio, ctypes, itertools, os, resource, signal, time
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -44,6 +47,8 @@ async def task(body, message, params):
             ctypes.string_at(0)
         case "exit":
             os._exit(3)
+        case "native":
+            all(itertools.repeat(1))  # holds the interpreter for ever
         case "hold":
             time.sleep(body["holds"])
         case "stubborn":
@@ -65,6 +70,8 @@ def thread(body, message, params):
             ctypes.string_at(0)
         case "exit":
             os._exit(3)
+        case "native":
+            all(itertools.repeat(1))  # holds the interpreter for ever
         case "stubborn":
             time.sleep(600)
     return answer(body, message, params)
@@ -154,6 +161,15 @@ def test_64_messages_at_once_are_shown_with_their_times(tasks):
     assert max(starts(service).values()) == 1
 
 
+def test_a_soft_limit_is_taken_for_coroutines_alone(tasks, threads):
+    """For threads it is refused, with the name of the job."""
+    status, told = threads[0].ask("PUT", "/api/v1/stages/work/time-limit?wait=30", {"soft": 5, "hard": 10})
+    assert status == 422
+    assert "jobs:thread" in json.dumps(told)
+    put(tasks[0], "time-limit", {"soft": 5, "hard": 10})
+    put(tasks[0], "time-limit", {"soft": 0, "hard": 0})
+
+
 def test_a_killed_consumer_with_64_waiting_runs_all_again_uncharged(tasks):
     """However often it is killed while all wait: each time all 64 run again at once, and none is charged."""
     service, client = tasks
@@ -234,6 +250,21 @@ def test_who_exceeds_the_hard_limit_and_does_not_end_is_charged_alone(kind, requ
     put(service, "time-limit", {"soft": 0, "hard": 0})
 
 
+@pytest.mark.parametrize("kind", ["tasks", "threads"])
+def test_who_holds_the_interpreter_is_found(kind, request):
+    """Nothing in its Consumer gets on: that is killed at the hard limit, and in the end the guilty one pays."""
+    service, client = request.getfixturevalue(kind)
+    put(service, "time-limit", {"soft": 0, "hard": 2.0})
+    numbers = client.send(4, seconds=0.5)
+    (bad,) = client.send(1, does="native")
+    later = client.send(4, seconds=0.5)
+    found = dead(client, bad, 90)
+    assert found["x-mqworker-reason"] in {"timeout", "crash"}
+    innocent(client, numbers)
+    innocent(client, later)
+    put(service, "time-limit", {"soft": 0, "hard": 0})
+
+
 def test_a_thread_that_ends_its_process_is_found(threads):
     """Nothing names it at first; those in hand at two such deaths run one by one, and its next death is its own."""
     service, client = threads
@@ -247,7 +278,7 @@ def test_a_thread_that_ends_its_process_is_found(threads):
 
 @pytest.mark.parametrize("kind", ["tasks", "threads"])
 def test_what_is_in_hand_is_finished_when_the_code_changes(kind, request):
-    """A switch mixes nothing: what has begun ends with its parameters, what follows has the new ones."""
+    """A switch waits for nobody and mixes nothing: what has begun keeps its parameters, what follows has the new."""
     service, client = request.getfixturevalue(kind)
     put(service, "params", {"tag": "old"}, method="PATCH")
     numbers = client.send(8, until=f"after the switch of {kind}")
@@ -293,3 +324,28 @@ def test_a_stop_waits_for_what_is_in_hand(service, seats):
         assert (done + left, client.ready(DEAD)) == (3 * seats, 0)
         assert done >= seats
         assert done == len(starts(running)), "whatever has begun has a result"
+
+
+@pytest.mark.rabbitmq
+def test_on_rabbitmq_a_kill_charges_nobody_and_a_segfault_its_message(rabbit, queue, service):
+    """64 that wait run again at once after a kill; then one of them ends dead, and the others have one result each."""
+    text = on_rabbitmq(rabbit.url(), queue, f"concurrency = {SEATS}", consumers=1).replace("jobs:handle", "jobs:task")
+    running = service(text, {"jobs.py": JOBS}).start()
+    with foreign.Client(rabbit.url()) as client:
+        bodies = [{"n": n, "until": "go"} for n in range(SEATS)]
+        bodies[40]["does"], bodies[40]["until"] = "segfault", "crash"
+        for body in bodies:
+            client.publish(queue, json.dumps(body).encode(), message_id=str(body["n"]), content_type="application/json")
+        begun(running, range(SEATS))
+        os.kill(consumer(running), signal.SIGKILL)
+        begun(running, range(SEATS), 2)
+        go(running, "crash")
+        (letter,) = client.take(f"{queue}.dlq", 1, 30)
+        assert json.loads(letter.body)["n"] == 40
+        assert letter.headers["x-mqworker-crashes"] == 3
+        go(running, "go")
+        found = [json.loads(one.body) for one in client.take(f"{queue}.out", SEATS - 1, 30)]
+        assert sorted(one["n"] for one in found) == [n for n in range(SEATS) if n != 40]
+        assert {(one["attempt"], one["crashes"]) for one in found} == {(1, 0)}
+        assert client.rest(f"{queue}.out") == []
+    assert running.stop() == 0

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from mqworker.consumer.alarm import SeatAlarm, Uninterrupted, Waits
 from mqworker.consumer.register import Slot
-from mqworker.consumer.seats import Setting, Work
+from mqworker.consumer.seats import SeatedMessage, Setting
 from mqworker.consumer.work import RunOwner, Worker
 from mqworker.ipc.messages import Generation, StageSpec
 from mqworker.jobs.chain import Aside, Chain, ProgramRunner
@@ -39,7 +39,7 @@ class SeatClock:
 
 
 class Maker:
-    """What all places of a Consumer are made of."""
+    """What all desks of a Consumer are made of."""
 
     def __init__(self, spec: StageSpec, generation: Generation, common: Chain, log: logging.Logger) -> None:
         """`common` is the chain of the process, which need not be set up yet."""
@@ -51,7 +51,7 @@ class Maker:
         self.has_plain_work = bool(generation.shared) or any(not job.is_async for job in common.jobs)
 
 
-class Place:
+class Desk:
     """See the module head."""
 
     def __init__(
@@ -85,7 +85,7 @@ class Place:
         self.worker.begin_generation(generation.number)
         self._params = generation.params
 
-    def use(self, work: Work) -> Exception | None:
+    def use(self, work: SeatedMessage) -> Exception | None:
         """Get ready for a message and the setting that it has; returns why it cannot even begin, if it cannot.
 
         Raises OSError if user code has damaged what is ours: the Consumer ends with the message in hand.

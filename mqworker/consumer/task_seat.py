@@ -1,0 +1,160 @@
+"""One seat of a Consumer whose loop works on several messages: the task of the message in it, and what that needs.
+
+Runs on the loop; a part of TaskSeats. Owns a Desk and, where the chain has anything that is not `async def`, a
+companion thread. Reports the outcome of its message, whatever becomes of the task.
+"""
+
+import asyncio
+import contextvars
+import functools
+import os
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mqworker.consumer import await_stack
+from mqworker.consumer.async_work import AsyncWorker
+from mqworker.consumer.companion import Companion
+from mqworker.consumer.deadlines import HARD
+from mqworker.consumer.desk import Desk
+from mqworker.consumer.seats import Finished, SeatedMessage, current
+from mqworker.consumer.steps import Hold, Steps
+from mqworker.errors import HardTimeLimit, SoftTimeLimit
+
+if TYPE_CHECKING:
+    from mqworker.consumer.task_seats import TaskSeats
+
+
+class TaskSeat:
+    """See the module head; implements async_work.TaskLimits."""
+
+    def __init__(self, crew: "TaskSeats", number: int) -> None:
+        self.number = number
+        self.task: asyncio.Task[tuple[bytes, list[bytes]]] | None = None
+        self._crew = crew
+        self._work: SeatedMessage | None = None
+        self._companion: Companion | None = None
+        self._desk: Desk | None = None
+
+    async def set_up(self) -> None:
+        """Make the desk, in the thread that it belongs to."""
+        crew = self._crew
+        if not crew.maker.has_plain_work:
+            self._desk = self._make()
+            return
+        self._companion = Companion(self.number)
+        crew.words.slots[self.number].thread = self._companion.ident
+        self._desk = await self._companion.ask(self._make)
+
+    def _make(self) -> Desk:
+        crew = self._crew
+        slot = crew.words.slots[self.number]
+        return Desk(crew.maker, slot, AsyncWorker, self.call, crew.waits(self.number))
+
+    async def tear_down(self) -> None:
+        """Tear it down there."""
+        try:
+            if self._desk is not None:
+                await self.aside(self._desk.chain.teardown)
+        finally:
+            if self._companion is not None:
+                self._companion.end()
+
+    @property
+    def seq(self) -> int:
+        """The message in hand; 0: none."""
+        return self._work.item.seq if self._work is not None else 0
+
+    @property
+    def name(self) -> str:
+        """How the log names it."""
+        return str(self._work.labels["message_id"]) if self._work is not None else ""
+
+    def begin(self, work: SeatedMessage, loop: asyncio.AbstractEventLoop, hold: Hold) -> None:
+        """Begin a message."""
+        self._work = work
+        context = contextvars.copy_context()
+        context.run(current.set, work)
+        steps = Steps(self._compute(work), work.item.seq, hold)
+        self.task = asyncio.Task(steps, loop=loop, context=context, name=f"message-{work.item.seq}")
+        self.task.add_done_callback(functools.partial(self._end, work))
+
+    @property
+    def _worker(self) -> AsyncWorker:
+        assert self._desk is not None, "it is set up"
+        assert isinstance(self._desk.worker, AsyncWorker)
+        return self._desk.worker
+
+    async def _compute(self, work: SeatedMessage) -> tuple[bytes, list[bytes]]:
+        worker, desk = self._worker, self._desk
+        assert desk is not None
+        if (refused := desk.use(work)) is not None:
+            outcome = worker.refuse(work.item, refused)
+        else:
+            outcome = await worker.compute_async(work.item, self)
+        return worker.encode(work.item, outcome)
+
+    def _end(self, work: SeatedMessage, task: "asyncio.Task[tuple[bytes, list[bytes]]]") -> None:
+        """Report the outcome."""
+        worker = self._worker
+        if task.cancelled():  # by another message's handler, before it began
+            error = RuntimeError("its task was cancelled by another one before it began")
+            encoded, large = worker.encode(work.item, worker.refuse(work.item, error))
+        elif (failure := task.exception()) is not None:  # user code has damaged what is ours, perhaps for this message
+            traceback.print_exception(failure)
+            self._crew.words.run(work.item.seq, time.monotonic())  # it is charged
+            os._exit(1)
+        else:
+            encoded, large = task.result()
+        self._crew.deadlines.end(self.number)
+        out_of_memory, worker.out_of_memory = worker.out_of_memory, False
+        self._work = self.task = None
+        self._crew.finished(Finished(work, encoded, large, out_of_memory))
+
+    def cancel(self) -> None:
+        """Cancel the message in hand, because a limit has passed."""
+        if self.task is not None:
+            self.task.cancel()
+
+    def where(self) -> str:
+        """Return where in the code the message is that waits."""
+        task = self.task
+        if task is None:
+            return ""
+        return await_stack.text(await_stack.frames(task.get_coro()))
+
+    # --- TaskLimits
+
+    def passed(self) -> SoftTimeLimit | HardTimeLimit | None:
+        """Return the limit that has passed."""
+        passed, work = self._crew.deadlines.passed(self.number), self._work
+        if not passed or work is None:
+            return None
+        if passed == HARD:
+            return HardTimeLimit(f"the hard time limit of {work.setting.hard:g} s has passed")
+        return SoftTimeLimit(f"the soft time limit of {work.setting.soft:g} s has passed")
+
+    async def aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a job in the companion; what it returns or raises counts, also when a limit has passed meanwhile."""
+        return await self._ask(function, arguments, job=True)
+
+    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a shared object in the companion, for an `async def` that awaits it."""
+        return await self._ask(function, arguments, job=False)
+
+    async def _ask(self, function: Callable[..., Any], arguments: tuple[Any, ...], *, job: bool) -> Any:
+        """Wait until it has returned, also when that is cancelled: nothing interrupts it, and the next one waits."""
+        if self._companion is None:
+            return function(*arguments)
+        asked = self._companion.ask(function, *arguments)
+        cancelled: asyncio.CancelledError | None = None
+        while not asked.done():
+            try:
+                await asyncio.wait((asked,))
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None and not (job and self.passed() is not None):
+            asked.exception()  # it was looked at
+            raise cancelled
+        return asked.result()

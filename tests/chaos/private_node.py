@@ -17,6 +17,8 @@ AGAIN = 0.2  # seconds until it is tried again
 class PrivateNode:
     """See the module head; runs from the beginning."""
 
+    lost: tuple[type[Exception], ...] = (pika.exceptions.AMQPError,)  # what a kill of the node can raise here
+
     def __init__(self, folder: Path, queue_type: str) -> None:
         self.queue_type = queue_type
         self._node = RabbitNode(folder)
@@ -43,7 +45,7 @@ class PrivateNode:
         """Connect again after an error; what was done may have been done twice, and what was taken comes again."""
         try:
             yield
-        except (pika.exceptions.AMQPError, AssertionError):
+        except self.lost:
             time.sleep(AGAIN)
             with contextlib.suppress(pika.exceptions.AMQPError, OSError):
                 self._client = foreign.Client(self._node.url())

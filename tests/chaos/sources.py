@@ -109,6 +109,7 @@ class Rabbit(PrivateNode):
     """RabbitMQ."""
 
     exact = False
+    lost = (*PrivateNode.lost, AssertionError)
 
     def take(self) -> list[str]:
         with self._again():

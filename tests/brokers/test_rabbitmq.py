@@ -13,7 +13,13 @@ import pytest
 from mqworker.amqp.fingerprint import without_delivery_count
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable, Publication
+<<<<<<< HEAD
 from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink, anchor, exchanges, reconnector, topology_recovery, upkeep
+=======
+from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink, anchor, exchanges, reconnector, upkeep
+from mqworker.brokers.rabbitmq import link as link_module
+from mqworker.brokers.rabbitmq import sender as sender_module
+>>>>>>> machines
 from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.placer import Placer
@@ -499,6 +505,32 @@ async def test_each_part_of_many_has_longer_than_the_one_before(broker):
     assert since[1] - since[0] > 1
     assert since[2] - since[0] > 2
     assert [await sink.answer(number) for number in (1, 2, 3)] == [""] * 3
+
+
+@contract
+async def test_a_channel_on_which_a_queue_refuses_everything_is_replaced(broker, monkeypatch):
+    """Nobody is told of it, nothing becomes ambiguous, and what is published afterwards is confirmed or refused."""
+    monkeypatch.setattr(sender_module, "RENEW_AFTER", 0.5)
+    channel = await broker.channel()
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    await channel.ask("queue_declare", queue=broker.topology.dead, durable=True, arguments=full)
+    link, sink = await broker.started()
+    dead, other = (Publication("", name, b"", b"x") for name in (broker.topology.dead, broker.topology.input))
+    link.publish(1, dead)
+    assert not await sink.answer(1)
+    link.publish(2, dead)
+    assert "nacked" in await sink.answer(2)
+    first, states = link._publishing._sender, len(sink.states)
+    await until(lambda: link._publishing._sender not in (None, first), 10, "another channel")
+    link.publish(3, dead)
+    link.publish(4, other)
+    assert "nacked" in await sink.answer(3)
+    assert not await sink.answer(4)
+    assert await broker.take(broker.topology.dead)
+    link.publish(5, dead)
+    assert not await sink.answer(5)
+    assert sink.publishes_lost_for == []
+    assert all(state.connected for state in sink.states[states:])
 
 
 @contract

@@ -21,6 +21,7 @@ JOINS = (
     "cluster_formation.peer_discovery_backend = classic_config",
     "cluster_formation.classic_config.nodes.1 = {first}",
 )
+TICKTIME = 8  # seconds; within a quarter more or less of it, a node that does not answer counts as down
 LOOKUP = '{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{name}">>))'
 
 
@@ -40,7 +41,7 @@ class RabbitCluster:
                 (below / ".erlang.cookie").write_text(cookie)
                 (below / ".erlang.cookie").chmod(0o400)
                 lines = (*CONFIG, *(line.format(first=self.nodes[0].name) for line in joins))
-                self.nodes.append(RabbitNode(below, config=lines, erl_args="+S 1:1"))
+                self.nodes.append(RabbitNode(below, config=lines, erl_args=f"+S 1:1 -kernel net_ticktime {TICKTIME}"))
             first, *others = self.nodes
             first.start()
             for node in others:
@@ -56,10 +57,10 @@ class RabbitCluster:
         """Return how many nodes run, as one of them sees it."""
         return int(node.eval("rabbit_nodes:running_count()"))
 
-    def leader(self, queue: str, asked: RabbitNode) -> RabbitNode | None:
-        """Return the node of a quorum queue's leader, as another node knows it; None for one that does not run."""
+    def leader(self, queue: str, asked: RabbitNode) -> RabbitNode:
+        """Return the node of a quorum queue's leader, as one of them knows it."""
         found = asked.eval(f"{LOOKUP.format(name=queue)}, amqqueue:qnode(Queue)").strip("'")
-        return next((node for node in self.nodes if node.name == found and node.running()), None)
+        return next(node for node in self.nodes if node.name == found)
 
     def members(self, queue: str, asked: RabbitNode) -> int:
         """Return on how many nodes a quorum queue is."""

@@ -36,6 +36,7 @@ def handle(body, params, message):
     return {"id": message.message_id, "host": params["host"], "began": began}
 """
 DEAD = 13  # of 50
+GOES_ON = 90  # seconds
 
 
 class Result(NamedTuple):
@@ -87,6 +88,22 @@ class Load:
 
         return wait_for(look, deadline, what)
 
+    def when(self, since: float, goes_on: dict[str, Callable[[], object]], *, least: int) -> dict[str, float]:
+        """Wait until each of these is true, once; return after how many seconds, to a quarter of one, each was."""
+        told: dict[str, float] = {}
+
+        def look() -> bool:
+            for what, predicate in goes_on.items():
+                if what not in told and predicate():
+                    told[what] = round(time.monotonic() - since, 2)
+            return len(told) == len(goes_on)
+
+        try:
+            self.until(look, GOES_ON, "all that was waited for", least=least)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {', '.join(goes_on.keys() - told.keys())}; {told}") from None
+        return told | {"the longest time without a result": self.pause(since)}
+
     def came(self, since: float, host: str = "") -> int:
         """Return how many results came after a moment (monotonic)."""
         later = itertools.takewhile(lambda result: result.arrived > since, reversed(self._came))
@@ -94,8 +111,8 @@ class Load:
 
     def pause(self, since: float) -> float:
         """Return the longest time without a result since a moment (monotonic), in seconds."""
-        times = [since, *(result.arrived for result in self._came if result.arrived > since), time.monotonic()]
-        return round(max(later - earlier for earlier, later in itertools.pairwise(times)), 2)
+        times = [since, *(result.arrived for result in self._came if result.arrived > since)]
+        return round(max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0), 2)
 
     def repeats(self) -> dict[str, list[Result]]:
         """Return the ids that have several results, with these."""

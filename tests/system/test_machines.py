@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,6 +17,7 @@ from tests.support.waiting import wait_for
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq, pytest.mark.long]
 
 PREFETCH, HEARTBEAT, PORT = 40, 2, 5671
+LEAST = 400  # messages that wait for their outcome, at any time
 USER, PASSWORD, VHOST, QUEUE = "energy", "p@ss/w:rd", "plant", "energy"
 RIGHTS = Rights(r"^energy(\..*)?$", r"^(amq\.default|energy(\..*)?)$", r"^energy(\..*)?$")
 CONFIG = f"""
@@ -79,34 +80,31 @@ def test_a_killed_service_and_a_cut_link_cost_no_message(network, node, service,
         running.wait_ready()
     with node.inside():
         load = Load(node.url(VHOST), QUEUE)
-    told = {}
     with load:
-
-        def told_when(what: str, since: float, predicate: Callable[[], object]) -> None:
-            load.until(predicate, 60, what, least=400)
-            told[what] = round(time.monotonic() - since, 2)
-
-        load.until(lambda: load.came(0, "one") > 50 and load.came(0, "two") > 50, 60, "both at work", least=400)
+        load.until(lambda: load.came(0, "one") > 50 and load.came(0, "two") > 50, 60, "both at work", least=LEAST)
 
         killed = time.monotonic(), time.time()
         one.signal(signal.SIGKILL)
-        told_when("the broker gave up the killed one", killed[0], lambda: consumers(node) == 1)
+        print("killed:", load.when(killed[0], {"the broker gave it up": lambda: consumers(node) == 1}, least=LEAST))
         one.wait(20)
+        begun = time.monotonic()
         one.start(ready=None)
-        told_when("the killed one is back", killed[0], lambda: load.came(killed[0] + 1, "one") > 20)
+        print("started again:", load.when(begun, {"results": lambda: load.came(begun, "one") > 20}, least=LEAST))
 
         cut = time.monotonic(), time.time()
         network.cut(network.hosts[2])
-        told_when(
-            "the one that is cut off knows it", cut[0], lambda: not two.stage("work")["actual"]["link"]["connected"]
-        )
-        told_when("the broker gave up the one that is cut off", cut[0], lambda: consumers(node) == 1)
+        known = {
+            "it knows it": lambda: not two.stage("work")["actual"]["link"]["connected"],
+            "the broker gave it up": lambda: consumers(node) == 1,
+        }
+        print("cut off:", load.when(cut[0], known, least=LEAST))
         assert two.ask("GET", "/livez")[0] == 200
         status, why = two.ask("GET", "/readyz")
         assert (status, network.hosts[0].address in why["detail"]) == (503, True), why
         mended = time.monotonic(), time.time()
         network.mend(network.hosts[2])
-        told_when("the one that was cut off is back", mended[0], lambda: load.came(mended[0], "two") > PREFETCH + 20)
+        back = {"results of new messages": lambda: load.came(mended[0], "two") > PREFETCH + 20}
+        print("mended:", load.when(mended[0], back, least=LEAST))
         load.finish(60)
         wait_for(lambda: node.queue(QUEUE, VHOST)["messages"] == 0, 20, "nothing left")
     repeats, at_kill, at_cut = load.repeats(), 0, 0
@@ -120,7 +118,7 @@ def test_a_killed_service_and_a_cut_link_cost_no_message(network, node, service,
             )
             at_cut += 1
     assert max(at_kill, at_cut) <= PREFETCH
-    print(f"{told}; {load.sent} sent, repeats: {at_kill} by the kill, {at_cut} by the cut")
+    print(f"{load.sent} sent; repeats: {at_kill} by the kill, {at_cut} by the cut")
     for running in (one, two):
         assert PASSWORD not in running.log.read_text() + json.dumps(running.ask("GET", "/api/v1/status")[1])
         assert running.stop() == 0

@@ -58,6 +58,7 @@ class Publishing:
         self._connection: AmqpConnection | None = None
         self._sender: Sender | None = None
         self._ended = asyncio.Event()  # the sender's channel
+        self._renewing = False  # it has ended because another one is to take over, without a pause
         self._careful = 0  # publications that the next sender sends one at a time
         self._destination: Callable[[Publication], Destination] = partial(destination, topology.input)
         self._silent = SilentDestinations()
@@ -135,6 +136,9 @@ class Publishing:
             connection.on_blocked = self._changed
             self._report("")
             await self._ended.wait()
+            if self._renewing:
+                self._renewing = False
+                continue
             failures = 1 if self._loop.time() - began > STABLE_AFTER else failures + 1
             await asyncio.sleep(retry_delay(failures, refused=False))
 
@@ -149,6 +153,8 @@ class Publishing:
         waiting = self._preparation.oldest + (self._sender.oldest if self._sender is not None else [])
         if self._connection is not None and self._connection.waited(min(waiting, default=now), now) > self._deadline:
             self._connection.abort(AnswerOverdue(f"no confirm within {self._deadline:g} s"))
+        elif self._sender is not None and self._sender.worn(now):
+            self._renew(self._sender)
 
     def lost(self, reason: str) -> None:
         """Report every publication without an answer: the connection has ended."""
@@ -199,6 +205,18 @@ class Publishing:
             self._refuse(pending, f"not sent: {lost}")
         if sent:
             self._sink.publishes_lost(str(lost))
+
+    def _renew(self, sender: Sender) -> None:
+        """Go on with another channel; this is no disturbance that anybody should be told of."""
+        self._sender, self._careful, self._renewing = None, sender.careful, True
+        sender.channel.on_lost = lambda _: None
+        sent, waiting, _ = sender.abandon()
+        for pending in (*self._preparation.abandon(), *waiting):
+            self._refuse(pending, "not sent: the channel was replaced")
+        if sent:
+            self._sink.publishes_lost("the channel was replaced, because what is behind it refuses everything")
+        sender.channel.close()
+        self._ended.set()
 
     def _attribute(self, lost: Lost, sent: list[Pending]) -> list[Pending]:
         """Refuse the publications for which the broker closed the channel, if it is clear which; returns the others."""

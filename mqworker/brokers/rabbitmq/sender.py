@@ -22,6 +22,10 @@ from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.destinations import Destination, Pending, SilentDestinations
 from mqworker.brokers.rabbitmq.fast_frames import PIECE, encode_in_pieces, encode_publish
 
+# A channel of RabbitMQ 3.10 whose first publication into a quorum queue comes while its leader is away may go on asking
+# that member, and refuse everything, for as long as its node is away. Another channel then works.
+RENEW_AFTER = 15.0  # seconds of nacks alone from one destination
+SLOW = 2.0  # seconds after which such an answer comes from no queue that is merely full
 LARGE = PIECE  # bytes of a body whose frames are not made and written all at once
 
 
@@ -57,6 +61,7 @@ class Sender:
         self._sent: dict[int, Pending] = {}  # by sequence number on the channel, in order
         self._returned: dict[int, str] = {}  # why the broker returned that one; its confirm follows
         self._last_returned = 0  # the next one is behind it: a channel returns in the order of sending
+        self._nacked: dict[Destination, float] = {}  # since when it has refused all that was sent to it (loop time)
         self._waiting: deque[Pending] = deque()
         self._alone = 0  # the sequence number of the one that went out alone
         self._confirmed: list[int] = []  # not passed on yet
@@ -70,6 +75,15 @@ class Sender:
     def oldest(self) -> list[float]:
         """The time since which the oldest publication waits for its answer; empty when none does."""
         return [pending.since for pending in itertools.islice(self._sent.values(), 1)]
+
+    def worn(self, now: float) -> bool:
+        """Whether another channel should take over: see RENEW_AFTER. What has no answer may then have been stored."""
+        if min(self._nacked.values(), default=now) > now - RENEW_AFTER:
+            return False
+        if not self._sent:
+            return True
+        late = min(self.oldest) < now - SLOW
+        return late and all(self._destination(pending.publication) in self._nacked for pending in self._sent.values())
 
     def send(self, pending: Pending) -> None:
         """Send it, or keep it until the previous one has its answer."""
@@ -119,12 +133,15 @@ class Sender:
             if self._silent.entries:
                 self._silent.remove(self._destination(pending.publication))
             if nacked:
+                self._nacked.setdefault(self._destination(pending.publication), self._loop.time())
                 self._returned.pop(number, None)
                 reason = "nacked: the broker could not store it (queue full or unavailable)"
                 self._sink.refused(pending.publish_id, reason)
             elif self._returned and number in self._returned:
                 self._sink.refused(pending.publish_id, self._returned.pop(number))
             else:
+                if self._nacked:
+                    self._nacked.pop(self._destination(pending.publication), None)
                 if not self._confirmed:
                     self._loop.call_soon(self._pass_on_confirmed)
                 self._confirmed.append(pending.publish_id)

@@ -147,6 +147,7 @@ retry = {{ max_attempts = 3, base = 0.1 }}
 _CONFIG = """\
 [service]
 log_format = "json"
+drain_deadline = 5  # also how long a shared object that nobody has in its chain lives on
 [control]
 port = 0
 {broker}

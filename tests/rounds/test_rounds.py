@@ -44,7 +44,7 @@ def play(*flags: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.long
 def test_rounds_of_changing_work_leave_nothing_behind():
     """Trees that are built, worked with and torn down leave no process, descriptor, file or memory behind."""
-    assert play("--rounds", "6", "--warm-up", "5").returncode == 0
+    assert play("--rounds", "6", "--warm-up", "4").returncode == 0
 
 
 @pytest.mark.system

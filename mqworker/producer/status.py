@@ -107,7 +107,11 @@ def _too_large(stage: Stage) -> str:
 
 def _consumer(stage: Stage, lane: Lane, now: float) -> ConsumerStatus:
     begun = sorted(_in_hand(lane).items(), key=lambda each: each[1] or now)
-    messages = tuple(InHand(since, _id_of(stage, seq) if now - since > LONG else "") for seq, since in begun)
+    known = {} if lane.seats is None else lane.seats.ids
+    ids = {seq: known.get(seq) or _id_of(stage, seq) for seq, since in begun if now - since > LONG}
+    if lane.seats is not None:
+        lane.seats.ids = ids
+    messages = tuple(InHand(since, ids.get(seq, "")) for seq, since in begun)
     oldest = messages[0] if messages else InHand(0.0, "")
     return ConsumerStatus(
         slot=lane.slot,

@@ -13,13 +13,8 @@ import pytest
 from mqworker.amqp.fingerprint import without_delivery_count
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable, Publication
-<<<<<<< HEAD
 from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink, anchor, exchanges, reconnector, topology_recovery, upkeep
-=======
-from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink, anchor, exchanges, reconnector, upkeep
-from mqworker.brokers.rabbitmq import link as link_module
 from mqworker.brokers.rabbitmq import sender as sender_module
->>>>>>> machines
 from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.placer import Placer

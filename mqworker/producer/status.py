@@ -1,6 +1,6 @@
 """A stage's report to the Service, which uses it for status, health, metrics and waiting callers.
 
-Lives in the Producer; reads the stage and changes nothing.
+Lives in the Producer; reads the stage and changes nothing, but for the ids of messages that it keeps with their lane.
 """
 
 import os

@@ -240,8 +240,9 @@ def test_who_exceeds_the_hard_limit_and_does_not_end_is_charged_alone(kind, requ
     put(service, "time-limit", {"soft": 0, "hard": 2.0})
     (bad,) = client.send(1, does="stubborn")
     begun(service, range(bad, bad + 1))
-    time.sleep(0.8)  # they begin later, and are still at work when it is overdue
-    numbers = client.send(10, seconds=1.8)
+    overdue = time.monotonic() + (3.0 if kind == "tasks" else 2.0)
+    wait_for(lambda: time.monotonic() > overdue - 0.6, 10, "the time to begin others")
+    numbers = client.send(10, seconds=1.0)  # they are at work when it is overdue, and far from that themselves
     begun(service, numbers)
     found = dead(client, bad, 40)
     assert found["x-mqworker-reason"] == "timeout"

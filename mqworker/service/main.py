@@ -31,6 +31,7 @@ from mqworker.service.broker_kind import remember
 from mqworker.service.burst import Burst
 from mqworker.service.ending import DrainBy, Ending
 from mqworker.service.instance import StartError, acquire_lock, prepare
+from mqworker.service.memory import give_back_large_blocks
 from mqworker.service.operations import Operations, Trees
 from mqworker.service.orphans import Orphans
 from mqworker.service.shared_supervisors import SharedSupervisors
@@ -48,6 +49,7 @@ log = logging.getLogger("mqworker.service.main")
 
 def run(loaded: Loaded, *, burst: bool = False) -> NoReturn:
     """Run the service in the foreground, and end the process with its exit code."""
+    give_back_large_blocks()
     service = loaded.config.service
     forget_main()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # some parents start a program with signals blocked: TERM never came

@@ -67,6 +67,7 @@ class Rounds:
         self._every = 1 if verbose else TOLD
         self.done: Counter[str] = Counter()
         self.messages = 0
+        self.rest = REST
         self._service, self._broker, self._temporary = service, broker, temporary
         self._chance = random.Random(seed)
         self._operator = Operator(service)
@@ -117,7 +118,7 @@ class Rounds:
     def count(self, before: Counter[str] | None = None) -> Counter[str]:
         """Count when all is at rest: nothing has grown, or it is still so after REST seconds; a leak stays."""
         self._rest()
-        patience = Patience(REST)
+        patience = Patience(self.rest)
         last: Counter[str] = Counter()
         while True:
             now = census.count(self._service, self._temporary)
@@ -138,6 +139,7 @@ def main() -> int:
     parser.add_argument("--warm-up", type=int, default=45, help="rounds before the first count")
     parser.add_argument("--broker", choices=("sqlite", "rabbitmq"), default="sqlite")
     parser.add_argument("--minutes", type=float, default=720, help="after which no further round begins")
+    parser.add_argument("--rest", type=float, default=REST, help="seconds until growth counts")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--verbose", action="store_true", help="a line for each round")
     parser.add_argument("--broken", action="store_true", help="a negative control")
@@ -152,6 +154,7 @@ def main() -> int:
         (service.folder / "solver").chmod(0o755)
         service.start()
         rounds = Rounds(service, broker, temporary, asked.seed, asked.minutes, verbose=asked.verbose)
+        rounds.rest = asked.rest
         columns, began = run(rounds, asked.warm_up, asked.rounds), time.monotonic()
         assert service.stop() == 0
         gone(service, 10)

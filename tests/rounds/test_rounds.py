@@ -50,4 +50,6 @@ def test_rounds_of_changing_work_leave_nothing_behind():
 @pytest.mark.system
 def test_a_leak_is_seen():
     """A Producer that leaves one descriptor open for each Consumer is named."""
-    assert "grown: descriptors: mqw-producer" in play("--rounds", "2", "--warm-up", "1", "--broken").stdout
+    assert (
+        "grown: descriptors: mqw-producer" in play("--rounds", "2", "--warm-up", "1", "--rest", "2", "--broken").stdout
+    )

@@ -1,4 +1,4 @@
-"""A whole service on a cluster of three RabbitMQ nodes, which are killed and frozen under load."""
+"""A whole service on a cluster of three RabbitMQ nodes, of which one is killed under load."""
 
 import shutil
 import time
@@ -42,7 +42,6 @@ params = { host = "here", seconds = 0.0 }
 SOURCES = '[sources.rows]\njob = "rows:rows"\ninto = "work"\n'
 QUEUES = ("in", "in.out", "in.dlq", "in.retry.1s", "in.source.rows")
 AHEAD = 1000  # items of a source that may come again after a death
-DEADLINES = 40  # seconds after which a node that does not answer is given up, and all goes on with another one
 
 
 @pytest.fixture
@@ -55,11 +54,11 @@ def cluster(rabbit, tmp_path) -> Iterator[RabbitCluster]:
 
 
 def test_a_node_of_the_cluster_may_die_at_any_time(cluster, service):
-    """A node dies that leads the queues and has our connections, one that only leads, and one freezes: nothing is lost.
+    """A node dies that leads the queues and has our connections, and one that only leads: nothing is lost.
 
-    What comes twice was in hand, or on its way, at one of these moments. The source and its lock move as well.
+    What comes twice was in hand, or on its way, at that moment. The source and its lock move as well.
     """
-    first, second, third = cluster.nodes
+    first, _, third = cluster.nodes
     running: ServiceProcess = service(
         config(
             [node.url() for node in cluster.nodes],
@@ -91,13 +90,6 @@ def test_a_node_of_the_cluster_may_die_at_any_time(cluster, service):
         print("killed, a leader alone:", follow(running, load, cluster, first, led[0], reconnects=2))
         back(first, cluster, third, load)
 
-        cluster.lead("in", second)
-        frozen = time.monotonic(), time.time()
-        second.freeze()
-        print("frozen, with our connections:", follow(running, load, cluster, second, frozen[0], reconnects=4))
-        second.kill()
-        back(second, cluster, third, load)
-
         running.write("enough", "")
         load.until(lambda: source(running)["state"] == "finished", 30, "the source to end")
         rows = int((running.folder / "last").read_text())
@@ -112,8 +104,8 @@ def test_a_node_of_the_cluster_may_die_at_any_time(cluster, service):
     by_fault = Counter[tuple[str, str]]()
     for message_id, began in repeats.items():
         late = 60 if message_id in of_source else 2  # what a source has sent twice waits in the queue first
-        faults = {"killed": (killed, late), "led": (led, late), "frozen": (frozen, late + DEADLINES)}
-        fault = next((name for name, ((_, at), late) in faults.items() if at - 2 < began < at + late), None)
+        faults = {"killed": killed, "led": led}
+        fault = next((name for name, (_, at) in faults.items() if at - 2 < began < at + late), None)
         assert fault, (message_id, load.results[message_id])
         by_fault[fault, "rows" if message_id in of_source else "sent"] += 1
     print(f"{load.sent} sent, {rows} rows; repeats: {dict(by_fault)}")

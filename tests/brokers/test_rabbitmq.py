@@ -125,6 +125,24 @@ async def test_broker_killed_and_started_again(broker):
     assert "unknown delivery tag" not in broker.node.log()
 
 
+@pytest.mark.parametrize("broker", ["quorum"], indirect=True)
+@contract
+async def test_what_a_queue_that_was_just_made_confirms_outlives_its_broker(broker):
+    """RabbitMQ loses what a quorum queue confirms in its first second, if it is killed then; so that is waited out."""
+    link, sink = await broker.started()  # paused
+    queues = (broker.topology.input, broker.topology.dead, broker.topology.output.queue)
+    for number, queue in enumerate(queues):
+        link.publish(number, Publication("", queue, Properties(delivery_mode=2).encode(), b"kept"))
+    link.publish(len(queues), Publication("", broker.topology.input, b"", b"later", delay=16))
+    for number in range(len(queues) + 1):
+        assert await sink.answer(number) == ""
+    broker.node.kill()
+    broker.node.spawn()
+    await back(link, 90)
+    for queue in (*queues, f"{broker.topology.input}.retry.16s"):
+        await broker.counts(queue, 1, 40)
+
+
 @contract
 async def test_frozen_broker_shows_in_time(broker):
     """A frozen broker is noticed within 15 s, and everything works again after it resumes."""

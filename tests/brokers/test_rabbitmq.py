@@ -137,8 +137,9 @@ async def test_what_a_queue_that_was_just_made_confirms_outlives_its_broker(brok
     for number in range(len(queues) + 1):
         assert await sink.answer(number) == ""
     broker.node.kill()
+    await until(lambda: not link.state.connected, 5, "the loss seen")
     broker.node.spawn()
-    await back(link, 90)
+    await until(lambda: link.state.connected, 90, "the link back")
     for queue in (*queues, f"{broker.topology.input}.retry.16s"):
         await broker.counts(queue, 1, 40)
 

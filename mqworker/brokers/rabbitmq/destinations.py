@@ -90,12 +90,13 @@ class Preparation:
         self._missing = missing
         self._waiting: dict[str | int, list[Pending]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._young: dict[int, float] = {}  # delays whose queues were just made, until when (loop time) that counts
         self.ready: set[str | int] = {"", 0}  # known to exist
 
     @property
     def oldest(self) -> list[float]:
-        """The time since which the oldest publication waits, one for each need."""
-        return [waiting[0].since for waiting in self._waiting.values()]
+        """The time since which the oldest publication waits for an answer of the broker, one for each need."""
+        return [waiting[0].since for need, waiting in self._waiting.items() if need not in self._young]
 
     def wait_for(self, need: str | int, connection: AmqpConnection, pending: Pending) -> None:
         """Send this publication once an exchange or a delay queue exists."""
@@ -124,7 +125,8 @@ class Preparation:
             if isinstance(need, int):
                 arguments = queue_arguments(connection, "quorum") | delay_arguments(self._input, need)
                 if (await ensure_queue(connection, delay_queue(self._input, need), arguments)).made:
-                    await asyncio.sleep(YOUNG)
+                    self._young[need] = asyncio.get_running_loop().time() + YOUNG
+                await self._wait_out(need)
             else:
                 await attempt(connection, "exchange_declare", exchange=need, passive=True)
         except Lost as lost:
@@ -133,11 +135,17 @@ class Preparation:
             problem = f"returned: {lost}"
             if lost.code == NOT_FOUND:
                 self._missing()
-        waiting = self._waiting.pop(need, [])
+        waiting, now = self._waiting.pop(need, []), asyncio.get_running_loop().time()
         if not problem and waiting:
             self.ready.add(need)
         for pending in waiting:
             if problem:
                 self._refuse(pending, problem)
             else:
-                self._send(pending)
+                self._send(pending._replace(since=max(now, pending.since)))
+
+    async def _wait_out(self, delay: int) -> None:
+        """Wait while a queue is young: also one that was made for another channel, which has ended meanwhile."""
+        if delay in self._young:
+            await asyncio.sleep(max(0.0, self._young[delay] - asyncio.get_running_loop().time()))
+            self._young.pop(delay, None)

@@ -14,6 +14,7 @@ counts from zero, and replaces the old.
 
 import asyncio
 import contextlib
+import itertools
 import random
 from collections.abc import Sequence
 from functools import partial
@@ -34,7 +35,7 @@ from mqworker.brokers.rabbitmq.exclusive_lock import take_lock
 from mqworker.brokers.rabbitmq.link import ALARM
 from mqworker.brokers.rabbitmq.queue_depth import QueueDepth
 from mqworker.brokers.rabbitmq.queues import YOUNG, ensure_queue, queue_arguments
-from mqworker.brokers.rabbitmq.reconnector import CONNECT_DEADLINE, PING_EVERY, retry_delay
+from mqworker.brokers.rabbitmq.reconnector import CONNECT_DEADLINE, PING_EVERY, STABLE_AFTER, retry_delay
 from mqworker.brokers.rabbitmq.sender import Sender
 from mqworker.brokers.rabbitmq.topology import input_arguments
 from mqworker.brokers.rabbitmq.upkeep import PATIENCE, TAKE_EVERY, touch
@@ -143,9 +144,9 @@ class RabbitOutlet:
 
     async def _keep(self) -> None:
         """Open, until that succeeds; then serve until the connection is lost."""
-        urls, failures = self._config.urls, 0
+        urls, failures = itertools.cycle(self._config.urls), 0
         while True:
-            url = urls[failures % len(urls)]
+            url, began = next(urls), self._loop.time()
             error: BaseException
             try:
                 connection = await AmqpConnection.open(parameters(url, self._config, self._name), CONNECT_DEADLINE)
@@ -153,6 +154,8 @@ class RabbitOutlet:
                 error = caught
             else:
                 error = await self._session(connection)
+                if self._loop.time() - began > STABLE_AFTER:
+                    failures = 0
             if self._over:
                 return
             failures += 1

@@ -128,6 +128,7 @@ class Publishing:
         while True:
             began = self._loop.time()
             self._ended.clear()
+            self._renewing = False
             channel = await Channel.open(connection)
             sender = Sender(channel, self._sink, self._silent, self._destination, self._returned, self._careful)
             channel.on_lost = partial(self._lose, sender)
@@ -137,7 +138,6 @@ class Publishing:
             self._report("")
             await self._ended.wait()
             if self._renewing:
-                self._renewing = False
                 continue
             failures = 1 if self._loop.time() - began > STABLE_AFTER else failures + 1
             await asyncio.sleep(retry_delay(failures, refused=False))
@@ -153,7 +153,7 @@ class Publishing:
         waiting = self._preparation.oldest + (self._sender.oldest if self._sender is not None else [])
         if self._connection is not None and self._connection.waited(min(waiting, default=now), now) > self._deadline:
             self._connection.abort(AnswerOverdue(f"no confirm within {self._deadline:g} s"))
-        elif self._sender is not None and self._sender.worn(now):
+        elif self._sender is not None and not self.blocked and self._sender.worn(now):
             self._renew(self._sender)
 
     def lost(self, reason: str) -> None:

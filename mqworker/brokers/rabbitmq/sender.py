@@ -25,6 +25,7 @@ from mqworker.brokers.rabbitmq.fast_frames import PIECE, encode_in_pieces, encod
 # A channel of RabbitMQ 3.10 whose first publication into a quorum queue comes while its leader is away may go on asking
 # that member, and refuse everything, for as long as its node is away. Another channel then works.
 RENEW_AFTER = 15.0  # seconds of nacks alone from one destination
+FORGET = 60.0  # seconds after its last nack in which nothing else was sent to a destination
 SLOW = 2.0  # seconds after which such an answer comes from no queue that is merely full
 LARGE = PIECE  # bytes of a body whose frames are not made and written all at once
 
@@ -61,7 +62,8 @@ class Sender:
         self._sent: dict[int, Pending] = {}  # by sequence number on the channel, in order
         self._returned: dict[int, str] = {}  # why the broker returned that one; its confirm follows
         self._last_returned = 0  # the next one is behind it: a channel returns in the order of sending
-        self._nacked: dict[Destination, float] = {}  # since when it has refused all that was sent to it (loop time)
+        # Since when a destination has refused all that was sent to it, and when it did so last (loop time).
+        self._nacked: dict[Destination, tuple[float, float]] = {}
         self._waiting: deque[Pending] = deque()
         self._alone = 0  # the sequence number of the one that went out alone
         self._confirmed: list[int] = []  # not passed on yet
@@ -78,11 +80,13 @@ class Sender:
 
     def worn(self, now: float) -> bool:
         """Whether another channel should take over: see RENEW_AFTER. What has no answer may then have been stored."""
-        if min(self._nacked.values(), default=now) > now - RENEW_AFTER:
+        for where in [where for where, (_, last) in self._nacked.items() if last < now - FORGET]:
+            del self._nacked[where]  # nothing is sent there any more
+        if min((first for first, _ in self._nacked.values()), default=now) > now - RENEW_AFTER:
             return False
         if not self._sent:
             return True
-        late = min(self.oldest) < now - SLOW
+        late = self.channel.connection.waited(min(self.oldest), now) > SLOW
         return late and all(self._destination(pending.publication) in self._nacked for pending in self._sent.values())
 
     def send(self, pending: Pending) -> None:
@@ -133,7 +137,8 @@ class Sender:
             if self._silent.entries:
                 self._silent.remove(self._destination(pending.publication))
             if nacked:
-                self._nacked.setdefault(self._destination(pending.publication), self._loop.time())
+                where, now = self._destination(pending.publication), self._loop.time()
+                self._nacked[where] = self._nacked.get(where, (now, now))[0], now
                 self._returned.pop(number, None)
                 reason = "nacked: the broker could not store it (queue full or unavailable)"
                 self._sink.refused(pending.publish_id, reason)
@@ -170,6 +175,8 @@ class Sender:
         self._returned_to(self._sent[number].publication if number else None)
 
     def _find(self, method: Any, properties: bytes | None, body: bytes | None) -> int:
+        if not self._sent:
+            return 0
         where = (method.exchange, method.routing_key)
         first = next(iter(self._sent), 1)
         after = max(self._last_returned + 1, first)

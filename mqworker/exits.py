@@ -7,7 +7,7 @@ class Exit(IntEnum):
     """What each exit code means (64 and above follow sysexits.h)."""
 
     OK = 0  # done, or stopped as asked
-    INTERNAL = 1  # a fault in mqworker, or the control port stayed in use
+    INTERNAL = 1  # a fault in mqworker, or the control port stayed in use; or somebody has said no
     USAGE = 2  # the command line is wrong
     NOT_RUNNING = 3  # no service answers at the control address
     NO_ANSWER = 4  # the service was reached and did not answer in time

@@ -69,6 +69,11 @@ def add(
       mqworker jobs add camera:decode --at 1
       mqworker jobs add camera:blur --name blur-again --set radius=3
     """
+    from mqworker.config.programs import is_program
+
+    if is_program(job):
+        what = "programs are named only in the configuration, as { exec = [...] } in the jobs of the stage"
+        raise Failed(Exit.CONFIG, f"{what}: add it there, and start the service again")
     payload = {key: value for key, value in {"job": job, "name": name, "at": at}.items() if value is not None}
     stage, chain = _look(service)
     _change(service, stage, chain, "POST", "/jobs", payload, params, no_wait=no_wait)

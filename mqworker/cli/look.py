@@ -157,7 +157,7 @@ def show_consumers(view: dict[str, Any]) -> None:
         (
             *(one[key] for key in ("slot", "pid", "state", "generation", "done")),
             f"{one['rss'] / (1 << 20):.0f} MiB",
-            f"{len(one['messages'])}/{one['seats']}" if one["seats"] else f"{int(bool(one['message_seconds']))}/1",
+            f"{len(one['messages'])}/{one['seats']}" if one.get("seats") else f"{int(bool(one['message_seconds']))}/1",
             output.seconds(one["message_seconds"]) if one["message_seconds"] else "-",
             one["message_id"] or "-",
         )

@@ -41,14 +41,19 @@ class Failed(Exception):  # noqa: N818 - it ends a verb
 
 
 def must_confirm(question: str) -> None:
-    """Ask; raises Abort unless the answer is yes, and `Failed` where nobody answers."""
+    """Ask; raises `Failed` unless the answer is yes, and Abort on Ctrl-C at a terminal."""
+    at_terminal = sys.stdin.isatty()
     try:
-        click.confirm(question, abort=True, err=True)
+        sure = click.confirm(question, err=True)
     except click.Abort:
-        if sys.stdin.isatty():
+        if at_terminal:
             raise
         click.echo(err=True)
         raise Failed(Exit.USAGE, "nothing was removed, because nobody has confirmed it: add --yes") from None
+    if not at_terminal:
+        click.echo(err=True)  # nobody has typed the end of the line
+    if not sure:
+        raise Failed(Exit.INTERNAL, "nothing was removed")
 
 
 def command() -> list[str]:

@@ -13,7 +13,8 @@ from typing import Any
 import click
 
 from mqworker.cli import output
-from mqworker.cli.options import ServiceClient, Verb, uses_service
+from mqworker.cli.options import Failed, ServiceClient, Verb, uses_service
+from mqworker.client import CallError
 
 TIMEOUT = 30.0  # seconds; the service queries the broker
 BATCH = 100  # messages in one request
@@ -98,7 +99,13 @@ class _Receiving:
         """Have what was written removed, once: equal messages have the same id; return the next ones."""
         request = {"name": self._queue, "limit": limit, "taken": self._written}
         self._written = []
-        messages: list[dict[str, Any]] = self._service.client.call("POST", "/queues/receive", request)["messages"]
+        try:
+            messages: list[dict[str, Any]] = self._service.client.call("POST", "/queues/receive", request)["messages"]
+        except CallError as error:
+            if "there is no queue" not in str(error):
+                raise
+            what = f"{output.clean(str(error))}; `mqworker queues list` shows what there is"
+            raise Failed(error.code, what) from None
         return messages
 
     def _write(self, messages: list[dict[str, Any]]) -> None:

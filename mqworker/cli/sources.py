@@ -118,7 +118,9 @@ def run(service: ServiceClient, name: str) -> None:
     if service.as_json:
         output.data(done)
     else:
-        output.note(f"{output.clean(name)}: {done['items']} items, with ids that begin with {name}:run-{done['id']}")
+        items = "1 item" if done["items"] == 1 else f"{done['items']} items"
+        ids = f"ids that begin with {output.clean(name)}:run-{done['id']}"
+        output.note(f"{output.clean(name)}: {items}, with {ids}")
 
 
 def _change(

@@ -10,6 +10,7 @@ others give up have left. So there are never more than the budget, however long 
 """
 
 import math
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -57,9 +58,13 @@ class Move(NamedTuple):
 
 
 class Balance:
-    """The shares of the stages, and what was moved lately; times are CLOCK_MONOTONIC."""
+    """The shares of the stages, and what was moved lately; times are CLOCK_MONOTONIC.
 
-    def __init__(self) -> None:
+    `most`: how many Consumers a stage can have, where that is bounded; others get the rest.
+    """
+
+    def __init__(self, most: Mapping[str, int] = MappingProxyType({})) -> None:
+        self._most = most
         self.shares: dict[str, int] = {}
         self.counts: dict[str, int] = {}
         self._budget = 0
@@ -75,13 +80,13 @@ class Balance:
 
         `having`: the Consumers of stages that had a number of their own until now.
         """
-        shares = {stage: self.shares.get(stage, 0) for stage in stages}
+        shares = {stage: min(self.shares.get(stage, 0), self._top(stage)) for stage in stages}
         self.counts |= {stage: count for stage, count in having.items() if stage not in self.shares}
         self.shares, self._budget = shares, budget
         if not shares:
             return
-        for _ in range(sum(shares.values()), budget):
-            shares[min(shares, key=shares.__getitem__)] += 1
+        for _ in range(sum(shares.values()), min(budget, sum(map(self._top, shares)))):
+            shares[min((each for each in shares if shares[each] < self._top(each)), key=shares.__getitem__)] += 1
         for _ in range(budget, sum(shares.values())):
             shares[max(reversed(shares), key=shares.__getitem__)] -= 1
         while 0 in shares.values() and max(shares.values()) > 1:
@@ -122,7 +127,7 @@ class Balance:
         if now < self._due:
             return None
         pressures = {stage: self._pressure(stage, each, now) for stage, each in facts.items() if stage in self.shares}
-        able = [stage for stage in pressures if facts[stage].steady and facts[stage].waiting]
+        able = [stage for stage in pressures if facts[stage].steady and facts[stage].waiting and self._has_room(stage)]
         overdue = {stage: waited for stage in able if (waited := self._waited(stage, now)) >= PATIENCE}
         receiver = max(overdue or able, key=lambda stage: overdue.get(stage, pressures[stage]), default=None)
         if receiver is None:
@@ -148,6 +153,13 @@ class Balance:
         return Move(giver, receiver, self._why(giver, receiver, facts[receiver], pressures, overdue.get(receiver)))
 
     # --- inside
+
+    def _top(self, stage: str) -> int:
+        """Return how many Consumers a stage can have."""
+        return self._most.get(stage, sys.maxsize)
+
+    def _has_room(self, stage: str) -> bool:
+        return self.shares[stage] < self._top(stage)
 
     def _look(self, facts: Mapping[str, Demand], now: float) -> None:
         """Note which Consumers may start, which are set up by now, and where messages wait in vain."""

@@ -31,7 +31,6 @@ from mqworker.shared_state.messages import SharedStatus
 T = TypeVar("T")
 
 STORE_DEADLINE = 5.0  # seconds for the main thread to store a change
-LOOK_DEADLINE = 60.0  # seconds to look at the code before that, which a soft limit may need
 ADMIN_GRACE = 2.0  # seconds beyond a question's deadline until a broker admin that does not answer is killed
 MARGIN = 3.0  # seconds that a caller waits beyond the deadline that the main thread enforces
 
@@ -172,6 +171,9 @@ class Operator(Protocol):
     async def rollback_params(self, stage: str, patience: float) -> Stored:
         """Do the same with the previous parameters."""
 
+    async def set_limits(self, asked: SetLimits, patience: float) -> Stored:
+        """Store time limits, if a soft one can interrupt the jobs; as `patch_params`."""
+
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Let the broker admin carry out a verb. Raises ControlError, also with the kinds of the broker admin."""
 
@@ -242,8 +244,7 @@ class Control:
 
     def change(self, asked: Change) -> int:
         """Store a change; returns the revision that contains it."""
-        deadline = LOOK_DEADLINE if isinstance(asked, SetLimits) else STORE_DEADLINE
-        return self._run(lambda operator: operator.change(asked), deadline)
+        return self._run(lambda operator: operator.change(asked), STORE_DEADLINE)
 
     def reload(self, stage: str, params: dict[str, Any], patience: float) -> Stored:
         """Check the code in the folder (in a code check), and replace all Consumers with new ones that run it."""
@@ -266,6 +267,10 @@ class Control:
     def rollback_params(self, stage: str, patience: float) -> Stored:
         """Go back to the previous parameters."""
         return self._run(lambda operator: operator.rollback_params(stage, patience), patience)
+
+    def set_limits(self, asked: SetLimits, patience: float) -> Stored:
+        """Limit the time of a message, if a soft limit can interrupt the code (which a code check says)."""
+        return self._run(lambda operator: operator.set_limits(asked, patience), patience)
 
     def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Let the broker admin carry out a verb within `deadline` seconds."""

@@ -18,7 +18,7 @@ from mqworker.control.desired_state import SetConsumers, SetLimits, SetListening
 from mqworker.control.outlook import Outlook, bottleneck, outlook
 from mqworker.control.stage_desired import Undone, digest_of
 from mqworker.http.problems import Problem
-from mqworker.http.routing import API, Api, Route, body, flag
+from mqworker.http.routing import API, WAIT_MAX, Api, Route, body, flag, requested_wait
 from mqworker.ipc.messages import ConsumerStatus, OrderStatus, StageStatus, SwitchState
 
 
@@ -187,7 +187,12 @@ def time_limit(api: Api, stage: str) -> Any:
     if limits.hard and limits.soft > limits.hard:
         reason = f"is above the hard limit of {limits.hard:g} s"
         raise Problem(422, f"soft {reason}", fields=[("soft", reason)])
-    return api.change(SetLimits(stage, limits.soft, limits.hard))
+    wait = requested_wait()
+    name = api.stage(stage).name
+    end = time.monotonic() + wait
+    with api.waiting():  # of a stage that works on several messages at once the code is checked first
+        stored = api.control.set_limits(SetLimits(name, limits.soft, limits.hard), wait or WAIT_MAX)
+        return api.stored(stored.revision, name, max(0.0, end - time.monotonic()))
 
 
 def start(api: Api, stage: str) -> Any:

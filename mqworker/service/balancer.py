@@ -28,9 +28,8 @@ class Balancer:
 
     def __init__(self, config: Config) -> None:
         self.received: Counter[str] = Counter()  # Consumers that each stage got from others
-        self._balance = Balance()
+        self._balance = Balance({name: most_consumers(stage.concurrency) for name, stage in config.stages.items()})
         self._processes = config.service.processes
-        self._most = {name: most_consumers(stage.concurrency) for name, stage in config.stages.items()}
         self._configured = {name for name, stage in config.stages.items() if stage.consumers == AUTO}
         self._counted = set(self._configured)  # stages whose Consumers count: also those that have had a share since
         self._own: dict[str, int] = {}  # stages that have no share now: how many Consumers each is to have
@@ -64,13 +63,10 @@ class Balancer:
     def applied(self, document: Document) -> Document:
         """Return the document with the present numbers."""
         stages = {
-            name: msgspec.structs.replace(stage, consumers=self._share(name)) if stage.auto else stage
+            name: msgspec.structs.replace(stage, consumers=self._balance.counts.get(name, 0)) if stage.auto else stage
             for name, stage in document.stages.items()
         }
         return msgspec.structs.replace(document, stages=stages)
-
-    def _share(self, name: str) -> int:
-        return min(self._balance.counts.get(name, 0), self._most[name])
 
     def _settle(self, statuses: Statuses) -> bool:
         present = {name: self._balance.taken(name, _slots(status)) for name, status in statuses.items()}

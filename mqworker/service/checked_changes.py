@@ -1,4 +1,4 @@
-"""Changes that the user's code has to accept before they are stored: its code, its chain of jobs, its parameters.
+"""Changes that the user's code has to accept before they are stored: of code, jobs, parameters, the soft limit.
 
 Runs on the Service's main loop; part of Operations. Owns the changes that are being checked, for each stage one at a
 time (turns.py); change_check.py asks the code. A check during which the stage has changed is made again. Fails with
@@ -90,15 +90,12 @@ class CheckedChanges:
 
         return await self._do(stage, self._set_params(stage, back), patience, "params_refused")
 
-    async def check_limits(self, asked: SetLimits) -> None:
-        """Raise ChangeRefused if a soft limit cannot interrupt the jobs, those at work or those being prepared."""
-        desired = self._owner.changeable(asked.stage)
-        if not asked.soft or self._config.stages[asked.stage].concurrency == 1:
-            return
-        candidate = [] if desired.candidate is None else [desired.candidate.version]
-        for version in (desired.version, *candidate):
-            jobs = enabled(version.jobs)
-            await self._check.copy(asked.stage, version.params, version.copy, jobs, soft_limit=asked.soft)
+    async def set_limits(self, asked: SetLimits, patience: float) -> Stored:
+        """Limit the time of a message; the one main thread of a Consumer can be interrupted in any code."""
+        self._owner.changeable(asked.stage)
+        if self._config.stages[asked.stage].concurrency == 1:
+            return Stored(self._owner.apply(asked))
+        return await self._do(asked.stage, self._set_limits(asked), patience, "limits_refused")
 
     def reload_all(self) -> None:
         """Let every stage take the code in the folder; nobody waits for it."""
@@ -134,7 +131,7 @@ class CheckedChanges:
             if _basis(self._owner.changeable(stage)) == _basis(desired):
                 revision = self._owner.apply(asked)
                 candidate = self._owner.document.stages[stage].candidate
-                switches = candidate is not None and not isinstance(asked, SetParams)
+                switches = candidate is not None and not isinstance(asked, SetParams | SetLimits)
                 return Stored(revision, candidate.code if candidate is not None and switches else 0)
 
     async def _reload(self, stage: str, patch: dict[str, Any]) -> Stored:
@@ -195,6 +192,18 @@ class CheckedChanges:
             return msgspec.structs.replace(asked, candidates=params)
 
         return await self._apply_checked(stage, check)
+
+    async def _set_limits(self, asked: SetLimits) -> Stored:
+        """Store time limits if a soft one can interrupt the jobs, those at work and those being prepared."""
+
+        async def check(desired: StageDesired) -> Change:
+            candidate = [] if desired.candidate is None else [desired.candidate.version]
+            for version in (desired.version, *candidate) if asked.soft else ():
+                jobs = enabled(version.jobs)
+                await self._check.copy(asked.stage, version.params, version.copy, jobs, soft_limit=asked.soft)
+            return asked
+
+        return await self._apply_checked(asked.stage, check)
 
 
 def _basis(stage: StageDesired) -> tuple[int, int]:

@@ -23,7 +23,6 @@ from mqworker.control.desired_state import (
     Reload,
     Revert,
     SetJobs,
-    SetLimits,
     SetLogLevel,
     SetParams,
     SetSource,
@@ -85,20 +84,19 @@ class Operations:
         self._broker_admin = broker_admin
         self._trees = trees
         self._owner = owner
-        self._checked = checked = CheckedChanges(loaded, on_log, self)
+        checked = CheckedChanges(loaded, on_log, self)
         # What the user's code has to accept first goes straight to the part that asks it.
         self.reload = checked.reload
         self.go_back = checked.go_back
         self.edit_jobs = checked.edit_jobs
         self.patch_params = checked.patch_params
         self.rollback_params = checked.rollback_params
+        self.set_limits = checked.set_limits
         self._reload_stages = checked.reload_all
         self._sources = SourceChanges(loaded, on_log, self, trees.sources.again)
 
     async def change(self, asked: Change) -> int:
         """Store a change and bring it about."""
-        if isinstance(asked, SetLimits):
-            await self._checked.check_limits(asked)
         return self.apply(asked)
 
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:

@@ -15,6 +15,7 @@ from tests.chaos.ordered_load import KEYS, MAX_ATTEMPTS
 from tests.chaos.ordered_output import SHARE
 
 LARGE = 5000  # messages: a run with so many has to have had every fault
+LEAST = 0.7  # of the refusals that were asked for: which results meet a full queue is a matter of chance
 SHOWN = 20  # broken promises of one run
 
 
@@ -41,7 +42,7 @@ def missing(run: Run) -> list[str]:
     came = {fault.kind for fault in run.round.faults}
     problems = [f"0 no fault of the kind {kind} came" for kind in kinds(run.round.broker) if kind not in came]
     results = _results(run)
-    if run.round.broker != "sqlite" and run.refused < 0.9 * SHARE * results:
+    if run.round.broker != "sqlite" and run.refused < LEAST * SHARE * results:
         problems.append(f"0 only {run.refused} of {results} results were refused")
     return problems
 

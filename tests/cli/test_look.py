@@ -110,7 +110,9 @@ def test_what_has_no_result_is_done(capsys):
 
 
 def test_what_each_consumer_works_on(capsys):
-    """How many messages are in hand of how many it works on at once, and the oldest of them."""
+    """How many messages are in hand of how many it works on at once, and the oldest of them; a service of the edition
+    before does not tell the first two.
+    """
     one = {"slot": 0, "pid": 41, "state": "busy", "generation": 1, "done": 7, "rss": 3 << 20}
     oldest = {"message_seconds": 2.5, "message_id": "a"}
     messages = [{"seconds": 2.5, "message_id": "a"}, {"seconds": 0.1, "message_id": None}]
@@ -119,6 +121,7 @@ def test_what_each_consumer_works_on(capsys):
         one | oldest | {"seats": 64, "messages": messages},
         one | oldest | {"seats": 0, "messages": []},
         one | idle,
+        one | {"message_seconds": 2.5, "message_id": "a"},
     ]
     show_consumers({"actual": {"consumers": consumers}})
     _, head, *rows = capsys.readouterr().out.splitlines()
@@ -127,4 +130,5 @@ def test_what_each_consumer_works_on(capsys):
         ("2/64", "2.5 s", "a"),
         ("1/1", "2.5 s", "a"),
         ("0/1", "-", "-"),
+        ("1/1", "2.5 s", "a"),
     ]

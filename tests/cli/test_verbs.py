@@ -276,3 +276,34 @@ def test_whoever_interrupts_waits_for_no_look_into_the_log(project):
                 assert sender.wait(AMPLE / 3) != 0  # the server hangs up after AMPLE
             finally:
                 sender.kill()
+
+
+def test_only_a_yes_removes_anything(project):
+    """No, end of file and no stdin at all are plain refusals; at none of them is anything asked of the service."""
+    verb = ["queues", "purge", "primes", "--socket", "s"]
+    no = mqworker(*verb, cwd=project, stdin="n\n")
+    assert (no.returncode, no.stderr.splitlines()[-1]) == (1, "mqworker: nothing was removed")
+    nobody = mqworker(*verb, cwd=project)
+    without = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "mqworker", *verb],
+        cwd=project,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=AMPLE,
+        check=False,
+    )
+    for done in (nobody, without):
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (
+            Exit.USAGE,
+            "mqworker: nothing was removed, because nobody has confirmed it: add --yes",
+        )
+    yes = mqworker(*verb, cwd=project, stdin="y\n")
+    assert yes.returncode == Exit.NOT_RUNNING
+
+
+def test_programs_are_named_only_in_the_configuration(project):
+    """Who adds one to a chain is told where to put it, whether or not a service runs."""
+    done = mqworker("jobs", "add", 'exec:["ls"]', "--socket", "s", cwd=project)
+    assert done.returncode == Exit.CONFIG
+    assert "programs are named only in the configuration" in done.stderr

@@ -236,6 +236,9 @@ class LittleService:
             raise ControlError("refused", f"stage {stage} has no earlier parameters")
         return await self._checked(back)
 
+    async def set_limits(self, asked: desired_state.SetLimits, patience: float) -> Stored:
+        return await self._checked(asked)
+
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         self.asked.append((verb, arguments, deadline))
         answer = self.admin.get(verb, ControlError("unavailable", "the broker cannot be reached"))

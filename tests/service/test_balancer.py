@@ -48,6 +48,23 @@ def test_no_share_is_larger_than_the_register_of_its_stage():
     assert balancer.applied(document).stages["a"].consumers == 16
 
 
+def test_what_a_stage_cannot_have_goes_to_the_others():
+    """It is shared out at the start, and a stage that has all that it can have receives no more."""
+    wide = StageConfig(input=InputConfig(queue="a"), jobs=("m:f",), consumers="auto", concurrency=1000)
+    config = Config(stages=CONFIG.stages | {"a": wide}, service=ServiceConfig(processes=64))
+    balancer, (document, _) = Balancer(config), begin(None, config)
+    balancer.want(document, NEVER, paused=False)
+    assert numbers(balancer, document) == [16, 24, 24]
+    calm = {"backlog": 0, "held": 0, "arrival_rate": 0.0, "service_time": 0.1}
+    there = {name: stage_status(name, consumers=staff(24), **calm) for name in ("b", "c")}
+    there["a"] = stage_status("a", consumers=staff(16), **(calm | {"backlog": 500_000}))
+    balancer.beat(document, there, 1.0)
+    assert not balancer.received
+    there["c"] = stage_status("c", consumers=staff(24), **(calm | {"backlog": 50_000}))
+    balancer.beat(document, there, 2.0)
+    assert balancer.received == {"c": 1}
+
+
 def test_who_takes_part():
     """Stages that run and compute share what stages fixed by hand leave, at least one."""
     balancer = Balancer(CONFIG)

@@ -214,9 +214,18 @@ def kill(victim: str, services: list[ServiceProcess], broker: Any, chance: rando
         service.process.wait(10)
         service.start(ready=None)
     else:
-        wait_for(lambda: kill_one(services, VICTIMS[victim], chance), 60, victim)
+        wait_for(lambda: kill_one(services, VICTIMS[victim], chance) or finished(services, victim), 60, victim)
     done[victim] += 1
     say(f"killed: {dict(done)}")
+
+
+def finished(services: list[ServiceProcess], victim: str) -> bool:
+    """Return whether there is nobody left to kill: every source has published all that it has."""
+    if victim != "sources":
+        return False
+    told = [service.ask("GET", "/api/v1/sources") for service in services]
+    rows = [row for code, answer in told if code == 200 for row in answer["sources"]]
+    return bool(rows) and not any(row["state"] in ("running", "starting", "backoff") for row in rows)
 
 
 def kill_one(services: list[ServiceProcess], kind: str, chance: random.Random) -> bool:

@@ -176,12 +176,12 @@ class Faults:
         self._rabbit.node.thaw()
 
     def _close_connections(self) -> None:
-        self._rabbit.node.ctl("close_all_connections", "chaos")
+        self._rabbit.node.close_connections()
 
     def _disk_alarm(self) -> None:
-        self._rabbit.node.ctl("set_disk_free_limit", "1000GB")
+        self._rabbit.node.eval("rabbit_disk_monitor:set_disk_free_limit(1000000000000000)")
         time.sleep(self._chance.uniform(1, 4))
-        self._rabbit.node.ctl("set_disk_free_limit", "1MB")
+        self._rabbit.node.eval('rabbit_disk_monitor:set_disk_free_limit("1MB")')
 
     def _output_unbound(self) -> None:
         queues, channel = self._queues, self._rabbit.channel()

@@ -48,6 +48,7 @@ def test_rounds_of_changing_work_leave_nothing_behind():
 
 
 @pytest.mark.system
+@pytest.mark.release
 def test_a_leak_is_seen():
     """A Producer that leaves one descriptor open for each Consumer is named."""
     assert (

@@ -13,7 +13,7 @@ from tests.support.rabbitmq import RabbitNode, available
 from tests.support.service import ServiceProcess
 from tests.system.stage import config, settled
 
-pytestmark = [pytest.mark.system, pytest.mark.rabbitmq, pytest.mark.long]
+pytestmark = [pytest.mark.system, pytest.mark.rabbitmq, pytest.mark.long, pytest.mark.release]
 
 PREFETCH = 60
 LEAST = 100  # messages that wait for their outcome, at any time

@@ -193,7 +193,7 @@ def test_each_pause_ends_its_epoch(rabbit, queue, service):
     pause_and_resume(running)
     put(running, "listening", {"enabled": False})
     wait_for(lambda: running.stage("work")["actual"]["link"]["resting"], 30, "a rest")
-    rabbit.ctl("close_all_connections", "a test")
+    rabbit.close_connections()
     wait_for(lambda: running.stage("work")["actual"]["link"]["reconnects"], 30, "another connection")
     put(running, "listening", {"enabled": True})
     wait_for(lambda: running.stage("work")["actual"]["link"]["consuming"], 30, "a next epoch")
@@ -345,7 +345,7 @@ def test_order_on_rabbitmq(rabbit, queue, service, ordered_by, queue_type):
         lambda: os.kill(running.named("mqw-consumer")[0], signal.SIGKILL),
         lambda: pause_and_resume(running),
         lambda: os.kill(running.named("mqw-producer")[0], signal.SIGKILL),
-        lambda: rabbit.ctl("close_all_connections", "a test"),
+        lambda: rabbit.close_connections(),
     ]
     with foreign.Client(rabbit.url()) as client:
         publish(client, queue, range(count))

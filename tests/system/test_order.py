@@ -345,7 +345,7 @@ def test_order_on_rabbitmq(rabbit, queue, service, ordered_by, queue_type):
         lambda: os.kill(running.named("mqw-consumer")[0], signal.SIGKILL),
         lambda: pause_and_resume(running),
         lambda: os.kill(running.named("mqw-producer")[0], signal.SIGKILL),
-        lambda: rabbit.close_connections(),
+        rabbit.close_connections,
     ]
     with foreign.Client(rabbit.url()) as client:
         publish(client, queue, range(count))

@@ -22,6 +22,9 @@ JOINS = (
     "cluster_formation.classic_config.nodes.1 = {first}",
 )
 TICKTIME = 8  # seconds; within a quarter more or less of it, a node that does not answer counts as down
+# For how long a message that leaves a delay queue waits for the confirm of a queue whose leader has died, until it is
+# moved again: 180 s by default. See docs/scaling.md.
+ADVANCED = "{dead_letter_worker_publisher_confirm_timeout, 10000}"
 LOOKUP = '{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{name}">>))'
 
 
@@ -41,7 +44,8 @@ class RabbitCluster:
                 (below / ".erlang.cookie").write_text(cookie)
                 (below / ".erlang.cookie").chmod(0o400)
                 lines = (*CONFIG, *(line.format(first=self.nodes[0].name) for line in joins))
-                self.nodes.append(RabbitNode(below, config=lines, erl_args=f"+S 1:1 -kernel net_ticktime {TICKTIME}"))
+                erlang = f"+S 1:1 -kernel net_ticktime {TICKTIME}"
+                self.nodes.append(RabbitNode(below, config=lines, advanced=ADVANCED, erl_args=erlang))
             first, *others = self.nodes
             first.start()
             for node in others:

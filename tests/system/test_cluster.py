@@ -93,7 +93,11 @@ def test_a_node_of_the_cluster_may_die_at_any_time(cluster, service):
         running.write("enough", "")
         load.until(lambda: source(running)["state"] == "finished", 30, "the source to end")
         rows = int((running.folder / "last").read_text())
-        load.finish(60)
+        try:
+            load.finish(60)
+        except AssertionError as error:
+            queues = {name: third.queue(name) for name in QUEUES}
+            raise AssertionError(f"{error}: {sorted(load.waiting)}; {queues}; {running.stage('work')}") from None
         load.until(lambda: set(load.results) >= {f"rows:{n}" for n in range(1, rows + 1)}, 30, "all rows")
         settled(third, "in")
         settled(third, "in.retry.1s")

@@ -45,6 +45,7 @@ class TaskSeats:
         self._seats = [TaskSeat(self, number) for number in range(len(seats.slots))]
         self._main = threading.get_ident()
         self._ending = False
+        self._beats = True  # the loop has written the last pulse that it was asked for
         self._timer: asyncio.TimerHandle | None = None
         self._looked = (0.0, 0.0)  # when the next look is due, and the seconds in steps when that was decided
 
@@ -110,12 +111,20 @@ class TaskSeats:
         """Begin these messages, as soon as the loop comes to it."""
         self._loop.call_soon_threadsafe(self._begin, works)
 
+    def beat(self, now: float) -> None:  # noqa: ARG002 - the time counts at which the loop comes to it
+        """Let the loop write the pulse, as soon as it comes to it."""
+        if self._beats:  # one that waits is enough, however long the loop is held
+            self._beats = False
+            self._loop.call_soon_threadsafe(self._beat)
+
     def where(self, work: SeatedMessage) -> str:
         """Return where in the code a message is: where the loop is, if it has the loop."""
-        if self.words.running == work.item.seq:
-            frame = sys._current_frames().get(self._main)
-            return "".join(traceback.format_stack(frame)) if frame is not None else ""
-        return self._seats[work.seat].where()
+        return self.where_loop() if self.words.running == work.item.seq else self._seats[work.seat].where()
+
+    def where_loop(self) -> str:
+        """Return where in the code the loop is."""
+        frame = sys._current_frames().get(self._main)
+        return "".join(traceback.format_stack(frame)) if frame is not None else ""
 
     def end(self) -> None:
         """Stop working."""
@@ -126,6 +135,10 @@ class TaskSeats:
     def _end(self) -> None:
         self._ending = True
         self._loop.stop()
+
+    def _beat(self) -> None:
+        self.words.pulse = time.monotonic()
+        self._beats = True
 
     def _begin(self, works: list[SeatedMessage]) -> None:
         now = time.monotonic()

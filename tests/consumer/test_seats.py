@@ -6,7 +6,7 @@ import pytest
 
 from mqworker.config.model import InputConfig, StageConfig
 from mqworker.consumer.deadlines import HARD, SOFT, Deadlines
-from mqworker.consumer.loop_watch import LoopWatch
+from mqworker.consumer.loop_watch import NOBODY, LoopWatch
 from mqworker.consumer.seats import Finished, SeatTable, Setting
 from mqworker.ipc.messages import Item
 
@@ -107,6 +107,7 @@ def test_a_blocked_loop_is_named_soon_and_then_seldom():
     told = [now for now in range(600) if watch.is_due(7, 100.0, 100.0 + now / 10)]
     assert told == [5, 50, 500]
     assert not watch.is_due(0, 100.0, 200.0)
+    assert [watch.is_due(NOBODY, 100.0, at) for at in (200.0, 200.25, 200.5)] == [False, True, False]
     assert watch.is_due(7, 201.0, 201.6)
     assert watch.count("a.py", 0.0) == 0
     assert watch.count("a.py", 30.0) is None

@@ -95,6 +95,16 @@ class Handle:
     async def teardown(self):
         (HERE / "torn down").write_text(str(asyncio.get_running_loop() is made[0]))
 
+    async def leave_holding(self, seconds, *_):
+        async def hold():
+            await asyncio.sleep(0.1)
+            (HERE / "holds").touch()
+            time.sleep(seconds)
+        self.left = asyncio.create_task(hold())
+
+    async def call_back(self, seconds, *_):
+        asyncio.get_running_loop().call_later(0.1, time.sleep, seconds)
+
 async def wait_for_file(name):
     while not (HERE / name).exists():
         await asyncio.sleep(0.01)
@@ -259,6 +269,28 @@ async def test_limits_hit_the_guilty_one_alone(consumer, tmp_path):
     assert 5 not in one.outcomes
     one.child.kill("the end of the test")
     await until(lambda: one.death, DEADLINE, "its end")
+
+
+@on_loop
+async def test_whatever_holds_the_loop_stops_the_pulse_and_is_named(consumer, tmp_path):
+    """A task that a finished message has left, or a callback: nobody in hand has it, and the Producer sees that nothing
+    gets on."""
+    one = await consumer(seats=4).ready()
+    await one.take(["leave_holding", 1.5], ["wait", "go"])
+    await until((tmp_path / "holds").exists, DEADLINE, "the task to hold the loop")
+    await until(lambda: one.events("loop_blocked"), DEADLINE, "the blocked loop to be named")
+    assert (one.seats.running, time.monotonic() - one.seats.pulse > 0.5) == (1, True)
+    await one.take(["call_back", 1.5], first=3)
+    await until(lambda: len(one.events("loop_blocked")) == 2, DEADLINE, "the callback to be named")
+    assert (one.seats.running, time.monotonic() - one.seats.pulse > 0.5) == (0, True)
+    left, called = one.events("loop_blocked")
+    assert "left behind" in left.msg
+    assert "time.sleep(seconds)" in left.fields["traceback"]
+    assert "message_id" not in left.fields
+    assert "a callback" in called.msg
+    (tmp_path / "go").touch()
+    await one.done(3)
+    await one.leave()
 
 
 @on_loop

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from mqworker.consumer.deadlines import Deadlines
 from mqworker.consumer.desk import OVER, Maker
+from mqworker.consumer.fatal import fatal
 from mqworker.consumer.pump import LanePump
 from mqworker.consumer.register import Seats
 from mqworker.consumer.seats import Finished, SeatedMessage
@@ -68,9 +69,7 @@ class TaskSeats:
     def work(self, pump: LanePump) -> None:
         """Work on messages until the sentinel comes, whatever user code does to the loop."""
         if signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL:  # otherwise user code has taken it
-            signal.signal(signal.SIGUSR2, self._show)
-            # What faulthandler writes comes at once, also while native code holds the interpreter; ours comes after it.
-            faulthandler.register(signal.SIGUSR2, file=2, all_threads=True, chain=True)
+            self._show_on_signal()
         pumping = threading.Thread(target=pump.run, args=(self,), name="pump", daemon=True)
         pumping.start()
         while not self._ending:
@@ -78,6 +77,14 @@ class TaskSeats:
             with contextlib.suppress(SystemExit, KeyboardInterrupt):
                 self._loop.run_forever()
         pumping.join()
+
+    def _show_on_signal(self) -> None:
+        """Let SIGUSR2 write all stacks at once, also while native code holds the interpreter; ours come after them."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+        faulthandler.unregister(signal.SIGUSR2)  # to register what is registered would leave our handler the only one
+        signal.signal(signal.SIGUSR2, self._show)
+        faulthandler.register(signal.SIGUSR2, file=2, all_threads=True, chain=True)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
 
     def teardown(self) -> None:
         """Cancel what handlers have left behind, and tear everything down."""
@@ -136,10 +143,12 @@ class TaskSeats:
         self._ending = True
         self._loop.stop()
 
+    @fatal
     def _beat(self) -> None:
         self.words.pulse = time.monotonic()
         self._beats = True
 
+    @fatal
     def _begin(self, works: list[SeatedMessage]) -> None:
         now = time.monotonic()
         for work in works:
@@ -148,9 +157,13 @@ class TaskSeats:
             self._seats[work.seat].begin(work, self._loop, self._hold)
         self._arm(now)
 
+    @fatal
     def note_wait(self, seat: int, *, waiting: bool) -> None:
         """Let the limits of a message stand still, while its call waits for a shared object that is down."""
-        self.deadlines.wait(seat, time.monotonic(), waiting=waiting)
+        now = time.monotonic()
+        self.deadlines.wait(seat, now, waiting=waiting)
+        if not waiting:  # the timer has lapsed if every message waited
+            self._arm(now)
 
     def waits(self, seat: int) -> Callable[..., None]:
         """Return what the companion of a seat calls when it begins to wait, or goes on."""
@@ -184,6 +197,7 @@ class TaskSeats:
         self._looked = at, self._hold.spent
         self._timer = self._loop.call_later(max(0.0, at - now), self._look)
 
+    @fatal
     def _look(self) -> None:
         self._timer = None
         now, (due, spent) = time.monotonic(), self._looked
@@ -199,7 +213,8 @@ class TaskSeats:
     def _show(self, _signal: int, _frame: object) -> None:
         """Write where every message is."""
         now = time.monotonic()
-        for seat in self._seats:
-            if seat.task is not None and not seat.task.done():
-                seconds = now - self.words.slots[seat.number].started
-                sys.stderr.write(f"message {seat.name}, {seconds:.1f} s:\n{seat.where()}\n")
+        with contextlib.suppress(Exception):  # it would be raised in the step of whichever message has the loop
+            for seat in self._seats:
+                if seat.task is not None and not seat.task.done():
+                    seconds = now - self.words.slots[seat.number].started
+                    sys.stderr.write(f"message {seat.name}, {seconds:.1f} s:\n{seat.where()}\n")

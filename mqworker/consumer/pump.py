@@ -187,6 +187,7 @@ class LanePump:
             for body in finished[-1].large:
                 for piece in self._hatch.put(body):
                     self._send(piece)
+                    self._crew.beat(time.monotonic())
         now = time.monotonic()
         if now - self._measured > MEASURE:
             self._measured, self._rss = now, rss(self._pid)
@@ -196,6 +197,8 @@ class LanePump:
         self._send(Outcomes(outcomes, self._setting.generation, taken, rss=self._rss, leaving=self._leaving, back=back))
         for each in finished:
             self._seats.slots[each.work.seat].end()
+        if self._table.in_hand:
+            self._crew.beat(time.monotonic())
 
     # --- what the crew cannot say
 
@@ -211,11 +214,11 @@ class LanePump:
                 started = seats.slots[work.seat].started
                 if started and now - started > work.setting.hard + over:
                     work.told = True
-                    self._send(Stack(work.item.seq, self._crew.where(work)))
+                    self._send(Stack(work.item.seq, self._where(work)))
 
     def _blocked(self, seq: int, seconds: float, now: float) -> None:
         work = self._table.in_hand.get(seq)
-        where = self._crew.where_loop() if work is None else self._crew.where(work)
+        where = self._where(work)
         place = _place(where)
         held_back = self._watch.count(place, now)
         if held_back is None:
@@ -227,6 +230,13 @@ class LanePump:
         more = f" ({held_back} more times since this was last said)" if held_back else ""
         with _about(work):
             logs.report(log, logging.WARNING, "loop_blocked", what + more, traceback=where)
+
+    def _where(self, work: SeatedMessage | None) -> str:
+        """Return where a message is, or the loop if it has none; "" if that cannot be told."""
+        try:
+            return self._crew.where_loop() if work is None else self._crew.where(work)
+        except Exception:  # noqa: BLE001 - it looks into objects of user code, while those change
+            return ""
 
     def _stood_still(self, seconds: float) -> None:
         """Count time in which not even this thread went on against no message."""

@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from mqworker.consumer.deadlines import Deadlines
 from mqworker.consumer.desk import OVER, Maker
@@ -26,6 +27,7 @@ from mqworker.consumer.seats import Finished, SeatedMessage
 from mqworker.consumer.steps import LONG, Hold, task_factory
 from mqworker.consumer.task_seat import TaskSeat
 
+THREADS = 32  # of `asyncio.to_thread`, at least; each is started when it is needed
 BEAT = 0.25  # seconds between two looks at the limits
 LEFT = 2.0  # seconds for tasks that handlers have left behind, when they are cancelled at the end
 
@@ -56,6 +58,9 @@ class TaskSeats:
         """Set up what is there once a process, on the loop, then every seat; raises the first failure."""
         asyncio.set_event_loop(self._loop)
         self._loop.set_task_factory(task_factory(self._hold))
+        # Python's has few threads: messages that call `asyncio.to_thread` would wait for each other.
+        threads = max(len(self._seats), THREADS)
+        self._loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="asyncio"))
         self._loop.run_until_complete(self._set_up())
 
     async def _set_up(self) -> None:

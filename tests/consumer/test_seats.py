@@ -7,7 +7,7 @@ import pytest
 from mqworker.config.model import InputConfig, StageConfig
 from mqworker.consumer.deadlines import HARD, SOFT, Deadlines
 from mqworker.consumer.loop_watch import NOBODY, LoopWatch
-from mqworker.consumer.seats import Finished, SeatTable, Setting
+from mqworker.consumer.seats import Finished, SeatedMessage, SeatTable, Setting
 from mqworker.ipc.messages import Item
 
 SETTING = Setting(1, b"{}", 0.0, 0.0)
@@ -38,6 +38,17 @@ def test_a_seat_is_free_when_its_outcome_is_written():
     assert set(seats.in_hand) == {1, 3, 4}
     seats.leave(first[0])  # given back
     assert seats.take(items(5), SETTING)[0].seat == first[0].seat
+
+
+def test_a_body_is_not_kept_for_longer_than_its_message():
+    """Whoever remembers the message, as the context of a pooled connection does: its labels stay, the body goes."""
+    seats = table(2)
+    small, large = seats.take([Item(n, b"\0\0", b"1" * n, False, "", "in") for n in (1, 100_000)], SETTING)
+    names = [SeatedMessage(0, each.item, SETTING, "in", None).labels for each in (small, large)]
+    seats.written(finished(small), 0)
+    seats.written(finished(large), 0)
+    assert [each.labels for each in (small, large)] == names
+    assert (small.item.body, large.item.body, large.item.seq) == (b"1", b"", 100_000)
 
 
 @pytest.mark.parametrize(

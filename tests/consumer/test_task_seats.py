@@ -18,11 +18,12 @@ from tests.support.seated import DEADLINE, SeatedConsumer
 from tests.support.waiting import until
 
 CODE = """
-import asyncio, os, signal, sys, time
+import asyncio, os, signal, sys, threading, time
 from pathlib import Path
 
 HERE = Path(__file__).parent
 made = []
+BARRIER = threading.Barrier(64)
 
 class Handle:
     async def setup(self, params):
@@ -37,6 +38,9 @@ class Handle:
         await asyncio.sleep(0.05)
         assert made == [asyncio.get_running_loop()]
         return 2 * value * self.factor
+
+    async def together(self, value, *_):
+        return await asyncio.to_thread(BARRIER.wait, 10) < value
 
     async def headers(self, value, message, *_):
         await asyncio.sleep(0.01 * (value % 3))
@@ -213,6 +217,9 @@ async def test_as_many_at_once_as_there_are_seats(consumer, tmp_path):
     assert one.results() == {n + 1: 6 * n for n in range(64)}
     assert took < 1.0, "one after the other takes 3.2 s"
     assert one.seats.working() == {}
+    await one.take(*(["together", 64] for _ in range(64)), first=65)
+    await one.done(128)
+    assert set(list(one.results().values())[64:]) == {True}, "as many threads of asyncio"
     await one.leave()
     assert (tmp_path / "torn down").read_text() == "True"
 

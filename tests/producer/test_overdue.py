@@ -137,5 +137,7 @@ def test_whatever_is_seen(began, running, since, pulse, closed_at):
         assert (running in late and NOW - since > HELD) or (closed_at and NOW - closed_at > LIMIT)
     held = running and NOW - since > HELD
     if what is Do.KILL_STILL:
-        assert NOW - max(since if held else max(pulse, since), min(filter(None, began.values()))) > max(LIMIT, PULSE)
+        assert NOW - max(since if held else max(pulse, since), min(filter(None, began.values()), default=0.0)) > max(
+            LIMIT, PULSE
+        )
         assert not (held and 0.0 < began.get(running, 0.0) <= since), "whoever holds the loop is late before that"

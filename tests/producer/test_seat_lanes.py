@@ -294,6 +294,25 @@ async def test_what_stops_its_whole_consumer_is_found_and_its_neighbours_are_not
 
 
 @on_loop
+async def test_without_a_hard_limit_a_frozen_consumer_keeps_nobody(seated, monkeypatch):
+    """It takes nothing more and computes nothing: it is killed, at first for nobody, and the other message is done."""
+    monkeypatch.setattr(seat_limits, "STALL", 0.5)
+    it = seated("tasks", crash=CrashConfig(max=1))
+    try:
+        it.put("still")
+        await it.until(lambda now: now.dispatched == 1, "the one that freezes it")
+        it.put("now")
+        await it.until(lambda now: now.counters["dead"] == 1, "the dead letter")
+        (letter,) = it.dead().values()
+        assert letter.message_id == "0 still"
+        assert it.stage.dispatch.exits == {"killed": 3}
+        status = await it.until(lambda now: now.counters["settled"] == 2, "the end")
+        assert count(status, "dropped", "dead", "retried") == [1, 1, 0]
+    finally:
+        await it.close()
+
+
+@on_loop
 async def test_beside_a_message_that_may_have_killed_the_tree_nothing_begins(seated, tmp_path, monkeypatch):
     """It was in hand at two deaths of the tree; when it has outlived its window, all others begin."""
     monkeypatch.setattr(suspects, "MARGIN", 1.0)

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from mqworker.consumer.fatal import fatal
+
 Call = tuple["asyncio.Future[Any]", contextvars.Context, Callable[..., Any], tuple[Any, ...]]
 
 
@@ -42,6 +44,7 @@ class Companion:
         self._calls.put(None)
         self._thread.join()
 
+    @fatal
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
             future, context, function, arguments = call
@@ -59,6 +62,7 @@ class Companion:
             del call, future, context, function, arguments, value, failure  # they need no memory while it waits
 
 
+@fatal
 def _finish(future: "asyncio.Future[Any]", value: Any, failure: BaseException | None) -> None:
     if future.done():
         return  # whoever asked is gone

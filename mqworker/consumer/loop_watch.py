@@ -1,4 +1,4 @@
-"""When to say that a coroutine holds the loop: soon, then seldom, and not for the same place over and over.
+"""When to say that something holds the loop: soon, then seldom, and not for the same place over and over.
 
 Pure; used by the pump, which sees who has the loop in the in-hand register.
 """
@@ -6,6 +6,7 @@ Pure; used by the pump, which sees who has the loop in the in-hand register.
 AFTER = (0.5, 5.0, 50.0)  # seconds of one step
 EVERY = 60.0  # seconds between two lines about the same place in the code
 PLACES = 1000  # that are remembered
+NOBODY = -1  # in the place of a message: a callback, or a task of no message
 
 
 class LoopWatch:
@@ -19,9 +20,14 @@ class LoopWatch:
         ] = {}  # when one was last named, and how often it would have been since
 
     def is_due(self, seq: int, since: float, now: float) -> bool:
-        """Return whether something is to be said about the step that a message has begun then; seq 0: there is none."""
+        """Return whether something is to be said about the step that a message has begun then; seq 0: there is none.
+
+        NOBODY is named when it is seen for a second time: between two steps the loop is nobody's for a moment.
+        """
         if (seq, since) != self._step:
             self._step, self._told = (seq, since), 0
+            if seq == NOBODY:
+                return False
         reached = sum(now - since >= each for each in AFTER) if seq else 0
         due, self._told = reached > self._told, max(reached, self._told)
         return due

@@ -24,7 +24,7 @@ import msgspec
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.consumer.hatch import Hatch
 from mqworker.consumer.lane_end import LaneEnd
-from mqworker.consumer.loop_watch import LoopWatch
+from mqworker.consumer.loop_watch import NOBODY, LoopWatch
 from mqworker.consumer.register import Seats
 from mqworker.consumer.seats import Finished, SeatedMessage, SeatTable, Setting, current
 from mqworker.ipc import logs
@@ -49,8 +49,14 @@ class SeatCrew(Protocol):
     def begin(self, works: list[SeatedMessage]) -> None:
         """Begin these messages."""
 
+    def beat(self, now: float) -> None:
+        """Write the pulse, as soon as what works on messages gets on."""
+
     def where(self, work: SeatedMessage) -> str:
         """Return where in the code a message is."""
+
+    def where_loop(self) -> str:
+        """Return where in the code the loop is; "": there is none."""
 
     def end(self) -> None:
         """Stop working: nothing is in hand, and nothing more comes."""
@@ -113,7 +119,8 @@ class LanePump:
                 now = time.monotonic()
                 if before and now - before > PULSE + GAP:
                     self._stood_still(now - before)
-                before = self._seats.pulse = now
+                before = now
+                self._crew.beat(now)
             if self._wake in ready:
                 os.eventfd_read(self._wake)
             taken = 0
@@ -140,7 +147,8 @@ class LanePump:
         if chunk.log_level != self._level:
             self._level = chunk.log_level
             logs.set_level(self._level)
-        seats.pulse = now
+        if not self._table.in_hand:  # nobody has written it while there was nothing to do
+            seats.pulse = now
         works = self._table.take(chunk.items, setting, self._lane.lost)
         for work in works:
             item = work.item
@@ -179,6 +187,7 @@ class LanePump:
             for body in finished[-1].large:
                 for piece in self._hatch.put(body):
                     self._send(piece)
+                    self._crew.beat(time.monotonic())
         now = time.monotonic()
         if now - self._measured > MEASURE:
             self._measured, self._rss = now, rss(self._pid)
@@ -188,35 +197,46 @@ class LanePump:
         self._send(Outcomes(outcomes, self._setting.generation, taken, rss=self._rss, leaving=self._leaving, back=back))
         for each in finished:
             self._seats.slots[each.work.seat].end()
+        if self._table.in_hand:
+            self._crew.beat(time.monotonic())
 
     # --- what the crew cannot say
 
     def _look(self, now: float) -> None:
         seats, over = self._seats, self._crew.over
         seq, since = seats.running, seats.running_since
-        if seats.running == seq and self._watch.is_due(seq, since, now):
+        if not seq and self._crew.has_loop:
+            seq, since = NOBODY, max(since, seats.pulse)
+        if seats.running == max(seq, 0) and self._watch.is_due(seq, since, now):
             self._blocked(seq, now - since, now)
         for work in list(self._table.in_hand.values()):
             if work.setting.hard and not work.told:
                 started = seats.slots[work.seat].started
                 if started and now - started > work.setting.hard + over:
                     work.told = True
-                    self._send(Stack(work.item.seq, self._crew.where(work)))
+                    self._send(Stack(work.item.seq, self._where(work)))
 
     def _blocked(self, seq: int, seconds: float, now: float) -> None:
         work = self._table.in_hand.get(seq)
-        if work is None:
-            return
-        where = self._crew.where(work)
+        where = self._where(work)
         place = _place(where)
         held_back = self._watch.count(place, now)
         if held_back is None:
             return
-        others = len(self._table.in_hand) - 1
-        what = f"this message has held the loop for {seconds:.1f} s, so {others} others stand still: {place}"
+        others = len(self._table.in_hand) - (work is not None)
+        who = "a task that a finished message has left behind" if seq > 0 else "a callback, or a task of no message,"
+        who = who if work is None else "this message"
+        what = f"{who} has held the loop for {seconds:.1f} s, so {others} others stand still: {place}"
         more = f" ({held_back} more times since this was last said)" if held_back else ""
         with _about(work):
             logs.report(log, logging.WARNING, "loop_blocked", what + more, traceback=where)
+
+    def _where(self, work: SeatedMessage | None) -> str:
+        """Return where a message is, or the loop if it has none; "" if that cannot be told."""
+        try:
+            return self._crew.where_loop() if work is None else self._crew.where(work)
+        except Exception:  # noqa: BLE001 - it looks into objects of user code, while those change
+            return ""
 
     def _stood_still(self, seconds: float) -> None:
         """Count time in which not even this thread went on against no message."""
@@ -228,7 +248,7 @@ class LanePump:
 
 
 @contextmanager
-def _about(work: SeatedMessage) -> Iterator[None]:
+def _about(work: SeatedMessage | None) -> Iterator[None]:
     """Log in the name of a message."""
     token = current.set(work)
     try:

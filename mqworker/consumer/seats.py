@@ -6,12 +6,15 @@ is written, and not when that is computed: so a Producer that does not read boun
 
 from collections.abc import Sequence
 from contextvars import ContextVar
-from functools import cached_property
 from typing import Any, NamedTuple
+
+import msgspec
 
 from mqworker.amqp.labels import labels
 from mqworker.config.model import StageConfig
 from mqworker.ipc.messages import Item
+
+SMALL = 1024  # bytes of a body that may stay in memory for as long as somebody remembers its message
 
 
 class Setting(NamedTuple):
@@ -34,11 +37,21 @@ class SeatedMessage:
         self.lost = lost
         self.told = False  # where it was when its time was up
         self._queue = queue
+        self._labels: dict[str, Any] | None = None
 
-    @cached_property
+    @property
     def labels(self) -> dict[str, Any]:
         """Return what names it in the log."""
-        return labels(self.item.properties, self.item.body, self._queue)
+        item = self.item  # first: without its body it has labels already, whichever thread asks
+        if self._labels is None:
+            self._labels = labels(item.properties, item.body, self._queue)
+        return self._labels
+
+    def drop_body(self) -> None:
+        """Let go of the body of a message that is done: the context of a pooled connection may keep its first one."""
+        if len(self.item.body) > SMALL:
+            self._labels = self.labels
+            self.item = msgspec.structs.replace(self.item, body=b"")
 
 
 class Finished(NamedTuple):
@@ -84,6 +97,7 @@ class SeatTable:
         It does not change its mind.
         """
         self.leave(finished.work)
+        finished.work.drop_body()
         self._done += 1
         config = self._config
         if finished.out_of_memory:

@@ -18,6 +18,7 @@ from mqworker.consumer.async_work import AsyncWorker
 from mqworker.consumer.companion import Companion
 from mqworker.consumer.deadlines import HARD
 from mqworker.consumer.desk import Desk
+from mqworker.consumer.fatal import fatal
 from mqworker.consumer.seats import Finished, SeatedMessage, current
 from mqworker.consumer.steps import Hold, Steps
 from mqworker.errors import HardTimeLimit, SoftTimeLimit
@@ -34,6 +35,7 @@ class TaskSeat:
         self.task: asyncio.Task[tuple[bytes, list[bytes]]] | None = None
         self._crew = crew
         self._work: SeatedMessage | None = None
+        self._missed = False  # a limit has passed, and nothing has been cancelled by it
         self._companion: Companion | None = None
         self._desk: Desk | None = None
 
@@ -74,6 +76,7 @@ class TaskSeat:
     def begin(self, work: SeatedMessage, loop: asyncio.AbstractEventLoop, hold: Hold) -> None:
         """Begin a message."""
         self._work = work
+        self._missed = False
         context = contextvars.copy_context()
         context.run(current.set, work)
         steps = Steps(self._compute(work), work.item.seq, hold)
@@ -95,6 +98,7 @@ class TaskSeat:
             outcome = await worker.compute_async(work.item, self)
         return worker.encode(work.item, outcome)
 
+    @fatal
     def _end(self, work: SeatedMessage, task: "asyncio.Task[tuple[bytes, list[bytes]]]") -> None:
         """Report the outcome."""
         worker = self._worker
@@ -135,12 +139,20 @@ class TaskSeat:
             return HardTimeLimit(f"the hard time limit of {work.setting.hard:g} s has passed")
         return SoftTimeLimit(f"the soft time limit of {work.setting.soft:g} s has passed")
 
+    def heed(self) -> None:
+        """Raise the limit that passed while a job ran in the companion: the next one would have none."""
+        if self._missed and (passed := self.passed()) is not None:
+            self._missed = False
+            raise passed
+
     async def aside(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a job in the companion; what it returns or raises counts, also when a limit has passed meanwhile."""
         return await self._ask(function, arguments, job=True)
 
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a shared object in the companion, for an `async def` that awaits it."""
+        if current.get() is not self._work:  # the seat belongs to another message, or to none
+            raise RuntimeError("the message of this task has ended, so its call of a shared object has no message")
         return await self._ask(function, arguments, job=False)
 
     async def _ask(self, function: Callable[..., Any], arguments: tuple[Any, ...], *, job: bool) -> Any:
@@ -154,7 +166,9 @@ class TaskSeat:
                 await asyncio.wait((asked,))
             except asyncio.CancelledError as error:
                 cancelled = error
-        if cancelled is not None and not (job and self.passed() is not None):
-            asked.exception()  # it was looked at
-            raise cancelled
+        if cancelled is not None:
+            self._missed = job and self.passed() is not None
+            if not self._missed:
+                asked.exception()  # it was looked at
+                raise cancelled
         return asked.result()

@@ -16,15 +16,18 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from mqworker.consumer.deadlines import Deadlines
 from mqworker.consumer.desk import OVER, Maker
+from mqworker.consumer.fatal import fatal
 from mqworker.consumer.pump import LanePump
 from mqworker.consumer.register import Seats
 from mqworker.consumer.seats import Finished, SeatedMessage
 from mqworker.consumer.steps import LONG, Hold, task_factory
 from mqworker.consumer.task_seat import TaskSeat
 
+THREADS = 32  # of `asyncio.to_thread`, at least; each is started when it is needed
 BEAT = 0.25  # seconds between two looks at the limits
 LEFT = 2.0  # seconds for tasks that handlers have left behind, when they are cancelled at the end
 
@@ -45,6 +48,7 @@ class TaskSeats:
         self._seats = [TaskSeat(self, number) for number in range(len(seats.slots))]
         self._main = threading.get_ident()
         self._ending = False
+        self._beats = True  # the loop has written the last pulse that it was asked for
         self._timer: asyncio.TimerHandle | None = None
         self._looked = (0.0, 0.0)  # when the next look is due, and the seconds in steps when that was decided
 
@@ -54,6 +58,9 @@ class TaskSeats:
         """Set up what is there once a process, on the loop, then every seat; raises the first failure."""
         asyncio.set_event_loop(self._loop)
         self._loop.set_task_factory(task_factory(self._hold))
+        # Python's has few threads: messages that call `asyncio.to_thread` would wait for each other.
+        threads = max(len(self._seats), THREADS)
+        self._loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="asyncio"))
         self._loop.run_until_complete(self._set_up())
 
     async def _set_up(self) -> None:
@@ -67,9 +74,7 @@ class TaskSeats:
     def work(self, pump: LanePump) -> None:
         """Work on messages until the sentinel comes, whatever user code does to the loop."""
         if signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL:  # otherwise user code has taken it
-            signal.signal(signal.SIGUSR2, self._show)
-            # What faulthandler writes comes at once, also while native code holds the interpreter; ours comes after it.
-            faulthandler.register(signal.SIGUSR2, file=2, all_threads=True, chain=True)
+            self._show_on_signal()
         pumping = threading.Thread(target=pump.run, args=(self,), name="pump", daemon=True)
         pumping.start()
         while not self._ending:
@@ -77,6 +82,14 @@ class TaskSeats:
             with contextlib.suppress(SystemExit, KeyboardInterrupt):
                 self._loop.run_forever()
         pumping.join()
+
+    def _show_on_signal(self) -> None:
+        """Let SIGUSR2 write all stacks at once, also while native code holds the interpreter; ours come after them."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+        faulthandler.unregister(signal.SIGUSR2)  # to register what is registered would leave our handler the only one
+        signal.signal(signal.SIGUSR2, self._show)
+        faulthandler.register(signal.SIGUSR2, file=2, all_threads=True, chain=True)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
 
     def teardown(self) -> None:
         """Cancel what handlers have left behind, and tear everything down."""
@@ -110,12 +123,20 @@ class TaskSeats:
         """Begin these messages, as soon as the loop comes to it."""
         self._loop.call_soon_threadsafe(self._begin, works)
 
+    def beat(self, now: float) -> None:  # noqa: ARG002 - the time counts at which the loop comes to it
+        """Let the loop write the pulse, as soon as it comes to it."""
+        if self._beats:  # one that waits is enough, however long the loop is held
+            self._beats = False
+            self._loop.call_soon_threadsafe(self._beat)
+
     def where(self, work: SeatedMessage) -> str:
         """Return where in the code a message is: where the loop is, if it has the loop."""
-        if self.words.running == work.item.seq:
-            frame = sys._current_frames().get(self._main)
-            return "".join(traceback.format_stack(frame)) if frame is not None else ""
-        return self._seats[work.seat].where()
+        return self.where_loop() if self.words.running == work.item.seq else self._seats[work.seat].where()
+
+    def where_loop(self) -> str:
+        """Return where in the code the loop is."""
+        frame = sys._current_frames().get(self._main)
+        return "".join(traceback.format_stack(frame)) if frame is not None else ""
 
     def end(self) -> None:
         """Stop working."""
@@ -127,6 +148,12 @@ class TaskSeats:
         self._ending = True
         self._loop.stop()
 
+    @fatal
+    def _beat(self) -> None:
+        self.words.pulse = time.monotonic()
+        self._beats = True
+
+    @fatal
     def _begin(self, works: list[SeatedMessage]) -> None:
         now = time.monotonic()
         for work in works:
@@ -135,9 +162,13 @@ class TaskSeats:
             self._seats[work.seat].begin(work, self._loop, self._hold)
         self._arm(now)
 
+    @fatal
     def note_wait(self, seat: int, *, waiting: bool) -> None:
         """Let the limits of a message stand still, while its call waits for a shared object that is down."""
-        self.deadlines.wait(seat, time.monotonic(), waiting=waiting)
+        now = time.monotonic()
+        self.deadlines.wait(seat, now, waiting=waiting)
+        if not waiting:  # the timer has lapsed if every message waited
+            self._arm(now)
 
     def waits(self, seat: int) -> Callable[..., None]:
         """Return what the companion of a seat calls when it begins to wait, or goes on."""
@@ -171,6 +202,7 @@ class TaskSeats:
         self._looked = at, self._hold.spent
         self._timer = self._loop.call_later(max(0.0, at - now), self._look)
 
+    @fatal
     def _look(self) -> None:
         self._timer = None
         now, (due, spent) = time.monotonic(), self._looked
@@ -186,7 +218,8 @@ class TaskSeats:
     def _show(self, _signal: int, _frame: object) -> None:
         """Write where every message is."""
         now = time.monotonic()
-        for seat in self._seats:
-            if seat.task is not None and not seat.task.done():
-                seconds = now - self.words.slots[seat.number].started
-                sys.stderr.write(f"message {seat.name}, {seconds:.1f} s:\n{seat.where()}\n")
+        with contextlib.suppress(Exception):  # it would be raised in the step of whichever message has the loop
+            for seat in self._seats:
+                if seat.task is not None and not seat.task.done():
+                    seconds = now - self.words.slots[seat.number].started
+                    sys.stderr.write(f"message {seat.name}, {seconds:.1f} s:\n{seat.where()}\n")

@@ -57,10 +57,18 @@ class ThreadSeats:
         for work in works:
             self._threads[work.seat].works.put(work)
 
+    def beat(self, now: float) -> None:
+        """Write the pulse: the pump runs beside the threads, as they do."""
+        self.words.pulse = now
+
     def where(self, work: SeatedMessage) -> str:
         """Return where in the code a message is."""
         frame = sys._current_frames().get(self._threads[work.seat].ident or 0)
         return "".join(traceback.format_stack(frame)) if frame is not None else ""
+
+    def where_loop(self) -> str:
+        """Return that there is no loop."""
+        return ""
 
     def end(self) -> None:
         """Let every thread tear down what it has, and end."""

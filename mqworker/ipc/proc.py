@@ -18,6 +18,7 @@ class Stat(NamedTuple):
     name: str
     state: str  # one letter
     started: int  # clock ticks after the boot; together with the pid, it identifies one process until the next boot
+    cpu: int  # clock ticks of CPU time used, in user and in kernel mode
 
 
 @functools.cache
@@ -34,7 +35,13 @@ def stat(pid: int) -> Stat | None:
         return None
     head, _, rest = text.rpartition(")")  # the name stands in parentheses and may hold any byte
     fields = rest.split()
-    return Stat(head.partition("(")[2], fields[0], int(fields[19]))
+    return Stat(head.partition("(")[2], fields[0], int(fields[19]), int(fields[11]) + int(fields[12]))
+
+
+def cpu(pid: int) -> int:
+    """Return the CPU time that a process has used, in clock ticks; 0 when it is gone."""
+    found = stat(pid)
+    return 0 if found is None else found.cpu
 
 
 def rss(pid: int) -> int:

@@ -4,7 +4,7 @@ Lives in a Consumer (or a user's test), on its loop. `aside` calls a plain funct
 message. Whatever the user's code raises passes through, also CancelledError.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
@@ -39,12 +39,21 @@ class AsyncSeveral:
 class AsyncRun:
     """One message on its way through the chain, with the calls that the chain had when it began."""
 
-    def __init__(self, chain: Chain, message: Message | None, deadline: float | None, aside: Aside) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        message: Message | None,
+        deadline: float | None,
+        aside: Aside,
+        heed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`heed` is called before each further job and value, and raises if there must be none."""
         self._calls: Calls = chain.calls
         self._jobs: Sequence[Job] = chain.jobs
         self._message = message
         self._deadline = deadline
         self._aside = aside
+        self._heed = heed
 
     async def run(self, body: Any) -> Any:
         """Return the last job's result, None as soon as a job returns None, or an `AsyncSeveral`."""
@@ -61,6 +70,7 @@ class AsyncRun:
         return value if wishes is None else wishes.then(value)
 
     async def _call(self, place: int, value: Any) -> Any:
+        self._heed()
         (call, passing), job = self._calls[place], self._jobs[place]
         if not job.is_async:
             return await self._aside(self._plainly, job.spec, call, passing, value)
@@ -78,10 +88,12 @@ class AsyncRun:
         if isinstance(value, GeneratorType | AsyncGeneratorType):
             values = value if isinstance(value, AsyncGeneratorType) else self._stepwise(value)
             async with aclosing(values):
+                self._heed()
                 async for each in values:
                     async with aclosing(self._rest(each, place)) as rest:
                         async for made in rest:
                             yield made
+                    self._heed()
         elif isinstance(value, Result):
             if value.body is not None:
                 async with aclosing(self._rest(value.body, place)) as rest:

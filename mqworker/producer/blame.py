@@ -14,8 +14,9 @@ Pure: what is known about the death in, a verdict out; used by dispatch. The fir
 8. Else nobody; but at the second such death a message is *doubted*: it runs alone in a Consumer for its window, and the
    death that comes in it is charged to it.
 
-A message that waits for a shared object, or has an outcome, is not in hand here. That one death makes nobody doubted
-keeps a kill from outside from making a queue of neighbours.
+If we killed it because nothing in it got on, rows 3 to 5 do not apply: whoever has stopped it, perhaps from outside,
+need not be among the messages in hand. A message that waits for a shared object, or has an outcome, is not in hand
+here. That one death makes nobody doubted keeps a kill from outside from making a queue of neighbours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 DOUBTED = 2  # deaths of row 8 with a message in hand, after which it is doubted
+_ALONE = 6  # the row that names a message because it is alone
 PATIENCE = 5  # deaths of row 7 from which on they count as those of row 8
 
 
@@ -59,6 +61,7 @@ class DeathFacts(NamedTuple):
     in_hand: Sequence[Accused]
     excused: bool = False  # row 1
     overdue: frozenset[int] = frozenset()  # for which we killed it
+    still: bool = False  # we killed it because nothing in it got on
     tasks: bool = False  # it worked in tasks, not in threads
     running: int = 0  # the message whose task had the loop; 0: none
     loop: int = 0  # the thread of the loop; 0: there is none
@@ -82,7 +85,7 @@ def judge(facts: DeathFacts) -> Verdict:
     if facts.overdue and not any(each.seq in facts.overdue for each in facts.in_hand):
         return Verdict(2)
     for row, named in enumerate(_named(facts), start=2):
-        if named:
+        if named and not (facts.still and row < _ALONE):
             return Verdict(row, named)
     waited = facts.tasks and not facts.running and facts.killed and not facts.no_memory
     return Verdict(7 if waited else 8, (), {each.seq: _doubt(each, waited=waited) for each in facts.in_hand})

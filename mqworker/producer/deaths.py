@@ -39,6 +39,7 @@ def death_facts(lane: Lane, death: Death, ages: Mapping[int, float], ledger: Led
         [_accused(entry, ages[entry.seq], seats.words.thread_of(entry.seq)) for entry in entries],
         excused=draining,
         overdue=seats.overdue,
+        still=seats.still,
         tasks=seats.kind == "tasks",
         running=seats.words.running,
         loop=seats.words.loop,

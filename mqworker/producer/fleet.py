@@ -185,6 +185,7 @@ class Fleet:
         wanted = lane.number in self._leaving
         self._leaving.discard(lane.number)
         lane.in_hand_slot.end()
+        lane.in_hand_slot.kind = ""  # what is left in its seats is in hand no more
         problem = ""
         if lane.unfit is not None:
             problem = f"Consumers cannot be set up: {lane.unfit.failure.type}: {lane.unfit.failure.message}"

@@ -242,7 +242,8 @@ class Lane:
     def _on_outcomes(self, uplink: Outcomes) -> None:
         if self._hatch.used:
             uplink = self._hatch.put_back(uplink)
-        self._child.catch_up_output(read=uplink.printed)  # its lines come before what becomes of it
+        # Its lines come before what becomes of it. Seats write no marks: what is read later would be another message's.
+        self._child.catch_up_output(read=uplink.printed or self.seats is not None)
         self.done += len(uplink.outcomes)
         self.generation = uplink.generation
         self.taken = max(self.taken, uplink.taken, uplink.ended)

@@ -22,6 +22,7 @@ class LaneSeats:
         self.alone = 0  # the message beside which nothing begins here at present; 0: there is none
         self.closed_at = 0.0  # when it was decided that this Consumer gets nothing more; 0: it is open
         self.overdue: frozenset[int] = frozenset()  # the messages for which it was killed
+        self.still = False  # it was killed because nothing in it got on
         self.stacks: dict[int, str] = {}  # where messages are that have exceeded the hard limit, as their Consumer said
         self.ids: dict[int, str] = {}  # of messages that have run for a while, kept for the status
         self._busy = 0.0  # seconds that all seats were taken, or twice as many that half of them were, until `_since`

@@ -2,8 +2,10 @@
 
 Pure: facts and time in, a decision out; used by limits. The time of a message is its own: while another one holds the
 loop it stands still (one that holds it for a minute makes itself overdue and nobody else), and while nothing in its
-Consumer gets on, which shows as a pulse that stays away, nobody's goes on. What the Consumer itself knows of such times
-it has added to when the message began.
+Consumer gets on, which shows as a pulse that stays away, nobody's goes on. Where there is a loop, the loop writes the
+pulse: a callback, or a task that a finished message has left behind, may hold it too. A Consumer in which nothing gets
+on for the length of the limit is killed for nobody. What the Consumer itself knows of such times it has added to when
+the message began.
 
 A Consumer with an overdue message is *closed*: it gets nothing more, a successor starts, and its other messages have
 one more hard limit to finish. Then it is killed; at once where nothing else is in hand, or the overdue one holds the
@@ -54,26 +56,33 @@ def look(moment: Moment, hard_limit: float, now: float) -> Judged:
     holds = moment.running in late and now - moment.running_since > HELD
     if late and (holds or len(late) == len(moment.began) or _closed_for(moment, now) > hard_limit):
         return Judged(Do.KILL, late)
-    if now - _pulse(moment) > max(most, PULSE):
+    if now - _gets_on(moment, now) > max(most, PULSE):
         return Judged(Do.KILL_STILL)
     return Judged(Do.CLOSE if late and not moment.closed_at else Do.NOTHING, late)
 
 
 def ages(moment: Moment, now: float) -> dict[int, float]:
     """Return for how many seconds of its own each message has run."""
-    held = bool(moment.running) and now - moment.running_since > HELD
+    held, gets_on = _held(moment, now), _gets_on(moment, now)
     until = moment.running_since if held else now
-    if now - _pulse(moment) > PULSE:
-        until = min(until, _pulse(moment))
+    if now - gets_on > PULSE:
+        until = min(until, gets_on)
     return {
         seq: max(0.0, (now if held and seq == moment.running else until) - began) if began else 0.0
         for seq, began in moment.began.items()
     }
 
 
-def _pulse(moment: Moment) -> float:
-    """Return when something in the Consumer last got on: a message that begins shows that too."""
-    return max([moment.pulse, *moment.began.values()])
+def _held(moment: Moment, now: float) -> bool:
+    """Return whether a task holds the loop, of whichever message."""
+    return bool(moment.running) and now - moment.running_since > HELD
+
+
+def _gets_on(moment: Moment, now: float) -> float:
+    """Return when the Consumer last got on: when it wrote its pulse, began a step, or began to have messages."""
+    first = min((began for began in moment.began.values() if began), default=0.0)
+    pulse = 0.0 if _held(moment, now) else moment.pulse
+    return max(pulse, moment.running_since, first)
 
 
 def _closed_for(moment: Moment, now: float) -> float:

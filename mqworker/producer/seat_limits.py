@@ -7,9 +7,10 @@ Consumer itself says where an overdue message is, if its interpreter gets on.
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from mqworker.ipc import logs
+from mqworker.ipc.proc import cpu
 from mqworker.producer.fleet import Fleet
 from mqworker.producer.lane import Lane
 from mqworker.producer.lane_seats import LaneSeats
@@ -17,12 +18,22 @@ from mqworker.producer.overdue import Do, Moment, look
 
 TIME_LIMIT = "hard time limit"  # the reason for killing a Consumer that took too long begins with this
 EVERY = 0.1  # seconds between two looks
-STALL = 10.0  # seconds that a Consumer may leave a chunk in its lane while nothing is in hand: it is stopped, or stuck
+STALL = (
+    10.0  # seconds that a Consumer may leave a chunk in its lane while nothing in it gets on: it is stopped, or stuck
+)
 STACK_WAIT = 1.0  # seconds for a Consumer to write its stacks before it is killed
 CANCELS = 1.0  # seconds more for a Consumer to cancel a task
 CLOSED = "hard_limit"  # why a closed Consumer is replaced
 
 log = logging.getLogger("mqworker.limits")
+
+
+class _Stalled(NamedTuple):
+    """A Consumer that has not taken a chunk."""
+
+    chunk: int
+    cpu: int  # that it had used; 0: it does not count, because nothing is in hand
+    looks: int  # since then
 
 
 class SeatLimits:
@@ -33,7 +44,7 @@ class SeatLimits:
         self._labels = labels
         self._due = 0.0
         self._asked: dict[int, float] = {}  # when a lane's Consumer that is about to be killed was asked for its stacks
-        self._stalled: dict[int, tuple[int, int]] = {}  # lane -> (a chunk that it has not taken, looks since then)
+        self._stalled: dict[int, _Stalled] = {}  # by lane
 
     def enforce(self, hard_limit: float, patience: float, now: float) -> None:
         """Check every lane; `patience`: seconds that a Consumer has to end its programs."""
@@ -47,8 +58,8 @@ class SeatLimits:
             if seats is None or lane.state != "busy":
                 continue
             began = seats.working()
-            if lane.taken != lane.chunk and not began:
-                self._watch_chunk(lane, stalled.get(lane.number))
+            if lane.taken != lane.chunk and (not began or now - seats.words.pulse > STALL):
+                self._watch_chunk(lane, seats, bool(began), stalled.get(lane.number))
             moment = Moment(
                 *(began, seats.words.running, seats.words.running_since, seats.words.pulse, seats.closed_at),
                 (patience if lane.has_program else 0.0) + (CANCELS if seats.kind == "tasks" else 0.0),
@@ -59,11 +70,14 @@ class SeatLimits:
             elif what is not Do.NOTHING:
                 self._kill(lane, seats, overdue, hard_limit, now, asked.get(lane.number))
 
-    def _watch_chunk(self, lane: Lane, before: tuple[int, int] | None) -> None:
-        # Looks are counted instead of seconds: a Consumer must not be killed because this process paused.
-        looks = before[1] + 1 if before is not None and before[0] == lane.chunk else 1
-        self._stalled[lane.number] = (lane.chunk, looks)
+    def _watch_chunk(self, lane: Lane, seats: LaneSeats, works: bool, before: "_Stalled | None") -> None:
+        # A message may hold the interpreter for long, and would be computing. Looks are counted instead of seconds: a
+        # Consumer must not be killed because this process paused.
+        used = cpu(lane.pid) if works else 0
+        looks = before.looks + 1 if before is not None and before[:2] == (lane.chunk, used) else 1
+        self._stalled[lane.number] = _Stalled(lane.chunk, used, looks)
         if looks * EVERY > STALL:
+            seats.still = True
             lane.kill(f"it did not take its messages for {STALL:g} s")
 
     def _close(self, lane: Lane, seats: LaneSeats, overdue: frozenset[int], hard_limit: float, now: float) -> None:
@@ -94,6 +108,6 @@ class SeatLimits:
             self._asked[lane.number] = asked = now if asked is None else asked
             if now - asked < STACK_WAIT:
                 return
-        seats.overdue = overdue
+        seats.overdue, seats.still = overdue, not overdue
         still = "" if overdue else ": nothing in it got on for so long"
         lane.kill(f"{TIME_LIMIT} of {hard_limit:g} s{still}")

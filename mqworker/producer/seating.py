@@ -66,7 +66,10 @@ def seat(lanes: Sequence[Seating], ready: int, alone: Sequence[Alone], now: floa
         free = [lane for lane in usable if lane.room and lane.lane not in reserved and (killer or not lane.kept)]
         if not free:
             continue
-        first = min(free, key=lambda lane: (_free_at(lane, seconds, now), not lane.kept, len(lane.began)))
+        # One that is not open has not taken its last chunk yet; if it is frozen, it never does.
+        first = min(
+            free, key=lambda lane: (not lane.open, _free_at(lane, seconds, now), not lane.kept, len(lane.began))
+        )
         reserved.add(first.lane)
         if first.open and _free_at(first, seconds, now) <= now and len(gives) < most:
             gives.append(Give(first.lane, 1, number))

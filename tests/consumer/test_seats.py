@@ -6,8 +6,8 @@ import pytest
 
 from mqworker.config.model import InputConfig, StageConfig
 from mqworker.consumer.deadlines import HARD, SOFT, Deadlines
-from mqworker.consumer.loop_watch import LoopWatch
-from mqworker.consumer.seats import Finished, SeatTable, Setting
+from mqworker.consumer.loop_watch import NOBODY, LoopWatch
+from mqworker.consumer.seats import Finished, SeatedMessage, SeatTable, Setting
 from mqworker.ipc.messages import Item
 
 SETTING = Setting(1, b"{}", 0.0, 0.0)
@@ -38,6 +38,17 @@ def test_a_seat_is_free_when_its_outcome_is_written():
     assert set(seats.in_hand) == {1, 3, 4}
     seats.leave(first[0])  # given back
     assert seats.take(items(5), SETTING)[0].seat == first[0].seat
+
+
+def test_a_body_is_not_kept_for_longer_than_its_message():
+    """Whoever remembers the message, as the context of a pooled connection does: its labels stay, the body goes."""
+    seats = table(2)
+    small, large = seats.take([Item(n, b"\0\0", b"1" * n, False, "", "in") for n in (1, 100_000)], SETTING)
+    names = [SeatedMessage(0, each.item, SETTING, "in", None).labels for each in (small, large)]
+    seats.written(finished(small), 0)
+    seats.written(finished(large), 0)
+    assert [each.labels for each in (small, large)] == names
+    assert (small.item.body, large.item.body, large.item.seq) == (b"1", b"", 100_000)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +118,7 @@ def test_a_blocked_loop_is_named_soon_and_then_seldom():
     told = [now for now in range(600) if watch.is_due(7, 100.0, 100.0 + now / 10)]
     assert told == [5, 50, 500]
     assert not watch.is_due(0, 100.0, 200.0)
+    assert [watch.is_due(NOBODY, 100.0, at) for at in (200.0, 200.25, 200.5)] == [False, True, False]
     assert watch.is_due(7, 201.0, 201.6)
     assert watch.count("a.py", 0.0) == 0
     assert watch.count("a.py", 30.0) is None

@@ -1,5 +1,6 @@
 """A Consumer that works on several messages at once as tasks of a loop: real processes, without a Producer."""
 
+import asyncio
 import os
 import signal
 import time
@@ -7,17 +8,22 @@ import time
 import pytest
 
 from mqworker.amqp.properties import Headers, Properties
+from mqworker.consumer.register import InHandRegister
+from mqworker.consumer.seats import SeatedMessage, Setting, current
+from mqworker.consumer.task_seats import TaskSeats
+from mqworker.ipc.messages import Item
 from tests.support.children import end_children
 from tests.support.loop import on_loop
 from tests.support.seated import DEADLINE, SeatedConsumer
 from tests.support.waiting import until
 
 CODE = """
-import asyncio, os, signal, sys, time
+import asyncio, os, signal, sys, threading, time
 from pathlib import Path
 
 HERE = Path(__file__).parent
 made = []
+BARRIER = threading.Barrier(64)
 
 class Handle:
     async def setup(self, params):
@@ -32,6 +38,9 @@ class Handle:
         await asyncio.sleep(0.05)
         assert made == [asyncio.get_running_loop()]
         return 2 * value * self.factor
+
+    async def together(self, value, *_):
+        return await asyncio.to_thread(BARRIER.wait, 10) < value
 
     async def headers(self, value, message, *_):
         await asyncio.sleep(0.01 * (value % 3))
@@ -95,9 +104,48 @@ class Handle:
     async def teardown(self):
         (HERE / "torn down").write_text(str(asyncio.get_running_loop() is made[0]))
 
+    async def leave_holding(self, seconds, *_):
+        async def hold():
+            await asyncio.sleep(0.1)
+            (HERE / "holds").touch()
+            time.sleep(seconds)
+        self.left = asyncio.create_task(hold())
+
+    async def without_stderr(self, value, *_):
+        before, sys.stderr = sys.stderr, None
+        try:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            await asyncio.sleep(0)
+        finally:
+            sys.stderr = before
+        return "went on"
+
+    async def damage(self, name, *_):
+        import mqworker.consumer.task_seat
+        if name == "begin":
+            asyncio.Task = None
+        else:
+            mqworker.consumer.task_seat.Finished = None
+
+    async def call_back(self, seconds, *_):
+        asyncio.get_running_loop().call_later(0.1, time.sleep, seconds)
+
 async def wait_for_file(name):
     while not (HERE / name).exists():
         await asyncio.sleep(0.01)
+
+async def numbers(body):
+    yield body
+    await asyncio.sleep(60)
+
+def slowly(body):
+    time.sleep(0.4)
+    return body
+
+async def last(body):
+    if body == 2:
+        await asyncio.sleep(60)
+    return body
 
 async def yields(body):
     for number in range(body):
@@ -149,6 +197,14 @@ def consumer(tmp_path):
     assert not end_children()
 
 
+@pytest.fixture
+def crew(tmp_path):
+    """The tasks of a Consumer in the process of the test, with nothing in hand."""
+    made = TaskSeats(None, InHandRegister(tmp_path / "s.slots", 4).seats(0), None)
+    yield made
+    made._loop.close()
+
+
 @on_loop
 async def test_as_many_at_once_as_there_are_seats(consumer, tmp_path):
     """64 messages of 50 ms take little more than one; setup and teardown run once, on the loop."""
@@ -161,6 +217,9 @@ async def test_as_many_at_once_as_there_are_seats(consumer, tmp_path):
     assert one.results() == {n + 1: 6 * n for n in range(64)}
     assert took < 1.0, "one after the other takes 3.2 s"
     assert one.seats.working() == {}
+    await one.take(*(["together", 64] for _ in range(64)), first=65)
+    await one.done(128)
+    assert set(list(one.results().values())[64:]) == {True}, "as many threads of asyncio"
     await one.leave()
     assert (tmp_path / "torn down").read_text() == "True"
 
@@ -189,6 +248,7 @@ async def test_outcomes_and_what_is_logged_belong_to_their_message(consumer, tmp
     os.kill(one.child.pid, signal.SIGUSR2)
     await until(lambda: "message m18" in one.child.output_tail, DEADLINE, "the stacks")
     assert "await wait_for_file(value)" in one.child.output_tail
+    assert "most recent call first" in one.child.output_tail, "from faulthandler, which needs no interpreter"
     # a change of parameters meets only what begins after it
     await one.take(["wait", "go19"], first=19, generation=2, params=b'{"factor": 5}', hard=600.0)
     for n in (17, 18, 19):
@@ -204,7 +264,7 @@ async def test_however_a_task_ends_its_neighbours_do_not_notice(consumer, tmp_pa
     """Exits, a stopped loop, a foreign cancellation and a fork that returns are the affair of one message."""
     one = await consumer(seats=16).ready()
     await one.take(["wait", "go"], ["wait", "go"])
-    kinds = ("exit", "part_exits", "stop", "fork", "foreign", "leave_behind")
+    kinds = ("exit", "part_exits", "stop", "fork", "foreign", "leave_behind", "without_stderr")
     await one.take(*([kind, 3] for kind in kinds), first=3)
     await one.done(len(kinds))
     (tmp_path / "go").touch()
@@ -217,6 +277,7 @@ async def test_however_a_task_ends_its_neighbours_do_not_notice(consumer, tmp_pa
         "the original",
         ("error", "asyncio.exceptions.CancelledError"),
         [],
+        "went on",
     ]
     assert results[1] == results[2] == ["go", None, False]
     await one.take(["wait", "never"], first=20)
@@ -227,6 +288,57 @@ async def test_however_a_task_ends_its_neighbours_do_not_notice(consumer, tmp_pa
     ]
     await one.leave()
     assert (tmp_path / "cancelled").exists()
+
+
+@pytest.mark.parametrize("name", ["begin", "end"])
+@on_loop
+async def test_what_damages_the_consumer_itself_ends_it(consumer, name):
+    """No message is in hand for ever because nobody saw an exception: the process ends, and says why."""
+    one = await consumer(seats=2).ready()
+    one.put(["damage", name])
+    if name == "begin":
+        await one.done(1)
+        one.put(["twice", 1], first=2)
+    await until(lambda: one.death, DEADLINE, "its end")
+    assert one.death.code == 1
+    assert "TypeError" in one.child.output_tail
+
+
+def test_limits_go_on_when_all_messages_have_waited(crew):
+    """A shared object was down for longer than anybody looked at the limits; then the soft limit still cancels."""
+
+    async def main():
+        seat, now = crew._seats[0], time.monotonic()
+        seat.task = asyncio.create_task(asyncio.sleep(60))
+        crew.deadlines.begin(0, now, 0.3, 0.0)
+        crew._arm(now)
+        crew.note_wait(0, waiting=True)
+        await until(lambda: crew._timer is None, DEADLINE, "nobody to look any more")
+        crew.note_wait(0, waiting=False)
+        await asyncio.wait([seat.task], timeout=DEADLINE)
+        assert seat.task.cancelled()
+
+    crew._loop.run_until_complete(main())
+
+
+def test_a_task_that_is_left_calls_in_nobodys_name(crew):
+    """A shared object must not take its call for one of the message that now sits in its seat."""
+    first, second = (
+        SeatedMessage(0, Item(seq, b"\0\0", b"", False, "", "in"), Setting(1, b"{}", 0, 0), "in", None)
+        for seq in (1, 2)
+    )
+
+    async def main():
+        seat = crew._seats[0]
+        current.set(first)
+        seat._work = first
+        assert await seat.call(len, "abc") == 3
+        for present in (second, None):
+            seat._work = present
+            with pytest.raises(RuntimeError, match="has ended"):
+                await seat.call(len, "abc")
+
+    crew._loop.run_until_complete(main())
 
 
 @on_loop
@@ -262,6 +374,28 @@ async def test_limits_hit_the_guilty_one_alone(consumer, tmp_path):
 
 
 @on_loop
+async def test_whatever_holds_the_loop_stops_the_pulse_and_is_named(consumer, tmp_path):
+    """A task that a finished message has left, or a callback: nobody in hand has it, and the Producer sees that nothing
+    gets on."""
+    one = await consumer(seats=4).ready()
+    await one.take(["leave_holding", 1.5], ["wait", "go"])
+    await until((tmp_path / "holds").exists, DEADLINE, "the task to hold the loop")
+    await until(lambda: one.events("loop_blocked"), DEADLINE, "the blocked loop to be named")
+    assert (one.seats.running, time.monotonic() - one.seats.pulse > 0.5) == (1, True)
+    await one.take(["call_back", 1.5], first=3)
+    await until(lambda: len(one.events("loop_blocked")) == 2, DEADLINE, "the callback to be named")
+    assert (one.seats.running, time.monotonic() - one.seats.pulse > 0.5) == (0, True)
+    left, called = one.events("loop_blocked")
+    assert "left behind" in left.msg
+    assert "time.sleep(seconds)" in left.fields["traceback"]
+    assert "message_id" not in left.fields
+    assert "a callback" in called.msg
+    (tmp_path / "go").touch()
+    await one.done(3)
+    await one.leave()
+
+
+@on_loop
 async def test_what_must_not_begin_is_given_back(consumer):
     """With the stop word, a chunk is taken and nothing of it begins."""
     one = await consumer().ready()
@@ -285,6 +419,16 @@ async def test_plain_jobs_run_beside_the_loop(consumer, tmp_path):
     assert one.results() == {1: [1, 1], 2: [1, 1, 2, 0], 3: [1, 1], 4: []}
     await one.leave()
     assert (tmp_path / "own").read_text() == "xxxx"
+
+
+@on_loop
+async def test_a_limit_that_passes_during_a_plain_job_ends_what_follows(consumer):
+    """Nothing interrupts that job; but no further job, and no further value, begins without a limit."""
+    one = await consumer("jobs:numbers", "jobs:slowly", "jobs:last", seats=2).ready()
+    await one.take(1, 2, soft=0.2)
+    await one.done(2)
+    assert one.results() == dict.fromkeys((1, 2), ("timeout", "mqworker.errors.SoftTimeLimit"))
+    await one.leave()
 
 
 @on_loop

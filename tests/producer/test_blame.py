@@ -66,6 +66,12 @@ def doubts(*counts, killed=0):
             Verdict(8, (), doubts(1)),
             id="7: what a finished message has left was running",
         ),
+        pytest.param(DeathFacts([A], still=True), Verdict(8, (), {1: Doubt(1, 0, 5.0)}), id="8: nothing got on"),
+        pytest.param(
+            DeathFacts([A._replace(isolated=True), B], still=True, tasks=True, running=2),
+            Verdict(6, (1,)),
+            id="6: nothing got on beside one that is alone",
+        ),
         pytest.param(DeathFacts(ALL, thread=999), Verdict(8, (), doubts(1)), id="8: a thread of nobody"),
     ],
 )

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
-from mqworker.consumer.register import InHandRegister
+from mqworker.consumer.register import InHandRegister, open_seats
 from mqworker.ipc.messages import Desired, Generation, StageSpec
 from mqworker.producer.fleet import Fleet
 from tests.support.children import end_children
@@ -27,12 +27,13 @@ DEADLINE = 30.0
 class Stage:
     """Reconciles a fleet after each of its events, as a Producer does; it has no messages."""
 
-    def __init__(self, folder, update):
+    def __init__(self, folder, update, **stage):
         (folder / "jobs.py").write_text(HANDLER)
-        config = StageConfig(input=InputConfig(queue="in"), jobs=("jobs:handle",), update=update)
+        config = StageConfig(input=InputConfig(queue="in"), jobs=("jobs:handle",), update=update, **stage)
         spec = StageSpec("svc", "s", config, BrokerConfig(), str(folder), str(folder), 30.0)
         self.folder = folder
-        self.fleet = Fleet(spec, self.desired(0), InHandRegister(folder / "s.slots"), self)
+        self.register = InHandRegister(folder / "s.slots", config.concurrency)
+        self.fleet = Fleet(spec, self.desired(0), self.register, self)
         self.most = 0  # Consumers that had the same slot at one moment
 
     @staticmethod
@@ -83,7 +84,7 @@ class Stage:
 @pytest.fixture
 def make(tmp_path):
     """Make a stage; no process of it may be left afterwards."""
-    yield lambda update="switch": Stage(tmp_path, update)
+    yield lambda update="switch", **stage: Stage(tmp_path, update, **stage)
     assert not end_children()
 
 
@@ -152,3 +153,19 @@ async def test_one_that_leaves_with_the_load_is_not_waited_for(make):
     await stage.settled(3)
     assert stage.fleet.as_wanted()
     await stage.end()
+
+
+@on_loop
+async def test_a_death_that_is_dealt_with_is_none_for_the_next_life(make):
+    """What was in hand in a dead Consumer must not be suspected again when the tree dies, wherever its successor is."""
+    stage = make(concurrency=2)
+    stage.register.begin_life(1.0)
+    stage.want(1)
+    (pid,) = await stage.settled(1)
+    (lane,) = stage.fleet.lanes.values()
+    open_seats(stage.register.path, lane.place, 2).slots[1].begin(5, b"f" * 32, 1.0)
+    assert stage.register.last_life().in_hand == {b"f" * 32: 1.0}
+    stage.want(0)
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: not stage.fleet.lanes, DEADLINE, "its end")
+    assert stage.register.last_life().in_hand == {}

@@ -1,5 +1,6 @@
 """A lane and its Consumer, with real processes: what they send to each other, and how the lane ends."""
 
+import asyncio
 import gc
 import json
 import multiprocessing.util
@@ -108,7 +109,7 @@ class Owner:
 def make(tmp_path):
     """Make lanes; no process of theirs may be left afterwards."""
     (tmp_path / "jobs.py").write_text(HANDLER)
-    register = InHandRegister(tmp_path / "s.slots")
+    register = InHandRegister(tmp_path / "s.slots", 2)
 
     def made(owner, params=None, *, slot=0, consumers=1, jobs=("jobs:handle",), **stage):
         config = StageConfig(input=InputConfig(queue="in"), jobs=("jobs:handle",), **stage)
@@ -484,6 +485,21 @@ async def test_a_line_that_cannot_be_logged_costs_no_outcome(make):
     lane.feed(chunk(lane, {"print": "bad"}, {"print": "good"}))
     await until(lambda: lane.state == "idle", DEADLINE, "the end of the chunk")
     assert owner.reports in (["bad", "good", 1, 2], ["bad", 1, "good", 2]), "as one report or two"
+    lane.kill("enough")
+    await until(lambda: owner.deaths, DEADLINE, "its end")
+
+
+@on_loop
+async def test_lines_of_a_message_beside_others_are_read_before_its_outcome(make):
+    """Otherwise they would be read when another one is alone in the Consumer, and carry its labels."""
+    owner = Owner()
+    lane = make(owner, concurrency=2)
+    await ready(lane, owner)
+    reader = lane._child._lines
+    asyncio.get_running_loop().remove_reader(reader._fd)  # so it is not read by chance
+    lane.feed(chunk(lane, {"print": "first"}))
+    await until(lambda: owner.outcomes, DEADLINE, "its outcome")
+    assert owner.reports == ["first", 1]
     lane.kill("enough")
     await until(lambda: owner.deaths, DEADLINE, "its end")
 

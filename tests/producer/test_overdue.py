@@ -62,6 +62,26 @@ OLD, YOUNG = NOW - 10.5, NOW - 4.0
             Judged(Do.KILL, frozenset({2})),
             id="one holds the loop and the interpreter",
         ),
+        pytest.param(
+            Moment({1: NOW - 30, 2: NOW - 30}, running=9, running_since=NOW - 20, pulse=NOW),
+            Judged(Do.KILL_STILL),
+            id="the task of a finished message holds the loop, whatever other threads show",
+        ),
+        pytest.param(
+            Moment({1: NOW - 9, 2: NOW - 3}, running=9, running_since=NOW - 20, pulse=NOW - 20),
+            Judged(Do.NOTHING),
+            id="the task of a finished message has held the loop since before there was anything to do",
+        ),
+        pytest.param(
+            Moment({1: NOW - 12, 2: NOW - 12, 3: NOW - 1}, pulse=NOW - 10.5),
+            Judged(Do.KILL_STILL),
+            id="a callback holds the loop, and the message that the pump has taken since then shows nothing",
+        ),
+        pytest.param(
+            Moment({1: NOW - 12, 2: NOW - 12}, running_since=NOW - 0.3, pulse=NOW - 11),
+            Judged(Do.KILL, frozenset({1, 2})),
+            id="the loop is so full of short steps that its pulse comes late",
+        ),
         pytest.param(Moment({1: NOW - 0.1}, pulse=NOW - 3600), Judged(Do.NOTHING), id="it was idle until just now"),
     ],
 )
@@ -115,5 +135,9 @@ def test_whatever_is_seen(began, running, since, pulse, closed_at):
     assert all(0.0 <= age <= NOW - (began[seq] or NOW) for seq, age in ages(moment, NOW).items())
     if what is Do.KILL and late != began.keys():
         assert (running in late and NOW - since > HELD) or (closed_at and NOW - closed_at > LIMIT)
+    held = running and NOW - since > HELD
     if what is Do.KILL_STILL:
-        assert NOW - max([pulse, *began.values()]) > max(LIMIT, PULSE)
+        assert NOW - max(since if held else max(pulse, since), min(filter(None, began.values()), default=0.0)) > max(
+            LIMIT, PULSE
+        )
+        assert not (held and 0.0 < began.get(running, 0.0) <= since), "whoever holds the loop is late before that"

@@ -43,6 +43,20 @@ async def handle(body):
         sum(range(10_000))
         await asyncio.sleep(0)
 """
+LEFT = """
+import asyncio, time
+from pathlib import Path
+left = []
+async def hold():
+    await asyncio.sleep(0.3)
+    time.sleep(3600)
+async def handle(body):
+    if body == "leave":
+        left.append(asyncio.create_task(hold()))
+        return
+    while not Path(__file__).with_name("go").exists():
+        await asyncio.sleep(0.01)
+"""
 
 
 class Seated:
@@ -289,6 +303,41 @@ async def test_what_stops_its_whole_consumer_is_found_and_its_neighbours_are_not
         assert (letter.message_id, letter.headers[headers.REASON]) == ("1 still", "timeout")
         status = await it.until(lambda now: now.counters["settled"] == 3, "the end")
         assert count(status, "dropped", "dead", "retried") == [2, 1, 0]
+    finally:
+        await it.close()
+
+
+@on_loop
+async def test_what_a_finished_message_has_left_stops_nobody_for_ever(tmp_path, monkeypatch):
+    """With real Consumers: it holds the loop, so its Consumer is killed; whoever was in hand runs again, uncharged."""
+    monkeypatch.setattr(seat_limits, "STACK_WAIT", 0.1)
+    (tmp_path / "jobs.py").write_text(LEFT)
+    it = Seated(tmp_path, "tasks", hard_limit=1.0, concurrency=3, crash=CrashConfig(max=1))
+    try:
+        it.put("leave", "wait", "wait")
+        await it.until(lambda now: it.stage.dispatch.exits == {"timeout": 1}, "its end")
+        (it.folder / "go").touch()
+        status = await it.until(lambda now: now.counters["settled"] == 3, "the end")
+        assert count(status, "dropped", "dead", "retried") == [3, 0, 0]
+    finally:
+        await it.close()
+
+
+@on_loop
+async def test_without_a_hard_limit_a_frozen_consumer_keeps_nobody(seated, monkeypatch):
+    """It takes nothing more and computes nothing: it is killed, at first for nobody, and the other message is done."""
+    monkeypatch.setattr(seat_limits, "STALL", 0.5)
+    it = seated("tasks", crash=CrashConfig(max=1))
+    try:
+        it.put("still")
+        await it.until(lambda now: now.dispatched == 1, "the one that freezes it")
+        it.put("now")
+        await it.until(lambda now: now.counters["dead"] == 1, "the dead letter")
+        (letter,) = it.dead().values()
+        assert letter.message_id == "0 still"
+        assert it.stage.dispatch.exits == {"killed": 3}
+        status = await it.until(lambda now: now.counters["settled"] == 2, "the end")
+        assert count(status, "dropped", "dead", "retried") == [1, 1, 0]
     finally:
         await it.close()
 

@@ -30,6 +30,14 @@ def lane(number, room, began=(), *, is_open=True, alone=False, kept=False):
             [lane(1, 8), lane(2, 1)], 8, [], MANY, [Give(1, 4), Give(2, 1)], id="a share is no more than fits"
         ),
         pytest.param([lane(1, 4, is_open=False)], 5, [], MANY, [], id="a chunk is not taken yet"),
+        pytest.param(
+            [lane(1, 4, is_open=False), lane(2, 4), lane(3, 2)],
+            9,
+            [15.0],
+            MANY,
+            [Give(2, 1, 0), Give(3, 2)],
+            id="one that is alone does not wait for a lane that may be frozen",
+        ),
         pytest.param([lane(1, 4)], 5, [], 3, [Give(1, 3)], id="the output queue has room for three"),
         pytest.param([lane(1, 4)], 5, [15.0], 0, [], id="the output queue is full"),
         pytest.param([lane(1, 3, alone=True), lane(2, 2)], 9, [], MANY, [Give(2, 2)], id="beside one that is alone"),

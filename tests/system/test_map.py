@@ -283,13 +283,13 @@ def test_a_reader_that_leaves_ends_it_quietly(folder):
 @pytest.mark.long
 def test_killed_eight_times_each_line_is_there_once_in_order(folder):
     """SIGKILL at random places, `--resume` after each: the output is complete, and what was stored is not redone."""
-    chance, total, kills = random.Random(7), 8_000, 8
+    chance, total, kills = random.Random(7), 12_000, 8
     write(folder / "in", range(total))
     arguments = ("jobs:noted", "-i", "in", "-o", "out", "--resume")
-    for place in sorted(chance.randrange(total * 9 // 10) for _ in range(kills)):
+    for place in sorted(chance.randrange(total * 7 // 10) for _ in range(kills)):
         with running(folder, *arguments) as process:
             wait_for(lambda: stored(folder) >= place or process.poll() is not None, 120, "the place")  # noqa: B023 - at once
-            time.sleep(chance.random())
+            time.sleep(chance.random() / 2)
             assert process.poll() is None
             process.send_signal(signal.SIGKILL)
             process.wait(10)

@@ -23,7 +23,7 @@ JOINS = (
 )
 TICKTIME = 8  # seconds; within a quarter more or less of it, a node that does not answer counts as down
 # For how long a message that leaves a delay queue waits for the confirm of a queue whose leader has died, until it is
-# moved again: 180 s by default. See docs/scaling.md.
+# moved again: 180 s by default (docs/scaling.md).
 ADVANCED = "{dead_letter_worker_publisher_confirm_timeout, 10000}"
 LOOKUP = '{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{name}">>))'
 

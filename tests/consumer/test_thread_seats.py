@@ -29,11 +29,12 @@ def handle(body, message, log, deadline):
     if kind == "exit":
         sys.exit(3)
     if kind == "flood":
-        (HERE / "flooding").touch()
         for n in range(value):
             log.info("%s", str(n) * 30_000)
         return None
     if kind == "large":
+        while not (HERE / "full").exists():
+            time.sleep(0.01)
         (HERE / f"large{value}").touch()
         return str(value) * 400_000
     if kind == "fork" and os.fork() == 0:
@@ -133,10 +134,11 @@ async def test_a_frozen_reader_bounds_what_is_in_hand(consumer, tmp_path):
     """A seat is free when its outcome is written, whatever was computed; lines, results and pieces arrive whole."""
     one = await consumer(seats=4, max_messages=6).ready()
     one.put(["flood", 10], ["large", 1], ["large", 2], ["large", 3])
-    names = ("flooding", "large1", "large2", "large3")
     # While this waits, the test's loop stands still, and nobody reads what the Consumer sends.
+    wait_for(lambda: unread(one) > 64_000, DEADLINE, "a full pipe")
+    (tmp_path / "full").touch()
+    names = ("large1", "large2", "large3")
     wait_for(lambda: all((tmp_path / name).exists() for name in names), DEADLINE, "the messages to be computed")
-    wait_for(lambda: unread(one) > 50_000, DEADLINE, "a full pipe")
     assert len(one.seats.working()) == 4
     await one.done(4)
     assert [one.results()[n] for n in (2, 3, 4)] == [str(n) * 400_000 for n in (1, 2, 3)]

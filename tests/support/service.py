@@ -196,8 +196,9 @@ class ServiceProcess:
         return [pid for pid, name in self.pids().items() if name == comm]
 
     def events(self) -> list[dict[str, Any]]:
-        """Return all log lines so far, checking that each is whole."""
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        """Return all log lines so far, checking that each is whole; the last one may be about to be written."""
+        *lines, _ = self.log.read_text().split("\n")
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
     def event(self, word: str, deadline: float = 20) -> dict[str, Any]:
         """Wait for the first event of a kind."""

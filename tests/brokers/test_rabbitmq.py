@@ -548,6 +548,35 @@ async def test_a_channel_on_which_a_queue_refuses_everything_is_replaced(broker,
 
 
 @contract
+async def test_a_replaced_channel_is_kept_until_its_answers_have_come(broker, monkeypatch):
+    """What waits for its answer when another channel takes over is not published twice, and is not ambiguous."""
+    monkeypatch.setattr(sender_module, "RENEW_AFTER", 0.5)
+    channel = await broker.channel()
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    await channel.ask("queue_declare", queue=broker.topology.dead, durable=True, arguments=full)
+    link, sink = await broker.started()
+    dead, other = (Publication("", name, b"", b"x") for name in (broker.topology.dead, broker.topology.output.queue))
+    link.publish(1, dead)
+    link.publish(2, dead)
+    assert "nacked" in await sink.answer(2)
+    publishing = link._publishing
+    first, numbers = publishing._sender, range(3, 23)
+    broker.node.freeze()
+    try:
+        for number in numbers:
+            link.publish(number, other)
+        await until(lambda: publishing._sender is not first, 10, "another channel to be asked for")
+    finally:
+        broker.node.thaw()
+    assert [await sink.answer(number) for number in numbers] == [""] * len(numbers)
+    assert sink.publishes_lost_for == []
+    await until(lambda: not publishing._replaced, 10, "the old channel to be closed")
+    link.publish(30, other)
+    assert await sink.answer(30) == ""
+    await broker.counts(broker.topology.output.queue, len(numbers) + 1)
+
+
+@contract
 async def test_full_queue_refuses(broker):
     """A queue that rejects publishes causes a refusal, not a loss."""
     link, sink = await broker.started()

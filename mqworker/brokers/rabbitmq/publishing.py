@@ -59,6 +59,7 @@ class Publishing:
         self._sender: Sender | None = None
         self._ended = asyncio.Event()  # the sender's channel
         self._renewing = False  # it has ended because another one is to take over, without a pause
+        self._replaced: list[Sender] = []  # by another one, and not closed before their answers have come
         self._careful = 0  # publications that the next sender sends one at a time
         self._destination: Callable[[Publication], Destination] = partial(destination, topology.input)
         self._silent = SilentDestinations()
@@ -150,7 +151,9 @@ class Publishing:
 
     def check_deadlines(self, now: float) -> None:
         """Abort the connection when an answer is overdue; the time during an alarm does not count."""
-        waiting = self._preparation.oldest + (self._sender.oldest if self._sender is not None else [])
+        self._close_replaced()
+        senders = self._replaced if self._sender is None else [*self._replaced, self._sender]
+        waiting = self._preparation.oldest + [since for sender in senders for since in sender.oldest]
         if self._connection is not None and self._connection.waited(min(waiting, default=now), now) > self._deadline:
             self._connection.abort(AnswerOverdue(f"no confirm within {self._deadline:g} s"))
         elif self._sender is not None and not self.blocked and self._sender.worn(now):
@@ -159,7 +162,10 @@ class Publishing:
     def lost(self, reason: str) -> None:
         """Report every publication without an answer: the connection has ended."""
         self._preparation.cancel()
-        self._lose(self._sender, Lost(reason))
+        if self._sender is not None:
+            self._lose(self._sender, Lost(reason))
+        elif self._give_up_replaced():
+            self._sink.publishes_lost(reason)
         self._connection = None
 
     # -- inside
@@ -203,20 +209,41 @@ class Publishing:
         self._report(f"publishing stopped: {lost}")
         for pending in waiting:
             self._refuse(pending, f"not sent: {lost}")
-        if sent:
+        if self._give_up_replaced() or sent:
             self._sink.publishes_lost(str(lost))
 
     def _renew(self, sender: Sender) -> None:
-        """Go on with another channel; this is no disturbance that anybody should be told of."""
+        """Go on with another channel, beside this one until its answers have come: so nothing is published twice.
+
+        This is no disturbance that anybody should be told of.
+        """
         self._sender, self._careful, self._renewing = None, sender.careful, True
-        sender.channel.on_lost = lambda _: None
-        sent, waiting, _ = sender.abandon()
-        for pending in (*self._preparation.abandon(), *waiting):
+        sender.channel.on_lost = partial(self._lose_replaced, sender)
+        for pending in (*self._preparation.abandon(), *sender.hand_back()):
             self._refuse(pending, "not sent: the channel was replaced")
-        if sent:
-            self._sink.publishes_lost("the channel was replaced, because what is behind it refuses everything")
-        sender.channel.close()
+        self._replaced.append(sender)
+        self._close_replaced()
         self._ended.set()
+
+    def _close_replaced(self) -> None:
+        """Close the channels that were replaced and have no publication without an answer."""
+        for sender in [sender for sender in self._replaced if not sender.oldest]:
+            self._replaced.remove(sender)
+            sender.end()
+
+    def _lose_replaced(self, sender: Sender, lost: Lost) -> None:
+        """End the connection, if what had no answer yet was on a channel that was replaced."""
+        if sender in self._replaced and self._connection is not None and self._connection.usable:
+            self._connection.abort(lost)
+
+    def _give_up_replaced(self) -> bool:
+        """Close the channels that were replaced; returns whether a publication on them has got no answer by then."""
+        unanswered = False
+        for sender in self._replaced:
+            unanswered = bool(sender.oldest) or unanswered
+            sender.end()
+        self._replaced.clear()
+        return unanswered
 
     def _attribute(self, lost: Lost, sent: list[Pending]) -> list[Pending]:
         """Refuse the publications for which the broker closed the channel, if it is clear which; returns the others."""

@@ -26,7 +26,6 @@ from mqworker.brokers.rabbitmq.fast_frames import PIECE, encode_in_pieces, encod
 # that member, and refuse everything, for as long as its node is away. Another channel then works.
 RENEW_AFTER = 15.0  # seconds of nacks alone from one destination
 FORGET = 60.0  # seconds after its last nack in which nothing else was sent to a destination
-SLOW = 2.0  # seconds after which such an answer comes from no queue that is merely full
 LARGE = PIECE  # bytes of a body whose frames are not made and written all at once
 
 
@@ -79,15 +78,10 @@ class Sender:
         return [pending.since for pending in itertools.islice(self._sent.values(), 1)]
 
     def worn(self, now: float) -> bool:
-        """Whether another channel should take over: see RENEW_AFTER. What has no answer may then have been stored."""
+        """Whether another channel should take over: see RENEW_AFTER."""
         for where in [where for where, (_, last) in self._nacked.items() if last < now - FORGET]:
             del self._nacked[where]  # nothing is sent there any more
-        if min((first for first, _ in self._nacked.values()), default=now) > now - RENEW_AFTER:
-            return False
-        if not self._sent:
-            return True
-        late = self.channel.connection.waited(min(self.oldest), now) > SLOW
-        return late and all(self._destination(pending.publication) in self._nacked for pending in self._sent.values())
+        return min((first for first, _ in self._nacked.values()), default=now) <= now - RENEW_AFTER
 
     def send(self, pending: Pending) -> None:
         """Send it, or keep it until the previous one has its answer."""
@@ -113,6 +107,19 @@ class Sender:
             self._alone = self._sequence
             pending = pending._replace(since=self._loop.time())
         self._sent[self._sequence] = pending
+
+    def hand_back(self) -> list[Pending]:
+        """Return the publications that were never sent: another channel takes over, and only answers come here."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        self.careful = 0
+        return waiting
+
+    def end(self) -> None:
+        """Close the channel; what it has not answered is forgotten."""
+        self.channel.on_lost = lambda _: None
+        self.abandon()
+        self.channel.close()
 
     def abandon(self) -> Abandoned:
         """Return the publications that have no answer: the channel has ended."""

@@ -4,7 +4,7 @@ Lives in the Producer, on its loop; pure but for the log. RabbitMQ may move a re
 or not before a node is back (docs/guarantees.md), and shows it in no count over AMQP meanwhile. So what is sent is
 remembered here by id and attempt until it is delivered. Another consumer of the input may get it instead, and it may
 wait behind a backlog there. So all is forgotten when there is another one, and a retry counts as overdue only if
-nothing waits in the input. Receives publications and deliveries; a look each time something is known of the input.
+nothing waits in the input. Receives publications and deliveries; a look now and then, with what is known of the input.
 """
 
 import logging
@@ -15,6 +15,7 @@ from mqworker.ipc import logs
 
 LATE = 30.0  # seconds after its time; a retry usually comes within one
 GIVEN_UP = 3600.0  # seconds after its time: somebody has purged the delay queue, or it is lost
+EVERY = 1.0  # seconds between two looks at all of them
 MOST = 10_000  # that are remembered: beyond that a retry is not
 MARK = headers.ATTEMPT.encode()  # in the property block of each retry
 
@@ -30,6 +31,7 @@ class RetriesAway:
         self._queue = queue
         self._due: dict[tuple[str, int], float] = {}
         self._late: set[tuple[str, int]] = set()
+        self._looked = float("-inf")
 
     def sent(self, block: bytes, body: bytes, due: float) -> None:
         """Note that this retry is sent."""
@@ -49,7 +51,8 @@ class RetriesAway:
         if consumers is not None and consumers > 1:
             self._due.clear()
             self._late.clear()
-        elif consumers and backlog == 0:
+        elif consumers and backlog == 0 and self._due and now - self._looked >= EVERY:
+            self._looked = now
             gone = [key for key, due in self._due.items() if now - due > GIVEN_UP]
             for key in gone:
                 del self._due[key]
@@ -65,8 +68,8 @@ class RetriesAway:
         if not self.overdue:
             return ""
         return (
-            f"{self.overdue} retries are overdue: RabbitMQ keeps them in a delay queue, where they may stay for minutes"
-            " after it was restarted or has lost a node, or until that is back; docs/guarantees.md says how to get them"
+            f"overdue retries: {self.overdue}; if nobody has purged them, RabbitMQ keeps them in a delay queue, for"
+            " minutes after it was restarted or has lost a node, or until that is back (docs/guarantees.md)"
         )
 
     def _key(self, block: bytes, body: bytes) -> tuple[str, int]:

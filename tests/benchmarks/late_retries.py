@@ -120,7 +120,9 @@ def main() -> None:
     parser.add_argument("--away", type=float, default=0.0, help="seconds until the node is started again")
     parser.add_argument("--wait", type=float, default=400.0)
     parser.add_argument("--last", type=float, default=400.0)
-    parser.add_argument("--timeout", type=int, default=180_000, help="confirm timeout of RabbitMQ's mover, milliseconds")
+    parser.add_argument(
+        "--timeout", type=int, default=180_000, help="confirm timeout of RabbitMQ's mover, milliseconds"
+    )
     asked = parser.parse_args()
     advanced = TIMEOUT.format(asked.timeout)
     with tempfile.TemporaryDirectory(prefix="mqw-late-") as folder, contextlib.ExitStack() as stack:

@@ -62,6 +62,10 @@ class RetriesAway:
             self._late = {key for key, due in self._due.items() if now - due > LATE}
         self._count()
 
+    def __len__(self) -> int:
+        """How many have not come; where the number of consumers is unknown, another one may have got them."""
+        return len(self._due)
+
     @property
     def problem(self) -> str:
         """One sentence if there are any, else ""."""

@@ -28,7 +28,7 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
     starting = stage.desired.consumers and not fleet.working() and not stage.as_wanted()
     backlog, flow, away = link.depth(), timers.flow, settlement.away
     empty = backlog == 0 and len(ledger) == 0 and link.state.connected
-    awaited = now <= settlement.retry_until or away.overdue > 0
+    awaited = now <= settlement.retry_until or (link.consumers() == 1 and len(away) > 0)
     times = {
         "process": stage.service_time.histogram,
         "wait": dispatch.wait_time,

@@ -8,6 +8,7 @@ import pytest
 from mqworker.amqp.headers import ATTEMPT, QUEUE
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.config.model import RetryConfig
+from mqworker.ipc.messages import StageStatus
 from mqworker.producer import retries_away
 from mqworker.producer.retries_away import EVERY, GIVEN_UP, LATE, RetriesAway
 from tests.producer.test_status import Reporting
@@ -72,7 +73,7 @@ def test_what_comes_is_overdue_no_more_and_another_consumer_ends_all_knowledge(c
 @pytest.mark.rabbitmq
 @on_loop
 async def test_a_retry_that_rabbitmq_keeps_is_told_until_it_comes(rabbit, tmp_path, monkeypatch):
-    """While the process stands still that moves it, the stage has a problem and is never idle; then it ends as usual."""
+    """While the process stands still that moves it, the stage has a problem and is never idle; then it ends."""
     monkeypatch.setattr(retries_away, "LATE", 3.0)
     queue = f"late.{uuid.uuid4().hex[:8]}"
     job = "def handle(body, message):\n    if message.attempt == 1:\n        raise ValueError\n"
@@ -84,9 +85,14 @@ async def test_a_retry_that_rabbitmq_keeps_is_told_until_it_comes(rabbit, tmp_pa
             client.publish(queue, b"1", message_id="one", content_type="application/json")
         await until(lambda: it.told().counters["retried"] == 1, 60, "a failure")
         rabbit.eval(MOVER.format(queue=f"{queue}.retry.4s", order="suspend"))
-        seen = []  # also what is told before it is a problem
-        told = await until(lambda: seen.append(it.told()) or seen[-1].problem and seen[-1], 60, "the problem")
-        assert not any(each.idle for each in seen)
+        idle = []  # also before it is a problem
+
+        def look() -> StageStatus:
+            idle.append((told := it.told()).idle)
+            return told
+
+        told = await until(lambda: (now := look()).problem and now, 60, "the problem")
+        assert not any(idle)
         assert told.problem.startswith("overdue retries: 1;")
         assert (told.idle, told.hold_back, told.counters["settled"]) == (False, "retries", 1)
         rabbit.eval(MOVER.format(queue=f"{queue}.retry.4s", order="resume"))

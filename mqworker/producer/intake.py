@@ -73,6 +73,7 @@ class Intake:
     def delivered(self, delivery: Delivery) -> None:
         """Open an entry for it in the ledger, or put it aside."""
         now = time.monotonic()
+        self._settlement.away.came(delivery.properties, delivery.body)
         if log.isEnabledFor(logging.DEBUG):
             again = ", which the broker has given out before" if delivery.redelivered else ""
             about = labels(delivery.properties, delivery.body, self._spec.config.input.queue)

@@ -31,6 +31,7 @@ from mqworker.producer.policy import (
     plan_too_large,
 )
 from mqworker.producer.publications import AnyPublish, Publish
+from mqworker.producer.retries_away import RetriesAway
 from mqworker.producer.shared_words import SharedWords
 
 GAP_LOOK = 0.006  # seconds until acks behind a gap are due
@@ -45,7 +46,8 @@ class Settlement:
         settled = ledger.publications.settled_keys
         self.words = SharedWords(spec.stage, spec.config, spec.state_dir, settled)
         self.processed = {"processed_result": 0, "processed_dropped": 0, "processed_failed": 0}
-        self.retry_until = 0.0  # the time by which all our retries have come back
+        self.retry_until = 0.0  # the time by which all our retries should have come back
+        self.away = RetriesAway(spec.config.input.queue)
         self.last_settled = 0.0
         self.generation = 0  # stamped on messages that no Consumer computed
         self._spec = spec
@@ -100,7 +102,9 @@ class Settlement:
                 continue
             publish_id, publication = publishing
             if publication.delay:
-                self.retry_until = max(self.retry_until, time.monotonic() + publication.delay + 1)
+                due = time.monotonic() + publication.delay
+                self.retry_until = max(self.retry_until, due + 1)
+                self.away.sent(publication.properties, publication.body, due)
             self._link.publish(publish_id, publication)
         if self._ledger.acks.waiting:
             self.send_acks(time.monotonic())

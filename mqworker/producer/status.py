@@ -26,8 +26,9 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
     lanes = sorted(fleet.lanes.values(), key=lambda lane: (lane.slot, lane.number))
     now = time.monotonic()
     starting = stage.desired.consumers and not fleet.working() and not stage.as_wanted()
-    backlog, flow = link.depth(), timers.flow
+    backlog, flow, away = link.depth(), timers.flow, settlement.away
     empty = backlog == 0 and len(ledger) == 0 and link.state.connected
+    awaited = now <= settlement.retry_until or (link.consumers() == 1 and len(away) > 0)
     times = {
         "process": stage.service_time.histogram,
         "wait": dispatch.wait_time,
@@ -45,7 +46,7 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
         switch=None if stage.draining else fleet.switch,
         link=link.state,
         listening=intake.prefetch > 0,
-        problem=intake.problem or fleet.staffing.problem or link.state.problem or _too_large(stage),
+        problem=intake.problem or fleet.staffing.problem or link.state.problem or _too_large(stage) or away.problem,
         crash_loop=fleet.staffing.crash_loop,
         consumers=tuple(_consumer(stage, lane, now) for lane in lanes),
         prefetch=intake.prefetch,
@@ -63,14 +64,14 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
         last_settled=settlement.last_settled,
         stall=round(timers.stall, 4),
         output_backlog=None if stage.throttle is None else stage.throttle.depth,
-        idle=empty and now > settlement.retry_until,
+        idle=empty and not awaited,
         arrival_rate=flow.arrival_rate,
         service_time=stage.service_time.mean,
         utilisation=flow.utilisation,
         held_up_by=flow.held_up_by,
         capacity=flow.capacity(fleet.working(), _time_of_a_consumer(stage)),
         order=None if stage.ordering is None else _order(stage, stage.ordering, lanes, now),
-        hold_back="retries" if empty and now <= settlement.retry_until else intake.hold_back.name.lower(),
+        hold_back="retries" if empty and awaited else intake.hold_back.name.lower(),
         at=now,
     )
 

@@ -60,6 +60,7 @@ class Timers:
                 self._available += since * max(fleet.working(), len(fleet.busy()))
             self._measured = now
             depth, busy = self._stage.link.depth(), fleet.busy_seconds(now)
+            self._stage.settlement.away.look(self._stage.link.consumers(), depth, now)
             self.flow.observe(
                 Sample(now, ledger.counters.settled, len(ledger), depth, busy, self._available, self._held_up_by())
             )

@@ -36,10 +36,11 @@ def put(path: Path, count: int, **headers: str) -> None:
 class Reporting:
     """A stage, and its reports as they cross to the Service."""
 
-    def __init__(self, folder: Path, consumers: int, **config: Any) -> None:
-        settings = StageConfig(input=InputConfig(queue="in"), jobs=("jobs:handle",), **config)
+    def __init__(self, folder: Path, consumers: int, url: str = "", queue: str = "in", **config: Any) -> None:
+        """`url`: of RabbitMQ, instead of the embedded broker."""
+        settings = StageConfig(input=InputConfig(queue=queue), jobs=("jobs:handle",), **config)
         self.broker = folder / "broker.db"
-        where = BrokerConfig(url=f"sqlite:///{self.broker}")
+        where = BrokerConfig(url=url or f"sqlite:///{self.broker}")
         spec = StageSpec("t", "s", settings, where, str(folder), str(folder), 1.0)
         generation = Generation(1, 1, ["jobs:handle"], None, b"{}")
         desired = Desired(1, True, consumers, generation, None, 0.0, 0.0, logging.WARNING)

@@ -22,8 +22,8 @@ JOINS = (
     "cluster_formation.classic_config.nodes.1 = {first}",
 )
 TICKTIME = 8  # seconds; within a quarter more or less of it, a node that does not answer counts as down
-# For how long a message that leaves a delay queue waits for the confirm of a queue whose leader has died, until it is
-# moved again: 180 s by default (docs/scaling.md).
+# After how long RabbitMQ moves a message again that it could not move out of a delay queue: 180 s by default, which the
+# test would have to wait for (docs/guarantees.md).
 ADVANCED = "{dead_letter_worker_publisher_confirm_timeout, 10000}"
 LOOKUP = '{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{name}">>))'
 
@@ -31,7 +31,7 @@ LOOKUP = '{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <
 class RabbitCluster:
     """Nodes that have formed a cluster; each may be killed, stopped and started by itself."""
 
-    def __init__(self, folder: Path, count: int = 3) -> None:
+    def __init__(self, folder: Path, count: int = 3, advanced: str = ADVANCED) -> None:
         """Start them; returns when all of them run in one cluster."""
         self.nodes: list[RabbitNode] = []
         epmd, cookie = free_port(), secrets.token_hex(10)
@@ -45,7 +45,7 @@ class RabbitCluster:
                 (below / ".erlang.cookie").chmod(0o400)
                 lines = (*CONFIG, *(line.format(first=self.nodes[0].name) for line in joins))
                 erlang = f"+S 1:1 -kernel net_ticktime {TICKTIME}"
-                self.nodes.append(RabbitNode(below, config=lines, advanced=ADVANCED, erl_args=erlang))
+                self.nodes.append(RabbitNode(below, config=lines, advanced=advanced, erl_args=erlang))
             first, *others = self.nodes
             first.start()
             for node in others:

@@ -72,6 +72,7 @@ class Consuming:
         self.epoch = 0
         self.stale = 0  # acks that were dropped
         self.depth: int | None = None
+        self.consumers: int | None = None  # of the queue, us included; None also while we do not consume
 
     @property
     def state(self) -> ConsumingState:
@@ -156,7 +157,8 @@ class Consuming:
                 self._lose(f"queue {self._queue!r} is gone")
                 return
             self.depth = status.message_count
-            if status.consumer_count == 1 and self.state.consuming:
+            self.consumers = status.consumer_count or None if self.state.consuming else None
+            if self.consumers == 1:
                 self._standby.alone()
             await self._upkeep(connection)
 
@@ -166,7 +168,7 @@ class Consuming:
     def lost(self, reason: str) -> None:
         """End the epoch: the connection has ended."""
         self.connection = None
-        self.depth = None
+        self.depth = self.consumers = None
         self._standby.lost()
         self._lose(reason)
 

@@ -104,6 +104,10 @@ class RabbitLink:
         """See `Link.depth`."""
         return self._consuming.depth
 
+    def consumers(self) -> int | None:
+        """See `Link.consumers`."""
+        return self._consuming.consumers
+
     def ask_output_depth(self) -> None:
         """See `Link.ask_output_depth`."""
         self._output_depth.ask(self._consuming.connection)

@@ -36,7 +36,10 @@ def queue_arguments(connection: AmqpConnection, queue_type: str) -> dict[str, An
 
 
 def delay_arguments(input_queue: str, delay: int) -> dict[str, Any]:
-    """Return what makes a quorum queue move its messages to the input queue after `delay` seconds, safely."""
+    """Return what makes a quorum queue move its messages to the input queue after `delay` seconds, safely.
+
+    Not always in time: after the end of a node RabbitMQ may keep them for minutes (docs/guarantees.md).
+    """
     return {
         TYPE: "quorum",
         "x-dead-letter-strategy": "at-least-once",

@@ -74,6 +74,10 @@ class SqliteLink:
         """See `Link.depth`; at most a second old."""
         return self._writer.depth
 
+    def consumers(self) -> int | None:
+        """See `Link.consumers`: retries are in the same file, and are not late."""
+        return None
+
     def ask_output_depth(self) -> None:
         """See `Link.ask_output_depth`."""
         if not self._output_asked:

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 from mqworker.ipc.messages import LARGE
 from mqworker.producer.backlog import CHUNK_BYTES
-from mqworker.producer.entry import HELD, Entry, Isolation
-from mqworker.producer.ordering import Ordering, Unit
+from mqworker.producer.entry import HELD, Entry, Isolation, Unit
+from mqworker.producer.ordering import Ordering
 
 
 class _Heads:

@@ -141,6 +141,13 @@ class Unit:
         self.offered: Entry | None = None  # the first one that waits, if it may begin
         self.behind = 0  # how many wait behind that
 
+    def put_back(self, entry: Entry) -> None:
+        """Let a delivery wait in its place, which is mostly the first."""
+        waiting, place = self.waiting, 0
+        while place < len(waiting) and waiting[place].tag < entry.tag:
+            place += 1
+        waiting.insert(place, entry)
+
 
 class HeldBytes:
     """The bytes that the deliveries in hand take; each entry remembers the bytes counted for it."""

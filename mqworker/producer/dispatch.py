@@ -130,12 +130,12 @@ class Dispatch:
                         self._clear(entry, suspected=held)  # a further attempt may still kill the tree
                     publishes += self._settlement.finished(entry, outcome, now)
             if outcomes.ended:
-                self._ledger.chunk_ended(lane.number, outcomes.ended)
+                self._ledger.assignments.chunk_ended(lane.number, outcomes.ended)
                 if lane.state != "busy":
                     self._feeding.revoking.forget(lane.number)
             if outcomes.ended or lane.seats is not None:
                 if outcomes.back:
-                    self._ledger.give_back(lane.number, outcomes.back)
+                    self._ledger.assignments.give_back(lane.number, outcomes.back)
                 if lane.replace_reason:
                     self.fleet.reconcile(now)
                 self.fleet.idled(lane)
@@ -153,7 +153,7 @@ class Dispatch:
         if ages and not known_killer and not self._draining and self.fleet.fails(lane, death, now):
             verdict = Verdict(1)  # the stage goes back to the code of before, which computes these messages
         self._doubt(verdict.doubts)
-        charged = self._ledger.lane_died(lane.number, verdict.charged)
+        charged = self._ledger.assignments.lane_died(lane.number, verdict.charged)
         self._feeding.forget(lane.number, now)
         self.fleet.died(lane, death, now, attributed=bool(charged) and known_killer)
         self._report_end(lane, death, len(ages) - len(charged))
@@ -190,7 +190,7 @@ class Dispatch:
                 if len(waiting) > 1 and waiting[-1].seq != seq:
                     self._feeding.take_back(lane)
             if lane.number in self._feeding.revoking and self._feeding.revoking.certain(lane.number, seq, now):
-                self._ledger.revoke(lane.number, seq)
+                self._ledger.assignments.revoke(lane.number, seq)
 
     # --- inside
 

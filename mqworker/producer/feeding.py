@@ -71,7 +71,7 @@ class Feeding:
             entries: list[Entry] = []
             if ready := ledger.backlog.ready:
                 most = chunk_size(high, ready, working, self._spec.config.queue_size)
-                entries = ledger.take(lane.number, lane.chunk + 1, min(most, room), may)
+                entries = ledger.assignments.take(lane.number, lane.chunk + 1, min(most, room), may)
                 room -= len(entries)
                 if entries and may is May.SUSPECT:
                     self._register.isolate(entries[0].key)
@@ -115,7 +115,7 @@ class Feeding:
             if len(before) == 1 and (before[0].isolation is not Isolation.NONE or before[0].weight > LARGE):
                 continue  # it may kill its Consumer, or take long
             if not seq or (began and now - began < REVOKE_AFTER):
-                entries = ledger.take(lane.number, lane.chunk + 1, most)
+                entries = ledger.assignments.take(lane.number, lane.chunk + 1, most)
                 room -= len(entries)
                 self._send(lane, entries)
 
@@ -151,10 +151,10 @@ class Feeding:
     def _give(self, lane: Lane, most: int, alone: Entry | None, now: float) -> int:
         number = lane.chunk + 1
         if alone is None:
-            entries = self._ledger.take_beside(lane.number, number, most)
+            entries = self._ledger.assignments.take_beside(lane.number, number, most)
         else:
             assert lane.seats is not None
-            entries = self._ledger.take_alone(lane.number, number, alone)
+            entries = self._ledger.assignments.take_alone(lane.number, number, alone)
             lane.seats.alone = alone.seq if entries else 0
             self.successor.ended(lane.number, now)
         if entries:
@@ -166,7 +166,7 @@ class Feeding:
         if number is None:
             return 0
         lane = self._fleet.lanes[number]
-        entries = self._ledger.take(number, lane.chunk + 1, 1, May.SUSPECT)
+        entries = self._ledger.assignments.take(number, lane.chunk + 1, 1, May.SUSPECT)
         if entries:
             self._register.isolate(entries[0].key)
             self._send(lane, entries)

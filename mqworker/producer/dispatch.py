@@ -62,7 +62,8 @@ class Dispatch:
         self._spec = spec
         self._draining = False
         self._frozen = False
-        self._feeding = Feeding(spec, desired, self.fleet, ledger, suspects, register, service_time, throttle)
+        self._roster = self.fleet.roster
+        self._feeding = Feeding(spec, desired, self._roster, ledger, suspects, register, service_time, throttle)
         self._ledger = ledger
         self._settlement = settlement
         self._suspects = suspects
@@ -82,21 +83,21 @@ class Dispatch:
         """Use these Consumers and parameters from now on; what others have not begun is taken back from them."""
         self._feeding.desired = desired
         self.fleet.want(desired, time.monotonic())
-        for lane in self.fleet.busy():
-            if not self.fleet.at_work(lane):
+        for lane in self._roster.busy():
+            if not self._roster.at_work(lane):
                 self._feeding.take_back(lane)
 
     def quiet(self) -> None:
         """Stop dispatching, take back what no Consumer has begun, and let each Consumer leave when it is done."""
         self._draining = True
-        for lane in self.fleet.busy():
+        for lane in self._roster.busy():
             self._feeding.take_back(lane)
         self.fleet.retire_all()
 
     def freeze(self, frozen: bool) -> None:
         """Let nothing begin, and take back what no Consumer has begun; or end that."""
         if frozen and not self._frozen:
-            for lane in self.fleet.busy():
+            for lane in self._roster.busy():
                 self._feeding.take_back(lane)
         self._frozen = frozen
 
@@ -106,8 +107,8 @@ class Dispatch:
         """Put a new Consumer to work; one with the old code may leave in return."""
         now = time.monotonic()
         if lane.seats is not None:
-            self.fleet.seated[lane.number] = lane
-            if self.fleet.at_work(lane):
+            self._roster.seated[lane.number] = lane
+            if self._roster.at_work(lane):
                 self._feeding.successor.ready(lane.number, now)
         self.fleet.reconcile(now)
         self.fleet.idled(lane)
@@ -180,8 +181,8 @@ class Dispatch:
 
     def revoke(self, now: float) -> None:
         """Take back messages that wait behind others: while another Consumer is idle, or behind a long one."""
-        soon = not self._ledger.backlog.ready and any(self.fleet.idle())
-        for lane in self.fleet.busy():
+        soon = not self._ledger.backlog.ready and any(self._roster.idle())
+        for lane in self._roster.busy():
             if lane.seats is not None:
                 continue  # what it has taken it has begun
             seq, began = lane.in_hand()

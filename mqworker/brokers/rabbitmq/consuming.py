@@ -168,7 +168,7 @@ class Consuming:
         self.connection = None
         self.depth = None
         self._standby.lost()
-        self._lose(reason)
+        self._lose(f"connection lost: {reason}")
 
     # -- inside
 

@@ -159,7 +159,7 @@ class Publishing:
     def lost(self, reason: str) -> None:
         """Report every publication without an answer: the connection has ended."""
         self._preparation.cancel()
-        self._lose(self._sender, Lost(reason))
+        self._lose(self._sender, Lost(f"connection lost: {reason}"))
         self._connection = None
 
     # -- inside

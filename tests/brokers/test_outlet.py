@@ -223,6 +223,7 @@ async def test_a_lost_connection_is_told_once_and_is_the_end(place):
     await sink.has(1, 1)
     await asyncio.to_thread(place.broker.node.close_connections)
     await until(lambda: sink.losses, 20, "the loss")
+    await until(outlet._reconnector._task.done, 20, "the end of its attempts")
     _, other = await place.opened()
     assert other.records == [PositionRecord(1, 1)]
     assert len(sink.losses) == 1

@@ -121,6 +121,8 @@ class Assignments:
 
     def _take_back(self, entries: list[Entry]) -> int:
         """Put deliveries back into the backlog; returns how many, without the void ones."""
+        if not entries:
+            return 0  # as at the end of most chunks
         valid = []
         for entry in entries:
             self.remove(entry)

@@ -1,6 +1,8 @@
 """What the verbs that call a running service share: their options, the client, waiting until a change is applied.
 
 Imports nothing that would slow `--help` down; the configuration is read when a verb runs.
+
+Longer than most modules, because each of those verbs takes all of this from one place.
 """
 
 import functools

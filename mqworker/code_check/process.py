@@ -21,7 +21,7 @@ from mqworker.ipc.json_safe import text
 from mqworker.ipc.messages import CODE, CodeCopy, CodeFound, CodeQuestion, CodeReport, SharedUse
 from mqworker.ipc.spawn import Spawned, be_plain
 from mqworker.jobs.code_copy import TooMuchCode, copy_code, digest_of, remove_unneeded
-from mqworker.jobs.code_finder import use_copy
+from mqworker.jobs.code_finder import use_code
 
 if TYPE_CHECKING:
     from mqworker.jobs.loading import Job
@@ -42,14 +42,11 @@ class CodeCheck(Spawned):
         be_plain()
         found = _find(question)
         self._send(found)
-        root, copy = Path(question.root), None
-        if found.copy is not None:
-            root, copy = found.copy.root(question.root), found.copy.path(question.state_dir)
-            try:
-                use_copy(root, copy)
-            except FileNotFoundError as error:
-                self._send(CodeReport([str(error)], [], {}))
-                return
+        try:
+            root, copy = use_code(question.root, found.copy, question.state_dir)
+        except FileNotFoundError as error:
+            self._send(CodeReport([str(error)], [], {}))
+            return
         report = self._look(question, root, copy)
         if report.problems and found.copy is not None and question.copy is None:
             with contextlib.suppress(TooMuchCode, OSError):

@@ -2,7 +2,8 @@
 
 Imported everywhere. It holds values that were checked by `mqworker.config.load`, which owns files, environment and
 error messages; nothing here does I/O but `processors`, for one default. The description and the bounds of each key are
-written only here: error messages and docs/configuration.md are generated from them.
+written only here: error messages and docs/configuration.md are generated from them. Longer than most modules for that
+reason.
 """
 
 from typing import Annotated, Any, ClassVar, Final, Literal

@@ -40,7 +40,7 @@ from mqworker.ipc.pipes import capacity
 from mqworker.ipc.proc import rss
 from mqworker.ipc.spawn import Spawned, be_plain
 from mqworker.jobs.chain import Chain, kind_of
-from mqworker.jobs.code_finder import use_copy
+from mqworker.jobs.code_finder import use_code
 from mqworker.jobs.failures import describe
 from mqworker.jobs.loading import load_chain
 
@@ -112,10 +112,7 @@ class Consumer(Spawned):
         """Take what the stage gives, import the code, and return what works with it, which is not set up."""
         spec, birth, generation = self._spec, self._birth, self._birth.generation
         resources.take(spec.config, birth.slot, birth.consumers)
-        root, copy = Path(spec.root), None
-        if generation.copy is not None:
-            root, copy = generation.copy.root(spec.root), generation.copy.path(spec.state_dir)
-            use_copy(root, copy)
+        root, copy = use_code(spec.root, generation.copy, spec.state_dir)
         jobs = load_chain(generation.jobs, root, copy, spec.shared)
         kind = kind_of(jobs, spec.config.concurrency)
         if kind != "serial":

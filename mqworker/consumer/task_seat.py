@@ -11,29 +11,33 @@ import os
 import time
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mqworker.consumer import await_stack
 from mqworker.consumer.async_work import AsyncWorker
 from mqworker.consumer.companion import Companion
 from mqworker.consumer.deadlines import HARD
-from mqworker.consumer.desk import Desk
+from mqworker.consumer.desk import Desk, Maker
 from mqworker.consumer.fatal import fatal
+from mqworker.consumer.loop_limits import LoopLimits
+from mqworker.consumer.register import Seats
 from mqworker.consumer.seats import Finished, SeatedMessage, current
-from mqworker.consumer.steps import Hold, Steps
+from mqworker.consumer.steps import Steps
 from mqworker.errors import HardTimeLimit, SoftTimeLimit
-
-if TYPE_CHECKING:
-    from mqworker.consumer.task_seats import TaskSeats
 
 
 class TaskSeat:
     """See the module head; implements async_work.TaskLimits."""
 
-    def __init__(self, crew: "TaskSeats", number: int) -> None:
+    def __init__(
+        self, number: int, maker: Maker, words: Seats, limits: LoopLimits, finished: Callable[[Finished], None]
+    ) -> None:
         self.number = number
         self.task: asyncio.Task[tuple[bytes, list[bytes]]] | None = None
-        self._crew = crew
+        self._maker = maker
+        self._words = words
+        self._limits = limits
+        self._finished = finished
         self._work: SeatedMessage | None = None
         self._missed = False  # a limit has passed, and nothing has been cancelled by it
         self._companion: Companion | None = None
@@ -41,18 +45,16 @@ class TaskSeat:
 
     async def set_up(self) -> None:
         """Make the desk, in the thread that it belongs to."""
-        crew = self._crew
-        if not crew.maker.has_plain_work:
+        if not self._maker.has_plain_work:
             self._desk = self._make()
             return
         self._companion = Companion(self.number)
-        crew.words.slots[self.number].thread = self._companion.ident
+        self._words.slots[self.number].thread = self._companion.ident
         self._desk = await self._companion.ask(self._make)
 
     def _make(self) -> Desk:
-        crew = self._crew
-        slot = crew.words.slots[self.number]
-        return Desk(crew.maker, slot, AsyncWorker, self.call, crew.waits(self.number))
+        slot = self._words.slots[self.number]
+        return Desk(self._maker, slot, AsyncWorker, self.call, self._limits.waits(self.number))
 
     async def tear_down(self) -> None:
         """Tear it down there."""
@@ -64,22 +66,17 @@ class TaskSeat:
                 self._companion.end()
 
     @property
-    def seq(self) -> int:
-        """The message in hand; 0: none."""
-        return self._work.item.seq if self._work is not None else 0
-
-    @property
     def name(self) -> str:
         """How the log names it."""
         return str(self._work.labels["message_id"]) if self._work is not None else ""
 
-    def begin(self, work: SeatedMessage, loop: asyncio.AbstractEventLoop, hold: Hold) -> None:
+    def begin(self, work: SeatedMessage, loop: asyncio.AbstractEventLoop) -> None:
         """Begin a message."""
         self._work = work
         self._missed = False
         context = contextvars.copy_context()
         context.run(current.set, work)
-        steps = Steps(self._compute(work), work.item.seq, hold)
+        steps = Steps(self._compute(work), work.item.seq, self._limits.hold)
         self.task = asyncio.Task(steps, loop=loop, context=context, name=f"message-{work.item.seq}")
         self.task.add_done_callback(functools.partial(self._end, work))
 
@@ -107,14 +104,14 @@ class TaskSeat:
             encoded, large = worker.encode(work.item, worker.refuse(work.item, error))
         elif (failure := task.exception()) is not None:  # user code has damaged what is ours, perhaps for this message
             traceback.print_exception(failure)
-            self._crew.words.run(work.item.seq, time.monotonic())  # it is charged
+            self._words.run(work.item.seq, time.monotonic())  # it is charged
             os._exit(1)
         else:
             encoded, large = task.result()
-        self._crew.deadlines.end(self.number)
+        self._limits.end(work)
         out_of_memory, worker.out_of_memory = worker.out_of_memory, False
         self._work = self.task = None
-        self._crew.finished(Finished(work, encoded, large, out_of_memory))
+        self._finished(Finished(work, encoded, large, out_of_memory))
 
     def cancel(self) -> None:
         """Cancel the message in hand, because a limit has passed."""
@@ -132,7 +129,7 @@ class TaskSeat:
 
     def passed(self) -> SoftTimeLimit | HardTimeLimit | None:
         """Return the limit that has passed."""
-        passed, work = self._crew.deadlines.passed(self.number), self._work
+        passed, work = self._limits.passed(self.number), self._work
         if not passed or work is None:
             return None
         if passed == HARD:

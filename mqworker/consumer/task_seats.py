@@ -2,14 +2,13 @@
 
 Runs in the main thread of a Consumer. Owns the loop and the seats' tasks, each with a Desk, and beside each seat a
 companion thread where the chain has anything that is not `async def`. Receives messages from the pump, and reports each
-to it when it is finished. Keeps both time limits: a task that exceeds one is cancelled. One that does not end after
+to it when it is finished. A task that exceeds a time limit is cancelled (loop_limits.py). One that does not end after
 that, or does not let go of the loop, is the Producer's affair, which kills the Consumer.
 """
 
 import asyncio
 import contextlib
 import faulthandler
-import math
 import signal
 import sys
 import threading
@@ -18,17 +17,16 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from mqworker.consumer.deadlines import Deadlines
 from mqworker.consumer.desk import OVER, Maker
 from mqworker.consumer.fatal import fatal
+from mqworker.consumer.loop_limits import LoopLimits
 from mqworker.consumer.pump import LanePump
 from mqworker.consumer.register import Seats
 from mqworker.consumer.seats import Finished, SeatedMessage
-from mqworker.consumer.steps import LONG, Hold, task_factory
+from mqworker.consumer.steps import task_factory
 from mqworker.consumer.task_seat import TaskSeat
 
 THREADS = 32  # of `asyncio.to_thread`, at least; each is started when it is needed
-BEAT = 0.25  # seconds between two looks at the limits
 LEFT = 2.0  # seconds for tasks that handlers have left behind, when they are cancelled at the end
 
 
@@ -39,32 +37,29 @@ class TaskSeats:
     over = OVER
 
     def __init__(self, maker: Maker, seats: Seats, finished: Callable[[Finished], None]) -> None:
-        self.maker = maker
-        self.words = seats
-        self.finished = finished
-        self.deadlines = Deadlines()
-        self._hold = Hold(seats, self._held)
+        self._maker = maker
+        self._words = seats
         self._loop = asyncio.new_event_loop()
-        self._seats = [TaskSeat(self, number) for number in range(len(seats.slots))]
+        self._limits = LoopLimits(self._loop, seats, lambda seat: self._seats[seat].cancel())
+        numbers = range(len(seats.slots))
+        self._seats = [TaskSeat(number, maker, seats, self._limits, finished) for number in numbers]
         self._main = threading.get_ident()
         self._ending = False
         self._beats = True  # the loop has written the last pulse that it was asked for
-        self._timer: asyncio.TimerHandle | None = None
-        self._looked = (0.0, 0.0)  # when the next look is due, and the seconds in steps when that was decided
 
     # --- its life, in the main thread
 
     def setup(self) -> None:
         """Set up what is there once a process, on the loop, then every seat; raises the first failure."""
         asyncio.set_event_loop(self._loop)
-        self._loop.set_task_factory(task_factory(self._hold))
+        self._loop.set_task_factory(task_factory(self._limits.hold))
         # Python's has few threads: messages that call `asyncio.to_thread` would wait for each other.
         threads = max(len(self._seats), THREADS)
         self._loop.set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="asyncio"))
         self._loop.run_until_complete(self._set_up())
 
     async def _set_up(self) -> None:
-        await self.maker.common.setup_common()
+        await self._maker.common.setup_common()
         made = await asyncio.gather(*(seat.set_up() for seat in self._seats), return_exceptions=True)
         failures = [each for each in made if isinstance(each, BaseException)]
         if failures:
@@ -113,7 +108,7 @@ class TaskSeats:
         """Tear down the seats, then what is there once a process; raises the first failure."""
         made = await asyncio.gather(*(seat.tear_down() for seat in self._seats), return_exceptions=True)
         failures = [each for each in made if isinstance(each, BaseException)]
-        await self.maker.common.teardown_async()
+        await self._maker.common.teardown_async()
         if failures:
             raise failures[0]
 
@@ -131,7 +126,7 @@ class TaskSeats:
 
     def where(self, work: SeatedMessage) -> str:
         """Return where in the code a message is: where the loop is, if it has the loop."""
-        return self.where_loop() if self.words.running == work.item.seq else self._seats[work.seat].where()
+        return self.where_loop() if self._words.running == work.item.seq else self._seats[work.seat].where()
 
     def where_loop(self) -> str:
         """Return where in the code the loop is."""
@@ -150,68 +145,16 @@ class TaskSeats:
 
     @fatal
     def _beat(self) -> None:
-        self.words.pulse = time.monotonic()
+        self._words.pulse = time.monotonic()
         self._beats = True
 
     @fatal
     def _begin(self, works: list[SeatedMessage]) -> None:
         now = time.monotonic()
         for work in works:
-            self.words.slots[work.seat].go_on(now)  # until now somebody else may have had the loop
-            self.deadlines.begin(work.seat, now, work.setting.soft, work.setting.hard)
-            self._seats[work.seat].begin(work, self._loop, self._hold)
-        self._arm(now)
-
-    @fatal
-    def note_wait(self, seat: int, *, waiting: bool) -> None:
-        """Let the limits of a message stand still, while its call waits for a shared object that is down."""
-        now = time.monotonic()
-        self.deadlines.wait(seat, now, waiting=waiting)
-        if not waiting:  # the timer has lapsed if every message waited
-            self._arm(now)
-
-    def waits(self, seat: int) -> Callable[..., None]:
-        """Return what the companion of a seat calls when it begins to wait, or goes on."""
-
-        def tell(*, waiting: bool) -> None:
-            self._loop.call_soon_threadsafe(lambda: self.note_wait(seat, waiting=waiting))
-
-        return tell
-
-    def _held(self, seq: int, seconds: float) -> None:
-        """Count a long step against its message alone."""
-        holder = next((seat.number for seat in self._seats if seat.seq == seq), None)
-        self._move(self.deadlines.held(holder, seconds), seconds)
-
-    def _move(self, seats: list[int], seconds: float) -> None:
-        for seat in seats:
-            slot = self.words.slots[seat]
-            if started := slot.started:
-                slot.go_on(started + seconds)
-
-    def _arm(self, now: float) -> None:
-        """Look at the limits when the next one passes, and now and then before that."""
-        due = self.deadlines.next()
-        if due == math.inf:
-            return
-        at = min(due, now + BEAT)
-        if self._timer is not None:
-            if self._looked[0] <= at:
-                return
-            self._timer.cancel()
-        self._looked = at, self._hold.spent
-        self._timer = self._loop.call_later(max(0.0, at - now), self._look)
-
-    @fatal
-    def _look(self) -> None:
-        self._timer = None
-        now, (due, spent) = time.monotonic(), self._looked
-        still = now - due - (self._hold.spent - spent)
-        if still > LONG:  # in no step of a task: the process was stopped, or callbacks ran
-            self._move(self.deadlines.held(None, still), still)
-        for seat in self.deadlines.pass_now(now):
-            self._seats[seat].cancel()
-        self._arm(now)
+            self._limits.begin(work, now)
+            self._seats[work.seat].begin(work, self._loop)
+        self._limits.watch(now)
 
     # --- SIGUSR2
 
@@ -221,5 +164,5 @@ class TaskSeats:
         with contextlib.suppress(Exception):  # it would be raised in the step of whichever message has the loop
             for seat in self._seats:
                 if seat.task is not None and not seat.task.done():
-                    seconds = now - self.words.slots[seat.number].started
+                    seconds = now - self._words.slots[seat.number].started
                     sys.stderr.write(f"message {seat.name}, {seconds:.1f} s:\n{seat.where()}\n")

@@ -10,6 +10,8 @@ process receives records only as MessagePack. Only multiprocessing uses pickle, 
 it started: for the process object at `spawn` (StageSpec and Desired are among its arguments), and around the bytes of a
 Chunk in a lane's queue. Nothing that a child, a broker or an HTTP client sends is ever unpickled. Times called
 `started` or `since` are CLOCK_MONOTONIC seconds, which all processes of a machine share; durations are in seconds.
+
+Longer than most modules, because whoever asks what one process may send to another finds it here.
 """
 
 from pathlib import Path

@@ -5,6 +5,8 @@ user's job classes. Receives `setup`, then one `run` for each message, with `app
 `teardown`. A Consumer that works on several messages at once has one chain for the process, which owns what they share,
 and a `local` one for each message at a time; jobs that are `async def` are run by `async_chain`. Whatever the user's
 code raises passes through; `ParamsError` is raised before anything is changed.
+
+Longer than most modules, because what is set up once a process and what once for each message are the same instances.
 """
 
 import functools

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from mqworker.ipc.messages import CodeCopy
 from mqworker.jobs.code_copy import ENVIRONMENTS
 
 LOADERS = (
@@ -34,6 +35,18 @@ LOADERS = (
     (SourcelessFileLoader, BYTECODE_SUFFIXES),
 )
 _places: list[tuple[str, str]] = []  # (copy, folder) that is in use in this process
+
+
+def use_code(folder: str, copy: CodeCopy | None, state_dir: str) -> tuple[Path, Path | None]:
+    """Import the user's code from its copy, if it has one; returns its folder, by default this one, and the copy.
+
+    Raises FileNotFoundError if the copy is gone.
+    """
+    if copy is None:
+        return Path(folder), None
+    root, path = copy.root(folder), copy.path(state_dir)
+    use_copy(root, path)
+    return root, path
 
 
 def use_copy(folder: Path, copy: Path) -> None:

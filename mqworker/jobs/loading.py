@@ -3,6 +3,8 @@
 Runs once in a fresh process (Consumer, code check, a user's test): imports the user's modules, whose folder it puts
 first on `sys.path`, and reads the signatures. New code is loaded by a new process, never by reloading. Raises
 `JobLoadError`: place, cause, fix, and the traceback if the user's code raised.
+
+Longer than most modules, because it has a sentence for each mistake that a user can make here.
 """
 
 import importlib

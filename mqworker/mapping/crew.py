@@ -101,12 +101,12 @@ class Crew:
     # --- inside
 
     async def _emptied(self, seconds: float, hurry: Callable[[], bool]) -> None:
-        end, lanes = time.monotonic() + seconds, self._stage.dispatch.fleet.lanes
+        end, lanes = time.monotonic() + seconds, self._stage.dispatch.fleet.roster.lanes
         while lanes and time.monotonic() < end and not hurry():  # noqa: ASYNC110 - runs once, at the end
             await asyncio.sleep(0.005)
 
     def _changed(self) -> None:
-        self._was_ready = self._was_ready or self._stage.dispatch.fleet.working() > 0
+        self._was_ready = self._was_ready or self._stage.dispatch.fleet.roster.working() > 0
 
     def _tick(self) -> None:
         try:
@@ -123,6 +123,10 @@ class Crew:
         """Return why no line will ever be computed; "": some may be."""
         fleet = self._stage.dispatch.fleet
         problem = fleet.staffing.problem
-        if not fleet.staffing.crash_loop or fleet.working() or (self._was_ready and not problem.startswith(_NEVER)):
+        if (
+            not fleet.staffing.crash_loop
+            or fleet.roster.working()
+            or (self._was_ready and not problem.startswith(_NEVER))
+        ):
             return ""
         return problem

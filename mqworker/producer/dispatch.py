@@ -62,7 +62,8 @@ class Dispatch:
         self._spec = spec
         self._draining = False
         self._frozen = False
-        self._feeding = Feeding(spec, desired, self.fleet, ledger, suspects, register, service_time, throttle)
+        self._roster = self.fleet.roster
+        self._feeding = Feeding(spec, desired, self._roster, ledger, suspects, register, service_time, throttle)
         self._ledger = ledger
         self._settlement = settlement
         self._suspects = suspects
@@ -82,21 +83,21 @@ class Dispatch:
         """Use these Consumers and parameters from now on; what others have not begun is taken back from them."""
         self._feeding.desired = desired
         self.fleet.want(desired, time.monotonic())
-        for lane in self.fleet.busy():
-            if not self.fleet.at_work(lane):
+        for lane in self._roster.busy():
+            if not self._roster.at_work(lane):
                 self._feeding.take_back(lane)
 
     def quiet(self) -> None:
         """Stop dispatching, take back what no Consumer has begun, and let each Consumer leave when it is done."""
         self._draining = True
-        for lane in self.fleet.busy():
+        for lane in self._roster.busy():
             self._feeding.take_back(lane)
         self.fleet.retire_all()
 
     def freeze(self, frozen: bool) -> None:
         """Let nothing begin, and take back what no Consumer has begun; or end that."""
         if frozen and not self._frozen:
-            for lane in self.fleet.busy():
+            for lane in self._roster.busy():
                 self._feeding.take_back(lane)
         self._frozen = frozen
 
@@ -106,8 +107,8 @@ class Dispatch:
         """Put a new Consumer to work; one with the old code may leave in return."""
         now = time.monotonic()
         if lane.seats is not None:
-            self.fleet.seated[lane.number] = lane
-            if self.fleet.at_work(lane):
+            self._roster.seated[lane.number] = lane
+            if self._roster.at_work(lane):
                 self._feeding.successor.ready(lane.number, now)
         self.fleet.reconcile(now)
         self.fleet.idled(lane)
@@ -130,12 +131,12 @@ class Dispatch:
                         self._clear(entry, suspected=held)  # a further attempt may still kill the tree
                     publishes += self._settlement.finished(entry, outcome, now)
             if outcomes.ended:
-                self._ledger.chunk_ended(lane.number, outcomes.ended)
+                self._ledger.assignments.chunk_ended(lane.number, outcomes.ended)
                 if lane.state != "busy":
                     self._feeding.revoking.forget(lane.number)
             if outcomes.ended or lane.seats is not None:
                 if outcomes.back:
-                    self._ledger.give_back(lane.number, outcomes.back)
+                    self._ledger.assignments.give_back(lane.number, outcomes.back)
                 if lane.replace_reason:
                     self.fleet.reconcile(now)
                 self.fleet.idled(lane)
@@ -153,7 +154,7 @@ class Dispatch:
         if ages and not known_killer and not self._draining and self.fleet.fails(lane, death, now):
             verdict = Verdict(1)  # the stage goes back to the code of before, which computes these messages
         self._doubt(verdict.doubts)
-        charged = self._ledger.lane_died(lane.number, verdict.charged)
+        charged = self._ledger.assignments.lane_died(lane.number, verdict.charged)
         self._feeding.forget(lane.number, now)
         self.fleet.died(lane, death, now, attributed=bool(charged) and known_killer)
         self._report_end(lane, death, len(ages) - len(charged))
@@ -180,8 +181,8 @@ class Dispatch:
 
     def revoke(self, now: float) -> None:
         """Take back messages that wait behind others: while another Consumer is idle, or behind a long one."""
-        soon = not self._ledger.backlog.ready and any(self.fleet.idle())
-        for lane in self.fleet.busy():
+        soon = not self._ledger.backlog.ready and any(self._roster.idle())
+        for lane in self._roster.busy():
             if lane.seats is not None:
                 continue  # what it has taken it has begun
             seq, began = lane.in_hand()
@@ -190,7 +191,7 @@ class Dispatch:
                 if len(waiting) > 1 and waiting[-1].seq != seq:
                     self._feeding.take_back(lane)
             if lane.number in self._feeding.revoking and self._feeding.revoking.certain(lane.number, seq, now):
-                self._ledger.revoke(lane.number, seq)
+                self._ledger.assignments.revoke(lane.number, seq)
 
     # --- inside
 

@@ -1,14 +1,15 @@
-"""What the ledger keeps about one delivery, and what it counts. Plain data of the Producer's process."""
+"""What the ledger keeps about a delivery and about a unit of an order, and what it counts.
 
+Plain data of the Producer's process.
+"""
+
+from collections import deque
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from mqworker.brokers.base import Delivery, Publication
 from mqworker.producer.blame import Doubt
-
-if TYPE_CHECKING:
-    from mqworker.producer.ordering import Unit
 
 
 class State(IntEnum):
@@ -124,6 +125,28 @@ class Entry:
             for publication in replies:
                 size += len(publication.body) + len(publication.properties)
         return size
+
+
+class Unit:
+    """The deliveries that are in one order: of the whole input, or with one key."""
+
+    __slots__ = ("behind", "key", "offered", "order", "out", "waiting")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.order: deque[Entry] = deque()  # valid and unsettled, as they arrived
+        # The rest belongs to the ordered backlog, and is used where one of a unit is computed at a time:
+        self.waiting: deque[Entry] = deque()  # those of them that are held or delayed
+        self.out: set[Entry] = set()  # in a lane, without an outcome; some may be void
+        self.offered: Entry | None = None  # the first one that waits, if it may begin
+        self.behind = 0  # how many wait behind that
+
+    def put_back(self, entry: Entry) -> None:
+        """Let a delivery wait in its place, which is mostly the first."""
+        waiting, place = self.waiting, 0
+        while place < len(waiting) and waiting[place].tag < entry.tag:
+            place += 1
+        waiting.insert(place, entry)
 
 
 class HeldBytes:

@@ -16,13 +16,13 @@ from mqworker.consumer.register import InHandRegister
 from mqworker.ipc.histogram import Histogram
 from mqworker.ipc.messages import LARGE, Chunk, Desired, Item, StageSpec
 from mqworker.producer.entry import Entry, Isolation
-from mqworker.producer.fleet import Fleet
 from mqworker.producer.lane import Lane
 from mqworker.producer.lane_seats import LaneSeats
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.pacing import AHEAD_BYTES, ServiceTime, chunk_size, may_wait
 from mqworker.producer.quarantine import May, may_begin, outlived
 from mqworker.producer.revoking import Revoking
+from mqworker.producer.roster import Roster
 from mqworker.producer.seating import WINDOW, Alone, KeptSuccessor, Seating, roomiest, seat
 from mqworker.producer.suspects import Suspects
 from mqworker.producer.throttle import Throttle
@@ -37,7 +37,7 @@ class Feeding:
         self,
         spec: StageSpec,
         desired: Desired,
-        fleet: Fleet,
+        roster: Roster,
         ledger: Ledger,
         suspects: Suspects,
         register: InHandRegister,
@@ -51,7 +51,7 @@ class Feeding:
         self._spec = spec
         config = spec.config
         self._stop_at_failure = config.holds and config.ordered_by != INPUT
-        self._fleet = fleet
+        self._roster = roster
         self._ledger = ledger
         self._suspects = suspects
         self._register = register
@@ -60,25 +60,25 @@ class Feeding:
 
     def feed(self, *, frozen: bool) -> None:
         """Give the lanes the messages that may begin now; none may while the stage is `frozen`."""
-        ledger, fleet = self._ledger, self._fleet
+        ledger, roster = self._ledger, self._roster
         may = May.NOBODY if frozen else May.OTHERS
         if not frozen and (ledger.assignments.isolated is not None or ledger.backlog.shortest_window is not None):
             may = self._observe_quarantine(time.monotonic())
         high = self._service_time.quantile() if ledger.backlog.ready else None
-        working = fleet.working()
+        working = roster.working()
         room = sys.maxsize if self._throttle is None else self._throttle.room()
-        for lane in fleet.idle():
+        for lane in roster.idle():
             entries: list[Entry] = []
             if ready := ledger.backlog.ready:
                 most = chunk_size(high, ready, working, self._spec.config.queue_size)
-                entries = ledger.take(lane.number, lane.chunk + 1, min(most, room), may)
+                entries = ledger.assignments.take(lane.number, lane.chunk + 1, min(most, room), may)
                 room -= len(entries)
                 if entries and may is May.SUSPECT:
                     self._register.isolate(entries[0].key)
                     may = May.NOBODY
             if entries or self._behind(lane):
                 self._send(lane, entries)
-        if fleet.seated:
+        if roster.seated:
             room -= self._feed_seats(room, may)
         if ledger.backlog.ahead is not None and may is May.OTHERS and may_wait(high):
             self._feed_ahead(high, working, room)
@@ -101,7 +101,7 @@ class Feeding:
     def _feed_ahead(self, high: float | None, working: int, room: int) -> None:
         """Put the next chunk behind the one that a Consumer works on, so that it need not wait for it."""
         ledger, now = self._ledger, time.monotonic()
-        for lane in self._fleet.open():
+        for lane in self._roster.open():
             first, bound = ledger.backlog.ahead, self._spec.config.queue_size
             if first is None or first.weight > AHEAD_BYTES or first.isolation is not Isolation.NONE:
                 return
@@ -115,7 +115,7 @@ class Feeding:
             if len(before) == 1 and (before[0].isolation is not Isolation.NONE or before[0].weight > LARGE):
                 continue  # it may kill its Consumer, or take long
             if not seq or (began and now - began < REVOKE_AFTER):
-                entries = ledger.take(lane.number, lane.chunk + 1, most)
+                entries = ledger.assignments.take(lane.number, lane.chunk + 1, most)
                 room -= len(entries)
                 self._send(lane, entries)
 
@@ -124,7 +124,7 @@ class Feeding:
     def _feed_seats(self, room: int, may: May) -> int:
         """Give the Consumers with seats what may begin, at most `room` messages; returns how many."""
         now, backlog = time.monotonic(), self._ledger.backlog
-        lanes = self._fleet.with_seats()
+        lanes = self._roster.with_seats()
         for _, seats in lanes:
             self._look_at_alone(seats, now)
         alone = nsmallest(len(lanes), backlog.alone, key=_is_doubted) if may is May.OTHERS else []
@@ -142,7 +142,7 @@ class Feeding:
         elif may is May.OTHERS:
             apart = [Alone(entry.window or WINDOW, not _is_doubted(entry)) for entry in alone]
             for number, most, which in seat(facts, backlog.beside, apart, now, room):
-                given += self._give(self._fleet.lanes[number], most, None if which is None else alone[which], now)
+                given += self._give(self._roster.lanes[number], most, None if which is None else alone[which], now)
         for lane, _ in lanes:
             if (lane.state == "idle" or lane.open) and self._behind(lane):
                 self._send(lane, [])
@@ -151,10 +151,10 @@ class Feeding:
     def _give(self, lane: Lane, most: int, alone: Entry | None, now: float) -> int:
         number = lane.chunk + 1
         if alone is None:
-            entries = self._ledger.take_beside(lane.number, number, most)
+            entries = self._ledger.assignments.take_beside(lane.number, number, most)
         else:
             assert lane.seats is not None
-            entries = self._ledger.take_alone(lane.number, number, alone)
+            entries = self._ledger.assignments.take_alone(lane.number, number, alone)
             lane.seats.alone = alone.seq if entries else 0
             self.successor.ended(lane.number, now)
         if entries:
@@ -165,8 +165,8 @@ class Feeding:
         """Send the suspect that may begin to a lane, if there is room in one."""
         if number is None:
             return 0
-        lane = self._fleet.lanes[number]
-        entries = self._ledger.take(number, lane.chunk + 1, 1, May.SUSPECT)
+        lane = self._roster.lanes[number]
+        entries = self._ledger.assignments.take(number, lane.chunk + 1, 1, May.SUSPECT)
         if entries:
             self._register.isolate(entries[0].key)
             self._send(lane, entries)
@@ -199,7 +199,7 @@ class Feeding:
         params = desired.generation.params if self._behind(lane) else None
         generation = desired.generation.number if lane.code == desired.generation.code else lane.sent
         if entries:
-            self._fleet.staffing.switch.fed(lane.code, now)
+            self._roster.switch.fed(lane.code, now)
         more = self._ledger.backlog.ahead is not None
         soft, hard, level, stops = desired.soft_limit, desired.hard_limit, desired.log_level, self._stop_at_failure
         lane.feed(Chunk(lane.chunk + 1, generation, params, soft, level, items, more, 0, stops, hard))
@@ -214,7 +214,7 @@ class Feeding:
         assignments = self._ledger.assignments
         isolated = assignments.isolated
         if isolated is not None:
-            lane = self._fleet.lanes[isolated.lane or 0]
+            lane = self._roster.lanes[isolated.lane or 0]
             if not outlived(now, _began(lane, isolated.seq), isolated.window):
                 return May.NOBODY
             self._suspects.outlived(isolated.key)
@@ -222,7 +222,7 @@ class Feeding:
             assignments.end_isolation()
         window = self._ledger.backlog.shortest_window
         begun: list[float] = []
-        for lane in self._fleet.busy() if window is not None else ():
+        for lane in self._roster.busy() if window is not None else ():
             self.take_back(lane)  # otherwise its Consumer would begin more messages
             waited = now - (window or 0.0)  # one that waits for a shared object harms nobody meanwhile
             if lane.seats is not None:

@@ -1,11 +1,12 @@
 """The Consumers of a stage: starts and ends them, with their lanes, as staffing.py decides.
 
-Lives in the Producer, on its loop; nothing else starts Consumers. Owns the lanes. `reconcile` may be called at any
-time. If a Consumer cannot be started (no processes, descriptors or memory), its start is tried again later.
+Lives in the Producer, on its loop; nothing else starts Consumers. Owns the lanes, which are in its roster. `reconcile`
+may be called at any time. If a Consumer cannot be started (no processes, descriptors or memory), its start is tried
+again later.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import logs
@@ -13,8 +14,8 @@ from mqworker.ipc.messages import Birth, Desired, Generation, StageSpec, SwitchS
 from mqworker.ipc.spawn import Death
 from mqworker.producer.code_switch import Staff, Update
 from mqworker.producer.lane import Lane, LaneOwner
-from mqworker.producer.lane_seats import LaneSeats
 from mqworker.producer.room import room_for
+from mqworker.producer.roster import Roster
 from mqworker.producer.staffing import OVERDUE, ConsumerFacts, Kill, Retire, Staffing, Start
 
 NOT_WANTED = "it is not wanted any more"  # the reason for killing a Consumer that is still being set up
@@ -26,17 +27,14 @@ class Fleet:
     """See the module head."""
 
     def __init__(self, spec: StageSpec, desired: Desired, register: InHandRegister, owner: LaneOwner) -> None:
-        self.lanes: dict[int, Lane] = {}
-        self.seated: dict[int, Lane] = {}  # those of them whose Consumers work on several messages at once
         self._spec = spec
         self._desired = desired
         self._register = register
         self._owner = owner
         self.staffing = Staffing(spec.config.setup_deadline, spec.config.update, register.places)
+        self.roster = Roster(self.staffing.switch)
         self._generations: dict[int, Generation] = {}  # by the code that a Consumer may be started with
-        self._leaving: set[int] = set()  # lanes that get no more work
         self._last_number = 0
-        self._busy_before = 0.0  # seconds that lanes had messages which have ended
 
     # --- what is wanted
 
@@ -58,7 +56,7 @@ class Fleet:
         configured = self._spec.config.update
         if configured != "switch":
             return configured
-        why = room_for(count, [lane.pid for lane in self.lanes.values()])
+        why = room_for(count, [lane.pid for lane in self.roster.lanes.values()])
         if why:
             logs.report(log, logging.WARNING, "update", f"the Consumers are replaced one by one: {why}")
         return "rolling" if why else "switch"
@@ -66,14 +64,14 @@ class Fleet:
     def reconcile(self, now: float) -> None:
         """Start and retire Consumers, as far as that is possible now."""
         can_start = True
-        for action in self.staffing.decide(self._facts(self.lanes.values()), now):
+        for action in self.staffing.decide(self._facts(self.roster.lanes.values()), now):
             match action:
                 case Start(slot, code):
                     can_start = can_start and self._start(slot, code, now)
                 case Retire(lane):
-                    self._retire(self.lanes[lane])
+                    self._retire(self.roster.lanes[lane])
                 case Kill(lane, reason):
-                    self.lanes[lane].kill(reason)
+                    self.roster.lanes[lane].kill(reason)
 
     def as_wanted(self) -> bool:
         """Whether number, code and parameters of the Consumers at work are as wanted.
@@ -82,65 +80,11 @@ class Fleet:
         was asked for.
         """
         wanted = self._desired.generation
-        going = self._leaving if self._desired.auto else ()
-        lanes = [lane for lane in self.lanes.values() if lane.number not in going or lane.code != wanted.code]
+        going = self.roster.leaving if self._desired.auto else ()
+        lanes = [lane for lane in self.roster.lanes.values() if lane.number not in going or lane.code != wanted.code]
         return self.staffing.as_wanted(self._facts(lanes)) and all(
             lane.generation >= wanted.number for lane in lanes if lane.code == wanted.code
         )
-
-    # --- what there is
-
-    def idle(self) -> Iterator[Lane]:
-        """Lanes for one message at a time that can be fed now."""
-        at_work = self.staffing.switch.at_work
-        return (
-            lane
-            for lane in self.lanes.values()
-            if lane.state == "idle" and lane.seats is None and lane.number not in self._leaving and lane.code in at_work
-        )
-
-    def open(self) -> Iterator[Lane]:
-        """Lanes for one message at a time that can be given a second chunk."""
-        at_work = self.staffing.switch.at_work
-        return (
-            lane
-            for lane in self.lanes.values()
-            if lane.open and lane.seats is None and lane.number not in self._leaving and lane.code in at_work
-        )
-
-    def with_seats(self) -> list[tuple[Lane, LaneSeats]]:
-        """Lanes for several messages at once that get any, with what they know of those."""
-        at_work = self.staffing.switch.at_work
-        return [
-            (lane, lane.seats)
-            for lane in self.seated.values()
-            if lane.seats is not None
-            and not lane.seats.closed_at
-            and lane.state in ("idle", "busy")
-            and lane.number not in self._leaving
-            and lane.code in at_work
-        ]
-
-    @property
-    def vacant(self) -> bool:
-        """Whether a Consumer that gets messages could begin one now."""
-        return any(self.idle()) or any(seats.room for _, seats in self.with_seats())
-
-    def at_work(self, lane: Lane) -> bool:
-        """Whether its Consumer may get messages, once it is set up."""
-        return lane.code in self.staffing.switch.at_work
-
-    def busy(self) -> list[Lane]:
-        """Lanes with a chunk."""
-        return [lane for lane in self.lanes.values() if lane.state == "busy"]
-
-    def working(self) -> int:
-        """How many Consumers share the work."""
-        return sum(lane.state in ("idle", "busy") and self.at_work(lane) for lane in self.lanes.values())
-
-    def busy_seconds(self, now: float) -> float:
-        """Return for how long Consumers have had messages, all of them together, since the start."""
-        return self._busy_before + sum(lane.busy_seconds(now) for lane in self.lanes.values())
 
     @property
     def switch(self) -> SwitchState | None:
@@ -148,7 +92,7 @@ class Fleet:
         switch, wanted = self.staffing.switch, self.staffing.switch.wanted
         if switch.over:
             return None
-        ready = sum(lane.state == "idle" and lane.code == wanted.candidate for lane in self.lanes.values())
+        ready = sum(lane.state == "idle" and lane.code == wanted.candidate for lane in self.roster.lanes.values())
         return SwitchState(
             revision=self._desired.revision,
             code=wanted.candidate or wanted.code,
@@ -156,7 +100,7 @@ class Fleet:
             ready=ready,
             wanted=switch.candidates_wanted,
             on_trial=switch.on_trial,
-            left=sum(lane.code in switch.before and lane.state != "idle" for lane in self.lanes.values()),
+            left=sum(lane.code in switch.before and lane.state != "idle" for lane in self.roster.lanes.values()),
             failed=switch.failed,
         )
 
@@ -169,21 +113,18 @@ class Fleet:
 
     def prospered(self, lane: Lane) -> None:
         """Note that a Consumer has finished messages."""
-        going = bool(lane.replace_reason) or lane.number in self._leaving
+        going = bool(lane.replace_reason) or lane.number in self.roster.leaving
         self.staffing.prospered(lane.slot, lane.code, going=going)
 
     def idled(self, lane: Lane) -> None:
         """Let an idle lane leave, if it must leave."""
-        if lane.number in self._leaving and lane.state == "idle":
+        if lane.number in self.roster.leaving and lane.state == "idle":
             lane.leave()
 
     def died(self, lane: Lane, death: Death, now: float, *, attributed: bool) -> None:
         """Remove a dead lane; `attributed`: it died of a message that had killed before."""
-        del self.lanes[lane.number]
-        self.seated.pop(lane.number, None)
-        self._busy_before += lane.busy_seconds(now)
-        wanted = lane.number in self._leaving
-        self._leaving.discard(lane.number)
+        wanted = lane.number in self.roster.leaving
+        self.roster.remove(lane, now)
         lane.in_hand_slot.end()
         lane.in_hand_slot.kind = ""  # what is left in its seats is in hand no more
         problem = ""
@@ -207,13 +148,13 @@ class Fleet:
     def retire_all(self) -> None:
         """Retire all Consumers; busy ones finish first."""
         self.staffing.want(self.staffing.switch.wanted._replace(consumers=0, candidate=0, number=0), 0.0)
-        for lane in list(self.lanes.values()):
+        for lane in list(self.roster.lanes.values()):
             self._retire(lane)
 
     def kill_all(self, reason: str) -> None:
         """End all at once."""
-        for lane in list(self.lanes.values()):
-            self._leaving.add(lane.number)
+        for lane in list(self.roster.lanes.values()):
+            self.roster.leaving.add(lane.number)
             lane.kill(reason)
 
     # --- inside
@@ -227,14 +168,14 @@ class Fleet:
                 lane.since,
                 lane.code,
                 bool(lane.replace_reason),
-                lane.number in self._leaving,
+                lane.number in self.roster.leaving,
             )
             for lane in lanes
         ]
 
     def _start(self, slot: int, code: int, now: float) -> bool:
         self._last_number += 1
-        place = min(set(range(self._register.places)) - {lane.place for lane in self.lanes.values()})
+        place = min(set(range(self._register.places)) - {lane.place for lane in self.roster.lanes.values()})
         birth = Birth(
             *(slot, str(self._register.path), place, self._desired.consumers),
             *(self._generations[code], self._desired.log_level),
@@ -244,11 +185,11 @@ class Fleet:
         except OSError as error:
             self.staffing.start_failed(slot, code, now, error.strerror or str(error))
             return False
-        self.lanes[lane.number] = lane
+        self.roster.lanes[lane.number] = lane
         return True
 
     def _retire(self, lane: Lane) -> None:
-        self._leaving.add(lane.number)
+        self.roster.leaving.add(lane.number)
         if lane.state == "starting":
             lane.kill(NOT_WANTED)
         else:

@@ -93,4 +93,4 @@ class HeldAttempts:
         entry.state = DELAYED
         self._held_bytes.weigh(entry, entry.size)
         heapq.heappush(self._due, (entry.due, entry.seq, entry))
-        self._backlog.delay(entry)
+        self._backlog.put_back([entry])

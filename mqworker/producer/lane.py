@@ -4,6 +4,9 @@ Lives in the Producer, on its loop. Owns the Consumer's process (a Child), its L
 and writes the stop word of its place in the in-hand register. A lane ends with its Consumer and is never used again.
 Sends the StageSpec and a Birth once, then chunks; receives Uplinks. Reports to its LaneOwner: ready, outcomes, death. A
 start that fails raises OSError and leaves nothing behind. Decisions 1 to 4 are the rules that keep it sound.
+
+It has many small methods: most are one line for what an owner asks or a child reports, about parts that begin and end
+together.
 """
 
 import contextlib

@@ -1,8 +1,9 @@
 """The ledger: every unsettled delivery of a stage, and what happens to it next.
 
 Pure: no clock, no I/O, no process. The Producer reports what happened and passes the time (monotonic seconds); the
-ledger returns what must be done. Therefore tables and a model can test each rule (tests/producer). It has many methods,
-because it has one for each event; what they do is in its parts.
+ledger returns what must be done. Therefore tables and a model can test each rule (tests/producer). It has a method for
+each event that concerns several of its parts; what concerns only one is reported to that part, as what goes to lanes
+and comes back from them is to the assignments.
 
     held ──take──> out ──finished──> placing ──confirmed──> placed (settled; acked with the next due acks)
       ^             │                   └─refused, lost─> published again, later
@@ -25,7 +26,7 @@ What holds at every moment:
 - received = settled + voided + released + in flight.
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable
 from itertools import count
 
 from mqworker.brokers.base import Delivery
@@ -50,7 +51,6 @@ from mqworker.producer.held_attempts import HeldAttempts
 from mqworker.producer.ordered_backlog import OrderedBacklog
 from mqworker.producer.ordering import Ordering
 from mqworker.producer.publications import AnyPublish, Publications
-from mqworker.producer.quarantine import May
 from mqworker.producer.redelivery_cache import RedeliveryCache
 
 
@@ -63,7 +63,7 @@ class Ledger:
         self._ordering = ordering
         self._ordered = None if ordering is None else OrderedBacklog(ordering)
         self.backlog = Backlog() if self._ordered is None else self._ordered
-        self.assignments = Assignments()
+        self.assignments = Assignments(self.backlog, self.counters, self._come_back_void)
         self.acks = Acks()
         self.cache = RedeliveryCache(kept_max, kept_bytes)
         self.publications = Publications(self.counters, self.held_bytes, self.acks, self.cache, ordering)
@@ -104,29 +104,6 @@ class Ledger:
         self.backlog.add(entry)
         return []
 
-    def take(self, lane: int, chunk: int, most: int, may: May = May.OTHERS) -> list[Entry]:
-        """Move deliveries that may begin now to a lane, as its next chunk: up to `most`, or one suspect."""
-        if most < 1 or may is May.NOBODY or self.assignments.isolated is not None:
-            return []
-        entries = self.backlog.take(most) if may is May.OTHERS else self.backlog.take_suspect()
-        return self._assigned(lane, chunk, entries)
-
-    def take_beside(self, lane: int, chunk: int, most: int) -> list[Entry]:
-        """Move deliveries to a lane whose Consumer works on several at once: up to `most`, none that must be alone."""
-        return [] if self.assignments.isolated else self._assigned(lane, chunk, self.backlog.take_beside(most))
-
-    def take_alone(self, lane: int, chunk: int, entry: Entry) -> list[Entry]:
-        """Move one that must be alone to such a lane."""
-        return [] if self.assignments.isolated else self._assigned(lane, chunk, self.backlog.take_alone(entry))
-
-    def give_back(self, lane: int, seqs: Sequence[int]) -> int:
-        """Take back what a Consumer that works on several has taken and not begun. Returns how many."""
-        return self._put_back(self.assignments.pick(lane, seqs))
-
-    def revoke(self, lane: int, after: int) -> int:
-        """Take back what a lane has not begun: all behind the delivery `after`. Returns how many to dispatch again."""
-        return self._put_back(self.assignments.behind(lane, after))
-
     def finished(self, seq: int, plan: Plan, now: float) -> list[AnyPublish]:
         """Settle a delivery by this plan; only the first plan for a delivery counts."""
         entry = self._entries.pop(seq, None)
@@ -160,22 +137,6 @@ class Ledger:
         """
         self.publications.confirmed(publish_ids, now)
         return self.acks.due(now)
-
-    def chunk_ended(self, lane: int, chunk: int) -> int:
-        """Dispatch again the deliveries of a chunk that has ended without their outcomes. Returns how many."""
-        return self._put_back(self.assignments.end(lane, chunk))
-
-    def lane_died(self, lane: int, seqs: Container[int]) -> list[Entry]:
-        """Take everything back from a dead lane except these deliveries, which are returned to be charged.
-
-        The caller passes their plans to finished(). A void delivery is not charged: its redelivery starts anew.
-        """
-        charged = [entry for entry in self.assignments.on(lane) if entry.seq in seqs]
-        for entry in charged:
-            self.assignments.remove(entry)
-        self._put_back(self.assignments.close(lane))
-        self._put_back([entry for entry in charged if entry.void])
-        return [entry for entry in charged if not entry.void]
 
     def consuming_lost(self, now: float) -> None:
         """Mark all deliveries as void: forget the held ones; work on the others goes on, for their redelivery."""
@@ -230,21 +191,11 @@ class Ledger:
         if entry.state is DELAYED and self.attempts is not None:
             self.attempts.remove(entry)
 
-    def _assigned(self, lane: int, chunk: int, entries: list[Entry]) -> list[Entry]:
-        if entries:
-            self.assignments.assign(lane, chunk, entries)
-        return entries
-
-    def _put_back(self, entries: list[Entry]) -> int:
-        valid = [entry for entry in entries if not entry.void]
-        for entry in entries:
-            if entry.void:
-                if entry.unit is not None and self._ordered is not None:
-                    self._ordered.ended(entry)
-                self._forget(entry)
-        self.backlog.put_back(valid)
-        self.counters.redispatched += len(valid)
-        return len(valid)
+    def _come_back_void(self, entry: Entry) -> None:
+        """Forget a void delivery that has come back from its lane: its redelivery starts anew."""
+        if entry.unit is not None and self._ordered is not None:
+            self._ordered.ended(entry)
+        self._forget(entry)
 
     def _forget(self, entry: Entry) -> None:
         """Forget a delivery without an outcome; if it is void and has failed before, its attempts are kept."""

@@ -32,7 +32,7 @@ class Limits:
     """Watches the busy lanes of one fleet. `labels` returns the labels of a message by its number."""
 
     def __init__(self, fleet: Fleet, labels: Callable[[int], dict[str, Any]]) -> None:
-        self._fleet = fleet
+        self._roster = fleet.roster
         self._seats = SeatLimits(fleet, labels)
         self._stacks: dict[int, _Asked] = {}  # by lane
         self._stalled: dict[int, tuple[int, int]] = {}  # lane -> (its last ended chunk, ticks with nothing in hand)
@@ -40,11 +40,11 @@ class Limits:
     def enforce(self, desired: Desired, now: float, tick: float) -> None:
         """Check every busy lane; `tick` is the time between two calls while Consumers are busy."""
         hard_limit = desired.hard_limit
-        if self._fleet.seated:
+        if self._roster.seated:
             self._seats.enforce(hard_limit, KILLS_ITSELF, now)
         stacks, self._stacks = self._stacks, {}
         stalled, self._stalled = self._stalled, {}
-        for lane in self._fleet.busy():
+        for lane in self._roster.busy():
             if lane.seats is not None:
                 continue
             seq, began = lane.in_hand()

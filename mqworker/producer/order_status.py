@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from mqworker.ipc.json_safe import text
 from mqworker.ipc.messages import BlockedOrder, OrderStatus
-from mqworker.producer.entry import DELAYED, OUT, PLACING, Entry, Isolation
+from mqworker.producer.entry import DELAYED, OUT, PLACING, Entry, Isolation, Unit
 from mqworker.producer.held_messages import id_of
 from mqworker.producer.ledger import Ledger
-from mqworker.producer.ordering import Ordering, Unit
+from mqworker.producer.ordering import Ordering
 
 LONG = 5.0  # seconds in hand, or without an answer of the broker, after which a message is said to block
 FULL = 0.9  # share of the prefetch from which on all of it counts as taken: some acks are always on their way

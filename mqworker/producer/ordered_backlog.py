@@ -8,110 +8,18 @@ message of each key in a chunk Consumers would be idle: the most frequent key de
 
 A delivery that is delayed keeps its place; by key, all behind it wait. To be isolated is a property of a delivery, not
 another queue: it goes at its turn, alone. So does a large one.
+
+It has all methods of the backlog of other stages, and some for what only an order has; the oldest that may begin are in
+a part of their own (heads.py).
 """
 
-import heapq
-from collections import deque
 from collections.abc import Sequence
 
 from mqworker.ipc.messages import LARGE
 from mqworker.producer.backlog import CHUNK_BYTES
-from mqworker.producer.entry import HELD, Entry, Isolation
-from mqworker.producer.ordering import Ordering, Unit
-
-
-class _Heads:
-    """Those that may begin, the oldest first; of a key only the first one. If it is narrow, others are set aside."""
-
-    def __init__(self, ordering: Ordering) -> None:
-        self._ordering = ordering
-        self._heap: list[tuple[int, Entry]] = []  # by tag
-        self._alone: list[tuple[int, Entry]] = []  # by tag: those that have killed a Consumer, or may have
-        self._suspects: list[Entry] = []
-        self._aside: set[Entry] = set()  # no suspects; they may begin when they are the first of their units
-
-    def __len__(self) -> int:
-        return len(self.beside) + len(self.alone) + len(self.suspects)
-
-    @property
-    def narrow(self) -> bool:
-        """Whether only the first of each unit may begin."""
-        return self._ordering.risen is not None
-
-    @narrow.setter
-    def narrow(self, narrow: bool) -> None:
-        if narrow is self.narrow:
-            return
-        entries = [*self._aside, *(entry for _, entry in (*self._heap, *self._alone))]
-        self._ordering.risen = [] if narrow else None
-        self._aside.clear()
-        self._heap.clear()
-        self._alone.clear()
-        for entry in entries:
-            self.add(entry)
-
-    @property
-    def beside(self) -> list[tuple[int, Entry]]:
-        """A heap of those that may run beside others in a Consumer, by tag."""
-        self._look()
-        return self._heap
-
-    @property
-    def alone(self) -> list[tuple[int, Entry]]:
-        """A heap of those that have to be alone, by tag."""
-        self._look()
-        return self._alone
-
-    def first(self) -> Entry | None:
-        """Return the oldest one that is no suspect."""
-        heap = self.beside
-        if self._alone and (not heap or self._alone[0] < heap[0]):
-            heap = self._alone
-        return heap[0][1] if heap else None
-
-    @property
-    def suspects(self) -> list[Entry]:
-        """The suspects among them."""
-        return [each for each in self._suspects if self._is_first(each)] if self.narrow else self._suspects
-
-    def add(self, entry: Entry) -> None:
-        if entry.isolation is Isolation.STAGE:
-            self._suspects.append(entry)
-        elif self.narrow and not self._is_first(entry):
-            self._aside.add(entry)
-        else:
-            heapq.heappush(self._heap_of(entry), (entry.tag, entry))
-
-    def remove(self, entry: Entry) -> None:
-        if entry.isolation is Isolation.STAGE:
-            self._suspects.remove(entry)
-        elif entry in self._aside:
-            self._aside.remove(entry)
-        elif (heap := self._heap_of(entry))[0][1] is entry:
-            heapq.heappop(heap)
-        else:
-            heap.remove((entry.tag, entry))
-            heapq.heapify(heap)
-
-    def clear(self) -> None:
-        self._suspects.clear()
-        self._heap.clear()
-        self._alone.clear()
-        self._aside.clear()
-
-    def _heap_of(self, entry: Entry) -> list[tuple[int, Entry]]:
-        return self._heap if entry.isolation is Isolation.NONE else self._alone
-
-    def _look(self) -> None:
-        """Let those begin that are now the first of their units, and were set aside for that."""
-        risen = self._ordering.risen
-        while risen:
-            if (entry := risen.pop()) in self._aside:
-                self._aside.remove(entry)
-                heapq.heappush(self._heap_of(entry), (entry.tag, entry))
-
-    def _is_first(self, entry: Entry) -> bool:
-        return entry.unit is None or self._ordering.is_turn(entry)
+from mqworker.producer.entry import HELD, Entry, Isolation, Unit
+from mqworker.producer.heads import Heads
+from mqworker.producer.ordering import Ordering
 
 
 class OrderedBacklog:
@@ -122,7 +30,7 @@ class OrderedBacklog:
 
     def __init__(self, ordering: Ordering) -> None:
         self._ordering = ordering
-        self._heads = _Heads(ordering)
+        self._heads = Heads(ordering)
         self._behind = 0  # how many wait behind heads of their keys
         self._all = 0
         self.bytes = 0  # of all that wait
@@ -165,25 +73,16 @@ class OrderedBacklog:
             self._look(unit)
 
     def put_back(self, entries: Sequence[Entry]) -> None:
-        """Put deliveries that come back from a lane in their places."""
+        """Put deliveries that are in no lane any more in their places; one that is delayed waits there until `wake`."""
         for entry in entries:
             self._count(entry)
             unit = self._key(entry)
-            if unit is None:
-                self._heads.add(entry)
-            else:
+            if unit is not None:
                 unit.out.discard(entry)
-                _insert(unit.waiting, entry)
+                unit.put_back(entry)
                 self._look(unit)
-
-    def delay(self, entry: Entry) -> None:
-        """Put a delayed delivery in its place, where it waits until `wake`; it is in no lane any more."""
-        self._count(entry)
-        unit = self._key(entry)
-        if unit is not None:
-            unit.out.discard(entry)
-            _insert(unit.waiting, entry)
-            self._look(unit)
+            elif entry.state is HELD:
+                self._heads.add(entry)
 
     def wake(self, entry: Entry) -> None:
         """Let one begin that was delayed; it is held again."""
@@ -319,11 +218,3 @@ class OrderedBacklog:
 
 def _goes_alone(entry: Entry) -> bool:
     return entry.isolation is not Isolation.NONE or entry.weight > LARGE
-
-
-def _insert(waiting: deque[Entry], entry: Entry) -> None:
-    """Insert a delivery in its place, which is mostly the first."""
-    place = 0
-    while place < len(waiting) and waiting[place].tag < entry.tag:
-        place += 1
-    waiting.insert(place, entry)

@@ -10,28 +10,12 @@ After a lost connection every unit is empty, and what the broker delivers again 
 With `hold`, a message that fails keeps its place until it succeeds or is dead. Without, it leaves its unit at once.
 """
 
-from collections import deque
 from collections.abc import Iterable
 
 from mqworker.brokers.base import Delivery
 from mqworker.config.model import INPUT
-from mqworker.producer.entry import COMPUTED, OUT, PLACED, Entry, Plan
+from mqworker.producer.entry import COMPUTED, OUT, PLACED, Entry, Plan, Unit
 from mqworker.producer.ordering_key import key_of
-
-
-class Unit:
-    """The messages with one key."""
-
-    __slots__ = ("behind", "key", "offered", "order", "out", "waiting")
-
-    def __init__(self, key: bytes) -> None:
-        self.key = key
-        self.order: deque[Entry] = deque()  # valid and unsettled, as they arrived
-        # The rest belongs to the ordered backlog, and is used where one of a unit is computed at a time:
-        self.waiting: deque[Entry] = deque()  # those of them that are held or delayed
-        self.out: set[Entry] = set()  # in a lane, without an outcome; some may be void
-        self.offered: Entry | None = None  # the first one that waits, if it may begin
-        self.behind = 0  # how many wait behind that
 
 
 class Ordering:

@@ -116,7 +116,7 @@ class Producer(Spawned):
                 self._writer.send(_encoder.encode(answer(self._stage, order)))
             case DumpStacks():
                 faulthandler.dump_traceback(file=2, all_threads=True)
-                for lane in self._stage.dispatch.fleet.lanes.values():
+                for lane in self._stage.dispatch.fleet.roster.lanes.values():
                     lane.ask_stack()
 
     def _on_service_gone(self, _reason: str) -> None:
@@ -199,5 +199,5 @@ class Producer(Spawned):
         os._exit(Exit.GIVEN_BACK)
 
     async def _emptied(self, end: Callable[[], float]) -> None:
-        while self._stage.dispatch.fleet.lanes and time.monotonic() < end():  # noqa: ASYNC110 - runs once, at the end
+        while self._stage.dispatch.fleet.roster.lanes and time.monotonic() < end():  # noqa: ASYNC110 - runs once, at the end
             await asyncio.sleep(0.005)

@@ -51,7 +51,7 @@ class SeatLimits:
         self._due = now + EVERY
         asked, self._asked = self._asked, {}
         stalled, self._stalled = self._stalled, {}
-        for lane in list(self._fleet.seated.values()):
+        for lane in list(self._fleet.roster.seated.values()):
             seats = lane.seats
             if seats is None or lane.state != "busy":
                 continue

@@ -128,7 +128,7 @@ class Stage:
     def reconcile(self, now: float) -> None:
         """Bring fleet and prefetch to the desired state, and note the revision once it is applied."""
         self.dispatch.fleet.reconcile(now)
-        self.intake.reconcile(self.desired, self.dispatch.fleet.working(), now)
+        self.intake.reconcile(self.desired, self.dispatch.fleet.roster.working(), now)
         self.dispatch.freeze(self.intake.frozen)
         if self.applied_revision != self.desired.revision and self.as_wanted():
             self.applied_revision = self.desired.revision

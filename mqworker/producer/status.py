@@ -23,9 +23,9 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
     """Return everything that is reported about a stage."""
     ledger, link, intake, dispatch = stage.ledger, stage.link, stage.intake, stage.dispatch
     fleet, settlement, publications = dispatch.fleet, stage.settlement, ledger.publications
-    lanes = sorted(fleet.lanes.values(), key=lambda lane: (lane.slot, lane.number))
+    lanes = sorted(fleet.roster.lanes.values(), key=lambda lane: (lane.slot, lane.number))
     now = time.monotonic()
-    starting = stage.desired.consumers and not fleet.working() and not stage.as_wanted()
+    starting = stage.desired.consumers and not fleet.roster.working() and not stage.as_wanted()
     backlog, flow, away = link.depth(), timers.flow, settlement.away
     empty = backlog == 0 and len(ledger) == 0 and link.state.connected
     awaited = now <= settlement.retry_until or (link.consumers() == 1 and len(away) > 0)
@@ -41,7 +41,7 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
         state="draining" if stage.draining else "starting" if starting else "running",
         revision=stage.applied_revision,
         generation=min(
-            (lane.generation for lane in lanes if fleet.at_work(lane)), default=stage.desired.generation.number
+            (lane.generation for lane in lanes if fleet.roster.at_work(lane)), default=stage.desired.generation.number
         ),
         switch=None if stage.draining else fleet.switch,
         link=link.state,
@@ -69,7 +69,7 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
         service_time=stage.service_time.mean,
         utilisation=flow.utilisation,
         held_up_by=flow.held_up_by,
-        capacity=flow.capacity(fleet.working(), _time_of_a_consumer(stage)),
+        capacity=flow.capacity(fleet.roster.working(), _time_of_a_consumer(stage)),
         order=None if stage.ordering is None else _order(stage, stage.ordering, lanes, now),
         hold_back="retries" if empty and awaited else intake.hold_back.name.lower(),
         at=now,
@@ -117,7 +117,7 @@ def _consumer(stage: Stage, lane: Lane, now: float) -> ConsumerStatus:
     return ConsumerStatus(
         slot=lane.slot,
         pid=lane.pid,
-        state="spare" if lane.state == "idle" and not stage.dispatch.fleet.at_work(lane) else lane.state,
+        state="spare" if lane.state == "idle" and not stage.dispatch.fleet.roster.at_work(lane) else lane.state,
         generation=lane.generation,
         code=lane.code,
         done=lane.done,

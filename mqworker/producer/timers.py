@@ -47,7 +47,7 @@ class Timers:
         self._measure(now)
         if now >= self._summary_due:
             self._summarise(now)
-        wait = BUSY if stage.dispatch.fleet.busy() else QUIET
+        wait = BUSY if stage.dispatch.fleet.roster.busy() else QUIET
         if stage.throttle is not None:
             wait = min(wait, max(BUSY, stage.throttle.due() - now))
         self._due = time.monotonic() + wait
@@ -57,9 +57,9 @@ class Timers:
         since, ledger, fleet = now - self._measured, self._stage.ledger, self._stage.dispatch.fleet
         if since >= EVERY:
             if self._measured:
-                self._available += since * max(fleet.working(), len(fleet.busy()))
+                self._available += since * max(fleet.roster.working(), len(fleet.roster.busy()))
             self._measured = now
-            depth, busy = self._stage.link.depth(), fleet.busy_seconds(now)
+            depth, busy = self._stage.link.depth(), fleet.roster.busy_seconds(now)
             self._stage.settlement.away.look(self._stage.link.consumers(), depth, now)
             self.flow.observe(
                 Sample(now, ledger.counters.settled, len(ledger), depth, busy, self._available, self._held_up_by())
@@ -69,7 +69,7 @@ class Timers:
         """Return what keeps Consumers idle just after they were fed: `output`, `order`, or "" if nothing does."""
         stage = self._stage
         ledger, throttle = stage.ledger, stage.throttle
-        if not stage.dispatch.fleet.vacant:
+        if not stage.dispatch.fleet.roster.vacant:
             return ""
         if throttle is not None and len(ledger.backlog) and not throttle.room():
             return "output"
@@ -90,7 +90,7 @@ class Timers:
             f"{settled:,} settled in a minute ({settled / SUMMARY:,.1f}/s), {failed} failed, "
             f"p95 {_milliseconds(p95)}, backlog {'unknown' if backlog is None else f'{backlog:,}'}, "
             f"{len(stage.ledger)} in hand{f', {delayed} of them delayed' if delayed else ''}, "
-            f"{stage.dispatch.fleet.working()} Consumers"
+            f"{stage.dispatch.fleet.roster.working()} Consumers"
         )
         logs.report(
             log,

@@ -5,10 +5,9 @@ Runs in the main thread of its process. What keeps it from serving is sent as a 
 
 import logging
 import time
-from pathlib import Path
 
 from mqworker.ipc.spawn import be_plain
-from mqworker.jobs.code_finder import use_copy
+from mqworker.jobs.code_finder import use_code
 from mqworker.jobs.loading import JobLoadError
 from mqworker.shared_state import folder as folders
 from mqworker.shared_state.instance import SharedClass
@@ -45,14 +44,11 @@ def _live(spec: SharedSpec, outside: Outside, log: logging.Logger) -> None:
         folders.lock(folder)
     sync = JournalSync(folder)
     be_plain()
-    root, copy = Path(spec.root), None
-    if spec.copy is not None:
-        root, copy = spec.copy.root(spec.root), spec.copy.path(spec.state_dir)
-        try:
-            use_copy(root, copy)
-        except FileNotFoundError as error:
-            outside.send(SharedUnfit("code", str(error)))
-            return
+    try:
+        root, copy = use_code(spec.root, spec.copy, spec.state_dir)
+    except FileNotFoundError as error:
+        outside.send(SharedUnfit("code", str(error)))
+        return
     kind = SharedClass.load(spec.job, root, copy)
     reported = 0.0
 

@@ -1,20 +1,17 @@
-"""The edge of a source's process: its pipes and its end, on a loop in a thread of its own.
+"""The edge of a source's process: its pipes and its end.
 
-Receives SourceOrders and sends SourceReports, once a second at least. The user's code runs in the main thread
-(user.py); what it yields comes through the handover, and the pump brings it to the broker. A lost Outlet ends the
-process at once: the lock is gone, and somebody else may run the source. So do the end of the Service, and an error on
-the loop.
+Lives on a loop in a thread of its own (edge_thread.py). Receives SourceOrders and sends SourceReports, once a second
+at least. The user's code runs in the main thread (user.py); what it yields comes through the handover, and the pump
+brings it to the broker. A lost Outlet ends the process at once: the lock is gone, and somebody else may run the source.
+So do the end of the Service, and an error on the loop.
 """
 
 import asyncio
-import contextlib
 import faulthandler
 import logging
 import math
 import os
-import threading
 import time
-import traceback
 from typing import Any
 
 import msgspec
@@ -51,68 +48,55 @@ log = logging.getLogger("mqworker.sources")
 
 
 class Edge:
-    """See the module head. What the main thread calls comes first."""
+    """See the module head; made on the running loop. What the main thread asks for (edge_thread.py) comes first."""
 
-    def __init__(self, spec: SourceSpec, down: int, up: int) -> None:
-        self.handover = Handover(lambda: self._soon(self._take))
+    def __init__(self, spec: SourceSpec, handover: Handover, down: int, up: int) -> None:
         self._spec = spec
-        self._fds = down, up
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="edge", daemon=True)
+        self._handover = handover
         self._ending: asyncio.Task[None] | None = None
         self._until = math.inf  # CLOCK_MONOTONIC: when it has to have ended
         self._said: SourceEnded | None = None  # by the main thread
         self._code = Exit.OK
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-        self._ready.wait()
-
-    def connect(self) -> None:
-        """Connect to the broker, now that the user's code is loaded: nobody holds the lock and cannot work."""
-        self._soon(self._connect)
-
-    def forward(self, event: LogEvent) -> None:
-        """Send a log event to the Service."""
-        self._soon(self._forward, event)
-
-    def say(self, report: SourceReport) -> None:
-        """Send a report to the Service."""
-        self._soon(self._send, report)
-
-    def end(self, ended: SourceEnded) -> None:
-        """Say that the user's code has ended, and wait for the end of the process."""
-        self._soon(self._on_ended, ended)
-        self._thread.join()
-
-    def _soon(self, call: Any, *arguments: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and the process is about to
-            self._loop.call_soon_threadsafe(call, *arguments)
-
-    # --- the loop
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._main())
-        except BaseException:  # noqa: BLE001 - whatever it is, the main thread must not wait for ever
-            traceback.print_exc()
-            os._exit(Exit.INTERNAL)
-
-    async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._failed)
         self._over = asyncio.Event()
-        down, up = self._fds
         self._writer = FrameWriter(up)
-        self._pump = Pump(self._spec, self.handover, self._report, self._lost)
-        self._statuses = Statuses(self._spec, self._pump, self.handover)
+        self._pump = Pump(spec, handover, self._report, self._lost)
+        self._statuses = Statuses(spec, self._pump, handover)
         self._reader = FrameReader(down, self._on_order, lambda _reason: os._exit(1))
-        self._ready.set()
+
+    async def run(self) -> Exit:
+        """Work until the end; returns the exit code."""
         self._pulse(self._loop.time())
         await self._over.wait()
         await self._writer.flush(FLUSH)
-        os._exit(self._code)
+        return self._code
+
+    def connect(self) -> None:
+        """Connect to the broker, unless it is to end already."""
+        if self._ending is None:
+            self._pump.start()
+
+    def take(self) -> None:
+        """Publish what was handed over."""
+        self._pump.take()
+
+    def forward(self, event: LogEvent) -> None:
+        """Send a log event to the Service, unless too much waits already."""
+        self._writer.send(_encoder.encode(event), droppable=True)
+
+    def send(self, report: SourceReport) -> None:
+        """Send a report to the Service."""
+        self._writer.send(_encoder.encode(report))
+
+    def ended(self, ended: SourceEnded) -> None:
+        """End, because the user's code has ended."""
+        self._said = ended
+        self._pump.take()
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._finish(ended))
+
+    # --- inside
 
     def _failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """End after an error in a callback: nothing here may stop unnoticed."""
@@ -120,27 +104,14 @@ class Edge:
         self._code = Exit.INTERNAL
         self._leave(SourceEnded("lost", "an error inside mqworker; the log has the details"))
 
-    def _forward(self, event: LogEvent) -> None:
-        self._writer.send(_encoder.encode(event), droppable=True)
-
-    def _send(self, report: SourceReport) -> None:
-        self._writer.send(_encoder.encode(report))
-
     def _report(self) -> None:
-        self._send(self._statuses.status(ending=self._ending is not None))
+        self.send(self._statuses.status(ending=self._ending is not None))
 
     def _pulse(self, expected: float) -> None:
         now = self._loop.time()
         self._statuses.pulse(now, now - expected)
         self._report()
         self._loop.call_at(now + PULSE, self._pulse, now + PULSE)
-
-    def _connect(self) -> None:
-        if self._ending is None:
-            self._pump.start()
-
-    def _take(self) -> None:
-        self._pump.take()
 
     # --- orders
 
@@ -160,25 +131,19 @@ class Edge:
         why = ""
         if not self._pump.is_open:
             why = f"it is not at work here: {self._pump.reason}"
-        elif not self.handover.ask_run(run):
+        elif not self._handover.ask_run(run):
             why = "a run is asked for already"
         if why:
-            self._send(RunDone(run, 0, why))
+            self.send(RunDone(run, 0, why))
 
     # --- the end
 
     def _stop(self, until: float) -> None:
         self._until = min(self._until, until)
-        self.handover.stop()
+        self._handover.stop()
         if self._ending is None:
             self._ending = asyncio.create_task(self._finish(SourceEnded("stopped")))
             self._report()
-
-    def _on_ended(self, ended: SourceEnded) -> None:
-        self._said = ended
-        self._pump.take()
-        if self._ending is None:
-            self._ending = asyncio.create_task(self._finish(ended))
 
     async def _finish(self, ended: SourceEnded) -> None:
         """Wait for what is on its way, release the lock, let the user's code end."""
@@ -209,5 +174,5 @@ class Edge:
     def _leave(self, ended: SourceEnded) -> None:
         if not self._over.is_set():
             self._report()
-            self._send(ended)
+            self.send(ended)
             self._over.set()

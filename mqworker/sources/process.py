@@ -1,9 +1,9 @@
 """The process of a source: the user's generator or scheduled function, and one connection to the broker.
 
-Runs the user's code in its main thread (user.py), and everything else on a loop in another thread (edge.py); between
-them is the handover. Receives a SourceSpec once, then SourceOrders; sends SourceReports, once a second at least, and
-log events. When it dies, its supervisor starts it again, and it goes on from the position that is stored at the broker.
-It ends by `os._exit`, because threads that the user's code has started must not go on.
+Runs the user's code in its main thread (user.py), and everything else on a loop in another thread (edge_thread.py);
+between them is the handover. Receives a SourceSpec once, then SourceOrders; sends SourceReports, once a second at
+least, and log events. When it dies, its supervisor starts it again, and it goes on from the position that is stored at
+the broker. It ends by `os._exit`, because threads that the user's code has started must not go on.
 """
 
 import atexit
@@ -28,12 +28,12 @@ class SourceProcess(Spawned):
 
     def main(self) -> None:
         """Run the user's code, and end."""
-        from mqworker.sources.edge import Edge  # noqa: PLC0415 - the Service imports this module, and needs no broker
+        from mqworker.sources.edge_thread import EdgeThread  # noqa: PLC0415 - the Service imports this module, and needs no broker
         from mqworker.sources.user import Source  # noqa: PLC0415 - user code's neighbours, as above
 
         sys.dont_write_bytecode = True  # a .pyc hides the second of two edits in one second from a restart
         spec = msgspec.msgpack.decode(read_frame(self.down.fileno()), type=SourceSpec)
-        edge = Edge(spec, self.down.fileno(), self.up.fileno())
+        edge = EdgeThread(spec, self.down.fileno(), self.up.fileno())
         handler = logs.ForwardingHandler(edge.forward, self.name, spec.config.into)
         logs.use(handler, spec.log_level)
         log = logs.JobLogger(f"mqworker.job.{spec.name}", handler, spec.log_level)

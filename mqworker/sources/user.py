@@ -10,7 +10,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,7 +18,7 @@ from mqworker.brokers.records import PositionRecord
 from mqworker.ipc import logs
 from mqworker.ipc.source_messages import RunDone, SourceEnded, SourceSpec, Tick
 from mqworker.jobs.chain import check_params
-from mqworker.jobs.code_finder import use_copy
+from mqworker.jobs.code_finder import use_code
 from mqworker.jobs.failures import describe
 from mqworker.jobs.item import NOWHERE, SourceItem
 from mqworker.jobs.loading import Job, load_source
@@ -76,10 +75,7 @@ class Source:
 
     def _load(self) -> tuple[Job, Any]:
         spec = self._spec
-        root, copy = Path(spec.root), None
-        if spec.copy is not None:
-            root, copy = spec.copy.root(spec.root), spec.copy.path(spec.state_dir)
-            use_copy(root, copy)
+        root, copy = use_code(spec.root, spec.copy, spec.state_dir)
         job = load_source(spec.job, root, copy, scheduled=spec.config.scheduled)
         return job, check_params([job], spec.params).get(spec.job)
 

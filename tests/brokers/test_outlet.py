@@ -12,6 +12,7 @@ from mqworker.brokers import open_outlet
 from mqworker.brokers.base import BrokerRefused, Publication
 from mqworker.brokers.outlet import Inlet, Outlet
 from mqworker.brokers.rabbitmq import outlet as rabbit_outlet
+from mqworker.brokers.rabbitmq import reconnector
 from mqworker.brokers.rabbitmq.queues import TYPE
 from mqworker.brokers.records import PositionRecord
 from mqworker.brokers.sqlite import outlet as sqlite_outlet
@@ -222,6 +223,7 @@ async def test_a_lost_connection_is_told_once_and_is_the_end(place):
     await sink.has(1, 1)
     await asyncio.to_thread(place.broker.node.close_connections)
     await until(lambda: sink.losses, 20, "the loss")
+    await until(outlet._reconnector._task.done, 20, "the end of its attempts")
     _, other = await place.opened()
     assert other.records == [PositionRecord(1, 1)]
     assert len(sink.losses) == 1
@@ -268,7 +270,7 @@ def test_no_limit_of_deliveries_drops_the_record(broker, monkeypatch):
 
     touch = rabbit_outlet.touch
     monkeypatch.setattr(rabbit_outlet, "touch", counted)
-    monkeypatch.setattr(rabbit_outlet, "PING_EVERY", 0.1)
+    monkeypatch.setattr(reconnector, "PING_EVERY", 0.1)
     monkeypatch.setattr(rabbit_outlet, "TAKE_EVERY", 0.1)
 
     @at_a_place

@@ -1,6 +1,5 @@
 """A Consumer that works on several messages at once as tasks of a loop: real processes, without a Producer."""
 
-import asyncio
 import os
 import signal
 import time
@@ -302,23 +301,6 @@ async def test_what_damages_the_consumer_itself_ends_it(consumer, name):
     await until(lambda: one.death, DEADLINE, "its end")
     assert one.death.code == 1
     assert "TypeError" in one.child.output_tail
-
-
-def test_limits_go_on_when_all_messages_have_waited(crew):
-    """A shared object was down for longer than anybody looked at the limits; then the soft limit still cancels."""
-
-    async def main():
-        seat, now = crew._seats[0], time.monotonic()
-        seat.task = asyncio.create_task(asyncio.sleep(60))
-        crew.deadlines.begin(0, now, 0.3, 0.0)
-        crew._arm(now)
-        crew.note_wait(0, waiting=True)
-        await until(lambda: crew._timer is None, DEADLINE, "nobody to look any more")
-        crew.note_wait(0, waiting=False)
-        await asyncio.wait([seat.task], timeout=DEADLINE)
-        assert seat.task.cancelled()
-
-    crew._loop.run_until_complete(main())
 
 
 def test_a_task_that_is_left_calls_in_nobodys_name(crew):

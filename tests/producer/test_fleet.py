@@ -47,7 +47,7 @@ class Stage:
 
     def turn(self):
         self.fleet.reconcile(time.monotonic())
-        slots = [lane.slot for lane in self.fleet.lanes.values()]
+        slots = [lane.slot for lane in self.fleet.roster.lanes.values()]
         self.most = max([self.most, *map(slots.count, slots)])
 
     def lane_ready(self, _lane):
@@ -65,20 +65,20 @@ class Stage:
         """Wait for so many Consumers with this code and no others; return their slots by pid, as they found them."""
 
         def so():
-            lanes = self.fleet.lanes.values()
+            lanes = self.fleet.roster.lanes.values()
             return len(lanes) == count and all(lane.state == "idle" and lane.code == code for lane in lanes)
 
         await until(so, DEADLINE, f"{count} Consumers")
-        told = {lane.pid: lane.slot for lane in self.fleet.lanes.values()}
+        told = {lane.pid: lane.slot for lane in self.fleet.roster.lanes.values()}
         assert {pid: int((self.folder / str(pid)).read_text()) for pid in told} == told
         assert sorted(told.values()) == list(range(count))
-        assert len({lane.place for lane in self.fleet.lanes.values()}) == count
+        assert len({lane.place for lane in self.fleet.roster.lanes.values()}) == count
         return told
 
     async def end(self):
         """Let all leave."""
         self.fleet.retire_all()
-        await until(lambda: not self.fleet.lanes, DEADLINE, "their end")
+        await until(lambda: not self.fleet.roster.lanes, DEADLINE, "their end")
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ async def test_a_successor_has_the_slot_and_n_consumers_have_n(make):
     before = await stage.settled(3)
     victim = next(pid for pid, slot in before.items() if slot == 1)
     os.kill(victim, signal.SIGKILL)
-    await until(lambda: victim not in {lane.pid for lane in stage.fleet.lanes.values()}, DEADLINE, "its end")
+    await until(lambda: victim not in {lane.pid for lane in stage.fleet.roster.lanes.values()}, DEADLINE, "its end")
     after = await stage.settled(3)
     (successor,) = after.keys() - before.keys()
     assert (after[successor], stage.most) == (1, 1)
@@ -122,10 +122,12 @@ async def test_with_old_first_no_two_have_the_same_slot_at_once(make):
     stage = make("old-first")
     stage.want(2)
     before = await stage.settled(2)
-    for lane in stage.fleet.lanes.values():
+    for lane in stage.fleet.roster.lanes.values():
         lane.replace_reason = "max_messages"
     stage.turn()
-    await until(lambda: not before.keys() & {lane.pid for lane in stage.fleet.lanes.values()}, DEADLINE, "others")
+    await until(
+        lambda: not before.keys() & {lane.pid for lane in stage.fleet.roster.lanes.values()}, DEADLINE, "others"
+    )
     await stage.settled(2)
     stage.want(2, 1, 2)
     await until(lambda: stage.fleet.switch.ready == 1, DEADLINE, "the candidate")
@@ -142,10 +144,10 @@ async def test_one_that_leaves_with_the_load_is_not_waited_for(make):
     stage.want(3)
     await stage.settled(3)
     stage.want(2)
-    assert len(stage.fleet.lanes) == 3
+    assert len(stage.fleet.roster.lanes) == 3
     assert not stage.fleet.as_wanted()
     stage.want(2, auto=True)
-    assert len(stage.fleet.lanes) == 3
+    assert len(stage.fleet.roster.lanes) == 3
     assert stage.fleet.as_wanted()
     await stage.settled(2)
     stage.want(3, auto=True)
@@ -162,10 +164,10 @@ async def test_a_death_that_is_dealt_with_is_none_for_the_next_life(make):
     stage.register.begin_life(1.0)
     stage.want(1)
     (pid,) = await stage.settled(1)
-    (lane,) = stage.fleet.lanes.values()
+    (lane,) = stage.fleet.roster.lanes.values()
     open_seats(stage.register.path, lane.place, 2).slots[1].begin(5, b"f" * 32, 1.0)
     assert stage.register.last_life().in_hand == {b"f" * 32: 1.0}
     stage.want(0)
     os.kill(pid, signal.SIGKILL)
-    await until(lambda: not stage.fleet.lanes, DEADLINE, "its end")
+    await until(lambda: not stage.fleet.roster.lanes, DEADLINE, "its end")
     assert stage.register.last_life().in_hand == {}

@@ -26,7 +26,7 @@ def failed(count: int = 1) -> tuple[Ledger, Entry, int]:
     ledger = Ledger(ordering=Ordering("input", "in", hold=True))
     for tag in range(1, count + 1):
         ledger.delivered(delivery(tag), 0.0)
-    first, *_ = ledger.take(1, 1, count)
+    first, *_ = ledger.assignments.take(1, 1, count)
     seq = first.seq
     ledger.delay(first, Again(SECOND, 5.0), NONE, 0.0)
     return ledger, first, seq
@@ -36,9 +36,9 @@ def test_a_failed_message_keeps_its_place():
     """What was computed behind it is published after it; its attempt begins when it is due, with the new properties."""
     ledger, first, _ = failed(2)
     assert ledger.finished(2, RESULT, 0.0) == []
-    assert (ledger.wake(4.9), ledger.take(1, 2, 9)) == (5.0, [])
+    assert (ledger.wake(4.9), ledger.assignments.take(1, 2, 9)) == (5.0, [])
     assert ledger.wake(5.0) is None
-    assert ledger.take(1, 2, 9) == [first]
+    assert ledger.assignments.take(1, 2, 9) == [first]
     assert (first.properties, first.original, ledger.counters.delayed) == (SECOND, b"", 1)
     (action,) = ledger.finished(first.seq, RESULT, 5.0)
     ledger.confirmed([action.publish_id], 5.0)
@@ -65,7 +65,7 @@ def test_attempts_outlive_the_connection():
     assert ledger.delivered(delivery(1, first_tag=1), 2.0) == []
     assert ledger.wake(2.0) == 5.0
     ledger.wake(5.0)
-    assert ledger.take(1, 2, 9) == [first]
+    assert ledger.assignments.take(1, 2, 9) == [first]
     assert (first.properties, first.body, first.epoch, ledger.cache.kept) == (SECOND, b"message 1", 2, 0)
 
 
@@ -74,25 +74,25 @@ def test_attempts_outlive_a_connection_that_is_lost_while_they_run():
     for how in ("given back", "died", "failed again"):
         ledger, first, _ = failed()
         ledger.wake(5.0)
-        ledger.take(1, 2, 9)
+        ledger.assignments.take(1, 2, 9)
         ledger.consuming_lost(6.0)
         if how == "given back":
-            assert ledger.chunk_ended(1, 2) == 0
+            assert ledger.assignments.chunk_ended(1, 2) == 0
         elif how == "died":
-            assert ledger.lane_died(1, [first.seq]) == []
+            assert ledger.assignments.lane_died(1, [first.seq]) == []
         else:
             ledger.delay(first, Again(SECOND + b"", 5.0), NONE, 6.0)
         ledger.delivered(delivery(1, first_tag=1), 7.0)
         assert ledger.wake(7.0) == (11.0 if how == "failed again" else None)
         ledger.wake(11.0)
-        assert (ledger.take(1, 3, 9), first.properties) == ([first], SECOND)
+        assert (ledger.assignments.take(1, 3, 9), first.properties) == ([first], SECOND)
 
 
 def test_attempts_are_kept_until_they_are_due_and_an_hour_longer():
     """Else a message that asks for its next attempt in two hours would never reach it."""
     ledger, first, _ = failed()
     ledger.wake(5.0)
-    ledger.take(1, 2, 9)
+    ledger.assignments.take(1, 2, 9)
     ledger.delay(first, Again(SECOND, 7200.0), NONE, 10.0)
     ledger.consuming_lost(11.0)
     ledger.tick(7210.0 + KEEP)
@@ -113,10 +113,10 @@ def test_a_message_that_kills_the_tree_at_its_second_attempt_is_convicted(tmp_pa
         beside = Isolation.STAGE if suspect is not None and suspect.suspected else NONE
         ledger.delivered(arrived, 0.0, beside)
         may = May.SUSPECT if beside else May.OTHERS
-        (entry,) = ledger.take(1, 1, 9, may)
+        (entry,) = ledger.assignments.take(1, 1, 9, may)
         ledger.delay(entry, Again(SECOND, 0.0), NONE, 0.0)
         ledger.wake(0.0)
-        assert ledger.take(1, 2, 9, may) == [entry]
+        assert ledger.assignments.take(1, 2, 9, may) == [entry]
         assert entry.properties == SECOND
         isolated = entry.key if beside else b""  # as the register has it when the tree dies
         suspects = Suspects(path, LastLife(life, True, False, 100.0, isolated, {entry.key: 99.0}))

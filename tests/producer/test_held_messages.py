@@ -32,7 +32,7 @@ def failed(ordered_by: str = BY_KEY, *, named: bool = True) -> tuple[Ledger, Ent
     ledger = Ledger(ordering=Ordering(ordered_by, QUEUE, hold=True))
     for tag in (1, 2, 3):
         ledger.delivered(delivery(tag, named=named), 0.0)
-    (first,) = ledger.take(1, 1, 1)
+    (first,) = ledger.assignments.take(1, 1, 1)
     again = plan_failure(first, Failure("error", "ValueError", "no such frame"), STAGE, ABOUT)
     ledger.delay(first, again, Isolation.NONE, 0.0)
     return ledger, first
@@ -68,7 +68,7 @@ def test_a_message_that_is_let_go_is_dead_before_the_next_goes_out(ordered_by):
         "skipped by an operator, after: no such frame",
     )
     assert (ledger.wake(1.0), delayed(ledger), find(ledger, QUEUE, "1")) == (None, [], None)
-    (second,) = ledger.take(1, 2, 1)
+    (second,) = ledger.assignments.take(1, 2, 1)
     assert second.tag == 2
     assert ledger.finished(second.seq, RESULT, 1.0) == []
     ledger.confirmed([dead.publish_id], 1.0)
@@ -80,7 +80,7 @@ def test_a_message_that_is_let_go_is_dead_before_the_next_goes_out(ordered_by):
 def test_a_message_behind_a_held_one_is_let_go_in_its_turn():
     """Where the whole input is in order, others may fail and be let go meanwhile: the first one is not passed."""
     ledger, first = failed(BY_INPUT)
-    (second,) = ledger.take(1, 2, 1)
+    (second,) = ledger.assignments.take(1, 2, 1)
     again = plan_failure(second, Failure("error", "ValueError", "neither"), STAGE, ABOUT)
     ledger.delay(second, again, Isolation.NONE, 0.0)
     assert delayed(ledger) == [first, second]
@@ -98,7 +98,7 @@ def test_only_one_that_waits_can_be_found_for_that():
     assert (first.state, find(ledger, QUEUE, "4")) == (DELAYED, None)
     ledger.wake(first.due)
     assert (find(ledger, QUEUE, "1"), first.state is DELAYED) == (first, False)
-    (running,) = ledger.take(1, 2, 1)
+    (running,) = ledger.assignments.take(1, 2, 1)
     assert (find(ledger, QUEUE, "1"), running.state, delayed(ledger)) == (first, OUT, [])
     ledger.finished(first.seq, RESULT, 2.0)
     assert find(ledger, QUEUE, "1") is None

@@ -34,7 +34,7 @@ def filled(messages: int, *, lane: int | None = LANE, **bounds: int) -> tuple[Le
     ledger = Ledger(**bounds)
     for tag in range(1, messages + 1):
         assert ledger.delivered(delivery(tag), 0.0) == []
-    return ledger, seqs(ledger.take(lane, 1, messages)) if lane is not None else []
+    return ledger, seqs(ledger.assignments.take(lane, 1, messages)) if lane is not None else []
 
 
 def seqs(entries: list[Entry]) -> list[int]:
@@ -129,8 +129,8 @@ def test_a_long_message_keeps_nothing_of_the_others():
     ledger, out = filled(1)
     for tag in range(2, 100):
         ledger.delivered(delivery(tag), 0.0)
-        finish(ledger, seqs(ledger.take(OTHER, 1, 1)), DROPPED)
-        ledger.chunk_ended(OTHER, 1)
+        finish(ledger, seqs(ledger.assignments.take(OTHER, 1, 1)), DROPPED)
+        ledger.assignments.chunk_ended(OTHER, 1)
         assert ledger.acks.due(1.0) == [Ack(1, tag, multiple=False)]
     assert len(ledger.acks._order) == len(ledger) == 1
     assert seqs(ledger.assignments.on(LANE)) == out
@@ -142,9 +142,9 @@ def test_a_long_message_keeps_nothing_of_the_others():
 def test_chunks_are_taken_oldest_first():
     """A lane gets the deliveries that have waited longest, at most as many as it requests."""
     ledger, _ = filled(5, lane=None)
-    assert [entry.tag for entry in ledger.take(LANE, 1, 3)] == [1, 2, 3]
-    assert [entry.tag for entry in ledger.take(OTHER, 1, 3)] == [4, 5]
-    assert ledger.take(2, 1, 3) == ledger.take(2, 1, 0) == []
+    assert [entry.tag for entry in ledger.assignments.take(LANE, 1, 3)] == [1, 2, 3]
+    assert [entry.tag for entry in ledger.assignments.take(OTHER, 1, 3)] == [4, 5]
+    assert ledger.assignments.take(2, 1, 3) == ledger.assignments.take(2, 1, 0) == []
     assert (len(ledger.backlog), len(ledger.assignments)) == (0, 5)
 
 
@@ -152,9 +152,9 @@ def test_revoked_ones_go_to_the_next_lane_in_their_order():
     """Revoking takes back everything behind the message in hand, to be dispatched first."""
     ledger, out = filled(4)
     ledger.delivered(delivery(5), 0.0)
-    assert ledger.revoke(LANE, out[1]) == 2
+    assert ledger.assignments.revoke(LANE, out[1]) == 2
     assert seqs(ledger.assignments.on(LANE)) == out[:2]
-    assert [entry.tag for entry in ledger.take(OTHER, 1, 9)] == [3, 4, 5]
+    assert [entry.tag for entry in ledger.assignments.take(OTHER, 1, 9)] == [3, 4, 5]
     assert ledger.counters.redispatched == 2
 
 
@@ -162,7 +162,7 @@ def test_revoking_behind_a_finished_message_takes_nothing():
     """When the message in hand is done, it is unknown what the lane has started since."""
     ledger, out = filled(3)
     finish(ledger, out[:1], DROPPED)
-    assert ledger.revoke(LANE, out[0]) == 0
+    assert ledger.assignments.revoke(LANE, out[0]) == 0
     assert len(ledger.assignments) == 2
 
 
@@ -170,9 +170,9 @@ def test_revoking_behind_a_finished_message_takes_nothing():
 def test_the_first_outcome_of_a_revoked_message_wins(taken: bool):
     """A lane that had started a revoked message may finish it: later outcomes are counted and dropped."""
     ledger, out = filled(2)
-    ledger.revoke(LANE, out[0])
+    ledger.assignments.revoke(LANE, out[0])
     if taken:
-        ledger.take(OTHER, 1, 1)
+        ledger.assignments.take(OTHER, 1, 1)
     publish_id = finish(ledger, out[1:])
     assert (len(publish_id), len(ledger.backlog), len(ledger.assignments.on(OTHER))) == (1, 0, 0)
     assert finish(ledger, out[1:]) == []
@@ -183,9 +183,9 @@ def test_a_chunk_end_dispatches_what_had_no_outcome():
     """After a chunk has ended, its lane holds nothing."""
     ledger, out = filled(3)
     finish(ledger, out[:1], DROPPED)
-    assert ledger.chunk_ended(LANE, 1) == 2
+    assert ledger.assignments.chunk_ended(LANE, 1) == 2
     assert (len(ledger.backlog), len(ledger.assignments)) == (2, 0)
-    assert seqs(ledger.take(LANE, 1, 9)) == out[1:]
+    assert seqs(ledger.assignments.take(LANE, 1, 9)) == out[1:]
 
 
 def test_a_dead_lane_charges_one_message():
@@ -193,9 +193,9 @@ def test_a_dead_lane_charges_one_message():
     ledger, out = filled(3)
     ledger.delivered(delivery(4), 0.0)
     finish(ledger, out[:1], DROPPED)
-    assert seqs(ledger.lane_died(LANE, [out[1]])) == [out[1]]
+    assert seqs(ledger.assignments.lane_died(LANE, [out[1]])) == [out[1]]
     assert (len(ledger.backlog), len(ledger.assignments)) == (2, 0)
-    assert [entry.tag for entry in ledger.take(OTHER, 1, 9)] == [3, 4]
+    assert [entry.tag for entry in ledger.assignments.take(OTHER, 1, 9)] == [3, 4]
     finish(ledger, out[1:2], Plan("dead"))
     assert ledger.counters.dead == 1
 
@@ -205,7 +205,7 @@ def test_a_death_between_messages_charges_nobody(in_hand: int):
     """When a lane dies idle, or after its message's outcome arrived, no message is charged."""
     ledger, out = filled(3)
     finish(ledger, out[:1], DROPPED)
-    assert ledger.lane_died(LANE, [out[0]] if in_hand else []) == []
+    assert ledger.assignments.lane_died(LANE, [out[0]] if in_hand else []) == []
     assert len(ledger.backlog) == 2
 
 
@@ -214,7 +214,7 @@ def test_what_killed_a_consumer_goes_alone_in_its_chunk():
     ledger = Ledger()
     for tag, isolation in enumerate([Isolation.NONE, Isolation.CHUNK, Isolation.CHUNK, Isolation.NONE], 1):
         ledger.delivered(delivery(tag), 0.0, isolation)
-    chunks = [[entry.tag for entry in ledger.take(lane, 1, 9)] for lane in range(4)]
+    chunks = [[entry.tag for entry in ledger.assignments.take(lane, 1, 9)] for lane in range(4)]
     assert chunks == [[2], [3], [1, 4], []]
 
 
@@ -223,7 +223,7 @@ def test_a_large_message_goes_alone_in_its_chunk_at_its_turn():
     ledger = Ledger()
     for tag, size in enumerate([9, 9, LARGE + 1, LARGE + 1, 9, LARGE, 9], 1):
         ledger.delivered(delivery(tag, bytes(size)), 0.0)
-    chunks = [[entry.tag for entry in ledger.take(lane, 1, 9)] for lane in range(5)]
+    chunks = [[entry.tag for entry in ledger.assignments.take(lane, 1, 9)] for lane in range(5)]
     assert chunks == [[1, 2], [3], [4], [5, 6, 7], []]
 
 
@@ -239,12 +239,12 @@ def test_a_suspect_is_taken_when_it_may_begin_and_nothing_beside_it():
     ledger = Ledger()
     suspect(ledger, 1, 15.0)
     ledger.delivered(delivery(2), 0.0)
-    assert ledger.take(LANE, 1, 9, May.NOBODY) == []
-    (isolated,) = ledger.take(LANE, 1, 9, May.SUSPECT)
+    assert ledger.assignments.take(LANE, 1, 9, May.NOBODY) == []
+    (isolated,) = ledger.assignments.take(LANE, 1, 9, May.SUSPECT)
     assert (isolated.tag, ledger.assignments.isolated) == (1, isolated)
-    assert ledger.take(OTHER, 1, 9) == ledger.take(OTHER, 1, 9, May.SUSPECT) == []
+    assert ledger.assignments.take(OTHER, 1, 9) == ledger.assignments.take(OTHER, 1, 9, May.SUSPECT) == []
     finish(ledger, [isolated.seq], DROPPED)
-    assert [entry.tag for entry in ledger.take(OTHER, 1, 9)] == [2]
+    assert [entry.tag for entry in ledger.assignments.take(OTHER, 1, 9)] == [2]
 
 
 def test_others_begin_beside_a_suspect_that_has_outlived_its_window():
@@ -252,9 +252,9 @@ def test_others_begin_beside_a_suspect_that_has_outlived_its_window():
     ledger = Ledger()
     suspect(ledger, 1, 15.0)
     ledger.delivered(delivery(2), 0.0)
-    (isolated,) = ledger.take(LANE, 1, 9, May.SUSPECT)
+    (isolated,) = ledger.assignments.take(LANE, 1, 9, May.SUSPECT)
     ledger.assignments.end_isolation()
-    assert [entry.tag for entry in ledger.take(OTHER, 1, 9)] == [2]
+    assert [entry.tag for entry in ledger.assignments.take(OTHER, 1, 9)] == [2]
     assert (isolated.isolation, ledger.assignments.isolated) == (Isolation.CHUNK, None)
 
 
@@ -265,10 +265,10 @@ def test_the_suspect_with_the_shortest_window_begins_first():
         suspect(ledger, tag, window)
     order = []
     while ledger.backlog.shortest_window is not None:
-        (isolated,) = ledger.take(LANE, 1, 9, May.SUSPECT)
+        (isolated,) = ledger.assignments.take(LANE, 1, 9, May.SUSPECT)
         order.append((isolated.tag, isolated.window))
         finish(ledger, [isolated.seq], DROPPED)
-        ledger.chunk_ended(LANE, 1)
+        ledger.assignments.chunk_ended(LANE, 1)
     assert order == [(2, 6.0), (3, 15.0), (1, 60.0)]
 
 
@@ -276,10 +276,10 @@ def test_a_suspect_that_was_not_begun_waits_again():
     """A revoked suspect, or one whose lane died before it started, is isolated again at its turn."""
     ledger = Ledger()
     suspect(ledger, 1, 15.0)
-    ledger.take(LANE, 1, 9, May.SUSPECT)
-    assert ledger.lane_died(LANE, []) == []
+    ledger.assignments.take(LANE, 1, 9, May.SUSPECT)
+    assert ledger.assignments.lane_died(LANE, []) == []
     assert (ledger.assignments.isolated, ledger.backlog.shortest_window) == (None, 15.0)
-    assert ledger.take(OTHER, 1, 9) == []
+    assert ledger.assignments.take(OTHER, 1, 9) == []
 
 
 def test_an_entry_is_found_by_its_number_until_its_outcome_and_by_its_tag_until_its_ack():
@@ -577,7 +577,7 @@ def test_equal_content_under_another_exchange_or_key_is_another_message(other: t
     twins = [("", "key 1"), other]
     for tag, place in enumerate(twins, 1):
         ledger.delivered(Delivery(1, tag, b"", b"twin", False, *place), 0.0)
-    out = seqs(ledger.take(LANE, 1, 2))
+    out = seqs(ledger.assignments.take(LANE, 1, 2))
     ledger.consuming_lost(0.0)
     finish(ledger, out)  # keeping the second outcome evicts the first
     for tag, place in enumerate(twins, 1):
@@ -595,7 +595,7 @@ def test_a_redelivery_is_known_by_its_content_without_the_delivery_count():
         properties.headers["x-delivery-count"] = times
         blocks.append(properties.encode())
     ledger.delivered(Delivery(1, 1, blocks[0], b"body", False, "", "in"), 0.0)
-    ledger.take(LANE, 1, 1)
+    ledger.assignments.take(LANE, 1, 1)
     ledger.consuming_lost(0.0)
     ledger.delivered(Delivery(2, 1, blocks[1], b"body", True, "", "in"), 0.0)
     assert ledger.counters.adopted == 1
@@ -605,8 +605,8 @@ def test_a_void_message_is_not_dispatched_again():
     """A void delivery that a dead, revoked or ended lane gives back is forgotten: its redelivery starts anew."""
     ledger, out = filled(4)
     ledger.consuming_lost(0.0)
-    assert ledger.revoke(LANE, out[2]) == 0
-    assert ledger.lane_died(LANE, [out[0]]) == []
+    assert ledger.assignments.revoke(LANE, out[2]) == 0
+    assert ledger.assignments.lane_died(LANE, [out[0]]) == []
     assert (len(ledger.backlog), len(ledger.assignments), ledger.held_bytes.total, ledger.counters.redispatched) == (
         0,
         0,
@@ -652,7 +652,7 @@ def test_what_is_held_can_be_given_back():
     ledger, out = filled(3)
     ledger.delivered(delivery(4), 0.0)
     ledger.delivered(delivery(5), 0.0, Isolation.CHUNK)
-    ledger.revoke(LANE, out[1])
+    ledger.assignments.revoke(LANE, out[1])
     assert {epoch: sorted(tags) for epoch, tags in ledger.release_held().items()} == {1: [3, 4, 5]}
     assert ledger.release_held() == {}
     assert (len(ledger), len(ledger.backlog), ledger.counters.released) == (2, 0, 3)
@@ -667,7 +667,7 @@ def test_held_bytes_count_inputs_and_results_until_they_are_settled():
     ledger = Ledger()
     ledger.delivered(Delivery(1, 1, b"1234", b"123456", False, "", "in"), 0.0)
     assert ledger.held_bytes.total == 10
-    publish_id = finish(ledger, seqs(ledger.take(LANE, 1, 1)))
+    publish_id = finish(ledger, seqs(ledger.assignments.take(LANE, 1, 1)))
     assert ledger.held_bytes.total == 10 + len(b"result")
     ledger.publications.confirmed(publish_id, 0.0)
     assert ledger.held_bytes.total == 0
@@ -677,7 +677,7 @@ def test_what_was_refused_goes_again_at_once_when_a_connection_is_back():
     """The backoff of a refused publication ends with its cause."""
     ledger = Ledger()
     ledger.delivered(Delivery(1, 1, b"", b"a", False, "", "in"), 0.0)
-    (entry,) = ledger.take(1, 1, 1)
+    (entry,) = ledger.assignments.take(1, 1, 1)
     (first,) = ledger.finished(entry.seq, Plan("result", (Publication("", "out", b"", b"A"),)), 0.0)
     ledger.publications.refused(first.publish_id, "not connected", 0.0)
     assert ledger.tick(0.1) == []
@@ -693,8 +693,8 @@ def test_a_dead_consumer_charges_whom_the_verdict_names_and_the_others_go_first(
     """One, several or nobody; and what was charged or is done comes from no other lane again."""
     ledger, out = filled(5)
     finish(ledger, out[:1], DROPPED)
-    assert seqs(ledger.lane_died(LANE, {out[1], out[3], out[0], 999})) == [out[1], out[3]]
-    assert seqs(ledger.take_beside(OTHER, 1, 9)) == [out[2], out[4]]
+    assert seqs(ledger.assignments.lane_died(LANE, {out[1], out[3], out[0], 999})) == [out[1], out[3]]
+    assert seqs(ledger.assignments.take_beside(OTHER, 1, 9)) == [out[2], out[4]]
     finish(ledger, [out[1], out[3]], Plan("dead"))
     assert (ledger.counters.dead, ledger.counters.redispatched, len(ledger.assignments)) == (2, 2, 2)
 
@@ -704,9 +704,9 @@ def test_what_a_consumer_gives_back_goes_first():
     ledger, out = filled(4)
     ledger.delivered(delivery(5), 0.0)
     finish(ledger, out[:1], DROPPED)
-    assert ledger.give_back(LANE, (out[0], out[2], out[3], 999)) == 2
-    assert [entry.tag for entry in ledger.take_beside(OTHER, 1, 9)] == [3, 4, 5]
-    assert ledger.give_back(LANE, (out[2],)) == 0
+    assert ledger.assignments.give_back(LANE, (out[0], out[2], out[3], 999)) == 2
+    assert [entry.tag for entry in ledger.assignments.take_beside(OTHER, 1, 9)] == [3, 4, 5]
+    assert ledger.assignments.give_back(LANE, (out[2],)) == 0
 
 
 def test_who_must_be_alone_is_chosen_by_name_and_nothing_begins_beside_a_suspect_of_the_stage():
@@ -717,10 +717,10 @@ def test_who_must_be_alone_is_chosen_by_name_and_nothing_begins_beside_a_suspect
     ledger.delivered(delivery(3), 0.0, Isolation.CHUNK)
     first, second = ledger.backlog.alone
     assert (first.tag, second.tag, ledger.backlog.beside) == (1, 3, 1)
-    assert ledger.take_alone(LANE, 1, second) == [second]
+    assert ledger.assignments.take_alone(LANE, 1, second) == [second]
     suspect(ledger, 4, 15.0)
-    ledger.take(OTHER, 1, 1, May.SUSPECT)
-    assert ledger.take_beside(LANE, 2, 9) == ledger.take_alone(LANE, 2, first) == []
+    ledger.assignments.take(OTHER, 1, 1, May.SUSPECT)
+    assert ledger.assignments.take_beside(LANE, 2, 9) == ledger.assignments.take_alone(LANE, 2, first) == []
     ledger.assignments.end_isolation()
-    assert [entry.tag for entry in ledger.take_beside(LANE, 2, 9)] == [2]
-    assert ledger.take_alone(LANE, 3, first) == [first]
+    assert [entry.tag for entry in ledger.assignments.take_beside(LANE, 2, 9)] == [2]
+    assert ledger.assignments.take_alone(LANE, 3, first) == [first]

@@ -330,12 +330,12 @@ class LedgerMachine(RuleBasedStateMachine):
         assert isolated is None or any(isolated.seq in chunk.out for chunk in self.all_chunks())
         self.last_chunk += 1
         if not self.seats or may is not May.OTHERS:
-            chunk = self.ledger.take(lane, self.last_chunk, most, may)
+            chunk = self.ledger.assignments.take(lane, self.last_chunk, most, may)
         elif most % 2 and (alone := self.ledger.backlog.alone):
-            chunk = self.ledger.take_alone(lane, self.last_chunk, alone[most // 2 % len(alone)])
+            chunk = self.ledger.assignments.take_alone(lane, self.last_chunk, alone[most // 2 % len(alone)])
         else:
             beside = self.ledger.backlog.beside
-            chunk = self.ledger.take_beside(lane, self.last_chunk, most)
+            chunk = self.ledger.assignments.take_beside(lane, self.last_chunk, most)
             assert len(chunk) == min(most, beside) or isolated is not None
             assert all(entry.isolation is Isolation.NONE for entry in chunk)
         assert len(chunk) <= most
@@ -369,7 +369,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 chunk, held = chunks.pop(0), len(self.ledger.backlog)
                 if self.seats:
                     continue  # no end of it is told
-                back = self.ledger.chunk_ended(lane, chunk.number)
+                back = self.ledger.assignments.chunk_ended(lane, chunk.number)
                 assert len(self.ledger.backlog) - held == back <= len(chunk.out)
 
     def confirm(self, data: st.DataObject) -> None:
@@ -468,7 +468,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.shuffle(lane, data)
         back = [self.lanes[lane].popleft() for _ in range(data.draw(st.integers(1, len(self.lanes[lane]))))]
         known = {entry.seq for entry in self.ledger.assignments.on(lane) if not entry.void}
-        assert self.ledger.give_back(lane, back) == len(known.intersection(back))
+        assert self.ledger.assignments.give_back(lane, back) == len(known.intersection(back))
         for chunk in self.chunks[lane]:
             chunk.out.difference_update(back)
 
@@ -479,7 +479,7 @@ class LedgerMachine(RuleBasedStateMachine):
         seqs = self.lanes[lane]
         known = any(seqs[0] in chunk.out for chunk in self.chunks[lane])
         held = len(self.ledger.backlog)
-        back = self.ledger.revoke(lane, seqs[0])
+        back = self.ledger.assignments.revoke(lane, seqs[0])
         assert len(self.ledger.backlog) == held + back
         if not known:
             assert back == 0
@@ -503,7 +503,7 @@ class LedgerMachine(RuleBasedStateMachine):
         blamed = list(seqs)[: data.draw(st.integers(0, most))] if seqs else []
         entries = (self.ledger.entry(seq) for seq in blamed)
         charged = [entry.seq for entry in entries if entry is not None and entry.seq in out and not entry.void]
-        guilty = [entry.seq for entry in self.ledger.lane_died(lane, blamed)]
+        guilty = [entry.seq for entry in self.ledger.assignments.lane_died(lane, blamed)]
         assert sorted(guilty) == sorted(charged)
         if guilty and not self.calm and data.draw(st.booleans()):
             self.lose_consumer(data)

@@ -36,7 +36,7 @@ class Stage:
 
     def take(self, most: int = 1, lane: int = 1, may: May = May.OTHERS) -> list[Entry]:
         """Have a Consumer begin the first of a chunk, at 0."""
-        chunk = self.ledger.take(lane, 1, most, may)
+        chunk = self.ledger.assignments.take(lane, 1, most, may)
         self.begun[chunk[0].seq] = 0.0
         return chunk
 

@@ -59,7 +59,7 @@ class Held:
 
     def delay(self, entry: Entry, due: float) -> None:
         entry.state, entry.due = DELAYED, due
-        self.backlog.delay(entry)
+        self.backlog.put_back([entry])
         self.delayed.append(entry)
 
     def wake(self, now: float) -> None:

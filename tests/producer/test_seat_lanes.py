@@ -124,7 +124,7 @@ class Seated:
         fleet = self.stage.dispatch.fleet
         self.stage.quiet()
         fleet.kill_all("the test is over")
-        await until(lambda: not fleet.lanes, SOON, "no Consumer")
+        await until(lambda: not fleet.roster.lanes, SOON, "no Consumer")
         await self.stage.link.close(5)
 
 

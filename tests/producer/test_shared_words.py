@@ -98,9 +98,9 @@ def test_the_ledger_names_what_is_settled_and_only_that():
         ledger.delivered(Delivery(1, n, made.properties, made.body, False, "", "in"), 0.0)
         found = ledger.entry(n)
         found.shared_key = key(n) if shared else b""
-        ledger.take(1, 1, 1)
+        ledger.assignments.take(1, 1, 1)
         ledger.finished(n, Plan(outcome), 0.0)
-        ledger.chunk_ended(1, 1)
+        ledger.assignments.chunk_ended(1, 1)
     assert bytes(ledger.publications.settled_keys) == key(1) + key(3)
 
 

@@ -60,7 +60,7 @@ class Reporting:
         fleet = self.stage.dispatch.fleet
         self.stage.quiet()
         fleet.kill_all("the test is over")
-        await until(lambda: not fleet.lanes, 20, "no Consumer")
+        await until(lambda: not fleet.roster.lanes, 20, "no Consumer")
         await self.stage.link.close(5)
 
 

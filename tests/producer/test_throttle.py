@@ -52,8 +52,8 @@ class LittleStage(Recorder):
                         self.link.publish(*publishing)
                     else:
                         self.link.publish_together(*publishing)
-            self.ledger.chunk_ended(lane, 1)
-            self.ledger.take(lane, 1, min(8, self.throttle.room()))
+            self.ledger.assignments.chunk_ended(lane, 1)
+            self.ledger.assignments.take(lane, 1, min(8, self.throttle.room()))
         self.throttle.look(now)
 
 

@@ -170,7 +170,7 @@ class Consuming:
         self.connection = None
         self.depth = self.consumers = None
         self._standby.lost()
-        self._lose(reason)
+        self._lose(f"connection lost: {reason}")
 
     # -- inside
 

@@ -1,9 +1,9 @@
 """A source's Outlet to RabbitMQ.
 
-Runs on the loop of the source's process. Has one connection, for the lock, the items and the records: whoever has lost
-the connection has lost the lock, and nothing that it has sent can come after what its successor sends. Until it is
-open it tries again for ever, also while another connection has the lock. From then on every loss, refusal and return
-loses the Outlet; the process ends, and its successor goes on from the record that was stored.
+Runs on the loop of the source's process, as the role of its one connection, for the lock, the items and the records:
+whoever has lost the connection has lost the lock, and nothing that it has sent can come after what its successor sends.
+Until it is open it tries again for ever, also while another connection has the lock. From then on every loss, refusal
+and return loses the Outlet; the process ends, and its successor goes on from the record that was stored.
 
 The record is the only message of its queue, which is read by fetching without acknowledging: all that is there, because
 a broker that was killed can leave two. What a predecessor has fetched is back some milliseconds after its lock is free;
@@ -14,11 +14,9 @@ counts from zero, and replaces the old.
 
 import asyncio
 import contextlib
-import itertools
 import random
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -26,7 +24,6 @@ from msgspec.structs import replace
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Publication
 from mqworker.brokers.outlet import RUNS_ELSEWHERE, Inlet, OutletSink
-from mqworker.brokers.rabbitmq.address import explain, parameters, refused
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, AnswerOverdue, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.confirmed_prefix import ConfirmedPrefix
@@ -35,7 +32,7 @@ from mqworker.brokers.rabbitmq.exclusive_lock import take_lock
 from mqworker.brokers.rabbitmq.link import ALARM
 from mqworker.brokers.rabbitmq.queue_depth import QueueDepth
 from mqworker.brokers.rabbitmq.queues import YOUNG, ensure_queue, queue_arguments
-from mqworker.brokers.rabbitmq.reconnector import CONNECT_DEADLINE, PING_EVERY, STABLE_AFTER, retry_delay
+from mqworker.brokers.rabbitmq.reconnector import Reconnector
 from mqworker.brokers.rabbitmq.sender import Sender
 from mqworker.brokers.rabbitmq.topology import input_arguments
 from mqworker.brokers.rabbitmq.upkeep import PATIENCE, TAKE_EVERY, touch
@@ -56,20 +53,22 @@ class RabbitOutlet:
 
     def __init__(self, config: BrokerConfig, inlet: Inlet, sink: OutletSink, *, name: str) -> None:
         """`name` is the name that the broker shows for our connection."""
-        self._config = replace(config, heartbeat=min(HEARTBEAT, config.heartbeat))
-        self._inlet, self._sink, self._name = inlet, sink, name
+        config = replace(config, heartbeat=min(HEARTBEAT, config.heartbeat))
+        self._reconnector = Reconnector(config, name, self, lambda reason: sink.waits(reason, standby=False))
+        self._deadline = config.confirm_deadline
+        self._inlet, self._sink = inlet, sink
         self._loop = asyncio.get_running_loop()
         self._prefix = ConfirmedPrefix()
         self._queue_depth = QueueDepth(inlet.queue, sink.depth)
         self._connection: AmqpConnection | None = None
         self._sender: Sender | None = None
         self._quorum = inlet.queue_type == "quorum"  # the queue of the record
+        self._next_take = 0.0  # when it is used as a consumer would
         self._over = False  # lost or closed
-        self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """See `Outlet.start`."""
-        self._task = asyncio.create_task(self._keep())
+        self._reconnector.start()
 
     def send(self, publication: Publication, record: bytes | None) -> None:
         """See `Outlet.send`."""
@@ -88,11 +87,7 @@ class RabbitOutlet:
         """See `Outlet.close`."""
         self._over = True
         await self._queue_depth.close()
-        if self._connection is not None:
-            await self._connection.shutdown(deadline)
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._reconnector.close(deadline)
 
     # -- PublishAnswers: what the sender calls
 
@@ -116,75 +111,14 @@ class RabbitOutlet:
         """Lose everything."""
         self._end(reason)
 
-    # -- inside
+    # -- what the connection calls (Role)
 
-    def _send(self, pending: Pending) -> None:
-        if self._sender is not None and self._sender.channel.usable:
-            self._sender.send(pending)  # otherwise it is lost, or about to be
-
-    def _store(self) -> None:
-        self._send_record(self._prefix.due(self._loop.time()))
-
-    def _store_again(self) -> None:
-        """Let the broker count the deliveries of the record from zero."""
-        if self._quorum:
-            self._send_record(self._prefix.again())
-
-    def _send_record(self, record: bytes | None) -> None:
-        if record is not None:
-            publication = Publication("", self._inlet.position, _RECORD, record)
-            self._send(Pending(RECORD, publication, self._loop.time()))
-
-    def _end(self, reason: str) -> None:
-        if not self._over:
-            self._over = True
-            self._sink.lost(reason)
-            if self._connection is not None:
-                self._connection.abort(reason)
-
-    async def _keep(self) -> None:
-        """Open, until that succeeds; then serve until the connection is lost."""
-        urls, failures = itertools.cycle(self._config.urls), 0
-        while True:
-            url, began = next(urls), self._loop.time()
-            error: BaseException
-            try:
-                connection = await AmqpConnection.open(parameters(url, self._config, self._name), CONNECT_DEADLINE)
-            except Exception as caught:  # noqa: BLE001 - whatever it is, the next attempt may succeed
-                error = caught
-            else:
-                error = await self._session(connection)
-                if self._loop.time() - began > STABLE_AFTER:
-                    failures = 0
-            if self._over:
-                return
-            failures += 1
-            self._sink.waits(explain(error, url), standby=False)
-            await asyncio.sleep(retry_delay(failures, refused=refused(error)))
-
-    async def _session(self, connection: AmqpConnection) -> BaseException:
-        """Use a connection until it ends; returns why it has."""
+    async def serve(self, connection: AmqpConnection) -> None:
+        """Lock, read the record, open."""
         self._connection = connection
         connection.on_blocked = lambda: self._sink.blocked(ALARM if connection.blocked else "")
-        tasks = [asyncio.create_task(self._serve(connection)), asyncio.create_task(self._watch(connection))]
-        try:
-            futures: list[asyncio.Future[Any]] = [connection.closed, *tasks]
-            await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
-            failed = next((task.exception() for task in tasks if task.done() and task.exception()), None)
-            connection.abort(str(failed or ""))
-            error: BaseException = failed or await connection.closed
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            connection.abort("given up")
-            self._connection = None
-        if self._sender is not None:
-            self._end(f"the connection to the broker was lost: {error}")
-        return error
-
-    async def _serve(self, connection: AmqpConnection) -> None:
-        """Lock, read the record, open."""
+        if connection.blocked:
+            connection.on_blocked()
         while not await take_lock(connection, self._inlet.lock):
             self._sink.waits(RUNS_ELSEWHERE, standby=True)
             await asyncio.sleep(random.uniform(*STANDBY))  # noqa: S311 - jitter, no secret
@@ -207,7 +141,67 @@ class RabbitOutlet:
             self._prefix.found(msgspec.json.encode(record))
             self._store_again()
         self._sink.opened(record)
+        if not connection.blocked:
+            await self.ping()
         await connection.closed
+
+    async def ping(self) -> None:
+        """Make a request that shows whether the broker is alive; use the queue of the record, which only waits."""
+        connection, sender = self._connection, self._sender
+        if connection is None or sender is None:
+            return
+        now = self._loop.time()
+        if take := now >= self._next_take:
+            self._next_take = now + TAKE_EVERY
+        with contextlib.suppress(Lost, TimeoutError):
+            await sender.channel.ping()
+            async with asyncio.timeout(PATIENCE):
+                channel = await Channel.open(connection, watched=False)
+                await touch(channel, self._inlet.position, quorum=self._quorum, take=take)
+            if take:
+                self._store_again()
+
+    def check_deadlines(self, now: float) -> None:
+        """Store what has become due; abort the connection when a confirm is overdue."""
+        connection, sender = self._connection, self._sender
+        if connection is None or sender is None:
+            return
+        self._store()
+        if connection.waited(min(sender.oldest, default=now), now) > self._deadline:
+            connection.abort(AnswerOverdue(f"no confirm within {self._deadline:g} s"))
+
+    def lost(self, reason: str) -> None:
+        """Lose everything, if it was open."""
+        self._connection = None
+        if self._sender is not None:
+            self._end(f"the connection to the broker was lost: {reason}")
+
+    # -- inside
+
+    def _send(self, pending: Pending) -> None:
+        if self._sender is not None and self._sender.channel.usable:
+            self._sender.send(pending)  # otherwise it is lost, or about to be
+
+    def _store(self) -> None:
+        self._send_record(self._prefix.due(self._loop.time()))
+
+    def _store_again(self) -> None:
+        """Let the broker count the deliveries of the record from zero."""
+        if self._quorum:
+            self._send_record(self._prefix.again())
+
+    def _send_record(self, record: bytes | None) -> None:
+        if record is not None:
+            publication = Publication("", self._inlet.position, _RECORD, record)
+            self._send(Pending(RECORD, publication, self._loop.time()))
+
+    def _end(self, reason: str) -> None:
+        if not self._over:
+            self._over = True
+            self._reconnector.give_up()
+            self._sink.lost(reason)
+            if self._connection is not None:
+                self._connection.abort(reason)
 
     async def _read(self, connection: AmqpConnection, patience: float) -> PositionRecord | None:
         """Read the record; a queue without a message is read again for so many seconds."""
@@ -220,37 +214,3 @@ class RabbitOutlet:
             if bodies or self._loop.time() >= end:
                 return newest(bodies)
             await asyncio.sleep(READ_AGAIN)
-
-    async def _watch(self, connection: AmqpConnection) -> None:
-        """Watch the deadlines, keep the queue of the record from expiring, and store what has become due."""
-        ping: asyncio.Task[None] | None = None
-        next_ping = next_take = self._loop.time()
-        try:
-            while True:
-                now = self._loop.time()
-                connection.check_deadlines(now)
-                sender = self._sender
-                if sender is not None:
-                    self._store()
-                    if connection.waited(min(sender.oldest, default=now), now) > self._config.confirm_deadline:
-                        connection.abort(AnswerOverdue(f"no confirm within {self._config.confirm_deadline:g} s"))
-                    if now >= next_ping and not connection.blocked and (ping is None or ping.done()):
-                        next_ping = now + PING_EVERY
-                        if take := now >= next_take:
-                            next_take = now + TAKE_EVERY
-                        ping = asyncio.create_task(self._ping(connection, sender, take=take))
-                await asyncio.sleep(1)
-        finally:
-            if ping is not None:
-                ping.cancel()
-                await asyncio.gather(ping, return_exceptions=True)
-
-    async def _ping(self, connection: AmqpConnection, sender: Sender, *, take: bool) -> None:
-        """Make a request that shows whether the broker is alive; use the queue of the record, which only waits."""
-        with contextlib.suppress(Lost, TimeoutError):
-            await sender.channel.ping()
-            async with asyncio.timeout(PATIENCE):
-                channel = await Channel.open(connection, watched=False)
-                await touch(channel, self._inlet.position, quorum=self._quorum, take=take)
-            if take:
-                self._store_again()

@@ -162,10 +162,11 @@ class Publishing:
     def lost(self, reason: str) -> None:
         """Report every publication without an answer: the connection has ended."""
         self._preparation.cancel()
+        lost = Lost(f"connection lost: {reason}")
         if self._sender is not None:
-            self._lose(self._sender, Lost(reason))
+            self._lose(self._sender, lost)
         elif self._give_up_replaced():
-            self._sink.publishes_lost(reason)
+            self._sink.publishes_lost(str(lost))
         self._connection = None
 
     # -- inside

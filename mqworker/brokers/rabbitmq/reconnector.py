@@ -46,7 +46,7 @@ class Role(Protocol):
         """Check the role's own deadlines (loop time); called once a second."""
 
     def lost(self, reason: str) -> None:
-        """Give up what belongs to the connection that was served: it has ended."""
+        """Give up what belongs to the connection that was served: it has ended, for this reason."""
 
 
 class Reconnector:
@@ -62,6 +62,7 @@ class Reconnector:
         self._task: asyncio.Task[None] | None = None
         self._skip_delay = asyncio.Event()
         self._skipped = False  # whether a delay was skipped since the last good session
+        self._given_up = False
         self.on_open: Callable[[], None] = lambda: None
         self.opened = 0  # how many times
 
@@ -78,6 +79,10 @@ class Reconnector:
         if not self._skipped:
             self._skipped = True
             self._skip_delay.set()
+
+    def give_up(self) -> None:
+        """Make no further connection once the present one has ended."""
+        self._given_up = True
 
     async def close(self, deadline: float) -> None:
         """End for good within `deadline` seconds."""
@@ -98,16 +103,18 @@ class Reconnector:
             try:
                 connection = await AmqpConnection.open(parameters(url, self._config, self._name), CONNECT_DEADLINE)
             except Exception as caught:  # noqa: BLE001 - whatever it is, the next attempt may succeed
-                error, reason = caught, explain(caught, url)
+                error = caught
             else:
                 self.opened += 1
                 self._connection = connection
                 self.on_open()
-                error, reason = await self._session(connection, url)
+                error = await self._session(connection)
                 if loop.time() - began > STABLE_AFTER:
                     failures, self._skipped = 0, False
+            if self._given_up:
+                return
             failures += 1
-            self._report(reason)
+            self._report(explain(error, url))
             await self._wait(retry_delay(failures, refused=refused(error)))
 
     async def _wait(self, seconds: float) -> None:
@@ -116,20 +123,22 @@ class Reconnector:
             async with asyncio.timeout(seconds):
                 await self._skip_delay.wait()
 
-    async def _session(self, connection: AmqpConnection, url: str) -> tuple[BaseException, str]:
+    async def _session(self, connection: AmqpConnection) -> BaseException:
+        """Have a connection used until it ends; returns why it has."""
         tasks = [asyncio.create_task(self._role.serve(connection)), asyncio.create_task(self._watch(connection))]
         try:
             futures: list[asyncio.Future[Any]] = [connection.closed, *tasks]
             await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
-            connection.abort(next((str(task.exception()) for task in tasks if task.done()), ""))
-            error = await connection.closed
+            failed = next((task.exception() for task in tasks if task.done() and task.exception()), None)
+            alive = not connection.closed.done()
+            connection.abort(str(failed or ""))
+            ended = await connection.closed
+            return failed if failed is not None and alive else ended  # what fails later, the end has made fail
         finally:
             await _end(*tasks)
             connection.abort("given up")
             self._connection = None
-            reason = connection.closed.result() if connection.closed.done() else "closed"
-            self._role.lost(f"connection lost: {reason}")
-        return error, explain(error, url)
+            self._role.lost(str(connection.closed.result()) if connection.closed.done() else "closed")
 
     async def _watch(self, connection: AmqpConnection) -> None:
         loop = asyncio.get_running_loop()

@@ -1,0 +1,89 @@
+"""Which lanes get messages, by tables: the roster asks a lane for a few plain facts."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from mqworker.producer.code_switch import CodeSwitch, Staff
+from mqworker.producer.roster import Roster
+
+NEW, OLD, CANDIDATE = 3, 2, 4
+
+
+class Facts(SimpleNamespace):
+    """What the roster reads of a lane."""
+
+    def __init__(self, number=1, state="idle", code=NEW, seats=None, taken=True, busy=0.0):
+        super().__init__(number=number, state=state, code=code, seats=seats, busy=busy)
+        self.open = state == "busy" and taken
+
+    def busy_seconds(self, now):
+        return self.busy + now
+
+
+def seats(room=1, closed_at=0.0):
+    return SimpleNamespace(room=0 if closed_at else room, closed_at=closed_at)
+
+
+def roster(*lanes, leaving=(), update="switch"):
+    """Code NEW is in use, CANDIDATE is set up beside it; OLD was in use before, and stays at work but in a switch."""
+    switch = CodeSwitch(update)
+    switch.want(Staff(2, OLD, OLD, update=update), 0.0, looping=False)
+    switch.want(Staff(2, OLD, OLD, NEW, NEW, update=update), 0.0, looping=False)
+    switch.want(Staff(2, NEW, NEW, update=update), 1.0, looping=False)
+    switch.want(Staff(2, NEW, NEW, CANDIDATE, CANDIDATE, update=update), 2.0, looping=False)
+    made = Roster(switch)
+    made.lanes = {lane.number: lane for lane in lanes}
+    made.seated = {lane.number: lane for lane in lanes if lane.seats is not None}
+    made.leaving = set(leaving)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("lane", "leaving", "gets"),
+    [
+        (Facts(), (), "idle"),
+        (Facts(state="busy"), (), "open"),
+        (Facts(state="busy", taken=False), (), ""),  # its Consumer has not taken its chunk yet
+        (Facts(state="starting"), (), ""),
+        (Facts(state="leaving"), (), ""),
+        (Facts(state="dead"), (), ""),
+        (Facts(), (1,), ""),
+        (Facts(state="busy"), (1,), ""),
+        (Facts(code=CANDIDATE), (), ""),  # set up, and at work once it is committed
+        (Facts(code=OLD), (), ""),
+        (Facts(seats=seats()), (), "seats"),
+        (Facts(state="busy", seats=seats()), (), "seats"),
+        (Facts(state="busy", seats=seats(room=0)), (), "seats"),  # to be looked at; it has no room now
+        (Facts(state="starting", seats=seats()), (), ""),
+        (Facts(seats=seats(closed_at=5.0)), (), ""),
+        (Facts(seats=seats()), (1,), ""),
+        (Facts(seats=seats(), code=CANDIDATE), (), ""),
+    ],
+)
+def test_a_lane_gets_messages_in_the_one_way_that_suits_its_consumer(lane, leaving, gets):
+    """Neither one that leaves nor one whose code is not at work gets any, whatever its state."""
+    one = roster(lane, leaving=leaving)
+    found = {"idle": list(one.idle()), "open": list(one.open()), "seats": [each for each, _ in one.with_seats()]}
+    assert found == {way: [lane] if way == gets else [] for way in found}
+    assert one.vacant == (gets == "idle" or (gets == "seats" and lane.seats.room > 0))
+
+
+def test_code_of_before_works_on_where_consumers_are_replaced_one_by_one():
+    """In a switch it does not, from the moment at which the new code is committed."""
+    lanes = [Facts(1, code=NEW), Facts(2, code=OLD), Facts(3, code=CANDIDATE), Facts(4, state="starting")]
+    assert [lane.number for lane in roster(*lanes, update="rolling").idle()] == [1, 2]
+    assert roster(*lanes, update="rolling").working() == 2
+    assert [lane.number for lane in roster(*lanes).idle()] == [1]
+    assert roster(*lanes).working() == 1
+
+
+def test_the_busy_time_of_dead_consumers_stays_counted():
+    """The utilisation of a stage must not fall because a Consumer was recycled."""
+    first, second = Facts(1, busy=5.0), Facts(2, state="busy", seats=seats(), busy=1.0)
+    one = roster(first, second, leaving=(2,))
+    assert one.busy() == [second]
+    assert one.busy_seconds(10.0) == 26.0
+    one.remove(second, 10.0)
+    assert one.busy_seconds(20.0) == 11.0 + 25.0
+    assert (one.lanes, one.seated, one.leaving) == ({1: first}, {}, set())

@@ -115,6 +115,7 @@ class Campaign:
             process.send_signal(number)
             process.wait(10)
             self.done[number.name] += 1
+            say(f"{number.name} at {self.stored:,} of {self.lines:,} lines: {self.done.total()} in all")
         finally:
             if process.poll() is None:
                 process.kill()
@@ -175,6 +176,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--controls", choices=("yes", "no"), default="yes", help="also the builds that are broken")
     asked = parser.parse_args()
+    say(f"{asked.lines:,} lines, {asked.kills} kills, seed {asked.seed}")
     good = not judge(asked.lines, asked.kills, asked.seed)
     for broken in CONTROLS if asked.controls == "yes" else ():
         say(f"control: {broken}")

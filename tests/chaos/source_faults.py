@@ -65,6 +65,11 @@ class Faults:
         self._services, self._broker, self._chance, self._folder = services, broker, chance, folder
         self._frozen: dict[int, float] = {}  # pid -> when it goes on
 
+    @property
+    def frozen(self) -> bool:
+        """Whether something is frozen: nothing else is done meanwhile, so that only the heartbeat ends its lock."""
+        return bool(self._frozen)
+
     def do(self, victim: str) -> None:
         """Kill or freeze one of these."""
         if victim == "brokers":

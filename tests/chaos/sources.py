@@ -218,7 +218,7 @@ def run(broker: Any, faults: "Faults", kills: list[str], rows: int) -> Seen:
             told = now
             say(f"{len(seen.counts):,} of {2 * rows:,} rows, {len(left)} faults to come")
         faults.thaw(now)
-        if left and len(seen.counts) > (len(kills) - len(left) + 1) * each:
+        if left and not faults.frozen and len(seen.counts) > (len(kills) - len(left) + 1) * each:
             faults.do(left.pop())
         time.sleep(0.02)
     faults.thaw(math.inf)

@@ -18,6 +18,7 @@ from tests.support.waiting import wait_for
 
 SOURCES = ("one", "two")
 VICTIMS = {"sources": "mqw-source", "producers": "mqw-producer"}
+RECENT = 0.5  # seconds since a generator has worked that is taken for one that works
 FROZEN = 40.0  # seconds: longer than the broker waits for a sign of life
 
 
@@ -80,23 +81,26 @@ class Faults:
             service.signal(signal.SIGKILL)
             service.process.wait(10)
             service.start(ready=None)
-        elif victim == "freezes":
-            self._freeze()
         else:
-            wait_for(
-                lambda: kill_one(self._services, VICTIMS[victim], self._chance) or finished(self._services, victim),
-                60,
-                victim,
-            )
+            wait_for(lambda: self._hit(victim) or finished(self._services, victim), 60, victim)
         self.done[victim] += 1
         say(f"done: {dict(self.done)}")
 
-    def _freeze(self) -> None:
-        """Freeze the process of a source that works."""
-        pid = notes(self._folder / self._chance.choice(SOURCES))[-1].pid
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
-            self._frozen[pid] = time.monotonic() + FROZEN
+    def _hit(self, victim: str) -> bool:
+        return self._freeze() if victim == "freezes" else kill_one(self._services, VICTIMS[victim], self._chance)
+
+    def _freeze(self) -> bool:
+        """Freeze the process of a source that works, if there is one now."""
+        living = {pid for service in self._services for pid in service.named(VICTIMS["sources"])}
+        for source in self._chance.sample(SOURCES, len(SOURCES)):
+            file = self._folder / source
+            worked = notes(file)[-1:] if file.exists() else []
+            for note in worked:
+                if note.pid in living and time.monotonic() - note.when < RECENT:
+                    os.kill(note.pid, signal.SIGSTOP)
+                    self._frozen[note.pid] = time.monotonic() + FROZEN
+                    return True
+        return False
 
     def thaw(self, now: float) -> None:
         """Let those go on whose time is up."""
@@ -118,9 +122,12 @@ def kill_one(services: list[ServiceProcess], kind: str, chance: random.Random) -
 
 def finished(services: list[ServiceProcess], victim: str) -> bool:
     """Return whether there is nobody left to kill: every source has published all that it has."""
-    if victim != "sources":
+    if victim not in ("sources", "freezes"):
         return False
-    told = [service.ask("GET", "/api/v1/sources") for service in services]
+    try:
+        told = [service.ask("GET", "/api/v1/sources") for service in services]
+    except OSError:  # one that was killed has not started again yet
+        return False
     rows = [row for code, answer in told if code == 200 for row in answer["sources"]]
     return bool(rows) and not any(row["state"] in ("running", "starting", "backoff") for row in rows)
 

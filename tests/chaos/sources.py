@@ -208,7 +208,9 @@ def run(broker: Any, faults: "Faults", kills: list[str], rows: int) -> Seen:
     each = 2 * rows / (len(kills) + 1)  # rows between two kills
     last = told = time.monotonic()
     while len(seen.counts) < 2 * rows and time.monotonic() - last < PATIENCE:
-        seen.most = max(seen.most, broker.ready())
+        if (ready := broker.ready()) > max(seen.most, MARK):
+            say(f"the queue holds {ready:,} messages, above its mark of {MARK:,}")
+        seen.most = max(seen.most, ready)
         taken = broker.take()
         now = time.monotonic()
         if taken:

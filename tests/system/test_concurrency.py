@@ -217,7 +217,7 @@ def test_a_task_that_ends_its_process_is_charged_alone(tasks):
 
 
 def test_who_holds_the_loop_is_named_and_pays_alone(tasks):
-    """Its neighbours stand still meanwhile, which costs them no limit; it is killed at its own, and shown without one."""
+    """Its neighbours stand still, which costs them no limit; it is killed at its own, and shown without one."""
     service, client = tasks
     (held,) = client.send(1, does="hold", holds=4)
     shown = wait_for(

@@ -385,3 +385,15 @@ def test_sixteen_callers(service):
         thread.join()
     assert (failures, len(set(revisions))) == ([], 16 * 12)
     assert service.document.stages["alpha"].consumers == service.changes[-1].count
+
+
+@pytest.mark.parametrize("job", ['exec:["cat"]', {"exec": ["cat"]}, ["cat", "-u"], "./solver"])
+def test_who_names_a_program_is_told_where_programs_are_named(service, job):
+    """In whichever form it is written."""
+    asked = service.ask("POST", f"{ALPHA}/jobs", {"job": job})
+    assert (asked.status, asked.json["detail"]) == (
+        422,
+        "job: must be `module:name`; a program (exec) is named in the configuration only",
+    )
+    beside = service.ask("POST", f"{ALPHA}/jobs", {"exec": ["cat"]})
+    assert "a program (exec) is named in the configuration only" in beside.json["detail"]

@@ -205,7 +205,7 @@ def main() -> int:
 def run(broker: Any, faults: "Faults", kills: list[str], rows: int) -> Seen:
     """Take and kill until every row has come, or none comes any more."""
     seen, left = Seen(), list(kills)
-    each = 2 * rows / (len(kills) + 1)  # rows between two kills
+    due = 2 * rows / (len(kills) + 1)  # rows that have come when the next fault comes
     last = told = time.monotonic()
     while len(seen.counts) < 2 * rows and time.monotonic() - last < PATIENCE:
         if (ready := broker.ready()) > max(seen.most, MARK):
@@ -220,8 +220,9 @@ def run(broker: Any, faults: "Faults", kills: list[str], rows: int) -> Seen:
             told = now
             say(f"{len(seen.counts):,} of {2 * rows:,} rows, {len(left)} faults to come")
         faults.thaw(now)
-        if left and not faults.frozen and len(seen.counts) > (len(kills) - len(left) + 1) * each:
+        if left and not faults.frozen and len(seen.counts) > due:
             faults.do(left.pop())
+            due = len(seen.counts) + (2 * rows - len(seen.counts)) / (len(left) + 1)
         time.sleep(0.02)
     faults.thaw(math.inf)
     return seen

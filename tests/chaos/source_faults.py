@@ -9,7 +9,6 @@ import random
 import signal
 import time
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,15 +39,17 @@ class Handovers(NamedTuple):
 
 def handovers(worked: list[Note]) -> Handovers:
     """Return what the notes of a source tell. Pure."""
-    first: dict[str, float] = {}
-    last: dict[str, float] = {}
+    last = {note.life: note.when for note in sorted(worked)}
+    seen: list[str] = []
+    before = longest = both = 0.0
     for note in sorted(worked):
-        first.setdefault(note.life, note.when)
-        last[note.life] = note.when
-    order = list(first)
-    gaps = [first[later] - last[earlier] for earlier, later in pairwise(order)]
-    both = [last[earlier] - first[later] for place, later in enumerate(order) for earlier in order[:place]]
-    return Handovers(len(gaps), max([0.0, *gaps]), max([0.0, *both]))
+        if note.life not in seen:
+            if seen:
+                longest = max(longest, note.when - before)
+                both = max([both, *(last[life] - note.when for life in seen)])
+            seen.append(note.life)
+        before = note.when
+    return Handovers(max(0, len(seen) - 1), longest, both)
 
 
 def notes(file: Path) -> list[Note]:

@@ -167,10 +167,11 @@ def main() -> int:
     parser.add_argument("--broken", action="store_true", help="a negative control")
     asked = parser.parse_args()
     chance = random.Random(asked.seed)
-    kills = [name for name in (*VICTIMS, "services", "brokers", "freezes") for _ in range(getattr(asked, name))]
-    if asked.broker == "sqlite":
-        kills = [name for name in kills if name not in ("brokers", "freezes")]
+    victims = (*VICTIMS, "services") if asked.broker == "sqlite" else (*VICTIMS, "services", "brokers")
+    kills = [name for name in victims for _ in range(getattr(asked, name))]
     chance.shuffle(kills)
+    # The last ones, which come first here: while one source is frozen the other comes to its end.
+    kills = ["freezes"] * (0 if asked.broker == "sqlite" else asked.freezes) + kills
     say(f"{asked.broker}, two sources of {asked.rows:,} rows, {len(kills)} faults, seed {asked.seed}")
     with TemporaryDirectory(prefix="mqw-sources-") as folder, contextlib.ExitStack() as stack:
         broker: Any = (

@@ -72,8 +72,8 @@ class Faults:
         """Whether something is frozen: nothing else is done meanwhile, so that only the heartbeat ends its lock."""
         return bool(self._frozen)
 
-    def do(self, victim: str) -> None:
-        """Kill or freeze one of these."""
+    def do(self, victim: str) -> bool:
+        """Kill or freeze one of these; returns whether that is over, or has to be tried again when more was taken."""
         if victim == "brokers":
             self._broker.kill()
         elif victim == "services":
@@ -82,13 +82,17 @@ class Faults:
             service.signal(signal.SIGKILL)
             service.process.wait(10)
             service.start(ready=None)
+        elif victim == "freezes":
+            if not self._freeze():
+                return finished(self._services, victim)
         else:
-            wait_for(lambda: self._hit(victim) or finished(self._services, victim), 60, victim)
+            wait_for(lambda: self._kill(victim) or finished(self._services, victim), 60, victim)
         self.done[victim] += 1
         say(f"done: {dict(self.done)}")
+        return True
 
-    def _hit(self, victim: str) -> bool:
-        return self._freeze() if victim == "freezes" else kill_one(self._services, VICTIMS[victim], self._chance)
+    def _kill(self, victim: str) -> bool:
+        return kill_one(self._services, VICTIMS[victim], self._chance)
 
     def _freeze(self) -> bool:
         """Freeze the process of a source that works, if there is one now."""
@@ -98,9 +102,10 @@ class Faults:
             worked = notes(file)[-1:] if file.exists() else []
             for note in worked:
                 if note.pid in living and time.monotonic() - note.when < RECENT:
-                    os.kill(note.pid, signal.SIGSTOP)
-                    self._frozen[note.pid] = time.monotonic() + FROZEN
-                    return True
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(note.pid, signal.SIGSTOP)
+                        self._frozen[note.pid] = time.monotonic() + FROZEN
+                        return True
         return False
 
     def thaw(self, now: float) -> None:

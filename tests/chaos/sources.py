@@ -78,6 +78,7 @@ AHEAD = 1000
 BROKEN = "MQWORKER_TEST_BROKEN"
 HEARTBEATS = 30.0  # seconds in which two of one source may work
 PATIENCE = 60.0  # seconds without a row, until it is over
+KILLING = 0.8  # of the rows, in which there are kills
 TOLD = 10.0  # seconds between two lines of progress
 
 
@@ -206,7 +207,7 @@ def main() -> int:
 def run(broker: Any, faults: "Faults", kills: list[str], rows: int) -> Seen:
     """Take and kill until every row has come, or none comes any more."""
     seen, left = Seen(), list(kills)
-    due = 2 * rows / (len(kills) + 1)  # rows that have come when the next fault comes
+    due = next_fault(0, left, rows)
     last = told = time.monotonic()
     while len(seen.counts) < 2 * rows and time.monotonic() - last < PATIENCE:
         if (ready := broker.ready()) > max(seen.most, MARK):
@@ -221,12 +222,19 @@ def run(broker: Any, faults: "Faults", kills: list[str], rows: int) -> Seen:
             told = now
             say(f"{len(seen.counts):,} of {2 * rows:,} rows, {len(left)} faults to come")
         faults.thaw(now)
-        if left and not faults.frozen and len(seen.counts) > due:
-            faults.do(left.pop())
-            due = len(seen.counts) + (2 * rows - len(seen.counts)) / (len(left) + 1)
+        if left and not faults.frozen and len(seen.counts) > due and faults.do(left[-1]):
+            left.pop()
+            due = next_fault(len(seen.counts), left, rows)
         time.sleep(0.02)
     faults.thaw(math.inf)
     return seen
+
+
+def next_fault(come: int, left: list[str], rows: int) -> float:
+    """Return how many rows have come when the next fault comes: kills in the first part, then the freezes."""
+    first = KILLING * 2 * rows
+    kills = sum(name != "freezes" for name in left)
+    return come + max(0.0, first - come) / (kills + 1) if kills else max(first, come)
 
 
 def alone(folder: Path) -> bool:

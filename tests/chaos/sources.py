@@ -8,7 +8,7 @@ two of one source must not have worked at once for longer than the broker takes 
 heartbeats), which a source that is frozen (SIGSTOP, then SIGCONT) puts to the test. `--broken` stores each position
 before its item is confirmed: then rows must be missing.
 
-The whole campaign is `scripts/chaos --sources --rows 500000` for each broker: a million rows of two sources.
+The whole campaign is `scripts/chaos --sources --rows 500000 --broker B` for each broker: a million rows of two sources.
 """
 
 import argparse

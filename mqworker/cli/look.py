@@ -166,6 +166,11 @@ def show_consumers(view: dict[str, Any]) -> None:
     if rows:
         click.echo()
         output.table(head, rows)
+    for one in (view["actual"] or {"consumers": ()})["consumers"]:
+        if one.get("held_seconds"):
+            who = f"message {one['held_by']} holds it" if one["held_by"] else "other code holds it"
+            seconds = output.seconds(one["held_seconds"])
+            click.echo(f"Consumer {one['slot']}: {who} for {seconds}, and what else it has in hand stands still")
 
 
 def _row(name: str, view: dict[str, Any]) -> list[Any]:

@@ -40,6 +40,8 @@ def receive(service: ServiceClient, queue: str | None, count: int | None, follow
       mqworker receive --follow > results.jsonl
       mqworker receive old.results > old.jsonl && mqworker send --stage energy < old.jsonl
     """
+    if queue is not None:
+        _tell_of_dead_letters(service, queue)
     receiving = _Receiving(service, queue if queue is not None else _output(service))
     try:
         receiving.run(count, follow=follow)
@@ -63,6 +65,14 @@ def _output(service: ServiceClient) -> str:
         takers = sorted({taker for row in rows for taker in feeds[row["stage"]]})
         raise click.UsageError(f"What stages publish here goes to others ({', '.join(takers)}); name a QUEUE.")
     raise click.UsageError("No output queue is configured; name a QUEUE. `mqworker queues list` shows what there is.")
+
+
+def _tell_of_dead_letters(service: ServiceClient, queue: str) -> None:
+    """Say so, before any is taken, if this is the dead-letter queue of a stage."""
+    for row in service.client.get("/queues")["queues"]:
+        if (row["name"], row["role"]) == (queue, "dead"):
+            told = f"{queue} has the dead letters of stage {row['stage']}: what is printed is removed from it"
+            output.note(output.clean(f"{told} (`mqworker dlq list` only looks, `mqworker dlq replay` sends again)"))
 
 
 class _Receiving:

@@ -77,14 +77,14 @@ def send(
             sending.all(_lines(content_type), rate, 0)
         else:
             whole = sys.stdin.buffer.read() if body is None else body.encode("utf-8", "surrogateescape")
-            sending.all(repeat(whole, count), rate, count)
+            sending.all(repeat(("", whole), count), rate, count)
     except KeyboardInterrupt:
         sending.report("interrupted: ")
         raise
     except (CallError, Failed) as error:
         if sending.total != 1:
             sending.report("stopped: ")
-        raise Failed(error.code, str(error)) from None
+        raise Failed(error.code, f"{sending.line}{error}") from None
     if sending.total != 1 or not wait:
         sending.report("")
 
@@ -97,6 +97,7 @@ class _Sending:
     ) -> None:
         self.sent = 0
         self.total = 0  # 0: unknown
+        self.line = ""  # the line of stdin that is being sent, as the beginning of a sentence about it
         self.progress = output.Progress()
         self._service = service
         self._stage = stage
@@ -106,12 +107,14 @@ class _Sending:
         self._began = time.monotonic()
         self._last: dict[str, Any] = {}
 
-    def all(self, bodies: Iterator[bytes], rate: float | None, total: int) -> None:
+    def all(self, bodies: Iterator[tuple[str, bytes]], rate: float | None, total: int) -> None:
         self.total = total
-        for body in bodies:
+        for line, body in bodies:
             if rate:
                 time.sleep(max(0.0, self._began + self.sent / rate - time.monotonic()))
+            self.line = line
             self._one(body)
+            self.line = ""
             self.progress.update(f"{self.sent} sent, {self._speed():.0f} per second")
 
     def _note(self, text: str) -> None:
@@ -237,12 +240,15 @@ def _request_headers(headers: tuple[str, ...]) -> dict[str, str]:
     return {"X-Message-Headers": json.dumps(table)} if table else {}
 
 
-def _lines(content_type: str) -> Iterator[bytes]:
-    """Yield each line of stdin that is not empty; raises `Failed` at a line that is not JSON, before it is sent."""
+def _lines(content_type: str) -> Iterator[tuple[str, bytes]]:
+    """Yield each line of stdin that is not empty, and how a sentence about it begins.
+
+    Raises `Failed` at a line that is not JSON, before it is sent.
+    """
     for number, line in enumerate(sys.stdin.buffer, 1):
         body = line.rstrip(b"\r\n")
         if not body.strip():
             continue
         if content_type == JSON:
             must_be_json(body, f"line {number}")
-        yield body
+        yield f"line {number}: ", body

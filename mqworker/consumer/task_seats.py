@@ -87,12 +87,18 @@ class TaskSeats:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
 
     def teardown(self) -> None:
-        """Cancel what handlers have left behind, and tear everything down."""
+        """Tear everything down, then cancel the tasks that are left.
+
+        In this order, because a client that is to be closed gracefully has tasks of its own, some of which were started
+        in the name of a message: nothing tells them from those that a handler has left behind.
+        """
         loop = self._loop
         try:
-            loop.run_until_complete(self._cancel_left())
-            loop.run_until_complete(self._tear_down())
-            loop.run_until_complete(loop.shutdown_asyncgens())
+            try:
+                loop.run_until_complete(self._tear_down())
+            finally:
+                loop.run_until_complete(self._cancel_left())
+                loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             asyncio.set_event_loop(None)
             loop.close()

@@ -179,17 +179,20 @@ def _status_gauges(statuses: list[StageStatus]) -> Iterator[Metric]:
 
 
 def _consumer_gauges(views: list[StageView], capacity: dict[str, int]) -> Iterator[Metric]:
-    used: dict[tuple[str, int], list[int]] = {}  # while one replaces another, two share a slot
+    used: dict[tuple[str, int], list[float]] = {}  # while one replaces another, two share a slot
     for view in views:
         for consumer in view.actual.consumers if view.actual else ():
-            sums = used.setdefault((view.name, consumer.slot), [0, 0, 0])
+            sums = used.setdefault((view.name, consumer.slot), [0, 0, 0, 0.0])
             sums[0] += consumer.used
             sums[1] += consumer.seats or capacity[view.name]
             sums[2] += consumer.rss
+            if consumer.held_since:
+                sums[3] = max(sums[3], time.monotonic() - consumer.held_since)
     names = {
         "lane_used": "Messages in the lane",
         "lane_capacity": "Capacity of the lane, in messages: where a Consumer works on several at once, how many",
         "consumer_resident_bytes": "Resident memory of the Consumer",
+        "consumer_held_seconds": "For how long one message holds a Consumer, so that its others stand still",
     }
     for number, (name, description) in enumerate(names.items()):
         rows: list[Row] = [

@@ -160,6 +160,9 @@ def requested_wait() -> float:
 _FORMS = {  # what msgspec would tell by its pattern
     repr(info.pattern): f"must be {info.title}" for form in (JobSpec, LinkSpec, Name) for info in get_args(form)[1:]
 }
+_JOB = f"must be {get_args(JobSpec)[1].title}; a program (exec) is named in the configuration only"
+_FORMS[repr(get_args(JobSpec)[1].pattern)] = _JOB
+_NO_JOB = ("Expected `str`, got `object`", "Expected `str`, got `array`", "Object contains unknown field `exec`")
 
 
 def body(form: type[T]) -> T:
@@ -189,6 +192,8 @@ def _split_error(text: str) -> tuple[str, str]:
         reason = words if pattern in reason else reason
     named = re.search(r"field `(.*)`", reason)
     field = ".".join(part for part in (path.rstrip("`").strip("."), named[1] if named else "") if part)
+    if reason in _NO_JOB and field.rpartition(".")[2] in ("job", "exec"):
+        reason = _JOB
     return field, reason
 
 

@@ -131,6 +131,8 @@ def _consumer(consumer: ConsumerStatus, now: float) -> dict[str, Any]:
     since = document.pop("message_since")
     document["message_seconds"] = _seconds(since, now)
     document["message_id"] = consumer.message_id or None
+    document["held_seconds"] = _seconds(document.pop("held_since"), now)
+    document["held_by"] = consumer.held_by or None
     document["messages"] = [
         {"seconds": _seconds(each.since, now), "message_id": each.message_id or None} for each in consumer.messages
     ]

@@ -156,6 +156,8 @@ class ConsumerStatus(_Record, frozen=True):
     used: int  # messages in its lane
     seats: int = 0  # how many messages it works on at once; 0: one, and it is serial
     messages: tuple[InHand, ...] = ()  # where it has seats: all that it works on, the oldest first
+    held_since: float = 0.0  # where it has seats: since when one message, or other code, stops all others; 0: nothing
+    held_by: str = ""  # the id of that message
 
 
 class Times(msgspec.Struct, frozen=True, array_like=True):

@@ -5,6 +5,7 @@ passed by name, if the job takes them. Raises `BindingError`: cause and fix, to 
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from inspect import Parameter
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 from mqworker.config.model import HANDLE_NAMES
 
+DEADLINE: Final = "deadline"
 SETUP_NAMES: Final = ("params", "log")
 _FIXED: Final = {"tick": (1, "def tick(self, now)"), "describe": (0, "def describe(self)")}  # how many arguments
 SHARED_NAMES: Final = ("params", "log", "now")  # what a method of a shared class may ask for
@@ -60,6 +62,12 @@ def bind_class(kind: type, shared: Iterable[str] = ()) -> tuple[frozenset[str], 
     setup = _bind(_method(kind, "setup"), what="its setup", takes_body=False, names=SETUP_NAMES)
     _bind(_method(kind, "teardown"), what="its teardown", takes_body=False, names=())
     return arguments, setup
+
+
+def defaults_deadline(target: Callable[..., Any]) -> bool:
+    """Return whether a function, or the `handle` of a class, has a default for `deadline`: without limits it holds."""
+    parameters = _method(target, "handle") if inspect.isclass(target) else _parameters(target)
+    return any(each.name == DEADLINE and each.default is not Parameter.empty for each in parameters or ())
 
 
 def bind_shared(kind: type) -> dict[str, frozenset[str]]:
@@ -153,6 +161,8 @@ def _bind(parameters: list[Parameter] | None, *, what: str, takes_body: bool, na
         parameters = parameters[1:]
     arguments = set()
     for parameter in parameters:
+        if parameter.name == DEADLINE and _is_finite(parameter.default):
+            continue  # an argument of the user's own, as seconds: no moment on a clock that counts from the boot
         if parameter.kind in _BY_NAME and parameter.name in names:
             arguments.add(parameter.name)
         elif parameter.default is Parameter.empty and parameter.kind not in _VARIADIC:
@@ -160,6 +170,10 @@ def _bind(parameters: list[Parameter] | None, *, what: str, takes_body: bool, na
                 f"{what} takes {parameter.name!r}, which mqworker does not pass", _offer(parameter, names, takes_body)
             )
     return frozenset(arguments)
+
+
+def _is_finite(default: Any) -> bool:
+    return isinstance(default, int | float) and not isinstance(default, bool) and math.isfinite(default)
 
 
 def _offer(parameter: Parameter, names: Iterable[str], takes_body: bool) -> str:

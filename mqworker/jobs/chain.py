@@ -251,6 +251,8 @@ class Chain:
         for job, function in zip(self.jobs, self._functions, strict=True):
             bound = self._arguments(job, job.arguments)
             passing = _PASSING[job.arguments & _PER_MESSAGE]
+            if job.defaults_deadline and passing is not None:
+                passing = functools.partial(_or_default, passing, _PASSING[job.arguments & _PER_MESSAGE - {"deadline"}])
             calls.append((functools.partial(function, **bound) if bound else function, passing))
         self.calls = tuple(calls)
 
@@ -330,6 +332,16 @@ def _with_deadline(call: Callable[..., Any], value: Any, _message: Message | Non
 
 def _with_both(call: Callable[..., Any], value: Any, message: Message | None, deadline: float | None) -> Any:
     return call(value, message=message, deadline=deadline)
+
+
+def _or_default(
+    passing: Passing, without: Passing | None, call: Callable[..., Any], value: Any, message: Message | None,
+    deadline: float | None,
+) -> Any:  # fmt: skip
+    """Leave the handler's own default where there is no deadline."""
+    if deadline is not None:
+        return passing(call, value, message, deadline)
+    return call(value) if without is None else without(call, value, message, None)
 
 
 _PASSING: Mapping[frozenset[str], Passing | None] = {

@@ -28,6 +28,7 @@ from mqworker.jobs.binding import (
     bind_function,
     bind_shared,
     bind_source,
+    defaults_deadline,
     is_async,
     is_for_each_thread,
 )
@@ -68,6 +69,7 @@ class Job(msgspec.Struct, frozen=True):
     program: ProgramFile | None = None  # what it runs instead of calling `target`
     is_async: bool = False
     for_each_thread: bool = False  # it is a class, of which each thread has an instance of its own
+    defaults_deadline: bool = False  # it has a default for `deadline`, which holds where there is no limit
 
     @property
     def takes_params(self) -> bool:
@@ -204,6 +206,7 @@ def make_job(target: Any, module: ModuleType | None, spec: str, shared: Mapping[
         *(spec, target, _params_type(module, place), arguments, setup_arguments),
         is_async=is_async(called),
         for_each_thread=own,
+        defaults_deadline="deadline" in arguments and defaults_deadline(target),
     )
 
 

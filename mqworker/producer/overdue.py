@@ -73,6 +73,18 @@ def ages(moment: Moment, now: float) -> dict[int, float]:
     }
 
 
+def still(moment: Moment, now: float) -> tuple[float, int]:
+    """Return since when nothing else in the Consumer gets on, and the message that holds its loop.
+
+    (0, 0): it gets on, or has for less than PULSE not. Without a message it is a callback, or native code that holds
+    the interpreter, or the process is stopped.
+    """
+    since = moment.running_since if _held(moment, now) else _gets_on(moment, now)
+    if not moment.began or not since or now - since <= PULSE:
+        return 0.0, 0
+    return since, moment.running if moment.running in moment.began else 0
+
+
 def _held(moment: Moment, now: float) -> bool:
     """Return whether a task holds the loop, of whichever message."""
     return bool(moment.running) and now - moment.running_since > HELD

@@ -13,6 +13,7 @@ from mqworker.ipc.messages import ConsumerStatus, InHand, OrderStatus, StageStat
 from mqworker.producer.lane import Lane
 from mqworker.producer.order_status import order_status
 from mqworker.producer.ordering import Ordering
+from mqworker.producer.overdue import Moment, still
 from mqworker.producer.stage import Stage
 from mqworker.producer.timers import Timers
 
@@ -112,6 +113,7 @@ def _consumer(stage: Stage, lane: Lane, now: float) -> ConsumerStatus:
     ids = {seq: known.get(seq) or _id_of(stage, seq) for seq, since in begun if now - since > LONG}
     if lane.seats is not None:
         lane.seats.ids = ids
+    held_since, holder = _still(lane, now)
     messages = tuple(InHand(since, ids.get(seq, "")) for seq, since in begun)
     oldest = messages[0] if messages else InHand(0.0, "")
     return ConsumerStatus(
@@ -127,7 +129,17 @@ def _consumer(stage: Stage, lane: Lane, now: float) -> ConsumerStatus:
         used=len(stage.ledger.assignments.on(lane.number)),
         seats=0 if lane.seats is None else lane.seats.count,
         messages=() if lane.seats is None else messages,
+        held_since=held_since,
+        held_by=ids.get(holder, ""),
     )
+
+
+def _still(lane: Lane, now: float) -> tuple[float, int]:
+    """Return since when nothing else in a Consumer with seats gets on, and the message that holds it."""
+    if lane.seats is None or lane.state != "busy":
+        return 0.0, 0
+    words = lane.seats.words
+    return still(Moment(lane.seats.working(), words.running, words.running_since, words.pulse), now)
 
 
 def _id_of(stage: Stage, seq: int) -> str:

@@ -46,7 +46,15 @@ class ChangesOwner(Protocol):
 class CheckedChanges:
     """See the module head."""
 
-    def __init__(self, loaded: Loaded, on_log: Callable[[LogEvent], None], owner: ChangesOwner) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        on_log: Callable[[LogEvent], None],
+        owner: ChangesOwner,
+        fallback: Callable[[str], Version | None],
+    ) -> None:
+        """`fallback` returns the generation that a stage goes back to if its new code fails its trial."""
+        self._fallback = fallback
         self._loaded = loaded
         self._config = loaded.config
         self._owner = owner
@@ -194,13 +202,27 @@ class CheckedChanges:
         return await self._apply_checked(stage, check)
 
     async def _set_limits(self, asked: SetLimits) -> Stored:
-        """Store time limits if a soft one can interrupt the jobs, those at work and those being prepared."""
+        """Store time limits if a soft one can interrupt the jobs that are at work, and those that may come to be."""
 
         async def check(desired: StageDesired) -> Change:
-            candidate = [] if desired.candidate is None else [desired.candidate.version]
-            for version in (desired.version, *candidate) if asked.soft else ():
+            candidate, fallback = desired.candidate, self._fallback(asked.stage)
+            versions = {desired.generation: (desired.version, "")}
+            if candidate is not None:
+                what = (
+                    f"the change to generation {candidate.version.generation}, which is in progress, does not accept it"
+                )
+                versions[candidate.version.generation] = (candidate.version, what)
+            if fallback is not None:
+                what = (
+                    f"generation {fallback.generation}, which comes back if the new code fails now, does not accept it"
+                )
+                versions[fallback.generation] = (fallback, what)
+            for version, what in versions.values() if asked.soft else ():
                 jobs = enabled(version.jobs)
-                await self._check.copy(asked.stage, version.params, version.copy, jobs, soft_limit=asked.soft)
+                try:
+                    await self._check.copy(asked.stage, version.params, version.copy, jobs, soft_limit=asked.soft)
+                except ChangeRefused as error:
+                    raise ChangeRefused(error.fields, [*error.problems, *([what] if what else [])]) from None
             return asked
 
         return await self._apply_checked(asked.stage, check)

@@ -84,7 +84,7 @@ class Operations:
         self._broker_admin = broker_admin
         self._trees = trees
         self._owner = owner
-        checked = CheckedChanges(loaded, on_log, self)
+        checked = CheckedChanges(loaded, on_log, self, trees.stages.fallback)
         # What the user's code has to accept first goes straight to the part that asks it.
         self.reload = checked.reload
         self.go_back = checked.go_back

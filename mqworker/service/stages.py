@@ -15,6 +15,7 @@ from mqworker.config.load import Loaded
 from mqworker.config.stop_budget import StopBudget
 from mqworker.control.control import StageView
 from mqworker.control.desired_state import Commit, Document, Revert, Undo
+from mqworker.control.stage_desired import Version
 from mqworker.ipc.messages import Held, LogEvent, StageSpec, StageStatus
 from mqworker.service.balancer import Balancer
 from mqworker.service.stage_supervisor import StageSupervisor
@@ -73,6 +74,10 @@ class Stages:
     async def ask_held(self, stage: str, skip: str) -> Held:
         """Return the messages that a stage holds, or let one go. Raises ControlError."""
         return await next(each for each in self._supervisors if each.name == stage).ask_held(skip)
+
+    def fallback(self, stage: str) -> Version | None:
+        """Return the generation that a stage goes back to if its new code fails its trial."""
+        return next(each for each in self._supervisors if each.name == stage).switch.fallback
 
     def views(self) -> dict[str, StageView]:
         """Return the desired and the actual state of every stage."""

@@ -5,7 +5,7 @@ Producer counts only if it is about the last state that the Producer was sent.
 """
 
 from mqworker.control.desired_state import Commit, Revert, Undo
-from mqworker.control.stage_desired import StageDesired
+from mqworker.control.stage_desired import StageDesired, Version
 from mqworker.control.switch import Previous
 from mqworker.ipc.messages import StageStatus
 from mqworker.producer.code_switch import TRIAL
@@ -30,6 +30,11 @@ class SwitchFollower:
             self._previous, self._lost = None, ""  # a newer change ends what is left of an older one
         if was.candidate is not None and stage.code == was.candidate.code:
             self._previous, self._committed_at = Previous(was.version, was.code), now
+
+    @property
+    def fallback(self) -> Version | None:
+        """The generation that the stage goes back to if the new code fails its trial; None: it goes back to none."""
+        return None if self._previous is None else self._previous.version
 
     def producer_died(self, how: str, now: float) -> None:
         """Note that the Producer died without being ordered to."""

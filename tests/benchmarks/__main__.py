@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--large", type=int, default=256, help="MB of one run of (g) and (h)")
     parser.add_argument("--calls", type=int, default=20_000, help="calls of each process in one run of (d) and (e)")
     parser.add_argument("--lines", type=int, default=20_000, help="lines of the file of one run of (k)")
+    parser.add_argument("--programs", type=int, default=2_000, help="lines of the file of one run of (l)")
     parser.add_argument("--cases", metavar="LETTERS", help="only these of the cases below (default: all)")
     parser.add_argument("--json", action="store_true", help="print one JSON document with every round")
     options = parser.parse_args()
@@ -62,7 +63,8 @@ def _measure(options: argparse.Namespace, commit: str, folder: Path) -> list[Cas
     now = code.present(folder / "now")
     codes = {"now": now} | ({options.against: code.checkout(commit, folder / "ref")} if commit else {})
     sizes = compare.Sizes(
-        options.rounds, options.messages, options.heavy, options.large, options.calls, options.lines, options.cases
+        *(options.rounds, options.messages, options.heavy, options.large, options.calls),
+        *(options.lines, options.programs, options.cases),
     )
     node = temporary(folder / "node")
     try:

@@ -9,8 +9,9 @@
 (g) bodies of 1 MB and (h) of 8 MB through a handler that returns them, 2 Consumers, from a backlog;
 (i) the messages of (a) through four stages in a row, each with 2 Consumers, beside one stage: how many pass a stage in
     a second, and (j) the CPU time a message and stage in the same rounds; not with --against;
-(k) 1 ms of CPU time for each line of a file, by `mqworker map`, Pool.imap and, if it is installed, GNU parallel; not
-    with --against.
+(k) 1 ms of CPU time for each line of a file in a Python function, and (l) a small program started for each line, by
+    `mqworker map`, Pool.imap and, if it is installed, GNU parallel (which starts a script of its own for each thousand
+    lines of (k)); not with --against.
 A round runs each contestant twice, in mirrored order (A B B A, then B A A B), so that neither a drift of the machine
 nor going first counts for anybody. Every result is checked.
 """
@@ -32,12 +33,12 @@ from typing import NamedTuple
 
 from tests.benchmarks.figures import Case
 from tests.benchmarks.handlers import burn
-from tests.benchmarks.lines import rates
+from tests.benchmarks.lines import FUNCTION, PROGRAM, rates
 from tests.benchmarks.queues import INPUT, OUTPUT, Queues
 from tests.benchmarks.shared_calls import CHUNK, managers, ours
 from tests.benchmarks.stage import measure
 
-CASES, CASES_AGAINST = "abcdefghijk", "abcgh"
+CASES, CASES_AGAINST = "abcdefghijkl", "abcgh"
 RELAY = Path(__file__).with_name("relay.py")
 PAD = "x" * 150
 SIZE = 600  # of a matrix: about 10 ms of work on one CPU
@@ -60,6 +61,7 @@ class Sizes(NamedTuple):
     large: int  # MB of one run of (g) and (h)
     calls: int  # of each of four processes in one run of (d) and (e)
     lines: int  # of the file of one run of (k)
+    programs: int  # lines of the file of one run of (l)
     cases: str  # letters; what is measured in the same rounds, or by the same function, comes together
 
 
@@ -118,7 +120,8 @@ def references(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[
         "f": partial(threads, *these),
         "gh": against_relay,
         "ij": partial(in_a_row, *these),
-        "k": partial(files, code, sizes, say),
+        "k": partial(files, code, "k", sizes, say),
+        "l": partial(files, code, "l", sizes, say),
     }
     return _wanted(sizes, cases)
 
@@ -191,14 +194,16 @@ def in_a_row(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[Ca
     return _compare(contestants, rate, cost, sizes, say)
 
 
-def files(code: Path, sizes: Sizes, say: Progress) -> list[Case]:
+def files(code: Path, key: str, sizes: Sizes, say: Progress) -> list[Case]:
     """Compare `mqworker map` with others that compute the lines of a file."""
-    measured = rates(code, sizes.lines)
-    others = {"Pool.imap": 0.9, "parallel": 0.9}
+    what = "1 ms of CPU time for each line of a file" if key == "k" else "a small program for each line of a file"
+    measured = rates(code, sizes.lines, FUNCTION) if key == "k" else rates(code, sizes.programs, PROGRAM)
+    # `subprocess.run` in a pool has no goal in (l): it has no limits, and leaves what the program started
+    others = {"Pool.imap": 0.9, "parallel": 0.9} if key == "k" else {"parallel": 0.9}
     if "parallel" not in measured:
-        say("(k) GNU parallel is not installed")
+        say(f"({key}) GNU parallel is not installed, so it is left out (scripts/setup --benchmarks)")
         del others["parallel"]
-    case = Case("k", "1 ms of CPU time for each line of a file", "lines/s", "mqworker", others)
+    case = Case(key, what, "lines/s", "mqworker", others)
     contestants = {name: partial(_lines, rate) for name, rate in measured.items()}
     return _compare(contestants, case, None, sizes, say)
 

@@ -1,6 +1,7 @@
 """The benchmark: its arithmetic, the code that it measures, and what it leaves behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import order
+from tests.benchmarks import lines, order
 from tests.benchmarks.code import ROOT, NoSuchCommitError, checkout, commit
 from tests.benchmarks.compare import mirrored
 from tests.benchmarks.figures import Case
@@ -105,3 +106,12 @@ def test_an_interrupted_comparison_leaves_nothing(short_path):
         assert bench.wait(30) == 128 + signal.SIGINT
     assert not below(short_path)
     assert not list(short_path.iterdir())
+
+
+@pytest.mark.parametrize("work", [lines.FUNCTION, lines.PROGRAM])
+def test_everyone_computes_the_lines_of_a_file(work):
+    """Each contestant, GNU parallel too where it is installed, has each result right and in its place."""
+    contestants = lines.programs(ROOT, work)
+    assert ("parallel" in contestants) == (shutil.which("parallel") is not None)
+    for command in contestants.values():
+        assert lines.seconds(command, 40, 100, work) > 0  # AssertionError if it has not

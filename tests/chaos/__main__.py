@@ -37,6 +37,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--release", action="store_true", help="for --minutes, with every negative control")
     parser.add_argument("--minutes", type=float, default=20.0, help="of a release campaign (default 20)")
     parser.add_argument("--kills", type=int, default=2000, help="Consumers killed in a last round of it (default 2000)")
+    parser.add_argument("--only-kills", action="store_true", help="nothing but that last round")
     parser.add_argument("--seed", type=int, help="repeats a run's choice of faults (default: any)")
     parser.add_argument("--broker", choices=(*BROKERS, FOREIGN, "all"), default="all")
     parser.add_argument("--controls", choices=("yes", "no", "only"), default="yes", help="negative controls")
@@ -68,18 +69,21 @@ def main() -> int:
                 stack.callback(brokers[name].close)
             return brokers[name]
 
+        more = {"seats": told.seats, "tasks": told.tasks}
         try:
-            if told.controls != "only":
+            if told.only_kills:
+                rounds.append(many_kills(broker("classic"), seed, told.kills, **more))
+            elif told.controls != "only":
                 for kind, name, number, seconds in _schedule(told, kinds):
-                    settle, more = 10 if told.release else 3, {"seats": told.seats, "tasks": told.tasks}
+                    settle = 10 if told.release else 3
                     done = one_round(broker(kind), kind, name, seed + number, seconds, settle, **more)
                     rounds.append(done)
                     if told.keep:
                         told.keep.mkdir(parents=True, exist_ok=True)
                         (told.keep / f"{name}.{seed}.pickle").write_bytes(pickle.dumps(done[0]))
                 if told.release and told.kills and kinds != ("sqlite",):
-                    rounds.append(many_kills(broker("classic"), seed, told.kills))
-            if told.controls != "no":
+                    rounds.append(many_kills(broker("classic"), seed, told.kills, **more))
+            if told.controls != "no" and not told.only_kills:
                 names = () if kinds == ("sqlite",) else ALL_CONTROLS if told.release else QUICK
                 controls.extend((name, *control(broker("classic"), name, seed)) for name in names)
         except KeyboardInterrupt:

@@ -43,15 +43,17 @@ def one_round(
     return _checked(broker, kind, Setting(name, seed, scenario, settle=settle, **setting))
 
 
-def many_kills(broker: Any, seed: int, count: int) -> tuple[Round, list[str]]:
-    """Kill this many Consumers under load, one after another, and examine what is left of them."""
+def many_kills(broker: Any, seed: int, count: int, **setting: Any) -> tuple[Round, list[str]]:
+    """Kill this many Consumers under load, one after another, and examine what is left; `setting`: more about it."""
 
     def scenario(faults: Faults, _source: Source) -> None:
         for _ in range(count):
             faults.kill_worker()
 
     say(f"{KILLS}: {count} Consumers, seed {seed}")
-    return _checked(broker, "classic", Setting(KILLS, seed, scenario, poison=0, killers=False, operator=False))
+    return _checked(
+        broker, "classic", Setting(KILLS, seed, scenario, poison=0, killers=False, operator=False, **setting)
+    )
 
 
 def _checked(broker: Any, kind: str, setting: Setting) -> tuple[Round, list[str]]:

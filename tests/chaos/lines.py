@@ -115,6 +115,7 @@ class Campaign:
             process.send_signal(number)
             process.wait(10)
             self.done[number.name] += 1
+            say(f"{number.name} at {self.stored:,} of {self.lines:,} lines: {self.done.total()} in all")
         finally:
             if process.poll() is None:
                 process.kill()
@@ -149,17 +150,14 @@ class Campaign:
 
 
 def judge(lines: int, kills: int, seed: int, broken: str = "", pause: float = 0.0) -> list[str]:
-    """Play once; returns what is wrong."""
+    """Play once; returns what is wrong with what was written. A run that has not written it raises AssertionError."""
     with TemporaryDirectory(prefix="mqw-lines-") as folder:
         campaign = Campaign(Path(folder), lines, seed, broken, pause)
         began = time.monotonic()
         code = campaign.play(kills)
         seconds = time.monotonic() - began
-        faults = (
-            list(campaign.faults())
-            if code == 65
-            else [f"exit code {code}: {(campaign.folder / 'log').read_text()[-2000:]}"]
-        )
+        assert code == 65, f"exit code {code}: {(campaign.folder / 'log').read_text()[-2000:]}"
+        faults = list(campaign.faults())
         told = "; ".join(faults) or "each line once, in order"
         say(f"{lines:,} lines in {seconds:.0f} s, {dict(campaign.done)}: {told}")
     return faults
@@ -175,6 +173,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--controls", choices=("yes", "no"), default="yes", help="also the builds that are broken")
     asked = parser.parse_args()
+    say(f"{asked.lines:,} lines, {asked.kills} kills, seed {asked.seed}")
     good = not judge(asked.lines, asked.kills, asked.seed)
     for broken in CONTROLS if asked.controls == "yes" else ():
         say(f"control: {broken}")

@@ -3,15 +3,18 @@
 Two services have the same two sources, generators over a row of numbers with a position each. Their processes,
 Producers, the Services and the broker are killed at random, while this program takes what they publish off the input
 queue, looks how much that holds, and notes every id. At the end every row must have come; what came twice must be among
-the last thousand before a kill; the queue must never have held more than its mark. `--broken` stores each position
+the last thousand before a kill; the queue must never have held more than its mark. Each generator notes when it worked:
+two of one source must not have worked at once for longer than the broker takes to give a silent connection up (three
+heartbeats), which a source that is frozen (SIGSTOP, then SIGCONT) puts to the test. `--broken` stores each position
 before its item is confirmed: then rows must be missing.
+
+The whole campaign is `scripts/chaos --sources --rows 500000 --broker B` for each broker: a million rows of two sources.
 """
 
 import argparse
 import contextlib
-import os
+import math
 import random
-import signal
 import sys
 import time
 from collections import Counter
@@ -22,23 +25,28 @@ from typing import Any
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import DROP
 from tests.chaos.private_node import PrivateNode
+from tests.chaos.source_faults import FROZEN, SOURCES, VICTIMS, Faults, handovers, notes, say
 from tests.support import embedded
 from tests.support.service import ServiceProcess
-from tests.support.waiting import wait_for
 
 JOBS = """\
 from pathlib import Path
-import time
+import os, time
 from mqworker import Item
 
 def rows(position, params):
+    file = os.open(params["works"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    life = os.urandom(6).hex()
+    note = lambda: os.write(file, f"{time.monotonic():f} {os.getpid()} {life}\\n".encode())
     while not Path("go").exists():
         yield None
         time.sleep(0.01)
     for n in range((position or 0) + 1, params["last"] + 1):
         if n % 50 == 0:
             time.sleep(params["pace"])
+            note()
         yield Item({"n": n}, position=n)
+    note()
 
 def handle(body):
     return body
@@ -58,18 +66,20 @@ queue_type = "{queue_type}"
 job = "jobs:rows"
 into = "work"
 max_backlog = {mark}
-params = {{ last = {rows}, pace = {pace} }}
+params = {{ last = {rows}, pace = {pace}, works = "{folder}/one" }}
 [sources.two]
 job = "jobs:rows"
 into = "work"
 max_backlog = {mark}
-params = {{ last = {rows}, pace = {pace} }}
+params = {{ last = {rows}, pace = {pace}, works = "{folder}/two" }}
 """
 MARK = 4000
 AHEAD = 1000
-SOURCES = ("one", "two")
-VICTIMS = {"sources": "mqw-source", "producers": "mqw-producer"}
 BROKEN = "MQWORKER_TEST_BROKEN"
+HEARTBEATS = 30.0  # seconds in which two of one source may work
+PATIENCE = 60.0  # seconds without a row, until it is over
+KILLING = 0.8  # of the rows, in which there are kills
+TOLD = 10.0  # seconds between two lines of progress
 
 
 class Embedded:
@@ -153,21 +163,29 @@ def main() -> int:
     parser.add_argument("--producers", type=int, default=4)
     parser.add_argument("--services", type=int, default=4)
     parser.add_argument("--brokers", type=int, default=2)
+    parser.add_argument("--freezes", type=int, default=1, help=f"of a source, for {FROZEN:g} s (not with sqlite)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--broken", action="store_true", help="a negative control")
     asked = parser.parse_args()
     chance = random.Random(asked.seed)
-    kills = [name for name in (*VICTIMS, "services", "brokers") for _ in range(getattr(asked, name))]
-    if asked.broker == "sqlite":
-        kills = [name for name in kills if name != "brokers"]
+    victims = (*VICTIMS, "services") if asked.broker == "sqlite" else (*VICTIMS, "services", "brokers")
+    kills = [name for name in victims for _ in range(getattr(asked, name))]
     chance.shuffle(kills)
+    # The last ones, which come first here: while one source is frozen the other comes to its end.
+    kills = ["freezes"] * (0 if asked.broker == "sqlite" else asked.freezes) + kills
+    say(f"{asked.broker}, two sources of {asked.rows:,} rows, {len(kills)} faults, seed {asked.seed}")
     with TemporaryDirectory(prefix="mqw-sources-") as folder, contextlib.ExitStack() as stack:
         broker: Any = (
             Embedded(Path(folder)) if asked.broker == "sqlite" else Rabbit(Path(folder) / "node", asked.broker)
         )
         stack.callback(broker.close)
         text = CONFIG.format(
-            broker=broker.config, queue_type=broker.queue_type, mark=MARK, rows=asked.rows, pace=asked.pace
+            broker=broker.config,
+            queue_type=broker.queue_type,
+            folder=folder,
+            mark=MARK,
+            rows=asked.rows,
+            pace=asked.pace,
         )
         env = {BROKEN: "positions"} if asked.broken else {}
         services = [stack.enter_context(ServiceProcess(text, {"jobs.py": JOBS}, **env)) for _ in range(2)]
@@ -177,65 +195,58 @@ def main() -> int:
         for service in services:
             service.write("go", "")
         broker.begin(services[0])
-        seen, done = run(services, broker, kills, chance, asked.rows)
-        good, lost = judge(broker, seen, done, asked.rows)
+        faults = Faults(services, broker, chance, Path(folder))
+        seen = run(broker, faults, kills, asked.rows)
+        good, lost = judge(broker, seen, faults.done, asked.rows)
+        good = alone(Path(folder)) and good
         for service in services:
             service.stop()
     return int(not (lost if asked.broken else good))
 
 
-def run(
-    services: list[ServiceProcess], broker: Any, kills: list[str], chance: random.Random, rows: int
-) -> tuple[Seen, Counter[str]]:
-    """Take and kill until every row has come, or none comes any more; returns what came, and the kills."""
-    seen, done, left = Seen(), Counter[str](), list(kills)
-    each = 2 * rows / (len(kills) + 1)  # rows between two kills
-    last = time.monotonic()
-    while len(seen.counts) < 2 * rows and time.monotonic() - last < 60:
-        seen.most = max(seen.most, broker.ready())
+def run(broker: Any, faults: "Faults", kills: list[str], rows: int) -> Seen:
+    """Take and kill until every row has come, or none comes any more."""
+    seen, left = Seen(), list(kills)
+    due = next_fault(0, left, rows)
+    last = told = time.monotonic()
+    while len(seen.counts) < 2 * rows and time.monotonic() - last < PATIENCE:
+        if (ready := broker.ready()) > max(seen.most, MARK):
+            say(f"the queue holds {ready:,} messages, above its mark of {MARK:,}")
+        seen.most = max(seen.most, ready)
         taken = broker.take()
+        now = time.monotonic()
         if taken:
-            last = time.monotonic()
+            last = now
         seen.note(taken)
-        if left and len(seen.counts) > (len(kills) - len(left) + 1) * each:
-            kill(left.pop(), services, broker, chance, done)
+        if now - told > TOLD:
+            told = now
+            say(f"{len(seen.counts):,} of {2 * rows:,} rows, {len(left)} faults to come")
+        faults.thaw(now)
+        if left and not faults.frozen and len(seen.counts) > due and faults.do(left[-1]):
+            left.pop()
+            due = next_fault(len(seen.counts), left, rows)
         time.sleep(0.02)
-    return seen, done
+    faults.thaw(math.inf)
+    return seen
 
 
-def kill(victim: str, services: list[ServiceProcess], broker: Any, chance: random.Random, done: Counter[str]) -> None:
-    """Kill one of these."""
-    if victim == "brokers":
-        broker.kill()
-    elif victim == "services":
-        service = chance.choice(services)
-        assert service.process is not None
-        service.signal(signal.SIGKILL)
-        service.process.wait(10)
-        service.start(ready=None)
-    else:
-        wait_for(lambda: kill_one(services, VICTIMS[victim], chance) or finished(services, victim), 60, victim)
-    done[victim] += 1
-    say(f"killed: {dict(done)}")
+def next_fault(come: int, left: list[str], rows: int) -> float:
+    """Return how many rows have come when the next fault comes: kills in the first part, then the freezes."""
+    first = KILLING * 2 * rows
+    kills = sum(name != "freezes" for name in left)
+    return come + max(0.0, first - come) / (kills + 1) if kills else max(first, come)
 
 
-def finished(services: list[ServiceProcess], victim: str) -> bool:
-    """Return whether there is nobody left to kill: every source has published all that it has."""
-    if victim != "sources":
-        return False
-    told = [service.ask("GET", "/api/v1/sources") for service in services]
-    rows = [row for code, answer in told if code == 200 for row in answer["sources"]]
-    return bool(rows) and not any(row["state"] in ("running", "starting", "backoff") for row in rows)
-
-
-def kill_one(services: list[ServiceProcess], kind: str, chance: random.Random) -> bool:
-    """Kill a process of this kind, if there is one now."""
-    found = [pid for service in services for pid in service.named(kind)]
-    with contextlib.suppress(ProcessLookupError):
-        if found:
-            os.kill(chance.choice(found), signal.SIGKILL)
-            return True
-    return False
+def alone(folder: Path) -> bool:
+    """Return whether never two of one source worked for longer than may be."""
+    good = True
+    for source in SOURCES:
+        count, longest, both = handovers(notes(folder / source))
+        say(
+            f"source {source}: {count} takeovers, the longest took {longest:.1f} s; two worked at once for {both:.2f} s"
+        )
+        good = good and both <= HEARTBEATS
+    return good
 
 
 def judge(broker: Any, seen: Seen, done: Counter[str], rows: int) -> tuple[bool, bool]:
@@ -249,11 +260,6 @@ def judge(broker: Any, seen: Seen, done: Counter[str], rows: int) -> tuple[bool,
     far = 0 if not done["brokers"] else seen.far  # a broker that was killed may give out again what was acknowledged
     good = not missing and not foreign_ids and repeats <= allowed and seen.far <= far and seen.most <= MARK
     return good, bool(missing)
-
-
-def say(what: str) -> None:
-    """Print it at once."""
-    print(f"{time.strftime('%H:%M:%S')} {what}", flush=True)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,20 @@ def test_a_line_that_the_service_does_not_even_read_is_named(project):
     assert done.returncode == Exit.USAGE
 
 
+def test_a_line_whose_result_is_waited_for_is_named_too(project):
+    """With --wait lines go one by one; the one that is refused, or is dead, is told by its number."""
+    refusal = problem("413 Content Too Large", detail="the body has 20 bytes; max_body of this stage allows 16")
+    done_well = b'{"outcome": "dropped", "waited_ms": 1, "message_id": "x"}'
+
+    def reply(head: bytes) -> bytes:
+        return refusal if b"Content-Length: 20" in head else response("200 OK", done_well)
+
+    with tiny_server(project / "s", reply):
+        done = mqworker(*SEND, "--wait", cwd=project, stdin='1\n\n2\n"456789012345678901"\n')
+    assert "line 4: the body has 20 bytes" in done.stderr
+    assert done.returncode == Exit.USAGE
+
+
 def test_an_older_service_is_named_as_the_cause(project):
     """A service that knows no lines refuses the first batch: the message says what to do instead of quoting it."""
     fields = [{"field": "each", "problem": "is unknown; known are: wait"}]

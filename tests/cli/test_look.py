@@ -125,6 +125,8 @@ def test_what_each_consumer_works_on(capsys):
     ]
     show_consumers({"actual": {"consumers": consumers}})
     _, head, *rows = capsys.readouterr().out.splitlines()
+    show_consumers({"actual": {"consumers": [consumers[0] | {"held_seconds": 70.0, "held_by": "a"}]}})
+    assert "Consumer 0: message a holds it for 70 s, and what else" in capsys.readouterr().out
     told = [dict(zip(re.split(r"  +", head), re.split(r"  +", row), strict=True)) for row in rows]
     assert [(each["in hand"], each["for"], each["message id"]) for each in told] == [
         ("2/64", "2.5 s", "a"),

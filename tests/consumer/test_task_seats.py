@@ -174,6 +174,26 @@ class Own:
         with open(HERE / "own", "a") as file:
             file.write("x")
 
+class Pooled:
+    worker = None  # of a client: it is started by the first message, and has to be there when the client is closed
+
+    async def handle(self, body):
+        if self.worker is None:
+            self.queue = asyncio.Queue()
+            self.worker = asyncio.create_task(self.work())
+        await self.queue.put(body)
+
+    async def work(self):
+        done = []
+        while (body := await self.queue.get()) is not None:
+            done.append(body)
+        await asyncio.sleep(0.01)
+        return done
+
+    async def teardown(self):
+        await self.queue.put(None)
+        (HERE / "flushed").write_text(str(await self.worker))
+
 class Broken:
     async def setup(self):
         await asyncio.sleep(0)
@@ -287,6 +307,16 @@ async def test_however_a_task_ends_its_neighbours_do_not_notice(consumer, tmp_pa
     ]
     await one.leave()
     assert (tmp_path / "cancelled").exists()
+
+
+@on_loop
+async def test_a_client_closes_itself_before_its_tasks_are_cancelled(consumer, tmp_path):
+    """Teardown finds the background task of a pool at work, also where a message has started it."""
+    one = await consumer("jobs:Pooled").ready()
+    await one.take(1, 2, 3)
+    await one.done(3)
+    await one.leave()
+    assert (tmp_path / "flushed").read_text() == "[1, 2, 3]"
 
 
 @pytest.mark.parametrize("name", ["begin", "end"])

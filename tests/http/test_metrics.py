@@ -1,5 +1,7 @@
 """Metrics: valid text, correct numbers across many Producers, a bounded number of series."""
 
+import time
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -23,6 +25,7 @@ NAMES = {
     "mqworker_consumers_moved",
     "mqworker_consumer_exits",
     "mqworker_consumer_resident_bytes",
+    "mqworker_consumer_held_seconds",
     "mqworker_published",
     "mqworker_broker_connected",
     "mqworker_broker_blocked",
@@ -55,7 +58,7 @@ def test_names(service):
 
 def test_numbers(service):
     """The samples match the Producers' reports."""
-    seated = ConsumerStatus(0, 4242, "busy", 1, 1, 7, 0.0, "", 5, 12, seats=16)
+    seated = ConsumerStatus(0, 4242, "busy", 1, 1, 7, 0.0, "", 5, 12, seats=16, held_since=time.monotonic() - 9)
     service.tell("beta", stage_status("beta", computed=4, consumers=(seated,)))
     samples = scrape(service)
     alpha = ("stage", "alpha")
@@ -71,6 +74,8 @@ def test_numbers(service):
     assert samples["mqworker_lane_capacity", ("consumer", "1"), alpha] == 64
     assert samples["mqworker_lane_used", ("consumer", "0"), ("stage", "beta")] == 12
     assert samples["mqworker_lane_capacity", ("consumer", "0"), ("stage", "beta")] == 16, "its seats"
+    assert samples["mqworker_consumer_held_seconds", ("consumer", "0"), ("stage", "beta")] >= 9
+    assert samples["mqworker_consumer_held_seconds", ("consumer", "1"), alpha] == 0
     assert samples["mqworker_broker_connected", alpha] == 1
     assert samples["mqworker_process_duration_seconds_count", alpha] == len(BUCKETS) + 1
     assert samples["mqworker_process_duration_seconds_bucket", ("le", "1800.0"), alpha] == len(BUCKETS)

@@ -1,9 +1,11 @@
-"""Routes for sources: what a slow check of their code costs others."""
+"""Routes for sources and stages: what a slow check of user code costs others."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from mqworker.control.control import SourceView
+import pytest
+
+from mqworker.control.control import SourceView, Stored
 from mqworker.http.routing import WAITS
 from tests.http.operator import LittleService, ask
 from tests.support.waiting import AMPLE, wait_for
@@ -21,7 +23,7 @@ into = "work"
 
 
 class SlowService(LittleService):
-    """One whose check of a source's code takes until `done` is set."""
+    """One whose check of a source's or a stage's code takes until `done` is set."""
 
     checking = 0
 
@@ -31,6 +33,12 @@ class SlowService(LittleService):
         super().publish(sources={"rows": view}, **changes)
 
     async def start_source(self, name, patience):
+        return await self._check()
+
+    async def patch_params(self, stage, patch, patience):
+        return Stored(await self._check())
+
+    async def _check(self):
         if not self.checking:
             self.done = asyncio.Event()
         self.checking += 1
@@ -38,15 +46,20 @@ class SlowService(LittleService):
         return self.document.revision
 
 
-def test_starts_whose_check_takes_long_leave_threads_for_others(tmp_path):
+@pytest.mark.parametrize(
+    "call",
+    [("POST", "/api/v1/sources/rows/start"), ("PATCH", "/api/v1/stages/work/params", {"a": 1})],
+    ids=["a source", "parameters"],
+)
+def test_changes_whose_check_takes_long_leave_threads_for_others(tmp_path, call):
     """Also where nobody asked to wait: as many as may wait are checked at a time, and all else is answered."""
     service = SlowService(tmp_path, toml=TOML)
     try:
         with ThreadPoolExecutor(WAITS) as callers:
-            starts = [callers.submit(service.ask, "POST", "/api/v1/sources/rows/start") for _ in range(WAITS)]
+            starts = [callers.submit(service.ask, *call) for _ in range(WAITS)]
             wait_for(lambda: service.checking == WAITS, AMPLE, "the checks to begin")
             try:
-                refused = ask(service.connect(AMPLE / 4), "POST", "/api/v1/sources/rows/start")
+                refused = ask(service.connect(AMPLE / 4), *call)
                 assert refused.status == 503
             finally:
                 service.loop.call_soon_threadsafe(service.done.set)

@@ -50,6 +50,7 @@ def test_stages_tell_desired_and_actual(service):
     assert (consumer["slot"], consumer["generation"], consumer["message_id"]) == (1, 1, "id-1")
     assert 2 <= consumer["message_seconds"] < 30
     assert (consumer["seats"], consumer["messages"]) == (0, [])
+    assert (consumer["held_by"], consumer["held_seconds"]) == (None, None)
     assert service.ask("GET", "/api/v1/status").json["stages"][0]["name"] == "alpha"
 
 
@@ -57,7 +58,7 @@ def test_a_stage_tells_all_messages_in_hand_each_with_its_time(service):
     """Of one that waits for a shared object no time is told, and no id of one that has just begun."""
     began = time.monotonic() - 9
     messages = (InHand(began, "id-9"), InHand(time.monotonic(), ""), InHand(0.0, "id-0"))
-    one = ConsumerStatus(0, 4242, "busy", 1, 1, 7, began, "id-9", 5, 3, 64, messages)
+    one = ConsumerStatus(0, 4242, "busy", 1, 1, 7, began, "id-9", 5, 3, 64, messages, began, "id-9")
     service.tell("alpha", stage_status(consumers=(one,)))
     (consumer,) = service.ask("GET", ALPHA).json["actual"]["consumers"]
     assert (consumer["seats"], consumer["used"], consumer["message_id"]) == (64, 3, "id-9")
@@ -65,6 +66,7 @@ def test_a_stage_tells_all_messages_in_hand_each_with_its_time(service):
     first, second, third = [each["seconds"] for each in consumer["messages"]]
     assert consumer["message_seconds"] == first >= 9
     assert (second < 5, third) == (True, None)
+    assert (consumer["held_by"], consumer["held_seconds"]) == ("id-9", first)
 
 
 def test_a_stage_tells_its_order(service):
@@ -383,3 +385,15 @@ def test_sixteen_callers(service):
         thread.join()
     assert (failures, len(set(revisions))) == ([], 16 * 12)
     assert service.document.stages["alpha"].consumers == service.changes[-1].count
+
+
+@pytest.mark.parametrize("job", ['exec:["cat"]', {"exec": ["cat"]}, ["cat", "-u"], "./solver"])
+def test_who_names_a_program_is_told_where_programs_are_named(service, job):
+    """In whichever form it is written."""
+    asked = service.ask("POST", f"{ALPHA}/jobs", {"job": job})
+    assert (asked.status, asked.json["detail"]) == (
+        422,
+        "job: must be `module:name`; a program (exec) is named in the configuration only",
+    )
+    beside = service.ask("POST", f"{ALPHA}/jobs", {"exec": ["cat"]})
+    assert "a program (exec) is named in the configuration only" in beside.json["detail"]

@@ -1,6 +1,7 @@
 """The chain: how one process runs a message through its jobs."""
 
 import logging
+import math
 from dataclasses import make_dataclass
 from types import MappingProxyType
 
@@ -75,6 +76,21 @@ def test_arguments_are_given_by_name(asked):
         chain = chain_of(target, params={"a": 1})
         assert chain.takes_message == ("message" in names)
         assert chain.run(7, message) == (7, *[known[name] for name in names])
+
+
+@pytest.mark.parametrize(
+    ("job", "without", "within"),
+    [
+        (lambda body, deadline: deadline or body, 0, 5.5),
+        (lambda body, deadline=math.inf: deadline, math.inf, 5.5),
+        (lambda body, message, deadline=math.inf: deadline, math.inf, 5.5),
+        (lambda body, deadline=30: deadline, 30, 30),
+    ],
+)
+def test_without_a_limit_the_handlers_own_deadline_holds(job, without, within):
+    """A default holds where there is no limit; a number is the handler's own argument, also where there is one."""
+    chain = chain_of(job)
+    assert (chain.run(0), chain.run(0, None, 5.5)) == (without, within)
 
 
 def test_life_of_a_job_class(recorder):

@@ -28,6 +28,10 @@ ACCEPTED = {
     "class C:\n def __call__(self, body, log): pass\nf = C()": ({"log"}, None),
     "class f(dict):\n def handle(self, body): pass": (set(), set()),
     "def f(body, deadline): pass": ({"deadline"}, None),
+    "def f(body, deadline=None): pass": ({"deadline"}, None),
+    "def f(body, deadline=float('inf')): pass": ({"deadline"}, None),
+    "def f(body, deadline=30): pass": (set(), None),
+    "class f:\n def handle(self, body, *, deadline=1.5): pass": (set(), set()),
     "class f:\n scope = 'global'\n def handle(self, body): pass": (set(), set()),
 }
 ASYNC = {

@@ -42,7 +42,34 @@ def work(body):
 """
 
 
-def config(place: Rabbit | Embedded) -> str:
+TASKS = """\
+import asyncio
+
+
+async def work(body):
+    await asyncio.sleep(0.002)
+    return {"id": body["id"], "made": body["id"][::-1]}
+"""
+
+
+class Kind(NamedTuple):
+    """How the Consumers of a bench work."""
+
+    seats: int = 1  # messages that one works on at once ...
+    tasks: bool = False  # ... as coroutines, not in threads
+
+    @property
+    def handler(self) -> str:
+        """The text of the job."""
+        return TASKS if self.tasks else HANDLER
+
+    @property
+    def stopped(self) -> float:
+        """Seconds until a stopped Consumer is continued, if it has not been ended; one with seats gets some more."""
+        return STOP["consumer"] + (0.0 if self.seats == 1 and not self.tasks else 4.0)
+
+
+def config(place: Rabbit | Embedded, kind: Kind) -> str:
     """Return the configuration of one stage; the hard time limit ends a stopped Consumer."""
     return f"""\
 [service]
@@ -58,6 +85,7 @@ input = "{INPUT}"
 output = {{ queue = "{OUTPUT}" }}
 jobs = ["work:work"]
 consumers = 2
+concurrency = {kind.seats}
 prefetch = {PREFETCH}
 queue_type = "{place.kind}"
 time_limit = {{ hard = 1.0 }}
@@ -84,13 +112,14 @@ class Bench:
 
     service: ServiceProcess
 
-    def __init__(self, broker: str, seed: int) -> None:
+    def __init__(self, broker: str, seed: int, kind: Kind) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="mqw-matrix-")
         self.folder = Path(self._folder.name)
         self._arms = self.folder / "arms"
         self._arms.mkdir()
         self.place = Embedded(self.folder) if broker == "sqlite" else Rabbit(self.folder / "node", broker)
         self.seed = seed
+        self.kind = kind
         self.sent: dict[str, str] = {}  # id -> shot
         self.results = Counter[str]()
         self.dead = Counter[str]()
@@ -219,7 +248,9 @@ class Stepped(Bench):
     """Shoots at a step."""
 
     def make(self) -> ServiceProcess:
-        self.service = ServiceProcess(config(self.place), {"work.py": HANDLER}, MQWORKER_TEST_MATRIX=str(self._arms))
+        self.service = ServiceProcess(
+            config(self.place, self.kind), {"work.py": self.kind.handler}, MQWORKER_TEST_MATRIX=str(self._arms)
+        )
         self.service.env["PYTHONPATH"] = str(INJECT)
         return self.service.start()
 
@@ -270,7 +301,8 @@ class Stepped(Bench):
 
         wait_for(lambda: state(pid) in "TZX", 5, "the process to be stopped")
         try:
-            wait_for(ended, STOP[cell.target], "mqworker to act")
+            patience = self.kind.stopped if cell.target == "consumer" else STOP[cell.target]
+            wait_for(ended, patience, "mqworker to act")
             self.acted(shot)
         except AssertionError:
             pass
@@ -285,7 +317,9 @@ class Outside(Bench):
     service: Supervised
 
     def make(self) -> ServiceProcess:
-        self.service = Supervised(config(self.place), {"work.py": HANDLER}, MQWORKER_TEST_MATRIX=str(self._arms))
+        self.service = Supervised(
+            config(self.place, self.kind), {"work.py": self.kind.handler}, MQWORKER_TEST_MATRIX=str(self._arms)
+        )
         self.service.env["PYTHONPATH"] = str(INJECT)  # for the deadlines: no shot is ever armed
         self.service.supervise()
         return self.service

@@ -18,15 +18,15 @@ from pika.exceptions import AMQPError
 
 from mqworker.ipc.spawn import PR_SET_PDEATHSIG, prctl
 from tests.matrix import report
-from tests.matrix.bench import Account, Bench, Outside, Stepped
+from tests.matrix.bench import Account, Bench, Kind, Outside, Stepped
 from tests.matrix.cells import BROKERS, RANDOM, Cell, cells
 
 
-def work(broker: str, chosen: list[Cell], times: int, seed: int) -> dict[tuple[str, Cell], Account]:
+def work(broker: str, chosen: list[Cell], times: int, seed: int, kind: Kind) -> dict[tuple[str, Cell], Account]:
     """Run one bench, in a separate process."""
-    kind: type[Bench] = Outside if chosen[0].target in RANDOM else Stepped
+    made: type[Bench] = Outside if chosen[0].target in RANDOM else Stepped
     accounts: dict[tuple[str, Cell], Account] = {}
-    with kind(broker, seed) as bench:
+    with made(broker, seed, kind) as bench:
         for cell in chosen:
             began = time.monotonic()
             try:
@@ -68,6 +68,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--report", type=Path, metavar="FILE", help="put the tables there too, as Markdown")
     parser.add_argument("--seed", type=int, default=1, help="of the choice of occurrences and random times (1)")
     parser.add_argument("--jobs", type=int, default=3, metavar="N", help="benches at the same time (3)")
+    parser.add_argument("--seats", type=int, default=1, metavar="N", help="messages that one Consumer works on at once")
+    parser.add_argument("--tasks", action="store_true", help="as coroutines; otherwise in threads")
     options = parser.parse_args(arguments)
     brokers = BROKERS if options.broker == "all" else (options.broker,)
     prefixes = tuple(options.cell) or ("",)
@@ -78,8 +80,8 @@ def main(arguments: list[str]) -> int:
     accounts: dict[tuple[str, Cell], Account] = {}
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(options.jobs, context, enter_worker) as pool:
-        job = functools.partial(pool.submit, work)
-        futures = [job(broker, group, options.times, options.seed) for broker, group in benches(chosen)]
+        job, kind = functools.partial(pool.submit, work), Kind(options.seats, options.tasks)
+        futures = [job(broker, group, options.times, options.seed, kind) for broker, group in benches(chosen)]
         for future in concurrent.futures.as_completed(futures):
             if error := future.exception():  # its cells are told as not run; those of the other benches count
                 print(f"a bench ended early: {error!r:.500}", file=sys.stderr, flush=True)

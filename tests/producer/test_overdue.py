@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqworker.producer.overdue import HELD, PULSE, Do, Judged, Moment, ages, look
+from mqworker.producer.overdue import HELD, PULSE, Do, Judged, Moment, ages, look, still
 
 NOW = 1000.0
 LIMIT = 10.0
@@ -141,3 +141,27 @@ def test_whatever_is_seen(began, running, since, pulse, closed_at):
             LIMIT, PULSE
         )
         assert not (held and 0.0 < began.get(running, 0.0) <= since), "whoever holds the loop is late before that"
+
+
+@pytest.mark.parametrize(
+    ("moment", "told"),
+    [
+        pytest.param(Moment({}, running=1, running_since=NOW - 9), (0.0, 0), id="nothing is in hand"),
+        pytest.param(Moment({1: OLD}, pulse=NOW - 0.3), (0.0, 0), id="it gets on"),
+        pytest.param(
+            Moment({1: OLD}, running=1, running_since=NOW - PULSE / 2, pulse=NOW), (0.0, 0), id="not for long"
+        ),
+        pytest.param(
+            Moment({1: OLD, 2: OLD}, running=1, running_since=NOW - 9, pulse=NOW - 9), (NOW - 9, 1), id="a message"
+        ),
+        pytest.param(
+            Moment({2: OLD}, running=1, running_since=NOW - 9, pulse=NOW - 9),
+            (NOW - 9, 0),
+            id="what a message has left",
+        ),
+        pytest.param(Moment({1: OLD}, pulse=NOW - 5), (NOW - 5, 0), id="a callback, or the interpreter"),
+    ],
+)
+def test_who_holds_a_consumer_is_told_also_without_a_limit(moment, told):
+    """Since when, and which message; a second is not told."""
+    assert still(moment, NOW) == told

@@ -2,12 +2,16 @@
 
 import asyncio
 
+import pytest
+
 from mqworker.config.load import load
 from mqworker.control import desired_state
 from mqworker.control.control import ChangeRefused
 from mqworker.control.desired_state import SetLimits, begin
 from mqworker.control.stage_desired import StageDesired
+from mqworker.producer.code_switch import TRIAL
 from mqworker.service.checked_changes import CheckedChanges
+from mqworker.service.switch_follower import SwitchFollower
 from tests.support.loop import on_loop
 from tests.support.waiting import AMPLE
 
@@ -45,7 +49,7 @@ async def test_a_soft_limit_is_never_in_force_with_code_that_it_cannot_interrupt
     for limit_first in (True, False):
         jobs.write_text(WAITS)
         owner = Owner(loaded.config)
-        changes = CheckedChanges(loaded, lambda _event: None, owner)
+        changes = CheckedChanges(loaded, lambda _event: None, owner, lambda _stage: None)
         first = await changes.reload("s", {}, AMPLE)
         owner.apply(desired_state.Commit("s", first.change))
         jobs.write_text(PLAIN)
@@ -57,3 +61,32 @@ async def test_a_soft_limit_is_never_in_force_with_code_that_it_cannot_interrupt
         assert not isinstance(done, BaseException)
         stage = owner.document.stages["s"]
         assert (stage.soft_limit, stage.candidate is None) == ((1.0, True) if limit_first else (0.0, False))
+
+
+@on_loop
+async def test_a_soft_limit_suits_also_the_code_that_a_failed_trial_brings_back(tmp_path):
+    """While threads may come back it is refused, with that reason; after the trial it is taken."""
+    (tmp_path / "mqworker.toml").write_text(TOML)
+    (tmp_path / ".mqworker").mkdir()
+    jobs = tmp_path / "jobs.py"
+    loaded = load(tmp_path / "mqworker.toml", {})
+    owner, follower = Owner(loaded.config), SwitchFollower("s")
+    changes = CheckedChanges(loaded, lambda _event: None, owner, lambda _stage: follower.fallback)
+
+    async def reload(code: str) -> None:
+        jobs.write_text(code)
+        done = await changes.reload("s", {}, AMPLE)
+        follower.want(owner.document.stages["s"], 0.0)
+        owner.apply(desired_state.Commit("s", done.change))
+        follower.want(owner.document.stages["s"], 0.0)
+
+    await reload(PLAIN)
+    await reload(WAITS)
+    with pytest.raises(ChangeRefused) as refused:
+        await changes.set_limits(SetLimits("s", 1.0, 0.0), AMPLE)
+    assert "time_limit.soft" in str(refused.value)
+    assert "which comes back" in str(refused.value)
+    assert owner.document.stages["s"].soft_limit == 0
+    follower.producer_died("was killed", TRIAL + 1)  # too late for a trial
+    await changes.set_limits(SetLimits("s", 1.0, 0.0), AMPLE)
+    assert owner.document.stages["s"].soft_limit == 1.0

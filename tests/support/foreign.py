@@ -114,9 +114,9 @@ class Client:
                     break
             else:
                 raise AssertionError(f"{queue} was deleted")
-            if found:  # not all that came: cancel() gives back what was not looked at
+            self.channel.cancel()  # gives back what was not looked at; before the ack, which would bring more
+            if found:
                 self.channel.basic_ack(last, multiple=True)
-            self.channel.cancel()
             self.ready(queue)  # the queue has seen the acks
         return found
 

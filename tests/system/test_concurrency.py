@@ -217,8 +217,16 @@ def test_a_task_that_ends_its_process_is_charged_alone(tasks):
 
 
 def test_who_holds_the_loop_is_named_and_pays_alone(tasks):
-    """Its neighbours stand still meanwhile, which costs them no limit; and it is killed at its own."""
+    """Its neighbours stand still, which costs them no limit; it is killed at its own, and shown without one."""
     service, client = tasks
+    (held,) = client.send(1, does="hold", holds=4)
+    shown = wait_for(
+        lambda: [one for one in service.stage("work")["actual"]["consumers"] if one["held_by"]],
+        20,
+        "who holds the loop",
+    )
+    assert (shown[0]["held_by"], shown[0]["held_seconds"] > 1) == (str(held), True)
+    innocent(client, range(held, held + 1))
     put(service, "time-limit", {"soft": 0, "hard": 2.0})
     numbers = client.send(20, seconds=1.2)
     (bad,) = client.send(1, does="hold", holds=60)
@@ -228,7 +236,7 @@ def test_who_holds_the_loop_is_named_and_pays_alone(tasks):
     assert "time.sleep" in found["x-mqworker-traceback"] + found["x-mqworker-exit"]
     innocent(client, numbers)
     named = [event for event in service.events() if event["event"] == "loop_blocked"]
-    assert {event["message_id"] for event in named} == {str(bad)}
+    assert {event["message_id"] for event in named} == {str(held), str(bad)}
     assert "in task" in named[0]["msg"]
     put(service, "time-limit", {"soft": 0, "hard": 0})
 

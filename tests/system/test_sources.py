@@ -4,7 +4,9 @@ import json
 import os
 import re
 import signal
+import time
 from collections import Counter
+from datetime import datetime
 
 import pytest
 
@@ -415,6 +417,44 @@ def test_a_schedule_whose_clock_jumps(service):
         wait_for(lambda: client.ready("in") == 0, 30, "an empty input")
         ids = [each.properties.message_id for each in client.results("in.out")]
     assert len(ids) == len(set(ids))
+
+
+@pytest.mark.long
+def test_schedules_at_both_ends_of_summer_time(service):
+    """A fixed time that is skipped comes behind the gap, one that comes twice once; a wildcard goes by elapsed time."""
+    where = 'timezone = "Europe/Berlin"'
+    both = source("fixed", "tick", 'cron = "30 2 * * *"', where) + source(
+        "half", "tick", 'cron = "*/30 * * * *"', where
+    )
+    running = service(config(both), {"jobs.py": CODE, "clock": "0"})
+    running.env["MQWORKER_TEST_CLOCK"] = str(running.folder / "clock")
+
+    def jump(to: str) -> None:
+        running.write("clock", str(round(datetime.fromisoformat(f"2026-{to}Z").timestamp() - time.time())))
+
+    def done(name: str) -> str:
+        last = (state(running, name)["actual"] or {}).get("last_tick")
+        return "" if last is None else last["due"].removeprefix("2026-")[:11]
+
+    jump("03-29T00:45:00")
+    running.start()
+    for name in ("fixed", "half"):
+        until(running, name, lambda told: told["state"] == "waiting")
+    expected: dict[str, list[str]] = {"fixed": [], "half": []}
+    for tick, names in (
+        *(("03-29T01:00", ("fixed", "half")), ("03-29T01:30", ("half",))),
+        *(("10-25T00:30", ("fixed", "half")), ("10-25T01:00", ("half",)), ("10-25T01:30", ("half",))),
+    ):
+        jump(f"{tick}:01")
+        for name in names:
+            wait_for(lambda name=name, tick=tick: done(name) == tick, 30, f"{name} at {tick}")
+            expected[name].append(f"{name}:2026-{tick}:00Z")
+    missed = {name: running.ask("GET", f"/api/v1/sources/{name}")[1]["missed"] for name in expected}
+    assert missed == {"fixed": 209, "half": 1000}, "between spring and autumn; they are counted up to 1,000"
+    with FileClient(running) as client:
+        wanted = sorted(expected["fixed"] + expected["half"])
+        ids = wait_for(lambda: len(found := client.results("in.out")) >= len(wanted) and found, 30, "the results")
+    assert sorted(each.properties.message_id for each in ids) == wanted
 
 
 def test_a_tick_that_raises_is_tried_again_in_its_time_and_then_missed(service):

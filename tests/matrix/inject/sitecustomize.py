@@ -11,6 +11,7 @@ import contextlib
 import functools
 import importlib.abc
 import importlib.machinery
+import inspect
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ STEPS = (
     ("received", "mqworker.producer.intake", "Intake", "delivered", None),
     ("dispatched", "mqworker.producer.lane", "Lane", "feed", 0),
     ("computing", "mqworker.consumer.work", "Worker", "compute", None),
+    ("computing", "mqworker.consumer.async_work", "AsyncWorker", "compute_async", None),
     ("handed up", "mqworker.producer.dispatch", "Dispatch", "lane_outcomes", 1),
     ("publishing", "mqworker.brokers.rabbitmq.publishing", "Publishing", "publish", None),
     ("publishing", "mqworker.brokers.sqlite.link", "SqliteLink", "publish", None),
@@ -34,6 +36,7 @@ SHORT = {
     "mqworker.service.lifecycle": {"SILENT": 12},
     "mqworker.producer.process": {"PULSE": 0.2},
     "mqworker.producer.limits": {"STALL": 1.0},
+    "mqworker.producer.seat_limits": {"STALL": 1.0},
     "mqworker.brokers.rabbitmq.amqp_connection": {"ANSWER_DEADLINE": 1.5},
     "mqworker.brokers.rabbitmq.reconnector": {"PING_EVERY": 0.5, "LONGEST_DELAY": 1.0},
 }
@@ -106,6 +109,16 @@ def _state(pid: int) -> str:
 
 def _stepped(method, step: str, shots: Shots, position: int | None):
     @functools.wraps(method)
+    async def awaited(*args, **kwargs):
+        shot = shots.due(step)
+        if shot is not None and shot["before"]:
+            shots.fire(shot, None)
+        answer = await method(*args, **kwargs)
+        if shot is not None and not shot["before"]:
+            shots.fire(shot, None)
+        return answer
+
+    @functools.wraps(method)
     def stepped(*args, **kwargs):
         shot = shots.due(step)
         if shot is None:
@@ -118,7 +131,7 @@ def _stepped(method, step: str, shots: Shots, position: int | None):
             shots.fire(shot, lane)
         return answer
 
-    return stepped
+    return awaited if inspect.iscoroutinefunction(method) else stepped
 
 
 class _Loader(importlib.abc.Loader):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.foreign import Client
-from tests.support.rabbitmq import RabbitNode, available, temporary
+from tests.support.rabbitmq import RabbitNode, Rights, available, temporary
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 from tests.system.stage import config, settled
@@ -42,8 +42,11 @@ def federate(node: RabbitNode, exchange: str, *, of: str, to: str) -> None:
 
 def test_a_message_that_came_by_federation_has_a_result_that_leaves_by_it(node, service):
     """Results of federated messages, also of retried ones, are forwarded by a federated exchange."""
-    node.ctl("add_vhost", THERE)
-    node.ctl("set_permissions", "-p", THERE, "guest", ".*", ".*", ".*")
+    everything = Rights(".*", ".*", ".*").in_erlang()
+    node.eval(
+        f'rabbit_vhost:add(<<"{THERE}">>, <<"test">>), '
+        f'rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{THERE}">>, {everything}, <<"test">>)'
+    )
     output = 'output = { exchange = "results", queue = "in.out", routing_key = "done" }'
     running: ServiceProcess = service(config(node.url(), "in", output, consumers=1), {"jobs.py": HANDLER})
     with Client(node.url(HERE)) as here, Client(node.url(THERE)) as there:

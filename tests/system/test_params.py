@@ -11,6 +11,7 @@ from typing import Self
 import pytest
 
 from mqworker.exits import Exit
+from mqworker.service.orphans import GRACE
 from tests.support.embedded import OUTPUT, Client, Result, config, put, steady
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
@@ -167,9 +168,13 @@ def test_parameters_outlive_a_restart_until_the_file_changes(service):
 
 
 def test_a_code_check_may_take_longer_than_an_orphan_lives(service):
-    """Code that takes four seconds to import: parameters are checked with it and applied; nobody kills the check."""
-    running = service(config(), {"jobs.py": "import time\n\ntime.sleep(4)\n\n" + HANDLER}).start(ready=60)
+    """Code that takes long to import: parameters are checked with it and applied; nobody kills the check."""
+    slow = "import time\nfrom pathlib import Path\n\nif Path('slow').exists():\n    time.sleep(3.5)\n\n"
+    running = service(config(), {"jobs.py": slow + HANDLER}).start()
+    running.write("slow", "")
+    began = time.monotonic()
     put(running, "params", {"factor": 5}, method="PATCH")
+    assert time.monotonic() - began > GRACE + 1, "the check was as slow as it should be"
     assert not [event for event in running.events() if event["event"] == "orphan_killed"]
     assert running.stop() == 0
 

@@ -34,6 +34,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="about two minutes (the default)")
     parser.add_argument("--seconds", type=float, help="of faults in each round of a quick campaign (default 5 to 45)")
+    parser.add_argument(
+        "--warm-up", type=float, default=2.0, help="seconds under load before the first fault (default 2)"
+    )
     parser.add_argument("--release", action="store_true", help="for --minutes, with every negative control")
     parser.add_argument("--minutes", type=float, default=20.0, help="of a release campaign (default 20)")
     parser.add_argument("--kills", type=int, default=2000, help="Consumers killed in a last round of it (default 2000)")
@@ -71,7 +74,8 @@ def main() -> int:
         try:
             if told.controls != "only":
                 for kind, name, number, seconds in _schedule(told, kinds):
-                    settle, more = 10 if told.release else 3, {"seats": told.seats, "tasks": told.tasks}
+                    settle = 10 if told.release else 3
+                    more = {"seats": told.seats, "tasks": told.tasks, "warm_up": told.warm_up}
                     done = one_round(broker(kind), kind, name, seed + number, seconds, settle, **more)
                     rounds.append(done)
                     if told.keep:

@@ -30,7 +30,19 @@ def passes(module: str, *flags: str, timeout: float) -> None:
 @pytest.mark.long
 def test_nothing_is_lost_under_fire(tmp_path):
     """Faults of every kind on three brokers lose nothing."""
-    passes("tests.chaos", "--quick", "--seconds", "5", "--controls", "no", "--keep", str(tmp_path), timeout=380)
+    passes(
+        "tests.chaos",
+        "--quick",
+        "--seconds",
+        "4",
+        "--warm-up",
+        "1",
+        "--controls",
+        "no",
+        "--keep",
+        str(tmp_path),
+        timeout=380,
+    )
 
 
 @pytest.mark.long

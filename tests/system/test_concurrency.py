@@ -14,7 +14,7 @@ from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for, within
 from tests.system.stage import config as on_rabbitmq
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("concurrency")]  # they share two services
 
 SEATS = 64
 THREADS = 16
@@ -251,6 +251,7 @@ def test_who_exceeds_the_hard_limit_and_does_not_end_is_charged_alone(kind, requ
     put(service, "time-limit", {"soft": 0, "hard": 0})
 
 
+@pytest.mark.long  # and with it the group
 @pytest.mark.parametrize("kind", ["tasks", "threads"])
 def test_who_holds_the_interpreter_is_found(kind, request):
     """Nothing in its Consumer gets on: that is killed at the hard limit, and in the end the guilty one pays."""

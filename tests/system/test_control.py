@@ -63,7 +63,7 @@ def lean(service: ServiceProcess, base: dict[str, Any] | None = None) -> bool:
     )
 
 
-@pytest.mark.parametrize("rounds", [30, pytest.param(200, marks=[pytest.mark.long, pytest.mark.release])])
+@pytest.mark.parametrize("rounds", [20, pytest.param(200, marks=[pytest.mark.long, pytest.mark.release])])
 def test_the_articles_calls_in_every_order_and_many_rounds(service, rounds):
     """The four calls give the article's texts and codes in every order of three; many rounds leave nothing behind."""
     running = service(config(), {"jobs.py": HANDLER}).start()
@@ -172,7 +172,7 @@ def mixed_calls(seed: int, count: int) -> list[tuple[str, str, Any]]:
     return [kind() for _, kind in dice.choices(kinds, weights, k=count)]
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(1000, marks=pytest.mark.release)])
+@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.release)])
 def test_hundreds_of_calls_from_sixteen_threads(service, count):
     """Mixed calls at once are all answered, /livez throughout, and finally desired equals actual."""
     running = service(config(), {"jobs.py": HANDLER}).start()

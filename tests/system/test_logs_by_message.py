@@ -85,6 +85,7 @@ def done(client: Client) -> int:
     return client.ready(OUTPUT) + client.ready(DEAD)
 
 
+@pytest.mark.xdist_group("loud")
 @pytest.mark.parametrize(("failures", "ends"), [(1, ["retried", "result"]), (2, ["retried", "dead"])])
 def test_the_log_of_one_message_is_its_life(loud, failures, ends):
     """At level debug: received, begun, what it logged and printed, retried, all that again, and its end."""
@@ -123,6 +124,7 @@ def test_the_level_of_a_running_service_decides_what_of_a_life_is_told(service):
     assert {event["event"] for event in life(running.events(), str(second))} == {*ATTEMPT, "result"}
 
 
+@pytest.mark.xdist_group("loud")
 def test_a_message_without_an_id_is_told_by_the_id_of_its_result(loud):
     """The id in the log, of every attempt, is derived from the content as it first came; its result carries it."""
     running, client = loud

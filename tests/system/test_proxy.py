@@ -13,7 +13,7 @@ from tests.support.nginx import PUBLIC, Nginx
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("proxy")]  # they share a service
 
 JSON = {"Content_Type": "application/json"}
 BARE = "location / {{ proxy_pass http://127.0.0.1:{port}; }}"  # the Host is the address of the service

@@ -66,13 +66,13 @@ def test_an_auto_delete_input_gives_all_its_messages(rabbit, queue, service):
     running: ServiceProcess = service(config(rabbit.url(), queue), {"jobs.py": jobs})
     with Client(rabbit.url()) as client:
         client.channel.queue_declare(queue, durable=True, auto_delete=True)
-        for n in range(3_000):
+        for n in range(1_200):
             client.publish(queue, b"%d" % n, content_type="application/json")
         running.start()
         for verb in (("scale", "4"), ("pause",), ("resume",), ("scale", "0"), ("scale", "1")):
             assert running.cli(*verb).returncode == 0, verb
-        results = client.take(f"{queue}.out", 3_000, 120)
-        assert sorted(int(got.body) for got in results) == list(range(3_000))
+        results = client.take(f"{queue}.out", 1_200, 120)
+        assert sorted(int(got.body) for got in results) == list(range(1_200))
         for verb in ("stop", "drain"):
             refused = running.cli(verb)
             assert refused.returncode != 0

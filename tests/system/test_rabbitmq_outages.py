@@ -3,16 +3,14 @@
 import json
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from mqworker.brokers.rabbitmq.queues import delay_arguments
 from tests.support.foreign import Client
 from tests.support.ports import free_port
-from tests.support.rabbitmq import Rights, available, temporary
+from tests.support.rabbitmq import Rights
 from tests.support.service import ServiceProcess
-from tests.support.tls import certificates, tls_lines
 from tests.support.waiting import wait_for, within
 from tests.system.stage import config, settled
 
@@ -21,33 +19,6 @@ pytestmark = [pytest.mark.system, pytest.mark.rabbitmq, pytest.mark.xdist_group(
 JOBS = "import time\n\ndef handle(body):\n    time.sleep(0.02)\n    return body\n"
 PERMIT = "rabbit_auth_backend_internal:set_permissions"
 SECRET = "s3cret-word"  # a password that must not be told to anybody
-
-
-@pytest.fixture(scope="module")
-def tls(tmp_path_factory) -> Path:
-    """The folder of the certificates."""
-    folder = tmp_path_factory.mktemp("tls")
-    certificates(folder, "DNS:localhost")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def own(rabbit, tls, tmp_path_factory):
-    """A node for this file only, which may be stopped, with TLS on its own port."""
-    assert available()
-    port = free_port()
-    made = temporary(tmp_path_factory.mktemp("rabbit"), config=tls_lines(tls, f"127.0.0.1:{port}"))
-    made.tls_port = port
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def node(own):
-    """That node, running again after the test."""
-    yield own
-    if not own.running():
-        own.start()
 
 
 def not_ready(service: ServiceProcess, *words: str, deadline: float = 20) -> str:

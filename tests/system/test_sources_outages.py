@@ -8,32 +8,15 @@ from itertools import pairwise
 import pytest
 
 from tests.support.foreign import Client
-from tests.support.rabbitmq import temporary
 from tests.support.waiting import wait_for
 from tests.system.test_sources import CODE, config, finished, source, state, until
 
-pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
+pytestmark = [pytest.mark.system, pytest.mark.rabbitmq, pytest.mark.xdist_group("outages")]  # they share a node
 
 HIGH, LOW = (
     "rabbit_disk_monitor:set_disk_free_limit(1000000000000000)",
     'rabbit_disk_monitor:set_disk_free_limit("1MB")',
 )
-
-
-@pytest.fixture(scope="module")
-def own(rabbit, tmp_path_factory):
-    """A node for this file only, which may be stopped."""
-    made = temporary(tmp_path_factory.mktemp("rabbit"))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def node(own):
-    """That node, running again after the test."""
-    yield own
-    if not own.running():
-        own.start()
 
 
 def rows(last: int, pace: float) -> str:
@@ -90,12 +73,14 @@ def test_a_killed_broker_costs_no_row(node, service, queue_type):
     """Two kills: every row is there, and what came twice is not more than what was ahead of the position."""
     queue, stage = f"killed-{queue_type}", f'queue_type = "{queue_type}"'
     running = service(
-        config(rows(4500, 0.002), url=node.url(), queue=queue, stage=stage), {"jobs.py": CODE, "hold": "0"}
+        config(rows(2500, 0.002), url=node.url(), queue=queue, stage=stage),
+        {"jobs.py": CODE, "hold": "0"},
+        MQWORKER_TEST_TIME="ipc.restart_budget:MOST=2",
     ).start()
     quiet(running)
     running.write("hold", "1000000")
     for kill in range(2):
-        until(running, "rows", lambda told, kill=kill: told["items"] > 1000 * (kill + 1))
+        until(running, "rows", lambda told, kill=kill: told["items"] > 500 * (kill + 1))
         node.kill()
         node.start()
     until(running, "rows", finished, 120)
@@ -103,17 +88,17 @@ def test_a_killed_broker_costs_no_row(node, service, queue_type):
         found: list[int] = []
 
         def complete() -> bool:  # how much a quorum queue holds is told some seconds late
-            missing = 4500 - len(set(found))
+            missing = 2500 - len(set(found))
             found.extend(
                 int(got.properties.message_id.removeprefix("rows:")) for got in client.take(queue, missing, 60)
             )
-            return len(set(found)) == 4500
+            return len(set(found)) == 2500
 
         wait_for(complete, 60, "every row")
         found += [int(got.properties.message_id.removeprefix("rows:")) for got in client.rest(queue)]
     counts = Counter(found)
-    assert set(counts) == set(range(1, 4501)), set(range(1, 4501)) - set(counts)
-    assert len(found) - 4500 <= 2 * 1000
+    assert set(counts) == set(range(1, 2501)), set(range(1, 2501)) - set(counts)
+    assert len(found) - 2500 <= 2 * 1000
     assert state(running, "rows")["restarts"] >= 2
 
 

@@ -455,7 +455,10 @@ while Path(__file__).with_name("hold").exists():
 
 
 def test_code_that_imports_for_minutes_can_have_its_parameters_changed(service):
-    """Who asked is answered 504 after its wait, and the change goes on: stored if it is accepted, else logged."""
+    """Who asked is answered 504 after its wait, and the change goes on: stored if it is accepted, else logged.
+
+    What the code prints meanwhile reaches the service's own output as events, line by line.
+    """
     running = service(config(), {"jobs.py": SLOW + HANDLER}).start()
     hold = running.folder / "hold"
     for patch, word in (({"factor": 7}, "changed"), ({"factor": 0}, "params_refused")):
@@ -474,13 +477,6 @@ def test_code_that_imports_for_minutes_can_have_its_parameters_changed(service):
     assert (told.returncode, "still being checked" in told.stderr) == (4, True), told.stderr
     hold.unlink()
     wait_for(lambda: running.stage("work")["desired"]["params"] == {"factor": 3}, 20, "the third value")
-    assert running.stop() == 0
-
-
-def test_what_the_code_prints_while_it_is_checked_is_logged_line_by_line(service):
-    """Nothing of a helper process reaches the service's own output raw: every line there is an event."""
-    running = service(config(), {"jobs.py": SLOW + HANDLER}).start()
-    put(running, "params", {"factor": 2}, method="PATCH")
     lines = running.log.read_text().splitlines()
     printed = [event for event in map(json.loads, lines) if event["msg"] == "importing"]
     assert {event["process"] for event in printed} >= {"work.code-check"}, printed

@@ -34,10 +34,13 @@ def node(rabbit, tmp_path) -> Iterator[RabbitNode]:
 
 def federate(node: RabbitNode, exchange: str, *, of: str, to: str) -> None:
     """Have an exchange of one virtual host receive what is published to its namesake in another, over one hop."""
-    upstream = json.dumps({"uri": node.url(of), "max-hops": 1})
-    node.ctl("set_parameter", "-p", to, "federation-upstream", exchange, upstream)
-    policy = json.dumps({"federation-upstream": exchange})
-    node.ctl("set_policy", "-p", to, "--apply-to", "exchanges", exchange, f"^{exchange}$", policy)
+    upstream = f'[{{<<"uri">>, <<"{node.url(of)}">>}}, {{<<"max-hops">>, 1}}]'
+    policy = f'[{{<<"federation-upstream">>, <<"{exchange}">>}}]'
+    here = f'<<"{to}">>'
+    node.eval(
+        f'ok = rabbit_runtime_parameters:set({here}, <<"federation-upstream">>, <<"{exchange}">>, {upstream}, none), '
+        f'ok = rabbit_policy:set({here}, <<"{exchange}">>, <<"^{exchange}$">>, {policy}, 0, <<"exchanges">>, <<"test">>)'
+    )
 
 
 def test_a_message_that_came_by_federation_has_a_result_that_leaves_by_it(node, service):

@@ -39,7 +39,7 @@ def test_thousands_of_foreign_messages(rabbit, queue, service, many):
     assert running.stop() == 0
     source = f'rabbit_misc:r(<<"/">>, exchange, <<"{queue}.direct">>)'
     bindings = f"[{{Key, Queue}} || {{binding, _, Key, {{resource, _, _, Queue}}, _}} <- {LIST}({source})]"
-    assert "".join(rabbit.eval(bindings).split()) == f'[{{<<"typc-fpd-tysh">>,<<"{queue}.out">>}}]'
+    assert rabbit.eval(f'{bindings} =:= [{{<<"typc-fpd-tysh">>, <<"{queue}.out">>}}]') == "true"
     rabbit.eval("rabbit:stop()")
     rabbit.eval("rabbit:start()")
     with Client(rabbit.url()) as client:

@@ -36,10 +36,10 @@ def federate(node: RabbitNode, exchange: str, *, of: str, to: str) -> None:
     """Have an exchange of one virtual host receive what is published to its namesake in another, over one hop."""
     upstream = f'[{{<<"uri">>, <<"{node.url(of)}">>}}, {{<<"max-hops">>, 1}}]'
     policy = f'[{{<<"federation-upstream">>, <<"{exchange}">>}}]'
-    here = f'<<"{to}">>'
+    here, name = f'<<"{to}">>', f'<<"{exchange}">>'
     node.eval(
-        f'ok = rabbit_runtime_parameters:set({here}, <<"federation-upstream">>, <<"{exchange}">>, {upstream}, none), '
-        f'ok = rabbit_policy:set({here}, <<"{exchange}">>, <<"^{exchange}$">>, {policy}, 0, <<"exchanges">>, <<"test">>)'
+        f'ok = rabbit_runtime_parameters:set({here}, <<"federation-upstream">>, {name}, {upstream}, none), '
+        f'ok = rabbit_policy:set({here}, {name}, <<"^{exchange}$">>, {policy}, 0, <<"exchanges">>, <<"test">>)'
     )
 
 

@@ -106,7 +106,7 @@ def test_a_burst_with_a_stage_in_a_crash_loop_ends(service):
     running = service(
         config(consumers=1).replace("jobs:handle", "jobs:Job"),
         {"jobs.py": BROKEN},
-        MQWORKER_TEST_TIME="ipc.restart_budget:MOST=1",
+        MQWORKER_TEST_TIME="service.burst_rule:STUCK=3 ipc.restart_budget:MOST=1",
     )
     (running.folder / ".mqworker").mkdir()
     with Client(running) as client:

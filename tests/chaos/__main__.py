@@ -34,6 +34,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="about two minutes (the default)")
     parser.add_argument("--seconds", type=float, help="of faults in each round of a quick campaign (default 5 to 45)")
+    parser.add_argument("--work", type=float, default=0.001, help="mean seconds that a message takes (default 0.001)")
     parser.add_argument(
         "--warm-up", type=float, default=2.0, help="seconds under load before the first fault (default 2)"
     )
@@ -75,7 +76,7 @@ def main() -> int:
             if told.controls != "only":
                 for kind, name, number, seconds in _schedule(told, kinds):
                     settle = 10 if told.release else 3
-                    more = {"seats": told.seats, "tasks": told.tasks, "warm_up": told.warm_up}
+                    more = {"seats": told.seats, "tasks": told.tasks, "work": told.work, "warm_up": told.warm_up}
                     done = one_round(broker(kind), kind, name, seed + number, seconds, settle, **more)
                     rounds.append(done)
                     if told.keep:

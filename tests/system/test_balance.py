@@ -25,7 +25,7 @@ FOUND = 60.0 if FULL else 120.0  # seconds within which it is found
 TICK = 1.0
 HOLD = (
     {} if FULL else {"MQWORKER_TEST_TIME": "control.balance:HOLD=15"}
-)  # who has received gives none so long; else 30 s
+)  # seconds for which who has received gives none
 STAGES = """\
 [service]
 log_format = "json"

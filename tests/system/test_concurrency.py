@@ -21,7 +21,7 @@ THREADS = 16
 ONCE, TWICE = "retry = { max_attempts = 1 }", "crash = { max = 2 }"
 
 JOBS = """
-import asyncio, ctypes, itertools, os, resource, signal, time
+import asyncio, ctypes, itertools, os, resource, signal, threading, time
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -38,10 +38,26 @@ def answer(body, message, params):
             "crashes": message.headers.get("x-mqworker-crashes", 0)}
 
 
+told = {}  # what messages wait for
+
+
+def look(name, loop):  # so that no task has the loop while all wait: whoever has it at a kill is charged
+    while not (HERE / name).exists():
+        time.sleep(0.02)
+    loop.call_soon_threadsafe(told[name].set)
+
+
+async def until(name):
+    if name not in told:
+        told[name] = asyncio.Event()
+        threading.Thread(target=look, args=(name, asyncio.get_running_loop()), daemon=True).start()
+    await told[name].wait()
+
+
 async def task(body, message, params):
     begun(body)
-    while "until" in body and not (HERE / body["until"]).exists():
-        await asyncio.sleep(0.02)
+    if "until" in body:
+        await until(body["until"])
     await asyncio.sleep(body.get("seconds", 0.003))
     match body.get("does"):
         case "segfault":
@@ -157,9 +173,10 @@ def test_64_messages_at_once_are_shown_with_their_times(tasks):
     go(service, "shown")
     innocent(client, numbers)
     began = time.monotonic()
-    innocent(client, client.send(10 * SEATS, seconds=0.05))
+    others = client.send(10 * SEATS, seconds=0.05)
+    innocent(client, others)
     assert time.monotonic() - began < 10 * SEATS * 0.05 / 4
-    assert max(starts(service).values()) == 1
+    assert {starts(service)[n] for n in (*numbers, *others)} == {1}
 
 
 def test_a_soft_limit_is_taken_for_coroutines_alone(tasks, threads):

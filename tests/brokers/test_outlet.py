@@ -190,6 +190,17 @@ async def test_how_much_the_queue_holds(place):
 
 
 @at_a_place
+async def test_a_question_soon_after_an_answer_is_answered_soon(place):
+    """A source that may send little after each answer asks often: no question waits for anything else to happen."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqlite_outlet, "LOOK", 3600.0)
+        outlet, sink = await place.opened()
+        for asked in range(1, 6):
+            outlet.ask_depth()
+            await until(lambda n=asked: len(sink.depths) == n, 20, "an answer")
+
+
+@at_a_place
 async def test_a_queue_that_is_deleted_loses_the_outlet_and_the_next_one_makes_it_again(place):
     """What cannot be placed ends this life, and says why; nothing is skipped."""
     outlet, sink = await place.opened()

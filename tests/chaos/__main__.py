@@ -34,6 +34,10 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="about two minutes (the default)")
     parser.add_argument("--seconds", type=float, help="of faults in each round of a quick campaign (default 5 to 45)")
+    parser.add_argument("--work", type=float, default=0.001, help="mean seconds that a message takes (default 0.001)")
+    parser.add_argument(
+        "--warm-up", type=float, default=2.0, help="seconds under load before the first fault (default 2)"
+    )
     parser.add_argument("--release", action="store_true", help="for --minutes, with every negative control")
     parser.add_argument("--minutes", type=float, default=20.0, help="of a release campaign (default 20)")
     parser.add_argument("--kills", type=int, default=2000, help="Consumers killed in a last round of it (default 2000)")
@@ -69,20 +73,21 @@ def main() -> int:
                 stack.callback(brokers[name].close)
             return brokers[name]
 
-        more = {"seats": told.seats, "tasks": told.tasks}
+        seats = {"seats": told.seats, "tasks": told.tasks}
         try:
             if told.only_kills:
-                rounds.append(many_kills(broker("classic"), seed, told.kills, **more))
+                rounds.append(many_kills(broker("classic"), seed, told.kills, **seats))
             elif told.controls != "only":
                 for kind, name, number, seconds in _schedule(told, kinds):
                     settle = 10 if told.release else 3
+                    more = {**seats, "work": told.work, "warm_up": told.warm_up}
                     done = one_round(broker(kind), kind, name, seed + number, seconds, settle, **more)
                     rounds.append(done)
                     if told.keep:
                         told.keep.mkdir(parents=True, exist_ok=True)
                         (told.keep / f"{name}.{seed}.pickle").write_bytes(pickle.dumps(done[0]))
                 if told.release and told.kills and kinds != ("sqlite",):
-                    rounds.append(many_kills(broker("classic"), seed, told.kills, **more))
+                    rounds.append(many_kills(broker("classic"), seed, told.kills, **seats))
             if told.controls != "no" and not told.only_kills:
                 names = () if kinds == ("sqlite",) else ALL_CONTROLS if told.release else QUICK
                 controls.extend((name, *control(broker("classic"), name, seed)) for name in names)

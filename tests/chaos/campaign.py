@@ -31,7 +31,7 @@ def under_fire(faults: Faults, kind: str, seconds: float, chance: random.Random)
 
 
 def one_round(
-    broker: Any, kind: str, name: str, seed: int, seconds: float, settle: float, **setting: Any
+    broker: Any, kind: str, name: str, seed: int, seconds: float, settle: float, work: float = 0.001, **setting: Any
 ) -> tuple[Round, list[str]]:
     """Play one round and check it; `setting`: more about it."""
     chance = random.Random(f"{name}.{seed}.faults")
@@ -40,7 +40,7 @@ def one_round(
         under_fire(faults, kind, seconds, chance)
 
     say(f"{name}: {kind}, {seconds:.0f} s of faults, seed {seed}")
-    return _checked(broker, kind, Setting(name, seed, scenario, settle=settle, **setting))
+    return _checked(broker, kind, Setting(name, seed, scenario, settle=settle, seconds=work, **setting))
 
 
 def many_kills(broker: Any, seed: int, count: int, **setting: Any) -> tuple[Round, list[str]]:

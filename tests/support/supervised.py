@@ -74,6 +74,10 @@ class Supervised(ServiceProcess):
 
         return wait_for(look, deadline, "the program to be RUNNING")
 
+    def tick(self) -> None:
+        """Have the watchdog look now too, not only every five seconds, where its section lists REMOTE_COMMUNICATION."""
+        self._rpc.supervisor.sendRemoteCommEvent("tick", "")
+
     def shut(self) -> None:
         """Shut supervisord down, as `supervisorctl shutdown` does; nothing may be left."""
         assert "Shut down" in self.ctl("shutdown")

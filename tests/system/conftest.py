@@ -4,11 +4,15 @@ import contextlib
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.foreign import Client
+from tests.support.ports import free_port
+from tests.support.rabbitmq import RabbitNode, temporary
 from tests.support.service import ServiceProcess, gone
+from tests.support.tls import certificates, tls_lines
 
 
 @pytest.fixture
@@ -19,6 +23,32 @@ def queue(rabbit) -> Iterator[str]:
     with Client(rabbit.url()) as client:
         for suffix in ("", ".dlq", ".out", ".retry.1s", ".retry.2s", ".retry.4s", ".retry.1024s"):
             client.channel.queue_delete(name + suffix)
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory) -> Path:
+    """The folder of certificates for localhost."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificates(folder, "DNS:localhost")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def breakable(rabbit, tls, tmp_path_factory) -> Iterator[RabbitNode]:
+    """A node that may be stopped, with TLS on its own port, for those of the group `outages`."""
+    port = free_port()
+    made = temporary(tmp_path_factory.mktemp("rabbit"), config=tls_lines(tls, f"127.0.0.1:{port}"))
+    made.tls_port = port
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def node(breakable) -> Iterator[RabbitNode]:
+    """That node, running again after the test."""
+    yield breakable
+    if not breakable.running():
+        breakable.start()
 
 
 @pytest.fixture

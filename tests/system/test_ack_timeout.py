@@ -1,6 +1,7 @@
 """A message that takes longer than the broker waits for its ack, or than its connection lasts, is computed once."""
 
 import json
+import re
 import time
 from collections import Counter
 from datetime import datetime
@@ -8,7 +9,6 @@ from datetime import datetime
 import pytest
 
 from tests.support.foreign import Client
-from tests.support.rabbitmq import temporary
 from tests.support.service import ServiceProcess
 from tests.support.traffic import HANDLER, PREFETCH, Traffic, journal
 from tests.support.waiting import wait_for
@@ -17,13 +17,19 @@ from tests.system.stage import config, counted, settled
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
 
-@pytest.fixture(scope="module")
-def impatient(tmp_path_factory):
-    """A node that closes channels whose messages are not settled within five seconds."""
-    limits = "{consumer_timeout, 5000}, {channel_tick_interval, 1000}"
-    node = temporary(tmp_path_factory.mktemp("impatient") / "node", advanced=limits)
-    yield node
-    node.close()
+@pytest.fixture
+def impatient(rabbit):
+    """The node, closing channels that are opened now if their messages are not settled within five seconds."""
+    names = ("consumer_timeout", "channel_tick_interval")
+    before = [rabbit.eval(f"application:get_env(rabbit, {name})") for name in names]
+    for name, value in zip(names, (5000, 1000), strict=True):
+        rabbit.eval(f"application:set_env(rabbit, {name}, {value})")
+    yield rabbit
+    for name, was in zip(names, before, strict=True):
+        found = re.fullmatch(r"{ok, *(\d+)}", was)
+        rabbit.eval(
+            f"application:set_env(rabbit, {name}, {found[1]})" if found else f"application:unset_env(rabbit, {name})"
+        )
 
 
 def begun(service: ServiceProcess, n: int) -> int:

@@ -14,7 +14,6 @@ from tests.support.waiting import wait_for
 from tests.system.stage import config
 
 MARK, MESSAGES = 500, 1500
-CYCLES = 3
 FAST = "def handle(body):\n    return body\n"
 SLOW = """\
 import time
@@ -52,10 +51,12 @@ class Watch:
         return len(self.began)
 
 
-def check(first: ServiceProcess, after: ServiceProcess, ready: Callable[[str], int], mid: str, out: str) -> None:
+def check(
+    first: ServiceProcess, after: ServiceProcess, ready: Callable[[str], int], mid: str, out: str, cycles: int
+) -> None:
     """Both are at work: watch them, let the slow one be fast at the end, and see what they told."""
     watch = Watch(lambda: ready(mid))
-    wait_for(lambda: watch.look() > CYCLES, 120, "the fast stage to stop and go")
+    wait_for(lambda: watch.look() > cycles, 120, "the fast stage to stop and go")
     assert watch.most <= MARK
     assert watch.least > 0.7 * MARK  # the slow stage never waits for the fast one
     assert min(later - earlier for earlier, later in pairwise(watch.began)) > 5
@@ -86,7 +87,7 @@ def test_a_fast_stage_waits_for_a_slow_one_on_the_embedded_broker(service):
     after = service(config(url, "mid", 'output = "out"', consumers=1), {"jobs.py": SLOW}).start()
     with embedded.Client(first) as client:
         client.send(MESSAGES)
-        check(first, after, client.ready, "mid", "out")
+        check(first, after, client.ready, "mid", "out", 2)
         whole([result.body["n"] for result in client.results("out")])
 
 
@@ -103,7 +104,7 @@ def test_a_fast_stage_waits_for_a_slow_one_on_rabbitmq(rabbit, queue, service, k
         after = service(config(rabbit.url(), mid, kinds, consumers=1), {"jobs.py": SLOW}).start()
         try:
             client.publish_all(queue, (json.dumps({"n": n}).encode() for n in range(MESSAGES)))
-            check(first, after, client.ready, mid, out)
+            check(first, after, client.ready, mid, out, 1)
             whole([json.loads(got.body)["n"] for got in client.rest(out)])
         finally:
             first.stop()

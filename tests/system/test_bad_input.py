@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mqworker.service.startup import PORT_PATIENCE
 from tests.support.embedded import HANDLER, Client, Result, config, curl, port
 from tests.support.ports import free_port
 from tests.support.service import ServiceProcess, gone
@@ -119,12 +120,14 @@ def test_all_faults_of_a_file_are_told_at_once(service):
     assert said.index("mqworker.toml:5") < said.index("mqworker.toml:11")
 
 
-def test_a_taken_port(service):
+@pytest.mark.parametrize("seconds", [2, pytest.param(10, marks=pytest.mark.release)])
+def test_a_taken_port(service, seconds):
     """A port in use is retried for 10 s, before any process is started; then exit 1 and a sentence with the fix."""
+    patience = {} if seconds == PORT_PATIENCE else {"MQWORKER_TEST_TIME": f"service.startup:PORT_PATIENCE={seconds}"}
     number = free_port()
     with socket.create_server(("127.0.0.1", number)):
         began = time.monotonic()
-        running = service(config(control=f"port = {number}"), {"jobs.py": HANDLER}).start(ready=None)
+        running = service(config(control=f"port = {number}"), {"jobs.py": HANDLER}, **patience).start(ready=None)
         seen: set[str] = set()
 
         def ended() -> bool:
@@ -134,7 +137,7 @@ def test_a_taken_port(service):
         wait_for(ended, 40, "the service to give up")
         took = time.monotonic() - began
     assert running.wait() == 1
-    assert took > 9.5
+    assert took > 0.95 * seconds
     print(f"refused after {took:.1f} s")
     assert not [name for name in seen if name.startswith("mqw-")], "a tree was started without a port"
     _starting, said = running.events()

@@ -103,7 +103,11 @@ def test_a_burst_does_not_wait_for_a_paused_stage(service):
 
 def test_a_burst_with_a_stage_in_a_crash_loop_ends(service):
     """A stage whose Consumers cannot be set up is not waited for when nothing else is to do: it is named, exit 70."""
-    running = service(config(consumers=1).replace("jobs:handle", "jobs:Job"), {"jobs.py": BROKEN})
+    running = service(
+        config(consumers=1).replace("jobs:handle", "jobs:Job"),
+        {"jobs.py": BROKEN},
+        MQWORKER_TEST_TIME="service.burst_rule:STUCK=3 ipc.restart_budget:MOST=1",
+    )
     (running.folder / ".mqworker").mkdir()
     with Client(running) as client:
         client.send(3)

@@ -64,7 +64,7 @@ def chain(service: ServiceProcess) -> list[str]:
 
 def test_the_chain_is_changed_by_the_command_line_and_outlives_everything_but_the_file(service):
     """Add, move, disable, remove, set, roll back: the next message meets the chain, also after kills and a start."""
-    running = service(config(consumers=2), {"jobs.py": JOBS, "helpers.py": HELPERS}).start()
+    running = service(config(consumers=1), {"jobs.py": JOBS, "helpers.py": HELPERS}).start()
     with Client(running) as client:
 
         def meets() -> list[str]:
@@ -100,7 +100,7 @@ def test_the_chain_is_changed_by_the_command_line_and_outlives_everything_but_th
         cli("jobs", "set", "jobs:handle", "jobs:third")
         assert meets() == ["handle", "third"]
         assert running.stop() == 0
-        running.write("mqworker.toml", config(consumers=2).replace('"jobs:handle"', '"jobs:handle", "jobs:second"'))
+        running.write("mqworker.toml", config(consumers=1).replace('"jobs:handle"', '"jobs:handle", "jobs:second"'))
         running.start()
         assert "jobs in the configuration has changed" in running.event("configuration")["msg"]
         assert meets() == ["handle", "second"]

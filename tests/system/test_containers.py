@@ -62,7 +62,7 @@ def test_it_runs_and_stops_as_anywhere(service, host):
     """It is ready, handles each message once, logs what the handler prints, in ASCII, and ends with 0 on TERM."""
     if HOSTS[host][0] == "unshare":
         needs_namespaces()
-    running: ServiceProcess = service(config(), {"jobs.py": SPEAKING})
+    running: ServiceProcess = service(config(consumers=1), {"jobs.py": SPEAKING})
     running.command = [*HOSTS[host], *running.command]
     running.start()
     with Client(running) as client:
@@ -98,7 +98,7 @@ def test_as_the_first_process_of_a_container(service):
     leaving = HANDLER.replace("    began =", "    os.system('true & true &')\n    began =", 1).replace(
         "import", "import os\nimport", 1
     )
-    running: ServiceProcess = service(config(), {"jobs.py": leaving})
+    running: ServiceProcess = service(config(consumers=1), {"jobs.py": leaving})
     running.command = ["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child", *running.command]
     running.start()
     with Client(running) as client:

@@ -180,7 +180,7 @@ def test_many_dead_letters_on_the_embedded_broker(service, many):
     assert running.stop() == 0
 
 
-@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@pytest.mark.parametrize("kind", [pytest.param("classic", marks=pytest.mark.release), "quorum"])
 def test_a_broker_admin_killed_in_a_replay_loses_nothing(rabbit, queue, service, kind):
     """kill -9 of the broker admin during a replay: the verb fails with its count; none is lost, at most one doubled."""
     running = begin(service, rabbit.url(), queue, f'queue_type = "{kind}"')

@@ -71,7 +71,9 @@ def handle(body):
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
 def test_an_orphan_that_may_not_be_killed_is_reported_once(service):
     """A program that became another user's: said once; the Service goes on to replace a Producer that dies."""
-    running: ServiceProcess = service(config(consumers=1), {"jobs.py": ANOTHER_USER})
+    running: ServiceProcess = service(
+        config(consumers=1), {"jobs.py": ANOTHER_USER}, MQWORKER_TEST_TIME="service.lifecycle:SILENT=8"
+    )
     with running.log.open("ab") as log:
         running.process = subprocess.Popen(
             ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill", sys.executable, "-m", "mqworker", "run"],

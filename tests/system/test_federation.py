@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.foreign import Client
-from tests.support.rabbitmq import RabbitNode, available, temporary
+from tests.support.rabbitmq import RabbitNode, Rights, available, temporary
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 from tests.system.stage import config, settled
@@ -34,16 +34,22 @@ def node(rabbit, tmp_path) -> Iterator[RabbitNode]:
 
 def federate(node: RabbitNode, exchange: str, *, of: str, to: str) -> None:
     """Have an exchange of one virtual host receive what is published to its namesake in another, over one hop."""
-    upstream = json.dumps({"uri": node.url(of), "max-hops": 1})
-    node.ctl("set_parameter", "-p", to, "federation-upstream", exchange, upstream)
-    policy = json.dumps({"federation-upstream": exchange})
-    node.ctl("set_policy", "-p", to, "--apply-to", "exchanges", exchange, f"^{exchange}$", policy)
+    upstream = f'[{{<<"uri">>, <<"{node.url(of)}">>}}, {{<<"max-hops">>, 1}}]'
+    policy = f'[{{<<"federation-upstream">>, <<"{exchange}">>}}]'
+    here, name = f'<<"{to}">>', f'<<"{exchange}">>'
+    node.eval(
+        f'ok = rabbit_runtime_parameters:set({here}, <<"federation-upstream">>, {name}, {upstream}, none), '
+        f'ok = rabbit_policy:set({here}, {name}, <<"^{exchange}$">>, {policy}, 0, <<"exchanges">>, <<"test">>)'
+    )
 
 
 def test_a_message_that_came_by_federation_has_a_result_that_leaves_by_it(node, service):
     """Results of federated messages, also of retried ones, are forwarded by a federated exchange."""
-    node.ctl("add_vhost", THERE)
-    node.ctl("set_permissions", "-p", THERE, "guest", ".*", ".*", ".*")
+    everything = Rights(".*", ".*", ".*").in_erlang()
+    node.eval(
+        f'rabbit_vhost:add(<<"{THERE}">>, <<"test">>), '
+        f'rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{THERE}">>, {everything}, <<"test">>)'
+    )
     output = 'output = { exchange = "results", queue = "in.out", routing_key = "done" }'
     running: ServiceProcess = service(config(node.url(), "in", output, consumers=1), {"jobs.py": HANDLER})
     with Client(node.url(HERE)) as here, Client(node.url(THERE)) as there:

@@ -24,8 +24,6 @@ from tests.support.traffic import (
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
-KILLS = 20  # of Consumers
-TREES = 10  # of Producers; the campaign goes on with it
 
 
 @pytest.fixture
@@ -73,8 +71,9 @@ def working(service: ServiceProcess, count: int) -> list[int]:
     return noted if len(noted) == count else []
 
 
-def test_a_killed_consumer_costs_its_message_one_crash_and_nobody_else_anything(traffic):
-    """20 times kill -9 of a Consumer under load: all is processed once, only the message in hand is charged."""
+@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.release)])
+def test_a_killed_consumer_costs_its_message_one_crash_and_nobody_else_anything(traffic, kills):
+    """kill -9 of Consumers under load: all is processed once, only the message in hand is charged."""
     deaths: dict[int, float] = {}
     traffic.pad = 200_000  # more than a pipe holds: a kill meets a half written chunk
     with ServiceProcess(traffic.config(), {"work.py": HANDLER}) as service:
@@ -83,7 +82,7 @@ def test_a_killed_consumer_costs_its_message_one_crash_and_nobody_else_anything(
         (producer,) = producers(service)
         traffic.until(lambda: working(service, 4), 20, "four Consumers at work")
         fds, tasks = service.descriptors(producer), threads(producer)
-        for round_ in range(KILLS):
+        for round_ in range(kills):
             pids = traffic.until(lambda: working(service, 4), 20, "four Consumers at work")
             victim = pids[round_ % 4]
             deaths[victim] = kill(victim)
@@ -100,7 +99,7 @@ def test_a_killed_consumer_costs_its_message_one_crash_and_nobody_else_anything(
         for event in service.events():
             if event["event"] == "consumer_ended":
                 noticed.since(deaths[event["consumer_pid"]], moment(event))
-        assert len(noticed.seconds) == KILLS
+        assert len(noticed.seconds) == kills
         print(replaced, noticed, flat, sep="\n")
         end(service)
 
@@ -125,13 +124,13 @@ def judge_consumer_kills(service: ServiceProcess, traffic: Traffic, deaths: dict
     assert begun_again <= len(deaths), "what was finished and not handed up yet is computed again"
 
 
-@pytest.mark.long
-def test_a_killed_producer_loses_nothing_and_leaves_nobody(traffic):
+@pytest.mark.parametrize("trees", [4, pytest.param(10, marks=[pytest.mark.release, pytest.mark.long])])
+def test_a_killed_producer_loses_nothing_and_leaves_nobody(traffic, trees):
     """kill -9 of the Producer under load, again and again: no loss, repeats within the prefetch, one tree at a time."""
     with ServiceProcess(traffic.config(), {"work.py": HANDLER}) as service, Watcher(service, traffic) as watcher:
         service.start()
         orphans, again = Lasts("Producer killed, its Consumers gone"), Lasts("Producer killed, a new tree at work")
-        for _ in range(TREES):
+        for _ in range(trees):
             old = set(traffic.until(lambda: working(service, 4), 20, "four Consumers at work"))
             (producer,) = producers(service)
             killed = kill(producer)
@@ -143,8 +142,8 @@ def test_a_killed_producer_loses_nothing_and_leaves_nobody(traffic):
         watcher.check()
         assert not traffic.dead
         assert not traffic.charged(), "the death of the tree is charged to nobody"
-        assert traffic.repeats() <= TREES * PREFETCH
-        assert service.stage("work")["restarts"] == TREES
+        assert traffic.repeats() <= trees * PREFETCH
+        assert service.stage("work")["restarts"] == trees
         wait_for(lambda: not service.leaked_semaphores(), 20, "semaphores not to pile up while the Service lives")
         print(orphans, again, f"{traffic.sent} messages, {traffic.repeats()} repeated", sep="\n")
         end(service)
@@ -228,12 +227,12 @@ HARMLESS = ("fork", "1 MB without newline")
 
 
 def test_however_a_consumer_ends_only_its_own_message_pays(traffic):
-    """Each deadly message is dead after crash.max with the evidence; the 1,000 good ones beside them are unharmed."""
+    """Each deadly message is dead after crash.max with the evidence; the good ones beside them are unharmed."""
     config = traffic.config(stage="crash = { max = 2 }")
     with ServiceProcess(config, {"work.py": EXITS}) as service:
         service.start()
         kinds = {}
-        hows = [*DEADLY, *HARMLESS] * 4
+        hows = [*DEADLY, *HARMLESS] * 2
         for how in hows:
             kinds[traffic.send(1, how=how)[0]] = how
             traffic.send(27)
@@ -293,7 +292,8 @@ def test_a_stage_in_a_crash_loop_answers_and_recovers_with_fixed_code(traffic):
     """Code that fails in `setup`, or kills each Consumer: crash loop with backoff, until fixed code and a restart."""
     unfit = "class work:\n def setup(self):\n  raise RuntimeError('half deployed')\n def handle(self, body): ...\n"
     broken = "import os\n\n\ndef work(body):\n    os.kill(os.getpid(), 11)\n"
-    with ServiceProcess(traffic.config(consumers=2, stage="crash = { max = 100 }"), {"work.py": HANDLER}) as service:
+    settings, soon = traffic.config(consumers=2, stage="crash = { max = 100 }"), "ipc.restart_budget:MOST=1"
+    with ServiceProcess(settings, {"work.py": HANDLER}, MQWORKER_TEST_TIME=soon) as service:
         service.start()
         for code, words in ((unfit, "half deployed"), (broken, "SIGSEGV")):
             assert service.stop() == 0

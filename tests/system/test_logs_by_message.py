@@ -9,7 +9,7 @@ import pytest
 
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.properties import Properties
-from tests.support.embedded import DEAD, HANDLER, INPUT, OUTPUT, Client, config
+from tests.support.embedded import DEAD, HANDLER, INPUT, OUTPUT, Client, Result, config
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.system
@@ -71,15 +71,29 @@ def words(events):
 ATTEMPT = ["received", "begun", "log", "log", "log", "warning", "output", "output", "output", "output", "output"]
 
 
-@pytest.mark.parametrize(("failures", "ends"), [(1, ["retried", "result"]), (2, ["retried", "dead"])])
-def test_the_log_of_one_message_is_its_life(service, failures, ends):
-    """At level debug: received, begun, what it logged and printed, retried, all that again, and its end."""
-    running = service(config(RETRY, service=DEBUG), {"jobs.py": LOUD}).start()
+@pytest.fixture(scope="module")
+def loud(module_service):
+    """A service at level debug, and its client."""
+    running = module_service(config(RETRY, service=DEBUG), {"jobs.py": LOUD}).start()
     with Client(running) as client:
         client.send(10)
-        client.finish()  # a line that is read while the message changes may be nobody's
-        (n,) = client.send(1, failures=failures)
-        wait_for(lambda: client.ready(OUTPUT) + client.ready(DEAD) == 11, 60, "every message to end")
+        client.finish()
+        yield running, client
+
+
+def done(client: Client) -> int:
+    return client.ready(OUTPUT) + client.ready(DEAD)
+
+
+@pytest.mark.xdist_group("loud")
+@pytest.mark.parametrize(("failures", "ends"), [(1, ["retried", "result"]), (2, ["retried", "dead"])])
+def test_the_log_of_one_message_is_its_life(loud, failures, ends):
+    """At level debug: received, begun, what it logged and printed, retried, all that again, and its end."""
+    running, client = loud
+    before = done(client)  # nothing else is computed: a line that is read while the message changes may be nobody's
+    client.sent += -client.sent % 10  # a number for which a program prints too
+    (n,) = client.send(1, failures=failures)
+    wait_for(lambda: done(client) == before + 1, 60, "the message to end")
     shown = running.cli("logs", "--message", str(n), "--json")
     told = [json.loads(line) for line in shown.stdout.splitlines()]
     expected = [(event, attempt) for attempt, end in enumerate(ends, 1) for event in [*ATTEMPT, end]]
@@ -111,14 +125,17 @@ def test_the_level_of_a_running_service_decides_what_of_a_life_is_told(service):
     assert {event["event"] for event in life(running.events(), str(second))} == {*ATTEMPT, "result"}
 
 
-def test_a_message_without_an_id_is_told_by_the_id_of_its_result(service):
+@pytest.mark.xdist_group("loud")
+def test_a_message_without_an_id_is_told_by_the_id_of_its_result(loud):
     """The id in the log, of every attempt, is derived from the content as it first came; its result carries it."""
-    running = service(config(RETRY, service=DEBUG), {"jobs.py": LOUD}).start()
+    running, client = loud
     body, block = b'{"n": 50, "failures": 1}', Properties(content_type="application/json").encode()
-    with Client(running) as client:
-        client._runner.run(client._admin.send(INPUT, block, body, 20))
-        client.sent += 1
-        (result,) = wait_for(client.results, 30, "the result")
+    client._runner.run(client._admin.send(INPUT, block, body, 20))
+
+    def derived() -> list[Result]:
+        return [one for one in client.results() if "x-mqworker-derived-id" in one.properties.headers]
+
+    (result,) = wait_for(derived, 30, "the result")
     assert result.properties.message_id == fingerprint(block, body).hex()[:32]
     assert result.properties.headers["x-mqworker-derived-id"] is True
     told = life(running.events(), result.properties.message_id)
@@ -169,7 +186,9 @@ retry = {{ base = 1 }}
 """
 
 
-@pytest.mark.parametrize("broker", ["embedded", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+@pytest.mark.parametrize(
+    "broker", ["embedded", pytest.param("rabbitmq", marks=[pytest.mark.rabbitmq, pytest.mark.release])]
+)
 def test_who_waits_for_a_result_hears_of_each_failed_attempt(request, service, broker):
     """`send --wait` tells attempt, cause and delay while it waits, for its stage alone; then the result."""
     queue, url = INPUT, ""

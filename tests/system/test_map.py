@@ -281,9 +281,10 @@ def test_a_reader_that_leaves_ends_it_quietly(folder):
 
 
 @pytest.mark.long
-def test_killed_eight_times_each_line_is_there_once_in_order(folder):
+@pytest.mark.parametrize("kills", [3, pytest.param(8, marks=pytest.mark.release)])
+def test_killed_again_and_again_each_line_is_there_once_in_order(folder, kills):
     """SIGKILL at random places, `--resume` after each: the output is complete, and what was stored is not redone."""
-    chance, total, kills = random.Random(7), 12_000, 8
+    chance, total = random.Random(7), 1_500 * kills
     write(folder / "in", range(total))
     arguments = ("jobs:noted", "-i", "in", "-o", "out", "--resume")
     for place in sorted(chance.randrange(total * 7 // 10) for _ in range(kills)):
@@ -303,7 +304,12 @@ def test_killed_eight_times_each_line_is_there_once_in_order(folder):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, Exit.GIVEN_BACK), (signal.SIGHUP, Exit.GIVEN_BACK)]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, Exit.GIVEN_BACK),
+        pytest.param(signal.SIGHUP, Exit.GIVEN_BACK, marks=pytest.mark.release),
+    ],
 )
 def test_a_signal_ends_it_within_five_seconds_and_it_goes_on(folder, number, code):
     """Also while lines take longer; it prints the command that goes on, which finishes the work."""

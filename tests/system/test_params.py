@@ -11,6 +11,7 @@ from typing import Self
 import pytest
 
 from mqworker.exits import Exit
+from mqworker.service.orphans import GRACE
 from tests.support.embedded import OUTPUT, Client, Result, config, put, steady
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
@@ -167,9 +168,13 @@ def test_parameters_outlive_a_restart_until_the_file_changes(service):
 
 
 def test_a_code_check_may_take_longer_than_an_orphan_lives(service):
-    """Code that takes four seconds to import: parameters are checked with it and applied; nobody kills the check."""
-    running = service(config(), {"jobs.py": "import time\n\ntime.sleep(4)\n\n" + HANDLER}).start(ready=60)
+    """Code that takes long to import: parameters are checked with it and applied; nobody kills the check."""
+    slow = "import time\nfrom pathlib import Path\n\nif Path('slow').exists():\n    time.sleep(3.5)\n\n"
+    running = service(config(), {"jobs.py": slow + HANDLER}).start()
+    running.write("slow", "")
+    began = time.monotonic()
     put(running, "params", {"factor": 5}, method="PATCH")
+    assert time.monotonic() - began > GRACE + 1, "the check was as slow as it should be"
     assert not [event for event in running.events() if event["event"] == "orphan_killed"]
     assert running.stop() == 0
 
@@ -450,7 +455,10 @@ while Path(__file__).with_name("hold").exists():
 
 
 def test_code_that_imports_for_minutes_can_have_its_parameters_changed(service):
-    """Who asked is answered 504 after its wait, and the change goes on: stored if it is accepted, else logged."""
+    """Who asked is answered 504 after its wait, and the change goes on: stored if it is accepted, else logged.
+
+    What the code prints meanwhile reaches the service's own output as events, line by line.
+    """
     running = service(config(), {"jobs.py": SLOW + HANDLER}).start()
     hold = running.folder / "hold"
     for patch, word in (({"factor": 7}, "changed"), ({"factor": 0}, "params_refused")):
@@ -469,13 +477,6 @@ def test_code_that_imports_for_minutes_can_have_its_parameters_changed(service):
     assert (told.returncode, "still being checked" in told.stderr) == (4, True), told.stderr
     hold.unlink()
     wait_for(lambda: running.stage("work")["desired"]["params"] == {"factor": 3}, 20, "the third value")
-    assert running.stop() == 0
-
-
-def test_what_the_code_prints_while_it_is_checked_is_logged_line_by_line(service):
-    """Nothing of a helper process reaches the service's own output raw: every line there is an event."""
-    running = service(config(), {"jobs.py": SLOW + HANDLER}).start()
-    put(running, "params", {"factor": 2}, method="PATCH")
     lines = running.log.read_text().splitlines()
     printed = [event for event in map(json.loads, lines) if event["msg"] == "importing"]
     assert {event["process"] for event in printed} >= {"work.code-check"}, printed

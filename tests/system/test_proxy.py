@@ -13,7 +13,7 @@ from tests.support.nginx import PUBLIC, Nginx
 from tests.support.service import ServiceProcess
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("proxy")]  # they share a service
 
 JSON = {"Content_Type": "application/json"}
 BARE = "location / {{ proxy_pass http://127.0.0.1:{port}; }}"  # the Host is the address of the service
@@ -26,17 +26,26 @@ KEPT = (
 TOKEN = "s3cret-token"
 
 
+@pytest.fixture(scope="module")
+def named(module_service) -> ServiceProcess:
+    """A service with the public name in its control.hosts, for all tests that leave it as it is."""
+    return module_service(config(control=f'port = 0\nhosts = ["{PUBLIC}"]'), {"jobs.py": HANDLER}).start()
+
+
 @pytest.fixture
-def behind(service) -> Iterator[Callable[..., tuple[ServiceProcess, Nginx]]]:
-    """Start a service and an nginx before it."""
+def behind(service, request) -> Iterator[Callable[..., tuple[ServiceProcess, Nginx]]]:
+    """Start an nginx before the common service, or before one of its own where `control` is told."""
     if nginx.BINARY is None:
         if os.environ.get("CI"):
             pytest.fail("CI needs nginx")
         pytest.skip("nginx is not installed")
     made: list[Nginx] = []
 
-    def make(server: str, control: str = f'hosts = ["{PUBLIC}"]', http: str = "") -> tuple[ServiceProcess, Nginx]:
-        running = service(config(control=f"port = 0\n{control}"), {"jobs.py": HANDLER}).start()
+    def make(server: str, control: str | None = None, http: str = "") -> tuple[ServiceProcess, Nginx]:
+        if control is None:
+            running = request.getfixturevalue("named")
+        else:
+            running = service(config(control=f"port = 0\n{control}"), {"jobs.py": HANDLER}).start()
         at = port(running)
         made.append(Nginx(server.format(port=at), http.format(port=at)))
         return running, made[-1]
@@ -87,7 +96,8 @@ def test_a_followed_log_is_not_held_back(behind, server):
     connection.request("GET", "/api/v1/logs?follow=1&lines=0", headers={"Host": PUBLIC})
     answer = connection.getresponse()
     assert answer.readline() == b": mqworker\n"
-    assert running.ask("PUT", "/api/v1/stages/work/consumers?wait=30", {"count": 3})[0] == 200
+    another = running.stage("work")["desired"]["consumers"] % 3 + 1
+    assert running.ask("PUT", "/api/v1/stages/work/consumers?wait=30", {"count": another})[0] == 200
     while b"SetConsumers" not in (line := answer.readline()):
         assert line, "the stream ended"
     answer.close()
@@ -115,6 +125,8 @@ def test_large_bodies(behind, buffered):
         "client_max_body_size 0; location / {{ proxy_pass http://127.0.0.1:{port}; proxy_http_version 1.1; "
         f"proxy_request_buffering {buffered}; }}}}"
     )
+    with Client(running) as client:
+        before = client.ready("out")
     large = json.dumps({"n": 0, "more": "x" * (8 << 20)}).encode()
     status, told = proxy.ask("POST", "/api/v1/stages/work/messages?wait=30", large, **JSON)
     assert (status, json.loads(told)["outcome"]) == (200, "result"), told
@@ -123,12 +135,14 @@ def test_large_bodies(behind, buffered):
         assert status == 413, (path, told)
         assert "the body is larger than" in told
     with Client(running) as client:
-        assert client.ready("out") == 1
+        assert client.ready("out") == before + 1
 
 
 def test_a_restarted_service_is_reached_over_a_kept_connection(behind):
     """nginx keeps its connections: after a restart of the service the first requests already get good answers."""
-    running, proxy = behind(KEPT, http="upstream service {{ server 127.0.0.1:{port}; keepalive 8; }}")
+    running, proxy = behind(
+        KEPT, control=f'hosts = ["{PUBLIC}"]', http="upstream service {{ server 127.0.0.1:{port}; keepalive 8; }}"
+    )
     at = port(running)
     for _ in range(4):
         assert proxy.ask("GET", "/api/v1/status")[0] == 200

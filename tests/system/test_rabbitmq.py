@@ -14,44 +14,50 @@ from tests.system.stage import config, counted, settled
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
 
+LIST = "rabbit_binding:list_for_source"
+
+
 def unacked(rabbit, queue: str) -> int:
     """Return how many messages of a queue the broker has delivered and not seen acked."""
     return rabbit.queue(queue)["messages_unacknowledged"]
 
 
-def test_twenty_thousand_foreign_messages(rabbit, queue, service):
-    """20,000 persistent messages of foreign clients: each result once, correct, persistent, where it belongs."""
+@pytest.mark.parametrize("many", [4_000, pytest.param(20_000, marks=pytest.mark.release)])
+def test_thousands_of_foreign_messages(rabbit, queue, service, many):
+    """Persistent messages of foreign clients: each result once, correct, persistent, where it belongs."""
     output = f'output = {{ exchange = "{queue}.direct", queue = "{queue}.out", routing_key = "typc-fpd-tysh" }}'
     jobs = "def handle(body):\n    return {'n': body['n'], 'square': body['n'] ** 2}\n"
     running: ServiceProcess = service(config(rabbit.url(), queue, output), {"jobs.py": jobs}).start()
-    publish_lines(rabbit.url(), queue, [json.dumps({"n": n}) for n in range(19_000)])
+    publish_lines(rabbit.url(), queue, [json.dumps({"n": n}) for n in range(many - 1_000)])
     with Client(rabbit.url()) as client:
-        for n in range(19_000, 20_000):
+        for n in range(many - 1_000, many):
             told = {"content_type": "application/json", "message_id": f"id-{n}", "correlation_id": f"for-{n}"}
             client.publish(queue, json.dumps({"n": n}).encode(), headers={"tenant": "t"}, **told)
-        wait_for(lambda: client.ready(f"{queue}.out") >= 20_000, 120, "20,000 results")
+        wait_for(lambda: client.ready(f"{queue}.out") >= many, 120, "all results")
     settled(rabbit, queue)
-    assert counted(running, result=20_000)["ambiguous"] == 0
+    assert counted(running, result=many)["ambiguous"] == 0
     assert running.stop() == 0
-    bindings = rabbit.ctl("list_bindings", "--no-table-headers", "source_name", "destination_name", "routing_key")
-    assert [f"{queue}.direct", f"{queue}.out", "typc-fpd-tysh"] in [row.split("\t") for row in bindings.splitlines()]
-    assert f"{queue}.direct\tdirect\ttrue" in rabbit.ctl("list_exchanges", "name", "type", "durable")
-    rabbit.ctl("stop_app")
-    rabbit.ctl("start_app")
+    source = f'rabbit_misc:r(<<"/">>, exchange, <<"{queue}.direct">>)'
+    bindings = f"[{{Key, Queue}} || {{binding, _, Key, {{resource, _, _, Queue}}, _}} <- {LIST}({source})]"
+    assert rabbit.eval(f'{bindings} =:= [{{<<"typc-fpd-tysh">>, <<"{queue}.out">>}}]') == "true"
+    rabbit.eval("rabbit:stop()")
+    rabbit.eval("rabbit:start()")
     with Client(rabbit.url()) as client:
-        results = client.take(f"{queue}.out", 20_000, 60)
+        client.channel.exchange_declare(f"{queue}.direct", passive=True)
+        client.channel.exchange_declare(f"{queue}.direct", "direct", durable=True)  # raises if it is another kind
+        results = client.take(f"{queue}.out", many, 60)
         assert client.rest(f"{queue}.out") == []
         client.channel.exchange_delete(f"{queue}.direct")
     by_number = {json.loads(got.body)["n"]: got for got in results}
-    assert sorted(by_number) == list(range(20_000))
+    assert sorted(by_number) == list(range(many))
     for n, got in by_number.items():
         assert json.loads(got.body)["square"] == n**2
         assert (got.properties.delivery_mode, got.properties.content_type) == (2, "application/json")
         assert got.headers["x-mqworker-attempt"] == 1
-        if n >= 19_000:
+        if n >= many - 1_000:
             assert (got.properties.message_id, got.properties.correlation_id) == (f"id-{n}", f"for-{n}")
             assert got.headers["tenant"] == "t"
-    assert len({got.properties.message_id for got in results}) == 20_000  # also where the publisher gave none
+    assert len({got.properties.message_id for got in results}) == many  # also where the publisher gave none
 
 
 def test_an_auto_delete_input_gives_all_its_messages(rabbit, queue, service):
@@ -60,13 +66,13 @@ def test_an_auto_delete_input_gives_all_its_messages(rabbit, queue, service):
     running: ServiceProcess = service(config(rabbit.url(), queue), {"jobs.py": jobs})
     with Client(rabbit.url()) as client:
         client.channel.queue_declare(queue, durable=True, auto_delete=True)
-        for n in range(3_000):
+        for n in range(1_200):
             client.publish(queue, b"%d" % n, content_type="application/json")
         running.start()
         for verb in (("scale", "4"), ("pause",), ("resume",), ("scale", "0"), ("scale", "1")):
             assert running.cli(*verb).returncode == 0, verb
-        results = client.take(f"{queue}.out", 3_000, 120)
-        assert sorted(int(got.body) for got in results) == list(range(3_000))
+        results = client.take(f"{queue}.out", 1_200, 120)
+        assert sorted(int(got.body) for got in results) == list(range(1_200))
         for verb in ("stop", "drain"):
             refused = running.cli(verb)
             assert refused.returncode != 0
@@ -119,9 +125,11 @@ def handle(body):
 
 
 @pytest.mark.long
-def test_long_native_work_beside_short(rabbit, queue, service):
-    """40 s of native code holding the interpreter's lock: heartbeats go on, and nothing waits behind it."""
-    settings = config(rabbit.url(), queue, "prefetch = 50", broker=("heartbeat = 10",))
+@pytest.mark.parametrize("heartbeat", [4, pytest.param(10, marks=pytest.mark.release)])
+def test_long_native_work_beside_short(rabbit, queue, service, heartbeat):
+    """Native code holds the interpreter's lock for four heartbeats: they go on, and nothing waits behind it."""
+    seconds = 4 * heartbeat
+    settings = config(rabbit.url(), queue, "prefetch = 50", broker=(f"heartbeat = {heartbeat}",))
     running = service(settings, {"jobs.py": LONG_JOB}).start()
     logged = len(rabbit.log())
     sent, slowest = 0, 0.0
@@ -135,7 +143,7 @@ def test_long_native_work_beside_short(rabbit, queue, service):
                 sent += 1
 
         short(20)
-        client.publish(queue, b'{"seconds": 40}')
+        client.publish(queue, b'{"seconds": %d}' % seconds)
         short(20)
         results = []
         patience = Patience(150)
@@ -150,16 +158,19 @@ def test_long_native_work_beside_short(rabbit, queue, service):
             time.sleep(0.5)  # the pace of the load
         results += [json.loads(got.body) for got in client.take(f"{queue}.out", sent + 1 - len(results), 30)]
     (long,) = [result for result in results if "seconds" in result]
-    assert long["seconds"] >= 39
+    assert long["seconds"] >= seconds - 1
     assert sorted(result["n"] for result in results if "n" in result) == list(range(sent))
-    assert slowest < 20  # far below the 40 s; a busy machine may need some
-    assert sent > 80  # more than what was there at first
+    assert slowest < seconds / 2  # a busy machine may need some
+    assert sent >= 80  # more than what was there at first
     actual = running.stage("work")["actual"]
     assert (actual["link"]["reconnects"], actual["link"]["connected"]) == (0, True)
     assert actual["counters"]["voided"] == 0
-    assert actual["stall"] < 15  # far below the 40 s too
+    assert actual["stall"] < seconds / 2
     assert "missed heartbeats" not in rabbit.log()[logged:]
     assert running.stop() == 0
+
+
+WAITING = 40_000
 
 
 def resident(service: ServiceProcess) -> int:
@@ -172,12 +183,12 @@ def resident(service: ServiceProcess) -> int:
 
 
 def test_backpressure(rabbit, queue, service):
-    """100,000 waiting, slow handler: unacked never above the prefetch, memory flat; on SIGTERM the rest is back."""
+    """40,000 waiting, slow handler: unacked never above the prefetch, memory flat; on SIGTERM the rest is back."""
     jobs = "import time\n\ndef handle(body):\n    time.sleep(0.05)\n    return body['n']\n"
     pad = "x" * 500
     with Client(rabbit.url()) as client:
         client.channel.queue_declare(queue, durable=True)
-    publish_lines(rabbit.url(), queue, (json.dumps({"n": n, "pad": pad}) for n in range(100_000)))
+    publish_lines(rabbit.url(), queue, (json.dumps({"n": n, "pad": pad}) for n in range(WAITING)))
     running = service(config(rabbit.url(), queue, "prefetch = 60"), {"jobs.py": jobs}).start()
     running.event("link")
     samples = []
@@ -187,14 +198,14 @@ def test_backpressure(rabbit, queue, service):
     assert max(count for count, _ in samples) <= 60
     assert min(count for count, _ in samples) > 2  # it is held back by the prefetch, not by having nothing
     memory = [size for _, size in samples]
-    assert max(memory) - memory[0] < 8 << 20, memory  # 100,000 of them would be over 50 MiB
+    assert max(memory) - memory[0] < 8 << 20, memory  # all of them would be over 20 MiB
     assert running.stop() == 0
     wait_for(lambda: unacked(rabbit, queue) == 0, 20, "what was in hand to be back in the queue")
     left = rabbit.queue(queue)
     with Client(rabbit.url()) as client:
         done = [json.loads(got.body) for got in client.rest(f"{queue}.out")]
     assert len(done) == len(set(done))
-    assert left["messages_ready"] + len(done) == 100_000
+    assert left["messages_ready"] + len(done) == WAITING
 
 
 def test_two_instances_share_a_queue(rabbit, queue, service):

@@ -231,7 +231,9 @@ def handle(body, message):
 """
 
 
-@pytest.mark.parametrize("frame_max", [4096, 8192, 16384])
+@pytest.mark.parametrize(
+    "frame_max", [4096, *(pytest.param(size, marks=pytest.mark.release) for size in (8192, 16384))]
+)
 def test_a_small_header_frame_stops_nothing(rabbit, queue, service, frame_max):
     """With a small frame_max, failures with long texts and messages with long headers are retried or dead."""
     long = {f"h{n}": "x" * 1_000 for n in range(18)}
@@ -300,7 +302,7 @@ def handle(body, message):
 """
 
 
-@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@pytest.mark.parametrize("kind", [pytest.param("classic", marks=pytest.mark.release), "quorum"])
 def test_retries_wait_in_delay_queues(rabbit, queue, service, kind):
     """Retries wait at the broker as long as they should, count their attempts, and final types are not retried."""
     stage = (f'queue_type = "{kind}"', 'retry = { max_attempts = 3, base = 1, final = ["ValueError"] }')
@@ -332,7 +334,7 @@ def test_retries_wait_in_delay_queues(rabbit, queue, service, kind):
     assert running.stop() == 0
 
 
-@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@pytest.mark.parametrize("kind", ["classic", pytest.param("quorum", marks=pytest.mark.release)])
 def test_a_message_that_once_expired_comes_back_from_its_retry(rabbit, queue, service, kind):
     """What the broker wrote when a message left the input by its time to live does not cost the message its retry."""
     stage = (f'queue_type = "{kind}"', "retry = { max_attempts = 3, base = 1 }")

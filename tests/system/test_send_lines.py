@@ -10,16 +10,23 @@ from mqworker.exits import Exit
 from tests.support.embedded import INPUT, Client, config
 from tests.support.waiting import AMPLE, wait_for
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.xdist_group("send lines")]  # they share a service
 JOBS = {"jobs.py": "def handle(body):\n    return body\n"}
 
 
-@pytest.fixture
-def paused(service):
+@pytest.fixture(scope="module")
+def pausing(module_service):
     """A service that takes nothing from its queue."""
-    running = service(config("max_body = 1000"), JOBS).start()
+    running = module_service(config("max_body = 1000", consumers=1), JOBS).start()
     assert running.cli("pause").returncode == Exit.OK
     return running
+
+
+@pytest.fixture
+def paused(pausing):
+    """It, with an empty queue."""
+    yield pausing
+    assert pausing.cli("queues", "purge", INPUT, "--yes").returncode == Exit.OK
 
 
 def test_a_file_is_sent_whole_and_in_order(paused):

@@ -233,7 +233,7 @@ def test_a_helper_that_is_killed_is_replaced_with_its_object(service):
 
 def test_a_reset_that_cannot_be_made_is_told_and_does_not_come_later(service):
     """Damaged files stay as they are; once they are restored, the object is the one of before, not a new one."""
-    running = service(config() + SHARED, {"jobs.py": JOBS}).start()
+    running = service(config() + SHARED, {"jobs.py": JOBS}, MQWORKER_TEST_TIME="service.shared_lives:RETRY=4").start()
     with Client(running) as client:
         client.send(20)
         client.finish()

@@ -14,7 +14,6 @@ from tests.support.traffic import HANDLER, PREFETCH, Lasts, Traffic, Watcher, jo
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
-KILLS = 8  # of each; the campaign goes on with it
 
 
 @pytest.fixture
@@ -39,14 +38,15 @@ def finish(service: Supervised, traffic: Traffic, watcher: Watcher) -> None:
 
 
 @pytest.mark.long
-def test_killed_services_and_killed_supervisords_are_followed_by_one_tree_and_lose_nothing(rabbit):
+@pytest.mark.parametrize("kills", [3, pytest.param(8, marks=pytest.mark.release)])  # the campaign goes on with it
+def test_killed_services_and_killed_supervisords_are_followed_by_one_tree_and_lose_nothing(rabbit, kills):
     """kill -9 of the Service again and again and, on another service beside it, of supervisord."""
     with ThreadPoolExecutor(2) as both:  # they mostly wait
-        for ended in [both.submit(kill, rabbit.url()) for kill in (kill_services, kill_supervisords)]:
+        for ended in [both.submit(kill, rabbit.url(), kills) for kill in (kill_services, kill_supervisords)]:
             ended.result()
 
 
-def kill_services(url: str) -> None:
+def kill_services(url: str, kills: int) -> None:
     """supervisord restarts it, one tree at a time, nothing lost, no orphan."""
     with (
         Traffic(url) as traffic,
@@ -55,7 +55,7 @@ def kill_services(url: str) -> None:
     ):
         service.supervise()
         orphans, again = Lasts("Service killed, its tree gone"), Lasts("Service killed, working again")
-        for _ in range(KILLS):
+        for _ in range(kills):
             more(traffic)
             pid = service.running()
             tree = {p for p, name in service.pids().items() if name.startswith("mqw-")}
@@ -68,10 +68,10 @@ def kill_services(url: str) -> None:
             again.since(killed)
         print(orphans, again, f"{traffic.sent} messages, {traffic.repeats()} repeated", sep="\n")
         finish(service, traffic, watcher)
-        assert traffic.repeats() <= KILLS * PREFETCH
+        assert traffic.repeats() <= kills * PREFETCH
 
 
-def kill_supervisords(url: str) -> None:
+def kill_supervisords(url: str, kills: int) -> None:
     """The old tree drains, the new one waits for it; nothing lost, no orphan."""
     with (
         Traffic(url) as traffic,
@@ -80,7 +80,7 @@ def kill_supervisords(url: str) -> None:
     ):
         service.supervise()
         ended, again = Lasts("supervisord killed, the old tree ended"), Lasts("supervisord killed, working again")
-        for round_ in range(KILLS):
+        for round_ in range(kills):
             more(traffic)
             if round_ == 0:  # the new one has to wait for it
                 (long,) = traffic.send(1, until="go")
@@ -187,7 +187,7 @@ import sys
 
 from mqworker import watchdog
 
-watchdog.GRACE, watchdog.MISSES = 1.0, 2
+watchdog.GRACE, watchdog.MISSES = 1.0, 3
 ask = watchdog.check_alive
 
 
@@ -208,20 +208,27 @@ def test_a_frozen_service_is_killed_by_the_watchdog_and_runs_again(traffic):
     with Supervised(traffic.config(), {"work.py": HANDLER, "impatient.py": IMPATIENT}) as service:
         conf = service.conf.read_text()
         assert "-m mqworker.watchdog" in conf
-        service.conf.write_text(conf.replace("-m mqworker.watchdog", f"{service.folder}/impatient.py"))
+        conf = conf.replace("-m mqworker.watchdog", f"{service.folder}/impatient.py")
+        service.conf.write_text(conf.replace("events=TICK_5", "events=TICK_5,REMOTE_COMMUNICATION"))
         service.supervise()
         pid = service.running()
         told = service.state / "watchdog.log"
+        service.tick()
         wait_for(lambda: "it answers" in told.read_text(), 30, "a look of the watchdog")
+        wait_for(lambda: service.info()["now"] - service.info()["start"] > 2, 20, "the watchdog to count misses")
         os.kill(pid, signal.SIGSTOP)
+        service.tick()
         wait_for(lambda: "it is silent" in told.read_text(), 30, "a miss")
         os.kill(pid, signal.SIGCONT)
+        service.tick()
         wait_for(lambda: "it answers" in told.read_text().rpartition("it is silent")[2], 30, "a later look")
         more(traffic)
         assert service.running() == pid, "a service that was slow for a while goes on"
         assert "killing" not in told.read_text()
         os.kill(pid, signal.SIGSTOP)
         frozen = time.monotonic()
+        for _ in range(3):
+            service.tick()
         service.running(but=pid, deadline=60)
         print(f"frozen service running again after {time.monotonic() - frozen:.1f} s")
         assert "killing it" in told.read_text()

@@ -91,7 +91,7 @@ def test_new_code_takes_over_at_one_moment(service):
     """Every message that is sent after the answer meets the new code; none is lost, repeated, failed or mixed."""
     running = service(of(), {"jobs.py": code("a")}).start()
     with Client(running) as client:
-        for tag in "bcdefg":
+        for tag in "bcd":
             client.send(150)
             running.write("jobs.py", code(tag))
             put(running, "restart", method="POST")
@@ -111,35 +111,34 @@ FAILURES = {
     "the import": (code("b", top="raise ValueError('no import')"), "no import"),
     "the set-up": (code("b", setup="raise ValueError('no model')"), "ValueError: no model"),
     "a set-up that ends its process": (code("b", setup="os._exit(3)"), "end before their first message: exited with"),
-    "a set-up that takes too long": (code("b", setup="time.sleep(60)"), "took longer than setup_deadline, 1 s"),
+    "a set-up that takes too long": (code("b", setup="time.sleep(60)"), "took longer than setup_deadline, 4 s"),
     "the first message": (code("b", handle="os.kill(os.getpid(), signal.SIGSEGV)"), "SIGSEGV"),
 }
 
 
-@pytest.mark.parametrize("what", FAILURES)
-def test_new_code_that_fails_leaves_the_old_at_work(service, what):
+def test_new_code_that_fails_leaves_the_old_at_work(service):
     """Whatever fails, the caller is told why, no message pays for it, and the old code goes on, also after a start."""
-    new, why = FAILURES[what]
-    running = service(of("setup_deadline = 1.0"), {"jobs.py": code("a")}).start()
+    running = service(of("setup_deadline = 4.0"), {"jobs.py": code("a")}).start()
     with Client(running) as client:
-        client.send(3000 if "message" in what else 600)  # some must be left when the new code is ready
-        running.write("jobs.py", new)
-        told = running.cli("restart", "--timeout", "30")
-        assert (told.returncode, why in told.stderr) == (Exit.CONFIG, True), told
-        client.send(50)
-        results = client.finish()
-        assert {one.body["code"] for one in results} == {"a"}
-        stage = running.stage("work")
-        assert (stage["actual"]["counters"]["retried"], stage["actual"]["counters"]["dead"]) == (0, 0)
-        if "import" in what:
-            return
-        assert (stage["change"]["state"], why in stage["change"]["reason"]) == ("undone", True)
-        assert why in running.event("undone")["msg"]
-        assert f"generation {stage['change']['generation']} was undone" in running.cli("status").stderr
-        assert running.stop() == 0
-        running.start()
-        client.send(10)
-        assert {one.body["code"] for one in client.finish()} == {"a"}
+        for what, (new, why) in FAILURES.items():
+            client.send(3000 if "message" in what else 600)  # some must be left when the new code is ready
+            running.write("jobs.py", new)
+            told = running.cli("restart", "--timeout", "30")
+            assert (told.returncode, why in told.stderr) == (Exit.CONFIG, True), (what, told)
+            client.send(50)
+            results = client.finish()
+            assert {one.body["code"] for one in results} == {"a"}
+            stage = running.stage("work")
+            assert (stage["actual"]["counters"]["retried"], stage["actual"]["counters"]["dead"]) == (0, 0)
+            if "import" in what:
+                continue
+            assert (stage["change"]["state"], why in stage["change"]["reason"]) == ("undone", True)
+            assert any(why in event["msg"] for event in running.events() if event["event"] == "undone")
+            assert f"generation {stage['change']['generation']} was undone" in running.cli("status").stderr
+            assert running.stop() == 0
+            running.start()
+            client.send(10)
+            assert {one.body["code"] for one in client.finish()} == {"a"}
     assert running.stop() == 0
 
 

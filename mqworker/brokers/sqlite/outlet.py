@@ -28,7 +28,7 @@ from mqworker.brokers.sqlite import store
 from mqworker.brokers.sqlite.file import File, Unusable, explain, is_busy, is_full
 
 # all in seconds
-LOOK = 0.5  # between looks at the file, and at what was asked too early
+LOOK = 0.5  # between looks at the file
 STANDBY = 1.0  # between looks whether the lock is free
 REOPEN = 1.0
 AGAIN = 0.2  # after a transaction that the disk or another process has prevented
@@ -170,7 +170,7 @@ class _Writer(threading.Thread):
                 self._write(file)
             if self._asked:
                 self._count(file)
-            self._receive(AGAIN if self._reason else 0 if self._pending else LOOK)
+            self._receive(AGAIN if self._reason else 0 if self._pending else self._idle())
             if self._closing and self._reason:
                 break  # what cannot be stored now is yielded again by the next life
 
@@ -194,6 +194,10 @@ class _Writer(threading.Thread):
         except queue.Empty:
             pass
         return self._closing
+
+    def _idle(self) -> float:
+        """Return for how long there is nothing to do without a command."""
+        return min(LOOK, max(0.0, self._count_from - time.monotonic())) if self._asked else LOOK
 
     def _write(self, file: File) -> None:
         """Store all that waits, in one transaction."""

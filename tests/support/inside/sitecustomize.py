@@ -5,10 +5,14 @@ runs on the machine. With MQWORKER_TEST_CLOCK the wall clock can jump: the file 
 Monotonic clocks stay as they are, as when an operator or NTP sets the clock of a machine. (libfaketime 0.9.10 makes
 every `time.sleep` of Python 3.11 fail where it is to leave the monotonic clock alone.)
 
+With MQWORKER_TEST_TIME="service.lifecycle:SILENT=8" a time that no setting has is shorter or longer, for a test of
+what comes after it.
+
 With MQWORKER_TEST_BROKEN shared objects forget what they should remember, sources store positions too soon, or
 Producers leak a descriptor with each Consumer.
 """
 
+import importlib
 import multiprocessing.process
 import os
 import time
@@ -55,6 +59,15 @@ def _leak() -> None:
     Lane.__init__ = leaking
 
 
+def _hurry(told: str) -> None:
+    """Set the constant of a module; fails if there is none of this name any more."""
+    name, _, value = told.partition("=")
+    module, _, constant = name.partition(":")
+    found = importlib.import_module(f"mqworker.{module}")
+    assert hasattr(found, constant), told
+    setattr(found, constant, float(value))
+
+
 def _break(what: str) -> None:
     """Turn off what keeps a promise: a negative control (tests/chaos/once.py and sources.py, tests/rounds)."""
     if what in {"positions", "lanes"}:
@@ -71,5 +84,8 @@ def _break(what: str) -> None:
 
 if "MQWORKER_TEST_BROKEN" in os.environ:
     _break(os.environ["MQWORKER_TEST_BROKEN"])
+if "MQWORKER_TEST_TIME" in os.environ:
+    for one in os.environ["MQWORKER_TEST_TIME"].split():
+        _hurry(one)
 if "MQWORKER_TEST_CLOCK" in os.environ:
     _jumping(Path(os.environ["MQWORKER_TEST_CLOCK"]))

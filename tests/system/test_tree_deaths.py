@@ -14,8 +14,6 @@ from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.system
 
-MANY = 6
-
 
 def at_work(service: ServiceProcess) -> int:
     """Return how many Consumers report a message that they work on."""
@@ -41,18 +39,19 @@ def restart(service: ServiceProcess) -> None:
     service.wait_ready()
 
 
-def test_one_death_of_the_tree_serialises_nothing(service):
+@pytest.mark.parametrize("many", [6, pytest.param(16, marks=pytest.mark.release)])
+def test_one_death_of_the_tree_serialises_nothing(service, many):
     """A message in each Consumer, SIGKILL of the Service: after the restart all are busy again, and none is charged."""
-    running: ServiceProcess = service(config(consumers=MANY), {"jobs.py": HANDLER}).start()
+    running: ServiceProcess = service(config(consumers=many), {"jobs.py": HANDLER}).start()
     with Client(running) as client:
-        client.send(MANY, until="finish")
-        wait_for(lambda: at_work(running) == MANY, 30, "all at work")
+        client.send(many, until="finish")
+        wait_for(lambda: at_work(running) == many, 30, "all at work")
         running.signal(signal.SIGKILL)
         running.wait()
         began = time.monotonic()
         restart(running)
-        wait_for(lambda: at_work(running) == MANY, 30, "all at work again")
-        print(f"{MANY} messages in hand, SIGKILL of the Service: all at work {time.monotonic() - began:.1f} s later")
+        wait_for(lambda: at_work(running) == many, 30, "all at work again")
+        print(f"{many} messages in hand, SIGKILL of the Service: all at work {time.monotonic() - began:.1f} s later")
         running.write("finish", "")
         assert {one.properties.headers["x-mqworker-attempt"] for one in client.finish()} == {1}
 

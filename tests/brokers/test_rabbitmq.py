@@ -100,6 +100,7 @@ async def test_one_connection_back_brings_the_other(broker, monkeypatch):
     await back(link)
 
 
+@pytest.mark.kills_broker
 @pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
 @contract
 async def test_broker_killed_and_started_again(broker):
@@ -125,6 +126,7 @@ async def test_broker_killed_and_started_again(broker):
     assert "unknown delivery tag" not in broker.node.log()
 
 
+@pytest.mark.kills_broker
 @pytest.mark.parametrize("broker", ["quorum"], indirect=True)
 @contract
 async def test_what_a_queue_that_was_just_made_confirms_outlives_its_broker(broker):
@@ -215,94 +217,6 @@ async def test_lost_bindings_of_the_input_are_told_until_messages_come_that_way_
     await sink.has(3)
     assert (link.state.unbound, link.state.problem) == ((), "")
     await channel.ask("exchange_delete", exchange=exchange)
-
-
-@contract
-async def test_a_policy_that_expires_takes_nothing_that_waits(broker, monkeypatch):
-    """Under a policy `expires`, retries, dead letters, results and a paused input outlive its period by far."""
-    monkeypatch.setattr(reconnector, "PING_EVERY", 1.0)
-    monkeypatch.setattr(upkeep, "TAKE_EVERY", 1.0)
-    topology = broker.topology
-    unique = topology.input.partition(".")[0]
-    await asyncio.to_thread(
-        broker.node.ctl, "set_policy", unique, f"^{unique}", '{"expires": 5000}', "--apply-to", "queues"
-    )
-    try:
-        link, sink = await broker.started()  # paused
-        link.publish(1, Publication("", topology.input, b"", b"later", delay=16))
-        link.publish(2, Publication("", topology.dead, b"", b"dead"))
-        link.publish(3, Publication("", topology.input, b"", b"waits"))
-        link.publish(4, Publication("", topology.output.queue, b"", b"result"))
-        for number in (1, 2, 3, 4):
-            assert await sink.answer(number) == ""
-        began = asyncio.get_running_loop().time()
-        await broker.counts(topology.input, 2, 40)
-        assert asyncio.get_running_loop().time() - began > 15
-        assert (await broker.count(topology.dead), await broker.count(topology.output.queue)) == (1, 1)
-        await link.close(AMPLE)
-        later = broker.make_link(Recorder())  # finds the delay queues of the one before
-        later.start()
-        await until(lambda: later.state.connected, 10, "a connection")
-        delayed = f"{topology.input}.retry.16s"
-        await broker.publish(delayed, b"", b"of an earlier run")
-        await broker.counts(topology.input, 3, 40)
-    finally:
-        await asyncio.to_thread(broker.node.ctl, "clear_policy", unique)
-
-
-@contract
-async def test_a_policy_that_expires_takes_no_retry_while_connections_are_short(broker, monkeypatch):
-    """A retry outlives twice the period of a policy `expires` during which no connection lives for a second."""
-    monkeypatch.setattr(reconnector, "retry_delay", lambda _failures, **_: 0.1)
-    monkeypatch.setattr(upkeep, "TAKE_EVERY", 1.0)
-    topology, loop = broker.topology, asyncio.get_running_loop()
-    unique = topology.input.partition(".")[0]
-    await asyncio.to_thread(
-        broker.node.ctl, "set_policy", unique, f"^{unique}", '{"expires": 5000}', "--apply-to", "queues"
-    )
-    try:
-        link, sink = await broker.started()  # paused
-        link.publish(1, Publication("", topology.input, b"", b"later", delay=16))
-        assert await sink.answer(1) == ""
-        began, short = loop.time(), 0
-        while loop.time() - began < 12:
-            await until(lambda: link.state.connected, 10, "a connection")
-            await asyncio.sleep(0.5)  # less than the second that this is about
-            if (connection := link._consuming.connection) is not None:
-                connection.abort("ended by the test")
-                short += 1
-            await until(lambda: not link.state.connected, 10, "its end")
-        assert short >= 5
-        await broker.counts(topology.input, 1, 40)
-    finally:
-        await asyncio.to_thread(broker.node.ctl, "clear_policy", unique)
-
-
-@pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
-@contract
-async def test_a_policy_that_expires_takes_no_queue_that_is_empty(broker, monkeypatch):
-    """A retry that comes just before its delay queue would expire is not lost with it: also unused, the queue stays."""
-    monkeypatch.setattr(reconnector, "PING_EVERY", 1.0)
-    monkeypatch.setattr(upkeep, "TAKE_EVERY", 1.0)
-    topology, loop = broker.topology, asyncio.get_running_loop()
-    unique = topology.input.partition(".")[0]
-    await asyncio.to_thread(
-        broker.node.ctl, "set_policy", unique, f"^{unique}", '{"expires": 5000}', "--apply-to", "queues"
-    )
-    try:
-        link, sink = await broker.started(prefetch=5)
-        link.publish(1, Publication("", topology.input, b"", b"later", delay=1))
-        delivery = (await sink.has(1))[0]
-        link.ack(delivery.epoch, delivery.tag, multiple=False)
-        began = loop.time()
-        await until(lambda: loop.time() - began > 12, 60, "more than twice the time after which they would expire")
-        kept = [f"{topology.input}.retry.1s"]
-        if topology.queue_type == "classic" or major_version() == 3:
-            kept += [topology.dead, topology.output.queue]
-        for name in kept:
-            assert await asyncio.to_thread(broker.node.queue, name) is not None, name
-    finally:
-        await asyncio.to_thread(broker.node.ctl, "clear_policy", unique)
 
 
 @pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)

@@ -9,6 +9,7 @@ The server is the installed one, or that of another Debian in a folder, which `s
 """
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from tests.support.ports import free_port
 from tests.support.waiting import Patience, wait_for
 
 ASKED = 3  # times that a busy node is asked
+CALLS = itertools.count(1)  # several at once need names of their own
 ROOT = os.environ.get("MQWORKER_TEST_RABBITMQ_ROOT", "")  # "" for the installed server
 INTO_ROOT = ("/usr/sbin/chroot", ROOT) if ROOT else ()
 INSTALLED = Path("/usr/lib/rabbitmq")  # below ROOT
@@ -215,7 +217,7 @@ class RabbitNode:
         cookie = (self.folder / ".erlang.cookie").read_text()
         for left in range(ASKED, 0, -1):
             done = subprocess.run(
-                [*self._into, "erl_call", "-e", "-sname", self.name, "-c", cookie],
+                [*self._into, "erl_call", "-e", "-sname", self.name, "-c", cookie, "-h", f"c{next(CALLS)}-{os.getpid()}"],
                 env=self.env,
                 input=f"{expression.rstrip('. ')}.\n",
                 capture_output=True,

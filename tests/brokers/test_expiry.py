@@ -11,13 +11,12 @@ import pytest
 
 from mqworker.brokers.base import Publication
 from mqworker.brokers.rabbitmq import reconnector, upkeep
-from tests.brokers.harness import Recorder
 from tests.brokers.rabbit import RabbitHarness
 from tests.support.loop import on_loop
 from tests.support.rabbitmq import RabbitNode, major_version
 from tests.support.waiting import AMPLE, until
 
-EXPIRES = 5.0  # seconds
+EXPIRES = 5  # seconds
 LATER = 16  # seconds that a retry waits: several times as long
 
 
@@ -30,8 +29,8 @@ async def expiring(node: RabbitNode, kind: str) -> AsyncIterator[RabbitHarness]:
     """A harness all of whose queues expire."""
     broker = RabbitHarness(node, kind)
     unique = broker.topology.input.partition(".")[0]
-    expires = '<<"{\\"expires\\": %d}">>' % (EXPIRES * 1000)
-    policy = f'<<"/">>, <<"{unique}">>, <<"^{unique}">>, {expires}, <<"0">>, <<"queues">>, <<"test">>'
+    definition = f'<<"{{\\"expires\\": {1000 * EXPIRES}}}">>'
+    policy = f'<<"/">>, <<"{unique}">>, <<"^{unique}">>, {definition}, <<"0">>, <<"queues">>, <<"test">>'
     await asyncio.to_thread(node.eval, f"rabbit_policy:parse_set({policy})")
     try:
         yield broker

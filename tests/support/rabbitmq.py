@@ -217,7 +217,17 @@ class RabbitNode:
         cookie = (self.folder / ".erlang.cookie").read_text()
         for left in range(ASKED, 0, -1):
             done = subprocess.run(
-                [*self._into, "erl_call", "-e", "-sname", self.name, "-c", cookie, "-h", f"c{next(CALLS)}-{os.getpid()}"],
+                [
+                    *self._into,
+                    "erl_call",
+                    "-e",
+                    "-sname",
+                    self.name,
+                    "-c",
+                    cookie,
+                    "-h",
+                    f"c{next(CALLS)}-{os.getpid()}",
+                ],
                 env=self.env,
                 input=f"{expression.rstrip('. ')}.\n",
                 capture_output=True,
@@ -233,12 +243,17 @@ class RabbitNode:
 
     def allow(self, user: str, password: str, rights: Rights, vhost: str = "/") -> None:
         """Make a user, and the virtual host, and permit both this user and guest to use it."""
-        permit = 'rabbit_auth_backend_internal:set_permissions(<<"{}">>, Vhost, {}, <<"test">>)'
         self.eval(
             f'Vhost = <<"{vhost}">>, rabbit_vhost:exists(Vhost) orelse rabbit_vhost:add(Vhost, <<"test">>), '
-            f'rabbit_auth_backend_internal:add_user(<<"{user}">>, <<"{password}">>, <<"test">>), '
-            f"{permit.format('guest', Rights('.*', '.*', '.*').in_erlang())}, {permit.format(user, rights.in_erlang())}"
+            f'rabbit_auth_backend_internal:add_user(<<"{user}">>, <<"{password}">>, <<"test">>)'
         )
+        self.permit("guest", Rights(".*", ".*", ".*"), vhost)
+        self.permit(user, rights, vhost)
+
+    def permit(self, user: str, rights: Rights, vhost: str = "/") -> None:
+        """Change what a user may do, as `rabbitmqctl set_permissions` does."""
+        permission = f'<<"{user}">>, <<"{vhost}">>, {rights.in_erlang()}, <<"test">>'
+        self.eval(f"rabbit_auth_backend_internal:set_permissions({permission})")
 
     def refusals(self, user: str) -> list[str]:
         """Return the lines of the log that say what was refused to a user."""

@@ -12,7 +12,7 @@ from mqworker.brokers.rabbitmq.queues import delay_arguments, delay_queue
 from tests.brokers.harness import contract
 from tests.brokers.rabbit import RabbitHarness
 from tests.support.loop import on_loop
-from tests.support.rabbitmq import temporary
+from tests.support.rabbitmq import Rights, temporary
 from tests.support.waiting import AMPLE, until
 
 pytestmark = pytest.mark.rabbitmq
@@ -28,10 +28,8 @@ def broker(rabbit, request):
 def quorum_by_default(broker):
     """The name of a virtual host in which queues are quorum by default; the harness is there."""
     name, node = "quorum-by-default", broker.node
-    node.eval(
-        f'rabbit_vhost:add(<<"{name}">>, #{{default_queue_type => <<"quorum">>}}, <<"test">>),'
-        f'rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{name}">>, <<".*">>, <<".*">>, <<".*">>, <<"t">>)'
-    )
+    node.eval(f'rabbit_vhost:add(<<"{name}">>, #{{default_queue_type => <<"quorum">>}}, <<"test">>)')
+    node.permit("guest", Rights(".*", ".*", ".*"), name)
     broker.url = node.url(name)
     yield name
     node.eval(f'rabbit_vhost:delete(<<"{name}">>, <<"test">>)')
@@ -52,11 +50,11 @@ async def kinds(harness: RabbitHarness, vhost: str) -> dict[str, str]:
     """Return the type of each queue of the harness, as the broker lists it."""
     listed = await asyncio.to_thread(
         harness.node.eval,
-        "[{element(4, amqqueue:get_name(Q)), rabbit_amqqueue:info(Q, [type])} ||"
+        "[{binary_to_atom(element(4, amqqueue:get_name(Q)), utf8), amqqueue:get_type(Q)} ||"
         f' Q <- rabbit_amqqueue:list(<<"{vhost}">>)]',
     )
     unique = harness.topology.input.partition(".")[0]
-    found = re.findall(r'<<"([^"]*)">>.*?{type, *rabbit_(\w+)_queue}', listed, re.DOTALL)
+    found = re.findall(r"{'?([^',]+)'?, *rabbit_(\w+)_queue}", listed)
     return {name: kind for name, kind in found if name.startswith(unique)}
 
 

@@ -308,7 +308,7 @@ class TestOrderedLedgerModel(OrderedLedgerMachine.TestCase):
 class TestOrderedLedgerModelAtLength(OrderedLedgerMachine.TestCase):
     """The same with many more sequences."""
 
-    settings = settings(max_examples=4000, stateful_step_count=25, deadline=None)
+    settings = settings(max_examples=2000, stateful_step_count=25, deadline=None)
 
 
 class OutOfTurn(OrderedLedgerMachine):

@@ -226,7 +226,7 @@ class TestOnce(Once.TestCase):
 class TestOnceAtLength(Once.TestCase):
     """The same with many more sequences."""
 
-    settings = settings(max_examples=2000, stateful_step_count=60, deadline=None)
+    settings = settings(max_examples=1000, stateful_step_count=60, deadline=None)
 
 
 class NothingIsRemembered(Once):

@@ -10,19 +10,21 @@ import msgspec
 import pytest
 
 from mqworker.amqp.properties import Properties
+from mqworker.broker_admin import client as client_module
 from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.brokers.base import Topology
 from mqworker.brokers.sqlite import store
 from mqworker.brokers.sqlite.admin import SqliteAdmin
 from mqworker.brokers.sqlite.file import File
 from mqworker.config.model import Config
-from mqworker.control.control import ADMIN_GRACE, Control, ControlError
+from mqworker.control.control import Control, ControlError
 from mqworker.ipc import child as child_module
 from tests.support.children import end_children
 from tests.support.loop import on_loop
 from tests.support.waiting import AMPLE, until
 
 MIB = 1 << 20
+GRACE = 0.3  # seconds
 PROPERTIES = Properties(message_id="m", delivery_mode=2).encode()
 
 
@@ -46,6 +48,12 @@ def client(path):
     yield lambda on_log=print: BrokerAdminClient(config, on_log)
     gc.collect()
     assert not end_children()
+
+
+@pytest.fixture
+def little_grace(monkeypatch):
+    """A process that does not answer is killed sooner."""
+    monkeypatch.setattr(client_module, "ADMIN_GRACE", GRACE)
 
 
 def pid(client):
@@ -77,7 +85,7 @@ async def test_stopping_before_any_question_is_harmless(client):
 
 
 @on_loop
-async def test_a_process_that_hangs_is_killed_though_its_caller_has_left(client):
+async def test_a_process_that_hangs_is_killed_though_its_caller_has_left(client, little_grace):
     """The clock is the client's: whoever waits outside with a shorter deadline does not stop it. The next one works."""
     asking = client()
     await asking.ask("queues", {}, AMPLE)
@@ -85,14 +93,14 @@ async def test_a_process_that_hangs_is_killed_though_its_caller_has_left(client)
     os.kill(hung, signal.SIGSTOP)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asking.ask("queues", {}, 0.3), 0.2)
-    await until(lambda: hung not in child_module.living, 0.3 + ADMIN_GRACE + 3, "the end of the one that hangs")
+    await until(lambda: hung not in child_module.living, 0.3 + GRACE + 3, "the end of the one that hangs")
     assert (await asking.ask("queues", {}, AMPLE))[0]["name"] == "in"
     assert pid(asking) != hung
     await asking.stop("the test ends")
 
 
 @on_loop
-async def test_the_caller_of_one_that_hangs_is_told_and_so_are_the_others(client):
+async def test_the_caller_of_one_that_hangs_is_told_and_so_are_the_others(client, little_grace):
     """At its deadline and the grace; the others in progress fail with the reason, none waits for its own."""
     asking = client()
     await asking.ask("queues", {}, AMPLE)

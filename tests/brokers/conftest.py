@@ -2,6 +2,7 @@
 
 import pytest
 
+from mqworker.brokers.rabbitmq import destinations, outlet, topology
 from tests.brokers.harness import Common
 
 
@@ -17,6 +18,18 @@ def make(kind: str, request: pytest.FixtureRequest) -> Common:
 
 
 RABBITMQ = [pytest.param(f"rabbitmq-{kind}", marks=pytest.mark.rabbitmq) for kind in ("classic", "quorum")]
+
+
+@pytest.fixture(autouse=True)
+def grown(request, monkeypatch):
+    """Use new quorum queues at once, except where a test kills the broker (`kills_broker`).
+
+    They are waited for only because a broker that is killed within their first second loses what they have confirmed;
+    `test_what_a_queue_that_was_just_made_confirms_outlives_its_broker` shows that the wait is long enough.
+    """
+    if request.node.get_closest_marker("kills_broker") is None:
+        for module in (destinations, outlet, topology):
+            monkeypatch.setattr(module, "YOUNG", 0.0)
 
 
 @pytest.fixture(params=[*RABBITMQ, "sqlite"])

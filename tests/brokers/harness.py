@@ -6,7 +6,7 @@ A harness belongs to one test: its names are unique, and `close` closes what it 
 import asyncio
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import uuid4
 
@@ -30,18 +30,22 @@ class Recorder:
         self.consuming_lost_for: list[tuple[int, str]] = []
         self.states: list[LinkState] = []
         self.depths: list[int] = []  # of the output queue
+        self._news = asyncio.Event()  # a delivery, or an answer
 
     def delivered(self, delivery: Delivery) -> None:
         self.deliveries.append(delivery)
+        self._news.set()
 
     def confirmed(self, publish_ids: Sequence[int]) -> None:
         for publish_id in publish_ids:
             assert publish_id not in self.answers, "answered twice"
             self.answers[publish_id] = ""
+        self._news.set()
 
     def refused(self, publish_id: int, reason: str, *, too_large: bool = False) -> None:
         assert publish_id not in self.answers, "answered twice"
         self.answers[publish_id] = reason
+        self._news.set()
         if too_large:
             self.too_large.add(publish_id)
 
@@ -63,13 +67,23 @@ class Recorder:
 
     async def has(self, count: int, deadline: float = 10) -> list[Delivery]:
         """Wait for this many deliveries."""
-        await until(lambda: len(self.deliveries) >= count, deadline, f"{count} deliveries, got {len(self.deliveries)}")
+        await self._until(lambda: len(self.deliveries) >= count, deadline, f"{count} deliveries")
         return self.deliveries
 
     async def answer(self, publish_id: int, deadline: float = 10) -> str:
         """Wait for the answer to a publication: "" when confirmed."""
-        await until(lambda: publish_id in self.answers, deadline, f"answer to publication {publish_id}")
+        await self._until(lambda: publish_id in self.answers, deadline, f"answer to publication {publish_id}")
         return self.answers[publish_id]
+
+    async def _until(self, predicate: Callable[[], bool], deadline: float, what: str) -> None:
+        """Like `until`, but without a pause after the event: many are waited for one by one."""
+        patience = Patience(deadline)
+        while not predicate():
+            assert not patience.over(), f"{what}: not within {deadline} s, but {len(self.deliveries)} deliveries"
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await self._news.wait()
 
 
 class Harness(Protocol):

@@ -1,6 +1,8 @@
 """The harness of RabbitMQ, on the session's own node."""
 
-import pika
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from mqworker.brokers.rabbitmq.address import parameters
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, RawProperties
@@ -19,6 +21,7 @@ class RabbitHarness(Common):
         self.node = node
         self.url = node.url()
         self._connection: AmqpConnection | None = None
+        self._publisher: Channel | None = None
 
     async def connection(self) -> AmqpConnection:
         """A connection of our own."""
@@ -33,16 +36,15 @@ class RabbitHarness(Common):
     async def channel(self) -> Channel:
         return await Channel.open(await self.connection())
 
-    async def publish(self, queue: str, properties: bytes, body: bytes) -> None:
-        channel = await self.channel()
-        answers: list[bool] = []
-        await channel.ask(
-            "confirm_delivery",
-            ack_nack_callback=lambda frame: answers.append(isinstance(frame.method, pika.spec.Basic.Ack)),
-        )
-        channel.raw.basic_publish("", queue, body, RawProperties(properties), mandatory=True)
+    async def publish(self, queue: str, properties: bytes, *bodies: bytes) -> None:
+        """Also several messages."""
+        channel = self._publisher
+        if channel is None or not channel.usable:
+            channel = self._publisher = await self.channel()
+            await channel.ask("confirm_delivery", ack_nack_callback=lambda _: None)
+        for body in bodies:
+            channel.raw.basic_publish("", queue, body, RawProperties(properties), mandatory=True)
         await channel.ping()
-        channel.close()
 
     async def take(self, queue: str) -> tuple[bytes, bytes] | None:
         channel = await self.channel()
@@ -63,3 +65,22 @@ class RabbitHarness(Common):
             await channel.ask("queue_delete", queue=f"{self.topology.input}.retry.{delay}s")
         await channel.ask("exchange_delete", exchange=self.topology.output.exchange)
         await (await self.connection()).shutdown(2)
+
+
+@contextlib.asynccontextmanager
+async def both_kinds(node: RabbitNode) -> AsyncIterator[dict[str, RabbitHarness]]:
+    """A harness with classic queues and one with quorum queues, which are closed at the end."""
+    harnesses = {kind: RabbitHarness(node, kind) for kind in ("classic", "quorum")}
+    try:
+        yield harnesses
+    finally:
+        async with asyncio.timeout(AMPLE):
+            for harness in harnesses.values():
+                await harness.close()
+
+
+async def on_both_kinds(node: RabbitNode, scene: Callable[[RabbitHarness], Awaitable[None]]) -> None:
+    """Play a scene that mostly waits, on classic and on quorum queues side by side."""
+    async with both_kinds(node) as harnesses, asyncio.TaskGroup() as group:
+        for kind, harness in harnesses.items():
+            group.create_task(scene(harness), name=kind)

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from mqworker.brokers.base import Publication
+from mqworker.brokers.rabbitmq import amqp_connection, reconnector
 from tests.brokers.harness import Recorder, contract
 from tests.support.waiting import AMPLE, until
 
@@ -95,15 +96,18 @@ async def test_a_link_that_rests_connects_without_consuming(broker):
 @pytest.mark.rabbitmq
 @pytest.mark.parametrize("broker", ["rabbitmq-classic", "rabbitmq-quorum"], indirect=True)
 @contract
-async def test_a_link_at_rest_stays_so_through_lost_connections(broker):
+async def test_a_link_at_rest_stays_so_through_lost_connections(broker, monkeypatch):
     """A connection that is lost at rest, or while an epoch ends, begins no epoch, and each epoch is lost once."""
+    monkeypatch.setattr(reconnector, "PING_EVERY", 1.0)
     link, sink = await broker.started(prefetch=5)
     await broker.publish(broker.topology.input, b"", b"x")
     await sink.has(1)
     broker.node.freeze()
     try:
-        link.end_epoch()
-        await until(lambda: not link.state.connected, 20, "the freeze seen")
+        with monkeypatch.context() as short:
+            short.setattr(amqp_connection, "ANSWER_DEADLINE", 1.0)  # nothing answers anyway
+            link.end_epoch()
+            await until(lambda: not link.state.connected, 20, "the freeze seen")
     finally:
         broker.node.thaw()
     await until(lambda: link.state.connected and link.state.resting, 40, "a link at rest")

@@ -9,16 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import msgspec
 import pytest
 
 from mqworker.brokers.base import Publication
+from mqworker.brokers.rabbitmq import amqp_connection, reconnector
 from mqworker.brokers.rabbitmq.channel import Channel
 from tests.brokers.harness import Recorder, contract
+from tests.brokers.rabbit import RabbitHarness, on_both_kinds
 from tests.brokers.test_epochs import fill
 from tests.chaos.proxy import TO_BROKER, TO_SERVICE, Proxy
 from tests.chaos.wire import Wire
+from tests.support.loop import on_loop
 from tests.support.rabbitmq import major_version
 from tests.support.waiting import until
 
@@ -82,10 +86,11 @@ def following(broker, **config) -> tuple:
 
 
 @contextlib.asynccontextmanager
-async def holder(broker) -> AsyncIterator[int]:
+async def holder(broker, heartbeat: int = 3) -> AsyncIterator[int]:
     """The pid of a process that has the first PREFETCH messages behind ACKED, and keeps them."""
     topology = msgspec.json.encode(broker.topology).decode()
-    command = [sys.executable, "-m", "tests.support.holder", broker.url, topology, str(PREFETCH), str(ACKED)]
+    arguments = (broker.url, topology, str(PREFETCH), str(ACKED), str(heartbeat))
+    command = [sys.executable, "-m", "tests.support.holder", *arguments]
     child = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     try:
         for number in numbers(PREFETCH + ACKED):
@@ -99,8 +104,9 @@ async def holder(broker) -> AsyncIterator[int]:
 
 @on_either_input
 @contract
-async def test_another_link_goes_on_in_order_after_a_kill(broker, made_by_others):
+async def test_another_link_goes_on_in_order_after_a_kill(broker, made_by_others, monkeypatch):
     """While one consumes, the other gets nothing; 5 s after it is killed the other has everything, in its order."""
+    monkeypatch.setattr(reconnector, "PING_EVERY", 1.0)  # and so looks at the queue
     await filled(broker, COUNT, made_by_others=made_by_others)
     async with holder(broker) as pid:
         link, sink = following(broker)
@@ -139,13 +145,17 @@ async def test_another_link_goes_on_in_order_after_a_close(broker, made_by_other
     assert sink.bodies == numbers(900, 2000)
 
 
-@on_rabbitmq()
+@pytest.mark.rabbitmq
 @on_ours
-@contract
-async def test_another_link_goes_on_in_order_once_the_broker_gives_a_stopped_one_up(broker, made_by_others):
+@on_loop
+async def test_another_link_goes_on_in_order_once_the_broker_gives_a_stopped_one_up(rabbit, made_by_others):
     """A stopped process keeps what it has until the broker misses its heartbeats; then the other one has it first."""
+    await on_both_kinds(rabbit, partial(follow_a_stopped_one, made_by_others=made_by_others))
+
+
+async def follow_a_stopped_one(broker: RabbitHarness, *, made_by_others: bool) -> None:
     await filled(broker, COUNT, made_by_others=made_by_others)
-    async with holder(broker) as pid:
+    async with holder(broker, heartbeat=2) as pid:
         os.kill(pid, signal.SIGSTOP)
         link, sink = following(broker)
         await sink.has(COUNT - ACKED, 60)
@@ -153,11 +163,17 @@ async def test_another_link_goes_on_in_order_once_the_broker_gives_a_stopped_one
     await until(lambda: not link.state.waits, 10, "it waits for nobody")
 
 
-@on_rabbitmq()
+@pytest.mark.rabbitmq
 @on_ours
-@contract
-async def test_one_link_alone_keeps_the_order_over_a_connection_that_falls_silent(broker, made_by_others):
+@on_loop
+async def test_one_link_alone_keeps_the_order_over_a_connection_that_falls_silent(rabbit, made_by_others, monkeypatch):
     """What the broker still holds for a connection that we have given up is not overtaken by what stands behind it."""
+    monkeypatch.setattr(reconnector, "PING_EVERY", 1.0)
+    monkeypatch.setattr(amqp_connection, "ANSWER_DEADLINE", 2.0)  # far sooner than the broker misses two heartbeats
+    await on_both_kinds(rabbit, partial(fall_silent, made_by_others=made_by_others))
+
+
+async def fall_silent(broker: RabbitHarness, *, made_by_others: bool) -> None:
     await filled(broker, COUNT, made_by_others=made_by_others)
     proxy = Proxy(broker.node.port, Wire())
     try:
@@ -179,11 +195,15 @@ async def test_one_link_alone_keeps_the_order_over_a_connection_that_falls_silen
     assert [epoch for epoch, _ in sink.consuming_lost_for] == [1]
 
 
-@on_rabbitmq()
+@pytest.mark.rabbitmq
 @on_ours
-@contract
-async def test_two_that_begin_at_one_moment_do_not_both_begin(broker, made_by_others):
+@on_loop
+async def test_two_that_begin_at_one_moment_do_not_both_begin(rabbit, made_by_others):
     """However their requests meet, one of two has the first messages; the other one goes on in order behind it."""
+    await on_both_kinds(rabbit, partial(begin_two, made_by_others=made_by_others))
+
+
+async def begin_two(broker: RabbitHarness, *, made_by_others: bool) -> None:
     for _ in range(5):
         await filled(broker, COUNT, made_by_others=made_by_others)
         links = [await broker.started() for _ in range(2)]
@@ -357,15 +377,18 @@ async def test_no_result_behind_a_refused_one_is_stored(broker):
 
 @on_rabbitmq()
 @contract
-async def test_results_that_were_not_sent_when_the_connection_is_lost_are_refused(broker):
+async def test_results_that_were_not_sent_when_the_connection_is_lost_are_refused(broker, monkeypatch):
     """Only what is on its way may be stored; what stands behind it was not sent, and each one is answered once."""
+    monkeypatch.setattr(reconnector, "PING_EVERY", 1.0)
     broker.order()
     link, sink = await broker.started()
     queue = broker.topology.output.queue
     broker.node.freeze()
     try:
-        link.publish_together((1, 2, 3), [Publication("", queue, b"", b"x")] * 3)
-        await until(lambda: sink.publishes_lost_for, 20, "the connection given up")
+        with monkeypatch.context() as short:
+            short.setattr(amqp_connection, "ANSWER_DEADLINE", 1.0)  # nothing answers anyway
+            link.publish_together((1, 2, 3), [Publication("", queue, b"", b"x")] * 3)
+            await until(lambda: sink.publishes_lost_for, 20, "the connection given up")
     finally:
         broker.node.thaw()
     assert sink.answers.keys() == {2, 3}

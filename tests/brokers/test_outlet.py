@@ -145,6 +145,14 @@ async def test_an_item_without_a_record_and_a_record_without_an_item(place):
     assert other.records == [PositionRecord(2, None)]
 
 
+@pytest.fixture
+def eager(monkeypatch):
+    """Look more often whether the lock is free, and less long whether a record comes back."""
+    monkeypatch.setattr(rabbit_outlet, "STANDBY", (0.2, 0.4))
+    monkeypatch.setattr(rabbit_outlet, "BACK", 0.5)
+
+
+@pytest.mark.usefixtures("eager")
 @at_a_place
 async def test_one_has_the_lock_and_the_next_one_stands_by(place):
     """The second one is told who runs the source, and takes over when the first one ends."""
@@ -189,6 +197,7 @@ async def test_how_much_the_queue_holds(place):
     assert sink.depths == [3]
 
 
+@pytest.mark.usefixtures("eager")
 @at_a_place
 async def test_a_question_soon_after_an_answer_is_answered_soon(place):
     """A source that may send little after each answer asks often: no question waits for anything else to happen."""
@@ -214,6 +223,7 @@ async def test_a_queue_that_is_deleted_loses_the_outlet_and_the_next_one_makes_i
     assert other.records == [None]
 
 
+@pytest.mark.usefixtures("eager")
 @at_a_place
 async def test_no_record_is_no_record(place):
     """A position queue that holds something else begins anew."""

@@ -13,7 +13,16 @@ import pytest
 from mqworker.amqp.fingerprint import without_delivery_count
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable, Publication
-from mqworker.brokers.rabbitmq import RabbitAdmin, RabbitLink, anchor, exchanges, reconnector, topology_recovery, upkeep
+from mqworker.brokers.rabbitmq import (
+    RabbitAdmin,
+    RabbitLink,
+    amqp_connection,
+    anchor,
+    exchanges,
+    reconnector,
+    topology_recovery,
+    upkeep,
+)
 from mqworker.brokers.rabbitmq import sender as sender_module
 from mqworker.brokers.rabbitmq.amqp_connection import RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
@@ -22,10 +31,9 @@ from mqworker.brokers.rabbitmq.reconnector import retry_delay
 from mqworker.brokers.rabbitmq.sender import Sender
 from mqworker.config.model import BrokerConfig, TlsConfig
 from tests.brokers.harness import Recorder, contract
-from tests.brokers.rabbit import RabbitHarness
+from tests.brokers.rabbit import RabbitHarness, both_kinds, on_both_kinds
 from tests.support.loop import on_loop
 from tests.support.ports import free_port
-from tests.support.rabbitmq import major_version, temporary
 from tests.support.waiting import AMPLE, Patience, until, within
 
 pytestmark = pytest.mark.rabbitmq
@@ -33,13 +41,25 @@ PUBLISH_IDS = itertools.count(1)
 
 
 @pytest.fixture
-def broker(rabbit, request):
-    """A harness on the session's node, with classic queues unless a test chooses others; the node lives afterwards."""
-    yield RabbitHarness(rabbit, getattr(request, "param", "classic"))
+def node(rabbit):
+    """The session's node, which lives afterwards."""
+    yield rabbit
     rabbit.thaw()
     if not rabbit.running():  # a test that failed has killed it: the next ones need it
         rabbit.kill()
         rabbit.start()
+
+
+@pytest.fixture
+def broker(node, request):
+    """A harness on the session's node, with classic queues unless a test chooses others."""
+    return RabbitHarness(node, getattr(request, "param", "classic"))
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """Links connect again without the pauses that grow."""
+    monkeypatch.setattr(reconnector, "retry_delay", lambda _failures, **_: 0.1)
 
 
 async def back(link, deadline=20):
@@ -100,48 +120,53 @@ async def test_one_connection_back_brings_the_other(broker, monkeypatch):
     await back(link)
 
 
-@pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
-@contract
-async def test_broker_killed_and_started_again(broker):
+@pytest.mark.kills_broker
+@on_loop
+async def test_broker_killed_and_started_again(node, soon):
     """SIGKILL of the broker voids the epoch; the link reconnects, and what was confirmed but not acked is there."""
-    link, sink = await broker.started(prefetch=5)
-    link.publish(1, Publication("", broker.topology.input, Properties(delivery_mode=2).encode(), b"kept"))
-    assert await sink.answer(1) == ""
-    await sink.has(1)
-    broker.node.kill()
-    await until(lambda: sink.consuming_lost_for, 5, "the loss seen")
-    await until(lambda: not link.state.connected, 5, "the state")
-    link.publish(2, Publication("", broker.topology.input, b"", b"early"))
-    assert sink.answers[2]
-    broker.node.spawn()
-    await back(link, 90)
-    deliveries = await sink.has(2)
-    assert deliveries[1].body == b"kept"
-    assert (deliveries[1].epoch, deliveries[1].tag) == (2, 1)
-    link.ack(1, 1, multiple=False)
-    assert link.stale_acks == 1
-    link.ack(2, 1, multiple=False)
-    assert link.state.reconnects >= 2
-    assert "unknown delivery tag" not in broker.node.log()
+    async with both_kinds(node) as harnesses:
+        started = [(broker.topology.input, *await broker.started(prefetch=5)) for broker in harnesses.values()]
+        for name, link, sink in started:
+            link.publish(1, Publication("", name, Properties(delivery_mode=2).encode(), b"kept"))
+            assert await sink.answer(1) == ""
+            await sink.has(1)
+        node.kill()
+        for name, link, sink in started:
+            await until(lambda sink=sink: sink.consuming_lost_for, 5, "the loss seen")
+            await until(lambda link=link: not link.state.connected, 5, "the state")
+            link.publish(2, Publication("", name, b"", b"early"))
+            assert sink.answers[2]
+        node.spawn()
+        for _, link, sink in started:
+            await back(link, 90)
+            deliveries = await sink.has(2)
+            assert deliveries[1].body == b"kept"
+            assert (deliveries[1].epoch, deliveries[1].tag) == (2, 1)
+            link.ack(1, 1, multiple=False)
+            assert link.stale_acks == 1
+            link.ack(2, 1, multiple=False)
+            assert link.state.reconnects >= 2
+    assert "unknown delivery tag" not in node.log()
 
 
+@pytest.mark.kills_broker
 @pytest.mark.parametrize("broker", ["quorum"], indirect=True)
 @contract
-async def test_what_a_queue_that_was_just_made_confirms_outlives_its_broker(broker):
+async def test_what_a_queue_that_was_just_made_confirms_outlives_its_broker(broker, soon):
     """RabbitMQ loses what a quorum queue confirms in its first second, if it is killed then; so that is waited out."""
     link, sink = await broker.started()  # paused
     queues = (broker.topology.input, broker.topology.dead, broker.topology.output.queue)
     for number, queue in enumerate(queues):
         link.publish(number, Publication("", queue, Properties(delivery_mode=2).encode(), b"kept"))
-    link.publish(len(queues), Publication("", broker.topology.input, b"", b"later", delay=16))
+    link.publish(len(queues), Publication("", broker.topology.input, b"", b"later", delay=1 << 17))  # not in this test
     for number in range(len(queues) + 1):
         assert await sink.answer(number) == ""
     broker.node.kill()
     await until(lambda: not link.state.connected, 5, "the loss seen")
     broker.node.spawn()
     await until(lambda: link.state.connected, 90, "the link back")
-    for queue in (*queues, f"{broker.topology.input}.retry.16s"):
-        await broker.counts(queue, 1, 40)
+    for queue in (*queues, f"{broker.topology.input}.retry.{1 << 17}s"):
+        await broker.counts(queue, 1, 25)
 
 
 @contract
@@ -161,7 +186,7 @@ async def test_frozen_broker_shows_in_time(broker):
 
 
 @contract
-async def test_all_connections_closed_by_an_operator(broker):
+async def test_all_connections_closed_by_an_operator(broker, soon):
     """close_all_connections costs an epoch each time and nothing else."""
     link, sink = await broker.started(prefetch=5)
     for number in range(3):
@@ -217,103 +242,19 @@ async def test_lost_bindings_of_the_input_are_told_until_messages_come_that_way_
     await channel.ask("exchange_delete", exchange=exchange)
 
 
-@contract
-async def test_a_policy_that_expires_takes_nothing_that_waits(broker, monkeypatch):
-    """Under a policy `expires`, retries, dead letters, results and a paused input outlive its period by far."""
-    monkeypatch.setattr(reconnector, "PING_EVERY", 1.0)
-    monkeypatch.setattr(upkeep, "TAKE_EVERY", 1.0)
-    topology = broker.topology
-    unique = topology.input.partition(".")[0]
-    await asyncio.to_thread(
-        broker.node.ctl, "set_policy", unique, f"^{unique}", '{"expires": 5000}', "--apply-to", "queues"
-    )
-    try:
-        link, sink = await broker.started()  # paused
-        link.publish(1, Publication("", topology.input, b"", b"later", delay=16))
-        link.publish(2, Publication("", topology.dead, b"", b"dead"))
-        link.publish(3, Publication("", topology.input, b"", b"waits"))
-        link.publish(4, Publication("", topology.output.queue, b"", b"result"))
-        for number in (1, 2, 3, 4):
-            assert await sink.answer(number) == ""
-        began = asyncio.get_running_loop().time()
-        await broker.counts(topology.input, 2, 40)
-        assert asyncio.get_running_loop().time() - began > 15
-        assert (await broker.count(topology.dead), await broker.count(topology.output.queue)) == (1, 1)
-        await link.close(AMPLE)
-        later = broker.make_link(Recorder())  # finds the delay queues of the one before
-        later.start()
-        await until(lambda: later.state.connected, 10, "a connection")
-        delayed = f"{topology.input}.retry.16s"
-        await broker.publish(delayed, b"", b"of an earlier run")
-        await broker.counts(topology.input, 3, 40)
-    finally:
-        await asyncio.to_thread(broker.node.ctl, "clear_policy", unique)
-
-
-@contract
-async def test_a_policy_that_expires_takes_no_retry_while_connections_are_short(broker, monkeypatch):
-    """A retry outlives twice the period of a policy `expires` during which no connection lives for a second."""
-    monkeypatch.setattr(reconnector, "retry_delay", lambda _failures, **_: 0.1)
-    monkeypatch.setattr(upkeep, "TAKE_EVERY", 1.0)
-    topology, loop = broker.topology, asyncio.get_running_loop()
-    unique = topology.input.partition(".")[0]
-    await asyncio.to_thread(
-        broker.node.ctl, "set_policy", unique, f"^{unique}", '{"expires": 5000}', "--apply-to", "queues"
-    )
-    try:
-        link, sink = await broker.started()  # paused
-        link.publish(1, Publication("", topology.input, b"", b"later", delay=16))
-        assert await sink.answer(1) == ""
-        began, short = loop.time(), 0
-        while loop.time() - began < 12:
-            await until(lambda: link.state.connected, 10, "a connection")
-            await asyncio.sleep(0.5)  # less than the second that this is about
-            if (connection := link._consuming.connection) is not None:
-                connection.abort("ended by the test")
-                short += 1
-            await until(lambda: not link.state.connected, 10, "its end")
-        assert short >= 5
-        await broker.counts(topology.input, 1, 40)
-    finally:
-        await asyncio.to_thread(broker.node.ctl, "clear_policy", unique)
-
-
-@pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
-@contract
-async def test_a_policy_that_expires_takes_no_queue_that_is_empty(broker, monkeypatch):
-    """A retry that comes just before its delay queue would expire is not lost with it: also unused, the queue stays."""
-    monkeypatch.setattr(reconnector, "PING_EVERY", 1.0)
-    monkeypatch.setattr(upkeep, "TAKE_EVERY", 1.0)
-    topology, loop = broker.topology, asyncio.get_running_loop()
-    unique = topology.input.partition(".")[0]
-    await asyncio.to_thread(
-        broker.node.ctl, "set_policy", unique, f"^{unique}", '{"expires": 5000}', "--apply-to", "queues"
-    )
-    try:
-        link, sink = await broker.started(prefetch=5)
-        link.publish(1, Publication("", topology.input, b"", b"later", delay=1))
-        delivery = (await sink.has(1))[0]
-        link.ack(delivery.epoch, delivery.tag, multiple=False)
-        began = loop.time()
-        await until(lambda: loop.time() - began > 12, 60, "more than twice the time after which they would expire")
-        kept = [f"{topology.input}.retry.1s"]
-        if topology.queue_type == "classic" or major_version() == 3:
-            kept += [topology.dead, topology.output.queue]
-        for name in kept:
-            assert await asyncio.to_thread(broker.node.queue, name) is not None, name
-    finally:
-        await asyncio.to_thread(broker.node.ctl, "clear_policy", unique)
-
-
-@pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
-@contract
-async def test_a_silent_output_costs_the_answer_on_its_depth_alone(broker):
+@on_loop
+async def test_a_silent_output_costs_the_answer_on_its_depth_alone(node, monkeypatch):
     """The link works on, an answer comes when the queue is no longer silent, and so it does on another connection."""
+    monkeypatch.setattr(amqp_connection, "ANSWER_DEADLINE", 4.0)
+    await on_both_kinds(node, ask_a_silent_output)
+
+
+async def ask_a_silent_output(broker: RabbitHarness) -> None:
     link, sink = await broker.started(prefetch=5)
     async with silenced(broker, broker.topology.output.queue):
         link.ask_output_depth()
         began = asyncio.get_running_loop().time()
-        await until(lambda: asyncio.get_running_loop().time() - began > 10, 60, "more than an answer's deadline")
+        await until(lambda: asyncio.get_running_loop().time() - began > 6, 60, "more than an answer's deadline")
         await broker.publish(broker.topology.input, b"", b"x")
         await sink.has(1)
         assert not sink.depths
@@ -333,15 +274,21 @@ async def test_a_silent_output_costs_the_answer_on_its_depth_alone(broker):
     await until(answered, 10, "an answer on the new connection")
 
 
-@pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
-@contract
-async def test_upkeep_of_a_queue_that_does_not_answer_costs_the_link_nothing(broker, monkeypatch):
+@on_loop
+async def test_upkeep_of_a_queue_that_does_not_answer_costs_the_link_nothing(node, monkeypatch):
     """A dead-letter queue that is silent for longer than any deadline neither ends a connection nor hides the depth."""
     monkeypatch.setattr(reconnector, "PING_EVERY", 1.0)
+    monkeypatch.setattr(amqp_connection, "ANSWER_DEADLINE", 4.0)
+    monkeypatch.setattr(upkeep, "PATIENCE", 1.0)
+    monkeypatch.setattr(upkeep, "ROUND", 3.0)
+    await on_both_kinds(node, keep_up_a_silent_queue)
+
+
+async def keep_up_a_silent_queue(broker: RabbitHarness) -> None:
     link, sink = await broker.started(prefetch=5)
     async with silenced(broker, broker.topology.dead):
         began = asyncio.get_running_loop().time()
-        await until(lambda: asyncio.get_running_loop().time() - began > 15, 60, "more than an answer's deadline")
+        await until(lambda: asyncio.get_running_loop().time() - began > 6, 60, "more than an answer's deadline")
         await broker.publish(broker.topology.input, b"", b"x")
         await sink.has(1)
         link.consume(0)
@@ -349,9 +296,9 @@ async def test_upkeep_of_a_queue_that_does_not_answer_costs_the_link_nothing(bro
         await broker.publish(broker.topology.input, b"", b"y")
         await until(lambda: link.depth() == 1, 20, "the depth")
     assert (link.state.reconnects, sink.consuming_lost_for, sink.publishes_lost_for) == (0, [], [])
-    upkeep = link._recovery._upkeep
-    assert len(upkeep._stuck) <= 1  # one channel for the queue, however often it was its turn
-    await until(lambda: not upkeep._stuck, 30, "the queue to be asked again, now that it answers")
+    stuck = link._recovery._upkeep._stuck
+    assert len(stuck) <= 1  # one channel for the queue, however often it was its turn
+    await until(lambda: not stuck, 30, "the queue to be asked again, now that it answers")
 
 
 @pytest.mark.parametrize("alarm", ALARMS)
@@ -406,8 +353,9 @@ async def test_confirm_deadline_without_an_alarm(broker, size):
 
 
 @contract
-async def test_output_that_disappears_is_made_again(broker):
+async def test_output_that_disappears_is_made_again(broker, monkeypatch):
     """A publication into a deleted exchange or queue is refused; ours is created again, and no channel loops."""
+    monkeypatch.setattr(topology_recovery, "REPAIR_EVERY", 0.5)
     link, sink = await broker.started()
     output = broker.topology.output
     publication = Publication(output.exchange, output.routing_key, b"", b"x")
@@ -900,7 +848,7 @@ async def test_several_hosts_are_tried(broker):
 
 
 @contract
-async def test_after_a_loss_the_next_host_has_its_turn(broker, monkeypatch):
+async def test_after_a_loss_the_next_host_has_its_turn(broker, soon, monkeypatch):
     """A host that has had a good connection is not the first to be tried again: it may be the one that has died."""
     monkeypatch.setattr(reconnector, "STABLE_AFTER", 0.0)  # a short session counts as good too
     writers = []
@@ -921,8 +869,10 @@ async def test_after_a_loss_the_next_host_has_its_turn(broker, monkeypatch):
 
 
 @contract
-async def test_no_answer_from_a_host_is_bounded(broker):
+async def test_no_answer_from_a_host_is_bounded(broker, monkeypatch):
     """A peer that accepts and sends nothing, or garbage, costs at most five seconds each time."""
+    assert reconnector.CONNECT_DEADLINE == 5
+    monkeypatch.setattr(reconnector, "CONNECT_DEADLINE", 1.0)  # as little, and sooner
     writers = []
 
     def garbage(_reader, writer):
@@ -936,7 +886,7 @@ async def test_no_answer_from_a_host_is_bounded(broker):
             port = listener.sockets[0].getsockname()[1]
             link = RabbitLink(BrokerConfig(url=f"amqp://127.0.0.1:{port}"), broker.topology, Recorder(), name="odd")
             link.start()
-            await until(lambda link=link, says=says: says in link.state.reason, 7, says)
+            await until(lambda link=link, says=says: says in link.state.reason, 3, says)
             await link.close(1)
     finally:
         for opened in (*writers, server, silent):
@@ -983,15 +933,18 @@ async def placed(link, sink, publication: Publication) -> int:
         await asyncio.sleep(0.1)  # the pace of a ledger
 
 
-@pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
-@contract
-async def test_a_queue_that_does_not_answer_is_kept_apart_until_it_does(broker, monkeypatch):
+@on_loop
+async def test_a_queue_that_does_not_answer_is_kept_apart_until_it_does(node, soon, monkeypatch):
     """A silent queue costs two deadlines; then the others are served beside it, and it too once it answers again."""
     monkeypatch.setattr("mqworker.brokers.rabbitmq.destinations.RETRY_SILENT", (0.5, 1.0))
+    await on_both_kinds(node, publish_to_a_silent_queue)
+
+
+async def publish_to_a_silent_queue(broker: RabbitHarness) -> None:
     link, sink = await broker.started(prefetch=5)
     output, dead = (Publication("", name, b"", b"x") for name in (broker.topology.output.queue, broker.topology.dead))
     loop = asyncio.get_running_loop()
-    link._publishing._deadline = deadline = 3.0
+    link._publishing._deadline = deadline = 2.0
     async with silenced(broker, output.routing_key):
         silent = asyncio.create_task(placed(link, sink, output))
         await asyncio.gather(*(placed(link, sink, dead) for _ in range(20)))
@@ -1007,10 +960,13 @@ async def test_a_queue_that_does_not_answer_is_kept_apart_until_it_does(broker, 
     await asyncio.wait_for(silent, 20)
 
 
-@pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)
-@contract
-async def test_a_question_without_an_answer_costs_only_itself(broker):
+@on_loop
+async def test_a_question_without_an_answer_costs_only_itself(node):
     """Requests to a queue that does not answer end by their deadlines; a reply that others wait for still arrives."""
+    await on_both_kinds(node, ask_a_silent_queue)
+
+
+async def ask_a_silent_queue(broker: RabbitHarness) -> None:
     link, sink = await broker.started(prefetch=5)
     admin, dead = broker.make_admin(), broker.topology.dead
     waiting = asyncio.create_task(admin.call(broker.topology.input, b"", b"question", 2 * AMPLE))
@@ -1081,8 +1037,7 @@ async def limited(broker, limit: int, properties: bytes, count: int = 3) -> None
     channel = await broker.channel()
     arguments = {"x-queue-type": "quorum", "x-delivery-limit": limit}
     await channel.ask("queue_declare", queue=broker.topology.dead, durable=True, arguments=arguments)
-    for number in range(count):
-        await broker.publish(broker.topology.dead, properties, b"%d" % number)
+    await broker.publish(broker.topology.dead, properties, *(b"%d" % number for number in range(count)))
 
 
 @contract
@@ -1102,7 +1057,7 @@ async def test_looks_into_a_limited_queue_that_fail_lose_nothing(broker):
     async with silenced(broker, target):
         for _ in range(4):
             with pytest.raises(BrokerUnavailable):
-                await admin.move(dead, 10, replay(target), 3)
+                await admin.move(dead, 10, replay(target), 2)
     assert sorted(message.body for message in await admin.peek(dead, 10, AMPLE)) == [b"0", b"1", b"2"]
 
 
@@ -1152,44 +1107,37 @@ async def test_of_many_only_what_was_returned_or_nacked_is_refused(broker):
 @contract
 async def test_a_message_that_cannot_be_put_back_as_new_spoils_no_look(broker):
     """It just goes back, and the others are renewed, hundreds in one look, none twice."""
-    await limited(broker, 6, b"", 500)
+    await limited(broker, 6, b"", 200)
     await broker.publish(broker.topology.dead, b"", b"x" * 100)
     admin = broker.make_admin(max_message_size=99)
     for _ in range(5):
-        assert len(await admin.peek(broker.topology.dead, 1000, AMPLE)) == 501
+        assert len(await admin.peek(broker.topology.dead, 1000, AMPLE)) == 201
     fresh = [message.body for message in await broker.make_admin().peek(broker.topology.dead, 1000, AMPLE)]
-    assert len(fresh) == len(set(fresh)) == 501
+    assert len(fresh) == len(set(fresh)) == 201
 
 
 @pytest.fixture(scope="module")
-def special(rabbit, tmp_path_factory):
-    """A node that closes channels whose messages are not settled within a second, with TLS as `localhost`."""
-    folder = tmp_path_factory.mktemp("special")
+def tls(rabbit, tmp_path_factory):
+    """A port at which the node takes TLS as `localhost`, and the certificate."""
+    folder, port = tmp_path_factory.mktemp("tls"), free_port()
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     subprocess.run(["openssl", "req", "-x509", *key, *names, *files], check=True, capture_output=True, timeout=60)
-    tls_port = free_port()
-    node = temporary(
-        folder / "node",
-        advanced="{consumer_timeout, 1000}, {channel_tick_interval, 500}",
-        config=(
-            f"listeners.ssl.1 = 127.0.0.1:{tls_port}",
-            f"ssl_options.cacertfile = {folder}/cert.pem",
-            f"ssl_options.certfile = {folder}/cert.pem",
-            f"ssl_options.keyfile = {folder}/key.pem",
-        ),
+    cert = folder / "cert.pem"
+    options = f'{{cacertfile, "{cert}"}}, {{certfile, "{cert}"}}, {{keyfile, "{folder / "key.pem"}"}}'
+    rabbit.eval(
+        "{ok, _} = application:ensure_all_started(ssl),"
+        f'rabbit_networking:start_ssl_listener({{"127.0.0.1", {port}}}, [{options}], 1)'
     )
-    yield node, tls_port, folder / "cert.pem"
-    node.close()
+    return port, cert
 
 
-@pytest.mark.xdist_group("special")
 @on_loop
-async def test_tls_checks_who_the_broker_is(special):
+async def test_tls_checks_who_the_broker_is(rabbit, tls):
     """amqps works with the right authority and host name, and with nothing else."""
-    node, port, certificate = special
-    topology = RabbitHarness(node).topology
+    port, certificate = tls
+    topology = RabbitHarness(rabbit).topology
     for host, ca, says in (
         ("localhost", str(certificate), ""),
         ("localhost", "", "TLS"),
@@ -1207,14 +1155,28 @@ async def test_tls_checks_who_the_broker_is(special):
         await link.close(2)
 
 
-@pytest.mark.xdist_group("special")
+@pytest.fixture
+def impatient(rabbit):
+    """A node that closes channels whose messages are not settled within a second."""
+
+    def limit(timeout: int, look_every: int) -> None:  # milliseconds
+        rabbit.eval(
+            f"application:set_env(rabbit, consumer_timeout, {timeout}),"
+            f"application:set_env(rabbit, channel_tick_interval, {look_every})"
+        )
+
+    limit(1000, 500)
+    yield rabbit
+    limit(1_800_000, 60_000)
+
+
 @pytest.mark.parametrize("queue_type", [pytest.param("classic", marks=pytest.mark.release), "quorum"])
 @on_loop
-async def test_ack_timeout_costs_an_epoch(special, queue_type):
+async def test_ack_timeout_costs_an_epoch(impatient, queue_type):
     """A message held too long costs its channel; the next epoch receives it, on the same connection."""
-    impatient = RabbitHarness(special[0], queue_type)
-    link, sink = await impatient.started(prefetch=5)
-    await impatient.publish(impatient.topology.input, b"", b"slow")
+    broker = RabbitHarness(impatient, queue_type)
+    link, sink = await broker.started(prefetch=5)
+    await broker.publish(broker.topology.input, b"", b"slow")
     await sink.has(1)
     await until(lambda: sink.consuming_lost_for, 10, "the timeout")
     assert "timeout" in sink.consuming_lost_for[0][1] or "timed out" in sink.consuming_lost_for[0][1]
@@ -1224,7 +1186,7 @@ async def test_ack_timeout_costs_an_epoch(special, queue_type):
     assert deliveries[1].redelivered
     link.ack(2, 1, multiple=False)
     assert link.state.reconnects == 0
-    await impatient.close()
+    await broker.close()
 
 
 def test_waits_are_jittered_and_bounded():

@@ -14,6 +14,7 @@ from mqworker.brokers.rabbitmq.fast_frames import encode_publish
 from mqworker.brokers.rabbitmq.queues import attempt
 from tests.brokers.harness import Recorder, contract
 from tests.brokers.rabbit import RabbitHarness
+from tests.support.rabbitmq import Rights
 from tests.support.waiting import Patience, until
 
 pytestmark = pytest.mark.rabbitmq
@@ -184,12 +185,11 @@ async def test_a_binding_that_is_refused_is_a_warning_and_not_tried_again(broker
     made = pings(monkeypatch)
     await broker.declare(broker.cameras, broker.results)
     node, user = broker.node, f"user-{uuid4().hex[:8]}"
-    node.ctl("add_user", user, "x")
-    node.ctl("set_permissions", user, ".*", ".*", ".*")
+    node.allow(user, "x", Rights(".*", ".*", ".*"))
     admin_url, broker.url = broker.url, broker.url.replace("guest:guest", f"{user}:x")
     link, sink = await broker.started(prefetch=5)
     broker.url = admin_url
-    await asyncio.to_thread(node.ctl, "set_permissions", user, ".*", ".*", r"\.in")
+    await asyncio.to_thread(node.permit, user, Rights(".*", ".*", r"\.in"))
     await until(lambda: len(link.state.warnings) == 2, 20, "a warning for each key")
     assert all("bind it by hand" in warning for warning in link.state.warnings)
     before, count = node.log().count("ACCESS_REFUSED"), len(made)
@@ -199,7 +199,7 @@ async def test_a_binding_that_is_refused_is_a_warning_and_not_tried_again(broker
     await sink.has(1)
     assert sink.consuming_lost_for == []
     await link.close(2)
-    node.ctl("delete_user", user)
+    node.eval(f'rabbit_auth_backend_internal:delete_user(<<"{user}">>, <<"test">>)')
 
 
 @contract

@@ -1,6 +1,7 @@
 """What differs between versions of RabbitMQ: the same promises hold on each (`scripts/test --rabbitmq 4`)."""
 
 import asyncio
+import re
 
 import pytest
 
@@ -11,7 +12,7 @@ from mqworker.brokers.rabbitmq.queues import delay_arguments, delay_queue
 from tests.brokers.harness import contract
 from tests.brokers.rabbit import RabbitHarness
 from tests.support.loop import on_loop
-from tests.support.rabbitmq import temporary
+from tests.support.rabbitmq import Rights, temporary
 from tests.support.waiting import AMPLE, until
 
 pytestmark = pytest.mark.rabbitmq
@@ -27,11 +28,11 @@ def broker(rabbit, request):
 def quorum_by_default(broker):
     """The name of a virtual host in which queues are quorum by default; the harness is there."""
     name, node = "quorum-by-default", broker.node
-    node.ctl("add_vhost", name, "--default-queue-type", "quorum")
-    node.ctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+    node.eval(f'rabbit_vhost:add(<<"{name}">>, #{{default_queue_type => <<"quorum">>}}, <<"test">>)')
+    node.permit("guest", Rights(".*", ".*", ".*"), name)
     broker.url = node.url(name)
     yield name
-    node.ctl("delete_vhost", name)
+    node.eval(f'rabbit_vhost:delete(<<"{name}">>, <<"test">>)')
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +48,14 @@ def modern(rabbit, tmp_path_factory):
 
 async def kinds(harness: RabbitHarness, vhost: str) -> dict[str, str]:
     """Return the type of each queue of the harness, as the broker lists it."""
-    listed = await asyncio.to_thread(harness.node.ctl, "list_queues", "-p", vhost, "name", "type", "--no-table-headers")
+    listed = await asyncio.to_thread(
+        harness.node.eval,
+        "[{binary_to_atom(element(4, amqqueue:get_name(Q)), utf8), amqqueue:get_type(Q)} ||"
+        f' Q <- rabbit_amqqueue:list(<<"{vhost}">>)]',
+    )
     unique = harness.topology.input.partition(".")[0]
-    return dict(line.split("\t") for line in listed.splitlines() if line.startswith(unique))
+    found = re.findall(r"{'?([^',]+)'?, *rabbit_(\w+)_queue}", listed)
+    return {name: kind for name, kind in found if name.startswith(unique)}
 
 
 @pytest.mark.parametrize("broker", ["classic", "quorum"], indirect=True)

@@ -235,7 +235,7 @@ def test_modules_that_the_code_writes_while_it_is_imported_are_found(tmp_path):
 def test_a_check_that_never_ends_still_tells_the_copy(tmp_path):
     """Code that takes too long to import is kept: the Consumers that find out what it does run the same."""
     (tmp_path / "job.py").write_text("import time; time.sleep(60)")
-    answer = asyncio.run(check_code("s", tmp_path, ("job:handle",), {}, 1.0, print, state_dir=tmp_path / "state"))
+    answer = asyncio.run(check_code("s", tmp_path, ("job:handle",), {}, 0.5, print, state_dir=tmp_path / "state"))
     assert answer.died
     assert answer.copy is None
     (tmp_path / "state").mkdir()

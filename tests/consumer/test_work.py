@@ -303,18 +303,18 @@ def test_a_limit_that_a_program_has_taken_over_rings_no_more_until_it_is_given_b
 
     def handler(left):
         seen.append(clock.take_over())
-        time.sleep(0.6)
+        time.sleep(0.4)
         clock.give_back(left)
-        time.sleep(0.6)
+        time.sleep(0.4)
 
-    made = worker(handler, soft_limit=0.4, alarm=alarm)
+    made = worker(handler, soft_limit=0.3, alarm=alarm)
     slot.begin(1, bytes(32), time.monotonic() - 2.0)
     assert made.compute(item(b"0.0")).failure is None
     assert made.compute(item(b"0.05")).failure.reason == "timeout"
     made.soft_limit = clock.hard_limit = 0.0
     assert made.compute(item(b"0.05")).failure is None
     (soft, hard), _, none = seen
-    assert 0.0 < soft <= 0.4
+    assert 0.0 < soft <= 0.3
     assert 0.0 < hard <= 7.0
     assert none == (math.inf, math.inf)
 

@@ -648,4 +648,11 @@ class LedgerMachine(RuleBasedStateMachine):
 class TestLedgerModel(LedgerMachine.TestCase):
     """Any sequence of events settles every delivery exactly once and leaves nothing behind."""
 
-    settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
+    settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+
+
+@pytest.mark.release
+class TestLedgerModelAtLength(LedgerMachine.TestCase):
+    """The same with many more sequences."""
+
+    settings = settings(max_examples=1500, stateful_step_count=30, deadline=None)

@@ -474,6 +474,7 @@ class BacklogMachine(RuleBasedStateMachine):
         assert (self.known, len(self.held.backlog), self.held.backlog.ready, len(self.held.ordering)) == ([], 0, 0, 0)
 
 
+@pytest.mark.untraced  # slow under it, and the tables show what is covered
 class TestBacklogMachine(BacklogMachine.TestCase):
     """See the machine."""
 

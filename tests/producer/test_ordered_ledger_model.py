@@ -301,7 +301,14 @@ class OrderedLedgerMachine(LedgerMachine):
 class TestOrderedLedgerModel(OrderedLedgerMachine.TestCase):
     """See the machine."""
 
-    settings = settings(max_examples=400, stateful_step_count=25, deadline=None)
+    settings = settings(max_examples=200, stateful_step_count=25, deadline=None)
+
+
+@pytest.mark.release
+class TestOrderedLedgerModelAtLength(OrderedLedgerMachine.TestCase):
+    """The same with many more sequences."""
+
+    settings = settings(max_examples=2000, stateful_step_count=25, deadline=None)
 
 
 class OutOfTurn(OrderedLedgerMachine):

@@ -22,7 +22,7 @@ from mqworker.brokers.sqlite.file import File
 from mqworker.config.model import BrokerConfig, CrashConfig, InputConfig, StageConfig
 from mqworker.consumer.register import InHandRegister
 from mqworker.ipc.messages import ConsumerStatus, Desired, Generation, StageSpec, StageStatus
-from mqworker.producer import lane, seat_limits, suspects
+from mqworker.producer import lane, policy, seat_limits, suspects
 from mqworker.producer.stage import Stage
 from mqworker.producer.status import stage_status
 from mqworker.producer.timers import Timers
@@ -132,6 +132,7 @@ class Seated:
 def seated(tmp_path, monkeypatch):
     """Make stages whose Consumers are speakers."""
     monkeypatch.setattr(lane, "Consumer", SeatSpeaker)
+    monkeypatch.setattr(policy, "CRASH_RUNG", 0.1)  # the embedded broker takes parts of seconds
     return lambda kind, *args, **config: Seated(tmp_path, kind, *args, **config)
 
 

@@ -14,7 +14,7 @@ from mqworker.brokers.sqlite import store
 from mqworker.brokers.sqlite.file import File
 from mqworker.config.model import BrokerConfig, InputConfig, OutputConfig, RetryConfig, StageConfig
 from mqworker.ipc.messages import Desired, Generation, Report, StageSpec, StageStatus
-from mqworker.producer import order_status, timers
+from mqworker.producer import flow, order_status, timers
 from mqworker.producer.stage import Stage
 from mqworker.producer.status import stage_status
 from mqworker.producer.timers import Timers
@@ -65,8 +65,9 @@ class Reporting:
 
 
 @on_loop
-async def test_a_stage_without_consumers_knows_what_waits_and_what_comes(tmp_path):
+async def test_a_stage_without_consumers_knows_what_waits_and_what_comes(tmp_path, monkeypatch):
     """Backlog and arrival rate are there, and crossing to the Service keeps them; what Consumers do is not known."""
+    monkeypatch.setattr(flow, "SAME", 1.0)
     it = Reporting(tmp_path, consumers=0)
     try:
         await until(lambda: it.told().backlog == 0 and it.told().arrival_rate == 0, 20, "an empty queue")

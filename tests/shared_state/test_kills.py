@@ -18,7 +18,7 @@ from tests.support.children import end_children
 from tests.support.loop import on_loop
 from tests.support.shared_object import ROOT, Shared, client, in_thread
 
-MESSAGES = 60  # of each caller
+MESSAGES = 40  # of each caller
 CALLERS = 3
 
 

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
@@ -216,8 +216,17 @@ class Once(RuleBasedStateMachine):
         return Call(1, message.key, True, proxy_key("add", body, CALLS.index(name) - 1), "add", body)
 
 
-Once.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
-TestOnce = Once.TestCase
+class TestOnce(Once.TestCase):
+    """Whatever happens in whatever order, every effect is there once."""
+
+    settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+
+
+@pytest.mark.release
+class TestOnceAtLength(Once.TestCase):
+    """The same with many more sequences."""
+
+    settings = settings(max_examples=1000, stateful_step_count=60, deadline=None)
 
 
 class NothingIsRemembered(Once):
@@ -234,6 +243,8 @@ class SettledIsForgotten(Once):
 @pytest.mark.parametrize("broken", [NothingIsRemembered, SettledIsForgotten])
 def test_the_model_notices_what_would_be_wrong(broken):
     """Without remembering, and without the ring, it finds a second effect."""
-    sought = settings(max_examples=300, stateful_step_count=30, deadline=None, report_multiple_bugs=False)
+    sought = settings(
+        max_examples=300, stateful_step_count=30, deadline=None, report_multiple_bugs=False, phases=[Phase.generate]
+    )
     with pytest.raises(AssertionError):
         run_state_machine_as_test(broken, settings=sought)

@@ -438,7 +438,7 @@ async def test_snapshots_under_load_lose_nothing(tmp_path):
 async def test_a_snapshot_holds_up_no_call(tmp_path):
     """Of a large object: the longest call meanwhile takes a fraction of what writing it in place takes."""
     shared = await Shared(tmp_path).start()
-    await in_thread(client(tmp_path).call, "fill", 400_000)
+    await in_thread(client(tmp_path).call, "fill", 250_000)
     began = time.monotonic()
     await shared.pause()
     assert (await shared.take_snapshot()).journaled == 0

@@ -1,6 +1,6 @@
 """A process that consumes a queue and acks only the first few: for tests that stop and kill it.
 
-Run as `python -m tests.support.holder URL TOPOLOGY PREFETCH ACKS`, the topology as JSON; prints each body.
+Run as `python -m tests.support.holder URL TOPOLOGY PREFETCH ACKS HEARTBEAT`, the topology as JSON; prints each body.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ class Printer(Recorder):
         print(delivery.body.decode(), flush=True)
 
 
-async def hold(url: str, topology: Topology, prefetch: int, acks: int) -> None:
+async def hold(url: str, topology: Topology, prefetch: int, acks: int, heartbeat: int) -> None:
     """Consume, and keep all but the first."""
     sink = Printer()
-    link = open_link(BrokerConfig(url=url, heartbeat=3), topology, sink, "holder")
+    link = open_link(BrokerConfig(url=url, heartbeat=heartbeat), topology, sink, "holder")
     link.consume(prefetch, prefetch)
     link.start()
     await sink.has(acks, 60)
@@ -36,4 +36,4 @@ async def hold(url: str, topology: Topology, prefetch: int, acks: int) -> None:
 
 if __name__ == "__main__":
     topology = msgspec.json.decode(sys.argv[2], type=Topology)
-    asyncio.run(hold(sys.argv[1], topology, int(sys.argv[3]), int(sys.argv[4])))
+    asyncio.run(hold(sys.argv[1], topology, *map(int, sys.argv[3:])))

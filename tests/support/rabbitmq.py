@@ -9,6 +9,7 @@ The server is the installed one, or that of another Debian in a folder, which `s
 """
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from tests.support.ports import free_port
 from tests.support.waiting import Patience, wait_for
 
 ASKED = 3  # times that a busy node is asked
+CALLS = itertools.count(1)  # several at once need names of their own
 ROOT = os.environ.get("MQWORKER_TEST_RABBITMQ_ROOT", "")  # "" for the installed server
 INTO_ROOT = ("/usr/sbin/chroot", ROOT) if ROOT else ()
 INSTALLED = Path("/usr/lib/rabbitmq")  # below ROOT
@@ -215,7 +217,17 @@ class RabbitNode:
         cookie = (self.folder / ".erlang.cookie").read_text()
         for left in range(ASKED, 0, -1):
             done = subprocess.run(
-                [*self._into, "erl_call", "-e", "-sname", self.name, "-c", cookie],
+                [
+                    *self._into,
+                    "erl_call",
+                    "-e",
+                    "-sname",
+                    self.name,
+                    "-c",
+                    cookie,
+                    "-h",
+                    f"c{next(CALLS)}-{os.getpid()}",
+                ],
                 env=self.env,
                 input=f"{expression.rstrip('. ')}.\n",
                 capture_output=True,
@@ -231,12 +243,17 @@ class RabbitNode:
 
     def allow(self, user: str, password: str, rights: Rights, vhost: str = "/") -> None:
         """Make a user, and the virtual host, and permit both this user and guest to use it."""
-        permit = 'rabbit_auth_backend_internal:set_permissions(<<"{}">>, Vhost, {}, <<"test">>)'
         self.eval(
             f'Vhost = <<"{vhost}">>, rabbit_vhost:exists(Vhost) orelse rabbit_vhost:add(Vhost, <<"test">>), '
-            f'rabbit_auth_backend_internal:add_user(<<"{user}">>, <<"{password}">>, <<"test">>), '
-            f"{permit.format('guest', Rights('.*', '.*', '.*').in_erlang())}, {permit.format(user, rights.in_erlang())}"
+            f'rabbit_auth_backend_internal:add_user(<<"{user}">>, <<"{password}">>, <<"test">>)'
         )
+        self.permit("guest", Rights(".*", ".*", ".*"), vhost)
+        self.permit(user, rights, vhost)
+
+    def permit(self, user: str, rights: Rights, vhost: str = "/") -> None:
+        """Change what a user may do, as `rabbitmqctl set_permissions` does."""
+        permission = f'<<"{user}">>, <<"{vhost}">>, {rights.in_erlang()}, <<"test">>'
+        self.eval(f"rabbit_auth_backend_internal:set_permissions({permission})")
 
     def refusals(self, user: str) -> list[str]:
         """Return the lines of the log that say what was refused to a user."""

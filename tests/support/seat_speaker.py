@@ -42,7 +42,7 @@ class SeatSpeaker(Spawned):
         generation, in_hand = birth.generation.number, {}
         self.send(Hello(os.getpid(), generation, self.kind, count))
         while True:
-            self.seats.pulse = now = time.monotonic()
+            self.seats.pulse = time.monotonic()
             taken, back = 0, ()
             if lane._arrived.poll(5):
                 chunk = lane.wait()
@@ -50,8 +50,9 @@ class SeatSpeaker(Spawned):
                     return
                 taken, generation = chunk.number, chunk.generation
                 free = [slot for slot in self.seats.slots if not slot.seq]
+                began = time.monotonic()  # not before it came: tests compare when messages begin
                 for item, slot in zip(chunk.items, free, strict=False):
-                    slot.begin(item.seq, item.fingerprint or bytes(32), now)
+                    slot.begin(item.seq, item.fingerprint or bytes(32), began)
                     in_hand[item.seq] = item, slot
                 if self.seats.stop >= chunk.number:
                     back = tuple(item.seq for item in chunk.items)

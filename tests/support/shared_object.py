@@ -11,6 +11,7 @@ import msgspec
 from mqworker.ipc.child import Child
 from mqworker.ipc.messages import LogEvent
 from mqworker.ipc.spawn import Death
+from mqworker.shared_state import folder
 from mqworker.shared_state.client import SharedClient
 from mqworker.shared_state.folder import folder_of
 from mqworker.shared_state.identity import message_key
@@ -22,6 +23,14 @@ DEADLINE = 30.0
 NAME = "tally"
 ROOT = Path(__file__).parent.parent.parent
 _reports = msgspec.msgpack.Decoder(SharedReport)
+
+
+class Impatient(SharedObject):
+    """One that waits less long for another process that uses its folder."""
+
+    def main(self) -> None:
+        folder.LOCK_PATIENCE = 0.5
+        super().main()
 
 
 class Shared:
@@ -49,7 +58,7 @@ class Shared:
 
     async def refused(self) -> Any:
         """Start it, and return why it does not serve."""
-        self.child.start(SharedObject(NAME))
+        self.child.start(Impatient(NAME))
         self.child.send(self.spec)
         await until(lambda: self.child.death, DEADLINE, "its end")
         return self.reports[-2]

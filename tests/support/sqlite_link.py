@@ -107,11 +107,11 @@ async def publish(path: Path) -> None:
 
 
 async def relay(path: Path) -> None:
-    """Publish, take, move to the output and ack for 4 s; print what was published, refused and lost."""
+    """Publish, take, move to the output and ack for 2 s; print what was published, refused and lost."""
     async with opened(path) as (link, sink):
         link.consume(50)
         done = inputs = 0
-        end = time.monotonic() + 4
+        end = time.monotonic() + 2
         while time.monotonic() < end:
             if sink.published - len(sink.confirmed_ids) < 100:
                 sink.publish(link, b"x")

@@ -2,6 +2,7 @@
 
 from hashlib import sha256
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -134,7 +135,7 @@ class Windows(RuleBasedStateMachine):
         assert (self.window._lines, self.window._bytes, self.window.behind) == (0, 0, 0)
 
 
-TestWindows = Windows.TestCase
+TestWindows = pytest.mark.untraced(Windows.TestCase)  # slow under it, and other tests show what is covered
 TestWindows.settings = settings(max_examples=200, stateful_step_count=60)
 
 

@@ -17,6 +17,7 @@ from mqworker.cli.options import Failed
 from mqworker.cli.output import clean
 from mqworker.client import CallError
 from mqworker.exits import Exit
+from mqworker.ipc.imports import importing
 
 VERBS = {  # verb: (module below mqworker.cli, what it does)
     "run": ("run", "Run the service in the foreground, as supervisord does."),
@@ -58,7 +59,8 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's interface
         if cmd_name not in VERBS:
             return None
-        module = importlib.import_module(f"mqworker.cli.{VERBS[cmd_name][0]}")
+        with importing():
+            module = importlib.import_module(f"mqworker.cli.{VERBS[cmd_name][0]}")
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 

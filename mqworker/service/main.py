@@ -25,7 +25,7 @@ from mqworker.control.desired_state import Document
 from mqworker.control.store import Store
 from mqworker.exits import Exit
 from mqworker.http.server import HttpServer
-from mqworker.ipc import logs
+from mqworker.ipc import imports, logs
 from mqworker.ipc.spawn import forget_main
 from mqworker.service.broker_kind import remember
 from mqworker.service.burst import Burst
@@ -157,6 +157,7 @@ class Service:
         self.document_changed()
         self._control.attach(asyncio.get_running_loop(), self._operations)
         server.start()
+        imports.settle()
         url = f"http://{self._config.control.host}:{server.port}"
         brokers = ", ".join(map(redact_url, self._config.broker.urls))
         logs.report(log, logging.INFO, "started", f"running: control at {url}, broker {brokers}", url=url)

@@ -5,6 +5,7 @@ Runs in the user's process. This module knows the verbs and imports only the one
 `mqworker.exits`; data goes to stdout, everything else to stderr.
 """
 
+import gc
 import importlib
 import os
 import sys
@@ -112,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         return 128 + 13
+    finally:
+        if arguments is None:  # it was this process's own command, and nothing is worth collecting any more
+            gc.freeze()
 
 
 def _open_standard_streams() -> None:

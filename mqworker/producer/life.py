@@ -27,7 +27,7 @@ from mqworker.producer.status import stage_status
 from mqworker.producer.timers import Timers
 
 PULSE = 1.0  # seconds between reports when nothing changes
-NEWS = 0.05  # seconds that a change waits, so that several are reported together
+NEWS = 0.05  # seconds between two reports of changes, so that several are reported together
 CLOSE_DEADLINE = 0.8  # seconds to close the broker connection normally
 KILLED = 0.25  # seconds until killed Consumers must be gone
 FLUSH = 0.5  # seconds to write the last reports
@@ -53,6 +53,7 @@ class Life:
         loop = asyncio.get_running_loop()
         self._writer = FrameWriter(self._up)
         self._news: asyncio.TimerHandle | None = None
+        self._reported = -math.inf  # on the loop's clock
         self._ending: asyncio.Task[None] | None = None
         self._until = math.inf  # CLOCK_MONOTONIC: when work in hand is given back
         self._exit_at: asyncio.TimerHandle | None = None
@@ -123,10 +124,12 @@ class Life:
 
     def _changed(self) -> None:
         if self._news is None:
-            self._news = asyncio.get_running_loop().call_later(NEWS, self._report)
+            loop = asyncio.get_running_loop()
+            self._news = loop.call_at(max(loop.time(), self._reported + NEWS), self._report)
 
     def _report(self) -> None:
         self._news = None
+        self._reported = asyncio.get_running_loop().time()
         self._writer.send(_encoder.encode(stage_status(self._stage, self._timers)))
 
     def _pulse(self) -> float:

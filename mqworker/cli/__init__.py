@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
+from mqworker.address import CallError
 from mqworker.cli.options import Failed
 from mqworker.cli.output import clean
-from mqworker.client import CallError
 from mqworker.exits import Exit
 from mqworker.ipc.imports import importing
 

@@ -14,7 +14,7 @@ from mqworker.http import (
     health,
     held,
     legacy_routes,
-    metrics,
+    metrics_route,
     openapi,
     queues,
     sending,
@@ -38,7 +38,7 @@ ROUTES: list[Route] = [
     *shared.ROUTES,
     *sources.ROUTES,
     *streams.ROUTES,
-    *metrics.ROUTES,
+    *metrics_route.ROUTES,
 ]
 ROUTES.append(openapi.route(ROUTES))
 

@@ -70,14 +70,6 @@ def echo(process):
         say(process, AdminAnswer(question.id, question.arguments))
 
 
-def tell_of_garbage(process):
-    """Say whether garbage is collected, and how many modules would be searched for it."""
-    searched = {id(each) for each in gc.get_objects()}
-    modules = sum(id(module.__dict__) in searched for module in list(sys.modules.values()))
-    say(process, AdminAnswer(7, [gc.isenabled(), modules]))
-    wait(process)
-
-
 def say_much_and_die(process, count):
     for number in range(count):
         say(process, AdminAnswer(number))
@@ -442,14 +434,6 @@ async def test_programs_of_a_child_have_no_signal_held():
     assert held_signals(owner.child.pid) == 0
     await owner.child.stop("enough", DEADLINE)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, set()) == set()
-
-
-@on_loop
-async def test_a_child_collects_garbage_but_not_in_what_it_has_imported():
-    """The collector rests while a child imports, works when it works, and is never held up by modules."""
-    owner = Owner().start(tell_of_garbage)
-    await until(lambda: AdminAnswer(7, [True, 0]) in owner.heard, DEADLINE, "the answer")
-    await owner.child.stop("enough")
 
 
 @on_loop

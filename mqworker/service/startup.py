@@ -35,14 +35,12 @@ log = logging.getLogger("mqworker.service.startup")
 
 
 async def start_up(loaded: Loaded, server: HttpServer, store: Store, on_log: Callable[[LogEvent], None]) -> Document:
-    """Bind the port, check the code while the server loads, and store the initial desired state; returns that state."""
+    """Bind the port, check the code, and store the initial desired state; returns that state."""
     await _bind(server, loaded.config.control)
     old, notes = _load(store)
     document, _ = desired_state.begin(old, loaded.config, elsewhere=loaded.elsewhere)
-    found, sources, _ = await asyncio.gather(
-        _check_user_code(loaded, old, document, on_log),
-        _check_sources(loaded, document, on_log),
-        asyncio.to_thread(server.load),
+    found, sources = await asyncio.gather(
+        _check_user_code(loaded, old, document, on_log), _check_sources(loaded, document, on_log)
     )
     document, more = desired_state.begin(old, loaded.config, found, elsewhere=loaded.elsewhere, sources=sources)
     for note in (*notes, *more, *loaded.warnings):

@@ -11,47 +11,14 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Self
-from urllib.parse import urlsplit
 
+from mqworker.address import Address, CallError
 from mqworker.exits import Exit
 
 API = "/api/v1"
 IDLE_MAX = 20.0  # seconds after which a kept connection is not trusted with a request that must not be sent twice
 ANSWER_MAX = 256 << 20  # bytes
 CONNECT_MAX = 5.0  # seconds
-
-
-class CallError(Exception):
-    """A request failed; `code` is the exit code, `status` the HTTP status if there was one."""
-
-    def __init__(self, code: Exit, message: str, status: int = 0, problem: Mapping[str, Any] | None = None) -> None:
-        self.code = code
-        self.status = status
-        self.problem = dict(problem or {})
-        super().__init__(message)
-
-
-class Address(NamedTuple):
-    """Where a service listens; `socket` is the path of a unix socket, or empty."""
-
-    host: str = "127.0.0.1"
-    port: int = 5002
-    socket: str = ""
-    token: str = ""
-
-    def __str__(self) -> str:
-        """Return it as a user would write it, without the token."""
-        return self.socket or f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
-
-
-def parse_url(url: str, token: str = "") -> Address:
-    """Parse `http://host:port`; raises ValueError with a sentence."""
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme != "http":
-        raise ValueError(f"{parts.scheme}:// is not supported; give http://host:port")
-    if not parts.hostname or parts.path.strip("/") or parts.query or parts.username is not None:
-        raise ValueError("give only http://host:port")
-    return Address(parts.hostname, parts.port or 5002, "", token)
 
 
 class Answer(NamedTuple):

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 from supervisor import childutils
 from supervisor.states import ProcessStates
 
-from mqworker.client import Address, CallError, Client
+from mqworker.address import Address, CallError
+from mqworker.client import Client
 from mqworker.config.load import ConfigError, load
 from mqworker.config.stop_budget import StopBudget
 from mqworker.exits import Exit

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mqworker.client import Address
+from mqworker.address import Address
 from mqworker.watchdog import GRACE, KILL, MISSES, QUIET, START_PATIENCE, WARN, Look, Watchdog, check_alive
 from tests.support.cli import environment
 from tests.support.tiny_http import response, tiny_server

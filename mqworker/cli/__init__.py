@@ -5,6 +5,7 @@ Runs in the user's process. This module knows the verbs and imports only the one
 `mqworker.exits`; data goes to stdout, everything else to stderr.
 """
 
+import gc
 import importlib
 import os
 import sys
@@ -13,10 +14,11 @@ from typing import Any
 
 import click
 
+from mqworker.address import CallError
 from mqworker.cli.options import Failed
 from mqworker.cli.output import clean
-from mqworker.client import CallError
 from mqworker.exits import Exit
+from mqworker.ipc.imports import importing
 
 VERBS = {  # verb: (module below mqworker.cli, what it does)
     "run": ("run", "Run the service in the foreground, as supervisord does."),
@@ -58,7 +60,8 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's interface
         if cmd_name not in VERBS:
             return None
-        module = importlib.import_module(f"mqworker.cli.{VERBS[cmd_name][0]}")
+        with importing():
+            module = importlib.import_module(f"mqworker.cli.{VERBS[cmd_name][0]}")
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
@@ -110,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         return 128 + 13
+    finally:
+        if arguments is None:  # it was this process's own command, and nothing is worth collecting any more
+            gc.freeze()
 
 
 def _open_standard_streams() -> None:

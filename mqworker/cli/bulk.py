@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NoReturn
 
+from mqworker.address import CallError
 from mqworker.cli import output
 from mqworker.cli.options import Failed, ServiceClient, stage_path
-from mqworker.client import API, CallError
+from mqworker.client import API
 from mqworker.exits import Exit
 
 LINES = 1000  # of a batch at most

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from mqworker.address import Address, CallError
 from mqworker.cli import output
 from mqworker.cli.options import Failed, Verb, config_option, load_config, stages_option
-from mqworker.client import Address, CallError, Client
+from mqworker.client import Client
 from mqworker.config.stop_budget import StopBudget
 from mqworker.exits import Exit
 

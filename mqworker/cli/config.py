@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mqworker.address import Address, CallError
 from mqworker.cli import output
 from mqworker.cli.options import VerbGroup, config_option, load_config
-from mqworker.client import Address, CallError, Client
+from mqworker.client import Client
 
 if TYPE_CHECKING:
     from mqworker.config.load import Loaded

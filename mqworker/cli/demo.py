@@ -19,10 +19,10 @@ from pathlib import Path
 
 import click
 
+from mqworker.address import CallError
 from mqworker.cli import output
 from mqworker.cli.demo_run import SIGNALS, STAGE, Run, interrupt
 from mqworker.cli.options import Failed, Verb
-from mqworker.client import CallError
 from mqworker.exits import Exit
 from mqworker.ipc.spawn import PR_SET_PDEATHSIG, prctl
 

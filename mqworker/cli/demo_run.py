@@ -15,9 +15,10 @@ from typing import Any
 
 import click
 
+from mqworker.address import Address, CallError
 from mqworker.cli import output
 from mqworker.cli.options import Failed, shell_command, stage_path
-from mqworker.client import API, Address, CallError, Client
+from mqworker.client import API, Client
 from mqworker.exits import Exit
 
 STAGE = "energy"

@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 import click
 
+from mqworker.address import Address, parse_url
 from mqworker.cli import output
-from mqworker.client import Address, Client, parse_url
 from mqworker.exits import Exit
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ class ServiceClient:
         stage: str | None,
         as_json: bool,
     ) -> None:
+        from mqworker.client import Client
+
         self.timeout = timeout
         self.stage = stage
         self.as_json = as_json

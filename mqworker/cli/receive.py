@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
+from mqworker.address import CallError
 from mqworker.cli import output
 from mqworker.cli.options import Failed, ServiceClient, Verb, uses_service
-from mqworker.client import CallError
 
 TIMEOUT = 30.0  # seconds; the service queries the broker
 BATCH = 100  # messages in one request

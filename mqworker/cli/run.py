@@ -37,7 +37,10 @@ def run(config: Path | None, burst: bool, stages: tuple[str, ...], log_level: st
     overrides: dict[str, Any] = {} if log_level is None else {"service.log_level": log_level}
     loaded = load_config(config, overrides, stages)
 
-    from mqworker.service.main import run as serve
+    from mqworker.ipc.imports import importing
+
+    with importing():
+        from mqworker.service.main import run as serve
 
     sys.stdout.flush()
     return serve(loaded, burst=burst)

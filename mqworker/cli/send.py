@@ -12,10 +12,11 @@ from typing import Any
 
 import click
 
+from mqworker.address import CallError
 from mqworker.cli import output
 from mqworker.cli.bulk import JSON, must_be_json, send_lines
 from mqworker.cli.options import Failed, ServiceClient, Verb, stage_path, uses_service
-from mqworker.client import API, CallError, Client
+from mqworker.client import API, Client
 from mqworker.exits import Exit
 
 WAIT_MAX = 30.0  # seconds that the service waits for a result

@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
+from mqworker.address import CallError
 from mqworker.cli import output
 from mqworker.cli.options import Failed, ServiceClient, Verb, no_wait, stage_path, uses_service
 from mqworker.cli.params import assignments
-from mqworker.client import CallError
 from mqworker.exits import Exit
 
 CHANGE_TIMEOUT = 30.0  # seconds within which a change should be applied

@@ -30,6 +30,7 @@ LARGEST = BLOCKS + SLOT * 2 * 16 * MOST_SEATS  # bytes of a file
 _BOOT, _FINGERPRINT = slice(0, 16), slice(16, 48)
 _ISOLATED, _ENDING, _PULSE, _LIFE, _SEATS = 6, 7, 8, 9, 10  # words of 8 bytes
 _WHOLE = 128  # bytes of the header
+_UNUSED = bytes(SLOT)  # a slot without a message and without seats, as nearly all of them are
 _KINDS = ("", "threads", "tasks")  # by the number in the last word of a Consumer's first slot
 
 
@@ -65,6 +66,8 @@ class InHandRegister:
         in_hand: dict[bytes, float] = {}
         seats = self._words[_SEATS] if self._words[_SEATS] <= (len(self._map) - BLOCKS) // SLOT else 0
         for number in range(COUNT):
+            if self._map[number * SLOT : (number + 1) * SLOT] == _UNUSED:
+                continue
             own = self._slot(number * SLOT)
             block = range(BLOCKS + number * seats * SLOT, BLOCKS + (number + 1) * seats * SLOT, SLOT)
             slots = [own]

@@ -1,15 +1,15 @@
-"""/metrics for Prometheus: computed from the snapshot and the totals at each request.
+"""The metrics for Prometheus: computed from the snapshot and the totals at each request.
 
-Runs in the server's threads. Labels come from the configuration (stages, Consumer slots) and from fixed lists, never
-from messages, so that the number of series is bounded.
+Runs in the server's threads; imported at the first request for them. Labels come from the configuration (stages,
+Consumer slots) and from fixed lists, never from messages, so that the number of series is bounded.
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 
-from flask import Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -20,10 +20,12 @@ from prometheus_client.registry import Collector
 
 from mqworker import __version__
 from mqworker.control.control import SharedView, SourceView, StageView
-from mqworker.http.routing import API, Api, Route
+from mqworker.http.routing import Api
 from mqworker.http.totals import BUCKET, RECONNECTS, SUM, TIMES, Values
 from mqworker.ipc.messages import BUCKETS, StageStatus
 from mqworker.shared_state.messages import SharedStatus
+
+__all__ = ["CONTENT_TYPE", "render"]
 
 DURATIONS = {
     "process": "Time in the chain of jobs",
@@ -255,11 +257,8 @@ def _sources(views: list[SourceView]) -> Iterator[Metric]:
     yield _gauge("source_next_due_timestamp_seconds", "The next tick", due)
 
 
-def metrics(api: Api) -> Response:
+def render(api: Api) -> bytes:
     """Return all families in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(SnapshotCollector(api))
-    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
-
-
-ROUTES = [Route("GET", f"{at}/metrics", metrics, "Metrics for Prometheus") for at in ("", API)]
+    return generate_latest(registry)

@@ -3,7 +3,8 @@
 Each has its own threads, so that a flood on one does not affect the other.
 Owned by the Service's main thread, which calls bind, start and stop; everything else here runs in the server's daemon
 threads and reaches the main thread only through Control. `bind` raises when a port is in use, before any process is
-started. If a thread of the server fails, only its request fails.
+started. `load` imports Flask and waitress, and makes the app: nearly half of what the Service does until it runs, so it
+is done in a thread while the code is checked and stages start. If a thread of the server fails, only its request fails.
 """
 
 import contextlib
@@ -13,17 +14,17 @@ import socket
 import stat
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mqworker.control.control import Control
-from mqworker.http.access import UNIX_HOSTS, Access, tcp_hosts
-from mqworker.http.app import make_app
-from mqworker.http.routing import WAITS, Api
-from mqworker.http.serving import Listener
 from mqworker.http.totals import Totals
+from mqworker.ipc.imports import importing
+
+if TYPE_CHECKING:
+    from mqworker.http.answering import Answering
+    from mqworker.http.serving import Listener
 
 BACKLOG = 1024
-TCP_THREADS = 16
-UNIX_THREADS = WAITS + 4  # some are left when all waiting places are taken
 
 
 class HttpServer:
@@ -32,10 +33,11 @@ class HttpServer:
     def __init__(
         self, control: Control, host: str, port: int, socket_path: Path, token: str, hosts: tuple[str, ...]
     ) -> None:
-        totals = Totals()
-        control.on_publish = totals.feed
+        self._totals = Totals()
+        control.on_publish = self._totals.feed
         self.port = port  # the real one once bound
-        self._api = Api(control, totals)
+        self._control = control
+        self._answering: Answering | None = None
         self._host = host
         self._path = socket_path
         self._token = token
@@ -56,16 +58,22 @@ class HttpServer:
         self._sockets = [tcp, unix]
         self._inode = self._path.stat().st_ino
 
+    def load(self) -> None:
+        """Make what answers; may be called in another thread, once, before `start`."""
+        with importing():
+            from mqworker.http.answering import Answering  # noqa: PLC0415 - see the module head
+
+            self._answering = Answering(self._control, self._totals)
+
     def start(self) -> None:
         """Start answering."""
-        app = make_app(self._api).wsgi_app
-        config = self._api.control.loaded.config
-        max_body = max(stage.max_body for stage in config.stages.values())
+        if self._answering is None:
+            self.load()
+        assert self._answering is not None
         tcp, unix = self._sockets
-        over_tcp = Access(app, tcp_hosts(self._host, self.port, self._hosts), self._token)
         self._listeners = [
-            Listener(over_tcp, tcp, TCP_THREADS, max_body),
-            Listener(Access(app, UNIX_HOSTS, ""), unix, UNIX_THREADS, max_body),
+            self._answering.over_tcp(tcp, self._host, self._hosts, self._token),
+            self._answering.over_unix(unix),
         ]
         for listener in self._listeners:
             listener.start()
@@ -73,7 +81,8 @@ class HttpServer:
     def stop(self, deadline: float) -> None:
         """Accept nothing new, finish the requests in progress, close; takes little more than `deadline` seconds."""
         end = time.monotonic() + deadline
-        self._api.stopping.set()
+        if self._answering is not None:
+            self._answering.api.stopping.set()
         for listener in self._listeners:
             listener.stop(deadline)
         for listener in self._listeners:

@@ -23,6 +23,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, ClassVar, NamedTuple
 
+from mqworker.ipc import imports
+
 SPAWN = multiprocessing.get_context("spawn")
 
 QUIET = (  # what the parent did not finish to send cannot be read
@@ -67,10 +69,11 @@ def keep_path_safe() -> None:
 def command_line(**handles: int) -> list[str]:
     """Return the command that starts a child, as multiprocessing's, but silent if its parent dies before it has begun.
 
-    The child still has the Service's stderr then: a traceback would break the log, in which each line is an event.
+    The child still has the Service's stderr then: a traceback would break the log, in which each line is an event. And
+    it imports with the garbage collector at rest, until `Spawned.run` has loaded everything.
     """
     *command, program, mark = _command_line(**handles)
-    return [*command, f"{QUIET}; {program}", mark]
+    return [*command, f"{imports.REST}; {QUIET}; {program}", mark]
 
 
 def be_plain() -> None:
@@ -166,7 +169,12 @@ class Spawned(multiprocessing.Process):
         enter_child(self.title, self._parent, self.deaf_to)
         redirect_output(self.output)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.held_signals())
+        self.load()
+        imports.settle()
         self.main()
+
+    def load(self) -> None:
+        """Import what only this process needs, not its parent, which has imported the class alone."""
 
     def main(self) -> None:
         """Do what this process is for."""

@@ -25,7 +25,7 @@ from mqworker.control.desired_state import Document
 from mqworker.control.store import Store
 from mqworker.exits import Exit
 from mqworker.http.server import HttpServer
-from mqworker.ipc import logs
+from mqworker.ipc import imports, logs
 from mqworker.ipc.spawn import forget_main
 from mqworker.service.broker_kind import remember
 from mqworker.service.burst import Burst
@@ -111,6 +111,7 @@ class Service:
         self._signals.listen()
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._orphans.look)
         store = Store(self._loaded.state_dir / "desired.json")
+        loading = asyncio.create_task(asyncio.to_thread(server.load))  # while the code is checked and stages start
         try:
             document = await self._start(server, store)
         except StartError:
@@ -124,7 +125,7 @@ class Service:
         self._operations = Operations(self._loaded, document, store, self._broker_admin, self._writer.put, trees, self)
         self._switches = Switches(self._loaded, self._shared, self._operations, self._wake.set)
         try:
-            self._begin(server)
+            await self._begin(server, loading)
             await self._serve()
             await self._close(server)
         except Exception:
@@ -151,12 +152,14 @@ class Service:
         document = None if starting.cancelled() else starting.result()
         return None if self.ending.terms else document
 
-    def _begin(self, server: HttpServer) -> None:
+    async def _begin(self, server: HttpServer, loading: asyncio.Task[None]) -> None:
         """Start the desired stages, and begin to answer over HTTP."""
         self.ending.started()
         self.document_changed()
+        await loading
         self._control.attach(asyncio.get_running_loop(), self._operations)
         server.start()
+        imports.settle()
         url = f"http://{self._config.control.host}:{server.port}"
         brokers = ", ".join(map(redact_url, self._config.broker.urls))
         logs.report(log, logging.INFO, "started", f"running: control at {url}, broker {brokers}", url=url)

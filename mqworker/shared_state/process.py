@@ -32,17 +32,21 @@ class SharedObject(Spawned):
     def __init__(self, name: str) -> None:
         super().__init__(f"shared.{name}")
 
-    def main(self) -> None:
-        """Load, serve, end."""
+    def load(self) -> None:
+        """Import what serves, which the Service must not have near."""
         from mqworker.shared_state.life import live  # noqa: PLC0415 - user code's neighbours; the Service imports this
         from mqworker.shared_state.outside import Outside  # noqa: PLC0415 - as above
 
+        self._live, self._outside = live, Outside
+
+    def main(self) -> None:
+        """Take the state over, serve, end."""
         sys.dont_write_bytecode = True  # a .pyc hides the second of two edits in one second from a restart
         spec = msgspec.msgpack.decode(frames.read_frame(self.down.fileno()), type=SharedSpec)
         handler = logs.ForwardingHandler(self._send, self.name)
         logs.use(handler, spec.log_level)
         log = logs.JobLogger(f"mqworker.job.{spec.name}", handler, spec.log_level)
-        live(spec, Outside(self.down.fileno(), self._send, self._warn), log)
+        self._live(spec, self._outside(self.down.fileno(), self._send, self._warn), log)
         sys.stdout.flush()
         os._exit(0)  # threads that user code has started, and what it has left at exit, must not go on with this state
 

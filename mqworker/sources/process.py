@@ -26,20 +26,24 @@ class SourceProcess(Spawned):
     def __init__(self, name: str, stage: str) -> None:
         super().__init__(f"{name}.source", stage)
 
-    def main(self) -> None:
-        """Run the user's code, and end."""
-        from mqworker.sources.edge_thread import EdgeThread  # noqa: PLC0415 - the Service imports this module, and needs no broker
+    def load(self) -> None:
+        """Import the two sides, which the Service must not have near."""
+        from mqworker.sources.edge_thread import EdgeThread  # noqa: PLC0415 - the Service imports it, and needs no broker
         from mqworker.sources.user import Source  # noqa: PLC0415 - user code's neighbours, as above
 
+        self._edge, self._source = EdgeThread, Source
+
+    def main(self) -> None:
+        """Run the user's code, and end."""
         sys.dont_write_bytecode = True  # a .pyc hides the second of two edits in one second from a restart
         spec = msgspec.msgpack.decode(read_frame(self.down.fileno()), type=SourceSpec)
-        edge = EdgeThread(spec, self.down.fileno(), self.up.fileno())
+        edge = self._edge(spec, self.down.fileno(), self.up.fileno())
         handler = logs.ForwardingHandler(edge.forward, self.name, spec.config.into)
         logs.use(handler, spec.log_level)
         log = logs.JobLogger(f"mqworker.job.{spec.name}", handler, spec.log_level)
         edge.start()
         be_plain()
-        ended = Source(spec, edge.handover, log, edge.say).run(uuid.uuid4().hex[:12], edge.connect)
+        ended = self._source(spec, edge.handover, log, edge.say).run(uuid.uuid4().hex[:12], edge.connect)
         atexit._run_exitfuncs()  # multiprocessing ends its children without that
         sys.stdout.flush()
         edge.end(ended)

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from mqworker.client import Address, CallError, Client, parse_url
+from mqworker.address import Address, CallError, parse_url
+from mqworker.client import Client
 from mqworker.exits import Exit
 from tests.support.tiny_http import response, tiny_server
 from tests.support.waiting import AMPLE

@@ -20,7 +20,7 @@ def test_every_route_is_described(service):
     """The document and the app's URL map have the same methods and paths."""
     told = service.ask("GET", "/api/v1/openapi.json").json
     described = {(method.upper(), path) for path, item in told["paths"].items() for method in item}
-    app = make_app(service.server._api)
+    app = make_app(service.server._answering.api)
     registered = {
         (method, template(rule.rule))
         for rule in app.url_map.iter_rules()
@@ -65,7 +65,7 @@ def test_no_debug_by_environment(service, monkeypatch):
     """No environment variable switches Flask's debugger on."""
     for name in ("FLASK_DEBUG", "FLASK_ENV", "WERKZEUG_DEBUG_PIN", "FLASK_TESTING", "FLASK_PROPAGATE_EXCEPTIONS"):
         monkeypatch.setenv(name, "1")
-    app = make_app(service.server._api)
+    app = make_app(service.server._answering.api)
     assert (app.debug, app.testing, app.config["PROPAGATE_EXCEPTIONS"]) == (False, False, False)
 
 

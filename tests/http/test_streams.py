@@ -145,13 +145,13 @@ def test_few_at_a_time(service):
         return service.ask("PUT", "/api/v1/stages/alpha/consumers?wait=1", {"count": 3}).status == 200
 
     wait_for(free, 5, "a place that is free again")
-    wait_for(lambda: service.server._api._waits._value == WAITS, 5, "all places are free again")
+    wait_for(lambda: service.server._answering.api._waits._value == WAITS, 5, "all places are free again")
 
 
 def test_a_wait_without_a_client_ends(service):
     """A caller that disconnects while waiting gives its place back long before the wait would be over."""
     service.applying = False
-    places = service.server._api._waits
+    places = service.server._answering.api._waits
     connection = service.connect()
     body = '{"count": 3}'
     connection.request("PUT", "/api/v1/stages/alpha/consumers?wait=30", body, {"Content-Type": "application/json"})
@@ -163,7 +163,7 @@ def test_a_wait_without_a_client_ends(service):
 def test_head_of_a_stream(service):
     """HEAD of a stream ends at once and takes no place."""
     assert service.ask("HEAD", "/api/v1/events").status == 200
-    assert service.server._api._waits._value == WAITS
+    assert service.server._answering.api._waits._value == WAITS
 
 
 def test_streams_end_with_the_server(service):

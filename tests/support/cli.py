@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from mqworker.client import Address, CallError, Client
+from mqworker.address import Address, CallError
+from mqworker.client import Client
 from tests.support.waiting import wait_for
 
 MQWORKER = (sys.executable, "-m", "mqworker")

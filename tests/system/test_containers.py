@@ -85,7 +85,10 @@ def test_with_ipv6_alone(service):
     running.start()
     port = running.event("started")["url"].rpartition(":")[2]
     assert running.process is not None
-    look = f"from mqworker.client import Address, Client; print(Client(Address('::1', {port})).get('/status')['state'])"
+    look = (
+        "from mqworker.address import Address; from mqworker.client import Client;"
+        f" print(Client(Address('::1', {port})).get('/status')['state'])"
+    )
     inside = ["nsenter", "--net", "--target", str(running.process.pid), sys.executable, "-c", look]
     done = subprocess.run(inside, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("running\n", "")

@@ -13,7 +13,7 @@ import pytest
 from supervisor import childutils
 
 from mqworker import watchdog
-from mqworker.client import Address
+from mqworker.address import Address
 from mqworker.exits import Exit
 from tests.support.cli import MQWORKER, end, environment, mqworker, service
 from tests.support.waiting import wait_for

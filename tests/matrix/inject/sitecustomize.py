@@ -34,7 +34,7 @@ STEPS = (
 # What would be waited for, in seconds; the product's own values are in these modules.
 SHORT = {
     "mqworker.service.lifecycle": {"SILENT": 12},
-    "mqworker.producer.process": {"PULSE": 0.2},
+    "mqworker.producer.life": {"PULSE": 0.2},
     "mqworker.producer.limits": {"STALL": 1.0},
     "mqworker.producer.seat_limits": {"STALL": 1.0},
     "mqworker.brokers.rabbitmq.amqp_connection": {"ANSWER_DEADLINE": 1.5},

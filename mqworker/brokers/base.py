@@ -199,8 +199,8 @@ class Link(Protocol):
     def depth(self) -> int | None:
         """Return how many messages are ready in the input queue, as of the last few seconds; None when unknown."""
 
-    def consumers(self) -> int | None:
-        """Return how many consume the input queue, as of the last few seconds; None when unknown, or of no interest."""
+    def others(self) -> int | None:
+        """Return how many others consume the input, a few seconds ago; None when unknown, or of no interest."""
 
     def ask_output_depth(self) -> None:
         """Ask how many messages are ready in the output queue, which the topology must name; 0 when it is missing.

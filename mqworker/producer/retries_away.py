@@ -14,6 +14,7 @@ from mqworker.amqp.labels import labels
 from mqworker.ipc import logs
 
 LATE = 30.0  # seconds after its time; a retry usually comes within one
+AWAITED = 600.0  # seconds after the time of the last one in which a stage without any other work is not idle
 GIVEN_UP = 3600.0  # seconds after its time: somebody has purged the delay queue, or it is lost
 EVERY = 1.0  # seconds between two looks at all of them
 MOST = 10_000  # that are remembered: beyond that a retry is not
@@ -31,12 +32,13 @@ class RetriesAway:
         self._queue = queue
         self._due: dict[tuple[str, int], float] = {}
         self._late: set[tuple[str, int]] = set()
-        self._looked = float("-inf")
+        self._looked = self._last = float("-inf")
 
     def sent(self, block: bytes, body: bytes, due: float) -> None:
         """Note that this retry is sent."""
         if len(self._due) < MOST:
             self._due[self._key(block, body)] = due
+            self._last = max(self._last, due)
 
     def came(self, block: bytes, body: bytes) -> None:
         """Note a delivery."""
@@ -44,14 +46,17 @@ class RetriesAway:
             key = self._key(block, body)
             self._due.pop(key, None)
             self._late.discard(key)
-            self._count()
+            self._count("no retry is overdue any more")
 
-    def look(self, consumers: int | None, backlog: int | None, now: float) -> None:
-        """Find out what is overdue; both are of the input, None when unknown. While there is doubt, nothing changes."""
-        if consumers is not None and consumers > 1:
+    def look(self, others: int | None, backlog: int | None, now: float) -> None:
+        """Find out what is overdue: how many others consume the input, and what waits there; None when unknown.
+
+        While there is doubt, nothing changes.
+        """
+        if others:
             self._due.clear()
             self._late.clear()
-        elif consumers and backlog == 0 and self._due and now - self._looked >= EVERY:
+        elif others == 0 and backlog == 0 and self._due and now - self._looked >= EVERY:
             self._looked = now
             gone = [key for key, due in self._due.items() if now - due > GIVEN_UP]
             for key in gone:
@@ -60,11 +65,11 @@ class RetriesAway:
                 message = f"{len(gone)} retries have not come back within an hour: purged, lost, or RabbitMQ keeps them"
                 logs.report(log, logging.ERROR, "retries_given_up", message, retries=len(gone))
             self._late = {key for key, due in self._due.items() if now - due > LATE}
-        self._count()
+        self._count("it is not known any more whether a retry is overdue")
 
-    def __len__(self) -> int:
-        """How many have not come; where the number of consumers is unknown, another one may have got them."""
-        return len(self._due)
+    def expected(self, now: float) -> bool:
+        """Whether any has not come, and still may; unless others consume the input, who may have got them."""
+        return bool(self._due) and now < self._last + AWAITED
 
     @property
     def problem(self) -> str:
@@ -80,9 +85,9 @@ class RetriesAway:
         of = labels(block, body, self._queue)
         return of["message_id"], of["attempt"]
 
-    def _count(self) -> None:
+    def _count(self, none: str) -> None:
         before, self.overdue = self.overdue, len(self._late)
         if self.overdue and not before:
             logs.report(log, logging.WARNING, "retries_overdue", self.problem, retries=self.overdue)
         elif before and not self.overdue:
-            logs.report(log, logging.INFO, "retries_back", "no retry is overdue any more")
+            logs.report(log, logging.INFO, "retries_back", none)

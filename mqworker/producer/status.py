@@ -29,7 +29,7 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
     starting = stage.desired.consumers and not fleet.roster.working() and not stage.as_wanted()
     backlog, flow, away = link.depth(), timers.flow, settlement.away
     empty = backlog == 0 and len(ledger) == 0 and link.state.connected
-    awaited = now <= settlement.retry_until or (link.consumers() == 1 and len(away) > 0)
+    awaited = now <= settlement.retry_until or (link.others() == 0 and away.expected(now))
     times = {
         "process": stage.service_time.histogram,
         "wait": dispatch.wait_time,

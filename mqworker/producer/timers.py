@@ -60,7 +60,7 @@ class Timers:
                 self._available += since * max(fleet.roster.working(), len(fleet.roster.busy()))
             self._measured = now
             depth, busy = self._stage.link.depth(), fleet.roster.busy_seconds(now)
-            self._stage.settlement.away.look(self._stage.link.consumers(), depth, now)
+            self._stage.settlement.away.look(self._stage.link.others(), depth, now)
             self.flow.observe(
                 Sample(now, ledger.counters.settled, len(ledger), depth, busy, self._available, self._held_up_by())
             )

@@ -509,13 +509,10 @@ async def test_a_replaced_channel_is_kept_until_its_answers_have_come(broker, mo
     assert "nacked" in await sink.answer(2)
     publishing = link._publishing
     first, numbers = publishing._sender, range(3, 23)
-    broker.node.freeze()
-    try:
+    async with silenced(broker, other.routing_key):
         for number in numbers:
             link.publish(number, other)
-        await until(lambda: publishing._sender is not first, 10, "another channel to be asked for")
-    finally:
-        broker.node.thaw()
+        await until(lambda: publishing._sender is not first, 10, "another channel")
     assert [await sink.answer(number) for number in numbers] == [""] * len(numbers)
     assert sink.publishes_lost_for == []
     await until(lambda: not publishing._replaced, 10, "the old channel to be closed")
@@ -958,6 +955,33 @@ async def publish_to_a_silent_queue(broker: RabbitHarness) -> None:
         assert unknown == 0
         assert not silent.done()
     await asyncio.wait_for(silent, 20)
+
+
+@on_loop
+async def test_a_silent_queue_is_found_also_beside_one_that_refuses_everything(node, soon, monkeypatch):
+    """Although the channel is replaced again and again, and what has no answer is on a channel of before."""
+    monkeypatch.setattr(sender_module, "RENEW_AFTER", 0.5)
+    await on_both_kinds(node, publish_beside_a_full_queue)
+
+
+async def publish_beside_a_full_queue(broker: RabbitHarness) -> None:
+    channel = await broker.channel()
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    await channel.ask("queue_declare", queue=broker.topology.dead, durable=True, arguments=full)
+    link, sink = await broker.started(prefetch=5)
+    output, dead = (Publication("", name, b"", b"x") for name in (broker.topology.output.queue, broker.topology.dead))
+    await placed(link, sink, dead)
+    link._publishing._deadline = 3.0
+    refused = asyncio.create_task(placed(link, sink, dead))
+    first = link._publishing._sender
+    async with silenced(broker, output.routing_key):
+        silent = asyncio.create_task(placed(link, sink, output))
+        await until(lambda: link._publishing._sender not in (None, first), 10, "another channel")
+        await until(lambda: any("no answer from" in reason for reason in sink.answers.values()), 30, "it is kept apart")
+        assert not silent.done()
+    await asyncio.wait_for(silent, 20)
+    assert await broker.take(broker.topology.dead)
+    await asyncio.wait_for(refused, 20)
 
 
 @on_loop

@@ -10,7 +10,7 @@ from mqworker.amqp.properties import Headers, Properties
 from mqworker.config.model import RetryConfig
 from mqworker.ipc.messages import StageStatus
 from mqworker.producer import retries_away
-from mqworker.producer.retries_away import EVERY, GIVEN_UP, LATE, RetriesAway
+from mqworker.producer.retries_away import AWAITED, EVERY, GIVEN_UP, LATE, RetriesAway
 from tests.producer.test_status import Reporting
 from tests.support.foreign import Client
 from tests.support.loop import on_loop
@@ -28,24 +28,24 @@ def block(message_id: str, attempt: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("consumers", "backlog", "after", "overdue"),
+    ("others", "backlog", "after", "overdue"),
     [
-        (1, 0, LATE - 1, 0),
-        (1, 0, LATE + 1, 2),
-        (1, 1, LATE + 1, 0),  # they may wait behind that one
-        (1, None, LATE + 1, 0),
+        (0, 0, LATE - 1, 0),
+        (0, 0, LATE + 1, 2),
+        (0, 1, LATE + 1, 0),  # they may wait behind that one
+        (0, None, LATE + 1, 0),
         (None, 0, LATE + 1, 0),
-        (2, 0, LATE + 1, 0),  # the other one may have them
-        (1, 0, GIVEN_UP + 1, 0),
+        (1, 0, LATE + 1, 0),  # the other one may have them
+        (0, 0, GIVEN_UP + 1, 0),
     ],
 )
-def test_a_retry_is_overdue_where_it_can_be_nowhere_but_in_its_delay_queue(consumers, backlog, after, overdue):
+def test_a_retry_is_overdue_where_it_can_be_nowhere_but_in_its_delay_queue(others, backlog, after, overdue):
     """Not in time, not while anything waits in the input, and not where anybody else consumes."""
     away = RetriesAway("in")
     for name in ("a", "b", "c"):
         away.sent(block(name, 2), b"", 100.0)
     away.came(block("c", 2), b"")
-    away.look(consumers, backlog, 100.0 + after)
+    away.look(others, backlog, 100.0 + after)
     assert (away.overdue, bool(away.problem)) == (overdue, overdue > 0)
 
 
@@ -55,7 +55,7 @@ def test_what_comes_is_overdue_no_more_and_another_consumer_ends_all_knowledge(c
     away, now = RetriesAway("in"), LATE + 1
     for attempt in (2, 3):
         away.sent(block("a", attempt), b"", 0.0)
-    away.look(1, 0, now)
+    away.look(0, 0, now)
     away.came(block("a", 3), b"")
     away.came(block("a", 4), b"")  # not one of those
     away.look(None, None, now + EVERY)
@@ -63,11 +63,24 @@ def test_what_comes_is_overdue_no_more_and_another_consumer_ends_all_knowledge(c
     away.came(block("a", 2), b"")
     assert away.overdue == 0
     away.sent(block("b", 2), b"", 0.0)
-    away.look(1, 0, now + 2 * EVERY)
-    away.look(2, 0, now + 3 * EVERY)
-    away.look(1, 0, now + 4 * EVERY)
+    away.look(0, 0, now + 2 * EVERY)
+    away.look(1, 0, now + 3 * EVERY)
+    away.look(0, 0, now + 4 * EVERY)
     assert away.overdue == 0
     assert [record.event for record in caplog.records] == ["retries_overdue", "retries_back"] * 2
+
+
+def test_what_was_purged_is_expected_for_minutes_only():
+    """So a run that ends when all is done does not wait for an hour for what somebody has thrown away."""
+    away = RetriesAway("in")
+    assert not away.expected(0.0)
+    away.sent(block("a", 2), b"", 10.0)
+    away.sent(block("b", 2), b"", 5.0)
+    assert away.expected(9 + AWAITED)
+    assert not away.expected(11 + AWAITED)
+    away.came(block("a", 2), b"")
+    away.came(block("b", 2), b"")
+    assert not away.expected(9.0)
 
 
 @pytest.mark.rabbitmq

@@ -101,8 +101,8 @@ class FileLink:
         """See `Link.depth`; unknown before the end of the input has been read."""
         return 0 if self._window.done else None
 
-    def consumers(self) -> int | None:
-        """See `Link.consumers`: retries are in the same file, and are not late."""
+    def others(self) -> int | None:
+        """See `Link.others`: retries are in the same file, and are not late."""
         return None
 
     def ask_output_depth(self) -> None:

@@ -72,7 +72,7 @@ class Consuming:
         self.epoch = 0
         self.stale = 0  # acks that were dropped
         self.depth: int | None = None
-        self.consumers: int | None = None  # of the queue, us included; None also while we do not consume
+        self.others: int | None = None  # that consume the queue
 
     @property
     def state(self) -> ConsumingState:
@@ -157,8 +157,9 @@ class Consuming:
                 self._lose(f"queue {self._queue!r} is gone")
                 return
             self.depth = status.message_count
-            self.consumers = status.consumer_count or None if self.state.consuming else None
-            if self.consumers == 1:
+            ours = int(self.state.consuming)
+            self.others = max(0, status.consumer_count - ours)
+            if ours and not self.others:
                 self._standby.alone()
             await self._upkeep(connection)
 
@@ -168,7 +169,7 @@ class Consuming:
     def lost(self, reason: str) -> None:
         """End the epoch: the connection has ended."""
         self.connection = None
-        self.depth = self.consumers = None
+        self.depth = self.others = None
         self._standby.lost()
         self._lose(f"connection lost: {reason}")
 

@@ -104,9 +104,9 @@ class RabbitLink:
         """See `Link.depth`."""
         return self._consuming.depth
 
-    def consumers(self) -> int | None:
-        """See `Link.consumers`."""
-        return self._consuming.consumers
+    def others(self) -> int | None:
+        """See `Link.others`."""
+        return self._consuming.others
 
     def ask_output_depth(self) -> None:
         """See `Link.ask_output_depth`."""

@@ -133,7 +133,7 @@ class RabbitOutlet:
         record = await self._read(connection, 0.0 if position.made else BACK)
         channel = await Channel.open(connection)
         silent = SilentDestinations()
-        sender = Sender(channel, self, silent, partial(destination, self._inlet.queue), lambda _: None, 0)
+        sender = Sender(channel, self, silent, partial(destination, self._inlet.queue), lambda _: None)
         await sender.start()
         channel.on_lost = lambda lost: self._end(f"the broker closed the channel: {lost}")
         self._sender = sender

@@ -58,8 +58,8 @@ class Publishing:
         self._connection: AmqpConnection | None = None
         self._sender: Sender | None = None
         self._ended = asyncio.Event()  # the sender's channel
-        self._renewing = False  # it has ended because another one is to take over, without a pause
-        self._replaced: list[Sender] = []  # by another one, and not closed before their answers have come
+        self._renewing = False  # it has not ended, but another one is to take over
+        self._replaced: list[Sender] = []  # by the present one, and not closed before their answers have come
         self._careful = 0  # publications that the next sender sends one at a time
         self._destination: Callable[[Publication], Destination] = partial(destination, topology.input)
         self._silent = SilentDestinations()
@@ -128,15 +128,17 @@ class Publishing:
         self._largest = self._configured  # a broker that was restarted may have another limit
         while True:
             began = self._loop.time()
-            self._ended.clear()
-            self._renewing = False
             channel = await Channel.open(connection)
-            sender = Sender(channel, self._sink, self._silent, self._destination, self._returned, self._careful)
+            sender = Sender(channel, self._sink, self._silent, self._destination, self._returned)
             channel.on_lost = partial(self._lose, sender)
             await sender.start()
+            self._retire(self._sender)
+            sender.careful = self._careful
             self._connection, self._sender = connection, sender
+            self._ended.clear()
             connection.on_blocked = self._changed
             self._report("")
+            self._renewing = False
             await self._ended.wait()
             if self._renewing:
                 continue
@@ -156,18 +158,15 @@ class Publishing:
         waiting = self._preparation.oldest + [since for sender in senders for since in sender.oldest]
         if self._connection is not None and self._connection.waited(min(waiting, default=now), now) > self._deadline:
             self._connection.abort(AnswerOverdue(f"no confirm within {self._deadline:g} s"))
-        elif self._sender is not None and not self.blocked and self._sender.worn(now):
-            self._renew(self._sender)
+        elif self._sender is not None and not self.blocked and not self._renewing and self._sender.worn(now):
+            self._renewing = True
+            self._ended.set()
 
     def lost(self, reason: str) -> None:
         """Report every publication without an answer: the connection has ended."""
         self._preparation.cancel()
-        lost = Lost(f"connection lost: {reason}")
-        if self._sender is not None:
-            self._lose(self._sender, lost)
-        elif self._give_up_replaced():
-            self._sink.publishes_lost(str(lost))
-        self._connection = None
+        self._lose(self._sender, Lost(f"connection lost: {reason}"))
+        self._connection, self._renewing = None, False
 
     # -- inside
 
@@ -201,47 +200,48 @@ class Publishing:
         self._careful = sender.careful
         sent, waiting, alone = sender.abandon()
         waiting = self._preparation.abandon() + waiting
+        unanswered = self._give_up_replaced()
         if self._connection is not None and self._connection.usable:
             sent = self._attribute(lost, sent)
         elif isinstance(lost, AnswerOverdue):
-            if alone:
+            if alone and not unanswered:
                 self._silent.add(self._destination(sent[0].publication), self._loop.time())
-            self._careful = len(sent)
+            self._careful = len(sent) + unanswered
         self._report(f"publishing stopped: {lost}")
         for pending in waiting:
             self._refuse(pending, f"not sent: {lost}")
-        if self._give_up_replaced() or sent:
+        if sent or unanswered:
             self._sink.publishes_lost(str(lost))
 
-    def _renew(self, sender: Sender) -> None:
-        """Go on with another channel, beside this one until its answers have come: so nothing is published twice.
+    def _retire(self, sender: Sender | None) -> None:
+        """Keep a channel that another one replaces until its answers have come: so nothing is published twice.
 
         This is no disturbance that anybody should be told of.
         """
-        self._sender, self._careful, self._renewing = None, sender.careful, True
+        if sender is None:
+            return
+        self._careful = sender.careful
         sender.channel.on_lost = partial(self._lose_replaced, sender)
-        for pending in (*self._preparation.abandon(), *sender.hand_back()):
-            self._refuse(pending, "not sent: the channel was replaced")
         self._replaced.append(sender)
+        for pending in sender.hand_back():
+            self._refuse(pending, "not sent: the channel was replaced")
         self._close_replaced()
-        self._ended.set()
 
     def _close_replaced(self) -> None:
         """Close the channels that were replaced and have no publication without an answer."""
-        for sender in [sender for sender in self._replaced if not sender.oldest]:
+        for sender in [sender for sender in self._replaced if not sender.unanswered]:
             self._replaced.remove(sender)
             sender.end()
 
     def _lose_replaced(self, sender: Sender, lost: Lost) -> None:
         """End the connection, if what had no answer yet was on a channel that was replaced."""
-        if sender in self._replaced and self._connection is not None and self._connection.usable:
+        if sender.unanswered and self._connection is not None and self._connection.usable:
             self._connection.abort(lost)
 
-    def _give_up_replaced(self) -> bool:
-        """Close the channels that were replaced; returns whether a publication on them has got no answer by then."""
-        unanswered = False
+    def _give_up_replaced(self) -> int:
+        """Close the channels that were replaced; returns how many publications on them have got no answer by then."""
+        unanswered = sum(sender.unanswered for sender in self._replaced)
         for sender in self._replaced:
-            unanswered = bool(sender.oldest) or unanswered
             sender.end()
         self._replaced.clear()
         return unanswered

@@ -47,11 +47,10 @@ class Sender:
         silent: SilentDestinations,
         destination: Callable[[Publication], Destination],
         returned: Callable[[Publication | None], None],
-        careful: int,
     ) -> None:
-        """`returned` receives what had no route (None: unknown); the next `careful` ones are sent one at a time."""
+        """`returned` receives what had no route (None: unknown)."""
         self.channel = channel
-        self.careful = careful
+        self.careful = 0  # so many are sent one at a time
         self._sink = sink
         self._silent = silent
         self._destination = destination
@@ -77,8 +76,15 @@ class Sender:
         """The time since which the oldest publication waits for its answer; empty when none does."""
         return [pending.since for pending in itertools.islice(self._sent.values(), 1)]
 
+    @property
+    def unanswered(self) -> int:
+        """How many publications wait for their answer."""
+        return len(self._sent)
+
     def worn(self, now: float) -> bool:
-        """Whether another channel should take over: see RENEW_AFTER."""
+        """Whether another channel should take over: see RENEW_AFTER. Not while it is looked for who is silent."""
+        if self.careful:
+            return False
         for where in [where for where, (_, last) in self._nacked.items() if last < now - FORGET]:
             del self._nacked[where]  # nothing is sent there any more
         return min((first for first, _ in self._nacked.values()), default=now) <= now - RENEW_AFTER

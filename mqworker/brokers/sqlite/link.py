@@ -74,8 +74,8 @@ class SqliteLink:
         """See `Link.depth`; at most a second old."""
         return self._writer.depth
 
-    def consumers(self) -> int | None:
-        """See `Link.consumers`: retries are in the same file, and are not late."""
+    def others(self) -> int | None:
+        """See `Link.others`: retries are in the same file, and are not late."""
         return None
 
     def ask_output_depth(self) -> None:

@@ -127,11 +127,27 @@ class SqliteAdmin:
                 await self._ask(lambda db: store.delete_queue(db, _existing(db, reply)), 1.0)
         return replies.all()
 
-    async def peek(self, queue: str, limit: int, deadline: float, show: Show | None = None) -> list[Peeked]:
+    async def peek(
+        self,
+        queue: str,
+        limit: int,
+        deadline: float,
+        show: Show | None = None,
+        *,
+        singly: bool = False,  # noqa: ARG002 - the interface; a look touches nothing here
+    ) -> list[Peeked]:
         """See `Admin.peek`."""
         return await self._ask(lambda db: _peek(db, _existing(db, queue), limit, show), deadline, writes=False)
 
-    async def move(self, queue: str, limit: int, wanted: Wanted, deadline: float) -> int:
+    async def move(
+        self,
+        queue: str,
+        limit: int,
+        wanted: Wanted,
+        deadline: float,
+        *,
+        singly: bool = False,  # noqa: ARG002 - as above
+    ) -> int:
         """See `Admin.move`; each 500 messages are one transaction.
 
         A publication without a route ends it: `BrokerRefused`, and nothing of that transaction was done.

@@ -3,14 +3,14 @@
 Runs on the loop of the broker admin process. Each question has channels of its own on a shared connection, and ends by
 its deadline; the messages that it left unacknowledged go back to their queue when its channels close.
 
-AMQP has no way to look at messages, so `peek` fetches and returns them. A classic queue puts them back in their places
-and only marks them redelivered. A quorum queue counts each time, and drops or dead-letters a message beyond its
-`x-delivery-limit`. The queues that we make have no limit, but one that others made may have, and on RabbitMQ 4 one that
-was made on RabbitMQ 3 has: 20. So a message that is half way to its queue's limit is put back as a new one: a copy is
-confirmed before the message is acknowledged. That is done however the question ends, so a question about such a queue
-stops looking while there is time for it. A message whose copy is refused just goes back. (A limit that a policy sets
-cannot be seen over AMQP.) In a quorum queue, the messages that were looked at are the first ones again afterwards, but
-in another order if there are many.
+AMQP has no way to look at messages, so `peek` takes and returns them: by a consumer, or one by one where a consumer of
+ours would cost or disturb somebody (`taker.sight`), and where none behind the last one may be touched; `look` says how,
+and what becomes of the order. A classic queue puts them back in their places and only marks them redelivered. A quorum
+queue counts each time, and drops or dead-letters a message beyond its `x-delivery-limit`. The queues that we make have
+no limit, but one that others made may have, and on RabbitMQ 4 one that was made on RabbitMQ 3 has: 20. So a message
+that is half way to its queue's limit is put back as a new one: a copy is confirmed before the message is acknowledged.
+That is done after each portion of a look, however it ends, so a question about such a queue stops looking while there
+is time for it. A message whose copy is refused just goes back. (A limit that a policy sets cannot be seen over AMQP.)
 """
 
 import asyncio

@@ -169,7 +169,7 @@ class Verbs:
             sent.add(dead_letters.lineage(properties, body, later=1))
             return dead_letters.replay(properties, body, queue)
 
-        return await self._move(stage, wanted, deadline)
+        return await self._move(stage, wanted, deadline, limit)
 
     async def dlq_drop(
         self, deadline: float, stage: str, ids: list[str] | None = None, reason: str = "", limit: int = LOOK_AT
@@ -182,7 +182,7 @@ class Verbs:
                 return STOP
             return DROP if chooser.chosen(properties, body) else None
 
-        return await self._move(stage, wanted, deadline)
+        return await self._move(stage, wanted, deadline, limit)
 
     async def _in_full(self, queue: str, limit: int, deadline: float) -> list[dict[str, Any]]:
         """Return the first messages of a queue; fewer when they are large."""
@@ -205,10 +205,10 @@ class Verbs:
         async with self._locks.alone(queue, deadline) as left:
             return await self._admin.peek(queue, limit, left, show)
 
-    async def _move(self, stage: str, wanted: Wanted, deadline: float) -> int:
+    async def _move(self, stage: str, wanted: Wanted, deadline: float, most: int) -> int:
         queue = self._config.stages[stage].dead
         async with self._locks.alone(queue, deadline) as left:
-            return await self._admin.move(queue, LOOK_AT, wanted, left)
+            return await self._admin.move(queue, LOOK_AT, wanted, left, most=most)
 
 
 VERBS: dict[str, Callable[..., Awaitable[Any]]] = {

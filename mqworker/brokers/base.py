@@ -290,12 +290,21 @@ class Admin(Protocol):
         RabbitMQ's quorum queues, what was looked at gets behind what was looked at before).
         """
 
-    async def move(self, queue: str, limit: int, wanted: "Wanted", deadline: float, *, singly: bool = False) -> int:
+    async def move(
+        self,
+        queue: str,
+        limit: int,
+        wanted: "Wanted",
+        deadline: float,
+        *,
+        most: int | None = None,
+        singly: bool = False,
+    ) -> int:
         """Take messages from the head of `queue` (at most `limit` looked at) and ask `wanted` about each.
 
         None leaves it in its place (as `peek` does), a Publication is published and confirmed before the message is
         acked, `DROP` only acks it, and `STOP` leaves it and all behind it. Messages that arrive meanwhile may be taken
-        too. `singly` as for `peek`. Returns how many were moved or dropped.
+        too. It ends when `most` were moved or dropped; `singly` as for `peek`. Returns how many were moved or dropped.
         """
 
     async def close(self) -> None:

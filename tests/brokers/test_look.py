@@ -10,6 +10,7 @@ from mqworker.broker_admin.verbs import Verbs
 from mqworker.brokers.base import DROP, STOP, BrokerRefused, BrokerUnavailable, Publication
 from mqworker.brokers.rabbitmq import look
 from mqworker.brokers.rabbitmq.look import FIRST, LARGEST, MOST, PORTION, portion_size
+from mqworker.brokers.rabbitmq.queues import queue_arguments
 from mqworker.brokers.rabbitmq.taker import sight
 from mqworker.config.model import BrokerConfig, Config, InputConfig, StageConfig
 from tests.brokers.harness import contract
@@ -39,14 +40,18 @@ def small_portions(monkeypatch):
 async def filled(broker: RabbitHarness, count: int, *, auto_delete: bool = False, **arguments) -> str:
     """Make the dead-letter queue, with so many numbered messages."""
     channel, dead = await broker.channel(), broker.topology.dead
-    arguments |= {"x-queue-type": "quorum"} if broker.topology.queue_type == "quorum" else {}
+    if broker.topology.queue_type == "quorum":
+        arguments = queue_arguments(channel.connection, "quorum") | arguments
     await channel.ask("queue_declare", queue=dead, durable=True, auto_delete=auto_delete, arguments=arguments)
     await more(broker, range(count))
     return dead
 
 
 async def more(broker: RabbitHarness, numbers: range) -> None:
-    messages = [(Properties(message_id=str(number), delivery_mode=2).encode(), b"%d" % number) for number in numbers]
+    properties = [Properties(message_id=str(number), delivery_mode=2) for number in numbers]
+    for each in properties:
+        each.headers.update({"unsorted": 1, "b": 2})  # a quorum queue sorts them
+    messages = [(each.encode(), b"%d" % number) for each, number in zip(properties, numbers, strict=True)]
     assert not any(await broker.make_admin().send_many(broker.topology.dead, messages, AMPLE))
 
 
@@ -121,7 +126,11 @@ async def test_what_ends_a_look_leaves_the_rest_in_place(broker, removed):
     def drops(_properties, body):
         return DROP if int(body) < removed else STOP
 
-    assert await admin.move(dead, ALL, drops, AMPLE) == removed
+    assert await admin.move(dead, ALL, drops, AMPLE, most=3) == 3
+    if broker.topology.queue_type == "quorum":
+        (head,) = await admin.peek(dead, 1, AMPLE)
+        assert not redeliveries(Properties.decode(head.properties)), "none but those that were removed was touched"
+    assert await admin.move(dead, ALL, drops, AMPLE) == removed - 3
     assert [int(each.body) for each in await admin.peek(dead, 10, AMPLE)] == list(range(removed, removed + 10))
     with pytest.raises(BrokerRefused, match="NO_ROUTE"):
         await admin.move(dead, ALL, lambda properties, body: Publication("", "nowhere", properties, body), AMPLE)
@@ -201,6 +210,8 @@ async def test_two_verbs_at_once_see_all(broker):
             with pytest.raises(BrokerUnavailable):
                 await verbs.dlq_drop(0.1, "s")
         assert await verbs.dlq_replay(AMPLE, "s", dry=True, limit=250) == 250
+        (listed,) = await verbs.dlq_list(AMPLE, "s", 1)
+        assert await verbs.dlq_show(AMPLE, "s", [listed["id"]]), "the id is the same whenever it is looked at"
         assert await verbs.dlq_drop(AMPLE, "s") == 300
     finally:
         await verbs._admin.close()

@@ -143,14 +143,23 @@ class RabbitAdmin:
         await self.move(queue, limit, wanted, deadline, singly=singly)
         return found
 
-    async def move(self, queue: str, limit: int, wanted: Wanted, deadline: float, *, singly: bool = False) -> int:
+    async def move(
+        self,
+        queue: str,
+        limit: int,
+        wanted: Wanted,
+        deadline: float,
+        *,
+        most: int | None = None,
+        singly: bool = False,
+    ) -> int:
         """See `Admin.move`."""
         until = asyncio.get_running_loop().time() + LOOKING * deadline
         async with self._shared.question(deadline) as connection:
             seen = await sight(connection, queue)
             async with self._placing(connection) as placer, _channel(connection) as channel:
                 taker = Taker(channel, placer, queue, seen.limit)
-                look = look_at(taker, wanted, seen, limit, singly=singly)
+                look = look_at(taker, wanted, seen, limit, limit if most is None else most, singly=singly)
                 failure: Exception | None = None
                 while failure is None and not look.over:
                     try:

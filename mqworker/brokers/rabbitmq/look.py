@@ -13,13 +13,16 @@ queue with more bytes than that each one takes a larger part. Each is cancelled 
 only then are messages removed: what makes room for others in a consumer that is cancelled brings them out of order.
 
 A quorum queue also has a place apart for what came back, and puts what comes back later behind that. So a look that
-ends early goes on, without its visitor, until a message comes that was never delivered, unless that takes too much. So
-the order is kept unless there are more bytes than FINISHING behind the end, or deliveries are limited.
+ends early, and puts anything back, goes on without its visitor until a message comes that was never delivered, unless
+that takes too much. So the order is kept unless there are more bytes than FINISHING behind the end, or deliveries are
+limited. Whoever removes a few at the head is given no more than those, so that removing them one by one stays cheap.
 """
 
 import asyncio
 import contextlib
+import itertools
 import math
+from collections import deque
 
 from mqworker.brokers.base import DROP, STOP, BrokerRefused, Publication, Wanted
 from mqworker.brokers.rabbitmq.anchor import unexpected
@@ -40,11 +43,13 @@ SILENT = 0.5  # seconds without a message after which we ask whether there are a
 class Look:
     """Fetches the messages one by one."""
 
-    def __init__(self, taker: Taker, wanted: Wanted, most: int) -> None:
+    def __init__(self, taker: Taker, wanted: Wanted, limit: int, most: int) -> None:
         self.over = False
         self._taker = taker
         self._wanted = wanted
-        self._left = most  # messages to visit
+        self._left = limit  # messages to visit
+        self._most = most  # messages to remove
+        self._chosen = 0  # how many are to be removed, or are
 
     async def portion(self) -> None:
         """Go on, until it is over or PORTION is taken."""
@@ -74,14 +79,16 @@ class Look:
             self.over = True
             return None
         assert isinstance(verdict, Publication) or verdict == DROP
+        self._chosen += 1
+        self.over = self._chosen >= self._most
         return Removal(message.tag, verdict if isinstance(verdict, Publication) else None)
 
 
 class ConsumingLook(Look):
     """Has a consumer for each portion."""
 
-    def __init__(self, taker: Taker, wanted: Wanted, seen: Sight, limit: int) -> None:
-        super().__init__(taker, wanted, min(seen.ready, limit))
+    def __init__(self, taker: Taker, wanted: Wanted, seen: Sight, limit: int, most: int) -> None:
+        super().__init__(taker, wanted, min(seen.ready, limit), most)
         self._ready = seen.ready
         self._limited = seen.limit is not None
         self._reorders = seen.reorders and not self._limited  # where deliveries are limited, none is spent on order
@@ -91,7 +98,7 @@ class ConsumingLook(Look):
         self._bytes = 0
         self._visited = 0  # bytes until the last visit
         self._redelivered = False  # the last one that came
-        self._due: list[Removal] = []
+        self._due: deque[Removal] = deque()
         self._news = asyncio.Event()
         self._failure: Exception | None = None  # of the visitor
         channel, deliveries = taker.channel, taker.channel.connection.deliveries
@@ -101,7 +108,8 @@ class ConsumingLook(Look):
     async def portion(self) -> None:
         """See `Look.portion`."""
         try:
-            await self._consume(self._left)
+            # no more than are to be removed, or as many as have come: those at the head cost no others a delivery
+            await self._consume(min(self._left, max(self._most - self._chosen, self._came)))
             while not self.over and self._came < self._until:
                 if await self._nothing_comes():
                     self.over = True
@@ -111,6 +119,7 @@ class ConsumingLook(Look):
         except BaseException:  # also at the deadline
             self.over = True
             self._due.clear()
+            self._chosen = self._taker.removed
             raise
         if self._failure is not None:
             raise self._failure
@@ -151,7 +160,7 @@ class ConsumingLook(Look):
 
     def _unfinished(self) -> bool:
         """Whether messages that were looked at before may be left in the queue, and are few enough to take, too."""
-        some = self._redelivered and self._came < self._ready
+        some = self._redelivered and self._chosen < self._came < self._ready
         return self._reorders and some and self._bytes - self._visited < FINISHING
 
     async def _consume(self, left: int) -> None:
@@ -181,8 +190,11 @@ class ConsumingLook(Look):
         self._news.set()
 
     async def _remove(self) -> None:
-        some = self._due[:TOGETHER]
-        del self._due[:TOGETHER]
+        """Remove the next ones; those that are replaced one at a time: whoever kills us doubles no more than one."""
+        dropped = itertools.takewhile(lambda removal: removal.instead is None, itertools.islice(self._due, TOGETHER))
+        some = list(dropped) or [self._due[0]]
+        for _ in some:
+            self._due.popleft()
         await self._taker.remove(some)
 
     async def _nothing_comes(self) -> bool:
@@ -205,12 +217,12 @@ class ConsumingLook(Look):
 def portion_size(left: int, consumers: int, came: int, size: int) -> int:
     """Return how many of `left` messages the next of so many `consumers` gets, when `came` ones had `size` bytes."""
     if not came:
-        return min(left, FIRST)
+        return max(1, min(left, FIRST))
     fitting = PORTION * came // max(1, size)
     return max(1, min(left, LARGEST, max(fitting, math.ceil(left / max(1, consumers)))))
 
 
-def look_at(taker: Taker, wanted: Wanted, seen: Sight, limit: int, *, singly: bool) -> Look:
+def look_at(taker: Taker, wanted: Wanted, seen: Sight, limit: int, most: int, *, singly: bool) -> Look:
     """Return how to go through at most `limit` messages; a consumer goes through those that are there now."""
     by_consumer = seen.consumable and seen.ready and not singly
-    return ConsumingLook(taker, wanted, seen, limit) if by_consumer else Look(taker, wanted, limit)
+    return ConsumingLook(taker, wanted, seen, limit, most) if by_consumer else Look(taker, wanted, limit, most)

@@ -146,6 +146,7 @@ class SqliteAdmin:
         wanted: Wanted,
         deadline: float,
         *,
+        most: int | None = None,
         singly: bool = False,  # noqa: ARG002 - as above
     ) -> int:
         """See `Admin.move`; each 500 messages are one transaction.
@@ -158,9 +159,10 @@ class SqliteAdmin:
         for start in range(0, len(ids), MOVED):
             some = ids[start : start + MOVED]
             left = max(until - time.monotonic(), 0.01)
-            gone, stopped = await self._ask(partial(_move, ids=some, wanted=wanted), left)
+            room = len(some) if most is None else most - moved
+            gone, stopped = await self._ask(partial(_move, ids=some, wanted=wanted, most=room), left)
             moved += gone
-            if stopped:
+            if stopped or moved == most:
                 break
         return moved
 
@@ -242,10 +244,12 @@ def _peek(db: sqlite3.Connection, queue: int, limit: int, show: Show | None = No
     return found
 
 
-def _move(db: sqlite3.Connection, ids: list[int], wanted: Wanted) -> tuple[int, bool]:
+def _move(db: sqlite3.Connection, ids: list[int], wanted: Wanted, most: int) -> tuple[int, bool]:
     gone = []
     stopped = False
     for each in ids:
+        if len(gone) >= most:
+            break
         content = store.content(db, each)
         if content is None:  # taken by another process since
             continue

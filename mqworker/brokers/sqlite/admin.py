@@ -245,7 +245,7 @@ def _peek(db: sqlite3.Connection, queue: int, limit: int, show: Show | None = No
 
 
 def _move(db: sqlite3.Connection, ids: list[int], wanted: Wanted, most: int) -> tuple[int, bool]:
-    gone = []
+    gone: list[int] = []
     stopped = False
     for each in ids:
         if len(gone) >= most:

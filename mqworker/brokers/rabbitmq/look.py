@@ -28,7 +28,7 @@ from mqworker.brokers.base import DROP, STOP, BrokerRefused, Publication, Wanted
 from mqworker.brokers.rabbitmq.anchor import unexpected
 from mqworker.brokers.rabbitmq.fast_frames import Arrival, Deliveries
 from mqworker.brokers.rabbitmq.queues import queue_status
-from mqworker.brokers.rabbitmq.taker import TOGETHER, Message, Removal, Sight, Taker
+from mqworker.brokers.rabbitmq.taker import TOGETHER, Removal, Sight, Taken, Taker
 
 FIRST = 8  # the first consumer's messages: they show how large the others are
 PORTION = 32 << 20  # bytes that may be on their way to us, or wait for their confirms
@@ -40,7 +40,7 @@ GONE = 2.0  # seconds after which a consumer that is still there is somebody els
 SILENT = 0.5  # seconds without a message after which we ask whether there are any
 
 
-class Look:
+class FetchingLook:
     """Fetches the messages one by one."""
 
     def __init__(self, taker: Taker, wanted: Wanted, limit: int, most: int) -> None:
@@ -69,7 +69,7 @@ class Look:
     async def gone(self) -> None:
         """Wait until the queue knows that the channel has closed."""
 
-    def _visit(self, message: Message) -> Removal | None:
+    def _visit(self, message: Taken) -> Removal | None:
         """Show a message; returns what is to be done about it."""
         self._left -= 1
         verdict = self._wanted(message.properties, message.body)
@@ -84,7 +84,7 @@ class Look:
         return Removal(message.tag, verdict if isinstance(verdict, Publication) else None)
 
 
-class ConsumingLook(Look):
+class ConsumingLook(FetchingLook):
     """Has a consumer for each portion."""
 
     def __init__(self, taker: Taker, wanted: Wanted, seen: Sight, limit: int, most: int) -> None:
@@ -106,7 +106,7 @@ class ConsumingLook(Look):
         channel.raw.add_on_close_callback(lambda *_: deliveries.pop(channel.number, None))
 
     async def portion(self) -> None:
-        """See `Look.portion`."""
+        """See `FetchingLook.portion`."""
         try:
             # no more than are to be removed, or as many as have come: those at the head cost no others a delivery
             await self._consume(min(self._left, max(self._most - self._chosen, self._came)))
@@ -125,7 +125,7 @@ class ConsumingLook(Look):
             raise self._failure
 
     async def finish(self) -> None:
-        """See `Look.finish`."""
+        """See `FetchingLook.finish`."""
         self.over = True
         await self._pause()
         while self._unfinished() and self._came >= self._until:
@@ -133,7 +133,7 @@ class ConsumingLook(Look):
             await self._pause()
 
     async def gone(self) -> None:
-        """See `Look.gone`: a quorum queue may have its messages back only some time after the channel has closed.
+        """See `FetchingLook.gone`: a quorum queue may have its messages back only after the channel has closed.
 
         Until then it counts our consumers that have messages, cancelled or not.
         """
@@ -177,7 +177,7 @@ class ConsumingLook(Look):
         self._came += 1
         self._bytes += len(arrival.properties) + len(arrival.body)
         self._redelivered = arrival.redelivered
-        message = self._taker.took(Message(arrival.tag, arrival.properties, arrival.body))
+        message = self._taker.took(Taken(arrival.tag, arrival.properties, arrival.body))
         if not self.over:
             self._visited = self._bytes
             try:
@@ -222,7 +222,7 @@ def portion_size(left: int, consumers: int, came: int, size: int) -> int:
     return max(1, min(left, LARGEST, max(fitting, math.ceil(left / max(1, consumers)))))
 
 
-def look_at(taker: Taker, wanted: Wanted, seen: Sight, limit: int, most: int, *, singly: bool) -> Look:
+def look_at(taker: Taker, wanted: Wanted, seen: Sight, limit: int, most: int, *, singly: bool) -> FetchingLook:
     """Return how to go through at most `limit` messages; a consumer goes through those that are there now."""
     by_consumer = seen.consumable and seen.ready and not singly
-    return ConsumingLook(taker, wanted, seen, limit, most) if by_consumer else Look(taker, wanted, limit, most)
+    return ConsumingLook(taker, wanted, seen, limit, most) if by_consumer else FetchingLook(taker, wanted, limit, most)

@@ -209,6 +209,12 @@ class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it
         """Return whether a block with these headers has a table at all, even an empty one."""
         return self._present
 
+    def sort(self) -> None:
+        """Put them in the order of their names, as RabbitMQ does when it adds one of its own."""
+        if len(self._fields) > 1:
+            self._fields = dict(sorted(self._fields.items()))
+            self._table = None
+
     def __getitem__(self, name: str) -> Any:
         field = self._fields[name]
         return _value(field, 0, len(field))

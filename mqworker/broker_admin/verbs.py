@@ -2,6 +2,7 @@
 
 Runs in the broker admin, on its loop. Owns the broker connection, which is opened when it is first needed. Each verb
 takes its deadline in seconds first and returns plain values; it raises BrokerUnavailable, BrokerRefused, TimeoutError.
+Those that go through a queue, or purge it, have it alone (`queue_locks`).
 """
 
 import asyncio
@@ -11,8 +12,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from mqworker.broker_admin import dead_letters
+from mqworker.broker_admin.queue_locks import QueueLocks
 from mqworker.brokers import open_admin
-from mqworker.brokers.base import DROP, STOP, Publication
+from mqworker.brokers.base import DROP, STOP, Peeked, Publication, Show, Wanted
 from mqworker.config.model import Config
 
 MOVING = 0.5  # seconds in which a message gets from a retry queue to the input
@@ -27,6 +29,7 @@ class Verbs:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._admin = open_admin(config.broker)
+        self._locks = QueueLocks()
 
     async def queues(self, deadline: float) -> list[dict[str, Any]]:
         """Return every queue that the configuration names, and whether it exists."""
@@ -68,7 +71,8 @@ class Verbs:
 
     async def purge(self, deadline: float, name: str) -> int:
         """Remove all ready messages of a queue."""
-        return await self._admin.purge(name, deadline)
+        async with self._locks.alone(name, deadline) as left:
+            return await self._admin.purge(name, left)
 
     async def delete(self, deadline: float, name: str) -> int:
         """Delete a queue."""
@@ -91,7 +95,7 @@ class Verbs:
 
         So none is removed before whoever takes it has said that it is safe there; equal messages have the same id.
         """
-        end, left = time.monotonic() + deadline, Counter(taken)
+        left = Counter(taken)
 
         def wanted(properties: bytes, body: bytes) -> str | None:
             if not left.total():
@@ -101,15 +105,22 @@ class Verbs:
             left[letter] -= found
             return DROP if found else None
 
-        if taken:  # they are the first ones, unless others have come back or been taken elsewhere since
-            await self._admin.move(name, len(taken) + MOVED, wanted, deadline)
-        return await self._in_full(name, limit, max(0.1, end - time.monotonic())) if limit else []
+        async with self._locks.alone(name, deadline) as patience:
+            end = time.monotonic() + patience
+            if taken:  # they are the first ones, unless others have come back or been taken elsewhere since
+                await self._admin.move(name, len(taken) + MOVED, wanted, patience, singly=True)
+            return await self._in_full(name, limit, max(0.1, end - time.monotonic())) if limit else []
 
     async def dlq_list(self, deadline: float, stage: str, limit: int = 100) -> list[dict[str, Any]]:
         """Return the dead letters of a stage, the oldest first."""
-        found = await self._admin.peek(self._dead(stage), min(limit, LOOK_AT), deadline)
-        told = [dead_letters.describe(letter.properties, letter.body) for letter in found]
-        return sorted(told, key=lambda letter: str(letter.get("failed_at", "")))  # a quorum queue mixes them up
+        told: list[dict[str, Any]] = []
+
+        def show(properties: bytes, body: bytes) -> bool:
+            told.append(dead_letters.describe(properties, body))
+            return False  # what was told is enough: bodies may be large
+
+        await self._look(stage, deadline, show, limit=min(limit, LOOK_AT))
+        return sorted(told, key=lambda letter: str(letter.get("failed_at", "")))  # replays may have mixed them up
 
     async def dlq_show(self, deadline: float, stage: str, ids: list[str]) -> list[dict[str, Any]]:
         """Return the dead letters with these ids in full, as far as they exist; fewer when they are large."""
@@ -124,7 +135,7 @@ class Verbs:
             size += len(body) if chosen else 0
             return chosen
 
-        found = await self._admin.peek(self._dead(stage), LOOK_AT, deadline, show)
+        found = await self._look(stage, deadline, show)
         return [dead_letters.describe(letter.properties, letter.body, whole=True) for letter in found]
 
     async def dlq_replay(
@@ -142,8 +153,13 @@ class Verbs:
         chooser = _Chooser(ids, reason, limit)
         sent: set[bytes] = set()  # their digests if they die again before this is over
         if dry:
-            found = await self._admin.peek(self._dead(stage), LOOK_AT, deadline)
-            return sum(chooser.chosen(letter.properties, letter.body) for letter in found)
+
+            def count(properties: bytes, body: bytes) -> bool | str:
+                chooser.chosen(properties, body)
+                return False if chooser.left else STOP
+
+            await self._look(stage, deadline, count)
+            return limit - chooser.left
 
         def wanted(properties: bytes, body: bytes) -> Publication | str | None:
             if not chooser.left:
@@ -153,7 +169,7 @@ class Verbs:
             sent.add(dead_letters.lineage(properties, body, later=1))
             return dead_letters.replay(properties, body, queue)
 
-        return await self._admin.move(self._dead(stage), LOOK_AT, wanted, deadline)
+        return await self._move(stage, wanted, deadline, limit)
 
     async def dlq_drop(
         self, deadline: float, stage: str, ids: list[str] | None = None, reason: str = "", limit: int = LOOK_AT
@@ -166,7 +182,7 @@ class Verbs:
                 return STOP
             return DROP if chooser.chosen(properties, body) else None
 
-        return await self._admin.move(self._dead(stage), LOOK_AT, wanted, deadline)
+        return await self._move(stage, wanted, deadline, limit)
 
     async def _in_full(self, queue: str, limit: int, deadline: float) -> list[dict[str, Any]]:
         """Return the first messages of a queue; fewer when they are large."""
@@ -179,11 +195,20 @@ class Verbs:
             size += len(body)
             return True
 
-        found = await self._admin.peek(queue, limit, deadline, show)
+        found = await self._admin.peek(queue, limit, deadline, show, singly=True)
         return [dead_letters.describe(message.properties, message.body, whole=True) for message in found]
 
-    def _dead(self, stage: str) -> str:
-        return self._config.stages[stage].dead
+    async def _look(
+        self, stage: str, deadline: float, show: Show | None = None, *, limit: int = LOOK_AT
+    ) -> list[Peeked]:
+        queue = self._config.stages[stage].dead
+        async with self._locks.alone(queue, deadline) as left:
+            return await self._admin.peek(queue, limit, left, show)
+
+    async def _move(self, stage: str, wanted: Wanted, deadline: float, most: int) -> int:
+        queue = self._config.stages[stage].dead
+        async with self._locks.alone(queue, deadline) as left:
+            return await self._admin.move(queue, LOOK_AT, wanted, left, most=most)
 
 
 VERBS: dict[str, Callable[..., Awaitable[Any]]] = {

@@ -280,22 +280,34 @@ class Admin(Protocol):
         Each is (properties, body).
         """
 
-    async def peek(self, queue: str, limit: int, deadline: float, show: "Show | None" = None) -> list[Peeked]:
+    async def peek(
+        self, queue: str, limit: int, deadline: float, show: "Show | None" = None, *, singly: bool = False
+    ) -> list[Peeked]:
         """Look at up to `limit` messages from the head, changing nothing: none is lost or ages.
 
         Where a look counts as a delivery and deliveries are limited (RabbitMQ's quorum queues), a message that is half
         way to the limit is put back as a new one, at the end of the queue.
 
-        `show` selects among them, and ends the search. Their positions in the queue may differ the next time
-        (RabbitMQ's quorum queues reorder what was looked at).
+        `show` selects among them, and ends the search; it must not block. With `singly`, none behind the end of the
+        search is touched, at the cost of a round trip each; else more may be fetched, so that the order stays (in
+        RabbitMQ's quorum queues, what was looked at gets behind what was looked at before).
         """
 
-    async def move(self, queue: str, limit: int, wanted: "Wanted", deadline: float) -> int:
+    async def move(
+        self,
+        queue: str,
+        limit: int,
+        wanted: "Wanted",
+        deadline: float,
+        *,
+        most: int | None = None,
+        singly: bool = False,
+    ) -> int:
         """Take messages from the head of `queue` (at most `limit` looked at) and ask `wanted` about each.
 
         None leaves it in its place (as `peek` does), a Publication is published and confirmed before the message is
         acked, `DROP` only acks it, and `STOP` leaves it and all behind it. Messages that arrive meanwhile may be taken
-        too. Returns how many were moved or dropped.
+        too. It ends when `most` were moved or dropped; `singly` as for `peek`. Returns how many were moved or dropped.
         """
 
     async def close(self) -> None:

@@ -168,7 +168,8 @@ def show_consumers(view: dict[str, Any]) -> None:
         output.table(head, rows)
     for one in (view["actual"] or {"consumers": ()})["consumers"]:
         if one.get("held_seconds"):
-            who = f"message {one['held_by']} holds it" if one["held_by"] else "other code holds it"
+            by = output.clean(one["held_by"] or "")
+            who = f"message {by} holds it" if by else "a message without an id, or other code, holds it"
             seconds = output.seconds(one["held_seconds"])
             click.echo(f"Consumer {one['slot']}: {who} for {seconds}, and what else it has in hand stands still")
 

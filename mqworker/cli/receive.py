@@ -5,6 +5,7 @@ in between, or the broker dies before it has stored that, they are printed again
 """
 
 import base64
+import contextlib
 import json
 import sys
 import time
@@ -69,7 +70,10 @@ def _output(service: ServiceClient) -> str:
 
 def _tell_of_dead_letters(service: ServiceClient, queue: str) -> None:
     """Say so, before any is taken, if this is the dead-letter queue of a stage."""
-    for row in service.client.get("/queues")["queues"]:
+    rows: list[dict[str, Any]] = []
+    with contextlib.suppress(CallError):  # another queue may not answer; what is wrong with this one will be told
+        rows = service.client.get("/queues")["queues"]
+    for row in rows:
         if (row["name"], row["role"]) == (queue, "dead"):
             told = f"{queue} has the dead letters of stage {row['stage']}: what is printed is removed from it"
             output.note(output.clean(f"{told} (`mqworker dlq list` only looks, `mqworker dlq replay` sends again)"))

@@ -4,6 +4,7 @@ Runs in the server's threads. Reads snapshots; asks for changes through Control,
 accepted them.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -97,14 +98,11 @@ def _changed_params(api: Api, stage: str, change: Callable[[float], Stored]) -> 
 def _change_checked(
     api: Api, stage: str, change: Callable[[float], Stored]
 ) -> tuple[dict[str, Any], int, StageDesired]:
-    """Answer within `?wait=` once the change is checked and in force; without it, once it is checked and stored.
-
-    A check takes long where the code imports much, so it needs one of the places for long-lasting requests.
-    """
+    """Answer within `?wait=` once the change is checked and in force; without it, once it is checked and stored."""
     wait = requested_wait()
     api.stage(stage)
     end = time.monotonic() + wait
-    with api.waiting():
+    with api.waiting() if wait else contextlib.nullcontext():
         stored = change(wait or WAIT_MAX)
         left = max(0.0, end - time.monotonic())
         if stored.change:

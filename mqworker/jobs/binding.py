@@ -173,7 +173,9 @@ def _bind(parameters: list[Parameter] | None, *, what: str, takes_body: bool, na
 
 
 def _is_finite(default: Any) -> bool:
-    return isinstance(default, int | float) and not isinstance(default, bool) and math.isfinite(default)
+    if isinstance(default, float):
+        return math.isfinite(default)
+    return isinstance(default, int) and not isinstance(default, bool)
 
 
 def _offer(parameter: Parameter, names: Iterable[str], takes_body: bool) -> str:

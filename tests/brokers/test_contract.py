@@ -479,7 +479,8 @@ async def test_admin_moves_drops_and_leaves(broker):
             return Publication("", output, properties, b"moved " + body)
         return DROP if body == b"2" else None
 
-    assert await admin.move(dead, 5, wanted, AMPLE) == 3
+    assert await admin.move(dead, 5, wanted, AMPLE, most=2) == 2
+    assert await admin.move(dead, 3, wanted, AMPLE) == 1
     await broker.counts(dead, 3)
     assert [peeked.body for peeked in await admin.peek(dead, 10, AMPLE)] == [b"0", b"3", b"5"]
     assert [(await broker.take(output))[1] for _ in range(2)] == [b"moved 1", b"moved 4"]

@@ -419,7 +419,7 @@ async def test_only_a_consumer_with_programs_has_time_to_kill_them(make):
         await ready(lane, owner)
         lane.feed(chunk(lane, "hold"))
     await until(lambda: all(lane.in_hand()[0] for lane in lanes), DEADLINE, "both messages to begin")
-    limits = Limits(SimpleNamespace(busy=lambda: lanes, seated={}), lambda _seq: {})
+    limits = Limits(SimpleNamespace(roster=SimpleNamespace(busy=lambda: lanes, seated={})), lambda _seq: {})
     wanted = Desired(1, True, 2, Generation(2, 2, ["jobs:handle"], None, b"{}"), None, 0.0, 1.0, 20)
     late = max(lane.in_hand()[1] for lane in lanes) + 1.1
     limits.enforce(wanted, late, 0.1)

@@ -3,17 +3,18 @@
 Runs on the loop of the broker admin process. Each question has channels of its own on a shared connection, and ends by
 its deadline; the messages that it left unacknowledged go back to their queue when its channels close.
 
-AMQP has no way to look at messages, so `peek` fetches and returns them. A classic queue puts them back in their places
-and only marks them redelivered. A quorum queue counts each time, and drops or dead-letters a message beyond its
-`x-delivery-limit`. The queues that we make have no limit, but one that others made may have, and on RabbitMQ 4 one that
-was made on RabbitMQ 3 has: 20. So a message that is half way to its queue's limit is put back as a new one: a copy is
-confirmed before the message is acknowledged. That is done however the question ends, so a question about such a queue
-stops looking while there is time for it. A message whose copy is refused just goes back. (A limit that a policy sets
-cannot be seen over AMQP.) In a quorum queue, the messages that were looked at are the first ones again afterwards, but
-in another order if there are many.
+AMQP has no way to look at messages, so `peek` takes and returns them: by a consumer, or one by one where a consumer of
+ours would cost or disturb somebody (`taker.sight`), and where none behind the last one may be touched; `look` says how,
+and what becomes of the order. A classic queue puts them back in their places and only marks them redelivered. A quorum
+queue counts each time, and drops or dead-letters a message beyond its `x-delivery-limit`. The queues that we make have
+no limit, but one that others made may have, and on RabbitMQ 4 one that was made on RabbitMQ 3 has: 20. So a message
+that is half way to its queue's limit is put back as a new one: a copy is confirmed before the message is acknowledged.
+That is done after each portion of a look, however it ends, so a question about such a queue stops looking while there
+is time for it. A message whose copy is refused just goes back. (A limit that a policy sets cannot be seen over AMQP.)
 """
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,7 +22,6 @@ from uuid import uuid4
 
 from mqworker.amqp.properties import decode_leniently
 from mqworker.brokers.base import (
-    DROP,
     STOP,
     BrokerRefused,
     BrokerUnavailable,
@@ -34,6 +34,7 @@ from mqworker.brokers.base import (
 )
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
+from mqworker.brokers.rabbitmq.look import look_at
 from mqworker.brokers.rabbitmq.placer import Placer
 from mqworker.brokers.rabbitmq.queues import (
     attempt,
@@ -41,7 +42,7 @@ from mqworker.brokers.rabbitmq.queues import (
     queue_status,
 )
 from mqworker.brokers.rabbitmq.shared_connection import SharedConnection
-from mqworker.brokers.rabbitmq.taker import Taker, limit_of
+from mqworker.brokers.rabbitmq.taker import Taker, sight
 from mqworker.brokers.replies import Replies
 from mqworker.config.model import BrokerConfig
 
@@ -123,37 +124,61 @@ class RabbitAdmin:
                 raise BrokerUnavailable(f"{replies.came} within {deadline:g} s; the message was sent")
             return replies.all()
 
-    async def peek(self, queue: str, limit: int, deadline: float, show: Show | None = None) -> list[Peeked]:
+    async def peek(
+        self, queue: str, limit: int, deadline: float, show: Show | None = None, *, singly: bool = False
+    ) -> list[Peeked]:
         """See `Admin.peek`."""
         found: list[Peeked] = []
-        async with self._shared.question(deadline) as connection, self._taking(connection, queue, deadline) as taking:
-            for position in range(limit):
-                message = await taking.get()
-                if message is None:
-                    break
-                verdict = True if show is None else show(message[1], message[2])
-                if verdict == STOP:
-                    break
-                if verdict:
-                    found.append(Peeked(position, message[1], message[2]))
+        positions = itertools.count()
+
+        def wanted(properties: bytes, body: bytes) -> str | None:
+            position = next(positions)
+            verdict = True if show is None else show(properties, body)
+            if verdict == STOP:
+                return STOP
+            if verdict:
+                found.append(Peeked(position, properties, body))
+            return None
+
+        await self.move(queue, limit, wanted, deadline, singly=singly)
         return found
 
-    async def move(self, queue: str, limit: int, wanted: Wanted, deadline: float) -> int:
+    async def move(
+        self,
+        queue: str,
+        limit: int,
+        wanted: Wanted,
+        deadline: float,
+        *,
+        most: int | None = None,
+        singly: bool = False,
+    ) -> int:
         """See `Admin.move`."""
-        moved = 0
-        async with self._shared.question(deadline) as connection, self._taking(connection, queue, deadline) as taking:
-            for _ in range(limit):
-                message = await taking.get()
-                if message is None:
-                    break
-                verdict = wanted(message[1], message[2])
-                if verdict == STOP:
-                    break
-                if verdict is not None:
-                    assert isinstance(verdict, Publication) or verdict == DROP
-                    await taking.remove(message, verdict if isinstance(verdict, Publication) else None)
-                    moved += 1
-        return moved
+        until = asyncio.get_running_loop().time() + LOOKING * deadline
+        async with self._shared.question(deadline) as connection:
+            seen = await sight(connection, queue)
+            async with self._placing(connection) as placer, _channel(connection) as channel:
+                taker = Taker(channel, placer, queue, seen.limit)
+                look = look_at(taker, wanted, seen, limit, limit if most is None else most, singly=singly)
+                failure: Exception | None = None
+                while failure is None and not look.over:
+                    try:
+                        async with asyncio.timeout_at(None if seen.limit is None else until):
+                            await look.portion()
+                    except Exception as error:  # noqa: BLE001 - whatever it is, what was taken has to be put back first
+                        failure = error
+                    if failure is not None and channel.usable:
+                        await look.finish()
+                    if taker.worn and connection.usable:
+                        async with self._placing(connection) as another:  # the first may wait for what does not answer
+                            await taker.renew(another)
+                if channel.usable:
+                    await taker.acked()
+                await channel.closed()  # the next question must find all in place: in a quorum queue, a nack moves them
+                await look.gone()
+                if failure is not None:
+                    raise failure
+        return taker.removed
 
     async def close(self) -> None:
         """See `Admin.close`."""
@@ -167,25 +192,6 @@ class RabbitAdmin:
             placer = Placer(channel, self._largest)
             await placer.start()
             yield placer
-
-    @asynccontextmanager
-    async def _taking(self, connection: AmqpConnection, queue: str, deadline: float) -> AsyncIterator[Taker]:
-        until = asyncio.get_running_loop().time() + LOOKING * deadline
-        limit = await limit_of(connection, queue)
-        async with self._placing(connection) as placer, _channel(connection) as channel:
-            taker = Taker(channel, placer, queue, limit)
-            failure: Exception | None = None
-            try:
-                async with asyncio.timeout_at(None if limit is None else until):
-                    yield taker
-            except Exception as error:  # noqa: BLE001 - whatever it is, what was taken has to be put back first
-                failure = error
-            if taker.worn and connection.usable:
-                async with self._placing(connection) as another:  # the first one may wait for what does not answer
-                    await taker.renew(another)
-            await channel.closed()  # the next question must find all in place: in a quorum queue, a nack moves them
-            if failure is not None:
-                raise failure
 
 
 @asynccontextmanager

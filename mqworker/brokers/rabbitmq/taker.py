@@ -1,9 +1,11 @@
-"""A channel of the Admin on which the messages of one queue are taken, and which of them must be put back as new ones.
+"""A channel of the Admin on which messages of one queue are taken: some are removed, some put back as new ones.
 
 Runs on the loop of the broker admin process; made for one question. What is not removed goes back when it closes.
 """
 
-from typing import Any
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from mqworker.amqp.fingerprint import without_delivery_count
 from mqworker.amqp.headers import redeliveries
@@ -11,9 +13,12 @@ from mqworker.amqp.properties import MalformedProperties, Properties, decode_len
 from mqworker.brokers.base import BrokerRefused, Publication
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.channel import Channel
+from mqworker.brokers.rabbitmq.consumer_channel import SILENCE
 from mqworker.brokers.rabbitmq.placer import Placer
 from mqworker.brokers.rabbitmq.queues import (
     DEFAULT_LIMIT,
+    SINGLE_ACTIVE,
+    TYPE,
     delivery_limit,
     differences,
     major_version,
@@ -24,58 +29,126 @@ from mqworker.brokers.rabbitmq.queues import (
 # How many copies are confirmed, and originals acknowledged, at once: of 1,000 acks just before its channel closed, a
 # quorum queue (3.10.8) had not taken all.
 TOGETHER = 30
+KINDS = {"quorum", "classic"}  # what a consumer takes from a stream does not go back
 COPIED_TO = {"CC", "BCC"}  # headers that name further queues for a message
-Message = tuple[Any, bytes, bytes]  # method, properties, body
+
+
+class Taken(NamedTuple):
+    """A message that was taken and is not acknowledged."""
+
+    tag: int
+    properties: bytes
+    body: bytes
+
+
+class Removal(NamedTuple):
+    """What is to be removed, after the publication in its place, if there is one, was confirmed."""
+
+    tag: int
+    instead: Publication | None
 
 
 class Taker:
     """A channel on which the messages of one queue are taken; what is not removed goes back."""
 
     def __init__(self, channel: Channel, placer: Placer, queue: str, limit: int | None) -> None:
-        self._channel = channel
+        self.channel = channel
+        self.queue = queue
+        self.removed = 0
+        self.worn: dict[int, Taken] = {}  # by tag; what could be dropped if it went back often
         self._placer = placer
-        self._queue = queue
         self._limit = limit  # deliveries
-        self.worn: dict[int, Message] = {}  # by tag; what could be dropped if it went back often
+        self._acks = 0  # how many we sent
+        self._all_to = 0  # all tags up to this one are settled
 
-    async def get(self) -> Message | None:
+    async def get(self) -> Taken | None:
         """Take the next message; None when the queue is empty."""
-        message = await self._channel.get(self._queue)
-        if message is None or self._limit is None:
-            return message
-        if 2 * redeliveries(decode_leniently(message[1])) >= self._limit:
-            self.worn[message[0].delivery_tag] = message
+        got = await self.channel.get(self.queue)
+        return None if got is None else self.took(Taken(got[0].delivery_tag, got[1], got[2]))
+
+    def took(self, message: Taken) -> Taken:
+        """Note a message that was delivered."""
+        if self._limit is not None and 2 * redeliveries(decode_leniently(message.properties)) >= self._limit:
+            self.worn[message.tag] = message
         return message
 
-    async def remove(self, message: Message, instead: Publication | None) -> None:
-        """Remove a message from the queue, after the publication in its place was confirmed."""
-        if instead is not None:
-            await self._placer.place(instead)
-        self._channel.raw.basic_ack(message[0].delivery_tag)
-        self.worn.pop(message[0].delivery_tag, None)
+    async def remove(self, removals: Sequence[Removal]) -> None:
+        """Remove messages, in the order of their tags; BrokerRefused when what was to replace one is not stored."""
+        replaced = [removal for removal in removals if removal.instead is not None]
+        told = await self._placer.place_all([removal.instead for removal in replaced if removal.instead is not None])
+        kept = {removal.tag for removal, why in zip(replaced, told, strict=True) if why}
+        gone = [removal.tag for removal in removals if removal.tag not in kept]
+        self._ack(gone)
+        self.removed += len(gone)
+        for tag in gone:
+            self.worn.pop(tag, None)
+        if kept:
+            raise BrokerRefused(next(filter(None, told)))
 
     async def renew(self, placer: Placer) -> None:
         """Replace what could be dropped soon by copies; what cannot be replaced now stays as it is."""
         worn = list(self.worn.values())
+        self.worn.clear()
         for start in range(0, len(worn), TOGETHER):
             some = worn[start : start + TOGETHER]
-            copies = [Publication("", self._queue, _as_new(properties), body) for _, properties, body in some]
-            for (method, *_), refused in zip(some, await placer.place_all(copies), strict=True):
-                if not refused and self._channel.usable:
-                    self._channel.raw.basic_ack(method.delivery_tag)
+            copies = [Publication("", self.queue, _as_new(each.properties), each.body) for each in some]
+            told = await placer.place_all(copies)
+            self._ack([each.tag for each, refused in zip(some, told, strict=True) if not refused])
+
+    async def acked(self) -> None:
+        """Wait until the queue has all acks, as far as that can be known; raises Lost.
+
+        A channel passes 33 of them on to a quorum queue until the disk has the first, and forgets the others if it is
+        closed meanwhile. An answer shows that it has read all; after that nobody tells, so they get SILENCE.
+        """
+        if self._acks > TOGETHER:
+            await self.channel.ask("basic_qos", prefetch_count=1)
+            await asyncio.sleep(SILENCE)
+
+    def _ack(self, tags: Sequence[int]) -> None:
+        """Acknowledge; those that follow each other from the first one on, by one ack."""
+        if not self.channel.usable:
+            return
+        first = self._all_to + 1
+        if tags and list(tags) == list(range(first, first + len(tags))):
+            self._all_to = tags[-1]
+            self.channel.raw.basic_ack(self._all_to, multiple=True)
+            self._acks += 1
+            return
+        for tag in tags:
+            self.channel.raw.basic_ack(tag)
+        self._acks += len(tags)
 
 
-async def limit_of(connection: AmqpConnection, queue: str) -> int | None:
-    """Return how many deliveries of a message a queue allows; None for any number, or if we may not know."""
-    if await queue_status(connection, queue) is None:
+class Sight(NamedTuple):
+    """A queue as whoever looks at it has to know it."""
+
+    ready: int
+    limit: int | None  # deliveries of one message; None for any number, or if we may not know
+    consumable: bool  # a consumer of ours disturbs nobody, and costs the queue nothing
+    reorders: bool  # what comes back gets behind what came back before
+
+
+async def sight(connection: AmqpConnection, queue: str) -> Sight:
+    """Return what a queue is; BrokerRefused if there is none.
+
+    An auto-delete queue would vanish with our consumer. A single active consumer would keep a stage waiting that
+    begins meanwhile, and whoever consumes already would share the messages with us.
+    """
+    status = await queue_status(connection, queue)
+    if status is None:
         raise BrokerRefused(f"there is no queue {queue!r}")
     version, declared = major_version(connection), queue_arguments(connection, "quorum")
     try:
-        found = await differences(connection, queue, declared)
+        found = {argument: value for argument, _, value in await differences(connection, queue, declared)}
     except Lost:  # we are not allowed to declare it
-        return DEFAULT_LIMIT if version >= 4 else None
-    limit = delivery_limit(version, "quorum", declared, {argument: value for argument, _, value in found})
-    return None if limit < 0 else limit
+        return Sight(status.message_count, DEFAULT_LIMIT if version >= 4 else None, consumable=False, reorders=True)
+    queue_type = found.get(TYPE, "quorum") or "classic"
+    limit = delivery_limit(version, queue_type, declared, found)
+    consumable = queue_type in KINDS and not (
+        status.consumer_count or found.get("auto_delete") or found.get(SINGLE_ACTIVE)
+    )
+    return Sight(status.message_count, None if limit < 0 else limit, consumable, queue_type == "quorum")
 
 
 def _as_new(properties: bytes) -> bytes:

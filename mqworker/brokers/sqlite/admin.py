@@ -127,11 +127,28 @@ class SqliteAdmin:
                 await self._ask(lambda db: store.delete_queue(db, _existing(db, reply)), 1.0)
         return replies.all()
 
-    async def peek(self, queue: str, limit: int, deadline: float, show: Show | None = None) -> list[Peeked]:
+    async def peek(
+        self,
+        queue: str,
+        limit: int,
+        deadline: float,
+        show: Show | None = None,
+        *,
+        singly: bool = False,  # noqa: ARG002 - the interface; a look touches nothing here
+    ) -> list[Peeked]:
         """See `Admin.peek`."""
         return await self._ask(lambda db: _peek(db, _existing(db, queue), limit, show), deadline, writes=False)
 
-    async def move(self, queue: str, limit: int, wanted: Wanted, deadline: float) -> int:
+    async def move(
+        self,
+        queue: str,
+        limit: int,
+        wanted: Wanted,
+        deadline: float,
+        *,
+        most: int | None = None,
+        singly: bool = False,  # noqa: ARG002 - as above
+    ) -> int:
         """See `Admin.move`; each 500 messages are one transaction.
 
         A publication without a route ends it: `BrokerRefused`, and nothing of that transaction was done.
@@ -142,9 +159,10 @@ class SqliteAdmin:
         for start in range(0, len(ids), MOVED):
             some = ids[start : start + MOVED]
             left = max(until - time.monotonic(), 0.01)
-            gone, stopped = await self._ask(partial(_move, ids=some, wanted=wanted), left)
+            room = len(some) if most is None else most - moved
+            gone, stopped = await self._ask(partial(_move, ids=some, wanted=wanted, most=room), left)
             moved += gone
-            if stopped:
+            if stopped or moved == most:
                 break
         return moved
 
@@ -226,10 +244,12 @@ def _peek(db: sqlite3.Connection, queue: int, limit: int, show: Show | None = No
     return found
 
 
-def _move(db: sqlite3.Connection, ids: list[int], wanted: Wanted) -> tuple[int, bool]:
-    gone = []
+def _move(db: sqlite3.Connection, ids: list[int], wanted: Wanted, most: int) -> tuple[int, bool]:
+    gone: list[int] = []
     stopped = False
     for each in ids:
+        if len(gone) >= most:
+            break
         content = store.content(db, each)
         if content is None:  # taken by another process since
             continue

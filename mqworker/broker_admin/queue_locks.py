@@ -1,0 +1,41 @@
+"""One look at a queue at a time.
+
+Runs in the broker admin, on its loop. Whoever looks at a queue of RabbitMQ holds its messages until the look is over,
+so a second look would not see them. It waits for the first one instead, for at most its own deadline, and then fails
+with `BrokerUnavailable`. Looks of other processes are not known here.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
+
+from mqworker.brokers.base import BrokerUnavailable
+
+LEAST = 0.1  # seconds that a question gets, even if it has waited until its deadline
+
+
+class QueueLocks:
+    """See the module head."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # those that somebody has or awaits
+
+    @asynccontextmanager
+    async def alone(self, queue: str, deadline: float) -> AsyncIterator[float]:
+        """Have a queue alone; provides the seconds that are left of the deadline."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + deadline
+        lock = self._locks.get(queue)
+        if lock is None:
+            lock = self._locks[queue] = asyncio.Lock()
+        try:
+            async with asyncio.timeout(deadline):
+                await lock.acquire()
+        except TimeoutError:
+            told = f"somebody else has been looking at {queue!r} for {deadline:g} s, and one look hides it from another"
+            raise BrokerUnavailable(told) from None
+        try:
+            yield max(LEAST, until - loop.time())
+        finally:
+            lock.release()

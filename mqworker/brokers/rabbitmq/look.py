@@ -1,0 +1,228 @@
+"""Goes through the first messages of a queue, for one question of the Admin: by single fetches, or by a consumer.
+
+Runs on the loop of the broker admin process. Owns the consumer on the Taker's channel, none of the messages: each one
+goes to the visitor as it comes, and is kept only while what replaces it is being confirmed. Raises `Lost` with the
+channel, `BrokerRefused`, and what the visitor raises.
+
+Fetching costs a round trip for each message, and reorders a quorum queue: there each fetch is a consumer of its own,
+and when a channel ends, a queue puts back what its consumers have got in the order of their names as long as they are
+few, and in any order if there are more than 32 (3.10.8 and 4.0.5). One consumer costs no round trips and keeps the
+order. But it may be sent as many bytes as its prefetch allows before we can say that we want no more. So there are
+several, one after the other, each with the messages of about `PORTION` bytes, and never more than MOST of them: of a
+queue with more bytes than that each one takes a larger part. Each is cancelled when all of its portion has come, and
+only then are messages removed: what makes room for others in a consumer that is cancelled brings them out of order.
+
+A quorum queue also has a place apart for what came back, and puts what comes back later behind that. So a look that
+ends early, and puts anything back, goes on without its visitor until a message comes that was never delivered, unless
+that takes too much. So the order is kept unless there are more bytes than FINISHING behind the end, or deliveries are
+limited. Whoever removes a few at the head is given no more than those, so that removing them one by one stays cheap.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import math
+from collections import deque
+
+from mqworker.brokers.base import DROP, STOP, BrokerRefused, Publication, Wanted
+from mqworker.brokers.rabbitmq.anchor import unexpected
+from mqworker.brokers.rabbitmq.fast_frames import Arrival, Deliveries
+from mqworker.brokers.rabbitmq.queues import queue_status
+from mqworker.brokers.rabbitmq.taker import TOGETHER, Removal, Sight, Taken, Taker
+
+FIRST = 8  # the first consumer's messages: they show how large the others are
+PORTION = 32 << 20  # bytes that may be on their way to us, or wait for their confirms
+FINISHING = 64 << 20  # bytes that are taken only for the order
+MOST = 30  # consumers, of which one or two more may finish
+LARGEST = 65_535  # AMQP has no larger prefetch; 0 does not mean all to a quorum queue, but 2,000
+POLL = 0.01  # seconds between two questions whether our consumers are gone
+GONE = 2.0  # seconds after which a consumer that is still there is somebody else's
+SILENT = 0.5  # seconds without a message after which we ask whether there are any
+
+
+class FetchingLook:
+    """Fetches the messages one by one."""
+
+    def __init__(self, taker: Taker, wanted: Wanted, limit: int, most: int) -> None:
+        self.over = False
+        self._taker = taker
+        self._wanted = wanted
+        self._left = limit  # messages to visit
+        self._most = most  # messages to remove
+        self._chosen = 0  # how many are to be removed, or are
+
+    async def portion(self) -> None:
+        """Go on, until it is over or PORTION is taken."""
+        taken = 0
+        while not self.over and taken < PORTION:
+            message = await self._taker.get() if self._left > 0 else None
+            if message is None:
+                self.over = True
+                return
+            taken += len(message.properties) + len(message.body)
+            if removal := self._visit(message):
+                await self._taker.remove([removal])
+
+    async def finish(self) -> None:
+        """Take what has to be taken, too, before the channel closes, and no more."""
+
+    async def gone(self) -> None:
+        """Wait until the queue knows that the channel has closed."""
+
+    def _visit(self, message: Taken) -> Removal | None:
+        """Show a message; returns what is to be done about it."""
+        self._left -= 1
+        verdict = self._wanted(message.properties, message.body)
+        if verdict is None:
+            return None
+        if verdict == STOP:
+            self.over = True
+            return None
+        assert isinstance(verdict, Publication) or verdict == DROP
+        self._chosen += 1
+        self.over = self._chosen >= self._most
+        return Removal(message.tag, verdict if isinstance(verdict, Publication) else None)
+
+
+class ConsumingLook(FetchingLook):
+    """Has a consumer for each portion."""
+
+    def __init__(self, taker: Taker, wanted: Wanted, seen: Sight, limit: int, most: int) -> None:
+        super().__init__(taker, wanted, min(seen.ready, limit), most)
+        self._ready = seen.ready
+        self._limited = seen.limit is not None
+        self._reorders = seen.reorders and not self._limited  # where deliveries are limited, none is spent on order
+        self._consumers = 0
+        self._tag = ""  # of the present one
+        self._came = self._until = 0  # messages; how many there are when the present consumer has all of its portion
+        self._bytes = 0
+        self._visited = 0  # bytes until the last visit
+        self._redelivered = False  # the last one that came
+        self._due: deque[Removal] = deque()
+        self._news = asyncio.Event()
+        self._failure: Exception | None = None  # of the visitor
+        channel, deliveries = taker.channel, taker.channel.connection.deliveries
+        deliveries[channel.number] = Deliveries(self._arrived)
+        channel.raw.add_on_close_callback(lambda *_: deliveries.pop(channel.number, None))
+
+    async def portion(self) -> None:
+        """See `FetchingLook.portion`."""
+        try:
+            # no more than are to be removed, or as many as have come: those at the head cost no others a delivery
+            await self._consume(min(self._left, max(self._most - self._chosen, self._came)))
+            while not self.over and self._came < self._until:
+                if await self._nothing_comes():
+                    self.over = True
+            await (self.finish() if self.over else self._pause())
+            while self._due:
+                await self._remove()
+        except BaseException:  # also at the deadline
+            self.over = True
+            self._due.clear()
+            self._chosen = self._taker.removed
+            raise
+        if self._failure is not None:
+            raise self._failure
+
+    async def finish(self) -> None:
+        """See `FetchingLook.finish`."""
+        self.over = True
+        await self._pause()
+        while self._unfinished() and self._came >= self._until:
+            await self._consume(self._ready - self._came)
+            await self._pause()
+
+    async def gone(self) -> None:
+        """See `FetchingLook.gone`: a quorum queue may have its messages back only after the channel has closed.
+
+        Until then it counts our consumers that have messages, cancelled or not.
+        """
+        connection, loop = self._taker.channel.connection, asyncio.get_running_loop()
+        until = loop.time() + GONE
+        while connection.usable and loop.time() < until:
+            status = await queue_status(connection, self._taker.queue)
+            if status is None or not status.consumer_count:
+                break
+            await asyncio.sleep(POLL)
+
+    async def _pause(self) -> None:
+        """Cancel the consumer, if all that it may get has come: what is on its way then would go back at once.
+
+        So it would get before all that we have. Where that could drop it, it is waited for, and what makes room for
+        more may come only then.
+        """
+        while self._tag and self._came < self._until and (self._limited or self._unfinished()):
+            if await self._nothing_comes():
+                break
+        if self._tag and (self._limited or self._came >= self._until):
+            await self._taker.channel.cancel(self._tag)
+            self._tag = ""
+
+    def _unfinished(self) -> bool:
+        """Whether messages that were looked at before may be left in the queue, and are few enough to take, too."""
+        some = self._redelivered and self._chosen < self._came < self._ready
+        return self._reorders and some and self._bytes - self._visited < FINISHING
+
+    async def _consume(self, left: int) -> None:
+        channel, queue = self._taker.channel, self._taker.queue
+        prefetch = portion_size(left, MOST - self._consumers, self._came, self._bytes)
+        self._until = self._came + prefetch
+        self._consumers += 1
+        self._tag = f"look-{self._consumers:02}"  # the names are sorted
+        await channel.ask("basic_qos", prefetch_count=prefetch)
+        await channel.ask("basic_consume", queue=queue, on_message_callback=unexpected, consumer_tag=self._tag)
+        channel.forget_consumer(self._tag)  # pika would cancel it before the channel closes; see `pause`
+
+    def _arrived(self, arrival: Arrival) -> None:
+        self._came += 1
+        self._bytes += len(arrival.properties) + len(arrival.body)
+        self._redelivered = arrival.redelivered
+        message = self._taker.took(Taken(arrival.tag, arrival.properties, arrival.body))
+        if not self.over:
+            self._visited = self._bytes
+            try:
+                removal = self._visit(message)
+            except Exception as error:  # noqa: BLE001 - it is the question's, not the connection's
+                self._failure, removal = error, None
+            if removal is not None:
+                self._due.append(removal)
+            self.over = self.over or self._left <= 0 or self._failure is not None
+        self._news.set()
+
+    async def _remove(self) -> None:
+        """Remove the next ones; those that are replaced one at a time: whoever kills us doubles no more than one."""
+        dropped = itertools.takewhile(lambda removal: removal.instead is None, itertools.islice(self._due, TOGETHER))
+        some = list(dropped) or [self._due[0]]
+        for _ in some:
+            self._due.popleft()
+        await self._taker.remove(some)
+
+    async def _nothing_comes(self) -> bool:
+        """Wait for the next message; returns whether there is none."""
+        came, channel, queue = self._came, self._taker.channel, self._taker.queue
+        self._news.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SILENT):
+                await self._news.wait()
+                return False
+        status = await queue_status(channel.connection, queue)
+        if status is None:
+            raise BrokerRefused(f"queue {queue!r} is gone")
+        if status.message_count:
+            return False
+        await channel.ask("basic_qos", prefetch_count=1)  # for no consumer; what the queue has given comes before that
+        return self._came == came
+
+
+def portion_size(left: int, consumers: int, came: int, size: int) -> int:
+    """Return how many of `left` messages the next of so many `consumers` gets, when `came` ones had `size` bytes."""
+    if not came:
+        return max(1, min(left, FIRST))
+    fitting = PORTION * came // max(1, size)
+    return max(1, min(left, LARGEST, max(fitting, math.ceil(left / max(1, consumers)))))
+
+
+def look_at(taker: Taker, wanted: Wanted, seen: Sight, limit: int, most: int, *, singly: bool) -> FetchingLook:
+    """Return how to go through at most `limit` messages; a consumer goes through those that are there now."""
+    by_consumer = seen.consumable and seen.ready and not singly
+    return ConsumingLook(taker, wanted, seen, limit, most) if by_consumer else FetchingLook(taker, wanted, limit, most)

@@ -1,13 +1,14 @@
 """The identity of a message by its content, for recognising a redelivery (decision 17).
 
 Pure; used by the ledger and by Consumers (which record it before they start a message). Everything counts except the
-number that a quorum queue adds to each redelivery (`x-delivery-count`); whoever puts a message back removes it too. A
-table without headers counts like none: the broker may have added the table together with that number.
+number that a quorum queue adds to each redelivery (`x-delivery-count`), and the order of the headers, because it sorts
+them then; whoever puts a message back removes that number too. A table without headers counts like none: the broker may
+have added the table together with it.
 """
 
 from hashlib import sha256
 
-from mqworker.amqp.properties import Headers, MalformedProperties, Properties
+from mqworker.amqp.properties import Headers, MalformedProperties, Properties, in_order
 
 DELIVERY_COUNT = "x-delivery-count"
 _MARK = DELIVERY_COUNT.encode()
@@ -21,7 +22,7 @@ def fingerprint(properties: bytes, body: bytes) -> bytes:
     if len(properties) > 1 and properties[0] & _TABLE:
         properties = without_delivery_count(properties)
         if properties[0] & _TABLE:
-            properties = _without_empty_table(properties)
+            properties = _plain(properties)
     head = len(properties).to_bytes(4) + properties
     if len(body) < _SMALL:
         return sha256(head + body).digest()  # half the time of three updates
@@ -30,18 +31,25 @@ def fingerprint(properties: bytes, body: bytes) -> bytes:
     return digest.digest()
 
 
-def _without_empty_table(properties: bytes) -> bytes:
+def _plain(properties: bytes) -> bytes:
+    """Return properties that have a table without it if it is empty, and with its headers in order."""
     flags, at = properties[0], 2
     for flag in _BEFORE_TABLE:  # short texts
         if flags & flag:
             at += 1 + properties[at] if at < len(properties) else 0
-    if properties[at : at + 4] != bytes(4):
+    size = int.from_bytes(properties[at : at + 4])
+    if not size:
+        return bytes((flags & ~_TABLE, properties[1])) + properties[2:at] + properties[at + 4 :]
+    end = at + 4 + size
+    try:
+        table = in_order(properties[at + 4 : end])
+    except MalformedProperties:
         return properties
-    return bytes((flags & ~_TABLE, properties[1])) + properties[2:at] + properties[at + 4 :]
+    return properties[:at] + len(table).to_bytes(4) + table + properties[end:]
 
 
 def without_delivery_count(properties: bytes) -> bytes:
-    """Return the properties as the message's publisher sent them; malformed ones stay as they are."""
+    """Return the properties as the message's publisher sent them but for the order of headers; malformed ones as is."""
     if _MARK not in properties:
         return properties
     try:

@@ -52,6 +52,24 @@ def _field_end(data: bytes, start: int, limit: int) -> int:
     return start + size
 
 
+def in_order(table: bytes) -> bytes:
+    """Return a table's content in the order of its names, of each the first field; raises `MalformedProperties`."""
+    at, limit, fields = 0, len(table), dict[bytes, bytes]()
+    while at < limit:
+        name_end = at + 1 + table[at]
+        if name_end >= limit:
+            raise MalformedProperties("the name of a header is longer than its table")
+        size = _SIZES.get(table[name_end])
+        end = _field_end(table, name_end, limit) if size is None else name_end + size
+        name = table[at + 1 : name_end]
+        if name not in fields:
+            fields[name] = table[at:end]
+        at = end
+    if at != limit:
+        raise MalformedProperties("a field of a header table is longer than its table")
+    return b"".join([fields[name] for name in sorted(fields)])
+
+
 def _split(data: bytes, start: int, limit: int) -> Iterator[tuple[str, int, int]]:
     """Yield name, start and end of each field of a table's content, without descending into nested ones."""
     while start < limit:
@@ -208,12 +226,6 @@ class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it
     def present(self) -> bool:
         """Return whether a block with these headers has a table at all, even an empty one."""
         return self._present
-
-    def sort(self) -> None:
-        """Put them in the order of their names, as RabbitMQ does when it adds one of its own."""
-        if len(self._fields) > 1:
-            self._fields = dict(sorted(self._fields.items()))
-            self._table = None
 
     def __getitem__(self, name: str) -> Any:
         field = self._fields[name]

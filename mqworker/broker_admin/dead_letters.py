@@ -9,7 +9,7 @@ from typing import Any
 
 from mqworker.amqp import headers, wrapper
 from mqworker.amqp.fingerprint import fingerprint
-from mqworker.amqp.properties import MalformedProperties, Properties, decode_leniently
+from mqworker.amqp.properties import Properties, decode_leniently
 from mqworker.brokers.base import Publication
 from mqworker.ipc.json_safe import tree
 
@@ -57,16 +57,8 @@ def opened(properties: bytes, body: bytes) -> tuple[bytes, bytes]:
 
 
 def letter_id(properties: bytes, body: bytes) -> str:
-    """Return the id that an operator uses for a dead letter.
-
-    It is the same for all orders of the headers: a quorum queue sorts those of a message that it delivers again.
-    """
-    try:
-        decoded = Properties.decode(properties)
-    except MalformedProperties:
-        return fingerprint(properties, body).hex()[:16]
-    decoded.headers.sort()
-    return fingerprint(decoded.encode(), body).hex()[:16]
+    """Return the id that an operator uses for a dead letter."""
+    return fingerprint(properties, body).hex()[:16]
 
 
 def reason(properties: bytes) -> object:

@@ -4,7 +4,7 @@ Each has its own threads, so that a flood on one does not affect the other.
 Owned by the Service's main thread, which calls bind, start and stop; everything else here runs in the server's daemon
 threads and reaches the main thread only through Control. `bind` raises when a port is in use, before any process is
 started. `load` imports Flask and waitress, and makes the app: nearly half of what the Service does until it runs, so it
-is done in a thread while the code is checked and stages start. If a thread of the server fails, only its request fails.
+is done in a thread while the code is checked. If a thread of the server fails, only its request fails.
 """
 
 import contextlib

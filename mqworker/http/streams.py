@@ -14,6 +14,7 @@ import msgspec
 from flask import Response, request
 
 from mqworker.control.control import Snapshot
+from mqworker.http.access import refuse_foreign
 from mqworker.http.health import status_document
 from mqworker.http.routing import API, LOOK, Api, Route, client_gone, number
 from mqworker.ipc.logs import says
@@ -78,6 +79,7 @@ def _event(kind: str, number: int, data: bytes) -> bytes:
 
 
 def _stream(api: Api, batches: Iterator[bytes]) -> Response:
+    refuse_foreign(request.environ)  # each takes one of few places, also from a page that may not read it
     if request.method == "HEAD":
         return Response(content_type=SSE)
     gone = client_gone()

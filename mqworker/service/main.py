@@ -111,9 +111,9 @@ class Service:
         self._signals.listen()
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._orphans.look)
         store = Store(self._loaded.state_dir / "desired.json")
-        loading = asyncio.create_task(asyncio.to_thread(server.load))  # while the code is checked and stages start
+        loading = asyncio.create_task(asyncio.to_thread(server.load))  # while the code is checked
         try:
-            document = await self._start(server, store)
+            document = await self._start(server, store, loading)
         except StartError:
             server.stop(0.0)
             raise
@@ -125,7 +125,7 @@ class Service:
         self._operations = Operations(self._loaded, document, store, self._broker_admin, self._writer.put, trees, self)
         self._switches = Switches(self._loaded, self._shared, self._operations, self._wake.set)
         try:
-            await self._begin(server, loading)
+            self._begin(server)
             await self._serve()
             await self._close(server)
         except Exception:
@@ -139,9 +139,15 @@ class Service:
         logs.report(log, logging.INFO, "stopped", f"stopped with exit code {int(code)}", exit_code=int(code))
         return code
 
-    async def _start(self, server: HttpServer, store: Store) -> Document | None:
-        """Return the initial desired state; None when a signal has ended the start."""
-        starting = asyncio.create_task(start_up(self._loaded, server, store, self._writer.put))
+    async def _start(self, server: HttpServer, store: Store, loading: asyncio.Task[None]) -> Document | None:
+        """Return the initial desired state, once HTTP is loaded; None when a signal has ended the start."""
+
+        async def start() -> Document:
+            document = await start_up(self._loaded, server, store, self._writer.put)
+            await loading
+            return document
+
+        starting = asyncio.create_task(start())
         starting.add_done_callback(lambda _task: self._wake.set())
         while not starting.done():
             await self._wake.wait()
@@ -152,11 +158,10 @@ class Service:
         document = None if starting.cancelled() else starting.result()
         return None if self.ending.terms else document
 
-    async def _begin(self, server: HttpServer, loading: asyncio.Task[None]) -> None:
+    def _begin(self, server: HttpServer) -> None:
         """Start the desired stages, and begin to answer over HTTP."""
         self.ending.started()
         self.document_changed()
-        await loading
         self._control.attach(asyncio.get_running_loop(), self._operations)
         server.start()
         imports.settle()

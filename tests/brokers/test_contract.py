@@ -7,7 +7,8 @@ import struct
 import pytest
 
 from mqworker.amqp import headers
-from mqworker.amqp.properties import Properties
+from mqworker.amqp.fingerprint import fingerprint
+from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import DROP, BrokerRefused, BrokerUnavailable, Publication
 from mqworker.brokers.rabbitmq import reconnector
 from tests.brokers.harness import Recorder, contract
@@ -83,6 +84,20 @@ async def test_released_messages_are_given_out_again(broker):
     assert deliveries[1].redelivered
     assert (deliveries[1].body, deliveries[1].tag) == (b"again", 2)
     link.ack(1, 2, multiple=False)
+
+
+@contract
+async def test_a_message_that_comes_back_has_its_fingerprint(broker):
+    """Also one with headers, which a quorum queue then sorts: so what killed its Consumer is recognised."""
+    link, sink = await broker.started(prefetch=5)
+    properties = Properties(message_id="1", headers=Headers({"tenant": "b", "Shard": 7, "é": True, "a": [1]})).encode()
+    await broker.publish(broker.topology.input, properties, b"body")
+    (first,) = await sink.has(1)
+    link.release(first.epoch, [first.tag])
+    again = (await sink.has(2))[1]
+    assert again.redelivered
+    prints = {fingerprint(each.properties, each.body) for each in (first, again)}
+    assert prints == {fingerprint(properties, b"body")}
 
 
 @contract

@@ -46,20 +46,15 @@ class SlowService(LittleService):
         return self.document.revision
 
 
-@pytest.mark.parametrize(
-    "call",
-    [("POST", "/api/v1/sources/rows/start"), ("PATCH", "/api/v1/stages/work/params", {"a": 1})],
-    ids=["a source", "parameters"],
-)
-def test_changes_whose_check_takes_long_leave_threads_for_others(tmp_path, call):
+def test_starts_whose_check_takes_long_leave_threads_for_others(tmp_path):
     """Also where nobody asked to wait: as many as may wait are checked at a time, and all else is answered."""
     service = SlowService(tmp_path, toml=TOML)
     try:
         with ThreadPoolExecutor(WAITS) as callers:
-            starts = [callers.submit(service.ask, *call) for _ in range(WAITS)]
+            starts = [callers.submit(service.ask, "POST", "/api/v1/sources/rows/start") for _ in range(WAITS)]
             wait_for(lambda: service.checking == WAITS, AMPLE, "the checks to begin")
             try:
-                refused = ask(service.connect(AMPLE / 4), *call)
+                refused = ask(service.connect(AMPLE / 4), "POST", "/api/v1/sources/rows/start")
                 assert refused.status == 503
             finally:
                 service.loop.call_soon_threadsafe(service.done.set)

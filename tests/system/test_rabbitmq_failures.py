@@ -191,8 +191,8 @@ def test_no_output_queue_holds_the_input_back(rabbit, queue, service):
         problem = wait_for(lambda: running.stage("work")["problem"], 20, "the reason to hold back")
         assert re.match(r"the results of \d+ messages cannot be placed", problem)
         assert "NO_ROUTE" in problem
-        status, told = running.ask("GET", "/readyz")
-        assert (status, "cannot be placed" in told["detail"]) == (503, True), told
+        told = wait_for(lambda: (now := running.ask("GET", "/readyz"))[0] == 503 and now[1], 20, "the input held back")
+        assert "cannot be placed" in told["detail"]
         assert rabbit.queue(queue)["messages_unacknowledged"] <= 20
         assert rabbit.queue(queue)["messages"] == 200
         client.channel.queue_bind(f"{queue}.out", f"{queue}.direct", "key")

@@ -28,7 +28,7 @@ from mqworker.brokers.base import DROP, STOP, BrokerRefused, Publication, Wanted
 from mqworker.brokers.rabbitmq.anchor import unexpected
 from mqworker.brokers.rabbitmq.fast_frames import Arrival, Deliveries
 from mqworker.brokers.rabbitmq.queues import queue_status
-from mqworker.brokers.rabbitmq.taker import TOGETHER, Removal, Sight, Taken, Taker
+from mqworker.brokers.rabbitmq.taker import TOGETHER, Removal, Sight, Unacked, Taker
 
 FIRST = 8  # the first consumer's messages: they show how large the others are
 PORTION = 32 << 20  # bytes that may be on their way to us, or wait for their confirms
@@ -69,7 +69,7 @@ class FetchingLook:
     async def gone(self) -> None:
         """Wait until the queue knows that the channel has closed."""
 
-    def _visit(self, message: Taken) -> Removal | None:
+    def _visit(self, message: Unacked) -> Removal | None:
         """Show a message; returns what is to be done about it."""
         self._left -= 1
         verdict = self._wanted(message.properties, message.body)
@@ -177,7 +177,7 @@ class ConsumingLook(FetchingLook):
         self._came += 1
         self._bytes += len(arrival.properties) + len(arrival.body)
         self._redelivered = arrival.redelivered
-        message = self._taker.took(Taken(arrival.tag, arrival.properties, arrival.body))
+        message = self._taker.took(Unacked(arrival.tag, arrival.properties, arrival.body))
         if not self.over:
             self._visited = self._bytes
             try:

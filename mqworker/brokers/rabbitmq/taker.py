@@ -33,7 +33,7 @@ KINDS = {"quorum", "classic"}  # what a consumer takes from a stream does not go
 COPIED_TO = {"CC", "BCC"}  # headers that name further queues for a message
 
 
-class Taken(NamedTuple):
+class Unacked(NamedTuple):
     """A message that was taken and is not acknowledged."""
 
     tag: int
@@ -55,18 +55,18 @@ class Taker:
         self.channel = channel
         self.queue = queue
         self.removed = 0
-        self.worn: dict[int, Taken] = {}  # by tag; what could be dropped if it went back often
+        self.worn: dict[int, Unacked] = {}  # by tag; what could be dropped if it went back often
         self._placer = placer
         self._limit = limit  # deliveries
         self._acks = 0  # how many we sent
         self._all_to = 0  # all tags up to this one are settled
 
-    async def get(self) -> Taken | None:
+    async def get(self) -> Unacked | None:
         """Take the next message; None when the queue is empty."""
         got = await self.channel.get(self.queue)
-        return None if got is None else self.took(Taken(got[0].delivery_tag, got[1], got[2]))
+        return None if got is None else self.took(Unacked(got[0].delivery_tag, got[1], got[2]))
 
-    def took(self, message: Taken) -> Taken:
+    def took(self, message: Unacked) -> Unacked:
         """Note a message that was delivered."""
         if self._limit is not None and 2 * redeliveries(decode_leniently(message.properties)) >= self._limit:
             self.worn[message.tag] = message

@@ -1,11 +1,9 @@
-"""Routes for sources and stages: what a slow check of user code costs others."""
+"""Routes for sources: what a slow check of their code costs others."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
-from mqworker.control.control import SourceView, Stored
+from mqworker.control.control import SourceView
 from mqworker.http.routing import WAITS
 from tests.http.operator import LittleService, ask
 from tests.support.waiting import AMPLE, wait_for
@@ -23,7 +21,7 @@ into = "work"
 
 
 class SlowService(LittleService):
-    """One whose check of a source's or a stage's code takes until `done` is set."""
+    """One whose check of a source's code takes until `done` is set."""
 
     checking = 0
 
@@ -33,12 +31,6 @@ class SlowService(LittleService):
         super().publish(sources={"rows": view}, **changes)
 
     async def start_source(self, name, patience):
-        return await self._check()
-
-    async def patch_params(self, stage, patch, patience):
-        return Stored(await self._check())
-
-    async def _check(self):
         if not self.checking:
             self.done = asyncio.Event()
         self.checking += 1

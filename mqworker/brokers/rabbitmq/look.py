@@ -28,7 +28,7 @@ from mqworker.brokers.base import DROP, STOP, BrokerRefused, Publication, Wanted
 from mqworker.brokers.rabbitmq.anchor import unexpected
 from mqworker.brokers.rabbitmq.fast_frames import Arrival, Deliveries
 from mqworker.brokers.rabbitmq.queues import queue_status
-from mqworker.brokers.rabbitmq.taker import TOGETHER, Removal, Sight, Unacked, Taker
+from mqworker.brokers.rabbitmq.taker import TOGETHER, Removal, Sight, Taker, Unacked
 
 FIRST = 8  # the first consumer's messages: they show how large the others are
 PORTION = 32 << 20  # bytes that may be on their way to us, or wait for their confirms

@@ -515,7 +515,7 @@ async def test_a_replaced_channel_is_kept_until_its_answers_have_come(broker, mo
         await until(lambda: publishing._sender is not first, 10, "another channel")
     assert [await sink.answer(number) for number in numbers] == [""] * len(numbers)
     assert sink.publishes_lost_for == []
-    await until(lambda: not publishing._replaced, 10, "the old channel to be closed")
+    await until(lambda: not publishing._replaced._senders, 10, "the old channel to be closed")
     link.publish(30, other)
     assert await sink.answer(30) == ""
     await broker.counts(broker.topology.output.queue, len(numbers) + 1)

@@ -23,6 +23,7 @@ from mqworker.brokers.rabbitmq.channel import Channel
 from mqworker.brokers.rabbitmq.destinations import Destination, Pending, Preparation, SilentDestinations, destination
 from mqworker.brokers.rabbitmq.queues import NOT_FOUND
 from mqworker.brokers.rabbitmq.reconnector import STABLE_AFTER, retry_delay
+from mqworker.brokers.rabbitmq.replaced import ReplacedSenders
 from mqworker.brokers.rabbitmq.result_route import ResultRoute
 from mqworker.brokers.rabbitmq.sender import Sender
 from mqworker.config.model import BrokerConfig
@@ -59,7 +60,7 @@ class Publishing:
         self._sender: Sender | None = None
         self._ended = asyncio.Event()  # the sender's channel
         self._renewing = False  # it has not ended, but another one is to take over
-        self._replaced: list[Sender] = []  # by the present one, and not closed before their answers have come
+        self._replaced = ReplacedSenders()  # by the present one
         self._careful = 0  # publications that the next sender sends one at a time
         self._destination: Callable[[Publication], Destination] = partial(destination, topology.input)
         self._silent = SilentDestinations()
@@ -132,7 +133,11 @@ class Publishing:
             sender = Sender(channel, self._sink, self._silent, self._destination, self._returned)
             channel.on_lost = partial(self._lose, sender)
             await sender.start()
-            self._retire(self._sender)
+            if self._sender is not None:  # this is no disturbance that anybody should be told of
+                self._careful = self._sender.careful
+                for pending in self._sender.hand_back():
+                    self._refuse(pending, "not sent: the channel was replaced")
+                self._replaced.keep(self._sender)
             sender.careful = self._careful
             self._connection, self._sender = connection, sender
             self._ended.clear()
@@ -153,9 +158,9 @@ class Publishing:
 
     def check_deadlines(self, now: float) -> None:
         """Abort the connection when an answer is overdue; the time during an alarm does not count."""
-        self._close_replaced()
-        senders = self._replaced if self._sender is None else [*self._replaced, self._sender]
-        waiting = self._preparation.oldest + [since for sender in senders for since in sender.oldest]
+        self._replaced.close_answered()
+        waiting = self._preparation.oldest + self._replaced.oldest
+        waiting += self._sender.oldest if self._sender is not None else []
         if self._connection is not None and self._connection.waited(min(waiting, default=now), now) > self._deadline:
             self._connection.abort(AnswerOverdue(f"no confirm within {self._deadline:g} s"))
         elif self._sender is not None and not self.blocked and not self._renewing and self._sender.worn(now):
@@ -200,7 +205,7 @@ class Publishing:
         self._careful = sender.careful
         sent, waiting, alone = sender.abandon()
         waiting = self._preparation.abandon() + waiting
-        unanswered = self._give_up_replaced()
+        unanswered = self._replaced.give_up()
         if self._connection is not None and self._connection.usable:
             sent = self._attribute(lost, sent)
         elif isinstance(lost, AnswerOverdue):
@@ -212,39 +217,6 @@ class Publishing:
             self._refuse(pending, f"not sent: {lost}")
         if sent or unanswered:
             self._sink.publishes_lost(str(lost))
-
-    def _retire(self, sender: Sender | None) -> None:
-        """Keep a channel that another one replaces until its answers have come: so nothing is published twice.
-
-        This is no disturbance that anybody should be told of.
-        """
-        if sender is None:
-            return
-        self._careful = sender.careful
-        sender.channel.on_lost = partial(self._lose_replaced, sender)
-        self._replaced.append(sender)
-        for pending in sender.hand_back():
-            self._refuse(pending, "not sent: the channel was replaced")
-        self._close_replaced()
-
-    def _close_replaced(self) -> None:
-        """Close the channels that were replaced and have no publication without an answer."""
-        for sender in [sender for sender in self._replaced if not sender.unanswered]:
-            self._replaced.remove(sender)
-            sender.end()
-
-    def _lose_replaced(self, sender: Sender, lost: Lost) -> None:
-        """End the connection, if what had no answer yet was on a channel that was replaced."""
-        if sender.unanswered and self._connection is not None and self._connection.usable:
-            self._connection.abort(lost)
-
-    def _give_up_replaced(self) -> int:
-        """Close the channels that were replaced; returns how many publications on them have got no answer by then."""
-        unanswered = sum(sender.unanswered for sender in self._replaced)
-        for sender in self._replaced:
-            sender.end()
-        self._replaced.clear()
-        return unanswered
 
     def _attribute(self, lost: Lost, sent: list[Pending]) -> list[Pending]:
         """Refuse the publications for which the broker closed the channel, if it is clear which; returns the others."""

@@ -54,8 +54,10 @@ class ServiceProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def write(self, name: str, text: str) -> None:
-        """Write a file of the project."""
-        (self.folder / name).write_text(text)
+        """Write a file of the project, at once: whoever reads it meanwhile gets the old text or the new one."""
+        new = self.folder / f".{name}.new" if "/" not in name else self.folder / f"{name}.new"
+        new.write_text(text)
+        new.replace(self.folder / name)
 
     # --- life
 

@@ -88,8 +88,8 @@ class ConsumingLook(FetchingLook):
     """Has a consumer for each portion."""
 
     def __init__(self, taker: Taker, wanted: Wanted, seen: Sight, limit: int, most: int) -> None:
-        super().__init__(taker, wanted, min(seen.ready, limit), most)
-        self._ready = seen.ready
+        super().__init__(taker, wanted, limit, most)
+        self._ready = seen.ready  # messages in all, as far as the queue has told: a quorum queue's count lags behind
         self._limited = seen.limit is not None
         self._reorders = seen.reorders and not self._limited  # where deliveries are limited, none is spent on order
         self._consumers = 0
@@ -108,11 +108,15 @@ class ConsumingLook(FetchingLook):
     async def portion(self) -> None:
         """See `FetchingLook.portion`."""
         try:
-            # no more than are to be removed, or as many as have come: those at the head cost no others a delivery
-            await self._consume(min(self._left, max(self._most - self._chosen, self._came)))
+            if self._came < self._ready:
+                # no more than are to be removed, or as many as have come: those at the head cost no others a delivery
+                most = max(self._most - self._chosen, self._came)
+                await self._consume(min(self._left, self._ready - self._came, most))
             while not self.over and self._came < self._until:
                 if await self._nothing_comes():
                     self.over = True
+            if not self.over and self._came >= self._ready:
+                await self._count()
             await (self.finish() if self.over else self._pause())
             while self._due:
                 await self._remove()
@@ -189,6 +193,19 @@ class ConsumingLook(FetchingLook):
             self.over = self.over or self._left <= 0 or self._failure is not None
         self._news.set()
 
+    async def _count(self) -> None:
+        """Ask whether there are more than the queue has told, besides our copies; without any, this is over."""
+        more = max(0, await self._waiting() - self._taker.copied)
+        self._ready = self._came + more
+        self.over = not more
+
+    async def _waiting(self) -> int:
+        """Return how many are ready; BrokerRefused if the queue is gone."""
+        status = await queue_status(self._taker.channel.connection, self._taker.queue)
+        if status is None:
+            raise BrokerRefused(f"queue {self._taker.queue!r} is gone")
+        return int(status.message_count)
+
     async def _remove(self) -> None:
         """Remove the next ones; those that are replaced one at a time: whoever kills us doubles no more than one."""
         dropped = itertools.takewhile(lambda removal: removal.instead is None, itertools.islice(self._due, TOGETHER))
@@ -199,18 +216,16 @@ class ConsumingLook(FetchingLook):
 
     async def _nothing_comes(self) -> bool:
         """Wait for the next message; returns whether there is none."""
-        came, channel, queue = self._came, self._taker.channel, self._taker.queue
+        came = self._came
         self._news.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SILENT):
                 await self._news.wait()
                 return False
-        status = await queue_status(channel.connection, queue)
-        if status is None:
-            raise BrokerRefused(f"queue {queue!r} is gone")
-        if status.message_count:
+        if await self._waiting():
             return False
-        await channel.ask("basic_qos", prefetch_count=1)  # for no consumer; what the queue has given comes before that
+        # For no consumer; what the queue has given comes before the answer.
+        await self._taker.channel.ask("basic_qos", prefetch_count=1)
         return self._came == came
 
 

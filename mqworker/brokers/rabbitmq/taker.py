@@ -55,6 +55,7 @@ class Taker:
         self.channel = channel
         self.queue = queue
         self.removed = 0
+        self.copied = 0  # messages that have a copy at the end of the queue instead
         self.worn: dict[int, Unacked] = {}  # by tag; what could be dropped if it went back often
         self._placer = placer
         self._limit = limit  # deliveries
@@ -93,7 +94,9 @@ class Taker:
             some = worn[start : start + TOGETHER]
             copies = [Publication("", self.queue, _as_new(each.properties), each.body) for each in some]
             told = await placer.place_all(copies)
-            self._ack([each.tag for each, refused in zip(some, told, strict=True) if not refused])
+            stored = [each.tag for each, refused in zip(some, told, strict=True) if not refused]
+            self.copied += len(stored)
+            self._ack(stored)
 
     async def acked(self) -> None:
         """Wait until the queue has all acks, as far as that can be known; raises Lost.

@@ -109,8 +109,10 @@ class Client:
         while True:
             kept = self._connection is not None
             connection = self._connect(timeout)
+            sent = False  # while it is not sent whole, the service cannot have acted on it
             try:
                 connection.request(method, path, body or None, headers)
+                sent = True
                 response = connection.getresponse()
                 answer = self._read(response)
             except TimeoutError:
@@ -118,7 +120,8 @@ class Client:
                 raise self._timed_out(timeout) from None
             except (http.client.HTTPException, OSError) as error:
                 self.close()
-                if kept and repeatable and isinstance(error, (http.client.RemoteDisconnected, ConnectionError)):
+                lost = isinstance(error, (http.client.RemoteDisconnected, ConnectionError))
+                if kept and lost and (repeatable or not sent):
                     continue
                 text = f"{self.address} closed the connection without an answer ({_cause(error)})"
                 raise CallError(Exit.NO_ANSWER, f"{text}; see the service's log") from None

@@ -10,6 +10,7 @@ can read why; stopping takes bounded time.
 import contextlib
 import copy
 import logging
+import math
 import resource
 import socket
 import threading
@@ -100,14 +101,15 @@ class _Channel(HTTPChannel):  # type: ignore[misc]  # as above
 
     def overdue(self, now: float, idle: float) -> bool:
         """Return whether this connection should be closed; called about once a second."""
+        what: tuple[str, object]
         if self.lingering:
-            what, limit = ("lingering", 0.0), min(LINGER, idle)
+            what, limit = ("lingering", None), min(LINGER, idle)
         elif self.total_outbufs_len:
             what, limit = ("unread", self.last_activity), UNREAD
         elif self.requests:
-            return False
-        elif self.request is not None:
-            what, limit = ("arriving", id(self.request)), ARRIVAL
+            what, limit = ("being answered", None), math.inf
+        elif self.request is not None:  # kept, not its id: a later request may be at the same address
+            what, limit = ("arriving", self.request), ARRIVAL
         else:
             what, limit = ("idle", self.last_activity), idle
         if self.seen[0] != what:

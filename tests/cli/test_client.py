@@ -51,6 +51,16 @@ def test_a_kept_connection_that_dies_under_a_get_is_tried_once_more(tmp_path):
         assert len(server.requests) == 4
 
 
+def test_a_post_that_was_not_sent_goes_over_a_new_connection(tmp_path):
+    """A POST on a connection that the server has closed reached nobody, so it is sent once more."""
+    with tiny_server(tmp_path / "s", lambda _: response("200 OK")) as server:
+        with Client(Address(socket=str(server.path)), AMPLE) as client:
+            client.get("/a")
+            server.hang_up()
+            client.call("POST", "/b", {"x": 1})
+        assert [head.split()[:2] for head in server.requests] == [[b"GET", b"/api/v1/a"], [b"POST", b"/api/v1/b"]]
+
+
 def test_nobody_there_is_not_running(tmp_path):
     """No socket, and a socket on which nobody listens, give exit code 3 and how to start the service."""
     with tiny_server(tmp_path / "left", lambda _: None):

@@ -133,6 +133,18 @@ def test_garbage(service, data):
     assert service.ask("GET", "/livez").status == 200
 
 
+def test_requests_one_after_the_other_are_never_overdue():
+    """A connection lives as long as its requests arrive, whichever moments of them maintenance sees."""
+    channel = serving._Channel.__new__(serving._Channel)
+    channel.total_outbufs_len, channel.requests = 0, []
+    for now in range(1, 100):
+        channel.request = None
+        channel.request = object()  # the next one, often at the address of the one before
+        assert not channel.overdue(now, serving.IDLE)
+    channel.requests, channel.request = [channel.request], None
+    assert not channel.overdue(200, serving.IDLE)
+
+
 def test_requests_that_do_not_end(tmp_path, monkeypatch):
     """An incomplete request, an unread answer and an idle connection end in time."""
     for name in ("ARRIVAL", "UNREAD", "IDLE"):

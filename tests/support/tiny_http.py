@@ -63,6 +63,10 @@ class TinyServer:
                 if b"Connection: close" in answer.partition(b"\r\n\r\n")[0]:
                     return
 
+    def hang_up(self) -> None:
+        """Close the newest connection without a word."""
+        self._open[-1].shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         self._over.set()
         for one in self._open:

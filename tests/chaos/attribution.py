@@ -14,6 +14,7 @@ from tests.chaos.wire import SLOT
 AFTER = 2.0  # seconds that a fault works on after it was healed: reconnecting, starting
 WRITTEN = 0.5  # seconds after which a classic queue has written what happened before a message was stored in it
 LONG_AFTER = 12.0  # the same for one that shows only by a deadline
+DELAYED = ".retry."  # in the name of a delay queue, between that of the input and the seconds
 SLOW = frozenset(
     {
         *("producer-stop", "service-stop", "broker-freeze", "halt", "long-halt", "silent-death"),
@@ -75,11 +76,14 @@ def causes(round_: Round) -> tuple[dict[int, int], list[str]]:
 
 
 def _repeats(round_: Round, name: str) -> list[list[int]]:
-    """Return, for each step of this message that was published again, retry or outcome, the faults that may be why."""
+    """Return, for each step of this message that was published again, retry or outcome, the faults that may be why.
+
+    How long a retry waits is partly chance, so its two publications may go to different delay queues.
+    """
     last: dict[tuple[object, ...], float] = {}
     found = []
     for step in round_.steps.get(name, []):
-        same = step[1:]
+        same = (step.exchange, step.key.partition(DELAYED)[0], step.label)
         if same in last:
             found.append(between(round_.faults, DISRUPTIVE, last[same], step.time))
         last[same] = step.time

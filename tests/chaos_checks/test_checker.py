@@ -184,6 +184,17 @@ def test_a_duplicate_is_attributed_to_the_fault_between_its_publications(good):
     assert "5 duplicates that no fault explains" in check(good)[0]
 
 
+def test_a_retry_that_was_sent_twice_explains_two_outcomes(good):
+    """Also when its copies wait in different delay queues, and long after the fault between them."""
+    name = first(good)
+    again(good, 40.0, 40.0)
+    delayed = [Step(time, "", f"in.retry.{wait}s", Label(name, 2, 0)) for time, wait in ((19.9, 2), (21.0, 1))]
+    good.steps[name] = delayed + good.steps[name]
+    assert check(good) == []
+    good.steps[name][1] = delayed[1]._replace(label=Label(name, 3, 0))  # another attempt is no repeat
+    assert "5 duplicates that no fault explains" in check(good)[0]
+
+
 def test_a_killed_classic_broker_may_forget_the_acks_since_a_message_was_stored(good):
     """However long ago that was; a quorum queue forgets none."""
     good.faults = [Fault("broker-kill", 20.0, 20.5)]

@@ -10,6 +10,7 @@ from mqworker.ipc.messages import BUCKETS
 from mqworker.producer.pacing import (
     CHUNK_SECONDS,
     PREFETCH_MAX,
+    TOGETHER_SECONDS,
     WINDOW,
     ServiceTime,
     chunk_size,
@@ -68,11 +69,21 @@ def test_the_histogram_has_every_message_under_its_bound(values):
 
 @given(highs, counts, st.integers(1, 64), st.integers(1, 4096))
 def test_a_chunk_is_bounded(high, held, lanes, bound):
-    """At least one message; at most the bound, a fair share of what is held, and a few milliseconds of work."""
+    """At most the bound, a fair share of what is held (unless that is tiny), and a few milliseconds of work."""
     size = chunk_size(high, held, lanes, bound)
     assert 1 <= size <= bound
-    assert size <= -(-held // lanes)
+    together = 0 if high is None else int(TOGETHER_SECONDS / high)  # what is not worth dividing
+    assert size <= max(-(-held // lanes), min(held, together))
     assert size == 1 or (high is not None and size * high <= CHUNK_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("high", "held", "size"),
+    [(2**-15, 20, 20), (2**-15, 100, 50), (2**-10, 20, 10), (2**-10, 1, 1), (0.5, 20, 1)],
+)
+def test_tiny_shares_are_not_divided(high, held, size):
+    """Of two idle Consumers one gets all, when all of it is done in less time than dividing costs."""
+    assert chunk_size(high, held, 2, 256) == size
 
 
 @given(st.floats(1e-6, 1e-2), st.floats(1e-6, 1e-2), counts, counts, st.integers(1, 64), st.integers(1, 64))

@@ -1,0 +1,1 @@
+// The Consumers of a stage.

@@ -1,0 +1,94 @@
+// Nodes of the page: makes them, writes their texts, keeps lists in step. The only module that creates elements.
+//
+// Under Trusted Types 'none' nothing here parses markup. Attributes come from a whitelist: no handlers, no styles, no
+// addresses but relative ones. What comes from messages and logs is only ever a text node, and control characters and
+// those that turn the direction of a line are written out (`visible`).
+
+const SVG = "http://www.w3.org/2000/svg";
+const ATTRIBUTES = new Set(
+  ("class id type name value for role tabindex title scope colspan rowspan placeholder autocomplete inputmode spellcheck " +
+    "maxlength min max rows cols disabled hidden checked selected readonly required open multiple download " +
+    "viewBox width height x y x1 x2 y1 y2 d fill points preserveAspectRatio text-anchor focusable").split(" "),
+);
+// eslint-disable-next-line no-control-regex
+const INVISIBLE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g;
+
+export function visible(value) {
+  return String(value).replace(INVISIBLE, (each) => "\\u" + each.charCodeAt(0).toString(16).padStart(4, "0"));
+}
+
+function allowed(name, value) {
+  if (name === "href") return value.startsWith("#") || value.startsWith("../api/v1/");
+  return ATTRIBUTES.has(name) || name.startsWith("aria-") || name.startsWith("data-");
+}
+
+// Writes an attribute only if it differs. null, undefined, false: none; true: an empty one.
+export function attr(node, name, value) {
+  if (value === null || value === undefined || value === false) {
+    if (node.hasAttribute(name)) node.removeAttribute(name);
+    return;
+  }
+  const wanted = value === true ? "" : visible(value);
+  if (!allowed(name, wanted)) throw new Error(`no attribute ${name}="${wanted}" here`);
+  if (node.getAttribute(name) !== wanted) node.setAttribute(name, wanted);
+}
+
+// Writes the one text of a node, only if it differs, so that a selection in it and the layout stay.
+export function text(node, value) {
+  const wanted = value === null || value === undefined ? "" : visible(value);
+  const first = node.firstChild;
+  if (first === null) {
+    if (wanted) node.append(wanted);
+  } else if (first.nodeType === Node.TEXT_NODE && first.nextSibling === null) {
+    if (first.data !== wanted) first.data = wanted;
+  } else {
+    node.replaceChildren(wanted);
+  }
+}
+
+// Makes an element: `properties` are attributes, besides `on` (event to function) and `text`; strings become text nodes.
+export function h(tag, properties = {}, ...children) {
+  return filled(document.createElement(tag), properties, children);
+}
+
+// The same for SVG.
+export function s(tag, properties = {}, ...children) {
+  return filled(document.createElementNS(SVG, tag), properties, children);
+}
+
+function filled(node, { on = {}, text: own, ...attributes }, children) {
+  for (const name in attributes) attr(node, name, attributes[name]);
+  for (const event in on) node.addEventListener(event, on[event]);
+  if (own !== undefined) text(node, own);
+  for (const child of children.flat()) {
+    if (child !== null && child !== undefined && child !== false) {
+      node.append(child instanceof Node ? child : visible(child));
+    }
+  }
+  return node;
+}
+
+const lists = new WeakMap(); // parent to Map of key to part
+
+// Keeps the children of `parent` in step with `items`. `make(item)` returns a node, or a part with its `root`;
+// `update(part, item)` brings it up to date. A part lives as long as its key, so focus and half-filled fields stay.
+export function keyed(parent, items, key, make, update = () => {}) {
+  const old = lists.get(parent) ?? new Map();
+  const now = new Map();
+  for (const item of items) {
+    let name = String(key(item));
+    while (now.has(name)) name += "'"; // equal keys are somebody's mistake: show both
+    now.set(name, [old.get(name) ?? make(item), item]);
+  }
+  for (const [name, part] of old) if (!now.has(name)) (part.root ?? part).remove();
+  let next = parent.firstChild;
+  const parts = new Map();
+  for (const [name, [part, item]] of now) {
+    const root = part.root ?? part;
+    if (root === next) next = next.nextSibling;
+    else parent.insertBefore(root, next);
+    update(part, item);
+    parts.set(name, part);
+  }
+  lists.set(parent, parts);
+}

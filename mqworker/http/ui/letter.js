@@ -1,0 +1,7 @@
+// One dead letter. Not here yet.
+
+import { h } from "./dom.js";
+
+export function view() {
+  return { root: h("section", { class: "panel" }), topics: ["overview"], update() {} };
+}

@@ -220,6 +220,6 @@ export class Spark {
 
 // The pattern of gaps; once in the page.
 export function hatch() {
-  const pattern = s("pattern", { id: "hatch", width: 6, height: 6 }, s("path", { d: "M0 6L6 0", class: "rule" }));
+  const pattern = s("pattern", { id: "hatch", width: 6, height: 6, patternUnits: "userSpaceOnUse" }, s("path", { d: "M0 6L6 0", class: "rule" }));
   return s("svg", { class: "away", width: 0, height: 0, "aria-hidden": "true" }, pattern);
 }

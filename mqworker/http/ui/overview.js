@@ -14,10 +14,10 @@ export function view() {
   const stages = h("tbody");
   const line = h("ol", { class: "line-of-stages", "aria-label": "How stages follow each other" });
   const lines = h("section", { class: "panel", "aria-label": "Line" }, h("h2", { text: "Line" }), line);
-  const sources = part("Sources", ["Source", "", "Into", "Rate", "Items", "Position or next run", ""], source, updateSource);
-  const shared = part("Shared objects", ["Object", "", "Calls", "Mean", "Journal", "What it says", ""], object, updateObject);
-  const peers = part("Other services", ["Service", "", "Stage", "Why", "Rate", "Backlog"], peer, updatePeer);
-  const heads = ["Stage", "", "Last minute", "Out", "Backlog", "Dead letters", ""];
+  const sources = part("Sources", ["Source", "State", "Into", "Rate", "Items", "Position or next run", ""], source, updateSource);
+  const shared = part("Shared objects", ["Object", "State", "Calls", "Mean", "Journal", "What it says", ""], object, updateObject);
+  const peers = part("Other services", ["Service", "State", "Stage", "Why", "Rate", "Backlog"], peer, updatePeer);
+  const heads = ["Stage", "State", "Last minute", "Out", "Backlog", "Dead letters", ""];
   const root = h("div", {},
     h("div", { class: "row head" }, h("div", {}, h("h1", { text: "Overview" }), sentence), drain),
     h("section", { class: "panel" }, h("h2", { text: "Stages" }), table(heads, stages, "stages")),

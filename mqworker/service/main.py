@@ -20,8 +20,10 @@ from mqworker import __version__
 from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.config.load import Loaded, redact_url
 from mqworker.config.stop_budget import CLOSE
+from mqworker.control.audit import signalled
 from mqworker.control.control import Control, Snapshot
 from mqworker.control.desired_state import Document
+from mqworker.control.difference import FieldChange
 from mqworker.control.store import Store
 from mqworker.exits import Exit
 from mqworker.http.server import HttpServer
@@ -246,6 +248,7 @@ class Service:
                     self._stages.dump_stacks()
                     self._sources.dump_stacks()
                 case signal.SIGHUP if self.ending.state == "running":
+                    self._control.trail.add(signalled("SIGHUP"))
                     self._operations.reload_all()
                 case signal.SIGTSTP | signal.SIGCONT if self.ending.state == "running":
                     self._pause(number == signal.SIGTSTP)
@@ -254,6 +257,8 @@ class Service:
         if paused != self._paused:
             self._paused = paused
             logs.report(log, logging.INFO, "paused" if paused else "resumed", "paused" if paused else "resumed")
+            change = FieldChange("", "paused", not paused, paused)
+            self._control.trail.add(signalled("SIGTSTP" if paused else "SIGCONT", change))
             self.document_changed()
 
     # --- what is published
@@ -281,5 +286,6 @@ class Service:
                 stages=self._stages.views(),
                 shared=self._shared.views(),
                 sources=self._sources.views(),
+                changes=self._operations.changes,
             )
         )

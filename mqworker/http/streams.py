@@ -66,7 +66,7 @@ def _statuses(api: Api) -> Iterator[bytes]:
         snapshot = api.control.wait(lambda new, old=last: _timeless(new) != old, LOOK)  # type: ignore[misc]  # mypy cannot infer `old`
         if snapshot is not None:
             last = _timeless(snapshot)
-        yield b"" if snapshot is None else _event("status", 0, msgspec.json.encode(status_document(snapshot, api.line)))
+        yield b"" if snapshot is None else _event("status", 0, msgspec.json.encode(status_document(api, snapshot)))
 
 
 def _timeless(snapshot: Snapshot) -> Snapshot:

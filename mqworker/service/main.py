@@ -98,6 +98,7 @@ class Service:
         self._switches: Switches  # set once the start has ended
         self._operations: Operations  # set once the start has ended
         self._paused = False
+        self._paused_since: float | None = None  # wall clock
         self._started = time.time()
 
     # --- life
@@ -252,6 +253,7 @@ class Service:
     def _pause(self, paused: bool) -> None:
         if paused != self._paused:
             self._paused = paused
+            self._paused_since = time.time() if paused else None
             logs.report(log, logging.INFO, "paused" if paused else "resumed", "paused" if paused else "resumed")
             self.document_changed()
 
@@ -280,5 +282,6 @@ class Service:
                 stages=self._stages.views(),
                 shared=self._shared.views(),
                 sources=self._sources.views(),
+                paused_since=self._paused_since,
             )
         )

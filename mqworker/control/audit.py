@@ -113,6 +113,10 @@ class AuditTrail:
         about = [record for record in records if record.n > number and (stage is None or _is_about(record, stage))]
         return about[-limit:] if limit else [], max(0, oldest - number - 1) if number else 0
 
+    def since(self, number: int) -> list[AuditRecord]:
+        """Return the records that are remembered after this number, the oldest first."""
+        return self.after(number)[0]
+
     def author(self, stage: str, field: str) -> Author | None:
         """Return who has last set a field of a stage; None: it is not known any more."""
         with self._lock:

@@ -13,7 +13,7 @@ import asyncio
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -99,6 +99,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     shared: dict[str, SharedView] = {}
     sources: dict[str, SourceView] = {}
     changes: tuple[Attributed, ...] = ()  # the last that somebody has asked for
+    paused_since: float | None = None  # wall clock
 
     @property
     def applied(self) -> int:
@@ -207,6 +208,11 @@ class Control:
         self.trail = AuditTrail(loaded.state_dir)
         self.commands = 0  # control commands taken, for the metrics
         self.on_publish: Callable[[Snapshot], None] | None = None  # receives every snapshot, on the main thread
+        # What parts of their own tell, as plain data; each part puts itself here, and until then there is nothing.
+        self.operations: Callable[[], Sequence[Any]] = tuple  # bulk operations, each with `operation`, its id
+        self.audit: Callable[[int], Sequence[Any]] = self.trail.since  # records behind this number, each with `n`
+        self.faults: Callable[[str], Sequence[Any]] = _nothing  # groups of failures of a stage, each with `key`
+        self.peers: Callable[[], Sequence[Any]] = tuple  # other services
         self._snapshot: Snapshot | None = None
         self._changed = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -326,3 +332,7 @@ class Control:
         except concurrent.futures.TimeoutError:
             future.cancel()
             raise ControlError("deadline", f"no answer from the main thread within {deadline:g} s") from None
+
+
+def _nothing(_asked: object) -> Sequence[Any]:
+    return ()

@@ -100,6 +100,7 @@ class Service:
         self._switches: Switches  # set once the start has ended
         self._operations: Operations  # set once the start has ended
         self._paused = False
+        self._paused_since: float | None = None  # wall clock
         self._started = time.time()
 
     # --- life
@@ -256,6 +257,7 @@ class Service:
     def _pause(self, paused: bool) -> None:
         if paused != self._paused:
             self._paused = paused
+            self._paused_since = time.time() if paused else None
             logs.report(log, logging.INFO, "paused" if paused else "resumed", "paused" if paused else "resumed")
             change = FieldChange("", "paused", not paused, paused)
             self._control.trail.add(signalled("SIGTSTP" if paused else "SIGCONT", change))
@@ -287,5 +289,6 @@ class Service:
                 shared=self._shared.views(),
                 sources=self._sources.views(),
                 changes=self._operations.changes,
+                paused_since=self._paused_since,
             )
         )

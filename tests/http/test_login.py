@@ -206,7 +206,7 @@ def test_no_ticket_is_guessed(tmp_path):
 
 
 def test_a_login_outlives_a_killed_service(tmp_path):
-    """A Service that starts again in the same folder takes the cookie; one with another token, or elsewhere, does not."""
+    """A Service that starts again in the same folder takes the cookie; one with another token, or elsewhere, not."""
     (here := tmp_path / "here").mkdir()
     (there := tmp_path / "there").mkdir()
     first = LittleService(here, TOKEN, read_token=READ)
@@ -241,7 +241,7 @@ def test_all_sessions_end_at_once(tmp_path):
 
 
 def test_a_cookie_is_renewed_while_it_is_used(guarded):
-    """After an hour any answer to the page carries a cookie with a later end; logging out makes the browser forget it."""
+    """After an hour any answer to the page carries a cookie with a later end; logging out takes it away."""
     sessions: Sessions = guarded.server._answering.api.logins.sessions
     fresh = log_in(guarded)
     now = sessions.read(fresh, 0)

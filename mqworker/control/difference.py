@@ -42,10 +42,10 @@ def _differences(old: Document, new: Document) -> Iterator[FieldChange]:
     if old.log_level != new.log_level:
         yield FieldChange("", "log_level", old.log_level, new.log_level)
     for name, stage in new.stages.items():
-        if (before := old.stages.get(name)) is not None and before != stage:
+        if (before := old.stages.get(name)) is not None and before is not stage:
             yield from _rows(name, fields(before), fields(stage))
     for name, source in new.sources.items():
-        if (of_source := old.sources.get(name)) is not None and of_source != source:
+        if (of_source := old.sources.get(name)) is not None and of_source is not source:
             yield from _rows(name, _source(of_source), _source(source))
 
 

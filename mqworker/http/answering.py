@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mqworker.control.control import Control
-from mqworker.http.access import UNIX_HOSTS, Access, tcp_hosts
+from mqworker.http.access import EVERYWHERE, UNIX_HOSTS, Access, tcp_hosts
 from mqworker.http.app import make_app
 from mqworker.http.login import CALLER, SOCKET, Logins
 from mqworker.http.routing import WAITS, Api
@@ -30,7 +30,9 @@ class Answering:
 
     def over_tcp(self, listening: socket.socket, host: str, hosts: Iterable[str]) -> Listener:
         """Return the listener on the TCP socket, not yet started."""
-        names = tcp_hosts(host, listening.getsockname()[1], hosts)
+        port = listening.getsockname()[1]
+        names = tcp_hosts(host, port, hosts)
+        self._logins.url = _url(host, port)
         return Listener(Access(self._app, names, self._identify), listening, TCP_THREADS, self._max_body)
 
     def over_unix(self, listening: socket.socket) -> Listener:
@@ -40,6 +42,11 @@ class Answering:
     def _identify(self, environ: dict[str, Any]) -> list[tuple[str, str]]:
         environ[CALLER] = caller = self._logins.identify(environ)
         return self._logins.renewal(caller)
+
+
+def _url(host: str, port: int) -> str:
+    host = "127.0.0.1" if host.strip("[]") in EVERYWHERE else host
+    return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{port}/"
 
 
 def _is_owner(environ: dict[str, Any]) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ QUERY = {
     "follow": ("string", "1: stream them as server-sent events"),
     "message": ("string", "Only lines about the message with this id"),
     "event": ("string", "Only lines of this event"),
+    "after": ("integer", "Only what comes after this number"),
     "limit": ("integer", "How many at most"),
     "ids": ("string", "Only these, separated by commas, in full; fewer are returned when some are large or gone"),
 }

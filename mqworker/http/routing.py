@@ -50,6 +50,7 @@ class Route(msgspec.Struct, frozen=True):
     changes: bool = False  # it has effects; implied unless the method is GET
     control: bool = False  # it needs the full role although it changes nothing
     own: bool = False  # its effects are on the caller's own login: the read-only role may have them
+    stream: bool = False  # text/event-stream, which does not end by itself
     audited: bool = True  # if it has effects
 
     @property

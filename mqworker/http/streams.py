@@ -66,7 +66,7 @@ def _statuses(api: Api) -> Iterator[bytes]:
         snapshot = api.control.wait(lambda new, old=last: _timeless(new) != old, LOOK)  # type: ignore[misc]  # mypy cannot infer `old`
         if snapshot is not None:
             last = _timeless(snapshot)
-        yield b"" if snapshot is None else _event("status", 0, msgspec.json.encode(status_document(snapshot, api.line)))
+        yield b"" if snapshot is None else _event("status", 0, msgspec.json.encode(status_document(api, snapshot)))
 
 
 def _timeless(snapshot: Snapshot) -> Snapshot:
@@ -106,5 +106,5 @@ ROUTES = [
     Route(
         "GET", f"{API}/logs", tail, "The last log lines, or a stream of them", ("lines", "follow", "message", "event")
     ),
-    Route("GET", f"{API}/events", events, "A stream of the status, whenever it changes"),
+    Route("GET", f"{API}/events", events, "A stream of the status, whenever it changes", stream=True),
 ]

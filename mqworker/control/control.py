@@ -21,6 +21,7 @@ import msgspec
 from mqworker.config.load import Loaded
 from mqworker.control.chain import Edit
 from mqworker.control.desired_state import Change, Document, SetLimits
+from mqworker.control.history import History
 from mqworker.control.source_desired import SourceDesired
 from mqworker.control.stage_desired import StageDesired
 from mqworker.ipc.logs import LogWriter
@@ -203,6 +204,7 @@ class Control:
     def __init__(self, loaded: Loaded, logs: LogWriter) -> None:
         self.loaded = loaded
         self.logs = logs
+        self.history = History(time.monotonic(), f"{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}")
         self.commands = 0  # control commands taken, for the metrics
         self.on_publish: Callable[[Snapshot], None] | None = None  # receives every snapshot, on the main thread
         # What parts of their own tell, as plain data; each part puts itself here, and until then there is nothing.

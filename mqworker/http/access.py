@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from mqworker.http.places import PLACES, Places
 from mqworker.http.problems import CONTENT_TYPE, Problem
 from mqworker.http.routing import API
 from mqworker.ipc import logs
@@ -118,8 +119,9 @@ class FailedLogins:
 class Access:
     """See the module head; a WSGI application that wraps another."""
 
-    def __init__(self, app: Wsgi, hosts: Hosts, token: str) -> None:
+    def __init__(self, app: Wsgi, hosts: Hosts, token: str, places: Places) -> None:
         self._app = app
+        self._places = places
         self._hosts = hosts
         self._token = token.encode()
         self._failed = FailedLogins()
@@ -131,6 +133,7 @@ class Access:
             return start_response(status, [*headers, *HEADERS], *rest)
 
         environ[HOSTS] = self._hosts
+        environ[PLACES] = self._places
         try:
             if environ["PATH_INFO"] not in HEALTH:
                 self._check_host(environ.get("HTTP_HOST", ""))

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from mqworker.control.control import Control
 from mqworker.http.access import UNIX_HOSTS, Access, tcp_hosts
 from mqworker.http.app import make_app
-from mqworker.http.routing import WAITS, Api
+from mqworker.http.routing import Api
 from mqworker.http.serving import Listener
 from mqworker.http.totals import Totals
 
-TCP_THREADS = 16
-UNIX_THREADS = WAITS + 4  # some are left when all waiting places are taken
+SPARE = 8  # threads over TCP that are left when all places are taken
+UNIX_SPARE = 4
 
 
 class Answering:
@@ -28,8 +28,10 @@ class Answering:
     def over_tcp(self, listening: socket.socket, host: str, hosts: Iterable[str], token: str) -> Listener:
         """Return the listener on the TCP socket, not yet started."""
         names = tcp_hosts(host, listening.getsockname()[1], hosts)
-        return Listener(Access(self._app, names, token), listening, TCP_THREADS, self._max_body)
+        places = self.api.tcp
+        return Listener(Access(self._app, names, token, places), listening, places.threads + SPARE, self._max_body)
 
     def over_unix(self, listening: socket.socket) -> Listener:
         """Return the listener on the unix socket, not yet started."""
-        return Listener(Access(self._app, UNIX_HOSTS, ""), listening, UNIX_THREADS, self._max_body)
+        access = Access(self._app, UNIX_HOSTS, "", self.api.unix)
+        return Listener(access, listening, self.api.unix.threads + UNIX_SPARE, self._max_body)

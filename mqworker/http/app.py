@@ -10,6 +10,7 @@ from flask import Flask, Response, request
 from werkzeug.routing import Rule
 
 from mqworker.http import (
+    feed,
     generations,
     health,
     held,
@@ -38,6 +39,7 @@ ROUTES: list[Route] = [
     *shared.ROUTES,
     *sources.ROUTES,
     *streams.ROUTES,
+    *feed.ROUTES,
     *metrics_route.ROUTES,
 ]
 ROUTES.append(openapi.route(ROUTES))

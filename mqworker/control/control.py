@@ -22,6 +22,7 @@ from mqworker.config.load import Loaded
 from mqworker.control.audit import Attributed, AuditTrail, find_author
 from mqworker.control.chain import Edit
 from mqworker.control.desired_state import Change, Document, SetLimits
+from mqworker.control.history import History
 from mqworker.control.source_desired import SourceDesired
 from mqworker.control.stage_desired import StageDesired
 from mqworker.ipc.logs import LogWriter
@@ -206,6 +207,7 @@ class Control:
         self.loaded = loaded
         self.logs = logs
         self.trail = AuditTrail(loaded.state_dir)
+        self.history = History(time.monotonic(), f"{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}")
         self.commands = 0  # control commands taken, for the metrics
         self.on_publish: Callable[[Snapshot], None] | None = None  # receives every snapshot, on the main thread
         # What parts of their own tell, as plain data; each part puts itself here, and until then there is nothing.

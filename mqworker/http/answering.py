@@ -11,12 +11,12 @@ from mqworker.control.control import Control
 from mqworker.http.access import EVERYWHERE, UNIX_HOSTS, Access, tcp_hosts
 from mqworker.http.app import make_app
 from mqworker.http.login import CALLER, SOCKET, Logins
-from mqworker.http.routing import WAITS, Api
+from mqworker.http.routing import Api
 from mqworker.http.serving import Listener
 from mqworker.http.totals import Totals
 
-TCP_THREADS = 16
-UNIX_THREADS = WAITS + 4  # some are left when all waiting places are taken
+SPARE = 8  # threads over TCP that are left when all places are taken
+UNIX_SPARE = 4
 
 
 class Answering:
@@ -33,11 +33,14 @@ class Answering:
         port = listening.getsockname()[1]
         names = tcp_hosts(host, port, hosts)
         self._logins.url = _url(host, port)
-        return Listener(Access(self._app, names, self._identify), listening, TCP_THREADS, self._max_body)
+        places = self.api.tcp
+        access = Access(self._app, names, self._identify, places)
+        return Listener(access, listening, places.threads + SPARE, self._max_body)
 
     def over_unix(self, listening: socket.socket) -> Listener:
         """Return the listener on the unix socket, not yet started."""
-        return Listener(Access(self._app, UNIX_HOSTS, _is_owner), listening, UNIX_THREADS, self._max_body)
+        access = Access(self._app, UNIX_HOSTS, _is_owner, self.api.unix)
+        return Listener(access, listening, self.api.unix.threads + UNIX_SPARE, self._max_body)
 
     def _identify(self, environ: dict[str, Any]) -> list[tuple[str, str]]:
         environ[CALLER] = caller = self._logins.identify(environ)

@@ -11,6 +11,7 @@ from werkzeug.routing import Rule
 
 from mqworker.http import (
     audit,
+    feed,
     generations,
     health,
     held,
@@ -42,6 +43,7 @@ ROUTES: list[Route] = [
     *shared.ROUTES,
     *sources.ROUTES,
     *streams.ROUTES,
+    *feed.ROUTES,
     *metrics_route.ROUTES,
     *login.ROUTES,
     *audit.ROUTES,

@@ -67,12 +67,12 @@ def describe(view: StageView, now: float, expected: Outlook, reason: Why) -> dic
             "folder_differs": "code" in desired.configured and desired.folder != digest_of(desired.copy),
         },
         **msgspec.structs.asdict(expected),
-        "change": _change(view),
+        "change": change_of(view),
         "actual": None if view.actual is None else _actual(view.actual, now),
     }
 
 
-def _change(view: StageView) -> dict[str, Any] | None:
+def change_of(view: StageView) -> dict[str, Any] | None:
     """Return how far the last change of jobs or code is, until it is proved; or why it was undone."""
     desired, candidate = view.desired, view.desired.candidate
     switch = view.actual.switch if view.actual is not None else None

@@ -1,7 +1,67 @@
-// The way of one message. Not here yet.
+// A message by its id: where it is, its way with times through each stage, its dead letters and its log lines.
+//
+// Asks again while it is on its way. The sentences are the service's.
 
-import { h } from "./dom.js";
+import { at, call } from "./api.js";
+import { h, text } from "./dom.js";
+import { seconds, time } from "./format.js";
+import { button, panel, table } from "./parts.js";
 
-export function view() {
-  return { root: h("section", { class: "panel" }), topics: ["overview"], update() {} };
+const EVERY = 2000; // ms between questions while it is on its way
+const ENDS = new Set(["unknown", "result", "dropped", "dead", "renewed"]);
+const STEPS = { received: "received", begun: "begun", finished: "finished", settled: "settled", due: "next attempt" };
+
+export const onItsWay = ({ stages }) => stages.some((each) => !ENDS.has(each.state));
+
+export function view({ parts: [id = ""] }) {
+  const sentence = h("p", { role: "status", text: "Looking …" });
+  const looked = h("span", { class: "muted" });
+  const body = h("div");
+  const root = h("div", {}, h("p", { class: "row head" }, h("h1", {}, "Message ", h("span", { class: "id", text: id }))),
+    panel("", sentence, h("p", { class: "row" }, button("Look through the dead letters", () => look("?look=1")), looked)), body);
+  let asked = -Infinity;
+  let moving = true;
+  let shown;
+
+  async function look(query = "") {
+    asked = Infinity;
+    const { ok, data, problem } = await call("GET", at`messages/${id}` + query);
+    asked = performance.now();
+    if (!ok) return void text(sentence, problem);
+    const { letters_as_of: ago, ...rest } = data;
+    moving = onItsWay(data);
+    text(sentence, data.sentence);
+    text(looked, ago === null ? "not looked through yet" : `as of ${seconds(ago)} ago`);
+    if (JSON.stringify(rest) === shown) return;
+    shown = JSON.stringify(rest);
+    const letters = data.letters.map((each) => h("li", {}, h("a", { class: "id", href: at`#/letter/${each.stage}/${each.id}`, text: each.id }), ` of ${each.stage}`));
+    const lines = data.lines.map(line);
+    body.replaceChildren(...data.stages.map(part), ...(letters.length ? [panel("Dead letters", h("ul", {}, letters))] : []),
+      ...(lines.length ? [panel("Log lines", table(["Time", "Level", "Line"], h("tbody", {}, lines), "cards"))] : []),
+      ...data.unanswered.map((name) => h("p", { class: "warning", text: `No answer from ${name}` })));
+  }
+
+  function part({ stage, state, sentence: said, traces }) {
+    return panel("", h("h2", {}, h("a", { href: at`#/stage/${stage}`, text: stage }), " ", h("span", { class: "chip", text: state })),
+      h("p", { text: said }), h("ol", { class: "bare" }, traces.map(way)));
+  }
+
+  function way({ state, attempt, at: times, duration_s: took, consumer, generation, reason, error_type: type, error, place }) {
+    const steps = Object.keys(STEPS).filter((name) => times[name]).map((name) => `${STEPS[name]} ${time(times[name])}`);
+    const facts = [took && `${seconds(took)} in handlers`, consumer > 0 && `Consumer ${consumer}`, generation && `generation ${generation}`];
+    const fault = [[reason, type, place].filter(Boolean).join(" · "), error].filter(Boolean).join(": ");
+    return h("li", {}, h("strong", { text: `Attempt ${attempt}: ${state}` }), " ", h("span", { class: "muted", text: facts.filter(Boolean).join(" · ") }),
+      h("div", { text: steps.join(" → ") }), fault && h("div", { class: "error wrap", text: fault }));
+  }
+
+  const line = (each) => h("tr", {}, h("td", { class: "when", text: time(each.time) }), h("td", { class: each.level, text: each.level }),
+    h("td", { class: "wrap wide", text: each.message ?? each.event }));
+
+  return {
+    root,
+    topics: [],
+    update() {
+      if (moving && id && performance.now() - asked > EVERY) look();
+    },
+  };
 }

@@ -14,6 +14,7 @@ from mqworker.http import (
     health,
     held,
     legacy_routes,
+    login,
     metrics_route,
     openapi,
     queues,
@@ -22,8 +23,10 @@ from mqworker.http import (
     sources,
     stages,
     streams,
+    ui_files,
 )
 from mqworker.http.access import refuse_foreign
+from mqworker.http.login import CALLER, Caller, page_sent
 from mqworker.http.problems import Problem, problem_of
 from mqworker.http.routing import SMALL_BODY, Api, Route, json_response
 
@@ -39,6 +42,8 @@ ROUTES: list[Route] = [
     *sources.ROUTES,
     *streams.ROUTES,
     *metrics_route.ROUTES,
+    *login.ROUTES,
+    *ui_files.ROUTES,
 ]
 ROUTES.append(openapi.route(ROUTES))
 
@@ -90,12 +95,24 @@ def _view(api: Api, route: Route) -> Any:
     return view
 
 
+def _check_caller(route: Route) -> None:
+    """Refuse what the caller may not do (S3), and with a cookie what the page has not sent (S5)."""
+    caller: Caller | None = request.environ.get(CALLER)
+    if route.needs_control and caller is None:
+        raise Problem(401, "it is not known who calls")
+    if route.has_effects and caller is not None and caller.session and not page_sent(request.environ):
+        raise Problem(403, "with a cookie only the page changes anything: X-Mqworker is missing")
+    if route.needs_control and caller is not None and caller.role != "control":
+        raise Problem(403, "this login may only look", kind="role")
+
+
 def _check(route: Route) -> None:
     """Refuse what no view should see: S4, S5 and S8 in docs/faults.md."""
     if route.has_effects:
         if request.method == "HEAD":
             raise Problem(405, "HEAD has no effects", headers={"Allow": "GET, POST"})
         refuse_foreign(request.environ)
+    _check_caller(route)
     for name in request.args:
         if name not in route.query and (route.query or route.has_effects):
             reason = f"is unknown; known are: {', '.join(route.query) or 'none'}"

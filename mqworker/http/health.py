@@ -125,7 +125,6 @@ def links(_api: Api) -> Any:
 
 
 ROUTES = [
-    Route("GET", "/", links, "The paths to start from"),
     *(Route("GET", f"{at}/livez", alive, "Whether the service is alive; never waits") for at in ("", API)),
     *(Route("GET", f"{at}/readyz", ready, "Whether the service is ready; if not, the reasons") for at in ("", API)),
     Route("GET", f"{API}/status", status, "The whole service"),

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import msgspec
 from flask import Response, request
@@ -22,6 +22,9 @@ from mqworker.control.control import Control, Snapshot, StageView
 from mqworker.control.desired_state import Change, SetLogLevel, SetSource
 from mqworker.http.problems import Problem, retry_later
 from mqworker.http.totals import Totals
+
+if TYPE_CHECKING:
+    from mqworker.http.login import Logins
 
 API = "/api/v1"
 WAITS = 8  # waiting requests and event streams at the same time
@@ -45,18 +48,27 @@ class Route(msgspec.Struct, frozen=True):
     any_body: bool = False  # any content type, up to the stage's max_body
     headers: tuple[str, ...] = ()  # of the request
     changes: bool = False  # it has effects; implied unless the method is GET
+    control: bool = False  # it needs the full role although it changes nothing
+    own: bool = False  # its effects are on the caller's own login: the read-only role may have them
+    audited: bool = True  # if it has effects
 
     @property
     def has_effects(self) -> bool:
         """Return whether a page of another site must not be able to send it."""
         return self.changes or self.method != "GET"
 
+    @property
+    def needs_control(self) -> bool:
+        """Return whether the read-only role is refused."""
+        return self.control or (self.has_effects and not self.own)
+
 
 class Api:
     """What views work with."""
 
-    def __init__(self, control: Control, totals: Totals) -> None:
+    def __init__(self, control: Control, totals: Totals, logins: "Logins") -> None:
         self.control = control
+        self.logins = logins
         self.totals = totals
         self.stopping = threading.Event()
         self.legacy_turn = threading.Lock()

@@ -31,7 +31,14 @@ class HttpServer:
     """See the module head."""
 
     def __init__(
-        self, control: Control, host: str, port: int, socket_path: Path, token: str, hosts: tuple[str, ...]
+        self,
+        control: Control,
+        host: str,
+        port: int,
+        socket_path: Path,
+        token: str,
+        hosts: tuple[str, ...],
+        read_token: str = "",
     ) -> None:
         self._totals = Totals()
         control.on_publish = self._totals.feed
@@ -40,7 +47,7 @@ class HttpServer:
         self._answering: Answering | None = None
         self._host = host
         self._path = socket_path
-        self._token = token
+        self._tokens = (token, read_token)
         self._hosts = hosts
         self._sockets: list[socket.socket] = []
         self._listeners: list[Listener] = []
@@ -63,7 +70,7 @@ class HttpServer:
         with importing():
             from mqworker.http.answering import Answering  # noqa: PLC0415 - see the module head
 
-            self._answering = Answering(self._control, self._totals)
+            self._answering = Answering(self._control, self._totals, *self._tokens)
 
     def start(self) -> None:
         """Start answering."""
@@ -72,7 +79,7 @@ class HttpServer:
         assert self._answering is not None
         tcp, unix = self._sockets
         self._listeners = [
-            self._answering.over_tcp(tcp, self._host, self._hosts, self._token),
+            self._answering.over_tcp(tcp, self._host, self._hosts),
             self._answering.over_unix(unix),
         ]
         for listener in self._listeners:

@@ -106,7 +106,8 @@ class Service:
         """Start, run, end; returns the exit code. Raises StartError."""
         control = self._config.control
         server = HttpServer(
-            self._control, control.host, control.port, self._loaded.socket, control.token, control.hosts
+            self._control,
+            *(control.host, control.port, self._loaded.socket, control.token, control.hosts, control.read_token),
         )
         self._signals.listen()
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._orphans.look)

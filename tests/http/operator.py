@@ -94,6 +94,7 @@ class LittleService:
         toml: str = TOML,
         hosts: tuple[str, ...] = (),
         part: tuple[str, ...] | None = None,
+        read_token: str = "",
     ) -> None:
         path = folder / "mqworker.toml"
         path.write_text(toml)
@@ -114,7 +115,7 @@ class LittleService:
         self.admin: dict[str, Any] = {}  # verb to a value, an exception, or a function of the arguments
         self.asked: list[tuple[str, dict[str, Any], float]] = []
         self.loop = asyncio.new_event_loop()
-        self.server = HttpServer(self.control, "127.0.0.1", 0, self.loaded.socket, token, hosts)
+        self.server = HttpServer(self.control, "127.0.0.1", 0, self.loaded.socket, token, hosts, read_token)
         self.server.bind()
         self.publish()
         self.control.attach(self.loop, self)

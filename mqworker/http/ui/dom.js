@@ -8,7 +8,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const ATTRIBUTES = new Set(
   ("class id type name value for role tabindex title scope colspan rowspan placeholder autocomplete inputmode spellcheck " +
     "maxlength min max rows cols disabled hidden checked selected readonly required open multiple download " +
-    "viewBox width height x y x1 x2 y1 y2 d fill points preserveAspectRatio text-anchor focusable").split(" "),
+    "viewBox width height x y x1 x2 y1 y2 d fill points patternUnits text-anchor").split(" "),
 );
 // eslint-disable-next-line no-control-regex
 const INVISIBLE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g;
@@ -48,24 +48,34 @@ export function text(node, value) {
 
 // Makes an element: `properties` are attributes, besides `on` (event to function) and `text`; strings become text nodes.
 export function h(tag, properties = {}, ...children) {
-  return filled(document.createElement(tag), properties, children);
+  return fill(document.createElement(tag), properties, children);
 }
 
 // The same for SVG.
 export function s(tag, properties = {}, ...children) {
-  return filled(document.createElementNS(SVG, tag), properties, children);
+  return fill(document.createElementNS(SVG, tag), properties, children);
 }
 
-function filled(node, { on = {}, text: own, ...attributes }, children) {
+function fill(node, { on = {}, text: own, ...attributes }, children) {
   for (const name in attributes) attr(node, name, attributes[name]);
   for (const event in on) node.addEventListener(event, on[event]);
   if (own !== undefined) text(node, own);
   for (const child of children.flat()) {
-    if (child !== null && child !== undefined && child !== false) {
-      node.append(child instanceof Node ? child : visible(child));
-    }
+    if (child || child === 0) node.append(child instanceof Node ? child : visible(child));
   }
   return node;
+}
+
+// A button; `name` is what a screen reader says where the label alone does not tell.
+export function button(label, click, name = null, kind = null) {
+  return h("button", { type: "button", class: kind, "aria-label": name, text: label, on: { click } });
+}
+
+// A state by word and colour: "ok", "info", "warning" or "error".
+export function dot(node, level, words) {
+  const mark = node.firstChild ?? node.appendChild(h("span"));
+  attr(mark, "class", `dot ${level}`);
+  text(mark.nextSibling ?? node.appendChild(h("span")), words);
 }
 
 const lists = new WeakMap(); // parent to Map of key to part
@@ -91,4 +101,24 @@ export function keyed(parent, items, key, make, update = () => {}) {
     parts.set(name, part);
   }
   lists.set(parent, parts);
+}
+
+// A table whose rows follow items, and which is cards where it is narrow. `columns`: [name, label, class]. A row is a part with
+// `root` and a cell by each name; `make(row, item)` fills it once, `update(row, item)` each time. Returns {root, update(items)}.
+export function table(columns, key, make, update, kind = "") {
+  const body = h("tbody");
+  const row = (item) => {
+    const made = { root: h("tr") };
+    for (const [name, label, look] of columns) {
+      made[name] = h("td", { class: look, "data-label": label || null });
+      made.root.append(made[name]);
+    }
+    make(made, item);
+    return made;
+  };
+  const heads = columns.map(([, label, look]) => (label ? h("th", { scope: "col", class: look, text: label }) : h("td")));
+  return {
+    root: h("div", { class: "table" }, h("table", { class: `cards ${kind}` }, h("thead", {}, h("tr", {}, heads)), body)),
+    update: (items) => keyed(body, items, key, row, update),
+  };
 }

@@ -17,7 +17,7 @@ export function begin() {
     link: { state: "connecting", since: 0, reason: "" },
     overview: null,
     stages: {}, // name to {detail, rings: {1, 15}, faults: Map}
-    logs: { lines: [], missed: 0 }, // lines: [number, event], or {gap}
+    logs: { lines: [], seen: 0 }, // lines: {key, event} or {key, gap}; how many have been seen
     operations: new Map(),
     audit: [], // newest first
     peers: [],
@@ -56,6 +56,11 @@ function withStage(state, name, change) {
   return { ...state, stages: { ...state.stages, [name]: { ...old, ...change(old) } } };
 }
 
+function withLines({ lines, seen }, more) {
+  const keyed = more.map((each, index) => ({ key: seen + index, ...each }));
+  return { lines: [...lines, ...keyed].slice(-LINES), seen: seen + more.length };
+}
+
 const REDUCERS = {
   link(state, { state: now, reason, at }) {
     if (state.link.state === now && state.link.reason === reason) return state;
@@ -70,14 +75,13 @@ const REDUCERS = {
   hello(state, hello, id) {
     const other = state.boot !== "" && state.boot !== hello.boot;
     const second = Number(id.split(".")[1]) || 0;
-    const lines = other && state.logs.lines.length ? [...state.logs.lines, { gap: "the service was started again" }] : state.logs.lines;
     return {
       ...state,
       boot: hello.boot,
       base: hello.now - second,
       role: hello.role,
       service: hello,
-      logs: { ...state.logs, lines },
+      logs: other ? withLines(state.logs, [{ gap: "the service was started again" }]) : state.logs,
     };
   },
 
@@ -98,6 +102,7 @@ const REDUCERS = {
   },
 
   stage(state, { name, points, faults, n, ...detail }) {
+    detail.second = n;
     return withStage(state, name, ({ rings, faults: old }) => {
       if (points) put(rings[1], state.base + n, points);
       const known = faults?.length ? new Map([...old, ...faults.map((each) => [each.key, each])]) : old;
@@ -106,13 +111,17 @@ const REDUCERS = {
   },
 
   logs(state, { lines, gap }) {
-    const more = [...(gap ? [{ gap }] : []), ...lines];
-    if (!more.length) return state;
-    const all = [...state.logs.lines, ...more];
-    return { ...state, logs: { lines: all.slice(-LINES), missed: state.logs.missed + more.length } };
+    const more = [...(gap ? [{ gap }] : []), ...lines.map(([, event]) => ({ event }))];
+    return more.length ? { ...state, logs: withLines(state.logs, more) } : state;
   },
 
-  "logs cleared": (state) => ({ ...state, logs: { lines: [], missed: 0 } }),
+  "logs cleared": (state) => ({ ...state, logs: { ...state.logs, lines: [] } }),
+
+  // The answer of GET /stages/{s}/history.
+  past(state, { stage, every, until, series }) {
+    const from = until - (Object.values(series)[0].length - 1) * every - state.base;
+    return REDUCERS.history(state, { stage, every, from, series });
+  },
 
   operations(state, { operations }) {
     return { ...state, operations: new Map([...state.operations, ...operations.map((each) => [each.operation, each])]) };

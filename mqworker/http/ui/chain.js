@@ -4,8 +4,7 @@
 
 import { at, call } from "./api.js";
 import { act, confirm } from "./dialog.js";
-import { attr, h, keyed, text } from "./dom.js";
-import { button, cells, panel, table } from "./parts.js";
+import { attr, button, h, table, text } from "./dom.js";
 
 const AGAIN = 3000; // ms after a failed request
 const written = (links) => links.map(({ name, job, enabled }) => (name ?? job) + (enabled ? "" : " (off)")).join(" → ") || "no jobs";
@@ -15,39 +14,39 @@ export function progress(change) {
   if (!change) return "";
   const { state, generation, ready, wanted, reason, left, seconds } = change;
   if (state === "undone") return `Generation ${generation} was undone ${Math.round(seconds)} s ago: ${reason}`;
-  const how = state === "preparing" ? `stored, ${ready} of ${wanted} Consumers prepared` : left
-    ? `committed, ${left} Consumers of the one before finish their messages` : "committed, on trial until it has finished messages";
+  const how = state === "preparing" ? `stored, ${ready} of ${wanted} Consumers prepared`
+    : left ? `committed, ${left} Consumers of the one before finish their messages` : "committed, on trial until it has finished messages";
   return `Generation ${generation}: ${how}${reason ? ` (${reason})` : ""}`;
 }
 
 export function view({ parts: [stage] }) {
   const path = at`stages/${stage}`;
-  let loaded; // {chain, etag, generation}
   let draft = [];
   let asked = -Infinity;
-  let seen = 0;
+  let loaded, seen; // loaded: {chain, etag, generation}
 
   const step = h("span");
   const bar = h("progress", { "aria-label": "Prepared Consumers" });
-  const takeBack = button("Take it back …", () => goBack(), "command");
+  const takeBack = button("Take it back …", () => goBack(), null, "command");
   const news = h("p", { class: "warning", role: "status" });
-  const rows = h("tbody");
-  const job = h("input", { name: "job", "aria-label": "Job to add", placeholder: "module:name", spellcheck: "false" });
+  const links = table([["name", "Job", "strong"], ["runs", "Runs", "mono wrap wide"], ["on", "On"], ["act", "", "command"]],
+    (link) => link.name ?? `new ${link.job}`, makeLink, updateLink);
+  const job = h("input", { "aria-label": "Job to add", placeholder: "module:name", spellcheck: "false" });
   const becomes = h("p", { class: "wrap" });
-  const send = button("Change the chain", submit, "primary");
+  const send = button("Change the chain", submit, null, "primary");
   const reset = button("Reset", () => take(loaded));
-  const past = h("tbody");
-  const root = panel("Chain", h("p", { class: "row" }, step, bar, takeBack), news, table(["Job", "Runs", "On", ""], rows, "cards"),
-    h("form", { class: "row command", on: { submit: append } }, job, h("button", { text: "Add" })), becomes,
-    h("p", { class: "row command" }, send, reset),
-    h("details", {}, h("summary", { text: "Earlier generations" }), table(["Generation", "Chain", "Code", ""], past)));
+  const past = table([["generation", "Generation"], ["chain", "Chain", "wrap wide"], ["code", "Code", "mono"], ["act", ""]],
+    (each) => each.generation, makeEarlier, updateEarlier);
+  const root = h("section", { class: "panel" }, h("h2", { text: "Chain" }), h("p", { class: "row" }, step, bar, takeBack), news, links.root,
+    h("form", { class: "row command", on: { submit: append } }, job, h("button", { text: "Add" })), becomes, h("p", { class: "row command" }, send, reset),
+    h("details", {}, h("summary", { text: "Earlier generations" }), past.root));
 
   async function load() {
     asked = performance.now();
     const [jobs, all] = await Promise.all([call("GET", `${path}/jobs`), call("GET", `${path}/generations`)]);
     if (!jobs.ok || !all.ok) return void text(news, jobs.problem || all.problem);
-    past.replaceChildren(...all.data.generations.map(earlier));
     const { chain, generation } = jobs.data.next ?? jobs.data;
+    past.update(all.data.generations.map((each, index) => ({ ...each, present: index === 0 })));
     seen = generation;
     return { chain, generation, etag: jobs.etag };
   }
@@ -60,39 +59,43 @@ export function view({ parts: [stage] }) {
   }
 
   function refresh() {
-    keyed(rows, draft, (link) => link.name ?? `new ${link.job}`, row, (part, link) => {
-      part.link = link;
-      part.up.disabled = link === draft[0];
-      part.down.disabled = link === draft.at(-1);
-      part.box.checked = link.enabled;
-    });
+    links.update(draft);
     const changed = written(draft) !== written(loaded.chain);
     text(becomes, changed ? `${written(loaded.chain)} becomes ${written(draft)}` : "");
     send.disabled = reset.disabled = !changed;
   }
 
-  function row({ name, job: runs }) {
+  function makeLink(row, { name, job: runs }) {
     const shown = name ?? runs;
-    const move = (by) => () => {
-      const index = draft.indexOf(part.link);
+    const move = (by) => {
+      const index = draft.indexOf(row.link);
       draft.splice(index + by, 0, ...draft.splice(index, 1));
       refresh();
-      (by < 0 === part.up.disabled ? part.down : part.up).focus();
+      (by < 0 === row.up.disabled ? row.down : row.up).focus();
     };
     const remove = () => {
-      draft = draft.filter((each) => each !== part.link);
+      draft = draft.filter((each) => each !== row.link);
       refresh();
       job.focus();
     };
-    const toggle = ({ target }) => {
-      part.link.enabled = target.checked;
+    const change = () => {
+      row.link.enabled = row.box.checked;
       refresh();
     };
-    const [up, down] = [button("↑", move(-1), "small", `Move ${shown} up`), button("↓", move(1), "small", `Move ${shown} down`)];
-    const box = h("input", { type: "checkbox", "aria-label": `${shown} is on`, on: { change: toggle } });
-    const part = cells(["name", "", "wide", h("strong", { text: shown })], ["runs", "Runs", "mono wrap wide", runs], ["on", "On", "", box],
-      ["act", "", "command", h("span", { class: "row" }, up, down, button("Remove", remove, "small", `Remove ${shown}`))]);
-    return Object.assign(part, { up, down, box });
+    row.up = button("↑", () => move(-1), `Move ${shown} up`, "small");
+    row.down = button("↓", () => move(1), `Move ${shown} down`, "small");
+    row.box = h("input", { type: "checkbox", "aria-label": `${shown} is on`, on: { change } });
+    row.on.append(row.box);
+    row.act.append(row.up, " ", row.down, " ", button("Remove", remove, `Remove ${shown}`, "small"));
+    text(row.name, shown);
+    text(row.runs, runs);
+  }
+
+  function updateLink(row, link) {
+    row.link = link;
+    row.up.disabled = link === draft[0];
+    row.down.disabled = link === draft.at(-1);
+    row.box.checked = link.enabled;
   }
 
   function append(event) {
@@ -118,11 +121,18 @@ export function view({ parts: [stage] }) {
     if (other) take(other);
   }
 
-  function earlier({ generation, chain, jobs, code, undone }, index) {
-    const back = index > 0 && button("Go back to it …", () => goBack(generation), "small command", `Go back to generation ${generation}`);
-    return h("tr", {}, h("th", { scope: "row", text: generation }),
-      h("td", { class: "wrap" }, chain ? written(chain) : (jobs ?? []).join(" → "), undone && h("p", { class: "error", text: `undone: ${undone}` })),
-      h("td", { class: "mono", text: code?.slice(0, 8) }), h("td", {}, back));
+  function makeEarlier(row, { generation, chain, jobs, code }) {
+    row.back = button("Go back to it …", () => goBack(generation), `Go back to generation ${generation}`, "small command");
+    row.why = h("p", { class: "error" });
+    row.chain.append(h("div", { text: chain ? written(chain) : (jobs ?? []).join(" → ") }), row.why);
+    row.act.append(row.back);
+    text(row.generation, generation);
+    text(row.code, code?.slice(0, 8));
+  }
+
+  function updateEarlier(row, { undone, present }) {
+    text(row.why, undone && `undone: ${undone}`);
+    row.back.hidden = present;
   }
 
   // The chain is another than the one that the draft began with; the draft stays until somebody chooses.
@@ -148,11 +158,12 @@ export function view({ parts: [stage] }) {
     topics: [`stage:${stage}`],
     update(state) {
       const { change, desired } = state.stages[stage]?.detail ?? {};
+      const preparing = change?.state === "preparing";
       text(step, progress(change));
       attr(step, "class", change?.state === "undone" ? "error" : null);
-      bar.hidden = takeBack.hidden = change?.state !== "preparing";
+      bar.hidden = takeBack.hidden = !preparing;
       if (change?.wanted) [bar.max, bar.value] = [change.wanted, change.ready];
-      const generation = Math.max(desired?.generation ?? 0, change?.state === "preparing" ? change.generation : 0);
+      const generation = Math.max(desired?.generation ?? 0, preparing ? change.generation : 0);
       if ((!loaded || generation !== seen) && performance.now() - asked > AGAIN) look();
     },
   };

@@ -6,9 +6,8 @@
 
 import { at, call } from "./api.js";
 import { act, confirm, tell } from "./dialog.js";
-import { attr, h, keyed, s, text } from "./dom.js";
+import { attr, button, h, keyed, s, table, text } from "./dom.js";
 import { bytes, count, plural, time } from "./format.js";
-import { button, cells, panel, table } from "./parts.js";
 
 const FIELDS = { text: "Text", reason: "Reason", error_type: "Error type", place: "Place", header: "Header (NAME=VALUE)", since: "Failed since",
   until: "Failed before", attempt: "Attempt", generation: "Generation" };
@@ -64,25 +63,26 @@ export function view({ parts: [stage] }) {
   let state, shown, next;
 
   const backlog = h("span", { class: "muted" });
-  const groupRows = h("tbody");
-  const groupPanel = panel("Groups", table(["Fault", "In the queue", "Dead", "Retried", "First", "Last", "Last hour"], groupRows, "cards"));
+  const groupTable = table([["fault", "Fault", "wide clip"], ["count", "In the queue", "number"], ["dead", "Dead", "number"], ["retried", "Retried", "number"],
+    ["first", "First", "when"], ["last", "Last", "when"], ["trend", "Last hour", "number"]], (each) => each.key, makeGroup, updateGroup);
+  const groupPanel = h("section", { class: "panel" }, h("h2", { text: "Groups" }), groupTable.root);
   const only = h("p", { class: "row" });
   const inputs = Object.entries(FIELDS).map(([name, label]) => h("label", {}, label, h("input", { name, type: "search", spellcheck: "false" })));
   const search = h("form", { class: "filter", role: "search", "aria-label": "Filter of the dead letters", on: { submit: filtered } },
     inputs.slice(0, 4), h("button", { text: "Filter" }), h("details", {}, h("summary", { text: "More" }), h("div", { class: "filter" }, inputs.slice(4))));
   const summary = h("span", { role: "status" });
-  const freeze = button("", select, "primary");
+  const freeze = button("", select, null, "primary");
   const compare = button("Compare the two", () => (location.hash = at`#/letter/${stage}/${[...ticked][0]}?with=${[...ticked][1]}`));
   const more = button("Show more", () => list(next));
   const chosen = h("div", { role: "status" });
-  const letterRows = h("tbody");
+  const letterTable = table([["tick", ""], ["name", "Message", "wide clip"], ["failed", "Failed", "when"], ["attempt", "Attempt", "number"],
+    ["error", "Error", "wide clip"], ["size", "Size", "number"]], (each) => each.id, makeLetter, (row, each) => (row.box.checked = ticked.has(each.id)));
   const operations = h("ul", { class: "bare" });
   const root = h("div", {},
     h("p", { class: "row head" }, h("h1", {}, "Failures of ", h("a", { href: at`#/stage/${stage}`, text: stage })), backlog),
     groupPanel,
-    panel("Dead letters", operations, only, search,
-      h("p", { class: "row" }, summary, button("Look again", () => look({ fresh: 0 })), freeze, compare), chosen,
-      table(["", "Message", "Failed", "Attempt", "Error", "Size"], letterRows, "cards letters"), more));
+    h("section", { class: "panel" }, h("h2", { text: "Dead letters" }), operations, only, search,
+      h("p", { class: "row" }, summary, button("Look again", () => look({ fresh: 0 })), freeze, compare), chosen, letterTable.root, more));
 
   // Reads letters and groups; `fresh` 0 asks for a new look at the queue itself.
   async function look(extra) {
@@ -105,22 +105,23 @@ export function view({ parts: [stage] }) {
     if (!after) ticked.clear();
     text(summary, `${count(matched)} of ${complete ? "" : "the first "}${count(total)} match, as of ${time(when)}`);
     more.hidden = next === null;
-    keyed(letterRows, letters, (each) => each.id, letterRow, (row, each) => (row.box.checked = ticked.has(each.id)));
+    letterTable.update(letters);
     ticks();
   }
 
-  function letterRow(each) {
+  function makeLetter(row, each) {
     const name = each.message_id ?? each.id;
-    const toggle = ({ target }) => {
-      ticked[target.checked ? "add" : "delete"](each.id);
+    const change = () => {
+      ticked[row.box.checked ? "add" : "delete"](each.id);
       ticks();
     };
-    const box = h("input", { type: "checkbox", "aria-label": `Dead letter ${name}`, on: { change: toggle } });
-    const row = cells(["tick", "", "", box], ["name", "", "wide clip", h("a", { class: "id", href: at`#/letter/${stage}/${each.id}`, text: name })],
-      ["failed", "Failed", "when", time(each.failed_at)], ["attempt", "Attempt", "number", each.attempt ?? "–"],
-      ["error", "", "wide clip", h("span", { text: what(each) }), " ", h("span", { class: "muted", text: each.text })],
-      ["size", "Size", "number", bytes(each.size)]);
-    return { ...row, box };
+    row.box = h("input", { type: "checkbox", "aria-label": `Dead letter ${name}`, on: { change } });
+    row.tick.append(row.box);
+    row.name.append(h("a", { class: "id", href: at`#/letter/${stage}/${each.id}`, text: name }));
+    row.error.append(h("span", { text: what(each) }), " ", h("span", { class: "muted", text: each.text }));
+    text(row.failed, time(each.failed_at));
+    text(row.attempt, each.attempt ?? "–");
+    text(row.size, bytes(each.size));
   }
 
   function ticks() {
@@ -146,7 +147,7 @@ export function view({ parts: [stage] }) {
     const run = (kind) => async () => (await apply(stage, kind, answer.data, now && `The stage now: ${now}`)) && forget();
     chosen.replaceChildren(
       h("p", {}, h("strong", { text: `${plural(number, "letter")} selected` }), ` and frozen, from ${time(oldest)} to ${time(newest)}; kept until ${time(expires)}.`),
-      h("p", { class: "row" }, button(`Replay ${count(number)} …`, run("replay"), "primary command"), button(`Drop ${count(number)} …`, run("drop"), "danger command"),
+      h("p", { class: "row" }, button(`Replay ${count(number)} …`, run("replay"), null, "primary command"), button(`Drop ${count(number)} …`, run("drop"), null, "danger command"),
         h("a", { class: "button", href: `../api/v1/${path}/selections/${selection}/export`, download: true, text: `Export ${count(number)}` }),
         button("Forget the selection", forget)));
     chosen.querySelector("button").focus();
@@ -157,29 +158,29 @@ export function view({ parts: [stage] }) {
   function showGroups() {
     const rows = joined(groups, [...faults.values()]);
     groupPanel.hidden = !rows.length;
-    keyed(groupRows, rows, (each) => each.key, groupRow, (row, each) => {
-      attr(row.root, "aria-current", filter.fault === each.key ? "true" : null);
-      text(row.text, each.text);
-      for (const name of ["count", "dead", "retried"]) text(row[name], count(each[name]));
-      for (const name of ["first", "last"]) text(row[name], time(each[name]));
-      const trend = each.trend ?? [];
-      const top = Math.max(...trend);
-      attr(row.bars, "d", trend.map((value, minute) => (value ? `M${minute} 16V${16 - (15 * value) / top}` : "")).join(""));
-      attr(row.bars.parentNode, "aria-label", `${count(trend.reduce((sum, value) => sum + value, 0))} in the last hour`);
-    });
+    groupTable.update(rows);
     const { fault, ...rest } = filter;
     const one = rows.find((each) => each.key === fault);
     only.replaceChildren(...(fault ? [h("span", { class: "chip", text: `Only ${one ? what(one) : fault}` }), h("a", { href: address(stage, rest), text: "Show all" })] : []));
   }
 
-  function groupRow(each) {
-    const bars = s("path", { class: "bars" });
-    const sample = h("div", { class: "muted clip" });
-    const link = h("a", { href: address(stage, { fault: each.key }), text: what(each) });
-    const row = cells(["fault", "", "wide clip", link, " ", h("span", { class: "chip", text: each.reason }), sample], ["count", "In the queue", "number"],
-      ["dead", "Dead", "number"], ["retried", "Retried", "number"], ["first", "First", "when"], ["last", "Last", "when"],
-      ["trend", "", "", s("svg", { class: "trend", viewBox: "0 0 60 16", role: "img" }, bars)]);
-    return { ...row, text: sample, bars };
+  function makeGroup(row, each) {
+    row.text = h("div", { class: "muted clip" });
+    row.bars = s("path", { class: "bars" });
+    row.chart = s("svg", { class: "trend", viewBox: "0 0 60 16", role: "img" }, row.bars);
+    row.fault.append(h("a", { href: address(stage, { fault: each.key }), text: what(each) }), " ", h("span", { class: "chip", text: each.reason }), row.text);
+    row.trend.append(row.chart);
+  }
+
+  function updateGroup(row, each) {
+    attr(row.root, "aria-current", filter.fault === each.key ? "true" : null);
+    text(row.text, each.text);
+    for (const name of ["count", "dead", "retried"]) text(row[name], count(each[name]));
+    for (const name of ["first", "last"]) text(row[name], time(each[name]));
+    const trend = each.trend ?? [];
+    const top = Math.max(...trend);
+    attr(row.bars, "d", trend.map((value, minute) => (value ? `M${minute} 16V${16 - (15 * value) / top}` : "")).join(""));
+    attr(row.chart, "aria-label", `${count(trend.reduce((sum, value) => sum + value, 0))} in the last hour`);
   }
 
   function showOperations() {
@@ -196,7 +197,7 @@ export function view({ parts: [stage] }) {
   }
 
   function operationRow({ operation, kind }) {
-    const cancel = button("Cancel", () => act(`${stage}: the ${kind} is being cancelled`, "DELETE", at`operations/${operation}`), "small command", `Cancel the ${kind}`);
+    const cancel = button("Cancel", () => act(`${stage}: the ${kind} is being cancelled`, "DELETE", at`operations/${operation}`), `Cancel the ${kind}`, "small command");
     const [bar, line] = [h("progress", { "aria-label": `Progress of the ${kind}` }), h("span")];
     return { root: h("li", { class: "row" }, bar, line, cancel), bar, said: line, cancel };
   }

@@ -4,10 +4,9 @@
 
 import { at, call } from "./api.js";
 import { act, confirm, tell } from "./dialog.js";
-import { h, text } from "./dom.js";
+import { button, h, table, text } from "./dom.js";
 import { apply } from "./failures.js";
 import { bytes, plural, time } from "./format.js";
-import { button, panel, table } from "./parts.js";
 
 const LINES = 2000; // that two letters are compared by
 const EDITED = 1_048_576; // bytes of a body that can be edited
@@ -30,12 +29,13 @@ export function lineDifference(one, other) {
   return lines;
 }
 
+const panel = (title, ...nodes) => h("section", { class: "panel" }, h("h2", { text: title }), ...nodes);
 const whole = ({ header_rows: rows, preview }) => [...rows.map(([name, , value]) => `${name}: ${value}`), "", preview.text].join("\n");
 
 export function view({ parts: [stage, id] }) {
   const path = at`stages/${stage}/dlq`;
   const failures = at`#/failures/${stage}`;
-  const facts = panel("", h("p", { text: "Looking …" }));
+  const facts = h("section", { class: "panel", text: "Looking …" });
   const editor = h("div");
   const rest = h("div");
   const difference = h("div");
@@ -63,18 +63,19 @@ export function view({ parts: [stage, id] }) {
     const editable = ["json", "text"].includes(preview.kind) && preview.complete && Number(size) <= EDITED;
     facts.replaceChildren(
       h("dl", {}, shown.filter(([, value]) => value).flatMap(([name, value]) => [h("dt", { text: name }), h("dd", {}, value instanceof Node ? value : String(value))])),
-      h("p", { class: "row command" }, button("Replay …", () => use("replay"), "primary"), editable && button("Edit and replay …", edit),
-        button("Drop …", () => use("drop"), "danger")));
+      h("p", { class: "row command" }, button("Replay …", () => use("replay"), null, "primary"), editable && button("Edit and replay …", edit),
+        button("Drop …", () => use("drop"), null, "danger")));
     const other = h("input", { "aria-label": "Id of another dead letter", placeholder: "id of another letter", spellcheck: "false" });
     const submit = (event) => {
       event.preventDefault();
       compare(other.value.trim());
     };
-    const rows = letter.header_rows.map(([name, kind, value]) =>
-      h("tr", {}, h("th", { scope: "row", class: "mono wrap", text: name }), h("td", { class: "muted", text: kind }), h("td", { class: "mono wrap", text: value })));
+    const headers = table([["name", "Name", "mono wrap"], ["type", "Type", "muted"], ["value", "Value", "mono wrap wide"]], ([name]) => name, () => {}, (row, values) =>
+      ["name", "type", "value"].forEach((column, index) => text(row[column], values[index])));
+    headers.update(letter.header_rows);
     rest.replaceChildren(...written("Traceback", letter.traceback), ...written("How the Consumer ended", letter.exit),
       ...written(`Body as ${preview.kind}${preview.complete ? "" : ", its beginning"}`, preview.text),
-      panel("Headers", table(["Name", "Type", "Value"], h("tbody", {}, rows))),
+      panel("Headers", headers.root),
       panel("Difference", h("form", { class: "row", on: { submit } }, other, h("button", { text: "Compare" })), difference));
     if (compared) compare(compared);
   }

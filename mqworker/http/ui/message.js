@@ -3,22 +3,27 @@
 // Asks again while it is on its way. The sentences are the service's.
 
 import { at, call } from "./api.js";
-import { h, text } from "./dom.js";
+import { button, h, table, text } from "./dom.js";
 import { seconds, time } from "./format.js";
-import { button, panel, table } from "./parts.js";
 
 const EVERY = 2000; // ms between questions while it is on its way
 const ENDS = new Set(["unknown", "result", "dropped", "dead", "renewed"]);
 const STEPS = { received: "received", begun: "begun", finished: "finished", settled: "settled", due: "next attempt" };
 
+const panel = (...nodes) => h("section", { class: "panel" }, ...nodes);
 export const onItsWay = ({ stages }) => stages.some((each) => !ENDS.has(each.state));
 
 export function view({ parts: [id = ""] }) {
   const sentence = h("p", { role: "status", text: "Looking …" });
   const looked = h("span", { class: "muted" });
   const body = h("div");
+  const lines = table([["time", "Time", "when"], ["level", "Level"], ["line", "Line", "wrap wide"]], (each) => JSON.stringify(each), (row, each) => {
+    text(row.time, time(each.time));
+    row.level.append(h("span", { class: each.level, text: each.level }));
+    text(row.line, each.message ?? each.event);
+  });
   const root = h("div", {}, h("p", { class: "row head" }, h("h1", {}, "Message ", h("span", { class: "id", text: id }))),
-    panel("", sentence, h("p", { class: "row" }, button("Look through the dead letters", () => look("?look=1")), looked)), body);
+    panel(sentence, h("p", { class: "row" }, button("Look through the dead letters", () => look("?look=1")), looked)), body);
   let asked = -Infinity;
   let moving = true;
   let shown;
@@ -35,14 +40,14 @@ export function view({ parts: [id = ""] }) {
     if (JSON.stringify(rest) === shown) return;
     shown = JSON.stringify(rest);
     const letters = data.letters.map((each) => h("li", {}, h("a", { class: "id", href: at`#/letter/${each.stage}/${each.id}`, text: each.id }), ` of ${each.stage}`));
-    const lines = data.lines.map(line);
-    body.replaceChildren(...data.stages.map(part), ...(letters.length ? [panel("Dead letters", h("ul", {}, letters))] : []),
-      ...(lines.length ? [panel("Log lines", table(["Time", "Level", "Line"], h("tbody", {}, lines), "cards"))] : []),
+    lines.update(data.lines);
+    body.replaceChildren(...data.stages.map(part), ...(letters.length ? [panel(h("h2", { text: "Dead letters" }), h("ul", { class: "bare" }, letters))] : []),
+      ...(data.lines.length ? [panel(h("h2", { text: "Log lines" }), lines.root)] : []),
       ...data.unanswered.map((name) => h("p", { class: "warning", text: `No answer from ${name}` })));
   }
 
   function part({ stage, state, sentence: said, traces }) {
-    return panel("", h("h2", {}, h("a", { href: at`#/stage/${stage}`, text: stage }), " ", h("span", { class: "chip", text: state })),
+    return panel(h("h2", {}, h("a", { href: at`#/stage/${stage}`, text: stage }), " ", h("span", { class: "chip", text: state })),
       h("p", { text: said }), h("ol", { class: "bare" }, traces.map(way)));
   }
 
@@ -53,9 +58,6 @@ export function view({ parts: [id = ""] }) {
     return h("li", {}, h("strong", { text: `Attempt ${attempt}: ${state}` }), " ", h("span", { class: "muted", text: facts.filter(Boolean).join(" · ") }),
       h("div", { text: steps.join(" → ") }), fault && h("div", { class: "error wrap", text: fault }));
   }
-
-  const line = (each) => h("tr", {}, h("td", { class: "when", text: time(each.time) }), h("td", { class: each.level, text: each.level }),
-    h("td", { class: "wrap wide", text: each.message ?? each.event }));
 
   return {
     root,

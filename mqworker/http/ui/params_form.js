@@ -1,13 +1,14 @@
 // The model of the parameter form: the fields that a JSON Schema makes, what is typed into them, how values differ.
 //
-// Pure. Values come from exact.js, so numbers stay as written. A field is {path, key, kind, ...}, what is typed into it is
-// text; null: it is left out, so that the default of the handler's `Params` applies. Ranges and patterns are the service's.
+// Pure. Values come from exact.js, so numbers stay as written. A field is {path, key, kind, schema, required}; nothing typed
+// into it: it is left out, so that the default of the handler's `Params` applies. Ranges and patterns are the service's.
 
 import { Exact, isNumber, parse, same, stringify } from "./exact.js";
 
 const LEVELS = 3; // of objects in objects; deeper ones, and lists, are edited as JSON
 const plain = (value) => value !== null && typeof value === "object" && !Array.isArray(value) && !(value instanceof Exact);
 const member = (value, name) => (plain(value) && Object.hasOwn(value, name) ? value[name] : undefined);
+const names = (value) => Object.keys(plain(value) ? value : {});
 
 // Follows $ref and single alternatives; a union with null becomes its other member.
 function resolved(schema, root) {
@@ -23,29 +24,25 @@ function resolved(schema, root) {
 }
 
 const fits = {
-  choice: (value, schema) => schema.enum.some((each) => same(each, value)),
-  group: plain,
+  choice: (value, { schema }) => schema.enum.some((each) => same(each, value)),
   integer: (value) => value instanceof Exact,
   number: (value) => value instanceof Exact,
   boolean: (value) => typeof value === "boolean",
-  string: (value) => typeof value === "string" && !/[\n\r]/.test(value),
+  string: (value, { required }) => typeof value === "string" && !/[\n\r]/.test(value) && (required || value !== ""),
   json: () => true,
 };
 
-function field(path, given, root, value, required) {
-  const schema = resolved(given, root);
-  let kind = schema.enum ? "choice" : schema.properties && path.length < LEVELS ? "group" : schema.type;
-  if (!Object.hasOwn(fits, kind) || (value !== undefined && value !== null && !fits[kind](value, schema))) kind = "json";
-  const made = { path, key: path.join("."), kind, schema, required };
-  return kind === "group" ? { ...made, fields: members(path, schema, root, value) } : made;
-}
-
-function members(path, schema, root, value) {
-  const names = new Set([...Object.keys(schema.properties ?? {}), ...Object.keys(plain(value) ? value : {})]);
-  return [...names].map((name) => {
-    const own = member(value, name);
+function below(path, schema, root, value) {
+  return [...new Set([...names(schema.properties), ...names(value)])].flatMap((name) => {
+    const own = member(value, name) ?? undefined;
     const given = member(schema.properties, name) ?? { type: own instanceof Exact ? "number" : typeof own };
-    return field([...path, name], given, root, own, schema.required?.includes(name) ?? false);
+    const inner = resolved(given, root);
+    const deeper = [...path, name];
+    if (deeper.length < LEVELS && names(inner.properties).length && (own === undefined || plain(own))) return below(deeper, inner, root, own);
+    const made = { path: deeper, key: deeper.join("."), schema: inner, required: schema.required?.includes(name) ?? false };
+    const kind = inner.enum ? "choice" : inner.type;
+    const usual = Object.hasOwn(fits, kind) && (own === undefined || fits[kind](own, made));
+    return [{ ...made, kind: usual ? kind : "json" }];
   });
 }
 
@@ -53,24 +50,21 @@ function members(path, schema, root, value) {
 // schema, a last field takes further parameters as a JSON object.
 export function fields(schema, params) {
   const top = resolved(schema, schema);
-  const made = members([], top, schema, params);
+  const made = below([], top, schema, params);
   return top.properties ? made : [...made, { path: [], key: "", kind: "json", schema: {}, required: false }];
 }
 
-// All fields that are typed into: not the groups, but their members.
-export const leaves = (list) => list.flatMap((each) => (each.kind === "group" ? leaves(each.fields) : [each]));
-
-// Returns what a field shows for these parameters.
+// Returns the text that a field shows for these parameters.
 export function shown({ path, key, kind }, params) {
   const value = key === "" ? null : (path.reduce(member, params) ?? null);
-  return value === null || kind === "string" ? value : stringify(value, kind === "json" ? 2 : 0);
+  return value === null ? "" : kind === "string" ? value : stringify(value, kind === "json" ? 2 : 0);
 }
 
 // Returns {value, problem} for what is typed.
 export function read({ key, kind, schema, required }, written) {
-  if (written === null) return { problem: required && "is required" };
   const number = written.trim();
-  if (kind === "string") return { value: written };
+  if (kind === "string" && (written || required)) return { value: written };
+  if (number === "") return { problem: required && "is required" };
   if (kind === "boolean") return { value: written === "true" };
   if (kind === "choice") return { value: schema.enum.find((each) => stringify(each) === written) };
   if (kind === "integer" && !/^-?\d+$/.test(number)) return { problem: "is not a whole number" };
@@ -83,26 +77,24 @@ export function read({ key, kind, schema, required }, written) {
   }
 }
 
-// Returns {params, problems} of what is typed; `typed` is a Map of key to text or null, `before` what was loaded.
+// Returns {params, problems} of what is typed; `typed` is a Map of key to text, `before` what was loaded: an object that was
+// there stays, if only as an empty one.
 export function assembled(list, typed, before) {
-  const problems = new Map();
-  const fill = (some, old) => {
-    const made = Object.create(null);
-    for (const each of some) {
-      const [name, was] = [each.path.at(-1), member(old, each.path.at(-1))];
-      if (each.kind === "group") {
-        const used = each.required || was !== undefined || leaves(each.fields).some(({ key }) => typed.get(key) !== null);
-        if (used) made[name] = fill(each.fields, was);
-        continue;
-      }
-      const { value, problem } = read(each, typed.get(each.key));
-      if (problem) problems.set(each.key, problem);
-      else if (each.key === "") Object.assign(made, value);
-      else if (value !== undefined) made[name] = value;
+  const [params, problems] = [Object.create(null), new Map()];
+  for (const each of list) {
+    const { value, problem } = read(each, typed.get(each.key));
+    if (problem) problems.set(each.key, problem);
+    let [into, was] = [params, before];
+    for (const name of each.path.slice(0, -1)) {
+      was = member(was, name);
+      if (value !== undefined || was !== undefined) into &&= into[name] ??= Object.create(null);
+      else into = null;
     }
-    return made;
-  };
-  return { params: fill(list, before), problems };
+    if (value === undefined) continue;
+    if (each.key === "") Object.assign(into, value);
+    else into[each.path.at(-1)] = value;
+  }
+  return { params, problems };
 }
 
 // Returns the merge patch (RFC 7396) that turns `before` into `after`; undefined: they are the same.
@@ -110,8 +102,8 @@ export function patch(before, after) {
   if (same(before, after)) return undefined;
   if (!plain(after)) return after;
   const made = Object.create(null);
-  for (const name of Object.keys(plain(before) ? before : {})) if (!Object.hasOwn(after, name)) made[name] = null;
-  for (const name of Object.keys(after)) {
+  for (const name of names(before)) if (!Object.hasOwn(after, name)) made[name] = null;
+  for (const name of names(after)) {
     const part = patch(member(before, name), after[name]);
     if (part !== undefined) made[name] = part;
   }
@@ -122,7 +114,7 @@ export function patch(before, after) {
 export function compared(...all) {
   const found = new Map();
   const walk = (value, name, at) => {
-    if (plain(value)) for (const each of Object.keys(value)) walk(value[each], name ? `${name}.${each}` : each, at);
+    if (plain(value)) for (const each of names(value)) walk(value[each], name ? `${name}.${each}` : each, at);
     else found.set(name, Object.assign(found.get(name) ?? Array(all.length).fill(undefined), { [at]: stringify(value) }));
   };
   all.forEach((params, at) => walk(params, "", at));

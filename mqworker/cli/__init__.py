@@ -29,6 +29,7 @@ VERBS = {  # verb: (module below mqworker.cli, what it does)
     "map": ("map", "Compute each line of a file, and write the results in their order."),
     "receive": ("receive", "Take messages out of a queue and print them: results, for example."),
     "status": ("look", "Show the desired and the actual state."),
+    "ui": ("ui", "Print the address of the operator's page, with a login."),
     "logs": ("look", "Show the last log lines, or follow the log."),
     "log-level": ("steer", "Set what is logged from now on: debug, info, warning or error."),
     "pause": ("steer", "Stop listening; finish what is held."),
@@ -46,6 +47,7 @@ VERBS = {  # verb: (module below mqworker.cli, what it does)
     "queues": ("queues", "Show, purge and delete queues."),
     "held": ("held", "Show and skip failed messages that hold up those behind them."),
     "dlq": ("dlq", "Show, replay, drop and export dead letters."),
+    "audit": ("audit", "Show who changed what, from what to what."),
     "config": ("config", "Show the configuration and where each value comes from."),
     "conf": ("conf", "Print a configuration for supervisord or systemd."),
 }

@@ -13,14 +13,16 @@ import asyncio
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from mqworker.config.load import Loaded
+from mqworker.control.audit import Attributed, AuditTrail, find_author
 from mqworker.control.chain import Edit
 from mqworker.control.desired_state import Change, Document, SetLimits
+from mqworker.control.history import History
 from mqworker.control.source_desired import SourceDesired
 from mqworker.control.stage_desired import StageDesired
 from mqworker.ipc.logs import LogWriter
@@ -97,6 +99,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     stages: dict[str, StageView]
     shared: dict[str, SharedView] = {}
     sources: dict[str, SourceView] = {}
+    changes: tuple[Attributed, ...] = ()  # the last that somebody has asked for
+    paused_since: float | None = None  # wall clock
 
     @property
     def applied(self) -> int:
@@ -202,8 +206,15 @@ class Control:
     def __init__(self, loaded: Loaded, logs: LogWriter) -> None:
         self.loaded = loaded
         self.logs = logs
+        self.trail = AuditTrail(loaded.state_dir)
+        self.history = History(time.monotonic(), f"{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}")
         self.commands = 0  # control commands taken, for the metrics
         self.on_publish: Callable[[Snapshot], None] | None = None  # receives every snapshot, on the main thread
+        # What parts of their own tell, as plain data; each part puts itself here, and until then there is nothing.
+        self.operations: Callable[[], Sequence[Any]] = tuple  # bulk operations, each with `operation`, its id
+        self.audit: Callable[[int], Sequence[Any]] = self.trail.since  # records behind this number, each with `n`
+        self.faults: Callable[[str], Sequence[Any]] = _nothing  # groups of failures of a stage, each with `key`
+        self.peers: Callable[[], Sequence[Any]] = tuple  # other services
         self._snapshot: Snapshot | None = None
         self._changed = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -241,6 +252,17 @@ class Control:
                 if left <= 0:
                     return None
                 self._changed.wait(left)
+
+    def paused_by(self, stage: str) -> tuple[str, float | None]:
+        """Return who has paused or stopped a stage, and when; "" and None where it is not known."""
+        snapshot = self._snapshot
+        desired = snapshot.document.stages.get(stage) if snapshot is not None else None
+        if snapshot is None or desired is None or (desired.running and desired.listening):
+            return "", None
+        field = "listening" if desired.running else "running"
+        recent = ((each.origin.by, each.time, each.changes) for each in reversed(snapshot.changes))
+        found = find_author(recent, stage, field) or self.trail.author(stage, field)
+        return found[:2] if found is not None and found.value is False else ("", None)
 
     def change(self, asked: Change) -> int:
         """Store a change; returns the revision that contains it."""
@@ -312,3 +334,7 @@ class Control:
         except concurrent.futures.TimeoutError:
             future.cancel()
             raise ControlError("deadline", f"no answer from the main thread within {deadline:g} s") from None
+
+
+def _nothing(_asked: object) -> Sequence[Any]:
+    return ()

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from mqworker.http.places import PLACES, Places
 from mqworker.http.problems import CONTENT_TYPE, Problem
 from mqworker.http.routing import API
 
@@ -114,8 +115,9 @@ class FailedLogins:
 class Access:
     """See the module head; a WSGI application that wraps another."""
 
-    def __init__(self, app: Wsgi, hosts: Hosts, identify: Identify) -> None:
+    def __init__(self, app: Wsgi, hosts: Hosts, identify: Identify, places: Places) -> None:
         self._app = app
+        self._places = places
         self._hosts = hosts
         self._identify = identify
 
@@ -129,6 +131,7 @@ class Access:
 
         environ[HOSTS] = self._hosts
         more: list[tuple[str, str]] = []
+        environ[PLACES] = self._places
         try:
             if environ["PATH_INFO"] not in HEALTH:
                 self._check_host(environ.get("HTTP_HOST", ""))

@@ -10,6 +10,8 @@ from flask import Flask, Response, request
 from werkzeug.routing import Rule
 
 from mqworker.http import (
+    audit,
+    feed,
     generations,
     health,
     held,
@@ -41,8 +43,10 @@ ROUTES: list[Route] = [
     *shared.ROUTES,
     *sources.ROUTES,
     *streams.ROUTES,
+    *feed.ROUTES,
     *metrics_route.ROUTES,
     *login.ROUTES,
+    *audit.ROUTES,
     *ui_files.ROUTES,
 ]
 ROUTES.append(openapi.route(ROUTES))
@@ -80,7 +84,15 @@ def make_app(api: Api) -> Flask:
     def check() -> None:
         route = by_endpoint.get(request.endpoint or "")
         if route is not None and request.method != "OPTIONS":
+            audit.begin(route)
             _check(route)
+
+    @app.after_request
+    def note(response: Response) -> Response:
+        route = by_endpoint.get(request.endpoint or "")
+        if route is not None and request.method != "OPTIONS":
+            audit.finish(api, route, response)
+        return response
 
     return app
 

@@ -56,6 +56,7 @@ class Logins:
     def __init__(self, state_dir: Path, token: str, read_token: str) -> None:
         self.instance = instance(state_dir)
         self.needed = bool(token)
+        self.url = ""  # where we listen, for who is on this machine
         self.tickets = Tickets()
         self.begun: dict[Role, int] = {"control": 0, "read": 0}  # sessions, for the metrics
         self._tokens: list[tuple[bytes, Caller]] = []
@@ -230,7 +231,7 @@ def log_out(api: Api) -> Any:
 def ticket(api: Api) -> Any:
     """Return a ticket, and the page's path with it."""
     made = api.logins.tickets.make(body(For).role, time.monotonic())
-    return {"ticket": made, "path": f"ui/#t={made}", "login": api.logins.needed}, 201
+    return {"ticket": made, "path": f"ui/#t={made}", "url": api.logins.url, "login": api.logins.needed}, 201
 
 
 def end_all(api: Api) -> Any:

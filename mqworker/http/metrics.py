@@ -39,6 +39,7 @@ SHARED_COUNTS = {
     "shared_failed": ("Calls that raised", "failed"),
     "shared_replayed": ("Calls that were made again at the start, from the journal", "replayed"),
 }
+ANSWERS = ("done", "refused", "failed")
 OUTCOMES = ("result", "dropped", "retried", "dead", "renewed")
 AT_WORK = ("running", "waiting", "held back", "blocked")  # states of a source that runs here
 EXITS = "exit_"
@@ -62,6 +63,10 @@ class SnapshotCollector(Collector):
         commands = CounterMetricFamily("mqworker_control_commands", "Control commands accepted")
         commands.add_metric([], api.control.commands)
         yield commands
+        answers = api.control.trail.answers
+        yield _counter("audit_records", "Records of the audit", [({"answer": a}, answers[a]) for a in ANSWERS])
+        sessions: list[Row] = [({"role": role}, count) for role, count in api.logins.begun.items()]
+        yield _counter("sessions", "Logins of the page", sessions)
         snapshot = api.control.snapshot()
         if snapshot is None:
             return

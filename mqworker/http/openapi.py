@@ -19,13 +19,19 @@ QUERY = {
     "follow": ("string", "1: stream them as server-sent events"),
     "message": ("string", "Only lines about the message with this id"),
     "event": ("string", "Only lines of this event"),
+    "after": ("string", "What to go on behind: the id of the Feed's last tick, or the number of a record"),
     "limit": ("integer", "How many at most"),
+    "topics": ("string", "What to tell, separated by commas: overview, stage:NAME, logs, operations, audit, peers"),
+    "once": ("string", "1: answer with the events of now, and end"),
+    "level": ("string", "Only log lines at least as severe: debug, info, warning, error"),
+    "text": ("string", "Only log lines with this text, whatever the case of its letters"),
     "ids": ("string", "Only these, separated by commas, in full; fewer are returned when some are large or gone"),
 }
 HEADERS = {
     "X-Message-Id": "The id of the message, in UTF-8; without it one is made",
     "X-Correlation-Id": "The correlation id of the message, in UTF-8",
     "X-Message-Headers": "The headers of the message: a JSON object of texts, numbers and booleans",
+    "Last-Event-ID": "As `after`",
     "If-Match": "The generation that was seen, as in the ETag: 412 if there is another one by now",
 }
 PROBLEM = {

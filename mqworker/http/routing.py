@@ -8,8 +8,8 @@ Response, or a value for a 200, or a value and a status.
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import msgspec
@@ -20,6 +20,8 @@ from mqworker.config.model import JobSpec, Name
 from mqworker.control.chain import LinkSpec
 from mqworker.control.control import Control, Snapshot, StageView
 from mqworker.control.desired_state import Change, SetLogLevel, SetSource
+from mqworker.http.feed_state import FeedState
+from mqworker.http.places import CALLS, PLACES, TCP_STREAMS, UNIX_STREAMS, Places
 from mqworker.http.problems import Problem, retry_later
 from mqworker.http.totals import Totals
 
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from mqworker.http.login import Logins
 
 API = "/api/v1"
-WAITS = 8  # waiting requests and event streams at the same time
 WAIT_MAX = 30.0  # seconds
 LOOK = 1.0  # seconds after which a waiting request checks that its client is still connected
 SMALL_BODY = 64_000  # bytes of a request body, except where messages are sent
@@ -50,6 +51,7 @@ class Route(msgspec.Struct, frozen=True):
     changes: bool = False  # it has effects; implied unless the method is GET
     control: bool = False  # it needs the full role although it changes nothing
     own: bool = False  # its effects are on the caller's own login: the read-only role may have them
+    stream: bool = False  # text/event-stream, which does not end by itself
     audited: bool = True  # if it has effects
 
     @property
@@ -72,7 +74,9 @@ class Api:
         self.totals = totals
         self.stopping = threading.Event()
         self.legacy_turn = threading.Lock()
-        self._waits = threading.BoundedSemaphore(WAITS)
+        self.tcp = Places(CALLS, TCP_STREAMS)
+        self.feed = FeedState()
+        self.unix = Places(CALLS, UNIX_STREAMS)
         loaded = control.loaded
         self.line = line(loaded.all_stages, embedded=is_embedded(loaded.config.broker))
 
@@ -90,23 +94,15 @@ class Api:
             raise Problem(404, self.control.loaded.no_stage(name), stages=list(stages))
         return stages[name]
 
-    def take_wait(self) -> None:
-        """Take one of the few places for long-lasting requests; `give_wait` returns it."""
-        if not self._waits.acquire(blocking=False):
-            raise retry_later(f"{WAITS} requests are already waiting or streaming", 2)
+    @property
+    def places(self) -> Places:
+        """The places of the listener that this request came to."""
+        places: Places = request.environ[PLACES]
+        return places
 
-    def give_wait(self) -> None:
-        """See take_wait."""
-        self._waits.release()
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Hold a place for a long-lasting request while inside."""
-        self.take_wait()
-        try:
-            yield
-        finally:
-            self.give_wait()
+    def waiting(self) -> AbstractContextManager[None]:
+        """Hold a place for a waiting call while inside."""
+        return self.places.waiting()
 
     def change(self, change: Change) -> tuple[dict[str, Any], int]:
         """Store a change and answer; with `?wait=`, once it is applied."""

@@ -171,6 +171,7 @@ ROUTES = [
         *("POST", f"{API}/stages/<stage>/messages", send, "Send one message, any content type; or many"),
         query=("wait", "each", "first"),
         any_body=True,
+        audited=False,
         headers=("X-Message-Id", "X-Correlation-Id", TABLE),
     )
 ]

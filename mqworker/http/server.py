@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mqworker.control.control import Control
+from mqworker.control.control import Control, Snapshot
 from mqworker.http.totals import Totals
 from mqworker.ipc.imports import importing
 
@@ -41,7 +41,7 @@ class HttpServer:
         read_token: str = "",
     ) -> None:
         self._totals = Totals()
-        control.on_publish = self._totals.feed
+        control.on_publish = self._feed
         self.port = port  # the real one once bound
         self._control = control
         self._answering: Answering | None = None
@@ -52,6 +52,11 @@ class HttpServer:
         self._sockets: list[socket.socket] = []
         self._listeners: list[Listener] = []
         self._inode = 0  # of our socket file
+
+    def _feed(self, snapshot: Snapshot) -> None:
+        self._totals.feed(snapshot)
+        reports = {name: view.actual for name, view in snapshot.stages.items()}
+        self._control.history.feed(reports, self._totals.of, snapshot.time)
 
     def bind(self) -> None:
         """Bind both addresses; raises OSError with a clear text when one is in use. May be called again then."""

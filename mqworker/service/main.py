@@ -20,8 +20,10 @@ from mqworker import __version__
 from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.config.load import Loaded, redact_url
 from mqworker.config.stop_budget import CLOSE
+from mqworker.control.audit import signalled
 from mqworker.control.control import Control, Snapshot
 from mqworker.control.desired_state import Document
+from mqworker.control.difference import FieldChange
 from mqworker.control.store import Store
 from mqworker.exits import Exit
 from mqworker.http.server import HttpServer
@@ -98,6 +100,7 @@ class Service:
         self._switches: Switches  # set once the start has ended
         self._operations: Operations  # set once the start has ended
         self._paused = False
+        self._paused_since: float | None = None  # wall clock
         self._started = time.time()
 
     # --- life
@@ -246,6 +249,7 @@ class Service:
                     self._stages.dump_stacks()
                     self._sources.dump_stacks()
                 case signal.SIGHUP if self.ending.state == "running":
+                    self._control.trail.add(signalled("SIGHUP"))
                     self._operations.reload_all()
                 case signal.SIGTSTP | signal.SIGCONT if self.ending.state == "running":
                     self._pause(number == signal.SIGTSTP)
@@ -253,7 +257,10 @@ class Service:
     def _pause(self, paused: bool) -> None:
         if paused != self._paused:
             self._paused = paused
+            self._paused_since = time.time() if paused else None
             logs.report(log, logging.INFO, "paused" if paused else "resumed", "paused" if paused else "resumed")
+            change = FieldChange("", "paused", not paused, paused)
+            self._control.trail.add(signalled("SIGTSTP" if paused else "SIGCONT", change))
             self.document_changed()
 
     # --- what is published
@@ -281,5 +288,7 @@ class Service:
                 stages=self._stages.views(),
                 shared=self._shared.views(),
                 sources=self._sources.views(),
+                changes=self._operations.changes,
+                paused_since=self._paused_since,
             )
         )

@@ -14,6 +14,7 @@ import msgspec
 from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.config.load import Loaded
 from mqworker.control import desired_state
+from mqworker.control.audit import CHANGES, ORIGIN, Attributed
 from mqworker.control.control import ControlError
 from mqworker.control.desired_state import (
     Change,
@@ -28,6 +29,7 @@ from mqworker.control.desired_state import (
     SetSource,
     Undo,
 )
+from mqworker.control.difference import difference
 from mqworker.control.stage_desired import StageDesired, Version, described
 from mqworker.control.store import Store
 from mqworker.ipc import logs
@@ -76,6 +78,7 @@ class Operations:
         owner: OperationsOwner,
     ) -> None:
         self.document = document
+        self.changes: tuple[Attributed, ...] = ()  # the last that somebody has asked for
         self.ending = False  # no change is taken any more
         self._try_again = 0.0  # CLOCK_MONOTONIC
         self._loaded = loaded
@@ -158,9 +161,14 @@ class Operations:
         new = desired_state.change(self.document, asked, self._config, time.time())
         if new != self.document:
             self._save(new)
+            self._attribute(new)
             self.document = new
             _report(asked, new)
-            self._owner.document_changed()
+            origin = ORIGIN.set(None)  # what is started now outlives the request, and is no longer its doing
+            try:
+                self._owner.document_changed()
+            finally:
+                ORIGIN.reset(origin)
         return new.revision
 
     def end_switch(self, asked: Commit | Undo | Revert) -> None:
@@ -182,6 +190,12 @@ class Operations:
             return self.document.stages[stage]
         except KeyError:
             raise ControlError("unknown_stage", self._loaded.no_stage(stage)) from None
+
+    def _attribute(self, new: Document) -> None:
+        """Note what is changed, and by whom, unless it is our own doing: a commit, or a new share of Consumers."""
+        if (origin := ORIGIN.get()) is not None:
+            change = Attributed(origin, time.time(), difference(self.document, new))
+            self.changes = (*self.changes, change)[-CHANGES:]
 
     def _refuse_at_the_end(self) -> None:
         if self.ending:

@@ -21,8 +21,10 @@ import msgspec
 from mqworker.brokers.base import LinkState
 from mqworker.config.load import Loaded, load
 from mqworker.control import desired_state, generations
+from mqworker.control.audit import ORIGIN, Attributed
 from mqworker.control.chain import Add, ChainError, Edit, edited
 from mqworker.control.control import ChangeRefused, Control, ControlError, Snapshot, StageView, Stored
+from mqworker.control.difference import difference
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
 from mqworker.ipc.messages import BUCKETS, ConsumerStatus, Held, HeldMessage, StageStatus, Times
@@ -112,6 +114,7 @@ class LittleService:
         self.held: list[HeldMessage] = []
         self.held_refused = ""
         self.changes: list[Any] = []
+        self.attributed: tuple[Attributed, ...] = ()
         self.admin: dict[str, Any] = {}  # verb to a value, an exception, or a function of the arguments
         self.asked: list[tuple[str, dict[str, Any], float]] = []
         self.loop = asyncio.new_event_loop()
@@ -168,6 +171,7 @@ class LittleService:
             "paused": False,
             "document": self.document,
             "stages": views,
+            "changes": self.attributed,
         }
         self.control.publish(Snapshot(**(values | changes)))
 
@@ -182,7 +186,10 @@ class LittleService:
         if stage := getattr(asked, "stage", None):
             self._known(stage)
         self.changes.append(asked)
+        before = self.document
         self.document = desired_state.change(self.document, asked, self.loaded.config)
+        if (origin := ORIGIN.get()) is not None and self.document != before:
+            self.attributed += (Attributed(origin, time.time(), difference(before, self.document)),)
         if self.applying:
             for name, desired in self.document.stages.items():
                 if desired.candidate is not None:

@@ -1,32 +1,39 @@
 // The log of all processes: filters that the service applies, a pause, gaps shown as gaps. Receives `logs`.
 
 import { at } from "./api.js";
-import { attr, h, keyed, text } from "./dom.js";
+import { attr, button, h, keyed, text } from "./dom.js";
 import { count, plural, time } from "./format.js";
 import { store } from "./store.js";
 
 const LEVELS = ["debug", "info", "warning", "error"];
-const NAMED = new Set(["time", "level", "event", "msg", "service", "stage", "process", "pid", "message_id", "traceback"]);
+const SHOWN = new Set(["time", "level", "event", "msg", "service", "stage", "process", "pid", "message_id", "traceback"]);
 
 export function view({ query }) {
-  const level = h("select", { id: "log-level" }, LEVELS.map((each) => h("option", { value: each, text: each })));
-  const stage = h("select", { id: "log-stage" }, h("option", { value: "", text: "all stages" }));
-  const field = (id, label) => h("input", { id, type: "search", placeholder: label, "aria-label": label, autocomplete: "off" });
-  const [words, message] = [field("log-text", "Text"), field("log-message", "Message id")];
-  const filters = { level, stage, text: words, message };
-  level.value = "info";
-  for (const name in filters) filters[name].value = query.get(name) ?? filters[name].value;
-  if (query.get("stage")) stage.append(h("option", { value: query.get("stage"), text: query.get("stage"), selected: true }));
-  const pause = h("button", { type: "button", text: "Pause", "aria-pressed": "false", on: { click: () => hold(held === null) } });
+  const field = (label) => h("input", { type: "search", placeholder: label, "aria-label": label, autocomplete: "off" });
+  const option = (value, label = value) => h("option", { value, text: label });
+  const wanted = query.get("stage");
+  const filters = {
+    level: h("select", { "aria-label": "From this level" }, LEVELS.map((each) => option(each))),
+    stage: h("select", { "aria-label": "Stage" }, option("", "all stages"), wanted && option(wanted)),
+    text: field("Text"),
+    message: field("Message id"),
+  };
+  const names = Object.keys(filters);
+  const values = () => Object.fromEntries(names.map((name) => [name, filters[name].value]).filter(([, value]) => value));
+  filters.level.value = "info";
+  for (const name of names) {
+    filters[name].value = query.get(name) ?? filters[name].value;
+    filters[name].addEventListener("change", filter);
+  }
+  const pause = button("Pause", () => hold(held === null));
   const told = h("span", { class: "muted" });
   const list = h("ol", { class: "lines" });
-  const box = h("div", { class: "log", tabindex: 0, role: "log", "aria-live": "off", "aria-label": "Log lines" }, list);
+  const box = h("div", { class: "log", tabindex: 0, role: "region", "aria-label": "Log lines" }, list);
   let held = null; // the logs as they were when the list was held
   let drawn = null;
 
   function filter() {
-    const chosen = Object.entries(filters).map(([name, each]) => [name, each.value]).filter(([, value]) => value);
-    history.replaceState(null, "", `#/logs?${new URLSearchParams(chosen)}`);
+    history.replaceState(null, "", `#/logs?${new URLSearchParams(values())}`);
     store.dispatch({ type: "logs cleared" });
     hold(false);
     dispatchEvent(new Event("listen"));
@@ -34,33 +41,26 @@ export function view({ query }) {
   function hold(on) {
     held = on ? store.state.logs : null;
     text(pause, on ? "Go on" : "Pause");
-    attr(pause, "aria-pressed", String(on));
     draw(store.state.logs);
   }
   function draw(logs) {
     const { lines, seen } = held ?? logs;
-    text(told, held ? `paused: ${plural(logs.seen - seen, "more line")}` : plural(lines.length, "line"));
+    text(told, held ? `paused, ${plural(logs.seen - seen, "more line")}` : plural(lines.length, "line"));
     if (drawn === lines) return;
     drawn = lines;
     const follows = box.scrollHeight - box.scrollTop - box.clientHeight < 30;
     keyed(list, lines, ({ key }) => key, line);
     if (follows) box.scrollTop = box.scrollHeight;
   }
-  level.addEventListener("change", filter);
-  stage.addEventListener("change", filter);
-  words.addEventListener("change", filter);
-  message.addEventListener("change", filter);
 
   return {
     root: h("div", {}, h("div", { class: "row head" }, h("h1", { text: "Logs" }),
-      h("div", { class: "row", role: "search" }, h("label", { for: "log-level", class: "muted", text: "From" }), level, stage, words, message,
-        pause, told)), box),
+      h("div", { class: "row", role: "search" }, Object.values(filters), pause, told)), box),
     topics: ["logs"],
-    query: () => Object.fromEntries(Object.entries(filters).map(([name, each]) => [name, each.value])),
+    query: values,
     update({ logs, overview }) {
-      for (const { name } of overview?.stages ?? []) {
-        if (![...stage.options].some((each) => each.value === name)) stage.append(h("option", { value: name, text: name }));
-      }
+      const known = new Set([...filters.stage.options].map((each) => each.value));
+      for (const { name } of overview?.stages ?? []) if (!known.has(name)) filters.stage.append(option(name));
       draw(logs);
     },
   };
@@ -68,11 +68,10 @@ export function view({ query }) {
 
 function line({ gap, event }) {
   if (gap) return h("li", { class: "gap", text: typeof gap === "number" ? `${count(gap)} lines are missing here` : gap });
-  const more = Object.entries(event).filter(([name]) => !NAMED.has(name)).map(([name, value]) => `${name}=${value}`).join("  ");
-  const id = event.message_id;
-  return h("li", { class: event.level },
-    h("time", { text: time(event.time).slice(-8) }), h("span", { class: "level", text: event.level }),
+  const { level, msg, message_id: id, traceback } = event;
+  const more = Object.entries(event).filter(([name]) => !SHOWN.has(name)).map(([name, value]) => `${name}=${value}`).join("  ");
+  return h("li", { class: level }, h("time", { text: time(event.time).slice(-8) }), h("span", { class: "level", text: level }),
     h("span", { class: "muted from", text: event.process || event.stage }),
-    h("span", { class: "wrap" }, event.msg, " ", id && h("a", { class: "id", href: at`#/message/${id}`, text: id }), " ",
-      h("span", { class: "muted", text: more }), event.traceback && h("pre", { text: event.traceback })));
+    h("span", { class: "wrap" }, msg, " ", id && h("a", { href: at`#/message/${id}`, text: id }), " ", h("span", { class: "muted", text: more }),
+      traceback && h("pre", { text: traceback })));
 }

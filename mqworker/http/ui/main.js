@@ -1,11 +1,9 @@
-// Begins the page: the session, the Feed, and which view is shown. The address behind # is the only state of the page that
-// outlives it: #/ · #/stage/NAME[/params|/chain] · #/failures/NAME · #/letter/NAME/ID · #/message/ID · #/logs · #/audit, each
-// with ?names=values.
+// Begins the page: the session, the Feed, and which view is shown. The address behind # says it: #/ · #/stage/NAME[/params|/chain] ·
+// #/failures/NAME · #/letter/NAME/ID · #/message/ID · #/logs · #/audit, each with ?names=values.
 //
 // A view module exports `view(route)`, which returns {root, topics, update(state, route), close?, query?}: `root` is made
 // once, `update` is called after each frame with news and when the route changes, `topics` (a list, or a function of the
-// route) are those of the Feed, `query()` adds filters to them. Views stay for the last KEPT addresses, so that what is half
-// filled is there when one comes back.
+// route) are those of the Feed, `query()` adds filters to them. The last KEPT views stay, with what is half filled in them.
 
 import { call } from "./api.js";
 import * as audit from "./audit.js";
@@ -35,29 +33,31 @@ const LINK = {
   login: () => "Not logged in",
 };
 
-const main = document.getElementById("main");
+const find = (id) => document.getElementById(id);
+const main = find("main");
 const shown = new Map(); // identity to view, the newest last
 let feed;
 let current;
-let logging = null; // the login that is shown
+let asking = false; // for a login
+let connected = false;
 
-export function parseRoute(hash) {
+function parse(hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split("?");
-  const decode = (part) => {
+  const [name, ...parts] = path.split("/").map((part) => {
     try {
       return decodeURIComponent(part);
     } catch {
       return part;
     }
-  };
-  const [name = "", ...parts] = path.split("/").map(decode);
+  });
   return { view: Object.hasOwn(VIEWS, name) ? name : "overview", parts, query: new URLSearchParams(query) };
 }
 
-function route() {
-  const wanted = parseRoute(location.hash);
-  const identity = JSON.stringify([wanted.view, ...wanted.parts.slice(0, IDENTITY[wanted.view] ?? 0)]);
-  const view = shown.get(identity) ?? VIEWS[wanted.view].view(wanted);
+function go() {
+  if (location.hash === "#main") return; // the link that skips the bar
+  const route = parse(location.hash);
+  const identity = JSON.stringify([route.view, ...route.parts.slice(0, IDENTITY[route.view] ?? 0)]);
+  const view = shown.get(identity) ?? VIEWS[route.view].view(route);
   shown.delete(identity);
   shown.set(identity, view);
   for (const [old, each] of shown) {
@@ -65,92 +65,80 @@ function route() {
     each.close?.();
     shown.delete(old);
   }
-  const other = current?.view !== view;
-  current = { view, route: wanted };
-  if (other) {
+  if (current?.view !== view) {
     main.replaceChildren(view.root);
     scrollTo(0, 0);
   }
-  for (const link of document.querySelectorAll("nav a")) {
-    attr(link, "aria-current", link.dataset.view === wanted.view ? "page" : null);
+  current = { view, route };
+  for (const link of document.querySelectorAll(".bar nav a")) {
+    attr(link, "aria-current", link.dataset.view === route.view ? "page" : null);
   }
-  document.title = [wanted.parts[0], wanted.view === "overview" ? "" : wanted.view, "mqworker"].filter(Boolean).join(" · ");
+  document.title = [route.parts[0], route.view === "overview" ? "" : route.view, "mqworker"].filter(Boolean).join(" · ");
   update(store.state);
   listen();
 }
 
-// Tells the Feed what the view wants to hear. Views call it by the event "listen" when their filters have changed.
+// Tells the Feed what the view wants to hear. Views send the event "listen" when their topics or filters have changed.
 function listen() {
-  const { view, route: wanted } = current;
-  const topics = new Set(["overview", ...(typeof view.topics === "function" ? view.topics(wanted) : view.topics)]);
-  feed?.want({ topics: [...topics].join(","), ...view.query?.() });
+  const { view, route } = current;
+  const topics = typeof view.topics === "function" ? view.topics(route) : view.topics;
+  feed.want({ topics: [...new Set(["overview", ...topics])].join(","), ...view.query?.() });
 }
 
 function update(state) {
-  text(document.getElementById("service"), state.service?.service ?? "");
+  text(find("service"), state.service?.service);
   document.documentElement.dataset.role = state.role;
-  current?.view.update(state, current.route);
+  current.view.update(state, current.route);
 }
 
-function showLink({ link }) {
-  const line = document.getElementById("link");
-  if (line.dataset.state !== link.state) {
-    line.dataset.state = link.state;
-    if (link.state === "lost" || link.state === "draining") tell("The connection to the service is lost.", "error");
-    else if (link.state === "live" || link.state === "asking") heard();
+function showLink({ link: { state, since, reason } }) {
+  const line = find("link");
+  if (line.dataset.state !== state) {
+    const up = state === "live" || state === "asking";
+    if (connected && !up) tell("The connection to the service is lost.", "error");
+    else if (!connected && up && line.dataset.state !== "connecting") tell("The connection to the service is back.");
+    connected = up;
+    line.dataset.state = state;
   }
-  const ago = Math.max(0, (Date.now() - link.since) / 1000);
-  text(document.getElementById("link-text"), LINK[link.state](link.reason, ago));
-}
-
-let lostOnce = false;
-function heard() {
-  if (lostOnce) tell("The connection to the service is back.");
-  lostOnce = true;
+  text(find("link-text"), LINK[state](reason, (Date.now() - since) / 1000));
 }
 
 async function needLogin() {
-  if (logging) return;
-  logging = login(main);
-  store.dispatch({ type: "session", data: await logging });
-  logging = null;
+  if (asking) return;
+  asking = true;
+  store.dispatch({ type: "session", data: await login(main) });
+  asking = false;
   feed.again();
 }
 
-// The ticket of `mqworker ui` leaves the address before anything else happens.
-function ticket() {
-  const found = /^#t=([\w-]+)$/.exec(location.hash)?.[1];
-  if (found) history.replaceState(null, "", "#/");
-  return found;
+function heard(event) {
+  if (event.type === "link") event.data.at = Date.now();
+  if (event.data.state === "login") needLogin();
+  store.dispatch(event);
 }
 
 async function begin() {
-  const given = ticket();
-  if (given) {
-    const answer = await call("POST", "session", { ticket: given, path: location.pathname.replace(/ui\/$/, "") });
-    if (!answer.ok) tell(`The address has been used already or is too old: ${answer.problem}`, "error");
+  const ticket = /^#t=([\w-]+)$/.exec(location.hash)?.[1];
+  if (ticket) {
+    history.replaceState(null, "", "#/"); // it leaves the address before anything else happens
+    const { ok, problem } = await call("POST", "session", { ticket, path: location.pathname.replace(/ui\/$/, "") });
+    if (!ok) tell(`This address has been used already, or is too old: ${problem}`, "error");
   }
   const session = await call("GET", "session");
   if (session.ok) store.dispatch({ type: "session", data: session.data });
-  const tabs = new Tabs(session.data?.instance ?? location.pathname, () => feed?.tabsChanged());
-  feed = new Feed((event) => {
-    if (event.type === "link") event.data.at = Date.now();
-    if (event.data.state === "login") needLogin();
-    store.dispatch(event);
-  }, tabs);
+  feed = new Feed(heard, new Tabs(session.data?.instance ?? location.pathname, () => feed?.tabsChanged()));
   addEventListener("login", needLogin);
   addEventListener("listen", listen);
-  addEventListener("hashchange", route);
-  store.subscribe(["link"], showLink);
-  setInterval(() => showLink(store.state), 1000);
-  route();
-  store.subscribe(["role", "service", "overview", "stages", "logs", "operations", "audit", "peers", "link"], update);
-  const find = document.getElementById("find");
-  find.addEventListener("submit", (event) => {
+  addEventListener("hashchange", go);
+  find("find").addEventListener("submit", (event) => {
     event.preventDefault();
-    const id = find.elements.id.value.trim();
+    const id = event.target.elements.id.value.trim();
     if (id) location.hash = `#/message/${encodeURIComponent(id)}`;
   });
+  go();
+  store.subscribe(["link"], showLink);
+  store.subscribe(Object.keys(store.state), update);
+  setInterval(() => showLink(store.state), 1000);
   if (session.status === 401) needLogin();
   setTimeout(() => feed.run(), LISTEN);
 }

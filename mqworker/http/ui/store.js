@@ -1,10 +1,10 @@
 // What the page knows, and how each event of the Feed changes it.
 //
-// `reduce` is pure but for the rings, which are written in place: a state has a new object for each part that changed, and
-// only that tells. `Store` keeps the state and tells its subscribers, once a frame however many events came. Nothing is
-// forgotten when the service is another (`boot`): seconds that nobody saw stay NaN, and charts draw them as a gap.
+// `reduce` is pure but for the rings, which are written in place: a state has a new object for each part that has changed. `Store`
+// keeps the state and tells its subscribers, once a frame however many events came. When the service is another one (`boot`),
+// nothing is forgotten: seconds that nobody saw stay NaN, and charts draw them as a gap.
 
-export const SIZES = { 1: 900, 15: 1440 }; // points of a ring: 15 minutes, 6 hours
+export const SIZES = { 1: 900, 15: 1440 }; // points of a ring, by seconds of a point: 15 minutes, 6 hours
 const LINES = 2000;
 const RECORDS = 1000;
 
@@ -13,11 +13,11 @@ export function begin() {
     boot: "",
     base: 0, // wall clock of second 0 of the Feed's numbers
     role: "",
-    service: null,
-    link: { state: "connecting", since: 0, reason: "" },
+    service: null, // the last hello
+    link: { state: "connecting", since: Date.now(), reason: "" },
     overview: null,
     stages: {}, // name to {detail, rings: {1, 15}, faults: Map}
-    logs: { lines: [], seen: 0 }, // lines: {key, event} or {key, gap}; how many have been seen
+    logs: { lines: [], seen: 0 }, // {key, event} or {key, gap}; how many there have been
     operations: new Map(),
     audit: [], // newest first
     peers: [],
@@ -28,31 +28,26 @@ export function ring(every) {
   return { every, end: 0, series: {} };
 }
 
-// Writes the values of one moment (wall clock, seconds); what lies between it and the newest becomes NaN.
-export function put(target, when, values) {
-  const size = SIZES[target.every];
-  const slot = Math.round(when / target.every);
-  if (slot > target.end) {
-    const step = target.end ? Math.min(size, slot - target.end) : size;
-    for (const each of Object.values(target.series)) {
-      each.copyWithin(0, step);
-      each.fill(NaN, size - step);
-    }
-    target.end = slot;
+// Writes the values of one moment (wall clock); what lies between it and the newest becomes NaN. What is known stays.
+export function put(ring, when, values) {
+  const size = SIZES[ring.every];
+  const slot = Math.round(when / ring.every);
+  if (slot > ring.end) {
+    const step = Math.min(size, slot - ring.end);
+    for (const each of Object.values(ring.series)) each.copyWithin(0, step).fill(NaN, size - step);
+    ring.end = slot;
   }
-  const index = size - 1 - (target.end - slot);
-  if (index < 0) return;
+  const index = size - 1 - (ring.end - slot);
   for (const name in values) {
-    const value = values[name];
-    if (value === null || value === undefined) continue; // what was seen before is not taken back
-    (target.series[name] ??= new Float64Array(size).fill(NaN))[index] = value;
+    if (index < 0 || values[name] === null) continue;
+    (ring.series[name] ??= new Float64Array(size).fill(NaN))[index] = values[name];
   }
 }
 
-const STAGE = { detail: null, rings: null, faults: new Map() };
-
 function withStage(state, name, change) {
-  const old = Object.hasOwn(state.stages, name) ? state.stages[name] : { ...STAGE, rings: { 1: ring(1), 15: ring(15) } };
+  const old = Object.hasOwn(state.stages, name)
+    ? state.stages[name]
+    : { detail: null, rings: { 1: ring(1), 15: ring(15) }, faults: new Map() };
   return { ...state, stages: { ...state.stages, [name]: { ...old, ...change(old) } } };
 }
 
@@ -61,52 +56,49 @@ function withLines({ lines, seen }, more) {
   return { lines: [...lines, ...keyed].slice(-LINES), seen: seen + more.length };
 }
 
+const by = (name, items) => items.map((each) => [each[name], each]);
+
 const REDUCERS = {
+  session: (state, { role }) => ({ ...state, role }),
+  overview: (state, overview) => ({ ...state, overview }),
+  peers: (state, { peers }) => ({ ...state, peers }),
+  operations: (state, { operations }) => ({ ...state, operations: new Map([...state.operations, ...by("operation", operations)]) }),
+  "logs cleared": (state) => ({ ...state, logs: { ...state.logs, lines: [] } }),
+
   link(state, { state: now, reason, at }) {
-    if (state.link.state === now && state.link.reason === reason) return state;
-    const since = state.link.state === now ? state.link.since : at;
-    return { ...state, link: { state: now, since, reason } };
+    const { link } = state;
+    if (link.state === now && link.reason === reason) return state;
+    return { ...state, link: { state: now, reason, since: link.state === now ? link.since : at } };
   },
 
-  session(state, session) {
-    return { ...state, role: session.role };
-  },
-
-  hello(state, hello, id) {
-    const other = state.boot !== "" && state.boot !== hello.boot;
-    const second = Number(id.split(".")[1]) || 0;
-    return {
-      ...state,
-      boot: hello.boot,
-      base: hello.now - second,
-      role: hello.role,
-      service: hello,
-      logs: other ? withLines(state.logs, [{ gap: "the service was started again" }]) : state.logs,
-    };
+  hello(state, service, id) {
+    const { boot, now, role } = service;
+    const other = state.boot && state.boot !== boot;
+    const logs = other ? withLines(state.logs, [{ gap: "the service was started again" }]) : state.logs;
+    return { ...state, boot, role, service, logs, base: now - Number(id.split(".")[1]) };
   },
 
   history(state, { stage, every, from, series }) {
     return withStage(state, stage, ({ rings }) => {
-      const length = Math.max(0, ...Object.values(series).map((each) => each.length));
-      for (let index = 0; index < length; index++) {
-        const values = {};
-        for (const name in series) values[name] = series[name][index];
+      const names = Object.keys(series);
+      for (let index = 0; index < (series[names[0]]?.length ?? 0); index++) {
+        const values = Object.fromEntries(names.map((name) => [name, series[name][index]]));
         put(rings[every], state.base + from + index * every, values);
       }
       return { rings: { ...rings } };
     });
   },
 
-  overview(state, overview) {
-    return { ...state, overview };
+  // The answer of GET /stages/{s}/history.
+  past(state, { stage, every, until, series }) {
+    const [{ length }] = Object.values(series);
+    return REDUCERS.history(state, { stage, every, series, from: until - (length - 1) * every - state.base });
   },
 
-  stage(state, { name, points, faults, n, ...detail }) {
-    detail.second = n;
-    return withStage(state, name, ({ rings, faults: old }) => {
-      if (points) put(rings[1], state.base + n, points);
-      const known = faults?.length ? new Map([...old, ...faults.map((each) => [each.key, each])]) : old;
-      return { detail, faults: known, rings: { ...rings } };
+  stage(state, { points, faults, ...detail }) {
+    return withStage(state, detail.name, ({ rings, faults: known }) => {
+      put(rings[1], state.base + detail.n, points ?? {});
+      return { detail, rings: { ...rings }, faults: faults?.length ? new Map([...known, ...by("key", faults)]) : known };
     });
   },
 
@@ -115,27 +107,9 @@ const REDUCERS = {
     return more.length ? { ...state, logs: withLines(state.logs, more) } : state;
   },
 
-  "logs cleared": (state) => ({ ...state, logs: { ...state.logs, lines: [] } }),
-
-  // The answer of GET /stages/{s}/history.
-  past(state, { stage, every, until, series }) {
-    const from = until - (Object.values(series)[0].length - 1) * every - state.base;
-    return REDUCERS.history(state, { stage, every, from, series });
-  },
-
-  operations(state, { operations }) {
-    return { ...state, operations: new Map([...state.operations, ...operations.map((each) => [each.operation, each])]) };
-  },
-
   audit(state, { records }) {
-    const known = new Set(state.audit.map((each) => each.n));
-    const fresh = records.filter((each) => !known.has(each.n));
-    if (!fresh.length) return state;
-    return { ...state, audit: [...fresh, ...state.audit].sort((one, other) => other.n - one.n).slice(0, RECORDS) };
-  },
-
-  peers(state, { peers }) {
-    return { ...state, peers };
+    const all = new Map([...by("n", state.audit), ...by("n", records)]);
+    return { ...state, audit: [...all.values()].sort((one, other) => other.n - one.n).slice(0, RECORDS) };
   },
 };
 
@@ -159,7 +133,7 @@ export class Store {
     this.frame(() => this.tell());
   }
 
-  // Calls `update(state)` now, and after each frame in which one of these parts has changed. Returns the end of it.
+  // Calls `update(state)` now, and after each frame in which one of these parts has changed. Returns what ends it.
   subscribe(keys, update) {
     const subscriber = { keys, update, seen: this.state };
     this.subscribers.add(subscriber);
@@ -171,9 +145,9 @@ export class Store {
     this.waiting = false;
     const { state } = this;
     for (const each of [...this.subscribers]) {
-      const { seen } = each;
+      const changed = each.keys.some((key) => state[key] !== each.seen[key]);
       each.seen = state;
-      if (each.keys.some((key) => state[key] !== seen[key])) each.update(state);
+      if (changed) each.update(state);
     }
   }
 }

@@ -14,8 +14,10 @@ from mqworker.http import (
     health,
     held,
     legacy_routes,
+    letters,
     metrics_route,
     openapi,
+    operations,
     queues,
     sending,
     shared,
@@ -39,6 +41,8 @@ ROUTES: list[Route] = [
     *sources.ROUTES,
     *streams.ROUTES,
     *metrics_route.ROUTES,
+    *letters.ROUTES,
+    *operations.ROUTES,
 ]
 ROUTES.append(openapi.route(ROUTES))
 

@@ -48,6 +48,7 @@ VERBS = {  # verb: (module below mqworker.cli, what it does)
     "held": ("held", "Show and skip failed messages that hold up those behind them."),
     "dlq": ("dlq", "Show, replay, drop and export dead letters."),
     "audit": ("audit", "Show who changed what, from what to what."),
+    "operations": ("operations", "Show and cancel operations on many dead letters."),
     "config": ("config", "Show the configuration and where each value comes from."),
     "conf": ("conf", "Print a configuration for supervisord or systemd."),
 }

@@ -13,7 +13,7 @@ import asyncio
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -25,6 +25,7 @@ from mqworker.control.desired_state import Change, Document, SetLimits
 from mqworker.control.history import History
 from mqworker.control.source_desired import SourceDesired
 from mqworker.control.stage_desired import StageDesired
+from mqworker.ipc.admin_messages import BulkView
 from mqworker.ipc.logs import LogWriter
 from mqworker.ipc.messages import Held, StageStatus
 from mqworker.ipc.source_messages import RunDone, SourceStatus
@@ -33,6 +34,7 @@ from mqworker.shared_state.messages import SharedStatus
 T = TypeVar("T")
 
 STORE_DEADLINE = 5.0  # seconds for the main thread to store a change
+BULK_DEADLINE = 15.0  # seconds for an operation on dead letters to begin, or to take notice of its end
 ADMIN_GRACE = 2.0  # seconds beyond a question's deadline until a broker admin that does not answer is killed
 MARGIN = 3.0  # seconds that a caller waits beyond the deadline that the main thread enforces
 
@@ -118,8 +120,9 @@ class Stored(NamedTuple):
 class ControlError(Exception):
     """A request that cannot be carried out.
 
-    `kind` is conflict | unknown_job | unknown_message | unknown_source | unknown_stage | busy | storage | deadline |
-    draining | refused | unavailable | internal; the broker admin uses the last four as well.
+    `kind` is conflict | unknown_job | unknown_message | unknown_source | unknown_stage | unknown_selection |
+    unknown_operation | count | filter | busy | storage | deadline | draining | refused | unavailable | internal; the
+    broker admin uses the last four as well, and those about selections and operations.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -138,6 +141,19 @@ class ChangeRefused(Exception):  # noqa: N818 - the program is not at fault
         self.code = code
         self.problems = problems
         super().__init__("; ".join([f"{field}: {problem}" for field, problem in fields] + problems))
+
+
+class Bulk(Protocol):
+    """Operations on many dead letters, for Control: `all` and `counts` are replaced, never changed."""
+
+    all: tuple[BulkView, ...]
+    counts: Mapping[tuple[str, str, str], int]
+
+    async def begin(self, stage: str, selection: str, kind: str, count: int, by: str) -> BulkView:
+        """Begin to replay or drop what is selected. Raises ControlError."""
+
+    async def cancel(self, operation: str) -> BulkView:
+        """End an operation before its next batch. Raises ControlError."""
 
 
 class Operator(Protocol):
@@ -180,6 +196,10 @@ class Operator(Protocol):
 
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Let the broker admin carry out a verb. Raises ControlError, also with the kinds of the broker admin."""
+
+    @property
+    def bulk(self) -> "Bulk":
+        """The operations on dead letters."""
 
     async def reset_shared(self, name: str) -> None:
         """Replace a shared object by a new one. Raises ControlError."""
@@ -297,6 +317,22 @@ class Control:
     def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Let the broker admin carry out a verb within `deadline` seconds."""
         return self._run(lambda operator: operator.ask_admin(verb, arguments, deadline), deadline + ADMIN_GRACE)
+
+    def operations(self) -> tuple[BulkView, ...]:
+        """Return the operations on dead letters: those at work, and the last ones; the oldest first."""
+        return () if self._operator is None else self._operator.bulk.all
+
+    def bulk_counts(self) -> Mapping[tuple[str, str, str], int]:
+        """Return how many dead letters operations have moved, by stage, kind and outcome."""
+        return {} if self._operator is None else self._operator.bulk.counts
+
+    def begin_bulk(self, stage: str, selection: str, kind: str, count: int, by: str) -> BulkView:
+        """Begin to replay or drop the dead letters that are selected."""
+        return self._run(lambda operator: operator.bulk.begin(stage, selection, kind, count, by), BULK_DEADLINE)
+
+    def cancel_bulk(self, operation: str) -> BulkView:
+        """End an operation before its next batch."""
+        return self._run(lambda operator: operator.bulk.cancel(operation), BULK_DEADLINE)
 
     def reset_shared(self, name: str) -> None:
         """Replace a shared object by a new one."""

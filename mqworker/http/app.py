@@ -17,8 +17,10 @@ from mqworker.http import (
     held,
     legacy_routes,
     login,
+    letters,
     metrics_route,
     openapi,
+    operations,
     queues,
     sending,
     shared,
@@ -48,6 +50,8 @@ ROUTES: list[Route] = [
     *login.ROUTES,
     *audit.ROUTES,
     *ui_files.ROUTES,
+    *letters.ROUTES,
+    *operations.ROUTES,
 ]
 ROUTES.append(openapi.route(ROUTES))
 

@@ -27,6 +27,7 @@ from mqworker.control.control import ChangeRefused, Control, ControlError, Snaps
 from mqworker.control.difference import difference
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
+from mqworker.ipc.admin_messages import BulkView
 from mqworker.ipc.messages import BUCKETS, ConsumerStatus, Held, HeldMessage, StageStatus, Times
 from tests.support.waiting import AMPLE
 
@@ -86,6 +87,30 @@ def stage_status(stage: str = "alpha", **changes: Any) -> StageStatus:
     return StageStatus(**(values | changes))
 
 
+class LittleBulk:
+    """Operations that are done at once."""
+
+    def __init__(self) -> None:
+        self.all: tuple[BulkView, ...] = ()
+        self.counts: dict[tuple[str, str, str], int] = {}
+
+    async def begin(self, stage: str, selection: str, kind: str, count: int, by: str) -> BulkView:
+        if selection != "5e1ec7":
+            raise ControlError("unknown_selection", f"there is no selection {selection}")
+        if count != 2:
+            raise ControlError("count", f"2 dead letters are selected, not {count}")
+        view = BulkView("0b", "done", stage, kind, by, 9, 2, 2, 0, 0, 0, "", 1.0, 2.0)
+        self.all += (view,)
+        self.counts[stage, kind, "done"] = 2
+        return view
+
+    async def cancel(self, operation: str) -> BulkView:
+        for view in self.all:
+            if view.operation == operation:
+                return view
+        raise ControlError("unknown_operation", f"there is no operation {operation}")
+
+
 class LittleService:
     """See the module head."""
 
@@ -115,6 +140,7 @@ class LittleService:
         self.held_refused = ""
         self.changes: list[Any] = []
         self.attributed: tuple[Attributed, ...] = ()
+        self.bulk = LittleBulk()
         self.admin: dict[str, Any] = {}  # verb to a value, an exception, or a function of the arguments
         self.asked: list[tuple[str, dict[str, Any], float]] = []
         self.loop = asyncio.new_event_loop()

@@ -10,10 +10,12 @@ from flask import Flask, Response, request
 from werkzeug.routing import Rule
 
 from mqworker.http import (
+    faults,
     generations,
     health,
     held,
     legacy_routes,
+    messages,
     metrics_route,
     openapi,
     queues,
@@ -34,6 +36,8 @@ ROUTES: list[Route] = [
     *generations.ROUTES,
     *sending.ROUTES,
     *held.ROUTES,
+    *messages.ROUTES,
+    *faults.ROUTES,
     *queues.ROUTES,
     *shared.ROUTES,
     *sources.ROUTES,

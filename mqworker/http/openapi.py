@@ -20,6 +20,7 @@ QUERY = {
     "message": ("string", "Only lines about the message with this id"),
     "event": ("string", "Only lines of this event"),
     "limit": ("integer", "How many at most"),
+    "look": ("boolean", "Go through the dead letters too, which may take 25 s"),
     "ids": ("string", "Only these, separated by commas, in full; fewer are returned when some are large or gone"),
 }
 HEADERS = {

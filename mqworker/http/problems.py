@@ -19,6 +19,7 @@ KINDS = {  # of ControlError, which includes the broker admin's kinds
     "unknown_stage": 404,
     "unknown_job": 404,
     "unknown_message": 404,
+    "unknown_slot": 404,
     "unknown_source": 404,
     "busy": 503,
     "storage": 507,

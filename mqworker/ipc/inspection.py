@@ -10,7 +10,7 @@ known.
 import msgspec
 
 TRACES = 50  # lives of one message that an answer has at most, the newest ones
-REFUSED = 300  # characters of a text of a failure
+TEXT = 300  # characters of a text of a failure
 
 
 class _Record(msgspec.Struct, frozen=True, tag=True):

@@ -31,6 +31,8 @@ VERBS = {  # verb: (module below mqworker.cli, what it does)
     "status": ("look", "Show the desired and the actual state."),
     "ui": ("ui", "Print the address of the operator's page, with a login."),
     "logs": ("look", "Show the last log lines, or follow the log."),
+    "message": ("message", "Show where one message is, by its id."),
+    "faults": ("faults", "Show what fails: by reason, error type and place in the code."),
     "log-level": ("steer", "Set what is logged from now on: debug, info, warning or error."),
     "pause": ("steer", "Stop listening; finish what is held."),
     "resume": ("steer", "Listen again."),

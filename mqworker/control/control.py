@@ -22,10 +22,20 @@ from mqworker.config.load import Loaded
 from mqworker.control.audit import Attributed, AuditTrail, find_author
 from mqworker.control.chain import Edit
 from mqworker.control.desired_state import Change, Document, SetLimits
+from mqworker.control.faults import Faults
 from mqworker.control.history import History
 from mqworker.control.source_desired import SourceDesired
 from mqworker.control.stage_desired import StageDesired
 from mqworker.ipc.admin_messages import BulkView
+from mqworker.ipc.inspection import (
+    Answer,
+    AskReplace,
+    AskStack,
+    MessageAnswer,
+    Question,
+    ReplaceAnswer,
+    StackAnswer,
+)
 from mqworker.ipc.logs import LogWriter
 from mqworker.ipc.messages import Held, StageStatus
 from mqworker.ipc.source_messages import RunDone, SourceStatus
@@ -36,6 +46,8 @@ T = TypeVar("T")
 STORE_DEADLINE = 5.0  # seconds for the main thread to store a change
 BULK_DEADLINE = 15.0  # seconds for an operation on dead letters to begin, or to take notice of its end
 ADMIN_GRACE = 2.0  # seconds beyond a question's deadline until a broker admin that does not answer is killed
+FIND_DEADLINE = 1.0  # seconds to find a message
+STACK = 2.0  # seconds for a Consumer to tell where it is
 MARGIN = 3.0  # seconds that a caller waits beyond the deadline that the main thread enforces
 
 
@@ -120,8 +132,8 @@ class Stored(NamedTuple):
 class ControlError(Exception):
     """A request that cannot be carried out.
 
-    `kind` is conflict | unknown_job | unknown_message | unknown_source | unknown_stage | unknown_selection |
-    unknown_operation | count | filter | busy | storage | deadline | draining | refused | unavailable | internal; the
+    `kind` is conflict | unknown_job | unknown_message | unknown_slot | unknown_source | unknown_stage |
+    unknown_selection | unknown_operation | count | filter | busy | storage | deadline | draining | refused | unavailable | internal; the
     broker admin uses the last four as well, and those about selections and operations.
     """
 
@@ -207,6 +219,12 @@ class Operator(Protocol):
     async def ask_held(self, stage: str, skip: str) -> Held:
         """Return the failed messages that a stage holds, or let the one with this id go. Raises ControlError."""
 
+    async def ask_producer(self, stage: str, question: Question, deadline: float) -> Answer:
+        """Return the answer of a stage's Producer. Raises ControlError, also if it refuses."""
+
+    async def find_message(self, message_id: str) -> "dict[str, MessageAnswer | ControlError]":
+        """Ask every stage for a message; returns for each its answer, or why there is none."""
+
     async def start_source(self, name: str, patience: float) -> int:
         """Check the code of a source in the folder, and run it; returns the revision.
 
@@ -229,11 +247,10 @@ class Control:
         self.trail = AuditTrail(loaded.state_dir)
         self.history = History(time.monotonic(), f"{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}")
         self.commands = 0  # control commands taken, for the metrics
+        self.faults = Faults()  # of all stages; the main thread feeds it
         self.on_publish: Callable[[Snapshot], None] | None = None  # receives every snapshot, on the main thread
         # What parts of their own tell, as plain data; each part puts itself here, and until then there is nothing.
-        self.operations: Callable[[], Sequence[Any]] = tuple  # bulk operations, each with `operation`, its id
         self.audit: Callable[[int], Sequence[Any]] = self.trail.since  # records behind this number, each with `n`
-        self.faults: Callable[[str], Sequence[Any]] = _nothing  # groups of failures of a stage, each with `key`
         self.peers: Callable[[], Sequence[Any]] = tuple  # other services
         self._snapshot: Snapshot | None = None
         self._changed = threading.Condition()
@@ -346,6 +363,23 @@ class Control:
         """Let a failed message go that waits in its place: it becomes a dead letter."""
         self._run(lambda operator: operator.ask_held(stage, message_id), STORE_DEADLINE)
 
+    def find_message(self, message_id: str) -> dict[str, MessageAnswer | ControlError]:
+        """Return what each stage knows of a message, or why that cannot be told."""
+        return self._run(lambda operator: operator.find_message(message_id), FIND_DEADLINE)
+
+    def stack(self, stage: str, slot: int) -> StackAnswer:
+        """Return where in its code a Consumer is."""
+        answer = self._run(lambda operator: operator.ask_producer(stage, AskStack(0, slot), STACK), STACK)
+        assert isinstance(answer, StackAnswer)
+        return answer
+
+    def replace_consumer(self, stage: str, slot: int, *, now: bool) -> ReplaceAnswer:
+        """Replace a Consumer by a new one: when it has finished what it has, or now."""
+        asked = AskReplace(0, slot, now)
+        answer = self._run(lambda operator: operator.ask_producer(stage, asked, STORE_DEADLINE), STORE_DEADLINE)
+        assert isinstance(answer, ReplaceAnswer)
+        return answer
+
     def start_source(self, name: str, patience: float) -> int:
         """Check the code of a source in the folder, and run it; returns the revision that contains it."""
         return self._run(lambda operator: operator.start_source(name, patience), patience)
@@ -370,7 +404,3 @@ class Control:
         except concurrent.futures.TimeoutError:
             future.cancel()
             raise ControlError("deadline", f"no answer from the main thread within {deadline:g} s") from None
-
-
-def _nothing(_asked: object) -> Sequence[Any]:
-    return ()

@@ -19,6 +19,7 @@ KINDS = {  # of ControlError, which includes the broker admin's kinds
     "unknown_stage": 404,
     "unknown_job": 404,
     "unknown_message": 404,
+    "unknown_slot": 404,
     "unknown_source": 404,
     "unknown_selection": 404,
     "unknown_operation": 404,

@@ -129,7 +129,7 @@ class Dispatch:
                     if entry.key:
                         held = outcome.failure is not None and self._ledger.holds(entry)
                         self._clear(entry, suspected=held)  # a further attempt may still kill the tree
-                    publishes += self._settlement.finished(entry, outcome, now)
+                    publishes += self._settlement.finished(entry, outcome, now, lane.slot)
             if outcomes.ended:
                 self._ledger.assignments.chunk_ended(lane.number, outcomes.ended)
                 if lane.state != "busy":
@@ -222,7 +222,7 @@ class Dispatch:
 
     def _charge(self, entry: Entry, lane: Lane, death: Death, duration: float) -> None:
         failure = deaths.failure(entry.seq, lane, death, duration)
-        comes_back = self._settlement.crashed(entry, failure, lane.sent, duration)
+        comes_back = self._settlement.crashed(entry, failure, lane.sent, duration, lane.slot)
         if comes_back and lane.seats is not None:
             self._feeding.successor.killed(time.monotonic())
 

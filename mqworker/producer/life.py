@@ -19,7 +19,9 @@ from mqworker.config.stop_budget import StopBudget
 from mqworker.exits import Exit
 from mqworker.ipc import logs
 from mqworker.ipc.frame_streams import FrameReader, FrameWriter
+from mqworker.ipc.inspection import AskMessage, FaultReport
 from mqworker.ipc.messages import AskHeld, Desired, Drain, DumpStacks, Ended, LogEvent, Order, StageSpec
+from mqworker.producer import inspect_message
 from mqworker.producer.acks import GAP_WAIT
 from mqworker.producer.held_messages import answer
 from mqworker.producer.stage import Stage
@@ -100,6 +102,8 @@ class Life:
                 self._drain(order.until)
             case AskHeld():
                 self._writer.send(_encoder.encode(answer(self._stage, order)))
+            case AskMessage():
+                self._writer.send(_encoder.encode(inspect_message.answer(self._stage, order)))
             case DumpStacks():
                 faulthandler.dump_traceback(file=2, all_threads=True)
                 for lane in self._stage.dispatch.fleet.roster.lanes.values():
@@ -134,8 +138,15 @@ class Life:
 
     def _pulse(self) -> float:
         self._report()
+        self._report_faults()
         self._report_dropped()
         return PULSE
+
+    def _report_faults(self) -> None:
+        """Report which failures have been counted since the last time."""
+        faults = self._stage.settlement.faults
+        if (changed := faults.news()) is not None:
+            self._writer.send(_encoder.encode(FaultReport(os.getpid(), changed, faults.other)))
 
     # --- the stop ladder: quiet, drain, give back, kill
 
@@ -179,6 +190,7 @@ class Life:
         level = logging.WARNING if given_back else logging.INFO
         logs.report(log, level, "ended", f"ended; {given_back} unfinished messages went back to the broker")
         self._report()
+        self._report_faults()
         self._writer.send(_encoder.encode(Ended(given_back)))
         self._over.set()
 

@@ -60,6 +60,7 @@ class Stage:
         self.desired = desired
         self.applied_revision = 0  # the newest that was wholly applied
         self.draining = False
+        self.began = time.monotonic()
         self.service_time = ServiceTime()
         self.ordering: Ordering | None = None
         if config.ordered_by is not None:

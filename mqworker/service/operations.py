@@ -37,6 +37,7 @@ from mqworker.ipc.messages import Held, LogEvent
 from mqworker.ipc.source_messages import RunDone
 from mqworker.service.bulk_operations import BulkOperations
 from mqworker.service.checked_changes import CheckedChanges
+from mqworker.service.inspection import Inspection
 from mqworker.service.shared_supervisors import SharedSupervisors
 from mqworker.service.source_changes import SourceChanges
 from mqworker.service.sources import Sources
@@ -98,6 +99,9 @@ class Operations:
         self.set_limits = checked.set_limits
         self._reload_stages = checked.reload_all
         self.bulk: Bulk = BulkOperations(broker_admin)
+        inspection = Inspection(trees.stages, self.changeable)
+        self.ask_producer = inspection.ask_producer
+        self.find_message = inspection.find_message
         self._sources = SourceChanges(loaded, on_log, self, trees.sources.again)
 
     async def change(self, asked: Change) -> int:

@@ -27,7 +27,12 @@ def hello(role: str = "control") -> Event:
 
 def summary(name: str, **changes: Any) -> dict[str, Any]:
     """A stage in the overview."""
-    why = {"code": "working", "level": "ok", "sentence": "Listening, 4 of 4 Consumers, 123/s, done in 40 s", "since": None}
+    why = {
+        "code": "working",
+        "level": "ok",
+        "sentence": "Listening, 4 of 4 Consumers, 123/s, done in 40 s",
+        "since": None,
+    }
     facts = {"state": "running", "why": why, "consumers": [4, 4], "rate": 123.4, "arrival": 120.0, "seconds_left": 40.0}
     more = {"growing": False, "backlog": 4920, "dead_backlog": 12, "listening": True, "running": True, "generation": 6}
     return {"name": name, "applied": 7} | facts | more | {"change": None} | changes
@@ -76,18 +81,26 @@ def stage(n: int, name: str, consumers: int = 4, **changes: Any) -> Event:
 def point(n: int) -> dict[str, float]:
     """The series of one second: a calm wave."""
     wave = (n * 37 % 41) / 41
-    rates = {"in": 110 + 30 * wave, "result": 108 + 20 * (n * 11 % 29) / 29, "dropped": 3 * wave, "retried": float(n % 60 < 4)}
+    rates = {
+        "in": 110 + 30 * wave,
+        "result": 108 + 20 * (n * 11 % 29) / 29,
+        "dropped": 3 * wave,
+        "retried": float(n % 60 < 4),
+    }
     times = {"p50": 0.012 + 0.002 * wave, "p95": 0.031 + 0.006 * wave, "p99": 0.06 + 0.05 * wave}
-    depths = {"backlog": 4000 + 2 * n + 40 * wave, "unfinished": 4040 + 2 * n, "dead": float(n % 300 == 7), "busy": 0.7 + 0.2 * wave}
+    depths = {
+        "backlog": 4000 + 2 * n + 40 * wave,
+        "unfinished": 4040 + 2 * n,
+        "dead": float(n % 300 == 7),
+        "busy": 0.7 + 0.2 * wave,
+    }
     return rates | times | depths
 
 
 def history(n: int, name: str, seconds: int = 900, hole: range = range(0)) -> Event:
     """What was before second `n`; nobody has seen what is in the hole."""
     since = n - seconds + 1
-    series = {
-        key: [None if each in hole else point(each)[key] for each in range(since, n + 1)] for key in point(0)
-    }
+    series = {key: [None if each in hole else point(each)[key] for each in range(since, n + 1)] for key in point(0)}
     return "history", {"stage": name, "every": 1, "from": since, "series": series}
 
 
@@ -104,7 +117,9 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
 class Replayed:
     """See the module head. `events(n)` are those of second `n`; `answers` are bodies by "METHOD path"."""
 
-    def __init__(self, events: Callable[[int], list[Event]], answers: dict[str, Any] | None = None, first: int = 2000) -> None:
+    def __init__(
+        self, events: Callable[[int], list[Event]], answers: dict[str, Any] | None = None, first: int = 2000
+    ) -> None:
         self.events = events
         self.answers = {"GET session": {"role": "control", "instance": BOOT}} | (answers or {})
         self.asked: list[tuple[str, bytes]] = []

@@ -133,8 +133,8 @@ class ControlError(Exception):
     """A request that cannot be carried out.
 
     `kind` is conflict | unknown_job | unknown_message | unknown_slot | unknown_source | unknown_stage |
-    unknown_selection | unknown_operation | count | filter | busy | storage | deadline | draining | refused | unavailable | internal; the
-    broker admin uses the last four as well, and those about selections and operations.
+    unknown_selection | unknown_operation | count | filter | busy | storage | deadline | draining | refused |
+    unavailable | internal; the broker admin uses the last four as well, and those about selections and operations.
     """
 
     def __init__(self, kind: str, message: str) -> None:

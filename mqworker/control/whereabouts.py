@@ -111,6 +111,6 @@ def _span(seconds: float) -> str:
 
 
 def _clock(at: float, now: float, wall: float) -> str:
-    """Return a time of CLOCK_MONOTONIC as a time of day in UTC, as logs have it; with the date, if it is not today's."""
+    """Return a time of CLOCK_MONOTONIC as a time of day in UTC, as logs have it; with the date, if it is another."""
     then, today = datetime.fromtimestamp(wall - now + at, UTC), datetime.fromtimestamp(wall, UTC)
     return then.strftime("%H:%M:%S UTC" if then.date() == today.date() else "%Y-%m-%d %H:%M:%S UTC")

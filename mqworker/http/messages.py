@@ -79,7 +79,7 @@ def _letters(api: Api, stages: list[str], message_id: str) -> list[dict[str, Any
     """Return the dead letters of the message, of all stages."""
     letters: list[dict[str, Any]] = []
     for stage in stages:
-        question = {"stage": stage, "limit": LOOK_AT, "after": 0, "fresh": 0.0, "filter": {}}
+        question = {"stage": stage, "limit": LOOK_AT, "after": 0, "chosen": {}, "fresh": 0.0}
         listed = api.control.ask_admin("dlq_list", question, SEARCH)["dead_letters"]
         letters += [{"stage": stage} | letter for letter in listed if letter.get("message_id") == message_id]
     return letters

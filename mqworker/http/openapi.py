@@ -33,7 +33,7 @@ QUERY = {
     "fault": ("string", "Only those of the group with this key"),
     "text": (
         "string",
-        "Only log lines with this text, or letters with it in the message id, the error or a header's value",
+        "Only what has this text: a log line; of a letter its message id, error and headers",
     ),
     "header": ("string", "Only those with this header: NAME=VALUE"),
     "since": ("string", "Only those that failed at this time or later (RFC 3339)"),

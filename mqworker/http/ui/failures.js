@@ -223,7 +223,7 @@ export function view({ parts: [stage] }) {
       }
       if (now.operations !== before?.operations) showOperations();
       const dead = now.overview?.stages.find((each) => each.name === stage)?.dead_backlog;
-      text(backlog, `${count(dead)} in the dead-letter queue`);
+      text(backlog, Number.isInteger(dead) && `${count(dead)} in the dead-letter queue`);
     },
   };
 }

@@ -55,7 +55,7 @@ export function view({ parts: [stage, id] }) {
       ["Message", message && h("a", { class: "id", href: at`#/message/${message}`, text: message })],
       ["Fault", [letter.reason, letter.error_type, letter.place].filter(Boolean).join(" · ")],
       ["Error", letter.message && h("span", { class: "error said", text: letter.message })],
-      ["Failed", [letter.failed_at, letter.first_failed_at && `first ${time(letter.first_failed_at)}`].filter(Boolean).join(", ")],
+      ["Failed", [letter.failed_at && time(letter.failed_at), letter.first_failed_at && `first ${time(letter.first_failed_at)}`].filter(Boolean).join(", ")],
       ...["attempt", "crashes", "generation", "replayed", "host"].map((name) => [name[0].toUpperCase() + name.slice(1), letter[name]]),
       ["Body", `${type ?? "no content type"}, ${bytes(Number(size))}`],
       ["Equal ones", Number(equal) > 1 && `${plural(Number(equal), "letter")} with this id: what is done here is done to all`],

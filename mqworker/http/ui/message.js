@@ -20,7 +20,7 @@ export function view({ parts: [id = ""] }) {
   const lines = table([["time", "Time", "when"], ["level", "Level"], ["line", "Line", "wrap wide"]], (each) => JSON.stringify(each), (row, each) => {
     text(row.time, time(each.time));
     row.level.append(h("span", { class: each.level, text: each.level }));
-    text(row.line, each.message ?? each.event);
+    text(row.line, each.msg ?? each.event);
   });
   const root = h("div", {}, h("p", { class: "row head" }, h("h1", {}, "Message ", h("span", { class: "id", text: id }))),
     panel(sentence, h("p", { class: "row" }, button("Look through the dead letters", () => look("?look=1")), looked)), body);
@@ -36,24 +36,24 @@ export function view({ parts: [id = ""] }) {
     const { letters_as_of: ago, ...rest } = data;
     moving = onItsWay(data);
     text(sentence, data.sentence);
-    text(looked, ago === null ? "not looked through yet" : `as of ${seconds(ago)} ago`);
+    text(looked, ago === null ? "they have not been looked through" : `as of ${seconds(ago)} ago`);
     if (JSON.stringify(rest) === shown) return;
     shown = JSON.stringify(rest);
     const letters = data.letters.map((each) => h("li", {}, h("a", { class: "id", href: at`#/letter/${each.stage}/${each.id}`, text: each.id }), ` of ${each.stage}`));
     lines.update(data.lines);
     body.replaceChildren(...data.stages.map(part), ...(letters.length ? [panel(h("h2", { text: "Dead letters" }), h("ul", { class: "bare" }, letters))] : []),
       ...(data.lines.length ? [panel(h("h2", { text: "Log lines" }), lines.root)] : []),
-      ...data.unanswered.map((name) => h("p", { class: "warning", text: `No answer from ${name}` })));
+      ...data.unanswered.map(({ stage, why }) => h("p", { class: "warning", text: `No answer from ${stage}: ${why}` })));
   }
 
   function part({ stage, state, sentence: said, traces }) {
     return panel(h("h2", {}, h("a", { href: at`#/stage/${stage}`, text: stage }), " ", h("span", { class: "chip", text: state })),
-      h("p", { text: said }), h("ol", { class: "bare" }, traces.map(way)));
+      said === sentence.textContent.slice(-said.length) ? null : h("p", { text: said }), h("ol", { class: "bare" }, traces.map(way)));
   }
 
   function way({ state, attempt, at: times, duration_s: took, consumer, generation, reason, error_type: type, error, place }) {
-    const steps = Object.keys(STEPS).filter((name) => times[name]).map((name) => `${STEPS[name]} ${time(times[name])}`);
-    const facts = [took && `${seconds(took)} in handlers`, consumer > 0 && `Consumer ${consumer}`, generation && `generation ${generation}`];
+    const steps = Object.keys(STEPS).filter((name) => times[name]).map((name) => `${STEPS[name]} ${time(times[name])}${times[name].slice(19, 23)}`);
+    const facts = [took && `${seconds(took)} in handlers`, consumer !== null && `Consumer ${consumer}`, generation && `generation ${generation}`];
     const fault = [[reason, type, place].filter(Boolean).join(" · "), error].filter(Boolean).join(": ");
     return h("li", {}, h("strong", { text: `Attempt ${attempt}: ${state}` }), " ", h("span", { class: "muted", text: facts.filter(Boolean).join(" · ") }),
       h("div", { text: steps.join(" → ") }), fault && h("div", { class: "error wrap", text: fault }));

@@ -80,14 +80,14 @@ export function read({ key, kind, schema, required }, written) {
 // Returns {params, problems} of what is typed; `typed` is a Map of key to text, `before` what was loaded: an object that was
 // there stays, if only as an empty one.
 export function assembled(list, typed, before) {
-  const [params, problems] = [Object.create(null), new Map()];
+  const [params, problems] = [{}, new Map()];
   for (const each of list) {
     const { value, problem } = read(each, typed.get(each.key));
     if (problem) problems.set(each.key, problem);
     let [into, was] = [params, before];
     for (const name of each.path.slice(0, -1)) {
       was = member(was, name);
-      if (value !== undefined || was !== undefined) into &&= into[name] ??= Object.create(null);
+      if (value !== undefined || was !== undefined) into &&= into[name] ??= {};
       else into = null;
     }
     if (value === undefined) continue;
@@ -101,7 +101,7 @@ export function assembled(list, typed, before) {
 export function patch(before, after) {
   if (same(before, after)) return undefined;
   if (!plain(after)) return after;
-  const made = Object.create(null);
+  const made = {};
   for (const name of names(before)) if (!Object.hasOwn(after, name)) made[name] = null;
   for (const name of names(after)) {
     const part = patch(member(before, name), after[name]);

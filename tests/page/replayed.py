@@ -1,7 +1,7 @@
 """The page's files beside a Feed that a test writes: events as a service sends them, at the pace that the test wants.
 
 Runs in a thread of the test process. For what no real service shows at will: 64 Consumers, hostile names, a frozen
-connection. What a real one sends is checked against the same records (tests/http/test_feed.py), so it cannot rot.
+connection. `test_pure.py` holds these events to the records of http/feed_events.py, so they cannot rot.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ BOOT = "6f2a91c0"
 Event = tuple[str, Any]
 
 
-def hello(role: str = "control") -> Event:
+def hello(n: int, role: str = "control", boot: str = BOOT) -> Event:
     """How a stream begins."""
-    names = {"boot": BOOT, "service": "plant-7", "version": "1.2.3", "now": time.time(), "role": role}
+    names = {"boot": boot, "service": "plant-7", "version": "1.2.3", "n": n, "now": time.time(), "role": role}
     return "hello", names | {"hidden_topics": []}
 
 
@@ -33,14 +33,24 @@ def summary(name: str, **changes: Any) -> dict[str, Any]:
         "sentence": "Listening, 4 of 4 Consumers, 123/s, done in 40 s",
         "since": None,
     }
-    facts = {"state": "running", "why": why, "consumers": [4, 4], "rate": 123.4, "arrival": 120.0, "seconds_left": 40.0}
-    more = {"growing": False, "backlog": 4920, "dead_backlog": 12, "listening": True, "running": True, "generation": 6}
-    return {"name": name, "applied": 7} | facts | more | {"change": None} | changes
+    facts = {
+        "state": "running",
+        "why": why,
+        "consumers": [4, 4],
+        "auto": False,
+        "rate": 123.4,
+        "arrival": 120.0,
+        "in": 121.0,
+    }
+    facts |= {"unfinished": 4932, "seconds_left": 40.0, "growing": False, "held_back_by": "consumers", "backlog": 4920}
+    facts |= {"dead_backlog": 12, "dead": 14, "running": True, "listening": True, "generation": 6, "change": None}
+    return {"name": name} | facts | changes
 
 
 def overview(n: int, *stages: dict[str, Any], **changes: Any) -> Event:
     """The whole service in one second."""
-    service = {"state": "running", "paused": False, "revision": 7, "applied": 7, "uptime": 7200.0 + n}
+    service = {"name": "plant-7", "state": "running", "paused": False, "revision": 7, "applied": 7, "started": 1.0}
+    service |= {"uptime": 7200.0 + n, "log_level": "info"}
     names = [each["name"] for each in stages]
     line = [
         {"name": name, "level": level, "feeds": names[level + 1 : level + 2], "here": True}
@@ -72,7 +82,7 @@ def stage(n: int, name: str, consumers: int = 4, **changes: Any) -> Event:
     ]
     actual = {"rate": 123.4, "backlog": 4920, "p95": 0.031, "held": 8, "dispatched": 4, "consumers": every}
     desired = {"running": True, "listening": True, "consumers": consumers, "auto": False, "generation": 6}
-    points = point(n)
+    points = {"from": n - 5, "series": series(range(n - 5, n + 1))}
     detail = {"n": n, "name": name, "state": "running", "applied": 7, "unfinished": 4932, "seconds_left": 40.0}
     detail |= {"growing": False, "change": None, "desired": desired, "actual": actual, "points": points, "faults": []}
     return "stage", detail | changes
@@ -100,14 +110,23 @@ def point(n: int) -> dict[str, float]:
 def history(n: int, name: str, seconds: int = 900, hole: range = range(0)) -> Event:
     """What was before second `n`; nobody has seen what is in the hole."""
     since = n - seconds + 1
-    series = {key: [None if each in hole else point(each)[key] for each in range(since, n + 1)] for key in point(0)}
-    return "history", {"stage": name, "every": 1, "from": since, "series": series}
+    return "history", {"stage": name, "every": 1, "from": since, "series": series(range(since, n + 1), hole)}
+
+
+def series(seconds: range, hole: range = range(0)) -> dict[str, list[float | None]]:
+    """All series of these seconds."""
+    points = [point(each) for each in seconds]
+    return {
+        key: [None if second in hole else each[key] for second, each in zip(seconds, points, strict=True)]
+        for key in point(0)
+    }
 
 
 def written(n: int, *events: Event) -> bytes:
-    """These events on the wire."""
-    lines = (f"id: {BOOT}.{n}.0\nevent: {kind}\ndata: {json.dumps(data)}\n\n" for kind, data in events)
-    return "".join(lines).encode()
+    """These events on the wire, and the tick that ends the second."""
+    lines = [f"event: {kind}\ndata: {json.dumps(data)}\n\n" for kind, data in events]
+    tick = f'id: {BOOT}.{n}.0\nevent: tick\ndata: {{"n": {n}, "now": {time.time()}}}\n\n'
+    return "".join([*lines, tick]).encode()
 
 
 class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
@@ -138,8 +157,8 @@ class Replayed:
             def do_GET(self) -> None:
                 owner.answer(self)
 
-            do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
-
+        for method in ("POST", "PUT", "PATCH", "DELETE"):
+            setattr(Handler, f"do_{method}", Handler.do_GET)
         self._server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/ui/"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -174,7 +193,7 @@ class Replayed:
     def _feed(self, request: http.server.BaseHTTPRequestHandler, once: bool) -> None:
         if once:
             n = self.first
-            return self._send(request, 200, "text/event-stream", written(n, hello(), *self.events(n)), {})
+            return self._send(request, 200, "text/event-stream", written(n, hello(n), *self.events(n)), {})
         request.send_response(200)
         request.send_header("Content-Type", "text/event-stream")
         request.send_header("Connection", "close")
@@ -187,7 +206,7 @@ class Replayed:
 
     def _seconds(self) -> Iterator[bytes]:
         n = self.first
-        yield written(n, hello(), *self.events(n))
+        yield written(n, hello(n), *self.events(n))
         while self.streaming.is_set():
             time.sleep(self.pause)
             n += 1

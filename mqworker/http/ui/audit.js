@@ -25,13 +25,14 @@ export function view() {
   };
 }
 
-function make(row, { time: when, by, from, what, method, path, stage, changes, status, answer }) {
+function make(row, { time: when, by, from, what, asked, stage, changes, status, answer }) {
   text(row.time, time(when));
   text(row.by, from ? `${by}, ${from}` : by);
   if (stage) row.what.append(h("a", { href: at`#/stage/${stage}`, text: stage }), " ");
-  row.what.append(h("span", { text: what || `${method} ${path}` }));
-  for (const [field, old, now] of changes ?? []) row.changes.append(h("div", {}, `${field}: ${shown(old)} → ${shown(now)}`));
-  dot(row.answer, status < 400 ? "ok" : "error", `${status} ${answer ?? ""}`);
+  row.what.append(what);
+  if (asked) row.what.append(" ", h("span", { class: "muted mono wrap", text: asked }));
+  for (const { field, old, new: now } of changes) row.changes.append(h("div", {}, `${field}: ${shown(old)} → ${shown(now)}`));
+  dot(row.answer, status < 400 ? "ok" : "error", `${status} ${answer}`);
 }
 
 function shown(value) {

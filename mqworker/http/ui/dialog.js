@@ -47,7 +47,7 @@ export async function act(what, method, path, body, { stage, ...options } = {}) 
   } else if (!answer.ok) {
     tell(`Not done: ${answer.problem}`, "error");
   } else if (stage) {
-    whenApplied(what, stage, answer.data.revision);
+    whenApplied(what, answer.data.revision);
   } else {
     tell(`${what}.`);
   }
@@ -55,11 +55,11 @@ export async function act(what, method, path, body, { stage, ...options } = {}) 
 }
 
 // The deed is stored; it is done when the stage has applied its revision.
-function whenApplied(what, stage, revision) {
+function whenApplied(what, revision) {
   tell(`${what}: stored as revision ${revision}, being applied …`, "info");
   const until = Date.now() + STAYS;
   const end = store.subscribe(["overview"], ({ overview }) => {
-    const applied = overview.stages.find((each) => each.name === stage)?.applied >= revision;
+    const applied = overview.service.applied >= revision;
     if (applied) tell(`${what}.`);
     if (applied || Date.now() > until) queueMicrotask(() => end());
   });

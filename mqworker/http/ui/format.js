@@ -25,7 +25,7 @@ export function seconds(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return NONE;
   if (value < 0.001) return value === 0 ? "0" : `${figure(value * 1e6)} µs`;
   if (value < 1) return `${figure(value * 1000)} ms`;
-  if (value < 60) return `${value < 10 ? Number(value.toFixed(1)) : Math.round(value)} s`;
+  if (value < 59.5) return `${value < 10 ? Number(value.toFixed(1)) : Math.round(value)} s`;
   const whole = Math.round(value);
   const [large, small, size] =
     whole < 3600 ? ["min", "s", 60] : whole < 86_400 ? ["h", "min", 3600] : ["d", "h", 86_400];

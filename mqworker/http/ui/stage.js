@@ -105,10 +105,10 @@ function commands(name) {
 }
 
 // stored → prepared n/N → committed, or undone and why.
-export function sentenceOf({ state, generation, ready, wanted, on_trial: trial, left, reason, update, seconds: ago }) {
+export function sentenceOf({ state, generation, ready, wanted, on_trial: trial, left, reason, seconds: ago }) {
   if (state === "preparing") return `Generation ${generation} is stored; prepared: ${ready} of ${wanted || "…"} Consumers`;
   if (state === "undone") return `Generation ${generation} was undone ${seconds(ago)} ago: ${reason}`;
-  const more = [trial && `${plural(trial, "Consumer")} still to prove it`, left && `${left} old ones left`, update, reason];
+  const more = [trial && "it has not finished a message yet", left && `${left} old ones left`, reason];
   return [`Generation ${generation} is committed`, more.filter(Boolean).join(", ")].filter(Boolean).join(": ");
 }
 

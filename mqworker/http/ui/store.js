@@ -44,6 +44,15 @@ export function put(ring, when, values) {
   }
 }
 
+// Writes series that begin at number `from` after `base`.
+function putAll(ring, base, { from, series }) {
+  const names = Object.keys(series);
+  for (let index = 0; index < (series[names[0]]?.length ?? 0); index++) {
+    const values = Object.fromEntries(names.map((name) => [name, series[name][index]]));
+    put(ring, base + (from + index) * ring.every, values);
+  }
+}
+
 function withStage(state, name, change) {
   const old = Object.hasOwn(state.stages, name)
     ? state.stages[name]
@@ -71,20 +80,16 @@ const REDUCERS = {
     return { ...state, link: { state: now, reason, since: link.state === now ? link.since : at } };
   },
 
-  hello(state, service, id) {
-    const { boot, now, role } = service;
-    const other = state.boot && state.boot !== boot;
+  hello(state, service) {
+    const { boot, now, n, role } = service;
+    const other = state.boot && state.boot !== boot && state.logs.lines.length;
     const logs = other ? withLines(state.logs, [{ gap: "the service was started again" }]) : state.logs;
-    return { ...state, boot, role, service, logs, base: now - Number(id.split(".")[1]) };
+    return { ...state, boot, role, service, logs, base: now - n };
   },
 
   history(state, { stage, every, from, series }) {
     return withStage(state, stage, ({ rings }) => {
-      const names = Object.keys(series);
-      for (let index = 0; index < (series[names[0]]?.length ?? 0); index++) {
-        const values = Object.fromEntries(names.map((name) => [name, series[name][index]]));
-        put(rings[every], state.base + from + index * every, values);
-      }
+      putAll(rings[every], state.base, { from, series });
       return { rings: { ...rings } };
     });
   },
@@ -92,12 +97,12 @@ const REDUCERS = {
   // The answer of GET /stages/{s}/history.
   past(state, { stage, every, until, series }) {
     const [{ length }] = Object.values(series);
-    return REDUCERS.history(state, { stage, every, series, from: until - (length - 1) * every - state.base });
+    return REDUCERS.history(state, { stage, every, series, from: (until - state.base) / every - length + 1 });
   },
 
   stage(state, { points, faults, ...detail }) {
     return withStage(state, detail.name, ({ rings, faults: known }) => {
-      put(rings[1], state.base + detail.n, points ?? {});
+      putAll(rings[1], state.base, points);
       return { detail, rings: { ...rings }, faults: faults?.length ? new Map([...known, ...by("key", faults)]) : known };
     });
   },
@@ -114,8 +119,8 @@ const REDUCERS = {
 };
 
 // Unknown events change nothing: a newer service may send some.
-export function reduce(state, { type, data, id = "" }) {
-  return Object.hasOwn(REDUCERS, type) ? REDUCERS[type](state, data, id) : state;
+export function reduce(state, { type, data }) {
+  return Object.hasOwn(REDUCERS, type) ? REDUCERS[type](state, data) : state;
 }
 
 export class Store {

@@ -1,7 +1,10 @@
 """Selections of dead letters and operations on them, on each broker: exactly those, however many come meanwhile."""
 
 import asyncio
+import gc
 import json
+import os
+import signal
 from collections import Counter
 
 import pytest
@@ -11,13 +14,17 @@ from mqworker.amqp.headers import redeliveries
 from mqworker.amqp.properties import Properties
 from mqworker.broker_admin import catalogue
 from mqworker.broker_admin.bulk import TOGETHER
+from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.broker_admin.letter_verbs import VerbRefused
 from mqworker.broker_admin.verbs import Verbs
 from mqworker.brokers.base import BrokerRefused
 from mqworker.config.model import BrokerConfig, Config, InputConfig, StageConfig
+from mqworker.control.control import ControlError
 from mqworker.ipc.admin_messages import OVER
+from mqworker.service.bulk_operations import DOUBLED, BulkOperations
 from tests.brokers.conftest import make
 from tests.brokers.harness import Common, contract
+from tests.support.children import end_children
 from tests.support.waiting import AMPLE, until
 
 rabbitmq = pytest.mark.rabbitmq
@@ -151,11 +158,10 @@ async def test_of_equal_letters_as_many_go_as_were_selected(broker):
 
 
 @QUORUM
-@pytest.mark.parametrize("many", [600, pytest.param(10_000, marks=pytest.mark.release)])
 @contract
-async def test_a_list_and_fifty_letters_cost_one_look(broker, many):
+async def test_a_list_and_fifty_letters_cost_one_look(broker):
     """Number and order stay, and each letter counts one delivery; integers of 64 bits are shown exactly."""
-    dead = await Dead(broker).begin()
+    dead, many = await Dead(broker).begin(), 10_000
     await dead.send(range(many))
     listed = await dead.letters.dlq_list(AMPLE, "s", 10_000)
     assert [row["message_id"] for row in listed["dead_letters"]] == [f"m-{n}" for n in range(many)]
@@ -173,11 +179,10 @@ async def test_a_list_and_fifty_letters_cost_one_look(broker, many):
 
 
 @BOTH
-@pytest.mark.parametrize("many", [60, pytest.param(1_000, marks=pytest.mark.release)])
 @contract
-async def test_failures_with_changing_texts_are_one_group_for_each_fault(broker, many):
+async def test_failures_with_changing_texts_are_one_group_for_each_fault(broker):
     """Three faults, their ids and numbers all different: three groups, exact counts; one goes back alone."""
-    dead = await Dead(broker).begin()
+    dead, many = await Dead(broker).begin(), 1_000
     for at, error in enumerate(PLACES):
         await dead.send(range(at * many, at * many + many - at), error)
     told = (await dead.letters.dlq_groups(AMPLE, "s"))["groups"]
@@ -277,6 +282,45 @@ async def test_what_changes_in_the_queue_is_seen(broker):
     with pytest.raises(BrokerRefused, match="no queue"):
         await dead.letters.dlq_list(AMPLE, "s")
     await dead.close()
+
+
+@BOTH
+@contract
+async def test_a_kill_in_the_middle_loses_none_and_doubles_no_more_than_100(broker):
+    """SIGKILL of the broker admin after 300 of 1,000: all are there, and what the service tells of them is true."""
+    dead = await Dead(broker).begin()
+    await dead.send(range(1_000))
+    stage = StageConfig(input=InputConfig(queue=dead.input), jobs=("a:b",))
+    client = BrokerAdminClient(Config(stages={"s": stage}, broker=BrokerConfig(url=broker.url)), print)
+    bulk = BulkOperations(client)
+    told = await client.ask("dlq_select", {"stage": "s", "chosen": {}}, AMPLE)
+    passed_on = client.on_progress
+
+    def kill(progress) -> None:
+        passed_on(progress)
+        if progress.done >= 300:
+            os.kill(client._life.child.pid, signal.SIGKILL)
+
+    client.on_progress = kill
+    begun = await bulk.begin("s", told["selection"], "replay", 1_000, "")
+    await until(lambda: bulk.all[-1].over, AMPLE, "the end of the operation")
+    (view,) = bulk.all
+    assert (view.operation, view.state, view.unsure <= DOUBLED) == (begun.operation, "failed", True)
+    assert "killed by SIGKILL" in view.reason
+    replayed, left = await dead.numbers(dead.input), await dead.numbers(dead.queue)
+    assert len(set(replayed)) == len(replayed)
+    assert len(set(left)) == len(left)
+    assert set(replayed) | set(left) == set(range(1_000))
+    assert len(set(replayed) & set(left)) <= view.unsure
+    assert 300 <= view.done <= len(replayed) <= view.done + TOGETHER + (450 if "sqlite" in broker.url else 0)
+    assert bulk.counts["s", "replay", "done"] == view.done
+    with pytest.raises(ControlError, match="no selection"):
+        await bulk.begin("s", told["selection"], "replay", 1_000, "")
+    assert len(bulk.all) == 1
+    await client.stop("the test ends")
+    await dead.close()
+    gc.collect()
+    assert not end_children()
 
 
 @QUORUM

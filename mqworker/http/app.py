@@ -10,6 +10,7 @@ from flask import Flask, Response, request
 from werkzeug.routing import Rule
 
 from mqworker.http import (
+    consumers,
     faults,
     generations,
     health,
@@ -38,6 +39,7 @@ ROUTES: list[Route] = [
     *held.ROUTES,
     *messages.ROUTES,
     *faults.ROUTES,
+    *consumers.ROUTES,
     *queues.ROUTES,
     *shared.ROUTES,
     *sources.ROUTES,

@@ -73,24 +73,26 @@ class Stacks:
         if lane is None:
             self._reply(StackAnswer(asked.number, refused=no_such(self._roster, asked.slot), unknown=True))
             return
+        self.take(lane, lambda stack: self._reply(self._answer(asked, lane, stack)))
+
+    def take(self, lane: Lane, then: Callable[[str], None]) -> None:
+        """Call `then` with the stacks of a Consumer, once it has written them; "": it has written none."""
         watch = StackWatch(lane.output_tail, time.monotonic())
         lane.ask_stack()
-        self._look(asked, lane, watch)
+        self._look(lane, watch, then)
 
-    def _look(self, asked: AskStack, lane: Lane, watch: StackWatch) -> None:
-        now = time.monotonic()
-        stack = watch.look(lane.output_tail, now)
-        if lane.state == "dead" and not stack:
-            why = f"Consumer {asked.slot} has ended before it told"
-            self._reply(StackAnswer(asked.number, refused=why))
-        elif stack is None:
-            asyncio.get_running_loop().call_later(LOOK, self._look, asked, lane, watch)
-        elif not stack:
-            self._reply(StackAnswer(asked.number, refused=f"Consumer {asked.slot} (pid {lane.pid}): {NONE}"))
+    def _look(self, lane: Lane, watch: StackWatch, then: Callable[[str], None]) -> None:
+        stack = watch.look(lane.output_tail, time.monotonic())
+        if stack is None and lane.state != "dead":
+            asyncio.get_running_loop().call_later(LOOK, self._look, lane, watch, then)
         else:
-            self._reply(self._answer(asked, lane, stack, now))
+            then(stack or "")
 
-    def _answer(self, asked: AskStack, lane: Lane, stack: str, now: float) -> StackAnswer:
+    def _answer(self, asked: AskStack, lane: Lane, stack: str) -> StackAnswer:
+        if not stack:
+            why = "it has ended before it told" if lane.state == "dead" else NONE
+            return StackAnswer(asked.number, refused=f"Consumer {asked.slot} (pid {lane.pid}): {why}")
+        now = time.monotonic()
         working = dict([lane.in_hand()]) if lane.seats is None else lane.seats.working()
         seq, since = min(working.items(), key=lambda each: each[1] or now, default=(0, 0.0))
         name = str(self._labels(seq).get("message_id", "")) if seq else ""

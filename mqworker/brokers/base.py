@@ -143,6 +143,9 @@ class Sink(PublishAnswers, Protocol):
     def output_depth(self, messages: int) -> None:
         """Take the answer to `Link.ask_output_depth`."""
 
+    def dead_depth(self, messages: int) -> None:
+        """Take the answer to `Link.ask_dead_depth`."""
+
 
 class Link(Protocol):
     """A stage's connection to its broker. It never stops reconnecting; no method raises because of the broker."""
@@ -210,6 +213,9 @@ class Link(Protocol):
         one that the end of a connection leaves unanswered is forgotten. The answer may take long, or not come at
         all: a queue may be silent, and the embedded broker spends at most a hundredth of the time on counting.
         """
+
+    def ask_dead_depth(self) -> None:
+        """Ask how many messages are ready in the dead-letter queue; as `ask_output_depth`."""
 
     async def close(self, deadline: float) -> None:
         """End within `deadline` seconds: pending acks are sent, unsettled deliveries go back to the broker."""

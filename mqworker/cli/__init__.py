@@ -33,6 +33,8 @@ VERBS = {  # verb: (module below mqworker.cli, what it does)
     "logs": ("look", "Show the last log lines, or follow the log."),
     "message": ("message", "Show where one message is, by its id."),
     "faults": ("faults", "Show what fails: by reason, error type and place in the code."),
+    "stack": ("consumers", "Show where a Consumer is in its code."),
+    "replace": ("consumers", "Replace a Consumer by a new one."),
     "log-level": ("steer", "Set what is logged from now on: debug, info, warning or error."),
     "pause": ("steer", "Stop listening; finish what is held."),
     "resume": ("steer", "Listen again."),

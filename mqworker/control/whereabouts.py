@@ -44,7 +44,7 @@ def where_now(places: Mapping[str, Where], *, looked: bool, letters: Sequence[st
         for stage, place in reversed([*places.items()]):
             if place.state == state:
                 return Where(state, f"stage {stage}: {place.sentence}")
-        if state == RETRY and letters:
+        if state == DEAD and letters:
             return Where(DEAD, f"stage {letters[0]}: it is a dead letter")
     told = "; ".join(f"stage {stage}: {place.sentence}" for stage, place in places.items())
     dead = "no dead letter either" if looked else "dead letters were not looked through"
@@ -111,6 +111,6 @@ def _span(seconds: float) -> str:
 
 
 def _clock(at: float, now: float, wall: float) -> str:
-    """Return a time of CLOCK_MONOTONIC as a time of day in UTC, as logs have it; with the date, if it is another."""
+    """Return a time of CLOCK_MONOTONIC as a time of day in UTC, as logs do; with the date, if it is not today's."""
     then, today = datetime.fromtimestamp(wall - now + at, UTC), datetime.fromtimestamp(wall, UTC)
     return then.strftime("%H:%M:%S UTC" if then.date() == today.date() else "%Y-%m-%d %H:%M:%S UTC")

@@ -11,6 +11,7 @@ from werkzeug.routing import Rule
 
 from mqworker.http import (
     audit,
+    consumers,
     faults,
     feed,
     generations,
@@ -45,6 +46,7 @@ ROUTES: list[Route] = [
     *held.ROUTES,
     *messages.ROUTES,
     *faults.ROUTES,
+    *consumers.ROUTES,
     *queues.ROUTES,
     *shared.ROUTES,
     *sources.ROUTES,

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from mqworker import __version__
 from mqworker.control.control import SharedView, SourceView, StageView
+from mqworker.http.metrics_consumers import consumer_cpu, stage_gauges
 from mqworker.http.routing import Api
 from mqworker.http.totals import BUCKET, RECONNECTS, SUM, TIMES, Values
 from mqworker.ipc.messages import BUCKETS, StageStatus
@@ -73,7 +74,10 @@ class SnapshotCollector(Collector):
         if snapshot is None:
             return
         views = list(snapshot.stages.values())
-        yield from _counters({view.name: api.totals.of(view.name) for view in views})
+        totals = {view.name: api.totals.of(view.name) for view in views}
+        yield from _counters(totals)
+        yield consumer_cpu(totals)
+        yield from stage_gauges((v.actual for v in views if v.actual is not None), api.control.faults)
         moved: list[Row] = [(view.name, view.received) for view in views]
         yield _counter("consumers_moved", "Consumers that other stages gave up for this one", moved)
         yield from _stage_gauges(views)
@@ -178,8 +182,11 @@ def _status_gauges(statuses: list[StageStatus]) -> Iterator[Metric]:
         for state in ("held", "dispatched", "computed", "settling")
     ]
     yield _gauge("in_flight_messages", "Deliveries received and not yet settled", flight)
-    ready: list[Row] = [({"stage": s.stage, "state": "ready"}, s.backlog) for s in statuses if s.backlog is not None]
-    yield _gauge("queue_messages", "Messages in the input queue", ready)
+    queues = [(s, ("ready", s.backlog), ("dead", s.dead_backlog)) for s in statuses]
+    ready: list[Row] = [
+        ({"stage": s.stage, "state": state}, depth) for s, *each in queues for state, depth in each if depth is not None
+    ]
+    yield _gauge("queue_messages", "Messages in the input queue, and dead letters", ready)
     output: list[Row] = [(s.stage, s.output_backlog) for s in statuses if s.output_backlog is not None]
     yield _gauge("output_queue_messages", "Messages in an output queue with max_backlog", output)
     offset = time.time() - time.monotonic()

@@ -91,6 +91,7 @@ class Lane:
         self.done = 0
         self._busy = 0.0  # seconds that it had chunks, without the present one
         self.rss = 0
+        self.cpu = 0.0  # seconds that its Consumer has used, as last looked at
         self.unfit: Unfit | None = None
         self.replace_reason = ""  # why the Consumer asks to be replaced
         self.left = False  # the sentinel was put

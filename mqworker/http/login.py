@@ -26,10 +26,10 @@ from msgspec import Meta
 from mqworker.http.access import FailedLogins, refuse_foreign
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body, json_response
-from mqworker.http.sessions import KEY_SIZE, Role, Session, Sessions, Tickets, instance, is_prefix
+from mqworker.http.sessions import KEY_SIZE, PageLogin, Role, Sessions, Tickets, instance, is_prefix
 from mqworker.ipc import logs
 
-CALLER = "mqworker.caller"  # in the environ: the Caller; none where nobody is asked who he is
+CALLER = "mqworker.caller"  # in the environ: the Identity; none where nobody is asked who he is
 SESSION = f"{API}/session"
 PAGE = "page"  # what our page sends as X-Mqworker: another site's page may not send that header
 KEY = "session.key"
@@ -38,16 +38,16 @@ _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 log = logging.getLogger("mqworker.http")
 
 
-class Caller(NamedTuple):
+class Identity(NamedTuple):
     """Who sent a request."""
 
     role: Role
     by: str  # for log and audit
-    session: Session | None = None  # it came with a cookie
+    session: PageLogin | None = None  # it came with a cookie
 
 
-SOCKET = Caller("control", "socket")
-ANYBODY = Caller("control", "anybody")
+SOCKET = Identity("control", "socket")
+ANYBODY = Identity("control", "anybody")
 
 
 class Logins:
@@ -59,17 +59,17 @@ class Logins:
         self.url = ""  # where we listen, for who is on this machine
         self.tickets = Tickets()
         self.begun: dict[Role, int] = {"control": 0, "read": 0}  # sessions, for the metrics
-        self._tokens: list[tuple[bytes, Caller]] = []
+        self._tokens: list[tuple[bytes, Identity]] = []
         if token:
-            self._tokens.append((_digest(token.encode()), Caller("control", "token")))
+            self._tokens.append((_digest(token.encode()), Identity("control", "token")))
         if token and read_token:
-            self._tokens.append((_digest(read_token.encode()), Caller("read", "read token")))
+            self._tokens.append((_digest(read_token.encode()), Identity("read", "read token")))
         self._failed = FailedLogins()
         self._path = state_dir / KEY
         key = session_key(self._path) if token else secrets.token_bytes(KEY_SIZE)
         self.sessions = Sessions(self.instance, key, (token, read_token))
 
-    def identify(self, environ: Mapping[str, Any]) -> Caller:
+    def identify(self, environ: Mapping[str, Any]) -> Identity:
         """Return who sends a request over TCP; raises a Problem when it is not known."""
         if not self.needed:
             return ANYBODY
@@ -82,9 +82,9 @@ class Logins:
         refuse_foreign(environ)
         if not (page_sent(environ) or _browser_sent(environ)):
             raise Problem(403, f"a cookie is taken from the page alone, which sends X-Mqworker: {PAGE}")
-        return Caller(session.role, session.by, session)
+        return Identity(session.role, session.by, session)
 
-    def check(self, token: bytes, environ: Mapping[str, Any], what: str) -> Caller:
+    def check(self, token: bytes, environ: Mapping[str, Any], what: str) -> Identity:
         """Return whose token this is; raises a Problem, also for a peer that has sent many wrong ones."""
         given = _digest(token)  # of the same length whatever was sent, so that the time tells nothing
         found = [caller for digest, caller in self._tokens if hmac.compare_digest(given, digest)]
@@ -101,7 +101,7 @@ class Logins:
         logs.report(log, logging.WARNING, "login_refused", f"wrong {what.removesuffix('s')} from {peer}")
         return Problem(401, f"the {what.removesuffix('s')} is wrong", headers=_CHALLENGE)
 
-    def renewal(self, caller: Caller | None) -> list[tuple[str, str]]:
+    def renewal(self, caller: Identity | None) -> list[tuple[str, str]]:
         """Return the headers that give the caller a later end, if that is due."""
         now = time.time()
         renewed = self.sessions.renewed(caller.session, now) if caller is not None and caller.session else None
@@ -193,7 +193,7 @@ def log_in(api: Api) -> Any:
         role = logins.check(asked.token.encode(errors="surrogatepass"), request.environ, "tokens").role
     secure = request.headers.get("Origin", "").lower().startswith("https://")
     session = logins.sessions.begin(role, asked.path, now, secure=secure)
-    caller = Caller(role, session.by, session)
+    caller = Identity(role, session.by, session)
     request.environ[CALLER] = caller
     logins.begun[role] += 1
     logs.report(log, logging.INFO, "login", f"{session.by} begins ({role}), from {request.remote_addr or 'the socket'}")
@@ -207,7 +207,7 @@ def who(api: Api) -> Any:
     return _who(api, request.environ[CALLER])
 
 
-def _who(api: Api, caller: Caller) -> dict[str, Any]:
+def _who(api: Api, caller: Identity) -> dict[str, Any]:
     ends = datetime.fromtimestamp(caller.session.expires, UTC).isoformat() if caller.session else None
     return {
         "role": caller.role,
@@ -221,7 +221,7 @@ def _who(api: Api, caller: Caller) -> dict[str, Any]:
 
 def log_out(api: Api) -> Any:
     """Make the browser forget the cookie."""
-    caller: Caller = request.environ[CALLER]
+    caller: Identity = request.environ[CALLER]
     response = json_response({"status": "logged out"})
     if caller.session is not None:
         response.headers["Set-Cookie"] = api.logins.sessions.unset_cookie(caller.session)

@@ -27,7 +27,7 @@ from mqworker.http import (
     ui_files,
 )
 from mqworker.http.access import refuse_foreign
-from mqworker.http.login import CALLER, Identity, page_sent
+from mqworker.http.logins import CALLER, Identity, page_sent
 from mqworker.http.problems import Problem, problem_of
 from mqworker.http.routing import SMALL_BODY, Api, Route, json_response
 

@@ -15,7 +15,7 @@ import msgspec
 from flask import Response, g, request
 
 from mqworker.control.audit import ORIGIN, RECORDS, AuditRecord, Origin
-from mqworker.http.login import CALLER, Identity
+from mqworker.http.logins import CALLER, Identity
 from mqworker.http.routing import API, Api, Route, number
 
 BODY = 200  # characters of a request, and of an answer, that are noted

@@ -129,6 +129,14 @@ class Stored(NamedTuple):
     change: int = 0  # the code of the candidate that it has become, by which its end can be told; 0: it is in force
 
 
+class ParamsForm(NamedTuple):
+    """What the parameters of a stage may be."""
+
+    schema: dict[str, Any] | None  # JSON Schema; None: the code does not say
+    defaults: dict[str, Any]  # the parameters in use, with the code's defaults filled in
+    generation: int
+
+
 class ControlError(Exception):
     """A request that cannot be carried out.
 
@@ -193,15 +201,23 @@ class Operator(Protocol):
         Also raises ControlError("conflict") and ControlError("unknown_job").
         """
 
-    async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> Stored:
+    async def patch_params(
+        self, stage: str, patch: dict[str, Any], expected: tuple[str, ...] | None, patience: float
+    ) -> Stored:
         """Validate and store a merge patch; returns its revision. Raises ChangeRefused, ControlError.
+
+        With `expected`, if the parameters are those of one of these generations; else it raises
+        ControlError("conflict").
 
         After `patience` seconds it raises ControlError("deadline"), but the change goes on, so that parameters can be
         changed even if the user's code takes minutes to import.
         """
 
-    async def rollback_params(self, stage: str, patience: float) -> Stored:
+    async def rollback_params(self, stage: str, expected: tuple[str, ...] | None, patience: float) -> Stored:
         """Do the same with the previous parameters."""
+
+    async def params_form(self, stage: str, patience: float) -> ParamsForm:
+        """Return what the parameters of a stage may be. Raises ChangeRefused, ControlError."""
 
     async def set_limits(self, asked: SetLimits, patience: float) -> Stored:
         """Store time limits, if a soft one can interrupt the jobs; as `patch_params`."""
@@ -319,13 +335,19 @@ class Control:
         """Change the chain of jobs, and parameters with it, if it is at one of these generations (None: at any)."""
         return self._run(lambda operator: operator.edit_jobs(stage, edit, params, expected, patience), patience)
 
-    def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> Stored:
-        """Validate (in a code check) and store a merge patch of a stage's parameters."""
-        return self._run(lambda operator: operator.patch_params(stage, patch, patience), patience)
+    def patch_params(
+        self, stage: str, patch: dict[str, Any], expected: tuple[str, ...] | None, patience: float
+    ) -> Stored:
+        """Validate (in a code check) and store a merge patch of a stage's parameters, if they are as `expected`."""
+        return self._run(lambda operator: operator.patch_params(stage, patch, expected, patience), patience)
 
-    def rollback_params(self, stage: str, patience: float) -> Stored:
+    def rollback_params(self, stage: str, expected: tuple[str, ...] | None, patience: float) -> Stored:
         """Go back to the previous parameters."""
-        return self._run(lambda operator: operator.rollback_params(stage, patience), patience)
+        return self._run(lambda operator: operator.rollback_params(stage, expected, patience), patience)
+
+    def params_form(self, stage: str, patience: float) -> ParamsForm:
+        """Return what the parameters of a stage may be, which its code says (in a code check, once)."""
+        return self._run(lambda operator: operator.params_form(stage, patience), patience)
 
     def set_limits(self, asked: SetLimits, patience: float) -> Stored:
         """Limit the time of a message, if a soft limit can interrupt the code (which a code check says)."""

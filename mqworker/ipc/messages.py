@@ -483,6 +483,7 @@ class CodeQuestion(_Record, frozen=True, tag="check"):
     source: str = ""  # "generator" or "schedule": the only job is a source, and of which kind; "": they are handlers
     concurrency: int = 1
     soft_limit: float = 0.0
+    schema: bool = False  # what the parameters may be is wanted, whether these are accepted or not
 
 
 class CodeFound(_Record, frozen=True, tag="found"):
@@ -503,3 +504,4 @@ class CodeReport(_Record, frozen=True, tag="code"):
     warnings: tuple[str, ...] = ()
     shared: tuple[SharedUse, ...] = ()  # the shared objects that the jobs use
     edited: bool = False  # the folder has other code by now: its import may have made some
+    schema: dict[str, Any] | None = None  # JSON Schema of the parameters, if that was wanted and there is one

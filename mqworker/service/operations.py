@@ -96,6 +96,7 @@ class Operations:
         self.edit_jobs = checked.edit_jobs
         self.patch_params = checked.patch_params
         self.rollback_params = checked.rollback_params
+        self.params_form = checked.params_form
         self.set_limits = checked.set_limits
         self._reload_stages = checked.reload_all
         self.bulk: Bulk = BulkOperations(broker_admin)

@@ -23,7 +23,7 @@ from mqworker.config.load import Loaded, load
 from mqworker.control import desired_state, generations
 from mqworker.control.audit import ORIGIN, Attributed
 from mqworker.control.chain import Add, ChainError, Edit, edited
-from mqworker.control.control import ChangeRefused, Control, ControlError, Snapshot, StageView, Stored
+from mqworker.control.control import ChangeRefused, Control, ControlError, ParamsForm, Snapshot, StageView, Stored
 from mqworker.control.difference import difference
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
@@ -258,13 +258,22 @@ class LittleService:
             raise ChangeRefused([(error.field, str(error))], []) from None
         return await self._checked(desired_state.SetJobs(stage, jobs, desired.params | params))
 
-    async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> Stored:
+    async def patch_params(
+        self, stage: str, patch: dict[str, Any], expected: tuple[str, ...] | None, patience: float
+    ) -> Stored:
         self._known(stage)
+        generation = self.document.stages[stage].generation
+        if expected is not None and str(generation) not in expected:
+            raise ControlError("conflict", f"stage {stage} is at generation {generation}")
         if patch.get("particles", 1) == 0:
             raise ChangeRefused([("particles", "must be at least 1")], [])
         return await self._checked(desired_state.SetParams(stage, self.document.stages[stage].params | patch))
 
-    async def rollback_params(self, stage: str, patience: float) -> Stored:
+    async def params_form(self, stage: str, patience: float) -> ParamsForm:
+        self._known(stage)
+        return ParamsForm(None, self.document.stages[stage].params, self.document.stages[stage].generation)
+
+    async def rollback_params(self, stage: str, expected: tuple[str, ...] | None, patience: float) -> Stored:
         back = desired_state.rollback(self.document, stage)
         if back is None:
             raise ControlError("refused", f"stage {stage} has no earlier parameters")

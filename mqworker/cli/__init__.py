@@ -31,6 +31,10 @@ VERBS = {  # verb: (module below mqworker.cli, what it does)
     "status": ("look", "Show the desired and the actual state."),
     "ui": ("ui", "Print the address of the operator's page, with a login."),
     "logs": ("look", "Show the last log lines, or follow the log."),
+    "message": ("message", "Show where one message is, by its id."),
+    "faults": ("faults", "Show what fails: by reason, error type and place in the code."),
+    "stack": ("consumers", "Show where a Consumer is in its code."),
+    "replace": ("consumers", "Replace a Consumer by a new one."),
     "log-level": ("steer", "Set what is logged from now on: debug, info, warning or error."),
     "pause": ("steer", "Stop listening; finish what is held."),
     "resume": ("steer", "Listen again."),
@@ -48,6 +52,7 @@ VERBS = {  # verb: (module below mqworker.cli, what it does)
     "held": ("held", "Show and skip failed messages that hold up those behind them."),
     "dlq": ("dlq", "Show, replay, drop and export dead letters."),
     "audit": ("audit", "Show who changed what, from what to what."),
+    "operations": ("operations", "Show and cancel operations on many dead letters."),
     "config": ("config", "Show the configuration and where each value comes from."),
     "conf": ("conf", "Print a configuration for supervisord or systemd."),
 }

@@ -162,11 +162,12 @@ def _done_in(view: dict[str, Any]) -> str:
 
 def show_consumers(view: dict[str, Any]) -> None:
     """Print what each Consumer of a stage is doing, and for how long."""
-    head = ("slot", "pid", "state", "generation", "done", "memory", "in hand", "for", "message id")
+    head = ("slot", "pid", "state", "generation", "done", "memory", "cpu", "in hand", "for", "message id")
     rows = [
         (
             *(one[key] for key in ("slot", "pid", "state", "generation", "done")),
             f"{one['rss'] / (1 << 20):.0f} MiB",
+            output.seconds(one.get("cpu", 0.0)),
             f"{len(one['messages'])}/{one['seats']}" if one.get("seats") else f"{int(bool(one['message_seconds']))}/1",
             output.seconds(one["message_seconds"]) if one["message_seconds"] else "-",
             one["message_id"] or "-",
@@ -176,6 +177,10 @@ def show_consumers(view: dict[str, Any]) -> None:
     if rows:
         click.echo()
         output.table(head, rows)
+    for one in (view["actual"] or {"consumers": ()})["consumers"]:
+        if one.get("exit"):
+            ago = output.seconds(one["exit_seconds"])
+            click.echo(f"Consumer {one['slot']}: the one before it ended {ago} ago: {output.clean(one['exit'])}")
     for one in (view["actual"] or {"consumers": ()})["consumers"]:
         if one.get("held_seconds"):
             by = output.clean(one["held_by"] or "")

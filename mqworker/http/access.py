@@ -14,9 +14,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from mqworker.http.paths import API
 from mqworker.http.places import PLACES, Places
 from mqworker.http.problems import CONTENT_TYPE, Problem
-from mqworker.http.routing import API
 
 HEADERS = [
     ("X-Content-Type-Options", "nosniff"),

@@ -10,7 +10,7 @@ from typing import Any
 from mqworker.control.control import Control
 from mqworker.http.access import EVERYWHERE, UNIX_HOSTS, Access, tcp_hosts
 from mqworker.http.app import make_app
-from mqworker.http.login import CALLER, SOCKET, Logins
+from mqworker.http.logins import CALLER, SOCKET, Logins
 from mqworker.http.routing import Api
 from mqworker.http.serving import Listener
 from mqworker.http.totals import Totals

@@ -11,14 +11,19 @@ from werkzeug.routing import Rule
 
 from mqworker.http import (
     audit,
+    consumers,
+    faults,
     feed,
     generations,
     health,
     held,
     legacy_routes,
+    letters,
     login,
+    messages,
     metrics_route,
     openapi,
+    operations,
     queues,
     sending,
     shared,
@@ -28,7 +33,7 @@ from mqworker.http import (
     ui_files,
 )
 from mqworker.http.access import refuse_foreign
-from mqworker.http.login import CALLER, Caller, page_sent
+from mqworker.http.logins import CALLER, Identity, page_sent
 from mqworker.http.problems import Problem, problem_of
 from mqworker.http.routing import SMALL_BODY, Api, Route, json_response
 
@@ -39,6 +44,9 @@ ROUTES: list[Route] = [
     *generations.ROUTES,
     *sending.ROUTES,
     *held.ROUTES,
+    *messages.ROUTES,
+    *faults.ROUTES,
+    *consumers.ROUTES,
     *queues.ROUTES,
     *shared.ROUTES,
     *sources.ROUTES,
@@ -48,6 +56,8 @@ ROUTES: list[Route] = [
     *login.ROUTES,
     *audit.ROUTES,
     *ui_files.ROUTES,
+    *letters.ROUTES,
+    *operations.ROUTES,
 ]
 ROUTES.append(openapi.route(ROUTES))
 
@@ -109,7 +119,7 @@ def _view(api: Api, route: Route) -> Any:
 
 def _check_caller(route: Route) -> None:
     """Refuse what the caller may not do (S3), and with a cookie what the page has not sent (S5)."""
-    caller: Caller | None = request.environ.get(CALLER)
+    caller: Identity | None = request.environ.get(CALLER)
     if route.needs_control and caller is None:
         raise Problem(401, "it is not known who calls")
     if route.has_effects and caller is not None and caller.session and not page_sent(request.environ):

@@ -15,7 +15,7 @@ import msgspec
 from flask import Response, g, request
 
 from mqworker.control.audit import ORIGIN, RECORDS, AuditRecord, Origin
-from mqworker.http.login import CALLER, Caller
+from mqworker.http.logins import CALLER, Identity
 from mqworker.http.routing import API, Api, Route, number
 
 BODY = 200  # characters of a request, and of an answer, that are noted
@@ -31,7 +31,7 @@ def begin(route: Route) -> None:
     g.pop("asked_at", None)
     ORIGIN.set(None)
     if route.has_effects and route.audited and request.method != "HEAD":
-        caller: Caller | None = request.environ.get(CALLER)
+        caller: Identity | None = request.environ.get(CALLER)
         g.asked_at = time.monotonic()
         ORIGIN.set(Origin(next(_numbers), caller.by if caller is not None else "login"))
 
@@ -50,7 +50,7 @@ def finish(api: Api, route: Route, response: Response) -> None:
 
 
 def _record(api: Api, route: Route, origin: Origin, response: Response) -> AuditRecord:
-    caller: Caller | None = request.environ.get(CALLER)
+    caller: Identity | None = request.environ.get(CALLER)
     snapshot = api.control.snapshot()
     changed = [each for each in snapshot.changes if each.origin == origin] if snapshot is not None else []
     query = request.query_string.decode("latin-1")

@@ -12,6 +12,7 @@ from mqworker.control.control import Snapshot, StageView
 from mqworker.control.history import FINE, LATE, SERIES
 from mqworker.control.outlook import bottleneck, outlook
 from mqworker.http import shared, sources
+from mqworker.http.faults import described
 from mqworker.http.feed_events import (
     FeedAudit,
     FeedHistory,
@@ -90,7 +91,8 @@ def stage(api: Api, name: str, n: int, since: int) -> dict[str, Any]:
     """Return everything about a stage, with its newest seconds, and its groups of failures that have changed."""
     history = api.control.history
     first, series = history.read(name, SERIES, history.end(name) - NEWEST)
-    faults = _named(api.control.faults(name), "key")
+    now = time.time()
+    faults = _named([described(fault, now) for fault in api.control.faults.of(name).faults], "key")
     return {
         "n": n,
         **one(api, name),

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from flask import Response, request
@@ -20,15 +20,14 @@ from mqworker.config.model import JobSpec, Name
 from mqworker.control.chain import LinkSpec
 from mqworker.control.control import Control, Snapshot, StageView
 from mqworker.control.desired_state import Change, SetLogLevel, SetSource
+from mqworker.http import paths
 from mqworker.http.feed_state import FeedState
+from mqworker.http.logins import Logins
 from mqworker.http.places import CALLS, PLACES, TCP_STREAMS, UNIX_STREAMS, Places
 from mqworker.http.problems import Problem, retry_later
 from mqworker.http.totals import Totals
 
-if TYPE_CHECKING:
-    from mqworker.http.login import Logins
-
-API = "/api/v1"
+API = paths.API
 WAIT_MAX = 30.0  # seconds
 LOOK = 1.0  # seconds after which a waiting request checks that its client is still connected
 SMALL_BODY = 64_000  # bytes of a request body, except where messages are sent
@@ -68,7 +67,7 @@ class Route(msgspec.Struct, frozen=True):
 class Api:
     """What views work with."""
 
-    def __init__(self, control: Control, totals: Totals, logins: "Logins") -> None:
+    def __init__(self, control: Control, totals: Totals, logins: Logins) -> None:
         self.control = control
         self.logins = logins
         self.totals = totals

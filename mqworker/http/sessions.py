@@ -33,7 +33,7 @@ _PATH = re.compile(r"/(?:[A-Za-z0-9._~%@:+-]+/)*", re.ASCII)
 _LONGEST_PATH = 200
 
 
-class Session(NamedTuple):
+class PageLogin(NamedTuple):
     """What a cookie says."""
 
     role: Role
@@ -72,30 +72,30 @@ class Sessions:
         told = b"".join(hashlib.sha256(token.encode()).digest() for token in self._tokens)
         self._key = hmac.digest(key, self.cookie.encode() + told, "sha256")
 
-    def begin(self, role: Role, path: str, now: float, *, secure: bool) -> Session:
+    def begin(self, role: Role, path: str, now: float, *, secure: bool) -> PageLogin:
         """Return a new session."""
-        return Session(role, int(now), int(now) + LASTS, secrets.token_hex(8), path, secure)
+        return PageLogin(role, int(now), int(now) + LASTS, secrets.token_hex(8), path, secure)
 
-    def renewed(self, session: Session, now: float) -> Session | None:
+    def renewed(self, session: PageLogin, now: float) -> PageLogin | None:
         """Return the session with a later end, if that is due."""
         expires = min(int(now) + LASTS, session.begun + LONGEST)
         return session._replace(expires=expires) if expires - session.expires >= RENEWED else None
 
-    def set_cookie(self, session: Session, now: float) -> str:
+    def set_cookie(self, session: PageLogin, now: float) -> str:
         """Return the Set-Cookie header that gives a browser this session."""
         return self._attributes(self._value(session), session, max(0, session.expires - int(now)))
 
-    def unset_cookie(self, session: Session) -> str:
+    def unset_cookie(self, session: PageLogin) -> str:
         """Return the Set-Cookie header that makes a browser forget it."""
         return self._attributes("", session, 0)
 
-    def read(self, header: str, now: float) -> Session | None:
+    def read(self, header: str, now: float) -> PageLogin | None:
         """Return the session in a Cookie header."""
         pairs = (pair.strip().partition("=") for pair in header.split(";"))
         values = [value for name, _, value in pairs if name == self.cookie]
         return next(filter(None, (self._read(value, now) for value in values[:COOKIES])), None)
 
-    def _read(self, value: str, now: float) -> Session | None:
+    def _read(self, value: str, now: float) -> PageLogin | None:
         found = _VALUE.fullmatch(value)
         if found is None:
             return None
@@ -107,9 +107,9 @@ class Sessions:
             return None
         role: Role = "control" if found["role"] == "control" else "read"
         path = base64.urlsafe_b64decode(found["path"] + "=" * (-len(found["path"]) % 4)).decode("ascii")
-        return Session(role, int(found["begun"]), expires, found["nonce"], path, found["scheme"] == "s")
+        return PageLogin(role, int(found["begun"]), expires, found["nonce"], path, found["scheme"] == "s")
 
-    def _value(self, session: Session) -> str:
+    def _value(self, session: PageLogin) -> str:
         path = base64.urlsafe_b64encode(session.path.encode()).decode().rstrip("=")
         where = ("s" if session.secure else "p") + path
         payload = f"v1.{session.role}.{session.begun}.{session.expires}.{session.nonce}.{where}"
@@ -118,7 +118,7 @@ class Sessions:
     def _mac(self, payload: str) -> bytes:
         return base64.urlsafe_b64encode(hmac.digest(self._key, payload.encode(), "sha256")).rstrip(b"=")
 
-    def _attributes(self, value: str, session: Session, age: int) -> str:
+    def _attributes(self, value: str, session: PageLogin, age: int) -> str:
         secure = "; Secure" if session.secure else ""
         return f"{self.cookie}={value}; Path={session.path}; Max-Age={age}; HttpOnly; SameSite=Strict{secure}"
 

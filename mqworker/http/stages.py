@@ -110,6 +110,7 @@ _UNCHANGED = (
     *("pid", "state", "revision", "generation", "link", "listening", "problem", "crash_loop", "prefetch", "held"),
     *("dispatched", "computed", "settling", "held_bytes", "kept", "backlog", "output_backlog", "counters", "p95"),
     *("rate", "stall", "idle", "arrival_rate", "service_time", "utilisation", "capacity"),
+    *("dead_backlog", "journal", "faults"),
 )
 
 
@@ -136,6 +137,8 @@ def _consumer(consumer: ConsumerStatus, now: float) -> dict[str, Any]:
     document["message_id"] = consumer.message_id or None
     document["held_seconds"] = _seconds(document.pop("held_since"), now)
     document["held_by"] = consumer.held_by or None
+    document["exit"] = consumer.exit or None
+    document["exit_seconds"] = _seconds(document.pop("exit_at"), now)
     document["messages"] = [
         {"seconds": _seconds(each.since, now), "message_id": each.message_id or None} for each in consumer.messages
     ]

@@ -94,7 +94,7 @@ class Service:
         self._broker_admin = BrokerAdminClient(self._config, writer.put)
         self._burst = Burst(self._broker_admin) if burst else None
         self._orphans = Orphans()
-        self._stages = Stages(loaded, lock, self._wake.set, writer.put)
+        self._stages = Stages(loaded, lock, self._wake.set, writer.put, self._control.faults)
         self._shared = SharedSupervisors(loaded, self._wake.set, writer.put)
         self._sources = Sources(loaded, self._wake.set, writer.put, burst=burst)
         self._switches: Switches  # set once the start has ended

@@ -15,7 +15,7 @@ from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.config.load import Loaded
 from mqworker.control import desired_state
 from mqworker.control.audit import CHANGES, ORIGIN, Attributed
-from mqworker.control.control import ControlError
+from mqworker.control.control import Bulk, ControlError
 from mqworker.control.desired_state import (
     Change,
     Commit,
@@ -35,7 +35,9 @@ from mqworker.control.store import Store
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Held, LogEvent
 from mqworker.ipc.source_messages import RunDone
+from mqworker.service.bulk_operations import BulkOperations
 from mqworker.service.checked_changes import CheckedChanges
+from mqworker.service.inspection import Inspection
 from mqworker.service.shared_supervisors import SharedSupervisors
 from mqworker.service.source_changes import SourceChanges
 from mqworker.service.sources import Sources
@@ -94,8 +96,13 @@ class Operations:
         self.edit_jobs = checked.edit_jobs
         self.patch_params = checked.patch_params
         self.rollback_params = checked.rollback_params
+        self.params_form = checked.params_form
         self.set_limits = checked.set_limits
         self._reload_stages = checked.reload_all
+        self.bulk: Bulk = BulkOperations(broker_admin)
+        inspection = Inspection(trees.stages, self.changeable)
+        self.ask_producer = inspection.ask_producer
+        self.find_message = inspection.find_message
         self._sources = SourceChanges(loaded, on_log, self, trees.sources.again)
 
     async def change(self, asked: Change) -> int:

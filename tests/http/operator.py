@@ -23,10 +23,11 @@ from mqworker.config.load import Loaded, load
 from mqworker.control import desired_state, generations
 from mqworker.control.audit import ORIGIN, Attributed
 from mqworker.control.chain import Add, ChainError, Edit, edited
-from mqworker.control.control import ChangeRefused, Control, ControlError, Snapshot, StageView, Stored
+from mqworker.control.control import ChangeRefused, Control, ControlError, ParamsForm, Snapshot, StageView, Stored
 from mqworker.control.difference import difference
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
+from mqworker.ipc.admin_messages import BulkView
 from mqworker.ipc.messages import BUCKETS, ConsumerStatus, Held, HeldMessage, StageStatus, Times
 from tests.support.waiting import AMPLE
 
@@ -86,6 +87,30 @@ def stage_status(stage: str = "alpha", **changes: Any) -> StageStatus:
     return StageStatus(**(values | changes))
 
 
+class LittleBulk:
+    """Operations that are done at once."""
+
+    def __init__(self) -> None:
+        self.all: tuple[BulkView, ...] = ()
+        self.counts: dict[tuple[str, str, str], int] = {}
+
+    async def begin(self, stage: str, selection: str, kind: str, count: int, by: str) -> BulkView:
+        if selection != "5e1ec7":
+            raise ControlError("unknown_selection", f"there is no selection {selection}")
+        if count != 2:
+            raise ControlError("count", f"2 dead letters are selected, not {count}")
+        view = BulkView("0b", "done", stage, kind, by, 9, 2, 2, 0, 0, 0, "", 1.0, 2.0)
+        self.all += (view,)
+        self.counts[stage, kind, "done"] = 2
+        return view
+
+    async def cancel(self, operation: str) -> BulkView:
+        for view in self.all:
+            if view.operation == operation:
+                return view
+        raise ControlError("unknown_operation", f"there is no operation {operation}")
+
+
 class LittleService:
     """See the module head."""
 
@@ -115,6 +140,7 @@ class LittleService:
         self.held_refused = ""
         self.changes: list[Any] = []
         self.attributed: tuple[Attributed, ...] = ()
+        self.bulk = LittleBulk()
         self.admin: dict[str, Any] = {}  # verb to a value, an exception, or a function of the arguments
         self.asked: list[tuple[str, dict[str, Any], float]] = []
         self.loop = asyncio.new_event_loop()
@@ -232,13 +258,22 @@ class LittleService:
             raise ChangeRefused([(error.field, str(error))], []) from None
         return await self._checked(desired_state.SetJobs(stage, jobs, desired.params | params))
 
-    async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> Stored:
+    async def patch_params(
+        self, stage: str, patch: dict[str, Any], expected: tuple[str, ...] | None, patience: float
+    ) -> Stored:
         self._known(stage)
+        generation = self.document.stages[stage].generation
+        if expected is not None and str(generation) not in expected:
+            raise ControlError("conflict", f"stage {stage} is at generation {generation}")
         if patch.get("particles", 1) == 0:
             raise ChangeRefused([("particles", "must be at least 1")], [])
         return await self._checked(desired_state.SetParams(stage, self.document.stages[stage].params | patch))
 
-    async def rollback_params(self, stage: str, patience: float) -> Stored:
+    async def params_form(self, stage: str, patience: float) -> ParamsForm:
+        self._known(stage)
+        return ParamsForm(None, self.document.stages[stage].params, self.document.stages[stage].generation)
+
+    async def rollback_params(self, stage: str, expected: tuple[str, ...] | None, patience: float) -> Stored:
         back = desired_state.rollback(self.document, stage)
         if back is None:
             raise ControlError("refused", f"stage {stage} has no earlier parameters")

@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from mqworker.http.app import ROUTES
-from mqworker.http.login import session_key
+from mqworker.http.logins import session_key
 from mqworker.http.sessions import LASTS, Sessions
 from tests.http.operator import LittleService
 from tests.http.test_openapi import path_of

@@ -23,7 +23,7 @@ def guarded(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["", *NAMES])
 def test_every_file_is_served_to_anybody(guarded, name):
-    """Without a token, each file is answered as it is in the folder, with its type, and is asked for again by its ETag."""
+    """Without a token, each file is answered as it is in the folder, with its type; its ETag saves the next answer."""
     answer = guarded.ask("GET", f"/ui/{name}")
     expected = FOLDER / (name or "index.html")
     assert (answer.status, answer.body) == (200, expected.read_bytes())

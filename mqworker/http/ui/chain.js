@@ -47,7 +47,6 @@ export function view({ parts: [stage] }) {
     if (!jobs.ok || !all.ok) return void text(news, jobs.problem || all.problem);
     const { chain, generation } = jobs.data.next ?? jobs.data;
     past.update(all.data.generations.map((each, index) => ({ ...each, present: index === 0 })));
-    seen = generation;
     return { chain, generation, etag: jobs.etag };
   }
 
@@ -146,9 +145,10 @@ export function view({ parts: [stage] }) {
       button("Take theirs", () => take(other)), " ", button("Keep mine", keep));
   }
 
-  async function look() {
+  async function look(now) {
     const other = await load();
     if (!other) return;
+    seen = now;
     if (!loaded || written(draft) === written(loaded.chain)) take(other);
     else if (other.generation > loaded.generation) meanwhile(other);
   }
@@ -163,8 +163,8 @@ export function view({ parts: [stage] }) {
       attr(step, "class", change?.state === "undone" ? "error" : null);
       bar.hidden = takeBack.hidden = !preparing;
       if (change?.wanted) [bar.max, bar.value] = [change.wanted, change.ready];
-      const generation = Math.max(desired?.generation ?? 0, preparing ? change.generation : 0);
-      if ((!loaded || generation !== seen) && performance.now() - asked > AGAIN) look();
+      const generations = `${desired?.generation} ${preparing && change.generation}`;
+      if (generations !== seen && performance.now() - asked > AGAIN) look(generations);
     },
   };
 }

@@ -41,14 +41,15 @@ export function said({ kind, state, done, wanted, gone, unsure, refused, reason 
   return [`${amount} ${kind === "drop" ? "dropped" : "replayed"}`, ...more.filter(Boolean)].join(", ");
 }
 
-// Asks for the number of a frozen selection, then begins. Returns whether it has begun.
+// Asks for the number of a frozen selection, then begins. Returns the operation; "" if there is none.
 export async function apply(stage, kind, { selection, count: number }, why = "") {
   const [verb, effect] = kind === "drop" ? ["Drop", "They are gone for good."] : ["Replay", "They go back into the stage's input."];
   const letters = plural(number, "dead letter");
   const sentence = `Exactly these ${count(number)}, as they were when selected. ${effect} ${why}`;
-  if (!(await confirm(`${verb} ${letters}?`, sentence, `${verb} ${count(number)}`, { danger: kind === "drop" }))) return false;
+  if (!(await confirm(`${verb} ${letters}?`, sentence, `${verb} ${count(number)}`, { danger: kind === "drop" }))) return "";
   const path = at`stages/${stage}/dlq/selections/${selection}/${kind}`;
-  return (await act(`${stage}: the ${kind} of ${letters} has begun`, "POST", path, { count: number })).ok;
+  const answer = await act(`${stage}: the ${kind} of ${letters} has begun`, "POST", path, { count: number });
+  return answer.ok ? answer.data.operation : "";
 }
 
 export function view({ parts: [stage] }) {
@@ -144,7 +145,13 @@ export function view({ parts: [stage] }) {
     if (!answer.ok) return tell(`Not selected: ${answer.problem}`, "error");
     const { selection, count: number, oldest, newest, expires } = answer.data;
     const now = state.overview?.stages.find((each) => each.name === stage)?.why.sentence;
-    const run = (kind) => async () => (await apply(stage, kind, answer.data, now && `The stage now: ${now}`)) && forget();
+    const run = (kind) => async () => {
+      const operation = await apply(stage, kind, answer.data, now && `The stage now: ${now}`);
+      if (!operation) return;
+      running.add(operation);
+      forget();
+      showOperations();
+    };
     chosen.replaceChildren(
       h("p", {}, h("strong", { text: `${plural(number, "letter")} selected` }), ` and frozen, from ${time(oldest)} to ${time(newest)}; kept until ${time(expires)}.`),
       h("p", { class: "row" }, button(`Replay ${count(number)} …`, run("replay"), null, "primary command"), button(`Drop ${count(number)} …`, run("drop"), null, "danger command"),
@@ -208,12 +215,10 @@ export function view({ parts: [stage] }) {
     update(now, route) {
       const before = state;
       state = now;
-      const asked = JSON.stringify(filterOf(route.query));
-      if (asked !== shown) {
-        shown = asked;
+      if (route !== shown) {
+        shown = route;
         filter = filterOf(route.query);
         for (const { name } of search.elements) if (name) search.elements[name].value = filter[name] ?? "";
-        forget();
         look();
       }
       const live = now.stages[stage]?.faults;

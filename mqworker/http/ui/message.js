@@ -7,11 +7,9 @@ import { button, h, table, text } from "./dom.js";
 import { seconds, time } from "./format.js";
 
 const EVERY = 2000; // ms between questions while it is on its way
-const ENDS = new Set(["unknown", "result", "dropped", "dead", "renewed"]);
 const STEPS = { received: "received", begun: "begun", finished: "finished", settled: "settled", due: "next attempt" };
 
 const panel = (...nodes) => h("section", { class: "panel" }, ...nodes);
-export const onItsWay = ({ stages }) => stages.some((each) => !ENDS.has(each.state));
 
 export function view({ parts: [id = ""] }) {
   const sentence = h("p", { role: "status", text: "Looking …" });
@@ -34,7 +32,7 @@ export function view({ parts: [id = ""] }) {
     asked = performance.now();
     if (!ok) return void text(sentence, problem);
     const { letters_as_of: ago, ...rest } = data;
-    moving = onItsWay(data);
+    moving = data.state === "in_hand" || data.state === "retry";
     text(sentence, data.sentence);
     text(looked, ago === null ? "they have not been looked through" : `as of ${seconds(ago)} ago`);
     if (JSON.stringify(rest) === shown) return;

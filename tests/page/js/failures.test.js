@@ -4,7 +4,6 @@ import { test } from "node:test";
 import { progress } from "./chain.js";
 import { address, filterOf, joined, said } from "./failures.js";
 import { lineDifference } from "./letter.js";
-import { onItsWay } from "./message.js";
 
 test("A filter comes back from its address as it was, whatever its texts are", () => {
   for (const filter of [{}, { text: "a&b=c #?/%\u202e<img>" }, { reason: "error", attempt: 3, generation: 0, fault: "0f1e2d3c4b5a" }, { header: "k=v=w", attempt: "many" }]) {
@@ -48,10 +47,4 @@ test("A change is stored, prepared, committed, or undone and why", () => {
   assert.equal(progress(change), "Generation 7: stored, 2 of 4 Consumers prepared");
   assert.equal(progress({ ...change, state: "committed", left: 3 }), "Generation 7: committed, 3 Consumers of the one before finish their messages");
   assert.equal(progress({ generation: 7, state: "undone", seconds: 3.4, reason: "ImportError" }), "Generation 7 was undone 3 s ago: ImportError");
-});
-
-test("A message is asked for again only while a stage has it in hand or will try it again", () => {
-  for (const [states, wanted] of [[["unknown"], false], [["result", "held"], true], [["delayed"], true], [["dead", "dropped"], false], [[], false]]) {
-    assert.equal(onItsWay({ stages: states.map((state) => ({ state })) }), wanted, states.join());
-  }
 });

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Locator, Page
 
 from tests.page.conftest import Watched
 from tests.support import embedded
@@ -18,7 +18,13 @@ pytestmark = [pytest.mark.system, pytest.mark.xdist_group("page")]
 TOKEN = "a-token-of-sixteen-characters"
 FOCUSED = "() => document.activeElement.ariaLabel ?? document.activeElement.textContent"
 POINTS = "document.querySelector('.chart .line.one').getAttribute('d').split(/[ML]/).length - 1"
-JOBS = "def handle(body, params):\n    return body\n"
+JOBS = """\
+import time
+def handle(body, params):
+    if body == "stuck":
+        time.sleep(3600)  # line 4
+    return body
+"""
 
 
 class Site:
@@ -108,6 +114,35 @@ def test_by_keyboard_alone(site, watched):
     press(page, "Restart")
     answered(page, "New Consumers of work.")
     wait_for(lambda: site.service.stage("work")["desired"]["generation"] == 2, 20, "the restart to be committed")
+
+
+def test_a_stuck_handler(site, watched):
+    """A message that does not end is shown with its id and a running clock; within 2 s a stack names the user's line,
+    and a Consumer that is killed from there is replaced, with the reason at its slot."""
+    status, told = site.service.ask("POST", "/api/v1/stages/work/messages", b'"stuck"')
+    assert status == 202, told
+    page = watched.open(site.ticket())
+    page.goto(f"{site.url}#/stage/work")
+    row = page.locator(".consumers tbody tr", has_text=told["message_id"])
+    row.wait_for()
+    clocks = {row.locator("td.clock").inner_text(), wait_for(lambda: _later(row), 5, "the clock to run")}
+    assert len(clocks) == 2
+    begun = time.monotonic()
+    row.get_by_role("button", name="Stack").click()
+    page.wait_for_selector("dialog pre")
+    assert time.monotonic() - begun < 2
+    assert "jobs.py" in page.inner_text("dialog pre")
+    assert "line 4" in page.inner_text("dialog pre")
+    assert told["message_id"] in page.inner_text("dialog")
+    page.keyboard.press("Escape")
+    row.get_by_role("button", name="Replace").click()
+    page.get_by_role("button", name="Kill and replace now").click()
+    page.wait_for_function("document.querySelector('.consumers').textContent.includes('an operator replaced it')")
+    press(page, "Pause stage work")
+
+
+def _later(row: Locator) -> str | None:
+    return next((text for text in [row.locator("td.clock").inner_text()] if text >= "0:03"), None)
 
 
 def test_eight_tabs(site, watched):

@@ -30,7 +30,7 @@ function make(row, { time: when, by, from, what, asked, stage, changes, status, 
   text(row.by, from ? `${by}, ${from}` : by);
   if (stage) row.what.append(h("a", { href: at`#/stage/${stage}`, text: stage }), " ");
   row.what.append(what);
-  if (asked) row.what.append(" ", h("span", { class: "muted mono wrap", text: asked }));
+  if (asked) row.what.append(" ", h("span", { class: "muted mono", text: asked }));
   for (const { field, old, new: now } of changes) row.changes.append(h("div", {}, `${field}: ${shown(old)} → ${shown(now)}`));
   dot(row.answer, status < 400 ? "ok" : "error", `${status} ${answer}`);
 }

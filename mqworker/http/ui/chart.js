@@ -8,10 +8,8 @@ import { time } from "./format.js";
 
 const HEIGHT = 88; // pixels of the plot
 const LEFT = 46; // for the texts of the vertical axis
-const TOP = 6;
-const BOTTOM = 18;
-const SHARES = [0, 1 / 3, 2 / 3, 1]; // of the width, where the time stands
-const ANCHORS = ["start", "middle", "middle", "end"];
+const GRID = [0, 0.5, 1]; // shares of the height
+const TIMES = [[0, "start"], [0.5, "middle"], [1, "end"]]; // shares of the width
 const UNKNOWN = new Float64Array(900).fill(NaN);
 
 // The next of 1, 2, 5, 10, 20 … that is not below `most`.
@@ -27,18 +25,15 @@ export function path(values, width, height, most) {
   let d = "";
   let run = 0; // points since the pen was put down
   const point = (x, value) => {
-    d += `${run ? "L" : "M"}${x} ${(height - (value / most) * height).toFixed(1)}`;
-    run += 1;
+    if (Number.isFinite(value)) d += `${run++ ? "L" : "M"}${x} ${(height - (value / most) * height).toFixed(1)}`;
+    else lift();
   };
   const lift = () => {
     if (run === 1) d += "h.1"; // a point alone is a dot
     run = 0;
   };
   if (n <= 2 * width) {
-    for (let i = 0; i < n; i++) {
-      if (Number.isNaN(values[i])) lift();
-      else point(((i * width) / Math.max(1, n - 1)).toFixed(1), values[i]);
-    }
+    for (let i = 0; i < n; i++) point(((i * width) / (n - 1)).toFixed(1), values[i]);
   } else {
     for (let x = 0; x < width; x++) {
       let [least, greatest] = [Infinity, -Infinity];
@@ -46,8 +41,7 @@ export function path(values, width, height, most) {
         if (values[i] < least) least = values[i];
         if (values[i] > greatest) greatest = values[i];
       }
-      if (greatest < least) lift();
-      else point(x, least);
+      point(x, least);
       if (greatest > least) point(x, greatest);
     }
   }
@@ -55,104 +49,94 @@ export function path(values, width, height, most) {
   return d;
 }
 
-// Where nothing is known between two known points, as [x, width].
+// Where nothing is known between two known points, as [x, width]. A second that came late is no gap.
 export function gaps(values, width) {
   const step = width / (values.length - 1);
   const found = [];
   let last = Infinity;
-  for (let i = 0; i < values.length; i++) {
-    if (Number.isNaN(values[i])) continue;
-    if (i - last > 2) found.push([last * step, (i - last) * step]); // a second that came late is none
+  values.forEach((value, i) => {
+    if (Number.isNaN(value)) return;
+    if (i - last > 2) found.push([last * step, (i - last) * step]);
     last = i;
-  }
+  });
   return found;
 }
 
 export function latest(values = UNKNOWN) {
-  return values[values.length - 1];
+  return values.at(-1);
 }
 
-function greatest(values) {
-  let most = 0;
-  for (const value of values) if (value > most) most = value;
-  return most;
-}
+const greatest = (values) => values.reduce((most, each) => (each > most ? each : most), 0);
 
 // `lines`: [series, label, class]; `format` writes a value. `update(ring)` draws; the legend has the values of the moment that
 // is pointed at, or the newest.
 export class Chart {
   constructor(title, lines, format) {
-    Object.assign(this, { title, format, width: 0, ring: null, pointed: null });
-    this.lines = lines.map(([series, label, kind]) => ({ series, label, kind, path: s("path", { class: `line ${kind}` }), value: h("b") }));
-    this.grid = [0, 0.5, 1].map((share) => {
-      const y = HEIGHT * (1 - share);
-      return { share, rule: s("path", { class: "rule" }), label: s("text", { x: -6, y: y + 4, "text-anchor": "end" }), y };
-    });
-    this.times = ANCHORS.map((anchor) => s("text", { y: HEIGHT + 14, "text-anchor": anchor }));
+    Object.assign(this, { title, lines, format, width: 0, ring: null, pointed: null });
+    this.paths = lines.map(([, , kind]) => s("path", { class: `line ${kind}` }));
+    this.values = lines.map(() => h("b"));
+    this.rules = s("path", { class: "rule" });
+    this.scale = GRID.map((share) => s("text", { x: -6, y: HEIGHT * (1 - share) + 4, "text-anchor": "end" }));
+    this.times = TIMES.map(([, anchor]) => s("text", { y: HEIGHT + 14, "text-anchor": anchor }));
     this.gaps = s("g");
     this.cross = s("path", { class: "cross" });
-    const on = { pointermove: ({ offsetX }) => this.point((offsetX - LEFT) / this.width), pointerleave: () => this.point(null) };
-    this.svg = s("svg", { class: "chart", role: "img", on }, this.gaps, this.grid.flatMap(({ rule, label }) => [rule, label]),
-      this.times, this.lines.map((each) => each.path), this.cross);
     this.when = h("span", { class: "muted" });
-    const legend = this.lines.map(({ label, kind, value }) => h("span", { class: "legend" }, h("i", { class: kind }), `${label} `, value));
-    this.root = h("figure", { class: "panel" }, h("figcaption", { class: "row" }, h("h2", { text: title }), legend, this.when),
-      this.svg);
-    new ResizeObserver(([{ contentRect }]) => this.resize(Math.floor(contentRect.width))).observe(this.svg);
+    const on = { pointermove: ({ offsetX }) => this.point((offsetX - LEFT) / this.width), pointerleave: () => this.point(null) };
+    this.svg = s("svg", { class: "chart", role: "img", on }, this.gaps, this.rules, this.scale, this.times, this.paths, this.cross);
+    const legend = lines.map(([, label, kind], index) =>
+      h("span", { class: "legend muted" }, h("i", { class: kind }), `${label} `, this.values[index]));
+    this.root = h("figure", { class: "panel" }, h("figcaption", { class: "row" }, h("h2", { text: title }), legend, this.when), this.svg);
+    new ResizeObserver(([{ contentRect }]) => this.resize(contentRect.width)).observe(this.svg);
   }
 
   resize(width) {
-    if (width < 100) return;
-    this.width = width - LEFT;
-    attr(this.svg, "viewBox", `${-LEFT} ${-TOP} ${width} ${TOP + HEIGHT + BOTTOM}`);
-    for (const { rule, y } of this.grid) attr(rule, "d", `M0 ${y}H${this.width}`);
-    this.times.forEach((label, index) => attr(label, "x", SHARES[index] * this.width));
+    if (width < 100) return; // not shown
+    this.width = Math.floor(width) - LEFT;
+    attr(this.svg, "viewBox", `${-LEFT} -6 ${Math.floor(width)} ${HEIGHT + 24}`);
+    attr(this.rules, "d", GRID.map((share) => `M0 ${HEIGHT * share}H${this.width}`).join(""));
+    this.times.forEach((label, index) => attr(label, "x", TIMES[index][0] * this.width));
     this.update(this.ring);
   }
 
   point(share) {
     this.pointed = share >= 0 && share <= 1 ? share : null;
-    if (this.ring) this.say();
-  }
-
-  series(name) {
-    return this.ring.series[name] ?? UNKNOWN;
+    this.update(this.ring);
   }
 
   // The time of a share of the width; "" before anything is known.
   at(share) {
-    return this.ring.end ? time((this.ring.end - Math.round((1 - share) * (this.series("in").length - 1))) * this.ring.every) : "";
+    const { end, every, series } = this.ring;
+    return end ? time((end - Math.round((1 - share) * ((series.in ?? UNKNOWN).length - 1))) * every) : "";
   }
 
   update(ring) {
     this.ring = ring;
     if (!ring || !this.width) return;
-    const most = ceiling(Math.max(...this.lines.map(({ series }) => greatest(this.series(series)))));
-    for (const { series, path: line } of this.lines) attr(line, "d", path(this.series(series), this.width, HEIGHT, most));
-    for (const { share, label } of this.grid) text(label, this.format(most * share));
-    this.times.forEach((label, index) => text(label, this.at(SHARES[index]).slice(-8, -3)));
-    const make = () => s("rect", { y: 0, height: HEIGHT, fill: "url(#hatch)" });
-    keyed(this.gaps, gaps(this.series("in"), this.width), ([x]) => x, make, (rect, [x, wide]) => {
+    const { lines, width, format } = this;
+    const known = ring.series.in ?? UNKNOWN;
+    const all = lines.map(([name]) => ring.series[name] ?? UNKNOWN);
+    const most = ceiling(Math.max(...all.map(greatest)));
+    all.forEach((each, index) => attr(this.paths[index], "d", path(each, width, HEIGHT, most)));
+    this.scale.forEach((label, index) => text(label, format(most * GRID[index])));
+    this.times.forEach((label, index) => text(label, this.at(TIMES[index][0]).slice(-8, -3)));
+    const make = () => s("rect", { height: HEIGHT, fill: "url(#hatch)" });
+    keyed(this.gaps, gaps(known, width), ([x]) => x, make, (rect, [x, wide]) => {
       attr(rect, "x", x.toFixed(1));
       attr(rect, "width", wide.toFixed(1));
     });
-    this.say();
-  }
-
-  say() {
     const share = this.pointed ?? 1;
-    const values = this.lines.map(({ series }) => this.series(series)).map((each) => this.format(each[Math.round(share * (each.length - 1))]));
-    this.lines.forEach(({ value }, index) => text(value, values[index]));
+    const told = all.map((each) => format(each[Math.round(share * (each.length - 1))]));
+    told.forEach((value, index) => text(this.values[index], value));
     text(this.when, this.pointed === null ? "" : this.at(share));
-    attr(this.cross, "d", this.pointed === null ? null : `M${(share * this.width).toFixed(1)} 0V${HEIGHT}`);
-    attr(this.svg, "aria-label", `${this.title}: ${this.lines.map(({ label }, index) => `${label} ${values[index]}`).join(", ")}`);
+    attr(this.cross, "d", this.pointed === null ? null : `M${(share * width).toFixed(1)} 0V${HEIGHT}`);
+    attr(this.svg, "aria-label", `${this.title}: ${lines.map(([, label], index) => `${label} ${told[index]}`).join(", ")}`);
   }
 }
 
 // The last minute of one series, in a line of text.
 export class Spark {
   constructor(label) {
-    this.line = s("path", { class: "line" });
+    this.line = s("path", { class: "line one" });
     this.root = s("svg", { class: "spark", role: "img", viewBox: "0 -2 120 24", "aria-label": label }, this.line);
   }
 
@@ -165,5 +149,5 @@ export class Spark {
 // The pattern of gaps, once in a view.
 export function hatch() {
   const pattern = s("pattern", { id: "hatch", width: 6, height: 6, patternUnits: "userSpaceOnUse" }, s("path", { d: "M0 6L6 0", class: "rule" }));
-  return s("svg", { class: "away", width: 0, height: 0, "aria-hidden": "true" }, pattern);
+  return s("svg", { class: "away", "aria-hidden": "true" }, pattern);
 }

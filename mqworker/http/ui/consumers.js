@@ -3,8 +3,8 @@
 
 import { at, call } from "./api.js";
 import { act, ask, tell } from "./dialog.js";
-import { attr, button, dot, h, table, text } from "./dom.js";
-import { bytes, clock, count, plural, seconds } from "./format.js";
+import { attr, button, dot, h, panel, table, text } from "./dom.js";
+import { bytes, clock, count, percent, plural, seconds } from "./format.js";
 
 const COLUMNS = [["slot", "Slot", "number slot"], ["state", "State", "state"], ["message", "Message in hand", "id wide"],
   ["clock", "For", "number clock"], ["done", "Done", "number done"], ["memory", "Memory", "number done"], ["cpu", "CPU", "number clock"],
@@ -12,17 +12,16 @@ const COLUMNS = [["slot", "Slot", "number slot"], ["state", "State", "state"], [
 const LEVELS = { busy: "info", idle: "ok", spare: "" };
 
 export function consumers(stage) {
-  const title = h("h2");
   let second = 0;
   const rows = table(COLUMNS, ({ slot, pid }) => `${slot} ${pid}`, (row, { slot }) => make(row, stage, slot),
     (row, each) => update(row, each, second), "consumers");
+  const root = panel("Consumers", rows.root);
   return {
-    root: h("section", { class: "panel", "aria-label": "Consumers" }, title, rows.root),
+    root,
     update({ actual, desired, n }) {
       second = n;
-      const list = actual?.consumers ?? [];
-      text(title, actual ? `${plural(list.length, "Consumer")}, ${desired.consumers} wanted` : "No Consumers: the stage has no process");
-      rows.update(list);
+      rows.update(actual?.consumers ?? []);
+      text(root.firstChild, actual ? `${plural(actual.consumers.length, "Consumer")}, ${desired.consumers} wanted` : "No Consumers");
     },
   };
 }
@@ -53,8 +52,8 @@ function update(row, each, second) {
 function share(row, cpu, second) {
   const { before } = row;
   if (!before || second > before.second) row.before = { cpu, second };
-  if (before && second > before.second) row.share = Math.round((100 * (cpu - before.cpu)) / (second - before.second));
-  return Number.isFinite(row.share) ? `${row.share} %` : "–";
+  if (before && second > before.second) row.share = (cpu - before.cpu) / (second - before.second);
+  return percent(row.share);
 }
 
 async function showStack(stage, slot, pressed) {
@@ -63,7 +62,7 @@ async function showStack(stage, slot, pressed) {
   pressed.disabled = false;
   if (!ok) return tell(`No stack of Consumer ${slot}: ${problem}`, "error");
   const doing = data.message_id ? `on message ${data.message_id} for ${seconds(data.seconds)}` : "with no message in hand";
-  return ask(`Stack of Consumer ${slot}`, [h("p", { class: "wrap", text: `Process ${data.pid}, ${doing}` }),
+  return ask(`Stack of Consumer ${slot}`, [h("p", { text: `Process ${data.pid}, ${doing}` }),
     h("pre", { tabindex: 0, text: data.stack })], []);
 }
 

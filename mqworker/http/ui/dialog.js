@@ -15,46 +15,41 @@ export function tell(sentence, level = "ok") {
   text(line, sentence);
   line.dataset.level = level;
   clearTimeout(fading);
-  if (level !== "error") fading = setTimeout(() => text(line, ""), STAYS);
+  if (level !== "error") fading = setTimeout(() => line.replaceChildren(), STAYS);
 }
 
 // Opens a dialog with `nodes` and buttons, [value, label, class]; resolves with the value of the one that was chosen, or "".
 export function ask(title, nodes, choices) {
-  return new Promise((resolve) => {
-    const dialog = h("dialog", { "aria-label": title, on: { close: () => (dialog.remove(), resolve(dialog.returnValue)) } },
-      h("h2", { text: title }), nodes,
-      h("p", { class: "buttons" }, [["", choices.length ? "Cancel" : "Close"], ...choices].map(([value, label, kind]) =>
-        button(label, () => dialog.close(value), null, kind))));
-    document.body.append(dialog);
-    dialog.showModal();
-  });
+  const { promise, resolve } = Promise.withResolvers();
+  const buttons = [["", choices.length ? "Cancel" : "Close"], ...choices].map(([value, label, kind]) =>
+    button(label, () => dialog.close(value), null, kind));
+  const dialog = h("dialog", { "aria-label": title, on: { close: () => resolve(dialog.returnValue) } },
+    h("h2", { text: title }), nodes, h("p", { class: "buttons" }, buttons));
+  document.body.append(dialog);
+  dialog.showModal();
+  return promise.finally(() => dialog.remove());
 }
 
 // Asks whether to do something that names its number and effect; `verb` is the button ("Replay 37"). Resolves with a bool.
 export async function confirm(title, sentence, verb, { danger = false } = {}) {
-  return (await ask(title, [h("p", { text: sentence })], [["yes", verb, danger ? "danger" : "primary"]])) === "yes";
+  return Boolean(await ask(title, [h("p", { text: sentence })], [["yes", verb, danger ? "danger" : "primary"]]));
 }
 
-// Sends a command and says how it went: `what` is the deed ("Stage energy is paused"). With `stage`, also when the stage has applied
-// it. A 409 that names what would be destroyed asks once more. Returns the answer of `call`.
+// Sends a command and says how it went: `what` is the deed ("Stage energy is paused"). With `stage`, also when it is applied. A 409
+// that names what would be destroyed asks once more. Returns the answer of `call`.
 export async function act(what, method, path, body, { stage, ...options } = {}) {
   tell("Sent …", "info");
   const answer = await call(method, path, body, options);
-  if (answer.data?.destroyed) {
-    const sure = await confirm("This destroys messages", answer.problem, "Do it all the same", { danger: true });
-    if (sure) return act(what, method, `${path}?force=true`, body, { stage, ...options });
-    tell("Nothing was done.", "info");
-  } else if (!answer.ok) {
-    tell(`Not done: ${answer.problem}`, "error");
-  } else if (stage) {
-    whenApplied(what, answer.data.revision);
-  } else {
-    tell(`${what}.`);
+  if (answer.data?.destroyed && (await confirm("This destroys messages", answer.problem, "Do it all the same", { danger: true }))) {
+    return act(what, method, `${path}?force=true`, body, { stage, ...options });
   }
+  if (!answer.ok) tell(`Not done: ${answer.problem}`, "error");
+  else if (stage) whenApplied(what, answer.data.revision);
+  else tell(`${what}.`);
   return answer;
 }
 
-// The deed is stored; it is done when the stage has applied its revision.
+// The deed is stored; it is done when the service has applied its revision.
 function whenApplied(what, revision) {
   tell(`${what}: stored as revision ${revision}, being applied …`, "info");
   const until = Date.now() + STAYS;

@@ -1,11 +1,10 @@
 // Nodes of the page: makes them, writes their texts, keeps lists in step. The only module that creates elements.
 //
-// Under Trusted Types 'none' nothing here parses markup; there are no handlers and styles as attributes, and no addresses but
-// relative ones. What comes from messages and logs is only ever a text node, and control characters and
-// those that turn the direction of a line are written out (`visible`).
+// Under Trusted Types 'none' nothing parses markup; no attribute is a handler or a style, no address other than relative. What
+// comes from messages and logs is only ever a text, with control characters and those that turn a line written out (`visible`).
 
 const SVG = "http://www.w3.org/2000/svg";
-const REFUSED = /^(on|style$|src|srcdoc|action|formaction|xlink)/i;
+const REFUSED = /^(on|style$|src|action|formaction)/i;
 const INVISIBLE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g;
 
 export function visible(value) {
@@ -14,26 +13,18 @@ export function visible(value) {
 
 // Writes an attribute only if it differs. null, undefined, false: none; true: an empty one.
 export function attr(node, name, value) {
-  if (value === null || value === undefined || value === false) {
-    if (node.hasAttribute(name)) node.removeAttribute(name);
-    return;
-  }
-  const wanted = value === true ? "" : visible(value);
-  if (REFUSED.test(name) || (name === "href" && !/^(#|\.\.\/api\/v1\/)/.test(wanted))) throw new Error(`no attribute ${name}="${wanted}" here`);
-  if (node.getAttribute(name) !== wanted) node.setAttribute(name, wanted);
+  const wanted = value === true ? "" : visible(value ?? "");
+  if (REFUSED.test(name) || (name === "href" && !/^(#|\.\.\/api\/v1\/|$)/.test(wanted))) throw new Error(`no ${name}="${wanted}"`);
+  if (value === null || value === undefined || value === false) node.removeAttribute(name);
+  else if (node.getAttribute(name) !== wanted) node.setAttribute(name, wanted);
 }
 
 // Writes the one text of a node, only if it differs, so that a selection in it and the layout stay.
 export function text(node, value) {
-  const wanted = value === null || value === undefined ? "" : visible(value);
+  const wanted = visible(value ?? "");
   const first = node.firstChild;
-  if (first === null) {
-    if (wanted) node.append(wanted);
-  } else if (first.nodeType === Node.TEXT_NODE && first.nextSibling === null) {
-    if (first.data !== wanted) first.data = wanted;
-  } else {
-    node.replaceChildren(wanted);
-  }
+  if (first?.nodeType !== Node.TEXT_NODE || first.nextSibling) node.replaceChildren(wanted);
+  else if (first.data !== wanted) first.data = wanted;
 }
 
 // Makes an element: `properties` are attributes, besides `on` (event to function) and `text`; strings become text nodes.
@@ -63,9 +54,14 @@ export function button(label, click, name = null, kind = null) {
 
 // A state by word and colour: "ok", "info", "warning" or "error".
 export function dot(node, level, words) {
-  const mark = node.firstChild ?? node.appendChild(h("span"));
-  attr(mark, "class", `dot ${level}`);
-  text(mark.nextSibling ?? node.appendChild(h("span")), words);
+  if (!node.firstChild) node.append(h("span"), h("span"));
+  attr(node.firstChild, "class", `dot ${level}`);
+  text(node.lastChild, words);
+}
+
+// A part of a view, with its title.
+export function panel(title, ...nodes) {
+  return h("section", { class: "panel", "aria-label": title }, h("h2", { text: title }), nodes);
 }
 
 const lists = new WeakMap(); // parent to Map of key to part
@@ -82,15 +78,14 @@ export function keyed(parent, items, key, make, update = () => {}) {
   }
   for (const [name, part] of old) if (!now.has(name)) (part.root ?? part).remove();
   let next = parent.firstChild;
-  const parts = new Map();
   for (const [name, [part, item]] of now) {
     const root = part.root ?? part;
     if (root === next) next = next.nextSibling;
     else parent.insertBefore(root, next);
     update(part, item);
-    parts.set(name, part);
+    now.set(name, part);
   }
-  lists.set(parent, parts);
+  lists.set(parent, now);
 }
 
 // A table whose rows follow items, and which is cards where it is narrow. `columns`: [name, label, class]. A row is a part with
@@ -99,10 +94,7 @@ export function table(columns, key, make, update, kind = "") {
   const body = h("tbody");
   const row = (item) => {
     const made = { root: h("tr") };
-    for (const [name, label, look] of columns) {
-      made[name] = h("td", { class: look, "data-label": label || null });
-      made.root.append(made[name]);
-    }
+    for (const [name, label, look] of columns) made.root.append((made[name] = h("td", { class: look, "data-label": label || null })));
     make(made, item);
     return made;
   };

@@ -1,7 +1,7 @@
 // JSON whose numbers stay as they are written: 9223372036854775807 and 1.10 come out as they went in.
 //
-// Pure. Elsewhere every number is a double, which changes 64-bit integers and the spelling of others; letters and parameters
-// are read and written with this module. It rests on "JSON.parse source text access", which browsers have since 2025; an older one is told so.
+// Pure. Elsewhere every number is a double, which changes 64-bit integers; letters and parameters are read and written here.
+// It rests on the source texts that JSON.parse tells, in all browsers since 2025; an older one is told so.
 
 export class Exact {
   constructor(text) {
@@ -12,7 +12,6 @@ export class Exact {
   }
 }
 
-// Whether `text` is a JSON number as it stands.
 export function isNumber(text) {
   return /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/.test(text);
 }
@@ -25,13 +24,11 @@ export function parse(text) {
 
 // Returns JSON text; `indent` is a number of spaces.
 export function stringify(value, indent = 0) {
-  const raw = (_name, each) => (each instanceof Exact ? JSON.rawJSON(each.text) : each);
-  return JSON.stringify(value, raw, indent) ?? "null";
+  return JSON.stringify(value, (_name, each) => (each instanceof Exact ? JSON.rawJSON(each.text) : each), indent) ?? "null";
 }
 
 // Whether two values are the same, numbers by their spelling.
 export function same(one, other) {
-  if (one instanceof Exact && other instanceof Exact) return one.text === other.text;
   if (!one || !other || typeof one !== "object" || typeof other !== "object") return one === other;
   const names = Object.keys(one);
   return one.constructor === other.constructor && names.length === Object.keys(other).length &&

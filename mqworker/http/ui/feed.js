@@ -1,4 +1,4 @@
-// The client of GET /feed: one stream of numbered events at 1 Hz, kept alive, resumed, or asked for where it may not be.
+// The client of GET /feed: one stream of events at 1 Hz, kept alive, resumed, or asked for where it may not be.
 //
 // fetch and a reader of our own, because EventSource gives up after a 503. Each event goes to `emit` as {type, id, data}; so
 // does how the link is, {type: "link", data: {state, reason}}: live, asking, lost, draining, login. A stream that is silent
@@ -17,19 +17,11 @@ export function parser() {
   return (piece) => {
     const blocks = (rest + piece).split("\n\n");
     rest = blocks.pop();
-    return blocks.map(parsed).filter(({ data }) => data !== "");
+    return blocks.map((block) => {
+      const { event: type = "message", id = "", data } = Object.fromEntries(block.split("\n").map((line) => line.split(/: (.*)/s)));
+      return { type, id, data: data && JSON.parse(data) };
+    }).filter(({ data }) => data);
   };
-}
-
-function parsed(block) {
-  const event = { type: "message", id: "", data: "" };
-  for (const line of block.split("\n")) {
-    const [, name, value] = /^([a-z]+): ?(.*)$/.exec(line) ?? [];
-    if (name === "event") event.type = value;
-    else if (name === "id") event.id = value;
-    else if (name === "data") event.data = JSON.parse(value);
-  }
-  return event;
 }
 
 // Pure. Milliseconds before the next attempt: 250, 500, 1000, then 2000, each a quarter more or less.
@@ -46,7 +38,7 @@ export class Feed {
 
   // Asks for other topics and filters: names and values of the query.
   want(query) {
-    const wanted = String(new URLSearchParams(Object.entries(query).filter(([, value]) => value)));
+    const wanted = String(new URLSearchParams(query));
     if (wanted === this.query) return;
     this.query = wanted;
     this.again();
@@ -63,126 +55,99 @@ export class Feed {
   // Another tab came or went: a stream may have to end, or may begin.
   tabsChanged() {
     const may = this.tabs.mayStream();
-    if (this.doing === "streaming" && !may) this.abort?.abort(AGAIN);
+    if (this.doing === "streaming" && !may) this.abort.abort(AGAIN);
     else if (this.doing === "waiting its turn" && may) this.wake();
   }
 
   async run() {
     for (;;) {
-      if (document.hidden || this.stopped) {
-        await this.sleep(3_600_000);
-      } else if (this.tabs.mayStream()) {
-        await this.sleep(await this.attempt(() => this.stream()));
-      } else {
-        this.reason = "this browser has four streams in other tabs";
-        await this.attempt(() => this.ask());
-        this.doing = "waiting its turn";
-        await this.sleep(EVERY);
-      }
+      const idle = document.hidden || this.stopped;
+      const may = this.tabs.mayStream();
+      const wait = idle ? 3_600_000 : await this.attempt(may);
+      this.doing = idle || may ? "" : "waiting its turn";
+      await new Promise((resolve) => {
+        this.wake = resolve;
+        setTimeout(resolve, wait);
+      });
     }
   }
 
   // Runs one connection; returns how long to wait before the next.
-  async attempt(connect) {
+  async attempt(may) {
     this.abort = new AbortController();
     const { signal } = this.abort;
     try {
-      return (await connect()) ?? this.lost("the connection was closed");
+      if (may) return await this.stream();
+      return await this.ask("this browser has four streams in other tabs");
     } catch {
       if (signal.reason === AGAIN) return 0;
-      return this.lost(signal.aborted ? signal.reason : "the service cannot be reached");
+      this.link(this.draining ? "draining" : "lost", signal.aborted ? signal.reason : "the service cannot be reached");
+      return pause(this.tries++);
     } finally {
       this.abort = null;
-      this.doing = "";
     }
-  }
-
-  lost(reason) {
-    this.link(this.draining ? "draining" : "lost", reason);
-    return pause(this.tries++);
   }
 
   link(state, reason = "") {
-    this.emit({ type: "link", data: { state, reason } });
+    this.emit({ type: "link", data: { state, reason, at: Date.now() } });
+  }
+
+  // Gives the connection up when it was silent for so long; each call begins the time anew.
+  guard(milliseconds, reason) {
+    const { abort } = this;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => abort.abort(reason), milliseconds);
   }
 
   async stream() {
-    const { abort } = this;
-    let timer;
-    const alive = () => {
-      clearTimeout(timer);
-      timer = setTimeout(() => abort.abort("it is silent"), SILENCE);
-    };
-    alive();
-    try {
-      const answer = await this.fetch("");
-      if (answer.status === 503) return await this.refused(answer);
-      if (!this.accepted(answer)) return EVERY;
-      this.doing = "streaming";
-      const read = parser();
-      const begun = performance.now();
-      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-      for (;;) {
-        const { value, done } = await reader.read();
-        if (done) return null;
-        alive();
-        this.take(read(value), "live");
-        if (performance.now() - begun > PROVEN) this.tries = 0;
-      }
-    } finally {
-      clearTimeout(timer);
+    this.guard(SILENCE, "it is silent");
+    const answer = await this.fetch("");
+    if (answer.status === 503) {
+      await this.ask("all streams of the service are taken");
+      return Math.max(EVERY, 1000 * answer.headers.get("Retry-After"));
+    }
+    if (!this.accepted(answer)) return EVERY;
+    this.doing = "streaming";
+    const read = parser();
+    const begun = Date.now();
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) throw new Error("the connection was closed");
+      this.guard(SILENCE, "it is silent");
+      this.take(read(value), "live");
+      if (Date.now() - begun > PROVEN) this.tries = 0;
     }
   }
 
-  // All places of the service are taken: asks meanwhile.
-  async refused(answer) {
-    this.reason = "all streams of the service are taken";
-    await this.ask();
-    return Math.max(EVERY, 1000 * Number(answer.headers.get("Retry-After")));
-  }
-
-  async ask() {
-    const { abort } = this;
-    const timer = setTimeout(() => abort.abort("perhaps this browser has no connection left"), PATIENCE);
-    try {
-      const answer = await this.fetch("&once=1");
-      if (this.accepted(answer)) this.take(parser()(await answer.text()), "asking");
-      return EVERY;
-    } finally {
-      clearTimeout(timer);
-    }
+  async ask(reason) {
+    this.guard(PATIENCE, "perhaps this browser has no connection left");
+    const answer = await this.fetch("&once=1");
+    if (this.accepted(answer)) this.take(parser()(await answer.text()), "asking", reason);
+    clearTimeout(this.timer);
+    return EVERY;
   }
 
   fetch(more) {
     const after = this.after && `&after=${this.after}`;
     const headers = { Accept: "text/event-stream", "X-Mqworker": "page" };
-    const { signal } = this.abort;
-    return fetch(`../api/v1/feed?${this.query}${more}${after}`, { signal, headers, cache: "no-store", redirect: "error" });
+    return fetch(`../api/v1/feed?${this.query}${more}${after}`, { signal: this.abort.signal, headers, cache: "no-store", redirect: "error" });
   }
 
   accepted({ ok, status }) {
     this.stopped = status === 401;
-    if (this.stopped) this.link("login");
-    else if (!ok) this.link("lost", `the service answered ${status}`);
+    if (status === 404) this.query = "topics=overview"; // a stage that is gone: the view says so
+    if (!ok) this.link(this.stopped ? "login" : "lost", `the service answered ${status}`);
     return ok;
   }
 
-  take(events, state) {
-    this.draining = events.some(({ type }) => type === "bye");
+  take(events, state, reason) {
+    if (events.length) this.link(state, reason);
     for (const event of events) {
+      if (event.type === "bye") this.draining = event.data.reason === "draining";
+      if (event.type === "hello") this.draining = false;
       this.after = event.id || this.after;
       this.emit(event);
     }
-    if (events.length) this.link(state, state === "asking" ? this.reason : "");
-  }
-
-  sleep(milliseconds) {
-    return new Promise((resolve) => {
-      const timer = setTimeout(resolve, milliseconds);
-      this.wake = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-    });
   }
 }

@@ -13,7 +13,7 @@ import * as failures from "./failures.js";
 import { Feed } from "./feed.js";
 import { clock } from "./format.js";
 import * as letter from "./letter.js";
-import { login } from "./login.js";
+import { logIn, login } from "./login.js";
 import * as logs from "./logs.js";
 import * as message from "./message.js";
 import * as overview from "./overview.js";
@@ -24,7 +24,7 @@ import { LISTEN, Tabs } from "./tabs.js";
 const VIEWS = { overview, stage, failures, letter, message, logs, audit };
 const IDENTITY = { stage: 1, failures: 1, letter: 2, message: 1 }; // parts of an address that make it another view
 const KEPT = 12;
-const LINK = {
+const LINK = { // reason, and for how long
   connecting: () => "Connecting …",
   live: () => "Live",
   asking: (reason) => `Every 2 s: ${reason}`,
@@ -32,48 +32,40 @@ const LINK = {
   draining: (reason, ago) => `The service drains or starts again (${clock(ago)})`,
   login: () => "Not logged in",
 };
-
 const find = (id) => document.getElementById(id);
-const main = find("main");
 const shown = new Map(); // identity to view, the newest last
 let feed;
 let current;
 let asking = false; // for a login
-let connected = false;
+let up = null; // whether there is a connection; null: there has been none
 
 function parse(hash) {
-  const [path, query = ""] = hash.replace(/^#\/?/, "").split("?");
-  const [name, ...parts] = path.split("/").map((part) => {
-    try {
-      return decodeURIComponent(part);
-    } catch {
-      return part;
-    }
-  });
+  const [path, query] = hash.replace(/^#\/?/, "").split("?");
+  const [name, ...parts] = path.split("/").map(decodeURIComponent);
   return { view: Object.hasOwn(VIEWS, name) ? name : "overview", parts, query: new URLSearchParams(query) };
 }
 
 function go() {
   if (location.hash === "#main") return; // the link that skips the bar
   const route = parse(location.hash);
-  const identity = JSON.stringify([route.view, ...route.parts.slice(0, IDENTITY[route.view] ?? 0)]);
+  const identity = [route.view, ...route.parts.slice(0, IDENTITY[route.view] ?? 0)].join("/");
   const view = shown.get(identity) ?? VIEWS[route.view].view(route);
   shown.delete(identity);
   shown.set(identity, view);
-  for (const [old, each] of shown) {
-    if (shown.size <= KEPT) break;
-    each.close?.();
-    shown.delete(old);
+  if (shown.size > KEPT) {
+    const [[oldest, { close }]] = shown;
+    close?.();
+    shown.delete(oldest);
   }
   if (current?.view !== view) {
-    main.replaceChildren(view.root);
+    find("main").replaceChildren(view.root);
     scrollTo(0, 0);
   }
   current = { view, route };
-  for (const link of document.querySelectorAll(".bar nav a")) {
-    attr(link, "aria-current", link.dataset.view === route.view ? "page" : null);
+  for (const link of document.querySelectorAll("[data-view]")) {
+    attr(link, "aria-current", link.dataset.view === route.view && "page");
   }
-  document.title = [route.parts[0], route.view === "overview" ? "" : route.view, "mqworker"].filter(Boolean).join(" · ");
+  document.title = [route.parts[0], route.view, "mqworker"].filter(Boolean).join(" · ");
   update(store.state);
   listen();
 }
@@ -92,27 +84,23 @@ function update(state) {
 }
 
 function showLink({ link: { state, since, reason } }) {
-  const line = find("link");
-  if (line.dataset.state !== state) {
-    const up = state === "live" || state === "asking";
-    if (connected && !up) tell("The connection to the service is lost.", "error");
-    else if (!connected && up && line.dataset.state !== "connecting") tell("The connection to the service is back.");
-    connected = up;
-    line.dataset.state = state;
-  }
+  const now = state === "live" || state === "asking";
+  if (up && !now) tell("The connection to the service is lost.", "error");
+  if (up === false && now) tell("The connection to the service is back.");
+  if (up !== null || now) up = now;
+  find("link").dataset.state = state;
   text(find("link-text"), LINK[state](reason, (Date.now() - since) / 1000));
 }
 
 async function needLogin() {
   if (asking) return;
   asking = true;
-  store.dispatch({ type: "session", data: await login(main) });
+  store.dispatch({ type: "session", data: await login(find("main")) });
   asking = false;
   feed.again();
 }
 
 function heard(event) {
-  if (event.type === "link") event.data.at = Date.now();
   if (event.data.state === "login") needLogin();
   store.dispatch(event);
 }
@@ -121,12 +109,12 @@ async function begin() {
   const ticket = /^#t=([\w-]+)$/.exec(location.hash)?.[1];
   if (ticket) {
     history.replaceState(null, "", "#/"); // it leaves the address before anything else happens
-    const { ok, problem } = await call("POST", "session", { ticket, path: location.pathname.replace(/ui\/$/, "") });
+    const { ok, problem } = await logIn({ ticket });
     if (!ok) tell(`This address has been used already, or is too old: ${problem}`, "error");
   }
-  const session = await call("GET", "session");
-  if (session.ok) store.dispatch({ type: "session", data: session.data });
-  feed = new Feed(heard, new Tabs(session.data?.instance ?? location.pathname, () => feed?.tabsChanged()));
+  const { ok, status, data } = await call("GET", "session");
+  if (ok) store.dispatch({ type: "session", data });
+  feed = new Feed(heard, new Tabs(data?.instance ?? location.pathname, () => feed?.tabsChanged()));
   addEventListener("login", needLogin);
   addEventListener("listen", listen);
   addEventListener("hashchange", go);
@@ -136,10 +124,10 @@ async function begin() {
     if (id) location.hash = `#/message/${encodeURIComponent(id)}`;
   });
   go();
-  store.subscribe(["link"], showLink);
   store.subscribe(Object.keys(store.state), update);
+  store.subscribe(["link"], showLink);
   setInterval(() => showLink(store.state), 1000);
-  if (session.status === 401) needLogin();
+  if (status === 401) needLogin();
   setTimeout(() => feed.run(), LISTEN);
 }
 

@@ -4,11 +4,11 @@
 import { at } from "./api.js";
 import { Spark } from "./chart.js";
 import { act, confirm } from "./dialog.js";
-import { attr, button, dot, h, keyed, table, text } from "./dom.js";
+import { attr, button, dot, h, keyed, panel, table, text } from "./dom.js";
 import { bytes, count, plural, rate, seconds, time } from "./format.js";
 import { store } from "./store.js";
 
-const NAME = ["name", "Name", "wide strong wrap"];
+const NAME = ["name", "Name", "wide strong"];
 const STATE = ["state", "State", "wide"];
 const ACTS = ["acts", "", "number"];
 const number = (name, label) => [name, label, "number"];
@@ -50,21 +50,15 @@ function told({ stages, service: { state, paused, uptime, revision, applied } })
   return `${what} · ${plural(stages.length, "stage")} · up for ${seconds(uptime)} · revision ${revision}${ahead}`;
 }
 
-function panel(title, ...nodes) {
-  return h("section", { class: "panel", "aria-label": title }, h("h2", { text: title }), ...nodes);
-}
-
 // A panel with a table that is there only if it has rows.
-function part(title, columns, make, update) {
-  const rows = table(columns, ({ name, address, stage }) => `${name ?? address} ${stage?.name}`, make, update);
+function part(title, columns, make, change) {
+  const rows = table(columns, ({ name, address, stage }) => `${name ?? address} ${stage?.name}`, make, change);
   const root = panel(title, rows.root);
-  return {
-    root,
-    update(items) {
-      root.hidden = !items?.length;
-      rows.update(items ?? []);
-    },
+  const update = (items) => {
+    root.hidden = !items.length;
+    rows.update(items);
   };
+  return { root, update };
 }
 
 function makeStage(row, { name }) {
@@ -109,7 +103,7 @@ function updatePlace(node, { name, feeds, here }, { bottlenecks, stages }) {
   attr(node, "class", narrow ? "narrow" : null);
   const words = [here ? rate(stages.find((each) => each.name === name)?.rate) : "elsewhere", narrow && "holds the others back",
     feeds.length && `→ ${feeds.join(", ")}`];
-  text(node.lastChild, words.filter(Boolean).join(" · "));
+  text(node.lastChild, ` ${words.filter(Boolean).join(" · ")}`);
 }
 
 function makeSource(row, { name }) {

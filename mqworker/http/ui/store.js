@@ -4,7 +4,7 @@
 // keeps the state and tells its subscribers, once a frame however many events came. When the service is another one (`boot`),
 // nothing is forgotten: seconds that nobody saw stay NaN, and charts draw them as a gap.
 
-export const SIZES = { 1: 900, 15: 1440 }; // points of a ring, by seconds of a point: 15 minutes, 6 hours
+const SIZES = { 1: 900, 15: 1440 }; // points of a ring, by seconds of a point: 15 minutes, 6 hours
 const LINES = 2000;
 const RECORDS = 1000;
 
@@ -32,31 +32,28 @@ export function ring(every) {
 export function put(ring, when, values) {
   const size = SIZES[ring.every];
   const slot = Math.round(when / ring.every);
-  if (slot > ring.end) {
-    const step = Math.min(size, slot - ring.end);
+  const step = Math.min(size, slot - ring.end);
+  if (step > 0) {
     for (const each of Object.values(ring.series)) each.copyWithin(0, step).fill(NaN, size - step);
     ring.end = slot;
   }
   const index = size - 1 - (ring.end - slot);
   for (const name in values) {
-    if (index < 0 || values[name] === null) continue;
-    (ring.series[name] ??= new Float64Array(size).fill(NaN))[index] = values[name];
+    if (index >= 0 && values[name] !== null) (ring.series[name] ??= new Float64Array(size).fill(NaN))[index] = values[name];
   }
 }
 
 // Writes series that begin at number `from` after `base`.
 function putAll(ring, base, { from, series }) {
-  const names = Object.keys(series);
-  for (let index = 0; index < (series[names[0]]?.length ?? 0); index++) {
-    const values = Object.fromEntries(names.map((name) => [name, series[name][index]]));
-    put(ring, base + (from + index) * ring.every, values);
+  const entries = Object.entries(series);
+  const length = entries[0]?.[1].length ?? 0;
+  for (let index = 0; index < length; index++) {
+    put(ring, base + (from + index) * ring.every, Object.fromEntries(entries.map(([name, values]) => [name, values[index]])));
   }
 }
 
 function withStage(state, name, change) {
-  const old = Object.hasOwn(state.stages, name)
-    ? state.stages[name]
-    : { detail: null, rings: { 1: ring(1), 15: ring(15) }, faults: new Map() };
+  const old = Object.hasOwn(state.stages, name) ? state.stages[name] : { rings: { 1: ring(1), 15: ring(15) }, faults: new Map() };
   return { ...state, stages: { ...state.stages, [name]: { ...old, ...change(old) } } };
 }
 
@@ -65,13 +62,14 @@ function withLines({ lines, seen }, more) {
   return { lines: [...lines, ...keyed].slice(-LINES), seen: seen + more.length };
 }
 
-const by = (name, items) => items.map((each) => [each[name], each]);
+// A Map with these items in it, by what they are called.
+const merged = (old, name, items) => new Map([...old, ...items.map((each) => [each[name], each])]);
 
 const REDUCERS = {
   session: (state, { role }) => ({ ...state, role }),
   overview: (state, overview) => ({ ...state, overview }),
   peers: (state, { peers }) => ({ ...state, peers }),
-  operations: (state, { operations }) => ({ ...state, operations: new Map([...state.operations, ...by("operation", operations)]) }),
+  operations: (state, { operations }) => ({ ...state, operations: merged(state.operations, "operation", operations) }),
   "logs cleared": (state) => ({ ...state, logs: { ...state.logs, lines: [] } }),
 
   link(state, { state: now, reason, at }) {
@@ -82,28 +80,28 @@ const REDUCERS = {
 
   hello(state, service) {
     const { boot, now, n, role } = service;
-    const other = state.boot && state.boot !== boot && state.logs.lines.length;
+    const other = state.logs.lines.length && state.boot !== boot;
     const logs = other ? withLines(state.logs, [{ gap: "the service was started again" }]) : state.logs;
     return { ...state, boot, role, service, logs, base: now - n };
   },
 
-  history(state, { stage, every, from, series }) {
+  history(state, { stage, every, ...points }) {
     return withStage(state, stage, ({ rings }) => {
-      putAll(rings[every], state.base, { from, series });
+      putAll(rings[every], state.base, points);
       return { rings: { ...rings } };
     });
   },
 
   // The answer of GET /stages/{s}/history.
-  past(state, { stage, every, until, series }) {
-    const [{ length }] = Object.values(series);
-    return REDUCERS.history(state, { stage, every, series, from: (until - state.base) / every - length + 1 });
+  past(state, { until, ...past }) {
+    const [{ length }] = Object.values(past.series);
+    return REDUCERS.history(state, { ...past, from: (until - state.base) / past.every - length + 1 });
   },
 
   stage(state, { points, faults, ...detail }) {
-    return withStage(state, detail.name, ({ rings, faults: known }) => {
+    return withStage(state, detail.name, ({ rings, faults: old }) => {
       putAll(rings[1], state.base, points);
-      return { detail, rings: { ...rings }, faults: faults?.length ? new Map([...known, ...by("key", faults)]) : known };
+      return { detail, rings: { ...rings }, faults: faults.length ? merged(old, "key", faults) : old };
     });
   },
 
@@ -113,7 +111,7 @@ const REDUCERS = {
   },
 
   audit(state, { records }) {
-    const all = new Map([...by("n", state.audit), ...by("n", records)]);
+    const all = merged(state.audit.map((each) => [each.n, each]), "n", records);
     return { ...state, audit: [...all.values()].sort((one, other) => other.n - one.n).slice(0, RECORDS) };
   },
 };
@@ -125,17 +123,13 @@ export function reduce(state, { type, data }) {
 
 export class Store {
   constructor(frame = (callback) => requestAnimationFrame(callback)) {
-    this.state = begin();
-    this.frame = frame;
-    this.subscribers = new Set();
-    this.waiting = false;
+    Object.assign(this, { state: begin(), frame, subscribers: new Set(), waiting: false });
   }
 
   dispatch(event) {
     this.state = reduce(this.state, event);
-    if (this.waiting) return;
+    if (!this.waiting) this.frame(() => this.tell());
     this.waiting = true;
-    this.frame(() => this.tell());
   }
 
   // Calls `update(state)` now, and after each frame in which one of these parts has changed. Returns what ends it.
@@ -148,11 +142,10 @@ export class Store {
 
   tell() {
     this.waiting = false;
-    const { state } = this;
-    for (const each of [...this.subscribers]) {
-      const changed = each.keys.some((key) => state[key] !== each.seen[key]);
-      each.seen = state;
-      if (changed) each.update(state);
+    for (const each of this.subscribers) {
+      const { seen } = each;
+      each.seen = this.state;
+      if (each.keys.some((key) => each.seen[key] !== seen[key])) each.update(each.seen);
     }
   }
 }

@@ -64,7 +64,7 @@ test("Records of the audit are sorted and each is there once; operations and fau
 test("Events that are not known, and names of Object.prototype, change nothing", () => {
   const state = begin();
   for (const type of ["tick", "constructor", "__proto__", "toString"]) assert.equal(reduce(state, { type, data: {} }), state);
-  const odd = reduce(state, { type: "stage", data: { name: "__proto__", n: 1, points: { from: 1, series: {} } } });
+  const odd = reduce(state, { type: "stage", data: { name: "__proto__", n: 1, points: { from: 1, series: {} }, faults: [] } });
   assert.equal({}.detail, undefined);
   assert.ok(odd);
 });

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from mqworker.amqp.properties import Properties
+from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Publication
 from tests.page.conftest import Watched
 from tests.page.test_service import answered, live
@@ -59,11 +59,11 @@ class Site:
 
 def send(service: ServiceProcess) -> None:
     """Send messages whose id, headers and body are hostile."""
-    headers = {EVIL[:120]: EVIL, "n": 2**63 - 1, "null": None, "turned": "\u202eexe.gpj"}
+    headers = {f"name {EVIL}"[:120]: EVIL, "n": 2**63 - 1, "null": None, "turned": "\u202eexe.gpj"}
     bodies = [json.dumps({"x": EVIL, "n": 2**63 - 1}).encode(), EVIL.encode(), b"\x00\xff\xfe<script>"]
     with Client(service) as client:
         client.store_all(
-            Publication("", INPUT, Properties(message_id=f"{ID}{n}", content_type=kind, headers=headers).encode(), body)
+            Publication("", INPUT, Properties(message_id=f"{ID}{n}", content_type=kind, headers=Headers(headers)).encode(), body)
             for n, (body, kind) in enumerate(zip(bodies, ("application/json", "text/html", EVIL[:60]), strict=True))
         )
         wait_for(lambda: client.ready(DEAD) == len(bodies), 20, "dead letters")

@@ -69,7 +69,7 @@ export function view({ parts: [stage] }) {
   const search = h("form", { class: "filter", role: "search", "aria-label": "Filter of the dead letters", on: { submit: filtered } },
     inputs.slice(0, 4), h("button", { text: "Filter" }), h("details", {}, h("summary", { text: "More" }), h("div", { class: "filter" }, inputs.slice(4))));
   const summary = h("span", { role: "status" });
-  const freeze = button("", select, null, "primary");
+  const freeze = button("", select, null, "primary command");
   const compare = button("Compare the two", () => (location.hash = at`#/letter/${stage}/${[...ticked][0]}?with=${[...ticked][1]}`));
   const more = button("Show more", () => list(next));
   const chosen = h("div", { role: "status" });

@@ -25,6 +25,7 @@ from mqworker.control.chain import Add, ChainError, Edit, edited
 from mqworker.control.control import ChangeRefused, Control, ControlError, Snapshot, StageView, Stored
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
+from mqworker.ipc.inspection import AskMessage, MessageAnswer, Question
 from mqworker.ipc.messages import BUCKETS, ConsumerStatus, Held, HeldMessage, StageStatus, Times
 from tests.support.waiting import AMPLE
 
@@ -111,6 +112,9 @@ class LittleService:
         self.held: list[HeldMessage] = []
         self.held_refused = ""
         self.changes: list[Any] = []
+        self.questions: list[Question] = []  # to Producers
+        self.answers: dict[type, Any] = {}  # by the type of the question: a value, or an exception
+        self.found: dict[str, MessageAnswer | ControlError] = {}  # what each stage knows of any message
         self.admin: dict[str, Any] = {}  # verb to a value, an exception, or a function of the arguments
         self.asked: list[tuple[str, dict[str, Any], float]] = []
         self.loop = asyncio.new_event_loop()
@@ -261,6 +265,18 @@ class LittleService:
                 self.held.remove(message)
                 return Held(1)
         raise ControlError("unknown_message", f"no message {skip} waits here")
+
+    async def ask_producer(self, stage: str, question: Question, deadline: float) -> Any:
+        self._known(stage)
+        answer = self.answers.get(type(question), ControlError("refused", f"stage {stage} has no processes"))
+        if isinstance(answer, Exception):
+            raise answer
+        self.questions.append(question)
+        return answer
+
+    async def find_message(self, message_id: str) -> dict[str, MessageAnswer | ControlError]:
+        self.questions.append(AskMessage(0, message_id))
+        return self.found
 
     async def drain(self) -> None:
         self.drained = True

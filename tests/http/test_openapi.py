@@ -9,7 +9,8 @@ from mqworker.http.app import ROUTES, make_app
 from mqworker.http.openapi import HEADERS, QUERY, template
 
 FOUR = {"/startlistening", "/stoplistening", "/startworking", "/stopworking"}
-FILLED = {"stage": "alpha", "queue": "alpha.in", "letter": "ab12", "name": "f", "message": "1"}
+FILLED = {"stage": "alpha", "queue": "alpha.in", "letter": "ab12", "name": "f", "message": "1", "slot": "0"}
+FILLED["message_id"] = "1"
 
 
 def path_of(route) -> str:

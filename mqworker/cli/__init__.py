@@ -50,6 +50,7 @@ VERBS = {  # verb: (module below mqworker.cli, what it does)
     "queues": ("queues", "Show, purge and delete queues."),
     "held": ("held", "Show and skip failed messages that hold up those behind them."),
     "dlq": ("dlq", "Show, replay, drop and export dead letters."),
+    "operations": ("operations", "Show and cancel operations on many dead letters."),
     "config": ("config", "Show the configuration and where each value comes from."),
     "conf": ("conf", "Print a configuration for supervisord or systemd."),
 }

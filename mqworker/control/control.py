@@ -13,7 +13,7 @@ import asyncio
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -24,6 +24,7 @@ from mqworker.control.desired_state import Change, Document, SetLimits
 from mqworker.control.faults import Faults
 from mqworker.control.source_desired import SourceDesired
 from mqworker.control.stage_desired import StageDesired
+from mqworker.ipc.admin_messages import BulkView
 from mqworker.ipc.inspection import (
     Answer,
     AskReplace,
@@ -41,6 +42,7 @@ from mqworker.shared_state.messages import SharedStatus
 T = TypeVar("T")
 
 STORE_DEADLINE = 5.0  # seconds for the main thread to store a change
+BULK_DEADLINE = 15.0  # seconds for an operation on dead letters to begin, or to take notice of its end
 ADMIN_GRACE = 2.0  # seconds beyond a question's deadline until a broker admin that does not answer is killed
 FIND_DEADLINE = 1.0  # seconds to find a message
 STACK = 2.0  # seconds for a Consumer to tell where it is
@@ -126,8 +128,9 @@ class Stored(NamedTuple):
 class ControlError(Exception):
     """A request that cannot be carried out.
 
-    `kind` is conflict | unknown_job | unknown_message | unknown_slot | unknown_source | unknown_stage | busy |
-    storage | deadline | draining | refused | unavailable | internal; the broker admin uses the last four as well.
+    `kind` is conflict | unknown_job | unknown_message | unknown_slot | unknown_source | unknown_stage |
+    unknown_selection | unknown_operation | count | filter | busy | storage | deadline | draining | refused |
+    unavailable | internal; the broker admin uses the last four as well, and those about selections and operations.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -146,6 +149,19 @@ class ChangeRefused(Exception):  # noqa: N818 - the program is not at fault
         self.code = code
         self.problems = problems
         super().__init__("; ".join([f"{field}: {problem}" for field, problem in fields] + problems))
+
+
+class Bulk(Protocol):
+    """Operations on many dead letters, for Control: `all` and `counts` are replaced, never changed."""
+
+    all: tuple[BulkView, ...]
+    counts: Mapping[tuple[str, str, str], int]
+
+    async def begin(self, stage: str, selection: str, kind: str, count: int, by: str) -> BulkView:
+        """Begin to replay or drop what is selected. Raises ControlError."""
+
+    async def cancel(self, operation: str) -> BulkView:
+        """End an operation before its next batch. Raises ControlError."""
 
 
 class Operator(Protocol):
@@ -189,6 +205,10 @@ class Operator(Protocol):
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Let the broker admin carry out a verb. Raises ControlError, also with the kinds of the broker admin."""
 
+    @property
+    def bulk(self) -> "Bulk":
+        """The operations on dead letters."""
+
     async def reset_shared(self, name: str) -> None:
         """Replace a shared object by a new one. Raises ControlError."""
 
@@ -200,6 +220,9 @@ class Operator(Protocol):
 
     async def find_message(self, message_id: str) -> "dict[str, MessageAnswer | ControlError]":
         """Ask every stage for a message; returns for each its answer, or why there is none."""
+
+    async def find_letters(self, message_id: str, deadline: float, *, look: bool) -> dict[str, Any]:
+        """Return the dead letters of a message, as they were seen last, or after a look. Raises ControlError."""
 
     async def start_source(self, name: str, patience: float) -> int:
         """Check the code of a source in the folder, and run it; returns the revision.
@@ -295,6 +318,22 @@ class Control:
         """Let the broker admin carry out a verb within `deadline` seconds."""
         return self._run(lambda operator: operator.ask_admin(verb, arguments, deadline), deadline + ADMIN_GRACE)
 
+    def operations(self) -> tuple[BulkView, ...]:
+        """Return the operations on dead letters: those at work, and the last ones; the oldest first."""
+        return () if self._operator is None else self._operator.bulk.all
+
+    def bulk_counts(self) -> Mapping[tuple[str, str, str], int]:
+        """Return how many dead letters operations have moved, by stage, kind and outcome."""
+        return {} if self._operator is None else self._operator.bulk.counts
+
+    def begin_bulk(self, stage: str, selection: str, kind: str, count: int, by: str) -> BulkView:
+        """Begin to replay or drop the dead letters that are selected."""
+        return self._run(lambda operator: operator.bulk.begin(stage, selection, kind, count, by), BULK_DEADLINE)
+
+    def cancel_bulk(self, operation: str) -> BulkView:
+        """End an operation before its next batch."""
+        return self._run(lambda operator: operator.bulk.cancel(operation), BULK_DEADLINE)
+
     def reset_shared(self, name: str) -> None:
         """Replace a shared object by a new one."""
         self._run(lambda operator: operator.reset_shared(name), STORE_DEADLINE)
@@ -310,6 +349,10 @@ class Control:
     def find_message(self, message_id: str) -> dict[str, MessageAnswer | ControlError]:
         """Return what each stage knows of a message, or why that cannot be told."""
         return self._run(lambda operator: operator.find_message(message_id), FIND_DEADLINE)
+
+    def find_letters(self, message_id: str, deadline: float, *, look: bool) -> dict[str, Any]:
+        """Return the dead letters of a message, and how many seconds old that is, by stage."""
+        return self._run(lambda operator: operator.find_letters(message_id, deadline, look=look), deadline)
 
     def stack(self, stage: str, slot: int) -> StackAnswer:
         """Return where in its code a Consumer is."""

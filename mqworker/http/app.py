@@ -16,9 +16,11 @@ from mqworker.http import (
     health,
     held,
     legacy_routes,
+    letters,
     messages,
     metrics_route,
     openapi,
+    operations,
     queues,
     sending,
     shared,
@@ -45,6 +47,8 @@ ROUTES: list[Route] = [
     *sources.ROUTES,
     *streams.ROUTES,
     *metrics_route.ROUTES,
+    *letters.ROUTES,
+    *operations.ROUTES,
 ]
 ROUTES.append(openapi.route(ROUTES))
 

@@ -41,6 +41,8 @@ SHARED_COUNTS = {
     "shared_replayed": ("Calls that were made again at the start, from the journal", "replayed"),
 }
 OUTCOMES = ("result", "dropped", "retried", "dead", "renewed")
+BULK_KINDS = ("replay", "drop")
+BULK_OUTCOMES = ("done", "gone", "refused", "unsure")
 AT_WORK = ("running", "waiting", "held back", "blocked")  # states of a source that runs here
 EXITS = "exit_"
 EXIT_REASONS = frozenset(
@@ -77,6 +79,8 @@ class SnapshotCollector(Collector):
         yield from _consumer_gauges(views, {n: c.queue_size for n, c in api.control.loaded.config.stages.items()})
         yield from _shared(list(snapshot.shared.values()))
         yield from _sources(list(snapshot.sources.values()))
+        bulk, told = api.control.bulk_counts(), "Dead letters that operations on selections have moved, by outcome"
+        yield _counter("bulk_messages", told, [(_of_bulk(*key), bulk.get(key, 0)) for key in _bulk_keys(views)])
 
 
 def _family(
@@ -262,6 +266,14 @@ def _sources(views: list[SourceView]) -> Iterator[Metric]:
     yield _gauge("source_last_item_timestamp_seconds", "When a message was last confirmed", last)
     due: list[Row] = [({"source": n}, s.due / 1000) for n, s in statuses.items() if s.due is not None]
     yield _gauge("source_next_due_timestamp_seconds", "The next tick", due)
+
+
+def _bulk_keys(views: list[StageView]) -> Iterator[tuple[str, str, str]]:
+    return ((view.name, kind, outcome) for view in views for kind in BULK_KINDS for outcome in BULK_OUTCOMES)
+
+
+def _of_bulk(stage: str, kind: str, outcome: str) -> dict[str, str]:
+    return {"stage": stage, "kind": kind, "outcome": outcome}
 
 
 def render(api: Api) -> bytes:

@@ -22,6 +22,18 @@ QUERY = {
     "limit": ("integer", "How many at most"),
     "look": ("boolean", "Go through the dead letters too, which may take 25 s"),
     "ids": ("string", "Only these, separated by commas, in full; fewer are returned when some are large or gone"),
+    "after": ("integer", "How many to skip; `next` of the answer before"),
+    "fresh": ("number", "Seconds: how old the list may be; 0: look now, but at most once in 5 s"),
+    "reason": ("string", "Only those with this reason"),
+    "error_type": ("string", "Only those with this type of error"),
+    "place": ("string", "Only those that failed at this place in the code"),
+    "fault": ("string", "Only those of the group with this key"),
+    "text": ("string", "Only those with this text in the message id, the error or a header's value"),
+    "header": ("string", "Only those with this header: NAME=VALUE"),
+    "since": ("string", "Only those that failed at this time or later (RFC 3339)"),
+    "until": ("string", "Only those that failed before this time (RFC 3339)"),
+    "attempt": ("integer", "Only those that failed at this attempt"),
+    "generation": ("integer", "Only those that failed under this generation of the stage"),
 }
 HEADERS = {
     "X-Message-Id": "The id of the message, in UTF-8; without it one is made",

@@ -14,7 +14,7 @@ import msgspec
 from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.config.load import Loaded
 from mqworker.control import desired_state
-from mqworker.control.control import ControlError
+from mqworker.control.control import Bulk, ControlError
 from mqworker.control.desired_state import (
     Change,
     Commit,
@@ -33,6 +33,7 @@ from mqworker.control.store import Store
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Held, LogEvent
 from mqworker.ipc.source_messages import RunDone
+from mqworker.service.bulk_operations import BulkOperations
 from mqworker.service.checked_changes import CheckedChanges
 from mqworker.service.inspection import Inspection
 from mqworker.service.shared_supervisors import SharedSupervisors
@@ -94,9 +95,11 @@ class Operations:
         self.rollback_params = checked.rollback_params
         self.set_limits = checked.set_limits
         self._reload_stages = checked.reload_all
-        inspection = Inspection(trees.stages, self.changeable)
+        inspection = Inspection(trees.stages, broker_admin, self.changeable)
         self.ask_producer = inspection.ask_producer
         self.find_message = inspection.find_message
+        self.find_letters = inspection.find_letters
+        self.bulk: Bulk = BulkOperations(broker_admin)
         self._sources = SourceChanges(loaded, on_log, self, trees.sources.again)
 
     async def change(self, asked: Change) -> int:

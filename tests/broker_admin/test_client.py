@@ -151,7 +151,7 @@ async def test_an_answer_that_is_too_large_is_refused_at_once(client, path):
     await direct.send("in.dlq", PROPERTIES, bytes(65 * MIB), AMPLE)
     await direct.close()
     asking = client()
-    (letter,) = await asking.ask("dlq_list", {"stage": "work"}, AMPLE)
+    (letter,) = (await asking.ask("dlq_list", {"stage": "work"}, AMPLE))["dead_letters"]
     began = time.monotonic()
     with pytest.raises(ControlError, match=r"the answer is too large: 68,\d+,\d+ bytes") as refused:
         await asking.ask("dlq_show", {"stage": "work", "ids": [letter["id"]]}, 2 * AMPLE)

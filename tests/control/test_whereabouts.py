@@ -63,13 +63,13 @@ def test_each_state_has_its_sentence(trace, state, sentence):
 def test_an_unknown_message_may_be_forgotten_and_that_is_said():
     """How far back each stage remembers, and whether the dead letters were looked through."""
     places = {"a": where(MessageAnswer(1, (), 10_000, 940.0), NOW, WALL)}
-    told = where_now(places, looked=False, letters=[])
+    told = where_now(places, None, [])
     assert told.state == "unknown"
     assert "it is still in a queue, was never here, or is forgotten: settled before that" in told.sentence
     assert "stage a: not in hand, nor among the 10,000 messages settled since 22:12:20 UTC" in told.sentence
     assert "dead letters were not looked through" in told.sentence
-    assert "no dead letter either" in where_now(places, looked=True, letters=[]).sentence
-    assert where_now({}, looked=False, letters=[]).state == "unknown"
+    assert "no dead letter as of 4 s ago" in where_now(places, 4.0, []).sentence
+    assert where_now({}, None, []).state == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_an_unknown_message_may_be_forgotten_and_that_is_said():
 def test_of_several_stages_the_one_counts_that_has_it(states, letters, expected):
     """A message goes down the line with its id: what is not over counts, of two alike the later stage."""
     places = {name: Where(state, f"{state} here") for name, state in zip("ab", states, strict=True)}
-    told = where_now(places, looked=True, letters=letters)
+    told = where_now(places, 0.0, letters)
     assert told.state == expected
     if expected == states[1]:
         assert told.sentence == f"stage b: {expected} here"

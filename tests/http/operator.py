@@ -25,6 +25,7 @@ from mqworker.control.chain import Add, ChainError, Edit, edited
 from mqworker.control.control import ChangeRefused, Control, ControlError, Snapshot, StageView, Stored
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
+from mqworker.ipc.admin_messages import BulkView
 from mqworker.ipc.inspection import AskMessage, MessageAnswer, Question
 from mqworker.ipc.messages import BUCKETS, ConsumerStatus, Held, HeldMessage, StageStatus, Times
 from tests.support.waiting import AMPLE
@@ -85,6 +86,30 @@ def stage_status(stage: str = "alpha", **changes: Any) -> StageStatus:
     return StageStatus(**(values | changes))
 
 
+class LittleBulk:
+    """Operations that are done at once."""
+
+    def __init__(self) -> None:
+        self.all: tuple[BulkView, ...] = ()
+        self.counts: dict[tuple[str, str, str], int] = {}
+
+    async def begin(self, stage: str, selection: str, kind: str, count: int, by: str) -> BulkView:
+        if selection != "5e1ec7":
+            raise ControlError("unknown_selection", f"there is no selection {selection}")
+        if count != 2:
+            raise ControlError("count", f"2 dead letters are selected, not {count}")
+        view = BulkView("0b", "done", stage, kind, by, 9, 2, 2, 0, 0, 0, "", 1.0, 2.0)
+        self.all += (view,)
+        self.counts[stage, kind, "done"] = 2
+        return view
+
+    async def cancel(self, operation: str) -> BulkView:
+        for view in self.all:
+            if view.operation == operation:
+                return view
+        raise ControlError("unknown_operation", f"there is no operation {operation}")
+
+
 class LittleService:
     """See the module head."""
 
@@ -115,6 +140,7 @@ class LittleService:
         self.questions: list[Question] = []  # to Producers
         self.answers: dict[type, Any] = {}  # by the type of the question: a value, or an exception
         self.found: dict[str, MessageAnswer | ControlError] = {}  # what each stage knows of any message
+        self.bulk = LittleBulk()
         self.admin: dict[str, Any] = {}  # verb to a value, an exception, or a function of the arguments
         self.asked: list[tuple[str, dict[str, Any], float]] = []
         self.loop = asyncio.new_event_loop()
@@ -277,6 +303,10 @@ class LittleService:
     async def find_message(self, message_id: str) -> dict[str, MessageAnswer | ControlError]:
         self.questions.append(AskMessage(0, message_id))
         return self.found
+
+    async def find_letters(self, message_id: str, deadline: float, *, look: bool) -> dict[str, Any]:
+        found: dict[str, Any] = await self.ask_admin("dlq_find", {"message_id": message_id, "look": look}, deadline)
+        return found
 
     async def drain(self) -> None:
         self.drained = True

@@ -50,16 +50,22 @@ def test_a_message_is_told_with_its_way_and_its_log_lines(service):
     assert (told["letters"], told["letters_as_of"], told["lines"]) == ([], None, [])
 
 
-def test_dead_letters_are_looked_through_when_asked_for(service):
-    """Of any stage, also of one whose Producer is gone; without that they cost nothing."""
+def test_dead_letters_are_told_as_they_were_seen_last_or_after_a_look(service):
+    """Also of a stage whose Producer is gone; without an answer of the broker admin the rest is told all the same."""
     service.found = {"alpha": ControlError("refused", "stage alpha is stopped"), "beta": MessageAnswer(1)}
-    letters = [{"id": "ab12", "message_id": "m-1"}, {"id": "cd34", "message_id": "m-2"}]
-    service.admin["dlq_list"] = lambda asked: letters if asked["stage"] == "alpha" else []
+    letter = {"stage": "alpha", "id": "ab12", "message_id": "m-1"}
     told = service.ask("GET", "/api/v1/messages/m-1").json
-    assert (told["state"], service.asked) == ("unknown", [])
+    assert (told["state"], told["letters"], told["letters_as_of"]) == ("unknown", [], None)
+    assert service.ask("GET", "/api/v1/messages/m-1?look=true").status == 503
+    service.admin["dlq_find"] = lambda asked: {
+        "letters": [letter] if asked["look"] else [],
+        "ages": {"alpha": 0.5, "beta": 0.0} if asked["look"] else {"beta": 4.0},
+    }
+    told = service.ask("GET", "/api/v1/messages/m-1").json
+    assert (told["state"], told["letters_as_of"]) == ("unknown", None), "alpha was not looked at"
     told = service.ask("GET", "/api/v1/messages/m-1?look=true").json
     assert (told["state"], told["sentence"]) == ("dead", "stage alpha: it is a dead letter")
-    assert told["letters"] == [{"stage": "alpha", "id": "ab12", "message_id": "m-1"}]
+    assert (told["letters"], told["letters_as_of"]) == ([letter], 0.5)
 
 
 def test_an_id_that_no_message_can_have_is_refused(service):

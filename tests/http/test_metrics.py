@@ -12,6 +12,7 @@ from mqworker.ipc.messages import BUCKETS, ConsumerStatus
 from tests.http.operator import stage_status
 
 NAMES = {
+    "mqworker_bulk_messages",
     "mqworker_messages_received",
     "mqworker_messages_settled",
     "mqworker_processed",

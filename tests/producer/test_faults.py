@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqworker.control import faults as merged
-from mqworker.control.faults import MINUTES, Faults, fault_key
+from mqworker.control.faults import MINUTES, Faults
+from mqworker.ipc.admin_messages import fault_key
 from mqworker.ipc.inspection import FaultReport
 from mqworker.ipc.messages import Failure
 from mqworker.producer import faults

@@ -230,6 +230,12 @@ def test_failures_are_grouped_by_their_place_and_counted_across_a_killed_produce
     assert found(service, "key-105")["state"] == "unknown", "the journal was that Producer's"
     letter = wait_for(lambda: _letter(service, "reject-105"), 30, "the dead letter")
     assert letter["letters"][0]["place"] == REJECT
+    told = found(service, "reject-105")
+    assert (told["state"], told["letters"]) == ("dead", letter["letters"]), "it was seen, and is found without a look"
+    (group,) = [
+        each for each in service.ask("GET", "/api/v1/stages/work/dlq/groups")[1]["groups"] if each["place"] == REJECT
+    ]
+    assert group["key"] in {fault["key"] for fault in service.ask("GET", "/api/v1/stages/work/faults")[1]["faults"]}
 
 
 def _letter(service: ServiceProcess, name: str) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from flask import request
 
 from mqworker.control.control import ControlError
 from mqworker.control.whereabouts import Where, where, where_now
@@ -25,6 +26,11 @@ LONGEST = 255  # bytes of an id: AMQP allows no more
 LINES = 200  # log lines of an answer, the newest ones
 _TIMES = ("received", "begun", "finished", "settled", "due")
 _MORE = ("slot", "generation", "size", "redelivered", "reason", "error_type", "error", "place")
+
+
+def found_by_query(api: Api) -> Any:
+    """Return the same for an id in the query: proxies decode paths, and follow the `..` that an id may have in it."""
+    return found(api, request.args.get("id", ""))
 
 
 def found(api: Api, message_id: str) -> Any:
@@ -97,8 +103,8 @@ def _unanswered(answers: Mapping[str, MessageAnswer | ControlError]) -> list[dic
     return [{"stage": stage, "why": str(why)} for stage, why in answers.items() if isinstance(why, ControlError)]
 
 
+_SUMMARY = "Where the message with this id is, and its way"
 ROUTES = [
-    Route(
-        "GET", f"{API}/messages/<path:message_id>", found, "Where the message with this id is, and its way", ("look",)
-    )
+    Route("GET", f"{API}/messages", found_by_query, f"{_SUMMARY}; for any id", ("id", "look")),
+    Route("GET", f"{API}/messages/<path:message_id>", found, _SUMMARY, ("look",)),
 ]

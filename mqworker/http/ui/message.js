@@ -18,19 +18,21 @@ export function view({ parts: [id = ""] }) {
     text(row.line, each.msg);
   });
   const root = h("div", {}, h("p", { class: "row head" }, h("h1", { class: "wrap", text: `Message ${id}` })),
-    h("section", { class: "panel" }, sentence, button("Look through the dead letters", () => look("?look=1"))), body);
+    h("section", { class: "panel" }, sentence, button("Look through the dead letters", () => look({ look: 1 }))), body);
   let moving = true;
   let asked = -Infinity;
   let shown;
 
-  async function look(query = "") {
+  async function look(query) {
     asked = Infinity;
-    const { ok, data, problem } = await call("GET", at`messages/${id}` + query);
+    const { ok, data, problem } = await call("GET", `messages?${new URLSearchParams({ id, ...query })}`); // in a path, proxies would follow the ".." of an id
     asked = performance.now();
     text(sentence, ok ? data.sentence : problem);
-    if (!ok || JSON.stringify(data) === shown) return;
-    shown = JSON.stringify(data);
+    if (!ok) return;
     moving = data.state === "in_hand" || data.state === "retry";
+    const now = JSON.stringify([data.stages.map(({ traces }) => traces), data.letters, data.lines, data.unanswered]);
+    if (now === shown) return;
+    shown = now;
     lines.update(data.lines);
     const letters = data.letters.map((each) => h("li", {}, h("a", { href: at`#/letter/${each.stage}/${each.id}`, text: each.id }), ` of ${each.stage}`));
     body.replaceChildren(...data.stages.map(part), ...(letters.length ? [panel("Dead letters", h("ul", { class: "bare" }, letters))] : []),

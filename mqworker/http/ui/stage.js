@@ -9,7 +9,7 @@ import { consumers } from "./consumers.js";
 import { act, confirm } from "./dialog.js";
 import { attr, button, dot, h, keyed, text } from "./dom.js";
 import { count, figure, percent, plural, rate, seconds } from "./format.js";
-import { showPause, togglePause } from "./overview.js";
+import { label, togglePause } from "./overview.js";
 import * as params from "./params.js";
 import { store } from "./store.js";
 
@@ -94,9 +94,8 @@ function commands(name) {
       less.disabled = desired.auto || wanted === 0;
       more.disabled = desired.auto;
       auto.hidden = !desired.auto;
-      showPause(pause, name, desired.listening);
-      text(stop, desired.running ? "Drain …" : "Start");
-      attr(stop, "aria-label", `${desired.running ? "Drain and stop" : "Start"} stage ${name}`);
+      label(pause, desired.listening ? "Pause" : "Resume", `stage ${name}`);
+      label(stop, desired.running ? "Drain …" : "Start", `stage ${name}`);
     },
   };
 }

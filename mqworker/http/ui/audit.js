@@ -5,12 +5,13 @@ import { dot, h, table, text } from "./dom.js";
 import { time } from "./format.js";
 import { store } from "./store.js";
 
-const COLUMNS = [["time", "Time", "nowrap"], ["by", "By"], ["what", "What", "wide"], ["changes", "From → to", "wide mono"],
-  ["answer", "Answer", "wide"]];
+const COLUMNS = [["time", "Time", "nowrap", ({ time: when }) => time(when)], ["by", "By", "", ({ by, from }) => (from ? `${by}, ${from}` : by)],
+  ["what", "What", "wide"], ["changes", "From → to", "wide mono"], ["answer", "Answer", "wide"]];
+const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value ?? null));
 
 export function view() {
   const none = h("p", { class: "muted", text: "Nothing has been changed yet." });
-  const records = table(COLUMNS, ({ n, time: when }) => `${n} ${when}`, make, () => {});
+  const records = table(COLUMNS, ({ n, time: when }) => `${n} ${when}`, make);
   call("GET", "audit?limit=1000").then(({ ok, data, problem }) => {
     if (ok) store.dispatch({ type: "audit", data });
     else text(none, problem);
@@ -25,16 +26,9 @@ export function view() {
   };
 }
 
-function make(row, { time: when, by, from, what, asked, stage, changes, status, answer }) {
-  text(row.time, time(when));
-  text(row.by, from ? `${by}, ${from}` : by);
+function make(row, { what, asked, stage, changes, status, answer }) {
   if (stage) row.what.append(h("a", { href: at`#/stage/${stage}`, text: stage }), " ");
-  row.what.append(what);
-  if (asked) row.what.append(" ", h("span", { class: "muted mono", text: asked }));
-  for (const { field, old, new: now } of changes) row.changes.append(h("div", {}, `${field}: ${shown(old)} → ${shown(now)}`));
+  row.what.append(h("span", { text: what }), " ", h("span", { class: "muted mono", text: asked }));
+  row.changes.append(...changes.map(({ field, old, new: now }) => h("div", { text: `${field}: ${shown(old)} → ${shown(now)}` })));
   dot(row.answer, status < 400 ? "ok" : "error", `${status} ${answer}`);
-}
-
-function shown(value) {
-  return typeof value === "string" ? value : JSON.stringify(value ?? null);
 }

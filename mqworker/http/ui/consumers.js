@@ -6,9 +6,17 @@ import { act, ask, tell } from "./dialog.js";
 import { attr, button, dot, h, panel, table, text } from "./dom.js";
 import { bytes, clock, count, percent, plural, seconds } from "./format.js";
 
-const COLUMNS = [["slot", "Slot", "number slot"], ["state", "State", "state"], ["message", "Message in hand", "id wide"],
-  ["clock", "For", "number clock"], ["done", "Done", "number done"], ["memory", "Memory", "number done"], ["cpu", "CPU", "number clock"],
-  ["exit", "Last exit", "wide"], ["acts", "", "acts"]];
+const COLUMNS = [
+  ["slot", "Slot", "number slot", ({ slot }) => slot],
+  ["state", "State", "state"],
+  ["message", "Message in hand", "id wide"],
+  ["clock", "For", "number clock", ({ message_seconds: since }) => (since === null ? "" : clock(since))],
+  ["done", "Done", "number done", ({ done }) => count(done)],
+  ["memory", "Memory", "number done", ({ rss }) => bytes(rss)],
+  ["cpu", "CPU", "number clock"],
+  ["exit", "Last exit", "wide", ({ exit }) => exit],
+  ["acts", "", "acts"],
+];
 const LEVELS = { busy: "info", idle: "ok", spare: "" };
 
 export function consumers(stage) {
@@ -33,27 +41,16 @@ function make(row, stage, slot) {
   row.acts.append(row.stack, " ", button("Replace …", () => replace(stage, slot), `Replace Consumer ${slot}`, "command small"));
 }
 
-function update(row, each, second) {
-  const { message_id: id, messages, held_by: holder } = each;
-  text(row.slot, each.slot);
-  dot(row.state, LEVELS[each.state] ?? "warning", each.state);
-  const more = messages?.length > 1 ? ` and ${messages.length - 1} more` : "";
+function update(row, { state, message_id: id, messages, held_by: holder, cpu, exit }, second) {
+  dot(row.state, LEVELS[state] ?? "warning", state);
+  const more = messages.length > 1 ? ` and ${messages.length - 1} more` : "";
   text(row.id, id ? id + more : holder && `all wait for ${holder}`);
   attr(row.id, "href", id && at`#/message/${id}`);
-  text(row.clock, each.message_seconds === null ? "" : clock(each.message_seconds));
-  text(row.done, count(each.done));
-  text(row.memory, bytes(each.rss));
-  text(row.cpu, share(row, each.cpu, second));
-  text(row.exit, each.exit);
-  attr(row.exit, "title", each.exit || null);
-}
-
-// The share of a processor since the tick before.
-function share(row, cpu, second) {
-  const { before } = row;
-  if (!before || second > before.second) row.before = { cpu, second };
+  attr(row.exit, "title", exit || null);
+  const { before } = row; // the share of a processor since the tick before
   if (before && second > before.second) row.share = (cpu - before.cpu) / (second - before.second);
-  return percent(row.share);
+  row.before = second === before?.second ? before : { cpu, second };
+  text(row.cpu, percent(row.share));
 }
 
 async function showStack(stage, slot, pressed) {
@@ -62,8 +59,7 @@ async function showStack(stage, slot, pressed) {
   pressed.disabled = false;
   if (!ok) return tell(`No stack of Consumer ${slot}: ${problem}`, "error");
   const doing = data.message_id ? `on message ${data.message_id} for ${seconds(data.seconds)}` : "with no message in hand";
-  return ask(`Stack of Consumer ${slot}`, [h("p", { text: `Process ${data.pid}, ${doing}` }),
-    h("pre", { tabindex: 0, text: data.stack })], []);
+  return ask(`Stack of Consumer ${slot}`, [h("p", { text: `Process ${data.pid}, ${doing}` }), h("pre", { tabindex: 0, text: data.stack })], []);
 }
 
 async function replace(stage, slot) {

@@ -54,7 +54,7 @@ function whenApplied(what, revision) {
   tell(`${what}: stored as revision ${revision}, being applied …`, "info");
   const until = Date.now() + STAYS;
   const end = store.subscribe(["overview"], ({ overview }) => {
-    const applied = overview.service.applied >= revision;
+    const applied = overview?.service.applied >= revision;
     if (applied) tell(`${what}.`);
     if (applied || Date.now() > until) queueMicrotask(() => end());
   });

@@ -88,9 +88,9 @@ export function keyed(parent, items, key, make, update = () => {}) {
   lists.set(parent, now);
 }
 
-// A table whose rows follow items, and which is cards where it is narrow. `columns`: [name, label, class]. A row is a part with
-// `root` and a cell by each name; `make(row, item)` fills it once, `update(row, item)` each time. Returns {root, update(items)}.
-export function table(columns, key, make, update, kind = "") {
+// A table whose rows follow items, and which is cards where it is narrow. `columns`: [name, label, class, text of an item]. A row is a
+// part with `root` and a cell by each name; `make(row, item)` fills it once, `update(row, item)` each time. Returns {root, update(items)}.
+export function table(columns, key, make = () => {}, update = () => {}, kind = "") {
   const body = h("tbody");
   const row = (item) => {
     const made = { root: h("tr") };
@@ -98,9 +98,13 @@ export function table(columns, key, make, update, kind = "") {
     make(made, item);
     return made;
   };
+  const change = (made, item) => {
+    for (const [name, , , show] of columns) if (show) text(made[name], show(item));
+    update(made, item);
+  };
   const heads = columns.map(([, label, look]) => (label ? h("th", { scope: "col", class: look, text: label }) : h("td")));
   return {
     root: h("div", { class: "table" }, h("table", { class: `cards ${kind}` }, h("thead", {}, h("tr", {}, heads)), body)),
-    update: (items) => keyed(body, items, key, row, update),
+    update: (items) => keyed(body, items, key, row, change),
   };
 }

@@ -77,8 +77,8 @@ export class Feed {
     this.abort = new AbortController();
     const { signal } = this.abort;
     try {
-      if (may) return await this.stream();
-      return await this.ask("this browser has four streams in other tabs");
+      if (may && !this.missing) return await this.stream();
+      return await this.ask(may ? "there is no such stage" : "this browser has four streams in other tabs");
     } catch {
       if (signal.reason === AGAIN) return 0;
       this.link(this.draining ? "draining" : "lost", signal.aborted ? signal.reason : "the service cannot be reached");
@@ -106,7 +106,7 @@ export class Feed {
       await this.ask("all streams of the service are taken");
       return Math.max(EVERY, 1000 * answer.headers.get("Retry-After"));
     }
-    if (!this.accepted(answer)) return EVERY;
+    if (!this.accepted(answer)) return this.missing ? 0 : EVERY;
     this.doing = "streaming";
     const read = parser();
     const begun = Date.now();
@@ -131,13 +131,14 @@ export class Feed {
   fetch(more) {
     const after = this.after && `&after=${this.after}`;
     const headers = { Accept: "text/event-stream", "X-Mqworker": "page" };
-    return fetch(`../api/v1/feed?${this.query}${more}${after}`, { signal: this.abort.signal, headers, cache: "no-store", redirect: "error" });
+    const query = this.missing ? "topics=overview" : this.query;
+    return fetch(`../api/v1/feed?${query}${more}${after}`, { signal: this.abort.signal, headers, cache: "no-store", redirect: "error" });
   }
 
   accepted({ ok, status }) {
     this.stopped = status === 401;
-    if (status === 404) this.query = "topics=overview"; // a stage that is gone: the view says so
-    if (!ok) this.link(this.stopped ? "login" : "lost", `the service answered ${status}`);
+    this.missing = status === 404; // a stage that is gone, or not yet there: the overview is asked for, then all of it again
+    if (!ok && !this.missing) this.link(this.stopped ? "login" : "lost", `the service answered ${status}`);
     return ok;
   }
 

@@ -9,14 +9,14 @@ import { consumers } from "./consumers.js";
 import { act, confirm } from "./dialog.js";
 import { attr, button, dot, h, keyed, text } from "./dom.js";
 import { count, figure, percent, plural, rate, seconds } from "./format.js";
-import { showPause, togglePause } from "./overview.js";
+import { label, togglePause } from "./overview.js";
 import * as params from "./params.js";
 import { store } from "./store.js";
 
 const CHARTS = [
   ["Messages a second", [["in", "in", "one"], ["result", "out", "two"], ["dropped", "dropped", "three"]], figure],
   ["Time in handlers", [["p50", "p50", "one"], ["p95", "p95", "two"], ["p99", "p99", "three"]], seconds],
-  ["Backlog", [["backlog", "ready", "one"], ["unfinished", "unfinished", "two"]], count],
+  ["Backlog", [["backlog", "ready", "one"], ["unfinished", "unfinished", "two"]], figure],
   ["Failures a second", [["retried", "retried", "two"], ["dead", "dead letters", "bad"]], figure],
 ];
 const RANGES = [["15 minutes", 1], ["6 hours", 15]]; // and seconds of a point
@@ -51,6 +51,7 @@ export function view({ parts: [name] }) {
       change.hidden = !step;
       if (step) text(told, sentenceOf(detail.change));
       Object.assign(progress, { hidden: step !== "preparing", max: wanted || 1, value: ready ?? 0 });
+      controls.root.hidden = !detail;
       if (detail) controls.update(detail);
       made[tab].update(state, route);
     },
@@ -93,9 +94,8 @@ function commands(name) {
       less.disabled = desired.auto || wanted === 0;
       more.disabled = desired.auto;
       auto.hidden = !desired.auto;
-      showPause(pause, name, desired.listening);
-      text(stop, desired.running ? "Drain …" : "Start");
-      attr(stop, "aria-label", `${desired.running ? "Drain and stop" : "Start"} stage ${name}`);
+      label(pause, desired.listening ? "Pause" : "Resume", `stage ${name}`);
+      label(stop, desired.running ? "Drain …" : "Start", `stage ${name}`);
     },
   };
 }

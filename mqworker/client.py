@@ -155,6 +155,25 @@ class Client:
         finally:
             self.close()
 
+    def lines(self, path: str, silence: float = 60.0) -> Iterator[bytes]:
+        """Yield the lines of an answer of any length as they come; raises `CallError`, also if it is cut off."""
+        connection = self._connect(silence)
+        try:
+            connection.request("GET", API + path, headers=self._headers(""))
+            response = connection.getresponse()
+            if response.status >= 400:
+                raise _refusal(self._read(response), self.address)
+            while line := response.readline():
+                if not line.endswith(b"\n"):
+                    raise http.client.IncompleteRead(line)
+                yield line
+        except TimeoutError:
+            raise self._timed_out(silence) from None
+        except (http.client.HTTPException, OSError) as error:
+            raise CallError(Exit.NO_ANSWER, f"{self.address}: the answer was cut off ({_cause(error)})") from None
+        finally:
+            self.close()
+
     # --- inside
 
     def _headers(self, content_type: str) -> dict[str, str]:

@@ -29,6 +29,7 @@ REASON = PREFIX + "reason"
 ERROR_TYPE = PREFIX + "error-type"
 MESSAGE = PREFIX + "message"
 TRACEBACK = PREFIX + "traceback"
+PLACE = PREFIX + "place"  # of the failure in the user's code: file:line in function
 FAILED_AT = PREFIX + "failed-at"
 FIRST_FAILED_AT = PREFIX + "first-failed-at"
 HOST = PREFIX + "host"

@@ -235,6 +235,10 @@ class Headers(MutableMapping[str, Any]):  # noqa: PLW1641 - it is mutable, so it
         """Return the decoded value of a header, or `default` when there is none."""
         return self[name] if name in self._fields else default
 
+    def field(self, name: str) -> bytes:
+        """Return a header as it is encoded: its type octet and its value. Raises KeyError when there is none."""
+        return self._fields[name]
+
     def __contains__(self, name: object) -> bool:
         return name in self._fields
 

@@ -1,6 +1,7 @@
 """The Service's side of the broker admin: starts the process on demand, and gives every question a deadline.
 
-Runs on the Service's main loop. Owns the process; sends it AdminQuestions and receives AdminAnswers and log events. A
+Runs on the Service's main loop. Owns the process; sends it AdminQuestions and receives AdminAnswers, AdminProgress (for
+service/bulk_operations) and log events. A
 question always has an answer or a ControlError, at the latest GRACE after its deadline, whether or not its caller still
 waits: a process that has not answered by then hangs, so it is killed, and the next question starts another. Its death
 fails the questions in progress, each with a sentence.
@@ -16,12 +17,13 @@ import msgspec
 from mqworker.broker_admin.process import BrokerAdmin
 from mqworker.config.model import Config
 from mqworker.control.control import ADMIN_GRACE, ControlError
+from mqworker.ipc.admin_messages import AdminProgress
 from mqworker.ipc.child import KILL_DEADLINE, Child
 from mqworker.ipc.frames import FrameTooLarge
 from mqworker.ipc.messages import AdminAnswer, AdminQuestion, LogEvent
 from mqworker.ipc.spawn import Death
 
-_answers = msgspec.msgpack.Decoder(AdminAnswer | LogEvent)
+_answers = msgspec.msgpack.Decoder(AdminAnswer | AdminProgress | LogEvent)
 
 
 class BrokerAdminClient:
@@ -32,6 +34,8 @@ class BrokerAdminClient:
         self._on_log = on_log
         self._life: _Life | None = None
         self._last_id = 0
+        self.on_progress: Callable[[AdminProgress], None] = lambda _: None  # of operations on dead letters
+        self.on_end: Callable[[str], None] = lambda _: None  # of the process, with the operations that were at work
 
     async def ask(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Make one request; raises ControlError. A process that does not answer in time is killed and started again."""
@@ -50,6 +54,11 @@ class BrokerAdminClient:
             raise ControlError(answer.kind, answer.error)
         return answer.value
 
+    @property
+    def alive(self) -> bool:
+        """Whether there is a process that remembers something."""
+        return self._life is not None and self._life.usable
+
     async def stop(self, why: str, deadline: float = KILL_DEADLINE) -> None:
         """End the process; the questions in progress fail."""
         if self._life is not None:
@@ -59,18 +68,32 @@ class BrokerAdminClient:
         """The process to ask; a new one is started if there is none, or if the present one is about to end."""
         if self._life is None or not self._life.usable:
             try:
-                self._life = _Life(self._config, self._on_log)
+                self._life = _Life(self._config, self._on_log, self._progress, self._ended)
             except OSError as error:
                 what = f"the broker admin could not be started: {error.strerror}; try again"
                 raise ControlError("unavailable", what) from None
         return self._life
 
+    def _progress(self, progress: AdminProgress) -> None:
+        self.on_progress(progress)
+
+    def _ended(self, why: str) -> None:
+        self.on_end(why)
+
 
 class _Life:
     """One process and the questions that it has not answered."""
 
-    def __init__(self, config: Config, on_log: Callable[[LogEvent], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        on_log: Callable[[LogEvent], None],
+        on_progress: Callable[[AdminProgress], None],
+        on_end: Callable[[str], None],
+    ) -> None:
         self._waiting: dict[int, asyncio.Future[AdminAnswer]] = {}
+        self._on_progress = on_progress
+        self._on_end = on_end
         self.child = Child(_answers, self._on_answer, self._on_death, on_log)
         self.child.start(BrokerAdmin())
         self.child.send(config)
@@ -111,13 +134,17 @@ class _Life:
         )
         self.child.kill("it did not answer")
 
-    def _on_answer(self, answer: AdminAnswer) -> None:
+    def _on_answer(self, answer: AdminAnswer | AdminProgress) -> None:
+        if isinstance(answer, AdminProgress):
+            self._on_progress(answer)
+            return
         self._settle(answer.id, answer)
 
     def _on_death(self, _death: Death) -> None:
         what = f"the broker admin was ended: {self.why_ended}"
         for number in list(self._waiting):
             self._settle(number, AdminAnswer(number, error=what, kind="unavailable"))
+        self._on_end(what)
 
     def _settle(self, number: int, answer: AdminAnswer) -> None:
         future = self._waiting.pop(number, None)

@@ -10,6 +10,7 @@ from typing import Any
 from mqworker.amqp import headers, wrapper
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.properties import Properties, decode_leniently
+from mqworker.broker_admin import preview as previews
 from mqworker.brokers.base import Publication
 from mqworker.ipc.json_safe import tree
 
@@ -22,16 +23,19 @@ _GONE_ON_REPLAY = frozenset(
         headers.ERROR_TYPE,
         headers.MESSAGE,
         headers.TRACEBACK,
+        headers.PLACE,
         headers.EXIT,
         headers.HOST,
         headers.STAGE,
         headers.GENERATION,
+        headers.PREFIX + "place",
     }
 )
 _SHOWN = {
     "reason": headers.REASON,
     "error_type": headers.ERROR_TYPE,
     "message": headers.MESSAGE,
+    "place": headers.PLACE,
     "failed_at": headers.FAILED_AT,
     "first_failed_at": headers.FIRST_FAILED_AT,
     "attempt": headers.ATTEMPT,
@@ -74,8 +78,11 @@ def lineage(properties: bytes, body: bytes, *, later: int = 0) -> bytes:
     return hashlib.sha256(f"{times} {decoded.message_id!r} ".encode(errors="backslashreplace") + body).digest()
 
 
-def describe(properties: bytes, body: bytes, *, whole: bool = False) -> dict[str, Any]:
-    """Return the parts of a dead letter that are shown; `whole` adds traceback, headers, properties and body."""
+def describe(properties: bytes, body: bytes, *, whole: bool = False, preview: bool = False) -> dict[str, Any]:
+    """Return the parts of a dead letter that are shown; `whole` adds traceback, headers, properties and body.
+
+    `preview` adds the body as text, and the headers as rows with their types.
+    """
     letter = letter_id(properties, body)
     properties, body = opened(properties, body)
     decoded = decode_leniently(properties)
@@ -96,6 +103,10 @@ def describe(properties: bytes, body: bytes, *, whole: bool = False) -> dict[str
         told["reply_to"] = decoded.reply_to
         told["timestamp"] = decoded.timestamp
     shown: dict[str, Any] = tree(told)
+    if preview:
+        shown["preview"] = previews.preview(body, decoded.content_type, decoded.content_encoding)
+        shown["header_rows"] = previews.header_rows(decoded.headers)
+        shown["content_encoding"] = decoded.content_encoding
     return shown | {"properties": properties, "body": body} if whole else shown
 
 

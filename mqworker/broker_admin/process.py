@@ -2,9 +2,9 @@
 
 It looks at queues, purges, deletes, sends, waits for results and goes through dead letters, over a broker connection of
 its own, so that all this works while a stage is stopped, and its death costs nothing but the answers in progress
-(decisions 12). Receives the Config once, then AdminQuestions, many at a time; sends AdminAnswers and log events. An
-answer that is too large for the pipe becomes a refusal. It ends when the Service's pipe does; the Service's side is
-`client`.
+(decisions 12). Receives the Config once, then AdminQuestions, many at a time; sends AdminAnswers, the AdminProgress of
+operations, and log events. An answer that is too large for the pipe becomes a refusal. It ends when the Service's pipe
+does; the Service's side is `client`.
 """
 
 import asyncio
@@ -14,10 +14,12 @@ import time
 
 import msgspec
 
+from mqworker.broker_admin.letter_verbs import VerbRefused
 from mqworker.broker_admin.verbs import VERBS, Verbs
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable
 from mqworker.config.model import Config
 from mqworker.ipc import logs
+from mqworker.ipc.admin_messages import AdminProgress
 from mqworker.ipc.frame_streams import FrameReader, FrameWriter
 from mqworker.ipc.frames import FrameTooLarge, read_frame
 from mqworker.ipc.messages import AdminAnswer, AdminQuestion, LogEvent
@@ -51,7 +53,7 @@ class BrokerAdmin(Spawned):
         self._tasks: set[asyncio.Task[None]] = set()
         logs.use(logs.ForwardingHandler(self._forward, self.name), logging.INFO)
         over = asyncio.Event()
-        verbs = Verbs(config)
+        verbs = Verbs(config, self._tell)
 
         def on_question(payload: bytes) -> None:
             task = asyncio.create_task(self._answer(verbs, _questions.decode(payload)))
@@ -61,6 +63,9 @@ class BrokerAdmin(Spawned):
         reader = FrameReader(self.down.fileno(), on_question, lambda _reason: over.set())
         await over.wait()
         reader.close()
+
+    def _tell(self, progress: AdminProgress) -> None:
+        self._writer.send(_encoder.encode(progress))
 
     def _forward(self, event: LogEvent) -> None:
         self._writer.send(_encoder.encode(event), droppable=True)
@@ -73,6 +78,8 @@ class BrokerAdmin(Spawned):
                 await self._writer.put(_encoder.encode(AdminAnswer(question.id, value)))
         except FrameTooLarge as error:
             self._refuse(question, f"the answer is too large: {error}", "refused")
+        except VerbRefused as error:
+            self._refuse(question, str(error), error.kind)
         except BrokerUnavailable as error:
             self._refuse(question, str(error), "unavailable")
         except BrokerRefused as error:

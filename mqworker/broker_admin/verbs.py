@@ -1,4 +1,4 @@
-"""What the broker admin can be asked: queues, sending, waiting for a result, receiving, dead letters.
+"""What the broker admin can be asked: queues, sending, waiting for a result, receiving; dead letters: `letter_verbs`.
 
 Runs in the broker admin, on its loop. Owns the broker connection, which is opened when it is first needed. Each verb
 takes its deadline in seconds first and returns plain values; it raises BrokerUnavailable, BrokerRefused, TimeoutError.
@@ -12,24 +12,27 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from mqworker.broker_admin import dead_letters
+from mqworker.broker_admin.letter_looks import PAGE
+from mqworker.broker_admin.letter_verbs import LetterVerbs
 from mqworker.broker_admin.queue_locks import QueueLocks
 from mqworker.brokers import open_admin
-from mqworker.brokers.base import DROP, STOP, Peeked, Publication, Show, Wanted
+from mqworker.brokers.base import DROP, STOP
 from mqworker.config.model import Config
+from mqworker.ipc.admin_messages import AdminProgress
 
 MOVING = 0.5  # seconds in which a message gets from a retry queue to the input
-LOOK_AT = 10_000  # dead letters that one question goes through
-PAGE = 8 << 20  # bytes of bodies after which an answer with whole messages ends
 MOVED = 200  # messages behind those that were taken among which one of them may be by now
 
 
 class Verbs:
     """See the module head."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, tell: Callable[[AdminProgress], None] = lambda _: None) -> None:
+        """`tell` receives how far operations on dead letters are."""
         self._config = config
         self._admin = open_admin(config.broker)
         self._locks = QueueLocks()
+        self.letters = LetterVerbs(config, self._admin, self._locks, tell)
 
     async def queues(self, deadline: float) -> list[dict[str, Any]]:
         """Return every queue that the configuration names, and whether it exists."""
@@ -111,79 +114,6 @@ class Verbs:
                 await self._admin.move(name, len(taken) + MOVED, wanted, patience, singly=True)
             return await self._in_full(name, limit, max(0.1, end - time.monotonic())) if limit else []
 
-    async def dlq_list(self, deadline: float, stage: str, limit: int = 100) -> list[dict[str, Any]]:
-        """Return the dead letters of a stage, the oldest first."""
-        told: list[dict[str, Any]] = []
-
-        def show(properties: bytes, body: bytes) -> bool:
-            told.append(dead_letters.describe(properties, body))
-            return False  # what was told is enough: bodies may be large
-
-        await self._look(stage, deadline, show, limit=min(limit, LOOK_AT))
-        return sorted(told, key=lambda letter: str(letter.get("failed_at", "")))  # replays may have mixed them up
-
-    async def dlq_show(self, deadline: float, stage: str, ids: list[str]) -> list[dict[str, Any]]:
-        """Return the dead letters with these ids in full, as far as they exist; fewer when they are large."""
-        chooser = _Chooser(ids, "", len(ids))
-        size = 0
-
-        def show(properties: bytes, body: bytes) -> bool | str:
-            nonlocal size
-            if not chooser.left or size >= PAGE:
-                return STOP
-            chosen = chooser.chosen(properties, body)
-            size += len(body) if chosen else 0
-            return chosen
-
-        found = await self._look(stage, deadline, show)
-        return [dead_letters.describe(letter.properties, letter.body, whole=True) for letter in found]
-
-    async def dlq_replay(
-        self,
-        deadline: float,
-        stage: str,
-        ids: list[str] | None = None,
-        reason: str = "",
-        limit: int = LOOK_AT,
-        *,
-        dry: bool = False,
-    ) -> int:
-        """Send dead letters back to the input (those named, or of one reason, or all); returns how many."""
-        queue = self._config.stages[stage].input.queue
-        chooser = _Chooser(ids, reason, limit)
-        sent: set[bytes] = set()  # their digests if they die again before this is over
-        if dry:
-
-            def count(properties: bytes, body: bytes) -> bool | str:
-                chooser.chosen(properties, body)
-                return False if chooser.left else STOP
-
-            await self._look(stage, deadline, count)
-            return limit - chooser.left
-
-        def wanted(properties: bytes, body: bytes) -> Publication | str | None:
-            if not chooser.left:
-                return STOP
-            if dead_letters.lineage(properties, body) in sent or not chooser.chosen(properties, body):
-                return None
-            sent.add(dead_letters.lineage(properties, body, later=1))
-            return dead_letters.replay(properties, body, queue)
-
-        return await self._move(stage, wanted, deadline, limit)
-
-    async def dlq_drop(
-        self, deadline: float, stage: str, ids: list[str] | None = None, reason: str = "", limit: int = LOOK_AT
-    ) -> int:
-        """Remove dead letters for good; returns how many."""
-        chooser = _Chooser(ids, reason, limit)
-
-        def wanted(properties: bytes, body: bytes) -> str | None:
-            if not chooser.left:
-                return STOP
-            return DROP if chooser.chosen(properties, body) else None
-
-        return await self._move(stage, wanted, deadline, limit)
-
     async def _in_full(self, queue: str, limit: int, deadline: float) -> list[dict[str, Any]]:
         """Return the first messages of a queue; fewer when they are large."""
         size = 0
@@ -198,50 +128,15 @@ class Verbs:
         found = await self._admin.peek(queue, limit, deadline, show, singly=True)
         return [dead_letters.describe(message.properties, message.body, whole=True) for message in found]
 
-    async def _look(
-        self, stage: str, deadline: float, show: Show | None = None, *, limit: int = LOOK_AT
-    ) -> list[Peeked]:
-        queue = self._config.stages[stage].dead
-        async with self._locks.alone(queue, deadline) as left:
-            return await self._admin.peek(queue, limit, left, show)
 
-    async def _move(self, stage: str, wanted: Wanted, deadline: float, most: int) -> int:
-        queue = self._config.stages[stage].dead
-        async with self._locks.alone(queue, deadline) as left:
-            return await self._admin.move(queue, LOOK_AT, wanted, left, most=most)
+def _about_letters(name: str) -> Callable[..., Awaitable[Any]]:
+    def verb(verbs: Verbs, *values: Any, **arguments: Any) -> Awaitable[Any]:
+        asked: Awaitable[Any] = getattr(verbs.letters, name)(*values, **arguments)
+        return asked
+
+    return verb
 
 
 VERBS: dict[str, Callable[..., Awaitable[Any]]] = {
-    name: getattr(Verbs, name)
-    for name in (
-        "queues",
-        "left",
-        "purge",
-        "delete",
-        "send",
-        "send_many",
-        "call",
-        "receive",
-        "dlq_list",
-        "dlq_show",
-        "dlq_replay",
-        "dlq_drop",
-    )
-}
-
-
-class _Chooser:
-    """Chooses dead letters by id and reason, the oldest first, until the limit is reached."""
-
-    def __init__(self, ids: list[str] | None, reason: str, limit: int) -> None:
-        self.left = limit
-        self._ids = None if ids is None else frozenset(ids)
-        self._reason = reason
-
-    def chosen(self, properties: bytes, body: bytes) -> bool:
-        """Whether this is one of them."""
-        fits = self.left > 0 and (self._ids is None or dead_letters.letter_id(properties, body) in self._ids)
-        if fits and self._reason:
-            fits = dead_letters.reason(properties) == self._reason
-        self.left -= fits
-        return fits
+    name: getattr(Verbs, name) for name in ("queues", "left", "purge", "delete", "send", "send_many", "call", "receive")
+} | {name: _about_letters(name) for name in vars(LetterVerbs) if name.startswith("dlq_")}

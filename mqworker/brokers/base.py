@@ -31,6 +31,7 @@ __all__ = [
     "Delivery",
     "Link",
     "LinkState",
+    "Moving",
     "Peeked",
     "Placement",
     "Publication",
@@ -142,6 +143,9 @@ class Sink(PublishAnswers, Protocol):
     def output_depth(self, messages: int) -> None:
         """Take the answer to `Link.ask_output_depth`."""
 
+    def dead_depth(self, messages: int) -> None:
+        """Take the answer to `Link.ask_dead_depth`."""
+
 
 class Link(Protocol):
     """A stage's connection to its broker. It never stops reconnecting; no method raises because of the broker."""
@@ -210,6 +214,9 @@ class Link(Protocol):
         all: a queue may be silent, and the embedded broker spends at most a hundredth of the time on counting.
         """
 
+    def ask_dead_depth(self) -> None:
+        """Ask how many messages are ready in the dead-letter queue; as `ask_output_depth`."""
+
     async def close(self, deadline: float) -> None:
         """End within `deadline` seconds: pending acks are sent, unsettled deliveries go back to the broker."""
 
@@ -236,6 +243,8 @@ class BrokerUnavailable(Exception):  # noqa: N818 - named after the state of the
 
 class BrokerRefused(Exception):  # noqa: N818 - named after what the broker did
     """The broker refused: no such queue, no route, not allowed, too large."""
+
+    count = 1  # how many messages of a move it refused
 
 
 def decode_or_refuse(properties: bytes) -> Properties:
@@ -302,12 +311,17 @@ class Admin(Protocol):
         *,
         most: int | None = None,
         singly: bool = False,
+        together: int = 1,
+        moving: "Moving | None" = None,
     ) -> int:
         """Take messages from the head of `queue` (at most `limit` looked at) and ask `wanted` about each.
 
         None leaves it in its place (as `peek` does), a Publication is published and confirmed before the message is
         acked, `DROP` only acks it, and `STOP` leaves it and all behind it. Messages that arrive meanwhile may be taken
         too. It ends when `most` were moved or dropped; `singly` as for `peek`. Returns how many were moved or dropped.
+
+        Up to `together` are published and confirmed, then acked: whoever is killed meanwhile has doubled no more than
+        the last two such batches. `moving` follows it, and may end it.
         """
 
     async def close(self) -> None:
@@ -323,6 +337,16 @@ class Show(Protocol):
 
     def __call__(self, properties: bytes, body: bytes) -> "bool | str":
         """Return whether the answer must contain it, or `STOP` to end with those selected so far."""
+
+
+class Moving(Protocol):
+    """Follows a move of messages, batch by batch, and may end it."""
+
+    def begins(self, count: int) -> bool:
+        """Note that so many are about to be moved (0: some); return whether they may be."""
+
+    def moved(self, count: int) -> None:
+        """Note that so many of them are gone from the queue, and the others, if any, are not moved."""
 
 
 class Wanted(Protocol):

@@ -59,6 +59,7 @@ class Run:
             "service": f"pid {process.pid}, in the throw-away folder {self._folder}",
             "broker": "embedded (SQLite in that folder); for RabbitMQ set broker.url",
             "control": f"{url}    try: curl {url}{API}/status",
+            "page": f"{url}/ui/",
             "log": f"tail -f {self._folder}/mqworker.log",
             "stop": "by itself, or Ctrl-C" if self._messages else "Ctrl-C",
         }.items():

@@ -1,17 +1,17 @@
-"""`mqworker dlq list|show|replay|drop|export`: dead letters. Looking at them never loses, ages or counts them."""
+"""`mqworker dlq list|groups|show|replay|drop|export`: dead letters. Looking at them loses and ages none of them."""
 
 import base64
 import json
 import sys
 import time
-from collections.abc import Iterable
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import click
 
 from mqworker.cli import output
 from mqworker.cli.options import Failed, ServiceClient, VerbGroup, must_confirm, stage_path, uses_service
+from mqworker.cli.selection import Selected, check, filter_option, parsed
 from mqworker.exits import Exit
 
 TIMEOUT = 30.0  # seconds; reading through a long dead-letter queue takes time
@@ -26,20 +26,23 @@ def dlq() -> None:
 
 @dlq.command("list")
 @click.option("--limit", type=click.IntRange(1, LIMIT), default=100, show_default=True, help="At most this many.")
+@filter_option
 @uses_service(TIMEOUT)
-def list_(service: ServiceClient, limit: int) -> None:
+def list_(service: ServiceClient, limit: int, filters: tuple[str, ...]) -> None:
     """Print the dead letters, oldest first.
 
     Examples:
       mqworker dlq list
       mqworker dlq list --stage energy --json
+      mqworker dlq list --filter type=ValueError --filter text=m-17
     """
-    found = {stage: _letters(service, stage, limit) for stage in service.stages()}
+    chosen = parsed(filters)
+    found = {stage: _letters(service, stage, limit, chosen) for stage in service.stages()}
     if service.as_json:
         output.data(found)
         return
     rows = [
-        (letter["id"], stage, letter.get("failed_at", ""), letter.get("reason", ""), *_why(letter))
+        (letter["id"], stage, letter["failed_at"], letter["reason"], *_why(letter))
         for stage, letters in found.items()
         for letter in letters
     ]
@@ -52,16 +55,49 @@ def list_(service: ServiceClient, limit: int) -> None:
     output.note(f"{len(rows)} dead{hint}")
 
 
-def _letters(service: ServiceClient, stage: str, limit: int) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = service.client.get(stage_path(stage, f"/dlq?limit={limit}"))["dead_letters"]
+def _letters(service: ServiceClient, stage: str, limit: int, chosen: dict[str, Any]) -> list[dict[str, Any]]:
+    query = urlencode({"limit": limit, **chosen})
+    found: list[dict[str, Any]] = service.client.get(stage_path(stage, f"/dlq?{query}"))["dead_letters"]
     return found
 
 
 def _why(letter: dict[str, Any]) -> tuple[str, str]:
-    message = str(letter.get("message", ""))
-    kind = str(letter.get("error_type", ""))
+    message, kind = str(letter["text"]), str(letter["error_type"])
     why = f"{kind}: {message}" if kind and message else kind or message
-    return letter.get("message_id") or "-", why if len(why) <= 100 else f"{why[:100]}..."
+    return letter["message_id"] or "-", why if len(why) <= 100 else f"{why[:100]}..."
+
+
+@dlq.command("groups")
+@filter_option
+@uses_service(TIMEOUT)
+def groups_(service: ServiceClient, filters: tuple[str, ...]) -> None:
+    """Print the dead letters in groups by reason, type of error and place in the code, the largest first.
+
+    The key of a group selects its letters: --filter fault=KEY.
+
+    Examples:
+      mqworker dlq groups
+      mqworker dlq replay --filter fault=8d1f60a2b3c4
+    """
+    query = urlencode(parsed(filters))
+    found = {
+        stage: service.client.get(stage_path(stage, f"/dlq/groups?{query}"))["groups"] for stage in service.stages()
+    }
+    if service.as_json:
+        output.data(found)
+        return
+    head = ("key", "stage", "count", "reason", "error", "place", "first", "last", "for example")
+    rows = [
+        (
+            *(group["key"], stage, group["count"], group["reason"], group["error_type"], group["place"]),
+            *(group["first"], group["last"], group["text"][:60]),
+        )
+        for stage, groups in found.items()
+        for group in groups
+    ]
+    if rows:
+        output.table(head, rows)
+    output.note(f"{sum(row[2] for row in rows)} dead in {len(rows)} groups")
 
 
 @dlq.command()
@@ -77,7 +113,10 @@ def show(service: ServiceClient, letter_id: str) -> None:
     if service.as_json:
         output.data(letter)
         return
-    shown_below = ("headers", "traceback", "body_text", "body_base64", "properties_base64")
+    shown_below = (
+        *("headers", "traceback", "body_text", "body_base64", "properties_base64"),
+        *("preview", "header_rows", "content_encoding", "equal"),
+    )
     for key, value in letter.items():
         if key not in shown_below and value is not None:
             click.echo(f"{key + ':':17} {output.clean(value)}")
@@ -97,6 +136,7 @@ def show(service: ServiceClient, letter_id: str) -> None:
 @click.argument("ids", nargs=-1, metavar="[ID...]")
 @click.option("--all", "every", is_flag=True, help="All dead letters.")
 @click.option("--reason", default="", help="All with this reason, e.g. error or crash.")
+@filter_option
 @click.option("--limit", type=click.IntRange(1, LIMIT), default=LIMIT, help="At most this many, oldest first.")
 @click.option("--rate", "-r", type=click.FloatRange(0, min_open=True), metavar="N", help="At most N a second.")
 @click.option("--dry-run", is_flag=True, help="Only count them.")
@@ -106,109 +146,135 @@ def replay(
     ids: tuple[str, ...],
     every: bool,
     reason: str,
+    filters: tuple[str, ...],
     limit: int,
     rate: float | None,
     dry_run: bool,
 ) -> None:
     """Send dead letters back to the stage's input; their attempts are counted from 1 again.
 
-    Only those that are there at the start are sent: a message that fails again meanwhile is not sent twice.
+    Only those that are there at the start are sent: a message that fails again meanwhile is not sent twice. Ctrl-C ends
+    it; what has gone back by then stays there.
 
     Examples:
       mqworker dlq replay 1f0c5ab2e94d7733
       mqworker dlq replay --reason error --dry-run
+      mqworker dlq replay --filter type=ValueError --filter place="jobs.py:12 in handle"
       mqworker dlq replay --all --rate 50
     """
-    if not _chosen(ids, every, reason):
-        raise click.UsageError("Give dead letters by ID, or --all, or --reason.")
+    chosen = _chosen(ids, every, reason, filters) | {"limit": limit}
     stage = service.one_stage()
-    chosen = (list(dict.fromkeys(ids)) if ids else _ids(service, stage, reason))[:limit]
-    replaying = _Replay(service, stage, chosen, dry=dry_run)
-    try:
-        replaying.run(rate)
-    finally:
-        replaying.report()
-    if ids and replaying.done < len(chosen):
-        raise Failed(Exit.USAGE, f"{len(chosen) - replaying.done} of the given IDs are not in the dead-letter queue")
+    selected = Selected(service, stage, chosen)
+    if dry_run:
+        _report_replay(service, selected.count, "would go")
+    elif rate:
+        _Paced(service, stage, _ids(service, stage, chosen)).run(rate)
+    else:
+        view = selected.carry_out("replay", "sent back")
+        _report_replay(service, view["done"], "sent")
+        check(view, "sent back")
+    if ids and selected.count < len(set(ids)):
+        missing = len(set(ids)) - selected.count
+        raise Failed(Exit.USAGE, f"{missing} of the given IDs are not in the dead-letter queue")
 
 
-class _Replay:
-    """Sends the chosen dead letters back in batches, and counts them."""
+def _report_replay(service: ServiceClient, done: int, how: str) -> None:
+    if service.as_json:
+        output.data({"replayed": done})
+    else:
+        output.note(f"{done} {how} back to the input")
 
-    def __init__(self, service: ServiceClient, stage: str, ids: list[str], *, dry: bool) -> None:
-        self.done = 0
+
+class _Paced:
+    """Sends dead letters back at a rate, a few at a time, so that the others stay visible meanwhile."""
+
+    def __init__(self, service: ServiceClient, stage: str, ids: list[str]) -> None:
         self._service = service
         self._path = stage_path(stage, "/dlq/replay")
         self._ids = ids
-        self._dry = dry
         self._progress = output.Progress()
 
-    def run(self, rate: float | None) -> None:
-        size = min(BATCH, max(1, int(rate / 4))) if rate else BATCH  # a few batches per second
-        began = time.monotonic()
-        for first in range(0, len(self._ids), size):
-            if rate and not self._dry:
+    def run(self, rate: float) -> None:
+        size = min(BATCH, max(1, int(rate / 4)))  # a few batches per second
+        began, done = time.monotonic(), 0
+        try:
+            for first in range(0, len(self._ids), size):
                 time.sleep(max(0.0, began + first / rate - time.monotonic()))
-            batch = self._ids[first : first + size]
-            request = {"ids": batch, "limit": len(batch), "dry": self._dry}
-            self.done += self._service.client.call("POST", self._path, request)["replayed"]
-            self._progress.update(f"{self.done} of {len(self._ids)} sent back")
-
-    def report(self) -> None:
-        self._progress.done()
-        if self._service.as_json:
-            output.data({"replayed": self.done})
-        else:
-            output.note(f"{self.done} {'would go' if self._dry else 'sent'} back to the input")
+                batch = self._ids[first : first + size]
+                request = {"ids": batch, "limit": len(batch)}
+                done += self._service.client.call("POST", self._path, request)["replayed"]
+                self._progress.update(f"{done} of {len(self._ids)} sent back")
+        finally:
+            self._progress.done()
+            _report_replay(self._service, done, "sent")
 
 
-def _ids(service: ServiceClient, stage: str, reason: str) -> list[str]:
-    """Return the ids of all dead letters, or of those with one reason, oldest first."""
-    letters = _letters(service, stage, LIMIT)
-    return list(dict.fromkeys(letter["id"] for letter in letters if reason in ("", letter.get("reason"))))
+def _ids(service: ServiceClient, stage: str, chosen: dict[str, Any]) -> list[str]:
+    """Return the ids of the dead letters that fit, oldest first."""
+    if ids := chosen.get("ids"):
+        return list(dict.fromkeys(ids))[: chosen["limit"]]
+    rest = {name: value for name, value in chosen.items() if name != "limit"}
+    return list(dict.fromkeys(letter["id"] for letter in _letters(service, stage, chosen["limit"], rest)))
 
 
-def _chosen(ids: Iterable[str], every: bool, reason: str) -> bool:
-    return bool(ids) + every + bool(reason) == 1
+def _chosen(ids: tuple[str, ...], every: bool, reason: str, filters: tuple[str, ...]) -> dict[str, Any]:
+    """Return the filter for what is asked for; raises UsageError unless it is asked for in one way."""
+    if bool(ids) + every + bool(reason or filters) != 1:
+        raise click.UsageError("Give dead letters by ID, or --all, or --reason and --filter.")
+    return {"ids": list(dict.fromkeys(ids))} if ids else parsed(filters, reason)
 
 
 @dlq.command()
 @click.argument("ids", nargs=-1, metavar="[ID...]")
 @click.option("--all", "every", is_flag=True, help="All dead letters.")
 @click.option("--reason", default="", help="All with this reason, e.g. error or crash.")
+@filter_option
 @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @uses_service(TIMEOUT)
-def drop(service: ServiceClient, ids: tuple[str, ...], every: bool, reason: str, yes: bool) -> None:
+def drop(
+    service: ServiceClient, ids: tuple[str, ...], every: bool, reason: str, filters: tuple[str, ...], yes: bool
+) -> None:
     """Remove dead letters for good; `export` them first if they may still be needed.
 
     Examples:
       mqworker dlq drop 1f0c5ab2e94d7733
       mqworker dlq drop --reason undecodable --yes
     """
-    if not _chosen(ids, every, reason):
-        raise click.UsageError("Give dead letters by ID, or --all, or --reason.")
+    chosen = _chosen(ids, every, reason, filters)
     stage = service.one_stage()
-    if not ids:
-        ids = tuple(_ids(service, stage, reason))
-    if not yes:
-        must_confirm(f"Remove {len(ids)} dead letters of {output.clean(stage)} for good?")
-    dropped = 0
-    for letter_id in ids:
-        dropped += service.client.call("DELETE", stage_path(stage, f"/dlq/{quote(letter_id, safe='')}"))["dropped"]
+    if ids and not yes:
+        must_confirm(f"Remove {len(chosen['ids'])} dead letters of {output.clean(stage)} for good?")
+    selected = Selected(service, stage, chosen)
+    if not ids and not yes:
+        must_confirm(f"Remove {selected.count} dead letters of {output.clean(stage)} for good?")
+    view = selected.carry_out("drop", "removed")
     if service.as_json:
-        output.data({"dropped": dropped})
+        output.data({"dropped": view["done"]})
     else:
-        output.note(f"{dropped} removed")
+        output.note(f"{view['done']} removed")
+    check(view, "removed")
+    if ids and selected.count < len(set(ids)):
+        missing = len(set(ids)) - selected.count
+        raise Failed(Exit.USAGE, f"{missing} of the given IDs are not in the dead-letter queue")
 
 
 @dlq.command()
 @click.argument("ids", nargs=-1, metavar="[ID...]")
 @click.option("--all", "every", is_flag=True, help="All dead letters, as without any choice.")
 @click.option("--reason", default="", help="All with this reason, e.g. error or crash.")
+@filter_option
 @click.option("--limit", type=click.IntRange(1, LIMIT), default=LIMIT, show_default=True, help="At most this many.")
 @click.option("--bodies", is_flag=True, help="Only the bodies, one per line, as `mqworker send` reads them.")
 @uses_service(TIMEOUT)
-def export(service: ServiceClient, ids: tuple[str, ...], every: bool, reason: str, limit: int, bodies: bool) -> None:
+def export(
+    service: ServiceClient,
+    ids: tuple[str, ...],
+    every: bool,
+    reason: str,
+    filters: tuple[str, ...],
+    limit: int,
+    bodies: bool,
+) -> None:
     """Print dead letters in full, one JSON document per line; they stay in the queue.
 
     Examples:
@@ -216,29 +282,18 @@ def export(service: ServiceClient, ids: tuple[str, ...], every: bool, reason: st
       mqworker dlq export --reason crash > crashed.jsonl
       mqworker dlq export --bodies > again.jsonl
     """
-    if not _chosen(ids, every, reason) and (ids or every or reason):
-        raise click.UsageError("Give dead letters by ID, or --all, or --reason.")
-    stage = service.one_stage()
+    asked = ids or every or reason or filters
+    chosen = (_chosen(ids, every, reason, filters) if asked else {}) | {"limit": limit}
+    selected = Selected(service, service.one_stage(), chosen)
     progress = output.Progress()
     done = 0
-    found = list(dict.fromkeys(ids)) if ids else _ids(service, stage, reason)
-    chosen = found[:limit]
-    left = dict.fromkeys(chosen)
-    while left:
-        batch = list(left)[:BATCH]
-        letters = service.client.get(stage_path(stage, f"/dlq?ids={','.join(batch)}"))["dead_letters"]
-        for name in [letter["id"] for letter in letters] or batch:  # none of these is left
-            left.pop(name, None)
-        for letter in letters:
-            if bodies:
-                sys.stdout.buffer.write(base64.b64decode(letter["body_base64"]) + b"\n")
-            else:
-                click.echo(json.dumps(letter, ensure_ascii=False))
-        sys.stdout.flush()
-        done += len(letters)
+    for line in service.client.lines(selected.export_path, service.timeout):
+        sys.stdout.buffer.write(base64.b64decode(json.loads(line)["body_base64"]) + b"\n" if bodies else line)
+        done += 1
         progress.update(f"{done} exported")
+    sys.stdout.flush()
     progress.done()
-    more = " (the oldest ones; there may be more)" if not ids and len(found) >= limit else ""
+    more = " (the oldest ones; there may be more)" if not ids and (not selected.complete or done >= limit) else ""
     output.note(f"{done} exported{more}")
-    if ids and done < len(chosen):
-        raise Failed(Exit.USAGE, f"{len(chosen) - done} of the given IDs are not in the dead-letter queue")
+    if ids and done < len(set(ids)):
+        raise Failed(Exit.USAGE, f"{len(set(ids)) - done} of the given IDs are not in the dead-letter queue")

@@ -76,6 +76,9 @@ def show(snapshot: dict[str, Any]) -> None:
     line = snapshot.get("line", ())  # a service of an earlier version has none
     names = [place["name"] for place in line if place["here"]] or list(snapshot["stages"])
     output.table(head, [_row(name, snapshot["stages"][name]) for name in names])
+    for name in names:
+        if reason := snapshot["stages"][name].get("why"):  # a service of an earlier version has none
+            click.echo(f"{name}: {output.clean(reason['sentence'])}")
     if line:
         click.echo()
         show_line(snapshot)
@@ -83,14 +86,21 @@ def show(snapshot: dict[str, Any]) -> None:
         click.echo()
         show_all(snapshot["sources"])
     for name, view in snapshot["stages"].items():
-        if view["problem"]:
-            output.note(f"{name}: {output.clean(view['problem'])}")
-        for sentence in _order(view):
+        for sentence in _notes(view):
             output.note(f"{name}: {output.clean(sentence)}")
-        if view["desired"].get("folder_differs") and not view["change"]:
-            output.note(f"{name}: the folder had other code when it was last looked at; `mqworker restart` takes it")
-        if view["change"]:
-            output.note(f"{name}: {output.clean(progress(view['change']))}")
+
+
+def _notes(view: dict[str, Any]) -> Iterator[str]:
+    """Yield what is to be noted of a stage; its problem only where its sentence (`why`) does not say it."""
+    said = (view.get("why") or {"sentence": ""})["sentence"]
+    if view["problem"] and view["problem"].lower() not in said.lower():
+        yield view["problem"]
+    yield from _order(view)
+    change = view["change"]
+    if view["desired"].get("folder_differs") and not change:
+        yield "the folder had other code when it was last looked at; `mqworker restart` takes it"
+    if change:
+        yield progress(change)
 
 
 def show_line(snapshot: dict[str, Any]) -> None:
@@ -152,11 +162,12 @@ def _done_in(view: dict[str, Any]) -> str:
 
 def show_consumers(view: dict[str, Any]) -> None:
     """Print what each Consumer of a stage is doing, and for how long."""
-    head = ("slot", "pid", "state", "generation", "done", "memory", "in hand", "for", "message id")
+    head = ("slot", "pid", "state", "generation", "done", "memory", "cpu", "in hand", "for", "message id")
     rows = [
         (
             *(one[key] for key in ("slot", "pid", "state", "generation", "done")),
             f"{one['rss'] / (1 << 20):.0f} MiB",
+            output.seconds(one.get("cpu", 0.0)),
             f"{len(one['messages'])}/{one['seats']}" if one.get("seats") else f"{int(bool(one['message_seconds']))}/1",
             output.seconds(one["message_seconds"]) if one["message_seconds"] else "-",
             one["message_id"] or "-",
@@ -166,6 +177,10 @@ def show_consumers(view: dict[str, Any]) -> None:
     if rows:
         click.echo()
         output.table(head, rows)
+    for one in (view["actual"] or {"consumers": ()})["consumers"]:
+        if one.get("exit"):
+            ago = output.seconds(one["exit_seconds"])
+            click.echo(f"Consumer {one['slot']}: the one before it ended {ago} ago: {output.clean(one['exit'])}")
     for one in (view["actual"] or {"consumers": ()})["consumers"]:
         if one.get("held_seconds"):
             by = output.clean(one["held_by"] or "")

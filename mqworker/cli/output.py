@@ -8,6 +8,10 @@ from typing import Any
 
 import click
 
+from mqworker.control.wording import seconds
+
+__all__ = ["Progress", "clean", "data", "note", "seconds", "table"]
+
 REPORT_EVERY = 0.5  # seconds between updates of a progress line on a terminal
 REPORT_EVERY_PIPED = 5.0  # and elsewhere
 
@@ -34,17 +38,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     for row in cells:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def seconds(value: float) -> str:
-    """Format a duration with two or three significant digits."""
-    for below, factor, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (100.0, 1.0, "s")):
-        if value < below:
-            return f"{value * factor:.3g} {unit}"
-    hours, minutes = divmod(int(value) // 60, 60)
-    if hours >= 48:
-        return f"{hours // 24} d {hours % 24} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {int(value) % 60} s"
 
 
 class Progress:

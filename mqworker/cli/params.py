@@ -1,4 +1,4 @@
-"""`mqworker params get|set|rollback`: a stage's parameters, changed while it runs."""
+"""`mqworker params get|schema|set|rollback`: a stage's parameters, changed while it runs."""
 
 import json
 from collections.abc import Iterable
@@ -43,6 +43,26 @@ def get(service: ServiceClient, name: str | None) -> None:
         applied = answer["applied_generation"]
         behind = "" if applied in (None, answer["generation"]) else f", the last Consumer is still at {applied}"
         output.note(f"generation {answer['generation']}{behind}")
+
+
+@params.command()
+@uses_service(CHANGE_TIMEOUT)
+def schema(service: ServiceClient) -> None:
+    """Print what the parameters may be, as JSON Schema, as far as the code's Params says it.
+
+    With --json also the values in use, with the code's defaults filled in.
+
+    Example:
+      mqworker params schema --stage energy
+    """
+    stage = service.one_stage()
+    answer = service.client.get(stage_path(stage, "/params/schema"))
+    if service.as_json:
+        output.data(answer)
+    elif answer["schema"] is None:
+        output.note(f"{output.clean(stage)}: no job has a Params that says what it takes")
+    else:
+        output.data(answer["schema"])
 
 
 @params.command("set")

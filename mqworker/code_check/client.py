@@ -37,6 +37,7 @@ async def check_code(
     source: str = "",
     concurrency: int = 1,
     soft_limit: float = 0.0,
+    schema: bool = False,
 ) -> CodeReport:
     """Import jobs and validate parameters, within `deadline` seconds; what the code prints goes to `on_log`.
 
@@ -44,7 +45,7 @@ async def check_code(
     and the code has changed meanwhile (some packages write modules while they are imported), it looks once more.
     `named`: jobs that must follow the rules for names that a caller gives, in modules of `allowed`. `shared`: the
     classes of the shared objects that have a name. `source`: the job is one, and of which kind (CodeQuestion).
-    `concurrency` and `soft_limit` are the stage's.
+    `concurrency` and `soft_limit` are the stage's. `schema`: as in CodeQuestion.
     """
     digests = tuple(each.digest for each in needed)
     if state_dir is not None:
@@ -54,6 +55,7 @@ async def check_code(
         *(str(root), jobs, msgspec.json.encode(params), where, copy, digests, named, allowed, shared or {}, source),
         concurrency=concurrency,
         soft_limit=soft_limit,
+        schema=schema,
     )
     report = await _ask(stage, question, deadline, on_log)
     return await _ask(stage, question, deadline, on_log) if report.edited else report

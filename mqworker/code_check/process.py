@@ -66,6 +66,8 @@ class CodeCheck(Spawned):
         if problems := [each for job in question.named if (each := refuse_after(job))]:
             return CodeReport(problems, [], {})
         report = look(root, copy, question.jobs, json.loads(question.params), question.shared, question.source)
+        if question.schema and not report.problems:
+            return msgspec.structs.replace(report, schema=params_schema(question, root, copy))
         if question.soft_limit and not report.problems and not question.source:
             problems = soft_limit_problems(question, root, copy)
             report = msgspec.structs.replace(report, problems=problems)
@@ -129,6 +131,15 @@ def look(
     except (TypeError, ValueError, OverflowError):
         defaults = {}
     return CodeReport([], [], defaults, shared=uses)
+
+
+def params_schema(question: CodeQuestion, root: Path, copy: Path | None) -> dict[str, Any] | None:
+    """Return what the parameters of these jobs may be."""
+    from mqworker.jobs.chain import params_types  # noqa: PLC0415 - only this process may come near user code
+    from mqworker.jobs.loading import load_chain  # noqa: PLC0415 - as above
+    from mqworker.jobs.params_schema import schema_of  # noqa: PLC0415 - as above
+
+    return schema_of(params_types(load_chain(question.jobs, root, copy, question.shared)))
 
 
 def soft_limit_problems(question: CodeQuestion, root: Path, copy: Path | None) -> list[str]:

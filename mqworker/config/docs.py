@@ -40,7 +40,7 @@ with `MQWORKER_` is an error.
 
 **Secrets.** A text may also come from a file, named by the same variable with `_FILE` appended
 (`MQWORKER_CONTROL__TOKEN_FILE=/run/secrets/token`); one trailing newline is removed. Other users must have no access
-to a file that holds the token, the broker URL or a `pickle_key` (mode 0600 or 0400). Secrets are never printed or
+to a file that holds a token, the broker URL or a `pickle_key` (mode 0600 or 0400). Secrets are never printed or
 logged.
 
 **Paths** are relative to the folder of the configuration file, or to the working directory without one; files

@@ -15,6 +15,7 @@ from mqworker.config.urls import redact_url
 Key = tuple[str, ...]  # ("stages", "energy", "consumers")
 
 TOKEN: Key = ("control", "token")
+READ_TOKEN: Key = ("control", "read_token")
 URL: Key = ("broker", "url")
 PICKLE_KEY = "pickle_key"  # of each stage
 FROM_FILE = "_FILE "  # in the origin of a value read from the file that an environment variable names
@@ -27,7 +28,7 @@ _LONGEST = 100  # characters of a value in a message
 
 def is_secret(key: Key) -> bool:
     """Return whether the value of a key is never shown."""
-    return key in (TOKEN, URL) or (key[:1] == ("stages",) and key[2:] == (PICKLE_KEY,))
+    return key in (TOKEN, READ_TOKEN, URL) or (key[:1] == ("stages",) and key[2:] == (PICKLE_KEY,))
 
 
 class ConfigProblem(msgspec.Struct, frozen=True):

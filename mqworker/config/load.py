@@ -18,6 +18,7 @@ from mqworker.config import schema, urls
 from mqworker.config.check import DEFAULT, Checker
 from mqworker.config.errors import (
     PICKLE_KEY,
+    READ_TOKEN,
     TOKEN,
     URL,
     ConfigError,
@@ -210,7 +211,8 @@ def _file_warnings(file: ConfigFile, config: Config, origins: dict[str, str]) ->
     """Warn about secrets in a configuration file that other users can read."""
     mode = file.mode()
     with_password = [url for url in config.broker.urls if redact_url(url) != url and "://guest:guest@" not in url]
-    secrets: list[tuple[Key, Any]] = [(TOKEN, config.control.token), (URL, with_password)]
+    tokens = ((TOKEN, config.control.token), (READ_TOKEN, config.control.read_token))
+    secrets: list[tuple[Key, Any]] = [*tokens, (URL, with_password)]
     secrets += [(("stages", name, PICKLE_KEY), stage.pickle_key) for name, stage in config.stages.items()]
     return [
         f"{origin}: {dotted(key)}: holds a secret that other users can read (mode {mode:04o}); chmod 600 {file.name}"

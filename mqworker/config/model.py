@@ -96,6 +96,9 @@ class ControlConfig(_Base, frozen=True):
         str, about("Unix socket; relative to the configuration file.", default="`control.sock` in `state_dir`")
     ] = ""
     token: Annotated[Token, about("Secret that callers must send as `Authorization: Bearer`.", default="none")] = ""
+    read_token: Annotated[
+        Token, about("Secret of callers that may only look, such as a scraper; needs a `token`.", default="none")
+    ] = ""
     hosts: Annotated[
         tuple[Text, ...], about("Further accepted `Host` names; one with a port is accepted with that port only.")
     ] = ()
@@ -105,7 +108,7 @@ class ControlConfig(_Base, frozen=True):
     ] = None
 
     def __repr__(self) -> str:
-        """Leave the token out: representations end up in logs."""
+        """Leave the tokens out: representations end up in logs."""
         return f"ControlConfig(host={self.host!r}, port={self.port}, ...)"
 
 

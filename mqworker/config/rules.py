@@ -11,7 +11,7 @@ from keyword import iskeyword
 from pathlib import Path
 
 from mqworker.config import urls
-from mqworker.config.errors import PICKLE_KEY, TOKEN, URL, Key, quoted
+from mqworker.config.errors import PICKLE_KEY, READ_TOKEN, TOKEN, URL, Key, quoted
 from mqworker.config.line import feeds, is_embedded
 from mqworker.config.model import (
     AUTO,
@@ -142,6 +142,16 @@ def _control(control: ControlConfig, state_dir: Path) -> Iterator[RuleViolation]
             (host, TOKEN),
             "is {value}, which others can reach, but control.token is not set",
             'set MQWORKER_CONTROL__TOKEN_FILE to a file that holds a token, or host = "127.0.0.1"',
+        )
+    if control.read_token and not control.token:
+        yield RuleViolation(
+            (READ_TOKEN,),
+            "is set, but control.token is not: without that everybody may change everything",
+            "set control.token too, or neither",
+        )
+    elif control.read_token and control.read_token == control.token:
+        yield RuleViolation(
+            (READ_TOKEN,), "is the same as control.token, so whoever may look could change everything", "set another"
         )
     path = state_dir / (control.socket or "control.sock")
     if len(os.fsencode(path)) > MAX_SOCKET_PATH:

@@ -5,6 +5,8 @@ import traceback
 from types import AsyncGeneratorType, CoroutineType, FrameType
 from typing import Any
 
+from mqworker.jobs.failures import is_ours
+
 MOST = 64  # frames
 _FRAME = ("cr_frame", "gi_frame", "ag_frame")
 _NEXT = ("cr_await", "gi_yieldfrom", "ag_await")
@@ -26,7 +28,9 @@ def frames(awaited: Any) -> list[FrameType]:
 
 
 def text(found: list[FrameType]) -> str:
-    """Return frames as a traceback shows them."""
+    """Return frames as a traceback shows them, from the first one on that is not mqworker's."""
+    own = (number for number, frame in enumerate(found) if not is_ours(frame.f_code.co_filename))
+    found = found[next(own, 0) :]
     lines = traceback.StackSummary.extract((frame, frame.f_lineno) for frame in found)
     return "".join(lines.format())
 

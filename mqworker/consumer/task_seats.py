@@ -165,10 +165,10 @@ class TaskSeats:
     # --- SIGUSR2
 
     def _show(self, _signal: int, _frame: object) -> None:
-        """Write where every message is."""
+        """Write where every message is, the oldest last: of much output the end is kept."""
         now = time.monotonic()
         with contextlib.suppress(Exception):  # it would be raised in the step of whichever message has the loop
-            for seat in self._seats:
+            ages = ((now - self._words.slots[seat.number].started, seat) for seat in self._seats)
+            for seconds, seat in sorted(ages, key=lambda each: each[0]):
                 if seat.task is not None and not seat.task.done():
-                    seconds = now - self._words.slots[seat.number].started
                     sys.stderr.write(f"message {seat.name}, {seconds:.1f} s:\n{seat.where()}\n")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from mqworker.amqp import headers
 from mqworker.amqp.properties import MalformedProperties, Properties
@@ -24,8 +25,9 @@ from mqworker.ipc.messages import Failure, Item, Outcome
 from mqworker.ipc.pieces import take_out
 from mqworker.jobs.chain import Chain
 from mqworker.jobs.codecs import OversizedError, UndecodableError, UnencodableError, decode
-from mqworker.jobs.failures import describe
+from mqworker.jobs.failures import Described, describe
 from mqworker.jobs.message import Message
+from mqworker.jobs.place import place_of
 from mqworker.jobs.result import Several
 
 LARGEST = MAX_FRAME // 2  # bytes of one outcome
@@ -225,9 +227,14 @@ class Worker:
     def _attempt(self, properties: Properties) -> int:
         return headers.attempt(properties, self._config.input.queue)
 
-    def _failure(self, error: BaseException) -> Failure:  # noqa: PLR0911 - one line per kind
+    def _failure(self, error: BaseException) -> Failure:
         self.failed = True
-        text = describe(error)
+        failure = self._told(error, describe(error))
+        if not failure.traceback:
+            return failure  # it is the body or the result that is at fault
+        return replace(failure, place=place_of(error.__traceback__, interrupted=failure.reason == "timeout"))
+
+    def _told(self, error: BaseException, text: Described) -> Failure:  # noqa: PLR0911 - one line per kind
         match error:
             case Reject():
                 return Failure("reject", text.type, text.message, text.traceback, final=True)

@@ -13,16 +13,29 @@ import asyncio
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from mqworker.config.load import Loaded
+from mqworker.control.audit import Attributed, AuditTrail, find_author
 from mqworker.control.chain import Edit
 from mqworker.control.desired_state import Change, Document, SetLimits
+from mqworker.control.faults import Faults
+from mqworker.control.history import History
 from mqworker.control.source_desired import SourceDesired
 from mqworker.control.stage_desired import StageDesired
+from mqworker.ipc.admin_messages import BulkView
+from mqworker.ipc.inspection import (
+    Answer,
+    AskReplace,
+    AskStack,
+    MessageAnswer,
+    Question,
+    ReplaceAnswer,
+    StackAnswer,
+)
 from mqworker.ipc.logs import LogWriter
 from mqworker.ipc.messages import Held, StageStatus
 from mqworker.ipc.source_messages import RunDone, SourceStatus
@@ -31,7 +44,10 @@ from mqworker.shared_state.messages import SharedStatus
 T = TypeVar("T")
 
 STORE_DEADLINE = 5.0  # seconds for the main thread to store a change
+BULK_DEADLINE = 15.0  # seconds for an operation on dead letters to begin, or to take notice of its end
 ADMIN_GRACE = 2.0  # seconds beyond a question's deadline until a broker admin that does not answer is killed
+FIND_DEADLINE = 1.0  # seconds to find a message
+STACK = 2.0  # seconds for a Consumer to tell where it is
 MARGIN = 3.0  # seconds that a caller waits beyond the deadline that the main thread enforces
 
 
@@ -97,6 +113,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     stages: dict[str, StageView]
     shared: dict[str, SharedView] = {}
     sources: dict[str, SourceView] = {}
+    changes: tuple[Attributed, ...] = ()  # the last that somebody has asked for
+    paused_since: float | None = None  # wall clock
 
     @property
     def applied(self) -> int:
@@ -111,11 +129,20 @@ class Stored(NamedTuple):
     change: int = 0  # the code of the candidate that it has become, by which its end can be told; 0: it is in force
 
 
+class ParamsForm(NamedTuple):
+    """What the parameters of a stage may be."""
+
+    schema: dict[str, Any] | None  # JSON Schema; None: the code does not say
+    defaults: dict[str, Any]  # the parameters in use, with the code's defaults filled in
+    generation: int
+
+
 class ControlError(Exception):
     """A request that cannot be carried out.
 
-    `kind` is conflict | unknown_job | unknown_message | unknown_source | unknown_stage | busy | storage | deadline |
-    draining | refused | unavailable | internal; the broker admin uses the last four as well.
+    `kind` is conflict | unknown_job | unknown_message | unknown_slot | unknown_source | unknown_stage |
+    unknown_selection | unknown_operation | count | filter | busy | storage | deadline | draining | refused |
+    unavailable | internal; the broker admin uses the last four as well, and those about selections and operations.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -134,6 +161,19 @@ class ChangeRefused(Exception):  # noqa: N818 - the program is not at fault
         self.code = code
         self.problems = problems
         super().__init__("; ".join([f"{field}: {problem}" for field, problem in fields] + problems))
+
+
+class Bulk(Protocol):
+    """Operations on many dead letters, for Control: `all` and `counts` are replaced, never changed."""
+
+    all: tuple[BulkView, ...]
+    counts: Mapping[tuple[str, str, str], int]
+
+    async def begin(self, stage: str, selection: str, kind: str, count: int, by: str) -> BulkView:
+        """Begin to replay or drop what is selected. Raises ControlError."""
+
+    async def cancel(self, operation: str) -> BulkView:
+        """End an operation before its next batch. Raises ControlError."""
 
 
 class Operator(Protocol):
@@ -161,15 +201,23 @@ class Operator(Protocol):
         Also raises ControlError("conflict") and ControlError("unknown_job").
         """
 
-    async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> Stored:
+    async def patch_params(
+        self, stage: str, patch: dict[str, Any], expected: tuple[str, ...] | None, patience: float
+    ) -> Stored:
         """Validate and store a merge patch; returns its revision. Raises ChangeRefused, ControlError.
+
+        With `expected`, if the parameters are those of one of these generations; else it raises
+        ControlError("conflict").
 
         After `patience` seconds it raises ControlError("deadline"), but the change goes on, so that parameters can be
         changed even if the user's code takes minutes to import.
         """
 
-    async def rollback_params(self, stage: str, patience: float) -> Stored:
+    async def rollback_params(self, stage: str, expected: tuple[str, ...] | None, patience: float) -> Stored:
         """Do the same with the previous parameters."""
+
+    async def params_form(self, stage: str, patience: float) -> ParamsForm:
+        """Return what the parameters of a stage may be. Raises ChangeRefused, ControlError."""
 
     async def set_limits(self, asked: SetLimits, patience: float) -> Stored:
         """Store time limits, if a soft one can interrupt the jobs; as `patch_params`."""
@@ -177,11 +225,24 @@ class Operator(Protocol):
     async def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Let the broker admin carry out a verb. Raises ControlError, also with the kinds of the broker admin."""
 
+    @property
+    def bulk(self) -> "Bulk":
+        """The operations on dead letters."""
+
     async def reset_shared(self, name: str) -> None:
         """Replace a shared object by a new one. Raises ControlError."""
 
     async def ask_held(self, stage: str, skip: str) -> Held:
         """Return the failed messages that a stage holds, or let the one with this id go. Raises ControlError."""
+
+    async def ask_producer(self, stage: str, question: Question, deadline: float) -> Answer:
+        """Return the answer of a stage's Producer. Raises ControlError, also if it refuses."""
+
+    async def find_message(self, message_id: str) -> "dict[str, MessageAnswer | ControlError]":
+        """Ask every stage for a message; returns for each its answer, or why there is none."""
+
+    async def find_letters(self, message_id: str, deadline: float, *, look: bool) -> dict[str, Any]:
+        """Return the dead letters of a message, as they were seen last, or after a look. Raises ControlError."""
 
     async def start_source(self, name: str, patience: float) -> int:
         """Check the code of a source in the folder, and run it; returns the revision.
@@ -202,8 +263,14 @@ class Control:
     def __init__(self, loaded: Loaded, logs: LogWriter) -> None:
         self.loaded = loaded
         self.logs = logs
+        self.trail = AuditTrail(loaded.state_dir)
+        self.history = History(time.monotonic(), f"{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}")
         self.commands = 0  # control commands taken, for the metrics
+        self.faults = Faults()  # of all stages; the main thread feeds it
         self.on_publish: Callable[[Snapshot], None] | None = None  # receives every snapshot, on the main thread
+        # What parts of their own tell, as plain data; each part puts itself here, and until then there is nothing.
+        self.audit: Callable[[int], Sequence[Any]] = self.trail.since  # records behind this number, each with `n`
+        self.peers: Callable[[], Sequence[Any]] = tuple  # other services
         self._snapshot: Snapshot | None = None
         self._changed = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -242,6 +309,17 @@ class Control:
                     return None
                 self._changed.wait(left)
 
+    def paused_by(self, stage: str) -> tuple[str, float | None]:
+        """Return who has paused or stopped a stage, and when; "" and None where it is not known."""
+        snapshot = self._snapshot
+        desired = snapshot.document.stages.get(stage) if snapshot is not None else None
+        if snapshot is None or desired is None or (desired.running and desired.listening):
+            return "", None
+        field = "listening" if desired.running else "running"
+        recent = ((each.origin.by, each.time, each.changes) for each in reversed(snapshot.changes))
+        found = find_author(recent, stage, field) or self.trail.author(stage, field)
+        return found[:2] if found is not None and found.value is False else ("", None)
+
     def change(self, asked: Change) -> int:
         """Store a change; returns the revision that contains it."""
         return self._run(lambda operator: operator.change(asked), STORE_DEADLINE)
@@ -260,13 +338,19 @@ class Control:
         """Change the chain of jobs, and parameters with it, if it is at one of these generations (None: at any)."""
         return self._run(lambda operator: operator.edit_jobs(stage, edit, params, expected, patience), patience)
 
-    def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> Stored:
-        """Validate (in a code check) and store a merge patch of a stage's parameters."""
-        return self._run(lambda operator: operator.patch_params(stage, patch, patience), patience)
+    def patch_params(
+        self, stage: str, patch: dict[str, Any], expected: tuple[str, ...] | None, patience: float
+    ) -> Stored:
+        """Validate (in a code check) and store a merge patch of a stage's parameters, if they are as `expected`."""
+        return self._run(lambda operator: operator.patch_params(stage, patch, expected, patience), patience)
 
-    def rollback_params(self, stage: str, patience: float) -> Stored:
+    def rollback_params(self, stage: str, expected: tuple[str, ...] | None, patience: float) -> Stored:
         """Go back to the previous parameters."""
-        return self._run(lambda operator: operator.rollback_params(stage, patience), patience)
+        return self._run(lambda operator: operator.rollback_params(stage, expected, patience), patience)
+
+    def params_form(self, stage: str, patience: float) -> ParamsForm:
+        """Return what the parameters of a stage may be, which its code says (in a code check, once)."""
+        return self._run(lambda operator: operator.params_form(stage, patience), patience)
 
     def set_limits(self, asked: SetLimits, patience: float) -> Stored:
         """Limit the time of a message, if a soft limit can interrupt the code (which a code check says)."""
@@ -275,6 +359,22 @@ class Control:
     def ask_admin(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Let the broker admin carry out a verb within `deadline` seconds."""
         return self._run(lambda operator: operator.ask_admin(verb, arguments, deadline), deadline + ADMIN_GRACE)
+
+    def operations(self) -> tuple[BulkView, ...]:
+        """Return the operations on dead letters: those at work, and the last ones; the oldest first."""
+        return () if self._operator is None else self._operator.bulk.all
+
+    def bulk_counts(self) -> Mapping[tuple[str, str, str], int]:
+        """Return how many dead letters operations have moved, by stage, kind and outcome."""
+        return {} if self._operator is None else self._operator.bulk.counts
+
+    def begin_bulk(self, stage: str, selection: str, kind: str, count: int, by: str) -> BulkView:
+        """Begin to replay or drop the dead letters that are selected."""
+        return self._run(lambda operator: operator.bulk.begin(stage, selection, kind, count, by), BULK_DEADLINE)
+
+    def cancel_bulk(self, operation: str) -> BulkView:
+        """End an operation before its next batch."""
+        return self._run(lambda operator: operator.bulk.cancel(operation), BULK_DEADLINE)
 
     def reset_shared(self, name: str) -> None:
         """Replace a shared object by a new one."""
@@ -287,6 +387,27 @@ class Control:
     def skip(self, stage: str, message_id: str) -> None:
         """Let a failed message go that waits in its place: it becomes a dead letter."""
         self._run(lambda operator: operator.ask_held(stage, message_id), STORE_DEADLINE)
+
+    def find_message(self, message_id: str) -> dict[str, MessageAnswer | ControlError]:
+        """Return what each stage knows of a message, or why that cannot be told."""
+        return self._run(lambda operator: operator.find_message(message_id), FIND_DEADLINE)
+
+    def find_letters(self, message_id: str, deadline: float, *, look: bool) -> dict[str, Any]:
+        """Return the dead letters of a message, and how many seconds old that is, by stage."""
+        return self._run(lambda operator: operator.find_letters(message_id, deadline, look=look), deadline)
+
+    def stack(self, stage: str, slot: int) -> StackAnswer:
+        """Return where in its code a Consumer is."""
+        answer = self._run(lambda operator: operator.ask_producer(stage, AskStack(0, slot), STACK), STACK)
+        assert isinstance(answer, StackAnswer)
+        return answer
+
+    def replace_consumer(self, stage: str, slot: int, *, now: bool) -> ReplaceAnswer:
+        """Replace a Consumer by a new one: when it has finished what it has, or now."""
+        asked = AskReplace(0, slot, now)
+        answer = self._run(lambda operator: operator.ask_producer(stage, asked, STORE_DEADLINE), STORE_DEADLINE)
+        assert isinstance(answer, ReplaceAnswer)
+        return answer
 
     def start_source(self, name: str, patience: float) -> int:
         """Check the code of a source in the folder, and run it; returns the revision that contains it."""

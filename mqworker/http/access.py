@@ -1,24 +1,22 @@
 """Who may call: the checks made before anything else in a request is read.
 
-Runs in the server's threads, around the Flask app, one instance for each listener. The unix socket needs no token: its
-file mode admits only the service's own user. Over TCP only /livez needs none, because it reveals nothing else. It and
-/readyz answer whatever the Host header says, because an orchestrator restarts a service that refuses its probe.
-A browser's requests from other sites are refused where they would have effects (`refuse_foreign`).
+Runs in the server's threads, around the Flask app, one instance for each listener, which is told how callers are
+identified (login.py). Anybody may ask for /livez, which reveals nothing else, for the page's files, which reveal what
+everybody can install, and to log in. /livez and /readyz answer whatever the Host header says, because an orchestrator
+restarts a service that refuses its probe. A browser's requests from other sites are refused where they would have
+effects (`refuse_foreign`). What an answer says itself of its headers stands in the place of ours.
 """
 
-import hmac
 import ipaddress
-import logging
 import re
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from mqworker.http.paths import API
+from mqworker.http.places import PLACES, Places
 from mqworker.http.problems import CONTENT_TYPE, Problem
-from mqworker.http.routing import API
-from mqworker.ipc import logs
 
 HEADERS = [
     ("X-Content-Type-Options", "nosniff"),
@@ -35,9 +33,8 @@ LOCAL = ("localhost", "127.0.0.1", "[::1]")
 HOSTS = "mqworker.hosts"  # in the environ: the Hosts of this listener
 _PORT = re.compile(r":[1-9]\d{0,4}$")
 
-log = logging.getLogger("mqworker.http")
-
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+Identify = Callable[[dict[str, Any]], list[tuple[str, str]]]  # notes who calls; returns headers for him, or raises
 
 
 class Hosts(NamedTuple):
@@ -118,24 +115,28 @@ class FailedLogins:
 class Access:
     """See the module head; a WSGI application that wraps another."""
 
-    def __init__(self, app: Wsgi, hosts: Hosts, token: str) -> None:
+    def __init__(self, app: Wsgi, hosts: Hosts, identify: Identify, places: Places) -> None:
         self._app = app
+        self._places = places
         self._hosts = hosts
-        self._token = token.encode()
-        self._failed = FailedLogins()
+        self._identify = identify
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Refuse the request or pass it on; either way with the headers that every answer has."""
 
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
-            return start_response(status, [*headers, *HEADERS], *rest)
+            own = {name.lower() for name, _ in headers}
+            ours = [(name, value) for name, value in (*HEADERS, *more) if name.lower() not in own]
+            return start_response(status, [*headers, *ours], *rest)
 
         environ[HOSTS] = self._hosts
+        more: list[tuple[str, str]] = []
+        environ[PLACES] = self._places
         try:
             if environ["PATH_INFO"] not in HEALTH:
                 self._check_host(environ.get("HTTP_HOST", ""))
-            if self._token and environ["PATH_INFO"] not in ALIVE:
-                self._check_token(environ)
+            if not is_open(environ):
+                more = self._identify(environ)
         except Problem as problem:
             data = problem.document()
             headers = [("Content-Type", CONTENT_TYPE), ("Content-Length", str(len(data))), *problem.headers.items()]
@@ -147,19 +148,15 @@ class Access:
         if not self._hosts.accept(host):
             raise Problem(421, "the Host header is not one of ours; control.hosts allows others")
 
-    def _check_token(self, environ: Mapping[str, Any]) -> None:
-        peer, now = str(environ.get("REMOTE_ADDR", "")), time.monotonic()
-        scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-        challenge = {"WWW-Authenticate": "Bearer"}
-        if scheme.lower() != "bearer":
-            raise Problem(401, "a token is needed: Authorization: Bearer ...", headers=challenge)
-        if hmac.compare_digest(token.strip().encode("latin-1", "replace"), self._token):
-            return  # also beside many wrong ones from the same address, which may be that of a proxy
-        if self._failed.too_many(peer, now):
-            raise Problem(429, "too many wrong tokens from this address", headers={"Retry-After": "10"})
-        self._failed.failed(peer, now)
-        logs.report(log, logging.WARNING, "login_refused", f"wrong token from {peer}")
-        raise Problem(401, "the token is wrong", headers=challenge)
+
+def is_open(environ: Mapping[str, Any]) -> bool:
+    """Return whether anybody may send this: whether we live, the page's files, and what logs it in."""
+    path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
+    if path in ALIVE or path == "/ui" or path.startswith("/ui/"):
+        return True
+    if path == "/":
+        return "text/html" in environ.get("HTTP_ACCEPT", "")
+    return bool(path == f"{API}/session" and method == "POST")
 
 
 def refuse_foreign(environ: Mapping[str, Any]) -> None:

@@ -10,20 +10,30 @@ from flask import Flask, Response, request
 from werkzeug.routing import Rule
 
 from mqworker.http import (
+    audit,
+    consumers,
+    faults,
+    feed,
     generations,
     health,
     held,
     legacy_routes,
+    letters,
+    login,
+    messages,
     metrics_route,
     openapi,
+    operations,
     queues,
     sending,
     shared,
     sources,
     stages,
     streams,
+    ui_files,
 )
 from mqworker.http.access import refuse_foreign
+from mqworker.http.logins import CALLER, Identity, page_sent
 from mqworker.http.problems import Problem, problem_of
 from mqworker.http.routing import SMALL_BODY, Api, Route, json_response
 
@@ -34,11 +44,20 @@ ROUTES: list[Route] = [
     *generations.ROUTES,
     *sending.ROUTES,
     *held.ROUTES,
+    *messages.ROUTES,
+    *faults.ROUTES,
+    *consumers.ROUTES,
     *queues.ROUTES,
     *shared.ROUTES,
     *sources.ROUTES,
     *streams.ROUTES,
+    *feed.ROUTES,
     *metrics_route.ROUTES,
+    *login.ROUTES,
+    *audit.ROUTES,
+    *ui_files.ROUTES,
+    *letters.ROUTES,
+    *operations.ROUTES,
 ]
 ROUTES.append(openapi.route(ROUTES))
 
@@ -75,7 +94,15 @@ def make_app(api: Api) -> Flask:
     def check() -> None:
         route = by_endpoint.get(request.endpoint or "")
         if route is not None and request.method != "OPTIONS":
+            audit.begin(route)
             _check(route)
+
+    @app.after_request
+    def note(response: Response) -> Response:
+        route = by_endpoint.get(request.endpoint or "")
+        if route is not None and request.method != "OPTIONS":
+            audit.finish(api, route, response)
+        return response
 
     return app
 
@@ -90,12 +117,24 @@ def _view(api: Api, route: Route) -> Any:
     return view
 
 
+def _check_caller(route: Route) -> None:
+    """Refuse what the caller may not do (S3), and with a cookie what the page has not sent (S5)."""
+    caller: Identity | None = request.environ.get(CALLER)
+    if route.needs_control and caller is None:
+        raise Problem(401, "it is not known who calls")
+    if route.has_effects and caller is not None and caller.session and not page_sent(request.environ):
+        raise Problem(403, "with a cookie only the page changes anything: X-Mqworker is missing")
+    if route.needs_control and caller is not None and caller.role != "control":
+        raise Problem(403, "this login may only look", kind="role")
+
+
 def _check(route: Route) -> None:
     """Refuse what no view should see: S4, S5 and S8 in docs/faults.md."""
     if route.has_effects:
         if request.method == "HEAD":
             raise Problem(405, "HEAD has no effects", headers={"Allow": "GET, POST"})
         refuse_foreign(request.environ)
+    _check_caller(route)
     for name in request.args:
         if name not in route.query and (route.query or route.has_effects):
             reason = f"is unknown; known are: {', '.join(route.query) or 'none'}"

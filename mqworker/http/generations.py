@@ -6,7 +6,7 @@ accepted them.
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -14,10 +14,10 @@ from flask import Response, request
 from msgspec import Meta
 
 from mqworker.control.chain import Add, Alter, ChainLink, Edit, Place, Remove, Replace, enabled
-from mqworker.control.control import Snapshot, StageView, Stored
+from mqworker.control.control import ControlError, Snapshot, StageView, Stored
 from mqworker.control.stage_desired import StageDesired, Undone, Version
 from mqworker.control.switch import committed
-from mqworker.http.problems import Problem
+from mqworker.http.problems import Problem, problem_of
 from mqworker.http.routing import API, WAIT_MAX, Api, Route, body, json_response, requested_wait
 
 Patch = dict[str, Any]  # RFC 7396
@@ -66,12 +66,20 @@ def restart(api: Api, stage: str) -> Any:
 def params(api: Api, stage: str) -> Any:
     """Return the parameters, their history, and the generation that has been applied."""
     view = api.stage(stage)
-    return {
+    document = {
         "params": view.desired.params,
         "generation": view.desired.generation,
         "applied_generation": view.actual.generation if view.actual else None,
         "history": [_old_params(version) for version in view.desired.history],
     }
+    return _tagged(json_response(document), view.desired)
+
+
+def params_schema(api: Api, stage: str) -> Any:
+    """Return what the parameters may be, as the code says."""
+    name = api.stage(stage).name
+    with api.waiting():
+        return api.control.params_form(name, WAIT_MAX)._asdict()
 
 
 def _old_params(version: Version) -> dict[str, Any]:
@@ -81,18 +89,44 @@ def _old_params(version: Version) -> dict[str, Any]:
 
 def patch_params(api: Api, stage: str) -> Any:
     """Change parameters."""
-    patch = body(Patch)
-    return _changed_params(api, stage, lambda patience: api.control.patch_params(stage, patch, patience))
+    patch, expected = body(Patch), _expected()
+    return _changed_params(api, stage, lambda patience: api.control.patch_params(stage, patch, expected, patience))
 
 
 def rollback_params(api: Api, stage: str) -> Any:
     """Go back to the previous parameters."""
-    return _changed_params(api, stage, lambda patience: api.control.rollback_params(stage, patience))
+    expected = _expected()
+    return _changed_params(api, stage, lambda patience: api.control.rollback_params(stage, expected, patience))
 
 
 def _changed_params(api: Api, stage: str, change: Callable[[float], Stored]) -> Any:
-    answer, status, desired = _change_checked(api, stage, change)
-    return answer | {"params": desired.params}, status
+    with _telling_current(api, stage, lambda desired: {"params": desired.params, "generation": desired.generation}):
+        answer, status, desired = _change_checked(api, stage, change)
+    return _tagged(json_response(answer | {"params": desired.params}, status), desired)
+
+
+def _expected() -> tuple[str, ...] | None:
+    """Return the generations of which the caller has seen one; None: any will do."""
+    seen = request.if_match
+    return None if "If-Match" not in request.headers or seen.star_tag else tuple(seen.as_set())
+
+
+def _tagged(response: Response, desired: StageDesired) -> Response:
+    response.headers["ETag"] = f'"{desired.generation}"'
+    return response
+
+
+@contextlib.contextmanager
+def _telling_current(api: Api, stage: str, tell: Callable[[StageDesired], dict[str, Any]]) -> Iterator[None]:
+    """Say what there is now, where the caller has seen something else."""
+    try:
+        yield
+    except ControlError as error:
+        if error.kind != "conflict":
+            raise
+        problem = problem_of(error)
+        problem.more["current"] = tell(api.stage(stage).desired)
+        raise problem from None
 
 
 def _change_checked(
@@ -191,11 +225,11 @@ def remove_job(api: Api, stage: str, name: str) -> Any:
 
 
 def _edit(api: Api, stage: str, edit: Edit, params: Patch) -> Response:
-    seen = request.if_match
-    expected = None if "If-Match" not in request.headers or seen.star_tag else tuple(seen.as_set())
-    answer, status, desired = _change_checked(
-        api, stage, lambda patience: api.control.edit_jobs(stage, edit, params, expected, patience)
-    )
+    expected = _expected()
+    with _telling_current(api, stage, lambda desired: _jobs(committed(desired))):
+        answer, status, desired = _change_checked(
+            api, stage, lambda patience: api.control.edit_jobs(stage, edit, params, expected, patience)
+        )
     return _chain(desired, answer, status)
 
 
@@ -204,9 +238,7 @@ def _chain(desired: StageDesired, more: dict[str, Any], status: int) -> Response
     ahead = committed(desired)
     if desired.candidate is not None:
         document["next"] = _jobs(ahead)
-    response = json_response(document | more, status)
-    response.headers["ETag"] = f'"{ahead.generation}"'
-    return response
+    return _tagged(json_response(document | more, status), ahead)
 
 
 def _jobs(desired: StageDesired) -> dict[str, Any]:
@@ -254,8 +286,15 @@ _IF_MATCH = ("If-Match",)  # the generation that the caller has seen: 412 if it 
 ROUTES = [
     Route("POST", f"{_ONE}/restart", restart, "Let new Consumers run the code that is in the folder", _WAIT, Restart),
     Route("GET", f"{_ONE}/params", params, "The parameters and their history"),
-    Route("PATCH", f"{_ONE}/params", patch_params, "Change parameters with a merge patch (RFC 7396)", _WAIT, Patch),
-    Route("POST", f"{_ONE}/params/rollback", rollback_params, "Go back to the previous parameters", _WAIT),
+    Route("GET", f"{_ONE}/params/schema", params_schema, "What the code takes as parameters, as JSON Schema"),
+    Route(
+        *("PATCH", f"{_ONE}/params", patch_params, "Change parameters with a merge patch (RFC 7396)", _WAIT, Patch),
+        headers=_IF_MATCH,
+    ),
+    Route(
+        *("POST", f"{_ONE}/params/rollback", rollback_params, "Go back to the previous parameters", _WAIT),
+        headers=_IF_MATCH,
+    ),
     Route("GET", f"{_ONE}/jobs", jobs, "The chain of jobs"),
     Route("PUT", f"{_ONE}/jobs", set_jobs, "Replace the chain", _WAIT, NewChain, headers=_IF_MATCH),
     Route("POST", f"{_ONE}/jobs", add_job, "Add a job to the chain", _WAIT, NewJob, headers=_IF_MATCH),

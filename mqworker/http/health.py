@@ -4,13 +4,11 @@ Health reads only the snapshot and never waits: it answers while the main thread
 """
 
 import time
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from mqworker import __version__
-from mqworker.config.line import Place
 from mqworker.control.control import Snapshot, SourceView, StageView
 from mqworker.control.desired_state import SetLogLevel
 from mqworker.http.problems import Problem
@@ -84,7 +82,7 @@ def ready(api: Api) -> Any:
     return {"status": "ready"}
 
 
-def status_document(snapshot: Snapshot, line: Sequence[Place]) -> dict[str, Any]:
+def status_document(api: Api, snapshot: Snapshot) -> dict[str, Any]:
     """Return the state of the whole service as plain data."""
     return {
         "service": snapshot.service,
@@ -97,14 +95,14 @@ def status_document(snapshot: Snapshot, line: Sequence[Place]) -> dict[str, Any]
         "applied": snapshot.applied,
         "log_level": snapshot.document.log_level,
         "age": round(time.monotonic() - snapshot.time, 3),
-        **overview(snapshot, line),
+        **overview(api, snapshot),
         "sources": [described(view, time.monotonic()) for view in snapshot.sources.values()],
     }
 
 
 def status(api: Api) -> Any:
     """Return the state of the whole service."""
-    return status_document(api.snapshot(), api.line)
+    return status_document(api, api.snapshot())
 
 
 def log_level(api: Api) -> Any:
@@ -125,7 +123,6 @@ def links(_api: Api) -> Any:
 
 
 ROUTES = [
-    Route("GET", "/", links, "The paths to start from"),
     *(Route("GET", f"{at}/livez", alive, "Whether the service is alive; never waits") for at in ("", API)),
     *(Route("GET", f"{at}/readyz", ready, "Whether the service is ready; if not, the reasons") for at in ("", API)),
     Route("GET", f"{API}/status", status, "The whole service"),

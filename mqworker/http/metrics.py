@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from mqworker import __version__
 from mqworker.control.control import SharedView, SourceView, StageView
+from mqworker.http.metrics_consumers import consumer_cpu, stage_gauges
 from mqworker.http.routing import Api
 from mqworker.http.totals import BUCKET, RECONNECTS, SUM, TIMES, Values
 from mqworker.ipc.messages import BUCKETS, StageStatus
@@ -39,7 +40,10 @@ SHARED_COUNTS = {
     "shared_failed": ("Calls that raised", "failed"),
     "shared_replayed": ("Calls that were made again at the start, from the journal", "replayed"),
 }
+ANSWERS = ("done", "refused", "failed")
 OUTCOMES = ("result", "dropped", "retried", "dead", "renewed")
+BULK_KINDS = ("replay", "drop")
+BULK_OUTCOMES = ("done", "gone", "refused", "unsure")
 AT_WORK = ("running", "waiting", "held back", "blocked")  # states of a source that runs here
 EXITS = "exit_"
 EXIT_REASONS = frozenset(
@@ -62,17 +66,26 @@ class SnapshotCollector(Collector):
         commands = CounterMetricFamily("mqworker_control_commands", "Control commands accepted")
         commands.add_metric([], api.control.commands)
         yield commands
+        answers = api.control.trail.answers
+        yield _counter("audit_records", "Records of the audit", [({"answer": a}, answers[a]) for a in ANSWERS])
+        sessions: list[Row] = [({"role": role}, count) for role, count in api.logins.begun.items()]
+        yield _counter("sessions", "Logins of the page", sessions)
         snapshot = api.control.snapshot()
         if snapshot is None:
             return
         views = list(snapshot.stages.values())
-        yield from _counters({view.name: api.totals.of(view.name) for view in views})
+        totals = {view.name: api.totals.of(view.name) for view in views}
+        yield from _counters(totals)
+        yield consumer_cpu(totals)
+        yield from stage_gauges((v.actual for v in views if v.actual is not None), api.control.faults)
         moved: list[Row] = [(view.name, view.received) for view in views]
         yield _counter("consumers_moved", "Consumers that other stages gave up for this one", moved)
         yield from _stage_gauges(views)
         yield from _consumer_gauges(views, {n: c.queue_size for n, c in api.control.loaded.config.stages.items()})
         yield from _shared(list(snapshot.shared.values()))
         yield from _sources(list(snapshot.sources.values()))
+        bulk, told = api.control.bulk_counts(), "Dead letters that operations on selections have moved, by outcome"
+        yield _counter("bulk_messages", told, [(_of_bulk(*key), bulk.get(key, 0)) for key in _bulk_keys(views)])
 
 
 def _family(
@@ -169,8 +182,11 @@ def _status_gauges(statuses: list[StageStatus]) -> Iterator[Metric]:
         for state in ("held", "dispatched", "computed", "settling")
     ]
     yield _gauge("in_flight_messages", "Deliveries received and not yet settled", flight)
-    ready: list[Row] = [({"stage": s.stage, "state": "ready"}, s.backlog) for s in statuses if s.backlog is not None]
-    yield _gauge("queue_messages", "Messages in the input queue", ready)
+    queues = [(s, ("ready", s.backlog), ("dead", s.dead_backlog)) for s in statuses]
+    ready: list[Row] = [
+        ({"stage": s.stage, "state": state}, depth) for s, *each in queues for state, depth in each if depth is not None
+    ]
+    yield _gauge("queue_messages", "Messages in the input queue, and dead letters", ready)
     output: list[Row] = [(s.stage, s.output_backlog) for s in statuses if s.output_backlog is not None]
     yield _gauge("output_queue_messages", "Messages in an output queue with max_backlog", output)
     offset = time.time() - time.monotonic()
@@ -255,6 +271,14 @@ def _sources(views: list[SourceView]) -> Iterator[Metric]:
     yield _gauge("source_last_item_timestamp_seconds", "When a message was last confirmed", last)
     due: list[Row] = [({"source": n}, s.due / 1000) for n, s in statuses.items() if s.due is not None]
     yield _gauge("source_next_due_timestamp_seconds", "The next tick", due)
+
+
+def _bulk_keys(views: list[StageView]) -> Iterator[tuple[str, str, str]]:
+    return ((view.name, kind, outcome) for view in views for kind in BULK_KINDS for outcome in BULK_OUTCOMES)
+
+
+def _of_bulk(stage: str, kind: str, outcome: str) -> dict[str, str]:
+    return {"stage": stage, "kind": kind, "outcome": outcome}
 
 
 def render(api: Api) -> bytes:

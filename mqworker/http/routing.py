@@ -8,8 +8,8 @@ Response, or a value for a 200, or a value and a status.
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar, get_args
 
 import msgspec
@@ -20,11 +20,14 @@ from mqworker.config.model import JobSpec, Name
 from mqworker.control.chain import LinkSpec
 from mqworker.control.control import Control, Snapshot, StageView
 from mqworker.control.desired_state import Change, SetLogLevel, SetSource
+from mqworker.http import paths
+from mqworker.http.feed_state import FeedState
+from mqworker.http.logins import Logins
+from mqworker.http.places import CALLS, PLACES, TCP_STREAMS, UNIX_STREAMS, Places
 from mqworker.http.problems import Problem, retry_later
 from mqworker.http.totals import Totals
 
-API = "/api/v1"
-WAITS = 8  # waiting requests and event streams at the same time
+API = paths.API
 WAIT_MAX = 30.0  # seconds
 LOOK = 1.0  # seconds after which a waiting request checks that its client is still connected
 SMALL_BODY = 64_000  # bytes of a request body, except where messages are sent
@@ -45,22 +48,34 @@ class Route(msgspec.Struct, frozen=True):
     any_body: bool = False  # any content type, up to the stage's max_body
     headers: tuple[str, ...] = ()  # of the request
     changes: bool = False  # it has effects; implied unless the method is GET
+    control: bool = False  # it needs the full role although it changes nothing
+    own: bool = False  # its effects are on the caller's own login: the read-only role may have them
+    stream: bool = False  # text/event-stream, which does not end by itself
+    audited: bool = True  # if it has effects
 
     @property
     def has_effects(self) -> bool:
         """Return whether a page of another site must not be able to send it."""
         return self.changes or self.method != "GET"
 
+    @property
+    def needs_control(self) -> bool:
+        """Return whether the read-only role is refused."""
+        return self.control or (self.has_effects and not self.own)
+
 
 class Api:
     """What views work with."""
 
-    def __init__(self, control: Control, totals: Totals) -> None:
+    def __init__(self, control: Control, totals: Totals, logins: Logins) -> None:
         self.control = control
+        self.logins = logins
         self.totals = totals
         self.stopping = threading.Event()
         self.legacy_turn = threading.Lock()
-        self._waits = threading.BoundedSemaphore(WAITS)
+        self.tcp = Places(CALLS, TCP_STREAMS)
+        self.feed = FeedState()
+        self.unix = Places(CALLS, UNIX_STREAMS)
         loaded = control.loaded
         self.line = line(loaded.all_stages, embedded=is_embedded(loaded.config.broker))
 
@@ -78,23 +93,15 @@ class Api:
             raise Problem(404, self.control.loaded.no_stage(name), stages=list(stages))
         return stages[name]
 
-    def take_wait(self) -> None:
-        """Take one of the few places for long-lasting requests; `give_wait` returns it."""
-        if not self._waits.acquire(blocking=False):
-            raise retry_later(f"{WAITS} requests are already waiting or streaming", 2)
+    @property
+    def places(self) -> Places:
+        """The places of the listener that this request came to."""
+        places: Places = request.environ[PLACES]
+        return places
 
-    def give_wait(self) -> None:
-        """See take_wait."""
-        self._waits.release()
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Hold a place for a long-lasting request while inside."""
-        self.take_wait()
-        try:
-            yield
-        finally:
-            self.give_wait()
+    def waiting(self) -> AbstractContextManager[None]:
+        """Hold a place for a waiting call while inside."""
+        return self.places.waiting()
 
     def change(self, change: Change) -> tuple[dict[str, Any], int]:
         """Store a change and answer; with `?wait=`, once it is applied."""

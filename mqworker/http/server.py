@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mqworker.control.control import Control
+from mqworker.control.control import Control, Snapshot
 from mqworker.http.totals import Totals
 from mqworker.ipc.imports import importing
 
@@ -31,20 +31,32 @@ class HttpServer:
     """See the module head."""
 
     def __init__(
-        self, control: Control, host: str, port: int, socket_path: Path, token: str, hosts: tuple[str, ...]
+        self,
+        control: Control,
+        host: str,
+        port: int,
+        socket_path: Path,
+        token: str,
+        hosts: tuple[str, ...],
+        read_token: str = "",
     ) -> None:
         self._totals = Totals()
-        control.on_publish = self._totals.feed
+        control.on_publish = self._feed
         self.port = port  # the real one once bound
         self._control = control
         self._answering: Answering | None = None
         self._host = host
         self._path = socket_path
-        self._token = token
+        self._tokens = (token, read_token)
         self._hosts = hosts
         self._sockets: list[socket.socket] = []
         self._listeners: list[Listener] = []
         self._inode = 0  # of our socket file
+
+    def _feed(self, snapshot: Snapshot) -> None:
+        self._totals.feed(snapshot)
+        reports = {name: view.actual for name, view in snapshot.stages.items()}
+        self._control.history.feed(reports, self._totals.of, snapshot.time)
 
     def bind(self) -> None:
         """Bind both addresses; raises OSError with a clear text when one is in use. May be called again then."""
@@ -63,7 +75,7 @@ class HttpServer:
         with importing():
             from mqworker.http.answering import Answering  # noqa: PLC0415 - see the module head
 
-            self._answering = Answering(self._control, self._totals)
+            self._answering = Answering(self._control, self._totals, *self._tokens)
 
     def start(self) -> None:
         """Start answering."""
@@ -72,7 +84,7 @@ class HttpServer:
         assert self._answering is not None
         tcp, unix = self._sockets
         self._listeners = [
-            self._answering.over_tcp(tcp, self._host, self._hosts, self._token),
+            self._answering.over_tcp(tcp, self._host, self._hosts),
             self._answering.over_unix(unix),
         ]
         for listener in self._listeners:

@@ -125,7 +125,8 @@ class _Rules:
 
     def add_task(self: Any, channel: Any) -> None:
         """Queue a request for a task thread; called by the input thread and by task threads."""
-        lane = self.health if channel.requests[0].path in HEALTH else self.task_dispatcher
+        path = getattr(channel.requests[0], "path", "")  # one whose head cannot be parsed has none
+        lane = self.health if path in HEALTH else self.task_dispatcher
         lane.add_task(channel)
 
     def handle_accept(self: Any) -> None:
@@ -239,6 +240,7 @@ def _adjustments(max_body: int) -> Any:
         outbuf_high_watermark=1 << 20,
         channel_request_lookahead=1,  # so that a client's disconnect is noticed while it is being answered
         log_socket_errors=False,
+        clear_untrusted_proxy_headers=False,  # the audit notes X-Forwarded-For; nothing here believes it
     )
     adjustments.small, adjustments.lines = copy.copy(adjustments), copy.copy(adjustments)
     adjustments.small.max_request_body_size = SMALL_BODY + 1

@@ -14,12 +14,12 @@ from mqworker.http.routing import API, Api, Route
 
 def shared(api: Api) -> Any:
     """Return all shared objects."""
-    return {"shared": [_described(view) for view in api.snapshot().shared.values()]}
+    return {"shared": [described(view) for view in api.snapshot().shared.values()]}
 
 
 def one(api: Api, name: str) -> Any:
     """Return one shared object."""
-    return _described(_view(api, name))
+    return described(_view(api, name))
 
 
 def reset(api: Api, name: str) -> Any:
@@ -37,7 +37,8 @@ def _view(api: Api, name: str) -> SharedView:
     return views[name]
 
 
-def _described(view: SharedView) -> dict[str, Any]:
+def described(view: SharedView) -> dict[str, Any]:
+    """Return a shared object as plain data."""
     document: dict[str, Any] = msgspec.to_builtins(view)
     document["class"] = document.pop("job")
     if view.status is not None:

@@ -4,20 +4,22 @@ Runs in the server's threads. Reads snapshots; sends changes through Control to 
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from mqworker.config.line import Place, lines
+from mqworker.config.line import lines
 from mqworker.config.model import AUTO, Seconds, most_consumers
 from mqworker.control.chain import enabled
 from mqworker.control.control import Snapshot, StageView
 from mqworker.control.desired_state import SetConsumers, SetLimits, SetListening, SetRunning
 from mqworker.control.outlook import Outlook, bottleneck, outlook
 from mqworker.control.stage_desired import Undone, digest_of
+from mqworker.control.why import Why
 from mqworker.http.problems import Problem
+from mqworker.http.reasons import reason_of
 from mqworker.http.routing import API, WAIT_MAX, Api, Route, body, flag, requested_wait
 from mqworker.ipc.messages import ConsumerStatus, OrderStatus, StageStatus, SwitchState
 
@@ -41,12 +43,13 @@ class TimeLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hard: Seconds
 
 
-def describe(view: StageView, now: float, expected: Outlook) -> dict[str, Any]:
+def describe(view: StageView, now: float, expected: Outlook, reason: Why) -> dict[str, Any]:
     """Return the state of one stage as plain data; `now` is CLOCK_MONOTONIC."""
     desired = view.desired
     return {
         "name": view.name,
         "state": view.state,
+        "why": msgspec.structs.asdict(reason),
         "problem": view.problem,
         "restarts": view.restarts,
         "applied": view.applied,
@@ -64,12 +67,12 @@ def describe(view: StageView, now: float, expected: Outlook) -> dict[str, Any]:
             "folder_differs": "code" in desired.configured and desired.folder != digest_of(desired.copy),
         },
         **msgspec.structs.asdict(expected),
-        "change": _change(view),
+        "change": change_of(view),
         "actual": None if view.actual is None else _actual(view.actual, now),
     }
 
 
-def _change(view: StageView) -> dict[str, Any] | None:
+def change_of(view: StageView) -> dict[str, Any] | None:
     """Return how far the last change of jobs or code is, until it is proved; or why it was undone."""
     desired, candidate = view.desired, view.desired.candidate
     switch = view.actual.switch if view.actual is not None else None
@@ -107,6 +110,7 @@ _UNCHANGED = (
     *("pid", "state", "revision", "generation", "link", "listening", "problem", "crash_loop", "prefetch", "held"),
     *("dispatched", "computed", "settling", "held_bytes", "kept", "backlog", "output_backlog", "counters", "p95"),
     *("rate", "stall", "idle", "arrival_rate", "service_time", "utilisation", "capacity"),
+    *("dead_backlog", "journal", "faults"),
 )
 
 
@@ -133,6 +137,8 @@ def _consumer(consumer: ConsumerStatus, now: float) -> dict[str, Any]:
     document["message_id"] = consumer.message_id or None
     document["held_seconds"] = _seconds(document.pop("held_since"), now)
     document["held_by"] = consumer.held_by or None
+    document["exit"] = consumer.exit or None
+    document["exit_seconds"] = _seconds(document.pop("exit_at"), now)
     document["messages"] = [
         {"seconds": _seconds(each.since, now), "message_id": each.message_id or None} for each in consumer.messages
     ]
@@ -144,28 +150,30 @@ def _seconds(since: float, now: float) -> float | None:
     return round(now - since, 3) if since else None
 
 
-def overview(snapshot: Snapshot, line: Sequence[Place]) -> dict[str, Any]:
+def overview(api: Api, snapshot: Snapshot) -> dict[str, Any]:
     """Return all stages, how they follow each other, and in each line the one whose Consumers hold the others back."""
+    line = api.line
     now, views = time.monotonic(), snapshot.stages
     expected = {name: outlook(view, paused=snapshot.paused) for name, view in views.items()}
     found = (bottleneck([views[name] for name in names if name in views], expected) for names in lines(line))
     return {
         "line": [place._asdict() | {"here": place.name in views} for place in line],
         "bottlenecks": [name for name in found if name is not None],
-        "stages": [describe(view, now, expected[name]) for name, view in views.items()],
+        "stages": [describe(view, now, expected[name], reason_of(api, snapshot, view)) for name, view in views.items()],
     }
 
 
 def stages(api: Api) -> Any:
     """Return all stages."""
-    return overview(api.snapshot(), api.line)
+    return overview(api, api.snapshot())
 
 
 def one(api: Api, stage: str) -> Any:
     """Return one stage."""
     snapshot, view = api.snapshot(), api.stage(stage)
     more = {"revision": snapshot.document.revision, "undone": [_undone(each) for each in view.desired.undone]}
-    return describe(view, time.monotonic(), outlook(view, paused=snapshot.paused)) | more
+    expected = outlook(view, paused=snapshot.paused)
+    return describe(view, time.monotonic(), expected, reason_of(api, snapshot, view)) | more
 
 
 def listening(api: Api, stage: str) -> Any:

@@ -2,7 +2,7 @@
 
 Runs in the server's threads.
 
-A stream occupies its thread, so there may be only few (routing.WAITS). It ends when the client disconnects, when it
+A stream occupies its thread, so there may be only few (places.py). It ends when the client disconnects, when it
 stops reading (serving.py closes such channels), and when the server stops.
 """
 
@@ -39,12 +39,12 @@ def tail(api: Api) -> Any:
         return {"lines": [msgspec.Raw(line.encode()) for _number, line in kept]}
     last = kept[0][0] - 1 if kept else recent[-1][0] if recent else 0
     resumed = request.headers.get("Last-Event-ID", "")
-    return _stream(api, _log_lines(api, int(resumed) if resumed.isdecimal() else last, wanted))
+    return _stream(api, "logs", _log_lines(api, int(resumed) if resumed.isdecimal() else last, wanted))
 
 
 def events(api: Api) -> Any:
     """Stream the status whenever it changes."""
-    return _stream(api, _statuses(api))
+    return _stream(api, "events", _statuses(api))
 
 
 def _fits(line: str, wanted: dict[str, str]) -> bool:
@@ -66,7 +66,7 @@ def _statuses(api: Api) -> Iterator[bytes]:
         snapshot = api.control.wait(lambda new, old=last: _timeless(new) != old, LOOK)  # type: ignore[misc]  # mypy cannot infer `old`
         if snapshot is not None:
             last = _timeless(snapshot)
-        yield b"" if snapshot is None else _event("status", 0, msgspec.json.encode(status_document(snapshot, api.line)))
+        yield b"" if snapshot is None else _event("status", 0, msgspec.json.encode(status_document(api, snapshot)))
 
 
 def _timeless(snapshot: Snapshot) -> Snapshot:
@@ -78,7 +78,7 @@ def _event(kind: str, number: int, data: bytes) -> bytes:
     return f"{head}event: {kind}\ndata: ".encode() + data + b"\n\n"
 
 
-def _stream(api: Api, batches: Iterator[bytes]) -> Response:
+def _stream(api: Api, kind: str, batches: Iterator[bytes]) -> Response:
     refuse_foreign(request.environ)  # each takes one of few places, also from a page that may not read it
     if request.method == "HEAD":
         return Response(content_type=SSE)
@@ -96,9 +96,15 @@ def _stream(api: Api, batches: Iterator[bytes]) -> Response:
                 yield batch or b":\n\n"
             api.stopping.wait(PAUSE)
 
-    api.take_wait()
-    response = Response(living(), headers=UNBUFFERED, content_type=SSE)
-    response.call_on_close(api.give_wait)
+    return hold_stream(api, kind, living())
+
+
+def hold_stream(api: Api, kind: str, body: Iterator[bytes]) -> Response:
+    """Answer with a stream, which holds a place until it ends; raises a 503 Problem when there is none."""
+    places = api.places
+    places.take_stream(kind)
+    response = Response(body, headers=UNBUFFERED, content_type=SSE)
+    response.call_on_close(lambda: places.give_stream(kind))
     return response
 
 
@@ -106,5 +112,5 @@ ROUTES = [
     Route(
         "GET", f"{API}/logs", tail, "The last log lines, or a stream of them", ("lines", "follow", "message", "event")
     ),
-    Route("GET", f"{API}/events", events, "A stream of the status, whenever it changes"),
+    Route("GET", f"{API}/events", events, "A stream of the status, whenever it changes", stream=True),
 ]

@@ -21,6 +21,7 @@ import msgspec
 
 from mqworker.amqp.headers import ROOM
 from mqworker.config.model import BrokerConfig, StageConfig
+from mqworker.ipc.inspection import Answer, FaultReport, Question
 
 BUCKETS = (
     *(base * 10.0**power for power in range(-4, 3) for base in (1, 2.5, 5)),
@@ -131,7 +132,7 @@ class AskHeld(_Record, frozen=True, tag="ask_held"):
     skip: str = ""  # the id of the message to let go; "": list them
 
 
-Order = Desired | Drain | DumpStacks | AskHeld
+Order = Desired | Drain | DumpStacks | AskHeld | Question
 
 
 class InHand(msgspec.Struct, frozen=True, array_like=True):
@@ -158,6 +159,9 @@ class ConsumerStatus(_Record, frozen=True):
     messages: tuple[InHand, ...] = ()  # where it has seats: all that it works on, the oldest first
     held_since: float = 0.0  # where it has seats: since when one message, or other code, stops all others; 0: nothing
     held_by: str = ""  # the id of that message
+    cpu: float = 0.0  # seconds of CPU that it has used
+    exit: str = ""  # how the Consumer before it in this slot ended, in one sentence; "": there was none
+    exit_at: float = 0.0  # CLOCK_MONOTONIC: when that was
 
 
 class Times(msgspec.Struct, frozen=True, array_like=True):
@@ -275,6 +279,9 @@ class StageStatus(_Record, frozen=True, tag="status"):
     output_backlog: int | None = None  # messages ready in the output queue; None: unknown, or without max_backlog
     order: OrderStatus | None = None  # None: it keeps none
     at: float = 0.0  # CLOCK_MONOTONIC: when it was made
+    dead_backlog: int | None = None  # messages ready in the dead-letter queue, as of the last seconds; None: unknown
+    journal: int = 0  # settled messages that can still be found by their ids
+    faults: int = 0  # kinds of failures since the Producer began
 
 
 class Ended(_Record, frozen=True, tag="ended"):
@@ -305,7 +312,7 @@ class Held(_Record, frozen=True, tag="held"):
     unknown: bool = False  # because there is none with this id
 
 
-Report = StageStatus | Ended | LogEvent | Held
+Report = StageStatus | Ended | LogEvent | Held | Answer | FaultReport
 
 
 # --- Producer and Consumer ------------------------------------------------------------------------------------------
@@ -360,6 +367,7 @@ class Failure(msgspec.Struct, frozen=True, array_like=True):
     exit: str = ""  # how the Consumer ended, with evidence
     after: float | None = None  # the handler asked for another attempt after this many seconds
     final: bool = False  # do not try again
+    place: str = ""  # where in the user's code it was raised: "file:line in function"; "": unknown
 
 
 class ResultMessage(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -475,6 +483,7 @@ class CodeQuestion(_Record, frozen=True, tag="check"):
     source: str = ""  # "generator" or "schedule": the only job is a source, and of which kind; "": they are handlers
     concurrency: int = 1
     soft_limit: float = 0.0
+    schema: bool = False  # what the parameters may be is wanted, whether these are accepted or not
 
 
 class CodeFound(_Record, frozen=True, tag="found"):
@@ -495,3 +504,4 @@ class CodeReport(_Record, frozen=True, tag="code"):
     warnings: tuple[str, ...] = ()
     shared: tuple[SharedUse, ...] = ()  # the shared objects that the jobs use
     edited: bool = False  # the folder has other code by now: its import may have made some
+    schema: dict[str, Any] | None = None  # JSON Schema of the parameters, if that was wanted and there is one

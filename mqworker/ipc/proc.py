@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 DEAD = frozenset("ZX")  # states of a process that no longer runs
 
 

@@ -64,9 +64,17 @@ def check_params(jobs: Sequence[Job], params: Mapping[str, Any]) -> dict[str, An
     Jobs that have no `Params` and never take parameters do not count: only what a job reads can be wrong. What the
     shared objects read that the jobs call is checked with it.
     """
-    readers = {job.spec: job.params_type for job in jobs if job.params_type is not None or job.takes_params}
-    shared = [kind for job in jobs for kind in job.shared_params]
-    return dict(zip(readers, validate(params, [*readers.values(), *shared]), strict=False))
+    readers = _readers(jobs)
+    return dict(zip(readers, validate(params, params_types(jobs)), strict=False))
+
+
+def params_types(jobs: Sequence[Job]) -> list[type | None]:
+    """Return the types that the parameters have to be; None stands for a job that takes any mapping."""
+    return [*_readers(jobs).values(), *(kind for job in jobs for kind in job.shared_params)]
+
+
+def _readers(jobs: Sequence[Job]) -> dict[str, type | None]:
+    return {job.spec: job.params_type for job in jobs if job.params_type is not None or job.takes_params}
 
 
 def kind_of(jobs: Sequence[Job], concurrency: int) -> str:

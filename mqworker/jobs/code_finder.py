@@ -34,7 +34,8 @@ LOADERS = (
     (SourceFileLoader, SOURCE_SUFFIXES),
     (SourcelessFileLoader, BYTECODE_SUFFIXES),
 )
-_places: list[tuple[str, str]] = []  # (copy, folder) that is in use in this process
+_places: list[tuple[str, str]] = []  # (copy, folder) in use in this process; the folder itself where there is no copy
+LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3")  # parts of the paths of what is not the user's own
 
 
 def use_code(folder: str, copy: CodeCopy | None, state_dir: str) -> tuple[Path, Path | None]:
@@ -43,6 +44,7 @@ def use_code(folder: str, copy: CodeCopy | None, state_dir: str) -> tuple[Path, 
     Raises FileNotFoundError if the copy is gone.
     """
     if copy is None:
+        _places.append((os.path.realpath(folder), os.path.abspath(folder)))
         return Path(folder), None
     root, path = copy.root(folder), copy.path(state_dir)
     use_copy(root, path)
@@ -88,6 +90,15 @@ def as_in_folder(text: str) -> str:
     for copy, folder in _places:
         text = text.replace(f"{copy}/", f"{folder}/")
     return text
+
+
+def name_of(file: str) -> str | None:
+    """Return the name of a file of the user's code below its folder; None if it is not one."""
+    for copy, folder in _places:
+        name = file.removeprefix(f"{copy}/")
+        if name != file and (copy != folder or not any(part in f"/{name}" for part in LIBRARIES)):
+            return name
+    return None
 
 
 class _Finder(FileFinder):

@@ -68,10 +68,11 @@ def _traceback(exc: BaseException) -> str:
 
 def user_frames(tb: TracebackType | None) -> TracebackType | None:
     """Return the part of a traceback from the first frame on that is neither ours nor importlib's."""
-    while tb is not None and _is_ours(tb.tb_frame.f_code.co_filename):
+    while tb is not None and is_ours(tb.tb_frame.f_code.co_filename):
         tb = tb.tb_next
     return tb
 
 
-def _is_ours(filename: str) -> bool:
+def is_ours(filename: str) -> bool:
+    """Whether a frame in this file is mqworker's or the import system's."""
     return filename.startswith((_OURS, "<frozen importlib")) or filename.endswith("/importlib/__init__.py")

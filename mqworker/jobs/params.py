@@ -70,13 +70,13 @@ def validate(params: Mapping[str, Any], types: Sequence[type | None]) -> list[An
     Each type receives the fields it has. A field that no type has is an error, unless a job takes the plain mapping.
     """
     fields = [set() if kind is None else _field_names(kind) for kind in types]
-    errors = [] if not types or None in types or any(map(_takes_any, types)) else _unknown(params, fields)
+    errors = [] if not types or None in types or any(map(takes_any, types)) else _unknown(params, fields)
     results: list[Any] = []
     for kind, names in zip(types, fields, strict=True):
         if kind is None:
             results.append(MappingProxyType(dict(params)))
             continue
-        own = dict(params) if _takes_any(kind) else {name: value for name, value in params.items() if name in names}
+        own = dict(params) if takes_any(kind) else {name: value for name, value in params.items() if name in names}
         try:
             results.append(kind.model_validate(own) if kind_of(kind) == "pydantic" else msgspec.convert(own, kind))  # type: ignore[attr-defined]  # a pydantic model: kind_of says so
         except Exception as exc:  # noqa: BLE001 - the user's validation code may raise anything
@@ -97,14 +97,15 @@ def to_plain(validated: Sequence[Any]) -> dict[str, Any]:
         elif dataclasses.is_dataclass(item) and not isinstance(item, type):
             # asdict, because msgspec reads __dict__, where a converted dataclass lacks its plain defaults
             every = dataclasses.asdict(item)
-            own = {name: every[name] for name in _types_by_field(type(item))}
+            own = {name: every[name] for name in types_by_field(type(item))}
             plain |= msgspec.to_builtins(own, enc_hook=repr)
         else:
             plain |= msgspec.to_builtins(item, enc_hook=repr)
     return plain
 
 
-def _types_by_field(kind: type) -> dict[str, Any]:
+def types_by_field(kind: type) -> dict[str, Any]:
+    """Return the types of the fields of a struct or a dataclass, by the names that they have in JSON."""
     if issubclass(kind, msgspec.Struct):
         return {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
     hints = get_type_hints(kind, include_extras=True)
@@ -113,12 +114,13 @@ def _types_by_field(kind: type) -> dict[str, Any]:
 
 def _field_names(kind: type) -> set[str]:
     if kind_of(kind) != "pydantic":
-        return set(_types_by_field(kind))
+        return set(types_by_field(kind))
     fields = kind.model_fields  # type: ignore[attr-defined]  # a pydantic model
     return set(fields) | {str(field.validation_alias or field.alias or name) for name, field in fields.items()}
 
 
-def _takes_any(kind: type | None) -> bool:
+def takes_any(kind: type | None) -> bool:
+    """Return whether a type accepts fields that it does not name."""
     return kind_of(kind) == "pydantic" and kind.model_config.get("extra") == "allow"  # type: ignore[union-attr]  # a pydantic model
 
 
@@ -142,7 +144,7 @@ def _explain(own: Mapping[str, Any], kind: type, exc: Exception) -> list[FieldEr
     info: Any = msgspec.inspect.type_info(kind)
     required = {field.encode_name for field in info.fields if field.required}
     errors = []
-    for name, field_type in _types_by_field(kind).items():
+    for name, field_type in types_by_field(kind).items():
         if name not in own:
             errors += [FieldError(name, "is required")] if name in required else []
         else:

@@ -56,7 +56,9 @@ def failure(seq: int, lane: Lane, death: Death, duration: float) -> Failure:
         stack = lane.seats.stacks.get(seq, "") or (lane.crash if -death.code in evidence.FATAL else "")
     reason = "timeout" if lane.kill_reason.startswith(TIME_LIMIT) else "crash"
     oom = evidence.oom_kills() > lane.oom_kills
-    return evidence.describe(reason, death, lane.kill_reason, lane.output_tail, duration, oom=oom, stack=stack)
+    return evidence.describe(
+        *(reason, death, lane.kill_reason, lane.output_tail, duration), oom=oom, stack=stack, folders=lane.folders
+    )
 
 
 def exit_reason(lane: Lane, death: Death) -> str:

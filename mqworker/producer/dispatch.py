@@ -14,6 +14,7 @@ from mqworker.amqp.labels import labels
 from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import logs
 from mqworker.ipc.histogram import Histogram
+from mqworker.ipc.json_safe import text
 from mqworker.ipc.messages import Desired, LogEvent, Outcomes, StageSpec
 from mqworker.ipc.spawn import Death
 from mqworker.producer import deaths, seating
@@ -30,6 +31,7 @@ from mqworker.producer.suspects import Suspects
 from mqworker.producer.throttle import Throttle
 
 REVOKE_ANYHOW = 1.0  # seconds that a message may take while others wait behind it, also if no Consumer is idle
+EXIT_TEXT = 300  # characters of how a Consumer ended, in the status
 _EXIT_LEVELS = {"asked": logging.DEBUG, "max_messages": logging.INFO, "max_rss": logging.INFO}
 
 log = logging.getLogger("mqworker.dispatch")
@@ -58,6 +60,7 @@ class Dispatch:
     ) -> None:
         self.fleet = Fleet(spec, desired, register, self)
         self.exits: dict[str, int] = {}  # ends of Consumers, by reason
+        self.last_exits: dict[int, tuple[str, float]] = {}  # by slot: how its last Consumer ended, and when
         self.lane_log = forward
         self._spec = spec
         self._draining = False
@@ -129,7 +132,7 @@ class Dispatch:
                     if entry.key:
                         held = outcome.failure is not None and self._ledger.holds(entry)
                         self._clear(entry, suspected=held)  # a further attempt may still kill the tree
-                    publishes += self._settlement.finished(entry, outcome, now)
+                    publishes += self._settlement.finished(entry, outcome, now, lane.slot)
             if outcomes.ended:
                 self._ledger.assignments.chunk_ended(lane.number, outcomes.ended)
                 if lane.state != "busy":
@@ -222,7 +225,7 @@ class Dispatch:
 
     def _charge(self, entry: Entry, lane: Lane, death: Death, duration: float) -> None:
         failure = deaths.failure(entry.seq, lane, death, duration)
-        comes_back = self._settlement.crashed(entry, failure, lane.sent, duration)
+        comes_back = self._settlement.crashed(entry, failure, lane.sent, duration, lane.slot)
         if comes_back and lane.seats is not None:
             self._feeding.successor.killed(time.monotonic())
 
@@ -234,6 +237,7 @@ class Dispatch:
         message = f"Consumer {lane.slot} {death}" + (f" ({why})" if why else "")
         if again and lane.seats is not None:
             message += f"; {again} {'message' if again == 1 else 'messages'} in hand will run again, uncharged"
+        self.last_exits[lane.slot] = text(message)[:EXIT_TEXT], time.monotonic()
         level = _EXIT_LEVELS.get(reason, logging.WARNING)
         trace = failure.traceback if failure else None
         logs.report(log, level, "consumer_ended", message, consumer_pid=lane.pid, traceback=trace)

@@ -37,6 +37,10 @@ class Isolation(IntEnum):
     STAGE = 2  # a suspect: nothing else begins for a while, because it may have killed the whole tree
 
 
+# What became of a message in its Consumer: when it finished, seconds, generation, slot; after a failure also its id.
+Work = tuple[float, float, int, int, str]  # a plain one: it is made for each message
+
+
 class Plan(NamedTuple):
     """How a delivery is settled: `outcome` is its name in the counters; without publications it settles at once."""
 
@@ -84,6 +88,7 @@ class Entry:
         "void",
         "weight",
         "window",
+        "work",
     )
 
     def __init__(self, seq: int, delivery: Delivery, isolation: Isolation, now: float) -> None:
@@ -111,6 +116,7 @@ class Entry:
         self.too_large = False  # the last refusal was for its size
         self.since = 0.0  # when its present state began; set from PLACING on
         self.weight = 0  # bytes that are counted for it
+        self.work: Work | None = None  # of its last attempt
 
     @property
     def size(self) -> int:

@@ -6,10 +6,12 @@ kernel. None of this is certain: user code may print anything, and the kernel do
 
 import re
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from mqworker.ipc.messages import Failure
 from mqworker.ipc.spawn import Death
+from mqworker.jobs.place import place_in
 
 # Signals at which faulthandler writes a stack; it also does so when a Consumer is asked for one before it is killed.
 FATAL = frozenset({signal.SIGSEGV, signal.SIGFPE, signal.SIGABRT, signal.SIGBUS, signal.SIGILL})
@@ -50,11 +52,20 @@ def _count(file: Path) -> int:
 
 
 def describe(
-    reason: str, death: Death, kill_reason: str, output: str, duration: float, *, oom: bool, stack: str = ""
+    reason: str,
+    death: Death,
+    kill_reason: str,
+    output: str,
+    duration: float,
+    *,
+    oom: bool,
+    stack: str = "",
+    folders: Sequence[str] = (),
 ) -> Failure:
     """Return the failure of the message in hand; `kill_reason` says why we killed its Consumer, if we did.
 
-    `stack`: where the message was, if that is known; otherwise it is looked for in the output.
+    `stack`: where the message was, if that is known; otherwise it is looked for in the output. `folders`: where the
+    user's code is.
     """
     if not stack and (kill_reason or -death.code in FATAL):
         stack, output = split_stack(output)
@@ -62,4 +73,16 @@ def describe(
     if oom and not kill_reason and death.code == -signal.SIGKILL:
         how += ", probably out of memory: the kernel killed a process for that meanwhile"
     message = f"its Consumer was ended: {kill_reason}" if kill_reason else f"its Consumer {how}"
-    return Failure(reason, "ConsumerDied", message, stack, f"{how}; after {duration:.3f} s; output:\n{output}")
+    place = place_in(stack, folders, interrupted=bool(kill_reason)) or ("" if kill_reason else _ending(death))
+    exit_ = f"{how}; after {duration:.3f} s; output:\n{output}"
+    return Failure(reason, "ConsumerDied", message, stack, exit_, place=place)
+
+
+def _ending(death: Death) -> str:
+    """Return how a Consumer ended that has left no stack, in place of a place in the code."""
+    if death.code >= 0:
+        return f"exit code {death.code}"
+    try:
+        return signal.Signals(-death.code).name
+    except ValueError:
+        return f"signal {-death.code}"

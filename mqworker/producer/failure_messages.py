@@ -20,12 +20,12 @@ TEXT_LIMIT = 2_000  # bytes of a header that carries text
 TRACEBACK_LIMIT = 16_000  # bytes
 _MOVED = ("user_id", "expiration")  # a dead letter must not carry these properties (decisions 20)
 _COPIES = ("CC", "BCC")
-_OUR_TEXTS = (headers.TRACEBACK, headers.EXIT, headers.MESSAGE, headers.ERROR_TYPE)
+_OUR_TEXTS = (headers.TRACEBACK, headers.EXIT, headers.MESSAGE, headers.ERROR_TYPE, headers.PLACE)
 _RECORD = frozenset(
     {
         *(headers.REASON, headers.ERROR_TYPE, headers.MESSAGE, headers.TRACEBACK, headers.EXIT, headers.FAILED_AT),
         *(headers.FIRST_FAILED_AT, headers.HOST, headers.STAGE, headers.QUEUE, headers.ATTEMPT, headers.GENERATION),
-        headers.CRASHES,
+        *(headers.CRASHES, headers.PLACE),
     }
 )
 _LEAST_TEXT = 200  # bytes; what is shorter says nothing and goes altogether
@@ -53,6 +53,9 @@ def retry(
     table[headers.QUEUE] = stage.input.queue
     table[headers.ERROR_TYPE] = cut(failure.type, TEXT_LIMIT)
     table[headers.MESSAGE] = cut(failure.message, TEXT_LIMIT)
+    table.pop(headers.PLACE, None)  # of an earlier failure
+    if failure.place:
+        table[headers.PLACE] = failure.place
     return renewed(entry, properties, stage, about.room, delay)
 
 
@@ -88,6 +91,7 @@ def dead_letter(
         headers.ERROR_TYPE: cut(failure.type, TEXT_LIMIT),
         headers.MESSAGE: cut(failure.message, TEXT_LIMIT),
         headers.TRACEBACK: cut(failure.traceback, TRACEBACK_LIMIT),
+        headers.PLACE: failure.place,
         headers.EXIT: cut(failure.exit, TRACEBACK_LIMIT),
         headers.FAILED_AT: about.time,
         headers.HOST: about.host,

@@ -10,6 +10,7 @@ together.
 """
 
 import contextlib
+import os
 import signal
 import time
 from typing import Any, Protocol
@@ -78,6 +79,10 @@ class Lane:
         self.in_hand_slot = words.own
         self.seats: LaneSeats | None = None  # None: one message at a time
         self.code = birth.generation.code  # the generation whose code it imported
+        copy = birth.generation.copy
+        self.folders = (
+            (spec.root,) if copy is None else (os.path.realpath(copy.path(spec.state_dir)), spec.root)
+        )  # of its code
         self.has_program = any(map(is_program, birth.generation.jobs))  # which the Consumer kills at a limit
         self.generation = birth.generation.number  # applied, as the Consumer reported it
         self.sent = birth.generation.number  # the newest generation that was sent down
@@ -86,6 +91,7 @@ class Lane:
         self.done = 0
         self._busy = 0.0  # seconds that it had chunks, without the present one
         self.rss = 0
+        self.cpu = 0.0  # seconds that its Consumer has used, as last looked at
         self.unfit: Unfit | None = None
         self.replace_reason = ""  # why the Consumer asks to be replaced
         self.left = False  # the sentinel was put

@@ -48,6 +48,7 @@ from mqworker.producer.entry import (
     Plan,
 )
 from mqworker.producer.held_attempts import HeldAttempts
+from mqworker.producer.journal import SettledJournal
 from mqworker.producer.ordered_backlog import OrderedBacklog
 from mqworker.producer.ordering import Ordering
 from mqworker.producer.publications import AnyPublish, Publications
@@ -66,7 +67,8 @@ class Ledger:
         self.assignments = Assignments(self.backlog, self.counters, self._come_back_void)
         self.acks = Acks()
         self.cache = RedeliveryCache(kept_max, kept_bytes)
-        self.publications = Publications(self.counters, self.held_bytes, self.acks, self.cache, ordering)
+        self.journal = SettledJournal()
+        self.publications = Publications(self.counters, self.held_bytes, self.acks, self.cache, ordering, self.journal)
         self._numbers = count(1)
         self._entries: dict[int, Entry] = {}  # seq -> delivery that is held, delayed or out
         self.attempts: HeldAttempts | None = None
@@ -87,6 +89,12 @@ class Ledger:
     def unfinished(self) -> Iterable[Entry]:
         """All deliveries that are held, delayed or out; those that are out may be void."""
         return self._entries.values()
+
+    @property
+    def in_hand(self) -> set[Entry]:
+        """All deliveries that are not settled, and those whose outcomes or attempts are kept."""
+        computed: set[Entry] = set() if self._ordering is None else {e for u in self._ordering.units for e in u.order}
+        return computed.union(self._entries.values(), self.publications.entries, self.cache.entries)
 
     def delivered(self, delivery: Delivery, now: float, isolation: Isolation = Isolation.NONE) -> list[AnyPublish]:
         """Open an entry for a delivery, or let it adopt the state of a void one."""

@@ -19,9 +19,13 @@ from mqworker.config.stop_budget import StopBudget
 from mqworker.exits import Exit
 from mqworker.ipc import logs
 from mqworker.ipc.frame_streams import FrameReader, FrameWriter
+from mqworker.ipc.inspection import Answer, AskMessage, AskReplace, AskStack, FaultReport
 from mqworker.ipc.messages import AskHeld, Desired, Drain, DumpStacks, Ended, LogEvent, Order, StageSpec
+from mqworker.producer import inspect_message
 from mqworker.producer.acks import GAP_WAIT
 from mqworker.producer.held_messages import answer
+from mqworker.producer.replace import replace
+from mqworker.producer.stacks import Stacks
 from mqworker.producer.stage import Stage
 from mqworker.producer.status import stage_status
 from mqworker.producer.timers import Timers
@@ -62,6 +66,8 @@ class Life:
         logs.use(logs.ForwardingHandler(self._forward, self._name, self._spec.stage), self._desired.log_level)
         self._stage = Stage(self._spec, self._desired, self._forward, self._changed)
         self._timers = Timers(self._stage)
+        dispatch = self._stage.dispatch
+        self._stacks = Stacks(dispatch.fleet.roster, dispatch.lane_labels, self._answer)
         self._reader = FrameReader(self._down, self._on_order, self._on_service_gone)
         loop.add_signal_handler(signal.SIGTERM, lambda: self._drain(time.monotonic() + self._spec.drain_deadline))
         self._stage.start()
@@ -100,10 +106,19 @@ class Life:
                 self._drain(order.until)
             case AskHeld():
                 self._writer.send(_encoder.encode(answer(self._stage, order)))
+            case AskMessage():
+                self._answer(inspect_message.answer(self._stage, order))
+            case AskStack():
+                self._stacks.ask(order)
+            case AskReplace():
+                self._answer(replace(self._stage.dispatch.fleet, self._stacks, order))
             case DumpStacks():
                 faulthandler.dump_traceback(file=2, all_threads=True)
                 for lane in self._stage.dispatch.fleet.roster.lanes.values():
                     lane.ask_stack()
+
+    def _answer(self, answer: Answer) -> None:
+        self._writer.send(_encoder.encode(answer))
 
     def _on_service_gone(self, _reason: str) -> None:
         os._exit(1)
@@ -134,8 +149,15 @@ class Life:
 
     def _pulse(self) -> float:
         self._report()
+        self._report_faults()
         self._report_dropped()
         return PULSE
+
+    def _report_faults(self) -> None:
+        """Report which failures have been counted since the last time."""
+        faults = self._stage.settlement.faults
+        if (changed := faults.news()) is not None:
+            self._writer.send(_encoder.encode(FaultReport(os.getpid(), changed, faults.other)))
 
     # --- the stop ladder: quiet, drain, give back, kill
 
@@ -179,6 +201,7 @@ class Life:
         level = logging.WARNING if given_back else logging.INFO
         logs.report(log, level, "ended", f"ended; {given_back} unfinished messages went back to the broker")
         self._report()
+        self._report_faults()
         self._writer.send(_encoder.encode(Ended(given_back)))
         self._over.set()
 

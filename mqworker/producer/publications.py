@@ -19,6 +19,7 @@ from mqworker.brokers.base import Publication
 from mqworker.ipc.histogram import Histogram
 from mqworker.producer.acks import Acks
 from mqworker.producer.entry import COMPUTED, KEPT, PLACED, PLACING, Counters, Entry, HeldBytes, Plan, State
+from mqworker.producer.journal import SettledJournal
 from mqworker.producer.ordering import Ordering
 from mqworker.producer.redelivery_cache import RedeliveryCache
 
@@ -47,7 +48,13 @@ class Publications:
     """Every publication without a confirm; settles its delivery when the last confirm comes."""
 
     def __init__(
-        self, counters: Counters, held_bytes: HeldBytes, acks: Acks, cache: RedeliveryCache, ordering: Ordering | None
+        self,
+        counters: Counters,
+        held_bytes: HeldBytes,
+        acks: Acks,
+        cache: RedeliveryCache,
+        ordering: Ordering | None,
+        journal: SettledJournal,
     ) -> None:
         self.turned: list[Entry] = [] if ordering is None else ordering.turned  # for take_turns
         self.computed = 0  # entries that have their plans, and wait for their turn
@@ -59,6 +66,7 @@ class Publications:
         self._acks = acks
         self._cache = cache
         self._ordering = ordering
+        self._journal = journal
         self.last_id = 0  # of a publication; they are numbered without gaps
         self._waiting: dict[int, tuple[Entry, int]] = {}  # publish_id -> entry, and which of its publications
         self._open = 0  # entries that have something on its way
@@ -68,6 +76,11 @@ class Publications:
     def __len__(self) -> int:
         """Return how many deliveries wait until the broker has confirmed their publications."""
         return self._open + len(self._again)
+
+    @property
+    def entries(self) -> set[Entry]:
+        """The deliveries whose publications are on their way, or are published again later."""
+        return {entry for entry, _ in self._waiting.values()} | {entry for _, _, entry in self._again}
 
     @property
     def unplaced(self) -> int:
@@ -274,5 +287,6 @@ class Publications:
         if entry.unit is not None and self._ordering is not None:
             self._ordering.leave(entry)
         self._counters.settle(entry.plan.outcome)
+        self._journal.note(entry, entry.plan.outcome, now)
         if entry.shared_key and entry.plan.outcome in ("result", "dropped"):
             self.settled_keys += entry.shared_key

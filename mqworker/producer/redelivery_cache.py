@@ -8,6 +8,8 @@ Equal content under another exchange or routing key is another message: handlers
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Iterator
+from itertools import chain
 
 from mqworker.amqp.fingerprint import fingerprint
 from mqworker.brokers.base import Delivery
@@ -32,6 +34,11 @@ class RedeliveryCache:
     def kept(self) -> int:
         """How many outcomes are kept."""
         return len(self._kept)
+
+    @property
+    def entries(self) -> Iterator[Entry]:
+        """All void deliveries, whether or not they have an outcome."""
+        return chain.from_iterable(self._by_identity.values())
 
     def add(self, entry: Entry) -> None:
         """Mark a delivery as void and remember it."""

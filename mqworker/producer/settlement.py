@@ -20,6 +20,8 @@ from mqworker.ipc.messages import Failure, Outcome, StageSpec
 from mqworker.producer.acks import Ack
 from mqworker.producer.entry import Again, Entry, Plan
 from mqworker.producer.failure_messages import Circumstances
+from mqworker.producer.faults import FaultTable
+from mqworker.producer.journal import failed
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.policy import (
     isolation,
@@ -46,6 +48,7 @@ class Settlement:
         settled = ledger.publications.settled_keys
         self.words = SharedWords(spec.stage, spec.config, spec.state_dir, settled)
         self.processed = {"processed_result": 0, "processed_dropped": 0, "processed_failed": 0}
+        self.faults = FaultTable()
         self.retry_until = 0.0  # the time by which all our retries should have come back
         self.away = RetriesAway(spec.config.input.queue)
         self.last_settled = 0.0
@@ -59,13 +62,14 @@ class Settlement:
 
     # --- called by dispatch and intake
 
-    def finished(self, entry: Entry, outcome: Outcome, now: float) -> list[AnyPublish]:
-        """Settle a message that a Consumer finished; returns the publications for it."""
+    def finished(self, entry: Entry, outcome: Outcome, now: float, slot: int = -1) -> list[AnyPublish]:
+        """Settle a message that the Consumer with this slot finished; returns the publications for it."""
+        entry.work = now, outcome.duration, outcome.generation, slot, ""
         if outcome.failure is not None:
             self.processed["processed_failed"] += 1
             plan_for = plan_crash if outcome.failure.reason == "crash" else plan_failure  # it ended a thread or task
             plan_or_again = plan_for(entry, outcome.failure, self._config, self._about(outcome.generation, entry))
-            return self._fail(entry, outcome.failure, plan_or_again, outcome.duration, outcome.generation, now)
+            return self._fail(entry, outcome.failure, plan_or_again)
         plan = plan_result(entry, outcome, self._config)
         self.processed["processed_dropped" if outcome.dropped else "processed_result"] += 1
         if log.isEnabledFor(logging.DEBUG):
@@ -75,16 +79,18 @@ class Settlement:
         self.words.planned(entry, plan)
         return self._ledger.finished(outcome.seq, plan, now)
 
-    def crashed(self, entry: Entry, failure: Failure, generation: int, duration: float) -> bool:
+    def crashed(self, entry: Entry, failure: Failure, generation: int, duration: float, slot: int) -> bool:
         """Charge a message with the death of its Consumer; return whether it comes back."""
+        entry.work = time.monotonic(), duration, generation, slot, ""
         plan = plan_crash(entry, failure, self._config, self._about(generation, entry))
-        self.send(self._fail(entry, failure, plan, duration, generation, time.monotonic()))
+        self.send(self._fail(entry, failure, plan))
         return isinstance(plan, Again) or plan.outcome == "retried"
 
     def convicted(self, entry: Entry, failure: Failure) -> None:
         """Put aside a message that must not be computed again."""
+        entry.work = time.monotonic(), 0.0, self.generation, -1, ""
         plan = plan_dead(entry, failure, self._config, self._about(self.generation))
-        self.send(self._fail(entry, failure, plan, 0.0, self.generation, time.monotonic()))
+        self.send(self._fail(entry, failure, plan))
 
     def renew(self, entry: Entry) -> None:
         """Put a message back as a new one, because the broker may soon drop it after so many deliveries."""
@@ -127,7 +133,9 @@ class Settlement:
         if entry is not None:
             failure, plan = plan_too_large(entry, reason, self._config, self._about(self.generation))
             if failure is not None:
-                self._report(entry, failure, plan, 0.0, self.generation)
+                before = entry.work or (now, 0.0, self.generation, -1, "")
+                entry.work = now, 0.0, *before[2:]
+                self._report(entry, failure, plan)
                 self.words.planned(entry, plan)
             self.send(publications.place(entry, plan, now) + publications.take_turns(now))
         if first and publications.unplaced:
@@ -168,11 +176,9 @@ class Settlement:
         self._gap_look = None
         self.send_acks(time.monotonic())
 
-    def _fail(
-        self, entry: Entry, failure: Failure, plan: Plan | Again, duration: float, generation: int, now: float
-    ) -> list[AnyPublish]:
+    def _fail(self, entry: Entry, failure: Failure, plan: Plan | Again) -> list[AnyPublish]:
         """Report a failure, and return what is published for it; nothing if the message waits for its next attempt."""
-        self._report(entry, failure, plan, duration, generation)
+        now = self._report(entry, failure, plan)
         if isinstance(plan, Again):
             self.words.planned(entry, Plan("retried"))
             self._ledger.delay(entry, plan, isolation(plan.properties), now)
@@ -180,25 +186,42 @@ class Settlement:
         self.words.planned(entry, plan)
         return self._ledger.finished(entry.seq, plan, now)
 
-    def _report(self, entry: Entry, failure: Failure, plan: Plan | Again, duration: float, generation: int) -> None:
+    def _report(self, entry: Entry, failure: Failure, plan: Plan | Again) -> float:
+        """Log a failure, and note it where it can be asked for; returns when it was, as `work` tells."""
+        assert entry.work is not None
+        now, duration, generation, slot, _ = entry.work
         if isinstance(plan, Again):
-            outcome, ending = "retried", f"tried again in {plan.after:.3g} s, in its place"
+            outcome, after, ending = "retried", plan.after, f"tried again in {plan.after:.3g} s, in its place"
         else:
-            outcome = plan.outcome
-            retried = outcome == "retried"
-            ending = f"tried again in {plan.publications[0].delay} s" if retried else f"moved to {self._config.dead}"
+            outcome, after = plan.outcome, 0.0
+            if outcome == "retried":
+                after = plan.publications[0].delay
+            ending = f"tried again in {after} s" if outcome == "retried" else f"moved to {self._config.dead}"
+        about = self._labels(entry)
+        entry.work = now, duration, generation, slot, about["message_id"]
+        due = now + after if outcome == "retried" else 0.0
+        self._ledger.journal.failed(about["message_id"], failed(entry, failure, outcome, about["attempt"], due))
         logs.report(
             log,
             logging.WARNING if outcome == "retried" else logging.ERROR,
             outcome,
             f"{failure.reason}: {failure.type}: {failure.message[:500]}; {ending}",
-            **self._labels(entry),
+            **about,
             outcome=outcome,
             reason=failure.reason,
             error_type=failure.type,
             duration_s=round(duration, 6),
             generation=generation,
         )
+        self._count(failure, outcome, about["message_id"])
+        return now
+
+    def _count(self, failure: Failure, outcome: str, message_id: str) -> None:
+        """Count a failure in the fault table; the first of its kind is logged, not as a part of its message's life."""
+        if self.faults.note(failure, outcome, message_id, time.time()):
+            where = f" at {failure.place}" if failure.place else ""
+            message = f"the first failure of its kind: {failure.reason}: {failure.type}{where}; message {message_id}"
+            logs.report(log, logging.WARNING, "new_fault", message, reason=failure.reason, error_type=failure.type)
 
     def _labels(self, entry: Entry) -> dict[str, Any]:
         return labels(entry.properties, entry.body, self._config.input.queue)

@@ -60,6 +60,8 @@ class Stage:
         self.desired = desired
         self.applied_revision = 0  # the newest that was wholly applied
         self.draining = False
+        self.began = time.monotonic()
+        self.dead_backlog: int | None = None  # dead letters; None: unknown
         self.service_time = ServiceTime()
         self.ordering: Ordering | None = None
         if config.ordered_by is not None:
@@ -151,9 +153,15 @@ class Stage:
         if self.throttle is not None:
             self.throttle.output_depth(messages)
 
+    def dead_depth(self, messages: int) -> None:
+        """Note how many dead letters there are."""
+        self.dead_backlog = messages
+
     def link_changed(self, state: LinkState) -> None:
         """Report it; after a new connection or a repair, publish at once what was refused."""
         before, self._link_state = self._link_state, state
+        if not state.connected:
+            self.dead_backlog = None
         for warning in state.warnings:
             if warning not in before.warnings:
                 logs.report(log, logging.WARNING, "topology", warning)

@@ -58,7 +58,7 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
         held_bytes=ledger.held_bytes.total,
         kept=ledger.cache.kept,
         backlog=backlog,
-        counters=asdict(ledger.counters) | settlement.processed | exits,
+        counters=asdict(ledger.counters) | settlement.processed | exits | timers.usage.counters,
         times={name: time.times for name, time in times.items()},
         p95=stage.service_time.quantile() or 0.0,
         rate=round(flow.rate, 3),
@@ -74,6 +74,9 @@ def stage_status(stage: Stage, timers: Timers) -> StageStatus:
         order=None if stage.ordering is None else _order(stage, stage.ordering, lanes, now),
         hold_back="retries" if empty and awaited else intake.hold_back.name.lower(),
         at=now,
+        dead_backlog=stage.dead_backlog,
+        journal=len(ledger.journal),
+        faults=len(settlement.faults),
     )
 
 
@@ -116,6 +119,7 @@ def _consumer(stage: Stage, lane: Lane, now: float) -> ConsumerStatus:
     held_since, holder = _still(lane, now)
     messages = tuple(InHand(since, ids.get(seq, "")) for seq, since in begun)
     oldest = messages[0] if messages else InHand(0.0, "")
+    exit_, exit_at = stage.dispatch.last_exits.get(lane.slot, ("", 0.0))
     return ConsumerStatus(
         slot=lane.slot,
         pid=lane.pid,
@@ -131,6 +135,9 @@ def _consumer(stage: Stage, lane: Lane, now: float) -> ConsumerStatus:
         messages=() if lane.seats is None else messages,
         held_since=held_since,
         held_by=ids.get(holder, ""),
+        cpu=round(lane.cpu, 3),
+        exit=exit_,
+        exit_at=exit_at,
     )
 
 

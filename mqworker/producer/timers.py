@@ -11,9 +11,11 @@ from mqworker.ipc import logs
 from mqworker.producer.flow import EVERY, Flow, Sample
 from mqworker.producer.limits import Limits
 from mqworker.producer.stage import Stage
+from mqworker.producer.usage import Usage
 
 BUSY = 0.02  # seconds between ticks while Consumers are busy
 QUIET = 0.25
+DEAD_EVERY = 5.0  # seconds between questions for the number of dead letters
 SUMMARY = 60.0  # seconds between summaries
 
 log = logging.getLogger("mqworker.timers")
@@ -25,7 +27,9 @@ class Timers:
     def __init__(self, stage: Stage) -> None:
         self.flow = Flow()
         self.stall = 0.0  # the longest delay of a tick so far
+        self.usage = Usage()
         self._stage = stage
+        self._dead_due = 0.0  # when to ask for the number of dead letters
         self._limits = Limits(stage.dispatch.fleet, stage.dispatch.lane_labels)
         self._due = time.monotonic()
         self._measured = 0.0  # when `flow` got its last sample
@@ -45,6 +49,10 @@ class Timers:
         stage.reconcile(now)
         stage.dispatch.feed()
         self._measure(now)
+        self.usage.look(stage.dispatch.fleet.roster.lanes.values(), now)
+        if now >= self._dead_due:
+            self._dead_due = now + DEAD_EVERY
+            stage.link.ask_dead_depth()
         if now >= self._summary_due:
             self._summarise(now)
         wait = BUSY if stage.dispatch.fleet.roster.busy() else QUIET

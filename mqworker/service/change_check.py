@@ -52,6 +52,21 @@ class ChangeCheck:
         state_dir = None if copy is None else self._loaded.state_dir
         return await self._check(stage, params, jobs, state_dir, copy, named, soft_limit)
 
+    async def schema(
+        self, stage: str, params: dict[str, Any], copy: CodeCopy | None, jobs: Sequence[str]
+    ) -> CodeReport:
+        """Return what a copy says that parameters may be, whether these are accepted or not."""
+        config = self._loaded.config
+        return await check_code(
+            *(stage, self._loaded.root, tuple(jobs), params, config.stages[stage].setup_deadline, self._on_log),
+            state_dir=None if copy is None else self._loaded.state_dir,
+            copy=copy,
+            needed=desired_state.copies(self._document()),
+            shared=config.shared_classes,
+            concurrency=config.stages[stage].concurrency,
+            schema=True,
+        )
+
     async def _check(
         self,
         stage: str,

@@ -26,6 +26,7 @@ from mqworker.ipc import logs
 from mqworker.ipc.messages import LogEvent
 from mqworker.jobs.params import merge_patch
 from mqworker.service.change_check import ChangeCheck
+from mqworker.service.params_schemas import ParamsSchemas
 from mqworker.service.turns import Carried, Turns
 
 log = logging.getLogger("mqworker.service.operations")
@@ -60,6 +61,7 @@ class CheckedChanges:
         self._owner = owner
         self._check = ChangeCheck(loaded, on_log, lambda: owner.document)
         self._turns = Turns(loaded.config.stages)
+        self.params_form = ParamsSchemas(owner.changeable, self._check.schema).of
         self._reloads: dict[str, asyncio.Task[Stored]] = {}  # that have not begun to look at the folder, by stage
 
     async def reload(self, stage: str, params: dict[str, Any], patience: float) -> Stored:
@@ -78,15 +80,23 @@ class CheckedChanges:
         """Change the chain, and parameters with it."""
         return await self._do(stage, self._edit_jobs(stage, edit, params, expected), patience, "jobs_refused")
 
-    async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> Stored:
+    async def patch_params(
+        self, stage: str, patch: dict[str, Any], expected: tuple[str, ...] | None, patience: float
+    ) -> Stored:
         """Merge a patch into the parameters."""
-        change = self._set_params(stage, lambda _desired, params: SetParams(stage, merge_patch(params, patch)))
+
+        def patched(desired: StageDesired, params: dict[str, Any]) -> SetParams:
+            _refuse_unseen_params(stage, desired, expected)
+            return SetParams(stage, merge_patch(params, patch))
+
+        change = self._set_params(stage, patched)
         return await self._do(stage, change, patience, "params_refused")
 
-    async def rollback_params(self, stage: str, patience: float) -> Stored:
+    async def rollback_params(self, stage: str, expected: tuple[str, ...] | None, patience: float) -> Stored:
         """Go back to earlier parameters."""
 
         def back(desired: StageDesired, _params: dict[str, Any]) -> SetParams:
+            _refuse_unseen_params(stage, desired, expected)
             candidate = desired.candidate
             if candidate is not None and not same(candidate.version.params, desired.params):
                 what = f"generation {candidate.version.generation} is being prepared, with parameters of its own"
@@ -241,6 +251,20 @@ def _refuse_unseen(stage: str, ahead: StageDesired, expected: tuple[str, ...] | 
     seen = " or ".join(expected) or "another"
     what = f"stage {stage} is at generation {ahead.generation} by now, not at {seen}; its chain is: {now}"
     raise ControlError("conflict", what)
+
+
+def _refuse_unseen_params(stage: str, desired: StageDesired, expected: tuple[str, ...] | None) -> None:
+    """Raise ControlError if a caller has seen other parameters than those in use.
+
+    A generation with other jobs or code and the same parameters is no conflict.
+    """
+    if expected is None or str(desired.generation) in expected:
+        return
+    known = [version for version in desired.history if str(version.generation) in expected]
+    if not any(same(version.params, desired.params) for version in known):
+        seen = " or ".join(expected) or "another"
+        what = f"stage {stage} is at generation {desired.generation} by now, not at {seen}, with other parameters"
+        raise ControlError("conflict", what)
 
 
 def _edited(ahead: StageDesired, edit: Edit) -> list[ChainLink]:

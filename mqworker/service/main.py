@@ -20,8 +20,10 @@ from mqworker import __version__
 from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.config.load import Loaded, redact_url
 from mqworker.config.stop_budget import CLOSE
+from mqworker.control.audit import signalled
 from mqworker.control.control import Control, Snapshot
 from mqworker.control.desired_state import Document
+from mqworker.control.difference import FieldChange
 from mqworker.control.store import Store
 from mqworker.exits import Exit
 from mqworker.http.server import HttpServer
@@ -92,12 +94,13 @@ class Service:
         self._broker_admin = BrokerAdminClient(self._config, writer.put)
         self._burst = Burst(self._broker_admin) if burst else None
         self._orphans = Orphans()
-        self._stages = Stages(loaded, lock, self._wake.set, writer.put)
+        self._stages = Stages(loaded, lock, self._wake.set, writer.put, self._control.faults)
         self._shared = SharedSupervisors(loaded, self._wake.set, writer.put)
         self._sources = Sources(loaded, self._wake.set, writer.put, burst=burst)
         self._switches: Switches  # set once the start has ended
         self._operations: Operations  # set once the start has ended
         self._paused = False
+        self._paused_since: float | None = None  # wall clock
         self._started = time.time()
 
     # --- life
@@ -106,7 +109,8 @@ class Service:
         """Start, run, end; returns the exit code. Raises StartError."""
         control = self._config.control
         server = HttpServer(
-            self._control, control.host, control.port, self._loaded.socket, control.token, control.hosts
+            self._control,
+            *(control.host, control.port, self._loaded.socket, control.token, control.hosts, control.read_token),
         )
         self._signals.listen()
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._orphans.look)
@@ -245,6 +249,7 @@ class Service:
                     self._stages.dump_stacks()
                     self._sources.dump_stacks()
                 case signal.SIGHUP if self.ending.state == "running":
+                    self._control.trail.add(signalled("SIGHUP"))
                     self._operations.reload_all()
                 case signal.SIGTSTP | signal.SIGCONT if self.ending.state == "running":
                     self._pause(number == signal.SIGTSTP)
@@ -252,7 +257,10 @@ class Service:
     def _pause(self, paused: bool) -> None:
         if paused != self._paused:
             self._paused = paused
+            self._paused_since = time.time() if paused else None
             logs.report(log, logging.INFO, "paused" if paused else "resumed", "paused" if paused else "resumed")
+            change = FieldChange("", "paused", not paused, paused)
+            self._control.trail.add(signalled("SIGTSTP" if paused else "SIGCONT", change))
             self.document_changed()
 
     # --- what is published
@@ -280,5 +288,7 @@ class Service:
                 stages=self._stages.views(),
                 shared=self._shared.views(),
                 sources=self._sources.views(),
+                changes=self._operations.changes,
+                paused_since=self._paused_since,
             )
         )

@@ -14,7 +14,8 @@ import msgspec
 from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.config.load import Loaded
 from mqworker.control import desired_state
-from mqworker.control.control import ControlError
+from mqworker.control.audit import CHANGES, ORIGIN, Attributed
+from mqworker.control.control import Bulk, ControlError
 from mqworker.control.desired_state import (
     Change,
     Commit,
@@ -28,12 +29,15 @@ from mqworker.control.desired_state import (
     SetSource,
     Undo,
 )
+from mqworker.control.difference import difference
 from mqworker.control.stage_desired import StageDesired, Version, described
 from mqworker.control.store import Store
 from mqworker.ipc import logs
 from mqworker.ipc.messages import Held, LogEvent
 from mqworker.ipc.source_messages import RunDone
+from mqworker.service.bulk_operations import BulkOperations
 from mqworker.service.checked_changes import CheckedChanges
+from mqworker.service.inspection import Inspection
 from mqworker.service.shared_supervisors import SharedSupervisors
 from mqworker.service.source_changes import SourceChanges
 from mqworker.service.sources import Sources
@@ -76,6 +80,7 @@ class Operations:
         owner: OperationsOwner,
     ) -> None:
         self.document = document
+        self.changes: tuple[Attributed, ...] = ()  # the last that somebody has asked for
         self.ending = False  # no change is taken any more
         self._try_again = 0.0  # CLOCK_MONOTONIC
         self._loaded = loaded
@@ -91,8 +96,14 @@ class Operations:
         self.edit_jobs = checked.edit_jobs
         self.patch_params = checked.patch_params
         self.rollback_params = checked.rollback_params
+        self.params_form = checked.params_form
         self.set_limits = checked.set_limits
         self._reload_stages = checked.reload_all
+        inspection = Inspection(trees.stages, broker_admin, self.changeable)
+        self.ask_producer = inspection.ask_producer
+        self.find_message = inspection.find_message
+        self.find_letters = inspection.find_letters
+        self.bulk: Bulk = BulkOperations(broker_admin)
         self._sources = SourceChanges(loaded, on_log, self, trees.sources.again)
 
     async def change(self, asked: Change) -> int:
@@ -158,9 +169,14 @@ class Operations:
         new = desired_state.change(self.document, asked, self._config, time.time())
         if new != self.document:
             self._save(new)
+            self._attribute(new)
             self.document = new
             _report(asked, new)
-            self._owner.document_changed()
+            origin = ORIGIN.set(None)  # what is started now outlives the request, and is no longer its doing
+            try:
+                self._owner.document_changed()
+            finally:
+                ORIGIN.reset(origin)
         return new.revision
 
     def end_switch(self, asked: Commit | Undo | Revert) -> None:
@@ -182,6 +198,12 @@ class Operations:
             return self.document.stages[stage]
         except KeyError:
             raise ControlError("unknown_stage", self._loaded.no_stage(stage)) from None
+
+    def _attribute(self, new: Document) -> None:
+        """Note what is changed, and by whom, unless it is our own doing: a commit, or a new share of Consumers."""
+        if (origin := ORIGIN.get()) is not None:
+            change = Attributed(origin, time.time(), difference(self.document, new))
+            self.changes = (*self.changes, change)[-CHANGES:]
 
     def _refuse_at_the_end(self) -> None:
         if self.ending:

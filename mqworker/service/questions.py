@@ -8,37 +8,43 @@ import asyncio
 from collections.abc import Callable
 from itertools import count
 
+from msgspec.structs import replace
+
 from mqworker.control.control import STORE_DEADLINE, ControlError
+from mqworker.ipc.inspection import Answer, Question
 from mqworker.ipc.messages import AskHeld, Held
+
+AnyQuestion = AskHeld | Question
+AnyAnswer = Held | Answer
 
 
 class Questions:
     """See the module head. `send` sends the Producer a question."""
 
-    def __init__(self, send: Callable[[AskHeld], None]) -> None:
+    def __init__(self, send: Callable[[AnyQuestion], None]) -> None:
         self._send = send
         self._numbers = count(1)
-        self._open: dict[int, asyncio.Future[Held]] = {}
+        self._open: dict[int, asyncio.Future[AnyAnswer]] = {}
 
-    async def ask(self, skip: str) -> Held:
-        """Return the Producer's answer."""
+    async def ask(self, question: AnyQuestion, deadline: float = STORE_DEADLINE) -> AnyAnswer:
+        """Return the Producer's answer to a question, which gets its number here."""
         number = next(self._numbers)
-        answer: asyncio.Future[Held] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[AnyAnswer] = asyncio.get_running_loop().create_future()
         self._open[number] = answer
-        self._send(AskHeld(number, skip))
+        self._send(replace(question, number=number))
         try:
-            async with asyncio.timeout(STORE_DEADLINE):
+            async with asyncio.timeout(deadline):
                 return await answer
         except TimeoutError:
-            raise ControlError("deadline", f"the Producer did not answer within {STORE_DEADLINE:g} s") from None
+            raise ControlError("deadline", f"the Producer did not answer within {deadline:g} s") from None
         finally:
             del self._open[number]
 
-    def answered(self, held: Held) -> None:
+    def answered(self, answer: AnyAnswer) -> None:
         """Pass an answer on, if anybody still waits for it."""
-        answer = self._open.get(held.number)
-        if answer is not None and not answer.done():
-            answer.set_result(held)
+        waiting = self._open.get(answer.number)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer)
 
     def producer_died(self) -> None:
         """Fail what has no answer."""

@@ -17,16 +17,18 @@ import msgspec
 from mqworker.control.chain import enabled
 from mqworker.control.control import ControlError, StageView
 from mqworker.control.desired_state import Commit, Document, Revert, Undo
+from mqworker.control.faults import Faults
 from mqworker.control.stage_desired import Version
 from mqworker.ipc import logs
 from mqworker.ipc.child import Child
+from mqworker.ipc.inspection import FaultReport
 from mqworker.ipc.messages import (
+    AskHeld,
     Desired,
     Drain,
     DumpStacks,
     Ended,
     Generation,
-    Held,
     LogEvent,
     Order,
     Report,
@@ -36,7 +38,7 @@ from mqworker.ipc.messages import (
 from mqworker.ipc.spawn import Death
 from mqworker.producer.process import Producer
 from mqworker.service.lifecycle import Action, KillProducer, Lifecycle, SendDesired, StartProducer, StopProducer
-from mqworker.service.questions import Questions
+from mqworker.service.questions import AnyAnswer, AnyQuestion, Questions
 from mqworker.service.switch_follower import SwitchFollower
 
 _reports = msgspec.msgpack.Decoder(Report)
@@ -48,7 +50,12 @@ class StageSupervisor:
     """See the module head."""
 
     def __init__(
-        self, spec: StageSpec, lock: int, on_change: Callable[[], None], on_log: Callable[[LogEvent], None]
+        self,
+        spec: StageSpec,
+        lock: int,
+        on_change: Callable[[], None],
+        on_log: Callable[[LogEvent], None],
+        faults: Faults,
     ) -> None:
         self.name = spec.stage
         self.life = Lifecycle(spec.drain_deadline)
@@ -57,6 +64,7 @@ class StageSupervisor:
         self._spec = spec
         self._on_change = on_change
         self._on_log = on_log
+        self._faults = faults
         self._lock = lock  # of this instance; every Producer holds it too
         self._document: Document
         self._child: Child | None = None
@@ -83,11 +91,12 @@ class StageSupervisor:
         """Order the tree to write its stacks to the log."""
         self._send(DumpStacks())
 
-    async def ask_held(self, skip: str) -> Held:
-        """Return the failed messages that wait in their places, or let the one with this id go. Raises ControlError."""
+    async def ask(self, question: AnyQuestion, deadline: float) -> AnyAnswer:
+        """Return the Producer's answer. Raises ControlError."""
         if self._child is None:
-            raise ControlError("refused", f"stage {self.name} is {self.life.state}: no message waits here")
-        return await self._questions.ask(skip)
+            why = "no message waits here" if isinstance(question, AskHeld) else "it has no processes"
+            raise ControlError("refused", f"stage {self.name} is {self.life.state}: {why}")
+        return await self._questions.ask(question, deadline)
 
     def due(self) -> Commit | Undo | Revert | None:
         """Return how the change in progress has to end, if that is known."""
@@ -158,14 +167,16 @@ class StageSupervisor:
 
     # --- what the Producer sends
 
-    def _on_report(self, report: StageStatus | Ended | Held) -> None:
+    def _on_report(self, report: StageStatus | Ended | FaultReport | AnyAnswer) -> None:
         match report:
             case StageStatus():
                 self.life.reported(report)
                 self._on_change()
             case Ended():
                 self.life.ends(report.given_back)
-            case Held():
+            case FaultReport():
+                self._faults.take(self.name, report, time.time())
+            case _:
                 self._questions.answered(report)
 
     def _on_death(self, death: Death) -> None:

@@ -13,22 +13,32 @@ import msgspec
 
 from mqworker.config.load import Loaded
 from mqworker.config.stop_budget import StopBudget
-from mqworker.control.control import StageView
+from mqworker.control.control import STORE_DEADLINE, StageView
 from mqworker.control.desired_state import Commit, Document, Revert, Undo
+from mqworker.control.faults import Faults
 from mqworker.control.stage_desired import Version
-from mqworker.ipc.messages import Held, LogEvent, StageSpec, StageStatus
+from mqworker.ipc.messages import AskHeld, Held, LogEvent, StageSpec, StageStatus
 from mqworker.service.balancer import Balancer
+from mqworker.service.questions import AnyAnswer, AnyQuestion
 from mqworker.service.stage_supervisor import StageSupervisor
 
 
 class Stages:
-    """See the module head. `on_change` is called when there is something new to show, `on_log` with each log event."""
+    """See the module head. `on_change` is called when there is something new to show, `on_log` with each log event.
+
+    `faults` gets what the stages count.
+    """
 
     def __init__(
-        self, loaded: Loaded, lock: int, on_change: Callable[[], None], on_log: Callable[[LogEvent], None]
+        self,
+        loaded: Loaded,
+        lock: int,
+        on_change: Callable[[], None],
+        on_log: Callable[[LogEvent], None],
+        faults: Faults,
     ) -> None:
         specs = (_spec(loaded, name) for name in loaded.config.stages)
-        self._supervisors = [StageSupervisor(spec, lock, on_change, on_log) for spec in specs]
+        self._supervisors = [StageSupervisor(spec, lock, on_change, on_log, faults) for spec in specs]
         self._balancer = Balancer(loaded.config)
         self._document = Document()  # without the numbers that the balancer gives
         self._paused = False
@@ -73,7 +83,18 @@ class Stages:
 
     async def ask_held(self, stage: str, skip: str) -> Held:
         """Return the messages that a stage holds, or let one go. Raises ControlError."""
-        return await next(each for each in self._supervisors if each.name == stage).ask_held(skip)
+        held = await self.ask(stage, AskHeld(0, skip))
+        assert isinstance(held, Held)
+        return held
+
+    async def ask(self, stage: str, question: AnyQuestion, deadline: float = STORE_DEADLINE) -> AnyAnswer:
+        """Return the answer of a stage's Producer. Raises ControlError."""
+        return await next(each for each in self._supervisors if each.name == stage).ask(question, deadline)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all stages."""
+        return [each.name for each in self._supervisors]
 
     def fallback(self, stage: str) -> Version | None:
         """Return the generation that a stage goes back to if its new code fails its trial."""

@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -151,7 +152,7 @@ async def test_an_answer_that_is_too_large_is_refused_at_once(client, path):
     await direct.send("in.dlq", PROPERTIES, bytes(65 * MIB), AMPLE)
     await direct.close()
     asking = client()
-    (letter,) = await asking.ask("dlq_list", {"stage": "work"}, AMPLE)
+    (letter,) = (await asking.ask("dlq_list", {"stage": "work"}, AMPLE))["dead_letters"]
     began = time.monotonic()
     with pytest.raises(ControlError, match=r"the answer is too large: 68,\d+,\d+ bytes") as refused:
         await asking.ask("dlq_show", {"stage": "work", "ids": [letter["id"]]}, 2 * AMPLE)
@@ -203,7 +204,7 @@ async def test_what_it_writes_is_logged(client):
 
 
 @on_loop
-async def test_the_deadline_outside_is_later_than_the_one_inside(client):
+async def test_the_deadline_outside_is_later_than_the_one_inside(client, tmp_path):
     """A caller in another thread hears how its question ended, from the client that counts the seconds itself."""
     asking = client()
     await asking.ask("queues", {}, AMPLE)
@@ -213,7 +214,7 @@ async def test_the_deadline_outside_is_later_than_the_one_inside(client):
         async def ask_admin(self, verb, arguments, deadline):
             return await asking.ask(verb, arguments, deadline)
 
-    control = Control(None, None)
+    control = Control(SimpleNamespace(state_dir=tmp_path), None)
     control.attach(asyncio.get_running_loop(), Operator())
     with pytest.raises(ControlError, match=r"the broker did not answer within 0.2 s"):
         await asyncio.to_thread(control.ask_admin, "queues", {}, 0.2)

@@ -581,6 +581,24 @@ BAD_FILES = {
             )
         ],
     ),
+    "a token for looking, and none for changing": (
+        STAGE + f"[control]\nread_token = '{CANARY}'",
+        [
+            (
+                "mqworker.toml:5: control.read_token: is set, but control.token is not: without that everybody may "
+                "change everything; set control.token too, or neither"
+            )
+        ],
+    ),
+    "one token for looking and for changing": (
+        STAGE + f"[control]\ntoken = '{CANARY}'\nread_token = '{CANARY}'",
+        [
+            (
+                "mqworker.toml:6: control.read_token: is the same as control.token, so whoever may look could "
+                "change everything; set another"
+            )
+        ],
+    ),
     "token that no header can carry": (
         STAGE + f"[control]\ntoken = '{CANARY} x'",
         ["mqworker.toml:5: control.token: is ***, must be printable ASCII without blanks"],

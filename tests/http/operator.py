@@ -21,10 +21,14 @@ import msgspec
 from mqworker.brokers.base import LinkState
 from mqworker.config.load import Loaded, load
 from mqworker.control import desired_state, generations
+from mqworker.control.audit import ORIGIN, Attributed
 from mqworker.control.chain import Add, ChainError, Edit, edited
-from mqworker.control.control import ChangeRefused, Control, ControlError, Snapshot, StageView, Stored
+from mqworker.control.control import ChangeRefused, Control, ControlError, ParamsForm, Snapshot, StageView, Stored
+from mqworker.control.difference import difference
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
+from mqworker.ipc.admin_messages import BulkView
+from mqworker.ipc.inspection import AskMessage, MessageAnswer, Question
 from mqworker.ipc.messages import BUCKETS, ConsumerStatus, Held, HeldMessage, StageStatus, Times
 from tests.support.waiting import AMPLE
 
@@ -84,6 +88,30 @@ def stage_status(stage: str = "alpha", **changes: Any) -> StageStatus:
     return StageStatus(**(values | changes))
 
 
+class LittleBulk:
+    """Operations that are done at once."""
+
+    def __init__(self) -> None:
+        self.all: tuple[BulkView, ...] = ()
+        self.counts: dict[tuple[str, str, str], int] = {}
+
+    async def begin(self, stage: str, selection: str, kind: str, count: int, by: str) -> BulkView:
+        if selection != "5e1ec7":
+            raise ControlError("unknown_selection", f"there is no selection {selection}")
+        if count != 2:
+            raise ControlError("count", f"2 dead letters are selected, not {count}")
+        view = BulkView("0b", "done", stage, kind, by, 9, 2, 2, 0, 0, 0, "", 1.0, 2.0)
+        self.all += (view,)
+        self.counts[stage, kind, "done"] = 2
+        return view
+
+    async def cancel(self, operation: str) -> BulkView:
+        for view in self.all:
+            if view.operation == operation:
+                return view
+        raise ControlError("unknown_operation", f"there is no operation {operation}")
+
+
 class LittleService:
     """See the module head."""
 
@@ -94,6 +122,7 @@ class LittleService:
         toml: str = TOML,
         hosts: tuple[str, ...] = (),
         part: tuple[str, ...] | None = None,
+        read_token: str = "",
     ) -> None:
         path = folder / "mqworker.toml"
         path.write_text(toml)
@@ -111,10 +140,15 @@ class LittleService:
         self.held: list[HeldMessage] = []
         self.held_refused = ""
         self.changes: list[Any] = []
+        self.attributed: tuple[Attributed, ...] = ()
+        self.questions: list[Question] = []  # to Producers
+        self.answers: dict[type, Any] = {}  # by the type of the question: a value, or an exception
+        self.found: dict[str, MessageAnswer | ControlError] = {}  # what each stage knows of any message
+        self.bulk = LittleBulk()
         self.admin: dict[str, Any] = {}  # verb to a value, an exception, or a function of the arguments
         self.asked: list[tuple[str, dict[str, Any], float]] = []
         self.loop = asyncio.new_event_loop()
-        self.server = HttpServer(self.control, "127.0.0.1", 0, self.loaded.socket, token, hosts)
+        self.server = HttpServer(self.control, "127.0.0.1", 0, self.loaded.socket, token, hosts, read_token)
         self.server.bind()
         self.publish()
         self.control.attach(self.loop, self)
@@ -167,6 +201,7 @@ class LittleService:
             "paused": False,
             "document": self.document,
             "stages": views,
+            "changes": self.attributed,
         }
         self.control.publish(Snapshot(**(values | changes)))
 
@@ -181,7 +216,10 @@ class LittleService:
         if stage := getattr(asked, "stage", None):
             self._known(stage)
         self.changes.append(asked)
+        before = self.document
         self.document = desired_state.change(self.document, asked, self.loaded.config)
+        if (origin := ORIGIN.get()) is not None and self.document != before:
+            self.attributed += (Attributed(origin, time.time(), difference(before, self.document)),)
         if self.applying:
             for name, desired in self.document.stages.items():
                 if desired.candidate is not None:
@@ -224,13 +262,22 @@ class LittleService:
             raise ChangeRefused([(error.field, str(error))], []) from None
         return await self._checked(desired_state.SetJobs(stage, jobs, desired.params | params))
 
-    async def patch_params(self, stage: str, patch: dict[str, Any], patience: float) -> Stored:
+    async def patch_params(
+        self, stage: str, patch: dict[str, Any], expected: tuple[str, ...] | None, patience: float
+    ) -> Stored:
         self._known(stage)
+        generation = self.document.stages[stage].generation
+        if expected is not None and str(generation) not in expected:
+            raise ControlError("conflict", f"stage {stage} is at generation {generation}")
         if patch.get("particles", 1) == 0:
             raise ChangeRefused([("particles", "must be at least 1")], [])
         return await self._checked(desired_state.SetParams(stage, self.document.stages[stage].params | patch))
 
-    async def rollback_params(self, stage: str, patience: float) -> Stored:
+    async def params_form(self, stage: str, patience: float) -> ParamsForm:
+        self._known(stage)
+        return ParamsForm(None, self.document.stages[stage].params, self.document.stages[stage].generation)
+
+    async def rollback_params(self, stage: str, expected: tuple[str, ...] | None, patience: float) -> Stored:
         back = desired_state.rollback(self.document, stage)
         if back is None:
             raise ControlError("refused", f"stage {stage} has no earlier parameters")
@@ -261,6 +308,22 @@ class LittleService:
                 self.held.remove(message)
                 return Held(1)
         raise ControlError("unknown_message", f"no message {skip} waits here")
+
+    async def ask_producer(self, stage: str, question: Question, deadline: float) -> Any:
+        self._known(stage)
+        answer = self.answers.get(type(question), ControlError("refused", f"stage {stage} has no processes"))
+        if isinstance(answer, Exception):
+            raise answer
+        self.questions.append(question)
+        return answer
+
+    async def find_message(self, message_id: str) -> dict[str, MessageAnswer | ControlError]:
+        self.questions.append(AskMessage(0, message_id))
+        return self.found
+
+    async def find_letters(self, message_id: str, deadline: float, *, look: bool) -> dict[str, Any]:
+        found: dict[str, Any] = await self.ask_admin("dlq_find", {"message_id": message_id, "look": look}, deadline)
+        return found
 
     async def drain(self) -> None:
         self.drained = True

@@ -268,16 +268,19 @@ def test_dead_letters(service):
     """Dead letters are listed, shown in full, replayed and dropped through the broker admin."""
     dlq = "/api/v1/stages/alpha/dlq"
     letter = {"id": "ab12", "reason": "error", "headers": {"x": "\\xff"}, "properties": b"\x00\x00", "body": b"\xffa"}
-    service.admin |= {"dlq_list": [{"id": "ab12"}], "dlq_show": [letter], "dlq_replay": 2, "dlq_drop": 1}
-    assert service.ask("GET", f"{dlq}?limit=5").json == {"dead_letters": [{"id": "ab12"}]}
+    listed = {"dead_letters": [{"id": "ab12", "text": "why"}], "total": 1}
+    service.admin |= {"dlq_list": listed, "dlq_show": lambda _: [dict(letter)], "dlq_replay": 2, "dlq_drop": 1}
+    told = service.ask("GET", f"{dlq}?limit=5&reason=error&attempt=2&fresh=0").json
+    assert told == {"dead_letters": [{"id": "ab12", "text": "why", "message": "why"}], "total": 1}
     shown = service.ask("GET", f"{dlq}/ab12").json
     assert (shown["body_base64"], shown["body_text"]) == (base64.b64encode(b"\xffa").decode(), "\\xffa")
     assert shown["headers"] == {"x": "\\xff"}
     assert service.ask("POST", f"{dlq}/replay", {"ids": ["ab12"]}).json == {"replayed": 2}
     assert service.ask("DELETE", f"{dlq}/ab12").json == {"dropped": 1}
+    chosen = {"reason": "error", "attempt": 2}
     assert [asked[:2] for asked in service.asked] == [
-        ("dlq_list", {"stage": "alpha", "limit": 5}),
-        ("dlq_show", {"stage": "alpha", "ids": ["ab12"]}),
+        ("dlq_list", {"stage": "alpha", "chosen": chosen, "fresh": 0.0, "limit": 5, "after": 0}),
+        ("dlq_show", {"stage": "alpha", "ids": ["ab12"], "preview": True}),
         ("dlq_replay", {"stage": "alpha", "ids": ["ab12"]}),
         ("dlq_drop", {"stage": "alpha", "ids": ["ab12"], "limit": 1}),
     ]
@@ -286,3 +289,64 @@ def test_dead_letters(service):
     assert service.ask("DELETE", f"{dlq}/zz").status == 404
     assert service.ask("POST", f"{dlq}/replay", {"id": "ab12"}).status == 422
     assert service.ask("GET", "/api/v1/stages/zeta/dlq").status == 404
+
+
+def test_selections(service):
+    """Dead letters are selected by a filter, confirmed by their number, and exported a line each, equal ones too."""
+    dlq = "/api/v1/stages/alpha/dlq"
+    service.admin["dlq_select"] = {"selection": "5e1ec7", "count": 2, "oldest": None, "newest": None, "complete": True}
+    selected = service.ask("POST", f"{dlq}/selections", {"error_type": "ValueError", "ids": ["a"]})
+    assert (selected.status, selected.json["count"]) == (201, 2)
+    assert service.asked[-1][1] == {"stage": "alpha", "chosen": {"error_type": "ValueError", "ids": ["a"]}}
+    for wrong in ({"type": "x"}, {"limit": 0}, {"ids": ["a"] * 3001}):
+        assert service.ask("POST", f"{dlq}/selections", wrong).status == 422
+    path = f"{dlq}/selections/5e1ec7"
+    refused = service.ask("POST", f"{path}/replay", {"count": 3})
+    assert (refused.status, refused.json["kind"]) == (409, "count")
+    forgotten = service.ask("POST", f"{dlq}/selections/0/drop", {"count": 2})
+    assert (forgotten.status, forgotten.json["kind"]) == (404, "unknown_selection")
+    assert service.ask("POST", f"{path}/replay", {}).status == 422
+    begun = service.ask("POST", f"{path}/replay", {"count": 2})
+    assert (begun.status, begun.json) == (202, {"operation": "0b"})
+    (view,) = service.ask("GET", "/api/v1/operations").json["operations"]
+    assert (view["kind"], view["state"], view["done"], view["wanted"]) == ("replay", "done", 2, 2)
+    assert service.ask("GET", "/api/v1/operations/0b").json == view
+    assert service.ask("DELETE", "/api/v1/operations/0b").status == 202
+    assert service.ask("GET", "/api/v1/operations/1").json["kind"] == "unknown_operation"
+    assert (
+        'bulk_messages_total{kind="replay",outcome="done",stage="alpha"} 2.0'
+        in service.ask("GET", "/metrics").body.decode()
+    )
+
+    there = {"a": b"1", "b": b"2"}
+    service.admin["dlq_selected"] = ["a", "b", "a", "gone"]
+    service.admin["dlq_show"] = (
+        lambda asked: [  # one at a time, as if they were large
+            {"id": each, "body": there[each], "properties": b""} for each in asked["ids"] if each in there
+        ][:1]
+    )
+    exported = service.ask("GET", f"{path}/export")
+    assert exported.headers["content-disposition"] == 'attachment; filename="alpha-5e1ec7.jsonl"'
+    assert [json.loads(line)["body_text"] for line in exported.body.splitlines()] == ["1", "1", "2"]
+
+
+def test_an_edited_dead_letter(service):
+    """Its new body goes as it is, with what is changed; a header that only mqworker or a broker may set is refused."""
+    path = "/api/v1/stages/alpha/dlq/ab12/messages"
+    service.admin["dlq_edit"] = 1
+    form = {"Content-Type": "text/plain", "X-Message-Headers": '{"tenant": "t", "n": 9223372036854775807, "old": null}'}
+    assert service.ask("POST", path, b"\xffbody", **form).json == {"replayed": 1}
+    changes = {
+        "content_type": "text/plain",
+        "content_encoding": None,
+        "headers": {"tenant": "t", "n": 2**63 - 1, "old": None},
+    }
+    asked = {"stage": "alpha", "letter": "ab12", "body": b"\xffbody", "changes": changes}
+    assert service.asked[-1][:2] == ("dlq_edit", asked)
+    assert service.ask("POST", path, b"", **{"Content-Type": "text/" + "x" * 255}).status == 422
+    for wrong in ('{"x-mqworker-attempt": 1}', '{"CC": "q"}', '{"n": 9223372036854775808}', '{"n": []}', "no JSON"):
+        assert service.ask("POST", path, b"", **{"X-Message-Headers": wrong}).status == 422, wrong
+    assert service.ask("POST", path, bytes(150_000)).status == 200, "more than other requests may have"
+    service.admin["dlq_edit"] = 0
+    assert service.ask("POST", path, b"").status == 404
+    assert service.ask("POST", "/api/v1/stages/beta/dlq/ab12/messages", bytes(1001)).status == 413

@@ -9,7 +9,8 @@ from mqworker.http.app import ROUTES, make_app
 from mqworker.http.openapi import HEADERS, QUERY, template
 
 FOUR = {"/startlistening", "/stoplistening", "/startworking", "/stopworking"}
-FILLED = {"stage": "alpha", "queue": "alpha.in", "letter": "ab12", "name": "f", "message": "1"}
+FILLED = {"stage": "alpha", "queue": "alpha.in", "letter": "ab12", "name": "f", "message": "1", "selection": "5e1ec7"}
+FILLED |= {"operation": "0b", "message_id": "1", "slot": "0"}
 
 
 def path_of(route) -> str:
@@ -71,14 +72,16 @@ def test_no_debug_by_environment(service, monkeypatch):
 
 def test_get_changes_nothing(service):
     """GET, HEAD and OPTIONS change nothing on any route, except GET of the article's four."""
-    service.admin |= {"queues": [], "dlq_list": [], "dlq_show": ControlError("refused", "no such queue")}
+    looks: dict = {"queues": [], "dlq_list": {"dead_letters": []}, "dlq_groups": {"groups": []}, "dlq_selected": []}
+    looks["dlq_find"] = {"letters": [], "ages": {}}
+    service.admin |= looks | {"dlq_show": ControlError("refused", "no such queue")}
     for route in ROUTES:
         for method in ("GET", "HEAD", "OPTIONS"):
-            if method == "GET" and (route.path in FOUR or route.path.endswith("/events")):
+            if method == "GET" and (route.path in FOUR or route.stream):
                 continue
             service.ask(method, path_of(route))
     assert (service.changes, service.drained) == ([], False)
-    assert {verb for verb, *_ in service.asked} <= {"queues", "dlq_list", "dlq_show"}
+    assert {verb for verb, *_ in service.asked} <= {*looks, "dlq_show"}
 
 
 @pytest.mark.parametrize(

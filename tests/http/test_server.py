@@ -145,6 +145,14 @@ def test_requests_one_after_the_other_are_never_overdue():
     assert not channel.overdue(200, serving.IDLE)
 
 
+def test_a_head_that_cannot_be_parsed(service):
+    """A header with a control character, and a request line that is none, are answered with 400, not cut off."""
+    for head in (b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: \x1b\r\n", b"nonsense\r\n"):
+        with socket.create_connection(("127.0.0.1", service.port), AMPLE) as caller:
+            caller.sendall(head + b"\r\n")
+            assert caller.makefile("rb").readline().split()[1] == b"400"
+
+
 def test_requests_that_do_not_end(tmp_path, monkeypatch):
     """An incomplete request, an unread answer and an idle connection end in time."""
     for name in ("ARRIVAL", "UNREAD", "IDLE"):

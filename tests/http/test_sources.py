@@ -4,7 +4,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from mqworker.control.control import SourceView
-from mqworker.http.routing import WAITS
+from mqworker.http.places import CALLS
 from tests.http.operator import LittleService, ask
 from tests.support.waiting import AMPLE, wait_for
 
@@ -42,14 +42,14 @@ def test_starts_whose_check_takes_long_leave_threads_for_others(tmp_path):
     """Also where nobody asked to wait: as many as may wait are checked at a time, and all else is answered."""
     service = SlowService(tmp_path, toml=TOML)
     try:
-        with ThreadPoolExecutor(WAITS) as callers:
-            starts = [callers.submit(service.ask, "POST", "/api/v1/sources/rows/start") for _ in range(WAITS)]
-            wait_for(lambda: service.checking == WAITS, AMPLE, "the checks to begin")
+        with ThreadPoolExecutor(CALLS) as callers:
+            starts = [callers.submit(service.ask, "POST", "/api/v1/sources/rows/start") for _ in range(CALLS)]
+            wait_for(lambda: service.checking == CALLS, AMPLE, "the checks to begin")
             try:
                 refused = ask(service.connect(AMPLE / 4), "POST", "/api/v1/sources/rows/start")
                 assert refused.status == 503
             finally:
                 service.loop.call_soon_threadsafe(service.done.set)
-            assert [start.result(AMPLE).status for start in starts] == [202] * WAITS
+            assert [start.result(AMPLE).status for start in starts] == [202] * CALLS
     finally:
         service.close()

@@ -54,6 +54,20 @@ def test_stages_tell_desired_and_actual(service):
     assert service.ask("GET", "/api/v1/status").json["stages"][0]["name"] == "alpha"
 
 
+def test_why_nothing_is_happening_is_the_same_everywhere(service):
+    """The status, the list and the stage tell the same code and sentence, with who has paused it."""
+    service.control.paused_by = lambda stage: ("token", 5.0) if stage == "alpha" else ("", None)
+    service.control.change(SetListening("alpha", enabled=False))
+    told = [
+        service.ask("GET", "/api/v1/status").json["stages"][0]["why"],
+        service.ask("GET", "/api/v1/stages").json["stages"][0]["why"],
+        service.ask("GET", ALPHA).json["why"],
+    ]
+    assert {(why["code"], why["level"], why["since"], why["sentence"][:15]) for why in told} == {
+        ("paused", "info", 5.0, "Paused by token")
+    }
+
+
 def test_a_stage_tells_all_messages_in_hand_each_with_its_time(service):
     """Of one that waits for a shared object no time is told, and no id of one that has just begun."""
     began = time.monotonic() - 9

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from mqworker.control.desired_state import SetConsumers
-from mqworker.http.routing import WAITS
+from mqworker.http.places import CALLS
 from mqworker.ipc.messages import LogEvent
 from tests.support.waiting import AMPLE, wait_for
 
@@ -132,7 +132,7 @@ def test_few_at_a_time(service):
         service.ask("POST", "/api/v1/stages/alpha/messages?wait=1", {}),
     ):
         assert (refused.status, refused.headers["retry-after"]) == (503, "2")
-    assert len(streams) + 1 == WAITS
+    assert len(streams) + 1 == CALLS
     assert len(service.changes) == 1
     assert service.ask("PUT", "/api/v1/stages/alpha/consumers", {"count": 3}).status == 202
     service.applied = 1000
@@ -145,7 +145,7 @@ def test_few_at_a_time(service):
         return service.ask("PUT", "/api/v1/stages/alpha/consumers?wait=1", {"count": 3}).status == 200
 
     wait_for(free, 5, "a place that is free again")
-    wait_for(lambda: service.server._answering.api._waits._value == WAITS, 5, "all places are free again")
+    wait_for(lambda: service.server._answering.api._waits._value == CALLS, 5, "all places are free again")
 
 
 def test_a_wait_without_a_client_ends(service):
@@ -155,15 +155,15 @@ def test_a_wait_without_a_client_ends(service):
     connection = service.connect()
     body = '{"count": 3}'
     connection.request("PUT", "/api/v1/stages/alpha/consumers?wait=30", body, {"Content-Type": "application/json"})
-    wait_for(lambda: service.changes and places._value == WAITS - 1, 5, "the wait")
+    wait_for(lambda: service.changes and places._value == CALLS - 1, 5, "the wait")
     connection.close()
-    wait_for(lambda: places._value == WAITS, 5, "the place is free again")
+    wait_for(lambda: places._value == CALLS, 5, "the place is free again")
 
 
 def test_head_of_a_stream(service):
     """HEAD of a stream ends at once and takes no place."""
     assert service.ask("HEAD", "/api/v1/events").status == 200
-    assert service.server._answering.api._waits._value == WAITS
+    assert service.server._answering.api._waits._value == CALLS
 
 
 def test_streams_end_with_the_server(service):

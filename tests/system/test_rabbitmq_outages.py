@@ -33,7 +33,7 @@ def not_ready(service: ServiceProcess, *words: str, deadline: float = 20) -> str
     assert service.stage("work")["actual"]["link"]["connected"] is False
     shown = service.cli("status")
     assert shown.returncode == 0, shown.stderr
-    assert all(word in shown.stderr for word in words), shown
+    assert all(word in shown.stdout for word in words), shown
     return reason
 
 

@@ -108,6 +108,9 @@ class FileLink:
     def ask_output_depth(self) -> None:
         """See `Link.ask_output_depth`; this output has no limit."""
 
+    def ask_dead_depth(self) -> None:
+        """See `Link.ask_dead_depth`; letters go to a file."""
+
     async def close(self, deadline: float) -> None:
         """See `Link.close`."""
 

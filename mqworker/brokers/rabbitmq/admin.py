@@ -25,6 +25,7 @@ from mqworker.brokers.base import (
     STOP,
     BrokerRefused,
     BrokerUnavailable,
+    Moving,
     Peeked,
     Publication,
     QueueInfo,
@@ -34,7 +35,7 @@ from mqworker.brokers.base import (
 )
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, RawProperties
 from mqworker.brokers.rabbitmq.channel import Channel
-from mqworker.brokers.rabbitmq.look import look_at
+from mqworker.brokers.rabbitmq.look import Removing, look_at
 from mqworker.brokers.rabbitmq.placer import Placer
 from mqworker.brokers.rabbitmq.queues import (
     attempt,
@@ -152,6 +153,8 @@ class RabbitAdmin:
         *,
         most: int | None = None,
         singly: bool = False,
+        together: int = 1,
+        moving: Moving | None = None,
     ) -> int:
         """See `Admin.move`."""
         until = asyncio.get_running_loop().time() + LOOKING * deadline
@@ -159,7 +162,8 @@ class RabbitAdmin:
             seen = await sight(connection, queue)
             async with self._placing(connection) as placer, _channel(connection) as channel:
                 taker = Taker(channel, placer, queue, seen.limit)
-                look = look_at(taker, wanted, seen, limit, limit if most is None else most, singly=singly)
+                removing = Removing(limit if most is None else most, together, moving)
+                look = look_at(taker, wanted, seen, limit, removing, singly=singly)
                 failure: Exception | None = None
                 while failure is None and not look.over:
                     try:

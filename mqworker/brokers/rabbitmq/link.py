@@ -58,6 +58,7 @@ class RabbitLink:
         )
         output = topology.output
         self._output_depth = QueueDepth("" if output is None else output.queue, sink.output_depth)
+        self._dead_depth = QueueDepth(topology.dead, sink.dead_depth)
         # What is called for each message goes straight to its role.
         self.ack = self._consuming.ack
         self.publish = self._publishing.publish
@@ -112,9 +113,14 @@ class RabbitLink:
         """See `Link.ask_output_depth`."""
         self._output_depth.ask(self._consuming.connection)
 
+    def ask_dead_depth(self) -> None:
+        """See `Link.ask_dead_depth`."""
+        self._dead_depth.ask(self._consuming.connection)
+
     async def close(self, deadline: float) -> None:
         """See `Link.close`."""
         await self._output_depth.close()
+        await self._dead_depth.close()
         await self._recovery.close()
         if self._topology.ordered:
             deadline /= 2

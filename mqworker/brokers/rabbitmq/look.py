@@ -23,8 +23,9 @@ import contextlib
 import itertools
 import math
 from collections import deque
+from typing import NamedTuple
 
-from mqworker.brokers.base import DROP, STOP, BrokerRefused, Publication, Wanted
+from mqworker.brokers.base import DROP, STOP, BrokerRefused, Moving, Publication, Wanted
 from mqworker.brokers.rabbitmq.anchor import unexpected
 from mqworker.brokers.rabbitmq.fast_frames import Arrival, Deliveries
 from mqworker.brokers.rabbitmq.queues import queue_status
@@ -32,6 +33,7 @@ from mqworker.brokers.rabbitmq.taker import TOGETHER, Removal, Sight, Taker, Una
 
 FIRST = 8  # the first consumer's messages: they show how large the others are
 PORTION = 32 << 20  # bytes that may be on their way to us, or wait for their confirms
+AT_ONCE = 4 << 20  # bytes that are published together
 FINISHING = 64 << 20  # bytes that are taken only for the order
 MOST = 30  # consumers, of which one or two more may finish
 LARGEST = 65_535  # AMQP has no larger prefetch; 0 does not mean all to a quorum queue, but 2,000
@@ -40,16 +42,27 @@ GONE = 2.0  # seconds after which a consumer that is still there is somebody els
 SILENT = 0.5  # seconds without a message after which we ask whether there are any
 
 
+class Removing(NamedTuple):
+    """How messages are removed on the way."""
+
+    most: int  # messages
+    together: int  # of those that are replaced
+    moving: Moving | None  # follows it
+
+
 class FetchingLook:
     """Fetches the messages one by one."""
 
-    def __init__(self, taker: Taker, wanted: Wanted, limit: int, most: int) -> None:
+    def __init__(self, taker: Taker, wanted: Wanted, limit: int, removing: Removing) -> None:
         self.over = False
         self._taker = taker
         self._wanted = wanted
         self._left = limit  # messages to visit
-        self._most = most  # messages to remove
+        self._most = removing.most
+        self._together = removing.together
+        self._moving = removing.moving
         self._chosen = 0  # how many are to be removed, or are
+        self._due: deque[Removal] = deque()
 
     async def portion(self) -> None:
         """Go on, until it is over or PORTION is taken."""
@@ -58,10 +71,14 @@ class FetchingLook:
             message = await self._taker.get() if self._left > 0 else None
             if message is None:
                 self.over = True
-                return
+                break
             taken += len(message.properties) + len(message.body)
             if removal := self._visit(message):
-                await self._taker.remove([removal])
+                self._due.append(removal)
+            if len(self._due) >= self._together:
+                await self._remove()
+        while self._due:
+            await self._remove()
 
     async def finish(self) -> None:
         """Take what has to be taken, too, before the channel closes, and no more."""
@@ -83,12 +100,47 @@ class FetchingLook:
         self.over = self._chosen >= self._most
         return Removal(message.tag, verdict if isinstance(verdict, Publication) else None)
 
+    async def _remove(self) -> None:
+        """Remove the next ones: whoever kills us doubles no more of those that are replaced than go together."""
+        dropped = itertools.takewhile(lambda removal: removal.instead is None, itertools.islice(self._due, TOGETHER))
+        some = list(dropped) or self._replaced()
+        if self._moving is not None and not self._moving.begins(len(some)):
+            self.over = True
+            self._due.clear()
+            self._chosen = self._taker.removed
+            return
+        for _ in some:
+            self._due.popleft()
+        before = self._taker.removed
+        try:
+            await self._taker.remove(some)
+        except BrokerRefused:
+            self._told(self._taker.removed - before)
+            raise
+        self._told(len(some))
+        await asyncio.sleep(0)  # what only drops waits for nothing, and others have a turn too
+
+    def _replaced(self) -> list[Removal]:
+        """Return the next ones that are replaced together: few if they are large."""
+        some: list[Removal] = []
+        size = 0
+        for removal in itertools.islice(self._due, self._together):
+            size += len(removal.instead.body) if removal.instead is not None else 0
+            if some and size > AT_ONCE:
+                break
+            some.append(removal)
+        return some
+
+    def _told(self, count: int) -> None:
+        if self._moving is not None:
+            self._moving.moved(count)
+
 
 class ConsumingLook(FetchingLook):
     """Has a consumer for each portion."""
 
-    def __init__(self, taker: Taker, wanted: Wanted, seen: Sight, limit: int, most: int) -> None:
-        super().__init__(taker, wanted, limit, most)
+    def __init__(self, taker: Taker, wanted: Wanted, seen: Sight, limit: int, removing: Removing) -> None:
+        super().__init__(taker, wanted, limit, removing)
         self._ready = seen.ready  # messages in all, as far as the queue has told: a quorum queue's count lags behind
         self._limited = seen.limit is not None
         self._reorders = seen.reorders and not self._limited  # where deliveries are limited, none is spent on order
@@ -98,7 +150,6 @@ class ConsumingLook(FetchingLook):
         self._bytes = 0
         self._visited = 0  # bytes until the last visit
         self._redelivered = False  # the last one that came
-        self._due: deque[Removal] = deque()
         self._news = asyncio.Event()
         self._failure: Exception | None = None  # of the visitor
         channel, deliveries = taker.channel, taker.channel.connection.deliveries
@@ -117,9 +168,12 @@ class ConsumingLook(FetchingLook):
                     self.over = True
             if not self.over and self._came >= self._ready:
                 await self._count()
-            await (self.finish() if self.over else self._pause())
+            finished = self.over
+            await (self.finish() if finished else self._pause())
             while self._due:
                 await self._remove()
+            if self.over and not finished:  # whoever follows it has ended it
+                await self.finish()
         except BaseException:  # also at the deadline
             self.over = True
             self._due.clear()
@@ -206,14 +260,6 @@ class ConsumingLook(FetchingLook):
             raise BrokerRefused(f"queue {self._taker.queue!r} is gone")
         return int(status.message_count)
 
-    async def _remove(self) -> None:
-        """Remove the next ones; those that are replaced one at a time: whoever kills us doubles no more than one."""
-        dropped = itertools.takewhile(lambda removal: removal.instead is None, itertools.islice(self._due, TOGETHER))
-        some = list(dropped) or [self._due[0]]
-        for _ in some:
-            self._due.popleft()
-        await self._taker.remove(some)
-
     async def _nothing_comes(self) -> bool:
         """Wait for the next message; returns whether there is none."""
         came = self._came
@@ -237,7 +283,8 @@ def portion_size(left: int, consumers: int, came: int, size: int) -> int:
     return max(1, min(left, LARGEST, max(fitting, math.ceil(left / max(1, consumers)))))
 
 
-def look_at(taker: Taker, wanted: Wanted, seen: Sight, limit: int, most: int, *, singly: bool) -> FetchingLook:
+def look_at(taker: Taker, wanted: Wanted, seen: Sight, limit: int, removing: Removing, *, singly: bool) -> FetchingLook:
     """Return how to go through at most `limit` messages; a consumer goes through those that are there now."""
-    by_consumer = seen.consumable and seen.ready and not singly
-    return ConsumingLook(taker, wanted, seen, limit, most) if by_consumer else FetchingLook(taker, wanted, limit, most)
+    if seen.consumable and seen.ready and not singly:
+        return ConsumingLook(taker, wanted, seen, limit, removing)
+    return FetchingLook(taker, wanted, limit, removing)

@@ -84,7 +84,9 @@ class Taker:
         for tag in gone:
             self.worn.pop(tag, None)
         if kept:
-            raise BrokerRefused(next(filter(None, told)))
+            refusal = BrokerRefused(next(filter(None, told)))
+            refusal.count = len(kept)
+            raise refusal
 
     async def renew(self, placer: Placer) -> None:
         """Replace what could be dropped soon by copies; what cannot be replaced now stays as it is."""

@@ -23,6 +23,7 @@ from mqworker.brokers.base import (
     STOP,
     BrokerRefused,
     BrokerUnavailable,
+    Moving,
     Peeked,
     Publication,
     QueueInfo,
@@ -148,6 +149,8 @@ class SqliteAdmin:
         *,
         most: int | None = None,
         singly: bool = False,  # noqa: ARG002 - as above
+        together: int = MOVED,  # noqa: ARG002 - of a transaction nothing is doubled
+        moving: Moving | None = None,
     ) -> int:
         """See `Admin.move`; each 500 messages are one transaction.
 
@@ -157,11 +160,15 @@ class SqliteAdmin:
         ids = await self._ask(lambda db: store.ready_ids(db, _existing(db, queue), limit), deadline, writes=False)
         moved = 0
         for start in range(0, len(ids), MOVED):
+            if moving is not None and not moving.begins(0):
+                break
             some = ids[start : start + MOVED]
             left = max(until - time.monotonic(), 0.01)
             room = len(some) if most is None else most - moved
             gone, stopped = await self._ask(partial(_move, ids=some, wanted=wanted, most=room), left)
             moved += gone
+            if moving is not None:
+                moving.moved(gone)
             if stopped or moved == most:
                 break
         return moved

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mqworker.brokers.base import LinkState, Publication, Sink, Topology
 from mqworker.brokers.sqlite.session import AckCommand, Call, PublishCommand, Release
-from mqworker.brokers.sqlite.writer import Close, Consume, CountOutput, EndEpoch, Writer
+from mqworker.brokers.sqlite.writer import Close, Consume, CountDead, CountOutput, EndEpoch, Writer
 
 
 class SqliteLink:
@@ -27,6 +27,7 @@ class SqliteLink:
         self._era = 0
         self._prefetch = 0
         self._closed = False
+        self._dead_asked = False  # the same of the dead-letter queue
         self._output_asked = False  # how much the output holds, without an answer yet
         self._ended = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -84,6 +85,12 @@ class SqliteLink:
             self._output_asked = True
             self._writer.commands.put(CountOutput())
 
+    def ask_dead_depth(self) -> None:
+        """See `Link.ask_dead_depth`."""
+        if not self._dead_asked:
+            self._dead_asked = True
+            self._writer.commands.put(CountDead())
+
     @property
     def stale_acks(self) -> int:
         """The number of acks and releases for an epoch that was over."""
@@ -125,6 +132,11 @@ class SqliteLink:
         """Pass on the answer."""
         self._output_asked = False
         self._sink.output_depth(depth)
+
+    def dead_counted(self, depth: int) -> None:
+        """Pass on the answer."""
+        self._dead_asked = False
+        self._sink.dead_depth(depth)
 
     def _call_all(self, calls: list[Call]) -> None:
         for call in calls:

@@ -69,7 +69,7 @@ class Session:
         self.chores = False  # the next `run` does them; it always writes, so it also tests the disk
         self._changed = True  # `depth` may be outdated
         self._count_from = 0.0  # when to count again
-        self._count_output_from = 0.0  # the same for the output queue
+        self._count_other_from: dict[str, float] = {}  # the same for other queues, by their names
         self._takeable = True  # there may be messages to take
         self._file = File(path)
         try:
@@ -123,13 +123,20 @@ class Session:
 
     def count_output(self) -> int | None:
         """Count the ready messages of the output queue; None when it is too early to spend time on it again."""
-        began = time.monotonic()
         output = self._topology.output
-        if output is None or began < self._count_output_from:
+        return None if output is None else self._count_other(output.queue)
+
+    def count_dead(self) -> int | None:
+        """Count the dead letters; None as above."""
+        return self._count_other(self._topology.dead)
+
+    def _count_other(self, name: str) -> int | None:
+        began = time.monotonic()
+        if began < self._count_other_from.get(name, 0.0):
             return None
-        queue = store.queue_id(self._file.db, output.queue)
+        queue = store.queue_id(self._file.db, name)
         depth = 0 if queue is None else store.count_ready(self._file.db, queue)
-        self._count_output_from = began + 100 * (time.monotonic() - began)
+        self._count_other_from[name] = began + 100 * (time.monotonic() - began)
         return depth
 
     def has_work(self, prefetch: int) -> bool:

@@ -41,6 +41,10 @@ class CountOutput(msgspec.Struct, frozen=True):
     """Command: report how many messages are ready in the output queue."""
 
 
+class CountDead(msgspec.Struct, frozen=True):
+    """Command: report how many messages are ready in the dead-letter queue."""
+
+
 class EndEpoch(msgspec.Struct, frozen=True):
     """Command: take nothing, and give the unsettled deliveries back after all commands before this one."""
 
@@ -66,6 +70,9 @@ class WriterEvents(Protocol):
     def output_counted(self, depth: int) -> None:
         """Take the answer to CountOutput."""
 
+    def dead_counted(self, depth: int) -> None:
+        """Take the answer to CountDead."""
+
     def ended(self) -> None:
         """Note that the thread is about to end."""
 
@@ -75,7 +82,9 @@ class Writer(threading.Thread):
 
     def __init__(self, path: Path, topology: Topology, sink: Sink, events: WriterEvents, *, name: str) -> None:
         super().__init__(name="sqlite-writer", daemon=True)
-        self.commands: queue.SimpleQueue[Command | Consume | CountOutput | EndEpoch | Close] = queue.SimpleQueue()
+        self.commands: queue.SimpleQueue[Command | Consume | CountOutput | CountDead | EndEpoch | Close] = (
+            queue.SimpleQueue()
+        )
         self.depth: int | None = None
         self.stale_acks = 0
         self._path, self._topology, self._sink, self._owner_name = path, topology, sink, name
@@ -91,6 +100,7 @@ class Writer(threading.Thread):
         self._locked_since = 0.0  # since when another process holds the lock; 0: none does
         self._poll = POLL[0]
         self._output_asked = False
+        self._dead_asked = False
 
     def run(self) -> None:
         """Open the file, serve, and begin again."""
@@ -122,7 +132,7 @@ class Writer(threading.Thread):
                     self.depth = session.depth
                     next_tick = time.monotonic() + TICK
                 self._step(session)
-                self._count_output(session)
+                self._count(session)
                 if self._until is not None and time.monotonic() > self._until:
                     break
             self._finish(session)
@@ -164,11 +174,15 @@ class Writer(threading.Thread):
     def _has_work(self, session: Session) -> bool:
         return bool(self._pending) or self._ending or session.has_work(self._prefetch)
 
-    def _count_output(self, session: Session) -> None:
+    def _count(self, session: Session) -> None:
         depth = session.count_output() if self._output_asked else None
         if depth is not None:
             self._output_asked = False
             self._events.post([partial(self._events.output_counted, depth)])
+        dead = session.count_dead() if self._dead_asked else None
+        if dead is not None:
+            self._dead_asked = False
+            self._events.post([partial(self._events.dead_counted, dead)])
 
     def _tolerate(self, error: sqlite3.Error) -> None:
         """Keep what was rolled back because of a temporary error; raise any other."""
@@ -218,6 +232,8 @@ class Writer(threading.Thread):
                     self._rest = not command.prefetch and (self._rest or self._topology.ordered)
                 elif isinstance(command, CountOutput):
                     self._output_asked = True
+                elif isinstance(command, CountDead):
+                    self._dead_asked = True
                 elif isinstance(command, EndEpoch):
                     self._prefetch, self._ending, self._rest = 0, True, True
                 elif isinstance(command, Close):

@@ -1,0 +1,145 @@
+"""An operation on a selection of dead letters: exactly those are replayed or dropped, however many come meanwhile.
+
+Runs in the broker admin, on its loop (with the embedded broker, the visits run in its thread). It is one look at the
+queue: a letter whose id still has a count in the selection is moved, all others stay where they are. Letters go in
+batches, which are published, confirmed, and only then acked; an operator may end it between two of them. Sends an
+AdminProgress before and after each batch, so that whoever survives this process knows how far it was. Whatever fails
+ends in a progress that says so: it is never tried again by itself, because some of the letters may be in both queues.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from mqworker.broker_admin import dead_letters
+from mqworker.broker_admin.selections import Selection
+from mqworker.brokers.base import DROP, STOP, Admin, BrokerRefused, BrokerUnavailable, Publication
+from mqworker.ipc.admin_messages import LOOK_AT, OVER, AdminProgress
+
+TOGETHER = 50  # letters in a batch: a kill doubles one batch, and of the one before what the queue has not yet removed
+REPORT = 0.25  # seconds between two reports of how many were looked at
+BEYOND = (
+    2 * LOOK_AT
+)  # letters that one operation goes through: those of a selection may have been put back behind others
+
+
+class BulkOperation:
+    """See the module head; follows its own move (`brokers.base.Moving`)."""
+
+    def __init__(
+        self, name: str, selection: Selection, queue: str, to: str, tell: Callable[[AdminProgress], None]
+    ) -> None:
+        """`to`: the queue that the letters go to; "": they are dropped."""
+        self.name = name
+        self.state = "looking"
+        self.gone_ids: Counter[str] = Counter()  # of those that were moved
+        self._queue = queue
+        self._to = to
+        self._tell = tell
+        self._left = Counter(selection.letters)
+        self._wanted = selection.count
+        self._chosen: list[str] = []  # ids, in the order of the queue, that are not moved yet
+        self._looked = self._done = self._unsure = self._refused = 0
+        self._reason = ""
+
+    @property
+    def over(self) -> bool:
+        """Return whether it has ended."""
+        return self.state in OVER
+
+    def cancel(self) -> bool:
+        """End it before the next batch; returns False if it has ended already."""
+        if not self.over:
+            self.state = "cancelling"
+            self._report()
+        return not self.over
+
+    async def run(self, admin: Admin, deadline: float) -> None:
+        """Carry it out; never raises because of the broker."""
+        self._report()
+        ticking = asyncio.create_task(self._tick())
+        try:
+            if self.state != "cancelling":
+                await admin.move(
+                    self._queue, BEYOND, self._visit, deadline, most=self._wanted, together=TOGETHER, moving=self
+                )
+            self.state = "cancelled" if self.state == "cancelling" and self._done < self._wanted else "done"
+        except BrokerRefused as refused:
+            self._refused += refused.count if self._moving else 0
+            self._fail(str(refused))
+        except (BrokerUnavailable, TimeoutError) as error:
+            self._fail(str(error) or f"it was not over within {deadline:g} s")
+        finally:
+            ticking.cancel()
+            if not self.over:  # a fault of ours, which the caller logs
+                self._fail("an error inside mqworker; the log of the service has the details")
+            self._report()
+
+    def fail(self, why: str) -> None:
+        """End it before it has begun."""
+        self._fail(why)
+        self._report()
+
+    # -- Moving
+
+    @property
+    def _moving(self) -> bool:
+        return self.state in ("moving", "cancelling")
+
+    def begins(self, count: int) -> bool:
+        """See `brokers.base.Moving`."""
+        if self.state == "cancelling":
+            return False
+        self.state = "moving"
+        self._unsure = count if self._to else 0
+        self._report()
+        return True
+
+    def moved(self, count: int) -> None:
+        """See `brokers.base.Moving`."""
+        self._done += count
+        self._unsure = 0
+        self.gone_ids.update(self._chosen[:count])
+        del self._chosen[:count]
+        self._report()
+
+    # -- inside
+
+    def _visit(self, properties: bytes, body: bytes) -> Publication | str | None:
+        if not self._left.total():
+            return STOP
+        self._looked += 1
+        letter = dead_letters.letter_id(properties, body)
+        key = bytes.fromhex(letter)
+        if self._left[key] <= 0:
+            return None
+        self._left[key] -= 1
+        self._chosen.append(letter)
+        return dead_letters.replay(properties, body, self._to) if self._to else DROP
+
+    async def _tick(self) -> None:
+        """Say how many were looked at, until the first is moved."""
+        while self.state == "looking":
+            await asyncio.sleep(REPORT)
+            self._report()
+
+    def _fail(self, why: str) -> None:
+        self.state, self._reason = "failed", why
+
+    def _report(self) -> None:
+        gone = self._wanted - self._done if self.state == "done" else 0
+        self._tell(
+            AdminProgress(
+                operation=self.name,
+                state=self.state,
+                looked=self._looked,
+                done=self._done,
+                wanted=self._wanted,
+                gone=gone,
+                unsure=self._unsure,
+                refused=self._refused,
+                reason=self._reason,
+                at=time.time(),
+            )
+        )

@@ -1,0 +1,103 @@
+"""What the broker admin has seen in the dead-letter queues, so that not every question needs a look of its own.
+
+Runs in the broker admin, on its loop. A look takes all letters for its time, a second or two for 10,000, and counts as
+a delivery of each; so a list, its pages, its groups and the letters in it are answered from one look. Owns the rows of
+at most KEPT queues, and bodies of letters up to SMALL bytes, BODIES bytes in all, of which those go that were not used
+for the longest time. Pure but for that: the look itself is `letter_looks`.
+"""
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping
+
+from mqworker.broker_admin.letter_rows import Seen
+
+KEPT = 4  # queues
+SMALL = 16 << 10  # bytes of a letter that is kept whole
+BODIES = 32 << 20
+YOUNG = 30.0  # seconds in which a catalogue is taken for true, if the queue has as many letters as it
+APART = 5.0  # seconds between two looks that are asked for although nothing seems to have changed
+
+
+class Catalogue:
+    """The dead letters of one queue at one moment."""
+
+    def __init__(self, letters: list[Seen], at: float, wall: float, *, complete: bool) -> None:
+        """`at` is CLOCK_MONOTONIC, `wall` the same moment for display; `complete`: the queue had no more letters."""
+        # Replays may have mixed them up in the queue; those that do not say when they died come first.
+        self.letters = sorted(letters, key=lambda seen: seen.row.failed_at or "")
+        self.at = at
+        self.wall = wall
+        self.complete = complete
+
+    def current(self, now: float, ready: int | None, fresh: float | None) -> bool:
+        """Return whether this is true enough.
+
+        `fresh`: how old it may be, in seconds. Without that, `ready` is how many messages the queue has now.
+        """
+        age = now - self.at
+        if fresh is not None:
+            return age <= max(fresh, APART)
+        counted = ready == len(self.letters) or (not self.complete and (ready or 0) >= len(self.letters))
+        return counted and age <= YOUNG
+
+    def without(self, gone: Mapping[str, int]) -> None:
+        """Forget letters that were moved or dropped, so many of each id."""
+        left = Counter(gone)
+        kept = []
+        for seen in self.letters:
+            if left[seen.row.id] > 0:
+                left[seen.row.id] -= 1
+            else:
+                kept.append(seen)
+        self.letters = kept
+
+
+class Catalogues:
+    """See the module head."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, Catalogue] = OrderedDict()
+        self._bodies: OrderedDict[tuple[str, str], tuple[bytes, bytes]] = OrderedDict()
+        self._size = 0  # bytes of them
+        self._lock = threading.Lock()  # of the bodies: the embedded broker shows letters in its thread
+
+    def get(self, queue: str) -> Catalogue | None:
+        """Return what was seen in a queue last."""
+        if queue in self._kept:
+            self._kept.move_to_end(queue)
+        return self._kept.get(queue)
+
+    def put(self, queue: str, catalogue: Catalogue) -> None:
+        """Keep what was seen."""
+        self._kept[queue] = catalogue
+        self._kept.move_to_end(queue)
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+
+    def forget(self, queue: str) -> None:
+        """Forget what was seen: the queue has changed, and nobody knows how."""
+        self._kept.pop(queue, None)
+
+    def keep(self, queue: str, letter: str, properties: bytes, body: bytes) -> None:
+        """Keep a letter whole, if it is small."""
+        size = len(properties) + len(body)
+        if size > SMALL:
+            return
+        with self._lock:
+            before = self._bodies.pop((queue, letter), None)
+            self._size += size - (len(before[0]) + len(before[1]) if before is not None else 0)
+            self._bodies[queue, letter] = (properties, body)
+            while self._size > BODIES:
+                _, (old, content) = self._bodies.popitem(last=False)
+                self._size -= len(old) + len(content)
+
+    def whole(self, queue: str, letters: Iterable[str]) -> dict[str, tuple[bytes, bytes]]:
+        """Return those letters that are kept whole."""
+        found = {}
+        with self._lock:
+            for letter in letters:
+                if (content := self._bodies.get((queue, letter))) is not None:
+                    self._bodies.move_to_end((queue, letter))
+                    found[letter] = content
+        return found

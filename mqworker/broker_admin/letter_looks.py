@@ -1,0 +1,134 @@
+"""Looks at dead-letter queues, and what is remembered of them.
+
+Runs in the broker admin, on its loop (with the embedded broker, letters are shown in its thread). Owns the catalogues
+and the locks of the dead-letter queues: one look or one operation at a time. A look ends after LOOK_AT letters or SEEN
+bytes, and the catalogue says then that it is not complete. Fails with what `Admin.peek` raises.
+"""
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+
+from mqworker.broker_admin import dead_letters
+from mqworker.broker_admin.catalogue import YOUNG, Catalogue, Catalogues
+from mqworker.broker_admin.letter_rows import Seen, seen
+from mqworker.broker_admin.queue_locks import LEAST, QueueLocks
+from mqworker.brokers.base import STOP, Admin
+from mqworker.ipc.admin_messages import LOOK_AT
+
+PAGE = 8 << 20  # bytes of bodies after which an answer with whole letters ends
+SEEN = 1 << 30  # bytes that one look goes through
+
+
+class LetterLooks:
+    """See the module head."""
+
+    def __init__(self, admin: Admin, locks: QueueLocks) -> None:
+        self.catalogues = Catalogues()
+        self._admin = admin
+        self._locks = locks
+        self._busy: Counter[str] = Counter()  # looks and operations, by queue
+
+    def looking(self, queue: str) -> bool:
+        """Return whether somebody goes through a queue now."""
+        return self._busy[queue] > 0
+
+    @asynccontextmanager
+    async def alone(self, queue: str, deadline: float) -> AsyncIterator[float]:
+        """Have a queue alone; provides the seconds that are left."""
+        async with self._locks.alone(queue, deadline) as left:
+            self._busy[queue] += 1
+            try:
+                yield left
+            finally:
+                self._busy[queue] -= 1
+
+    async def catalogue(self, queue: str, deadline: float, fresh: float | None = None) -> Catalogue:
+        """Return the dead letters of a queue, by a look if what is known is not true enough (`Catalogue.current`)."""
+        asked = time.monotonic()
+        if (known := await self._known(queue, deadline, fresh)) is not None:
+            return known
+        async with self.alone(queue, max(LEAST, asked + deadline - time.monotonic())) as left:
+            after = self.catalogues.get(queue)
+            if after is not None and after.at >= asked:  # whoever was before us has looked
+                return after
+            return await self._look(queue, left)
+
+    async def contents(self, queue: str, deadline: float, ids: Collection[str]) -> dict[str, tuple[bytes, bytes, int]]:
+        """Return letters whole: properties, body, and how many are equal; fewer of them when they are large.
+
+        What is young enough is not looked for again; of the large ones, each call goes through the queue.
+        """
+        until = time.monotonic() + deadline
+        catalogue = await self.catalogue(queue, deadline, YOUNG)
+        counts = Counter(each.row.id for each in catalogue.letters)
+        if any(not counts[letter] for letter in ids):  # it may have come since
+            catalogue = await self.catalogue(queue, max(LEAST, until - time.monotonic()))
+            counts = Counter(each.row.id for each in catalogue.letters)
+        asked = dict.fromkeys(letter for letter in ids if counts[letter] or not catalogue.complete)
+        found = self.catalogues.whole(queue, asked)
+        missing = frozenset(asked) - found.keys()
+        size = sum(len(body) for _, body in found.values())
+        if missing and size < PAGE:
+            found |= await self._fetch(queue, max(LEAST, until - time.monotonic()), missing, PAGE - size)
+        kept: dict[str, tuple[bytes, bytes, int]] = {}
+        size = 0
+        for letter in asked:
+            if letter in found and (not kept or size + len(found[letter][1]) <= PAGE):
+                size += len(found[letter][1])
+                kept[letter] = (*found[letter], max(1, counts[letter]))
+        return kept
+
+    async def _known(self, queue: str, deadline: float, fresh: float | None) -> Catalogue | None:
+        """Return what was seen in a queue, if it is true enough; while it is looked at, its count says nothing."""
+        catalogue = self.catalogues.get(queue)
+        if catalogue is None or (fresh is None and self.looking(queue)):
+            return None
+        ready = None
+        if fresh is None:
+            info = await self._admin.queue(queue, deadline)
+            ready = None if info is None else info.messages
+        return catalogue if catalogue.current(time.monotonic(), ready, fresh) else None
+
+    async def _look(self, queue: str, deadline: float) -> Catalogue:
+        letters: list[Seen] = []
+        size, more = 0, False
+
+        def show(properties: bytes, body: bytes) -> bool | str:
+            nonlocal size, more
+            if len(letters) >= LOOK_AT or size >= SEEN:
+                more = True
+                return STOP
+            size += len(properties) + len(body)
+            each = seen(properties, body)
+            letters.append(each)
+            self.catalogues.keep(queue, each.row.id, properties, body)
+            return False  # bodies may be large
+
+        began, wall = time.monotonic(), time.time()
+        await self._admin.peek(queue, LOOK_AT + 1, deadline, show)
+        catalogue = Catalogue(letters, began, wall, complete=not more)
+        self.catalogues.put(queue, catalogue)
+        return catalogue
+
+    async def _fetch(
+        self, queue: str, deadline: float, ids: frozenset[str], most: int
+    ) -> dict[str, tuple[bytes, bytes]]:
+        """Return letters that are not kept whole, by a look of their own: the first of each id."""
+        found: dict[str, tuple[bytes, bytes]] = {}
+        size = 0
+
+        def show(properties: bytes, body: bytes) -> bool | str:
+            nonlocal size
+            if len(found) == len(ids) or size >= most:
+                return STOP
+            letter = dead_letters.letter_id(properties, body)
+            if letter in ids and letter not in found:
+                found[letter] = (properties, body)
+                size += len(body)
+            return False
+
+        async with self.alone(queue, deadline) as left:
+            await self._admin.peek(queue, LOOK_AT, left, show)
+        return found

@@ -1,0 +1,259 @@
+"""What the broker admin can be asked about dead letters: lists, groups, single ones, selections, operations on them.
+
+Runs in the broker admin, on its loop. Owns the selections and the operations that are at work. Each verb takes its
+deadline in seconds first and returns plain values; it raises what `verbs` raises, and VerbRefused with the kind of a
+ControlError.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from mqworker.broker_admin import dead_letters
+from mqworker.broker_admin.bulk import TOGETHER, BulkOperation
+from mqworker.broker_admin.catalogue import Catalogue
+from mqworker.broker_admin.chooser import Chooser
+from mqworker.broker_admin.letter_edit import Changes, edited
+from mqworker.broker_admin.letter_filter import matcher
+from mqworker.broker_admin.letter_groups import groups
+from mqworker.broker_admin.letter_looks import LetterLooks
+from mqworker.broker_admin.letter_rows import Seen
+from mqworker.broker_admin.queue_locks import LEAST, QueueLocks
+from mqworker.broker_admin.selections import Selection, Selections
+from mqworker.brokers.base import DROP, STOP, Admin, Publication, Wanted
+from mqworker.config.model import Config
+from mqworker.ipc.admin_messages import LOOK_AT, AdminProgress, LetterFilter
+
+OPERATION = 600.0  # seconds that an operation may take
+AT_WORK = 4  # operations at the same time
+
+log = logging.getLogger("mqworker.broker_admin.letter_verbs")
+
+
+class VerbRefused(Exception):  # noqa: N818 - nobody is at fault
+    """A question that cannot be answered; `kind` as of a ControlError."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        self.kind = kind
+        super().__init__(message)
+
+
+class LetterVerbs:
+    """See the module head."""
+
+    def __init__(self, config: Config, admin: Admin, locks: QueueLocks, tell: Callable[[AdminProgress], None]) -> None:
+        """`tell` receives how far operations are."""
+        self._config = config
+        self._admin = admin
+        self._looks = LetterLooks(admin, locks)
+        self._tell = tell
+        self._selections = Selections()
+        self._operations: dict[str, BulkOperation] = {}  # at work
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def dlq_list(
+        self,
+        deadline: float,
+        stage: str,
+        limit: int = 100,
+        after: int = 0,
+        fresh: float | None = None,
+        chosen: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Return dead letters that fit a filter, the oldest first, from a number on."""
+        found = await self._looks.catalogue(self._dead(stage), deadline, fresh)
+        fitting = _fitting(found, chosen)
+        page = [msgspec.to_builtins(each.row) for each in fitting[after : after + limit]]
+        following = after + len(page)
+        told = {"dead_letters": page, "matched": len(fitting), "next": following if following < len(fitting) else None}
+        return told | self._about(stage, found)
+
+    async def dlq_groups(
+        self, deadline: float, stage: str, fresh: float | None = None, chosen: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Return the groups of the dead letters that fit a filter, the largest first."""
+        found = await self._looks.catalogue(self._dead(stage), deadline, fresh)
+        made = groups((each.row for each in _fitting(found, chosen)), time.time())
+        return {"groups": made, **self._about(stage, found)}
+
+    async def dlq_show(
+        self, deadline: float, stage: str, ids: list[str], *, preview: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return the dead letters with these ids in full, as far as they exist; fewer when they are large."""
+        found = await self._looks.contents(self._dead(stage), deadline, ids)
+        return [
+            dead_letters.describe(properties, body, whole=True, preview=preview) | {"equal": equal}
+            for properties, body, equal in found.values()
+        ]
+
+    async def dlq_find(self, deadline: float, message_id: str, *, look: bool = False) -> dict[str, Any]:
+        """Return the dead letters with this message id, of all stages: as they were seen last, or after a look.
+
+        `ages`: how many seconds ago that was, by stage; a stage that is not there was never looked at.
+        """
+        end, found, ages = time.monotonic() + deadline, [], {}
+        for stage, config in self._config.stages.items():
+            known = self._looks.catalogues.get(config.dead)
+            if look:
+                known = await self._looks.catalogue(config.dead, max(LEAST, end - time.monotonic()))
+            if known is not None:
+                ages[stage] = time.monotonic() - known.at
+                rows = [each.row for each in known.letters if each.row.message_id == message_id]
+                found += [{"stage": stage, **msgspec.to_builtins(row)} for row in rows]
+        return {"letters": found, "ages": ages}
+
+    async def dlq_select(self, deadline: float, stage: str, chosen: dict[str, Any]) -> dict[str, Any]:
+        """Freeze the dead letters that fit a filter."""
+        found = await self._looks.catalogue(self._dead(stage), deadline)
+        selection = Selection(stage, (each.row for each in _fitting(found, chosen)))
+        name = self._selections.add(selection, time.monotonic())
+        told = {"selection": name, "count": selection.count, "oldest": selection.oldest, "newest": selection.newest}
+        return told | {"complete": found.complete}
+
+    async def dlq_selected(self, deadline: float, stage: str, selection: str) -> list[str]:  # noqa: ARG002 - it waits for nothing
+        """Return the ids of the letters of a selection, one for each of equal ones too."""
+        return self._selection(selection, stage).ids
+
+    async def dlq_begin(
+        self,
+        deadline: float,  # noqa: ARG002 - the operation has a deadline of its own
+        stage: str,
+        selection: str,
+        kind: str,
+        count: int,
+        operation: str,
+    ) -> str:
+        """Begin to replay or drop what is selected; returns the operation's name: of the first one if asked again."""
+        chosen = self._selection(selection, stage)
+        if count != chosen.count:
+            raise VerbRefused("count", f"{chosen.count} dead letters are selected, not {count}")
+        if chosen.operation:
+            if chosen.kind != kind:
+                raise VerbRefused("refused", f"the selection was used already, to {chosen.kind} its letters")
+            return chosen.operation
+        if len(self._operations) >= AT_WORK:
+            raise VerbRefused("busy", f"{AT_WORK} operations are at work already; try again when one has ended")
+        chosen.operation, chosen.kind = operation, kind
+        to = self._config.stages[stage].input.queue if kind == "replay" else ""
+        bulk = self._operations[operation] = BulkOperation(operation, chosen, self._dead(stage), to, self._tell)
+        task = asyncio.create_task(self._run(bulk, self._dead(stage)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return operation
+
+    async def dlq_cancel(self, deadline: float, operation: str) -> bool:  # noqa: ARG002 - as above
+        """End an operation before its next batch; returns False if it has ended already."""
+        found = self._operations.get(operation)
+        return found is not None and found.cancel()
+
+    async def dlq_edit(self, deadline: float, stage: str, letter: str, body: bytes, changes: dict[str, Any]) -> int:
+        """Send one dead letter back with another body, and what else is changed; returns 0 if it is not there."""
+        new = body
+        queue = self._config.stages[stage].input.queue
+        asked = msgspec.convert(changes, Changes)
+
+        def wanted(properties: bytes, body: bytes) -> Publication | None:
+            if dead_letters.letter_id(properties, body) != letter:
+                return None
+            return edited(dead_letters.replay(properties, body, queue), new, asked)
+
+        return await self._move(stage, wanted, deadline, 1)
+
+    async def dlq_replay(
+        self,
+        deadline: float,
+        stage: str,
+        ids: list[str] | None = None,
+        reason: str = "",
+        limit: int = LOOK_AT,
+        *,
+        dry: bool = False,
+    ) -> int:
+        """Send dead letters back to the input (those named, or of one reason, or all); returns how many."""
+        queue = self._config.stages[stage].input.queue
+        chooser = Chooser(ids, reason, limit)
+        sent: set[bytes] = set()  # their digests if they die again before this is over
+        if dry:
+            for each in (await self._looks.catalogue(self._dead(stage), deadline)).letters:
+                chooser.takes(each.row.id, each.row.reason)
+            return limit - chooser.left
+
+        def wanted(properties: bytes, body: bytes) -> Publication | str | None:
+            if not chooser.left:
+                return STOP
+            if dead_letters.lineage(properties, body) in sent or not chooser.chosen(properties, body):
+                return None
+            sent.add(dead_letters.lineage(properties, body, later=1))
+            return dead_letters.replay(properties, body, queue)
+
+        return await self._move(stage, wanted, deadline, limit)
+
+    async def dlq_drop(
+        self, deadline: float, stage: str, ids: list[str] | None = None, reason: str = "", limit: int = LOOK_AT
+    ) -> int:
+        """Remove dead letters for good; returns how many."""
+        chooser = Chooser(ids, reason, limit)
+
+        def wanted(properties: bytes, body: bytes) -> str | None:
+            if not chooser.left:
+                return STOP
+            return DROP if chooser.chosen(properties, body) else None
+
+        return await self._move(stage, wanted, deadline, limit)
+
+    # -- inside
+
+    def _dead(self, stage: str) -> str:
+        return self._config.stages[stage].dead
+
+    def _selection(self, name: str, stage: str) -> Selection:
+        found = self._selections.get(name, stage, time.monotonic())
+        if found is None:
+            raise VerbRefused("unknown_selection", f"there is no selection {name!r}, or not any more: select again")
+        return found
+
+    def _about(self, stage: str, found: Catalogue) -> dict[str, Any]:
+        moment = datetime.fromtimestamp(found.wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        looking = self._looks.looking(self._dead(stage))
+        return {"total": len(found.letters), "as_of": moment, "complete": found.complete, "looking": looking}
+
+    async def _run(self, bulk: BulkOperation, queue: str) -> None:
+        """Carry out an operation, and correct what is known of its queue."""
+        try:
+            async with self._looks.alone(queue, OPERATION) as left:
+                await bulk.run(self._admin, left)
+                catalogue = self._looks.catalogues.get(queue)
+                if bulk.state == "failed":
+                    self._looks.catalogues.forget(queue)
+                elif catalogue is not None:
+                    catalogue.without(bulk.gone_ids)
+        except Exception as error:
+            self._looks.catalogues.forget(queue)
+            log.exception("operation %s failed", bulk.name, extra={"event": "desk_failed"})
+            if not bulk.over:
+                bulk.fail(str(error))
+        finally:
+            del self._operations[bulk.name]
+
+    async def _move(self, stage: str, wanted: Wanted, deadline: float, most: int) -> int:
+        queue = self._dead(stage)
+        async with self._looks.alone(queue, deadline) as left:
+            try:
+                return await self._admin.move(queue, LOOK_AT, wanted, left, most=most, together=TOGETHER)
+            finally:
+                self._looks.catalogues.forget(queue)
+
+
+def _fitting(catalogue: Catalogue, chosen: dict[str, Any] | None) -> list[Seen]:
+    """Return the letters that fit a filter; raises VerbRefused for one that cannot be meant."""
+    asked = msgspec.convert(chosen or {}, LetterFilter)
+    try:
+        fits = matcher(asked)
+    except ValueError as error:
+        raise VerbRefused("filter", str(error)) from None
+    return [each for each in catalogue.letters if fits(each)][: asked.limit]

@@ -1,0 +1,161 @@
+"""A message as an operator reads it: its body as text, and its headers as rows. Pure; used by the broker admin.
+
+Everything that is a number is shown as it is in the bytes, 64-bit integers too: no text here goes through a float.
+Nothing is unpickled, and no module is imported because a message says so.
+"""
+
+import ast
+import json
+import zlib
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from mqworker.amqp.properties import Headers
+from mqworker.ipc.json_safe import text, tree
+
+LONGEST = 64 << 10  # bytes of a body that are shown as text
+JSON_LONGEST = 1 << 20  # bytes of JSON that is shown whole, so that it can be edited
+HEX = 4 << 10  # bytes that are shown as hexadecimal numbers
+WIDTH = 16  # of them in a line
+CELL = 2_000  # characters of a header's value
+INSIDE = 64 << 10  # bytes that a compressed body is unpacked to
+_ENCODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 47}  # zlib's window bits
+_TYPES = {
+    b"t": "bool", b"b": "int8", b"B": "uint8", b"U": "int16", b"s": "int16", b"u": "uint16", b"I": "int32",
+    b"i": "uint32", b"l": "int64", b"L": "int64", b"f": "float", b"d": "double", b"D": "decimal", b"T": "timestamp",
+    b"V": "void", b"S": "text", b"x": "bytes", b"A": "array", b"F": "table",
+}  # fmt: skip
+
+
+def preview(body: bytes, content_type: str | None, content_encoding: str | None) -> dict[str, Any]:
+    """Return the body as text: of which kind, whether that is all of it, and how it was compressed."""
+    encoding = (content_encoding or "").strip().lower()
+    complete = True
+    if encoding in _ENCODINGS:
+        inside = _unpacked(body, _ENCODINGS[encoding])
+        if inside is None:
+            return {"kind": "hex", "text": _hex(body), "complete": len(body) <= HEX, "encoding": encoding}
+        body, complete = inside
+    kind, shown, whole = _shown(body, (content_type or "").partition(";")[0].strip().lower(), complete=complete)
+    return {"kind": kind, "text": shown, "complete": complete and whole, "encoding": encoding}
+
+
+def header_rows(headers: Headers) -> list[tuple[str, str, str]]:
+    """Return each header as its name, its type in AMQP, and its exact value, cut where it is very long."""
+    rows = []
+    for name in headers:
+        value = _plain(headers[name])
+        rows.append((text(name), _TYPES.get(headers.field(name)[:1], "unknown"), value[:CELL]))
+    return rows
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, bytes):
+        return str(tree(value))
+    return _exact(value, None)
+
+
+def _shown(body: bytes, media: str, *, complete: bool) -> tuple[str, str, bool]:
+    """Return the kind, the text, and whether that is all."""
+    if not body:
+        return "empty", "", True
+    if body.startswith(b"\x93NUMPY"):
+        return "npy", _npy(body), True
+    if "msgpack" in media and complete and len(body) <= JSON_LONGEST:
+        try:
+            return "msgpack", _exact(msgspec.msgpack.decode(body), 2), True
+        except (msgspec.DecodeError, RecursionError, ValueError, TypeError):
+            pass
+    if "pickle" not in media and "msgpack" not in media:
+        if complete and len(body) <= JSON_LONGEST and (found := _json(body)) is not None:
+            return "json", found, True
+        try:
+            return "text", _utf8(body[:LONGEST], cut=len(body) > LONGEST or not complete), len(body) <= LONGEST
+        except UnicodeDecodeError:
+            pass
+    return "hex", _hex(body), len(body) <= HEX
+
+
+def _json(body: bytes) -> str | None:
+    """Return JSON in lines, its numbers as they are; None if it is none (or a bare word, which is text as well)."""
+    try:
+        return msgspec.json.format(body, indent=2).decode()
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def _utf8(body: bytes, *, cut: bool) -> str:
+    for spare in range(4 if cut else 1):  # a cut may go through a character
+        try:
+            found = body[: len(body) - spare].decode()
+        except UnicodeDecodeError:
+            if spare == 3 or not cut:
+                raise
+        else:
+            break
+    if "\0" in found:
+        raise UnicodeDecodeError("utf-8", body, 0, 1, "a null byte: it is no text")
+    return found
+
+
+def _unpacked(body: bytes, bits: int) -> tuple[bytes, bool] | None:
+    """Return what a compressed body holds, and whether that is all; None if it is damaged."""
+    unpacking = zlib.decompressobj(bits)
+    try:
+        found = unpacking.decompress(body, INSIDE)
+    except zlib.error:
+        return None
+    return found, unpacking.eof and not unpacking.unused_data
+
+
+def _npy(body: bytes) -> str:
+    """Return what the head of an array in NumPy's format says."""
+    at = 10 if body[6:7] == b"\1" else 12
+    size = int.from_bytes(body[8:at], "little")
+    try:
+        head = ast.literal_eval(body[at : at + min(size, 10_000)].decode("latin-1").strip())
+        order = "Fortran" if head["fortran_order"] else "C"
+        return f"array, dtype {head['descr']}, shape {head['shape']}, {order} order, {len(body) - at - size} bytes"
+    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
+        return f"array whose head cannot be read, {len(body)} bytes"
+
+
+def _hex(body: bytes) -> str:
+    lines = []
+    for at in range(0, min(len(body), HEX), WIDTH):
+        some = body[at : at + WIDTH]
+        seen = "".join(chr(each) if 32 <= each < 127 else "." for each in some)
+        lines.append(f"{at:06x}  {some.hex(' '):<{3 * WIDTH - 1}}  {seen}")
+    return "\n".join(lines)
+
+
+def _exact(value: Any, indent: int | None) -> str:
+    """Return a value as JSON, its numbers exact; what JSON does not have becomes text."""
+    return json.dumps(_jsonable(value), indent=indent, ensure_ascii=False)
+
+
+def _jsonable(value: Any) -> Any:  # noqa: PLR0911 - one case for each type of MessagePack and AMQP
+    match value:
+        case str():
+            return text(value)
+        case None | bool() | int() | float():
+            return value
+        case bytes() | bytearray() | memoryview():
+            return f"hex:{bytes(value).hex()}"
+        case list() | tuple():
+            return [_jsonable(item) for item in value]
+        case dict():
+            return {name if isinstance(name, str) else _name(name): _jsonable(item) for name, item in value.items()}
+        case datetime():
+            return value.isoformat()
+        case msgspec.msgpack.Ext():
+            return f"ext {value.code}:{bytes(value.data).hex()}"
+    return str(value)
+
+
+def _name(value: Any) -> str:
+    return text(str(_jsonable(value)))

@@ -1,0 +1,96 @@
+"""Dead letters that a verb selects, and the operation on them: frozen by the service, confirmed by their number.
+
+Runs in the user's process. The selection and the operation are the service's; this waits for its end and shows how far
+it is. Ctrl-C ends the operation before its next batch.
+"""
+
+import time
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from mqworker.cli import output
+from mqworker.cli.options import Failed, ServiceClient, stage_path
+from mqworker.exits import Exit
+
+POLL = 0.2  # seconds between two questions how far it is
+ALIASES = {"type": "error_type"}
+NUMBERS = ("attempt", "generation")
+NAMES = ("reason", "type", "place", "fault", "text", "header", "since", "until", *NUMBERS)
+OVER = ("done", "cancelled", "failed")
+
+filter_option = click.option(
+    "--filter",
+    "-f",
+    "filters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help=f"Only those that fit; may be given several times. Names: {', '.join(NAMES)}.",
+)
+
+
+def parsed(filters: tuple[str, ...], reason: str = "") -> dict[str, Any]:
+    """Return the filter that options ask for; raises UsageError."""
+    found: dict[str, Any] = {"reason": reason} if reason else {}
+    for each in filters:
+        name, equals, value = each.partition("=")
+        if not equals or name not in (*NAMES, *ALIASES.values()):
+            raise click.UsageError(f"--filter {each}: give NAME=VALUE, with one of {', '.join(NAMES)}.")
+        if name in NUMBERS and not value.lstrip("-").isdecimal():
+            raise click.UsageError(f"--filter {each}: {name} is a number.")
+        found[ALIASES.get(name, name)] = int(value) if name in NUMBERS else value
+    return found
+
+
+class Selected:
+    """Dead letters of one stage that are selected."""
+
+    def __init__(self, service: ServiceClient, stage: str, chosen: dict[str, Any]) -> None:
+        """Select them; `chosen` is the filter."""
+        self._service = service
+        self._path = stage_path(stage, "/dlq/selections")
+        told = service.client.call("POST", self._path, chosen)
+        self.name: str = told["selection"]
+        self.count: int = told["count"]
+        self.complete: bool = told["complete"]
+
+    @property
+    def export_path(self) -> str:
+        """Return where they are in full."""
+        return f"{self._path}/{self.name}/export"
+
+    def carry_out(self, kind: str, told: str) -> dict[str, Any]:
+        """Replay or drop them, and wait until that is over; `told`: "sent back". Returns what came of it."""
+        if not self.count:
+            return {"state": "done", "done": 0, "gone": 0, "unsure": 0, "refused": 0, "reason": ""}
+        client = self._service.client
+        begun = client.call("POST", f"{self._path}/{self.name}/{kind}", {"count": self.count})["operation"]
+        path = f"/operations/{quote(begun, safe='')}"
+        progress = output.Progress()
+        view: dict[str, Any] = {"state": "looking"}
+        try:
+            while True:
+                view = client.get(path)
+                if view["state"] in OVER:
+                    return view
+                looked = f", {view['looked']} looked at" if view["state"] == "looking" else ""
+                progress.update(f"{view['done']} of {self.count} {told}{looked}")
+                time.sleep(POLL)
+        except KeyboardInterrupt:
+            client.call("DELETE", path)
+            raise
+        finally:
+            progress.done()
+
+
+def check(view: dict[str, Any], told: str) -> None:
+    """Raise `Failed` unless an operation has done what was asked for."""
+    if view["gone"]:
+        output.note(f"{view['gone']} were not there any more")
+    if view["state"] == "cancelled":
+        raise Failed(Exit.INTERNAL, f"cancelled: {view['done']} {told}")
+    if view["state"] == "failed":
+        unsure = f"; up to {view['unsure']} may be in both queues" if view["unsure"] else ""
+        code = Exit.USAGE if view["refused"] else Exit.BROKER_UNREACHABLE
+        raise Failed(code, output.clean(f"stopped: {view['reason']}{unsure}"))

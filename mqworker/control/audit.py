@@ -1,0 +1,198 @@
+"""The audit: who asked for what, what it has changed, and how it was answered.
+
+Kept by the Service: the last records in memory, and all of the last two megabytes in files of `state_dir`, which a
+killed Service finds again. Written by the HTTP threads and the main thread; a lock keeps the records in order. A record
+is flushed, not synced: the audit costs no disk access that anybody waits for. What cannot be written stays in memory,
+and is logged once.
+
+`ORIGIN` says who has asked for what is being done: asyncio passes the context of the HTTP thread on to what the main
+loop does for it, so that whatever is stored there knows its author.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from mqworker.control.difference import FieldChange
+from mqworker.ipc import logs
+
+RECORDS = 1000  # in memory,
+BYTES = 1 << 20  # and no more than this of JSON
+FILE = 1 << 20  # bytes after which a file gives way to the next
+CHANGES = 256  # that a snapshot remembers
+
+log = logging.getLogger("mqworker.audit")
+
+
+class Origin(NamedTuple):
+    """On whose behalf something is done."""
+
+    number: int  # of the request, within the life of the Service
+    by: str
+
+
+ORIGIN: ContextVar[Origin | None] = ContextVar("mqworker.origin", default=None)
+
+
+class Attributed(msgspec.Struct, frozen=True):
+    """A change of the desired state that somebody has asked for."""
+
+    origin: Origin
+    time: float  # wall clock
+    changes: tuple[FieldChange, ...]
+
+
+class Author(NamedTuple):
+    """Who has last set a field, and to what."""
+
+    by: str
+    time: float  # wall clock
+    value: Any
+
+
+class AuditRecord(msgspec.Struct, frozen=True, rename={"sender": "from"}):
+    """One request."""
+
+    n: int
+    time: float  # wall clock, of the answer
+    by: str  # socket | token | read token | session 3f9a | anybody | login | signal
+    sender: str  # the address
+    agent: str  # what the client calls itself
+    method: str
+    path: str
+    stage: str  # "" for the service
+    what: str  # what the route does
+    status: int
+    answer: str  # why it was refused, or how far it has come
+    seconds: float
+    asked: str = ""  # the beginning of the body
+    forwarded: str = ""  # what a proxy, or whoever else, says of the sender
+    changes: tuple[FieldChange, ...] = ()
+
+
+class AuditTrail:
+    """See the module head. `folder` is the state folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.answers: Counter[str] = Counter()  # done, refused, failed: for the metrics
+        self._path = folder / "audit.jsonl"
+        self._lock = threading.Lock()
+        self._records: deque[tuple[AuditRecord, int]] = deque()  # with their sizes
+        self._size = 0
+        self._fault = ""
+        for record, size in _stored((self._path.with_suffix(".jsonl.1"), self._path)):
+            self._keep(record, size)
+        self._last = self._records[-1][0].n if self._records else 0
+
+    def add(self, record: AuditRecord) -> None:
+        """Keep a record, under the next number."""
+        with self._lock:
+            self._last += 1
+            record = msgspec.structs.replace(record, n=self._last)
+            data = msgspec.json.encode(record) + b"\n"
+            self._keep(record, len(data))
+            self._write(data)
+        outcome = "done" if record.status < 400 else "refused" if record.status < 500 else "failed"
+        self.answers[outcome] += 1
+        logs.report(log, logging.INFO, "audit", told(record))
+
+    def after(self, number: int, limit: int = RECORDS, stage: str | None = None) -> tuple[list[AuditRecord], int]:
+        """Return the newest records after this number, the oldest first, and how many after it are forgotten."""
+        with self._lock:
+            records = [record for record, _ in self._records]
+            last = self._last
+        oldest = records[0].n if records else last + 1
+        about = [record for record in records if record.n > number and (stage is None or _is_about(record, stage))]
+        return about[-limit:] if limit else [], max(0, oldest - number - 1) if number else 0
+
+    def since(self, number: int) -> list[AuditRecord]:
+        """Return the records that are remembered after this number, the oldest first."""
+        return self.after(number)[0]
+
+    def author(self, stage: str, field: str) -> Author | None:
+        """Return who has last set a field of a stage; None: it is not known any more."""
+        with self._lock:
+            records = [record for record, _ in self._records]
+        return find_author(((each.by, each.time, each.changes) for each in reversed(records)), stage, field)
+
+    def _keep(self, record: AuditRecord, size: int) -> None:
+        self._records.append((record, size))
+        self._size += size
+        while len(self._records) > RECORDS or (self._size > BYTES and len(self._records) > 1):
+            self._size -= self._records.popleft()[1]
+
+    def _write(self, data: bytes) -> None:
+        try:
+            append(self._path, data)
+        except OSError as error:
+            if not self._fault:
+                self._fault = f"the audit cannot be written to {self._path}, and stays in memory: {error.strerror}"
+                logs.report(log, logging.ERROR, "audit_not_written", self._fault)
+        else:
+            self._fault = ""
+
+
+def signalled(name: str, *changes: FieldChange) -> AuditRecord:
+    """Return the record of a signal that was obeyed."""
+    what = {"SIGHUP": "Take the code in the folder", "SIGTSTP": "Pause the service", "SIGCONT": "Resume the service"}
+    return AuditRecord(0, time.time(), "signal", "", "", name, "", "", what[name], 200, "", 0.0, changes=changes)
+
+
+def find_author(changes: Iterable[tuple[str, float, tuple[FieldChange, ...]]], stage: str, field: str) -> Author | None:
+    """Return who has last set a field; `changes` begin with the newest."""
+    found = ((by, at, row) for by, at, rows in changes for row in rows if (row.stage, row.field) == (stage, field))
+    return next((Author(by, at, row.new) for by, at, row in found), None)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append a line to a file that only we may read, and begin another one when it is full; raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        size = os.fstat(fd).st_size
+        torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"  # a kill, or a full disk, has cut the last record
+        os.write(fd, b"\n" * torn + data)
+    finally:
+        os.close(fd)
+    if size + len(data) > FILE:
+        path.replace(path.with_suffix(".jsonl.1"))
+
+
+def told(record: AuditRecord) -> str:
+    """Return a record as one line for a person."""
+    rows = "; ".join(map(_row, record.changes))
+    answer = f" ({record.answer})" if record.answer else ""
+    call = f"{record.method} {record.path}".rstrip()
+    where = f" from {record.sender}" if record.sender else ""
+    return f"{record.by}{where}: {call}: {record.status}{answer}{'; ' if rows else ''}{rows}"
+
+
+def _row(row: FieldChange) -> str:
+    old, new = ("-" if value is msgspec.UNSET else msgspec.json.encode(value).decode() for value in (row.old, row.new))
+    return f"{row.stage}{'.' if row.stage else ''}{row.field}: {old} -> {new}"
+
+
+def _is_about(record: AuditRecord, stage: str) -> bool:
+    return record.stage == stage or any(row.stage == stage for row in record.changes)
+
+
+def _stored(paths: Iterable[Path]) -> Iterable[tuple[AuditRecord, int]]:
+    for path in paths:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        with os.fdopen(fd, "rb") as file:
+            lines = file.read(2 * FILE).splitlines()
+        for line in lines:
+            try:
+                yield msgspec.json.decode(line, type=AuditRecord), len(line) + 1
+            except (msgspec.MsgspecError, ValueError):
+                continue  # cut by a kill, or of another version

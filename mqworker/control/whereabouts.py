@@ -1,0 +1,119 @@
+"""Where a message is, in one sentence: from what the stages know of it.
+
+Pure; used by the route for messages, whose answer the page and `mqworker message` show. A stage knows the messages in
+its hands, and the last ones that it has settled. What waits in a queue, or in one for retries, no stage sees.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from mqworker.ipc.inspection import MessageAnswer, Trace
+
+IN_HAND, RETRY, SETTLED, DEAD, UNKNOWN = "in_hand", "retry", "settled", "dead", "unknown"
+_FIRST = (IN_HAND, RETRY, DEAD, SETTLED)  # the state of several stages that counts
+_STATES = {
+    "delayed": RETRY,
+    "retried": RETRY,
+    "renewed": RETRY,
+    "result": SETTLED,
+    "dropped": SETTLED,
+    "dead": DEAD,
+}
+
+
+class Where(NamedTuple):
+    """Where a message is: one of the states above, and a sentence without its beginning."""
+
+    state: str
+    sentence: str
+
+
+def where(answer: MessageAnswer, now: float, wall: float) -> Where:
+    """Return where a message is as one stage knows it; `now` is CLOCK_MONOTONIC, `wall` the time of day."""
+    if not answer.traces:
+        since = _clock(answer.since, now, wall)
+        return Where(UNKNOWN, f"not in hand, nor among the {answer.remembers:,} messages settled since {since}")
+    last = answer.traces[-1]
+    return Where(_STATES.get(last.state, IN_HAND), _sentence(last, now, wall))
+
+
+def where_now(places: Mapping[str, Where], looked: float | None, letters: Sequence[str]) -> Where:
+    """Return where a message is, from what each stage knows.
+
+    `letters`: the stages that have a dead letter of it, as of `looked` seconds ago; None: not all were looked through.
+    """
+    for state in _FIRST:
+        for stage, place in reversed([*places.items()]):
+            if place.state == state:
+                return Where(state, f"stage {stage}: {place.sentence}")
+        if state == DEAD and letters:
+            return Where(DEAD, f"stage {letters[0]}: it is a dead letter")
+    told = "; ".join(f"stage {stage}: {place.sentence}" for stage, place in places.items())
+    dead = "dead letters were not looked through" if looked is None else f"no dead letter as of {_span(looked)} ago"
+    may = "it is still in a queue, was never here, or is forgotten: settled before that"
+    return Where(UNKNOWN, f"unknown: {may} ({told or 'no stage has answered'}; {dead})")
+
+
+def _sentence(last: Trace, now: float, wall: float) -> str:
+    if last.state not in _STATES:
+        return _in_hand(last, now)
+    at = _clock(last.settled or last.finished, now, wall)
+    match last.state:
+        case "delayed":
+            return f"waits in its place for attempt {last.attempt}, which {_due(last, now)}"
+        case "retried":
+            return f"{_failed(last)}, at {at}; the next attempt {_due(last, now)}"
+        case "renewed":
+            return f"put back into the queue as a new message at {at}"
+        case "dead":
+            return f"dead since {at}: {_failed(last)}"
+    result = "with a result" if last.state == "result" else "without a result"
+    took = f", after {_span(last.duration)}{_consumer(last)}" if last.finished else ""
+    return f"settled at {at} {result}{took}"
+
+
+def _in_hand(last: Trace, now: float) -> str:
+    who = _consumer(last)
+    match last.state:
+        case "held":
+            return f"waits for a Consumer, for {_span(now - last.received)}"
+        case "out" if last.begun:
+            return f"in hand for {_span(now - last.begun)}{who}, attempt {last.attempt}"
+        case "out":
+            return f"waits{who} behind other messages, or for a shared object, for {_span(now - last.received)}"
+        case "computed":
+            return f"computed{who}, and waits for its turn to be published"
+        case "placing":
+            return f"computed{who}, and on its way to the broker" + (f": {last.error}" if last.error else "")
+    return "its outcome is kept: the connection was lost, and the broker has to deliver it again"
+
+
+def _consumer(last: Trace) -> str:
+    return f" in Consumer {last.slot}" if last.slot >= 0 else ""
+
+
+def _failed(last: Trace) -> str:
+    what = f"{last.reason}: {last.error_type}: {last.error}" if last.reason else "failed"
+    place = f" ({last.place})" if last.place else ""
+    return f"attempt {last.attempt}: {what}{place}"
+
+
+def _due(last: Trace, now: float) -> str:
+    if not last.due:
+        return "is about to begin"
+    if last.due >= now:
+        return f"is due in {_span(last.due - now)}"
+    return f"was due {_span(now - last.due)} ago: it waits in the queue, or another service has it"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 1:
+        return f"{max(0.0, seconds) * 1000:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:,.0f} s"
+
+
+def _clock(at: float, now: float, wall: float) -> str:
+    """Return a time of CLOCK_MONOTONIC as a time of day in UTC, as logs do; with the date, if it is not today's."""
+    then, today = datetime.fromtimestamp(wall - now + at, UTC), datetime.fromtimestamp(wall, UTC)
+    return then.strftime("%H:%M:%S UTC" if then.date() == today.date() else "%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,25 @@
+"""How durations, rates and numbers are told to people, the same in sentences of the service and on the command line.
+
+Pure; imports nothing of ours, so that verbs of the command line start quickly.
+"""
+
+
+def seconds(value: float) -> str:
+    """Format a duration with two or three significant digits."""
+    for below, factor, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (100.0, 1.0, "s")):
+        if value < below:
+            return f"{value * factor:.3g} {unit}"
+    hours, minutes = divmod(int(value) // 60, 60)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {int(value) % 60} s"
+
+
+def rate(value: float) -> str:
+    """Format a number per second."""
+    return f"{value:,.0f}/s" if value >= 100 else f"{value:.3g}/s"
+
+
+def messages(count: int) -> str:
+    """Format a number of messages."""
+    return "1 message" if count == 1 else f"{count:,} messages"

@@ -1,0 +1,80 @@
+"""How many calls may wait, and how many streams may run, at the same time on one listener.
+
+Runs in the server's threads; one instance for each listener, which access.py puts into the environ of requests. Each
+waiting call and each stream occupies a thread. Their places are apart, so that a page with many tabs keeps nobody from
+pausing a stage; and each listener has its own, so that nothing that comes over TCP keeps the command line waiting.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mqworker.http.problems import Problem, retry_later
+from mqworker.ipc import logs
+
+PLACES = "mqworker.places"  # in the environ
+KINDS = ("feed", "logs", "events")  # of streams
+CALLS = 8  # that wait at the same time, on each listener
+TCP_STREAMS, UNIX_STREAMS = 12, 4
+SOON = 2  # seconds after which a caller may try again
+QUIET = 60.0  # seconds between two log lines about refusals
+
+log = logging.getLogger("mqworker.http")
+
+
+class Places:
+    """See the module head."""
+
+    def __init__(self, calls: int, streams: int) -> None:
+        self.calls, self.streams = calls, streams
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self.running = dict.fromkeys(KINDS, 0)  # streams, by their kind
+        self.refused = 0  # streams
+        self._quiet_until = 0.0  # CLOCK_MONOTONIC
+
+    @property
+    def threads(self) -> int:
+        """How many threads are occupied when all places are taken."""
+        return self.calls + self.streams
+
+    @property
+    def free(self) -> tuple[int, int]:
+        """How many places are free: for calls, and for streams."""
+        return self.calls - self._waiting, self.streams - sum(self.running.values())
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Hold a place for a waiting call while inside; raises a 503 Problem."""
+        with self._lock:
+            if self._waiting >= self.calls:
+                raise retry_later(f"{self.calls} requests are already waiting", SOON)
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    def take_stream(self, kind: str) -> None:
+        """Take a place for a stream, which `give_stream` returns; raises a 503 Problem."""
+        with self._lock:
+            full = sum(self.running.values()) >= self.streams
+            self.refused += full
+            self.running[kind] += not full
+        if full:
+            raise self._refusal()
+
+    def _refusal(self) -> Problem:
+        now, sentence = time.monotonic(), f"{self.streams} streams are already running"
+        if now >= self._quiet_until:
+            self._quiet_until = now + QUIET
+            logs.report(log, logging.WARNING, "stream_refused", f"a stream was refused: {sentence}")
+        return retry_later(sentence, SOON)
+
+    def give_stream(self, kind: str) -> None:
+        """See take_stream."""
+        with self._lock:
+            self.running[kind] -= 1

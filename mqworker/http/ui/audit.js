@@ -1,0 +1,34 @@
+// Who changed what, from what to what, and how it was answered. Receives `audit`; what was before is asked for once.
+
+import { at, call } from "./api.js";
+import { dot, h, table, text } from "./dom.js";
+import { time } from "./format.js";
+import { store } from "./store.js";
+
+const COLUMNS = [["time", "Time", "nowrap", ({ time: when }) => time(when)], ["by", "By", "", ({ by, from }) => (from ? `${by}, ${from}` : by)],
+  ["what", "What", "wide"], ["changes", "From → to", "wide mono"], ["answer", "Answer", "wide"]];
+const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value ?? null));
+
+export function view() {
+  const none = h("p", { class: "muted", text: "Nothing has been changed yet." });
+  const records = table(COLUMNS, ({ n, time: when }) => `${n} ${when}`, make);
+  call("GET", "audit?limit=1000").then(({ ok, data, problem }) => {
+    if (ok) store.dispatch({ type: "audit", data });
+    else text(none, problem);
+  });
+  return {
+    root: h("div", {}, h("h1", { class: "head", text: "Audit" }), h("section", { class: "panel" }, none, records.root)),
+    topics: ["audit"],
+    update({ audit }) {
+      none.hidden = audit.length > 0;
+      records.update(audit);
+    },
+  };
+}
+
+function make(row, { what, asked, stage, changes, status, answer }) {
+  if (stage) row.what.append(h("a", { href: at`#/stage/${stage}`, text: stage }), " ");
+  row.what.append(h("span", { text: what }), " ", h("span", { class: "muted mono", text: asked }));
+  row.changes.append(...changes.map(({ field, old, new: now }) => h("div", { text: `${field}: ${shown(old)} → ${shown(now)}` })));
+  dot(row.answer, status < 400 ? "ok" : "error", `${status} ${answer}`);
+}

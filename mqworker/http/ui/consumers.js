@@ -1,0 +1,71 @@
+// The Consumers of a stage: what each has in hand and since when, its memory and processor, how the one before it ended;
+// a stack on demand, and another in its place. Receives the stage's detail once a second.
+
+import { at, call } from "./api.js";
+import { act, ask, tell } from "./dialog.js";
+import { attr, button, dot, h, panel, table, text } from "./dom.js";
+import { bytes, clock, count, percent, plural, seconds } from "./format.js";
+
+const COLUMNS = [
+  ["slot", "Slot", "number slot", ({ slot }) => slot],
+  ["state", "State", "state"],
+  ["message", "Message in hand", "id wide"],
+  ["clock", "For", "number clock", ({ message_seconds: since }) => (since === null ? "" : clock(since))],
+  ["done", "Done", "number done", ({ done }) => count(done)],
+  ["memory", "Memory", "number done", ({ rss }) => bytes(rss)],
+  ["cpu", "CPU", "number clock"],
+  ["exit", "Last exit", "wide", ({ exit }) => exit],
+  ["acts", "", "acts"],
+];
+const LEVELS = { busy: "info", idle: "ok", spare: "" };
+
+export function consumers(stage) {
+  let second = 0;
+  const rows = table(COLUMNS, ({ slot, pid }) => `${slot} ${pid}`, (row, { slot }) => make(row, stage, slot),
+    (row, each) => update(row, each, second), "consumers");
+  const root = panel("Consumers", rows.root);
+  return {
+    root,
+    update({ actual, desired, n }) {
+      second = n;
+      rows.update(actual?.consumers ?? []);
+      text(root.firstChild, actual ? `${plural(actual.consumers.length, "Consumer")}, ${desired.consumers} wanted` : "No Consumers");
+    },
+  };
+}
+
+function make(row, stage, slot) {
+  row.id = h("a");
+  row.message.append(row.id);
+  row.stack = button("Stack", () => showStack(stage, slot, row.stack), `Stack of Consumer ${slot}`, "command small");
+  row.acts.append(row.stack, " ", button("Replace …", () => replace(stage, slot), `Replace Consumer ${slot}`, "command small"));
+}
+
+function update(row, { state, message_id: id, messages, held_by: holder, cpu, exit }, second) {
+  dot(row.state, LEVELS[state] ?? "warning", state);
+  const more = messages.length > 1 ? ` and ${messages.length - 1} more` : "";
+  text(row.id, id ? id + more : holder && `all wait for ${holder}`);
+  attr(row.id, "href", id && at`#/message/${id}`);
+  attr(row.exit, "title", exit || null);
+  const { before } = row; // the share of a processor since the tick before
+  if (before && second > before.second) row.share = (cpu - before.cpu) / (second - before.second);
+  row.before = second === before?.second ? before : { cpu, second };
+  text(row.cpu, percent(row.share));
+}
+
+async function showStack(stage, slot, pressed) {
+  pressed.disabled = true;
+  const { ok, data, problem } = await call("POST", at`stages/${stage}/consumers/${slot}/stack`);
+  pressed.disabled = false;
+  if (!ok) return tell(`No stack of Consumer ${slot}: ${problem}`, "error");
+  const doing = data.message_id ? `on message ${data.message_id} for ${seconds(data.seconds)}` : "with no message in hand";
+  return ask(`Stack of Consumer ${slot}`, [h("p", { text: `Process ${data.pid}, ${doing}` }), h("pre", { tabindex: 0, text: data.stack })], []);
+}
+
+async function replace(stage, slot) {
+  const later = "After its message: it finishes what it has in hand, then another takes its place.";
+  const now = "Now: it is killed. Its message counts as a crash and comes again; with too many crashes it becomes a dead letter.";
+  const chosen = await ask(`Replace Consumer ${slot} of ${stage}?`, [h("p", { text: later }), h("p", { text: now })],
+    [["later", "Replace after its message", "primary"], ["now", "Kill and replace now", "danger"]]);
+  if (chosen) act(`Consumer ${slot} is to be replaced`, "POST", at`stages/${stage}/consumers/${slot}/replace`, { now: chosen === "now" });
+}

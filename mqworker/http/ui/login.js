@@ -1,0 +1,34 @@
+// The login: a token, or the address that `mqworker ui` prints. It stands above the view, which keeps what it holds. The token
+// goes out by fetch (a form's own POST would send "Origin: null" under no-referrer), and becomes a cookie that no script can read.
+
+import { call } from "./api.js";
+import { h, text } from "./dom.js";
+
+// Logs in with a token or a ticket; returns the answer. The cookie is for the page's own prefix.
+export function logIn(credentials) {
+  return call("POST", "session", { ...credentials, path: location.pathname.replace(/ui\/$/, "") });
+}
+
+// Shows the login above `main` until it has succeeded; resolves with the session.
+export function login(main) {
+  const { promise, resolve } = Promise.withResolvers();
+  const problem = h("p", { id: "login-problem", class: "problem", role: "alert" });
+  const token = h("input", { id: "token", type: "password", autocomplete: "current-password", required: true,
+    "aria-describedby": "login-problem" });
+  const submit = async (event) => {
+    event.preventDefault();
+    const answer = await logIn({ token: token.value });
+    text(problem, answer.problem);
+    if (!answer.ok) return token.select();
+    form.remove();
+    main.inert = false;
+    return resolve(answer.data);
+  };
+  const form = h("form", { class: "panel login", "aria-label": "Log in", on: { submit } }, h("h1", { text: "Log in" }),
+    h("p", { text: "Open the address that “mqworker ui” prints, or enter the token of [control]." }),
+    h("label", { for: "token", text: "Token" }), h("p", { class: "row" }, token, h("button", { class: "primary", text: "Log in" })), problem);
+  main.inert = true;
+  main.before(form);
+  token.focus();
+  return promise;
+}

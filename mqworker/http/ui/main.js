@@ -1,0 +1,134 @@
+// Begins the page: the session, the Feed, and which view is shown. The address behind # says it: #/ · #/stage/NAME[/params|/chain] ·
+// #/failures/NAME · #/letter/NAME/ID · #/message/ID · #/logs · #/audit, each with ?names=values.
+//
+// A view module exports `view(route)`, which returns {root, topics, update(state, route), close?, query?}: `root` is made
+// once, `update` is called after each frame with news and when the route changes, `topics` (a list, or a function of the
+// route) are those of the Feed, `query()` adds filters to them. The last KEPT views stay, with what is half filled in them.
+
+import { call } from "./api.js";
+import * as audit from "./audit.js";
+import { tell } from "./dialog.js";
+import { attr, text } from "./dom.js";
+import * as failures from "./failures.js";
+import { Feed } from "./feed.js";
+import { clock } from "./format.js";
+import * as letter from "./letter.js";
+import { logIn, login } from "./login.js";
+import * as logs from "./logs.js";
+import * as message from "./message.js";
+import * as overview from "./overview.js";
+import * as stage from "./stage.js";
+import { store } from "./store.js";
+import { LISTEN, Tabs } from "./tabs.js";
+
+const VIEWS = { overview, stage, failures, letter, message, logs, audit };
+const IDENTITY = { stage: 1, failures: 1, letter: 2, message: 1 }; // parts of an address that make it another view
+const KEPT = 12;
+const LINK = { // reason, and for how long
+  connecting: () => "Connecting …",
+  live: () => "Live",
+  asking: (reason) => `Every 2 s: ${reason}`,
+  lost: (reason, ago) => `No answer for ${clock(ago)}: ${reason}`,
+  draining: (reason, ago) => `The service drains or starts again (${clock(ago)})`,
+  login: () => "Not logged in",
+};
+const find = (id) => document.getElementById(id);
+const shown = new Map(); // identity to view, the newest last
+let feed;
+let current;
+let asking = false; // for a login
+let up = null; // whether there is a connection; null: there has been none
+
+function parse(hash) {
+  const [path, query] = hash.replace(/^#\/?/, "").split("?");
+  const [name, ...parts] = path.split("/").map(decodeURIComponent);
+  return { view: Object.hasOwn(VIEWS, name) ? name : "overview", parts, query: new URLSearchParams(query) };
+}
+
+function go() {
+  if (location.hash === "#main") return; // the link that skips the bar
+  const route = parse(location.hash);
+  const identity = [route.view, ...route.parts.slice(0, IDENTITY[route.view] ?? 0)].join("/");
+  const view = shown.get(identity) ?? VIEWS[route.view].view(route);
+  shown.delete(identity);
+  shown.set(identity, view);
+  if (shown.size > KEPT) {
+    const [[oldest, { close }]] = shown;
+    close?.();
+    shown.delete(oldest);
+  }
+  if (current?.view !== view) {
+    find("main").replaceChildren(view.root);
+    scrollTo(0, 0);
+  }
+  current = { view, route };
+  for (const link of document.querySelectorAll("[data-view]")) {
+    attr(link, "aria-current", link.dataset.view === route.view && "page");
+  }
+  document.title = [route.parts[0], route.view, "mqworker"].filter(Boolean).join(" · ");
+  update(store.state);
+  listen();
+}
+
+// Tells the Feed what the view wants to hear. Views send the event "listen" when their topics or filters have changed.
+function listen() {
+  const { view, route } = current;
+  const topics = typeof view.topics === "function" ? view.topics(route) : view.topics;
+  feed.want({ topics: [...new Set(["overview", ...topics])].join(","), ...view.query?.() });
+}
+
+function update(state) {
+  text(find("service"), state.service?.service);
+  document.documentElement.dataset.role = state.role;
+  current.view.update(state, current.route);
+}
+
+function showLink({ link: { state, since, reason } }) {
+  const now = state === "live" || state === "asking";
+  if (up && !now) tell("The connection to the service is lost.", "error");
+  if (up === false && now) tell("The connection to the service is back.");
+  if (up !== null || now) up = now;
+  find("link").dataset.state = state;
+  text(find("link-text"), LINK[state](reason, (Date.now() - since) / 1000));
+}
+
+async function needLogin() {
+  if (asking) return;
+  asking = true;
+  store.dispatch({ type: "session", data: await login(find("main")) });
+  asking = false;
+  feed.again();
+}
+
+function heard(event) {
+  if (event.data.state === "login") needLogin();
+  store.dispatch(event);
+}
+
+async function begin() {
+  const ticket = /^#t=([\w-]+)$/.exec(location.hash)?.[1];
+  if (ticket) {
+    history.replaceState(null, "", "#/"); // it leaves the address before anything else happens
+    const { ok, problem } = await logIn({ ticket });
+    if (!ok) tell(`This address has been used already, or is too old: ${problem}`, "error");
+  }
+  const { ok, status, data } = await call("GET", "session");
+  if (ok) store.dispatch({ type: "session", data });
+  feed = new Feed(heard, new Tabs(data?.instance ?? location.pathname, () => feed?.tabsChanged()));
+  addEventListener("login", needLogin);
+  addEventListener("listen", listen);
+  addEventListener("hashchange", go);
+  find("find").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const id = event.target.elements.id.value.trim();
+    if (id) location.hash = `#/message/${encodeURIComponent(id)}`;
+  });
+  go();
+  store.subscribe(Object.keys(store.state), update);
+  store.subscribe(["link"], showLink);
+  setInterval(() => showLink(store.state), 1000);
+  if (status === 401) needLogin();
+  setTimeout(() => feed.run(), LISTEN);
+}
+
+begin();

@@ -1,0 +1,58 @@
+// A message by its id: where it is, its way with times through each stage, its dead letters and its log lines.
+//
+// Asks again while it is on its way. The sentences are the service's.
+
+import { at, call } from "./api.js";
+import { button, h, panel, table, text } from "./dom.js";
+import { seconds, time } from "./format.js";
+
+const EVERY = 2000; // ms between questions while it is on its way
+const STEPS = { received: "received", begun: "begun", finished: "finished", settled: "settled", due: "next attempt" };
+
+export function view({ parts: [id = ""] }) {
+  const sentence = h("p", { role: "status", text: "Looking …" });
+  const body = h("div");
+  const lines = table([["time", "Time", "when", (each) => time(each.time)], ["level", "Level", "", (each) => each.level], ["line", "Line", "wrap wide", (each) => each.msg]], JSON.stringify);
+  const root = h("div", {}, h("p", { class: "row head" }, h("h1", { class: "wrap", text: `Message ${id}` })),
+    h("section", { class: "panel" }, sentence, button("Look through the dead letters", () => look({ look: 1 }))), body);
+  let moving = true;
+  let asked = -Infinity;
+  let shown;
+
+  async function look(query) {
+    asked = Infinity;
+    const { ok, data, problem } = await call("GET", `messages?${new URLSearchParams({ id, ...query })}`); // in a path, proxies would follow the ".." of an id
+    asked = performance.now();
+    text(sentence, ok ? data.sentence : problem);
+    if (!ok) return;
+    moving = data.state === "in_hand" || data.state === "retry";
+    const now = JSON.stringify([data.stages.map(({ traces }) => traces), data.letters, data.lines, data.unanswered]);
+    if (now === shown) return;
+    shown = now;
+    lines.update(data.lines);
+    const letters = data.letters.map((each) => h("li", {}, h("a", { href: at`#/letter/${each.stage}/${each.id}`, text: each.id }), ` of ${each.stage}`));
+    body.replaceChildren(...data.stages.map(part), ...(letters.length ? [panel("Dead letters", h("ul", { class: "bare" }, letters))] : []),
+      ...(data.lines.length ? [panel("Log lines", lines.root)] : []),
+      ...data.unanswered.map(({ stage, why }) => h("p", { class: "warning", text: `No answer from ${stage}: ${why}` })));
+  }
+
+  function part({ stage, sentence: said, traces }) {
+    return panel(`Stage ${stage}`, traces.length ? h("ol", { class: "bare" }, traces.map(way)) : h("p", { text: said }));
+  }
+
+  function way({ state, attempt, at: times, duration_s: took, consumer, generation, reason, error_type: type, error, place }) {
+    const steps = Object.keys(STEPS).filter((name) => times[name]).map((name) => `${STEPS[name]} ${time(times[name])}${times[name].slice(19, 23)}`);
+    const facts = [took && `${seconds(took)} in handlers`, consumer !== null && `Consumer ${consumer}`, `generation ${generation}`];
+    const fault = [reason, type, place, error].filter(Boolean).join(" · ");
+    return h("li", {}, h("strong", { text: `Attempt ${attempt}: ${state}` }), h("span", { class: "muted", text: ` ${facts.filter(Boolean).join(" · ")}` }),
+      h("div", { text: steps.join(" → ") }), h("div", { class: "error wrap", text: fault }));
+  }
+
+  return {
+    root,
+    topics: [],
+    update() {
+      if (moving && id && performance.now() - asked > EVERY) look();
+    },
+  };
+}

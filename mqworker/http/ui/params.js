@@ -1,0 +1,165 @@
+// The parameters of a stage: the form, what it would change, earlier parameters, and somebody else's change meanwhile.
+//
+// Part of the view of a stage. Sent is a merge patch of the differences, on the condition that nobody else has changed
+// anything since (If-Match). Nothing that is typed is overwritten unasked.
+
+import { at, call } from "./api.js";
+import { act, tell } from "./dialog.js";
+import { attr, button, h, panel, table, text } from "./dom.js";
+import { stringify } from "./exact.js";
+import { plural } from "./format.js";
+import { assembled, compared, fields, patch, shown } from "./params_form.js";
+
+const NOT_SET = "not set";
+const AGAIN = 3000; // ms after a failed request
+const WORDS = { minimum: "from", exclusiveMinimum: "above", maximum: "to", exclusiveMaximum: "below" };
+const arrow = ({ name, values: [from, to] }) => `${name}: ${from ?? NOT_SET} → ${to ?? NOT_SET}`;
+let ids = 0;
+
+export function view({ parts: [stage] }) {
+  const path = at`stages/${stage}/params`;
+  const typed = new Map(); // key of a field to its text
+  const refused = new Map(); // key to what the service said about it
+  let list = [];
+  let controls = new Map();
+  let busy = false;
+  let asked = -Infinity;
+  let schema, defaults, loaded, newest;
+
+  const about = h("p", { class: "muted" });
+  const news = h("div", { role: "status" });
+  const set = h("fieldset", { class: "bare" });
+  const wrong = h("p", { class: "problem", role: "alert" });
+  const changes = h("p", { class: "mono said" });
+  const send = h("button", { class: "primary" });
+  const reset = button("Reset", () => fill(loaded));
+  const form = h("form", { hidden: true, on: { submit, input } }, set, wrong, changes, h("p", { class: "row command" }, send, reset));
+  const back = button("Back to the parameters before", () => command("parameters before are back", "POST", `${path}/rollback`));
+  const differs = ({ params }) => compared(params, loaded.params).map(arrow).join("; ") || "nothing";
+  const past = table([["generation", "Generation", "", (each) => each.generation], ["differs", "Then → now", "mono wrap wide", differs], ["act", "", "command"]],
+    (each) => each.generation, version);
+  const root = panel("Parameters", about, news, form, h("details", {}, h("summary", { text: "Earlier parameters" }), h("p", { class: "command" }, back), past.root));
+
+  async function load() {
+    asked = performance.now();
+    const [got, made] = await Promise.all([path, `${path}/schema`].map((each) => call("GET", each, undefined, { exact: true })));
+    if (!got.ok) return void text(about, got.problem);
+    ({ schema = null, defaults } = made.ok ? made.data : {});
+    newest = { ...got.data, generation: Number(got.data.generation), etag: got.etag };
+    text(about, `Generation ${newest.generation}${made.ok ? "" : `; no form from the handler: ${made.problem}`}`);
+    return newest;
+  }
+
+  // Shows these parameters; where `keep(field)` returns a text, that stays typed instead.
+  function fill(from, keep = () => undefined) {
+    loaded = from;
+    refused.clear();
+    news.replaceChildren();
+    list = fields(schema, from.params);
+    for (const each of list) typed.set(each.key, keep(each) ?? shown(each, from.params));
+    controls = new Map();
+    set.replaceChildren(...list.map(node));
+    past.update([...from.history].reverse());
+    back.disabled = !from.history.length;
+    form.hidden = false;
+    refresh();
+  }
+
+  function node({ schema: given, kind, key, path: names, required }) {
+    const id = `param-${(ids += 1)}`;
+    const known = names.reduce((value, name) => value?.[name], defaults) ?? given.default ?? null;
+    const unset = required ? "required" : known === null ? NOT_SET : `default ${stringify(known)}`;
+    const more = { id, name: key, "aria-describedby": `${id}-hint ${id}-wrong`, placeholder: unset, spellcheck: "false" };
+    const choices = { boolean: ["true", "false"], choice: given.enum?.map((each) => stringify(each)) }[kind];
+    const options = choices && ["", ...choices].map((value) => h("option", { value, text: value || unset }));
+    const own = h(choices ? "select" : kind === "json" ? "textarea" : "input", more, options);
+    const limits = Object.keys(WORDS).filter((name) => given[name]).map((name) => `${WORDS[name]} ${given[name]}`);
+    const problem = h("span", { id: `${id}-wrong`, class: "problem" });
+    controls.set(key, { own, problem });
+    return h("div", { class: "field" }, h("label", { for: id, text: key || "further parameters" }), h("span", {}, own, problem),
+      h("span", { id: `${id}-hint`, class: "muted", text: [choices ? "" : kind, ...limits, given.description].filter(Boolean).join(" ") }));
+  }
+
+  function input({ target: { name, value } }) {
+    typed.set(name, value);
+    refused.delete(name);
+    refresh();
+  }
+
+  const altered = (each) => typed.get(each.key) !== shown(each, loaded.params);
+
+  // Brings the form up to date with what is typed; returns the parameters that it makes.
+  function refresh() {
+    const { params, problems } = assembled(list, typed, loaded.params);
+    for (const [key, { own, problem }] of controls) {
+      if (own.value !== typed.get(key)) own.value = typed.get(key);
+      const said = problems.get(key) ?? refused.get(key);
+      attr(own, "aria-invalid", said ? "true" : null);
+      text(problem, said);
+    }
+    const elsewhere = [...refused].filter(([key]) => !controls.has(key));
+    text(wrong, elsewhere.map(([key, said]) => `${key} ${said}`).join("; "));
+    const rows = compared(loaded.params, params);
+    text(changes, rows.map(arrow).join("\n"));
+    text(send, busy ? "The code is being checked …" : rows.length ? `Change ${plural(rows.length, "parameter")}` : "Nothing to change");
+    send.disabled = busy || !rows.length || problems.size > 0;
+    reset.disabled = busy || !list.some(altered);
+    return params;
+  }
+
+  function submit(event) {
+    event.preventDefault();
+    if (!send.disabled) command("parameters are changed", "PATCH", path, patch(loaded.params, refresh()));
+  }
+
+  async function command(what, method, where, body) {
+    busy = true;
+    refresh();
+    const answer = await act(`${stage}: ${what}`, method, where, body, { stage, etag: loaded.etag });
+    busy = false;
+    const other = answer.ok || answer.status === 412 ? await load() : null;
+    if (answer.ok) return fill(other ?? loaded);
+    if (answer.status === 422) {
+      const said = answer.data.fields ?? [{ field: "", problem: answer.problem }];
+      for (const { field, problem } of said) refused.set(field.replace(/^params\.?/, ""), problem);
+    }
+    refresh();
+    if (other) conflict(other);
+    set.querySelector("[aria-invalid]")?.focus();
+  }
+
+  // Shows what was loaded, what somebody else has made of it, and what is typed, side by side; what is typed stays on top.
+  function conflict(other) {
+    const mine = new Map(list.filter(altered).map(({ key }) => [key, typed.get(key)]));
+    const columns = ["As loaded", "Theirs, stored", "Mine, not sent"].map((name, index) => [name, name, "wrap", ({ values }) => values[index] ?? NOT_SET]);
+    const rows = table([["name", "Parameter", "", (each) => each.name], ...columns], (each) => each.name);
+    rows.update(compared(loaded.params, other.params, refresh()));
+    fill(other, ({ key }) => mine.get(key));
+    news.append(h("p", { class: "warning", text: "Somebody has changed the parameters meanwhile. What you typed stays in the form; nothing is sent." }), rows.root);
+  }
+
+  function version(row, { generation, params }) {
+    const take = () => {
+      fill(loaded, (each) => shown(each, params));
+      tell(`Generation ${generation} is in the form; nothing is sent.`, "info");
+    };
+    row.act.append(button("Take into the form", take, `Take generation ${generation} into the form`, "small"));
+  }
+
+  async function look() {
+    const other = await load();
+    if (!other) return;
+    if (!loaded || (!list.some(altered) && !form.contains(document.activeElement))) fill(other);
+    else if (other.generation > loaded.generation) conflict(other);
+  }
+
+  return {
+    root,
+    topics: [`stage:${stage}`],
+    update(state) {
+      set.disabled = state.role === "read";
+      const stale = !newest || state.stages[stage]?.detail?.desired.generation > newest.generation;
+      if (stale && !busy && performance.now() - asked > AGAIN) look();
+    },
+  };
+}

@@ -1,0 +1,115 @@
+"""Where a Consumer is in its code, for an operator who asks.
+
+Lives in the Producer, on its loop, and never blocks it. Asks the Consumer for its stacks by a signal, which
+faulthandler serves even while native code holds the interpreter; a Consumer whose messages are tasks adds where each of
+them waits. What it writes is in its output: what has changed there and then stays is all of it. Of a Consumer that
+writes nothing within a second, that is the answer.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+
+from mqworker.ipc.inspection import AskStack, StackAnswer
+from mqworker.ipc.output import CRASH
+from mqworker.producer.evidence import split_stack
+from mqworker.producer.lane import Lane
+from mqworker.producer.roster import Roster
+
+LOOK = 0.02  # seconds between two looks at the output
+QUIET = 0.06  # seconds for which it must stay as it is
+MOST = 1.2  # seconds until what is there is all
+NONE = "it has written no stack: user code has taken SIGUSR2, or closed stderr, or the process is stopped"
+_SUSPENDED = re.compile(r"^message [^\n]*, \d+\.\d s:\n", re.MULTILINE)  # as task_seats writes
+
+
+class StackWatch:
+    """Takes the stacks out of a Consumer's output. Pure: `tail` is its last output, before and after it was asked."""
+
+    def __init__(self, tail: str, now: float) -> None:
+        self._before = self._last = tail
+        self._asked = self._changed = now
+
+    def look(self, tail: str, now: float) -> str | None:
+        """Return the stacks once they are complete; "" if there are none; None: look again."""
+        if tail != self._last:
+            self._last, self._changed = tail, now
+        late = now - self._asked > MOST
+        if not late and (tail == self._before or now - self._changed < QUIET):
+            return None
+        return written(self._before, tail)
+
+
+def written(before: str, after: str) -> str:
+    """Return the stacks in what was written between two looks at the last output."""
+    new = after.removeprefix(before) if after.startswith(before) else after[_overlap(before, after) :]
+    stack, _ = split_stack(new)
+    suspended = _SUSPENDED.search(new)
+    return f"{stack}\n\n{new[suspended.start() :].strip()}".strip() if suspended else stack
+
+
+def _overlap(before: str, after: str) -> int:
+    """Return how much of the beginning of `after` is the end of `before`: the oldest output was cut off meanwhile."""
+    for size in range(min(len(before), len(after)), 0, -1):
+        if after.startswith(before[-size:]):
+            return size
+    return 0
+
+
+class Stacks:
+    """See the module head. `labels` returns the labels of a message by its number, `reply` receives each answer."""
+
+    def __init__(
+        self, roster: Roster, labels: Callable[[int], dict[str, str]], reply: Callable[[StackAnswer], None]
+    ) -> None:
+        self._roster = roster
+        self._labels = labels
+        self._reply = reply
+
+    def ask(self, asked: AskStack) -> None:
+        """Ask a Consumer, and answer once it has written."""
+        lane = lane_of(self._roster, asked.slot)
+        if lane is None:
+            self._reply(StackAnswer(asked.number, refused=no_such(self._roster, asked.slot), unknown=True))
+            return
+        self.take(lane, lambda stack: self._reply(self._answer(asked, lane, stack)))
+
+    def take(self, lane: Lane, then: Callable[[str], None]) -> None:
+        """Call `then` with the stacks of a Consumer, once it has written them; "": it has written none."""
+        watch = StackWatch(lane.output_tail, time.monotonic())
+        lane.ask_stack()
+        self._look(lane, watch, then)
+
+    def _look(self, lane: Lane, watch: StackWatch, then: Callable[[str], None]) -> None:
+        stack = watch.look(lane.output_tail, time.monotonic())
+        if stack is None and lane.state != "dead":
+            asyncio.get_running_loop().call_later(LOOK, self._look, lane, watch, then)
+        else:
+            then(stack or "")
+
+    def _answer(self, asked: AskStack, lane: Lane, stack: str) -> StackAnswer:
+        if not stack:
+            why = "it has ended before it told" if lane.state == "dead" else NONE
+            return StackAnswer(asked.number, refused=f"Consumer {asked.slot} (pid {lane.pid}): {why}")
+        now = time.monotonic()
+        working = dict([lane.in_hand()]) if lane.seats is None else lane.seats.working()
+        seq, since = min(working.items(), key=lambda each: each[1] or now, default=(0, 0.0))
+        name = str(self._labels(seq).get("message_id", "")) if seq else ""
+        if CRASH not in stack and lane.crash:  # so many messages that it was cut off
+            stack = f"{lane.crash}\n...\n{stack}"
+        stack = stack.replace(f"{lane.folders[0]}/", f"{lane.folders[-1]}/")  # not those of the copy
+        return StackAnswer(asked.number, stack, lane.slot, lane.pid, name, now - since if since else 0.0)
+
+
+def lane_of(roster: Roster, slot: int) -> Lane | None:
+    """Return the lane of a slot's Consumer: while one replaces another, the one that gets messages or has one."""
+    found = [lane for lane in roster.lanes.values() if lane.slot == slot and lane.state != "dead"]
+    order = ("busy", "idle", "starting", "leaving")
+    return min(found, key=lambda lane: (order.index(lane.state), -lane.number), default=None)
+
+
+def no_such(roster: Roster, slot: int) -> str:
+    """Return a sentence on a slot without a Consumer."""
+    slots = sorted({lane.slot for lane in roster.lanes.values()})
+    return f"there is no Consumer {slot}; there are: {', '.join(map(str, slots)) or 'none'}"

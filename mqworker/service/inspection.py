@@ -1,0 +1,73 @@
+"""What the HTTP threads ask of Producers about their messages and Consumers.
+
+Runs on the Service's main loop, called through Control; a part of Operations. Asks one stage, or all of them at once.
+Fails with ControlError; where all are asked, each failure is the answer of its stage.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from mqworker.broker_admin.client import BrokerAdminClient
+from mqworker.control.control import ControlError
+from mqworker.ipc import logs
+from mqworker.ipc.inspection import (
+    Answer,
+    AskMessage,
+    AskReplace,
+    MessageAnswer,
+    Question,
+    ReplaceAnswer,
+    StackAnswer,
+)
+from mqworker.ipc.messages import Held
+from mqworker.service.stages import Stages
+
+FIND = 0.8  # seconds for a Producer to look for a message: an operator sees the answer within one
+
+log = logging.getLogger("mqworker.service.inspection")
+
+
+class Inspection:
+    """See the module head. `changeable` raises ControlError for a stage that does not exist, or is ending."""
+
+    def __init__(self, stages: Stages, broker_admin: BrokerAdminClient, changeable: Callable[[str], object]) -> None:
+        self._stages = stages
+        self._broker_admin = broker_admin
+        self._changeable = changeable
+
+    async def ask_producer(self, stage: str, question: Question, deadline: float) -> Answer:
+        """Return a Producer's answer. Raises ControlError, also if the Producer refuses."""
+        self._changeable(stage)
+        answer = await self._stages.ask(stage, question, deadline)
+        assert not isinstance(answer, Held)
+        if isinstance(answer, StackAnswer | ReplaceAnswer) and answer.refused:
+            raise ControlError("unknown_slot" if answer.unknown else "refused", answer.refused)
+        if isinstance(question, AskReplace):
+            how = "killed, and replaced" if question.now else "to be replaced when it has finished what it has"
+            message = f"stage {stage}: Consumer {question.slot} is {how}: an operator has asked for that"
+            logs.report(log, logging.INFO, "replaced", message, stage_name=stage)
+        return answer
+
+    async def find_message(self, message_id: str) -> dict[str, MessageAnswer | ControlError]:
+        """Ask every stage for a message; what fails is the answer of its stage."""
+        names = self._stages.names
+        asked = (self._stages.ask(name, AskMessage(0, message_id), FIND) for name in names)
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        told: dict[str, MessageAnswer | ControlError] = {}
+        for name, answer in zip(names, found, strict=True):
+            if isinstance(answer, BaseException) and not isinstance(answer, ControlError):
+                raise answer
+            assert isinstance(answer, MessageAnswer | ControlError)
+            told[name] = answer
+        return told
+
+    async def find_letters(self, message_id: str, deadline: float, *, look: bool) -> dict[str, Any]:
+        """Return the dead letters of a message, and how old that is by stage; without `look`, as they were seen."""
+        if not look and not self._broker_admin.alive:
+            return {"letters": [], "ages": {}}
+        found: dict[str, Any] = await self._broker_admin.ask(
+            "dlq_find", {"message_id": message_id, "look": look}, deadline
+        )
+        return found

@@ -1,0 +1,65 @@
+"""What the parameters of each stage may be: asks a code check once for each code and chain, and keeps the answers.
+
+Runs on the Service's main loop, called through Control. Owns the checks in progress, at most one for each question, and
+the last answers. Whoever asks waits for a while, and the check goes on without him; a later question finds its answer.
+Raises ControlError("deadline"), and ChangeRefused if the code cannot be imported, which is not kept.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from mqworker.control.chain import enabled
+from mqworker.control.control import ChangeRefused, ControlError, ParamsForm
+from mqworker.control.stage_desired import StageDesired, digest_of
+from mqworker.ipc.messages import CodeCopy, CodeReport
+
+KEPT = 16  # answers
+
+_Key = tuple[str, str, tuple[str, ...], bytes]
+
+
+class ParamsSchemas:
+    """See the module head. `stage` returns a stage, or raises; `ask` lets a code check look at a copy of the code."""
+
+    def __init__(self, stage: Callable[[str], StageDesired], ask: Callable[..., Any]) -> None:
+        self._stage = stage
+        self._ask = ask
+        self._kept: OrderedDict[_Key, CodeReport] = OrderedDict()
+        self._asked: dict[_Key, asyncio.Task[CodeReport]] = {}
+
+    async def of(self, name: str, patience: float) -> ParamsForm:
+        """Return the schema of a stage's parameters, and these with the code's defaults filled in."""
+        stage = self._stage(name)
+        jobs = tuple(enabled(stage.jobs))
+        key = (name, digest_of(stage.copy), jobs, msgspec.json.encode(stage.params, order="sorted"))
+        report = self._kept.get(key)
+        if report is None:
+            report = await self._found(key, stage.copy, stage.params, patience)
+        return ParamsForm(report.schema, report.defaults or stage.params, stage.generation)
+
+    async def _found(self, key: _Key, copy: CodeCopy | None, params: dict[str, Any], patience: float) -> CodeReport:
+        task = self._asked.get(key)
+        if task is None:
+            name, _, jobs, _ = key
+            task = self._asked[key] = asyncio.ensure_future(self._ask(name, params, copy, jobs))
+            task.add_done_callback(lambda done: self._end(key, done, keep=copy is not None))
+        done, _ = await asyncio.wait({task}, timeout=patience)
+        if not done:
+            raise ControlError("deadline", f"the code is still being imported after {patience:g} s; ask again later")
+        report = task.result()
+        if report.problems:
+            raise ChangeRefused([], report.problems, code=True)
+        return report
+
+    def _end(self, key: _Key, done: asyncio.Task[CodeReport], *, keep: bool) -> None:
+        """Keep an answer, unless it is one about a folder, whose code may be another by now, or a failure."""
+        self._asked.pop(key, None)
+        if done.cancelled() or done.exception() is not None or done.result().problems or not keep:
+            return
+        self._kept[key] = done.result()
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)

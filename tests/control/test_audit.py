@@ -1,0 +1,113 @@
+"""The file and the memory of the audit: bounded, private, in order, whatever a kill has left."""
+
+import stat
+import threading
+import time
+
+import msgspec
+import pytest
+
+from mqworker.control import audit
+from mqworker.control.audit import AuditRecord, AuditTrail, told
+from mqworker.control.difference import FieldChange
+
+
+def record(path="/x", **values) -> AuditRecord:
+    return AuditRecord(0, 1.0, "token", "::1", "", "PUT", path, "s", "Scale", 200, "applied", 0.1, **values)
+
+
+def numbers(trail: AuditTrail) -> list[int]:
+    return [each.n for each in trail.since(0)]
+
+
+def test_a_torn_record_is_passed_over(tmp_path):
+    """After a kill in the middle of a record the next begins on a line of its own, with the next number."""
+    first = AuditTrail(tmp_path)
+    for _ in range(3):
+        first.add(record())
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    second = AuditTrail(tmp_path)
+    assert numbers(second) == [1, 2]
+    second.add(record())
+    assert numbers(AuditTrail(tmp_path)) == [1, 2, 3]
+
+
+def test_the_file_is_private_and_no_link(tmp_path):
+    """The file can be read by its owner only, and a link that somebody has planted is not followed."""
+    AuditTrail(tmp_path).add(record())
+    path = tmp_path / "audit.jsonl"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.unlink()
+    (tmp_path / "elsewhere").write_bytes(b"")
+    path.symlink_to(tmp_path / "elsewhere")
+    trail = AuditTrail(tmp_path)
+    trail.add(record())
+    assert ((tmp_path / "elsewhere").read_bytes(), numbers(trail)) == (b"", [1])
+
+
+def test_both_bounds(tmp_path, monkeypatch):
+    """Memory holds the last records up to their number and size, two files the last ones up to theirs."""
+    monkeypatch.setattr(audit, "FILE", 20_000)
+    trail = AuditTrail(tmp_path)
+    for _ in range(audit.RECORDS + 50):
+        trail.add(record())
+    assert numbers(trail) == list(range(51, audit.RECORDS + 51))
+    assert trail.after(40) == (trail.since(0), 10)
+    assert trail.after(audit.RECORDS, 3)[0][-1].n == audit.RECORDS + 50
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert (len(list(tmp_path.iterdir())), size < 45_000) == (2, True)
+    kept = numbers(AuditTrail(tmp_path))
+    assert kept == list(range(kept[0], audit.RECORDS + 51))
+    monkeypatch.setattr(audit, "BYTES", 10_000)
+    trail.add(record("x" * 4000))
+    trail.add(record("x" * 4000))
+    assert sum(len(msgspec.json.encode(each)) for each in trail.since(0)) <= 10_000
+
+
+def test_what_cannot_be_written_stays_in_memory(tmp_path, caplog):
+    """A folder that is gone costs the file, once logged, and neither the record nor the request."""
+    trail = AuditTrail(tmp_path / "gone")
+    trail.add(record())
+    trail.add(record())
+    assert numbers(trail) == [1, 2]
+    assert [each.event for each in caplog.records] == ["audit_not_written"]
+    (tmp_path / "gone").mkdir()
+    trail.add(record())
+    assert numbers(AuditTrail(tmp_path / "gone")) == [3]
+
+
+def test_threads_write_in_order(tmp_path):
+    """Records of several threads have distinct numbers, and stand in the file in their order."""
+    trail = AuditTrail(tmp_path)
+    threads = [threading.Thread(target=lambda: [trail.add(record()) for _ in range(50)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert numbers(trail) == numbers(AuditTrail(tmp_path)) == list(range(1, 201))
+
+
+def test_a_record_costs_little(tmp_path):
+    """A record takes well below a millisecond of the thread that answers: nothing is synced."""
+    trail = AuditTrail(tmp_path)
+    begun = time.thread_time()
+    for _ in range(200):
+        trail.add(record(changes=(FieldChange("s", "params.a", 1, 2),)))
+    assert (time.thread_time() - begun) / 200 < 0.002
+
+
+@pytest.mark.parametrize("planted", [b"", b"\n\n", b"nonsense", b"\x00" * 100, b'{"n": 1}', b"\xff\xfe\n[1]\n"])
+def test_whatever_is_in_the_file(tmp_path, planted):
+    """A file with anything else in it costs the start nothing, and what is added is found again."""
+    (tmp_path / "audit.jsonl").write_bytes(planted)
+    trail = AuditTrail(tmp_path)
+    trail.add(record())
+    assert numbers(AuditTrail(tmp_path)) == [1]
+
+
+def test_one_line_for_a_person():
+    """Who, from where, what, the answer, and from what to what."""
+    changes = (FieldChange("energy", "params.gain", 0.9, 0.95), FieldChange("energy", "params.old", 1))
+    line = "token from ::1: PUT /x: 200 (applied); energy.params.gain: 0.9 -> 0.95; energy.params.old: 1 -> -"
+    assert told(record(changes=changes)) == line

@@ -7,6 +7,7 @@ is true enough (`fresh` says how old it may be), because each look takes all let
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 import msgspec
@@ -175,9 +176,10 @@ def export_selected(api: Api, stage: str, selection: str) -> Any:
     told = {"Content-Disposition": f'attachment; filename="{name}-{selection}.jsonl"'}
     if request.method == "HEAD":
         return Response(headers=told, content_type=JSON_LINES)
-    api.take_wait()
+    place = ExitStack()
+    place.enter_context(api.waiting())
     response = Response(_exported(api, stage, ids), headers=told, content_type=JSON_LINES)
-    response.call_on_close(api.give_wait)
+    response.call_on_close(place.close)
     return response
 
 

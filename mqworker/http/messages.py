@@ -43,7 +43,7 @@ def found(api: Api, message_id: str) -> Any:
     known = {stage: answer for stage, answer in answers.items() if isinstance(answer, MessageAnswer)}
     places = {stage: where(answer, now, wall) for stage, answer in known.items()}
     letters, age = _letters(api, message_id, look)
-    here = where_now(places, age, [each["stage"] for each in letters])
+    here = where_now(places, age, [each["stage"] for each in letters], answers.keys() - known.keys())
     return {
         "message_id": message_id,
         "state": here.state,

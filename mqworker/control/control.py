@@ -24,6 +24,7 @@ from mqworker.control.desired_state import Change, Document, SetLimits
 from mqworker.control.history import History
 from mqworker.control.source_desired import SourceDesired
 from mqworker.control.stage_desired import StageDesired
+from mqworker.control.why_since import WhySince
 from mqworker.ipc.logs import LogWriter
 from mqworker.ipc.messages import Held, StageStatus
 from mqworker.ipc.source_messages import RunDone, SourceStatus
@@ -205,6 +206,7 @@ class Control:
         self.loaded = loaded
         self.logs = logs
         self.history = History(time.monotonic(), f"{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}")
+        self.why_since = WhySince()
         self.commands = 0  # control commands taken, for the metrics
         self.on_publish: Callable[[Snapshot], None] | None = None  # receives every snapshot, on the main thread
         # What parts of their own tell, as plain data; each part puts itself here, and until then there is nothing.

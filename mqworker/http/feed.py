@@ -26,14 +26,14 @@ import msgspec
 from flask import Response, request
 
 from mqworker import __version__
-from mqworker.control.history import FINE_SIZE, LATE, SERIES
+from mqworker.control.history import COARSE, COARSE_SIZE, FINE, FINE_SIZE, LATE, SERIES
 from mqworker.http import feed_topics as topics_of
 from mqworker.http.access import refuse_foreign
 from mqworker.http.feed_events import FeedBye, FeedHello, FeedTick
 from mqworker.http.feed_logs import LogFilter, new_lines
 from mqworker.http.feed_topics import ALWAYS
 from mqworker.http.problems import Problem
-from mqworker.http.routing import API, Api, Route, client_gone
+from mqworker.http.routing import API, Api, Route, client_gone, number
 from mqworker.http.streams import SSE, UNBUFFERED, hold_stream
 from mqworker.ipc.logs import LEVELS
 
@@ -190,7 +190,28 @@ def _encoded(kind: str, event: Any, number: str = "") -> bytes:
     return f"{head}event: {kind}\ndata: ".encode() + msgspec.json.encode(event) + b"\n\n"
 
 
+def past(api: Api, stage: str) -> Any:
+    """Return what a stage did lately, in steps of 1 s or 15 s."""
+    history, name = api.control.history, api.stage(stage).name
+    seconds = int(number("seconds", FINE * FINE_SIZE, 1, COARSE * COARSE_SIZE))
+    every = FINE if seconds <= FINE * FINE_SIZE else COARSE
+    names = tuple(filter(None, request.args.get("series", "").split(","))) or SERIES
+    if unknown := [each for each in names if each not in SERIES]:
+        raise _wrong("series", f"has {unknown[0]!r}; known are: {', '.join(SERIES)}")
+    end = history.end(name, every)
+    first, series = history.read(name, names, max(0, end - seconds // every), every)
+    until = time.time() - history.second(time.monotonic()) + (first + len(series[names[0]])) * every
+    return {"boot": history.boot, "every": every, "from": first, "until": round(until, 3), "series": series}
+
+
 ROUTES = [
+    Route(
+        "GET",
+        f"{API}/stages/<stage>/history",
+        past,
+        "What a stage did in the last 15 minutes, or 6 hours",
+        ("seconds", "series"),
+    ),
     Route(
         "GET",
         f"{API}/feed",
@@ -199,5 +220,5 @@ ROUTES = [
         ("topics", "after", "once", "level", "stage", "text", "message"),
         headers=("Last-Event-ID",),
         stream=True,
-    )
+    ),
 ]

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from mqworker import __version__
 from mqworker.control.control import SharedView, SourceView, StageView
+from mqworker.http.places import KINDS
 from mqworker.http.routing import Api
 from mqworker.http.totals import BUCKET, RECONNECTS, SUM, TIMES, Values
 from mqworker.ipc.messages import BUCKETS, StageStatus
@@ -62,6 +63,7 @@ class SnapshotCollector(Collector):
         commands = CounterMetricFamily("mqworker_control_commands", "Control commands accepted")
         commands.add_metric([], api.control.commands)
         yield commands
+        yield from _streams(api)
         snapshot = api.control.snapshot()
         if snapshot is None:
             return
@@ -73,6 +75,14 @@ class SnapshotCollector(Collector):
         yield from _consumer_gauges(views, {n: c.queue_size for n, c in api.control.loaded.config.stages.items()})
         yield from _shared(list(snapshot.shared.values()))
         yield from _sources(list(snapshot.sources.values()))
+
+
+def _streams(api: Api) -> Iterator[Metric]:
+    running: list[Row] = [({"kind": kind}, api.tcp.running[kind] + api.unix.running[kind]) for kind in KINDS]
+    yield _gauge("streams", "Streams of server-sent events that run", running)
+    refused = CounterMetricFamily("mqworker_stream_refusals", "Streams that were refused, because enough run")
+    refused.add_metric([], api.tcp.refused + api.unix.refused)
+    yield refused
 
 
 def _family(

@@ -25,6 +25,8 @@ QUERY = {
     "once": ("string", "1: answer with the events of now, and end"),
     "level": ("string", "Only log lines at least as severe: debug, info, warning, error"),
     "text": ("string", "Only log lines with this text, whatever the case of its letters"),
+    "seconds": ("integer", "How far back, at most 21,600; above 900 in steps of 15 s"),
+    "series": ("string", "Only these, separated by commas"),
     "ids": ("string", "Only these, separated by commas, in full; fewer are returned when some are large or gone"),
 }
 HEADERS = {

@@ -35,6 +35,8 @@ NAMES = {
     "mqworker_last_settled_timestamp_seconds",
     "mqworker_loop_stall_seconds",
     "mqworker_control_commands",
+    "mqworker_streams",
+    "mqworker_stream_refusals",
     "mqworker_build_info",
 }
 

@@ -20,6 +20,7 @@ from mqworker.ipc.messages import BlockedOrder, ConsumerStatus, LinkState, Stage
 
 LONG = 30.0  # seconds in hand from which on a message is long ...
 OUTLIER = 20.0  # ... unless messages of this stage take so long: times their 95th percentile
+STILL = 0.05  # messages per second, lately, below which an empty queue means that nothing happens
 RECENT = 600.0  # seconds for which a change that was undone is told
 FULL = 0.8  # share of max_backlog from which on the output queue counts as full (brokers/credit)
 LONGEST = 600  # characters of a sentence
@@ -212,7 +213,7 @@ def _at_work(view: StageView, status: StageStatus, facts: WhyFacts) -> Why:
         return long
     if (waiting := _retries(status, expected)) is not None:
         return waiting
-    if expected.unfinished == 0:
+    if expected.unfinished == 0 and status.rate < STILL:
         return _idle(view, status, facts)
     return _working(view, status, expected, facts)
 
@@ -285,10 +286,12 @@ def _working(view: StageView, status: StageStatus, expected: Outlook, facts: Why
         pace = f"growing: {arrive} arrive, {done} can be done"
     else:
         pace = rate(status.rate)
-        if expected.seconds_left:
-            pace += f", done in {seconds(expected.seconds_left)}"
+        if expected.seconds_left is not None:
+            pace += f", done in {seconds(expected.seconds_left)}" if expected.seconds_left >= 1 else "; nothing waits"
         elif expected.unfinished is None:
             pace += "; how much waits is not known"
+        elif expected.unfinished:
+            pace += f"; {messages(expected.unfinished)} unfinished"
     sentence = f"Listening, {_consumers(view, status)}, {pace}"
     in_hand = [each for each in status.consumers if each.message_since]
     oldest = min(in_hand, key=lambda each: each.message_since, default=None)

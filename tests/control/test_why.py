@@ -28,13 +28,21 @@ CALM: dict[str, Any] = {
     "service_time": 0.1,
     "utilisation": 0.25,
     "capacity": 20.0,
-    "rate": 5.0,
+    "rate": 0.0,
     "p95": 0.1,
     "consumers": (IDLE, IDLE),
     "last_settled": NOW - 120,
     "output_backlog": None,
 }
-FULL = {"backlog": 270, "held": 20, "dispatched": 7, "settling": 3, "utilisation": 0.99, "consumers": (BUSY, BUSY)}
+FULL = {
+    "rate": 5.0,
+    "backlog": 270,
+    "held": 20,
+    "dispatched": 7,
+    "settling": 3,
+    "utilisation": 0.99,
+    "consumers": (BUSY, BUSY),
+}
 IN_ORDER = OrderStatus(delayed=0, locked=0, stuck=False)
 BLOCKED = OrderStatus(1, 20, False, BlockedOrder("m-3", "car 9", NOW - 60, 19, "its next attempt begins in 60 s"))
 PREPARED = {"candidate": Candidate(Version(7, {}), 7, "", "", {})}
@@ -183,6 +191,8 @@ def test_who_has_paused_or_stopped_it():
             "ok",
             f"{LISTENS}, 5/s, done in 20 s; the oldest message in h",
         ),
+        ({"dispatched": 3, "capacity": None}, "working", "ok", f"{LISTENS}, 0/s; 3 messages unfinished"),
+        ({"rate": 100.4}, "working", "ok", f"{LISTENS}, 100/s; nothing waits"),
         ({"last_settled": 0.0}, "idle", "ok", f"{LISTENS}; the queue is empty"),
         (
             {"consumers": (SEATED, SEATED)},

@@ -14,7 +14,7 @@ import msgspec
 from mqworker.config.line import Place
 from mqworker.control.control import StageView
 from mqworker.control.outlook import CONSUMERS, ORDER, RETRIES, Outlook, outlook
-from mqworker.control.wording import messages, rate, seconds
+from mqworker.control.wording import about, messages, rate
 from mqworker.ipc.logs import escape
 from mqworker.ipc.messages import BlockedOrder, ConsumerStatus, LinkState, StageStatus
 
@@ -28,6 +28,14 @@ LONGEST = 600  # characters of a sentence
 Level = Literal["ok", "info", "warning", "error"]
 Paused = tuple[str, float | None]  # by whom ("": not known), and when (wall clock; None: not known)
 _SEVERITY: tuple[Level, ...] = ("ok", "info", "warning", "error")
+_WHO = {  # how those are called who have no name of their own
+    "": "(by whom is not known)",
+    "socket": "from the command line",
+    "anybody": "over HTTP",
+    "token": "with the token",
+    "signal": "by a signal",
+    "service": "by the service itself",
+}
 _NEXT = {  # what a stage whose queue is full is, by what holds it back
     "stopped": "is stopped",
     "paused": "is paused",
@@ -220,7 +228,7 @@ def _at_work(view: StageView, status: StageStatus, facts: WhyFacts) -> Why:
 
 def _blocked(blocked: BlockedOrder, facts: WhyFacts) -> Why:
     of = f" of {blocked.key}" if blocked.key else ""
-    here = seconds(max(0.0, facts.now - blocked.since))
+    here = about(max(0.0, facts.now - blocked.since))
     who = f"Blocked by message {blocked.message_id or '(without an id)'}{of}, here for {here}"
     since = _wall(blocked.since, facts)
     return Why("order", "warning", f"{who}: {blocked.reason}; {blocked.behind:,} wait behind it", since)
@@ -233,11 +241,11 @@ def _long(view: StageView, status: StageStatus, facts: WhyFacts) -> Why | None:
     if not ready or not all(_stuck(each, limit, facts.now) for each in ready):
         return None
     oldest = min(ready, key=lambda each: each.message_since or math.inf)
-    about = _about(oldest, facts.now)
+    which = _which(oldest, facts.now)
     return Why(
         "long",
         "warning",
-        f"{_consumers(view, status)} work on long messages, the oldest{about}",
+        f"{_consumers(view, status)} work on long messages, the oldest{which}",
         _wall(oldest.message_since, facts),
     )
 
@@ -257,9 +265,9 @@ def _stuck(consumer: ConsumerStatus, limit: float, now: float) -> bool:
     return full and all(each.since and now - each.since > limit for each in consumer.messages)
 
 
-def _about(consumer: ConsumerStatus, now: float) -> str:
-    about = f" {consumer.message_id}" if consumer.message_id else ""
-    return f"{about} for {seconds(max(0.0, now - consumer.message_since))}"
+def _which(consumer: ConsumerStatus, now: float) -> str:
+    which = f" {consumer.message_id}" if consumer.message_id else ""
+    return f"{which} for {about(max(0.0, now - consumer.message_since))}"
 
 
 def _retries(status: StageStatus, expected: Outlook) -> Why | None:
@@ -274,8 +282,8 @@ def _retries(status: StageStatus, expected: Outlook) -> Why | None:
 
 def _idle(view: StageView, status: StageStatus, facts: WhyFacts) -> Why:
     since = _wall(status.last_settled, facts) if status.last_settled else None
-    ago = _ago(since, facts.wall, " for")
-    return Why("idle", "ok", f"Listening, {_consumers(view, status)}; the queue is empty{ago}", since)
+    empty = "is empty" if since is None else f"has been empty{_ago(since, facts.wall, ' for')}"
+    return Why("idle", "ok", f"Listening, {_consumers(view, status)}; the queue {empty}", since)
 
 
 def _working(view: StageView, status: StageStatus, expected: Outlook, facts: WhyFacts) -> Why:
@@ -287,7 +295,7 @@ def _working(view: StageView, status: StageStatus, expected: Outlook, facts: Why
     else:
         pace = rate(status.rate)
         if expected.seconds_left is not None:
-            pace += f", done in {seconds(expected.seconds_left)}" if expected.seconds_left >= 1 else "; nothing waits"
+            pace += f", done in {about(expected.seconds_left)}" if expected.seconds_left >= 1 else "; nothing waits"
         elif expected.unfinished is None:
             pace += "; how much waits is not known"
         elif expected.unfinished:
@@ -296,7 +304,7 @@ def _working(view: StageView, status: StageStatus, expected: Outlook, facts: Why
     in_hand = [each for each in status.consumers if each.message_since]
     oldest = min(in_hand, key=lambda each: each.message_since, default=None)
     if oldest is not None and facts.now - oldest.message_since > _limit(status):
-        sentence += f"; the oldest message in hand is{_about(oldest, facts.now)}"
+        sentence += f"; the oldest message in hand is{_which(oldest, facts.now)}"
     return Why("working", level, sentence)
 
 
@@ -330,14 +338,14 @@ def _ready(status: StageStatus) -> bool:
 
 def _by(facts: WhyFacts) -> str:
     who, when = facts.paused_by
-    return f" by {who or 'unknown'}{_ago(when, facts.wall)}"
+    return f" {_WHO.get(who, f'by {who}')}{_ago(when, facts.wall)}"
 
 
 def _ago(since: float | None, wall: float, word: str = "") -> str:
     """Return how long ago something was, or, after a word, for how long it lasts; "" if that is not known."""
     if since is None:
         return ""
-    passed = seconds(max(0.0, wall - since))
+    passed = about(max(0.0, wall - since))
     return f"{word} {passed}" if word else f" {passed} ago"
 
 

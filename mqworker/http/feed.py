@@ -10,7 +10,7 @@ now and then instead of listening; it takes no place.
 
     overview    the service, all stages with why nothing is happening, sources, shared objects
     stage:NAME  a stage, what it did in the newest seconds, and its groups of failures
-    logs        lines that fit `level`, `stage`, `text` and `message`
+    logs        lines that fit `level`, `stage`, `text`, `message` and `event`
     operations, audit, peers   what has changed
 
 It fails as any request does. A stream ends with its client or with the server, and after ten minutes with `bye`.
@@ -30,12 +30,12 @@ from mqworker.control.history import COARSE, COARSE_SIZE, FINE, FINE_SIZE, LATE,
 from mqworker.http import feed_topics as topics_of
 from mqworker.http.access import refuse_foreign
 from mqworker.http.feed_events import FeedBye, FeedHello, FeedTick
-from mqworker.http.feed_logs import LogFilter, new_lines
+from mqworker.http.feed_logs import new_lines
 from mqworker.http.feed_topics import ALWAYS
+from mqworker.http.log_filter import FILTERS, LogFilter, asked_filter
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, client_gone, number
 from mqworker.http.streams import SSE, UNBUFFERED, hold_stream
-from mqworker.ipc.logs import LEVELS
 
 LIFE = 600.0  # seconds of a stream, and up to a tenth more: proxies keep dead ones open
 SPARKLINE = 60  # seconds of the overview's history
@@ -84,12 +84,8 @@ def _asked(api: Api) -> _Asked:
         elif topic not in (OVERVIEW, LOGS, *CHANGING):
             known = ", ".join((OVERVIEW, f"{STAGE}NAME", LOGS, *CHANGING))
             raise _wrong("topics", f"has {topic!r}; known are: {known}")
-    level = request.args.get("level", "")
-    if level and level not in LEVELS:
-        raise _wrong("level", f"must be one of {', '.join(LEVELS)}")
-    texts = {name: request.args.get(name, "") for name in ("stage", "text", "message")}
     since, line = _after(api)
-    return _Asked(topics, since, line, LogFilter(level, **texts))
+    return _Asked(topics, since, line, asked_filter())
 
 
 def _after(api: Api) -> tuple[int, int]:
@@ -217,7 +213,7 @@ ROUTES = [
         f"{API}/feed",
         feed,
         "What a page shows, as a stream of events each second",
-        ("topics", "after", "once", "level", "stage", "text", "message"),
+        ("topics", "after", "once", *FILTERS),
         headers=("Last-Event-ID",),
         stream=True,
     ),

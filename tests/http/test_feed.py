@@ -7,6 +7,7 @@ import pytest
 
 from mqworker.control.history import COARSE_SIZE, FINE_SIZE, SERIES
 from mqworker.http import feed as feeding
+from mqworker.http.log_filter import LogFilter
 from mqworker.ipc.messages import LogEvent
 from tests.http.operator import stage_status
 from tests.support.waiting import AMPLE, wait_for
@@ -151,7 +152,7 @@ def test_a_stream_whose_reader_was_slow_gets_the_history_in_between(quiet):
     """As if it had come back with its last tick."""
     report(quiet, *range(1, 11))
     api = quiet.server._answering.api
-    asked = feeding._Asked(("stage:alpha",), feeding.ALWAYS, 0, feeding.LogFilter())
+    asked = feeding._Asked(("stage:alpha",), feeding.ALWAYS, 0, LogFilter())
     stream = feeding._stream(api, asked, b"", lambda: False)
     assert next(stream).count(b"event: history") == 1
     assert next(stream).count(b"event: history") == 0

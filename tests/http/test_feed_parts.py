@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from mqworker.control.why_since import WhySince
-from mqworker.http.feed_logs import MOST, TAIL, LogFilter, new_lines
+from mqworker.http.feed_logs import MOST, TAIL, new_lines
 from mqworker.http.feed_state import FeedState
+from mqworker.http.log_filter import LogFilter
 
 
 def things(*names: int, value: int = 0) -> list[tuple[int, dict]]:
@@ -74,6 +75,9 @@ def line(number: int, level: str = "info", msg: str = "x", **fields) -> tuple[in
         (LogFilter(level="error"), False),
         (LogFilter(stage="alpha"), True),
         (LogFilter(stage="alph"), False),
+        (LogFilter(stage="beta"), True),
+        (LogFilter(event="log"), True),
+        (LogFilter(event="error"), False),
         (LogFilter(message="m-1"), True),
         (LogFilter(message="m-"), False),
         (LogFilter(text="GRÜN"), True),

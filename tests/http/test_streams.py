@@ -91,6 +91,9 @@ def test_lines_about_one_message(service):
     service.writer.put(LogEvent(1.0, 20, "other", '6 "event": "test"', "service", 1, "", {"message_id": "1"}))
     assert (told("message=1&event=other"), told("event=other"), told("event=")) == (["6"], ["6"], list("0123456"))
     assert told("message=1&event=test") == ["0", "3", "5"]
+    service.writer.put(LogEvent(1.0, 30, "loud", "7 was Said", "service", 1, "alpha"))
+    assert (told("level=warning"), told("stage=alpha&text=said"), told("stage=beta")) == (["7"], ["7"], [])
+    assert service.ask("GET", "/api/v1/logs?level=loud").status == 422
     stream = Stream(service.connect(), "/api/v1/logs?follow=1&message=1&event=test&lines=1")
     assert stream.next("log")[1]["msg"][0] == "5"
     for about in ("2", "1"):

@@ -90,9 +90,8 @@ def line(number: int, level: str = "info", msg: str = "x", **fields) -> tuple[in
 )
 def test_a_line_fits_all_filters(wanted, fits):
     """A level and all above it, a stage, an id as a whole, and text in the message or in any field of its own."""
-    _number, text = line(
-        1, "warning", 'es ist grün "level": "error"', stage="alpha", message_id="m-1", reason="Why not"
-    )
+    fields = {"stage": "alpha", "stage_name": "beta", "message_id": "m-1", "reason": "Why not"}
+    _number, text = line(1, "warning", 'es ist grün "level": "error"', **fields)
     assert wanted.fits(text) is fits
 
 

@@ -12,8 +12,9 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from mqworker.config.line import Place
+from mqworker.control.back_pressure import next_stage, where_it_begins
 from mqworker.control.control import StageView
-from mqworker.control.outlook import CONSUMERS, ORDER, RETRIES, Outlook, outlook
+from mqworker.control.outlook import ORDER, RETRIES, Outlook, outlook
 from mqworker.control.wording import about, messages, rate
 from mqworker.ipc.logs import escape
 from mqworker.ipc.messages import BlockedOrder, ConsumerStatus, LinkState, StageStatus
@@ -35,14 +36,6 @@ _WHO = {  # how those are called who have no name of their own
     "token": "with the token",
     "signal": "by a signal",
     "service": "by the service itself",
-}
-_NEXT = {  # what a stage whose queue is full is, by what holds it back
-    "stopped": "is stopped",
-    "paused": "is paused",
-    "no consumers": "has no Consumers",
-    "broker": "is not connected",
-    "crash loop": "is in a crash loop",
-    "standby": "stands by",
 }
 
 
@@ -175,37 +168,16 @@ def _held_back(view: StageView, status: StageStatus, facts: WhyFacts) -> Why | N
 
 def _output_full(stage: str, status: StageStatus, facts: WhyFacts) -> Why:
     """Return which stage's queue is full, and which one is the reason at the end of the line."""
-    depth, after = status.output_backlog, _next(stage, facts)
+    depth, after = status.output_backlog, next_stage(stage, facts.line)
     if depth is None or depth < FULL * facts.limit:  # it has just been full, or how much it holds is not known
         whose = f" (it is the input of stage {after})" if after is not None else ""
         return Why("output_full", "info", _sentence(status.problem or "the output queue is full at times") + whose)
     numbers = f"{depth:,} of {facts.limit:,}"
     if after is None:
         return Why("output_full", "info", f"The output queue is full ({numbers}): whoever takes from it is slower")
-    root, reason = _root(after, facts)
-    who = f"{after} is slower" if reason == CONSUMERS else f"{after} {reason}"
-    if root != after:
-        who = f"{after} waits for {root}, which {'is slower' if reason == CONSUMERS else reason}"
+    root, is_so = where_it_begins(after, facts.line, facts.views, paused=facts.paused)
+    who = f"{after} {is_so}" if root == after else f"{after} waits for {root}, which {is_so}"
     return Why("output_full", "info", f"The queue of stage {after} is full ({numbers}): {who}")
-
-
-def _next(stage: str, facts: WhyFacts) -> str | None:
-    """Return the stage that takes the results of this one; None: none of this configuration does."""
-    feeds = next((place.feeds for place in facts.line if place.name == stage), ())
-    return feeds[0] if feeds else None
-
-
-def _root(stage: str, facts: WhyFacts) -> tuple[str, str]:
-    """Return the stage at which a back-up begins, and what it does: follows those that wait for another one."""
-    passed = {stage}
-    while (view := facts.views.get(stage)) is not None:
-        held = outlook(view, paused=facts.paused).held_back_by
-        after = _next(stage, facts)
-        if held != "max_backlog" or after is None or after in passed:
-            return stage, _NEXT.get(held, CONSUMERS)
-        stage = after
-        passed.add(stage)
-    return stage, "runs elsewhere"
 
 
 def _at_work(view: StageView, status: StageStatus, facts: WhyFacts) -> Why:

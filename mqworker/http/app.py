@@ -18,6 +18,7 @@ from mqworker.http import (
     login,
     metrics_route,
     openapi,
+    peers_route,
     queues,
     sending,
     shared,
@@ -45,6 +46,7 @@ ROUTES: list[Route] = [
     *metrics_route.ROUTES,
     *login.ROUTES,
     *audit.ROUTES,
+    *peers_route.ROUTES,
     *ui_files.ROUTES,
 ]
 ROUTES.append(openapi.route(ROUTES))

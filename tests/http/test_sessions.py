@@ -1,6 +1,7 @@
 """Cookies and tickets, by themselves: what was not made here, for this service, in time, is no session."""
 
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -89,10 +90,14 @@ def test_a_session_is_not_renewed_for_ever():
     assert (session.nonce, session.begun) == (SESSION.nonce, SESSION.begun)
 
 
-def test_only_few_cookies_are_looked_at():
-    """A host's other applications cannot make a request expensive by cookies of our name, nor hide ours behind one."""
-    assert OURS.read("; ".join([f"{OURS.cookie}=x", COOKIE]), NOW) == SESSION
-    assert OURS.read("; ".join([*[f"{OURS.cookie}=x"] * 8, COOKIE]), NOW) is None
+def test_other_cookies_of_our_name_hide_nothing():
+    """What another application of the host sets under our name does not shut us out, and costs next to nothing."""
+    forged = COOKIE[:-1] + ("A" if COOKIE[-1] != "A" else "B")
+    header = "; ".join([*[f"{OURS.cookie}=x", forged] * 80, COOKIE])
+    assert OURS.read(header, NOW) == SESSION
+    begun = time.thread_time()
+    OURS.read(header, NOW)
+    assert time.thread_time() - begun < 0.02
 
 
 @given(st.text())

@@ -1,6 +1,7 @@
 """Cookies and tickets, by themselves: what was not made here, for this service, in time, is no session."""
 
 import re
+import threading
 import time
 
 import pytest
@@ -18,6 +19,7 @@ from mqworker.http.sessions import (
     instance,
     is_prefix,
 )
+from tests.support.waiting import AMPLE
 
 KEY, NOW = bytes(range(32)), 1_700_000_000.0
 OURS = Sessions("0123abcd", KEY, ("token", "read"))
@@ -123,6 +125,24 @@ def test_a_ticket_is_used_once_and_in_time():
     assert tickets.redeem(first, TICKET_LASTS - 0.1) == "read"
     assert tickets.redeem(first, TICKET_LASTS - 0.1) is None
     assert tickets.redeem(second, TICKET_LASTS) is None
+
+
+def test_a_ticket_is_used_once_by_whoever_comes_first():
+    """Of many who use the same ticket at the same moment one gets a session."""
+    tickets = Tickets()
+    ticket = tickets.make("control", 0.0)
+    together, got = threading.Barrier(8), []
+
+    def use() -> None:
+        together.wait(AMPLE)
+        got.append(tickets.redeem(ticket, 1.0))
+
+    threads = [threading.Thread(target=use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(AMPLE)
+    assert sorted(got, key=str) == [None] * 7 + ["control"]
 
 
 def test_the_oldest_of_too_many_tickets_ends():

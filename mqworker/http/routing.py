@@ -146,10 +146,10 @@ def number(name: str, default: float, least: float, most: float) -> float:
 def flag(name: str) -> bool:
     """Return a flag from the query; raises a 422 Problem."""
     text = request.args.get(name, "false")
-    if text not in ("true", "false", "1", "0"):
+    if text not in ("true", "false"):
         reason = "must be true or false"
         raise Problem(422, f"{name} {reason}", fields=[(name, reason)])
-    return text in ("true", "1")
+    return text == "true"
 
 
 def requested_wait() -> float:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mqworker.ipc.inspection import MessageAnswer, Trace
 
 IN_HAND, RETRY, SETTLED, DEAD, UNKNOWN = "in_hand", "retry", "settled", "dead", "unknown"
+NAMED = 3  # stages of which each tells how far back it remembers, in one sentence
 _FIRST = (IN_HAND, RETRY, DEAD, SETTLED)  # the state of several stages that counts
 _STATES = {
     "delayed": RETRY,
@@ -52,6 +53,8 @@ def where_now(
         if state == DEAD and letters:
             return Where(DEAD, f"stage {letters[0]}: it is a dead letter")
     told = [f"stage {stage}: {place.sentence}" for stage, place in places.items()]
+    if len(told) > NAMED:
+        told = [f"none of {len(told)} stages has it in hand, or remembers it"]
     told += [f"stage {stage}: no answer" for stage in silent]
     dead = "dead letters were not looked through" if looked is None else f"no dead letter as of {_span(looked)} ago"
     may = "it is still in a queue, was never here, or is forgotten: settled before that"

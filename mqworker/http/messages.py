@@ -37,7 +37,7 @@ def found(api: Api, message_id: str) -> Any:
     """Return everything that is known here of a message."""
     if len(message_id.encode("utf-8", "surrogateescape")) > LONGEST:
         raise Problem(422, f"the id of a message has at most {LONGEST} bytes")
-    look = flag("look")
+    look = request.args.get("look") == "1" or flag("look")
     answers = api.control.find_message(message_id)
     wall, now = time.time(), time.monotonic()
     known = {stage: answer for stage, answer in answers.items() if isinstance(answer, MessageAnswer)}

@@ -54,6 +54,11 @@ class BrokerAdminClient:
             raise ControlError(answer.kind, answer.error)
         return answer.value
 
+    @property
+    def alive(self) -> bool:
+        """Whether there is a process that remembers something."""
+        return self._life is not None and self._life.usable
+
     async def stop(self, why: str, deadline: float = KILL_DEADLINE) -> None:
         """End the process; the questions in progress fail."""
         if self._life is not None:

@@ -63,6 +63,9 @@ class LetterLooks:
         until = time.monotonic() + deadline
         catalogue = await self.catalogue(queue, deadline, YOUNG)
         counts = Counter(each.row.id for each in catalogue.letters)
+        if any(not counts[letter] for letter in ids):  # it may have come since
+            catalogue = await self.catalogue(queue, max(LEAST, until - time.monotonic()))
+            counts = Counter(each.row.id for each in catalogue.letters)
         asked = dict.fromkeys(letter for letter in ids if counts[letter] or not catalogue.complete)
         found = self.catalogues.whole(queue, asked)
         missing = frozenset(asked) - found.keys()

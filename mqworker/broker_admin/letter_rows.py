@@ -3,7 +3,6 @@
 A dead letter may come from anybody: whatever a header holds becomes text of bounded length, or a number, or nothing.
 """
 
-import re
 from typing import Any, NamedTuple
 
 from mqworker.amqp import headers
@@ -11,13 +10,11 @@ from mqworker.amqp.properties import Properties, decode_leniently
 from mqworker.broker_admin import dead_letters
 from mqworker.ipc.admin_messages import LetterRow
 from mqworker.ipc.json_safe import text, tree
+from mqworker.jobs.place import place_in
 
 LONGEST = 300  # characters of an error's text
 NAME = 255  # of any other text
 SEARCHED = 1_000  # characters of the message's headers that a filter sees
-PLACE = headers.PREFIX + "place"  # where in the user's code it failed
-_FRAME = re.compile(r'^ *File "([^"\n]{1,1000})", line (\d{1,9}),? in ([^\n]{1,200})$', re.MULTILINE)
-_LIBRARY = ("/site-packages/", "/dist-packages/", "/lib/python3", "<frozen ")
 
 
 class Seen(NamedTuple):
@@ -56,27 +53,13 @@ def seen(properties: bytes, body: bytes) -> Seen:
     return Seen(row, _searched(decoded))
 
 
-def place_in(evidence: str) -> str:
-    """Return the place that a traceback, or the stack of a crash, names: `file:line in function`, or "".
-
-    The innermost frame that is in no library. A traceback has it last, the stack of a crash first (and no comma).
-    """
-    frames = list(_FRAME.finditer(evidence))
-    if not frames:
-        return ""
-    if "most recent call first" in evidence or ", in " not in frames[0][0]:
-        frames.reverse()
-    own = [frame for frame in frames if not any(part in frame[1] for part in _LIBRARY)]
-    path, line, function = (own or frames)[-1].groups()
-    return f"{path.rpartition('/')[2]}:{line} in {function.strip()}"[:NAME]
-
-
 def _place(decoded: Properties) -> str:
     table = decoded.headers
-    if named := _text(table.get(PLACE)):
+    if named := _text(table.get(headers.PLACE)):
         return named[:NAME]
     evidence = table.get(headers.TRACEBACK) or table.get(headers.EXIT)
-    return place_in(_text(evidence)) if isinstance(evidence, str) else ""
+    interrupted = table.get(headers.REASON) == "timeout"
+    return place_in(_text(evidence), interrupted=interrupted) if isinstance(evidence, str) else ""
 
 
 def _searched(decoded: Properties) -> str:

@@ -242,8 +242,10 @@ def drop(
     """
     chosen = _chosen(ids, every, reason, filters)
     stage = service.one_stage()
+    if ids and not yes:
+        must_confirm(f"Remove {len(chosen['ids'])} dead letters of {output.clean(stage)} for good?")
     selected = Selected(service, stage, chosen)
-    if not yes:
+    if not ids and not yes:
         must_confirm(f"Remove {selected.count} dead letters of {output.clean(stage)} for good?")
     view = selected.carry_out("drop", "removed")
     if service.as_json:

@@ -241,6 +241,9 @@ class Operator(Protocol):
     async def find_message(self, message_id: str) -> "dict[str, MessageAnswer | ControlError]":
         """Ask every stage for a message; returns for each its answer, or why there is none."""
 
+    async def find_letters(self, message_id: str, deadline: float, *, look: bool) -> dict[str, Any]:
+        """Return the dead letters of a message, as they were seen last, or after a look. Raises ControlError."""
+
     async def start_source(self, name: str, patience: float) -> int:
         """Check the code of a source in the folder, and run it; returns the revision.
 
@@ -388,6 +391,10 @@ class Control:
     def find_message(self, message_id: str) -> dict[str, MessageAnswer | ControlError]:
         """Return what each stage knows of a message, or why that cannot be told."""
         return self._run(lambda operator: operator.find_message(message_id), FIND_DEADLINE)
+
+    def find_letters(self, message_id: str, deadline: float, *, look: bool) -> dict[str, Any]:
+        """Return the dead letters of a message, and how many seconds old that is, by stage."""
+        return self._run(lambda operator: operator.find_letters(message_id, deadline, look=look), deadline)
 
     def stack(self, stage: str, slot: int) -> StackAnswer:
         """Return where in its code a Consumer is."""

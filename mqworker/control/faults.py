@@ -5,11 +5,11 @@ as a whole. Each Producer counts from 0; what a killed one counted after its las
 fault, so ids and numbers in them do no harm; one function that raises for several reasons is one fault.
 """
 
-import hashlib
 from collections import deque
 
 import msgspec
 
+from mqworker.ipc.admin_messages import fault_key
 from mqworker.ipc.inspection import FaultCount, FaultReport
 
 MOST = 200  # faults of a stage; of more, those that have not occurred for longest are only counted
@@ -42,12 +42,6 @@ class StageFaults(msgspec.Struct, frozen=True):
 
     faults: tuple[Fault, ...] = ()
     other: int = 0  # failures of further kinds
-
-
-def fault_key(reason: str, error_type: str, place: str) -> str:
-    """Return what a fault is known by: twelve hex digits."""
-    named = f"{reason}\0{error_type}\0{place}".encode("utf-8", "backslashreplace")
-    return hashlib.sha256(named).hexdigest()[:12]
 
 
 class _Known:

@@ -38,8 +38,11 @@ def where(answer: MessageAnswer, now: float, wall: float) -> Where:
     return Where(_STATES.get(last.state, IN_HAND), _sentence(last, now, wall))
 
 
-def where_now(places: Mapping[str, Where], *, looked: bool, letters: Sequence[str]) -> Where:
-    """Return where a message is, from what each stage knows; `letters`: the stages that have a dead letter of it."""
+def where_now(places: Mapping[str, Where], looked: float | None, letters: Sequence[str]) -> Where:
+    """Return where a message is, from what each stage knows.
+
+    `letters`: the stages that have a dead letter of it, as of `looked` seconds ago; None: not all were looked through.
+    """
     for state in _FIRST:
         for stage, place in reversed([*places.items()]):
             if place.state == state:
@@ -47,7 +50,7 @@ def where_now(places: Mapping[str, Where], *, looked: bool, letters: Sequence[st
         if state == DEAD and letters:
             return Where(DEAD, f"stage {letters[0]}: it is a dead letter")
     told = "; ".join(f"stage {stage}: {place.sentence}" for stage, place in places.items())
-    dead = "no dead letter either" if looked else "dead letters were not looked through"
+    dead = "dead letters were not looked through" if looked is None else f"no dead letter as of {_span(looked)} ago"
     may = "it is still in a queue, was never here, or is forgotten: settled before that"
     return Where(UNKNOWN, f"unknown: {may} ({told or 'no stage has answered'}; {dead})")
 

@@ -15,6 +15,7 @@ from flask import Response, request
 from msgspec import Meta
 
 from mqworker.amqp import headers
+from mqworker.amqp.properties import Headers, Properties
 from mqworker.http.problems import Problem
 from mqworker.http.queues import SEARCH, in_full
 from mqworker.http.routing import API, Api, Route, body, number
@@ -112,7 +113,16 @@ def dlq_edit(api: Api, stage: str, letter: str) -> Any:
     content_type = header("Content-Type")
     if content_type is not None and content_type.partition(";")[0].strip().lower() == FORM:
         content_type = None  # curl's for every body
-    changes = {"content_type": content_type, "content_encoding": header("Content-Encoding"), "headers": _changed()}
+    changes: dict[str, Any] = {
+        "content_type": content_type,
+        "content_encoding": header("Content-Encoding"),
+        "headers": _changed(),
+    }
+    try:
+        given = Headers({name: value for name, value in changes["headers"].items() if value is not None})
+        Properties(content_type, changes["content_encoding"], given).encode()
+    except ValueError as error:
+        raise Problem(422, f"a header of the request does not fit into a message: {error}") from None
     question = {"stage": stage, "letter": letter, "body": data, "changes": changes}
     replayed = api.control.ask_admin("dlq_edit", question, SEARCH)
     if not replayed:
@@ -127,12 +137,8 @@ def _changed() -> dict[str, Any]:
         values = msgspec.json.decode(header(TABLE) or b"{}", type=form)
     except msgspec.DecodeError as error:
         raise Problem(422, f"{TABLE} must be a JSON object of texts, numbers, booleans and nulls: {error}") from None
-    for name, value in values.items():
-        why = headers.reserved(name)
-        if not why and isinstance(value, int) and not -(2**63) <= value < 2**63:
-            why = "does not fit 64 bits"
-        if why or len(name.encode()) > 255:
-            why = why or "has too long a name"
+    for name in values:
+        if why := headers.reserved(name):
             raise Problem(422, f"the header {name} of a message {why}", fields=[(TABLE, f"{name} {why}")])
     return values
 

@@ -1,8 +1,8 @@
 """The route for one message, found by its id: where it is, its way through the stages, its log lines, its dead letters.
 
-Runs in the server's threads. Asks all Producers at once, through Control, and answers within a second; only `look`
-takes longer, because it goes through the dead-letter queues. An unknown message is an answer too: it says how far back
-the stages remember.
+Runs in the server's threads. Asks all Producers at once, through Control, and answers within a second; dead letters are
+told as they were seen last. Only `look` takes longer, because it goes through their queues. An unknown message is an
+answer too: it says how far back the stages remember.
 """
 
 import time
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from flask import request
 
 from mqworker.control.control import ControlError
 from mqworker.control.whereabouts import Where, where, where_now
@@ -17,14 +18,19 @@ from mqworker.http.problems import Problem
 from mqworker.http.queues import SEARCH
 from mqworker.http.routing import API, Api, Route, flag
 from mqworker.ipc import logs
-from mqworker.ipc.admin_messages import LOOK_AT
 from mqworker.ipc.inspection import MessageAnswer, Trace
 from mqworker.ipc.logs import says
 
+KNOWN = 0.5  # seconds for the broker admin to say which dead letters it has seen
 LONGEST = 255  # bytes of an id: AMQP allows no more
 LINES = 200  # log lines of an answer, the newest ones
 _TIMES = ("received", "begun", "finished", "settled", "due")
 _MORE = ("slot", "generation", "size", "redelivered", "reason", "error_type", "error", "place")
+
+
+def found_by_query(api: Api) -> Any:
+    """Return the same for an id in the query: proxies decode paths, and follow the `..` that an id may have in it."""
+    return found(api, request.args.get("id", ""))
 
 
 def found(api: Api, message_id: str) -> Any:
@@ -36,15 +42,15 @@ def found(api: Api, message_id: str) -> Any:
     wall, now = time.time(), time.monotonic()
     known = {stage: answer for stage, answer in answers.items() if isinstance(answer, MessageAnswer)}
     places = {stage: where(answer, now, wall) for stage, answer in known.items()}
-    letters = _letters(api, list(answers), message_id) if look else []
-    here = where_now(places, looked=look, letters=[each["stage"] for each in letters])
+    letters, age = _letters(api, message_id, look)
+    here = where_now(places, age, [each["stage"] for each in letters])
     return {
         "message_id": message_id,
         "state": here.state,
         "sentence": here.sentence,
         "stages": [_stage(stage, known[stage], place, wall - now) for stage, place in places.items()],
         "letters": letters,
-        "letters_as_of": 0 if look else None,
+        "letters_as_of": None if age is None else round(age, 3),
         "lines": _lines(api, message_id),
         "unanswered": _unanswered(answers),
     }
@@ -75,14 +81,17 @@ def _trace(trace: Trace, offset: float) -> dict[str, Any]:
     return told
 
 
-def _letters(api: Api, stages: list[str], message_id: str) -> list[dict[str, Any]]:
-    """Return the dead letters of the message, of all stages."""
-    letters: list[dict[str, Any]] = []
-    for stage in stages:
-        question = {"stage": stage, "limit": LOOK_AT, "after": 0, "chosen": {}, "fresh": 0.0}
-        listed = api.control.ask_admin("dlq_list", question, SEARCH)["dead_letters"]
-        letters += [{"stage": stage} | letter for letter in listed if letter.get("message_id") == message_id]
-    return letters
+def _letters(api: Api, message_id: str, look: bool) -> tuple[list[dict[str, Any]], float | None]:
+    """Return the dead letters of the message, and how old that is in seconds; None: not all stages were looked at."""
+    try:
+        found = api.control.find_letters(message_id, SEARCH if look else KNOWN, look=look)
+    except ControlError:
+        if look:
+            raise
+        return [], None
+    ages: dict[str, float] = found["ages"]
+    seen = ages.keys() >= api.control.loaded.config.stages.keys()
+    return found["letters"], max(ages.values(), default=0.0) if seen else None
 
 
 def _lines(api: Api, message_id: str) -> list[msgspec.Raw]:
@@ -94,8 +103,8 @@ def _unanswered(answers: Mapping[str, MessageAnswer | ControlError]) -> list[dic
     return [{"stage": stage, "why": str(why)} for stage, why in answers.items() if isinstance(why, ControlError)]
 
 
+_SUMMARY = "Where the message with this id is, and its way"
 ROUTES = [
-    Route(
-        "GET", f"{API}/messages/<path:message_id>", found, "Where the message with this id is, and its way", ("look",)
-    )
+    Route("GET", f"{API}/messages", found_by_query, f"{_SUMMARY}; for any id", ("id", "look")),
+    Route("GET", f"{API}/messages/<path:message_id>", found, _SUMMARY, ("look",)),
 ]

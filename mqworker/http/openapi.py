@@ -25,6 +25,7 @@ QUERY = {
     "once": ("string", "1: answer with the events of now, and end"),
     "level": ("string", "Only log lines at least as severe: debug, info, warning, error"),
     "look": ("boolean", "Go through the dead letters too, which may take 25 s"),
+    "id": ("string", "The id of a message, at most 255 bytes"),
     "ids": ("string", "Only these, separated by commas, in full; fewer are returned when some are large or gone"),
     "fresh": ("number", "Seconds: how old the list may be; 0: look now, but at most once in 5 s"),
     "reason": ("string", "Only those with this reason"),

@@ -1,9 +1,10 @@
 """Where in the code a failure is: the place by which failures are grouped, "file:line in function".
 
 Pure; used in Consumers on tracebacks, and in the Producer and the broker admin on texts. The place is the innermost
-frame of the user's own code, else of any library, never of mqworker or of the import system; "" if there is none. A
-file of the user's is named as it is below the folder of the code. An interruption (a time limit) comes wherever the
-handler is at that moment, so its place has no line: else each would be a fault of its own. Never raises.
+frame of the user's own code, else of any that is in no library, else of any, but never of mqworker or of the import
+system; "" if there is none. A file of the user's is named as it is below the folder of the code, if that is known. An
+interruption (a time limit) comes wherever the handler is at that moment, so its place has no line: else each would be a
+fault of its own. Never raises.
 """
 
 import re
@@ -55,25 +56,34 @@ def _frames(tb: TracebackType | None) -> Iterator[_Frame]:
 
 
 def _place(outermost_first: Sequence[_Frame], folders: Sequence[str], interrupted: bool) -> str:
-    others = [frame for frame in reversed(outermost_first) if not is_ours(frame.file)]
-    own = ((name, frame) for frame in others if (name := _own(frame.file, folders)) is not None)
-    name, frame = next(own, ("", None))
-    if frame is None:
-        if not others:
-            return ""
-        frame = others[0]
-        name = frame.file
-        for part in LIBRARIES[:2]:
-            name = name.rpartition(part)[2]
+    frames = [frame for frame in reversed(outermost_first) if not is_ours(frame.file)]
+    named = [(name, frame) for frame in frames if (name := _own(frame.file, folders)) is not None]
+    named += [(frame.file.rpartition("/")[2], frame) for frame in frames if not _in_library(frame.file)]
+    named += [(_in_its_library(frame.file), frame) for frame in frames]
+    if not named:
+        return ""
+    name, frame = named[0]
     line = "" if interrupted else f":{frame.line}"
     told = f"{name}{line} in {frame.function}".encode("utf-8", "backslashreplace").decode()
     return "".join(each if each.isprintable() else "?" for each in told[-LIMIT:])
 
 
+def _in_library(file: str) -> bool:
+    return file.startswith("<") or any(part in file for part in LIBRARIES)
+
+
+def _in_its_library(file: str) -> str:
+    for part in LIBRARIES:
+        _, found, rest = file.rpartition(part)
+        if found:
+            return rest if part.endswith("/") else rest.partition("/")[2]  # what follows is the version
+    return file
+
+
 def _own(file: str, folders: Sequence[str]) -> str | None:
     """Return the name of a file of the user's below the folder of the code; None if it is of a library."""
     name = name_of(file)
-    if name is None and not any(part in file for part in LIBRARIES):
+    if name is None and not _in_library(file):
         below = (file.removeprefix(f"{folder.rstrip('/')}/") for folder in folders)
         name = next((each for each in below if each != file), None)
     return name

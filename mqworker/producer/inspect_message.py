@@ -19,7 +19,7 @@ from mqworker.amqp.properties import decode_leniently
 from mqworker.ipc.inspection import TEXT, TRACES, AskMessage, MessageAnswer, Trace
 from mqworker.ipc.json_safe import text
 from mqworker.producer.entry import Entry
-from mqworker.producer.journal import Journal, Note
+from mqworker.producer.journal import Note, SettledJournal
 from mqworker.producer.lane import Lane
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.stage import Stage
@@ -28,7 +28,7 @@ HASHED = 16 << 20  # bytes of bodies of messages without ids from which ids are 
 _ESCAPE = re.compile(r"\\x([89a-f][0-9a-f])|\\udc([89a-f][0-9a-f])")
 
 
-class Wanted:
+class WantedMessage:
     """Recognises a message by the id that an operator has read somewhere: its own, or the one derived for it."""
 
     def __init__(self, message_id: str, queue: str) -> None:
@@ -67,14 +67,14 @@ class Wanted:
 
 def answer(stage: Stage, asked: AskMessage) -> MessageAnswer:
     """Return what is known of a message."""
-    ledger, wanted = stage.ledger, Wanted(asked.message_id, stage.spec.config.input.queue)
+    ledger, wanted = stage.ledger, WantedMessage(asked.message_id, stage.spec.config.input.queue)
     traces = find(ledger, stage.dispatch.fleet.roster.lanes, wanted)
     journal = ledger.journal
     since = stage.began if journal.since is None else journal.since
     return MessageAnswer(asked.number, tuple(traces[-TRACES:]), len(journal), since)
 
 
-def find(ledger: Ledger, lanes: dict[int, Lane], wanted: Wanted) -> list[Trace]:
+def find(ledger: Ledger, lanes: dict[int, Lane], wanted: WantedMessage) -> list[Trace]:
     """Return every life of a message that is known here, the newest last."""
     failures = {trace.finished: trace for trace in ledger.journal.failures(wanted.message_id)}
     ended = [*_settled(ledger.journal, wanted, failures)]
@@ -88,7 +88,7 @@ def _age(trace: Trace) -> tuple[float, float]:
     return trace.settled or trace.finished or trace.received, trace.received
 
 
-def _settled(journal: Journal, wanted: Wanted, failures: dict[float, Trace]) -> Iterator[Trace]:
+def _settled(journal: SettledJournal, wanted: WantedMessage, failures: dict[float, Trace]) -> Iterator[Trace]:
     for note in journal.settled():
         work = note.work
         if work is not None and work[4]:
@@ -117,7 +117,9 @@ def _of(note: Note, attempt: int) -> Trace:
     )
 
 
-def _living(ledger: Ledger, lanes: dict[int, Lane], wanted: Wanted, failures: dict[float, Trace]) -> Iterator[Trace]:
+def _living(
+    ledger: Ledger, lanes: dict[int, Lane], wanted: WantedMessage, failures: dict[float, Trace]
+) -> Iterator[Trace]:
     for entry in ledger.in_hand:
         attempt = wanted.attempt_of(entry)
         if attempt is None:

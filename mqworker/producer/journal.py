@@ -42,12 +42,13 @@ class FailedAttempt(NamedTuple):
     trace: Trace  # `settled` is 0
 
 
-class Journal:
+class SettledJournal:
     """See the module head."""
 
-    def __init__(self, settled: int = SETTLED, failures: int = FAILURES) -> None:
-        self._settled: deque[tuple[bytes, float, float, str, Work | None, int, bool]] = deque(maxlen=settled)
-        self._failures: deque[FailedAttempt] = deque(maxlen=failures)
+    def __init__(self, settled: int = 0, failures: int = 0) -> None:
+        """`settled`, `failures`: how many it remembers; 0: as many as in a Producer."""
+        self._settled: deque[tuple[bytes, float, float, str, Work | None, int, bool]] = deque(maxlen=settled or SETTLED)
+        self._failures: deque[FailedAttempt] = deque(maxlen=failures or FAILURES)
         self._append = self._settled.append
 
     def __len__(self) -> int:

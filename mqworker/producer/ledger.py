@@ -48,7 +48,7 @@ from mqworker.producer.entry import (
     Plan,
 )
 from mqworker.producer.held_attempts import HeldAttempts
-from mqworker.producer.journal import Journal
+from mqworker.producer.journal import SettledJournal
 from mqworker.producer.ordered_backlog import OrderedBacklog
 from mqworker.producer.ordering import Ordering
 from mqworker.producer.publications import AnyPublish, Publications
@@ -67,7 +67,7 @@ class Ledger:
         self.assignments = Assignments(self.backlog, self.counters, self._come_back_void)
         self.acks = Acks()
         self.cache = RedeliveryCache(kept_max, kept_bytes)
-        self.journal = Journal()
+        self.journal = SettledJournal()
         self.publications = Publications(self.counters, self.held_bytes, self.acks, self.cache, ordering, self.journal)
         self._numbers = count(1)
         self._entries: dict[int, Entry] = {}  # seq -> delivery that is held, delayed or out

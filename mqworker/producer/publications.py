@@ -19,7 +19,7 @@ from mqworker.brokers.base import Publication
 from mqworker.ipc.histogram import Histogram
 from mqworker.producer.acks import Acks
 from mqworker.producer.entry import COMPUTED, KEPT, PLACED, PLACING, Counters, Entry, HeldBytes, Plan, State
-from mqworker.producer.journal import Journal
+from mqworker.producer.journal import SettledJournal
 from mqworker.producer.ordering import Ordering
 from mqworker.producer.redelivery_cache import RedeliveryCache
 
@@ -54,7 +54,7 @@ class Publications:
         acks: Acks,
         cache: RedeliveryCache,
         ordering: Ordering | None,
-        journal: Journal,
+        journal: SettledJournal,
     ) -> None:
         self.turned: list[Entry] = [] if ordering is None else ordering.turned  # for take_turns
         self.computed = 0  # entries that have their plans, and wait for their turn

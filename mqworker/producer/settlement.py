@@ -201,10 +201,6 @@ class Settlement:
         entry.work = now, duration, generation, slot, about["message_id"]
         due = now + after if outcome == "retried" else 0.0
         self._ledger.journal.failed(about["message_id"], failed(entry, failure, outcome, about["attempt"], due))
-        if self.faults.note(failure, outcome, about["message_id"], time.time()):
-            where = f" at {failure.place}" if failure.place else ""
-            message = f"the first failure of its kind: {failure.reason}: {failure.type}{where}"
-            logs.report(log, logging.WARNING, "new_fault", message, **about)
         logs.report(
             log,
             logging.WARNING if outcome == "retried" else logging.ERROR,
@@ -217,7 +213,15 @@ class Settlement:
             duration_s=round(duration, 6),
             generation=generation,
         )
+        self._count(failure, outcome, about["message_id"])
         return now
+
+    def _count(self, failure: Failure, outcome: str, message_id: str) -> None:
+        """Count a failure in the fault table; the first of its kind is logged, not as a part of its message's life."""
+        if self.faults.note(failure, outcome, message_id, time.time()):
+            where = f" at {failure.place}" if failure.place else ""
+            message = f"the first failure of its kind: {failure.reason}: {failure.type}{where}; message {message_id}"
+            logs.report(log, logging.WARNING, "new_fault", message, reason=failure.reason, error_type=failure.type)
 
     def _labels(self, entry: Entry) -> dict[str, Any]:
         return labels(entry.properties, entry.body, self._config.input.queue)

@@ -94,7 +94,7 @@ class BulkOperations:
         if new.gone:
             what += f", {new.gone} were not there any more"
         if new.unsure:
-            what += f", {new.unsure} of them may be in both queues"
+            what += f", up to {new.unsure} may be in both queues"
         if failed:
             what += f": {new.reason}"
         fields = {"stage_name": new.stage, "operation": new.operation, "kind": new.kind, "done": new.done}

@@ -7,7 +7,9 @@ Fails with ControlError; where all are asked, each failure is the answer of its 
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
+from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.control.control import ControlError
 from mqworker.ipc import logs
 from mqworker.ipc.inspection import (
@@ -30,8 +32,9 @@ log = logging.getLogger("mqworker.service.inspection")
 class Inspection:
     """See the module head. `changeable` raises ControlError for a stage that does not exist, or is ending."""
 
-    def __init__(self, stages: Stages, changeable: Callable[[str], object]) -> None:
+    def __init__(self, stages: Stages, broker_admin: BrokerAdminClient, changeable: Callable[[str], object]) -> None:
         self._stages = stages
+        self._broker_admin = broker_admin
         self._changeable = changeable
 
     async def ask_producer(self, stage: str, question: Question, deadline: float) -> Answer:
@@ -59,3 +62,12 @@ class Inspection:
             assert isinstance(answer, MessageAnswer | ControlError)
             told[name] = answer
         return told
+
+    async def find_letters(self, message_id: str, deadline: float, *, look: bool) -> dict[str, Any]:
+        """Return the dead letters of a message, and how old that is by stage; without `look`, as they were seen."""
+        if not look and not self._broker_admin.alive:
+            return {"letters": [], "ages": {}}
+        found: dict[str, Any] = await self._broker_admin.ask(
+            "dlq_find", {"message_id": message_id, "look": look}, deadline
+        )
+        return found

@@ -99,10 +99,11 @@ class Operations:
         self.params_form = checked.params_form
         self.set_limits = checked.set_limits
         self._reload_stages = checked.reload_all
-        self.bulk: Bulk = BulkOperations(broker_admin)
-        inspection = Inspection(trees.stages, self.changeable)
+        inspection = Inspection(trees.stages, broker_admin, self.changeable)
         self.ask_producer = inspection.ask_producer
         self.find_message = inspection.find_message
+        self.find_letters = inspection.find_letters
+        self.bulk: Bulk = BulkOperations(broker_admin)
         self._sources = SourceChanges(loaded, on_log, self, trees.sources.again)
 
     async def change(self, asked: Change) -> int:

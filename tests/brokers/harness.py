@@ -30,6 +30,7 @@ class Recorder:
         self.consuming_lost_for: list[tuple[int, str]] = []
         self.states: list[LinkState] = []
         self.depths: list[int] = []  # of the output queue
+        self.dead_depths: list[int] = []
         self._news = asyncio.Event()  # a delivery, or an answer
 
     def delivered(self, delivery: Delivery) -> None:
@@ -60,6 +61,9 @@ class Recorder:
 
     def output_depth(self, messages: int) -> None:
         self.depths.append(messages)
+
+    def dead_depth(self, messages: int) -> None:
+        self.dead_depths.append(messages)
 
     @property
     def bodies(self) -> list[bytes]:

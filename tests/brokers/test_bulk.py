@@ -15,6 +15,7 @@ from mqworker.amqp.properties import Properties
 from mqworker.broker_admin import catalogue
 from mqworker.broker_admin.bulk import TOGETHER
 from mqworker.broker_admin.client import BrokerAdminClient
+from mqworker.broker_admin.dead_letters import letter_id
 from mqworker.broker_admin.letter_verbs import VerbRefused
 from mqworker.broker_admin.verbs import Verbs
 from mqworker.brokers.base import BrokerRefused
@@ -267,6 +268,8 @@ async def test_what_changes_in_the_queue_is_seen(broker):
     assert (await dead.letters.dlq_list(AMPLE, "s"))["total"] == 3
     await dead.send(range(3, 5))
     assert (await dead.letters.dlq_list(AMPLE, "s", fresh=catalogue.YOUNG))["total"] == 3
+    (new, *_) = [each for each in await broker.make_admin().peek(dead.queue, 9, AMPLE) if b'"n": 4' in each.body]
+    assert await dead.letters.dlq_show(AMPLE, "s", [letter_id(new.properties, new.body)]), "one that came since"
     listed = await dead.letters.dlq_list(
         AMPLE, "s", 2, 1, None, {"header": "tenant=t0", "since": "2026-01-01T00:00:00Z"}
     )

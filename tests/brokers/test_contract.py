@@ -354,6 +354,23 @@ async def test_a_missing_output_counts_as_empty_until_it_is_back(broker):
 
 
 @contract
+async def test_dead_letters_are_counted(broker):
+    """Each question is answered with the ready ones; also when the queue is missing."""
+    link, sink = await broker.started(prefetch=1)
+    dead = broker.topology.dead
+    for number in (1, 2):
+        link.publish(number, Publication("", dead, b"", b"x"))
+        assert await sink.answer(number) == ""
+    link.ask_dead_depth()
+    link.ask_dead_depth()  # changes nothing: the first has no answer yet
+    await until(lambda: sink.dead_depths, AMPLE, "the number of dead letters")
+    await broker.make_admin().delete(dead, AMPLE)
+    link.ask_dead_depth()
+    await until(lambda: len(sink.dead_depths) > 1, AMPLE, "the number without the queue")
+    assert sink.dead_depths == [2, 0]
+
+
+@contract
 async def test_existing_topology_is_used(broker):
     """A second link uses what the first one declared and shares the queue with it."""
     await broker.started(prefetch=1)

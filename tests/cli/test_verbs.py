@@ -70,6 +70,7 @@ def test_every_verb_has_help_with_an_example(project, verb):
         "queues": "purge",
         "held": "skip",
         "dlq": "replay",
+        "operations": "list",
         "config": "show",
         "conf": "supervisor",
     }

@@ -28,6 +28,7 @@ from mqworker.control.difference import difference
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
 from mqworker.ipc.admin_messages import BulkView
+from mqworker.ipc.inspection import AskMessage, MessageAnswer, Question
 from mqworker.ipc.messages import BUCKETS, ConsumerStatus, Held, HeldMessage, StageStatus, Times
 from tests.support.waiting import AMPLE
 
@@ -140,6 +141,9 @@ class LittleService:
         self.held_refused = ""
         self.changes: list[Any] = []
         self.attributed: tuple[Attributed, ...] = ()
+        self.questions: list[Question] = []  # to Producers
+        self.answers: dict[type, Any] = {}  # by the type of the question: a value, or an exception
+        self.found: dict[str, MessageAnswer | ControlError] = {}  # what each stage knows of any message
         self.bulk = LittleBulk()
         self.admin: dict[str, Any] = {}  # verb to a value, an exception, or a function of the arguments
         self.asked: list[tuple[str, dict[str, Any], float]] = []
@@ -304,6 +308,22 @@ class LittleService:
                 self.held.remove(message)
                 return Held(1)
         raise ControlError("unknown_message", f"no message {skip} waits here")
+
+    async def ask_producer(self, stage: str, question: Question, deadline: float) -> Any:
+        self._known(stage)
+        answer = self.answers.get(type(question), ControlError("refused", f"stage {stage} has no processes"))
+        if isinstance(answer, Exception):
+            raise answer
+        self.questions.append(question)
+        return answer
+
+    async def find_message(self, message_id: str) -> dict[str, MessageAnswer | ControlError]:
+        self.questions.append(AskMessage(0, message_id))
+        return self.found
+
+    async def find_letters(self, message_id: str, deadline: float, *, look: bool) -> dict[str, Any]:
+        found: dict[str, Any] = await self.ask_admin("dlq_find", {"message_id": message_id, "look": look}, deadline)
+        return found
 
     async def drain(self) -> None:
         self.drained = True

@@ -343,6 +343,7 @@ def test_an_edited_dead_letter(service):
     }
     asked = {"stage": "alpha", "letter": "ab12", "body": b"\xffbody", "changes": changes}
     assert service.asked[-1][:2] == ("dlq_edit", asked)
+    assert service.ask("POST", path, b"", **{"Content-Type": "text/" + "x" * 255}).status == 422
     for wrong in ('{"x-mqworker-attempt": 1}', '{"CC": "q"}', '{"n": 9223372036854775808}', '{"n": []}', "no JSON"):
         assert service.ask("POST", path, b"", **{"X-Message-Headers": wrong}).status == 422, wrong
     assert service.ask("POST", path, bytes(150_000)).status == 200, "more than other requests may have"

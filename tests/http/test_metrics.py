@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mqworker.brokers.base import LinkState
 from mqworker.http.totals import Totals
+from mqworker.ipc.inspection import FaultCount, FaultReport
 from mqworker.ipc.messages import BUCKETS, ConsumerStatus
 from tests.http.operator import stage_status
 
@@ -26,6 +27,9 @@ NAMES = {
     "mqworker_consumers_moved",
     "mqworker_consumer_exits",
     "mqworker_consumer_resident_bytes",
+    "mqworker_consumer_cpu_seconds",
+    "mqworker_faults",
+    "mqworker_journal_messages",
     "mqworker_consumer_held_seconds",
     "mqworker_published",
     "mqworker_broker_connected",
@@ -65,6 +69,7 @@ def test_numbers(service):
     service.tell("beta", stage_status("beta", computed=4, consumers=(seated,)))
     samples = scrape(service)
     alpha = ("stage", "alpha")
+    assert samples["mqworker_journal_messages", alpha] == 0
     assert samples["mqworker_messages_received_total", alpha] == 9
     assert samples["mqworker_messages_settled_total", ("outcome", "dead"), alpha] == 2
     assert samples["mqworker_consumer_exits_total", ("reason", "signal"), alpha] == 1
@@ -133,3 +138,18 @@ def test_bounded_series(service):
     after = scrape(service)
     assert set(after) == before
     assert after["mqworker_consumer_exits_total", ("reason", "recycled"), ("stage", "alpha")] == 200
+
+
+def test_what_consumers_use_and_what_fails(service):
+    """The CPU of a slot adds up over Producers; dead letters and kinds of failures are those of now."""
+    counters = stage_status().counters
+    for pid, used in ((100, 2_500), (101, 1_000)):
+        service.tell("alpha", stage_status(pid=pid, counters=counters | {"cpu_ms_3": used}, dead_backlog=7, journal=5))
+    fault = FaultCount("error", "ValueError", "jobs.py:4 in handle", 2, 1, 1.0, 2.0, "no frame", ("a",))
+    service.control.faults.take("alpha", FaultReport(101, (fault,), 0), time.time())
+    samples, alpha = scrape(service), ("stage", "alpha")
+    assert samples["mqworker_consumer_cpu_seconds_total", ("consumer", "3"), alpha] == 3.5
+    assert samples["mqworker_queue_messages", alpha, ("state", "dead")] == 7
+    assert ("mqworker_queue_messages", ("stage", "beta"), ("state", "dead")) not in samples, "unknown is not zero"
+    assert samples["mqworker_journal_messages", alpha] == 5
+    assert samples["mqworker_faults", alpha] == 1

@@ -10,7 +10,7 @@ from mqworker.http.openapi import HEADERS, QUERY, template
 
 FOUR = {"/startlistening", "/stoplistening", "/startworking", "/stopworking"}
 FILLED = {"stage": "alpha", "queue": "alpha.in", "letter": "ab12", "name": "f", "message": "1", "selection": "5e1ec7"}
-FILLED["operation"] = "0b"
+FILLED |= {"operation": "0b", "message_id": "1", "slot": "0"}
 
 
 def path_of(route) -> str:
@@ -73,6 +73,7 @@ def test_no_debug_by_environment(service, monkeypatch):
 def test_get_changes_nothing(service):
     """GET, HEAD and OPTIONS change nothing on any route, except GET of the article's four."""
     looks: dict = {"queues": [], "dlq_list": {"dead_letters": []}, "dlq_groups": {"groups": []}, "dlq_selected": []}
+    looks["dlq_find"] = {"letters": [], "ages": {}}
     service.admin |= looks | {"dlq_show": ControlError("refused", "no such queue")}
     for route in ROUTES:
         for method in ("GET", "HEAD", "OPTIONS"):

@@ -56,6 +56,9 @@ def test_evidence_says_no_more_than_can_be_told(code, doomed, oom, stack, words)
     assert "peak memory 5 MiB" in failure.exit
     assert "; after 1.500 s; output:\nbegun\n" in failure.exit
     assert (CURRENT in failure.exit) != stack
+    ours = "work.py in work" if doomed else "work.py:7 in work"
+    signal_or_code = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+    assert failure.place == (ours if stack else signal_or_code), "it is grouped by that"
 
 
 def test_the_kernels_count_can_be_read():

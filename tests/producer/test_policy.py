@@ -418,23 +418,29 @@ def test_a_wrapped_letter_stays_wrapped_when_the_frame_becomes_smaller():
 
 def test_a_dead_letter_speaks_of_its_last_failure_alone():
     """The texts of an earlier failure are removed; only the time of the first failure is kept."""
-    first = read(plan_failure(entry(), Failure("error", "A", "old words", "old"), STAGE, ABOUT))
+    failure = Failure("error", "A", "old words", "old", place="jobs.py:4 in handle")
+    first = read(plan_failure(entry(), failure, STAGE, ABOUT))
+    assert first.headers[headers.PLACE] == "jobs.py:4 in handle", "of a retry too"
+    assert headers.PLACE not in read(plan_failure(entry(first), ERROR, STAGE, ABOUT)).headers
     first.headers[headers.TRACEBACK] = first.headers[headers.EXIT] = "old"
     later = ABOUT._replace(time="later")
     table = read(plan_failure(entry(first), Failure("reject", "B", ""), STAGE, later)).headers
     assert table[headers.ERROR_TYPE] == "B"
-    assert not {headers.MESSAGE, headers.TRACEBACK, headers.EXIT} & set(table)
+    assert not {headers.MESSAGE, headers.TRACEBACK, headers.EXIT, headers.PLACE} & set(table)
     assert (table[headers.FIRST_FAILED_AT], table[headers.FAILED_AT]) == (ABOUT.time, "later")
 
 
 def test_a_dead_letter_says_all():
     """A dead letter has reason, error, place, time, attempt and generation."""
-    table = read(plan_failure(entry(), Failure("reject", "T", "m", "t", "e"), STAGE, ABOUT)).headers.to_dict()
+    table = read(
+        plan_failure(entry(), Failure("reject", "T", "m", "t", "e", place="p"), STAGE, ABOUT)
+    ).headers.to_dict()
     assert table == {
         headers.REASON: "reject",
         headers.ERROR_TYPE: "T",
         headers.MESSAGE: "m",
         headers.TRACEBACK: "t",
+        headers.PLACE: "p",
         headers.EXIT: "e",
         headers.FAILED_AT: ABOUT.time,
         headers.FIRST_FAILED_AT: ABOUT.time,

@@ -1,18 +1,19 @@
-// The failures of a stage: its groups, since the service's start and in the dead-letter queue, the letters, and what is done
-// with a selection of them.
+// The failures of a stage: groups, since the service's start and in the dead-letter queue, the letters, and what is done with
+// a selection of them.
 //
 // A selection is frozen in the service: what comes later is not in it, and it is replayed or dropped only if its number is
 // the one that was confirmed. Operations go on without this page. The filter stands in the address.
 
 import { at, call } from "./api.js";
+import { Spark } from "./chart.js";
 import { act, confirm, tell } from "./dialog.js";
-import { attr, button, h, keyed, s, table, text } from "./dom.js";
+import { attr, button, h, keyed, panel, table, text } from "./dom.js";
 import { bytes, count, plural, time } from "./format.js";
 
 const FIELDS = { text: "Text", reason: "Reason", error_type: "Error type", place: "Place", header: "Header (NAME=VALUE)", since: "Failed since",
   until: "Failed before", attempt: "Attempt", generation: "Generation" };
 const PAGE = 100; // letters at a time
-const ENDED = new Set(["done", "cancelled", "failed"]);
+const ENDED = ["done", "cancelled", "failed"];
 const what = ({ reason, error_type: type, place }) => [type || reason, place].filter(Boolean).join(" in ") || "no reason given";
 
 // Returns the LetterFilter for the query of an address; the service judges the values.
@@ -41,48 +42,43 @@ export function said({ kind, state, done, wanted, gone, unsure, refused, reason 
   return [`${amount} ${kind === "drop" ? "dropped" : "replayed"}`, ...more.filter(Boolean)].join(", ");
 }
 
-// Asks for the number of a frozen selection, then begins. Returns whether it has begun.
+// Asks for the number of a frozen selection, then begins. Returns the operation; undefined: there is none.
 export async function apply(stage, kind, { selection, count: number }, why = "") {
   const [verb, effect] = kind === "drop" ? ["Drop", "They are gone for good."] : ["Replay", "They go back into the stage's input."];
   const letters = plural(number, "dead letter");
   const sentence = `Exactly these ${count(number)}, as they were when selected. ${effect} ${why}`;
-  if (!(await confirm(`${verb} ${letters}?`, sentence, `${verb} ${count(number)}`, { danger: kind === "drop" }))) return false;
+  if (!(await confirm(`${verb} ${letters}?`, sentence, `${verb} ${count(number)}`, { danger: kind === "drop" }))) return undefined;
   const path = at`stages/${stage}/dlq/selections/${selection}/${kind}`;
-  return (await act(`${stage}: the ${kind} of ${letters} has begun`, "POST", path, { count: number })).ok;
+  return (await act(`${stage}: the ${kind} of ${letters} has begun`, "POST", path, { count: number })).data?.operation;
 }
 
 export function view({ parts: [stage] }) {
   const path = at`stages/${stage}/dlq`;
   const ticked = new Set();
+  const running = new Set(); // operations
   const faults = new Map();
-  const running = new Set();
-  let groups = [];
-  let letters = [];
-  let filter = {};
-  let matched = 0;
+  let [groups, letters, filter, matched] = [[], [], {}, 0];
   let state, shown, next;
 
   const backlog = h("span", { class: "muted" });
   const groupTable = table([["fault", "Fault", "wide clip"], ["count", "In the queue", "number"], ["dead", "Dead", "number"], ["retried", "Retried", "number"],
     ["first", "First", "when"], ["last", "Last", "when"], ["trend", "Last hour", "number"]], (each) => each.key, makeGroup, updateGroup);
-  const groupPanel = h("section", { class: "panel" }, h("h2", { text: "Groups" }), groupTable.root);
+  const groupPanel = panel("Groups", groupTable.root);
   const only = h("p", { class: "row" });
   const inputs = Object.entries(FIELDS).map(([name, label]) => h("label", {}, label, h("input", { name, type: "search", spellcheck: "false" })));
   const search = h("form", { class: "filter", role: "search", "aria-label": "Filter of the dead letters", on: { submit: filtered } },
     inputs.slice(0, 4), h("button", { text: "Filter" }), h("details", {}, h("summary", { text: "More" }), h("div", { class: "filter" }, inputs.slice(4))));
   const summary = h("span", { role: "status" });
-  const freeze = button("", select, null, "primary");
+  const freeze = button("", select, null, "primary command");
   const compare = button("Compare the two", () => (location.hash = at`#/letter/${stage}/${[...ticked][0]}?with=${[...ticked][1]}`));
   const more = button("Show more", () => list(next));
   const chosen = h("div", { role: "status" });
   const letterTable = table([["tick", ""], ["name", "Message", "wide clip"], ["failed", "Failed", "when"], ["attempt", "Attempt", "number"],
     ["error", "Error", "wide clip"], ["size", "Size", "number"]], (each) => each.id, makeLetter, (row, each) => (row.box.checked = ticked.has(each.id)));
   const operations = h("ul", { class: "bare" });
-  const root = h("div", {},
-    h("p", { class: "row head" }, h("h1", {}, "Failures of ", h("a", { href: at`#/stage/${stage}`, text: stage })), backlog),
-    groupPanel,
-    h("section", { class: "panel" }, h("h2", { text: "Dead letters" }), operations, only, search,
-      h("p", { class: "row" }, summary, button("Look again", () => look({ fresh: 0 })), freeze, compare), chosen, letterTable.root, more));
+  const root = h("div", {}, h("p", { class: "row head" }, h("h1", {}, "Failures of ", h("a", { href: at`#/stage/${stage}`, text: stage })), backlog), groupPanel,
+    panel("Dead letters", operations, only, search, h("p", { class: "row" }, summary, button("Look again", () => look({ fresh: 0 })), freeze, compare),
+      chosen, letterTable.root, more));
 
   // Reads letters and groups; `fresh` 0 asks for a new look at the queue itself.
   async function look(extra) {
@@ -111,14 +107,11 @@ export function view({ parts: [stage] }) {
 
   function makeLetter(row, each) {
     const name = each.message_id ?? each.id;
-    const change = () => {
-      ticked[row.box.checked ? "add" : "delete"](each.id);
-      ticks();
-    };
+    const change = () => ticks(ticked[row.box.checked ? "add" : "delete"](each.id));
     row.box = h("input", { type: "checkbox", "aria-label": `Dead letter ${name}`, on: { change } });
     row.tick.append(row.box);
-    row.name.append(h("a", { class: "id", href: at`#/letter/${stage}/${each.id}`, text: name }));
-    row.error.append(h("span", { text: what(each) }), " ", h("span", { class: "muted", text: each.text }));
+    row.name.append(h("a", { href: at`#/letter/${stage}/${each.id}`, text: name }));
+    row.error.append(what(each), h("span", { class: "muted", text: ` ${each.text}` }));
     text(row.failed, time(each.failed_at));
     text(row.attempt, each.attempt ?? "–");
     text(row.size, bytes(each.size));
@@ -144,16 +137,19 @@ export function view({ parts: [stage] }) {
     if (!answer.ok) return tell(`Not selected: ${answer.problem}`, "error");
     const { selection, count: number, oldest, newest, expires } = answer.data;
     const now = state.overview?.stages.find((each) => each.name === stage)?.why.sentence;
-    const run = (kind) => async () => (await apply(stage, kind, answer.data, now && `The stage now: ${now}`)) && forget();
-    chosen.replaceChildren(
-      h("p", {}, h("strong", { text: `${plural(number, "letter")} selected` }), ` and frozen, from ${time(oldest)} to ${time(newest)}; kept until ${time(expires)}.`),
-      h("p", { class: "row" }, button(`Replay ${count(number)} …`, run("replay"), null, "primary command"), button(`Drop ${count(number)} …`, run("drop"), null, "danger command"),
-        h("a", { class: "button", href: `../api/v1/${path}/selections/${selection}/export`, download: true, text: `Export ${count(number)}` }),
-        button("Forget the selection", forget)));
+    const run = async (kind) => {
+      const operation = await apply(stage, kind, answer.data, now && `The stage now: ${now}`);
+      if (!operation) return;
+      running.add(operation);
+      chosen.replaceChildren();
+      showOperations();
+    };
+    const about = ` and frozen, from ${time(oldest)} to ${time(newest)}; kept until ${time(expires)}.`;
+    chosen.replaceChildren(h("p", {}, h("strong", { text: `${plural(number, "letter")} selected` }), about),
+      h("p", { class: "row" }, button(`Replay ${count(number)} …`, () => run("replay"), null, "primary command"), button(`Drop ${count(number)} …`, () => run("drop"), null, "danger command"),
+        h("a", { class: "button", href: `../api/v1/${path}/selections/${selection}/export`, download: true, text: `Export ${count(number)}` })));
     chosen.querySelector("button").focus();
   }
-
-  const forget = () => chosen.replaceChildren();
 
   function showGroups() {
     const rows = joined(groups, [...faults.values()]);
@@ -161,15 +157,14 @@ export function view({ parts: [stage] }) {
     groupTable.update(rows);
     const { fault, ...rest } = filter;
     const one = rows.find((each) => each.key === fault);
-    only.replaceChildren(...(fault ? [h("span", { class: "chip", text: `Only ${one ? what(one) : fault}` }), h("a", { href: address(stage, rest), text: "Show all" })] : []));
+    only.replaceChildren(...(fault ? [`Only ${one ? what(one) : fault}`, h("a", { href: address(stage, rest), text: "Show all" })] : []));
   }
 
   function makeGroup(row, each) {
+    row.spark = new Spark(`Failures in the last hour: ${what(each)}`);
     row.text = h("div", { class: "muted clip" });
-    row.bars = s("path", { class: "bars" });
-    row.chart = s("svg", { class: "trend", viewBox: "0 0 60 16", role: "img" }, row.bars);
-    row.fault.append(h("a", { href: address(stage, { fault: each.key }), text: what(each) }), " ", h("span", { class: "chip", text: each.reason }), row.text);
-    row.trend.append(row.chart);
+    row.fault.append(h("a", { href: address(stage, { fault: each.key }), text: what(each) }), ` ${each.reason}`, row.text);
+    row.trend.append(row.spark.root);
   }
 
   function updateGroup(row, each) {
@@ -177,18 +172,15 @@ export function view({ parts: [stage] }) {
     text(row.text, each.text);
     for (const name of ["count", "dead", "retried"]) text(row[name], count(each[name]));
     for (const name of ["first", "last"]) text(row[name], time(each[name]));
-    const trend = each.trend ?? [];
-    const top = Math.max(...trend);
-    attr(row.bars, "d", trend.map((value, minute) => (value ? `M${minute} 16V${16 - (15 * value) / top}` : "")).join(""));
-    attr(row.chart, "aria-label", `${count(trend.reduce((sum, value) => sum + value, 0))} in the last hour`);
+    row.spark.update(each.trend && Float64Array.from(each.trend));
   }
 
   function showOperations() {
     const own = [...state.operations.values()].filter((each) => each.stage === stage);
     const newest = own.sort((one, other) => (one.at < other.at ? 1 : -1)).slice(0, 5);
-    keyed(operations, newest, (each) => each.operation, operationRow, (row, each) => {
-      const ended = ENDED.has(each.state);
-      text(row.said, `${said(each)} (by ${each.by})`);
+    keyed(operations, newest, (each) => each.operation, makeOperation, (row, each) => {
+      const ended = ENDED.includes(each.state);
+      text(row.line, `${said(each)} (by ${each.by})`);
       [row.bar.max, row.bar.value] = [each.wanted || 1, each.done];
       row.bar.hidden = row.cancel.hidden = ended;
       if (!ended) running.add(each.operation);
@@ -196,10 +188,10 @@ export function view({ parts: [stage] }) {
     });
   }
 
-  function operationRow({ operation, kind }) {
+  function makeOperation({ operation, kind }) {
     const cancel = button("Cancel", () => act(`${stage}: the ${kind} is being cancelled`, "DELETE", at`operations/${operation}`), `Cancel the ${kind}`, "small command");
     const [bar, line] = [h("progress", { "aria-label": `Progress of the ${kind}` }), h("span")];
-    return { root: h("li", { class: "row" }, bar, line, cancel), bar, said: line, cancel };
+    return { root: h("li", { class: "row" }, bar, line, cancel), bar, line, cancel };
   }
 
   return {
@@ -208,12 +200,10 @@ export function view({ parts: [stage] }) {
     update(now, route) {
       const before = state;
       state = now;
-      const asked = JSON.stringify(filterOf(route.query));
-      if (asked !== shown) {
-        shown = asked;
+      if (route !== shown) {
+        shown = route;
         filter = filterOf(route.query);
         for (const { name } of search.elements) if (name) search.elements[name].value = filter[name] ?? "";
-        forget();
         look();
       }
       const live = now.stages[stage]?.faults;

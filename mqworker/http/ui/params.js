@@ -5,7 +5,7 @@
 
 import { at, call } from "./api.js";
 import { act, tell } from "./dialog.js";
-import { attr, button, h, table, text } from "./dom.js";
+import { attr, button, h, panel, table, text } from "./dom.js";
 import { stringify } from "./exact.js";
 import { plural } from "./format.js";
 import { assembled, compared, fields, patch, shown } from "./params_form.js";
@@ -36,8 +36,7 @@ export function view({ parts: [stage] }) {
   const form = h("form", { hidden: true, on: { submit, input } }, set, wrong, changes, h("p", { class: "row command" }, send, reset));
   const back = button("Back to the parameters before", () => command("parameters before are back", "POST", `${path}/rollback`));
   const past = table([["generation", "Generation"], ["differs", "Then → now", "mono wrap wide"], ["act", "", "command"]], (each) => each.generation, version, differs);
-  const root = h("section", { class: "panel" }, h("h2", { text: "Parameters" }), about, news, form,
-    h("details", {}, h("summary", { text: "Earlier parameters" }), h("p", { class: "command" }, back), past.root));
+  const root = panel("Parameters", about, news, form, h("details", {}, h("summary", { text: "Earlier parameters" }), h("p", { class: "command" }, back), past.root));
 
   async function load() {
     asked = performance.now();
@@ -127,17 +126,16 @@ export function view({ parts: [stage] }) {
     set.querySelector("[aria-invalid]")?.focus();
   }
 
-  // Shows what was loaded, what somebody else has made of it, and what is typed, side by side.
+  // Shows what was loaded, what somebody else has made of it, and what is typed, side by side; what is typed stays on top.
   function conflict(other) {
     const mine = new Map(list.filter(altered).map(({ key }) => [key, typed.get(key)]));
-    const columns = [["name", "Parameter", "mono"], ["was", "As loaded", "mono wrap"], ["theirs", "Theirs, stored", "mono wrap"], ["mine", "Mine, not sent", "mono wrap"]];
-    const rows = table(columns, (each) => each.name, () => {}, (row, { name, values }) => {
+    const rows = table([["name", "Parameter"], [0, "As loaded", "wrap"], [1, "Theirs, stored", "wrap"], [2, "Mine, not sent", "wrap"]], (each) => each.name, (row, { name, values }) => {
       text(row.name, name);
-      ["was", "theirs", "mine"].forEach((column, index) => text(row[column], values[index] ?? NOT_SET));
+      values.forEach((value, index) => text(row[index], value ?? NOT_SET));
     });
     rows.update(compared(loaded.params, other.params, refresh()));
-    news.replaceChildren(h("p", { class: "warning", text: `Somebody has changed the parameters meanwhile: generation ${other.generation}.` }), rows.root,
-      h("p", { class: "row" }, button("Keep what I typed, take the rest", () => fill(other, ({ key }) => mine.get(key))), button("Take theirs", () => fill(other))));
+    fill(other, ({ key }) => mine.get(key));
+    news.append(h("p", { class: "warning", text: "Somebody has changed the parameters meanwhile. What you typed stays in the form; nothing is sent." }), rows.root);
   }
 
   function version(row, { generation, params }) {

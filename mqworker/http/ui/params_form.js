@@ -6,7 +6,8 @@
 import { Exact, isNumber, parse, same, stringify } from "./exact.js";
 
 const LEVELS = 3; // of objects in objects; deeper ones, and lists, are edited as JSON
-const plain = (value) => value !== null && typeof value === "object" && !Array.isArray(value) && !(value instanceof Exact);
+const isExact = (value) => value instanceof Exact;
+const plain = (value) => value !== null && typeof value === "object" && !Array.isArray(value) && !isExact(value);
 const member = (value, name) => (plain(value) && Object.hasOwn(value, name) ? value[name] : undefined);
 const names = (value) => Object.keys(plain(value) ? value : {});
 
@@ -25,8 +26,8 @@ function resolved(schema, root) {
 
 const fits = {
   choice: (value, { schema }) => schema.enum.some((each) => same(each, value)),
-  integer: (value) => value instanceof Exact,
-  number: (value) => value instanceof Exact,
+  integer: isExact,
+  number: isExact,
   boolean: (value) => typeof value === "boolean",
   string: (value, { required }) => typeof value === "string" && !/[\n\r]/.test(value) && (required || value !== ""),
   json: () => true,
@@ -35,7 +36,7 @@ const fits = {
 function below(path, schema, root, value) {
   return [...new Set([...names(schema.properties), ...names(value)])].flatMap((name) => {
     const own = member(value, name) ?? undefined;
-    const given = member(schema.properties, name) ?? { type: own instanceof Exact ? "number" : typeof own };
+    const given = member(schema.properties, name) ?? { type: isExact(own) ? "number" : typeof own };
     const inner = resolved(given, root);
     const deeper = [...path, name];
     if (deeper.length < LEVELS && names(inner.properties).length && (own === undefined || plain(own))) return below(deeper, inner, root, own);
@@ -112,12 +113,9 @@ export function patch(before, after) {
 
 // Returns rows {name, values}: one for each leaf in which these parameters differ; undefined: left out there.
 export function compared(...all) {
-  const found = new Map();
-  const walk = (value, name, at) => {
-    if (plain(value)) for (const each of names(value)) walk(value[each], name ? `${name}.${each}` : each, at);
-    else found.set(name, Object.assign(found.get(name) ?? Array(all.length).fill(undefined), { [at]: stringify(value) }));
-  };
-  all.forEach((params, at) => walk(params, "", at));
-  const rows = [...found].map(([name, values]) => ({ name, values }));
-  return rows.filter(({ values }) => values.some((value) => value !== values[0]));
+  const flat = (value, name) =>
+    plain(value) ? names(value).flatMap((each) => flat(value[each], name ? `${name}.${each}` : each)) : [[name, stringify(value)]];
+  const maps = all.map((params) => new Map(flat(params, "")));
+  const rows = [...new Set(maps.flatMap((each) => [...each.keys()]))].map((name) => ({ name, values: maps.map((each) => each.get(name)) }));
+  return rows.filter(({ values }) => new Set(values).size > 1);
 }

@@ -1,10 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { progress } from "./chain.js";
+import { progress, read, written } from "./chain.js";
 import { address, filterOf, joined, said } from "./failures.js";
 import { lineDifference } from "./letter.js";
-import { onItsWay } from "./message.js";
 
 test("A filter comes back from its address as it was, whatever its texts are", () => {
   for (const filter of [{}, { text: "a&b=c #?/%\u202e<img>" }, { reason: "error", attempt: 3, generation: 0, fault: "0f1e2d3c4b5a" }, { header: "k=v=w", attempt: "many" }]) {
@@ -46,12 +45,13 @@ test("A change is stored, prepared, committed, or undone and why", () => {
   const change = { generation: 7, state: "preparing", ready: 2, wanted: 4, reason: null, left: 0 };
   assert.equal(progress(null), "");
   assert.equal(progress(change), "Generation 7: stored, 2 of 4 Consumers prepared");
-  assert.equal(progress({ ...change, state: "committed", left: 3 }), "Generation 7: committed, 3 Consumers of the one before finish their messages");
+  assert.equal(progress({ ...change, state: "committed", left: 3 }), "Generation 7: committed, 3 old Consumers finish");
   assert.equal(progress({ generation: 7, state: "undone", seconds: 3.4, reason: "ImportError" }), "Generation 7 was undone 3 s ago: ImportError");
 });
 
-test("A message is asked for again only while a stage has it in hand or will try it again", () => {
-  for (const [states, wanted] of [[["unknown"], false], [["result", "held"], true], [["delayed"], true], [["dead", "dropped"], false], [[], false]]) {
-    assert.equal(onItsWay({ stages: states.map((state) => ({ state })) }), wanted, states.join());
-  }
+test("A chain comes back from its lines as it was; names, spaces and empty lines are as one likes", () => {
+  const chain = [{ name: "read", job: "a.b:load", enabled: true }, { name: "run", job: 'exec:["x", "y=1"]', enabled: false }];
+  assert.equal(written(chain), 'read = a.b:load\n# run = exec:["x", "y=1"]');
+  assert.deepEqual(read(written(chain)), chain);
+  assert.deepEqual(read("\n  a:b \n#c=d:e\n\n"), [{ name: undefined, job: "a:b", enabled: true }, { name: "c", job: "d:e", enabled: false }]);
 });

@@ -65,7 +65,9 @@ def _hurry(told: str) -> None:
     module, _, constant = name.partition(":")
     found = importlib.import_module(f"mqworker.{module}")
     assert hasattr(found, constant), told
-    setattr(found, constant, float(value))
+    number = float(value)
+    counts = type(getattr(found, constant)) is int and number.is_integer()
+    setattr(found, constant, int(number) if counts else number)
 
 
 def _break(what: str) -> None:

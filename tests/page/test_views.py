@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import CDPSession, Page
 
 from tests.page import replayed
 from tests.page.conftest import Watched
@@ -22,18 +22,13 @@ AXE = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text(
 UPDATES = """
 async (times) => {
   const { store } = await import("./store.js");
-  const took = [];
   for (let n = 0; n < times; n++) {
-    await new Promise(requestAnimationFrame);
-    const begun = performance.now();
     for (const [type, data] of window.events[n % window.events.length]) store.dispatch({ type, data });
-    store.tell();
-    document.body.offsetHeight;
-    took.push(performance.now() - begun);
+    await new Promise(requestAnimationFrame);
   }
-  return took.sort((one, other) => one - other)[times >> 1];
 }
 """
+TIMES = 40
 
 
 def source(name: str, **changes: Any) -> dict[str, Any]:
@@ -156,24 +151,30 @@ def test_a_silent_stream_is_noticed(watched, feed):
 
 
 def test_the_page_is_quick(watched):
-    """The first paint comes within 150 ms, and an update of 64 Consumers and four charts takes at most 10 ms.
-
-    On a machine that is busy with others both are measured again, and what was measured is told.
-    """
+    """The first paint comes within 150 ms, and an update of 64 Consumers and four charts takes at most 10 ms of
+    processor time in scripts, styles and layout. Both are told, and what painting adds."""
     with Replayed(lambda n: written(n, consumers=64)) as replay:
         page = watched.open(replay.url)
-        painted, took = [], []
-        for _ in range(3):
-            show(page, replay.url, "stage")
+        show(page, replay.url, "stage")
+        tools = watched.context.new_cdp_session(page)
+        tools.send("Performance.enable", {"timeDomain": "threadTicks"})  # not the time that others of the machine take
+        page.evaluate("(events) => { window.events = events }", [written(2100 + n, consumers=64) for n in range(20)])
+        page.evaluate(UPDATES, TIMES)
+        before = spent(tools)
+        page.evaluate(UPDATES, TIMES)
+        took, all_in_all = ((now - then) / TIMES for now, then in zip(spent(tools), before, strict=True))
+        painted = []
+        for _ in range(5):
             page.reload()
             show(page, replay.url, "stage")
             painted.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
-            page.evaluate(
-                "(events) => { window.events = events }", [written(2100 + n, consumers=64) for n in range(20)]
-            )
-            took.append(page.evaluate(UPDATES, 40))
-            if min(painted) <= 150 and min(took) <= 10:
-                break
-        print(f"first paint {min(painted):.0f} ms, update {min(took):.1f} ms, load {os.getloadavg()[0]:.1f}")
+        told = f"first paint {min(painted):.0f} ms, update {took:.1f} ms, {all_in_all:.1f} ms with painting"
+        print(f"{told}; load {os.getloadavg()[0]:.1f}")
         assert min(painted) <= 150
-        assert min(took) <= 10
+        assert took <= 10
+
+
+def spent(tools: CDPSession) -> tuple[float, float]:
+    """Return the milliseconds of the page's main thread: in scripts, styles and layout, and in all."""
+    found = {each["name"]: 1000 * each["value"] for each in tools.send("Performance.getMetrics")["metrics"]}
+    return sum(found[f"{name}Duration"] for name in ("Script", "RecalcStyle", "Layout")), found["TaskDuration"]

@@ -29,6 +29,12 @@ async (times) => {
 }
 """
 TIMES = 40
+HIDE = """
+(hidden) => {
+  Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}
+"""
 
 
 def source(name: str, **changes: Any) -> dict[str, Any]:
@@ -148,6 +154,29 @@ def test_a_silent_stream_is_noticed(watched, feed):
         page.wait_for_selector("#link[data-state=lost]", timeout=2000 + 1000)  # the tick that was on its way counts too
         assert page.locator(".consumers tbody tr").count() == 6
         assert "No answer for 0:0" in page.inner_text("#link")
+
+
+def test_without_a_place_for_a_stream_the_page_asks(watched):
+    """A page that is refused a stream shows the same by asking, says so, and streams as soon as there is a place."""
+    with Replayed(written) as replay:
+        replay.full = True
+        page = watched.open(f"{replay.url}#/stage/energy")
+        page.wait_for_selector("#link[data-state=asking]")
+        page.wait_for_selector(".consumers tbody tr")
+        assert page.inner_text("#link") == "Every 2 s: all streams of the service are taken"
+        replay.full = False
+        page.wait_for_selector("#link[data-state=live]")
+
+
+def test_a_hidden_page_asks_nothing(watched):
+    """A page that nobody sees ends its stream at once, and goes on when it is seen again."""
+    with Replayed(written) as replay:
+        page = watched.open(replay.url)
+        show(page, replay.url, "overview")
+        with page.expect_event("requestfailed", lambda request: "/feed?" in request.url):
+            page.evaluate(HIDE, True)
+        with page.expect_response(lambda answer: "after=" in answer.url):
+            page.evaluate(HIDE, False)
 
 
 def test_the_page_is_quick(watched):

@@ -144,6 +144,7 @@ class Replayed:
         self.asked: list[tuple[str, bytes]] = []
         self.first = first
         self.pause = 1.0
+        self.full = False  # no place for a stream is left
         self.streaming = threading.Event()
         self.streaming.set()
         owner = self
@@ -194,6 +195,8 @@ class Replayed:
         if once:
             n = self.first
             return self._send(request, 200, "text/event-stream", written(n, hello(n), *self.events(n)), {})
+        if self.full:
+            return self._send(request, 503, "application/problem+json", b"{}", {"Retry-After": "1"})
         request.send_response(200)
         request.send_header("Content-Type", "text/event-stream")
         request.send_header("Connection", "close")

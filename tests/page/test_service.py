@@ -161,6 +161,8 @@ def test_eight_tabs(site, watched):
     pages = [first, *(watched.open(f"{site.url}#/stage/work") for _ in range(7))]
     wait_for(lambda: (counted("live"), counted("asking")) == (4, 4), 15, "four tabs to stream and four to ask")
     assert pages[-1].evaluate(POINTS) > 3
+    sent = site.service.cli("send", "1", "--count", "5000")
+    assert sent.returncode == 0, sent.stderr
     begun = time.monotonic()
     assert site.service.ask("PUT", "/api/v1/stages/work/listening?wait=5", {"enabled": False})[0] == 200
     assert time.monotonic() - begun < 1

@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import CDPSession, Page
 
 from tests.page import replayed
 from tests.page.conftest import Watched
@@ -22,16 +22,17 @@ AXE = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text(
 UPDATES = """
 async (times) => {
   const { store } = await import("./store.js");
-  const took = [];
   for (let n = 0; n < times; n++) {
-    await new Promise(requestAnimationFrame);
-    const begun = performance.now();
     for (const [type, data] of window.events[n % window.events.length]) store.dispatch({ type, data });
-    store.tell();
-    document.body.offsetHeight;
-    took.push(performance.now() - begun);
+    await new Promise(requestAnimationFrame);
   }
-  return took.sort((one, other) => one - other)[times >> 1];
+}
+"""
+TIMES = 40
+HIDE = """
+(hidden) => {
+  Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
 }
 """
 
@@ -155,25 +156,54 @@ def test_a_silent_stream_is_noticed(watched, feed):
         assert "No answer for 0:0" in page.inner_text("#link")
 
 
-def test_the_page_is_quick(watched):
-    """The first paint comes within 150 ms, and an update of 64 Consumers and four charts takes at most 10 ms.
+def test_without_a_place_for_a_stream_the_page_asks(watched):
+    """A page that is refused a stream shows the same by asking, says so, and streams as soon as there is a place."""
+    with Replayed(written) as replay:
+        replay.full = True
+        page = watched.open(f"{replay.url}#/stage/energy")
+        page.wait_for_selector("#link[data-state=asking]")
+        page.wait_for_selector(".consumers tbody tr")
+        assert page.inner_text("#link") == "Every 2 s: all streams of the service are taken"
+        replay.full = False
+        page.wait_for_selector("#link[data-state=live]")
 
-    On a machine that is busy with others both are measured again, and what was measured is told.
-    """
+
+def test_a_hidden_page_asks_nothing(watched):
+    """A page that nobody sees ends its stream at once, and goes on when it is seen again."""
+    with Replayed(written) as replay:
+        page = watched.open(replay.url)
+        show(page, replay.url, "overview")
+        with page.expect_event("requestfailed", lambda request: "/feed?" in request.url):
+            page.evaluate(HIDE, True)
+        with page.expect_response(lambda answer: "after=" in answer.url):
+            page.evaluate(HIDE, False)
+
+
+def test_the_page_is_quick(watched):
+    """The first paint comes within 150 ms, and an update of 64 Consumers and four charts takes at most 10 ms of
+    processor time in scripts, styles and layout. Both are told, and what painting adds."""
     with Replayed(lambda n: written(n, consumers=64)) as replay:
         page = watched.open(replay.url)
-        painted, took = [], []
-        for _ in range(3):
-            show(page, replay.url, "stage")
+        show(page, replay.url, "stage")
+        tools = watched.context.new_cdp_session(page)
+        tools.send("Performance.enable", {"timeDomain": "threadTicks"})  # not the time that others of the machine take
+        page.evaluate("(events) => { window.events = events }", [written(2100 + n, consumers=64) for n in range(20)])
+        page.evaluate(UPDATES, TIMES)
+        before = spent(tools)
+        page.evaluate(UPDATES, TIMES)
+        took, all_in_all = ((now - then) / TIMES for now, then in zip(spent(tools), before, strict=True))
+        painted = []
+        for _ in range(5):
             page.reload()
             show(page, replay.url, "stage")
             painted.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
-            page.evaluate(
-                "(events) => { window.events = events }", [written(2100 + n, consumers=64) for n in range(20)]
-            )
-            took.append(page.evaluate(UPDATES, 40))
-            if min(painted) <= 150 and min(took) <= 10:
-                break
-        print(f"first paint {min(painted):.0f} ms, update {min(took):.1f} ms, load {os.getloadavg()[0]:.1f}")
+        told = f"first paint {min(painted):.0f} ms, update {took:.1f} ms, {all_in_all:.1f} ms with painting"
+        print(f"{told}; load {os.getloadavg()[0]:.1f}")
         assert min(painted) <= 150
-        assert min(took) <= 10
+        assert took <= 10
+
+
+def spent(tools: CDPSession) -> tuple[float, float]:
+    """Return the milliseconds of the page's main thread: in scripts, styles and layout, and in all."""
+    found = {each["name"]: 1000 * each["value"] for each in tools.send("Performance.getMetrics")["metrics"]}
+    return sum(found[f"{name}Duration"] for name in ("Script", "RecalcStyle", "Layout")), found["TaskDuration"]

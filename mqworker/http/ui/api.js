@@ -6,17 +6,16 @@ import { parse, stringify } from "./exact.js";
 const TIMEOUT = 35_000; // ms: a check of user's code takes up to 30 s
 
 // `path` is below /api/v1/ (made by `at`). `body`: a value; a string or a Blob goes out as it is. Options: `etag` (If-Match), `exact`
-// (numbers of the answer stay text), `type` and `headers` of the body, `signal`. Returns {ok, status, data, problem, etag} and never
+// (numbers of the answer stay text), `type` and `headers` of the body. Returns {ok, status, data, problem, etag} and never
 // throws: `problem` is a sentence. A 401 sends the event "login" to the window.
-export async function call(method, path, body, { etag, exact, type = "application/json", headers, signal, timeout = TIMEOUT } = {}) {
+export async function call(method, path, body, { etag, exact, type = "application/json", headers } = {}) {
   const sent = new Headers({ Accept: "application/json", "X-Mqworker": "page", ...headers });
   if (etag) sent.set("If-Match", etag);
   if (body !== undefined) sent.set("Content-Type", type);
   const raw = body === undefined || typeof body === "string" || body instanceof Blob;
-  const limit = AbortSignal.timeout(timeout);
   try {
     const answer = await fetch(`../api/v1/${path}`, { method, headers: sent, body: raw ? body : stringify(body), cache: "no-store",
-      redirect: "error", signal: signal ? AbortSignal.any([signal, limit]) : limit });
+      redirect: "error", signal: AbortSignal.timeout(TIMEOUT) });
     const { ok, status } = answer;
     const written = await answer.text();
     const json = written && answer.headers.get("Content-Type").includes("json");
@@ -24,8 +23,8 @@ export async function call(method, path, body, { etag, exact, type = "applicatio
     if (status === 401 && path !== "session") dispatchEvent(new Event("login"));
     return { ok, status, data, problem: ok ? "" : (data.detail ?? `the service answered ${status}`), etag: answer.headers.get("ETag") };
   } catch ({ name, message }) {
-    const late = name === "TimeoutError" ? `no answer within ${timeout / 1000} s` : "no answer: the service cannot be reached";
-    return { ok: false, status: 0, data: null, problem: name === "SyntaxError" ? message : late, etag: null, aborted: name === "AbortError" };
+    const problems = { TimeoutError: `no answer within ${TIMEOUT / 1000} s`, SyntaxError: message };
+    return { ok: false, status: 0, data: null, problem: problems[name] ?? "the service cannot be reached" };
   }
 }
 

@@ -49,14 +49,14 @@ export function path(values, width, height, most) {
   return d;
 }
 
-// Where nothing is known between two known points, as [x, width]. A second that came late is no gap.
+// Where nothing is known between two known points, as [x, width].
 export function gaps(values, width) {
   const step = width / (values.length - 1);
   const found = [];
   let last = Infinity;
   values.forEach((value, i) => {
     if (Number.isNaN(value)) return;
-    if (i - last > 2) found.push([last * step, (i - last) * step]);
+    if (i - last > 1) found.push([last * step, (i - last) * step]);
     last = i;
   });
   return found;

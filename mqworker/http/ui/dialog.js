@@ -3,7 +3,7 @@
 // A command is sent without ?wait=, so it holds no place of the service; that it is in force is seen in the Feed.
 
 import { call } from "./api.js";
-import { button, h, text } from "./dom.js";
+import { attr, button, h, text } from "./dom.js";
 import { store } from "./store.js";
 
 const STAYS = 15_000; // ms: how long an answer is shown
@@ -13,9 +13,9 @@ let fading;
 export function tell(sentence, level = "ok") {
   const line = document.getElementById("answer");
   text(line, sentence);
-  line.dataset.level = level;
+  attr(line, "class", level);
   clearTimeout(fading);
-  if (level !== "error") fading = setTimeout(() => line.replaceChildren(), STAYS);
+  if (level !== "error") fading = setTimeout(() => text(line, ""), STAYS);
 }
 
 // Opens a dialog with `nodes` and buttons, [value, label, class]; resolves with the value of the one that was chosen, or "".

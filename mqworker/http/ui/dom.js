@@ -21,6 +21,8 @@ export function attr(node, name, value) {
 
 // Writes the one text of a node, only if it differs, so that a selection in it and the layout stay.
 export function text(node, value) {
+  if (node.told === value && value !== undefined) return; // nearly always
+  node.told = value;
   const wanted = visible(value ?? "");
   const first = node.firstChild;
   if (first?.nodeType !== Node.TEXT_NODE || first.nextSibling) node.replaceChildren(wanted);
@@ -54,7 +56,7 @@ export function button(label, click, name = null, kind = null) {
 
 // A state by word and colour: "ok", "info", "warning" or "error".
 export function dot(node, level, words) {
-  if (!node.firstChild) node.append(h("span"), h("span"));
+  if (!node.firstElementChild) node.replaceChildren(h("span"), h("span"));
   attr(node.firstChild, "class", `dot ${level}`);
   text(node.lastChild, words);
 }

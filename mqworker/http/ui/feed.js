@@ -1,9 +1,9 @@
 // The client of GET /feed: one stream of events at 1 Hz, kept alive, resumed, or asked for where it may not be.
 //
-// fetch and a reader of our own, because EventSource gives up after a 503. Each event goes to `emit` as {type, id, data}; so
-// does how the link is, {type: "link", data: {state, reason}}: live, asking, lost, draining, login. A stream that is silent
-// for SILENCE is given up; the next one comes after `pause` and resumes behind the last event. A tab that has no right to a
-// stream (tabs.js), or was answered 503, asks for the same events every two seconds. A hidden tab does nothing.
+// fetch and a reader of our own, because EventSource gives up after a 503. Each event goes to `emit` as {type, id, data}; so does
+// how the link is, as "link" with {state, reason}: live, asking, lost, draining, login. A silent stream is given up; the next one
+// comes after `pause` and resumes behind the last event. A tab that may not stream (tabs.js; 503) asks every two seconds for the
+// same events. A hidden tab does nothing.
 
 const SILENCE = 1800; // ms: events come every second, and a lost service must show within two
 const EVERY = 2000; // ms between two questions

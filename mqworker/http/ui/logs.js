@@ -18,10 +18,9 @@ export function view({ query }) {
     text: field("Text"),
     message: field("Message id"),
   };
-  const names = Object.keys(filters);
-  const values = () => Object.fromEntries(names.map((name) => [name, filters[name].value]).filter(([, value]) => value));
+  const values = () => Object.fromEntries(Object.entries(filters).map(([name, { value }]) => [name, value]).filter(([, value]) => value));
   filters.level.value = "info";
-  for (const name of names) {
+  for (const name in filters) {
     filters[name].value = query.get(name) ?? filters[name].value;
     filters[name].addEventListener("change", filter);
   }

@@ -8,7 +8,7 @@
 import { call } from "./api.js";
 import * as audit from "./audit.js";
 import { tell } from "./dialog.js";
-import { attr, text } from "./dom.js";
+import { attr, dot, text } from "./dom.js";
 import * as failures from "./failures.js";
 import { Feed } from "./feed.js";
 import { clock } from "./format.js";
@@ -24,13 +24,13 @@ import { LISTEN, Tabs } from "./tabs.js";
 const VIEWS = { overview, stage, failures, letter, message, logs, audit };
 const IDENTITY = { stage: 1, failures: 1, letter: 2, message: 1 }; // parts of an address that make it another view
 const KEPT = 12;
-const LINK = { // reason, and for how long
-  connecting: () => "Connecting …",
-  live: () => "Live",
-  asking: (reason) => `Every 2 s: ${reason}`,
-  lost: (reason, ago) => `No answer for ${clock(ago)}: ${reason}`,
-  draining: (reason, ago) => `The service drains or starts again (${clock(ago)})`,
-  login: () => "Not logged in",
+const LINK = { // level, and a sentence out of the reason and for how long
+  connecting: ["info", () => "Connecting …"],
+  live: ["ok", () => "Live"],
+  asking: ["warning", (reason) => `Every 2 s: ${reason}`],
+  lost: ["error", (reason, ago) => `No answer for ${clock(ago)}: ${reason}`],
+  draining: ["error", (_reason, ago) => `The service drains or starts again (${clock(ago)})`],
+  login: ["error", () => "Not logged in"],
 };
 const find = (id) => document.getElementById(id);
 const shown = new Map(); // identity to view, the newest last
@@ -84,12 +84,13 @@ function update(state) {
 }
 
 function showLink({ link: { state, since, reason } }) {
-  const now = state === "live" || state === "asking";
+  const [level, sentence] = LINK[state];
+  const now = level === "ok" || level === "warning";
   if (up && !now) tell("The connection to the service is lost.", "error");
   if (up === false && now) tell("The connection to the service is back.");
   if (up !== null || now) up = now;
   find("link").dataset.state = state;
-  text(find("link-text"), LINK[state](reason, (Date.now() - since) / 1000));
+  dot(find("link"), level, sentence(reason, (Date.now() - since) / 1000));
 }
 
 async function needLogin() {

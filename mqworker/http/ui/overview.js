@@ -50,7 +50,7 @@ export function view() {
 
 function told({ stages, service: { state, paused, uptime, revision, applied } }) {
   const ahead = applied < revision ? `, ${applied} is applied` : "";
-  return `${paused ? "paused by a signal" : state} · ${plural(stages.length, "stage")} · up for ${seconds(uptime)} · revision ${revision}${ahead}`;
+  return `${paused ? "Paused by a signal" : `Service ${state}`} · ${plural(stages.length, "stage")} · up for ${seconds(uptime)} · revision ${revision}${ahead}`;
 }
 
 // A panel with a table that is there only if it has rows.

@@ -43,8 +43,7 @@ export function view({ parts: [name] }) {
       if (below.firstChild !== made[tab].root) below.replaceChildren(made[tab].root);
       for (const each of links) attr(each, "aria-current", each.dataset.tab === tab && "page");
       const summary = state.overview?.stages.find((each) => each.name === name);
-      const { level, sentence } = summary?.why ?? { level: "", sentence: state.overview && "There is no such stage in this service." };
-      dot(why, level, sentence);
+      dot(why, summary?.why.level, summary?.why.sentence ?? (state.overview && "There is no such stage in this service."));
       text(failures, summary?.dead_backlog ? `Failures (${plural(summary.dead_backlog, "dead letter")})` : "Failures");
       const detail = state.stages[name]?.detail;
       const { state: step, wanted, ready } = detail?.change ?? {};
@@ -69,21 +68,22 @@ function commands(name) {
     text(number, wanted);
     send(`${plural(wanted, "Consumer")} of ${name}`, "PUT", "consumers", { count: wanted });
   };
-  const pause = button("", () => togglePause(name), null, "command");
-  const less = button("−", scale(-1), `One Consumer less for ${name}`, "command");
-  const more = button("+", scale(1), `One Consumer more for ${name}`, "command");
+  const command = (sign, click, says = null) => button(sign, click, says && `${says} ${name}`, "command");
+  const pause = command("", () => togglePause(name));
+  const less = command("−", scale(-1), "One Consumer less for");
+  const more = command("+", scale(1), "One Consumer more for");
   const number = h("b");
   const auto = h("span", { class: "muted", title: "service.processes are shared among the stages", text: "auto" });
-  const restart = button("Restart", async () => {
+  const restart = command("Restart", async () => {
     const sentence = "New Consumers with the code that is in the folder take the place of the present ones, once they are set up.";
     if (await confirm(`Restart the Consumers of ${name}?`, sentence, "Restart")) send(`New Consumers of ${name}`, "POST", "restart", {});
-  }, `Restart the Consumers of ${name}`, "command");
-  const stop = button("", async () => {
+  }, "Restart the Consumers of");
+  const stop = command("", async () => {
     if (!desired.running) return send(`${name} is started`, "POST", "start");
     const sentence = "It finishes what it has in hand, then its processes end. Messages wait in its queue until it is started.";
     const sure = await confirm(`Drain and stop ${name}?`, sentence, "Drain and stop", { danger: true });
     return sure && send(`${name} is to stop`, "POST", "stop");
-  }, null, "command");
+  });
   return {
     root: h("div", { class: "row" }, pause, h("span", { class: "row scale", role: "group", "aria-label": "Consumers" },
       h("span", { class: "muted", text: "Consumers" }), less, number, more, auto), restart, stop),

@@ -80,9 +80,9 @@ const REDUCERS = {
 
   hello(state, service) {
     const { boot, now, n, role } = service;
-    const other = state.logs.lines.length && state.boot !== boot;
-    const logs = other ? withLines(state.logs, [{ gap: "the service was started again" }]) : state.logs;
-    return { ...state, boot, role, service, logs, base: now - n };
+    if (state.boot === boot) return { ...state, role, service };
+    const logs = state.logs.lines.length ? withLines(state.logs, [{ gap: "the service was started again" }]) : state.logs;
+    return { ...state, boot, role, service, logs, base: now - n }; // once: points stay where they are
   },
 
   history(state, { stage, every, ...points }) {

@@ -23,6 +23,6 @@ test("Of many points each column keeps its least and its greatest: one peak in s
   assert.equal(Math.min(...numbers(d).filter((_, index) => index % 2)), 0); // the peak reaches the top
 });
 
-test("A gap is where nothing is known between two known points, not before the first", () => {
-  assert.deepEqual(gaps(Float64Array.of(NaN, NaN, NaN, 1, 2, NaN, NaN, 3, NaN, 4, NaN), 100), [[40, 30]]);
+test("A gap is where nothing is known between two known points, not before the first nor after the last", () => {
+  assert.deepEqual(gaps(Float64Array.of(NaN, NaN, NaN, 1, 2, NaN, NaN, 3, NaN, 4, NaN), 100), [[40, 30], [70, 20]]);
 });

@@ -14,7 +14,7 @@ export function view({ parts: [id = ""] }) {
   const body = h("div");
   const lines = table([["time", "Time", "when", (each) => time(each.time)], ["level", "Level", "", (each) => each.level], ["line", "Line", "wrap wide", (each) => each.msg]], JSON.stringify);
   const root = h("div", {}, h("p", { class: "row head" }, h("h1", { class: "wrap", text: `Message ${id}` })),
-    h("section", { class: "panel" }, sentence, button("Look through the dead letters", () => look({ look: 1 }))), body);
+    h("section", { class: "panel" }, sentence, button("Look through the dead letters", () => look({ look: true }))), body);
   let moving = true;
   let asked = -Infinity;
   let shown;

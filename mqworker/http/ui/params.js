@@ -77,7 +77,7 @@ export function view({ parts: [stage] }) {
     const problem = h("span", { id: `${id}-wrong`, class: "problem" });
     controls.set(key, { own, problem });
     return h("div", { class: "field" }, h("label", { for: id, text: key || "further parameters" }), h("span", {}, own, problem),
-      h("span", { id: `${id}-hint`, class: "muted", text: [choices ? "" : kind, ...limits, given.description].filter(Boolean).join(" ") }));
+      h("span", { id: `${id}-hint`, class: "muted", text: [[choices ? "" : kind, ...limits].join(" "), given.description].filter(Boolean).join(": ") }));
   }
 
   function input({ target: { name, value } }) {

@@ -10,7 +10,7 @@ from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Publication, decode_or_refuse
 
 
-class Changes(msgspec.Struct, frozen=True):
+class LetterEdit(msgspec.Struct, frozen=True):
     """What is changed besides the body; `content_type` None: it stays."""
 
     content_type: str | None = None
@@ -18,7 +18,7 @@ class Changes(msgspec.Struct, frozen=True):
     headers: dict[str, bool | int | float | str | None] = {}  # None removes one
 
 
-def edited(replay: Publication, body: bytes, changes: Changes) -> Publication:
+def edited(replay: Publication, body: bytes, changes: LetterEdit) -> Publication:
     """Return a replay with another body; raises BrokerRefused if its properties are malformed."""
     message: Properties = decode_or_refuse(replay.properties)
     if changes.content_type is not None:

@@ -18,7 +18,7 @@ from mqworker.broker_admin import dead_letters
 from mqworker.broker_admin.bulk import TOGETHER, BulkOperation
 from mqworker.broker_admin.catalogue import Catalogue
 from mqworker.broker_admin.chooser import Chooser
-from mqworker.broker_admin.letter_edit import Changes, edited
+from mqworker.broker_admin.letter_edit import LetterEdit, edited
 from mqworker.broker_admin.letter_filter import fault_of, matcher
 from mqworker.broker_admin.letter_groups import groups
 from mqworker.broker_admin.letter_looks import LetterLooks
@@ -159,7 +159,7 @@ class LetterVerbs:
         """Send one dead letter back with another body, and what else is changed; returns 0 if it is not there."""
         new = body
         queue = self._config.stages[stage].input.queue
-        asked = msgspec.convert(changes, Changes)
+        asked = msgspec.convert(changes, LetterEdit)
 
         def wanted(properties: bytes, body: bytes) -> Publication | None:
             if dead_letters.letter_id(properties, body) != letter:

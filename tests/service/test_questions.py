@@ -15,7 +15,7 @@ async def test_answers_find_their_questions():
     """In whatever order they come; an answer that nobody waits for is dropped."""
     sent: list[AskHeld] = []
     questions = Questions(sent.append)
-    first, second = (asyncio.create_task(questions.ask(skip)) for skip in ("", "7"))
+    first, second = (asyncio.create_task(questions.ask(AskHeld(0, skip))) for skip in ("", "7"))
     await asyncio.sleep(0)
     assert [question.skip for question in sent] == ["", "7"]
     for number in (sent[1].number, sent[0].number, 99, sent[0].number):
@@ -27,7 +27,7 @@ async def test_answers_find_their_questions():
 async def test_a_producer_that_dies_answers_nobody():
     """Who waits is told to try again: the message may be gone by then, or wait still."""
     questions = Questions(lambda _question: None)
-    asking = asyncio.create_task(questions.ask("7"))
+    asking = asyncio.create_task(questions.ask(AskHeld(0, "7")))
     await asyncio.sleep(0)
     questions.producer_died()
     with pytest.raises(ControlError, match="try again") as refused:

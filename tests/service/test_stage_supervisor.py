@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mqworker.config.model import BrokerConfig, Config, InputConfig, StageConfig
 from mqworker.control.desired_state import begin
+from mqworker.control.faults import Faults
 from mqworker.ipc.messages import StageSpec
 from mqworker.service.stage_supervisor import StageSupervisor
 
@@ -15,7 +16,7 @@ def test_a_start_that_fails_is_told_and_leaves_nothing_open(tmp_path):
     spec = StageSpec("test", "s", config.stages["s"], BrokerConfig(), str(tmp_path), str(tmp_path), 30.0)
 
     async def start() -> StageSupervisor:
-        supervisor = StageSupervisor(spec, -1, lambda: None, lambda _event: None)
+        supervisor = StageSupervisor(spec, -1, lambda: None, lambda _event: None, Faults())
         supervisor.want(begin(None, config)[0], paused=False)
         return supervisor
 

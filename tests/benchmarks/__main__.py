@@ -29,7 +29,7 @@ def main() -> int:
     )
     parser.add_argument("--against", metavar="REF", help="compare with the code of this commit")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--messages", type=int, default=25_000, help="messages of one run of (a), (b), (i), (j)")
+    parser.add_argument("--messages", type=int, default=25_000, help="messages of one run of (a), (b), (i), (j), (m)")
     parser.add_argument("--heavy", type=int, default=500, help="messages of one run of (c) and (f)")
     parser.add_argument("--large", type=int, default=256, help="MB of one run of (g) and (h)")
     parser.add_argument("--calls", type=int, default=20_000, help="calls of each process in one run of (d) and (e)")

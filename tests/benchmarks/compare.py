@@ -11,7 +11,8 @@
     a second, and (j) the CPU time a message and stage in the same rounds; not with --against;
 (k) 1 ms of CPU time for each line of a file in a Python function, and (l) a small program started for each line, by
     `mqworker map`, Pool.imap and, if it is installed, GNU parallel (which starts a script of its own for each thousand
-    lines of (k)); not with --against.
+    lines of (k)); not with --against;
+(m) the messages of (a) while four streams of the Feed are read, beside the same without; not with --against.
 A round runs each contestant twice, in mirrored order (A B B A, then B A A B), so that neither a drift of the machine
 nor going first counts for anybody. Every result is checked.
 """
@@ -38,12 +39,13 @@ from tests.benchmarks.queues import INPUT, OUTPUT, Queues
 from tests.benchmarks.shared_calls import CHUNK, managers, ours
 from tests.benchmarks.stage import measure
 
-CASES, CASES_AGAINST = "abcdefghijkl", "abcgh"
+CASES, CASES_AGAINST = "abcdefghijklm", "abcgh"
 RELAY = Path(__file__).with_name("relay.py")
 PAD = "x" * 150
 SIZE = 600  # of a matrix: about 10 ms of work on one CPU
 AGAINST = 0.97  # "not slower", with 3 % for the accuracy of the measurement
 STAGES, IN_A_ROW = 4, 1 / 1.1  # in a row a message and stage may cost 10 % more than in one stage
+STREAMS = 4  # tabs of one browser that stream
 RATE, COST = "JSON through a handler that returns it", "CPU time a message, the whole tree"
 WORK = "10 ms of CPU time a message"
 SINGLE = "calls of a shared object from four processes, one by one"
@@ -56,7 +58,7 @@ class Sizes(NamedTuple):
     """How much is measured."""
 
     rounds: int
-    small: int  # messages of one run of (a), (b), (i) and (j)
+    small: int  # messages of one run of (a), (b), (i), (j) and (m)
     heavy: int  # messages of one run of (c) and (f)
     large: int  # MB of one run of (g) and (h)
     calls: int  # of each of four processes in one run of (d) and (e)
@@ -122,6 +124,7 @@ def references(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[
         "ij": partial(in_a_row, *these),
         "k": partial(files, code, "k", sizes, say),
         "l": partial(files, code, "l", sizes, say),
+        "m": partial(watched, *these),
     }
     return _wanted(sizes, cases)
 
@@ -192,6 +195,17 @@ def in_a_row(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[Ca
         "one": partial(mqworker, queues, code, "same", bodies),
     }
     return _compare(contestants, rate, cost, sizes, say)
+
+
+def watched(queues: Queues, code: Path, sizes: Sizes, say: Progress) -> list[Case]:
+    """Compare a service whose Feed is read with one that nobody looks at."""
+    bodies = small_bodies(sizes.small)
+    case = Case("m", f"{RATE}, {STREAMS} streams of the Feed", "messages/s", "watched", {"alone": AGAINST})
+    contestants = {
+        "watched": partial(mqworker, queues, code, "same", bodies, streams=STREAMS),
+        "alone": partial(mqworker, queues, code, "same", bodies),
+    }
+    return _compare(contestants, case, None, sizes, say)
 
 
 def files(code: Path, key: str, sizes: Sizes, say: Progress) -> list[Case]:
@@ -270,9 +284,11 @@ def mirrored(names: list[str], number: int) -> Iterator[str]:
     yield from reversed(turn)
 
 
-def mqworker(queues: Queues, code: Path, job: str, bodies: list[bytes], more: str = "", *, stages: int = 1) -> Figures:
+def mqworker(
+    queues: Queues, code: Path, job: str, bodies: list[bytes], more: str = "", *, stages: int = 1, streams: int = 0
+) -> Figures:
     """Measure a stage, or several in a row by message and stage; AssertionError unless every result is right."""
-    measured = measure(queues, job, code, bodies, more, stages=stages)
+    measured = measure(queues, job, code, bodies, more, stages=stages, streams=streams)
     if not bodies[0].startswith(b"{"):
         assert measured.results == bodies
     else:

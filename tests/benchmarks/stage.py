@@ -6,6 +6,7 @@ more than once. A first tenth of the messages warms it up.
 """
 
 import contextlib
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -60,17 +61,19 @@ def measure(
     consumers: int = 2,
     keys: Sequence[str] = (),
     stages: int = 1,
+    streams: int = 0,
 ) -> Measured:
     """Run the bodies through a stage with this job and `more` lines of configuration, whose code is `code`/mqworker.
 
-    Or through several `stages` in a row. `keys` has the correlation id of each body, if they have any.
+    Or through several `stages` in a row. `keys` has the correlation id of each body, if they have any. Meanwhile so
+    many `streams` of the Feed are read, as the operator's page reads them.
     """
     places = [INPUT, *(f"bench.{number}" for number in range(1, stages)), OUTPUT]
     config = CONFIG.format(url=queues.url)
     for number, (source, target) in enumerate(pairwise(places), 1):
         name = FIRST if number == 1 else f"{FIRST}{number}"
         config += STAGE.format(name=name, source=source, target=target, job=job, consumers=consumers, more=more)
-    with _running(config, code) as service:
+    with _running(config, code) as service, _watched(service, streams):
         _relay(queues, service, bodies[: max(1, len(bodies) // 10)], keys, stages)
         seconds, cpu = _relay(queues, service, bodies, keys, stages)
     return Measured(seconds, cpu, queues.results(len(bodies)))
@@ -86,6 +89,20 @@ def _running(config: str, code: Path) -> Iterator[ServiceProcess]:
         service.start()
         _listen(service, enabled=False)
         yield service
+
+
+@contextlib.contextmanager
+def _watched(service: ServiceProcess, streams: int) -> Iterator[None]:
+    """Have streams of the Feed read; AssertionError if one ends before it is told to."""
+    feed = f"http://localhost/api/v1/feed?topics=overview,stage:{FIRST},logs"
+    reading = ["curl", "--silent", "--no-buffer", "--unix-socket", str(service.folder / ".mqworker/control.sock"), feed]
+    with contextlib.ExitStack() as ending:
+        readers = [subprocess.Popen(reading, stdout=subprocess.DEVNULL) for _ in range(streams)]
+        for reader in readers:
+            ending.callback(reader.wait)
+            ending.callback(reader.terminate)
+        yield
+        assert all(reader.poll() is None for reader in readers), "a stream was refused, or has ended"
 
 
 def _relay(

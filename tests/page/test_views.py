@@ -79,10 +79,12 @@ def written(n: int, text: str = "", consumers: int = 6) -> list[Event]:
     """All events of a second, with `text` in everything that others have written."""
     why = {"code": "paused", "level": "warning", "sentence": f"Paused by {text or 'anybody'}", "since": None}
     stages = [replayed.summary(name, why=why) for name in NAMES]
+    peer = {"url": "http://plant-8:5002", "service": f"plant-8{text}", "state": "running", "problem": ""}
+    peer |= {"reached": True, "as_of": 1.0, "version": "1", "paused": False, "stages": stages, "more": 0}
     events = [
         replayed.overview(n, *stages, sources=[source(f"meters{text}")], shared=[shared(f"tariffs{text}")]),
         replayed.stage(n, "energy", consumers),
-        ("peers", {"peers": [{"name": f"plant-8{text}", "state": "running", "problem": "", "stages": stages}]}),
+        ("peers", {"peers": [peer]}),
     ]
     if n == 2000:
         events += [replayed.history(n, "energy"), *(replayed.history(n, name, 60) for name in NAMES)]

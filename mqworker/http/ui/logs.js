@@ -35,7 +35,7 @@ export function view({ query }) {
     history.replaceState(null, "", `#/logs?${new URLSearchParams(values())}`);
     store.dispatch({ type: "logs cleared" });
     hold(false);
-    dispatchEvent(new Event("listen"));
+    dispatchEvent(new CustomEvent("listen", { detail: "lines" }));
   }
   function hold(on) {
     held = on ? store.state.logs : null;

@@ -40,6 +40,8 @@ def message(service: ServiceClient, message_id: str, look: bool) -> None:
         output.note(f"a dead letter of {letter['stage']}: `mqworker dlq show {letter['id']} --stage {letter['stage']}`")
     for stage in answer["unanswered"]:
         output.note(output.clean(f"{stage['stage']} did not answer: {stage['why']}"))
+    if answer["state"] == "unknown" and answer["letters_as_of"] is None:
+        output.note("`--look` goes through the dead letters too")
     if lines := len(answer["lines"]):
         output.note(f"{lines} log lines: `mqworker logs --message {output.clean(message_id)}`")
 

@@ -4,13 +4,14 @@ Pure; used by the route for messages, whose answer the page and `mqworker messag
 its hands, and the last ones that it has settled. What waits in a queue, or in one for retries, no stage sees.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from mqworker.ipc.inspection import MessageAnswer, Trace
 
 IN_HAND, RETRY, SETTLED, DEAD, UNKNOWN = "in_hand", "retry", "settled", "dead", "unknown"
+NAMED = 3  # stages of which each tells how far back it remembers, in one sentence
 _FIRST = (IN_HAND, RETRY, DEAD, SETTLED)  # the state of several stages that counts
 _STATES = {
     "delayed": RETRY,
@@ -38,8 +39,10 @@ def where(answer: MessageAnswer, now: float, wall: float) -> Where:
     return Where(_STATES.get(last.state, IN_HAND), _sentence(last, now, wall))
 
 
-def where_now(places: Mapping[str, Where], looked: float | None, letters: Sequence[str]) -> Where:
-    """Return where a message is, from what each stage knows.
+def where_now(
+    places: Mapping[str, Where], looked: float | None, letters: Sequence[str], silent: Iterable[str] = ()
+) -> Where:
+    """Return where a message is, from what each stage knows; `silent`: those that have not answered.
 
     `letters`: the stages that have a dead letter of it, as of `looked` seconds ago; None: not all were looked through.
     """
@@ -49,10 +52,13 @@ def where_now(places: Mapping[str, Where], looked: float | None, letters: Sequen
                 return Where(state, f"stage {stage}: {place.sentence}")
         if state == DEAD and letters:
             return Where(DEAD, f"stage {letters[0]}: it is a dead letter")
-    told = "; ".join(f"stage {stage}: {place.sentence}" for stage, place in places.items())
+    told = [f"stage {stage}: {place.sentence}" for stage, place in places.items()]
+    if len(told) > NAMED:
+        told = [f"none of {len(told)} stages has it in hand, or remembers it"]
+    told += [f"stage {stage}: no answer" for stage in silent]
     dead = "dead letters were not looked through" if looked is None else f"no dead letter as of {_span(looked)} ago"
     may = "it is still in a queue, was never here, or is forgotten: settled before that"
-    return Where(UNKNOWN, f"unknown: {may} ({told or 'no stage has answered'}; {dead})")
+    return Where(UNKNOWN, f"unknown: {may} ({'; '.join((*told, dead))})")
 
 
 def _sentence(last: Trace, now: float, wall: float) -> str:

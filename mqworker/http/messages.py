@@ -37,13 +37,13 @@ def found(api: Api, message_id: str) -> Any:
     """Return everything that is known here of a message."""
     if len(message_id.encode("utf-8", "surrogateescape")) > LONGEST:
         raise Problem(422, f"the id of a message has at most {LONGEST} bytes")
-    look = flag("look")
+    look = request.args.get("look") == "1" or flag("look")
     answers = api.control.find_message(message_id)
     wall, now = time.time(), time.monotonic()
     known = {stage: answer for stage, answer in answers.items() if isinstance(answer, MessageAnswer)}
     places = {stage: where(answer, now, wall) for stage, answer in known.items()}
     letters, age = _letters(api, message_id, look)
-    here = where_now(places, age, [each["stage"] for each in letters])
+    here = where_now(places, age, [each["stage"] for each in letters], answers.keys() - known.keys())
     return {
         "message_id": message_id,
         "state": here.state,

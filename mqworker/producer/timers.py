@@ -50,7 +50,7 @@ class Timers:
         stage.dispatch.feed()
         self._measure(now)
         self.usage.look(stage.dispatch.fleet.roster.lanes.values(), now)
-        if now >= self._dead_due:
+        if now >= self._dead_due and stage.link.state.connected:
             self._dead_due = now + DEAD_EVERY
             stage.link.ask_dead_depth()
         if now >= self._summary_due:

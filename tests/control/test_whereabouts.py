@@ -69,7 +69,10 @@ def test_an_unknown_message_may_be_forgotten_and_that_is_said():
     assert "stage a: not in hand, nor among the 10,000 messages settled since 22:12:20 UTC" in told.sentence
     assert "dead letters were not looked through" in told.sentence
     assert "no dead letter as of 4 s ago" in where_now(places, 4.0, []).sentence
-    assert where_now({}, None, []).state == "unknown"
+    many = where_now(dict.fromkeys("abcd", places["a"]), None, [])
+    assert "none of 4 stages has it in hand, or remembers it" in many.sentence
+    silent = where_now({}, None, [], ["b"])
+    assert (silent.state, "stage b: no answer; dead letters" in silent.sentence) == ("unknown", True)
 
 
 @pytest.mark.parametrize(

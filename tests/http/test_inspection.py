@@ -66,6 +66,8 @@ def test_dead_letters_are_told_as_they_were_seen_last_or_after_a_look(service):
     told = service.ask("GET", "/api/v1/messages/m-1?look=true").json
     assert (told["state"], told["sentence"]) == ("dead", "stage alpha: it is a dead letter")
     assert (told["letters"], told["letters_as_of"]) == ([letter], 0.5)
+    assert service.ask("GET", "/api/v1/messages/m-1?look=1").json["letters"] == [letter]
+    assert service.ask("GET", "/api/v1/messages/m-1?look=yes").status == 422
 
 
 def test_an_id_that_no_message_can_have_is_refused(service):

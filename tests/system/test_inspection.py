@@ -159,6 +159,7 @@ def test_a_stuck_handler_is_seen_with_the_line_that_it_is_in(service):
         assert told["message_id"] == name
     assert service.ask("POST", "/api/v1/stages/work/consumers/9/stack")[1]["kind"] == "unknown_slot"
     assert "in stuck" in service.cli("stack", "--stage", "work", str(_slot(service, "stuck"))).stdout
+    (service.folder / "go-2").touch()
 
 
 def _slot(service: ServiceProcess, name: str) -> int:
@@ -168,18 +169,20 @@ def _slot(service: ServiceProcess, name: str) -> int:
 
 def test_a_consumer_is_replaced_when_it_is_done_or_now(service):
     """The first way costs its message nothing, the second one crash; the new one says how the one before it ended."""
-    slot = _slot(service, "stuck")
+    send(service, "work", "finishes", wait="go-3")
+    comes_to(service, "finishes", "out")
+    slot = _slot(service, "finishes")
     before = _consumers(service, slot)[0]["pid"]
     assert service.cli("replace", str(slot), "--stage", "work").returncode == 0
     wait_for(lambda: len(_consumers(service, slot)) == 2, 30, "a second Consumer in the slot")
-    (service.folder / "go-2").touch()
-    comes_to(service, "stuck", "dropped", "result")
+    (service.folder / "go-3").touch()
+    comes_to(service, "finishes", "dropped", "result")
     (after,) = wait_for(lambda: len(told := _consumers(service, slot)) == 1 and told, 30, "one Consumer in the slot")
     assert after["pid"] != before
     assert "(asked)" in after["exit"]
     assert after["cpu"] > 0 or after["state"] == "idle"
 
-    send(service, "work", "charged", wait="go-3")
+    send(service, "work", "charged", wait="go-4")
     comes_to(service, "charged", "out")
     slot = _slot(service, "charged")
     status, told = service.ask("POST", f"/api/v1/stages/work/consumers/{slot}/replace", {"now": True})
@@ -187,7 +190,7 @@ def test_a_consumer_is_replaced_when_it_is_done_or_now(service):
     told = wait_for(lambda: len(told := _traces(service, "charged")) > 1 and told, 30, "the next life of the message")
     assert (told[0]["reason"], told[0]["place"]) == ("crash", "jobs.py in stuck")
     assert "an operator replaced it" in told[0]["error"]
-    (service.folder / "go-3").touch()
+    (service.folder / "go-4").touch()
     comes_to(service, "charged", "dropped", "result")
 
 

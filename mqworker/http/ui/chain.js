@@ -39,7 +39,7 @@ export function view({ parts: [stage] }) {
   const draft = h("textarea", { "aria-label": "Jobs of the chain", "aria-describedby": "chain-hint", spellcheck: "false", on: { input: refresh } });
   const send = h("button", { class: "primary", text: "Change the chain" });
   const reset = button("Reset", () => take(loaded));
-  const past = table([["generation", "Generation"], ["chain", "Chain", "wrap wide"], ["code", "Code", "mono"], ["act", ""]],
+  const past = table([["generation", "Generation", "", (each) => each.generation], ["chain", "Chain", "wrap wide"], ["code", "Code", "mono", (each) => each.code?.slice(0, 8)], ["act", ""]],
     (each) => each.generation, makeEarlier, updateEarlier);
   const root = panel("Chain", h("p", { class: "row" }, step, bar, takeBack), news,
     h("form", { on: { submit } }, h("p", { id: "chain-hint", class: "muted", text: "NAME = module:name, a job a line, in their order; # before one that is off" }),
@@ -89,13 +89,11 @@ export function view({ parts: [stage] }) {
     if (other) take(other);
   }
 
-  function makeEarlier(row, { generation, chain, jobs, code }) {
+  function makeEarlier(row, { generation, chain, jobs }) {
     row.back = button("Go back to it …", () => goBack(generation), `Go back to generation ${generation}`, "small command");
     row.why = h("span", { class: "error" });
     row.chain.append(chain ? written(chain).replaceAll("\n", " → ") : (jobs ?? []).join(" → "), row.why);
     row.act.append(row.back);
-    text(row.generation, generation);
-    text(row.code, code?.slice(0, 8));
   }
 
   function updateEarlier(row, { undone, present }) {

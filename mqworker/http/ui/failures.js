@@ -61,8 +61,9 @@ export function view({ parts: [stage] }) {
   let state, shown, next;
 
   const backlog = h("span", { class: "muted" });
-  const groupTable = table([["fault", "Fault", "wide clip"], ["count", "In the queue", "number"], ["dead", "Dead", "number"], ["retried", "Retried", "number"],
-    ["first", "First", "when"], ["last", "Last", "when"], ["trend", "Last hour", "number"]], (each) => each.key, makeGroup, updateGroup);
+  const groupTable = table([["fault", "Fault", "wide clip"], ["count", "In the queue", "number", (each) => count(each.count)],
+    ["dead", "Dead", "number", (each) => count(each.dead)], ["retried", "Retried", "number", (each) => count(each.retried)], ["first", "First", "when", (each) => time(each.first)],
+    ["last", "Last", "when", (each) => time(each.last)], ["trend", "Last hour", "number"]], (each) => each.key, makeGroup, updateGroup);
   const groupPanel = panel("Groups", groupTable.root);
   const only = h("p", { class: "row" });
   const inputs = Object.entries(FIELDS).map(([name, label]) => h("label", {}, label, h("input", { name, type: "search", spellcheck: "false" })));
@@ -73,8 +74,9 @@ export function view({ parts: [stage] }) {
   const compare = button("Compare the two", () => (location.hash = at`#/letter/${stage}/${[...ticked][0]}?with=${[...ticked][1]}`));
   const more = button("Show more", () => list(next));
   const chosen = h("div", { role: "status" });
-  const letterTable = table([["tick", ""], ["name", "Message", "wide clip"], ["failed", "Failed", "when"], ["attempt", "Attempt", "number"],
-    ["error", "Error", "wide clip"], ["size", "Size", "number"]], (each) => each.id, makeLetter, (row, each) => (row.box.checked = ticked.has(each.id)));
+  const letterTable = table([["tick", ""], ["name", "Message", "wide clip"], ["failed", "Failed", "when", (each) => time(each.failed_at)],
+    ["attempt", "Attempt", "number", (each) => each.attempt], ["error", "Error", "wide clip"], ["size", "Size", "number", (each) => bytes(each.size)]],
+    (each) => each.id, makeLetter, (row, each) => (row.box.checked = ticked.has(each.id)));
   const operations = h("ul", { class: "bare" });
   const root = h("div", {}, h("p", { class: "row head" }, h("h1", {}, "Failures of ", h("a", { href: at`#/stage/${stage}`, text: stage })), backlog), groupPanel,
     panel("Dead letters", operations, only, search, h("p", { class: "row" }, summary, button("Look again", () => look({ fresh: 0 })), freeze, compare),
@@ -112,9 +114,6 @@ export function view({ parts: [stage] }) {
     row.tick.append(row.box);
     row.name.append(h("a", { href: at`#/letter/${stage}/${each.id}`, text: name }));
     row.error.append(what(each), h("span", { class: "muted", text: ` ${each.text}` }));
-    text(row.failed, time(each.failed_at));
-    text(row.attempt, each.attempt ?? "–");
-    text(row.size, bytes(each.size));
   }
 
   function ticks() {
@@ -170,8 +169,6 @@ export function view({ parts: [stage] }) {
   function updateGroup(row, each) {
     attr(row.root, "aria-current", filter.fault === each.key ? "true" : null);
     text(row.text, each.text);
-    for (const name of ["count", "dead", "retried"]) text(row[name], count(each[name]));
-    for (const name of ["first", "last"]) text(row[name], time(each[name]));
     row.spark.update(each.trend && Float64Array.from(each.trend));
   }
 

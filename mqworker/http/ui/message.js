@@ -12,13 +12,9 @@ const STEPS = { received: "received", begun: "begun", finished: "finished", sett
 export function view({ parts: [id = ""] }) {
   const sentence = h("p", { role: "status", text: "Looking …" });
   const body = h("div");
-  const lines = table([["time", "Time", "when"], ["level", "Level"], ["line", "Line", "wrap wide"]], (each) => JSON.stringify(each), (row, each) => {
-    text(row.time, time(each.time));
-    row.level.append(h("span", { class: each.level, text: each.level }));
-    text(row.line, each.msg);
-  });
+  const lines = table([["time", "Time", "when", (each) => time(each.time)], ["level", "Level", "", (each) => each.level], ["line", "Line", "wrap wide", (each) => each.msg]], JSON.stringify);
   const root = h("div", {}, h("p", { class: "row head" }, h("h1", { class: "wrap", text: `Message ${id}` })),
-    h("section", { class: "panel" }, sentence, button("Look through the dead letters", () => look({ look: 1 }))), body);
+    h("section", { class: "panel" }, sentence, button("Look through the dead letters", () => look({ look: true }))), body);
   let moving = true;
   let asked = -Infinity;
   let shown;

@@ -35,7 +35,9 @@ export function view({ parts: [stage] }) {
   const reset = button("Reset", () => fill(loaded));
   const form = h("form", { hidden: true, on: { submit, input } }, set, wrong, changes, h("p", { class: "row command" }, send, reset));
   const back = button("Back to the parameters before", () => command("parameters before are back", "POST", `${path}/rollback`));
-  const past = table([["generation", "Generation"], ["differs", "Then → now", "mono wrap wide"], ["act", "", "command"]], (each) => each.generation, version, differs);
+  const differs = ({ params }) => compared(params, loaded.params).map(arrow).join("; ") || "nothing";
+  const past = table([["generation", "Generation", "", (each) => each.generation], ["differs", "Then → now", "mono wrap wide", differs], ["act", "", "command"]],
+    (each) => each.generation, version);
   const root = panel("Parameters", about, news, form, h("details", {}, h("summary", { text: "Earlier parameters" }), h("p", { class: "command" }, back), past.root));
 
   async function load() {
@@ -75,7 +77,7 @@ export function view({ parts: [stage] }) {
     const problem = h("span", { id: `${id}-wrong`, class: "problem" });
     controls.set(key, { own, problem });
     return h("div", { class: "field" }, h("label", { for: id, text: key || "further parameters" }), h("span", {}, own, problem),
-      h("span", { id: `${id}-hint`, class: "muted", text: [choices ? "" : kind, ...limits, given.description].filter(Boolean).join(" ") }));
+      h("span", { id: `${id}-hint`, class: "muted", text: [[choices ? "" : kind, ...limits].join(" "), given.description].filter(Boolean).join(": ") }));
   }
 
   function input({ target: { name, value } }) {
@@ -129,10 +131,8 @@ export function view({ parts: [stage] }) {
   // Shows what was loaded, what somebody else has made of it, and what is typed, side by side; what is typed stays on top.
   function conflict(other) {
     const mine = new Map(list.filter(altered).map(({ key }) => [key, typed.get(key)]));
-    const rows = table([["name", "Parameter"], [0, "As loaded", "wrap"], [1, "Theirs, stored", "wrap"], [2, "Mine, not sent", "wrap"]], (each) => each.name, (row, { name, values }) => {
-      text(row.name, name);
-      values.forEach((value, index) => text(row[index], value ?? NOT_SET));
-    });
+    const columns = ["As loaded", "Theirs, stored", "Mine, not sent"].map((name, index) => [name, name, "wrap", ({ values }) => values[index] ?? NOT_SET]);
+    const rows = table([["name", "Parameter", "", (each) => each.name], ...columns], (each) => each.name);
     rows.update(compared(loaded.params, other.params, refresh()));
     fill(other, ({ key }) => mine.get(key));
     news.append(h("p", { class: "warning", text: "Somebody has changed the parameters meanwhile. What you typed stays in the form; nothing is sent." }), rows.root);
@@ -143,12 +143,7 @@ export function view({ parts: [stage] }) {
       fill(loaded, (each) => shown(each, params));
       tell(`Generation ${generation} is in the form; nothing is sent.`, "info");
     };
-    text(row.generation, generation);
     row.act.append(button("Take into the form", take, `Take generation ${generation} into the form`, "small"));
-  }
-
-  function differs(row, { params }) {
-    text(row.differs, compared(params, loaded.params).map(arrow).join("; ") || "nothing");
   }
 
   async function look() {

@@ -123,6 +123,26 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(browser, feed):
         watched.close()
 
 
+def test_six_hours(watched):
+    """Six hours are asked for when they are wanted, and drawn in the place of the 15 minutes."""
+    past = {
+        "boot": replayed.BOOT,
+        "every": 15,
+        "from": 0,
+        "until": 2000.0,
+        "series": {"in": [float(n) for n in range(130)]},
+    }
+    with Replayed(written, {"GET stages/energy/history": past}) as replay:
+        page = watched.open(replay.url)
+        show(page, replay.url, "stage")
+        page.get_by_role("button", name="6 hours").click()
+        page.wait_for_function(
+            "() => document.querySelector('.chart').ariaLabel.startsWith('Messages a second: in 129,')"
+        )
+        page.get_by_role("button", name="15 minutes").click()
+        page.wait_for_function("() => !document.querySelector('.chart').ariaLabel.includes('in 129,')")
+
+
 def test_what_others_wrote_is_only_text(watched):
     """Names, sentences, log lines and answers with markup make no element, no request, no report, and hide nothing."""
     with Replayed(lambda n: written(n, EVIL), {"GET audit": {"records": []}}) as replay:

@@ -124,7 +124,7 @@ function present(name) {
     draw();
     if (seconds === 1) return;
     const { ok, data } = await call("GET", at`stages/${name}/history` + "?seconds=21600");
-    if (ok) store.dispatch({ type: "past", data: { stage: name, ...data } });
+    if (ok && data.boot === store.state.boot) store.dispatch({ type: "history", data: { stage: name, ...data } });
   }
   function draw() {
     ranges.forEach((each, index) => attr(each, "aria-pressed", String(RANGES[index][1] === every)));

@@ -106,7 +106,9 @@ function showLink({ link: { state, since, reason } }) {
 async function needLogin() {
   if (asking) return;
   asking = true;
+  find("main").hidden = !store.state.overview; // nothing has been shown yet
   store.dispatch({ type: "session", data: await login(find("main")) });
+  find("main").hidden = false;
   asking = false;
   feed.again();
 }

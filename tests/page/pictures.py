@@ -1,7 +1,7 @@
 """Makes the pictures of docs/page.md: a line of three stages at work on the embedded broker, photographed in chromium.
 
-Run by scripts/pictures. Some of the messages fail, so that there is something to find; each picture is taken once what it
-is to show is there, never after a fixed time.
+Run by scripts/pictures. Some of the messages fail, so that there is something to find; each picture is taken once what
+it is to show is there, never after a fixed time.
 """
 
 import argparse
@@ -45,7 +45,7 @@ input = "store.in"
 jobs = ["pipeline:store"]
 consumers = 1
 """
-PIPELINE = '''\
+PIPELINE = """\
 import random
 import time
 from typing import Annotated, Literal
@@ -84,7 +84,7 @@ def check(body):
 
 def store(body):
     return None
-'''
+"""
 
 
 def feed(service: ServiceProcess, stop: threading.Event) -> None:
@@ -108,7 +108,9 @@ def take(page: Page, url: str, view: str, ready: str, name: str, theme: str) -> 
     page.goto(url + view)
     page.wait_for_selector("#link[data-state=live]")
     page.wait_for_selector(ready)
-    page.wait_for_function("() => [...document.querySelectorAll('.line.one')].every((line) => line.getAttribute('d').length > 200)")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.line.one')].every((line) => line.getAttribute('d').length > 200)"
+    )
     path = FOLDER / f"{name}-{theme}.png"
     page.screenshot(path=path)
     assert path.stat().st_size < LARGEST, f"{path} has {path.stat().st_size} bytes"

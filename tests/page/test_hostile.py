@@ -1,4 +1,4 @@
-"""The page below a path prefix behind a real nginx, with hostile texts wherever messages can put them, and for a reader.
+"""The page below a prefix behind a real nginx, with hostile texts wherever messages can put them, and for a reader.
 
 A context fails its test for every report of the CSP, for each request to another host and each error (conftest.py).
 """
@@ -26,6 +26,13 @@ pytestmark = [pytest.mark.system, pytest.mark.xdist_group("page")]
 
 TOKEN, READER = "a-token-of-sixteen-characters", "another-one-for-those-who-look"
 JSON = {"Content_Type": "application/json"}
+PUT = """
+async () => {
+  const headers = { "Content-Type": "application/json", "X-Mqworker": "page" };
+  const body = '{"enabled": false}';
+  return (await fetch("../api/v1/stages/work/listening", { method: "PUT", body, headers })).status;
+}
+"""
 EVIL = "<img src=//evil.example/x onerror=alert(1)></script><svg onload=alert(2)>"
 ID = f"id {EVIL}\u202e/../#?%00&=\u2066"
 JOBS = f"""\
@@ -65,7 +72,9 @@ def send(service: ServiceProcess) -> None:
     bodies = [json.dumps({"x": EVIL, "n": 2**63 - 1}).encode(), EVIL.encode(), b"\x00\xff\xfe<script>"]
     with Client(service) as client:
         client.store_all(
-            Publication("", INPUT, Properties(message_id=f"{ID}{n}", content_type=kind, headers=Headers(headers)).encode(), body)
+            Publication(
+                "", INPUT, Properties(message_id=f"{ID}{n}", content_type=kind, headers=Headers(headers)).encode(), body
+            )
             for n, (body, kind) in enumerate(zip(bodies, ("application/json", "text/html", EVIL[:60]), strict=True))
         )
         wait_for(lambda: client.ready(DEAD) == len(bodies), 20, "dead letters")
@@ -144,8 +153,7 @@ def test_a_reader_has_no_buttons_and_is_refused(site, browser: Browser):
         open_all(page)
         for name in ("Pause", "Restart", "Replay", "Drop", "Change", "Add", "Back to", "Select", "Take", "Edit"):
             assert page.get_by_role("button", name=name).count() == 0, (view, name)
-    put = "fetch('../api/v1/stages/work/listening', {method: 'PUT', body: '{\"enabled\": false}', headers: {'Content-Type': 'application/json', 'X-Mqworker': 'page'}}).then((answer) => answer.status)"
-    assert page.evaluate(put) == 403
+    assert page.evaluate(PUT) == 403
     assert site.service.stage("work")["desired"]["listening"] is True
     watched.close()
 

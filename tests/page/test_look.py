@@ -17,8 +17,8 @@ LOOKS = 2  # the list takes one; opening letters may take another, not one each
 
 @pytest.mark.parametrize(("many", "opened"), [(300, 5), pytest.param(10_000, 50, marks=pytest.mark.release)])
 def test_looking_changes_nothing(rabbit, browser, watched, many, opened):
-    """All letters are looked through and some opened: number and order are as before, the delivery count of each has grown
-    by no more than there were looks, and 64-bit integers of body and headers are shown exactly."""
+    """All letters are looked through and some opened: number and order are as before, the delivery count of each has
+    grown by no more than there were looks, and 64-bit integers of body and headers are shown exactly."""
     queue = f"looked-at-{many}"
     settings = config(rabbit.url(), queue, "retry = { max_attempts = 1 }")
     with (

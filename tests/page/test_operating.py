@@ -1,7 +1,8 @@
 """What an operator does with failures, messages, parameters and the chain, in a browser, on a real service.
 
-One service for all: stage `work` fails as its messages ask for, stage `forms` has parameters and a chain. Each test leaves
-the dead-letter queue empty and the stages running. What has a loop runs in a thread: playwright's own loop is in this one.
+One service for all: stage `work` fails as its messages ask for, stage `forms` has parameters and a chain. Each test
+leaves the dead-letter queue empty and the stages running. What has a loop runs in a thread: playwright's own loop is
+in this one.
 """
 
 import json
@@ -267,8 +268,8 @@ def _peek(client: Client, queue: str) -> Any:
 
 
 def test_a_message_is_found_in_every_state(work, watched):
-    """Within a second each, the page says of a message whether it is in hand, settled, waits for its next attempt, or is
-    dead, and of an unknown one that it is unknown; it follows what is in hand to its end."""
+    """Within a second each, the page says of a message whether it is in hand, settled, waits for its next attempt, or
+    is dead, and of an unknown one that it is unknown; it follows what is in hand to its end."""
     (settled,), (dead,), (again,) = work.send(1), work.send(1, fault=1), work.send(1, fault=4)
     work.dead(1)
     (held,) = work.send(1, seconds=4)
@@ -317,8 +318,8 @@ def test_the_form_sends_what_was_changed_and_refuses_bad_values(site, watched):
 
 
 def test_two_operators_change_the_same_parameter(site, browser: Browser):
-    """The second of two operators sees what was loaded, what is stored by now and what was typed, side by side; nothing is
-    overwritten, and what was typed can be sent on top of it."""
+    """The second of two operators sees what was loaded, what is stored by now and what was typed, side by side; nothing
+    is overwritten, and what was typed can be sent on top of it."""
     watched = Watched(browser)
     pages = [watched.open(f"{site.url}#/stage/forms/params") for _ in range(2)]
     for page, value in zip(pages, ("0.7", "0.6"), strict=True):
@@ -340,8 +341,8 @@ def test_two_operators_change_the_same_parameter(site, browser: Browser):
 
 
 def test_the_chain_is_edited_and_taken_back(site, watched):
-    """A job is added, moved and switched off in one change, whose progress is told; a job that cannot be loaded is refused
-    with its reason; an earlier generation comes back."""
+    """A job is added, moved and switched off in one change, whose progress is told; a job that cannot be loaded is
+    refused with its reason; an earlier generation comes back."""
     page = watched.open(f"{site.url}#/stage/forms/chain")
     chain = page.get_by_label("Jobs of the chain")
     expect(chain).to_have_value("form = jobs:form")

@@ -41,6 +41,7 @@ export class Feed {
     const wanted = String(new URLSearchParams(query));
     if (wanted === this.query) return;
     this.query = wanted;
+    this.after = this.after.replace(/\.\d+/, ".0"); // of other topics nothing is known: their whole history
     this.again();
   }
 

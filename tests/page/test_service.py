@@ -119,6 +119,22 @@ def test_by_keyboard_alone(site, watched):
     wait_for(lambda: site.service.stage("work")["desired"]["generation"] == 2, 20, "the restart to be committed")
 
 
+def test_filters_of_the_log_are_the_services(site, watched):
+    """The log begins with what was logged before; another filter shows what fits of that, and a link can hold it."""
+    page = watched.open(site.ticket())
+    page.goto(f"{site.url}#/logs")
+    page.wait_for_selector(".lines li:nth-child(3)")
+    text = page.get_by_label("Text")
+    text.fill("running: control at")
+    text.press("Enter")
+    for _ in range(2):
+        wait_for(lambda: page.locator(".lines li").count() == 1, 5, "one line")
+        assert "running: control at" in page.inner_text(".lines li")
+        page.reload()
+    page.goto(f"{site.url}#/stage/%ff%")  # a link that nobody has encoded
+    page.wait_for_selector("text=There is no such stage")
+
+
 def test_a_stuck_handler(site, watched):
     """A message that does not end is shown with its id and a running clock; within 2 s a stack names the user's line,
     and a Consumer that is killed from there is replaced, with the reason at its slot."""

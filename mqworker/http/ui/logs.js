@@ -35,7 +35,7 @@ export function view({ query }) {
     history.replaceState(null, "", `#/logs?${new URLSearchParams(values())}`);
     store.dispatch({ type: "logs cleared" });
     hold(false);
-    dispatchEvent(new Event("listen"));
+    dispatchEvent(new CustomEvent("listen", { detail: "lines" }));
   }
   function hold(on) {
     held = on ? store.state.logs : null;
@@ -69,7 +69,7 @@ function line({ gap, event }) {
   if (gap) return h("li", { class: "gap", text: typeof gap === "number" ? `${count(gap)} lines are missing here` : gap });
   const { level, msg, message_id: id, traceback } = event;
   const more = Object.entries(event).filter(([name]) => !SHOWN.has(name)).map(([name, value]) => `${name}=${value}`).join("  ");
-  return h("li", { class: level }, h("time", { text: time(event.time).slice(-8) }), h("span", { class: "level", text: level }),
+  return h("li", {}, h("time", { text: time(event.time).slice(-8) }), h("span", { class: level, text: level }),
     h("span", { class: "muted", text: event.process || event.stage }),
     h("span", {}, msg, " ", id && h("a", { href: at`#/message/${id}`, text: id }), " ", h("span", { class: "muted", text: more }),
       traceback && h("pre", { text: traceback })));

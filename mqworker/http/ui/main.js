@@ -39,9 +39,17 @@ let current;
 let asking = false; // for a login
 let up = null; // whether there is a connection; null: there has been none
 
+function decode(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part; // whoever wrote the link has not encoded it
+  }
+}
+
 function parse(hash) {
   const [path, query] = hash.replace(/^#\/?/, "").split("?");
-  const [name, ...parts] = path.split("/").map(decodeURIComponent);
+  const [name, ...parts] = path.split("/").map(decode);
   return { view: Object.hasOwn(VIEWS, name) ? name : "overview", parts, query: new URLSearchParams(query) };
 }
 
@@ -70,8 +78,10 @@ function go() {
   listen();
 }
 
-// Tells the Feed what the view wants to hear. Views send the event "listen" when their topics or filters have changed.
-function listen() {
+// Tells the Feed what the view wants to hear. Views send the event "listen" when their topics have changed, and with the detail "lines"
+// when other log lines are wanted.
+function listen({ detail } = {}) {
+  if (detail === "lines") feed.after = feed.after.replace(/\d+$/, "0");
   const { view, route } = current;
   const topics = typeof view.topics === "function" ? view.topics(route) : view.topics;
   feed.want({ topics: [...new Set(["overview", ...topics])].join(","), ...view.query?.() });
@@ -96,7 +106,9 @@ function showLink({ link: { state, since, reason } }) {
 async function needLogin() {
   if (asking) return;
   asking = true;
+  find("main").hidden = !store.state.overview; // nothing has been shown yet
   store.dispatch({ type: "session", data: await login(find("main")) });
+  find("main").hidden = false;
   asking = false;
   feed.again();
 }

@@ -9,7 +9,7 @@ import { bytes, count, plural, rate, seconds, time } from "./format.js";
 import { store } from "./store.js";
 
 const LINK = ["name", "Name", "wide strong"];
-const NAME = [...LINK, ({ name, address }) => name || address];
+const NAME = [...LINK, ({ name }) => name];
 const STATE = ["state", "State", "wide"];
 const ACTS = ["acts", "", "number"];
 const WELL = ["running", "waiting", "finished", "standby", "serving"]; // states of sources, objects and services
@@ -43,7 +43,8 @@ export function view() {
       keyed(line, overview.line, ({ name }) => name, makePlace, (node, each) => updatePlace(node, each, overview));
       sources.update(overview.sources);
       shared.update(overview.shared);
-      peers.update(others.flatMap((peer) => (peer.stages?.length ? peer.stages : [undefined]).map((stage) => ({ ...peer, stage }))));
+      peers.update(others.flatMap((peer) => (peer.stages.length ? peer.stages : [undefined]).map((stage) =>
+        ({ ...peer, name: peer.service || peer.url, stage }))));
     },
   };
 }
@@ -55,7 +56,7 @@ function told({ stages, service: { state, paused, uptime, revision, applied } })
 
 // A panel with a table that is there only if it has rows.
 function part(title, columns, make, change) {
-  const rows = table(columns, ({ name, address, stage }) => `${name || address} ${stage?.name}`, make, change);
+  const rows = table(columns, ({ url, name, stage }) => `${url} ${name} ${stage?.name}`, make, change);
   const root = panel(title, rows.root);
   const update = (items) => {
     root.hidden = !items.length;
@@ -65,7 +66,7 @@ function part(title, columns, make, change) {
 }
 
 function showState(row, { state, problem }) {
-  dot(row.state, WELL.includes(state) && !problem ? "ok" : "error", [state, problem].filter(Boolean).join(": "));
+  dot(row.state, problem ? "error" : WELL.includes(state) ? "ok" : "warning", [state, problem].filter(Boolean).join(": "));
 }
 
 function makeStage(row, { name }) {

@@ -63,10 +63,11 @@ function commands(name) {
   let desired = {};
   let wanted = 0; // a second press goes on from the first one
   const send = (what, method, verb, body) => act(what, method, at`stages/${name}/` + verb, body, { stage: name });
-  const scale = (step) => () => {
+  const scale = (step) => async () => {
     wanted += step;
     text(number, wanted);
-    send(`${plural(wanted, "Consumer")} of ${name}`, "PUT", "consumers", { count: wanted });
+    const { ok } = await send(`${plural(wanted, "Consumer")} of ${name}`, "PUT", "consumers", { count: wanted });
+    if (!ok) wanted = desired.consumers;
   };
   const command = (sign, click, says = null) => button(sign, click, says && `${says} ${name}`, "command");
   const pause = command("", () => togglePause(name));
@@ -123,7 +124,7 @@ function present(name) {
     draw();
     if (seconds === 1) return;
     const { ok, data } = await call("GET", at`stages/${name}/history` + "?seconds=21600");
-    if (ok) store.dispatch({ type: "past", data: { stage: name, ...data } });
+    if (ok && data.boot === store.state.boot) store.dispatch({ type: "history", data: { stage: name, ...data } });
   }
   function draw() {
     ranges.forEach((each, index) => attr(each, "aria-pressed", String(RANGES[index][1] === every)));

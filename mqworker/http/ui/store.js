@@ -85,17 +85,12 @@ const REDUCERS = {
     return { ...state, boot, role, service, logs, base: now - n }; // once: points stay where they are
   },
 
+  // Also the answer of GET /stages/{s}/history.
   history(state, { stage, every, ...points }) {
     return withStage(state, stage, ({ rings }) => {
       putAll(rings[every], state.base, points);
       return { rings: { ...rings } };
     });
-  },
-
-  // The answer of GET /stages/{s}/history.
-  past(state, { until, ...past }) {
-    const [{ length }] = Object.values(past.series);
-    return REDUCERS.history(state, { ...past, from: (until - state.base) / past.every - length + 1 });
   },
 
   stage(state, { points, faults, ...detail }) {

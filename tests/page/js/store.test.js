@@ -34,10 +34,10 @@ test("Points that come twice are the same points", () => {
 });
 
 test("Six hours that are asked for stand beside what the Feed tells", () => {
-  const past = { type: "past", data: { stage: "work", every: 15, until: 1000, series: { in: [1, 2, 3] } } };
+  const past = { type: "history", data: { stage: "work", boot: "a", every: 15, from: 30, until: 995, series: { in: [1, 2, 3] } } };
   const state = all([hello("a", 500, 1000), past]);
   assert.deepEqual(Array.from(state.stages.work.rings[15].series.in.slice(-4)), [NaN, 1, 2, 3]);
-  assert.equal(state.stages.work.rings[15].end, Math.round(1000 / 15));
+  assert.equal(state.stages.work.rings[15].end, Math.round((500 + 32 * 15) / 15));
 });
 
 test("2,000 log lines are kept, gaps are lines, a restart is one; clearing forgets none that is counted", () => {

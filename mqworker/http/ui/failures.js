@@ -58,6 +58,7 @@ export function view({ parts: [stage] }) {
   const running = new Set(); // operations
   const faults = new Map();
   let [groups, letters, filter, matched] = [[], [], {}, 0];
+  let failed = false; // the last look
   let state, shown, next;
 
   const backlog = h("span", { class: "muted" });
@@ -87,6 +88,7 @@ export function view({ parts: [stage] }) {
     const [live] = await Promise.all([call("GET", at`stages/${stage}/faults`), list(0, extra)]);
     const found = await call("GET", `${path}/groups`);
     if (found.ok) ({ groups } = found.data);
+    if (live.ok) faults.clear(); // of another life of the service
     for (const each of live.data?.faults ?? []) faults.set(each.key, each);
     showGroups();
   }
@@ -96,7 +98,8 @@ export function view({ parts: [stage] }) {
     text(summary, "Looking …");
     const answer = await call("GET", `${path}?${new URLSearchParams({ ...filter, limit: PAGE, after, ...extra })}`);
     if (asked !== shown) return; // the filter is another by now
-    if (!answer.ok) return void text(summary, answer.problem);
+    failed = !answer.ok;
+    if (failed) return void text(summary, answer.problem);
     const { dead_letters: found, total, complete, as_of: when } = answer.data;
     ({ next, matched } = answer.data);
     letters = after ? [...letters, ...found] : found;
@@ -197,7 +200,8 @@ export function view({ parts: [stage] }) {
     update(now, route) {
       const before = state;
       state = now;
-      if (route !== shown) {
+      const back = now.link.state === "live" && before?.link.state !== "live";
+      if (route !== shown || (failed && back)) {
         shown = route;
         filter = filterOf(route.query);
         for (const { name } of search.elements) if (name) search.elements[name].value = filter[name] ?? "";

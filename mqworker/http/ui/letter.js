@@ -9,6 +9,7 @@ import { apply } from "./failures.js";
 import { bytes, plural, time } from "./format.js";
 
 const LINES = 2000; // that two letters are compared by
+const AGAIN = 3000; // ms after a failed request
 const EDITED = 1_048_576; // bytes of a body that can be edited
 
 // Returns the lines of both texts as [sign, line]: " " in both, "-" only in the first, "+" only in the second.
@@ -36,6 +37,7 @@ export function view({ parts: [stage, id] }) {
   const body = h("div", { text: "Looking …" });
   const difference = h("div");
   const root = h("div", {}, h("p", { class: "row head" }, h("h1", {}, "Dead letter of ", h("a", { href: failures, text: stage }))), body);
+  let asked = -Infinity;
   let letter, compared;
 
   async function read(which) {
@@ -44,6 +46,7 @@ export function view({ parts: [stage, id] }) {
   }
 
   async function load() {
+    asked = performance.now();
     letter = await read(id);
     if (!letter) return text(body, "It cannot be shown.");
     const { preview, message_id: message, equal, content_type: type, size } = letter;
@@ -100,11 +103,11 @@ export function view({ parts: [stage, id] }) {
       h("pre", { tabindex: "0" }, lines));
   }
 
-  load();
   return {
     root,
     topics: [],
-    update(_, { query }) {
+    update({ link }, { query }) {
+      if (letter === undefined && link.state === "live" && performance.now() - asked > AGAIN) load();
       const wanted = query.get("with");
       if (wanted && wanted !== compared) compare((compared = wanted));
     },

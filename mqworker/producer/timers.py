@@ -96,7 +96,7 @@ class Timers:
         delayed = None if stage.ledger.attempts is None else len(stage.ledger.attempts)
         message = (
             f"{settled:,} settled in a minute ({settled / SUMMARY:,.1f}/s), {failed} failed, "
-            f"p95 {_milliseconds(p95)}, backlog {'unknown' if backlog is None else f'{backlog:,}'}, "
+            f"p95 {_duration(p95)}, backlog {'unknown' if backlog is None else f'{backlog:,}'}, "
             f"{len(stage.ledger)} in hand{f', {delayed} of them delayed' if delayed else ''}, "
             f"{stage.dispatch.fleet.roster.working()} Consumers"
         )
@@ -114,5 +114,7 @@ class Timers:
         )
 
 
-def _milliseconds(seconds: float | None) -> str:
-    return "unknown" if seconds is None else f"{seconds * 1000:.3g} ms"
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    return f"{seconds * 1000:.3g} ms" if seconds < 0.9995 else f"{seconds:,.3f}".rstrip("0").rstrip(".") + " s"

@@ -18,6 +18,7 @@ from mqworker.exits import Exit
 API = "/api/v1"
 IDLE_MAX = 20.0  # seconds after which a kept connection is not trusted with a request that must not be sent twice
 ANSWER_MAX = 256 << 20  # bytes
+BLOCK = 1 << 16  # bytes that are read at once of an answer of any length
 CONNECT_MAX = 5.0  # seconds
 
 
@@ -156,17 +157,19 @@ class Client:
             self.close()
 
     def lines(self, path: str, silence: float = 60.0) -> Iterator[bytes]:
-        """Yield the lines of an answer of any length as they come; raises `CallError`, also if it is cut off."""
+        """Yield the lines of an answer of any length; raises `CallError`, also if it is cut off."""
         connection = self._connect(silence)
         try:
             connection.request("GET", API + path, headers=self._headers(""))
             response = connection.getresponse()
             if response.status >= 400:
                 raise _refusal(self._read(response), self.address)
-            while line := response.readline():
-                if not line.endswith(b"\n"):
-                    raise http.client.IncompleteRead(line)
-                yield line
+            rest = b""
+            while data := response.read(BLOCK):  # `readline` does not tell when chunks are cut off between two
+                *lines, rest = (rest + data).split(b"\n")
+                yield from (line + b"\n" for line in lines)
+            if rest or response.length:
+                raise http.client.IncompleteRead(rest, response.length)
         except TimeoutError:
             raise self._timed_out(silence) from None
         except (http.client.HTTPException, OSError) as error:

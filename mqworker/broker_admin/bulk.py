@@ -42,6 +42,7 @@ class BulkOperation:
         self._chosen: list[str] = []  # ids, in the order of the queue, that are not moved yet
         self._looked = self._done = self._unsure = self._refused = 0
         self._reason = ""
+        self._doubles = False  # it has begun what a lost connection leaves in both queues
 
     @property
     def over(self) -> bool:
@@ -69,6 +70,8 @@ class BulkOperation:
             self._refused += refused.count if self._moving else 0
             self._fail(str(refused))
         except (BrokerUnavailable, TimeoutError) as error:
+            if self._doubles:  # of the batch before, too, the queue may have lost acks
+                self._unsure = min(2 * TOGETHER, self._done + self._unsure)
             self._fail(str(error) or f"it was not over within {deadline:g} s")
         finally:
             ticking.cancel()
@@ -93,6 +96,7 @@ class BulkOperation:
             return False
         self.state = "moving"
         self._unsure = count if self._to else 0
+        self._doubles = self._doubles or bool(self._unsure)
         self._report()
         return True
 

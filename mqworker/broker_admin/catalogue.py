@@ -17,18 +17,23 @@ SMALL = 16 << 10  # bytes of a letter that is kept whole
 BODIES = 32 << 20
 YOUNG = 30.0  # seconds in which a catalogue is taken for true, if the queue has as many letters as it
 APART = 5.0  # seconds between two looks that are asked for although nothing seems to have changed
+LIMITED = 60.0  # the same where a look is one of few deliveries that a letter may have
 
 
 class Catalogue:
     """The dead letters of one queue at one moment."""
 
-    def __init__(self, letters: list[Seen], at: float, wall: float, *, complete: bool) -> None:
-        """`at` is CLOCK_MONOTONIC, `wall` the same moment for display; `complete`: the queue had no more letters."""
+    def __init__(self, letters: list[Seen], at: float, wall: float, *, complete: bool, limited: bool = False) -> None:
+        """`at` is CLOCK_MONOTONIC, `wall` the same moment for display; `complete`: the queue had no more letters.
+
+        `limited`: the queue limits deliveries.
+        """
         # Replays may have mixed them up in the queue; those that do not say when they died come first.
         self.letters = sorted(letters, key=lambda seen: seen.row.failed_at or "")
         self.at = at
         self.wall = wall
         self.complete = complete
+        self._apart = LIMITED if limited else APART
 
     def current(self, now: float, ready: int | None, fresh: float | None) -> bool:
         """Return whether this is true enough.
@@ -37,7 +42,7 @@ class Catalogue:
         """
         age = now - self.at
         if fresh is not None:
-            return age <= max(fresh, APART)
+            return age <= max(fresh, self._apart)
         counted = ready == len(self.letters) or (not self.complete and (ready or 0) >= len(self.letters))
         return counted and age <= YOUNG
 

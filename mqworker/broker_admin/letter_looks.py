@@ -108,7 +108,9 @@ class LetterLooks:
 
         began, wall = time.monotonic(), time.time()
         await self._admin.peek(queue, LOOK_AT + 1, deadline, show)
-        catalogue = Catalogue(letters, began, wall, complete=not more)
+        info = await self._admin.queue(queue, max(LEAST, began + deadline - time.monotonic()))
+        limited = info is not None and info.limited
+        catalogue = Catalogue(letters, began, wall, complete=not more, limited=limited)
         self.catalogues.put(queue, catalogue)
         return catalogue
 

@@ -19,10 +19,10 @@ from mqworker.broker_admin.bulk import TOGETHER, BulkOperation
 from mqworker.broker_admin.catalogue import Catalogue
 from mqworker.broker_admin.chooser import Chooser
 from mqworker.broker_admin.letter_edit import Changes, edited
-from mqworker.broker_admin.letter_filter import matcher
+from mqworker.broker_admin.letter_filter import fault_of, matcher
 from mqworker.broker_admin.letter_groups import groups
 from mqworker.broker_admin.letter_looks import LetterLooks
-from mqworker.broker_admin.letter_rows import Seen
+from mqworker.broker_admin.letter_rows import Seen, seen
 from mqworker.broker_admin.queue_locks import LEAST, QueueLocks
 from mqworker.broker_admin.selections import Selection, Selections
 from mqworker.brokers.base import DROP, STOP, Admin, Publication, Wanted
@@ -86,10 +86,14 @@ class LetterVerbs:
     ) -> list[dict[str, Any]]:
         """Return the dead letters with these ids in full, as far as they exist; fewer when they are large."""
         found = await self._looks.contents(self._dead(stage), deadline, ids)
-        return [
-            dead_letters.describe(properties, body, whole=True, preview=preview) | {"equal": equal}
-            for properties, body, equal in found.values()
-        ]
+        told = []
+        for properties, body, equal in found.values():
+            letter = dead_letters.describe(properties, body, whole=True, preview=preview) | {"equal": equal}
+            if preview:
+                row = seen(properties, body).row
+                letter |= {"place": row.place, "fault": fault_of(row)}
+            told.append(letter)
+        return told
 
     async def dlq_find(self, deadline: float, message_id: str, *, look: bool = False) -> dict[str, Any]:
         """Return the dead letters with this message id, of all stages: as they were seen last, or after a look.

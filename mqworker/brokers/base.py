@@ -227,6 +227,7 @@ class QueueInfo(msgspec.Struct, frozen=True):
     name: str
     messages: int  # ready to be delivered
     consumers: int
+    limited: bool = False  # a message may be delivered so many times only, as far as a look has shown
 
 
 class Peeked(NamedTuple):

@@ -14,7 +14,8 @@ from mqworker.cli import output
 from mqworker.cli.options import Failed, ServiceClient, stage_path
 from mqworker.exits import Exit
 
-POLL = 0.2  # seconds between two questions how far it is
+FIRST, POLL = 0.02, 0.2  # seconds between two questions how far it is, at first and later
+PATIENCE = 2.0  # seconds that Ctrl-C waits for the end
 ALIASES = {"type": "error_type"}
 NUMBERS = ("attempt", "generation")
 NAMES = ("reason", "type", "place", "fault", "text", "header", "since", "until", *NUMBERS)
@@ -68,17 +69,24 @@ class Selected:
         begun = client.call("POST", f"{self._path}/{self.name}/{kind}", {"count": self.count})["operation"]
         path = f"/operations/{quote(begun, safe='')}"
         progress = output.Progress()
-        view: dict[str, Any] = {"state": "looking"}
+        pause = FIRST
         try:
             while True:
-                view = client.get(path)
+                view: dict[str, Any] = client.get(path)
                 if view["state"] in OVER:
                     return view
                 looked = f", {view['looked']} looked at" if view["state"] == "looking" else ""
                 progress.update(f"{view['done']} of {self.count} {told}{looked}")
-                time.sleep(POLL)
+                time.sleep(pause)
+                pause = min(POLL, 2 * pause)
         except KeyboardInterrupt:
-            client.call("DELETE", path)
+            client.close()  # it may have been in the middle of a request
+            view, end = client.call("DELETE", path), time.monotonic() + PATIENCE
+            while view["state"] not in OVER and time.monotonic() < end:
+                time.sleep(POLL)
+                view = client.get(path)
+            progress.done()
+            output.note(f"interrupted: {view['done']} of {self.count} {told}")
             raise
         finally:
             progress.done()

@@ -4,10 +4,10 @@ Runs in the server's threads; every answer comes from the broker admin. A list i
 is true enough (`fresh` says how old it may be), because each look takes all letters for a moment.
 """
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 import msgspec
@@ -176,7 +176,7 @@ def export_selected(api: Api, stage: str, selection: str) -> Any:
     told = {"Content-Disposition": f'attachment; filename="{name}-{selection}.jsonl"'}
     if request.method == "HEAD":
         return Response(headers=told, content_type=JSON_LINES)
-    place = contextlib.ExitStack()
+    place = ExitStack()
     place.enter_context(api.waiting())
     response = Response(_exported(api, stage, ids), headers=told, content_type=JSON_LINES)
     response.call_on_close(place.close)

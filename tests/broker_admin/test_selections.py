@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqworker.broker_admin import catalogue as catalogues
-from mqworker.broker_admin.catalogue import APART, YOUNG, Catalogue, Catalogues
+from mqworker.broker_admin.catalogue import APART, LIMITED, YOUNG, Catalogue, Catalogues
 from mqworker.broker_admin.chooser import Chooser
 from mqworker.broker_admin.letter_rows import Seen, seen
 from mqworker.broker_admin.selections import FORGOTTEN, KEPT, Selection, Selections
@@ -64,6 +64,14 @@ def test_when_a_catalogue_is_true_enough(age, ready, complete, fresh, current):
     """Young and of the right number, or not older than asked for; a look at most every 5 s, whatever is asked for."""
     found = Catalogue(letters(b"1", b"2"), 1000.0, 0.0, complete=complete)
     assert found.current(1000.0 + age, ready, fresh) is current
+
+
+def test_looks_are_rarer_where_deliveries_are_limited():
+    """One a minute is made although nothing seems to have changed; a letter that has come is seen at once."""
+    found = Catalogue(letters(b"1"), 1000.0, 0.0, complete=True, limited=True)
+    assert found.current(1000.0 + LIMITED - 1, None, 0.0)
+    assert not found.current(1000.0 + LIMITED + 1, None, 0.0)
+    assert not found.current(1000.0, 2, None)
 
 
 def test_what_was_moved_is_not_listed_any_more():

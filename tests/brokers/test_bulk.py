@@ -328,6 +328,29 @@ async def test_a_kill_in_the_middle_loses_none_and_doubles_no_more_than_100(brok
 
 @QUORUM
 @contract
+async def test_a_lost_connection_in_the_middle_loses_none_and_is_told(broker):
+    """The operation has failed, and says how many may be in both queues: at most 100, and no fewer than there are."""
+    dead = await Dead(broker).begin()
+    await dead.send(range(600))
+
+    def cut(progress) -> None:
+        if progress.done >= 200 and progress.unsure:
+            for connection in dead._verbs._admin._shared.questions:
+                connection.abort("the test cuts it off")
+
+    dead.on_progress = cut
+    await dead.carry_out("replay", await dead.letters.dlq_select(AMPLE, "s", {}))
+    last = dead.told[-1]
+    assert last.state == "failed"
+    assert "the test cuts it off" in last.reason
+    replayed, left = await dead.numbers(dead.input), await dead.numbers(dead.queue)
+    assert set(replayed) | set(left) == set(range(600))
+    assert len(set(replayed) & set(left)) <= last.unsure <= DOUBLED
+    await dead.close()
+
+
+@QUORUM
+@contract
 async def test_two_operations_on_one_queue_follow_each_other(broker):
     """Neither hides letters from the other: each moves what it was given, and a list waits for both."""
     dead = await Dead(broker).begin()

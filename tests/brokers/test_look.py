@@ -196,6 +196,19 @@ async def test_a_look_ends_where_others_have_taken_the_rest(broker, monkeypatch)
     assert (await seen(broker))[0] == list(range(20))
 
 
+@QUORUM
+@pytest.mark.parametrize("limit", [-1, 20])
+@contract
+async def test_a_look_shows_whether_deliveries_are_limited(broker, limit):
+    """Who asks for a queue after a look learns whether looks are to be rare."""
+    arguments = {} if limit < 0 else {"x-delivery-limit": limit}
+    dead, admin = await filled(broker, 3, **arguments), broker.make_admin()
+    await admin.peek(dead, ALL, AMPLE)
+    info = await admin.queue(dead, AMPLE)
+    assert info is not None
+    assert (info.messages, info.limited) == (3, limit > 0)
+
+
 @KINDS
 @contract
 async def test_two_verbs_at_once_see_all(broker):

@@ -152,6 +152,25 @@ def test_events_are_read_as_they_come(tmp_path):
         assert list(client.events("/logs")) == [("log", "{}"), ("", "a\nb")]
 
 
+def test_the_lines_of_a_long_answer(tmp_path):
+    """An answer is read line by line; one that is cut off anywhere, or a refusal, ends with a sentence."""
+    here, head = tmp_path / "s", b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = head + b'9\r\n{"a": 1}\n\r\n9\r\n{"b": 2}\n\r\n'
+    whole = response("200 OK", b'{"a": 1}\n{"b": 2}\n', "application/jsonl", close=True)
+    answers = [chunks + b"0\r\n\r\n", whole[:-3], whole[:-9], chunks, chunks[:-6]]
+    answers.append(response("404 Not Found", b'{"detail": "select again"}'))
+    with (
+        tiny_server(here, lambda _: answers.pop(0)),
+        Client(Address(socket=str(here)), AMPLE) as client,
+    ):
+        assert list(client.lines("/x")) == [b'{"a": 1}\n', b'{"b": 2}\n']
+        for _ in range(4):
+            with pytest.raises(CallError, match="cut off"):
+                list(client.lines("/x"))
+        with pytest.raises(CallError, match="select again"):
+            next(client.lines("/x"))
+
+
 @pytest.mark.parametrize(
     ("url", "address"),
     [

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import http.client
 import json
 import uuid
 
@@ -328,6 +329,10 @@ def test_selections(service):
     exported = service.ask("GET", f"{path}/export")
     assert exported.headers["content-disposition"] == 'attachment; filename="alpha-5e1ec7.jsonl"'
     assert [json.loads(line)["body_text"] for line in exported.body.splitlines()] == ["1", "1", "2"]
+    answers = [[{"id": "a", "body": b"1", "properties": b""}], ControlError("unavailable", "the broker is away")]
+    service.admin["dlq_show"] = lambda _: answers.pop(0)
+    with pytest.raises(http.client.IncompleteRead):
+        service.ask("GET", f"{path}/export")
 
 
 def test_an_edited_dead_letter(service):

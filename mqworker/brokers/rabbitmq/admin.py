@@ -58,13 +58,16 @@ class RabbitAdmin:
     def __init__(self, config: BrokerConfig) -> None:
         """Nothing is connected yet."""
         self._largest = config.max_message_size
+        self._limited: set[str] = set()  # queues that were looked at, and limit deliveries
         self._shared = SharedConnection(config, "mqworker admin")
 
     async def queue(self, name: str, deadline: float) -> QueueInfo | None:
         """See `Admin.queue`."""
         async with self._shared.question(deadline) as connection:
             status = await queue_status(connection, name)
-        return status and QueueInfo(name, int(status.message_count), int(status.consumer_count))
+        if status is None:
+            return None
+        return QueueInfo(name, int(status.message_count), int(status.consumer_count), name in self._limited)
 
     async def delayed(self, name: str, deadline: float) -> int:
         """See `Admin.delayed`; AMQP lists no queues, so every possible delay is asked for."""
@@ -160,6 +163,7 @@ class RabbitAdmin:
         until = asyncio.get_running_loop().time() + LOOKING * deadline
         async with self._shared.question(deadline) as connection:
             seen = await sight(connection, queue)
+            (self._limited.discard if seen.limit is None else self._limited.add)(queue)
             async with self._placing(connection) as placer, _channel(connection) as channel:
                 taker = Taker(channel, placer, queue, seen.limit)
                 removing = Removing(limit if most is None else most, together, moving)

@@ -34,7 +34,9 @@ def ui(service: ServiceClient, read: bool, revoke: bool) -> None:
     if read and not made["login"]:
         what = "without control.token everybody may change everything, so no login is limited to looking"
         raise Failed(Exit.USAGE, f"{what}: set control.token, and restart the service")
-    address = made["url"] + (made["path"] if made["login"] else "ui/")
+    called = service.client.address
+    base = made["url"] if called.socket else f"{called}/"  # with --url the address that reaches it from here
+    address = base + (made["path"] if made["login"] else "ui/")
     if service.as_json:
         output.data(made | {"address": address})
     else:

@@ -38,6 +38,13 @@ Name = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z", title="at most 64 letters, digits, `.`, `-` or `_`")
 ]
 Token = Annotated[str, Meta(pattern=r"^[\x21-\x7e]*\Z", title="printable ASCII without blanks")]
+PeerUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[1-9]\d{0,4})?(/[A-Za-z0-9._~-]+)*/?\Z",
+        title="`http://host:port`, perhaps with a path behind it",
+    ),
+]
 PickleKey = Annotated[  # no pattern: msgspec 0.22 crashes on a union of a text with a pattern and a list
     str, Meta(min_length=KEY_LENGTH, title=f"a text of at least {KEY_LENGTH} characters")
 ]
@@ -101,6 +108,10 @@ class ControlConfig(_Base, frozen=True):
     ] = ""
     hosts: Annotated[
         tuple[Text, ...], about("Further accepted `Host` names; one with a port is accepted with that port only.")
+    ] = ()
+    peers: Annotated[
+        tuple[PeerUrl, ...],
+        about("Other services that the page shows too, at most 32; they get our `read_token`, never the `token`."),
     ] = ()
     jobs: Annotated[
         tuple[ModuleName, ...] | None,

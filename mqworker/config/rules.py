@@ -30,6 +30,7 @@ from mqworker.config.order_rules import lock_violations, order_violations
 from mqworker.config.source_rules import source_violations
 from mqworker.config.violation import RuleViolation
 
+MOST_PEERS = 32
 MAX_SOCKET_PATH = 107  # bytes; Linux keeps 108 with the final zero
 _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1|\[::1\]")
 
@@ -153,6 +154,9 @@ def _control(control: ControlConfig, state_dir: Path) -> Iterator[RuleViolation]
         yield RuleViolation(
             (READ_TOKEN,), "is the same as control.token, so whoever may look could change everything", "set another"
         )
+    if len(control.peers) > MOST_PEERS:
+        what = f"has {len(control.peers)} entries, but may have at most {MOST_PEERS}"
+        yield RuleViolation((("control", "peers"),), what, "show the others on a page of their own")
     path = state_dir / (control.socket or "control.sock")
     if len(os.fsencode(path)) > MAX_SOCKET_PATH:
         yield RuleViolation(

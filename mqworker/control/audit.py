@@ -9,6 +9,7 @@ and is logged once.
 loop does for it, so that whatever is stored there knows its author.
 """
 
+import contextlib
 import logging
 import os
 import threading
@@ -25,6 +26,7 @@ from mqworker.control.difference import FieldChange
 from mqworker.ipc import logs
 
 RECORDS = 1000  # in memory,
+PASSING = 200  # besides, of those who may only look
 BYTES = 1 << 20  # and no more than this of JSON
 FILE = 1 << 20  # bytes after which a file gives way to the next
 CHANGES = 256  # that a snapshot remembers
@@ -86,20 +88,24 @@ class AuditTrail:
         self._path = folder / "audit.jsonl"
         self._lock = threading.Lock()
         self._records: deque[tuple[AuditRecord, int]] = deque()  # with their sizes
+        self._passing: deque[AuditRecord] = deque(maxlen=PASSING)
         self._size = 0
         self._fault = ""
         for record, size in _stored((self._path.with_suffix(".jsonl.1"), self._path)):
             self._keep(record, size)
         self._last = self._records[-1][0].n if self._records else 0
 
-    def add(self, record: AuditRecord) -> None:
-        """Keep a record, under the next number."""
+    def add(self, record: AuditRecord, *, lasting: bool = True) -> None:
+        """Keep a record, under the next number; one that does not last is in memory only, and displaces no other."""
         with self._lock:
             self._last += 1
             record = msgspec.structs.replace(record, n=self._last)
-            data = msgspec.json.encode(record) + b"\n"
-            self._keep(record, len(data))
-            self._write(data)
+            if lasting:
+                data = msgspec.json.encode(record) + b"\n"
+                self._keep(record, len(data))
+                self._write(data)
+            else:
+                self._passing.append(record)
         outcome = "done" if record.status < 400 else "refused" if record.status < 500 else "failed"
         self.answers[outcome] += 1
         logs.report(log, logging.INFO, "audit", told(record))
@@ -108,9 +114,10 @@ class AuditTrail:
         """Return the newest records after this number, the oldest first, and how many after it are forgotten."""
         with self._lock:
             records = [record for record, _ in self._records]
-            last = self._last
+            passing, last = list(self._passing), self._last
         oldest = records[0].n if records else last + 1
-        about = [record for record in records if record.n > number and (stage is None or _is_about(record, stage))]
+        every = sorted((*records, *passing), key=lambda record: record.n)
+        about = [record for record in every if record.n > number and (stage is None or _is_about(record, stage))]
         return about[-limit:] if limit else [], max(0, oldest - number - 1) if number else 0
 
     def since(self, number: int) -> list[AuditRecord]:
@@ -184,15 +191,12 @@ def _is_about(record: AuditRecord, stage: str) -> bool:
 
 
 def _stored(paths: Iterable[Path]) -> Iterable[tuple[AuditRecord, int]]:
+    lines: list[bytes] = []
     for path in paths:
-        try:
+        with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        with os.fdopen(fd, "rb") as file:
-            lines = file.read(2 * FILE).splitlines()
-        for line in lines:
-            try:
-                yield msgspec.json.decode(line, type=AuditRecord), len(line) + 1
-            except (msgspec.MsgspecError, ValueError):
-                continue  # cut by a kill, or of another version
+            with os.fdopen(fd, "rb") as file:
+                lines += file.read(2 * FILE).splitlines()
+    for line in lines[-RECORDS:]:
+        with contextlib.suppress(msgspec.MsgspecError, ValueError):  # cut by a kill, or of another version
+            yield msgspec.json.decode(line, type=AuditRecord), len(line) + 1

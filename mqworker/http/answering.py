@@ -25,6 +25,10 @@ class Answering:
     def __init__(self, control: Control, totals: Totals, token: str, read_token: str) -> None:
         self._logins = Logins(control.loaded.state_dir, token, read_token)
         self.api = Api(control, totals, self._logins)
+        if urls := control.loaded.config.control.peers:
+            from mqworker.http.peers import Peers  # noqa: PLC0415 - with Python's HTTP client, which few services need
+
+            control.peers = Peers(urls, read_token, self.api.stopping).tell
         self._app = make_app(self.api).wsgi_app
         self._max_body = max(stage.max_body for stage in control.loaded.config.stages.values())
 

@@ -1,9 +1,9 @@
 """Notes every request with effects in the audit, and answers what is in it.
 
 Runs in the server's threads, around the views (app.py). A record is made once the answer is known, of refused requests
-too; only what needs a login and has none, and messages that are sent, are not recorded: the first is logged, and of the
-second there would be too many. The body of a request is noted by its beginning, but never one with a credential or with
-a message. Never fails a request.
+too; only requests without a login, and messages that are sent, are not recorded: of both there may be any number. For
+the same reason what those ask for who may only look displaces no other record. The body of a request is noted by its
+beginning, but never one with a credential or with a message. Never fails a request.
 """
 
 import itertools
@@ -38,26 +38,26 @@ def begin(route: Route) -> None:
 
 def finish(api: Api, route: Route, response: Response) -> None:
     """Add the record of a request that is answered."""
-    origin = ORIGIN.get()
-    if origin is None or "asked_at" not in g:
+    origin, caller = ORIGIN.get(), request.environ.get(CALLER)
+    if origin is None or caller is None or "asked_at" not in g:  # a login that has failed is nobody's
         return
     try:
-        api.control.trail.add(_record(api, route, origin, response))
+        record = _record(api, route, origin, caller, response)
+        api.control.trail.add(record, lasting=caller.role == "control")
     except Exception:
         log.exception("a request could not be noted in the audit", extra={"event": "http_failed"})
     finally:
         ORIGIN.set(None)
 
 
-def _record(api: Api, route: Route, origin: Origin, response: Response) -> AuditRecord:
-    caller: Identity | None = request.environ.get(CALLER)
+def _record(api: Api, route: Route, origin: Origin, caller: Identity, response: Response) -> AuditRecord:
     snapshot = api.control.snapshot()
     changed = [each for each in snapshot.changes if each.origin == origin] if snapshot is not None else []
     query = request.query_string.decode("latin-1")
     return AuditRecord(
         n=0,
         time=time.time(),
-        by=caller.by if caller is not None else origin.by,
+        by=caller.by,
         sender=request.remote_addr or "",
         agent=_plain(request.headers.get("User-Agent", ""), AGENT),
         method=request.method,

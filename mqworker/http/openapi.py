@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from mqworker import __version__
+from mqworker.http.logins import PAGE
 from mqworker.http.problems import CONTENT_TYPE
 from mqworker.http.routing import API, Api, Route
 
@@ -55,8 +56,8 @@ PROBLEM = {
 }
 
 
-def document(routes: list[Route]) -> dict[str, Any]:
-    """Describe every route."""
+def document(routes: list[Route], cookie: str) -> dict[str, Any]:
+    """Describe every route; `cookie` is the name of the page's."""
     forms = [route.body for route in routes if route.body is not None]
     schemas, components = msgspec.json.schema_components(forms, ref_template="#/components/schemas/{name}")
     schema_of = dict(zip(map(repr, forms), schemas, strict=True))
@@ -78,9 +79,17 @@ def document(routes: list[Route]) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "description": "control.token, or control.read_token"},
+                "cookie": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": cookie,
+                    "description": f"The page's login; every request with it needs X-Mqworker: {PAGE}",
+                },
+            },
         },
-        "security": [{"token": []}, {}],
+        "security": [{"token": []}, {"cookie": []}, {}],
     }
 
 
@@ -111,7 +120,7 @@ def _headers(route: Route) -> list[dict[str, Any]]:
 def route(routes: list[Route]) -> Route:
     """Return the route that describes all routes, itself included."""
 
-    def view(_api: Api) -> Any:
-        return document(routes)
+    def view(api: Api) -> Any:
+        return document(routes, api.logins.sessions.cookie)
 
     return Route("GET", f"{API}/openapi.json", view, "This description")

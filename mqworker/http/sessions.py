@@ -21,7 +21,6 @@ RENEWED = 3600  # seconds after which the page's next request gets a new one
 LONGEST = 7 * 24 * 3600  # seconds after which nothing is renewed: the user logs in again
 TICKET_LASTS = 300.0  # seconds
 TICKETS = 100  # at the same time; more end the oldest
-COOKIES = 8  # of our name that one request may carry: other applications of the host can set some
 KEY_SIZE = 32  # bytes
 
 _VALUE = re.compile(
@@ -92,8 +91,8 @@ class Sessions:
     def read(self, header: str, now: float) -> PageLogin | None:
         """Return the session in a Cookie header."""
         pairs = (pair.strip().partition("=") for pair in header.split(";"))
-        values = [value for name, _, value in pairs if name == self.cookie]
-        return next(filter(None, (self._read(value, now) for value in values[:COOKIES])), None)
+        values = (value for name, _, value in pairs if name == self.cookie)  # others on this host may set some too
+        return next(filter(None, (self._read(value, now) for value in values)), None)
 
     def _read(self, value: str, now: float) -> PageLogin | None:
         found = _VALUE.fullmatch(value)

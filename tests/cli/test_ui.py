@@ -52,6 +52,12 @@ def test_without_a_token_the_address_is_all(service, capsys):
     assert "set control.token" in err
 
 
+def test_with_an_address_the_page_is_there(service, capsys):
+    """Whoever calls a service by --url gets the page's address below that, not the one of the service's machine."""
+    assert main(["ui", "--url", f"http://localhost:{service.port}"]) == 0
+    assert capsys.readouterr().out.strip() == f"http://localhost:{service.port}/ui/"
+
+
 def test_the_audit_is_a_line_for_each_command(service, capsys):
     """`mqworker audit` tells who, what, the answer, and from what to what; of one stage with --stage."""
     assert run(service, capsys, "audit")[1:] == ("", "nothing has been asked for yet")

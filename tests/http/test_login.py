@@ -2,9 +2,11 @@
 
 import re
 import stat
+from hmac import compare_digest
 
 import pytest
 
+from mqworker.http import logins
 from mqworker.http.app import ROUTES
 from mqworker.http.logins import session_key
 from mqworker.http.sessions import LASTS, Sessions
@@ -225,6 +227,21 @@ def test_a_login_outlives_a_killed_service(tmp_path):
             assert service.ask("POST", "/api/v1/session", {"ticket": spare}).status == 401
         finally:
             service.close()
+
+
+@pytest.mark.parametrize("given", [TOKEN, READ, "", "f", TOKEN + "x", "x" * 9000, TOKEN[:-1], "\xff" * 10])
+def test_the_time_tells_nothing_of_a_token(guarded, given, monkeypatch):
+    """Whatever is sent, each token is compared, in constant time and by digests of one length."""
+    compared = []
+
+    def spy(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), len(other)))
+        return compare_digest(one, other)
+
+    monkeypatch.setattr(logins.hmac, "compare_digest", spy)
+    status = guarded.ask("GET", "/api/v1/status", Authorization=f"Bearer {given}").status
+    assert (status == 200) is (given in (TOKEN, READ))
+    assert compared == [(32, 32)] * 2
 
 
 def test_all_sessions_end_at_once(tmp_path):

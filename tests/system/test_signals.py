@@ -130,7 +130,10 @@ def listens_for_usr2(service: ServiceProcess) -> bool:
 
 
 def test_tstp_and_cont_pause_and_resume_and_are_forgotten(service):
-    """SIGTSTP stops listening without any trace in the desired state; SIGCONT resumes; a restart begins unpaused."""
+    """SIGTSTP stops listening without any trace in the desired state; SIGCONT resumes; a restart begins unpaused.
+
+    Each is in the audit, which the restarted service knows.
+    """
     running = service(config(), {"jobs.py": HANDLER}).start()
     stored = running.folder / ".mqworker/desired.json"
     before = stored.read_bytes()
@@ -153,6 +156,9 @@ def test_tstp_and_cont_pause_and_resume_and_are_forgotten(service):
         client.finish()
         running.signal(signal.SIGCONT)  # as every thaw sends it: changes nothing
         steady(running)
+        audit = running.ask("GET", "/api/v1/audit")[1]["records"]
+        assert [each["method"] for each in audit] == ["SIGTSTP", "SIGCONT", "SIGTSTP"]
+        assert audit[-1]["changes"] == [{"stage": "", "field": "paused", "old": False, "new": True}]
     assert running.stop() == 0
 
 

@@ -15,6 +15,7 @@ from mqworker.cli.sources import show_all
 
 LINES = 20  # shown at first
 KEPT = 2000  # that the service has
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @click.command(cls=Verb)
@@ -225,8 +226,19 @@ def _row(name: str, view: dict[str, Any]) -> list[Any]:
     help="How many lines to start with.  [default: 20, with --message all that the service still has]",
 )
 @click.option("--message", "-m", metavar="ID", help="Only lines about the message with this id.")
+@click.option("--level", type=click.Choice(LOG_LEVELS), help="Only lines at least as severe.")
+@click.option("--stage", "of", metavar="NAME", help="Only lines about this stage.")
+@click.option("--text", "-t", metavar="TEXT", help="Only lines with this text, whatever the case of its letters.")
 @uses_service(stage=False)
-def logs(service: ServiceClient, follow: bool, lines: int | None, message: str | None) -> None:
+def logs(
+    service: ServiceClient,
+    follow: bool,
+    lines: int | None,
+    message: str | None,
+    level: str | None,
+    of: str | None,
+    text: str | None,
+) -> None:
     """Show the last log lines of the running service.
 
     With --message: what was logged about one message, and what its handler logged or printed. At level debug that is
@@ -235,14 +247,16 @@ def logs(service: ServiceClient, follow: bool, lines: int | None, message: str |
     Examples:
       mqworker logs
       mqworker logs -f
+      mqworker logs -f --stage energy --level warning
       mqworker logs -f --message 3f6c1a70-7a1e-4a52-a8ac-0c0ad3c1a7a4
       mqworker logs -n 200 --json | jq 'select(.level == "error")'
     """
     if lines is None:
         lines = LINES if message is None else KEPT
     path = f"/logs?lines={lines}"
-    if message is not None:
-        path += f"&message={quote(message.encode('utf-8', 'backslashreplace'), safe='')}"  # as the log writes it
+    for name, value in (("message", message), ("level", level), ("stage", of), ("text", text)):
+        if value is not None:
+            path += f"&{name}={quote(value.encode('utf-8', 'backslashreplace'), safe='')}"  # as the log writes it
     if not follow:
         for record in service.client.get(path)["lines"]:
             click.echo(json.dumps(record) if service.as_json else _readable(record))

@@ -26,6 +26,7 @@ from mqworker.control.faults import Faults
 from mqworker.control.history import History
 from mqworker.control.source_desired import SourceDesired
 from mqworker.control.stage_desired import StageDesired
+from mqworker.control.why_since import WhySince
 from mqworker.ipc.admin_messages import BulkView
 from mqworker.ipc.inspection import (
     Answer,
@@ -265,6 +266,7 @@ class Control:
         self.logs = logs
         self.trail = AuditTrail(loaded.state_dir)
         self.history = History(time.monotonic(), f"{time.time_ns() // 1_000_000 & 0xFFFFFFFF:08x}")
+        self.why_since = WhySince()
         self.commands = 0  # control commands taken, for the metrics
         self.faults = Faults()  # of all stages; the main thread feeds it
         self.on_publish: Callable[[Snapshot], None] | None = None  # receives every snapshot, on the main thread

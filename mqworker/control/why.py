@@ -12,14 +12,16 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from mqworker.config.line import Place
+from mqworker.control.back_pressure import next_stage, where_it_begins
 from mqworker.control.control import StageView
-from mqworker.control.outlook import CONSUMERS, ORDER, RETRIES, Outlook, outlook
-from mqworker.control.wording import messages, rate, seconds
+from mqworker.control.outlook import ORDER, RETRIES, Outlook, outlook
+from mqworker.control.wording import about, messages, rate
 from mqworker.ipc.logs import escape
 from mqworker.ipc.messages import BlockedOrder, ConsumerStatus, LinkState, StageStatus
 
 LONG = 30.0  # seconds in hand from which on a message is long ...
 OUTLIER = 20.0  # ... unless messages of this stage take so long: times their 95th percentile
+STILL = 0.05  # messages per second, lately, below which an empty queue means that nothing happens
 RECENT = 600.0  # seconds for which a change that was undone is told
 FULL = 0.8  # share of max_backlog from which on the output queue counts as full (brokers/credit)
 LONGEST = 600  # characters of a sentence
@@ -27,13 +29,13 @@ LONGEST = 600  # characters of a sentence
 Level = Literal["ok", "info", "warning", "error"]
 Paused = tuple[str, float | None]  # by whom ("": not known), and when (wall clock; None: not known)
 _SEVERITY: tuple[Level, ...] = ("ok", "info", "warning", "error")
-_NEXT = {  # what a stage whose queue is full is, by what holds it back
-    "stopped": "is stopped",
-    "paused": "is paused",
-    "no consumers": "has no Consumers",
-    "broker": "is not connected",
-    "crash loop": "is in a crash loop",
-    "standby": "stands by",
+_WHO = {  # how those are called who have no name of their own
+    "": "(by whom is not known)",
+    "socket": "from the command line",
+    "anybody": "over HTTP",
+    "token": "with the token",
+    "signal": "by a signal",
+    "service": "by the service itself",
 }
 
 
@@ -166,37 +168,16 @@ def _held_back(view: StageView, status: StageStatus, facts: WhyFacts) -> Why | N
 
 def _output_full(stage: str, status: StageStatus, facts: WhyFacts) -> Why:
     """Return which stage's queue is full, and which one is the reason at the end of the line."""
-    depth, after = status.output_backlog, _next(stage, facts)
+    depth, after = status.output_backlog, next_stage(stage, facts.line)
     if depth is None or depth < FULL * facts.limit:  # it has just been full, or how much it holds is not known
         whose = f" (it is the input of stage {after})" if after is not None else ""
         return Why("output_full", "info", _sentence(status.problem or "the output queue is full at times") + whose)
     numbers = f"{depth:,} of {facts.limit:,}"
     if after is None:
         return Why("output_full", "info", f"The output queue is full ({numbers}): whoever takes from it is slower")
-    root, reason = _root(after, facts)
-    who = f"{after} is slower" if reason == CONSUMERS else f"{after} {reason}"
-    if root != after:
-        who = f"{after} waits for {root}, which {'is slower' if reason == CONSUMERS else reason}"
+    root, is_so = where_it_begins(after, facts.line, facts.views, paused=facts.paused)
+    who = f"{after} {is_so}" if root == after else f"{after} waits for {root}, which {is_so}"
     return Why("output_full", "info", f"The queue of stage {after} is full ({numbers}): {who}")
-
-
-def _next(stage: str, facts: WhyFacts) -> str | None:
-    """Return the stage that takes the results of this one; None: none of this configuration does."""
-    feeds = next((place.feeds for place in facts.line if place.name == stage), ())
-    return feeds[0] if feeds else None
-
-
-def _root(stage: str, facts: WhyFacts) -> tuple[str, str]:
-    """Return the stage at which a back-up begins, and what it does: follows those that wait for another one."""
-    passed = {stage}
-    while (view := facts.views.get(stage)) is not None:
-        held = outlook(view, paused=facts.paused).held_back_by
-        after = _next(stage, facts)
-        if held != "max_backlog" or after is None or after in passed:
-            return stage, _NEXT.get(held, CONSUMERS)
-        stage = after
-        passed.add(stage)
-    return stage, "runs elsewhere"
 
 
 def _at_work(view: StageView, status: StageStatus, facts: WhyFacts) -> Why:
@@ -212,14 +193,14 @@ def _at_work(view: StageView, status: StageStatus, facts: WhyFacts) -> Why:
         return long
     if (waiting := _retries(status, expected)) is not None:
         return waiting
-    if expected.unfinished == 0:
+    if expected.unfinished == 0 and status.rate < STILL:
         return _idle(view, status, facts)
     return _working(view, status, expected, facts)
 
 
 def _blocked(blocked: BlockedOrder, facts: WhyFacts) -> Why:
     of = f" of {blocked.key}" if blocked.key else ""
-    here = seconds(max(0.0, facts.now - blocked.since))
+    here = about(max(0.0, facts.now - blocked.since))
     who = f"Blocked by message {blocked.message_id or '(without an id)'}{of}, here for {here}"
     since = _wall(blocked.since, facts)
     return Why("order", "warning", f"{who}: {blocked.reason}; {blocked.behind:,} wait behind it", since)
@@ -232,11 +213,11 @@ def _long(view: StageView, status: StageStatus, facts: WhyFacts) -> Why | None:
     if not ready or not all(_stuck(each, limit, facts.now) for each in ready):
         return None
     oldest = min(ready, key=lambda each: each.message_since or math.inf)
-    about = _about(oldest, facts.now)
+    which = _which(oldest, facts.now)
     return Why(
         "long",
         "warning",
-        f"{_consumers(view, status)} work on long messages, the oldest{about}",
+        f"{_consumers(view, status)} work on long messages, the oldest{which}",
         _wall(oldest.message_since, facts),
     )
 
@@ -256,9 +237,9 @@ def _stuck(consumer: ConsumerStatus, limit: float, now: float) -> bool:
     return full and all(each.since and now - each.since > limit for each in consumer.messages)
 
 
-def _about(consumer: ConsumerStatus, now: float) -> str:
-    about = f" {consumer.message_id}" if consumer.message_id else ""
-    return f"{about} for {seconds(max(0.0, now - consumer.message_since))}"
+def _which(consumer: ConsumerStatus, now: float) -> str:
+    which = f" {consumer.message_id}" if consumer.message_id else ""
+    return f"{which} for {about(max(0.0, now - consumer.message_since))}"
 
 
 def _retries(status: StageStatus, expected: Outlook) -> Why | None:
@@ -273,8 +254,8 @@ def _retries(status: StageStatus, expected: Outlook) -> Why | None:
 
 def _idle(view: StageView, status: StageStatus, facts: WhyFacts) -> Why:
     since = _wall(status.last_settled, facts) if status.last_settled else None
-    ago = _ago(since, facts.wall, " for")
-    return Why("idle", "ok", f"Listening, {_consumers(view, status)}; the queue is empty{ago}", since)
+    empty = "is empty" if since is None else f"has been empty{_ago(since, facts.wall, ' for')}"
+    return Why("idle", "ok", f"Listening, {_consumers(view, status)}; the queue {empty}", since)
 
 
 def _working(view: StageView, status: StageStatus, expected: Outlook, facts: WhyFacts) -> Why:
@@ -285,15 +266,17 @@ def _working(view: StageView, status: StageStatus, expected: Outlook, facts: Why
         pace = f"growing: {arrive} arrive, {done} can be done"
     else:
         pace = rate(status.rate)
-        if expected.seconds_left:
-            pace += f", done in {seconds(expected.seconds_left)}"
+        if expected.seconds_left is not None:
+            pace += f", done in {about(expected.seconds_left)}" if expected.seconds_left >= 1 else "; nothing waits"
         elif expected.unfinished is None:
             pace += "; how much waits is not known"
+        elif expected.unfinished:
+            pace += f"; {messages(expected.unfinished)} unfinished"
     sentence = f"Listening, {_consumers(view, status)}, {pace}"
     in_hand = [each for each in status.consumers if each.message_since]
     oldest = min(in_hand, key=lambda each: each.message_since, default=None)
     if oldest is not None and facts.now - oldest.message_since > _limit(status):
-        sentence += f"; the oldest message in hand is{_about(oldest, facts.now)}"
+        sentence += f"; the oldest message in hand is{_which(oldest, facts.now)}"
     return Why("working", level, sentence)
 
 
@@ -327,14 +310,14 @@ def _ready(status: StageStatus) -> bool:
 
 def _by(facts: WhyFacts) -> str:
     who, when = facts.paused_by
-    return f" by {who or 'unknown'}{_ago(when, facts.wall)}"
+    return f" {_WHO.get(who, f'by {who}')}{_ago(when, facts.wall)}"
 
 
 def _ago(since: float | None, wall: float, word: str = "") -> str:
     """Return how long ago something was, or, after a word, for how long it lasts; "" if that is not known."""
     if since is None:
         return ""
-    passed = seconds(max(0.0, wall - since))
+    passed = about(max(0.0, wall - since))
     return f"{word} {passed}" if word else f" {passed} ago"
 
 

@@ -15,6 +15,12 @@ def seconds(value: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {int(value) % 60} s"
 
 
+def about(value: float) -> str:
+    """Format a duration for a sentence: in whole seconds, as nobody acts on less."""
+    whole = max(1, round(value))
+    return f"{whole} s" if whole < 100 else seconds(whole)
+
+
 def rate(value: float) -> str:
     """Format a number per second."""
     return f"{value:,.0f}/s" if value >= 100 else f"{value:.3g}/s"

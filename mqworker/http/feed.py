@@ -10,7 +10,7 @@ now and then instead of listening; it takes no place.
 
     overview    the service, all stages with why nothing is happening, sources, shared objects
     stage:NAME  a stage, what it did in the newest seconds, and its groups of failures
-    logs        lines that fit `level`, `stage`, `text` and `message`
+    logs        lines that fit `level`, `stage`, `text`, `message` and `event`
     operations, audit, peers   what has changed
 
 It fails as any request does. A stream ends with its client or with the server, and after ten minutes with `bye`.
@@ -26,16 +26,16 @@ import msgspec
 from flask import Response, request
 
 from mqworker import __version__
-from mqworker.control.history import FINE_SIZE, LATE, SERIES
+from mqworker.control.history import COARSE, COARSE_SIZE, FINE, FINE_SIZE, LATE, SERIES
 from mqworker.http import feed_topics as topics_of
 from mqworker.http.access import refuse_foreign
 from mqworker.http.feed_events import FeedBye, FeedHello, FeedTick
-from mqworker.http.feed_logs import LogFilter, new_lines
+from mqworker.http.feed_logs import new_lines
 from mqworker.http.feed_topics import ALWAYS
+from mqworker.http.log_filter import FILTERS, LogFilter, asked_filter
 from mqworker.http.problems import Problem
-from mqworker.http.routing import API, Api, Route, client_gone
+from mqworker.http.routing import API, Api, Route, client_gone, number
 from mqworker.http.streams import SSE, UNBUFFERED, hold_stream
-from mqworker.ipc.logs import LEVELS
 
 LIFE = 600.0  # seconds of a stream, and up to a tenth more: proxies keep dead ones open
 SPARKLINE = 60  # seconds of the overview's history
@@ -84,12 +84,8 @@ def _asked(api: Api) -> _Asked:
         elif topic not in (OVERVIEW, LOGS, *CHANGING):
             known = ", ".join((OVERVIEW, f"{STAGE}NAME", LOGS, *CHANGING))
             raise _wrong("topics", f"has {topic!r}; known are: {known}")
-    level = request.args.get("level", "")
-    if level and level not in LEVELS:
-        raise _wrong("level", f"must be one of {', '.join(LEVELS)}")
-    texts = {name: request.args.get(name, "") for name in ("stage", "text", "message")}
     since, line = _after(api)
-    return _Asked(topics, since, line, LogFilter(level, **texts))
+    return _Asked(topics, since, line, asked_filter())
 
 
 def _after(api: Api) -> tuple[int, int]:
@@ -190,14 +186,35 @@ def _encoded(kind: str, event: Any, number: str = "") -> bytes:
     return f"{head}event: {kind}\ndata: ".encode() + msgspec.json.encode(event) + b"\n\n"
 
 
+def past(api: Api, stage: str) -> Any:
+    """Return what a stage did lately, in steps of 1 s or 15 s."""
+    history, name = api.control.history, api.stage(stage).name
+    seconds = int(number("seconds", FINE * FINE_SIZE, 1, COARSE * COARSE_SIZE))
+    every = FINE if seconds <= FINE * FINE_SIZE else COARSE
+    names = tuple(filter(None, request.args.get("series", "").split(","))) or SERIES
+    if unknown := [each for each in names if each not in SERIES]:
+        raise _wrong("series", f"has {unknown[0]!r}; known are: {', '.join(SERIES)}")
+    end = history.end(name, every)
+    first, series = history.read(name, names, max(0, end - seconds // every), every)
+    until = time.time() - history.second(time.monotonic()) + (first + len(series[names[0]])) * every
+    return {"boot": history.boot, "every": every, "from": first, "until": round(until, 3), "series": series}
+
+
 ROUTES = [
+    Route(
+        "GET",
+        f"{API}/stages/<stage>/history",
+        past,
+        "What a stage did in the last 15 minutes, or 6 hours",
+        ("seconds", "series"),
+    ),
     Route(
         "GET",
         f"{API}/feed",
         feed,
         "What a page shows, as a stream of events each second",
-        ("topics", "after", "once", "level", "stage", "text", "message"),
+        ("topics", "after", "once", *FILTERS),
         headers=("Last-Event-ID",),
         stream=True,
-    )
+    ),
 ]

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from mqworker import __version__
 from mqworker.control.control import SharedView, SourceView, StageView
 from mqworker.http.metrics_consumers import consumer_cpu, stage_gauges
+from mqworker.http.places import KINDS
 from mqworker.http.routing import Api
 from mqworker.http.totals import BUCKET, RECONNECTS, SUM, TIMES, Values
 from mqworker.ipc.messages import BUCKETS, StageStatus
@@ -70,6 +71,7 @@ class SnapshotCollector(Collector):
         yield _counter("audit_records", "Records of the audit", [({"answer": a}, answers[a]) for a in ANSWERS])
         sessions: list[Row] = [({"role": role}, count) for role, count in api.logins.begun.items()]
         yield _counter("sessions", "Logins of the page", sessions)
+        yield from _streams(api)
         snapshot = api.control.snapshot()
         if snapshot is None:
             return
@@ -86,6 +88,14 @@ class SnapshotCollector(Collector):
         yield from _sources(list(snapshot.sources.values()))
         bulk, told = api.control.bulk_counts(), "Dead letters that operations on selections have moved, by outcome"
         yield _counter("bulk_messages", told, [(_of_bulk(*key), bulk.get(key, 0)) for key in _bulk_keys(views)])
+
+
+def _streams(api: Api) -> Iterator[Metric]:
+    running: list[Row] = [({"kind": kind}, api.tcp.running[kind] + api.unix.running[kind]) for kind in KINDS]
+    yield _gauge("streams", "Streams of server-sent events that run", running)
+    refused = CounterMetricFamily("mqworker_stream_refusals", "Streams that were refused, because enough run")
+    refused.add_metric([], api.tcp.refused + api.unix.refused)
+    yield refused
 
 
 def _family(

@@ -27,6 +27,8 @@ QUERY = {
     "level": ("string", "Only log lines at least as severe: debug, info, warning, error"),
     "look": ("boolean", "Go through the dead letters too, which may take 25 s"),
     "id": ("string", "The id of a message, at most 255 bytes"),
+    "seconds": ("integer", "How far back, at most 21,600; above 900 in steps of 15 s"),
+    "series": ("string", "Only these, separated by commas"),
     "ids": ("string", "Only these, separated by commas, in full; fewer are returned when some are large or gone"),
     "fresh": ("number", "Seconds: how old the list may be; 0: look now, but at most once in 5 s"),
     "reason": ("string", "Only those with this reason"),

@@ -9,6 +9,7 @@ is done in a thread while the code is checked. If a thread of the server fails, 
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import stat
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mqworker.control.control import Control, Snapshot
+from mqworker.http.reasons import note_reasons
 from mqworker.http.totals import Totals
 from mqworker.ipc.imports import importing
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from mqworker.http.serving import Listener
 
 BACKLOG = 1024
+NOTED_EVERY = 1.0  # seconds between two looks at why nothing is happening
+
+log = logging.getLogger("mqworker.http")
 
 
 class HttpServer:
@@ -52,11 +57,22 @@ class HttpServer:
         self._sockets: list[socket.socket] = []
         self._listeners: list[Listener] = []
         self._inode = 0  # of our socket file
+        self._noted = 0.0  # when reasons were last noted
+        self._failed = False  # the history could not be kept, which was logged
 
     def _feed(self, snapshot: Snapshot) -> None:
+        """Take in a snapshot; what only serves to show must not end the Service, whose main thread this is."""
         self._totals.feed(snapshot)
-        reports = {name: view.actual for name, view in snapshot.stages.items()}
-        self._control.history.feed(reports, self._totals.of, snapshot.time)
+        try:
+            reports = {name: view.actual for name, view in snapshot.stages.items()}
+            self._control.history.feed(reports, self._totals.of, snapshot.time)
+            if self._answering is not None and snapshot.time - self._noted >= NOTED_EVERY:
+                self._noted = snapshot.time
+                note_reasons(self._control, self._answering.api.line, snapshot)
+        except Exception:
+            if not self._failed:
+                log.exception("the history cannot be kept", extra={"event": "http_failed"})
+            self._failed = True
 
     def bind(self) -> None:
         """Bind both addresses; raises OSError with a clear text when one is in use. May be called again then."""

@@ -16,8 +16,8 @@ from flask import Response, request
 from mqworker.control.control import Snapshot
 from mqworker.http.access import refuse_foreign
 from mqworker.http.health import status_document
+from mqworker.http.log_filter import FILTERS, LogFilter, asked_filter
 from mqworker.http.routing import API, LOOK, Api, Route, client_gone, number
-from mqworker.ipc.logs import says
 
 SSE = "text/event-stream"
 UNBUFFERED = {"X-Accel-Buffering": "no"}  # nginx, and others that follow it, hold a stream back unless told not to
@@ -30,10 +30,9 @@ def tail(api: Api) -> Any:
     """Return the last lines, or a stream that starts with them."""
     lines = int(number("lines", TAIL, 0, 2000))
     follow = request.args.get("follow", "") not in ("", "0") or SSE in request.headers.get("Accept", "")
-    asked = {"message_id": request.args.get("message"), "event": request.args.get("event")}
-    wanted = {key: value for key, value in asked.items() if value}
+    wanted = asked_filter()
     recent = api.control.logs.recent(0, 0.0)
-    chosen = [item for item in recent if _fits(item[1], wanted)]
+    chosen = [item for item in recent if wanted.fits(item[1])]
     kept = chosen[-lines:] if lines else []
     if not follow:
         return {"lines": [msgspec.Raw(line.encode()) for _number, line in kept]}
@@ -47,16 +46,12 @@ def events(api: Api) -> Any:
     return _stream(api, "events", _statuses(api))
 
 
-def _fits(line: str, wanted: dict[str, str]) -> bool:
-    return all(says(line, key, value) for key, value in wanted.items())
-
-
-def _log_lines(api: Api, last: int, wanted: dict[str, str]) -> Iterator[bytes]:
+def _log_lines(api: Api, last: int, wanted: LogFilter) -> Iterator[bytes]:
     while True:
         batch = api.control.logs.recent(last, LOOK)
         if batch and batch[0][0] > last + 1:
             yield _event("gap", 0, msgspec.json.encode({"lost": batch[0][0] - last - 1}))
-        yield b"".join(_event("log", number, line.encode()) for number, line in batch if _fits(line, wanted))
+        yield b"".join(_event("log", number, line.encode()) for number, line in batch if wanted.fits(line))
         last = batch[-1][0] if batch else last
 
 
@@ -109,8 +104,6 @@ def hold_stream(api: Api, kind: str, body: Iterator[bytes]) -> Response:
 
 
 ROUTES = [
-    Route(
-        "GET", f"{API}/logs", tail, "The last log lines, or a stream of them", ("lines", "follow", "message", "event")
-    ),
+    Route("GET", f"{API}/logs", tail, "The last log lines, or a stream of them", ("lines", "follow", *FILTERS)),
     Route("GET", f"{API}/events", events, "A stream of the status, whenever it changes", stream=True),
 ]

@@ -28,13 +28,21 @@ CALM: dict[str, Any] = {
     "service_time": 0.1,
     "utilisation": 0.25,
     "capacity": 20.0,
-    "rate": 5.0,
+    "rate": 0.0,
     "p95": 0.1,
     "consumers": (IDLE, IDLE),
     "last_settled": NOW - 120,
     "output_backlog": None,
 }
-FULL = {"backlog": 270, "held": 20, "dispatched": 7, "settling": 3, "utilisation": 0.99, "consumers": (BUSY, BUSY)}
+FULL = {
+    "rate": 5.0,
+    "backlog": 270,
+    "held": 20,
+    "dispatched": 7,
+    "settling": 3,
+    "utilisation": 0.99,
+    "consumers": (BUSY, BUSY),
+}
 IN_ORDER = OrderStatus(delayed=0, locked=0, stuck=False)
 BLOCKED = OrderStatus(1, 20, False, BlockedOrder("m-3", "car 9", NOW - 60, 19, "its next attempt begins in 60 s"))
 PREPARED = {"candidate": Candidate(Version(7, {}), 7, "", "", {})}
@@ -64,10 +72,14 @@ def told(view: StageView, **facts: Any) -> Why:
 
 # Each line of the table, the first that applies first: its code, what makes it apply, and how its sentence begins.
 TABLE: list[tuple[str, dict[str, Any], str]] = [
-    ("stopped", {"state": "stopped", "actual": False, "desired": {"running": False}}, "Stopped by unknown: `mqworker"),
+    (
+        "stopped",
+        {"state": "stopped", "actual": False, "desired": {"running": False}},
+        "Stopped (by whom is not known): `mqworker",
+    ),
     ("backoff", {"state": "backoff", "actual": False, "problem": "the last Producer died"}, "the last Producer died"),
     ("crash_loop", {"state": "crash loop", "crash_loop": True}, "Crash loop: Consumers end before they finish a mess"),
-    ("paused", {"desired": {"listening": False}}, "Paused by unknown: `mqworker resume --stage s` resumes"),
+    ("paused", {"desired": {"listening": False}}, "Paused (by whom is not known): `mqworker resume --stage s` resumes"),
     ("no_consumers", {"desired": {"working": False}}, "Working is switched off"),
     ("no_consumers", {"desired": {"consumers": 0}}, "No Consumers are wanted: `mqworker scale 2 --stage s`"),
     ("broker", {"link": DOWN}, "Cannot reach the broker at h:5672: refused"),
@@ -87,7 +99,7 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
     ("long", {"consumers": (STUCK, STUCK)}, "2 of 2 Consumers work on long messages, the oldest m-17 for 3 min 0 s"),
     ("retries", {"hold_back": "retries"}, "All that is left waits in a delay queue for its next attempt"),
     ("working", FULL, f"{LISTENS}, 5/s, done in 20 s"),
-    ("idle", {}, f"{LISTENS}; the queue is empty for 2 min 0 s"),
+    ("idle", {}, f"{LISTENS}; the queue has been empty for 2 min 0 s"),
 ]
 
 
@@ -121,15 +133,18 @@ def test_a_pause_of_the_whole_service_comes_before_that_of_a_stage():
 
 
 def test_who_has_paused_or_stopped_it():
-    """As the audit has it; unknown without one."""
+    """As the audit has it, and in words where nobody has a name; not known without one."""
+    for who, words in (("", "(by whom is not known)"), ("anybody", "over HTTP"), ("session 3f9a", "by session 3f9a")):
+        paused = told(stage(desired={"listening": False}), paused_by=(who, WALL - 9.7)).sentence
+        assert paused == f"Paused {words} 10 s ago: `mqworker resume --stage s` resumes"
     by = {"paused_by": ("token", WALL - 240)}
     assert told(stage(desired={"listening": False}), **by).sentence == (
-        "Paused by token 4 min 0 s ago: `mqworker resume --stage s` resumes"
+        "Paused with the token 4 min 0 s ago: `mqworker resume --stage s` resumes"
     )
     stopped = told(stage(**TABLE[0][1]), **by)
     assert (stopped.since, stopped.sentence) == (
         WALL - 240,
-        "Stopped by token 4 min 0 s ago: `mqworker start --stage s` starts it",
+        "Stopped with the token 4 min 0 s ago: `mqworker start --stage s` starts it",
     )
 
 
@@ -183,6 +198,8 @@ def test_who_has_paused_or_stopped_it():
             "ok",
             f"{LISTENS}, 5/s, done in 20 s; the oldest message in h",
         ),
+        ({"dispatched": 3, "capacity": None}, "working", "ok", f"{LISTENS}, 0/s; 3 messages unfinished"),
+        ({"rate": 100.4}, "working", "ok", f"{LISTENS}, 100/s; nothing waits"),
         ({"last_settled": 0.0}, "idle", "ok", f"{LISTENS}; the queue is empty"),
         (
             {"consumers": (SEATED, SEATED)},

@@ -73,7 +73,7 @@ def test_health_while_the_main_thread_is_stuck(service):
     def command() -> None:
         statuses.append(service.ask("PUT", "/api/v1/stages/alpha/consumers", {"count": 1}).status)
 
-    callers = [threading.Thread(target=command) for _ in range(24)]
+    callers = [threading.Thread(target=command) for _ in range(40)]
     with service.blocked():
         for caller in callers:
             caller.start()

@@ -42,6 +42,8 @@ NAMES = {
     "mqworker_control_commands",
     "mqworker_audit_records",
     "mqworker_sessions",
+    "mqworker_streams",
+    "mqworker_stream_refusals",
     "mqworker_build_info",
 }
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from mqworker.control.desired_state import SetConsumers
-from mqworker.http.places import CALLS
+from mqworker.http.places import CALLS, TCP_STREAMS, UNIX_STREAMS
 from mqworker.ipc.messages import LogEvent
 from tests.support.waiting import AMPLE, wait_for
 
@@ -91,6 +91,9 @@ def test_lines_about_one_message(service):
     service.writer.put(LogEvent(1.0, 20, "other", '6 "event": "test"', "service", 1, "", {"message_id": "1"}))
     assert (told("message=1&event=other"), told("event=other"), told("event=")) == (["6"], ["6"], list("0123456"))
     assert told("message=1&event=test") == ["0", "3", "5"]
+    service.writer.put(LogEvent(1.0, 30, "loud", "7 was Said", "service", 1, "alpha"))
+    assert (told("level=warning"), told("stage=alpha&text=said"), told("stage=beta")) == (["7"], ["7"], [])
+    assert service.ask("GET", "/api/v1/logs?level=loud").status == 422
     stream = Stream(service.connect(), "/api/v1/logs?follow=1&message=1&event=test&lines=1")
     assert stream.next("log")[1]["msg"][0] == "5"
     for about in ("2", "1"):
@@ -117,53 +120,69 @@ def test_events(service):
     stream.close()
 
 
-def test_few_at_a_time(service):
-    """Streams and waits number at most eight over both listeners; others still answer, and places are returned."""
+def test_streams_and_calls_have_places_of_their_own(service, caplog):
+    """With all streams of both listeners running, each further one is refused, and no call is; places come back."""
+    api = service.server._answering.api
+    paths = ("/api/v1/feed", "/api/v1/events", "/api/v1/logs?follow=1")
+    streams = [Stream(service.connect(), paths[number % 3]) for number in range(TCP_STREAMS)]
+    streams += [Stream(service.connect_unix(), paths[number % 3]) for number in range(UNIX_STREAMS)]
+    for ask in (service.ask, service.ask_unix):
+        for path in paths:
+            refused = ask("GET", path)
+            assert (refused.status, refused.headers["retry-after"]) == (503, "2")
+        assert ask("GET", "/api/v1/feed?once=1&topics=overview,logs").status == 200
+        assert ask("PUT", "/api/v1/stages/alpha/consumers?wait=5", {"count": 3}).status == 200
+    assert (api.tcp.refused, api.unix.refused) == (3, 3)
+    told = [record for record in caplog.records if getattr(record, "event", "") == "stream_refused"]
+    assert len(told) == 2, "once a minute for each listener"
+    metrics = service.ask("GET", "/metrics").body.decode()
+    assert 'mqworker_streams{kind="logs"} 5.0' in metrics
+    assert "mqworker_stream_refusals_total 6.0" in metrics
+    for stream in streams:
+        stream.close()
+    wait_for(lambda: [api.tcp.free, api.unix.free] == [(CALLS, TCP_STREAMS), (CALLS, UNIX_STREAMS)], AMPLE, "places")
+
+
+def test_few_calls_wait_at_a_time(service):
+    """On each listener eight calls may wait; others answer, and waiting over TCP keeps nobody waiting on the socket."""
     service.applying = False
-    streams = [Stream(service.connect(), "/api/v1/events") for _ in range(4)]
-    streams += [Stream(service.connect_unix(), "/api/v1/logs?follow=1") for _ in range(3)]
-    waiting = threading.Thread(target=service.ask, args=("PUT", "/api/v1/stages/alpha/consumers?wait=30", {"count": 3}))
-    waiting.start()
-    wait_for(lambda: service.changes, 5, "the waiting change")
+    api, path = service.server._answering.api, "/api/v1/stages/alpha/consumers"
+    calls = [threading.Thread(target=service.ask, args=("PUT", f"{path}?wait=30", {"count": 3})) for _ in range(CALLS)]
+    for call in calls:
+        call.start()
+    wait_for(lambda: api.tcp.free[0] == 0, AMPLE, "all of them to wait")
     for refused in (
-        service.ask("GET", "/api/v1/events"),
-        service.ask_unix("GET", "/api/v1/logs?follow=1"),
-        service.ask("PUT", "/api/v1/stages/alpha/consumers?wait=1", {"count": 4}),
+        service.ask("PUT", f"{path}?wait=1", {"count": 4}),
         service.ask("POST", "/api/v1/stages/alpha/messages?wait=1", {}),
     ):
         assert (refused.status, refused.headers["retry-after"]) == (503, "2")
-    assert len(streams) + 1 == CALLS
-    assert len(service.changes) == 1
-    assert service.ask("PUT", "/api/v1/stages/alpha/consumers", {"count": 3}).status == 202
+    assert service.ask("PUT", path, {"count": 3}).status == 202
+    assert service.ask_unix("PUT", f"{path}?wait=0.1", {"count": 3}).status == 202, "it has waited"
     service.applied = 1000
     service.publish()
-    waiting.join(AMPLE)
-    for stream in streams:
-        stream.close()
-
-    def free() -> bool:
-        return service.ask("PUT", "/api/v1/stages/alpha/consumers?wait=1", {"count": 3}).status == 200
-
-    wait_for(free, 5, "a place that is free again")
-    wait_for(lambda: service.server._answering.api._waits._value == CALLS, 5, "all places are free again")
+    for call in calls:
+        call.join(AMPLE)
+    assert service.ask("PUT", f"{path}?wait=1", {"count": 3}).status == 200
+    wait_for(lambda: api.tcp.free == (CALLS, TCP_STREAMS), AMPLE, "all places to be free again")
 
 
 def test_a_wait_without_a_client_ends(service):
     """A caller that disconnects while waiting gives its place back long before the wait would be over."""
     service.applying = False
-    places = service.server._answering.api._waits
+    places = service.server._answering.api.tcp
     connection = service.connect()
     body = '{"count": 3}'
     connection.request("PUT", "/api/v1/stages/alpha/consumers?wait=30", body, {"Content-Type": "application/json"})
-    wait_for(lambda: service.changes and places._value == CALLS - 1, 5, "the wait")
+    wait_for(lambda: service.changes and places.free[0] == CALLS - 1, 5, "the wait")
     connection.close()
-    wait_for(lambda: places._value == CALLS, 5, "the place is free again")
+    wait_for(lambda: places.free[0] == CALLS, 5, "the place is free again")
 
 
 def test_head_of_a_stream(service):
     """HEAD of a stream ends at once and takes no place."""
-    assert service.ask("HEAD", "/api/v1/events").status == 200
-    assert service.server._answering.api._waits._value == CALLS
+    for path in ("/api/v1/events", "/api/v1/feed"):
+        assert service.ask("HEAD", path).status == 200
+    assert service.server._answering.api.tcp.free == (CALLS, TCP_STREAMS)
 
 
 def test_streams_end_with_the_server(service):

@@ -63,7 +63,7 @@ export function view({ parts: [stage, id] }) {
       event.preventDefault();
       compare(other.value.trim());
     };
-    const headers = table([["name", "Name", "mono wrap", (row) => row[0]], ["type", "Type", "muted when", (row) => row[1]], ["value", "Value", "mono wrap wide", (row) => row[2]]], (row) => row[0]);
+    const headers = table([["name", "Name", "mono wide", (row) => row[0]], ["type", "Type", "muted when", (row) => row[1]], ["value", "Value", "mono wrap wide", (row) => row[2]]], (row) => row[0]);
     headers.update(letter.header_rows);
     body.replaceChildren(panel("Failure", h("dl", {}, shown.flatMap(([name, value]) => [h("dt", { text: name }), h("dd", {}, value)])),
       h("p", { class: "row command" }, button("Replay …", () => use("replay"), null, "primary"), button("Drop …", () => use("drop"), null, "danger")),

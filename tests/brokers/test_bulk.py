@@ -35,6 +35,7 @@ ANY = pytest.mark.parametrize(
     [*(pytest.param(f"rabbitmq-{kind}", marks=rabbitmq) for kind in ("quorum", "classic")), "sqlite"],
     indirect=True,
 )
+CLASSIC = pytest.mark.parametrize("broker", [pytest.param("rabbitmq-classic", marks=rabbitmq)], indirect=True)
 QUORUM = pytest.mark.parametrize("broker", [pytest.param("rabbitmq-quorum", marks=rabbitmq)], indirect=True)
 LARGE = 9_223_372_036_854_775_807
 PLACES = {
@@ -52,7 +53,8 @@ class Dead:
         self.queue, self.input = broker.topology.dead, broker.topology.input
         self.told = []
         stage = StageConfig(input=InputConfig(queue=self.input), jobs=("a:b",))
-        self._verbs = Verbs(Config(stages={"s": stage}, broker=BrokerConfig(url=broker.url)), self._tell)
+        self._config = Config(stages={"s": stage}, broker=BrokerConfig(url=broker.url))
+        self._verbs = Verbs(self._config, self._tell)
         self.letters = self._verbs.letters
         self.on_progress = lambda _: None
 
@@ -82,6 +84,7 @@ class Dead:
                     headers.FAILED_AT: f"2026-01-01T{n // 3600:02}:{n // 60 % 60:02}:{n % 60:02}.000Z",
                     headers.ATTEMPT: 3,
                     "tenant": f"t{n % 3}",
+                    "odd": n % 2,
                     "large": LARGE,
                     **more,
                 }
@@ -100,6 +103,10 @@ class Dead:
         """Return what is in a queue, in its order."""
         found = await self.broker.make_admin().peek(queue, 20_000, AMPLE)
         return [json.loads(each.body)["n"] for each in found]
+
+    def client(self) -> BrokerAdminClient:
+        """Return a client with a broker admin of its own."""
+        return BrokerAdminClient(self._config, print)
 
     async def close(self) -> None:
         await self._verbs._admin.close()
@@ -293,8 +300,7 @@ async def test_a_kill_in_the_middle_loses_none_and_doubles_no_more_than_100(brok
     """SIGKILL of the broker admin after 300 of 1,000: all are there, and what the service tells of them is true."""
     dead = await Dead(broker).begin()
     await dead.send(range(1_000))
-    stage = StageConfig(input=InputConfig(queue=dead.input), jobs=("a:b",))
-    client = BrokerAdminClient(Config(stages={"s": stage}, broker=BrokerConfig(url=broker.url)), print)
+    client = dead.client()
     bulk = BulkOperations(client)
     told = await client.ask("dlq_select", {"stage": "s", "chosen": {}}, AMPLE)
     passed_on = client.on_progress
@@ -320,6 +326,35 @@ async def test_a_kill_in_the_middle_loses_none_and_doubles_no_more_than_100(brok
     with pytest.raises(ControlError, match="no selection"):
         await bulk.begin("s", told["selection"], "replay", 1_000, "")
     assert len(bulk.all) == 1
+    await client.stop("the test ends")
+    await dead.close()
+    gc.collect()
+    assert not end_children()
+
+
+@CLASSIC
+@contract
+async def test_a_kill_doubles_no_more_where_letters_in_between_stay(broker):
+    """Every second of 10,000 is selected, so that each is acknowledged singly: no batch begins before those are taken."""
+    dead = await Dead(broker).begin()
+    await dead.send(range(10_000))
+    client = dead.client()
+    bulk = BulkOperations(client)
+    told = await client.ask("dlq_select", {"stage": "s", "chosen": {"header": "odd=0"}}, AMPLE)
+    passed_on = client.on_progress
+
+    def kill(progress) -> None:
+        passed_on(progress)
+        if progress.done >= 4_500:
+            os.kill(client._life.child.pid, signal.SIGKILL)
+
+    client.on_progress = kill
+    await bulk.begin("s", told["selection"], "replay", told["count"], "")
+    await until(lambda: bulk.all[-1].over, AMPLE, "the end of the operation")
+    (view,) = bulk.all
+    replayed, left = await dead.numbers(dead.input), await dead.numbers(dead.queue)
+    assert set(replayed) | set(left) == set(range(10_000))
+    assert len(set(replayed) & set(left)) <= TOGETHER <= view.unsure
     await client.stop("the test ends")
     await dead.close()
     gc.collect()

@@ -2,14 +2,17 @@
 
 Runs on the Service's main loop. Owns the table of operations, those at work and the last ENDED that have ended, and
 what they have come to in all, for the metrics. Receives AdminProgress; when the broker admin dies, its operations have
-failed, and some of their letters may be in both queues. The HTTP threads read `all` and `counts`, which are replaced
-and never changed. Fails with ControlError.
+failed, and some of their letters may be in both queues. At the end of the service, all of them are ended before the
+process is. The HTTP threads read `all` and `counts`, which are replaced and never changed. Fails with ControlError.
 """
 
+import asyncio
+import contextlib
 import logging
 import secrets
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -22,6 +25,7 @@ ENDED = 50  # operations that have ended and are still shown
 DEADLINE = 10.0  # seconds to begin one, or to have it end
 DOUBLED = 100  # letters that a killed broker admin may leave in both queues: the last two batches
 OUTCOMES = ("done", "gone", "refused", "unsure")
+UNSURE = ("deadline", "unavailable")  # kinds of errors after which it may have begun all the same
 
 log = logging.getLogger("mqworker.service.bulk_operations")
 
@@ -29,32 +33,30 @@ log = logging.getLogger("mqworker.service.bulk_operations")
 class BulkOperations:
     """See the module head."""
 
-    def __init__(self, broker_admin: BrokerAdminClient) -> None:
+    def __init__(self, broker_admin: BrokerAdminClient, *, doubles: bool = True) -> None:
+        """`doubles`: whether a killed broker admin may leave letters in both queues; the embedded broker's does not."""
         self.all: tuple[BulkView, ...] = ()  # the oldest first
         self.counts: Mapping[tuple[str, str, str], int] = {}  # letters, by stage, kind and outcome
         self._broker_admin = broker_admin
+        self._doubled = DOUBLED if doubles else 0
+        self._beginning: set[asyncio.Task[BulkView]] = set()
+        self._ending: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()  # something has ended
         broker_admin.on_progress = self._progress
         broker_admin.on_end = self._admin_ended
 
     async def begin(self, stage: str, selection: str, kind: str, count: int, by: str) -> BulkView:
         """Begin to replay or drop what is selected; asked again for the same selection, it is the first one's."""
+        if self._ending is not None:
+            raise ControlError("draining", "the service is ending and begins no operation")
         name, now = secrets.token_hex(6), time.time()
         view = BulkView(name, "looking", stage, kind, by, 0, 0, count, 0, 0, 0, "", now, now)
         self._put(view)
         question = {"stage": stage, "selection": selection, "kind": kind, "count": count, "operation": name}
-        try:
-            begun = await self._broker_admin.ask("dlq_begin", question, DEADLINE)
-        except BaseException:
-            self._remove(name)
-            raise
-        if begun != name:
-            self._remove(name)
-            if (before := self._get(begun)) is not None:
-                return before
-            raise ControlError("unknown_operation", "the operation of this selection has ended long ago")
-        what = f"{kind} of {count} dead letters of stage {stage} has begun (operation {name})"
-        logs.report(log, logging.INFO, "bulk_started", what, stage_name=stage, operation=name, kind=kind, count=count)
-        return self._get(name) or view
+        asking = asyncio.create_task(self._ask(view, question))  # goes on when its caller is cancelled
+        self._beginning.add(asking)
+        asking.add_done_callback(self._has_asked)
+        return await asyncio.shield(asking)
 
     async def cancel(self, operation: str) -> BulkView:
         """End an operation before its next batch; one that has ended stays as it is."""
@@ -65,7 +67,60 @@ class BulkOperations:
             await self._broker_admin.ask("dlq_cancel", {"operation": operation}, DEADLINE)
         return self._get(operation) or found
 
+    def end(self) -> None:
+        """Begin no more, and end those at work before their next batch: the service is ending."""
+        self._ending = self._ending or asyncio.create_task(self._cancel_all())
+
+    async def ended(self, patience: float) -> None:
+        """Wait until all have ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while any(not view.over for view in self.all):
+                    self._settled.clear()
+                    await self._settled.wait()
+
     # -- inside
+
+    async def _ask(self, view: BulkView, question: dict[str, Any]) -> BulkView:
+        """Have the broker admin begin an operation, and see to it that its view has an end, too, if that fails."""
+        name = view.operation
+        try:
+            begun = await self._broker_admin.ask("dlq_begin", question, DEADLINE)
+        except ControlError as error:
+            if error.kind not in UNSURE:
+                self._remove(name)
+            elif not self._broker_admin.alive or not await self._cancelled(name):
+                self._fail(name, str(error))
+            raise
+        except BaseException:
+            self._remove(name)
+            raise
+        if begun != name:
+            self._remove(name)
+            if (before := self._get(begun)) is not None:
+                return before
+            raise ControlError("unknown_operation", "the operation of this selection has ended long ago")
+        what = f"{view.kind} of {view.wanted} dead letters of stage {view.stage} has begun (operation {name})"
+        fields = {"stage_name": view.stage, "operation": name, "kind": view.kind, "count": view.wanted}
+        logs.report(log, logging.INFO, "bulk_started", what, **fields)
+        if self._ending is not None:  # it has not been asked to end
+            await self._cancelled(name)
+        return self._get(name) or view
+
+    def _has_asked(self, asking: "asyncio.Task[BulkView]") -> None:
+        self._beginning.discard(asking)
+        if not asking.cancelled():
+            asking.exception()  # nobody may have waited for it
+
+    async def _cancelled(self, name: str) -> bool:
+        """Have the broker admin end an operation; returns whether it is at work there, or may be."""
+        try:
+            return bool(await self._broker_admin.ask("dlq_cancel", {"operation": name}, DEADLINE))
+        except ControlError:
+            return self._broker_admin.alive
+
+    async def _cancel_all(self) -> None:
+        await asyncio.gather(*(self._cancelled(view.operation) for view in self.all if not view.over))
 
     def _progress(self, told: AdminProgress) -> None:
         found = self._get(told.operation)
@@ -76,16 +131,23 @@ class BulkOperations:
 
     def _admin_ended(self, why: str) -> None:
         for view in self.all:
-            if not view.over:
-                unsure = min(DOUBLED, view.done + view.unsure) if view.kind == "replay" else 0
-                failed = msgspec.structs.replace(view, state="failed", reason=why, unsure=unsure, at=time.time())
-                self._advance(view, failed)
+            self._fail(view.operation, why)
+
+    def _fail(self, operation: str, why: str) -> None:
+        """End an operation of which nothing will be heard any more."""
+        view = self._get(operation)
+        if view is not None and not view.over:
+            unsure = min(self._doubled, view.done + view.unsure) if view.kind == "replay" else 0
+            self._advance(
+                view, msgspec.structs.replace(view, state="failed", reason=why, unsure=unsure, at=time.time())
+            )
 
     def _advance(self, old: BulkView, new: BulkView) -> None:
         self._put(new)
         self._count("done", new, new.done - old.done)
         if not new.over:
             return
+        self._settled.set()
         for outcome in OUTCOMES[1:]:
             self._count(outcome, new, getattr(new, outcome))
         failed = new.state == "failed"
@@ -120,3 +182,4 @@ class BulkOperations:
 
     def _remove(self, operation: str) -> None:
         self.all = tuple(each for each in self.all if each.operation != operation)
+        self._settled.set()

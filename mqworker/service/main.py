@@ -44,6 +44,7 @@ from mqworker.service.startup import start_up
 from mqworker.service.switches import Switches
 
 BEAT = 0.5  # seconds between two checks for work that is due, and between snapshots when nothing changes
+BATCH = 1.0  # seconds for operations on dead letters to end between two batches, so that nothing is doubled
 EXIT_DELAY = 5.0  # seconds to wait before a failing exit under supervisord, which restarts a late exit at once
 
 log = logging.getLogger("mqworker.service.main")
@@ -206,6 +207,8 @@ class Service:
                 self._end(self.ending.done(code, time.monotonic()))
 
     async def _close(self, server: HttpServer) -> None:
+        self._operations.bulk.end()
+        await self._operations.bulk.ended(min(BATCH, self.ending.time_left(time.monotonic()) / 3))
         left = self.ending.time_left(time.monotonic())
         await asyncio.gather(
             asyncio.to_thread(server.stop, left / 2),
@@ -228,6 +231,7 @@ class Service:
         if drain.hurried:
             logs.report(log, logging.WARNING, "giving_back", "second signal: giving everything back at once")
         self._operations.ending = True
+        self._operations.bulk.end()
         logs.report(log, logging.INFO, "draining", f"draining, at most {max(0.0, drain.until - now):.3g} s")
         for view in self._stages.views().values() if drain.first else ():
             if view.stop_destroys:

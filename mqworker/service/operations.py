@@ -13,9 +13,10 @@ import msgspec
 
 from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.config.load import Loaded
+from mqworker.config.urls import embedded_path
 from mqworker.control import desired_state
 from mqworker.control.audit import CHANGES, ORIGIN, Attributed
-from mqworker.control.control import Bulk, ControlError
+from mqworker.control.control import ControlError
 from mqworker.control.desired_state import (
     Change,
     Commit,
@@ -103,7 +104,7 @@ class Operations:
         self.ask_producer = inspection.ask_producer
         self.find_message = inspection.find_message
         self.find_letters = inspection.find_letters
-        self.bulk: Bulk = BulkOperations(broker_admin)
+        self.bulk = BulkOperations(broker_admin, doubles=embedded_path(loaded.config.broker.urls[0]) is None)
         self._sources = SourceChanges(loaded, on_log, self, trees.sources.again)
 
     async def change(self, asked: Change) -> int:

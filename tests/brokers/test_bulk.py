@@ -335,7 +335,7 @@ async def test_a_kill_in_the_middle_loses_none_and_doubles_no_more_than_100(brok
 @CLASSIC
 @contract
 async def test_a_kill_doubles_no_more_where_letters_in_between_stay(broker):
-    """Every second of 10,000 is selected, so that each is acknowledged singly: no batch begins before those are taken."""
+    """Every second of 10,000 is selected, so each is acknowledged singly: no batch begins before those are taken."""
     dead = await Dead(broker).begin()
     await dead.send(range(10_000))
     client = dead.client()
@@ -356,6 +356,38 @@ async def test_a_kill_doubles_no_more_where_letters_in_between_stay(broker):
     assert set(replayed) | set(left) == set(range(10_000))
     assert len(set(replayed) & set(left)) <= TOGETHER <= view.unsure
     await client.stop("the test ends")
+    await dead.close()
+    gc.collect()
+    assert not end_children()
+
+
+@BOTH
+@contract
+async def test_an_ordinary_end_of_the_service_doubles_none(broker):
+    """It comes after 200 of 2,000: the batch under way is finished, each letter is in one queue, and that is told."""
+    dead = await Dead(broker).begin()
+    await dead.send(range(2_000))
+    client = dead.client()
+    bulk = BulkOperations(client)
+    told = await client.ask("dlq_select", {"stage": "s", "chosen": {}}, AMPLE)
+    passed_on, ends = client.on_progress, asyncio.Event()
+
+    def end(progress) -> None:
+        passed_on(progress)
+        if progress.done >= 200:
+            ends.set()
+
+    client.on_progress = end
+    await bulk.begin("s", told["selection"], "replay", told["count"], "")
+    await ends.wait()
+    bulk.end()
+    await bulk.ended(AMPLE)
+    await client.stop("the test ends")
+    (view,) = bulk.all
+    replayed, left = await dead.numbers(dead.input), await dead.numbers(dead.queue)
+    assert (view.state, view.done, view.unsure) == ("cancelled", len(replayed), 0)
+    assert sorted(replayed + left) == list(range(2_000))
+    assert 200 <= view.done < 2_000
     await dead.close()
     gc.collect()
     assert not end_children()

@@ -33,7 +33,7 @@ class BulkOperation:
         """`to`: the queue that the letters go to; "": they are dropped."""
         self.name = name
         self.state = "looking"
-        self.gone_ids: Counter[str] = Counter()  # of those that were moved
+        self._gone: Counter[str] = Counter()  # ids of those that were moved, and that nobody has asked for
         self._queue = queue
         self._to = to
         self._tell = tell
@@ -43,29 +43,45 @@ class BulkOperation:
         self._looked = self._done = self._unsure = self._refused = 0
         self._reason = ""
         self._doubles = False  # it has begun what a lost connection leaves in both queues
+        self._cut = False  # there are more letters than it goes through
+        self._running = False
 
     @property
     def over(self) -> bool:
         """Return whether it has ended."""
         return self.state in OVER
 
+    @property
+    def exact(self) -> bool:
+        """Return whether it has told of all letters that are gone."""
+        return self.state != "failed" and not self._chosen
+
     def cancel(self) -> bool:
-        """End it before the next batch; returns False if it has ended already."""
-        if not self.over:
-            self.state = "cancelling"
-            self._report()
-        return not self.over
+        """End it before the next batch, or at once if it has not begun; returns False if it has ended already."""
+        if self.over:
+            return False
+        self.state = "cancelling" if self._running else "cancelled"
+        self._report()
+        return True
 
     async def run(self, admin: Admin, deadline: float) -> None:
         """Carry it out; never raises because of the broker."""
+        if self.over:
+            return
+        self._running = True
         self._report()
         ticking = asyncio.create_task(self._tick())
         try:
-            if self.state != "cancelling":
-                await admin.move(
-                    self._queue, BEYOND, self._visit, deadline, most=self._wanted, together=TOGETHER, moving=self
-                )
-            self.state = "cancelled" if self.state == "cancelling" and self._done < self._wanted else "done"
+            await admin.move(
+                self._queue, BEYOND + 1, self._visit, deadline, most=self._wanted, together=TOGETHER, moving=self
+            )
+            if self.state == "cancelling" and self._done < self._wanted:
+                self.state = "cancelled"
+            elif self._cut:
+                missing = self._wanted - self._done
+                self._fail(f"{missing} of those selected are not among the first {BEYOND} dead letters of the queue")
+            else:
+                self.state = "done"
         except BrokerRefused as refused:
             self._refused += refused.count if self._moving else 0
             self._fail(str(refused))
@@ -100,18 +116,26 @@ class BulkOperation:
         self._report()
         return True
 
+    def take_gone(self) -> Counter[str]:
+        """Return the ids of those that were moved since this was last asked."""
+        gone, self._gone = self._gone, Counter()
+        return gone
+
     def moved(self, count: int) -> None:
         """See `brokers.base.Moving`."""
         self._done += count
         self._unsure = 0
-        self.gone_ids.update(self._chosen[:count])
+        self._gone.update(self._chosen[:count])
         del self._chosen[:count]
         self._report()
 
     # -- inside
 
     def _visit(self, properties: bytes, body: bytes) -> Publication | str | None:
-        if not self._left.total():
+        if not self._left.total() or self.state == "cancelling":
+            return STOP
+        if self._looked >= BEYOND:
+            self._cut = True
             return STOP
         self._looked += 1
         letter = dead_letters.letter_id(properties, body)

@@ -7,7 +7,7 @@ bytes, and the catalogue says then that it is not complete. Fails with what `Adm
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 
 from mqworker.broker_admin import dead_letters
@@ -29,6 +29,7 @@ class LetterLooks:
         self._admin = admin
         self._locks = locks
         self._busy: Counter[str] = Counter()  # looks and operations, by queue
+        self._taking: dict[str, Callable[[], Counter[str]]] = {}  # operations, by queue: which letters are gone
 
     def looking(self, queue: str) -> bool:
         """Return whether somebody goes through a queue now."""
@@ -43,6 +44,20 @@ class LetterLooks:
                 yield left
             finally:
                 self._busy[queue] -= 1
+
+    @asynccontextmanager
+    async def taking(self, queue: str, deadline: float, gone: Callable[[], Counter[str]]) -> AsyncIterator[float]:
+        """Have a queue alone as `alone` does, to take letters away; `gone`: ids of those that went since it was asked.
+
+        Who asks about the queue meanwhile is answered with what was seen before, without those.
+        """
+        async with self.alone(queue, deadline) as left:
+            self._taking[queue] = gone
+            try:
+                yield left
+            finally:
+                self._forget_gone(queue)
+                del self._taking[queue]
 
     async def catalogue(self, queue: str, deadline: float, fresh: float | None = None) -> Catalogue:
         """Return the dead letters of a queue, by a look if what is known is not true enough (`Catalogue.current`)."""
@@ -83,6 +98,9 @@ class LetterLooks:
     async def _known(self, queue: str, deadline: float, fresh: float | None) -> Catalogue | None:
         """Return what was seen in a queue, if it is true enough; while it is looked at, its count says nothing."""
         catalogue = self.catalogues.get(queue)
+        if catalogue is not None and queue in self._taking:  # a look would wait for minutes
+            self._forget_gone(queue)
+            return catalogue
         if catalogue is None or (fresh is None and self.looking(queue)):
             return None
         ready = None
@@ -90,6 +108,11 @@ class LetterLooks:
             info = await self._admin.queue(queue, deadline)
             ready = None if info is None else info.messages
         return catalogue if catalogue.current(time.monotonic(), ready, fresh) else None
+
+    def _forget_gone(self, queue: str) -> None:
+        catalogue, gone = self.catalogues.get(queue), self._taking[queue]()
+        if catalogue is not None:
+            catalogue.without(gone)
 
     async def _look(self, queue: str, deadline: float) -> Catalogue:
         letters: list[Seen] = []

@@ -25,7 +25,7 @@ from mqworker.broker_admin.letter_looks import LetterLooks
 from mqworker.broker_admin.letter_rows import Seen, seen
 from mqworker.broker_admin.queue_locks import LEAST, QueueLocks
 from mqworker.broker_admin.selections import Selection, Selections
-from mqworker.brokers.base import DROP, STOP, Admin, Publication, Wanted
+from mqworker.brokers.base import DROP, STOP, Admin, BrokerUnavailable, Publication, Wanted
 from mqworker.config.model import Config
 from mqworker.ipc.admin_messages import LOOK_AT, AdminProgress, LetterFilter
 
@@ -55,6 +55,10 @@ class LetterVerbs:
         self._selections = Selections()
         self._operations: dict[str, BulkOperation] = {}  # at work
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def forget(self, queue: str) -> None:
+        """Forget what was seen in a queue: somebody has removed letters."""
+        self._looks.catalogues.forget(queue)
 
     async def dlq_list(
         self,
@@ -140,7 +144,7 @@ class LetterVerbs:
             if chosen.kind != kind:
                 raise VerbRefused("refused", f"the selection was used already, to {chosen.kind} its letters")
             return chosen.operation
-        if len(self._operations) >= AT_WORK:
+        if sum(not each.over for each in self._operations.values()) >= AT_WORK:
             raise VerbRefused("busy", f"{AT_WORK} operations are at work already; try again when one has ended")
         chosen.operation, chosen.kind = operation, kind
         to = self._config.stages[stage].input.queue if kind == "replay" else ""
@@ -229,13 +233,13 @@ class LetterVerbs:
     async def _run(self, bulk: BulkOperation, queue: str) -> None:
         """Carry out an operation, and correct what is known of its queue."""
         try:
-            async with self._looks.alone(queue, OPERATION) as left:
+            async with self._looks.taking(queue, OPERATION, bulk.take_gone) as left:
                 await bulk.run(self._admin, left)
-                catalogue = self._looks.catalogues.get(queue)
-                if bulk.state == "failed":
+                if not bulk.exact:
                     self._looks.catalogues.forget(queue)
-                elif catalogue is not None:
-                    catalogue.without(bulk.gone_ids)
+        except BrokerUnavailable as error:  # it did not have the queue alone in time
+            if not bulk.over:
+                bulk.fail(str(error))
         except Exception as error:
             self._looks.catalogues.forget(queue)
             log.exception("operation %s failed", bulk.name, extra={"event": "desk_failed"})

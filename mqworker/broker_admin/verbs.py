@@ -75,7 +75,10 @@ class Verbs:
     async def purge(self, deadline: float, name: str) -> int:
         """Remove all ready messages of a queue."""
         async with self._locks.alone(name, deadline) as left:
-            return await self._admin.purge(name, left)
+            try:
+                return await self._admin.purge(name, left)
+            finally:
+                self.letters.forget(name)
 
     async def delete(self, deadline: float, name: str) -> int:
         """Delete a queue."""

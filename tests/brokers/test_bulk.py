@@ -36,6 +36,7 @@ ANY = pytest.mark.parametrize(
     indirect=True,
 )
 CLASSIC = pytest.mark.parametrize("broker", [pytest.param("rabbitmq-classic", marks=rabbitmq)], indirect=True)
+SQLITE = pytest.mark.parametrize("broker", ["sqlite"], indirect=True)
 QUORUM = pytest.mark.parametrize("broker", [pytest.param("rabbitmq-quorum", marks=rabbitmq)], indirect=True)
 LARGE = 9_223_372_036_854_775_807
 PLACES = {
@@ -419,7 +420,7 @@ async def test_a_lost_connection_in_the_middle_loses_none_and_is_told(broker):
 @QUORUM
 @contract
 async def test_two_operations_on_one_queue_follow_each_other(broker):
-    """Neither hides letters from the other: each moves what it was given, and a list waits for both."""
+    """Neither hides letters from the other: each moves what it was given; a list waits for neither."""
     dead = await Dead(broker).begin()
     await dead.send(range(200))
     halves = [
@@ -428,9 +429,92 @@ async def test_two_operations_on_one_queue_follow_each_other(broker):
     ]
     for kind, told in zip(("replay", "drop"), halves, strict=True):
         await dead.letters.dlq_begin(AMPLE, "s", told["selection"], kind, 100, kind)
-    await asyncio.sleep(0)
-    assert (await dead.letters.dlq_list(AMPLE, "s"))["total"] == 0
+    await asyncio.sleep(0)  # the first one begins
+    listed = await dead.letters.dlq_list(AMPLE, "s")
+    assert (listed["looking"], 0 < listed["total"] <= 200) == (True, True), "what was seen before, without what is gone"
+    await until(lambda: not dead.letters._operations, AMPLE, "the end of both")
+    listed = await dead.letters.dlq_list(AMPLE, "s")
+    assert (listed["looking"], listed["total"]) == (False, 0)
     ended = {each.operation: (each.state, each.done) for each in dead.told if each.state in OVER}
     assert ended == {"replay": ("done", 100), "drop": ("done", 100)}
     assert await dead.numbers(dead.input) == list(range(100))
+    await dead.close()
+
+
+@BOTH
+@contract
+async def test_what_is_too_far_behind_is_not_told_as_gone(broker, monkeypatch):
+    """An operation goes through so many letters; one behind them is where it was, and the operation has failed."""
+    monkeypatch.setattr("mqworker.broker_admin.bulk.BEYOND", 50)
+    dead = await Dead(broker).begin()
+    await dead.send(range(100))
+    told = await dead.letters.dlq_select(AMPLE, "s", {"header": "odd=1"})
+    await dead.carry_out("replay", told)
+    last = dead.told[-1]
+    assert (last.state, last.done, last.gone, last.unsure, last.looked) == ("failed", 25, 0, 0, 50)
+    assert last.reason == "25 of those selected are not among the first 50 dead letters of the queue"
+    assert await dead.numbers(dead.input) == list(range(1, 50, 2))
+    assert sorted(await dead.numbers(dead.queue)) == sorted({*range(100)} - {*range(1, 50, 2)})
+    monkeypatch.setattr("mqworker.broker_admin.bulk.BEYOND", 75)
+    dead.told.clear()
+    await dead.carry_out("drop", await dead.letters.dlq_select(AMPLE, "s", {}))
+    assert (dead.told[-1].state, dead.told[-1].done) == ("done", 75), "it goes through all that there are"
+    await dead.close()
+
+
+@BOTH
+@contract
+async def test_an_operation_that_looks_or_waits_is_cancelled_at_once(broker):
+    """It goes through no more letters, and waits for no look of somebody else."""
+    dead = await Dead(broker).begin()
+    await dead.send(range(500))
+    told = await dead.letters.dlq_select(AMPLE, "s", {"text": "m-499"})
+
+    def cancel(progress) -> None:
+        if progress.state == "looking":
+            assert dead.letters._operations["0b"].cancel()
+
+    dead.on_progress = cancel
+    await dead.carry_out("drop", told)
+    last = dead.told[-1]
+    assert (last.state, last.done, last.looked < 500) == ("cancelled", 0, True)
+    dead.on_progress = lambda _: None
+    dead.told.clear()
+    again = await dead.letters.dlq_select(AMPLE, "s", {})
+    async with dead.letters._looks.alone(dead.queue, AMPLE):
+        await dead.letters.dlq_begin(AMPLE, "s", again["selection"], "drop", 500, "0c")
+        await asyncio.sleep(0)
+        assert await dead.letters.dlq_cancel(AMPLE, "0c")
+        assert [(each.state, each.looked) for each in dead.told] == [("cancelled", 0)]
+    await until(lambda: not dead.letters._operations, AMPLE, "its last step")
+    assert len(dead.told) == 1
+    assert await dead.numbers(dead.queue) == list(range(500))
+    await dead.close()
+
+
+@SQLITE
+@contract
+async def test_an_operation_that_does_not_get_the_queue_in_time_has_failed(broker, monkeypatch, caplog):
+    """It says why; that is no fault of ours, and not logged as one."""
+    monkeypatch.setattr("mqworker.broker_admin.letter_verbs.OPERATION", 0.05)
+    dead = await Dead(broker).begin()
+    await dead.send(range(5))
+    told = await dead.letters.dlq_select(AMPLE, "s", {})
+    async with dead.letters._looks.alone(dead.queue, AMPLE):
+        await dead.carry_out("drop", told)
+    assert (dead.told[-1].state, dead.told[-1].done) == ("failed", 0)
+    assert "somebody else has been looking" in dead.told[-1].reason
+    assert not caplog.records
+    await dead.close()
+
+
+@BOTH
+@contract
+async def test_what_is_purged_is_not_listed_any_more(broker):
+    """Also by who takes a list that may be old."""
+    dead = await Dead(broker).begin()
+    await dead.send(range(5))
+    assert (await dead.letters.dlq_list(AMPLE, "s"))["total"] == 5
+    assert await dead._verbs.purge(AMPLE, dead.queue) == 5
+    assert (await dead.letters.dlq_list(AMPLE, "s", fresh=catalogue.YOUNG))["total"] == 0
     await dead.close()

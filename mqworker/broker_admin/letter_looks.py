@@ -1,8 +1,9 @@
 """Looks at dead-letter queues, and what is remembered of them.
 
 Runs in the broker admin, on its loop (with the embedded broker, letters are shown in its thread). Owns the catalogues
-and the locks of the dead-letter queues: one look or one operation at a time. A look ends after LOOK_AT letters or SEEN
-bytes, and the catalogue says then that it is not complete. Fails with what `Admin.peek` raises.
+and the locks of the dead-letter queues: one look or one operation at a time. A look ends after LOOK_AT letters, SEEN
+bytes, most of its time, or, where each letter has to be fetched for itself, FETCHED letters; the catalogue says then
+that it is not complete. Fails with what `Admin.peek` raises.
 """
 
 import time
@@ -14,11 +15,13 @@ from mqworker.broker_admin import dead_letters
 from mqworker.broker_admin.catalogue import YOUNG, Catalogue, Catalogues
 from mqworker.broker_admin.letter_rows import Seen, seen
 from mqworker.broker_admin.queue_locks import LEAST, QueueLocks
-from mqworker.brokers.base import STOP, Admin
+from mqworker.brokers.base import STOP, Admin, BrokerUnavailable
 from mqworker.ipc.admin_messages import LOOK_AT
 
 PAGE = 8 << 20  # bytes of bodies after which an answer with whole letters ends
 SEEN = 1 << 30  # bytes that one look goes through
+FETCHED = 500  # letters, if they are fetched one by one: where somebody consumes, or there may be only one consumer
+TIME = 0.6  # of a look's deadline; the rest is for putting letters back
 
 
 class LetterLooks:
@@ -86,7 +89,11 @@ class LetterLooks:
         missing = frozenset(asked) - found.keys()
         size = sum(len(body) for _, body in found.values())
         if missing and size < PAGE:
-            found |= await self._fetch(queue, max(LEAST, until - time.monotonic()), missing, PAGE - size)
+            try:
+                found |= await self._fetch(queue, max(LEAST, until - time.monotonic()), missing, PAGE - size)
+            except BrokerUnavailable:
+                if not found:
+                    raise
         kept: dict[str, tuple[bytes, bytes, int]] = {}
         size = 0
         for letter in asked:
@@ -120,7 +127,7 @@ class LetterLooks:
 
         def show(properties: bytes, body: bytes) -> bool | str:
             nonlocal size, more
-            if len(letters) >= LOOK_AT or size >= SEEN:
+            if len(letters) >= LOOK_AT or size >= SEEN or time.monotonic() >= began + TIME * deadline:
                 more = True
                 return STOP
             size += len(properties) + len(body)
@@ -130,8 +137,10 @@ class LetterLooks:
             return False  # bodies may be large
 
         began, wall = time.monotonic(), time.time()
-        await self._admin.peek(queue, LOOK_AT + 1, deadline, show)
+        await self._admin.peek(queue, LOOK_AT + 1, deadline, show, fetched=FETCHED)
         info = await self._admin.queue(queue, max(LEAST, began + deadline - time.monotonic()))
+        if info is not None and len(letters) == FETCHED < info.messages:
+            more = True
         limited = info is not None and info.limited
         catalogue = Catalogue(letters, began, wall, complete=not more, limited=limited)
         self.catalogues.put(queue, catalogue)
@@ -142,12 +151,16 @@ class LetterLooks:
     ) -> dict[str, tuple[bytes, bytes]]:
         """Return letters that are not kept whole, by a look of their own: the first of each id."""
         found: dict[str, tuple[bytes, bytes]] = {}
-        size = 0
+        size = shown = 0
+        cut = False
 
         def show(properties: bytes, body: bytes) -> bool | str:
-            nonlocal size
+            nonlocal size, shown, cut
             if len(found) == len(ids) or size >= most:
                 return STOP
+            if cut := time.monotonic() >= end:
+                return STOP
+            shown += 1
             letter = dead_letters.letter_id(properties, body)
             if letter in ids and letter not in found:
                 found[letter] = (properties, body)
@@ -155,5 +168,10 @@ class LetterLooks:
             return False
 
         async with self.alone(queue, deadline) as left:
-            await self._admin.peek(queue, LOOK_AT, left, show)
+            end = time.monotonic() + TIME * left
+            await self._admin.peek(queue, LOOK_AT, left, show, fetched=FETCHED)
+        if not found and (cut or shown == FETCHED):  # nobody knows whether it is there
+            raise BrokerUnavailable(
+                f"not found among the first {shown} letters of {queue!r}, through which a look goes"
+            )
         return found

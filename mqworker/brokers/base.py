@@ -291,7 +291,14 @@ class Admin(Protocol):
         """
 
     async def peek(
-        self, queue: str, limit: int, deadline: float, show: "Show | None" = None, *, singly: bool = False
+        self,
+        queue: str,
+        limit: int,
+        deadline: float,
+        show: "Show | None" = None,
+        *,
+        singly: bool = False,
+        fetched: int | None = None,
     ) -> list[Peeked]:
         """Look at up to `limit` messages from the head, changing nothing: none is lost or ages.
 
@@ -300,7 +307,8 @@ class Admin(Protocol):
 
         `show` selects among them, and ends the search; it must not block. With `singly`, none behind the end of the
         search is touched, at the cost of a round trip each; else more may be fetched, so that the order stays (in
-        RabbitMQ's quorum queues, what was looked at gets behind what was looked at before).
+        RabbitMQ's quorum queues, what was looked at gets behind what was looked at before). Where each message costs a
+        round trip anyway, it looks at no more than `fetched`.
         """
 
     async def move(

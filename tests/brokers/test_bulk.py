@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import signal
+import time
 from collections import Counter
 
 import pytest
@@ -12,13 +13,13 @@ import pytest
 from mqworker.amqp import headers
 from mqworker.amqp.headers import redeliveries
 from mqworker.amqp.properties import Properties
-from mqworker.broker_admin import catalogue
+from mqworker.broker_admin import catalogue, letter_looks
 from mqworker.broker_admin.bulk import TOGETHER
 from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.broker_admin.dead_letters import letter_id
 from mqworker.broker_admin.letter_verbs import VerbRefused
 from mqworker.broker_admin.verbs import Verbs
-from mqworker.brokers.base import BrokerRefused
+from mqworker.brokers.base import BrokerRefused, BrokerUnavailable
 from mqworker.config.model import BrokerConfig, Config, InputConfig, StageConfig
 from mqworker.control.control import ControlError
 from mqworker.ipc.admin_messages import OVER
@@ -517,4 +518,46 @@ async def test_what_is_purged_is_not_listed_any_more(broker):
     assert (await dead.letters.dlq_list(AMPLE, "s"))["total"] == 5
     assert await dead._verbs.purge(AMPLE, dead.queue) == 5
     assert (await dead.letters.dlq_list(AMPLE, "s", fresh=catalogue.YOUNG))["total"] == 0
+    await dead.close()
+
+
+@QUORUM
+@contract
+async def test_a_list_is_had_where_each_letter_has_to_be_fetched(broker, monkeypatch):
+    """Beside a consumer of somebody else a look takes a few, no delivery of the others, and is not complete."""
+    monkeypatch.setattr("mqworker.broker_admin.letter_looks.FETCHED", 20)
+    dead = await Dead(broker).begin()
+    await dead.send(range(60))
+    channel = await broker.channel()
+    await channel.ask("basic_qos", prefetch_count=1)
+    await channel.ask("basic_consume", queue=dead.queue, on_message_callback=lambda *_: None)
+    listed = await dead.letters.dlq_list(AMPLE, "s")
+    assert (listed["total"], listed["complete"], listed["dead_letters"][0]["message_id"]) == (20, False, "m-1")
+    assert (await dead.letters.dlq_select(AMPLE, "s", {}))["count"] == 20, "from the same look"
+    with pytest.raises(BrokerUnavailable, match="among the first 20"):
+        await dead.letters.dlq_show(AMPLE, "s", ["0" * 16])
+    await channel.closed()
+    found = await broker.make_admin().peek(dead.queue, 100, AMPLE)
+    assert sum(redeliveries(Properties.decode(each.properties)) > 0 for each in found) <= 21
+    await dead.close()
+
+
+@BOTH
+@contract
+async def test_a_look_that_runs_out_of_time_keeps_what_it_has(broker, monkeypatch):
+    """It ends before its deadline, so that it can answer; it says that it is not complete."""
+    dead = await Dead(broker).begin()
+    await dead.send(range(100))
+    known = letter_looks.seen
+
+    def slow(properties: bytes, body: bytes):
+        time.sleep(0.02)
+        return known(properties, body)
+
+    monkeypatch.setattr(letter_looks, "seen", slow)
+    listed = await dead.letters.dlq_list(1.0, "s")
+    assert 0 < listed["total"] <= 30
+    assert not listed["complete"]
+    monkeypatch.undo()
+    assert (await dead.letters.dlq_list(AMPLE, "s", fresh=0))["total"] == listed["total"], "as young as that"
     await dead.close()

@@ -129,7 +129,14 @@ class RabbitAdmin:
             return replies.all()
 
     async def peek(
-        self, queue: str, limit: int, deadline: float, show: Show | None = None, *, singly: bool = False
+        self,
+        queue: str,
+        limit: int,
+        deadline: float,
+        show: Show | None = None,
+        *,
+        singly: bool = False,
+        fetched: int | None = None,
     ) -> list[Peeked]:
         """See `Admin.peek`."""
         found: list[Peeked] = []
@@ -144,7 +151,7 @@ class RabbitAdmin:
                 found.append(Peeked(position, properties, body))
             return None
 
-        await self.move(queue, limit, wanted, deadline, singly=singly)
+        await self.move(queue, limit, wanted, deadline, singly=singly, fetched=fetched)
         return found
 
     async def move(
@@ -158,8 +165,9 @@ class RabbitAdmin:
         singly: bool = False,
         together: int = 1,
         moving: Moving | None = None,
+        fetched: int | None = None,
     ) -> int:
-        """See `Admin.move`."""
+        """See `Admin.move`; `fetched` as of `peek`."""
         until = asyncio.get_running_loop().time() + LOOKING * deadline
         async with self._shared.question(deadline) as connection:
             seen = await sight(connection, queue)
@@ -167,7 +175,7 @@ class RabbitAdmin:
             async with self._placing(connection) as placer, _channel(connection) as channel:
                 taker = Taker(channel, placer, queue, seen.limit)
                 removing = Removing(limit if most is None else most, together, moving)
-                look = look_at(taker, wanted, seen, limit, removing, singly=singly)
+                look = look_at(taker, wanted, seen, limit, removing, singly=singly, fetched=fetched)
                 failure: Exception | None = None
                 while failure is None and not look.over:
                     try:

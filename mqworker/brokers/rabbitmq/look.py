@@ -283,8 +283,13 @@ def portion_size(left: int, consumers: int, came: int, size: int) -> int:
     return max(1, min(left, LARGEST, max(fitting, math.ceil(left / max(1, consumers)))))
 
 
-def look_at(taker: Taker, wanted: Wanted, seen: Sight, limit: int, removing: Removing, *, singly: bool) -> FetchingLook:
-    """Return how to go through at most `limit` messages; a consumer goes through those that are there now."""
+def look_at(
+    taker: Taker, wanted: Wanted, seen: Sight, limit: int, removing: Removing, *, singly: bool, fetched: int | None
+) -> FetchingLook:
+    """Return how to go through at most `limit` messages; a consumer goes through those that are there now.
+
+    `fetched` is the limit where they are fetched one by one.
+    """
     if seen.consumable and seen.ready and not singly:
         return ConsumingLook(taker, wanted, seen, limit, removing)
-    return FetchingLook(taker, wanted, limit, removing)
+    return FetchingLook(taker, wanted, limit if fetched is None else min(limit, fetched), removing)

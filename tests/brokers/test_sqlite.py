@@ -18,7 +18,8 @@ from mqworker.brokers.base import (
     Publication,
     Topology,
 )
-from mqworker.brokers.sqlite import SqliteAdmin
+from mqworker.brokers.sqlite import SqliteAdmin, choosing
+from mqworker.brokers.sqlite import admin as admin_module
 from mqworker.brokers.sqlite.writer import POLL
 from tests.support.sqlite_link import TOPOLOGY, opened
 from tests.support.waiting import AMPLE, until
@@ -358,6 +359,59 @@ def test_admin_moves(path):
         await admin.close()
 
     asyncio.run(scene())
+
+
+def test_a_move_holds_no_lock_while_it_reads(path):
+    """Others write meanwhile; what they take is left to them, and what is chosen is moved in bounded transactions."""
+
+    async def scene():
+        admin = SqliteAdmin(path)
+        async with opened(path):
+            for body in (b"1", b"2", b"3", b"4"):
+                await admin.send("in", b"\0\0", body, AMPLE)
+
+            def wanted(_, body):
+                if body == b"3":
+                    other = sqlite3.connect(path, timeout=0, isolation_level=None)
+                    other.execute("UPDATE message SET owner = 1 WHERE id = (SELECT min(id) FROM message)")
+                    other.close()
+                return Publication("exchange", "key", b"\0\0", b"moved " + body) if body != b"2" else DROP
+
+            assert await admin.move("in", 9, wanted, AMPLE, most=3) == 3
+            assert stored(path) == [b"1", b"moved 3", b"moved 4"]
+        await admin.close()
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(("count", "size", "moves"), [(3, 1000, 1), (4, 40, 2)])
+def test_a_move_stores_bounded_transactions(path, monkeypatch, count, size, moves):
+    """Each ends at so many messages, or so many bytes, and begins only when something is to be moved."""
+    monkeypatch.setattr(admin_module, "MOVED", count)
+    monkeypatch.setattr(choosing, "AT_ONCE", size)
+    begun = []
+
+    class Moving:
+        def begins(self, some):
+            return not begun.append(some)
+
+        def moved(self, some):
+            begun[-1] = some
+
+    async def scene():
+        admin = SqliteAdmin(path)
+        async with opened(path):
+            for body in (b"1", b"2", b"3", b"4"):
+                await admin.send("in", b"\0\0", 20 * body, AMPLE)
+            keep = Publication("exchange", "key", b"\0\0", bytes(20))
+            assert (
+                await admin.move("in", 4, lambda _, body: keep if body[0] != 50 else None, AMPLE, moving=Moving()) == 3
+            )
+            assert await admin.move("in", 1, lambda *_: None, AMPLE, moving=Moving()) == 0
+        await admin.close()
+
+    asyncio.run(scene())
+    assert (len(begun), sum(begun)) == (moves, 3)
 
 
 def test_admin_calls(path):

@@ -19,7 +19,6 @@ from typing import TypeVar
 
 from mqworker.amqp.properties import decode_leniently
 from mqworker.brokers.base import (
-    DROP,
     STOP,
     BrokerRefused,
     BrokerUnavailable,
@@ -33,10 +32,11 @@ from mqworker.brokers.base import (
 )
 from mqworker.brokers.replies import Replies
 from mqworker.brokers.sqlite import store
+from mqworker.brokers.sqlite.choosing import TOGETHER, Choosing
 from mqworker.brokers.sqlite.file import File, Unsure, Unusable, explain, is_busy
 
 REPLY_POLL = 0.015  # seconds between looks for a reply
-MOVED = 500  # messages that `move` handles in one transaction
+MOVED = TOGETHER  # messages that one transaction of `move` takes
 
 T = TypeVar("T")
 
@@ -153,25 +153,32 @@ class SqliteAdmin:
         together: int = MOVED,  # noqa: ARG002 - of a transaction nothing is doubled
         moving: Moving | None = None,
     ) -> int:
-        """See `Admin.move`; each 500 messages are one transaction.
+        """See `Admin.move`; up to 500 messages or 32 MiB that are moved are one transaction.
 
         A publication without a route ends it: `BrokerRefused`, and nothing of that transaction was done.
         """
         until = time.monotonic() + deadline
-        ids = await self._ask(lambda db: store.ready_ids(db, _existing(db, queue), limit), deadline, writes=False)
+
+        def left() -> float:
+            return max(until - time.monotonic(), 0.01)
+
+        def begin(db: sqlite3.Connection) -> Choosing:
+            found = _existing(db, queue)
+            return Choosing(found, store.ready_ids(db, found, limit), wanted)
+
+        choosing = await self._ask(begin, deadline, writes=False)
         moved = 0
-        for start in range(0, len(ids), MOVED):
-            if moving is not None and not moving.begins(0):
+        while most is None or moved < most:
+            room = MOVED if most is None else min(MOVED, most - moved)
+            while not choosing.enough(room):
+                await self._ask(partial(choosing.read, room=room, until=until), left(), writes=False)
+            taking = choosing.take()
+            if not taking or (moving is not None and not moving.begins(0)):
                 break
-            some = ids[start : start + MOVED]
-            left = max(until - time.monotonic(), 0.01)
-            room = len(some) if most is None else most - moved
-            gone, stopped = await self._ask(partial(_move, ids=some, wanted=wanted, most=room), left)
+            gone = await self._ask(taking.carry_out, left())
             moved += gone
             if moving is not None:
                 moving.moved(gone)
-            if stopped or moved == most:
-                break
         return moved
 
     async def close(self) -> None:
@@ -250,25 +257,3 @@ def _peek(db: sqlite3.Connection, queue: int, limit: int, show: Show | None = No
         if verdict:
             found.append(Peeked(position, *content))
     return found
-
-
-def _move(db: sqlite3.Connection, ids: list[int], wanted: Wanted, most: int) -> tuple[int, bool]:
-    gone: list[int] = []
-    stopped = False
-    for each in ids:
-        if len(gone) >= most:
-            break
-        content = store.content(db, each)
-        if content is None:  # taken by another process since
-            continue
-        action = wanted(*content)
-        if action == STOP:
-            stopped = True
-            break
-        if isinstance(action, Publication):
-            store.publish(db, action)
-        elif action != DROP:
-            continue
-        gone.append(each)
-    store.remove(db, gone)
-    return len(gone), stopped

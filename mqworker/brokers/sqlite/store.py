@@ -102,6 +102,12 @@ def content(db: sqlite3.Connection, message: int) -> tuple[bytes, bytes] | None:
     return found
 
 
+def is_ready(db: sqlite3.Connection, queue: int, message: int) -> bool:
+    """Return whether a message is in a queue, and nobody has it."""
+    query = "SELECT 1 FROM message WHERE id = ? AND queue = ? AND owner IS NULL"
+    return db.execute(query, (message, queue)).fetchone() is not None
+
+
 def count_consumers(db: sqlite3.Connection, name: str) -> int:
     """Return how many live owners consume a queue."""
     rows = db.execute("SELECT boot, pid, started FROM owner WHERE consumes = ?", (name,)).fetchall()

@@ -12,9 +12,9 @@ from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Delivery, Publication
 from mqworker.config.model import InputConfig, StageConfig
 from mqworker.ipc.messages import Failure
+from mqworker.producer import inspect_message
 from mqworker.producer.entry import Entry, Isolation, Plan
 from mqworker.producer.failure_messages import Circumstances
-from mqworker.producer import inspect_message
 from mqworker.producer.inspect_message import WantedMessage, find
 from mqworker.producer.journal import SettledJournal, failed
 from mqworker.producer.ledger import Ledger

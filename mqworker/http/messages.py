@@ -35,10 +35,10 @@ def found_by_query(api: Api) -> Any:
 
 def found(api: Api, message_id: str) -> Any:
     """Return everything that is known here of a message."""
-    if len(message_id.encode("utf-8", "surrogateescape")) > LONGEST:
-        raise Problem(422, f"the id of a message has at most {LONGEST} bytes")
     if not message_id:
         raise Problem(422, "the id of a message is needed: ?id=")
+    if len(message_id.encode("utf-8", "surrogateescape")) > LONGEST:
+        raise Problem(422, f"the id of a message has at most {LONGEST} bytes")
     look = request.args.get("look") == "1" or flag("look")
     answers = api.control.find_message(message_id)
     wall, now = time.time(), time.monotonic()

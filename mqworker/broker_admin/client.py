@@ -55,8 +55,13 @@ class BrokerAdminClient:
         return answer.value
 
     @property
+    def alive(self) -> bool:
+        """Whether there is a process that can be asked."""
+        return self._life is not None and self._life.usable
+
+    @property
     def answers(self) -> bool:
-        """Whether there is a process that has answered a question, and may remember something."""
+        """Whether it has answered a question, and may remember something."""
         return self._life is not None and self._life.usable and self._life.answered
 
     async def stop(self, why: str, deadline: float = KILL_DEADLINE) -> None:

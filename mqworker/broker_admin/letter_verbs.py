@@ -32,6 +32,7 @@ from mqworker.ipc.admin_messages import LOOK_AT, AdminProgress, LetterFilter
 
 OPERATION = 600.0  # seconds that an operation may take
 AT_WORK = 4  # operations at the same time
+WHOLE = 30 << 20  # bytes of a letter that is shown with its body; HTTP makes several times as many of it
 
 log = logging.getLogger("mqworker.broker_admin.letter_verbs")
 
@@ -89,7 +90,10 @@ class LetterVerbs:
     async def dlq_show(
         self, deadline: float, stage: str, ids: list[str], *, preview: bool = False
     ) -> list[dict[str, Any]]:
-        """Return the dead letters with these ids in full, as far as they exist; fewer when they are large."""
+        """Return the dead letters with these ids in full, as far as they exist; fewer when they are large.
+
+        One that is too large to be told has `too_large` and no body.
+        """
         found = await self._looks.contents(self._dead(stage), deadline, ids)
         told = []
         for properties, body, equal in found.values():
@@ -97,6 +101,8 @@ class LetterVerbs:
             if preview:
                 row = seen(properties, body).row
                 letter |= {"place": row.place, "fault": fault_of(row)}
+            if len(body) > WHOLE:
+                letter |= {"body": b"", "too_large": True}
             told.append(letter)
         return told
 

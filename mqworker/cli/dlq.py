@@ -251,10 +251,15 @@ def export(
     chosen = (_chosen(ids, every, reason, filters) if asked else {}) | {"limit": limit}
     selected = Selected(service, service.one_stage(), chosen)
     progress = output.Progress()
-    done = 0
+    done = too_large = 0
     for line in service.client.lines(selected.export_path, service.timeout):
-        sys.stdout.buffer.write(base64.b64decode(json.loads(line)["body_base64"]) + b"\n" if bodies else line)
+        letter = json.loads(line)
         done += 1
+        if letter.get("too_large"):
+            too_large += 1
+            if bodies:
+                continue
+        sys.stdout.buffer.write(base64.b64decode(letter["body_base64"]) + b"\n" if bodies else line)
         progress.update(f"{done} exported")
     sys.stdout.flush()
     progress.done()
@@ -262,3 +267,5 @@ def export(
     if done < selected.count:
         raise Failed(Exit.INTERNAL, f"{selected.count - done} of {selected.count} were not there any more")
     selected.must_have(ids)
+    if too_large:
+        raise Failed(Exit.INTERNAL, f"{too_large} of {done} are too large to be exported with their bodies")

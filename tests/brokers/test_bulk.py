@@ -561,3 +561,20 @@ async def test_a_look_that_runs_out_of_time_keeps_what_it_has(broker, monkeypatc
     monkeypatch.undo()
     assert (await dead.letters.dlq_list(AMPLE, "s", fresh=0))["total"] == listed["total"], "as young as that"
     await dead.close()
+
+
+@SQLITE
+@contract
+async def test_a_letter_that_is_too_large_to_be_told_is_told_without_its_body(broker, monkeypatch):
+    """So it stops no export; its size, its headers and the beginning of its body are there."""
+    monkeypatch.setattr("mqworker.broker_admin.letter_verbs.WHOLE", 38)
+    dead = await Dead(broker).begin()
+    await dead.send(range(1))
+    large = Properties(message_id="large", delivery_mode=2, content_type="text/plain").encode()
+    assert not any(await broker.make_admin().send_many(dead.queue, [(large, 40 * b"x")], AMPLE))
+    rows = (await dead.letters.dlq_list(AMPLE, "s"))["dead_letters"]
+    shown = await dead.letters.dlq_show(AMPLE, "s", [row["id"] for row in rows], preview=True)
+    told = {letter["message_id"]: (letter["size"], len(letter["body"]), letter.get("too_large")) for letter in shown}
+    assert told == {"large": (40, 0, True), "m-0": (shown[1]["size"], shown[1]["size"], None)}
+    assert shown[0]["preview"]["text"] == 40 * "x"
+    await dead.close()

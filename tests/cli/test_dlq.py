@@ -80,6 +80,18 @@ def test_an_export_that_lacks_letters_fails(project):
     assert told.returncode == Exit.INTERNAL
 
 
+@pytest.mark.parametrize("bodies", [True, False])
+def test_an_export_without_some_of_the_bodies_fails(project, bodies):
+    """A letter that is too large has no body: no empty line for it; it says how many there are."""
+    some = json.dumps({"id": "a", "body_base64": "MQ=="}).encode() + b"\n"
+    large = json.dumps({"id": "b", "body_base64": "", "too_large": True}).encode() + b"\n"
+    with tiny_server(project / "s", service(export=some + large + some)):
+        told = mqworker("dlq", "export", *["--bodies"] * bodies, *ABOUT, cwd=project)
+    assert told.stdout.encode() == (b"1\n1\n" if bodies else some + large + some)
+    assert "1 of 3 are too large to be exported with their bodies" in told.stderr
+    assert told.returncode == Exit.INTERNAL
+
+
 def test_letters_that_could_not_be_sent_back_are_told(project):
     """The others are: the exit code says that something is left to do."""
     view = {"done": 2, "refused": 1, "reason": "letter ab cannot be sent back: why"}

@@ -224,3 +224,23 @@ def test_a_broker_admin_killed_in_a_replay_loses_nothing(rabbit, queue, service,
         wait_for(all_there, 30, "a result of each")
         assert running.stop() == 0
         assert len(results) + client.ready(queue) + client.ready(f"{queue}.out") <= SOME + 100
+
+
+def test_a_service_that_is_stopped_in_a_replay_doubles_nothing(rabbit, queue, service):
+    """TERM in the midst of it: each letter is in one of the two queues, and the log says how many have gone."""
+    running = begin(service, rabbit.url(), queue)
+    with Client(rabbit.url()) as client:
+        wait_for(lambda: running.ask("GET", DLQ)[0] == 200, 30, "the queues to be made")
+        assert running.ask("PUT", "/api/v1/stages/work/listening?wait=30", {"enabled": False})[0] == 200
+        for n in range(2 * SOME):
+            client.publish(f"{queue}.dlq", json.dumps({"n": n, "why": "error"}).encode(), message_id=str(n))
+        dead(running, 2 * SOME)
+        _, selected = running.ask("POST", f"{DLQ}/selections", {})
+        path = f"{DLQ}/selections/{selected['selection']}/replay"
+        assert running.ask("POST", path, {"count": selected["count"]})[0] == 202
+        wait_for(lambda: client.ready(queue) > 50, 30, "the replay to be under way")
+        running.signal(signal.SIGTERM)
+        assert running.wait() == 0
+        ended = running.event("bulk_done")
+        assert (ended["state"], ended["done"], ended["unsure"]) == ("cancelled", client.ready(queue), 0)
+        assert client.ready(queue) + client.ready(f"{queue}.dlq") == 2 * SOME

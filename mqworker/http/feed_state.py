@@ -14,7 +14,7 @@ import msgspec
 SECONDS = 3  # whose events are kept, for streams that come late
 
 
-class Changes:
+class FeedChanges:
     """The newest state of at most `most` things, and in which second each has changed last."""
 
     def __init__(self, most: int) -> None:
@@ -50,7 +50,7 @@ class FeedState:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._events: dict[int, dict[Hashable, bytes]] = {}  # of the last seconds
-        self._changes: dict[str, Changes] = {}
+        self._changes: dict[str, FeedChanges] = {}
 
     def event(self, n: int, name: Hashable, make: Callable[[], bytes]) -> bytes:
         """Return the event of a second; the first that asks makes it, under the lock."""
@@ -69,7 +69,7 @@ class FeedState:
     ) -> list[msgspec.Raw]:
         """Note the things of a topic in second `n`, and return those that changed after second `since`."""
         with self._lock:
-            changes = self._changes.setdefault(topic, Changes(most))
+            changes = self._changes.setdefault(topic, FeedChanges(most))
             changes.note(n, things)
             return changes.since(since)
 

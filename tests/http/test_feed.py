@@ -3,11 +3,13 @@
 import json
 import time
 
+import msgspec
 import pytest
 
 from mqworker.control.history import COARSE_SIZE, FINE_SIZE, SERIES
 from mqworker.http import feed as feeding
 from mqworker.http.log_filter import LogFilter
+from mqworker.ipc.inspection import FaultCount, FaultReport
 from mqworker.ipc.messages import LogEvent
 from tests.http.operator import stage_status
 from tests.support.waiting import AMPLE, wait_for
@@ -166,20 +168,22 @@ def test_a_stream_whose_reader_was_slow_gets_the_history_in_between(quiet):
 
 def test_what_changes_now_and_then_is_told_when_it_does(quiet):
     """Operations, records of the audit, peers and groups of failures: all there is at first, then what has changed."""
-    operations, records, faults = [{"operation": "a", "done": 1}], [{"n": 1}], [{"key": "f", "dead": 1}]
+    operations, records = [{"operation": "a", "done": 1}], [{"n": 1}]
     quiet.control.operations = lambda: list(operations)
     quiet.control.audit = lambda after: [record for record in records if record["n"] > after]
-    quiet.control.faults = lambda stage: faults if stage == "alpha" else []
+    count = FaultCount("error", "ValueError", "jobs.py:3", 0, 1, 1.0, 2.0, "no", ())
+    quiet.control.faults.take("alpha", FaultReport(7, (count,), 0), 3.0)
     quiet.control.peers = lambda: [{"name": "other"}]
     stream = Events(quiet, "?topics=operations,audit,peers,stage:alpha")
     stream.next()
     first = dict(stream.until_tick()[0])
     assert first["operations"] == {"operations": operations}
     assert (first["audit"], first["peers"]) == ({"records": records}, {"peers": [{"name": "other"}]})
-    assert first["stage"]["faults"] == faults
+    assert [each["dead"] for each in first["stage"]["faults"]] == [1]
     operations.append({"operation": "b", "done": 0})
     records.append({"n": 2})
-    faults[0] = {"key": "f", "dead": 2}
+    more = msgspec.structs.replace(count, dead=2)
+    quiet.control.faults.take("alpha", FaultReport(7, (more,), 0), 3.0)
     events = []
     while "operations" not in kinds(events):
         events += stream.until_tick()[0]
@@ -187,7 +191,7 @@ def test_what_changes_now_and_then_is_told_when_it_does(quiet):
     assert told["operations"] == {"operations": operations[1:]}
     assert told["audit"] == {"records": records[1:]}
     assert "peers" not in told
-    assert [data["faults"] for kind, data in events if kind == "stage"][-1] == faults
+    assert [each["dead"] for kind, data in events if kind == "stage" for each in data["faults"]] == [2]
     assert kinds(stream.until_tick()[0]) == ["stage", "tick"]
     stream.close()
     assert kinds(once(quiet, "&topics=operations")[0]) == ["hello", "operations", "tick"]

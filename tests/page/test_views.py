@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import CDPSession, Page
 
 from tests.page import replayed
-from tests.page.conftest import Watched
+from tests.page.conftest import Watched, promised
 from tests.page.replayed import Event, Replayed
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("page")]
@@ -177,7 +177,7 @@ def test_a_silent_stream_is_noticed(watched, feed):
         page = watched.open(replay.url)
         show(page, replay.url, "stage")
         replay.pause = 60
-        page.wait_for_function(TOLD, timeout=2000 + 1000)  # the tick that was on its way counts too
+        page.wait_for_function(TOLD, timeout=1000 + promised(2) * 1000)  # the tick that was on its way counts too
 
 
 def test_without_a_place_for_a_stream_the_page_asks(watched):

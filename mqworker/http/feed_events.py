@@ -66,6 +66,7 @@ class FeedStage(msgspec.Struct, frozen=True, rename={"arrived": "in"}):
     running: bool
     listening: bool
     generation: int
+    applied: int  # the newest revision that is wholly applied in it
     change: Any
 
 

@@ -83,6 +83,7 @@ def _stage(api: Api, snapshot: Snapshot, view: StageView) -> FeedStage:
         running=desired.running,
         listening=desired.listening,
         generation=desired.generation,
+        applied=view.applied,
         change=change_of(view),
     )
 

@@ -83,12 +83,15 @@ def written(n: int, text: str = "", consumers: int = 6) -> list[Event]:
     """All events of a second, with `text` in everything that others have written."""
     why = {"code": "paused", "level": "warning", "sentence": f"Paused by {text or 'anybody'}", "since": None}
     stages = [replayed.summary(name, why=why) for name in NAMES]
-    peer = {"url": "http://plant-8:5002", "service": f"plant-8{text}", "state": "running", "problem": ""}
-    peer |= {"reached": True, "as_of": 1.0, "version": "1", "paused": False, "stages": stages, "more": 0}
+    others = [
+        replayed.peer(service=f"plant-8{text}", more=3),
+        replayed.peer(url="http://plant-9:5002", service="", state="", reached=None, as_of=None, stages=[]),
+        replayed.peer(url="http://a:1", service="", state="", reached=False, problem="it is away", stages=[]),
+    ]
     events = [
         replayed.overview(n, *stages, sources=[source(f"meters{text}")], shared=[shared(f"tariffs{text}")]),
         replayed.stage(n, "energy", consumers),
-        ("peers", {"peers": [peer]}),
+        ("peers", {"peers": others}),
     ]
     if n == 2000:
         events += [replayed.history(n, "energy"), *(replayed.history(n, name, 60) for name in NAMES)]

@@ -98,7 +98,7 @@ def _after(api: Api) -> tuple[int, int]:
         raise _wrong("after", "must be the id of an event: BOOT.SECOND.LINE")
     if boot != api.control.history.boot or int(numbers[0]) > _second(api):
         return ALWAYS, 0
-    return int(numbers[0]) or ALWAYS, int(numbers[1])  # second 0: a client that asks for other topics, of which it has nothing
+    return int(numbers[0]) or ALWAYS, int(numbers[1])  # 0: who asks for other topics has nothing of them
 
 
 def _wrong(name: str, reason: str) -> Problem:

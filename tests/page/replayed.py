@@ -43,7 +43,8 @@ def summary(name: str, **changes: Any) -> dict[str, Any]:
         "in": 121.0,
     }
     facts |= {"unfinished": 4932, "seconds_left": 40.0, "growing": False, "held_back_by": "consumers", "backlog": 4920}
-    facts |= {"dead_backlog": 12, "dead": 14, "running": True, "listening": True, "generation": 6, "applied": 7, "change": None}
+    facts |= {"dead_backlog": 12, "dead": 14, "running": True, "listening": True}
+    facts |= {"generation": 6, "applied": 7, "change": None}
     return {"name": name} | facts | changes
 
 

@@ -207,7 +207,7 @@ def test_three_faults_are_three_groups(work, watched, size):
 
 
 def test_replay_and_drop_by_keyboard(work, watched):
-    """Tab, Enter and Space alone tick a letter, replay it, and drop what is left; what was ticked since stays ticked."""
+    """Tab, Enter and Space alone tick a letter, replay it, and drop what is left; what was ticked since stays so."""
     letters = work.dead(len(work.send(3, fault=3)))
     work.ask("PUT", "stages/work/listening?wait=10", {"enabled": False})
     page = failures(watched, work)
@@ -393,7 +393,7 @@ def test_the_chain_is_edited_and_taken_back(site, watched):
     expect(chain).to_have_value("form = jobs:form")
     chain.fill("jobs:last\n# form = jobs:form")
     page.get_by_role("button", name="Change the chain").click()
-    page.get_by_text(re.compile(rf"Generation {before + 1}: (stored|committed)")).wait_for()
+    page.get_by_text(re.compile(rf"Generation {before + 1} is (stored|committed)")).wait_for()
     wait_for(lambda: site.service.stage("forms")["desired"]["jobs"] == ["jobs:last"], 20, "the change to be committed")
     expect(chain).to_have_value("last = jobs:last\n# form = jobs:form")
     page.get_by_text("Earlier generations").click()

@@ -77,7 +77,8 @@ def answered(page: Page, sentence: str) -> None:
 
 def test_an_address_logs_in_once_and_a_wrong_token_is_told(site, browser):
     """The printed address becomes a cookie and leaves the address bar; used again, it asks for a login, at which
-    a wrong token is refused with a sentence and the right one shows what was asked for. An address that is pasted into the open page logs in as well."""
+    a wrong token is refused with a sentence and the right one shows what was asked for. An address that is
+    pasted into the open page logs in as well."""
     watched = Watched(browser)
     ticket = site.ticket()
     page = watched.open(ticket)

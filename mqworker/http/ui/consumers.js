@@ -42,7 +42,7 @@ function make(row, stage, slot) {
 }
 
 function update(row, { state, pid, message_id: id, messages, held_by: holder, cpu, exit }, second) {
-  row.holds = { pid, message_id: id };
+  row.holds = { pid: pid || null, message_id: id }; // null: it is being started, it has none
   dot(row.state, LEVELS[state] ?? "warning", state);
   const more = messages.length > 1 ? ` and ${messages.length - 1} more` : "";
   text(row.id, id ? id + more : holder && `all wait for ${holder}`);

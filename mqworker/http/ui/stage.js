@@ -49,6 +49,7 @@ export function view({ parts: [name] }) {
       const { state: step, wanted, ready } = detail?.change ?? {};
       change.hidden = !step;
       if (step) text(told, sentenceOf(detail.change));
+      attr(told, "class", step === "undone" ? "error" : null);
       Object.assign(progress, { hidden: step !== "preparing", max: wanted || 1, value: ready ?? 0 });
       controls.root.hidden = !detail;
       if (detail) controls.update(detail);

@@ -123,4 +123,4 @@ class FeedTick(msgspec.Struct, frozen=True):
 class FeedBye(msgspec.Struct, frozen=True):
     """The last event of a stream that the service ends."""
 
-    reason: str  # draining | renew (it is old: ask again)
+    reason: str  # draining | renew (ask again: it is old, or the login has ended)

@@ -99,7 +99,7 @@ class AuditTrail:
             self._keep(record, size)
         self._last = self._records[-1][0].n if self._records else 0
 
-    def add(self, record: AuditRecord, *, lasting: bool = True, wait: bool = True) -> None:
+    def add(self, record: AuditRecord, *, lasting: bool = True, wait: bool = True, logged: bool = True) -> None:
         """Keep a record, under the next number; one that does not last is in memory only, and displaces no other.
 
         Without `wait` it is written by another thread.
@@ -115,7 +115,8 @@ class AuditTrail:
                 self._unwritten.append(data)
             else:
                 self._passing.append(record)
-        logs.report(log, logging.INFO, "audit", told(record))
+        if logged:
+            logs.report(log, logging.INFO, "audit", told(record))
         if lasting and wait:
             self._flush()
         elif lasting:

@@ -2,9 +2,9 @@
 
 Runs in the server's threads, around the views (app.py). A record is made once the answer is known, of refused requests
 too; only requests without a login, and messages that are sent, are not recorded: of both there may be any number. For
-the same reason what those ask for who may only look, and what is refused as sent by a page of another site, displaces no
-other record, and of the latter one a minute is logged. The body of a request is noted by its beginning, but never one
-with a credential or with a message. Never fails a request.
+the same reason what those ask for who may only look, and what a page of another site has sent, displaces no other
+record, and of the latter one a minute is logged. The body of a request is noted by its beginning, but never one with a
+credential or with a message. Never fails a request.
 """
 
 import itertools

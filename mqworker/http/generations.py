@@ -104,9 +104,12 @@ def _changed_params(api: Api, stage: str, change: Callable[[float], Stored]) -> 
 
 
 def _expected() -> tuple[str, ...] | None:
-    """Return the generations of which the caller has seen one; None: any will do."""
+    """Return the generations of which the caller has seen one; None: any will do.
+
+    A proxy that compresses answers has made our tags weak; they name generations all the same.
+    """
     seen = request.if_match
-    return None if "If-Match" not in request.headers or seen.star_tag else tuple(seen.as_set())
+    return None if "If-Match" not in request.headers or seen.star_tag else tuple(seen.as_set(include_weak=True))
 
 
 def _tagged(response: Response, desired: StageDesired) -> Response:

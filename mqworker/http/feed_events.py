@@ -43,6 +43,7 @@ class FeedService(msgspec.Struct, frozen=True):
     started: float  # wall clock
     uptime: float
     log_level: str
+    stale: float | None = None  # seconds since the main thread last answered; null: it is well
 
 
 class FeedStage(msgspec.Struct, frozen=True, rename={"arrived": "in"}):

@@ -167,6 +167,16 @@ def test_a_stream_whose_reader_was_slow_gets_the_history_in_between(quiet):
     stream.close()
 
 
+def test_a_service_that_hangs_says_so(quiet):
+    """When its main thread has not answered for ten seconds, what is told says of when it is."""
+    assert dict(once(quiet)[0])["overview"]["service"]["stale"] is None
+    with quiet.blocked():
+        quiet.publish(time=time.monotonic() - 11)
+        quiet.server._answering.api.feed._events.clear()  # those of this second
+        told = dict(once(quiet)[0])["overview"]["service"]
+    assert 11 <= told["stale"] < 11 + AMPLE
+
+
 def test_what_changes_now_and_then_is_told_when_it_does(quiet):
     """Operations, records of the audit, peers and groups of failures: all there is at first, then what has changed."""
     operations, records = [{"operation": "a", "done": 1}], [{"n": 1}]

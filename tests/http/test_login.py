@@ -304,13 +304,13 @@ def test_a_cookie_is_renewed_while_it_is_used(guarded):
     """After an hour any answer to the page carries a cookie with a later end; logging out takes it away."""
     sessions: Sessions = guarded.server._answering.api.logins.sessions
     fresh = log_in(guarded)
-    now = sessions.read(fresh, 0)
+    now = sessions.read(fresh, time.time())
     assert now is not None
     assert "set-cookie" not in guarded.ask("GET", "/api/v1/stages", Cookie=fresh, **PAGE).headers
     old = now._replace(begun=now.begun - 4000, expires=now.expires - 4000)
     cookie = sessions.set_cookie(old, 0).partition(";")[0]
     renewed = guarded.ask("GET", "/api/v1/stages", Cookie=cookie, **PAGE).headers["set-cookie"]
-    again = sessions.read(renewed.partition(";")[0], 0)
+    again = sessions.read(renewed.partition(";")[0], time.time())
     assert (again.nonce, again.begun) == (old.nonce, old.begun)
     assert again.expires >= now.expires
     out = guarded.ask("DELETE", "/api/v1/session", Cookie=cookie, **PAGE).headers["set-cookie"]

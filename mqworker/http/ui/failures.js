@@ -59,7 +59,7 @@ export function view({ parts: [stage] }) {
   const faults = new Map();
   let [groups, filter, matched, limit] = [[], {}, 0, PAGE];
   let failed = false; // the last look
-  let asked = 0; // number of the last question for letters
+  let [looks, asked] = [0, 0]; // numbers of the last look, and of the last question for letters
   let state, shown;
 
   const backlog = h("span", { class: "muted" });
@@ -86,24 +86,25 @@ export function view({ parts: [stage] }) {
 
   // Reads letters and groups; `fresh` 0 asks for a new look at the queue itself.
   async function look(extra) {
-    const [live, mine] = await Promise.all([call("GET", at`stages/${stage}/faults`), list(extra)]);
+    const mine = (looks += 1);
+    const [live] = await Promise.all([call("GET", at`stages/${stage}/faults`), list(extra)]);
     const found = await call("GET", `${path}/groups`);
-    if (mine !== asked) return; // somebody has looked again
+    if (mine !== looks) return; // one has looked again
     if (found.ok) ({ groups } = found.data);
     if (live.ok) faults.clear(); // of another life of the service
     for (const each of live.data?.faults ?? []) faults.set(each.key, each);
     showGroups();
   }
 
-  // Reads the letters, all that are shown: those of two looks never stand together. Returns the number of this question.
+  // Reads the letters, all that are shown: those of two looks never stand together.
   async function list(extra) {
     const mine = (asked += 1);
     text(summary, "Looking …");
     const answer = await call("GET", `${path}?${new URLSearchParams({ ...filter, limit, ...extra })}`);
-    if (mine !== asked) return mine;
+    if (mine !== asked) return;
     failed = !answer.ok;
     text(summary, answer.problem);
-    if (failed) return mine;
+    if (failed) return;
     const { dead_letters: letters, total, complete, as_of: when, next } = answer.data;
     ({ matched } = answer.data);
     const there = new Set(letters.map((each) => each.id));
@@ -112,7 +113,6 @@ export function view({ parts: [stage] }) {
     more.hidden = next === null;
     letterTable.update(letters);
     ticks();
-    return mine;
   }
 
   function makeLetter(row, each) {

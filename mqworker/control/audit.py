@@ -4,7 +4,8 @@ Kept by the Service: the last records in memory, and all of the last two megabyt
 killed Service finds again. Written by the HTTP threads, and for the main thread by one of its own; one lock keeps the
 records in order, another the file, so that a disk that hangs keeps nobody from what is in memory. A record is flushed,
 not synced: the audit costs no disk access that anybody waits for. What cannot be written stays in memory, and is logged
-once; what a hanging disk holds up is written when it goes on.
+once; what a hanging disk holds up is written when it goes on. Numbers are never given twice: those that are in memory
+only are reserved, a thousand at a time, in a file of a few bytes.
 
 `ORIGIN` says who has asked for what is being done: asyncio passes the context of the HTTP thread on to what the main
 loop does for it, so that whatever is stored there knows its author.
@@ -31,6 +32,7 @@ PASSING = 200  # besides, of those who may only look
 BYTES = 1 << 20  # and no more than this of JSON
 FILE = 1 << 20  # bytes after which a file gives way to the next
 CHANGES = 256  # that a snapshot remembers
+RESERVED = 1000  # numbers for records that are in memory only, so that the next Service does not give them again
 PATIENCE = 1.0  # seconds for which a request waits for the records of others to be written
 
 log = logging.getLogger("mqworker.audit")
@@ -97,7 +99,11 @@ class AuditTrail:
         self._fault = ""
         for record, size in _stored((self._path.with_suffix(".jsonl.1"), self._path)):
             self._keep(record, size)
-        self._last = self._records[-1][0].n if self._records else 0
+        self._number = folder / "audit.number"
+        self._reserved = self._noted = _number(
+            self._number
+        )  # up to which numbers may be given without a lasting record
+        self._last = max(self._reserved, self._records[-1][0].n if self._records else 0)
 
     def add(self, record: AuditRecord, *, lasting: bool = True, wait: bool = True, logged: bool = True) -> None:
         """Keep a record, under the next number; one that does not last is in memory only, and displaces no other.
@@ -115,9 +121,11 @@ class AuditTrail:
                 self._unwritten.append(data)
             else:
                 self._passing.append(record)
+                if self._last > self._reserved:
+                    self._reserved = self._last + RESERVED
         if logged:
             logs.report(log, logging.INFO, "audit", told(record))
-        if lasting and wait:
+        if wait and (lasting or self._noted < self._reserved):
             self._flush()
         elif lasting:
             threading.Thread(target=self._flush, name="audit", daemon=True).start()
@@ -152,12 +160,23 @@ class AuditTrail:
         """Write what is not written yet. Where another thread does that and hangs, it will write ours too."""
         while self._file.acquire(timeout=PATIENCE):
             try:
+                self._reserve()
                 while data := self._next():
                     self._write(data)
             finally:
                 self._file.release()
             if not self._unwritten:  # of who has given up meanwhile
                 return
+
+    def _reserve(self) -> None:
+        """Note which numbers may be given; where that cannot be written, the next Service may give some again."""
+        number = self._reserved
+        if number > self._noted:
+            with contextlib.suppress(OSError):
+                flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                with os.fdopen(os.open(self._number, flags, 0o600), "wb") as file:
+                    file.write(b"%016d\n" % number)  # always as long, so that it is never cut
+            self._noted = number
 
     def _next(self) -> bytes:
         with self._lock:
@@ -215,6 +234,14 @@ def _row(row: FieldChange) -> str:
 
 def _is_about(record: AuditRecord, stage: str) -> bool:
     return record.stage == stage or any(row.stage == stage for row in record.changes)
+
+
+def _number(path: Path) -> int:
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
+            return min(int(file.read(17)), 2**52)
+    except (OSError, ValueError):
+        return 0
 
 
 def _stored(paths: Iterable[Path]) -> Iterable[tuple[AuditRecord, int]]:

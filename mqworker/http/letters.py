@@ -171,15 +171,15 @@ def _begin(api: Api, stage: str, selection: str, kind: str) -> Any:
 def export_selected(api: Api, stage: str, selection: str) -> Any:
     """Return what is selected in full, a JSON document in each line; it stays where it is."""
     api.stage(stage)
-    ids = api.control.ask_admin("dlq_selected", {"stage": stage, "selection": selection}, SEARCH)
     name = "".join(each if each.isascii() and each.isalnum() else "-" for each in stage)
     told = {"Content-Disposition": f'attachment; filename="{name}-{selection}.jsonl"'}
-    if request.method == "HEAD":
-        return Response(headers=told, content_type=JSON_LINES)
-    place = ExitStack()
-    place.enter_context(api.waiting())
-    response = Response(_exported(api, stage, ids), headers=told, content_type=JSON_LINES)
-    response.call_on_close(place.close)
+    with ExitStack() as place:
+        place.enter_context(api.waiting())
+        ids = api.control.ask_admin("dlq_selected", {"stage": stage, "selection": selection}, SEARCH)
+        if request.method == "HEAD":
+            return Response(headers=told, content_type=JSON_LINES)
+        response = Response(_exported(api, stage, ids), headers=told, content_type=JSON_LINES)
+        response.call_on_close(place.pop_all().close)
     return response
 
 

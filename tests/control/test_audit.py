@@ -36,6 +36,22 @@ def test_a_torn_record_is_passed_over(tmp_path):
     assert numbers(AuditTrail(tmp_path)) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("lasting", [True, False])
+def test_no_number_is_given_twice(tmp_path, monkeypatch, lasting):
+    """Also not after a kill, to records that were in memory only; those that last go on without a gap."""
+    monkeypatch.setattr(audit, "RESERVED", 3)
+    given: list[int] = []
+    for life in range(3):
+        trail = AuditTrail(tmp_path)
+        for number in range(6):
+            trail.add(record(), lasting=lasting or number == life)
+            given.append(trail.after(0)[0][-1].n)
+    assert given == sorted(set(given))
+    assert not lasting or given == list(range(1, 19))
+    (tmp_path / "audit.number").write_bytes(b"nonsense")
+    assert AuditTrail(tmp_path).after(0)[0]
+
+
 def test_the_file_is_private_and_no_link(tmp_path):
     """The file can be read by its owner only, and a link that somebody has planted is not followed."""
     AuditTrail(tmp_path).add(record())

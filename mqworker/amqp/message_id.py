@@ -9,7 +9,8 @@ from mqworker.amqp.properties import Headers, Properties, decode_leniently
 
 SMALL = 1_024  # bytes of a block that is kept as it is
 _KEPT = (headers.ATTEMPT, headers.CRASHES, headers.QUEUE, headers.DERIVED_ID)
-_MARK = headers.PREFIX.encode()
+_OURS = headers.PREFIX.encode()  # most blocks have none of ours, and one search says so
+_MARKS = tuple(name.encode() for name in _KEPT)
 _HAS_ID = 0x80  # in the second byte of the flags
 _BARE = b"\x00\x80"  # flags of properties that are a message id and nothing else
 _SHORT, _TABLE = -1, -4
@@ -28,16 +29,17 @@ def brief(block: bytes) -> bytes:
     """Return a block with the same id, and our counts for the stage; a malformed one may become anything small."""
     if len(block) <= SMALL:
         return block
-    if _MARK in block:
+    if _OURS in block and any(mark in block for mark in _MARKS):
         return _ours(decode_leniently(block))
-    found = _message_id(block)
+    found = own_id(block)
     return b"" if found is None else _BARE + len(found).to_bytes() + found
 
 
-def _message_id(block: bytes) -> bytes | None:
-    flags = block[0] << 8 | block[1]
-    if not flags & _HAS_ID:
+def own_id(block: bytes) -> bytes | None:
+    """Return the id that a message has of its own; None if it has none. Of a malformed block, anything."""
+    if not has_id(block):
         return None
+    flags = block[0] << 8 | block[1]
     at = 2
     try:
         for flag, size in _BEFORE:

@@ -119,8 +119,14 @@ class BulkOperation:
         if self._left[key] <= 0:
             return None
         self._left[key] -= 1
+        try:
+            publication = dead_letters.replay(properties, body, self._to) if self._to else None
+        except ValueError as error:  # it stays where it is, and holds up no other
+            self._refused += 1
+            self._reason = f"letter {letter} cannot be sent back: {error}"
+            return None
         self._chosen.append(letter)
-        return dead_letters.replay(properties, body, self._to) if self._to else DROP
+        return publication or DROP
 
     async def _tick(self) -> None:
         """Say how many were looked at, until the first is moved."""
@@ -132,7 +138,7 @@ class BulkOperation:
         self.state, self._reason = "failed", why
 
     def _report(self) -> None:
-        gone = self._wanted - self._done if self.state == "done" else 0
+        gone = self._wanted - self._done - self._refused if self.state == "done" else 0
         self._tell(
             AdminProgress(
                 operation=self.name,

@@ -56,8 +56,13 @@ class BrokerAdminClient:
 
     @property
     def alive(self) -> bool:
-        """Whether there is a process that remembers something."""
+        """Whether there is a process that can be asked."""
         return self._life is not None and self._life.usable
+
+    @property
+    def answers(self) -> bool:
+        """Whether it has answered a question, and may remember something."""
+        return self._life is not None and self._life.usable and self._life.answered
 
     async def stop(self, why: str, deadline: float = KILL_DEADLINE) -> None:
         """End the process; the questions in progress fail."""
@@ -92,6 +97,7 @@ class _Life:
         on_end: Callable[[str], None],
     ) -> None:
         self._waiting: dict[int, asyncio.Future[AdminAnswer]] = {}
+        self.answered = False
         self._on_progress = on_progress
         self._on_end = on_end
         self.child = Child(_answers, self._on_answer, self._on_death, on_log)
@@ -138,6 +144,7 @@ class _Life:
         if isinstance(answer, AdminProgress):
             self._on_progress(answer)
             return
+        self.answered = True
         self._settle(answer.id, answer)
 
     def _on_death(self, _death: Death) -> None:

@@ -44,6 +44,8 @@ _SHOWN = {
     "host": headers.HOST,
     "replayed": headers.REPLAYED,
 }
+SHORT = 255  # bytes of an expiration in AMQP
+MOST_REPLAYS = 2**63 - 1  # what a header can hold
 _LONG = {"traceback": headers.TRACEBACK, "exit": headers.EXIT}
 
 
@@ -74,7 +76,7 @@ def lineage(properties: bytes, body: bytes, *, later: int = 0) -> bytes:
     """Return a digest of which message it is and how often it was replayed, plus `later` times."""
     properties, body = opened(properties, body)
     decoded = decode_leniently(properties)
-    times = _replays(decoded) + later
+    times = _replays(decoded, later)
     return hashlib.sha256(f"{times} {decoded.message_id!r} ".encode(errors="backslashreplace") + body).digest()
 
 
@@ -106,7 +108,7 @@ def describe(properties: bytes, body: bytes, *, whole: bool = False, preview: bo
     if preview:
         shown["preview"] = previews.preview(body, decoded.content_type, decoded.content_encoding)
         shown["header_rows"] = previews.header_rows(decoded.headers)
-        shown["content_encoding"] = decoded.content_encoding
+        shown["content_encoding"] = tree(decoded.content_encoding)
     return shown | {"properties": properties, "body": body} if whole else shown
 
 
@@ -126,14 +128,15 @@ def replay(properties: bytes, body: bytes, queue: str) -> Publication:
         if headers.ORIGINAL + name in table:
             table.rename(headers.ORIGINAL + name, name)
     expiration = table.pop(headers.ORIGINAL + "expiration", None)
-    if isinstance(expiration, str):
+    if isinstance(expiration, str) and len(expiration.encode(errors="surrogateescape")) <= SHORT:
         decoded.expiration = expiration
-    table[headers.REPLAYED] = _replays(decoded) + 1
+    table[headers.REPLAYED] = _replays(decoded, 1)
     decoded.delivery_mode = 2
     decoded.user_id = None  # the broker refuses a name that is not ours (a wrapped message still has it)
     return Publication("", queue, decoded.encode(), body)
 
 
-def _replays(decoded: Properties) -> int:
+def _replays(decoded: Properties, later: int) -> int:
+    """Return how often it was replayed, and `later` times more; anybody may have written any number."""
     value = decoded.headers.get(headers.REPLAYED)
-    return value if type(value) is int else 0
+    return max(0, min((value if type(value) is int else 0) + later, MOST_REPLAYS))

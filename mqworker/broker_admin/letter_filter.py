@@ -40,7 +40,7 @@ def matcher(asked: LetterFilter) -> Fits:
     if asked.header:
         if "=" not in asked.header:
             raise ValueError("header must be NAME=VALUE")
-        tests.append(lambda seen: asked.header in seen.searched.split("\n"))
+        tests.append(lambda seen: any(f"{name}={value}" == asked.header for name, value in seen.searched))
     for name in ("since", "until"):
         if limit := getattr(asked, name):
             moment = when(limit)
@@ -67,5 +67,5 @@ def _before(moment: float) -> Fits:
 
 def _searchable(seen: Seen) -> str:
     """Return the texts of a letter without the names of its headers."""
-    values = "\n".join(line.partition("=")[2] for line in seen.searched.split("\n"))
+    values = "\n".join(value for _, value in seen.searched)
     return f"{seen.row.message_id or ''}\n{seen.row.text}\n{values}".casefold()

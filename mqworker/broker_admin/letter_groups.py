@@ -9,6 +9,7 @@ from typing import Any
 from mqworker.broker_admin.letter_filter import fault_of, when
 from mqworker.ipc.admin_messages import LetterRow
 
+MOST = 200  # groups that are told one by one
 HOURS = 48  # that are counted one by one, the last one now
 
 
@@ -33,6 +34,11 @@ def groups(rows: Iterable[LetterRow], now: float) -> list[dict[str, Any]]:
         group["count"] += 1
         _note_time(group, row, now)
     return sorted(found.values(), key=lambda group: -group["count"])
+
+
+def largest(made: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """Return the largest groups, and how many letters are in the others: anybody may make one with each message."""
+    return made[:MOST], sum(group["count"] for group in made[MOST:])
 
 
 def _note_time(group: dict[str, Any], row: LetterRow, now: float) -> None:

@@ -21,7 +21,7 @@ class Seen(NamedTuple):
     """What the catalogue keeps of a letter."""
 
     row: LetterRow
-    searched: str  # the message's own headers, a line NAME=VALUE each
+    searched: tuple[tuple[str, str], ...]  # the message's own headers: name and value
 
 
 def seen(properties: bytes, body: bytes) -> Seen:
@@ -62,15 +62,17 @@ def _place(decoded: Properties) -> str:
     return place_in(_text(evidence), interrupted=interrupted) if isinstance(evidence, str) else ""
 
 
-def _searched(decoded: Properties) -> str:
-    lines, size = [], 0
+def _searched(decoded: Properties) -> tuple[tuple[str, str], ...]:
+    pairs, left = [], SEARCHED
     for name in decoded.headers:
-        if name.startswith(headers.PREFIX) or size >= SEARCHED:
+        if name.startswith(headers.PREFIX):
             continue
-        line = f"{text(name)}={_text(decoded.headers.get(name))}"
-        lines.append(line)
-        size += len(line) + 1
-    return "\n".join(lines)[:SEARCHED]
+        shown, value = text(name), _text(decoded.headers.get(name))
+        pairs.append((shown, value[: max(0, left - len(shown))]))
+        left -= len(shown) + len(value) + 2
+        if left <= 0:
+            break
+    return tuple(pairs)
 
 
 def _text(value: Any) -> str:

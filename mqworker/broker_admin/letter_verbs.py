@@ -15,17 +15,18 @@ from typing import Any
 import msgspec
 
 from mqworker.broker_admin import dead_letters
+from mqworker.broker_admin.batches import Batches
 from mqworker.broker_admin.bulk import TOGETHER, BulkOperation
 from mqworker.broker_admin.catalogue import Catalogue
 from mqworker.broker_admin.chooser import Chooser
 from mqworker.broker_admin.letter_edit import LetterEdit, edited
 from mqworker.broker_admin.letter_filter import fault_of, matcher
-from mqworker.broker_admin.letter_groups import groups
+from mqworker.broker_admin.letter_groups import groups, largest
 from mqworker.broker_admin.letter_looks import LetterLooks
 from mqworker.broker_admin.letter_rows import Seen, seen
 from mqworker.broker_admin.queue_locks import LEAST, QueueLocks
 from mqworker.broker_admin.selections import Selection, Selections
-from mqworker.brokers.base import DROP, STOP, Admin, Publication, Wanted
+from mqworker.brokers.base import DROP, STOP, Admin, BrokerRefused, BrokerUnavailable, Publication, Wanted
 from mqworker.config.model import Config
 from mqworker.ipc.admin_messages import LOOK_AT, AdminProgress, LetterFilter
 
@@ -76,10 +77,10 @@ class LetterVerbs:
     async def dlq_groups(
         self, deadline: float, stage: str, fresh: float | None = None, chosen: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Return the groups of the dead letters that fit a filter, the largest first."""
+        """Return the largest groups of the dead letters that fit a filter; `other` counts the letters of the rest."""
         found = await self._looks.catalogue(self._dead(stage), deadline, fresh)
-        made = groups((each.row for each in _fitting(found, chosen)), time.time())
-        return {"groups": made, **self._about(stage, found)}
+        made, other = largest(groups((each.row for each in _fitting(found, chosen)), time.time()))
+        return {"groups": made, "other": other, **self._about(stage, found)}
 
     async def dlq_show(
         self, deadline: float, stage: str, ids: list[str], *, preview: bool = False
@@ -98,17 +99,24 @@ class LetterVerbs:
     async def dlq_find(self, deadline: float, message_id: str, *, look: bool = False) -> dict[str, Any]:
         """Return the dead letters with this message id, of all stages: as they were seen last, or after a look.
 
-        `ages`: how many seconds ago that was, by stage; a stage that is not there was never looked at.
+        `ages`: how many seconds ago that was, by stage; a stage that is not there was never looked at, or its look has
+        failed. Raises what looks raise if all of them do.
         """
         end, found, ages = time.monotonic() + deadline, [], {}
+        failure: Exception | None = None
         for stage, config in self._config.stages.items():
             known = self._looks.catalogues.get(config.dead)
             if look:
-                known = await self._looks.catalogue(config.dead, max(LEAST, end - time.monotonic()))
+                try:
+                    known = await self._looked(config.dead, max(LEAST, end - time.monotonic()))
+                except (BrokerUnavailable, BrokerRefused, TimeoutError) as error:
+                    known, failure = None, error
             if known is not None:
                 ages[stage] = time.monotonic() - known.at
                 rows = [each.row for each in known.letters if each.row.message_id == message_id]
                 found += [{"stage": stage, **msgspec.to_builtins(row)} for row in rows]
+        if failure is not None and not ages:
+            raise failure
         return {"letters": found, "ages": ages}
 
     async def dlq_select(self, deadline: float, stage: str, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -192,8 +200,13 @@ class LetterVerbs:
                 return STOP
             if dead_letters.lineage(properties, body) in sent or not chooser.chosen(properties, body):
                 return None
+            try:
+                back = dead_letters.replay(properties, body, queue)
+            except ValueError as error:
+                log.warning("a dead letter stays: %s", error, extra={"event": "letter_refused"})
+                return None
             sent.add(dead_letters.lineage(properties, body, later=1))
-            return dead_letters.replay(properties, body, queue)
+            return back
 
         return await self._move(stage, wanted, deadline, limit)
 
@@ -208,12 +221,18 @@ class LetterVerbs:
                 return STOP
             return DROP if chooser.chosen(properties, body) else None
 
-        return await self._move(stage, wanted, deadline, limit)
+        return await self._move(stage, wanted, deadline, limit, published=False)
 
     # -- inside
 
     def _dead(self, stage: str) -> str:
         return self._config.stages[stage].dead
+
+    async def _looked(self, queue: str, deadline: float) -> Catalogue:
+        """Return the dead letters of a queue after a look; one that does not exist yet has none."""
+        if await self._admin.queue(queue, deadline) is None:
+            return Catalogue([], time.monotonic(), time.time(), complete=True)
+        return await self._looks.catalogue(queue, deadline)
 
     def _selection(self, name: str, stage: str) -> Selection:
         found = self._selections.get(name, stage, time.monotonic())
@@ -244,11 +263,18 @@ class LetterVerbs:
         finally:
             del self._operations[bulk.name]
 
-    async def _move(self, stage: str, wanted: Wanted, deadline: float, most: int) -> int:
+    async def _move(self, stage: str, wanted: Wanted, deadline: float, most: int, *, published: bool = True) -> int:
+        """Move letters while the asker waits; `published`: they go somewhere, so what fails may leave some twice."""
         queue = self._dead(stage)
         async with self._looks.alone(queue, deadline) as left:
+            moving = Batches()
             try:
-                return await self._admin.move(queue, LOOK_AT, wanted, left, most=most, together=TOGETHER)
+                return await self._admin.move(queue, LOOK_AT, wanted, left, most=most, together=TOGETHER, moving=moving)
+            except BrokerUnavailable as error:
+                raise BrokerUnavailable(f"{error}{moving.remark(published)}") from error
+            except TimeoutError:
+                what = f"it was not over within {deadline:g} s{moving.remark(published)}"
+                raise VerbRefused("deadline", what) from None
             finally:
                 self._looks.catalogues.forget(queue)
 

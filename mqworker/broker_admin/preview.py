@@ -8,6 +8,7 @@ import ast
 import json
 import zlib
 from datetime import datetime
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -17,11 +18,14 @@ from mqworker.ipc.json_safe import text, tree
 
 LONGEST = 64 << 10  # bytes of a body that are shown as text
 JSON_LONGEST = 1 << 20  # bytes of JSON that is shown whole, so that it can be edited
+LARGEST = 4 << 20  # bytes of text in lines: indentation makes megabytes of a hundred kB that are nested deeply
 HEX = 4 << 10  # bytes that are shown as hexadecimal numbers
 WIDTH = 16  # of them in a line
 CELL = 2_000  # characters of a header's value
 INSIDE = 64 << 10  # bytes that a compressed body is unpacked to
 _ENCODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 47}  # zlib's window bits
+_DEEPER = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1, ord(","): 0}
+_NO_SIGNS = bytes(each for each in range(256) if each not in _DEEPER)
 _TYPES = {
     b"t": "bool", b"b": "int8", b"B": "uint8", b"U": "int16", b"s": "int16", b"u": "uint16", b"I": "int32",
     b"i": "uint32", b"l": "int64", b"L": "int64", b"f": "float", b"d": "double", b"D": "decimal", b"T": "timestamp",
@@ -31,7 +35,7 @@ _TYPES = {
 
 def preview(body: bytes, content_type: str | None, content_encoding: str | None) -> dict[str, Any]:
     """Return the body as text: of which kind, whether that is all of it, and how it was compressed."""
-    encoding = (content_encoding or "").strip().lower()
+    encoding = text((content_encoding or "").strip().lower())
     complete = True
     if encoding in _ENCODINGS:
         inside = _unpacked(body, _ENCODINGS[encoding])
@@ -67,7 +71,8 @@ def _shown(body: bytes, media: str, *, complete: bool) -> tuple[str, str, bool]:
         return "npy", _npy(body), True
     if "msgpack" in media and complete and len(body) <= JSON_LONGEST:
         try:
-            return "msgpack", _exact(msgspec.msgpack.decode(body), 2), True
+            if (found := _packed(body)) is not None:
+                return "msgpack", found, True
         except (msgspec.DecodeError, RecursionError, ValueError, TypeError):
             pass
     if "pickle" not in media and "msgpack" not in media:
@@ -81,11 +86,31 @@ def _shown(body: bytes, media: str, *, complete: bool) -> tuple[str, str, bool]:
 
 
 def _json(body: bytes) -> str | None:
-    """Return JSON in lines, its numbers as they are; None if it is none (or a bare word, which is text as well)."""
+    """Return JSON in lines, its numbers as they are; None if it is none (or a bare word, which is text as well).
+
+    What would be too large in lines is in one.
+    """
     try:
-        return msgspec.json.format(body, indent=2).decode()
+        return msgspec.json.format(body, indent=2 if _in_lines(body) <= LARGEST else -1).decode()
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
+
+
+def _packed(body: bytes) -> str | None:
+    """Return MessagePack as JSON in lines, or in one; None if even that is too large."""
+    value = msgspec.msgpack.decode(body)
+    short = _exact(value, None)
+    data = short.encode()
+    if len(data) > LARGEST:
+        return None
+    return _exact(value, 2) if _in_lines(data) <= LARGEST else short
+
+
+def _in_lines(data: bytes) -> int:
+    """Return about how many bytes JSON has in lines: each bracket and comma begins one, as far in as it is deep."""
+    outside = b"".join(data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])  # of strings
+    signs = outside.translate(None, _NO_SIGNS)
+    return len(data) + 2 * (len(signs) + sum(accumulate(map(_DEEPER.__getitem__, signs))))
 
 
 def _utf8(body: bytes, *, cut: bool) -> str:
@@ -119,7 +144,8 @@ def _npy(body: bytes) -> str:
     try:
         head = ast.literal_eval(body[at : at + min(size, 10_000)].decode("latin-1").strip())
         order = "Fortran" if head["fortran_order"] else "C"
-        return f"array, dtype {head['descr']}, shape {head['shape']}, {order} order, {len(body) - at - size} bytes"
+        told = f"array, dtype {head['descr']}, shape {head['shape']}, {order} order, {len(body) - at - size} bytes"
+        return text(told)
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
         return f"array whose head cannot be read, {len(body)} bytes"
 

@@ -3,7 +3,6 @@
 import base64
 import json
 import sys
-import time
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -11,12 +10,12 @@ import click
 
 from mqworker.cli import output
 from mqworker.cli.options import Failed, ServiceClient, VerbGroup, must_confirm, stage_path, uses_service
+from mqworker.cli.paced import Paced, report_replay
 from mqworker.cli.selection import Selected, check, filter_option, parsed
 from mqworker.exits import Exit
 
 TIMEOUT = 30.0  # seconds; reading through a long dead-letter queue takes time
 LIMIT = 10_000  # dead letters that one request reads through
-BATCH = 200  # dead letters in one request
 
 
 @click.group(cls=VerbGroup)
@@ -80,9 +79,8 @@ def groups_(service: ServiceClient, filters: tuple[str, ...]) -> None:
       mqworker dlq replay --filter fault=8d1f60a2b3c4
     """
     query = urlencode(parsed(filters))
-    found = {
-        stage: service.client.get(stage_path(stage, f"/dlq/groups?{query}"))["groups"] for stage in service.stages()
-    }
+    told = {stage: service.client.get(stage_path(stage, f"/dlq/groups?{query}")) for stage in service.stages()}
+    found = {stage: answer["groups"] for stage, answer in told.items()}
     if service.as_json:
         output.data(found)
         return
@@ -97,7 +95,9 @@ def groups_(service: ServiceClient, filters: tuple[str, ...]) -> None:
     ]
     if rows:
         output.table(head, rows)
-    output.note(f"{sum(row[2] for row in rows)} dead in {len(rows)} groups")
+    other = sum(answer.get("other", 0) for answer in told.values())
+    more = f", {other} more in smaller groups" if other else ""
+    output.note(f"{sum(row[2] for row in rows)} dead in {len(rows)} groups{more}")
 
 
 @dlq.command()
@@ -165,56 +165,25 @@ def replay(
     chosen = _chosen(ids, every, reason, filters) | {"limit": limit}
     stage = service.one_stage()
     selected = Selected(service, stage, chosen)
+    rest = "" if ids else selected.rest(limit)
     if dry_run:
-        _report_replay(service, selected.count, "would go")
+        report_replay(service, selected.count, "would go", rest)
     elif rate:
-        _Paced(service, stage, _ids(service, stage, chosen)).run(rate)
+        Paced(service, stage, _ids(service, stage, chosen), rest).run(rate)
     else:
         view = selected.carry_out("replay", "sent back")
-        _report_replay(service, view["done"], "sent")
+        report_replay(service, view["done"], "sent", rest)
         check(view, "sent back")
-    if ids and selected.count < len(set(ids)):
-        missing = len(set(ids)) - selected.count
-        raise Failed(Exit.USAGE, f"{missing} of the given IDs are not in the dead-letter queue")
-
-
-def _report_replay(service: ServiceClient, done: int, how: str) -> None:
-    if service.as_json:
-        output.data({"replayed": done})
-    else:
-        output.note(f"{done} {how} back to the input")
-
-
-class _Paced:
-    """Sends dead letters back at a rate, a few at a time, so that the others stay visible meanwhile."""
-
-    def __init__(self, service: ServiceClient, stage: str, ids: list[str]) -> None:
-        self._service = service
-        self._path = stage_path(stage, "/dlq/replay")
-        self._ids = ids
-        self._progress = output.Progress()
-
-    def run(self, rate: float) -> None:
-        size = min(BATCH, max(1, int(rate / 4)))  # a few batches per second
-        began, done = time.monotonic(), 0
-        try:
-            for first in range(0, len(self._ids), size):
-                time.sleep(max(0.0, began + first / rate - time.monotonic()))
-                batch = self._ids[first : first + size]
-                request = {"ids": batch, "limit": len(batch)}
-                done += self._service.client.call("POST", self._path, request)["replayed"]
-                self._progress.update(f"{done} of {len(self._ids)} sent back")
-        finally:
-            self._progress.done()
-            _report_replay(self._service, done, "sent")
+    selected.must_have(ids)
 
 
 def _ids(service: ServiceClient, stage: str, chosen: dict[str, Any]) -> list[str]:
-    """Return the ids of the dead letters that fit, oldest first."""
-    if ids := chosen.get("ids"):
-        return list(dict.fromkeys(ids))[: chosen["limit"]]
-    rest = {name: value for name, value in chosen.items() if name != "limit"}
-    return list(dict.fromkeys(letter["id"] for letter in _letters(service, stage, chosen["limit"], rest)))
+    """Return the id of each dead letter that fits, the oldest first; equal ones have the same."""
+    filters = {name: value for name, value in chosen.items() if name not in ("limit", "ids")}
+    most = LIMIT if "ids" in chosen else chosen["limit"]
+    found = [letter["id"] for letter in _letters(service, stage, most, filters)]
+    wanted = frozenset(chosen.get("ids", found))
+    return [letter for letter in found if letter in wanted][: chosen["limit"]]
 
 
 def _chosen(ids: tuple[str, ...], every: bool, reason: str, filters: tuple[str, ...]) -> dict[str, Any]:
@@ -242,20 +211,16 @@ def drop(
     """
     chosen = _chosen(ids, every, reason, filters)
     stage = service.one_stage()
-    if ids and not yes:
-        must_confirm(f"Remove {len(chosen['ids'])} dead letters of {output.clean(stage)} for good?")
     selected = Selected(service, stage, chosen)
-    if not ids and not yes:
+    if not yes:
         must_confirm(f"Remove {selected.count} dead letters of {output.clean(stage)} for good?")
     view = selected.carry_out("drop", "removed")
     if service.as_json:
         output.data({"dropped": view["done"]})
     else:
-        output.note(f"{view['done']} removed")
+        output.note(f"{view['done']} removed{'' if ids else selected.rest(LIMIT)}")
     check(view, "removed")
-    if ids and selected.count < len(set(ids)):
-        missing = len(set(ids)) - selected.count
-        raise Failed(Exit.USAGE, f"{missing} of the given IDs are not in the dead-letter queue")
+    selected.must_have(ids)
 
 
 @dlq.command()
@@ -293,7 +258,7 @@ def export(
         progress.update(f"{done} exported")
     sys.stdout.flush()
     progress.done()
-    more = " (the oldest ones; there may be more)" if not ids and (not selected.complete or done >= limit) else ""
-    output.note(f"{done} exported{more}")
-    if ids and done < len(set(ids)):
-        raise Failed(Exit.USAGE, f"{len(set(ids)) - done} of the given IDs are not in the dead-letter queue")
+    output.note(f"{done} exported{'' if ids else selected.rest(limit)}")
+    if done < selected.count:
+        raise Failed(Exit.INTERNAL, f"{selected.count - done} of {selected.count} were not there any more")
+    selected.must_have(ids)

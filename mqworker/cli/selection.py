@@ -4,8 +4,10 @@ Runs in the user's process. The selection and the operation are the service's; t
 it is. Ctrl-C ends the operation before its next batch.
 """
 
+import signal
 import time
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 from urllib.parse import quote
 
 import click
@@ -44,6 +46,31 @@ def parsed(filters: tuple[str, ...], reason: str = "") -> dict[str, Any]:
     return found
 
 
+class _Interrupts:
+    """Has the first Ctrl-C wait for the answer to what is asked inside: an operation is ended by its name."""
+
+    def __init__(self) -> None:
+        self.early = False  # it came
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def deliver(self) -> None:
+        """Raise KeyboardInterrupt if it came meanwhile."""
+        if self.early:
+            raise KeyboardInterrupt
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        if self.early:
+            output.note("interrupted: it may have begun; `mqworker operations list` shows it")
+            self.deliver()
+        self.early = True
+
+
 class Selected:
     """Dead letters of one stage that are selected."""
 
@@ -56,6 +83,17 @@ class Selected:
         self.count: int = told["count"]
         self.complete: bool = told["complete"]
 
+    def rest(self, limit: int) -> str:
+        """Return a remark on letters that are not in it, although they fit."""
+        left_out = not self.complete or self.count >= limit
+        return " (the oldest ones; there may be more)" if left_out else ""
+
+    def must_have(self, ids: tuple[str, ...]) -> None:
+        """Raise `Failed` unless all of these are in it; equal letters have the same id."""
+        missing = len(set(ids)) - self.count
+        if missing > 0:
+            raise Failed(Exit.USAGE, f"{missing} of the given IDs are not in the dead-letter queue")
+
     @property
     def export_path(self) -> str:
         """Return where they are in full."""
@@ -66,11 +104,13 @@ class Selected:
         if not self.count:
             return {"state": "done", "done": 0, "gone": 0, "unsure": 0, "refused": 0, "reason": ""}
         client = self._service.client
-        begun = client.call("POST", f"{self._path}/{self.name}/{kind}", {"count": self.count})["operation"]
+        with _Interrupts() as asked:
+            begun = client.call("POST", f"{self._path}/{self.name}/{kind}", {"count": self.count})["operation"]
         path = f"/operations/{quote(begun, safe='')}"
         progress = output.Progress()
         pause = FIRST
         try:
+            asked.deliver()
             while True:
                 view: dict[str, Any] = client.get(path)
                 if view["state"] in OVER:
@@ -96,6 +136,8 @@ def check(view: dict[str, Any], told: str) -> None:
     """Raise `Failed` unless an operation has done what was asked for."""
     if view["gone"]:
         output.note(f"{view['gone']} were not there any more")
+    if view["refused"] and view["state"] == "done":
+        raise Failed(Exit.USAGE, output.clean(f"{view['refused']} could not be {told}: {view['reason']}"))
     if view["state"] == "cancelled":
         raise Failed(Exit.INTERNAL, f"cancelled: {view['done']} {told}")
     if view["state"] == "failed":

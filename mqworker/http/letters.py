@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from mqworker.amqp import headers
 from mqworker.amqp.properties import Headers, Properties
+from mqworker.control.control import ControlError
 from mqworker.http.problems import Problem
 from mqworker.http.queues import SEARCH, in_full
 from mqworker.http.routing import API, Api, Route, body, number
@@ -184,10 +185,15 @@ def export_selected(api: Api, stage: str, selection: str) -> Any:
 
 
 def _exported(api: Api, stage: str, ids: list[str]) -> Iterator[bytes]:
-    """Yield each letter as often as it is selected; those that are gone are left out."""
+    """Yield each letter as often as it is selected; those that are gone are left out.
+
+    Raises what breaks the answer off, also when the service ends: else what is missing would look like all.
+    """
     times = Counter(ids)
     left = dict.fromkeys(ids)
-    while left and not api.stopping.is_set():
+    while left:
+        if api.stopping.is_set():
+            raise ControlError("draining", f"the service ends: {len(left)} letters of an export are missing")
         some = list(left)[:NAMED]
         found = api.control.ask_admin("dlq_show", {"stage": stage, "ids": some}, SEARCH)
         for letter in [letter["id"] for letter in found] or some:  # none of these is there any more

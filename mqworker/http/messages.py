@@ -36,6 +36,8 @@ def found_by_query(api: Api) -> Any:
 
 def found(api: Api, message_id: str) -> Any:
     """Return everything that is known here of a message."""
+    if not message_id:
+        raise Problem(422, "the id of a message is needed: ?id=")
     if len(message_id.encode("utf-8", "surrogateescape")) > LONGEST:
         raise Problem(422, f"the id of a message has at most {LONGEST} bytes")
     if request.args.get("look") != "1" and not flag("look"):

@@ -9,6 +9,7 @@ fault of its own. Never raises.
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from types import TracebackType
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from mqworker.jobs.code_finder import LIBRARIES, name_of
 from mqworker.jobs.failures import is_ours
 
 LIMIT = 200  # characters
+LONGEST = 16 << 10  # characters of a traceback that are read, the innermost ones
 _MOST = 10_000  # frames of a traceback that are looked at
 _FRAME = re.compile(r'^ *File "([^"\n]+)", line (\d+),? in ([^\n]+)$', re.MULTILINE)
 _INNERMOST_FIRST = "(most recent call first)"  # as faulthandler writes, of each thread
@@ -40,8 +42,10 @@ def place_in(text: str, folders: Sequence[str] = (), *, interrupted: bool = Fals
     """
     _, crashed, rest = text.partition(_CRASHED)
     stack = rest.partition("\nThread 0x")[0] if crashed else text
+    innermost_first = _INNERMOST_FIRST in stack
+    stack = stack[:LONGEST] if innermost_first else stack[-LONGEST:]  # anybody may have written it
     found = [_Frame(file, int(line[:9]), function) for file, line, function in _FRAME.findall(stack)]
-    if _INNERMOST_FIRST in stack:
+    if innermost_first:
         found.reverse()
     return _place(found, folders, interrupted)
 
@@ -57,12 +61,14 @@ def _frames(tb: TracebackType | None) -> Iterator[_Frame]:
 
 def _place(outermost_first: Sequence[_Frame], folders: Sequence[str], interrupted: bool) -> str:
     frames = [frame for frame in reversed(outermost_first) if not is_ours(frame.file)]
-    named = [(name, frame) for frame in frames if (name := _own(frame.file, folders)) is not None]
-    named += [(frame.file.rpartition("/")[2], frame) for frame in frames if not _in_library(frame.file)]
-    named += [(_in_its_library(frame.file), frame) for frame in frames]
-    if not named:
+    named = chain(  # lazily: the first one is what counts
+        ((name, frame) for frame in frames if (name := _own(frame.file, folders)) is not None),
+        ((frame.file.rpartition("/")[2], frame) for frame in frames if not _in_library(frame.file)),
+        ((_in_its_library(frame.file), frame) for frame in frames),
+    )
+    name, frame = next(named, ("", None))
+    if frame is None:
         return ""
-    name, frame = named[0]
     line = "" if interrupted else f":{frame.line}"
     told = f"{name}{line} in {frame.function}".encode("utf-8", "backslashreplace").decode()
     return "".join(each if each.isprintable() else "?" for each in told[-LIMIT:])

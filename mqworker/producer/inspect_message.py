@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from mqworker.amqp import headers
 from mqworker.amqp.labels import DERIVED, derived_id
-from mqworker.amqp.message_id import has_id
+from mqworker.amqp.message_id import has_id, own_id
 from mqworker.amqp.properties import decode_leniently
 from mqworker.ipc.inspection import TEXT, TRACES, AskMessage, MessageAnswer, Trace
 from mqworker.ipc.json_safe import text
@@ -25,6 +25,8 @@ from mqworker.producer.ledger import Ledger
 from mqworker.producer.stage import Stage
 
 HASHED = 16 << 20  # bytes of bodies of messages without ids from which ids are derived for one question
+LONGEST = 255  # bytes of an id in AMQP
+DERIVED_HEADER = headers.DERIVED_ID.encode() + b"S"  # and the length of its value in four bytes
 _ESCAPE = re.compile(r"\\x([89a-f][0-9a-f])|\\udc([89a-f][0-9a-f])")
 
 
@@ -36,13 +38,15 @@ class WantedMessage:
         self._queue = queue
         plain = message_id.encode("utf-8", "surrogateescape")
         raw = _ESCAPE.sub(lambda found: chr(0xDC00 + int(found[1] or found[2], 16)), message_id)
-        self._needles = {plain, raw.encode("utf-8", "surrogateescape")}
+        self._names = {plain, raw.encode("utf-8", "surrogateescape")}
+        self._own = [len(name).to_bytes() + name for name in self._names if len(name) <= LONGEST]
+        self._of_retry = [DERIVED_HEADER + len(name).to_bytes(4) + name for name in self._names]
         self._derived = len(message_id) == DERIVED
         self._left = HASHED
 
     def attempt(self, block: bytes) -> int | None:
         """Return which attempt properties are for, if they are those of the message; None: they are not."""
-        if not any(needle in block for needle in self._needles):
+        if not self._may_be(block):
             return None
         properties = decode_leniently(block)
         name = properties.message_id or properties.headers.get(headers.DERIVED_ID)
@@ -61,8 +65,14 @@ class WantedMessage:
         name = derived_id(properties, block, entry.body, self._queue)
         return headers.attempt(properties, self._queue) if name == self.message_id else None
 
+    def _may_be(self, block: bytes) -> bool:
+        """Whether properties are worth decoding: a short id occurs in nearly all of them, but seldom as an id."""
+        if any(needle in block for needle in self._own) and (own := own_id(block)):
+            return own in self._names
+        return any(needle in block for needle in self._of_retry)
+
     def _is(self, name: str) -> bool:
-        return text(name) == self.message_id or name.encode("utf-8", "surrogateescape") in self._needles
+        return text(name) == self.message_id or name.encode("utf-8", "surrogateescape") in self._names
 
 
 def answer(stage: Stage, asked: AskMessage) -> MessageAnswer:

@@ -95,7 +95,9 @@ class BulkOperations:
             what += f", {new.gone} were not there any more"
         if new.unsure:
             what += f", up to {new.unsure} may be in both queues"
-        if failed:
+        if new.refused and not failed:
+            what += f", {new.refused} could not be"
+        if new.reason:
             what += f": {new.reason}"
         fields = {"stage_name": new.stage, "operation": new.operation, "kind": new.kind, "done": new.done}
         event, level = ("bulk_failed", logging.WARNING) if failed else ("bulk_done", logging.INFO)

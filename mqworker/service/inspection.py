@@ -24,6 +24,7 @@ from mqworker.ipc.inspection import (
 from mqworker.ipc.messages import Held
 from mqworker.service.stages import Stages
 
+LOOK = 25.0  # seconds until a broker admin that says nothing hangs: it may be at work, and is killed then
 FIND = 0.8  # seconds for a Producer to look for a message: an operator sees the answer within one
 
 log = logging.getLogger("mqworker.service.inspection")
@@ -65,9 +66,12 @@ class Inspection:
 
     async def find_letters(self, message_id: str, deadline: float, *, look: bool) -> dict[str, Any]:
         """Return the dead letters of a message, and how old that is by stage; without `look`, as they were seen."""
-        if not look and not self._broker_admin.alive:
+        if not look and not self._broker_admin.answers:
             return {"letters": [], "ages": {}}
-        found: dict[str, Any] = await self._broker_admin.ask(
-            "dlq_find", {"message_id": message_id, "look": look}, deadline
-        )
+        patience = deadline if look else max(deadline, LOOK)
+        asked = self._broker_admin.ask("dlq_find", {"message_id": message_id, "look": look}, patience)
+        try:
+            found: dict[str, Any] = await asyncio.wait_for(asked, None if look else deadline)
+        except TimeoutError:
+            raise ControlError("deadline", f"the broker admin did not answer within {deadline:g} s") from None
         return found

@@ -20,6 +20,7 @@ from mqworker.brokers.sqlite.file import File
 from mqworker.config.model import Config
 from mqworker.control.control import Control, ControlError
 from mqworker.ipc import child as child_module
+from mqworker.service.inspection import Inspection
 from tests.support.children import end_children
 from tests.support.loop import on_loop
 from tests.support.waiting import AMPLE, until
@@ -219,3 +220,21 @@ async def test_the_deadline_outside_is_later_than_the_one_inside(client, tmp_pat
     with pytest.raises(ControlError, match=r"the broker did not answer within 0.2 s"):
         await asyncio.to_thread(control.ask_admin, "queues", {}, 0.2)
     await until(lambda: not child_module.living, 5, "the end of the one that hangs")
+
+
+@on_loop
+async def test_a_question_in_passing_ends_no_process(client, little_grace):
+    """Which letters of a message are known is asked for half a second; whatever is at work there goes on."""
+    asking = client()
+    inspection = Inspection(None, asking, None)
+    assert await inspection.find_letters("m", 0.1, look=False) == {"letters": [], "ages": {}}, "none is started for it"
+    await asking.ask("queues", {}, AMPLE)
+    stopped = pid(asking)
+    os.kill(stopped, signal.SIGSTOP)
+    with pytest.raises(ControlError, match=r"did not answer within 0.1 s"):
+        await inspection.find_letters("m", 0.1, look=False)
+    await asyncio.sleep(GRACE + 0.2)  # when it would be killed
+    os.kill(stopped, signal.SIGCONT)
+    assert await inspection.find_letters("m", AMPLE, look=False) == {"letters": [], "ages": {}}
+    assert pid(asking) == stopped
+    await asking.stop("the test ends")

@@ -3,12 +3,13 @@
 import json
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mqworker.amqp import headers
 from mqworker.amqp.properties import Headers, Properties, in_order
-from mqworker.broker_admin.dead_letters import describe, letter_id, replay
+from mqworker.broker_admin.dead_letters import describe, letter_id, lineage, replay
 from mqworker.brokers.base import Delivery
 from mqworker.config.model import InputConfig, StageConfig
 from mqworker.ipc.messages import Failure
@@ -151,3 +152,26 @@ def test_the_name_of_a_letter_outlives_looking_at_it(properties, count):
     again.headers[headers.REDELIVERIES] = count
     again.headers = Headers.decode(in_order(again.headers.encode()))
     assert letter_id(again.encode(), b"body") == letter_id(block, b"body")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "replayed"),
+    [
+        (headers.REPLAYED, 2**63 - 1, 2**63 - 1),
+        (headers.REPLAYED, -(2**63), 0),
+        (headers.ORIGINAL + "expiration", "9" * 256, 1),
+    ],
+)
+def test_what_does_not_fit_into_a_message_stops_no_replay(name, value, replayed):
+    """Whoever writes to the queue may have written any number and any text."""
+    block = Properties(headers=Headers({headers.REASON: "error", name: value})).encode()
+    got = Properties.decode(replay(block, b"", "in").properties)
+    assert (got.headers[headers.REPLAYED], got.expiration) == (replayed, None)
+    assert lineage(replay(block, b"", "in").properties, b"") == lineage(block, b"", later=1)
+
+
+def test_an_encoding_that_is_no_text_is_shown():
+    """The letter can be opened as JSON."""
+    told = describe(Properties(content_encoding="\udcff").encode(), b"x", whole=True, preview=True)
+    assert (told["content_encoding"], told["preview"]["encoding"]) == ("\\udcff", "\\udcff")
+    assert msgspec.json.encode({name: told[name] for name in ("content_encoding", "preview")})

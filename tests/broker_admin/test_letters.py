@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mqworker.amqp import headers
 from mqworker.amqp.properties import Properties
 from mqworker.broker_admin.letter_filter import fault_of, matcher, when
-from mqworker.broker_admin.letter_groups import HOURS, groups
+from mqworker.broker_admin.letter_groups import HOURS, MOST, groups, largest
 from mqworker.broker_admin.letter_rows import LONGEST, NAME, SEARCHED, seen
 from mqworker.ipc.admin_messages import LetterFilter, LetterRow, fault_key
 from mqworker.jobs.place import place_in
@@ -44,6 +44,7 @@ def letter(**more) -> tuple[bytes, bytes]:
         headers.GENERATION: 7,
         "tenant": "Ä",
         "large": 2**63 - 1,
+        "note": "two\nregion=b",
     }
     for name, value in (table | more).items():
         if value is not None:
@@ -97,7 +98,7 @@ def test_any_message_has_a_bounded_row(properties, body):
     found = seen(properties.encode(), body)
     assert msgspec.json.decode(msgspec.json.encode(found.row), type=LetterRow) == found.row
     assert len(found.row.text) <= LONGEST
-    assert len(found.searched) <= SEARCHED
+    assert sum(len(name) + len(value) for name, value in found.searched) <= SEARCHED + NAME
     for name in ("message_id", "reason", "error_type", "place", "failed_at", "host", "content_type"):
         assert len(getattr(found.row, name) or "") <= NAME
 
@@ -118,6 +119,8 @@ def test_any_message_has_a_bounded_row(properties, body):
         ({"header": "tenant=Ä"}, True),
         ({"header": "large=9223372036854775807"}, True),
         ({"header": "tenant="}, False),
+        ({"header": "note=two\nregion=b"}, True),
+        ({"header": "region=b"}, False),
         ({"since": "2026-01-02T12:00:00Z"}, True),
         ({"since": "2026-01-02T13:00:00+01:00"}, True),
         ({"until": "2026-01-02T12:00:00Z"}, False),
@@ -170,3 +173,10 @@ def test_groups_lose_and_double_nothing(failures):
         assert group["count"] == len(own)
         assert (group["first"], group["last"]) == (min(r.failed_at for r in own), max(r.failed_at for r in own))
         assert sum(group["hours"]) == sum(now - when(row.failed_at) < HOURS * 3600 for row in own)
+
+
+def test_only_the_largest_groups_are_told():
+    """Foreign letters may each be a group of its own; what is left out is counted."""
+    rows = [seen(*letter(**{headers.REASON: f"r{n}"})).row for n in range(MOST + 3)]
+    told, other = largest(groups([*rows, rows[-1]], 0.0))
+    assert (len(told), told[0]["count"], other) == (MOST, 2, 3)

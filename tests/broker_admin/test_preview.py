@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqworker.amqp.properties import Headers
-from mqworker.broker_admin.preview import CELL, HEX, INSIDE, LONGEST, header_rows, preview
+from mqworker.broker_admin.preview import CELL, HEX, INSIDE, LARGEST, LONGEST, header_rows, preview
 from tests.support import amqp
 
 LARGE = 2**63 - 1
@@ -108,3 +108,35 @@ def test_headers_are_shown_with_their_types():
         ("b", "bytes", "\\xff"), ("no", "void", "null"), ("on", "bool", "true"), ("f", "double", "0.1"),
         ("l", "array", f'[{LARGE}, {{"a": "hex:78"}}]'), ("long", "text", "y" * CELL),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "kind"),
+    [
+        (b"[" * 900 + b"0," * 400_000 + b"0" + b"]" * 900, "application/json", "json"),
+        (b'{"\\"]":' * 500 + b"[" + b"0," * 100_000 + b"0]" + b"}" * 500, "application/json", "json"),
+        (b"\x91" * 300 + b"\xdd" + (90_000).to_bytes(4) + b"\0" * 90_000, "application/msgpack", "msgpack"),
+        (b"\xdd" + (900_000).to_bytes(4) + b"\xc0" * 900_000, "application/msgpack", "hex"),
+    ],
+)
+def test_what_is_nested_deeply_becomes_no_huge_text(body, content_type, kind):
+    """Where lines would be mostly indentation, there is one; what is too large even so is shown as bytes."""
+    told = preview(body, content_type, None)
+    assert told["kind"] == kind
+    assert len(told["text"]) < LARGEST
+    if kind == "json":
+        assert msgspec.json.encode(msgspec.Raw(told["text"].encode())) == body
+    assert "\n" not in told["text"] or kind == "hex"
+
+
+def test_ordinary_json_is_in_lines():
+    """Also a large one, and brackets in texts are none."""
+    body = json.dumps([{"n": n, "text": "[" * 20 + '"\\'} for n in range(10_000)]).encode()
+    assert preview(body, None, None)["text"] == msgspec.json.format(body, indent=2).decode()
+
+
+def test_the_head_of_an_array_is_text():
+    """Whatever stands there, it can be sent as JSON."""
+    told = preview(NPY.replace(b"'<f8'", b"'\\ud800'"), "application/x-npy", None)
+    assert "dtype" in told["text"]
+    assert msgspec.json.encode(told)

@@ -110,7 +110,7 @@ def test_without_a_service_every_asking_verb_ends_with_3(project, arguments):
         ["dlq", "export", "--all", "--reason", "x"], ["send", "{}", "--header", "a"],
         ["send", "{}", "-H", "a=1", "-H", "a=2"], ["receive", "-n", "0"],
         ["send", "--count", "2"], ["status", "--url", "ftp://x"], ["status", "--timeout", "0"], ["send", "{"],
-        ["scale", "1000000"], ["queues", "purge", "q"], ["queues", "delete", "q"], ["dlq", "drop", "1", "--stage", "s"],
+        ["scale", "1000000"], ["queues", "purge", "q"], ["queues", "delete", "q"],
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -73,6 +73,7 @@ def test_dead_letters_are_told_as_they_were_seen_last_or_after_a_look(service):
 def test_an_id_that_no_message_can_have_is_refused(service):
     """AMQP has 255 bytes for it."""
     assert service.ask("GET", f"/api/v1/messages/{'x' * 256}").status == 422
+    assert service.ask("GET", "/api/v1/messages?id=").status == 422
     assert service.questions == []
 
 

@@ -334,6 +334,14 @@ def test_selections(service):
     with pytest.raises(http.client.IncompleteRead):
         service.ask("GET", f"{path}/export")
 
+    def last(_asked):  # the service begins to end meanwhile
+        service.server._answering.api.stopping.set()
+        return [{"id": "a", "body": b"1", "properties": b""}]
+
+    service.admin["dlq_show"] = last
+    with pytest.raises(http.client.IncompleteRead):
+        service.ask("GET", f"{path}/export")
+
 
 def test_an_edited_dead_letter(service):
     """Its new body goes as it is, with what is changed; a header that only mqworker or a broker may set is refused."""

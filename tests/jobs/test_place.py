@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqworker.jobs import code_finder
-from mqworker.jobs.place import LIMIT, place_in, place_of
+from mqworker.jobs import code_finder, place
+from mqworker.jobs.place import LIMIT, LONGEST, place_in, place_of
 
 CODE = """
 import json
@@ -105,3 +105,15 @@ def test_any_text_has_a_place_or_none(text, folders):
         assert len(place) <= LIMIT
         assert place.isprintable()
         place.encode()
+
+
+def test_of_a_huge_text_only_the_innermost_frames_are_read(monkeypatch):
+    """Anybody may have written it; the first one that fits is the place, and no other is looked at."""
+    frame = '  File "/a", line 1, in f\n'
+    looked = []
+    monkeypatch.setattr(place, "_own", lambda file, _folders: looked.append(file))
+    assert place_in(frame * 4_600 + '  File "/srv/b.py", line 2, in g\n') == "b.py:2 in g"
+    assert len(looked) < LONGEST / len(frame)
+    monkeypatch.undo()
+    stack = f'Current thread 0x1 (most recent call first):\n  File "/srv/b.py", line 2 in g\n{frame * 4_600}'
+    assert place_in(stack) == "b.py:2 in g"

@@ -12,6 +12,7 @@ from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Delivery, Publication
 from mqworker.config.model import InputConfig, StageConfig
 from mqworker.ipc.messages import Failure
+from mqworker.producer import inspect_message
 from mqworker.producer.entry import Entry, Isolation, Plan
 from mqworker.producer.failure_messages import Circumstances
 from mqworker.producer.inspect_message import WantedMessage, find
@@ -217,3 +218,25 @@ def test_a_note_costs_next_to_nothing():
     for _ in range(100_000):
         journal.note(entry, "result", 1.0)
     assert time.process_time() - began < 0.33
+
+
+@pytest.mark.parametrize("name", ["a", "1", "", "x-mqworker-derived-id"])
+def test_a_short_id_is_looked_for_without_decoding_what_is_remembered(monkeypatch, name):
+    """It occurs in the properties of nearly every message, but as no id; the Producer's loop waits meanwhile."""
+    ledger, table = Ledger(), {"a": "a", "n": "1", "parent": "aa1", "x-mqworker-derived-id": "b" * 32}
+    for tag, each in enumerate(("data-1", None), 1):
+        (entry,) = begun(ledger, delivery(each, tag, table=table))
+        computed(ledger, entry, DROPPED)
+        ledger.delivered(delivery(each, tag + 2, table=table), 6.0)
+    decoded = []
+    monkeypatch.setattr(inspect_message, "decode_leniently", decoded.append)
+    assert states(ledger, name) == []
+    assert not decoded
+
+
+def test_a_retry_of_a_message_without_an_id_is_found_by_the_id_it_carries():
+    """Also where a header of its own is the same text."""
+    ledger = Ledger()
+    begun(ledger, delivery(None, table={"a": "b" * 32, "x-mqworker-derived-id": "b" * 32}))
+    begun(ledger, delivery("c", 2, table={"x-mqworker-derived-id": "d" * 32}))
+    assert (states(ledger, "b" * 32), states(ledger, "c"), states(ledger, "d" * 32)) == (["out"], ["out"], [])

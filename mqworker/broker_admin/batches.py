@@ -1,0 +1,31 @@
+"""How far a move of dead letters was that somebody waits for, when it fails. Pure; used by the broker admin.
+
+Follows the move as `brokers.base.Moving`. Letters are published, confirmed, and only then acked: where that ends in
+between, those of the last batch may be in both queues, and of the batch before those whose acks were lost.
+"""
+
+from mqworker.broker_admin.bulk import TOGETHER
+
+
+class Batches:
+    """See the module head."""
+
+    def __init__(self) -> None:
+        self._moved = self._begun = 0
+
+    def begins(self, count: int) -> bool:
+        """See `brokers.base.Moving`."""
+        self._begun = count
+        return True
+
+    def moved(self, count: int) -> None:
+        """See `brokers.base.Moving`."""
+        self._moved += count
+        self._begun = 0
+
+    def remark(self, published: bool) -> str:
+        """Return what is added to the sentence of a failure; `published`: the letters went to another queue."""
+        if not published:
+            return f"; {self._moved} were removed" if self._moved else ""
+        unsure = min(2 * TOGETHER, self._moved + self._begun)
+        return f"; {self._moved} were moved, up to {unsure} may be in both queues" if unsure else ""

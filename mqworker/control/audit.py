@@ -1,9 +1,11 @@
 """The audit: who asked for what, what it has changed, and how it was answered.
 
 Kept by the Service: the last records in memory, and all of the last two megabytes in files of `state_dir`, which a
-killed Service finds again. Written by the HTTP threads and the main thread; a lock keeps the records in order. A record
-is flushed, not synced: the audit costs no disk access that anybody waits for. What cannot be written stays in memory,
-and is logged once.
+killed Service finds again. Written by the HTTP threads, and for the main thread by one of its own; one lock keeps the
+records in order, another the file, so that a disk that hangs keeps nobody from what is in memory. A record is flushed,
+not synced: the audit costs no disk access that anybody waits for. What cannot be written stays in memory, and is logged
+once; what a hanging disk holds up is written when it goes on. Numbers are never given twice: those that are in memory
+only are reserved, a thousand at a time, in a file of a few bytes.
 
 `ORIGIN` says who has asked for what is being done: asyncio passes the context of the HTTP thread on to what the main
 loop does for it, so that whatever is stored there knows its author.
@@ -30,6 +32,8 @@ PASSING = 200  # besides, of those who may only look
 BYTES = 1 << 20  # and no more than this of JSON
 FILE = 1 << 20  # bytes after which a file gives way to the next
 CHANGES = 256  # that a snapshot remembers
+RESERVED = 1000  # numbers for records that are in memory only, so that the next Service does not give them again
+PATIENCE = 1.0  # seconds for which a request waits for the records of others to be written
 
 log = logging.getLogger("mqworker.audit")
 
@@ -86,29 +90,45 @@ class AuditTrail:
     def __init__(self, folder: Path) -> None:
         self.answers: Counter[str] = Counter()  # done, refused, failed: for the metrics
         self._path = folder / "audit.jsonl"
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what is in memory: nothing under it waits
+        self._file = threading.Lock()  # of the file: under it a disk may hang
+        self._unwritten: deque[bytes] = deque(maxlen=RECORDS)
         self._records: deque[tuple[AuditRecord, int]] = deque()  # with their sizes
         self._passing: deque[AuditRecord] = deque(maxlen=PASSING)
         self._size = 0
         self._fault = ""
         for record, size in _stored((self._path.with_suffix(".jsonl.1"), self._path)):
             self._keep(record, size)
-        self._last = self._records[-1][0].n if self._records else 0
+        self._number = folder / "audit.number"
+        self._reserved = self._noted = _number(
+            self._number
+        )  # up to which numbers may be given without a lasting record
+        self._last = max(self._reserved, self._records[-1][0].n if self._records else 0)
 
-    def add(self, record: AuditRecord, *, lasting: bool = True) -> None:
-        """Keep a record, under the next number; one that does not last is in memory only, and displaces no other."""
+    def add(self, record: AuditRecord, *, lasting: bool = True, wait: bool = True, logged: bool = True) -> None:
+        """Keep a record, under the next number; one that does not last is in memory only, and displaces no other.
+
+        Without `wait` it is written by another thread.
+        """
+        outcome = "done" if record.status < 400 else "refused" if record.status < 500 else "failed"
         with self._lock:
             self._last += 1
             record = msgspec.structs.replace(record, n=self._last)
+            self.answers[outcome] += 1
             if lasting:
                 data = msgspec.json.encode(record) + b"\n"
                 self._keep(record, len(data))
-                self._write(data)
+                self._unwritten.append(data)
             else:
                 self._passing.append(record)
-        outcome = "done" if record.status < 400 else "refused" if record.status < 500 else "failed"
-        self.answers[outcome] += 1
-        logs.report(log, logging.INFO, "audit", told(record))
+                if self._last > self._reserved:
+                    self._reserved = self._last + RESERVED
+        if logged:
+            logs.report(log, logging.INFO, "audit", told(record))
+        if wait and (lasting or self._noted < self._reserved):
+            self._flush()
+        elif lasting:
+            threading.Thread(target=self._flush, name="audit", daemon=True).start()
 
     def after(self, number: int, limit: int = RECORDS, stage: str | None = None) -> tuple[list[AuditRecord], int]:
         """Return the newest records after this number, the oldest first, and how many after it are forgotten."""
@@ -135,6 +155,32 @@ class AuditTrail:
         self._size += size
         while len(self._records) > RECORDS or (self._size > BYTES and len(self._records) > 1):
             self._size -= self._records.popleft()[1]
+
+    def _flush(self) -> None:
+        """Write what is not written yet. Where another thread does that and hangs, it will write ours too."""
+        while self._file.acquire(timeout=PATIENCE):
+            try:
+                self._reserve()
+                while data := self._next():
+                    self._write(data)
+            finally:
+                self._file.release()
+            if not self._unwritten:  # of who has given up meanwhile
+                return
+
+    def _reserve(self) -> None:
+        """Note which numbers may be given; where that cannot be written, the next Service may give some again."""
+        number = self._reserved
+        if number > self._noted:
+            with contextlib.suppress(OSError):
+                flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                with os.fdopen(os.open(self._number, flags, 0o600), "wb") as file:
+                    file.write(b"%016d\n" % number)  # always as long, so that it is never cut
+            self._noted = number
+
+    def _next(self) -> bytes:
+        with self._lock:
+            return self._unwritten.popleft() if self._unwritten else b""
 
     def _write(self, data: bytes) -> None:
         try:
@@ -188,6 +234,14 @@ def _row(row: FieldChange) -> str:
 
 def _is_about(record: AuditRecord, stage: str) -> bool:
     return record.stage == stage or any(row.stage == stage for row in record.changes)
+
+
+def _number(path: Path) -> int:
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
+            return min(int(file.read(17)), 2**52)
+    except (OSError, ValueError):
+        return 0
 
 
 def _stored(paths: Iterable[Path]) -> Iterable[tuple[AuditRecord, int]]:

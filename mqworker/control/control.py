@@ -404,9 +404,8 @@ class Control:
         assert isinstance(answer, StackAnswer)
         return answer
 
-    def replace_consumer(self, stage: str, slot: int, *, now: bool) -> ReplaceAnswer:
+    def replace_consumer(self, stage: str, asked: AskReplace) -> ReplaceAnswer:
         """Replace a Consumer by a new one: when it has finished what it has, or now."""
-        asked = AskReplace(0, slot, now)
         answer = self._run(lambda operator: operator.ask_producer(stage, asked, STORE_DEADLINE), STORE_DEADLINE)
         assert isinstance(answer, ReplaceAnswer)
         return answer

@@ -159,10 +159,17 @@ def is_open(environ: Mapping[str, Any]) -> bool:
     return bool(path == f"{API}/session" and method == "POST")
 
 
-def refuse_foreign(environ: Mapping[str, Any]) -> None:
-    """Refuse a browser's request from another site: by its Fetch Metadata, or because the Origin is not ours."""
+def foreign(environ: Mapping[str, Any]) -> str:
+    """Return why this comes from a page of another site, by its Fetch Metadata or its Origin; "": it does not."""
     if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin"):
-        raise Problem(403, "a browser sent this from another site")
+        return "a browser sent this from another site"
     origin = environ.get("HTTP_ORIGIN")
     if origin is not None and not environ[HOSTS].accept_origin(origin, environ.get("HTTP_HOST", "")):
-        raise Problem(403, "the Origin header is not ours; control.hosts allows others, such as the name of a proxy")
+        return "the Origin header is not ours; control.hosts allows others, such as the name of a proxy"
+    return ""
+
+
+def refuse_foreign(environ: Mapping[str, Any]) -> None:
+    """Refuse a browser's request from another site."""
+    if why := foreign(environ):
+        raise Problem(403, why)

@@ -3,6 +3,7 @@
 Runs in the server's threads, behind access.py. Turns everything that is raised into a problem document.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -111,7 +112,8 @@ def make_app(api: Api) -> Flask:
 
 def _view(api: Api, route: Route) -> Any:
     def view(**path: str) -> Response:
-        answer = route.view(api, **path)
+        with api.places.slow() if route.slow else contextlib.nullcontext():
+            answer = route.view(api, **path)
         if isinstance(answer, Response):
             return answer
         return json_response(*answer) if isinstance(answer, tuple) else json_response(answer)
@@ -132,9 +134,9 @@ def _check_caller(route: Route) -> None:
 
 def _check(route: Route) -> None:
     """Refuse what no view should see: S4, S5 and S8 in docs/faults.md."""
-    if route.has_effects:
-        if request.method == "HEAD":
-            raise Problem(405, "HEAD has no effects", headers={"Allow": "GET, POST"})
+    if route.has_effects and request.method == "HEAD":
+        raise Problem(405, "HEAD has no effects", headers={"Allow": "GET, POST"})
+    if route.has_effects or route.slow:
         refuse_foreign(request.environ)
     _check_caller(route)
     for name in request.args:

@@ -2,8 +2,9 @@
 
 Runs in the server's threads, around the views (app.py). A record is made once the answer is known, of refused requests
 too; only requests without a login, and messages that are sent, are not recorded: of both there may be any number. For
-the same reason what those ask for who may only look displaces no other record. The body of a request is noted by its
-beginning, but never one with a credential or with a message. Never fails a request.
+the same reason what those ask for who may only look, and what a page of another site has sent, displaces no other
+record, and of the latter one a minute is logged. The body of a request is noted by its beginning, but never one with a
+credential or with a message. Never fails a request.
 """
 
 import itertools
@@ -15,6 +16,7 @@ import msgspec
 from flask import Response, g, request
 
 from mqworker.control.audit import ORIGIN, RECORDS, AuditRecord, Origin
+from mqworker.http.access import foreign
 from mqworker.http.logins import CALLER, Identity
 from mqworker.http.routing import API, Api, Route, number
 
@@ -24,6 +26,23 @@ AGENT = 100
 
 log = logging.getLogger("mqworker.http")
 _numbers = itertools.count(1)
+
+
+class _Seldom:
+    """Is due once in a while; of two threads at the same moment both may be told so."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._next = 0.0
+
+    def due(self, now: float) -> bool:
+        if now < self._next:
+            return False
+        self._next = now + self._seconds
+        return True
+
+
+_foreign = _Seldom(60.0)
 
 
 def begin(route: Route) -> None:
@@ -43,7 +62,9 @@ def finish(api: Api, route: Route, response: Response) -> None:
         return
     try:
         record = _record(api, route, origin, caller, response)
-        api.control.trail.add(record, lasting=caller.role == "control")
+        strange = foreign(request.environ)
+        lasting = caller.role == "control" and not strange
+        api.control.trail.add(record, lasting=lasting, logged=not strange or _foreign.due(time.monotonic()))
     except Exception:
         log.exception("a request could not be noted in the audit", extra={"event": "http_failed"})
     finally:

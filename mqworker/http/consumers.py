@@ -4,18 +4,25 @@ Runs in the server's threads. Each request is a question to the stage's Producer
 first interrupts system calls of user code, for an instant.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body
+from mqworker.ipc.inspection import AskReplace
 
 
 class Replacement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to replace a Consumer: when it has finished what it has, or now, which charges its message with a crash."""
+    """How to replace a Consumer: when it has finished what it has, or now, which charges its message with a crash.
+
+    With `pid` only if it is this process, with `message_id` only if it has this message in hand: 409 otherwise.
+    """
 
     now: bool = False
+    pid: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+    message_id: Annotated[str, Meta(max_length=255)] | None = None
 
 
 def stack(api: Api, stage: str, slot: str) -> Any:
@@ -33,7 +40,8 @@ def stack(api: Api, stage: str, slot: str) -> Any:
 def replace(api: Api, stage: str, slot: str) -> Any:
     """Replace a Consumer."""
     asked, number = body(Replacement), _number(slot)
-    answer = api.control.replace_consumer(api.stage(stage).name, number, now=asked.now)
+    question = AskReplace(0, number, asked.now, asked.pid or 0, asked.message_id or "")
+    answer = api.control.replace_consumer(api.stage(stage).name, question)
     return {"slot": number, "pid": answer.pid, "now": asked.now}, 202
 
 

@@ -13,10 +13,10 @@ now and then instead of listening; it takes no place.
     logs        lines that fit `level`, `stage`, `text`, `message` and `event`
     operations, audit, peers   what has changed
 
-It fails as any request does. A stream ends with its client or with the server, and after ten minutes with `bye`.
+It fails as any request does. A stream ends with its client, with the server or with the login, and after ten minutes;
+the client is told by `bye`.
 """
 
-import random
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -35,9 +35,8 @@ from mqworker.http.feed_topics import ALWAYS
 from mqworker.http.log_filter import FILTERS, LogFilter, asked_filter
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, client_gone, number
-from mqworker.http.streams import SSE, UNBUFFERED, hold_stream
+from mqworker.http.streams import SSE, UNBUFFERED, hold_stream, lifetime
 
-LIFE = 600.0  # seconds of a stream, and up to a tenth more: proxies keep dead ones open
 SPARKLINE = 60  # seconds of the overview's history
 PADDING = 2048  # bytes before the first event: some proxies hold back what is less
 OVERVIEW, LOGS, STAGE = "overview", "logs", "stage:"
@@ -70,7 +69,8 @@ def feed(api: Api) -> Any:
         second, _line = _events(api, asked, n, asked.since, asked.line)
         return Response(hello + _histories(api, asked, asked.since) + second, headers=UNBUFFERED, content_type=SSE)
     padding = b":" + b" " * PADDING + b"\n\n"
-    return hold_stream(api, "feed", _stream(api, asked, padding + hello, client_gone()))
+    goes_on = api.logins.goes_on(request.environ)
+    return hold_stream(api, "feed", _stream(api, asked, padding + hello, client_gone(), goes_on))
 
 
 def _asked(api: Api) -> _Asked:
@@ -98,7 +98,7 @@ def _after(api: Api) -> tuple[int, int]:
         raise _wrong("after", "must be the id of an event: BOOT.SECOND.LINE")
     if boot != api.control.history.boot or int(numbers[0]) > _second(api):
         return ALWAYS, 0
-    return int(numbers[0]), int(numbers[1])
+    return int(numbers[0]) or ALWAYS, int(numbers[1])  # 0: who asks for other topics has nothing of them
 
 
 def _wrong(name: str, reason: str) -> Problem:
@@ -123,9 +123,11 @@ def _hello(api: Api) -> bytes:
     return _encoded("hello", hello)
 
 
-def _stream(api: Api, asked: _Asked, head: bytes, gone: Callable[[], bool]) -> Iterator[bytes]:
-    """Yield the events of each second until the client or the server ends."""
-    history, until = api.control.history, time.monotonic() + LIFE * (1 + random.random() / 10)  # noqa: S311 - no secret
+def _stream(
+    api: Api, asked: _Asked, head: bytes, gone: Callable[[], bool], goes_on: Callable[[], bool]
+) -> Iterator[bytes]:
+    """Yield the events of each second until the client, the server or the login (`goes_on`) ends."""
+    history, until = api.control.history, time.monotonic() + lifetime()
     since, line = asked.since, asked.line
     yield head + _histories(api, asked, since)
     while True:
@@ -138,7 +140,7 @@ def _stream(api: Api, asked: _Asked, head: bytes, gone: Callable[[], bool]) -> I
         api.stopping.wait(max(0.01, n + 1 - history.second(time.monotonic())))
         if gone():
             return
-        if api.stopping.is_set() or time.monotonic() > until:
+        if api.stopping.is_set() or time.monotonic() > until or not goes_on():
             yield _encoded("bye", FeedBye("draining" if api.stopping.is_set() else "renew"))
             return
 

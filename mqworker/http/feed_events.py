@@ -43,6 +43,7 @@ class FeedService(msgspec.Struct, frozen=True):
     started: float  # wall clock
     uptime: float
     log_level: str
+    stale: float | None = None  # seconds since the main thread last answered; null: it is well
 
 
 class FeedStage(msgspec.Struct, frozen=True, rename={"arrived": "in"}):
@@ -66,6 +67,7 @@ class FeedStage(msgspec.Struct, frozen=True, rename={"arrived": "in"}):
     running: bool
     listening: bool
     generation: int
+    applied: int  # the newest revision that is wholly applied in it
     change: Any
 
 
@@ -123,4 +125,4 @@ class FeedTick(msgspec.Struct, frozen=True):
 class FeedBye(msgspec.Struct, frozen=True):
     """The last event of a stream that the service ends."""
 
-    reason: str  # draining | renew (it is old: ask again)
+    reason: str  # draining | renew (ask again: it is old, or the login has ended)

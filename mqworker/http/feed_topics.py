@@ -23,6 +23,7 @@ from mqworker.http.feed_events import (
     FeedService,
     FeedStage,
 )
+from mqworker.http.health import staleness
 from mqworker.http.reasons import reason_of
 from mqworker.http.routing import Api
 from mqworker.http.stages import change_of, one
@@ -49,6 +50,7 @@ def overview(api: Api, n: int) -> FeedOverview:
             started=snapshot.started,
             uptime=round(time.time() - snapshot.started, 1),
             log_level=snapshot.document.log_level,
+            stale=round(now - snapshot.time, 1) if staleness(snapshot, now) else None,
         ),
         stages=[_stage(api, snapshot, view) for view in views.values()],
         line=[place._asdict() | {"here": place.name in views} for place in api.line],
@@ -83,6 +85,7 @@ def _stage(api: Api, snapshot: Snapshot, view: StageView) -> FeedStage:
         running=desired.running,
         listening=desired.listening,
         generation=desired.generation,
+        applied=view.applied,
         change=change_of(view),
     )
 

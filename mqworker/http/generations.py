@@ -77,9 +77,7 @@ def params(api: Api, stage: str) -> Any:
 
 def params_schema(api: Api, stage: str) -> Any:
     """Return what the parameters may be, as the code says."""
-    name = api.stage(stage).name
-    with api.waiting():
-        return api.control.params_form(name, WAIT_MAX)._asdict()
+    return api.control.params_form(api.stage(stage).name, WAIT_MAX)._asdict()
 
 
 def _old_params(version: Version) -> dict[str, Any]:
@@ -106,9 +104,12 @@ def _changed_params(api: Api, stage: str, change: Callable[[float], Stored]) -> 
 
 
 def _expected() -> tuple[str, ...] | None:
-    """Return the generations of which the caller has seen one; None: any will do."""
+    """Return the generations of which the caller has seen one; None: any will do.
+
+    A proxy that compresses answers has made our tags weak; they name generations all the same.
+    """
     seen = request.if_match
-    return None if "If-Match" not in request.headers or seen.star_tag else tuple(seen.as_set())
+    return None if "If-Match" not in request.headers or seen.star_tag else tuple(seen.as_set(include_weak=True))
 
 
 def _tagged(response: Response, desired: StageDesired) -> Response:
@@ -136,7 +137,7 @@ def _change_checked(
     wait = requested_wait()
     api.stage(stage)
     end = time.monotonic() + wait
-    with api.waiting() if wait else contextlib.nullcontext():
+    with api.waiting() if wait else api.places.slow():  # the code is checked in any case
         stored = change(wait or WAIT_MAX)
         left = max(0.0, end - time.monotonic())
         if stored.change:
@@ -286,7 +287,10 @@ _IF_MATCH = ("If-Match",)  # the generation that the caller has seen: 412 if it 
 ROUTES = [
     Route("POST", f"{_ONE}/restart", restart, "Let new Consumers run the code that is in the folder", _WAIT, Restart),
     Route("GET", f"{_ONE}/params", params, "The parameters and their history"),
-    Route("GET", f"{_ONE}/params/schema", params_schema, "What the code takes as parameters, as JSON Schema"),
+    Route(
+        *("GET", f"{_ONE}/params/schema", params_schema, "What the code takes as parameters, as JSON Schema"),
+        slow=True,
+    ),
     Route(
         *("PATCH", f"{_ONE}/params", patch_params, "Change parameters with a merge patch (RFC 7396)", _WAIT, Patch),
         headers=_IF_MATCH,

@@ -172,15 +172,15 @@ def _begin(api: Api, stage: str, selection: str, kind: str) -> Any:
 def export_selected(api: Api, stage: str, selection: str) -> Any:
     """Return what is selected in full, a JSON document in each line; it stays where it is."""
     api.stage(stage)
-    ids = api.control.ask_admin("dlq_selected", {"stage": stage, "selection": selection}, SEARCH)
     name = "".join(each if each.isascii() and each.isalnum() else "-" for each in stage)
     told = {"Content-Disposition": f'attachment; filename="{name}-{selection}.jsonl"'}
-    if request.method == "HEAD":
-        return Response(headers=told, content_type=JSON_LINES)
-    place = ExitStack()
-    place.enter_context(api.waiting())
-    response = Response(_exported(api, stage, ids), headers=told, content_type=JSON_LINES)
-    response.call_on_close(place.close)
+    with ExitStack() as place:
+        place.enter_context(api.waiting())
+        ids = api.control.ask_admin("dlq_selected", {"stage": stage, "selection": selection}, SEARCH)
+        if request.method == "HEAD":
+            return Response(headers=told, content_type=JSON_LINES)
+        response = Response(_exported(api, stage, ids), headers=told, content_type=JSON_LINES)
+        response.call_on_close(place.pop_all().close)
     return response
 
 
@@ -212,17 +212,25 @@ ROUTES = [
     Route(
         *("GET", _DLQ, dlq_list, "Dead letters, oldest first; looking changes nothing"),
         query=("limit", "after", "fresh", "ids", *FILTER),
+        slow=True,
     ),
-    Route("GET", f"{_DLQ}/groups", dlq_groups, "Dead letters by reason, error and place", ("fresh", *FILTER)),
-    Route("GET", f"{_DLQ}/<letter>", dlq_show, "One dead letter, with all the evidence"),
-    Route("POST", f"{_DLQ}/replay", dlq_replay, "Send dead letters back to the input", body=Replay),
-    Route("DELETE", f"{_DLQ}/<letter>", dlq_drop, "Remove one dead letter for good"),
+    Route(
+        "GET", f"{_DLQ}/groups", dlq_groups, "Dead letters by reason, error and place", ("fresh", *FILTER), slow=True
+    ),
+    Route("GET", f"{_DLQ}/<letter>", dlq_show, "One dead letter, with all the evidence", slow=True),
+    Route("POST", f"{_DLQ}/replay", dlq_replay, "Send dead letters back to the input", body=Replay, slow=True),
+    Route("DELETE", f"{_DLQ}/<letter>", dlq_drop, "Remove one dead letter for good", slow=True),
     Route(
         *("POST", f"{_DLQ}/<letter>/messages", dlq_edit, "Send one dead letter back with another body and headers"),
         any_body=True,
         headers=(TABLE,),
+        slow=True,
     ),
-    Route("POST", f"{_DLQ}/selections", select, "Freeze the dead letters that fit a filter", body=LetterFilter),
+    Route(
+        *("POST", f"{_DLQ}/selections", select, "Freeze the dead letters that fit a filter"),
+        body=LetterFilter,
+        slow=True,
+    ),
     Route("POST", f"{_SELECTION}/replay", replay_selected, "Send exactly these back to the input", body=Confirmed),
     Route("POST", f"{_SELECTION}/drop", drop_selected, "Remove exactly these for good", body=Confirmed),
     Route("GET", f"{_SELECTION}/export", export_selected, "These in full, a JSON document in each line"),

@@ -15,7 +15,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,6 +77,14 @@ class Logins:
         if not (page_sent(environ) or _browser_sent(environ)):
             raise Problem(403, f"a cookie is taken from the page alone, which sends X-Mqworker: {PAGE}")
         return Identity(session.role, session.by, session)
+
+    def goes_on(self, environ: Mapping[str, Any]) -> Callable[[], bool]:
+        """Return a function that returns whether the login of a request has not ended meanwhile."""
+        caller: Identity | None = environ.get(CALLER)
+        if caller is None or caller.session is None:
+            return lambda: True  # a token is not changed while we live
+        cookie = environ.get("HTTP_COOKIE", "")
+        return lambda: self.sessions.read(cookie, time.time()) is not None
 
     def check(self, token: bytes, environ: Mapping[str, Any], what: str) -> Identity:
         """Return whose token this is; raises a Problem, also for a peer that has sent many wrong ones."""

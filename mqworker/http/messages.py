@@ -14,6 +14,7 @@ from flask import request
 
 from mqworker.control.control import ControlError
 from mqworker.control.whereabouts import Where, where, where_now
+from mqworker.http.access import refuse_foreign
 from mqworker.http.problems import Problem
 from mqworker.http.queues import SEARCH
 from mqworker.http.routing import API, Api, Route, flag
@@ -39,7 +40,14 @@ def found(api: Api, message_id: str) -> Any:
         raise Problem(422, "the id of a message is needed: ?id=")
     if len(message_id.encode("utf-8", "surrogateescape")) > LONGEST:
         raise Problem(422, f"the id of a message has at most {LONGEST} bytes")
-    look = request.args.get("look") == "1" or flag("look")
+    if request.args.get("look") != "1" and not flag("look"):
+        return _told(api, message_id, look=False)
+    refuse_foreign(request.environ)  # each takes one of few places, also from a page that may not read it
+    with api.places.slow():
+        return _told(api, message_id, look=True)
+
+
+def _told(api: Api, message_id: str, *, look: bool) -> dict[str, Any]:
     answers = api.control.find_message(message_id)
     wall, now = time.time(), time.monotonic()
     known = {stage: answer for stage, answer in answers.items() if isinstance(answer, MessageAnswer)}

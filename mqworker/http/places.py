@@ -1,7 +1,8 @@
-"""How many calls may wait, and how many streams may run, at the same time on one listener.
+"""How many calls may wait or be slow, and how many streams may run, at the same time on one listener.
 
 Runs in the server's threads; one instance for each listener, which access.py puts into the environ of requests. Each
-waiting call and each stream occupies a thread. Their places are apart, so that a page with many tabs keeps nobody from
+waiting call, each stream, and each slow call (which goes through a queue, or has user code checked) occupies a thread.
+Their places are apart, so that neither a page with many tabs nor a broker that does not answer keeps anybody from
 pausing a stage; and each listener has its own, so that nothing that comes over TCP keeps the command line waiting.
 """
 
@@ -17,6 +18,7 @@ from mqworker.ipc import logs
 PLACES = "mqworker.places"  # in the environ
 KINDS = ("feed", "logs", "events")  # of streams
 CALLS = 8  # that wait at the same time, on each listener
+SLOW = 6  # that may take half a minute, on each listener
 TCP_STREAMS, UNIX_STREAMS = 12, 4
 SOON = 2  # seconds after which a caller may try again
 QUIET = 60.0  # seconds between two log lines about refusals
@@ -30,7 +32,7 @@ class Places:
     def __init__(self, calls: int, streams: int) -> None:
         self.calls, self.streams = calls, streams
         self._lock = threading.Lock()
-        self._waiting = 0
+        self._waiting = self._slow = 0
         self.running = dict.fromkeys(KINDS, 0)  # streams, by their kind
         self.refused = 0  # streams
         self._quiet_until = 0.0  # CLOCK_MONOTONIC
@@ -38,7 +40,7 @@ class Places:
     @property
     def threads(self) -> int:
         """How many threads are occupied when all places are taken."""
-        return self.calls + self.streams
+        return self.calls + self.streams + SLOW
 
     @property
     def free(self) -> tuple[int, int]:
@@ -57,6 +59,19 @@ class Places:
         finally:
             with self._lock:
                 self._waiting -= 1
+
+    @contextmanager
+    def slow(self) -> Iterator[None]:
+        """Hold a place for a slow call while inside; raises a 503 Problem."""
+        with self._lock:
+            if self._slow >= SLOW:
+                raise retry_later(f"{SLOW} requests that take long, such as looks at dead letters, are under way", SOON)
+            self._slow += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._slow -= 1
 
     def take_stream(self, kind: str) -> None:
         """Take a place for a stream, which `give_stream` returns; raises a 503 Problem."""

@@ -66,8 +66,10 @@ def in_full(found: dict[str, Any]) -> dict[str, Any]:
 
 
 ROUTES = [
-    Route("GET", f"{API}/queues", queues, "The queues that the configuration names"),
-    Route("POST", f"{API}/queues/<path:queue>/purge", purge, "Remove all ready messages of a queue"),
-    Route("DELETE", f"{API}/queues/<path:queue>", delete, "Delete a queue, with its messages"),
-    Route("POST", f"{API}/queues/receive", receive, "Take messages out of a queue, in two steps", body=Receive),
+    Route("GET", f"{API}/queues", queues, "The queues that the configuration names", slow=True),
+    Route("POST", f"{API}/queues/<path:queue>/purge", purge, "Remove all ready messages of a queue", slow=True),
+    Route("DELETE", f"{API}/queues/<path:queue>", delete, "Delete a queue, with its messages", slow=True),
+    Route(
+        "POST", f"{API}/queues/receive", receive, "Take messages out of a queue, in two steps", body=Receive, slow=True
+    ),
 ]

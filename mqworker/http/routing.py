@@ -52,6 +52,7 @@ class Route(msgspec.Struct, frozen=True):
     own: bool = False  # its effects are on the caller's own login: the read-only role may have them
     stream: bool = False  # text/event-stream, which does not end by itself
     audited: bool = True  # if it has effects
+    slow: bool = False  # it may take half a minute: that needs a place, and no page of another site may ask for it
 
     @property
     def has_effects(self) -> bool:

@@ -2,8 +2,8 @@
 
 Pure, but for the lock of the tickets; used by login.py in the server's threads. A cookie says what its holder may do
 and until when, under an HMAC: it outlives a killed Service, whose key is in a file, and ends with a changed token,
-which is part of the key. It cannot be ended singly; a new key ends all of them. What was changed, is of another service
-or has expired is no session; nothing here raises.
+which is part of the key. It cannot be ended singly; a new key ends all of them. What was changed, is of another
+service, has expired or is of the future is no session; nothing here raises.
 """
 
 import base64
@@ -19,6 +19,7 @@ Role = Literal["control", "read"]
 LASTS = 12 * 3600  # seconds that a cookie is valid
 RENEWED = 3600  # seconds after which the page's next request gets a new one
 LONGEST = 7 * 24 * 3600  # seconds after which nothing is renewed: the user logs in again
+CLOCK = 300  # seconds by which the clock may be set back and sessions go on: by more, they would last longer
 TICKET_LASTS = 300.0  # seconds
 TICKETS = 100  # at the same time; more end the oldest
 KEY_SIZE = 32  # bytes
@@ -101,12 +102,12 @@ class Sessions:
         payload, _, mac = value.rpartition(".")
         if not hmac.compare_digest(mac.encode(), self._mac(payload)):
             return None
-        expires = int(found["expires"])
-        if now >= expires:
+        begun, expires = int(found["begun"]), int(found["expires"])
+        if begun > now + CLOCK or not now < expires <= now + LASTS + CLOCK:
             return None
         role: Role = "control" if found["role"] == "control" else "read"
         path = base64.urlsafe_b64decode(found["path"] + "=" * (-len(found["path"]) % 4)).decode("ascii")
-        return PageLogin(role, int(found["begun"]), expires, found["nonce"], path, found["scheme"] == "s")
+        return PageLogin(role, begun, expires, found["nonce"], path, found["scheme"] == "s")
 
     def _value(self, session: PageLogin) -> str:
         path = base64.urlsafe_b64encode(session.path.encode()).decode().rstrip("=")

@@ -3,9 +3,12 @@
 Runs in the server's threads.
 
 A stream occupies its thread, so there may be only few (places.py). It ends when the client disconnects, when it
-stops reading (serving.py closes such channels), and when the server stops.
+stops reading (serving.py closes such channels), when the server stops, and with the login by a cookie; a browser's also
+after ten minutes, because it may have logged out.
 """
 
+import math
+import random
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +20,7 @@ from mqworker.control.control import Snapshot
 from mqworker.http.access import refuse_foreign
 from mqworker.http.health import status_document
 from mqworker.http.log_filter import FILTERS, LogFilter, asked_filter
+from mqworker.http.logins import CALLER
 from mqworker.http.routing import API, LOOK, Api, Route, client_gone, number
 
 SSE = "text/event-stream"
@@ -24,6 +28,8 @@ UNBUFFERED = {"X-Accel-Buffering": "no"}  # nginx, and others that follow it, ho
 PAUSE = 0.1  # seconds between batches: a burst of events becomes few large writes
 KEEP_ALIVE = 5.0  # seconds between comments on a quiet stream
 TAIL = 100
+LIFE = 600.0  # seconds of a stream, and up to a tenth more: proxies keep dead ones open
+CHECKED = 1.0  # seconds between two looks at the login
 
 
 def tail(api: Api) -> Any:
@@ -77,21 +83,32 @@ def _stream(api: Api, kind: str, batches: Iterator[bytes]) -> Response:
     refuse_foreign(request.environ)  # each takes one of few places, also from a page that may not read it
     if request.method == "HEAD":
         return Response(content_type=SSE)
-    gone = client_gone()
+    gone, goes_on, began = client_gone(), api.logins.goes_on(request.environ), time.monotonic()
+    caller = request.environ.get(CALLER)
+    until = began + lifetime() if caller is not None and caller.session is not None else math.inf
 
     def living() -> Iterator[bytes]:
-        last_sent = time.monotonic()
+        last_sent = checked = began
         yield b": mqworker\n\n"
         for batch in batches:
-            if api.stopping.is_set() or gone():
-                return
             now = time.monotonic()
+            if api.stopping.is_set() or gone() or now > until:
+                return
+            if now - checked > CHECKED:
+                checked = now
+                if not goes_on():
+                    return
             if batch or now - last_sent > KEEP_ALIVE:
                 last_sent = now
                 yield batch or b":\n\n"
             api.stopping.wait(PAUSE)
 
     return hold_stream(api, kind, living())
+
+
+def lifetime() -> float:
+    """Return for how many seconds a stream may live, so that not all end at once."""
+    return LIFE * (1 + random.random() / 10)  # noqa: S311 - no secret
 
 
 def hold_stream(api: Api, kind: str, body: Iterator[bytes]) -> Response:

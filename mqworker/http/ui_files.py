@@ -52,16 +52,22 @@ def ui_files() -> dict[str, _File]:
     return found
 
 
-def index(api: Api) -> Response:
+def index(_api: Api) -> Response:
     """Return the page."""
-    return file(api, INDEX)
+    return _answer(ui_files()[INDEX])
 
 
 def file(_api: Api, name: str) -> Response:
-    """Return one of the page's files."""
+    """Return one of the page's files; the page itself has one address, which it takes its own path from."""
+    if name == INDEX:
+        return _led_to("./")
     found = ui_files().get(name)
     if found is None:
         raise Problem(404, "the page has no such file")
+    return _answer(found)
+
+
+def _answer(found: _File) -> Response:
     response = Response(found.data, headers=HEADERS, content_type=found.kind)
     response.set_etag(found.etag)
     response.make_conditional(request)
@@ -70,12 +76,12 @@ def file(_api: Api, name: str) -> Response:
 
 def to_page(_api: Api) -> Response:
     """Lead a browser to the page."""
-    return _to_page()
+    return _led_to("ui/")
 
 
 def root(api: Api) -> Any:
     """Return the paths to start from; a browser is led to the page."""
-    return _to_page() if wants_page(request.environ) else links(api)
+    return _led_to("ui/") if wants_page(request.environ) else links(api)
 
 
 def wants_page(environ: dict[str, Any]) -> bool:
@@ -83,9 +89,9 @@ def wants_page(environ: dict[str, Any]) -> bool:
     return "text/html" in environ.get("HTTP_ACCEPT", "")
 
 
-def _to_page() -> Response:
+def _led_to(path: str) -> Response:
     response = Response(status=303)
-    response.headers["Location"] = "ui/"  # relative: before it may be a proxy's prefix, which we do not know
+    response.headers["Location"] = path  # relative: before it may be a proxy's prefix, which we do not know
     return response
 
 

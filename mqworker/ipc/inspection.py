@@ -37,6 +37,8 @@ class AskReplace(_Record, frozen=True, tag="ask_replace"):
     number: int
     slot: int
     now: bool  # kill it, and charge its message; otherwise it finishes what it has
+    pid: int = 0  # only if it is this process,
+    message_id: str = ""  # and has this message in hand
 
 
 class Trace(msgspec.Struct, frozen=True):

@@ -111,7 +111,7 @@ class Life:
             case AskStack():
                 self._stacks.ask(order)
             case AskReplace():
-                self._answer(replace(self._stage.dispatch.fleet, self._stacks, order))
+                replace(self._stage.dispatch.fleet, self._stacks, order, self._answer)
             case DumpStacks():
                 faulthandler.dump_traceback(file=2, all_threads=True)
                 for lane in self._stage.dispatch.fleet.roster.lanes.values():

@@ -3,31 +3,57 @@
 Lives in the Producer, on its loop. Receives an AskReplace, answers with a ReplaceAnswer; the fleet starts the new one.
 When a Consumer is killed, its message is charged as with a crash, because that may be why it was stuck: otherwise a
 message that gets each Consumer stuck would go round for ever. It is asked for its stacks first, which are then in the
-evidence; that takes at most a second.
+evidence; that takes at most a second. Who asks may say which process and which message he has seen: if it is another
+by then, nothing is done, so that no message is charged for the one before it.
 """
 
 import time
+from collections.abc import Callable, Collection
 
 from mqworker.ipc.inspection import AskReplace, ReplaceAnswer
 from mqworker.producer.fleet import Fleet
+from mqworker.producer.lane import Lane
 from mqworker.producer.stacks import Stacks, lane_of, no_such
 
 REASON = "asked"  # why it ends, as ends are counted
 KILLED = "an operator replaced it"
 
 
-def replace(fleet: Fleet, stacks: Stacks, asked: AskReplace) -> ReplaceAnswer:
+def replace(fleet: Fleet, stacks: Stacks, asked: AskReplace, reply: Callable[[ReplaceAnswer], None]) -> None:
     """Let a Consumer finish what it has and leave, or kill it now; a new one takes its slot."""
     lane = lane_of(fleet.roster, asked.slot)
     if lane is None:
-        return ReplaceAnswer(asked.number, no_such(fleet.roster, asked.slot), unknown=True)
-    if lane.state == "starting" and not asked.now:
+        reply(ReplaceAnswer(asked.number, no_such(fleet.roster, asked.slot), unknown=True))
+    elif lane.state == "starting" and not asked.now:
         why = f"Consumer {asked.slot} is still being set up; it can be killed (`mqworker replace {asked.slot} --now`)"
-        return ReplaceAnswer(asked.number, why)
-    lane.replace_reason = lane.replace_reason or REASON
-    if asked.now:
-        stacks.take(lane, lambda _stack: lane.kill(KILLED))
+        reply(ReplaceAnswer(asked.number, why))
+    elif why := changed(asked, lane.pid, stacks.in_hand(lane)):
+        reply(ReplaceAnswer(asked.number, why))
+    elif asked.now:
+        if not asked.message_id:
+            lane.replace_reason = lane.replace_reason or REASON
+        stacks.take(lane, lambda _stack: reply(_kill(stacks, asked, lane)))
     else:
+        lane.replace_reason = lane.replace_reason or REASON
         fleet.reconcile(time.monotonic())
         fleet.idled(lane)
+        reply(ReplaceAnswer(asked.number, pid=lane.pid))
+
+
+def changed(asked: AskReplace, pid: int, in_hand: Collection[str]) -> str:
+    """Return why a Consumer is not as whoever asks has seen it, if he has said; `in_hand` are ids of messages."""
+    if asked.pid not in (0, pid):
+        return f"Consumer {asked.slot} is another process by now (pid {pid}, not {asked.pid}): nothing is done to it"
+    if asked.message_id and asked.message_id not in in_hand:
+        there = f"it has {', '.join(in_hand)}" if in_hand else "it has none"
+        what = f"message {asked.message_id} is not in hand in Consumer {asked.slot} any more ({there})"
+        return f"{what}: nothing is done to it"
+    return ""
+
+
+def _kill(stacks: Stacks, asked: AskReplace, lane: Lane) -> ReplaceAnswer:
+    if why := changed(asked, lane.pid, () if lane.state == "dead" else stacks.in_hand(lane)):
+        return ReplaceAnswer(asked.number, why)
+    lane.replace_reason = lane.replace_reason or REASON
+    lane.kill(KILLED)
     return ReplaceAnswer(asked.number, pid=lane.pid)

@@ -81,6 +81,10 @@ class Stacks:
         lane.ask_stack()
         self._look(lane, watch, then)
 
+    def in_hand(self, lane: Lane) -> list[str]:
+        """Return the ids of the messages that a Consumer works on."""
+        return [str(self._labels(seq).get("message_id", "")) for seq in _working(lane) if seq]
+
     def _look(self, lane: Lane, watch: StackWatch, then: Callable[[str], None]) -> None:
         stack = watch.look(lane.output_tail, time.monotonic())
         if stack is None and lane.state != "dead":
@@ -93,13 +97,16 @@ class Stacks:
             why = "it has ended before it told" if lane.state == "dead" else NONE
             return StackAnswer(asked.number, refused=f"Consumer {asked.slot} (pid {lane.pid}): {why}")
         now = time.monotonic()
-        working = dict([lane.in_hand()]) if lane.seats is None else lane.seats.working()
-        seq, since = min(working.items(), key=lambda each: each[1] or now, default=(0, 0.0))
+        seq, since = min(_working(lane).items(), key=lambda each: each[1] or now, default=(0, 0.0))
         name = str(self._labels(seq).get("message_id", "")) if seq else ""
         if CRASH not in stack and lane.crash:  # so many messages that it was cut off
             stack = f"{lane.crash}\n...\n{stack}"
         stack = stack.replace(f"{lane.folders[0]}/", f"{lane.folders[-1]}/")  # not those of the copy
         return StackAnswer(asked.number, stack, lane.slot, lane.pid, name, now - since if since else 0.0)
+
+
+def _working(lane: Lane) -> dict[int, float]:
+    return dict([lane.in_hand()]) if lane.seats is None else lane.seats.working()
 
 
 def lane_of(roster: Roster, slot: int) -> Lane | None:

@@ -253,7 +253,7 @@ class Service:
                     self._stages.dump_stacks()
                     self._sources.dump_stacks()
                 case signal.SIGHUP if self.ending.state == "running":
-                    self._control.trail.add(signalled("SIGHUP"))
+                    self._control.trail.add(signalled("SIGHUP"), wait=False)
                     self._operations.reload_all()
                 case signal.SIGTSTP | signal.SIGCONT if self.ending.state == "running":
                     self._pause(number == signal.SIGTSTP)
@@ -264,7 +264,7 @@ class Service:
             self._paused_since = time.time() if paused else None
             logs.report(log, logging.INFO, "paused" if paused else "resumed", "paused" if paused else "resumed")
             change = FieldChange("", "paused", not paused, paused)
-            self._control.trail.add(signalled("SIGTSTP" if paused else "SIGCONT", change))
+            self._control.trail.add(signalled("SIGTSTP" if paused else "SIGCONT", change), wait=False)
             self.document_changed()
 
     # --- what is published

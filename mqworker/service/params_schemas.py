@@ -1,13 +1,14 @@
 """What the parameters of each stage may be: asks a code check once for each code and chain, and keeps the answers.
 
-Runs on the Service's main loop, called through Control. Owns the checks in progress, at most one for each question, and
-the last answers. Whoever asks waits for a while, and the check goes on without him; a later question finds its answer.
-Raises ControlError("deadline"), and ChangeRefused if the code cannot be imported, which is not kept.
+Runs on the Service's main loop, called through Control. Owns the checks in progress, at most one for each question and
+AT_ONCE in all, and the last answers. Whoever asks waits for a while, and a check that has begun goes on without him; a
+later question finds its answer. One that has not begun is given up when nobody waits for it any more. Raises
+ControlError("deadline"), and ChangeRefused if the code cannot be imported, which is not kept.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -18,8 +19,23 @@ from mqworker.control.stage_desired import StageDesired, digest_of
 from mqworker.ipc.messages import CodeCopy, CodeReport
 
 KEPT = 16  # answers
+AT_ONCE = 2  # checks: each is a process that imports the user's code
 
 _Key = tuple[str, str, tuple[str, ...], bytes]
+
+
+class _Check:
+    """A check in progress, or one that waits for its turn."""
+
+    def __init__(self, check: Callable[[], Awaitable[CodeReport]], turns: asyncio.Semaphore) -> None:
+        self.waiting = 0  # for its answer
+        self.begun = False
+        self.task = asyncio.ensure_future(self._run(check, turns))
+
+    async def _run(self, check: Callable[[], Awaitable[CodeReport]], turns: asyncio.Semaphore) -> CodeReport:
+        async with turns:
+            self.begun = True
+            return await check()
 
 
 class ParamsSchemas:
@@ -29,7 +45,8 @@ class ParamsSchemas:
         self._stage = stage
         self._ask = ask
         self._kept: OrderedDict[_Key, CodeReport] = OrderedDict()
-        self._asked: dict[_Key, asyncio.Task[CodeReport]] = {}
+        self._asked: dict[_Key, _Check] = {}
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def of(self, name: str, patience: float) -> ParamsForm:
         """Return the schema of a stage's parameters, and these with the code's defaults filled in."""
@@ -42,22 +59,30 @@ class ParamsSchemas:
         return ParamsForm(report.schema, report.defaults or stage.params, stage.generation)
 
     async def _found(self, key: _Key, copy: CodeCopy | None, params: dict[str, Any], patience: float) -> CodeReport:
-        task = self._asked.get(key)
-        if task is None:
+        check = self._asked.get(key)
+        if check is None:
             name, _, jobs, _ = key
-            task = self._asked[key] = asyncio.ensure_future(self._ask(name, params, copy, jobs))
-            task.add_done_callback(lambda done: self._end(key, done, keep=copy is not None))
-        done, _ = await asyncio.wait({task}, timeout=patience)
+            check = self._asked[key] = _Check(lambda: self._ask(name, params, copy, jobs), self._turns)
+            check.task.add_done_callback(lambda done: self._end(key, done, keep=copy is not None))
+        check.waiting += 1
+        try:
+            done, _ = await asyncio.wait({check.task}, timeout=patience)
+        finally:
+            check.waiting -= 1
+            if not check.waiting and not check.begun and self._asked.get(key) is check:
+                del self._asked[key]  # whoever asks next begins anew
+                check.task.cancel()
         if not done:
             raise ControlError("deadline", f"the code is still being imported after {patience:g} s; ask again later")
-        report = task.result()
+        report = check.task.result()
         if report.problems:
             raise ChangeRefused([], report.problems, code=True)
         return report
 
     def _end(self, key: _Key, done: asyncio.Task[CodeReport], *, keep: bool) -> None:
         """Keep an answer, unless it is one about a folder, whose code may be another by now, or a failure."""
-        self._asked.pop(key, None)
+        if key in self._asked and self._asked[key].task is done:
+            del self._asked[key]
         if done.cancelled() or done.exception() is not None or done.result().problems or not keep:
             return
         self._kept[key] = done.result()

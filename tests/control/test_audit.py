@@ -1,5 +1,7 @@
 """The file and the memory of the audit: bounded, private, in order, whatever a kill has left."""
 
+import contextlib
+import os
 import stat
 import threading
 import time
@@ -10,6 +12,7 @@ import pytest
 from mqworker.control import audit
 from mqworker.control.audit import AuditRecord, AuditTrail, told
 from mqworker.control.difference import FieldChange
+from tests.support.waiting import AMPLE, wait_for
 
 
 def record(path="/x", **values) -> AuditRecord:
@@ -31,6 +34,22 @@ def test_a_torn_record_is_passed_over(tmp_path):
     assert numbers(second) == [1, 2]
     second.add(record())
     assert numbers(AuditTrail(tmp_path)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+def test_no_number_is_given_twice(tmp_path, monkeypatch, lasting):
+    """Also not after a kill, to records that were in memory only; those that last go on without a gap."""
+    monkeypatch.setattr(audit, "RESERVED", 3)
+    given: list[int] = []
+    for life in range(3):
+        trail = AuditTrail(tmp_path)
+        for number in range(6):
+            trail.add(record(), lasting=lasting or number == life)
+            given.append(trail.after(0)[0][-1].n)
+    assert given == sorted(set(given))
+    assert not lasting or given == list(range(1, 19))
+    (tmp_path / "audit.number").write_bytes(b"nonsense")
+    assert AuditTrail(tmp_path).after(0)[0]
 
 
 def test_the_file_is_private_and_no_link(tmp_path):
@@ -86,6 +105,37 @@ def test_threads_write_in_order(tmp_path):
     for thread in threads:
         thread.join()
     assert numbers(trail) == numbers(AuditTrail(tmp_path)) == list(range(1, 201))
+
+
+def test_a_disk_that_hangs_holds_one_thread(tmp_path):
+    """While a record hangs on its way to the disk, others are kept and read; what waited is then written in order."""
+    trail = AuditTrail(tmp_path)
+    os.mkfifo(tmp_path / "audit.jsonl")  # full, it takes nothing: a write to it hangs
+    disk = os.open(tmp_path / "audit.jsonl", os.O_RDWR | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(disk, b"\n" * 4096):
+            pass
+    hanging = threading.Thread(target=trail.add, args=(record(),), daemon=True)
+    hanging.start()
+    wait_for(lambda: numbers(trail) == [1], AMPLE, "the first record")
+    done: list[str] = []
+
+    def others() -> None:
+        trail.add(record(changes=(FieldChange("s", "running", True, False),)), wait=False)
+        done.append(str(trail.author("s", "running")))
+        trail.add(record())
+        done.append(str(numbers(trail)))
+
+    threading.Thread(target=others, daemon=True).start()
+    wait_for(lambda: len(done) == 2, AMPLE, "what others keep and read")
+    assert (done[0].startswith("Author(by='token'"), done[1], hanging.is_alive()) == (True, "[1, 2, 3]", True)
+    written = b""
+    while written.count(b"}\n") < 3:
+        with contextlib.suppress(BlockingIOError):
+            written += os.read(disk, 65536).lstrip(b"\n")
+    hanging.join(AMPLE)
+    assert [msgspec.json.decode(line)["n"] for line in written.splitlines()] == [1, 2, 3]
+    os.close(disk)
 
 
 def test_a_record_costs_little(tmp_path):

@@ -173,6 +173,26 @@ def test_a_foreign_page_changes_nothing(service, method, path):
     assert (service.changes, service.asked, service.drained) == ([], [], False)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "stages/alpha/params/schema",
+        "stages/alpha/dlq?fresh=0",
+        "stages/alpha/dlq/groups",
+        "stages/alpha/dlq/ab12",
+        "messages?id=1&look=true",
+        "messages/1?look=1",
+        "queues",
+    ],
+)
+def test_a_foreign_page_costs_little(service, path):
+    """What goes through a queue or has code checked is refused to a page of another site, which could not read it."""
+    service.admin = {"dlq_list": {"dead_letters": []}}
+    for mark in ({"Origin": "http://evil.example"}, {"Sec_Fetch_Site": "cross-site"}):
+        assert service.ask("GET", f"/api/v1/{path}", **mark).status == 403
+    assert (service.asked, service.questions) == ([], [])
+
+
 def test_simple_requests_are_no_json(service):
     """What an HTML form can send changes nothing: 415."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):

@@ -126,6 +126,27 @@ def test_who_may_only_look_erases_nothing(tmp_path):
         service.close()
 
 
+def test_a_page_of_another_site_erases_nothing(tmp_path, caplog):
+    """Without a token too: what such a page sends is refused, and leaves the records of commands in place."""
+    caplog.set_level("INFO")
+    service = LittleService(tmp_path)
+    try:
+        path = f"{API}/stages/alpha/listening"
+        service.ask("PUT", path, {"enabled": False})
+        connection, told = service.connect(), len(caplog.records)
+        for _ in range(PASSING + 20):
+            connection.request("POST", f"{API}/drain", "x", {"Origin": "http://evil.example"})
+            answer = connection.getresponse()
+            assert (answer.status, bool(answer.read())) == (403, True)
+        connection.close()
+        assert (service.loaded.state_dir / "audit.jsonl").read_bytes().count(b"\n") == 1
+        kept = service.control.trail.since(0)
+        assert (kept[0].path, len(kept), kept[-1].status) == (path, 1 + PASSING, 403)
+        assert len(caplog.records) - told <= 1
+    finally:
+        service.close()
+
+
 def test_no_secret_and_no_body_is_in_the_audit(audited, caplog):
     """Tokens, tickets, cookies and the bodies of messages are neither in a record, nor in its file, nor in the log."""
     caplog.set_level("INFO")

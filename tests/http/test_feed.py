@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from mqworker.control.history import COARSE_SIZE, FINE_SIZE, SERIES
 from mqworker.http import feed as feeding
+from mqworker.http import streams
 from mqworker.http.log_filter import LogFilter
 from mqworker.ipc.inspection import FaultCount, FaultReport
 from mqworker.ipc.messages import LogEvent
@@ -155,7 +156,7 @@ def test_a_stream_whose_reader_was_slow_gets_the_history_in_between(quiet):
     report(quiet, *range(1, 11))
     api = quiet.server._answering.api
     asked = feeding._Asked(("stage:alpha",), feeding.ALWAYS, 0, LogFilter())
-    stream = feeding._stream(api, asked, b"", lambda: False)
+    stream = feeding._stream(api, asked, b"", lambda: False, lambda: True)
     assert next(stream).count(b"event: history") == 1
     assert next(stream).count(b"event: history") == 0
     report(quiet, *range(1, 21))
@@ -164,6 +165,16 @@ def test_a_stream_whose_reader_was_slow_gets_the_history_in_between(quiet):
     assert b'"from":5,' in again
     assert b"event: history" not in next(stream)
     stream.close()
+
+
+def test_a_service_that_hangs_says_so(quiet):
+    """When its main thread has not answered for ten seconds, what is told says of when it is."""
+    assert dict(once(quiet)[0])["overview"]["service"]["stale"] is None
+    with quiet.blocked():
+        quiet.publish(time=time.monotonic() - 11)
+        quiet.server._answering.api.feed._events.clear()  # those of this second
+        told = dict(once(quiet)[0])["overview"]["service"]
+    assert 11 <= told["stale"] < 11 + AMPLE
 
 
 def test_what_changes_now_and_then_is_told_when_it_does(quiet):
@@ -237,14 +248,14 @@ def test_another_site_cannot_take_a_place(service):
 
 def test_a_stream_that_the_service_ends_says_so(service, monkeypatch):
     """An old one has to come back; one that the end of the service ends learns that."""
-    monkeypatch.setattr(feeding, "LIFE", 0.0)
+    monkeypatch.setattr(streams, "LIFE", 0.0)
     old = Events(service)
     assert old.next()[0] == "hello"
     old.until_tick()
     assert old.next()[::2] == ("bye", {"reason": "renew"})
     assert old.response.read().strip() == b""
     old.close()
-    monkeypatch.setattr(feeding, "LIFE", AMPLE)
+    monkeypatch.setattr(streams, "LIFE", AMPLE)
     last = Events(service)
     last.until_tick()
     service.server.stop(AMPLE)

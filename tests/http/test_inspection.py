@@ -104,7 +104,9 @@ def test_a_consumer_tells_where_it_is_and_is_replaced(service):
     told = service.ask("POST", REPLACE, {"now": True})
     assert (told.status, told.json) == (202, {"slot": 2, "pid": 4242, "now": True})
     assert service.ask("POST", REPLACE).json["now"] is False
-    assert service.questions == [AskStack(0, 2), AskReplace(0, 2, now=True), AskReplace(0, 2, now=False)]
+    service.ask("POST", REPLACE, {"now": True, "pid": 4242, "message_id": "m-1"})
+    later, now = AskReplace(0, 2, now=False), AskReplace(0, 2, now=True)
+    assert service.questions == [AskStack(0, 2), now, later, AskReplace(0, 2, now=True, pid=4242, message_id="m-1")]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +120,8 @@ def test_a_consumer_tells_where_it_is_and_is_replaced(service):
         ("POST", STACK.replace("alpha", "gamma"), None, "refused", 404),
         ("POST", REPLACE, {"now": 1}, "refused", 422),
         ("POST", REPLACE, {"later": True}, "refused", 422),
+        ("POST", REPLACE, {"pid": 0}, "refused", 422),
+        ("POST", REPLACE, {"pid": 7, "message_id": "m-1"}, "refused", 409),
     ],
 )
 def test_what_is_refused(service, method, path, body, kind, status):

@@ -1,17 +1,20 @@
 """Who may do what: tickets, cookies, the two tokens, and what a page of another site tries with our cookie."""
 
+import http.client
 import re
 import stat
+import time
 from hmac import compare_digest
 
 import pytest
 
-from mqworker.http import logins
+from mqworker.http import logins, streams
 from mqworker.http.app import ROUTES
 from mqworker.http.logins import session_key
 from mqworker.http.sessions import LASTS, Sessions
 from tests.http.operator import LittleService
 from tests.http.test_openapi import path_of
+from tests.support.waiting import AMPLE, wait_for
 
 TOKEN, READ = "full-canary-token", "read-canary-token"
 PAGE = {"X_Mqworker": "page"}
@@ -257,17 +260,57 @@ def test_all_sessions_end_at_once(tmp_path):
         service.close()
 
 
+def test_a_stream_ends_with_its_login(tmp_path, monkeypatch):
+    """When all sessions end, streams by a cookie end too; by a token they go on. Those of a browser end some day."""
+    service = LittleService(tmp_path, TOKEN)
+    try:
+        places = service.server._answering.api.tcp
+        paths = ("feed", "events", "logs?follow=1")
+
+        def begin(path: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+            connection = service.connect()
+            connection.request("GET", f"/api/v1/{path}", headers=headers)
+            return connection.getresponse()
+
+        theirs = begin("events", {"Authorization": f"Bearer {TOKEN}"})
+        cookie = {"Cookie": log_in(service), "X-Mqworker": "page"}
+        begun = [begin(path, cookie) for path in paths]
+        assert service.ask_unix("DELETE", "/api/v1/sessions").status == 200
+        assert b"event: bye" in begun[0].read()
+        for stream in begun[1:]:
+            stream.read()
+        wait_for(lambda: places.running == {"feed": 0, "events": 1, "logs": 0}, AMPLE, "places")
+        monkeypatch.setattr(streams, "LIFE", 0.0)
+        for path in paths:
+            begin(path, {"Cookie": log_in(service), "X-Mqworker": "page"}).read()
+        assert theirs.readline() == b": mqworker\n"
+        theirs.close()
+    finally:
+        service.close()
+
+
+def test_a_login_by_a_cookie_goes_on_until_it_expires(guarded):
+    """Whether a login goes on is asked of the cookie that the request came with."""
+    ours: logins.Logins = guarded.server._answering.api.logins
+    now = int(time.time())
+    for expires, goes_on in ((now + 100, True), (now - 1, False)):
+        session = ours.sessions.begin("read", "/", now, secure=False)._replace(expires=expires)
+        cookie = ours.sessions.set_cookie(session, now).partition(";")[0]
+        came = {logins.CALLER: logins.Identity("read", session.by, session), "HTTP_COOKIE": cookie}
+        assert ours.goes_on(came)() is goes_on
+
+
 def test_a_cookie_is_renewed_while_it_is_used(guarded):
     """After an hour any answer to the page carries a cookie with a later end; logging out takes it away."""
     sessions: Sessions = guarded.server._answering.api.logins.sessions
     fresh = log_in(guarded)
-    now = sessions.read(fresh, 0)
+    now = sessions.read(fresh, time.time())
     assert now is not None
     assert "set-cookie" not in guarded.ask("GET", "/api/v1/stages", Cookie=fresh, **PAGE).headers
     old = now._replace(begun=now.begun - 4000, expires=now.expires - 4000)
     cookie = sessions.set_cookie(old, 0).partition(";")[0]
     renewed = guarded.ask("GET", "/api/v1/stages", Cookie=cookie, **PAGE).headers["set-cookie"]
-    again = sessions.read(renewed.partition(";")[0], 0)
+    again = sessions.read(renewed.partition(";")[0], time.time())
     assert (again.nonce, again.begun) == (old.nonce, old.begun)
     assert again.expires >= now.expires
     out = guarded.ask("DELETE", "/api/v1/session", Cookie=cookie, **PAGE).headers["set-cookie"]

@@ -14,7 +14,8 @@ def test_the_second_operator_sees_what_the_first_has_done(service):
     assert late.json["current"] == {"params": {"particles": 20}, "generation": 2}
     assert service.ask("PATCH", PATH, {"particles": 30}, If_Match='"1", "2"').headers["etag"] == '"3"'
     assert service.ask("PATCH", PATH, {"particles": 40}, If_Match="*").headers["etag"] == '"4"'
-    assert service.ask("PATCH", PATH, {"particles": 50}).headers["etag"] == '"5"'
+    assert service.ask("PATCH", PATH, {"particles": 50}, If_Match='W/"3"').status == 412
+    assert service.ask("PATCH", PATH, {"particles": 50}, If_Match='W/"4"').headers["etag"] == '"5"', "a proxy's tag"
     back = service.ask("POST", f"{PATH}/rollback", If_Match='"5"')
     assert (back.status, back.json["params"], back.headers["etag"]) == (202, {"particles": 40}, '"6"')
     for nonsense in ("5", '"x"', "W/", '""'):

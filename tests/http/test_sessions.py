@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqworker.http.sessions import (
+    CLOCK,
     LASTS,
     LONGEST,
     RENEWED,
@@ -77,6 +78,16 @@ def test_a_cookie_ends():
     assert OURS.read(longer, NOW) is None
     upgraded = OURS.set_cookie(SESSION._replace(role="read"), NOW).partition(";")[0].replace(".read.", ".control.")
     assert OURS.read(upgraded, NOW) is None
+
+
+def test_a_clock_that_is_set_back_makes_no_session_longer():
+    """What was begun or renewed in what is the future now is taken only as far as clocks are corrected."""
+    assert OURS.read(COOKIE, NOW - CLOCK) == SESSION
+    assert OURS.read(COOKIE, NOW - CLOCK - 1) is None
+    renewed = OURS.renewed(SESSION, NOW + LASTS - 1)
+    pair = OURS.set_cookie(renewed, NOW).partition(";")[0]
+    assert OURS.read(pair, NOW + LASTS - 1 - CLOCK) == renewed
+    assert OURS.read(pair, NOW + LASTS - 2 - CLOCK) is None
 
 
 def test_a_session_is_not_renewed_for_ever():

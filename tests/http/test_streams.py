@@ -1,5 +1,6 @@
 """Logs and events: tails, streams, their limit, and their end."""
 
+import asyncio
 import http.client
 import json
 import logging
@@ -10,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from mqworker.control.desired_state import SetConsumers
-from mqworker.http.places import CALLS, TCP_STREAMS, UNIX_STREAMS
+from mqworker.http.places import CALLS, SLOW, TCP_STREAMS, UNIX_STREAMS
 from mqworker.ipc.messages import LogEvent
 from tests.support.waiting import AMPLE, wait_for
 
@@ -164,6 +165,38 @@ def test_few_calls_wait_at_a_time(service):
         call.join(AMPLE)
     assert service.ask("PUT", f"{path}?wait=1", {"count": 3}).status == 200
     wait_for(lambda: api.tcp.free == (CALLS, TCP_STREAMS), AMPLE, "all places to be free again")
+
+
+def test_slow_calls_leave_threads_for_others(service):
+    """However many ask for looks while the broker does not answer: a few of them wait, and commands are obeyed."""
+    answer: asyncio.Future[dict] = asyncio.run_coroutine_threadsafe(_future(), service.loop).result(AMPLE)
+
+    async def later() -> dict:
+        return await answer
+
+    service.admin["dlq_list"] = lambda _arguments: later()
+    statuses: list[int] = []
+
+    def look() -> None:
+        statuses.append(service.ask("GET", "/api/v1/stages/alpha/dlq?fresh=0").status)
+
+    looks = [threading.Thread(target=look) for _ in range(2 * (CALLS + TCP_STREAMS + SLOW))]
+    for each in looks:
+        each.start()
+    wait_for(lambda: len(service.asked) == SLOW and len(statuses) == len(looks) - SLOW, AMPLE, "those that wait")
+    assert set(statuses) == {503}
+    assert service.ask("PUT", "/api/v1/stages/alpha/listening?wait=5", {"enabled": False}).status == 200
+    refused = service.ask("PATCH", "/api/v1/stages/alpha/params", {"particles": 11})
+    assert (refused.status, refused.headers["retry-after"]) == (503, "2")
+    service.loop.call_soon_threadsafe(answer.set_result, {"dead_letters": []})
+    for each in looks:
+        each.join(AMPLE)
+    assert statuses.count(200) == SLOW
+    assert service.ask("PATCH", "/api/v1/stages/alpha/params", {"particles": 11}).status == 202
+
+
+async def _future() -> asyncio.Future:
+    return asyncio.get_running_loop().create_future()
 
 
 def test_a_wait_without_a_client_ends(service):

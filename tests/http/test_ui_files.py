@@ -21,7 +21,7 @@ def guarded(tmp_path_factory):
     little.close()
 
 
-@pytest.mark.parametrize("name", ["", *NAMES])
+@pytest.mark.parametrize("name", ["", *(name for name in NAMES if name != "index.html")])
 def test_every_file_is_served_to_anybody(guarded, name):
     """Without a token, each file is answered as it is in the folder, with its type; its ETag saves the next answer."""
     answer = guarded.ask("GET", f"/ui/{name}")
@@ -91,11 +91,11 @@ def test_the_files_are_read_only(guarded, method):
 
 
 def test_a_browser_is_led_to_the_page(guarded, service):
-    """A browser comes from / and /ui to the page by a relative address; whoever wants JSON gets the links."""
+    """A browser comes to the page's one address from others, by a relative path; whoever wants JSON gets the links."""
     accept = "text/html,application/xhtml+xml,*/*;q=0.8"
-    for path, headers in (("/", {"Accept": accept}), ("/ui", {})):
+    for path, headers, to in (("/", {"Accept": accept}, "ui/"), ("/ui", {}, "ui/"), ("/ui/index.html", {}, "./")):
         answer = guarded.ask("GET", path, **headers)
-        assert (answer.status, answer.headers["location"], answer.body) == (303, "ui/", b"")
+        assert (answer.status, answer.headers["location"], answer.body) == (303, to, b"")
     assert guarded.ask("GET", "/").status == 401
     assert service.ask("GET", "/").json["status"] == "/api/v1/status"
 

@@ -23,6 +23,11 @@ document.addEventListener("securitypolicyviolation", (event) =>
 UNREACHABLE = "Failed to load resource: "  # what chromium writes for each answer of 400 and more, and for no answer
 
 
+def promised(seconds: float) -> float:
+    """Return how long what is promised within so many seconds may take: on a busy machine as long as anything."""
+    return seconds if os.getloadavg()[0] <= (os.cpu_count() or 1) else SLOW / 1000
+
+
 class Watched:
     """A context of a browser, with its own cookies and connections; `faults` are those of all its pages."""
 

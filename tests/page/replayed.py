@@ -43,14 +43,15 @@ def summary(name: str, **changes: Any) -> dict[str, Any]:
         "in": 121.0,
     }
     facts |= {"unfinished": 4932, "seconds_left": 40.0, "growing": False, "held_back_by": "consumers", "backlog": 4920}
-    facts |= {"dead_backlog": 12, "dead": 14, "running": True, "listening": True, "generation": 6, "change": None}
+    facts |= {"dead_backlog": 12, "dead": 14, "running": True, "listening": True}
+    facts |= {"generation": 6, "applied": 7, "change": None}
     return {"name": name} | facts | changes
 
 
 def overview(n: int, *stages: dict[str, Any], **changes: Any) -> Event:
     """The whole service in one second."""
     service = {"name": "plant-7", "state": "running", "paused": False, "revision": 7, "applied": 7, "started": 1.0}
-    service |= {"uptime": 7200.0 + n, "log_level": "info"}
+    service |= {"uptime": 7200.0 + n, "log_level": "info", "stale": None}
     names = [each["name"] for each in stages]
     line = [
         {"name": name, "level": level, "feeds": names[level + 1 : level + 2], "here": True}
@@ -58,6 +59,14 @@ def overview(n: int, *stages: dict[str, Any], **changes: Any) -> Event:
     ]
     rest = {"n": n, "service": service, "stages": list(stages), "line": line, "bottlenecks": names[:1]}
     return "overview", rest | {"sources": [], "shared": []} | changes
+
+
+def peer(**changes: Any) -> dict[str, Any]:
+    """Another service, with one stage."""
+    why = {"code": "working", "level": "ok", "sentence": "Listening, 2 of 2 Consumers, 12/s"}
+    stages = [{"name": "results", "state": "running", "why": why, "rate": 12.0, "backlog": 3}]
+    known = {"url": "http://plant-8:5002", "reached": True, "problem": "", "as_of": 1.0, "service": "plant-8"}
+    return known | {"version": "1.2.3", "state": "running", "paused": False, "stages": stages, "more": 0} | changes
 
 
 def stage(n: int, name: str, consumers: int = 4, **changes: Any) -> Event:

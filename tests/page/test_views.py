@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import CDPSession, Page
 
 from tests.page import replayed
-from tests.page.conftest import Watched
+from tests.page.conftest import Watched, promised
 from tests.page.replayed import Event, Replayed
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("page")]
@@ -32,6 +32,14 @@ TIMES = 40
 TOLD = """
 () => document.getElementById("link").textContent.startsWith("No answer for 0:0") &&
   document.querySelectorAll(".consumers tbody tr").length === 6
+"""
+TWICE = """
+() => {
+  const number = document.querySelector(".scale b");
+  number.nextSibling.click();
+  number.nextSibling.click();
+  return number.textContent;
+}
 """
 HIDE = """
 (hidden) => {
@@ -83,12 +91,15 @@ def written(n: int, text: str = "", consumers: int = 6) -> list[Event]:
     """All events of a second, with `text` in everything that others have written."""
     why = {"code": "paused", "level": "warning", "sentence": f"Paused by {text or 'anybody'}", "since": None}
     stages = [replayed.summary(name, why=why) for name in NAMES]
-    peer = {"url": "http://plant-8:5002", "service": f"plant-8{text}", "state": "running", "problem": ""}
-    peer |= {"reached": True, "as_of": 1.0, "version": "1", "paused": False, "stages": stages, "more": 0}
+    others = [
+        replayed.peer(service=f"plant-8{text}", more=3),
+        replayed.peer(url="http://plant-9:5002", service="", state="", reached=None, as_of=None, stages=[]),
+        replayed.peer(url="http://a:1", service="", state="", reached=False, problem="it is away", stages=[]),
+    ]
     events = [
         replayed.overview(n, *stages, sources=[source(f"meters{text}")], shared=[shared(f"tariffs{text}")]),
         replayed.stage(n, "energy", consumers),
-        ("peers", {"peers": [peer]}),
+        ("peers", {"peers": others}),
     ]
     if n == 2000:
         events += [replayed.history(n, "energy"), *(replayed.history(n, name, 60) for name in NAMES)]
@@ -147,6 +158,45 @@ def test_six_hours(watched):
         page.wait_for_function("() => !document.querySelector('.chart').ariaLabel.includes('in 129,')")
 
 
+def test_a_refused_change_shows_the_number_that_is_true(watched, feed):
+    """Two quick presses on + go on from each other, one request at a time; when the service refuses the first, the
+    number that is wanted there stands again, and nothing else is sent."""
+    page = watched.open(feed.url)
+    show(page, feed.url, "stage")
+    number = page.locator(".scale b")
+    assert number.inner_text() == "6"
+    assert page.evaluate(TWICE) == "8"
+    page.wait_for_function("() => document.querySelector('#answer').textContent.startsWith('Not done')")
+    assert number.inner_text() == "6"
+    sent = [json.loads(body)["count"] for asked, body in feed.asked if asked == "PUT stages/energy/consumers"]
+    assert sent == [7]
+
+
+def test_other_services_say_whether_they_are_reached(watched, feed):
+    """The overview names other services by their names, or by their addresses as long as they have not answered."""
+    page = watched.open(feed.url)
+    show(page, feed.url, "overview")
+    rows = page.get_by_label("Other services").locator("tbody tr")
+    told = [row.locator("td").all_inner_texts() for row in rows.all()]
+    assert [each[0] for each in told] == ["plant-8", "plant-8", "http://plant-9:5002", "http://a:1"]
+    assert [each[1] for each in told] == ["running", "running", "not asked yet", "not reached: it is away"]
+    assert [each[3] for each in told] == ["results", "3 more", "", ""]
+
+
+def test_a_service_that_hangs_is_not_called_live(watched):
+    """While its main thread does not answer, the page says for how long, and that what it shows is from before."""
+
+    def hung(n: int) -> list[Event]:
+        kind, told = replayed.overview(n, replayed.summary("energy"))
+        return [(kind, told | {"service": told["service"] | {"stale": 75.0}})]
+
+    with Replayed(hung) as replay:
+        page = watched.open(replay.url)
+        page.wait_for_selector("#link[data-state=hangs]")
+        assert page.inner_text("#link") == "The service hangs: what is shown is 1:15 old"
+        assert "The service hangs: what stands below is as it was 1 min 15 s ago" in page.inner_text("main")
+
+
 def test_what_others_wrote_is_only_text(watched):
     """Names, sentences, log lines and answers with markup make no element, no request, no report, and hide nothing."""
     with Replayed(lambda n: written(n, EVIL), {"GET audit": {"records": []}}) as replay:
@@ -177,7 +227,7 @@ def test_a_silent_stream_is_noticed(watched, feed):
         page = watched.open(replay.url)
         show(page, replay.url, "stage")
         replay.pause = 60
-        page.wait_for_function(TOLD, timeout=2000 + 1000)  # the tick that was on its way counts too
+        page.wait_for_function(TOLD, timeout=1000 + promised(2) * 1000)  # the tick that was on its way counts too
 
 
 def test_without_a_place_for_a_stream_the_page_asks(watched):

@@ -9,7 +9,7 @@ from mqworker.control import desired_state
 from mqworker.control.control import ChangeRefused, ControlError
 from mqworker.ipc.messages import CodeCopy, CodeReport
 from mqworker.service.checked_changes import CheckedChanges
-from mqworker.service.params_schemas import KEPT, ParamsSchemas
+from mqworker.service.params_schemas import AT_ONCE, KEPT, ParamsSchemas
 from tests.service.test_checked_changes import Owner
 from tests.support.loop import on_loop
 from tests.support.waiting import AMPLE
@@ -73,9 +73,11 @@ class Asked:
 
     def __init__(self) -> None:
         self.questions: list[asyncio.Future[CodeReport]] = []
+        self.came = asyncio.Event()
 
     async def __call__(self, *_: object) -> CodeReport:
         self.questions.append(asyncio.get_running_loop().create_future())
+        self.came.set()
         return await self.questions[-1]
 
 
@@ -97,6 +99,33 @@ async def test_one_check_for_all_who_ask():
     assert [(await each).schema for each in both] == [{"type": "object"}] * 2
     assert (await forms.of("s", AMPLE)).defaults == {"a": 1}
     assert len(asked.questions) == 1
+
+
+@on_loop
+async def test_two_checks_at_once():
+    """Of many questions two are checked; the next one when one has ended, unless nobody waits for it any more."""
+    asked, params = Asked(), {"a": 0}
+    forms = ParamsSchemas(lambda _name: stages(**params)(""), asked)
+    waiting = []
+    for n in range(4):
+        params["a"] = n
+        waiting.append(asyncio.create_task(forms.of("s", AMPLE)))
+        await asyncio.sleep(0)
+    gone = [asyncio.create_task(forms.of("s", AMPLE)) for _ in range(2)]
+    await asyncio.wait(gone, timeout=0.05)
+    assert len(asked.questions) == AT_ONCE == 2
+    for each in (waiting[0], waiting[2], gone[0]):  # one that has begun, one that has not, one of three
+        each.cancel()
+    await asyncio.wait((waiting[0], waiting[2], gone[0]))
+    asked.came.clear()
+    for n in range(3):
+        asked.questions[n].set_result(CodeReport([], [("a", "is refused")], {}, schema={"n": n}))
+        if n == 0:
+            await asyncio.wait_for(asked.came.wait(), AMPLE)
+    told = [(await each).schema for each in (waiting[1], waiting[3], gone[1])]
+    assert (told, len(asked.questions)) == ([{"n": 1}, {"n": 2}, {"n": 2}], 3)
+    params["a"] = 0
+    assert (await forms.of("s", AMPLE)).schema == {"n": 0}, "a check that has begun was not for nothing"
 
 
 @on_loop

@@ -279,7 +279,8 @@ class RabbitNode:
         """Return ready, unacknowledged, total messages and consumers of a queue; None when there is none."""
         found = self.eval(
             f'case rabbit_amqqueue:lookup(rabbit_misc:r(<<"{vhost}">>, queue, <<"{name}">>)) of'
-            f"  {{ok, Queue}} -> rabbit_amqqueue:info(Queue, [{', '.join(COUNTS)}]); _ -> none end"
+            f"  {{ok, Queue}} -> try rabbit_amqqueue:info(Queue, [{', '.join(COUNTS)}])"
+            "  catch exit:{normal, _} -> none; exit:{noproc, _} -> none end; _ -> none end"  # it has just ended
         )
         numbers = dict(re.findall(r"{(\w+), *(\d+)", found))
         return None if found == "none" else {name: int(numbers.get(name, 0)) for name in COUNTS}

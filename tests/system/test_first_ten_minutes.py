@@ -89,7 +89,7 @@ def test_minute_0_ctrl_c_ends_the_demo_within_its_deadline(folder):
     )
     try:
         assert process.stdout is not None
-        told = "".join(line for line, _ in zip(process.stdout, range(7), strict=False))
+        told = "".join(line for line, _ in zip(process.stdout, range(8), strict=False))
         assert "first " in told
         url = re.search(r"control +(http://\S+)", told)
         assert url is not None

@@ -39,13 +39,13 @@ consumers = 1
 concurrency = 4
 """
 JOBS = """\
-import asyncio, time
+import asyncio, signal, time
 from pathlib import Path
 from mqworker import Reject
 
 def handle(body):
     if "wait" in body:
-        stuck(body["wait"])
+        {"signal": slips}.get(body["wait"], stuck)(body["wait"])
     if body.get("fail") == "value":
         raise ValueError(f"no such frame {body['n']} of {id(body)}")
     if body.get("fail") == "key":
@@ -61,6 +61,12 @@ def stuck(name):
 async def later(body):
     while not Path(body["wait"]).exists():
         await asyncio.sleep(0.01)
+
+def slips(_):
+    asked = []
+    signal.signal(signal.SIGUSR2, lambda *_: asked.append(1))
+    while not asked:
+        time.sleep(0.01)
 """
 
 
@@ -185,7 +191,11 @@ def test_a_consumer_is_replaced_when_it_is_done_or_now(service):
     send(service, "work", "charged", wait="go-4")
     comes_to(service, "charged", "out")
     slot = _slot(service, "charged")
-    status, told = service.ask("POST", f"/api/v1/stages/work/consumers/{slot}/replace", {"now": True})
+    path, pid = f"/api/v1/stages/work/consumers/{slot}/replace", _consumers(service, slot)[0]["pid"]
+    for seen in ({"pid": pid + 1}, {"pid": pid, "message_id": "finishes"}):
+        assert service.ask("POST", path, {"now": True} | seen)[0] == 409
+    assert service.ask("POST", path, seen)[0] == 409
+    status, told = service.ask("POST", path, {"now": True, "pid": pid, "message_id": "charged"})
     assert status == 202, told
     told = wait_for(lambda: len(told := _traces(service, "charged")) > 1 and told, 30, "the next life of the message")
     assert (told[0]["reason"], told[0]["place"]) == ("crash", "jobs.py in stuck")
@@ -244,3 +254,21 @@ def test_failures_are_grouped_by_their_place_and_counted_across_a_killed_produce
 def _letter(service: ServiceProcess, name: str) -> dict[str, Any] | None:
     told = service.ask("GET", f"/api/v1/messages/{name}?look=true")[1]
     return told if told["letters"] else None
+
+
+def test_a_message_that_ends_meanwhile_saves_its_consumer(service):
+    """While a Consumer is asked for its stack, the message that an operator has seen ends: nothing is killed for it."""
+    send(
+        service, "work", "slip", wait="signal"
+    )  # of the request for a stack, which its Consumer cannot answer any more
+    comes_to(service, "slip", "out")
+    slot = _slot(service, "slip")
+    (before,) = _consumers(service, slot)
+    path = f"/api/v1/stages/work/consumers/{slot}/replace"
+    status, told = service.ask("POST", path, {"now": True, "pid": before["pid"], "message_id": "slip"})
+    assert (status, told["detail"]) == (
+        409,
+        f"message slip is not in hand in Consumer {slot} any more (it has none): nothing is done to it",
+    )
+    comes_to(service, "slip", "result")
+    assert [each["pid"] for each in _consumers(service, slot)] == [before["pid"]]

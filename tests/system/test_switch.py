@@ -340,7 +340,8 @@ def test_a_start_with_code_that_is_refused_runs_the_last_generation_and_says_so(
             client.sent = client.ready(OUTPUT)
             client.send(5)
             assert {(one.body["code"], "other" in one.body) for one in client.finish()} == {("a", True)}
-        assert "no import" in running.cli("status").stderr
+        told = running.cli("status")
+        assert "no import" in told.stdout + told.stderr
         assert running.stop() == 0
     running.write("jobs.py", code("c"))
     running.start()

@@ -5,7 +5,7 @@ import { dot, h, table, text } from "./dom.js";
 import { time } from "./format.js";
 import { store } from "./store.js";
 
-const COLUMNS = [["time", "Time", "nowrap", ({ time: when }) => time(when)], ["by", "By", "", ({ by, from }) => (from ? `${by}, ${from}` : by)],
+const COLUMNS = [["time", "Time", "when", ({ time: when }) => time(when)], ["by", "By", "", ({ by, from }) => (from ? `${by}, ${from}` : by)],
   ["what", "What", "wide"], ["changes", "From → to", "wide mono"], ["answer", "Answer", "wide"]];
 const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value ?? null));
 

@@ -1,10 +1,10 @@
-// The chain of a stage as lines of text, how far a change of it is, and earlier generations.
+// The chain of a stage as lines of text, and earlier generations.
 //
-// Part of the view of a stage. The whole chain is sent at once, on the condition that nobody else has changed it (If-Match).
+// Part of the view of a stage, which says how far a change is. The whole chain is sent at once, on the condition that nobody else has changed it (If-Match).
 
 import { at, call } from "./api.js";
 import { act, confirm } from "./dialog.js";
-import { attr, button, h, panel, table, text } from "./dom.js";
+import { button, h, panel, table, text } from "./dom.js";
 
 const AGAIN = 3000; // ms after a failed request
 const LINE = /^(#)?\s*(?:([^\s=]+)\s*=\s*)?(.+)$/;
@@ -18,22 +18,11 @@ export function read(lines) {
   return found.map(([, off, name, job]) => ({ name, job, enabled: !off }));
 }
 
-// Returns the sentence on a change of the code or the chain: stored, prepared n of N, committed, or undone and why.
-export function progress(change) {
-  if (!change) return "";
-  const { state, generation, ready, wanted, reason, left, seconds } = change;
-  if (state === "undone") return `Generation ${generation} was undone ${Math.round(seconds)} s ago: ${reason}`;
-  const how = state === "preparing" ? `stored, ${ready} of ${wanted} Consumers prepared` : left ? `committed, ${left} old Consumers finish` : "committed, on trial";
-  return `Generation ${generation}: ${how}${reason ? ` (${reason})` : ""}`;
-}
-
 export function view({ parts: [stage] }) {
   const path = at`stages/${stage}`;
   let asked = -Infinity;
   let loaded, seen; // loaded: {lines, etag}
 
-  const step = h("span");
-  const bar = h("progress", { "aria-label": "Prepared Consumers" });
   const takeBack = button("Take it back …", () => goBack(), null, "command");
   const news = h("p", { class: "warning", role: "status" });
   const draft = h("textarea", { "aria-label": "Jobs of the chain", "aria-describedby": "chain-hint", spellcheck: "false", on: { input: refresh } });
@@ -41,7 +30,7 @@ export function view({ parts: [stage] }) {
   const reset = button("Reset", () => take(loaded));
   const past = table([["generation", "Generation", "", (each) => each.generation], ["chain", "Chain", "wrap wide"], ["code", "Code", "mono", (each) => each.code?.slice(0, 8)], ["act", ""]],
     (each) => each.generation, makeEarlier, updateEarlier);
-  const root = panel("Chain", h("p", { class: "row" }, step, bar, takeBack), news,
+  const root = panel("Chain", h("p", {}, takeBack), news,
     h("form", { on: { submit } }, h("p", { id: "chain-hint", class: "muted", text: "NAME = module:name, a job a line, in their order; # before one that is off" }),
       draft, h("p", { class: "row command" }, send, reset)),
     h("details", {}, h("summary", { text: "Earlier generations" }), past.root));
@@ -107,10 +96,7 @@ export function view({ parts: [stage] }) {
     async update(state) {
       const { change, desired } = state.stages[stage]?.detail ?? {};
       const preparing = change?.state === "preparing";
-      text(step, progress(change));
-      attr(step, "class", change?.state === "undone" ? "error" : null);
-      bar.hidden = takeBack.hidden = !preparing;
-      if (change?.wanted) [bar.max, bar.value] = [change.wanted, change.ready];
+      takeBack.hidden = !preparing;
       draft.readOnly = state.role === "read";
       const generations = `${desired?.generation} ${preparing && change.generation}`;
       if (generations === seen || performance.now() - asked < AGAIN) return;

@@ -10,6 +10,7 @@ const HEIGHT = 88; // pixels of the plot
 const LEFT = 46; // for the texts of the vertical axis
 const GRID = [0, 0.5, 1]; // shares of the height
 const TIMES = [[0, "start"], [0.5, "middle"], [1, "end"]]; // shares of the width
+const SHORTEST = 120; // points of the axis of a young service
 const UNKNOWN = new Float64Array(900).fill(NaN);
 
 // The next of 1, 2, 5, 10, 20 … that is not below `most`.
@@ -49,6 +50,12 @@ export function path(values, width, height, most) {
   return d;
 }
 
+// How many of the newest points the axis has: from the first that is known on.
+export function span(values) {
+  const first = values.findIndex((value) => !Number.isNaN(value));
+  return Math.max(Math.min(SHORTEST, values.length), first < 0 ? 0 : values.length - first);
+}
+
 // Where nothing is known between two known points, as [x, width].
 export function gaps(values, width) {
   const step = width / (values.length - 1);
@@ -72,7 +79,7 @@ const greatest = (values) => values.reduce((most, each) => (each > most ? each :
 // is pointed at, or the newest.
 export class Chart {
   constructor(title, lines, format) {
-    Object.assign(this, { title, lines, format, width: 0, ring: null, pointed: null });
+    Object.assign(this, { title, lines, format, width: 0, points: 0, ring: null, pointed: null });
     this.paths = lines.map(([, , kind]) => s("path", { class: `line ${kind}` }));
     this.values = lines.map(() => h("b"));
     this.rules = s("path", { class: "rule" });
@@ -105,16 +112,18 @@ export class Chart {
 
   // The time of a share of the width; "" before anything is known.
   at(share) {
-    const { end, every, series } = this.ring;
-    return end ? time((end - Math.round((1 - share) * ((series.in ?? UNKNOWN).length - 1))) * every) : "";
+    const { end, every } = this.ring;
+    return end ? time((end - Math.round((1 - share) * (this.points - 1))) * every) : "";
   }
 
   update(ring) {
     this.ring = ring;
     if (!ring || !this.width) return;
     const { lines, width, format } = this;
-    const known = ring.series.in ?? UNKNOWN;
-    const all = lines.map(([name]) => ring.series[name] ?? UNKNOWN);
+    const newest = (name) => (ring.series[name] ?? UNKNOWN).subarray(-this.points);
+    this.points = span(ring.series.in ?? UNKNOWN);
+    const known = newest("in");
+    const all = lines.map(([name]) => newest(name));
     const most = ceiling(Math.max(...all.map(greatest)));
     all.forEach((each, index) => attr(this.paths[index], "d", path(each, width, HEIGHT, most)));
     this.scale.forEach((label, index) => text(label, format(most * GRID[index])));

@@ -38,10 +38,11 @@ function make(row, stage, slot) {
   row.id = h("a");
   row.message.append(row.id);
   row.stack = button("Stack", () => showStack(stage, slot, row.stack), `Stack of Consumer ${slot}`, "command small");
-  row.acts.append(row.stack, " ", button("Replace …", () => replace(stage, slot), `Replace Consumer ${slot}`, "command small"));
+  row.acts.append(row.stack, " ", button("Replace …", () => replace(stage, slot, row.holds), `Replace Consumer ${slot}`, "command small"));
 }
 
-function update(row, { state, message_id: id, messages, held_by: holder, cpu, exit }, second) {
+function update(row, { state, pid, message_id: id, messages, held_by: holder, cpu, exit }, second) {
+  row.holds = { pid: pid || null, message_id: id }; // null: it is being started, it has none
   dot(row.state, LEVELS[state] ?? "warning", state);
   const more = messages.length > 1 ? ` and ${messages.length - 1} more` : "";
   text(row.id, id ? id + more : holder && `all wait for ${holder}`);
@@ -62,10 +63,12 @@ async function showStack(stage, slot, pressed) {
   return ask(`Stack of Consumer ${slot}`, [h("p", { text: `Process ${data.pid}, ${doing}` }), h("pre", { tabindex: 0, text: data.stack })], []);
 }
 
-async function replace(stage, slot) {
+// `holds`: the process, and its message when this was asked. Another one is not killed: the service refuses.
+async function replace(stage, slot, holds) {
   const later = "After its message: it finishes what it has in hand, then another takes its place.";
-  const now = "Now: it is killed. Its message counts as a crash and comes again; with too many crashes it becomes a dead letter.";
+  const now = `Now: it is killed. ${holds.message_id ? `Message ${holds.message_id}` : "Its message"} counts as a crash and comes again; with too many crashes it becomes a dead letter.`;
   const chosen = await ask(`Replace Consumer ${slot} of ${stage}?`, [h("p", { text: later }), h("p", { text: now })],
     [["later", "Replace after its message", "primary"], ["now", "Kill and replace now", "danger"]]);
-  if (chosen) act(`Consumer ${slot} is to be replaced`, "POST", at`stages/${stage}/consumers/${slot}/replace`, { now: chosen === "now" });
+  const body = chosen === "now" ? { now: true, ...holds } : { pid: holds.pid };
+  if (chosen) act(`Consumer ${slot} is to be replaced`, "POST", at`stages/${stage}/consumers/${slot}/replace`, body);
 }

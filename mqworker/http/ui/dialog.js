@@ -35,8 +35,8 @@ export async function confirm(title, sentence, verb, { danger = false } = {}) {
   return Boolean(await ask(title, [h("p", { text: sentence })], [["yes", verb, danger ? "danger" : "primary"]]));
 }
 
-// Sends a command and says how it went: `what` is the deed ("Stage energy is paused"). With `stage`, also when it is applied. A 409
-// that names what would be destroyed asks once more. Returns the answer of `call`.
+// Sends a command and says how it went: `what` is the deed ("Stage energy is paused"). With `stage`, also when it is applied there,
+// or undone. A 409 that names what would be destroyed asks once more. Returns the answer of `call`.
 export async function act(what, method, path, body, { stage, ...options } = {}) {
   tell("Sent …", "info");
   const answer = await call(method, path, body, options);
@@ -44,18 +44,28 @@ export async function act(what, method, path, body, { stage, ...options } = {}) 
     return act(what, method, `${path}?force=true`, body, { stage, ...options });
   }
   if (!answer.ok) tell(`Not done: ${answer.problem}`, "error");
-  else if (stage) whenApplied(what, answer.data.revision);
+  else if (stage) whenOver(what, stage, answer.data);
   else tell(`${what}.`);
   return answer;
 }
 
-// The deed is stored; it is done when the service has applied its revision.
-function whenApplied(what, revision) {
-  tell(`${what}: stored as revision ${revision}, being applied …`, "info");
-  const until = Date.now() + STAYS;
+// Pure. Returns what has become of a deed that is stored under this revision, for which `change` is being prepared (if so): [sentence,
+// level], or undefined as long as it is not over. `summary` is the stage in the overview of `newest`, the revision that it tells of.
+export function outcome(what, { revision, change }, newest, summary) {
+  if (newest < revision) return undefined; // the overview was on its way
+  if (!summary) return [`${what}: stored; the stage is no longer there.`, "error"];
+  const { state, reason, change: code } = summary.change ?? {};
+  if (change && code > change) return [`${what}: stored; another change has come after it.`, "info"];
+  if (change && code === change && state === "undone") return [`Not done: ${what}: it was undone: ${reason}`, "error"];
+  if ((change && code === change && state === "preparing") || summary.applied < revision) return undefined;
+  return [`${what}.`];
+}
+
+function whenOver(what, stage, stored) {
+  tell(`${what}: stored as revision ${stored.revision}, being applied …`, "info");
   const end = store.subscribe(["overview"], ({ overview }) => {
-    const applied = overview?.service.applied >= revision;
-    if (applied) tell(`${what}.`);
-    if (applied || Date.now() > until) queueMicrotask(() => end());
+    const over = overview && outcome(what, stored, overview.service.revision, overview.stages.find(({ name }) => name === stage));
+    if (over) tell(...over);
+    if (over) queueMicrotask(() => end());
   });
 }

@@ -110,3 +110,12 @@ export function table(columns, key, make = () => {}, update = () => {}, kind = "
     update: (items) => keyed(body, items, key, row, change),
   };
 }
+
+// Saves a Blob as a file. A link to it at the service would come without our header, and over plain http without what a
+// browser says of itself: the service would have to take it for another site's.
+export function save(blob, name) {
+  const link = h("a", { download: name });
+  link.href = URL.createObjectURL(blob);
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}

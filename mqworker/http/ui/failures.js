@@ -7,12 +7,12 @@
 import { at, call } from "./api.js";
 import { Spark } from "./chart.js";
 import { act, confirm, tell } from "./dialog.js";
-import { attr, button, h, keyed, panel, table, text } from "./dom.js";
+import { attr, button, h, keyed, panel, save, table, text } from "./dom.js";
 import { bytes, count, plural, time } from "./format.js";
 
 const FIELDS = { text: "Text", reason: "Reason", error_type: "Error type", place: "Place", header: "Header (NAME=VALUE)", since: "Failed since",
   until: "Failed before", attempt: "Attempt", generation: "Generation" };
-const PAGE = 100; // letters at a time
+const PAGE = 100; // letters, and as many more each time
 const ENDED = ["done", "cancelled", "failed"];
 const what = ({ reason, error_type: type, place }) => [type || reason, place].filter(Boolean).join(" in ") || "no reason given";
 
@@ -57,9 +57,10 @@ export function view({ parts: [stage] }) {
   const ticked = new Set();
   const running = new Set(); // operations
   const faults = new Map();
-  let [groups, letters, filter, matched] = [[], [], {}, 0];
+  let [groups, filter, matched, limit] = [[], {}, 0, PAGE];
   let failed = false; // the last look
-  let state, shown, next;
+  let [looks, asked] = [0, 0]; // numbers of the last look, and of the last question for letters
+  let state, shown;
 
   const backlog = h("span", { class: "muted" });
   const groupTable = table([["fault", "Fault", "wide clip"], ["count", "In the queue", "number", (each) => count(each.count)],
@@ -73,7 +74,7 @@ export function view({ parts: [stage] }) {
   const summary = h("span", { role: "status" });
   const freeze = button("", select, null, "primary command");
   const compare = button("Compare the two", () => (location.hash = at`#/letter/${stage}/${[...ticked][0]}?with=${[...ticked][1]}`));
-  const more = button("Show more", () => list(next));
+  const more = button("Show more", () => list({ limit: (limit += PAGE) }));
   const chosen = h("div", { role: "status" });
   const letterTable = table([["tick", ""], ["name", "Message", "wide clip"], ["failed", "Failed", "when", (each) => time(each.failed_at)],
     ["attempt", "Attempt", "number", (each) => each.attempt], ["error", "Error", "wide clip"], ["size", "Size", "number", (each) => bytes(each.size)]],
@@ -85,25 +86,29 @@ export function view({ parts: [stage] }) {
 
   // Reads letters and groups; `fresh` 0 asks for a new look at the queue itself.
   async function look(extra) {
-    const [live] = await Promise.all([call("GET", at`stages/${stage}/faults`), list(0, extra)]);
+    const mine = (looks += 1);
+    const [live] = await Promise.all([call("GET", at`stages/${stage}/faults`), list(extra)]);
     const found = await call("GET", `${path}/groups`);
+    if (mine !== looks) return; // one has looked again
     if (found.ok) ({ groups } = found.data);
     if (live.ok) faults.clear(); // of another life of the service
     for (const each of live.data?.faults ?? []) faults.set(each.key, each);
     showGroups();
   }
 
-  async function list(after, extra) {
-    const asked = shown;
+  // Reads the letters, all that are shown: those of two looks never stand together.
+  async function list(extra) {
+    const mine = (asked += 1);
     text(summary, "Looking …");
-    const answer = await call("GET", `${path}?${new URLSearchParams({ ...filter, limit: PAGE, after, ...extra })}`);
-    if (asked !== shown) return; // the filter is another by now
+    const answer = await call("GET", `${path}?${new URLSearchParams({ ...filter, limit, ...extra })}`);
+    if (mine !== asked) return;
     failed = !answer.ok;
-    if (failed) return void text(summary, answer.problem);
-    const { dead_letters: found, total, complete, as_of: when } = answer.data;
-    ({ next, matched } = answer.data);
-    letters = after ? [...letters, ...found] : found;
-    if (!after) ticked.clear();
+    text(summary, answer.problem);
+    if (failed) return;
+    const { dead_letters: letters, total, complete, as_of: when, next } = answer.data;
+    ({ matched } = answer.data);
+    const there = new Set(letters.map((each) => each.id));
+    for (const id of ticked) if (!there.has(id)) ticked.delete(id);
     text(summary, `${count(matched)} of ${complete ? "" : "the first "}${count(total)} match, as of ${time(when)}`);
     more.hidden = next === null;
     letterTable.update(letters);
@@ -146,10 +151,17 @@ export function view({ parts: [stage] }) {
       chosen.replaceChildren();
       showOperations();
     };
+    const exported = async () => {
+      tell("Reading the letters …", "info");
+      const file = await call("GET", `${path}/selections/${selection}/export`, undefined, { file: true });
+      if (!file.ok) return tell(`Not exported: ${file.problem}`, "error");
+      tell(`${plural(number, "letter")} exported.`);
+      return save(file.data, `${stage}-${selection}.jsonl`);
+    };
     const about = ` and frozen, from ${time(oldest)} to ${time(newest)}; kept until ${time(expires)}.`;
     chosen.replaceChildren(h("p", {}, h("strong", { text: `${plural(number, "letter")} selected` }), about),
       h("p", { class: "row" }, button(`Replay ${count(number)} …`, () => run("replay"), null, "primary command"), button(`Drop ${count(number)} …`, () => run("drop"), null, "danger command"),
-        h("a", { class: "button", href: `../api/v1/${path}/selections/${selection}/export`, download: true, text: `Export ${count(number)}` })));
+        button(`Export ${count(number)}`, exported)));
     chosen.querySelector("button").focus();
   }
 
@@ -202,6 +214,7 @@ export function view({ parts: [stage] }) {
       state = now;
       const back = now.link.state === "live" && before?.link.state !== "live";
       if (route !== shown || (failed && back)) {
+        if (route !== shown) limit = PAGE;
         shown = route;
         filter = filterOf(route.query);
         for (const { name } of search.elements) if (name) search.elements[name].value = filter[name] ?? "";

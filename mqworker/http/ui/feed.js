@@ -31,7 +31,7 @@ export function pause(tries, random = Math.random()) {
 
 export class Feed {
   constructor(emit, tabs) {
-    Object.assign(this, { emit, tabs, query: "", after: "", tries: 0, doing: "", stopped: false, draining: false, abort: null });
+    Object.assign(this, { emit, tabs, query: "", after: "", tries: 0, doing: "", stopped: false, bye: "", abort: null });
     this.wake = () => {};
     document.addEventListener("visibilitychange", () => this.again());
   }
@@ -82,7 +82,7 @@ export class Feed {
       return await this.ask(may ? "there is no such stage" : "this browser has four streams in other tabs");
     } catch {
       if (signal.reason === AGAIN) return 0;
-      this.link(this.draining ? "draining" : "lost", signal.aborted ? signal.reason : "the service cannot be reached");
+      this.link(this.bye === "draining" ? this.bye : "lost", signal.aborted ? signal.reason : "the service cannot be reached");
       return pause(this.tries++);
     } finally {
       this.abort = null;
@@ -114,6 +114,7 @@ export class Feed {
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     for (;;) {
       const { value, done } = await reader.read();
+      if (done && this.bye === "renew") return 0; // it was old
       if (done) throw new Error("the connection was closed");
       this.guard(SILENCE, "it is silent");
       this.take(read(value), "live");
@@ -146,8 +147,8 @@ export class Feed {
   take(events, state, reason) {
     if (events.length) this.link(state, reason);
     for (const event of events) {
-      if (event.type === "bye") this.draining = event.data.reason === "draining";
-      if (event.type === "hello") this.draining = false;
+      if (event.type === "bye") this.bye = event.data.reason;
+      if (event.type === "hello") this.bye = "";
       this.after = event.id || this.after;
       this.emit(event);
     }

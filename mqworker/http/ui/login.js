@@ -4,12 +4,15 @@
 import { call } from "./api.js";
 import { h, text } from "./dom.js";
 
-// Logs in with a token or a ticket; returns the answer. The cookie is for the page's own prefix.
-export function logIn(credentials) {
-  return call("POST", "session", { ...credentials, path: location.pathname.replace(/ui\/$/, "") });
+// Logs in with a token or a ticket; returns the answer, and sends the event "session" to the window. The cookie is for the page's
+// own prefix.
+export async function logIn(credentials) {
+  const answer = await call("POST", "session", { ...credentials, path: location.pathname.replace(/ui\/$/, "") });
+  if (answer.ok) dispatchEvent(new CustomEvent("session", { detail: answer.data }));
+  return answer;
 }
 
-// Shows the login above `main` until it has succeeded; resolves with the session.
+// Shows the login above `main` until somebody has logged in, here or by an address; resolves then.
 export function login(main) {
   const { promise, resolve } = Promise.withResolvers();
   const problem = h("p", { id: "login-problem", class: "problem", role: "alert" });
@@ -19,11 +22,13 @@ export function login(main) {
     event.preventDefault();
     const answer = await logIn({ token: token.value });
     text(problem, answer.problem);
-    if (!answer.ok) return token.select();
+    token.select();
+  };
+  addEventListener("session", () => {
     form.remove();
     main.inert = false;
-    return resolve(answer.data);
-  };
+    resolve();
+  }, { once: true });
   const form = h("form", { class: "panel login", "aria-label": "Log in", on: { submit } }, h("h1", { text: "Log in" }),
     h("p", { text: "Open the address that “mqworker ui” prints, or enter the token of [control]." }),
     h("label", { for: "token", text: "Token" }), h("p", { class: "row" }, token, h("button", { class: "primary", text: "Log in" })), problem);

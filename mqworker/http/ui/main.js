@@ -27,6 +27,7 @@ const KEPT = 12;
 const LINK = { // level, and a sentence out of the reason and for how long
   connecting: ["info", () => "Connecting …"],
   live: ["ok", () => "Live"],
+  hangs: ["error", (_reason, ago) => `The service hangs: what is shown is ${clock(ago)} old`],
   asking: ["warning", (reason) => `Every 2 s: ${reason}`],
   lost: ["error", (reason, ago) => `No answer for ${clock(ago)}: ${reason}`],
   draining: ["error", (_reason, ago) => `The service drains or starts again (${clock(ago)})`],
@@ -93,24 +94,39 @@ function update(state) {
   current.view.update(state, current.route);
 }
 
-function showLink({ link: { state, since, reason } }) {
-  const [level, sentence] = LINK[state];
-  const now = level === "ok" || level === "warning";
+function showLink({ link: { state, since, reason }, overview }) {
+  const stale = overview?.service.stale; // its main thread does not answer; its threads for HTTP do
+  const now = state === "live" || state === "asking";
+  const shown = now && stale ? "hangs" : state;
+  const [level, sentence] = LINK[shown];
   if (up && !now) tell("The connection to the service is lost.", "error");
   if (up === false && now) tell("The connection to the service is back.");
   if (up !== null || now) up = now;
-  find("link").dataset.state = state;
-  dot(find("link"), level, sentence(reason, (Date.now() - since) / 1000));
+  find("link").dataset.state = shown;
+  dot(find("link"), level, sentence(reason, now ? stale : (Date.now() - since) / 1000));
 }
 
 async function needLogin() {
   if (asking) return;
   asking = true;
   find("main").hidden = !store.state.overview; // nothing has been shown yet
-  store.dispatch({ type: "session", data: await login(find("main")) });
+  await login(find("main"));
   find("main").hidden = false;
   asking = false;
-  feed.again();
+}
+
+// Logs in with the address of `mqworker ui`, also one that is pasted into the open page; `before` is what the address was.
+async function redeem(before = "#/") {
+  const ticket = /^#t=([\w-]+)$/.exec(location.hash)?.[1];
+  if (!ticket) return;
+  history.replaceState(null, "", before); // it leaves the address before anything else happens
+  const { ok, problem } = await logIn({ ticket });
+  if (!ok) tell(`This address has been used already, or is too old: ${problem}`, "error");
+}
+
+async function moved({ oldURL }) {
+  await redeem(oldURL);
+  go();
 }
 
 function heard(event) {
@@ -119,18 +135,17 @@ function heard(event) {
 }
 
 async function begin() {
-  const ticket = /^#t=([\w-]+)$/.exec(location.hash)?.[1];
-  if (ticket) {
-    history.replaceState(null, "", "#/"); // it leaves the address before anything else happens
-    const { ok, problem } = await logIn({ ticket });
-    if (!ok) tell(`This address has been used already, or is too old: ${problem}`, "error");
-  }
+  await redeem();
   const { ok, status, data } = await call("GET", "session");
   if (ok) store.dispatch({ type: "session", data });
   feed = new Feed(heard, new Tabs(data?.instance ?? location.pathname, () => feed?.tabsChanged()));
   addEventListener("login", needLogin);
+  addEventListener("session", (event) => {
+    store.dispatch({ type: "session", data: event.detail });
+    feed.again();
+  });
   addEventListener("listen", listen);
-  addEventListener("hashchange", go);
+  addEventListener("hashchange", moved);
   find("find").addEventListener("submit", (event) => {
     event.preventDefault();
     const id = event.target.elements.id.value.trim();
@@ -138,7 +153,7 @@ async function begin() {
   });
   go();
   store.subscribe(Object.keys(store.state), update);
-  store.subscribe(["link"], showLink);
+  store.subscribe(["link", "overview"], showLink);
   setInterval(() => showLink(store.state), 1000);
   if (status === 401) needLogin();
   setTimeout(() => feed.run(), LISTEN);

@@ -1,12 +1,12 @@
 // A message by its id: where it is, its way with times through each stage, its dead letters and its log lines.
 //
-// Asks again while it is on its way. The sentences are the service's.
+// Asks again while it is on its way, while nobody knows it, and whenever one comes here. The sentences are the service's.
 
 import { at, call } from "./api.js";
 import { button, h, panel, table, text } from "./dom.js";
 import { seconds, time } from "./format.js";
 
-const EVERY = 2000; // ms between questions while it is on its way
+const EVERY = { in_hand: 2000, retry: 2000, unknown: 5000 }; // ms between questions, by its state
 const STEPS = { received: "received", begun: "begun", finished: "finished", settled: "settled", due: "next attempt" };
 
 export function view({ parts: [id = ""] }) {
@@ -14,18 +14,20 @@ export function view({ parts: [id = ""] }) {
   const body = h("div");
   const lines = table([["time", "Time", "when", (each) => time(each.time)], ["level", "Level", "", (each) => each.level], ["line", "Line", "wrap wide", (each) => each.msg]], JSON.stringify);
   const root = h("div", {}, h("p", { class: "row head" }, h("h1", { class: "wrap", text: `Message ${id}` })),
-    h("section", { class: "panel" }, sentence, button("Look through the dead letters", () => look({ look: true }))), body);
-  let moving = true;
-  let asked = -Infinity;
-  let shown;
+    h("section", { class: "panel" }, sentence, button("Look through the dead letters", () => look({ look: 1 }))), body);
+  let state = "unknown";
+  let [asked, answered] = [0, -Infinity]; // number of the last question, and when that was answered
+  let shown, here;
 
   async function look(query) {
-    asked = Infinity;
+    const mine = (asked += 1);
+    answered = Infinity;
     const { ok, data, problem } = await call("GET", `messages?${new URLSearchParams({ id, ...query })}`); // in a path, proxies would follow the ".." of an id
-    asked = performance.now();
+    if (mine !== asked) return;
+    answered = performance.now();
     text(sentence, ok ? data.sentence : problem);
     if (!ok) return;
-    moving = data.state === "in_hand" || data.state === "retry";
+    ({ state } = data);
     const now = JSON.stringify([data.stages.map(({ traces }) => traces), data.letters, data.lines, data.unanswered]);
     if (now === shown) return;
     shown = now;
@@ -51,8 +53,9 @@ export function view({ parts: [id = ""] }) {
   return {
     root,
     topics: [],
-    update() {
-      if (moving && id && performance.now() - asked > EVERY) look();
+    update(_state, route) {
+      if (id && (route !== here || performance.now() - answered > EVERY[state])) look();
+      here = route;
     },
   };
 }

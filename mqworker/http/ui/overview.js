@@ -27,9 +27,9 @@ export function view() {
   const shared = part("Shared objects", [NAME, STATE, number("Calls", ({ status }) => count(status?.counts.made)),
     number("Mean", ({ status }) => seconds(status?.mean_seconds)), number("Journal", ({ status }) => bytes(status?.journal_bytes)),
     ["told", "Tells", "wide id", described], ACTS], makeShared, showState);
-  const peers = part("Other services", [NAME, STATE, ["stage", "Stage", "", ({ stage }) => stage?.name],
+  const peers = part("Other services", [NAME, STATE, ["asked", "As of", "when", ({ as_of: when }) => time(when)], ["stage", "Stage", "", ({ stage }) => stage?.name],
     ["why", "Why", "wide", ({ stage }) => stage?.why?.sentence], number("Out", ({ stage }) => rate(stage?.rate)),
-    number("Backlog", ({ stage }) => count(stage?.backlog))], () => {}, showState);
+    number("Backlog", ({ stage }) => count(stage?.backlog))], () => {}, (row, each) => showState(row, { ...each, state: stateOf(each) }));
 
   return {
     root: h("div", {}, h("div", { class: "row head" }, h("div", {}, h("h1", { text: "Overview" }), sentence),
@@ -43,13 +43,15 @@ export function view() {
       keyed(line, overview.line, ({ name }) => name, makePlace, (node, each) => updatePlace(node, each, overview));
       sources.update(overview.sources);
       shared.update(overview.shared);
-      peers.update(others.flatMap((peer) => (peer.stages.length ? peer.stages : [undefined]).map((stage) =>
-        ({ ...peer, name: peer.service || peer.url, stage }))));
+      const rows = ({ service: name, stages: of, more, ...peer }) =>
+        [...(of.length ? of : [undefined]), ...(more ? [{ name: `${more} more` }] : [])].map((stage) => ({ ...peer, name: name || peer.url, stage }));
+      peers.update(others.flatMap(rows));
     },
   };
 }
 
-function told({ stages, service: { state, paused, uptime, revision, applied } }) {
+function told({ stages, service: { state, paused, uptime, revision, applied, stale } }) {
+  if (stale) return `The service hangs: what stands below is as it was ${seconds(stale)} ago`;
   const ahead = applied < revision ? `, ${applied} is applied` : "";
   return `${paused ? "Paused by a signal" : `Service ${state}`} · ${plural(stages.length, "stage")} · up for ${seconds(uptime)} · revision ${revision}${ahead}`;
 }
@@ -63,6 +65,10 @@ function part(title, columns, make, change) {
     rows.update(items);
   };
   return { root, update };
+}
+
+function stateOf({ reached, paused, state }) {
+  return reached === null ? "not asked yet" : reached ? (paused ? "paused" : state) : "not reached";
 }
 
 function showState(row, { state, problem }) {

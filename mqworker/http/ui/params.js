@@ -5,8 +5,8 @@
 
 import { at, call } from "./api.js";
 import { act, tell } from "./dialog.js";
-import { attr, button, h, panel, table, text } from "./dom.js";
-import { stringify } from "./exact.js";
+import { attr, button, h, keyed, panel, table, text } from "./dom.js";
+import { same, stringify } from "./exact.js";
 import { plural } from "./format.js";
 import { assembled, compared, fields, patch, shown } from "./params_form.js";
 
@@ -19,14 +19,14 @@ let ids = 0;
 export function view({ parts: [stage] }) {
   const path = at`stages/${stage}/params`;
   const typed = new Map(); // key of a field to its text
-  const refused = new Map(); // key to what the service said about it
+  const refused = new Map(); // name of a field to what the service said about it
+  const controls = new Map(); // key of a field to its nodes
   let list = [];
-  let controls = new Map();
   let busy = false;
   let asked = -Infinity;
   let schema, defaults, loaded, newest;
 
-  const about = h("p", { class: "muted" });
+  const about = h("p", { class: "muted", text: "Reading the parameters …" });
   const news = h("div", { role: "status" });
   const set = h("fieldset", { class: "bare" });
   const wrong = h("p", { class: "problem", role: "alert" });
@@ -50,55 +50,66 @@ export function view({ parts: [stage] }) {
     return newest;
   }
 
-  // Shows these parameters; where `keep(field)` returns a text, that stays typed instead.
+  // Shows these parameters; where `keep(field)` returns a text, that stays typed instead. Fields that are the same stay what they are.
   function fill(from, keep = () => undefined) {
     loaded = from;
     refused.clear();
     news.replaceChildren();
     list = fields(schema, from.params);
     for (const each of list) typed.set(each.key, keep(each) ?? shown(each, from.params));
-    controls = new Map();
-    set.replaceChildren(...list.map(node));
+    controls.clear();
+    keyed(set, list, (each) => stringify([each, usual(each)]), node, (part, { key }) => controls.set(key, part));
     past.update([...from.history].reverse());
     back.disabled = !from.history.length;
     form.hidden = false;
     refresh();
   }
 
-  function node({ schema: given, kind, key, path: names, required }) {
+  // Returns what a field is called while nothing is in it. The service tells the defaults of what is not set alone.
+  function usual({ schema: { default: own }, path: names, required }) {
+    const within = (all) => names.reduce((value, name) => value?.[name], all);
+    const known = own ?? (within(loaded.params) === undefined ? within(defaults) : null) ?? null;
+    return required ? "required" : known === null ? NOT_SET : `default ${stringify(known)}`;
+  }
+
+  function node(field) {
+    const { schema: given, kind, key, name: label } = field;
     const id = `param-${(ids += 1)}`;
-    const known = names.reduce((value, name) => value?.[name], defaults) ?? given.default ?? null;
-    const unset = required ? "required" : known === null ? NOT_SET : `default ${stringify(known)}`;
+    const unset = usual(field);
     const more = { id, name: key, "aria-describedby": `${id}-hint ${id}-wrong`, placeholder: unset, spellcheck: "false" };
     const choices = { boolean: ["true", "false"], choice: given.enum?.map((each) => stringify(each)) }[kind];
     const options = choices && ["", ...choices].map((value) => h("option", { value, text: value || unset }));
     const own = h(choices ? "select" : kind === "json" ? "textarea" : "input", more, options);
     const limits = Object.keys(WORDS).filter((name) => given[name]).map((name) => `${WORDS[name]} ${given[name]}`);
     const problem = h("span", { id: `${id}-wrong`, class: "problem" });
-    controls.set(key, { own, problem });
-    return h("div", { class: "field" }, h("label", { for: id, text: key || "further parameters" }), h("span", {}, own, problem),
-      h("span", { id: `${id}-hint`, class: "muted", text: [[choices ? "" : kind, ...limits].join(" "), given.description].filter(Boolean).join(": ") }));
+    const hint = [[choices ? "" : kind, ...limits].join(" "), given.description].filter(Boolean).join(": ");
+    const root = h("div", { class: "field" }, h("label", { for: id, text: label || "further parameters" }), h("span", {}, own, problem),
+      h("span", { id: `${id}-hint`, class: "muted", text: hint }));
+    return { root, own, problem, label };
   }
 
-  function input({ target: { name, value } }) {
-    typed.set(name, value);
-    refused.delete(name);
+  function input({ target: { name: key, value } }) {
+    typed.set(key, value);
+    refused.delete(controls.get(key).label);
     refresh();
   }
 
   const altered = (each) => typed.get(each.key) !== shown(each, loaded.params);
+  // Returns a function for `fill`: what is typed by now, where it is something else than what this Map of key to text has.
+  const since = (known) => ({ key }) => (known.has(key) && known.get(key) !== typed.get(key) ? typed.get(key) : undefined);
+  const asLoaded = () => new Map(list.map((each) => [each.key, shown(each, loaded.params)]));
 
   // Brings the form up to date with what is typed; returns the parameters that it makes.
   function refresh() {
     const { params, problems } = assembled(list, typed, loaded.params);
-    for (const [key, { own, problem }] of controls) {
+    for (const [key, { own, problem, label }] of controls) {
       if (own.value !== typed.get(key)) own.value = typed.get(key);
-      const said = problems.get(key) ?? refused.get(key);
+      const said = problems.get(key) ?? refused.get(label);
       attr(own, "aria-invalid", said ? "true" : null);
       text(problem, said);
     }
-    const elsewhere = [...refused].filter(([key]) => !controls.has(key));
-    text(wrong, elsewhere.map(([key, said]) => `${key} ${said}`).join("; "));
+    const elsewhere = [...refused].filter(([name]) => !list.some((each) => each.name === name));
+    text(wrong, elsewhere.map(([name, said]) => `${name} ${said}`).join("; "));
     const rows = compared(loaded.params, params);
     text(changes, rows.map(arrow).join("\n"));
     text(send, busy ? "The code is being checked …" : rows.length ? `Change ${plural(rows.length, "parameter")}` : "Nothing to change");
@@ -113,29 +124,32 @@ export function view({ parts: [stage] }) {
   }
 
   async function command(what, method, where, body) {
+    const sent = body ? new Map(typed) : asLoaded();
     busy = true;
     refresh();
     const answer = await act(`${stage}: ${what}`, method, where, body, { stage, etag: loaded.etag });
     busy = false;
     const other = answer.ok || answer.status === 412 ? await load() : null;
-    if (answer.ok) return fill(other ?? loaded);
+    if (answer.ok && other) return fill(other, since(sent));
     if (answer.status === 422) {
       const said = answer.data.fields ?? [{ field: "", problem: answer.problem }];
       for (const { field, problem } of said) refused.set(field.replace(/^params\.?/, ""), problem);
     }
     refresh();
-    if (other) conflict(other);
+    if (other) meanwhile(other);
     set.querySelector("[aria-invalid]")?.focus();
   }
 
-  // Shows what was loaded, what somebody else has made of it, and what is typed, side by side; what is typed stays on top.
-  function conflict(other) {
-    const mine = new Map(list.filter(altered).map(({ key }) => [key, typed.get(key)]));
+  // The parameters are of another generation, while something is typed: that stays. Where others have changed them, it is shown side by
+  // side what was loaded, what they have made of it, and what is typed.
+  function meanwhile(other) {
     const columns = ["As loaded", "Theirs, stored", "Mine, not sent"].map((name, index) => [name, name, "wrap", ({ values }) => values[index] ?? NOT_SET]);
     const rows = table([["name", "Parameter", "", (each) => each.name], ...columns], (each) => each.name);
-    rows.update(compared(loaded.params, other.params, refresh()));
-    fill(other, ({ key }) => mine.get(key));
-    news.append(h("p", { class: "warning", text: "Somebody has changed the parameters meanwhile. What you typed stays in the form; nothing is sent." }), rows.root);
+    const mine = refresh();
+    rows.update(compared(loaded.params, other.params, mine));
+    const theirs = !same(loaded.params, other.params) && !same(mine, other.params);
+    fill(other, since(asLoaded()));
+    if (theirs) news.append(h("p", { class: "warning", text: "Somebody has changed the parameters meanwhile. What you typed stays in the form; nothing is sent." }), rows.root);
   }
 
   function version(row, { generation, params }) {
@@ -150,7 +164,7 @@ export function view({ parts: [stage] }) {
     const other = await load();
     if (!other) return;
     if (!loaded || (!list.some(altered) && !form.contains(document.activeElement))) fill(other);
-    else if (other.generation > loaded.generation) conflict(other);
+    else if (other.generation > loaded.generation) meanwhile(other);
   }
 
   return {

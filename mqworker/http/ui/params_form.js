@@ -1,7 +1,8 @@
 // The model of the parameter form: the fields that a JSON Schema makes, what is typed into them, how values differ.
 //
-// Pure. Values come from exact.js, so numbers stay as written. A field is {path, key, kind, schema, required}; nothing typed
-// into it: it is left out, so that the default of the handler's `Params` applies. Ranges and patterns are the service's.
+// Pure. Values come from exact.js, so numbers stay as written. A field is {path, name, key, kind, schema, required}: `name` is for
+// people, with dots, `key` tells paths apart that have dots of their own. Nothing typed into it: it is left out, so that the
+// default of the handler's `Params` applies. Ranges and patterns are the service's.
 
 import { Exact, isNumber, parse, same, stringify } from "./exact.js";
 
@@ -40,7 +41,7 @@ function below(path, schema, root, value) {
     const inner = resolved(given, root);
     const deeper = [...path, name];
     if (deeper.length < LEVELS && names(inner.properties).length && (own === undefined || plain(own))) return below(deeper, inner, root, own);
-    const made = { path: deeper, key: deeper.join("."), schema: inner, required: schema.required?.includes(name) ?? false };
+    const made = { path: deeper, name: deeper.join("."), key: JSON.stringify(deeper), schema: inner, required: schema.required?.includes(name) ?? false };
     const kind = inner.enum ? "choice" : inner.type;
     const usual = Object.hasOwn(fits, kind) && (own === undefined || fits[kind](own, made));
     return [{ ...made, kind: usual ? kind : "json" }];
@@ -52,17 +53,17 @@ function below(path, schema, root, value) {
 export function fields(schema, params) {
   const top = resolved(schema, schema);
   const made = below([], top, schema, params);
-  return top.properties ? made : [...made, { path: [], key: "", kind: "json", schema: {}, required: false }];
+  return top.properties ? made : [...made, { path: [], name: "", key: "[]", kind: "json", schema: {}, required: false }];
 }
 
 // Returns the text that a field shows for these parameters.
-export function shown({ path, key, kind }, params) {
-  const value = key === "" ? null : (path.reduce(member, params) ?? null);
+export function shown({ path, kind }, params) {
+  const value = !path.length ? null : (path.reduce(member, params) ?? null);
   return value === null ? "" : kind === "string" ? value : stringify(value, kind === "json" ? 2 : 0);
 }
 
 // Returns {value, problem} for what is typed.
-export function read({ key, kind, schema, required }, written) {
+export function read({ path, kind, schema, required }, written) {
   const number = written.trim();
   if (kind === "string" && (written || required)) return { value: written };
   if (number === "") return { problem: required && "is required" };
@@ -72,7 +73,7 @@ export function read({ key, kind, schema, required }, written) {
   if (kind !== "json") return isNumber(number) ? { value: new Exact(number) } : { problem: "is not a number" };
   try {
     const value = parse(written);
-    return { value, problem: key === "" && !plain(value) && "is not a JSON object" };
+    return { value, problem: !path.length && !plain(value) && "is not a JSON object" };
   } catch (error) {
     return { problem: `is not JSON: ${error.message}` };
   }
@@ -92,7 +93,7 @@ export function assembled(list, typed, before) {
       else into = null;
     }
     if (value === undefined) continue;
-    if (each.key === "") Object.assign(into, value);
+    if (!each.path.length) Object.assign(into, value);
     else into[each.path.at(-1)] = value;
   }
   return { params, problems };
@@ -113,9 +114,10 @@ export function patch(before, after) {
 
 // Returns rows {name, values}: one for each leaf in which these parameters differ; undefined: left out there.
 export function compared(...all) {
-  const flat = (value, name) =>
-    plain(value) ? names(value).flatMap((each) => flat(value[each], name ? `${name}.${each}` : each)) : [[name, stringify(value)]];
-  const maps = all.map((params) => new Map(flat(params, "")));
-  const rows = [...new Set(maps.flatMap((each) => [...each.keys()]))].map((name) => ({ name, values: maps.map((each) => each.get(name)) }));
+  const flat = (value, path) =>
+    plain(value) ? names(value).flatMap((each) => flat(value[each], [...path, each])) : [[JSON.stringify(path), stringify(value)]];
+  const maps = all.map((params) => new Map(flat(params, [])));
+  const keys = new Set(maps.flatMap((each) => [...each.keys()]));
+  const rows = [...keys].map((key) => ({ name: JSON.parse(key).join("."), values: maps.map((each) => each.get(key)) }));
   return rows.filter(({ values }) => new Set(values).size > 1);
 }

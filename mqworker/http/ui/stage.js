@@ -49,6 +49,7 @@ export function view({ parts: [name] }) {
       const { state: step, wanted, ready } = detail?.change ?? {};
       change.hidden = !step;
       if (step) text(told, sentenceOf(detail.change));
+      attr(told, "class", step === "undone" ? "error" : null);
       Object.assign(progress, { hidden: step !== "preparing", max: wanted || 1, value: ready ?? 0 });
       controls.root.hidden = !detail;
       if (detail) controls.update(detail);
@@ -62,13 +63,27 @@ export function view({ parts: [name] }) {
 function commands(name) {
   let desired = {};
   let wanted = 0; // a second press goes on from the first one
+  let sending = false;
+  let newest = 0; // the revision of the last that was sent: what is told of an older one is no longer wanted
   const send = (what, method, verb, body) => act(what, method, at`stages/${name}/` + verb, body, { stage: name });
   const scale = (step) => async () => {
-    wanted += step;
-    text(number, wanted);
-    const { ok } = await send(`${plural(wanted, "Consumer")} of ${name}`, "PUT", "consumers", { count: wanted });
-    if (!ok) wanted = desired.consumers;
+    show(wanted + step);
+    if (sending) return; // what is under way sends it afterwards
+    sending = true;
+    for (let sent; sent !== wanted; ) {
+      sent = wanted;
+      const { ok, data } = await send(`${plural(sent, "Consumer")} of ${name}`, "PUT", "consumers", { count: sent });
+      if (ok) newest = data.revision;
+      else show((sent = desired.consumers));
+    }
+    sending = false;
   };
+  function show(consumers) {
+    wanted = consumers;
+    text(number, wanted);
+    less.disabled = desired.auto || wanted === 0;
+    more.disabled = desired.auto;
+  }
   const command = (sign, click, says = null) => button(sign, click, says && `${says} ${name}`, "command");
   const pause = command("", () => togglePause(name));
   const less = command("−", scale(-1), "One Consumer less for");
@@ -89,11 +104,8 @@ function commands(name) {
     root: h("div", { class: "row" }, pause, h("span", { class: "row scale", role: "group", "aria-label": "Consumers" },
       h("span", { class: "muted", text: "Consumers" }), less, number, more, auto), restart, stop),
     update(detail) {
-      if (desired.consumers !== detail.desired.consumers) wanted = detail.desired.consumers;
       ({ desired } = detail);
-      text(number, wanted);
-      less.disabled = desired.auto || wanted === 0;
-      more.disabled = desired.auto;
+      show(sending || detail.revision < newest ? wanted : desired.consumers);
       auto.hidden = !desired.auto;
       label(pause, desired.listening ? "Pause" : "Resume", `stage ${name}`);
       label(stop, desired.running ? "Drain …" : "Start", `stage ${name}`);

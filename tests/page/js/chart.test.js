@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { ceiling, gaps, path } from "./chart.js";
+import { ceiling, gaps, path, span } from "./chart.js";
 
 const numbers = (d) => (d.match(/-?[\d.]+/g) ?? []).map(Number);
 
@@ -25,4 +25,9 @@ test("Of many points each column keeps its least and its greatest: one peak in s
 
 test("A gap is where nothing is known between two known points, not before the first nor after the last", () => {
   assert.deepEqual(gaps(Float64Array.of(NaN, NaN, NaN, 1, 2, NaN, NaN, 3, NaN, 4, NaN), 100), [[40, 30], [70, 20]]);
+});
+
+test("The axis begins with the first point that is known, and has at least two minutes", () => {
+  const known = (from) => new Float64Array(900).fill(NaN, 0, from);
+  assert.deepEqual([0, 1, 600, 850, 900].map((from) => span(known(from))), [900, 899, 300, 120, 120]);
 });

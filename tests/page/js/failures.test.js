@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { progress, read, written } from "./chain.js";
+import { read, written } from "./chain.js";
 import { address, filterOf, joined, said } from "./failures.js";
 import { lineDifference } from "./letter.js";
+import { sentenceOf } from "./stage.js";
 
 test("A filter comes back from its address as it was, whatever its texts are", () => {
   for (const filter of [{}, { text: "a&b=c #?/%\u202e<img>" }, { reason: "error", attempt: 3, generation: 0, fault: "0f1e2d3c4b5a" }, { header: "k=v=w", attempt: "many" }]) {
@@ -43,10 +44,9 @@ test("The difference of two texts has all lines of both, and the longest common 
 
 test("A change is stored, prepared, committed, or undone and why", () => {
   const change = { generation: 7, state: "preparing", ready: 2, wanted: 4, reason: null, left: 0 };
-  assert.equal(progress(null), "");
-  assert.equal(progress(change), "Generation 7: stored, 2 of 4 Consumers prepared");
-  assert.equal(progress({ ...change, state: "committed", left: 3 }), "Generation 7: committed, 3 old Consumers finish");
-  assert.equal(progress({ generation: 7, state: "undone", seconds: 3.4, reason: "ImportError" }), "Generation 7 was undone 3 s ago: ImportError");
+  assert.equal(sentenceOf(change), "Generation 7 is stored; prepared: 2 of 4 Consumers");
+  assert.equal(sentenceOf({ ...change, state: "committed", left: 3 }), "Generation 7 is committed; 3 old ones left");
+  assert.equal(sentenceOf({ generation: 7, state: "undone", seconds: 3.4, reason: "ImportError" }), "Generation 7 was undone 3.4 s ago: ImportError");
 });
 
 test("A chain comes back from its lines as it was; names, spaces and empty lines are as one likes", () => {

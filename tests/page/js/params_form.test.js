@@ -14,8 +14,9 @@ const LOADED = parse('{"gamma": 0.90, "seed": 9223372036854775807, "label": "", 
 
 function form(changes, schema = SCHEMA, loaded = LOADED) {
   const list = fields(schema, loaded);
-  const typed = new Map(list.map((each) => [each.key, changes[each.key] ?? shown(each, loaded)]));
-  return { list, ...assembled(list, typed, loaded) };
+  const typed = new Map(list.map((each) => [each.key, changes[each.name] ?? shown(each, loaded)]));
+  const { params, problems } = assembled(list, typed, loaded);
+  return { params, problems: new Map([...problems].map(([key, problem]) => [list.find((each) => each.key === key).name, problem])) };
 }
 const sent = (...form_of) => {
   const { params, problems } = form(...form_of);
@@ -25,14 +26,14 @@ const sent = (...form_of) => {
 };
 
 test("A schema makes a field of each kind; what does not fit its kind, and what is no plain value, is edited as JSON", () => {
-  const kinds = Object.fromEntries(fields(SCHEMA, LOADED).map((each) => [each.key, each.kind]));
+  const kinds = Object.fromEntries(fields(SCHEMA, LOADED).map((each) => [each.name, each.kind]));
   assert.deepEqual(kinds, { gamma: "number", seed: "integer", method: "choice", verbose: "boolean", label: "json", name: "string", weights: "json",
     "swarm.size": "integer", "swarm.inertia": "number", odd: "json", extra: "boolean" });
 });
 
 test("Without a change nothing is sent, whatever the parameters and the schema are", () => {
   const values = ['{}', '{"a": {}}', '{"a": {"b": {"c": {"d": 1.0}}}}', '{"a": [null, {"b": ""}], "c": "", "d": "two\\nlines", "e": -0}', '{"swarm": {}, "gamma": 1}',
-    '{"gamma": 1e2, "swarm": "odd"}'].map(parse);
+    '{"gamma": 1e2, "swarm": "odd"}', '{"a.b": "1", "a": {"b": "2"}, "": {"": 3}}'].map(parse);
   for (const loaded of [...values, LOADED]) {
     for (const schema of [SCHEMA, null, {}]) {
       const { params } = form({}, schema, loaded);
@@ -62,11 +63,21 @@ test("Where no schema is known, further parameters can be added as JSON", () => 
   assert.equal(form({ "": "[]" }, null).problems.get(""), "is not a JSON object");
 });
 
+test("Names with dots are not taken for objects in objects", () => {
+  const loaded = parse('{"a.b": "1", "a": {"b": "2"}}');
+  const list = fields(parse('{"properties": {"a": {"properties": {"b": {"type": "string"}}}, "a.b": {"type": "string"}}}'), loaded);
+  assert.deepEqual(list.map((each) => each.name), ["a.b", "a.b"]);
+  const typed = new Map(list.map((each) => [each.key, each.path.length === 1 ? "new" : "2"]));
+  const { params } = assembled(list, typed, loaded);
+  assert.equal(stringify(patch(loaded, params)), '{"a.b":"new"}');
+  assert.deepEqual(compared(loaded, params), [{ name: "a.b", values: ['"1"', '"new"'] }]);
+});
+
 test("What is no value of its kind is refused at its field", () => {
   const cases = [["number", "1,5"], ["number", "0x10"], ["integer", "1.0"], ["integer", "1e3"], ["json", "{"], ["json", "NaN"], ["json", "[1,]"]];
-  for (const [kind, written] of cases) assert.ok(read({ key: "k", kind, schema: {} }, written).problem, `${kind} ${written}`);
+  for (const [kind, written] of cases) assert.ok(read({ path: ["k"], kind, schema: {} }, written).problem, `${kind} ${written}`);
   for (const [kind, written] of [["number", " -1.5E+3 "], ["integer", "-0"], ["json", "[]"]]) {
-    assert.ok(!read({ key: "k", kind, schema: {} }, written).problem, `${kind} ${written}`);
+    assert.ok(!read({ path: ["k"], kind, schema: {} }, written).problem, `${kind} ${written}`);
   }
 });
 

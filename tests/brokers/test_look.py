@@ -139,6 +139,19 @@ async def test_what_ends_a_look_leaves_the_rest_in_place(broker, removed):
     assert (await seen(broker))[0] == [number for number in range(removed, 500) if number != 399]
 
 
+@pytest.mark.parametrize("broker", [pytest.param("classic", marks=rabbitmq)], indirect=True)
+@contract
+async def test_what_was_put_back_is_counted_when_a_look_has_ended(broker):
+    """Also behind thousands of single acks: the next one would find an empty queue (before, in every second run)."""
+    dead, there, admin = await filled(broker, ALL), await output(broker), broker.make_admin()
+
+    def wanted(properties, body):
+        return Publication("", there, properties, body) if int(body) % 2 else None
+
+    assert await admin.move(dead, ALL + 1, wanted, AMPLE, together=50) == ALL / 2
+    assert (await admin.queue(dead, AMPLE)).messages == ALL / 2
+
+
 @QUORUM
 @contract
 async def test_looks_at_many_in_a_limited_queue_lose_nothing(broker, small_portions):

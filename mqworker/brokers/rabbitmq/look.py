@@ -38,7 +38,7 @@ FINISHING = 64 << 20  # bytes that are taken only for the order
 MOST = 30  # consumers, of which one or two more may finish
 LARGEST = 65_535  # AMQP has no larger prefetch; 0 does not mean all to a quorum queue, but 2,000
 POLL = 0.01  # seconds between two questions whether our consumers are gone
-GONE = 2.0  # seconds after which a consumer that is still there is somebody else's
+GONE = 2.0  # seconds after which a consumer that is still there is somebody else's, and so is what is not back
 SILENT = 0.5  # seconds without a message after which we ask whether there are any
 
 
@@ -191,15 +191,16 @@ class ConsumingLook(FetchingLook):
             await self._pause()
 
     async def gone(self) -> None:
-        """See `FetchingLook.gone`: a quorum queue may have its messages back only after the channel has closed.
+        """See `FetchingLook.gone`: a queue may have its messages back only after the channel has closed.
 
-        Until then it counts our consumers that have messages, cancelled or not.
+        Until then a quorum queue counts our consumers that have messages, cancelled or not, and a classic one does not
+        count what it had given to a consumer that was cancelled: the next look would find it empty.
         """
         connection, loop = self._taker.channel.connection, asyncio.get_running_loop()
-        until = loop.time() + GONE
+        back, until = self._came - self._taker.removed, loop.time() + GONE
         while connection.usable and loop.time() < until:
             status = await queue_status(connection, self._taker.queue)
-            if status is None or not status.consumer_count:
+            if status is None or (not status.consumer_count and status.message_count >= back):
                 break
             await asyncio.sleep(POLL)
 
@@ -288,8 +289,8 @@ def look_at(
 ) -> FetchingLook:
     """Return how to go through at most `limit` messages; a consumer goes through those that are there now.
 
-    `fetched` is the limit where they are fetched one by one.
+    `fetched` is the limit where they have to be fetched one by one, however many there are.
     """
     if seen.consumable and seen.ready and not singly:
         return ConsumingLook(taker, wanted, seen, limit, removing)
-    return FetchingLook(taker, wanted, limit if fetched is None else min(limit, fetched), removing)
+    return FetchingLook(taker, wanted, limit if fetched is None or seen.consumable else min(limit, fetched), removing)

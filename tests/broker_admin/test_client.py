@@ -148,7 +148,7 @@ async def test_a_question_that_is_too_large_is_refused_at_once(client):
 
 @on_loop
 async def test_an_answer_that_is_too_large_is_refused_at_once(client, path):
-    """Showing a dead letter of 65 MiB: a sentence with its size, long before the deadline; it can still be dropped."""
+    """Receiving a dead letter of 65 MiB: a sentence with its size, at once; it can be shown, bodyless, and dropped."""
     direct = SqliteAdmin(path)
     await direct.send("in.dlq", PROPERTIES, bytes(65 * MIB), AMPLE)
     await direct.close()
@@ -156,9 +156,11 @@ async def test_an_answer_that_is_too_large_is_refused_at_once(client, path):
     (letter,) = (await asking.ask("dlq_list", {"stage": "work"}, AMPLE))["dead_letters"]
     began = time.monotonic()
     with pytest.raises(ControlError, match=r"the answer is too large: 68,\d+,\d+ bytes") as refused:
-        await asking.ask("dlq_show", {"stage": "work", "ids": [letter["id"]]}, 2 * AMPLE)
+        await asking.ask("receive", {"name": "in.dlq", "limit": 1, "taken": []}, 2 * AMPLE)
     assert refused.value.kind == "refused"
     assert time.monotonic() - began < AMPLE
+    (shown,) = await asking.ask("dlq_show", {"stage": "work", "ids": [letter["id"]]}, AMPLE)
+    assert (shown["too_large"], shown["size"], shown["body"]) == (True, 65 * MIB, b"")
     assert await asking.ask("dlq_drop", {"stage": "work", "ids": [letter["id"]], "limit": 1}, AMPLE) == 1
     await asking.stop("the test ends")
 

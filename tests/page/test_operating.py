@@ -357,14 +357,14 @@ def test_the_form_sends_what_was_changed_and_refuses_bad_values(site, watched):
     gamma.fill("0.860")
     wait_for(lambda: held or page.wait_for_timeout(50), 5, "the change to be sent")
     held[0].continue_()
-    page.get_by_text("Generation 2").wait_for()
+    page.get_by_text("Generation 2", exact=True).wait_for()
     params = site.service.stage("forms")["desired"]["params"]
     assert params == {"seed": 2**63 - 1, "gamma": 0.85, "swarm": {"size": 7}}
     for change in ('method: default "cg" → "bfgs"', "gamma: 0.85 → 0.860"):
         page.get_by_text(change).wait_for()
     expect(gamma).to_be_focused()
     site.ask("POST", "stages/forms/restart?wait=20", {})
-    page.get_by_text("Generation 3").wait_for()
+    page.get_by_text("Generation 3", exact=True).wait_for()
     expect(gamma).to_have_value("0.860")
     expect(gamma).to_be_focused()
     assert page.get_by_text("meanwhile").count() == 0
@@ -379,16 +379,20 @@ def test_two_operators_change_the_same_parameter(site, browser: Browser):
         live(page)
         page.get_by_label("gamma", exact=True).fill(value)
     generation = site.service.stage("forms")["desired"]["generation"]
-    for page in pages:
-        page.route("**/feed?*", lambda route: route.abort())  # the second one learns of it by its 412 alone
-    pages[0].get_by_role("button", name="Change 1 parameter").click()
-    pages[0].get_by_text(f"Generation {generation + 1}").wait_for()
+    held: list[Route] = []  # the second one has sent its change before it can learn of the first one
+    change = re.compile("/params$")
+    pages[1].route(change, lambda route: held.append(route) if route.request.method == "PATCH" else route.continue_())
     pages[1].get_by_role("button", name="Change 1 parameter").click()
+    wait_for(lambda: held or pages[1].wait_for_timeout(50), 5, "the change to be sent")
+    pages[0].get_by_role("button", name="Change 1 parameter").click()
+    pages[0].get_by_text(f"Generation {generation + 1}", exact=True).wait_for()
+    held[0].continue_()
+    pages[1].unroute(change)
     row = pages[1].locator("tr", has_text="gamma").first
     row.wait_for()
     assert row.locator("td").all_inner_texts()[2:] == ["0.7", "0.6"]
-    field = pages[1].locator(".field").first.bounding_box()
-    assert row.locator("xpath=ancestor::table").bounding_box()["y"] < field["y"]
+    last, field = (pages[1].locator(each).bounding_box() for each in ("[role=status] tr >> nth=-1", ".field >> nth=0"))
+    assert last["y"] + last["height"] <= field["y"]
     assert site.service.stage("forms")["desired"]["params"]["gamma"] == 0.7
     pages[1].get_by_role("button", name="Change 1 parameter").click()
     wait_for(lambda: site.service.stage("forms")["desired"]["params"]["gamma"] == 0.6, 20, "the change on top")
@@ -450,7 +454,7 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(work, browser: Browser):
 
 
 def test_letters_of_further_groups_are_counted(work, watched):
-    """Of more faults than are shown, the page says how many letters the others have. Last here: the stage counts each."""
+    """Of more faults than are shown, the page says how many letters the others have. (Last here: each is counted.)"""
     work.send(203, fault=5)
     work.dead(203)
     page = failures(watched, work)

@@ -62,13 +62,13 @@ export function view({ parts: [stage] }) {
   let [groups, filter, matched, limit] = [null, {}, null, PAGE];
   let [failed, retry] = [false, Infinity]; // the last look, and when it is repeated
   let [looks, asked] = [0, 0]; // numbers of the last look, and of the last question for letters
-  let state, shown, listed; // listed: how many letters were there
+  let state, shown, dead, listed; // how many letters the queue has, and had when they were listed: [looked at, told by then]
 
   const backlog = h("span", { class: "muted" });
   const groupTable = table([["fault", "Fault", "wide clip"], ["count", "In the queue", "number", (each) => count(each.count)],
     ["dead", "Dead", "number", (each) => count(each.dead)], ["retried", "Retried", "number", (each) => count(each.retried)], ["first", "First", "when", (each) => time(each.first)],
     ["last", "Last", "when", (each) => time(each.last)], ["trend", "Last hour", "number"]], (each) => each.key, makeGroup, updateGroup);
-  const others = h("p", { class: "muted" });
+  const others = h("p", { class: "muted", hidden: true });
   const groupPanel = panel("Groups", groupTable.root, others);
   const only = h("p", { class: "row" });
   const inputs = Object.entries(FIELDS).map(([name, label]) => h("label", {}, label, h("input", { name, type: "search", spellcheck: "false" })));
@@ -95,7 +95,8 @@ export function view({ parts: [stage] }) {
     const found = await call("GET", `${path}/groups`);
     if (mine !== looks) return; // one has looked again
     groups = found.ok ? found.data.groups : null;
-    text(others, found.data?.other ? `and ${plural(found.data.other, "letter")} of other faults` : "");
+    others.hidden = !found.data?.other;
+    text(others, `and ${plural(found.data?.other, "letter")} of other faults`);
     if (live.ok) faults.clear(); // of another life of the service
     for (const each of live.data?.faults ?? []) faults.set(each.key, each);
     showGroups();
@@ -113,7 +114,7 @@ export function view({ parts: [stage] }) {
     text(summary, answer.problem);
     if (failed) return ticks();
     const { dead_letters: letters, total, complete, as_of: when, next } = answer.data;
-    listed = complete ? total : undefined;
+    listed = complete && [total, dead];
     const there = new Set(letters.map((each) => each.id));
     for (const id of ticked) if (!there.has(id)) ticked.delete(id);
     text(summary, `${count(matched)} of ${complete ? "" : "the first "}${count(total)} match, as of ${time(when)}`);
@@ -237,9 +238,9 @@ export function view({ parts: [stage] }) {
         showGroups();
       }
       if (now.operations !== before?.operations) showOperations();
-      const dead = now.overview?.stages.find((each) => each.name === stage)?.dead_backlog;
+      dead = now.overview?.stages.find((each) => each.name === stage)?.dead_backlog;
       text(backlog, Number.isInteger(dead) ? `${count(dead)} in the dead-letter queue` : "");
-      text(again, Number.isInteger(dead) && dead !== (listed ?? dead) ? `Look again: ${count(dead)} by now` : "Look again");
+      text(again, Number.isInteger(dead) && listed && !listed.includes(dead) ? `Look again: ${count(dead)} by now` : "Look again");
     },
   };
 }

@@ -79,6 +79,7 @@ def record(number: int, **changes: Any) -> dict[str, Any]:
         "by": "session 3f9a",
         "from": "10.0.0.7",
         "stage": "energy",
+        "path": "/api/v1/stages/energy/params",
         "what": "Change parameters",
     }
     change = {"stage": "energy", "field": "params.gamma", "old": 0.9, "new": 0.95}
@@ -209,25 +210,30 @@ def test_what_others_wrote_is_only_text(watched):
 
 
 def test_a_reader_has_no_buttons_that_change_anything(watched):
-    """With the read-only role no control of a command is shown."""
+    """With the read-only role no control of a command is shown, and the page says so, and who one is."""
 
     def read(n: int) -> list[Event]:
         return [replayed.hello(n, "read"), *written(n)]
 
-    with Replayed(read, {"GET session": {"role": "read", "instance": "r"}}) as replay:
+    session = {"role": "read", "by": "session 3f9a", "login": True, "instance": "r"}
+    with Replayed(read, {"GET session": session}) as replay:
         page = watched.open(replay.url)
         for view in ("overview", "stage"):
             show(page, replay.url, view)
-            assert page.locator("button:visible").all_inner_texts() in ([], ["15 minutes", "6 hours"])
+            assert page.locator("main button:visible").all_inner_texts() in ([], ["15 minutes", "6 hours"])
+            assert page.inner_text("#session") == "Read only · session 3f9a"
 
 
 def test_a_silent_stream_is_noticed(watched, feed):
-    """A connection on which nothing comes any more is told within two seconds, and what was shown stays."""
+    """A connection on which nothing comes any more is told within two seconds; what was shown stays, without the
+    controls, and says from when it is."""
     with Replayed(written) as replay:
         page = watched.open(replay.url)
         show(page, replay.url, "stage")
         replay.pause = 60
         page.wait_for_function(TOLD, timeout=1000 + promised(2) * 1000)  # the tick that was on its way counts too
+        assert " · as of " in page.inner_text("#link")
+        assert page.locator("main .command:visible").count() == 0
 
 
 def test_without_a_place_for_a_stream_the_page_asks(watched):

@@ -314,11 +314,11 @@ def _consumers(view: StageView, status: StageStatus) -> str:
 
 
 def _count(consumers: Iterable[ConsumerStatus]) -> int:
-    return sum(each.state in ("idle", "busy") for each in consumers)
+    return sum(each.state in ("idle", "busy") and not each.leaving for each in consumers)
 
 
 def _ready(status: StageStatus) -> bool:
-    return _count(status.consumers) > 0
+    return any(each.state in ("idle", "busy") for each in status.consumers)
 
 
 def _by(facts: WhyFacts) -> str:

@@ -202,6 +202,12 @@ def test_what_waits_for_an_operator_is_a_warning(code):
             f"{LISTENS}, 5/s, done in 20 s; the oldest message in h",
         ),
         ({"dispatched": 3, "capacity": None}, "working", "ok", f"{LISTENS}, 0/s; 3 messages unfinished"),
+        (
+            {"consumers": (IDLE, IDLE, msgspec.structs.replace(BUSY, leaving=True)), "rate": 1.0},
+            "working",
+            "ok",
+            f"{LISTENS}, 1/s",
+        ),
         ({"rate": 100.4}, "working", "ok", f"{LISTENS}, 100/s; nothing waits"),
         ({"last_settled": 0.0}, "idle", "ok", f"{LISTENS}; the queue is empty"),
         (

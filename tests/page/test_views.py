@@ -97,9 +97,12 @@ def written(n: int, text: str = "", consumers: int = 6) -> list[Event]:
         replayed.peer(url="http://plant-9:5002", service="", state="", reached=None, as_of=None, stages=[]),
         replayed.peer(url="http://a:1", service="", state="", reached=False, problem="it is away", stages=[]),
     ]
+    stage = replayed.stage(n, "energy", consumers)
+    stage[1]["actual"]["consumers"][-1] |= {"leaving": True}
+    stage[1]["actual"]["consumers"][2] |= {"generation": 5}
     events = [
         replayed.overview(n, *stages, sources=[source(f"meters{text}")], shared=[shared(f"tariffs{text}")]),
-        replayed.stage(n, "energy", consumers),
+        stage,
         ("peers", {"peers": others}),
     ]
     if n == 2000:
@@ -164,6 +167,9 @@ def test_a_refused_change_shows_the_number_that_is_true(watched, feed):
     number that is wanted there stands again, and nothing else is sent."""
     page = watched.open(feed.url)
     show(page, feed.url, "stage")
+    page.get_by_role("button", name="Restart the Consumers").click()
+    page.get_by_role("dialog").get_by_role("button", name="Restart").click()
+    page.locator("main .error.said").filter(has_text="no such path").wait_for()  # a refusal stays in the stage's head
     number = page.locator(".scale b")
     assert number.inner_text() == "6"
     assert page.evaluate(TWICE) == "8"
@@ -171,6 +177,17 @@ def test_a_refused_change_shows_the_number_that_is_true(watched, feed):
     assert number.inner_text() == "6"
     sent = [json.loads(body)["count"] for asked, body in feed.asked if asked == "PUT stages/energy/consumers"]
     assert sent == [7]
+
+
+def test_which_consumers_leave_and_which_lag_behind(watched, feed):
+    """A Consumer that leaves, or has not the newest generation, is told so in its row; beside the generation it is
+    named, and it is not counted."""
+    page = watched.open(feed.url)
+    show(page, feed.url, "stage")
+    states = page.locator(".consumers tbody .state").all_inner_texts()
+    assert states == ["idle", "busy", "busy, generation 5", "busy", "idle", "busy, leaving"]
+    assert page.inner_text(".figures div:last-child dd") == "6, not yet in Consumer 2 (5)"
+    assert page.inner_text("section[aria-label=Consumers] h2") == "5 Consumers, 6 wanted, 1 leaving"
 
 
 def test_other_services_say_whether_they_are_reached(watched, feed):

@@ -5,7 +5,7 @@ import { dot, h, table, text } from "./dom.js";
 import { time } from "./format.js";
 import { store } from "./store.js";
 
-const COLUMNS = [["time", "Time", "when", ({ time: when }) => time(when)], ["by", "By", "when wide", ({ by, from }) => [WHO[by] ?? by, from].filter(Boolean).join(", ")],
+const COLUMNS = [["time", "Time", "when wide", ({ time: when }) => time(when)], ["by", "By", "when wide", ({ by, from }) => [WHO[by] ?? by, from].filter(Boolean).join(", ")],
   ["what", "What", "wide"], ["changes", "From → to", "wide mono"], ["answer", "Answer", "wide"]];
 const WHO = { anybody: "over HTTP", socket: "command line" }; // who has no name
 const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value ?? null));

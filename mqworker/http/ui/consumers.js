@@ -46,8 +46,8 @@ function make(row, stage, slot) {
 
 function update(row, { state, pid, message_id: id, messages, held_by: holder, cpu, exit, leaving, generation }, second, wanted) {
   row.holds = { pid: pid || null, message_id: id }; // null: it is being started, it has none
-  const old = pid && generation < wanted && `generation ${generation}`;
-  dot(row.state, LEVELS[state] ?? "warning", [state, leaving && state !== "leaving" && "leaving", old].filter(Boolean).join(", "));
+  const old = leaving ? state !== "leaving" && "leaving" : pid && generation < wanted && `generation ${generation}`;
+  dot(row.state, LEVELS[state] ?? "warning", [state, old].filter(Boolean).join(", "));
   const more = messages.length > 1 ? ` and ${messages.length - 1} more` : "";
   text(row.id, id ? id + more : holder && `all wait for ${holder}`);
   attr(row.id, "href", id && at`#/message/${id}`);

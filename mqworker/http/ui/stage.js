@@ -7,7 +7,7 @@ import * as chain from "./chain.js";
 import { Chart, hatch, latest } from "./chart.js";
 import { consumers } from "./consumers.js";
 import { attr, button, h, keyed, text } from "./dom.js";
-import { count, figure, percent, rate, seconds } from "./format.js";
+import { count, figure, percent, plural, rate, seconds } from "./format.js";
 import * as params from "./params.js";
 import { head } from "./stage_head.js";
 import { store } from "./store.js";
@@ -88,5 +88,6 @@ function present(name) {
 // The wanted generation, and which Consumers work with an older one.
 function generation({ generation: wanted }, actual) {
   const behind = actual?.consumers.filter((each) => each.pid && each.generation < wanted) ?? [];
-  return wanted + (behind.length ? `, not yet in Consumer ${behind.map((each) => each.slot).join(", ")}` : "");
+  const one = behind.length === 1 && `Consumer ${behind[0].slot} (${behind[0].generation})`;
+  return wanted + (behind.length ? `, not yet in ${one || plural(behind.length, "Consumer")}` : "");
 }

@@ -108,8 +108,9 @@ function showLink({ link: { state, since, reason }, overview }) {
   if (up === false && now) tell("The connection to the service is back.");
   if (up !== null || now) up = now;
   find("link").dataset.state = shown;
-  attr(document.documentElement, "data-away", !now && Boolean(overview)); // old: grey, and without commands
-  const old = !now && overview ? ` · as of ${time(since / 1000)}` : "";
+  const isOld = level === "error" && Boolean(overview);
+  attr(document.documentElement, "data-away", isOld); // grey, and without commands
+  const old = isOld && !now ? ` · as of ${time(since / 1000)}` : "";
   dot(find("link"), level, sentence(reason, now ? stale : (Date.now() - since) / 1000) + old);
 }
 

@@ -110,7 +110,7 @@ class LetterVerbs:
         """Return the dead letters with this message id, of all stages: as they were seen last, or after a look.
 
         `ages`: how many seconds ago that was, by stage; a stage that is not there was never looked at, or its look has
-        failed. Raises what looks raise if all of them do.
+        failed, or its queue has more letters than were looked at. Raises what looks raise if all of them do.
         """
         end, found, ages = time.monotonic() + deadline, [], {}
         failure: Exception | None = None
@@ -122,10 +122,11 @@ class LetterVerbs:
                 except (BrokerUnavailable, BrokerRefused, TimeoutError) as error:
                     known, failure = None, error
             if known is not None:
-                ages[stage] = time.monotonic() - known.at
+                if known.complete:
+                    ages[stage] = time.monotonic() - known.at
                 rows = [each.row for each in known.letters if each.row.message_id == message_id]
                 found += [{"stage": stage, **msgspec.to_builtins(row)} for row in rows]
-        if failure is not None and not ages:
+        if failure is not None and not ages and not found:
             raise failure
         return {"letters": found, "ages": ages}
 

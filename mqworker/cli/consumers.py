@@ -38,7 +38,7 @@ def replace(service: ServiceClient, slot: int, now: bool) -> None:
     """Replace the Consumer with this slot by a new one, with the same code.
 
     It finishes what it has in hand first, and the new one works meanwhile. With --now it is killed, and its message is
-    charged as with a crash: after crash.max of them, 2 by default, it is a dead letter.
+    charged as with a crash: after crash.max of them, 3 by default, it is a dead letter.
 
     Examples:
       mqworker replace 2 --stage energy

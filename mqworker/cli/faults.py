@@ -14,7 +14,7 @@ def faults(service: ServiceClient) -> None:
     """Show what fails: failures by reason, error type and place in the code, the latest kind first.
 
     Texts do not split a fault, so ids and numbers in them do no harm. Counted since the service started; what a
-    killed Producer counted in its last second is missing.
+    killed Producer counted in its last second is missing. The last column of numbers counts the retried and the dead.
 
     Examples:
       mqworker faults
@@ -34,7 +34,7 @@ def faults(service: ServiceClient) -> None:
         for fault in answer["faults"]
     ]
     if rows:
-        head = ("stage", "reason", "type", "place", "retried", "dead", f"last {LATELY} min", "first", "last")
+        head = ("stage", "reason", "type", "place", "retried", "dead", f"both, last {LATELY} min", "first", "last")
         output.table((*head, "newest message", "newest text"), rows)
     for stage, answer in found.items():
         if answer["other"]:

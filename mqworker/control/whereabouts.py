@@ -24,10 +24,11 @@ _STATES = {
 
 
 class Where(NamedTuple):
-    """Where a message is: one of the states above, and a sentence without its beginning."""
+    """Where a message is: one of the states above, a sentence without its beginning, and since when it is dead."""
 
     state: str
     sentence: str
+    age: float | None = None  # seconds for which it is dead
 
 
 def where(answer: MessageAnswer, now: float, wall: float) -> Where:
@@ -36,7 +37,8 @@ def where(answer: MessageAnswer, now: float, wall: float) -> Where:
         since = _clock(answer.since, now, wall)
         return Where(UNKNOWN, f"not in hand, nor among the {answer.remembers:,} messages settled since {since}")
     last = answer.traces[-1]
-    return Where(_STATES.get(last.state, IN_HAND), _sentence(last, now, wall))
+    age = now - (last.settled or last.finished) if last.state == "dead" else None
+    return Where(_STATES.get(last.state, IN_HAND), _sentence(last, now, wall), age)
 
 
 def where_now(
@@ -45,18 +47,21 @@ def where_now(
     """Return where a message is, from what each stage knows; `silent`: those that have not answered.
 
     `letters`: the stages that have a dead letter of it, as of `looked` seconds ago; None: not all were looked through.
+    Only a look after its death tells that the letter has left its queue.
     """
     for state in _FIRST:
         for stage, place in reversed([*places.items()]):
             if place.state == state:
-                return Where(state, f"stage {stage}: {place.sentence}")
+                left = place.age is not None and looked is not None and looked < place.age and stage not in letters
+                gone = "; no longer in the dead-letter queue" if left else ""
+                return Where(state, f"stage {stage}: {place.sentence}{gone}")
         if state == DEAD and letters:
             return Where(DEAD, f"stage {letters[0]}: it is a dead letter")
     told = [f"stage {stage}: {place.sentence}" for stage, place in places.items()]
     if len(told) > NAMED:
         told = [f"none of {len(told)} stages has it in hand, or remembers it"]
     told += [f"stage {stage}: no answer" for stage in silent]
-    dead = "dead letters were not looked through" if looked is None else f"no dead letter as of {_span(looked)} ago"
+    dead = "dead letters were not all looked through" if looked is None else f"no dead letter as of {_span(looked)} ago"
     may = "it is still in a queue, was never here, or is forgotten: settled before that"
     return Where(UNKNOWN, f"unknown: {may} ({'; '.join((*told, dead))})")
 

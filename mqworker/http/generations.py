@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from mqworker.control.chain import Add, Alter, ChainLink, Edit, Place, Remove, Replace, enabled
 from mqworker.control.control import ControlError, Snapshot, StageView, Stored
+from mqworker.control.generations import earlier_params
 from mqworker.control.stage_desired import StageDesired, Undone, Version
 from mqworker.control.switch import committed
 from mqworker.http.problems import Problem, problem_of
@@ -64,12 +65,13 @@ def restart(api: Api, stage: str) -> Any:
 
 
 def params(api: Api, stage: str) -> Any:
-    """Return the parameters, their history, and the generation that has been applied."""
+    """Return the parameters, their history, the generation that has been applied, and the one that a rollback takes."""
     view = api.stage(stage)
     document = {
         "params": view.desired.params,
         "generation": view.desired.generation,
         "applied_generation": view.actual.generation if view.actual else None,
+        "back": back.generation if (back := earlier_params(view.desired)) else None,
         "history": [_old_params(version) for version in view.desired.history],
     }
     return _tagged(json_response(document), view.desired)

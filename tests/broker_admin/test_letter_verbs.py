@@ -4,7 +4,7 @@ import pytest
 
 from mqworker.amqp import headers
 from mqworker.amqp.properties import Headers, Properties
-from mqworker.broker_admin import dead_letters
+from mqworker.broker_admin import dead_letters, letter_looks
 from mqworker.broker_admin.bulk import TOGETHER
 from mqworker.broker_admin.letter_verbs import VerbRefused
 from mqworker.broker_admin.verbs import Verbs
@@ -97,6 +97,15 @@ async def test_a_message_is_looked_for_in_the_queues_that_there_are(stages, monk
     failing.add("later.dlq")
     with pytest.raises(BrokerUnavailable, match="away"):
         await stages.letters.dlq_find(AMPLE, "m-1", look=True)
+
+
+@on_loop
+async def test_a_look_that_ended_early_does_not_tell_that_a_letter_is_gone(stages, monkeypatch):
+    """A letter that was not found may be behind those that were looked at: that queue is not among the looked at."""
+    monkeypatch.setattr(letter_looks, "LOOK_AT", 1)
+    await stages.send(2)
+    found = await stages.letters.dlq_find(AMPLE, "m-1", look=True)
+    assert (found["letters"], found["ages"].keys()) == ([], {"later"})
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("the connection was lost"), TimeoutError()])

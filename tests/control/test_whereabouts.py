@@ -57,7 +57,18 @@ AWAY = "it waits in the queue, or another service has it"
 )
 def test_each_state_has_its_sentence(trace, state, sentence):
     """It says what an operator wants to know next: for how long, where, why, when again."""
-    assert where(MessageAnswer(1, (Trace("held"), trace)), NOW, WALL) == Where(state, sentence)
+    assert where(MessageAnswer(1, (Trace("held"), trace)), NOW, WALL)[:2] == (state, sentence)
+
+
+@pytest.mark.parametrize(
+    ("looked", "letters", "gone"), [(9.0, [], True), (11.0, [], False), (None, [], False), (9.0, ["a"], False)]
+)
+def test_a_letter_that_has_left_its_queue_is_no_longer_there(looked, letters, gone):
+    """Only a look after a message's death that has not found its letter tells that it is no longer in the queue."""
+    place = where(MessageAnswer(1, (Trace("dead", settled=990.0, **FAILED),)), NOW, WALL)
+    told = where_now({"a": place}, looked, letters)
+    assert told.state == "dead"
+    assert told.sentence.endswith("; no longer in the dead-letter queue") is gone
 
 
 def test_an_unknown_message_may_be_forgotten_and_that_is_said():
@@ -67,7 +78,7 @@ def test_an_unknown_message_may_be_forgotten_and_that_is_said():
     assert told.state == "unknown"
     assert "it is still in a queue, was never here, or is forgotten: settled before that" in told.sentence
     assert "stage a: not in hand, nor among the 10,000 messages settled since 22:12:20 UTC" in told.sentence
-    assert "dead letters were not looked through" in told.sentence
+    assert "dead letters were not all looked through" in told.sentence
     assert "no dead letter as of 4 s ago" in where_now(places, 4.0, []).sentence
     many = where_now(dict.fromkeys("abcd", places["a"]), None, [])
     assert "none of 4 stages has it in hand, or remembers it" in many.sentence

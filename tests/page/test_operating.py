@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.system, pytest.mark.xdist_group("page")]
 
 JOBS = """\
 import time
+import types
 from typing import Annotated, Literal
 
 import msgspec
@@ -56,6 +57,8 @@ def handle(body):
         return {}[f"key {body['n']}"]
     if body.get("fault") == 4:
         raise OSError(f"try {body['n']} again")
+    if body.get("fault") == 5:  # each in a line of its own
+        types.FunctionType(second.__code__.replace(co_firstlineno=1000 + body["n"]), {})(body["n"])
     return {1: first, 2: second}.get(body.get("fault"), lambda n: n)(body["n"])
 
 
@@ -197,13 +200,13 @@ def test_three_faults_are_three_groups(work, watched, size):
     for row, times in zip(rows.all(), (3, 2, 1), strict=True):
         assert row.locator("td").nth(1).inner_text() == f"{size * times:,}"
     work.ask("PUT", "stages/work/listening?wait=10", {"enabled": False})
-    page.get_by_role("link", name="jobs.py:23 in second").click()
+    page.get_by_role("link", name="jobs.py:24 in second").click()
     page.get_by_role("button", name=f"Select {size * 2:,} matching").click()
     page.get_by_role("button", name=f"Replay {size * 2:,} …").click()
     confirm(page, f"Replay {size * 2:,}")
     page.get_by_text(re.compile(f"^{size * 2:,} replayed, 0 gone")).wait_for()
     assert work.ready(INPUT) == size * 2
-    assert {each["place"] for each in work.dead(size * 4)} == {"jobs.py:19 in first", "jobs.py:29 in handle"}
+    assert {each["place"] for each in work.dead(size * 4)} == {"jobs.py:20 in first", "jobs.py:30 in handle"}
 
 
 def test_replay_and_drop_by_keyboard(work, watched):
@@ -292,15 +295,24 @@ def test_a_message_is_found_in_every_state(work, watched):
     told(held, "in hand for .* attempt 1")
     told(settled, "settled at .* with a result")
     told(again, "the next attempt is due in")
-    told(dead, "dead since .* jobs.py:19 in first")
+    told(dead, "dead since .* jobs.py:20 in first")
     told("never-seen", "unknown: it is still in a queue, was never here, or is forgotten")
     with page.expect_response(re.compile(r"never-seen&look=1")) as looked:
         page.get_by_role("button", name="Look through the dead letters").click()
     assert looked.value.status == 200
+    page.goto(f"{work.url}#/message/{dead}")
+    page.get_by_role("link", name="Its dead letters in work").click()
+    page.get_by_role("button", name="Select 1 matching").click()
+    page.get_by_role("button", name="Drop 1 …").click()
+    confirm(page, "Drop 1")
+    page.get_by_text("1 dropped, 0 gone").wait_for()
+    told(dead, "dead since")
+    page.get_by_role("button", name="Look through the dead letters").click()
+    page.locator("main").get_by_text("no longer in the dead-letter queue").wait_for()
     with page.expect_response(re.compile(rf"messages\?id={settled}$")):  # what was shown before is asked for again
         page.goto(f"{work.url}#/message/{settled}")
     page.goto(f"{work.url}#/message/{held}")
-    page.locator("main").get_by_text("Attempt 1: result").wait_for()
+    page.locator("main").get_by_text("Attempt 1: done, with a result").wait_for()
 
 
 @pytest.mark.release
@@ -328,6 +340,8 @@ def test_the_form_sends_what_was_changed_and_refuses_bad_values(site, watched):
     gamma.fill("0,5")
     expect(gamma).to_have_attribute("aria-invalid", "true")
     expect(page.locator(".field", has=gamma).locator(".problem")).to_have_text("is not a number")
+    expect(page.get_by_role("button", name="Correct 1 field")).to_be_disabled()
+    assert page.get_by_text("gamma: ").count() == 0
     gamma.fill("1.5")
     page.get_by_role("button", name="Change 1 parameter").click()
     expect(page.locator(".field", has=gamma).locator(".problem")).to_contain_text("1")
@@ -335,7 +349,7 @@ def test_the_form_sends_what_was_changed_and_refuses_bad_values(site, watched):
     assert site.service.stage("forms")["desired"]["generation"] == 1
     gamma.fill("0.850")
     page.get_by_label("swarm.size").fill("7")
-    page.get_by_text("gamma: not set → 0.850").wait_for()
+    page.get_by_text("gamma: default 0.9 → 0.850").wait_for()
     held: list[Route] = []
     page.route("**/params", lambda route: held.append(route) if route.request.method == "PATCH" else route.continue_())
     page.get_by_role("button", name="Change 2 parameters").click()
@@ -343,14 +357,14 @@ def test_the_form_sends_what_was_changed_and_refuses_bad_values(site, watched):
     gamma.fill("0.860")
     wait_for(lambda: held or page.wait_for_timeout(50), 5, "the change to be sent")
     held[0].continue_()
-    page.get_by_text("Generation 2").wait_for()
+    page.get_by_text("Generation 2", exact=True).wait_for()
     params = site.service.stage("forms")["desired"]["params"]
     assert params == {"seed": 2**63 - 1, "gamma": 0.85, "swarm": {"size": 7}}
-    for change in ('method: not set → "bfgs"', "gamma: 0.85 → 0.860"):
+    for change in ('method: default "cg" → "bfgs"', "gamma: 0.85 → 0.860"):
         page.get_by_text(change).wait_for()
     expect(gamma).to_be_focused()
     site.ask("POST", "stages/forms/restart?wait=20", {})
-    page.get_by_text("Generation 3").wait_for()
+    page.get_by_text("Generation 3", exact=True).wait_for()
     expect(gamma).to_have_value("0.860")
     expect(gamma).to_be_focused()
     assert page.get_by_text("meanwhile").count() == 0
@@ -365,14 +379,20 @@ def test_two_operators_change_the_same_parameter(site, browser: Browser):
         live(page)
         page.get_by_label("gamma", exact=True).fill(value)
     generation = site.service.stage("forms")["desired"]["generation"]
-    for page in pages:
-        page.route("**/feed?*", lambda route: route.abort())  # the second one learns of it by its 412 alone
-    pages[0].get_by_role("button", name="Change 1 parameter").click()
-    pages[0].get_by_text(f"Generation {generation + 1}").wait_for()
+    held: list[Route] = []  # the second one has sent its change before it can learn of the first one
+    change = re.compile("/params$")
+    pages[1].route(change, lambda route: held.append(route) if route.request.method == "PATCH" else route.continue_())
     pages[1].get_by_role("button", name="Change 1 parameter").click()
+    wait_for(lambda: held or pages[1].wait_for_timeout(50), 5, "the change to be sent")
+    pages[0].get_by_role("button", name="Change 1 parameter").click()
+    pages[0].get_by_text(f"Generation {generation + 1}", exact=True).wait_for()
+    held[0].continue_()
+    pages[1].unroute(change)
     row = pages[1].locator("tr", has_text="gamma").first
     row.wait_for()
     assert row.locator("td").all_inner_texts()[2:] == ["0.7", "0.6"]
+    last, field = (pages[1].locator(each).bounding_box() for each in ("[role=status] tr >> nth=-1", ".field >> nth=0"))
+    assert last["y"] + last["height"] <= field["y"]
     assert site.service.stage("forms")["desired"]["params"]["gamma"] == 0.7
     pages[1].get_by_role("button", name="Change 1 parameter").click()
     wait_for(lambda: site.service.stage("forms")["desired"]["params"]["gamma"] == 0.6, 20, "the change on top")
@@ -431,3 +451,11 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(work, browser: Browser):
             found = page.evaluate("(options) => axe.run(document, options)", only)["violations"]
             assert not found, f"{view}, {scheme}: {json.dumps(found, indent=1)[:3000]}"
         watched.close()
+
+
+def test_letters_of_further_groups_are_counted(work, watched):
+    """Of more faults than are shown, the page says how many letters the others have. (Last here: each is counted.)"""
+    work.send(203, fault=5)
+    work.dead(203)
+    page = failures(watched, work)
+    page.get_by_text("and 3 letters of other faults", exact=True).wait_for()

@@ -13,6 +13,7 @@ import { bytes, count, plural, time } from "./format.js";
 const FIELDS = { text: "Text", reason: "Reason", error_type: "Error type", place: "Place", header: "Header (NAME=VALUE)", since: "Failed since",
   until: "Failed before", attempt: "Attempt", generation: "Generation" };
 const PAGE = 100; // letters, and as many more each time
+const AGAIN = 5000; // ms after a look that failed
 const ENDED = ["done", "cancelled", "failed"];
 const what = ({ reason, error_type: type, place }) => [type || reason, place].filter(Boolean).join(" in ") || "no reason given";
 
@@ -28,10 +29,11 @@ export function address(stage, filter) {
   return at`#/failures/${stage}` + (query.size ? `?${query}` : "");
 }
 
-// Joins the groups of the queue with those since the service's start: one row a fault, the most letters first.
+// Joins the groups of the queue with those since the service's start: one row a fault, the most letters first. Without
+// `groups` nobody knows what is in the queue.
 export function joined(groups, faults) {
-  const rows = new Map(faults.map((each) => [each.key, { ...each, count: 0 }]));
-  for (const { first, ...each } of groups) rows.set(each.key, { first, ...rows.get(each.key), ...each });
+  const rows = new Map(faults.map((each) => [each.key, { ...each, count: groups && 0 }]));
+  for (const { first, ...each } of groups ?? []) rows.set(each.key, { first, ...rows.get(each.key), ...each });
   return [...rows.values()].sort((one, other) => other.count - one.count || (other.dead ?? 0) - (one.dead ?? 0));
 }
 
@@ -57,31 +59,33 @@ export function view({ parts: [stage] }) {
   const ticked = new Set();
   const running = new Set(); // operations
   const faults = new Map();
-  let [groups, filter, matched, limit] = [[], {}, 0, PAGE];
-  let failed = false; // the last look
+  let [groups, filter, matched, limit] = [null, {}, null, PAGE];
+  let [failed, retry] = [false, Infinity]; // the last look, and when it is repeated
   let [looks, asked] = [0, 0]; // numbers of the last look, and of the last question for letters
-  let state, shown;
+  let state, shown, dead, listed; // how many letters the queue has, and had when they were listed: [looked at, told by then]
 
   const backlog = h("span", { class: "muted" });
   const groupTable = table([["fault", "Fault", "wide clip"], ["count", "In the queue", "number", (each) => count(each.count)],
     ["dead", "Dead", "number", (each) => count(each.dead)], ["retried", "Retried", "number", (each) => count(each.retried)], ["first", "First", "when", (each) => time(each.first)],
     ["last", "Last", "when", (each) => time(each.last)], ["trend", "Last hour", "number"]], (each) => each.key, makeGroup, updateGroup);
-  const groupPanel = panel("Groups", groupTable.root);
+  const others = h("p", { class: "muted", hidden: true });
+  const groupPanel = panel("Groups", groupTable.root, others);
   const only = h("p", { class: "row" });
   const inputs = Object.entries(FIELDS).map(([name, label]) => h("label", {}, label, h("input", { name, type: "search", spellcheck: "false" })));
   const search = h("form", { class: "filter", role: "search", "aria-label": "Filter of the dead letters", on: { submit: filtered } },
     inputs.slice(0, 4), h("button", { text: "Filter" }), h("details", {}, h("summary", { text: "More" }), h("div", { class: "filter" }, inputs.slice(4))));
   const summary = h("span", { role: "status" });
+  const again = button("Look again", () => look({ fresh: 0 }));
   const freeze = button("", select, null, "primary command");
   const compare = button("Compare the two", () => (location.hash = at`#/letter/${stage}/${[...ticked][0]}?with=${[...ticked][1]}`));
   const more = button("Show more", () => list({ limit: (limit += PAGE) }));
   const chosen = h("div", { role: "status" });
-  const letterTable = table([["tick", ""], ["name", "Message", "wide clip"], ["failed", "Failed", "when", (each) => time(each.failed_at)],
+  const letterTable = table([["name", "Message", "wide clip"], ["failed", "Failed", "when", (each) => time(each.failed_at)],
     ["attempt", "Attempt", "number", (each) => each.attempt], ["error", "Error", "wide clip"], ["size", "Size", "number", (each) => bytes(each.size)]],
     (each) => each.id, makeLetter, (row, each) => (row.box.checked = ticked.has(each.id)));
   const operations = h("ul", { class: "bare" });
   const root = h("div", {}, h("p", { class: "row head" }, h("h1", {}, "Failures of ", h("a", { href: at`#/stage/${stage}`, text: stage })), backlog), groupPanel,
-    panel("Dead letters", operations, only, search, h("p", { class: "row" }, summary, button("Look again", () => look({ fresh: 0 })), freeze, compare),
+    panel("Dead letters", operations, only, search, h("p", { class: "row" }, summary, again, freeze, compare),
       chosen, letterTable.root, more));
 
   // Reads letters and groups; `fresh` 0 asks for a new look at the queue itself.
@@ -90,7 +94,9 @@ export function view({ parts: [stage] }) {
     const [live] = await Promise.all([call("GET", at`stages/${stage}/faults`), list(extra)]);
     const found = await call("GET", `${path}/groups`);
     if (mine !== looks) return; // one has looked again
-    if (found.ok) ({ groups } = found.data);
+    groups = found.ok ? found.data.groups : null;
+    others.hidden = !found.data?.other;
+    text(others, `and ${plural(found.data?.other, "letter")} of other faults`);
     if (live.ok) faults.clear(); // of another life of the service
     for (const each of live.data?.faults ?? []) faults.set(each.key, each);
     showGroups();
@@ -99,14 +105,16 @@ export function view({ parts: [stage] }) {
   // Reads the letters, all that are shown: those of two looks never stand together.
   async function list(extra) {
     const mine = (asked += 1);
-    text(summary, "Looking …");
+    if (!failed) text(summary, "Looking …");
     const answer = await call("GET", `${path}?${new URLSearchParams({ ...filter, limit, ...extra })}`);
     if (mine !== asked) return;
     failed = !answer.ok;
+    retry = failed && (answer.status === 0 || answer.status >= 500) ? performance.now() + AGAIN : Infinity;
+    matched = answer.data?.matched ?? null;
     text(summary, answer.problem);
-    if (failed) return;
+    if (failed) return ticks();
     const { dead_letters: letters, total, complete, as_of: when, next } = answer.data;
-    ({ matched } = answer.data);
+    listed = complete && [total, dead];
     const there = new Set(letters.map((each) => each.id));
     for (const id of ticked) if (!there.has(id)) ticked.delete(id);
     text(summary, `${count(matched)} of ${complete ? "" : "the first "}${count(total)} match, as of ${time(when)}`);
@@ -119,13 +127,12 @@ export function view({ parts: [stage] }) {
     const name = each.message_id ?? each.id;
     const change = () => ticks(ticked[row.box.checked ? "add" : "delete"](each.id));
     row.box = h("input", { type: "checkbox", "aria-label": `Dead letter ${name}`, on: { change } });
-    row.tick.append(row.box);
-    row.name.append(h("a", { href: at`#/letter/${stage}/${each.id}`, text: name }));
+    row.name.append(row.box, " ", h("a", { href: at`#/letter/${stage}/${each.id}`, text: name }));
     row.error.append(what(each), h("span", { class: "muted", text: ` ${each.text}` }));
   }
 
   function ticks() {
-    text(freeze, ticked.size ? `Select the ${count(ticked.size)} ticked` : `Select ${count(matched)} matching`);
+    text(freeze, ticked.size ? `Select the ${count(ticked.size)} ticked` : matched === null ? "Select" : `Select ${count(matched)} matching`);
     freeze.disabled = !matched && !ticked.size;
     compare.hidden = ticked.size !== 2;
   }
@@ -196,7 +203,7 @@ export function view({ parts: [stage] }) {
       [row.bar.max, row.bar.value] = [each.wanted || 1, each.done];
       row.bar.hidden = row.cancel.hidden = ended;
       if (!ended) running.add(each.operation);
-      else if (running.delete(each.operation)) look();
+      else if (running.delete(each.operation)) look({ fresh: 0 });
     });
   }
 
@@ -206,6 +213,7 @@ export function view({ parts: [stage] }) {
     return { root: h("li", { class: "row" }, bar, line, cancel), bar, line, cancel };
   }
 
+  ticks();
   return {
     root,
     topics: [`stage:${stage}`, "operations"],
@@ -213,11 +221,15 @@ export function view({ parts: [stage] }) {
       const before = state;
       state = now;
       const back = now.link.state === "live" && before?.link.state !== "live";
-      if (route !== shown || (failed && back)) {
-        if (route !== shown) limit = PAGE;
+      const other = route !== shown;
+      if (other) {
+        limit = PAGE;
         shown = route;
         filter = filterOf(route.query);
         for (const { name } of search.elements) if (name) search.elements[name].value = filter[name] ?? "";
+      }
+      if (other || (failed && back) || performance.now() > retry) {
+        retry = Infinity;
         look();
       }
       const live = now.stages[stage]?.faults;
@@ -226,8 +238,9 @@ export function view({ parts: [stage] }) {
         showGroups();
       }
       if (now.operations !== before?.operations) showOperations();
-      const dead = now.overview?.stages.find((each) => each.name === stage)?.dead_backlog;
-      text(backlog, Number.isInteger(dead) && `${count(dead)} in the dead-letter queue`);
+      dead = now.overview?.stages.find((each) => each.name === stage)?.dead_backlog;
+      text(backlog, Number.isInteger(dead) ? `${count(dead)} in the dead-letter queue` : "");
+      text(again, Number.isInteger(dead) && listed && !listed.includes(dead) ? `Look again: ${count(dead)} by now` : "Look again");
     },
   };
 }

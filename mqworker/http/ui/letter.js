@@ -51,6 +51,7 @@ export function view({ parts: [stage, id] }) {
     if (!letter) return text(body, "It cannot be shown.");
     const { preview, message_id: message, equal, content_type: type, size } = letter;
     const shown = [
+      ["Letter", h("span", { class: "mono", text: id })],
       ["Message", message && h("a", { href: at`#/message/${message}`, text: message })],
       ["Fault", [letter.reason, letter.error_type, letter.place].filter(Boolean).join(" · ")],
       ["Error", letter.message && h("span", { class: "error said", text: letter.message })],
@@ -64,7 +65,7 @@ export function view({ parts: [stage, id] }) {
       compare(other.value.trim());
     };
     const headers = table([["name", "Name", "mono wide", (row) => row[0]], ["type", "Type", "muted when", (row) => row[1]], ["value", "Value", "mono wrap wide", (row) => row[2]]], (row) => row[0]);
-    headers.update(letter.header_rows);
+    headers.update(letter.header_rows.filter(([, , value]) => value !== letter.traceback && value !== letter.exit)); // they stand above
     body.replaceChildren(panel("Failure", h("dl", {}, shown.flatMap(([name, value]) => [h("dt", { text: name }), h("dd", {}, value)])),
       h("p", { class: "row command" }, button("Replay …", () => use("replay"), null, "primary"), button("Drop …", () => use("drop"), null, "danger")),
       ["json", "text"].includes(preview.kind) && preview.complete && Number(size) <= EDITED && editor(preview.text, type)),

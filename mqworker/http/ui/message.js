@@ -4,10 +4,13 @@
 
 import { at, call } from "./api.js";
 import { button, h, panel, table, text } from "./dom.js";
+import { address } from "./failures.js";
 import { seconds, time } from "./format.js";
 
 const EVERY = { in_hand: 2000, retry: 2000, unknown: 5000 }; // ms between questions, by its state
 const STEPS = { received: "received", begun: "begun", finished: "finished", settled: "settled", due: "next attempt" };
+const WORDS = { held: "waits for a Consumer", out: "in hand", placing: "being published", delayed: "waits for its next attempt", kept: "outcome kept",
+  result: "done, with a result", dropped: "done, without a result", retried: "failed", renewed: "put back into the queue" }; // others are words themselves
 
 export function view({ parts: [id = ""] }) {
   const sentence = h("p", { role: "status", text: "Looking …" });
@@ -39,14 +42,17 @@ export function view({ parts: [id = ""] }) {
   }
 
   function part({ stage, sentence: said, traces }) {
-    return panel(`Stage ${stage}`, traces.length ? h("ol", { class: "bare" }, traces.map(way)) : h("p", { text: said }));
+    return panel(`Stage ${stage}`, traces.length ? h("ol", { class: "bare" }, traces.map(way)) : h("p", { text: said }),
+      traces.at(-1)?.state === "dead" && h("a", { href: address(stage, { text: id }), text: `Its dead letters in ${stage}` }));
   }
 
-  function way({ state, attempt, at: times, duration_s: took, consumer, generation, reason, error_type: type, error, place }) {
+  function way({ state, attempt, at: times, duration_s: took, consumer, generation, reason, error_type: type, error, place }, index, traces) {
     const steps = Object.keys(STEPS).filter((name) => times[name]).map((name) => `${STEPS[name]} ${time(times[name])}${times[name].slice(19, 23)}`);
     const facts = [took && `${seconds(took)} in handlers`, consumer !== null && `Consumer ${consumer}`, `generation ${generation}`];
     const fault = [reason, type, place, error].filter(Boolean).join(" · ");
-    return h("li", {}, h("strong", { text: `Attempt ${attempt}: ${state}` }), h("span", { class: "muted", text: ` ${facts.filter(Boolean).join(" · ")}` }),
+    const crashes = reason === "crash" && traces.slice(0, index + 1).filter((each) => each.reason === reason).length;
+    const title = `Attempt ${attempt}${crashes ? `, crash ${crashes}` : ""}: ${WORDS[state] ?? state}`; // a crash is not counted as an attempt
+    return h("li", {}, h("strong", { text: title }), h("span", { class: "muted", text: ` ${facts.filter(Boolean).join(" · ")}` }),
       h("div", { text: steps.join(" → ") }), h("div", { class: "error wrap", text: fault }));
   }
 

@@ -13,7 +13,6 @@ import { assembled, compared, fields, patch, shown } from "./params_form.js";
 const NOT_SET = "not set";
 const AGAIN = 3000; // ms after a failed request
 const WORDS = { minimum: "from", exclusiveMinimum: "above", maximum: "to", exclusiveMaximum: "below" };
-const arrow = ({ name, values: [from, to] }) => `${name}: ${from ?? NOT_SET} → ${to ?? NOT_SET}`;
 let ids = 0;
 
 export function view({ parts: [stage] }) {
@@ -34,9 +33,10 @@ export function view({ parts: [stage] }) {
   const send = h("button", { class: "primary" });
   const reset = button("Reset", () => fill(loaded));
   const form = h("form", { hidden: true, on: { submit, input } }, set, wrong, changes, h("p", { class: "row command" }, send, reset));
-  const back = button("Back to the parameters before", () => command("parameters before are back", "POST", `${path}/rollback`));
-  const differs = ({ params }) => compared(params, loaded.params).map(arrow).join("; ") || "nothing";
-  const past = table([["generation", "Generation", "", (each) => each.generation], ["differs", "Then → now", "mono wrap wide", differs], ["act", "", "command"]],
+  const arrow = ({ name, values }) => `${name}: ${values.map((value) => value ?? unset(name)).join(" → ")}`;
+  const back = button("", () => command("parameters before are back", "POST", `${path}/rollback`));
+  const differs = ({ params }) => compared(loaded.params, params).map(arrow).join("; ") || "nothing";
+  const past = table([["generation", "Generation", "", (each) => each.generation], ["differs", "Would change", "mono wrap wide", differs], ["act", "", "command"]],
     (each) => each.generation, version);
   const root = panel("Parameters", about, news, form, h("details", {}, h("summary", { text: "Earlier parameters" }), h("p", { class: "command" }, back), past.root));
 
@@ -60,7 +60,8 @@ export function view({ parts: [stage] }) {
     controls.clear();
     keyed(set, list, (each) => stringify([each, usual(each)]), node, (part, { key }) => controls.set(key, part));
     past.update([...from.history].reverse());
-    back.disabled = !from.history.length;
+    text(back, from.back ? `Back to generation ${from.back}` : "Nothing to go back to");
+    back.disabled = !from.back;
     form.hidden = false;
     refresh();
   }
@@ -72,13 +73,18 @@ export function view({ parts: [stage] }) {
     return required ? "required" : known === null ? NOT_SET : `default ${stringify(known)}`;
   }
 
+  function unset(name) {
+    const field = list.find((each) => each.name === name && !each.required);
+    return field ? usual(field) : NOT_SET;
+  }
+
   function node(field) {
     const { schema: given, kind, key, name: label } = field;
     const id = `param-${(ids += 1)}`;
-    const unset = usual(field);
-    const more = { id, name: key, "aria-describedby": `${id}-hint ${id}-wrong`, placeholder: unset, spellcheck: "false" };
+    const empty = usual(field);
+    const more = { id, name: key, "aria-describedby": `${id}-hint ${id}-wrong`, placeholder: empty, spellcheck: "false" };
     const choices = { boolean: ["true", "false"], choice: given.enum?.map((each) => stringify(each)) }[kind];
-    const options = choices && ["", ...choices].map((value) => h("option", { value, text: value || unset }));
+    const options = choices && ["", ...choices].map((value) => h("option", { value, text: value || empty }));
     const own = h(choices ? "select" : kind === "json" ? "textarea" : "input", more, options);
     const limits = Object.keys(WORDS).filter((name) => given[name]).map((name) => `${WORDS[name]} ${given[name]}`);
     const problem = h("span", { id: `${id}-wrong`, class: "problem" });
@@ -91,9 +97,11 @@ export function view({ parts: [stage] }) {
   function input({ target: { name: key, value } }) {
     typed.set(key, value);
     refused.delete(controls.get(key).label);
+    for (const name of refused.keys()) if (!named(name)) refused.delete(name); // it may have been this field
     refresh();
   }
 
+  const named = (name) => list.some((each) => each.name === name);
   const altered = (each) => typed.get(each.key) !== shown(each, loaded.params);
   // Returns a function for `fill`: what is typed by now, where it is something else than what this Map of key to text has.
   const since = (known) => ({ key }) => (known.has(key) && known.get(key) !== typed.get(key) ? typed.get(key) : undefined);
@@ -108,11 +116,11 @@ export function view({ parts: [stage] }) {
       attr(own, "aria-invalid", said ? "true" : null);
       text(problem, said);
     }
-    const elsewhere = [...refused].filter(([name]) => !list.some((each) => each.name === name));
+    const elsewhere = [...refused].filter(([name]) => !named(name));
     text(wrong, elsewhere.map(([name, said]) => `${name} ${said}`).join("; "));
     const rows = compared(loaded.params, params);
     text(changes, rows.map(arrow).join("\n"));
-    text(send, busy ? "The code is being checked …" : rows.length ? `Change ${plural(rows.length, "parameter")}` : "Nothing to change");
+    text(send, busy ? "The code is being checked …" : problems.size ? `Correct ${plural(problems.size, "field")}` : rows.length ? `Change ${plural(rows.length, "parameter")}` : "Nothing to change");
     send.disabled = busy || !rows.length || problems.size > 0;
     reset.disabled = busy || !list.some(altered);
     return params;
@@ -133,7 +141,10 @@ export function view({ parts: [stage] }) {
     if (answer.ok && other) return fill(other, since(sent));
     if (answer.status === 422) {
       const said = answer.data.fields ?? [{ field: "", problem: answer.problem }];
-      for (const { field, problem } of said) refused.set(field.replace(/^params\.?/, ""), problem);
+      for (const { field, problem } of said) {
+        const name = field.replace(/^params\.?/, ""); // "": the handler's own check, which may begin with the name of a field
+        refused.set(name || (list.find((each) => each.name && problem.startsWith(`${each.name} `))?.name ?? ""), problem);
+      }
     }
     refresh();
     if (other) meanwhile(other);
@@ -141,15 +152,15 @@ export function view({ parts: [stage] }) {
   }
 
   // The parameters are of another generation, while something is typed: that stays. Where others have changed them, it is shown side by
-  // side what was loaded, what they have made of it, and what is typed.
+  // side what was loaded, what they have made of it, and what is typed, if anything.
   function meanwhile(other) {
-    const columns = ["As loaded", "Theirs, stored", "Mine, not sent"].map((name, index) => [name, name, "wrap", ({ values }) => values[index] ?? NOT_SET]);
+    const columns = ["As loaded", "Theirs, stored", "Mine, not sent"].map((name, index) => [name, name, "wrap", ({ name: field, values }) => (index === 2 && values[2] === values[0] ? "–" : values[index] ?? unset(field))]);
     const rows = table([["name", "Parameter", "", (each) => each.name], ...columns], (each) => each.name);
     const mine = refresh();
     rows.update(compared(loaded.params, other.params, mine));
     const theirs = !same(loaded.params, other.params) && !same(mine, other.params);
     fill(other, since(asLoaded()));
-    if (theirs) news.append(h("p", { class: "warning", text: "Somebody has changed the parameters meanwhile. What you typed stays in the form; nothing is sent." }), rows.root);
+    if (theirs) news.append(h("p", { class: "warning", text: "Somebody has changed the parameters meanwhile." }), rows.root, h("p", { text: "What you typed stays in the form; nothing is sent." }));
   }
 
   function version(row, { generation, params }) {

@@ -80,12 +80,15 @@ export function read({ path, kind, schema, required }, written) {
 }
 
 // Returns {params, problems} of what is typed; `typed` is a Map of key to text, `before` what was loaded: an object that was
-// there stays, if only as an empty one.
+// there stays, if only as an empty one, and so does the value of a field whose text is none.
 export function assembled(list, typed, before) {
   const [params, problems] = [{}, new Map()];
   for (const each of list) {
-    const { value, problem } = read(each, typed.get(each.key));
-    if (problem) problems.set(each.key, problem);
+    let { value, problem } = read(each, typed.get(each.key));
+    if (problem) {
+      problems.set(each.key, problem);
+      value = each.path.length ? each.path.reduce(member, before) : undefined;
+    }
     let [into, was] = [params, before];
     for (const name of each.path.slice(0, -1)) {
       was = member(was, name);

@@ -20,6 +20,7 @@ test("A fault is one row, with what is in the queue and what was counted; those 
   const live = [{ key: "b", dead: 20, retried: 30, trend: [1], first: 2, text: "old" }, { key: "c", dead: 3 }, { key: "d", dead: 4 }];
   const rows = joined(queue, live);
   assert.deepEqual(rows.map((each) => [each.key, each.count, each.dead]), [["b", 9, 20], ["a", 1, undefined], ["d", 0, 4], ["c", 0, 3]]);
+  assert.deepEqual(joined(null, live).map((each) => [each.key, each.count]), [["b", null], ["d", null], ["c", null]]);
   assert.deepEqual(rows[0], { key: "b", count: 9, dead: 20, retried: 30, trend: [1], first: 2, text: "new" });
 });
 

@@ -58,6 +58,13 @@ test("Sent is a merge patch of the differences only, with numbers as they were t
   assert.deepEqual([...form({ "swarm.size": "", gamma: "" }).problems], [["gamma", "is required"], ["swarm.size", "is required"]]);
 });
 
+test("A field whose text is no value makes no difference: it keeps what it had", () => {
+  const { params, problems } = form({ seed: "many", gamma: "", "swarm.size": "5,", "swarm.inertia": "1", odd: "{" });
+  assert.equal(stringify(patch(LOADED, params)), '{"swarm":{"inertia":1}}');
+  assert.deepEqual([...problems.keys()].sort(), ["gamma", "odd", "seed", "swarm.size"]);
+  assert.equal(patch({}, form({ seed: "many", gamma: "" }, SCHEMA, {}).params), undefined);
+});
+
 test("Where no schema is known, further parameters can be added as JSON", () => {
   assert.equal(sent({ "": '{"new": 1.50}', gamma: "1" }, null), '{"gamma":1,"new":1.50}');
   assert.equal(form({ "": "[]" }, null).problems.get(""), "is not a JSON object");

@@ -190,6 +190,19 @@ def test_which_consumers_leave_and_which_lag_behind(watched, feed):
     assert page.inner_text("section[aria-label=Consumers] h2") == "5 Consumers, 6 wanted, 1 leaving"
 
 
+def test_failures_are_a_tab_of_the_stage(watched, feed):
+    """The failures stand below the same head as the other tabs: controls, reason, and the way back."""
+    page = watched.open(feed.url)
+    show(page, feed.url, "stage")
+    page.get_by_role("link", name="Failures (12)").click()
+    page.get_by_role("search", name="Filter of the dead letters").wait_for()
+    assert page.inner_text("h1") == "energy"
+    assert page.get_by_role("button", name="Pause stage energy").is_visible()
+    assert page.inner_text(".tabs [aria-current]") == "Failures (12)"
+    page.get_by_role("link", name="Now").click()
+    page.wait_for_selector(".consumers")
+
+
 def test_other_services_say_whether_they_are_reached(watched, feed):
     """The overview names other services by their names, or by their addresses as long as they have not answered."""
     page = watched.open(feed.url)

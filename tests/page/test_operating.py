@@ -42,6 +42,10 @@ class Params(msgspec.Struct):
     method: Literal["cg", "bfgs"] = "cg"
     swarm: Swarm = msgspec.field(default_factory=Swarm)
 
+    def __post_init__(self):
+        if self.seed == 13:
+            raise ValueError("seed is unlucky")
+
 
 def first(n):
     raise ValueError(f"molecule {n} does not converge: residual {n / 7}")
@@ -200,13 +204,13 @@ def test_three_faults_are_three_groups(work, watched, size):
     for row, times in zip(rows.all(), (3, 2, 1), strict=True):
         assert row.locator("td").nth(1).inner_text() == f"{size * times:,}"
     work.ask("PUT", "stages/work/listening?wait=10", {"enabled": False})
-    page.get_by_role("link", name="jobs.py:24 in second").click()
+    page.get_by_role("link", name="jobs.py:28 in second").click()
     page.get_by_role("button", name=f"Select {size * 2:,} matching").click()
     page.get_by_role("button", name=f"Replay {size * 2:,} …").click()
     confirm(page, f"Replay {size * 2:,}")
     page.get_by_text(re.compile(f"^{size * 2:,} replayed, 0 gone")).wait_for()
     assert work.ready(INPUT) == size * 2
-    assert {each["place"] for each in work.dead(size * 4)} == {"jobs.py:20 in first", "jobs.py:30 in handle"}
+    assert {each["place"] for each in work.dead(size * 4)} == {"jobs.py:24 in first", "jobs.py:34 in handle"}
 
 
 def test_replay_and_drop_by_keyboard(work, watched):
@@ -295,7 +299,7 @@ def test_a_message_is_found_in_every_state(work, watched):
     told(held, "in hand for .* attempt 1")
     told(settled, "settled at .* with a result")
     told(again, "the next attempt is due in")
-    told(dead, "dead since .* jobs.py:20 in first")
+    told(dead, "dead since .* jobs.py:24 in first")
     told("never-seen", "unknown: it is still in a queue, was never here, or is forgotten")
     with page.expect_response(re.compile(r"never-seen&look=1")) as looked:
         page.get_by_role("button", name="Look through the dead letters").click()
@@ -347,6 +351,14 @@ def test_the_form_sends_what_was_changed_and_refuses_bad_values(site, watched):
     expect(page.locator(".field", has=gamma).locator(".problem")).to_contain_text("1")
     expect(gamma).to_be_focused()
     assert site.service.stage("forms")["desired"]["generation"] == 1
+    gamma.fill("")
+    seed = page.get_by_label("seed")
+    seed.fill("13")
+    page.get_by_role("button", name="Change 1 parameter").click()
+    expect(page.locator(".field", has=seed).locator(".problem")).to_have_text("seed is unlucky")
+    seed.fill(str(2**63 - 1))
+    expect(page.get_by_role("button", name="Nothing to change")).to_be_disabled()
+    assert page.get_by_text("seed is unlucky").count() == 0
     gamma.fill("0.850")
     page.get_by_label("swarm.size").fill("7")
     page.get_by_text("gamma: default 0.9 → 0.850").wait_for()

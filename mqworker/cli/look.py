@@ -79,7 +79,8 @@ def show(snapshot: dict[str, Any]) -> None:
     output.table(head, [_row(name, snapshot["stages"][name]) for name in names])
     for name in names:
         if reason := snapshot["stages"][name].get("why"):  # a service of an earlier version has none
-            click.echo(f"{name}: {output.clean(reason['sentence'])}")
+            remedy = reason.get("remedy")
+            click.echo(f"{name}: {output.clean(reason['sentence'])}{f': {output.clean(remedy)}' if remedy else ''}")
     if line:
         click.echo()
         show_line(snapshot)

@@ -13,6 +13,7 @@ from mqworker.ipc.messages import StageStatus
 CONSUMERS, NOTHING, RETRIES = "consumers", "nothing", "retries"
 STANDBY = "standby"  # another service has the messages of an ordered stage
 ORDER = "order"  # messages of an ordered stage wait for one that does not get on, or for others of their key
+TREND = 30.0  # seconds of work that wait before they are said to grow: less may be a burst
 SATURATED = 0.8  # utilisation from which on the Consumers hold back what waits
 _REASONS = {  # other names for a Producer's reasons; no: there is none
     "bytes": "max_held_bytes",
@@ -39,10 +40,10 @@ def outlook(view: StageView, *, paused: bool) -> Outlook:
         return Outlook(unfinished, None if unfinished or held_back_by != NOTHING else 0.0, False, held_back_by)
     left = status.capacity - (status.arrival_rate or 0.0)
     work = _work(status, unfinished)
-    growing = left <= 0 and work > _ready(status)
+    never = left <= 0 and work > _ready(status)  # as long as so many arrive
     rate = left if left > 0 else status.capacity
-    seconds = None if growing else _seconds(work, rate, status.service_time) if unfinished else 0.0
-    return Outlook(unfinished, seconds, growing, held_back_by)
+    seconds = None if never else _seconds(work, rate, status.service_time) if unfinished else 0.0
+    return Outlook(unfinished, seconds, never and work > TREND * status.capacity, held_back_by)
 
 
 def bottleneck(views: Iterable[StageView], outlooks: Mapping[str, Outlook]) -> str | None:

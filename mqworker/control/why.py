@@ -25,6 +25,7 @@ STILL = 0.05  # messages per second, lately, below which an empty queue means th
 RECENT = 600.0  # seconds for which a change that was undone is told
 FULL = 0.8  # share of max_backlog from which on the output queue counts as full (brokers/credit)
 LONGEST = 600  # characters of a sentence
+SWITCHED_OFF = ("stopped", "paused", "no_consumers")
 
 Level = Literal["ok", "info", "warning", "error"]
 Paused = tuple[str, float | None]  # by whom ("": not known), and when (wall clock; None: not known)
@@ -46,6 +47,7 @@ class Why(msgspec.Struct, frozen=True):
     level: Level
     sentence: str
     since: float | None = None  # wall clock; None: not known
+    remedy: str = ""  # a command that changes it, for those who have a command line
 
 
 class WhyFacts(NamedTuple):
@@ -65,6 +67,8 @@ def why(view: StageView, facts: WhyFacts) -> Why:
     """Return why nothing is happening in a stage, or what is."""
     found = _first(view, facts)
     level, sentence = found.level, found.sentence
+    if found.code in SWITCHED_OFF and _waits(view):
+        level = "warning"  # nothing is done, and something waits
     if change := _change(view, facts.wall):
         level = max(level, change.level, key=_SEVERITY.index)
         sentence = f"{sentence}; {change.sentence}"
@@ -72,6 +76,11 @@ def why(view: StageView, facts: WhyFacts) -> Why:
     if len(sentence) > LONGEST:
         sentence = sentence[: LONGEST - 3] + "..."
     return msgspec.structs.replace(found, level=level, sentence=sentence)
+
+
+def _waits(view: StageView) -> bool:
+    """Return whether messages wait, as far as that is known."""
+    return bool(outlook(view, paused=False).unfinished)
 
 
 def _first(view: StageView, facts: WhyFacts) -> Why:
@@ -91,8 +100,9 @@ def _without_tree(view: StageView, facts: WhyFacts) -> Why:
         return Why(
             "stopped",
             "info",
-            f"Stopped{_by(facts)}: `mqworker start --stage {view.name}` starts it",
+            f"Stopped{_by(facts)}",
             facts.paused_by[1],
+            f"`mqworker start --stage {view.name}` starts it",
         )
     if status is not None:
         left = messages(status.dispatched + status.computed + status.settling)
@@ -113,14 +123,16 @@ def _switched_off(view: StageView, facts: WhyFacts) -> Why | None:
         since = _ago(facts.paused_since, facts.wall)
         return Why("paused", "info", f"Paused by the signal TSTP{since}: CONT resumes", facts.paused_since)
     if not desired.listening:
-        return Why(
-            "paused", "info", f"Paused{_by(facts)}: `mqworker resume --stage {view.name}` resumes", facts.paused_by[1]
-        )
+        remedy = f"`mqworker resume --stage {view.name}` resumes"
+        return Why("paused", "info", f"Paused{_by(facts)}", facts.paused_by[1], remedy)
     if not desired.working:
-        return Why("no_consumers", "info", "Working is switched off, so no Consumers run: `POST /startworking`")
+        sentence = "Working is switched off, so no Consumers run"
+        return Why("no_consumers", "info", sentence, remedy="`POST /startworking` switches it on")
     if not desired.consumers:
-        scale = f"No Consumers are wanted: `mqworker scale 2 --stage {view.name}`"
-        return Why("no_consumers", "info", "Its share of the Consumers is 0" if desired.auto else scale)
+        if desired.auto:
+            return Why("no_consumers", "info", "Its share of the Consumers is 0")
+        remedy = f"`mqworker scale 2 --stage {view.name}` starts two"
+        return Why("no_consumers", "info", "No Consumers are wanted", remedy=remedy)
     return None
 
 
@@ -276,6 +288,7 @@ def _working(view: StageView, status: StageStatus, expected: Outlook, facts: Why
     in_hand = [each for each in status.consumers if each.message_since]
     oldest = min(in_hand, key=lambda each: each.message_since, default=None)
     if oldest is not None and facts.now - oldest.message_since > _limit(status):
+        level = "warning"
         sentence += f"; the oldest message in hand is{_which(oldest, facts.now)}"
     return Why("working", level, sentence)
 
@@ -301,11 +314,11 @@ def _consumers(view: StageView, status: StageStatus) -> str:
 
 
 def _count(consumers: Iterable[ConsumerStatus]) -> int:
-    return sum(each.state in ("idle", "busy") for each in consumers)
+    return sum(each.state in ("idle", "busy") and not each.leaving for each in consumers)
 
 
 def _ready(status: StageStatus) -> bool:
-    return _count(status.consumers) > 0
+    return any(each.state in ("idle", "busy") for each in status.consumers)
 
 
 def _by(facts: WhyFacts) -> str:

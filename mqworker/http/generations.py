@@ -294,7 +294,7 @@ ROUTES = [
         slow=True,
     ),
     Route(
-        *("PATCH", f"{_ONE}/params", patch_params, "Change parameters with a merge patch (RFC 7396)", _WAIT, Patch),
+        *("PATCH", f"{_ONE}/params", patch_params, "Change parameters", _WAIT, Patch),
         headers=_IF_MATCH,
     ),
     Route(

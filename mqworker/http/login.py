@@ -107,6 +107,6 @@ ROUTES = [
     Route("GET", SESSION, who, "Who the caller is, and what he may do"),
     Route("POST", SESSION, log_in, "Log the page in: a ticket or a token becomes a cookie", body=Credential, own=True),
     Route("DELETE", SESSION, log_out, "Log the page out: this browser forgets its cookie", own=True),
-    Route("POST", f"{SESSION}/tickets", ticket, "A ticket with which the page logs in, once", body=For),
+    Route("POST", f"{SESSION}/tickets", ticket, "Make a ticket for one login of the page", body=For),
     Route("DELETE", f"{API}/sessions", end_all, "End all sessions of the page, and all tickets"),
 ]

@@ -75,13 +75,13 @@ TABLE: list[tuple[str, dict[str, Any], str]] = [
     (
         "stopped",
         {"state": "stopped", "actual": False, "desired": {"running": False}},
-        "Stopped (by whom is not known): `mqworker",
+        "Stopped (by whom is not known)",
     ),
     ("backoff", {"state": "backoff", "actual": False, "problem": "the last Producer died"}, "the last Producer died"),
     ("crash_loop", {"state": "crash loop", "crash_loop": True}, "Crash loop: Consumers end before they finish a mess"),
-    ("paused", {"desired": {"listening": False}}, "Paused (by whom is not known): `mqworker resume --stage s` resumes"),
+    ("paused", {"desired": {"listening": False}}, "Paused (by whom is not known)"),
     ("no_consumers", {"desired": {"working": False}}, "Working is switched off"),
-    ("no_consumers", {"desired": {"consumers": 0}}, "No Consumers are wanted: `mqworker scale 2 --stage s`"),
+    ("no_consumers", {"desired": {"consumers": 0}}, "No Consumers are wanted"),
     ("broker", {"link": DOWN}, "Cannot reach the broker at h:5672: refused"),
     ("alarm", {"link": {"blocked": True}}, "The broker refuses messages"),
     ("starting", {"consumers": (STARTING, STARTING)}, "0 of 2 Consumers are set up"),
@@ -136,16 +136,19 @@ def test_who_has_paused_or_stopped_it():
     """As the audit has it, and in words where nobody has a name; not known without one."""
     for who, words in (("", "(by whom is not known)"), ("anybody", "over HTTP"), ("session 3f9a", "by session 3f9a")):
         paused = told(stage(desired={"listening": False}), paused_by=(who, WALL - 9.7)).sentence
-        assert paused == f"Paused {words} 10 s ago: `mqworker resume --stage s` resumes"
+        assert paused == f"Paused {words} 10 s ago"
     by = {"paused_by": ("token", WALL - 240)}
-    assert told(stage(desired={"listening": False}), **by).sentence == (
-        "Paused with the token 4 min 0 s ago: `mqworker resume --stage s` resumes"
-    )
     stopped = told(stage(**TABLE[0][1]), **by)
-    assert (stopped.since, stopped.sentence) == (
-        WALL - 240,
-        "Stopped with the token 4 min 0 s ago: `mqworker start --stage s` starts it",
-    )
+    assert (stopped.since, stopped.sentence) == (WALL - 240, "Stopped with the token 4 min 0 s ago")
+    assert stopped.remedy == "`mqworker start --stage s` starts it"
+
+
+@pytest.mark.parametrize("code", [3, 4, 5])
+def test_what_waits_for_an_operator_is_a_warning(code):
+    """A stage that is paused or has no Consumers is told as a warning exactly when messages wait in it."""
+    changes = TABLE[code][1]
+    levels = [told(stage(**changes, backlog=waiting)).level for waiting in (0, 1, None)]
+    assert levels == ["info", "warning", "info"]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +189,7 @@ def test_who_has_paused_or_stopped_it():
             "9 messages wait here for the next attempt",
         ),
         (
-            FULL | {"arrival_rate": 140.0, "capacity": 123.4},
+            FULL | {"arrival_rate": 140.0, "capacity": 123.4, "backlog": 9270},
             "working",
             "info",
             f"{LISTENS}, growing: 140/s arrive, 123/",
@@ -195,10 +198,16 @@ def test_who_has_paused_or_stopped_it():
         (
             FULL | {"consumers": (STUCK, BUSY)},
             "working",
-            "ok",
+            "warning",
             f"{LISTENS}, 5/s, done in 20 s; the oldest message in h",
         ),
         ({"dispatched": 3, "capacity": None}, "working", "ok", f"{LISTENS}, 0/s; 3 messages unfinished"),
+        (
+            {"consumers": (IDLE, IDLE, msgspec.structs.replace(BUSY, leaving=True)), "rate": 1.0},
+            "working",
+            "ok",
+            f"{LISTENS}, 1/s",
+        ),
         ({"rate": 100.4}, "working", "ok", f"{LISTENS}, 100/s; nothing waits"),
         ({"last_settled": 0.0}, "idle", "ok", f"{LISTENS}; the queue is empty"),
         (

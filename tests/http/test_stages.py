@@ -64,7 +64,7 @@ def test_why_nothing_is_happening_is_the_same_everywhere(service):
         service.ask("GET", ALPHA).json["why"],
     ]
     assert {(why["code"], why["level"], why["since"], why["sentence"][:21]) for why in told} == {
-        ("paused", "info", 5.0, "Paused with the token")
+        ("paused", "warning", 5.0, "Paused with the token")
     }
 
 

@@ -78,7 +78,7 @@ def answered(page: Page, sentence: str) -> None:
 def test_an_address_logs_in_once_and_a_wrong_token_is_told(site, browser):
     """The printed address becomes a cookie and leaves the address bar; used again, it asks for a login, at which
     a wrong token is refused with a sentence and the right one shows what was asked for. An address that is
-    pasted into the open page logs in as well."""
+    pasted into the open page logs in as well, also after somebody has logged out."""
     watched = Watched(browser)
     ticket = site.ticket()
     page = watched.open(ticket)
@@ -96,9 +96,9 @@ def test_an_address_logs_in_once_and_a_wrong_token_is_told(site, browser):
     page.keyboard.press("Enter")
     live(page)
     assert page.locator(".login").count() == 0
-    other.context.clear_cookies()
-    page.goto(f"{site.url}#/logs")
+    page.get_by_role("button", name="Log out").click()
     page.get_by_label("Token").wait_for()
+    page.goto(f"{site.url}#/logs")
     page.goto(site.ticket())  # of the open page nothing but the fragment changes
     live(page)
     assert page.locator(".login").count() == 0

@@ -79,6 +79,7 @@ def record(number: int, **changes: Any) -> dict[str, Any]:
         "by": "session 3f9a",
         "from": "10.0.0.7",
         "stage": "energy",
+        "path": "/api/v1/stages/energy/params",
         "what": "Change parameters",
     }
     change = {"stage": "energy", "field": "params.gamma", "old": 0.9, "new": 0.95}
@@ -96,9 +97,12 @@ def written(n: int, text: str = "", consumers: int = 6) -> list[Event]:
         replayed.peer(url="http://plant-9:5002", service="", state="", reached=None, as_of=None, stages=[]),
         replayed.peer(url="http://a:1", service="", state="", reached=False, problem="it is away", stages=[]),
     ]
+    stage = replayed.stage(n, "energy", consumers)
+    stage[1]["actual"]["consumers"][-1] |= {"leaving": True}
+    stage[1]["actual"]["consumers"][2] |= {"generation": 5}
     events = [
         replayed.overview(n, *stages, sources=[source(f"meters{text}")], shared=[shared(f"tariffs{text}")]),
-        replayed.stage(n, "energy", consumers),
+        stage,
         ("peers", {"peers": others}),
     ]
     if n == 2000:
@@ -163,6 +167,9 @@ def test_a_refused_change_shows_the_number_that_is_true(watched, feed):
     number that is wanted there stands again, and nothing else is sent."""
     page = watched.open(feed.url)
     show(page, feed.url, "stage")
+    page.get_by_role("button", name="Restart the Consumers").click()
+    page.get_by_role("dialog").get_by_role("button", name="Restart").click()
+    page.locator("main .error.said").filter(has_text="no such path").wait_for()  # a refusal stays in the stage's head
     number = page.locator(".scale b")
     assert number.inner_text() == "6"
     assert page.evaluate(TWICE) == "8"
@@ -170,6 +177,30 @@ def test_a_refused_change_shows_the_number_that_is_true(watched, feed):
     assert number.inner_text() == "6"
     sent = [json.loads(body)["count"] for asked, body in feed.asked if asked == "PUT stages/energy/consumers"]
     assert sent == [7]
+
+
+def test_which_consumers_leave_and_which_lag_behind(watched, feed):
+    """A Consumer that leaves, or has not the newest generation, is told so in its row; beside the generation it is
+    named, and it is not counted."""
+    page = watched.open(feed.url)
+    show(page, feed.url, "stage")
+    states = page.locator(".consumers tbody .state").all_inner_texts()
+    assert states == ["idle", "busy", "busy, generation 5", "busy", "idle", "busy, leaving"]
+    assert page.inner_text(".figures div:last-child dd") == "6, not yet in Consumer 2 (5)"
+    assert page.inner_text("section[aria-label=Consumers] h2") == "5 Consumers, 6 wanted, 1 leaving"
+
+
+def test_failures_are_a_tab_of_the_stage(watched, feed):
+    """The failures stand below the same head as the other tabs: controls, reason, and the way back."""
+    page = watched.open(feed.url)
+    show(page, feed.url, "stage")
+    page.get_by_role("link", name="Failures (12)").click()
+    page.get_by_role("search", name="Filter of the dead letters").wait_for()
+    assert page.inner_text("h1") == "energy"
+    assert page.get_by_role("button", name="Pause stage energy").is_visible()
+    assert page.inner_text(".tabs [aria-current]") == "Failures (12)"
+    page.get_by_role("link", name="Now").click()
+    page.wait_for_selector(".consumers")
 
 
 def test_other_services_say_whether_they_are_reached(watched, feed):
@@ -194,6 +225,7 @@ def test_a_service_that_hangs_is_not_called_live(watched):
         page = watched.open(replay.url)
         page.wait_for_selector("#link[data-state=hangs]")
         assert page.inner_text("#link") == "The service hangs: what is shown is 1:15 old"
+        assert page.locator("main .command:visible").count() == 0
         assert "The service hangs: what stands below is as it was 1 min 15 s ago" in page.inner_text("main")
 
 
@@ -209,25 +241,30 @@ def test_what_others_wrote_is_only_text(watched):
 
 
 def test_a_reader_has_no_buttons_that_change_anything(watched):
-    """With the read-only role no control of a command is shown."""
+    """With the read-only role no control of a command is shown, and the page says so, and who one is."""
 
     def read(n: int) -> list[Event]:
         return [replayed.hello(n, "read"), *written(n)]
 
-    with Replayed(read, {"GET session": {"role": "read", "instance": "r"}}) as replay:
+    session = {"role": "read", "by": "session 3f9a", "login": True, "instance": "r"}
+    with Replayed(read, {"GET session": session}) as replay:
         page = watched.open(replay.url)
         for view in ("overview", "stage"):
             show(page, replay.url, view)
-            assert page.locator("button:visible").all_inner_texts() in ([], ["15 minutes", "6 hours"])
+            assert page.locator("main button:visible").all_inner_texts() in ([], ["15 minutes", "6 hours"])
+            assert page.inner_text("#session") == "Read only · session 3f9a"
 
 
 def test_a_silent_stream_is_noticed(watched, feed):
-    """A connection on which nothing comes any more is told within two seconds, and what was shown stays."""
+    """A connection on which nothing comes any more is told within two seconds; what was shown stays, without the
+    controls, and says from when it is."""
     with Replayed(written) as replay:
         page = watched.open(replay.url)
         show(page, replay.url, "stage")
         replay.pause = 60
         page.wait_for_function(TOLD, timeout=1000 + promised(2) * 1000)  # the tick that was on its way counts too
+        assert " · as of " in page.inner_text("#link")
+        assert page.locator("main .command:visible").count() == 0
 
 
 def test_without_a_place_for_a_stream_the_page_asks(watched):

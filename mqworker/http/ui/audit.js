@@ -5,8 +5,9 @@ import { dot, h, table, text } from "./dom.js";
 import { time } from "./format.js";
 import { store } from "./store.js";
 
-const COLUMNS = [["time", "Time", "when", ({ time: when }) => time(when)], ["by", "By", "", ({ by, from }) => (from ? `${by}, ${from}` : by)],
+const COLUMNS = [["time", "Time", "when wide", ({ time: when }) => time(when)], ["by", "By", "when wide", ({ by, from }) => [WHO[by] ?? by, from].filter(Boolean).join(", ")],
   ["what", "What", "wide"], ["changes", "From → to", "wide mono"], ["answer", "Answer", "wide"]];
+const WHO = { anybody: "over HTTP", socket: "command line" }; // who has no name
 const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value ?? null));
 
 export function view() {
@@ -26,9 +27,9 @@ export function view() {
   };
 }
 
-function make(row, { what, asked, stage, changes, status, answer }) {
+function make(row, { what, path, asked, stage, changes, status, answer }) {
   if (stage) row.what.append(h("a", { href: at`#/stage/${stage}`, text: stage }), " ");
-  row.what.append(h("span", { text: what }), " ", h("span", { class: "muted mono", text: asked }));
+  row.what.append(h("span", { text: what }), " ", h("span", { class: "muted mono", text: `${path.replace(/^\/api\/v1\/(stages\/[^/]+\/)?/, "")} ${asked}` }));
   row.changes.append(...changes.map(({ field, old, new: now }) => h("div", { text: `${field}: ${shown(old)} → ${shown(now)}` })));
   dot(row.answer, status < 400 ? "ok" : "error", `${status} ${answer}`);
 }

@@ -30,7 +30,7 @@ export function path(values, width, height, most) {
     else lift();
   };
   const lift = () => {
-    if (run === 1) d += "h.1"; // a point alone is a dot
+    if (run === 1) d += "m-1.5 0h3m-1.5-1.5v3"; // a point alone is a dot that is seen
     run = 0;
   };
   if (n <= 2 * width) {

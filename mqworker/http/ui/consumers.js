@@ -17,19 +17,22 @@ const COLUMNS = [
   ["exit", "Last exit", "wide", ({ exit }) => exit],
   ["acts", "", "acts"],
 ];
-const LEVELS = { busy: "info", idle: "ok", spare: "" };
+const LEVELS = { busy: "ok", idle: "ok", spare: "" };
 
 export function consumers(stage) {
-  let second = 0;
+  let [second, wanted] = [0, 0]; // wanted: the generation
   const rows = table(COLUMNS, ({ slot, pid }) => `${slot} ${pid}`, (row, { slot }) => make(row, stage, slot),
-    (row, each) => update(row, each, second), "consumers");
+    (row, each) => update(row, each, second, wanted), "consumers");
   const root = panel("Consumers", rows.root);
   return {
     root,
     update({ actual, desired, n }) {
-      second = n;
-      rows.update(actual?.consumers ?? []);
-      text(root.firstChild, actual ? `${plural(actual.consumers.length, "Consumer")}, ${desired.consumers} wanted` : "No Consumers");
+      [second, wanted] = [n, desired.generation];
+      const all = actual?.consumers ?? [];
+      rows.update(all);
+      const staying = all.filter((each) => !each.leaving).length;
+      const more = staying < all.length ? `, ${all.length - staying} leaving` : "";
+      text(root.firstChild, actual ? `${plural(staying, "Consumer")}, ${desired.consumers} wanted${more}` : "No Consumers");
     },
   };
 }
@@ -41,9 +44,10 @@ function make(row, stage, slot) {
   row.acts.append(row.stack, " ", button("Replace …", () => replace(stage, slot, row.holds), `Replace Consumer ${slot}`, "command small"));
 }
 
-function update(row, { state, pid, message_id: id, messages, held_by: holder, cpu, exit }, second) {
+function update(row, { state, pid, message_id: id, messages, held_by: holder, cpu, exit, leaving, generation }, second, wanted) {
   row.holds = { pid: pid || null, message_id: id }; // null: it is being started, it has none
-  dot(row.state, LEVELS[state] ?? "warning", state);
+  const old = leaving ? state !== "leaving" && "leaving" : pid && generation < wanted && `generation ${generation}`;
+  dot(row.state, LEVELS[state] ?? "warning", [state, old].filter(Boolean).join(", "));
   const more = messages.length > 1 ? ` and ${messages.length - 1} more` : "";
   text(row.id, id ? id + more : holder && `all wait for ${holder}`);
   attr(row.id, "href", id && at`#/message/${id}`);
@@ -66,7 +70,7 @@ async function showStack(stage, slot, pressed) {
 // `holds`: the process, and its message when this was asked. Another one is not killed: the service refuses.
 async function replace(stage, slot, holds) {
   const later = "After its message: it finishes what it has in hand, then another takes its place.";
-  const now = `Now: it is killed. ${holds.message_id ? `Message ${holds.message_id}` : "Its message"} counts as a crash and comes again; with too many crashes it becomes a dead letter.`;
+  const now = `Now: it is killed. ${holds.message_id ? `Message ${holds.message_id}` : "Its message"} counts as a crash and is tried again; after crash.max crashes it becomes a dead letter.`;
   const chosen = await ask(`Replace Consumer ${slot} of ${stage}?`, [h("p", { text: later }), h("p", { text: now })],
     [["later", "Replace after its message", "primary"], ["now", "Kill and replace now", "danger"]]);
   const body = chosen === "now" ? { now: true, ...holds } : { pid: holds.pid };

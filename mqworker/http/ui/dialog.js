@@ -6,8 +6,10 @@ import { call } from "./api.js";
 import { attr, button, h, text } from "./dom.js";
 import { store } from "./store.js";
 
-const STAYS = 15_000; // ms: how long an answer is shown
+const STAYS = 8_000; // ms: how long an answer is shown
+const JUST = 2000; // ms
 let fading;
+let said = 0;
 
 // Says how something went. `level`: "ok", "info" or "error"; errors stay until the next answer.
 export function tell(sentence, level = "ok") {
@@ -15,7 +17,13 @@ export function tell(sentence, level = "ok") {
   text(line, sentence);
   attr(line, "class", level);
   clearTimeout(fading);
+  said = Date.now();
   if (level !== "error") fading = setTimeout(() => text(line, ""), STAYS);
+}
+
+// Another view is shown: what was said in the one before goes, but for the answer that leads here.
+export function left() {
+  if (Date.now() - said > JUST) tell("");
 }
 
 // Opens a dialog with `nodes` and buttons, [value, label, class]; resolves with the value of the one that was chosen, or "".

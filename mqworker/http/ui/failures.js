@@ -9,6 +9,7 @@ import { Spark } from "./chart.js";
 import { act, confirm, tell } from "./dialog.js";
 import { attr, button, h, keyed, panel, save, table, text } from "./dom.js";
 import { bytes, count, plural, time } from "./format.js";
+import { head } from "./stage_head.js";
 
 const FIELDS = { text: "Text", reason: "Reason", error_type: "Error type", place: "Place", header: "Header (NAME=VALUE)", since: "Failed since",
   until: "Failed before", attempt: "Attempt", generation: "Generation" };
@@ -64,6 +65,7 @@ export function view({ parts: [stage] }) {
   let [looks, asked] = [0, 0]; // numbers of the last look, and of the last question for letters
   let state, shown, dead, listed; // how many letters the queue has, and had when they were listed: [looked at, told by then]
 
+  const top = head(stage);
   const backlog = h("span", { class: "muted" });
   const groupTable = table([["fault", "Fault", "wide clip"], ["count", "In the queue", "number", (each) => count(each.count)],
     ["dead", "Dead", "number", (each) => count(each.dead)], ["retried", "Retried", "number", (each) => count(each.retried)], ["first", "First", "when", (each) => time(each.first)],
@@ -84,7 +86,7 @@ export function view({ parts: [stage] }) {
     ["attempt", "Attempt", "number", (each) => each.attempt], ["error", "Error", "wide clip"], ["size", "Size", "number", (each) => bytes(each.size)]],
     (each) => each.id, makeLetter, (row, each) => (row.box.checked = ticked.has(each.id)));
   const operations = h("ul", { class: "bare" });
-  const root = h("div", {}, h("p", { class: "row head" }, h("h1", {}, "Failures of ", h("a", { href: at`#/stage/${stage}`, text: stage })), backlog), groupPanel,
+  const root = h("div", {}, top.root, h("p", {}, backlog), groupPanel,
     panel("Dead letters", operations, only, search, h("p", { class: "row" }, summary, again, freeze, compare),
       chosen, letterTable.root, more));
 
@@ -238,6 +240,7 @@ export function view({ parts: [stage] }) {
         showGroups();
       }
       if (now.operations !== before?.operations) showOperations();
+      top.update(now, "failures");
       dead = now.overview?.stages.find((each) => each.name === stage)?.dead_backlog;
       text(backlog, Number.isInteger(dead) ? `${count(dead)} in the dead-letter queue` : "");
       text(again, Number.isInteger(dead) && listed && !listed.includes(dead) ? `Look again: ${count(dead)} by now` : "Look again");

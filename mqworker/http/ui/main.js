@@ -7,18 +7,18 @@
 
 import { call } from "./api.js";
 import * as audit from "./audit.js";
-import { tell } from "./dialog.js";
+import { left, tell } from "./dialog.js";
 import { attr, dot, text } from "./dom.js";
 import * as failures from "./failures.js";
 import { Feed } from "./feed.js";
-import { clock } from "./format.js";
+import { clock, time } from "./format.js";
 import * as letter from "./letter.js";
 import { logIn, login } from "./login.js";
 import * as logs from "./logs.js";
 import * as message from "./message.js";
 import * as overview from "./overview.js";
 import * as stage from "./stage.js";
-import { store } from "./store.js";
+import { away, store } from "./store.js";
 import { LISTEN, Tabs } from "./tabs.js";
 
 const VIEWS = { overview, stage, failures, letter, message, logs, audit };
@@ -68,6 +68,8 @@ function go() {
   }
   if (current?.view !== view) {
     find("main").replaceChildren(view.root);
+    find("find").elements.id.value = route.view === "message" ? route.parts[0] ?? "" : "";
+    left();
     scrollTo(0, 0);
   }
   current = { view, route };
@@ -89,21 +91,27 @@ function listen({ detail } = {}) {
 }
 
 function update(state) {
-  text(find("service"), state.service?.service);
-  document.documentElement.dataset.role = state.role;
+  const { role, service, session: { by, login: needed } } = state;
+  text(find("service"), service?.service === "mqworker" ? "" : service?.service);
+  text(find("session"), [role === "read" && "Read only", needed && by].filter(Boolean).join(" · "));
+  find("logout").hidden = !needed;
+  document.documentElement.dataset.role = role;
   current.view.update(state, current.route);
 }
 
 function showLink({ link: { state, since, reason }, overview }) {
   const stale = overview?.service.stale; // its main thread does not answer; its threads for HTTP do
-  const now = state === "live" || state === "asking";
+  const now = !away({ state });
   const shown = now && stale ? "hangs" : state;
   const [level, sentence] = LINK[shown];
   if (up && !now) tell("The connection to the service is lost.", "error");
   if (up === false && now) tell("The connection to the service is back.");
   if (up !== null || now) up = now;
   find("link").dataset.state = shown;
-  dot(find("link"), level, sentence(reason, now ? stale : (Date.now() - since) / 1000));
+  const isOld = level === "error" && Boolean(overview);
+  attr(document.documentElement, "data-away", isOld); // grey, and without commands
+  const old = isOld && !now ? ` · as of ${time(since / 1000)}` : "";
+  dot(find("link"), level, sentence(reason, now ? stale : (Date.now() - since) / 1000) + old);
 }
 
 async function needLogin() {
@@ -150,6 +158,10 @@ async function begin() {
     event.preventDefault();
     const id = event.target.elements.id.value.trim();
     if (id) location.hash = `#/message/${encodeURIComponent(id)}`;
+  });
+  find("logout").addEventListener("click", async () => {
+    await call("DELETE", "session");
+    location.reload(); // nothing stays of what was shown
   });
   go();
   store.subscribe(Object.keys(store.state), update);

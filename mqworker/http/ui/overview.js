@@ -6,7 +6,7 @@ import { Spark } from "./chart.js";
 import { act, confirm } from "./dialog.js";
 import { attr, button, dot, h, keyed, panel, table, text } from "./dom.js";
 import { bytes, count, plural, rate, seconds, time } from "./format.js";
-import { store } from "./store.js";
+import { away, store } from "./store.js";
 
 const LINK = ["name", "Name", "wide strong"];
 const NAME = [...LINK, ({ name }) => name];
@@ -18,7 +18,7 @@ const command = (label, click, name) => button(label, click, name, "command smal
 
 export function view() {
   const sentence = h("p", { class: "muted" });
-  const stages = table([LINK, STATE, ["spark", "Last minute"], number("Out", (each) => rate(each.rate)), number("Backlog", (each) => count(each.backlog)),
+  const stages = table([LINK, STATE, ["spark", "Last minute", "wide"], number("Out", (each) => rate(each.rate)), number("Backlog", (each) => count(each.backlog)),
     ["dead", "Dead letters", "number"], ACTS], ({ name }) => name, makeStage, updateStage);
   const line = h("ol", { class: "places" });
   const lines = panel("Line", line);
@@ -35,9 +35,9 @@ export function view() {
     root: h("div", {}, h("div", { class: "row head" }, h("div", {}, h("h1", { text: "Overview" }), sentence),
       button("Drain the service …", drain, null, "command")), panel("Stages", stages.root), lines, sources.root, shared.root, peers.root),
     topics: ["peers"],
-    update({ service, overview, stages: known, peers: others }) {
+    update({ service, overview, stages: known, peers: others, link }) {
       if (!overview) return;
-      text(sentence, `${told(overview)} · mqworker ${service.version}`);
+      text(sentence, `${told(overview, link)} · mqworker ${service.version}`);
       stages.update(overview.stages.map((each) => ({ ...each, past: known[each.name]?.rings[1].series.in })));
       lines.hidden = overview.line.length < 2;
       keyed(line, overview.line, ({ name }) => name, makePlace, (node, each) => updatePlace(node, each, overview));
@@ -50,7 +50,8 @@ export function view() {
   };
 }
 
-function told({ stages, service: { state, paused, uptime, revision, applied, stale } }) {
+function told({ stages, service: { state, paused, uptime, revision, applied, stale } }, link) {
+  if (away(link)) return `As it was at ${time(link.since / 1000)}`;
   if (stale) return `The service hangs: what stands below is as it was ${seconds(stale)} ago`;
   const ahead = applied < revision ? `, ${applied} is applied` : "";
   return `${paused ? "Paused by a signal" : `Service ${state}`} · ${plural(stages.length, "stage")} · up for ${seconds(uptime)} · revision ${revision}${ahead}`;
@@ -101,8 +102,8 @@ export function label(toggle, verb, of) {
 }
 
 export function togglePause(name) {
-  const { listening } = store.state.overview.stages.find((each) => each.name === name);
-  const what = `Stage ${name} ${listening ? "is paused" : "takes messages again"}`;
+  const { listening, consumers } = store.state.overview.stages.find((each) => each.name === name);
+  const what = `Stage ${name} ${listening ? "is paused" : consumers[1] ? "takes messages again" : "is resumed; it has no Consumers"}`;
   return act(what, "PUT", at`stages/${name}/listening`, { enabled: !listening }, { stage: name });
 }
 

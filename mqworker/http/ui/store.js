@@ -13,6 +13,7 @@ export function begin() {
     boot: "",
     base: 0, // wall clock of second 0 of the Feed's numbers
     role: "",
+    session: {}, // who the page is logged in as: by, login
     service: null, // the last hello
     link: { state: "connecting", since: Date.now(), reason: "" },
     overview: null,
@@ -66,7 +67,7 @@ function withLines({ lines, seen }, more) {
 const merged = (old, name, items) => new Map([...old, ...items.map((each) => [each[name], each])]);
 
 const REDUCERS = {
-  session: (state, { role }) => ({ ...state, role }),
+  session: (state, session) => ({ ...state, role: session.role, session }),
   overview: (state, overview) => ({ ...state, overview }),
   peers: (state, { peers }) => ({ ...state, peers }),
   operations: (state, { operations }) => ({ ...state, operations: merged(state.operations, "operation", operations) }),
@@ -144,5 +145,8 @@ export class Store {
     }
   }
 }
+
+// Whether nothing comes from the service, so that what is shown is old.
+export const away = ({ state }) => state !== "live" && state !== "asking";
 
 export const store = new Store();

@@ -11,7 +11,7 @@ test("The axis ends at the next of 1, 2, 5, 10 …", () => {
 });
 
 test("Few points are drawn each; NaN lifts the pen, and a point alone is a dot", () => {
-  assert.equal(path(Float64Array.of(0, 10, NaN, 5), 30, 100, 10), "M0.0 100.0L10.0 0.0M30.0 50.0h.1");
+  assert.equal(path(Float64Array.of(0, 10, NaN, 5), 30, 100, 10), "M0.0 100.0L10.0 0.0M30.0 50.0m-1.5 0h3m-1.5-1.5v3");
   assert.equal(path(new Float64Array(5).fill(NaN), 30, 100, 10), "");
 });
 

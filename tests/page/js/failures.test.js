@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { read, written } from "./chain.js";
 import { address, filterOf, joined, said } from "./failures.js";
 import { lineDifference } from "./letter.js";
-import { sentenceOf } from "./stage.js";
+import { sentenceOf } from "./stage_head.js";
 
 test("A filter comes back from its address as it was, whatever its texts are", () => {
   for (const filter of [{}, { text: "a&b=c #?/%\u202e<img>" }, { reason: "error", attempt: 3, generation: 0, fault: "0f1e2d3c4b5a" }, { header: "k=v=w", attempt: "many" }]) {

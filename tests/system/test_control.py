@@ -201,11 +201,10 @@ def test_hundreds_of_calls_from_sixteen_threads(service, count):
         print(f"TCP: {tcp}", f"unix: {unix}", Counter(status for _, status, _ in answers), sep="\n")
         allowed = {"/stoplistening": {200, 400}, "/startworking": {200, 202}}
         for (method, path, _), status, _ in answers:
-            assert status in allowed.get(path, {200} if method == "GET" or path in FOUR else {202}), (
-                method,
-                path,
-                status,
-            )
+            right = allowed.get(path, {200} if method == "GET" or path in FOUR else {202})
+            if method == "PATCH" or path.endswith(("/restart", "/queues")):  # six at a time, as others must not wait
+                right = right | {503}
+            assert status in right, (method, path, status)
         tcp.check()
         unix.check()
         stage = steady(running)

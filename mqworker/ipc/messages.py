@@ -162,6 +162,7 @@ class ConsumerStatus(_Record, frozen=True):
     cpu: float = 0.0  # seconds of CPU that it has used
     exit: str = ""  # how the Consumer before it in this slot ended, in one sentence; "": there was none
     exit_at: float = 0.0  # CLOCK_MONOTONIC: when that was
+    seq: int = 0  # the ledger's number of its message in hand, of several the oldest; 0: none
 
 
 class Times(msgspec.Struct, frozen=True, array_like=True):

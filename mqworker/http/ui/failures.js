@@ -163,9 +163,10 @@ export function view({ parts: [stage] }) {
   }
 
   async function select() {
-    const answer = await call("POST", `${path}/selections`, ticked.size ? { ids: [...ticked] } : filter);
+    const ids = [...ticked];
+    const answer = await call("POST", `${path}/selections`, ids.length ? { ids } : filter);
     if (!answer.ok) return tell(`Not selected: ${answer.problem}`, "error");
-    const { selection, count: number, oldest, newest, expires } = answer.data;
+    const { selection, count: number, oldest, newest, expires, complete } = answer.data;
     const now = state.overview?.stages.find((each) => each.name === stage)?.why.sentence;
     const run = async (kind) => {
       const operation = await apply(stage, kind, answer.data, now && `The stage now: ${now}`);
@@ -183,7 +184,7 @@ export function view({ parts: [stage] }) {
       const less = [letters < number && `${count(number - letters)} not there any more`, cut && `${count(cut)} without body: too large`].filter(Boolean);
       tell([`${plural(letters, "letter")} exported`, ...less].join(", ") + ".", less.length ? "error" : "ok");
     };
-    const about = ` and frozen, from ${time(oldest)} to ${time(newest)}; kept until ${time(expires)}.`;
+    const about = `${complete || ids.length ? "" : ", perhaps not all,"} and frozen, from ${time(oldest)} to ${time(newest)}; kept until ${time(expires)}.`;
     chosen.replaceChildren(h("p", {}, h("strong", { text: `${plural(number, "letter")} selected` }), about),
       h("p", { class: "row" }, button(`Replay ${count(number)} …`, () => run("replay"), null, "primary command"), button(`Drop ${count(number)} …`, () => run("drop"), null, "danger command"),
         button(`Export ${count(number)}`, exported)));

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
 
 import * as chain from "./chain.js";
+import * as failures from "./failures.js";
 import * as letter from "./letter.js";
 import * as params from "./params.js";
 
@@ -12,6 +13,8 @@ const anything = (extra = {}) =>
       if (key === Symbol.toPrimitive) return () => "";
       if (key === Symbol.iterator) return function* () {};
       if (key === "contains") return () => false;
+      if (key === "addEventListener") return (event, hear) => hears.push({ node, event, hear });
+      if (key === "append") return (...children) => told.push(...children);
       if (!(key in node)) node[key] = anything();
       return node[key];
     },
@@ -26,11 +29,11 @@ globalThis.document = anything();
 globalThis.Node = class {};
 globalThis.dispatchEvent = () => {};
 globalThis.fetch = (path) => new Promise((answer) => open.push({ path: path.replace(/^.*stages/, ""), answer }));
-let [now, open, told] = [0, [], []];
+let [now, open, told, hears] = [0, [], [], []];
 performance.now = () => now;
-beforeEach(() => ([now, open, told] = [0, [], []]));
+beforeEach(() => ([now, open, told, hears] = [0, [], [], []]));
 
-const state = { link: { state: "live" }, stages: {}, role: "control" };
+const state = { link: { state: "live" }, stages: {}, role: "control", operations: new Map() };
 const route = (query = "") => ({ parts: ["s", "0011223344556677"], query: new URLSearchParams(query) });
 
 async function answer(status, data = { detail: "why" }) {
@@ -112,4 +115,22 @@ test("A form that cannot be had by now is not taken for none: it is asked for ag
   assert.ok(told.some((each) => String(each).includes("Its meaning")));
   pass(shown, 60);
   assert.deepEqual(open, []);
+});
+
+test("A selection says when it may not be all that fits, but for letters that were ticked one by one", async () => {
+  const dead_letters = [{ id: "a", attempt: 1, size: 2, text: "" }];
+  for (const [complete, label, said] of [[true, "Select 1 matching", false], [false, "Select 1 matching", true], [false, "Select the 1 ticked", false]]) {
+    [told, hears, open] = [[], [], []];
+    pass(failures.view(route()), 1);
+    open = open.filter(({ path }) => path.includes("/dlq?"));
+    await answer(200, { dead_letters, matched: 1, total: 1, complete: true, as_of: 0, next: null });
+    const box = hears.find(({ event }) => event === "change");
+    box.node.checked = label.includes("ticked");
+    box.hear();
+    hears.find(({ node }) => node.told === label).hear();
+    assert.ok(open[0].path.endsWith("/selections"));
+    await answer(201, { selection: "x", count: 1, oldest: 0, newest: 0, expires: 0, complete });
+    const sentence = told.find((each) => String(each).includes("and frozen"));
+    assert.equal(sentence.includes("perhaps not all"), said);
+  }
 });

@@ -17,12 +17,14 @@ from mqworker.ipc.inspection import AskReplace
 class Replacement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to replace a Consumer: when it has finished what it has, or now, which charges its message with a crash.
 
-    With `pid` only if it is this process, with `message_id` only if it has this message in hand: 409 otherwise.
+    With `pid` only if it is this process, with `message_id` only if it has this message in hand, with `seq` only if it
+    has the message with this number, or with 0 none: 409 otherwise.
     """
 
     now: bool = False
     pid: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
     message_id: Annotated[str, Meta(max_length=255)] | None = None
+    seq: Annotated[int, Meta(ge=0, lt=2**53)] | None = None
 
 
 def stack(api: Api, stage: str, slot: str) -> Any:
@@ -40,7 +42,7 @@ def stack(api: Api, stage: str, slot: str) -> Any:
 def replace(api: Api, stage: str, slot: str) -> Any:
     """Replace a Consumer."""
     asked, number = body(Replacement), _number(slot)
-    question = AskReplace(0, number, asked.now, asked.pid or 0, asked.message_id or "")
+    question = AskReplace(0, number, asked.now, asked.pid or 0, asked.message_id or "", asked.seq)
     answer = api.control.replace_consumer(api.stage(stage).name, question)
     return {"slot": number, "pid": answer.pid, "now": asked.now}, 202
 

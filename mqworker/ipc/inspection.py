@@ -38,7 +38,8 @@ class AskReplace(_Record, frozen=True, tag="ask_replace"):
     slot: int
     now: bool  # kill it, and charge its message; otherwise it finishes what it has
     pid: int = 0  # only if it is this process,
-    message_id: str = ""  # and has this message in hand
+    message_id: str = ""  # and has this message in hand,
+    seq: int | None = None  # and the one with this number in the ledger; 0: none at all
 
 
 class Trace(msgspec.Struct, frozen=True):

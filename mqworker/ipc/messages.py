@@ -163,6 +163,7 @@ class ConsumerStatus(_Record, frozen=True):
     exit: str = ""  # how the Consumer before it in this slot ended, in one sentence; "": there was none
     exit_at: float = 0.0  # CLOCK_MONOTONIC: when that was
     leaving: bool = False  # it ends once it has finished what it has in hand
+    seq: int = 0  # the ledger's number of its message in hand, of several the oldest; 0: none
 
 
 class Times(msgspec.Struct, frozen=True, array_like=True):

@@ -4,11 +4,12 @@ Lives in the Producer, on its loop. Receives an AskReplace, answers with a Repla
 When a Consumer is killed, its message is charged as with a crash, because that may be why it was stuck: otherwise a
 message that gets each Consumer stuck would go round for ever. It is asked for its stacks first, which are then in the
 evidence; that takes at most a second. Who asks may say which process and which message he has seen: if it is another
-by then, nothing is done, so that no message is charged for the one before it.
+by then, nothing is done, so that no message is charged for the one before it. Not every message has an id, and a
+Consumer may have had none in hand: the number in the ledger tells these apart, too.
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 
 from mqworker.ipc.inspection import AskReplace, ReplaceAnswer
 from mqworker.producer.fleet import Fleet
@@ -30,7 +31,7 @@ def replace(fleet: Fleet, stacks: Stacks, asked: AskReplace, reply: Callable[[Re
     elif why := changed(asked, lane.pid, stacks.in_hand(lane)):
         reply(ReplaceAnswer(asked.number, why))
     elif asked.now:
-        if not asked.message_id:
+        if not asked.message_id and asked.seq is None:
             lane.replace_reason = lane.replace_reason or REASON
         stacks.take(lane, lambda _stack: reply(_kill(stacks, asked, lane)))
     else:
@@ -40,19 +41,24 @@ def replace(fleet: Fleet, stacks: Stacks, asked: AskReplace, reply: Callable[[Re
         reply(ReplaceAnswer(asked.number, pid=lane.pid))
 
 
-def changed(asked: AskReplace, pid: int, in_hand: Collection[str]) -> str:
-    """Return why a Consumer is not as whoever asks has seen it, if he has said; `in_hand` are ids of messages."""
+def changed(asked: AskReplace, pid: int, in_hand: Mapping[int, str]) -> str:
+    """Return why a Consumer is not as whoever asks has seen it, if he has said; `in_hand`: ids of messages, by seq."""
     if asked.pid not in (0, pid):
         return f"Consumer {asked.slot} is another process by now (pid {pid}, not {asked.pid}): nothing is done to it"
-    if asked.message_id and asked.message_id not in in_hand:
-        there = f"it has {', '.join(in_hand)}" if in_hand else "it has none"
-        what = f"message {asked.message_id} is not in hand in Consumer {asked.slot} any more ({there})"
-        return f"{what}: nothing is done to it"
-    return ""
+    other = asked.message_id and asked.message_id not in in_hand.values()
+    if other or (asked.seq and asked.seq not in in_hand):
+        name = f"message {asked.message_id}" if asked.message_id else "the message that was seen"
+        what = f"{name} is not in hand in Consumer {asked.slot} any more"
+    elif asked.seq == 0 and in_hand:
+        what = f"Consumer {asked.slot} has begun a message since it was seen without one"
+    else:
+        return ""
+    there = ", ".join(each or "one without an id" for each in in_hand.values()) or "none"
+    return f"{what} (it has {there}): nothing is done to it"
 
 
 def _kill(stacks: Stacks, asked: AskReplace, lane: Lane) -> ReplaceAnswer:
-    if why := changed(asked, lane.pid, () if lane.state == "dead" else stacks.in_hand(lane)):
+    if why := changed(asked, lane.pid, {} if lane.state == "dead" else stacks.in_hand(lane)):
         return ReplaceAnswer(asked.number, why)
     lane.replace_reason = lane.replace_reason or REASON
     lane.kill(KILLED)

@@ -81,9 +81,9 @@ class Stacks:
         lane.ask_stack()
         self._look(lane, watch, then)
 
-    def in_hand(self, lane: Lane) -> list[str]:
-        """Return the ids of the messages that a Consumer works on."""
-        return [str(self._labels(seq).get("message_id", "")) for seq in _working(lane) if seq]
+    def in_hand(self, lane: Lane) -> dict[int, str]:
+        """Return the messages that a Consumer works on, by their numbers in the ledger: their ids."""
+        return {seq: str(self._labels(seq).get("message_id", "")) for seq in _working(lane) if seq}
 
     def _look(self, lane: Lane, watch: StackWatch, then: Callable[[str], None]) -> None:
         stack = watch.look(lane.output_tail, time.monotonic())

@@ -139,6 +139,7 @@ def _consumer(stage: Stage, lane: Lane, now: float) -> ConsumerStatus:
         cpu=round(lane.cpu, 3),
         exit=exit_,
         exit_at=exit_at,
+        seq=begun[0][0] if begun else 0,
     )
 
 

@@ -4,6 +4,7 @@ import time
 from urllib.parse import quote
 
 import pytest
+from msgspec import structs
 
 from mqworker.control.control import ControlError
 from mqworker.ipc.inspection import (
@@ -105,8 +106,10 @@ def test_a_consumer_tells_where_it_is_and_is_replaced(service):
     assert (told.status, told.json) == (202, {"slot": 2, "pid": 4242, "now": True})
     assert service.ask("POST", REPLACE).json["now"] is False
     service.ask("POST", REPLACE, {"now": True, "pid": 4242, "message_id": "m-1"})
+    service.ask("POST", REPLACE, {"now": True, "pid": 4242, "seq": 0})
     later, now = AskReplace(0, 2, now=False), AskReplace(0, 2, now=True)
-    assert service.questions == [AskStack(0, 2), now, later, AskReplace(0, 2, now=True, pid=4242, message_id="m-1")]
+    named, none = structs.replace(now, pid=4242, message_id="m-1"), structs.replace(now, pid=4242, seq=0)
+    assert service.questions == [AskStack(0, 2), now, later, named, none]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +124,7 @@ def test_a_consumer_tells_where_it_is_and_is_replaced(service):
         ("POST", REPLACE, {"now": 1}, "refused", 422),
         ("POST", REPLACE, {"later": True}, "refused", 422),
         ("POST", REPLACE, {"pid": 0}, "refused", 422),
+        ("POST", REPLACE, {"seq": -1}, "refused", 422),
         ("POST", REPLACE, {"pid": 7, "message_id": "m-1"}, "refused", 409),
     ],
 )

@@ -72,10 +72,10 @@ def test_a_stage_tells_all_messages_in_hand_each_with_its_time(service):
     """Of one that waits for a shared object no time is told, and no id of one that has just begun."""
     began = time.monotonic() - 9
     messages = (InHand(began, "id-9"), InHand(time.monotonic(), ""), InHand(0.0, "id-0"))
-    one = ConsumerStatus(0, 4242, "busy", 1, 1, 7, began, "id-9", 5, 3, 64, messages, began, "id-9")
+    one = ConsumerStatus(0, 4242, "busy", 1, 1, 7, began, "id-9", 5, 3, 64, messages, began, "id-9", seq=17)
     service.tell("alpha", stage_status(consumers=(one,)))
     (consumer,) = service.ask("GET", ALPHA).json["actual"]["consumers"]
-    assert (consumer["seats"], consumer["used"], consumer["message_id"]) == (64, 3, "id-9")
+    assert (consumer["seats"], consumer["used"], consumer["message_id"], consumer["seq"]) == (64, 3, "id-9", 17)
     assert [each["message_id"] for each in consumer["messages"]] == ["id-9", None, "id-0"]
     first, second, third = [each["seconds"] for each in consumer["messages"]]
     assert consumer["message_seconds"] == first >= 9

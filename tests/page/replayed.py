@@ -87,6 +87,7 @@ def stage(n: int, name: str, consumers: int = 4, **changes: Any) -> Event:
             "exit": "ended after 10,000 messages, as asked" if slot == 1 else "",
             "exit_at": 0.0,
             "leaving": False,
+            "seq": 31 * n + slot if slot % 4 else 0,
         }
         for slot in range(consumers)
     ]

@@ -145,7 +145,7 @@ def test_filters_of_the_log_are_the_services(site, watched):
 
 def test_a_stuck_handler(site, watched):
     """A message that does not end is shown with its id and a running clock; within 2 s a stack names the user's line,
-    and a Consumer that is killed from there is replaced, with the reason at its slot."""
+    and a Consumer that is killed from there, if it still has that message, is replaced, with the reason at its slot."""
     status, told = site.service.ask("POST", "/api/v1/stages/work/messages", b'"stuck"')
     assert status == 202, told
     page = watched.open(site.ticket())
@@ -163,7 +163,13 @@ def test_a_stuck_handler(site, watched):
     assert told["message_id"] in page.inner_text("dialog")
     page.keyboard.press("Escape")
     row.get_by_role("button", name="Replace").click()
-    page.get_by_role("button", name="Kill and replace now").click()
+    seen = next(
+        each for each in site.service.stage("work")["actual"]["consumers"] if each["message_id"] == told["message_id"]
+    )
+    with page.expect_request("**/replace") as asked:
+        page.get_by_role("button", name="Kill and replace now").click()
+    assert asked.value.post_data_json == {"now": True, "pid": seen["pid"], "seq": seen["seq"]}
+    assert seen["seq"] > 0
     page.wait_for_function("() => document.querySelector('.consumers').textContent.includes('an operator replaced it')")
     press(page, "Pause stage work")
 

@@ -7,18 +7,30 @@ from mqworker.producer.replace import changed
 
 
 @pytest.mark.parametrize(
-    ("pid", "message_id", "in_hand", "why"),
+    ("pid", "message_id", "seq", "in_hand", "why"),
     [
-        (0, "", ["m-2"], ""),
-        (70, "", [], ""),
-        (70, "m-1", ["m-1"], ""),
-        (0, "m-1", ["m-0", "m-1"], ""),
-        (71, "m-1", ["m-1"], "Consumer 3 is another process by now (pid 70, not 71)"),
-        (70, "m-1", ["m-2"], "message m-1 is not in hand in Consumer 3 any more (it has m-2)"),
-        (70, "m-1", [], "message m-1 is not in hand in Consumer 3 any more (it has none)"),
+        (0, "", None, {2: "m-2"}, ""),
+        (70, "", None, {}, ""),
+        (70, "m-1", None, {1: "m-1"}, ""),
+        (0, "m-1", 1, {0: "m-0", 1: "m-1"}, ""),
+        (0, "", 0, {}, ""),
+        (0, "", 4, {4: "", 5: ""}, ""),
+        (71, "m-1", 1, {1: "m-1"}, "Consumer 3 is another process by now (pid 70, not 71)"),
+        (70, "m-1", None, {2: "m-2"}, "message m-1 is not in hand in Consumer 3 any more (it has m-2)"),
+        (70, "m-1", None, {}, "message m-1 is not in hand in Consumer 3 any more (it has none)"),
+        (70, "m-1", 1, {8: "m-1"}, "message m-1 is not in hand in Consumer 3 any more (it has m-1)"),
+        (
+            70,
+            "",
+            4,
+            {5: ""},
+            "the message that was seen is not in hand in Consumer 3 any more (it has one without an id)",
+        ),
+        (70, "", 4, {}, "the message that was seen is not in hand in Consumer 3 any more (it has none)"),
+        (70, "", 0, {5: "m-5"}, "Consumer 3 has begun a message since it was seen without one (it has m-5)"),
     ],
 )
-def test_only_what_was_seen_is_replaced(pid, message_id, in_hand, why):
+def test_only_what_was_seen_is_replaced(pid, message_id, seq, in_hand, why):
     """Another process, or another message in hand, is left alone; what was not said is not compared."""
-    asked = AskReplace(1, 3, now=True, pid=pid, message_id=message_id)
+    asked = AskReplace(1, 3, now=True, pid=pid, message_id=message_id, seq=seq)
     assert changed(asked, 70, in_hand) == (f"{why}: nothing is done to it" if why else "")

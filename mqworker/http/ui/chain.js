@@ -6,7 +6,7 @@ import { at, call } from "./api.js";
 import { act, confirm } from "./dialog.js";
 import { button, h, panel, table, text } from "./dom.js";
 
-const AGAIN = 3000; // ms after a failed request
+const AGAIN = 3000; // ms after an answer
 const LINE = /^(#)?\s*(?:([^\s=]+)\s*=\s*)?(.+)$/;
 
 // Returns the lines of a chain: NAME = module:name, in their order; # before one that is switched off.
@@ -20,7 +20,7 @@ export function read(lines) {
 
 export function view({ parts: [stage] }) {
   const path = at`stages/${stage}`;
-  let asked = -Infinity;
+  let [asked, due] = [0, 0]; // number of the last question, and when the next one may follow; Infinity: it is under way
   let loaded, seen; // loaded: {lines, etag}
 
   const takeBack = button("Take it back …", () => goBack(), null, "command");
@@ -36,8 +36,11 @@ export function view({ parts: [stage] }) {
     h("details", {}, h("summary", { text: "Earlier generations" }), past.root));
 
   async function load() {
-    asked = performance.now();
+    const mine = (asked += 1);
+    due = Infinity;
     const [jobs, all] = await Promise.all([call("GET", `${path}/jobs`), call("GET", `${path}/generations`)]);
+    if (mine !== asked) return;
+    due = performance.now() + AGAIN;
     if (!jobs.ok || !all.ok) return void text(news, jobs.problem || all.problem);
     past.update(all.data.generations.map((each, index) => ({ ...each, present: index === 0 })));
     return { lines: written((jobs.data.next ?? jobs.data).chain), etag: jobs.etag };
@@ -99,7 +102,7 @@ export function view({ parts: [stage] }) {
       takeBack.hidden = !preparing;
       draft.readOnly = state.role === "read";
       const generations = `${desired?.generation} ${preparing && change.generation}`;
-      if (generations === seen || performance.now() - asked < AGAIN) return;
+      if (generations === seen || performance.now() < due) return;
       const other = await load();
       if (!other) return;
       seen = generations;

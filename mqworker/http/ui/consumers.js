@@ -44,8 +44,8 @@ function make(row, stage, slot) {
   row.acts.append(row.stack, " ", button("Replace …", () => replace(stage, slot, row.holds), `Replace Consumer ${slot}`, "command small"));
 }
 
-function update(row, { state, pid, message_id: id, messages, held_by: holder, cpu, exit, leaving, generation }, second, wanted) {
-  row.holds = { pid: pid || null, message_id: id }; // null: it is being started, it has none
+function update(row, { state, pid, seq, message_id: id, messages, held_by: holder, cpu, exit, leaving, generation }, second, wanted) {
+  row.holds = { pid: pid || null, seq, id }; // pid null: it is being started
   const old = leaving ? state !== "leaving" && "leaving" : pid && generation < wanted && `generation ${generation}`;
   dot(row.state, LEVELS[state] ?? "warning", [state, old].filter(Boolean).join(", "));
   const more = messages.length > 1 ? ` and ${messages.length - 1} more` : "";
@@ -67,12 +67,12 @@ async function showStack(stage, slot, pressed) {
   return ask(`Stack of Consumer ${slot}`, [h("p", { text: `Process ${data.pid}, ${doing}` }), h("pre", { tabindex: 0, text: data.stack })], []);
 }
 
-// `holds`: the process, and its message when this was asked. Another one is not killed: the service refuses.
-async function replace(stage, slot, holds) {
+// What it had when this was asked: its process, its message (`seq`, 0: none). With another one it is not killed: the service refuses.
+async function replace(stage, slot, { pid, seq, id }) {
   const later = "After its message: it finishes what it has in hand, then another takes its place.";
-  const now = `Now: it is killed. ${holds.message_id ? `Message ${holds.message_id}` : "Its message"} counts as a crash and is tried again; after crash.max crashes it becomes a dead letter.`;
+  const now = `Now: it is killed. ${id ? `Message ${id}` : "Its message"} counts as a crash and is tried again; after crash.max crashes it becomes a dead letter.`;
   const chosen = await ask(`Replace Consumer ${slot} of ${stage}?`, [h("p", { text: later }), h("p", { text: now })],
     [["later", "Replace after its message", "primary"], ["now", "Kill and replace now", "danger"]]);
-  const body = chosen === "now" ? { now: true, ...holds } : { pid: holds.pid };
+  const body = chosen === "now" ? { now: true, pid, seq } : { pid };
   if (chosen) act(`Consumer ${slot} is to be replaced`, "POST", at`stages/${stage}/consumers/${slot}/replace`, body);
 }

@@ -15,6 +15,8 @@ const FIELDS = { text: "Text", reason: "Reason", error_type: "Error type", place
   until: "Failed before", attempt: "Attempt", generation: "Generation" };
 const PAGE = 100; // letters, and as many more each time
 const AGAIN = 5000; // ms after a look that failed
+const PART = 1_048_576; // bytes of an export that are counted at once
+const CUT = '"too_large":true,"properties_base64":'; // in a letter that comes without its body
 const ENDED = ["done", "cancelled", "failed"];
 const what = ({ reason, error_type: type, place }) => [type || reason, place].filter(Boolean).join(" in ") || "no reason given";
 
@@ -43,6 +45,18 @@ export function said({ kind, state, done, wanted, gone, unsure, refused, reason 
   const amount = state === "done" ? count(done) : `${state}: ${count(done)} of ${count(wanted)}`;
   const more = [`${count(gone)} gone`, refused && `${count(refused)} refused`, unsure && `${count(unsure)} may exist twice`, reason];
   return [`${amount} ${kind === "drop" ? "dropped" : "replayed"}`, ...more.filter(Boolean)].join(", ");
+}
+
+// Returns how many letters an export (a Blob) has, and how many of these without their bodies.
+export async function counted(file) {
+  let [letters, cut, before] = [0, 0, ""];
+  for (let at = 0; at < file.size; at += PART) {
+    const part = await file.slice(at, at + PART).text();
+    letters += part.split("\n").length - 1;
+    cut += (before + part).split(CUT).length - 1;
+    before = part.slice(1 - CUT.length);
+  }
+  return [letters, cut];
 }
 
 // Asks for the number of a frozen selection, then begins. Returns the operation; undefined: there is none.
@@ -149,9 +163,10 @@ export function view({ parts: [stage] }) {
   }
 
   async function select() {
-    const answer = await call("POST", `${path}/selections`, ticked.size ? { ids: [...ticked] } : filter);
+    const ids = [...ticked];
+    const answer = await call("POST", `${path}/selections`, ids.length ? { ids } : filter);
     if (!answer.ok) return tell(`Not selected: ${answer.problem}`, "error");
-    const { selection, count: number, oldest, newest, expires } = answer.data;
+    const { selection, count: number, oldest, newest, expires, complete } = answer.data;
     const now = state.overview?.stages.find((each) => each.name === stage)?.why.sentence;
     const run = async (kind) => {
       const operation = await apply(stage, kind, answer.data, now && `The stage now: ${now}`);
@@ -164,10 +179,12 @@ export function view({ parts: [stage] }) {
       tell("Reading the letters …", "info");
       const file = await call("GET", `${path}/selections/${selection}/export`, undefined, { file: true });
       if (!file.ok) return tell(`Not exported: ${file.problem}`, "error");
-      tell(`${plural(number, "letter")} exported.`);
-      return save(file.data, `${stage}-${selection}.jsonl`);
+      save(file.data, `${stage}-${selection}.jsonl`);
+      const [letters, cut] = await counted(file.data);
+      const less = [letters < number && `${count(number - letters)} not there any more`, cut && `${count(cut)} without body: too large`].filter(Boolean);
+      tell([`${plural(letters, "letter")} exported`, ...less].join(", ") + ".", less.length ? "error" : "ok");
     };
-    const about = ` and frozen, from ${time(oldest)} to ${time(newest)}; kept until ${time(expires)}.`;
+    const about = `${complete || ids.length ? "" : ", perhaps not all,"} and frozen, from ${time(oldest)} to ${time(newest)}; kept until ${time(expires)}.`;
     chosen.replaceChildren(h("p", {}, h("strong", { text: `${plural(number, "letter")} selected` }), about),
       h("p", { class: "row" }, button(`Replay ${count(number)} …`, () => run("replay"), null, "primary command"), button(`Drop ${count(number)} …`, () => run("drop"), null, "danger command"),
         button(`Export ${count(number)}`, exported)));

@@ -9,7 +9,7 @@ import { apply } from "./failures.js";
 import { bytes, plural, time } from "./format.js";
 
 const LINES = 2000; // that two letters are compared by
-const AGAIN = 3000; // ms after a failed request
+const AGAIN = [3000, 60_000]; // ms after a failed request, at first and at most: each can be a look through the queue
 const EDITED = 1_048_576; // bytes of a body that can be edited
 
 // Returns the lines of both texts as [sign, line]: " " in both, "-" only in the first, "+" only in the second.
@@ -37,18 +37,20 @@ export function view({ parts: [stage, id] }) {
   const body = h("div", { text: "Looking …" });
   const difference = h("div");
   const root = h("div", {}, h("p", { class: "row head" }, h("h1", {}, "Dead letter of ", h("a", { href: failures, text: stage }))), body);
-  let asked = -Infinity;
-  let letter, compared;
+  let [due, pause] = [0, AGAIN[0]]; // when to ask for the letter; Infinity: asked for, or never
+  let letter, compared, sought;
 
-  async function read(which) {
-    const { ok, data, problem } = await call("GET", `${path}/${which}`, undefined, { exact: true });
-    return ok ? data : void tell(problem, "error");
-  }
+  const read = (which) => call("GET", `${path}/${which}`, undefined, { exact: true });
 
   async function load() {
-    asked = performance.now();
-    letter = await read(id);
-    if (!letter) return text(body, "It cannot be shown.");
+    due = Infinity;
+    const { ok, status, data, problem } = await read(id);
+    if (!ok) {
+      if (!status || status === 401 || status >= 500) due = performance.now() + pause;
+      pause = Math.min(2 * pause, AGAIN[1]);
+      return text(body, status === 404 ? "It is not there any more." : `It cannot be shown: ${problem}`);
+    }
+    letter = data;
     const { preview, message_id: message, equal, content_type: type, size } = letter;
     const shown = [
       ["Letter", h("span", { class: "mono", text: id })],
@@ -96,8 +98,11 @@ export function view({ parts: [stage, id] }) {
   }
 
   async function compare(wanted) {
-    const other = letter && wanted && (await read(wanted));
-    if (!other) return;
+    if (!letter || !wanted) return;
+    sought = wanted;
+    const { ok, data: other, problem } = await read(wanted);
+    if (sought !== wanted) return; // one has compared it with another since
+    if (!ok) return tell(problem, "error");
     const kinds = { "-": "error", "+": "ok" };
     const lines = lineDifference(whole(letter), whole(other)).map(([sign, line]) => h("span", { class: kinds[sign], text: `${sign} ${line}\n` }));
     difference.replaceChildren(h("p", { class: "muted" }, "− this letter, + ", h("a", { href: at`#/letter/${stage}/${wanted}`, text: wanted })),
@@ -108,7 +113,7 @@ export function view({ parts: [stage, id] }) {
     root,
     topics: [],
     update({ link }, { query }) {
-      if (letter === undefined && link.state === "live" && performance.now() - asked > AGAIN) load();
+      if (link.state === "live" && performance.now() > due) load();
       const wanted = query.get("with");
       if (wanted && wanted !== compared) compare((compared = wanted));
     },

@@ -11,7 +11,7 @@ import { plural } from "./format.js";
 import { assembled, compared, fields, patch, shown } from "./params_form.js";
 
 const NOT_SET = "not set";
-const AGAIN = 3000; // ms after a failed request
+const AGAIN = 3000; // ms after an answer
 const WORDS = { minimum: "from", exclusiveMinimum: "above", maximum: "to", exclusiveMaximum: "below" };
 let ids = 0;
 
@@ -22,8 +22,9 @@ export function view({ parts: [stage] }) {
   const controls = new Map(); // key of a field to its nodes
   let list = [];
   let busy = false;
-  let asked = -Infinity;
-  let schema, defaults, loaded, newest;
+  let [asked, due] = [0, 0]; // number of the last question, and when the next one may follow; Infinity: it is under way
+  let schema = null;
+  let defaults, unsure, loaded, newest; // unsure: nobody knows by now whether the handler has a form
 
   const about = h("p", { class: "muted", text: "Reading the parameters …" });
   const news = h("div", { role: "status" });
@@ -41,12 +42,16 @@ export function view({ parts: [stage] }) {
   const root = panel("Parameters", about, news, form, h("details", {}, h("summary", { text: "Earlier parameters" }), h("p", { class: "command" }, back), past.root));
 
   async function load() {
-    asked = performance.now();
+    const mine = (asked += 1);
+    due = Infinity;
     const [got, made] = await Promise.all([path, `${path}/schema`].map((each) => call("GET", each, undefined, { exact: true })));
+    if (mine !== asked) return;
+    due = performance.now() + AGAIN;
     if (!got.ok) return void text(about, got.problem);
-    ({ schema = null, defaults } = made.ok ? made.data : {});
+    unsure = made.status === 0 || made.status === 503;
+    if (!unsure) ({ schema = null, defaults } = made.ok ? made.data : {});
     newest = { ...got.data, generation: Number(got.data.generation), etag: got.etag };
-    text(about, `Generation ${newest.generation}${made.ok ? "" : `; no form from the handler: ${made.problem}`}`);
+    text(about, `Generation ${newest.generation}${made.ok ? "" : `; no form from the handler${unsure ? " yet" : ""}: ${made.problem}`}`);
     return newest;
   }
 
@@ -183,8 +188,8 @@ export function view({ parts: [stage] }) {
     topics: [`stage:${stage}`],
     update(state) {
       set.disabled = state.role === "read";
-      const stale = !newest || state.stages[stage]?.detail?.desired.generation > newest.generation;
-      if (stale && !busy && performance.now() - asked > AGAIN) look();
+      const stale = !newest || unsure || state.stages[stage]?.detail?.desired.generation > newest.generation;
+      if (stale && !busy && performance.now() > due) look();
     },
   };
 }

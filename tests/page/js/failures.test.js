@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { read, written } from "./chain.js";
-import { address, filterOf, joined, said } from "./failures.js";
+import { address, counted, filterOf, joined, said } from "./failures.js";
 import { lineDifference } from "./letter.js";
 import { sentenceOf } from "./stage_head.js";
 
@@ -30,6 +30,16 @@ test("An operation says how many it has moved, and what became of the others", (
   assert.equal(said({ ...of, state: "done", done: 37, gone: 2 }), "37 replayed, 2 gone");
   assert.equal(said({ ...of, kind: "drop", state: "failed", unsure: 100, reason: "the broker is gone" }),
     "failed: 1,200 of 3,000 dropped, 0 gone, 100 may exist twice, the broker is gone");
+});
+
+test("An export is counted by what has come: its letters, and those without their bodies, wherever it is cut", async () => {
+  const [full, cut] = ['{"headers":{"too_large":true},"properties_base64":"","body_text":"\\n"}\n', '{"id":"a","too_large":true,"properties_base64":"","body_base64":""}\n'];
+  assert.deepEqual(await counted(new Blob([])), [0, 0]);
+  assert.deepEqual(await counted(new Blob([full, cut, full])), [3, 1]);
+  for (let before = 0; before < cut.length + 2; before++) {
+    const filled = "é".repeat((1_048_576 - before) >> 1) + " ".repeat(before & 1);
+    assert.deepEqual(await counted(new Blob([filled, cut, full])), [2, 1]);
+  }
 });
 
 test("The difference of two texts has all lines of both, and the longest common part once", () => {

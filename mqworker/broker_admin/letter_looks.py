@@ -15,7 +15,7 @@ from mqworker.broker_admin import dead_letters
 from mqworker.broker_admin.catalogue import YOUNG, Catalogue, Catalogues
 from mqworker.broker_admin.letter_rows import Seen, seen
 from mqworker.broker_admin.queue_locks import LEAST, QueueLocks
-from mqworker.brokers.base import STOP, Admin, BrokerUnavailable
+from mqworker.brokers.base import STOP, Admin, BrokerUnavailable, Fetched
 from mqworker.ipc.admin_messages import LOOK_AT
 
 PAGE = 8 << 20  # bytes of bodies after which an answer with whole letters ends
@@ -136,13 +136,11 @@ class LetterLooks:
             self.catalogues.keep(queue, each.row.id, properties, body)
             return False  # bodies may be large
 
-        began, wall = time.monotonic(), time.time()
-        await self._admin.peek(queue, LOOK_AT + 1, deadline, show, fetched=FETCHED)
+        began, wall, fetched = time.monotonic(), time.time(), Fetched(FETCHED)
+        await self._admin.peek(queue, LOOK_AT + 1, deadline, show, fetched=fetched)
         info = await self._admin.queue(queue, max(LEAST, began + deadline - time.monotonic()))
-        if info is not None and len(letters) == FETCHED < info.messages:
-            more = True
         limited = info is not None and info.limited
-        catalogue = Catalogue(letters, began, wall, complete=not more, limited=limited)
+        catalogue = Catalogue(letters, began, wall, complete=not (more or fetched.more), limited=limited)
         self.catalogues.put(queue, catalogue)
         return catalogue
 
@@ -151,8 +149,7 @@ class LetterLooks:
     ) -> dict[str, tuple[bytes, bytes]]:
         """Return letters that are not kept whole, by a look of their own: the first of each id."""
         found: dict[str, tuple[bytes, bytes]] = {}
-        size = shown = 0
-        cut = False
+        fetched, size, shown, cut = Fetched(FETCHED), 0, 0, False
 
         def show(properties: bytes, body: bytes) -> bool | str:
             nonlocal size, shown, cut
@@ -169,8 +166,8 @@ class LetterLooks:
 
         async with self.alone(queue, deadline) as left:
             end = time.monotonic() + TIME * left
-            await self._admin.peek(queue, LOOK_AT, left, show, fetched=FETCHED)
-        if not found and (cut or shown == FETCHED):  # nobody knows whether it is there
+            await self._admin.peek(queue, LOOK_AT, left, show, fetched=fetched)
+        if not found and (cut or fetched.more):  # nobody knows whether it is there
             raise BrokerUnavailable(
                 f"not found among the first {shown} letters of {queue!r}, through which a look goes"
             )

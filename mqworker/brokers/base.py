@@ -298,7 +298,7 @@ class Admin(Protocol):
         show: "Show | None" = None,
         *,
         singly: bool = False,
-        fetched: int | None = None,
+        fetched: "Fetched | None" = None,
     ) -> list[Peeked]:
         """Look at up to `limit` messages from the head, changing nothing: none is lost or ages.
 
@@ -308,7 +308,7 @@ class Admin(Protocol):
         `show` selects among them, and ends the search; it must not block. With `singly`, none behind the end of the
         search is touched, at the cost of a round trip each; else more may be fetched, so that the order stays (in
         RabbitMQ's quorum queues, what was looked at gets behind what was looked at before). Where each message costs a
-        round trip anyway, it looks at no more than `fetched`.
+        round trip anyway, it looks at no more than `fetched`, which then says whether there was another one.
         """
 
     async def move(
@@ -346,6 +346,14 @@ class Show(Protocol):
 
     def __call__(self, properties: bytes, body: bytes) -> "bool | str":
         """Return whether the answer must contain it, or `STOP` to end with those selected so far."""
+
+
+class Fetched:
+    """How many messages a look may fetch where it has to fetch each for itself."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.more = False  # it ended there, and there was another one
 
 
 class Moving(Protocol):

@@ -3,7 +3,8 @@
 Runs in the broker admin, on its loop (with the embedded broker, letters are shown in its thread). Owns the catalogues
 and the locks of the dead-letter queues: one look or one operation at a time. A look ends after LOOK_AT letters, SEEN
 bytes, most of its time, or, where each letter has to be fetched for itself, FETCHED letters; the catalogue says then
-that it is not complete. Fails with what `Admin.peek` raises.
+that it is not complete. Who gets a queue too late for a look gets BrokerUnavailable. Fails with what `Admin.peek`
+raises.
 """
 
 import time
@@ -22,6 +23,7 @@ PAGE = 8 << 20  # bytes of bodies after which an answer with whole letters ends
 SEEN = 1 << 30  # bytes that one look goes through
 FETCHED = 500  # letters, if they are fetched one by one: where somebody consumes, or there may be only one consumer
 TIME = 0.6  # of a look's deadline; the rest is for putting letters back
+ENOUGH = 2.0  # seconds, or half of a shorter deadline: with less, a look would see a few letters
 
 
 class LetterLooks:
@@ -37,6 +39,10 @@ class LetterLooks:
     def looking(self, queue: str) -> bool:
         """Return whether somebody goes through a queue now."""
         return self._busy[queue] > 0
+
+    def taken_from(self, queue: str) -> bool:
+        """Return whether an operation takes letters away: what is told meanwhile was seen before."""
+        return queue in self._taking
 
     @asynccontextmanager
     async def alone(self, queue: str, deadline: float) -> AsyncIterator[float]:
@@ -71,6 +77,8 @@ class LetterLooks:
             after = self.catalogues.get(queue)
             if after is not None and after.at >= asked:  # whoever was before us has looked
                 return after
+            if left < min(ENOUGH, deadline / 2):
+                raise BrokerUnavailable(f"somebody else has looked at {queue!r} for so long that {left:.1f} s are left")
             return await self._look(queue, left)
 
     async def contents(self, queue: str, deadline: float, ids: Collection[str]) -> dict[str, tuple[bytes, bytes, int]]:
@@ -141,7 +149,9 @@ class LetterLooks:
         info = await self._admin.queue(queue, max(LEAST, began + deadline - time.monotonic()))
         limited = info is not None and info.limited
         catalogue = Catalogue(letters, began, wall, complete=not (more or fetched.more), limited=limited)
-        self.catalogues.put(queue, catalogue)
+        known = self.catalogues.get(queue)
+        if catalogue.complete or known is None or began - known.at > YOUNG or len(known.letters) <= len(letters):
+            self.catalogues.put(queue, catalogue)  # otherwise it was cut short, and the one before tells more
         return catalogue
 
     async def _fetch(

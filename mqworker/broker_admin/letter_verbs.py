@@ -130,12 +130,13 @@ class LetterVerbs:
         return {"letters": found, "ages": ages}
 
     async def dlq_select(self, deadline: float, stage: str, chosen: dict[str, Any]) -> dict[str, Any]:
-        """Freeze the dead letters that fit a filter."""
+        """Freeze the dead letters that fit a filter; not `complete` while an operation hides what came since a look."""
         found = await self._looks.catalogue(self._dead(stage), deadline)
+        complete = found.complete and not self._looks.taken_from(self._dead(stage))
         selection = Selection(stage, (each.row for each in _fitting(found, chosen)))
         name = self._selections.add(selection, time.monotonic())
         told = {"selection": name, "count": selection.count, "oldest": selection.oldest, "newest": selection.newest}
-        return told | {"complete": found.complete}
+        return told | {"complete": complete}
 
     async def dlq_selected(self, deadline: float, stage: str, selection: str) -> list[str]:  # noqa: ARG002 - it waits for nothing
         """Return the ids of the letters of a selection, one for each of equal ones too."""

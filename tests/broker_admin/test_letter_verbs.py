@@ -1,11 +1,16 @@
 """Verbs about dead letters, on the embedded broker: what cannot be done is told, and holds up nothing else."""
 
+import asyncio
+import time
+from collections import Counter
+
 import pytest
 
 from mqworker.amqp import headers
 from mqworker.amqp.properties import Headers, Properties
-from mqworker.broker_admin import dead_letters
+from mqworker.broker_admin import dead_letters, letter_looks
 from mqworker.broker_admin.bulk import TOGETHER
+from mqworker.broker_admin.catalogue import YOUNG
 from mqworker.broker_admin.letter_verbs import VerbRefused
 from mqworker.broker_admin.verbs import Verbs
 from mqworker.brokers.base import BrokerUnavailable, Topology
@@ -97,6 +102,43 @@ async def test_a_message_is_looked_for_in_the_queues_that_there_are(stages, monk
     failing.add("later.dlq")
     with pytest.raises(BrokerUnavailable, match="away"):
         await stages.letters.dlq_find(AMPLE, "m-1", look=True)
+
+
+@on_loop
+async def test_a_selection_during_an_operation_does_not_say_that_it_is_complete(stages):
+    """It is made from what was seen before: letters that came since are not in it."""
+    await stages.send(2)
+    await stages.letters.dlq_list(AMPLE, "work")
+    async with stages.letters._looks.taking("in.dlq", AMPLE, Counter):
+        await stages.send(1)
+        told = await stages.letters.dlq_select(AMPLE, "work", {})
+        assert (told["count"], told["complete"]) == (2, False)
+    told = await stages.letters.dlq_select(AMPLE, "work", {})
+    assert (told["count"], told["complete"]) == (3, True)
+
+
+@on_loop
+async def test_a_look_with_too_little_time_does_not_replace_what_is_known(stages, monkeypatch):
+    """One that is cut short answers its own question alone; one that gets the queue too late fails."""
+    await stages.send(100)
+    await stages.letters.dlq_list(AMPLE, "work")
+    usual = letter_looks.seen
+
+    def slow(properties, body):
+        time.sleep(0.02)
+        return usual(properties, body)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(letter_looks, "seen", slow)
+        await stages.send(1)
+        told = await stages.letters.dlq_list(1.0, "work")
+    assert (told["total"] <= 50, told["complete"]) == (True, False)
+    assert (await stages.letters.dlq_list(AMPLE, "work", fresh=YOUNG))["total"] == 100
+    async with stages.letters._looks.alone("in.dlq", AMPLE):
+        late = asyncio.create_task(stages.letters.dlq_list(0.6, "work"))
+        await asyncio.sleep(0.4)
+    with pytest.raises(BrokerUnavailable, match="somebody else has"):
+        await late
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("the connection was lost"), TimeoutError()])

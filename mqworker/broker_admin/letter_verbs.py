@@ -26,7 +26,16 @@ from mqworker.broker_admin.letter_looks import LetterLooks
 from mqworker.broker_admin.letter_rows import Seen, seen
 from mqworker.broker_admin.queue_locks import LEAST, QueueLocks
 from mqworker.broker_admin.selections import Selection, Selections
-from mqworker.brokers.base import DROP, STOP, Admin, BrokerRefused, BrokerUnavailable, Publication, Wanted
+from mqworker.brokers.base import (
+    DROP,
+    STOP,
+    Admin,
+    BrokerBrokeOff,
+    BrokerRefused,
+    BrokerUnavailable,
+    Publication,
+    Wanted,
+)
 from mqworker.config.model import Config
 from mqworker.ipc.admin_messages import LOOK_AT, AdminProgress, LetterFilter
 
@@ -281,8 +290,10 @@ class LetterVerbs:
             moving = Batches()
             try:
                 return await self._admin.move(queue, LOOK_AT, wanted, left, most=most, together=TOGETHER, moving=moving)
-            except BrokerUnavailable as error:
-                raise BrokerUnavailable(f"{error}{moving.remark(published)}") from error
+            except (BrokerUnavailable, BrokerBrokeOff) as error:
+                raise type(error)(f"{error}{moving.remark(published)}") from error
+            except BrokerRefused as error:
+                raise BrokerRefused(f"{error}{moving.remark(published, refused=True)}") from error
             except TimeoutError:
                 what = f"it was not over within {deadline:g} s{moving.remark(published)}"
                 raise VerbRefused("deadline", what) from None

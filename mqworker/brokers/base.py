@@ -26,6 +26,7 @@ __all__ = [
     "STOP",
     "Admin",
     "Bindings",
+    "BrokerBrokeOff",
     "BrokerRefused",
     "BrokerUnavailable",
     "Delivery",
@@ -246,6 +247,12 @@ class BrokerRefused(Exception):  # noqa: N818 - named after what the broker did
     """The broker refused: no such queue, no route, not allowed, too large."""
 
     count = 1  # how many messages of a move it refused
+
+
+class BrokerBrokeOff(BrokerRefused):
+    """The broker closed the channel of a question in the middle: nobody knows what it has read of it."""
+
+    count = 0
 
 
 def decode_or_refuse(properties: bytes) -> Properties:

@@ -21,6 +21,7 @@ from mqworker.broker_admin.dead_letters import letter_id
 from mqworker.broker_admin.letter_verbs import VerbRefused
 from mqworker.broker_admin.verbs import Verbs
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable
+from mqworker.brokers.rabbitmq.taker import Taker
 from mqworker.config.model import BrokerConfig, Config, InputConfig, StageConfig
 from mqworker.control.control import ControlError
 from mqworker.ipc.admin_messages import OVER
@@ -397,8 +398,9 @@ async def test_an_ordinary_end_of_the_service_doubles_none(broker):
 
 
 @QUORUM
+@pytest.mark.parametrize("lost", ["connection", "channel"])
 @contract
-async def test_a_lost_connection_in_the_middle_loses_none_and_is_told(broker):
+async def test_a_loss_in_the_middle_loses_none_and_is_told(broker, monkeypatch, lost):
     """The operation has failed, and says how many may be in both queues: at most 100, and no fewer than there are."""
     dead = await Dead(broker).begin()
     await dead.send(range(600))
@@ -408,11 +410,21 @@ async def test_a_lost_connection_in_the_middle_loses_none_and_is_told(broker):
             for connection in dead._verbs._admin._shared.questions:
                 connection.abort("the test cuts it off")
 
-    dead.on_progress = cut
+    usual = Taker.remove
+
+    async def remove(taker, removals) -> None:
+        if taker.removed >= 200:
+            taker.channel.raw.basic_ack(LARGE)  # a fault for which the broker closes the channel
+        await usual(taker, removals)
+
+    if lost == "connection":
+        dead.on_progress = cut
+    else:
+        monkeypatch.setattr(Taker, "remove", remove)
     await dead.carry_out("replay", await dead.letters.dlq_select(AMPLE, "s", {}))
     last = dead.told[-1]
-    assert last.state == "failed"
-    assert "the test cuts it off" in last.reason
+    assert (last.state, last.refused) == ("failed", 0)
+    assert ("the test cuts it off" if lost == "connection" else "unknown delivery tag") in last.reason
     replayed, left = await dead.numbers(dead.input), await dead.numbers(dead.queue)
     assert set(replayed) | set(left) == set(range(600))
     assert len(set(replayed) & set(left)) <= last.unsure <= DOUBLED

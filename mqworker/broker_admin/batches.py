@@ -23,9 +23,12 @@ class Batches:
         self._moved += count
         self._begun = 0
 
-    def remark(self, published: bool) -> str:
-        """Return what is added to the sentence of a failure; `published`: the letters went to another queue."""
-        if not published:
-            return f"; {self._moved} were removed" if self._moved else ""
+    def remark(self, published: bool, *, refused: bool = False) -> str:
+        """Return what is added to the sentence of a failure; `published`: the letters went to another queue.
+
+        `refused`: the broker has said which ones it does not take, and has the acks of all others.
+        """
+        if refused or not published:
+            return f"; {self._moved} were {'moved' if published else 'removed'}" if self._moved else ""
         unsure = min(2 * TOGETHER, self._moved + self._begun)
         return f"; {self._moved} were moved, up to {unsure} may be in both queues" if unsure else ""

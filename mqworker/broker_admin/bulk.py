@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from mqworker.broker_admin import dead_letters
 from mqworker.broker_admin.selections import Selection
-from mqworker.brokers.base import DROP, STOP, Admin, BrokerRefused, BrokerUnavailable, Publication
+from mqworker.brokers.base import DROP, STOP, Admin, BrokerBrokeOff, BrokerRefused, BrokerUnavailable, Publication
 from mqworker.ipc.admin_messages import LOOK_AT, OVER, AdminProgress
 
 TOGETHER = 50  # letters in a batch: a kill doubles one batch, and of the one before what the queue has not yet removed
@@ -42,7 +42,7 @@ class BulkOperation:
         self._chosen: list[str] = []  # ids, in the order of the queue, that are not moved yet
         self._looked = self._done = self._unsure = self._refused = 0
         self._reason = ""
-        self._doubles = False  # it has begun what a lost connection leaves in both queues
+        self._doubles = False  # it has begun what a lost connection or channel leaves in both queues
         self._cut = False  # there are more letters than it goes through
         self._running = False
 
@@ -82,13 +82,13 @@ class BulkOperation:
                 self._fail(f"{missing} of those selected are not among the first {BEYOND} dead letters of the queue")
             else:
                 self.state = "done"
-        except BrokerRefused as refused:
-            self._refused += refused.count if self._moving else 0
-            self._fail(str(refused))
-        except (BrokerUnavailable, TimeoutError) as error:
+        except (BrokerUnavailable, BrokerBrokeOff, TimeoutError) as error:
             if self._doubles:  # of the batch before, too, the queue may have lost acks
                 self._unsure = min(2 * TOGETHER, self._done + self._unsure)
             self._fail(str(error) or f"it was not over within {deadline:g} s")
+        except BrokerRefused as refused:
+            self._refused += refused.count if self._moving else 0
+            self._fail(str(refused))
         finally:
             ticking.cancel()
             if not self.over:  # a fault of ours, which the caller logs

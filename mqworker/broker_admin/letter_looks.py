@@ -3,7 +3,8 @@
 Runs in the broker admin, on its loop (with the embedded broker, letters are shown in its thread). Owns the catalogues
 and the locks of the dead-letter queues: one look or one operation at a time. A look ends after LOOK_AT letters, SEEN
 bytes, most of its time, or, where each letter has to be fetched for itself, FETCHED letters; the catalogue says then
-that it is not complete. Fails with what `Admin.peek` raises.
+that it is not complete. Who gets a queue too late for a look gets BrokerUnavailable. Fails with what `Admin.peek`
+raises.
 """
 
 import time
@@ -15,13 +16,14 @@ from mqworker.broker_admin import dead_letters
 from mqworker.broker_admin.catalogue import YOUNG, Catalogue, Catalogues
 from mqworker.broker_admin.letter_rows import Seen, seen
 from mqworker.broker_admin.queue_locks import LEAST, QueueLocks
-from mqworker.brokers.base import STOP, Admin, BrokerUnavailable
+from mqworker.brokers.base import STOP, Admin, BrokerUnavailable, Fetched
 from mqworker.ipc.admin_messages import LOOK_AT
 
 PAGE = 8 << 20  # bytes of bodies after which an answer with whole letters ends
 SEEN = 1 << 30  # bytes that one look goes through
 FETCHED = 500  # letters, if they are fetched one by one: where somebody consumes, or there may be only one consumer
 TIME = 0.6  # of a look's deadline; the rest is for putting letters back
+ENOUGH = 2.0  # seconds, or half of a shorter deadline: with less, a look would see a few letters
 
 
 class LetterLooks:
@@ -37,6 +39,10 @@ class LetterLooks:
     def looking(self, queue: str) -> bool:
         """Return whether somebody goes through a queue now."""
         return self._busy[queue] > 0
+
+    def taken_from(self, queue: str) -> bool:
+        """Return whether an operation takes letters away: what is told meanwhile was seen before."""
+        return queue in self._taking
 
     @asynccontextmanager
     async def alone(self, queue: str, deadline: float) -> AsyncIterator[float]:
@@ -71,6 +77,8 @@ class LetterLooks:
             after = self.catalogues.get(queue)
             if after is not None and after.at >= asked:  # whoever was before us has looked
                 return after
+            if left < min(ENOUGH, deadline / 2):
+                raise BrokerUnavailable(f"somebody else has looked at {queue!r} for so long that {left:.1f} s are left")
             return await self._look(queue, left)
 
     async def contents(self, queue: str, deadline: float, ids: Collection[str]) -> dict[str, tuple[bytes, bytes, int]]:
@@ -136,14 +144,14 @@ class LetterLooks:
             self.catalogues.keep(queue, each.row.id, properties, body)
             return False  # bodies may be large
 
-        began, wall = time.monotonic(), time.time()
-        await self._admin.peek(queue, LOOK_AT + 1, deadline, show, fetched=FETCHED)
+        began, wall, fetched = time.monotonic(), time.time(), Fetched(FETCHED)
+        await self._admin.peek(queue, LOOK_AT + 1, deadline, show, fetched=fetched)
         info = await self._admin.queue(queue, max(LEAST, began + deadline - time.monotonic()))
-        if info is not None and len(letters) == FETCHED < info.messages:
-            more = True
         limited = info is not None and info.limited
-        catalogue = Catalogue(letters, began, wall, complete=not more, limited=limited)
-        self.catalogues.put(queue, catalogue)
+        catalogue = Catalogue(letters, began, wall, complete=not (more or fetched.more), limited=limited)
+        known = self.catalogues.get(queue)
+        if catalogue.complete or known is None or began - known.at > YOUNG or len(known.letters) <= len(letters):
+            self.catalogues.put(queue, catalogue)  # otherwise it was cut short, and the one before tells more
         return catalogue
 
     async def _fetch(
@@ -151,8 +159,7 @@ class LetterLooks:
     ) -> dict[str, tuple[bytes, bytes]]:
         """Return letters that are not kept whole, by a look of their own: the first of each id."""
         found: dict[str, tuple[bytes, bytes]] = {}
-        size = shown = 0
-        cut = False
+        fetched, size, shown, cut = Fetched(FETCHED), 0, 0, False
 
         def show(properties: bytes, body: bytes) -> bool | str:
             nonlocal size, shown, cut
@@ -169,8 +176,8 @@ class LetterLooks:
 
         async with self.alone(queue, deadline) as left:
             end = time.monotonic() + TIME * left
-            await self._admin.peek(queue, LOOK_AT, left, show, fetched=FETCHED)
-        if not found and (cut or shown == FETCHED):  # nobody knows whether it is there
+            await self._admin.peek(queue, LOOK_AT, left, show, fetched=fetched)
+        if not found and (cut or fetched.more):  # nobody knows whether it is there
             raise BrokerUnavailable(
                 f"not found among the first {shown} letters of {queue!r}, through which a look goes"
             )

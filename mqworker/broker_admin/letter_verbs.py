@@ -26,7 +26,16 @@ from mqworker.broker_admin.letter_looks import LetterLooks
 from mqworker.broker_admin.letter_rows import Seen, seen
 from mqworker.broker_admin.queue_locks import LEAST, QueueLocks
 from mqworker.broker_admin.selections import Selection, Selections
-from mqworker.brokers.base import DROP, STOP, Admin, BrokerRefused, BrokerUnavailable, Publication, Wanted
+from mqworker.brokers.base import (
+    DROP,
+    STOP,
+    Admin,
+    BrokerBrokeOff,
+    BrokerRefused,
+    BrokerUnavailable,
+    Publication,
+    Wanted,
+)
 from mqworker.config.model import Config
 from mqworker.ipc.admin_messages import LOOK_AT, AdminProgress, LetterFilter
 
@@ -131,12 +140,13 @@ class LetterVerbs:
         return {"letters": found, "ages": ages}
 
     async def dlq_select(self, deadline: float, stage: str, chosen: dict[str, Any]) -> dict[str, Any]:
-        """Freeze the dead letters that fit a filter."""
+        """Freeze the dead letters that fit a filter; not `complete` while an operation hides what came since a look."""
         found = await self._looks.catalogue(self._dead(stage), deadline)
+        complete = found.complete and not self._looks.taken_from(self._dead(stage))
         selection = Selection(stage, (each.row for each in _fitting(found, chosen)))
         name = self._selections.add(selection, time.monotonic())
         told = {"selection": name, "count": selection.count, "oldest": selection.oldest, "newest": selection.newest}
-        return told | {"complete": found.complete}
+        return told | {"complete": complete}
 
     async def dlq_selected(self, deadline: float, stage: str, selection: str) -> list[str]:  # noqa: ARG002 - it waits for nothing
         """Return the ids of the letters of a selection, one for each of equal ones too."""
@@ -281,8 +291,10 @@ class LetterVerbs:
             moving = Batches()
             try:
                 return await self._admin.move(queue, LOOK_AT, wanted, left, most=most, together=TOGETHER, moving=moving)
-            except BrokerUnavailable as error:
-                raise BrokerUnavailable(f"{error}{moving.remark(published)}") from error
+            except (BrokerUnavailable, BrokerBrokeOff) as error:
+                raise type(error)(f"{error}{moving.remark(published)}") from error
+            except BrokerRefused as error:
+                raise BrokerRefused(f"{error}{moving.remark(published, refused=True)}") from error
             except TimeoutError:
                 what = f"it was not over within {deadline:g} s{moving.remark(published)}"
                 raise VerbRefused("deadline", what) from None

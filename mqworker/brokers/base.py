@@ -26,6 +26,7 @@ __all__ = [
     "STOP",
     "Admin",
     "Bindings",
+    "BrokerBrokeOff",
     "BrokerRefused",
     "BrokerUnavailable",
     "Delivery",
@@ -248,6 +249,12 @@ class BrokerRefused(Exception):  # noqa: N818 - named after what the broker did
     count = 1  # how many messages of a move it refused
 
 
+class BrokerBrokeOff(BrokerRefused):
+    """The broker closed the channel of a question in the middle: nobody knows what it has read of it."""
+
+    count = 0
+
+
 def decode_or_refuse(properties: bytes) -> Properties:
     """Read the properties of a message that is to be changed on its way; BrokerRefused if they are malformed."""
     try:
@@ -298,7 +305,7 @@ class Admin(Protocol):
         show: "Show | None" = None,
         *,
         singly: bool = False,
-        fetched: int | None = None,
+        fetched: "Fetched | None" = None,
     ) -> list[Peeked]:
         """Look at up to `limit` messages from the head, changing nothing: none is lost or ages.
 
@@ -308,7 +315,7 @@ class Admin(Protocol):
         `show` selects among them, and ends the search; it must not block. With `singly`, none behind the end of the
         search is touched, at the cost of a round trip each; else more may be fetched, so that the order stays (in
         RabbitMQ's quorum queues, what was looked at gets behind what was looked at before). Where each message costs a
-        round trip anyway, it looks at no more than `fetched`.
+        round trip anyway, it looks at no more than `fetched`, which then says whether there was another one.
         """
 
     async def move(
@@ -346,6 +353,14 @@ class Show(Protocol):
 
     def __call__(self, properties: bytes, body: bytes) -> "bool | str":
         """Return whether the answer must contain it, or `STOP` to end with those selected so far."""
+
+
+class Fetched:
+    """How many messages a look may fetch where it has to fetch each for itself."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.more = False  # it ended there, and there was another one
 
 
 class Moving(Protocol):

@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 
+import msgspec
 import pytest
 
 from mqworker.amqp import headers
@@ -20,6 +21,7 @@ from mqworker.broker_admin.dead_letters import letter_id
 from mqworker.broker_admin.letter_verbs import VerbRefused
 from mqworker.broker_admin.verbs import Verbs
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable
+from mqworker.brokers.rabbitmq.taker import Taker
 from mqworker.config.model import BrokerConfig, Config, InputConfig, StageConfig
 from mqworker.control.control import ControlError
 from mqworker.ipc.admin_messages import OVER
@@ -396,8 +398,9 @@ async def test_an_ordinary_end_of_the_service_doubles_none(broker):
 
 
 @QUORUM
+@pytest.mark.parametrize("lost", ["connection", "channel"])
 @contract
-async def test_a_lost_connection_in_the_middle_loses_none_and_is_told(broker):
+async def test_a_loss_in_the_middle_loses_none_and_is_told(broker, monkeypatch, lost):
     """The operation has failed, and says how many may be in both queues: at most 100, and no fewer than there are."""
     dead = await Dead(broker).begin()
     await dead.send(range(600))
@@ -407,11 +410,21 @@ async def test_a_lost_connection_in_the_middle_loses_none_and_is_told(broker):
             for connection in dead._verbs._admin._shared.questions:
                 connection.abort("the test cuts it off")
 
-    dead.on_progress = cut
+    usual = Taker.remove
+
+    async def remove(taker, removals) -> None:
+        if taker.removed >= 200:
+            taker.channel.raw.basic_ack(LARGE)  # a fault for which the broker closes the channel
+        await usual(taker, removals)
+
+    if lost == "connection":
+        dead.on_progress = cut
+    else:
+        monkeypatch.setattr(Taker, "remove", remove)
     await dead.carry_out("replay", await dead.letters.dlq_select(AMPLE, "s", {}))
     last = dead.told[-1]
-    assert last.state == "failed"
-    assert "the test cuts it off" in last.reason
+    assert (last.state, last.refused) == ("failed", 0)
+    assert ("the test cuts it off" if lost == "connection" else "unknown delivery tag") in last.reason
     replayed, left = await dead.numbers(dead.input), await dead.numbers(dead.queue)
     assert set(replayed) | set(left) == set(range(600))
     assert len(set(replayed) & set(left)) <= last.unsure <= DOUBLED
@@ -524,21 +537,34 @@ async def test_what_is_purged_is_not_listed_any_more(broker):
 @QUORUM
 @contract
 async def test_a_list_is_had_where_each_letter_has_to_be_fetched(broker, monkeypatch):
-    """Beside a consumer of somebody else a look takes a few, no delivery of the others, and is not complete."""
-    monkeypatch.setattr("mqworker.broker_admin.letter_looks.FETCHED", 20)
+    """Beside a consumer of somebody else a look takes a few, no delivery of the others, and says if that is all."""
+    monkeypatch.setattr("mqworker.broker_admin.letter_looks.FETCHED", 40)
     dead = await Dead(broker).begin()
     await dead.send(range(60))
     channel = await broker.channel()
     await channel.ask("basic_qos", prefetch_count=1)
     await channel.ask("basic_consume", queue=dead.queue, on_message_callback=lambda *_: None)
     listed = await dead.letters.dlq_list(AMPLE, "s")
-    assert (listed["total"], listed["complete"], listed["dead_letters"][0]["message_id"]) == (20, False, "m-1")
-    assert (await dead.letters.dlq_select(AMPLE, "s", {}))["count"] == 20, "from the same look"
-    with pytest.raises(BrokerUnavailable, match="among the first 20"):
+    assert (listed["total"], listed["complete"], listed["dead_letters"][0]["message_id"]) == (40, False, "m-1")
+    assert (await dead.letters.dlq_select(AMPLE, "s", {}))["count"] == 40, "from the same look"
+    with pytest.raises(BrokerUnavailable, match="among the first 40"):
         await dead.letters.dlq_show(AMPLE, "s", ["0" * 16])
-    await channel.closed()
     found = await broker.make_admin().peek(dead.queue, 100, AMPLE)
-    assert sum(redeliveries(Properties.decode(each.properties)) > 0 for each in found) <= 21
+    assert sum(redeliveries(Properties.decode(each.properties)) > 0 for each in found) <= 41, "one more than it shows"
+    usual = dead._verbs._admin.queue
+
+    async def lagging(*arguments):
+        return msgspec.structs.replace(await usual(*arguments), messages=19)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dead._verbs._admin, "queue", lagging)  # as a quorum queue counts for a while after a look
+        assert not (await dead.letters.dlq_list(AMPLE, "s"))["complete"]
+    monkeypatch.setattr("mqworker.broker_admin.letter_looks.FETCHED", 59)
+    dead.letters.forget(dead.queue)
+    listed = await dead.letters.dlq_list(AMPLE, "s")
+    assert (listed["total"], listed["complete"]) == (59, True)
+    assert await dead.letters.dlq_show(AMPLE, "s", ["0" * 16]) == [], "it is known that there is none"
+    await channel.closed()
     await dead.close()
 
 

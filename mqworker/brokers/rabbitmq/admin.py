@@ -25,6 +25,7 @@ from mqworker.brokers.base import (
     STOP,
     BrokerRefused,
     BrokerUnavailable,
+    Fetched,
     Moving,
     Peeked,
     Publication,
@@ -136,7 +137,7 @@ class RabbitAdmin:
         show: Show | None = None,
         *,
         singly: bool = False,
-        fetched: int | None = None,
+        fetched: Fetched | None = None,
     ) -> list[Peeked]:
         """See `Admin.peek`."""
         found: list[Peeked] = []
@@ -165,7 +166,7 @@ class RabbitAdmin:
         singly: bool = False,
         together: int = 1,
         moving: Moving | None = None,
-        fetched: int | None = None,
+        fetched: Fetched | None = None,
     ) -> int:
         """See `Admin.move`; `fetched` as of `peek`."""
         until = asyncio.get_running_loop().time() + LOOKING * deadline

@@ -26,6 +26,7 @@ class Channel:
         self._watched = watched
         self._waiting: set[asyncio.Future[Any]] = set()
         self._got: asyncio.Future[Any] | None = None
+        self._ended_by = ""  # what the broker said when it closed it
 
     @classmethod
     async def open(cls, connection: AmqpConnection, *, watched: bool = True) -> "Channel":
@@ -122,7 +123,7 @@ class Channel:
 
     def _check_usable(self) -> None:
         if not self.usable:
-            raise Lost("the channel is closed")
+            raise Lost(self._ended_by or "the channel is closed")
 
     async def _rpc(self, method: Any, reply: Any) -> None:
         self._check_usable()
@@ -147,6 +148,7 @@ class Channel:
         for future in list(self._waiting):
             if not future.done():
                 future.set_exception(lost)
+        self._ended_by = str(lost)
         self.on_lost(lost)
 
 

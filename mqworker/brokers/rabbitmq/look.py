@@ -25,7 +25,7 @@ import math
 from collections import deque
 from typing import NamedTuple
 
-from mqworker.brokers.base import DROP, STOP, BrokerRefused, Moving, Publication, Wanted
+from mqworker.brokers.base import DROP, STOP, BrokerRefused, Fetched, Moving, Publication, Wanted
 from mqworker.brokers.rabbitmq.anchor import unexpected
 from mqworker.brokers.rabbitmq.fast_frames import Arrival, Deliveries
 from mqworker.brokers.rabbitmq.queues import queue_status
@@ -53,11 +53,14 @@ class Removing(NamedTuple):
 class FetchingLook:
     """Fetches the messages one by one."""
 
-    def __init__(self, taker: Taker, wanted: Wanted, limit: int, removing: Removing) -> None:
+    def __init__(
+        self, taker: Taker, wanted: Wanted, limit: int, removing: Removing, fetched: Fetched | None = None
+    ) -> None:
         self.over = False
         self._taker = taker
         self._wanted = wanted
-        self._left = limit  # messages to visit
+        self._fetched = fetched if fetched is not None and fetched.most < limit else None
+        self._left = limit if self._fetched is None else self._fetched.most  # messages to visit
         self._most = removing.most
         self._together = removing.together
         self._moving = removing.moving
@@ -68,7 +71,7 @@ class FetchingLook:
         """Go on, until it is over or PORTION is taken."""
         taken = 0
         while not self.over and taken < PORTION:
-            message = await self._taker.get() if self._left > 0 else None
+            message = await self._next()
             if message is None:
                 self.over = True
                 break
@@ -85,6 +88,13 @@ class FetchingLook:
 
     async def gone(self) -> None:
         """Wait until the queue knows that the channel has closed."""
+
+    async def _next(self) -> Unacked | None:
+        if self._left > 0:
+            return await self._taker.get()
+        if self._fetched is not None:  # a quorum queue does not count yet what was taken: only a fetch tells
+            self._fetched.more = await self._taker.get() is not None
+        return None
 
     def _visit(self, message: Unacked) -> Removal | None:
         """Show a message; returns what is to be done about it."""
@@ -285,12 +295,12 @@ def portion_size(left: int, consumers: int, came: int, size: int) -> int:
 
 
 def look_at(
-    taker: Taker, wanted: Wanted, seen: Sight, limit: int, removing: Removing, *, singly: bool, fetched: int | None
+    taker: Taker, wanted: Wanted, seen: Sight, limit: int, removing: Removing, *, singly: bool, fetched: Fetched | None
 ) -> FetchingLook:
     """Return how to go through at most `limit` messages; a consumer goes through those that are there now.
 
-    `fetched` is the limit where they have to be fetched one by one, however many there are.
+    `fetched` limits it where they have to be fetched one by one, however many there are.
     """
     if seen.consumable and seen.ready and not singly:
         return ConsumingLook(taker, wanted, seen, limit, removing)
-    return FetchingLook(taker, wanted, limit if fetched is None or seen.consumable else min(limit, fetched), removing)
+    return FetchingLook(taker, wanted, limit, removing, None if seen.consumable else fetched)

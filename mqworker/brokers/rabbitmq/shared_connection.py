@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from mqworker.brokers.base import BrokerRefused, BrokerUnavailable
+from mqworker.brokers.base import BrokerBrokeOff, BrokerRefused, BrokerUnavailable
 from mqworker.brokers.rabbitmq.address import explain, parameters, refused
 from mqworker.brokers.rabbitmq.amqp_connection import AmqpConnection, Lost
 from mqworker.brokers.rabbitmq.reconnector import CONNECT_DEADLINE
@@ -34,7 +34,10 @@ class SharedConnection:
 
     @asynccontextmanager
     async def question(self, deadline: float) -> AsyncIterator[AmqpConnection]:
-        """Provide a connection for one question; a fault becomes BrokerUnavailable or BrokerRefused."""
+        """Provide a connection for one question; a fault becomes BrokerUnavailable or BrokerRefused.
+
+        BrokerBrokeOff if the broker has closed a channel of the question, and the connection goes on.
+        """
         connection: AmqpConnection | None = None
         try:
             async with asyncio.timeout(deadline):
@@ -47,7 +50,7 @@ class SharedConnection:
             raise BrokerUnavailable(f"the broker did not answer within {deadline:g} s") from None
         except Lost as lost:
             if connection is not None and connection.usable:
-                raise BrokerRefused(str(lost)) from None
+                raise BrokerBrokeOff(str(lost)) from None
             raise BrokerUnavailable(f"the connection to the broker was lost: {lost}") from None
         finally:
             if connection is not None:

@@ -22,6 +22,7 @@ from mqworker.brokers.base import (
     STOP,
     BrokerRefused,
     BrokerUnavailable,
+    Fetched,
     Moving,
     Peeked,
     Publication,
@@ -136,7 +137,7 @@ class SqliteAdmin:
         show: Show | None = None,
         *,
         singly: bool = False,  # noqa: ARG002 - the interface; a look touches nothing here
-        fetched: int | None = None,  # noqa: ARG002 - nor does a message cost a round trip
+        fetched: Fetched | None = None,  # noqa: ARG002 - nor does a message cost a round trip
     ) -> list[Peeked]:
         """See `Admin.peek`."""
         return await self._ask(lambda db: _peek(db, _existing(db, queue), limit, show), deadline, writes=False)

@@ -113,7 +113,7 @@ def test_a_peer_that_takes_its_time(impostor, answer):
     begun = time.monotonic()
     peer = ask(impostor(answer).url, "")
     assert (peer.reached, peer.problem) == (False, f"no answer within {PATIENCE:g} s")
-    assert time.monotonic() - begun < PATIENCE + 2
+    assert time.monotonic() - begun < PATIENCE + 15  # all of it would take 50 s
 
 
 def test_nobody_listens():

@@ -72,7 +72,7 @@ class _Sample:
         self.at = at  # seconds since the start of the Service
         self.counts = {name: values.get(counter, 0.0) for name, counter in COUNTED.items()}
         self.buckets = [values.get(f"{BUCKET}{number}", 0.0) for number in range(len(BUCKETS) + 1)]
-        self.cpu = {each.pid: getattr(each, "cpu", _NAN) for each in status.consumers}
+        self.cpu = {each.pid: each.cpu for each in status.consumers}
 
 
 class StageHistory:
@@ -181,7 +181,7 @@ class History:
 def _measured(status: StageStatus) -> dict[str, float]:
     """Return what is measured, as it is now."""
     taken = status.held + status.dispatched + status.computed + status.settling
-    dead = getattr(status, "dead_backlog", None)
+    dead = status.dead_backlog
     return {
         "backlog": _NAN if status.backlog is None else status.backlog,
         "unfinished": _NAN if status.backlog is None else status.backlog + taken,

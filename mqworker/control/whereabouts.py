@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from mqworker.control.wording import seconds
 from mqworker.ipc.inspection import MessageAnswer, Trace
 
 IN_HAND, RETRY, SETTLED, DEAD, UNKNOWN = "in_hand", "retry", "settled", "dead", "unknown"
@@ -61,7 +62,9 @@ def where_now(
     if len(told) > NAMED:
         told = [f"none of {len(told)} stages has it in hand, or remembers it"]
     told += [f"stage {stage}: no answer" for stage in silent]
-    dead = "dead letters were not all looked through" if looked is None else f"no dead letter as of {_span(looked)} ago"
+    dead = (
+        "dead letters were not all looked through" if looked is None else f"no dead letter as of {seconds(looked)} ago"
+    )
     may = "it is still in a queue, was never here, or is forgotten: settled before that"
     return Where(UNKNOWN, f"unknown: {may} ({'; '.join((*told, dead))})")
 
@@ -80,7 +83,7 @@ def _sentence(last: Trace, now: float, wall: float) -> str:
         case "dead":
             return f"dead since {at}: {_failed(last)}"
     result = "with a result" if last.state == "result" else "without a result"
-    took = f", after {_span(last.duration)}{_consumer(last)}" if last.finished else ""
+    took = f", after {seconds(last.duration)}{_consumer(last)}" if last.finished else ""
     return f"settled at {at} {result}{took}"
 
 
@@ -88,11 +91,11 @@ def _in_hand(last: Trace, now: float) -> str:
     who = _consumer(last)
     match last.state:
         case "held":
-            return f"waits for a Consumer, for {_span(now - last.received)}"
+            return f"waits for a Consumer, for {seconds(now - last.received)}"
         case "out" if last.begun:
-            return f"in hand for {_span(now - last.begun)}{who}, attempt {last.attempt}"
+            return f"in hand for {seconds(now - last.begun)}{who}, attempt {last.attempt}"
         case "out":
-            return f"waits{who} behind other messages, or for a shared object, for {_span(now - last.received)}"
+            return f"waits{who} behind other messages, or for a shared object, for {seconds(now - last.received)}"
         case "computed":
             return f"computed{who}, and waits for its turn to be published"
         case "placing":
@@ -114,14 +117,8 @@ def _due(last: Trace, now: float) -> str:
     if not last.due:
         return "is about to begin"
     if last.due >= now:
-        return f"is due in {_span(last.due - now)}"
-    return f"was due {_span(now - last.due)} ago: it waits in the queue, or another service has it"
-
-
-def _span(seconds: float) -> str:
-    if seconds < 1:
-        return f"{max(0.0, seconds) * 1000:.3g} ms"
-    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:,.0f} s"
+        return f"is due in {seconds(last.due - now)}"
+    return f"was due {seconds(now - last.due)} ago: it waits in the queue, or another service has it"
 
 
 def _clock(at: float, now: float, wall: float) -> str:

@@ -5,7 +5,8 @@ Pure; imports nothing of ours, so that verbs of the command line start quickly.
 
 
 def seconds(value: float) -> str:
-    """Format a duration with two or three significant digits."""
+    """Format a duration with two or three significant digits; one below zero, as of two clocks, is none."""
+    value = max(value, 0.0)
     for below, factor, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (100.0, 1.0, "s")):
         if value < below:
             return f"{value * factor:.3g} {unit}"

@@ -80,7 +80,7 @@ def _stage(api: Api, snapshot: Snapshot, view: StageView) -> FeedStage:
         growing=expected.growing,
         held_back_by=expected.held_back_by,
         backlog=None if status is None else status.backlog,
-        dead_backlog=getattr(status, "dead_backlog", None),
+        dead_backlog=None if status is None else status.dead_backlog,
         dead=int(api.totals.of(view.name).get("dead", 0)),
         running=desired.running,
         listening=desired.listening,

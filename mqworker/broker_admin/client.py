@@ -16,7 +16,8 @@ import msgspec
 
 from mqworker.broker_admin.process import BrokerAdmin
 from mqworker.config.model import Config
-from mqworker.control.control import ADMIN_GRACE, ControlError
+from mqworker.control.errors import ControlError
+from mqworker.control.operator import ADMIN_GRACE
 from mqworker.ipc.admin_messages import AdminProgress
 from mqworker.ipc.child import KILL_DEADLINE, Child
 from mqworker.ipc.frames import FrameTooLarge

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from mqworker.control.control import StageView
+from mqworker.control.views import StageView
 from mqworker.ipc.messages import StageStatus
 
 CONSUMERS, NOTHING, RETRIES = "consumers", "nothing", "retries"

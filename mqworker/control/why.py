@@ -13,8 +13,8 @@ import msgspec
 
 from mqworker.config.line import Place
 from mqworker.control.back_pressure import next_stage, where_it_begins
-from mqworker.control.control import StageView
 from mqworker.control.outlook import ORDER, RETRIES, Outlook, outlook
+from mqworker.control.views import StageView
 from mqworker.control.wording import about, messages, rate
 from mqworker.ipc.logs import escape
 from mqworker.ipc.messages import BlockedOrder, ConsumerStatus, LinkState, StageStatus

@@ -6,7 +6,7 @@ accepted them.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -14,14 +14,17 @@ from flask import Response, request
 from msgspec import Meta
 
 from mqworker.control.chain import Add, Alter, ChainLink, Edit, Place, Remove, Replace, enabled
-from mqworker.control.control import ControlError, Snapshot, StageView, Stored
+from mqworker.control.errors import ControlError
 from mqworker.control.generations import earlier_params
+from mqworker.control.operator import Operator, Stored
 from mqworker.control.stage_desired import StageDesired, Undone, Version
 from mqworker.control.switch import committed
+from mqworker.control.views import Snapshot, StageView
 from mqworker.http.problems import Problem, problem_of
 from mqworker.http.routing import API, WAIT_MAX, Api, Route, body, json_response, requested_wait
 
 Patch = dict[str, Any]  # RFC 7396
+CheckedChange = Callable[[Operator, float], Coroutine[Any, Any, Stored]]  # in this many seconds
 PROOF = 2.0  # seconds to wait for the first message that new code finishes
 
 
@@ -60,7 +63,7 @@ class Earlier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def restart(api: Api, stage: str) -> Any:
     """Replace all Consumers, new ones first, with ones that run the code that is in the folder now."""
     params = body(Restart).params
-    answer, status, _ = _change_checked(api, stage, lambda patience: api.control.reload(stage, params, patience))
+    answer, status, _ = _change_checked(api, stage, lambda operator, patience: operator.reload(stage, params, patience))
     return answer, status
 
 
@@ -79,7 +82,8 @@ def params(api: Api, stage: str) -> Any:
 
 def params_schema(api: Api, stage: str) -> Any:
     """Return what the parameters may be, as the code says."""
-    return api.control.params_form(api.stage(stage).name, WAIT_MAX)._asdict()
+    name = api.stage(stage).name
+    return api.control.ask(lambda operator: operator.params_form(name, WAIT_MAX), WAIT_MAX)._asdict()
 
 
 def _old_params(version: Version) -> dict[str, Any]:
@@ -90,16 +94,18 @@ def _old_params(version: Version) -> dict[str, Any]:
 def patch_params(api: Api, stage: str) -> Any:
     """Change parameters."""
     patch, expected = body(Patch), _expected()
-    return _changed_params(api, stage, lambda patience: api.control.patch_params(stage, patch, expected, patience))
+    return _changed_params(
+        api, stage, lambda operator, patience: operator.patch_params(stage, patch, expected, patience)
+    )
 
 
 def rollback_params(api: Api, stage: str) -> Any:
     """Go back to the previous parameters."""
     expected = _expected()
-    return _changed_params(api, stage, lambda patience: api.control.rollback_params(stage, expected, patience))
+    return _changed_params(api, stage, lambda operator, patience: operator.rollback_params(stage, expected, patience))
 
 
-def _changed_params(api: Api, stage: str, change: Callable[[float], Stored]) -> Any:
+def _changed_params(api: Api, stage: str, change: CheckedChange) -> Any:
     with _telling_current(api, stage, lambda desired: {"params": desired.params, "generation": desired.generation}):
         answer, status, desired = _change_checked(api, stage, change)
     return _tagged(json_response(answer | {"params": desired.params}, status), desired)
@@ -132,15 +138,14 @@ def _telling_current(api: Api, stage: str, tell: Callable[[StageDesired], dict[s
         raise problem from None
 
 
-def _change_checked(
-    api: Api, stage: str, change: Callable[[float], Stored]
-) -> tuple[dict[str, Any], int, StageDesired]:
+def _change_checked(api: Api, stage: str, change: CheckedChange) -> tuple[dict[str, Any], int, StageDesired]:
     """Answer within `?wait=` once the change is checked and in force; without it, once it is checked and stored."""
     wait = requested_wait()
     api.stage(stage)
     end = time.monotonic() + wait
     with api.waiting() if wait else api.places.slow():  # the code is checked in any case
-        stored = change(wait or WAIT_MAX)
+        patience = wait or WAIT_MAX
+        stored = api.control.ask(lambda operator: change(operator, patience), patience)
         left = max(0.0, end - time.monotonic())
         if stored.change:
             answer, status = _switched(api, stage, stored, left)
@@ -231,7 +236,7 @@ def _edit(api: Api, stage: str, edit: Edit, params: Patch) -> Response:
     expected = _expected()
     with _telling_current(api, stage, lambda desired: _jobs(committed(desired))):
         answer, status, desired = _change_checked(
-            api, stage, lambda patience: api.control.edit_jobs(stage, edit, params, expected, patience)
+            api, stage, lambda operator, patience: operator.edit_jobs(stage, edit, params, expected, patience)
         )
     return _chain(desired, answer, status)
 
@@ -256,7 +261,9 @@ def _link(link: ChainLink) -> dict[str, Any]:
 def rollback(api: Api, stage: str) -> Any:
     """Go back to an earlier generation: its jobs, parameters and code; or take back one that is being prepared."""
     wanted, before = body(Earlier).generation, api.stage(stage).desired
-    answer, status, desired = _change_checked(api, stage, lambda patience: api.control.go_back(stage, wanted, patience))
+    answer, status, desired = _change_checked(
+        api, stage, lambda operator, patience: operator.go_back(stage, wanted, patience)
+    )
     candidate = before.candidate
     taken_back = candidate is not None and any(each.code == candidate.code for each in desired.undone)
     changed = "change" in answer or desired.generation != before.generation

@@ -19,7 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from mqworker import __version__
-from mqworker.control.control import SharedView, SourceView, StageView
+from mqworker.control.views import SharedView, SourceView, StageView
 from mqworker.http.metrics_consumers import consumer_cpu, stage_gauges
 from mqworker.http.places import KINDS
 from mqworker.http.routing import Api

@@ -8,7 +8,7 @@ What a killed Producer counted after its last report is lost.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from mqworker.control.control import Snapshot
+from mqworker.control.views import Snapshot
 from mqworker.ipc.messages import StageStatus
 
 TIMES = {

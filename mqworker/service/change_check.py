@@ -13,8 +13,8 @@ from typing import Any
 from mqworker.code_check.client import check_code
 from mqworker.config.load import Loaded
 from mqworker.control import desired_state
-from mqworker.control.control import ChangeRefused
 from mqworker.control.desired_state import Document
+from mqworker.control.errors import ChangeRefused
 from mqworker.ipc import logs
 from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
 from mqworker.service.part import used_elsewhere

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mqworker.broker_admin.client import BrokerAdminClient
-from mqworker.control.control import ControlError
+from mqworker.control.errors import ControlError
 from mqworker.ipc import logs
 from mqworker.ipc.inspection import (
     Answer,

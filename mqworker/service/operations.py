@@ -16,7 +16,6 @@ from mqworker.config.load import Loaded
 from mqworker.config.urls import embedded_path
 from mqworker.control import desired_state
 from mqworker.control.audit import CHANGES, ORIGIN, Attributed
-from mqworker.control.control import ControlError
 from mqworker.control.desired_state import (
     Change,
     Commit,
@@ -31,6 +30,7 @@ from mqworker.control.desired_state import (
     Undo,
 )
 from mqworker.control.difference import difference
+from mqworker.control.errors import ControlError
 from mqworker.control.stage_desired import StageDesired, Version, described
 from mqworker.control.store import Store
 from mqworker.ipc import logs
@@ -68,7 +68,7 @@ class OperationsOwner(Protocol):
 
 
 class Operations:
-    """See the module head; implements control.Operator."""
+    """See the module head; an Operator (control/operator)."""
 
     def __init__(
         self,

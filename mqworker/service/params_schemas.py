@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from mqworker.control.chain import enabled
-from mqworker.control.control import ChangeRefused, ControlError, ParamsForm
+from mqworker.control.errors import ChangeRefused, ControlError
+from mqworker.control.operator import ParamsForm
 from mqworker.control.stage_desired import StageDesired, digest_of
 from mqworker.ipc.messages import CodeCopy, CodeReport
 

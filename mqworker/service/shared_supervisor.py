@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mqworker.control.control import SharedView
+from mqworker.control.views import SharedView
 from mqworker.ipc import logs
 from mqworker.ipc.messages import LogEvent
 from mqworker.service.shared_life import SharedCode, SharedLife

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from mqworker.config.load import Loaded
 from mqworker.config.model import SharedConfig
-from mqworker.control.control import SharedView
 from mqworker.control.desired_state import Document
 from mqworker.control.stage_desired import StageDesired, Version
+from mqworker.control.views import SharedView
 from mqworker.ipc import logs
 from mqworker.ipc.messages import LogEvent
 from mqworker.service.shared_life import SharedCode

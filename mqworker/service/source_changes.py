@@ -13,8 +13,8 @@ from typing import Protocol
 from mqworker.code_check.client import check_code
 from mqworker.config.load import Loaded
 from mqworker.control import desired_state
-from mqworker.control.control import ChangeRefused, ControlError
 from mqworker.control.desired_state import Change, Document, SetSource
+from mqworker.control.errors import ChangeRefused, ControlError
 from mqworker.control.source_desired import SourceCode, source_kind
 from mqworker.ipc import logs
 from mqworker.ipc.messages import CodeReport, LogEvent

@@ -15,10 +15,11 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from mqworker.control.chain import enabled
-from mqworker.control.control import ControlError, StageView
 from mqworker.control.desired_state import Commit, Document, Revert, Undo
+from mqworker.control.errors import ControlError
 from mqworker.control.faults import Faults
 from mqworker.control.stage_desired import Version
+from mqworker.control.views import StageView
 from mqworker.ipc import logs
 from mqworker.ipc.child import Child
 from mqworker.ipc.inspection import FaultReport

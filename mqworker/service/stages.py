@@ -13,10 +13,11 @@ import msgspec
 
 from mqworker.config.load import Loaded
 from mqworker.config.stop_budget import StopBudget
-from mqworker.control.control import STORE_DEADLINE, StageView
 from mqworker.control.desired_state import Commit, Document, Revert, Undo
 from mqworker.control.faults import Faults
+from mqworker.control.operator import STORE_DEADLINE
 from mqworker.control.stage_desired import Version
+from mqworker.control.views import StageView
 from mqworker.ipc.messages import AskHeld, Held, LogEvent, StageSpec, StageStatus
 from mqworker.service.balancer import Balancer
 from mqworker.service.questions import AnyAnswer, AnyQuestion

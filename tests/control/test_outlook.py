@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from mqworker.control.control import StageView
 from mqworker.control.outlook import bottleneck, outlook
 from mqworker.control.stage_desired import StageDesired
+from mqworker.control.views import StageView
 from mqworker.ipc.messages import BlockedOrder, ConsumerStatus, LinkState, OrderStatus
 from tests.http.operator import GOOD_LINK, stage_status
 

@@ -23,8 +23,11 @@ from mqworker.config.load import Loaded, load
 from mqworker.control import desired_state, generations
 from mqworker.control.audit import ORIGIN, Attributed
 from mqworker.control.chain import Add, ChainError, Edit, edited
-from mqworker.control.control import ChangeRefused, Control, ControlError, ParamsForm, Snapshot, StageView, Stored
+from mqworker.control.control import Control
 from mqworker.control.difference import difference
+from mqworker.control.errors import ChangeRefused, ControlError
+from mqworker.control.operator import ParamsForm, Stored
+from mqworker.control.views import Snapshot, StageView
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
 from mqworker.ipc.admin_messages import BulkView

@@ -7,7 +7,6 @@ import time
 import msgspec
 import pytest
 
-from mqworker.control.control import ControlError
 from mqworker.control.desired_state import (
     Reload,
     SetConsumers,
@@ -17,6 +16,7 @@ from mqworker.control.desired_state import (
     SetParams,
     SetRunning,
 )
+from mqworker.control.errors import ControlError
 from mqworker.ipc.messages import BlockedOrder, CodeCopy, ConsumerStatus, InHand, OrderStatus
 from tests.http.operator import GOOD_LINK, LittleService, stage_status
 from tests.support.waiting import wait_for

@@ -6,7 +6,7 @@ import pytest
 
 from mqworker.config.load import load
 from mqworker.control import desired_state
-from mqworker.control.control import ChangeRefused, ControlError
+from mqworker.control.errors import ChangeRefused, ControlError
 from mqworker.ipc.messages import CodeCopy, CodeReport
 from mqworker.service.checked_changes import CheckedChanges
 from mqworker.service.params_schemas import AT_ONCE, KEPT, ParamsSchemas

@@ -13,7 +13,7 @@ from mqworker.control.desired_state import Change, SetLimits
 from mqworker.control.errors import ControlError
 from mqworker.ipc.admin_messages import BulkView
 from mqworker.ipc.inspection import Answer, MessageAnswer, Question
-from mqworker.ipc.messages import Held
+from mqworker.ipc.producer_messages import Held
 from mqworker.ipc.source_messages import RunDone
 
 STORE_DEADLINE = 5.0  # seconds for the main thread to store a change

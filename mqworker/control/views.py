@@ -10,8 +10,8 @@ from mqworker.control.audit import Attributed
 from mqworker.control.desired_state import Document
 from mqworker.control.source_desired import SourceDesired
 from mqworker.control.stage_desired import StageDesired
-from mqworker.ipc.messages import StageStatus
 from mqworker.ipc.source_messages import SourceStatus
+from mqworker.ipc.stage_status import StageStatus
 from mqworker.shared_state.messages import SharedStatus
 
 

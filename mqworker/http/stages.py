@@ -21,7 +21,7 @@ from mqworker.control.why import Why
 from mqworker.http.problems import Problem
 from mqworker.http.reasons import reason_of
 from mqworker.http.routing import API, WAIT_MAX, Api, Route, body, flag, requested_wait
-from mqworker.ipc.messages import ConsumerStatus, OrderStatus, StageStatus, SwitchState
+from mqworker.ipc.stage_status import ConsumerStatus, OrderStatus, StageStatus, SwitchState
 
 
 class Enabled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

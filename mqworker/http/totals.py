@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from mqworker.control.views import Snapshot
-from mqworker.ipc.messages import StageStatus
+from mqworker.ipc.stage_status import StageStatus
 
 TIMES = {
     "process": "process_",

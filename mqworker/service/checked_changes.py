@@ -24,7 +24,7 @@ from mqworker.control.operator import Stored
 from mqworker.control.stage_desired import StageDesired, Version, same
 from mqworker.control.switch import committed
 from mqworker.ipc import logs
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 from mqworker.jobs.params import merge_patch
 from mqworker.service.change_check import ChangeCheck
 from mqworker.service.params_schemas import ParamsSchemas

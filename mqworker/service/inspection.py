@@ -21,7 +21,7 @@ from mqworker.ipc.inspection import (
     ReplaceAnswer,
     StackAnswer,
 )
-from mqworker.ipc.messages import Held
+from mqworker.ipc.producer_messages import Held
 from mqworker.service.stages import Stages
 
 LOOK = 25.0  # seconds until a broker admin that says nothing hangs: it may be at work, and is killed then

@@ -34,7 +34,8 @@ from mqworker.control.errors import ControlError
 from mqworker.control.stage_desired import StageDesired, Version, described
 from mqworker.control.store import Store
 from mqworker.ipc import logs
-from mqworker.ipc.messages import Held, LogEvent
+from mqworker.ipc.producer_messages import Held
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.source_messages import RunDone
 from mqworker.service.bulk_operations import BulkOperations
 from mqworker.service.checked_changes import CheckedChanges

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from mqworker.control.errors import ControlError
 from mqworker.control.operator import STORE_DEADLINE
 from mqworker.ipc.inspection import Answer, Question
-from mqworker.ipc.messages import AskHeld, Held
+from mqworker.ipc.producer_messages import AskHeld, Held
 
 AnyQuestion = AskHeld | Question
 AnyAnswer = Held | Answer

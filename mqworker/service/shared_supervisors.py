@@ -16,7 +16,7 @@ from mqworker.control.desired_state import Document
 from mqworker.control.stage_desired import StageDesired, Version
 from mqworker.control.views import SharedView
 from mqworker.ipc import logs
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 from mqworker.service.shared_life import SharedCode
 from mqworker.service.shared_supervisor import SharedSupervisor
 from mqworker.shared_state.folder import SHARED, folder_of

@@ -18,7 +18,7 @@ from mqworker.control.source_desired import SourceCode, SourceDesired, source_ki
 from mqworker.control.views import SourceView
 from mqworker.ipc import logs
 from mqworker.ipc.child import Child
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.source_messages import (
     DumpSourceStacks,
     RunDone,

@@ -18,7 +18,10 @@ from mqworker.control.faults import Faults
 from mqworker.control.operator import STORE_DEADLINE
 from mqworker.control.stage_desired import Version
 from mqworker.control.views import StageView
-from mqworker.ipc.messages import AskHeld, Held, LogEvent, StageSpec, StageStatus
+from mqworker.ipc.producer_messages import AskHeld, Held
+from mqworker.ipc.records import LogEvent
+from mqworker.ipc.stage_spec import StageSpec
+from mqworker.ipc.stage_status import StageStatus
 from mqworker.service.balancer import Balancer
 from mqworker.service.questions import AnyAnswer, AnyQuestion
 from mqworker.service.stage_supervisor import StageSupervisor

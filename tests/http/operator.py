@@ -31,8 +31,10 @@ from mqworker.control.views import Snapshot, StageView
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
 from mqworker.ipc.admin_messages import BulkView
+from mqworker.ipc.histogram import BUCKETS, Times
 from mqworker.ipc.inspection import AskMessage, MessageAnswer, Question
-from mqworker.ipc.messages import BUCKETS, ConsumerStatus, Held, HeldMessage, StageStatus, Times
+from mqworker.ipc.producer_messages import Held, HeldMessage
+from mqworker.ipc.stage_status import ConsumerStatus, StageStatus
 from tests.support.waiting import AMPLE
 
 TOML = """

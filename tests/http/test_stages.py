@@ -17,7 +17,8 @@ from mqworker.control.desired_state import (
     SetRunning,
 )
 from mqworker.control.errors import ControlError
-from mqworker.ipc.messages import BlockedOrder, CodeCopy, ConsumerStatus, InHand, OrderStatus
+from mqworker.ipc.generation import CodeCopy
+from mqworker.ipc.stage_status import BlockedOrder, ConsumerStatus, InHand, OrderStatus
 from tests.http.operator import GOOD_LINK, LittleService, stage_status
 from tests.support.waiting import wait_for
 

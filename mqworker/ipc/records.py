@@ -10,9 +10,9 @@
 Each record is plain data (numbers, text, bytes), frozen: no exception, callable, lock or pika object ever crosses. A
 running process receives records only as MessagePack. Only multiprocessing uses pickle, and only from a parent to a
 child that it started: for the process object at `spawn` (StageSpec and Desired are among its arguments), and around the
-bytes of a Chunk in a lane's queue. Nothing that a child, a broker or an HTTP client sends is ever unpickled. Times
-called `started` or `since` are CLOCK_MONOTONIC seconds, which all processes of a machine share; durations are in
-seconds.
+bytes of a Chunk in a lane's queue. Nothing that a child, a broker or an HTTP client sends is ever unpickled, with one
+exception: a Consumer loads a message's body that a key of its stage has signed (`jobs/codecs`). Times called `started`
+or `since` are CLOCK_MONOTONIC seconds, which all processes of a machine share; durations are in seconds.
 """
 
 from typing import Any

@@ -28,7 +28,7 @@ from mqworker.amqp.headers import SIGNATURE
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.config.model import BrokerConfig, InputConfig, ProgramConfig, StageConfig
 from mqworker.consumer.result_messages import ResultMessages
-from mqworker.ipc.messages import Item
+from mqworker.ipc.consumer_messages import Item
 from mqworker.jobs.async_chain import AsyncRun, AsyncSeveral
 from mqworker.jobs.chain import Chain, check_params, kind_of
 from mqworker.jobs.codecs import decode, encode

@@ -19,10 +19,10 @@ from mqworker.broker_admin.verbs import VERBS, Verbs
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable
 from mqworker.config.model import Config
 from mqworker.ipc import logs
-from mqworker.ipc.admin_messages import AdminProgress
+from mqworker.ipc.admin_messages import AdminAnswer, AdminProgress, AdminQuestion
 from mqworker.ipc.frame_streams import FrameReader, FrameWriter
 from mqworker.ipc.frames import FrameTooLarge, read_frame
-from mqworker.ipc.messages import AdminAnswer, AdminQuestion, LogEvent
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.spawn import Spawned
 
 LEAST = 0.1  # the least time that a question gets, in seconds, even if it spent longer than its deadline in the pipe

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from mqworker.amqp.properties import MalformedProperties, Properties
-from mqworker.ipc.messages import LinkState
+from mqworker.ipc.stage_status import LinkState
 
 __all__ = [
     "CONNECTING",

@@ -25,7 +25,8 @@ from mqworker.exits import Exit
 if TYPE_CHECKING:
     from mqworker.config.load import Loaded
     from mqworker.config.model import SourceConfig
-    from mqworker.ipc.messages import LogEvent, SharedUse
+    from mqworker.ipc.generation import SharedUse
+    from mqworker.ipc.records import LogEvent
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 STYLE = {OK: "green", WARN: "yellow", FAIL: "red"}

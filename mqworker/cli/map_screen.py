@@ -13,7 +13,7 @@ import click
 from mqworker.cli import output
 
 if TYPE_CHECKING:
-    from mqworker.ipc.messages import LogEvent
+    from mqworker.ipc.records import LogEvent
     from mqworker.mapping.watcher import MapFigures
 
 MOST = 20  # lines of one kind that are shown; of the others, the number

@@ -12,8 +12,10 @@ from typing import Any
 import msgspec
 
 from mqworker.code_check.process import CodeCheck
+from mqworker.ipc.check_messages import CodeFound, CodeQuestion, CodeReport
 from mqworker.ipc.child import Child
-from mqworker.ipc.messages import CodeCopy, CodeFound, CodeQuestion, CodeReport, LogEvent
+from mqworker.ipc.generation import CodeCopy
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.spawn import Death
 from mqworker.shared_state.written_by import digests_needed
 

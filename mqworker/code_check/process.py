@@ -17,8 +17,9 @@ import msgspec
 
 from mqworker.code_check.names import refuse_after, refuse_before
 from mqworker.ipc import frames
+from mqworker.ipc.check_messages import CodeFound, CodeQuestion, CodeReport
+from mqworker.ipc.generation import CODE, CodeCopy, SharedUse
 from mqworker.ipc.json_safe import text
-from mqworker.ipc.messages import CODE, CodeCopy, CodeFound, CodeQuestion, CodeReport, SharedUse
 from mqworker.ipc.spawn import Spawned, be_plain
 from mqworker.jobs.code_copy import TooMuchCode, copy_code, digest_of, remove_unneeded
 from mqworker.jobs.code_finder import use_code

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from mqworker.amqp.properties import Properties
 from mqworker.consumer.work import Worker
 from mqworker.errors import HardTimeLimit, SoftTimeLimit
-from mqworker.ipc.messages import Item, Outcome
+from mqworker.ipc.consumer_messages import Item, Outcome
 from mqworker.jobs.async_chain import AsyncRun, AsyncSeveral
 
 

@@ -14,7 +14,8 @@ from mqworker.consumer.alarm import SeatAlarm, Uninterrupted, Waits
 from mqworker.consumer.register import Slot
 from mqworker.consumer.seats import SeatedMessage, Setting
 from mqworker.consumer.work import RunOwner, Worker
-from mqworker.ipc.messages import Generation, StageSpec
+from mqworker.ipc.generation import Generation
+from mqworker.ipc.stage_spec import StageSpec
 from mqworker.jobs.chain import Aside, Chain, ProgramRunner
 
 OVER = 1.0  # seconds beyond the hard limit, where the Consumer itself ends what takes too long

@@ -17,7 +17,7 @@ from multiprocessing import reduction
 from typing import Any
 
 from mqworker.consumer.inbox import identity
-from mqworker.ipc.messages import Outcomes, Piece
+from mqworker.ipc.consumer_messages import Outcomes, Piece
 from mqworker.ipc.pieces import put_back
 
 PIECE = 1 << 20  # bytes

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from mqworker.consumer.inbox import Inbox
-from mqworker.ipc.messages import Chunk
+from mqworker.ipc.consumer_messages import Chunk
 
 _chunks = msgspec.msgpack.Decoder(Chunk)
 

@@ -34,11 +34,12 @@ from mqworker.consumer.outbox import Outbox
 from mqworker.consumer.register import open_slot
 from mqworker.consumer.work import RunOwner, Worker
 from mqworker.ipc import frames, logs
+from mqworker.ipc.consumer_messages import Birth, Chunk, Failure, Hello, Item, Outcomes, Unfit, Uplink
 from mqworker.ipc.marks import Mark
-from mqworker.ipc.messages import Birth, Chunk, Failure, Hello, Item, Outcomes, StageSpec, Unfit, Uplink
 from mqworker.ipc.pipes import capacity
 from mqworker.ipc.proc import rss
 from mqworker.ipc.spawn import Spawned, be_plain
+from mqworker.ipc.stage_spec import StageSpec
 from mqworker.jobs.chain import Chain, kind_of
 from mqworker.jobs.code_finder import use_code
 from mqworker.jobs.failures import describe

@@ -28,9 +28,11 @@ from mqworker.consumer.loop_watch import NOBODY, LoopWatch
 from mqworker.consumer.register import Seats
 from mqworker.consumer.seats import Finished, SeatedMessage, SeatTable, Setting, current
 from mqworker.ipc import logs
-from mqworker.ipc.messages import Chunk, Generation, Outcome, Outcomes, Stack, StageSpec, Uplink
+from mqworker.ipc.consumer_messages import Chunk, Outcome, Outcomes, Stack, Uplink
+from mqworker.ipc.generation import Generation
 from mqworker.ipc.pipes import capacity
 from mqworker.ipc.proc import rss
+from mqworker.ipc.stage_spec import StageSpec
 
 PULSE = 0.25  # seconds between two looks, while anything is in hand
 GAP = 1.0  # seconds that a look may come too late before somebody is thought to hold the interpreter

@@ -18,7 +18,7 @@ from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.labels import derived_id
 from mqworker.amqp.properties import Properties, encode_value, header_name
 from mqworker.config.model import BrokerConfig, StageConfig
-from mqworker.ipc.messages import Item, ResultMessage
+from mqworker.ipc.consumer_messages import Item, ResultMessage
 from mqworker.jobs.async_chain import AsyncSeveral
 from mqworker.jobs.codecs import BINARY, OversizedError, UnencodableError, encode, encode_as
 from mqworker.jobs.content_types import is_binary

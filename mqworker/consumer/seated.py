@@ -17,7 +17,8 @@ from mqworker.consumer.pump import LanePump
 from mqworker.consumer.register import open_seats
 from mqworker.consumer.seats import current
 from mqworker.consumer.thread_seats import ThreadSeats
-from mqworker.ipc.messages import Birth, StageSpec, Uplink
+from mqworker.ipc.consumer_messages import Birth, Uplink
+from mqworker.ipc.stage_spec import StageSpec
 from mqworker.jobs.chain import Chain
 
 

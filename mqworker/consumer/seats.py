@@ -12,7 +12,7 @@ import msgspec
 
 from mqworker.amqp.labels import labels
 from mqworker.config.model import StageConfig
-from mqworker.ipc.messages import Item
+from mqworker.ipc.consumer_messages import Item
 
 SMALL = 1024  # bytes of a body that may stay in memory for as long as somebody remembers its message
 

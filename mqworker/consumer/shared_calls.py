@@ -18,7 +18,8 @@ import msgspec
 from mqworker.amqp.properties import Properties
 from mqworker.consumer.alarm import Alarm, SeatAlarm
 from mqworker.consumer.register import Slot
-from mqworker.ipc.messages import Item, StageSpec
+from mqworker.ipc.consumer_messages import Item
+from mqworker.ipc.stage_spec import StageSpec
 from mqworker.shared_state.client import Argument, LinkAnswer, SharedClient
 from mqworker.shared_state.identity import NO_MESSAGE, identify
 from mqworker.shared_state.proxy import SharedProxy

@@ -20,8 +20,8 @@ from mqworker.config.model import BrokerConfig, StageConfig
 from mqworker.consumer.alarm import Alarm, Uninterrupted
 from mqworker.consumer.result_messages import EncodedAll, ResultMessages
 from mqworker.errors import HardTimeLimit, Reject, Retry, SharedValueError, SoftTimeLimit
+from mqworker.ipc.consumer_messages import Failure, Item, Outcome
 from mqworker.ipc.frames import MAX_FRAME
-from mqworker.ipc.messages import Failure, Item, Outcome
 from mqworker.ipc.pieces import take_out
 from mqworker.jobs.chain import Chain
 from mqworker.jobs.codecs import OversizedError, UndecodableError, UnencodableError, decode

@@ -6,8 +6,8 @@ Pure; used by `why`.
 from collections.abc import Mapping, Sequence
 
 from mqworker.config.line import Place
-from mqworker.control.control import StageView
 from mqworker.control.outlook import outlook
+from mqworker.control.views import StageView
 
 SLOWER, ELSEWHERE = "is slower", "runs elsewhere"
 _DOES = {  # by what holds a stage back

@@ -28,7 +28,7 @@ from mqworker.control.stage_desired import (
     with_values,
 )
 from mqworker.control.switch import Previous
-from mqworker.ipc.messages import CodeCopy, SharedUse
+from mqworker.ipc.generation import CodeCopy, SharedUse
 
 GONE = "was not committed before the service ended"
 

@@ -19,7 +19,7 @@ from mqworker.control.stage_desired import (
     set_live,
     without_live,
 )
-from mqworker.ipc.messages import CodeCopy, SharedUse
+from mqworker.ipc.generation import CodeCopy, SharedUse
 
 GENERATION = ("jobs", "params", "code")  # what makes a generation, as keys of StageDesired.configured
 

@@ -15,7 +15,8 @@ import threading
 from array import array
 from collections.abc import Callable, Iterable, Mapping
 
-from mqworker.ipc.messages import BUCKETS, StageStatus
+from mqworker.ipc.histogram import BUCKETS
+from mqworker.ipc.stage_status import StageStatus
 
 COUNTED = {"in": "received", "result": "result", "dropped": "dropped", "retried": "retried", "dead": "dead"}
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}  # seconds in the handlers; nan: no message has finished

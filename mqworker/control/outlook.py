@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from mqworker.control.control import StageView
-from mqworker.ipc.messages import StageStatus
+from mqworker.control.views import StageView
+from mqworker.ipc.stage_status import StageStatus
 
 CONSUMERS, NOTHING, RETRIES = "consumers", "nothing", "retries"
 STANDBY = "standby"  # another service has the messages of an ordered stage

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from mqworker.config.model import SourceConfig
-from mqworker.ipc.messages import CodeCopy
+from mqworker.ipc.generation import CodeCopy
 
 
 class SourceCode(msgspec.Struct, frozen=True):

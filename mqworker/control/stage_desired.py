@@ -11,7 +11,7 @@ import msgspec
 
 from mqworker.config.model import AUTO, StageConfig
 from mqworker.control.chain import ChainLink
-from mqworker.ipc.messages import CodeCopy, SharedUse
+from mqworker.ipc.generation import CodeCopy, SharedUse
 
 HISTORY = 20  # earlier generations kept for rollback
 UNDONE = 20  # changes that were undone that are kept to be shown

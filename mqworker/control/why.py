@@ -13,11 +13,11 @@ import msgspec
 
 from mqworker.config.line import Place
 from mqworker.control.back_pressure import next_stage, where_it_begins
-from mqworker.control.control import StageView
 from mqworker.control.outlook import ORDER, RETRIES, Outlook, outlook
+from mqworker.control.views import StageView
 from mqworker.control.wording import about, messages, rate
 from mqworker.ipc.logs import escape
-from mqworker.ipc.messages import BlockedOrder, ConsumerStatus, LinkState, StageStatus
+from mqworker.ipc.stage_status import BlockedOrder, ConsumerStatus, LinkState, StageStatus
 
 LONG = 30.0  # seconds in hand from which on a message is long ...
 OUTLIER = 20.0  # ... unless messages of this stage take so long: times their 95th percentile

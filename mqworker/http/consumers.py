@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from mqworker.control.operator import STACK_DEADLINE, STORE_DEADLINE
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body
-from mqworker.ipc.inspection import AskReplace
+from mqworker.ipc.inspection import AskReplace, AskStack, ReplaceAnswer, StackAnswer
 
 
 class Replacement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,7 +30,9 @@ class Replacement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def stack(api: Api, stage: str, slot: str) -> Any:
     """Return where a Consumer is."""
-    found = api.control.stack(api.stage(stage).name, _number(slot))
+    name, question = api.stage(stage).name, AskStack(0, _number(slot))
+    found = api.control.ask(lambda operator: operator.ask_producer(name, question, STACK_DEADLINE), STACK_DEADLINE)
+    assert isinstance(found, StackAnswer)
     return {
         "slot": found.slot,
         "pid": found.pid,
@@ -43,7 +46,9 @@ def replace(api: Api, stage: str, slot: str) -> Any:
     """Replace a Consumer."""
     asked, number = body(Replacement), _number(slot)
     question = AskReplace(0, number, asked.now, asked.pid or 0, asked.message_id or "", asked.seq)
-    answer = api.control.replace_consumer(api.stage(stage).name, question)
+    name = api.stage(stage).name
+    answer = api.control.ask(lambda operator: operator.ask_producer(name, question, STORE_DEADLINE), STORE_DEADLINE)
+    assert isinstance(answer, ReplaceAnswer)
     return {"slot": number, "pid": answer.pid, "now": asked.now}, 202
 
 

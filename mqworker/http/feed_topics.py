@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from mqworker.config.line import lines
-from mqworker.control.control import Snapshot, StageView
 from mqworker.control.history import FINE, LATE, SERIES
 from mqworker.control.outlook import bottleneck, outlook
+from mqworker.control.views import Snapshot, StageView
 from mqworker.http import shared, sources
 from mqworker.http.faults import described
 from mqworker.http.feed_events import (

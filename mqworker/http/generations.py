@@ -5,7 +5,6 @@ accepted them.
 """
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
@@ -14,15 +13,15 @@ from flask import Response, request
 from msgspec import Meta
 
 from mqworker.control.chain import Add, Alter, ChainLink, Edit, Place, Remove, Replace, enabled
-from mqworker.control.control import ControlError, Snapshot, StageView, Stored
+from mqworker.control.errors import ControlError
 from mqworker.control.generations import earlier_params
-from mqworker.control.stage_desired import StageDesired, Undone, Version
+from mqworker.control.stage_desired import StageDesired, Version
 from mqworker.control.switch import committed
-from mqworker.http.problems import Problem, problem_of
-from mqworker.http.routing import API, WAIT_MAX, Api, Route, body, json_response, requested_wait
+from mqworker.http.checked import CheckedChange, change_checked
+from mqworker.http.problems import problem_of
+from mqworker.http.routing import API, WAIT_MAX, Api, Route, body, json_response
 
 Patch = dict[str, Any]  # RFC 7396
-PROOF = 2.0  # seconds to wait for the first message that new code finishes
 
 
 class Restart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,7 +59,7 @@ class Earlier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def restart(api: Api, stage: str) -> Any:
     """Replace all Consumers, new ones first, with ones that run the code that is in the folder now."""
     params = body(Restart).params
-    answer, status, _ = _change_checked(api, stage, lambda patience: api.control.reload(stage, params, patience))
+    answer, status, _ = change_checked(api, stage, lambda operator, patience: operator.reload(stage, params, patience))
     return answer, status
 
 
@@ -79,7 +78,8 @@ def params(api: Api, stage: str) -> Any:
 
 def params_schema(api: Api, stage: str) -> Any:
     """Return what the parameters may be, as the code says."""
-    return api.control.params_form(api.stage(stage).name, WAIT_MAX)._asdict()
+    name = api.stage(stage).name
+    return api.control.ask(lambda operator: operator.params_form(name, WAIT_MAX), WAIT_MAX)._asdict()
 
 
 def _old_params(version: Version) -> dict[str, Any]:
@@ -90,18 +90,20 @@ def _old_params(version: Version) -> dict[str, Any]:
 def patch_params(api: Api, stage: str) -> Any:
     """Change parameters."""
     patch, expected = body(Patch), _expected()
-    return _changed_params(api, stage, lambda patience: api.control.patch_params(stage, patch, expected, patience))
+    return _changed_params(
+        api, stage, lambda operator, patience: operator.patch_params(stage, patch, expected, patience)
+    )
 
 
 def rollback_params(api: Api, stage: str) -> Any:
     """Go back to the previous parameters."""
     expected = _expected()
-    return _changed_params(api, stage, lambda patience: api.control.rollback_params(stage, expected, patience))
+    return _changed_params(api, stage, lambda operator, patience: operator.rollback_params(stage, expected, patience))
 
 
-def _changed_params(api: Api, stage: str, change: Callable[[float], Stored]) -> Any:
+def _changed_params(api: Api, stage: str, change: CheckedChange) -> Any:
     with _telling_current(api, stage, lambda desired: {"params": desired.params, "generation": desired.generation}):
-        answer, status, desired = _change_checked(api, stage, change)
+        answer, status, desired = change_checked(api, stage, change)
     return _tagged(json_response(answer | {"params": desired.params}, status), desired)
 
 
@@ -130,73 +132,6 @@ def _telling_current(api: Api, stage: str, tell: Callable[[StageDesired], dict[s
         problem = problem_of(error)
         problem.more["current"] = tell(api.stage(stage).desired)
         raise problem from None
-
-
-def _change_checked(
-    api: Api, stage: str, change: Callable[[float], Stored]
-) -> tuple[dict[str, Any], int, StageDesired]:
-    """Answer within `?wait=` once the change is checked and in force; without it, once it is checked and stored."""
-    wait = requested_wait()
-    api.stage(stage)
-    end = time.monotonic() + wait
-    with api.waiting() if wait else api.places.slow():  # the code is checked in any case
-        stored = change(wait or WAIT_MAX)
-        left = max(0.0, end - time.monotonic())
-        if stored.change:
-            answer, status = _switched(api, stage, stored, left)
-        else:
-            answer, status = api.stored(stored.revision, stage, left)
-    desired = api.stage(stage).desired
-    return answer | {"generation": desired.generation}, status, desired
-
-
-def _switched(api: Api, stage: str, stored: Stored, wait: float) -> tuple[dict[str, Any], int]:
-    """Answer for a change that needs other Consumers, once it is committed; raises a Problem if it was undone.
-
-    If there are messages in hand, it also waits for a moment until the new code has finished one.
-    """
-    answer: dict[str, Any] = {"revision": stored.revision, "change": stored.change}
-    end = time.monotonic() + wait
-
-    def over(snapshot: Snapshot) -> bool:
-        candidate = snapshot.stages[stage].desired.candidate
-        return candidate is None or candidate.code != stored.change
-
-    def in_force(snapshot: Snapshot) -> bool:
-        view = snapshot.stages[stage]
-        return bool(_undone(view, stored)) or (view.applied >= revision and _proved(view, stored))
-
-    applied = api.wait_for(over, wait)
-    revision = api.snapshot().document.revision
-    if applied:
-        answer["revision"] = revision  # of the commit, or a later one
-        left = max(0.0, end - time.monotonic())
-        applied = api.wait_for(in_force, min(left, PROOF)) or api.wait_for(
-            lambda snapshot: snapshot.stages[stage].applied >= revision, max(0.0, left - PROOF)
-        )
-    view = api.stage(stage)
-    if not wait:
-        return answer | {"applied": applied and not _undone(view, stored)}, 202
-    for undone in _undone(view, stored):
-        what = (
-            f"generation {undone.generation} was undone: {undone.reason}; generation {view.desired.generation} works on"
-        )
-        if undone.kind == "taken back":
-            raise Problem(409, what, kind="taken_back", **answer)
-        raise Problem(422, what, kind="undone", **answer)
-    return answer | {"applied": applied}, 200 if applied else 202
-
-
-def _undone(view: StageView, stored: Stored) -> list[Undone]:
-    return [undone for undone in view.desired.undone if undone.code == stored.change]
-
-
-def _proved(view: StageView, stored: Stored) -> bool:
-    """Whether new code has finished a message, or has none to finish."""
-    status = view.actual
-    if status is None or status.switch is None or status.switch.code != stored.change:
-        return True
-    return not (status.held or status.dispatched or status.rate or status.switch.failed)
 
 
 def jobs(api: Api, stage: str) -> Any:
@@ -230,8 +165,8 @@ def remove_job(api: Api, stage: str, name: str) -> Any:
 def _edit(api: Api, stage: str, edit: Edit, params: Patch) -> Response:
     expected = _expected()
     with _telling_current(api, stage, lambda desired: _jobs(committed(desired))):
-        answer, status, desired = _change_checked(
-            api, stage, lambda patience: api.control.edit_jobs(stage, edit, params, expected, patience)
+        answer, status, desired = change_checked(
+            api, stage, lambda operator, patience: operator.edit_jobs(stage, edit, params, expected, patience)
         )
     return _chain(desired, answer, status)
 
@@ -256,7 +191,9 @@ def _link(link: ChainLink) -> dict[str, Any]:
 def rollback(api: Api, stage: str) -> Any:
     """Go back to an earlier generation: its jobs, parameters and code; or take back one that is being prepared."""
     wanted, before = body(Earlier).generation, api.stage(stage).desired
-    answer, status, desired = _change_checked(api, stage, lambda patience: api.control.go_back(stage, wanted, patience))
+    answer, status, desired = change_checked(
+        api, stage, lambda operator, patience: operator.go_back(stage, wanted, patience)
+    )
     candidate = before.candidate
     taken_back = candidate is not None and any(each.code == candidate.code for each in desired.undone)
     changed = "change" in answer or desired.generation != before.generation

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import msgspec
 
 from mqworker import __version__
-from mqworker.control.control import Snapshot, SourceView, StageView
 from mqworker.control.desired_state import SetLogLevel
+from mqworker.control.views import Snapshot, SourceView, StageView
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, body
 from mqworker.http.sources import described
@@ -113,7 +113,7 @@ def log_level(api: Api) -> Any:
 def drain(api: Api) -> Any:
     """Start draining."""
     refuse_to_destroy(api.snapshot().stages.values())
-    api.control.drain()
+    api.control.ask(lambda operator: operator.drain())
     return {"status": "draining"}, 202
 
 

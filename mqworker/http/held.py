@@ -12,13 +12,15 @@ from mqworker.http.routing import API, Api, Route
 
 def listed(api: Api, stage: str) -> Any:
     """Return the oldest held messages, and how many there are."""
-    held = api.control.held(api.stage(stage).name)
+    name = api.stage(stage).name
+    held = api.control.ask(lambda operator: operator.ask_held(name, skip=""))
     return {"held": msgspec.to_builtins(held.messages), "total": held.total}
 
 
 def skip(api: Api, stage: str, message: str) -> Any:
-    """Let a held message go."""
-    api.control.skip(api.stage(stage).name, message)
+    """Let a held message go: it becomes a dead letter."""
+    name = api.stage(stage).name
+    api.control.ask(lambda operator: operator.ask_held(name, skip=message))
     return {"skipped": message}
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from flask import request
 
-from mqworker.control.control import StageView
 from mqworker.control.desired_state import Change, SetListening, SetWorking
+from mqworker.control.views import StageView
 from mqworker.http.problems import retry_later
 from mqworker.http.routing import Api, Route
 

@@ -16,7 +16,8 @@ from msgspec import Meta
 
 from mqworker.amqp import headers
 from mqworker.amqp.properties import Headers, Properties
-from mqworker.control.control import ControlError
+from mqworker.control.errors import ControlError
+from mqworker.control.operator import BULK_DEADLINE
 from mqworker.http.problems import Problem
 from mqworker.http.queues import SEARCH, in_full
 from mqworker.http.routing import API, Api, Route, body, number
@@ -165,7 +166,8 @@ def drop_selected(api: Api, stage: str, selection: str) -> Any:
 def _begin(api: Api, stage: str, selection: str, kind: str) -> Any:
     api.stage(stage)
     by = getattr(request.environ.get("mqworker.caller"), "by", "")
-    begun = api.control.begin_bulk(stage, selection, kind, body(Confirmed).count, by)
+    count = body(Confirmed).count
+    begun = api.control.ask(lambda operator: operator.bulk.begin(stage, selection, kind, count, by), BULK_DEADLINE)
     return {"operation": begun.operation}, 202
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 from flask import request
 
-from mqworker.control.control import ControlError
+from mqworker.control.errors import ControlError
+from mqworker.control.operator import FIND_DEADLINE
 from mqworker.control.whereabouts import Where, where, where_now
 from mqworker.http.access import refuse_foreign
 from mqworker.http.problems import Problem
@@ -48,7 +49,7 @@ def found(api: Api, message_id: str) -> Any:
 
 
 def _told(api: Api, message_id: str, *, look: bool) -> dict[str, Any]:
-    answers = api.control.find_message(message_id)
+    answers = api.control.ask(lambda operator: operator.find_message(message_id), FIND_DEADLINE)
     wall, now = time.time(), time.monotonic()
     known = {stage: answer for stage, answer in answers.items() if isinstance(answer, MessageAnswer)}
     places = {stage: where(answer, now, wall) for stage, answer in known.items()}
@@ -93,8 +94,9 @@ def _trace(trace: Trace, offset: float) -> dict[str, Any]:
 
 def _letters(api: Api, message_id: str, look: bool) -> tuple[list[dict[str, Any]], float | None]:
     """Return the dead letters of the message, and how old that is in seconds; None: not all stages were looked at."""
+    deadline = SEARCH if look else KNOWN
     try:
-        found = api.control.find_letters(message_id, SEARCH if look else KNOWN, look=look)
+        found = api.control.ask(lambda operator: operator.find_letters(message_id, deadline, look=look), deadline)
     except ControlError:
         if look:
             raise

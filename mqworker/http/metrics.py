@@ -19,12 +19,13 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from mqworker import __version__
-from mqworker.control.control import SharedView, SourceView, StageView
+from mqworker.control.views import SharedView, SourceView, StageView
 from mqworker.http.metrics_consumers import consumer_cpu, stage_gauges
 from mqworker.http.places import KINDS
 from mqworker.http.routing import Api
 from mqworker.http.totals import BUCKET, RECONNECTS, SUM, TIMES, Values
-from mqworker.ipc.messages import BUCKETS, StageStatus
+from mqworker.ipc.histogram import BUCKETS
+from mqworker.ipc.stage_status import StageStatus
 from mqworker.shared_state.messages import SharedStatus
 
 __all__ = ["CONTENT_TYPE", "render"]

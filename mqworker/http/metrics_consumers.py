@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from mqworker.control.faults import Faults
-from mqworker.ipc.messages import StageStatus
+from mqworker.ipc.stage_status import StageStatus
 
 CPU = "cpu_ms_"  # with a slot: the counter of a stage with the CPU of the Consumers that the slot had
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mqworker.control.operator import BULK_DEADLINE
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route
 
@@ -21,7 +22,7 @@ def one(api: Api, operation: str) -> Any:
 
 def cancel(api: Api, operation: str) -> Any:
     """End one before its next batch; what it has done stays done."""
-    return api.control.cancel_bulk(operation), 202
+    return api.control.ask(lambda operator: operator.bulk.cancel(operation), BULK_DEADLINE), 202
 
 
 ROUTES = [

@@ -12,7 +12,7 @@ import msgspec
 from flask import Response
 from werkzeug.exceptions import HTTPException
 
-from mqworker.control.control import ChangeRefused, ControlError
+from mqworker.control.errors import ChangeRefused, ControlError
 
 CONTENT_TYPE = "application/problem+json"
 KINDS = {  # of ControlError, which includes the broker admin's kinds

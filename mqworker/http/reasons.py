@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mqworker.config.line import Place
-from mqworker.control.control import Control, Snapshot, StageView
+from mqworker.control.control import Control
+from mqworker.control.views import Snapshot, StageView
 from mqworker.control.why import Why, WhyFacts, why
 
 if TYPE_CHECKING:

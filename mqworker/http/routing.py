@@ -18,8 +18,9 @@ from flask import Response, request
 from mqworker.config.line import is_embedded, line
 from mqworker.config.model import JobSpec, Name
 from mqworker.control.chain import LinkSpec
-from mqworker.control.control import Control, Snapshot, StageView
+from mqworker.control.control import Control
 from mqworker.control.desired_state import Change, SetLogLevel, SetSource
+from mqworker.control.views import Snapshot, StageView
 from mqworker.http import paths
 from mqworker.http.feed_state import FeedState
 from mqworker.http.logins import Logins

@@ -20,7 +20,7 @@ from flask import request
 from mqworker.amqp import headers
 from mqworker.amqp.properties import Headers, Properties, decode_leniently
 from mqworker.config.model import StageConfig
-from mqworker.control.control import ControlError
+from mqworker.control.errors import ControlError
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route, number, requested_wait
 from mqworker.ipc.json_safe import text, tree

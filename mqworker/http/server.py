@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mqworker.control.control import Control, Snapshot
+from mqworker.control.control import Control
+from mqworker.control.views import Snapshot
 from mqworker.http.reasons import note_reasons
 from mqworker.http.totals import Totals
 from mqworker.ipc.imports import importing

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from mqworker.control.control import SharedView
+from mqworker.control.views import SharedView
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, Api, Route
 
@@ -25,7 +25,7 @@ def one(api: Api, name: str) -> Any:
 def reset(api: Api, name: str) -> Any:
     """Replace a shared object by a new one; what is remembered of its calls stays."""
     _view(api, name)
-    api.control.reset_shared(name)
+    api.control.ask(lambda operator: operator.reset_shared(name))
     return {"status": "reset"}, 202
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from mqworker.control.control import Snapshot, SourceView
 from mqworker.control.desired_state import SetSource
+from mqworker.control.views import Snapshot, SourceView
 from mqworker.http.problems import Problem
 from mqworker.http.routing import API, WAIT_MAX, Api, Route, requested_wait
 from mqworker.ipc.source_messages import SourceStatus
@@ -36,7 +36,8 @@ def start(api: Api, name: str) -> Any:
     wait = requested_wait()
     with api.waiting():  # its code is checked first, which takes long where that imports much
         end = time.monotonic() + wait
-        revision = api.control.start_source(name, wait or WAIT_MAX)
+        patience = wait or WAIT_MAX
+        revision = api.control.ask(lambda operator: operator.start_source(name, patience), patience)
         if not wait:
             return {"revision": revision, "applied": False}, 202
 
@@ -61,7 +62,8 @@ def run(api: Api, name: str) -> Any:
     """Call a scheduled function now, and answer when it has ended."""
     _view(api.snapshot(), api, name)
     with api.waiting():
-        done = api.control.run_source(name, requested_wait() or WAIT_MAX)
+        patience = requested_wait() or WAIT_MAX
+        done = api.control.ask(lambda operator: operator.run_source(name, patience), patience)
     return {"id": done.id, "items": done.items}
 
 

@@ -13,15 +13,15 @@ from msgspec import Meta
 from mqworker.config.line import lines
 from mqworker.config.model import AUTO, Seconds, most_consumers
 from mqworker.control.chain import enabled
-from mqworker.control.control import Snapshot, StageView
 from mqworker.control.desired_state import SetConsumers, SetLimits, SetListening, SetRunning
 from mqworker.control.outlook import Outlook, bottleneck, outlook
 from mqworker.control.stage_desired import Undone, digest_of
+from mqworker.control.views import Snapshot, StageView
 from mqworker.control.why import Why
 from mqworker.http.problems import Problem
 from mqworker.http.reasons import reason_of
 from mqworker.http.routing import API, WAIT_MAX, Api, Route, body, flag, requested_wait
-from mqworker.ipc.messages import ConsumerStatus, OrderStatus, StageStatus, SwitchState
+from mqworker.ipc.stage_status import ConsumerStatus, OrderStatus, StageStatus, SwitchState
 
 
 class Enabled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -198,11 +198,12 @@ def time_limit(api: Api, stage: str) -> Any:
         reason = f"is above the hard limit of {limits.hard:g} s"
         raise Problem(422, f"soft {reason}", fields=[("soft", reason)])
     wait = requested_wait()
-    name = api.stage(stage).name
+    asked = SetLimits(api.stage(stage).name, limits.soft, limits.hard)
+    patience = wait or WAIT_MAX
     end = time.monotonic() + wait
     with api.waiting():  # of a stage that works on several messages at once the code is checked first
-        stored = api.control.set_limits(SetLimits(name, limits.soft, limits.hard), wait or WAIT_MAX)
-        return api.stored(stored.revision, name, max(0.0, end - time.monotonic()))
+        stored = api.control.ask(lambda operator: operator.set_limits(asked, patience), patience)
+        return api.stored(stored.revision, asked.stage, max(0.0, end - time.monotonic()))
 
 
 def start(api: Api, stage: str) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from flask import Response, request
 
-from mqworker.control.control import Snapshot
+from mqworker.control.views import Snapshot
 from mqworker.http.access import refuse_foreign
 from mqworker.http.health import status_document
 from mqworker.http.log_filter import FILTERS, LogFilter, asked_filter

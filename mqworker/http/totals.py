@@ -8,8 +8,8 @@ What a killed Producer counted after its last report is lost.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from mqworker.control.control import Snapshot
-from mqworker.ipc.messages import StageStatus
+from mqworker.control.views import Snapshot
+from mqworker.ipc.stage_status import StageStatus
 
 TIMES = {
     "process": "process_",

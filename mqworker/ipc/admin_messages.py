@@ -1,20 +1,42 @@
-"""What is said about dead letters, and about operations on many of them: frozen records, beside those in messages.py.
+"""What the Service asks the broker admin, and what that answers; what is said about dead letters: frozen records.
 
-    Service  <--AdminProgress--  Broker admin
+    Service  --AdminQuestion-->               Broker admin
+    Service  <--AdminAnswer, AdminProgress--  Broker admin
 
-HTTP, the Service and the broker admin use the same forms of a filter, of a letter in a list, and of an operation.
+HTTP, the Service and the broker admin use the same forms of a filter, of a letter in a list, and of an operation on
+many letters.
 """
 
 from hashlib import sha256
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
+
+from mqworker.ipc.records import TaggedRecord
 
 LOOK_AT = 10_000  # dead letters that one look goes through, and that a selection names at most
 NAMED = 3_000  # ids in a filter: as many as a request without messages has room for
 
 Text = Annotated[str, Meta(max_length=1000)]
+
+
+class AdminQuestion(TaggedRecord, frozen=True, tag="ask"):
+    """One request to the broker admin; `verb` names one of mqworker.broker_admin.verbs.VERBS."""
+
+    id: int
+    verb: str
+    due: float  # CLOCK_MONOTONIC: when the caller gives up
+    arguments: dict[str, Any]
+
+
+class AdminAnswer(TaggedRecord, frozen=True, tag="answer"):
+    """The answer: `value`, or `error` with its kind (unavailable | refused | internal)."""
+
+    id: int
+    value: Any = None
+    error: str = ""
+    kind: str = ""
 
 
 class LetterFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

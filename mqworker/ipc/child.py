@@ -37,8 +37,8 @@ import msgspec
 
 from mqworker.ipc import logs
 from mqworker.ipc.frame_streams import FrameReader, FrameWriter
-from mqworker.ipc.messages import LogEvent
 from mqworker.ipc.output import HOLDS, OutputReader, no_labels
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.spawn import SPAWN, Death, Spawned, keep_path_safe, reap
 
 END_GRACE = 2.0  # seconds between the end of a child's pipe and the end of the child, on a busy machine

@@ -1,11 +1,24 @@
 """Durations, counted for the metrics.
 
-Pure; each process has its own, and reports it as `Times`.
+Pure; each process has its own Histogram, and reports it as Times, a frozen record.
 """
 
 from bisect import bisect_left
 
-from mqworker.ipc.messages import BUCKETS, Times
+import msgspec
+
+BUCKETS = (
+    *(base * 10.0**power for power in range(-4, 3) for base in (1, 2.5, 5)),
+    1000.0,
+    1800.0,
+)  # of handler time: upper bounds in seconds, 0.1 ms to half an hour; one more bucket is open
+
+
+class Times(msgspec.Struct, frozen=True, array_like=True):
+    """A histogram of durations in seconds over BUCKETS, since its process started."""
+
+    counts: tuple[int, ...]
+    total: float
 
 
 class Histogram:

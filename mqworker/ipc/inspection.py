@@ -3,35 +3,33 @@
     Service  --AskMessage, AskStack, AskReplace-->  Producer
     Service  <--MessageAnswer, StackAnswer, ReplaceAnswer, FaultReport--  Producer
 
-Frozen records, as those of `messages`, which has them in its unions. Each question has a number, by which its answer is
-known.
+Frozen records, a part of `producer_messages`, which has them in its unions. Each question has a number, by which its
+answer is known.
 """
 
 import msgspec
+
+from mqworker.ipc.records import TaggedRecord
 
 TRACES = 50  # lives of one message that an answer has at most, the newest ones
 TEXT = 300  # characters of a text of a failure
 
 
-class _Record(msgspec.Struct, frozen=True, tag=True):
-    pass
-
-
-class AskMessage(_Record, frozen=True, tag="ask_message"):
+class AskMessage(TaggedRecord, frozen=True, tag="ask_message"):
     """Where is the message with this id; the answer is a MessageAnswer."""
 
     number: int
     message_id: str
 
 
-class AskStack(_Record, frozen=True, tag="ask_stack"):
+class AskStack(TaggedRecord, frozen=True, tag="ask_stack"):
     """Where in its code is the Consumer with this slot; the answer is a StackAnswer."""
 
     number: int
     slot: int
 
 
-class AskReplace(_Record, frozen=True, tag="ask_replace"):
+class AskReplace(TaggedRecord, frozen=True, tag="ask_replace"):
     """Replace the Consumer with this slot by a new one; the answer is a ReplaceAnswer."""
 
     number: int
@@ -64,7 +62,7 @@ class Trace(msgspec.Struct, frozen=True):
     place: str = ""  # in the code, of the failure
 
 
-class MessageAnswer(_Record, frozen=True, tag="message_answer"):
+class MessageAnswer(TaggedRecord, frozen=True, tag="message_answer"):
     """What a Producer knows of a message."""
 
     number: int
@@ -73,7 +71,7 @@ class MessageAnswer(_Record, frozen=True, tag="message_answer"):
     since: float = 0.0  # CLOCK_MONOTONIC: when the oldest of them was settled, or since when it remembers all
 
 
-class StackAnswer(_Record, frozen=True, tag="stack_answer"):
+class StackAnswer(TaggedRecord, frozen=True, tag="stack_answer"):
     """Where a Consumer is."""
 
     number: int
@@ -86,7 +84,7 @@ class StackAnswer(_Record, frozen=True, tag="stack_answer"):
     unknown: bool = False  # because there is no such Consumer
 
 
-class ReplaceAnswer(_Record, frozen=True, tag="replace_answer"):
+class ReplaceAnswer(TaggedRecord, frozen=True, tag="replace_answer"):
     """Whether a Consumer is replaced."""
 
     number: int
@@ -109,7 +107,7 @@ class FaultCount(msgspec.Struct, frozen=True):
     examples: tuple[str, ...]  # the ids of the newest messages, the newest first
 
 
-class FaultReport(_Record, frozen=True, tag="faults"):
+class FaultReport(TaggedRecord, frozen=True, tag="faults"):
     """The failures whose counts have changed since the last report; each count is since the Producer began."""
 
     pid: int

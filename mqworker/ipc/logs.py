@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 from mqworker.errors import SoftTimeLimit
 from mqworker.ipc.json_safe import scalar, text
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 
 QUEUED = 10_000  # lines waiting for stdout
 KEPT = 2_000  # lines kept for /logs

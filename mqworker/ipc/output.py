@@ -18,7 +18,7 @@ from typing import Any
 from mqworker.ipc.frames import unread
 from mqworker.ipc.lines import LineCutter
 from mqworker.ipc.marks import split
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 
 TAIL = 8192  # bytes kept
 # With these begins what faulthandler writes about a crash, and in that the stack of the thread in which it happened:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from mqworker.ipc.messages import LARGE, Failure, Outcome, Outcomes, ResultMessage
+from mqworker.ipc.consumer_messages import LARGE, Failure, Outcome, Outcomes, ResultMessage
 
 
 def take_out(outcome: Outcome) -> tuple[Outcome, list[bytes]]:

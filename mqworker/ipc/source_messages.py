@@ -1,4 +1,4 @@
-"""What crosses between the Service and the process of a source: frozen records, as in messages.py.
+"""What crosses between the Service and the process of a source: frozen records.
 
     Service  --SourceSpec, then SourceOrders-->  Source
     Service  <--SourceReports--                  Source
@@ -11,16 +11,13 @@ from typing import Any, Literal
 import msgspec
 
 from mqworker.config.model import BrokerConfig, SourceConfig, StageConfig
-from mqworker.ipc.messages import CodeCopy, LogEvent
+from mqworker.ipc.generation import CodeCopy
+from mqworker.ipc.records import LogEvent, TaggedRecord
 
 SourceState = Literal["connecting", "standby", "running", "waiting", "held back", "blocked", "ending", "finished"]
 
 
-class _Record(msgspec.Struct, frozen=True, tag=True):
-    pass
-
-
-class SourceSpec(_Record, frozen=True):
+class SourceSpec(TaggedRecord, frozen=True):
     """What a source's process is started with; it never changes during its life."""
 
     service: str
@@ -37,25 +34,25 @@ class SourceSpec(_Record, frozen=True):
     sharing: int = 1  # sources of that stage
 
 
-class StopSource(_Record, frozen=True, tag="stop"):
+class StopSource(TaggedRecord, frozen=True, tag="stop"):
     """Yield nothing more, and end."""
 
     until: float
 
 
-class RunNow(_Record, frozen=True, tag="run"):
+class RunNow(TaggedRecord, frozen=True, tag="run"):
     """Call the scheduled function now; the answer is a RunDone with this id."""
 
     id: str
 
 
-class SetSourceLevel(_Record, frozen=True, tag="level"):
+class SetSourceLevel(TaggedRecord, frozen=True, tag="level"):
     """Log from this level on."""
 
     level: int
 
 
-class DumpSourceStacks(_Record, frozen=True, tag="stacks"):
+class DumpSourceStacks(TaggedRecord, frozen=True, tag="stacks"):
     """Write the stacks of this process to the log."""
 
 
@@ -70,7 +67,7 @@ class Tick(msgspec.Struct, frozen=True):
     items: int
 
 
-class SourceStatus(_Record, frozen=True, tag="status"):
+class SourceStatus(TaggedRecord, frozen=True, tag="status"):
     """How a source gets on, sent at least once a second: also its heartbeat. Counters are of this life."""
 
     pid: int
@@ -91,7 +88,7 @@ class SourceStatus(_Record, frozen=True, tag="status"):
     stall: float = 0.0  # the longest time that the loop was blocked, seconds
 
 
-class RunDone(_Record, frozen=True, tag="ran"):
+class RunDone(TaggedRecord, frozen=True, tag="ran"):
     """A run that was asked for is over."""
 
     id: str
@@ -99,7 +96,7 @@ class RunDone(_Record, frozen=True, tag="ran"):
     reason: str = ""  # why it failed
 
 
-class SourceEnded(_Record, frozen=True, tag="ended"):
+class SourceEnded(TaggedRecord, frozen=True, tag="ended"):
     """The last report: how it ends, and why."""
 
     how: Literal["finished", "stopped", "failed", "unfit", "lost"]

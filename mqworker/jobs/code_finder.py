@@ -26,7 +26,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from mqworker.ipc.messages import CodeCopy
+from mqworker.ipc.generation import CodeCopy
 from mqworker.jobs.code_copy import ENVIRONMENTS
 
 LOADERS = (

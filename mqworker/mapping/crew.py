@@ -17,7 +17,9 @@ from mqworker.code_check.client import check_code
 from mqworker.config.model import BrokerConfig
 from mqworker.exits import Exit
 from mqworker.ipc import logs
-from mqworker.ipc.messages import Desired, Generation, StageSpec
+from mqworker.ipc.generation import Generation
+from mqworker.ipc.producer_messages import Desired
+from mqworker.ipc.stage_spec import StageSpec
 from mqworker.mapping.watcher import Watcher
 from mqworker.mapping.work import MapError, MapStage
 from mqworker.producer.acks import GAP_WAIT

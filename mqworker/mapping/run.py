@@ -24,7 +24,7 @@ from mqworker.config.model import BrokerConfig
 from mqworker.config.stop_budget import LEAVE
 from mqworker.exits import Exit
 from mqworker.ipc import logs
-from mqworker.ipc.messages import Generation
+from mqworker.ipc.generation import Generation
 from mqworker.ipc.spawn import forget_main
 from mqworker.mapping.crew import GRACE, LAST, Crew, checked
 from mqworker.mapping.files import MapFiles, MapState

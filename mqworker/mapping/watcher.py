@@ -4,7 +4,7 @@ from collections import deque
 from typing import NamedTuple, Protocol
 
 from mqworker.brokers.files.window import Window
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 
 STUCK = 5.0  # seconds after which a line that others wait for is named
 LOOKS = 11  # of which the rate is made

@@ -9,7 +9,7 @@ have killed the whole tree, wait separately until they are asked for: the one wi
 from collections import deque
 from collections.abc import Sequence
 
-from mqworker.ipc.messages import LARGE
+from mqworker.ipc.consumer_messages import LARGE
 from mqworker.producer.entry import Entry, Isolation
 
 CHUNK_BYTES = 1 << 20  # they are copied on their way, and again when they are taken back

@@ -8,7 +8,7 @@ import re
 import signal
 from collections.abc import Mapping
 
-from mqworker.ipc.messages import Failure
+from mqworker.ipc.consumer_messages import Failure
 from mqworker.ipc.spawn import Death
 from mqworker.producer import evidence
 from mqworker.producer.blame import Accused, DeathFacts, Doubt

@@ -13,10 +13,13 @@ from typing import Any
 from mqworker.amqp.labels import labels
 from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import logs
+from mqworker.ipc.consumer_messages import Outcomes
 from mqworker.ipc.histogram import Histogram
 from mqworker.ipc.json_safe import text
-from mqworker.ipc.messages import Desired, LogEvent, Outcomes, StageSpec
+from mqworker.ipc.producer_messages import Desired
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.spawn import Death
+from mqworker.ipc.stage_spec import StageSpec
 from mqworker.producer import deaths, seating
 from mqworker.producer.blame import Doubt, Verdict, judge
 from mqworker.producer.entry import Entry, Isolation

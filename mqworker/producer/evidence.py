@@ -9,7 +9,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from mqworker.ipc.messages import Failure
+from mqworker.ipc.consumer_messages import Failure
 from mqworker.ipc.spawn import Death
 from mqworker.jobs.place import place_in
 

@@ -12,7 +12,7 @@ from mqworker.amqp.labels import derived_id
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Publication
 from mqworker.config.model import ROUTING_KEY, StageConfig
-from mqworker.ipc.messages import Failure
+from mqworker.ipc.consumer_messages import Failure
 from mqworker.jobs.failures import cut
 from mqworker.producer.entry import Entry
 

@@ -5,9 +5,9 @@ split a fault: ids and numbers in them would make each failure its own. Bounded:
 table is full is only counted.
 """
 
+from mqworker.ipc.consumer_messages import Failure
 from mqworker.ipc.inspection import TEXT, FaultCount
 from mqworker.ipc.json_safe import text
-from mqworker.ipc.messages import Failure
 
 MOST = 200  # faults
 EXAMPLES = 3  # ids of messages of each

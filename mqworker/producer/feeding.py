@@ -13,8 +13,10 @@ from heapq import nsmallest
 
 from mqworker.config.model import INPUT
 from mqworker.consumer.register import InHandRegister
+from mqworker.ipc.consumer_messages import LARGE, Chunk, Item
 from mqworker.ipc.histogram import Histogram
-from mqworker.ipc.messages import LARGE, Chunk, Desired, Item, StageSpec
+from mqworker.ipc.producer_messages import Desired
+from mqworker.ipc.stage_spec import StageSpec
 from mqworker.producer.entry import Entry, Isolation
 from mqworker.producer.lane import Lane
 from mqworker.producer.lane_seats import LaneSeats

@@ -10,8 +10,12 @@ from collections.abc import Iterable
 
 from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import logs
-from mqworker.ipc.messages import Birth, Desired, Generation, StageSpec, SwitchState
+from mqworker.ipc.consumer_messages import Birth
+from mqworker.ipc.generation import Generation
+from mqworker.ipc.producer_messages import Desired
 from mqworker.ipc.spawn import Death
+from mqworker.ipc.stage_spec import StageSpec
+from mqworker.ipc.stage_status import SwitchState
 from mqworker.producer.code_switch import Staff, Update
 from mqworker.producer.lane import Lane, LaneOwner
 from mqworker.producer.room import room_for

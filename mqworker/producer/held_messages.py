@@ -10,8 +10,9 @@ import time
 from mqworker.amqp import headers
 from mqworker.amqp.labels import labels
 from mqworker.amqp.properties import decode_leniently
+from mqworker.ipc.consumer_messages import Failure
 from mqworker.ipc.json_safe import text
-from mqworker.ipc.messages import AskHeld, Failure, Held, HeldMessage
+from mqworker.ipc.producer_messages import AskHeld, Held, HeldMessage
 from mqworker.producer.entry import DELAYED, OUT, Entry
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.stage import Stage

@@ -14,7 +14,9 @@ from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.labels import labels
 from mqworker.brokers.base import Delivery, Link
 from mqworker.ipc import logs
-from mqworker.ipc.messages import Desired, Failure, StageSpec
+from mqworker.ipc.consumer_messages import Failure
+from mqworker.ipc.producer_messages import Desired
+from mqworker.ipc.stage_spec import StageSpec
 from mqworker.producer.acks import GAP_WAIT
 from mqworker.producer.admission import Admission, Decision, Facts, HoldBack
 from mqworker.producer.entry import DELAYED, HELD, Entry, Isolation

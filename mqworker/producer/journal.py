@@ -12,9 +12,9 @@ from typing import NamedTuple
 from mqworker.amqp import headers
 from mqworker.amqp.message_id import SMALL, brief, has_id
 from mqworker.amqp.properties import decode_leniently
+from mqworker.ipc.consumer_messages import Failure
 from mqworker.ipc.inspection import TEXT, Trace
 from mqworker.ipc.json_safe import text
-from mqworker.ipc.messages import Failure
 from mqworker.producer.entry import Entry, Work
 
 SETTLED = 10_000  # messages

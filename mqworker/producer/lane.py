@@ -24,20 +24,10 @@ from mqworker.consumer.outbox import Outbox
 from mqworker.consumer.process import Consumer
 from mqworker.consumer.register import Seats
 from mqworker.ipc.child import Child
-from mqworker.ipc.messages import (
-    Birth,
-    Chunk,
-    Hello,
-    LogEvent,
-    Outcome,
-    Outcomes,
-    Piece,
-    Stack,
-    StageSpec,
-    Unfit,
-    Uplink,
-)
+from mqworker.ipc.consumer_messages import Birth, Chunk, Hello, Outcome, Outcomes, Piece, Stack, Unfit, Uplink
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.spawn import Death
+from mqworker.ipc.stage_spec import StageSpec
 from mqworker.producer.evidence import oom_kills
 from mqworker.producer.lane_queue import LaneQueue
 from mqworker.producer.lane_seats import LaneSeats

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from mqworker.consumer.inbox import Inbox
-from mqworker.ipc.messages import LARGE, Chunk
+from mqworker.ipc.consumer_messages import LARGE, Chunk
 from mqworker.ipc.spawn import SPAWN
 
 CHUNKS = 1  # the size of the queue; a chunk may hold many messages

@@ -8,7 +8,7 @@ what is out is what has to be done again if the Consumer dies now. Reads the Con
 from collections.abc import Iterable, Sequence
 
 from mqworker.consumer.register import Seats
-from mqworker.ipc.messages import Item, Outcomes
+from mqworker.ipc.consumer_messages import Item, Outcomes
 
 
 class LaneSeats:

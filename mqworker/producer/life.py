@@ -20,7 +20,9 @@ from mqworker.exits import Exit
 from mqworker.ipc import logs
 from mqworker.ipc.frame_streams import FrameReader, FrameWriter
 from mqworker.ipc.inspection import Answer, AskMessage, AskReplace, AskStack, FaultReport
-from mqworker.ipc.messages import AskHeld, Desired, Drain, DumpStacks, Ended, LogEvent, Order, StageSpec
+from mqworker.ipc.producer_messages import AskHeld, Desired, Drain, DumpStacks, Ended, Order
+from mqworker.ipc.records import LogEvent
+from mqworker.ipc.stage_spec import StageSpec
 from mqworker.producer import inspect_message
 from mqworker.producer.acks import GAP_WAIT
 from mqworker.producer.held_messages import answer

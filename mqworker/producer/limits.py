@@ -8,7 +8,7 @@ moment for that. Consumers that work on several messages at once are the matter 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mqworker.ipc.messages import Desired
+from mqworker.ipc.producer_messages import Desired
 from mqworker.producer.fleet import Fleet
 from mqworker.producer.lane import Lane
 from mqworker.producer.seat_limits import TIME_LIMIT, SeatLimits

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from mqworker.ipc.json_safe import text
-from mqworker.ipc.messages import BlockedOrder, OrderStatus
+from mqworker.ipc.stage_status import BlockedOrder, OrderStatus
 from mqworker.producer.entry import DELAYED, OUT, PLACING, Entry, Isolation, Unit
 from mqworker.producer.held_messages import id_of
 from mqworker.producer.ledger import Ledger

@@ -15,7 +15,7 @@ a part of their own (heads.py).
 
 from collections.abc import Sequence
 
-from mqworker.ipc.messages import LARGE
+from mqworker.ipc.consumer_messages import LARGE
 from mqworker.producer.backlog import CHUNK_BYTES
 from mqworker.producer.entry import HELD, Entry, Isolation, Unit
 from mqworker.producer.heads import Heads

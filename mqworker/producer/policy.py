@@ -11,7 +11,7 @@ from mqworker.amqp import headers
 from mqworker.amqp.properties import Properties, decode_leniently
 from mqworker.brokers.base import Publication
 from mqworker.config.model import RetryConfig, StageConfig
-from mqworker.ipc.messages import Failure, Outcome
+from mqworker.ipc.consumer_messages import Failure, Outcome
 from mqworker.producer.entry import Again, Entry, Isolation, Plan
 from mqworker.producer.failure_messages import (
     Circumstances,

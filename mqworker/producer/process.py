@@ -16,8 +16,9 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from mqworker.ipc.frames import read_frame
-from mqworker.ipc.messages import Desired, StageSpec
+from mqworker.ipc.producer_messages import Desired
 from mqworker.ipc.spawn import Spawned
+from mqworker.ipc.stage_spec import StageSpec
 
 
 class Producer(Spawned):

@@ -16,7 +16,8 @@ from typing import Any
 from mqworker.amqp.labels import labels
 from mqworker.brokers.base import Link
 from mqworker.ipc import logs
-from mqworker.ipc.messages import Failure, Outcome, StageSpec
+from mqworker.ipc.consumer_messages import Failure, Outcome
+from mqworker.ipc.stage_spec import StageSpec
 from mqworker.producer.acks import Ack
 from mqworker.producer.entry import Again, Entry, Plan
 from mqworker.producer.failure_messages import Circumstances

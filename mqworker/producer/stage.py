@@ -18,7 +18,9 @@ from mqworker.brokers.base import CONNECTING, Bindings, Link, LinkState, Placeme
 from mqworker.config.model import StageConfig
 from mqworker.consumer.register import InHandRegister
 from mqworker.ipc import logs
-from mqworker.ipc.messages import Desired, LogEvent, StageSpec
+from mqworker.ipc.producer_messages import Desired
+from mqworker.ipc.records import LogEvent
+from mqworker.ipc.stage_spec import StageSpec
 from mqworker.producer.dispatch import Dispatch
 from mqworker.producer.intake import Intake
 from mqworker.producer.ledger import Ledger

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from mqworker.amqp.properties import decode_leniently
 from mqworker.ipc.json_safe import text
-from mqworker.ipc.messages import ConsumerStatus, InHand, OrderStatus, StageStatus
+from mqworker.ipc.stage_status import ConsumerStatus, InHand, OrderStatus, StageStatus
 from mqworker.producer.lane import Lane
 from mqworker.producer.order_status import order_status
 from mqworker.producer.ordering import Ordering

@@ -16,7 +16,7 @@ from mqworker.control.balance import EVERY, NOBODY, UNKNOWN, Balance, Demand
 from mqworker.control.desired_state import Document
 from mqworker.control.stage_desired import StageDesired
 from mqworker.ipc import logs
-from mqworker.ipc.messages import StageStatus
+from mqworker.ipc.stage_status import StageStatus
 
 Statuses = Mapping[str, StageStatus | None]
 

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from mqworker.broker_admin.client import BrokerAdminClient
-from mqworker.control.control import ControlError
+from mqworker.control.errors import ControlError
 from mqworker.ipc import logs
 from mqworker.ipc.admin_messages import AdminProgress, BulkView
 

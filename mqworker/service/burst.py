@@ -12,7 +12,8 @@ import time
 from collections.abc import Collection
 
 from mqworker.broker_admin.client import BrokerAdminClient
-from mqworker.control.control import ControlError, StageView
+from mqworker.control.errors import ControlError
+from mqworker.control.views import StageView
 from mqworker.exits import Exit
 from mqworker.http.totals import Totals
 from mqworker.ipc import logs

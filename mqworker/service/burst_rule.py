@@ -13,8 +13,8 @@ a crash loop, if nothing else goes on for a while. A service that is paused as a
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from mqworker.control.control import StageView
-from mqworker.ipc.messages import StageStatus
+from mqworker.control.views import StageView
+from mqworker.ipc.stage_status import StageStatus
 
 ON_ITS_WAY = 0.5  # seconds in which a Producer gets what the broker has given out
 AGAIN = 1.0  # seconds until the broker is asked again, if something was left

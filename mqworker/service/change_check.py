@@ -13,10 +13,12 @@ from typing import Any
 from mqworker.code_check.client import check_code
 from mqworker.config.load import Loaded
 from mqworker.control import desired_state
-from mqworker.control.control import ChangeRefused
 from mqworker.control.desired_state import Document
+from mqworker.control.errors import ChangeRefused
 from mqworker.ipc import logs
-from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
+from mqworker.ipc.check_messages import CodeReport
+from mqworker.ipc.generation import CodeCopy
+from mqworker.ipc.records import LogEvent
 from mqworker.service.part import used_elsewhere
 
 AFTER_AN_EDIT = "jobs are taken from the code that runs: after an edit, `mqworker restart` first"

@@ -18,12 +18,13 @@ from mqworker.config.model import Config
 from mqworker.config.programs import is_program, shown
 from mqworker.control import desired_state, generations
 from mqworker.control.chain import Alter, ChainError, ChainLink, Edit, Remove, edited, enabled
-from mqworker.control.control import ChangeRefused, ControlError, Stored
 from mqworker.control.desired_state import Change, Document, GoBack, Reload, SetJobs, SetLimits, SetParams, Undo
+from mqworker.control.errors import ChangeRefused, ControlError
+from mqworker.control.operator import Stored
 from mqworker.control.stage_desired import StageDesired, Version, same
 from mqworker.control.switch import committed
 from mqworker.ipc import logs
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 from mqworker.jobs.params import merge_patch
 from mqworker.service.change_check import ChangeCheck
 from mqworker.service.params_schemas import ParamsSchemas

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mqworker.broker_admin.client import BrokerAdminClient
-from mqworker.control.control import ControlError
+from mqworker.control.errors import ControlError
 from mqworker.ipc import logs
 from mqworker.ipc.inspection import (
     Answer,
@@ -21,7 +21,7 @@ from mqworker.ipc.inspection import (
     ReplaceAnswer,
     StackAnswer,
 )
-from mqworker.ipc.messages import Held
+from mqworker.ipc.producer_messages import Held
 from mqworker.service.stages import Stages
 
 LOOK = 25.0  # seconds until a broker admin that says nothing hangs: it may be at work, and is killed then

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import msgspec
 
 from mqworker.config.stop_budget import StopBudget
-from mqworker.ipc.messages import Desired, StageStatus
+from mqworker.ipc.producer_messages import Desired
 from mqworker.ipc.restart_budget import Budget
 from mqworker.ipc.spawn import Death
+from mqworker.ipc.stage_status import StageStatus
 
 SILENT = 30  # beats of the Service, half a second each, without a report until a Producer counts as hanging
 FRUITLESS_MAX = 8  # Producers in a row that end before they are connected

@@ -21,10 +21,11 @@ from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.config.load import Loaded, redact_url
 from mqworker.config.stop_budget import CLOSE
 from mqworker.control.audit import signalled
-from mqworker.control.control import Control, Snapshot
+from mqworker.control.control import Control
 from mqworker.control.desired_state import Document
 from mqworker.control.difference import FieldChange
 from mqworker.control.store import Store
+from mqworker.control.views import Snapshot
 from mqworker.exits import Exit
 from mqworker.http.server import HttpServer
 from mqworker.ipc import imports, logs

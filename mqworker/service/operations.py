@@ -16,7 +16,6 @@ from mqworker.config.load import Loaded
 from mqworker.config.urls import embedded_path
 from mqworker.control import desired_state
 from mqworker.control.audit import CHANGES, ORIGIN, Attributed
-from mqworker.control.control import ControlError
 from mqworker.control.desired_state import (
     Change,
     Commit,
@@ -31,10 +30,12 @@ from mqworker.control.desired_state import (
     Undo,
 )
 from mqworker.control.difference import difference
+from mqworker.control.errors import ControlError
 from mqworker.control.stage_desired import StageDesired, Version, described
 from mqworker.control.store import Store
 from mqworker.ipc import logs
-from mqworker.ipc.messages import Held, LogEvent
+from mqworker.ipc.producer_messages import Held
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.source_messages import RunDone
 from mqworker.service.bulk_operations import BulkOperations
 from mqworker.service.checked_changes import CheckedChanges
@@ -68,7 +69,7 @@ class OperationsOwner(Protocol):
 
 
 class Operations:
-    """See the module head; implements control.Operator."""
+    """See the module head; an Operator (control/operator)."""
 
     def __init__(
         self,

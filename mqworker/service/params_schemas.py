@@ -14,9 +14,11 @@ from typing import Any
 import msgspec
 
 from mqworker.control.chain import enabled
-from mqworker.control.control import ChangeRefused, ControlError, ParamsForm
+from mqworker.control.errors import ChangeRefused, ControlError
+from mqworker.control.operator import ParamsForm
 from mqworker.control.stage_desired import StageDesired, digest_of
-from mqworker.ipc.messages import CodeCopy, CodeReport
+from mqworker.ipc.check_messages import CodeReport
+from mqworker.ipc.generation import CodeCopy
 
 KEPT = 16  # answers
 AT_ONCE = 2  # checks: each is a process that imports the user's code

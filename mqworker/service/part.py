@@ -13,7 +13,9 @@ from mqworker.code_check.client import check_code
 from mqworker.config.line import feeds
 from mqworker.config.load import Loaded
 from mqworker.ipc import logs
-from mqworker.ipc.messages import CodeReport, LogEvent, SharedUse
+from mqworker.ipc.check_messages import CodeReport
+from mqworker.ipc.generation import SharedUse
+from mqworker.ipc.records import LogEvent
 
 DEADLINE = 60.0  # seconds for the code of stages that do not run here; no change waits longer for it
 

@@ -10,9 +10,10 @@ from itertools import count
 
 from msgspec.structs import replace
 
-from mqworker.control.control import STORE_DEADLINE, ControlError
+from mqworker.control.errors import ControlError
+from mqworker.control.operator import STORE_DEADLINE
 from mqworker.ipc.inspection import Answer, Question
-from mqworker.ipc.messages import AskHeld, Held
+from mqworker.ipc.producer_messages import AskHeld, Held
 
 AnyQuestion = AskHeld | Question
 AnyAnswer = Held | Answer

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import msgspec
 
 from mqworker.ipc.child import Child
-from mqworker.ipc.messages import CodeCopy, LogEvent
+from mqworker.ipc.generation import CodeCopy
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.spawn import Death
 from mqworker.shared_state.execution import Execution, read_execution
 from mqworker.shared_state.folder import EXECUTION, folder_of

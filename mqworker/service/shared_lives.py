@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mqworker.ipc import logs
-from mqworker.ipc.messages import CodeCopy, LogEvent
+from mqworker.ipc.generation import CodeCopy
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.restart_budget import Budget
 from mqworker.ipc.spawn import Death
 from mqworker.service.shared_life import SharedCode, SharedLife

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mqworker.control.control import SharedView
+from mqworker.control.views import SharedView
 from mqworker.ipc import logs
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 from mqworker.service.shared_life import SharedCode, SharedLife
 from mqworker.service.shared_lives import RETRY, SharedLives
 from mqworker.shared_state.messages import Pause, Resume, TakeSnapshot

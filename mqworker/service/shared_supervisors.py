@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 from mqworker.config.load import Loaded
 from mqworker.config.model import SharedConfig
-from mqworker.control.control import SharedView
 from mqworker.control.desired_state import Document
 from mqworker.control.stage_desired import StageDesired, Version
+from mqworker.control.views import SharedView
 from mqworker.ipc import logs
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 from mqworker.service.shared_life import SharedCode
 from mqworker.service.shared_supervisor import SharedSupervisor
 from mqworker.shared_state.folder import SHARED, folder_of

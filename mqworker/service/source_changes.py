@@ -13,11 +13,12 @@ from typing import Protocol
 from mqworker.code_check.client import check_code
 from mqworker.config.load import Loaded
 from mqworker.control import desired_state
-from mqworker.control.control import ChangeRefused, ControlError
 from mqworker.control.desired_state import Change, Document, SetSource
+from mqworker.control.errors import ChangeRefused, ControlError
 from mqworker.control.source_desired import SourceCode, source_kind
 from mqworker.ipc import logs
-from mqworker.ipc.messages import CodeReport, LogEvent
+from mqworker.ipc.check_messages import CodeReport
+from mqworker.ipc.records import LogEvent
 
 CHECK_DEADLINE = 60.0  # seconds to import the code and to check the parameters
 

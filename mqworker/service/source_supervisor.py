@@ -13,11 +13,12 @@ from collections.abc import Callable
 import msgspec
 
 from mqworker.config.model import Config
-from mqworker.control.control import ControlError, SourceView
+from mqworker.control.errors import ControlError
 from mqworker.control.source_desired import SourceCode, SourceDesired, source_kind
+from mqworker.control.views import SourceView
 from mqworker.ipc import logs
 from mqworker.ipc.child import Child
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.source_messages import (
     DumpSourceStacks,
     RunDone,

@@ -7,10 +7,11 @@ do not run. An error in one of them is raised to the Service's loop.
 from collections.abc import Callable
 
 from mqworker.config.load import Loaded
-from mqworker.control.control import ControlError, SourceView
 from mqworker.control.desired_state import Document
+from mqworker.control.errors import ControlError
+from mqworker.control.views import SourceView
 from mqworker.ipc import logs
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.source_messages import RunDone
 from mqworker.service.source_supervisor import SourceSupervisor
 

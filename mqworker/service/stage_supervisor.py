@@ -15,27 +15,20 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from mqworker.control.chain import enabled
-from mqworker.control.control import ControlError, StageView
 from mqworker.control.desired_state import Commit, Document, Revert, Undo
+from mqworker.control.errors import ControlError
 from mqworker.control.faults import Faults
 from mqworker.control.stage_desired import Version
+from mqworker.control.views import StageView
 from mqworker.ipc import logs
 from mqworker.ipc.child import Child
+from mqworker.ipc.generation import Generation
 from mqworker.ipc.inspection import FaultReport
-from mqworker.ipc.messages import (
-    AskHeld,
-    Desired,
-    Drain,
-    DumpStacks,
-    Ended,
-    Generation,
-    LogEvent,
-    Order,
-    Report,
-    StageSpec,
-    StageStatus,
-)
+from mqworker.ipc.producer_messages import AskHeld, Desired, Drain, DumpStacks, Ended, Order, Report
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.spawn import Death
+from mqworker.ipc.stage_spec import StageSpec
+from mqworker.ipc.stage_status import StageStatus
 from mqworker.producer.process import Producer
 from mqworker.service.lifecycle import Action, KillProducer, Lifecycle, SendDesired, StartProducer, StopProducer
 from mqworker.service.questions import AnyAnswer, AnyQuestion, Questions

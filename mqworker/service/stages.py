@@ -13,11 +13,15 @@ import msgspec
 
 from mqworker.config.load import Loaded
 from mqworker.config.stop_budget import StopBudget
-from mqworker.control.control import STORE_DEADLINE, StageView
 from mqworker.control.desired_state import Commit, Document, Revert, Undo
 from mqworker.control.faults import Faults
+from mqworker.control.operator import STORE_DEADLINE
 from mqworker.control.stage_desired import Version
-from mqworker.ipc.messages import AskHeld, Held, LogEvent, StageSpec, StageStatus
+from mqworker.control.views import StageView
+from mqworker.ipc.producer_messages import AskHeld, Held
+from mqworker.ipc.records import LogEvent
+from mqworker.ipc.stage_spec import StageSpec
+from mqworker.ipc.stage_status import StageStatus
 from mqworker.service.balancer import Balancer
 from mqworker.service.questions import AnyAnswer, AnyQuestion
 from mqworker.service.stage_supervisor import StageSupervisor

@@ -22,7 +22,9 @@ from mqworker.control.store import Store
 from mqworker.exits import Exit
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
-from mqworker.ipc.messages import CodeCopy, CodeReport, LogEvent
+from mqworker.ipc.check_messages import CodeReport
+from mqworker.ipc.generation import CodeCopy
+from mqworker.ipc.records import LogEvent
 from mqworker.service.instance import StartError
 from mqworker.service.part import used_elsewhere
 from mqworker.service.source_changes import check_source, problem

@@ -7,7 +7,7 @@ Producer counts only if it is about the last state that the Producer was sent.
 from mqworker.control.desired_state import Commit, Revert, Undo
 from mqworker.control.stage_desired import StageDesired, Version
 from mqworker.control.switch import Previous
-from mqworker.ipc.messages import StageStatus
+from mqworker.ipc.stage_status import StageStatus
 from mqworker.producer.code_switch import TRIAL
 
 

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-from mqworker.control.control import ControlError, Stored
+from mqworker.control.errors import ControlError
+from mqworker.control.operator import Stored
 from mqworker.ipc import logs
 
 WAITING = 32  # changes of a stage that may be in progress or wait for their turn

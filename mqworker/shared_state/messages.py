@@ -13,7 +13,9 @@ from typing import Any
 
 import msgspec
 
-from mqworker.ipc.messages import CodeCopy, LogEvent, Times
+from mqworker.ipc.generation import CodeCopy
+from mqworker.ipc.histogram import Times
+from mqworker.ipc.records import LogEvent
 
 # --- Service and shared object --------------------------------------------------------------------------------------
 

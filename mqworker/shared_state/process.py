@@ -15,7 +15,7 @@ import sys
 import msgspec
 
 from mqworker.ipc import frames, logs
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.spawn import Spawned
 from mqworker.shared_state.messages import SharedReport, SharedSpec, SharedStatus
 

@@ -19,7 +19,7 @@ import msgspec
 from mqworker.exits import Exit
 from mqworker.ipc import logs
 from mqworker.ipc.frame_streams import FrameReader, FrameWriter
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.source_messages import (
     DumpSourceStacks,
     RunDone,

@@ -12,7 +12,7 @@ import traceback
 from typing import Any
 
 from mqworker.exits import Exit
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.source_messages import SourceEnded, SourceReport, SourceSpec
 from mqworker.sources.edge import Edge
 from mqworker.sources.handover import Handover

@@ -18,7 +18,8 @@ from mqworker.brokers.sqlite import store
 from mqworker.brokers.sqlite.admin import SqliteAdmin
 from mqworker.brokers.sqlite.file import File
 from mqworker.config.model import Config
-from mqworker.control.control import Control, ControlError
+from mqworker.control.control import Control
+from mqworker.control.errors import ControlError
 from mqworker.ipc import child as child_module
 from mqworker.service.inspection import Inspection
 from tests.support.children import end_children

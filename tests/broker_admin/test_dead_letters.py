@@ -12,7 +12,7 @@ from mqworker.amqp.properties import Headers, Properties, in_order
 from mqworker.broker_admin.dead_letters import describe, letter_id, lineage, replay
 from mqworker.brokers.base import Delivery
 from mqworker.config.model import InputConfig, StageConfig
-from mqworker.ipc.messages import Failure
+from mqworker.ipc.consumer_messages import Failure
 from mqworker.producer.entry import Entry, Isolation
 from mqworker.producer.failure_messages import Circumstances
 from mqworker.producer.policy import plan_crash, plan_failure

@@ -23,7 +23,7 @@ from mqworker.broker_admin.verbs import Verbs
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable
 from mqworker.brokers.rabbitmq.taker import Taker
 from mqworker.config.model import BrokerConfig, Config, InputConfig, StageConfig
-from mqworker.control.control import ControlError
+from mqworker.control.errors import ControlError
 from mqworker.ipc.admin_messages import OVER
 from mqworker.service.bulk_operations import DOUBLED, BulkOperations
 from tests.brokers.conftest import make

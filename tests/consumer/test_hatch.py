@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqworker.consumer.hatch import PIECE, PLACES, Hatch
-from mqworker.ipc.messages import LARGE, Outcome, Outcomes, ResultMessage, Uplink
+from mqworker.ipc.consumer_messages import LARGE, Outcome, Outcomes, ResultMessage, Uplink
 from mqworker.ipc.pieces import take_out
 from tests.consumer.test_outbox import Handle
 from tests.support.memory import no_more_memory

@@ -8,7 +8,7 @@ import pytest
 from mqworker.consumer.loop_limits import LoopLimits
 from mqworker.consumer.register import InHandRegister
 from mqworker.consumer.seats import SeatedMessage, Setting
-from mqworker.ipc.messages import Item
+from mqworker.ipc.consumer_messages import Item
 from tests.support.loop import on_loop
 from tests.support.waiting import until
 

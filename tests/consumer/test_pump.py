@@ -10,7 +10,9 @@ from mqworker.consumer.hatch import PIECE, Hatch
 from mqworker.consumer.pump import LanePump
 from mqworker.consumer.register import InHandRegister
 from mqworker.consumer.seats import Finished, Setting
-from mqworker.ipc.messages import Generation, Item, Outcomes, Piece, Stack, StageSpec
+from mqworker.ipc.consumer_messages import Item, Outcomes, Piece, Stack
+from mqworker.ipc.generation import Generation
+from mqworker.ipc.stage_spec import StageSpec
 
 SPEC = StageSpec("svc", "s", StageConfig(input=InputConfig(queue="in"), jobs=("a:b",)), BrokerConfig(), "", "", 1.0)
 

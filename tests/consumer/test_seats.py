@@ -8,7 +8,7 @@ from mqworker.config.model import InputConfig, StageConfig
 from mqworker.consumer.deadlines import HARD, SOFT, Deadlines
 from mqworker.consumer.loop_watch import NOBODY, LoopWatch
 from mqworker.consumer.seats import Finished, SeatedMessage, SeatTable, Setting
-from mqworker.ipc.messages import Item
+from mqworker.ipc.consumer_messages import Item
 
 SETTING = Setting(1, b"{}", 0.0, 0.0)
 

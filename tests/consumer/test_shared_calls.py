@@ -12,7 +12,8 @@ from mqworker.consumer.alarm import Alarm
 from mqworker.consumer.register import InHandRegister, open_slot
 from mqworker.consumer.shared_calls import SharedCalls
 from mqworker.ipc.child import living
-from mqworker.ipc.messages import Item, StageSpec
+from mqworker.ipc.consumer_messages import Item
+from mqworker.ipc.stage_spec import StageSpec
 from tests.support.children import end_children
 from tests.support.loop import on_loop
 from tests.support.shared_object import NAME, Shared

@@ -9,7 +9,7 @@ from mqworker.consumer import await_stack
 from mqworker.consumer.register import InHandRegister
 from mqworker.consumer.seats import SeatedMessage, Setting, current
 from mqworker.consumer.steps import Hold, Steps, task_factory
-from mqworker.ipc.messages import Item
+from mqworker.ipc.consumer_messages import Item
 
 
 @pytest.fixture

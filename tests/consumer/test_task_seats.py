@@ -10,7 +10,7 @@ from mqworker.amqp.properties import Headers, Properties
 from mqworker.consumer.register import InHandRegister
 from mqworker.consumer.seats import SeatedMessage, Setting, current
 from mqworker.consumer.task_seats import TaskSeats
-from mqworker.ipc.messages import Item
+from mqworker.ipc.consumer_messages import Item
 from tests.support.children import end_children
 from tests.support.loop import on_loop
 from tests.support.seated import DEADLINE, SeatedConsumer

@@ -29,8 +29,8 @@ from mqworker.consumer.alarm import Alarm
 from mqworker.consumer.message_clock import MessageClock
 from mqworker.consumer.register import InHandRegister
 from mqworker.consumer.work import Worker
+from mqworker.ipc.consumer_messages import Item, Outcome
 from mqworker.ipc.logs import ForwardingHandler, report
-from mqworker.ipc.messages import Item, Outcome
 from mqworker.jobs.chain import Chain
 from mqworker.jobs.loading import make_job
 from mqworker.jobs.result import Result

@@ -30,7 +30,7 @@ from mqworker.control.desired_state import change as stored
 from mqworker.control.generations import FoundCode, earlier
 from mqworker.control.stage_desired import HISTORY, Version, value_of
 from mqworker.control.store import Store
-from mqworker.ipc.messages import CodeCopy
+from mqworker.ipc.generation import CodeCopy
 
 LEVELS = ["debug", "info", "warning", "error"]
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mqworker.control.history import COARSE, COARSE_SIZE, COUNTED, FINE_SIZE, LATE, SERIES, History, Ring
-from mqworker.ipc.messages import BUCKETS, ConsumerStatus
+from mqworker.ipc.histogram import BUCKETS
+from mqworker.ipc.stage_status import ConsumerStatus
 from tests.http.operator import stage_status
 
 BEGAN = 1000.0

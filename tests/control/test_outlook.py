@@ -3,10 +3,10 @@
 import msgspec
 import pytest
 
-from mqworker.control.control import StageView
 from mqworker.control.outlook import bottleneck, outlook
 from mqworker.control.stage_desired import StageDesired
-from mqworker.ipc.messages import BlockedOrder, ConsumerStatus, LinkState, OrderStatus
+from mqworker.control.views import StageView
+from mqworker.ipc.stage_status import BlockedOrder, ConsumerStatus, LinkState, OrderStatus
 from tests.http.operator import GOOD_LINK, stage_status
 
 IDLE = ConsumerStatus(1, 1, "idle", 1, 1, 0, 0.0, "", 0, 0)

@@ -6,7 +6,7 @@ from mqworker.config.model import Config, InputConfig, SourceConfig, StageConfig
 from mqworker.control import desired_state
 from mqworker.control.desired_state import Document, SetSource
 from mqworker.control.source_desired import FoundSource, SourceCode
-from mqworker.ipc.messages import CodeCopy
+from mqworker.ipc.generation import CodeCopy
 
 OLD, NEW = CodeCopy("old", "/f"), CodeCopy("new", "/f")
 

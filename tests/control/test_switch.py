@@ -24,7 +24,7 @@ from mqworker.control.desired_state import (
 from mqworker.control.generations import FoundCode, earlier
 from mqworker.control.stage_desired import UNDONE, StageDesired
 from mqworker.control.switch import Previous, committed
-from mqworker.ipc.messages import CodeCopy
+from mqworker.ipc.generation import CodeCopy
 
 CONFIG = Config(stages={"s": StageConfig(input=InputConfig(queue="s"), jobs=("a:b",), consumers=2)})
 A, B, C = (CodeCopy(name, "/app") for name in "abc")

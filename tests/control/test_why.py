@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mqworker.config.line import Place
-from mqworker.control.control import StageView
 from mqworker.control.stage_desired import Candidate, StageDesired, Undone, Version
+from mqworker.control.views import StageView
 from mqworker.control.why import LONGEST, Why, WhyFacts, why
-from mqworker.ipc.messages import BlockedOrder, ConsumerStatus, InHand, OrderStatus, SwitchState
+from mqworker.ipc.stage_status import BlockedOrder, ConsumerStatus, InHand, OrderStatus, SwitchState
 from tests.http.operator import GOOD_LINK, stage_status
 
 NOW, WALL = 1000.0, 1_700_000_000.0

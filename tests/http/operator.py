@@ -23,13 +23,18 @@ from mqworker.config.load import Loaded, load
 from mqworker.control import desired_state, generations
 from mqworker.control.audit import ORIGIN, Attributed
 from mqworker.control.chain import Add, ChainError, Edit, edited
-from mqworker.control.control import ChangeRefused, Control, ControlError, ParamsForm, Snapshot, StageView, Stored
+from mqworker.control.control import Control
 from mqworker.control.difference import difference
+from mqworker.control.errors import ChangeRefused, ControlError
+from mqworker.control.operator import ParamsForm, Stored
+from mqworker.control.views import Snapshot, StageView
 from mqworker.http.server import HttpServer
 from mqworker.ipc import logs
 from mqworker.ipc.admin_messages import BulkView
+from mqworker.ipc.histogram import BUCKETS, Times
 from mqworker.ipc.inspection import AskMessage, MessageAnswer, Question
-from mqworker.ipc.messages import BUCKETS, ConsumerStatus, Held, HeldMessage, StageStatus, Times
+from mqworker.ipc.producer_messages import Held, HeldMessage
+from mqworker.ipc.stage_status import ConsumerStatus, StageStatus
 from tests.support.waiting import AMPLE
 
 TOML = """

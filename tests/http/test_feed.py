@@ -11,7 +11,7 @@ from mqworker.http import feed as feeding
 from mqworker.http import streams
 from mqworker.http.log_filter import LogFilter
 from mqworker.ipc.inspection import FaultCount, FaultReport
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 from tests.http.operator import stage_status
 from tests.support.waiting import AMPLE, wait_for
 

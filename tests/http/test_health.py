@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from mqworker.brokers.base import LinkState
-from mqworker.control.control import Snapshot, StageView
 from mqworker.control.desired_state import Document, StageDesired
+from mqworker.control.views import Snapshot, StageView
 from mqworker.http.health import staleness, unreadiness
 from tests.http.operator import stage_status
 from tests.support.waiting import AMPLE, wait_for

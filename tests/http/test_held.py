@@ -4,7 +4,7 @@ from urllib.parse import quote
 
 import pytest
 
-from mqworker.ipc.messages import HeldMessage
+from mqworker.ipc.producer_messages import HeldMessage
 
 HELD = "/api/v1/stages/alpha/held"
 MESSAGE = HeldMessage("a/b//ä?", "camera-1", 2, 1.5, 3, "ValueError", "no such frame")

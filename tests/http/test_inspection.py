@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pytest
 from msgspec import structs
 
-from mqworker.control.control import ControlError
+from mqworker.control.errors import ControlError
 from mqworker.ipc.inspection import (
     AskMessage,
     AskReplace,

@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from mqworker.amqp.properties import Headers, Properties
-from mqworker.control.control import ControlError
+from mqworker.control.errors import ControlError
 
 MESSAGES = "/api/v1/stages/alpha/messages"
 LINES = f"{MESSAGES}?each=line"

@@ -7,8 +7,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mqworker.brokers.base import LinkState
 from mqworker.http.totals import Totals
+from mqworker.ipc.histogram import BUCKETS
 from mqworker.ipc.inspection import FaultCount, FaultReport
-from mqworker.ipc.messages import BUCKETS, ConsumerStatus
+from mqworker.ipc.stage_status import ConsumerStatus
 from tests.http.operator import stage_status
 
 NAMES = {

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mqworker.control.control import ControlError
+from mqworker.control.errors import ControlError
 from mqworker.http.app import ROUTES, make_app
 from mqworker.http.openapi import HEADERS, QUERY, template
 

@@ -3,7 +3,7 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from mqworker.control.control import SourceView
+from mqworker.control.views import SourceView
 from mqworker.http.places import CALLS
 from tests.http.operator import LittleService, ask
 from tests.support.waiting import AMPLE, wait_for

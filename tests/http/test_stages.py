@@ -7,7 +7,6 @@ import time
 import msgspec
 import pytest
 
-from mqworker.control.control import ControlError
 from mqworker.control.desired_state import (
     Reload,
     SetConsumers,
@@ -17,7 +16,9 @@ from mqworker.control.desired_state import (
     SetParams,
     SetRunning,
 )
-from mqworker.ipc.messages import BlockedOrder, CodeCopy, ConsumerStatus, InHand, OrderStatus
+from mqworker.control.errors import ControlError
+from mqworker.ipc.generation import CodeCopy
+from mqworker.ipc.stage_status import BlockedOrder, ConsumerStatus, InHand, OrderStatus
 from tests.http.operator import GOOD_LINK, LittleService, stage_status
 from tests.support.waiting import wait_for
 

@@ -12,7 +12,7 @@ import pytest
 
 from mqworker.control.desired_state import SetConsumers
 from mqworker.http.places import CALLS, SLOW, TCP_STREAMS, UNIX_STREAMS
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 from tests.support.waiting import AMPLE, wait_for
 
 

@@ -6,8 +6,8 @@ import time
 
 import msgspec
 
+from mqworker.ipc.admin_messages import AdminAnswer, AdminQuestion
 from mqworker.ipc.frames import pack, read_frame, write_all
-from mqworker.ipc.messages import AdminAnswer, AdminQuestion
 from mqworker.ipc.spawn import Spawned
 
 READY = AdminAnswer(1, "ready")

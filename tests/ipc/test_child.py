@@ -17,9 +17,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from mqworker.ipc.admin_messages import AdminAnswer, AdminQuestion
 from mqworker.ipc.child import Child
 from mqworker.ipc.frames import FrameTooLarge, pack
-from mqworker.ipc.messages import AdminAnswer, AdminQuestion, LogEvent
+from mqworker.ipc.records import LogEvent
 from tests.ipc.acting import (
     READY,
     Acting,

@@ -5,9 +5,10 @@ import sys
 
 import msgspec
 
+from mqworker.ipc.admin_messages import AdminAnswer
 from mqworker.ipc.child import Child
 from mqworker.ipc.frames import pack, write_all
-from mqworker.ipc.messages import AdminAnswer, LogEvent
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.spawn import Spawned
 from tests.support.loop import on_loop
 

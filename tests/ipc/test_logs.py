@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mqworker.ipc import logs
 from mqworker.ipc.logs import ForwardingHandler, LogWriter, escape, line_json, line_text, timestamp
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 from tests.support.waiting import AMPLE, wait_for
 
 hostile = st.text(max_size=20) | st.text("\n\r\x1b\x00\x7f\x85\x9b\u2028\u2029\u202e\ud800ab\\'\"", max_size=12)

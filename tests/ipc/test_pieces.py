@@ -2,7 +2,7 @@
 
 import pytest
 
-from mqworker.ipc.messages import LARGE, Failure, Outcome, Outcomes, ResultMessage
+from mqworker.ipc.consumer_messages import LARGE, Failure, Outcome, Outcomes, ResultMessage
 from mqworker.ipc.pieces import put_back, take_out
 
 A, B = b"a" * (LARGE + 1), b"b" * (LARGE + 2)

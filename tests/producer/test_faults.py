@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from mqworker.control import faults as merged
 from mqworker.control.faults import MINUTES, Faults
 from mqworker.ipc.admin_messages import fault_key
+from mqworker.ipc.consumer_messages import Failure
 from mqworker.ipc.inspection import FaultReport
-from mqworker.ipc.messages import Failure
 from mqworker.producer import faults
 from mqworker.producer.faults import FaultTable
 

@@ -8,7 +8,9 @@ import pytest
 
 from mqworker.config.model import BrokerConfig, InputConfig, StageConfig
 from mqworker.consumer.register import InHandRegister, open_seats
-from mqworker.ipc.messages import Desired, Generation, StageSpec
+from mqworker.ipc.generation import Generation
+from mqworker.ipc.producer_messages import Desired
+from mqworker.ipc.stage_spec import StageSpec
 from mqworker.producer.fleet import Fleet
 from tests.support.children import end_children
 from tests.support.loop import on_loop

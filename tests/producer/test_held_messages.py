@@ -6,7 +6,7 @@ from mqworker.amqp import headers
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Delivery, Publication
 from mqworker.config.model import InputConfig, StageConfig
-from mqworker.ipc.messages import Failure
+from mqworker.ipc.consumer_messages import Failure
 from mqworker.producer.entry import DELAYED, OUT, Entry, Isolation, Plan
 from mqworker.producer.failure_messages import Circumstances
 from mqworker.producer.held_messages import delayed, described, find, let_go

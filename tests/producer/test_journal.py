@@ -11,7 +11,7 @@ from mqworker.amqp.fingerprint import fingerprint
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Delivery, Publication
 from mqworker.config.model import InputConfig, StageConfig
-from mqworker.ipc.messages import Failure
+from mqworker.ipc.consumer_messages import Failure
 from mqworker.producer import inspect_message
 from mqworker.producer.entry import Entry, Isolation, Plan
 from mqworker.producer.failure_messages import Circumstances

@@ -22,7 +22,10 @@ from mqworker.config.programs import spec_of
 from mqworker.consumer.register import InHandRegister
 from mqworker.consumer.resources import BY_OPENMP, OPENMP, OTHERS
 from mqworker.ipc import child
-from mqworker.ipc.messages import Birth, Chunk, Desired, Generation, Item, StageSpec
+from mqworker.ipc.consumer_messages import Birth, Chunk, Item
+from mqworker.ipc.generation import Generation
+from mqworker.ipc.producer_messages import Desired
+from mqworker.ipc.stage_spec import StageSpec
 from mqworker.producer.lane import Lane
 from mqworker.producer.limits import KILLS_ITSELF, STACK_WAIT, Limits
 from tests.support.children import end_children

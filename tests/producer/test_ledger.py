@@ -6,7 +6,7 @@ import pytest
 
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Delivery, Publication
-from mqworker.ipc.messages import LARGE
+from mqworker.ipc.consumer_messages import LARGE
 from mqworker.producer.acks import GAP_WAIT, Ack
 from mqworker.producer.entry import Entry, Isolation, Plan
 from mqworker.producer.ledger import Ledger

@@ -4,7 +4,7 @@ import pytest
 
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Delivery, Publication
-from mqworker.ipc.messages import OrderStatus
+from mqworker.ipc.stage_status import OrderStatus
 from mqworker.producer.entry import Again, Entry, Isolation, Plan
 from mqworker.producer.ledger import Ledger
 from mqworker.producer.order_status import LONG, order_status

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from mqworker.amqp.properties import Properties
 from mqworker.brokers.base import Delivery
-from mqworker.ipc.messages import LARGE
+from mqworker.ipc.consumer_messages import LARGE
 from mqworker.producer.backlog import CHUNK_BYTES
 from mqworker.producer.entry import DELAYED, HELD, OUT, PLACING, Entry, Isolation
 from mqworker.producer.ordered_backlog import OrderedBacklog

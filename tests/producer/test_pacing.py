@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqworker.ipc.messages import BUCKETS
+from mqworker.ipc.histogram import BUCKETS
 from mqworker.producer.pacing import (
     CHUNK_SECONDS,
     PREFETCH_MAX,

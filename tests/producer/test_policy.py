@@ -10,7 +10,7 @@ from mqworker.amqp import headers, wrapper
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.brokers.base import Delivery
 from mqworker.config.model import CrashConfig, InputConfig, OutputConfig, RetryConfig, StageConfig
-from mqworker.ipc.messages import Failure, Outcome, ResultMessage
+from mqworker.ipc.consumer_messages import Failure, Outcome, ResultMessage
 from mqworker.producer.entry import Again, Entry, Isolation
 from mqworker.producer.failure_messages import TEXT_LIMIT, TRACEBACK_LIMIT, Circumstances
 from mqworker.producer.policy import (

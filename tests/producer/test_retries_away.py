@@ -8,7 +8,7 @@ import pytest
 from mqworker.amqp.headers import ATTEMPT, QUEUE
 from mqworker.amqp.properties import Headers, Properties
 from mqworker.config.model import RetryConfig
-from mqworker.ipc.messages import StageStatus
+from mqworker.ipc.stage_status import StageStatus
 from mqworker.producer import retries_away
 from mqworker.producer.retries_away import AWAITED, EVERY, GIVEN_UP, LATE, RetriesAway
 from tests.producer.test_status import Reporting

@@ -21,7 +21,10 @@ from mqworker.brokers.sqlite import store
 from mqworker.brokers.sqlite.file import File
 from mqworker.config.model import BrokerConfig, CrashConfig, InputConfig, StageConfig
 from mqworker.consumer.register import InHandRegister
-from mqworker.ipc.messages import ConsumerStatus, Desired, Generation, StageSpec, StageStatus
+from mqworker.ipc.generation import Generation
+from mqworker.ipc.producer_messages import Desired
+from mqworker.ipc.stage_spec import StageSpec
+from mqworker.ipc.stage_status import ConsumerStatus, StageStatus
 from mqworker.producer import lane, policy, seat_limits, suspects
 from mqworker.producer.stage import Stage
 from mqworker.producer.status import stage_status

@@ -13,7 +13,10 @@ from mqworker.brokers.base import Publication
 from mqworker.brokers.sqlite import store
 from mqworker.brokers.sqlite.file import File
 from mqworker.config.model import BrokerConfig, InputConfig, OutputConfig, RetryConfig, StageConfig
-from mqworker.ipc.messages import Desired, Generation, Report, StageSpec, StageStatus
+from mqworker.ipc.generation import Generation
+from mqworker.ipc.producer_messages import Desired, Report
+from mqworker.ipc.stage_spec import StageSpec
+from mqworker.ipc.stage_status import StageStatus
 from mqworker.producer import flow, order_status, timers
 from mqworker.producer.stage import Stage
 from mqworker.producer.status import stage_status

@@ -15,7 +15,8 @@ from mqworker.control.desired_state import (
     begin,
     change,
 )
-from mqworker.ipc.messages import CodeCopy, ConsumerStatus, LinkState, OrderStatus
+from mqworker.ipc.generation import CodeCopy
+from mqworker.ipc.stage_status import ConsumerStatus, LinkState, OrderStatus
 from mqworker.service.balancer import Balancer, demand_of
 from tests.http.operator import stage_status
 

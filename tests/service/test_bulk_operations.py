@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mqworker.control.control import ControlError
+from mqworker.control.errors import ControlError
 from mqworker.ipc.admin_messages import AdminProgress
 from mqworker.service.bulk_operations import DOUBLED, ENDED, BulkOperations
 from tests.support.loop import on_loop

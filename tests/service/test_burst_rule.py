@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from mqworker.broker_admin.verbs import MOVING
-from mqworker.control.control import StageView
 from mqworker.control.stage_desired import StageDesired
-from mqworker.ipc.messages import StageStatus
+from mqworker.control.views import StageView
+from mqworker.ipc.stage_status import StageStatus
 from mqworker.service.burst_rule import AGAIN, ON_ITS_WAY, STUCK, Ask, BurstRule, End, Left
 from tests.http.operator import stage_status
 

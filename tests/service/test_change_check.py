@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from mqworker.config.load import load
-from mqworker.control.control import ChangeRefused
 from mqworker.control.desired_state import begin
-from mqworker.ipc.messages import CodeReport
+from mqworker.control.errors import ChangeRefused
+from mqworker.ipc.check_messages import CodeReport
 from mqworker.service.change_check import AFTER_AN_EDIT, ChangeCheck
 from tests.support.loop import on_loop
 

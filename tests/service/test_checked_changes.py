@@ -6,8 +6,8 @@ import pytest
 
 from mqworker.config.load import load
 from mqworker.control import desired_state
-from mqworker.control.control import ChangeRefused
 from mqworker.control.desired_state import SetLimits, begin
+from mqworker.control.errors import ChangeRefused
 from mqworker.control.stage_desired import StageDesired
 from mqworker.producer.code_switch import TRIAL
 from mqworker.service.checked_changes import CheckedChanges

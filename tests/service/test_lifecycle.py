@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mqworker.ipc.messages import Desired, Generation, LinkState, StageStatus
+from mqworker.ipc.generation import Generation
+from mqworker.ipc.producer_messages import Desired
 from mqworker.ipc.spawn import Death
+from mqworker.ipc.stage_status import LinkState, StageStatus
 from mqworker.service.lifecycle import (
     FRUITLESS_MAX,
     SILENT,

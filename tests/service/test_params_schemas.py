@@ -6,8 +6,9 @@ import pytest
 
 from mqworker.config.load import load
 from mqworker.control import desired_state
-from mqworker.control.control import ChangeRefused, ControlError
-from mqworker.ipc.messages import CodeCopy, CodeReport
+from mqworker.control.errors import ChangeRefused, ControlError
+from mqworker.ipc.check_messages import CodeReport
+from mqworker.ipc.generation import CodeCopy
 from mqworker.service.checked_changes import CheckedChanges
 from mqworker.service.params_schemas import AT_ONCE, KEPT, ParamsSchemas
 from tests.service.test_checked_changes import Owner

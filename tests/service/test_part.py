@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from mqworker.config.load import load
-from mqworker.ipc.messages import SharedUse
+from mqworker.ipc.generation import SharedUse
 from mqworker.service.part import cut_line, used_elsewhere
 
 TWO_STAGES = """\

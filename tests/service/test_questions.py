@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from mqworker.control.control import ControlError
-from mqworker.ipc.messages import AskHeld, Held
+from mqworker.control.errors import ControlError
+from mqworker.ipc.producer_messages import AskHeld, Held
 from mqworker.service.questions import Questions
 from tests.support.loop import on_loop
 

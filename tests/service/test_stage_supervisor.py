@@ -6,7 +6,7 @@ from pathlib import Path
 from mqworker.config.model import BrokerConfig, Config, InputConfig, StageConfig
 from mqworker.control.desired_state import begin
 from mqworker.control.faults import Faults
-from mqworker.ipc.messages import StageSpec
+from mqworker.ipc.stage_spec import StageSpec
 from mqworker.service.stage_supervisor import StageSupervisor
 
 

@@ -5,7 +5,7 @@ import msgspec
 from mqworker.control.desired_state import Commit, Revert, Undo
 from mqworker.control.stage_desired import Candidate, StageDesired, Version
 from mqworker.control.switch import Previous, committed
-from mqworker.ipc.messages import StageStatus, SwitchState
+from mqworker.ipc.stage_status import StageStatus, SwitchState
 from mqworker.producer.code_switch import TRIAL
 from mqworker.service.switch_follower import SwitchFollower
 from tests.http.operator import stage_status

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from mqworker.ipc.messages import CodeCopy
+from mqworker.ipc.generation import CodeCopy
 from mqworker.shared_state import messages
 from mqworker.shared_state.messages import (
     Answers,

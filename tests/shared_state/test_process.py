@@ -15,7 +15,7 @@ from mqworker.errors import SharedCallError, SharedUnavailable
 from mqworker.ipc import proc
 from mqworker.ipc.child import living
 from mqworker.ipc.frames import pack
-from mqworker.ipc.messages import CodeCopy
+from mqworker.ipc.generation import CodeCopy
 from mqworker.shared_state import segments
 from mqworker.shared_state.client import Argument
 from mqworker.shared_state.execution import read_execution

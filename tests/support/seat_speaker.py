@@ -18,8 +18,9 @@ import msgspec
 from mqworker.consumer.lane_end import LaneEnd
 from mqworker.consumer.register import open_seats
 from mqworker.ipc import frames
-from mqworker.ipc.messages import Birth, Failure, Hello, Item, Outcome, Outcomes, StageSpec
+from mqworker.ipc.consumer_messages import Birth, Failure, Hello, Item, Outcome, Outcomes
 from mqworker.ipc.spawn import Spawned
+from mqworker.ipc.stage_spec import StageSpec
 
 
 class SeatSpeaker(Spawned):

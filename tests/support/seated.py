@@ -12,19 +12,9 @@ from mqworker.consumer.outbox import Outbox
 from mqworker.consumer.process import Consumer
 from mqworker.consumer.register import InHandRegister
 from mqworker.ipc.child import Child
-from mqworker.ipc.messages import (
-    Birth,
-    Chunk,
-    Generation,
-    Hello,
-    Item,
-    Outcomes,
-    Piece,
-    Stack,
-    StageSpec,
-    Unfit,
-    Uplink,
-)
+from mqworker.ipc.consumer_messages import Birth, Chunk, Hello, Item, Outcomes, Piece, Stack, Unfit, Uplink
+from mqworker.ipc.generation import Generation
+from mqworker.ipc.stage_spec import StageSpec
 from mqworker.producer.lane_queue import LaneQueue
 from tests.support.waiting import until
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from mqworker.ipc.child import Child
-from mqworker.ipc.messages import LogEvent
+from mqworker.ipc.records import LogEvent
 from mqworker.ipc.spawn import Death
 from mqworker.shared_state import folder
 from mqworker.shared_state.client import SharedClient

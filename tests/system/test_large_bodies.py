@@ -11,7 +11,7 @@ from mqworker.amqp.properties import Properties
 from mqworker.brokers import open_admin
 from mqworker.brokers.base import DROP, Admin
 from mqworker.config.model import BrokerConfig
-from mqworker.ipc.messages import LARGE
+from mqworker.ipc.consumer_messages import LARGE
 from tests.support import embedded
 from tests.support.service import ServiceProcess
 from tests.support.waiting import AMPLE, wait_for

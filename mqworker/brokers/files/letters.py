@@ -11,8 +11,8 @@ import msgspec
 from mqworker.amqp import headers
 from mqworker.amqp.properties import decode_leniently
 from mqworker.brokers.files.window import Line
+from mqworker.ipc.consumer_messages import Failure
 from mqworker.ipc.json_safe import tree
-from mqworker.ipc.messages import Failure
 
 
 def letter_of(line: Line, block: bytes) -> tuple[bytes, str]:

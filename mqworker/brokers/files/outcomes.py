@@ -9,7 +9,7 @@ from collections.abc import Callable
 from mqworker.brokers.base import Publication, Topology
 from mqworker.brokers.files.letters import letter_for, letter_of
 from mqworker.brokers.files.window import Line, Window
-from mqworker.ipc.messages import Failure
+from mqworker.ipc.consumer_messages import Failure
 
 
 class LineOutcomes:

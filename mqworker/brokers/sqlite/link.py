@@ -2,7 +2,7 @@
 
 Runs on the asyncio loop of the stage's Producer and never blocks it: each call becomes a command to the `Writer`
 thread, whose reports come back by `call_soon_threadsafe`, one call for each transaction. Its methods, of a few lines
-each, are those of the two sides that it stands between: ten of a Link, five of WriterEvents.
+each, are those of the two sides that it stands between: twelve of a Link, six of WriterEvents.
 """
 
 import asyncio

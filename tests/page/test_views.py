@@ -32,7 +32,8 @@ TIMES = 40
 TOLD = """
 () => /^No answer for 0:0.* · as of /.test(document.getElementById("link").textContent) &&
   document.querySelectorAll(".consumers tbody tr").length === 6 &&
-  ![...document.querySelectorAll("main .command")].some((command) => command.checkVisibility({ visibilityProperty: true }))
+  ![...document.querySelectorAll("main .command")].some(
+    (command) => command.checkVisibility({ visibilityProperty: true }))
 """
 TWICE = """
 () => {

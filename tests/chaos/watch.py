@@ -107,8 +107,12 @@ class Processes(Looker):
                         self.semaphores.add(line.rpartition("/")[2])
 
     def left(self) -> list[str]:
-        """Return the tree's named semaphores that still exist."""
-        return [name for name in self.semaphores if Path(f"/dev/shm/{name}").exists()]
+        """Return the tree's named semaphores that still exist.
+
+        Before one has its name, for some microseconds, glibc's sem_open has it as `sem.` and six characters; a SIGKILL
+        then leaves that file of 32 bytes, which nobody can know as ours.
+        """
+        return [name for name in self.semaphores if name.startswith("sem.mp-") and Path(f"/dev/shm/{name}").exists()]
 
 
 class Control(Looker):

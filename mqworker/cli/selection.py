@@ -18,9 +18,9 @@ from mqworker.exits import Exit
 
 FIRST, POLL = 0.02, 0.2  # seconds between two questions how far it is, at first and later
 PATIENCE = 2.0  # seconds that Ctrl-C waits for the end
-ALIASES = {"type": "error_type"}
+ALIASES = {"type": "error_type", "message": "message_id"}
 NUMBERS = ("attempt", "generation")
-NAMES = ("reason", "type", "place", "fault", "text", "header", "since", "until", *NUMBERS)
+NAMES = ("reason", "type", "place", "fault", "message", "text", "header", "since", "until", *NUMBERS)
 OVER = ("done", "cancelled", "failed")
 
 filter_option = click.option(

@@ -28,7 +28,10 @@ LISTED = 100  # dead letters that are listed by default
 NAMED = 200  # dead letters that one request names
 OLDEST = 3600.0  # seconds
 FORGOTTEN = 600.0  # seconds after which a selection that nobody uses is forgotten
-FILTER = ("reason", "error_type", "place", "fault", "text", "header", "since", "until", "attempt", "generation")
+FILTER = (
+    *("reason", "error_type", "place", "fault", "message_id", "text", "header", "since", "until", "attempt"),
+    "generation",
+)
 JSON_LINES = "application/jsonl"
 
 

@@ -3,6 +3,8 @@
 Pure; imports nothing of ours, so that verbs of the command line start quickly.
 """
 
+SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
+
 
 def seconds(value: float) -> str:
     """Format a duration with two or three significant digits; one below zero, as of two clocks, is none."""
@@ -25,6 +27,13 @@ def about(value: float) -> str:
 def rate(value: float) -> str:
     """Format a number per second."""
     return f"{value:,.0f}/s" if value >= 100 else f"{value:.3g}/s"
+
+
+def size(value: int) -> str:
+    """Format a number of bytes in units of 1024, as limits are given."""
+    power = min(4, max(0, value.bit_length() - 1) // 10)
+    amount = value / 1024**power
+    return f"{amount:.3g} {SIZES[power]}" if amount < 99.95 else f"{amount:,.0f} {SIZES[power]}"
 
 
 def messages(count: int) -> str:

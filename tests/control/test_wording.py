@@ -2,7 +2,7 @@
 
 import pytest
 
-from mqworker.control.wording import about, seconds
+from mqworker.control.wording import about, seconds, size
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,22 @@ def test_a_duration_has_a_unit_in_which_it_is_short(value, told):
 def test_in_a_sentence_a_duration_is_in_whole_seconds(value, told):
     """Nobody acts on less than a second, and nothing begins in 0 s."""
     assert about(value) == told
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1023, "1,023 B"),
+        (1024, "1 KiB"),
+        (64_000, "62.5 KiB"),
+        (16 << 20, "16 MiB"),
+        (52_345_678, "49.9 MiB"),
+        (1000 << 20, "1,000 MiB"),
+        (1 << 50, "1,024 TiB"),
+    ],
+)
+def test_bytes_are_told_in_the_units_of_the_limits(value, told):
+    """A limit of 16 MiB and what is measured against it have the same unit."""
+    assert size(value) == told

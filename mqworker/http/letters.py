@@ -208,7 +208,8 @@ def _exported(api: Api, stage: str, ids: list[str]) -> Iterator[bytes]:
 
 
 def _no_such(stage: str, letter: str) -> Problem:
-    return Problem(404, f"stage {stage} has no dead letter {letter!r}")
+    what = f"stage {stage} has no dead letter {letter!r}"
+    return Problem(404, f"{what}: it has been replayed or dropped, or has another id (`mqworker dlq list` shows them)")
 
 
 _DLQ = f"{API}/stages/<stage>/dlq"

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from mqworker.broker_admin.letter_rows import Seen
 from mqworker.ipc.admin_messages import LetterFilter, LetterRow, fault_key
 
+TEXTS = ("reason", "error_type", "place", "message_id")  # which have to be the same
 Fits = Callable[[Seen], bool]
 
 
@@ -30,7 +31,7 @@ def fault_of(row: LetterRow) -> str:
 
 def matcher(asked: LetterFilter) -> Fits:
     """Return what tells whether a letter fits everything that is asked for."""
-    given = {name: getattr(asked, name) for name in ("reason", "error_type", "place", "attempt", "generation")}
+    given = {name: getattr(asked, name) for name in (*TEXTS, "attempt", "generation")}
     tests: list[Fits] = [_has(name, value) for name, value in given.items() if value not in ("", None)]
     if asked.fault:
         tests.append(lambda seen: fault_of(seen.row) == asked.fault)

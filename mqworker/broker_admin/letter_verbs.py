@@ -1,11 +1,9 @@
 """What the broker admin can be asked about dead letters: lists, groups, single ones, selections, operations on them.
 
-Runs in the broker admin, on its loop. Owns the selections and the operations that are at work. Each verb takes its
-deadline in seconds first and returns plain values; it raises what `verbs` raises, and VerbRefused with the kind of a
-ControlError.
+Runs in the broker admin, on its loop. Owns the selections; `letter_operations` has the operations. Each verb takes its
+deadline in seconds first and returns plain values; it raises what `verbs` raises, and VerbRefused.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -16,15 +14,17 @@ import msgspec
 
 from mqworker.broker_admin import dead_letters
 from mqworker.broker_admin.batches import Batches
-from mqworker.broker_admin.bulk import TOGETHER, BulkOperation
+from mqworker.broker_admin.bulk import TOGETHER
 from mqworker.broker_admin.catalogue import Catalogue
 from mqworker.broker_admin.chooser import Chooser
 from mqworker.broker_admin.letter_edit import LetterEdit, edited
 from mqworker.broker_admin.letter_filter import fault_of, matcher
 from mqworker.broker_admin.letter_groups import groups, largest
 from mqworker.broker_admin.letter_looks import LetterLooks
+from mqworker.broker_admin.letter_operations import LetterOperations
 from mqworker.broker_admin.letter_rows import Seen, seen
 from mqworker.broker_admin.queue_locks import LEAST, QueueLocks
+from mqworker.broker_admin.refused import VerbRefused
 from mqworker.broker_admin.selections import Selection, Selections
 from mqworker.brokers.base import (
     DROP,
@@ -39,19 +39,9 @@ from mqworker.brokers.base import (
 from mqworker.config.model import Config
 from mqworker.ipc.admin_messages import LOOK_AT, AdminProgress, LetterFilter
 
-OPERATION = 600.0  # seconds that an operation may take
-AT_WORK = 4  # operations at the same time
 WHOLE = 30 << 20  # bytes of a letter that is shown with its body; HTTP makes several times as many of it
 
 log = logging.getLogger("mqworker.broker_admin.letter_verbs")
-
-
-class VerbRefused(Exception):  # noqa: N818 - nobody is at fault
-    """A question that cannot be answered; `kind` as of a ControlError."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        self.kind = kind
-        super().__init__(message)
 
 
 class LetterVerbs:
@@ -62,10 +52,8 @@ class LetterVerbs:
         self._config = config
         self._admin = admin
         self._looks = LetterLooks(admin, locks)
-        self._tell = tell
         self._selections = Selections()
-        self._operations: dict[str, BulkOperation] = {}  # at work
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._operations = LetterOperations(admin, self._looks, tell)
 
     def forget(self, queue: str) -> None:
         """Forget what was seen in a queue: somebody has removed letters."""
@@ -165,24 +153,12 @@ class LetterVerbs:
         chosen = self._selection(selection, stage)
         if count != chosen.count:
             raise VerbRefused("count", f"{chosen.count} dead letters are selected, not {count}")
-        if chosen.operation:
-            if chosen.kind != kind:
-                raise VerbRefused("refused", f"the selection was used already, to {chosen.kind} its letters")
-            return chosen.operation
-        if sum(not each.over for each in self._operations.values()) >= AT_WORK:
-            raise VerbRefused("busy", f"{AT_WORK} operations are at work already; try again when one has ended")
-        chosen.operation, chosen.kind = operation, kind
         to = self._config.stages[stage].input.queue if kind == "replay" else ""
-        bulk = self._operations[operation] = BulkOperation(operation, chosen, self._dead(stage), to, self._tell)
-        task = asyncio.create_task(self._run(bulk, self._dead(stage)))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return operation
+        return self._operations.begin(operation, kind, chosen, self._dead(stage), to)
 
     async def dlq_cancel(self, deadline: float, operation: str) -> bool:  # noqa: ARG002 - as above
         """End an operation before its next batch; returns False if it has ended already."""
-        found = self._operations.get(operation)
-        return found is not None and found.cancel()
+        return self._operations.cancel(operation)
 
     async def dlq_edit(self, deadline: float, stage: str, letter: str, body: bytes, changes: dict[str, Any]) -> int:
         """Send one dead letter back with another body, and what else is changed; returns 0 if it is not there."""
@@ -265,24 +241,6 @@ class LetterVerbs:
         moment = datetime.fromtimestamp(found.wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         looking = self._looks.looking(self._dead(stage))
         return {"total": len(found.letters), "as_of": moment, "complete": found.complete, "looking": looking}
-
-    async def _run(self, bulk: BulkOperation, queue: str) -> None:
-        """Carry out an operation, and correct what is known of its queue."""
-        try:
-            async with self._looks.taking(queue, OPERATION, bulk.take_gone) as left:
-                await bulk.run(self._admin, left)
-                if not bulk.exact:
-                    self._looks.catalogues.forget(queue)
-        except BrokerUnavailable as error:  # it did not have the queue alone in time
-            if not bulk.over:
-                bulk.fail(str(error))
-        except Exception as error:
-            self._looks.catalogues.forget(queue)
-            log.exception("operation %s failed", bulk.name, extra={"event": "desk_failed"})
-            if not bulk.over:
-                bulk.fail(str(error))
-        finally:
-            del self._operations[bulk.name]
 
     async def _move(self, stage: str, wanted: Wanted, deadline: float, most: int, *, published: bool = True) -> int:
         """Move letters while the asker waits; `published`: they go somewhere, so what fails may leave some twice."""

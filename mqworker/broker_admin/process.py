@@ -14,7 +14,7 @@ import time
 
 import msgspec
 
-from mqworker.broker_admin.letter_verbs import VerbRefused
+from mqworker.broker_admin.refused import VerbRefused
 from mqworker.broker_admin.verbs import VERBS, Verbs
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable
 from mqworker.config.model import Config

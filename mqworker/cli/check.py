@@ -1,6 +1,8 @@
 """`mqworker check`: one line for each condition that `run` depends on, with the fix where it is not met.
 
 Imports no user code (a spawned code check does, decision 12) and queries the broker through its own admin connection.
+
+Longer than most modules, because it has a line, and a fix, for each thing that can be wrong before a start.
 """
 
 import asyncio

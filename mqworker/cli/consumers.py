@@ -4,8 +4,12 @@ from typing import Any
 
 import click
 
+from mqworker.address import CallError
 from mqworker.cli import output
 from mqworker.cli.options import ServiceClient, Verb, stage_path, uses_service
+
+LONGEST = 255  # characters of an id that the service compares; `seq` tells longer ones apart
+STATES = ("busy", "idle", "spare", "starting", "leaving")  # which of two in a slot is meant: as in the Producer
 
 
 @click.command(cls=Verb)
@@ -33,24 +37,61 @@ def stack(service: ServiceClient, slot: int) -> None:
 @click.command(cls=Verb)
 @click.argument("slot", type=click.IntRange(0), metavar="SLOT")
 @click.option("--now", is_flag=True, help="Kill it; its message in hand counts as having crashed it.")
+@click.option("--message", metavar="ID", help="Only if it has this message in hand.")
 @uses_service()
-def replace(service: ServiceClient, slot: int, now: bool) -> None:
+def replace(service: ServiceClient, slot: int, now: bool, message: str | None) -> None:
     """Replace the Consumer with this slot by a new one, with the same code.
 
     It finishes what it has in hand first, and the new one works meanwhile. With --now it is killed, and its message is
-    charged as with a crash: after crash.max of them, 3 by default, it is a dead letter.
+    charged as with a crash: after crash.max of them, 3 by default, it is a dead letter. The verb looks first which
+    message that is, and says so; if the Consumer has another one by then, nothing is done.
 
     Examples:
       mqworker replace 2 --stage energy
       mqworker replace 2 --stage energy --now
+      mqworker replace 2 --stage energy --now --message frame-4711
     """
     stage = service.one_stage()
-    answer = service.client.call("POST", stage_path(stage, f"/consumers/{slot}/replace"), {"now": now})
+    seen = _seen(service.client.get(stage_path(stage)), slot) if now else {}
+    asked: dict[str, Any] = {"now": now} | _only_if(seen, message, now=now)
+    try:
+        answer = service.client.call("POST", stage_path(stage, f"/consumers/{slot}/replace"), asked)
+    except CallError as error:
+        if error.status != 409 or len(asked) == 1:
+            raise
+        more = f"; `mqworker stack {slot} --stage {stage}` shows where it is"
+        raise CallError(error.code, f"{error}{more}", error.status, error.problem) from None
     if service.as_json:
         output.data(answer)
         return
-    how = "is killed, and replaced" if now else "is replaced, and leaves when it has finished what it has"
+    how = f"is killed, and replaced; {_charged(seen, message)}"
+    if not now:
+        how = "is replaced, and leaves when it has finished what it has"
     output.note(output.clean(f"{stage}: Consumer {slot} (pid {answer['pid']}) {how}"))
+
+
+def _seen(view: dict[str, Any], slot: int) -> dict[str, Any]:
+    """Return the Consumer that a slot has now, as its stage tells; empty: there is none."""
+    found = [each for each in (view["actual"] or {"consumers": ()})["consumers"] if each["slot"] == slot]
+    return min(found, key=lambda each: (*STATES, each["state"]).index(each["state"]), default={})
+
+
+def _only_if(seen: dict[str, Any], message: str | None, *, now: bool) -> dict[str, Any]:
+    """Return what the Consumer must still be and have in hand when it is replaced: nobody meant another message."""
+    if message is not None:
+        return {"message_id": message}
+    if not now:
+        return {}
+    only = {"pid": seen.get("pid"), "message_id": seen.get("message_id")}
+    known = {name: value for name, value in only.items() if value and len(str(value)) <= LONGEST}
+    return known | {"seq": seen.get("seq", 0)}
+
+
+def _charged(seen: dict[str, Any], message: str | None) -> str:
+    if message is None and not seen.get("seq"):
+        return "it had nothing in hand"
+    name = message or seen["message_id"]
+    return f"message {name} is charged with a crash" if name else "its message in hand is charged with a crash"
 
 
 def _in_hand(found: dict[str, Any]) -> str:

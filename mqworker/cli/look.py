@@ -168,7 +168,7 @@ def show_consumers(view: dict[str, Any]) -> None:
     rows = [
         (
             *(one[key] for key in ("slot", "pid", "state", "generation", "done")),
-            f"{one['rss'] / 1e6:.0f} MB",
+            output.size(one["rss"]),
             output.seconds(one.get("cpu", 0.0)),
             f"{len(one['messages'])}/{one['seats']}" if one.get("seats") else f"{int(bool(one['message_seconds']))}/1",
             output.seconds(one["message_seconds"]) if one["message_seconds"] else "-",

@@ -90,7 +90,7 @@ def map(  # noqa: A001 - the name of the verb
             result = run(stage, files, fd, screen)
             screen.close()
             code = result.code
-            _report(result, resumable=files.resumable)
+            _report(result, resumable=files.resumable and result.goes_on)
     except (MapError, StartError) as error:
         screen.close()
         output.note("\n".join(output.clean(line) for line in f"mqworker: {error}".splitlines()))

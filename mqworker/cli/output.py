@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from mqworker.control.wording import seconds
+from mqworker.control.wording import seconds, size
 
-__all__ = ["Progress", "clean", "data", "note", "seconds", "table"]
+__all__ = ["Progress", "clean", "data", "note", "seconds", "size", "table"]
 
 REPORT_EVERY = 0.5  # seconds between updates of a progress line on a terminal
 REPORT_EVERY_PIPED = 5.0  # and elsewhere

@@ -18,9 +18,9 @@ from mqworker.exits import Exit
 
 FIRST, POLL = 0.02, 0.2  # seconds between two questions how far it is, at first and later
 PATIENCE = 2.0  # seconds that Ctrl-C waits for the end
-ALIASES = {"type": "error_type"}
+ALIASES = {"type": "error_type", "message": "message_id"}
 NUMBERS = ("attempt", "generation")
-NAMES = ("reason", "type", "place", "fault", "text", "header", "since", "until", *NUMBERS)
+NAMES = ("reason", "type", "place", "fault", "message", "text", "header", "since", "until", *NUMBERS)
 OVER = ("done", "cancelled", "failed")
 
 filter_option = click.option(
@@ -77,6 +77,7 @@ class Selected:
     def __init__(self, service: ServiceClient, stage: str, chosen: dict[str, Any]) -> None:
         """Select them; `chosen` is the filter."""
         self._service = service
+        self._stage = stage
         self._path = stage_path(stage, "/dlq/selections")
         told = service.client.call("POST", self._path, chosen)
         self.name: str = told["selection"]
@@ -92,7 +93,9 @@ class Selected:
         """Raise `Failed` unless all of these are in it; equal letters have the same id."""
         missing = len(set(ids)) - self.count
         if missing > 0:
-            raise Failed(Exit.USAGE, f"{missing} of the given IDs are not in the dead-letter queue")
+            of = f"{missing} of the given IDs {'is' if missing == 1 else 'are'} not in the dead-letter queue of stage"
+            listed = f"`mqworker dlq list --stage {self._stage}` shows those that are"
+            raise Failed(Exit.USAGE, output.clean(f"{of} {self._stage}; {listed}"))
 
     @property
     def export_path(self) -> str:

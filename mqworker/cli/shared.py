@@ -116,6 +116,6 @@ def _numbers(status: dict[str, Any] | None) -> tuple[Any, ...]:
         status["pid"],
         status["counts"]["calls"],
         status["remembered"],
-        f"{status['journal_bytes'] / 1000:.0f} kB",
+        output.size(status["journal_bytes"]),
         snapshot,
     )

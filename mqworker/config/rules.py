@@ -2,6 +2,8 @@
 
 Reads a `Config` and looks for the files it names; changes nothing. Each violation lists its keys, the one at fault
 first; the caller drops a violation that concerns a key with an invalid value.
+
+Longer than most modules, because whoever adds a key looks here for all rules that it may break.
 """
 
 import os

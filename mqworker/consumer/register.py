@@ -8,6 +8,8 @@ messages were in hand.
 
 A Consumer that works on several messages at once has a slot for each of them in a block of its own, behind the header;
 in its first slot are words about itself then. How many slots a block has is in the header; none if it is 0.
+
+Longer than most modules, because the layout of the file and both ends that read and write it stand together.
 """
 
 import contextlib

@@ -3,6 +3,8 @@
 Pure: one decision for the page, the command line and the API, none of which makes a sentence of its own. The first
 line of the table that applies is told: what an operator has switched off comes before what is broken, and that before
 what is merely slow. `code` is relied on by other programs; the sentence is for people.
+
+Longer than most modules, because the order of the answers is the decision: it is read from the top, in one place.
 """
 
 import math

@@ -1,14 +1,16 @@
-"""How durations, rates and numbers are told to people, the same in sentences of the service and on the command line.
+"""How durations, rates and numbers are told: the same by the service, its Producers and the command line.
 
 Pure; imports nothing of ours, so that verbs of the command line start quickly.
 """
+
+SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def seconds(value: float) -> str:
     """Format a duration with two or three significant digits; one below zero, as of two clocks, is none."""
     value = max(value, 0.0)
-    for below, factor, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (100.0, 1.0, "s")):
-        if value < below:
+    for below, factor, unit in ((999.5e-6, 1e6, "µs"), (0.9995, 1e3, "ms"), (100.0, 1.0, "s")):
+        if value < below:  # what would be rounded up to a thousand of a unit is told in the next one
             return f"{value * factor:.3g} {unit}"
     hours, minutes = divmod(int(value) // 60, 60)
     if hours >= 48:
@@ -25,6 +27,13 @@ def about(value: float) -> str:
 def rate(value: float) -> str:
     """Format a number per second."""
     return f"{value:,.0f}/s" if value >= 100 else f"{value:.3g}/s"
+
+
+def size(value: int) -> str:
+    """Format a number of bytes in units of 1024, as limits are given."""
+    power = min(4, max(0, value.bit_length() - 1) // 10)
+    amount = value / 1024**power
+    return f"{amount:.3g} {SIZES[power]}" if amount < 99.95 else f"{amount:,.0f} {SIZES[power]}"
 
 
 def messages(count: int) -> str:

@@ -28,7 +28,10 @@ LISTED = 100  # dead letters that are listed by default
 NAMED = 200  # dead letters that one request names
 OLDEST = 3600.0  # seconds
 FORGOTTEN = 600.0  # seconds after which a selection that nobody uses is forgotten
-FILTER = ("reason", "error_type", "place", "fault", "text", "header", "since", "until", "attempt", "generation")
+FILTER = (
+    *("reason", "error_type", "place", "fault", "message_id", "text", "header", "since", "until", "attempt"),
+    "generation",
+)
 JSON_LINES = "application/jsonl"
 
 
@@ -205,7 +208,8 @@ def _exported(api: Api, stage: str, ids: list[str]) -> Iterator[bytes]:
 
 
 def _no_such(stage: str, letter: str) -> Problem:
-    return Problem(404, f"stage {stage} has no dead letter {letter!r}")
+    what = f"stage {stage} has no dead letter {letter!r}"
+    return Problem(404, f"{what}: it has been replayed or dropped, or has another id (`mqworker dlq list` shows them)")
 
 
 _DLQ = f"{API}/stages/<stage>/dlq"

@@ -35,6 +35,7 @@ QUERY = {
     "error_type": ("string", "Only those with this type of error"),
     "place": ("string", "Only those that failed at this place in the code"),
     "fault": ("string", "Only those of the group with this key"),
+    "message_id": ("string", "Only those with this message id, the whole of it"),
     "text": (
         "string",
         "Only what has this text: a log line; of a letter its message id, error and headers",

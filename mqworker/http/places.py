@@ -1,9 +1,10 @@
 """How many calls may wait or be slow, and how many streams may run, at the same time on one listener.
 
 Runs in the server's threads; one instance for each listener, which access.py puts into the environ of requests. Each
-waiting call, each stream, and each slow call (which goes through a queue, or has user code checked) occupies a thread.
-Their places are apart, so that neither a page with many tabs nor a broker that does not answer keeps anybody from
-pausing a stage; and each listener has its own, so that nothing that comes over TCP keeps the command line waiting.
+waiting call, each stream, each slow call (which goes through a queue, or has user code checked), and each call that
+sends occupies a thread. Their places are apart, so that neither a page with many tabs nor a broker that does not answer
+keeps anybody from pausing a stage; and each listener has its own, so that nothing that comes over TCP keeps the command
+line waiting. Sends are short while the broker confirms: more of them than there are places wait for each other then.
 """
 
 import logging
@@ -20,6 +21,8 @@ KINDS = ("feed", "logs", "events")  # of streams
 CALLS = 8  # that wait at the same time, on each listener
 SLOW = 6  # that may take half a minute, on each listener
 TCP_STREAMS, UNIX_STREAMS = 12, 4
+TCP_SENDS, UNIX_SENDS = 32, 16  # which wait for the broker's confirm
+CONFIRMING = 1.0  # seconds that a send takes at most at a broker that confirms
 SOON = 2  # seconds after which a caller may try again
 QUIET = 60.0  # seconds between two log lines about refusals
 
@@ -29,9 +32,12 @@ log = logging.getLogger("mqworker.http")
 class Places:
     """See the module head."""
 
-    def __init__(self, calls: int, streams: int) -> None:
-        self.calls, self.streams = calls, streams
+    def __init__(self, calls: int, streams: int, sends: int) -> None:
+        self.calls, self.streams, self.sends = calls, streams, sends
         self._lock = threading.Lock()
+        self._sent = threading.Condition()
+        self._sends: dict[int, float] = {}  # when each that is under way began, by its number, the oldest first
+        self._last_send = 0
         self._waiting = self._slow = 0
         self.running = dict.fromkeys(KINDS, 0)  # streams, by their kind
         self.refused = 0  # streams
@@ -40,7 +46,7 @@ class Places:
     @property
     def threads(self) -> int:
         """How many threads are occupied when all places are taken."""
-        return self.calls + self.streams + SLOW
+        return self.calls + self.streams + SLOW + self.sends
 
     @property
     def free(self) -> tuple[int, int]:
@@ -72,6 +78,29 @@ class Places:
         finally:
             with self._lock:
                 self._slow -= 1
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Hold a place for a send while inside; raises a 503 Problem.
+
+        When all are taken, it waits for one, unless one of them has waited for its confirm for long.
+        """
+        with self._sent:
+            self._sent.wait_for(lambda: len(self._sends) < self.sends or self._overdue(), CONFIRMING)
+            if len(self._sends) >= self.sends:
+                raise retry_later(f"{self.sends} requests wait until the broker has confirmed what they send", SOON)
+            self._last_send += 1
+            number = self._last_send
+            self._sends[number] = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._sent:
+                del self._sends[number]
+                self._sent.notify()
+
+    def _overdue(self) -> bool:
+        return time.monotonic() - next(iter(self._sends.values())) > CONFIRMING
 
     def take_stream(self, kind: str) -> None:
         """Take a place for a stream, which `give_stream` returns; raises a 503 Problem."""

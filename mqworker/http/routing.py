@@ -24,7 +24,7 @@ from mqworker.control.views import Snapshot, StageView
 from mqworker.http import paths
 from mqworker.http.feed_state import FeedState
 from mqworker.http.logins import Logins
-from mqworker.http.places import CALLS, PLACES, TCP_STREAMS, UNIX_STREAMS, Places
+from mqworker.http.places import CALLS, PLACES, TCP_SENDS, TCP_STREAMS, UNIX_SENDS, UNIX_STREAMS, Places
 from mqworker.http.problems import Problem, retry_later
 from mqworker.http.totals import Totals
 
@@ -75,9 +75,9 @@ class Api:
         self.totals = totals
         self.stopping = threading.Event()
         self.legacy_turn = threading.Lock()
-        self.tcp = Places(CALLS, TCP_STREAMS)
+        self.tcp = Places(CALLS, TCP_STREAMS, TCP_SENDS)
         self.feed = FeedState()
-        self.unix = Places(CALLS, UNIX_STREAMS)
+        self.unix = Places(CALLS, UNIX_STREAMS, UNIX_SENDS)
         loaded = control.loaded
         self.line = line(loaded.all_stages, embedded=is_embedded(loaded.config.broker))
 

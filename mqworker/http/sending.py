@@ -44,7 +44,8 @@ def send(api: Api, stage: str) -> Any:
     message_id = properties.message_id
     question = {"queue": config.input.queue, "properties": _encoded(properties), "body": data}
     if not wait:
-        api.control.ask_admin("send", question, SEND_DEADLINE)
+        with api.places.sending():
+            api.control.ask_admin("send", question, SEND_DEADLINE)
         return {"message_id": message_id}, 202
     with api.waiting():
         began = time.monotonic()
@@ -82,7 +83,8 @@ def _send_lines(api: Api, config: StageConfig) -> Any:
         numbers.append(at)
         messages.append((_encoded(properties), data))
     question = {"queue": config.input.queue, "messages": messages}
-    told = api.control.ask_admin("send_many", question, SEND_DEADLINE) if messages else []
+    with api.places.sending():
+        told = api.control.ask_admin("send_many", question, SEND_DEADLINE) if messages else []
     refused[:0] = [{"line": at, "reason": reason} for at, reason in zip(numbers, told, strict=True) if reason]
     return {"message_id": run, "confirmed": told.count(""), "refused": refused}
 

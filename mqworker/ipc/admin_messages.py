@@ -46,6 +46,7 @@ class LetterFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     error_type: Text = ""
     place: Text = ""
     fault: Text = ""  # the key of a group
+    message_id: Text = ""  # the whole of it
     text: Text = ""  # part of the message id, of the error's text, or of a header's value
     header: Text = ""  # NAME=VALUE
     since: Text = ""  # RFC 3339, of `failed_at`; from here on

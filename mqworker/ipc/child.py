@@ -127,7 +127,7 @@ class Child:
 
     @property
     def output_tail(self) -> str:
-        """Return the last 8 kB that it wrote to stdout and stderr."""
+        """Return the last 8 KiB that it wrote to stdout and stderr."""
         return self._lines.tail if self.alive else self._last_output
 
     @property

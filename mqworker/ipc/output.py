@@ -72,7 +72,7 @@ class OutputReader:
 
     @property
     def tail(self) -> str:
-        """Return the last 8 kB, as text."""
+        """Return the last 8 KiB, as text."""
         return self._lines.tail
 
     @property

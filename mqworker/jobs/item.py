@@ -19,9 +19,9 @@ NOWHERE: Final[Any] = msgspec.UNSET  # the position of an item without one; None
 class SourceItem:
     """A message of a source, and how to publish it; whatever is left out is as for a plain body. `mqworker.Item`.
 
-    `position` (any JSON value, at most 4 kB) says that everything up to here has been yielded. With a `content_type`,
-    bytes and text are sent as they are, anything else must be of a JSON or MessagePack type. Raises TypeError or
-    ValueError.
+    `position` (any JSON value, at most 4,000 bytes) says that everything up to here has been yielded. With a
+    `content_type`, bytes and text are sent as they are, anything else must be of a JSON or MessagePack type. Raises
+    TypeError or ValueError.
     """
 
     __slots__ = ("body", "content_type", "correlation_id", "headers", "message_id", "position", "position_json")

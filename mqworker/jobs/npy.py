@@ -46,7 +46,7 @@ def to_npy(array: Any) -> bytes:
         about = form.header_data_from_array_1_0(plain_array)
         form.write_array_header_1_0(header, about)
         exact = form.descr_to_dtype(about["descr"]) == array.dtype
-    except ValueError as error:  # numpy raises it too: a header over 64 kB, names of fields that are not Latin-1
+    except ValueError as error:  # numpy raises it too: a header over 64 KiB, names of fields that are not Latin-1
         raise ArrayError(f"no .npy holds this array exactly: {error}; its dtype is {array.dtype!r:.100}") from None
     if not exact:
         raise ArrayError(f"no .npy holds this array exactly: its dtype is {array.dtype!r:.100}")

@@ -6,6 +6,8 @@ at all; its stdout and stderr are pipes, read here while it runs. A keeper that 
 nothing happens, it is woken now and then. Raises KeeperLost if something has killed the keeper, CannotStart, and
 OSError where the machine has no process or descriptor left; after whatever is raised during a run, the next one has a
 keeper of its own.
+
+Longer than most modules, because a run has one order of steps, and what is opened in one is closed in another.
 """
 
 import contextlib

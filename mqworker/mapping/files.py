@@ -60,7 +60,7 @@ class MapFiles:
         else:
             self.folder = output.with_name(f"{output.name}.map")
             self._part = output.with_name(f"{output.name}.part")
-            self._left = f"{self.folder} and {self._part}"
+            self.left = f"{self.folder} and {self._part}"
 
     # --- the start
 
@@ -81,7 +81,7 @@ class MapFiles:
         self.resumed = True
         if not resume:
             what = f"{self._output} has an unfinished run, {found.place.line:,} lines so far"
-            raise MapError(Exit.USAGE, f"{what}: --resume goes on with it; to begin anew, remove {self._left}")
+            raise MapError(Exit.USAGE, f"{what}: --resume goes on with it; to begin anew, remove {self.left}")
         for name, before, now in (
             ("jobs", found.work.jobs, self.state.work.jobs),
             ("parameters", found.work.params, self.state.work.params),
@@ -90,7 +90,7 @@ class MapFiles:
         ):
             if before != now:
                 what = f"the unfinished run of {self._output} has other {name}: {_shown(before)}, not {_shown(now)}"
-                raise MapError(Exit.USAGE, f"{what}; to begin anew, remove {self._left}")
+                raise MapError(Exit.USAGE, f"{what}; to begin anew, remove {self.left}")
         self.state = found
 
     def open(self) -> None:

@@ -49,6 +49,7 @@ class MapResult(NamedTuple):
     message: str  # what is wrong; "": nothing
     state: MapState
     finished: bool
+    goes_on: bool = True  # with the same input and --resume
 
 
 def run(stage: MapStage, files: MapFiles, fd: int, watcher: Watcher) -> MapResult:
@@ -78,6 +79,7 @@ class MapRun:
         self._signals: list[signal.Signals] = []
         self._fault: tuple[int, str] | None = None  # why it cannot go on: exit code and sentence
         self._damage = ""  # why the input cannot be read to its end
+        self._same_input = True  # as that of an earlier run which this one goes on with
         self._storing: asyncio.Task[None] | None = None
         self._writable = True  # nothing has failed at being stored
 
@@ -174,8 +176,8 @@ class MapRun:
     async def _read(self) -> None:
         window, place = self._window, self._files.state.place
         try:
-            if place.line:
-                await self._in("reader", self._reader.skip, *place)
+            if place.line and not await self._is_same_input():
+                return
             while (batch := await self._in("reader", self._reader.read)) is not None:
                 window.add(batch)
                 self._link.pump()
@@ -186,8 +188,18 @@ class MapRun:
             self._damage = f"the input: {error}"
         except OSError as error:
             self._damage = f"the input cannot be read: {error.strerror}"
-        window.ended = True
-        self._moved()
+        finally:
+            window.ended = True
+            self._moved()
+
+    async def _is_same_input(self) -> bool:
+        """Go to where the earlier run was; if the input begins with something else, nothing goes on."""
+        try:
+            await self._in("reader", self._reader.skip, *self._files.state.place)
+        except InputFault as error:
+            self._same_input = False
+            self._damage = f"the input: {error}; give that input, or to begin anew, remove {self._files.left}"
+        return self._same_input
 
     async def _store(self) -> None:
         """Store what is ready."""
@@ -234,4 +246,4 @@ class MapRun:
         code, message = self._fault or (Exit.INTERNAL, self._damage)
         if not message and self._signals:
             code = _ENDS[self._signals[0]]
-        return MapResult(code, message, self._files.state, finished=False)
+        return MapResult(code, message, self._files.state, finished=False, goes_on=self._same_input)

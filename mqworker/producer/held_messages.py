@@ -89,7 +89,7 @@ def _why_not(stage: Stage, message_id: str, entry: Entry | None) -> str:
         return f"message {message_id} {what}; one that waits for its next attempt can be skipped"
     if not stage.spec.config.holds:
         return f'stage {stage.spec.stage} holds no failed messages: that takes ordered_by, and on_failure = "hold"'
-    why = f"no message {message_id} waits here for its next attempt"
-    return (
-        why if stage.link.state.consuming else f"{why}: the stage takes nothing now, and its messages are at the broker"
-    )
+    why = f"no message {message_id} waits in stage {stage.spec.stage} for its next attempt"
+    if not stage.link.state.consuming:
+        return f"{why}: the stage takes nothing now, and its messages are at the broker"
+    return f"{why}; `mqworker held list` shows those that do"

@@ -8,6 +8,7 @@ long. A first one that only waits for a Consumer blocks nobody: so do all that a
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from mqworker.control.wording import about
 from mqworker.ipc.json_safe import text
 from mqworker.ipc.stage_status import BlockedOrder, OrderStatus
 from mqworker.producer.entry import DELAYED, OUT, PLACING, Entry, Isolation, Unit
@@ -59,7 +60,7 @@ def _why(unit: Unit, refusal: str, begun: Mapping[int, float], now: float) -> st
     """Return why a unit does not get on; "" if it does."""
     first = unit.order[0]
     if first.state is DELAYED:
-        return f"its next attempt begins in {_seconds(max(0.0, first.due - now))}"
+        return f"its next attempt begins in {about(first.due - now)}"
     if first.tries:
         return f"it cannot be placed: {refusal}"
     if first.state is PLACING:
@@ -73,11 +74,7 @@ def _why(unit: Unit, refusal: str, begun: Mapping[int, float], now: float) -> st
 
 
 def _for_long(seconds: float, what: str) -> str:
-    return f"{what} {_seconds(seconds)}" if seconds >= LONG else ""
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:,.0f} s"
+    return f"{what} {about(seconds)}" if seconds >= LONG else ""
 
 
 def _told(found: Blocked, queue: str) -> BlockedOrder:

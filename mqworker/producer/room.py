@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mqworker.config.control_groups import control_groups, read
-
-MIB = 1 << 20
+from mqworker.control.wording import size as told
 
 
 def room_for(count: int, pids: Sequence[int]) -> str:
@@ -20,9 +19,7 @@ def room_for(count: int, pids: Sequence[int]) -> str:
     need = count * size
     for free, where in _free():
         if need > free:
-            return (
-                f"{count} more of {size / MIB:,.0f} MiB do not fit into the {max(0, free) / MIB:,.0f} MiB that {where}"
-            )
+            return f"{count} more of {told(size)} do not fit into the {told(max(0, free))} that {where}"
     return ""
 
 

@@ -7,6 +7,7 @@ it also measures how late it is called, that is, how long the loop was blocked.
 import logging
 import time
 
+from mqworker.control.wording import seconds
 from mqworker.ipc import logs
 from mqworker.producer.flow import EVERY, Flow, Sample
 from mqworker.producer.limits import Limits
@@ -96,7 +97,8 @@ class Timers:
         delayed = None if stage.ledger.attempts is None else len(stage.ledger.attempts)
         message = (
             f"{settled:,} settled in a minute ({settled / SUMMARY:,.1f}/s), {failed} failed, "
-            f"p95 {_duration(p95)}, backlog {'unknown' if backlog is None else f'{backlog:,}'}, "
+            f"p95 {'unknown' if p95 is None else seconds(p95)}, "
+            f"backlog {'unknown' if backlog is None else f'{backlog:,}'}, "
             f"{len(stage.ledger)} in hand{f', {delayed} of them delayed' if delayed else ''}, "
             f"{stage.dispatch.fleet.roster.working()} Consumers"
         )
@@ -112,9 +114,3 @@ class Timers:
             in_flight=len(stage.ledger),
             delayed=delayed,
         )
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown"
-    return f"{seconds * 1000:.3g} ms" if seconds < 0.9995 else f"{seconds:,.3f}".rstrip("0").rstrip(".") + " s"

@@ -24,6 +24,7 @@ from mqworker.ipc.admin_messages import AdminProgress, BulkView
 ENDED = 50  # operations that have ended and are still shown
 DEADLINE = 10.0  # seconds to begin one, or to have it end
 DOUBLED = 100  # letters that a killed broker admin may leave in both queues: the last two batches
+LISTED = "`mqworker operations list` shows those at work, and the last ones"
 OUTCOMES = ("done", "gone", "refused", "unsure")
 UNSURE = ("deadline", "unavailable")  # kinds of errors after which it may have begun all the same
 
@@ -62,7 +63,7 @@ class BulkOperations:
         """End an operation before its next batch; one that has ended stays as it is."""
         found = self._get(operation)
         if found is None:
-            raise ControlError("unknown_operation", f"there is no operation {operation!r}")
+            raise ControlError("unknown_operation", f"there is no operation {operation!r}; {LISTED}")
         if not found.over:
             await self._broker_admin.ask("dlq_cancel", {"operation": operation}, DEADLINE)
         return self._get(operation) or found
@@ -99,7 +100,7 @@ class BulkOperations:
             self._remove(name)
             if (before := self._get(begun)) is not None:
                 return before
-            raise ControlError("unknown_operation", "the operation of this selection has ended long ago")
+            raise ControlError("unknown_operation", f"the operation of this selection has ended long ago; {LISTED}")
         what = f"{view.kind} of {view.wanted} dead letters of stage {view.stage} has begun (operation {name})"
         fields = {"stage_name": view.stage, "operation": name, "kind": view.kind, "count": view.wanted}
         logs.report(log, logging.INFO, "bulk_started", what, **fields)

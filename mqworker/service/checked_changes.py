@@ -3,6 +3,8 @@
 Runs on the Service's main loop; part of Operations. Owns the changes that are being checked, for each stage one at a
 time (turns.py); change_check.py asks the code. A check during which the stage has changed is made again. Fails with
 ChangeRefused if the code does not accept a change, else with ControlError.
+
+Longer than most modules, because all changes are checked, turned and refused in the same way, side by side.
 """
 
 import asyncio

@@ -11,7 +11,7 @@ from mqworker.amqp.properties import Headers, Properties
 from mqworker.broker_admin import dead_letters, letter_looks
 from mqworker.broker_admin.bulk import TOGETHER
 from mqworker.broker_admin.catalogue import YOUNG
-from mqworker.broker_admin.letter_verbs import VerbRefused
+from mqworker.broker_admin.refused import VerbRefused
 from mqworker.broker_admin.verbs import Verbs
 from mqworker.brokers.base import BrokerBrokeOff, BrokerRefused, BrokerUnavailable, Topology
 from mqworker.brokers.sqlite import store

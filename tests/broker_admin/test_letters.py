@@ -112,6 +112,8 @@ def test_any_message_has_a_bounded_row(properties, body):
         ({"fault": fault_key("error", "ValueError", "parse.py:7 in parse")}, True),
         ({"fault": fault_key("error", "ValueError", "")}, False),
         ({"text": "M-1"}, True),
+        ({"message_id": "m-1"}, True),
+        ({"message_id": "m-"}, False),
         ({"text": "DEVICE 17"}, True),
         ({"text": "ä"}, True),
         ({"text": "9223372036854775807"}, True),

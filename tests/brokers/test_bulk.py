@@ -18,7 +18,7 @@ from mqworker.broker_admin import catalogue, letter_looks
 from mqworker.broker_admin.bulk import TOGETHER
 from mqworker.broker_admin.client import BrokerAdminClient
 from mqworker.broker_admin.dead_letters import letter_id
-from mqworker.broker_admin.letter_verbs import VerbRefused
+from mqworker.broker_admin.refused import VerbRefused
 from mqworker.broker_admin.verbs import Verbs
 from mqworker.brokers.base import BrokerRefused, BrokerUnavailable
 from mqworker.brokers.rabbitmq.taker import Taker
@@ -101,7 +101,7 @@ class Dead:
         begun = await self.letters.dlq_begin(AMPLE, "s", told["selection"], kind, told["count"], "0b")
         assert begun == "0b"
         await until(lambda: self.told and self.told[-1].state in OVER, AMPLE, "the end of the operation")
-        await until(lambda: not self.letters._operations, AMPLE, "its last step")
+        await until(lambda: not self.letters._operations.at_work, AMPLE, "its last step")
 
     async def numbers(self, queue: str) -> list[int]:
         """Return what is in a queue, in its order."""
@@ -223,7 +223,7 @@ async def test_an_operation_is_cancelled_between_two_batches(broker, kind, monke
     def cancel(progress) -> None:
         if progress.done >= TOGETHER and not cancelled:
             cancelled.append(True)
-            assert dead.letters._operations["0b"].cancel()
+            assert dead.letters._operations.at_work["0b"].cancel()
 
     dead.on_progress = cancel
     await dead.carry_out(kind, told)
@@ -446,7 +446,7 @@ async def test_two_operations_on_one_queue_follow_each_other(broker):
     await asyncio.sleep(0)  # the first one begins
     listed = await dead.letters.dlq_list(AMPLE, "s")
     assert (listed["looking"], 0 < listed["total"] <= 200) == (True, True), "what was seen before, without what is gone"
-    await until(lambda: not dead.letters._operations, AMPLE, "the end of both")
+    await until(lambda: not dead.letters._operations.at_work, AMPLE, "the end of both")
     listed = await dead.letters.dlq_list(AMPLE, "s")
     assert (listed["looking"], listed["total"]) == (False, 0)
     ended = {each.operation: (each.state, each.done) for each in dead.told if each.state in OVER}
@@ -486,7 +486,7 @@ async def test_an_operation_that_looks_or_waits_is_cancelled_at_once(broker):
 
     def cancel(progress) -> None:
         if progress.state == "looking":
-            assert dead.letters._operations["0b"].cancel()
+            assert dead.letters._operations.at_work["0b"].cancel()
 
     dead.on_progress = cancel
     await dead.carry_out("drop", told)
@@ -500,7 +500,7 @@ async def test_an_operation_that_looks_or_waits_is_cancelled_at_once(broker):
         await asyncio.sleep(0)
         assert await dead.letters.dlq_cancel(AMPLE, "0c")
         assert [(each.state, each.looked) for each in dead.told] == [("cancelled", 0)]
-    await until(lambda: not dead.letters._operations, AMPLE, "its last step")
+    await until(lambda: not dead.letters._operations.at_work, AMPLE, "its last step")
     assert len(dead.told) == 1
     assert await dead.numbers(dead.queue) == list(range(500))
     await dead.close()
@@ -510,7 +510,7 @@ async def test_an_operation_that_looks_or_waits_is_cancelled_at_once(broker):
 @contract
 async def test_an_operation_that_does_not_get_the_queue_in_time_has_failed(broker, monkeypatch, caplog):
     """It says why; that is no fault of ours, and not logged as one."""
-    monkeypatch.setattr("mqworker.broker_admin.letter_verbs.OPERATION", 0.05)
+    monkeypatch.setattr("mqworker.broker_admin.letter_operations.OPERATION", 0.05)
     dead = await Dead(broker).begin()
     await dead.send(range(5))
     told = await dead.letters.dlq_select(AMPLE, "s", {})

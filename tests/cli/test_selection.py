@@ -3,13 +3,21 @@
 import click
 import pytest
 
-from mqworker.cli.selection import NAMES, parsed
+from mqworker.cli.selection import ALIASES, NAMES, parsed
 from mqworker.ipc.admin_messages import LetterFilter
 
 
 def test_filters_are_those_of_the_api():
     """Each name is a field of the API's filter; values may have any sign in them, numbers are numbers."""
-    asked = ("type=ValueError", "header=a=b", "place=jobs.py:1 in f", "attempt=3", "generation=-1", "text=x y")
+    asked = (
+        "type=ValueError",
+        "header=a=b",
+        "place=jobs.py:1 in f",
+        "attempt=3",
+        "generation=-1",
+        "text=x y",
+        "message=m-1",
+    )
     assert parsed(asked, "error") == {
         "reason": "error",
         "error_type": "ValueError",
@@ -18,9 +26,10 @@ def test_filters_are_those_of_the_api():
         "attempt": 3,
         "generation": -1,
         "text": "x y",
+        "message_id": "m-1",
     }
     fields = set(LetterFilter.__struct_fields__)
-    assert {name.replace("type", "error_type") for name in NAMES} == fields - {"ids", "limit"}
+    assert {ALIASES.get(name, name) for name in NAMES} == fields - {"ids", "limit"}
 
 
 @pytest.mark.parametrize("wrong", ["reason", "=x", "color=red", "attempt=many", "generation="])

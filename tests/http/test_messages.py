@@ -286,7 +286,8 @@ def test_dead_letters(service):
         ("dlq_drop", {"stage": "alpha", "ids": ["ab12"], "limit": 1}),
     ]
     service.admin |= {"dlq_show": [], "dlq_drop": 0}
-    assert service.ask("GET", f"{dlq}/zz").status == 404
+    unknown = service.ask("GET", f"{dlq}/zz")
+    assert (unknown.status, "`mqworker dlq list` shows them" in unknown.json["detail"]) == (404, True)
     assert service.ask("DELETE", f"{dlq}/zz").status == 404
     assert service.ask("POST", f"{dlq}/replay", {"id": "ab12"}).status == 422
     assert service.ask("GET", "/api/v1/stages/zeta/dlq").status == 404

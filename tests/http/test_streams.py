@@ -6,12 +6,14 @@ import json
 import logging
 import threading
 import time
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from mqworker.control.desired_state import SetConsumers
-from mqworker.http.places import CALLS, SLOW, TCP_STREAMS, UNIX_STREAMS
+from mqworker.http.places import CALLS, SLOW, TCP_SENDS, TCP_STREAMS, UNIX_STREAMS, Places
+from mqworker.http.sending import SEND_DEADLINE
 from mqworker.ipc.records import LogEvent
 from tests.support.waiting import AMPLE, wait_for
 
@@ -193,6 +195,48 @@ def test_slow_calls_leave_threads_for_others(service):
         each.join(AMPLE)
     assert statuses.count(200) == SLOW
     assert service.ask("PATCH", "/api/v1/stages/alpha/params", {"particles": 11}).status == 202
+
+
+def test_senders_leave_threads_for_others(service):
+    """However many send while the broker does not confirm: a bounded number of them waits, and commands are obeyed."""
+    answer: asyncio.Future[None] = asyncio.run_coroutine_threadsafe(_future(), service.loop).result(AMPLE)
+
+    async def later() -> Any:
+        return await asyncio.shield(answer)
+
+    service.admin["send"] = service.admin["send_many"] = lambda _arguments: later()
+    told: list[Any] = []
+
+    def send(number: int) -> None:
+        told.append(service.ask("POST", f"/api/v1/stages/alpha/messages{'?each=line' if number % 2 else ''}", {}))
+
+    sends = [threading.Thread(target=send, args=(number,)) for number in range(2 * TCP_SENDS + CALLS + TCP_STREAMS)]
+    for each in sends:
+        each.start()
+    began = time.monotonic()
+    assert service.ask("PUT", "/api/v1/stages/alpha/listening?wait=5", {"enabled": False}).status == 200
+    assert time.monotonic() - began < SEND_DEADLINE / 2
+    wait_for(lambda: len(service.asked) == TCP_SENDS and len(told) == len(sends) - TCP_SENDS, AMPLE, "those that wait")
+    assert {(each.status, each.headers["retry-after"]) for each in told} == {(503, "2")}
+    service.loop.call_soon_threadsafe(answer.set_result, None)
+    for each in sends:
+        each.join(AMPLE)
+
+
+def test_sends_wait_for_each_other_while_the_broker_confirms():
+    """At a broker that confirms, a send more than there are places for is not refused, but has the next one."""
+    places, inside = Places(0, 0, 1), threading.Event()
+
+    def send() -> None:
+        with places.sending():
+            inside.set()
+
+    second = threading.Thread(target=send)
+    with places.sending():
+        second.start()
+        assert not inside.wait(0.05)
+    second.join(AMPLE)
+    assert inside.is_set()
 
 
 async def _future() -> asyncio.Future:

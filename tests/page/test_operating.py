@@ -176,6 +176,7 @@ def test_exactly_what_was_selected_is_replayed(work, watched, few, all_):
     page.get_by_role("button", name="Filter").click()
     page.get_by_role("button", name=f"Select {few} matching").click()
     page.get_by_role("button", name=f"Replay {few} …").wait_for()
+    assert page.locator("button.primary:visible").all_inner_texts() == [f"Replay {few} …"], "one next step"
     work.ask("PUT", "stages/work/listening?wait=10", {"enabled": True})
     late = work.send(5, fault=1)
     work.dead(all_ + 5)

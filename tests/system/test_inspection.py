@@ -192,14 +192,17 @@ def test_a_consumer_is_replaced_when_it_is_done_or_now(service):
     comes_to(service, "charged", "out")
     slot = _slot(service, "charged")
     there = wait_for(
-        lambda: next((each for each in _consumers(service, slot) if each["seq"]), None), 30, "its message in the status"
+        lambda: next((each for each in _consumers(service, slot) if each["message_id"]), None),
+        30,
+        "its message in the status",
     )
     path, pid, seq = f"/api/v1/stages/work/consumers/{slot}/replace", there["pid"], there["seq"]
     for seen in ({"pid": pid + 1}, {"seq": 0}, {"seq": seq + 1}, {"pid": pid, "message_id": "finishes"}):
         assert service.ask("POST", path, {"now": True} | seen)[0] == 409
     assert service.ask("POST", path, seen)[0] == 409
-    status, told = service.ask("POST", path, {"now": True, "pid": pid, "message_id": "charged", "seq": seq})
-    assert status == 202, told
+    killed = service.cli("replace", str(slot), "--stage", "work", "--now")  # with what it has seen
+    assert killed.returncode == 0, killed.stderr
+    assert "message charged is charged with a crash" in killed.stderr
     told = wait_for(lambda: len(told := _traces(service, "charged")) > 1 and told, 30, "the next life of the message")
     assert (told[0]["reason"], told[0]["place"]) == ("crash", "jobs.py in stuck")
     assert "an operator replaced it" in told[0]["error"]

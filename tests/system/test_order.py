@@ -240,7 +240,8 @@ def skip(running: ServiceProcess, client: Client) -> None:
     assert "RuntimeError: later" in running.cli("held", "list", "--stage", "work").stdout
     unknown = running.cli("held", "skip", "61")
     assert (unknown.returncode, unknown.stdout) == (2, "")
-    assert "no message 61 waits here" in unknown.stderr
+    assert "no message 61 waits in stage work" in unknown.stderr
+    assert "`mqworker held list` shows those that do" in unknown.stderr
     assert running.cli("held", "skip", "3").returncode == 0
     wait_for(lambda: client.ready(OUTPUT) == 59, 30, "the results of the others")
     bodies = [one.body for one in client.results()]

@@ -16,6 +16,8 @@ A quorum queue also has a place apart for what came back, and puts what comes ba
 ends early, and puts anything back, goes on without its visitor until a message comes that was never delivered, unless
 that takes too much. So the order is kept unless there are more bytes than FINISHING behind the end, or deliveries are
 limited. Whoever removes a few at the head is given no more than those, so that removing them one by one stays cheap.
+
+Longer than most modules, because both ways of looking, and why there are two, are to be read together.
 """
 
 import asyncio

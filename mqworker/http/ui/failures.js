@@ -11,12 +11,11 @@ import { attr, button, h, keyed, panel, save, table, text } from "./dom.js";
 import { bytes, count, plural, time } from "./format.js";
 import { head } from "./stage_head.js";
 
-const FIELDS = { text: "Text", reason: "Reason", error_type: "Error type", place: "Place", header: "Header (NAME=VALUE)", since: "Failed since",
+const FIELDS = { text: "Text", reason: "Reason", error_type: "Error type", place: "Place", message_id: "Message id", header: "Header (NAME=VALUE)", since: "Failed since",
   until: "Failed before", attempt: "Attempt", generation: "Generation" };
 const PAGE = 100; // letters, and as many more each time
 const AGAIN = 5000; // ms after a look that failed
 const PART = 1_048_576; // bytes of an export that are counted at once
-const CUT = '"too_large":true,"properties_base64":'; // in a letter that comes without its body
 const ENDED = ["done", "cancelled", "failed"];
 const what = ({ reason, error_type: type, place }) => [type || reason, place].filter(Boolean).join(" in ") || "no reason given";
 
@@ -49,12 +48,13 @@ export function said({ kind, state, done, wanted, gone, unsure, refused, reason 
 
 // Returns how many letters an export (a Blob) has, and how many of these without their bodies.
 export async function counted(file) {
-  let [letters, cut, before] = [0, 0, ""];
+  let [letters, cut, rest] = [0, 0, ""];
   for (let at = 0; at < file.size; at += PART) {
-    const part = await file.slice(at, at + PART).text();
-    letters += part.split("\n").length - 1;
-    cut += (before + part).split(CUT).length - 1;
-    before = part.slice(1 - CUT.length);
+    const lines = (await file.slice(at, at + PART).text()).split("\n");
+    lines[0] = rest + lines[0];
+    rest = lines.pop();
+    letters += lines.length;
+    cut += lines.filter((line) => line.includes('"too_large":true') && JSON.parse(line).too_large).length;
   }
   return [letters, cut];
 }
@@ -92,7 +92,7 @@ export function view({ parts: [stage] }) {
     inputs.slice(0, 4), h("button", { text: "Filter" }), h("details", {}, h("summary", { text: "More" }), h("div", { class: "filter" }, inputs.slice(4))));
   const summary = h("span", { role: "status" });
   const again = button("Look again", () => look({ fresh: 0 }));
-  const freeze = button("", select, null, "primary command");
+  const freeze = button("", select, null, "command");
   const compare = button("Compare the two", () => (location.hash = at`#/letter/${stage}/${[...ticked][0]}?with=${[...ticked][1]}`));
   const more = button("Show more", () => list({ limit: (limit += PAGE) }));
   const chosen = h("div", { role: "status" });
@@ -150,6 +150,7 @@ export function view({ parts: [stage] }) {
   function ticks() {
     text(freeze, ticked.size ? `Select the ${count(ticked.size)} ticked` : matched === null ? "Select" : `Select ${count(matched)} matching`);
     freeze.disabled = !matched && !ticked.size;
+    freeze.classList.toggle("primary", !chosen.firstChild);
     compare.hidden = ticked.size !== 2;
   }
 
@@ -173,6 +174,7 @@ export function view({ parts: [stage] }) {
       if (!operation) return;
       running.add(operation);
       chosen.replaceChildren();
+      ticks();
       showOperations();
     };
     const exported = async () => {
@@ -188,6 +190,7 @@ export function view({ parts: [stage] }) {
     chosen.replaceChildren(h("p", {}, h("strong", { text: `${plural(number, "letter")} selected` }), about),
       h("p", { class: "row" }, button(`Replay ${count(number)} …`, () => run("replay"), null, "primary command"), button(`Drop ${count(number)} …`, () => run("drop"), null, "danger command"),
         button(`Export ${count(number)}`, exported)));
+    ticks();
     chosen.querySelector("button").focus();
   }
 

@@ -39,9 +39,9 @@ export const clock = known((value) => {
 });
 
 export const bytes = known((value) => {
-  const power = Math.min(4, Math.max(0, Math.floor(Math.log10(value || 1) / 3)));
-  const amount = value / 1000 ** power;
-  return `${rounded(amount, power && amount < 100 ? 1 : 0)} ${["B", "kB", "MB", "GB", "TB"][power]}`;
+  const power = Math.min(4, Math.max(0, Math.floor(Math.log2(value || 1) / 10)));
+  const amount = value / 1024 ** power;
+  return `${rounded(amount, power && amount < 100 ? 1 : 0)} ${["B", "KiB", "MiB", "GiB", "TiB"][power]}`;
 });
 
 // `when`: seconds since 1970, or RFC 3339 text. The time of day; with the date if that is not today's.

@@ -33,12 +33,12 @@ test("An operation says how many it has moved, and what became of the others", (
 });
 
 test("An export is counted by what has come: its letters, and those without their bodies, wherever it is cut", async () => {
-  const [full, cut] = ['{"headers":{"too_large":true},"properties_base64":"","body_text":"\\n"}\n', '{"id":"a","too_large":true,"properties_base64":"","body_base64":""}\n'];
+  const [full, cut] = ['{"headers":{"too_large":true},"properties_base64":"","body_text":"\\n"}\n', '{"properties_base64":"é","too_large":true,"body_base64":""}\n'];
   assert.deepEqual(await counted(new Blob([])), [0, 0]);
   assert.deepEqual(await counted(new Blob([full, cut, full])), [3, 1]);
   for (let before = 0; before < cut.length + 2; before++) {
-    const filled = "é".repeat((1_048_576 - before) >> 1) + " ".repeat(before & 1);
-    assert.deepEqual(await counted(new Blob([filled, cut, full])), [2, 1]);
+    const filled = "é".repeat((1_048_574 - before) >> 1) + " ".repeat(before & 1) + "\n";
+    assert.deepEqual(await counted(new Blob([filled, cut, full])), [3, 1]);
   }
 });
 

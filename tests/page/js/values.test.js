@@ -33,7 +33,7 @@ test("Figures are as an operator reads them", () => {
     [rate(1234.5), "1,235/s"], [rate(undefined), "–"], [seconds(0), "0"], [seconds(0.0000042), "4.2 µs"], [seconds(0.0123), "12.3 ms"],
     [seconds(9.96), "10 s"], [seconds(59.7), "1 min"], [seconds(125), "2 min 5 s"], [seconds(3600), "1 h"], [seconds(11_040), "3 h 4 min"],
     [seconds(180_000), "2 d 2 h"], [clock(7.9), "0:07"], [clock(760), "12:40"], [clock(3723), "1:02:03"], [clock(null), "–"],
-    [bytes(999), "999 B"], [bytes(52_345_678), "52.3 MB"], [bytes(123_456_789_000), "123 GB"], [plural(1, "line"), "1 line"],
+    [bytes(999), "999 B"], [bytes(52_345_678), "49.9 MiB"], [bytes(123_456_789_000), "115 GiB"], [plural(1, "line"), "1 line"],
     [plural(2000, "dead letter"), "2,000 dead letters"], [time(""), "–"], [time("no time"), "no time"],
   ];
   for (const [found, wanted] of cases) assert.equal(found, wanted);

@@ -1,0 +1,72 @@
+"""The operations on dead letters that are at work: a few at the same time, and one for each selection.
+
+Runs in the broker admin, on its loop; a part of `letter_verbs`. Owns a task for each operation, which has the queue
+alone for its time, and corrects what is known of that queue when it is over. What fails is told by the operation's last
+progress; who asks for what cannot begin gets VerbRefused.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from mqworker.broker_admin.bulk import BulkOperation
+from mqworker.broker_admin.letter_looks import LetterLooks
+from mqworker.broker_admin.refused import VerbRefused
+from mqworker.broker_admin.selections import Selection
+from mqworker.brokers.base import Admin, BrokerUnavailable
+from mqworker.ipc.admin_messages import AdminProgress
+
+OPERATION = 600.0  # seconds that an operation may take
+MOST = 4  # operations at the same time
+
+log = logging.getLogger("mqworker.broker_admin.letter_operations")
+
+
+class LetterOperations:
+    """See the module head."""
+
+    def __init__(self, admin: Admin, looks: LetterLooks, tell: Callable[[AdminProgress], None]) -> None:
+        """`tell` receives how far they are."""
+        self.at_work: dict[str, BulkOperation] = {}
+        self._admin = admin
+        self._looks = looks
+        self._tell = tell
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, name: str, kind: str, chosen: Selection, dead: str, to: str) -> str:
+        """Begin one, to the queue `to` ("": the letters are dropped); returns its name: of the first if asked again."""
+        if chosen.operation:
+            if chosen.kind != kind:
+                raise VerbRefused("refused", f"the selection was used already, to {chosen.kind} its letters")
+            return chosen.operation
+        if sum(not each.over for each in self.at_work.values()) >= MOST:
+            raise VerbRefused("busy", f"{MOST} operations are at work already; try again when one has ended")
+        chosen.operation, chosen.kind = name, kind
+        bulk = self.at_work[name] = BulkOperation(name, chosen, dead, to, self._tell)
+        task = asyncio.create_task(self._run(bulk, dead))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return name
+
+    def cancel(self, name: str) -> bool:
+        """End one before its next batch; returns False if it has ended already."""
+        found = self.at_work.get(name)
+        return found is not None and found.cancel()
+
+    async def _run(self, bulk: BulkOperation, queue: str) -> None:
+        """Carry out an operation, and correct what is known of its queue."""
+        try:
+            async with self._looks.taking(queue, OPERATION, bulk.take_gone) as left:
+                await bulk.run(self._admin, left)
+                if not bulk.exact:
+                    self._looks.catalogues.forget(queue)
+        except BrokerUnavailable as error:  # it did not have the queue alone in time
+            if not bulk.over:
+                bulk.fail(str(error))
+        except Exception as error:
+            self._looks.catalogues.forget(queue)
+            log.exception("operation %s failed", bulk.name, extra={"event": "desk_failed"})
+            if not bulk.over:
+                bulk.fail(str(error))
+        finally:
+            del self.at_work[bulk.name]

@@ -101,7 +101,7 @@ class LetterVerbs:
     ) -> list[dict[str, Any]]:
         """Return the dead letters with these ids in full, as far as they exist; fewer when they are large.
 
-        One that is too large to be told has `too_large` and no body.
+        One whose body is too large to return has `too_large` instead of it.
         """
         found = await self._looks.contents(self._dead(stage), deadline, ids)
         told = []

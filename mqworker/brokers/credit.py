@@ -22,7 +22,7 @@ whatever comes late; to divide what is free among them would not do, because not
 import math
 from typing import NamedTuple
 
-LOW = 0.8  # share of the mark below which dispatch goes on
+LOW = 0.8  # share of the mark below which the queue counts as no longer full
 SOON = 0.02  # seconds between two questions when the credit is used up ...
 LONGEST = 0.5  # ... growing up to this while the queue is full
 FRESH = 1.0  # seconds after which an answer is outdated, because others may publish; or a question without one is lost
@@ -74,7 +74,7 @@ class Credit:
         if now < self.due(sent):
             return False
         self._asked_last = now
-        if self._asked is None:  # otherwise the answer may be that to the question before, so that one counts
+        if self._asked is None:  # else the next answer may be to the earlier question: assume so
             self._asked, self._asked_first = sent, now
         return True
 

@@ -460,7 +460,7 @@ class Config(_Base, frozen=True):
 
     @property
     def shared_classes(self) -> dict[str, str]:
-        """Return the class of each shared object that has a name."""
+        """Return the class of each shared object, by name."""
         return {name: each.job for name, each in self.shared.items()}
 
     @property

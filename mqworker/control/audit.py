@@ -1,14 +1,14 @@
 """The audit: who asked for what, what it has changed, and how it was answered.
 
-Kept by the Service: the last records in memory, and all of the last two megabytes in files of `state_dir`, which a
-killed Service finds again. Written by the HTTP threads, and for the main thread by one of its own; one lock keeps the
-records in order, another the file, so that a disk that hangs keeps nobody from what is in memory. A record is flushed,
-not synced: the audit costs no disk access that anybody waits for. What cannot be written stays in memory, and is logged
-once; what a hanging disk holds up is written when it goes on. Numbers are never given twice: those that are in memory
-only are reserved, a thousand at a time, in a file of a few bytes.
+Kept by the Service: the last records in memory, and all of the last two megabytes in files of `state_dir`, which are
+read again after a kill. The HTTP threads write their own records, and a separate thread those of the main thread; one
+lock keeps the records in order, another guards the file, so that a hanging disk does not block readers of what is in
+memory. A record is flushed, not synced: nobody waits for the disk. A record that cannot be written stays in memory,
+and the failure is logged once; what a hanging disk delays is written when it responds again. A number is never used
+twice: those of records that are in memory only are reserved, a thousand at a time, in a file of a few bytes.
 
-`ORIGIN` says who has asked for what is being done: asyncio passes the context of the HTTP thread on to what the main
-loop does for it, so that whatever is stored there knows its author.
+`ORIGIN` names who asked for what is being done: asyncio passes the context of the HTTP thread on to what the main
+loop does for it, so that whatever is stored there records its author.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ PASSING = 200  # besides, of those who may only look
 BYTES = 1 << 20  # and no more than this of JSON
 FILE = 1 << 20  # bytes after which a file gives way to the next
 CHANGES = 256  # that a snapshot remembers
-RESERVED = 1000  # numbers for records that are in memory only, so that the next Service does not give them again
+RESERVED = 1000  # numbers for records that are in memory only, so that the next Service does not use them again
 PATIENCE = 1.0  # seconds for which a request waits for the records of others to be written
 
 log = logging.getLogger("mqworker.audit")

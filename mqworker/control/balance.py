@@ -72,7 +72,7 @@ class Balance:
         self._given: dict[str, float] = {}  # since when a stage waits for a Consumer that it was given
         self._starting: dict[str, float] = {}  # since when that one may start: the giver's has left
         self._start_up: dict[str, float] = {}  # seconds that the last of these took to start
-        self._received: dict[str, float] = {}  # when it was set up
+        self._received: dict[str, float] = {}  # when the last Consumer that it was given was ready, or was given up on
         self._waiting: dict[str, float] = {}  # since when messages wait where there is no Consumer
 
     def fit(self, stages: Iterable[str], budget: int, having: Mapping[str, int] = MappingProxyType({})) -> None:

@@ -125,4 +125,4 @@ class FeedTick(msgspec.Struct, frozen=True):
 class FeedBye(msgspec.Struct, frozen=True):
     """The last event of a stream that the service ends."""
 
-    reason: str  # draining | renew (ask again: it is old, or the login has ended)
+    reason: str  # draining | renew (reconnect: the stream is ten minutes old, or the login has ended)

@@ -83,11 +83,11 @@ class AdminProgress(msgspec.Struct, frozen=True, tag="progress"):
     operation: str
     state: str  # looking | moving | cancelling | done | cancelled | failed
     looked: int  # letters that were looked at
-    done: int  # of the selection
+    done: int  # letters of the selection that have been moved
     wanted: int
-    gone: int  # were not there any more; known at the end
-    unsure: int  # may be in both queues
-    refused: int  # by the broker
+    gone: int  # letters that were no longer there; known at the end
+    unsure: int  # letters that may be in both queues
+    refused: int  # letters that the broker refused
     reason: str
     at: float  # wall clock
 

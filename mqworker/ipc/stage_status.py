@@ -101,15 +101,15 @@ class OrderStatus(msgspec.Struct, frozen=True):
 
 
 class SwitchState(msgspec.Struct, frozen=True):
-    """How far a change of jobs or code is, until nothing is left of it to do."""
+    """How far a change of jobs or code has got, until it is complete."""
 
     revision: int  # of the Desired that it is about
     code: int
-    update: str  # switch | rolling | old-first: as it is done
-    ready: int = 0  # Consumers that are set up
-    wanted: int = 0  # how many must be, until it is committed; 0: it is committed
-    on_trial: bool = False  # it is committed, and has not finished a message
-    left: int = 0  # Consumers of the code of before that are at work, or finish what they have
+    update: str  # how it is done: switch | rolling | old-first
+    ready: int = 0  # new Consumers that are set up
+    wanted: int = 0  # how many new Consumers must be set up before it is committed; 0: it is committed
+    on_trial: bool = False  # it is committed, but has not finished a message yet
+    left: int = 0  # Consumers with the previous code that have not ended yet
     failed: str = ""  # why it has to be undone
 
 

@@ -48,7 +48,7 @@ class Judged(NamedTuple):
 
 
 def look(moment: Moment, hard_limit: float, now: float) -> Judged:
-    """Decide; a `hard_limit` of 0 is none."""
+    """Decide what to do about overdue messages; a `hard_limit` of 0 means no limit."""
     if not hard_limit or not moment.began:
         return Judged(Do.NOTHING)
     most = hard_limit + moment.patience

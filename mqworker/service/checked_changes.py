@@ -281,7 +281,7 @@ def _edited(ahead: StageDesired, edit: Edit) -> list[ChainLink]:
 def _newly_named(jobs: list[ChainLink], ahead: StageDesired, config: Config) -> tuple[str, ...]:
     """Return the jobs of a chain that neither the configuration nor a generation of the stage names.
 
-    Raises ChangeRefused if there is a program among them.
+    Raises ChangeRefused if one of them is a program.
     """
     known = {job for each in config.stages.values() for job in each.specs}
     known |= {link.job for version in (ahead.version, *ahead.history) for link in version.jobs}

@@ -126,8 +126,8 @@ class SharedInstance:
         self._loud = log
         self._methods: dict[str, tuple[Callable[..., Any], frozenset[str]]] = {}
         self._params: dict[bytes, Any] = {}
-        self._answers: dict[str, str] = {}  # method -> what its answer is called
-        self.tick_problem = ""  # what the last `tick` has raised
+        self._answers: dict[str, str] = {}  # method -> how errors name its answer
+        self.tick_problem = ""  # what the last `tick` raised
         self._pid = os.getpid()
 
     def speak(self) -> None:

@@ -25,7 +25,7 @@ class Schedule:
         self._writing = False
 
     def due(self, now: float, journal_bytes: int) -> list[str]:
-        """Return what is to be done now, of `tick`, `sync`, `snapshot` and `report`, each once."""
+        """Return which of `tick`, `sync`, `snapshot` and `report` are due; each is returned once."""
         enough = journal_bytes > self._snapshot_bytes or (journal_bytes > 0 and now >= self._old)
         wants_snapshot = enough and now >= self._snapshot and not self._writing
         if now < min(self._report, self._sync, self._tick) and not wants_snapshot:

@@ -36,7 +36,7 @@ class BrokerAdminClient:
         self._life: _Life | None = None
         self._last_id = 0
         self.on_progress: Callable[[AdminProgress], None] = lambda _: None  # of operations on dead letters
-        self.on_end: Callable[[str], None] = lambda _: None  # of the process, with the operations that were at work
+        self.on_end: Callable[[str], None] = lambda _: None  # of the process, with the operations that were in progress
 
     async def ask(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Make one request; raises ControlError. A process that does not answer in time is killed and started again."""

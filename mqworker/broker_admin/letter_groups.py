@@ -9,7 +9,7 @@ from typing import Any
 from mqworker.broker_admin.letter_filter import fault_of, when
 from mqworker.ipc.admin_messages import LetterRow
 
-MOST = 200  # groups that are told one by one
+MOST = 200  # groups that are listed one by one
 HOURS = 48  # that are counted one by one, the last one now
 
 

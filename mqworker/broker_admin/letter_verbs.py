@@ -1,6 +1,6 @@
 """What the broker admin can be asked about dead letters: lists, groups, single ones, selections, operations on them.
 
-Runs in the broker admin, on its loop. Owns the selections and the operations that are at work. Each verb takes its
+Runs in the broker admin, on its loop. Owns the selections and the operations in progress. Each verb takes its
 deadline in seconds first and returns plain values; it raises what `verbs` raises, and VerbRefused with the kind of a
 ControlError.
 """
@@ -58,13 +58,13 @@ class LetterVerbs:
     """See the module head."""
 
     def __init__(self, config: Config, admin: Admin, locks: QueueLocks, tell: Callable[[AdminProgress], None]) -> None:
-        """`tell` receives how far operations are."""
+        """`tell` receives how far operations have got."""
         self._config = config
         self._admin = admin
         self._looks = LetterLooks(admin, locks)
         self._tell = tell
         self._selections = Selections()
-        self._operations: dict[str, BulkOperation] = {}  # at work
+        self._operations: dict[str, BulkOperation] = {}  # in progress
         self._tasks: set[asyncio.Task[None]] = set()
 
     def forget(self, queue: str) -> None:
@@ -170,7 +170,7 @@ class LetterVerbs:
                 raise VerbRefused("refused", f"the selection was used already, to {chosen.kind} its letters")
             return chosen.operation
         if sum(not each.over for each in self._operations.values()) >= AT_WORK:
-            raise VerbRefused("busy", f"{AT_WORK} operations are at work already; try again when one has ended")
+            raise VerbRefused("busy", f"{AT_WORK} operations are in progress already; try again when one has ended")
         chosen.operation, chosen.kind = operation, kind
         to = self._config.stages[stage].input.queue if kind == "replay" else ""
         bulk = self._operations[operation] = BulkOperation(operation, chosen, self._dead(stage), to, self._tell)

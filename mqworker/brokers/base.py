@@ -356,7 +356,7 @@ class Show(Protocol):
 
 
 class Fetched:
-    """How many messages a look may fetch where it has to fetch each for itself."""
+    """How many messages a look may fetch where it has to fetch them one by one."""
 
     def __init__(self, most: int) -> None:
         self.most = most

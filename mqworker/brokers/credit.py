@@ -58,7 +58,7 @@ class Credit:
         return 0 if self.full else max(0, self._free(sent))
 
     def held_back(self, now: float) -> bool:
-        """Whether to tell that the stage is held back; a queue that is full again and again counts as full."""
+        """Whether to report that the stage is held back; a queue that is full again and again counts as full."""
         return self.full or now - self._last_full < STEADY
 
     def unanswered(self, now: float) -> float:

@@ -214,7 +214,7 @@ def progress(change: Mapping[str, Any]) -> str:
         case _:
             left = change["left"]
             who = "1 Consumer works" if left == 1 else f"{left} Consumers work"
-            return f"{generation} is committed; {who} with the code of before"
+            return f"{generation} is committed; {who} with the previous code"
 
 
 def stage_path(stage: str, rest: str = "") -> str:

@@ -100,7 +100,7 @@ class Selected:
         return f"{self._path}/{self.name}/export"
 
     def carry_out(self, kind: str, told: str) -> dict[str, Any]:
-        """Replay or drop them, and wait until that is over; `told`: "sent back". Returns what came of it."""
+        """Replay or drop them, and wait for the end; `told`: the past participle for the output. Returns the operation."""
         if not self.count:
             return {"state": "done", "done": 0, "gone": 0, "unsure": 0, "refused": 0, "reason": ""}
         client = self._service.client

@@ -217,7 +217,7 @@ class _Attempts:
     def _look(self) -> None:
         for record in self._client.get(self._path)["lines"]:
             which = json.dumps(record)
-            if self._wanted <= record.items() and which not in self._told:  # an older service tells of all messages
+            if self._wanted <= record.items() and which not in self._told:  # an older service reports on all messages
                 self._told.add(which)
                 self._note(f"attempt {record.get('attempt')} failed: {record.get('msg')}")
 

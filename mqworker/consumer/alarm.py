@@ -123,7 +123,7 @@ class Waits(Protocol):
 
 
 class SeatAlarm(Uninterrupted):
-    """Stands for the alarm in the calls of shared objects: what they wait is told to whoever keeps the limits."""
+    """Stands for the alarm in the calls of shared objects: what they wait is reported to whoever keeps the limits."""
 
     def __init__(self, waits: Waits | None) -> None:
         self._waits = waits

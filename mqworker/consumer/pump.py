@@ -52,7 +52,7 @@ class SeatCrew(Protocol):
         """Begin these messages."""
 
     def beat(self, now: float) -> None:
-        """Write the pulse, as soon as what works on messages gets on."""
+        """Write the pulse, as soon as what works on messages makes progress."""
 
     def where(self, work: SeatedMessage) -> str:
         """Return where in the code a message is."""
@@ -234,7 +234,7 @@ class LanePump:
             logs.report(log, logging.WARNING, "loop_blocked", what + more, traceback=where)
 
     def _where(self, work: SeatedMessage | None) -> str:
-        """Return where a message is, or the loop if it has none; "" if that cannot be told."""
+        """Return where a message is, or the loop if it has none; "" if that is unknown."""
         try:
             return self._crew.where_loop() if work is None else self._crew.where(work)
         except Exception:  # noqa: BLE001 - it looks into objects of user code, while those change
@@ -260,7 +260,7 @@ def _about(work: SeatedMessage | None) -> Iterator[None]:
 
 
 def _place(where: str) -> str:
-    """Return the innermost place in the user's code, as far as that can be told."""
+    """Return the innermost place in the user's code, as far as that is known."""
     lines = [line.strip() for line in where.splitlines() if line.startswith('  File "')]
     ours = ("<frozen", f'File "{sys.prefix}', f'File "{sys.base_prefix}', "site-packages", "/mqworker/consumer/")
     mine = [line for line in lines if not any(each in line for each in ours)]

@@ -200,7 +200,7 @@ class Seats:
 
     @property
     def pulse(self) -> float:
-        """When the Consumer last showed that its loop, or its threads, get on, while it had messages."""
+        """When the Consumer last showed that its loop, or its threads, made progress while it had messages."""
         return self.own._times[3]
 
     @pulse.setter

@@ -128,7 +128,7 @@ class ResultMessages:
         return tuple(messages)
 
     def nothing(self, item: Item, properties: Properties, attempt: int, duration: float) -> ResultMessage:
-        """Return what tells a caller that there is no result."""
+        """Return what informs a caller that there is no result."""
         self._inherit(item, properties, attempt, duration)
         properties.headers[headers.OUTCOME] = "dropped"
         properties.content_type = None

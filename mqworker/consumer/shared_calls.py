@@ -68,7 +68,7 @@ class SharedCalls:
         self._wait(True)
         try:
             answers = self._client(name).links(link, arguments)
-        except Exception:  # noqa: BLE001 - no memory, or it waited for too long: each asks for itself, and says so
+        except Exception:  # noqa: BLE001 - no memory, or a timeout: each calls on its own, and reports that
             answers = []
         finally:
             self._wait(False)

@@ -1,7 +1,7 @@
 """Why nothing is happening in a stage, in one sentence; or that all is well.
 
-Pure: one decision for the page, the command line and the API, none of which makes a sentence of its own. The first
-line of the table that applies is told: what an operator has switched off comes before what is broken, and that before
+Pure: one decision for the page, the command line and the API, none of which makes a sentence of its own. The first line
+of the table that applies is reported: what an operator has switched off comes before what is broken, and that before
 what is merely slow. `code` is relied on by other programs; the sentence is for people.
 """
 
@@ -22,7 +22,7 @@ from mqworker.ipc.stage_status import BlockedOrder, ConsumerStatus, LinkState, S
 LONG = 30.0  # seconds in hand from which on a message is long ...
 OUTLIER = 20.0  # ... unless messages of this stage take so long: times their 95th percentile
 STILL = 0.05  # messages per second, lately, below which an empty queue means that nothing happens
-RECENT = 600.0  # seconds for which a change that was undone is told
+RECENT = 600.0  # seconds for which a change that was undone is reported
 FULL = 0.8  # share of max_backlog from which on the output queue counts as full (brokers/credit)
 LONGEST = 600  # characters of a sentence
 SWITCHED_OFF = ("stopped", "paused", "no_consumers")
@@ -193,7 +193,7 @@ def _output_full(stage: str, status: StageStatus, facts: WhyFacts) -> Why:
 
 
 def _at_work(view: StageView, status: StageStatus, facts: WhyFacts) -> Why:
-    """Return how it gets on: messages come, and there are Consumers for them."""
+    """Return its progress: messages come, and there are Consumers for them."""
     expected = outlook(view, paused=facts.paused)
     order = status.order
     if expected.held_back_by == ORDER and order is not None:
@@ -294,7 +294,7 @@ def _working(view: StageView, status: StageStatus, expected: Outlook, facts: Why
 
 
 def _change(view: StageView, wall: float) -> Why | None:
-    """Return what is to be told of a change of jobs, code or parameters, besides what the stage does; None: nothing."""
+    """Return what to report about a change of jobs, code or parameters, besides what the stage does; None: nothing."""
     desired, candidate = view.desired, view.desired.candidate
     if candidate is not None:
         switch = view.actual.switch if view.actual is not None else None

@@ -1,6 +1,7 @@
 """Since when each stage has had its present answer to "Why is nothing happening?".
 
-Told by the main thread about once a second, read by the others: an entry is replaced as a whole, so no lock is needed.
+Written by the main thread about once a second, read by the others: an entry is replaced as a whole, so no lock is
+needed.
 """
 
 

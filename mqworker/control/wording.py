@@ -1,4 +1,4 @@
-"""How durations, rates and numbers are told to people, the same in sentences of the service and on the command line.
+"""How durations, rates and numbers are worded for people, in sentences of the service and on the command line alike.
 
 Pure; imports nothing of ours, so that verbs of the command line start quickly.
 """

@@ -2,9 +2,9 @@
 
 Runs in the server's threads: a stream occupies one and a place (places.py). What happens in a second is put together
 once, by the first stream that wants it, and shared by all of them, so that many tabs cost little more than one. Each
-second ends with a `tick`, whose id tells all that a client has: a client that comes back with it, as `after` or as
-Last-Event-ID, is sent what it has missed. With `once=1` the same events come as one answer that ends, for whoever asks
-now and then instead of listening; it takes no place.
+second ends with a `tick`, whose id says how much the client has received: a client that comes back with it, as `after`
+or as Last-Event-ID, is sent what it has missed. With `once=1` the same events come as one answer that ends, for whoever
+asks now and then instead of listening; it takes no place.
 
 `hello` comes first, then the history of each stage that was asked for, then each second what the topics tell:
 
@@ -14,7 +14,7 @@ now and then instead of listening; it takes no place.
     operations, audit, peers   what has changed
 
 It fails as any request does. A stream ends with its client, with the server or with the login, and after ten minutes;
-the client is told by `bye`.
+the client receives `bye`.
 """
 
 import time
@@ -58,7 +58,7 @@ class _Asked(NamedTuple):
 
 
 def feed(api: Api) -> Any:
-    """Stream what the topics tell, each second."""
+    """Stream what the topics report, each second."""
     refuse_foreign(request.environ)  # each takes one of few places, also from a page that may not read it
     asked = _asked(api)
     hello = _hello(api)

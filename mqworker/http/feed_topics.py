@@ -1,6 +1,6 @@
-"""What each topic of the Feed tells in a second.
+"""What each topic of the Feed reports in a second.
 
-Runs in the server's threads; reads the snapshot, the history and what other parts tell through Control.
+Runs in the server's threads; reads the snapshot, the history and what other parts report through Control.
 """
 
 import time

@@ -166,7 +166,7 @@ def requested_wait() -> float:
     return number("wait", 0.0, 0.0, WAIT_MAX)
 
 
-_FORMS = {  # what msgspec would tell by its pattern
+_FORMS = {  # what msgspec would report as a pattern
     repr(info.pattern): f"must be {info.title}" for form in (JobSpec, LinkSpec, Name) for info in get_args(form)[1:]
 }
 _JOB = f"must be {get_args(JobSpec)[1].title}; a program (exec) is named in the configuration only"

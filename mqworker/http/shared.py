@@ -52,6 +52,6 @@ def described(view: SharedView) -> dict[str, Any]:
 _ONE = f"{API}/shared/<name>"
 ROUTES = [
     Route("GET", f"{API}/shared", shared, "All shared objects"),
-    Route("GET", _ONE, one, "One shared object: its calls, its journal, what it says of itself"),
+    Route("GET", _ONE, one, "One shared object: its calls, its journal, its own description"),
     Route("POST", f"{_ONE}/reset", reset, "Replace a shared object by a new one"),
 ]

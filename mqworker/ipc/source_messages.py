@@ -68,7 +68,7 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 class SourceStatus(TaggedRecord, frozen=True, tag="status"):
-    """How a source gets on, sent at least once a second: also its heartbeat. Counters are of this life."""
+    """The state of a source, sent at least once a second: also its heartbeat. Counters are of this life."""
 
     pid: int
     state: SourceState

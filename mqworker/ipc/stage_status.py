@@ -2,7 +2,7 @@
 
     Service  <--StageStatus--  Producer
 
-Control's snapshots and what is told over HTTP are made of it. A link keeps its LinkState itself.
+Control's snapshots and what HTTP reports are made of it. A link keeps its LinkState itself.
 """
 
 import msgspec
@@ -90,12 +90,12 @@ class BlockedOrder(msgspec.Struct, frozen=True):
 
 
 class OrderStatus(msgspec.Struct, frozen=True):
-    """How a stage that keeps an order gets on."""
+    """The progress of a stage that keeps an order."""
 
     delayed: int  # messages that wait in their places for their next attempt
     locked: int  # messages held that cannot begin now: delayed ones, and those behind another one of their key
     stuck: bool  # nothing that is here can begin, and no more comes before something here is settled
-    blocked: BlockedOrder | None = None  # of those that do not get on, the one with most messages behind it
+    blocked: BlockedOrder | None = None  # of the units that make no progress, the one with most messages behind it
     hottest: str | None = None  # the key with most messages here; None: none has any
     hottest_messages: int = 0
 
@@ -120,7 +120,7 @@ class StageStatus(TaggedRecord, frozen=True, tag="status"):
     pid: int
     state: str  # starting | running | draining
     revision: int  # the last one that was fully applied; see Desired
-    generation: int  # the oldest that any Consumer at work has applied
+    generation: int  # the oldest that any working Consumer has applied
     switch: SwitchState | None  # of the last change of jobs or code, until its code has finished a message
     link: LinkState
     listening: bool  # whether it should consume now, with every reason to hold back considered

@@ -36,7 +36,7 @@ def place_of(tb: TracebackType | None, *, interrupted: bool = False) -> str:
 
 
 def place_in(text: str, folders: Sequence[str] = (), *, interrupted: bool = False) -> str:
-    """Return the place that a traceback tells, as Python or faulthandler has written it.
+    """Return the place that a traceback shows, as Python or faulthandler has written it.
 
     `folders`: where the user's code is, and its copy.
     """

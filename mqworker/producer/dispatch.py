@@ -158,7 +158,7 @@ class Dispatch:
         verdict = judge(deaths.death_facts(lane, death, ages, self._ledger, draining=self._draining))
         known_killer = any(self._is_killer(seq) for seq in verdict.charged)
         if ages and not known_killer and not self._draining and self.fleet.fails(lane, death, now):
-            verdict = Verdict(1)  # the stage goes back to the code of before, which computes these messages
+            verdict = Verdict(1)  # the stage goes back to the previous code, which computes these messages
         self._doubt(verdict.doubts)
         charged = self._ledger.assignments.lane_died(lane.number, verdict.charged)
         self._feeding.forget(lane.number, now)
@@ -222,7 +222,7 @@ class Dispatch:
                     entry.isolation, entry.window = Isolation.CHUNK, seating.window(doubt.longest, doubt.deaths)
         if doubted := sum(doubt.doubted for doubt in doubts.values()):
             message = (
-                f"nothing tells which of {doubted} messages ended two Consumers: each is alone in one for a while now"
+                f"nothing shows which of {doubted} messages ended two Consumers: each is alone in one for a while now"
             )
             logs.report(log, logging.WARNING, "doubted", message)
 

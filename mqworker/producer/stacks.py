@@ -94,7 +94,7 @@ class Stacks:
 
     def _answer(self, asked: AskStack, lane: Lane, stack: str) -> StackAnswer:
         if not stack:
-            why = "it has ended before it told" if lane.state == "dead" else NONE
+            why = "it ended before it reported its stack" if lane.state == "dead" else NONE
             return StackAnswer(asked.number, refused=f"Consumer {asked.slot} (pid {lane.pid}): {why}")
         now = time.monotonic()
         seq, since = min(_working(lane).items(), key=lambda each: each[1] or now, default=(0, 0.0))

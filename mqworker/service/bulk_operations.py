@@ -1,7 +1,7 @@
 """Operations on many dead letters, as the Service knows them: begun here, carried out by the broker admin.
 
-Runs on the Service's main loop. Owns the table of operations, those at work and the last ENDED that have ended, and
-what they have come to in all, for the metrics. Receives AdminProgress; when the broker admin dies, its operations have
+Runs on the Service's main loop. Owns the table of operations, those in progress and the last ENDED that have ended,
+and their totals, for the metrics. Receives AdminProgress; when the broker admin dies, its operations have
 failed, and some of their letters may be in both queues. At the end of the service, all of them are ended before the
 process is. The HTTP threads read `all` and `counts`, which are replaced and never changed. Fails with ControlError.
 """
@@ -68,7 +68,7 @@ class BulkOperations:
         return self._get(operation) or found
 
     def end(self) -> None:
-        """Begin no more, and end those at work before their next batch: the service is ending."""
+        """Begin no more, and end those in progress before their next batch: the service is ending."""
         self._ending = self._ending or asyncio.create_task(self._cancel_all())
 
     async def ended(self, patience: float) -> None:
@@ -113,7 +113,7 @@ class BulkOperations:
             asking.exception()  # nobody may have waited for it
 
     async def _cancelled(self, name: str) -> bool:
-        """Have the broker admin end an operation; returns whether it is at work there, or may be."""
+        """Have the broker admin end an operation; returns whether it is in progress there, or may be."""
         try:
             return bool(await self._broker_admin.ask("dlq_cancel", {"operation": name}, DEADLINE))
         except ControlError:

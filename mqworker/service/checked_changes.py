@@ -213,7 +213,7 @@ class CheckedChanges:
         return await self._apply_checked(stage, check)
 
     async def _set_limits(self, asked: SetLimits) -> Stored:
-        """Store time limits if a soft one can interrupt the jobs that are at work, and those that may come to be."""
+        """Store time limits if a soft one can interrupt the jobs in use, and those that may come into use."""
 
         async def check(desired: StageDesired) -> Change:
             candidate, fallback = desired.candidate, self._fallback(asked.stage)

@@ -24,7 +24,7 @@ from mqworker.ipc.inspection import (
 from mqworker.ipc.producer_messages import Held
 from mqworker.service.stages import Stages
 
-LOOK = 25.0  # seconds until a broker admin that says nothing hangs: it may be at work, and is killed then
+LOOK = 25.0  # seconds until a broker admin that says nothing hangs: it may be busy, and is killed then
 FIND = 0.8  # seconds for a Producer to look for a message: an operator sees the answer within one
 
 log = logging.getLogger("mqworker.service.inspection")

@@ -214,7 +214,7 @@ class SharedSupervisor:
         return why
 
     async def _moved(self) -> None:
-        """Move to the code that is committed; until that succeeds, the code of before serves."""
+        """Move to the code that is committed; until that succeeds, the previous code serves."""
         code, began = self._wanted, time.monotonic()
         if code is None:
             return
@@ -225,7 +225,7 @@ class SharedSupervisor:
         self._move_at = now + max(RETRY, SHARE * (now - began))
         if self._move is None:
             self._lives.send(Resume())  # it may have begun paused
-        what = f"{why}; the code of before serves it, and this is tried again"
+        what = f"{why}; the previous code serves it, and this is tried again"
         if what != self._move_problem:
             logs.report(log, logging.ERROR, "shared_code", what, shared=self.name)
         self._move_problem = what

@@ -2,7 +2,7 @@
 
 Lives in the Service's main thread, on its loop. Owns a SharedSupervisor of each object that a running stage uses, or is
 about to use. One object serves all stages; the code that was committed last serves it. An object that no stage uses any
-more stays for as long as a drain may take: Consumers of before may still call it.
+more stays for as long as a drain may take: the previous Consumers may still call it.
 """
 
 import asyncio

@@ -181,7 +181,7 @@ class SharedInstance:
         return answers.returned(None, None)
 
     def described(self) -> tuple[Any, str]:
-        """Return what the object says of itself, and what was wrong with that."""
+        """Return the object's description of itself, and what was wrong with that."""
         if not self.kind.has("describe"):
             return None, ""
         try:

@@ -120,7 +120,7 @@ class SharedState:
         self._journal.append(TickEntry(now, answer))
 
     def describe(self) -> tuple[Any, str]:
-        """Return what the object says of itself, and what was wrong with that."""
+        """Return the object's description of itself, and what was wrong with that."""
         self._note.begin("", NO_MESSAGE, NO_MESSAGE, "describe", time.monotonic())
         described = self.instance.described()
         self._note.end()

@@ -130,7 +130,7 @@ class Edge:
     def _run_now(self, run: str) -> None:
         why = ""
         if not self._pump.is_open:
-            why = f"it is not at work here: {self._pump.reason}"
+            why = f"it does not run here: {self._pump.reason}"
         elif not self._handover.ask_run(run):
             why = "a run is asked for already"
         if why:

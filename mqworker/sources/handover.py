@@ -2,8 +2,8 @@
 
 The main thread waits here: until the source is open, until it may pull the next item, until the next tick. It hands
 over publications, which the loop takes a turn at a time. The loop says how many items may be pulled, and when to stop:
-then every wait raises Stopped, in the main thread, and the user's generator is closed. What a source is doing is told
-by plain attributes that the main thread replaces.
+then every wait raises Stopped, in the main thread, and the user's generator is closed. What a source is doing is
+reported by plain attributes that the main thread replaces.
 """
 
 import threading

@@ -151,7 +151,7 @@ class ConsumingLook(FetchingLook):
 
     def __init__(self, taker: Taker, wanted: Wanted, seen: Sight, limit: int, removing: Removing) -> None:
         super().__init__(taker, wanted, limit, removing)
-        self._ready = seen.ready  # messages in all, as far as the queue has told: a quorum queue's count lags behind
+        self._ready = seen.ready  # all messages, as far as the queue has reported: a quorum queue's count lags
         self._limited = seen.limit is not None
         self._reorders = seen.reorders and not self._limited  # where deliveries are limited, none is spent on order
         self._consumers = 0
@@ -259,7 +259,7 @@ class ConsumingLook(FetchingLook):
         self._news.set()
 
     async def _count(self) -> None:
-        """Ask whether there are more than the queue has told, besides our copies; without any, this is over."""
+        """Ask whether there are more than the queue has reported, besides our copies; without any, this is over."""
         more = max(0, await self._waiting() - self._taker.copied)
         self._ready = self._came + more
         self.over = not more

@@ -133,7 +133,7 @@ class Publishing:
             sender = Sender(channel, self._sink, self._silent, self._destination, self._returned)
             channel.on_lost = partial(self._lose, sender)
             await sender.start()
-            if self._sender is not None:  # this is no disturbance that anybody should be told of
+            if self._sender is not None:  # nobody needs to hear of this
                 self._careful = self._sender.careful
                 for pending in self._sender.hand_back():
                     self._refuse(pending, "not sent: the channel was replaced")

@@ -38,7 +38,7 @@ def wait_for(db: sqlite3.Connection, name: str, owner: int) -> str:
     for other in others(db, name, owner):
         if other.alive:
             waits = (
-                f"another consumer of queue {name!r} is at work (process {other.pid}): this stage is ordered, and waits"
+                f"another consumer of queue {name!r} is active (process {other.pid}): this stage is ordered, and waits"
             )
         else:
             store.remove_owner(db, other.id)

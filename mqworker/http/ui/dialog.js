@@ -58,7 +58,7 @@ export async function act(what, method, path, body, { stage, ...options } = {}) 
 }
 
 // Pure. Returns what has become of a deed that is stored under this revision, for which `change` is being prepared (if so): [sentence,
-// level], or undefined as long as it is not over. `summary` is the stage in the overview of `newest`, the revision that it tells of.
+// level], or undefined as long as it is not over. `summary` is the stage in the overview of `newest`, the revision that it reports on.
 export function outcome(what, { revision, change }, newest, summary) {
   if (newest < revision) return undefined; // the overview was on its way
   if (!summary) return [`${what}: stored; the stage is no longer there.`, "error"];

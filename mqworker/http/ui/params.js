@@ -71,7 +71,7 @@ export function view({ parts: [stage] }) {
     refresh();
   }
 
-  // Returns what a field is called while nothing is in it. The service tells the defaults of what is not set alone.
+  // Returns what a field is called while nothing is in it. The service reports the defaults of what is not set alone.
   function usual({ schema: { default: own }, path: names, required }) {
     const within = (all) => names.reduce((value, name) => value?.[name], all);
     const known = own ?? (within(loaded.params) === undefined ? within(defaults) : null) ?? null;

@@ -15,7 +15,7 @@ export function mayStream(others, me, now) {
 }
 
 export class Tabs {
-  // `name` is the same for all tabs of one service; `changed` is called when another tab has told of itself.
+  // `name` is the same for all tabs of one service; `changed` is called when another tab has announced itself.
   constructor(name, changed) {
     this.me = { id: Math.random().toString(36).slice(2), born: performance.timeOrigin };
     this.others = new Map();

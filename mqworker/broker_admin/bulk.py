@@ -85,7 +85,7 @@ class BulkOperation:
         except (BrokerUnavailable, BrokerBrokeOff, TimeoutError) as error:
             if self._doubles:  # of the batch before, too, the queue may have lost acks
                 self._unsure = min(2 * TOGETHER, self._done + self._unsure)
-            self._fail(str(error) or f"it was not over within {deadline:g} s")
+            self._fail(str(error) or f"it did not end within {deadline:g} s")
         except BrokerRefused as refused:
             self._refused += refused.count if self._moving else 0
             self._fail(str(refused))

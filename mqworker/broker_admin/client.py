@@ -46,9 +46,9 @@ class BrokerAdminClient:
         try:
             answer = await life.ask(question, deadline)
         except FrameTooLarge as error:
-            raise ControlError("too_large", f"the question is too large: {error}") from None
+            raise ControlError("too_large", f"the request is too large: {error}") from None
         except TimeoutError:
-            raise ControlError("deadline", f"the broker admin took no question for {deadline:g} s") from None
+            raise ControlError("deadline", f"the broker admin accepted no request for {deadline:g} s") from None
         except BrokenPipeError:
             raise ControlError("unavailable", f"the broker admin has ended ({life.why_ended}); try again") from None
         if answer.error:

@@ -296,7 +296,7 @@ class LetterVerbs:
             except BrokerRefused as error:
                 raise BrokerRefused(f"{error}{moving.remark(published, refused=True)}") from error
             except TimeoutError:
-                what = f"it was not over within {deadline:g} s{moving.remark(published)}"
+                what = f"it did not end within {deadline:g} s{moving.remark(published)}"
                 raise VerbRefused("deadline", what) from None
             finally:
                 self._looks.catalogues.forget(queue)

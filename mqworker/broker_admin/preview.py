@@ -123,7 +123,7 @@ def _utf8(body: bytes, *, cut: bool) -> str:
         else:
             break
     if "\0" in found:
-        raise UnicodeDecodeError("utf-8", body, 0, 1, "a null byte: it is no text")
+        raise UnicodeDecodeError("utf-8", body, 0, 1, "a null byte: it is not text")
     return found
 
 

@@ -27,7 +27,7 @@ SOON = 0.02  # seconds between two questions when the credit is used up ...
 LONGEST = 0.5  # ... growing up to this while the queue is full
 FRESH = 1.0  # seconds after which an answer is outdated, because others may publish; or a question without one is lost
 STEADY = 5.0  # seconds without a full queue until the stage counts as no longer held back
-SHARE = 10  # of several, each may send so much less than its part of the mark after one answer
+SHARE = 10  # of several, each may send this much less than its part of the mark after one answer
 
 
 class Sent(NamedTuple):

@@ -105,7 +105,7 @@ def load_config(
         return loaded.part(stages) if stages else loaded
     except KeyError as error:
         known = ", ".join(loaded.config.stages)
-        raise Failed(Exit.CONFIG, f"--stage {error.args[0]}: there is no such stage; there are: {known}") from None
+        raise Failed(Exit.CONFIG, f"--stage {error.args[0]}: there is no such stage; known: {known}") from None
 
 
 class ServiceClient:

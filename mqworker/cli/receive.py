@@ -64,7 +64,7 @@ def _output(service: ServiceClient) -> str:
         raise click.UsageError(f"There are several queues with results ({', '.join(ends)}); name one, or a --stage.")
     if rows:
         takers = sorted({taker for row in rows for taker in feeds[row["stage"]]})
-        raise click.UsageError(f"What stages publish here goes to others ({', '.join(takers)}); name a QUEUE.")
+        raise click.UsageError(f"The results of these stages go to other stages ({', '.join(takers)}); name a QUEUE.")
     raise click.UsageError("No output queue is configured; name a QUEUE. `mqworker queues list` shows what there is.")
 
 

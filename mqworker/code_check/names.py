@@ -22,7 +22,7 @@ def refuse_before(job: str, allowed: tuple[str, ...], folder: Path) -> str:
     if module not in allowed:
         known = ", ".join(allowed) or "none"
         return (
-            f'job "{job}": the module {module} may not be named here; allowed are: {known} (what the'
+            f'job "{job}": the module {module} may not be named here; allowed: {known} (what the'
             " configuration names, or control.jobs)"
         )
     try:

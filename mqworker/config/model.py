@@ -104,7 +104,7 @@ class ControlConfig(_Base, frozen=True):
     ] = ""
     token: Annotated[Token, about("Secret that callers must send as `Authorization: Bearer`.", default="none")] = ""
     read_token: Annotated[
-        Token, about("Secret of callers that may only look, such as a scraper; needs a `token`.", default="none")
+        Token, about("Secret of read-only callers, such as a scraper; needs a `token`.", default="none")
     ] = ""
     hosts: Annotated[
         tuple[Text, ...], about("Further accepted `Host` names; one with a port is accepted with that port only.")
@@ -184,7 +184,7 @@ class OutputConfig(_Base, frozen=True):
     text_is: ClassVar[str] = "queue"
 
     queue: Annotated[
-        str, Meta(max_length=200), about("Queue for the results.", default="none: who reads them binds queues")
+        str, Meta(max_length=200), about("Queue for the results.", default="none: whoever reads them binds queues")
     ] = ""
     exchange: Annotated[ShortText, about("Exchange to publish to.", default="the default exchange")] = ""
     type: Annotated[

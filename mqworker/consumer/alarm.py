@@ -74,7 +74,7 @@ class Alarm:
         return signal.setitimer(signal.ITIMER_REAL, 0.0)[0] if self._armed else 0.0
 
     def go_on(self, seconds: float) -> None:
-        """Ring in so many seconds; 0: not any more."""
+        """Ring in this many seconds; 0: no longer."""
         if self._armed and seconds:
             signal.setitimer(signal.ITIMER_REAL, seconds)
 

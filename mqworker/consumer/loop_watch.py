@@ -1,4 +1,4 @@
-"""When to say that something holds the loop: soon, then seldom, and not for the same place over and over.
+"""When to say that something holds the loop: soon, then rarely, and not for the same place over and over.
 
 Pure; used by the pump, which sees who has the loop in the in-hand register.
 """

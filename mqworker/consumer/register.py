@@ -135,7 +135,7 @@ class InHandRegister:
 
 
 def places(seats: int) -> int:
-    """Return how many Consumers there can be, if each works on so many messages at once."""
+    """Return how many Consumers there can be, if each works on that many messages at once."""
     return 2 * most_consumers(seats)
 
 

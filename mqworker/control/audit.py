@@ -57,7 +57,7 @@ class Attributed(msgspec.Struct, frozen=True):
 
 
 class Author(NamedTuple):
-    """Who has last set a field, and to what."""
+    """Who last set a field, and to what."""
 
     by: str
     time: float  # wall clock

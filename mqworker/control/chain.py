@@ -169,7 +169,7 @@ def _free(job: str, taken: set[str]) -> str:
 
 
 def _file_of(program: str) -> str:
-    """Return the name of a program's file; "" for a text that is no program, which is refused later."""
+    """Return the name of a program's file; "" for a text that is not a program, which is refused later."""
     try:
         return command_of(program)[0].rpartition("/")[2]
     except ValueError:

@@ -129,7 +129,7 @@ def _check_caller(route: Route) -> None:
     if route.has_effects and caller is not None and caller.session and not page_sent(request.environ):
         raise Problem(403, "with a cookie only the page changes anything: X-Mqworker is missing")
     if route.needs_control and caller is not None and caller.role != "control":
-        raise Problem(403, "this login may only look", kind="role")
+        raise Problem(403, "this login is read-only", kind="role")
 
 
 def _check(route: Route) -> None:
@@ -141,7 +141,7 @@ def _check(route: Route) -> None:
     _check_caller(route)
     for name in request.args:
         if name not in route.query and (route.query or route.has_effects):
-            reason = f"is unknown; known are: {', '.join(route.query) or 'none'}"
+            reason = f"is unknown; known: {', '.join(route.query) or 'none'}"
             raise Problem(422, f"the query parameter {name!r} {reason}", fields=[(name, reason)])
     if route.any_body or not request.content_length:
         return

@@ -83,7 +83,7 @@ def _asked(api: Api) -> _Asked:
             api.stage(topic.removeprefix(STAGE))
         elif topic not in (OVERVIEW, LOGS, *CHANGING):
             known = ", ".join((OVERVIEW, f"{STAGE}NAME", LOGS, *CHANGING))
-            raise _wrong("topics", f"has {topic!r}; known are: {known}")
+            raise _wrong("topics", f"has {topic!r}; known: {known}")
     since, line = _after(api)
     return _Asked(topics, since, line, asked_filter())
 
@@ -98,7 +98,7 @@ def _after(api: Api) -> tuple[int, int]:
         raise _wrong("after", "must be the id of an event: BOOT.SECOND.LINE")
     if boot != api.control.history.boot or int(numbers[0]) > _second(api):
         return ALWAYS, 0
-    return int(numbers[0]) or ALWAYS, int(numbers[1])  # 0: who asks for other topics has nothing of them
+    return int(numbers[0]) or ALWAYS, int(numbers[1])  # 0: whoever asks for other topics has nothing of them
 
 
 def _wrong(name: str, reason: str) -> Problem:
@@ -195,7 +195,7 @@ def past(api: Api, stage: str) -> Any:
     every = FINE if seconds <= FINE * FINE_SIZE else COARSE
     names = tuple(filter(None, request.args.get("series", "").split(","))) or SERIES
     if unknown := [each for each in names if each not in SERIES]:
-        raise _wrong("series", f"has {unknown[0]!r}; known are: {', '.join(SERIES)}")
+        raise _wrong("series", f"has {unknown[0]!r}; known: {', '.join(SERIES)}")
     end = history.end(name, every)
     first, series = history.read(name, names, max(0, end - seconds // every), every)
     until = time.time() - history.second(time.monotonic()) + (first + len(series[names[0]])) * every

@@ -62,7 +62,7 @@ def _unready(view: StageView, *, paused: bool) -> str:
 
 
 def _faulty(view: SourceView) -> str:
-    """Return why messages do not come from a source as they should; who waits or stands by is ready."""
+    """Return why messages do not come from a source as they should; one that waits or stands by is ready."""
     if view.state == "crash loop":
         return f"crash loop: {view.problem}"
     return f"its code was refused: {view.desired.refused}" if view.desired.refused else ""

@@ -75,7 +75,7 @@ class Logins:
             raise Problem(401, "a token is needed: Authorization: Bearer ...", headers=_CHALLENGE)
         refuse_foreign(environ)
         if not (page_sent(environ) or _browser_sent(environ)):
-            raise Problem(403, f"a cookie is taken from the page alone, which sends X-Mqworker: {PAGE}")
+            raise Problem(403, f"a cookie is accepted only from the page, which sends X-Mqworker: {PAGE}")
         return Identity(session.role, session.by, session)
 
     def goes_on(self, environ: Mapping[str, Any]) -> Callable[[], bool]:

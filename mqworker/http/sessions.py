@@ -3,7 +3,7 @@
 Pure, but for the lock of the tickets; used by login.py in the server's threads. A cookie says what its holder may do
 and until when, under an HMAC: it outlives a killed Service, whose key is in a file, and ends with a changed token,
 which is part of the key. It cannot be ended singly; a new key ends all of them. What was changed, is of another
-service, has expired or is of the future is no session; nothing here raises.
+service, has expired or is of the future is not a session; nothing here raises.
 """
 
 import base64

@@ -32,7 +32,7 @@ def reset(api: Api, name: str) -> Any:
 def _view(api: Api, name: str) -> SharedView:
     views = api.snapshot().shared
     if name not in views:
-        there = f"there are: {', '.join(views)}" if views else "no stage uses any"
+        there = f"known: {', '.join(views)}" if views else "no stage uses any"
         raise Problem(404, f"there is no shared object {name!r}; {there}", shared=list(views))
     return views[name]
 

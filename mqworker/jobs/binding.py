@@ -92,7 +92,7 @@ def bind_shared(kind: type) -> dict[str, frozenset[str]]:
                 if parameters is not None:
                     inspect.Signature(parameters).bind(*[None] * count)
             except TypeError:
-                what = f"{kind.__name__}.{name} takes other arguments than it gets"
+                what = f"{kind.__name__}.{name} does not accept the arguments that it gets"
                 raise BindingError(what, f"write {fix}") from None
             found[name] = frozenset()
         else:

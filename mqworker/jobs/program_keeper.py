@@ -188,7 +188,7 @@ def is_alive(pid: int) -> bool:
 
 
 def kill_children(seconds: float) -> list[int]:
-    """Kill all children, and those that become ours by that; returns those that are left after so many seconds."""
+    """Kill all children, and those that become ours by that; returns those that are left after `seconds`."""
     end = time.monotonic() + seconds
     while found := children():
         for pid in found:

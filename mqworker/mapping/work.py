@@ -60,7 +60,7 @@ def of_job(job: str, folder: Path) -> MapStage:
     try:
         config = msgspec.convert({"input": {"queue": LINES}, "jobs": [job]}, StageConfig)
     except msgspec.ValidationError:
-        raise MapError(Exit.USAGE, f"{job} is no job: write `module:name`, or the name of a stage") from None
+        raise MapError(Exit.USAGE, f"{job} is not a job: write `module:name`, or the name of a stage") from None
     return MapStage("map", config, folder, Work(config.specs, {}, text=False))
 
 

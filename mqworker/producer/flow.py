@@ -12,7 +12,7 @@ from typing import NamedTuple
 EVERY = 0.25  # seconds between two samples
 RATE_WINDOW = 5.0  # seconds over which the rate is measured
 WINDOW = 30.0  # seconds over which utilisation and capacity are
-SOON, FEW, LONG = 10.0, 10, 1800.0  # arrivals: seconds at least; more until there are so many messages; seconds at most
+SOON, FEW, LONG = 10.0, 10, 1800.0  # arrivals: seconds at least; more until there are FEW messages; seconds at most
 SAME = 5.0  # seconds after which a depth that has not changed counts as read again
 SHORTEST = 1.0  # seconds of observation before anything is said
 ENOUGH = 100  # messages in the window: from then on, what the Consumers have done shows what they can do
@@ -36,7 +36,7 @@ class Sample(NamedTuple):
 
 
 class Flow:
-    """The samples of the last while, and what follows from them."""
+    """The samples of a recent period, and what follows from them."""
 
     def __init__(self) -> None:
         self._samples: deque[Sample] = deque()

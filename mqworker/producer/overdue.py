@@ -2,10 +2,10 @@
 
 Pure: facts and time in, a decision out; used by limits. The time of a message is its own: while another one holds the
 loop it stands still (one that holds it for a minute makes itself overdue and nobody else), and while nothing in its
-Consumer gets on, which shows as a pulse that stays away, nobody's goes on. Where there is a loop, the loop writes the
+Consumer makes progress, which shows as a missing pulse, no clock runs. Where there is a loop, the loop writes the
 pulse: a callback, or a task that a finished message has left behind, may hold it too. A Consumer in which nothing makes
-progress for the length of the limit is killed for nobody. What the Consumer itself knows of such times it has added to
-when the message began.
+progress for the length of the limit is killed without charging a message. What the Consumer itself knows of such times
+it has added to when the message began.
 
 A Consumer with an overdue message is *closed*: it gets nothing more, a successor starts, and its other messages have
 one more hard limit to finish. Then it is killed; at once where nothing else is in hand, or the overdue one holds the

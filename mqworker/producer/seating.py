@@ -32,14 +32,14 @@ class Seating(NamedTuple):
 
 
 class Alone(NamedTuple):
-    """A message that must be alone for so many seconds; a `killer` has been charged, and is not only doubted."""
+    """A message that must be alone for this many seconds; a `killer` has been charged, and is not only doubted."""
 
     window: float
     killer: bool = True
 
 
 class Give(NamedTuple):
-    """Give this lane so many messages now; `alone`: which one of those that must be alone, and nothing else."""
+    """Give this lane that many messages now; `alone`: which one of those that must be alone, and nothing else."""
 
     lane: int
     most: int
@@ -47,7 +47,7 @@ class Give(NamedTuple):
 
 
 def window(longest: float, deaths: int) -> float:
-    """Return the window of a doubted message, which was in hand at so many deaths, for at most so many seconds."""
+    """Return the window, in seconds, of a doubted message that was in hand at `deaths` deaths for at most `longest`."""
     return min(longest + MARGIN, WINDOW * GROWTH ** min(max(0, deaths - 2), 20))
 
 

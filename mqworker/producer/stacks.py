@@ -119,4 +119,4 @@ def lane_of(roster: Roster, slot: int) -> Lane | None:
 def no_such(roster: Roster, slot: int) -> str:
     """Return a sentence on a slot without a Consumer."""
     slots = sorted({lane.slot for lane in roster.lanes.values()})
-    return f"there is no Consumer {slot}; there are: {', '.join(map(str, slots)) or 'none'}"
+    return f"there is no Consumer {slot}; known: {', '.join(map(str, slots)) or 'none'}"

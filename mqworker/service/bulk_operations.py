@@ -99,7 +99,7 @@ class BulkOperations:
             self._remove(name)
             if (before := self._get(begun)) is not None:
                 return before
-            raise ControlError("unknown_operation", "the operation of this selection has ended long ago")
+            raise ControlError("unknown_operation", "the operation of this selection ended long ago")
         what = f"{view.kind} of {view.wanted} dead letters of stage {view.stage} has begun (operation {name})"
         fields = {"stage_name": view.stage, "operation": name, "kind": view.kind, "count": view.wanted}
         logs.report(log, logging.INFO, "bulk_started", what, **fields)
@@ -154,7 +154,7 @@ class BulkOperations:
         done = "replayed" if new.kind == "replay" else "dropped"
         what = f"{new.kind} of {new.wanted} dead letters of stage {new.stage}: {new.state}, {new.done} {done}"
         if new.gone:
-            what += f", {new.gone} were not there any more"
+            what += f", {new.gone} were no longer there"
         if new.unsure:
             what += f", up to {new.unsure} may be in both queues"
         if new.refused and not failed:

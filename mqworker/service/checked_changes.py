@@ -257,7 +257,7 @@ def _refuse_unseen(stage: str, ahead: StageDesired, expected: tuple[str, ...] | 
 def _refuse_unseen_params(stage: str, desired: StageDesired, expected: tuple[str, ...] | None) -> None:
     """Raise ControlError if a caller has seen other parameters than those in use.
 
-    A generation with other jobs or code and the same parameters is no conflict.
+    A generation with other jobs or code and the same parameters is not a conflict.
     """
     if expected is None or str(desired.generation) in expected:
         return

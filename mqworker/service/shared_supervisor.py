@@ -23,7 +23,7 @@ from mqworker.shared_state.messages import Pause, Resume, TakeSnapshot
 
 MOVE_DEADLINE = 600.0  # seconds to load the state under the code of a start
 PAUSED = 30.0  # seconds that a loaded trial may wait for its commit, while callers wait
-SHARE = 20  # a move that failed is tried again after so many times what it took, because callers wait meanwhile
+SHARE = 20  # a move that failed is tried again after this many times what it took, because callers wait meanwhile
 
 log = logging.getLogger("mqworker.service.shared_supervisor")
 

@@ -10,7 +10,7 @@ SYNC: Final = 1.0
 FIRST_SNAPSHOT: Final = 300.0  # seconds after the start: an object that cannot be kept is found out early
 NEXT_SNAPSHOT: Final = 3600.0  # seconds after the last one, if there is anything new: it bounds the replay
 RETRY_SNAPSHOT: Final = 300.0  # seconds after a snapshot has failed
-SHARE_OF_REPORTS: Final = 20  # a report that takes long (`describe`) comes again after so many times its duration
+SHARE_OF_REPORTS: Final = 20  # a report that takes long (`describe`) comes again after this many times its duration
 
 
 class Schedule:

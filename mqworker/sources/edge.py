@@ -132,7 +132,7 @@ class Edge:
         if not self._pump.is_open:
             why = f"it does not run here: {self._pump.reason}"
         elif not self._handover.ask_run(run):
-            why = "a run is asked for already"
+            why = "a run was already requested"
         if why:
             self.send(RunDone(run, 0, why))
 

@@ -133,13 +133,13 @@ class Handover:
         return self._taken + self._pulling
 
     def allow(self, limit: Callable[[int], int]) -> None:
-        """Let the main thread pull so many items in all; `limit` gets how many are pulled by now, and is quick."""
+        """Let the main thread pull this many items in all; `limit` gets how many are pulled by now, and is quick."""
         with self._changed:
             self._limit = limit(self._taken + self._pulling)
             self._changed.notify_all()
 
     def confirmed(self, count: int) -> None:
-        """Note that so many items are confirmed in all."""
+        """Note how many items are confirmed in all."""
         with self._changed:
             self._confirmed = count
             self._changed.notify_all()

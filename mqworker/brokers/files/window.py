@@ -63,7 +63,7 @@ class Window:
 
     def __init__(self, begin: Extent, most_lines: int = MOST_LINES, most_bytes: int = MOST_BYTES) -> None:
         self.ended = False  # no batch will come any more
-        self.line = begin.line  # so many lines are settled, and so are all before them
+        self.line = begin.line  # lines that are settled, without a gap
         self.behind = 0  # settled lines that wait for others
         self._digest = begin.digest  # of everything before the first batch
         self._position = 0  # the same, in the file itself

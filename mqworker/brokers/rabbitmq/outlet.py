@@ -204,7 +204,7 @@ class RabbitOutlet:
                 self._connection.abort(reason)
 
     async def _read(self, connection: AmqpConnection, patience: float) -> PositionRecord | None:
-        """Read the record; a queue without a message is read again for so many seconds."""
+        """Read the record; a queue without a message is read again for that many seconds."""
         end, bodies = self._loop.time() + patience, list[bytes]()
         while True:
             channel = await Channel.open(connection)

@@ -93,7 +93,7 @@ class Publishing:
             self._connection.abort(reason)
 
     def publish(self, publish_id: int, publication: Publication, later: float = 0.0) -> None:
-        """Send it, keep it until it can be sent, or refuse it; its deadline is so many seconds `later` than usual."""
+        """Send it, keep it until it can be sent, or refuse it; its deadline is `later` seconds later than usual."""
         sender, connection, now = self._sender, self._connection, self._loop.time()
         size, silent = len(publication.body), self._silent
         if self._route.altered:

@@ -50,7 +50,7 @@ class Sender:
     ) -> None:
         """`returned` receives what had no route (None: unknown)."""
         self.channel = channel
-        self.careful = 0  # so many are sent one at a time
+        self.careful = 0  # how many are sent one at a time
         self._sink = sink
         self._silent = silent
         self._destination = destination

@@ -1,7 +1,7 @@
 // Which tabs of this browser hold a stream. A browser opens six connections to one host, all tabs together: with six
 // streams the seventh tab would not even load. So the four oldest visible tabs stream, the others ask (feed.js).
 //
-// Each tab decides for itself from what it hears. Who hears of a new tab answers at once, and a tab that has lost its right
+// Each tab decides for itself from what it hears. A tab that hears of a new one answers at once, and a tab that has lost its right
 // ends its stream (`changed`): else a new tab would wait.
 
 export const MOST = 4; // streams of one browser

@@ -159,7 +159,7 @@ def _listen_unix(path: Path) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the socket file of a service that is gone; raises OSError when one answers on it, or if it is no socket."""
+    """Remove the socket file of a service that is gone; raises OSError when one answers on it, or it is no socket."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

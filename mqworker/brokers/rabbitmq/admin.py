@@ -84,8 +84,8 @@ class RabbitAdmin:
     async def delete(self, name: str, deadline: float) -> int:
         """See `Admin.delete`."""
         async with self._shared.question(deadline) as connection:
-            if await queue_status(connection, name) is None:  # for RabbitMQ, deleting a missing queue is not an
-                error raise BrokerRefused(f"there is no queue {name!r}")
+            if await queue_status(connection, name) is None:  # for RabbitMQ, deleting a missing queue is not an error
+                raise BrokerRefused(f"there is no queue {name!r}")
             return int((await attempt(connection, "queue_delete", queue=name)).message_count)
 
     async def send(self, queue: str, properties: bytes, body: bytes, deadline: float) -> None:

@@ -43,7 +43,7 @@ export async function confirm(title, sentence, verb, { danger = false } = {}) {
   return Boolean(await ask(title, [h("p", { text: sentence })], [["yes", verb, danger ? "danger" : "primary"]]));
 }
 
-// Sends a command and says how it went: `what` is the result in words ("Stage energy is paused"). With `stage`, also when it is applied there,
+// Sends a command and says how it went: `what` says what it does ("Stage energy is paused"). With `stage`, also when it is applied there,
 // or undone. A 409 that names what would be destroyed asks once more. Returns the answer of `call`.
 export async function act(what, method, path, body, { stage, ...options } = {}) {
   tell("Sent …", "info");

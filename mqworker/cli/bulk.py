@@ -3,7 +3,7 @@
 Runs in the user's process. The main thread reads and checks lines; a batch is one request, in a thread of its own, and
 the lines that come meanwhile make the next one. So a file goes in large batches, and the lines of `tail -f` go as they
 come. The service confirms each line; what it refuses, or what is not JSON, is named, and ends the sending: all lines
-before it are sent, none behind its batch. Ctrl-C waits a little for the answer to the batch under way. The report
+before it are sent, none after its batch. Ctrl-C waits a little for the answer to the batch under way. The report
 says how many are confirmed, and how many more may be at the broker because their answer did not come.
 """
 

@@ -42,7 +42,7 @@ PeerUrl = Annotated[
     str,
     Meta(
         pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[1-9]\d{0,4})?(/[A-Za-z0-9._~-]+)*/?\Z",
-        title="`http://host:port`, perhaps with a path behind it",
+        title="`http://host:port`, optionally followed by a path",
     ),
 ]
 PickleKey = Annotated[  # no pattern: msgspec 0.22 crashes on a union of a text with a pattern and a list

@@ -43,7 +43,7 @@ class SharedCalls:
         self._answer: LinkAnswer | None = None  # that of the message in hand, until its turn
 
     def link(self, name: str, link: str, value: Any) -> Any:
-        """Call `handle` of an object, as a link of the chain; behind a job that yields, once for each value."""
+        """Call `handle` of an object, as a link of the chain; after a job that yields, once for each value."""
         answer, self._answer = self._answer, None
         if answer is not None:  # the chain begins with this link
             return answer.result()

@@ -45,7 +45,7 @@ class Control:
         self.faults = Faults()  # of all stages; the main thread feeds it
         self.on_publish: Callable[[Snapshot], None] | None = None  # receives every snapshot, on the main thread
         # Reports of other parts, as plain data; each part puts its function here, and until then there is nothing.
-        self.audit: Callable[[int], Sequence[Any]] = self.trail.since  # records behind this number, each with `n`
+        self.audit: Callable[[int], Sequence[Any]] = self.trail.since  # records after this number, each with `n`
         self.peers: Callable[[], Sequence[Any]] = tuple  # other services
         self._snapshot: Snapshot | None = None
         self._changed = threading.Condition()

@@ -89,7 +89,7 @@ class StageDesired(msgspec.Struct, frozen=True):
 
     @property
     def next_number(self) -> int:
-        """Return the number of the next generation; none is given twice, so that results never seem to go back."""
+        """Return the number of the next generation; none is used twice, so that results never seem to go back."""
         used = [self.generation, *(each.generation for each in self.undone)]
         if self.candidate is not None:
             used.append(self.candidate.version.generation)

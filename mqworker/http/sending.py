@@ -65,7 +65,7 @@ def _send_lines(api: Api, config: StageConfig) -> Any:
         reason = "must be line, without wait"
         raise Problem(422, f"each {reason}", fields=[("each", reason)])
     lines = request.get_data().split(b"\n")
-    if len(lines) > LINES + 1:  # behind the last end of a line there is an empty one
+    if len(lines) > LINES + 1:  # after the last end of a line there is an empty one
         raise Problem(422, f"the body has more than {LINES:,} lines; send them in several requests")
     properties, first = _properties(), int(number("first", 1, 1, 1e15))
     run = properties.message_id

@@ -47,7 +47,7 @@ async def checked(stage: MapStage, folder: Path, watcher: Watcher) -> Generation
         raise MapError(Exit.CONFIG, "\n".join(problems))
     if report.shared:
         names = ", ".join(use.name for use in report.shared)
-        what = f"{names}: shared objects have their state in a service, and map has none"
+        what = f"{names}: shared objects keep their state in a service, and map has none"
         raise MapError(Exit.CONFIG, f"{what}; run the stage, and send it the lines by `mqworker send`")
     for warning in report.warnings:
         logs.report(log, logging.WARNING, "user_code", warning)

@@ -29,7 +29,7 @@ _NO_BROKERS: dict[str, Any] = {
 
 
 class MapError(Exception):
-    """A run cannot begin or go on: one sentence, perhaps with a traceback behind it, and the exit code."""
+    """A run cannot begin or go on: one sentence, perhaps followed by a traceback, and the exit code."""
 
     def __init__(self, code: Exit, message: str) -> None:
         self.code = code

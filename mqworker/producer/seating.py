@@ -4,7 +4,7 @@ Pure: facts and time in, a decision out; used by feeding. A Consumer gets as man
 its share of what is ready. A message that has killed a Consumer, or may have, must be *alone*: it begins in a Consumer
 in which every other message has run for the length of its *window*, and nothing else begins there until it has run that
 long itself. (To wait for an empty Consumer could take hours.) So whatever dies within the window dies of it. The
-Consumer that can take it first is *reserved*: it gets nothing else meanwhile. That is decided anew at each turn, from
+Consumer that can take it first is *reserved*: it gets nothing else meanwhile. That is decided again at each turn, from
 what waits then, and the time of the one that is chosen can only come nearer, because nothing begins in it: a message
 that must be alone begins at most one window after a Consumer has had a free seat for it. At most half of the Consumers
 serve such messages at a time.

@@ -69,7 +69,7 @@ class SharedLives:
         self._level = logging.INFO
         self._charges: dict[tuple[str, bytes, bytes], Charge] = {}  # that are not over
         self._retry_at = 0.0  # when one that could not serve is tried again
-        self._resetting = False  # a reset is ordered; if this process does not make it, the next one begins anew
+        self._resetting = False  # a reset is ordered; if this process does not make it, the next one does
         self._without_before = False  # the code that wrote the state cannot be used: try the wanted code at once
         self._held_why = ""  # why the code that wrote the state could not serve
         self._budget = Budget()

@@ -8,7 +8,7 @@ and return loses the Outlet; the process ends, and its successor goes on from th
 The record is the only message of its queue, which is read by fetching without acknowledging: all that is there, because
 a broker that was killed can leave two. What a predecessor has fetched is back some milliseconds after its lock is free;
 so a queue that looks empty is read again for a while. A quorum queue may have a limit of deliveries, by a policy of the
-broker for example, and drop what exceeds it. So each time that the record was fetched, it is stored anew: the new one
+broker for example, and drop what exceeds it. So each time that the record was fetched, it is stored again: the new one
 counts from zero, and replaces the old.
 """
 

@@ -70,7 +70,7 @@ class SharedConnection:
                 connection.abort("a request passed its deadline on it")
 
     async def _connected(self, deadline: float) -> AmqpConnection:
-        """Return the connection, made anew if need be; `deadline`: seconds for each host."""
+        """Return the connection, opened if need be; `deadline`: seconds for each host."""
         async with self._connecting:
             if self._current is not None and self._current.usable:
                 return self._current

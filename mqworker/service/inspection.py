@@ -47,7 +47,7 @@ class Inspection:
             raise ControlError("unknown_slot" if answer.unknown else "refused", answer.refused)
         if isinstance(question, AskReplace):
             how = "killed, and replaced" if question.now else "to be replaced when it has finished what it has"
-            message = f"stage {stage}: Consumer {question.slot} is {how}: as an operator asked"
+            message = f"stage {stage}: Consumer {question.slot} is {how}: an operator asked for that"
             logs.report(log, logging.INFO, "replaced", message, stage_name=stage)
         return answer
 

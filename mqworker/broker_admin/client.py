@@ -35,8 +35,8 @@ class BrokerAdminClient:
         self._on_log = on_log
         self._life: _Life | None = None
         self._last_id = 0
-        self.on_progress: Callable[[AdminProgress], None] = lambda _: None  # of operations on dead letters
-        self.on_end: Callable[[str], None] = lambda _: None  # of the process, with the operations that were in progress
+        self.on_progress: Callable[[AdminProgress], None] = lambda _: None  # called for each report
+        self.on_end: Callable[[str], None] = lambda _: None  # called when the process ends, and its operations with it
 
     async def ask(self, verb: str, arguments: dict[str, Any], deadline: float) -> Any:
         """Make one request; raises ControlError. A process that does not answer in time is killed and started again."""

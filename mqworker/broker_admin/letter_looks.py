@@ -46,7 +46,7 @@ class LetterLooks:
 
     @asynccontextmanager
     async def alone(self, queue: str, deadline: float) -> AsyncIterator[float]:
-        """Have a queue alone; provides the seconds that are left."""
+        """Lock a queue against other operations; yields the seconds that are left."""
         async with self._locks.alone(queue, deadline) as left:
             self._busy[queue] += 1
             try:

@@ -40,7 +40,7 @@ class SharedCalls:
         self._parts: Counter[str] = Counter()  # how often each link was called in this run
         self._waiting = 0  # blocks within which the time limits stand still
         self._ahead: dict[int, LinkAnswer] = {}  # seq -> the answer to the first link's call
-        self._answer: LinkAnswer | None = None  # that of the message in hand, until its turn
+        self._answer: LinkAnswer | None = None  # the answer for the message in hand, until its turn
 
     def link(self, name: str, link: str, value: Any) -> Any:
         """Call `handle` of an object, as a link of the chain; after a job that yields, once for each value."""

@@ -258,7 +258,7 @@ class Worker:
 
 
 def _caller(name: str) -> str:
-    """Return the queue of whoever waits for a result; "" if its name is not UTF-8."""
+    """Return the reply queue of a message; "" if its name is not UTF-8."""
     return "" if any("\ud800" <= character <= "\udfff" for character in name) else name
 
 

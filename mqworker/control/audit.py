@@ -31,7 +31,7 @@ RECORDS = 1000  # in memory,
 PASSING = 200  # besides, of those who may only look
 BYTES = 1 << 20  # and no more than this of JSON
 FILE = 1 << 20  # bytes after which a file gives way to the next
-CHANGES = 256  # that a snapshot remembers
+CHANGES = 256  # changes that a snapshot remembers
 RESERVED = 1000  # numbers for records that are in memory only, so that the next Service does not use them again
 PATIENCE = 1.0  # seconds for which a request waits for the records of others to be written
 

@@ -109,7 +109,7 @@ class Balance:
         room = self._budget - others - sum(max(count, present.get(each, 0)) for each, count in self.counts.items())
         for stage, share in self.shares.items():
             more = min(share - self.counts[stage], room)
-            if more > 0 and present.get(stage, 0) <= self.counts[stage]:  # none of its own is leaving
+            if more > 0 and present.get(stage, 0) <= self.counts[stage]:  # none of its own Consumers is leaving
                 self.counts[stage] += more
                 room -= more
         return self.counts != before

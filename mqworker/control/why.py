@@ -51,7 +51,7 @@ class Why(msgspec.Struct, frozen=True):
 
 
 class WhyFacts(NamedTuple):
-    """What there is to know besides the stage itself."""
+    """What a decision needs to know besides the stage itself."""
 
     now: float  # CLOCK_MONOTONIC
     wall: float

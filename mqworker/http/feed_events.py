@@ -20,7 +20,7 @@ class FeedHello(msgspec.Struct, frozen=True):
     service: str
     version: str
     role: str  # control | read
-    hidden_topics: list[str]  # that were asked for, and are not shown to this role
+    hidden_topics: list[str]  # topics that were asked for, but that this role may not see
 
 
 class FeedHistory(msgspec.Struct, frozen=True, rename={"first": "from"}):

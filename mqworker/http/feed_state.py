@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-SECONDS = 3  # whose events are kept, for streams that come late
+SECONDS = 3  # latest seconds whose events are kept, for streams that come late
 
 
 class LatestStates:

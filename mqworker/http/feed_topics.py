@@ -29,7 +29,7 @@ from mqworker.http.routing import Api
 from mqworker.http.stages import change_of, one
 
 NEWEST = LATE + 1  # seconds that are sent again and again: as many as may become known at once
-OPERATIONS, RECORDS, FAULTS, PEERS = 50, 200, 201, 32  # that are sent at most
+OPERATIONS, RECORDS, FAULTS, PEERS = 50, 200, 201, 32  # how many of each are sent, at most
 ALWAYS = -1  # the second since which a new client wants what there is
 
 

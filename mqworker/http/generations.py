@@ -123,7 +123,7 @@ def _tagged(response: Response, desired: StageDesired) -> Response:
 
 @contextlib.contextmanager
 def _telling_current(api: Api, stage: str, tell: Callable[[StageDesired], dict[str, Any]]) -> Iterator[None]:
-    """Say what there is now, where the caller has seen something else."""
+    """Add the present state to a conflict, which means that the caller has seen an earlier one."""
     try:
         yield
     except ControlError as error:

@@ -56,7 +56,7 @@ def _unready(view: StageView, *, paused: bool) -> str:
     if status.link.problem:
         return status.link.problem
     should_consume = desired.listening and desired.working and desired.consumers > 0 and not paused
-    if should_consume and not (status.link.consuming or status.link.waits):  # who stands by is ready
+    if should_consume and not (status.link.consuming or status.link.waits):  # a stage that stands by is ready
         return f"not consuming: {status.problem or status.link.reason or 'not yet'}"
     return ""
 

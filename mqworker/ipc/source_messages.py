@@ -63,7 +63,7 @@ class Tick(msgspec.Struct, frozen=True):
     """A tick that is done."""
 
     due: int
-    seconds: float  # that it took
+    seconds: float  # seconds that it took
     items: int
 
 

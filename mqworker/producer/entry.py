@@ -20,8 +20,8 @@ class State(IntEnum):
     PLACING = 2  # its publication is on the way
     PLACED = 3  # everything that had to be placed is confirmed
     KEPT = 4  # void; its plan, or how often it has failed, is kept until the message is redelivered
-    DELAYED = 5  # has failed, and waits for its next attempt; only in ordered stages, as the next one
-    COMPUTED = 6  # has a plan, and waits for its turn to publish
+    DELAYED = 5  # it has failed and waits for its next attempt; only in ordered stages, like the next state
+    COMPUTED = 6  # it has a plan, and waits for its turn to publish
 
 
 HELD, OUT, PLACING, PLACED, KEPT, DELAYED, COMPUTED = (

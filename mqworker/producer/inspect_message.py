@@ -110,7 +110,7 @@ def _settled(journal: SettledJournal, wanted: WantedMessage, failures: dict[floa
 
 
 def _of(note: Note, attempt: int) -> Trace:
-    """Return the trace of a message that was settled."""
+    """Return the trace of a settled message, from its note."""
     finished, duration, generation, slot, _ = note.work or (0.0, 0.0, 0, -1, "")
     return Trace(
         state=note.outcome,

@@ -115,5 +115,5 @@ def _named(entry: Entry) -> bytes:
     if _PART not in block:
         return brief(block)
     properties = decode_leniently(brief(block))
-    properties.message_id = (properties.message_id or "").rpartition(".")[0]  # that of a part ends with its number
+    properties.message_id = (properties.message_id or "").rpartition(".")[0]  # the id of a part ends with its number
     return properties.encode()

@@ -30,7 +30,7 @@ class _Stalled(NamedTuple):
     """A Consumer that has not taken a chunk."""
 
     chunk: int
-    cpu: int  # that it had used; 0: it does not count, because nothing is in hand
+    cpu: int  # CPU time that it had used; 0: it does not count, because nothing is in hand
     looks: int  # since then
 
 

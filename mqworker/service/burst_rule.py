@@ -24,7 +24,7 @@ STUCK = 10.0  # seconds without any change after which a crash loop is not waite
 class Left(NamedTuple):
     """The messages of a stage at the broker."""
 
-    retries: int  # that wait for their next attempt
+    retries: int  # messages that wait for their next attempt
     ready: int  # in the input
     dead: int
 

@@ -63,7 +63,7 @@ class CheckedChanges:
         self._check = ChangeCheck(loaded, on_log, lambda: owner.document)
         self._turns = Turns(loaded.config.stages)
         self.params_form = ParamsSchemas(owner.changeable, self._check.schema).of
-        self._reloads: dict[str, asyncio.Task[Stored]] = {}  # that have not begun to look at the folder, by stage
+        self._reloads: dict[str, asyncio.Task[Stored]] = {}  # not begun to read the folder yet, by stage
 
     async def reload(self, stage: str, params: dict[str, Any], patience: float) -> Stored:
         """Take the code in the folder; whoever asks while a reload waits for its turn is answered by the same."""

@@ -173,7 +173,7 @@ class SharedClient:
         pause, once = BACKOFF[0], not all(call.message for call in calls)
         while True:
             line = self._connected(until)
-            if once and line.is_closed():  # that of a process that has ended since
+            if once and line.is_closed():  # the connection of a process that has since ended
                 self.close()
                 continue
             try:

@@ -251,7 +251,7 @@ class CallMemory:
         """Evict the oldest records that are kept, of one stage at a time."""
         keeping = [place for place in self._stages.values() if place.kept]
         place = min(keeping, key=lambda each: next(iter(each.kept.values())).mark)
-        count = min(BATCH, max(1, self._most_kept // 64), max(1, len(place.kept) - 1))  # not the one just stored
+        count = min(BATCH, max(1, self._most_kept // 64), max(1, len(place.kept) - 1))  # never the newest
         for message in [message for message, _ in zip(place.kept, range(count), strict=False)]:
             self._bytes -= place.kept.pop(message).size
             self._kept -= 1

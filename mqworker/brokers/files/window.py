@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mqworker.brokers.files.reader import LineBatch
 
-MOST_LINES = 100_000  # that are not stored
+MOST_LINES = 100_000  # lines that are not stored yet, at most
 MOST_BYTES = 256 << 20  # of those lines and their results
 AHEAD = 2_000  # lines that should be there to be taken
 

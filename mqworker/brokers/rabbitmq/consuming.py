@@ -72,7 +72,7 @@ class Consuming:
         self.epoch = 0
         self.stale = 0  # acks that were dropped
         self.depth: int | None = None
-        self.others: int | None = None  # that consume the queue
+        self.others: int | None = None  # other consumers of the queue; None: not known
 
     @property
     def state(self) -> ConsumingState:

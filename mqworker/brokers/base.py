@@ -130,7 +130,7 @@ class Sink(PublishAnswers, Protocol):
     """Receives what happens on a Link. Calls come on the loop's thread, in the order of the events."""
 
     def delivered(self, delivery: Delivery) -> None:
-        """Take a new message; `delivery.epoch` never decreases."""
+        """Receive a new message; `delivery.epoch` never decreases."""
 
     def consuming_lost(self, epoch: int, reason: str) -> None:
         """Count all deliveries of `epoch` and before as void: the broker will deliver them again.
@@ -139,13 +139,13 @@ class Sink(PublishAnswers, Protocol):
         """
 
     def link_changed(self, state: LinkState) -> None:
-        """Take the new state."""
+        """Receive the new state."""
 
     def output_depth(self, messages: int) -> None:
-        """Take the answer to `Link.ask_output_depth`."""
+        """Receive the answer to `Link.ask_output_depth`."""
 
     def dead_depth(self, messages: int) -> None:
-        """Take the answer to `Link.ask_dead_depth`."""
+        """Receive the answer to `Link.ask_dead_depth`."""
 
 
 class Link(Protocol):

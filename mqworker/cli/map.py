@@ -178,7 +178,7 @@ def _summary(state: Any) -> str:
 
 
 def _report(result: "MapResult", *, resumable: bool) -> None:
-    """Say how it ended, and what goes on with it."""
+    """Print how it ended, and the command that resumes it."""
     if result.message:
         output.note("mqworker: " + output.clean(result.message))
     if result.finished:

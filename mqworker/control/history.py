@@ -151,7 +151,7 @@ class History:
         return now - self._began
 
     def feed(self, reports: Mapping[str, StageStatus | None], totals: Callable[[str], Values], now: float) -> None:
-        """Take in the newest report of each stage; `totals` returns the counters of a stage."""
+        """Add the newest report of each stage; `totals` returns the counters of a stage."""
         late = int(self.second(now)) - LATE
         for name, status in reports.items():
             stage = self._stages.get(name)

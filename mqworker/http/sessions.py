@@ -68,7 +68,7 @@ class Sessions:
         self.use(key)
 
     def use(self, key: bytes) -> None:
-        """Take another key: all sessions end."""
+        """Change the key, which ends all sessions."""
         told = b"".join(hashlib.sha256(token.encode()).digest() for token in self._tokens)
         self._key = hmac.digest(key, self.cookie.encode() + told, "sha256")
 

@@ -68,7 +68,7 @@ class Throttle:
             self._changed()
 
     def output_depth(self, messages: int) -> None:
-        """Take the answer of the link, and feed the lanes if there is credit again."""
+        """Receive the answer of the link, and feed the lanes if there is credit again."""
         chance = random.random()  # noqa: S311 - jitter, no secret
         self._credit.answered(messages, self._sent(), time.monotonic(), chance)
         self._ask_turn()

@@ -82,7 +82,7 @@ class BulkOperations:
     # -- inside
 
     async def _ask(self, view: BulkView, question: dict[str, Any]) -> BulkView:
-        """Have the broker admin begin an operation, and see to it that its view has an end, too, if that fails."""
+        """Have the broker admin begin an operation; if that fails, its view does not stay open."""
         name = view.operation
         try:
             begun = await self._broker_admin.ask("dlq_begin", question, DEADLINE)

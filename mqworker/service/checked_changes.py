@@ -66,7 +66,7 @@ class CheckedChanges:
         self._reloads: dict[str, asyncio.Task[Stored]] = {}  # not begun to read the folder yet, by stage
 
     async def reload(self, stage: str, params: dict[str, Any], patience: float) -> Stored:
-        """Take the code in the folder; whoever asks while a reload waits for its turn is answered by the same."""
+        """Take the code in the folder; callers that ask while a reload waits for its turn share its answer."""
         if params:
             return await self._do(stage, self._reload(stage, params), patience, "not_reloaded")
         return await self._turns.answer(stage, self._begin_reload(stage), patience, "not_reloaded")
@@ -117,7 +117,7 @@ class CheckedChanges:
         return await self._do(asked.stage, self._set_limits(asked), patience, "limits_refused")
 
     def reload_all(self) -> None:
-        """Let every stage take the code in the folder; nobody waits for it."""
+        """Let every stage take the code in the folder; returns without waiting for that."""
         for name in self._config.stages:
             try:
                 self._turns.report(name, self._begin_reload(name), "not_reloaded")

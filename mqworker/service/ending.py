@@ -44,7 +44,7 @@ class Ending:
         self.state = "running"
 
     def terminated(self, now: float) -> DrainBy | None:
-        """Take a signal that asks for the end."""
+        """Handle a signal that asks for the end."""
         if self.terms and now - self._last_term < SAME_TERM:
             return None
         self.terms += 1

@@ -92,7 +92,7 @@ class SharedLives:
             self.serving = self.start(SharedCode(code.job, copy), held=True)
 
     def retry(self) -> None:
-        """Let the next `begin` be early enough."""
+        """Let the next `begin` start a process at once."""
         self._retry_at = 0.0
 
     def start(

@@ -74,7 +74,7 @@ class SharedSupervisors:
         return needed
 
     def _report_unused(self, needed: Moves) -> None:
-        """Say at the start which objects have a state that no stage uses: they may have got another name."""
+        """Report at the start which objects have a state that no stage uses: they may have been renamed."""
         folder = self._loaded.state_dir / SHARED
         for name in sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ():
             if name not in needed:

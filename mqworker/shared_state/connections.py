@@ -140,7 +140,7 @@ class Connections:
             self._answered.append(connection)
         elif isinstance(received, Words):
             if len(received.settled) + len(received.again) > MOST:
-                raise ValueError("there are too many words at once")
+                raise ValueError("too many keys at once")
             self._state.words(received, time.time())
         elif isinstance(received, Caller):
             if len(received.params) > MOST:

@@ -201,7 +201,7 @@ class Serving:
             self._poll.register(self._listening, select.EPOLLIN)
 
     def _pause(self) -> None:
-        """Be as if there were no process: callers then know that they wait, and it counts toward nobody's limit."""
+        """Stop serving as if there were no process: callers then know that they wait, which counts toward no limit."""
         self._paused = True
         self._snapshots.problem = ""
         if self._listening is not None:

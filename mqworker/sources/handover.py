@@ -78,11 +78,11 @@ class Handover:
             self._wake()
 
     def begin_call(self) -> None:
-        """Say that the user's function is called."""
+        """Report that the user's function is called."""
         self._do("working")
 
     def give_up(self) -> None:
-        """Say that no item comes of the pull, if none has come."""
+        """Report that the pull yields no item, unless it has."""
         with self._changed:
             self._pulling = 0
 

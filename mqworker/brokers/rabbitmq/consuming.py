@@ -197,7 +197,7 @@ class Consuming:
             self._current.lose(Lost(reason))
 
     def _over(self, lost: Lost | None) -> None:
-        """Take the end of the epoch, in order if `lost` is None."""
+        """Handle the end of the epoch: in order if `lost` is None."""
         self._current = None
         if lost is not None:
             self._report(f"consuming stopped: {lost}")

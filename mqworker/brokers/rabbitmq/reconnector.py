@@ -124,7 +124,7 @@ class Reconnector:
                 await self._skip_delay.wait()
 
     async def _session(self, connection: AmqpConnection) -> BaseException:
-        """Have a connection used until it ends; returns why it has."""
+        """Let a connection be used until it ends; returns why it ended."""
         tasks = [asyncio.create_task(self._role.serve(connection)), asyncio.create_task(self._watch(connection))]
         try:
             futures: list[asyncio.Future[Any]] = [connection.closed, *tasks]

@@ -115,7 +115,7 @@ class SqliteLink:
             self._loop.call_soon_threadsafe(self._call_all, calls)
 
     def changed(self, state: LinkState) -> None:
-        """Take the new state."""
+        """Receive the new state."""
         self.state = state
         self._sink.link_changed(state)
 

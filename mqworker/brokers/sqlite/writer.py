@@ -62,16 +62,16 @@ class WriterEvents(Protocol):
         """Schedule these calls on the loop, in this order."""
 
     def changed(self, state: LinkState) -> None:
-        """Take the new state."""
+        """Receive the new state."""
 
     def lost(self, reason: str) -> None:
         """Begin a new era: publications of the present one get no more answers."""
 
     def output_counted(self, depth: int) -> None:
-        """Take the answer to CountOutput."""
+        """Receive the answer to CountOutput."""
 
     def dead_counted(self, depth: int) -> None:
-        """Take the answer to CountDead."""
+        """Receive the answer to CountDead."""
 
     def ended(self) -> None:
         """Note that the thread is about to end."""

@@ -51,7 +51,7 @@ class InHandRegister:
     def __init__(self, path: Path, seats: int = 1) -> None:
         """`seats`: how many messages one Consumer may work on at once."""
         self.path = path
-        self.places = places(seats)  # for Consumers
+        self.places = places(seats)  # places for Consumers
         self._seats = seats
         wanted = BLOCKS + self.places * seats * SLOT
         with contextlib.suppress(FileNotFoundError):

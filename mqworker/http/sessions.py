@@ -21,7 +21,7 @@ RENEWED = 3600  # seconds after which the page's next request gets a new one
 LONGEST = 7 * 24 * 3600  # seconds after which nothing is renewed: the user logs in again
 CLOCK = 300  # seconds by which the clock may be set back and sessions go on: by more, they would last longer
 TICKET_LASTS = 300.0  # seconds
-TICKETS = 100  # at the same time; more end the oldest
+TICKETS = 100  # tickets at the same time; a further one ends the oldest
 KEY_SIZE = 32  # bytes
 
 _VALUE = re.compile(

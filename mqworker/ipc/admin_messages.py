@@ -63,7 +63,7 @@ class LetterRow(msgspec.Struct, frozen=True, gc=False):
     message_id: str | None
     reason: str
     error_type: str
-    place: str  # in the user's code
+    place: str  # where in the user's code it failed
     text: str  # of the error, its first 300 characters
     failed_at: str | None
     first_failed_at: str | None

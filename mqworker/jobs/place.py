@@ -20,7 +20,7 @@ LIMIT = 200  # characters
 LONGEST = 16 << 10  # characters of a traceback that are read, the innermost ones
 _MOST = 10_000  # frames of a traceback that are looked at
 _FRAME = re.compile(r'^ *File "([^"\n]+)", line (\d+),? in ([^\n]+)$', re.MULTILINE)
-_INNERMOST_FIRST = "(most recent call first)"  # as faulthandler writes, of each thread
+_INNERMOST_FIRST = "(most recent call first)"  # faulthandler writes this for each thread
 _CRASHED = "Current thread 0x"
 
 

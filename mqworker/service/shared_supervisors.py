@@ -36,7 +36,7 @@ class SharedSupervisors:
         self._supervisors: dict[str, SharedSupervisor] = {}
         self._committed: dict[tuple[str, str], SharedCode] = {}  # (object, stage) -> the code that the stage has for it
         self._needed: dict[str, SharedCode] = {}  # the code with which each object is to be served
-        self._looked = False  # for the state of objects that no stage uses
+        self._looked = False  # whether it has looked for the state of objects that no stage uses
         self._unneeded: dict[str, float] = {}  # object -> when it is to end (CLOCK_MONOTONIC)
 
     def want(self, document: Document) -> None:

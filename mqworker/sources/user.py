@@ -41,7 +41,7 @@ class Source:
         self._log = log
         self._tell = tell
         self._position: Any = NOWHERE  # of the last item that was handed over
-        self._number = 0  # of the last record
+        self._number = 0  # the number of the last record
         self._done: int | None = None  # the last tick that was run or missed
         self._job: Job
         self._ids: Ids

@@ -46,7 +46,7 @@ class Removing(NamedTuple):
     """How messages are removed on the way."""
 
     most: int  # messages
-    together: int  # of those that are replaced
+    together: int  # how many go in one batch, of those that are replaced
     moving: Moving | None  # follows it
 
 

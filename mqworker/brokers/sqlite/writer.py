@@ -24,7 +24,7 @@ from mqworker.brokers.sqlite.session import Call, Command, PublishCommand, Sessi
 # all in seconds
 POLL = (0.02, 0.1)  # between looks for messages of other processes: after some have come, and while none come
 TICK = 0.5  # between looks for dead owners, ended delays, and whether the file is in place
-RETRY = (0.1, 5.0)  # of backoff before the file is opened again
+RETRY = (0.1, 5.0)  # seconds of backoff before the file is opened again, least and most
 STEADY = 10.0  # seconds that a session must last for the backoff to start small again
 LOCKED = 4.0  # seconds that another process may hold the lock before publications are refused
 

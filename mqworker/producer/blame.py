@@ -29,7 +29,7 @@ PATIENCE = 5  # deaths of row 7 from which on they count as those of row 8
 
 
 class Doubt(NamedTuple):
-    """What speaks against a message that was in hand at deaths of which nobody was found guilty."""
+    """What speaks against a message that was in hand at deaths that could not be attributed."""
 
     deaths: int = 0  # of row 8
     killed: int = 0  # of row 7

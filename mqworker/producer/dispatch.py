@@ -213,7 +213,7 @@ class Dispatch:
         return entry is not None and entry.isolation is not Isolation.NONE
 
     def _doubt(self, doubts: Mapping[int, Doubt]) -> None:
-        """Hold a death against messages of which none was found guilty; some may have to be alone from now on."""
+        """Count a death against messages that may have caused it; some may have to be alone from now on."""
         for seq, doubt in doubts.items():
             entry = self._ledger.entry(seq)
             if entry is not None:

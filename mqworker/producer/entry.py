@@ -108,7 +108,7 @@ class Entry:
         )
         self.due = 0.0  # when a delayed one may begin
         self.window = 0.0  # seconds for which it runs isolated: from the stage, or if it is doubted in its Consumer
-        self.doubt: Doubt | None = None  # it was in hand at deaths of Consumers of which nobody was found guilty
+        self.doubt: Doubt | None = None  # it was in hand at deaths of Consumers that could not be attributed
         self.plan: Plan | None = None
         self.left: dict[int, Publication] = {}  # those of its plan that are not confirmed, by their place in it
         self.asked = 0  # how many of them are on their way

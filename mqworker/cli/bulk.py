@@ -25,10 +25,10 @@ from mqworker.cli.options import Failed, ServiceClient, stage_path
 from mqworker.client import API
 from mqworker.exits import Exit
 
-LINES = 1000  # of a batch at most
-BYTES = 512 << 10  # of a batch, unless one line has more
+LINES = 1000  # in a batch, at most
+BYTES = 512 << 10  # bytes in a batch, unless one line has more
 BLOCK = 1 << 18  # bytes that are read at once
-LOOK = 0.05  # seconds without a line until it is looked whether the batch under way has its answer
+LOOK = 0.05  # seconds without a line after which it checks for the answer to the batch under way
 TURN = 0.1  # seconds that a batch may take with --rate
 PATIENCE = 2.0  # seconds that Ctrl-C waits for the answer to the batch under way
 JSON = "application/json"

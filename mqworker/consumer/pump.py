@@ -46,7 +46,7 @@ class SeatCrew(Protocol):
     """What works on messages; called by the pump."""
 
     over: float  # seconds beyond the hard limit in which it ends a message itself
-    has_loop: bool  # it sees itself for how long nothing went on
+    has_loop: bool  # it has a loop, and notes itself for how long that stood still
 
     def begin(self, works: list[SeatedMessage]) -> None:
         """Begin these messages."""

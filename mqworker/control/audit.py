@@ -141,7 +141,7 @@ class AuditTrail:
         return about[-limit:] if limit else [], max(0, oldest - number - 1) if number else 0
 
     def since(self, number: int) -> list[AuditRecord]:
-        """Return the records that are remembered after this number, the oldest first."""
+        """Return the remembered records with a higher number, the oldest first."""
         return self.after(number)[0]
 
     def author(self, stage: str, field: str) -> Author | None:
@@ -165,17 +165,17 @@ class AuditTrail:
                     self._write(data)
             finally:
                 self._file.release()
-            if not self._unwritten:  # of who has given up meanwhile
+            if not self._unwritten:  # records of requests that have stopped waiting
                 return
 
     def _reserve(self) -> None:
-        """Note which numbers may be given; where that cannot be written, the next Service may give some again."""
+        """Store the highest number that may be used; if that fails, the next Service may use some numbers again."""
         number = self._reserved
         if number > self._noted:
             with contextlib.suppress(OSError):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
                 with os.fdopen(os.open(self._number, flags, 0o600), "wb") as file:
-                    file.write(b"%016d\n" % number)  # always as long, so that it is never cut
+                    file.write(b"%016d\n" % number)  # always of the same length, so that it is never truncated
             self._noted = number
 
     def _next(self) -> bytes:

@@ -55,7 +55,7 @@ class WhyFacts(NamedTuple):
 
     now: float  # CLOCK_MONOTONIC
     wall: float
-    paused: bool = False  # the whole service is, by a signal
+    paused: bool = False  # whether a signal has paused the whole service
     paused_since: float | None = None  # wall clock; None: not known
     paused_by: Paused = ("", None)  # who last paused or stopped this stage
     line: Sequence[Place] = ()
@@ -219,7 +219,7 @@ def _blocked(blocked: BlockedOrder, facts: WhyFacts) -> Why:
 
 
 def _long(view: StageView, status: StageStatus, facts: WhyFacts) -> Why | None:
-    """Return that every Consumer works on messages that take far longer than others; None: not every one does."""
+    """Return the reason that all Consumers are on messages that take far longer than others; None if not all are."""
     limit = _limit(status)
     ready = [each for each in status.consumers if each.state in ("idle", "busy")]
     if not ready or not all(_stuck(each, limit, facts.now) for each in ready):

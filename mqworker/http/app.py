@@ -68,9 +68,9 @@ JSON_TYPES = ("application/json", "application/merge-patch+json")
 
 
 class _OneWay(Rule):
-    """Finds the view of a path. Nothing asks for the path of a view; to be ready for that takes most of a rule's time.
+    """A rule that cannot build URLs: nobody needs that, and compiling for it takes most of the time that a rule costs.
 
-    If Werkzeug calls its method by another name one day, only that time is lost again.
+    Should Werkzeug rename this private method, only that time is lost again.
     """
 
     def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:  # noqa: ARG002 - its interface
@@ -122,7 +122,7 @@ def _view(api: Api, route: Route) -> Any:
 
 
 def _check_caller(route: Route) -> None:
-    """Refuse what the caller may not do (S3), and with a cookie what the page has not sent (S5)."""
+    """Refuse what the caller may not do (S3), and a request with a cookie that the page has not sent (S5)."""
     caller: Identity | None = request.environ.get(CALLER)
     if route.needs_control and caller is None:
         raise Problem(401, "it is not known who calls")

@@ -56,7 +56,7 @@ class FeedStage(msgspec.Struct, frozen=True, rename={"arrived": "in"}):
     auto: bool
     rate: float | None
     arrival: float | None
-    arrived: float | None  # in the newest second that is known
+    arrived: float | None  # messages that arrived in the newest known second
     unfinished: int | None
     seconds_left: float | None
     growing: bool

@@ -77,7 +77,7 @@ def params(api: Api, stage: str) -> Any:
 
 
 def params_schema(api: Api, stage: str) -> Any:
-    """Return what the parameters may be, as the code says."""
+    """Return the schema of the parameters, made from the code."""
     name = api.stage(stage).name
     return api.control.ask(lambda operator: operator.params_form(name, WAIT_MAX), WAIT_MAX)._asdict()
 

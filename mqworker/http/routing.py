@@ -108,7 +108,7 @@ class Api:
     def change(self, change: Change) -> tuple[dict[str, Any], int]:
         """Store a change and answer; with `?wait=`, once it is applied."""
         wait = requested_wait()
-        if isinstance(change, SetLogLevel | SetSource):  # of a stage nothing has to be replaced, so nobody waits
+        if isinstance(change, SetLogLevel | SetSource):  # nothing to wait for: no Consumer is replaced
             return {"revision": self.control.change(change), "applied": True}, 200 if wait else 202
         stage = self.stage(change.stage).name
         if not wait:

@@ -87,7 +87,7 @@ class Crew:
         """End all: lines in hand may take `patience` seconds, Consumers without one `leave`; less in a `hurry`."""
         stage = self._stage
         ledger, fleet, end = stage.ledger, stage.dispatch.fleet, time.monotonic() + patience
-        stage.register.end_life()  # whatever is in hand from now on is not to blame
+        stage.register.end_life()  # from now on a death does not count against what is in hand
         stage.quiet()
         while (len(ledger.assignments) or len(ledger.publications)) and time.monotonic() < end and not hurry():
             stage.intake.give_back_held()  # what a dying Consumer left

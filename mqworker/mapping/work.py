@@ -16,7 +16,7 @@ from mqworker.config.processors import usable
 from mqworker.exits import Exit
 
 LINES, RESULTS = "lines", "results"  # the names of the queue and the exchange that the file stands for
-PREFETCH = 1_000  # a file costs nothing to hold
+PREFETCH = 1_000  # lines taken ahead: for a file that costs nothing
 
 _NO_BROKERS: dict[str, Any] = {
     "input": InputConfig(queue=LINES),

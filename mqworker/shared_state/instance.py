@@ -85,7 +85,7 @@ class SharedClass:
     def adopt(self, load: Callable[[], Any], *, changed: bool) -> Any:
         """Return an object that a snapshot holds; raises StateError if the class does not take it.
 
-        `changed`: the class may be another one than that which the snapshot was made of.
+        `changed`: the class may differ from the one that the snapshot was made from.
         """
         try:
             state = load()

@@ -34,7 +34,7 @@ from mqworker.brokers.rabbitmq.taker import TOGETHER, Removal, Sight, Taker, Una
 FIRST = 8  # the first consumer's messages: they show how large the others are
 PORTION = 32 << 20  # bytes that may be on their way to us, or wait for their confirms
 AT_ONCE = 4 << 20  # bytes that are published together
-FINISHING = 64 << 20  # bytes that are taken only for the order
+FINISHING = 64 << 20  # bytes that are taken only to keep the order
 MOST = 30  # consumers, of which one or two more may finish
 LARGEST = 65_535  # AMQP has no larger prefetch; 0 does not mean all to a quorum queue, but 2,000
 POLL = 0.01  # seconds between two questions whether our consumers are gone

@@ -16,7 +16,7 @@ from mqworker.consumer.register import Seats
 from mqworker.consumer.seats import SeatedMessage
 from mqworker.consumer.steps import LONG, Hold
 
-BEAT = 0.25  # seconds between two looks at the limits
+BEAT = 0.25  # seconds between two checks of the limits
 
 
 class LoopLimits:

@@ -34,7 +34,7 @@ from mqworker.ipc.pipes import capacity
 from mqworker.ipc.proc import rss
 from mqworker.ipc.stage_spec import StageSpec
 
-PULSE = 0.25  # seconds between two looks, while anything is in hand
+PULSE = 0.25  # seconds between two checks, while anything is in hand
 GAP = 1.0  # seconds that a look may come too late before somebody is thought to hold the interpreter
 FRAME = 1 << 22  # bytes of outcomes in a frame
 MEASURE = 0.1  # seconds between two measurements of the memory

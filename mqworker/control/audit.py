@@ -102,7 +102,7 @@ class AuditTrail:
         self._number = folder / "audit.number"
         self._reserved = self._noted = _number(
             self._number
-        )  # up to which numbers may be given without a lasting record
+        )  # the highest number that may be used without a lasting record
         self._last = max(self._reserved, self._records[-1][0].n if self._records else 0)
 
     def add(self, record: AuditRecord, *, lasting: bool = True, wait: bool = True, logged: bool = True) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mqworker.http.serving import Listener
 
 BACKLOG = 1024
-NOTED_EVERY = 1.0  # seconds between two looks at why nothing is happening
+NOTED_EVERY = 1.0  # seconds between two checks why nothing is happening
 
 log = logging.getLogger("mqworker.http")
 

@@ -17,7 +17,7 @@ from mqworker.producer.lane_seats import LaneSeats
 from mqworker.producer.overdue import Do, Moment, look
 
 TIME_LIMIT = "hard time limit"  # the reason for killing a Consumer that took too long begins with this
-EVERY = 0.1  # seconds between two looks
+EVERY = 0.1  # seconds between two checks
 STALL = 10.0  # seconds that a Consumer may leave a chunk in its lane without any progress: stopped, or stuck
 STACK_WAIT = 1.0  # seconds for a Consumer to write its stacks before it is killed
 CANCELS = 1.0  # seconds more for a Consumer to cancel a task

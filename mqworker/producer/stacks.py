@@ -17,7 +17,7 @@ from mqworker.producer.evidence import split_stack
 from mqworker.producer.lane import Lane
 from mqworker.producer.roster import Roster
 
-LOOK = 0.02  # seconds between two looks at the output
+LOOK = 0.02  # seconds between two reads of the output
 QUIET = 0.06  # seconds for which it must stay as it is
 MOST = 1.2  # seconds until what is there is all
 NONE = "it has written no stack: user code has taken SIGUSR2, or closed stderr, or the process is stopped"
@@ -42,7 +42,7 @@ class StackWatch:
 
 
 def written(before: str, after: str) -> str:
-    """Return the stacks in what was written between two looks at the last output."""
+    """Return the stacks in what was written between two reads of the last output."""
     new = after.removeprefix(before) if after.startswith(before) else after[_overlap(before, after) :]
     stack, _ = split_stack(new)
     suspended = _SUSPENDED.search(new)

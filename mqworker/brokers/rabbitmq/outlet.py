@@ -39,10 +39,10 @@ from mqworker.brokers.rabbitmq.upkeep import PATIENCE, TAKE_EVERY, touch
 from mqworker.brokers.records import PositionRecord, newest
 from mqworker.config.model import BrokerConfig
 
-STANDBY = (3.0, 5.0)  # seconds between two looks whether the lock is free; each is a line in the broker's log
+STANDBY = (3.0, 5.0)  # seconds between two attempts to get the lock; each is a line in the broker's log
 HEARTBEAT = 10  # seconds at most: after two to three the broker gives up a host that has vanished, and the lock is free
 BACK = 2.0  # seconds for what a predecessor has fetched to be back in the queue
-READ_AGAIN = 0.1  # seconds between two looks meanwhile
+READ_AGAIN = 0.1  # seconds between two reads meanwhile
 
 RECORD = 0  # what the sender knows a record by; items have their numbers
 _RECORD = Properties(content_type="application/json", delivery_mode=2).encode()

@@ -58,7 +58,7 @@ export async function act(what, method, path, body, { stage, ...options } = {}) 
 }
 
 // Pure. Returns the outcome of a command that is stored under this revision, for which `change` is being prepared (if so): [sentence,
-// level], or undefined as long as it is not over. `summary` is the stage in the overview of `newest`, the revision that it reports on.
+// level], or undefined as long as it is not over. `summary` is the stage in the overview of revision `newest`.
 export function outcome(what, { revision, change }, newest, summary) {
   if (newest < revision) return undefined; // the overview was on its way
   if (!summary) return [`${what}: stored; the stage is no longer there.`, "error"];
